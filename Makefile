@@ -1,0 +1,79 @@
+# Every habit of this project has a target here; `make help` lists them.
+SHELL := /bin/sh
+PY := .venv/bin/python
+BIN := .venv/bin
+STAMP := .venv/setup.stamp
+TYPED := services clients/python/qflow migrations bench examples tests
+
+# Two test processes share a small machine well; the suite of all services runs in one of them.
+PYTEST := $(PY) -m pytest -n $(or $(JOBS),2) --dist loadgroup
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run test test-docker test-all check fmt fmt-check lint types proto proto-check migrate bench soak lock clean
+
+help: ## list what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
+
+setup: $(STAMP) ## make .venv from the locks (the only setup; the others call it)
+
+$(STAMP): requirements/dev.lock requirements/setup
+	@requirements/setup
+	@touch $@
+
+demo: $(STAMP) ## start everything, run a real workflow, print the result, stop
+	@$(PY) -m services.standalone demo
+
+run: $(STAMP) ## start the whole suite on this machine and stay (QFLOW_HOME, QFLOW_PORT_BASE)
+	@$(PY) -m services.standalone up
+
+test: $(STAMP) ## run the tests, at most ten minutes on two cores (JOBS=2)
+	@$(PYTEST) -q -m "not slow and not bench and not docker" $(ARGS)
+	@echo "NOT RUN HERE: the Docker tests (make test-docker) and the long lane (make test-all)"
+
+test-docker: $(STAMP) ## run the tests that need a Docker daemon, and fail without one
+	@QFLOW_REQUIRE_DOCKER=1 $(PY) -m pytest -q -m docker $(ARGS)
+
+test-all: $(STAMP) ## run all tests at full length and size
+	@QFLOW_TEST_FULL=1 $(PYTEST) -q -m "not bench" $(ARGS)
+
+check: fmt-check lint types proto-check ## check format, lint, types, rooms and contract; no tests
+
+fmt: $(STAMP) ## format the code and mend what lint can mend
+	@$(BIN)/ruff format -q .
+	@$(BIN)/ruff check -q --fix .
+
+fmt-check: $(STAMP)
+	@$(BIN)/ruff format --check .
+
+lint: $(STAMP) ## lint the code, the rooms' rules, and the agent under Python 3.9
+	@$(BIN)/ruff check .
+	@if [ -d services/runner/agent ]; then $(BIN)/ruff check --isolated --target-version py39 --select E4,E7,E9,F,W,B --ignore B904 services/runner/agent; fi
+	@$(BIN)/lint-imports --no-cache
+
+types: $(STAMP) ## check types strictly
+	@$(BIN)/mypy $(wildcard $(TYPED))
+
+proto: $(STAMP) ## generate the stubs from the protos
+	@$(PY) protos/generate.py
+
+proto-check: $(STAMP) ## check the stubs, lint the protos, refuse breaking changes
+	@$(PY) protos/generate.py --check
+	@cd protos && ../$(BIN)/buf lint
+	@mkdir -p build && $(BIN)/buf build protos -o build/image.binpb && $(BIN)/buf breaking build/image.binpb --config protos/buf.yaml --against protos/image.binpb
+
+migrate: $(STAMP) ## bring the database of QFLOW_DATABASE_URL to this version
+	@$(PY) -m migrations upgrade $(ARGS)
+
+bench: $(STAMP) ## measure, one JSON line per figure (ONLY=chain one, ONLY=list their names)
+	@$(PY) -m bench $(ONLY)
+
+soak: $(STAMP) ## run the fault tests over and over for ROUNDS=5 rounds
+	@for round in $$(seq $(or $(ROUNDS),5)); do echo "round $$round"; QFLOW_TEST_FULL=1 $(PY) -m pytest -q tests/faults $(ARGS) || exit 1; done
+
+lock: $(STAMP) ## compute the locks anew from requirements/*.in
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes requirements/dev.in -o requirements/dev.lock
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes -c requirements/dev.lock requirements/run.in -o requirements/run.lock
+
+clean: ## remove what was built (not .qflow, which holds data)
+	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Generated from protos/qflow/auth; see `make proto`."""

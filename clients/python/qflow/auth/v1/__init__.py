@@ -1,0 +1,1 @@
+"""Generated from protos/qflow/auth/v1; see `make proto`."""

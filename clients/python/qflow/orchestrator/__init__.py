@@ -1,0 +1,1 @@
+"""Generated from protos/qflow/orchestrator; see `make proto`."""

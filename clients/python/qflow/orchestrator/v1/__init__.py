@@ -1,0 +1,1 @@
+"""Generated from protos/qflow/orchestrator/v1; see `make proto`."""

@@ -1,0 +1,1 @@
+"""Generated from protos/qflow/registry; see `make proto`."""

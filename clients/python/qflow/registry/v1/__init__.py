@@ -1,0 +1,1 @@
+"""Generated from protos/qflow/registry/v1; see `make proto`."""

@@ -1,0 +1,1 @@
+"""Generated from protos/qflow/runner; see `make proto`."""

@@ -1,0 +1,1 @@
+"""Generated from protos/qflow/runner/v1; see `make proto`."""

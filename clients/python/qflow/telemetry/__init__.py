@@ -1,0 +1,1 @@
+"""Generated from protos/qflow/telemetry; see `make proto`."""

@@ -1,0 +1,1 @@
+"""Generated from protos/qflow/telemetry/v1; see `make proto`."""

@@ -1,0 +1,72 @@
+"""Qflow's types: what a node's values may be, and whether an edge carries them.
+
+Pure and of the standard library alone; the registry, the orchestrator, the runner and the client
+all ask this one module, so that they cannot answer differently.
+"""
+
+from __future__ import annotations
+
+from qflow.types.check import ValueFault, check_value
+from qflow.types.codec import TypeFormatError, from_json, from_text, to_json, to_text
+from qflow.types.conversions import LOSSLESS, LOSSY, METHODS
+from qflow.types.expression import expression
+from qflow.types.model import (
+    ANY,
+    NONE,
+    SCALARS,
+    Collection,
+    Dict,
+    Enum,
+    Field,
+    Literal,
+    Named,
+    Record,
+    Scalar,
+    Tuple,
+    Type,
+    Union,
+    VariadicTuple,
+    contains_named,
+    scalar,
+    union_of,
+)
+from qflow.types.values import ValueTextError, dump_exact, parse_strict
+from qflow.types.verdict import Verdict, VerdictKind, verdict
+
+__all__ = [
+    "ANY",
+    "LOSSLESS",
+    "LOSSY",
+    "METHODS",
+    "NONE",
+    "SCALARS",
+    "Collection",
+    "Dict",
+    "Enum",
+    "Field",
+    "Literal",
+    "Named",
+    "Record",
+    "Scalar",
+    "Tuple",
+    "Type",
+    "TypeFormatError",
+    "Union",
+    "ValueFault",
+    "ValueTextError",
+    "VariadicTuple",
+    "Verdict",
+    "VerdictKind",
+    "check_value",
+    "contains_named",
+    "dump_exact",
+    "expression",
+    "from_json",
+    "from_text",
+    "parse_strict",
+    "scalar",
+    "to_json",
+    "to_text",
+    "union_of",
+    "verdict",
+]

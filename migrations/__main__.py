@@ -1,0 +1,43 @@
+"""`python -m migrations upgrade|downgrade|current [revision]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from migrations.apply import HEAD, current, downgrade, upgrade
+from migrations.roles import RolesRefused
+
+
+def main() -> int:
+    """Do what is asked against QFLOW_DATABASE_URL; passwords go to QFLOW_HOME, never to a screen."""
+    parser = argparse.ArgumentParser(prog="python -m migrations", description=__doc__)
+    parser.add_argument("command", choices=["upgrade", "downgrade", "current"])
+    parser.add_argument("revision", nargs="?", help="default: head for upgrade, base for downgrade")
+    arguments = parser.parse_args()
+    url = os.environ.get("QFLOW_DATABASE_URL", "")
+    if not url:
+        return _refuse("set QFLOW_DATABASE_URL to the migrating owner's address")
+    try:
+        if arguments.command == "upgrade":
+            home = os.environ.get("QFLOW_HOME", "")
+            if not home:
+                return _refuse("set QFLOW_HOME to the folder that keeps the logins' passwords")
+            upgrade(url, Path(home), revision=arguments.revision or HEAD)
+        elif arguments.command == "downgrade":
+            downgrade(url, revision=arguments.revision or "base")
+        sys.stdout.write(f"{current(url) or 'empty'}\n")
+    except (RolesRefused, ValueError) as error:
+        return _refuse(str(error))
+    return 0
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(f"migrations: {message}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

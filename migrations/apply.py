@@ -1,0 +1,89 @@
+"""Bring a database to a revision, in this process; safe to repeat and to run twice at once."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
+
+from migrations import logins
+from migrations.urls import driver_url
+
+HEAD = "head"
+_FOLDER = Path(__file__).resolve().parent
+_ATTEMPTS = 30
+_PAUSE_MAX_S = 2.0
+
+
+def upgrade(database_url: str, home: Path | str, *, revision: str = HEAD) -> dict[str, str]:
+    """Migrate up and give every service login its password; return login -> address.
+
+    The passwords are kept in `home`/secrets/logins.json and used again: one home, one set of
+    passwords. Roles are the server's, so two homes over one server would take turns.
+    """
+    patiently(configuration(database_url), lambda config: command.upgrade(config, revision))
+    return logins.ensure_logins(database_url, Path(home))
+
+
+def downgrade(database_url: str, *, revision: str = "base") -> None:
+    """Migrate down; roles and passwords stay."""
+    patiently(configuration(database_url), lambda config: command.downgrade(config, revision))
+
+
+def current(database_url: str) -> str | None:
+    """Name the revision the database is at, None for an empty one."""
+    url = driver_url(database_url)
+    engine = create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool
+    )
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def login_urls(database_url: str, home: Path | str) -> dict[str, str]:
+    """Read login -> address from the home; empty before the first upgrade."""
+    return logins.login_urls(database_url, Path(home))
+
+
+def login_environment(database_url: str, home: Path | str) -> dict[str, str]:
+    """Give the same as the variables that the services read (QFLOW_REGISTRY_DATABASE_URL, ...)."""
+    urls = login_urls(database_url, home)
+    return {f"{login.upper()}_DATABASE_URL": url for login, url in urls.items()}
+
+
+def configuration(database_url: str) -> Config:
+    """Tell alembic where the migrations lie and which database to ask."""
+    config = Config()
+    # A per cent sign would be read as the start of a variable.
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config.attributes["url"] = database_url
+    return config
+
+
+def patiently(config: Config, step: Callable[[Config], None]) -> None:
+    """Run a step again while somebody else holds the locks it needs.
+
+    Every migration commits by itself, so a repeat goes on where the last one stopped.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            step(config)
+        except (OperationalError, psycopg.errors.LockNotAvailable) as error:
+            cause = error.orig if isinstance(error, OperationalError) else error
+            last = attempt == _ATTEMPTS - 1
+            if last or not isinstance(
+                cause, (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+            ):
+                raise
+            time.sleep(random.uniform(0.1, _PAUSE_MAX_S))  # noqa: S311 - jitter, not a secret
+        else:
+            return

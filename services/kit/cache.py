@@ -1,0 +1,97 @@
+"""A cache that may be absent: any fault of Redis is a miss, never an error and never a wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import structlog
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+log = structlog.get_logger()
+
+_TIMEOUT_S: Final = 0.05
+_PAUSE_FIRST_S: Final = 1.0
+_PAUSE_MAX_S: Final = 30.0
+
+_T = TypeVar("_T")
+
+
+class Cache:
+    """Bytes by key with a time to live, in Redis when there is one; safe to ask at any time.
+
+    After a fault it stays silent for a second, then longer up to half a minute, so that a dead
+    Redis costs a call nothing. Each outage is logged once, and its end once.
+    """
+
+    def __init__(
+        self, redis_url: str | None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._redis: Redis | None = _client(redis_url) if redis_url else None
+        self._clock = clock
+        self._closed_until = 0.0
+        self._pause_s = 0.0
+
+    async def get(self, key: str) -> bytes | None:
+        """Return the value, or None when there is none or nobody to ask."""
+        if self._redis is None or self._resting():
+            return None
+        value = await self._ask(self._redis.get(key))
+        return value if isinstance(value, bytes) else None
+
+    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Keep a value for a while, if possible."""
+        if self._redis is not None and not self._resting():
+            await self._ask(self._redis.set(key, value, px=max(1, round(ttl_s * 1000))))
+
+    async def delete(self, key: str) -> None:
+        """Forget a value, if possible; what must not be stale needs a short time to live too."""
+        if self._redis is not None and not self._resting():
+            await self._ask(self._redis.delete(key))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._redis is not None:
+            await self._redis.aclose()
+
+    def _resting(self) -> bool:
+        return self._clock() < self._closed_until
+
+    async def _ask(self, reply: Awaitable[_T]) -> _T | None:
+        from redis.exceptions import RedisError  # late: see _client
+
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                value = await reply
+        except (RedisError, OSError, TimeoutError, ValueError) as error:
+            self._rest(error)
+            return None
+        if self._pause_s:
+            self._pause_s = 0.0
+            log.info("cache_recovered")
+        return value
+
+    def _rest(self, error: Exception) -> None:
+        if not self._pause_s:
+            log.warning("cache_lost", fault=type(error).__name__)
+        self._pause_s = min(self._pause_s * 2 or _PAUSE_FIRST_S, _PAUSE_MAX_S)
+        self._closed_until = self._clock() + self._pause_s
+
+
+def _client(url: str) -> Redis:
+    # Imported late: the client costs 17 MB, and a service without a cache should not pay for it.
+    from redis.asyncio import Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    return Redis.from_url(
+        url,
+        socket_timeout=_TIMEOUT_S,
+        socket_connect_timeout=_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        max_connections=8,
+    )

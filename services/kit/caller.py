@@ -1,0 +1,52 @@
+"""Who is calling: set once per call by the auth interceptor, read anywhere below it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+from uuid import UUID
+
+from services.kit.errors import Unauthenticated
+
+Role = Literal["admin", "user", "viewer", "service"]
+Kind = Literal["user", "service"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """An authenticated user or service, as the database knew it at most seconds ago."""
+
+    user_id: UUID
+    tenant_id: UUID
+    role: Role
+    is_owner: bool
+    scopes: frozenset[str]
+    kind: Kind
+    name: str
+    session_id: UUID
+    expires_at: datetime
+
+
+_CALLER: Final[ContextVar[Caller]] = ContextVar("qflow_caller")
+
+
+def current_caller() -> Caller:
+    """Return the caller of this call; `Unauthenticated` in an anonymous call or outside of any."""
+    try:
+        return _CALLER.get()
+    except LookupError:
+        raise Unauthenticated("NO_CALLER", "this needs a signed-in caller") from None
+
+
+@contextmanager
+def caller_scope(caller: Caller) -> Iterator[Caller]:
+    """Act as this caller inside the block: the auth interceptor, loops and tests use it."""
+    token = _CALLER.set(caller)
+    try:
+        yield caller
+    finally:
+        _CALLER.reset(token)

@@ -1,0 +1,102 @@
+"""What can go wrong for a caller: one small class per kind, with a reason and facts."""
+
+# The kinds are named for what they say, as the status codes are; "Error" would add nothing.
+# ruff: noqa: N818
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+_REASON: Final = re.compile(r"[A-Z][A-Z0-9_]{0,61}[A-Z0-9]")
+_FACT_CHARS_MAX: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One fault in the caller's request, with the path of the field that has it."""
+
+    field: str
+    description: str
+    reason: str = ""
+
+
+class QflowError(Exception):
+    """A fault that the caller may see; raise one of the kinds below, never this class itself.
+
+    `reason` is UPPER_SNAKE and stable: clients branch on it. `message` is for people: which field,
+    what was wrong, what to do. Facts are sent to the caller as text, so they hold no secrets.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        fields: Sequence[FieldViolation] = (),
+        retry_after_s: float | None = None,
+        resource: tuple[str, str] | None = None,
+        **facts: object,
+    ) -> None:
+        assert _REASON.fullmatch(reason), reason
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.fields = tuple(fields)
+        self.retry_after_s = retry_after_s
+        self.resource = resource
+        self.facts = {name: str(fact)[:_FACT_CHARS_MAX] for name, fact in facts.items()}
+
+
+class InvalidArgument(QflowError):
+    """The request is wrong whatever the state of the system."""
+
+
+class OutOfRange(QflowError):
+    """A position or range lies outside of what exists."""
+
+
+class NotFound(QflowError):
+    """It does not exist, or the caller may not know that it does."""
+
+
+class AlreadyExists(QflowError):
+    """It exists already, or the request id was used for another request."""
+
+
+class FailedPrecondition(QflowError):
+    """The state forbids it; repeating the call alone will not help."""
+
+
+class Conflict(QflowError):
+    """Somebody changed it meanwhile; read again and repeat (ABORTED)."""
+
+
+class PermissionDenied(QflowError):
+    """The caller is known and may not do this."""
+
+
+class Unauthenticated(QflowError):
+    """The caller is not known."""
+
+
+class ResourceExhausted(QflowError):
+    """A limit or a quota is reached."""
+
+
+class Unavailable(QflowError):
+    """It does not work now; the same call may work in a moment."""
+
+
+class DeadlineExceeded(QflowError):
+    """The time given was not enough."""
+
+
+class DataLoss(QflowError):
+    """Stored data is damaged."""
+
+
+class Unimplemented(QflowError):
+    """This deployment does not offer it."""

@@ -1,0 +1,67 @@
+"""Logging: past-tense events with fields, JSON lines unless somebody watches a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+import structlog
+
+_LEVELS: Final[Mapping[str, int]] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def configure(service: str, *, level: str = "info") -> None:
+    """Set up structlog and the standard library's loggers for this process; call it once, first."""
+    threshold = _LEVELS.get(level.lower(), logging.INFO)
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if sys.stdout.isatty():
+        tail: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]
+        factory: structlog.typing.Processor | object = structlog.WriteLoggerFactory(sys.stdout)
+    else:
+        # Plain tracebacks: the structured ones carry local variables, and with them secrets.
+        tail = [structlog.processors.format_exc_info, _to_json]
+        factory = structlog.BytesLoggerFactory(sys.stdout.buffer)
+    structlog.configure(
+        processors=[*shared, *tail],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=factory,  # type: ignore[arg-type]  # the two factories share no base
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+    _adopt_standard_loggers(threshold)
+
+
+def _to_json(_logger: object, _name: str, event: structlog.typing.EventDict) -> bytes:
+    return orjson.dumps(event, default=str)
+
+
+class _ToStructlog(logging.Handler):
+    """Carries records of libraries (asyncio, grpc, alembic) into the same stream of lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger()
+        log.log(
+            record.levelno,
+            "library_logged",
+            logger=record.name,
+            text=record.getMessage(),
+            exc_info=record.exc_info or None,
+        )
+
+
+def _adopt_standard_loggers(threshold: int) -> None:
+    root = logging.getLogger()
+    root.handlers[:] = [_ToStructlog()]
+    root.setLevel(max(threshold, logging.WARNING))

@@ -1,0 +1,68 @@
+"""What every loop of a service does: work, wait, and outlive the database's absence."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from services.kit.errors import Conflict, QflowError, ResourceExhausted, Unavailable
+from services.kit.pg import LINK_FAULTS, translate
+
+log = structlog.get_logger()
+
+_PAUSE_FIRST_S: Final = 0.5
+_PAUSE_MAX_S: Final = 15.0
+
+
+async def pause(stop: asyncio.Event, seconds: float) -> bool:
+    """Wait that long or until told to stop; returns whether to stop."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def wait_either(event: asyncio.Event, stop: asyncio.Event, seconds: float | None) -> None:
+    """Wait for an event, the end, or the time."""
+    waits = [asyncio.create_task(event.wait()), asyncio.create_task(stop.wait())]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()
+
+
+async def repeat(stop: asyncio.Event, step: Callable[[], Awaitable[float]], *, name: str) -> None:
+    """Do a step again and again; it returns how many seconds to wait until the next.
+
+    While the database cannot be used the step is tried again, ever more seldom, and the outage is
+    logged once; any other fault is a mistake of ours and ends the process, loudly.
+    """
+    outage_s = 0.0
+    while not stop.is_set():
+        try:
+            wait_s = await step()
+        except Exception as error:
+            fault = error if isinstance(error, QflowError) else translate(error)
+            if fault is None and isinstance(error, LINK_FAULTS):
+                # A link that broke in the middle shows in many ways; a loop tries again after all.
+                fault = Unavailable("DATABASE_UNAVAILABLE", f"{type(error).__name__} on the way")
+            if not isinstance(fault, Unavailable | Conflict | ResourceExhausted):
+                raise
+            if not outage_s:
+                log.warning("loop_interrupted", loop=name, reason=fault.reason)
+            outage_s = min(outage_s * 2 or _PAUSE_FIRST_S, _PAUSE_MAX_S)
+            # Spread out: all that wait for the database should not come back as one.
+            wait_s = outage_s * random.uniform(0.5, 1.0)  # noqa: S311  # not a secret
+        else:
+            if outage_s:
+                log.info("loop_resumed", loop=name)
+            outage_s = 0.0
+        if await pause(stop, wait_s):
+            return

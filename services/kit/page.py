@@ -1,0 +1,122 @@
+"""Pages of lists: size limits, and tokens bound to the caller and the question they continue."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import orjson
+
+from services.kit.errors import FieldViolation, InvalidArgument
+
+PageKey = str | int | float | bool | UUID | datetime | None
+
+PAGE_SIZE_DEFAULT: Final = 50
+PAGE_SIZE_MAX: Final = 1000
+_TOKEN_CHARS_MAX: Final = 4096
+_MAC_BYTES: Final = 16
+
+
+class _Secret:
+    """The signing key of this process: random until `configure` shares one among replicas."""
+
+    key = os.urandom(32)
+
+
+def configure(secret: str) -> None:
+    """Sign with a secret that all replicas of a service share, so that pages survive restarts."""
+    _Secret.key = hashlib.sha256(b"qflow page tokens\0" + secret.encode()).digest()
+
+
+def page_size(requested: int, default: int = PAGE_SIZE_DEFAULT, cap: int = PAGE_SIZE_MAX) -> int:
+    """Return how many rows to give: 0 is the default, the cap is silent, below 0 is refused."""
+    if requested < 0:
+        raise _invalid("page_size", "must not be negative")
+    return min(requested or default, cap)
+
+
+def filter_digest(*parts: object) -> str:
+    """Return one text for all a list was asked besides the page: filter, order, parent."""
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = str(part).encode()
+        digest.update(len(encoded).to_bytes(8) + encoded)
+    return digest.hexdigest()[:32]
+
+
+def encode_token(
+    kind: str, filter_digest: str, caller_tenant: UUID, key_values: Sequence[PageKey]
+) -> str:
+    """Make a token for the page after the row with these key values; `kind` names the RPC."""
+    payload = orjson.dumps([_tagged(value) for value in key_values])
+    mac = _mac(payload, kind=kind, filter_digest=filter_digest, caller_tenant=caller_tenant)
+    return base64.urlsafe_b64encode(mac + payload).rstrip(b"=").decode()
+
+
+def decode_token(
+    token: str, kind: str, filter_digest: str, caller_tenant: UUID
+) -> list[PageKey] | None:
+    """Return the key values of the last row seen; None for the first page (an empty token).
+
+    A token that was forged, cut, made for another RPC, filter or tenant is `InvalidArgument`.
+    """
+    if not token:
+        return None
+    try:
+        if len(token) > _TOKEN_CHARS_MAX:
+            raise ValueError(len(token))
+        raw = base64.b64decode(
+            token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True
+        )
+        mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+        good = _mac(payload, kind=kind, filter_digest=filter_digest, caller_tenant=caller_tenant)
+        if not hmac.compare_digest(mac, good):
+            raise ValueError("wrong signature")
+        return [_untagged(value) for value in orjson.loads(payload)]
+    except (ValueError, binascii.Error, UnicodeEncodeError):
+        raise _invalid(
+            "page_token",
+            "is not a token of this list with this filter; start again without a token",
+        ) from None
+
+
+def _mac(payload: bytes, *, kind: str, filter_digest: str, caller_tenant: UUID) -> bytes:
+    message = b"\0".join((kind.encode(), filter_digest.encode(), caller_tenant.bytes, payload))
+    return hmac.digest(_Secret.key, message, "sha256")[:_MAC_BYTES]
+
+
+def _tagged(value: PageKey) -> object:
+    match value:
+        case UUID():
+            return {"u": value.hex}
+        case datetime():
+            return {"t": value.isoformat()}
+        case _:
+            return value
+
+
+def _untagged(value: object) -> PageKey:
+    match value:
+        case {"u": str(text)}:
+            return UUID(hex=text)
+        case {"t": str(text)}:
+            return datetime.fromisoformat(text)
+        case str() | int() | float() | bool() | None:
+            return value
+        case _:
+            raise ValueError("unknown kind of key")
+
+
+def _invalid(field: str, description: str) -> InvalidArgument:
+    return InvalidArgument(
+        "INVALID_PAGE",
+        f"{field} {description}",
+        fields=[FieldViolation(field, description)],
+    )

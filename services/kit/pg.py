@@ -1,0 +1,304 @@
+"""PostgreSQL: pools, transactions, and the caller's identity for row-level security.
+
+The only module of the suite that knows the driver. Values of type `jsonb` are Python objects,
+values of type `json` are their exact text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, TypeAlias
+
+import asyncpg
+import orjson
+import structlog
+from asyncpg.pool import PoolConnectionProxy
+
+from services.kit.caller import Caller
+from services.kit.errors import (
+    Conflict,
+    PermissionDenied,
+    QflowError,
+    ResourceExhausted,
+    Unavailable,
+)
+
+log = structlog.get_logger()
+
+Row: TypeAlias = asyncpg.Record
+Db: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+ACQUIRE_TIMEOUT_S: Final = 5.0
+_IDLE_IN_TRANSACTION_S: Final = 30
+_CONNECT_TIMEOUT_S: Final = 10.0
+# How long a service that starts waits for a server that is down or recovering, and how it asks.
+_START_MAX_S: Final = 30.0
+_START_PAUSE_S: Final = 0.25
+# The client gives up a little after the server would have: only a dead link gets that far.
+_LINK_GRACE_S: Final = 2.0
+_UNAVAILABLE: Final = (
+    "DATABASE_UNAVAILABLE",
+    "the database cannot be used at the moment; try again",
+)
+_ROLES: Final = frozenset({"admin", "user", "viewer", "service"})
+
+
+async def open_pool(
+    url: str,
+    *,
+    application_name: str,
+    size_min: int = 1,
+    size_max: int = 10,
+    statement_timeout_s: float = 5.0,
+) -> Pool:
+    """Open connections to one database under one login.
+
+    A server that is down or still recovering is waited for, since it and its services are often
+    started together; one that refuses the login, or whose host has no address, fails at once.
+    A connection that is given back is only rolled back: nothing in Qflow leaves session state.
+    """
+    settings = {
+        "application_name": application_name,
+        "statement_timeout": str(round(statement_timeout_s * 1000)),
+        "idle_in_transaction_session_timeout": str(_IDLE_IN_TRANSACTION_S * 1000),
+        "timezone": "UTC",
+        "jit": "off",  # short statements only: compiling them costs more than running them
+    }
+    gives_up_at = time.monotonic() + _START_MAX_S
+    awaited = False
+    while True:
+        try:
+            pool = await asyncpg.create_pool(
+                url,
+                min_size=size_min,
+                max_size=size_max,
+                timeout=_CONNECT_TIMEOUT_S,
+                command_timeout=statement_timeout_s + _LINK_GRACE_S,
+                server_settings=settings,
+                init=prepare_connection,
+                reset=_no_further_reset,
+            )
+        except (OSError, asyncpg.PostgresError) as error:
+            if not _may_come(error) or time.monotonic() > gives_up_at:
+                raise
+            if not awaited:
+                log.warning("database_awaited", seconds_max=_START_MAX_S)
+            awaited = True
+            await asyncio.sleep(_START_PAUSE_S)
+        else:
+            if awaited:
+                log.info("database_answered")
+            return pool
+
+
+def _may_come(error: Exception) -> bool:
+    """Whether a server that does not let anybody in may do so in a moment."""
+    if isinstance(error, socket.gaierror):  # a name without an address is a mistake in a setting
+        return False
+    in_a_moment = ConnectionError | FileNotFoundError | TimeoutError
+    return isinstance(error, in_a_moment | asyncpg.TooManyConnectionsError) or _server_is_away(
+        error
+    )
+
+
+async def prepare_connection(db: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Teach a connection that `jsonb` values are Python objects (pools do it by themselves)."""
+    await db.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        encoder=lambda value: orjson.dumps(value).decode(),
+        decoder=orjson.loads,
+    )
+
+
+async def _no_further_reset(_db: object) -> None:
+    """Replace the driver's reset query; before it, the driver has rolled back what was open."""
+
+
+@asynccontextmanager
+async def transaction(pool: Pool, *, durable: bool = True) -> AsyncIterator[Db]:
+    """Run one transaction: it commits at the end of the block and rolls back on any exception.
+
+    One that is not durable commits without waiting for the disk: a crash of the server may lose
+    the last moment of such transactions, each whole.
+    """
+    begin = "BEGIN" if durable else "BEGIN; SET LOCAL synchronous_commit = off"
+    async with _begun(pool, begin) as db:
+        yield db
+
+
+@asynccontextmanager
+async def as_caller(pool: Pool, caller: Caller) -> AsyncIterator[Db]:
+    """Run one transaction whose row-level security sees this caller and nobody else.
+
+    Beginning and identity travel in one round trip, and the identity ends with the transaction.
+    """
+    assert caller.role in _ROLES, caller.role
+    begin = (
+        f"BEGIN; SELECT set_config('qflow.user_id', '{caller.user_id}', true),"
+        f" set_config('qflow.tenant_id', '{caller.tenant_id}', true),"
+        f" set_config('qflow.role', '{caller.role}', true)"
+    )
+    async with _begun(pool, begin) as db:
+        yield db
+
+
+@asynccontextmanager
+async def connection(pool: Pool) -> AsyncIterator[Db]:
+    """Lend a connection for a single statement, which is a transaction by itself.
+
+    That the server is away is the same error at whatever line it shows.
+    """
+    try:
+        db = await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+    except TimeoutError:
+        raise Unavailable(
+            "DATABASE_BUSY", "no database connection was free in time; try again", retry_after_s=1.0
+        ) from None
+    except OSError as error:  # refused, or the socket's file is gone: the server is down
+        raise Unavailable(*_UNAVAILABLE, retry_after_s=1.0) from error
+    except asyncpg.PostgresError as error:  # it is there, but still starting or already stopping
+        raise translate(error) or error from error
+    try:
+        yield db
+    except Exception as error:
+        if _server_is_away(error):
+            raise Unavailable(*_UNAVAILABLE, retry_after_s=1.0) from error
+        raise
+    finally:
+        await _give_back(pool, db)
+
+
+@asynccontextmanager
+async def _begun(pool: Pool, begin: str) -> AsyncIterator[Db]:
+    async with connection(pool) as db:
+        await db.execute(begin)
+        yield db
+        await _commit(db)
+
+
+def _server_is_away(error: Exception) -> bool:
+    match error:
+        case asyncpg.PostgresError():
+            state = error.sqlstate or ""
+            return state.startswith("08") or state in {"57P01", "57P02", "57P03"}
+        case asyncpg.InterfaceError():
+            return "clos" in str(error)
+        case asyncpg.InternalClientError():
+            # The driver's own state after a connection broke in the middle of a statement.
+            return True
+        case _:
+            return isinstance(error, ConnectionError)
+
+
+async def _commit(db: Db) -> None:
+    outcome = await _to_its_end(db.execute("COMMIT"))
+    if outcome != "COMMIT":
+        # A statement failed and its error was swallowed: PostgreSQL rolled everything back.
+        raise RuntimeError(f"the transaction ended in {outcome}")
+
+
+async def _give_back(pool: Pool, db: PoolConnectionProxy[asyncpg.Record]) -> None:
+    """Roll back what is still open, because it has failed; the pool closes what is in doubt."""
+    try:
+        if db.is_in_transaction():
+            await _to_its_end(db.execute("ROLLBACK"))
+    except (
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        OSError,
+    ):
+        log.info("connection_lost")
+    finally:
+        # A connection that broke may have left the pool by itself already.
+        with suppress(asyncpg.InternalClientError, asyncpg.InterfaceError):
+            await pool.release(db)
+
+
+async def _to_its_end(statement: Coroutine[Any, Any, str]) -> str:
+    """Run a statement whose outcome must be known, also when the caller goes away meanwhile."""
+    running = asyncio.ensure_future(statement)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        raise
+
+
+# How a link to the database that broke in the middle of something shows on this side.
+LINK_FAULTS: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
+_CHANGED: Final = ("CONCURRENT_CHANGE", "another change got in between; try again")
+_TOO_SLOW: Final = ("DATABASE_SLOW", "the database took too long; try again")
+_FULL: Final = ("DATABASE_FULL", "the database has no room left; an operator must make some")
+
+
+def translate(error: BaseException) -> QflowError | None:
+    """Return what a caller may learn of a fault of the database; None where it is no such fault.
+
+    The texts are bland on purpose: the driver's own may quote values and names.
+    """
+    match error:
+        case asyncpg.PostgresError():
+            return _translate_state(error.sqlstate or "")
+        case asyncpg.InterfaceError() if "clos" in str(error):
+            # "connection is closed", "pool is closing"; the other ones are our own mistakes.
+            return Unavailable(*_UNAVAILABLE, retry_after_s=1.0)
+        case ConnectionError() | asyncpg.InternalClientError():
+            return Unavailable(*_UNAVAILABLE, retry_after_s=1.0)
+        case TimeoutError():  # the link is silent: not even the statement's timeout came back
+            return Unavailable(*_TOO_SLOW, retry_after_s=1.0)
+        case _:
+            return None
+
+
+_STATES: Final[Mapping[str, tuple[type[QflowError], tuple[str, str], float]]] = {
+    "40001": (Conflict, _CHANGED, 0.05),
+    "40P01": (Conflict, _CHANGED, 0.05),
+    "55P03": (Conflict, _CHANGED, 0.05),
+    "57014": (Unavailable, _TOO_SLOW, 1.0),
+    "57P01": (Unavailable, _UNAVAILABLE, 1.0),
+    "57P02": (Unavailable, _UNAVAILABLE, 1.0),
+    "57P03": (Unavailable, _UNAVAILABLE, 1.0),
+    "25006": (Unavailable, _UNAVAILABLE, 5.0),
+    "25P03": (Unavailable, _TOO_SLOW, 1.0),
+    "53300": (Unavailable, _UNAVAILABLE, 1.0),
+    "53100": (ResourceExhausted, _FULL, 30.0),
+    "53200": (ResourceExhausted, _FULL, 5.0),
+    "42501": (
+        PermissionDenied,
+        ("NOT_ALLOWED", "this row or table is not the caller's to change"),
+        0.0,
+    ),
+}
+_CLASSES: Final[Mapping[str, tuple[type[QflowError], tuple[str, str], float]]] = {
+    "08": (Unavailable, _UNAVAILABLE, 1.0),
+    "28": (Unavailable, _UNAVAILABLE, 5.0),
+    "53": (ResourceExhausted, _FULL, 5.0),
+}
+
+
+def _translate_state(sqlstate: str) -> QflowError | None:
+    found = _STATES.get(sqlstate) or _CLASSES.get(sqlstate[:2])
+    if found is None:
+        return None
+    kind, (reason, message), retry_after_s = found
+    return kind(reason, message, retry_after_s=retry_after_s or None)
+
+
+def facts_of(error: BaseException) -> dict[str, Any]:
+    """Return what the log should hold about a fault of the database besides its text."""
+    if isinstance(error, asyncpg.PostgresError):
+        return {"sqlstate": error.sqlstate, "constraint": getattr(error, "constraint_name", None)}
+    return {}

@@ -1,0 +1,253 @@
+"""Who is calling and may they: denied unless the RPC's own rule in the contract says otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, LiteralString
+from uuid import UUID
+
+import structlog
+from qflow.auth.v1 import auth_pb2
+
+from services.kit.caller import Caller, caller_scope
+from services.kit.errors import PermissionDenied, QflowError, Unauthenticated, Unavailable
+from services.kit.ids import TOKEN_BYTES_MAX, token_sha256
+from services.kit.pg import Pool, translate
+from services.kit.rpc.call import Call, Context, Handle
+
+log = structlog.get_logger()
+
+CACHE_S: Final = 5.0
+RECHECK_S: Final = 60.0
+_CACHE_SIZE_MAX: Final = 4096
+_HEADER: Final = "authorization"
+_SCHEME: Final = "bearer"
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
+_NOBODY: Final = UUID(int=0)
+
+_AUTHENTICATE: Final[LiteralString] = """
+    SELECT user_id, tenant_id, role, is_owner, kind, name, scopes, session_id, expires_at
+      FROM authenticate($1)
+"""
+
+
+@dataclass(slots=True)
+class _Known:
+    caller: Caller | None
+    until: float
+
+
+class Authenticator:
+    """Tells whose token it is; remembers the answer for at most five seconds.
+
+    It asks the database and nothing else: an identity must not come from a cache that others can
+    write. While the database is away, what is not remembered is `Unavailable`, never refused.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        recheck_s: float = RECHECK_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.recheck_s = recheck_s
+        self._pool = pool
+        self._clock = clock
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._unknown: OrderedDict[str, _Known] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[Caller | None]] = {}
+
+    async def authenticate(self, digest: str) -> Caller:
+        """Return the caller whose token has this digest; `Unauthenticated` when nobody has it."""
+        known = self._known.get(digest) or self._unknown.get(digest)
+        if known is None or known.until <= self._clock():
+            caller = await self._ask_once(digest)
+        else:
+            caller = known.caller
+        if caller is None or caller.expires_at <= datetime.now(UTC):
+            raise _refused()
+        return caller
+
+    def forget(self, digest: str) -> None:
+        """Forget a token at once, in this process: for whoever has just revoked it."""
+        self._known.pop(digest, None)
+
+    async def _ask_once(self, digest: str) -> Caller | None:
+        """Ask the database; calls that come meanwhile with the same token share the question."""
+        asking = self._asking.get(digest)
+        if asking is None:
+            asking = asyncio.create_task(self._ask(digest))
+            self._asking[digest] = asking
+            asking.add_done_callback(lambda _: self._asking.pop(digest, None))
+        # Shielded: the one who asked first may go away while others wait for the answer.
+        return await asyncio.shield(asking)
+
+    async def _ask(self, digest: str) -> Caller | None:
+        until = self._clock() + CACHE_S  # from before the question: its answer is no younger
+        try:
+            row = await self._pool.fetchrow(_AUTHENTICATE, digest)
+        except (OSError, TimeoutError) as error:
+            raise _unavailable() from error
+        except Exception as error:
+            if translate(error) is None:
+                raise
+            raise _unavailable() from error
+        caller = None if row is None else _to_caller(row)
+        # Apart from each other: whoever tries tokens must not push out those that are good.
+        known = self._unknown if caller is None else self._known
+        known[digest] = _Known(caller, until)
+        known.move_to_end(digest)
+        while len(known) > _CACHE_SIZE_MAX:
+            known.popitem(last=False)
+        return caller
+
+
+def stage(inner: Handle, rule: auth_pb2.AuthRule, authenticator: Authenticator) -> Handle:
+    """Let through whom the rule admits, and end streams of those it no longer does."""
+    if rule.audience == auth_pb2.AUDIENCE_ANONYMOUS:
+        return inner
+
+    async def handle(call: Call, request: Any) -> Any:
+        digest = _digest(call.context)
+        caller = await authenticator.authenticate(digest)
+        call.caller = caller
+        check(caller, rule)
+        with caller_scope(caller):
+            if not call.method.streams:
+                return await inner(call, request)
+            return await _rechecked(call, request, inner, _Recheck(authenticator, digest, rule))
+
+    return handle
+
+
+def check(caller: Caller, rule: auth_pb2.AuthRule) -> None:
+    """Raise unless the rule admits the caller."""
+    match rule.audience:
+        case auth_pb2.AUDIENCE_USER:
+            allowed = caller.kind == "user" and _ROLES.get(caller.role) in rule.roles
+            # A session has all scopes of its role and lists none; a narrower token lists its own.
+            allowed = allowed and (not caller.scopes or rule.scope in caller.scopes)
+        case auth_pb2.AUDIENCE_SERVICE:
+            allowed = caller.kind == "service" and rule.scope in caller.scopes
+        case _:
+            allowed = False
+    if not allowed:
+        raise PermissionDenied(
+            "NOT_ALLOWED",
+            f"this call needs {_needed(rule)}",
+            role=caller.role,
+            scope=rule.scope,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Recheck:
+    authenticator: Authenticator
+    digest: str
+    rule: auth_pb2.AuthRule
+
+    async def until_refused(self, caller: Caller) -> QflowError:
+        """Return when the caller of an open stream must go, with the reason."""
+        while True:
+            await asyncio.sleep(self.authenticator.recheck_s)
+            try:
+                check(await self.authenticator.authenticate(self.digest), self.rule)
+            except Unavailable as error:
+                # A service outlives the database's absence; whether a user may still see
+                # what the stream shows is not known any more.
+                if caller.kind == "user":
+                    return error
+            except QflowError as error:
+                return error
+
+
+async def _rechecked(call: Call, request: Any, inner: Handle, recheck: _Recheck) -> Any:
+    assert call.caller is not None
+    watching = asyncio.create_task(recheck.until_refused(call.caller))
+    streaming = asyncio.current_task()
+    assert streaming is not None
+    refused = False
+
+    def end_stream(done: asyncio.Task[QflowError]) -> None:
+        nonlocal refused
+        if not done.cancelled():
+            refused = True
+            streaming.cancel()
+
+    watching.add_done_callback(end_stream)
+    try:
+        return await inner(call, request)
+    except asyncio.CancelledError:
+        # Only our own cancellation becomes an answer; the client's or the server's stands.
+        if refused and streaming.uncancel() == 0:
+            raise await watching from None
+        raise
+    finally:
+        watching.remove_done_callback(end_stream)
+        watching.cancel()
+
+
+def _digest(context: Context) -> str:
+    """Return the digest of the one bearer token; the token itself goes no further."""
+    headers = [value for key, value in context.invocation_metadata() or () if key == _HEADER]
+    if len(headers) != 1 or not isinstance(headers[0], str):
+        raise _refused()
+    scheme, _, token = headers[0].partition(" ")
+    if scheme.lower() != _SCHEME or not token or not token.isascii() or not token.isprintable():
+        raise _refused()
+    if len(token) > TOKEN_BYTES_MAX or " " in token:
+        raise _refused()
+    return token_sha256(token)
+
+
+def _refused() -> Unauthenticated:
+    # One text for every way to be unknown: which one it was is nobody's business.
+    return Unauthenticated(
+        "TOKEN_REFUSED",
+        "a valid token is needed in the metadata: `authorization: Bearer <token>`",
+    )
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable(
+        "IDENTITY_UNAVAILABLE",
+        "who is calling cannot be told at the moment; try again",
+        retry_after_s=1.0,
+    )
+
+
+_ROLES: Final = {
+    "viewer": auth_pb2.ROLE_VIEWER,
+    "user": auth_pb2.ROLE_USER,
+    "admin": auth_pb2.ROLE_ADMIN,
+}
+
+
+def _needed(rule: auth_pb2.AuthRule) -> str:
+    if rule.audience == auth_pb2.AUDIENCE_SERVICE:
+        return f"a service token with the scope {rule.scope}"
+    roles = [name for name, number in _ROLES.items() if number in rule.roles]
+    return f"a user with the role {' or '.join(roles)} and the scope {rule.scope}"
+
+
+def _to_caller(row: Any) -> Caller:
+    expires_at = row["expires_at"] or _NEVER
+    if expires_at.tzinfo is None:  # how the driver gives infinity
+        expires_at = _NEVER
+    return Caller(
+        user_id=row["user_id"],
+        tenant_id=row["tenant_id"] or _NOBODY,
+        role=row["role"],
+        is_owner=bool(row["is_owner"]),
+        scopes=frozenset(row["scopes"] or ()),
+        kind=row["kind"],
+        name=row["name"],
+        session_id=row["session_id"] or _NOBODY,
+        expires_at=expires_at,
+    )

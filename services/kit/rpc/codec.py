@@ -1,0 +1,61 @@
+"""Between protobuf's types and Python's, for what every service's messages hold."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.kit.errors import FieldViolation, InvalidArgument
+
+_UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def uuid_from(text: str, *, field: str) -> UUID:
+    """Read an id in its canonical form, in either case; braces and `urn:` are refused."""
+    if not _UUID.fullmatch(text):
+        description = "must be a UUID like 0190d6c1-5f2e-7c3a-9d5b-1f0e2d3c4b5a"
+        raise invalid(field, description if text else f"is required: it {description}")
+    return UUID(text)
+
+
+def uuid_or_none(text: str, *, field: str) -> UUID | None:
+    """Read an id that may be left out."""
+    return uuid_from(text, field=field) if text else None
+
+
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """Encode a moment to the microsecond; None stays unset."""
+    if moment is None:
+        return None
+    # Integers throughout: a float of seconds would lose microseconds.
+    since = moment - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
+
+
+def duration_ms(milliseconds: float | None) -> Duration | None:
+    """Encode a span given in milliseconds; None stays unset."""
+    if milliseconds is None:
+        return None
+    encoded = Duration()
+    encoded.FromMicroseconds(round(milliseconds * 1000))
+    return encoded
+
+
+def milliseconds_from(encoded: Duration, *, field: str) -> int:
+    """Decode a span that must not be negative to whole milliseconds."""
+    if encoded.seconds < 0 or encoded.nanos < 0:
+        raise invalid(field, "must not be negative")
+    return encoded.seconds * 1000 + encoded.nanos // 1_000_000
+
+
+def invalid(field: str, description: str, reason: str = "INVALID_FIELD") -> InvalidArgument:
+    """Make the error for one field of the request that is wrong."""
+    return InvalidArgument(
+        reason, f"{field} {description}", fields=[FieldViolation(field, description, reason)]
+    )

@@ -1,0 +1,156 @@
+"""The outermost stage: whatever went wrong leaves as one status with details, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2 as details_pb2
+from google.rpc import status_pb2
+from grpc_status import rpc_status
+
+from services.kit import errors, pg
+from services.kit.errors import QflowError
+from services.kit.rpc.call import Call, Handle
+
+log = structlog.get_logger()
+
+DOMAIN: Final = "qflow"
+
+
+class _InternalError(QflowError):
+    """Something that nobody foresaw; only its id leaves the process."""
+
+
+_CODES: Final[Mapping[type[QflowError], grpc.StatusCode]] = {
+    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.OutOfRange: grpc.StatusCode.OUT_OF_RANGE,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Conflict: grpc.StatusCode.ABORTED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.DataLoss: grpc.StatusCode.DATA_LOSS,
+    errors.Unimplemented: grpc.StatusCode.UNIMPLEMENTED,
+    _InternalError: grpc.StatusCode.INTERNAL,
+}
+# What another service's answer may be without either of us being wrong.
+_ELSEWHERE: Final = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+# Trailers share the 16 KiB that HTTP/2 headers may have, in base64: a long list is cut.
+_DETAILS_BYTES_MAX: Final = 6 * 1024
+_MESSAGE_CHARS_MAX: Final = 1024
+_VIOLATIONS_MAX: Final = 100
+
+
+def stage(inner: Handle) -> Handle:
+    """Turn exceptions into statuses; what nobody foresaw is logged whole and sent as its id."""
+
+    async def handle(call: Call, request: Any) -> Any:
+        try:
+            return await inner(call, request)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:  # noqa: BLE001  # the last place that can see it
+            status = to_status(known(error) or _unforeseen(error, call))
+        return await call.context.abort_with_status(rpc_status.to_status(status))
+
+    return handle
+
+
+def known(error: Exception) -> QflowError | None:
+    """Return the error as a caller may see it; None for one that nobody foresaw."""
+    if isinstance(error, QflowError):
+        return error
+    if isinstance(error, grpc.aio.AioRpcError) and error.code() in _ELSEWHERE:
+        log.warning("service_not_reached", code=error.code().name, text=error.details())
+        return errors.Unavailable(
+            "SERVICE_UNAVAILABLE",
+            "a service that this call needs did not answer",
+            retry_after_s=1.0,
+        )
+    translated = pg.translate(error)
+    if translated is not None:
+        log.warning(
+            "database_failed", fault=type(error).__name__, text=str(error), **pg.facts_of(error)
+        )
+    return translated
+
+
+def code_of(error: BaseException) -> grpc.StatusCode:
+    """Return the status code that an exception will be sent as."""
+    if isinstance(error, asyncio.CancelledError):
+        return grpc.StatusCode.CANCELLED
+    if isinstance(error, grpc.aio.AioRpcError) and error.code() in _ELSEWHERE:
+        return grpc.StatusCode.UNAVAILABLE
+    found = error if isinstance(error, QflowError) else pg.translate(error)
+    return grpc.StatusCode.INTERNAL if found is None else _CODES[type(found)]
+
+
+def to_status(error: QflowError) -> status_pb2.Status:
+    """Encode an error: its code, its text, and details a program can read."""
+    status = status_pb2.Status(
+        code=_CODES[type(error)].value[0], message=error.message[:_MESSAGE_CHARS_MAX]
+    )
+    for detail in _details(error):
+        packed = AnyMessage()
+        packed.Pack(detail)
+        if status.ByteSize() + packed.ByteSize() > _DETAILS_BYTES_MAX:
+            break
+        status.details.append(packed)
+    return status
+
+
+def _details(error: QflowError) -> Iterator[Message]:
+    yield details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.facts)
+    if error.retry_after_s is not None:
+        retry = details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        yield retry
+    if error.resource is not None:
+        kind, name = error.resource
+        yield details_pb2.ResourceInfo(
+            resource_type=kind, resource_name=name, description=error.message[:_MESSAGE_CHARS_MAX]
+        )
+    if isinstance(error, errors.FailedPrecondition):
+        subject = "/".join(error.resource) if error.resource else ""
+        violation = details_pb2.PreconditionFailure.Violation(
+            type=error.reason, subject=subject, description=error.message[:_MESSAGE_CHARS_MAX]
+        )
+        yield details_pb2.PreconditionFailure(violations=[violation])
+    if error.fields:
+        yield _bad_request(error)
+
+
+def _bad_request(error: QflowError) -> details_pb2.BadRequest:
+    """List the faults, as many as fit into the trailers."""
+    bad = details_pb2.BadRequest()
+    room = _DETAILS_BYTES_MAX - 2048
+    for fault in error.fields[:_VIOLATIONS_MAX]:
+        violation = details_pb2.BadRequest.FieldViolation(
+            field=fault.field[:256], description=fault.description[:512], reason=fault.reason
+        )
+        room -= violation.ByteSize() + 4
+        if room < 0 and bad.field_violations:
+            break
+        bad.field_violations.append(violation)
+    return bad
+
+
+def _unforeseen(error: Exception, call: Call) -> QflowError:
+    log.error("call_crashed", method=call.method.name, request_id=call.id, exc_info=error)
+    return _InternalError("INTERNAL", f"internal error {call.id}", request_id=call.id)

@@ -1,0 +1,257 @@
+"""A gRPC server as every service of the suite runs it: limits, stages, health and reflection."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
+from grpc_health.v1 import health, health_pb2_grpc
+from qflow.auth.v1 import auth_pb2
+
+from services.kit.env import EnvError
+from services.kit.rpc import access_log, auth, deadline, errors, reflection, validate
+from services.kit.rpc.auth import Authenticator
+from services.kit.rpc.call import Call, Context, Handle, Limits, Method
+
+MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+_METADATA_BYTES_MAX: Final = 16 * 1024
+_CONCURRENT_MAX: Final = 1000
+_UNIX_PATH_BYTES_MAX: Final = 107
+_CONNECTION_AGE_S: Final = 30 * 60
+_PING_INTERVAL_MIN_S: Final = 30
+_KEEPALIVE_S: Final = 60
+_KEEPALIVE_INTERNAL_S: Final = 10
+_KEEPALIVE_TIMEOUT_S: Final = 10
+
+# What answers without a token, by full name; nothing is matched by prefix or suffix.
+_OPEN: Final = frozenset({health.SERVICE_NAME, reflection.V1, reflection.V1ALPHA})
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Handlers: TypeAlias = "Mapping[str, Handler]"
+# The `add_XServicer_to_server` function that the generator wrote, and a servicer for it.
+Servicer = tuple[Callable[[Any, Any], None], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Where to listen, and who may be expected there."""
+
+    address: str  # host:port, or unix:path
+    public: bool = True  # False: other services alone, whose streams are held open
+    concurrent_max: int = _CONCURRENT_MAX
+    limits: Limits = field(default_factory=Limits)
+    tls: tuple[bytes, bytes] | None = field(default=None, repr=False)  # private key, certificates
+
+
+@dataclass(frozen=True, slots=True)
+class BoundServer:
+    """A server with the address it got."""
+
+    server: grpc.aio.Server
+    address: str
+    _streams: deadline.OpenStreams
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        await self.server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls, tell streams to go elsewhere, give the other calls time to end."""
+        stopping = asyncio.ensure_future(self.server.stop(grace_s))
+        self._streams.end()
+        await stopping
+
+
+async def open_server(
+    listener: Listener,
+    servicers: Sequence[Servicer],
+    *,
+    authenticator: Authenticator,
+    health_servicer: health.aio.HealthServicer,
+    with_reflection: bool = True,
+) -> BoundServer:
+    """Build a server and bind it; it answers once started.
+
+    Refuses plain text anywhere but on the loopback interface and unix sockets, and any RPC whose
+    contract does not say who may call it.
+    """
+    server = grpc.aio.server(
+        options=_options(listener.limits, public=listener.public),
+        maximum_concurrent_rpcs=listener.concurrent_max,
+    )
+    registering: Any = _Registering(server, listener, authenticator)
+    for add_to_server, servicer in servicers:
+        add_to_server(servicer, registering)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, registering)
+    if with_reflection:
+        reflection.add_to_server(registering, registering.services)
+    return BoundServer(server, _bind(server, listener), registering.streams)
+
+
+def _options(limits: Limits, *, public: bool) -> list[tuple[str, int]]:
+    keepalive_s = _KEEPALIVE_S if public else _KEEPALIVE_INTERNAL_S
+    ping_interval_min_s = _PING_INTERVAL_MIN_S if public else _KEEPALIVE_INTERNAL_S / 2
+    options = [
+        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.max_metadata_size", _METADATA_BYTES_MAX),
+        ("grpc.absolute_max_metadata_size", _METADATA_BYTES_MAX),
+        ("grpc.so_reuseport", 0),  # a second process on the same port must fail, not share it
+        ("grpc.keepalive_time_ms", keepalive_s * 1000),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_S * 1000),
+        ("grpc.http2.min_ping_interval_without_data_ms", round(ping_interval_min_s * 1000)),
+        ("grpc.http2.max_ping_strikes", 2),
+    ]
+    if public:
+        options += [
+            ("grpc.max_connection_age_ms", _CONNECTION_AGE_S * 1000),
+            ("grpc.max_connection_age_grace_ms", round(limits.stream_max_s) * 1000),
+        ]
+    return options
+
+
+def _bind(server: grpc.aio.Server, listener: Listener) -> str:
+    address = listener.address
+    unix = address.startswith("unix:")
+    if unix:
+        path = Path(address.removeprefix("unix://").removeprefix("unix:"))
+        if len(str(path).encode()) > _UNIX_PATH_BYTES_MAX:
+            raise EnvError(
+                f"the socket path {path} is longer than {_UNIX_PATH_BYTES_MAX} bytes; "
+                "set QFLOW_HOME to a shorter folder"
+            )
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:
+            raise EnvError(f"cannot listen on {address}: its folder cannot be made") from None
+    try:
+        if listener.tls is not None:
+            credentials = grpc.ssl_server_credentials([listener.tls])
+            port = server.add_secure_port(address, credentials)
+        elif unix or is_loopback(address):
+            port = server.add_insecure_port(address)
+        else:
+            raise EnvError(
+                f"{address} would carry tokens in plain text; listen on 127.0.0.1 or a unix "
+                "socket, or set QFLOW_TLS_CERTIFICATE_FILE and QFLOW_TLS_KEY_FILE"
+            )
+    except RuntimeError:
+        raise EnvError(f"cannot listen on {address}: is it in use?") from None
+    if unix:
+        path.chmod(0o600)
+        return address
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a host:port can be reached from this machine alone."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Registering:
+    """Stands in for the server while servicers are added to it: every handler gets its stages here.
+
+    Not an interceptor: grpc.aio asks those anew on every call, which costs more than all stages
+    together, and a handler added behind their back would have none. Here there is no such way.
+    """
+
+    def __init__(
+        self, server: grpc.aio.Server, listener: Listener, authenticator: Authenticator
+    ) -> None:
+        self.services: list[str] = []
+        self.streams = deadline.OpenStreams()
+        self._server = server
+        self._listener = listener
+        self._authenticator = authenticator
+
+    def add_generic_rpc_handlers(self, _handlers: Sequence[Any]) -> None:
+        """Do nothing: generated code adds the same handlers by name next."""
+
+    def add_registered_method_handlers(self, service_name: str, handlers: Handlers) -> None:
+        """Serve a service of the contract; refuse it when an RPC does not say who may call it."""
+        self.services.append(service_name)
+        service = descriptor_pool.Default().FindServiceByName(service_name)
+        composed = {}
+        for method in service.methods:
+            known = Method(
+                name=f"/{service_name}/{method.name}",
+                request=method.input_type,
+                requests_stream=method.client_streaming,
+                responses_stream=method.server_streaming,
+                rule=None if service_name in _OPEN else _rule_of(method),
+                public=self._listener.public,
+                limits=self._listener.limits,
+            )
+            composed[method.name] = self._composed(known, handlers[method.name])
+        handler = grpc.method_handlers_generic_handler(service_name, composed)
+        self._server.add_generic_rpc_handlers((handler,))
+
+    def _composed(self, method: Method, handler: Handler) -> Handler:
+        handle = validate.stage(_servicer(handler), method)
+        if method.rule is not None:
+            handle = auth.stage(handle, method.rule, self._authenticator)
+        handle = deadline.stage(handle)
+        if method.responses_stream:
+            handle = self.streams.stage(handle)
+        if method.rule is not None:  # probes of health are too many to be worth a line
+            handle = access_log.stage(handle)
+        return _as_grpc(errors.stage(handle), method, handler)
+
+
+def _rule_of(method: MethodDescriptor) -> auth_pb2.AuthRule:
+    rule: auth_pb2.AuthRule = method.GetOptions().Extensions[auth_pb2.rule]
+    if rule.audience == auth_pb2.AUDIENCE_UNSPECIFIED:
+        raise TypeError(f"{method.full_name} does not say who may call it (qflow.auth.v1.rule)")
+    return rule
+
+
+def _servicer(handler: Handler) -> Handle:
+    """Call the servicer; what a stream yields is written here, so that every kind is awaitable."""
+    behavior: Any = (
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
+    assert behavior is not None
+
+    async def handle(call: Call, request: Any) -> Any:
+        answer: Any = behavior(request, call.context)
+        if not inspect.isasyncgen(answer):
+            return await answer
+        async with aclosing(answer) as messages:
+            async for message in messages:
+                await call.context.write(message)
+        return None
+
+    return handle
+
+
+def _as_grpc(handle: Handle, method: Method, handler: Handler) -> Handler:
+    async def serve(request: Any, context: Context) -> Any:
+        call = Call(method, context, access_log.request_id(context))
+        return await handle(call, request)
+
+    assert handler.request_deserializer is not None
+    make: Any = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[method.requests_stream, method.responses_stream]
+    composed: Handler = make(
+        serve,
+        request_deserializer=validate.reader(handler.request_deserializer),
+        response_serializer=handler.response_serializer,
+    )
+    return composed

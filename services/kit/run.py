@@ -1,0 +1,215 @@
+"""A process of the suite from start to end: one task group and one way to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvloop
+from grpc_health.v1 import health
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+from services.kit import env as settings
+from services.kit import log as logging
+from services.kit import page
+from services.kit.rpc.auth import Authenticator
+from services.kit.rpc.server import BoundServer, Listener, Servicer, open_server
+
+log = structlog.get_logger()
+
+# Together 30 seconds from the signal to the end of the process.
+DRAIN_MAX_S: Final = 27.0
+_CLOSE_MAX_S: Final = 3.0
+# What stays of the time to drain for calls that are still open after it.
+_CALLS_MIN_S: Final = 2.0
+# Calls make few cycles: looking for them every 700 objects is mostly looking in vain.
+_GARBAGE_THRESHOLDS: Final = (20_000, 20, 50)
+_OK: Final = 0
+_CRASHED: Final = 1
+_MISCONFIGURED: Final = 2
+
+Loop = Callable[[asyncio.Event], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class App:
+    """A service put together: what it serves, what it does by itself, how it lets go."""
+
+    listener: Listener
+    authenticator: Authenticator
+    servicers: Sequence[Servicer]
+    internal_listener: Listener | None = None
+    internal_servicers: Sequence[Servicer] = ()
+    # Each runs until its event is set; one that raises takes the process down.
+    loops: Sequence[Loop] = ()
+    # Called once after health says NOT_SERVING and before calls are ended; bounded by 25 s.
+    on_drain: Callable[[], Awaitable[None]] | None = None
+    # Called last, when no call and no loop runs any more.
+    close: Callable[[], Awaitable[None]] | None = None
+
+
+Build = Callable[[Mapping[str, str]], AbstractAsyncContextManager[App]]
+
+
+def run_service(name: str, build: Build) -> int:
+    """Run a service until it is told to stop or fails; returns the exit code of the process."""
+    logging.configure(name, level=os.environ.get("QFLOW_LOG_LEVEL", "info"))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_run(name, build, os.environ))
+    except settings.EnvError as error:
+        log.error("service_misconfigured", fault=str(error))  # noqa: TRY400  # no trace needed
+        return _MISCONFIGURED
+    except Exception:
+        log.exception("service_failed")
+        return _CRASHED
+
+
+def listener(
+    env: Mapping[str, str], service: str, default: str, *, suffix: str = "LISTEN"
+) -> Listener:
+    """Read where a service listens: `QFLOW_<SERVICE>_LISTEN`, with TLS when it is configured."""
+    public = suffix == "LISTEN"
+    certificate = settings.optional(env, "QFLOW_TLS_CERTIFICATE_FILE")
+    key = settings.optional(env, "QFLOW_TLS_KEY_FILE")
+    if (certificate is None) != (key is None):
+        raise settings.EnvError("QFLOW_TLS_CERTIFICATE_FILE and QFLOW_TLS_KEY_FILE go together")
+    tls = (Path(key).read_bytes(), Path(certificate).read_bytes()) if key and certificate else None
+    return Listener(
+        address=settings.text(env, f"QFLOW_{service.upper()}_{suffix}", default),
+        public=public,
+        tls=tls,
+    )
+
+
+async def _run(name: str, build: Build, env: Mapping[str, str]) -> int:
+    stop = asyncio.Event()
+    starting = asyncio.current_task()
+    assert starting is not None
+    # Nothing serves yet, so nothing has to drain: a start that still waits is given up at once.
+    _on_signals(starting.cancel)
+    secret = settings.optional(env, "QFLOW_SERVICE_TOKEN")
+    if secret is not None:
+        page.configure(secret)
+    started = time.monotonic()
+    stack = AsyncExitStack()
+    try:
+        app = await stack.enter_async_context(build(env))
+        _on_signals(stop.set)
+        if app.close is not None:
+            stack.push_async_callback(app.close)
+        _settle_garbage()
+        await _serve(name, app, stop, env, started)
+    except BaseExceptionGroup as group:
+        raise _cause(group) from None
+    except asyncio.CancelledError:
+        log.info("start_given_up")
+    finally:
+        await _close(stack)
+    log.info("service_stopped")
+    return _OK
+
+
+async def _serve(
+    name: str, app: App, stop: asyncio.Event, env: Mapping[str, str], started: float
+) -> None:
+    probe = health.aio.HealthServicer()
+    await probe.set("", HealthCheckResponse.NOT_SERVING)
+    servers: list[BoundServer] = []
+    pairs = [(app.listener, app.servicers)]
+    if app.internal_listener is not None:
+        pairs.append((app.internal_listener, app.internal_servicers))
+    for where, servicers in pairs:
+        server = await open_server(
+            where,
+            servicers,
+            authenticator=app.authenticator,
+            health_servicer=probe,
+            with_reflection=settings.flag(env, "QFLOW_REFLECTION", default=True),
+        )
+        servers.append(server)
+    async with asyncio.TaskGroup() as tasks:
+        for loop in app.loops:
+            tasks.create_task(_run_loop(loop, stop))
+        try:
+            for server in servers:
+                await server.start()
+            await probe.set("", HealthCheckResponse.SERVING)
+            await probe.set(f"qflow.{name}", HealthCheckResponse.SERVING)
+            log.info(
+                "service_started",
+                addresses=[server.address for server in servers],
+                pid=os.getpid(),
+                start_ms=round((time.monotonic() - started) * 1000),
+            )
+            await stop.wait()
+        finally:
+            # Shielded by hand: this also runs when a loop has crashed and the group is cancelled.
+            stop.set()
+            await asyncio.shield(_drain(app, servers, probe))
+
+
+async def _run_loop(loop: Loop, stop: asyncio.Event) -> None:
+    await loop(stop)
+
+
+async def _drain(
+    app: App, servers: Sequence[BoundServer], probe: health.aio.HealthServicer
+) -> None:
+    """Say that no new work is taken, let go of it, let calls end."""
+    ends_at = time.monotonic() + DRAIN_MAX_S
+    log.info("service_draining")
+    await probe.enter_graceful_shutdown()
+    if app.on_drain is not None:
+        try:
+            async with asyncio.timeout(DRAIN_MAX_S - _CALLS_MIN_S):
+                await app.on_drain()
+        except Exception:
+            log.exception("drain_failed")
+    grace_s = max(0.0, ends_at - time.monotonic())
+    await asyncio.gather(*(server.stop(grace_s) for server in servers))
+
+
+async def _close(stack: AsyncExitStack) -> None:
+    """Let go of connections, in bounded time: a peer that is silent must not keep us alive."""
+    try:
+        async with asyncio.timeout(_CLOSE_MAX_S):
+            await stack.aclose()
+    except TimeoutError:
+        log.warning("close_timed_out")
+
+
+def _settle_garbage() -> None:
+    """Keep what a service was built of out of every later collection, and collect less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GARBAGE_THRESHOLDS)
+
+
+def _on_signals(end: Callable[[], object]) -> None:
+    """Let SIGTERM and SIGINT do this from now on."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the first fault of a task group: what follows it is only the end of its siblings."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def main(name: str, build: Build) -> None:
+    """Run a service and exit with its code: the one line of every `__main__`."""
+    sys.exit(run_service(name, build))

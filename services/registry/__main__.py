@@ -1,0 +1,68 @@
+"""`python -m services.registry` serves; its subcommands make owners, service tokens and users."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import os
+import sys
+from collections.abc import Mapping
+
+from services.kit import env as settings
+from services.kit.errors import QflowError
+
+
+def main(arguments: list[str], env: Mapping[str, str]) -> int:
+    """Run one command; gives the exit code of the process."""
+    asked = _parser().parse_args(arguments)
+    if asked.command is None:
+        from services.registry.app import serve  # late: the other commands need no server
+
+        return serve()
+    try:
+        asyncio.run(_run(asked, env))
+    except (QflowError, settings.EnvError) as error:
+        print(error, file=sys.stderr)  # noqa: T201  # a command speaks to a terminal
+        return 2
+    return 0
+
+
+async def _run(asked: argparse.Namespace, env: Mapping[str, str]) -> None:
+    from services.registry.usecases import bootstrap  # late: serving does not need it
+
+    url = settings.required(env, "QFLOW_REGISTRY_AUTH_DATABASE_URL")
+    if asked.command == "create-user":
+        password = asked.password or getpass.getpass("Password: ")
+        user_id = await bootstrap.create_user(
+            url, email=asked.email, password=password, role=asked.role
+        )
+        print(user_id)  # noqa: T201
+        return
+    home = settings.path(env, "QFLOW_HOME")
+    if asked.command == "bootstrap-owner":
+        print(await bootstrap.bootstrap_owner(url, home, email=asked.email))  # noqa: T201
+        return
+    await bootstrap.service_token(url, home, name=asked.name, scopes=asked.scopes)
+    print(home / "secrets" / f"{asked.name}.token")  # noqa: T201
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m services.registry", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    owner = commands.add_parser(
+        "bootstrap-owner", help="make the owner if there is none, and a new token; print its file"
+    )
+    owner.add_argument("--email", default="owner@localhost")
+    token = commands.add_parser("service-token", help="give a service its token; print its file")
+    token.add_argument("name")
+    token.add_argument("scopes", nargs="+")
+    user = commands.add_parser("create-user", help="make a user; print the id")
+    user.add_argument("email")
+    user.add_argument("--password", help="asked for when left out, which keeps it out of sight")
+    user.add_argument("--role", default="user", choices=["viewer", "user", "admin"])
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

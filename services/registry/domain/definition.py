@@ -1,0 +1,148 @@
+"""Workflows as frozen values: what is stored, and what is found in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from qflow.types import Type
+
+NODES_MAX: Final = 10_000
+CONNECTIONS_MAX: Final = 50_000
+TIMEOUT_MS_DEFAULT: Final = 600_000
+MEMORY_BYTES_DEFAULT: Final = 512 * 1024 * 1024
+
+ERROR: Final = "error"
+WARNING: Final = "warning"
+INFO: Final = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """When failed attempts of a node are tried again."""
+
+    max_retries: int = 3
+    initial_delay_ms: int = 1_000
+    factor: float = 2.0
+    max_delay_ms: int = 60_000
+    jitter: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowNode:
+    """One place of a graph; `literals` are pairs of an input and JSON text."""
+
+    id: str
+    node_id: UUID
+    version: int = 0
+    literals: tuple[tuple[str, str], ...] = ()
+    retry: Retry | None = None
+    timeout_ms: int = TIMEOUT_MS_DEFAULT
+    memory_bytes: int = MEMORY_BYTES_DEFAULT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """An edge; an empty `source` is the workflow's own input."""
+
+    source: str
+    source_output: str
+    target: str
+    target_input: str
+    conversion: str = ""
+    verdict: str = ""
+
+    @property
+    def ends(self) -> tuple[str, str, str, str]:
+        """What makes two edges the same."""
+        return self.source, self.source_output, self.target, self.target_input
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowInput:
+    """What a starter gives; without a type it is taken from what the input feeds."""
+
+    name: str
+    type: Type | None = None
+    default_json: str | None = None
+    # Why the form of the type was refused, when it was: told with all other faults.
+    type_fault: str = field(default="", compare=False)
+
+    @property
+    def required(self) -> bool:
+        """Whether a starter must give it."""
+        return self.default_json is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowOutput:
+    """What a run answers with."""
+
+    name: str
+    node: str
+    output: str
+    type: Type | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """A graph, whole."""
+
+    nodes: tuple[WorkflowNode, ...]
+    connections: tuple[Connection, ...] = ()
+    inputs: tuple[WorkflowInput, ...] = ()
+    outputs: tuple[WorkflowOutput, ...] = ()
+    timeout_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """An input of a node, as far as edges need to know it."""
+
+    type: Type
+    required: bool
+    default_json: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What edges need to know of one version of a node."""
+
+    python_version: str
+    inputs: Mapping[str, InputSpec]
+    outputs: Mapping[str, Type]
+
+
+# By node and by the version that was asked for; 0 asks for the current one. None: no such version.
+Signatures = Mapping[tuple[UUID, int], Signature | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something found in a definition, with the path of the part that has it."""
+
+    severity: str
+    place: str
+    code: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A definition as it would be stored, and everything that was found in it, worst first."""
+
+    definition: Definition
+    findings: tuple[Finding, ...]
+
+    @property
+    def storable(self) -> bool:
+        """Whether nothing hinders storing it."""
+        return all(each.severity != ERROR for each in self.findings)
+
+    @property
+    def activatable(self) -> bool:
+        """Whether nothing hinders starting it."""
+        return all(each.severity == INFO for each in self.findings)

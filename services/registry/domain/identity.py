@@ -1,0 +1,62 @@
+"""Users: what an email address and a password may be."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from services.kit.errors import FieldViolation, InvalidArgument
+
+EMAIL_CHARS_MAX: Final = 255
+PASSWORD_BYTES_MAX: Final = 1024
+PASSWORD_CHARS_MIN: Final = 8
+ROLES: Final = ("viewer", "user", "admin")
+# No more than what every address has: something, one @, something, and no blanks.
+_EMAIL: Final = re.compile(r"[^\s@\"(),:;<>\[\]\\]{1,64}@[^\s@\"(),:;<>\[\]\\]{1,190}")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who may sign in."""
+
+    id: UUID
+    email: str
+    role: str
+    is_owner: bool
+    is_active: bool
+    password_hash: str | None
+
+
+def email_from(text: str, *, field: str = "email") -> str:
+    """Return an address in the form that is stored: composed, in lower case."""
+    email = unicodedata.normalize("NFC", text).lower()
+    printable = email.isprintable() and len(email) <= EMAIL_CHARS_MAX
+    if not printable or not _EMAIL.fullmatch(email):
+        raise _invalid("EMAIL_INVALID", field, "must be an email address")
+    return email
+
+
+def check_password(password: str, *, field: str = "password", chars_min: int = 1) -> None:
+    """Refuse a password before any time is spent on hashing it."""
+    if len(password) < chars_min:
+        raise _invalid("PASSWORD_INVALID", field, f"must have at least {chars_min} characters")
+    if len(password.encode()) > PASSWORD_BYTES_MAX or "\0" in password:
+        raise _invalid(
+            "PASSWORD_INVALID", field, f"must have at most {PASSWORD_BYTES_MAX} bytes and no NUL"
+        )
+
+
+def role_from(text: str) -> str:
+    """Return a role of users; service is none."""
+    if text not in ROLES:
+        raise _invalid("ROLE_INVALID", "role", f"must be one of {', '.join(ROLES)}")
+    return text
+
+
+def _invalid(reason: str, field: str, description: str) -> InvalidArgument:
+    return InvalidArgument(
+        reason, f"{field} {description}", fields=[FieldViolation(field, description, reason)]
+    )

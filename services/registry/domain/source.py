@@ -1,0 +1,179 @@
+"""What is known of a node's source: values, and how the analyzer's report becomes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from qflow.types import (
+    ANY,
+    Record,
+    Type,
+    TypeFormatError,
+    ValueTextError,
+    check_value,
+    from_json,
+    parse_strict,
+)
+
+SEVERITIES: Final = ("error", "warning", "info")
+_RANK: Final = {severity: rank for rank, severity in enumerate(SEVERITIES)}
+# Records whose fields become outputs of their own; a pydantic model is one value.
+_SPLIT_KINDS: Final = frozenset({"typeddict", "dataclass", "namedtuple"})
+RESULT: Final = "result"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """Something noticed about a source; an error keeps it from becoming a node."""
+
+    severity: str
+    code: str
+    message: str
+    hint: str = ""
+    line: int = 0
+    column: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One input of a node."""
+
+    name: str
+    type: Type
+    kind: str
+    required: bool
+    default_json: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output of a node."""
+
+    name: str
+    type: Type
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """A module that a source imports, by its first name."""
+
+    name: str
+    modules: tuple[str, ...]
+    line: int
+    standard: bool
+    guarded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """The main function of a source."""
+
+    name: str
+    is_async: bool
+    docstring: str
+    inputs: tuple[Parameter, ...]
+    outputs: tuple[Output, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """All that reading a source gave; `function` is None where an error stands in the way."""
+
+    function: Function | None
+    imports: tuple[Import, ...]
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def errors(self) -> list[Diagnostic]:
+        """The diagnostics that keep the source from becoming a node."""
+        return [each for each in self.diagnostics if each.severity == "error"]
+
+
+def worst_first(diagnostics: Sequence[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """Order diagnostics by severity, then by place."""
+    return tuple(
+        sorted(diagnostics, key=lambda each: (_RANK[each.severity], each.line, each.column))
+    )
+
+
+def failed(code: str, message: str, hint: str = "") -> SourceReport:
+    """Make the report of a source that could not be read at all."""
+    return SourceReport(None, (), (Diagnostic("error", code, message, hint),))
+
+
+def read_report(raw: Mapping[str, Any]) -> SourceReport:
+    """Turn what the analyzer's process wrote into values, and check its types on the way."""
+    diagnostics = [
+        Diagnostic(**{name: each[name] for name in Diagnostic.__slots__})
+        for each in raw["diagnostics"]
+    ]
+    imports = tuple(
+        Import(
+            each["name"], tuple(each["modules"]), each["line"], each["standard"], each["guarded"]
+        )
+        for each in raw["imports"]
+    )
+    function = None
+    if raw["function"] is not None:
+        function = _function(raw["function"], diagnostics)
+    return SourceReport(function, imports, worst_first(diagnostics))
+
+
+def _function(raw: Mapping[str, Any], diagnostics: list[Diagnostic]) -> Function:
+    inputs = tuple(_parameter(each, diagnostics) for each in raw["parameters"])
+    returns = _type(raw["returns"], raw["line"], diagnostics)
+    return Function(raw["name"], raw["is_async"], raw["docstring"], inputs, outputs_of(returns))
+
+
+def outputs_of(returns: Type) -> tuple[Output, ...]:
+    """Name the outputs of a function: `result`, or the fields of the record that it returns.
+
+    A record with a field that may be absent stays whole: an edge from that field would lack its
+    value. So does one whose single field is called `result`, which could not be told from it.
+    """
+    if (
+        isinstance(returns, Record)
+        and returns.kind in _SPLIT_KINDS
+        and returns.fields
+        and all(each.required or returns.kind != "typeddict" for each in returns.fields)
+        and [each.name for each in returns.fields] != [RESULT]
+    ):
+        return tuple(Output(each.name, each.type) for each in returns.fields)
+    return (Output(RESULT, returns),)
+
+
+def _parameter(raw: Mapping[str, Any], diagnostics: list[Diagnostic]) -> Parameter:
+    of = _type(raw["type"], raw["line"], diagnostics)
+    default = raw["default_json"]
+    if default is not None and not _is_value(of, default):
+        diagnostics.append(
+            Diagnostic(
+                "warning",
+                "DEFAULT_NOT_OF_TYPE",
+                f"the default of {raw['name']} is not of its type; the function itself fills it in",
+                "",
+                raw["line"],
+                raw["column"],
+            )
+        )
+        default = None
+    return Parameter(raw["name"], of, raw["kind"], raw["required"], default)
+
+
+def _is_value(of: Type, text: str) -> bool:
+    try:
+        return check_value(of, parse_strict(text)) is None
+    except ValueTextError:
+        return False
+
+
+def _type(raw: object, line: int, diagnostics: list[Diagnostic]) -> Type:
+    try:
+        return from_json(raw)
+    except TypeFormatError as error:
+        diagnostics.append(
+            Diagnostic("error", "TYPE_NOT_UNDERSTOOD", f"the type {error}", "", line)
+        )
+        return ANY

@@ -1,0 +1,216 @@
+"""Between values and the JSON in which the tables keep them; other services read these shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from qflow.types import Type, from_json, to_json
+
+from services.registry.domain.definition import (
+    MEMORY_BYTES_DEFAULT,
+    TIMEOUT_MS_DEFAULT,
+    Connection,
+    Definition,
+    InputSpec,
+    Retry,
+    Signature,
+    WorkflowInput,
+    WorkflowNode,
+    WorkflowOutput,
+)
+from services.registry.domain.requirements import Requirement
+from services.registry.domain.source import Output, Parameter
+
+Json = dict[str, Any]
+
+
+def inputs_to_json(inputs: Sequence[Parameter]) -> list[Json]:
+    """Write what `python_nodes.input_types` holds."""
+    return [
+        {
+            "name": each.name,
+            "type": to_json(each.type),
+            "kind": each.kind,
+            "required": each.required,
+            "default_json": each.default_json,
+        }
+        for each in inputs
+    ]
+
+
+def inputs_from_json(stored: Sequence[Mapping[str, Any]]) -> tuple[Parameter, ...]:
+    """Read what `inputs_to_json` wrote."""
+    return tuple(
+        Parameter(
+            each["name"],
+            from_json(each["type"]),
+            each["kind"],
+            each["required"],
+            each["default_json"],
+        )
+        for each in stored
+    )
+
+
+def outputs_to_json(outputs: Sequence[Output]) -> list[Json]:
+    """Write what `python_nodes.output_types` holds."""
+    return [{"name": each.name, "type": to_json(each.type)} for each in outputs]
+
+
+def outputs_from_json(stored: Sequence[Mapping[str, Any]]) -> tuple[Output, ...]:
+    """Read what `outputs_to_json` wrote."""
+    return tuple(Output(each["name"], from_json(each["type"])) for each in stored)
+
+
+def requirements_to_json(requirements: Sequence[Requirement]) -> list[Json]:
+    """Write what `python_nodes.dependencies` holds."""
+    return [
+        {
+            "requirement": each.requirement,
+            "source": each.source,
+            "import_name": each.import_name,
+        }
+        for each in requirements
+    ]
+
+
+def requirements_from_json(stored: Sequence[Mapping[str, Any]]) -> tuple[Requirement, ...]:
+    """Read what `requirements_to_json` wrote."""
+    return tuple(
+        Requirement(each["requirement"], each["source"], each["import_name"]) for each in stored
+    )
+
+
+def signature_from_json(stored: Mapping[str, Any]) -> Signature:
+    """Read what edges need to know of a version: its input and output types."""
+    return Signature(
+        python_version=stored["python_version"],
+        inputs={
+            each["name"]: InputSpec(
+                type=from_json(each["type"]),
+                required=each["required"],
+                default_json=each["default_json"],
+            )
+            for each in stored["input_types"]
+        },
+        outputs={each["name"]: from_json(each["type"]) for each in stored["output_types"]},
+    )
+
+
+def definition_to_json(definition: Definition) -> Json:
+    """Write a graph: the keys are columns of `workflows`."""
+    return {
+        "nodes": [_node_to_json(each) for each in definition.nodes],
+        "connections": [_connection_to_json(each) for each in definition.connections],
+        "input_types": [
+            {
+                "name": each.name,
+                "type": _type_to_json(each.type),
+                "required": each.required,
+                "default_json": each.default_json,
+            }
+            for each in definition.inputs
+        ],
+        "output_types": [
+            {
+                "name": each.name,
+                "node_id": each.node,
+                "output": each.output,
+                "type": _type_to_json(each.type),
+            }
+            for each in definition.outputs
+        ],
+        "settings": {} if definition.timeout_ms is None else {"timeout_ms": definition.timeout_ms},
+    }
+
+
+def definition_from_json(stored: Mapping[str, Any]) -> Definition:
+    """Read what `definition_to_json` wrote."""
+    return Definition(
+        nodes=tuple(_node_from_json(each) for each in stored["nodes"]),
+        connections=tuple(
+            Connection(
+                source=each["source"],
+                source_output=each["source_output"],
+                target=each["target"],
+                target_input=each["target_input"],
+                conversion=each["conversion"],
+                verdict=each.get("verdict", ""),
+            )
+            for each in stored["connections"]
+        ),
+        inputs=tuple(
+            WorkflowInput(
+                name=each["name"],
+                type=_type_from_json(each["type"]),
+                default_json=each["default_json"],
+            )
+            for each in stored["input_types"]
+        ),
+        outputs=tuple(
+            WorkflowOutput(
+                name=each["name"],
+                node=each["node_id"],
+                output=each["output"],
+                type=_type_from_json(each["type"]),
+            )
+            for each in stored["output_types"]
+        ),
+        timeout_ms=(stored["settings"] or {}).get("timeout_ms"),
+    )
+
+
+def _node_to_json(node: WorkflowNode) -> Json:
+    retry = node.retry
+    return {
+        "id": node.id,
+        "type": "python",
+        "node_id": str(node.node_id),
+        "version": node.version,
+        "parameters": dict(node.literals),
+        "retry": None
+        if retry is None
+        else {
+            "max_retries": retry.max_retries,
+            "initial_delay_ms": retry.initial_delay_ms,
+            "factor": retry.factor,
+            "max_delay_ms": retry.max_delay_ms,
+            "jitter": retry.jitter,
+        },
+        "timeout_ms": node.timeout_ms,
+        "memory_bytes": node.memory_bytes,
+    }
+
+
+def _node_from_json(stored: Mapping[str, Any]) -> WorkflowNode:
+    retry = stored["retry"]
+    return WorkflowNode(
+        id=stored["id"],
+        node_id=UUID(stored["node_id"]),
+        version=stored["version"],
+        literals=tuple(stored["parameters"].items()),
+        retry=None if retry is None else Retry(**retry),
+        timeout_ms=stored["timeout_ms"] or TIMEOUT_MS_DEFAULT,
+        memory_bytes=stored["memory_bytes"] or MEMORY_BYTES_DEFAULT,
+    )
+
+
+def _connection_to_json(edge: Connection) -> Json:
+    return {
+        "source": edge.source,
+        "source_output": edge.source_output,
+        "target": edge.target,
+        "target_input": edge.target_input,
+        "conversion": edge.conversion,
+        "verdict": edge.verdict,
+    }
+
+
+def _type_to_json(of: Type | None) -> Json | None:
+    return None if of is None else to_json(of)
+
+
+def _type_from_json(stored: object) -> Type | None:
+    return None if stored is None else from_json(stored)

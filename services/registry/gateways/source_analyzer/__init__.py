@@ -1,0 +1,3 @@
+"""Reading source in a bounded child process."""
+
+from __future__ import annotations

@@ -1,0 +1,106 @@
+"""Runs the analyzer: a child process under the node's own Python, bounded in every way."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import structlog
+
+from services.kit import child
+from services.kit.pythons import Interpreter, closest, version_key
+from services.registry.domain.source import (
+    Diagnostic,
+    SourceReport,
+    failed,
+    read_report,
+    worst_first,
+)
+
+log = structlog.get_logger()
+
+_PROGRAM: Final = Path(__file__).with_name("analyze.py")
+_WALL_S: Final = 8.0
+_OUTPUT_BYTES_MAX: Final = 4 * 1024 * 1024
+_CHILDREN_MAX: Final = 2
+_TOO_COMPLEX: Final = (
+    "SOURCE_TOO_COMPLEX",
+    "the source is nested too deeply, or is too large, to be read within its limits",
+    "split long expressions over several statements",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """A report, and the version of the Python whose grammar made it."""
+
+    report: SourceReport
+    grammar: str
+
+
+class SourceAnalyzer:
+    """Reads sources without running them, at most two at once."""
+
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(_CHILDREN_MAX)
+
+    async def analyze(self, code: str, *, main_function: str, python_version: str) -> Analysis:
+        """Read one source; whatever is wrong with it stands in the report, hostile or not."""
+        interpreter = await asyncio.to_thread(closest, python_version)
+        if interpreter is None:
+            report = failed("NO_INTERPRETER", "this machine has no Python that could read it")
+            return Analysis(report, "")
+        request = orjson.dumps(
+            {
+                "code": code,
+                "main_function": main_function,
+                "version": version_key(python_version),
+            }
+        )
+        async with self._slots:
+            answer = await _run(interpreter, request)
+        report = failed(*_TOO_COMPLEX) if answer is None else _read(answer)
+        return Analysis(_with_grammar(report, interpreter, python_version), interpreter.version)
+
+
+def _read(answer: bytes) -> SourceReport:
+    try:
+        raw: Any = orjson.loads(answer)
+        return read_report(raw)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        # The report of a child that went wrong half-way, or integers that JSON here cannot hold.
+        log.warning("source_report_unreadable", fault=type(error).__name__)
+        return failed(*_TOO_COMPLEX)
+
+
+def _with_grammar(report: SourceReport, used: Interpreter, wanted: str) -> SourceReport:
+    if used.version == wanted:
+        return report
+    told = Diagnostic(
+        "info",
+        "GRAMMAR_OF_OTHER_VERSION",
+        f"Python {wanted} is not on this machine; {used.version} read the source instead",
+    )
+    return replace(report, diagnostics=worst_first([*report.diagnostics, told]))
+
+
+async def _run(interpreter: Interpreter, request: bytes) -> bytes | None:
+    """Run the child; None where it died, took too long or wrote too much."""
+    try:
+        done = await child.run(
+            [str(interpreter.path), "-I", "-S", "-B", "-W", "ignore", str(_PROGRAM)],
+            stdin=request,
+            env={"LC_ALL": "C.UTF-8"},
+            timeout_s=_WALL_S,
+            output_bytes_max=_OUTPUT_BYTES_MAX,
+        )
+    except (TimeoutError, child.OutputTooLargeError) as error:
+        log.warning("source_analysis_ended", why=type(error).__name__, python=interpreter.version)
+        return None
+    if done.code != 0:
+        log.warning("source_analysis_died", code=done.code, python=interpreter.version)
+        return None
+    return done.stdout

@@ -1,0 +1,3 @@
+"""What the registry does by itself."""
+
+from __future__ import annotations

@@ -1,0 +1,81 @@
+"""Between the messages of nodes and the values of the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from qflow.registry.v1 import node_pb2 as pb
+from qflow.types import expression, to_text
+
+from services.kit.rpc import codec
+from services.registry.domain.source import Diagnostic
+from services.registry.storage.nodes import Node
+
+_LOCK_STATES: Final = {
+    "none": pb.LOCK_STATE_NONE,
+    "pending": pb.LOCK_STATE_PENDING,
+    "locked": pb.LOCK_STATE_LOCKED,
+    "failed": pb.LOCK_STATE_FAILED,
+}
+_KINDS: Final = {
+    "positional": pb.PARAMETER_KIND_POSITIONAL,
+    "keyword": pb.PARAMETER_KIND_KEYWORD,
+}
+
+
+def node_to_pb(
+    node: Node, diagnostics: Sequence[Diagnostic] = (), *, with_code: bool = True
+) -> pb.Node:
+    """Encode a node; one that was only validated has no id."""
+    exists = node.id.int != 0
+    return pb.Node(
+        id=str(node.id) if exists else "",
+        name=node.name,
+        description=node.description,
+        code=node.code if with_code else "",
+        main_function=node.main_function,
+        is_async=node.is_async,
+        python_version=node.python_version,
+        inputs=[
+            pb.Parameter(
+                name=each.name,
+                type_expression=expression(each.type),
+                type_json=to_text(each.type),
+                kind=_KINDS[each.kind],
+                required=each.required,
+                default_json=each.default_json or "",
+            )
+            for each in node.inputs
+        ],
+        outputs=[
+            pb.OutputField(
+                name=each.name, type_expression=expression(each.type), type_json=to_text(each.type)
+            )
+            for each in node.outputs
+        ],
+        requirements=[
+            pb.Requirement(
+                specifier=each.requirement, provenance=each.source, import_name=each.import_name
+            )
+            for each in node.requirements
+        ],
+        lock_state=_LOCK_STATES[node.lock_state],
+        lock_error=node.lock_error,
+        version=node.version,
+        version_id=str(node.version_id) if exists else "",
+        etag=node.etag if exists else "",
+        diagnostics=[
+            pb.Diagnostic(
+                code=each.code,
+                message=each.message,
+                hint=each.hint,
+                line=each.line,
+                column=each.column,
+            )
+            for each in diagnostics
+        ],
+        created_by=str(node.created_by),
+        create_time=codec.timestamp(node.created_at) if exists else None,
+        update_time=codec.timestamp(node.updated_at) if exists else None,
+    )

@@ -1,0 +1,120 @@
+"""NodeService."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from qflow.registry.v1 import node_pb2
+from qflow.registry.v1 import node_service_pb2 as pb
+from qflow.registry.v1 import node_service_pb2_grpc as pb_grpc
+
+from services.kit import page
+from services.kit.caller import current_caller
+from services.kit.rpc import codec
+from services.registry.rpc.node_codec import node_to_pb
+from services.registry.rpc.request_key import request_key
+from services.registry.rpc.sizes import fitting
+from services.registry.usecases import nodes
+from services.registry.usecases.idempotency import Replayed
+from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
+
+_LIST: Final = "registry.ListNodes"
+
+
+class NodeServicer(pb_grpc.NodeServiceServicer):
+    """Stores Python functions with what their source says."""
+
+    def __init__(self, deps: Nodes) -> None:
+        self._deps = deps
+
+    async def CreateNode(
+        self, request: pb.CreateNodeRequest, context: Any
+    ) -> pb.CreateNodeResponse:
+        """See the contract."""
+        answer = await nodes.create_node(
+            self._deps,
+            current_caller(),
+            _draft(request),
+            key=request_key(request, "registry.CreateNode", _created),
+            validate_only=request.validate_only,
+        )
+        if isinstance(answer, Replayed):
+            return pb.CreateNodeResponse.FromString(answer.response)
+        return _created(answer)
+
+    async def GetNode(self, request: pb.GetNodeRequest, context: Any) -> pb.GetNodeResponse:
+        """See the contract."""
+        with_code = request.view != node_pb2.NODE_VIEW_BASIC
+        node = await nodes.get_node(
+            self._deps.pool,
+            current_caller(),
+            codec.uuid_from(request.node_id, field="node_id"),
+            version=request.version,
+            with_code=with_code,
+        )
+        return pb.GetNodeResponse(node=node_to_pb(node, with_code=with_code))
+
+    async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:
+        """See the contract."""
+        caller = current_caller()
+        size = page.page_size(request.page_size)
+        digest = page.filter_digest(request.view)
+        key = page.decode_token(request.page_token, _LIST, digest, caller.tenant_id)
+        with_code = request.view == node_pb2.NODE_VIEW_FULL
+        found = await nodes.list_nodes(
+            self._deps.pool, caller, after=after_from(key), limit=size + 1, with_code=with_code
+        )
+        shown = fitting((node_to_pb(each, with_code=with_code) for each in found), limit=size)
+        token = ""
+        if len(found) > len(shown):
+            last = found[len(shown) - 1]
+            keys = (last.created_at, last.id)
+            token = page.encode_token(_LIST, digest, caller.tenant_id, keys)
+        return pb.ListNodesResponse(nodes=shown, next_page_token=token)
+
+    async def UpdateNode(
+        self, request: pb.UpdateNodeRequest, context: Any
+    ) -> pb.UpdateNodeResponse:
+        """See the contract."""
+        answer = await nodes.update_node(
+            self._deps,
+            current_caller(),
+            codec.uuid_from(request.node_id, field="node_id"),
+            _draft(request),
+            mask=list(request.update_mask.paths),
+            etag=request.etag,
+            key=request_key(request, "registry.UpdateNode", _updated),
+            validate_only=request.validate_only,
+        )
+        if isinstance(answer, Replayed):
+            return pb.UpdateNodeResponse.FromString(answer.response)
+        return _updated(answer)
+
+
+def after_from(key: list[page.PageKey] | None) -> tuple[datetime, UUID] | None:
+    """Read the key of a list that is ordered by creation."""
+    match key:
+        case [datetime() as moment, UUID() as last_id]:
+            return moment, last_id
+        case _:
+            return None
+
+
+def _draft(request: pb.CreateNodeRequest | pb.UpdateNodeRequest) -> Draft:
+    return Draft(
+        name=request.name,
+        description=request.description,
+        code=request.code,
+        main_function=request.main_function,
+        python_version=request.python_version,
+    )
+
+
+def _created(answer: NodeAnswer) -> pb.CreateNodeResponse:
+    return pb.CreateNodeResponse(node=node_to_pb(answer.node, answer.diagnostics))
+
+
+def _updated(answer: NodeAnswer) -> pb.UpdateNodeResponse:
+    return pb.UpdateNodeResponse(node=node_to_pb(answer.node, answer.diagnostics))

@@ -1,0 +1,28 @@
+"""What makes a call repeatable, taken from its request."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from services.kit.rpc import codec
+from services.registry.usecases.idempotency import RequestKey
+
+T = TypeVar("T")
+
+
+def request_key(request: Any, method: str, respond: Callable[[T], Message]) -> RequestKey[T] | None:
+    """Make the key of a request that has a `request_id`; None without one, or when validating."""
+    request_id = codec.uuid_or_none(request.request_id, field="request_id")
+    if request_id is None or request.validate_only:
+        return None
+    body = type(request)()
+    body.CopyFrom(request)
+    body.request_id = ""
+    digest = hashlib.sha256(body.SerializeToString(deterministic=True)).hexdigest()
+    return RequestKey(
+        method, request_id, digest, lambda result: respond(result).SerializeToString()
+    )

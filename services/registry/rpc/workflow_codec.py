@@ -1,0 +1,215 @@
+"""Between the messages of workflows and the values of the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from qflow.registry.v1 import workflow_pb2 as pb
+from qflow.types import Type, TypeFormatError, expression, from_text, to_text
+
+from services.kit.rpc import codec
+from services.registry.domain.definition import (
+    MEMORY_BYTES_DEFAULT,
+    TIMEOUT_MS_DEFAULT,
+    Connection,
+    Definition,
+    Finding,
+    Retry,
+    WorkflowInput,
+    WorkflowNode,
+    WorkflowOutput,
+)
+from services.registry.storage.workflows import Workflow
+
+_VERDICTS: Final = {
+    "": pb.VERDICT_UNSPECIFIED,
+    "exact": pb.VERDICT_EXACT,
+    "widening": pb.VERDICT_WIDENING,
+    "conversion": pb.VERDICT_CONVERSION,
+    "refuted": pb.VERDICT_REFUTED,
+}
+_SEVERITIES: Final = {
+    "info": pb.SEVERITY_INFO,
+    "warning": pb.SEVERITY_WARNING,
+    "error": pb.SEVERITY_ERROR,
+}
+
+
+def definition_from_pb(message: pb.WorkflowDefinition) -> Definition:
+    """Decode a graph; what the server sets is left out, and checked anew."""
+    timeout = message.settings.timeout if message.settings.HasField("timeout") else None
+    return Definition(
+        nodes=tuple(_node_from_pb(each, index) for index, each in enumerate(message.nodes)),
+        connections=tuple(
+            Connection(
+                source=each.source_node,
+                source_output=each.source_output,
+                target=each.target_node,
+                target_input=each.target_input,
+                conversion=each.conversion,
+            )
+            for each in message.connections
+        ),
+        inputs=tuple(_input_from_pb(each) for each in message.inputs),
+        outputs=tuple(
+            WorkflowOutput(name=each.name, node=each.source_node, output=each.source_output)
+            for each in message.outputs
+        ),
+        timeout_ms=None
+        if timeout is None
+        else codec.milliseconds_from(timeout, field="definition.settings.timeout"),
+    )
+
+
+def _node_from_pb(message: pb.WorkflowNode, index: int) -> WorkflowNode:
+    place = f"nodes[{index}]"
+    timeout_ms = TIMEOUT_MS_DEFAULT
+    if message.HasField("timeout"):
+        timeout_ms = max(1, codec.milliseconds_from(message.timeout, field=f"{place}.timeout"))
+    return WorkflowNode(
+        id=message.id,
+        node_id=codec.uuid_from(message.node_id, field=f"{place}.node_id"),
+        version=message.version,
+        literals=tuple((each.input, each.value_json) for each in message.literals),
+        retry=_retry_from_pb(message.retry, place) if message.HasField("retry") else None,
+        timeout_ms=timeout_ms,
+        memory_bytes=message.memory_limit_bytes or MEMORY_BYTES_DEFAULT,
+    )
+
+
+def _retry_from_pb(message: pb.RetryPolicy, place: str) -> Retry:
+    default = Retry()
+    initial, longest = default.initial_delay_ms, default.max_delay_ms
+    if message.HasField("initial_delay"):
+        field = f"{place}.retry.initial_delay"
+        initial = codec.milliseconds_from(message.initial_delay, field=field)
+    if message.HasField("max_delay"):
+        field = f"{place}.retry.max_delay"
+        longest = codec.milliseconds_from(message.max_delay, field=field)
+    return Retry(
+        max_retries=message.max_retries if message.HasField("max_retries") else default.max_retries,
+        initial_delay_ms=initial,
+        factor=message.factor if message.HasField("factor") else default.factor,
+        max_delay_ms=longest,
+        jitter=message.jitter if message.HasField("jitter") else default.jitter,
+    )
+
+
+def _input_from_pb(message: pb.WorkflowInput) -> WorkflowInput:
+    of, fault = None, ""
+    if message.type_json:
+        try:
+            of = from_text(message.type_json)
+        except TypeFormatError as error:
+            fault = str(error)
+    return WorkflowInput(
+        name=message.name, type=of, default_json=message.default_json or None, type_fault=fault
+    )
+
+
+def definition_to_pb(definition: Definition, *, with_graph: bool = True) -> pb.WorkflowDefinition:
+    """Encode a graph; without it, only what stands around it."""
+    message = pb.WorkflowDefinition(
+        inputs=[
+            pb.WorkflowInput(
+                name=each.name,
+                type_json=_text(each.type),
+                type_expression=_expression(each.type),
+                default_json=each.default_json or "",
+            )
+            for each in definition.inputs
+        ],
+        outputs=[
+            pb.WorkflowOutput(
+                name=each.name,
+                source_node=each.node,
+                source_output=each.output,
+                type_expression=_expression(each.type),
+                type_json=_text(each.type),
+            )
+            for each in definition.outputs
+        ],
+        settings=pb.WorkflowSettings(timeout=codec.duration_ms(definition.timeout_ms)),
+    )
+    if with_graph:
+        message.nodes.extend(_node_to_pb(each) for each in definition.nodes)
+        message.connections.extend(_connection_to_pb(each) for each in definition.connections)
+    return message
+
+
+def _node_to_pb(node: WorkflowNode) -> pb.WorkflowNode:
+    message = pb.WorkflowNode(
+        id=node.id,
+        node_id=str(node.node_id),
+        version=node.version,
+        literals=[
+            pb.LiteralInput(input=name, value_json=value_json) for name, value_json in node.literals
+        ],
+        timeout=codec.duration_ms(node.timeout_ms),
+        memory_limit_bytes=node.memory_bytes,
+    )
+    if node.retry is not None:
+        message.retry.CopyFrom(
+            pb.RetryPolicy(
+                max_retries=node.retry.max_retries,
+                initial_delay=codec.duration_ms(node.retry.initial_delay_ms),
+                factor=node.retry.factor,
+                max_delay=codec.duration_ms(node.retry.max_delay_ms),
+                jitter=node.retry.jitter,
+            )
+        )
+    return message
+
+
+def _connection_to_pb(edge: Connection) -> pb.Connection:
+    return pb.Connection(
+        source_node=edge.source,
+        source_output=edge.source_output,
+        target_node=edge.target,
+        target_input=edge.target_input,
+        conversion=edge.conversion,
+        verdict=_VERDICTS[edge.verdict],
+    )
+
+
+def findings_to_pb(findings: Sequence[Finding]) -> list[pb.Finding]:
+    """Encode what was found."""
+    return [
+        pb.Finding(
+            severity=_SEVERITIES[each.severity],
+            place=each.place,
+            code=each.code,
+            message=each.message,
+            hint=each.hint,
+        )
+        for each in findings
+    ]
+
+
+def workflow_to_pb(
+    workflow: Workflow, findings: Sequence[Finding] = (), *, with_graph: bool = True
+) -> pb.Workflow:
+    """Encode a workflow; one that was only validated has no id."""
+    exists = workflow.id.int != 0
+    return pb.Workflow(
+        id=str(workflow.id) if exists else "",
+        name=workflow.name,
+        description=workflow.description,
+        definition=definition_to_pb(workflow.definition, with_graph=with_graph),
+        active=workflow.is_active,
+        version=workflow.version,
+        etag=workflow.etag if exists else "",
+        findings=findings_to_pb(findings),
+        created_by=str(workflow.created_by),
+        create_time=codec.timestamp(workflow.created_at) if exists else None,
+        update_time=codec.timestamp(workflow.updated_at) if exists else None,
+    )
+
+
+def _text(of: Type | None) -> str:
+    return "" if of is None else to_text(of)
+
+
+def _expression(of: Type | None) -> str:
+    return "" if of is None else expression(of)

@@ -1,0 +1,171 @@
+"""WorkflowService."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from qflow.registry.v1 import workflow_pb2
+from qflow.registry.v1 import workflow_service_pb2 as pb
+from qflow.registry.v1 import workflow_service_pb2_grpc as pb_grpc
+
+from services.kit import page
+from services.kit.caller import current_caller
+from services.kit.rpc import codec
+from services.registry.rpc.nodes import after_from
+from services.registry.rpc.request_key import request_key
+from services.registry.rpc.sizes import check_answerable, fitting
+from services.registry.rpc.workflow_codec import (
+    definition_from_pb,
+    definition_to_pb,
+    findings_to_pb,
+    workflow_to_pb,
+)
+from services.registry.usecases import workflows
+from services.registry.usecases.idempotency import Replayed
+from services.registry.usecases.workflows import WorkflowAnswer, Workflows
+
+_LIST: Final = "registry.ListWorkflows"
+_MEASURED_PARTS_MIN: Final = 1_000
+
+
+class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
+    """Stores graphs of nodes and proves their edges."""
+
+    def __init__(self, deps: Workflows) -> None:
+        self._deps = deps
+
+    async def CreateWorkflow(
+        self, request: pb.CreateWorkflowRequest, context: Any
+    ) -> pb.CreateWorkflowResponse:
+        """See the contract."""
+        answer = await workflows.create_workflow(
+            self._deps,
+            current_caller(),
+            name=request.name,
+            description=request.description,
+            definition=definition_from_pb(request.definition),
+            activate=request.activate,
+            key=request_key(request, "registry.CreateWorkflow", _created),
+            validate_only=request.validate_only,
+            guard=_answerable,
+        )
+        if isinstance(answer, Replayed):
+            return pb.CreateWorkflowResponse.FromString(answer.response)
+        return _created(answer)
+
+    async def GetWorkflow(
+        self, request: pb.GetWorkflowRequest, context: Any
+    ) -> pb.GetWorkflowResponse:
+        """See the contract."""
+        with_graph = request.view != workflow_pb2.WORKFLOW_VIEW_BASIC
+        workflow = await workflows.get_workflow(
+            self._deps.pool,
+            current_caller(),
+            codec.uuid_from(request.workflow_id, field="workflow_id"),
+            version=request.version,
+            with_graph=with_graph,
+        )
+        return pb.GetWorkflowResponse(workflow=workflow_to_pb(workflow, with_graph=with_graph))
+
+    async def ListWorkflows(
+        self, request: pb.ListWorkflowsRequest, context: Any
+    ) -> pb.ListWorkflowsResponse:
+        """See the contract."""
+        caller = current_caller()
+        size = page.page_size(request.page_size)
+        digest = page.filter_digest(request.view)
+        key = page.decode_token(request.page_token, _LIST, digest, caller.tenant_id)
+        with_graph = request.view == workflow_pb2.WORKFLOW_VIEW_FULL
+        found = await workflows.list_workflows(
+            self._deps.pool, caller, after=after_from(key), limit=size + 1, with_graph=with_graph
+        )
+        shown = fitting((workflow_to_pb(each, with_graph=with_graph) for each in found), limit=size)
+        token = ""
+        if len(found) > len(shown):
+            last = found[len(shown) - 1]
+            keys = (last.created_at, last.id)
+            token = page.encode_token(_LIST, digest, caller.tenant_id, keys)
+        return pb.ListWorkflowsResponse(workflows=shown, next_page_token=token)
+
+    async def UpdateWorkflow(
+        self, request: pb.UpdateWorkflowRequest, context: Any
+    ) -> pb.UpdateWorkflowResponse:
+        """See the contract."""
+        definition = None
+        if request.HasField("definition"):
+            definition = definition_from_pb(request.definition)
+        answer = await workflows.update_workflow(
+            self._deps,
+            current_caller(),
+            codec.uuid_from(request.workflow_id, field="workflow_id"),
+            name=request.name,
+            description=request.description,
+            definition=definition,
+            mask=list(request.update_mask.paths),
+            etag=request.etag,
+            key=request_key(request, "registry.UpdateWorkflow", _updated),
+            validate_only=request.validate_only,
+            guard=_answerable,
+        )
+        if isinstance(answer, Replayed):
+            return pb.UpdateWorkflowResponse.FromString(answer.response)
+        return _updated(answer)
+
+    async def ActivateWorkflow(
+        self, request: pb.ActivateWorkflowRequest, context: Any
+    ) -> pb.ActivateWorkflowResponse:
+        """See the contract."""
+        answer = await workflows.set_active(
+            self._deps,
+            current_caller(),
+            codec.uuid_from(request.workflow_id, field="workflow_id"),
+            active=True,
+            etag=request.etag,
+        )
+        return pb.ActivateWorkflowResponse(workflow=_workflow(answer))
+
+    async def DeactivateWorkflow(
+        self, request: pb.DeactivateWorkflowRequest, context: Any
+    ) -> pb.DeactivateWorkflowResponse:
+        """See the contract."""
+        answer = await workflows.set_active(
+            self._deps,
+            current_caller(),
+            codec.uuid_from(request.workflow_id, field="workflow_id"),
+            active=False,
+            etag=request.etag,
+        )
+        return pb.DeactivateWorkflowResponse(workflow=_workflow(answer))
+
+    async def CheckWorkflow(
+        self, request: pb.CheckWorkflowRequest, context: Any
+    ) -> pb.CheckWorkflowResponse:
+        """See the contract."""
+        checked = await workflows.check_workflow(
+            self._deps, current_caller(), definition_from_pb(request.definition)
+        )
+        return pb.CheckWorkflowResponse(
+            definition=definition_to_pb(checked.definition),
+            findings=findings_to_pb(checked.findings),
+            storable=checked.storable,
+            activatable=checked.activatable,
+        )
+
+
+def _answerable(answer: WorkflowAnswer) -> None:
+    definition = answer.workflow.definition
+    # Measuring means encoding: small ones fit anyway, as their request did.
+    if len(definition.nodes) + len(definition.connections) > _MEASURED_PARTS_MIN:
+        check_answerable(_workflow(answer))
+
+
+def _created(answer: WorkflowAnswer) -> pb.CreateWorkflowResponse:
+    return pb.CreateWorkflowResponse(workflow=_workflow(answer))
+
+
+def _updated(answer: WorkflowAnswer) -> pb.UpdateWorkflowResponse:
+    return pb.UpdateWorkflowResponse(workflow=_workflow(answer))
+
+
+def _workflow(answer: WorkflowAnswer) -> workflow_pb2.Workflow:
+    return workflow_to_pb(answer.workflow, answer.findings)

@@ -1,0 +1,53 @@
+"""What the registry is told by its environment."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final, Self
+
+from services.kit import env as read
+from services.kit.pythons import VERSIONS
+
+_LISTEN_DEFAULT: Final = "127.0.0.1:7101"
+_RUNNER_DEFAULT: Final = "127.0.0.1:7103"
+_SESSION_S: Final = 7 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything, read once."""
+
+    database_url: str = field(repr=False)
+    auth_database_url: str = field(repr=False)
+    engine_database_url: str = field(repr=False)
+    service_token: str = field(repr=False)
+    listen_default: str
+    runner_address: str
+    session_lifetime: timedelta
+    python_version: str
+    pool_size_max: int
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Read the settings; EnvError names the one that is wrong."""
+        own = ".".join(map(str, sys.version_info[:2]))
+        python_version = read.text(env, "QFLOW_PYTHON_VERSION", own)
+        if python_version not in VERSIONS:
+            raise read.EnvError(f"QFLOW_PYTHON_VERSION must be one of {', '.join(VERSIONS)}")
+        lifetime_s = read.seconds(
+            env, "QFLOW_SESSION_LIFETIME_S", _SESSION_S, low=1.0, high=366 * 86_400.0
+        )
+        return cls(
+            database_url=read.required(env, "QFLOW_REGISTRY_DATABASE_URL"),
+            auth_database_url=read.required(env, "QFLOW_REGISTRY_AUTH_DATABASE_URL"),
+            engine_database_url=read.required(env, "QFLOW_REGISTRY_ENGINE_DATABASE_URL"),
+            service_token=read.text(env, "QFLOW_SERVICE_TOKEN", ""),
+            listen_default=_LISTEN_DEFAULT,
+            runner_address=read.text(env, "QFLOW_RUNNER_ADDRESS", _RUNNER_DEFAULT),
+            session_lifetime=timedelta(seconds=lifetime_s),
+            python_version=python_version,
+            pool_size_max=read.integer(env, "QFLOW_POOL_SIZE_MAX", 8, low=1, high=100),
+        )

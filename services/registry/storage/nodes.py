@@ -1,0 +1,266 @@
+"""Python nodes, their versions and the locks of those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, LiteralString
+from uuid import UUID
+
+from services.kit.pg import Db, Row
+from services.registry.domain.requirements import Requirement
+from services.registry.domain.source import Output, Parameter
+from services.registry.domain.stored import (
+    inputs_from_json,
+    inputs_to_json,
+    outputs_from_json,
+    outputs_to_json,
+    requirements_from_json,
+    requirements_to_json,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node as one of its versions shows it."""
+
+    id: UUID
+    version_id: UUID
+    version: int
+    current_version: int
+    name: str
+    description: str
+    code: str
+    main_function: str
+    is_async: bool
+    python_version: str
+    inputs: tuple[Parameter, ...]
+    outputs: tuple[Output, ...]
+    requirements: tuple[Requirement, ...]
+    lock_state: str
+    lock_error: str
+    tenant_id: UUID
+    created_by: UUID
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def etag(self) -> str:
+        """What changes with every change of the node."""
+        return f"{self.current_version}-{self.updated_at.timestamp() * 1_000_000:.0f}"
+
+
+_INSERT_NODE: Final[LiteralString] = """
+    INSERT INTO python_nodes
+           (id, name, description, code, main_function, python_version, dependencies, input_types,
+            output_types, is_async, tenant_id, created_by, version)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1)
+ RETURNING created_at, updated_at
+"""
+
+
+async def insert_node(db: Db, node: Node) -> tuple[datetime, datetime]:
+    """Add a node; gives when it was created and changed."""
+    row = await db.fetchrow(
+        _INSERT_NODE,
+        node.id,
+        node.name,
+        node.description,
+        node.code,
+        node.main_function,
+        node.python_version,
+        requirements_to_json(node.requirements),
+        inputs_to_json(node.inputs),
+        outputs_to_json(node.outputs),
+        node.is_async,
+        node.tenant_id,
+        node.created_by,
+    )
+    assert row is not None
+    return row["created_at"], row["updated_at"]
+
+
+_INSERT_VERSION: Final[LiteralString] = """
+    WITH version AS (
+        INSERT INTO python_node_versions
+               (id, node_id, version, name, description, code, main_function, python_version,
+                input_types, output_types, dependencies, is_async, created_by)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+     RETURNING id
+    )
+    SELECT id FROM version
+"""
+
+# A statement of its own: the policy on locks looks for the version's row.
+_INSERT_LOCK: Final[LiteralString] = """
+    INSERT INTO node_version_locks (node_version_id, tenant_id, state)
+    VALUES ($1, $2, $3)
+"""
+
+
+async def insert_version(db: Db, node: Node) -> None:
+    """Add the version that a node shows, and its lock in its first state."""
+    await db.fetchval(
+        _INSERT_VERSION,
+        node.version_id,
+        node.id,
+        node.version,
+        node.name,
+        node.description,
+        node.code,
+        node.main_function,
+        node.python_version,
+        inputs_to_json(node.inputs),
+        outputs_to_json(node.outputs),
+        requirements_to_json(node.requirements),
+        node.is_async,
+        node.created_by,
+    )
+    await db.execute(_INSERT_LOCK, node.version_id, node.tenant_id, node.lock_state)
+
+
+# Guarded by the version that the change is based on: of two racing changes, one updates no row.
+_UPDATE_NODE: Final[LiteralString] = """
+    UPDATE python_nodes
+       SET name = $3, description = $4, code = $5, main_function = $6, python_version = $7,
+           dependencies = $8, input_types = $9, output_types = $10, is_async = $11, version = $12
+     WHERE id = $1 AND version = $2 AND deleted_at IS NULL
+ RETURNING updated_at
+"""
+
+
+async def update_node(db: Db, node: Node, *, was: int) -> datetime | None:
+    """Save what a node shows now; None where its version changed meanwhile."""
+    updated_at: datetime | None = await db.fetchval(
+        _UPDATE_NODE,
+        node.id,
+        was,
+        node.name,
+        node.description,
+        node.code,
+        node.main_function,
+        node.python_version,
+        requirements_to_json(node.requirements),
+        inputs_to_json(node.inputs),
+        outputs_to_json(node.outputs),
+        node.is_async,
+        node.version,
+    )
+    return updated_at
+
+
+# A version shows its own name and description; the current one those of the node, which may have
+# changed since without a new version.
+_GET_NODE: Final[LiteralString] = """
+    SELECT n.id, n.tenant_id, n.created_by, n.created_at, n.updated_at,
+           n.version AS current_version,
+           v.id AS version_id, v.version,
+           CASE WHEN v.version = n.version THEN n.name ELSE v.name END AS name,
+           CASE WHEN v.version = n.version THEN n.description ELSE v.description END AS description,
+           CASE WHEN $3 THEN v.code ELSE '' END AS code,
+           v.main_function, v.is_async, v.python_version, v.input_types, v.output_types,
+           v.dependencies, l.state AS lock_state, l.error AS lock_error
+      FROM python_nodes n
+      JOIN python_node_versions v
+        ON v.node_id = n.id AND v.version = COALESCE(NULLIF($2, 0), n.version)
+      LEFT JOIN node_version_locks l ON l.node_version_id = v.id
+     WHERE n.id = $1 AND n.deleted_at IS NULL
+"""
+
+
+async def get_node(
+    db: Db, node_id: UUID, *, version: int = 0, with_code: bool = True
+) -> Node | None:
+    """Find a node at a version, 0 for the current one; None where the caller sees none."""
+    row = await db.fetchrow(_GET_NODE, node_id, version, with_code)
+    return None if row is None else _to_node(row)
+
+
+# Row-level security lets a caller lock only what the caller may change.
+_LOCK_NODE: Final[LiteralString] = """
+    SELECT id FROM python_nodes WHERE id = $1 AND deleted_at IS NULL FOR UPDATE
+"""
+
+
+async def lock_node(db: Db, node_id: UUID) -> bool:
+    """Hold a node until the transaction ends; False where the caller may not change it."""
+    return await db.fetchval(_LOCK_NODE, node_id) is not None
+
+
+_LIST_NODES: Final[LiteralString] = """
+    SELECT n.id, n.tenant_id, n.created_by, n.created_at, n.updated_at,
+           n.version AS current_version, v.id AS version_id, v.version, n.name, n.description,
+           CASE WHEN $4 THEN v.code ELSE '' END AS code,
+           v.main_function, v.is_async, v.python_version, v.input_types, v.output_types,
+           v.dependencies, l.state AS lock_state, l.error AS lock_error
+      FROM python_nodes n
+      JOIN python_node_versions v ON v.node_id = n.id AND v.version = n.version
+      LEFT JOIN node_version_locks l ON l.node_version_id = v.id
+     WHERE n.deleted_at IS NULL
+       AND ($1::timestamptz IS NULL OR (n.created_at, n.id) < ($1, $2::uuid))
+     ORDER BY n.created_at DESC, n.id DESC
+     LIMIT $3
+"""
+
+
+async def list_nodes(
+    db: Db, *, after: tuple[datetime, UUID] | None, limit: int, with_code: bool
+) -> list[Node]:
+    """List what the caller may read, newest first, after the last row of the page before."""
+    moment, last_id = after or (None, None)
+    rows = await db.fetch(_LIST_NODES, moment, last_id, limit, with_code)
+    return [_to_node(row) for row in rows]
+
+
+# One row per pair asked for, in order; the columns are null where there is no such version.
+_GET_SIGNATURES: Final[LiteralString] = """
+    SELECT asked.node_id, asked.version, v.python_version, v.input_types, v.output_types
+      FROM unnest($1::uuid[], $2::int[]) AS asked (node_id, version)
+      LEFT JOIN python_nodes n ON n.id = asked.node_id AND n.deleted_at IS NULL
+      LEFT JOIN python_node_versions v
+        ON v.node_id = n.id AND v.version = COALESCE(NULLIF(asked.version, 0), n.version)
+"""
+
+Signatures = dict[tuple[UUID, int], dict[str, object] | None]
+
+
+async def get_signatures(db: Db, asked: Sequence[tuple[UUID, int]]) -> Signatures:
+    """Read the types of versions of nodes; 0 asks for the current one, None stands for none."""
+    rows = await db.fetch(
+        _GET_SIGNATURES, [node_id for node_id, _ in asked], [version for _, version in asked]
+    )
+    return {
+        (row["node_id"], row["version"]): None
+        if row["input_types"] is None
+        else {
+            "python_version": row["python_version"],
+            "input_types": row["input_types"],
+            "output_types": row["output_types"],
+        }
+        for row in rows
+    }
+
+
+def _to_node(row: Row) -> Node:
+    return Node(
+        id=row["id"],
+        version_id=row["version_id"],
+        version=row["version"],
+        current_version=row["current_version"],
+        name=row["name"],
+        description=row["description"] or "",
+        code=row["code"],
+        main_function=row["main_function"],
+        is_async=row["is_async"],
+        python_version=row["python_version"],
+        inputs=inputs_from_json(row["input_types"]),
+        outputs=outputs_from_json(row["output_types"]),
+        requirements=requirements_from_json(row["dependencies"] or ()),
+        lock_state=row["lock_state"] or "none",
+        lock_error=row["lock_error"] or "",
+        tenant_id=row["tenant_id"],
+        created_by=row["created_by"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )

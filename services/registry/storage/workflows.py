@@ -1,0 +1,220 @@
+"""Workflows and their versions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, LiteralString
+from uuid import UUID
+
+from services.kit.pg import Db, Row
+from services.registry.domain.definition import Definition
+from services.registry.domain.stored import definition_from_json, definition_to_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workflow:
+    """A workflow as one of its versions shows it."""
+
+    id: UUID
+    version: int
+    current_version: int
+    name: str
+    description: str
+    definition: Definition
+    python_version: str
+    is_active: bool
+    tenant_id: UUID
+    created_by: UUID
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def etag(self) -> str:
+        """What changes with every change of the workflow."""
+        return f"{self.current_version}-{self.updated_at.timestamp() * 1_000_000:.0f}"
+
+
+_INSERT_WORKFLOW: Final[LiteralString] = """
+    INSERT INTO workflows
+           (id, name, description, nodes, connections, settings, input_types, output_types,
+            python_version, is_active, tenant_id, created_by, version)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1)
+ RETURNING created_at, updated_at
+"""
+
+
+async def insert_workflow(db: Db, workflow: Workflow) -> tuple[datetime, datetime]:
+    """Add a workflow; gives when it was created and changed."""
+    stored = definition_to_json(workflow.definition)
+    row = await db.fetchrow(
+        _INSERT_WORKFLOW,
+        workflow.id,
+        workflow.name,
+        workflow.description,
+        stored["nodes"],
+        stored["connections"],
+        stored["settings"],
+        stored["input_types"],
+        stored["output_types"],
+        workflow.python_version,
+        workflow.is_active,
+        workflow.tenant_id,
+        workflow.created_by,
+    )
+    assert row is not None
+    return row["created_at"], row["updated_at"]
+
+
+_INSERT_VERSION: Final[LiteralString] = """
+    INSERT INTO workflow_versions
+           (id, workflow_id, version, name, nodes, connections, settings, input_types,
+            output_types, python_version, created_by)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+"""
+
+
+async def insert_version(db: Db, version_id: UUID, workflow: Workflow, *, author: UUID) -> None:
+    """Add the version that a workflow shows."""
+    stored = definition_to_json(workflow.definition)
+    await db.execute(
+        _INSERT_VERSION,
+        version_id,
+        workflow.id,
+        workflow.version,
+        workflow.name,
+        stored["nodes"],
+        stored["connections"],
+        stored["settings"],
+        stored["input_types"],
+        stored["output_types"],
+        workflow.python_version,
+        author,
+    )
+
+
+# Guarded by the version that the change is based on: of two racing changes, one updates no row.
+_UPDATE_WORKFLOW: Final[LiteralString] = """
+    UPDATE workflows
+       SET name = $3, description = $4, nodes = $5, connections = $6, settings = $7,
+           input_types = $8, output_types = $9, python_version = $10, is_active = $11,
+           version = $12
+     WHERE id = $1 AND version = $2 AND deleted_at IS NULL
+ RETURNING updated_at
+"""
+
+
+async def update_workflow(db: Db, workflow: Workflow, *, was: int) -> datetime | None:
+    """Save what a workflow shows now; None where its version changed meanwhile."""
+    stored = definition_to_json(workflow.definition)
+    updated_at: datetime | None = await db.fetchval(
+        _UPDATE_WORKFLOW,
+        workflow.id,
+        was,
+        workflow.name,
+        workflow.description,
+        stored["nodes"],
+        stored["connections"],
+        stored["settings"],
+        stored["input_types"],
+        stored["output_types"],
+        workflow.python_version,
+        workflow.is_active,
+        workflow.version,
+    )
+    return updated_at
+
+
+# A definition is large: a change of what stands around it does not write it again.
+_UPDATE_HEAD: Final[LiteralString] = """
+    UPDATE workflows
+       SET name = $3, description = $4, is_active = $5
+     WHERE id = $1 AND version = $2 AND deleted_at IS NULL
+ RETURNING updated_at
+"""
+
+
+async def update_head(db: Db, workflow: Workflow) -> datetime | None:
+    """Save name, description and whether it may be started; None where it changed meanwhile."""
+    updated_at: datetime | None = await db.fetchval(
+        _UPDATE_HEAD,
+        workflow.id,
+        workflow.version,
+        workflow.name,
+        workflow.description,
+        workflow.is_active,
+    )
+    return updated_at
+
+
+_GET_WORKFLOW: Final[LiteralString] = """
+    SELECT w.id, w.tenant_id, w.created_by, w.created_at, w.updated_at, w.is_active,
+           w.version AS current_version, w.description,
+           CASE WHEN v.version = w.version THEN w.name ELSE v.name END AS name,
+           v.version, v.python_version,
+           CASE WHEN $3 THEN v.nodes ELSE '[]' END AS nodes,
+           CASE WHEN $3 THEN v.connections ELSE '[]' END AS connections,
+           v.settings, v.input_types, v.output_types
+      FROM workflows w
+      JOIN workflow_versions v
+        ON v.workflow_id = w.id AND v.version = COALESCE(NULLIF($2, 0), w.version)
+     WHERE w.id = $1 AND w.deleted_at IS NULL
+"""
+
+
+async def get_workflow(
+    db: Db, workflow_id: UUID, *, version: int = 0, with_graph: bool = True
+) -> Workflow | None:
+    """Find a workflow at a version, 0 for the current one; None where the caller sees none."""
+    row = await db.fetchrow(_GET_WORKFLOW, workflow_id, version, with_graph)
+    return None if row is None else _to_workflow(row)
+
+
+_LOCK_WORKFLOW: Final[LiteralString] = """
+    SELECT id FROM workflows WHERE id = $1 AND deleted_at IS NULL FOR UPDATE
+"""
+
+
+async def lock_workflow(db: Db, workflow_id: UUID) -> bool:
+    """Hold a workflow until the transaction ends; False where the caller may not change it."""
+    return await db.fetchval(_LOCK_WORKFLOW, workflow_id) is not None
+
+
+_LIST_WORKFLOWS: Final[LiteralString] = """
+    SELECT w.id, w.tenant_id, w.created_by, w.created_at, w.updated_at, w.is_active,
+           w.version AS current_version, w.version, w.name, w.description, w.python_version,
+           CASE WHEN $4 THEN w.nodes ELSE '[]' END AS nodes,
+           CASE WHEN $4 THEN w.connections ELSE '[]' END AS connections,
+           w.settings, w.input_types, w.output_types
+      FROM workflows w
+     WHERE w.deleted_at IS NULL
+       AND ($1::timestamptz IS NULL OR (w.created_at, w.id) < ($1, $2::uuid))
+     ORDER BY w.created_at DESC, w.id DESC
+     LIMIT $3
+"""
+
+
+async def list_workflows(
+    db: Db, *, after: tuple[datetime, UUID] | None, limit: int, with_graph: bool
+) -> list[Workflow]:
+    """List what the caller may read, newest first, after the last row of the page before."""
+    moment, last_id = after or (None, None)
+    rows = await db.fetch(_LIST_WORKFLOWS, moment, last_id, limit, with_graph)
+    return [_to_workflow(row) for row in rows]
+
+
+def _to_workflow(row: Row) -> Workflow:
+    return Workflow(
+        id=row["id"],
+        version=row["version"],
+        current_version=row["current_version"],
+        name=row["name"],
+        description=row["description"] or "",
+        definition=definition_from_json(dict(row)),
+        python_version=row["python_version"],
+        is_active=row["is_active"],
+        tenant_id=row["tenant_id"],
+        created_by=row["created_by"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )

@@ -1,0 +1,3 @@
+"""What the registry does: one function and one transaction each."""
+
+from __future__ import annotations

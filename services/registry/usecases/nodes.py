@@ -1,0 +1,393 @@
+"""Python nodes: made of source, changed by new versions, read and listed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+
+from services.kit.caller import Caller
+from services.kit.errors import (
+    Conflict,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+)
+from services.kit.ids import uuid7
+from services.kit.pg import Db, Pool, as_caller
+from services.kit.pythons import VERSIONS
+from services.registry.domain.requirements import Requirement, check_python, read_dependencies
+from services.registry.domain.source import Diagnostic, Function, worst_first
+from services.registry.domain.texts import description_from, name_from
+from services.registry.gateways.source_analyzer.child import SourceAnalyzer
+from services.registry.storage import nodes
+from services.registry.storage.locks import PendingLock
+from services.registry.storage.nodes import Node
+from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
+from services.registry.usecases.locks import Locks
+
+log = structlog.get_logger()
+
+CODE_BYTES_MAX: Final = 1024 * 1024
+# How long a call waits for a lock before it answers `pending`.
+LOCK_WAIT_S: Final = 5.0
+_NOBODY: Final = UUID(int=0)
+_BYTE_ORDER_MARK: Final = "\ufeff"
+_FIELDS: Final = ("name", "description", "code", "main_function", "python_version")
+_MAIN_FAULTS: Final = "MAIN_FUNCTION_"
+_VERSION_FAULT: Final = "PYTHON_VERSION_CONFLICT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nodes:
+    """What the use cases of nodes need."""
+
+    pool: Pool
+    analyzer: SourceAnalyzer
+    locks: Locks
+    python_version: str  # for who names none
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """A node with what was noticed in its source while it was read."""
+
+    node: Node
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a caller says of a node."""
+
+    name: str = ""
+    description: str = ""
+    code: str = ""
+    main_function: str = ""
+    python_version: str = ""
+
+
+async def create_node(
+    deps: Nodes,
+    caller: Caller,
+    draft: Draft,
+    *,
+    key: RequestKey[NodeAnswer] | None = None,
+    validate_only: bool = False,
+) -> NodeAnswer | Replayed:
+    """Make version 1 of a node from its source, and begin to lock what it needs."""
+    name_from(draft.name)
+    description_from(draft.description)
+    earlier = await replay(deps.pool, caller, key)
+    if earlier is not None:
+        return earlier
+    draft = _without_mark(draft)
+    source = await _read_source(deps, draft)
+    now = datetime.now(UTC)
+    node = Node(
+        id=_NOBODY if validate_only else uuid7(),
+        version_id=_NOBODY if validate_only else uuid7(),
+        version=1,
+        current_version=1,
+        name=draft.name,
+        description=draft.description or source.function.docstring,
+        code=draft.code,
+        main_function=source.function.name,
+        is_async=source.function.is_async,
+        python_version=source.python_version,
+        inputs=source.function.inputs,
+        outputs=source.function.outputs,
+        requirements=source.requirements,
+        lock_state="pending" if source.requirements else "none",
+        lock_error="",
+        tenant_id=caller.tenant_id,
+        created_by=caller.user_id,
+        created_at=now,
+        updated_at=now,
+    )
+    answer = NodeAnswer(node, source.diagnostics)
+    if validate_only:
+        return answer
+
+    async def write(db: Db) -> NodeAnswer:
+        created_at, updated_at = await nodes.insert_node(db, node)
+        stored = replace(node, created_at=created_at, updated_at=updated_at)
+        await nodes.insert_version(db, stored)
+        return replace(answer, node=stored)
+
+    written = await write_once(deps.pool, caller, key, write)
+    if isinstance(written, Replayed):
+        return written
+    log.info("node_created", node_id=str(node.id), requirements=len(node.requirements))
+    return await _locked(deps, caller, written)
+
+
+async def get_node(
+    pool: Pool, caller: Caller, node_id: UUID, *, version: int = 0, with_code: bool = True
+) -> Node:
+    """Find a node at a version; another tenant's is as absent as one that does not exist."""
+    async with as_caller(pool, caller) as db:
+        node = await nodes.get_node(db, node_id, version=version, with_code=with_code)
+    if node is None:
+        raise _not_found(node_id)
+    return node
+
+
+async def list_nodes(
+    pool: Pool,
+    caller: Caller,
+    *,
+    after: tuple[datetime, UUID] | None,
+    limit: int,
+    with_code: bool,
+) -> list[Node]:
+    """List the nodes that the caller may read, newest first."""
+    async with as_caller(pool, caller) as db:
+        return await nodes.list_nodes(db, after=after, limit=limit, with_code=with_code)
+
+
+async def update_node(
+    deps: Nodes,
+    caller: Caller,
+    node_id: UUID,
+    draft: Draft,
+    *,
+    mask: Sequence[str],
+    etag: str = "",
+    key: RequestKey[NodeAnswer] | None = None,
+    validate_only: bool = False,
+) -> NodeAnswer | Replayed:
+    """Change a node; source, main function or Python that differ make a new version."""
+    _check_mask(mask)
+    earlier = await replay(deps.pool, caller, key)
+    if earlier is not None:
+        return earlier
+    before = await get_node(deps.pool, caller, node_id)
+    _check_etag(before, etag)
+    wanted = _merged(before, draft, mask)
+    after, diagnostics = await _changed(deps, before, wanted, caller)
+    answer = NodeAnswer(after, diagnostics)
+    if validate_only:
+        return answer
+
+    async def write(db: Db) -> NodeAnswer:
+        await _hold(db, before)
+        updated_at = await nodes.update_node(db, after, was=before.version)
+        if updated_at is None:
+            raise _stale(before.etag)
+        stored = replace(after, updated_at=updated_at)
+        if after.version != before.version:
+            await nodes.insert_version(db, replace(stored, created_by=caller.user_id))
+        return replace(answer, node=stored)
+
+    written = await write_once(deps.pool, caller, key, write)
+    if isinstance(written, Replayed):
+        return written
+    log.info("node_updated", node_id=str(node_id), version=after.version)
+    if after.version == before.version:
+        return written
+    return await _locked(deps, caller, written)
+
+
+async def _hold(db: Db, before: Node) -> None:
+    """Lock the node, and see that it is still what the change was made from."""
+    if not await nodes.lock_node(db, before.id):
+        if await nodes.get_node(db, before.id, with_code=False) is None:
+            raise _not_found(before.id)
+        raise PermissionDenied(
+            "NOT_YOURS", "this node may be read and run, not changed; make a copy of your own"
+        )
+    current = await nodes.get_node(db, before.id, with_code=False)
+    if current is None or current.etag != before.etag:
+        raise _stale(current.etag if current else "")
+
+
+def _merged(before: Node, draft: Draft, mask: Sequence[str]) -> Draft:
+    known = Draft(
+        name=before.name,
+        description=before.description,
+        code=before.code,
+        main_function=before.main_function,
+        python_version=before.python_version,
+    )
+    merged = _without_mark(replace(known, **{name: getattr(draft, name) for name in mask}))
+    name_from(merged.name)
+    description_from(merged.description)
+    return merged
+
+
+async def _changed(
+    deps: Nodes, before: Node, wanted: Draft, caller: Caller
+) -> tuple[Node, tuple[Diagnostic, ...]]:
+    head = replace(before, name=wanted.name, description=wanted.description)
+    same_source = (wanted.code, wanted.main_function, wanted.python_version) == (
+        before.code,
+        before.main_function,
+        before.python_version,
+    )
+    if same_source:
+        return head, ()
+    source = await _read_source(deps, wanted)
+    after = replace(
+        head,
+        version_id=uuid7(),
+        version=before.version + 1,
+        current_version=before.version + 1,
+        description=wanted.description or source.function.docstring,
+        code=wanted.code,
+        main_function=source.function.name,
+        is_async=source.function.is_async,
+        python_version=source.python_version,
+        inputs=source.function.inputs,
+        outputs=source.function.outputs,
+        requirements=source.requirements,
+        lock_state="pending" if source.requirements else "none",
+        lock_error="",
+        tenant_id=caller.tenant_id,
+    )
+    return after, source.diagnostics
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    function: Function
+    python_version: str
+    requirements: tuple[Requirement, ...]
+    diagnostics: tuple[Diagnostic, ...]
+
+
+async def _read_source(deps: Nodes, draft: Draft) -> _Source:
+    """Read a source whole, or raise with everything that is wrong with it."""
+    _check_code(draft.code)
+    declared = read_dependencies(draft.code, ())
+    python_version = draft.python_version or _fitting(deps.python_version, declared.requires_python)
+    if python_version not in VERSIONS:
+        description = f"must be one of {', '.join(VERSIONS)}"
+        raise InvalidArgument(
+            "PYTHON_VERSION_UNSUPPORTED",
+            f"python_version {description}",
+            fields=[FieldViolation("python_version", description, "PYTHON_VERSION_UNSUPPORTED")],
+        )
+    analysis = await deps.analyzer.analyze(
+        draft.code, main_function=draft.main_function, python_version=python_version
+    )
+    report = analysis.report
+    dependencies = read_dependencies(draft.code, report.imports)
+    found = [*report.diagnostics, *dependencies.diagnostics]
+    conflict = check_python(dependencies.requires_python, python_version)
+    if conflict is not None:
+        found.append(conflict)
+    diagnostics = worst_first(found)
+    errors = [each for each in diagnostics if each.severity == "error"]
+    if errors or report.function is None:
+        raise _refused(errors)
+    return _Source(report.function, python_version, dependencies.requirements, diagnostics)
+
+
+def _fitting(default: str, requires: str) -> str:
+    """Take the deployment's Python, or the oldest that the source's own demand admits."""
+    for version in (default, *VERSIONS):
+        if check_python(requires, version) is None:
+            return version
+    return default
+
+
+def _without_mark(draft: Draft) -> Draft:
+    """Take off what some editors write before UTF-8; CPython reads files with it, not text."""
+    return replace(draft, code=draft.code.removeprefix(_BYTE_ORDER_MARK))
+
+
+def _check_code(code: str) -> None:
+    description = ""
+    if not code:
+        description = "must not be empty"
+    elif len(code.encode()) > CODE_BYTES_MAX:
+        description = f"must have at most {CODE_BYTES_MAX} bytes"
+    elif "\0" in code:
+        description = "must not hold a NUL character"
+    if description:
+        raise InvalidArgument(
+            "CODE_INVALID",
+            f"code {description}",
+            fields=[FieldViolation("code", description, "CODE_INVALID")],
+        )
+
+
+def _refused(errors: Sequence[Diagnostic]) -> InvalidArgument:
+    codes = {each.code for each in errors}
+    reason = codes.pop() if len(codes) == 1 else "SOURCE_INVALID"
+    first = errors[0]
+    place = f" (line {first.line}, column {first.column})" if first.line else ""
+    more = f"; and {len(errors) - 1} more" if len(errors) > 1 else ""
+    facts: dict[str, Any] = {}
+    if first.line:
+        facts = {"line": first.line, "column": first.column}
+    return InvalidArgument(
+        reason,
+        f"{first.message}{place}{more}",
+        fields=[_violation(each) for each in errors],
+        **facts,
+    )
+
+
+def _violation(each: Diagnostic) -> FieldViolation:
+    field = "code"
+    if each.code.startswith(_MAIN_FAULTS) and not each.line:
+        field = "main_function"
+    elif each.code == _VERSION_FAULT:
+        field = "python_version"
+    place = f"line {each.line}, column {each.column}: " if each.line else ""
+    hint = f"; {each.hint}" if each.hint else ""
+    return FieldViolation(field, f"{place}{each.message}{hint}", each.code)
+
+
+async def _locked(deps: Nodes, caller: Caller, answer: NodeAnswer) -> NodeAnswer:
+    """Wait a little for the lock, and show how far it got."""
+    node = answer.node
+    if node.lock_state != "pending":
+        return answer
+    pending = PendingLock(
+        node.version_id,
+        node.tenant_id,
+        node.python_version,
+        tuple(each.requirement for each in node.requirements),
+        0,
+    )
+    await deps.locks.resolve_soon(pending, wait_s=LOCK_WAIT_S)
+    now = await get_node(deps.pool, caller, node.id, version=node.version, with_code=False)
+    shown = replace(node, lock_state=now.lock_state, lock_error=now.lock_error)
+    return replace(answer, node=shown)
+
+
+def _check_mask(mask: Sequence[str]) -> None:
+    unknown = [name for name in mask if name not in _FIELDS]
+    if mask and not unknown:
+        return
+    description = f"must name some of {', '.join(_FIELDS)}"
+    raise InvalidArgument(
+        "UPDATE_MASK_INVALID",
+        f"update_mask {description}",
+        fields=[FieldViolation("update_mask", description, "UPDATE_MASK_INVALID")],
+    )
+
+
+def _check_etag(node: Node, etag: str) -> None:
+    if etag and etag != node.etag:
+        raise _stale(node.etag)
+
+
+def _stale(current: str) -> Conflict:
+    return Conflict(
+        "ETAG_MISMATCH",
+        "the node changed since it was read; read it again and repeat the change",
+        etag=current,
+    )
+
+
+def _not_found(node_id: UUID) -> NotFound:
+    return NotFound("NODE_NOT_FOUND", "there is no such node", resource=("node", str(node_id)))

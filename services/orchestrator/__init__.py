@@ -1,0 +1,1 @@
+"""The orchestrator: durable executions of workflows."""

@@ -1,0 +1,164 @@
+"""The orchestrator put together."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import structlog
+from qflow.orchestrator.v1.attach_service_pb2_grpc import add_AttachServiceServicer_to_server
+from qflow.orchestrator.v1.execution_service_pb2_grpc import (
+    add_ExecutionServiceServicer_to_server,
+)
+
+from services.kit.errors import Unavailable
+from services.kit.pg import open_pool, prepare_connection
+from services.kit.rpc.auth import Authenticator
+from services.kit.rpc.server import Listener
+from services.kit.run import App, listener
+from services.orchestrator.engine.engine import Engine, Loaded
+from services.orchestrator.engine.member import Member
+from services.orchestrator.loops.lease import keep_lease
+from services.orchestrator.loops.sweep import sweep_runners, watch_locks
+from services.orchestrator.rpc.attach import AttachServicer
+from services.orchestrator.rpc.executions import ExecutionServicer
+from services.orchestrator.settings import Settings
+from services.orchestrator.usecases.plans import Plans
+from services.orchestrator.usecases.read import Reader
+from services.orchestrator.usecases.recover import load
+from services.orchestrator.usecases.start import Starter
+
+log = structlog.get_logger()
+
+_FLUSH_POLL_S = 0.01
+
+
+@asynccontextmanager
+async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
+    """Put the orchestrator together, own the shards, load what is open."""
+    settings = Settings.from_env(env)
+    lock = _lock_home(settings.home)
+    api_pool = await open_pool(
+        settings.database_url,
+        application_name="qflow-orchestrator",
+        size_max=settings.pool_size_max,
+    )
+    engine_pool = await open_pool(
+        settings.engine_database_url, application_name="qflow-engine", size_max=3
+    )
+    plans = Plans()
+    member = Member(
+        engine_pool,
+        host=f"{socket.gethostname()}:{settings.home}",
+        address=settings.attach_listen,
+        proof=True,
+        ttl_s=settings.lease_ttl_s,
+    )
+    reader = Reader(api_pool, engine_pool, plans)
+
+    async def load_open(ids: Sequence[UUID] | None) -> Loaded:
+        return await load(engine_pool, plans, ids)
+
+    engine = Engine(
+        member=member,
+        connect=partial(_connect_journal, settings.engine_database_url),
+        load=load_open,
+    )
+    await engine.begin()
+    writing = asyncio.create_task(engine.run())
+    try:
+        yield App(
+            listener=listener(env, "orchestrator", "127.0.0.1:7102"),
+            authenticator=Authenticator(api_pool),
+            servicers=[
+                (
+                    add_ExecutionServiceServicer_to_server,
+                    ExecutionServicer(
+                        starter=Starter(api_pool, engine_pool, engine, plans),
+                        reader=reader,
+                        engine=engine,
+                    ),
+                )
+            ],
+            internal_listener=Listener(address=settings.attach_listen, public=False),
+            internal_servicers=[(add_AttachServiceServicer_to_server, AttachServicer(engine))],
+            loops=[
+                partial(_follow, writing),
+                partial(keep_lease, engine),
+                partial(sweep_runners, engine, engine_pool),
+                partial(watch_locks, engine, engine_pool),
+            ],
+            on_drain=partial(_drain, engine, writing),
+        )
+    finally:
+        writing.cancel()
+        try:
+            await member.rest(state="gone")
+        except (Unavailable, asyncpg.PostgresError, OSError):
+            log.warning("member_not_signed_off")
+        await engine.journal.close()
+        await api_pool.close()
+        await engine_pool.close()
+        os.close(lock)
+
+
+async def _follow(writing: asyncio.Task[None], stop: asyncio.Event) -> None:
+    """Take the process down when the journal fails. It goes on writing while calls drain."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({writing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if writing.done():
+        await writing
+
+
+async def _drain(engine: Engine, writing: asyncio.Task[None]) -> None:
+    """Write what is queued, unless nothing writes any more; runners go on with what they have."""
+    while not (engine.journal.idle or writing.done()):  # noqa: ASYNC110  # milliseconds, once per process
+        await asyncio.sleep(_FLUSH_POLL_S)
+
+
+async def _connect_journal(url: str) -> asyncpg.Connection[asyncpg.Record]:
+    """Open the journal's connection.
+
+    Its statements find rows by key. Planned while the tables are small, they must not choose to
+    read them whole, since a prepared plan stays when the tables have grown.
+    """
+    db = await asyncpg.connect(
+        url,
+        timeout=5,
+        command_timeout=30,
+        server_settings={
+            "application_name": "qflow-journal",
+            "statement_timeout": "60000",
+            "enable_seqscan": "off",
+            "enable_hashjoin": "off",
+            "enable_mergejoin": "off",
+            "plan_cache_mode": "force_generic_plan",
+            "jit": "off",
+        },
+    )
+    await prepare_connection(db)
+    return db
+
+
+def _lock_home(home: Path) -> int:
+    """Hold the home's lock: whoever has it knows that no other orchestrator of it is alive."""
+    folder = home / "run"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(folder / "orchestrator.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise Unavailable(
+            "HOME_LOCKED", f"another orchestrator runs on {home}; stop it or use another QFLOW_HOME"
+        ) from None
+    return lock

@@ -1,0 +1,1 @@
+"""The rules of executions: pure, without clock, I/O or protobuf."""

@@ -1,0 +1,219 @@
+"""Whether a definition still fits the versions that its nodes stand for now.
+
+The registry proves a definition when it is stored. A place that names no version follows its node,
+and what the node became since was never held against the edges around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+from qflow.types import (
+    Type,
+    ValueTextError,
+    Verdict,
+    VerdictKind,
+    check_value,
+    contains_named,
+    from_json,
+    parse_strict,
+    verdict,
+)
+
+from services.kit.errors import FailedPrecondition, FieldViolation
+from services.orchestrator.domain.plan import Definition, NodeVersion
+
+_NAMES_SHOWN_MAX: Final = 10
+_VALUE_CHARS_MAX: Final = 200
+_ADVICE: Final = "update the workflow to what its nodes are now, or name a version of the node"
+
+
+def check(definition: Definition, versions: Mapping[str, NodeVersion]) -> None:
+    """Refuse a definition that these versions do not fit, naming every fault at once."""
+    faults = find_faults(definition, versions)
+    if not faults:
+        return
+    first = faults[0]
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    raise FailedPrecondition(
+        "NODE_INCOMPATIBLE",
+        f"{first.field}: {first.description}{more}; {_ADVICE}",
+        fields=faults,
+        resource=("workflow", str(definition.workflow_id)),
+    )
+
+
+def find_faults(
+    definition: Definition, versions: Mapping[str, NodeVersion]
+) -> list[FieldViolation]:
+    """Find what does not fit: edges first, then what feeds the nodes, then the outputs."""
+    run = _Check(definition, versions)
+    run.edges()
+    run.nodes()
+    run.outputs()
+    return run.faults
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """What the edges need to know of a version."""
+
+    inputs: Mapping[str, Type]
+    required: tuple[str, ...]
+    outputs: Mapping[str, Type]
+
+
+@dataclass(slots=True)
+class _Check:
+    """One check under way."""
+
+    definition: Definition
+    versions: Mapping[str, NodeVersion]
+    faults: list[FieldViolation] = field(default_factory=list)
+    # Graphs repeat few nodes many times: each version is read once, each pair of types judged once.
+    read: dict[UUID, _Signature] = field(default_factory=dict)
+    judged: dict[tuple[Type, Type, str], Verdict] = field(default_factory=dict)
+    fed: set[tuple[str, str]] = field(default_factory=set)  # (place, input)
+
+    def add(self, place: str, reason: str, description: str) -> None:
+        self.faults.append(FieldViolation(place, description, reason))
+
+    def signature_of(self, node: str) -> _Signature | None:
+        version = self.versions.get(node)
+        if version is None:
+            return None
+        found = self.read.get(version.id)
+        if found is None:
+            found = self.read[version.id] = _read(version)
+        return found
+
+    # -- edges
+
+    def edges(self) -> None:
+        inputs = {
+            str(each["name"]): from_json(each["type"])
+            for each in self.definition.input_types
+            if each.get("type") is not None  # a draft's input may have none yet
+        }
+        for index, edge in enumerate(self.definition.connections):
+            node, name = str(edge["source"]), str(edge["source_output"])
+            if node:
+                signature = self.signature_of(node)
+                outputs = {} if signature is None else signature.outputs
+                source = self._end(index, edge, (node, "output", name), outputs)
+            else:
+                source = self._end(index, edge, ("the workflow", "input", name), inputs)
+            node, name = str(edge["target"]), str(edge["target_input"])
+            signature = self.signature_of(node)
+            takes = {} if signature is None else signature.inputs
+            target = self._end(index, edge, (node, "input", name), takes)
+            self.fed.add((node, name))
+            if source is not None and target is not None:
+                self._fit(index, edge, source, target)
+
+    def _end(
+        self,
+        index: int,
+        edge: Mapping[str, Any],
+        end: tuple[str, str, str],
+        known: Mapping[str, Type],
+    ) -> Type | None:
+        owner, kind, name = end
+        found = known.get(name)
+        if found is None:
+            reason = f"UNKNOWN_{kind.upper()}"
+            lacks = _lacks(owner, kind, name, known)
+            self.add(f"connections[{index}]", reason, f"{_shown(edge)}: {lacks}")
+        return found
+
+    def _fit(self, index: int, edge: Mapping[str, Any], source: Type, target: Type) -> None:
+        conversion = str(edge.get("conversion") or "")
+        said = self._judge(source, target, conversion)
+        if not said.fits:
+            fault = said.reason
+            if said.counter_example is not None:
+                fault += f" (for example {said.counter_example[:_VALUE_CHARS_MAX]})"
+        elif said.kind is VerdictKind.CONVERSION:
+            if said.method == conversion:
+                return
+            # It would be inserted if the edge were stored now; the stored one carries values as is.
+            fault = f"the values need the conversion {said.method} now, which the edge lacks"
+        else:
+            opaque = contains_named(source) or contains_named(target)
+            if opaque is None:
+                return
+            fault = f"values of {opaque} are not carried between nodes"
+        self.add(f"connections[{index}]", "TYPE_REFUTED", f"{_shown(edge)}: {fault}")
+
+    def _judge(self, source: Type, target: Type, conversion: str) -> Verdict:
+        key = (source, target, conversion)
+        said = self.judged.get(key)
+        if said is None:
+            said = self.judged[key] = verdict(source, target, conversion)
+        return said
+
+    # -- nodes: the values written into them, and what nothing feeds
+
+    def nodes(self) -> None:
+        for index, node in enumerate(self.definition.nodes):
+            place, name = f"nodes[{index}]", str(node["id"])
+            signature = self.signature_of(name)
+            if signature is None:
+                self.add(place, "NODE_NOT_FOUND", f"the node behind {name} is gone")
+                continue
+            literals = node.get("parameters") or {}
+            for at, (key, text) in enumerate(literals.items()):
+                self._literal(f"{place}.literals[{at}]", name, key, text, signature)
+            for key in signature.required:
+                if key not in literals and (name, key) not in self.fed:
+                    fault = f"nothing feeds the required input {key} of {name}"
+                    self.add(place, "INPUT_MISSING", fault)
+
+    def _literal(self, place: str, node: str, name: str, text: str, signature: _Signature) -> None:
+        of = signature.inputs.get(name)
+        if of is None:
+            self.add(place, "UNKNOWN_INPUT", _lacks(node, "input", name, signature.inputs))
+            return
+        try:
+            fault = check_value(of, parse_strict(text), name)
+        except ValueTextError as error:
+            self.add(place, "VALUE_INVALID", f"the value of {name} of {node}: {error}")
+            return
+        if fault is not None:
+            what = f"the value of {fault.path} of {node} {fault.message}"
+            self.add(place, "VALUE_NOT_OF_TYPE", what)
+
+    # -- the workflow's outputs
+
+    def outputs(self) -> None:
+        for index, each in enumerate(self.definition.output_types):
+            node, name = str(each["node_id"]), str(each["output"])
+            signature = self.signature_of(node)
+            known = {} if signature is None else signature.outputs
+            if name not in known:
+                fault = _lacks(node, "output", name, known)
+                self.add(f"outputs[{index}]", "UNKNOWN_OUTPUT", f"{each['name']}: {fault}")
+
+
+def _read(version: NodeVersion) -> _Signature:
+    return _Signature(
+        inputs={str(each["name"]): from_json(each["type"]) for each in version.input_types},
+        required=tuple(str(each["name"]) for each in version.input_types if each["required"]),
+        outputs={str(each["name"]): from_json(each["type"]) for each in version.output_types},
+    )
+
+
+def _shown(edge: Mapping[str, Any]) -> str:
+    source = (
+        f"{edge['source']}.{edge['source_output']}" if edge["source"] else edge["source_output"]
+    )
+    return f"{source} → {edge['target']}.{edge['target_input']}"
+
+
+def _lacks(owner: str, kind: str, name: str, known: Iterable[str]) -> str:
+    names = list(known)[:_NAMES_SHOWN_MAX]
+    has = f"it has {', '.join(names)}" if names else f"it has no {kind}s"
+    return f"{owner} has no {kind} {name} ({has})"

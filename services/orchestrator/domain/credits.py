@@ -1,0 +1,89 @@
+"""Who may be given work: runners, their credits, and the places that wait for one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from uuid import UUID
+
+
+@dataclass(slots=True, kw_only=True)
+class Runner:
+    """A runner process as its stream shows it."""
+
+    incarnation: UUID
+    pythons: frozenset[str]
+    connected: bool = True
+    credits: int = 0  # the window it granted
+    grant_epoch: int = -1
+    in_flight: dict[UUID, int] = field(default_factory=dict)  # attempts by node row, with token
+    exclusive: bool = False  # has, or is being emptied for, an attempt that must run alone
+
+    @property
+    def free(self) -> int:
+        """How many more attempts it takes now."""
+        return self.credits - len(self.in_flight) if self.connected else 0
+
+
+class ReadyQueue:
+    """Places that wait for a credit, by the Python they need; round robin over the runs."""
+
+    def __init__(self) -> None:
+        self._by_python: dict[str, OrderedDict[UUID, deque[int]]] = {}
+        self._alone: OrderedDict[tuple[UUID, int], str] = OrderedDict()
+        self.size = 0
+
+    def push(self, run_id: UUID, place: int, python: str, *, alone: bool = False) -> None:
+        """Add a place; those that must run alone go before all others."""
+        if alone:
+            self._alone[run_id, place] = python
+        else:
+            self._by_python.setdefault(python, OrderedDict()).setdefault(run_id, deque()).append(
+                place
+            )
+        self.size += 1
+
+    def take(self, pythons: frozenset[str]) -> tuple[UUID, int] | None:
+        """Take the next place that one of these Pythons can run; its run goes to the end."""
+        for python, runs in self._by_python.items():
+            if python not in pythons:
+                continue
+            run_id, places = runs.popitem(last=False)
+            place = places.popleft()
+            if places:
+                runs[run_id] = places
+            elif not runs:
+                del self._by_python[python]
+            self.size -= 1
+            return run_id, place
+        return None
+
+    def alone(self) -> Iterator[tuple[UUID, int, str]]:
+        """Give the places that must run alone, oldest first."""
+        for (run_id, place), python in list(self._alone.items()):
+            yield run_id, place, python
+
+    def take_alone(self, run_id: UUID, place: int) -> None:
+        """Take one of the places that must run alone."""
+        del self._alone[run_id, place]
+        self.size -= 1
+
+    def forget(self, run_id: UUID) -> None:
+        """Drop all places of a run."""
+        for python in list(self._by_python):
+            dropped = self._by_python[python].pop(run_id, ())
+            self.size -= len(dropped)
+            if not self._by_python[python]:
+                del self._by_python[python]
+        for key in [key for key in self._alone if key[0] == run_id]:
+            del self._alone[key]
+            self.size -= 1
+
+    def waiting(self, pythons: frozenset[str]) -> int:
+        """Count the places that these Pythons could run."""
+        return sum(
+            len(places)
+            for python in pythons & self._by_python.keys()
+            for places in self._by_python[python].values()
+        ) + len(self._alone)

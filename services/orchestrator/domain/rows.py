@@ -1,0 +1,222 @@
+"""What a change of a run writes, and what follows once that is committed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+from uuid import UUID
+
+from services.orchestrator.domain.state import NodeRecord
+
+
+class RunInsert(NamedTuple):
+    """A new row of workflow_executions."""
+
+    id: UUID
+    workflow_id: UUID
+    tenant_id: UUID
+    created_by: UUID
+    workflow_version: int
+    current_version: int | None  # refuse unless the workflow still stands at this version
+    pins_id: UUID
+    shard: int
+    status: str
+    input_data: str
+    request_id: UUID | None
+    request_digest: str | None
+    python_version: str
+    timeout_ms: int | None
+    revision: int
+
+
+class NodeInsert(NamedTuple):
+    """A new row of node_executions, born running."""
+
+    id: UUID
+    run_id: UUID
+    node_id: str
+    node_version_id: UUID
+    execution_order: int
+    max_retries: int
+    runner: UUID
+    token: int
+    revision: int
+    first: bool  # of a run that the same flush inserts: written only if that row was
+
+
+class NodeComplete(NamedTuple):
+    """A running row becomes completed."""
+
+    id: UUID
+    token: int
+    output_data: str | None
+    output_file_id: UUID | None
+    revision: int
+    cpu_us: int
+    memory_peak_bytes: int
+    stdout_tail: str
+    stderr_tail: str
+    container_id: UUID | None
+
+
+class NodeChange(NamedTuple):
+    """Any other change of a row that is not final."""
+
+    id: UUID
+    token: int  # the token the row must still have
+    status: str
+    new_token: int
+    runner: UUID | None
+    starts: bool  # set started_at: an attempt begins
+    final: bool  # set completed_at
+    due_ms: int | None  # set due_at this far ahead
+    retry_count: int
+    delivery_count: int
+    error_type: str | None
+    error_message: str | None
+    stack_trace: str | None
+    revision: int
+    cpu_us: int
+    memory_peak_bytes: int
+    stdout_tail: str
+    stderr_tail: str
+    container_id: UUID | None
+
+
+class AttemptInsert(NamedTuple):
+    """A failed or lost attempt: a row of node_attempts and one of error_logs."""
+
+    node_execution_id: UUID
+    run_id: UUID
+    tenant_id: UUID
+    error_log_id: UUID
+    attempt: int
+    token: int
+    outcome: str
+    error_type: str
+    error_message: str
+    stack_trace: str
+    stdout_tail: str
+    stderr_tail: str
+    runner: UUID | None
+    cpu_us: int
+    memory_peak_bytes: int
+
+
+class FlowInsert(NamedTuple):
+    """A row of node_data_flow."""
+
+    id: UUID
+    run_id: UUID
+    source_node_id: str
+    target_node_id: str
+    data_type: str
+    data_size_bytes: int
+    serialization_us: int
+    transfer_us: int
+    conversion: str | None
+    file_id: UUID | None
+
+
+class RunChange(NamedTuple):
+    """A change of a row of workflow_executions that is not final."""
+
+    id: UUID
+    status: str
+    starts: bool  # set started_at
+    final: bool  # set completed_at
+    cancels: bool  # set cancel_requested_at
+    output_data: str | None
+    error_type: str | None
+    error_message: str | None
+    stack_trace: str | None
+    failed_node_id: str | None
+    revision: int
+    cpu_us: int
+    memory_peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AssignCommand:
+    """Send an attempt to the runner that holds its row."""
+
+    runner: UUID
+    run_id: UUID
+    place: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class AckCommand:
+    """Tell a runner that a result is committed."""
+
+    runner: UUID
+    attempt_ref: UUID
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class SupersededCommand:
+    """Tell a runner to kill and forget an attempt."""
+
+    runner: UUID
+    attempt_ref: UUID
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class KillCommand:
+    """Tell a runner to kill an attempt and say so."""
+
+    runner: UUID
+    attempt_ref: UUID
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run is over: forget it."""
+
+    run_id: UUID
+
+
+Command: TypeAlias = AssignCommand | AckCommand | SupersededCommand | KillCommand | Finished
+
+
+@dataclass(slots=True)
+class Transition:
+    """One change of one run: its rows are written together or not at all, then its commands go."""
+
+    run_id: UUID
+    run_inserts: list[RunInsert] = field(default_factory=list)
+    node_inserts: list[NodeInsert] = field(default_factory=list)
+    completes: list[NodeComplete] = field(default_factory=list)
+    changes: list[NodeChange] = field(default_factory=list)
+    attempts: list[AttemptInsert] = field(default_factory=list)
+    flows: list[FlowInsert] = field(default_factory=list)
+    run_changes: list[RunChange] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
+    begun: list[NodeRecord] = field(default_factory=list)  # attempts that it starts
+    views: list[tuple[int, NodeRecord]] = field(default_factory=list)  # places as they then stood
+    complete_views: bool = True  # whether `views` holds every place that it changed
+    revision: int = 0
+
+    def cost(self) -> tuple[int, int]:
+        """Count the rows it writes, and about how many bytes they carry."""
+        rows = (
+            len(self.run_inserts)
+            + len(self.node_inserts)
+            + len(self.completes)
+            + len(self.changes)
+            + 2 * len(self.attempts)
+            + len(self.flows)
+            + len(self.run_changes)
+        )
+        size = 200 * rows
+        for inserted in self.run_inserts:
+            size += len(inserted.input_data)
+        for completed in self.completes:
+            size += len(completed.output_data or "")
+        for moved in self.run_changes:
+            size += len(moved.output_data or "")
+        return rows, size

@@ -1,0 +1,75 @@
+"""Where runs and nodes can stand, and where from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from enum import StrEnum
+from typing import Final
+
+
+class RunStatus(StrEnum):
+    """Where a run stands; the words are the column's."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class NodeStatus(StrEnum):
+    """Where a node of a run stands; the words are the column's."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+    QUARANTINED = "quarantined"
+
+
+RUN_FINAL: Final = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+NODE_FINAL: Final = frozenset(
+    {
+        NodeStatus.COMPLETED,
+        NodeStatus.FAILED,
+        NodeStatus.SKIPPED,
+        NodeStatus.CANCELLED,
+        NodeStatus.QUARANTINED,
+    }
+)
+
+# What may follow what. The planner asserts it on every change; a final status has no successor.
+NODE_NEXT: Final[Mapping[NodeStatus, AbstractSet[NodeStatus]]] = {
+    NodeStatus.PENDING: frozenset({NodeStatus.RUNNING, NodeStatus.SKIPPED, NodeStatus.CANCELLED}),
+    NodeStatus.RUNNING: frozenset(
+        {
+            NodeStatus.RUNNING,  # taken over by another runner, or told to stop
+            NodeStatus.RETRYING,
+            NodeStatus.COMPLETED,
+            NodeStatus.FAILED,
+            NodeStatus.CANCELLED,
+            NodeStatus.QUARANTINED,
+        }
+    ),
+    NodeStatus.RETRYING: frozenset(
+        {NodeStatus.RUNNING, NodeStatus.FAILED, NodeStatus.CANCELLED, NodeStatus.QUARANTINED}
+    ),
+    NodeStatus.WAITING: frozenset(
+        {NodeStatus.RUNNING, NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.CANCELLED}
+    ),
+    NodeStatus.PAUSED: frozenset({NodeStatus.RUNNING, NodeStatus.CANCELLED}),
+    **{status: frozenset[NodeStatus]() for status in NODE_FINAL},
+}
+RUN_NEXT: Final[Mapping[RunStatus, AbstractSet[RunStatus]]] = {
+    RunStatus.PENDING: frozenset({RunStatus.RUNNING, RunStatus.FAILED, RunStatus.CANCELLED}),
+    RunStatus.RUNNING: frozenset({RunStatus.PAUSED, *RUN_FINAL}),
+    RunStatus.PAUSED: frozenset({RunStatus.RUNNING, *RUN_FINAL}),
+    **{status: frozenset[RunStatus]() for status in RUN_FINAL},
+}

@@ -1,0 +1,438 @@
+"""The engine: runs the core over its journal, and lets out what is committed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from services.kit.errors import QflowError, ResourceExhausted, Unavailable
+from services.kit.ids import uuid7
+from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.restore import latest
+from services.orchestrator.domain.rows import (
+    AckCommand,
+    AssignCommand,
+    Command,
+    Finished,
+    KillCommand,
+    RunInsert,
+    SupersededCommand,
+    Transition,
+)
+from services.orchestrator.domain.state import Failure, Run
+from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL
+from services.orchestrator.engine.ended import Ended
+from services.orchestrator.engine.hub import Change, Hub
+from services.orchestrator.engine.journal import BROKEN, Committed, Journal, OutcomeUnknownError
+from services.orchestrator.engine.member import Member
+from services.orchestrator.engine.streams import Assignment, Stream
+
+log = structlog.get_logger()
+
+INLINE_BYTES_MAX: Final = 64 * 1024
+JOURNAL_BYTES_MAX: Final = 8 * 1024 * 1024
+STREAM_PAUSE_BYTES: Final = 32 * 1024 * 1024
+_RECONNECT_MAX_S: Final = 2.0
+_END_MAX_S: Final = 5.0
+
+
+class NotStarted(Exception):  # noqa: N818  # what happened, for the caller to look into
+    """A run was not inserted: its workflow went away or changed, or its request id is taken."""
+
+
+class Loaded:
+    """Open runs as their rows say they stand."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[Run, dict[int, float], float | None]] = []
+        self.unlocked: set[UUID] = set()
+
+
+class Engine:
+    """One orchestrator's actor, on one event loop; only what says `async` waits."""
+
+    def __init__(
+        self,
+        *,
+        member: Member,
+        connect: Callable[[], Awaitable[asyncpg.Connection[asyncpg.Record]]],
+        load: Callable[[Sequence[UUID] | None], Awaitable[Loaded]],
+    ) -> None:
+        self.member = member
+        self.hub = Hub()
+        self.core = self._new_core()
+        self.streams: dict[UUID, Stream] = {}
+        self.ended = Ended()
+        self.silent_since: dict[UUID, float] = {}  # runners with attempts and without a stream
+        self.work = asyncio.Event()  # set while there is anything to keep a lease for
+        self.sweep_now = asyncio.Event()
+        self.locks_wanted = asyncio.Event()
+        self.attempts_begun = asyncio.Event()
+        self._load = load
+        self._waiting: dict[UUID, asyncio.Future[None]] = {}  # starts by run
+        self._cancels: dict[UUID, asyncio.Future[None]] = {}  # by run
+        self._reloaded: set[UUID] = set()
+        self._loading = False
+        self.recovering = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.journal = Journal(
+            connect,
+            ensure_live=member.ensure_live,
+            release=self._released,
+            culprit=self._take_out,
+        )
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Join the members and load what is open."""
+        await self.member.join()
+        await self._rebuild()
+
+    async def run(self) -> None:
+        """Write until cancelled; raises `FencedError` when another member took over."""
+        try:
+            while True:
+                try:
+                    await self.journal.run()
+                except OutcomeUnknownError as error:
+                    log.warning("journal_outcome_unknown", error=repr(error.__cause__))
+                    await self._recover()
+        finally:
+            self.recovering = True  # nothing writes any more: nobody may wait for it
+            for future in [*self._waiting.values(), *self._cancels.values()]:
+                _reject(future, _try_again())
+
+    async def _recover(self) -> None:
+        """Forget and reload: the only rollback. Nothing an older epoch wrote can still arrive.
+
+        What streams and callers say meanwhile goes to the old core and is forgotten with it:
+        runners keep their results until an Ack, and callers are told to repeat.
+        """
+        self.recovering = True
+        delay_s = 0.05
+        while True:
+            try:
+                await self.journal.close()
+                await self.member.advance()
+                await self._rebuild()
+                break
+            except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+                log.warning("recovery_waits", error=repr(error))
+            await asyncio.sleep(delay_s * random.uniform(0.5, 1))  # noqa: S311
+            delay_s = min(delay_s * 2, _RECONNECT_MAX_S)
+
+    async def _rebuild(self) -> None:
+        loaded = await self._load(None)
+        # From here on nothing waits: no event may see half of the old and half of the new.
+        self.recovering = False
+        self.journal.clear()
+        self.core = self._new_core()
+        self._reloaded.clear()
+        self.silent_since.clear()
+        waiting, self._waiting = self._waiting, {}
+        cancels, self._cancels = self._cancels, {}
+        for stream in list(self.streams.values()):
+            stream.close()  # runners come back and say what they have
+        self.streams.clear()
+        self._adopt(loaded)
+        for run_id, future in waiting.items():
+            # Written after all, or not at all: a repetition with the same request id is safe.
+            if run_id in self.core.runs:
+                _resolve(future)
+            else:
+                _reject(future, _try_again())
+        for future in cancels.values():
+            _reject(future, _try_again())
+        self.hub.resync()
+        log.info("executions_loaded", count=len(loaded.runs), epoch=self.member.epoch)
+
+    def _new_core(self) -> Core:
+        return Core(epoch=self.member.epoch, new_id=uuid7, draw=random.random)
+
+    def _adopt(self, loaded: Loaded) -> None:
+        now = self.now()
+        self.core.unlocked |= loaded.unlocked
+        for run, due_s, deadline_s in loaded.runs:
+            self.journal.not_before(latest(run))
+            self.core.adopt(run, now=now, due_s=due_s, deadline_s=deadline_s)
+        for runner_id, runner in self.core.runners.items():
+            if not runner.connected:
+                self.silent_since.setdefault(runner_id, now)
+                self.attempts_begun.set()
+        self._apply(self.core.redispatch())
+
+    async def _take_out(self, run_id: UUID, reason: str) -> None:
+        """Load a run again that the journal could not write; the second time, end it."""
+        self.core.forget(run_id)
+        self._loading = True
+        try:
+            loaded = await self._load([run_id])
+        finally:
+            self._loading = False
+        cancel = self._cancels.pop(run_id, None)
+        if cancel is not None:
+            _reject(cancel, _try_again())
+        future = self._waiting.pop(run_id, None)
+        if future is not None:
+            _resolve(future) if loaded.runs else _reject(future, _try_again())
+        self._adopt(loaded)
+        if run_id in self._reloaded and run_id in self.core.runs:
+            failure = Failure(
+                error_type="engine_error", message=f"the engine could not record it: {reason}"
+            )
+            self._apply(self.core.break_off(run_id, failure))
+        else:
+            # Its runners may have forgotten nothing: the same assignment again asks for the result.
+            for command in self.core.assigned(run_id):
+                self._send_assignment(command)
+        self._reloaded.add(run_id)
+
+    # --- what callers ask -----------------------------------------------------------------------
+
+    async def start(self, run: Run, row: RunInsert) -> None:
+        """Start a run; returns once it is committed.
+
+        Raises `NotStarted` when it was refused; the caller looks why.
+        """
+        if self.recovering:
+            raise _try_again()
+        if self.journal.pending_bytes > JOURNAL_BYTES_MAX:
+            raise ResourceExhausted(
+                "JOURNAL_FULL", "the engine is behind with writing; try again", retry_after_s=1.0
+            )
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[run.id] = future
+        self._apply(self.core.start(run, row, now=self.now()))
+        await asyncio.shield(future)
+
+    async def cancel(self, run_id: UUID) -> None:
+        """Ask a run to stop; returns once that is committed."""
+        if self.recovering:
+            raise _try_again()
+        run = self.core.runs.get(run_id)
+        if run is None or run.cancel_requested_at is not None:
+            return
+        future = self._cancels.get(run_id)
+        if future is None and run.status in RUN_FINAL:
+            with self.hub.subscribed(run_id, ends_only=True) as end:  # it is on its way to disk
+                await end.next(_END_MAX_S)
+            return
+        if future is None:
+            future = self._cancels[run_id] = asyncio.get_running_loop().create_future()
+            self._apply(self.core.cancel(run_id))
+        await asyncio.shield(future)
+
+    # --- what runners say -----------------------------------------------------------------------
+
+    def attach(self, runner_id: UUID, pythons: Iterable[str], inventory: dict[UUID, int]) -> Stream:
+        """Hold a runner's stream; one it had before ends."""
+        earlier = self.streams.get(runner_id)
+        if earlier is not None:
+            earlier.close()
+        stream = self.streams[runner_id] = Stream(runner_id)
+        self.silent_since.pop(runner_id, None)
+        self._apply(self.core.attached(runner_id, frozenset(pythons), inventory))
+        self.sweep_now.set()  # a new runner may stand where an old one died
+        return stream
+
+    def detach(self, stream: Stream) -> None:
+        """Know that a stream has ended."""
+        if self.streams.get(stream.runner) is not stream:
+            return
+        del self.streams[stream.runner]
+        if stream.runner in self.core.runners:
+            self.core.detached(stream.runner)
+        if stream.runner in self.core.runners:
+            self.silent_since[stream.runner] = self.now()
+            self.attempts_begun.set()
+            self.sweep_now.set()
+
+    def outcomes(self, runner_id: UUID, outcomes: Iterable[Outcome]) -> None:
+        """Take a runner's word on attempts."""
+        now = self.now()
+        for outcome in outcomes:
+            transitions = self.core.outcome(runner_id, outcome, now=now)
+            if transitions is not None:
+                self._apply(transitions)
+            elif not self._loading:  # it may belong to what is being loaded: it is asked for then
+                self._send(SupersededCommand(runner_id, outcome.attempt_ref, outcome.token))
+
+    def declined(self, runner_id: UUID, ref: UUID, token: int) -> None:
+        """Take back an attempt."""
+        self._apply(self.core.declined(runner_id, ref, token))
+
+    def granted(self, runner_id: UUID, credits_: int, grant_epoch: int) -> None:
+        """Take a runner's window."""
+        if runner_id in self.core.runners:
+            self._apply(self.core.granted(runner_id, credits_, grant_epoch))
+
+    def lost(self, runner_id: UUID) -> None:
+        """Take back all attempts of a fenced runner."""
+        self.silent_since.pop(runner_id, None)
+        self._apply(self.core.lost(runner_id))
+        stream = self.streams.get(runner_id)
+        if stream is not None:
+            stream.close()
+
+    def lock_known(self, node_version_id: UUID, failure: Failure | None) -> None:
+        """Let go, or fail, what waited for a node version's lock."""
+        self._apply(self.core.lock_known(node_version_id, failure))
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Give the loop's clock, which every timer of the engine goes by."""
+        return asyncio.get_running_loop().time()
+
+    def _apply(self, transitions: Iterable[Transition]) -> None:
+        for transition in transitions:
+            self.journal.submit(transition)
+        if self.core.runs or not self.journal.idle:
+            self.work.set()
+        if self.core.locks_pending:
+            self.locks_wanted.set()
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        at = self.core.next_timer
+        if self._timer is not None:
+            if at is not None and self._timer.when() <= at and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if at is not None:
+            self._timer = asyncio.get_running_loop().call_at(at, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self._apply(self.core.due(now=self.now()))
+
+    def _released(self, committed: Committed) -> None:
+        """Let out what hangs on a batch, in order."""
+        refused = []
+        for t in committed.batch:
+            run = self.core.runs.get(t.run_id)
+            if t.run_inserts and not self._answer_start(t.run_id, run, committed):
+                refused.append(t.run_id)
+                continue
+            self._stamp(t, run, committed.at)
+            for command in t.commands:
+                self._carry_out(command)
+            if self._cancels and any(change.cancels for change in t.run_changes):
+                waiting = self._cancels.pop(t.run_id, None)
+                if waiting is not None:
+                    _resolve(waiting)
+        for run_id in refused:
+            self.core.forget(run_id)
+        if refused:
+            self._apply(self.core.redispatch())
+
+    def _answer_start(self, run_id: UUID, run: Run | None, committed: Committed) -> bool:
+        future = self._waiting.pop(run_id, None)
+        if run_id not in committed.started:
+            if future is not None:
+                _reject(future, NotStarted())
+            return False
+        if run is not None:
+            run.created_at = committed.at
+            if run.plan.timeout_ms is not None:
+                run.deadline_at = committed.at + timedelta(milliseconds=run.plan.timeout_ms)
+        if future is not None:
+            _resolve(future)
+        return True
+
+    def _carry_out(self, command: Command) -> None:
+        if isinstance(command, AssignCommand):
+            self._send_assignment(command)
+        elif isinstance(command, Finished):
+            run = self.core.forget(command.run_id)
+            if run is not None and run.completed_at is not None:
+                self.ended.keep(run, self.now())
+        else:
+            self._send(command)
+
+    def _stamp(self, t: Transition, run: Run | None, at: datetime) -> None:
+        for record in t.begun:
+            record.started_at = at
+        if run is None:
+            return
+        final = any(change.final for change in t.run_changes)
+        if t.begun and run.started_at is None:
+            run.started_at = at
+        if final:
+            run.completed_at = max(at, run.started_at or at)
+        if any(change.cancels for change in t.run_changes):
+            run.cancel_requested_at = run.cancel_requested_at or at
+        if not t.revision or not self.hub.watched(t.run_id):
+            return
+        for _, view in t.views:
+            if view.started_at is None or any(view.id == each.id for each in t.begun):
+                view.started_at = at
+            if view.status in NODE_FINAL:
+                view.completed_at = max(at, view.started_at)
+        self.hub.publish(t.run_id, Change(t.revision, t.views, t.complete_views, final))
+
+    def _send(self, command: SupersededCommand | AckCommand | KillCommand) -> None:
+        stream = self.streams.get(command.runner)
+        if stream is not None:
+            stream.send(command)
+
+    def _send_assignment(self, command: AssignCommand) -> None:
+        stream = self.streams.get(command.runner)
+        run = self.core.runs.get(command.run_id)
+        record = run.records[command.place] if run is not None else None
+        if stream is None or run is None or record is None:
+            return  # it is sent when the runner comes back
+        if command.token not in (record.token, record.killing):
+            return  # a later one follows. One to be killed goes out: its Kill wants an answer
+        bindings = run.plan.places[command.place].inputs
+        self.attempts_begun.set()
+        values = [(at, run.value(command.place, at)) for at in range(len(bindings))]
+        given = tuple(at for at, value in values if value is not None)
+        inline = sum(len(value) for _, value in values if isinstance(value, bytes))
+        definition = stream.define(run.plan, command.place, run.tenant_id, given)
+        pull = inline > INLINE_BYTES_MAX
+        stream.send(
+            Assignment(
+                attempt_ref=record.id,
+                token=command.token,
+                definition=definition.number,
+                run_id=run.id,
+                attempt=record.retry_count + record.delivery_count + 1,
+                values=() if pull else tuple(value for _, value in values if value is not None),
+                pull=pull,
+            )
+        )
+
+    def watch(self, run_id: UUID, change: int) -> None:
+        """Count a watcher in or out: while there are any, transitions carry what they change."""
+        run = self.core.runs.get(run_id)
+        if run is not None:
+            run.watchers = max(0, run.watchers + change)
+
+
+def _try_again() -> Unavailable:
+    return Unavailable(
+        "ENGINE_RECOVERING",
+        "the engine lost its database for a moment; repeat the call with the same request id",
+        retry_after_s=1.0,
+    )
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _reject(future: asyncio.Future[None], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # whoever waited may have gone: then nobody needs to hear it

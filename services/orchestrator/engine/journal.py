@@ -1,0 +1,239 @@
+"""The journal: every state change of every execution, in order, through one connection.
+
+While one batch is being made durable the next one collects: no delay when idle, large batches
+under load. What hangs on a batch is released after its commit and never before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from services.kit.errors import QflowError
+from services.orchestrator.domain.rows import Transition
+from services.orchestrator.storage import flush
+
+log = structlog.get_logger()
+
+ROWS_MAX: Final = 2000
+BATCH_BYTES_MAX: Final = 1024 * 1024
+_RETRIES_MAX: Final = 8
+_EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+# Server errors after which the same statement may well succeed: nothing of it was written.
+_TRANSIENT: Final = ("40", "53", "55", "57014")
+# Errors of one execution's rows: it is found and taken out, the others go on.
+# The connection is gone or in disorder: whether the statement was carried out is not known.
+BROKEN: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_CULPABLE: Final = ("22", "23", flush.GUARD_MISSED)
+
+
+class FencedError(Exception):
+    """Another member took over: this one writes nothing any more."""
+
+
+class OutcomeUnknownError(Exception):
+    """The connection broke under a flush: only the database knows whether it was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A batch that is durable."""
+
+    batch: Sequence[Transition]
+    at: datetime
+    started: frozenset[UUID]  # of the runs it was to insert, those that it did
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Under whose name the journal writes."""
+
+    member_id: UUID
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    transition: Transition
+    rows: int
+    size: int
+
+
+class Journal:
+    """One writer; `release` is called after each commit, `culprit` for a run it cannot write."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[asyncpg.Connection[asyncpg.Record]]],
+        *,
+        ensure_live: Callable[[bool], Awaitable[Fence]],
+        release: Callable[[Committed], None],
+        culprit: Callable[[UUID, str], Awaitable[None]],
+    ) -> None:
+        self._connect = connect
+        self._ensure_live = ensure_live
+        self._release = release
+        self._culprit = culprit
+        self._queue: deque[_Queued] = deque()
+        self._wake = asyncio.Event()
+        self._roomy = asyncio.Event()
+        self._roomy.set()
+        self._db: asyncpg.Connection[asyncpg.Record] | None = None
+        self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]] = {}
+        self._last = _EARLIEST
+        self.pending_bytes = 0
+        self.flushes = 0
+        self.rows = 0
+
+    def submit(self, transition: Transition) -> None:
+        """Queue a transition; its commands go out once it is durable."""
+        rows, size = transition.cost()
+        self._queue.append(_Queued(transition, rows, size))
+        self.pending_bytes += size
+        self._wake.set()
+
+    def not_before(self, at: datetime) -> None:
+        """Stamp nothing earlier than this: the latest time in what was loaded."""
+        self._last = max(self._last, at)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be written."""
+        return not self._queue
+
+    def drop(self, run_id: UUID) -> None:
+        """Forget what is queued for a run that will be loaded again."""
+        kept = [each for each in self._queue if each.transition.run_id != run_id]
+        self._queue = deque(kept)
+        self.pending_bytes = sum(each.size for each in kept)
+
+    def clear(self) -> None:
+        """Forget everything that is queued: it will be derived again from what is committed."""
+        self._queue.clear()
+        self.pending_bytes = 0
+
+    async def run(self) -> None:
+        """Write until cancelled. Raises `FencedError` or `OutcomeUnknownError`."""
+        while True:
+            while not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+            # What came in with the commit joins this batch: one turn of the loop brings it here.
+            await asyncio.sleep(0)
+            batch = self._take()
+            await self._write(batch)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._db is not None:
+            self._db.terminate()
+            self._db = None
+        self._statements.clear()
+
+    def _take(self) -> list[Transition]:
+        """Take the longest head of the queue in which no row stands twice."""
+        batch: list[Transition] = []
+        touched: set[UUID] = set()
+        rows = size = 0
+        while self._queue:
+            queued = self._queue[0]
+            keys = _keys(queued.transition)
+            if batch and (
+                rows + queued.rows > ROWS_MAX
+                or size + queued.size > BATCH_BYTES_MAX
+                or not touched.isdisjoint(keys)
+            ):
+                break
+            touched.update(keys)
+            rows += queued.rows
+            size += queued.size
+            self._queue.popleft()
+            batch.append(queued.transition)
+        self.pending_bytes -= size
+        self.rows += rows
+        return batch
+
+    async def _write(self, batch: list[Transition]) -> None:
+        if not any(_keys(t) for t in batch):  # commands alone
+            self._release(Committed(batch, self._last, frozenset()))
+            return
+        try:
+            committed = await self._flush(batch)
+        except asyncpg.PostgresError as error:
+            state = error.sqlstate or ""
+            if state == flush.FENCED:
+                raise FencedError from error
+            if not state.startswith(_CULPABLE):
+                raise OutcomeUnknownError from error
+            await self._take_apart(batch, error)
+        else:
+            self._release(committed)
+
+    async def _take_apart(self, batch: list[Transition], error: asyncpg.PostgresError) -> None:
+        """Write a refused batch run by run; the one that is refused again is the culprit."""
+        runs = list(dict.fromkeys(t.run_id for t in batch))
+        if len(runs) == 1:
+            log.error("flush_refused", execution_id=str(runs[0]), error=str(error))
+            self.drop(runs[0])
+            await self._culprit(runs[0], str(error))
+            return
+        for run_id in runs:
+            await self._write([t for t in batch if t.run_id == run_id])
+
+    async def _flush(self, batch: Sequence[Transition]) -> Committed:
+        prepared = flush.prepare(batch)
+        again = False
+        for attempt in range(1, _RETRIES_MAX + 1):
+            try:
+                fence = await self._ensure_live(again)
+            except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+                raise OutcomeUnknownError from error
+            try:
+                statement = await self._statement(prepared.sql)
+                arguments = flush.arguments(prepared, fence.member_id, fence.epoch, self._last)
+                row = await statement.fetchrow(*arguments)
+            except asyncpg.PostgresError as error:
+                alive = self._db is not None and not self._db.is_closed()
+                state = error.sqlstate or ""
+                if state == flush.FENCED and not again:
+                    again = True  # it may have gone to rest a moment ago: to renew tells
+                    continue
+                if not alive or not state.startswith(_TRANSIENT) or attempt == _RETRIES_MAX:
+                    raise
+                await asyncio.sleep(random.uniform(0.5, 1) * 0.02 * 2**attempt)  # noqa: S311
+            except BROKEN as error:
+                raise OutcomeUnknownError from error
+            else:
+                assert row is not None
+                self._last = row["at"]
+                self.flushes += 1
+                return Committed(batch, row["at"], frozenset(row["started"] or ()))
+        raise AssertionError("the last attempt raises or returns")
+
+    async def _statement(self, sql: str) -> asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]:
+        if self._db is None or self._db.is_closed():
+            self._statements.clear()
+            self._db = await self._connect()
+        statement = self._statements.get(sql)
+        if statement is None:
+            statement = self._statements[sql] = await self._db.prepare(sql)
+        return statement
+
+
+def _keys(t: Transition) -> list[UUID]:
+    """Return the rows that it inserts or updates."""
+    keys = [each.id for each in t.run_inserts]
+    keys += [each.id for each in t.run_changes]
+    keys += [each.id for each in t.node_inserts]
+    keys += [each.id for each in t.completes]
+    keys += [each.id for each in t.changes]
+    return keys

@@ -1,0 +1,44 @@
+"""The lease: renewed while there is work, given back when there is none."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import asyncpg
+import structlog
+
+from services.kit.errors import QflowError
+from services.kit.loops import pause, wait_either
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.engine.journal import BROKEN
+
+log = structlog.get_logger()
+
+_HEARTBEATS_PER_TTL: Final = 3.3
+_IDLE_AFTER_S: Final = 5.0
+
+
+async def keep_lease(engine: Engine, stop: asyncio.Event) -> None:
+    """Renew the member's lease while it has runs; raises `FencedError` when another took over."""
+    member = engine.member
+    idle_since: float | None = None
+    while not stop.is_set():
+        await wait_either(engine.work, stop, None)
+        if stop.is_set():
+            return
+        busy = bool(engine.core.runs) or not engine.journal.idle
+        now = engine.now()
+        idle_since = None if busy else idle_since or now
+        try:
+            if busy and member.live:
+                await member.renew()
+            elif idle_since is not None and now - idle_since >= _IDLE_AFTER_S:
+                engine.work.clear()
+                if member.live:
+                    await member.rest()
+                idle_since = None
+                continue
+        except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+            log.warning("lease_not_renewed", error=repr(error))
+        await pause(stop, member.ttl_s / _HEARTBEATS_PER_TTL if busy else _IDLE_AFTER_S)

@@ -1,0 +1,83 @@
+"""The sweep: finds runners whose leases ran out, and locks that are known by now."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import asyncpg
+import structlog
+
+from services.kit.errors import QflowError
+from services.kit.loops import pause, wait_either
+from services.kit.pg import Pool, transaction
+from services.orchestrator.domain.state import Failure
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.engine.journal import BROKEN
+from services.orchestrator.storage import definitions, members
+
+log = structlog.get_logger()
+
+_CALM_S: Final = 3.0
+_WATCHFUL_S: Final = 0.5
+_LOCKS_S: Final = 0.5
+
+
+async def sweep_runners(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
+    """Fence runners that are gone and give their attempts to others. Quiet when nothing runs."""
+    while not stop.is_set():
+        silent = bool(engine.silent_since)
+        attempts = any(runner.in_flight for runner in engine.core.runners.values())
+        wait_s = _WATCHFUL_S if silent else _CALM_S if attempts else None
+        if wait_s is None:
+            await wait_either(engine.attempts_begun, stop, None)
+        else:
+            await wait_either(engine.sweep_now, stop, wait_s)
+        engine.attempts_begun.clear()
+        engine.sweep_now.clear()
+        if stop.is_set():
+            return
+        try:
+            await sweep_once(engine, pool)
+        except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+            log.warning("sweep_failed", error=repr(error))
+
+
+async def sweep_once(engine: Engine, pool: Pool) -> None:
+    """Look once at the runners that have attempts."""
+    holders = [each.incarnation for each in engine.core.runners.values() if each.in_flight]
+    if not holders:
+        return
+    now = engine.now()
+    silent = [
+        each for each in holders if now - engine.silent_since.get(each, now) > engine.member.ttl_s
+    ]
+    async with transaction(pool) as db:
+        lost = await members.lost_runners(db, holders, silent=silent)
+    for incarnation in lost:
+        log.warning("runner_lost", incarnation=str(incarnation))
+        engine.lost(incarnation)
+
+
+async def watch_locks(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
+    """Look for the locks that places wait for. Quiet when none does."""
+    while not stop.is_set():
+        waiting = list(engine.core.locks_pending)
+        if not waiting:
+            engine.locks_wanted.clear()
+            await wait_either(engine.locks_wanted, stop, None)
+            continue
+        await pause(stop, _LOCKS_S)
+        try:
+            async with transaction(pool) as db:
+                locks = await definitions.get_locks(db, waiting)
+        except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+            log.warning("locks_not_read", error=repr(error))
+            continue
+        for lock in locks:
+            if lock.state in ("none", "locked"):
+                engine.lock_known(lock.node_version_id, None)
+            elif lock.state == "failed":
+                message = f"the node's requirements cannot be met: {lock.error}"
+                failure = Failure(error_type="dependency_error", message=message)
+                engine.lock_known(lock.node_version_id, failure)

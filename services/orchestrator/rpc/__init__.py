@@ -1,0 +1,1 @@
+"""The orchestrator's contract: decode, call one use case, encode."""

@@ -1,0 +1,223 @@
+"""AttachService: the held streams of runners."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Final
+from uuid import UUID
+
+import grpc
+import structlog
+from qflow.orchestrator.v1 import attach_service_pb2 as pb
+from qflow.orchestrator.v1 import attach_service_pb2_grpc
+
+from services.kit.errors import Conflict, FailedPrecondition, InvalidArgument
+from services.orchestrator.domain.core import Outcome
+from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
+from services.orchestrator.domain.state import Failure, FileValue, Usage
+from services.orchestrator.engine.engine import STREAM_PAUSE_BYTES, Engine
+from services.orchestrator.engine.streams import Assignment, Definition, Outgoing, Stream
+
+log = structlog.get_logger()
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+PROTOCOL: Final = 1
+FRAME_BYTES_MAX: Final = 256 * 1024
+CHUNK_BYTES: Final = 128 * 1024
+KILL_GRACE_MS: Final = 2000
+_ROOM_CHECK_S: Final = 0.02
+
+
+class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
+    """Turns frames into events of the engine, and its commands into frames."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def Attach(
+        self, request_iterator: AsyncIterator[pb.AttachRequest], context: Context
+    ) -> AsyncIterator[pb.AttachResponse]:
+        """Hold a runner's stream until either side ends it."""
+        first = await anext(request_iterator, None)
+        if first is None or not first.HasField("hello"):
+            raise InvalidArgument("HELLO_MISSING", "hello: the first frame must say who attaches")
+        if first.hello.protocol != PROTOCOL:
+            raise InvalidArgument(
+                "PROTOCOL_UNKNOWN",
+                f"hello.protocol {first.hello.protocol}: this orchestrator speaks {PROTOCOL}",
+            )
+        runner_id = UUID(first.hello.incarnation)
+        if runner_id in self._engine.core.fenced:
+            raise FailedPrecondition(
+                "RUNNER_FENCED",
+                "hello.incarnation: this one was fenced; end its attempts and come as another",
+            )
+        inventory = {UUID(bytes=item.attempt_ref): item.token for item in first.hello.inventory}
+        stream = self._engine.attach(runner_id, first.hello.pythons, inventory)
+        log.info("runner_attached", incarnation=str(runner_id), slots=first.hello.slots)
+        reader = asyncio.create_task(self._read(stream, first, request_iterator))
+        try:
+            member = self._engine.member
+            yield pb.AttachResponse(
+                welcome=pb.Welcome(member_id=str(member.id), epoch=member.epoch)
+            )
+            while not stream.closed:
+                for frame in _frames(await stream.take()):
+                    yield frame
+            if reader.done():
+                await reader  # tells why, when it failed
+        finally:
+            reader.cancel()
+            self._engine.detach(stream)
+            log.info("runner_detached", incarnation=str(runner_id))
+
+    async def _read(
+        self,
+        stream: Stream,
+        first: pb.AttachRequest,
+        rest: AsyncIterator[pb.AttachRequest],
+    ) -> None:
+        try:
+            self._take(stream.runner, first)
+            async for frame in rest:
+                if stream.closed:
+                    return
+                self._take(stream.runner, frame)
+                while self._engine.journal.pending_bytes > STREAM_PAUSE_BYTES:  # noqa: ASYNC110  # rare
+                    await asyncio.sleep(_ROOM_CHECK_S)  # what is not read holds the runner back
+        finally:
+            stream.close()
+
+    def _take(self, runner_id: UUID, frame: pb.AttachRequest) -> None:
+        if frame.results:
+            self._engine.outcomes(runner_id, [_outcome(each) for each in frame.results])
+        for decline in frame.declines:
+            log.info("attempt_declined", reason=decline.reason)
+            self._engine.declined(runner_id, UUID(bytes=decline.attempt_ref), decline.token)
+        if frame.HasField("grant"):
+            self._engine.granted(runner_id, frame.grant.credits, frame.grant.grant_epoch)
+
+    async def GetValues(
+        self, request: pb.GetValuesRequest, context: Context
+    ) -> AsyncIterator[pb.GetValuesResponse]:
+        """Give the inputs of an attempt in parts."""
+        known = self._engine.core.find(UUID(bytes=request.attempt_ref))
+        record = known and known[0].records[known[1]]
+        if known is None or record is None or record.token != request.token:
+            raise Conflict("ATTEMPT_SUPERSEDED", "token: the attempt is no longer the current one")
+        run, place = known
+        values = [run.value(place, at) for at in range(len(run.plan.places[place].inputs))]
+        for at, value in enumerate(value for value in values if value is not None):
+            for part in _parts(at, value):
+                yield part
+
+
+def _parts(at: int, value: bytes | tuple[FileValue, str]) -> Iterable[pb.GetValuesResponse]:
+    if isinstance(value, tuple):
+        yield pb.GetValuesResponse(input=at, file=_file_to_pb(*value), last=True)
+        return
+    for begin in range(0, len(value), CHUNK_BYTES):
+        end = begin + CHUNK_BYTES
+        yield pb.GetValuesResponse(input=at, chunk=value[begin:end], last=end >= len(value))
+
+
+def _outcome(result: pb.AttemptResult) -> Outcome:
+    usage = Usage(
+        cpu_us=result.cpu_us,
+        memory_peak_bytes=result.memory_peak_bytes,
+        serialization_us=result.serialization_us,
+        transfer_us=result.transfer_us,
+        stdout_tail=result.stdout_tail,
+        stderr_tail=result.stderr_tail,
+        container_id=UUID(bytes=result.container_id) if result.container_id else None,
+    )
+    kind = result.WhichOneof("outcome")
+    value: tuple[bytes, ...] | FileValue | Failure
+    if kind == "success" and result.success.HasField("file"):
+        file = result.success.file
+        value = FileValue(UUID(bytes=file.file_id), file.size_bytes, file.sha256)
+    elif kind == "success":
+        value = tuple(result.success.outputs)
+    elif kind == "failure":
+        failure = result.failure
+        value = Failure(
+            error_type=failure.error_type,
+            message=failure.message,
+            stack_trace=failure.stack_trace,
+            retryable=failure.retryable,
+            killed=failure.killed,
+        )
+    else:
+        raise InvalidArgument("OUTCOME_MISSING", "results: each says how the attempt ended")
+    return Outcome(UUID(bytes=result.attempt_ref), result.token, value, usage)
+
+
+def _frames(commands: list[Outgoing]) -> Iterable[pb.AttachResponse]:
+    """Pack commands into frames, in order, each under the size limit unless one command is not."""
+    frame, size = pb.AttachResponse(), 0
+    for command in commands:
+        cost = _add(frame, command)
+        size += cost
+        if size >= FRAME_BYTES_MAX:
+            yield frame
+            frame, size = pb.AttachResponse(), 0
+    if size:
+        yield frame
+
+
+def _add(frame: pb.AttachResponse, command: Outgoing) -> int:
+    match command:
+        case Assignment():
+            frame.assigns.add(
+                attempt_ref=command.attempt_ref.bytes,
+                token=command.token,
+                definition=command.definition,
+                execution_id=command.run_id.bytes,
+                attempt=command.attempt,
+                inputs=[_value_to_pb(value) for value in command.values],
+                pull=command.pull,
+            )
+            return 100 + sum(len(value) for value in command.values)
+        case AckCommand():
+            frame.acks.add(attempt_ref=command.attempt_ref.bytes, token=command.token)
+        case SupersededCommand():
+            frame.superseded.add(attempt_ref=command.attempt_ref.bytes, token=command.token)
+        case KillCommand():
+            frame.kills.add(
+                attempt_ref=command.attempt_ref.bytes, token=command.token, grace_ms=KILL_GRACE_MS
+            )
+        case Definition():
+            frame.defines.add(
+                definition=command.number,
+                node_version_id=command.place.node_version_id.bytes,
+                tenant_id=command.tenant_id.bytes,
+                node_id=command.place.id,
+                inputs=[
+                    pb.InputBinding(
+                        name=binding.name,
+                        conversion=binding.conversion,
+                        source_type_json=binding.source_type_json,
+                    )
+                    for _, binding in command.inputs
+                ],
+                outputs=command.place.outputs,
+                timeout_ms=command.place.timeout_ms,
+                memory_limit_bytes=command.place.memory_bytes,
+                python_version=command.place.python_version,
+            )
+            return 500
+    return 40
+
+
+def _value_to_pb(value: bytes | tuple[FileValue, str]) -> pb.Value:
+    if isinstance(value, tuple):
+        return pb.Value(file=_file_to_pb(*value))
+    return pb.Value(json=value)
+
+
+def _file_to_pb(file: FileValue, field: str) -> pb.ValueFile:
+    return pb.ValueFile(
+        file_id=file.file_id.bytes, size_bytes=file.size_bytes, sha256=file.sha256, field=field
+    )

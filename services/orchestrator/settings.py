@@ -1,0 +1,37 @@
+"""The orchestrator's settings: read once, passed as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from services.kit import env as read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a deployment says of the orchestrator."""
+
+    database_url: str = field(repr=False)
+    engine_database_url: str = field(repr=False)
+    home: Path
+    lease_ttl_s: float
+    pool_size_max: int
+    attach_listen: str
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Read the environment; a missing or wrong value stops the process with its name."""
+        home = read.path(env, "QFLOW_HOME")
+        return cls(
+            database_url=read.required(env, "QFLOW_ORCHESTRATOR_DATABASE_URL"),
+            engine_database_url=read.required(env, "QFLOW_ORCHESTRATOR_ENGINE_DATABASE_URL"),
+            home=home,
+            lease_ttl_s=read.seconds(env, "QFLOW_LEASE_TTL_S", 10.0, low=0.5),
+            pool_size_max=read.integer(env, "QFLOW_POOL_SIZE_MAX", 6, low=1),
+            attach_listen=read.text(
+                env, "QFLOW_ORCHESTRATOR_ATTACH_LISTEN", f"unix:{home}/run/attach.sock"
+            ),
+        )

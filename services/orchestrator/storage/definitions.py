@@ -1,0 +1,219 @@
+"""Definitions as the engine reads them: immutable versions, and what a run pins."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, LiteralString
+from uuid import UUID
+
+from services.kit.ids import uuid7
+from services.kit.pg import Db, Row
+from services.orchestrator.domain.plan import Definition, NodeVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowHead:
+    """What a start needs to know of the workflow itself."""
+
+    id: UUID
+    version: int
+    is_active: bool
+    python_version: str
+
+
+_HEAD: Final[LiteralString] = """
+    SELECT id, version, is_active, python_version
+      FROM workflows WHERE id = $1 AND deleted_at IS NULL
+"""
+
+
+async def get_head(db: Db, workflow_id: UUID) -> WorkflowHead | None:
+    """Give a workflow as the caller of the transaction may see it."""
+    row = await db.fetchrow(_HEAD, workflow_id)
+    return None if row is None else WorkflowHead(**row)
+
+
+_DEFINITION: Final[LiteralString] = """
+    SELECT workflow_id, version, nodes, connections, settings, input_types, output_types
+      FROM workflow_versions WHERE workflow_id = $1 AND version = $2
+"""
+
+
+async def get_definition(db: Db, workflow_id: UUID, version: int) -> Definition | None:
+    """Give one immutable version of a workflow."""
+    row = await db.fetchrow(_DEFINITION, workflow_id, version)
+    return None if row is None else _to_definition(row)
+
+
+# A version of 0 floats: the node's current one. A node of others that turned private is gone.
+_RESOLVE: Final[LiteralString] = """
+    SELECT wanted.place, version.id, version.python_version, version.output_types,
+           version.input_types
+      FROM unnest($1::text[], $2::uuid[], $3::int[]) AS wanted (place, node_id, version)
+      JOIN python_nodes AS node
+        ON node.id = wanted.node_id
+       AND (node.tenant_id = $4 OR node.is_public OR node.is_template)
+      JOIN python_node_versions AS version
+        ON version.node_id = node.id
+       AND version.version = COALESCE(NULLIF(wanted.version, 0), node.version)
+"""
+
+
+async def resolve(
+    db: Db, tenant_id: UUID, nodes: Sequence[Mapping[str, Any]]
+) -> dict[str, NodeVersion]:
+    """Give the version each place of a definition stands for now, by place.
+
+    Places whose node the tenant may not read are left out.
+    """
+    rows = await db.fetch(
+        _RESOLVE,
+        [str(node["id"]) for node in nodes],
+        [UUID(node["node_id"]) for node in nodes],
+        [int(node.get("version") or 0) for node in nodes],
+        tenant_id,
+    )
+    return {row["place"]: _to_version(row, row["input_types"]) for row in rows}
+
+
+_CURRENT: Final[LiteralString] = """
+    SELECT node.id AS node_id, version.id AS version_id
+      FROM python_nodes AS node
+      JOIN python_node_versions AS version
+        ON version.node_id = node.id AND version.version = node.version
+     WHERE node.id = ANY($1)
+       AND (node.tenant_id = $2 OR node.is_public OR node.is_template)
+"""
+
+
+async def current_versions(db: Db, tenant_id: UUID, node_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+    """Give the current version of nodes that the tenant may read, by node."""
+    rows = await db.fetch(_CURRENT, list(node_ids), tenant_id)
+    return {row["node_id"]: row["version_id"] for row in rows}
+
+
+_VERSIONS: Final[LiteralString] = """
+    SELECT id, python_version, output_types FROM python_node_versions WHERE id = ANY($1)
+"""
+
+
+async def get_versions(db: Db, ids: Iterable[UUID]) -> dict[UUID, NodeVersion]:
+    """Give node versions by id, without their inputs: what was pinned was checked then."""
+    rows = await db.fetch(_VERSIONS, list(set(ids)))
+    return {row["id"]: _to_version(row) for row in rows}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pins:
+    """Which node versions a run took, by place."""
+
+    id: UUID
+    workflow_id: UUID
+    workflow_version: int
+    by_place: Mapping[str, UUID]
+
+
+_KEEP_PINS: Final[LiteralString] = """
+    INSERT INTO execution_pins (id, tenant_id, digest, workflow_id, workflow_version, pins)
+    VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (tenant_id, digest) DO NOTHING
+"""
+_FIND_PINS: Final[LiteralString] = """
+    SELECT id, workflow_id, workflow_version, pins FROM execution_pins
+     WHERE tenant_id = $1 AND digest = $2
+"""
+
+
+async def find_pins(
+    db: Db, tenant_id: UUID, definition: Definition, versions: Mapping[str, NodeVersion]
+) -> Pins | None:
+    """Give what was stored of a definition that resolved to these versions before."""
+    digest = _digest_of(definition, _by_place(versions))
+    row = await db.fetchrow(_FIND_PINS, tenant_id, digest)
+    return None if row is None else _to_pins(row)
+
+
+async def keep_pins(
+    db: Db, tenant_id: UUID, definition: Definition, versions: Mapping[str, NodeVersion]
+) -> Pins:
+    """Store what a definition resolved to, once for all runs that got the same."""
+    by_place = _by_place(versions)
+    digest = _digest_of(definition, by_place)
+    await db.execute(
+        _KEEP_PINS, uuid7(), tenant_id, digest, definition.workflow_id, definition.version, by_place
+    )
+    row = await db.fetchrow(_FIND_PINS, tenant_id, digest)
+    assert row is not None, "it was just kept"
+    return _to_pins(row)
+
+
+def _by_place(versions: Mapping[str, NodeVersion]) -> dict[str, str]:
+    return {place: str(version.id) for place, version in sorted(versions.items())}
+
+
+def _digest_of(definition: Definition, by_place: Mapping[str, str]) -> str:
+    key = [str(definition.workflow_id), definition.version, by_place]
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()
+
+
+_PINS: Final[LiteralString] = """
+    SELECT id, workflow_id, workflow_version, pins FROM execution_pins WHERE id = ANY($1)
+"""
+
+
+async def get_pins(db: Db, ids: Iterable[UUID]) -> list[Pins]:
+    """Give pins by id."""
+    return [_to_pins(row) for row in await db.fetch(_PINS, list(set(ids)))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockState:
+    """How far the environment of a node version is known."""
+
+    node_version_id: UUID
+    state: str
+    error: str | None
+
+
+_LOCKS: Final[LiteralString] = """
+    SELECT node_version_id, state, error FROM node_version_locks WHERE node_version_id = ANY($1)
+"""
+
+
+async def get_locks(db: Db, node_version_ids: Iterable[UUID]) -> list[LockState]:
+    """Give the lock states of node versions; one without a row is not resolved yet."""
+    rows = await db.fetch(_LOCKS, list(set(node_version_ids)))
+    return [LockState(**row) for row in rows]
+
+
+def _to_definition(row: Row) -> Definition:
+    return Definition(
+        workflow_id=row["workflow_id"],
+        version=row["version"],
+        nodes=row["nodes"],
+        connections=row["connections"],
+        settings=row["settings"] or {},
+        input_types=row["input_types"],
+        output_types=row["output_types"],
+    )
+
+
+def _to_version(row: Row, input_types: Sequence[Mapping[str, Any]] = ()) -> NodeVersion:
+    return NodeVersion(
+        id=row["id"],
+        python_version=row["python_version"],
+        output_types=row["output_types"],
+        input_types=input_types,
+    )
+
+
+def _to_pins(row: Row) -> Pins:
+    return Pins(
+        id=row["id"],
+        workflow_id=row["workflow_id"],
+        workflow_version=row["workflow_version"],
+        by_place={place: UUID(version) for place, version in row["pins"].items()},
+    )

@@ -1,0 +1,247 @@
+"""Executions and their nodes as callers read them, under row-level security."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from dataclasses import replace as replaced
+from datetime import datetime
+from typing import Any, Final, LiteralString
+from uuid import UUID
+
+from services.kit.pg import Db, Row
+from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.status import NodeStatus, RunStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """One row of workflow_executions. Values are absent where they were not asked for."""
+
+    id: UUID
+    workflow_id: UUID
+    workflow_version: int
+    pins_id: UUID
+    status: RunStatus
+    revision: int
+    created_by: UUID
+    created_at: datetime | None
+    request_id: UUID | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    deadline_at: datetime | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    failed_node_id: str | None = None
+    resource_usage: dict[str, Any] | None = None
+    input_data: str | None = None
+    output_data: str | None = None
+    error_stack_trace: str | None = None
+    counts: dict[str, int] = field(default_factory=dict)  # rows by status
+
+    @property
+    def final(self) -> bool:
+        """Whether it will never change again."""
+        return self.completed_at is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeExecution:
+    """One row of node_executions, or a rendered node that has none."""
+
+    node_id: str
+    status: NodeStatus
+    revision: int = 0
+    id: UUID | None = None
+    node_version_id: UUID | None = None
+    execution_order: int = 0
+    retry_count: int = 0
+    max_retries: int = 0
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    due_at: datetime | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    error_stack_trace: str | None = None
+    resource_usage: dict[str, Any] | None = None
+    container_id: UUID | None = None
+    output_data: str | None = None
+    output_file_id: UUID | None = None
+    file_size_bytes: int | None = None
+    hash_sha256: str | None = None
+    stdout_tail: str | None = None
+    stderr_tail: str | None = None
+
+
+_GET: Final[LiteralString] = """
+    SELECT id, workflow_id, workflow_version, pins_id, status, created_by, created_at, request_id,
+           started_at, completed_at, cancel_requested_at, deadline_at, error_type, error_message,
+           failed_node_id, resource_usage,
+           CASE WHEN $2 THEN input_data END AS input_data,
+           CASE WHEN $3 THEN output_data END AS output_data,
+           CASE WHEN $3 THEN error_stack_trace END AS error_stack_trace,
+           GREATEST(workflow_executions.revision, nodes.revision) AS revision, nodes.counts
+      FROM workflow_executions
+     CROSS JOIN LATERAL (
+           SELECT COALESCE(max(revision), 0) AS revision,
+                  jsonb_object_agg(status, n) FILTER (WHERE status IS NOT NULL) AS counts
+             FROM (SELECT status, count(*) AS n, max(revision) AS revision
+                     FROM node_executions WHERE workflow_execution_id = workflow_executions.id
+                    GROUP BY status) AS by_status) AS nodes
+     WHERE id = $1 AND purge_started_at IS NULL
+"""
+
+
+async def get(
+    db: Db, execution_id: UUID, *, with_input: bool = False, with_output: bool = False
+) -> Execution | None:
+    """Give one execution, with the counts of its node rows."""
+    row = await db.fetchrow(_GET, execution_id, with_input, with_output)
+    return None if row is None else _to_execution(row)
+
+
+# One digest covers the arguments, so equal requests are told from reused ids without the body.
+_FIND_REQUEST: Final[LiteralString] = """
+    SELECT id, workflow_id, workflow_version, pins_id, status, revision, created_by, created_at,
+           request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
+           error_message, failed_node_id, resource_usage, request_digest
+      FROM workflow_executions
+     WHERE tenant_id = current_tenant_id() AND created_by = $1 AND request_id = $2
+"""
+
+
+async def find_request(db: Db, created_by: UUID, request_id: UUID) -> tuple[Execution, str] | None:
+    """Give the execution that a request id started, and the digest of that request."""
+    row = await db.fetchrow(_FIND_REQUEST, created_by, request_id)
+    if row is None:
+        return None
+    values = dict(row)
+    return _to_execution(values), values["request_digest"]
+
+
+_LIST: Final[LiteralString] = """
+    SELECT id, workflow_id, workflow_version, pins_id, status, revision, created_by, created_at,
+           request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
+           error_message, failed_node_id, resource_usage
+      FROM workflow_executions
+     WHERE tenant_id = current_tenant_id() AND purge_started_at IS NULL
+       AND ($1::uuid IS NULL OR workflow_id = $1)
+       AND (cardinality($2::text[]) = 0 OR status = ANY($2))
+       AND ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4::uuid))
+     ORDER BY created_at DESC, id DESC
+     LIMIT $5
+"""
+
+
+async def list_page(
+    db: Db,
+    *,
+    workflow_id: UUID | None,
+    statuses: Sequence[str],
+    before: tuple[datetime, UUID] | None,
+    limit: int,
+) -> list[Execution]:
+    """Give executions, newest first, from before a creation time and id."""
+    created_at, row_id = before or (None, None)
+    rows = await db.fetch(_LIST, workflow_id, list(statuses), created_at, row_id, limit)
+    return [_to_execution(row) for row in rows]
+
+
+_COUNTS: Final[LiteralString] = """
+    SELECT workflow_execution_id, status, count(*) AS n FROM node_executions
+     WHERE workflow_execution_id = ANY($1) GROUP BY workflow_execution_id, status
+"""
+
+
+async def get_counts(db: Db, execution_ids: Sequence[UUID]) -> dict[UUID, dict[str, int]]:
+    """Give the counts of node rows by status."""
+    counts: dict[UUID, dict[str, int]] = {}
+    for row in await db.fetch(_COUNTS, list(execution_ids)):
+        counts.setdefault(row["workflow_execution_id"], {})[row["status"]] = row["n"]
+    return counts
+
+
+_NODES: Final[LiteralString] = """
+    SELECT node.id, node.node_id, node.status, node.revision, node.node_version_id,
+           node.execution_order, node.retry_count, node.max_retries, node.started_at,
+           node.completed_at, node.due_at, node.error_type, node.error_message,
+           node.resource_usage, node.container_id,
+           CASE WHEN $4 THEN node.error_stack_trace END AS error_stack_trace,
+           CASE WHEN $4 THEN node.output_data END AS output_data,
+           CASE WHEN $4 THEN node.output_file_id END AS output_file_id,
+           CASE WHEN $4 THEN node.stdout_tail END AS stdout_tail,
+           CASE WHEN $4 THEN node.stderr_tail END AS stderr_tail,
+           file.file_size_bytes, file.hash_sha256
+      FROM node_executions AS node
+      LEFT JOIN files AS file ON $4 AND file.id = node.output_file_id
+     WHERE node.workflow_execution_id = $1
+       AND ($2::text[] IS NULL OR node.node_id = ANY($2)) AND node.revision > $3
+     ORDER BY node.execution_order
+"""
+
+
+async def list_nodes(
+    db: Db,
+    execution_id: UUID,
+    *,
+    node_ids: Sequence[str] | None = None,
+    after_revision: int = 0,
+    full: bool = False,
+) -> list[NodeExecution]:
+    """Give the rows of an execution's nodes: the named ones, or all, changed after a revision."""
+    named = None if node_ids is None else list(node_ids)
+    rows = await db.fetch(_NODES, execution_id, named, after_revision, full)
+    return [_to_node(row) for row in rows]
+
+
+def of_run(run: Run, completed_at: datetime | None = None) -> Execution:
+    """Give a run as memory has it, when that is committed: at its start and at its end."""
+    place, failure = run.failure or ("", None)
+    failed = failure if run.status is RunStatus.FAILED else None
+    counts: dict[str, int] = {}
+    for record in run.records:
+        if record is not None:
+            counts[record.status] = counts.get(record.status, 0) + 1
+    return Execution(
+        id=run.id,
+        workflow_id=run.plan.workflow_id,
+        workflow_version=run.plan.workflow_version,
+        pins_id=run.plan.pins_id,
+        status=run.status,
+        revision=run.revision,
+        created_by=run.created_by,
+        created_at=run.created_at,
+        request_id=run.request_id,
+        started_at=run.started_at,
+        completed_at=completed_at,
+        cancel_requested_at=run.cancel_requested_at,
+        deadline_at=run.deadline_at,
+        error_type=failed.error_type if failed else None,
+        error_message=failed.message if failed else None,
+        error_stack_trace=failed.stack_trace or None if failed else None,
+        failed_node_id=(place or None) if failed else None,
+        resource_usage={"cpu_us": run.cpu_us, "memory_peak_bytes": run.memory_peak_bytes},
+        input_data=run.input_text,
+        output_data=run.output_data,
+        counts=counts,
+    )
+
+
+def without_values(execution: Execution) -> Execution:
+    """Give the BASIC view of an execution."""
+    return replaced(execution, input_data=None, output_data=None, error_stack_trace=None)
+
+
+def _to_execution(row: Row | dict[str, Any]) -> Execution:
+    values = dict(row)
+    values.pop("request_digest", None)
+    values["status"] = RunStatus(values["status"])
+    values["counts"] = values.get("counts") or {}
+    return Execution(**values)
+
+
+def _to_node(row: Row) -> NodeExecution:
+    values = dict(row)
+    values["status"] = NodeStatus(values["status"])
+    return NodeExecution(**values)

@@ -1,0 +1,319 @@
+"""The flush: whole transitions of many executions in one statement under the member's fence.
+
+A statement is put together from the parts below, only those that the batch needs: an unused part
+would cost its start in every flush. Each combination is one prepared statement. `fence` locks the
+member's row; without it every part writes nothing and `engine_check` raises QF002. A part that
+finds fewer rows than it was given raises QF001. Either way nothing of the batch is written.
+
+`stamp` is one time for the whole flush, never before that of the flush before: so a successor
+never starts before its predecessor completed, whatever the clock does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from itertools import chain
+from typing import Any, Final, LiteralString
+from uuid import UUID
+
+from services.orchestrator.domain.rows import Transition
+
+FENCED: Final = "QF002"
+GUARD_MISSED: Final = "QF001"
+ENGINE_FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One data-modifying CTE over `given`, the unnested arrays of its rows."""
+
+    name: str
+    columns: LiteralString  # name and type of each array, in the order of the row's fields
+    sql: LiteralString
+    rows: Callable[[Transition], Sequence[tuple[Any, ...]]]
+    counted: bool = True  # every given row must be written
+
+
+# A run whose workflow went away or stands at another version than its plan is not inserted: the
+# answer says which were. Nor are its nodes then.
+_RUN_INSERTS: Final = Part(
+    "started",
+    """
+    id uuid, workflow_id uuid, tenant_id uuid, created_by uuid, workflow_version int,
+    current_version int, pins_id uuid, shard smallint, status text, input_data text,
+    request_id uuid, request_digest text, python_version text, timeout_ms bigint, revision bigint
+    """,
+    """
+    INSERT INTO workflow_executions
+           (id, workflow_id, tenant_id, created_by, workflow_version, pins_id, shard, status,
+            input_data, request_id, request_digest, python_version, revision, engine_format,
+            created_at, queued_at, started_at, deadline_at)
+    SELECT given.id, given.workflow_id, given.tenant_id, given.created_by, given.workflow_version,
+           given.pins_id, given.shard, given.status, given.input_data::json, given.request_id,
+           given.request_digest, given.python_version, given.revision, 1,
+           stamp.at, stamp.at, CASE WHEN given.status = 'running' THEN stamp.at END,
+           stamp.at + given.timeout_ms * interval '1 millisecond'
+      FROM fence, stamp, given
+      JOIN workflows ON workflows.id = given.workflow_id
+       AND workflows.is_active AND workflows.deleted_at IS NULL
+       AND (workflows.tenant_id = given.tenant_id OR workflows.is_template)
+       AND workflows.version = COALESCE(given.current_version, workflows.version)
+     ORDER BY given.id
+        ON CONFLICT DO NOTHING
+ RETURNING id
+    """,
+    lambda t: t.run_inserts,
+    counted=False,
+)
+
+_NODE_INSERTS: Final = Part(
+    "begun",
+    """
+    id uuid, run_id uuid, node_id text, node_version_id uuid, execution_order int,
+    max_retries int, runner uuid, token bigint, revision bigint, first boolean
+    """,
+    """
+    INSERT INTO node_executions
+           (id, workflow_execution_id, node_id, definition_node_id, node_type, status,
+            node_version_id, execution_order, max_retries, runner_incarnation, attempt_token,
+            revision, started_at)
+    SELECT given.id, given.run_id, given.node_id, given.node_id, 'python', 'running',
+           given.node_version_id, given.execution_order, given.max_retries, given.runner,
+           given.token, given.revision, stamp.at
+      FROM fence, stamp, given
+     WHERE /*first*/ NOT given.first
+     ORDER BY given.id
+ RETURNING id
+    """,
+    lambda t: t.node_inserts,
+    counted=False,  # a duplicate key raises by itself; those of refused runs are left out
+)
+# With inserted runs in the same flush, their first nodes follow them.
+_FIRST: Final = "(NOT given.first OR given.run_id IN (SELECT id FROM started))"
+
+_COMPLETES: Final = Part(
+    "completed",
+    """
+    id uuid, token bigint, output_data text, output_file_id uuid, revision bigint, cpu_us bigint,
+    memory_peak_bytes bigint, stdout_tail text, stderr_tail text, container_id uuid
+    """,
+    """
+    UPDATE node_executions AS node
+       SET status = 'completed', completed_at = GREATEST(stamp.at, node.started_at),
+           output_data = given.output_data::json, output_file_id = given.output_file_id,
+           revision = given.revision, error_type = NULL, error_message = NULL,
+           error_stack_trace = NULL, due_at = NULL, container_id = given.container_id,
+           stdout_tail = NULLIF(given.stdout_tail, ''), stderr_tail = NULLIF(given.stderr_tail, ''),
+           resource_usage = jsonb_build_object(
+               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
+      FROM fence, stamp, given
+     WHERE node.id = given.id AND node.attempt_token = given.token AND node.completed_at IS NULL
+ RETURNING node.id
+    """,
+    lambda t: t.completes,
+)
+
+_CHANGES: Final = Part(
+    "changed",
+    """
+    id uuid, token bigint, status text, new_token bigint, runner uuid, starts boolean,
+    final boolean, due_ms bigint, retry_count int, delivery_count int, error_type text,
+    error_message text, stack_trace text, revision bigint, cpu_us bigint,
+    memory_peak_bytes bigint, stdout_tail text, stderr_tail text, container_id uuid
+    """,
+    """
+    UPDATE node_executions AS node
+       SET status = given.status, attempt_token = given.new_token,
+           runner_incarnation = given.runner,
+           started_at = CASE WHEN given.starts THEN stamp.at ELSE node.started_at END,
+           completed_at = CASE WHEN given.final THEN GREATEST(stamp.at, node.started_at) END,
+           due_at = stamp.at + given.due_ms * interval '1 millisecond',
+           retry_count = given.retry_count, delivery_count = given.delivery_count,
+           error_type = given.error_type, error_message = given.error_message,
+           error_stack_trace = given.stack_trace, revision = given.revision,
+           stdout_tail = NULLIF(given.stdout_tail, ''), stderr_tail = NULLIF(given.stderr_tail, ''),
+           container_id = given.container_id,
+           resource_usage = jsonb_build_object(
+               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
+      FROM fence, stamp, given
+     WHERE node.id = given.id AND node.attempt_token = given.token AND node.completed_at IS NULL
+ RETURNING node.id
+    """,
+    lambda t: t.changes,
+)
+
+_ATTEMPTS: Final = Part(
+    "attempted",
+    """
+    node_execution_id uuid, run_id uuid, tenant_id uuid, error_log_id uuid, attempt int,
+    token bigint, outcome text, error_type text, error_message text, stack_trace text,
+    stdout_tail text, stderr_tail text, runner uuid, cpu_us bigint, memory_peak_bytes bigint
+    """,
+    """
+    INSERT INTO node_attempts
+           (node_execution_id, token, attempt, outcome, error_type, error_message, stack_trace,
+            stdout_tail, stderr_tail, runner_incarnation, started_at, ended_at, resource_usage)
+    SELECT given.node_execution_id, given.token, given.attempt, given.outcome, given.error_type,
+           given.error_message, given.stack_trace, NULLIF(given.stdout_tail, ''),
+           NULLIF(given.stderr_tail, ''), given.runner, node.started_at,
+           GREATEST(stamp.at, node.started_at),
+           jsonb_build_object('cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
+      FROM fence, stamp, given
+      JOIN node_executions AS node ON node.id = given.node_execution_id
+     ORDER BY given.node_execution_id, given.token
+ RETURNING token
+    """,
+    lambda t: t.attempts,
+)
+
+_ERRORS: Final = Part(
+    "logged",
+    _ATTEMPTS.columns,
+    """
+    INSERT INTO error_logs
+           (id, error_type, error_message, stack_trace, stdout_tail, stderr_tail,
+            workflow_execution_id, node_execution_id, severity, tenant_id, created_at)
+    SELECT given.error_log_id, given.error_type, given.error_message,
+           NULLIF(given.stack_trace, ''), NULLIF(given.stdout_tail, ''),
+           NULLIF(given.stderr_tail, ''), given.run_id, given.node_execution_id, 'error',
+           given.tenant_id, stamp.at
+      FROM fence, stamp, given
+     ORDER BY given.error_log_id
+ RETURNING id
+    """,
+    lambda t: t.attempts,
+)
+
+_FLOWS: Final = Part(
+    "flowed",
+    """
+    id uuid, run_id uuid, source_node_id text, target_node_id text, data_type text,
+    data_size_bytes bigint, serialization_us bigint, transfer_us bigint, conversion text,
+    file_id uuid
+    """,
+    """
+    INSERT INTO node_data_flow
+           (id, workflow_execution_id, source_node_id, target_node_id, data_type, data_size_bytes,
+            serialization_time_ms, transfer_time_ms, serialization_time_us, transfer_time_us,
+            conversion, file_id, created_at)
+    SELECT given.id, given.run_id, given.source_node_id, given.target_node_id, given.data_type,
+           given.data_size_bytes, given.serialization_us / 1000, given.transfer_us / 1000,
+           given.serialization_us, given.transfer_us, given.conversion, given.file_id, stamp.at
+      FROM fence, stamp, given
+     ORDER BY given.id
+ RETURNING id
+    """,
+    lambda t: t.flows,
+)
+
+_RUN_CHANGES: Final = Part(
+    "moved",
+    """
+    id uuid, status text, starts boolean, final boolean, cancels boolean, output_data text,
+    error_type text, error_message text, stack_trace text, failed_node_id text, revision bigint,
+    cpu_us bigint, memory_peak_bytes bigint
+    """,
+    """
+    UPDATE workflow_executions AS run
+       SET status = given.status,
+           started_at = CASE WHEN given.starts THEN stamp.at ELSE run.started_at END,
+           completed_at = CASE WHEN given.final THEN GREATEST(stamp.at, run.started_at) END,
+           cancel_requested_at = CASE WHEN given.cancels
+               THEN COALESCE(run.cancel_requested_at, stamp.at) ELSE run.cancel_requested_at END,
+           output_data = given.output_data::json, error_type = given.error_type,
+           error_message = given.error_message, error_stack_trace = NULLIF(given.stack_trace, ''),
+           failed_node_id = given.failed_node_id, revision = given.revision,
+           resource_usage = jsonb_build_object(
+               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
+      FROM fence, stamp, given
+     WHERE run.id = given.id AND run.completed_at IS NULL
+ RETURNING run.id
+    """,
+    lambda t: t.run_changes,
+)
+
+# The order of tables is the order of locks: runs before nodes before what hangs on them.
+PARTS: Final = (
+    _RUN_INSERTS,
+    _RUN_CHANGES,
+    _NODE_INSERTS,
+    _COMPLETES,
+    _CHANGES,
+    _ATTEMPTS,
+    _ERRORS,
+    _FLOWS,
+)
+
+_HEAD: Final[LiteralString] = """
+WITH fence AS MATERIALIZED (
+    SELECT 1 FROM engine_members
+     WHERE id = $1 AND epoch = $2 AND state = 'live'
+       FOR UPDATE
+), stamp AS MATERIALIZED (
+    SELECT GREATEST(clock_timestamp(), $3::timestamptz) AS at
+)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """A statement and its arguments after the fence's three."""
+
+    sql: str
+    arguments: list[Any]
+
+
+@cache
+def statement(mask: int) -> str:
+    """Put together the statement for the parts whose bits are set."""
+    text, at = _HEAD, 4
+    counted: list[str] = []
+    starts = mask & 1
+    for bit, part in enumerate(PARTS):
+        if not mask >> bit & 1:
+            continue
+        columns = [column.split() for column in part.columns.split(",")]
+        arrays = ", ".join(f"${at + n}::{kind}[]" for n, (_, kind) in enumerate(columns))
+        names = ", ".join(name for name, _ in columns)
+        given = f"{part.name}_given"
+        sql = part.sql.replace("given", given)
+        if starts:
+            sql = sql.replace(f"/*first*/ NOT {given}.first", _FIRST.replace("given", given))
+        text += (
+            f", {given} AS MATERIALIZED (SELECT * FROM unnest({arrays}) AS row({names}))"
+            f", {part.name} AS ({sql})"
+        )
+        at += len(columns)
+        if part.counted:
+            counted.append(part.name)
+    # One check for all parts: a call of it costs more than the sums.
+    expected = " + ".join(f"(SELECT count(*) FROM {name}_given)" for name in counted) or "0"
+    actual = " + ".join(f"(SELECT count(*) FROM {name})" for name in counted) or "0"
+    check = (
+        f"engine_check((SELECT count(*) FROM fence), {expected}, {actual},"
+        f" '{' + '.join(counted) or 'fence'}')"
+    )
+    ids = "ARRAY(SELECT id FROM started)" if starts else "NULL::uuid[]"
+    return f"{text} SELECT (SELECT at FROM stamp) AS at, {ids} AS started, {check}"
+
+
+def prepare(batch: Sequence[Transition]) -> Flush:
+    """Lay a batch out as arrays."""
+    mask, arguments = 0, []
+    for bit, part in enumerate(PARTS):
+        rows = list(chain.from_iterable(part.rows(t) for t in batch))
+        if rows:
+            mask |= 1 << bit
+            arguments.extend(_columns(rows))
+    return Flush(statement(mask), arguments)
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return list(zip(*rows, strict=True))
+
+
+def arguments(flush: Flush, member_id: UUID, epoch: int, last: datetime) -> list[Any]:
+    """All arguments of a flush: fence, earliest stamp, arrays."""
+    return [member_id, epoch, last, *flush.arguments]

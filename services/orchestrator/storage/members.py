@@ -1,0 +1,120 @@
+"""Orchestrators and runners: one row each is lease and fence. Only the database's clock judges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, LiteralString
+from uuid import UUID
+
+from services.kit.pg import Db
+
+# Epochs only grow, over all members: the lock makes one joiner wait for the other.
+_LOCK: Final[LiteralString] = "LOCK TABLE engine_members IN SHARE ROW EXCLUSIVE MODE"
+
+_JOIN: Final[LiteralString] = """
+    INSERT INTO engine_members (id, epoch, state, host, address, formats, started_at, updated_at)
+    SELECT $1, 1 + COALESCE(max(epoch), 0), 'idle', $2, $3, $4,
+           clock_timestamp(), clock_timestamp()
+      FROM engine_members
+ RETURNING epoch
+"""
+
+
+async def join(db: Db, member_id: UUID, *, host: str, address: str, formats: Sequence[int]) -> int:
+    """Add a member, idle; returns its epoch, higher than any before."""
+    await db.execute(_LOCK)
+    return int(await db.fetchval(_JOIN, member_id, host, address, list(formats)))
+
+
+_ADVANCE: Final[LiteralString] = """
+    UPDATE engine_members
+       SET epoch = 1 + (SELECT max(epoch) FROM engine_members), updated_at = clock_timestamp()
+     WHERE id = $1 AND epoch = $2 AND state IN ('live', 'idle')
+ RETURNING epoch
+"""
+
+
+async def advance(db: Db, member_id: UUID, epoch: int) -> int | None:
+    """Take a higher epoch: whatever an older flush still does is refused. None if fenced."""
+    await db.execute(_LOCK)
+    found = await db.fetchval(_ADVANCE, member_id, epoch)
+    return None if found is None else int(found)
+
+
+# A member of the same host cannot be alive: whoever holds the home's lock has proof of that.
+_FENCE_DEAD: Final[LiteralString] = """
+    UPDATE engine_members SET state = 'fenced', updated_at = clock_timestamp()
+     WHERE id <> $1 AND state IN ('live', 'idle')
+       AND (state = 'idle' OR expires_at < clock_timestamp() OR ($3 AND host = $2))
+"""
+_WAIT_S: Final[LiteralString] = """
+    SELECT EXTRACT(epoch FROM max(expires_at) - clock_timestamp())::float8
+      FROM engine_members WHERE id <> $1 AND state = 'live'
+"""
+
+
+async def fence_dead(db: Db, member_id: UUID, *, host: str, proof: bool) -> float | None:
+    """Fence members that are dead or idle; returns how long a live one's lease still runs."""
+    await db.execute(_FENCE_DEAD, member_id, host, proof)
+    left = await db.fetchval(_WAIT_S, member_id)
+    return None if left is None else float(left)
+
+
+_TAKE_SHARDS: Final[LiteralString] = """
+    UPDATE engine_shards SET member_id = $1, moved_at = clock_timestamp()
+     WHERE member_id IS DISTINCT FROM $1
+"""
+
+
+async def take_shards(db: Db, member_id: UUID) -> None:
+    """Own every shard."""
+    await db.execute(_TAKE_SHARDS, member_id)
+
+
+_RENEW: Final[LiteralString] = """
+    UPDATE engine_members
+       SET state = 'live', expires_at = clock_timestamp() + $3 * interval '1 second',
+           updated_at = clock_timestamp()
+     WHERE id = $1 AND epoch = $2 AND state IN ('live', 'idle')
+ RETURNING true
+"""
+
+
+async def renew(db: Db, member_id: UUID, epoch: int, ttl_s: float) -> bool:
+    """Hold the lease for another while; False when another member fenced this one."""
+    return bool(await db.fetchval(_RENEW, member_id, epoch, ttl_s))
+
+
+_REST: Final[LiteralString] = """
+    UPDATE engine_members SET state = $3, expires_at = NULL, updated_at = clock_timestamp()
+     WHERE id = $1 AND epoch = $2 AND state IN ('live', 'idle')
+ RETURNING true
+"""
+
+
+async def rest(db: Db, member_id: UUID, epoch: int, *, state: str) -> bool:
+    """Hold no lease: `idle` until there is work again, `gone` for good."""
+    return bool(await db.fetchval(_REST, member_id, epoch, state))
+
+
+# `silent` are runners without a stream for longer than a lease: an idle one holds none to expire.
+_FENCE_RUNNERS: Final[LiteralString] = """
+    UPDATE runner_members SET state = 'fenced', updated_at = clock_timestamp()
+     WHERE incarnation = ANY($1)
+       AND (state = 'live' AND expires_at < clock_timestamp()
+         OR state = 'idle' AND incarnation = ANY($2))
+"""
+_LIVE_RUNNERS: Final[LiteralString] = """
+    SELECT incarnation FROM runner_members
+     WHERE incarnation = ANY($1) AND state IN ('live', 'idle')
+"""
+
+
+async def lost_runners(
+    db: Db, incarnations: Sequence[UUID], *, silent: Iterable[UUID]
+) -> list[UUID]:
+    """Fence the runners whose leases ran out; returns all of the given that are fenced or gone."""
+    await db.execute(_FENCE_RUNNERS, list(incarnations), list(silent))
+    rows = await db.fetch(_LIVE_RUNNERS, list(incarnations))
+    alive = {row["incarnation"] for row in rows}
+    return [each for each in incarnations if each not in alive]

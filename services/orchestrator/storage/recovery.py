@@ -1,0 +1,141 @@
+"""Open executions as their rows say they stand, for an orchestrator that takes them over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, LiteralString
+from uuid import UUID
+
+import msgspec
+
+from services.kit.pg import Db, Row
+from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.restore import NodeRow, RunRow, restore
+from services.orchestrator.domain.state import Failure, FileValue, Run
+from services.orchestrator.domain.status import NodeStatus, RunStatus
+
+_OPEN: Final[LiteralString] = """
+    SELECT id, tenant_id, created_by, status, pins_id, input_data, request_id, revision,
+           created_at, started_at, cancel_requested_at, deadline_at,
+           EXTRACT(epoch FROM deadline_at - clock_timestamp())::float8 AS deadline_s
+      FROM workflow_executions
+     WHERE status IN ('pending', 'running', 'paused') AND engine_format = $1
+       AND ($2::uuid[] IS NULL OR id = ANY($2))
+     ORDER BY id
+"""
+_NODES: Final[LiteralString] = """
+    SELECT node.id, node.workflow_execution_id, node.node_id, node.status, node.execution_order,
+           node.attempt_token, node.runner_incarnation, node.retry_count, node.delivery_count,
+           node.revision, node.output_data, node.output_file_id, node.container_id,
+           node.error_type, node.error_message, node.error_stack_trace,
+           node.started_at, node.completed_at,
+           (node.resource_usage ->> 'cpu_us')::bigint AS cpu_us,
+           (node.resource_usage ->> 'memory_peak_bytes')::bigint AS memory_peak_bytes,
+           (SELECT COALESCE(sum((resource_usage ->> 'cpu_us')::bigint), 0)::bigint
+              FROM node_attempts AS attempt
+             WHERE attempt.node_execution_id = node.id AND attempt.token <> node.attempt_token
+           ) AS earlier_cpu_us,
+           file.file_size_bytes, file.hash_sha256,
+           EXTRACT(epoch FROM node.due_at - clock_timestamp())::float8 AS due_s
+      FROM node_executions AS node
+      LEFT JOIN files AS file ON file.id = node.output_file_id
+     WHERE node.workflow_execution_id = ANY($1)
+     ORDER BY node.workflow_execution_id, node.execution_order
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run with what its timers need, in seconds from now by the database's clock."""
+
+    run: Run
+    due_s: Mapping[int, float]
+    deadline_s: float | None
+
+
+async def open_pins(db: Db, engine_format: int, ids: Sequence[UUID] | None) -> set[UUID]:
+    """Give the pins that open runs refer to: their plans are needed before the runs."""
+    return {row["pins_id"] for row in await db.fetch(_OPEN, engine_format, ids)}
+
+
+async def open_runs(
+    db: Db, engine_format: int, ids: Sequence[UUID] | None, plans: Mapping[UUID, Plan]
+) -> list[OpenRun]:
+    """Give open runs, all or the named ones."""
+    rows = await db.fetch(_OPEN, engine_format, ids)
+    by_run: dict[UUID, list[Row]] = {row["id"]: [] for row in rows}
+    for node in await db.fetch(_NODES, list(by_run)):
+        by_run[node["workflow_execution_id"]].append(node)
+    return [_to_open_run(row, by_run[row["id"]], plans[row["pins_id"]]) for row in rows]
+
+
+def _to_open_run(row: Row, nodes: Sequence[Row], plan: Plan) -> OpenRun:
+    run = restore(
+        plan,
+        RunRow(
+            id=row["id"],
+            tenant_id=row["tenant_id"],
+            created_by=row["created_by"],
+            status=RunStatus(row["status"]),
+            input_values=split_object(row["input_data"] or "{}"),
+            input_text=row["input_data"] or "{}",
+            request_id=row["request_id"],
+            revision=row["revision"],
+            created_at=row["created_at"],
+            started_at=row["started_at"],
+            cancel_requested_at=row["cancel_requested_at"],
+            deadline_at=row["deadline_at"],
+        ),
+        [_to_node_row(node) for node in nodes],
+    )
+    due_s = {
+        plan.index[node["node_id"]]: node["due_s"] for node in nodes if node["due_s"] is not None
+    }
+    return OpenRun(run, due_s, row["deadline_s"])
+
+
+def _to_node_row(node: Row) -> NodeRow:
+    failure = None
+    if node["error_type"] is not None:
+        failure = Failure(
+            error_type=node["error_type"],
+            message=node["error_message"] or "",
+            stack_trace=node["error_stack_trace"] or "",
+        )
+    output: dict[str, bytes] | FileValue | None = None
+    if node["output_file_id"] is not None:
+        output = FileValue(
+            node["output_file_id"],
+            node["file_size_bytes"] or 0,
+            bytes.fromhex(node["hash_sha256"] or ""),
+        )
+    elif node["output_data"] is not None:
+        output = split_object(node["output_data"])
+    return NodeRow(
+        id=node["id"],
+        node_id=node["node_id"],
+        status=NodeStatus(node["status"]),
+        order=node["execution_order"],
+        token=node["attempt_token"],
+        runner=node["runner_incarnation"],
+        retry_count=node["retry_count"],
+        delivery_count=node["delivery_count"],
+        revision=node["revision"],
+        output=output,
+        failure=failure,
+        cpu_us=node["cpu_us"] or 0,
+        earlier_cpu_us=node["earlier_cpu_us"],
+        memory_peak_bytes=node["memory_peak_bytes"] or 0,
+        container_id=node["container_id"],
+        started_at=node["started_at"],
+        completed_at=node["completed_at"],
+    )
+
+
+_SPLIT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def split_object(text: str | bytes) -> dict[str, bytes]:
+    """Split a JSON object into the exact texts of its values."""
+    return {name: bytes(raw) for name, raw in _SPLIT.decode(text).items()}

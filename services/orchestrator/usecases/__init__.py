@@ -1,0 +1,1 @@
+"""What callers and loops ask of the orchestrator, one function per wish."""

@@ -1,0 +1,98 @@
+"""Plans: found by what they pin, compiled once, kept while they are used."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final, TypeVar
+from uuid import UUID
+
+from services.kit.pg import Db
+from services.orchestrator.domain import compatibility
+from services.orchestrator.domain.plan import Definition, Plan, compile_plan
+from services.orchestrator.storage import definitions
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+_PLANS_MAX: Final = 500
+_READY_STATES: Final = frozenset({"none", "locked"})
+
+
+class Plans:
+    """The plans and definitions that were used last."""
+
+    def __init__(self) -> None:
+        self._by_pins: OrderedDict[UUID, Plan] = OrderedDict()
+        self._definitions: OrderedDict[tuple[UUID, int], Definition] = OrderedDict()
+
+    async def definition(self, db: Db, workflow_id: UUID, version: int) -> Definition | None:
+        """Give an immutable version of a workflow."""
+        key = (workflow_id, version)
+        found = self._definitions.get(key)
+        if found is None:
+            found = await definitions.get_definition(db, workflow_id, version)
+            if found is None:
+                return None
+            _keep(self._definitions, key, found)
+        self._definitions.move_to_end(key)
+        return found
+
+    async def pinned(self, db: Db, tenant_id: UUID, definition: Definition) -> Plan | None:
+        """Pin a definition to what its places stand for now; None where a node is gone.
+
+        What does not fit what its nodes became is refused, once per combination: the combinations
+        that are kept have passed.
+        """
+        versions = await definitions.resolve(db, tenant_id, definition.nodes)
+        if len(versions) < len(definition.nodes):
+            return None
+        pins = await definitions.find_pins(db, tenant_id, definition, versions)
+        if pins is None:
+            compatibility.check(definition, versions)
+            pins = await definitions.keep_pins(db, tenant_id, definition, versions)
+        plan = self._by_pins.get(pins.id)
+        if plan is None:
+            plan = compile_plan(definition, versions, pins_id=pins.id)
+            _keep(self._by_pins, pins.id, plan)
+        self._by_pins.move_to_end(pins.id)
+        return plan
+
+    def known(self, pins_id: UUID) -> Plan | None:
+        """Give a plan that is at hand."""
+        return self._by_pins.get(pins_id)
+
+    async def by_pins(self, db: Db, ids: Iterable[UUID]) -> dict[UUID, Plan]:
+        """Give the plans of runs that were started before."""
+        # Apart from what is kept: that may lose any of them to other starts while this one waits.
+        found: dict[UUID, Plan] = {}
+        missing: list[UUID] = []
+        for each in set(ids):
+            plan = self._by_pins.get(each)
+            if plan is None:
+                missing.append(each)
+            else:
+                found[each] = plan
+        for pins in await definitions.get_pins(db, missing) if missing else ():
+            definition = await self.definition(db, pins.workflow_id, pins.workflow_version)
+            assert definition is not None, "a version that runs refer to is never deleted"
+            versions = await definitions.get_versions(db, pins.by_place.values())
+            by_place = {place: versions[version] for place, version in pins.by_place.items()}
+            found[pins.id] = compile_plan(definition, by_place, pins_id=pins.id)
+            _keep(self._by_pins, pins.id, found[pins.id])
+        return found
+
+
+async def unlocked(db: Db, plans: Iterable[Plan], known: set[UUID]) -> set[UUID]:
+    """Give the node versions of plans whose environments are known and that `known` lacks."""
+    wanted = {place.node_version_id for plan in plans for place in plan.places} - known
+    if not wanted:
+        return set()
+    locks = await definitions.get_locks(db, wanted)
+    return {each.node_version_id for each in locks if each.state in _READY_STATES}
+
+
+def _keep(kept: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
+    kept[key] = value
+    while len(kept) > _PLANS_MAX:
+        kept.popitem(last=False)

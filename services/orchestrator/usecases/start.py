@@ -1,0 +1,213 @@
+"""Starting an execution."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from services.kit.caller import Caller
+from services.kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from services.kit.ids import uuid7
+from services.kit.pg import Pool, as_caller, connection, transaction
+from services.orchestrator.domain import inputs
+from services.orchestrator.domain.core import SHARDS
+from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.rows import RunInsert
+from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.status import RunStatus
+from services.orchestrator.engine.engine import Engine, NotStarted
+from services.orchestrator.storage import definitions, executions
+from services.orchestrator.storage.executions import Execution
+from services.orchestrator.storage.recovery import split_object
+from services.orchestrator.usecases.plans import Plans, unlocked
+from services.orchestrator.usecases.shared import Shared
+
+_TRIES_MAX: Final = 3
+_KNOWN_MAX: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a start found out that the next one may use."""
+
+    plan: Plan
+    current: int | None  # the version that the workflow must still have; None where one was asked
+    floating: Mapping[UUID, UUID]  # the versions that nodes must still have, by node
+
+
+@dataclass(slots=True)
+class Starter:
+    """What starting needs: pools, plans, and what is known of recently started workflows."""
+
+    api_pool: Pool
+    engine_pool: Pool
+    engine: Engine
+    plans: Plans
+    # By tenant, workflow and version asked for: a guess that the flush checks. A stale one inserts
+    # nothing and is looked up again.
+    _known: dict[tuple[UUID, UUID, int], _Known] = field(default_factory=dict)
+    _versions: Shared[tuple[UUID, frozenset[UUID]], dict[UUID, UUID]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Share the looks at nodes that float."""
+        self._versions = Shared(self._look)
+
+    async def start(
+        self,
+        caller: Caller,
+        workflow_id: UUID,
+        version: int,
+        input_json: str,
+        request_id: UUID | None,
+    ) -> tuple[Execution, Plan]:
+        """Start a workflow and return once the execution is committed."""
+        digest = _digest(workflow_id, version, input_json)
+        for _ in range(_TRIES_MAX):
+            try:
+                known = await self._plan(caller, workflow_id, version)
+                inputs.check(known.plan, input_json)
+                started = await self._begin(caller, known, input_json, request_id, digest)
+                return started, known.plan
+            except NotStarted:
+                self._known.pop((caller.tenant_id, workflow_id, version), None)
+                earlier = await self._same_request(caller, request_id, digest)
+            except (NotFound, FailedPrecondition, InvalidArgument):
+                # The same request is answered as before, whatever became of the workflow since:
+                # it may be gone, not fit its nodes any more, or take other inputs.
+                earlier = await self._same_request(caller, request_id, digest)
+                if earlier is None:
+                    raise
+            if earlier is not None:
+                return earlier, await self._plan_of(earlier)
+        raise _missing(workflow_id)
+
+    async def _begin(
+        self,
+        caller: Caller,
+        known: _Known,
+        input_json: str,
+        request_id: UUID | None,
+        digest: str,
+    ) -> Execution:
+        plan = known.plan
+        text = input_json or "{}"
+        run = Run(
+            id=uuid7(),
+            plan=plan,
+            tenant_id=caller.tenant_id,
+            created_by=caller.user_id,
+            status=RunStatus.PENDING,
+            input_values=split_object(text),
+            input_text=text,
+            request_id=request_id,
+        )
+        row = RunInsert(
+            id=run.id,
+            workflow_id=plan.workflow_id,
+            tenant_id=caller.tenant_id,
+            created_by=caller.user_id,
+            workflow_version=plan.workflow_version,
+            current_version=known.current,
+            pins_id=plan.pins_id,
+            shard=zlib.crc32(run.id.bytes) % SHARDS,
+            status=RunStatus.PENDING,
+            input_data=text,
+            request_id=request_id,
+            request_digest=digest if request_id else None,
+            python_version=plan.places[0].python_version,
+            timeout_ms=plan.timeout_ms,
+            revision=1,
+        )
+        await self.engine.start(run, row)
+        return executions.without_values(executions.of_run(run))
+
+    async def _plan(self, caller: Caller, workflow_id: UUID, version: int) -> _Known:
+        key = (caller.tenant_id, workflow_id, version)
+        known = self._known.get(key)
+        if known is not None and await self._still_floats_to(caller.tenant_id, known.floating):
+            return known
+        async with as_caller(self.api_pool, caller) as db:
+            head = await definitions.get_head(db, workflow_id)
+        if head is None:
+            raise _missing(workflow_id)
+        if not head.is_active:
+            raise FailedPrecondition(
+                "WORKFLOW_INACTIVE",
+                "the workflow is a draft; call ActivateWorkflow first",
+                resource=("workflow", str(workflow_id)),
+            )
+        async with transaction(self.engine_pool) as db:
+            definition = await self.plans.definition(db, workflow_id, version or head.version)
+            if definition is None:
+                raise NotFound(
+                    "VERSION_NOT_FOUND",
+                    f"workflow_version {version}: the workflow has versions 1 to {head.version}",
+                    resource=("workflow", str(workflow_id)),
+                )
+            plan = await self.plans.pinned(db, caller.tenant_id, definition)
+            if plan is None:
+                raise FailedPrecondition(
+                    "NODE_MISSING",
+                    "a node of the workflow is gone or not yours to read; update the workflow",
+                    resource=("workflow", str(workflow_id)),
+                )
+            self.engine.core.unlocked |= await unlocked(db, [plan], self.engine.core.unlocked)
+        floating = {
+            UUID(node["node_id"]): plan.places[plan.index[node["id"]]].node_version_id
+            for node in definition.nodes
+            if not node.get("version")
+        }
+        if len(self._known) >= _KNOWN_MAX:
+            self._known.clear()
+        found = _Known(plan, None if version else head.version, floating)
+        self._known[key] = found
+        return found
+
+    async def _still_floats_to(self, tenant_id: UUID, floating: Mapping[UUID, UUID]) -> bool:
+        """Say whether nodes that are not pinned still stand at the versions of a plan."""
+        if not floating:
+            return True
+        return await self._versions.get((tenant_id, frozenset(floating))) == floating
+
+    async def _look(self, key: tuple[UUID, frozenset[UUID]]) -> dict[UUID, UUID]:
+        async with connection(self.engine_pool) as db:  # one statement: no transaction around it
+            return await definitions.current_versions(db, *key)
+
+    async def _plan_of(self, execution: Execution) -> Plan:
+        async with transaction(self.engine_pool) as db:
+            return (await self.plans.by_pins(db, [execution.pins_id]))[execution.pins_id]
+
+    async def _same_request(
+        self, caller: Caller, request_id: UUID | None, digest: str
+    ) -> Execution | None:
+        if request_id is None:
+            return None
+        async with as_caller(self.api_pool, caller) as db:
+            earlier = await executions.find_request(db, caller.user_id, request_id)
+        if earlier is None:
+            return None
+        execution, known = earlier
+        if known != digest:
+            raise AlreadyExists(
+                "REQUEST_ID_REUSED",
+                "request_id was used to start something else; use a new one",
+                resource=("execution", str(execution.id)),
+                execution_id=execution.id,
+            )
+        return execution
+
+
+def _digest(workflow_id: UUID, version: int, input_json: str) -> str:
+    return hashlib.sha256(f"{workflow_id} {version} {input_json}".encode()).hexdigest()
+
+
+def _missing(workflow_id: UUID) -> NotFound:
+    return NotFound(
+        "WORKFLOW_NOT_FOUND",
+        "no such workflow; ListWorkflows shows those you may start",
+        resource=("workflow", str(workflow_id)),
+    )

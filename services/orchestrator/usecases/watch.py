@@ -1,0 +1,181 @@
+"""Waiting for and watching executions: what stands, then every committed change."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from dataclasses import replace as replaced
+from typing import Final
+from uuid import UUID
+
+from services.kit.caller import Caller
+from services.kit.errors import OutOfRange
+from services.kit.pg import as_caller
+from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.state import NodeRecord
+from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.engine.hub import Change
+from services.orchestrator.storage import executions
+from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.usecases.read import Reader, rendered
+
+PROGRESS_S: Final = 15.0
+_PART_NODES: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One message of a watch. `kind` is snapshot, bookmark, delta or progress."""
+
+    kind: str
+    revision: int
+    execution: Execution | None = None
+    plan: Plan | None = None
+    nodes: Sequence[NodeExecution] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """What waiting and watching need."""
+
+    reader: Reader
+    engine: Engine
+
+    async def wait(
+        self, caller: Caller, execution_id: UUID, *, timeout_s: float, full: bool
+    ) -> tuple[Execution, Plan]:
+        """Give an execution once it is final, or as it stands when the time is up."""
+        ends_at = self.engine.now() + timeout_s
+        with self.engine.hub.subscribed(execution_id, ends_only=True) as subscription:
+            while True:
+                # A run in memory of the caller's own tenant needs no look at its row: row-level
+                # security would ask no more.
+                ended = self.engine.ended.find(execution_id, caller.tenant_id, self.engine.now())
+                if ended is not None:
+                    return (ended[0] if full else executions.without_values(ended[0])), ended[1]
+                run = self.engine.core.runs.get(execution_id)
+                if run is None or run.tenant_id != caller.tenant_id or run.created_at is None:
+                    execution, plan = await self.reader.get(caller, execution_id, full=full)
+                    if execution.final:
+                        return execution, plan
+                left_s = ends_at - self.engine.now()
+                change = await subscription.next(left_s) if left_s > 0 else None
+                if change is None:
+                    return await self.reader.get(caller, execution_id, full=full)
+
+    async def watch(
+        self, caller: Caller, execution_id: UUID, *, after_revision: int
+    ) -> AsyncIterator[Step]:
+        """Give what stands, or what changed after a revision, then every change to the end."""
+        with self.engine.hub.subscribed(execution_id) as subscription:
+            self.engine.watch(execution_id, +1)
+            try:
+                execution, plan = await self.reader.get(caller, execution_id, full=True)
+                if after_revision > execution.revision:
+                    raise OutOfRange(
+                        "REVISION_AHEAD",
+                        f"after_revision {after_revision}: the execution stands at revision "
+                        f"{execution.revision}; watch again from 0",
+                        revision=execution.revision,
+                    )
+                view = _View(caller, self.reader, execution, plan)
+                async for step in view.begin(after_revision):
+                    yield step
+                while not view.execution.final:
+                    change = await subscription.next(PROGRESS_S)
+                    if change is None:
+                        yield Step("progress", view.revision)
+                        continue
+                    for followed in await view.follow(change):
+                        yield followed
+            finally:
+                self.engine.watch(execution_id, -1)
+
+
+class _View:
+    """What one watcher has seen."""
+
+    def __init__(self, caller: Caller, reader: Reader, execution: Execution, plan: Plan) -> None:
+        self.execution = execution
+        self.revision = execution.revision
+        self._caller = caller
+        self._reader = reader
+        self._plan = plan
+        self._statuses: dict[str, NodeStatus] = {}
+
+    async def begin(self, after_revision: int) -> AsyncIterator[Step]:
+        """Give the snapshot in parts, or the one delta since a revision."""
+        rows = await self._rows(0)
+        self._statuses = {row.node_id: row.status for row in rows}
+        self.revision = max([self.execution.revision, *(row.revision for row in rows)])
+        plan, total = self._plan, len(self._plan.places)
+        if after_revision:
+            nodes = rendered(self.execution, plan, rows, 0, total)
+            changed = [node for node in nodes if node.revision > after_revision]
+            if changed or self.execution.revision > after_revision:
+                yield Step("delta", self.revision, self._counted(), plan, changed)
+            else:
+                yield Step("bookmark", self.revision)
+            return
+        for begin in range(0, total, _PART_NODES):
+            nodes = rendered(self.execution, plan, rows, begin, min(begin + _PART_NODES, total))
+            yield Step("snapshot", 0, self._counted() if begin == 0 else None, plan, nodes)
+        yield Step("bookmark", self.revision)
+
+    async def follow(self, change: Change) -> list[Step]:
+        """Turn a committed change into a delta, the last one in parts; none if it was seen."""
+        if change.complete and not change.final and change.revision <= self.revision:
+            return []
+        if change.complete:
+            nodes = [_node(self._plan, place, record) for place, record in change.views]
+            latest = {node.node_id: node for node in nodes if node.revision > self.revision}
+            seen = max(self.revision, change.revision)
+        else:
+            latest = {row.node_id: row for row in await self._rows(self.revision)}
+            seen = max([self.revision, *(row.revision for row in latest.values())])
+        if change.final or not change.complete or self.execution.started_at is None:
+            self.execution, _ = await self._reader.get(self._caller, self.execution.id, full=True)
+            seen = max(seen, self.execution.revision)
+        self._statuses |= {node.node_id: node.status for node in latest.values()}
+        moved = seen > self.revision or bool(latest)
+        self.revision = seen
+        if not moved:
+            return []
+        nodes = list(latest.values())
+        if self.execution.final:  # what had not begun never will: that is news too
+            everything = rendered(self.execution, self._plan, [], 0, len(self._plan.places))
+            nodes += [node for node in everything if node.node_id not in self._statuses]
+        parts = [nodes[at : at + _PART_NODES] for at in range(0, len(nodes), _PART_NODES)] or [[]]
+        return [Step("delta", seen, self._counted(), self._plan, part) for part in parts]
+
+    async def _rows(self, after_revision: int) -> list[NodeExecution]:
+        async with as_caller(self._reader.api_pool, self._caller) as db:
+            return await executions.list_nodes(db, self.execution.id, after_revision=after_revision)
+
+    def _counted(self) -> Execution:
+        counts: dict[str, int] = {}
+        for status in self._statuses.values():
+            counts[status] = counts.get(status, 0) + 1
+        return replaced(self.execution, counts=counts, revision=self.revision)
+
+
+def _node(plan: Plan, place: int, record: NodeRecord) -> NodeExecution:
+    definition = plan.places[place]
+    failure = record.failure
+    return NodeExecution(
+        node_id=definition.id,
+        status=record.status,
+        revision=record.revision,
+        id=record.id,
+        node_version_id=definition.node_version_id,
+        execution_order=record.order,
+        retry_count=record.retry_count,
+        max_retries=definition.retry.max_retries,
+        started_at=record.started_at,
+        completed_at=record.completed_at,
+        error_type=failure.error_type if failure else None,
+        error_message=failure.message if failure else None,
+        resource_usage={"cpu_us": record.cpu_us, "memory_peak_bytes": record.memory_peak_bytes},
+        container_id=record.container_id,
+    )

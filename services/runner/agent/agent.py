@@ -1,0 +1,1523 @@
+"""The agent: loads one node version and calls it, once per frame, inside the sandbox.
+
+One file, standard library only, any Python from 3.9 on; started as `python -I -S agent.pyc FD`.
+It speaks framed messages on a descriptor of its own, so nothing that user code prints can be taken
+for a result. It is not a boundary: the sandbox is. What it sends is checked again outside.
+
+A frame is `!II` (length of the header, length of the body), a JSON header and the raw bytes of the
+values, so that a value keeps the exact text it was produced as.
+"""
+
+from __future__ import annotations
+
+import _signal
+import base64
+import fcntl
+import gc
+import json
+import math
+import os
+import resource
+import signal
+import struct
+import sys
+import time
+import types
+
+PROTOCOL = 1
+MAX_DEPTH = 64
+MAX_INT_BITS = 14285  # 10**4300 has 14,285 bits: no shorter integer can have more than 4,300 digits
+MAX_INT_DIGITS = 4300
+MAX_EXACT_FLOAT_INT = 2**53
+MAX_MESSAGE = 4096
+MAX_TRACE = 32768
+MAX_CAUSES = 8
+MAX_FRAMES = 24
+MODULE = "qflow_node"
+FILENAME = "node.py"
+_HEAD = struct.Struct("!II")
+_WATCHED_SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGALRM, _signal.SIGCHLD)
+
+
+class Mismatch(Exception):
+    """A value that is not of its declared type; `kind` is the error type to report."""
+
+    def __init__(self, message, kind="type_error"):
+        super().__init__(message)
+        self.kind = kind
+        self.path = ""
+
+    def under(self, step):
+        self.path = "%s%s" % (step, self.path)
+        return self
+
+    def text(self, root):
+        return "%s%s: %s" % (root, self.path, self.args[0])
+
+
+class Terminated(BaseException):
+    """SIGTERM came: the attempt is cancelled or out of time. Not an Exception, so it gets through."""
+
+
+# ---------------------------------------------------------------- plain JSON
+
+
+def _refuse_constant(name):
+    raise Mismatch("%s is not JSON" % name, "serialization_error")
+
+
+_parse = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def describe(value):
+    """The kind of a value in a word: never its content, never its repr, which may run code."""
+    return type(value).__name__
+
+
+def _expected(name, value):
+    return Mismatch("expected %s, got %s" % (name, describe(value)))
+
+
+def _index(position):
+    return "[%d]" % position
+
+
+def _key(name):
+    return ".%s" % name[:100]
+
+
+def _check_int(value):
+    if -MAX_EXACT_FLOAT_INT < value < MAX_EXACT_FLOAT_INT:
+        return value
+    if value.bit_length() >= MAX_INT_BITS and abs(value) >= 10**MAX_INT_DIGITS:
+        raise Mismatch("the integer has more than 4300 digits", "serialization_error")
+    return value
+
+
+def _check_float(value):
+    if not math.isfinite(value):
+        raise Mismatch("NaN and Infinity are not JSON", "serialization_error")
+    return value
+
+
+def _check_text(value):
+    if "\x00" in value:
+        raise Mismatch("the text holds a NUL character", "serialization_error")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise Mismatch("the text holds a lone surrogate", "serialization_error") from None
+    return value
+
+
+def _unwrap_numpy(value):
+    """numpy's scalars are what much numeric code returns; `.item()` gives the plain value."""
+    kind = type(value)
+    if kind.__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        return value.item()
+    return value
+
+
+def encode_any(value, depth=0):
+    """Plain JSON only: what a reader in any language gets back as it was."""
+    if depth > MAX_DEPTH:
+        raise Mismatch("nested deeper than 64, or holds itself", "serialization_error")
+    if value is None or value is True or value is False:
+        return value
+    kind = type(value)
+    if kind is str:
+        return _check_text(value)
+    if kind is int:
+        return _check_int(value)
+    if kind is float:
+        return _check_float(value)
+    if kind is list or kind is tuple:
+        out = []
+        for position, item in enumerate(value):
+            try:
+                out.append(encode_any(item, depth + 1))
+            except Mismatch as problem:
+                raise problem.under(_index(position))
+        return out
+    if kind is dict:
+        out = {}
+        for key, item in value.items():
+            if type(key) is not str:
+                raise Mismatch(
+                    "a key is %s; without a declared type keys are str" % describe(key),
+                    "serialization_error",
+                )
+            try:
+                out[_check_text(key)] = encode_any(item, depth + 1)
+            except Mismatch as problem:
+                raise problem.under(_key(key))
+        return out
+    plain = _unwrap_numpy(value)
+    if plain is not value:
+        return encode_any(plain, depth)
+    if isinstance(value, str):
+        return _check_text(str.__str__(value))
+    if isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, int):
+        return _check_int(int(value))
+    if isinstance(value, float):
+        return _check_float(float(value))
+    if isinstance(value, dict):
+        return encode_any(dict(value), depth)
+    raise Mismatch(
+        "%s cannot be carried as JSON; declare its type or return plain values" % describe(value),
+        "serialization_error",
+    )
+
+
+# ---------------------------------------------------------------- codecs by declared type
+# decoder(type) gives plain JSON -> value; encoder(type) gives value -> plain JSON. Both are compiled
+# once per node version into closures.
+
+
+class Codecs:
+    """Compiles codecs; classes are looked up by name in the user's own module."""
+
+    def __init__(self, namespace):
+        self.namespace = namespace
+
+    def find(self, name):
+        found = self.namespace
+        for position, part in enumerate(name.split(".")):
+            found = found.get(part) if position == 0 else getattr(found, part, None)
+            if found is None:
+                raise Mismatch("the class %s is not defined in the node's code" % name)
+        return found
+
+    def decoder(self, kind, depth=0):
+        if depth > MAX_DEPTH:
+            raise Mismatch("the declared type is nested deeper than 64")
+        make = getattr(self, "_decode_%s" % kind.get("t"), None)
+        if make is None:
+            raise Mismatch("values of type %s cannot be passed to a node" % type_name(kind))
+        return make(kind, depth + 1)
+
+    def encoder(self, kind, depth=0):
+        if depth > MAX_DEPTH:
+            raise Mismatch("the declared type is nested deeper than 64")
+        make = getattr(self, "_encode_%s" % kind.get("t"), None)
+        if make is None:
+            raise Mismatch(
+                "values of type %s cannot leave a node" % type_name(kind), "serialization_error"
+            )
+        return make(kind, depth + 1)
+
+    # -- scalars
+
+    def _decode_any(self, kind, depth):
+        return lambda plain: plain
+
+    def _encode_any(self, kind, depth):
+        return encode_any
+
+    def _decode_int(self, kind, depth):
+        def decode(plain):
+            if type(plain) is not int:
+                raise _expected("int", plain)
+            return plain
+
+        return decode
+
+    def _encode_int(self, kind, depth):
+        def encode(value):
+            if type(value) is int:
+                return _check_int(value)
+            value = _unwrap_numpy(value)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise _expected("int", value)
+            return _check_int(int(value))
+
+        return encode
+
+    def _decode_float(self, kind, depth):
+        def decode(plain):
+            if type(plain) is float:
+                return _check_float(plain)
+            if type(plain) is int:
+                return exact_float(plain)
+            raise _expected("float", plain)
+
+        return decode
+
+    def _encode_float(self, kind, depth):
+        def encode(value):
+            if type(value) is float:
+                return _check_float(value)
+            value = _unwrap_numpy(value)
+            if isinstance(value, float):
+                return _check_float(float(value))
+            if isinstance(value, int) and not isinstance(value, bool):
+                return exact_float(int(value))
+            raise _expected("float", value)
+
+        return encode
+
+    def _decode_bool(self, kind, depth):
+        def decode(plain):
+            if plain is True or plain is False:
+                return plain
+            raise _expected("bool", plain)
+
+        return decode
+
+    def _encode_bool(self, kind, depth):
+        def encode(value):
+            if value is True or value is False:
+                return value
+            plain = _unwrap_numpy(value)
+            if plain is True or plain is False:
+                return plain
+            raise _expected("bool", value)
+
+        return encode
+
+    def _decode_str(self, kind, depth):
+        def decode(plain):
+            if type(plain) is not str:
+                raise _expected("str", plain)
+            return plain
+
+        return decode
+
+    def _encode_str(self, kind, depth):
+        def encode(value):
+            if type(value) is str:
+                return _check_text(value)
+            if isinstance(value, str):
+                return _check_text(str.__str__(value))
+            raise _expected("str", value)
+
+        return encode
+
+    def _decode_none(self, kind, depth):
+        def decode(plain):
+            if plain is not None:
+                raise _expected("None", plain)
+
+        return decode
+
+    _encode_none = _decode_none
+
+    def _decode_bytes(self, kind, depth):
+        def decode(plain):
+            if type(plain) is not str:
+                raise _expected("bytes as base64 text", plain)
+            try:
+                return base64.b64decode(plain.encode("ascii"), validate=True)
+            except ValueError:
+                raise Mismatch("expected base64 text") from None
+
+        return decode
+
+    def _encode_bytes(self, kind, depth):
+        def encode(value):
+            if not isinstance(value, (bytes, bytearray, memoryview)):
+                raise _expected("bytes", value)
+            return base64.b64encode(value).decode("ascii")
+
+        return encode
+
+    def _decode_complex(self, kind, depth):
+        def decode(plain):
+            if (
+                type(plain) is not list
+                or len(plain) != 2
+                or any(type(part) not in (int, float) for part in plain)
+            ):
+                raise _expected("complex as [real, imaginary]", plain)
+            return complex(exact_float(plain[0]), exact_float(plain[1]))
+
+        return decode
+
+    def _encode_complex(self, kind, depth):
+        def encode(value):
+            value = _unwrap_numpy(value)
+            if not isinstance(value, complex):
+                raise _expected("complex", value)
+            return [_check_float(value.real), _check_float(value.imag)]
+
+        return encode
+
+    def _decode_decimal(self, kind, depth):
+        from decimal import Decimal, InvalidOperation
+
+        def decode(plain):
+            if type(plain) is int:
+                return Decimal(plain)
+            if type(plain) is not str:
+                raise _expected("decimal as text", plain)
+            try:
+                return Decimal(plain)
+            except InvalidOperation:
+                raise Mismatch("expected a decimal as text") from None
+
+        return decode
+
+    def _encode_decimal(self, kind, depth):
+        from decimal import Decimal
+
+        def encode(value):
+            if not isinstance(value, Decimal):
+                raise _expected("Decimal", value)
+            return str(value)
+
+        return encode
+
+    def _decode_uuid(self, kind, depth):
+        from uuid import UUID
+
+        def decode(plain):
+            if type(plain) is not str or len(plain) != 36:
+                raise _expected("UUID as text", plain)
+            try:
+                return UUID(plain)
+            except ValueError:
+                raise Mismatch("expected a UUID as text") from None
+
+        return decode
+
+    def _encode_uuid(self, kind, depth):
+        from uuid import UUID
+
+        def encode(value):
+            if not isinstance(value, UUID):
+                raise _expected("UUID", value)
+            return str(value)
+
+        return encode
+
+    def _iso_decoder(self, cls, name):
+        def decode(plain):
+            if type(plain) is not str:
+                raise _expected("%s as ISO 8601 text" % name, plain)
+            try:
+                return cls.fromisoformat(plain_iso(plain))
+            except ValueError:
+                raise Mismatch("expected %s as ISO 8601 text" % name) from None
+
+        return decode
+
+    def _iso_encoder(self, check, name):
+        def encode(value):
+            if not check(value):
+                raise _expected(name, value)
+            return value.isoformat()
+
+        return encode
+
+    def _decode_datetime(self, kind, depth):
+        from datetime import datetime
+
+        return self._iso_decoder(datetime, "datetime")
+
+    def _encode_datetime(self, kind, depth):
+        from datetime import datetime
+
+        return self._iso_encoder(lambda value: isinstance(value, datetime), "datetime")
+
+    def _decode_date(self, kind, depth):
+        from datetime import date
+
+        return self._iso_decoder(date, "date")
+
+    def _encode_date(self, kind, depth):
+        from datetime import date, datetime
+
+        return self._iso_encoder(
+            lambda value: isinstance(value, date) and not isinstance(value, datetime), "date"
+        )
+
+    def _decode_time(self, kind, depth):
+        from datetime import time as clock_time
+
+        return self._iso_decoder(clock_time, "time")
+
+    def _encode_time(self, kind, depth):
+        from datetime import time as clock_time
+
+        return self._iso_encoder(lambda value: isinstance(value, clock_time), "time")
+
+    def _decode_timedelta(self, kind, depth):
+        from datetime import timedelta
+
+        def decode(plain):
+            if type(plain) not in (int, float):
+                raise _expected("timedelta as seconds", plain)
+            try:
+                return timedelta(seconds=plain)
+            except OverflowError:
+                raise Mismatch("the timedelta is out of range") from None
+
+        return decode
+
+    def _encode_timedelta(self, kind, depth):
+        from datetime import timedelta
+
+        def encode(value):
+            if not isinstance(value, timedelta):
+                raise _expected("timedelta", value)
+            if value.microseconds == 0:
+                return value.days * 86400 + value.seconds
+            seconds = value.total_seconds()
+            if timedelta(seconds=seconds) != value:
+                raise Mismatch(
+                    "the timedelta is too long for its microseconds", "serialization_error"
+                )
+            return seconds
+
+        return encode
+
+    def _decode_file(self, kind, depth):
+        def decode(plain):
+            if type(plain) is not dict or type(plain.get("$file")) is not str:
+                raise _expected('a file as {"$file": id}', plain)
+            return plain
+
+        return decode
+
+    def _encode_file(self, kind, depth):
+        def encode(value):
+            if type(value) is not dict or type(value.get("$file")) is not str:
+                raise _expected('a file as {"$file": id}', value)
+            return {"$file": _check_text(value["$file"])}
+
+        return encode
+
+    # -- containers
+
+    def _items_decoder(self, kind, depth, build, name):
+        item = self.decoder(kind.get("item") or {"t": "any"}, depth)
+
+        def decode(plain):
+            if type(plain) is not list:
+                raise _expected(name, plain)
+            out = []
+            try:
+                for element in plain:
+                    out.append(item(element))
+            except Mismatch as problem:
+                raise problem.under(_index(len(out)))
+            if build is list:
+                return out
+            try:
+                return build(out)
+            except TypeError:
+                raise Mismatch("an element of the %s is not hashable" % name) from None
+
+        return decode
+
+    def _items_encoder(self, kind, depth, classes, name, ordered=True):
+        item = self.encoder(kind.get("item") or {"t": "any"}, depth)
+
+        def encode(value):
+            if not isinstance(value, classes):
+                raise _expected(name, value)
+            out = []
+            try:
+                for element in value:
+                    out.append(item(element))
+            except Mismatch as problem:
+                raise problem.under(_index(len(out)))
+            if not ordered:  # a set has no order: give it one, so that equal sets have equal texts
+                try:
+                    out.sort()
+                except TypeError:
+                    out.sort(key=_dump)
+            return out
+
+        return encode
+
+    def _decode_list(self, kind, depth):
+        return self._items_decoder(kind, depth, list, "list")
+
+    def _encode_list(self, kind, depth):
+        return self._items_encoder(kind, depth, list, "list")
+
+    def _decode_set(self, kind, depth):
+        return self._items_decoder(kind, depth, set, "set")
+
+    def _encode_set(self, kind, depth):
+        return self._items_encoder(kind, depth, set, "set", ordered=False)
+
+    def _decode_frozenset(self, kind, depth):
+        return self._items_decoder(kind, depth, frozenset, "frozenset")
+
+    def _encode_frozenset(self, kind, depth):
+        return self._items_encoder(kind, depth, frozenset, "frozenset", ordered=False)
+
+    def _decode_tuple(self, kind, depth):
+        if "items" not in kind:
+            return self._items_decoder(kind, depth, tuple, "tuple")
+        items = [self.decoder(item, depth) for item in kind["items"]]
+
+        def decode(plain):
+            if type(plain) is not list or len(plain) != len(items):
+                raise _expected("a tuple of %d" % len(items), plain)
+            return tuple(_each(items, plain))
+
+        return decode
+
+    def _encode_tuple(self, kind, depth):
+        if "items" not in kind:
+            return self._items_encoder(kind, depth, tuple, "tuple")
+        items = [self.encoder(item, depth) for item in kind["items"]]
+
+        def encode(value):
+            if not isinstance(value, tuple) or len(value) != len(items):
+                raise _expected("a tuple of %d" % len(items), value)
+            return _each(items, value)
+
+        return encode
+
+    def _decode_dict(self, kind, depth):
+        value_of = self.decoder(kind.get("value") or {"t": "any"}, depth)
+        key_kind = kind.get("key") or {"t": "str"}
+        key_of = None if key_kind.get("t") in ("str", "any") else self._key_decoder(key_kind, depth)
+
+        def decode(plain):
+            if type(plain) is not dict:
+                raise _expected("dict", plain)
+            out = {}
+            for key, item in plain.items():
+                try:
+                    out[key if key_of is None else key_of(key)] = value_of(item)
+                except Mismatch as problem:
+                    raise problem.under(_key(key))
+            return out
+
+        return decode
+
+    def _encode_dict(self, kind, depth):
+        value_of = self.encoder(kind.get("value") or {"t": "any"}, depth)
+        key_of = self._key_encoder(kind.get("key") or {"t": "str"}, depth)
+
+        def encode(value):
+            if not isinstance(value, dict):
+                raise _expected("dict", value)
+            out = {}
+            for key, item in value.items():
+                text = key_of(key)
+                try:
+                    out[text] = value_of(item)
+                except Mismatch as problem:
+                    raise problem.under(_key(text))
+            if len(out) != len(value):
+                raise Mismatch("two keys have the same text", "serialization_error")
+            return out
+
+        return encode
+
+    def _key_decoder(self, kind, depth):
+        decode = self.decoder(kind, depth)
+        textual = kind.get("t") in _TEXT_KINDS or (
+            kind.get("t") == "enum" and kind.get("base", "str") == "str"
+        )
+
+        def decode_key(key):
+            if textual:
+                return decode(key)
+            try:
+                return decode(_parse(key))
+            except (ValueError, RecursionError):
+                raise Mismatch("the key is not %s" % type_name(kind)) from None
+
+        return decode_key
+
+    def _key_encoder(self, kind, depth):
+        encode = self.encoder(kind, depth)
+
+        def encode_key(key):
+            plain = encode(key)
+            return plain if type(plain) is str else _dump(plain)
+
+        return encode_key
+
+    # -- choices
+
+    def _decode_union(self, kind, depth):
+        options = [(option, self.decoder(option, depth)) for option in by_precision(kind["any_of"])]
+
+        def decode(plain):
+            for _, option in options:
+                try:
+                    return option(plain)
+                except Mismatch:
+                    continue
+            raise _expected(type_name(kind), plain)
+
+        return decode
+
+    def _encode_union(self, kind, depth):
+        options = [(option, self.encoder(option, depth)) for option in by_precision(kind["any_of"])]
+
+        def encode(value):
+            first = None
+            for _, option in options:
+                try:
+                    return option(value)
+                except Mismatch as problem:
+                    if first is None or problem.kind == "serialization_error":
+                        first = problem
+            if first is not None and first.kind == "serialization_error":
+                raise first
+            raise _expected(type_name(kind), value)
+
+        return encode
+
+    def _decode_literal(self, kind, depth):
+        values = kind["values"]
+
+        def decode(plain):
+            for value in values:
+                if type(value) is type(plain) and value == plain:
+                    return plain
+            raise Mismatch("expected one of the %d literal values" % len(values))
+
+        return decode
+
+    def _encode_literal(self, kind, depth):
+        return self._decode_literal(kind, depth)
+
+    def _decode_enum(self, kind, depth):
+        cls = self.find(kind["name"])
+
+        def decode(plain):
+            for member in cls:
+                value = member.value
+                if type(value) is type(plain) and value == plain:
+                    return member
+            raise Mismatch("not a value of %s" % kind["name"])
+
+        return decode
+
+    def _encode_enum(self, kind, depth):
+        cls = self.find(kind["name"])
+
+        def encode(value):
+            if not isinstance(value, cls):
+                raise _expected(kind["name"], value)
+            return encode_any(value.value)
+
+        return encode
+
+    # -- records
+
+    def _decode_record(self, kind, depth):
+        fields = [
+            (field["name"], self.decoder(field["type"], depth), field.get("required", True))
+            for field in kind["fields"]
+        ]
+        names = {field[0] for field in fields}
+        build = self._record_builder(kind)
+
+        def decode(plain):
+            if type(plain) is not dict:
+                raise _expected(kind.get("name") or "record", plain)
+            out = {}
+            for name, field, required in fields:
+                if name in plain:
+                    try:
+                        out[name] = field(plain[name])
+                    except Mismatch as problem:
+                        raise problem.under(_key(name))
+                elif required:
+                    raise Mismatch("missing").under(_key(name))
+            for name in plain:
+                if name not in names:
+                    raise Mismatch("unknown field").under(_key(name))
+            return build(out)
+
+        return decode
+
+    def _record_builder(self, kind):
+        how = kind.get("kind")
+        if how == "typeddict":
+            return lambda values: values
+        cls = self.find(kind["name"])
+        if how == "pydantic":
+            validate = getattr(cls, "model_validate", None) or cls.parse_obj
+            return lambda values: _built(validate, values)
+        return lambda values: _built(lambda fields: cls(**fields), values)
+
+    def _encode_record(self, kind, depth):
+        fields = [
+            (field["name"], self.encoder(field["type"], depth), field.get("required", True))
+            for field in kind["fields"]
+        ]
+        name_of = kind.get("name") or "record"
+        as_dict = kind.get("kind") == "typeddict"
+        cls = dict if as_dict else self.find(kind["name"])
+        names = {field[0] for field in fields}
+
+        def encode(value):
+            if not isinstance(value, cls):
+                raise _expected(name_of, value)
+            out = {}
+            for name, field, required in fields:
+                found = value.get(name, _ABSENT) if as_dict else getattr(value, name, _ABSENT)
+                if found is _ABSENT:
+                    if required:
+                        raise Mismatch("missing").under(_key(name))
+                    continue
+                try:
+                    out[name] = field(found)
+                except Mismatch as problem:
+                    raise problem.under(_key(name))
+            if as_dict:
+                for name in value:
+                    if name not in names:
+                        raise Mismatch("unknown field").under(_key(str(name)))
+            return out
+
+        return encode
+
+
+_ABSENT = object()
+_TEXT_KINDS = ("str", "bytes", "decimal", "uuid", "datetime", "date", "time", "any")
+_RANK = {"none": 0, "bool": 1, "int": 2, "float": 3, "str": 8, "any": 9}
+
+
+def by_precision(options):
+    """An untagged union is read by its most exact option: int before float, str and any last."""
+    return sorted(options, key=lambda option: _RANK.get(option.get("t"), 5))
+
+
+def _each(codecs, values):
+    out = []
+    try:
+        for codec, value in zip(codecs, values):
+            out.append(codec(value))
+    except Mismatch as problem:
+        raise problem.under(_index(len(out)))
+    return out
+
+
+def _built(build, values):
+    try:
+        return build(values)
+    except Exception as problem:  # the user's own constructor refuses what the types allow
+        raise Mismatch(
+            "the class refused the value: %s" % safe_text(problem, 500), "type_error"
+        ) from None
+
+
+def type_name(kind):
+    """A short name of a declared type, for messages."""
+    tag = kind.get("t")
+    if tag == "union":
+        return " | ".join(type_name(option) for option in kind["any_of"])
+    if tag in ("record", "enum", "named"):
+        return str(kind.get("name"))
+    return {"none": "None"}.get(tag, str(tag))
+
+
+def exact_float(value):
+    if type(value) is float:
+        return _check_float(value)
+    if not -MAX_EXACT_FLOAT_INT <= value <= MAX_EXACT_FLOAT_INT:
+        raise Mismatch("the integer is beyond 2**53 and would lose digits as a float")
+    return float(value)
+
+
+def plain_iso(text):
+    """Python 3.9 and 3.10 read neither `Z` nor other fractions than of 3 or 6 digits."""
+    if sys.version_info >= (3, 11):
+        return text
+    if text.endswith(("Z", "z")):
+        text = text[:-1] + "+00:00"
+    head, dot, tail = text.partition(".")
+    if not dot:
+        return text
+    digits = 0
+    while digits < len(tail) and tail[digits].isdigit():
+        digits += 1
+    return "%s.%s%s" % (head, (tail[:digits] + "000000")[:6], tail[digits:])
+
+
+# ---------------------------------------------------------------- conversions
+# All work on plain JSON: the text of the source type is the start, that of the target the end.
+
+
+def _same(plain):
+    return plain
+
+
+def _want(plain, kinds, name):
+    if type(plain) not in kinds:
+        raise _expected(name, plain)
+    return plain
+
+
+def _to_bool(plain):
+    found = {"true": True, "1": True, "false": False, "0": False}.get(plain.strip().lower())
+    if found is None:
+        raise Mismatch("the text is neither true nor false")
+    return found
+
+
+def _parsed(make, plain, name):
+    try:
+        return make(plain)
+    except (ValueError, ArithmeticError):
+        raise Mismatch("the text is not %s" % name) from None
+
+
+def _float_to_int(plain):
+    if type(plain) is int:
+        return plain
+    if not plain.is_integer():
+        raise Mismatch("the number has a fraction and cannot be an int")
+    return int(plain)
+
+
+def _unique(plain):
+    seen = {}
+    for item in plain:
+        seen.setdefault(_dump(item), item)
+    return list(seen.values())
+
+
+def _decimal_text(text):
+    from decimal import Decimal
+
+    return str(Decimal(text.strip()))
+
+
+def _uuid_text(text):
+    from uuid import UUID
+
+    return str(UUID(text.strip()))
+
+
+def _datetime_text(text):
+    from datetime import datetime
+
+    return datetime.fromisoformat(plain_iso(text.strip())).isoformat()
+
+
+def _date_text(text):
+    from datetime import date
+
+    return date.fromisoformat(text.strip()).isoformat()
+
+
+CONVERSIONS = {
+    "int_to_float": lambda v: exact_float(_want(v, (int, float), "int")),
+    "bool_to_int": lambda v: int(_want(v, (bool,), "bool")),
+    "int_to_str": lambda v: str(_want(v, (int,), "int")),
+    "float_to_str": lambda v: repr(exact_float(_want(v, (int, float), "float"))),
+    "bool_to_str": lambda v: "true" if _want(v, (bool,), "bool") else "false",
+    "int_to_decimal": lambda v: str(_want(v, (int,), "int")),
+    "float_to_decimal": lambda v: repr(exact_float(_want(v, (int, float), "float"))),
+    "decimal_to_str": _same,
+    "uuid_to_str": _same,
+    "datetime_to_str": _same,
+    "date_to_str": _same,
+    "date_to_datetime": lambda v: _want(v, (str,), "date") + "T00:00:00",
+    "bytes_to_base64": _same,
+    "tuple_to_list": _same,
+    "set_to_list": _same,
+    "frozenset_to_list": _same,
+    "list_to_tuple": _same,
+    "enum_to_value": _same,
+    "record_to_dict": _same,
+    "value_to_json": lambda v: _dump(v),
+    "str_to_int": lambda v: _parsed(int, _want(v, (str,), "str"), "an integer"),
+    "str_to_float": lambda v: _check_float(_parsed(float, _want(v, (str,), "str"), "a number")),
+    "str_to_bool": lambda v: _to_bool(_want(v, (str,), "str")),
+    "str_to_decimal": lambda v: _parsed(_decimal_text, _want(v, (str,), "str"), "a decimal"),
+    "str_to_datetime": lambda v: _parsed(_datetime_text, _want(v, (str,), "str"), "a datetime"),
+    "str_to_date": lambda v: _parsed(_date_text, _want(v, (str,), "str"), "a date"),
+    "str_to_uuid": lambda v: _parsed(_uuid_text, _want(v, (str,), "str"), "a UUID"),
+    "float_to_int": lambda v: _float_to_int(_want(v, (int, float), "float")),
+    "list_to_set": lambda v: _unique(_want(v, (list,), "list")),
+    "json_to_value": lambda v: _parsed(_parse, _want(v, (str,), "str"), "JSON"),
+}
+
+
+# ---------------------------------------------------------------- errors
+
+
+def safe_text(problem, limit=MAX_MESSAGE):
+    """str() of an exception, which may fail, run for long in text, or hold what cannot be stored."""
+    try:
+        text = str(problem)
+    except BaseException:
+        text = "<no text: __str__ failed>"
+    return clean(text, limit)
+
+
+def clean(text, limit):
+    cut = len(text) > limit
+    text = text[:limit].replace("\x00", "\\x00")
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text + "... [truncated]" if cut else text
+
+
+def _frames(problem, source):
+    """The frames from the user's first one on: the agent's own are of no interest."""
+    frames = []
+    link = problem.__traceback__
+    while link is not None and len(frames) < 100000:
+        frames.append(link)
+        link = link.tb_next
+    first = 0
+    for position, link in enumerate(frames):
+        if link.tb_frame.f_code.co_filename == FILENAME:
+            first = position
+            break
+    else:
+        if frames and frames[0].tb_frame.f_code.co_filename == __file__:
+            first = 1
+    frames = frames[first:]
+    if len(frames) > MAX_FRAMES:
+        half = MAX_FRAMES // 2
+        shown = [*frames[:half], None, *frames[-half:]]
+    else:
+        shown = frames
+    out = []
+    for link in shown:
+        if link is None:
+            out.append("  ... %d frames left out" % (len(frames) - MAX_FRAMES))
+            continue
+        code = link.tb_frame.f_code
+        out.append('  File "%s", line %d, in %s' % (code.co_filename, link.tb_lineno, code.co_name))
+        if code.co_filename == FILENAME and 0 < link.tb_lineno <= len(source):
+            out.append("    " + source[link.tb_lineno - 1].strip()[:200])
+    return out
+
+
+def _cause_of(problem):
+    if problem.__cause__ is not None:
+        return problem.__cause__, "The above exception was the direct cause of the following one:"
+    if problem.__context__ is not None and not problem.__suppress_context__:
+        return problem.__context__, "While handling the above exception, another one occurred:"
+    return None, ""
+
+
+def error_of(problem, source, kind="user_error"):
+    """An exception as data: bounded whatever it holds."""
+    chain = []
+    seen = set()
+    current, link = problem, ""
+    while current is not None and len(chain) < MAX_CAUSES and id(current) not in seen:
+        seen.add(id(current))
+        name = type(current).__name__
+        lines = ["Traceback (most recent call last):", *_frames(current, source)]
+        text = safe_text(current)
+        lines.append("%s: %s" % (name, text) if text else name)
+        following = link
+        current, link = _cause_of(current)
+        chain.append((name, text, "\n".join(lines), following))
+    trace = []
+    for _, _, text, following in reversed(chain):
+        trace.append(text)
+        if following:
+            trace.append("\n%s\n" % following)
+    name, text = chain[0][0], chain[0][1]
+    return {
+        "type": kind,
+        "message": "%s: %s" % (name, text) if text else name,
+        "exception": name,
+        "traceback": clean("\n".join(trace), MAX_TRACE),
+        "causes": [clean("%s: %s" % (n, t), 1000) for n, t, _, _ in chain[1:]],
+    }
+
+
+def plain_error(kind, message):
+    return {"type": kind, "message": message, "exception": "", "traceback": "", "causes": []}
+
+
+# ---------------------------------------------------------------- the channel
+
+
+class Channel:
+    """Frames on one blocking descriptor that no other part of the process is told of."""
+
+    def __init__(self, descriptor):
+        self.descriptor = descriptor
+        self.pending = bytearray()
+
+    def read(self):
+        """The next (header, body), or None at the end."""
+        while len(self.pending) < 8:
+            if not self._more():
+                return None
+        header_length, body_length = _HEAD.unpack_from(self.pending)
+        total = 8 + header_length + body_length
+        while len(self.pending) < total:
+            if not self._more(total - len(self.pending)):
+                return None
+        header = _parse(self.pending[8 : 8 + header_length].decode("utf-8"))
+        body = bytes(self.pending[8 + header_length : total])
+        del self.pending[:total]
+        return header, body
+
+    def _more(self, wanted=0):
+        chunk = os.read(self.descriptor, max(65536, min(wanted, 1 << 20)))
+        self.pending += chunk
+        return bool(chunk)
+
+    def write(self, header):
+        self.write_text(_dump(header))
+
+    def write_text(self, header, parts=()):
+        head = header.encode("utf-8")
+        body = b"".join(parts)
+        self._write_all(_HEAD.pack(len(head), len(body)) + head + body)
+
+    def _write_all(self, data):
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.descriptor, view) :]
+
+
+# ---------------------------------------------------------------- what a call may leave behind
+
+
+class Residue:
+    """Tells what user code left: a warm interpreter that is not as it was gets replaced.
+
+    Asked after every call, so it asks the C modules: `signal` makes enums, `os.environ` decodes.
+    """
+
+    def __init__(self):
+        self.last_pid_file = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
+        self.last_pid = self._last_pid()
+        self.threads = len(os.listdir("/proc/self/task"))
+        self.cwd = os.getcwd()
+        self.environment = dict(os.environ._data)
+        self.handlers = [_signal.getsignal(number) for number in _WATCHED_SIGNALS]
+        self.blocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
+        self.streams = (sys.stdin, sys.stdout, sys.stderr)
+
+    def _last_pid(self):
+        # The last process or thread number given out in this PID namespace: unchanged means that
+        # nothing was started, at the price of one read instead of a walk through /proc.
+        return os.pread(self.last_pid_file, 128, 0).rsplit(b" ", 1)[-1]
+
+    def found(self):
+        last_pid = self._last_pid()
+        if last_pid != self.last_pid:
+            self.last_pid = last_pid
+            if len(os.listdir("/proc/self/task")) > self.threads:
+                return "threads"
+            if self._others():
+                return "children"
+        if os.environ._data != self.environment:
+            return "environment"
+        if [_signal.getsignal(number) for number in _WATCHED_SIGNALS] != self.handlers:
+            return "signal handlers"
+        if _signal.pthread_sigmask(_signal.SIG_BLOCK, ()) != self.blocked:
+            return "signal mask"
+        if _signal.getitimer(_signal.ITIMER_REAL)[0]:
+            return "timer"
+        try:
+            if os.getcwd() != self.cwd:
+                return "working directory"
+        except OSError:
+            return "working directory"
+        if (sys.stdin, sys.stdout, sys.stderr) != self.streams:
+            return "streams"
+        return ""
+
+    def _others(self):
+        try:
+            os.waitpid(-1, os.WNOHANG)
+            return True
+        except ChildProcessError:
+            pass
+        own = os.getpid()
+        try:
+            names = os.listdir("/proc")
+        except OSError:  # no namespace of its own: others' processes are none of its business
+            return False
+        return any(name.isdigit() and int(name) not in (1, own) for name in names)
+
+
+# ---------------------------------------------------------------- loading and calling
+
+
+class Node:
+    """One loaded node version."""
+
+    def __init__(self, spec):
+        code = spec["code"]
+        self.source = code.splitlines()
+        self.loop = None
+        self.main = None
+        self.spec = spec
+        if spec.get("env"):
+            sys.path.append(spec["env"])
+        self.module = types.ModuleType(MODULE)
+        self.module.__file__ = FILENAME
+        sys.modules[MODULE] = self.module
+        import linecache
+
+        lines = [line + "\n" for line in self.source]
+        linecache.cache[FILENAME] = (len(code), None, lines, FILENAME)
+
+    def run_module(self):
+        program = compile(self.spec["code"], FILENAME, "exec", dont_inherit=True)
+        exec(program, self.module.__dict__)  # noqa: S102 - this is what a sandbox is for
+        self.main = self.module.__dict__.get(self.spec["main"])
+        if not callable(self.main):
+            raise Mismatch("the code defines no function %r" % self.spec["main"], "user_error")
+
+    def compile_codecs(self):
+        codecs = Codecs(self.module.__dict__)
+        self.inputs = [
+            (entry["name"], codecs.decoder(entry["type"]), entry.get("kind") == "keyword")
+            for entry in self.spec["inputs"]
+        ]
+        self.outputs = [
+            (entry["name"], _dump(entry["name"]), codecs.encoder(entry["type"]))
+            for entry in self.spec["outputs"]
+        ]
+
+    def decode(self, header, body):
+        """The call's arguments: (positional, keyword)."""
+        given = {}
+        offset = 0
+        for name, length, conversion in header["inputs"]:
+            given[name] = (body[offset : offset + length], conversion)
+            offset += length
+        positional, keyword = [], {}
+        in_order = True
+        for name, decode, by_name in self.inputs:
+            if name not in given:
+                in_order = False  # its default applies; those after it go by name
+                continue
+            try:
+                raw, conversion = given.pop(name)
+                plain = _parse(raw.decode("utf-8"))
+                for method in conversion or ():
+                    plain = CONVERSIONS[method](plain)
+                value = decode(plain)
+            except Mismatch as problem:
+                raise Mismatch(problem.text("input %r" % name), problem.kind) from None
+            except (ValueError, RecursionError):
+                raise Mismatch("input %r is not strict JSON" % name) from None
+            except KeyError:
+                raise Mismatch("input %r: unknown conversion" % name) from None
+            if by_name or not in_order:
+                keyword[name] = value
+            else:
+                positional.append(value)
+        if given:
+            raise Mismatch("unknown input %r" % sorted(given)[0])
+        return positional, keyword
+
+    def run(self, positional, keyword):
+        value = self.main(*positional, **keyword)
+        if isinstance(value, types.CoroutineType):
+            return self._run_async(value)
+        return value
+
+    def _run_async(self, coroutine):
+        import asyncio
+
+        if self.loop is None:
+            self.loop = asyncio.new_event_loop()
+        return self.loop.run_until_complete(coroutine)
+
+    def leftover_tasks(self):
+        if self.loop is None:
+            return False
+        import asyncio
+
+        if asyncio.all_tasks(self.loop):
+            return True
+        executor = getattr(self.loop, "_default_executor", None)
+        return executor is not None
+
+    def encode(self, value):
+        """The outputs: (name as JSON text, value as JSON text)."""
+        if len(self.outputs) == 1 and self.outputs[0][0] == "result":
+            name, name_text, encode = self.outputs[0]
+            return [(name_text, self._encode_one(name, encode, value))]
+        texts = []
+        for name, name_text, encode in self.outputs:
+            if isinstance(value, dict):
+                found = value.get(name, _ABSENT)
+            else:
+                found = getattr(value, name, _ABSENT)
+            if found is _ABSENT:
+                raise Mismatch(
+                    "output %r is missing from the returned %s" % (name, describe(value))
+                )
+            texts.append((name_text, self._encode_one(name, encode, found)))
+        return texts
+
+    def _encode_one(self, name, encode, value):
+        try:
+            plain = encode(value)
+            return (str(plain) if type(plain) is int else _dump(plain)).encode("utf-8")
+        except Mismatch as problem:
+            raise Mismatch(problem.text("output %r" % name), problem.kind) from None
+        except (ValueError, TypeError, RecursionError, OverflowError):
+            raise Mismatch(
+                "output %r cannot be written as JSON" % name, "serialization_error"
+            ) from None
+
+
+class Agent:
+    """Reads frames until the channel ends."""
+
+    def __init__(self, channel):
+        self.channel = channel
+        self.node = None
+        self.residue = None
+        self.context = {}
+        self.broken = False
+
+    def serve(self):
+        self.channel.write(
+            {
+                "op": "hello",
+                "protocol": PROTOCOL,
+                "python": "%d.%d.%d" % sys.version_info[:3],
+                "pid": os.getpid(),
+            }
+        )
+        while True:
+            frame = self.channel.read()
+            if frame is None:
+                return
+            header, body = frame
+            if header["op"] == "setup":
+                try:
+                    apply_limits(header)
+                except OSError as problem:
+                    self.channel.write({"op": "refused", "why": str(problem)})
+                    return
+                self.channel.write({"op": "ready"})
+            elif header["op"] == "load":
+                self.load(header)
+            elif header["op"] == "call":
+                self.call(header, body)
+            if self.broken:
+                return
+
+    def load(self, header):
+        began = time.perf_counter_ns()
+        self.set_context(header.get("context") or {})
+        error = None
+        try:
+            self.node = Node(header)
+            self.node.run_module()
+            self.node.compile_codecs()
+        except Terminated:
+            self.broken = True
+            error = plain_error("cancelled", "stopped while the node's code was loaded")
+        except BaseException as problem:
+            error = self.describe_problem(problem, loading=True)
+        flush_streams()
+        gc.freeze()
+        wall_us = (time.perf_counter_ns() - began) // 1000
+        if error is None:
+            self.residue = Residue()
+            self.channel.write({"op": "loaded", "wall_us": wall_us})
+        else:
+            self.channel.write({"op": "failed", "error": error, "wall_us": wall_us})
+
+    def set_context(self, context):
+        if context == self.context:
+            return
+        known = self.residue.environment if self.residue is not None else {}
+        for name in self.context:
+            if name not in context:
+                os.environ.pop(name, None)
+                known.pop(name.encode(), None)
+        for name, value in context.items():
+            if self.context.get(name) != value:
+                os.environ[name] = value
+                known[name.encode()] = value.encode()
+        self.context = context
+
+    def call(self, header, body):
+        node = self.node
+        self.set_context(header.get("context") or {})
+        cpu = time.process_time_ns()
+        began = entered = left = time.perf_counter_ns()
+        texts, error = [], None
+        try:
+            positional, keyword = node.decode(header, body)
+            entered = time.perf_counter_ns()
+            value = node.run(positional, keyword)
+            left = time.perf_counter_ns()
+            texts = node.encode(value)
+            value = positional = keyword = None
+            size = sum(len(text) for _, text in texts)
+            if size > header["output_bytes_max"]:
+                texts = []
+                error = plain_error(
+                    "output_too_large",
+                    "the outputs are %d bytes; the limit is %d"
+                    % (size, header["output_bytes_max"]),
+                )
+        except Terminated:
+            self.broken = True
+            error = plain_error("cancelled", "stopped by a signal from the runner")
+        except BaseException as problem:
+            if entered != began and left == began:
+                left = time.perf_counter_ns()
+            error = self.describe_problem(problem)
+        done = time.perf_counter_ns()
+        flush_streams()
+        recycle = self.left_behind()
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        user_us = max(0, left - entered) // 1000
+        # Written by hand: it is most of what a short call costs beside the call itself.
+        reply = (
+            '{"op":"result","id":%d,"recycle":"%s","usage":{"cpu_us":%d,"max_rss_kb":%d,'
+            '"wall_us":%d,"serialization_us":%d},'
+        ) % (
+            header["id"],
+            recycle,
+            (time.process_time_ns() - cpu) // 1000,
+            used.ru_maxrss,
+            user_us,
+            max(0, (done - began) // 1000 - user_us),
+        )
+        if error is None:
+            sizes = ",".join(["[%s,%d]" % (name, len(text)) for name, text in texts])
+            reply += '"outputs":[%s]}' % sizes
+            self.channel.write_text(reply, [text for _, text in texts])
+        else:
+            self.channel.write_text('%s"error":%s}' % (reply, _dump(error)))
+
+    def left_behind(self):
+        try:
+            if self.node.leftover_tasks():
+                return "asyncio tasks"
+            return self.residue.found()
+        except BaseException:
+            return "unknown state"
+
+    def describe_problem(self, problem, loading=False):
+        source = self.node.source if self.node is not None else []
+        if isinstance(problem, Mismatch):
+            return plain_error(
+                problem.kind, clean(str(problem.args[0]) + problem.path, MAX_MESSAGE)
+            )
+        if isinstance(problem, SystemExit):
+            error = error_of(problem, source, "exited")
+            error["message"] = "the code called sys.exit(%s) before it returned" % safe_text(
+                problem, 100
+            )
+            return error
+        if isinstance(problem, MemoryError):
+            return error_of(problem, source, "oom")
+        if loading and isinstance(problem, ModuleNotFoundError):
+            error = error_of(problem, source, "dependency_error")
+            error["message"] += "; declare the package that brings it in a PEP 723 block"
+            return error
+        return error_of(problem, source)
+
+
+def flush_streams():
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BaseException:
+            pass
+
+
+def apply_limits(header):
+    """Lower this process's own rights before any user code is read."""
+    for name, value in header.get("rlimits", {}).items():
+        number = getattr(resource, "RLIMIT_" + name)
+        resource.setrlimit(number, (value, value))
+    uid = header.get("uid")
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    os.umask(0o077)
+    if header.get("confine"):
+        confine(header["confine"])
+
+
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # on every architecture
+_LANDLOCK_READ = 0b1101  # execute, read a file, read a folder
+_LANDLOCK_OF_FILES = 0b1100000000000111  # what a rule may give to what is no folder
+_PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_SET_PDEATHSIG = 22, 38, 1
+
+
+def confine(spec):
+    """Where no namespace can be had: Landlock for files, no capabilities, and the filter.
+
+    Fails when the kernel cannot do it; what starts this agent takes that for no sandbox.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def check(result, what):
+        if result < 0:
+            raise OSError(ctypes.get_errno(), what)
+        return result
+
+    check(libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "prctl")
+    check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
+    abi = check(libc.syscall(_LANDLOCK_CREATE, None, 0, 1), "landlock")
+    bits = 13 if abi == 1 else 14 if abi == 2 else 15 if abi < 5 else 16
+    network, scopes = (3 if abi >= 4 else 0), (3 if abi >= 6 else 0)
+    attributes = struct.pack("=QQQ", (1 << bits) - 1, network, scopes)
+    size = 24 if abi >= 6 else 16 if abi >= 4 else 8
+    rules = check(libc.syscall(_LANDLOCK_CREATE, attributes, size, 0), "landlock")
+    places = [(path, _LANDLOCK_READ) for path in [*spec["read"], "/proc/%d" % os.getpid()]]
+    places += [(path, (1 << bits) - 1) for path in spec["write"]]
+    for path, rights in places:
+        try:
+            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        if not os.path.isdir(path):
+            rights &= _LANDLOCK_OF_FILES & ((1 << bits) - 1)
+        rule = struct.pack("=Qi", rights, place)
+        check(libc.syscall(_LANDLOCK_ADD, rules, 1, rule, 0), "landlock")
+        os.close(place)
+    check(libc.syscall(_LANDLOCK_RESTRICT, rules, 0), "landlock")
+    os.close(rules)
+    # Version 3 of the capability structures; all sets empty.
+    check(libc.capset(struct.pack("=Ii", 0x20080522, 0), struct.pack("=6I", *[0] * 6)), "capset")
+    program = base64.b64decode(spec["filter"])
+    filters = ctypes.create_string_buffer(program, len(program))
+    shape = struct.pack("@HP", len(program) // 8, ctypes.addressof(filters))
+    check(libc.prctl(_PR_SET_SECCOMP, 2, shape, 0, 0), "seccomp")
+
+
+def on_terminate(number, frame):
+    raise Terminated()
+
+
+def main():
+    given = int(sys.argv[1])
+    # Away from the low numbers, where careless code closes everything, and closed on exec.
+    descriptor = fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, 200)
+    os.close(given)
+    del sys.argv[1:]
+    sys.argv[0] = FILENAME
+    signal.signal(signal.SIGTERM, on_terminate)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=False)
+    try:
+        Agent(Channel(descriptor)).serve()
+    except Terminated:
+        pass
+    # Threads that user code left must not keep the sandbox alive.
+    flush_streams()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""The runner put together."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+from qflow.runner.v1.environment_service_pb2_grpc import (
+    add_EnvironmentServiceServicer_to_server,
+)
+from qflow.runner.v1.file_service_pb2_grpc import add_FileServiceServicer_to_server
+from qflow.runner.v1.runner_service_pb2_grpc import add_RunnerServiceServicer_to_server
+
+from services.kit.env import EnvError
+from services.kit.pg import Pool, open_pool
+from services.kit.pythons import find_pythons
+from services.kit.rpc.auth import Authenticator
+from services.kit.run import App, listener
+from services.runner.domain.limits import Limits, Tier, meets
+from services.runner.gateways.file_store import FileStore
+from services.runner.gateways.sandbox.bare import BareHost
+from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost, find_bubblewrap
+from services.runner.gateways.sandbox.canary import Probe, probe
+from services.runner.gateways.sandbox.cgroups import CgroupHost
+from services.runner.gateways.sandbox.interpreters import prepare_interpreters
+from services.runner.gateways.sandbox.landlock import LandlockHost
+from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
+from services.runner.gateways.uv import Uv
+from services.runner.loops.attach import Streams, greeting_of
+from services.runner.loops.upkeep import keep_lease, shrink_pool, sweep_files
+from services.runner.rpc.environments import EnvironmentServicer
+from services.runner.rpc.files import FileServicer
+from services.runner.rpc.runners import RunnerFacts, RunnerServicer
+from services.runner.settings import LEDGER, Settings
+from services.runner.usecases.attempts import Attempts
+from services.runner.usecases.container_rows import ContainerRows
+from services.runner.usecases.desk import Desk
+from services.runner.usecases.environments import Environments
+from services.runner.usecases.interpreters import InterpreterPool
+from services.runner.usecases.membership import Membership, Offer
+from services.runner.usecases.node_versions import NodeVersions
+from services.runner.usecases.outputs import Outputs
+from services.runner.usecases.spares import Shape, Spares
+
+log = structlog.get_logger()
+
+_LOCK_WAIT_S: Final = 15.0
+# Of this one a spare stands ready for the first run; later it is what was used last.
+_USUAL_PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@asynccontextmanager
+async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
+    """Prove the walls, take the home, write this incarnation's row, and serve."""
+    settings = Settings.from_env(env)
+    lock = await _lock_home(settings)
+    api_pool = await open_pool(settings.database_url, application_name="qflow-runner", size_max=4)
+    engine_pool = await open_pool(
+        settings.engine_database_url, application_name="qflow-runner-engine", size_max=3
+    )
+    try:
+        async with _runner(env, settings, api_pool, engine_pool) as app:
+            yield app
+    finally:
+        await api_pool.close()
+        await engine_pool.close()
+        os.close(lock)
+
+
+@asynccontextmanager
+async def _runner(
+    env: Mapping[str, str], settings: Settings, api_pool: Pool, engine_pool: Pool
+) -> AsyncIterator[App]:
+    interpreters = await asyncio.to_thread(_interpreters, settings.home)
+    cgroups = CgroupHost.detect(settings.home / settings.name)
+    host, proven = await _prove(settings, interpreters, cgroups)
+    pythons = tuple(interpreters)
+    membership = Membership(
+        engine_pool,
+        Offer(
+            host=f"{socket.gethostname()}:{settings.home}:{settings.name}",
+            tier=proven.tier.value,
+            slots=settings.slots,
+            pythons=pythons,
+        ),
+        ttl_s=settings.lease_ttl_s,
+        heartbeat_s=settings.heartbeat_s,
+    )
+    rows = ContainerRows(engine_pool, lambda: membership.incarnation)
+    store = FileStore(settings.home / "files")
+    environments = Environments(
+        root=settings.home / "environments",
+        uv=Uv(
+            cache=settings.home / "environments" / ".cache",
+            env=env,
+            bubblewrap=find_bubblewrap(settings.bubblewrap),
+        ),
+        interpreters=interpreters,
+        pool=engine_pool,
+    )
+    spares = Spares(
+        host,
+        keep=settings.spares,
+        binds=[(settings.test_bind, LEDGER)] if settings.test_bind else (),
+    )
+    pool = InterpreterPool(
+        spares=spares, rows=rows, sandboxes_max=settings.sandboxes_max, tier=proven.tier
+    )
+    attempts = Attempts(
+        pool=pool,
+        versions=NodeVersions(engine_pool),
+        environments=environments,
+        interpreters=interpreters,
+        store=store,
+        database=engine_pool,
+    )
+    desk = Desk(
+        attempts,
+        membership,
+        slots=settings.slots,
+        store=Outputs(store, engine_pool).save,
+        pythons=pythons,
+        refuse=_refusal(settings, proven.tier),
+    )
+    greet = greeting_of(
+        desk,
+        lambda: membership.incarnation,
+        slots=settings.slots,
+        tiers=(proven.tier.value,),
+        pythons=pythons,
+    )
+    streams = Streams(
+        desk,
+        greet,
+        joined=membership.joined,
+        token=settings.token,
+        on_refused=membership.doubt,
+    )
+    await membership.begin()
+    usual = interpreters.get(_USUAL_PYTHON) or next(reversed(interpreters.values()))
+    spares.want(Shape(usual, None, Limits()))
+    facts = RunnerFacts(
+        tier=proven.tier.value, findings=proven.findings, slots=settings.slots, pythons=pythons
+    )
+    try:
+        yield App(
+            listener=listener(env, "runner", "127.0.0.1:7103"),
+            authenticator=Authenticator(api_pool),
+            servicers=[
+                (add_EnvironmentServiceServicer_to_server, EnvironmentServicer(environments)),
+                (
+                    add_RunnerServiceServicer_to_server,
+                    RunnerServicer(api_pool, facts, lambda: membership.incarnation),
+                ),
+                (add_FileServiceServicer_to_server, FileServicer(api_pool, store)),
+            ],
+            loops=[
+                *(partial(streams.hold, address) for address in settings.attach_addresses),
+                streams.drain,
+                partial(keep_lease, membership, desk, pool, streams),
+                partial(shrink_pool, pool),
+                partial(sweep_files, engine_pool, store),
+                rows.write_until,
+            ],
+        )
+    finally:
+        await pool.close()
+        await rows.flush()
+        if cgroups is not None:
+            cgroups.close()
+        try:
+            await membership.end()
+        except Exception as problem:  # noqa: BLE001 - the lease lapses by itself
+            log.warning("runner_not_signed_off", fault=type(problem).__name__)
+
+
+def _interpreters(home: Path) -> dict[str, Interpreter]:
+    found = prepare_interpreters(find_pythons().values(), home / "run" / "agent")
+    if not found:
+        raise EnvError("no Python from 3.9 to 3.14 can run the agent on this machine")
+    return found
+
+
+async def _prove(
+    settings: Settings, interpreters: Mapping[str, Interpreter], cgroups: CgroupHost | None
+) -> tuple[SandboxHost, Probe]:
+    """Choose the strongest host and let the canary attack it."""
+    began = time.monotonic()
+    if cgroups is not None:
+        left = await asyncio.to_thread(cgroups.reap)
+        if left:
+            log.warning("sandboxes_reaped", groups=left)
+    if settings.unsafe:
+        log.error("sandbox_disabled", setting="QFLOW_UNSAFE_NO_SANDBOX")
+        return BareHost(cgroups=cgroups), Probe(Tier.T0, ["the unsafe switch is set: no sandbox"])
+    newest = interpreters[max(interpreters, key=lambda version: int(version.split(".")[1]))]
+    hosts: list[SandboxHost] = []
+    bubblewrap = find_bubblewrap(settings.bubblewrap)
+    if bubblewrap is not None:
+        hosts.append(BubblewrapHost(bubblewrap, cgroups=cgroups))
+    hosts.append(LandlockHost(settings.home / "sandboxes" / settings.name, cgroups=cgroups))
+    for host in hosts:
+        proven = await probe(host, newest)
+        log.info(
+            "sandbox_probed",
+            sandbox=type(host).__name__,
+            tier=proven.tier.value,
+            took_ms=round((time.monotonic() - began) * 1000),
+            open=[finding for finding in proven.findings if ": held" not in finding],
+        )
+        if proven.tier is not Tier.T0:
+            break
+    if not meets(proven.tier, Tier.T2):
+        log.warning("sandbox_weak", tier=proven.tier.value, wants="namespaces and control groups")
+    return host, proven
+
+
+def _refusal(settings: Settings, tier: Tier) -> str:
+    """Say why nothing is taken: walls weaker than asked for, and no switch that allows it."""
+    if settings.unsafe or (meets(tier, settings.minimum_tier) and tier is not Tier.T0):
+        return ""
+    log.error("tier_below_minimum", tier=tier.value, minimum=settings.minimum_tier.value)
+    return "tier_missing"
+
+
+async def _lock_home(settings: Settings) -> int:
+    """Hold the home's lock: whoever has it knows that no earlier runner of it is alive."""
+    folder = settings.home / "run"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{settings.name}.lock"
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(lock)
+                raise EnvError(
+                    f"another runner holds {path}; stop it, or set QFLOW_RUNNER_NAME"
+                ) from None
+            await asyncio.sleep(0.1)
+        else:
+            return lock

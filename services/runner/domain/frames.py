@@ -1,0 +1,108 @@
+"""What runners and orchestrators tell each other, free of the wire's form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from services.runner.domain.attempts import FileReference
+from services.runner.domain.outcome import Outcome
+
+Value = bytes | FileReference | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """What a series of assignments has in common."""
+
+    number: int
+    node_version_id: UUID
+    tenant_id: UUID
+    node_id: str
+    inputs: Sequence[tuple[str, str]]  # (parameter, conversion)
+    outputs: Sequence[str]
+    timeout_s: float
+    memory_bytes: int
+    python_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """One attempt to make."""
+
+    attempt_ref: UUID
+    token: int
+    definition: int
+    execution_id: UUID
+    attempt: int
+    values: Sequence[Value]
+    pull: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """An attempt to end, with the time it has to end by itself."""
+
+    attempt_ref: UUID
+    token: int
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """One frame from an orchestrator."""
+
+    definitions: Sequence[Definition] = ()
+    assignments: Sequence[Assignment] = ()
+    acks: Sequence[tuple[UUID, int]] = ()
+    superseded: Sequence[tuple[UUID, int]] = ()
+    kills: Sequence[Kill] = ()
+    demand: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """An attempt that is over; kept until it is acknowledged."""
+
+    attempt_ref: UUID
+    token: int
+    outcome: Outcome
+    file: FileReference | None = None
+    container_id: UUID | None = None
+    transfer_us: int = 0
+    killed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """An assignment that is not taken."""
+
+    attempt_ref: UUID
+    token: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greeting:
+    """Who this runner is, and what it has in hand."""
+
+    incarnation: UUID
+    slots: int
+    tiers: Sequence[str]
+    pythons: Sequence[str]
+    running: Sequence[tuple[UUID, int]]
+    finished: Sequence[tuple[UUID, int]]
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """What waits to be sent; everything that waits goes in one write."""
+
+    results: list[Finished] = field(default_factory=list)
+    declines: list[Declined] = field(default_factory=list)
+    grant: tuple[int, int] | None = None  # (credits, epoch)
+
+    def __bool__(self) -> bool:
+        return bool(self.results or self.declines or self.grant)

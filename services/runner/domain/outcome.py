@@ -1,0 +1,56 @@
+"""What became of one attempt: its outputs or its error, and what it used."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+class ErrorType(enum.StrEnum):
+    """The closed list of ways in which an attempt fails."""
+
+    USER = "user_error"
+    TYPE = "type_error"
+    SERIALIZATION = "serialization_error"
+    OUTPUT_TOO_LARGE = "output_too_large"
+    TIMEOUT = "timeout"
+    OOM = "oom"
+    EXITED = "exited"
+    CANCELLED = "cancelled"
+    DEPENDENCY = "dependency_error"
+    ENVIRONMENT = "environment_error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptError:
+    """Why an attempt failed, bounded whatever the user's code raised."""
+
+    type: ErrorType
+    message: str
+    exception: str = ""
+    traceback: str = ""
+    causes: Sequence[str] = ()
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the attempt used, as the agent and the control group measured it."""
+
+    cpu_us: int = 0
+    memory_peak_bytes: int = 0
+    wall_us: int = 0
+    serialization_us: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The end of one attempt: `outputs` are exact JSON texts by name, in the declared order."""
+
+    outputs: Sequence[tuple[str, bytes]] = ()
+    error: AttemptError | None = None
+    usage: Usage = field(default_factory=Usage)
+    stdout_tail: str = ""
+    stderr_tail: str = ""
+    recycle: str = ""

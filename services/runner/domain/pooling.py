@@ -1,0 +1,97 @@
+"""When a warm interpreter is reused, waited for, started or given up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from services.runner.domain.limits import Limits
+
+# What a new sandbox costs on a busy machine: below this, waiting for a busy one is quicker, and it
+# leaves the processors to those who work.
+START_COST_S: Final = 0.05
+IDLE_MAX_S: Final = 60.0
+AGE_MAX_S: Final = 3600.0
+USES_MAX: Final = 100_000
+_NEWEST_WEIGHT: Final = 0.2
+# Of a version that nobody has timed yet: the first ones show whether more are worth their start.
+_STARTS_AT_ONCE: Final = 2
+# How many times its slots a runner is granted while calls are short.
+AHEAD_MAX: Final = 8
+_SHORT_US: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class WarmKey:
+    """Who may share an interpreter: one tenant's calls of one node version, equally limited."""
+
+    tenant_id: UUID
+    node_version_id: UUID
+    environment_key: str
+    limits: Limits
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Looked up several times per call: hashing four fields each time would be most of it.
+        parts = (self.tenant_id, self.node_version_id, self.environment_key, self.limits)
+        object.__setattr__(self, "_hash", hash(parts))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+@dataclass(slots=True)
+class Load:
+    """How busy the interpreters of one key are."""
+
+    busy: int = 0
+    starting: int = 0
+    waiting: int = 0
+    hold_s: float = 1.0  # how long a call holds one, smoothed; unknown counts as long
+
+    def note(self, hold_s: float) -> None:
+        """Learn from one finished call."""
+        if self.hold_s >= 1.0 > hold_s:
+            self.hold_s = hold_s
+        else:
+            self.hold_s += _NEWEST_WEIGHT * (hold_s - self.hold_s)
+
+
+def worth_starting(load: Load) -> bool:
+    """Whether one more interpreter serves a new call sooner than those at work would."""
+    if load.busy == 0:
+        return load.starting < _STARTS_AT_ONCE
+    return (load.waiting + 1) / load.busy * load.hold_s > START_COST_S
+
+
+def may_start(load: Load) -> bool:
+    """Whether one more start fits: they double with what is at work, and never come as a storm."""
+    return load.starting < max(_STARTS_AT_ONCE, load.busy)
+
+
+@dataclass(slots=True)
+class Pace:
+    """How long user code holds a slot; short calls are granted ahead of it, long ones are not.
+
+    A message on the stream costs more than a short call: with more calls under way than slots,
+    assignments and results travel in company.
+    """
+
+    user_us: float = 1_000_000.0
+    ahead: int = 1
+
+    def note(self, user_us: int) -> bool:
+        """Learn from one attempt; True when the window changes."""
+        self.user_us += _NEWEST_WEIGHT * (user_us - self.user_us)
+        before = self.ahead
+        if self.user_us < _SHORT_US:
+            self.ahead = AHEAD_MAX
+        elif self.user_us > 4 * _SHORT_US:
+            self.ahead = 1
+        return self.ahead != before
+
+
+def worn_out(*, uses: int, age_s: float) -> bool:
+    """Whether an interpreter has served long enough: what it leaks has a bound."""
+    return uses >= USES_MAX or age_s >= AGE_MAX_S

@@ -1,0 +1,247 @@
+"""The runner's end of an Attach stream, and its wire's form."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import grpc
+from qflow.orchestrator.v1 import attach_service_pb2 as pb
+from qflow.orchestrator.v1.attach_service_pb2_grpc import AttachServiceStub
+
+from services.kit.rpc.channel import open_channel
+from services.runner.domain.attempts import FileReference
+from services.runner.domain.frames import (
+    Assignment,
+    Definition,
+    Finished,
+    Greeting,
+    Incoming,
+    Kill,
+    Outgoing,
+    Value,
+)
+
+PROTOCOL: Final = 1
+_FRAME_BYTES_MAX: Final = 256 * 1024
+
+
+class StreamLost(Exception):  # noqa: N818 - it ends a stream, not an attempt
+    """The stream ended or could not be made."""
+
+
+class AttachStream:
+    """One held stream to one orchestrator."""
+
+    def __init__(self, address: str, token: str) -> None:
+        self._channel = open_channel(address, token)
+        self._stub: Any = AttachServiceStub(self._channel)
+        self._call: Any = None
+        self._closed = False
+
+    async def open(self, greeting: Greeting, first: Outgoing) -> tuple[str, int]:
+        """Greet and be welcomed: (member id, epoch); raises StreamLost."""
+        try:
+            self._call = self._stub.Attach()
+            frames = list(_frames(first))
+            frames[0].hello.CopyFrom(_hello(greeting))
+            for frame in frames:
+                await self._call.write(frame)
+            answer = await self._call.read()
+        except (grpc.RpcError, grpc.aio.UsageError) as problem:
+            raise _lost(problem) from None
+        if answer is grpc.aio.EOF or not answer.HasField("welcome"):
+            await self._raise_status()
+        return answer.welcome.member_id, answer.welcome.epoch
+
+    async def send(self, outgoing: Outgoing) -> None:
+        """Write everything, in frames under the size limit; raises StreamLost."""
+        try:
+            for frame in _frames(outgoing):
+                await self._call.write(frame)
+        except (grpc.RpcError, grpc.aio.UsageError) as problem:
+            raise _lost(problem) from None
+
+    async def frames(self) -> AsyncIterator[Incoming]:
+        """Give what comes until the stream ends; raises StreamLost then."""
+        while True:
+            try:
+                frame = await self._call.read()
+            except (grpc.RpcError, grpc.aio.UsageError) as problem:
+                raise _lost(problem) from None
+            except asyncio.CancelledError:
+                if self._closed:  # the library tells a reader so that the call was cancelled
+                    raise StreamLost("closed") from None
+                raise
+            if frame is grpc.aio.EOF:
+                await self._raise_status()
+            yield _incoming(frame)
+
+    async def get_values(
+        self, attempt_ref: UUID, token: int, count: int, *, timeout_s: float = 60.0
+    ) -> list[Value]:
+        """Pull the inputs of an attempt that are too large for its assignment."""
+        parts: list[list[bytes]] = [[] for _ in range(count)]
+        files: dict[int, FileReference] = {}
+        request = pb.GetValuesRequest(attempt_ref=attempt_ref.bytes, token=token)
+        try:
+            async for part in self._stub.GetValues(request, timeout=timeout_s):
+                if part.HasField("file"):
+                    files[part.input] = _file_from(part.file)
+                elif 0 <= part.input < count:
+                    parts[part.input].append(part.chunk)
+        except grpc.RpcError as problem:
+            raise _lost(problem) from None
+        return [files.get(at) or b"".join(chunks) for at, chunks in enumerate(parts)]
+
+    async def close(self) -> None:
+        """End the stream and its connection."""
+        self._closed = True
+        if self._call is not None:
+            self._call.cancel()
+        await self._channel.close()
+
+    async def _raise_status(self) -> None:
+        code = await self._call.code()
+        details = await self._call.details()
+        raise StreamLost(f"{code.name}: {details}" if code is not None else "ended")
+
+
+def _lost(problem: Exception) -> StreamLost:
+    if isinstance(problem, grpc.aio.AioRpcError):
+        return StreamLost(f"{problem.code().name}: {problem.details()}")
+    return StreamLost(str(problem) or type(problem).__name__)
+
+
+def _hello(greeting: Greeting) -> pb.Hello:
+    inventory = [
+        pb.InventoryItem(attempt_ref=ref.bytes, token=token, state=state)
+        for items, state in (
+            (greeting.running, pb.ATTEMPT_STATE_RUNNING),
+            (greeting.finished, pb.ATTEMPT_STATE_FINISHED),
+        )
+        for ref, token in items
+    ]
+    return pb.Hello(
+        incarnation=str(greeting.incarnation),
+        protocol=PROTOCOL,
+        slots=greeting.slots,
+        tiers=greeting.tiers,
+        pythons=greeting.pythons,
+        inventory=inventory,
+    )
+
+
+def _frames(outgoing: Outgoing) -> Iterator[pb.AttachRequest]:
+    """Pack into frames, each under the limit unless one result alone is not."""
+    frame = pb.AttachRequest()
+    if outgoing.grant is not None:
+        frame.grant.credits, frame.grant.grant_epoch = outgoing.grant
+    for declined in outgoing.declines:
+        frame.declines.add(
+            attempt_ref=declined.attempt_ref.bytes, token=declined.token, reason=declined.reason
+        )
+    size = 64 * len(outgoing.declines)
+    for finished in outgoing.results:
+        result = _result(finished)
+        cost = result.ByteSize() + 8
+        if size and size + cost > _FRAME_BYTES_MAX:
+            yield frame
+            frame, size = pb.AttachRequest(), 0
+        frame.results.append(result)
+        size += cost
+    yield frame
+
+
+def _result(finished: Finished) -> pb.AttemptResult:
+    outcome = finished.outcome
+    usage = outcome.usage
+    result = pb.AttemptResult(
+        attempt_ref=finished.attempt_ref.bytes,
+        token=finished.token,
+        cpu_us=usage.cpu_us,
+        memory_peak_bytes=usage.memory_peak_bytes,
+        user_us=usage.wall_us,
+        serialization_us=usage.serialization_us,
+        transfer_us=finished.transfer_us,
+        stdout_tail=outcome.stdout_tail,
+        stderr_tail=outcome.stderr_tail,
+        container_id=finished.container_id.bytes if finished.container_id else b"",
+    )
+    error = outcome.error
+    if error is not None:
+        result.failure.error_type = error.type.value
+        result.failure.message = error.message
+        result.failure.stack_trace = error.traceback
+        result.failure.retryable = error.retryable
+        result.failure.killed = finished.killed
+    elif finished.file is not None:
+        file = result.success.file
+        file.file_id = finished.file.file_id.bytes
+        file.size_bytes = finished.file.size_bytes
+        file.sha256 = bytes.fromhex(finished.file.sha256)
+    else:
+        result.success.outputs.extend(text for _, text in outcome.outputs)
+        result.success.SetInParent()
+    return result
+
+
+def _incoming(frame: pb.AttachResponse) -> Incoming:
+    return Incoming(
+        definitions=[_definition(each) for each in frame.defines],
+        assignments=[_assignment(each) for each in frame.assigns],
+        acks=_pairs(frame.acks),
+        superseded=_pairs(frame.superseded),
+        kills=[
+            Kill(UUID(bytes=each.attempt_ref), each.token, each.grace_ms / 1000)
+            for each in frame.kills
+        ],
+        demand=frame.demand.waiting if frame.HasField("demand") else None,
+    )
+
+
+def _pairs(items: Sequence[Any]) -> list[tuple[UUID, int]]:
+    return [(UUID(bytes=each.attempt_ref), each.token) for each in items]
+
+
+def _definition(each: pb.Define) -> Definition:
+    return Definition(
+        number=each.definition,
+        node_version_id=UUID(bytes=each.node_version_id),
+        tenant_id=UUID(bytes=each.tenant_id),
+        node_id=each.node_id,
+        inputs=[(binding.name, binding.conversion) for binding in each.inputs],
+        outputs=list(each.outputs),
+        timeout_s=each.timeout_ms / 1000,
+        memory_bytes=each.memory_limit_bytes,
+        python_version=each.python_version,
+    )
+
+
+def _assignment(each: pb.Assign) -> Assignment:
+    return Assignment(
+        attempt_ref=UUID(bytes=each.attempt_ref),
+        token=each.token,
+        definition=each.definition,
+        execution_id=UUID(bytes=each.execution_id),
+        attempt=each.attempt,
+        values=[_value(value) for value in each.inputs],
+        pull=each.pull,
+        timeout_s=each.timeout_ms / 1000,
+    )
+
+
+def _value(value: pb.Value) -> Value:
+    match value.WhichOneof("place"):
+        case "json":
+            return value.json
+        case "file":
+            return _file_from(value.file)
+        case _:
+            return None
+
+
+def _file_from(file: pb.ValueFile) -> FileReference:
+    return FileReference(UUID(bytes=file.file_id), file.size_bytes, file.sha256.hex(), file.field)

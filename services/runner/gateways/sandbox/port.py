@@ -1,0 +1,106 @@
+"""The port that every sandbox tier fills."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
+
+from services.runner.domain.limits import Limits, Tier
+
+if TYPE_CHECKING:
+    import asyncio
+
+Header = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxSpec:
+    """What to start: an interpreter, its environment and its caps."""
+
+    sandbox_id: UUID
+    python: Path
+    prefix: Path
+    agent: Path
+    environment: Path | None
+    limits: Limits
+    binds: Sequence[tuple[Path, str]] = ()  # tests only: (host directory, place), read-write
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One answer of the agent. Untrusted: user code shares its process."""
+
+    header: Header
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxUsage:
+    """What a sandbox used over its whole life."""
+
+    memory_peak_bytes: int = 0
+    cpu_us: int = 0
+
+    def as_json(self) -> dict[str, object]:
+        """Give the form that `containers.resource_usage` keeps."""
+        return {"memory_peak_bytes": self.memory_peak_bytes, "cpu_us": self.cpu_us}
+
+
+class SandboxDied(Exception):  # noqa: N818 - it is an event as much as an error
+    """The sandbox ended before it answered."""
+
+    def __init__(self, message: str, *, oom: bool = False, status: int | None = None) -> None:
+        super().__init__(message)
+        self.oom = oom
+        self.status = status
+
+
+class Sandbox(Protocol):
+    """A live sandbox with an agent inside that answers one request at a time."""
+
+    tier: Tier
+    spec: SandboxSpec
+    environment_path: str  # where the agent finds the packages; empty without any
+
+    async def request(
+        self, header: Header, body: bytes = b"", *, reply_bytes_max: int = 1 << 20
+    ) -> Reply:
+        """Send one frame and await its answer; raises SandboxDied."""
+
+    def begin_output(self) -> None:
+        """Forget what was printed until now."""
+
+    def output_tails(self) -> tuple[str, str]:
+        """Give the ends of stdout and stderr since `begin_output`."""
+
+    async def kill(self, *, grace_s: float = 0.0) -> SandboxUsage:
+        """End every process inside: SIGTERM to the agent first where a grace is given."""
+
+    def alive(self) -> bool:
+        """Whether the sandbox still runs."""
+
+    @property
+    def ended(self) -> asyncio.Future[int]:
+        """Done, with the exit status, once the sandbox is gone."""
+
+
+class SandboxHost(Protocol):
+    """Starts sandboxes of one tier."""
+
+    tier: Tier
+
+    async def start(self, spec: SandboxSpec) -> Sandbox:
+        """Start a sandbox whose agent is ready to load; raises SandboxDied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """One Python found on this machine."""
+
+    version: str
+    executable: Path
+    prefix: Path
+    agent: Path = field(default=Path())

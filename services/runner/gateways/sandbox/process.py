@@ -1,0 +1,245 @@
+"""One sandboxed process tree: spawn, talk, watch, kill. The tiers differ by command line alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from services.runner.domain.limits import Tier
+from services.runner.gateways.sandbox.cgroups import Cgroup
+from services.runner.gateways.sandbox.channel import AgentChannel
+from services.runner.gateways.sandbox.output import OutputTail
+from services.runner.gateways.sandbox.port import (
+    Header,
+    Reply,
+    SandboxDied,
+    SandboxSpec,
+    SandboxUsage,
+)
+
+START_TIMEOUT_S: Final = 20.0
+# After SIGKILL the kernel may take a while to free a large address space.
+_DEATH_TIMEOUT_S: Final = 5.0
+
+
+class SandboxProcess:
+    """A sandbox made of processes on this machine."""
+
+    def __init__(
+        self,
+        spec: SandboxSpec,
+        *,
+        tier: Tier,
+        command: Callable[[int], tuple[list[str], list[int]]],
+        cgroup: Cgroup | None,
+        environment: Mapping[str, str] | None = None,
+        folder: Path = Path("/"),
+    ) -> None:
+        self.spec = spec
+        self.tier = tier
+        self.environment_path = str(spec.environment or "")
+        self._loop = asyncio.get_running_loop()
+        self._cgroup = cgroup
+        self._channel = AgentChannel(self._loop)
+        self._stdout = OutputTail(self._loop)
+        self._stderr = OutputTail(self._loop)
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self._agent_pid = 0
+        self._members: list[int] = []
+        self._usage = SandboxUsage()
+        self._killed = False
+        argv, descriptors = command(self._channel.far_end.fileno())
+        try:
+            # In the loop's thread, which is the main thread: a sandbox dies with the thread that
+            # started it. No preexec_fn, so the child is made by vfork and runs no Python of ours.
+            self._process = subprocess.Popen(  # noqa: S603
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=self._stdout.write_end,
+                stderr=self._stderr.write_end,
+                pass_fds=(self._channel.far_end.fileno(), *descriptors),
+                env=dict(environment or {}),
+                cwd=folder,
+                start_new_session=True,
+            )
+        except OSError:
+            self._channel.close()
+            self._stdout.close()
+            self._stderr.close()
+            raise
+        finally:
+            os.close(self._stdout.write_end)
+            os.close(self._stderr.write_end)
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._channel.far_end.close()
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._pidfd, self._exited)
+
+    @property
+    def ended(self) -> asyncio.Future[int]:
+        """Done, with the exit status, once the sandbox is gone."""
+        return self._ended
+
+    @property
+    def pid(self) -> int:
+        """The outermost process."""
+        return self._process.pid
+
+    def alive(self) -> bool:
+        """Tell whether the sandbox still runs."""
+        return not self._ended.done()
+
+    async def become_ready(
+        self, *, uid: int | None, rlimits: dict[str, int], confine: Header | None = None
+    ) -> None:
+        """Take the agent's greeting, confine it, and let it give up its rights."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                hello = await self._channel.expect()
+                if hello.header.get("op") != "hello":
+                    raise SandboxDied("the agent did not greet")
+                await asyncio.to_thread(self._confine)
+                setup = {"op": "setup", "uid": uid, "rlimits": rlimits, "confine": confine}
+                ready = await self.request(setup)
+                if ready.header.get("op") != "ready":
+                    why = ready.header.get("why", "")
+                    raise SandboxDied(f"the agent is not ready: {why}")
+        except TimeoutError:
+            await self.kill()
+            raise SandboxDied("the sandbox did not start in time") from None
+        except SandboxDied as problem:
+            await self.kill()
+            printed = " ".join(text for text in self.output_tails() if text).strip()
+            raise SandboxDied(
+                f"{problem}: {printed[-1000:]}" if printed else str(problem)
+            ) from None
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def request(
+        self, header: Header, body: bytes = b"", *, reply_bytes_max: int = 1 << 20
+    ) -> Reply:
+        """Send one frame and await its answer; raises SandboxDied."""
+        answer = self._channel.expect(reply_bytes_max=reply_bytes_max)
+        self._channel.send(header, body)
+        return await answer
+
+    def begin_output(self) -> None:
+        """Forget what was printed until now."""
+        self._stdout.begin()
+        self._stderr.begin()
+
+    def output_tails(self) -> tuple[str, str]:
+        """Give what was printed since `begin_output`."""
+        return self._stdout.text(), self._stderr.text()
+
+    def memory_peak_bytes(self) -> int:
+        """Read the control group's high-water mark; 0 without one."""
+        return self._cgroup.memory_peak_bytes() if self._cgroup else 0
+
+    async def kill(self, *, grace_s: float = 0.0) -> SandboxUsage:
+        """End every process inside; safe to call twice."""
+        self._killed = True
+        if self.alive() and grace_s > 0 and self._agent_pid:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self._agent_pid, signal.SIGTERM)
+            await asyncio.wait((self._ended,), timeout=grace_s)
+        self._kill_all()
+        if self.alive():
+            await asyncio.wait((self._ended,), timeout=_DEATH_TIMEOUT_S)
+        await self._release()
+        return self._usage
+
+    def _kill_all(self) -> None:
+        """Kill the namespace's first process, which takes the rest with it, then the group."""
+        for pid in self._members:
+            if self.alive():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+        if self._cgroup is not None:
+            self._cgroup.kill()
+        if self.alive():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                self._process.kill()
+
+    async def _release(self) -> None:
+        cgroup, self._cgroup = self._cgroup, None
+        if cgroup is None:
+            return
+        self._usage = SandboxUsage(memory_peak_bytes=cgroup.memory_peak_bytes())
+        for _ in range(100):
+            if cgroup.remove():
+                return
+            cgroup.kill()
+            await asyncio.sleep(0.01)
+
+    def _confine(self) -> None:
+        """Put the agent in its control group, found from outside, before it reads user code."""
+        tree = _descendants(self._process.pid)
+        self._members = tree
+        self._agent_pid = tree[-1] if tree else self._process.pid
+        if self._cgroup is not None:
+            self._cgroup.add(self._agent_pid)
+
+    def _exited(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        # What it started may live on in its group, whose number is surely ours until the wait.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        status = self._process.wait()
+        oom = self._cgroup is not None and self._cgroup.out_of_memory()
+        self._stdout.close()
+        self._stderr.close()
+        if oom:
+            message = "the sandbox ran out of memory"
+        elif self._killed:
+            message = "the sandbox was stopped"
+        else:
+            message = f"the process ended before it returned ({_status_text(status)})"
+        self._channel.fail(message, oom=oom, status=status)
+        self._channel.close()
+        if not self._ended.done():
+            self._ended.set_result(status)
+
+
+def _status_text(status: int) -> str:
+    number = -status if status < 0 else status - 128
+    if number > 0:
+        with contextlib.suppress(ValueError):
+            return f"signal {signal.Signals(number).name}"
+    return f"exit status {status}"
+
+
+def _children(pid: int) -> Sequence[int]:
+    try:
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+    except OSError:
+        return ()
+
+
+def _descendants(pid: int) -> list[int]:
+    """Follow the first children below a process: bwrap's inner process, then the agent."""
+    chain: list[int] = []
+    current = pid
+    deadline = time.monotonic() + 1
+    while len(chain) < 4 and time.monotonic() < deadline:  # noqa: PLR2004
+        children = _children(current)
+        if not children:
+            return chain
+        current = children[0]
+        chain.append(current)
+    return chain

@@ -1,0 +1,3 @@
+"""What the runner does by itself."""
+
+from __future__ import annotations

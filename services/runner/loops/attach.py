@@ -1,0 +1,168 @@
+"""The held streams: one per orchestrator, made again whenever one is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+
+from services.runner.domain.frames import Greeting
+from services.runner.gateways.attach import AttachStream, StreamLost
+from services.runner.usecases.desk import Desk, Session
+
+log = structlog.get_logger()
+
+_PAUSE_MIN_S: Final = 0.05
+_PAUSE_MAX_S: Final = 2.0
+_DRAIN_S: Final = 25.0
+# A message on the stream costs more than a warm call: what is about to end joins the same write.
+_GATHER_TICKS_MAX: Final = 4
+_ANSWER_MAX_S: Final = 0.01
+
+Greet = Callable[[], Greeting]
+
+
+class Streams:
+    """Keeps the streams, and ends them all when the runner becomes somebody else."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        greet: Greet,
+        *,
+        joined: asyncio.Event,
+        token: str,
+        on_refused: Callable[[], None],
+    ) -> None:
+        """`on_refused` is told when an orchestrator says that this incarnation is fenced."""
+        self._desk = desk
+        self._on_refused = on_refused
+        self._joined = joined
+        self._greet = greet
+        self._token = token
+        self._open: set[AttachStream] = set()
+        self._over = asyncio.Event()
+
+    async def hold(self, address: str, stop: asyncio.Event) -> None:
+        """Hold a stream to one orchestrator until the desk is drained."""
+        over = asyncio.create_task(self._over.wait())
+        stopping = asyncio.create_task(stop.wait())
+        pause_s = _PAUSE_MIN_S
+        try:
+            while not self._over.is_set():
+                joined = asyncio.create_task(self._joined.wait())
+                await asyncio.wait({joined, over}, return_when=asyncio.FIRST_COMPLETED)
+                joined.cancel()
+                attached = await self._hold_once(address, over)
+                pause_s = _PAUSE_MIN_S if attached else min(pause_s * 2, _PAUSE_MAX_S)
+                if stop.is_set() and not attached:
+                    return
+                # Jitter: after a restart all runners come back, and not in one instant.
+                wait_s = pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - only spreads load
+                await asyncio.wait(
+                    {over, stopping} if not stop.is_set() else {over},
+                    timeout=wait_s,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+        finally:
+            over.cancel()
+            stopping.cancel()
+
+    async def drain(self, stop: asyncio.Event) -> None:
+        """Once told to stop: finish what is under way, then let the streams end."""
+        await stop.wait()
+        await self._desk.drain(_DRAIN_S)
+        self._over.set()
+
+    async def reset(self) -> None:
+        """Drop every stream; each is made again with the greeting of the new incarnation."""
+        for stream in list(self._open):
+            await stream.close()
+
+    async def _hold_once(self, address: str, over: asyncio.Task[Any]) -> bool:
+        """Attach and serve until the stream is lost; whether it was made at all."""
+        stream = AttachStream(address, self._token)
+        self._open.add(stream)
+        session = self._desk.open_session(stream.get_values)
+        attached = False
+        works: set[asyncio.Task[Any]] = set()
+        try:
+            greeting = self._greet()
+            member, epoch = await stream.open(greeting, session.take_outgoing())
+            attached = True
+            log.info(
+                "attached",
+                orchestrator=member,
+                epoch=epoch,
+                incarnation=str(greeting.incarnation),
+            )
+            works.add(asyncio.create_task(self._write(stream, session)))
+            works.add(asyncio.create_task(self._read(stream, session)))
+            done, _ = await asyncio.wait(works | {over}, return_when=asyncio.FIRST_COMPLETED)
+            for task in works & done:
+                await task
+        except StreamLost as lost:
+            if str(lost).startswith("FAILED_PRECONDITION"):
+                log.warning("attach_refused", orchestrator=address, cause=str(lost)[:200])
+                self._on_refused()
+            elif attached:
+                log.warning("stream_lost", orchestrator=address, cause=str(lost)[:200])
+        finally:
+            self._desk.close_session(session)
+            self._open.discard(stream)
+            for task in works:
+                task.cancel()
+            await asyncio.gather(*works, return_exceptions=True)
+            with contextlib.suppress(Exception):
+                await stream.close()
+        return attached
+
+    async def _read(self, stream: AttachStream, session: Session) -> None:
+        async for frame in stream.frames():
+            self._desk.take(session, frame)
+            session.answered.set()
+
+    async def _write(self, stream: AttachStream, session: Session) -> None:
+        """Write all that has come together since the last write, in one.
+
+        Results wait for the answer to those before them: the orchestrator's journal has one flush
+        in flight, so they would wait there, and one frame with many costs both ends far less.
+        """
+        while True:
+            await session.ready.wait()
+            outgoing = session.take_outgoing()
+            session.answered.clear()
+            await stream.send(outgoing)
+            if outgoing.results:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_ANSWER_MAX_S):
+                        await session.answered.wait()
+
+
+def greeting_of(
+    desk: Desk,
+    incarnation: Callable[[], UUID],
+    *,
+    slots: int,
+    tiers: tuple[str, ...],
+    pythons: tuple[str, ...],
+) -> Greet:
+    """Make the function that says who this runner is now."""
+
+    def greet() -> Greeting:
+        running, finished = desk.inventory()
+        return Greeting(
+            incarnation=incarnation(),
+            slots=slots,
+            tiers=tiers,
+            pythons=pythons,
+            running=running,
+            finished=finished,
+        )
+
+    return greet

@@ -1,0 +1,67 @@
+"""Upkeep: the lease, idle interpreters, the bytes of deleted files."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from services.kit.pg import Pool
+from services.runner.gateways.file_store import FileStore
+from services.runner.loops.attach import Streams
+from services.runner.usecases.desk import Desk
+from services.runner.usecases.files import remove_deleted
+from services.runner.usecases.interpreters import InterpreterPool
+from services.runner.usecases.membership import Membership
+from services.runner.usecases.patience import passing
+
+log = structlog.get_logger()
+
+_IDLE_CHECK_S: Final = 30.0
+_FILES_CHECK_S: Final = 60.0
+
+
+async def keep_lease(
+    membership: Membership,
+    desk: Desk,
+    pool: InterpreterPool,
+    streams: Streams,
+    stop: asyncio.Event,
+) -> None:
+    """Renew the lease while attempts run; without it nothing of this incarnation goes on."""
+
+    async def on_lost() -> None:
+        desk.abandon_all()
+        await pool.kill_all()
+        await streams.reset()
+
+    await membership.keep(stop, busy=desk.busy, on_lost=on_lost)
+
+
+async def shrink_pool(pool: InterpreterPool, stop: asyncio.Event) -> None:
+    """End interpreters that nobody has used for a while."""
+    while not stop.is_set():
+        left_s = await pool.shrink()
+        await _wait(stop, _IDLE_CHECK_S if left_s is None else max(left_s, 0.5))
+
+
+async def sweep_files(database: Pool, store: FileStore, stop: asyncio.Event) -> None:
+    """Remove what deleted files leave on disk."""
+    while not stop.is_set():
+        try:
+            while await remove_deleted(database, store):
+                pass
+        except Exception as problem:
+            if not passing(problem):
+                raise
+            log.warning("files_not_swept", fault=type(problem).__name__)
+        await _wait(stop, _FILES_CHECK_S)
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,99 @@
+"""RunnerService."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import grpc
+from qflow.runner.v1 import runner_service_pb2 as pb
+from qflow.runner.v1.runner_service_pb2_grpc import RunnerServiceServicer
+
+from services.kit.caller import current_caller
+from services.kit.page import decode_token, encode_token, filter_digest, page_size
+from services.kit.pg import Pool
+from services.kit.rpc import codec
+from services.runner.storage.containers import Container
+from services.runner.usecases.sandboxes import list_containers
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_STATUS: Final = {
+    "creating": pb.CONTAINER_STATUS_CREATING,
+    "running": pb.CONTAINER_STATUS_RUNNING,
+    "stopped": pb.CONTAINER_STATUS_STOPPED,
+    "removing": pb.CONTAINER_STATUS_STOPPED,
+    "removed": pb.CONTAINER_STATUS_STOPPED,
+    "error": pb.CONTAINER_STATUS_ERROR,
+}
+_KIND: Final = "runner.ListContainers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerFacts:
+    """What this runner offers, as it was probed."""
+
+    tier: str
+    findings: Sequence[str]
+    slots: int
+    pythons: Sequence[str]
+
+
+class RunnerServicer(RunnerServiceServicer):
+    """Shows the runner and its sandboxes."""
+
+    def __init__(self, pool: Pool, facts: RunnerFacts, incarnation: Callable[[], UUID]) -> None:
+        self._pool = pool
+        self._facts = facts
+        self._incarnation = incarnation
+
+    async def GetRunner(
+        self, request: pb.GetRunnerRequest, context: Context
+    ) -> pb.GetRunnerResponse:
+        """Say what this runner offers."""
+        return pb.GetRunnerResponse(
+            incarnation=str(self._incarnation()),
+            tier=self._facts.tier,
+            probe=self._facts.findings,
+            slots=self._facts.slots,
+            pythons=self._facts.pythons,
+        )
+
+    async def ListContainers(
+        self, request: pb.ListContainersRequest, context: Context
+    ) -> pb.ListContainersResponse:
+        """List the tenant's sandboxes."""
+        caller = current_caller()
+        size = page_size(request.page_size)
+        key = decode_token(request.page_token, _KIND, filter_digest(), caller.tenant_id)
+        found = await list_containers(self._pool, caller, after=key, limit=size + 1)
+        token = ""
+        if len(found) > size:
+            found = found[:size]
+            last = found[-1]
+            token = encode_token(
+                _KIND, filter_digest(), caller.tenant_id, [last.created_at, last.id]
+            )
+        return pb.ListContainersResponse(
+            containers=[_container_to_pb(each) for each in found], next_page_token=token
+        )
+
+
+def _container_to_pb(container: Container) -> pb.Container:
+    limits, usage = container.resource_limits, container.resource_usage
+    return pb.Container(
+        id=str(container.id),
+        container_id=container.container_id,
+        python_version=container.python_version,
+        status=_STATUS[container.status],
+        tier=str(limits.get("isolation", "")),
+        memory_limit_bytes=int(limits.get("memory_bytes", 0)),
+        attempts=int(usage.get("attempts", 0)),
+        cpu_ms=int(usage.get("cpu_us", 0)) // 1000,
+        memory_peak_bytes=int(usage.get("memory_peak_bytes", 0)),
+        create_time=codec.timestamp(container.created_at),
+        start_time=codec.timestamp(container.started_at),
+        stop_time=codec.timestamp(container.stopped_at),
+    )

@@ -1,0 +1,3 @@
+"""The runner's SQL."""
+
+from __future__ import annotations

@@ -1,0 +1,75 @@
+"""The runner's own row: lease and fence of all its attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, LiteralString
+from uuid import UUID
+
+from services.kit.pg import Pool
+
+_JOIN: Final[LiteralString] = """
+    INSERT INTO runner_members (incarnation, state, host, tier, slots, pythons)
+    VALUES ($1, 'idle', $2, $3, $4, $5)
+"""
+
+
+async def join(
+    pool: Pool, incarnation: UUID, host: str, tier: str, slots: int, pythons: Sequence[str]
+) -> None:
+    """Write the row of a new incarnation, idle."""
+    await pool.execute(_JOIN, incarnation, host, tier, slots, list(pythons))
+
+
+# Only a row that nobody has fenced can be renewed; the database's clock alone says until when.
+_RENEW: Final[LiteralString] = """
+    UPDATE runner_members
+       SET state = 'live', expires_at = clock_timestamp() + $2 * interval '1 second',
+           updated_at = clock_timestamp()
+     WHERE incarnation = $1 AND state IN ('live', 'idle')
+ RETURNING true
+"""
+
+
+async def renew(pool: Pool, incarnation: UUID, ttl_s: float) -> bool:
+    """Hold the lease for another span; False when the incarnation is fenced."""
+    return bool(await pool.fetchval(_RENEW, incarnation, ttl_s))
+
+
+_REST: Final[LiteralString] = """
+    UPDATE runner_members
+       SET state = 'idle', expires_at = NULL, updated_at = clock_timestamp()
+     WHERE incarnation = $1 AND state IN ('live', 'idle')
+ RETURNING true
+"""
+
+
+async def rest(pool: Pool, incarnation: UUID) -> bool:
+    """Hold no lease any more, for there is no attempt; False when fenced."""
+    return bool(await pool.fetchval(_REST, incarnation))
+
+
+_LEAVE: Final[LiteralString] = """
+    UPDATE runner_members
+       SET state = 'gone', expires_at = NULL, updated_at = clock_timestamp()
+     WHERE incarnation = $1
+"""
+
+
+async def leave(pool: Pool, incarnation: UUID) -> None:
+    """Say that this incarnation is over and its processes are dead."""
+    await pool.execute(_LEAVE, incarnation)
+
+
+# On one machine a runner that holds its home's lock and has killed what an earlier one left is
+# proof of that one's death: nobody needs to wait for its lease.
+_BURY: Final[LiteralString] = """
+    UPDATE runner_members
+       SET state = 'fenced', updated_at = clock_timestamp()
+     WHERE host = $1 AND incarnation <> $2 AND state IN ('live', 'idle')
+"""
+
+
+async def bury_predecessors(pool: Pool, host: str, incarnation: UUID) -> None:
+    """Fence earlier incarnations of this home."""
+    await pool.execute(_BURY, host, incarnation)

@@ -1,0 +1,3 @@
+"""What the runner does: attempts, environments, files, and its own membership."""
+
+from __future__ import annotations

@@ -1,0 +1,424 @@
+"""One attempt from its request to its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+import structlog
+from qflow.types.values import ValueTextError, parse_strict
+
+from services.kit.pg import Pool
+from services.runner.domain.attempts import AttemptRequest, FileReference
+from services.runner.domain.environments import Package, packages_in
+from services.runner.domain.limits import MIB, Limits
+from services.runner.domain.outcome import AttemptError, ErrorType, Outcome, Usage
+from services.runner.domain.pooling import WarmKey
+from services.runner.gateways.file_store import FileCorruptError, FileStore
+from services.runner.gateways.sandbox.port import Interpreter, Reply, SandboxDied
+from services.runner.storage import files
+from services.runner.storage.nodes import NodeVersion
+from services.runner.usecases.container_rows import ContainerRow
+from services.runner.usecases.environments import EnvironmentFailed, Environments
+from services.runner.usecases.interpreters import (
+    InterpreterPool,
+    LoadFailed,
+    Need,
+    Warm,
+    error_from,
+)
+from services.runner.usecases.node_versions import NodeVersions
+from services.runner.usecases.patience import patiently
+
+log = structlog.get_logger()
+
+# Above this a text is checked beside the loop, so that one call does not hold up the others.
+_CHECK_INLINE_BYTES: Final = 16 * 1024
+_TERMINATION_GRACE_S: Final = 1.0
+_MEMORY_MIN_BYTES: Final = 32 * MIB
+_NEEDS_KEPT_MAX: Final = 10_000
+# Values that are strict JSON at a glance: most results of small functions.
+_PLAIN: Final = re.compile(rb'-?(?:0|[1-9][0-9]{0,17})|true|false|null|"[ !#-\[\]-~]{0,256}"')
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One attempt under way, and how it was told to end."""
+
+    request: AttemptRequest
+    warm: Warm | None = None
+    container_id: UUID | None = None
+    told: str = ""  # "", "killed" or "timeout"
+    grace_s: float = 0.0
+    transfer_us: int = 0
+    task: asyncio.Task[Any] | None = None
+
+
+class Attempts:
+    """Runs attempts in the pool's interpreters."""
+
+    def __init__(
+        self,
+        *,
+        pool: InterpreterPool,
+        versions: NodeVersions,
+        environments: Environments,
+        interpreters: Mapping[str, Interpreter],
+        store: FileStore,
+        database: Pool,
+    ) -> None:
+        self._pool = pool
+        self._versions = versions
+        self._environments = environments
+        self._interpreters = interpreters
+        self._store = store
+        self._database = database
+        self._needs: dict[tuple[int, int, int, float], Need] = {}
+        self._killing: set[asyncio.Task[None]] = set()
+
+    async def run(self, attempt: Attempt) -> Outcome:
+        """Give what became of it; whatever user code does is an outcome, never an exception."""
+        began = time.monotonic()
+        need: Need | None = None
+        try:
+            need = self._needs.get(_short_key(attempt.request))
+            warm = None if need is None else self._pool.acquire_idle(need.key)
+            if warm is None:
+                need = need or await self._need(attempt.request)
+                warm = await self._pool.acquire(need)
+        except _Refused as refused:
+            return Outcome(error=refused.error)
+        except LoadFailed as failed:
+            attempt.container_id = failed.container_id
+            stdout, stderr = failed.printed
+            return Outcome(error=failed.error, stdout_tail=stdout, stderr_tail=stderr)
+        except SandboxDied as died:
+            return Outcome(error=_environment_error(str(died)))
+        finally:
+            if need is not None and need.row is not None and not need.row.taken:
+                need.row.ended("removed")  # another sandbox served the call
+        attempt.warm = warm
+        attempt.container_id = warm.container_id
+        recycle = True
+        try:
+            outcome = await self._call(attempt, warm, began)
+            recycle = bool(outcome.recycle)
+            return outcome
+        finally:
+            attempt.warm = None
+            self._pool.release(warm, recycle=recycle)
+
+    def tell_to_end(self, attempt: Attempt, why: str, *, grace_s: float) -> None:
+        """Stop an attempt: the first word counts, its sandbox goes with it."""
+        if not attempt.told:
+            attempt.told = why
+            attempt.grace_s = grace_s
+        if attempt.warm is not None:
+            killing = asyncio.ensure_future(self._pool.kill(attempt.warm, grace_s=grace_s))
+            self._killing.add(killing)
+            killing.add_done_callback(self._killing.discard)
+        elif attempt.task is not None and why == "killed":
+            attempt.task.cancel()
+
+    # -- before the call
+
+    def _key(self, request: AttemptRequest, version: NodeVersion) -> WarmKey:
+        limits = _DEFAULT_LIMITS
+        if request.memory_bytes:
+            limits = replace(limits, memory_bytes=max(request.memory_bytes, _MEMORY_MIN_BYTES))
+        return WarmKey(
+            request.tenant_id,
+            version.id,
+            self._environments.key_of(
+                python_version=version.python_version, digest=version.lock_digest
+            ),
+            limits,
+        )
+
+    async def _need(self, request: AttemptRequest) -> Need:
+        version = await self._versions.get(request.node_version_id)
+        if version is None:
+            raise _Refused(_environment_error("the node version does not exist", retryable=False))
+        interpreter = self._interpreters.get(version.python_version)
+        if interpreter is None:
+            raise _Refused(
+                _environment_error(
+                    f"this runner has no Python {version.python_version}", retryable=False
+                )
+            )
+        key = self._key(request, version)
+        folder, row = await self._environment(key, version)
+        need = Need(
+            key=key,
+            version=version,
+            interpreter=interpreter,
+            environment=folder,
+            packages=packages_in(version.lock),
+            load_timeout_s=request.timeout_s,
+        )
+        if len(self._needs) >= _NEEDS_KEPT_MAX:
+            self._needs.clear()
+        self._needs[_short_key(request)] = need
+        return replace(need, row=row) if row is not None else need
+
+    async def _environment(
+        self, key: WarmKey, version: NodeVersion
+    ) -> tuple[Path | None, ContainerRow | None]:
+        """Find or build the environment; a build shows in the row of the sandbox that waits."""
+        if version.lock_state == "failed":
+            raise _Refused(
+                AttemptError(
+                    type=ErrorType.DEPENDENCY,
+                    message=version.lock_error or "the dependencies could not be resolved",
+                    retryable=False,
+                )
+            )
+        if version.lock_state == "pending":
+            raise _Refused(_environment_error("the dependencies are not resolved yet"))
+        if not version.lock:
+            return None, None
+        row: ContainerRow | None = None
+
+        def on(packages: Sequence[Package], status: str, time_ms: int | None) -> None:
+            nonlocal row
+            row = row or self._pool.new_row(key, version)
+            row.packages(packages, status, lock_digest=version.lock_digest, time_ms=time_ms)
+
+        try:
+            folder = await self._environments.ensure(
+                key.environment_key,
+                version.lock,
+                version.lock_digest,
+                version.python_version,
+                key.tenant_id,
+                on,
+            )
+        except asyncio.CancelledError:
+            if row is not None:
+                row.ended("removed")
+            raise
+        except EnvironmentFailed as failed:
+            if row is not None:
+                row.ended("error")
+            raise _Refused(
+                AttemptError(
+                    type=ErrorType.DEPENDENCY, message=str(failed), retryable=failed.retryable
+                )
+            ) from None
+        return folder, row
+
+    # -- the call
+
+    async def _call(self, attempt: Attempt, warm: Warm, began: float) -> Outcome:
+        request = attempt.request
+        sandbox = warm.sandbox
+        if attempt.told:
+            return Outcome(error=_told_error(attempt), recycle="told to end")
+        try:
+            inputs, body = await self._inputs(request)
+        except FileCorruptError as problem:
+            return Outcome(error=_environment_error(f"an input cannot be read: {problem}"))
+        header = {
+            "op": "call",
+            "id": request.token,
+            "inputs": inputs,
+            "output_bytes_max": warm.key.limits.output_bytes,
+            "context": _context(request),
+        }
+        sandbox.begin_output()
+        attempt.transfer_us = round((time.monotonic() - began) * 1_000_000)
+        timer = asyncio.get_running_loop().call_later(request.timeout_s, self._on_timeout, attempt)
+        try:
+            reply = await sandbox.request(
+                header, body, reply_bytes_max=warm.key.limits.output_bytes + 4096
+            )
+        except SandboxDied as died:
+            stdout, stderr = sandbox.output_tails()
+            return Outcome(
+                error=_died_error(attempt, died),
+                stdout_tail=stdout,
+                stderr_tail=stderr,
+                recycle="died",
+            )
+        finally:
+            timer.cancel()
+        outcome = await self._outcome(attempt, warm, reply)
+        warm.cpu_us += outcome.usage.cpu_us
+        warm.memory_peak_bytes = max(warm.memory_peak_bytes, outcome.usage.memory_peak_bytes)
+        return outcome
+
+    def _on_timeout(self, attempt: Attempt) -> None:
+        self.tell_to_end(attempt, "timeout", grace_s=_TERMINATION_GRACE_S)
+
+    async def _inputs(self, request: AttemptRequest) -> tuple[list[list[Any]], bytes]:
+        entries: list[list[Any]] = []
+        parts: list[bytes] = []
+        for given in request.inputs:
+            value = given.value
+            if isinstance(value, FileReference):
+                value = await self._from_file(value, request.tenant_id)
+            entries.append([given.name, len(value), [given.conversion] if given.conversion else []])
+            parts.append(value)
+        return entries, b"".join(parts)
+
+    async def _from_file(self, reference: FileReference, tenant_id: UUID) -> bytes:
+        row = await patiently(
+            lambda: files.get_of_tenant(self._database, reference.file_id, tenant_id)
+        )
+        if row is None or row.sha256 != reference.sha256:
+            raise FileCorruptError("the file is not known")
+        return await asyncio.to_thread(self._field_of_file, row.key, reference)
+
+    def _field_of_file(self, key: str, reference: FileReference) -> bytes:
+        data = self._store.read(key, size_bytes=reference.size_bytes, sha256=reference.sha256)
+        if not reference.field:
+            return data
+        try:
+            return bytes(_FIELDS.decode(data)[reference.field])
+        except (msgspec.DecodeError, KeyError):
+            raise FileCorruptError(f"the file has no field {reference.field!r}") from None
+
+    # -- the outcome
+
+    async def _outcome(self, attempt: Attempt, warm: Warm, reply: Reply) -> Outcome:
+        header = reply.header
+        stdout, stderr = warm.sandbox.output_tails()
+        usage = _usage(header.get("usage"))
+        recycle = str(header.get("recycle") or "")[:100]
+        error: AttemptError | None = None
+        outputs: list[tuple[str, bytes]] = []
+        if attempt.told:
+            error, recycle = _told_error(attempt), recycle or "told to end"
+        elif header.get("op") != "result" or header.get("id") != attempt.request.token:
+            error = AttemptError(type=ErrorType.EXITED, message="the agent answered out of turn")
+            recycle = "out of turn"
+        elif "error" in header:
+            error = error_from(header["error"])
+            if error.type in {ErrorType.EXITED, ErrorType.OOM}:
+                recycle = recycle or error.type.value
+        else:
+            try:
+                outputs = _split(header.get("outputs"), reply.body, attempt.request.outputs)
+                await _check(outputs)
+            except ValueTextError as problem:
+                error = AttemptError(type=ErrorType.SERIALIZATION, message=str(problem)[:1000])
+                outputs = []
+        return Outcome(
+            outputs=outputs,
+            error=error,
+            usage=usage,
+            stdout_tail=stdout,
+            stderr_tail=stderr,
+            recycle=recycle,
+        )
+
+
+class _Refused(Exception):  # noqa: N818 - it carries an error that is an outcome
+    def __init__(self, error: AttemptError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+_DEFAULT_LIMITS: Final = Limits()
+_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def _short_key(request: AttemptRequest) -> tuple[int, int, int, float]:
+    """Name what decides the interpreter, cheap to hash."""
+    return (
+        request.tenant_id.int,
+        request.node_version_id.int,
+        request.memory_bytes,
+        request.timeout_s,
+    )
+
+
+def _context(request: AttemptRequest) -> dict[str, str]:
+    deadline = datetime.now(UTC) + timedelta(seconds=request.timeout_s)
+    return {
+        "QFLOW_RUN_ID": str(request.execution_id),
+        "QFLOW_NODE_ID": request.node_id,
+        "QFLOW_ATTEMPT": str(request.attempt),
+        "QFLOW_IDEMPOTENCY_KEY": str(request.attempt_ref),  # the same for every attempt of the node
+        "QFLOW_DEADLINE": deadline.isoformat(),
+    }
+
+
+def _split(entries: object, body: bytes, wanted: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Cut the body into the outputs that are wanted, in their order."""
+    found: dict[str, bytes] = {}
+    offset = 0
+    if not isinstance(entries, list):
+        raise ValueTextError("the agent's outputs cannot be read")
+    for entry in entries:
+        match entry:
+            case [str(name), int(length)] if 0 <= length <= len(body) - offset:
+                found[name] = body[offset : offset + length]
+                offset += length
+            case _:
+                raise ValueTextError("the agent's outputs cannot be read")
+    missing = [name for name in wanted if name not in found]
+    if missing or offset != len(body):
+        raise ValueTextError(f"the output {missing[0] if missing else ''!r} is missing")
+    return [(name, found[name]) for name in wanted]
+
+
+async def _check(outputs: Sequence[tuple[str, bytes]]) -> None:
+    """Prove that what left the sandbox is strict JSON: user code may have forged it."""
+    if sum(len(text) for _, text in outputs) <= _CHECK_INLINE_BYTES:
+        _check_now(outputs)
+    else:
+        await asyncio.to_thread(_check_now, outputs)
+
+
+def _check_now(outputs: Sequence[tuple[str, bytes]]) -> None:
+    for _, text in outputs:
+        if _PLAIN.fullmatch(text) is None:
+            parse_strict(text)
+
+
+def _usage(found: object) -> Usage:
+    if not isinstance(found, dict):
+        return Usage()
+    return Usage(
+        cpu_us=_count(found.get("cpu_us")),
+        memory_peak_bytes=_count(found.get("max_rss_kb")) * 1024,
+        wall_us=_count(found.get("wall_us")),
+        serialization_us=_count(found.get("serialization_us")),
+    )
+
+
+def _count(value: object) -> int:
+    return min(value, 2**50) if isinstance(value, int) and value > 0 else 0
+
+
+def _environment_error(message: str, *, retryable: bool = True) -> AttemptError:
+    return AttemptError(type=ErrorType.ENVIRONMENT, message=message, retryable=retryable)
+
+
+def _told_error(attempt: Attempt) -> AttemptError:
+    if attempt.told == "timeout":
+        return AttemptError(
+            type=ErrorType.TIMEOUT,
+            message=f"the attempt took longer than {attempt.request.timeout_s:g} s",
+        )
+    return AttemptError(type=ErrorType.CANCELLED, message="the attempt was stopped")
+
+
+def _died_error(attempt: Attempt, died: SandboxDied) -> AttemptError:
+    if attempt.told:
+        return _told_error(attempt)
+    if died.oom:
+        limit = attempt.warm.key.limits.memory_bytes if attempt.warm else 0
+        return AttemptError(
+            type=ErrorType.OOM, message=f"out of memory: the limit is {limit // MIB} MiB"
+        )
+    return AttemptError(type=ErrorType.EXITED, message=str(died))

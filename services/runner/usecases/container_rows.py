@@ -1,0 +1,157 @@
+"""Tells the database about sandboxes: newest states only, in batches, never awaited by a call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+
+from services.kit.ids import uuid7
+from services.kit.pg import Pool, transaction
+from services.runner.domain.environments import Package
+from services.runner.storage import containers
+from services.runner.storage.containers import ContainerChange, DependencyChange
+from services.runner.usecases.patience import passing
+
+log = structlog.get_logger()
+
+_RETRY_S: Final = 1.0
+_KEPT_MAX: Final = 10_000
+
+
+class ContainerRows:
+    """Collects changes of rows; one write is under way at a time, what comes meanwhile waits."""
+
+    def __init__(self, pool: Pool, incarnation: Callable[[], UUID]) -> None:
+        self._incarnation = incarnation
+        self._pool = pool
+        self._containers: dict[UUID, ContainerChange] = {}
+        self._dependencies: dict[tuple[UUID, str], DependencyChange] = {}
+        self._changed = asyncio.Event()
+
+    def put(self, change: ContainerChange) -> None:
+        """Note the newest state of a sandbox."""
+        self._containers[change.id] = change
+        self._changed.set()
+
+    def put_dependency(self, change: DependencyChange) -> None:
+        """Note the newest state of a package in a sandbox."""
+        self._dependencies[change.container_id, change.package_name] = change
+        self._changed.set()
+
+    async def write_until(self, stop: asyncio.Event) -> None:
+        """Write changes as they come, until told to stop."""
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                changed = asyncio.create_task(self._changed.wait())
+                await asyncio.wait({changed, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                if not await self.flush():
+                    await asyncio.wait({stopping}, timeout=_RETRY_S)
+        finally:
+            stopping.cancel()
+
+    async def flush(self) -> bool:
+        """Write what there is; False when the database did not take it, and it is kept."""
+        self._changed.clear()
+        states, self._containers = self._containers, {}
+        packages, self._dependencies = self._dependencies, {}
+        if not states and not packages:
+            return True
+        try:
+            async with transaction(self._pool) as db:
+                if states:
+                    await containers.save(db, self._incarnation(), list(states.values()))
+                if packages:
+                    await containers.save_dependencies(db, list(packages.values()))
+        except Exception as problem:
+            if not passing(
+                problem
+            ):  # such rows will never be taken: they only tell, so let them go
+                log.exception("container_rows_refused", rows=len(states))
+                return True
+            log.warning("container_rows_delayed", fault=type(problem).__name__, rows=len(states))
+            if len(self._containers) + len(states) < _KEPT_MAX:
+                self._containers = {**states, **self._containers}
+                self._dependencies = {**packages, **self._dependencies}
+                self._changed.set()
+            return False
+        return True
+
+
+class ContainerRow:
+    """One sandbox's row from its intent to its end."""
+
+    def __init__(
+        self,
+        rows: ContainerRows,
+        *,
+        tenant_id: UUID,
+        node_version_id: UUID,
+        python_version: str,
+        limits: Mapping[str, Any],
+    ) -> None:
+        self.id = uuid7()
+        self.taken = False  # whether a sandbox was started, or tried, under this row
+        self._rows = rows
+        self._tenant_id = tenant_id
+        self._node_version_id = node_version_id
+        self._python_version = python_version
+        self._limits = dict(limits)
+        self._created_at = datetime.now(UTC)
+        self._started_at: datetime | None = None
+        self._put("creating", f"pending:{self.id}")
+
+    def running(self) -> None:
+        """Say that the sandbox runs."""
+        self._started_at = datetime.now(UTC)
+        self._put("running", f"proc:{self.id}")
+
+    def ended(self, status: str, usage: Mapping[str, Any] | None = None) -> None:
+        """Say that it is over: `stopped`, `error`, or `removed` when it never came to be."""
+        self._put(status, f"proc:{self.id}", stopped_at=datetime.now(UTC), usage=usage)
+
+    def packages(
+        self, packages: Sequence[Package], status: str, *, lock_digest: str, time_ms: int | None
+    ) -> None:
+        """Say how the installation of the sandbox's packages stands."""
+        for package in packages:
+            self._rows.put_dependency(
+                DependencyChange(
+                    container_id=self.id,
+                    package_name=package.name,
+                    version=package.version,
+                    status=status,
+                    lock_digest=lock_digest,
+                    time_ms=time_ms,
+                )
+            )
+
+    def _put(
+        self,
+        status: str,
+        name: str,
+        *,
+        stopped_at: datetime | None = None,
+        usage: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._rows.put(
+            ContainerChange(
+                id=self.id,
+                tenant_id=self._tenant_id,
+                node_version_id=self._node_version_id,
+                python_version=self._python_version,
+                container_id=name,
+                status=status,
+                created_at=self._created_at,
+                started_at=self._started_at,
+                stopped_at=stopped_at,
+                resource_limits=self._limits,
+                resource_usage=dict(usage) if usage is not None else None,
+            )
+        )

@@ -1,0 +1,363 @@
+"""The desk: takes assignments, runs them, keeps each result until it is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+from uuid import UUID
+
+import structlog
+
+from services.runner.domain.attempts import AttemptRequest, FileReference, Input
+from services.runner.domain.frames import (
+    Assignment,
+    Declined,
+    Definition,
+    Finished,
+    Incoming,
+    Kill,
+    Outgoing,
+    Value,
+)
+from services.runner.domain.outcome import AttemptError, ErrorType, Outcome
+from services.runner.domain.pooling import Pace
+from services.runner.usecases.attempts import Attempt, Attempts
+from services.runner.usecases.membership import LeaseLost, Membership
+
+log = structlog.get_logger()
+
+INLINE_BYTES_MAX: Final = 64 * 1024
+_TIMEOUT_DEFAULT_S: Final = 600.0
+
+# Stores outputs that are too large to travel: (request, outputs) -> where they lie.
+StoreOutputs = Callable[[AttemptRequest, Sequence[tuple[str, bytes]]], Awaitable[FileReference]]
+
+
+class PullValues(Protocol):
+    """Fetches the inputs of an attempt that did not fit its assignment."""
+
+    async def __call__(self, attempt_ref: UUID, token: int, count: int) -> Sequence[Value]:
+        """Give the values in the order of the definition."""
+
+
+class Session:
+    """What one orchestrator's stream has told, and what waits for it."""
+
+    def __init__(self, pull: PullValues) -> None:
+        self.pull = pull
+        self.definitions: dict[int, Definition] = {}
+        self.running = 0
+        self.credits = 0
+        self.ceiling = 0  # the largest window granted: a smaller one may still be on its way
+        self.demand = 0
+        self.outgoing = Outgoing()
+        self.ready = asyncio.Event()
+        self.answered = asyncio.Event()  # a frame came since the last was sent
+
+    def take_outgoing(self) -> Outgoing:
+        """Take all that waits."""
+        taken, self.outgoing = self.outgoing, Outgoing()
+        self.ready.clear()
+        return taken
+
+
+class Desk:
+    """Owns the slots; shares them among the orchestrators by what they ask for."""
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        membership: Membership,
+        *,
+        slots: int,
+        store: StoreOutputs,
+        pythons: Sequence[str],
+        refuse: str = "",
+    ) -> None:
+        self._attempts = attempts
+        self._membership = membership
+        self._slots = slots
+        self._store = store
+        self._pythons = frozenset(pythons)
+        self._refuse = refuse  # why nothing is taken at all; empty when all is well
+        self._running: dict[UUID, Attempt] = {}
+        self._owners: dict[UUID, Session] = {}
+        self._finished: dict[UUID, Finished] = {}
+        self._sessions: list[Session] = []
+        self._grant_epoch = 0
+        self._pace = Pace()
+        self._free_slots = asyncio.Semaphore(slots)
+        self._settled = asyncio.Event()
+
+    # -- what is in hand
+
+    def busy(self) -> bool:
+        """Whether attempts are under way."""
+        return bool(self._running)
+
+    def inventory(self) -> tuple[list[tuple[UUID, int]], list[tuple[UUID, int]]]:
+        """List what runs and what is finished and not acknowledged."""
+        running = [(ref, attempt.request.token) for ref, attempt in self._running.items()]
+        finished = [(ref, result.token) for ref, result in self._finished.items()]
+        return running, finished
+
+    # -- streams
+
+    def open_session(self, pull: PullValues) -> Session:
+        """Begin to serve an orchestrator: offer what is finished, and grant it its share."""
+        session = Session(pull)
+        for ref, owner in self._owners.items():
+            if owner not in self._sessions:  # its stream is gone: this one counts it now
+                self._owners[ref] = session
+                session.running += 1
+        self._sessions.append(session)
+        session.outgoing.results.extend(self._finished.values())
+        self._share()
+        return session
+
+    def close_session(self, session: Session) -> None:
+        """Forget a stream; its attempts go on."""
+        if session in self._sessions:
+            self._sessions.remove(session)
+            self._share()
+
+    def take(self, session: Session, frame: Incoming) -> None:
+        """Do what a frame says."""
+        for definition in frame.definitions:
+            session.definitions[definition.number] = definition
+        for ref, token in frame.acks:
+            self._forget(ref, token)
+        for ref, token in frame.superseded:
+            self._forget(ref, token)
+            self._abandon(ref, token)
+        for kill in frame.kills:
+            self._kill(session, kill)
+        for assignment in frame.assignments:
+            self._assign(session, assignment)
+        if frame.demand is not None:
+            session.demand = frame.demand
+            self._share()
+
+    # -- ending
+
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing new; return when all is answered and acknowledged, or the time is up."""
+        self._refuse = "draining"
+        self._share()
+        try:
+            async with asyncio.timeout(grace_s):
+                while self._running or (self._finished and self._sessions):
+                    self._settled.clear()
+                    await self._settled.wait()
+        except TimeoutError:
+            log.warning("drain_incomplete", running=len(self._running))
+
+    def abandon_all(self) -> None:
+        """Forget everything: the lease is lost, and nobody would take a result."""
+        for attempt in list(self._running.values()):
+            if attempt.task is not None:
+                attempt.task.cancel()
+        self._running.clear()
+        self._owners.clear()
+        self._finished.clear()
+        for session in self._sessions:
+            session.running = 0
+            session.take_outgoing()
+        self._settled.set()
+
+    # -- one attempt
+
+    def _assign(self, session: Session, assignment: Assignment) -> None:
+        ref, token = assignment.attempt_ref, assignment.token
+        finished = self._finished.get(ref)
+        if finished is not None and finished.token >= token:
+            self._send(session, finished)
+            return
+        running = self._running.get(ref)
+        if running is not None:
+            if running.request.token >= token:
+                return
+            self._abandon(ref, running.request.token)
+        definition = session.definitions.get(assignment.definition)
+        reason = self._reason_to_decline(session, definition)
+        if reason or definition is None:
+            session.outgoing.declines.append(Declined(ref, token, reason))
+            session.ready.set()
+            return
+        attempt = Attempt(_request(definition, assignment))
+        self._running[ref] = attempt
+        self._owners[ref] = session
+        session.running += 1
+        attempt.task = asyncio.create_task(self._run(session, attempt, definition, assignment))
+
+    def _reason_to_decline(self, session: Session, definition: Definition | None) -> str:
+        if self._refuse:
+            return self._refuse
+        if definition is None:
+            return "definition_missing"
+        if definition.python_version and definition.python_version not in self._pythons:
+            return "python_missing"
+        if session.running >= session.ceiling:
+            return "over_grant"
+        return ""
+
+    async def _run(
+        self, session: Session, attempt: Attempt, definition: Definition, assignment: Assignment
+    ) -> None:
+        request = attempt.request
+        finished: Finished | None = None
+        try:
+            if not self._membership.held:
+                await self._membership.hold()
+            if assignment.pull:
+                values = await session.pull(
+                    request.attempt_ref, request.token, len(definition.inputs)
+                )
+                request = attempt.request = _request(definition, assignment, values)
+            async with self._free_slots:
+                outcome = await self._attempts.run(attempt)
+            if self._pace.note(outcome.usage.wall_us):
+                self._share()
+            finished = await self._finish(attempt, outcome)
+        except asyncio.CancelledError:
+            if attempt.told != "killed":
+                raise
+            finished = self._over(attempt, _CANCELLED)
+        except LeaseLost:
+            log.warning("attempt_dropped", attempt_ref=str(request.attempt_ref))
+        except Exception:
+            log.exception("attempt_failed", attempt_ref=str(request.attempt_ref))
+            finished = self._over(attempt, _BROKEN)
+        finally:
+            owner = self._let_go(attempt)
+            if owner is not None and finished is not None:
+                self._finished[request.attempt_ref] = finished
+                self._deliver(owner, finished)
+            self._settled.set()
+
+    def _let_go(self, attempt: Attempt) -> Session | None:
+        """Free the slot; None when that was done already, for nobody wants the result."""
+        ref = attempt.request.attempt_ref
+        if self._running.get(ref) is not attempt:
+            return None
+        del self._running[ref]
+        owner = self._owners.pop(ref)
+        owner.running -= 1
+        return owner
+
+    async def _finish(self, attempt: Attempt, outcome: Outcome) -> Finished:
+        size = sum(len(text) for _, text in outcome.outputs)
+        if size <= INLINE_BYTES_MAX:
+            return self._over(attempt, outcome)
+        file = await self._store(attempt.request, outcome.outputs)
+        return self._over(attempt, outcome, file)
+
+    def _over(
+        self, attempt: Attempt, outcome: Outcome, file: FileReference | None = None
+    ) -> Finished:
+        return Finished(
+            attempt_ref=attempt.request.attempt_ref,
+            token=attempt.request.token,
+            outcome=outcome,
+            file=file,
+            container_id=attempt.container_id,
+            transfer_us=attempt.transfer_us,
+            killed=attempt.told == "killed",
+        )
+
+    def _deliver(self, session: Session, finished: Finished) -> None:
+        """Answer on the stream that asked; without it, on all: whoever owns the run takes it."""
+        if session in self._sessions:
+            self._send(session, finished)
+            return
+        for other in self._sessions:
+            self._send(other, finished)
+
+    def _send(self, session: Session, finished: Finished) -> None:
+        session.outgoing.results.append(finished)
+        session.ready.set()
+
+    def _forget(self, ref: UUID, token: int) -> None:
+        finished = self._finished.get(ref)
+        if finished is not None and finished.token <= token:
+            del self._finished[ref]
+            self._settled.set()
+
+    def _abandon(self, ref: UUID, token: int) -> None:
+        """End an attempt whose result nobody wants."""
+        attempt = self._running.get(ref)
+        if attempt is None or attempt.request.token > token:
+            return
+        self._let_go(attempt)
+        self._attempts.tell_to_end(attempt, "killed", grace_s=0.0)
+        self._settled.set()
+
+    def _kill(self, session: Session, kill: Kill) -> None:
+        finished = self._finished.get(kill.attempt_ref)
+        if finished is not None and finished.token == kill.token:
+            self._send(session, finished)
+            return
+        attempt = self._running.get(kill.attempt_ref)
+        if attempt is None or attempt.request.token != kill.token:
+            # Nothing to end: an answer all the same, or the orchestrator would wait for it.
+            self._send(
+                session,
+                Finished(
+                    attempt_ref=kill.attempt_ref,
+                    token=kill.token,
+                    outcome=_CANCELLED,
+                    killed=True,
+                ),
+            )
+            return
+        self._attempts.tell_to_end(attempt, "killed", grace_s=kill.grace_s)
+
+    # -- slots
+
+    def _share(self) -> None:
+        """Grant each orchestrator its part by demand, at least one; nothing while refusing."""
+        total = sum(1 + session.demand for session in self._sessions)
+        for session in self._sessions:
+            part = max(1, self._slots * (1 + session.demand) // total) * self._pace.ahead
+            credits_now = 0 if self._refuse else part
+            if credits_now != session.credits or session.outgoing.grant is not None:
+                self._grant_epoch += 1
+                session.credits = credits_now
+                session.ceiling = max(session.ceiling, credits_now)
+                session.outgoing.grant = (credits_now, self._grant_epoch)
+                session.ready.set()
+
+
+_CANCELLED: Final = Outcome(
+    error=AttemptError(type=ErrorType.CANCELLED, message="the attempt was stopped")
+)
+_BROKEN: Final = Outcome(
+    error=AttemptError(
+        type=ErrorType.ENVIRONMENT, message="the runner could not make the attempt; see its log"
+    )
+)
+
+
+def _request(
+    definition: Definition, assignment: Assignment, values: Sequence[Value] | None = None
+) -> AttemptRequest:
+    given = assignment.values if values is None else values
+    inputs = [
+        Input(name, value, conversion)
+        for (name, conversion), value in zip(definition.inputs, given, strict=False)
+        if value is not None
+    ]
+    return AttemptRequest(
+        attempt_ref=assignment.attempt_ref,
+        token=assignment.token,
+        execution_id=assignment.execution_id,
+        tenant_id=definition.tenant_id,
+        node_id=definition.node_id,
+        node_version_id=definition.node_version_id,
+        attempt=assignment.attempt,
+        inputs=inputs,
+        outputs=definition.outputs,
+        timeout_s=assignment.timeout_s or definition.timeout_s or _TIMEOUT_DEFAULT_S,
+        memory_bytes=definition.memory_bytes,
+    )

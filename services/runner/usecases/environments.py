@@ -1,0 +1,242 @@
+"""Environments: resolved once per node version, built once per lock, immutable and shared."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import functools
+import os
+import platform
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import structlog
+from packaging.requirements import InvalidRequirement, Requirement
+
+from services.kit.errors import (
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    Unavailable,
+)
+from services.kit.pg import Pool
+from services.runner.domain.environments import (
+    PACKAGES_MAX,
+    Package,
+    environment_key,
+    lock_digest,
+    packages_in,
+)
+from services.runner.gateways.sandbox.port import Interpreter
+from services.runner.gateways.uv import Uv, UvError, folder_bytes, remove_folder
+from services.runner.storage import environments
+from services.runner.usecases.patience import passing
+
+log = structlog.get_logger()
+
+_SIZE_BYTES_MAX: Final = 2 * 1024**3
+_RESOLVES_AT_ONCE: Final = 2
+
+# Told as packages are installed: (package, status, milliseconds since the start).
+Progress = Callable[[Sequence[Package], str, int | None], None]
+
+
+class EnvironmentFailed(Exception):  # noqa: N818 - the built-in has the plain name
+    """An environment that cannot be had; `retryable` when it may be had later."""
+
+    def __init__(self, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """What a resolver pinned."""
+
+    text: str
+    digest: str
+
+
+class Environments:
+    """Builds environments below one folder and remembers which are ready."""
+
+    def __init__(
+        self, *, root: Path, uv: Uv, interpreters: Mapping[str, Interpreter], pool: Pool
+    ) -> None:
+        self._root = root
+        self._uv = uv
+        self._interpreters = interpreters
+        self._pool = pool
+        self._ready: dict[str, Path] = {}
+        self._building: dict[str, asyncio.Task[Path]] = {}
+        self._resolving = asyncio.Semaphore(_RESOLVES_AT_ONCE)
+
+    async def resolve(self, requirements: Sequence[str], python_version: str) -> Lock:
+        """Pin requirements to wheels with hashes; no code of theirs is run.
+
+        InvalidArgument when a requirement is not a plain one or no set of wheels meets them all,
+        FailedPrecondition without such a Python, Unavailable when the index does not answer.
+        """
+        plain = plain_requirements(requirements)
+        interpreter = self._interpreters.get(python_version)
+        if interpreter is None:
+            raise FailedPrecondition(
+                "PYTHON_MISSING",
+                f"this runner has no Python {python_version}; it has "
+                + ", ".join(sorted(self._interpreters)),
+                python_version=python_version,
+            )
+        try:
+            async with self._resolving:
+                text = await self._uv.resolve(
+                    plain, python_version=python_version, python=interpreter.executable
+                )
+        except UvError as problem:
+            if problem.retryable:
+                raise Unavailable("INDEX_UNAVAILABLE", str(problem), retry_after_s=5.0) from None
+            reason = (
+                "NO_BINARY" if "no usable wheels" in str(problem) else "REQUIREMENTS_UNSATISFIABLE"
+            )
+            raise InvalidArgument(
+                reason, str(problem), fields=[FieldViolation("requirements", str(problem), reason)]
+            ) from None
+        if len(packages_in(text)) > PACKAGES_MAX:
+            raise InvalidArgument(
+                "REQUIREMENTS_UNSATISFIABLE",
+                f"the requirements pull in more than {PACKAGES_MAX} packages",
+                fields=[FieldViolation("requirements", "pull in too many packages")],
+            )
+        return Lock(text, lock_digest(text))
+
+    def key_of(self, *, python_version: str, digest: str) -> str:
+        """Name the environment of a lock on this machine; empty for no lock."""
+        if not digest:
+            return ""
+        return environment_key(python_version=python_version, platform=_platform(), digest=digest)
+
+    def ready(self, key: str) -> Path | None:
+        """Give the folder of an environment that is known to be in place."""
+        return self._ready.get(key)
+
+    async def ensure(
+        self, key: str, lock: str, digest: str, python_version: str, tenant_id: UUID, on: Progress
+    ) -> Path:
+        """Give the folder of an environment, built if need be; those who ask at once share it."""
+        found = self._ready.get(key)
+        if found is not None:
+            return found
+        building = self._building.get(key)
+        if building is None:
+            building = asyncio.create_task(
+                self._ensure(key, lock, digest, python_version, tenant_id, on)
+            )
+            self._building[key] = building
+            building.add_done_callback(lambda _: self._building.pop(key, None))
+        return await asyncio.shield(building)
+
+    async def _ensure(
+        self, key: str, lock: str, digest: str, python_version: str, tenant_id: UUID, on: Progress
+    ) -> Path:
+        folder = self._root / key
+        row = (key, tenant_id, python_version, _platform(), digest)
+        packages = packages_in(lock)
+        async with _folder_lock(self._root / f".{key}.lock"):
+            if not folder.is_dir():
+                with _tolerant("environment_row_delayed"):
+                    await environments.begin(self._pool, *row)
+                on(packages, "pending", None)
+                on(packages, "installing", None)
+                began = time.monotonic()
+                try:
+                    await self._build(folder, lock, python_version)
+                except UvError as problem:
+                    on(packages, "failed", round((time.monotonic() - began) * 1000))
+                    with _tolerant("environment_row_delayed"):
+                        await environments.failed(self._pool, key, str(problem))
+                    raise EnvironmentFailed(str(problem), retryable=problem.retryable) from None
+                took_ms = round((time.monotonic() - began) * 1000)
+                log.info("environment_built", key=key, packages=len(packages), took_ms=took_ms)
+                on(packages, "completed", took_ms)
+        self._ready[key] = folder
+        size = await asyncio.to_thread(folder_bytes, folder)
+        with _tolerant("environment_row_delayed"):
+            await environments.ready(self._pool, *row, size)
+        return folder
+
+    async def _build(self, folder: Path, lock: str, python_version: str) -> None:
+        """Fill a folder beside the final one and move it into its place in one step."""
+        interpreter = self._interpreters[python_version]
+        staged = self._root / f".staged-{uuid.uuid4()}"
+        staged.mkdir(mode=0o755, parents=True)
+        lock_file = staged.with_suffix(".lock")
+        try:
+            lock_file.write_text(lock)
+            await self._uv.install(lock_file, staged, python=interpreter.executable)
+            (staged / ".lock").unlink(missing_ok=True)
+            size = await asyncio.to_thread(folder_bytes, staged)
+            if size > _SIZE_BYTES_MAX:
+                raise UvError(
+                    f"the packages unpack to {size} bytes; the limit is {_SIZE_BYTES_MAX}",
+                    retryable=False,
+                )
+            await self._uv.compile_bytecode(
+                staged, python=interpreter.executable, prefix=interpreter.prefix
+            )
+            staged.rename(folder)
+        except OSError as problem:
+            raise UvError(f"the disk refused: {problem.strerror}", retryable=True) from None
+        finally:
+            lock_file.unlink(missing_ok=True)
+            remove_folder(staged)
+
+
+def plain_requirements(requirements: Sequence[str]) -> list[str]:
+    """Refuse all but name, extras and versions: what else pip takes can fetch or run anything."""
+    plain = []
+    faults = []
+    for position, text in enumerate(requirements):
+        try:
+            requirement = Requirement(text)
+            if requirement.url or requirement.marker or "\n" in text or "\r" in text:
+                raise InvalidRequirement("only a name, extras and versions are allowed")
+            plain.append(str(requirement))
+        except InvalidRequirement as problem:
+            faults.append(FieldViolation(f"requirements[{position}]", str(problem)[:200]))
+    if faults:
+        raise InvalidArgument("INVALID_REQUIREMENT", faults[0].description, fields=faults)
+    return plain
+
+
+@functools.cache
+def _platform() -> str:
+    libc, version = platform.libc_ver()
+    return f"linux-{platform.machine()}-{libc or 'musl'}{version}"
+
+
+@contextlib.asynccontextmanager
+async def _folder_lock(path: Path) -> AsyncIterator[None]:
+    """Hold a lock that other runners of this machine see; it ends with the process."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        await asyncio.to_thread(fcntl.flock, descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _tolerant(event: str) -> Iterator[None]:
+    """Go on without the database: these rows only tell what the disk has."""
+    try:
+        yield
+    except Exception as problem:
+        if not passing(problem):
+            raise
+        log.warning(event, fault=type(problem).__name__)

@@ -1,0 +1,452 @@
+"""The pool of warm interpreters: one attempt at a time in each, reused by tenant and version."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+
+from services.runner.domain.environments import Package
+from services.runner.domain.limits import Tier
+from services.runner.domain.outcome import AttemptError, ErrorType
+from services.runner.domain.pooling import (
+    IDLE_MAX_S,
+    START_COST_S,
+    Load,
+    WarmKey,
+    may_start,
+    worn_out,
+    worth_starting,
+)
+from services.runner.gateways.sandbox.port import (
+    Interpreter,
+    Sandbox,
+    SandboxDied,
+)
+from services.runner.storage.nodes import NodeVersion
+from services.runner.usecases.container_rows import ContainerRow, ContainerRows
+from services.runner.usecases.spares import Shape, Spares
+
+log = structlog.get_logger()
+
+
+class LoadFailed(Exception):  # noqa: N818 - it carries the user's error
+    """The node's code could not be loaded."""
+
+    def __init__(self, error: AttemptError, *, printed: tuple[str, str] = ("", "")) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.printed = printed
+        self.container_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What an interpreter must be to serve a call."""
+
+    key: WarmKey
+    version: NodeVersion
+    interpreter: Interpreter
+    environment: Path | None
+    packages: Sequence[Package]
+    load_timeout_s: float
+    row: ContainerRow | None = None  # written already, to show the installation of packages
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Warm:
+    """One interpreter of the pool."""
+
+    row: ContainerRow
+    key: WarmKey
+    sandbox: Sandbox
+    born: float
+    since: float = 0.0
+    uses: int = 0
+    cpu_us: int = 0
+    memory_peak_bytes: int = 0
+    killed: bool = False
+
+    @property
+    def container_id(self) -> UUID:
+        """The id of its row."""
+        return self.row.id
+
+
+class InterpreterPool:
+    """Hands out warm interpreters and starts, keeps and ends sandboxes behind that."""
+
+    def __init__(
+        self,
+        *,
+        spares: Spares,
+        rows: ContainerRows,
+        sandboxes_max: int,
+        tier: Tier,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spares = spares
+        self._rows = rows
+        self._sandboxes_max = sandboxes_max
+        self._tier = tier
+        self._clock = clock
+        self._idle: OrderedDict[Warm, None] = OrderedDict()  # the least recently used first
+        self._idle_by_key: dict[WarmKey, list[Warm]] = {}
+        self._loads: dict[WarmKey, Load] = {}
+        self._waiting: dict[WarmKey, deque[tuple[Need, asyncio.Future[Warm]]]] = {}
+        self._alive: set[Warm] = set()
+        self._starting = 0
+        self._starved: deque[Need] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def sandboxes(self) -> int:
+        """How many there are, being started included."""
+        return len(self._alive) + self._starting
+
+    def acquire_idle(self, key: WarmKey) -> Warm | None:
+        """Take a waiting interpreter, the most recently used one: its caches are the warmest."""
+        kept = self._idle_by_key.get(key)
+        while kept:
+            warm = kept.pop()
+            del self._idle[warm]
+            if not kept:
+                del self._idle_by_key[key]
+            if warm.sandbox.alive():
+                self._take(warm)
+                return warm
+        return None
+
+    async def acquire(self, need: Need) -> Warm:
+        """Take an interpreter, waiting for one or starting one; raises LoadFailed, SandboxDied."""
+        warm = self.acquire_idle(need.key)
+        if warm is not None:
+            return warm
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Warm] = loop.create_future()
+        load = self._loads.setdefault(need.key, Load())
+        timer: asyncio.TimerHandle | None = None
+        self._waiting.setdefault(need.key, deque()).append((need, waiter))
+        if worth_starting(load):
+            load.waiting += 1
+            self._start(need)
+        else:
+            load.waiting += 1
+            # The guess that one comes free soon may be wrong: then start one after all.
+            timer = loop.call_later(START_COST_S, self._start_if_waiting, need, waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.release(waiter.result())
+            raise
+        finally:
+            load.waiting -= 1
+            if timer is not None:
+                timer.cancel()
+            self._forget_load(need.key)
+
+    def release(self, warm: Warm, *, recycle: bool = False) -> None:
+        """Give an interpreter back after a call, or up when it is not as it was."""
+        now = self._clock()
+        load = self._loads.setdefault(warm.key, Load())
+        load.busy -= 1
+        load.note(now - warm.since)
+        warm.since = now
+        if (
+            recycle
+            or self._closed
+            or not warm.sandbox.alive()
+            or worn_out(uses=warm.uses, age_s=now - warm.born)
+        ):
+            self._end(warm)
+        elif not self._hand_over(warm):
+            self._idle[warm] = None
+            self._idle_by_key.setdefault(warm.key, []).append(warm)
+            self._forget_load(warm.key)
+        if self._starved:
+            self._feed_starved()
+
+    async def kill(self, warm: Warm, *, grace_s: float) -> None:
+        """End an interpreter that runs an attempt; its call then fails with SandboxDied."""
+        warm.killed = True
+        usage = await warm.sandbox.kill(grace_s=grace_s)
+        warm.memory_peak_bytes = max(warm.memory_peak_bytes, usage.memory_peak_bytes)
+
+    async def shrink(self) -> float | None:
+        """End what has been idle for long; give the seconds until the next one has been."""
+        await self._spares.shrink()
+        now = self._clock()
+        while self._idle:
+            warm = next(iter(self._idle))
+            left = warm.since + IDLE_MAX_S - now
+            if left > 0:
+                return left
+            self._drop_idle(warm)
+            self._end(warm)
+        return None
+
+    async def close(self) -> None:
+        """End everything."""
+        self._closed = True
+        for waiting in self._waiting.values():
+            for _, waiter in waiting:
+                if not waiter.done():
+                    waiter.set_exception(SandboxDied("the runner stops"))
+        for warm in list(self._alive):
+            if warm in self._idle:
+                self._drop_idle(warm)
+            self._end(warm)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._spares.close()
+
+    async def kill_all(self) -> None:
+        """End every sandbox at once and go on: the lease is lost, so nothing here may act."""
+        await asyncio.gather(*(warm.sandbox.kill() for warm in list(self._alive)))
+        for warm in list(self._idle):
+            self._drop_idle(warm)
+            self._end(warm)
+        await self._spares.drop()
+
+    # -- starting
+
+    def _start_if_waiting(self, need: Need, waiter: asyncio.Future[Warm]) -> None:
+        if waiter.done():
+            return
+        load = self._loads.get(need.key)
+        if load is not None and not may_start(load):
+            asyncio.get_running_loop().call_later(
+                START_COST_S, self._start_if_waiting, need, waiter
+            )
+            return
+        self._start(need)
+
+    def _start(self, need: Need) -> None:
+        if self.sandboxes >= self._sandboxes_max and not self._evict():
+            self._starved.append(need)
+            return
+        self._starting += 1
+        self._loads.setdefault(need.key, Load()).starting += 1
+        self._spawn(self._start_one(need))
+
+    def _evict(self) -> bool:
+        """End the least recently used idle interpreter to make room."""
+        if not self._idle:
+            return False
+        warm = next(iter(self._idle))
+        self._drop_idle(warm)
+        self._alive.discard(warm)
+        self._spawn(self._finish(warm))
+        return True
+
+    def _feed_starved(self) -> None:
+        while self._starved:
+            need = self._starved[0]
+            if not self._waiting.get(need.key):
+                self._starved.popleft()
+                continue
+            if self.sandboxes >= self._sandboxes_max and not self._evict():
+                return
+            self._starved.popleft()
+            self._start(need)
+
+    async def _start_one(self, need: Need) -> None:
+        problem: Exception | None = None
+        warm = None
+        try:
+            warm = await self._load(need)
+        except (LoadFailed, SandboxDied) as failed:
+            problem = failed
+        except Exception as broken:
+            log.exception("sandbox_not_started")
+            problem = SandboxDied(f"the sandbox could not be started: {type(broken).__name__}")
+        finally:
+            self._starting -= 1
+            load = self._loads.setdefault(need.key, Load())
+            load.starting -= 1
+        if warm is None:
+            waiter = self._next_waiter(need.key)
+            if waiter is not None and problem is not None:
+                waiter.set_exception(problem)
+            if self._starved:
+                self._feed_starved()
+            return
+        self._alive.add(warm)
+        warm.sandbox.ended.add_done_callback(lambda _: self._ended_by_itself(warm))
+        if self._closed:
+            self._end(warm)
+        elif not self._hand_over(warm):
+            self._idle[warm] = None
+            self._idle_by_key.setdefault(warm.key, []).append(warm)
+        if self._starved:
+            self._feed_starved()
+
+    async def _load(self, need: Need) -> Warm:
+        row = need.row
+        if row is None or row.taken:
+            row = self.new_row(need.key, need.version)
+            row.packages(
+                need.packages, "completed", lock_digest=need.version.lock_digest, time_ms=0
+            )
+        row.taken = True
+        born = self._clock()
+        sandbox: Sandbox | None = None
+        try:
+            sandbox = await self._spares.start(
+                Shape(need.interpreter, need.environment, need.key.limits)
+            )
+            row.running()
+            await self._load_code(need, sandbox)
+        except BaseException as problem:
+            if sandbox is not None:
+                await sandbox.kill()
+            row.ended("error")
+            if isinstance(problem, LoadFailed):
+                problem.container_id = row.id
+            raise
+        return Warm(row=row, key=need.key, sandbox=sandbox, born=born, since=born)
+
+    def new_row(self, key: WarmKey, version: NodeVersion) -> ContainerRow:
+        """Write the intent of a sandbox."""
+        return ContainerRow(
+            self._rows,
+            tenant_id=key.tenant_id,
+            node_version_id=key.node_version_id,
+            python_version=version.python_version,
+            limits=key.limits.as_json(self._tier),
+        )
+
+    async def _load_code(self, need: Need, sandbox: Sandbox) -> None:
+        version = need.version
+        header = {
+            "op": "load",
+            "code": version.code,
+            "main": version.main_function,
+            "inputs": version.input_types,
+            "outputs": version.output_types,
+            "env": sandbox.environment_path,
+        }
+        sandbox.begin_output()
+        try:
+            async with asyncio.timeout(need.load_timeout_s):
+                reply = await sandbox.request(header)
+        except TimeoutError:
+            raise LoadFailed(
+                AttemptError(
+                    type=ErrorType.TIMEOUT,
+                    message=f"the code was not loaded within {need.load_timeout_s:g} s",
+                ),
+                printed=sandbox.output_tails(),
+            ) from None
+        except SandboxDied as died:
+            kind = ErrorType.OOM if died.oom else ErrorType.EXITED
+            raise LoadFailed(
+                AttemptError(type=kind, message=f"while the code was loaded: {died}"),
+                printed=sandbox.output_tails(),
+            ) from None
+        if reply.header.get("op") != "loaded":
+            raise LoadFailed(error_from(reply.header.get("error")), printed=sandbox.output_tails())
+
+    # -- handing over and ending
+
+    def _take(self, warm: Warm) -> None:
+        warm.uses += 1
+        warm.since = self._clock()
+        self._loads.setdefault(warm.key, Load()).busy += 1
+
+    def _hand_over(self, warm: Warm) -> bool:
+        waiter = self._next_waiter(warm.key)
+        if waiter is None:
+            return False
+        self._take(warm)
+        waiter.set_result(warm)
+        return True
+
+    def _next_waiter(self, key: WarmKey) -> asyncio.Future[Warm] | None:
+        waiting = self._waiting.get(key)
+        while waiting:
+            _, waiter = waiting.popleft()
+            if not waiting:
+                self._waiting.pop(key, None)
+            if not waiter.done():
+                return waiter
+        return None
+
+    def _forget_load(self, key: WarmKey) -> None:
+        load = self._loads.get(key)
+        if load and not (load.busy or load.starting or load.waiting or key in self._idle_by_key):
+            del self._loads[key]
+
+    def _drop_idle(self, warm: Warm) -> None:
+        del self._idle[warm]
+        kept = self._idle_by_key[warm.key]
+        kept.remove(warm)
+        if not kept:
+            del self._idle_by_key[warm.key]
+
+    def _ended_by_itself(self, warm: Warm) -> None:
+        if warm in self._idle:
+            self._drop_idle(warm)
+            self._end(warm)
+
+    def _end(self, warm: Warm) -> None:
+        if warm in self._alive:
+            self._alive.discard(warm)
+            self._spawn(self._finish(warm))
+        self._forget_load(warm.key)
+
+    async def _finish(self, warm: Warm) -> None:
+        died = not warm.sandbox.alive() and not warm.killed
+        usage = await warm.sandbox.kill()
+        warm.row.ended(
+            "error" if died else "stopped",
+            {
+                "attempts": warm.uses,
+                "cpu_us": warm.cpu_us,
+                "memory_peak_bytes": max(warm.memory_peak_bytes, usage.memory_peak_bytes),
+            },
+        )
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("sandbox_task_failed", exc_info=task.exception())
+
+
+def error_from(found: object) -> AttemptError:
+    """Read the agent's error; it is untrusted, so each part is bounded and checked."""
+    if not isinstance(found, dict):
+        return AttemptError(type=ErrorType.EXITED, message="the agent's answer cannot be read")
+    try:
+        kind = ErrorType(found.get("type", ""))
+    except ValueError:
+        kind = ErrorType.USER
+    causes = found.get("causes")
+    return AttemptError(
+        type=kind,
+        message=_text(found.get("message"), 16 * 1024),
+        exception=_text(found.get("exception"), 255),
+        traceback=_text(found.get("traceback"), 64 * 1024),
+        causes=[_text(cause, 1024) for cause in causes[:8]] if isinstance(causes, list) else (),
+        retryable=kind is not ErrorType.DEPENDENCY,
+    )
+
+
+def _text(value: object, limit: int) -> str:
+    if not isinstance(value, str):
+        return ""
+    cleaned = value.replace("\x00", "�").encode("utf-8", "replace")
+    return cleaned[:limit].decode("utf-8", "ignore")

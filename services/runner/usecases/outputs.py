@@ -1,0 +1,58 @@
+"""Large outputs: bytes on disk first, then the row, then the result that names it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+
+from services.kit.ids import uuid7
+from services.kit.pg import Pool
+from services.runner.domain.attempts import AttemptRequest, FileReference
+from services.runner.gateways.file_store import FileStore
+from services.runner.storage import files
+from services.runner.usecases.patience import patiently
+
+
+class Outputs:
+    """Stores outputs as one JSON object per attempt."""
+
+    def __init__(self, store: FileStore, pool: Pool) -> None:
+        self._store = store
+        self._pool = pool
+
+    async def save(
+        self, request: AttemptRequest, outputs: Sequence[tuple[str, bytes]]
+    ) -> FileReference:
+        """Give the reference once bytes and row are durable, in this order."""
+        file_id = uuid7()
+        size, sha256 = await asyncio.to_thread(
+            self._store.write,
+            tenant_id=request.tenant_id,
+            file_id=file_id,
+            parts=_object_parts(outputs),
+        )
+        await patiently(
+            lambda: files.insert_output(
+                self._pool,
+                file_id,
+                f"{request.node_id}.json"[:255],
+                f"{request.tenant_id}/{file_id}",
+                size,
+                sha256,
+                request.execution_id,
+                request.attempt_ref,
+                request.tenant_id,
+            )
+        )
+        return FileReference(file_id, size, sha256, "")
+
+
+def _object_parts(outputs: Sequence[tuple[str, bytes]]) -> list[bytes]:
+    """Write the object around the texts, which stay as they were produced."""
+    parts = [b"{"]
+    for name, text in outputs:
+        if len(parts) > 1:
+            parts.append(b",")
+        parts += [json.dumps(name).encode(), b":", text]
+    return [*parts, b"}"]

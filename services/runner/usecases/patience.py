@@ -1,0 +1,43 @@
+"""Waits out an absent database: what an attempt needs of it is asked again until it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import structlog
+
+from services.kit.errors import Conflict, ResourceExhausted, Unavailable
+from services.kit.pg import translate
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+_PAUSE_MAX_S: Final = 1.0
+
+
+async def patiently(action: Callable[[], Awaitable[T]]) -> T:
+    """Do something until the database does not fail it for a passing reason.
+
+    There is no end of its own: the attempt's lease, its deadline or a kill ends the waiting.
+    """
+    pause_s = 0.05
+    while True:
+        try:
+            return await action()
+        except Exception as problem:
+            if not passing(problem):
+                raise
+            log.warning("database_awaited", fault=type(problem).__name__)
+        await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads load
+        pause_s = min(pause_s * 2, _PAUSE_MAX_S)
+
+
+def passing(problem: Exception) -> bool:
+    """Whether the fault is the database's absence, and not what was asked of it."""
+    if isinstance(problem, (OSError, TimeoutError, Unavailable)):
+        return True
+    return isinstance(translate(problem), (Unavailable, Conflict, ResourceExhausted))

@@ -1,0 +1,145 @@
+"""Spares: sandboxes started ahead of demand, with nobody's code in them yet."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from services.runner.domain.limits import Limits
+from services.runner.gateways.sandbox.port import (
+    Interpreter,
+    Sandbox,
+    SandboxDied,
+    SandboxHost,
+    SandboxSpec,
+)
+
+log = structlog.get_logger()
+
+# After one is taken its heir waits a little: the call that took it has the processors first.
+_FILL_AFTER_S: Final = 0.03
+_WANTED_FOR_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is settled before code is loaded: two sandboxes of one shape are interchangeable."""
+
+    interpreter: Interpreter
+    environment: Path | None
+    limits: Limits
+
+
+class Spares:
+    """Keeps a few sandboxes of the shapes that were asked for last."""
+
+    def __init__(
+        self,
+        host: SandboxHost,
+        *,
+        keep: int,
+        binds: Sequence[tuple[Path, str]] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._host = host
+        self._keep = keep
+        self._binds = binds
+        self._clock = clock
+        self._ready: dict[Shape, list[Sandbox]] = {}
+        self._filling: dict[Shape, int] = {}
+        self._wanted: dict[Shape, float] = {}  # the last asked for stands last
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def start(self, shape: Shape) -> Sandbox:
+        """Give a sandbox of a shape: a spare where there is one, else a new one."""
+        spare = self._take(shape)
+        self.want(shape)
+        return spare or await self._host.start(self._spec(shape))
+
+    def want(self, shape: Shape) -> None:
+        """Keep spares of a shape for a while; of the last one wanted, for good."""
+        self._wanted.pop(shape, None)
+        self._wanted[shape] = self._clock()
+        missing = self._keep - len(self._ready.get(shape, ())) - self._filling.get(shape, 0)
+        for _ in range(missing):
+            self._filling[shape] = self._filling.get(shape, 0) + 1
+            self._spawn(self._fill(shape))
+
+    async def shrink(self) -> None:
+        """End spares that nobody has asked for lately; one of the last shape stays."""
+        now = self._clock()
+        last = next(reversed(self._wanted), None)
+        for shape, since in list(self._wanted.items()):
+            if now - since < _WANTED_FOR_S:
+                continue
+            stays = 1 if shape == last else 0
+            ready = self._ready.get(shape, [])
+            while len(ready) > stays:
+                await ready.pop().kill()
+            if not stays:
+                self._wanted.pop(shape, None)
+                self._ready.pop(shape, None)
+
+    async def drop(self) -> None:
+        """End all spares."""
+        ready, self._ready = self._ready, {}
+        for sandboxes in ready.values():
+            for sandbox in sandboxes:
+                await sandbox.kill()
+
+    async def close(self) -> None:
+        """End all spares for good."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self.drop()
+
+    def _take(self, shape: Shape) -> Sandbox | None:
+        ready = self._ready.get(shape)
+        while ready:
+            sandbox = ready.pop()
+            if sandbox.alive():
+                return sandbox
+        return None
+
+    async def _fill(self, shape: Shape) -> None:
+        try:
+            await asyncio.sleep(_FILL_AFTER_S)
+            sandbox = await self._host.start(self._spec(shape))
+        except SandboxDied as died:
+            log.warning("spare_not_started", fault=str(died)[:500])
+            return
+        finally:
+            self._filling[shape] -= 1
+            if not self._filling[shape]:
+                del self._filling[shape]
+        if self._closed or shape not in self._wanted:
+            await sandbox.kill()
+        else:
+            self._ready.setdefault(shape, []).append(sandbox)
+
+    def _spec(self, shape: Shape) -> SandboxSpec:
+        return SandboxSpec(
+            sandbox_id=uuid.uuid4(),
+            python=shape.interpreter.executable,
+            prefix=shape.interpreter.prefix,
+            agent=shape.interpreter.agent,
+            environment=shape.environment,
+            limits=shape.limits,
+            binds=self._binds,
+        )
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,60 @@
+"""Telemetry put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+
+from qflow.telemetry.v1.telemetry_service_pb2_grpc import add_TelemetryServiceServicer_to_server
+
+from services.kit.pg import open_pool
+from services.kit.rpc.auth import Authenticator
+from services.kit.run import App
+from services.telemetry.gateways.machine import Machine
+from services.telemetry.loops.health import sample_health
+from services.telemetry.loops.metrics import derive_metrics
+from services.telemetry.loops.retention import forget_expired
+from services.telemetry.rpc.servicer import TelemetryServicer
+from services.telemetry.settings import Settings
+
+# Retention deletes in batches that may take longer than any call.
+_MAINT_STATEMENT_TIMEOUT_S = 60.0
+
+
+@asynccontextmanager
+async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
+    """Put telemetry together: calls see what their caller may see, loops see every tenant."""
+    settings = Settings.from_env(env)
+    pool = await open_pool(
+        settings.database_url,
+        application_name="qflow-telemetry",
+        size_max=settings.pool_size_max,
+    )
+    maint = await open_pool(
+        settings.maint_database_url,
+        application_name="qflow-telemetry-maint",
+        size_max=3,
+        statement_timeout_s=_MAINT_STATEMENT_TIMEOUT_S,
+    )
+    async with pool, maint:
+        yield App(
+            listener=settings.listener,
+            authenticator=Authenticator(pool),
+            servicers=[(add_TelemetryServiceServicer_to_server, TelemetryServicer(pool))],
+            loops=[
+                partial(derive_metrics, maint),
+                partial(
+                    sample_health,
+                    maint,
+                    Machine(settings.home),
+                    interval_s=settings.health_interval_s,
+                ),
+                partial(
+                    forget_expired,
+                    maint,
+                    keep=settings.keep,
+                    interval_s=settings.retention_interval_s,
+                ),
+            ],
+        )

@@ -1,0 +1,1 @@
+"""Records as values, and what follows from them."""

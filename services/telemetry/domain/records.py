@@ -1,0 +1,78 @@
+"""What telemetry keeps, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, TypeAlias
+from uuid import UUID
+
+# Where a page begins: before this moment, and at the same moment before this id.
+Position: TypeAlias = tuple[datetime, UUID]
+NEWEST: Final[Position] = (datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One measurement; about a run, or about the system where it names none."""
+
+    id: UUID
+    name: str
+    value: float
+    unit: str
+    execution_id: UUID | None
+    tenant_id: UUID | None
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorRecord:
+    """One failed attempt of a node, or another fault that was recorded."""
+
+    id: UUID
+    error_type: str
+    message: str
+    stack_trace: str
+    severity: str
+    execution_id: UUID | None
+    node_execution_id: UUID | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How much of a machine was in use at one moment, 0 to 100."""
+
+    node_name: str
+    cpu_percent: float
+    memory_percent: float
+    disk_percent: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthSample:
+    """How a machine and its runs were at one moment."""
+
+    id: UUID
+    node_name: str
+    cpu_percent: float
+    memory_percent: float
+    disk_percent: float
+    active_containers: int
+    active_workflows: int
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedExecution:
+    """What the rows of a run that is over say about its cost."""
+
+    id: UUID
+    tenant_id: UUID
+    queued_at: datetime
+    started_at: datetime | None  # None when it was cancelled before anything began
+    completed_at: datetime
+    cpu_us: int | None
+    memory_peak_bytes: int | None
+    node_count: int
+    retry_count: int

@@ -1,0 +1,32 @@
+"""A sample of the machine's health at a fixed interval."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Protocol
+
+from services.kit.ids import uuid7
+from services.kit.loops import repeat
+from services.kit.pg import Pool
+from services.telemetry.domain.records import Usage
+from services.telemetry.usecases.sample import take_sample
+
+
+class HasUsage(Protocol):
+    """What can be sampled."""
+
+    def usage(self) -> Usage:
+        """Measure now."""
+
+
+async def sample_health(
+    pool: Pool, machine: HasUsage, stop: asyncio.Event, *, interval_s: float
+) -> None:
+    """Write a sample now and at each interval."""
+
+    async def step() -> float:
+        await take_sample(pool, machine.usage(), sample_id=uuid7(), at=datetime.now(UTC))
+        return interval_s
+
+    await repeat(stop, step, name="sample_health")

@@ -1,0 +1,1 @@
+"""From messages to use cases and back."""

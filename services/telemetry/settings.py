@@ -1,0 +1,48 @@
+"""Telemetry's settings: read once, passed as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+
+from services.kit import env as read
+from services.kit.rpc.server import Listener
+from services.kit.run import listener
+from services.telemetry.domain.retention import RULES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a deployment says of telemetry."""
+
+    database_url: str = field(repr=False)
+    maint_database_url: str = field(repr=False)
+    listener: Listener
+    home: Path
+    pool_size_max: int
+    health_interval_s: float
+    retention_interval_s: float
+    keep: Mapping[str, timedelta]
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Read the environment; a missing or wrong value stops the process with its name."""
+        return cls(
+            database_url=read.required(env, "QFLOW_TELEMETRY_DATABASE_URL"),
+            maint_database_url=read.required(env, "QFLOW_TELEMETRY_MAINT_DATABASE_URL"),
+            listener=listener(env, "telemetry", "127.0.0.1:7104"),
+            home=read.path(env, "QFLOW_HOME"),
+            pool_size_max=read.integer(env, "QFLOW_POOL_SIZE_MAX", 10, low=1, high=100),
+            health_interval_s=read.seconds(env, "QFLOW_HEALTH_INTERVAL_S", 60.0, low=1.0),
+            retention_interval_s=read.seconds(env, "QFLOW_RETENTION_INTERVAL_S", 3600.0, low=1.0),
+            keep={
+                rule.subject: timedelta(
+                    days=read.integer(env, rule.setting, rule.keep_days, low=1, high=36_500)
+                )
+                for rule in RULES
+                if rule.keep_days is not None
+            },
+        )

@@ -1,0 +1,1 @@
+"""The statements, one module per table cluster."""

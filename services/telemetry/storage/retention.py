@@ -1,0 +1,46 @@
+"""The migrations' cleanup functions: one call removes one batch of rows that are due."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final, LiteralString
+
+from services.kit.pg import Db
+
+# One batch at a time in the whole suite: a second telemetry process has nothing to add.
+_LOCK: Final[LiteralString] = """
+    SELECT pg_try_advisory_xact_lock(hashtext('qflow.telemetry'), hashtext('retention'))
+"""
+
+_FORGET_EXECUTIONS: Final[LiteralString] = "SELECT cleanup_old_executions($1, $2)"
+_FORGET_TEMPORARY_FILES: Final[LiteralString] = "SELECT cleanup_temporary_files($1)"
+_FORGET_CONTAINERS: Final[LiteralString] = "SELECT cleanup_old_containers($1, $2)"
+_FORGET_METRICS: Final[LiteralString] = "SELECT cleanup_old_metrics($1, $2)"
+_FORGET_ERROR_LOGS: Final[LiteralString] = "SELECT cleanup_old_error_logs($1, $2)"
+_FORGET_SYSTEM_HEALTH: Final[LiteralString] = "SELECT cleanup_old_system_health($1, $2)"
+_FORGET_FILE_ACCESS_LOGS: Final[LiteralString] = "SELECT cleanup_old_file_access_logs($1, $2)"
+_FORGET_SESSIONS: Final[LiteralString] = "SELECT cleanup_expired_sessions($1)"
+_FORGET_IDEMPOTENCY_KEYS: Final[LiteralString] = "SELECT cleanup_expired_idempotency_keys($1)"
+_FORGET_OUTBOX_EVENTS: Final[LiteralString] = "SELECT cleanup_sent_outbox_events($1, $2)"
+
+_STATEMENTS: Final[Mapping[str, LiteralString]] = {
+    "executions": _FORGET_EXECUTIONS,
+    "temporary_files": _FORGET_TEMPORARY_FILES,
+    "containers": _FORGET_CONTAINERS,
+    "metrics": _FORGET_METRICS,
+    "error_logs": _FORGET_ERROR_LOGS,
+    "system_health": _FORGET_SYSTEM_HEALTH,
+    "file_access_logs": _FORGET_FILE_ACCESS_LOGS,
+    "sessions": _FORGET_SESSIONS,
+    "idempotency_keys": _FORGET_IDEMPOTENCY_KEYS,
+    "outbox_events": _FORGET_OUTBOX_EVENTS,
+}
+
+
+async def forget_batch(db: Db, subject: str, *, keep: timedelta | None, batch: int) -> int | None:
+    """Remove one batch and tell how many rows; None while another process is at it."""
+    if not await db.fetchval(_LOCK):
+        return None
+    arguments = (batch,) if keep is None else (keep, batch)
+    return int(await db.fetchval(_STATEMENTS[subject], *arguments))

@@ -1,0 +1,50 @@
+"""Deriving metrics from runs that are over, away from the engine's path."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import structlog
+
+from services.kit.ids import uuid7
+from services.kit.pg import Pool, transaction
+from services.telemetry.domain.metrics import MARKER, metrics_of
+from services.telemetry.storage import metrics
+
+log = structlog.get_logger()
+
+READER: Final = "execution_metrics"
+BATCH_MAX: Final = 500
+# Longer than any flush of the engine may take from its clock to its commit.
+_AGAIN: Final = timedelta(seconds=90)
+
+
+async def measure_finished(pool: Pool) -> int:
+    """Measure the next runs that are over; tells how many, 0 when all are measured."""
+    # Asked first without a transaction: most of the time there is nothing.
+    async with pool.acquire() as db:
+        found = await metrics.finished_executions(
+            db, reader=READER, again=_AGAIN, marker=MARKER, limit=1
+        )
+    if not found:
+        return 0
+    # A crash may lose the last moment of metrics together with the mark: they are derived again.
+    async with transaction(pool, durable=False) as db:
+        await metrics.begin_measuring(db, reader=READER)
+        found = await metrics.finished_executions(
+            db, reader=READER, again=_AGAIN, marker=MARKER, limit=BATCH_MAX
+        )
+        if not found:
+            return 0
+        at = datetime.now(UTC)
+        derived = [
+            metric for execution in found for metric in metrics_of(execution, new_id=uuid7, at=at)
+        ]
+        await metrics.insert_metrics(db, derived)
+        last = found[-1]
+        await metrics.advance_watermark(
+            db, reader=READER, completed_at=last.completed_at, execution_id=last.id
+        )
+    log.debug("executions_measured", executions=len(found), metrics=len(derived))
+    return len(found)

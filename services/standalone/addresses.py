@@ -1,0 +1,126 @@
+"""Where the four services listen and how the others reach them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from services.standalone.process import StandaloneError
+
+SERVICES: Final = ("registry", "orchestrator", "runner", "telemetry")
+_PORT_BASE: Final = 7100
+_PORT_MAX: Final = 65535
+
+Ports: TypeAlias = Literal["fixed", "auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """What each service listens on, as host:port or unix:path, and the runners' own door."""
+
+    listen: Mapping[str, str]
+    attach: str
+
+    def client(self, service: str) -> str:
+        """Give the address a client on this machine dials."""
+        listen = self.listen[service]
+        if listen.startswith("unix:"):
+            return listen
+        host, _, port = listen.rpartition(":")
+        reachable = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "*": "127.0.0.1"}  # noqa: S104
+        return f"{reachable.get(host, host)}:{port}"
+
+    def env(self, service: str) -> dict[str, str]:
+        """Give the settings of one service: its own door, and everybody's address."""
+        addresses = {f"QFLOW_{name.upper()}_ADDRESS": self.client(name) for name in SERVICES}
+        own = {f"QFLOW_{service.upper()}_LISTEN": self.listen[service]}
+        if service == "orchestrator":
+            own["QFLOW_ORCHESTRATOR_ATTACH_LISTEN"] = self.attach
+        return {**addresses, **own, "QFLOW_ORCHESTRATOR_ATTACH_ADDRESS": self.attach}
+
+    def as_json(self) -> dict[str, str]:
+        """Give what `endpoints.json` holds."""
+        return {**{name: self.client(name) for name in SERVICES}, "attach": self.attach}
+
+
+def plan(env: Mapping[str, str], *, ports: Ports, sockets: Path) -> Addresses:
+    """Choose an address for each service and prove that it can be had, or say what is wrong."""
+    listen = _free_ports() if ports == "auto" else _fixed_ports(env)
+    for name in SERVICES:
+        given = env.get(f"QFLOW_{name.upper()}_LISTEN")
+        if given:
+            listen[name] = given
+        _check(f"QFLOW_{name.upper()}_LISTEN", listen[name])
+    attach = env.get("QFLOW_ORCHESTRATOR_ATTACH_LISTEN") or f"unix:{sockets / 'attach.sock'}"
+    if not attach.startswith("unix:"):
+        _check("QFLOW_ORCHESTRATOR_ATTACH_LISTEN", attach)
+    return Addresses(listen, attach)
+
+
+def check_host(setting: str, host: str) -> None:
+    """Refuse a host name that cannot be resolved, naming the setting that holds it."""
+    try:
+        socket.getaddrinfo(host, None)
+    except (socket.gaierror, UnicodeError) as error:
+        raise StandaloneError(
+            f"{setting}: the host name {host!r} cannot be resolved ({error}); "
+            "correct the name, or see that this machine's DNS answers (`getent hosts "
+            f"{host}`)"
+        ) from error
+
+
+def _fixed_ports(env: Mapping[str, str]) -> dict[str, str]:
+    text = env.get("QFLOW_PORT_BASE") or str(_PORT_BASE)
+    if not text.isdecimal() or not 0 < int(text) <= _PORT_MAX - len(SERVICES):
+        raise StandaloneError(
+            f"QFLOW_PORT_BASE must be a port number up to {_PORT_MAX - len(SERVICES)}, not {text!r}"
+        )
+    return {name: f"127.0.0.1:{int(text) + at}" for at, name in enumerate(SERVICES, start=1)}
+
+
+def _free_ports() -> dict[str, str]:
+    # All held at once, so that they differ; a service takes its own a moment later.
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in SERVICES]
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        return {
+            name: f"127.0.0.1:{one.getsockname()[1]}"
+            for name, one in zip(SERVICES, held, strict=True)
+        }
+
+
+def _check(setting: str, listen: str) -> None:
+    if listen.startswith("unix:"):
+        return
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > _PORT_MAX:
+        raise StandaloneError(f"{setting} must be host:port or unix:path, not {listen!r}")
+    bare = host.strip("[]")
+    check_host(setting, bare)
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        bare, int(port), type=socket.SOCK_STREAM
+    )[0]
+    with socket.socket(family, kind, protocol) as probe:
+        # As a server would: connections that linger from before are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise StandaloneError(_cannot_listen(setting, listen, error)) from error
+
+
+def _cannot_listen(setting: str, listen: str, error: OSError) -> str:
+    port = listen.rpartition(":")[2]
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port} is taken by another program ({setting}={listen}). See which with "
+            f"`ss -ltnp sport = :{port}`; choose other ports with QFLOW_PORT_BASE=7200 (gives "
+            "7201 to 7204), or any free ones with `--ports auto`"
+        )
+    return f"{setting}: cannot listen on {listen}: {error.strerror}"

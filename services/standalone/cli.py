@@ -1,0 +1,139 @@
+"""The commands of the suite on one machine."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from services.standalone.addresses import SERVICES, Ports
+from services.standalone.bootstrap import OWNER_TOKEN
+from services.standalone.home import Home
+from services.standalone.process import StandaloneError
+from services.standalone.supervisor import Supervisor, nothing_runs, told_isolation
+
+_FAILED: Final = 1
+_NOT_RUNNING: Final = 3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do the command; a problem is one message that says what to do, never a trace."""
+    asked = _parser().parse_args(arguments)
+    home = Home.from_env(os.environ)
+    try:
+        match asked.command:
+            case "status":
+                return _status(home)
+            case "token":
+                return _token(home)
+            case "demo":
+                from services.standalone.demo import demo  # imports clients: only here
+
+                return demo(home, os.environ, say=_say)
+            case _:
+                return up(home, os.environ, ports=asked.ports, say=_say)
+    except StandaloneError as error:
+        _say(f"qflow: {error}")
+        return _FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def up(
+    home: Home,
+    env: Mapping[str, str],
+    *,
+    ports: Ports,
+    say: Callable[[str], None],
+    then: Callable[[Supervisor], Awaitable[int]] | None = None,
+) -> int:
+    """Start the suite; stay until a signal, or do `then` and stop."""
+    began = time.monotonic()
+
+    async def started(suite: Supervisor) -> int:
+        say(_welcome(suite, time.monotonic() - began))
+        if refused := nothing_runs(suite.isolation, env):
+            say(refused)
+        if then is not None:
+            return await then(suite)
+        await suite.stopped()
+        return 0
+
+    return asyncio.run(Supervisor(home, env, ports=ports, say=say).run(started))
+
+
+def _welcome(suite: Supervisor, seconds: float) -> str:
+    token = suite.home.secrets / OWNER_TOKEN
+    registry = suite.addresses.client("registry")
+    return "\n".join(
+        [
+            f"Qflow is ready after {seconds:.1f} s.",
+            *(f"  {name:<13}{suite.addresses.client(name)}" for name in SERVICES),
+            f"  {'database':<13}{suite.database}",
+            f"  {'cache':<13}{suite.cache}",
+            f"  {'isolation':<13}{told_isolation(suite.isolation)}",
+            f"  {'home':<13}{suite.home.root}",
+            f"  {'owner token':<13}{token} (a new one: python -m services.standalone token)",
+            "Try:",
+            f"  grpcurl -plaintext {registry} list",
+            f'  grpcurl -plaintext -H "authorization: Bearer $(cat {token})" \\',
+            f"      {registry} qflow.registry.v1.SessionService/GetCaller",
+            "Stop with Ctrl-C.",
+        ]
+    )
+
+
+def _status(home: Home) -> int:
+    holder = home.holder()
+    if holder is None:
+        _say(f"no suite runs on {home.root}; start it with `make run`")
+        return _NOT_RUNNING
+    try:
+        endpoints: dict[str, str] = json.loads((home.run / "endpoints.json").read_text())
+    except (OSError, ValueError):
+        _say(f"a suite (process {holder}) is starting or stopping on {home.root}")
+        return _FAILED
+    from services.standalone.probe import serving  # imports gRPC: only here
+
+    async def ask() -> list[bool]:
+        return await asyncio.gather(*(serving(endpoints[name]) for name in SERVICES))
+
+    answers = asyncio.run(ask())
+    _say(f"a suite (process {holder}) runs on {home.root}")
+    for name, serves in zip(SERVICES, answers, strict=True):
+        _say(f"  {name:<13}{endpoints[name]:<24}{'serving' if serves else 'NOT SERVING'}")
+    return 0 if all(answers) else _FAILED
+
+
+def _token(home: Home) -> int:
+    """Make a new token for the owner, starting the database for it where it does not run."""
+    command = [sys.executable, "-m", "services.standalone.renew"]
+    env = {**os.environ, "QFLOW_HOME": str(home.root)}
+    return subprocess.run(command, env=env, check=False).returncode  # noqa: S603 - ours
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - the face of the program
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m services.standalone", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    start = commands.add_parser("up", help="start the suite and stay (the default)")
+    start.add_argument(
+        "--ports",
+        choices=["fixed", "auto"],
+        default="fixed",
+        help="fixed: QFLOW_PORT_BASE+1 to +4, by default 7101 to 7104; auto: any free ones",
+    )
+    commands.add_parser("demo", help="start, run a real workflow, print its result, stop")
+    commands.add_parser("token", help="make a new token for the owner and say where it lies")
+    commands.add_parser("status", help="say what runs and whether it serves")
+    parser.set_defaults(ports="fixed")
+    return parser

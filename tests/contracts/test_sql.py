@@ -1,0 +1,216 @@
+"""Every statement of the services, held against the migrated schema.
+
+It is prepared there (so its tables, columns, types and parameters exist), planned under a login of
+its service (so that login may do it, under row-level security), and writes no table but its
+service's own.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+import pytest
+
+from migrations.roles import LOGINS
+from tests.support.database import Database, Template
+
+_SERVICES = Path(__file__).resolve().parents[2] / "services"
+_VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
+# The beginning of every flush; the whole ones are made below.
+_PARTS: Final = {"orchestrator.storage.flush._HEAD"}
+
+_OWNED: Final = {
+    "registry": {
+        *("users", "user_sessions", "service_tokens", "tenants"),
+        *("python_nodes", "python_node_versions", "node_version_locks"),
+        *("python_node_tags", "python_node_tag_relations"),
+        *("workflows", "workflow_versions", "workflow_tags", "workflow_tag_relations"),
+        "custom_types",
+    },
+    "orchestrator": {
+        *("workflow_executions", "node_executions", "node_data_flow", "node_attempts"),
+        *("execution_pins", "engine_members", "engine_shards"),
+    },
+    "runner": {
+        *("containers", "container_dependencies", "files", "file_access_logs"),
+        *("environments", "runner_members"),
+    },
+    "telemetry": {"performance_metrics", "error_logs", "system_health", "telemetry_watermarks"},
+}
+# Tables that every service inserts its own rows into, and the three exceptions that grants name.
+_SHARED: Final = {("idempotency_keys", "Insert"), ("outbox_events", "Insert")}
+_BESIDES: Final = {
+    ("orchestrator", "error_logs", "Insert"),
+    ("orchestrator", "runner_members", "Update"),
+    ("runner", "outbox_events", "Update"),
+}
+# Which login runs a module's statements, and where one statement is another's. A module that is
+# not named may use any login of its service.
+_RUN_BY: Final = {
+    "registry.storage.idempotency": "qflow_registry",
+    "registry.storage.identity": "qflow_registry_auth",
+    "registry.storage.locks": "qflow_registry_engine",
+    "registry.storage.nodes": "qflow_registry",
+    "registry.storage.workflows": "qflow_registry",
+    "orchestrator.storage.definitions": "qflow_orchestrator_engine",
+    "orchestrator.storage.definitions._HEAD": "qflow_orchestrator",
+    "orchestrator.storage.executions": "qflow_orchestrator",
+    "orchestrator.storage.flush": "qflow_orchestrator_engine",
+    "orchestrator.storage.members": "qflow_orchestrator_engine",
+    "orchestrator.storage.recovery": "qflow_orchestrator_engine",
+    "runner.storage.containers": "qflow_runner_engine",
+    "runner.storage.containers._LIST": "qflow_runner",
+    "runner.storage.environments": "qflow_runner_engine",
+    "runner.storage.files": "qflow_runner_engine",
+    "runner.storage.files._GET": "qflow_runner",
+    "runner.storage.files._LOG_READ": "qflow_runner",
+    "runner.storage.members": "qflow_runner_engine",
+    "runner.storage.nodes": "qflow_runner_engine",
+    "telemetry.storage.errors": "qflow_telemetry",
+    "telemetry.storage.health": "qflow_telemetry",
+    "telemetry.storage.health._INSERT_SAMPLE": "qflow_telemetry_maint",
+    "telemetry.storage.metrics": "qflow_telemetry_maint",
+    "telemetry.storage.metrics._LIST_METRICS": "qflow_telemetry",
+    "telemetry.storage.retention": "qflow_telemetry_maint",
+}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One constant, or one form of a statement that is put together."""
+
+    service: str
+    module: str
+    name: str
+    sql: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+def _statements() -> Iterator[Statement]:
+    for path in sorted(_SERVICES.glob("*/*/**/*.py")):
+        module = ".".join(path.relative_to(_SERVICES).with_suffix("").parts)
+        for name in _constants(path):
+            value = getattr(importlib.import_module(f"services.{module}"), name)
+            place = f"{module}.{name}"
+            if place not in _PARTS and value.lstrip().startswith(_VERBS):
+                yield Statement(module.split(".")[0], module, name, value)
+    yield from _flushes()
+
+
+def _constants(path: Path) -> list[str]:
+    """The names that the module annotates as text written in the source: `Final[LiteralString]`."""
+    text = path.read_text(encoding="utf-8")
+    if "LiteralString" not in text:
+        return []
+    return [
+        node.target.id
+        for node in ast.parse(text).body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and ast.unparse(node.annotation) in {"Final[LiteralString]", "LiteralString"}
+    ]
+
+
+def _flushes() -> Iterator[Statement]:
+    """Each part of the flush alone, and all of them at once."""
+    from services.orchestrator.storage import flush
+
+    whole = (1 << len(flush.PARTS)) - 1
+    for mask in [*(1 << bit for bit in range(len(flush.PARTS))), whole]:
+        module = "orchestrator.storage.flush"
+        yield Statement("orchestrator", module, f"statement({mask})", flush.statement(mask))
+
+
+STATEMENTS = list(_statements())
+
+
+def _logins(statement: Statement) -> list[str]:
+    known = _RUN_BY.get(statement.place) or _RUN_BY.get(statement.module)
+    if known:
+        return [known]
+    if statement.service == "kit":
+        return [login for login, group in LOGINS.items() if group == "qflow_api"]
+    return [login for login in LOGINS if login.split("_")[1] == statement.service]
+
+
+@pytest.fixture(scope="module")
+def planning(migrated_template: Template) -> Iterator[Database]:
+    """One database for all: planning changes nothing."""
+    with migrated_template.clone() as fresh:
+        yield fresh
+
+
+def _planned(db: psycopg.Connection, statement: Statement, login: str) -> dict[str, Any]:
+    """Plan the statement under the login; planning asks for its rights and changes nothing."""
+    with db.transaction(force_rollback=True):
+        db.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        db.execute(f"PREPARE planned AS {statement.sql}".encode())
+        parameters = db.execute(
+            "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = 'planned'"
+        ).fetchone()
+        assert parameters is not None
+        db.execute(f"SET LOCAL ROLE {login}".encode())
+        arguments = ", ".join(["NULL"] * parameters[0])
+        call = f"planned({arguments})" if arguments else "planned"
+        row = db.execute(f"EXPLAIN (FORMAT json) EXECUTE {call}".encode()).fetchone()
+        assert row is not None
+        db.execute("RESET ROLE")
+        db.execute("DEALLOCATE planned")
+    plan: dict[str, Any] = (row[0] if isinstance(row[0], list) else json.loads(row[0]))[0]["Plan"]
+    return plan
+
+
+def _written(plan: dict[str, Any]) -> set[tuple[str, str]]:
+    found = set()
+    if plan["Node Type"] == "ModifyTable":
+        found.add((plan["Relation Name"], plan["Operation"]))
+    for child in plan.get("Plans", []):
+        found |= _written(child)
+    return found
+
+
+def test_every_login_named_above_has_its_statements() -> None:
+    assert set(_RUN_BY) <= {s.module for s in STATEMENTS} | {s.place for s in STATEMENTS}
+
+
+def test_there_are_statements_of_every_service() -> None:
+    services = {statement.service for statement in STATEMENTS}
+    assert {"registry", "orchestrator", "runner", "telemetry"} <= services
+
+
+@pytest.mark.parametrize("statement", STATEMENTS, ids=lambda s: s.place)
+def test_a_statement_fits_the_schema_its_login_and_its_service(
+    statement: Statement, planning: Database
+) -> None:
+    refusals = []
+    with planning.connect() as db:
+        for login in _logins(statement):
+            try:
+                plan = _planned(db, statement, login)
+            except psycopg.errors.InsufficientPrivilege as error:
+                db.execute("DEALLOCATE ALL")
+                refusals.append(f"{login}: {error}")
+                continue
+            assert not _foreign(statement.service, _written(plan))
+            return
+    raise AssertionError(f"no login may run it: {refusals}")
+
+
+def _foreign(service: str, written: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    return {
+        (table, operation)
+        for table, operation in written
+        if table not in _OWNED.get(service, ())
+        and (table, operation) not in _SHARED
+        and (service, table, operation) not in _BESIDES
+    }

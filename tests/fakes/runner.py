@@ -1,0 +1,204 @@
+"""A runner without sandboxes: it speaks Attach and answers by a function of the test's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import grpc
+import orjson
+from qflow.orchestrator.v1 import attach_service_pb2 as pb
+from qflow.orchestrator.v1.attach_service_pb2_grpc import AttachServiceStub
+
+from services.kit.ids import uuid7
+
+Answer = Callable[[Any, Any, dict[str, Any]], object]
+
+
+class Fail(Exception):  # noqa: N818  # what a node does, not a fault of the test
+    """Raised by an answer: the attempt fails with this error type."""
+
+    def __init__(self, error_type: str = "user_error", *, retryable: bool = True) -> None:
+        super().__init__(error_type)
+        self.error_type = error_type
+        self.retryable = retryable
+
+
+@dataclass(slots=True)
+class FakeRunner:
+    """What it was told, and how it answers."""
+
+    channel: grpc.aio.Channel
+    answer: Answer
+    slots: int = 8
+    incarnation: UUID = field(default_factory=uuid7)
+    assigns: list[pb.Assign] = field(default_factory=list)
+    acks: list[pb.Ack] = field(default_factory=list)
+    kills: list[pb.Kill] = field(default_factory=list)
+    superseded: list[pb.Superseded] = field(default_factory=list)
+    held: dict[bytes, pb.Assign] = field(default_factory=dict)  # attempts without an answer yet
+    unacked: dict[bytes, pb.AttemptResult] = field(default_factory=dict)
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    _out: asyncio.Queue[pb.AttachRequest] = field(default_factory=asyncio.Queue)
+    _defines: dict[int, pb.Define] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def attached(self) -> AsyncIterator[FakeRunner]:
+        """Hold the stream inside the block."""
+        self._out = asyncio.Queue()
+        call = AttachServiceStub(self.channel).Attach(self._frames())
+        welcome: Any = await call.read()
+        assert welcome.HasField("welcome"), welcome
+        reading = asyncio.create_task(self._read(call))
+        try:
+            yield self
+        finally:
+            reading.cancel()
+            call.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[FakeRunner]:
+        """Hold a stream inside the block, and make it again whenever it ends."""
+
+        async def keep() -> None:
+            while True:
+                self.ended.clear()
+                async with self.attached():
+                    await self.ended.wait()
+
+        keeping = asyncio.create_task(keep())
+        try:
+            yield self
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def _frames(self) -> AsyncIterator[pb.AttachRequest]:
+        inventory = [
+            pb.InventoryItem(attempt_ref=ref, token=each.token, state=state)
+            for state, known in (
+                (pb.ATTEMPT_STATE_RUNNING, self.held),
+                (pb.ATTEMPT_STATE_FINISHED, self.unacked),
+            )
+            for ref, each in known.items()
+        ]
+        yield pb.AttachRequest(
+            hello=pb.Hello(
+                incarnation=str(self.incarnation),
+                protocol=1,
+                slots=self.slots,
+                tiers=["T0"],
+                pythons=["3.11"],
+                inventory=inventory,
+            ),
+            grant=pb.Grant(credits=self.slots, grant_epoch=1),
+            results=list(self.unacked.values()),
+        )
+        while True:
+            yield await self._out.get()
+
+    async def _read(self, call: Any) -> None:
+        while (frame := await call.read()) is not grpc.aio.EOF:
+            for define in frame.defines:
+                self._defines[define.definition] = define
+            self.acks.extend(frame.acks)
+            self.kills.extend(frame.kills)
+            self.superseded.extend(frame.superseded)
+            for ack in [*frame.acks, *frame.superseded]:
+                self.unacked.pop(ack.attempt_ref, None)
+                self.held.pop(ack.attempt_ref, None)
+            for kill in frame.kills:
+                held = self.held.get(kill.attempt_ref)
+                known = self.unacked.get(kill.attempt_ref)
+                if held is not None:
+                    self.fail(held, "cancelled", killed=True)
+                elif known is not None:
+                    self._out.put_nowait(pb.AttachRequest(results=[known]))
+            for assign in frame.assigns:
+                self.assigns.append(assign)
+                self._make(assign)
+            self.told.set()
+        self.ended.set()
+
+    def _make(self, assign: pb.Assign) -> None:
+        define = self._defines[assign.definition]
+        inputs = {
+            binding.name: orjson.loads(value.json)
+            for binding, value in zip(define.inputs, assign.inputs, strict=not assign.pull)
+        }
+        self.held[assign.attempt_ref] = assign
+        try:
+            answer = self.answer(define, assign, inputs)
+        except Fail as failure:
+            self.fail(assign, failure.error_type, retryable=failure.retryable)
+        else:
+            if answer is not None:
+                self.succeed(assign, answer)
+
+    def succeed(self, assign: pb.Assign, value: object) -> None:
+        """Answer an attempt with its one output."""
+        raw = value if isinstance(value, bytes) else orjson.dumps(value)
+        self._send(assign, success=pb.Success(outputs=[raw]))
+
+    def fail(
+        self, assign: pb.Assign, error_type: str, *, retryable: bool = True, killed: bool = False
+    ) -> None:
+        """Answer an attempt with a failure."""
+        failure = pb.Failure(
+            error_type=error_type, message=f"it {error_type}", retryable=retryable, killed=killed
+        )
+        self._send(assign, failure=failure)
+
+    def decline(self, assign: pb.Assign) -> None:
+        """Do not take an attempt."""
+        self.held.pop(assign.attempt_ref, None)
+        self._out.put_nowait(
+            pb.AttachRequest(
+                declines=[
+                    pb.Decline(
+                        attempt_ref=assign.attempt_ref, token=assign.token, reason="over_grant"
+                    )
+                ]
+            )
+        )
+
+    def _send(self, assign: pb.Assign, **outcome: pb.Success | pb.Failure) -> None:
+        result = pb.AttemptResult(
+            attempt_ref=assign.attempt_ref,
+            token=assign.token,
+            cpu_us=100,
+            memory_peak_bytes=1 << 20,
+            serialization_us=5,
+            transfer_us=7,
+            stdout_tail="out",
+            **outcome,  # type: ignore[arg-type]
+        )
+        self.held.pop(assign.attempt_ref, None)
+        self.unacked[assign.attempt_ref] = result
+        self._out.put_nowait(pb.AttachRequest(results=[result]))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what it is told to make a condition true."""
+        while not condition():
+            self.told.clear()
+            await self.told.wait()
+
+
+async def register(
+    db: asyncpg.Connection[asyncpg.Record], runner: FakeRunner, *, ttl_s: float
+) -> None:
+    """Write the runner's own row, as its process would."""
+    await db.execute(
+        "INSERT INTO runner_members (incarnation, state, expires_at)"
+        " VALUES ($1, 'live', clock_timestamp() + $2 * interval '1 second')"
+        " ON CONFLICT (incarnation) DO UPDATE SET expires_at = EXCLUDED.expires_at",
+        runner.incarnation,
+        ttl_s,
+    )

@@ -1,0 +1,115 @@
+"""F11: PostgreSQL is killed and starts again under a service's pool, or comes after it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from services.kit.errors import Unavailable
+from services.kit.pg import Pool, open_pool, transaction
+from services.standalone.postgres import Binaries, Postgres
+from services.standalone.process import StandaloneError, wait_until
+
+_CALLERS = 8
+
+
+@pytest.fixture
+def server() -> Iterator[Postgres]:
+    folder = Path(tempfile.mkdtemp(prefix="qft-", dir="/tmp"))
+    one = Postgres(
+        folder / "postgres",
+        binaries=Binaries.find(os.environ),
+        sockets=folder,
+        password="secret",
+        log=folder / "postgres.log",
+    )
+    one.start()
+    yield one
+    one.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _starts(server: Postgres) -> bool:
+    try:
+        server.start()
+    except StandaloneError:
+        return False
+    return True
+
+
+async def _ask_until(pool: Pool, enough: asyncio.Event) -> set[str]:
+    """Use the pool all the time; give the reasons of what failed."""
+    reasons: set[str] = set()
+    while not enough.is_set():
+        try:
+            async with transaction(pool) as db:
+                await db.fetchval("SELECT count(*) FROM generate_series(1, 100)")
+        except Unavailable as error:
+            reasons.add(error.reason)
+            await asyncio.sleep(0.005)
+    return reasons
+
+
+@pytest.mark.timeout(60)
+async def test_callers_learn_nothing_but_that_the_server_is_away(server: Postgres) -> None:
+    """F11: dying, gone, starting: one error, and then the very same pool works again."""
+    pool = await open_pool(server.url("postgres"), application_name="away", size_max=_CALLERS)
+    enough = asyncio.Event()
+    callers = [asyncio.create_task(_ask_until(pool, enough)) for _ in range(_CALLERS)]
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGQUIT) * 2:
+        await asyncio.sleep(0.05)  # the callers are at work
+        assert server.child is not None
+        server.child.send_signal(number)
+        await asyncio.to_thread(server.child.wait)
+        server.prepare()
+        server.spawn()
+        started = await loop.run_in_executor(None, _ready, server)
+        if not started:  # the last one's children had not all noticed
+            assert wait_until(lambda: _starts(server), timeout_s=10.0)
+    enough.set()
+    assert set().union(*await asyncio.gather(*callers)) <= {"DATABASE_UNAVAILABLE", "DATABASE_BUSY"}
+    async with transaction(pool) as db:
+        assert await db.fetchval("SELECT 1") == 1
+    await pool.close()
+
+
+@pytest.mark.timeout(60)
+async def test_a_service_that_starts_before_its_server_waits_for_it(server: Postgres) -> None:
+    """F11: killed together, they come back in any order."""
+    assert server.child is not None
+    server.child.kill()
+    await asyncio.to_thread(server.child.wait)
+    opening = asyncio.create_task(open_pool(server.url("postgres"), application_name="early"))
+    server.prepare()
+    server.spawn()
+    pool = await opening
+    async with transaction(pool) as db:
+        assert await db.fetchval("SELECT 1") == 1
+    await pool.close()
+
+
+async def test_a_login_that_is_refused_is_not_tried_again(server: Postgres) -> None:
+    """F34: a start with a wrong setting fails at once, with its reason."""
+    url = server.url("postgres").replace(":secret@", ":guessed@")
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await open_pool(url, application_name="wrong")
+    with pytest.raises(socket.gaierror):
+        await open_pool("postgresql://qflow@db.nowhere.invalid/qflow", application_name="nowhere")
+
+
+def _ready(server: Postgres) -> bool:
+    try:
+        server.wait_ready()
+    except StandaloneError:
+        return False
+    return True

@@ -1,0 +1,182 @@
+"""F1-F5, F20: kill -9 of each process while one node of a run runs and two have not begun."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+import pytest
+
+from services.standalone.addresses import SERVICES
+from tests.support.client import COMPLETED, connected
+from tests.support.invariants import broken
+from tests.support.ledger import NODES, Ledger
+from tests.support.suite import Suite
+from tests.support.suite_fixtures import QUICK, discard
+
+pytestmark = [pytest.mark.xdist_group("suite"), pytest.mark.timeout(180)]
+
+ONCE = dict.fromkeys(NODES, 1)
+HELD_TWICE = ONCE | {"held": 2}
+
+
+@pytest.fixture(scope="module")
+def ledger() -> Iterator[Ledger]:
+    folder = Path(tempfile.mkdtemp(prefix="qfl-", dir="/tmp"))
+    yield Ledger(folder)
+    discard(folder)
+
+
+@pytest.fixture(scope="module")
+def hurt(ledger: Ledger) -> Iterator[Suite]:
+    """One suite that has to survive every test of this file, one after the other."""
+    folder = Path(tempfile.mkdtemp(prefix="qff-", dir="/tmp"))
+    suite = Suite(folder, {**QUICK, **ledger.env})
+    try:
+        yield suite.start()
+    finally:
+        suite.stop()
+        discard(folder)
+
+
+def _outcomes(suite: Suite, execution_id: str) -> list[tuple[str, str, object]]:
+    with suite.sql() as connection:
+        return connection.execute(
+            """
+            SELECT node_id, status, (output_data::jsonb ->> 'result')::int FROM node_executions
+             WHERE workflow_execution_id = %s ORDER BY execution_order
+            """,
+            (UUID(execution_id),),
+        ).fetchall()
+
+
+async def _struck(
+    suite: Suite,
+    ledger: Ledger,
+    victims: tuple[str, ...],
+    *,
+    begun: dict[str, int],
+    or_begun: dict[str, int] | None = None,
+) -> None:
+    """Kill processes while `held` runs; prove that the run completes, each outcome once."""
+    run = "kill-" + "-".join(victims)
+    async with connected(suite) as client:
+        workflow = await ledger.workflow(client)
+        execution_id = await client.start(workflow, {"run": run, "start": 10})
+        ledger.wait_begun(run)
+        hit = {victim: suite.kill_service(victim) for victim in victims}
+        for victim, mark in hit.items():
+            suite.wait_restarted(victim, mark)
+        ledger.wait_begun(run, times=begun["held"])
+        ledger.open_gate(run)
+        execution = await client.finished(execution_id)
+        assert execution.status == COMPLETED, execution.error
+        assert json.loads(execution.output_json) == {"total": 14}
+        assert dict(ledger.begun(run)) in (begun, or_begun or begun)
+        assert _outcomes(suite, execution_id) == [
+            (node, "completed", 11 + at) for at, node in enumerate(NODES)
+        ]
+        with suite.sql() as connection:
+            assert broken(connection) == {}
+        # I39: once the fault has healed everything works as before.
+        ledger.open_gate(f"{run}-after")
+        after = await client.run(workflow, {"run": f"{run}-after", "start": 10})
+        assert after.status == COMPLETED
+
+
+@pytest.mark.parametrize("victim", ["registry", "orchestrator", "telemetry"])
+async def test_no_node_runs_twice_when_a_service_that_runs_none_is_killed(
+    victim: str, hurt: Suite, ledger: Ledger
+) -> None:
+    """F1, F2, F4; I1-I11, I13, I39: the runner goes on and hands its result to whoever comes."""
+    await _struck(hurt, ledger, (victim,), begun=ONCE)
+
+
+async def test_what_a_killed_runner_held_runs_once_more_and_nothing_else_does(
+    hurt: Suite, ledger: Ledger
+) -> None:
+    """F3; I10, I11: the extra attempt has a lapsed lease between, its outcome is one."""
+    await _struck(hurt, ledger, ("runner",), begun=HELD_TWICE)
+    with hurt.sql() as connection:
+        lost = connection.execute(
+            """
+            SELECT n.node_id, a.outcome, n.retry_count, n.delivery_count, a.token < n.attempt_token
+              FROM node_attempts a JOIN node_executions n ON n.id = a.node_execution_id
+            """
+        ).fetchall()
+    assert lost == [("held", "lost", 0, 1, True)]
+
+
+async def test_nothing_fails_when_the_cache_is_killed(hurt: Suite, ledger: Ledger) -> None:
+    """F20: Redis is never the truth."""
+    await _struck(hurt, ledger, ("redis",), begun=ONCE)
+
+
+async def test_nothing_committed_is_lost_when_postgresql_is_killed(
+    hurt: Suite, ledger: Ledger
+) -> None:
+    """F11: services wait for it, no process ends.
+
+    On a slow machine its recovery may outlast the runner's lease: then `held` begins once more.
+    """
+    before = {name: hurt.marks()[name] for name in SERVICES}
+    await _struck(hurt, ledger, ("postgres",), begun=ONCE, or_begun=HELD_TWICE)
+    assert {name: hurt.marks()[name] for name in SERVICES} == before
+
+
+async def test_a_stall_longer_than_the_leases_costs_one_attempt_and_no_run(
+    hurt: Suite, ledger: Ledger
+) -> None:
+    """F12, F15, I36: a runner fenced for its silence is given nothing until it has noticed."""
+    run = "stalled"
+    async with connected(hurt) as client:
+        workflow = await ledger.workflow(client)
+        execution_id = await client.start(workflow, {"run": run, "start": 10})
+        ledger.wait_begun(run)
+        server = psutil.Process(hurt.marks()["postgres"].pid)
+        stopped = [server, *server.children(recursive=True)]
+        for each in stopped:
+            each.suspend()
+        await asyncio.sleep(2 * float(QUICK["QFLOW_LEASE_TTL_S"]))  # the leases run out meanwhile
+        for each in stopped:
+            each.resume()
+        ledger.wait_begun(run, times=2)
+        ledger.open_gate(run)
+        execution = await client.finished(execution_id)
+    assert execution.status == COMPLETED, execution.error
+    assert dict(ledger.begun(run)) == HELD_TWICE
+    with hurt.sql() as connection:
+        assert broken(connection) == {}
+
+
+async def test_a_run_survives_the_death_of_all_four_services_at_once(
+    hurt: Suite, ledger: Ledger
+) -> None:
+    """F5: everything comes back from PostgreSQL alone."""
+    await _struck(hurt, ledger, SERVICES, begun=HELD_TWICE)
+
+
+async def test_a_run_survives_the_kill_of_the_whole_suite(hurt: Suite, ledger: Ledger) -> None:
+    """A start after kill -9 of the supervisor finds the run and completes it."""
+    run = "kill-everything"
+    async with connected(hurt) as client:
+        workflow = await ledger.workflow(client)
+        execution_id = await client.start(workflow, {"run": run, "start": 10})
+        ledger.wait_begun(run)
+    left = hurt.marks()
+    hurt.kill()
+    hurt.start()
+    assert [name for name, mark in left.items() if mark.is_alive()] == []
+    ledger.wait_begun(run, times=2)
+    ledger.open_gate(run)
+    async with connected(hurt) as client:
+        execution = await client.finished(execution_id)
+    assert execution.status == COMPLETED, execution.error
+    assert dict(ledger.begun(run)) == HELD_TWICE
+    with hurt.sql() as connection:
+        assert broken(connection) == {}

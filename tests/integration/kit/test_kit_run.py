@@ -1,0 +1,141 @@
+"""A process of the suite: how it starts, drains and fails, seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+TINY = Path(__file__).with_name("tiny_service.py")
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.timeout(40)
+
+
+@asynccontextmanager
+async def tiny(**env: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "clients/python")))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(TINY),
+        env={**os.environ, "PYTHONPATH": paths, "TINY_DATABASE_URL": "postgresql://x@/x", **env},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def events_until(process: asyncio.subprocess.Process, event: str) -> list[dict[str, Any]]:
+    """Read log lines until one is this event; until the end of output when it is empty."""
+    assert process.stdout is not None
+    lines = []
+    while raw := await process.stdout.readline():
+        lines.append(json.loads(raw))
+        if lines[-1]["event"] == event:
+            break
+    return lines
+
+
+def names(lines: list[dict[str, Any]]) -> list[str]:
+    return [line["event"] for line in lines]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_drains_the_service_and_ends_it_with_success(
+    number: signal.Signals,
+) -> None:
+    """CP27."""
+    async with tiny() as process:
+        [*_, started] = await events_until(process, "service_started")
+        [address] = started["addresses"]
+        channel = grpc.aio.insecure_channel(address)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        process.send_signal(number)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        ends = names(await events_until(process, ""))
+        await channel.close()
+        assert [e for e in ends if e != "loop_ended"][:2] == ["service_draining", "drained"]
+        assert ends[-2:] == ["closed", "service_stopped"]
+        assert "loop_ended" in ends
+        assert await process.wait() == 0
+
+
+async def test_a_drain_that_fails_still_ends_the_service() -> None:
+    async with tiny(TINY_DRAIN="fail") as process:
+        await events_until(process, "service_started")
+        process.terminate()
+        assert "drain_failed" in names(await events_until(process, ""))
+        assert await process.wait() == 0
+
+
+async def test_what_cannot_be_closed_does_not_keep_the_service_alive() -> None:
+    """CP27, F15."""
+    async with tiny(TINY_CLOSE="hang") as process:
+        await events_until(process, "service_started")
+        process.terminate()
+        assert "close_timed_out" in names(await events_until(process, ""))
+        assert 0 == await process.wait()
+
+
+async def test_a_loop_that_crashes_takes_the_process_down_loudly() -> None:
+    async with tiny(TINY_LOOP="crash") as process:
+        lines = await events_until(process, "")
+        [failure] = [line for line in lines if line["event"] == "service_failed"]
+        assert "ZeroDivisionError" in failure["exception"]
+        assert await process.wait() == 1
+
+
+async def test_a_start_that_waits_for_its_database_ends_at_once_when_told(tmp_path: Path) -> None:
+    """F11, F20."""
+    nobody = f"postgresql://nobody@/none?host={tmp_path}"
+    async with tiny(TINY_POOL_MIN="1", TINY_DATABASE_URL=nobody) as process:
+        await events_until(process, "database_awaited")
+        process.terminate()
+        assert ["start_given_up", "service_stopped"] == names(await events_until(process, ""))
+        assert await process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("env", "word"),
+    [
+        ({"QFLOW_TINY_LISTEN": "0.0.0.0:0"}, "plain text"),
+        ({"QFLOW_TINY_LISTEN": "unix:/dev/null/sock"}, "cannot listen"),
+        ({"QFLOW_TINY_LISTEN": "no-such-host.invalid:7"}, "plain text"),
+        ({"QFLOW_REFLECTION": "perhaps"}, "QFLOW_REFLECTION"),
+        ({"QFLOW_TLS_KEY_FILE": "/nowhere"}, "go together"),
+    ],
+)
+async def test_a_wrong_setting_is_named_and_nothing_starts(env: dict[str, str], word: str) -> None:
+    """F34."""
+    async with tiny(**env) as process:
+        lines = await events_until(process, "")
+        [fault] = [line for line in lines if line["event"] == "service_misconfigured"]
+        assert word in fault["fault"]
+        assert await process.wait() == 2
+
+
+async def test_reflection_can_be_switched_off() -> None:
+    async with tiny(QFLOW_REFLECTION="0") as process:
+        [*_, started] = await events_until(process, "service_started")
+        channel: Any = grpc.aio.insecure_channel(started["addresses"][0])
+        async with channel:
+            for version in ("v1", "v1alpha"):
+                path = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await channel.unary_unary(path)(b"", timeout=5)
+                assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED

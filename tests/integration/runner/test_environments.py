@@ -1,0 +1,208 @@
+"""Environments from wheels made here: resolved, built once, immutable, told as they are built."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tarfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from services.kit.errors import FailedPrecondition, InvalidArgument
+from services.kit.pg import open_pool
+from services.runner.domain.environments import packages_in
+from services.runner.gateways.sandbox.bubblewrap import find_bubblewrap
+from services.runner.gateways.sandbox.port import Interpreter
+from services.runner.gateways.uv import Uv, UvError
+from services.runner.usecases.environments import EnvironmentFailed, Environments
+from tests.integration.runner.conftest import Start
+from tests.integration.runner.wheels import make_wheel
+from tests.support.database import Database
+
+TENANT = UUID("00000000-0000-4000-8000-000000000001")
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    folder = tmp_path / "index"
+    make_wheel(folder, "greeter", files={"greeter.py": "def greet(): return 'hello'\n"})
+    make_wheel(folder, "polite", files={"polite.py": ""}, requires=("greeter>=1",))
+    make_wheel(
+        folder,
+        "hostile",
+        files={
+            "hostile.py": "",
+            "hostile.pth": "import os; open('/tmp/pwned','w').close()\n",
+            "sitecustomize.py": "import os; open('/tmp/pwned','w').close()\n",
+        },
+    )
+    source = tmp_path / "setup.py"
+    source.write_text("open('/tmp/pwned', 'w').close()\n")
+    with tarfile.open(folder / "sourceonly-1.0.tar.gz", "w:gz") as archive:
+        archive.add(source, "sourceonly-1.0/setup.py")
+    return folder
+
+
+@pytest.fixture
+async def environments(
+    tmp_path: Path, index: Path, interpreters: dict[str, Interpreter], database: Database
+) -> AsyncIterator[Environments]:
+    pool = await open_pool(database.url("qflow_runner_engine"), application_name="test", size_max=2)
+    root = tmp_path / "environments"
+    env = {"UV_OFFLINE": "1", "UV_FIND_LINKS": str(index)}
+    yield Environments(
+        root=root,
+        uv=Uv(cache=root / ".cache", env=env, bubblewrap=find_bubblewrap()),
+        interpreters=interpreters,
+        pool=pool,
+    )
+    await pool.close()
+
+
+async def build(environments: Environments, *requirements: str, version: str) -> tuple[Path, Any]:
+    lock = await environments.resolve(requirements, version)
+    key = environments.key_of(python_version=version, digest=lock.digest)
+    told: list[tuple[str, int]] = []
+
+    def on(packages: Any, status: str, _time_ms: int | None) -> None:
+        told.append((status, len(packages)))
+
+    folder = await environments.ensure(key, lock.text, lock.digest, version, TENANT, on)
+    return folder, told
+
+
+async def test_an_environment_is_built_from_its_lock_and_used(
+    environments: Environments, interpreter: Interpreter, start: Start, database: Database
+) -> None:
+    """Technique 5: hash-pinned, compiled, mounted read-only."""
+    folder, told = await build(environments, "polite", version=interpreter.version)
+    assert [("pending", 2), ("installing", 2), ("completed", 2)] == told
+    assert list(folder.rglob("greeter.*.pyc"))
+    box = await start(
+        "import greeter, polite\n"
+        "def main():\n"
+        "    try:\n"
+        "        open(greeter.__file__, 'a')\n"
+        "    except OSError as problem:\n"
+        "        return [greeter.greet(), problem.strerror]\n",
+        environment=folder,
+    )
+    greeting, refused = await box.value()
+    assert "hello" == greeting
+    assert refused in {"Permission denied", "Read-only file system"}
+    with database.connect() as sql:
+        [(state, path, size)] = sql.execute(
+            "SELECT state, path, size_bytes FROM environments"
+        ).fetchall()
+    assert ("ready", folder.name) == (state, path)
+    assert size > 0
+
+
+async def test_equal_needs_share_one_build(
+    environments: Environments, interpreter: Interpreter
+) -> None:
+    lock = await environments.resolve(["greeter"], interpreter.version)
+    key = environments.key_of(python_version=interpreter.version, digest=lock.digest)
+    told: list[str] = []
+
+    def on(_packages: Any, status: str, _time_ms: int | None) -> None:
+        told.append(status)
+
+    folders = await asyncio.gather(
+        *(
+            environments.ensure(key, lock.text, lock.digest, interpreter.version, TENANT, on)
+            for _ in range(5)
+        )
+    )
+    assert 1 == len(set(folders))
+    assert 1 == told.count("installing")
+    assert [("greeter", "1.0")] == [(each.name, each.version) for each in packages_in(lock.text)]
+
+
+async def test_hostile_path_files_are_never_read(
+    environments: Environments, interpreter: Interpreter, start: Start
+) -> None:
+    """B109: neither at the build nor in the sandbox."""
+    folder, _ = await build(environments, "hostile", version=interpreter.version)
+    box = await start(
+        "import os, hostile\ndef main():\n    return os.path.exists('/tmp/pwned')\n",
+        environment=folder,
+    )
+    assert False is await box.value()
+    assert "pwned" not in os.listdir("/tmp")  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    "requirement",
+    [
+        "--index-url=http://x",
+        "-r /etc/passwd",
+        "-e .",
+        "git+https://example.org/x",
+        "file:///etc/passwd",
+        "./local",
+        "pkg @ https://example.org/x.whl",
+        "greeter\npolite",
+        "greeter; python_version > '3'",
+        "gr\u0435eter",
+        "..",
+    ],
+)
+async def test_only_names_extras_and_versions_are_requirements(
+    environments: Environments, interpreter: Interpreter, requirement: str
+) -> None:
+    """B84-B90."""
+    with pytest.raises(InvalidArgument) as refused:
+        await environments.resolve([requirement], interpreter.version)
+    assert "INVALID_REQUIREMENT" == refused.value.reason
+
+
+async def test_what_cannot_be_met_says_why(
+    environments: Environments, interpreter: Interpreter
+) -> None:
+    """B92-B94: missing, conflicting, source only; no source is ever built."""
+    for requirements in (["absent-package"], ["greeter==2"], ["polite", "greeter==0.5"]):
+        with pytest.raises(InvalidArgument) as refused:
+            await environments.resolve(requirements, interpreter.version)
+        assert "REQUIREMENTS_UNSATISFIABLE" == refused.value.reason
+        assert "http" not in str(refused.value)
+    with pytest.raises(InvalidArgument) as refused:
+        await environments.resolve(["sourceonly"], interpreter.version)
+    assert refused.value.reason in {"NO_BINARY", "REQUIREMENTS_UNSATISFIABLE"}
+    assert "pwned" not in os.listdir("/tmp")  # noqa: PTH208
+    with pytest.raises(FailedPrecondition):
+        await environments.resolve(["greeter"], "3.99")
+
+
+async def test_a_wheel_that_is_not_the_locked_one_is_refused(
+    environments: Environments, interpreter: Interpreter, database: Database
+) -> None:
+    """B94: hash mismatch."""
+    lock = f"greeter==1.0 --hash=sha256:{'0' * 64}\n"
+    key = environments.key_of(python_version=interpreter.version, digest="0" * 64)
+    with pytest.raises(EnvironmentFailed) as failed:
+        await environments.ensure(key, lock, "0" * 64, interpreter.version, TENANT, lambda *_: None)
+    assert not failed.value.retryable
+    with database.connect() as sql:
+        assert [("failed",)] == sql.execute("SELECT state FROM environments").fetchall()
+
+
+async def test_an_index_that_is_down_may_be_asked_again(
+    tmp_path: Path, interpreters: dict[str, Interpreter], interpreter: Interpreter
+) -> None:
+    """B94: only then; and its address stays with the operator."""
+    uv = Uv(
+        cache=tmp_path / "cache",
+        env={"UV_DEFAULT_INDEX": "http://127.0.0.1:1/simple", "UV_HTTP_RETRIES": "0"},
+        bubblewrap=find_bubblewrap(),
+    )
+    with pytest.raises(UvError) as failed:
+        await uv.resolve(
+            ["greeter"], python_version=interpreter.version, python=interpreter.executable
+        )
+    assert failed.value.retryable
+    assert "127.0.0.1:1/simple" not in str(failed.value)

@@ -1,0 +1,351 @@
+"""Hostile code at run time: contained, told, and the neighbours unharmed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from services.runner.domain.limits import MIB, Limits
+from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost
+from services.runner.gateways.sandbox.canary import probe
+from services.runner.gateways.sandbox.port import Interpreter, Sandbox, SandboxDied
+from services.runner.gateways.sandbox.process import SandboxProcess
+from tests.integration.runner.conftest import INT, Start
+
+
+async def test_the_default_tier_is_proven_by_its_own_attacks(
+    sandbox_host: BubblewrapHost, interpreters: dict[str, Interpreter]
+) -> None:
+    """E15, X30-X45: the canary tries; every Python holds."""
+    for interpreter in (interpreters[min(interpreters)], interpreters[max(interpreters)]):
+        found = await probe(sandbox_host, interpreter)
+        assert "T2" == found.tier, found.findings
+        assert [] == [finding for finding in found.findings if ": held" not in finding]
+
+
+async def test_a_fork_bomb_meets_the_limit_of_processes(start: Start) -> None:
+    """B95."""
+    box = await start(
+        "import os, time\n"
+        "def main():\n"
+        "    made = 0\n"
+        "    try:\n"
+        "        while made < 10000:\n"
+        "            if os.fork() == 0:\n"
+        "                time.sleep(600)\n"
+        "            made += 1\n"
+        "    except OSError:\n"
+        "        return made\n"
+        "    return made\n",
+        limits=Limits(processes=32),
+    )
+    neighbour = await start("def main(x):\n    return x\n", inputs={"x": INT})
+    assert await box.value() < 32
+    assert 1 == await neighbour.value(x="1")
+    pids = _group_of(box.sandbox)
+    await box.sandbox.kill()
+    assert [] == [pid for pid in pids if _alive(pid)]
+
+
+async def test_a_memory_bomb_ends_as_out_of_memory(start: Start) -> None:
+    """B96, F29."""
+    listed = (
+        "def main():\n    held = []\n    while True:\n        held.append(bytearray(1 << 22))\n"
+    )
+    mapped = (
+        "import mmap\ndef main():\n    m = mmap.mmap(-1, 1 << 30)\n"
+        "    for at in range(0, 1 << 30, 4096):\n        m[at] = 1\n"
+    )
+    for code in (listed, mapped):
+        box = await start(code, limits=Limits(memory_bytes=64 * MIB))
+        began = time.monotonic()
+        with pytest.raises(SandboxDied) as died:
+            await box.call()
+        assert died.value.oom
+        assert time.monotonic() - began < 5
+
+
+async def test_code_that_ignores_signals_and_double_forks_is_gone_after_the_kill(
+    start: Start,
+) -> None:
+    """B97, B98, G5, R30."""
+    box = await start(
+        "import os, signal, time\n"
+        "def main():\n"
+        "    for number in range(1, 32):\n"
+        "        try:\n"
+        "            signal.signal(number, signal.SIG_IGN)\n"
+        "        except (OSError, ValueError):\n"
+        "            pass\n"
+        "    if os.fork() == 0:\n"
+        "        os.setsid()\n"
+        "        if os.fork() == 0:\n"
+        "            while True: time.sleep(1)\n"
+        "        os._exit(0)\n"
+        "    print('ready', flush=True)\n"
+        "    while True:\n"
+        "        pass\n"
+    )
+    calling = asyncio.create_task(box.call())
+    await _until(lambda: "ready" in box.sandbox.output_tails()[0])
+    pids = _group_of(box.sandbox)
+    assert len(pids) >= 2
+    began = time.monotonic()
+    await box.sandbox.kill(grace_s=0.2)
+    assert time.monotonic() - began < 7
+    with pytest.raises(SandboxDied, match="stopped"):
+        await calling
+    assert [] == [pid for pid in pids if _alive(pid)]
+
+
+async def test_endless_output_keeps_its_end_with_a_mark(start: Start) -> None:
+    """B99."""
+    box = await start(
+        "import os\n"
+        "def main():\n"
+        "    for _ in range(300):\n"
+        "        os.write(1, b'\\x00\\xff\\x1b[31m' * 20000)\n"
+        "    print('the end')\n"
+        "    return 1\n"
+    )
+    assert 1 == await box.value()
+    stdout, stderr = box.sandbox.output_tails()
+    assert stdout.startswith("[")
+    assert "bytes left out]" in stdout
+    assert stdout.endswith("the end\n")
+    assert "\x00" not in stdout
+    assert len(stdout.encode()) < 40_000
+    assert "" == stderr
+
+
+async def test_a_full_tmp_is_the_sandboxs_own_problem(start: Start) -> None:
+    """B100."""
+    box = await start(
+        "def main():\n"
+        "    with open('/tmp/sparse', 'wb') as file:\n"
+        "        try:\n"
+        "            for _ in range(1000):\n"
+        "                file.write(b'x' * (1 << 20))\n"
+        "                file.flush()\n"
+        "        except OSError as problem:\n"
+        "            return problem.strerror\n",
+        limits=Limits(temporary_bytes=8 * MIB),
+    )
+    assert "No space left on device" == await box.value()
+
+
+async def test_descriptors_and_threads_have_limits(start: Start) -> None:
+    """B101."""
+    box = await start(
+        "import os, threading, time\n"
+        "def main():\n"
+        "    held, threads = [], 0\n"
+        "    try:\n"
+        "        while len(held) < 100000: held.append(os.dup(1))\n"
+        "    except OSError:\n"
+        "        pass\n"
+        "    for each in held: os.close(each)\n"
+        "    try:\n"
+        "        while threads < 10000:\n"
+        "            threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+        "            threads += 1\n"
+        "    except RuntimeError:\n"
+        "        pass\n"
+        "    return [len(held), threads]\n",
+        limits=Limits(processes=64, open_files=128),
+    )
+    reply = await box.call()
+    assert "threads" == reply.header["recycle"]
+    held, threads = eval(reply.body)
+    assert held < 128
+    assert threads < 64
+
+
+async def test_a_process_that_ends_never_counts_as_returned(start: Start) -> None:
+    """B107."""
+    for code, seen in (
+        ("import os\ndef main():\n    os._exit(0)\n", "exit status 0"),
+        ("import ctypes\ndef main():\n    ctypes.string_at(0)\n", "SIGSEGV"),
+    ):
+        box = await start(code)
+        with pytest.raises(SandboxDied, match=seen):
+            await box.call()
+    box = await start("import sys\ndef main():\n    sys.exit(0)\n")
+    assert "exited" == (await box.error())["type"]
+
+
+async def test_nothing_of_the_machine_is_to_be_seen(start: Start, tmp_path: Path) -> None:
+    """B102, B103, X30-X32: files, environment and processes of others."""
+    (tmp_path / "secret").write_text("canary")
+    box = await start(
+        "import os\n"
+        "def main(places):\n"
+        "    found = []\n"
+        "    for place in places:\n"
+        "        try:\n"
+        "            if open(place, 'rb').read(100): found.append(place)\n"
+        "        except OSError:\n"
+        "            pass\n"
+        "    return [found, sorted(os.environ), os.getuid(), sorted(os.listdir('/'))]\n",
+        inputs={"places": {"t": "list", "item": {"t": "str"}}},
+    )
+    places = ["/proc/1/environ", "/etc/shadow", "/etc/passwd", "/proc/1/mem", "/root/.bashrc"]
+    places.append(str(tmp_path / "secret"))
+    found, environment, uid, root = await box.value(places=json.dumps(places))
+    assert [] == found
+    assert 65534 == uid
+    assert [] == [name for name in environment if "QFLOW" in name or "TOKEN" in name]
+    assert set(root) <= {
+        *("bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "qflow", "root", "sbin"),
+        *("tmp", "usr", "home", "opt", "work"),
+    }
+
+
+async def test_no_kind_of_network_answers(start: Start) -> None:
+    """B104, X44."""
+    box = await start(
+        "import socket\n"
+        "def main():\n"
+        "    out = {}\n"
+        "    kinds = ['AF_INET', 'AF_INET6', 'AF_NETLINK', 'AF_PACKET', 'AF_VSOCK']\n"
+        "    for name in kinds:\n"
+        "        try:\n"
+        "            socket.socket(getattr(socket, name), socket.SOCK_DGRAM)\n"
+        "            out[name] = 'open'\n"
+        "        except OSError as problem:\n"
+        "            out[name] = problem.strerror\n"
+        "    try:\n"
+        "        with socket.socket(socket.AF_UNIX) as s: s.connect('\\0/tmp/.X11-unix/X0')\n"
+        "        out['abstract'] = 'open'\n"
+        "    except OSError:\n"
+        "        out['abstract'] = 'Operation not permitted'\n"
+        "    return out\n"
+    )
+    assert {"Operation not permitted"} == set((await box.value()).values())
+
+
+async def test_dangerous_system_calls_are_refused(start: Start) -> None:
+    """B114, X37, X39-X41: namespaces, mounts, tracing, bpf, io_uring, keys, terminal input."""
+    box = await start(
+        "import ctypes, os\n"
+        "def main():\n"
+        "    libc = ctypes.CDLL(None, use_errno=True)\n"
+        "    machine = os.uname().machine\n"
+        "    calls = {'x86_64': {'unshare': (272, 0x10000000), 'mount': (165,),\n"
+        "        'ptrace': (101, 0),\n"
+        "        'bpf': (321,), 'io_uring': (425, 8, 0), 'keyctl': (250, 0), 'setns': (308, 0),\n"
+        "        'pivot_root': (155,), 'userfaultfd': (323,), 'perf': (298,),\n"
+        "        'personality': (135,),\n"
+        "        'clone': (56, 0x10000011), 'tiocsti': (16, 0, 0x5412)}}.get(machine, {})\n"
+        "    out = {}\n"
+        "    for name, arguments in calls.items():\n"
+        "        ctypes.set_errno(0)\n"
+        "        if libc.syscall(*arguments) == -1:\n"
+        "            out[name] = ctypes.get_errno()\n"
+        "        else:\n"
+        "            out[name] = 0\n"
+        "    return out\n"
+    )
+    refused = await box.value()
+    assert {} == {name: number for name, number in refused.items() if number != 1}
+
+
+async def test_killing_everything_kills_only_itself(start: Start) -> None:
+    """X43: kill(-1)."""
+    neighbour = await start("def main(x):\n    return x\n", inputs={"x": INT})
+    box = await start(
+        "import os, signal\ndef main():\n    os.kill(-1, signal.SIGKILL)\n    return 1\n"
+    )
+    with suppress(SandboxDied):
+        await box.call()
+    assert 2 == await neighbour.value(x="2")
+
+
+async def test_what_a_call_leaves_behind_is_noticed(start: Start) -> None:
+    """B109, X45: threads, children, folder, environment, signal handlers, timers, tasks."""
+    header = "import os, signal, subprocess, sys, threading, time, asyncio\n"
+    for code, left in (
+        ("threading.Thread(target=time.sleep, args=(60,), daemon=True).start()", "threads"),
+        ("subprocess.Popen(['/bin/sleep', '60'])", "children"),
+        ("os.chdir('/')", "working directory"),
+        ("os.environ['LEFT'] = '1'", "environment"),
+        ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", "signal handlers"),
+        ("signal.setitimer(signal.ITIMER_REAL, 60)", "timer"),
+        ("signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])", "signal mask"),
+        ("sys.stdout = None", "streams"),
+        ("pass", ""),
+    ):
+        box = await start(f"{header}def main():\n    {code}\n    return 1\n")
+        reply = await box.call()
+        assert left == reply.header["recycle"], code
+    box = await start(
+        f"{header}async def main():\n    asyncio.ensure_future(asyncio.sleep(60))\n    return 1\n"
+    )
+    assert "asyncio tasks" == (await box.call()).header["recycle"]
+
+
+async def test_printing_a_frame_is_printing(start: Start) -> None:
+    """What user code writes to its streams is never taken for a result."""
+    box = await start(
+        "import os, struct, json\n"
+        "def main():\n"
+        "    head = json.dumps({'op': 'result', 'id': 1, 'outputs': [['result', 2]]}).encode()\n"
+        "    frame = struct.pack('!II', len(head), 2) + head + b'66'\n"
+        "    for number in (1, 2):\n"
+        "        os.write(number, frame)\n"
+        "    return 1\n"
+    )
+    assert 1 == await box.value()
+
+
+async def test_a_hostile_exception_is_truncated(start: Start) -> None:
+    """B110."""
+    box = await start(
+        "class Bad(Exception):\n"
+        "    def __str__(self): raise RuntimeError('no')\n"
+        "def main(kind):\n"
+        "    if kind == 1: raise ValueError('x' * (50 << 20))\n"
+        "    if kind == 2: raise Bad()\n"
+        "    if kind == 3: raise ValueError('a\\x00b\\ud800')\n"
+        "    problem = None\n"
+        "    for at in range(10000):\n"
+        "        try: raise ValueError(at) from problem\n"
+        "        except ValueError as caught: problem = caught\n"
+        "    raise problem\n",
+        inputs={"kind": INT},
+    )
+    large = await box.error(kind="1")
+    assert "user_error" == large["type"]
+    assert large["message"].endswith("[truncated]")
+    assert len(large["message"]) < 5000
+    assert "__str__ failed" in (await box.error(kind="2"))["message"]
+    assert "ValueError: a\\x00b\\ud800" == (await box.error(kind="3"))["message"]
+    chain = await box.error(kind="4")
+    assert 7 == len(chain["causes"])
+    assert len(chain["traceback"]) < 40_000
+
+
+def _group_of(sandbox: Sandbox) -> list[int]:
+    assert isinstance(sandbox, SandboxProcess)
+    assert sandbox._cgroup is not None
+    return list(sandbox._cgroup.processes())
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 - another process prints
+            await asyncio.sleep(0.01)

@@ -1,0 +1,155 @@
+"""T1: what holds where no namespace can be had."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.kit.pythons import ask
+from services.runner.domain.limits import Limits
+from services.runner.gateways.sandbox.canary import probe
+from services.runner.gateways.sandbox.cgroups import CgroupHost
+from services.runner.gateways.sandbox.interpreters import prepare_interpreters
+from services.runner.gateways.sandbox.landlock import LandlockHost
+from services.runner.gateways.sandbox.port import Interpreter, Sandbox, SandboxSpec
+from services.runner.gateways.sandbox.process import SandboxProcess
+from services.standalone.process import ProcessMark
+from tests.integration.runner.conftest import Box, load_header
+
+CODE = """
+import os, socket, subprocess
+
+def attempt(action):
+    try:
+        action()
+    except OSError as problem:
+        return problem.strerror
+    return "open"
+
+def main():
+    with open(os.path.join(os.environ["TMPDIR"], "mine"), "w") as file:
+        file.write("x")
+    return {
+        "shadow": attempt(lambda: open("/etc/shadow").read()),
+        "parent": attempt(lambda: open("/proc/%d/environ" % os.getppid()).read()),
+        "write": attempt(lambda: open("/usr/mine", "w")),
+        "internet": attempt(lambda: socket.socket()),
+        "unix": attempt(lambda: socket.socket(socket.AF_UNIX)),
+        "session": attempt(os.setsid),
+        "child": subprocess.run(["/bin/echo", "hi"], capture_output=True).stdout.decode(),
+    }
+"""
+
+BOMB = """
+import os, time
+
+def main():
+    made = 0
+    try:
+        while made < 100:
+            if os.fork() == 0:
+                time.sleep(600)
+            made += 1
+    except OSError:
+        pass
+    return made
+"""
+
+
+@pytest.fixture
+def boxes() -> Iterator[Path]:
+    """A folder that other users may enter, as root's sandboxes are."""
+    folder = Path(tempfile.mkdtemp(prefix="qft-", dir="/tmp"))
+    folder.chmod(0o711)
+    yield folder / "boxes"
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def interpreter(runner_home: Path) -> Interpreter:
+    """The system's, which every user may run: one in root's own folder is refused."""
+    system = ask(Path("/usr/bin/python3"))
+    if system is None:
+        pytest.skip("the system has no Python of its own")
+    return prepare_interpreters([system], runner_home / "agent")[system.version]
+
+
+async def start(host: LandlockHost, interpreter: Interpreter, limits: Limits) -> Sandbox:
+    return await host.start(
+        SandboxSpec(
+            sandbox_id=uuid.uuid4(),
+            python=interpreter.executable,
+            prefix=interpreter.prefix,
+            agent=interpreter.agent,
+            environment=None,
+            limits=limits,
+        )
+    )
+
+
+async def test_the_canary_finds_nothing_open(interpreter: Interpreter, boxes: Path) -> None:
+    """E15: also as root in a container, where `setuid(0)` would be no change at all."""
+    found = await probe(LandlockHost(boxes, cgroups=None), interpreter)
+    assert [] == [finding for finding in found.findings if ": held" not in finding]
+    assert "T1" == found.tier
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a user for each sandbox")
+async def test_without_control_groups_the_sandboxes_user_counts_its_processes(
+    interpreter: Interpreter, boxes: Path
+) -> None:
+    """B95 at T1."""
+    host = LandlockHost(boxes, cgroups=None)
+    first = await start(host, interpreter, Limits(processes=8))
+    other = await start(host, interpreter, Limits(processes=8))
+    try:
+        for sandbox in (first, other):
+            loaded = await sandbox.request(load_header(BOMB))
+            assert "loaded" == loaded.header["op"], loaded.header
+            assert 7 == await Box(sandbox).value()
+        left = _of_group(first)
+        assert len(left) == 8
+    finally:
+        await first.kill()
+        await other.kill()
+    assert [] == [pid for pid in left if ProcessMark.of(pid)]
+
+
+def _of_group(sandbox: Sandbox) -> list[int]:
+    assert isinstance(sandbox, SandboxProcess)
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(folder.name)) == sandbox.pid:
+                found.append(int(folder.name))
+        except ProcessLookupError:
+            continue
+    return found
+
+
+async def test_files_sockets_and_sessions_are_out_of_reach(
+    interpreter: Interpreter, cgroups: CgroupHost | None, boxes: Path
+) -> None:
+    """E15, the fallback; a filter in the kernel and not in the language."""
+    sandbox = await start(LandlockHost(boxes, cgroups=cgroups), interpreter, Limits())
+    try:
+        loaded = await sandbox.request(load_header(CODE))
+        assert "loaded" == loaded.header["op"], loaded.header
+        reply = await Box(sandbox).call()
+        found = json.loads(reply.body)
+        assert "" == reply.header["recycle"]
+    finally:
+        await sandbox.kill()
+    assert "hi\n" == found.pop("child")
+    assert set(found.values()) <= {"Permission denied", "Operation not permitted"}, found
+    async with asyncio.timeout(5):
+        while list(boxes.iterdir()):  # noqa: ASYNC110, ASYNC240 - a thread removes
+            await asyncio.sleep(0.01)

@@ -1,0 +1,198 @@
+"""The lease, the bytes of deleted files, and what a killed runner leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import uuid
+from pathlib import Path
+
+import pytest
+
+from services.kit.pg import open_pool
+from services.runner.domain.limits import Limits
+from services.runner.gateways.file_store import FileCorruptError, FileStore
+from services.runner.gateways.sandbox.cgroups import CgroupHost
+from services.runner.usecases.files import remove_deleted
+from services.runner.usecases.membership import Membership, Offer
+from tests import factories
+from tests.support.database import Database
+
+OFFER = Offer(host="here", tier="T2", slots=1, pythons=["3.11"])
+
+
+async def test_a_lease_is_held_while_there_is_work_and_rests_without(database: Database) -> None:
+    """Idle is silent: no heartbeat without attempts."""
+    pool = await open_pool(database.url("qflow_runner_engine"), application_name="t", size_max=2)
+    member = Membership(pool, OFFER, ttl_s=0.6, heartbeat_s=0.1)
+    await member.begin()
+    stop = asyncio.Event()
+    work = True
+
+    async def on_lost() -> None:
+        raise AssertionError
+
+    keeping = asyncio.create_task(member.keep(stop, busy=lambda: work, on_lost=on_lost))
+    try:
+        with database.connect() as sql:
+
+            def held() -> bool:
+                return member.held
+
+            def state() -> str:
+                [(found,)] = sql.execute("SELECT state FROM runner_members").fetchall()
+                return str(found)
+
+            assert "idle" == state()
+            await member.hold()
+            assert held()
+            assert "live" == state()
+            await asyncio.sleep(1.0)  # longer than the lease: only renewals keep it
+            assert held()
+            [(fresh,)] = sql.execute(
+                "SELECT expires_at > clock_timestamp() FROM runner_members"
+            ).fetchall()
+            assert fresh
+            work = False
+            async with asyncio.timeout(5):
+                while state() != "idle":  # noqa: ASYNC110 - the database tells
+                    await asyncio.sleep(0.02)
+            assert not held()
+            await member.hold()
+            assert "live" == state()
+    finally:
+        stop.set()
+        await keeping
+        await pool.close()
+
+
+async def test_without_renewal_everything_ends_before_the_lease_does(database: Database) -> None:
+    """F12: at two thirds of the lease, by its own clock; then it joins as another."""
+    pool = await open_pool(database.url("qflow_runner_engine"), application_name="t", size_max=2)
+    ttl_s = 1.5
+    member = Membership(pool, OFFER, ttl_s=ttl_s, heartbeat_s=0.2)
+    await member.begin()
+    before = member.incarnation
+    stop, lost = asyncio.Event(), asyncio.Event()
+
+    async def on_lost() -> None:
+        lost.set()
+
+    keeping = asyncio.create_task(
+        member.keep(stop, busy=lambda: not lost.is_set(), on_lost=on_lost)
+    )
+    try:
+        with database.connect() as sql:
+            await member.hold()
+            sql.execute("REVOKE UPDATE ON runner_members FROM qflow_runner_engine")
+            sql.execute("REVOKE UPDATE (state, updated_at) ON runner_members FROM PUBLIC")
+            async with asyncio.timeout(ttl_s):
+                await lost.wait()
+            assert not member.joined.is_set()
+            sql.execute("GRANT UPDATE ON runner_members TO qflow_runner_engine")
+            async with asyncio.timeout(5):
+                await member.joined.wait()
+            assert member.incarnation != before
+            rows = sql.execute("SELECT incarnation, state FROM runner_members").fetchall()
+            assert {(before, "gone"), (member.incarnation, "idle")} == set(rows)
+    finally:
+        stop.set()
+        await keeping
+        await pool.close()
+
+
+async def test_a_runner_that_was_fenced_while_it_rested_comes_back_when_it_is_told(
+    database: Database,
+) -> None:
+    """F12: its row says so; it must not be refused for ever."""
+    pool = await open_pool(database.url("qflow_runner_engine"), application_name="t", size_max=2)
+    member = Membership(pool, OFFER, ttl_s=0.6, heartbeat_s=0.1)
+    await member.begin()
+    before = member.incarnation
+    stop, lost = asyncio.Event(), asyncio.Event()
+
+    async def on_lost() -> None:
+        lost.set()
+
+    keeping = asyncio.create_task(member.keep(stop, busy=lambda: False, on_lost=on_lost))
+    try:
+        with database.connect() as sql:
+            sql.execute("UPDATE runner_members SET state = 'fenced'")
+            member.doubt()
+            async with asyncio.timeout(5):
+                await lost.wait()
+                await member.joined.wait()
+            assert member.incarnation != before
+    finally:
+        stop.set()
+        await keeping
+        await pool.close()
+
+
+async def test_a_successor_buries_those_before_it(database: Database) -> None:
+    """I18: their rows and their sandboxes' rows are closed at once."""
+    pool = await open_pool(database.url("qflow_runner_engine"), application_name="t", size_max=2)
+    first = Membership(pool, OFFER, ttl_s=60, heartbeat_s=1)
+    await first.begin()
+    await first.hold()
+    with database.connect() as sql:
+        owner = factories.user(sql)
+        sql.execute(
+            "INSERT INTO containers (container_id, python_version, status, tenant_id, created_by,"
+            " runner_incarnation, started_at) VALUES ('proc:1', '3.11', 'running', %s, %s, %s,"
+            " now())",
+            (owner.id, owner.id, first.incarnation),
+        )
+        await Membership(pool, OFFER, ttl_s=60, heartbeat_s=1).begin()
+        states = sql.execute("SELECT state FROM runner_members ORDER BY 1").fetchall()
+        assert [("fenced",), ("idle",)] == states
+        assert [("stopped",)] == sql.execute("SELECT status FROM containers").fetchall()
+    await pool.close()
+
+
+async def test_the_bytes_of_a_deleted_file_go_after_its_row(
+    database: Database, tmp_path: Path
+) -> None:
+    """I20, S20."""
+    pool = await open_pool(database.url("qflow_runner_engine"), application_name="t", size_max=2)
+    store = FileStore(tmp_path)
+    file_id = uuid.uuid4()
+    with database.connect() as sql:
+        owner = factories.user(sql)
+        size, sha256 = store.write(tenant_id=owner.id, file_id=file_id, parts=[b"1", b"2"])
+        key = f"{owner.id}/{file_id}"
+        sql.execute(
+            "INSERT INTO files (id, filename, original_filename, file_path, file_size_bytes,"
+            " hash_sha256, tenant_id, created_by) VALUES (%s, 'a', 'a', %s, %s, %s, %s, %s)",
+            (file_id, key, size, sha256, owner.id, owner.id),
+        )
+        assert 0 == await remove_deleted(pool, store)
+        assert b"12" == store.read(key, size_bytes=2, sha256=sha256)
+        sql.execute("DELETE FROM files")
+        assert 1 == await remove_deleted(pool, store)
+        assert 0 == await remove_deleted(pool, store)
+        with pytest.raises(FileCorruptError):
+            store.read(key, size_bytes=2, sha256=sha256)
+    await pool.close()
+
+
+@pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a/b", "..", ""])
+def test_a_key_is_two_uuids_or_nothing(tmp_path: Path, key: str) -> None:
+    """B63, B64, X24."""
+    with pytest.raises(ValueError, match="UUID"):
+        FileStore(tmp_path).remove(key)
+
+
+def test_what_a_killed_runner_left_is_reaped(tmp_path: Path) -> None:
+    """I19, R31: processes and groups."""
+    host = CgroupHost.detect(tmp_path)
+    assert host is not None, "no control groups here"
+    group = host.create("left", Limits())
+    with subprocess.Popen(["/bin/sleep", "600"]) as sleeper:
+        group.add(sleeper.pid)
+        assert 1 <= host.reap()
+        assert -9 == sleeper.wait(5)
+    host.reap()
+    assert [] == [folder for folder in group.folders if folder.exists()]
+    host.close()
+    assert [] == [base for base in host._bases if base.exists()]

@@ -1,0 +1,190 @@
+"""What telemetry does by itself: measure each run once, sample health, forget what is due."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+import asyncpg
+import psycopg
+import pytest
+from structlog.testing import capture_logs
+
+from services.kit.errors import Unavailable
+from services.kit.loops import pause, repeat
+from services.kit.pg import Pool
+from services.telemetry.loops.metrics import derive_metrics
+from services.telemetry.usecases.measure import READER, measure_finished
+from services.telemetry.usecases.retain import forget_all
+from tests import factories
+from tests.integration.telemetry.conftest import Runs, Telemetry
+
+KEEP = {
+    "executions": timedelta(days=30),
+    "containers": timedelta(days=30),
+    "metrics": timedelta(days=90),
+    "error_logs": timedelta(days=90),
+    "system_health": timedelta(days=30),
+    "file_access_logs": timedelta(days=90),
+    "outbox_events": timedelta(days=7),
+}
+
+
+def measured(sql: psycopg.Connection) -> dict[str, int]:
+    rows = sql.execute(
+        "SELECT workflow_execution_id::text, count(*) FROM performance_metrics GROUP BY 1"
+    ).fetchall()
+    return dict(rows)
+
+
+async def test_every_finished_run_is_measured_once(
+    maint: Pool, runs: Runs, sql: psycopg.Connection
+) -> None:
+    made = {str(runs.finished(ago=ago)) for ago in ("3 days", "1 min", "0 s")}
+    assert 3 == await measure_finished(maint)
+    assert 0 == await measure_finished(maint)
+    assert dict.fromkeys(made, 5) == measured(sql)
+    assert [(READER,)] == sql.execute("SELECT name FROM telemetry_watermarks").fetchall()
+
+
+async def test_two_at_once_measure_each_run_once(
+    maint: Pool, runs: Runs, sql: psycopg.Connection
+) -> None:
+    made = {str(runs.finished()) for _ in range(20)}
+    await asyncio.gather(*(measure_finished(maint) for _ in range(3)))
+    assert dict.fromkeys(made, 5) == measured(sql)
+
+
+async def test_a_run_that_was_committed_after_one_that_ended_later_is_not_missed(
+    maint: Pool, runs: Runs, sql: psycopg.Connection
+) -> None:
+    runs.finished(ago="1 s")
+    await measure_finished(maint)
+    late = runs.finished(ago="31 s")
+    assert 1 == await measure_finished(maint)
+    assert str(late) in measured(sql)
+
+
+async def test_a_run_that_is_open_or_being_purged_is_not_measured(
+    maint: Pool, runs: Runs, sql: psycopg.Connection
+) -> None:
+    sql.execute(
+        "INSERT INTO workflow_executions (workflow_id, workflow_version, status, shard, tenant_id,"
+        " created_by, started_at) VALUES (%s, 1, 'running', 0, %s, %s, now())",
+        (runs.workflow_id, runs.owner.id, runs.owner.id),
+    )
+    purged = runs.finished()
+    sql.execute("UPDATE workflow_executions SET purge_started_at = now() WHERE id = %s", (purged,))
+    assert 0 == await measure_finished(maint)
+
+
+async def test_the_running_service_measures_by_itself(
+    telemetry: Telemetry, runs: Runs, sql: psycopg.Connection
+) -> None:
+    execution = runs.finished()
+    async with asyncio.timeout(15):
+        while str(execution) not in measured(sql):  # noqa: ASYNC110  # rows give no signal
+            await asyncio.sleep(0.05)
+
+
+async def test_expired_records_go_and_only_they(
+    maint: Pool, runs: Runs, sql: psycopg.Connection
+) -> None:
+    """I22, G6."""
+    old = [runs.finished(ago="31 days", status=status) for status in ("completed", "failed")]
+    kept = runs.finished(ago="29 days")
+    await measure_finished(maint)
+    sql.execute(
+        "INSERT INTO workflow_executions (workflow_id, workflow_version, status, shard, tenant_id,"
+        " created_by, started_at, created_at) VALUES (%s, 1, 'running', 0, %s, %s, now(),"
+        " now() - interval '60 days')",
+        (runs.workflow_id, runs.owner.id, runs.owner.id),
+    )
+    sql.execute("UPDATE user_sessions SET expires_at = now() - interval '1 s'")
+    sql.execute(
+        "INSERT INTO system_health (node_name, recorded_at) SELECT 'x', now() - d * interval"
+        " '1 day' FROM generate_series(0, 39) d"
+    )
+    removed = await forget_all(maint, keep=KEEP)
+    assert {"executions", "sessions", "system_health"} == set(removed)
+    assert 10 == removed["system_health"]
+    # Two runs, each with two nodes and five metrics.
+    assert 2 * (1 + 2 + 5) == removed["executions"]
+    left = sql.execute("SELECT id, status FROM workflow_executions").fetchall()
+    assert kept in {row[0] for row in left}
+    assert not {*old} & {row[0] for row in left}
+    assert {"completed", "running"} == {row[1] for row in left}
+    assert {} == dict(await forget_all(maint, keep=KEEP))
+
+
+async def test_what_does_not_fit_in_a_pass_is_told_and_left_for_the_next(
+    maint: Pool, sql: psycopg.Connection
+) -> None:
+    """S3."""
+    sql.execute(
+        "INSERT INTO system_health (node_name, recorded_at)"
+        " SELECT 'x', now() - interval '99 days' FROM generate_series(1, 5001)"
+    )
+    with capture_logs() as lines:
+        assert {"system_health": 5000} == dict(await forget_all(maint, keep=KEEP, batches_max=1))
+    assert "retention_incomplete" in [line["event"] for line in lines]
+    assert {"system_health": 1} == dict(await forget_all(maint, keep=KEEP))
+
+
+async def test_one_process_forgets_at_a_time(maint: Pool, sql: psycopg.Connection) -> None:
+    sql.execute(
+        "INSERT INTO system_health (node_name, recorded_at)"
+        " SELECT 'x', now() - interval '99 days' FROM generate_series(1, 10)"
+    )
+    with sql.transaction():
+        sql.execute(
+            "SELECT pg_advisory_xact_lock(hashtext('qflow.telemetry'), hashtext('retention'))"
+        )
+        assert {} == dict(await forget_all(maint, keep=KEEP))
+    assert {"system_health": 10} == dict(await forget_all(maint, keep=KEEP))
+
+
+async def test_a_loop_outlives_the_absence_of_the_database() -> None:
+    """F11, F12."""
+    stop, steps = asyncio.Event(), 0
+    faults = [asyncpg.AdminShutdownError("x"), Unavailable("GONE", "x"), ConnectionRefusedError()]
+
+    async def step() -> float:
+        nonlocal steps
+        steps += 1
+        if steps == 1:
+            raise faults[0]
+        stop.set()
+        return 0.0
+
+    with capture_logs() as lines:
+        await repeat(stop, step, name="x")
+    assert ["loop_interrupted", "loop_resumed"] == [line["event"] for line in lines]
+
+
+async def test_a_mistake_of_ours_ends_the_loop_loudly() -> None:
+    async def step() -> float:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await repeat(asyncio.Event(), step, name="x")
+
+
+async def test_a_waiting_loop_stops_at_once(maint: Pool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.create_task(derive_metrics(maint, stop))
+    stop.set()
+    async with asyncio.timeout(2):
+        await loop
+    assert await pause(stop, 60)
+
+
+@pytest.mark.usefixtures("telemetry")
+async def test_the_service_may_write_nothing_but_its_own(
+    maint: Pool, sql: psycopg.Connection, runs_of: Callable[[factories.User], Runs]
+) -> None:
+    runs_of(factories.user(sql))
+    for table in ("workflows", "python_nodes", "users", "service_tokens"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await maint.execute(f"DELETE FROM {table}")

@@ -1,0 +1,132 @@
+"""Databases cloned from a migrated template."""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from psycopg import sql
+
+from services.standalone.postgres import Postgres
+
+_TEMPLATE = "qflow_template"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One database of a test; connect with any driver by its URLs."""
+
+    name: str
+    home: Path
+    _owner_url: str
+    _login_urls: Mapping[str, str]
+
+    def url(self, login: str | None = None) -> str:
+        """Give the URL of a login (`qflow_registry`, …), or of the migrating owner."""
+        if login is None:
+            return self._owner_url
+        return _with_database(self._login_urls[login], self.name)
+
+    def connect(self, login: str | None = None) -> psycopg.Connection:
+        """Open a blocking autocommit connection, for arranging and asserting; close it."""
+        return psycopg.connect(self.url(login), autocommit=True)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Give every QFLOW_*_DATABASE_URL, as a service would read them."""
+        urls = {f"{login.upper()}_DATABASE_URL": self.url(login) for login in self._login_urls}
+        return {**urls, "QFLOW_HOME": str(self.home)}
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A database that is copied for each test."""
+
+    server: Postgres
+    name: str
+    home: Path
+    login_urls: Mapping[str, str]
+
+    @contextmanager
+    def clone(self) -> Iterator[Database]:
+        """Give a copy and drop it afterwards, whoever is still connected."""
+        name = f"test_{uuid.uuid4().hex[:16]}"
+        with psycopg.connect(self.server.url("postgres"), autocommit=True) as admin:
+            admin.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                    sql.Identifier(name), sql.Identifier(self.name)
+                )
+            )
+            _copy_database_settings(admin, source=self.name, target=name)
+            try:
+                yield Database(name, self.home, self.server.url(name), self.login_urls)
+            finally:
+                admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def make_template(server: Postgres, home: Path) -> Template:
+    """Migrate a database once; every test's is a copy of it."""
+    from migrations import upgrade  # late: most unit tests need no database
+
+    with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_TEMPLATE)))
+    login_urls = upgrade(server.url(_TEMPLATE), home)
+    assert not inspect.isawaitable(login_urls)
+    return Template(server, _TEMPLATE, home, dict(login_urls))
+
+
+def _copy_database_settings(admin: psycopg.Connection, *, source: str, target: str) -> None:
+    """Copy what CREATE DATABASE leaves out: grants on the database itself, and its settings."""
+    granted = admin.execute(
+        """
+        SELECT datacl IS NOT NULL, coalesce(r.rolname, 'public'), a.privilege_type
+          FROM pg_database d
+          LEFT JOIN LATERAL aclexplode(d.datacl) a ON true
+          LEFT JOIN pg_roles r ON r.oid = a.grantee
+         WHERE d.datname = %s
+        """,
+        (source,),
+    ).fetchall()
+    if granted[0][0]:
+        admin.execute(
+            sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(target))
+        )
+        for _, role, privilege in granted:
+            if privilege is not None:
+                admin.execute(
+                    sql.SQL("GRANT {} ON DATABASE {} TO {}").format(
+                        sql.SQL(privilege),
+                        sql.Identifier(target),
+                        sql.SQL("PUBLIC") if role == "public" else sql.Identifier(role),
+                    )
+                )
+    settings = admin.execute(
+        """
+        SELECT r.rolname, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
+          FROM pg_db_role_setting s
+          JOIN pg_database d ON d.oid = s.setdatabase
+          LEFT JOIN pg_roles r ON r.oid = s.setrole
+         CROSS JOIN unnest(s.setconfig) c
+         WHERE d.datname = %s
+        """,
+        (source,),
+    ).fetchall()
+    for role, name, value in settings:
+        whose = (
+            sql.SQL("ALTER DATABASE {}").format(sql.Identifier(target))
+            if role is None
+            else sql.SQL("ALTER ROLE {} IN DATABASE {}").format(
+                sql.Identifier(role), sql.Identifier(target)
+            )
+        )
+        admin.execute(sql.SQL("{} SET {} = {}").format(whose, sql.SQL(name), sql.Literal(value)))
+
+
+def _with_database(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))

@@ -1,0 +1,62 @@
+"""The whole suite for acceptance and fault tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.suite import Suite
+
+# Leases that lapse soon, so that a fault test waits seconds.
+QUICK = {"QFLOW_LEASE_TTL_S": "3"}
+
+SuiteFactory = Callable[..., Suite]
+
+
+def discard(folder: Path) -> None:
+    """Remove a suite's folder, logs and all; QFLOW_TEST_KEEP=1 keeps it to be looked into."""
+    if os.environ.get("QFLOW_TEST_KEEP"):
+        sys.stderr.write(f"kept {folder}\n")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def suite() -> Iterator[Suite]:
+    """One running suite for all tests that leave it as they found it."""
+    folder = Path(tempfile.mkdtemp(prefix="qfs-", dir="/tmp"))
+    running = Suite(folder)
+    try:
+        yield running.start()
+    finally:
+        running.stop()
+        discard(folder)
+
+
+@pytest.fixture
+def suite_factory() -> Iterator[SuiteFactory]:
+    """Makes suites to hurt: `suite_factory()` starts one; `env=` and `start=False` as needed."""
+    made: list[Suite] = []
+    folders: list[Path] = []
+
+    def make(
+        *, env: dict[str, str] | None = None, folder: Path | None = None, start: bool = True
+    ) -> Suite:
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="qff-", dir="/tmp"))
+            folders.append(folder)
+        one = Suite(folder, {**QUICK, **(env or {})})
+        made.append(one)
+        return one.start() if start else one
+
+    yield make
+    for one in reversed(made):
+        one.stop()
+    for folder in folders:
+        discard(folder)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import pytest
+
+from services.registry.domain.requirements import (
+    Requirement,
+    RequirementError,
+    check_python,
+    normalise,
+    read_dependencies,
+)
+from services.registry.domain.source import Import
+
+
+def _block(*lines: str) -> str:
+    return "\n".join(["# /// script", *(f"# {line}" if line else "#" for line in lines), "# ///"])
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("NumPy>=2,<3", "numpy<3,>=2"),
+        (" Foo_Bar [B,a] == 1.0 ", "foo-bar[a,b]==1.0"),
+        ("requests", "requests"),
+    ],
+)
+def test_a_requirement_has_one_spelling(text: str, canonical: str) -> None:
+    assert normalise(text) == canonical
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--index-url=http://x",
+        "-r /etc/passwd",
+        "-e .",
+        "-c x",
+        "git+https://example.org/x",
+        "hg+http://example.org/x",
+        "file:///etc/passwd",
+        "./local",
+        "/absolute",
+        "../up",
+        "~/home",
+        "pkg @ https://example.org/x.whl",
+        "a\nb",
+        "a; b",
+        "a; python_version < '4'",
+        "a --hash=sha256:00",
+        "nump\u0443",
+        "x" * 300,
+        "..",
+        "a==*",
+        "a===weird",
+        "a" + "==1," * 40 + "==1",
+        "a>=1,!=2" + ",!=3" * 12 + ",!=4.1,!=4.2,!=4.3,!=4.4,!=4.5,!=4.6,!=4.7,!=4.8,!=4.9,!=5.0",
+        "",
+        " ",
+        "a b",
+        "a\0",
+        "a\r",
+    ],
+)
+def test_anything_but_name_extras_and_versions_is_refused(text: str) -> None:
+    """B84 to B91."""
+    with pytest.raises(RequirementError):
+        normalise(text)
+
+
+def test_a_declared_block_is_the_truth() -> None:
+    code = _block(
+        'requires-python = ">=3.11"',
+        "dependencies = [",
+        '  "Pandas>=2",',
+        '  "pandas >= 2",',
+        "]",
+        "",
+        "[tool.x]",
+    )
+    found = read_dependencies(code, [Import("numpy", ("numpy",), 1, False, False)])
+    assert found.requirements == (Requirement("pandas>=2", "pep723"),)
+    assert found.requires_python == ">=3.11"
+    assert found.diagnostics == ()
+
+
+@pytest.mark.parametrize(
+    ("code", "fault", "line"),
+    [
+        (_block("dependencies = [1]"), "PEP723_INVALID", 1),
+        (_block("dependencies = "), "PEP723_INVALID", 1),
+        (_block("dependencies = []") + "\n\n" + _block("dependencies = []"), "PEP723_INVALID", 5),
+        (_block("x = " + "[" * 20_000), "PEP723_INVALID", 1),
+        (_block('dependencies = ["a",', '"-e ."]'), "REQUIREMENT_REFUSED", 3),
+        (
+            _block("dependencies = [" + ",".join(f'"p{i}"' for i in range(101)) + "]"),
+            "TOO_MANY_REQUIREMENTS",
+            1,
+        ),
+    ],
+)
+def test_a_block_that_cannot_be_used_says_why_and_where(code: str, fault: str, line: int) -> None:
+    """B88, B94."""
+    found = read_dependencies(code, [])
+    assert [(each.code, each.line) for each in found.diagnostics] == [(fault, line)]
+
+
+def test_imports_are_mapped_with_their_provenance() -> None:
+    imports = [
+        Import("json", ("json",), 1, standard=True, guarded=False),
+        Import("yaml", ("yaml",), 2, standard=False, guarded=False),
+        Import("numpy", ("numpy.linalg",), 3, standard=False, guarded=False),
+        Import("google", ("google.protobuf.message",), 4, standard=False, guarded=False),
+        Import("ujson", ("ujson",), 5, standard=False, guarded=True),
+        Import("qflow", ("qflow",), 6, standard=False, guarded=False),
+    ]
+    found = read_dependencies("", imports)
+    assert found.requirements == (
+        Requirement("pyyaml", "mapping", "yaml"),
+        Requirement("numpy", "same_name", "numpy"),
+        Requirement("protobuf", "mapping", "google.protobuf.message"),
+    )
+    assert [each.code for each in found.diagnostics] == ["IMPORT_OPTIONAL"]
+
+
+@pytest.mark.parametrize(
+    ("requires", "fits"),
+    [
+        ("", True),
+        (">=3.9", True),
+        ("~=3.11", True),
+        ("<3.11", False),
+        ("==3.11.*", True),
+        ("x", False),
+    ],
+)
+def test_the_declared_python_must_admit_the_nodes(requires: str, fits: bool) -> None:  # noqa: FBT001
+    assert (check_python(requires, "3.11") is None) == fits

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+from qflow.types import expression
+
+from services.kit.pythons import find_pythons
+from services.registry.domain.source import SourceReport
+from services.registry.gateways.source_analyzer.child import SourceAnalyzer
+
+PRELUDE = """
+from __future__ import annotations
+import collections, datetime as dt, enum, typing as t
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, TypedDict, TypeVar, Union
+from uuid import UUID
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, Field
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+class Level(enum.IntEnum):
+    LOW = enum.auto()
+    HIGH = enum.auto()
+
+@dataclass
+class Point:
+    x: float
+    y: float = 0.0
+    tags: list[str] = field(default_factory=list)
+
+class Row(TypedDict, total=False):
+    a: t.Required[int]
+    b: "str | None"
+
+class Pair(NamedTuple):
+    left: int
+    right: int = 0
+
+class Model(BaseModel):
+    name: str
+    size: int = Field(default=3, ge=0)
+    parent: Optional[Point] = None
+
+UserId = NewType("UserId", int)
+T = TypeVar("T", bound=int)
+Table = dict[str, list[Row]]
+"""
+
+
+async def read(code: str, main_function: str = "", version: str = "3.11") -> SourceReport:
+    analysis = await SourceAnalyzer().analyze(
+        code, main_function=main_function, python_version=version
+    )
+    return analysis.report
+
+
+def codes(report: SourceReport) -> list[str]:
+    return [each.code for each in report.errors]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [
+        ("int", "int"),
+        ("Optional[int]", "int | None"),
+        ("Union[int, str, None]", "int | str | None"),
+        ("t.Union[int, t.Optional[str]]", "int | str | None"),
+        ("list[int] | None", "list[int] | None"),
+        ("'list[UserId]'", "list[int]"),
+        ("t.List[t.Dict[str, 't.Any']]", "list[dict[str, Any]]"),
+        ("Sequence[int]", "list[int]"),
+        ("Mapping[str, float]", "dict[str, float]"),
+        ("tuple[int, ...]", "tuple[int, ...]"),
+        ("t.Tuple[int, str]", "tuple[int, str]"),
+        ("tuple[()]", "tuple[()]"),
+        ("frozenset[UUID]", "frozenset[UUID]"),
+        ("list", "list[Any]"),
+        ("dict", "dict[Any, Any]"),
+        ("object", "Any"),
+        ("Literal['a', 1, True, None]", "Literal['a', 1, True, None]"),
+        ("Annotated[int, 'positive']", "int"),
+        ("dt.datetime", "datetime"),
+        ("dt.timedelta", "timedelta"),
+        ("Decimal", "Decimal"),
+        ("Path", "Path"),
+        ("bytes", "bytes"),
+        ("Color", "Color"),
+        ("Literal[Color.RED]", "Color"),
+        ("Table", "dict[str, list[Row]]"),
+        ("T", "int"),
+        ("np.ndarray", "numpy.ndarray"),
+        ("pd.DataFrame", "pandas.DataFrame"),
+        ("collections.OrderedDict[str, int]", "dict[str, int]"),
+    ],
+)
+async def test_an_annotation_becomes_its_type(annotation: str, expected: str) -> None:
+    report = await read(f"{PRELUDE}\ndef run(x: {annotation}) -> None: ...\n")
+    assert report.function is not None
+    assert expression(report.function.inputs[0].type) == expected
+    assert codes(report) == []
+
+
+async def test_records_are_read_by_their_shape() -> None:
+    code = f"{PRELUDE}\ndef run(p: Point, r: Row, n: Pair, m: Model, l: Level) -> Model: ..."
+    function = (await read(code)).function
+    assert function is not None
+    shapes = {
+        each.name: [
+            (field.name, expression(field.type), field.required)
+            for field in getattr(each.type, "fields", ())
+        ]
+        for each in function.inputs
+    }
+    assert shapes["p"] == [
+        ("x", "float", True),
+        ("y", "float", False),
+        ("tags", "list[str]", False),
+    ]
+    assert shapes["r"] == [("a", "int", True), ("b", "str | None", False)]
+    assert shapes["n"] == [("left", "int", True), ("right", "int", False)]
+    assert shapes["m"] == [
+        ("name", "str", True),
+        ("size", "int", False),
+        ("parent", "Point | None", False),
+    ]
+    assert getattr(function.inputs[4].type, "members", None) == (("LOW", 1), ("HIGH", 2))
+    assert [each.name for each in function.outputs] == ["result"]
+
+
+@pytest.mark.parametrize(
+    ("returns", "outputs"),
+    [
+        ("Point", ["x", "y", "tags"]),
+        ("Pair", ["left", "right"]),
+        ("Row", ["result"]),  # a field that may be absent would leave an edge without its value
+        ("Optional[Point]", ["result"]),
+        ("None", ["result"]),
+    ],
+)
+async def test_a_returned_record_gives_named_outputs(returns: str, outputs: list[str]) -> None:
+    function = (await read(f"{PRELUDE}\ndef run() -> {returns}: ...")).function
+    assert function is not None
+    assert [each.name for each in function.outputs] == outputs
+
+
+async def test_parameters_have_kinds_and_defaults() -> None:
+    code = """
+    import enum
+    class Color(enum.Enum):
+        RED = "red"
+    LIMIT = 3
+    async def run(a, /, b: int = -1, c: float = 1, *, d: Color = Color.RED, e: int = None,
+                  f: int = LIMIT, g: list[int] = [1, 2], h: int = "x") -> int:
+        '''What it does.'''
+    """
+    report = await read(textwrap.dedent(code))
+    function = report.function
+    assert function is not None
+    assert (function.is_async, function.docstring) == (True, "What it does.")
+    assert [
+        (each.name, each.kind, each.required, each.default_json) for each in function.inputs
+    ] == [
+        ("a", "positional", True, None),
+        ("b", "positional", False, "-1"),
+        ("c", "positional", False, "1"),
+        ("d", "keyword", False, '"red"'),
+        ("e", "keyword", False, "null"),
+        ("f", "keyword", False, None),
+        ("g", "keyword", False, "[1, 2]"),
+        ("h", "keyword", False, None),
+    ]
+    assert expression(function.inputs[4].type) == "int | None"
+    assert {each.code for each in report.diagnostics} == {
+        "ANNOTATION_MISSING",
+        "DEFAULT_NOT_OF_TYPE",
+    }
+
+
+@pytest.mark.parametrize(
+    ("main_function", "code"),
+    [
+        ("missing", "MAIN_FUNCTION_MISSING"),
+        ("Klass", "MAIN_FUNCTION_NOT_A_FUNCTION"),
+        ("anonymous", "MAIN_FUNCTION_NOT_A_FUNCTION"),
+        ("a.b", "MAIN_FUNCTION_INVALID"),
+        ("class", "MAIN_FUNCTION_INVALID"),
+        ("__init__", "MAIN_FUNCTION_INVALID"),
+        ("", "MAIN_FUNCTION_AMBIGUOUS"),
+    ],
+)
+async def test_a_main_function_that_cannot_be_one_is_refused(main_function: str, code: str) -> None:
+    """B35."""
+    source = "class Klass: ...\nanonymous = lambda: 1\ndef one(): ...\ndef two(): ...\n"
+    assert codes(await read(source, main_function)) == [code]
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "line", "column"),
+    [
+        ("def f(:\n  pass", "SYNTAX_ERROR", 1, 7),
+        ("x = 1\nreturn 2", "SYNTAX_ERROR", 2, 1),
+        ("def f(*a): ...", "PARAMETER_VARIADIC", 1, 8),
+        ("def f(**k): ...", "PARAMETER_VARIADIC", 1, 9),
+        ("def f(é: Nowhere): ...", "TYPE_UNKNOWN", 1, 10),
+        ("def f():\n  yield 1", "MAIN_FUNCTION_GENERATOR", 2, 3),
+        ("from . import x\ndef f(): ...", "RELATIVE_IMPORT", 1, 1),
+        ("def f(x: 1 + 2): ...", "TYPE_NOT_UNDERSTOOD", 1, 10),
+        ("class A:\n  n: 'A'\ndef f(x: list[int, str]): ...", "TYPE_NOT_UNDERSTOOD", 3, 10),
+        (
+            "from dataclasses import dataclass\n@dataclass\nclass A:\n  n: 'A'\ndef f(x: A): ...",
+            "TYPE_RECURSIVE",
+            4,
+            6,
+        ),
+        ("def f(x: " + "list[" * 70 + "int" + "]" * 70 + "): ...", "TYPE_TOO_DEEP", 1, 330),
+    ],
+)
+async def test_a_fault_has_its_code_and_place(
+    source: str, code: str, line: int, column: int
+) -> None:
+    """B31, B38."""
+    first = (await read(source)).errors[0]
+    assert (first.code, first.line, first.column) == (code, line, column)
+
+
+BOMBS = {
+    "parentheses": "(" * 100_000,
+    "attributes": "a" + ".b" * 200_000,
+    "additions": "x=" + "+".join(["1"] * 200_000),
+    "negations": "x=" + "not " * 50_000 + "1",
+    "branches": "if 1: pass\n" + "elif 1: pass\n" * 50_000,
+    "forward reference": "def f(x: '" + "list[" * 5_000 + "]" * 5_000 + "'): ...",
+    "doubling types": "from dataclasses import dataclass\n"
+    + "".join(f"@dataclass\nclass C{i}:\n a: 'C{i + 1}'\n b: 'C{i + 1}'\n" for i in range(40))
+    + "class C40: ...\ndef f(x: C0): ...",
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("version", list(find_pythons()))
+@pytest.mark.parametrize("bomb", list(BOMBS))
+async def test_a_source_that_exhausts_the_parser_gives_a_diagnostic(
+    bomb: str, version: str
+) -> None:
+    """B33: the child may die, the answer comes."""
+    report = await read(BOMBS[bomb], version=version)
+    assert report.errors
+
+
+async def test_constants_are_not_computed() -> None:
+    report = await read("x = 10**10**10\ny = 'a' * 10**12\ndef f() -> None: ...")
+    assert codes(report) == []
+
+
+@pytest.mark.skipif("3.12" not in find_pythons(), reason="needs Python 3.12")
+async def test_the_nodes_own_grammar_decides() -> None:
+    code = "type Table[T] = dict[str, T]\ndef f[T: int](x: T, y: Table[int]) -> None: ..."
+    new = await read(code, version="3.12")
+    assert new.function is not None
+    assert [expression(each.type) for each in new.function.inputs] == ["int", "dict[str, Any]"]
+    assert codes(await read(code, version="3.11")) == ["SYNTAX_ERROR"]
+
+
+async def test_imports_are_told_apart() -> None:
+    code = """
+    import json, os.path, yaml
+    from typing import TYPE_CHECKING
+    if TYPE_CHECKING:
+        import pandas
+    try:
+        import ujson
+    except ImportError:
+        ujson = None
+    def f() -> None:
+        import numpy
+    """
+    imports = (await read(textwrap.dedent(code))).imports
+    assert {each.name for each in imports if not each.standard} == {"yaml", "ujson", "numpy"}
+    assert {each.name for each in imports if each.guarded} == {"ujson"}

@@ -1,0 +1,256 @@
+"""The desk: windows, tokens, and results that wait for their acknowledgement."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+
+from services.runner.domain.attempts import AttemptRequest, FileReference
+from services.runner.domain.frames import Assignment, Definition, Incoming, Kill, Value
+from services.runner.domain.outcome import Outcome, Usage
+from services.runner.usecases.attempts import Attempt, Attempts
+from services.runner.usecases.desk import Desk, Session
+from services.runner.usecases.membership import Membership
+
+REF = UUID(int=1)
+OTHER = UUID(int=2)
+
+
+class ScriptedAttempts:
+    """Attempts that end when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun: dict[int, asyncio.Future[Outcome]] = {}
+        self.told: list[tuple[int, str]] = []
+
+    async def run(self, attempt: Attempt) -> Outcome:
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.begun[attempt.request.token] = future
+        return await future
+
+    def tell_to_end(self, attempt: Attempt, why: str, *, grace_s: float) -> None:
+        attempt.grace_s = grace_s
+        attempt.told = attempt.told or why
+        self.told.append((attempt.request.token, why))
+        assert attempt.task is not None
+        attempt.task.cancel()
+
+
+class HeldLease:
+    held = True
+
+
+async def no_values(attempt_ref: UUID, token: int, count: int) -> Sequence[Value]:
+    raise AssertionError
+
+
+async def as_file(request: AttemptRequest, outputs: Sequence[tuple[str, bytes]]) -> FileReference:
+    return FileReference(uuid.uuid4(), sum(len(text) for _, text in outputs), "00", "")
+
+
+@pytest.fixture
+def attempts() -> ScriptedAttempts:
+    return ScriptedAttempts()
+
+
+@pytest.fixture
+def desk(attempts: ScriptedAttempts) -> Desk:
+    return Desk(
+        cast("Attempts", attempts),
+        cast("Membership", HeldLease()),
+        slots=2,
+        store=as_file,
+        pythons=["3.11"],
+    )
+
+
+DEFINITION = Definition(
+    number=1,
+    node_version_id=uuid.uuid4(),
+    tenant_id=uuid.uuid4(),
+    node_id="a",
+    inputs=[("x", "")],
+    outputs=["result"],
+    timeout_s=1,
+    memory_bytes=0,
+    python_version="3.11",
+)
+
+
+def assign(ref: UUID, token: int, **changes: Any) -> Incoming:
+    assignment = Assignment(
+        attempt_ref=ref,
+        token=token,
+        definition=changes.get("definition", 1),
+        execution_id=uuid.uuid4(),
+        attempt=1,
+        values=[b"1"],
+        pull=False,
+        timeout_s=0,
+    )
+    return Incoming(definitions=[DEFINITION], assignments=[assignment])
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def sent(session: Session) -> list[int]:
+    return [result.token for result in session.take_outgoing().results]
+
+
+async def test_a_result_is_offered_until_it_is_acknowledged(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    """Rule 7."""
+    first = desk.open_session(no_values)
+    desk.take(first, assign(REF, 7))
+    await settle()
+    attempts.begun[7].set_result(Outcome(outputs=[("result", b"2")]))
+    await settle()
+    assert [7] == sent(first)
+    desk.close_session(first)
+    second = desk.open_session(no_values)
+    assert [7] == sent(second)
+    assert [(REF, 7)] == desk.inventory()[1]
+    desk.take(second, Incoming(acks=[(REF, 7)]))
+    desk.close_session(second)
+    assert [] == sent(desk.open_session(no_values))
+
+
+async def test_the_same_assignment_again_runs_once(desk: Desk, attempts: ScriptedAttempts) -> None:
+    session = desk.open_session(no_values)
+    desk.take(session, assign(REF, 7))
+    desk.take(session, assign(REF, 7))
+    await settle()
+    assert [7] == list(attempts.begun)
+    attempts.begun[7].set_result(Outcome())
+    await settle()
+    desk.take(session, assign(REF, 7))
+    assert [7, 7] == sent(session)
+
+
+async def test_a_higher_token_ends_the_attempt_before_it(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    """I10."""
+    session = desk.open_session(no_values)
+    desk.take(session, assign(REF, 7))
+    await settle()
+    desk.take(session, assign(REF, 8))
+    await settle()
+    assert [(7, "killed")] == attempts.told
+    attempts.begun[8].set_result(Outcome())
+    await settle()
+    assert [8] == sent(session)
+    assert 0 == session.running
+
+
+async def test_what_is_over_the_grant_is_declined(desk: Desk) -> None:
+    session = desk.open_session(no_values)
+    assert (2, 1) == session.outgoing.grant
+    for token in (1, 2, 3):
+        desk.take(session, assign(UUID(int=token), token))
+    declined = session.take_outgoing().declines
+    assert [(3, "over_grant")] == [(each.token, each.reason) for each in declined]
+    desk.abandon_all()
+
+
+async def test_slots_are_shared_by_demand_and_nobody_gets_none(desk: Desk) -> None:
+    first = desk.open_session(no_values)
+    second = desk.open_session(no_values)
+    assert [1, 1] == [first.credits, second.credits]
+    desk.take(first, Incoming(demand=100))
+    assert [1, 1] == [first.credits, second.credits]
+    desk.close_session(second)
+    assert 2 == first.credits
+
+
+async def test_a_kill_is_answered_even_when_there_is_nothing_to_kill(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    session = desk.open_session(no_values)
+    desk.take(session, Incoming(kills=[Kill(OTHER, 3, 0.0)]))
+    [answer] = session.take_outgoing().results
+    assert (OTHER, 3, True) == (answer.attempt_ref, answer.token, answer.killed)
+    desk.take(session, assign(REF, 7))
+    await settle()
+    desk.take(session, Incoming(kills=[Kill(REF, 7, 0.0)]))
+    await settle()
+    [answer] = session.take_outgoing().results
+    assert (REF, 7, True) == (answer.attempt_ref, answer.token, answer.killed)
+
+
+async def test_what_is_superseded_is_ended_and_never_answered(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    session = desk.open_session(no_values)
+    desk.take(session, assign(REF, 7))
+    await settle()
+    desk.take(session, Incoming(superseded=[(REF, 7)]))
+    await settle()
+    assert [(7, "killed")] == attempts.told
+    assert [] == sent(session)
+    assert ([], []) == desk.inventory()
+
+
+async def test_an_attempt_outlives_its_stream_and_counts_for_the_next(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    first = desk.open_session(no_values)
+    desk.take(first, assign(REF, 7))
+    await settle()
+    desk.close_session(first)
+    second = desk.open_session(no_values)
+    assert 1 == second.running
+    attempts.begun[7].set_result(Outcome())
+    await settle()
+    assert [7] == sent(second)
+    assert 0 == second.running
+
+
+async def test_a_large_result_goes_to_a_file(desk: Desk, attempts: ScriptedAttempts) -> None:
+    session = desk.open_session(no_values)
+    desk.take(session, assign(REF, 7))
+    await settle()
+    attempts.begun[7].set_result(Outcome(outputs=[("result", b"1" * 70_000)]))
+    await settle()
+    [finished] = session.take_outgoing().results
+    assert finished.file is not None
+    assert 70_000 == finished.file.size_bytes
+
+
+async def test_short_calls_widen_the_window(desk: Desk, attempts: ScriptedAttempts) -> None:
+    session = desk.open_session(no_values)
+    for token in range(1, 80):
+        desk.take(session, assign(UUID(int=token), token))
+        await settle()
+        attempts.begun[token].set_result(Outcome(usage=Usage(wall_us=5)))
+        await settle()
+    assert 16 == session.credits
+
+
+async def test_a_draining_desk_takes_nothing_and_waits_for_what_runs(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    """F8."""
+    session = desk.open_session(no_values)
+    desk.take(session, assign(REF, 7))
+    await settle()
+    draining = asyncio.create_task(desk.drain(5))
+    await settle()
+    assert 0 == session.credits
+    desk.take(session, assign(OTHER, 8))
+    outgoing = session.take_outgoing()
+    assert ["draining"] == [each.reason for each in outgoing.declines]
+    attempts.begun[7].set_result(Outcome())
+    await settle()
+    assert not draining.done()
+    desk.take(session, Incoming(acks=[(REF, 7)]))
+    await draining

@@ -1,0 +1,100 @@
+"""The runner's pure rules."""
+
+from __future__ import annotations
+
+import uuid
+
+from services.runner.domain.environments import (
+    environment_key,
+    packages_in,
+    without_addresses,
+)
+from services.runner.domain.limits import Limits, Tier, meets
+from services.runner.domain.pooling import Load, Pace, WarmKey, may_start, worn_out, worth_starting
+
+LOCK = """\
+idna==3.20 \\
+    --hash=sha256:aaaa
+typing-extensions==4.12.2 \\
+    --hash=sha256:bbbb
+uvicorn[standard]==0.30.0 \\
+    --hash=sha256:cccc
+"""
+
+
+def test_a_lock_names_its_packages() -> None:
+    found = [(package.name, package.version) for package in packages_in(LOCK)]
+    assert [("idna", "3.20"), ("typing-extensions", "4.12.2"), ("uvicorn", "0.30.0")] == found
+
+
+def test_an_environment_is_named_for_all_that_makes_it_differ() -> None:
+    names = {
+        environment_key(python_version=version, platform=platform, digest=digest)
+        for version in ("3.11", "3.12")
+        for platform in ("linux-x86_64-glibc2.36", "linux-aarch64-glibc2.36")
+        for digest in ("a", "b")
+    }
+    assert 8 == len(names)
+
+
+def test_a_tools_words_lose_addresses_and_paths() -> None:
+    said = "Failed to fetch: https://user:secret@index.example/simple/x\nat /srv/data/wheels/x.whl"
+    told = without_addresses(said)
+    assert "secret" not in told
+    assert "/srv" not in told
+    assert told.startswith("Failed to fetch")
+
+
+def test_only_equal_needs_share_an_interpreter() -> None:
+    tenant, version = uuid.uuid4(), uuid.uuid4()
+    key = WarmKey(tenant, version, "e", Limits())
+    assert key == WarmKey(tenant, version, "e", Limits())
+    assert hash(key) == hash(WarmKey(tenant, version, "e", Limits()))
+    others = {
+        WarmKey(uuid.uuid4(), version, "e", Limits()),
+        WarmKey(tenant, uuid.uuid4(), "e", Limits()),
+        WarmKey(tenant, version, "f", Limits()),
+        WarmKey(tenant, version, "e", Limits(memory_bytes=1)),
+    }
+    assert key not in others
+    assert 4 == len(others)
+
+
+def test_a_short_call_waits_for_a_busy_interpreter_and_a_long_one_does_not() -> None:
+    short = Load(busy=2, waiting=10, hold_s=0.001)
+    assert not worth_starting(short)
+    assert worth_starting(Load(busy=2, waiting=10, hold_s=1.0))
+    assert worth_starting(Load())
+
+
+def test_starts_double_and_never_come_as_a_storm() -> None:
+    assert may_start(Load(starting=1))
+    assert not may_start(Load(starting=2))
+    assert may_start(Load(starting=2, busy=4))
+    assert not worth_starting(Load(starting=2))
+
+
+def test_the_first_measured_call_counts_at_once() -> None:
+    load = Load()
+    load.note(0.001)
+    assert 0.001 == load.hold_s
+
+
+def test_short_calls_are_granted_ahead_and_one_long_one_ends_it() -> None:
+    pace = Pace()
+    for _ in range(200):
+        pace.note(10)
+    assert 8 == pace.ahead
+    assert pace.note(1_000_000)
+    assert 1 == pace.ahead
+
+
+def test_interpreters_wear_out() -> None:
+    assert not worn_out(uses=1, age_s=1.0)
+    assert worn_out(uses=1_000_000, age_s=1.0)
+    assert worn_out(uses=1, age_s=1e6)
+
+
+def test_a_tier_meets_those_below_it() -> None:
+    assert meets(Tier.T2, Tier.T1)
+    assert not meets(Tier.T1, Tier.T2)

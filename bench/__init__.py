@@ -1,0 +1,1 @@
+"""Measurements: floors and figures of one run, one JSON line each."""

@@ -1,0 +1,213 @@
+"""The benches by name. Each gives value, unit, target, floor and spread of one run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from bench import floors
+from bench.flow import ONE, OTHER, SUM, Flow, running
+
+Bench = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+
+_ROUNDS: Final = 7
+_CHAIN_NODES: Final = 100
+_DIAMONDS: Final = 200
+_DIAMOND_NODES: Final = 5
+_HELLOS: Final = 200
+_HELLO_TARGET_MS: Final = 3.0
+_IDLE_S: Final = 30.0
+_ROOT: Final = Path(__file__).resolve().parent.parent
+
+
+async def chain() -> dict[str, Any]:
+    """Milliseconds per node of 100 no-op nodes in sequence, alternating two node versions."""
+    async with running() as flow:
+        nodes = [await flow.node(ONE), await flow.node(OTHER)]
+        places = {f"n{at}": nodes[at % 2] for at in range(_CHAIN_NODES)}
+        edges = [("", "n0", "x")]
+        edges += [(f"n{at}", f"n{at + 1}", "x") for at in range(_CHAIN_NODES - 1)]
+        workflow_id = await flow.workflow(places, edges, f"n{_CHAIN_NODES - 1}")
+        floor = await floors.node_ms(flow.suite.database_url)
+        for _ in range(3):
+            await flow.run(workflow_id, 0)
+        before, spans = await flow.spent(), []
+        for number in range(_ROUNDS):
+            begin = time.perf_counter()
+            result = await flow.run(workflow_id, number)
+            spans.append((time.perf_counter() - begin) * 1000 / _CHAIN_NODES)
+            assert result == number + _CHAIN_NODES, result
+        costs = await _costs(flow, before, _ROUNDS * _CHAIN_NODES)
+    total = sum(floor.values())
+    return _figure(spans, "ms/node", "lower", target=6 * total, floor=total) | floor | costs
+
+
+async def many() -> dict[str, Any]:
+    """Nodes per second of 200 five-node diamonds at once, on everything this machine has."""
+    async with running() as flow:
+        one, other, add = [await flow.node(code) for code in (ONE, OTHER, SUM)]
+        places = {"a": one, "b": other, "c": one, "d": other, "e": add}
+        edges = [("", "a", "x"), ("a", "b", "x"), ("a", "c", "x"), ("a", "d", "x")]
+        edges += [("b", "e", "x"), ("c", "e", "y"), ("d", "e", "z")]
+        workflow_id = await flow.workflow(places, edges, "e")
+        floor = await floors.transactions_per_s(flow.suite.database_url)
+        for _ in range(2):
+            await _diamonds(flow, workflow_id)
+        before = await flow.spent()
+        rates = [await _diamonds(flow, workflow_id) for _ in range(_ROUNDS)]
+        costs = await _costs(flow, before, _ROUNDS * _DIAMONDS * _DIAMOND_NODES)
+    return _figure(rates, "nodes/s", "higher", target=1.1 * floor, floor=floor) | costs
+
+
+async def _diamonds(flow: Flow, workflow_id: str) -> float:
+    begin = time.perf_counter()
+    runs = await asyncio.gather(*(flow.start(workflow_id, x) for x in range(_DIAMONDS)))
+    await flow.result(runs[-1])
+    await flow.all_over(workflow_id)
+    span = time.perf_counter() - begin
+    results = await asyncio.gather(*(flow.result(run) for run in runs))
+    assert results == [3 * (x + 2) for x in range(_DIAMONDS)]
+    return _DIAMONDS * _DIAMOND_NODES / span
+
+
+async def hello() -> dict[str, Any]:
+    """Milliseconds from start to result of a one-node run, warm; the median of 200."""
+    async with running() as flow:
+        workflow_id = await flow.workflow({"a": await flow.node(ONE)}, [("", "a", "x")], "a")
+        floor = await floors.node_ms(flow.suite.database_url)
+        for _ in range(20):
+            await flow.run(workflow_id, 0)
+        before, spans = await flow.spent(), []
+        for number in range(_HELLOS):
+            begin = time.perf_counter()
+            assert await flow.run(workflow_id, number) == number + 1
+            spans.append((time.perf_counter() - begin) * 1000)
+        costs = await _costs(flow, before, _HELLOS, sandboxes=1)
+    # Two commits stand on its way, the start's and the end's; the target is the finished engine's.
+    total = sum(floor.values()) + floor["commit_ms"]
+    p99 = sorted(spans)[int(len(spans) * 0.99)]
+    figure = _figure(spans, "ms", "lower", target=_HELLO_TARGET_MS, floor=total)
+    return figure | {"p99": round(p99, 3)} | floor | costs
+
+
+async def idle() -> dict[str, Any]:
+    """Percent of one core that the whole idle suite takes."""
+    async with running() as flow:
+        processes = _processes(flow)
+        await asyncio.sleep(15)  # what starting left over settles
+        samples = []
+        for _ in range(3):
+            before, begin = _cpu_s(processes), time.perf_counter()
+            await asyncio.sleep(_IDLE_S / 3)
+            spent = _cpu_s(_processes(flow)) - before
+            samples.append(100 * spent / (time.perf_counter() - begin))
+    return _figure(samples, "% of a core", "lower", target=2.0, floor=0.0)
+
+
+async def idle_memory() -> dict[str, Any]:
+    """Megabytes resident for all processes of the idle suite, shared pages counted once."""
+    async with running() as flow:
+        workflow_id = await flow.workflow({"a": await flow.node(ONE)}, [("", "a", "x")], "a")
+        assert await flow.run(workflow_id, 1) == 2
+        await asyncio.sleep(15)
+        samples, resident, by_name = [], 0.0, {}
+        for _ in range(3):
+            sizes = {each.pid: each.memory_full_info() for each in _processes(flow)}
+            samples.append(sum(size.pss for size in sizes.values()) / 1e6)
+            resident = sum(size.rss for size in sizes.values()) / 1e6
+            by_name = {
+                _name(each): round(each.memory_full_info().pss / 1e6, 1)
+                for each in _processes(flow)
+            }
+    figure = _figure(samples, "MB", "lower", target=400.0, floor=0.0)
+    return figure | {"rss_sum": round(resident, 1), "largest": _largest(by_name)}
+
+
+async def demo() -> dict[str, Any]:
+    """Seconds of `make demo` in a fresh clone with a warm package cache, to its end."""
+    spans = []
+    for _ in range(3):
+        folder = Path(tempfile.mkdtemp(prefix="qfd-", dir="/tmp"))
+        try:
+            _run(["git", "clone", "-q", str(_ROOT), str(folder / "clone")], folder)
+            begin = time.perf_counter()
+            _run(["make", "demo"], folder / "clone")
+            spans.append(time.perf_counter() - begin)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return _figure(spans, "s", "lower", target=60.0, floor=0.0)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    inherited = {name: v for name, v in os.environ.items() if not name.startswith("QFLOW_")}
+    subprocess.run(command, cwd=folder, env=inherited, check=True, stdout=sys.stderr)
+
+
+def _figure(
+    samples: list[float], unit: str, better: str, *, target: float, floor: float
+) -> dict[str, Any]:
+    value = statistics.median(samples)
+    good = value <= target if better == "lower" else value >= target
+    return {
+        "value": round(value, 4),
+        "unit": unit,
+        "better": better,
+        "target": round(target, 4),
+        "floor": round(floor, 4),
+        "ratio": round(value / floor, 3) if floor else None,
+        "met": good,
+        "spread": [round(min(samples), 4), round(max(samples), 4)],
+        "rounds": len(samples),
+    }
+
+
+async def _costs(
+    flow: Flow, before: tuple[int, int], nodes: int, *, sandboxes: int = 2
+) -> dict[str, Any]:
+    commits, wal_bytes = await flow.spent()
+    tiers = flow.sandboxes()
+    assert sum(tiers.values()) >= sandboxes, tiers
+    return {
+        "tier": tiers,
+        "durability": "strict",
+        "commits_per_node": round((commits - before[0]) / nodes, 4),
+        "wal_bytes_per_node": round((wal_bytes - before[1]) / nodes),
+    }
+
+
+def _processes(flow: Flow) -> list[psutil.Process]:
+    root = psutil.Process(flow.suite.supervisor_pid)
+    return [root, *root.children(recursive=True)]
+
+
+def _cpu_s(processes: list[psutil.Process]) -> float:
+    return sum(sum(each.cpu_times()[:2]) for each in processes)
+
+
+def _name(process: psutil.Process) -> str:
+    return f"{process.pid} {' '.join(process.cmdline()[-3:])[:60] or process.name()}"
+
+
+def _largest(by_name: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(by_name.items(), key=lambda each: -each[1])[:8])
+
+
+BENCHES: Final[Mapping[str, Bench]] = {
+    "chain": chain,
+    "many": many,
+    "hello": hello,
+    "idle": idle,
+    "idle_memory": idle_memory,
+    "demo": demo,
+}

@@ -1,0 +1,146 @@
+"""A running suite to measure, and workflows in it made through the contract."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import grpc
+import psycopg
+from qflow.orchestrator.v1 import execution_pb2
+from qflow.orchestrator.v1 import execution_service_pb2 as executions_pb
+from qflow.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
+from qflow.registry.v1 import node_service_pb2 as nodes_pb
+from qflow.registry.v1 import workflow_pb2
+from qflow.registry.v1 import workflow_service_pb2 as workflows_pb
+from qflow.registry.v1.node_service_pb2_grpc import NodeServiceStub
+from qflow.registry.v1.workflow_service_pb2_grpc import WorkflowServiceStub
+
+from tests.support.suite import Suite
+
+if TYPE_CHECKING:
+    from qflow.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceAsyncStub
+
+# Backends tell what they committed at most once a second.
+_STATISTICS_S: Final = 1.5
+
+Edge = tuple[str, str, str]  # source place ("" the run's input), target place, target input
+
+ONE: Final = "def plus_one(x: int) -> int:\n    return x + 1\n"
+OTHER: Final = "def one_more(x: int) -> int:\n    return x + 1\n"
+SUM: Final = "def add(x: int, y: int, z: int) -> int:\n    return x + y + z\n"
+
+
+@dataclass(slots=True)
+class Flow:
+    """A suite with the owner's channels."""
+
+    suite: Suite
+    registry: grpc.aio.Channel
+    executions: ExecutionServiceAsyncStub
+
+    async def node(self, code: str) -> str:
+        """Create a node from source; returns its id."""
+        answer = await NodeServiceStub(self.registry).CreateNode(
+            nodes_pb.CreateNodeRequest(name="bench", code=code, python_version="3.11")
+        )
+        return answer.node.id
+
+    async def workflow(self, places: Mapping[str, str], edges: Sequence[Edge], output: str) -> str:
+        """Create an active workflow of integer nodes; returns its id."""
+        definition = workflow_pb2.WorkflowDefinition(
+            nodes=[workflow_pb2.WorkflowNode(id=at, node_id=node) for at, node in places.items()],
+            connections=[
+                workflow_pb2.Connection(
+                    source_node=source,
+                    source_output="result" if source else "x",
+                    target_node=target,
+                    target_input=name,
+                )
+                for source, target, name in edges
+            ],
+            inputs=[workflow_pb2.WorkflowInput(name="x")],
+            outputs=[
+                workflow_pb2.WorkflowOutput(name="o", source_node=output, source_output="result")
+            ],
+        )
+        answer = await WorkflowServiceStub(self.registry).CreateWorkflow(
+            workflows_pb.CreateWorkflowRequest(name="bench", definition=definition, activate=True)
+        )
+        return answer.workflow.id
+
+    async def run(self, workflow_id: str, x: int) -> int:
+        """Run it to its end and give its output."""
+        return await self.result(await self.start(workflow_id, x))
+
+    async def start(self, workflow_id: str, x: int) -> str:
+        """Start it; returns the execution's id."""
+        started = await self.executions.StartExecution(
+            executions_pb.StartExecutionRequest(
+                workflow_id=workflow_id, input_json=json.dumps({"x": x})
+            )
+        )
+        return started.execution.id
+
+    async def all_over(self, workflow_id: str) -> None:
+        """Wait until no execution of a workflow is open, asking a hundred times a second."""
+        request = executions_pb.ListExecutionsRequest(
+            workflow_id=workflow_id,
+            page_size=1,
+            statuses=[
+                execution_pb2.EXECUTION_STATUS_PENDING,
+                execution_pb2.EXECUTION_STATUS_RUNNING,
+            ],
+        )
+        while (await self.executions.ListExecutions(request)).executions:  # noqa: ASYNC110  # remote
+            await asyncio.sleep(0.01)
+
+    async def result(self, execution_id: str) -> int:
+        """Wait for an execution's end and give its output."""
+        request = executions_pb.WaitExecutionRequest(execution_id=execution_id)
+        while not (answer := await self.executions.WaitExecution(request, timeout=60)).done:
+            pass
+        execution = answer.execution
+        assert execution.status == execution_pb2.EXECUTION_STATUS_COMPLETED, execution
+        return int(json.loads(execution.output_json)["o"])
+
+    def sandboxes(self) -> dict[str, int]:
+        """Count the sandboxes that ran, by tier."""
+        with self.suite.sql() as db:
+            rows = db.execute(
+                "SELECT resource_limits ->> 'isolation', count(*) FROM containers"
+                " WHERE started_at IS NOT NULL GROUP BY 1"
+            ).fetchall()
+        return {str(tier): int(count) for tier, count in rows}
+
+    async def spent(self) -> tuple[int, int]:
+        """Give the transactions committed and the WAL bytes written so far."""
+        await asyncio.sleep(_STATISTICS_S)
+        with psycopg.connect(self.suite.database_url, autocommit=True) as db:
+            row = db.execute(
+                "SELECT sum(xact_commit)::bigint, pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"
+                "::bigint FROM pg_stat_database WHERE datname = current_database()"
+            ).fetchone()
+        assert row is not None
+        return int(row[0]), int(row[1])
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Flow]:
+    """Start a suite on a folder of its own, with durability on as always."""
+    folder = Path(tempfile.mkdtemp(prefix="qfb-", dir="/tmp"))
+    suite = Suite(folder / "home")
+    try:
+        suite.start()
+        async with suite.channel("registry") as registry, suite.channel("orchestrator") as channel:
+            yield Flow(suite, registry, ExecutionServiceStub(channel))
+    finally:
+        suite.stop()
+        shutil.rmtree(folder, ignore_errors=True)

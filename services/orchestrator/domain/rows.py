@@ -191,7 +191,7 @@ class Transition:
     run_inserts: list[RunInsert] = field(default_factory=list)
     node_inserts: list[NodeInsert] = field(default_factory=list)
     completes: list[NodeComplete] = field(default_factory=list)
-    changes: list[NodeChange] = field(default_factory=list)
+    changes: dict[UUID, NodeChange] = field(default_factory=dict)  # by row, each once
     attempts: list[AttemptInsert] = field(default_factory=list)
     flows: list[FlowInsert] = field(default_factory=list)
     run_changes: list[RunChange] = field(default_factory=list)

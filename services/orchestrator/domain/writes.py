@@ -68,32 +68,29 @@ def change_row(
     record.revision = run.revision
     final = not NODE_NEXT[status]
     failure = record.failure
-    earlier = next((each for each in t.changes if each.id == record.id), None)
+    earlier = t.changes.get(record.id)
     if earlier is not None:
-        t.changes.remove(earlier)
         guard, starts = earlier.token, starts or earlier.starts
-    t.changes.append(
-        NodeChange(
-            id=record.id,
-            token=record.token if guard is None else guard,
-            status=status,
-            new_token=record.token,
-            runner=record.runner,
-            starts=starts,
-            final=final,
-            due_ms=record.due_ms if status is NodeStatus.RETRYING else None,
-            retry_count=record.retry_count,
-            delivery_count=record.delivery_count,
-            error_type=failure.error_type if failure else None,
-            error_message=failure.message if failure else None,
-            stack_trace=failure.stack_trace if failure else None,
-            revision=run.revision,
-            cpu_us=record.cpu_us,
-            memory_peak_bytes=record.memory_peak_bytes,
-            stdout_tail=usage.stdout_tail,
-            stderr_tail=usage.stderr_tail,
-            container_id=record.container_id,
-        )
+    t.changes[record.id] = NodeChange(
+        id=record.id,
+        token=record.token if guard is None else guard,
+        status=status,
+        new_token=record.token,
+        runner=record.runner,
+        starts=starts,
+        final=final,
+        due_ms=record.due_ms if status is NodeStatus.RETRYING else None,
+        retry_count=record.retry_count,
+        delivery_count=record.delivery_count,
+        error_type=failure.error_type if failure else None,
+        error_message=failure.message if failure else None,
+        stack_trace=failure.stack_trace if failure else None,
+        revision=run.revision,
+        cpu_us=record.cpu_us,
+        memory_peak_bytes=record.memory_peak_bytes,
+        stdout_tail=usage.stdout_tail,
+        stderr_tail=usage.stderr_tail,
+        container_id=record.container_id,
     )
 
 

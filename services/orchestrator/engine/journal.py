@@ -235,5 +235,5 @@ def _keys(t: Transition) -> list[UUID]:
     keys += [each.id for each in t.run_changes]
     keys += [each.id for each in t.node_inserts]
     keys += [each.id for each in t.completes]
-    keys += [each.id for each in t.changes]
+    keys += t.changes
     return keys

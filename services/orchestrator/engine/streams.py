@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Final, TypeAlias
 from uuid import UUID
 
 from services.orchestrator.domain.plan import Binding, Place, Plan
 from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
 from services.orchestrator.domain.state import FileValue
+
+DEFINITIONS_MAX: Final = 4096  # that both ends of a stream keep
+
+_Key: TypeAlias = tuple[UUID, int, UUID, tuple[int, ...]]  # pins, place, tenant, inputs given
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +48,11 @@ class Stream:
     """One runner's stream: commands queue here after their commit, the RPC sends them."""
 
     runner: UUID
+    definitions_max: int = DEFINITIONS_MAX
     outgoing: list[Outgoing] = field(default_factory=list)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     closed: bool = False
-    _definitions: dict[tuple[int, int, UUID, tuple[int, ...]], Definition] = field(
-        default_factory=dict
-    )
-    _plans: list[Plan] = field(default_factory=list)  # kept, so that their ids stay theirs
+    _definitions: OrderedDict[_Key, Definition] = field(default_factory=OrderedDict)
 
     def send(self, command: Outgoing) -> None:
         """Queue a command."""
@@ -57,20 +61,22 @@ class Stream:
 
     def define(self, plan: Plan, place: int, tenant_id: UUID, given: tuple[int, ...]) -> Definition:
         """Return what attempts of a place share, telling the runner before its first use."""
-        key = (id(plan), place, tenant_id, given)
+        key = (plan.pins_id, place, tenant_id, given)
         known = self._definitions.get(key)
         if known is None:
-            if not any(each is plan for each in self._plans):
-                self._plans.append(plan)
+            number = len(self._definitions) + 1
+            if number > self.definitions_max:  # the one that was used longest ago makes room
+                _, forgotten = self._definitions.popitem(last=False)
+                number = forgotten.number
             bindings = plan.places[place].inputs
-            known = Definition(
-                number=len(self._definitions) + 1,
+            known = self._definitions[key] = Definition(
+                number=number,
                 place=plan.places[place],
                 tenant_id=tenant_id,
                 inputs=tuple((at, bindings[at]) for at in given),
             )
-            self._definitions[key] = known
             self.send(known)
+        self._definitions.move_to_end(key)
         return known
 
     async def take(self) -> list[Outgoing]:

@@ -155,14 +155,21 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
 
 
 def _frames(commands: list[Outgoing]) -> Iterable[pb.AttachResponse]:
-    """Pack commands into frames, in order, each under the size limit unless one command is not."""
+    """Pack commands into frames, in order, each under the size limit unless one command is not.
+
+    A frame's definitions are read before its assignments: one that takes over the number of
+    another must not come in the frame of an assignment that still means that other.
+    """
     frame, size = pb.AttachResponse(), 0
+    meant: set[int] = set()  # the definitions of its assignments
     for command in commands:
-        cost = _add(frame, command)
-        size += cost
-        if size >= FRAME_BYTES_MAX:
+        renames = isinstance(command, Definition) and command.number in meant
+        if size >= FRAME_BYTES_MAX or renames:
             yield frame
-            frame, size = pb.AttachResponse(), 0
+            frame, size, meant = pb.AttachResponse(), 0, set()
+        size += _add(frame, command)
+        if isinstance(command, Assignment):
+            meant.add(command.definition)
     if size:
         yield frame
 

@@ -11,7 +11,7 @@ never starts before its predecessor completed, whatever the clock does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -33,7 +33,7 @@ class Part:
     name: str
     columns: LiteralString  # name and type of each array, in the order of the row's fields
     sql: LiteralString
-    rows: Callable[[Transition], Sequence[tuple[Any, ...]]]
+    rows: Callable[[Transition], Collection[tuple[Any, ...]]]
     counted: bool = True  # every given row must be written
 
 
@@ -142,7 +142,7 @@ _CHANGES: Final = Part(
      WHERE node.id = given.id AND node.attempt_token = given.token AND node.completed_at IS NULL
  RETURNING node.id
     """,
-    lambda t: t.changes,
+    lambda t: t.changes.values(),
 )
 
 _ATTEMPTS: Final = Part(

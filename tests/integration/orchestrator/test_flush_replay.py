@@ -55,7 +55,7 @@ async def test_postgresql_writes_what_the_simulation_wrote(database: Database) -
                         t.run_changes,
                         t.node_inserts,
                         t.completes,
-                        t.changes,
+                        t.changes.values(),
                     )
                     for row in rows
                 }

@@ -67,7 +67,7 @@ class Store:
                 "failure": None,
                 "cpu_us": done.cpu_us,
             }
-        for moved in t.changes:
+        for moved in t.changes.values():
             node = self._guarded(moved.id, moved.token)
             failure = None
             if moved.error_type is not None:

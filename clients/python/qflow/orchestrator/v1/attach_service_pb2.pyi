@@ -495,7 +495,9 @@ class Define(_message.Message):
     MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     PYTHON_VERSION_FIELD_NUMBER: _builtins.int
     definition: _builtins.int
-    """The number that assigns refer to it by, for the life of the stream."""
+    """The number that assigns refer to it by, until another Define takes the same number. At most 4,096 numbers
+    are in use on a stream; within a frame defines are read before assigns.
+    """
     node_version_id: _builtins.bytes
     """The version of the Python node, 16 bytes. Its code, types and lock are read from the database."""
     tenant_id: _builtins.bytes

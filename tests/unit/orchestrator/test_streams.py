@@ -1,0 +1,41 @@
+"""What a held stream tells its runner, read as a runner reads it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from services.orchestrator.engine.streams import Assignment, Stream
+from services.orchestrator.rpc.attach import _frames
+from tests.unit.orchestrator.graphs import plan_of
+
+RUNNER, TENANT, RUN = (UUID(int=number) for number in (1, 2, 3))
+
+
+async def test_definitions_are_bounded_and_every_assignment_means_the_right_one() -> None:
+    """A number is used again for another place, also while an assignment of the first waits."""
+    stream = Stream(RUNNER, definitions_max=3)
+    plan = plan_of([(at, at + 1) for at in range(9)], 10)
+    order = [0, 1, 0, 2, 3, 0, 1, 4, 5, 6, 7, 8, 9, 0, 0, 9, 1]
+    for token, place in enumerate(order):
+        definition = stream.define(plan, place, TENANT, (0,))
+        stream.send(
+            Assignment(
+                attempt_ref=UUID(int=token),
+                token=token,
+                definition=definition.number,
+                run_id=RUN,
+                attempt=1,
+                values=(b"1",),
+                pull=False,
+            )
+        )
+    known: dict[int, str] = {}
+    meant: list[str] = []
+    frames = list(_frames(await stream.take()))
+    for frame in frames:
+        known |= {each.definition: each.node_id for each in frame.defines}
+        meant += [known[each.definition] for each in frame.assigns]
+    assert [f"n{place}" for place in order] == meant
+    assert {1, 2, 3} == known.keys()
+    # What was used last is kept: the repeated places above cost no definition of their own.
+    assert sum(len(frame.defines) for frame in frames) < len(order)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
+
+# Outputs of one attempt that are larger in sum become a file.
+INLINE_BYTES_MAX: Final = 64 * 1024
 
 
 class ErrorType(enum.StrEnum):

@@ -20,7 +20,13 @@ from services.kit.pg import Pool
 from services.runner.domain.attempts import AttemptRequest, FileReference
 from services.runner.domain.environments import Package, packages_in
 from services.runner.domain.limits import MIB, Limits
-from services.runner.domain.outcome import AttemptError, ErrorType, Outcome, Usage
+from services.runner.domain.outcome import (
+    INLINE_BYTES_MAX,
+    AttemptError,
+    ErrorType,
+    Outcome,
+    Usage,
+)
 from services.runner.domain.pooling import WarmKey
 from services.runner.gateways.file_store import FileCorruptError, FileStore
 from services.runner.gateways.sandbox.port import Interpreter, Reply, SandboxDied
@@ -86,7 +92,6 @@ class Attempts:
 
     async def run(self, attempt: Attempt) -> Outcome:
         """Give what became of it; whatever user code does is an outcome, never an exception."""
-        began = time.monotonic()
         need: Need | None = None
         try:
             need = self._needs.get(_short_key(attempt.request))
@@ -109,7 +114,7 @@ class Attempts:
         attempt.container_id = warm.container_id
         recycle = True
         try:
-            outcome = await self._call(attempt, warm, began)
+            outcome = await self._call(attempt, warm)
             recycle = bool(outcome.recycle)
             return outcome
         finally:
@@ -217,7 +222,8 @@ class Attempts:
 
     # -- the call
 
-    async def _call(self, attempt: Attempt, warm: Warm, began: float) -> Outcome:
+    async def _call(self, attempt: Attempt, warm: Warm) -> Outcome:
+        began = time.monotonic()
         request = attempt.request
         sandbox = warm.sandbox
         if attempt.told:
@@ -328,6 +334,7 @@ class _Refused(Exception):  # noqa: N818 - it carries an error that is an outcom
 
 
 _DEFAULT_LIMITS: Final = Limits()
+_skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -372,17 +379,35 @@ def _split(entries: object, body: bytes, wanted: Sequence[str]) -> list[tuple[st
 
 
 async def _check(outputs: Sequence[tuple[str, bytes]]) -> None:
-    """Prove that what left the sandbox is strict JSON: user code may have forged it."""
-    if sum(len(text) for _, text in outputs) <= _CHECK_INLINE_BYTES:
-        _check_now(outputs)
+    """Prove that what left the sandbox is JSON: user code may have forged it.
+
+    What goes into rows is read strictly. What becomes a file, tens of megabytes perhaps, is only
+    skimmed, for no more than its own size: whoever takes it as an input reads it strictly, inside
+    a sandbox.
+    """
+    size = sum(len(text) for _, text in outputs)
+    if size <= _CHECK_INLINE_BYTES:
+        _read_strictly(outputs)
     else:
-        await asyncio.to_thread(_check_now, outputs)
+        check = _read_strictly if size <= INLINE_BYTES_MAX else _skim
+        await asyncio.to_thread(check, outputs)
 
 
-def _check_now(outputs: Sequence[tuple[str, bytes]]) -> None:
+def _read_strictly(outputs: Sequence[tuple[str, bytes]]) -> None:
     for _, text in outputs:
         if _PLAIN.fullmatch(text) is None:
             parse_strict(text)
+
+
+def _skim(outputs: Sequence[tuple[str, bytes]]) -> None:
+    for _, text in outputs:
+        try:
+            text.decode()
+            _skip(text)
+        except (UnicodeDecodeError, msgspec.DecodeError) as problem:
+            raise ValueTextError(f"is not JSON: {problem}") from None
+        except RecursionError:
+            raise ValueTextError("is nested too deep") from None
 
 
 def _usage(found: object) -> Usage:

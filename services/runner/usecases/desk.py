@@ -20,14 +20,18 @@ from services.runner.domain.frames import (
     Outgoing,
     Value,
 )
-from services.runner.domain.outcome import AttemptError, ErrorType, Outcome
+from services.runner.domain.outcome import (
+    INLINE_BYTES_MAX,
+    AttemptError,
+    ErrorType,
+    Outcome,
+)
 from services.runner.domain.pooling import Pace
 from services.runner.usecases.attempts import Attempt, Attempts
 from services.runner.usecases.membership import LeaseLost, Membership
 
 log = structlog.get_logger()
 
-INLINE_BYTES_MAX: Final = 64 * 1024
 _TIMEOUT_DEFAULT_S: Final = 600.0
 
 # Stores outputs that are too large to travel: (request, outputs) -> where they lie.

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+import tracemalloc
 
 import pytest
 from qflow.types import (
@@ -41,6 +43,22 @@ def test_what_some_reader_would_lose_is_refused(text: str, path: str) -> None:
     with pytest.raises(ValueTextError) as caught:
         parse_strict(text)
     assert path == caught.value.path
+
+
+def test_the_search_for_a_fault_holds_one_step_per_level() -> None:
+    """A wide value with a fault at its end is walked, not copied."""
+    wide = "[" + ",".join(["[]"] * 100_000) + "]"
+    value = json.loads(wide)
+    value.append(math.nan)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueTextError) as caught:
+            dump_exact(value)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "[100000]" == caught.value.path
+    assert peak < 100_000
 
 
 def test_bytes_that_are_no_utf8_are_refused() -> None:

@@ -1,14 +1,12 @@
 """Values as exact JSON text: read strictly, written without loss."""
 
-# The walk is one table over what JSON has.
-# ruff: noqa: C901
-
 from __future__ import annotations
 
 import json
 import math
 import re
-from typing import Any, Final, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 DEPTH_MAX: Final = 64
 DIGITS_MAX: Final = 4_300
@@ -16,10 +14,6 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 # Cheap looks at the text that say whether its strings need to be walked at all.
 _ESCAPED_TROUBLE: Final = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
-
-
-# Where a part stands: its parent's link, and its key there. None is the value itself.
-_Link: TypeAlias = "tuple[_Link, str | int] | None"
 
 
 class ValueTextError(ValueError):
@@ -59,7 +53,7 @@ def parse_strict(text: str | bytes, *, depth_max: int = DEPTH_MAX) -> object:
         raise ValueTextError(f"is not JSON: {error.msg} ({where})") from None
     except RecursionError:
         raise ValueTextError(f"is nested deeper than {depth_max}") from None
-    deep = text.count("[") + text.count("{") > depth_max
+    deep = text.count("[") + text.count("{") > depth_max and _is_deeper(value, depth_max)
     if faults or deep or _ESCAPED_TROUBLE.search(text) or _SURROGATE.search(text):
         _walk(value, depth_max)
     return value
@@ -113,63 +107,89 @@ def _decoder(faults: list[_Fault]) -> json.JSONDecoder:
     )
 
 
+def _is_deeper(value: object, depth_max: int) -> bool:
+    """Say whether parts are nested deeper, level by level: a wide value costs its width alone."""
+    level = [value] if isinstance(value, list | dict) else []
+    for _ in range(depth_max):
+        level = [
+            item
+            for part in level
+            for item in (part.values() if isinstance(part, dict) else part)
+            if isinstance(item, list | dict)
+        ]
+        if not level:
+            return False
+    return bool(level)
+
+
 def _walk(value: object, depth_max: int) -> None:
     """Visit every part without recursion; raise at the first that cannot be kept.
 
-    A path is written only for a fault: on the way it is a chain of links to the parents.
+    What it holds meanwhile is one step per level, however wide the levels are.
     """
-    stack: list[tuple[object, _Link, int]] = [(value, None, 0)]
-    while stack:
-        here, link, depth = stack.pop()
-        match here:
-            case str():
-                _check_text(here, link)
-            case bool() | None:
-                pass
-            case int():
-                if here.bit_length() > 3 * DIGITS_MAX and abs(here) >= 10**DIGITS_MAX:
-                    message = f"is an integer of more than {DIGITS_MAX} digits"
-                    raise ValueTextError(message, _path(link))
-            case float():
-                if not math.isfinite(here):
-                    raise ValueTextError(f"is {here}, which JSON does not have", _path(link))
-            case list() | tuple() | dict():
-                if depth >= depth_max:
-                    raise ValueTextError(f"is nested deeper than {depth_max}", _path(link))
-                stack.extend(_children(here, link, depth + 1))
-            case _Fault():
-                raise ValueTextError(here.message, _path(link))
-            case _:
-                message = f"is of {type(here).__name__}, which JSON does not have"
-                raise ValueTextError(message, _path(link))
+    path: list[str | int] = []
+    levels: list[Iterator[tuple[str | int, object]]] = []
+    here = value
+    while True:
+        fault = _fault_of(here)
+        parts: Iterator[tuple[str | int, object]] | None = None
+        if isinstance(here, list | tuple | dict):
+            parts = iter(here.items()) if isinstance(here, dict) else enumerate(here)
+            if len(levels) >= depth_max:
+                fault = fault or f"is nested deeper than {depth_max}"
+        if fault is not None:
+            raise ValueTextError(fault, _text(path))
+        if parts is not None:
+            levels.append(parts)
+            path.append("")
+        step = None
+        while levels and (step := next(levels[-1], None)) is None:
+            levels.pop()
+            path.pop()
+        if step is None:
+            return
+        path[-1], here = step
 
 
-def _children(
-    here: list[Any] | tuple[Any, ...] | dict[Any, Any], link: _Link, depth: int
-) -> list[tuple[object, _Link, int]]:
-    if not isinstance(here, dict):
-        return [(item, (link, index), depth) for index, item in enumerate(here)]
-    for key in here:
-        if not isinstance(key, str):
-            message = f"has a key of {type(key).__name__}; keys are text"
-            raise ValueTextError(message, _path(link))
-        _check_text(key, link)
-    return [(item, (link, key), depth) for key, item in here.items()]
+def _fault_of(here: object) -> str | None:
+    """Say why a part cannot be kept, whatever stands in it."""
+    fault: str | None = None
+    match here:
+        case _Fault():
+            fault = here.message
+        case str():
+            fault = _text_fault(here)
+        case dict():
+            fault = next(filter(None, map(_key_fault, here)), None)
+        case list() | tuple() | bool() | None:
+            pass
+        case int():
+            if here.bit_length() > 3 * DIGITS_MAX and abs(here) >= 10**DIGITS_MAX:
+                fault = f"is an integer of more than {DIGITS_MAX} digits"
+        case float():
+            if not math.isfinite(here):
+                fault = f"is {here}, which JSON does not have"
+        case _:
+            fault = f"is of {type(here).__name__}, which JSON does not have"
+    return fault
 
 
-def _path(link: _Link) -> str:
-    keys: list[str | int] = []
-    while link is not None:
-        link, key = link
-        keys.append(key)
-    path = ""
-    for key in reversed(keys):
-        path = child(path, key)
-    return path
+def _key_fault(key: object) -> str | None:
+    if not isinstance(key, str):
+        return f"has a key of {type(key).__name__}; keys are text"
+    return _text_fault(key)
 
 
-def _check_text(text: str, link: _Link) -> None:
+def _text_fault(text: str) -> str | None:
     if "\0" in text:
-        raise ValueTextError("has a NUL character in text", _path(link))
+        return "has a NUL character in text"
     if _SURROGATE.search(text):
-        raise ValueTextError("has a lone surrogate in text", _path(link))
+        return "has a lone surrogate in text"
+    return None
+
+
+def _text(path: Iterable[str | int]) -> str:
+    text = ""
+    for key in path:
+        text = child(text, key)
+    return text

@@ -69,6 +69,7 @@ def node(
     outputs: Sequence[str] = ("result",),
     code: str = "def main(x: int) -> int:\n    return x + 1\n",
     lock: str = "none",
+    python: str = "3.11",
 ) -> Node:
     """Make a node of integers, its version and its lock's state."""
     made = Node(uuid7(), uuid7())
@@ -79,7 +80,7 @@ def node(
         ]
     )
     output_types = json.dumps([{"name": name, "type": INT} for name in outputs])
-    common = (code, "main", "3.11", input_types, output_types, owner.id)
+    common = (code, "main", python, input_types, output_types, owner.id)
     db.execute(
         "INSERT INTO python_nodes (id, name, code, main_function, python_version, input_types,"
         " output_types, created_by, tenant_id) VALUES (%s, 'n', %s, %s, %s, %s, %s, %s, %s)",

@@ -236,7 +236,8 @@ class Core:
                 self._push(run, [place])
             else:
                 t = out.setdefault(run_id, Transition(run_id))
-                planner.break_off(run, t, failure, next_token=self._next_token)
+                planner.refuse(run, place, t, failure, new_id=self._new_id)
+                self.ready.forget(run_id)
         return self._dispatch(out)
 
     def due(self, *, now: float) -> list[Transition]:
@@ -256,6 +257,10 @@ class Core:
                 if record is not None and record.status is NodeStatus.RETRYING:
                     self._push(run, [place])
         return self._dispatch(out)
+
+    def pythons(self) -> frozenset[str]:
+        """Give the Pythons that runners which are here have; none while none is here."""
+        return frozenset().union(*(each.pythons for each in self.runners.values()))
 
     @property
     def next_timer(self) -> float | None:

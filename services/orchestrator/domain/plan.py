@@ -91,6 +91,7 @@ class Plan:
     inputs: tuple[RunInput, ...]
     outputs: tuple[RunOutput, ...]
     timeout_ms: int | None
+    pythons: frozenset[str]  # that its places need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +164,7 @@ def compile_plan(
             for each in definition.output_types
         ),
         timeout_ms=definition.settings.get("timeout_ms"),
+        pythons=frozenset(place.python_version for place in places),
     )
 
 

@@ -35,6 +35,7 @@ from services.orchestrator.domain.writes import (
     NewId,
     attempt_row,
     change_row,
+    error_row,
     flow_rows,
     object_text,
     outcome_of,
@@ -207,6 +208,14 @@ def hand_back(run: Run, place: int, t: Transition) -> bool:
     _touch(run, place, t)
     settle(run, t)
     return record.status is NodeStatus.RETRYING
+
+
+def refuse(run: Run, place: int, t: Transition, failure: Failure, *, new_id: NewId) -> None:
+    """Take the fault of a place that can never begin: the run stops as for a node that failed."""
+    error_row(run, t, failure, new_id=new_id)
+    if run.failure is None:
+        run.failure = (run.plan.places[place].id, failure)
+    settle(run, t)
 
 
 def confirm_stopped(run: Run, place: int, t: Transition, *, usage: Usage) -> None:

@@ -84,12 +84,9 @@ class NodeChange(NamedTuple):
 
 
 class AttemptInsert(NamedTuple):
-    """A failed or lost attempt: a row of node_attempts and one of error_logs."""
+    """A new row of node_attempts: an attempt that failed or was lost."""
 
     node_execution_id: UUID
-    run_id: UUID
-    tenant_id: UUID
-    error_log_id: UUID
     attempt: int
     token: int
     outcome: str
@@ -101,6 +98,21 @@ class AttemptInsert(NamedTuple):
     runner: UUID | None
     cpu_us: int
     memory_peak_bytes: int
+
+
+class ErrorInsert(NamedTuple):
+    """A new row of error_logs: a failed attempt, or a place that could not begin."""
+
+    id: UUID
+    run_id: UUID
+    node_execution_id: UUID | None
+    tenant_id: UUID
+    container_id: UUID | None
+    error_type: str
+    error_message: str
+    stack_trace: str
+    stdout_tail: str
+    stderr_tail: str
 
 
 class FlowInsert(NamedTuple):
@@ -193,6 +205,7 @@ class Transition:
     completes: list[NodeComplete] = field(default_factory=list)
     changes: dict[UUID, NodeChange] = field(default_factory=dict)  # by row, each once
     attempts: list[AttemptInsert] = field(default_factory=list)
+    errors: list[ErrorInsert] = field(default_factory=list)
     flows: list[FlowInsert] = field(default_factory=list)
     run_changes: list[RunChange] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)
@@ -208,7 +221,8 @@ class Transition:
             + len(self.node_inserts)
             + len(self.completes)
             + len(self.changes)
-            + 2 * len(self.attempts)
+            + len(self.attempts)
+            + len(self.errors)
             + len(self.flows)
             + len(self.run_changes)
         )

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from services.orchestrator.domain.rows import (
     AttemptInsert,
+    ErrorInsert,
     FlowInsert,
     NodeChange,
     RunChange,
@@ -132,13 +133,11 @@ def attempt_row(
     outcome: str,
     new_id: NewId,
 ) -> None:
-    """Add the row of a failed attempt, which also makes the error's log."""
+    """Add the row of a failed attempt, and the error's log."""
+    error_row(run, t, failure, new_id=new_id, record=record, usage=usage)
     t.attempts.append(
         AttemptInsert(
             node_execution_id=record.id,
-            run_id=run.id,
-            tenant_id=run.tenant_id,
-            error_log_id=new_id(),
             attempt=record.retry_count + record.delivery_count + (outcome != "lost"),
             token=record.token,
             outcome=outcome,
@@ -150,6 +149,32 @@ def attempt_row(
             runner=record.runner,
             cpu_us=usage.cpu_us,
             memory_peak_bytes=usage.memory_peak_bytes,
+        )
+    )
+
+
+def error_row(
+    run: Run,
+    t: Transition,
+    failure: Failure,
+    *,
+    new_id: NewId,
+    record: NodeRecord | None = None,
+    usage: Usage = NO_USAGE,
+) -> None:
+    """Add an error's log; without a record, of a place of which nothing ever ran."""
+    t.errors.append(
+        ErrorInsert(
+            id=new_id(),
+            run_id=run.id,
+            node_execution_id=record.id if record else None,
+            tenant_id=run.tenant_id,
+            container_id=usage.container_id,
+            error_type=failure.error_type,
+            error_message=failure.message,
+            stack_trace=failure.stack_trace,
+            stdout_tail=usage.stdout_tail,
+            stderr_tail=usage.stderr_tail,
         )
     )
 

@@ -148,16 +148,16 @@ _CHANGES: Final = Part(
 _ATTEMPTS: Final = Part(
     "attempted",
     """
-    node_execution_id uuid, run_id uuid, tenant_id uuid, error_log_id uuid, attempt int,
-    token bigint, outcome text, error_type text, error_message text, stack_trace text,
-    stdout_tail text, stderr_tail text, runner uuid, cpu_us bigint, memory_peak_bytes bigint
+    node_execution_id uuid, attempt int, token bigint, outcome text, error_type text,
+    error_message text, stack_trace text, stdout_tail text, stderr_tail text, runner uuid,
+    cpu_us bigint, memory_peak_bytes bigint
     """,
     """
     INSERT INTO node_attempts
            (node_execution_id, token, attempt, outcome, error_type, error_message, stack_trace,
             stdout_tail, stderr_tail, runner_incarnation, started_at, ended_at, resource_usage)
     SELECT given.node_execution_id, given.token, given.attempt, given.outcome, given.error_type,
-           given.error_message, given.stack_trace, NULLIF(given.stdout_tail, ''),
+           given.error_message, NULLIF(given.stack_trace, ''), NULLIF(given.stdout_tail, ''),
            NULLIF(given.stderr_tail, ''), given.runner, node.started_at,
            GREATEST(stamp.at, node.started_at),
            jsonb_build_object('cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
@@ -171,20 +171,26 @@ _ATTEMPTS: Final = Part(
 
 _ERRORS: Final = Part(
     "logged",
-    _ATTEMPTS.columns,
+    """
+    id uuid, run_id uuid, node_execution_id uuid, tenant_id uuid, container_id uuid,
+    error_type text, error_message text, stack_trace text, stdout_tail text, stderr_tail text
+    """,
+    # The runner writes a sandbox's row by itself, perhaps later than this.
     """
     INSERT INTO error_logs
            (id, error_type, error_message, stack_trace, stdout_tail, stderr_tail,
-            workflow_execution_id, node_execution_id, severity, tenant_id, created_at)
-    SELECT given.error_log_id, given.error_type, given.error_message,
+            workflow_execution_id, node_execution_id, container_id, severity, tenant_id,
+            created_at)
+    SELECT given.id, given.error_type, given.error_message,
            NULLIF(given.stack_trace, ''), NULLIF(given.stdout_tail, ''),
-           NULLIF(given.stderr_tail, ''), given.run_id, given.node_execution_id, 'error',
-           given.tenant_id, stamp.at
+           NULLIF(given.stderr_tail, ''), given.run_id, given.node_execution_id,
+           container.id, 'error', given.tenant_id, stamp.at
       FROM fence, stamp, given
-     ORDER BY given.error_log_id
+      LEFT JOIN containers AS container ON container.id = given.container_id
+     ORDER BY given.id
  RETURNING id
     """,
-    lambda t: t.attempts,
+    lambda t: t.errors,
 )
 
 _FLOWS: Final = Part(

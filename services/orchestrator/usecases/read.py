@@ -13,7 +13,7 @@ from services.kit import page
 from services.kit.caller import Caller
 from services.kit.errors import NotFound
 from services.kit.pg import Pool, as_caller, transaction
-from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.plan import Place, Plan
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
@@ -109,19 +109,26 @@ def rendered(
 ) -> list[NodeExecution]:
     """Give the nodes of a part of the definition; those without a row as what they stand for."""
     by_id = {row.node_id: row for row in rows}
-    status = unbegun(execution)
-    revision = execution.revision if execution.final else 0
-    return [
-        by_id.get(place.id)
-        or NodeExecution(
-            node_id=place.id,
-            status=status,
-            revision=revision,
-            node_version_id=place.node_version_id,
-            max_retries=place.retry.max_retries,
-        )
-        for place in plan.places[begin:end]
-    ]
+    return [by_id.get(place.id) or _unbegun(execution, place) for place in plan.places[begin:end]]
+
+
+def _unbegun(execution: Execution, place: Place) -> NodeExecution:
+    node = NodeExecution(
+        node_id=place.id,
+        status=unbegun(execution),
+        revision=execution.revision if execution.final else 0,
+        node_version_id=place.node_version_id,
+        max_retries=place.retry.max_retries,
+    )
+    if execution.failed_node_id != place.id:
+        return node
+    # It could not even begin, and that ended the run: the run's error is its own.
+    return replaced(
+        node,
+        status=NodeStatus.FAILED,
+        error_type=execution.error_type,
+        error_message=execution.error_message,
+    )
 
 
 def unbegun(execution: Execution) -> NodeStatus:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import zlib
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from services.orchestrator.usecases.shared import Shared
 
 _TRIES_MAX: Final = 3
 _KNOWN_MAX: Final = 10_000
+# Longer inputs are checked beside the loop, which has heartbeats to keep.
+_CHECK_INLINE_MAX: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,11 @@ class Starter:
         for _ in range(_TRIES_MAX):
             try:
                 known = await self._plan(caller, workflow_id, version)
-                inputs.check(known.plan, input_json)
+                self._check_pythons(known.plan)
+                if len(input_json) > _CHECK_INLINE_MAX:
+                    await asyncio.to_thread(inputs.check, known.plan, input_json)
+                else:
+                    inputs.check(known.plan, input_json)
                 started = await self._begin(caller, known, input_json, request_id, digest)
                 return started, known.plan
             except NotStarted:
@@ -124,6 +131,20 @@ class Starter:
         )
         await self.engine.start(run, row)
         return executions.without_values(executions.of_run(run))
+
+    def _check_pythons(self, plan: Plan) -> None:
+        """Refuse what would wait for ever: runners are here, and none has a Python it needs."""
+        here = self.engine.core.pythons()
+        if not here or plan.pythons <= here:
+            return
+        place = next(each for each in plan.places if each.python_version not in here)
+        known = ", ".join(sorted(here, key=lambda each: [int(part) for part in each.split(".")]))
+        raise FailedPrecondition(
+            "PYTHON_MISSING",
+            f"node {place.id} needs Python {place.python_version}, and the runners have {known}; "
+            "change the node's python_version, or install that Python for a runner and restart it",
+            resource=("workflow", str(plan.workflow_id)),
+        )
 
     async def _plan(self, caller: Caller, workflow_id: UUID, version: int) -> _Known:
         key = (caller.tenant_id, workflow_id, version)

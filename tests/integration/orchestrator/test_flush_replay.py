@@ -93,8 +93,8 @@ def real(t: Transition, owner: Any, workflow_id: Any) -> Transition:
         )
         for row in t.run_inserts
     ]
-    attempts = [row._replace(tenant_id=owner) for row in t.attempts]
-    return replace(t, run_inserts=inserts, attempts=attempts)
+    errors = [row._replace(tenant_id=owner) for row in t.errors]
+    return replace(t, run_inserts=inserts, errors=errors)
 
 
 async def write(db: Any, batch: list[Transition], member_id: Any) -> None:

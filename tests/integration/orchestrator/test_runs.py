@@ -104,6 +104,68 @@ async def test_a_failed_attempt_is_tried_again_with_backoff(orchestra: Orchestra
     )
 
 
+async def test_a_place_whose_requirements_cannot_be_met_fails_the_run_by_its_name(
+    orchestra: Orchestra,
+) -> None:
+    """B92, B94: what ran before it stays, and the error stands where errors are looked for."""
+    fine = factories.node(orchestra.sql, orchestra.owner)
+    unmet = factories.node(orchestra.sql, orchestra.owner, lock="failed")
+    workflow_id = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"a": fine, "b": unmet, "c": fine},
+        edges=[("", "x", "a", "x"), ("a", "result", "b", "x"), ("b", "result", "c", "x")],
+        outputs=[("out", "c")],
+    )
+    async with orchestra.running():
+        async with (await orchestra.runner(add_one)).attached():
+            started = await orchestra.stub.StartExecution(
+                pb.StartExecutionRequest(workflow_id=str(workflow_id), input_json='{"x":5}')
+            )
+            done = await orchestra.stub.WaitExecution(
+                pb.WaitExecutionRequest(execution_id=started.execution.id)
+            )
+        listed = await orchestra.stub.ListNodeExecutions(
+            pb.ListNodeExecutionsRequest(execution_id=started.execution.id)
+        )
+    assert execution_pb2.EXECUTION_STATUS_FAILED == done.execution.status
+    assert ("b", "dependency_error") == (
+        done.execution.error.node_id,
+        done.execution.error.error_type,
+    )
+    assert [
+        execution_pb2.NODE_EXECUTION_STATUS_COMPLETED,
+        execution_pb2.NODE_EXECUTION_STATUS_FAILED,
+        execution_pb2.NODE_EXECUTION_STATUS_SKIPPED,
+    ] == [node.status for node in listed.node_executions]
+    assert listed.node_executions[1].error == done.execution.error
+    assert [("dependency_error", None)] == orchestra.rows(
+        "SELECT error_type, node_execution_id FROM error_logs"
+    )
+
+
+async def test_a_run_that_no_runner_could_ever_serve_is_refused(orchestra: Orchestra) -> None:
+    """What waits for ever helps nobody; without any runner yet it may wait."""
+    ours = factories.node(orchestra.sql, orchestra.owner)
+    other = factories.node(orchestra.sql, orchestra.owner, python="3.9")
+    workflow_id = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"a": ours, "b": other},
+        edges=[("", "x", "a", "x"), ("a", "result", "b", "x")],
+        outputs=[("out", "b")],
+    )
+    request = pb.StartExecutionRequest(workflow_id=str(workflow_id), input_json='{"x":5}')
+    async with orchestra.running():
+        started = await orchestra.stub.StartExecution(request)
+        assert execution_pb2.EXECUTION_STATUS_PENDING == started.execution.status
+        async with (await orchestra.runner(add_one)).attached():
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await orchestra.stub.StartExecution(request)
+    assert grpc.StatusCode.FAILED_PRECONDITION == refused.value.code()
+    assert "node b needs Python 3.9, and the runners have 3.11" in (refused.value.details() or "")
+
+
 async def test_a_failure_stops_the_run_and_skips_the_rest(
     orchestra: Orchestra, diamond: str
 ) -> None:

@@ -27,6 +27,7 @@ from services.orchestrator.domain.status import RUN_FINAL, NodeStatus
 
 TOKENS_PER_EPOCH: Final = 1 << 40
 SHARDS: Final = 64
+_TIMERS_MIN: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,16 @@ class Core:
         self.runs: dict[UUID, Run] = {}
         self.runners: dict[UUID, Runner] = {}
         self.ready = ReadyQueue()
-        self.locks_pending: dict[UUID, list[tuple[UUID, int]]] = {}  # by node version
+        # Places that wait for a lock, by node version and run.
+        self.locks_pending: dict[UUID, dict[UUID, set[int]]] = {}
         self.unlocked: set[UUID] = set()  # node versions whose environment is known
         # Runners that were fenced: one that does not know it yet must be given nothing more.
         self.fenced: set[UUID] = set()
+        self._emptying: UUID | None = None  # the runner that is given nothing until it is empty
         self._refs: dict[UUID, tuple[Run, int]] = {}
         self._timers: list[tuple[float, int, UUID, int]] = []
         self._timer_seq = 0
+        self._timers_max = _TIMERS_MIN  # above it, timers of runs that are over are thrown out
         self._epoch = epoch
         self._token = epoch * TOKENS_PER_EPOCH
         self._new_id = new_id
@@ -75,11 +79,14 @@ class Core:
         t.run_inserts[0] = row._replace(status=run.status, revision=run.revision)
         return out
 
-    def outcome(self, runner_id: UUID, outcome: Outcome, *, now: float) -> list[Transition] | None:
-        """Take a runner's word on an attempt; None where it is late: the runner must forget it."""
+    def outcome(self, runner_id: UUID, outcome: Outcome, *, now: float) -> list[Transition]:
+        """Take a runner's word on an attempt; where it is late the runner is told to forget it.
+
+        It is told behind what was decided before: only once that is durable is this one late.
+        """
         known = self._refs.get(outcome.attempt_ref)
         if known is None:
-            return None
+            return [_late(runner_id, outcome)]
         run, place = known
         record = run.records[place]
         assert record is not None
@@ -90,17 +97,19 @@ class Core:
             or record.runner != runner_id
         ):
             # A repetition of what is on its way to disk gets its Ack from that; all else is late.
-            return [] if record.runner == runner_id and outcome.token == record.token else None
+            repeated = record.runner == runner_id and outcome.token == record.token
+            return [] if repeated else [_late(runner_id, outcome)]
         t = Transition(run.id)
+        result = planner.checked(run, place, outcome.result)
         self._free(runner_id, record.id)
         if record.killing is not None:
             planner.confirm_stopped(run, place, t, usage=outcome.usage)
-        elif isinstance(outcome.result, Failure):
+        elif isinstance(result, Failure):
             due_ms = planner.fail(
                 run,
                 place,
                 t,
-                failure=outcome.result,
+                failure=result,
                 usage=outcome.usage,
                 draw=self._draw(),
                 new_id=self._new_id,
@@ -109,7 +118,7 @@ class Core:
                 self._set_timer(now + due_ms / 1000, run.id, place)
         else:
             ready = planner.complete(
-                run, place, t, output=outcome.result, usage=outcome.usage, new_id=self._new_id
+                run, place, t, output=result, usage=outcome.usage, new_id=self._new_id
             )
             self._push(run, ready)
         return self._dispatch({run.id: t})
@@ -130,7 +139,7 @@ class Core:
         t = Transition(run.id)
         self._free(runner_id, record.id)
         if planner.hand_back(run, place, t):
-            self._push(run, [place])
+            self._push(run, [place], alone=record.alone)
         return self._dispatch({run.id: t})
 
     def granted(self, runner_id: UUID, credits_: int, grant_epoch: int) -> list[Transition]:
@@ -224,19 +233,19 @@ class Core:
 
     def lock_known(self, node_version_id: UUID, failure: Failure | None) -> list[Transition]:
         """Let the places go that waited for a node version's lock, or fail them with its fault."""
-        waiting = self.locks_pending.pop(node_version_id, [])
+        waiting = self.locks_pending.pop(node_version_id, {})
         if failure is None:
             self.unlocked.add(node_version_id)
         out: dict[UUID, Transition] = {}
-        for run_id, place in waiting:
+        for run_id, places in waiting.items():
             run = self.runs.get(run_id)
             if run is None or not run.accepting:
                 continue
             if failure is None:
-                self._push(run, [place])
+                self._push(run, sorted(places))
             else:
                 t = out.setdefault(run_id, Transition(run_id))
-                planner.refuse(run, place, t, failure, new_id=self._new_id)
+                planner.refuse(run, min(places), t, failure, new_id=self._new_id)
                 self.ready.forget(run_id)
         return self._dispatch(out)
 
@@ -289,6 +298,7 @@ class Core:
                     Runner(incarnation=record.runner, pythons=frozenset(), connected=False),
                 )
                 runner.in_flight[record.id] = record.token
+                runner.exclusive = runner.exclusive or record.alone
             elif record.status is NodeStatus.RETRYING:
                 if record.delivery_count and due_s.get(place, 0) <= 0:
                     self._push(run, [place], alone=True)
@@ -308,20 +318,11 @@ class Core:
                 if record.runner is not None:
                     self._free(record.runner, record.id)
         self.ready.forget(run_id)
+        for version in [each for each, runs in self.locks_pending.items() if run_id in runs]:
+            del self.locks_pending[version][run_id]
+            if not self.locks_pending[version]:
+                del self.locks_pending[version]
         return run
-
-    def assigned(self, run_id: UUID) -> list[AssignCommand]:
-        """Give the assignments that a run's runners should have."""
-        run = self.runs.get(run_id)
-        if run is None:
-            return []
-        return [
-            AssignCommand(record.runner, run_id, place, record.token)
-            for place, record in enumerate(run.records)
-            if record is not None
-            and record.status is NodeStatus.RUNNING
-            and record.runner is not None
-        ]
 
     def find(self, ref: UUID) -> tuple[Run, int] | None:
         """Return the run and place of a node row."""
@@ -340,7 +341,7 @@ class Core:
             if version in self.unlocked:
                 self.ready.push(run.id, place, definition.python_version, alone=alone)
             else:
-                self.locks_pending.setdefault(version, []).append((run.id, place))
+                self.locks_pending.setdefault(version, {}).setdefault(run.id, set()).add(place)
 
     def _dispatch(self, out: dict[UUID, Transition]) -> list[Transition]:
         """Give ready places to runners while both last; returns all transitions, oldest first."""
@@ -351,7 +352,11 @@ class Core:
         return list(out.values())
 
     def _dispatch_one(self, out: dict[UUID, Transition]) -> bool:
-        able = [each for each in self.runners.values() if each.free > 0 and not each.exclusive]
+        able = [
+            each
+            for each in self.runners.values()
+            if each.free > 0 and not each.exclusive and each.incarnation != self._emptying
+        ]
         if len(able) > 1:
             able.sort(key=lambda each: -each.free)
         for runner in able:
@@ -362,12 +367,16 @@ class Core:
         return False
 
     def _dispatch_alone(self, out: dict[UUID, Transition]) -> None:
-        """Empty a runner for each suspect, oldest first, and give it that one place."""
+        """Empty a runner for the oldest suspect, one runner at a time, and give it that place."""
+        emptying, self._emptying = self._emptying, None
         for run_id, place, python in self.ready.alone():
             able = [
                 each
                 for each in self.runners.values()
-                if each.connected and each.credits > 0 and python in each.pythons
+                if each.connected
+                and each.credits > 0
+                and python in each.pythons
+                and not each.exclusive
             ]
             idle = [each for each in able if not each.in_flight]
             if not able:
@@ -376,7 +385,11 @@ class Core:
                 self.ready.take_alone(run_id, place)
                 idle[0].exclusive = self._give(run_id, place, idle[0], out, alone=True)
             else:
-                min(able, key=lambda each: len(each.in_flight)).exclusive = True
+                # The one that is being emptied already, if it will do: to change would take longer.
+                first = min(
+                    able, key=lambda each: (each.incarnation != emptying, len(each.in_flight))
+                )
+                self._emptying = first.incarnation
                 return
 
     def _give(
@@ -419,3 +432,13 @@ class Core:
     def _set_timer(self, at: float, run_id: UUID, place: int) -> None:
         self._timer_seq += 1
         heapq.heappush(self._timers, (at, self._timer_seq, run_id, place))
+        if len(self._timers) > self._timers_max:
+            self._timers = [each for each in self._timers if each[2] in self.runs]
+            heapq.heapify(self._timers)
+            self._timers_max = max(_TIMERS_MIN, 2 * len(self._timers))
+
+
+def _late(runner_id: UUID, outcome: Outcome) -> Transition:
+    t = Transition(outcome.attempt_ref)
+    t.commands.append(SupersededCommand(runner_id, outcome.attempt_ref, outcome.token))
+    return t

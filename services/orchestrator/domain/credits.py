@@ -18,7 +18,7 @@ class Runner:
     credits: int = 0  # the window it granted
     grant_epoch: int = -1
     in_flight: dict[UUID, int] = field(default_factory=dict)  # attempts by node row, with token
-    exclusive: bool = False  # has, or is being emptied for, an attempt that must run alone
+    exclusive: bool = False  # has an attempt that must run alone
 
     @property
     def free(self) -> int:

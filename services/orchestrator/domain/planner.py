@@ -100,6 +100,30 @@ def assign(
     return record
 
 
+def checked(run: Run, place: int, result: NodeOutput | Failure) -> NodeOutput | Failure:
+    """Give a result that can be stored: a failure in the place of one that cannot.
+
+    Runners prove what their sandboxes gave; one that does not must not bring the engine down.
+    """
+    if isinstance(result, Failure | FileValue):
+        return result
+    wanted = len(run.plan.places[place].outputs)
+    if len(result) != wanted:
+        return _unusable(f"{len(result)} values for {wanted} outputs")
+    for value in result:
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            return _unusable("a value that is no UTF-8")
+        if not text or "\0" in text:
+            return _unusable("a value that is no JSON")
+    return result
+
+
+def _unusable(what: str) -> Failure:
+    return Failure(error_type="exited", message=f"the runner answered with {what}")
+
+
 def complete(
     run: Run, place: int, t: Transition, *, output: NodeOutput, usage: Usage, new_id: NewId
 ) -> list[int]:

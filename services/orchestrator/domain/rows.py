@@ -231,6 +231,15 @@ class Transition:
             size += len(inserted.input_data)
         for completed in self.completes:
             size += len(completed.output_data or "")
+            size += len(completed.stdout_tail) + len(completed.stderr_tail)
         for moved in self.run_changes:
-            size += len(moved.output_data or "")
+            size += len(moved.output_data or "") + len(moved.error_message or "")
+            size += len(moved.stack_trace or "")
+        for changed in self.changes.values():
+            size += len(changed.error_message or "") + len(changed.stack_trace or "")
+            size += len(changed.stdout_tail) + len(changed.stderr_tail)
+        for told in self.errors:  # a failed attempt says the same once more
+            copies = 1 + (told.node_execution_id is not None)
+            size += copies * (len(told.error_message) + len(told.stack_trace))
+            size += copies * (len(told.stdout_tail) + len(told.stderr_tail))
         return rows, size

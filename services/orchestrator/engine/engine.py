@@ -27,7 +27,7 @@ from services.orchestrator.domain.rows import (
     Transition,
 )
 from services.orchestrator.domain.state import Failure, Run
-from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL
+from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus
 from services.orchestrator.engine.ended import Ended
 from services.orchestrator.engine.hub import Change, Hub
 from services.orchestrator.engine.journal import BROKEN, Committed, Journal, OutcomeUnknownError
@@ -41,6 +41,8 @@ JOURNAL_BYTES_MAX: Final = 8 * 1024 * 1024
 STREAM_PAUSE_BYTES: Final = 32 * 1024 * 1024
 _RECONNECT_MAX_S: Final = 2.0
 _END_MAX_S: Final = 5.0
+# The first time a run is loaded again, the second time it is ended; then it is let lie.
+_REFUSALS_MAX: Final = 2
 
 
 class NotStarted(Exception):  # noqa: N818  # what happened, for the caller to look into
@@ -53,6 +55,8 @@ class Loaded:
     def __init__(self) -> None:
         self.runs: list[tuple[Run, dict[int, float], float | None]] = []
         self.unlocked: set[UUID] = set()
+        # Ends of runs whose rows no run can be made of.
+        self.given_up: list[Transition] = []
 
 
 class Engine:
@@ -78,8 +82,11 @@ class Engine:
         self._load = load
         self._waiting: dict[UUID, asyncio.Future[None]] = {}  # starts by run
         self._cancels: dict[UUID, asyncio.Future[None]] = {}  # by run
-        self._reloaded: set[UUID] = set()
+        self._refusals: dict[UUID, int] = {}  # of runs since something of them was last written
         self._loading = False
+        self._settled = asyncio.Event()  # not while a run is loaded again
+        self._settled.set()
+        self._late: list[tuple[UUID, Outcome]] = []  # said meanwhile
         self.recovering = False
         self._timer: asyncio.TimerHandle | None = None
         self.journal = Journal(
@@ -134,8 +141,11 @@ class Engine:
         # From here on nothing waits: no event may see half of the old and half of the new.
         self.recovering = False
         self.journal.clear()
-        self.core = self._new_core()
-        self._reloaded.clear()
+        earlier, self.core = self.core, self._new_core()
+        # What was learnt of locks and of runners that were fenced is as true as before.
+        self.core.unlocked |= earlier.unlocked
+        self.core.fenced |= earlier.fenced
+        self._refusals.clear()
         self.silent_since.clear()
         waiting, self._waiting = self._waiting, {}
         cancels, self._cancels = self._cancels, {}
@@ -162,38 +172,54 @@ class Engine:
         self.core.unlocked |= loaded.unlocked
         for run, due_s, deadline_s in loaded.runs:
             self.journal.not_before(latest(run))
+            run.watchers = self.hub.watchers(run.id)
             self.core.adopt(run, now=now, due_s=due_s, deadline_s=deadline_s)
         for runner_id, runner in self.core.runners.items():
             if not runner.connected:
                 self.silent_since.setdefault(runner_id, now)
                 self.attempts_begun.set()
-        self._apply(self.core.redispatch())
+        self._apply([*loaded.given_up, *self.core.redispatch()])
 
     async def _take_out(self, run_id: UUID, reason: str) -> None:
         """Load a run again that the journal could not write; the second time, end it."""
         self.core.forget(run_id)
         self._loading = True
+        self._settled.clear()
         try:
             loaded = await self._load([run_id])
+        except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+            raise OutcomeUnknownError from error  # all is loaded again, once that is possible
         finally:
             self._loading = False
+            self._settled.set()
+            late, self._late = self._late, []
         cancel = self._cancels.pop(run_id, None)
         if cancel is not None:
             _reject(cancel, _try_again())
         future = self._waiting.pop(run_id, None)
         if future is not None:
             _resolve(future) if loaded.runs else _reject(future, _try_again())
+        refusals = self._refusals[run_id] = self._refusals.get(run_id, 0) + 1
+        if refusals > _REFUSALS_MAX:
+            log.error("execution_given_up", execution_id=str(run_id), reason=reason)
+            return  # not even its end can be written: an operator has to look
         self._adopt(loaded)
-        if run_id in self._reloaded and run_id in self.core.runs:
+        # What its runners have, and what memory knew of that, may differ: they say it anew.
+        for run, _, _ in loaded.runs:
+            for record in run.records:
+                if record is not None and record.runner in self.streams:
+                    self._drop(self.streams[record.runner])
+        if refusals == _REFUSALS_MAX and run_id in self.core.runs:
             failure = Failure(
                 error_type="engine_error", message=f"the engine could not record it: {reason}"
             )
             self._apply(self.core.break_off(run_id, failure))
-        else:
-            # Its runners may have forgotten nothing: the same assignment again asks for the result.
-            for command in self.core.assigned(run_id):
-                self._send_assignment(command)
-        self._reloaded.add(run_id)
+        for runner_id, outcome in late:
+            self.outcomes(runner_id, [outcome])
+
+    async def settled(self) -> None:
+        """Wait while a run is loaded again: what a runner has of it cannot be judged meanwhile."""
+        await self._settled.wait()
 
     # --- what callers ask -----------------------------------------------------------------------
 
@@ -243,6 +269,11 @@ class Engine:
         self.sweep_now.set()  # a new runner may stand where an old one died
         return stream
 
+    def _drop(self, stream: Stream) -> None:
+        """End a stream from this side; its runner comes back and says what it has."""
+        stream.close()
+        self.detach(stream)
+
     def detach(self, stream: Stream) -> None:
         """Know that a stream has ended."""
         if self.streams.get(stream.runner) is not stream:
@@ -259,11 +290,15 @@ class Engine:
         """Take a runner's word on attempts."""
         now = self.now()
         for outcome in outcomes:
-            transitions = self.core.outcome(runner_id, outcome, now=now)
-            if transitions is not None:
-                self._apply(transitions)
-            elif not self._loading:  # it may belong to what is being loaded: it is asked for then
-                self._send(SupersededCommand(runner_id, outcome.attempt_ref, outcome.token))
+            if self._loading and self.core.find(outcome.attempt_ref) is None:
+                self._late.append((runner_id, outcome))  # it may belong to what is being loaded
+                continue
+            try:
+                self._apply(self.core.outcome(runner_id, outcome, now=now))
+            except Exception:
+                # Memory may stand half-way between two states: the rows do not.
+                log.exception("outcome_not_taken", attempt_ref=str(outcome.attempt_ref))
+                self.journal.doubt()
 
     def declined(self, runner_id: UUID, ref: UUID, token: int) -> None:
         """Take back an attempt."""
@@ -324,6 +359,7 @@ class Engine:
                 refused.append(t.run_id)
                 continue
             self._stamp(t, run, committed.at)
+            self._refusals.pop(t.run_id, None)
             for command in t.commands:
                 self._carry_out(command)
             if self._cancels and any(change.cancels for change in t.run_changes):
@@ -391,6 +427,8 @@ class Engine:
         record = run.records[command.place] if run is not None else None
         if stream is None or run is None or record is None:
             return  # it is sent when the runner comes back
+        if record.status is not NodeStatus.RUNNING:
+            return  # said twice, before and after its stream broke, and answered already
         if command.token not in (record.token, record.killing):
             return  # a later one follows. One to be killed goes out: its Kill wants an answer
         bindings = run.plan.places[command.place].inputs

@@ -84,6 +84,10 @@ class Hub:
         """Say whether anybody listens."""
         return run_id in self._by_run
 
+    def watchers(self, run_id: UUID) -> int:
+        """Count those who want every change."""
+        return sum(not each.ends_only for each in self._by_run.get(run_id, ()))
+
     def publish(self, run_id: UUID, change: Change) -> None:
         """Tell all who listen."""
         for subscription in self._by_run.get(run_id, ()):

@@ -30,9 +30,9 @@ _RETRIES_MAX: Final = 8
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 # Server errors after which the same statement may well succeed: nothing of it was written.
 _TRANSIENT: Final = ("40", "53", "55", "57014")
-# Errors of one execution's rows: it is found and taken out, the others go on.
 # The connection is gone or in disorder: whether the statement was carried out is not known.
 BROKEN: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+# Errors of one execution's rows: it is found and taken out, the others go on.
 _CULPABLE: Final = ("22", "23", flush.GUARD_MISSED)
 
 
@@ -41,7 +41,7 @@ class FencedError(Exception):
 
 
 class OutcomeUnknownError(Exception):
-    """The connection broke under a flush: only the database knows whether it was written."""
+    """Only the database knows what is true: a flush lost its connection, or memory is in doubt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,8 @@ class Journal:
         self._culprit = culprit
         self._queue: deque[_Queued] = deque()
         self._wake = asyncio.Event()
-        self._roomy = asyncio.Event()
-        self._roomy.set()
+        self._doubted = False
+        self._writing = False
         self._db: asyncpg.Connection[asyncpg.Record] | None = None
         self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]] = {}
         self._last = _EARLIEST
@@ -107,8 +107,8 @@ class Journal:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits to be written."""
-        return not self._queue
+        """Whether nothing waits to be written, and nothing is being written."""
+        return not self._queue and not self._writing
 
     def drop(self, run_id: UUID) -> None:
         """Forget what is queued for a run that will be loaded again."""
@@ -121,16 +121,27 @@ class Journal:
         self._queue.clear()
         self.pending_bytes = 0
 
+    def doubt(self) -> None:
+        """Trust memory no more: `run` raises before it writes anything else."""
+        self._doubted = True
+        self._wake.set()
+
     async def run(self) -> None:
         """Write until cancelled. Raises `FencedError` or `OutcomeUnknownError`."""
         while True:
-            while not self._queue:
+            while not self._queue and not self._doubted:
                 self._wake.clear()
                 await self._wake.wait()
             # What came in with the commit joins this batch: one turn of the loop brings it here.
             await asyncio.sleep(0)
-            batch = self._take()
-            await self._write(batch)
+            if self._doubted:
+                self._doubted = False
+                raise OutcomeUnknownError
+            self._writing = True
+            try:
+                await self._write(self._take())
+            finally:
+                self._writing = False
 
     async def close(self) -> None:
         """Close the connection."""
@@ -192,7 +203,9 @@ class Journal:
     async def _flush(self, batch: Sequence[Transition]) -> Committed:
         prepared = flush.prepare(batch)
         again = False
-        for attempt in range(1, _RETRIES_MAX + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 fence = await self._ensure_live(again)
             except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
@@ -207,7 +220,7 @@ class Journal:
                 if state == flush.FENCED and not again:
                     again = True  # it may have gone to rest a moment ago: to renew tells
                     continue
-                if not alive or not state.startswith(_TRANSIENT) or attempt == _RETRIES_MAX:
+                if not alive or not state.startswith(_TRANSIENT) or attempt >= _RETRIES_MAX:
                     raise
                 await asyncio.sleep(random.uniform(0.5, 1) * 0.02 * 2**attempt)  # noqa: S311
             except BROKEN as error:
@@ -217,7 +230,6 @@ class Journal:
                 self._last = row["at"]
                 self.flushes += 1
                 return Committed(batch, row["at"], frozenset(row["started"] or ()))
-        raise AssertionError("the last attempt raises or returns")
 
     async def _statement(self, sql: str) -> asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]:
         if self._db is None or self._db.is_closed():

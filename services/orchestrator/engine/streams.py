@@ -56,6 +56,8 @@ class Stream:
 
     def send(self, command: Outgoing) -> None:
         """Queue a command."""
+        if self.closed:
+            return
         self.outgoing.append(command)
         self.ready.set()
 
@@ -87,6 +89,7 @@ class Stream:
         return taken
 
     def close(self) -> None:
-        """Let the RPC end."""
+        """Let the RPC end; what waits is derived again when the runner is back."""
         self.closed = True
+        self.outgoing.clear()
         self.ready.set()

@@ -54,6 +54,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
                 "RUNNER_FENCED",
                 "hello.incarnation: this one was fenced; end its attempts and come as another",
             )
+        await self._engine.settled()
         inventory = {UUID(bytes=item.attempt_ref): item.token for item in first.hello.inventory}
         stream = self._engine.attach(runner_id, first.hello.pythons, inventory)
         log.info("runner_attached", incarnation=str(runner_id), slots=first.hello.slots)
@@ -93,11 +94,11 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
     def _take(self, runner_id: UUID, frame: pb.AttachRequest) -> None:
         if frame.results:
             self._engine.outcomes(runner_id, [_outcome(each) for each in frame.results])
+        if frame.HasField("grant"):  # first: what a runner declines must not come back at once
+            self._engine.granted(runner_id, frame.grant.credits, frame.grant.grant_epoch)
         for decline in frame.declines:
             log.info("attempt_declined", reason=decline.reason)
             self._engine.declined(runner_id, UUID(bytes=decline.attempt_ref), decline.token)
-        if frame.HasField("grant"):
-            self._engine.granted(runner_id, frame.grant.credits, frame.grant.grant_epoch)
 
     async def GetValues(
         self, request: pb.GetValuesRequest, context: Context
@@ -157,24 +158,42 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
 def _frames(commands: list[Outgoing]) -> Iterable[pb.AttachResponse]:
     """Pack commands into frames, in order, each under the size limit unless one command is not.
 
-    A frame's definitions are read before its assignments: one that takes over the number of
-    another must not come in the frame of an assignment that still means that other.
+    A frame's assignments are read last: a definition that takes over the number of another, or a
+    word on an attempt, must not come in the frame of the assignment that it follows.
     """
     frame, size = pb.AttachResponse(), 0
-    meant: set[int] = set()  # the definitions of its assignments
+    meant: set[int | UUID] = set()  # the definitions and attempts of its assignments
     for command in commands:
-        renames = isinstance(command, Definition) and command.number in meant
-        if size >= FRAME_BYTES_MAX or renames:
+        cost = _cost(command)
+        follows = not isinstance(command, Assignment) and _subject(command) in meant
+        if size and (size + cost > FRAME_BYTES_MAX or follows):
             yield frame
             frame, size, meant = pb.AttachResponse(), 0, set()
-        size += _add(frame, command)
+        _add(frame, command)
+        size += cost
         if isinstance(command, Assignment):
-            meant.add(command.definition)
+            meant |= {command.definition, command.attempt_ref}
     if size:
         yield frame
 
 
-def _add(frame: pb.AttachResponse, command: Outgoing) -> int:
+def _subject(command: Outgoing) -> int | UUID:
+    return command.number if isinstance(command, Definition) else command.attempt_ref
+
+
+def _cost(command: Outgoing) -> int:
+    """Give about how many bytes a command takes on the wire."""
+    match command:
+        case Assignment():
+            inline = sum(len(value) for value in command.values if isinstance(value, bytes))
+            return 100 + 150 * len(command.values) + inline
+        case Definition():
+            return 500 + sum(len(each.source_type_json) + 300 for _, each in command.inputs)
+        case _:
+            return 40
+
+
+def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
     match command:
         case Assignment():
             frame.assigns.add(
@@ -186,7 +205,6 @@ def _add(frame: pb.AttachResponse, command: Outgoing) -> int:
                 inputs=[_value_to_pb(value) for value in command.values],
                 pull=command.pull,
             )
-            return 100 + sum(len(value) for value in command.values)
         case AckCommand():
             frame.acks.add(attempt_ref=command.attempt_ref.bytes, token=command.token)
         case SupersededCommand():
@@ -214,8 +232,6 @@ def _add(frame: pb.AttachResponse, command: Outgoing) -> int:
                 memory_limit_bytes=command.place.memory_bytes,
                 python_version=command.place.python_version,
             )
-            return 500
-    return 40
 
 
 def _value_to_pb(value: bytes | tuple[FileValue, str]) -> pb.Value:

@@ -98,11 +98,11 @@ async def test_a_run_that_cannot_be_written_ends_alone(orchestra: Orchestra, dia
 
     def poison(define: Any, assign: Any, inputs: dict[str, Any]) -> object:
         if inputs.get("x") == 666:
-            return b'"\0"'  # no column of PostgreSQL's takes it
+            return b"neither"  # no column of PostgreSQL's takes it
         return add_one(define, assign, inputs)
 
     async with orchestra.running():
-        async with (await orchestra.runner(poison)).attached():
+        async with (await orchestra.runner(poison)).kept():
             bad, good = [
                 await orchestra.stub.StartExecution(
                     pb.StartExecutionRequest(workflow_id=diamond, input_json=f'{{"x":{x}}}')

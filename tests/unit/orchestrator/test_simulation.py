@@ -76,8 +76,8 @@ class World:
         )  # fmt: skip
         self.submit(self.core.start(run, row, now=self.now))
 
-    def submit(self, transitions: list[Transition] | None) -> None:
-        self.queue.extend(transitions or ())
+    def submit(self, transitions: list[Transition]) -> None:
+        self.queue.extend(transitions)
 
     def commit(self) -> None:
         """Write the oldest transition and let out what hangs on it."""
@@ -127,10 +127,7 @@ class World:
     def say(self, runner: UUID, outcome: Outcome) -> None:
         """Send a result, perhaps twice."""
         for _ in range(self.chance.choice((1, 1, 2))):
-            transitions = self.core.outcome(runner, outcome, now=self.now)
-            if transitions is None:
-                self._forget(runner, outcome.attempt_ref, outcome.token)
-            self.submit(transitions)
+            self.submit(self.core.outcome(runner, outcome, now=self.now))
 
     def attach(self, runner: UUID) -> None:
         held = self.held.setdefault(runner, {})
@@ -168,7 +165,8 @@ class World:
         del self.held[runner]
         late = self.results.pop(runner)
         for outcome in late:
-            assert not self.core.outcome(runner, outcome, now=self.now)
+            for t in self.core.outcome(runner, outcome, now=self.now):
+                assert (0, 0) == t.cost(), "a late word changes nothing"
         self.attach(next(self.ids))
 
     def blink(self) -> None:

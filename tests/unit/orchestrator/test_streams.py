@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from services.orchestrator.domain.rows import AckCommand, KillCommand
 from services.orchestrator.engine.streams import Assignment, Stream
-from services.orchestrator.rpc.attach import _frames
+from services.orchestrator.rpc.attach import FRAME_BYTES_MAX, _frames
 from tests.unit.orchestrator.graphs import plan_of
 
 RUNNER, TENANT, RUN = (UUID(int=number) for number in (1, 2, 3))
@@ -39,3 +40,30 @@ async def test_definitions_are_bounded_and_every_assignment_means_the_right_one(
     assert {1, 2, 3} == known.keys()
     # What was used last is kept: the repeated places above cost no definition of their own.
     assert sum(len(frame.defines) for frame in frames) < len(order)
+
+
+async def test_a_word_on_an_attempt_never_overtakes_its_assignment() -> None:
+    """G3: a runner reads a frame's assignments last, so a Kill after one is in the next frame."""
+    stream = Stream(RUNNER)
+    definition = stream.define(plan_of([], 1), 0, TENANT, ())
+    ref, other = UUID(int=10), UUID(int=11)
+    stream.send(Assignment(ref, 7, definition.number, RUN, 1, (), pull=False))
+    stream.send(AckCommand(RUNNER, other, 1))
+    stream.send(KillCommand(RUNNER, ref, 7))
+    frames = list(_frames(await stream.take()))
+    assert [(1, 1, 0), (0, 0, 1)] == [
+        (len(frame.assigns), len(frame.acks), len(frame.kills)) for frame in frames
+    ]
+
+
+async def test_frames_stay_below_their_limit() -> None:
+    stream = Stream(RUNNER)
+    definition = stream.define(plan_of([], 1), 0, TENANT, (0,))
+    for token in range(20):
+        value = b"1" * 60_000
+        stream.send(
+            Assignment(UUID(int=token), token, definition.number, RUN, 1, (value,), pull=False)
+        )
+    frames = list(_frames(await stream.take()))
+    assert 20 == sum(len(frame.assigns) for frame in frames)
+    assert max(frame.ByteSize() for frame in frames) <= FRAME_BYTES_MAX

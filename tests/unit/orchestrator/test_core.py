@@ -1,0 +1,175 @@
+"""The core's rules one by one; their interplay is the simulation's."""
+
+from __future__ import annotations
+
+from itertools import count
+from uuid import UUID
+
+import pytest
+
+from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.rows import AssignCommand, RunInsert, SupersededCommand
+from services.orchestrator.domain.state import NO_USAGE, Failure, Run
+from services.orchestrator.domain.status import NodeStatus, RunStatus
+from tests.unit.orchestrator.graphs import plan_of
+
+TENANT, ONE, OTHER = UUID(int=7), UUID(int=100), UUID(int=101)
+PYTHONS = frozenset({"3.11"})
+_IDS = count(1000)
+
+
+def new_core(*runners: tuple[UUID, int], unlocked: bool = True) -> Core:
+    core = Core(epoch=1, new_id=lambda: UUID(int=next(_IDS)), draw=lambda: 0.5)
+    if unlocked:
+        core.unlocked = {UUID(int=at) for at in range(3)}
+    for runner, credits_ in runners:
+        core.attached(runner, PYTHONS, {})
+        core.granted(runner, credits_, 1)
+    return core
+
+
+def start(core: Core, plan: Plan, *, timeout_ms: int | None = None) -> Run:
+    run = Run(
+        id=UUID(int=next(_IDS)),
+        plan=plan,
+        tenant_id=TENANT,
+        created_by=TENANT,
+        status=RunStatus.PENDING,
+        input_values={"x": b"1"},
+    )
+    row = RunInsert(
+        run.id, plan.workflow_id, TENANT, TENANT, 1, None, plan.pins_id, 0, "pending", "{}",
+        None, None, "3.11", timeout_ms, 1,
+    )  # fmt: skip
+    core.start(run, row, now=0.0)
+    return run
+
+
+def holder(run: Run) -> UUID | None:
+    record = run.records[0]
+    return record.runner if record and record.status is NodeStatus.RUNNING else None
+
+
+def suspected(core: Core, plan: Plan) -> Run:
+    """A run whose one place took a runner with it."""
+    doomed = UUID(int=next(_IDS))
+    core.attached(doomed, PYTHONS, {})
+    core.granted(doomed, 1, 1)
+    run = start(core, plan)
+    assert holder(run) == doomed
+    core.detached(doomed)
+    core.lost(doomed)
+    return run
+
+
+def test_a_suspect_empties_one_runner_and_no_other() -> None:
+    """F30, I36: the others take work meanwhile, and the one takes it again afterwards."""
+    plan = plan_of([], 1)
+    core = new_core()
+    for runner in (ONE, OTHER):
+        core.attached(runner, PYTHONS, {})
+    suspect = suspected(core, plan)
+    core.granted(ONE, 2, 1)
+    core.cancel(suspect.id)
+    core.forget(suspect.id)
+    busy = [start(core, plan)]
+    core.granted(OTHER, 2, 1)
+    busy.append(start(core, plan))
+    assert {ONE, OTHER} == {holder(run) for run in busy}
+    second = suspected_while_busy(core, plan)
+    assert holder(second) is None  # both have something: one is being emptied
+    taken = [holder(start(core, plan)) for _ in range(2)]
+    assert 1 == taken.count(None)
+    core.cancel(second.id)
+    core.forget(second.id)
+    core.redispatch()
+    assert None not in [holder(run) for run in core.runs.values()]
+
+
+def suspected_while_busy(core: Core, plan: Plan) -> Run:
+    doomed = UUID(int=next(_IDS))
+    core.attached(doomed, PYTHONS, {})
+    core.granted(doomed, 9, 1)
+    run = start(core, plan)
+    assert holder(run) == doomed
+    core.detached(doomed)
+    core.lost(doomed)
+    return run
+
+
+def test_a_suspect_that_is_handed_back_still_runs_alone() -> None:
+    plan = plan_of([], 1)
+    core = new_core()
+    suspect = suspected(core, plan)
+    core.attached(ONE, PYTHONS, {})
+    core.granted(ONE, 4, 1)
+    record = suspect.records[0]
+    assert record is not None
+    assert (ONE, True) == (record.runner, record.alone)
+    core.granted(ONE, 0, 2)
+    core.declined(ONE, record.id, record.token)
+    core.granted(ONE, 4, 3)
+    assert (ONE, True) == (record.runner, record.alone)
+    assert holder(start(core, plan)) is None  # it has the runner for itself
+
+
+def test_a_suspect_found_in_the_rows_keeps_its_runner_for_itself() -> None:
+    plan = plan_of([], 1)
+    before = new_core()
+    suspect = suspected(before, plan)
+    before.attached(ONE, PYTHONS, {})
+    before.granted(ONE, 4, 1)
+    after = new_core()
+    after.adopt(suspect, now=0.0, due_s={}, deadline_s=None)
+    record = suspect.records[0]
+    assert record is not None
+    after.attached(ONE, PYTHONS, {record.id: record.token})
+    after.granted(ONE, 4, 1)
+    assert holder(start(after, plan)) is None
+
+
+def test_timers_of_runs_that_are_over_do_not_pile_up() -> None:
+    plan = plan_of([], 1)
+    core = new_core()
+    for _ in range(5000):
+        run = start(core, plan, timeout_ms=86_400_000)
+        core.cancel(run.id)
+        core.forget(run.id)
+    assert len(core._timers) <= 1025
+
+
+def test_what_waited_for_a_lock_is_forgotten_with_its_run() -> None:
+    core = new_core(unlocked=False)
+    run = start(core, plan_of([], 3))
+    assert core.locks_pending
+    core.cancel(run.id)
+    core.forget(run.id)
+    assert {} == core.locks_pending
+
+
+@pytest.mark.parametrize("result", [(), (b"1", b"2"), (b"\xff",), (b'"\0"',), (b"",)])
+def test_a_result_that_cannot_be_stored_fails_its_attempt(result: tuple[bytes, ...]) -> None:
+    """R25: a runner's mistake ends one run, with a reason."""
+    core = new_core((ONE, 1))
+    run = start(core, plan_of([], 1))
+    record = run.records[0]
+    assert record is not None
+    [t] = core.outcome(ONE, Outcome(record.id, record.token, result, NO_USAGE), now=0.0)
+    assert RunStatus.FAILED == run.status
+    assert ["exited"] == [error.error_type for error in t.errors]
+
+
+def test_a_late_word_is_answered_behind_what_made_it_late() -> None:
+    """Rule 6: the retry may not be durable yet, and then the word was not late."""
+    core = new_core((ONE, 1))
+    run = start(core, plan_of([], 1, max_retries=1))
+    record = run.records[0]
+    assert record is not None
+    first = Outcome(record.id, record.token, Failure(error_type="user_error", message=""), NO_USAGE)
+    core.outcome(ONE, first, now=0.0)
+    [again] = core.due(now=10.0)
+    assert any(isinstance(each, AssignCommand) for each in again.commands)
+    [late] = core.outcome(ONE, first, now=10.0)
+    assert [SupersededCommand(ONE, record.id, first.token)] == late.commands
+    assert (0, 0) == late.cost()

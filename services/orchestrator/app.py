@@ -23,8 +23,9 @@ from services.kit.errors import Unavailable
 from services.kit.pg import open_pool, prepare_connection
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.server import Listener
-from services.kit.run import App, listener
+from services.kit.run import App, Loop, listener
 from services.orchestrator.engine.engine import Engine, Loaded
+from services.orchestrator.engine.journal import FencedError
 from services.orchestrator.engine.member import Member
 from services.orchestrator.loops.lease import keep_lease
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
@@ -91,8 +92,8 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             internal_listener=Listener(address=settings.attach_listen, public=False),
             internal_servicers=[(add_AttachServiceServicer_to_server, AttachServicer(engine))],
             loops=[
-                partial(_follow, writing),
-                partial(keep_lease, engine),
+                partial(_until_fenced, partial(_follow, writing)),
+                partial(_until_fenced, partial(keep_lease, engine)),
                 partial(sweep_runners, engine, engine_pool),
                 partial(watch_locks, engine, engine_pool),
             ],
@@ -108,6 +109,15 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         await api_pool.close()
         await engine_pool.close()
         os.close(lock)
+
+
+async def _until_fenced(loop: Loop, stop: asyncio.Event) -> None:
+    """End the process in order when another member owns the runs now: that is no fault."""
+    try:
+        await loop(stop)
+    except FencedError:
+        log.warning("member_fenced")
+        stop.set()
 
 
 async def _follow(writing: asyncio.Task[None], stop: asyncio.Event) -> None:
@@ -138,6 +148,7 @@ async def _connect_journal(url: str) -> asyncpg.Connection[asyncpg.Record]:
         server_settings={
             "application_name": "qflow-journal",
             "statement_timeout": "60000",
+            "lock_timeout": "2000",  # a row that somebody holds holds up one try, not every run
             "enable_seqscan": "off",
             "enable_hashjoin": "off",
             "enable_mergejoin": "off",

@@ -398,15 +398,14 @@ class Engine:
     def _stamp(self, t: Transition, run: Run | None, at: datetime) -> None:
         for record in t.begun:
             record.started_at = at
-        if run is None:
-            return
         final = any(change.final for change in t.run_changes)
-        if t.begun and run.started_at is None:
-            run.started_at = at
-        if final:
-            run.completed_at = max(at, run.started_at or at)
-        if any(change.cancels for change in t.run_changes):
-            run.cancel_requested_at = run.cancel_requested_at or at
+        if run is not None:
+            if t.begun and run.started_at is None:
+                run.started_at = at
+            if final:
+                run.completed_at = max(at, run.started_at or at)
+            if any(change.cancels for change in t.run_changes):
+                run.cancel_requested_at = run.cancel_requested_at or at
         if not t.revision or not self.hub.watched(t.run_id):
             return
         for _, view in t.views:
@@ -414,7 +413,8 @@ class Engine:
                 view.started_at = at
             if view.status in NODE_FINAL:
                 view.completed_at = max(at, view.started_at)
-        self.hub.publish(t.run_id, Change(t.revision, t.views, t.complete_views, final))
+        complete = t.complete_views and run is not None
+        self.hub.publish(t.run_id, Change(t.revision, t.views, complete, final))
 
     def _send(self, command: SupersededCommand | AckCommand | KillCommand) -> None:
         stream = self.streams.get(command.runner)

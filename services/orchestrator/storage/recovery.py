@@ -15,13 +15,27 @@ from services.orchestrator.domain.restore import NodeRow, RunRow, restore
 from services.orchestrator.domain.state import Failure, FileValue, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 
+_FIND: Final[LiteralString] = """
+    SELECT id, pins_id
+      FROM workflow_executions
+     WHERE status IN ('pending', 'running', 'paused') AND engine_format = $1
+       AND ($2::uuid[] IS NULL OR id = ANY($2))
+     ORDER BY id
+"""
+
+
+async def find_open(db: Db, engine_format: int, ids: Sequence[UUID] | None) -> dict[UUID, UUID]:
+    """Give the open runs, all or the named ones, with the pins that their plans are found by."""
+    rows = await db.fetch(_FIND, engine_format, ids)
+    return {row["id"]: row["pins_id"] for row in rows}
+
+
 _OPEN: Final[LiteralString] = """
     SELECT id, tenant_id, created_by, status, pins_id, input_data, request_id, revision,
            created_at, started_at, cancel_requested_at, deadline_at,
            EXTRACT(epoch FROM deadline_at - clock_timestamp())::float8 AS deadline_s
       FROM workflow_executions
-     WHERE status IN ('pending', 'running', 'paused') AND engine_format = $1
-       AND ($2::uuid[] IS NULL OR id = ANY($2))
+     WHERE status IN ('pending', 'running', 'paused') AND id = ANY($1)
      ORDER BY id
 """
 _NODES: Final[LiteralString] = """
@@ -54,20 +68,38 @@ class OpenRun:
     deadline_s: float | None
 
 
-async def open_pins(db: Db, engine_format: int, ids: Sequence[UUID] | None) -> set[UUID]:
-    """Give the pins that open runs refer to: their plans are needed before the runs."""
-    return {row["pins_id"] for row in await db.fetch(_OPEN, engine_format, ids)}
+@dataclass(frozen=True, slots=True)
+class LostRun:
+    """A run that cannot be made of its rows, with what it takes to end it."""
+
+    id: UUID
+    revision: int
+    reason: str
+    open_nodes: Sequence[tuple[UUID, int]]  # rows that are not final, with their tokens
 
 
 async def open_runs(
-    db: Db, engine_format: int, ids: Sequence[UUID] | None, plans: Mapping[UUID, Plan]
-) -> list[OpenRun]:
-    """Give open runs, all or the named ones."""
-    rows = await db.fetch(_OPEN, engine_format, ids)
+    db: Db, ids: Sequence[UUID], plans: Mapping[UUID, Plan]
+) -> list[OpenRun | LostRun]:
+    """Give runs as their rows say they stand. One that makes no sense does not stop the others."""
+    rows = await db.fetch(_OPEN, ids)
     by_run: dict[UUID, list[Row]] = {row["id"]: [] for row in rows}
     for node in await db.fetch(_NODES, list(by_run)):
         by_run[node["workflow_execution_id"]].append(node)
-    return [_to_open_run(row, by_run[row["id"]], plans[row["pins_id"]]) for row in rows]
+    found: list[OpenRun | LostRun] = []
+    for row in rows:
+        nodes = by_run[row["id"]]
+        try:
+            found.append(_to_open_run(row, nodes, plans[row["pins_id"]]))
+        except (KeyError, ValueError, AssertionError) as error:
+            still_open = [
+                (node["id"], node["attempt_token"])
+                for node in nodes
+                if node["completed_at"] is None
+            ]
+            revision = max([row["revision"], *(node["revision"] for node in nodes)])
+            found.append(LostRun(row["id"], revision, repr(error), still_open))
+    return found
 
 
 def _to_open_run(row: Row, nodes: Sequence[Row], plan: Plan) -> OpenRun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final, TypeVar
@@ -49,11 +50,11 @@ class Plans:
             return None
         pins = await definitions.find_pins(db, tenant_id, definition, versions)
         if pins is None:
-            compatibility.check(definition, versions)
+            await asyncio.to_thread(compatibility.check, definition, versions)
             pins = await definitions.keep_pins(db, tenant_id, definition, versions)
         plan = self._by_pins.get(pins.id)
         if plan is None:
-            plan = compile_plan(definition, versions, pins_id=pins.id)
+            plan = await asyncio.to_thread(compile_plan, definition, versions, pins_id=pins.id)
             _keep(self._by_pins, pins.id, plan)
         self._by_pins.move_to_end(pins.id)
         return plan
@@ -78,7 +79,9 @@ class Plans:
             assert definition is not None, "a version that runs refer to is never deleted"
             versions = await definitions.get_versions(db, pins.by_place.values())
             by_place = {place: versions[version] for place, version in pins.by_place.items()}
-            found[pins.id] = compile_plan(definition, by_place, pins_id=pins.id)
+            found[pins.id] = await asyncio.to_thread(
+                compile_plan, definition, by_place, pins_id=pins.id
+            )
             _keep(self._by_pins, pins.id, found[pins.id])
         return found
 

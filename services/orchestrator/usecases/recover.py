@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 from uuid import UUID
 
+import structlog
+
 from services.kit.pg import Pool, transaction
+from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.planner import give_up
 from services.orchestrator.engine.engine import Loaded
 from services.orchestrator.storage import recovery
 from services.orchestrator.storage.flush import ENGINE_FORMAT
+from services.orchestrator.storage.recovery import LostRun
 from services.orchestrator.usecases.plans import Plans, unlocked
+
+log = structlog.get_logger()
+
+# Loaded in one piece: some tens of milliseconds of work, between which the loop is free.
+_PIECE_NODES_MAX: Final = 5000
 
 
 async def load(pool: Pool, plans: Plans, ids: Sequence[UUID] | None) -> Loaded:
-    """Give the open executions, all or the named ones."""
+    """Give the open executions, all or the named ones, piece by piece."""
     loaded = Loaded()
-    named = None if ids is None else list(ids)
     async with transaction(pool) as db:
-        pins = await recovery.open_pins(db, ENGINE_FORMAT, named)
-        by_pins = await plans.by_pins(db, pins)
-        for each in await recovery.open_runs(db, ENGINE_FORMAT, named, by_pins):
-            loaded.runs.append((each.run, dict(each.due_s), each.deadline_s))
+        pins = await recovery.find_open(db, ENGINE_FORMAT, None if ids is None else list(ids))
+        by_pins = await plans.by_pins(db, set(pins.values()))
         loaded.unlocked = await unlocked(db, by_pins.values(), set())
+    for piece in _pieces(pins, by_pins):
+        async with transaction(pool) as db:
+            found = await recovery.open_runs(db, piece, by_pins)
+        for each in found:
+            if isinstance(each, LostRun):
+                log.error("execution_unreadable", execution_id=str(each.id), reason=each.reason)
+                loaded.given_up.append(give_up(each.id, each.revision, each.open_nodes))
+            else:
+                loaded.runs.append((each.run, dict(each.due_s), each.deadline_s))
+        await asyncio.sleep(0)
     return loaded
+
+
+def _pieces(pins: Mapping[UUID, UUID], plans: Mapping[UUID, Plan]) -> Iterator[list[UUID]]:
+    piece: list[UUID] = []
+    nodes = 0
+    for run_id, pins_id in pins.items():
+        size = len(plans[pins_id].places)
+        if piece and nodes + size > _PIECE_NODES_MAX:
+            yield piece
+            piece, nodes = [], 0
+        piece.append(run_id)
+        nodes += size
+    if piece:
+        yield piece

@@ -90,7 +90,9 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 )
             ],
             internal_listener=Listener(address=settings.attach_listen, public=False),
-            internal_servicers=[(add_AttachServiceServicer_to_server, AttachServicer(engine))],
+            internal_servicers=[
+                (add_AttachServiceServicer_to_server, AttachServicer(engine, engine_pool))
+            ],
             loops=[
                 partial(_until_fenced, partial(_follow, writing)),
                 partial(_until_fenced, partial(keep_lease, engine)),

@@ -12,12 +12,14 @@ import structlog
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 from qflow.orchestrator.v1 import attach_service_pb2_grpc
 
-from services.kit.errors import Conflict, FailedPrecondition, InvalidArgument
+from services.kit.errors import Conflict, InvalidArgument
+from services.kit.pg import Pool
 from services.orchestrator.domain.core import Outcome
 from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
 from services.orchestrator.domain.state import Failure, FileValue, Usage
 from services.orchestrator.engine.engine import STREAM_PAUSE_BYTES, Engine
 from services.orchestrator.engine.streams import Assignment, Definition, Outgoing, Stream
+from services.orchestrator.usecases.runners import admit
 
 log = structlog.get_logger()
 
@@ -33,8 +35,9 @@ _ROOM_CHECK_S: Final = 0.02
 class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
     """Turns frames into events of the engine, and its commands into frames."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, pool: Pool) -> None:
         self._engine = engine
+        self._pool = pool
 
     async def Attach(
         self, request_iterator: AsyncIterator[pb.AttachRequest], context: Context
@@ -49,12 +52,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
                 f"hello.protocol {first.hello.protocol}: this orchestrator speaks {PROTOCOL}",
             )
         runner_id = UUID(first.hello.incarnation)
-        if runner_id in self._engine.core.fenced:
-            raise FailedPrecondition(
-                "RUNNER_FENCED",
-                "hello.incarnation: this one was fenced; end its attempts and come as another",
-            )
-        await self._engine.settled()
+        await admit(self._engine, self._pool, runner_id)
         inventory = {UUID(bytes=item.attempt_ref): item.token for item in first.hello.inventory}
         stream = self._engine.attach(runner_id, first.hello.pythons, inventory)
         log.info("runner_attached", incarnation=str(runner_id), slots=first.hello.slots)

@@ -97,6 +97,16 @@ async def rest(db: Db, member_id: UUID, epoch: int, *, state: str) -> bool:
     return bool(await db.fetchval(_REST, member_id, epoch, state))
 
 
+_IS_FENCED: Final[LiteralString] = """
+    SELECT state = 'fenced' FROM runner_members WHERE incarnation = $1
+"""
+
+
+async def is_fenced(db: Db, incarnation: UUID) -> bool:
+    """Say whether a runner was fenced; one without a row was not."""
+    return bool(await db.fetchval(_IS_FENCED, incarnation))
+
+
 # `silent` are runners without a stream for longer than a lease: an idle one holds none to expire.
 _FENCE_RUNNERS: Final[LiteralString] = """
     UPDATE runner_members SET state = 'fenced', updated_at = clock_timestamp()

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Final, TypeVar
+from typing import Final
 from uuid import UUID
 
 from services.kit.pg import Db
 from services.orchestrator.domain import compatibility
 from services.orchestrator.domain.plan import Definition, Plan, compile_plan
 from services.orchestrator.storage import definitions
+from services.orchestrator.usecases.recent import Recent
 
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
-
-_PLANS_MAX: Final = 500
+# Kept in all: about a kilobyte a place, so this is some hundred megabytes at the most.
+_PLACES_MAX: Final = 100_000
 _READY_STATES: Final = frozenset({"none", "locked"})
 
 
@@ -24,8 +22,8 @@ class Plans:
     """The plans and definitions that were used last."""
 
     def __init__(self) -> None:
-        self._by_pins: OrderedDict[UUID, Plan] = OrderedDict()
-        self._definitions: OrderedDict[tuple[UUID, int], Definition] = OrderedDict()
+        self._by_pins: Recent[UUID, Plan] = Recent(_PLACES_MAX)
+        self._definitions: Recent[tuple[UUID, int], Definition] = Recent(_PLACES_MAX)
 
     async def definition(self, db: Db, workflow_id: UUID, version: int) -> Definition | None:
         """Give an immutable version of a workflow."""
@@ -35,8 +33,7 @@ class Plans:
             found = await definitions.get_definition(db, workflow_id, version)
             if found is None:
                 return None
-            _keep(self._definitions, key, found)
-        self._definitions.move_to_end(key)
+            self._definitions.keep(key, found, weight=len(found.nodes))
         return found
 
     async def pinned(self, db: Db, tenant_id: UUID, definition: Definition) -> Plan | None:
@@ -55,8 +52,7 @@ class Plans:
         plan = self._by_pins.get(pins.id)
         if plan is None:
             plan = await asyncio.to_thread(compile_plan, definition, versions, pins_id=pins.id)
-            _keep(self._by_pins, pins.id, plan)
-        self._by_pins.move_to_end(pins.id)
+            self._by_pins.keep(pins.id, plan, weight=len(plan.places))
         return plan
 
     def known(self, pins_id: UUID) -> Plan | None:
@@ -82,7 +78,7 @@ class Plans:
             found[pins.id] = await asyncio.to_thread(
                 compile_plan, definition, by_place, pins_id=pins.id
             )
-            _keep(self._by_pins, pins.id, found[pins.id])
+            self._by_pins.keep(pins.id, found[pins.id], weight=len(found[pins.id].places))
         return found
 
 
@@ -93,9 +89,3 @@ async def unlocked(db: Db, plans: Iterable[Plan], known: set[UUID]) -> set[UUID]
         return set()
     locks = await definitions.get_locks(db, wanted)
     return {each.node_version_id for each in locks if each.state in _READY_STATES}
-
-
-def _keep(kept: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
-    kept[key] = value
-    while len(kept) > _PLANS_MAX:
-        kept.popitem(last=False)

@@ -25,10 +25,12 @@ from services.orchestrator.storage import definitions, executions
 from services.orchestrator.storage.executions import Execution
 from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.usecases.plans import Plans, unlocked
+from services.orchestrator.usecases.recent import Recent
 from services.orchestrator.usecases.shared import Shared
 
 _TRIES_MAX: Final = 3
-_KNOWN_MAX: Final = 10_000
+# Of the plans that are kept for the next start, in all.
+_PLACES_MAX: Final = 100_000
 # Longer inputs are checked beside the loop, which has heartbeats to keep.
 _CHECK_INLINE_MAX: Final = 64 * 1024
 
@@ -52,7 +54,9 @@ class Starter:
     plans: Plans
     # By tenant, workflow and version asked for: a guess that the flush checks. A stale one inserts
     # nothing and is looked up again.
-    _known: dict[tuple[UUID, UUID, int], _Known] = field(default_factory=dict)
+    _known: Recent[tuple[UUID, UUID, int], _Known] = field(
+        default_factory=lambda: Recent(_PLACES_MAX)
+    )
     _versions: Shared[tuple[UUID, frozenset[UUID]], dict[UUID, UUID]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +84,7 @@ class Starter:
                 started = await self._begin(caller, known, input_json, request_id, digest)
                 return started, known.plan
             except NotStarted:
-                self._known.pop((caller.tenant_id, workflow_id, version), None)
+                self._known.drop((caller.tenant_id, workflow_id, version))
                 earlier = await self._same_request(caller, request_id, digest)
             except (NotFound, FailedPrecondition, InvalidArgument):
                 # The same request is answered as before, whatever became of the workflow since:
@@ -182,10 +186,8 @@ class Starter:
             for node in definition.nodes
             if not node.get("version")
         }
-        if len(self._known) >= _KNOWN_MAX:
-            self._known.clear()
         found = _Known(plan, None if version else head.version, floating)
-        self._known[key] = found
+        self._known.keep(key, found, weight=len(plan.places))
         return found
 
     async def _still_floats_to(self, tenant_id: UUID, floating: Mapping[UUID, UUID]) -> bool:

@@ -1,0 +1,27 @@
+"""Which runners may be given work."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from services.kit.errors import FailedPrecondition
+from services.kit.pg import Pool, transaction
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.storage import members
+
+
+async def admit(engine: Engine, pool: Pool, incarnation: UUID) -> None:
+    """Refuse a runner that was fenced, by this process or by one before it.
+
+    Waits while a run is loaded again: what a runner has of it cannot be judged meanwhile.
+    """
+    fenced = incarnation in engine.core.fenced
+    if not fenced:
+        async with transaction(pool) as db:
+            fenced = await members.is_fenced(db, incarnation)
+    if fenced:
+        raise FailedPrecondition(
+            "RUNNER_FENCED",
+            "hello.incarnation: this one was fenced; end its attempts and come as another",
+        )
+    await engine.settled()

@@ -66,6 +66,7 @@ class Attempt:
     grace_s: float = 0.0
     transfer_us: int = 0
     task: asyncio.Task[Any] | None = None
+    begun: bool = False  # whether the task has taken its first step
 
 
 class Attempts:

@@ -211,7 +211,10 @@ class Desk:
     ) -> None:
         request = attempt.request
         finished: Finished | None = None
+        attempt.begun = True
         try:
+            if attempt.told:
+                raise asyncio.CancelledError
             if not self._membership.held:
                 await self._membership.hold()
             if assignment.pull:
@@ -294,7 +297,7 @@ class Desk:
         if attempt is None or attempt.request.token > token:
             return
         self._let_go(attempt)
-        self._attempts.tell_to_end(attempt, "killed", grace_s=0.0)
+        self._tell_to_end(attempt, grace_s=0.0)
         self._settled.set()
 
     def _kill(self, session: Session, kill: Kill) -> None:
@@ -315,7 +318,17 @@ class Desk:
                 ),
             )
             return
-        self._attempts.tell_to_end(attempt, "killed", grace_s=kill.grace_s)
+        self._tell_to_end(attempt, grace_s=kill.grace_s)
+
+    def _tell_to_end(self, attempt: Attempt, *, grace_s: float) -> None:
+        """Kill; a task that has not taken its first step is only told.
+
+        Cancelled, it would never take that step, and so never answer nor free its slot.
+        """
+        if attempt.begun:
+            self._attempts.tell_to_end(attempt, "killed", grace_s=grace_s)
+        else:
+            attempt.told = "killed"
 
     # -- slots
 

@@ -254,3 +254,22 @@ async def test_a_draining_desk_takes_nothing_and_waits_for_what_runs(
     assert not draining.done()
     desk.take(session, Incoming(acks=[(REF, 7)]))
     await draining
+
+
+@pytest.mark.parametrize("word", ["killed", "superseded"])
+async def test_an_attempt_that_is_ended_before_its_first_step_frees_its_place(
+    word: str, desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    session = desk.open_session(no_values)
+    desk.take(session, assign(REF, 7))
+    if word == "killed":
+        desk.take(session, Incoming(kills=[Kill(REF, 7, 1.0)]))
+    else:
+        desk.take(session, Incoming(superseded=[(REF, 7)]))
+    await settle()
+    answered = session.take_outgoing().results
+    expected = [(7, True)] if word == "killed" else []
+    assert expected == [(each.token, each.killed) for each in answered]
+    assert not desk.busy()
+    assert 0 == session.running
+    assert {} == attempts.begun

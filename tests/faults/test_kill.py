@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from services.standalone.addresses import SERVICES
-from tests.support.client import COMPLETED, connected
+from services.standalone.process import wait_until
+from tests.support.client import COMPLETED, Step, connected
 from tests.support.invariants import broken
 from tests.support.ledger import NODES, Ledger
 from tests.support.suite import Suite
@@ -87,6 +88,69 @@ async def _struck(
         ledger.open_gate(f"{run}-after")
         after = await client.run(workflow, {"run": f"{run}-after", "start": 10})
         assert after.status == COMPLETED
+
+
+_LARGE = 900_000  # characters: far above what an assignment carries, below what a run may be given
+_PULLS = 8
+
+
+async def test_no_attempt_fails_when_the_orchestrator_is_killed_while_it_gives_inputs(
+    hurt: Suite,
+) -> None:
+    """F2, rule 7: a runner that pulls large inputs asks whoever comes after it.
+
+    The runner is stopped until its assignments wait for it, so that it begins to pull all at once.
+    """
+    async with connected(hurt) as client:
+        node = await client.create_node(
+            "size", "def size(text: str) -> int:\n    return len(text)\n"
+        )
+        workflow = await client.create_workflow(
+            "large",
+            [Step("size", node)],
+            [".text > size.text"],
+            inputs={"text": "str"},
+            outputs=["size = size.result"],
+        )
+        await client.run(workflow, {"text": "x"})
+        with hurt.sql() as connection:
+
+            def tells(query: str) -> bool:
+                return connection.execute(query).fetchone() is not None
+
+            resting = (
+                "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM runner_members WHERE state = 'live')"
+            )
+            assert wait_until(lambda: tells(resting), timeout_s=30.0)
+            runner = psutil.Process(hurt.marks()["runner"].pid)
+            runner.suspend()
+            try:
+                started = await asyncio.gather(
+                    *(client.start(workflow, {"text": "x" * _LARGE}) for _ in range(_PULLS))
+                )
+                assigned = (
+                    "SELECT 1 FROM node_executions WHERE status = 'running'"
+                    f" HAVING count(*) = {_PULLS}"
+                )
+                assert wait_until(lambda: tells(assigned), timeout_s=10.0)
+            finally:
+                runner.resume()
+            # It takes its lease, and then it pulls.
+            held = "SELECT 1 FROM runner_members WHERE state = 'live'"
+            assert wait_until(lambda: tells(held), timeout_s=10.0)
+            hit = hurt.kill_service("orchestrator")
+            hurt.wait_restarted("orchestrator", hit)
+            for execution_id in started:
+                execution = await client.finished(execution_id)
+                assert execution.status == COMPLETED, execution.error
+                assert json.loads(execution.output_json) == {"size": _LARGE}
+            counted = connection.execute(
+                "SELECT count(*), sum(retry_count), sum(delivery_count) FROM node_executions"
+                " WHERE workflow_execution_id = ANY(%s)",
+                (list(map(UUID, started)),),
+            ).fetchone()
+            assert counted == (_PULLS, 0, 0)
+            assert broken(connection) == {}
 
 
 @pytest.mark.parametrize("victim", ["registry", "orchestrator", "telemetry"])

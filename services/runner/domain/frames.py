@@ -12,6 +12,10 @@ from services.runner.domain.outcome import Outcome
 Value = bytes | FileReference | None
 
 
+class ValuesNotGiven(Exception):  # noqa: N818 - it says nothing of the attempt
+    """Whoever was asked for an attempt's inputs cannot give them now; another one may, or later."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
     """What a series of assignments has in common."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,14 +23,27 @@ from services.runner.domain.frames import (
     Kill,
     Outgoing,
     Value,
+    ValuesNotGiven,
 )
 
 PROTOCOL: Final = 1
 _FRAME_BYTES_MAX: Final = 256 * 1024
+# What is wrong with the question itself: it would be answered so for ever.
+_REFUSALS: Final = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
 
 
 class StreamLost(Exception):  # noqa: N818 - it ends a stream, not an attempt
     """The stream ended or could not be made."""
+
+    def __init__(self, message: str, code: grpc.StatusCode | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class AttachStream:
@@ -43,38 +57,28 @@ class AttachStream:
 
     async def open(self, greeting: Greeting, first: Outgoing) -> tuple[str, int]:
         """Greet and be welcomed: (member id, epoch); raises StreamLost."""
-        try:
+        with self._ending():
             self._call = self._stub.Attach()
             frames = list(_frames(first))
             frames[0].hello.CopyFrom(_hello(greeting))
             for frame in frames:
                 await self._call.write(frame)
             answer = await self._call.read()
-        except (grpc.RpcError, grpc.aio.UsageError) as problem:
-            raise _lost(problem) from None
         if answer is grpc.aio.EOF or not answer.HasField("welcome"):
             await self._raise_status()
         return answer.welcome.member_id, answer.welcome.epoch
 
     async def send(self, outgoing: Outgoing) -> None:
         """Write everything, in frames under the size limit; raises StreamLost."""
-        try:
+        with self._ending():
             for frame in _frames(outgoing):
                 await self._call.write(frame)
-        except (grpc.RpcError, grpc.aio.UsageError) as problem:
-            raise _lost(problem) from None
 
     async def frames(self) -> AsyncIterator[Incoming]:
         """Give what comes until the stream ends; raises StreamLost then."""
         while True:
-            try:
+            with self._ending():
                 frame = await self._call.read()
-            except (grpc.RpcError, grpc.aio.UsageError) as problem:
-                raise _lost(problem) from None
-            except asyncio.CancelledError:
-                if self._closed:  # the library tells a reader so that the call was cancelled
-                    raise StreamLost("closed") from None
-                raise
             if frame is grpc.aio.EOF:
                 await self._raise_status()
             yield _incoming(frame)
@@ -82,18 +86,25 @@ class AttachStream:
     async def get_values(
         self, attempt_ref: UUID, token: int, count: int, *, timeout_s: float = 60.0
     ) -> list[Value]:
-        """Pull the inputs of an attempt that are too large for its assignment."""
+        """Pull the inputs of an attempt that are too large for its assignment.
+
+        Raises ValuesNotGiven, also when the attempt is not this orchestrator's at the moment: it
+        may be loading the run again, and one that is over is told on the stream.
+        """
         parts: list[list[bytes]] = [[] for _ in range(count)]
         files: dict[int, FileReference] = {}
         request = pb.GetValuesRequest(attempt_ref=attempt_ref.bytes, token=token)
         try:
-            async for part in self._stub.GetValues(request, timeout=timeout_s):
-                if part.HasField("file"):
-                    files[part.input] = _file_from(part.file)
-                elif 0 <= part.input < count:
-                    parts[part.input].append(part.chunk)
-        except grpc.RpcError as problem:
-            raise _lost(problem) from None
+            with self._ending():
+                async for part in self._stub.GetValues(request, timeout=timeout_s):
+                    if part.HasField("file"):
+                        files[part.input] = _file_from(part.file)
+                    elif 0 <= part.input < count:
+                        parts[part.input].append(part.chunk)
+        except StreamLost as lost:
+            if lost.code in _REFUSALS:
+                raise
+            raise ValuesNotGiven(str(lost)) from None
         return [files.get(at) or b"".join(chunks) for at, chunks in enumerate(parts)]
 
     async def close(self) -> None:
@@ -103,16 +114,28 @@ class AttachStream:
             self._call.cancel()
         await self._channel.close()
 
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Turn every way in which the library says that a call is over into StreamLost."""
+        try:
+            yield
+        except grpc.aio.AioRpcError as problem:
+            raise StreamLost(
+                f"{problem.code().name}: {problem.details()}", problem.code()
+            ) from None
+        except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as problem:
+            raise StreamLost(str(problem) or type(problem).__name__) from None
+        except asyncio.CancelledError:
+            # So it tells that the call was cancelled, which nobody has done to this task.
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise StreamLost("closed") from None
+            raise
+
     async def _raise_status(self) -> None:
         code = await self._call.code()
         details = await self._call.details()
         raise StreamLost(f"{code.name}: {details}" if code is not None else "ended")
-
-
-def _lost(problem: Exception) -> StreamLost:
-    if isinstance(problem, grpc.aio.AioRpcError):
-        return StreamLost(f"{problem.code().name}: {problem.details()}")
-    return StreamLost(str(problem) or type(problem).__name__)
 
 
 def _hello(greeting: Greeting) -> pb.Hello:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -29,6 +29,7 @@ from services.runner.domain.outcome import (
 from services.runner.domain.pooling import Pace
 from services.runner.usecases.attempts import Attempt, Attempts
 from services.runner.usecases.membership import LeaseLost, Membership
+from services.runner.usecases.pulling import InputsMissing, PullValues, pull_patiently
 
 log = structlog.get_logger()
 
@@ -36,13 +37,6 @@ _TIMEOUT_DEFAULT_S: Final = 600.0
 
 # Stores outputs that are too large to travel: (request, outputs) -> where they lie.
 StoreOutputs = Callable[[AttemptRequest, Sequence[tuple[str, bytes]]], Awaitable[FileReference]]
-
-
-class PullValues(Protocol):
-    """Fetches the inputs of an attempt that did not fit its assignment."""
-
-    async def __call__(self, attempt_ref: UUID, token: int, count: int) -> Sequence[Value]:
-        """Give the values in the order of the definition."""
 
 
 class Session:
@@ -186,14 +180,13 @@ class Desk:
         definition = session.definitions.get(assignment.definition)
         reason = self._reason_to_decline(session, definition)
         if reason or definition is None:
-            session.outgoing.declines.append(Declined(ref, token, reason))
-            session.ready.set()
+            self._send(session, Declined(ref, token, reason))
             return
         attempt = Attempt(_request(definition, assignment))
         self._running[ref] = attempt
         self._owners[ref] = session
         session.running += 1
-        attempt.task = asyncio.create_task(self._run(session, attempt, definition, assignment))
+        attempt.task = asyncio.create_task(self._run(attempt, definition, assignment))
 
     def _reason_to_decline(self, session: Session, definition: Definition | None) -> str:
         if self._refuse:
@@ -206,42 +199,56 @@ class Desk:
             return "over_grant"
         return ""
 
-    async def _run(
-        self, session: Session, attempt: Attempt, definition: Definition, assignment: Assignment
-    ) -> None:
-        request = attempt.request
-        finished: Finished | None = None
+    async def _run(self, attempt: Attempt, definition: Definition, assignment: Assignment) -> None:
         attempt.begun = True
+        answer: Finished | Declined | None = None
         try:
-            if attempt.told:
-                raise asyncio.CancelledError
-            if not self._membership.held:
-                await self._membership.hold()
-            if assignment.pull:
-                values = await session.pull(
-                    request.attempt_ref, request.token, len(definition.inputs)
-                )
-                request = attempt.request = _request(definition, assignment, values)
-            async with self._free_slots:
-                outcome = await self._attempts.run(attempt)
-            if self._pace.note(outcome.usage.wall_us):
-                self._share()
-            finished = await self._finish(attempt, outcome)
+            answer = await self._make(attempt, definition, assignment)
         except asyncio.CancelledError:
             if attempt.told != "killed":
                 raise
-            finished = self._over(attempt, _CANCELLED)
+            answer = self._over(attempt, _CANCELLED)
         except LeaseLost:
-            log.warning("attempt_dropped", attempt_ref=str(request.attempt_ref))
+            log.warning("attempt_dropped", attempt_ref=str(assignment.attempt_ref))
+        except InputsMissing:
+            # Handed back, as one that was never taken: nothing of the user's has begun.
+            log.warning("inputs_missing", attempt_ref=str(assignment.attempt_ref))
+            answer = Declined(assignment.attempt_ref, assignment.token, "inputs_missing")
         except Exception:
-            log.exception("attempt_failed", attempt_ref=str(request.attempt_ref))
-            finished = self._over(attempt, _BROKEN)
+            log.exception("attempt_failed", attempt_ref=str(assignment.attempt_ref))
+            answer = self._over(attempt, _BROKEN)
         finally:
             owner = self._let_go(attempt)
-            if owner is not None and finished is not None:
-                self._finished[request.attempt_ref] = finished
-                self._deliver(owner, finished)
+            if owner is not None and answer is not None:
+                self._answer(owner, answer)
             self._settled.set()
+
+    async def _make(
+        self, attempt: Attempt, definition: Definition, assignment: Assignment
+    ) -> Finished:
+        if attempt.told:
+            return self._over(attempt, _CANCELLED)
+        if not self._membership.held:
+            await self._membership.hold()
+        if assignment.pull:
+            values = await pull_patiently(
+                attempt.request,
+                len(definition.inputs),
+                lambda: self._sources(assignment.attempt_ref),
+            )
+            attempt.request = _request(definition, assignment, values)
+        async with self._free_slots:
+            outcome = await self._attempts.run(attempt)
+        if self._pace.note(outcome.usage.wall_us):
+            self._share()
+        return await self._finish(attempt, outcome)
+
+    def _sources(self, ref: UUID) -> Iterator[PullValues]:
+        """Whom to ask for an attempt's inputs: its owner's stream, then any that may own it."""
+        owner = self._owners.get(ref)
+        for session in sorted(self._sessions, key=lambda each: each is not owner):
+            if session in self._sessions:  # it may have gone while another was asked
+                yield session.pull
 
     def _let_go(self, attempt: Attempt) -> Session | None:
         """Free the slot; None when that was done already, for nobody wants the result."""
@@ -273,16 +280,18 @@ class Desk:
             killed=attempt.told == "killed",
         )
 
-    def _deliver(self, session: Session, finished: Finished) -> None:
+    def _answer(self, owner: Session, answer: Finished | Declined) -> None:
         """Answer on the stream that asked; without it, on all: whoever owns the run takes it."""
-        if session in self._sessions:
-            self._send(session, finished)
-            return
-        for other in self._sessions:
-            self._send(other, finished)
+        if isinstance(answer, Finished):
+            self._finished[answer.attempt_ref] = answer
+        for session in [owner] if owner in self._sessions else self._sessions:
+            self._send(session, answer)
 
-    def _send(self, session: Session, finished: Finished) -> None:
-        session.outgoing.results.append(finished)
+    def _send(self, session: Session, answer: Finished | Declined) -> None:
+        if isinstance(answer, Finished):
+            session.outgoing.results.append(answer)
+        else:
+            session.outgoing.declines.append(answer)
         session.ready.set()
 
     def _forget(self, ref: UUID, token: int) -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import signal
 import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
 from services.kit.pythons import find_pythons
 from services.runner.domain.environments import lock_digest
+from services.runner.domain.frames import Declined, Greeting, Outgoing, ValuesNotGiven
+from services.runner.gateways.attach import AttachStream, StreamLost
 from services.runner.gateways.uv import Uv
 from tests import factories
 from tests.integration.orchestrator.conftest import Orchestra, orchestra
@@ -189,6 +192,42 @@ async def test_results_wait_for_an_orchestrator_that_comes_back(orchestra: Orche
         await runner.stop()
     assert execution_pb2.EXECUTION_STATUS_COMPLETED == done.execution.status, done
     assert [(1,)] == orchestra.rows("SELECT (resource_usage->>'attempts')::int FROM containers")
+
+
+async def test_a_stream_that_ends_anyhow_is_lost_and_its_runner_goes_on(
+    orchestra: Orchestra,
+) -> None:
+    """Rule 7: no other error of the library's gets out, whoever ended it and whatever was asked."""
+    greeting = Greeting(
+        incarnation=uuid.uuid4(), slots=1, tiers=["T2"], pythons=["3.11"], running=[], finished=[]
+    )
+    outgoing = Outgoing(declines=[Declined(uuid.uuid4(), 1, "draining")])
+
+    async def asked(stream: AttachStream) -> str:
+        with pytest.raises(ValuesNotGiven) as told:
+            await stream.get_values(uuid.uuid4(), 1, 1)
+        return str(told.value)
+
+    async with orchestra.running():
+        closed = AttachStream(orchestra.attach_address, orchestra.runner_token)
+        await closed.open(greeting, Outgoing())
+        assert "ABORTED" in await asked(closed)
+        reading = asyncio.ensure_future(anext(closed.frames()))
+        await asyncio.sleep(0)
+        await closed.close()
+        with pytest.raises(StreamLost):
+            await reading
+        with pytest.raises(StreamLost):
+            await closed.send(outgoing)
+        assert "closed" in (await asked(closed)).lower()
+        left = AttachStream(orchestra.attach_address, orchestra.runner_token)
+        await left.open(greeting, Outgoing())
+    with pytest.raises(StreamLost):
+        await anext(left.frames())
+    with pytest.raises(StreamLost):  # the library has another error for a call that is over
+        await left.send(outgoing)
+    assert "UNAVAILABLE" in await asked(left)
+    await left.close()
 
 
 async def test_a_large_result_is_a_committed_file(orchestra: Orchestra) -> None:

@@ -11,7 +11,14 @@ from uuid import UUID
 import pytest
 
 from services.runner.domain.attempts import AttemptRequest, FileReference
-from services.runner.domain.frames import Assignment, Definition, Incoming, Kill, Value
+from services.runner.domain.frames import (
+    Assignment,
+    Definition,
+    Incoming,
+    Kill,
+    Value,
+    ValuesNotGiven,
+)
 from services.runner.domain.outcome import Outcome, Usage
 from services.runner.usecases.attempts import Attempt, Attempts
 from services.runner.usecases.desk import Desk, Session
@@ -47,6 +54,30 @@ class HeldLease:
 
 async def no_values(attempt_ref: UUID, token: int, count: int) -> Sequence[Value]:
     raise AssertionError
+
+
+class Source:
+    """An orchestrator's stream that gives inputs, or is lost while it does."""
+
+    def __init__(self, *given: bytes | Exception) -> None:
+        self.given = list(given)
+        self.asked = 0
+        self.exhausted = asyncio.Event()
+
+    async def __call__(self, attempt_ref: UUID, token: int, count: int) -> Sequence[Value]:
+        assert (REF, 7) == (attempt_ref, token)
+        self.asked += 1
+        await asyncio.sleep(0)
+        if len(self.given) <= 1:
+            self.exhausted.set()
+        given = self.given.pop(0) if len(self.given) > 1 else self.given[0]
+        if isinstance(given, Exception):
+            raise given
+        return [given] * count
+
+
+LOST = ValuesNotGiven("UNAVAILABLE: Socket closed")
+SUPERSEDED = ValuesNotGiven("ABORTED: the attempt is no longer the current one")
 
 
 async def as_file(request: AttemptRequest, outputs: Sequence[tuple[str, bytes]]) -> FileReference:
@@ -90,8 +121,8 @@ def assign(ref: UUID, token: int, **changes: Any) -> Incoming:
         execution_id=uuid.uuid4(),
         attempt=1,
         values=[b"1"],
-        pull=False,
-        timeout_s=0,
+        pull=changes.get("pull", False),
+        timeout_s=changes.get("timeout_s", 0),
     )
     return Incoming(definitions=[DEFINITION], assignments=[assignment])
 
@@ -254,6 +285,94 @@ async def test_a_draining_desk_takes_nothing_and_waits_for_what_runs(
     assert not draining.done()
     desk.take(session, Incoming(acks=[(REF, 7)]))
     await draining
+
+
+def inputs_of(desk: Desk, ref: UUID) -> list[object]:
+    return [given.value for given in desk._running[ref].request.inputs]
+
+
+async def test_inputs_are_pulled_again_from_the_stream_that_comes_after_a_lost_one(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    """F2, rule 7: an orchestrator dies while it gives them."""
+    dies, comes = Source(LOST), Source(b"5")
+    first = desk.open_session(dies)
+    desk.take(first, assign(REF, 7, pull=True))
+    await dies.exhausted.wait()
+    desk.close_session(first)
+    await settle()
+    assert [(REF, 7)] == desk.inventory()[0]
+    second = desk.open_session(comes)
+    await comes.exhausted.wait()
+    await settle()
+    assert [b"5"] == inputs_of(desk, REF)
+    attempts.begun[7].set_result(Outcome(outputs=[("result", b"6")]))
+    await settle()
+    [result] = second.take_outgoing().results
+    assert result.outcome.error is None
+
+
+async def test_inputs_are_asked_for_again_while_the_orchestrator_loads_the_run(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    source = Source(SUPERSEDED, b"5")
+    session = desk.open_session(source)
+    desk.take(session, assign(REF, 7, pull=True))
+    await source.exhausted.wait()
+    await settle()
+    assert [b"5"] == inputs_of(desk, REF)
+    desk.take(session, Incoming(kills=[Kill(REF, 7, 0.0)]))
+    await settle()
+
+
+async def test_another_orchestrator_is_asked_when_the_one_that_assigned_is_silent(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    lost, other = Source(LOST), Source(b"5")
+    first = desk.open_session(lost)
+    desk.open_session(other)
+    desk.take(first, assign(REF, 7, pull=True))
+    await other.exhausted.wait()
+    await settle()
+    assert (1, 1, [7]) == (lost.asked, other.asked, list(attempts.begun))
+    desk.abandon_all()
+
+
+@pytest.mark.parametrize("word", ["killed", "superseded", "lease lost"])
+async def test_whatever_ends_an_attempt_ends_its_waiting_for_inputs(
+    word: str, desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    source = Source(LOST)
+    session = desk.open_session(source)
+    desk.take(session, assign(REF, 7, pull=True))
+    await source.exhausted.wait()
+    if word == "killed":
+        desk.take(session, Incoming(kills=[Kill(REF, 7, 0.0)]))
+    elif word == "superseded":
+        desk.take(session, Incoming(superseded=[(REF, 7)]))
+    else:
+        desk.abandon_all()
+    await settle()
+    assert ([7] if word == "killed" else []) == sent(session)
+    assert not desk.busy()
+    assert 0 == session.running
+    assert {} == attempts.begun
+
+
+async def test_an_attempt_whose_inputs_nobody_gives_in_its_time_is_handed_back(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    """Rule 7: it has not failed, and it holds no place for ever."""
+    source = Source(LOST)
+    session = desk.open_session(source)
+    session.take_outgoing()
+    desk.take(session, assign(REF, 7, pull=True, timeout_s=0.01))
+    await session.ready.wait()
+    outgoing = session.take_outgoing()
+    assert [(7, "inputs_missing")] == [(each.token, each.reason) for each in outgoing.declines]
+    assert [] == outgoing.results
+    assert ([], []) == desk.inventory()
+    assert {} == attempts.begun
 
 
 @pytest.mark.parametrize("word", ["killed", "superseded"])

@@ -1,0 +1,57 @@
+"""Inputs too large for their assignment: asked for until whoever has the run gives them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol
+from uuid import UUID
+
+import structlog
+
+from services.runner.domain.attempts import AttemptRequest
+from services.runner.domain.frames import Value, ValuesNotGiven
+
+log = structlog.get_logger()
+
+_PAUSE_MIN_S: Final = 0.05
+_PAUSE_MAX_S: Final = 1.0
+
+
+class PullValues(Protocol):
+    """Fetches the inputs of an attempt that did not fit its assignment."""
+
+    async def __call__(self, attempt_ref: UUID, token: int, count: int) -> Sequence[Value]:
+        """Give the values in the order of the definition; raises ValuesNotGiven."""
+
+
+class InputsMissing(Exception):  # noqa: N818 - the attempt is handed back, it has not failed
+    """Nobody gave the inputs for as long as the attempt itself may take."""
+
+
+async def pull_patiently(
+    request: AttemptRequest, count: int, sources: Callable[[], Iterable[PullValues]]
+) -> Sequence[Value]:
+    """Give the inputs, over lost streams and an orchestrator that loads the run again.
+
+    `sources` says whom to ask now. A kill and the loss of the lease end the waiting; the time of
+    the attempt does between two rounds, with InputsMissing, and never cuts a pull that goes on.
+    """
+    gives_up_at = time.monotonic() + request.timeout_s
+    pause_s = _PAUSE_MIN_S
+    while True:
+        for pull in sources():
+            try:
+                return await pull(request.attempt_ref, request.token, count)
+            except ValuesNotGiven as problem:
+                log.warning(
+                    "inputs_awaited",
+                    attempt_ref=str(request.attempt_ref),
+                    cause=str(problem)[:200],
+                )
+        if time.monotonic() > gives_up_at:
+            raise InputsMissing
+        await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads load
+        pause_s = min(pause_s * 2, _PAUSE_MAX_S)

@@ -122,6 +122,7 @@ class InterpreterPool:
             if warm.sandbox.alive():
                 self._take(warm)
                 return warm
+            self._end(warm)
         return None
 
     async def acquire(self, need: Need) -> Warm:

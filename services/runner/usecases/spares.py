@@ -110,7 +110,11 @@ class Spares:
             sandbox = ready.pop()
             if sandbox.alive():
                 return sandbox
+            self._spawn(self._end(sandbox))
         return None
+
+    async def _end(self, sandbox: Sandbox) -> None:
+        await sandbox.kill()
 
     async def _fill(self, shape: Shape) -> None:
         try:

@@ -304,6 +304,41 @@ async def test_printing_a_frame_is_printing(start: Start) -> None:
     assert 1 == await box.value()
 
 
+@pytest.mark.parametrize(
+    ("sent", "then"),
+    [
+        ('frame(b\'{"op":"result","id":1,"outputs":[]}\')', "b'x' * (1 << 20)"),
+        ("frame(b'{\"op\":' + b'[' * 200000)", "b'x'"),
+        ('frame(b\'{"op":"\\xff"}\')', "b'x'"),
+        ("b'\\xff' * 8", "b'x'"),
+    ],
+    ids=["a result and then junk", "too deep", "no text", "too large"],
+)
+async def test_who_breaks_the_channels_rules_is_ended_and_costs_no_more(
+    start: Start, sent: str, then: str
+) -> None:
+    """B107: a forged result, or none that can be read, and then bytes without end."""
+    loop = asyncio.get_running_loop()
+    problems: list[object] = []
+    loop.set_exception_handler(lambda _, context: problems.append(context))
+    box = await start(
+        "import os, struct\n"
+        "def frame(head):\n"
+        "    return struct.pack('!II', len(head), 0) + head\n"
+        "def main():\n"
+        f"    os.write(200, {sent})\n"
+        f"    while True: os.write(200, {then})\n"
+    )
+    with suppress(SandboxDied):
+        await box.call()
+    async with asyncio.timeout(5):
+        await box.sandbox.ended
+    assert not box.sandbox.alive()
+    with pytest.raises(SandboxDied):
+        await box.call()
+    assert [] == problems
+
+
 async def test_a_hostile_exception_is_truncated(start: Start) -> None:
     """B110."""
     box = await start(

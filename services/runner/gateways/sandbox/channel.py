@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -19,10 +20,15 @@ _decode: Final = msgspec.json.Decoder(dict).decode
 
 
 class AgentChannel:
-    """The runner's end. Whatever comes is untrusted and bounded."""
+    """The runner's end. Whatever comes is untrusted and bounded.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    The agent speaks when it is asked. Who says more, or what is no frame, is not listened to any
+    longer, and `on_fault` is told: such a sandbox serves no other call.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, on_fault: Callable[[], None]) -> None:
         self._loop = loop
+        self._on_fault = on_fault
         self._socket, self.far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._received = bytearray()
@@ -32,6 +38,11 @@ class AgentChannel:
         self._broken: str = ""
         loop.add_reader(self._socket.fileno(), self._readable)
 
+    @property
+    def broken(self) -> bool:
+        """Whether no answer can come any more."""
+        return bool(self._broken)
+
     def expect(self, *, reply_bytes_max: int = 1 << 20) -> asyncio.Future[Reply]:
         """Give a future of the next frame."""
         if self._waiting is not None and not self._waiting.done():
@@ -40,8 +51,6 @@ class AgentChannel:
         self._waiting = self._loop.create_future()
         if self._broken:
             self._waiting.set_exception(SandboxDied(self._broken))
-        elif self._received:
-            self._parse()
         return self._waiting
 
     def send(self, header: Header, body: bytes) -> None:
@@ -97,14 +106,10 @@ class AgentChannel:
             # The process's end is told by its pid: user code may close this descriptor alone.
             self._loop.remove_reader(self._socket.fileno())
             return
-        if self._waiting is None or self._waiting.done():
-            if len(self._received) + len(piece) > _HEADER_BYTES_MAX:
-                self.fail("the agent sent what nobody asked for")
-                return
-            self._received += piece
-            return
         self._received += piece
         self._parse()
+        if self._received and (self._waiting is None or self._waiting.done()):
+            self._fault("the agent sent what nobody asked for")
 
     def _parse(self) -> None:
         waiting = self._waiting
@@ -113,16 +118,23 @@ class AgentChannel:
             return
         header_length, body_length = _HEAD.unpack_from(received)
         if header_length > _HEADER_BYTES_MAX or body_length > self._reply_bytes_max:
-            self.fail("the agent's frame is larger than allowed")
+            self._fault("the agent's frame is larger than allowed")
             return
         start = _HEAD.size + header_length
         if len(received) < start + body_length:
             return
         try:
             header = _decode(memoryview(received)[_HEAD.size : start])
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            self.fail("the agent's frame cannot be read")
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            self._fault("the agent's frame cannot be read")
             return
         body = bytes(memoryview(received)[start : start + body_length])
         del received[: start + body_length]
         waiting.set_result(Reply(header=header, body=body))
+
+    def _fault(self, message: str) -> None:
+        """Listen no longer: what goes on sending must not cost the loop anything."""
+        self._loop.remove_reader(self._socket.fileno())
+        self._received.clear()
+        self.fail(message)
+        self._on_fault()

@@ -47,7 +47,7 @@ class SandboxProcess:
         self.environment_path = str(spec.environment or "")
         self._loop = asyncio.get_running_loop()
         self._cgroup = cgroup
-        self._channel = AgentChannel(self._loop)
+        self._channel = AgentChannel(self._loop, on_fault=self._kill_all)
         self._stdout = OutputTail(self._loop)
         self._stderr = OutputTail(self._loop)
         self._ended: asyncio.Future[int] = self._loop.create_future()
@@ -94,8 +94,8 @@ class SandboxProcess:
         return self._process.pid
 
     def alive(self) -> bool:
-        """Tell whether the sandbox still runs."""
-        return not self._ended.done()
+        """Tell whether the sandbox still runs and can answer."""
+        return not self._ended.done() and not self._channel.broken
 
     async def become_ready(
         self, *, uid: int | None, rlimits: dict[str, int], confine: Header | None = None
@@ -149,12 +149,12 @@ class SandboxProcess:
     async def kill(self, *, grace_s: float = 0.0) -> SandboxUsage:
         """End every process inside; safe to call twice."""
         self._killed = True
-        if self.alive() and grace_s > 0 and self._agent_pid:
+        if not self._ended.done() and grace_s > 0 and self._agent_pid:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(self._agent_pid, signal.SIGTERM)
             await asyncio.wait((self._ended,), timeout=grace_s)
         self._kill_all()
-        if self.alive():
+        if not self._ended.done():
             await asyncio.wait((self._ended,), timeout=_DEATH_TIMEOUT_S)
         await self._release()
         return self._usage
@@ -162,12 +162,12 @@ class SandboxProcess:
     def _kill_all(self) -> None:
         """Kill the namespace's first process, which takes the rest with it, then the group."""
         for pid in self._members:
-            if self.alive():
+            if not self._ended.done():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
         if self._cgroup is not None:
             self._cgroup.kill()
-        if self.alive():
+        if not self._ended.done():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError, PermissionError):

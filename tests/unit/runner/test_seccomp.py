@@ -52,6 +52,9 @@ def decide(program: bytes, number: int, *arguments: int, architecture: int) -> i
             {
                 "read": (0, ALLOW),
                 "mount": (165, refuse(errno.EPERM)),
+                "modify_ldt": (154, refuse(errno.EPERM)),
+                "memfd_secret": (447, refuse(errno.EPERM)),
+                "open_tree_attr": (467, refuse(errno.EPERM)),
                 "ptrace": (101, refuse(errno.EPERM)),
                 "io_uring_setup": (425, refuse(errno.EPERM)),
                 "clone3": (435, refuse(errno.ENOSYS)),
@@ -65,6 +68,9 @@ def decide(program: bytes, number: int, *arguments: int, architecture: int) -> i
                 "mount": (40, refuse(errno.EPERM)),
                 "ptrace": (117, refuse(errno.EPERM)),
                 "bpf": (280, refuse(errno.EPERM)),
+                "setpgid": (154, ALLOW),  # on the other architecture modify_ldt
+                "memfd_secret": (447, refuse(errno.EPERM)),
+                "open_tree_attr": (467, refuse(errno.EPERM)),
                 "clone3": (435, refuse(errno.ENOSYS)),
             },
         ),

@@ -35,10 +35,10 @@ _AF_UNIX: Final = 1
 # Common to both architectures where the generic table is used (numbers from asm-generic).
 _X86_64: Final[Mapping[str, int]] = {
     "ptrace": 101, "syslog": 103, "personality": 135, "ustat": 136, "vhangup": 153,
-    "pivot_root": 155, "sysctl": 156, "adjtimex": 159, "chroot": 161, "acct": 163,
-    "settimeofday": 164, "mount": 165, "umount2": 166, "swapon": 167, "swapoff": 168,
-    "reboot": 169, "sethostname": 170, "setdomainname": 171, "iopl": 172, "ioperm": 173,
-    "create_module": 174, "init_module": 175, "delete_module": 176, "quotactl": 179,
+    "modify_ldt": 154, "pivot_root": 155, "sysctl": 156, "adjtimex": 159, "chroot": 161,
+    "acct": 163, "settimeofday": 164, "mount": 165, "umount2": 166, "swapon": 167,
+    "swapoff": 168, "reboot": 169, "sethostname": 170, "setdomainname": 171, "iopl": 172,
+    "ioperm": 173, "create_module": 174, "init_module": 175, "delete_module": 176, "quotactl": 179,
     "nfsservctl": 180, "lookup_dcookie": 212, "clock_settime": 227, "mbind": 237,
     "set_mempolicy": 238, "get_mempolicy": 239, "kexec_load": 246, "add_key": 248,
     "request_key": 249, "keyctl": 250, "migrate_pages": 256, "unshare": 272, "move_pages": 279,
@@ -49,7 +49,7 @@ _X86_64: Final[Mapping[str, int]] = {
     "io_uring_register": 427, "open_tree": 428, "move_mount": 429, "fsopen": 430,
     "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_getfd": 438,
     "process_madvise": 440, "mount_setattr": 442, "quotactl_fd": 443,
-    "set_mempolicy_home_node": 450,
+    "memfd_secret": 447, "set_mempolicy_home_node": 450, "open_tree_attr": 467,
 }  # fmt: skip
 _AARCH64: Final[Mapping[str, int]] = {
     "lookup_dcookie": 18, "umount2": 39, "mount": 40, "pivot_root": 41, "nfsservctl": 42,
@@ -66,7 +66,7 @@ _AARCH64: Final[Mapping[str, int]] = {
     "io_uring_register": 427, "open_tree": 428, "move_mount": 429, "fsopen": 430,
     "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_getfd": 438,
     "process_madvise": 440, "mount_setattr": 442, "quotactl_fd": 443,
-    "set_mempolicy_home_node": 450,
+    "memfd_secret": 447, "set_mempolicy_home_node": 450, "open_tree_attr": 467,
 }  # fmt: skip
 
 

@@ -8,10 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
 PACKAGES_MAX: Final = 100
 _PINNED: Final = re.compile(
     r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE
 )
+_REQUIREMENT_CHARS_MAX: Final = 255
+_PRINTABLE: Final = re.compile(r"[\x20-\x7e]+")
 _ADDRESS: Final = re.compile(r"\b[a-z+]+://\S+|/(?:[\w.@+-]+/)+[\w.@+-]*")
 
 
@@ -37,6 +42,33 @@ def environment_key(*, python_version: str, platform: str, digest: str) -> str:
 def packages_in(lock: str) -> Sequence[Package]:
     """List what a lock pins."""
     return [Package(name, version) for name, version in _PINNED.findall(lock)]
+
+
+class RequirementError(ValueError):
+    """A requirement is refused; the message says why."""
+
+
+def plain_requirement(text: str) -> str:
+    """Spell a requirement anew from its name, extras and versions; RequirementError for all else.
+
+    What else an installer takes can fetch or run anything. So it reads nothing as it was sent: a
+    name is never a file's, and each version was parsed, which `===` would prevent.
+    """
+    if not _PRINTABLE.fullmatch(text) or len(text) > _REQUIREMENT_CHARS_MAX:
+        raise RequirementError(
+            f"a requirement is one line of 1 to {_REQUIREMENT_CHARS_MAX} plain ASCII characters"
+        )
+    try:
+        parsed = Requirement(text)
+    except InvalidRequirement as problem:
+        raise RequirementError(str(problem).splitlines()[0][:200]) from None
+    if parsed.url or parsed.marker:
+        raise RequirementError("only a name, extras and versions are allowed")
+    if any(clause.operator == "===" for clause in parsed.specifier):
+        raise RequirementError("the operator === is refused; use ==")
+    extras = ",".join(sorted(canonicalize_name(extra) for extra in parsed.extras))
+    name = canonicalize_name(parsed.name)
+    return f"{name}[{extras}]{parsed.specifier}" if extras else f"{name}{parsed.specifier}"
 
 
 def without_addresses(text: str, *, limit: int = 2000) -> str:

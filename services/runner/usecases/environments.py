@@ -17,7 +17,6 @@ from typing import Final
 from uuid import UUID
 
 import structlog
-from packaging.requirements import InvalidRequirement, Requirement
 
 from services.kit.errors import (
     FailedPrecondition,
@@ -29,9 +28,11 @@ from services.kit.pg import Pool
 from services.runner.domain.environments import (
     PACKAGES_MAX,
     Package,
+    RequirementError,
     environment_key,
     lock_digest,
     packages_in,
+    plain_requirement,
 )
 from services.runner.gateways.sandbox.port import Interpreter
 from services.runner.gateways.uv import Uv, UvError, folder_bytes, remove_folder
@@ -197,17 +198,14 @@ class Environments:
 
 
 def plain_requirements(requirements: Sequence[str]) -> list[str]:
-    """Refuse all but name, extras and versions: what else pip takes can fetch or run anything."""
+    """Spell requirements plainly; InvalidArgument names each that is not a plain one."""
     plain = []
     faults = []
     for position, text in enumerate(requirements):
         try:
-            requirement = Requirement(text)
-            if requirement.url or requirement.marker or "\n" in text or "\r" in text:
-                raise InvalidRequirement("only a name, extras and versions are allowed")
-            plain.append(str(requirement))
-        except InvalidRequirement as problem:
-            faults.append(FieldViolation(f"requirements[{position}]", str(problem)[:200]))
+            plain.append(plain_requirement(text))
+        except RequirementError as problem:
+            faults.append(FieldViolation(f"requirements[{position}]", str(problem)))
     if faults:
         raise InvalidArgument("INVALID_REQUIREMENT", faults[0].description, fields=faults)
     return plain

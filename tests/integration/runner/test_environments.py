@@ -150,6 +150,10 @@ async def test_hostile_path_files_are_never_read(
         "greeter; python_version > '3'",
         "gr\u0435eter",
         "..",
+        "greeter===1.0",
+        "greeter===\u2028--index-url=http://x",
+        "greeter>=1\u2028-e .",
+        "",
     ],
 )
 async def test_only_names_extras_and_versions_are_requirements(

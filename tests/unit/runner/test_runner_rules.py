@@ -7,6 +7,7 @@ import uuid
 from services.runner.domain.environments import (
     environment_key,
     packages_in,
+    plain_requirement,
     without_addresses,
 )
 from services.runner.domain.limits import Limits, Tier, meets
@@ -35,6 +36,17 @@ def test_an_environment_is_named_for_all_that_makes_it_differ() -> None:
         for digest in ("a", "b")
     }
     assert 8 == len(names)
+
+
+def test_a_requirement_is_spelled_anew_from_its_parts() -> None:
+    """B84: no name that could be taken for a file's, and no order of its own."""
+    for text, spelled in (
+        ("Greeter [B, a] >=1.0 , <2", "greeter[a,b]<2,>=1.0"),
+        ("local.whl", "local-whl"),
+        ("pkg.tar.gz==1", "pkg-tar-gz==1"),
+        ("typing_extensions ~= 4.0", "typing-extensions~=4.0"),
+    ):
+        assert spelled == plain_requirement(text)
 
 
 def test_a_tools_words_lose_addresses_and_paths() -> None:

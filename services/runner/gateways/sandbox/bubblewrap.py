@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +16,9 @@ from services.runner.gateways.sandbox.port import Sandbox, SandboxDied, SandboxS
 from services.runner.gateways.sandbox.process import SandboxProcess
 from services.runner.gateways.sandbox.seccomp import build_filter
 
-NOBODY: Final = 65534
+_NOBODY: Final = 65534
+# Where systemd takes users for a single service: nobody else's, and mapped where few users are.
+_USERS: Final = range(61184, 65520)
 _SYSTEM: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC: Final = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
 _ENVIRONMENT_PATH: Final = "/qflow/environment"
@@ -29,6 +33,11 @@ SANDBOX_ENVIRONMENT: Final = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
+
+
+def users_of_sandboxes(*, as_root: bool) -> Iterator[int | None]:
+    """Give root a user for each sandbox, for much is counted by user; others have their own."""
+    return itertools.cycle(_USERS) if as_root else itertools.repeat(None)
 
 
 def find_bubblewrap(setting: str = "") -> Path | None:
@@ -58,6 +67,7 @@ class BubblewrapHost:
         self._program = program
         self._cgroups = cgroups
         self._as_root = os.geteuid() == 0 if as_root is None else as_root
+        self._users = users_of_sandboxes(as_root=self._as_root)
         self._filter = build_filter()
         # Without a control group memory and processes have no hard cap: that is not T2.
         self.tier = Tier.T2 if cgroups is not None else Tier.T1
@@ -87,15 +97,12 @@ class BubblewrapHost:
         if cgroup is None:
             rlimits["AS"] = spec.limits.memory_bytes * 4
             rlimits["NPROC"] = spec.limits.processes  # counted within the user namespace
-        await sandbox.become_ready(uid=NOBODY if self._as_root else None, rlimits=rlimits)
+        await sandbox.become_ready(uid=next(self._users), rlimits=rlimits)
         return sandbox
 
     def _command(self, spec: SandboxSpec, channel: int) -> tuple[list[str], list[int]]:
-        filter_fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
-        os.write(filter_fd, self._filter)
-        os.lseek(filter_fd, 0, os.SEEK_SET)
-        argv = [
-            str(self._program),
+        filter_fd = _memory_file("seccomp", self._filter)
+        options = [
             *self._namespaces(),
             "--die-with-parent",
             "--new-session",
@@ -110,14 +117,12 @@ class BubblewrapHost:
             "/tmp",  # noqa: S108
             "--seccomp",
             str(filter_fd),
-            "--",
-            str(spec.python),
-            "-I",
-            "-S",
-            "/qflow/agent",
-            str(channel),
         ]
-        return argv, [filter_fd]
+        # Not as arguments: the sandbox sees the command line of its first process, and with it
+        # the places of this machine.
+        options_fd = _memory_file("options", "".join(f"{part}\0" for part in options).encode())
+        argv = [str(self._program), "--args", str(options_fd), "--", str(spec.python), "-I", "-S"]
+        return [*argv, "/qflow/agent", str(channel)], [filter_fd, options_fd]
 
     def _namespaces(self) -> list[str]:
         common = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
@@ -129,10 +134,17 @@ class BubblewrapHost:
             "--unshare-user",
             "--disable-userns",
             "--uid",
-            str(NOBODY),
+            str(_NOBODY),
             "--gid",
-            str(NOBODY),
+            str(_NOBODY),
         ]
+
+
+def _memory_file(name: str, content: bytes) -> int:
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+    os.write(descriptor, content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def _filesystem(spec: SandboxSpec) -> list[str]:

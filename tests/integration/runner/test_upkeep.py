@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import uuid
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from services.kit.pg import open_pool
 from services.runner.domain.limits import Limits
 from services.runner.gateways.file_store import FileCorruptError, FileStore
-from services.runner.gateways.sandbox.cgroups import CgroupHost
+from services.runner.gateways.sandbox.cgroups import CgroupHost, hand_down
 from services.runner.usecases.files import remove_deleted
 from services.runner.usecases.membership import Membership, Offer
 from tests import factories
@@ -196,3 +197,20 @@ def test_what_a_killed_runner_left_is_reaped(tmp_path: Path) -> None:
     assert [] == [folder for folder in group.folders if folder.exists()]
     host.close()
     assert [] == [base for base in host._bases if base.exists()]
+
+
+def test_a_delegated_group_hands_the_processors_down_where_they_are_offered(
+    tmp_path: Path,
+) -> None:
+    """Equal weights between sandboxes; without the controller memory and processes stay capped."""
+    for offered, handed in (
+        (["cpu", "memory", "pids"], b"+cpu+memory +pids"),
+        (["memory", "pids"], b"+memory +pids"),
+    ):
+        group = tmp_path / "-".join(offered)
+        group.mkdir()
+        os.mkfifo(group / "cgroup.subtree_control")
+        kept = os.open(group / "cgroup.subtree_control", os.O_RDWR | os.O_NONBLOCK)
+        hand_down(group, offered)
+        assert handed == os.read(kept, 100)
+        os.close(kept)

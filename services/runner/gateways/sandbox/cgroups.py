@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -167,13 +168,22 @@ def _detect_v2(name: str) -> CgroupHost | None:
         aside = own / f"{name}-runner"
         aside.mkdir(exist_ok=True)
         (aside / "cgroup.procs").write_text(str(os.getpid()))
-        (own / "cgroup.subtree_control").write_text("+memory +pids")
+        hand_down(own, controllers)
         base = own / name
         base.mkdir(exist_ok=True)
-        (base / "cgroup.subtree_control").write_text("+memory +pids")
+        hand_down(base, controllers)
     except OSError:
         return None
     return CgroupHost((base,), version=2)
+
+
+def hand_down(group: Path, offered: Sequence[str]) -> None:
+    """Give the groups below their controllers, at equal weights of the processors where offered."""
+    control = group / "cgroup.subtree_control"
+    if "cpu" in offered:
+        with contextlib.suppress(OSError):  # it may be barred while memory and pids are not
+            control.write_text("+cpu")
+    control.write_text("+memory +pids")
 
 
 def _own_paths() -> dict[str, str]:

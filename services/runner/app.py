@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 import socket
 import sys
 import time
@@ -32,6 +33,7 @@ from services.runner.gateways.sandbox.bare import BareHost
 from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost, find_bubblewrap
 from services.runner.gateways.sandbox.canary import Probe, probe
 from services.runner.gateways.sandbox.cgroups import CgroupHost
+from services.runner.gateways.sandbox.groups import ProcessGroups
 from services.runner.gateways.sandbox.interpreters import prepare_interpreters
 from services.runner.gateways.sandbox.landlock import LandlockHost
 from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
@@ -196,10 +198,12 @@ async def _prove(
 ) -> tuple[SandboxHost, Probe]:
     """Choose the strongest host and let the canary attack it."""
     began = time.monotonic()
+    groups = ProcessGroups(settings.home / "run" / f"{settings.name}.sandboxes")
+    left = await asyncio.to_thread(groups.reap)
     if cgroups is not None:
-        left = await asyncio.to_thread(cgroups.reap)
-        if left:
-            log.warning("sandboxes_reaped", groups=left)
+        left += await asyncio.to_thread(cgroups.reap)
+    if left:
+        log.warning("sandboxes_reaped", groups=left)
     if settings.unsafe:
         log.error("sandbox_disabled", setting="QFLOW_UNSAFE_NO_SANDBOX")
         return BareHost(cgroups=cgroups), Probe(Tier.T0, ["the unsafe switch is set: no sandbox"])
@@ -208,7 +212,9 @@ async def _prove(
     bubblewrap = find_bubblewrap(settings.bubblewrap)
     if bubblewrap is not None:
         hosts.append(BubblewrapHost(bubblewrap, cgroups=cgroups))
-    hosts.append(LandlockHost(settings.home / "sandboxes" / settings.name, cgroups=cgroups))
+    boxes = settings.home / "sandboxes" / settings.name
+    await asyncio.to_thread(shutil.rmtree, boxes, ignore_errors=True)  # of those who are reaped
+    hosts.append(LandlockHost(boxes, cgroups=cgroups, groups=groups))
     for host in hosts:
         proven = await probe(host, newest)
         log.info(

@@ -6,6 +6,9 @@ import asyncio
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -17,6 +20,7 @@ from services.kit.pythons import ask
 from services.runner.domain.limits import Limits
 from services.runner.gateways.sandbox.canary import probe
 from services.runner.gateways.sandbox.cgroups import CgroupHost
+from services.runner.gateways.sandbox.groups import ProcessGroups
 from services.runner.gateways.sandbox.interpreters import prepare_interpreters
 from services.runner.gateways.sandbox.landlock import LandlockHost
 from services.runner.gateways.sandbox.port import Interpreter, Sandbox, SandboxSpec
@@ -64,6 +68,39 @@ def main():
 """
 
 
+ORPHAN = """
+import os, time
+
+def main():
+    read, write = os.pipe()
+    if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(600)
+        os.write(write, b"%d" % pid)
+        os._exit(0)
+    os.wait()
+    return int(os.read(read, 100))
+"""
+
+RUNNER = f"""
+import asyncio, os, signal, sys
+from pathlib import Path
+from tests.integration.runner.test_landlock import *
+
+async def main():
+    boxes, groups, version, python, prefix, agent = sys.argv[1:]
+    host = LandlockHost(Path(boxes), cgroups=None, groups=ProcessGroups(Path(groups)))
+    interpreter = Interpreter(version, Path(python), Path(prefix), Path(agent))
+    sandbox = await start(host, interpreter, Limits())
+    await sandbox.request(load_header({ORPHAN!r}))
+    print(await Box(sandbox).value(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
 @pytest.fixture
 def boxes() -> Iterator[Path]:
     """A folder that other users may enter, as root's sandboxes are."""
@@ -71,6 +108,11 @@ def boxes() -> Iterator[Path]:
     folder.chmod(0o711)
     yield folder / "boxes"
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def groups(tmp_path: Path) -> ProcessGroups:
+    return ProcessGroups(tmp_path / "groups")
 
 
 @pytest.fixture(scope="module")
@@ -95,19 +137,21 @@ async def start(host: LandlockHost, interpreter: Interpreter, limits: Limits) ->
     )
 
 
-async def test_the_canary_finds_nothing_open(interpreter: Interpreter, boxes: Path) -> None:
+async def test_the_canary_finds_nothing_open(
+    interpreter: Interpreter, boxes: Path, groups: ProcessGroups
+) -> None:
     """E15: also as root in a container, where `setuid(0)` would be no change at all."""
-    found = await probe(LandlockHost(boxes, cgroups=None), interpreter)
+    found = await probe(LandlockHost(boxes, cgroups=None, groups=groups), interpreter)
     assert [] == [finding for finding in found.findings if ": held" not in finding]
     assert "T1" == found.tier
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a user for each sandbox")
 async def test_without_control_groups_the_sandboxes_user_counts_its_processes(
-    interpreter: Interpreter, boxes: Path
+    interpreter: Interpreter, boxes: Path, groups: ProcessGroups
 ) -> None:
     """B95 at T1."""
-    host = LandlockHost(boxes, cgroups=None)
+    host = LandlockHost(boxes, cgroups=None, groups=groups)
     first = await start(host, interpreter, Limits(processes=8))
     other = await start(host, interpreter, Limits(processes=8))
     try:
@@ -136,10 +180,12 @@ def _of_group(sandbox: Sandbox) -> list[int]:
 
 
 async def test_files_sockets_and_sessions_are_out_of_reach(
-    interpreter: Interpreter, cgroups: CgroupHost | None, boxes: Path
+    interpreter: Interpreter, cgroups: CgroupHost | None, boxes: Path, groups: ProcessGroups
 ) -> None:
     """E15, the fallback; a filter in the kernel and not in the language."""
-    sandbox = await start(LandlockHost(boxes, cgroups=cgroups), interpreter, Limits())
+    sandbox = await start(
+        LandlockHost(boxes, cgroups=cgroups, groups=groups), interpreter, Limits()
+    )
     try:
         loaded = await sandbox.request(load_header(CODE))
         assert "loaded" == loaded.header["op"], loaded.header
@@ -153,3 +199,33 @@ async def test_files_sockets_and_sessions_are_out_of_reach(
     async with asyncio.timeout(5):
         while list(boxes.iterdir()):  # noqa: ASYNC110, ASYNC240 - a thread removes
             await asyncio.sleep(0.01)
+
+
+async def test_what_a_killed_runner_left_without_control_groups_is_reaped(
+    interpreter: Interpreter, boxes: Path, tmp_path: Path
+) -> None:
+    """I19, R31 at T1: the child of a child, whose parents are gone; and nobody else's group."""
+    records = tmp_path / "groups"
+    given = (interpreter.version, interpreter.executable, interpreter.prefix, interpreter.agent)
+    runner = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", RUNNER, str(boxes), str(records), *map(str, given)],
+        capture_output=True,
+        check=False,
+        cwd=Path(__file__).parents[3],
+    )
+    assert -signal.SIGKILL == runner.returncode, runner.stderr
+    orphan = ProcessMark.of(int(runner.stdout))
+    assert orphan is not None
+    [record] = records.iterdir()
+    kept = json.loads(record.read_bytes())
+    sleeping = ["/bin/sleep", "600"]
+    with subprocess.Popen(sleeping, start_new_session=True) as other:  # noqa: ASYNC220
+        (records / "other").write_text(json.dumps({**kept, "group": other.pid}))
+        assert 1 == ProcessGroups(records).reap()
+        async with asyncio.timeout(5):
+            while orphan.is_alive():  # noqa: ASYNC110 - a process ends
+                await asyncio.sleep(0.01)
+        assert other.poll() is None
+        other.kill()
+    assert [] == list(records.iterdir())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import itertools
 import os
 import shutil
 import stat
@@ -12,16 +11,15 @@ from pathlib import Path
 from typing import Final
 
 from services.runner.domain.limits import Tier
-from services.runner.gateways.sandbox.bubblewrap import SANDBOX_ENVIRONMENT
+from services.runner.gateways.sandbox.bubblewrap import SANDBOX_ENVIRONMENT, users_of_sandboxes
 from services.runner.gateways.sandbox.cgroups import CgroupHost
+from services.runner.gateways.sandbox.groups import ProcessGroups
 from services.runner.gateways.sandbox.port import Sandbox, SandboxDied, SandboxSpec
 from services.runner.gateways.sandbox.process import SandboxProcess
 from services.runner.gateways.sandbox.seccomp import build_filter
 
 _READ: Final = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
 _READ_OF_PROC: Final = ("/proc/loadavg", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat")
-# Where systemd takes users for a single service: nobody else's, and mapped where few users are.
-_USERS: Final = range(61184, 65520)
 _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/dev/full")
 
 
@@ -34,10 +32,11 @@ class LandlockHost:
 
     tier = Tier.T1
 
-    def __init__(self, folder: Path, *, cgroups: CgroupHost | None) -> None:
+    def __init__(self, folder: Path, *, cgroups: CgroupHost | None, groups: ProcessGroups) -> None:
         self._folder = folder
         self._cgroups = cgroups
-        self._users = itertools.cycle(_USERS) if os.geteuid() == 0 else itertools.repeat(None)
+        self._groups = groups
+        self._users = users_of_sandboxes(as_root=os.geteuid() == 0)
         self._filter = base64.b64encode(build_filter(namespaced=False)).decode()
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
@@ -73,7 +72,14 @@ class LandlockHost:
                 cgroup.remove()
             shutil.rmtree(own, ignore_errors=True)
             raise SandboxDied(f"the interpreter does not start: {problem.strerror}") from problem
+        name = str(spec.sandbox_id)
         sandbox.ended.add_done_callback(lambda _: _forget(own))
+        sandbox.ended.add_done_callback(lambda _: self._groups.forget(name))
+        try:
+            self._groups.note(name, pid=sandbox.pid, user=os.geteuid() if uid is None else uid)
+        except OSError as problem:
+            await sandbox.kill()
+            raise SandboxDied(f"the sandbox cannot be noted: {problem.strerror}") from problem
         rlimits = {
             "CORE": 0,
             "NOFILE": spec.limits.open_files,

@@ -1,0 +1,112 @@
+"""Process groups of sandboxes, remembered on disk: what a killed runner left behind can be ended.
+
+For sandboxes without a namespace or a control group of their own. Their filter bars leaving the
+group, so all that a sandbox started is in it, whoever its parent is now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+_FILTERED: Final = "2"
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    group: int
+    started_ticks: int
+    user: int
+    boot: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Process:
+    pid: int
+    group: int
+    session: int
+    started_ticks: int
+
+
+class ProcessGroups:
+    """One file per living sandbox; only the holder of the home's lock may use the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def note(self, name: str, *, pid: int, user: int) -> None:
+        """Remember a sandbox by its first process, before that reads user code; raises OSError."""
+        found = _process(pid)
+        if found is None:
+            return
+        record = _Record(
+            group=pid, started_ticks=found.started_ticks, user=user, boot=_BOOT.read_text()
+        )
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self._folder / name).write_bytes(msgspec.json.encode(record))
+
+    def forget(self, name: str) -> None:
+        """Forget a sandbox whose group has been killed."""
+        (self._folder / name).unlink(missing_ok=True)
+
+    def reap(self) -> int:
+        """Kill what an earlier runner left, where it is surely its own; how many groups there were.
+
+        A record cut short is of a sandbox without user code, which ends with its channel.
+        """
+        left = 0
+        for file in self._folder.glob("*"):
+            with contextlib.suppress(msgspec.DecodeError):
+                record = msgspec.json.decode(file.read_bytes(), type=_Record)
+                members = [each for each in _processes() if each.group == record.group]
+                if members and all(_is_of(record, each) for each in members):
+                    left += 1
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(record.group, signal.SIGKILL)
+            file.unlink(missing_ok=True)
+        return left
+
+
+def _is_of(record: _Record, process: _Process) -> bool:
+    """Whether a process is the sandbox's, and not of a group that was given the same number.
+
+    The first process may be gone, and the number stays taken while the group has members. What
+    tells them from others cannot be shed: the filter, the user, the session that was not left.
+    """
+    if record.boot != _BOOT.read_text() or process.session != record.group:
+        return False
+    if process.pid == record.group and process.started_ticks != record.started_ticks:
+        return False
+    try:
+        text = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    status = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return (
+        process.started_ticks >= record.started_ticks
+        and status.get("Seccomp", "").strip() == _FILTERED
+        and set(status.get("Uid", "").split()) == {str(record.user)}
+    )
+
+
+def _processes() -> list[_Process]:
+    pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+    return [found for pid in pids if (found := _process(pid)) is not None]
+
+
+def _process(pid: int) -> _Process | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # The name in brackets may hold spaces and brackets itself; fields count from its end.
+    state, _, group, session, *rest = stat.rpartition(")")[2].split()
+    if state in {"Z", "X"}:
+        return None
+    return _Process(pid=pid, group=int(group), session=int(session), started_ticks=int(rest[15]))

@@ -43,6 +43,7 @@ async def run(
     cwd: str | Path = os.sep,
     keep_stderr: bool = False,
     umask: int = -1,
+    pass_fds: Sequence[int] = (),
 ) -> Finished:
     """Run a program to its end; nothing of its process group outlives the call.
 
@@ -56,6 +57,7 @@ async def run(
         env=dict(env),
         cwd=cwd,
         umask=umask,
+        pass_fds=pass_fds,
         start_new_session=True,
     )
     try:

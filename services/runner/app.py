@@ -103,10 +103,13 @@ async def _runner(
     environments = Environments(
         root=settings.home / "environments",
         uv=Uv(
-            cache=settings.home / "environments" / ".cache",
             env=env,
-            bubblewrap=find_bubblewrap(settings.bubblewrap),
+            # Only where it was proven to work.
+            bubblewrap=find_bubblewrap(settings.bubblewrap)
+            if isinstance(host, BubblewrapHost)
+            else None,
         ),
+        host=host,
         interpreters=interpreters,
         pool=engine_pool,
     )

@@ -1,4 +1,4 @@
-"""Environments by content: equal needs give one folder, whoever asks."""
+"""Environments by content: equal needs of one tenant give one folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -33,9 +34,9 @@ def lock_digest(lock: str) -> str:
     return hashlib.sha256(lock.encode()).hexdigest()
 
 
-def environment_key(*, python_version: str, platform: str, digest: str) -> str:
-    """Name the environment: what may differ between two machines is in the name."""
-    text = f"{python_version}\n{platform}\n{digest}"
+def environment_key(*, tenant_id: UUID, python_version: str, platform: str, digest: str) -> str:
+    """Name the environment for whose it is and for what may differ between two machines."""
+    text = f"{tenant_id}\n{python_version}\n{platform}\n{digest}"
     return f"py{python_version}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 

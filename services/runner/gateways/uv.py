@@ -1,10 +1,15 @@
-"""uv: pins requirements, fetches wheels, and nothing else: no source is built, no code is run."""
+"""uv: pins requirements, fetches wheels, and nothing else: no source is built, no code is run.
+
+Where namespaces can be had it sees the system's libraries, one Python, what its settings name, and
+one folder to write to, with its cache and what it fills: hard links end where a mount does. The
+network it has is the machine's, since it must reach the index.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
+import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +17,15 @@ from typing import Final
 
 from services.kit import child
 from services.runner.domain.environments import without_addresses
+from services.runner.gateways.disk import DiskFullError, folder_bytes, remove_folder, within
+from services.runner.gateways.sandbox.bubblewrap import memory_file, separate, system_folders
+from services.runner.gateways.sandbox.port import Interpreter
+from services.runner.gateways.sandbox.seccomp import build_filter
 
 _RESOLVE_S: Final = 60.0
 _INSTALL_S: Final = 600.0
-_COMPILE_S: Final = 300.0
+_RESOLVE_BYTES_MAX: Final = 500 * 1024**2
+INSTALL_BYTES_MAX: Final = 2 * 1024**3
 _OUTPUT_BYTES_MAX: Final = 4 * 1024 * 1024
 _UNSATISFIABLE: Final = 1
 # What an operator has set for pip goes for uv too, which does not read it itself.
@@ -46,6 +56,13 @@ _PASSED_ON: Final = (
     "all_proxy",
     "no_proxy",
 )
+# How the index is found and trusted, beside what is below /usr.
+_ETC: Final = (
+    *("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/host.conf"),
+    *("/etc/ssl", "/etc/pki", "/etc/ca-certificates"),
+)
+# No core dump, and no file larger than all may be together: blocks of 512 bytes.
+_LIMIT: Final = 'ulimit -c 0 && ulimit -f "$1" && shift && exec "$@"'
 # Wheels alone: a source distribution runs its author's code while it is built.
 _WHEELS_ONLY: Final = ("--only-binary", ":all:", "--no-config", "--quiet", "--color", "never")
 
@@ -66,62 +83,138 @@ class _Done:
 
 
 class Uv:
-    """Runs uv with a cache beside the environments, so that wheels are linked and not copied."""
+    """Runs uv on a folder of the caller's with its cache and what is made there.
 
-    def __init__(self, *, cache: Path, env: Mapping[str, str], bubblewrap: Path | None) -> None:
+    Wheels are linked from the cache and not copied. One caller at a time may install in a folder.
+    """
+
+    def __init__(
+        self,
+        *,
+        env: Mapping[str, str],
+        bubblewrap: Path | None,
+        install_bytes_max: int = INSTALL_BYTES_MAX,
+    ) -> None:
         self._program = _find_uv()
-        self._cache = cache
-        self._env = _environment(env, cache)
+        self._env = _environment(env)
         self._bubblewrap = bubblewrap
+        self._install_bytes_max = install_bytes_max
 
     async def resolve(
-        self, requirements: Sequence[str], *, python_version: str, python: Path
+        self,
+        requirements: Sequence[str],
+        *,
+        folder: Path,
+        python_version: str,
+        interpreter: Interpreter,
     ) -> str:
         """Pin requirements for this platform to exact versions with hashes; raises UvError."""
         done = await self._run(
             [
                 *("pip", "compile", "-", "--generate-hashes", "--no-header", "--no-annotate"),
-                *("--python", str(python), "--python-version", python_version, *_WHEELS_ONLY),
+                *("--python", str(interpreter.executable), "--python-version", python_version),
+                *_WHEELS_ONLY,
             ],
+            folder=folder,
+            interpreter=interpreter,
             stdin="\n".join(requirements),
             timeout_s=_RESOLVE_S,
+            bytes_max=_RESOLVE_BYTES_MAX,
         )
         if done.status != 0:
             raise _error(done)
         return done.stdout
 
-    async def install(self, lock: Path, target: Path, *, python: Path) -> None:
+    async def install(
+        self, lock: Path, target: Path, *, folder: Path, interpreter: Interpreter
+    ) -> None:
         """Fetch the locked wheels into a folder, each checked against its hash; raises UvError."""
         done = await self._run(
             [
-                *("pip", "install", "--python", str(python), "--target", str(target)),
-                *("--require-hashes", "--no-deps", "--link-mode", "hardlink", *_WHEELS_ONLY),
-                *("-r", str(lock)),
+                *("pip", "install", "--python", str(interpreter.executable)),
+                *("--target", str(target), "--require-hashes", "--no-deps"),
+                *("--link-mode", "hardlink", *_WHEELS_ONLY, "-r", str(lock)),
             ],
+            folder=folder,
+            interpreter=interpreter,
             stdin="",
             timeout_s=_INSTALL_S,
+            bytes_max=self._install_bytes_max,
+            target=target,
         )
         if done.status != 0:
             raise _error(done)
 
-    async def compile_bytecode(self, target: Path, *, python: Path, prefix: Path) -> None:
-        """Compile a folder, isolated from the network and without reading any `.pth`.
+    async def _run(
+        self,
+        arguments: Sequence[str],
+        *,
+        folder: Path,
+        interpreter: Interpreter,
+        stdin: str,
+        timeout_s: float,
+        bytes_max: int,
+        target: Path | None = None,
+    ) -> _Done:
+        cache = folder / ".cache"
+        cache.mkdir(parents=True, exist_ok=True)
+        if target is not None:
+            for left in cache.glob(".tmp*"):  # of one that was killed
+                remove_folder(left)
+        since = time.time() - 1  # the file system's clock may be behind by a tick
 
-        A file that does not compile is not a fault: packages carry files for other Pythons.
-        """
-        argv = [str(python), "-I", "-S", "-m", "compileall", "-q", "-q"]
-        argv += ["--invalidation-mode", "unchecked-hash"]
-        if self._bubblewrap is not None:
-            argv = [*_compile_sandbox(self._bubblewrap, target, prefix), *argv, "/target"]
-        else:
-            argv.append(str(target))
-        await _spawn(argv, env={"LC_ALL": "C.UTF-8"}, stdin="", timeout_s=_COMPILE_S)
+        def used() -> int:
+            return folder_bytes(*_changed(cache, since), *((target,) if target else ()))
 
-    async def _run(self, arguments: Sequence[str], *, stdin: str, timeout_s: float) -> _Done:
-        self._cache.mkdir(parents=True, exist_ok=True)
-        return await _spawn(
-            [str(self._program), *arguments], env=self._env, stdin=stdin, timeout_s=timeout_s
-        )
+        limit = ["/bin/sh", "-c", _LIMIT, "sh", str(bytes_max // 512)]
+        walls, descriptors = self.walls(folder, interpreter)
+        env = {**self._env, "HOME": str(cache), "UV_CACHE_DIR": str(cache)}
+        argv = [*limit, *walls, str(self._program), *arguments]
+        work = _spawn(argv, env=env, stdin=stdin, timeout_s=timeout_s, pass_fds=descriptors)
+        try:
+            return await within(work, used=used, bytes_max=bytes_max)
+        except DiskFullError:
+            if target is not None:
+                remove_folder(cache)
+            raise UvError(
+                f"the packages take more than {bytes_max} bytes, which is the limit",
+                retryable=False,
+            ) from None
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def walls(self, folder: Path, interpreter: Interpreter) -> tuple[list[str], list[int]]:
+        """Give the command line that goes before uv's, and the descriptors that it reads."""
+        if self._bubblewrap is None:
+            return [], []
+        filter_fd = memory_file("seccomp", build_filter(network=True))
+        argv = [str(self._bubblewrap), *separate(as_root=os.geteuid() == 0), *system_folders()]
+        argv += ["--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - its own
+        for place in (*_ETC, *_places(self._env), self._program, interpreter.prefix):
+            argv += ["--ro-bind-try", str(place), str(place)]
+        argv += ["--bind", str(folder), str(folder), "--remount-ro", "/", "--chdir", "/"]
+        return [*argv, "--seccomp", str(filter_fd), "--"], [filter_fd]
+
+
+def _changed(cache: Path, since: float) -> list[Path]:
+    """List what uv has put into its cache since a time: whole wheels, and those under way."""
+    found = []
+    for bucket in cache.iterdir():
+        for place in [bucket] if bucket.name.startswith(".tmp") else bucket.glob("*"):
+            try:
+                if place.lstat().st_ctime >= since:
+                    found.append(place)
+            except OSError:
+                continue
+    return found
+
+
+def _places(env: Mapping[str, str]) -> list[Path]:
+    """List the places of this machine that settings name: certificates, folders of wheels."""
+    parts = {part for value in env.values() for part in (value, *re.split(r"[\s,:]+", value))}
+    found = [Path(part) for part in sorted(parts) if part.startswith("/")]
+    return [place for place in found if len(place.parts) > 1 and place.exists()]
 
 
 def _find_uv() -> Path:
@@ -130,7 +223,7 @@ def _find_uv() -> Path:
     return Path(find_uv_bin())
 
 
-def _environment(env: Mapping[str, str], cache: Path) -> dict[str, str]:
+def _environment(env: Mapping[str, str]) -> dict[str, str]:
     kept = {name: env[name] for name in _PASSED_ON if env.get(name)}
     for pip, uv in _FROM_PIP.items():
         if env.get(pip) and uv not in kept:
@@ -138,30 +231,19 @@ def _environment(env: Mapping[str, str], cache: Path) -> dict[str, str]:
     return {
         **kept,
         "PATH": "/usr/bin:/bin",
-        "HOME": str(cache),
-        "UV_CACHE_DIR": str(cache),
         "UV_NO_PROGRESS": "1",
         "UV_PYTHON_DOWNLOADS": "never",
         "LC_ALL": "C.UTF-8",
     }
 
 
-def _compile_sandbox(bubblewrap: Path, target: Path, prefix: Path) -> list[str]:
-    argv = [str(bubblewrap), "--unshare-all", "--die-with-parent", "--new-session"]
-    argv += ["--cap-drop", "ALL", "--ro-bind", "/usr", "/usr"]
-    for name in ("/bin", "/lib", "/lib64"):
-        path = Path(name)
-        if path.is_symlink():
-            argv += ["--symlink", str(path.readlink()), name]
-        elif path.is_dir():
-            argv += ["--ro-bind", name, name]
-    if not prefix.is_relative_to("/usr"):
-        argv += ["--ro-bind", str(prefix), str(prefix)]
-    return [*argv, "--dev", "/dev", "--bind", str(target), "/target", "--chdir", "/", "--"]
-
-
 async def _spawn(
-    argv: Sequence[str], *, env: Mapping[str, str], stdin: str, timeout_s: float
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    stdin: str,
+    timeout_s: float,
+    pass_fds: Sequence[int],
 ) -> _Done:
     try:
         done = await child.run(
@@ -172,6 +254,7 @@ async def _spawn(
             output_bytes_max=16 * _OUTPUT_BYTES_MAX,  # cut, not refused, up to here
             keep_stderr=True,
             umask=0o022,
+            pass_fds=pass_fds,
         )
     except TimeoutError:
         raise UvError(f"not done within {timeout_s:.0f} s", retryable=True) from None
@@ -188,18 +271,3 @@ def _error(done: _Done) -> UvError:
     text = without_addresses(done.stderr or done.stdout or f"uv ended with status {done.status}")
     unreachable = "Failed to fetch" in done.stderr or "error sending request" in done.stderr
     return UvError(text, retryable=unreachable or done.status not in (_UNSATISFIABLE, 2))
-
-
-def folder_bytes(folder: Path) -> int:
-    """Sum the sizes of a folder's files."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += (Path(parent) / name).lstat().st_size
-    return total
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder and what is in it; one that is gone already is fine."""
-    shutil.rmtree(folder, ignore_errors=True)

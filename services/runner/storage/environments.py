@@ -9,7 +9,7 @@ from services.kit.pg import Pool
 
 _BEGIN: Final[LiteralString] = """
     INSERT INTO environments (key, tenant_id, python_version, platform, lock_digest, path)
-    VALUES ($1, $2, $3, $4, $5, $1)
+    VALUES ($1, $2, $3, $4, $5, concat($2::uuid, '/', $1::text))
         ON CONFLICT (key) DO UPDATE
        SET state = 'building', error = NULL
 """
@@ -25,7 +25,7 @@ async def begin(
 _READY: Final[LiteralString] = """
     INSERT INTO environments (key, tenant_id, python_version, platform, lock_digest, path, state,
            size_bytes, ready_at, last_used_at)
-    VALUES ($1, $2, $3, $4, $5, $1, 'ready', $6, now(), now())
+    VALUES ($1, $2, $3, $4, $5, concat($2::uuid, '/', $1::text), 'ready', $6, now(), now())
         ON CONFLICT (key) DO UPDATE
        SET state = 'ready', size_bytes = $6, error = NULL, last_used_at = now(),
            ready_at = coalesce(environments.ready_at, now())

@@ -144,7 +144,9 @@ class Attempts:
             request.tenant_id,
             version.id,
             self._environments.key_of(
-                python_version=version.python_version, digest=version.lock_digest
+                tenant_id=request.tenant_id,
+                python_version=version.python_version,
+                digest=version.lock_digest,
             ),
             limits,
         )

@@ -1,4 +1,4 @@
-"""Environments: resolved once per node version, built once per lock, immutable and shared."""
+"""Environments: resolved once per node version, built once per tenant and lock, immutable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import functools
 import os
 import platform
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,15 +33,17 @@ from services.runner.domain.environments import (
     packages_in,
     plain_requirement,
 )
-from services.runner.gateways.sandbox.port import Interpreter
-from services.runner.gateways.uv import Uv, UvError, folder_bytes, remove_folder
+from services.runner.gateways.disk import folder_bytes, remove_folder
+from services.runner.gateways.sandbox.bytecode import compile_bytecode
+from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
+from services.runner.gateways.uv import Uv, UvError
 from services.runner.storage import environments
 from services.runner.usecases.patience import passing
 
 log = structlog.get_logger()
 
-_SIZE_BYTES_MAX: Final = 2 * 1024**3
 _RESOLVES_AT_ONCE: Final = 2
+_LOCK_WAIT_S: Final = 0.05
 
 # Told as packages are installed: (package, status, milliseconds since the start).
 Progress = Callable[[Sequence[Package], str, int | None], None]
@@ -65,13 +66,24 @@ class Lock:
 
 
 class Environments:
-    """Builds environments below one folder and remembers which are ready."""
+    """Builds environments below one folder and remembers which are ready.
+
+    Each tenant has a folder of its own with its environments and, in `.build`, its cache: nothing
+    that one tenant brought here is linked into another's. Those who build take turns within it.
+    """
 
     def __init__(
-        self, *, root: Path, uv: Uv, interpreters: Mapping[str, Interpreter], pool: Pool
+        self,
+        *,
+        root: Path,
+        uv: Uv,
+        host: SandboxHost,
+        interpreters: Mapping[str, Interpreter],
+        pool: Pool,
     ) -> None:
         self._root = root
         self._uv = uv
+        self._host = host
         self._interpreters = interpreters
         self._pool = pool
         self._ready: dict[str, Path] = {}
@@ -96,7 +108,10 @@ class Environments:
         try:
             async with self._resolving:
                 text = await self._uv.resolve(
-                    plain, python_version=python_version, python=interpreter.executable
+                    plain,
+                    folder=self._root / ".resolve",
+                    python_version=python_version,
+                    interpreter=interpreter,
                 )
         except UvError as problem:
             if problem.retryable:
@@ -115,11 +130,13 @@ class Environments:
             )
         return Lock(text, lock_digest(text))
 
-    def key_of(self, *, python_version: str, digest: str) -> str:
-        """Name the environment of a lock on this machine; empty for no lock."""
+    def key_of(self, *, tenant_id: UUID, python_version: str, digest: str) -> str:
+        """Name a tenant's environment of a lock on this machine; empty for no lock."""
         if not digest:
             return ""
-        return environment_key(python_version=python_version, platform=_platform(), digest=digest)
+        return environment_key(
+            tenant_id=tenant_id, python_version=python_version, platform=_platform(), digest=digest
+        )
 
     def ready(self, key: str) -> Path | None:
         """Give the folder of an environment that is known to be in place."""
@@ -144,56 +161,56 @@ class Environments:
     async def _ensure(
         self, key: str, lock: str, digest: str, python_version: str, tenant_id: UUID, on: Progress
     ) -> Path:
-        folder = self._root / key
+        folder = self._root / str(tenant_id) / key
         row = (key, tenant_id, python_version, _platform(), digest)
-        packages = packages_in(lock)
-        async with _folder_lock(self._root / f".{key}.lock"):
-            if not folder.is_dir():
-                with _tolerant("environment_row_delayed"):
-                    await environments.begin(self._pool, *row)
-                on(packages, "pending", None)
-                on(packages, "installing", None)
-                began = time.monotonic()
-                try:
-                    await self._build(folder, lock, python_version)
-                except UvError as problem:
-                    on(packages, "failed", round((time.monotonic() - began) * 1000))
+        if not folder.is_dir():
+            # The tenant's builds take turns: what its cache grows by is then this one's doing.
+            workshop = folder.parent / ".build"
+            async with _folder_lock(workshop / ".lock"):
+                if not folder.is_dir():
                     with _tolerant("environment_row_delayed"):
-                        await environments.failed(self._pool, key, str(problem))
-                    raise EnvironmentFailed(str(problem), retryable=problem.retryable) from None
-                took_ms = round((time.monotonic() - began) * 1000)
-                log.info("environment_built", key=key, packages=len(packages), took_ms=took_ms)
-                on(packages, "completed", took_ms)
+                        await environments.begin(self._pool, *row)
+                    await self._build_and_tell(folder, workshop, lock, python_version, on)
         self._ready[key] = folder
         size = await asyncio.to_thread(folder_bytes, folder)
         with _tolerant("environment_row_delayed"):
             await environments.ready(self._pool, *row, size)
         return folder
 
-    async def _build(self, folder: Path, lock: str, python_version: str) -> None:
+    async def _build_and_tell(
+        self, folder: Path, workshop: Path, lock: str, python_version: str, on: Progress
+    ) -> None:
+        packages = packages_in(lock)
+        on(packages, "pending", None)
+        on(packages, "installing", None)
+        began = time.monotonic()
+        try:
+            await self._build(folder, workshop, lock, python_version)
+        except UvError as problem:
+            on(packages, "failed", round((time.monotonic() - began) * 1000))
+            with _tolerant("environment_row_delayed"):
+                await environments.failed(self._pool, folder.name, str(problem))
+            raise EnvironmentFailed(str(problem), retryable=problem.retryable) from None
+        took_ms = round((time.monotonic() - began) * 1000)
+        log.info("environment_built", key=folder.name, packages=len(packages), took_ms=took_ms)
+        on(packages, "completed", took_ms)
+
+    async def _build(self, folder: Path, workshop: Path, lock: str, python_version: str) -> None:
         """Fill a folder beside the final one and move it into its place in one step."""
         interpreter = self._interpreters[python_version]
-        staged = self._root / f".staged-{uuid.uuid4()}"
-        staged.mkdir(mode=0o755, parents=True)
-        lock_file = staged.with_suffix(".lock")
+        staged = workshop / "staged"
         try:
+            remove_folder(staged)  # of one that was killed
+            staged.mkdir(mode=0o755)
+            lock_file = workshop / "lock"
             lock_file.write_text(lock)
-            await self._uv.install(lock_file, staged, python=interpreter.executable)
+            await self._uv.install(lock_file, staged, folder=workshop, interpreter=interpreter)
             (staged / ".lock").unlink(missing_ok=True)
-            size = await asyncio.to_thread(folder_bytes, staged)
-            if size > _SIZE_BYTES_MAX:
-                raise UvError(
-                    f"the packages unpack to {size} bytes; the limit is {_SIZE_BYTES_MAX}",
-                    retryable=False,
-                )
-            await self._uv.compile_bytecode(
-                staged, python=interpreter.executable, prefix=interpreter.prefix
-            )
+            await compile_bytecode(self._host, interpreter, staged)
             staged.rename(folder)
         except OSError as problem:
             raise UvError(f"the disk refused: {problem.strerror}", retryable=True) from None
         finally:
-            lock_file.unlink(missing_ok=True)
             remove_folder(staged)
 
 
@@ -223,7 +240,12 @@ async def _folder_lock(path: Path) -> AsyncIterator[None]:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        await asyncio.to_thread(fcntl.flock, descriptor, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # not in a thread: builds are long, and threads few
+                await asyncio.sleep(_LOCK_WAIT_S)
         yield
     finally:
         os.close(descriptor)

@@ -21,6 +21,7 @@ from services.kit.pythons import find_pythons
 from services.runner.domain.environments import lock_digest
 from services.runner.domain.frames import Declined, Greeting, Outgoing, ValuesNotGiven
 from services.runner.gateways.attach import AttachStream, StreamLost
+from services.runner.gateways.sandbox.port import Interpreter
 from services.runner.gateways.uv import Uv
 from tests import factories
 from tests.integration.orchestrator.conftest import Orchestra, orchestra
@@ -349,13 +350,14 @@ async def test_an_environment_shows_its_install_in_the_sandboxs_row(
     """Technique 5: the rows of container_dependencies, and the run that waited for them."""
     index = tmp_path / "index"
     make_wheel(index, "greeter", files={"greeter.py": "def greet(): return 5\n"})
-    uv = Uv(
-        cache=tmp_path / "cache",
-        env={"UV_OFFLINE": "1", "UV_FIND_LINKS": str(index)},
-        bubblewrap=None,
+    uv = Uv(env={"UV_OFFLINE": "1", "UV_FIND_LINKS": str(index)}, bubblewrap=None)
+    found = find_pythons()["3.11"]
+    lock = await uv.resolve(
+        ["greeter"],
+        folder=tmp_path,
+        python_version="3.11",
+        interpreter=Interpreter("3.11", found.path, found.prefix),
     )
-    python = find_pythons()["3.11"].path
-    lock = await uv.resolve(["greeter"], python_version="3.11", python=python)
     node = factories.node(
         orchestra.sql,
         orchestra.owner,

@@ -12,10 +12,13 @@ from uuid import UUID
 
 import pytest
 
+from services.kit import child
 from services.kit.errors import FailedPrecondition, InvalidArgument
 from services.kit.pg import open_pool
 from services.runner.domain.environments import packages_in
-from services.runner.gateways.sandbox.bubblewrap import find_bubblewrap
+from services.runner.gateways.disk import DiskFullError, within
+from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost, find_bubblewrap
+from services.runner.gateways.sandbox.bytecode import take_over
 from services.runner.gateways.sandbox.port import Interpreter
 from services.runner.gateways.uv import Uv, UvError
 from services.runner.usecases.environments import EnvironmentFailed, Environments
@@ -49,29 +52,36 @@ def index(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def environments(
-    tmp_path: Path, index: Path, interpreters: dict[str, Interpreter], database: Database
+    tmp_path: Path,
+    index: Path,
+    interpreters: dict[str, Interpreter],
+    sandbox_host: BubblewrapHost,
+    database: Database,
 ) -> AsyncIterator[Environments]:
     pool = await open_pool(database.url("qflow_runner_engine"), application_name="test", size_max=2)
     root = tmp_path / "environments"
     env = {"UV_OFFLINE": "1", "UV_FIND_LINKS": str(index)}
     yield Environments(
         root=root,
-        uv=Uv(cache=root / ".cache", env=env, bubblewrap=find_bubblewrap()),
+        uv=Uv(env=env, bubblewrap=find_bubblewrap()),
+        host=sandbox_host,
         interpreters=interpreters,
         pool=pool,
     )
     await pool.close()
 
 
-async def build(environments: Environments, *requirements: str, version: str) -> tuple[Path, Any]:
+async def build(
+    environments: Environments, *requirements: str, version: str, tenant_id: UUID = TENANT
+) -> tuple[Path, Any]:
     lock = await environments.resolve(requirements, version)
-    key = environments.key_of(python_version=version, digest=lock.digest)
+    key = environments.key_of(tenant_id=tenant_id, python_version=version, digest=lock.digest)
     told: list[tuple[str, int]] = []
 
     def on(packages: Any, status: str, _time_ms: int | None) -> None:
         told.append((status, len(packages)))
 
-    folder = await environments.ensure(key, lock.text, lock.digest, version, TENANT, on)
+    folder = await environments.ensure(key, lock.text, lock.digest, version, tenant_id, on)
     return folder, told
 
 
@@ -82,6 +92,7 @@ async def test_an_environment_is_built_from_its_lock_and_used(
     folder, told = await build(environments, "polite", version=interpreter.version)
     assert [("pending", 2), ("installing", 2), ("completed", 2)] == told
     assert list(folder.rglob("greeter.*.pyc"))
+    assert (folder / "greeter.py").stat().st_nlink > 1  # from the cache, not a copy
     box = await start(
         "import greeter, polite\n"
         "def main():\n"
@@ -98,7 +109,7 @@ async def test_an_environment_is_built_from_its_lock_and_used(
         [(state, path, size)] = sql.execute(
             "SELECT state, path, size_bytes FROM environments"
         ).fetchall()
-    assert ("ready", folder.name) == (state, path)
+    assert ("ready", f"{TENANT}/{folder.name}") == (state, path)
     assert size > 0
 
 
@@ -106,7 +117,9 @@ async def test_equal_needs_share_one_build(
     environments: Environments, interpreter: Interpreter
 ) -> None:
     lock = await environments.resolve(["greeter"], interpreter.version)
-    key = environments.key_of(python_version=interpreter.version, digest=lock.digest)
+    key = environments.key_of(
+        tenant_id=TENANT, python_version=interpreter.version, digest=lock.digest
+    )
     told: list[str] = []
 
     def on(_packages: Any, status: str, _time_ms: int | None) -> None:
@@ -121,6 +134,126 @@ async def test_equal_needs_share_one_build(
     assert 1 == len(set(folders))
     assert 1 == told.count("installing")
     assert [("greeter", "1.0")] == [(each.name, each.version) for each in packages_in(lock.text)]
+
+
+async def test_tenants_share_neither_an_environment_nor_a_cache(
+    environments: Environments, interpreter: Interpreter
+) -> None:
+    """Environments key on the tenant."""
+    mine, _ = await build(environments, "greeter", version=interpreter.version)
+    other, _ = await build(
+        environments, "greeter", version=interpreter.version, tenant_id=UUID(int=2)
+    )
+    assert mine.name != other.name
+    assert (mine / "greeter.py").stat().st_ino != (other / "greeter.py").stat().st_ino
+
+
+async def test_sources_that_take_too_much_to_compile_are_left_and_the_rest_is_compiled(
+    environments: Environments, interpreter: Interpreter, index: Path
+) -> None:
+    """B96 at the build: one takes all the memory of the sandbox, one is too large to be tried."""
+    greedy = "x=[" + "{a:b}," * (300 * 1024) + "]\n"
+    files = {"greedy.py": greedy, "large.py": "x = 1\n" * (400 * 1024), "small.py": "x = 1\n"}
+    make_wheel(index, "greedy", files=files)
+    folder, told = await build(environments, "greedy", version=interpreter.version)
+    assert ("completed", 1) == told[-1]
+    assert ["small"] == [path.name.split(".")[0] for path in folder.rglob("*.pyc")]
+
+
+def test_of_what_a_compiler_left_only_bytecode_is_taken(tmp_path: Path) -> None:
+    """B109: links, pipes and what belongs to no source lead nowhere."""
+    folder, made, outside = (tmp_path / name for name in ("folder", "made", "outside"))
+    for name in ("good", "linked"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "m.py").touch()
+    (outside / "__pycache__").mkdir(parents=True)
+    (outside / "__pycache__" / "m.cpython-311.pyc").write_text("theirs")
+    cached = made / "good" / "__pycache__"
+    cached.mkdir(parents=True)
+    (cached / "m.cpython-311.pyc").write_text("compiled")
+    (cached / "m.cpython-312.pyc").symlink_to(outside / "__pycache__" / "m.cpython-311.pyc")
+    (cached / "m.cpython-313.pyc").hardlink_to(outside / "__pycache__" / "m.cpython-311.pyc")
+    os.mkfifo(cached / "m.cpython-314.pyc")
+    (cached / "other.cpython-311.pyc").touch()
+    (made / "linked").symlink_to(outside)
+    take_over(made, folder)
+    assert ["compiled"] == [path.read_text() for path in folder.rglob("*.pyc")]
+    assert "theirs" == (outside / "__pycache__" / "m.cpython-311.pyc").read_text()
+
+
+async def test_packages_that_take_too_much_room_are_refused(
+    tmp_path: Path, index: Path, interpreter: Interpreter
+) -> None:
+    """Nothing of them stays, not even in the cache."""
+    make_wheel(index, "wide", files={"wide.py": "", "data": "x" * (4 << 20)})
+    uv = Uv(
+        env={"UV_OFFLINE": "1", "UV_FIND_LINKS": str(index)},
+        bubblewrap=find_bubblewrap(),
+        install_bytes_max=5 << 20,
+    )
+    shop = tmp_path / "shop"
+    lock = await uv.resolve(
+        ["wide", "greeter"],
+        folder=shop,
+        python_version=interpreter.version,
+        interpreter=interpreter,
+    )
+    (shop / "lock").write_text(lock)
+    await uv.install(shop / "lock", shop / "fits", folder=shop, interpreter=interpreter)
+    make_wheel(index, "wider", files={"wider.py": "", "data": "x" * (4 << 20) + "y"})
+    lock = await uv.resolve(
+        ["wide", "wider"],
+        folder=shop,
+        python_version=interpreter.version,
+        interpreter=interpreter,
+    )
+    (shop / "lock").write_text(lock)
+    with pytest.raises(UvError, match="limit") as refused:
+        await uv.install(shop / "lock", shop / "full", folder=shop, interpreter=interpreter)
+    assert not refused.value.retryable
+    assert not (shop / ".cache").exists()
+
+
+async def test_work_that_fills_the_disk_is_ended_while_it_does() -> None:
+    """And not only when it is done."""
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    with pytest.raises(DiskFullError):
+        await within(work(), used=lambda: 2, bytes_max=1)
+    assert ended.is_set()
+
+
+async def test_uv_sees_its_folder_and_the_system_and_no_more(
+    tmp_path: Path, interpreter: Interpreter
+) -> None:
+    """B84-B94: as far as uv itself could be led astray."""
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    (tmp_path / "secret").touch()
+    walls, descriptors = Uv(env={}, bubblewrap=find_bubblewrap()).walls(shop, interpreter)
+    code = "import ctypes, os, sys\nprint(os.listdir(sys.argv[1]), os.path.exists('/etc/passwd'),"
+    code += " os.path.exists('/proc/1'), ctypes.CDLL(None).unshare(0x10000000))\n"
+    code += "open(sys.argv[1] + '/shop/x', 'w').close()"
+    python = [str(interpreter.executable), "-I", "-S", "-c", code, str(tmp_path)]
+    done = await child.run(
+        [*walls, *python],
+        stdin=b"",
+        env={},
+        timeout_s=20,
+        output_bytes_max=10_000,
+        keep_stderr=True,
+        pass_fds=descriptors,
+    )
+    for descriptor in descriptors:
+        os.close(descriptor)
+    assert b"['shop'] False False -1\n" == done.stdout, done.stderr
+    assert (shop / "x").exists()
 
 
 async def test_hostile_path_files_are_never_read(
@@ -151,6 +284,7 @@ async def test_hostile_path_files_are_never_read(
         "gr\u0435eter",
         "..",
         "greeter===1.0",
+        "greeter==*",
         "greeter===\u2028--index-url=http://x",
         "greeter>=1\u2028-e .",
         "",
@@ -159,7 +293,7 @@ async def test_hostile_path_files_are_never_read(
 async def test_only_names_extras_and_versions_are_requirements(
     environments: Environments, interpreter: Interpreter, requirement: str
 ) -> None:
-    """B84-B90."""
+    """B84-B91."""
     with pytest.raises(InvalidArgument) as refused:
         await environments.resolve([requirement], interpreter.version)
     assert "INVALID_REQUIREMENT" == refused.value.reason
@@ -187,7 +321,7 @@ async def test_a_wheel_that_is_not_the_locked_one_is_refused(
 ) -> None:
     """B94: hash mismatch."""
     lock = f"greeter==1.0 --hash=sha256:{'0' * 64}\n"
-    key = environments.key_of(python_version=interpreter.version, digest="0" * 64)
+    key = environments.key_of(tenant_id=TENANT, python_version=interpreter.version, digest="0" * 64)
     with pytest.raises(EnvironmentFailed) as failed:
         await environments.ensure(key, lock, "0" * 64, interpreter.version, TENANT, lambda *_: None)
     assert not failed.value.retryable
@@ -196,17 +330,19 @@ async def test_a_wheel_that_is_not_the_locked_one_is_refused(
 
 
 async def test_an_index_that_is_down_may_be_asked_again(
-    tmp_path: Path, interpreters: dict[str, Interpreter], interpreter: Interpreter
+    tmp_path: Path, interpreter: Interpreter
 ) -> None:
     """B94: only then; and its address stays with the operator."""
     uv = Uv(
-        cache=tmp_path / "cache",
         env={"UV_DEFAULT_INDEX": "http://127.0.0.1:1/simple", "UV_HTTP_RETRIES": "0"},
         bubblewrap=find_bubblewrap(),
     )
     with pytest.raises(UvError) as failed:
         await uv.resolve(
-            ["greeter"], python_version=interpreter.version, python=interpreter.executable
+            ["greeter"],
+            folder=tmp_path,
+            python_version=interpreter.version,
+            interpreter=interpreter,
         )
     assert failed.value.retryable
     assert "127.0.0.1:1/simple" not in str(failed.value)

@@ -18,6 +18,7 @@ import pytest
 
 from services.kit.pythons import ask
 from services.runner.domain.limits import Limits
+from services.runner.gateways.sandbox.bytecode import compile_bytecode
 from services.runner.gateways.sandbox.canary import probe
 from services.runner.gateways.sandbox.cgroups import CgroupHost
 from services.runner.gateways.sandbox.groups import ProcessGroups
@@ -177,6 +178,19 @@ def _of_group(sandbox: Sandbox) -> list[int]:
         except ProcessLookupError:
             continue
     return found
+
+
+async def test_an_environment_is_compiled_at_this_tier_too(
+    interpreter: Interpreter, boxes: Path, groups: ProcessGroups
+) -> None:
+    """By the same means, for there are no others."""
+    folder = boxes.parent / "environment"
+    folder.mkdir()
+    (folder / "module.py").write_text("x = 1\n")
+    await compile_bytecode(LandlockHost(boxes, cgroups=None, groups=groups), interpreter, folder)
+    [compiled] = folder.rglob("*.pyc")
+    assert (os.geteuid(), 0o644) == (compiled.stat().st_uid, compiled.stat().st_mode & 0o777)
+    assert {"environment"} == {path.name for path in boxes.parent.iterdir()} - {"boxes"}
 
 
 async def test_files_sockets_and_sessions_are_out_of_reach(

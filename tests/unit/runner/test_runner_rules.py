@@ -30,12 +30,13 @@ def test_a_lock_names_its_packages() -> None:
 
 def test_an_environment_is_named_for_all_that_makes_it_differ() -> None:
     names = {
-        environment_key(python_version=version, platform=platform, digest=digest)
+        environment_key(tenant_id=tenant, python_version=version, platform=platform, digest=digest)
+        for tenant in (uuid.uuid4(), uuid.uuid4())
         for version in ("3.11", "3.12")
         for platform in ("linux-x86_64-glibc2.36", "linux-aarch64-glibc2.36")
         for digest in ("a", "b")
     }
-    assert 8 == len(names)
+    assert 16 == len(names)
 
 
 def test_a_requirement_is_spelled_anew_from_its_parts() -> None:

@@ -101,11 +101,11 @@ class BubblewrapHost:
         return sandbox
 
     def _command(self, spec: SandboxSpec, channel: int) -> tuple[list[str], list[int]]:
-        filter_fd = _memory_file("seccomp", self._filter)
+        filter_fd = memory_file("seccomp", self._filter)
         options = [
-            *self._namespaces(),
-            "--die-with-parent",
-            "--new-session",
+            *separate(as_root=self._as_root),
+            "--unshare-net",
+            *(("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID") if self._as_root else ()),
             "--clearenv",
             *_filesystem(spec),
             *[
@@ -120,27 +120,38 @@ class BubblewrapHost:
         ]
         # Not as arguments: the sandbox sees the command line of its first process, and with it
         # the places of this machine.
-        options_fd = _memory_file("options", "".join(f"{part}\0" for part in options).encode())
+        options_fd = memory_file("options", "".join(f"{part}\0" for part in options).encode())
         argv = [str(self._program), "--args", str(options_fd), "--", str(spec.python), "-I", "-S"]
         return [*argv, "/qflow/agent", str(channel)], [filter_fd, options_fd]
 
-    def _namespaces(self) -> list[str]:
-        common = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
-        common += ["--unshare-cgroup-try", "--hostname", "sandbox", "--cap-drop", "ALL"]
-        if self._as_root:
-            return [*common, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-        return [
-            *common,
-            "--unshare-user",
-            "--disable-userns",
-            "--uid",
-            str(_NOBODY),
-            "--gid",
-            str(_NOBODY),
-        ]
+
+def separate(*, as_root: bool) -> list[str]:
+    """Give bwrap's options for namespaces of its own, but for the network, and no capabilities."""
+    options = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    options += ["--hostname", "sandbox", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]
+    if as_root:
+        return options
+    user = str(_NOBODY)
+    return [*options, "--unshare-user", "--disable-userns", "--uid", user, "--gid", user]
 
 
-def _memory_file(name: str, content: bytes) -> int:
+def system_folders() -> list[str]:
+    """Give bwrap's options for the programs and libraries of this machine, read-only."""
+    options = ["--ro-bind", "/usr", "/usr"]
+    for name in _SYSTEM:
+        path = Path(name)
+        if path.is_symlink():
+            options += ["--symlink", str(path.readlink()), name]
+        elif path.is_dir():
+            options += ["--ro-bind", name, name]
+    options += ["--perms", "0755", "--dir", "/etc"]
+    for name in _ETC:
+        options += ["--ro-bind-try", name, name]
+    return options
+
+
+def memory_file(name: str, content: bytes) -> int:
+    """Give the descriptor of a file in memory, to be read from its start; the caller closes it."""
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     os.write(descriptor, content)
     os.lseek(descriptor, 0, os.SEEK_SET)
@@ -148,17 +159,8 @@ def _memory_file(name: str, content: bytes) -> int:
 
 
 def _filesystem(spec: SandboxSpec) -> list[str]:
-    argv = ["--ro-bind", "/usr", "/usr"]
-    for name in _SYSTEM:
-        path = Path(name)
-        if path.is_symlink():
-            argv += ["--symlink", str(path.readlink()), name]
-        elif path.is_dir():
-            argv += ["--ro-bind", name, name]
-    argv += ["--perms", "0755", "--dir", "/etc"]
-    for name in _ETC:
-        argv += ["--ro-bind-try", name, name]
-    made = {"/", "/usr", "/etc", *_SYSTEM}
+    argv = system_folders()
+    made = {"/", "/usr", "/etc", "/tmp", *_SYSTEM}  # noqa: S108
     if not spec.prefix.is_relative_to("/usr"):
         argv += _parents(spec.prefix, made)
         argv += ["--ro-bind", str(spec.prefix), str(spec.prefix)]
@@ -170,7 +172,7 @@ def _filesystem(spec: SandboxSpec) -> list[str]:
     for place in ("/dev/shm", "/tmp"):  # noqa: S108
         argv += ["--perms", "1777", "--size", size, "--tmpfs", place]
     for host, place in spec.binds:
-        argv += ["--bind", str(host), place]
+        argv += [*_parents(Path(place), made), "--bind", str(host), place]
     # The root and /dev are small file systems of the sandbox's own without a size: not to write to.
     argv += ["--remount-ro", "/dev", "--remount-ro", "/"]
     return argv

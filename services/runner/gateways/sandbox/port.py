@@ -26,7 +26,7 @@ class SandboxSpec:
     agent: Path
     environment: Path | None
     limits: Limits
-    binds: Sequence[tuple[Path, str]] = ()  # tests only: (host directory, place), read-write
+    binds: Sequence[tuple[Path, str]] = ()  # (host directory, place), read-write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

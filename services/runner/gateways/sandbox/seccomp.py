@@ -91,10 +91,12 @@ _MACHINES: Final[Mapping[str, _Machine]] = {
 }
 
 
-def build_filter(*, machine: str | None = None, namespaced: bool = True) -> bytes:
+def build_filter(
+    *, machine: str | None = None, namespaced: bool = True, network: bool = False
+) -> bytes:
     """Give the program as the bytes of `struct sock_filter[]`, ready for bwrap's --seccomp.
 
-    Sockets other than AF_UNIX are refused: the default network is none. Without namespaces
+    Sockets other than AF_UNIX are refused unless for a `network`. Without namespaces
     (`namespaced=False`) AF_UNIX is refused too, for abstract names would be in reach, and so is
     leaving the process group, by which the sandbox is killed then; socketpair stays.
     """
@@ -123,7 +125,8 @@ def build_filter(*, machine: str | None = None, namespaced: bool = True) -> byte
         [(_JEQ, _TIOCSTI), (_JEQ, _TIOCLINUX)],
         _ERRNO | errno.EPERM,
     )
-    code.when_socket(shape.socket, allow_unix=namespaced)
+    if not network:
+        code.when_socket(shape.socket, allow_unix=namespaced)
     code.give(_ALLOW)
     return code.bytes()
 

@@ -67,8 +67,8 @@ class WorkflowInput:
     name: str
     type: Type | None = None
     default_json: str | None = None
-    # Why the form of the type was refused, when it was: told with all other faults.
-    type_fault: str = field(default="", compare=False)
+    # The form of the type as a caller wrote it: the check reads it, and tells what is wrong in it.
+    type_text: str = field(default="", compare=False)
 
     @property
     def required(self) -> bool:

@@ -13,16 +13,22 @@ from typing import Final
 from qflow.types import (
     ANY,
     LOSSLESS,
+    Enum,
+    Literal,
     Type,
+    TypeFormatError,
     ValueTextError,
     Verdict,
     VerdictKind,
     check_value,
     contains_named,
     expression,
+    from_text,
     parse_strict,
     verdict,
 )
+from qflow.types.model import parts
+from qflow.types.verdict import widens
 
 from services.registry.domain.definition import (
     CONNECTIONS_MAX,
@@ -43,10 +49,13 @@ from services.registry.domain.definition import (
 )
 
 FINDINGS_MAX: Final = 1_000
+# What an answer carries of types besides the graph itself: the largest star has 10,000 outputs.
+TYPE_PARTS_MAX: Final = 50_000
+# One input of the workflow: its types are compared each with each.
+_TYPES_PER_INPUT_MAX: Final = 100
 _CYCLE_SHOWN_MAX: Final = 20
 _SUGGESTED_MAX: Final = 10
 _RANK: Final = {ERROR: 0, WARNING: 1, INFO: 2}
-_PLAIN: Final = frozenset({VerdictKind.EXACT, VerdictKind.WIDENING})
 
 
 def check(definition: Definition, signatures: Signatures) -> Checked:
@@ -72,9 +81,25 @@ def check(definition: Definition, signatures: Signatures) -> Checked:
     run.missing_inputs()
     run.cycle()
     run.unreachable(outputs)
-    ordered = sorted(run.findings, key=lambda each: _RANK[each.severity])[:FINDINGS_MAX]
     filled = replace(definition, connections=connections, inputs=inputs, outputs=outputs)
+    types = [each.type for each in inputs] + [each.type for each in outputs]
+    if sum(size(of) for of in types if of is not None) > TYPE_PARTS_MAX:
+        message = f"the types of inputs and outputs have more than {TYPE_PARTS_MAX} parts in all"
+        hint = "declare fewer outputs, or use plainer types"
+        run.add(ERROR, "outputs", "TYPES_TOO_LARGE", message, hint)
+        filled = definition
+    ordered = sorted(run.findings, key=lambda each: _RANK[each.severity])[:FINDINGS_MAX]
     return Checked(filled, tuple(ordered))
+
+
+def size(of: Type) -> int:
+    """Count the parts of a type, each constant of a literal or an enum too."""
+    count, stack = 0, [of]
+    while stack:
+        here = stack.pop()
+        count += 1 + (len(here.keys) if isinstance(here, Literal | Enum) else 0)
+        stack.extend(parts(here))
+    return count
 
 
 @dataclass(slots=True)
@@ -247,10 +272,14 @@ class _Check:
     def _narrowest(self, name: str, specs: Sequence[InputSpec], place: str = "inputs") -> Type:
         """Choose the type that fits all that an input feeds, as it stands or by conversion."""
         types = list(dict.fromkeys(spec.type for spec in specs))
-        for wanted in (_PLAIN, None):
+        if len(types) > _TYPES_PER_INPUT_MAX:
+            message = f"the input {name} feeds inputs of {len(types)} different types"
+            hint = f"declare its type, or feed at most {_TYPES_PER_INPUT_MAX} by one input"
+            self.add(ERROR, place, "TOO_MANY_TYPES", message, hint)
+            return ANY
+        for fits in (widens, _converts):
             for candidate in types:
-                verdicts = [self._judge(candidate, other, "") for other in types]
-                if all(each.kind in wanted if wanted else each.fits for each in verdicts):
+                if all(fits(candidate, other) for other in types):
                     return candidate
         if types:
             shown = ", ".join(expression(each) for each in types[:_SUGGESTED_MAX])
@@ -267,15 +296,23 @@ class _Check:
             if first != index:
                 message = f"{each.name} is declared by inputs[{first}] already"
                 self.add(ERROR, f"{place}.name", "DUPLICATE_INPUT", message)
-            if each.type_fault:
-                self.add(ERROR, f"{place}.type_json", "TYPE_INVALID", each.type_fault)
+            declared = self._declared_type(each, f"{place}.type_json")
             if each.name not in fed:
                 self.add(INFO, place, "INPUT_UNUSED", f"the input {each.name} feeds nothing")
-            of = each.type or self._narrowest(each.name, fed.get(each.name, ()), place)
+            of = declared or self._narrowest(each.name, fed.get(each.name, ()), place)
             if each.default_json is not None:
                 self._value(f"{place}.default_json", of, each.default_json)
-            filled.append(replace(each, type=of))
+            filled.append(replace(each, type=of, type_text=""))
         return tuple(filled)
+
+    def _declared_type(self, each: WorkflowInput, place: str) -> Type | None:
+        if not each.type_text:
+            return each.type
+        try:
+            return from_text(each.type_text)
+        except TypeFormatError as error:
+            self.add(ERROR, place, "TYPE_INVALID", str(error))
+            return None
 
     # -- edges: their types
 
@@ -460,3 +497,9 @@ class _Check:
                 message = f"{node.id} reaches no output of the workflow"
                 hint = "connect it, declare an output of it, or remove it"
                 self.add(WARNING, f"nodes[{index}]", "NODE_UNREACHABLE", message, hint)
+
+
+def _converts(source: Type, target: Type) -> bool:
+    """Whether the source fits as it stands or by a lossless conversion: no reasons, no examples."""
+    made = (rule(source) for rule in LOSSLESS.values())
+    return widens(source, target) or any(each and widens(each, target) for each in made)

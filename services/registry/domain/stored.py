@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+import orjson
 from qflow.types import Type, from_json, to_json
 
 from services.registry.domain.definition import (
@@ -83,8 +84,8 @@ def requirements_from_json(stored: Sequence[Mapping[str, Any]]) -> tuple[Require
     )
 
 
-def signature_from_json(stored: Mapping[str, Any]) -> Signature:
-    """Read what edges need to know of a version: its input and output types."""
+def signature_from_texts(stored: Mapping[str, str]) -> Signature:
+    """Read what edges need to know of a version: its input and output types, as JSON text."""
     return Signature(
         python_version=stored["python_version"],
         inputs={
@@ -93,9 +94,11 @@ def signature_from_json(stored: Mapping[str, Any]) -> Signature:
                 required=each["required"],
                 default_json=each["default_json"],
             )
-            for each in stored["input_types"]
+            for each in orjson.loads(stored["input_types"])
         },
-        outputs={each["name"]: from_json(each["type"]) for each in stored["output_types"]},
+        outputs={
+            each["name"]: from_json(each["type"]) for each in orjson.loads(stored["output_types"])
+        },
     )
 
 

@@ -10,35 +10,38 @@ import asyncio
 import os
 import resource
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
 import structlog
-from qflow.types import Type
-from qflow.types.model import parts
 
 from services.kit import child
 from services.kit.errors import ResourceExhausted
-from services.registry.domain.definition import Checked, Definition, Finding, Signatures
-from services.registry.domain.graph import check
+from services.registry.domain.definition import Checked, Definition, Finding, Signature, Signatures
+from services.registry.domain.graph import check, size
 from services.registry.domain.stored import (
     definition_from_json,
     definition_to_json,
-    signature_from_json,
+    signature_from_texts,
 )
 
 log = structlog.get_logger()
 
-# What is checked on the spot: some 20 ms of this process at most.
-_INLINE_PARTS_MAX: Final = 3_000
+# What is checked on the spot: each of these is some 20 ms of this process at most.
+_INLINE_PARTS_MAX: Final = 1_000
+_INLINE_SIGNATURES_CHARS_MAX: Final = 128 * 1024
+_INLINE_VALUES_CHARS_MAX: Final = 16 * 1024
 _INLINE_COMPARISONS_MAX: Final = 30_000
+# The shortest value in a text, and what parts it from the next: each is compared with its type.
+_VALUE_CHARS_MIN: Final = 2
 _CHILDREN_MAX: Final = 2
 _WALL_S: Final = 8.0
-_OUTPUT_BYTES_MAX: Final = 64 * 1024 * 1024  # a finding for every edge of the largest graph
+_OUTPUT_BYTES_MAX: Final = 16 * 1024 * 1024  # the largest graph, with all its findings
 _CPU_S: Final = 8
 _ADDRESS_SPACE_BYTES: Final = 2 << 30
 _ROOT: Final = Path(__file__).parents[3]
@@ -51,60 +54,94 @@ class GraphChecker:
         self._slots = asyncio.Semaphore(_CHILDREN_MAX)
 
     async def check(
-        self, definition: Definition, stored: Mapping[tuple[UUID, int], Mapping[str, Any] | None]
+        self, definition: Definition, stored: Mapping[tuple[UUID, int], Mapping[str, str] | None]
     ) -> Checked:
         """Check a definition; `stored` has the rows of the versions that its nodes ask for."""
-        if len(definition.nodes) + len(definition.connections) <= _INLINE_PARTS_MAX:
+        if _is_small(definition, stored):
             signatures = _signatures(stored)
             if _comparisons(definition, signatures) <= _INLINE_COMPARISONS_MAX:
                 return check(definition, signatures)
-        faults = {
-            index: each.type_fault
-            for index, each in enumerate(definition.inputs)
-            if each.type_fault
-        }
         request = {
             "definition": definition_to_json(definition),
-            "faults": faults,
+            "type_texts": [each.type_text for each in definition.inputs],
             "signatures": [
                 [str(node_id), version, row] for (node_id, version), row in stored.items()
             ],
         }
         async with self._slots:
-            answer = await _run(orjson.dumps(request, option=orjson.OPT_NON_STR_KEYS))
+            answer = await _run(orjson.dumps(request))
         return Checked(
             definition_from_json(answer["definition"]),
             tuple(Finding(**each) for each in answer["findings"]),
         )
 
 
-def _signatures(stored: Mapping[tuple[UUID, int], Mapping[str, Any] | None]) -> Signatures:
-    return {key: None if row is None else signature_from_json(row) for key, row in stored.items()}
-
-
-def _comparisons(definition: Definition, signatures: Signatures) -> int:
-    """Bound the work of the verdicts: each compares the parts of one type with the other's."""
-    sizes = {
-        key: (
-            max(map(_size, signature.outputs.values()), default=1),
-            max((_size(each.type) for each in signature.inputs.values()), default=1),
-        )
-        for key, signature in signatures.items()
-        if signature is not None
-    }
-    places = {node.id: sizes.get((node.node_id, node.version), (1, 1)) for node in definition.nodes}
-    return sum(
-        places.get(edge.source, (1, 1))[0] * places.get(edge.target, (1, 1))[1]
-        for edge in definition.connections
+def _is_small(
+    definition: Definition, stored: Mapping[tuple[UUID, int], Mapping[str, str] | None]
+) -> bool:
+    """Whether all texts may be read here; only then can anything be said of the types in them."""
+    values = sum(len(text) for node in definition.nodes for _, text in node.literals)
+    values += sum(len(each.type_text) + len(each.default_json or "") for each in definition.inputs)
+    signatures = sum(len(text) for row in stored.values() if row for text in row.values())
+    return (
+        len(definition.nodes) + len(definition.connections) <= _INLINE_PARTS_MAX
+        and values <= _INLINE_VALUES_CHARS_MAX
+        and signatures <= _INLINE_SIGNATURES_CHARS_MAX
     )
 
 
-def _size(of: Type) -> int:
-    count, stack = 0, [of]
-    while stack:
-        count += 1
-        stack.extend(parts(stack.pop()))
+def _signatures(stored: Mapping[tuple[UUID, int], Mapping[str, str] | None]) -> Signatures:
+    return {key: None if row is None else signature_from_texts(row) for key, row in stored.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sizes:
+    """How many parts the types of one signature have; the largest stands for all outputs."""
+
+    inputs: Mapping[str, int]
+    output: int
+
+
+_UNKNOWN: Final = _Sizes({}, 1)
+
+
+def _sizes(signature: Signature | None) -> _Sizes:
+    if signature is None:
+        return _UNKNOWN
+    inputs = {name: size(each.type) for name, each in signature.inputs.items()}
+    return _Sizes(inputs, max(map(size, signature.outputs.values()), default=1))
+
+
+def _comparisons(definition: Definition, signatures: Signatures) -> int:
+    """Bound the work of a check: verdicts compare parts of types, values are held to each part."""
+    known = {key: _sizes(signature) for key, signature in signatures.items()}
+    nodes = {
+        node.id: known.get((node.node_id, node.version), _UNKNOWN) for node in definition.nodes
+    }
+    # Types that one input of the workflow feeds are compared each with each.
+    fed: dict[str, dict[tuple[_Sizes, str], int]] = defaultdict(dict)
+    for edge in definition.connections:
+        if not edge.source:
+            target = nodes.get(edge.target, _UNKNOWN)
+            fed[edge.source_output][target, edge.target_input] = _taken(target, edge.target_input)
+    count = sum(sum(each.values()) ** 2 for each in fed.values())
+    given = {name: max(each.values()) for name, each in fed.items()}
+    for each in definition.inputs:
+        declared = size(each.type) if each.type else len(each.type_text) // _VALUE_CHARS_MIN
+        given[each.name] = max(given.get(each.name, 1), declared)
+        count += given[each.name] * len(each.default_json or "") // _VALUE_CHARS_MIN
+    for edge in definition.connections:
+        source = nodes.get(edge.source, _UNKNOWN).output
+        source = source if edge.source else given[edge.source_output]
+        count += source * _taken(nodes.get(edge.target, _UNKNOWN), edge.target_input)
+    for node in definition.nodes:
+        for name, text in node.literals:
+            count += _taken(nodes[node.id], name) * len(text) // _VALUE_CHARS_MIN
     return count
+
+
+def _taken(of: _Sizes, name: str) -> int:
+    return of.inputs.get(name, 1)
 
 
 async def _run(request: bytes) -> dict[str, Any]:
@@ -142,7 +179,7 @@ def main() -> None:
     request = orjson.loads(sys.stdin.buffer.read())
     definition = definition_from_json(request["definition"])
     signatures = {(UUID(node_id), version): row for node_id, version, row in request["signatures"]}
-    checked = check(_with_faults(definition, request["faults"]), _signatures(signatures))
+    checked = check(_with_texts(definition, request["type_texts"]), _signatures(signatures))
     answer = {
         "definition": definition_to_json(checked.definition),
         "findings": [asdict(each) for each in checked.findings],
@@ -150,10 +187,9 @@ def main() -> None:
     sys.stdout.buffer.write(orjson.dumps(answer))
 
 
-def _with_faults(definition: Definition, faults: Mapping[str, str]) -> Definition:
+def _with_texts(definition: Definition, texts: Sequence[str]) -> Definition:
     inputs = tuple(
-        replace(each, type_fault=faults.get(str(index), ""))
-        for index, each in enumerate(definition.inputs)
+        replace(each, type_text=text) for each, text in zip(definition.inputs, texts, strict=True)
     )
     return replace(definition, inputs=inputs)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from qflow.registry.v1 import workflow_pb2 as pb
-from qflow.types import Type, TypeFormatError, expression, from_text, to_text
+from qflow.types import Type, expression, to_text
 
 from services.kit.rpc import codec
 from services.registry.domain.definition import (
@@ -97,14 +97,10 @@ def _retry_from_pb(message: pb.RetryPolicy, place: str) -> Retry:
 
 
 def _input_from_pb(message: pb.WorkflowInput) -> WorkflowInput:
-    of, fault = None, ""
-    if message.type_json:
-        try:
-            of = from_text(message.type_json)
-        except TypeFormatError as error:
-            fault = str(error)
     return WorkflowInput(
-        name=message.name, type=of, default_json=message.default_json or None, type_fault=fault
+        name=message.name,
+        default_json=message.default_json or None,
+        type_text=message.type_json,
     )
 
 

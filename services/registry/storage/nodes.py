@@ -215,14 +215,16 @@ async def list_nodes(
 
 # One row per pair asked for, in order; the columns are null where there is no such version.
 _GET_SIGNATURES: Final[LiteralString] = """
-    SELECT asked.node_id, asked.version, v.python_version, v.input_types, v.output_types
+    SELECT asked.node_id, asked.version, v.python_version,
+           v.input_types::json AS input_types, v.output_types::json AS output_types
       FROM unnest($1::uuid[], $2::int[]) AS asked (node_id, version)
       LEFT JOIN python_nodes n ON n.id = asked.node_id AND n.deleted_at IS NULL
       LEFT JOIN python_node_versions v
         ON v.node_id = n.id AND v.version = COALESCE(NULLIF(asked.version, 0), n.version)
 """
 
-Signatures = dict[tuple[UUID, int], dict[str, object] | None]
+# The types are JSON text: whoever reads them decides where, by their length.
+Signatures = dict[tuple[UUID, int], dict[str, str] | None]
 
 
 async def get_signatures(db: Db, asked: Sequence[tuple[UUID, int]]) -> Signatures:

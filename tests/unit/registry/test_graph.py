@@ -4,7 +4,7 @@ import time
 from uuid import UUID, uuid4
 
 import pytest
-from qflow.types import SCALARS, Collection, Named, Type, expression
+from qflow.types import SCALARS, Collection, Literal, Named, Tuple, Type, expression
 
 from services.registry.domain.definition import (
     Checked,
@@ -196,6 +196,32 @@ def test_an_input_takes_the_type_that_fits_all_it_feeds() -> None:
     assert (defaulted.definition.inputs[0].default_json, defaulted.activatable) == ("7", True)
     decided = checked([node("a"), node("d", some)], [".n -> a.x", ".n -> d.x"], signatures)
     assert decided.definition.inputs[0].default_json is None
+
+
+def test_an_input_that_feeds_too_many_types_is_told_so() -> None:
+    """Each type would be compared with each other one."""
+    kinds = [uuid4() for _ in range(400)]
+    signatures = {
+        each: signature({"x": Tuple((Literal((f"v{index}",)), INT))})
+        for index, each in enumerate(kinds)
+    }
+    nodes = [node(f"n{index}", each) for index, each in enumerate(kinds)]
+    edges = [f".n -> n{index}.x" for index in range(400)]
+    begun = time.process_time()
+    result = checked(nodes, edges, signatures)
+    assert time.process_time() - begun < 5
+    assert found(result)[0] == ("inputs", "TOO_MANY_TYPES")
+
+    several = checked(nodes[:90], edges[:90], signatures)
+    assert found(several)[0] == ("inputs", "INPUT_TYPES_CONFLICT")
+
+
+def test_types_that_would_not_fit_an_answer_are_refused() -> None:
+    wide = Tuple((INT,) * 900)
+    nodes = [node(f"n{index}", x="1") for index in range(60)]
+    result = checked(nodes, [], {NODE: signature({"x": INT}, {"result": wide})})
+    assert found(result) == [("outputs", "TYPES_TOO_LARGE")]
+    assert not result.definition.outputs
 
 
 def test_declared_inputs_are_held_to_their_types() -> None:

@@ -25,7 +25,13 @@ _TEXT_CHARS_MAX: Final = 255
 _NAME_CHARS_MAX: Final = 100
 _SPECIFIERS_MAX: Final = 10
 _EXTRAS_MAX: Final = 10
-_BLOCK_BYTES_MAX: Final = 64 * 1024
+_BLOCK_BYTES_MAX: Final = 16 * 1024
+_KEY_PARTS_MAX: Final = 32
+# A TOML key of more parts than that, bare or quoted: reading it takes the square of their number.
+_LONG_KEY: Final = re.compile(
+    r"""(?:(?:(?<![\w-])[\w-]++|(?<!\\)"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+)"""
+    rf"""{{{_KEY_PARTS_MAX}}}"""
+)
 _BLOCK_START: Final = re.compile(r"# /// (?P<kind>[a-zA-Z0-9-]+)")
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e]+")
 # What the runner's agent brings along itself.
@@ -54,17 +60,20 @@ class Dependencies:
     diagnostics: tuple[Diagnostic, ...]
 
 
-def read_dependencies(code: str, imports: Sequence[Import]) -> Dependencies:
-    """Take the PEP 723 block where there is one: it is the truth; else what the imports suggest."""
+def declared_dependencies(code: str) -> Dependencies | None:
+    """Read the PEP 723 block: where there is one, it is the truth. A tenth of a second at most."""
     found: list[Diagnostic] = []
     block = _find_block(code, found)
-    if block is None:
-        requirements: tuple[Requirement, ...] = ()
-        if not found:
-            requirements = _guess(imports, found)
-        return Dependencies(requirements, "", tuple(found))
-    line, text = block
-    return _read_block(text, line, found)
+    if block is not None:
+        line, text = block
+        return _read_block(text, line, found)
+    return Dependencies((), "", tuple(found)) if found else None
+
+
+def suggested_dependencies(imports: Sequence[Import]) -> Dependencies:
+    """Guess from the imports of a source that declares nothing."""
+    found: list[Diagnostic] = []
+    return Dependencies(_guess(imports, found), "", tuple(found))
 
 
 def normalise(text: str) -> str:
@@ -153,8 +162,9 @@ def _read_block(text: str, line: int, found: list[Diagnostic]) -> Dependencies:
     if not isinstance(declared, list) or not all(isinstance(each, str) for each in declared):
         found.append(_fault("PEP723_INVALID", "dependencies is an array of text", line))
         declared = []
-    if not isinstance(requires, str):
-        found.append(_fault("PEP723_INVALID", "requires-python is text", line))
+    if not isinstance(requires, str) or len(requires) > _TEXT_CHARS_MAX:
+        message = f"requires-python is text of at most {_TEXT_CHARS_MAX} characters"
+        found.append(_fault("PEP723_INVALID", message, line))
         requires = ""
     if len(declared) > REQUIREMENTS_MAX:
         message = f"{len(declared)} requirements; at most {REQUIREMENTS_MAX} are taken"
@@ -176,6 +186,12 @@ def _toml(text: str, line: int, found: list[Diagnostic]) -> dict[str, Any]:
     if len(text.encode()) > _BLOCK_BYTES_MAX:
         message = f"the block has more than {_BLOCK_BYTES_MAX} bytes"
         found.append(_fault("PEP723_INVALID", message, line))
+        return {}
+    long_key = _LONG_KEY.search(text)
+    if long_key is not None:
+        message = f"a key has more than {_KEY_PARTS_MAX} parts"
+        place = line + 1 + text.count("\n", 0, long_key.start())
+        found.append(_fault("PEP723_INVALID", message, place))
         return {}
     try:
         return tomllib.loads(text)

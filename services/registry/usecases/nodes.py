@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,7 +22,12 @@ from services.kit.errors import (
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.pythons import VERSIONS
-from services.registry.domain.requirements import Requirement, check_python, read_dependencies
+from services.registry.domain.requirements import (
+    Requirement,
+    check_python,
+    declared_dependencies,
+    suggested_dependencies,
+)
 from services.registry.domain.source import Diagnostic, Function, worst_first
 from services.registry.domain.texts import description_from, name_from
 from services.registry.gateways.source_analyzer.child import SourceAnalyzer
@@ -264,8 +270,11 @@ class _Source:
 async def _read_source(deps: Nodes, draft: Draft) -> _Source:
     """Read a source whole, or raise with everything that is wrong with it."""
     _check_code(draft.code)
-    declared = read_dependencies(draft.code, ())
-    python_version = draft.python_version or _fitting(deps.python_version, declared.requires_python)
+    declared = await asyncio.to_thread(declared_dependencies, draft.code)
+    python_version = draft.python_version
+    if not python_version:
+        requires = declared.requires_python if declared else ""
+        python_version = _fitting(deps.python_version, requires)
     if python_version not in VERSIONS:
         description = f"must be one of {', '.join(VERSIONS)}"
         raise InvalidArgument(
@@ -277,7 +286,7 @@ async def _read_source(deps: Nodes, draft: Draft) -> _Source:
         draft.code, main_function=draft.main_function, python_version=python_version
     )
     report = analysis.report
-    dependencies = read_dependencies(draft.code, report.imports)
+    dependencies = declared or suggested_dependencies(report.imports)
     found = [*report.diagnostics, *dependencies.diagnostics]
     conflict = check_python(dependencies.requires_python, python_version)
     if conflict is not None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from services.registry.domain.requirements import (
     Requirement,
     RequirementError,
     check_python,
+    declared_dependencies,
     normalise,
-    read_dependencies,
+    suggested_dependencies,
 )
 from services.registry.domain.source import Import
 
@@ -77,7 +80,8 @@ def test_a_declared_block_is_the_truth() -> None:
         "",
         "[tool.x]",
     )
-    found = read_dependencies(code, [Import("numpy", ("numpy",), 1, False, False)])
+    found = declared_dependencies(code)
+    assert found is not None
     assert found.requirements == (Requirement("pandas>=2", "pep723"),)
     assert found.requires_python == ">=3.11"
     assert found.diagnostics == ()
@@ -96,12 +100,37 @@ def test_a_declared_block_is_the_truth() -> None:
             "TOO_MANY_REQUIREMENTS",
             1,
         ),
+        (_block(f'requires-python = ">=3{",<4" * 100}"'), "PEP723_INVALID", 1),
+        (_block("x = 1", f"# {'x' * 20_000}"), "PEP723_INVALID", 1),
+        (_block("", "a = 1", f"a{'.a' * 32} = 1"), "PEP723_INVALID", 4),
     ],
 )
 def test_a_block_that_cannot_be_used_says_why_and_where(code: str, fault: str, line: int) -> None:
     """B88, B94."""
-    found = read_dependencies(code, [])
+    found = declared_dependencies(code)
+    assert found is not None
     assert [(each.code, each.line) for each in found.diagnostics] == [(fault, line)]
+
+
+@pytest.mark.parametrize("part", ["a", "a ", '"a b"', '"\\\\\\"a"', "'a'", "'a' "])
+@pytest.mark.parametrize("line", ["{} = 1", "[{}]", "x = {{ {} = 1 }}"])
+def test_a_key_of_very_many_parts_is_refused_unread(part: str, line: str) -> None:
+    begun = time.process_time()
+    for parts, fault in ((33, "PEP723_INVALID"), (3_000 // len(part), "PEP723_INVALID")):
+        found = declared_dependencies(_block(line.format(".".join([part] * parts))))
+        assert found is not None
+        assert [each.code for each in found.diagnostics] == [fault]
+    assert time.process_time() - begun < 0.1
+    found = declared_dependencies(_block(line.format(".".join([part] * 32))))
+    assert found is not None
+    assert found.diagnostics == ()
+
+
+def test_many_versions_on_one_line_are_no_long_key() -> None:
+    names = ", ".join(f"'p{index}==1.2.3.4.5'" for index in range(50))
+    found = declared_dependencies(_block(f"dependencies = [{names}]"))
+    assert found is not None
+    assert len(found.requirements) == 50
 
 
 def test_imports_are_mapped_with_their_provenance() -> None:
@@ -113,7 +142,7 @@ def test_imports_are_mapped_with_their_provenance() -> None:
         Import("ujson", ("ujson",), 5, standard=False, guarded=True),
         Import("qflow", ("qflow",), 6, standard=False, guarded=False),
     ]
-    found = read_dependencies("", imports)
+    found = suggested_dependencies(imports)
     assert found.requirements == (
         Requirement("pyyaml", "mapping", "yaml"),
         Requirement("numpy", "same_name", "numpy"),

@@ -13,8 +13,6 @@ from typing import Final
 from qflow.types import (
     ANY,
     LOSSLESS,
-    Enum,
-    Literal,
     Type,
     TypeFormatError,
     ValueTextError,
@@ -27,7 +25,6 @@ from qflow.types import (
     parse_strict,
     verdict,
 )
-from qflow.types.model import parts
 from qflow.types.verdict import widens
 
 from services.registry.domain.definition import (
@@ -47,6 +44,7 @@ from services.registry.domain.definition import (
     WorkflowNode,
     WorkflowOutput,
 )
+from services.registry.domain.type_size import type_size
 
 FINDINGS_MAX: Final = 1_000
 # What an answer carries of types besides the graph itself: the largest star has 10,000 outputs.
@@ -83,23 +81,13 @@ def check(definition: Definition, signatures: Signatures) -> Checked:
     run.unreachable(outputs)
     filled = replace(definition, connections=connections, inputs=inputs, outputs=outputs)
     types = [each.type for each in inputs] + [each.type for each in outputs]
-    if sum(size(of) for of in types if of is not None) > TYPE_PARTS_MAX:
+    if sum(type_size(of) for of in types if of is not None) > TYPE_PARTS_MAX:
         message = f"the types of inputs and outputs have more than {TYPE_PARTS_MAX} parts in all"
         hint = "declare fewer outputs, or use plainer types"
         run.add(ERROR, "outputs", "TYPES_TOO_LARGE", message, hint)
         filled = definition
     ordered = sorted(run.findings, key=lambda each: _RANK[each.severity])[:FINDINGS_MAX]
     return Checked(filled, tuple(ordered))
-
-
-def size(of: Type) -> int:
-    """Count the parts of a type, each constant of a literal or an enum too."""
-    count, stack = 0, [of]
-    while stack:
-        here = stack.pop()
-        count += 1 + (len(here.keys) if isinstance(here, Literal | Enum) else 0)
-        stack.extend(parts(here))
-    return count
 
 
 @dataclass(slots=True)

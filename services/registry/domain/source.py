@@ -17,11 +17,15 @@ from qflow.types import (
     parse_strict,
 )
 
+from services.registry.domain.type_size import type_size
+
 SEVERITIES: Final = ("error", "warning", "info")
 _RANK: Final = {severity: rank for rank, severity in enumerate(SEVERITIES)}
 # Records whose fields become outputs of their own; a pydantic model is one value.
 _SPLIT_KINDS: Final = frozenset({"typeddict", "dataclass", "namedtuple"})
 RESULT: Final = "result"
+# Defaults are held to their types, in all at some 20 ms: what exceeds it the function fills in.
+_DEFAULTS_COST_MAX: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +126,17 @@ def read_report(raw: Mapping[str, Any]) -> SourceReport:
 
 
 def _function(raw: Mapping[str, Any], diagnostics: list[Diagnostic]) -> Function:
-    inputs = tuple(_parameter(each, diagnostics) for each in raw["parameters"])
+    inputs = []
+    room = _DEFAULTS_COST_MAX
+    for each in raw["parameters"]:
+        of = _type(each["type"], each["line"], diagnostics)
+        default = each["default_json"]
+        if default is not None:
+            room -= len(default) * type_size(of)
+        inputs.append(_parameter(each, of, default if room >= 0 else None, diagnostics))
     returns = _type(raw["returns"], raw["line"], diagnostics)
-    return Function(raw["name"], raw["is_async"], raw["docstring"], inputs, outputs_of(returns))
+    outputs = outputs_of(returns)
+    return Function(raw["name"], raw["is_async"], raw["docstring"], tuple(inputs), outputs)
 
 
 def outputs_of(returns: Type) -> tuple[Output, ...]:
@@ -144,9 +156,9 @@ def outputs_of(returns: Type) -> tuple[Output, ...]:
     return (Output(RESULT, returns),)
 
 
-def _parameter(raw: Mapping[str, Any], diagnostics: list[Diagnostic]) -> Parameter:
-    of = _type(raw["type"], raw["line"], diagnostics)
-    default = raw["default_json"]
+def _parameter(
+    raw: Mapping[str, Any], of: Type, default: str | None, diagnostics: list[Diagnostic]
+) -> Parameter:
     if default is not None and not _is_value(of, default):
         diagnostics.append(
             Diagnostic(

@@ -23,12 +23,13 @@ import structlog
 from services.kit import child
 from services.kit.errors import ResourceExhausted
 from services.registry.domain.definition import Checked, Definition, Finding, Signature, Signatures
-from services.registry.domain.graph import check, size
+from services.registry.domain.graph import check
 from services.registry.domain.stored import (
     definition_from_json,
     definition_to_json,
     signature_from_texts,
 )
+from services.registry.domain.type_size import type_size
 
 log = structlog.get_logger()
 
@@ -108,8 +109,8 @@ _UNKNOWN: Final = _Sizes({}, 1)
 def _sizes(signature: Signature | None) -> _Sizes:
     if signature is None:
         return _UNKNOWN
-    inputs = {name: size(each.type) for name, each in signature.inputs.items()}
-    return _Sizes(inputs, max(map(size, signature.outputs.values()), default=1))
+    inputs = {name: type_size(each.type) for name, each in signature.inputs.items()}
+    return _Sizes(inputs, max(map(type_size, signature.outputs.values()), default=1))
 
 
 def _comparisons(definition: Definition, signatures: Signatures) -> int:
@@ -127,7 +128,7 @@ def _comparisons(definition: Definition, signatures: Signatures) -> int:
     count = sum(sum(each.values()) ** 2 for each in fed.values())
     given = {name: max(each.values()) for name, each in fed.items()}
     for each in definition.inputs:
-        declared = size(each.type) if each.type else len(each.type_text) // _VALUE_CHARS_MIN
+        declared = type_size(each.type) if each.type else len(each.type_text) // _VALUE_CHARS_MIN
         given[each.name] = max(given.get(each.name, 1), declared)
         count += given[each.name] * len(each.default_json or "") // _VALUE_CHARS_MIN
     for edge in definition.connections:

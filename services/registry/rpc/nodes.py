@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from services.kit.caller import current_caller
 from services.kit.rpc import codec
 from services.registry.rpc.node_codec import node_to_pb
 from services.registry.rpc.request_key import request_key
-from services.registry.rpc.sizes import fitting
+from services.registry.rpc.sizes import check_answerable, fitting
 from services.registry.usecases import nodes
 from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
@@ -39,6 +40,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             _draft(request),
             key=request_key(request, "registry.CreateNode", _created),
             validate_only=request.validate_only,
+            guard=_answerable,
         )
         if isinstance(answer, Replayed):
             return pb.CreateNodeResponse.FromString(answer.response)
@@ -66,10 +68,10 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
         found = await nodes.list_nodes(
             self._deps.pool, caller, after=after_from(key), limit=size + 1, with_code=with_code
         )
-        shown = fitting((node_to_pb(each, with_code=with_code) for each in found), limit=size)
+        encode = partial(node_to_pb, with_code=with_code)
+        shown, last = await fitting(found, encode, limit=size)
         token = ""
-        if len(found) > len(shown):
-            last = found[len(shown) - 1]
+        if last is not None:
             keys = (last.created_at, last.id)
             token = page.encode_token(_LIST, digest, caller.tenant_id, keys)
         return pb.ListNodesResponse(nodes=shown, next_page_token=token)
@@ -87,6 +89,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             etag=request.etag,
             key=request_key(request, "registry.UpdateNode", _updated),
             validate_only=request.validate_only,
+            guard=_answerable,
         )
         if isinstance(answer, Replayed):
             return pb.UpdateNodeResponse.FromString(answer.response)
@@ -110,6 +113,11 @@ def _draft(request: pb.CreateNodeRequest | pb.UpdateNodeRequest) -> Draft:
         main_function=request.main_function,
         python_version=request.python_version,
     )
+
+
+def _answerable(answer: NodeAnswer) -> None:
+    hint = "use plainer types, fewer parameters or less source"
+    check_answerable(node_to_pb(answer.node, answer.diagnostics), what="node", hint=hint)
 
 
 def _created(answer: NodeAnswer) -> pb.CreateNodeResponse:

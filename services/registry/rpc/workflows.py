@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 from qflow.registry.v1 import workflow_pb2
@@ -78,10 +79,10 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         found = await workflows.list_workflows(
             self._deps.pool, caller, after=after_from(key), limit=size + 1, with_graph=with_graph
         )
-        shown = fitting((workflow_to_pb(each, with_graph=with_graph) for each in found), limit=size)
+        encode = partial(workflow_to_pb, with_graph=with_graph)
+        shown, last = await fitting(found, encode, limit=size)
         token = ""
-        if len(found) > len(shown):
-            last = found[len(shown) - 1]
+        if last is not None:
             keys = (last.created_at, last.id)
             token = page.encode_token(_LIST, digest, caller.tenant_id, keys)
         return pb.ListWorkflowsResponse(workflows=shown, next_page_token=token)
@@ -153,7 +154,8 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
 
 def _answerable(answer: WorkflowAnswer) -> None:
     # A small graph may be large with the types of its nodes.
-    check_answerable(_workflow(answer))
+    hint = "use shorter ids, fewer edges or smaller literals"
+    check_answerable(_workflow(answer), what="definition", hint=hint)
 
 
 def _created(answer: WorkflowAnswer) -> pb.CreateWorkflowResponse:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, LiteralString
 from uuid import UUID
+
+import orjson
 
 from services.kit.pg import Db, Row
 from services.registry.domain.requirements import Requirement
@@ -150,6 +152,7 @@ async def update_node(db: Db, node: Node, *, was: int) -> datetime | None:
     return updated_at
 
 
+# Types are read as JSON text: most rows of a page of large ones are never decoded.
 # A version shows its own name and description; the current one those of the node, which may have
 # changed since without a new version.
 _GET_NODE: Final[LiteralString] = """
@@ -159,7 +162,8 @@ _GET_NODE: Final[LiteralString] = """
            CASE WHEN v.version = n.version THEN n.name ELSE v.name END AS name,
            CASE WHEN v.version = n.version THEN n.description ELSE v.description END AS description,
            CASE WHEN $3 THEN v.code ELSE '' END AS code,
-           v.main_function, v.is_async, v.python_version, v.input_types, v.output_types,
+           v.main_function, v.is_async, v.python_version,
+           v.input_types::json AS input_types, v.output_types::json AS output_types,
            v.dependencies, l.state AS lock_state, l.error AS lock_error
       FROM python_nodes n
       JOIN python_node_versions v
@@ -192,7 +196,8 @@ _LIST_NODES: Final[LiteralString] = """
     SELECT n.id, n.tenant_id, n.created_by, n.created_at, n.updated_at,
            n.version AS current_version, v.id AS version_id, v.version, n.name, n.description,
            CASE WHEN $4 THEN v.code ELSE '' END AS code,
-           v.main_function, v.is_async, v.python_version, v.input_types, v.output_types,
+           v.main_function, v.is_async, v.python_version,
+           v.input_types::json AS input_types, v.output_types::json AS output_types,
            v.dependencies, l.state AS lock_state, l.error AS lock_error
       FROM python_nodes n
       JOIN python_node_versions v ON v.node_id = n.id AND v.version = n.version
@@ -206,11 +211,11 @@ _LIST_NODES: Final[LiteralString] = """
 
 async def list_nodes(
     db: Db, *, after: tuple[datetime, UUID] | None, limit: int, with_code: bool
-) -> list[Node]:
+) -> Iterator[Node]:
     """List what the caller may read, newest first, after the last row of the page before."""
     moment, last_id = after or (None, None)
     rows = await db.fetch(_LIST_NODES, moment, last_id, limit, with_code)
-    return [_to_node(row) for row in rows]
+    return map(_to_node, rows)
 
 
 # One row per pair asked for, in order; the columns are null where there is no such version.
@@ -256,8 +261,8 @@ def _to_node(row: Row) -> Node:
         main_function=row["main_function"],
         is_async=row["is_async"],
         python_version=row["python_version"],
-        inputs=inputs_from_json(row["input_types"]),
-        outputs=outputs_from_json(row["output_types"]),
+        inputs=inputs_from_json(orjson.loads(row["input_types"])),
+        outputs=outputs_from_json(orjson.loads(row["output_types"])),
         requirements=requirements_from_json(row["dependencies"] or ()),
         lock_state=row["lock_state"] or "none",
         lock_error=row["lock_error"] or "",

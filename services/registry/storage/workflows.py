@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, LiteralString
@@ -196,11 +197,11 @@ _LIST_WORKFLOWS: Final[LiteralString] = """
 
 async def list_workflows(
     db: Db, *, after: tuple[datetime, UUID] | None, limit: int, with_graph: bool
-) -> list[Workflow]:
+) -> Iterator[Workflow]:
     """List what the caller may read, newest first, after the last row of the page before."""
     moment, last_id = after or (None, None)
     rows = await db.fetch(_LIST_WORKFLOWS, moment, last_id, limit, with_graph)
-    return [_to_workflow(row) for row in rows]
+    return map(_to_workflow, rows)
 
 
 def _to_workflow(row: Row) -> Workflow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -85,6 +85,7 @@ async def create_node(
     *,
     key: RequestKey[NodeAnswer] | None = None,
     validate_only: bool = False,
+    guard: Callable[[NodeAnswer], None] = lambda _: None,
 ) -> NodeAnswer | Replayed:
     """Make version 1 of a node from its source, and begin to lock what it needs."""
     name_from(draft.name)
@@ -117,6 +118,7 @@ async def create_node(
         updated_at=now,
     )
     answer = NodeAnswer(node, source.diagnostics)
+    guard(answer)  # whoever will have to send it may refuse it while nothing is stored
     if validate_only:
         return answer
 
@@ -151,8 +153,8 @@ async def list_nodes(
     after: tuple[datetime, UUID] | None,
     limit: int,
     with_code: bool,
-) -> list[Node]:
-    """List the nodes that the caller may read, newest first."""
+) -> Iterator[Node]:
+    """List the nodes that the caller may read, newest first; each is decoded as it is taken."""
     async with as_caller(pool, caller) as db:
         return await nodes.list_nodes(db, after=after, limit=limit, with_code=with_code)
 
@@ -167,6 +169,7 @@ async def update_node(
     etag: str = "",
     key: RequestKey[NodeAnswer] | None = None,
     validate_only: bool = False,
+    guard: Callable[[NodeAnswer], None] = lambda _: None,
 ) -> NodeAnswer | Replayed:
     """Change a node; source, main function or Python that differ make a new version."""
     _check_mask(mask)
@@ -178,6 +181,7 @@ async def update_node(
     wanted = _merged(before, draft, mask)
     after, diagnostics = await _changed(deps, before, wanted, caller)
     answer = NodeAnswer(after, diagnostics)
+    guard(answer)
     if validate_only:
         return answer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -141,8 +141,8 @@ async def list_workflows(
     after: tuple[datetime, UUID] | None,
     limit: int,
     with_graph: bool,
-) -> list[Workflow]:
-    """List the workflows that the caller may read, newest first."""
+) -> Iterator[Workflow]:
+    """List the workflows that the caller may read, newest first, each decoded as it is taken."""
     async with as_caller(pool, caller) as db:
         return await workflows.list_workflows(db, after=after, limit=limit, with_graph=with_graph)
 

@@ -306,6 +306,23 @@ async def test_a_page_of_large_sources_is_cut_where_the_message_ends(client: Cli
     assert [each.id for each in (await client.nodes.ListNodes(full)).nodes] == made[:1]
 
 
+async def test_a_node_that_could_not_be_listed_is_not_stored(client: Client) -> None:
+    """A few kilobytes of source that name one long text very often."""
+    made = await client.node(DOUBLE)
+    parameters = ", ".join(f"a{index}: X" for index in range(110))
+    literal = f"Literal['{'x' * 20_000}']"
+    code = f"from typing import Literal\nX = {literal}\ndef f({parameters}) -> int: ..."
+    said = await refused(client.nodes.CreateNode(_create(code=code)))
+    assert (said.code, said.reason) == (INVALID, "NODE_TOO_LARGE")
+    change = pb.UpdateNodeRequest(
+        node_id=made.id, code=code, update_mask=FieldMask(paths=["code", "main_function"])
+    )
+    said = await refused(client.nodes.UpdateNode(change))
+    assert (said.code, said.reason) == (INVALID, "NODE_TOO_LARGE")
+    listed = (await client.nodes.ListNodes(pb.ListNodesRequest())).nodes
+    assert [(each.id, each.version) for each in listed] == [(made.id, 1)]
+
+
 @pytest.mark.parametrize(
     ("requires", "asked", "runs_on"),
     [

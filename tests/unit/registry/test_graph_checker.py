@@ -47,7 +47,7 @@ def _fed_by_one_input(count: int) -> Definition:
 
 DEFINITIONS = {
     "literals": Definition(
-        nodes=tuple(_place(index, x=f"[{'{},' * 20_000}1]") for index in range(20))
+        nodes=tuple(_place(index, x=f"[{'{},' * 20_000}1]") for index in range(10))
     ),
     "defaults": Definition(
         nodes=(_place(0, x="1"),),
@@ -55,7 +55,7 @@ DEFINITIONS = {
             WorkflowInput(
                 name=f"x{index}", type_text=LIST_OF_ANY, default_json=f"[{'{},' * 20_000}1]"
             )
-            for index in range(20)
+            for index in range(10)
         ),
     ),
     "types": Definition(

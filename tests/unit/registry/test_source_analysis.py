@@ -231,6 +231,33 @@ async def test_a_fault_has_its_code_and_place(
     assert (first.code, first.line, first.column) == (code, line, column)
 
 
+@pytest.mark.parametrize(
+    "alias", ["tuple[" + "int, " * 240 + "]", f"Literal[{', '.join(map(str, range(240)))}]"]
+)
+async def test_the_types_of_one_function_have_a_limit_in_all(alias: str) -> None:
+    """A few kilobytes of source would else make a node of megabytes."""
+    parameters = ",\n".join(f"  a{index}: X" for index in range(1_000))
+    source = f"from typing import Literal\nX = {alias}\ndef f(\n{parameters}\n) -> int: ..."
+    report = await read(source)
+    assert [(each.code, each.line) for each in report.errors] == [("TYPE_TOO_LARGE", 45)]
+    assert "10000 parts in all" in report.errors[0].message
+
+
+async def test_defaults_that_cost_too_much_are_left_to_the_function() -> None:
+    wide = " | ".join(f"tuple[Literal[{index}], int]" for index in range(100))
+    source = f"""
+from typing import Literal
+def f(a: int = 1, b: list[{wide} | int] = [{"1," * 2_000}], c: int = 2) -> int: ...
+"""
+    report = await read(source)
+    assert report.function is not None
+    assert [(each.required, each.default_json) for each in report.function.inputs] == [
+        (False, "1"),
+        (False, None),
+        (False, None),
+    ]
+
+
 BOMBS = {
     "parentheses": "(" * 100_000,
     "attributes": "a" + ".b" * 200_000,

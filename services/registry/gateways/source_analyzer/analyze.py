@@ -30,6 +30,7 @@ ADDRESS_SPACE_BYTES = 1 << 30
 RECURSION_LIMIT = 3_000
 DEPTH_MAX = 64
 PARTS_MAX = 1_000
+PARTS_ALL_MAX = 10_000  # of all types of one function
 PARAMETERS_MAX = 1_000
 IMPORTS_MAX = 1_000
 DIAGNOSTICS_MAX = 100
@@ -301,6 +302,7 @@ class Types:
         self.scope = scope
         self.report = report
         self.parts = 0
+        self.parts_all = 0
         self.open = []  # classes and aliases being read: a name twice is a recursion
         self.variables = {}  # type parameters of the function (`def f[T]`)
 
@@ -308,9 +310,22 @@ class Types:
         """The form of one annotation; Refused where it has none."""
         self.parts = 0
         self.open = []
+        if self.parts_all > PARTS_ALL_MAX:
+            return {"t": "any"}  # refused already, with the type that went beyond it
         return self.read(node, 1)
 
+    def _count_parts(self, count):
+        """Bound the sum; the place is the annotation that goes beyond it, not an alias it names."""
+        self.parts_all += count
+        if self.parts_all > PARTS_ALL_MAX:
+            raise Refused(
+                "TYPE_TOO_LARGE",
+                "the types of the function have more than %d parts in all" % PARTS_ALL_MAX,
+                "use Any, or dict, for parts that need not be checked",
+            )
+
     def read(self, node, depth):
+        self._count_parts(1)
         self.parts += 1
         if self.parts > PARTS_MAX:
             raise Refused(
@@ -621,6 +636,7 @@ class Types:
         return {"t": "tuple", "items": [self.read(each, depth + 1) for each in arguments]}
 
     def _literal(self, arguments, depth):
+        self._count_parts(len(arguments))
         values, others = [], []
         for each in arguments:
             if (
@@ -845,6 +861,7 @@ class Types:
     def _enum_form(self, name, base, members, node):
         if not members or len(members) > 1000 or len(name) > 255:
             return self._opaque(name, node)
+        self._count_parts(len(members))
         if not base:
             kinds = {type(value).__name__ for value in members.values()}
             base = kinds.pop() if len(kinds) == 1 else "object"

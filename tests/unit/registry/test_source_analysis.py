@@ -296,6 +296,88 @@ async def test_the_nodes_own_grammar_decides() -> None:
     assert codes(await read(code, version="3.11")) == ["SYNTAX_ERROR"]
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (
+            """
+            from typing import TYPE_CHECKING, overload
+            if TYPE_CHECKING:
+                @overload
+                def f(x: int) -> int: ...
+                @overload
+                def f(x: str) -> str: ...
+            def f(x: float) -> float: ...
+            """,
+            "float",
+        ),
+        (
+            """
+            import typing
+            def f(x: float) -> float: ...
+            if typing.TYPE_CHECKING:
+                def f(x: int) -> int: ...
+            """,
+            "float",
+        ),
+        (
+            """
+            from typing import overload
+            def f(x: float): ...
+            @overload
+            def f(x: int) -> int: ...
+            """,
+            "float",
+        ),
+        ("if 0:\n  M = int\nM = str\ndef f(x: M): ...", "str"),
+        ("M = str\nif 1:\n  M = int\ndef f(x: M): ...", "int"),
+        ("if 0:\n  M = int\nelse:\n  if 1:\n    M = str\n  M = bool\ndef f(x: M): ...", "bool"),
+        (
+            """
+            from typing import TYPE_CHECKING
+            if TYPE_CHECKING:
+                from decimal import Decimal as M
+            else:
+                M = None
+            def f(x: "M"): ...
+            """,
+            "Decimal",
+        ),
+        (
+            "try:\n  from uuid import UUID as M\nexcept ImportError:\n  M = str\ndef f(x: M): ...",
+            "UUID",
+        ),
+        ("with open('x') as file:\n  M = int\ndef f(x: M): ...", "int"),
+        ("M = int\nfor M in (int, str): pass\ndef f(x: M): ...", "M"),
+        ("M = int\n(M, *rest), y = 1, 2\ndef f(x: M): ...", "M"),
+    ],
+)
+async def test_names_mean_what_they_mean_at_the_end_of_the_source(
+    source: str, expected: str
+) -> None:
+    function = (await read(textwrap.dedent(source))).function
+    assert function is not None
+    assert expression(function.inputs[0].type) == expected
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "match 1:\n  case 1:\n    from uuid import UUID as M",
+        "try:\n  from uuid import UUID as M\nexcept* ValueError:\n  M = str",
+    ],
+)
+async def test_the_blocks_of_newer_grammars_are_read_too(block: str) -> None:
+    function = (await read(f"{block}\ndef f(x: M): ...")).function
+    assert function is not None
+    assert expression(function.inputs[0].type) == "UUID"
+
+
+async def test_an_overload_is_no_implementation() -> None:
+    report = await read("import typing\n@typing.overload\ndef f(x: int) -> int: ...")
+    assert codes(report) == ["MAIN_FUNCTION_MISSING"]
+
+
 async def test_imports_are_told_apart() -> None:
     code = """
     import json, os.path, yaml

@@ -10,7 +10,7 @@ process limits itself first, and whoever started it survives its death.
 # Written for Python 3.9 and without annotations, as the runner's agent is.
 # mypy: ignore-errors
 # ruff: noqa: ANN001, ANN201, ANN202, ANN204, B905, C901, D102, D103, D401, ERA001
-# ruff: noqa: N818, PERF401, PLR0911, PLR2004, PTH112, PTH118, PTH120, PTH208, RUF005
+# ruff: noqa: N818, PLR0911, PLR2004, PTH112, PTH118, PTH120, PTH208, RUF005
 # ruff: noqa: SLF001
 
 from __future__ import annotations
@@ -135,7 +135,6 @@ HARMLESS_DECORATORS = {
     "functools.lru_cache",
     "typing.final",
     "typing.no_type_check",
-    "typing.overload",
 }
 
 
@@ -195,63 +194,87 @@ class Scope:
         self.others = set()
         self.star = False
         self.order = []  # top-level functions, in order
-        self._read(tree.body, top=True)
+        self._read(tree.body)
 
-    def _read(self, body, top):
-        stack = [(body, top)]
+    def _read(self, body):
+        """In the order of the source, so that of two bindings of a name the later one counts."""
+        stack = [(iter(body), True, False)]
         while stack:
-            statements, top = stack.pop()
-            for statement in statements:
-                self._statement(statement, top)
-                for part in ("body", "orelse", "finalbody"):
-                    if not isinstance(statement, _BLOCKS):
-                        break
-                    inner = getattr(statement, part, None)
-                    if inner:
-                        stack.append((inner, False))
-                for handler in getattr(statement, "handlers", ()):
-                    stack.append((handler.body, False))
+            statements, top, typing_only = stack[-1]
+            statement = next(statements, None)
+            if statement is None:
+                stack.pop()
+                continue
+            self._statement(statement, top, typing_only)
+            for block, for_types in reversed(self._blocks(statement)):
+                stack.append((iter(block), False, typing_only or for_types))
 
-    def _statement(self, statement, top):
+    def _blocks(self, statement):
+        """The blocks of a statement, each with whether only type checkers enter it.
+
+        Of alternatives, what is meant comes last: a handler stands in for what it guards.
+        """
+        if not isinstance(statement, _BLOCKS):
+            return []
+        body, orelse = getattr(statement, "body", []), getattr(statement, "orelse", [])
+        if isinstance(statement, ast.If) and self.checks_types(statement.test):
+            return [(orelse, False), (body, True)]
+        cases = getattr(statement, "handlers", []) + getattr(statement, "cases", [])
+        blocks = [each.body for each in cases]
+        blocks += [body, orelse, getattr(statement, "finalbody", [])]
+        return [(block, False) for block in blocks]
+
+    def checks_types(self, test):
+        return self.dotted(test) in ("typing.TYPE_CHECKING", "TYPE_CHECKING")
+
+    def _statement(self, statement, top, typing_only):
         if isinstance(statement, ast.Import):
             for alias in statement.names:
                 self._bind(alias.asname or alias.name.split(".")[0])
                 name = alias.name if alias.asname else alias.name.split(".")[0]
                 self.imports[alias.asname or name] = name
         elif isinstance(statement, ast.ImportFrom):
-            for alias in statement.names:
-                if alias.name == "*":
-                    self.star = True
-                    continue
-                self._bind(alias.asname or alias.name)
-                module = "." * statement.level + (statement.module or "")
-                self.imports[alias.asname or alias.name] = module + "." + alias.name
+            self._import_from(statement)
         elif isinstance(statement, ast.ClassDef):
             self._bind(statement.name)
             self.classes[statement.name] = statement
         elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            self._bind(statement.name)
-            self.functions[statement.name] = statement
-            if top:
-                self.order.append(statement.name)
-        elif isinstance(statement, ast.Assign):
-            for target in statement.targets:
-                self._assign(target, statement.value)
-        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            self._assign(statement.target, statement.value)
+            # What is said to type checkers alone is defined elsewhere for those who call it.
+            if not typing_only and not any(map(self._is_overload, statement.decorator_list)):
+                self._bind(statement.name)
+                self.functions[statement.name] = statement
+                if top:
+                    self.order.append(statement.name)
         elif type(statement).__name__ == "TypeAlias":  # `type X = …`, from Python 3.12 on
             self._bind(statement.name.id)
             self.aliases[statement.name.id] = statement.value
             self.parameters[statement.name.id] = statement.type_params
+        else:
+            for target, value in _targets(statement):
+                self._assign(target, value)
+
+    def _import_from(self, statement):
+        for alias in statement.names:
+            if alias.name == "*":
+                self.star = True
+                continue
+            self._bind(alias.asname or alias.name)
+            module = "." * statement.level + (statement.module or "")
+            self.imports[alias.asname or alias.name] = module + "." + alias.name
+
+    def _is_overload(self, decorator):
+        name = self.dotted(decorator)
+        return name == "typing.overload" or (self.star and name == "overload")
 
     def _assign(self, target, value):
-        if isinstance(target, ast.Name):
+        if isinstance(target, ast.Name) and value is not None:
             self._bind(target.id)
             self.aliases[target.id] = value
-        elif isinstance(target, (ast.Tuple, ast.List)):
-            for each in target.elts:
-                if isinstance(each, ast.Name):
-                    self._bind(each.id)
+            return
+        for each in ast.walk(target):
+            if isinstance(each, ast.Name) and not isinstance(each.ctx, ast.Load):
+                self._bind(each.id)
+                if isinstance(each.ctx, ast.Store):
                     self.others.add(each.id)
 
     def _bind(self, name):
@@ -289,7 +312,24 @@ class Scope:
         return name
 
 
-_BLOCKS = (ast.If, ast.Try, ast.With, ast.For, ast.While)
+def _targets(statement):
+    """What a statement binds or deletes, each with the expression it then means, if any."""
+    if isinstance(statement, ast.Assign):
+        return [(target, statement.value) for target in statement.targets]
+    if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        return [(statement.target, statement.value)]
+    if isinstance(statement, (ast.For, ast.AsyncFor)):
+        return [(statement.target, None)]
+    if isinstance(statement, (ast.With, ast.AsyncWith)):
+        return [(each.optional_vars, None) for each in statement.items if each.optional_vars]
+    if isinstance(statement, ast.Delete):
+        return [(target, None) for target in statement.targets]
+    return []
+
+
+_TRIES = tuple(getattr(ast, name) for name in ("Try", "TryStar") if hasattr(ast, name))
+_BLOCKS = (ast.If, ast.With, ast.AsyncWith, ast.For, ast.AsyncFor, ast.While) + _TRIES
+_BLOCKS += tuple(getattr(ast, name) for name in ("Match",) if hasattr(ast, name))
 
 
 # ---------------------------------------------------------------- types
@@ -1154,8 +1194,8 @@ def read_imports(tree, scope, report):
             )
             for name in names:
                 _keep_import(found, name, here, guarded)
-        guards = isinstance(here, ast.Try) and _guards_imports(here)
-        checking = isinstance(here, ast.If) and (scope.dotted(here.test) == "typing.TYPE_CHECKING")
+        guards = isinstance(here, _TRIES) and _guards_imports(here)
+        checking = isinstance(here, ast.If) and scope.checks_types(here.test)
         body = set(map(id, getattr(here, "body", ()) if guards or checking else ()))
         for child in ast.iter_child_nodes(here):
             inside = id(child) in body

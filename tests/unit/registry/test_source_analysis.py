@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import pytest
-from qflow.types import expression
+from qflow.types import Named, expression
 
 from services.kit.pythons import find_pythons
 from services.registry.domain.source import SourceReport
@@ -294,6 +295,119 @@ async def test_the_nodes_own_grammar_decides() -> None:
     assert new.function is not None
     assert [expression(each.type) for each in new.function.inputs] == ["int", "dict[str, Any]"]
     assert codes(await read(code, version="3.11")) == ["SYNTAX_ERROR"]
+
+
+ENUMS = {
+    "class E(str, enum.Enum):\n  A = enum.auto()\n  B = enum.auto()": {"A": "1", "B": "2"},
+    "class E(str, enum.Enum):\n  A = 1\n  B = 'b'": {"A": "1", "B": "b"},
+    "class E(int, enum.Enum):\n  A = '7'\n  B = True": {"A": 7, "B": 1},
+    "class E(float, enum.Enum):\n  A = 1": {"A": 1.0},
+    "class E(enum.StrEnum):\n  A = enum.auto()\n  B = 'bee'": {"A": "a", "B": "bee"},
+    "class E(enum.Enum):\n  A = 5\n  B = 1\n  C: int = enum.auto()": {"A": 5, "B": 1, "C": 6},
+    "class E(enum.Enum):\n  A = _B = 1\n  C = 1.0": {"A": 1, "_B": 1, "C": 1},
+    "class E(enum.Flag):\n  A = enum.auto()\n  B = enum.auto()\n  C = enum.auto()": {
+        "A": 1,
+        "B": 2,
+        "C": 4,
+    },
+    "E = enum.Flag('E', 'A B C')": {"A": 1, "B": 2, "C": 4},
+    "E = enum.IntEnum('E', {'A': '3'})": {"A": 3},
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("source", list(ENUMS))
+async def test_members_of_enums_have_the_values_that_python_gives_them(source: str) -> None:
+    scope: dict[str, Any] = {}
+    exec(f"import enum\n{source}", scope)  # the list above
+    real = {name: member.value for name, member in scope["E"].__members__.items()}
+    function = (await read(f"import enum\n{source}\ndef f(x: E): ...")).function
+    assert function is not None
+    found = dict(getattr(function.inputs[0].type, "members", ()))
+    assert real == ENUMS[source]
+    assert [(each, type(value), value) for each, value in found.items()] == [
+        (each, type(value), value) for each, value in real.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "A = (1, 2)",
+        "A, B = 1, 2",
+        "A = enum.auto()\n  def _generate_next_value_(n, s, c, v): return n",
+        "A = 1\n  def __new__(cls, value): ...",
+        "A = 'a'\n  B = enum.auto()",
+        "A = 1\n  if A: B = 2",
+        "_ignore_ = ['A']\n  A = 1\n  B = 2",
+    ],
+)
+async def test_an_enum_whose_values_are_not_plain_to_see_is_opaque(body: str) -> None:
+    report = await read(f"import enum\nclass E(enum.Enum):\n  {body}\ndef f(x: E): ...")
+    assert report.function is not None
+    assert report.function.inputs[0].type == Named("E")
+    assert "TYPE_NOT_CARRIED" in {each.code for each in report.diagnostics}
+
+
+async def test_only_decorated_bases_give_a_dataclass_fields() -> None:
+    code = """
+    from dataclasses import dataclass
+    class Plain:
+        lost: int
+    @dataclass
+    class Base(Plain):
+        first: int
+    @dataclass
+    class Derived(Base):
+        second: str
+    def f(x: Derived) -> None: ...
+    """
+    function = (await read(textwrap.dedent(code))).function
+    assert function is not None
+    fields = getattr(function.inputs[0].type, "fields", ())
+    assert [each.name for each in fields] == ["first", "second"]
+
+
+@pytest.mark.parametrize("field", ["InitVar[int]", "InitVar[int] = 3", "'InitVar[int]'", "InitVar"])
+async def test_a_dataclass_that_takes_more_than_it_gives_stays_within_a_node(field: str) -> None:
+    code = f"""
+    from dataclasses import InitVar, dataclass
+    @dataclass
+    class Base:
+        scale: {field}
+    @dataclass
+    class Point(Base):
+        x: int
+    def f(x: Point) -> None: ...
+    """
+    report = await read(textwrap.dedent(code))
+    assert report.function is not None
+    assert report.function.inputs[0].type == Named("Point")
+    assert [(each.code, each.line) for each in report.diagnostics] == [("TYPE_NOT_CARRIED", 9)]
+    assert "InitVar" in report.diagnostics[0].hint
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        "Optional[()]",
+        "t.Union[()]",
+        "Annotated[()]",
+        "t.Final[()]",
+        "Literal[()]",
+        "t.Deque[()]",
+        "collections.OrderedDict[()]",
+        "collections.OrderedDict[int]",
+        "list[()]",
+        "dict[()]",
+        "Optional[int, str]",
+    ],
+)
+async def test_brackets_with_too_little_or_too_much_have_their_place(annotation: str) -> None:
+    for written in (annotation, repr(annotation)):
+        report = await read(f"{PRELUDE}\ndef run(x: {written}) -> None: ...\n")
+        line = PRELUDE.count("\n") + 2
+        assert [(each.code, each.line) for each in report.errors] == [("TYPE_NOT_UNDERSTOOD", line)]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ DEPTH_MAX = 64
 PARTS_MAX = 1_000
 PARTS_ALL_MAX = 10_000  # of all types of one function
 PARAMETERS_MAX = 1_000
+MEMBERS_MAX = 1_000
 IMPORTS_MAX = 1_000
 DIAGNOSTICS_MAX = 100
 DEFAULT_CHARS_MAX = 65_536
@@ -120,6 +121,12 @@ WRAPPERS = {
     "typing.ReadOnly",
     "dataclasses.InitVar",
 }
+NEVER_EMPTY = WRAPPERS | {
+    "typing.Optional",
+    "typing.Union",
+    "typing.Annotated",
+    "typing.Literal",
+}
 NOTHING = {"typing.NoReturn", "typing.Never"}
 ENUM_BASES = {
     "enum.Enum": "",
@@ -129,6 +136,8 @@ ENUM_BASES = {
     "enum.Flag": "int",
 }
 ENUM_MIXINS = {"builtins.str": "str", "builtins.int": "int", "builtins.float": "float"}
+PLAIN = (str, bool, int, float, type(None))
+OTHER_MIXINS = {"builtins." + name for name in ("bytes", "complex", "tuple", "list", "dict")}
 BUILTINS = set(dir(__builtins__) if not isinstance(__builtins__, dict) else __builtins__)
 HARMLESS_DECORATORS = {
     "functools.cache",
@@ -474,7 +483,7 @@ class Types:
             return self._approximated(name, [{"t": "any"}, {"t": "any"}], node)
         if name in NOTHING:
             return {"t": "none"}
-        if name in WRAPPERS or name in ("typing.Optional", "typing.Union", "typing.Annotated"):
+        if name in NEVER_EMPTY:
             raise Refused("TYPE_NOT_UNDERSTOOD", "%s needs a type in brackets" % name, "", node)
         return None
 
@@ -493,7 +502,7 @@ class Types:
             return {"t": "dict", "key": arguments[0], "value": {"t": "int"}}
         return {"t": "dict", "key": arguments[0], "value": arguments[-1]}
 
-    def _opaque(self, name, node):
+    def _opaque(self, name, node, hint="take and give plain values, records or files"):
         name = name.lstrip(".")
         if len(name) > 255:
             raise Refused("TYPE_NOT_UNDERSTOOD", "this name is too long for a type", "", node)
@@ -501,7 +510,7 @@ class Types:
             WARNING,
             "TYPE_NOT_CARRIED",
             "values of %s stay within a node; they cannot pass an edge" % name,
-            "take and give plain values, records or files",
+            hint,
             node,
         )
         return {"t": "named", "name": name}
@@ -595,7 +604,7 @@ class Types:
             ]
             return {"t": "record", "kind": "namedtuple", "name": name, "fields": fields}
         if maker in ENUM_BASES and len(arguments) == 2:
-            return self._enum_call(name, ENUM_BASES[maker], arguments[1], node)
+            return self._enum_call(name, maker, call, node)
         return self._opaque(name, node)
 
     def _typed_dict_call(self, name, call, depth):
@@ -625,11 +634,9 @@ class Types:
         name = self.scope.dotted(node.value)
         if name is None:
             raise Refused("TYPE_NOT_UNDERSTOOD", "this annotation is not a type", "", node)
-        inner = node.slice
-        if type(inner).__name__ == "Index":  # before Python 3.9's new syntax tree
-            inner = inner.value
-        arguments = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+        inner, arguments = self._arguments(node, name)
         if name == "typing.Optional":
+            self._count(name, arguments, 1, node)
             return self._union([arguments[0], ast.Constant(None)], depth)
         if name == "typing.Union":
             return self._union(arguments, depth)
@@ -643,6 +650,7 @@ class Types:
             return {"t": "file"}
         kind = self._known(name, node) if name not in APPROXIMATED else None
         if name in APPROXIMATED:
+            self._count(name, arguments, 2 if APPROXIMATED[name] == "dict" else 1, node)
             return self._approximated(
                 name, [self.read(each, depth + 1) for each in arguments], node
             )
@@ -656,6 +664,15 @@ class Types:
         if kind is not None:
             raise Refused("TYPE_NOT_UNDERSTOOD", "%s takes no types in brackets" % name, "", node)
         return self._name(node.value, depth)
+
+    def _arguments(self, node, name):
+        inner = node.slice
+        if type(inner).__name__ == "Index":  # before Python 3.9's new syntax tree
+            inner = inner.value
+        arguments = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+        if not arguments and name in NEVER_EMPTY:
+            raise Refused("TYPE_NOT_UNDERSTOOD", "%s needs a type in brackets" % name, "", node)
+        return inner, arguments
 
     def _count(self, name, arguments, wanted, node):
         if len(arguments) != wanted:
@@ -725,8 +742,14 @@ class Types:
             return self._opaque(name, node)
         if len(name) > 255:
             raise Refused("TYPE_NOT_UNDERSTOOD", "this name is too long for a type", "", node)
+        lineage = self._lineage(definition)
+        if kind == "dataclass":
+            lineage = [each for each in lineage if self._is_dataclass(each)]
+            if any(map(self._has_init_var, lineage)):
+                # It is taken by the constructor and never given back by the object.
+                return self._opaque(name, node, "make its InitVar a field, or pass plain values")
         fields = {}
-        for each in self._lineage(definition):
+        for each in lineage:
             for field in self._fields(each, kind, depth):
                 fields[field["name"]] = field
         return {"t": "record", "kind": kind, "name": name, "fields": list(fields.values())}
@@ -771,14 +794,31 @@ class Types:
             return "namedtuple"
         if bases & {"pydantic.BaseModel", "pydantic.main.BaseModel", "pydantic.v1.BaseModel"}:
             return "pydantic"
+        return "dataclass" if self._is_dataclass(definition) else None
+
+    def _is_dataclass(self, definition):
         for decorator in definition.decorator_list:
             target = decorator.func if isinstance(decorator, ast.Call) else decorator
             if self.scope.dotted(target) in (
                 "dataclasses.dataclass",
                 "pydantic.dataclasses.dataclass",
             ):
-                return "dataclass"
-        return None
+                return True
+        return False
+
+    def _has_init_var(self, definition):
+        return any(
+            isinstance(each, ast.AnnAssign)
+            and self._outermost(each.annotation) == "dataclasses.InitVar"
+            for each in definition.body
+        )
+
+    def _outermost(self, annotation):
+        if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+            annotation = self._forward(annotation)
+        return self.scope.dotted(
+            annotation.value if isinstance(annotation, ast.Subscript) else annotation
+        )
 
     def _fields(self, definition, kind, depth):
         total = not any(
@@ -791,10 +831,7 @@ class Types:
             if not isinstance(statement.target, ast.Name):
                 continue
             name, annotation = statement.target.id, statement.annotation
-            outer = self.scope.dotted(
-                annotation.value if isinstance(annotation, ast.Subscript) else annotation
-            )
-            if outer in ("typing.ClassVar", "dataclasses.KW_ONLY"):
+            if self._outermost(annotation) in ("typing.ClassVar", "dataclasses.KW_ONLY"):
                 continue
             if kind == "pydantic" and (name.startswith("_") or name == "model_config"):
                 continue
@@ -849,63 +886,100 @@ class Types:
         return self._field(name, annotation, required, depth)
 
     def _enum(self, definition, name, bases, node):
-        base = next((ENUM_BASES[each] for each in sorted(bases) if ENUM_BASES.get(each)), "")
-        base = base or next((ENUM_MIXINS[each] for each in sorted(bases & set(ENUM_MIXINS))), "")
-        members, flags = {}, bool(bases & {"enum.Flag", "enum.IntFlag"})
+        lineage = self._lineage(definition)
+        members = Members(bases, _defines(lineage, "_generate_next_value_"))
+        if _defines(lineage, "__new__") or bases & OTHER_MIXINS:
+            return self._opaque(name, node)  # its values are whatever that makes of them
         for statement in definition.body:
-            if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
-                continue
-            target = statement.targets[0]
-            if not isinstance(target, ast.Name) or target.id.startswith("_"):
-                continue
-            value = self._member(statement.value, target.id, base, members, flags)
-            if value is _UNKNOWN:
+            if isinstance(statement, _BLOCKS):
                 return self._opaque(name, node)
-            members[target.id] = value
-        return self._enum_form(name, base, members, node)
+            for target, value in _targets(statement):
+                if not self._add_member(members, target, value):
+                    return self._opaque(name, node)
+        return self._enum_form(name, members, node)
 
-    def _member(self, value, name, base, members, flags):
+    def _add_member(self, members, target, value):
+        """Whether the assignment could be read; one that makes no member is left alone."""
+        if not isinstance(target, ast.Name) or target.id == "_ignore_":
+            return False
+        if target.id[0] == target.id[-1] == "_":
+            return True
+        if target.id.startswith("__"):
+            return False  # a member of another name before Python 3.11, and none since
         if isinstance(value, ast.Call) and self.scope.dotted(value.func) == "enum.auto":
-            if base == "str":
-                return name.lower()
-            numbers = [each for each in members.values() if isinstance(each, int)]
-            if flags:
-                return 1 << max((number.bit_length() for number in numbers), default=0)
-            return (max(numbers) if numbers else 0) + 1
-        plain = _plain(value)
-        if plain is None or isinstance(plain, (str, bool, int, float)):
-            try:
-                return _storable(plain, value)
-            except Refused:
-                return _UNKNOWN
-        return _UNKNOWN
+            return members.number(target.id)
+        return members.add(target.id, _plain(value))
 
-    def _enum_call(self, name, base, shape, node):
-        plain = _plain(shape)
+    def _enum_call(self, name, base, call, node):
+        members, plain = Members({base}, False), _plain(call.args[1])
         if isinstance(plain, str):
             plain = plain.replace(",", " ").split()
-        if isinstance(plain, (list, tuple)) and all(isinstance(each, str) for each in plain):
-            members = {
-                each: each.lower() if base == "str" else place
-                for place, each in enumerate(plain, 1)
-            }
-        elif isinstance(plain, dict):
-            members = plain
-        else:
-            return self._opaque(name, node)
-        for key, value in members.items():
-            if not isinstance(key, str) or not isinstance(value, (str, int, float)):
-                return self._opaque(name, node)
-        return self._enum_form(name, base, members, node)
+        sound = not call.keywords and isinstance(plain, (list, tuple, dict))
+        for each in plain if sound else ():
+            sound = sound and isinstance(each, str)
+            if sound:
+                numbered = not isinstance(plain, dict)
+                sound = members.number(each) if numbered else members.add(each, plain[each])
+        return self._enum_form(name, members, node) if sound else self._opaque(name, node)
 
-    def _enum_form(self, name, base, members, node):
-        if not members or len(members) > 1000 or len(name) > 255:
+    def _enum_form(self, name, members, node):
+        found, base = members.found, members.base
+        if not found or len(name) > 255:
             return self._opaque(name, node)
-        self._count_parts(len(members))
+        self._count_parts(len(found))
         if not base:
-            kinds = {type(value).__name__ for value in members.values()}
+            kinds = {type(value).__name__ for value in found.values()}
             base = kinds.pop() if len(kinds) == 1 else "object"
-        return {"t": "enum", "name": name, "base": base, "members": members}
+        return {"t": "enum", "name": name, "base": base, "members": found}
+
+
+class Members:
+    """The members of an enum, numbered and converted as Python does it."""
+
+    def __init__(self, bases, own_numbers):
+        base = next((ENUM_BASES[each] for each in sorted(bases) if ENUM_BASES.get(each)), "")
+        mixins = [ENUM_MIXINS[each] for each in sorted(bases & set(ENUM_MIXINS))]
+        self.base = base or (mixins[0] if mixins else "")
+        self.flags = bool(bases & {"enum.Flag", "enum.IntFlag"})
+        self.texts = "enum.StrEnum" in bases
+        self.own_numbers = own_numbers
+        self.written = []  # the values before the base makes them its own: these are counted on
+        self.found = {}
+        self.first = {}
+
+    def number(self, name):
+        """Add what `auto()` stands for; whether that is known."""
+        if self.own_numbers:
+            return False
+        if self.texts:
+            return self.add(name, name.lower())
+        if not all(isinstance(each, (int, float)) for each in self.written):
+            return False
+        # Python counted on from the last value before 3.11, and from the largest since.
+        newer = sys.version_info >= (3, 11)
+        last = (max(reversed(self.written)) if newer else self.written[-1]) if self.written else 0
+        return self.add(name, 1 << last.bit_length() if self.flags else last + 1)
+
+    def add(self, name, value):
+        """Add a value as it is written; whether its member has one that is known."""
+        wanted = (int,) if self.flags else (str,) if self.texts else PLAIN
+        convert = {"str": str, "int": int, "float": float}.get(self.base)
+        # Of a number written as text: to read a long one takes the square of its length.
+        too_long = convert in (int, float) and isinstance(value, str) and len(value) > 100
+        if too_long or type(value) not in wanted or len(self.found) == MEMBERS_MAX:
+            return False
+        self.written.append(value)
+        try:
+            made = _storable(convert(value) if convert else value, None)
+            # Equal values are one member, which has the value of the first: `1`, not `1.0`.
+            self.found[name] = self.first.setdefault(made, made)
+        except (ValueError, TypeError, OverflowError, Refused):
+            return False
+        return True
+
+
+def _defines(classes, name):
+    return any(getattr(each, "name", "") == name for here in classes for each in here.body)
 
 
 _UNKNOWN = object()

@@ -26,10 +26,12 @@ class StoredFile:
 
 
 # The bytes are on disk before this row is, and this row is committed before anyone hears of it.
+# It is written again when the answer was lost: the same id is the same file.
 _INSERT_OUTPUT: Final[LiteralString] = """
     INSERT INTO files (id, filename, original_filename, file_path, file_size_bytes, mime_type,
            hash_sha256, workflow_execution_id, node_execution_id, tenant_id, created_by)
     VALUES ($1, $2, $2, $3, $4, 'application/json', $5, $6, $7, $8, NULL)
+        ON CONFLICT (id) DO NOTHING
 """
 
 
@@ -44,7 +46,7 @@ async def insert_output(  # noqa: PLR0917 - the row's columns
     node_execution_id: UUID,
     tenant_id: UUID,
 ) -> None:
-    """Commit the row of a node's large output."""
+    """Commit the row of a node's large output; that it is there already is fine."""
     await pool.execute(
         _INSERT_OUTPUT,
         file_id,

@@ -1,4 +1,4 @@
-"""The lease, the bytes of deleted files, and what a killed runner leaves."""
+"""The lease, files and their bytes, and what a killed runner leaves."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import os
 import subprocess
 import uuid
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from services.kit.pg import open_pool
+from services.kit.ids import uuid7
+from services.kit.pg import Pool, open_pool
+from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.limits import Limits
 from services.runner.gateways.file_store import FileCorruptError, FileStore
 from services.runner.gateways.sandbox.cgroups import CgroupHost, hand_down
 from services.runner.usecases.files import remove_deleted
 from services.runner.usecases.membership import Membership, Offer
+from services.runner.usecases.outputs import Outputs
 from tests import factories
 from tests.support.database import Database
 
@@ -175,6 +179,67 @@ async def test_the_bytes_of_a_deleted_file_go_after_its_row(
         with pytest.raises(FileCorruptError):
             store.read(key, size_bytes=2, sha256=sha256)
     await pool.close()
+
+
+class Forgetful:
+    """A pool whose first statement is committed and reported as failed."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.asked = 0
+
+    async def execute(self, *statement: Any) -> str:
+        self.asked += 1
+        done = await self._pool.execute(*statement)
+        if self.asked == 1:
+            raise ConnectionResetError
+        return done
+
+
+async def test_a_large_result_whose_row_was_reported_as_failed_is_one_file(
+    database: Database, tmp_path: Path
+) -> None:
+    """F10."""
+    with database.connect() as sql:
+        owner = factories.user(sql)
+        node = factories.node(sql, owner)
+        workflow = factories.workflow(
+            sql, owner, nodes={"a": node}, edges=[("", "x", "a", "x")], outputs=[("y", "a")]
+        )
+        run, ref = uuid7(), uuid7()
+        sql.execute(
+            "INSERT INTO workflow_executions (id, workflow_id, workflow_version, status, shard,"
+            " started_at, tenant_id, created_by) VALUES (%s, %s, 1, 'running', 0, now(), %s, %s)",
+            (run, workflow, owner.id, owner.id),
+        )
+        sql.execute(
+            "INSERT INTO node_executions (id, workflow_execution_id, node_id, node_type, status,"
+            " started_at, execution_order) VALUES (%s, %s, 'a', 'python', 'running', now(), 0)",
+            (ref, run),
+        )
+        pool = await open_pool(
+            database.url("qflow_runner_engine"), application_name="t", size_max=2
+        )
+        forgetful = Forgetful(pool)
+        request = AttemptRequest(
+            attempt_ref=ref,
+            token=1,
+            execution_id=run,
+            tenant_id=owner.id,
+            node_id="a",
+            node_version_id=node.version_id,
+            attempt=1,
+            inputs=[],
+            outputs=["result"],
+            timeout_s=1,
+        )
+        saved = await Outputs(FileStore(tmp_path), cast("Pool", forgetful)).save(
+            request, [("result", b"1" * 70_000)]
+        )
+        await pool.close()
+        assert 2 == forgetful.asked
+        rows = sql.execute("SELECT id, file_size_bytes, hash_sha256 FROM files").fetchall()
+        assert [(saved.file_id, saved.size_bytes, saved.sha256)] == rows
 
 
 @pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a/b", "..", ""])

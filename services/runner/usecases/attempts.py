@@ -120,6 +120,11 @@ class Attempts:
             return outcome
         finally:
             attempt.warm = None
+            warm.row.used(
+                attempts=warm.uses,
+                cpu_us=warm.cpu_us,
+                memory_peak_bytes=warm.memory_peak_bytes,
+            )
             self._pool.release(warm, recycle=recycle)
 
     def tell_to_end(self, attempt: Attempt, why: str, *, grace_s: float) -> None:

@@ -21,14 +21,23 @@ log = structlog.get_logger()
 
 _RETRY_S: Final = 1.0
 _KEPT_MAX: Final = 10_000
+_USAGE_EVERY_S: Final = 2.0  # how old what the row of a live sandbox says of its use may be
 
 
 class ContainerRows:
     """Collects changes of rows; one write is under way at a time, what comes meanwhile waits."""
 
-    def __init__(self, pool: Pool, incarnation: Callable[[], UUID]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        incarnation: Callable[[], UUID],
+        *,
+        usage_every_s: float = _USAGE_EVERY_S,
+    ) -> None:
         self._incarnation = incarnation
         self._pool = pool
+        self._usage_every_s = usage_every_s
+        self._used: set[ContainerRow] = set()
         self._containers: dict[UUID, ContainerChange] = {}
         self._dependencies: dict[tuple[UUID, str], DependencyChange] = {}
         self._changed = asyncio.Event()
@@ -42,6 +51,17 @@ class ContainerRows:
         """Note the newest state of a package in a sandbox."""
         self._dependencies[change.container_id, change.package_name] = change
         self._changed.set()
+
+    def put_usage(self, row: ContainerRow) -> None:
+        """Note that a sandbox has used more: all that have are written together, seconds later."""
+        if not self._used:
+            asyncio.get_running_loop().call_later(self._usage_every_s, self._tell_usage)
+        self._used.add(row)
+
+    def _tell_usage(self) -> None:
+        used, self._used = self._used, set()
+        for row in used:
+            row.tell_usage()
 
     async def write_until(self, stop: asyncio.Event) -> None:
         """Write changes as they come, until told to stop."""
@@ -105,6 +125,8 @@ class ContainerRow:
         self._limits = dict(limits)
         self._created_at = datetime.now(UTC)
         self._started_at: datetime | None = None
+        self._usage: dict[str, Any] | None = None
+        self._over = False
         self._put("creating", f"pending:{self.id}")
 
     def running(self) -> None:
@@ -112,8 +134,23 @@ class ContainerRow:
         self._started_at = datetime.now(UTC)
         self._put("running", f"proc:{self.id}")
 
+    def used(self, *, attempts: int, cpu_us: int, memory_peak_bytes: int) -> None:
+        """Say what the sandbox has used until now; costs a call nothing but the note."""
+        self._usage = {
+            "attempts": attempts,
+            "cpu_us": cpu_us,
+            "memory_peak_bytes": memory_peak_bytes,
+        }
+        self._rows.put_usage(self)
+
+    def tell_usage(self) -> None:
+        """Put what it has used into its row, unless that has said the last word already."""
+        if not self._over:
+            self._put("running", f"proc:{self.id}", usage=self._usage)
+
     def ended(self, status: str, usage: Mapping[str, Any] | None = None) -> None:
         """Say that it is over: `stopped`, `error`, or `removed` when it never came to be."""
+        self._over = True
         self._put(status, f"proc:{self.id}", stopped_at=datetime.now(UTC), usage=usage)
 
     def packages(

@@ -109,6 +109,12 @@ async def test_a_chain_runs_in_warm_interpreters(orchestra: Orchestra) -> None:
             done = await run(orchestra, workflow)
         assert execution_pb2.EXECUTION_STATUS_COMPLETED == done.status, done
         assert {"out": 41} == json.loads(done.output_json)
+        await until(  # while the sandbox lives
+            orchestra,
+            "SELECT 1 FROM containers WHERE status = 'running'"
+            " AND (resource_usage->>'attempts')::int = 120"
+            " AND (resource_usage->>'memory_peak_bytes')::bigint > 0",
+        )
     rows = orchestra.rows(
         "SELECT status, resource_limits->>'isolation', (resource_usage->>'attempts')::int"
         " FROM containers"

@@ -1145,6 +1145,20 @@ class Residue:
 # ---------------------------------------------------------------- loading and calling
 
 
+def positional_defaults(function):
+    """The defaults of positional-only parameters: those after an unfed one cannot go by name."""
+    while isinstance(getattr(function, "__wrapped__", None), types.FunctionType):
+        function = function.__wrapped__
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return {}
+    names = code.co_varnames[: code.co_argcount]
+    defaults = function.__defaults__ or ()
+    with_default = dict(zip(names[len(names) - len(defaults) :], defaults))
+    only = names[: code.co_posonlyargcount]
+    return {name: with_default[name] for name in only if name in with_default}
+
+
 class Node:
     """One loaded node version."""
 
@@ -1181,6 +1195,7 @@ class Node:
             (entry["name"], _dump(entry["name"]), codecs.encoder(entry["type"]))
             for entry in self.spec["outputs"]
         ]
+        self.fillers = positional_defaults(self.main)
 
     def decode(self, header, body):
         """The call's arguments: (positional, keyword)."""
@@ -1193,7 +1208,10 @@ class Node:
         in_order = True
         for name, decode, by_name in self.inputs:
             if name not in given:
-                in_order = False  # its default applies; those after it go by name
+                if in_order and name in self.fillers:
+                    positional.append(self.fillers[name])
+                else:
+                    in_order = False  # its default applies; those after it go by name
                 continue
             try:
                 raw, conversion = given.pop(name)

@@ -311,6 +311,16 @@ async def test_defaults_apply_where_no_value_comes(start: Start) -> None:
     assert "user_error" == (await box.error(b="1"))["type"]
 
 
+async def test_positional_only_parameters_may_be_left_out_before_others(start: Start) -> None:
+    plain = "def plain(a=1, b=2, /, c=3):\n    return [a, b, c]\n"
+    wrapped = "import functools\n@functools.wraps(plain)\ndef main(*given, **named):\n"
+    for main in ("main = plain\n", f"{wrapped}    return plain(*given, **named)\n"):
+        box = await start(plain + main, inputs={"a": INT, "b": INT, "c": INT})
+        assert [1, 5, 3] == await box.value(b="5")
+        assert [1, 2, 5] == await box.value(c="5")
+        assert [1, 2, 3] == await box.value()
+
+
 async def test_an_error_shows_the_users_frames_alone(start: Start) -> None:
     box = await start(
         "import json\n"

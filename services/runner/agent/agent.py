@@ -1262,6 +1262,14 @@ class Node:
             name, name_text, encode = self.outputs[0]
             return [(name_text, self._encode_one(name, encode, value))]
         texts = []
+        if isinstance(value, dict):
+            names = [name for name, _, _ in self.outputs]
+            for name in value:
+                if name not in names:
+                    raise Mismatch(
+                        "the returned %s has an unknown field %s"
+                        % (describe(value), str(name)[:100])
+                    )
         for name, name_text, encode in self.outputs:
             if isinstance(value, dict):
                 found = value.get(name, _ABSENT)

@@ -286,6 +286,9 @@ async def test_records_give_named_outputs(start: Start) -> None:
         assert b"31.5" == reply.body
     box = await start("def main():\n    return {'x': 1}\n", outputs={"x": INT, "y": INT})
     assert "output 'y' is missing" in (await box.error())["message"]
+    returned = "{'x': 1, 'y': 2, 'z': 3}"
+    box = await start(f"def main():\n    return {returned}\n", outputs={"x": INT, "y": INT})
+    assert "unknown field z" in (await box.error())["message"]
 
 
 async def test_async_functions_keep_their_loop_between_calls(start: Start) -> None:

@@ -67,6 +67,18 @@ def _refuse_constant(name):
 
 
 _parse = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+def _refuse_twice(pairs):
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise Mismatch("a key stands twice in an object", "serialization_error")
+    return made
+
+
+_parse_pairs = json.JSONDecoder(
+    parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice
+).decode
 _dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -117,6 +129,11 @@ def _unwrap_numpy(value):
     if kind.__module__ == "numpy" and getattr(value, "ndim", None) == 0:
         return value.item()
     return value
+
+
+def parse_text(text):
+    """JSON text that is itself a value: held to all that a value is held to."""
+    return encode_any(_parse_pairs(text))
 
 
 def encode_any(value, depth=0):
@@ -938,7 +955,7 @@ CONVERSIONS = {
     "str_to_uuid": lambda v: _parsed(_uuid_text, _want(v, (str,), "str"), "a UUID"),
     "float_to_int": lambda v: _float_to_int(_want(v, (int, float), "float")),
     "list_to_set": lambda v: _unique(_want(v, (list,), "list")),
-    "json_to_value": lambda v: _parsed(_parse, _want(v, (str,), "str"), "JSON"),
+    "json_to_value": lambda v: _parsed(parse_text, _want(v, (str,), "str"), "JSON"),
 }
 
 

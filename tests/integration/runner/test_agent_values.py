@@ -253,6 +253,10 @@ REFUSED = [
     ("str_to_date", '"2024-02-30"', {"t": "date"}),
     ("json_to_value", '"{"', ANY),
     ("json_to_value", '"NaN"', ANY),
+    ("json_to_value", '"1e400"', ANY),
+    ("json_to_value", '"{\\"a\\":1,\\"a\\":2}"', ANY),
+    ("json_to_value", '"[\\"\\\\ud800\\"]"', ANY),
+    ("json_to_value", '"\\"\\\\u0000\\""', ANY),
     ("no_such_method", "1", INT),
 ]
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from functools import cache
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import protovalidate
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
-from services.kit.errors import DeadlineExceeded, FieldViolation, InvalidArgument
+from services.kit.errors import DeadlineExceeded, InvalidArgument
+from services.kit.rpc import faults
 from services.kit.rpc.call import Call, Handle, Method, Received
 
 _VANISHED_S: Final = 0.001
@@ -78,7 +76,6 @@ def _checker(method: Method) -> Callable[[Received], Any]:
     searched = method.rule is not None and (method.public or not method.streams)
     if searched:  # a rule that cannot be compiled must stop the start, not a call
         protovalidate.collect_violations(GetMessageClass(method.request)())
-    has_enums = _reaches(method.request, FieldDescriptor.TYPE_ENUM)
 
     def check(received: Received) -> Any:
         if received.message is None:
@@ -88,85 +85,11 @@ def _checker(method: Method) -> Callable[[Received], Any]:
                 message_type=name,
             )
         if searched:
-            faults = [*_rule_faults(received.message)]
-            if received.has_nul or has_enums:
-                faults += _content_faults(received.message, "")
-            if faults:
-                raise InvalidArgument("INVALID_REQUEST", _summary(faults), fields=faults)
+            faults.check_elements(received.message)
+            found = faults.find_rule_faults(received.message)
+            found += faults.find_content_faults(received.message, has_nul=received.has_nul)
+            if found:
+                raise faults.refusal(found)
         return received.message
 
     return check
-
-
-def _rule_faults(message: Message) -> Iterator[FieldViolation]:
-    """Find breaches of the rules that the contract states as `buf.validate` options."""
-    for violation in protovalidate.collect_violations(message):
-        path = _path(violation.proto.field)
-        yield FieldViolation(path, violation.proto.message, _reason(violation.proto.rule_id))
-
-
-def _path(path: Any) -> str:
-    text = ""
-    for element in path.elements:
-        text += f".{element.field_name}" if text else element.field_name
-        subscript = element.subscript
-        if subscript is not None:
-            text += f"[{subscript.value!r}]".replace("'", '"')
-    return text
-
-
-def _reason(rule_id: str) -> str:
-    return rule_id.upper().replace(".", "_").replace("-", "_")
-
-
-def _content_faults(message: Message, path: str) -> Iterator[FieldViolation]:
-    """Find what no rule says once for all: NUL in a text, a number that names no enum value."""
-    for field, value in message.ListFields():
-        for place, kind, item in _items(field, value, f"{path}{field.name}"):
-            if isinstance(item, Message):
-                yield from _content_faults(item, f"{place}.")
-            elif isinstance(item, str):
-                if "\0" in item:
-                    yield FieldViolation(place, "must not contain NUL characters", "NUL")
-            elif kind.enum_type is not None and item not in kind.enum_type.values_by_number:
-                description = f"{item} is no value of {kind.enum_type.name}"
-                yield FieldViolation(place, description, "ENUM_UNKNOWN")
-
-
-def _items(
-    field: FieldDescriptor, value: Any, path: str
-) -> Iterator[tuple[str, FieldDescriptor, Any]]:
-    """Give each single value of a field with its path and the field that says its type."""
-    if not field.is_repeated:
-        yield path, field, value
-    elif field.message_type is not None and field.message_type.GetOptions().map_entry:
-        key_field, value_field = field.message_type.fields
-        for key in value:
-            place = f"{path}[{json.dumps(key)}]"
-            yield place, key_field, key
-            yield place, value_field, value[key]
-    else:
-        for index, item in enumerate(value):
-            yield f"{path}[{index}]", field, item
-
-
-@cache
-def _reaches(descriptor: Descriptor, kind: int) -> bool:
-    """Whether a field of this kind stands in the message or in any message within it."""
-    seen: set[str] = set()
-    waiting = [descriptor]
-    while waiting:
-        message = waiting.pop()
-        if message.full_name in seen:
-            continue
-        seen.add(message.full_name)
-        if any(field.type == kind for field in message.fields):
-            return True
-        waiting += [field.message_type for field in message.fields if field.message_type]
-    return False
-
-
-def _summary(faults: list[FieldViolation]) -> str:
-    first = faults[0]
-    text = f"{first.field}: {first.description}" if first.field else first.description
-    return text if len(faults) == 1 else f"{text} (and {len(faults) - 1} more)"

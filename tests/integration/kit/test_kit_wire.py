@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import resource
+import time
 from typing import Any
 
 import grpc
@@ -27,6 +29,16 @@ def nested(depth: int) -> bytes:
     return raw
 
 
+# What each of them costs to search whole: seconds to minutes, and up to gigabytes.
+VERY_MANY = {
+    "4 MiB of empty items": (b"\x42\x00" * 2_000_000, "notes"),
+    "4 MiB of empty items in one": (
+        b"\x22\x80\x92\xf4\x01" + b"\x42\x00" * 2_000_000,
+        "inner.notes",
+    ),
+    "items that are each wrong": (b"\x42\x03\x12\x01x" * 190_000, "notes[0].id"),
+    "numbers that name no value": (b"\x30\x09" * 190_000, "moods[0]"),
+}
 BAD_WIRE = {
     "B2 truncated": b"\x0a\x05ab",
     "B3 text that is not UTF-8": b"\x0a\x02\xff\xfe",
@@ -164,6 +176,36 @@ async def test_a_message_above_4_mib_is_refused(service: Service) -> None:
     """B5, B32."""
     error = await call_raw(service, "Say", "unary_unary", bytes(5 * 1024 * 1024))
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize(("raw", "field"), VERY_MANY.values(), ids=VERY_MANY.keys())
+async def test_a_message_with_very_many_faults_costs_no_more_than_those_that_are_told(
+    service: Service, raw: bytes, field: str
+) -> None:
+    """B5: nobody else is served while one request is searched."""
+    memory_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begun_s = time.process_time()
+    error = await call_raw(service, "Say", "unary_unary", raw)
+    assert time.process_time() - begun_s < 4
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_kib < 512 * 1024
+    assert grpc.StatusCode.INVALID_ARGUMENT == error.code()
+    assert fields(error)[0] == field
+    assert len(fields(error)) <= 100
+
+
+async def test_the_one_fault_among_very_many_elements_is_told_with_its_place(
+    service: Service,
+) -> None:
+    pb = service.pb
+    notes = [pb.Note() for _ in range(5_000)]
+    notes[300] = pb.Note(notes=[pb.Note(id="x"), pb.Note(text="x" * 101)])
+    notes[4_999] = pb.Note(inner=pb.Note(id="x"))
+    error = await refused(service, pb.Note(inner=pb.Note(notes=notes)))
+    assert fields(error) == [
+        "inner.notes[300].notes[0].id",
+        "inner.notes[300].notes[1].text",
+        "inner.notes[4999].inner.id",
+    ]
 
 
 async def test_a_message_that_grows_above_4_mib_when_unpacked_is_refused(service: Service) -> None:

@@ -18,7 +18,7 @@ from services.kit.caller import Caller, caller_scope
 from services.kit.errors import PermissionDenied, QflowError, Unauthenticated, Unavailable
 from services.kit.ids import TOKEN_BYTES_MAX, token_sha256
 from services.kit.pg import Pool, translate
-from services.kit.rpc.call import Call, Context, Handle
+from services.kit.rpc.call import Call, Context, Handle, Method
 
 log = structlog.get_logger()
 
@@ -108,9 +108,10 @@ class Authenticator:
         return caller
 
 
-def stage(inner: Handle, rule: auth_pb2.AuthRule, authenticator: Authenticator) -> Handle:
+def stage(inner: Handle, method: Method, authenticator: Authenticator) -> Handle:
     """Let through whom the rule admits, and end streams of those it no longer does."""
-    if rule.audience == auth_pb2.AUDIENCE_ANONYMOUS:
+    rule = method.rule
+    if rule is None or method.anonymous:
         return inner
 
     async def handle(call: Call, request: Any) -> Any:

@@ -44,6 +44,11 @@ class Method:
         """Whether either side is a stream."""
         return self.requests_stream or self.responses_stream
 
+    @property
+    def anonymous(self) -> bool:
+        """Whether it answers callers without a token."""
+        return self.rule is None or self.rule.audience == auth_pb2.AUDIENCE_ANONYMOUS
+
 
 @dataclass(slots=True)
 class Call:

@@ -18,13 +18,17 @@ from grpc_health.v1 import health, health_pb2_grpc
 from qflow.auth.v1 import auth_pb2
 
 from services.kit.env import EnvError
-from services.kit.rpc import access_log, auth, deadline, errors, reflection, validate
+from services.kit.rpc import access_log, admission, auth, deadline, errors, reflection, validate
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.call import Call, Context, Handle, Limits, Method
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 _METADATA_BYTES_MAX: Final = 16 * 1024
 _CONCURRENT_MAX: Final = 1000
+# What one connection may have open: more than a server takes, so that whoever asks for too much is
+# told so and does not wait for ever; and all connections together, until callers are known.
+_STREAMS_FACTOR: Final = 2
+_UNKNOWN_FACTOR: Final = 4
 _UNIX_PATH_BYTES_MAX: Final = 107
 _CONNECTION_AGE_S: Final = 30 * 60
 _PING_INTERVAL_MIN_S: Final = 30
@@ -85,8 +89,8 @@ async def open_server(
     contract does not say who may call it.
     """
     server = grpc.aio.server(
-        options=_options(listener.limits, public=listener.public),
-        maximum_concurrent_rpcs=listener.concurrent_max,
+        options=_options(listener),
+        maximum_concurrent_rpcs=listener.concurrent_max * _UNKNOWN_FACTOR,
     )
     registering: Any = _Registering(server, listener, authenticator)
     for add_to_server, servicer in servicers:
@@ -97,12 +101,14 @@ async def open_server(
     return BoundServer(server, _bind(server, listener), registering.streams)
 
 
-def _options(limits: Limits, *, public: bool) -> list[tuple[str, int]]:
+def _options(listener: Listener) -> list[tuple[str, int]]:
+    limits, public = listener.limits, listener.public
     keepalive_s = _KEEPALIVE_S if public else _KEEPALIVE_INTERNAL_S
     ping_interval_min_s = _PING_INTERVAL_MIN_S if public else _KEEPALIVE_INTERNAL_S / 2
     options = [
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.max_concurrent_streams", listener.concurrent_max * _STREAMS_FACTOR),
         ("grpc.max_metadata_size", _METADATA_BYTES_MAX),
         ("grpc.absolute_max_metadata_size", _METADATA_BYTES_MAX),
         ("grpc.so_reuseport", 0),  # a second process on the same port must fail, not share it
@@ -176,6 +182,7 @@ class _Registering:
         self._server = server
         self._listener = listener
         self._authenticator = authenticator
+        self._admission = admission.Admission(listener.concurrent_max)
 
     def add_generic_rpc_handlers(self, _handlers: Sequence[Any]) -> None:
         """Do nothing: generated code adds the same handlers by name next."""
@@ -201,8 +208,8 @@ class _Registering:
 
     def _composed(self, method: Method, handler: Handler) -> Handler:
         handle = validate.stage(_servicer(handler), method)
-        if method.rule is not None:
-            handle = auth.stage(handle, method.rule, self._authenticator)
+        handle = self._admission.stage(handle, method)
+        handle = auth.stage(handle, method, self._authenticator)
         handle = deadline.stage(handle)
         if method.responses_stream:
             handle = self.streams.stage(handle)
@@ -243,12 +250,13 @@ def _as_grpc(handle: Handle, method: Method, handler: Handler) -> Handler:
         return await handle(call, request)
 
     assert handler.request_deserializer is not None
-    make: Any = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[method.requests_stream, method.responses_stream]
+    # Messages are always read by the stages: grpc itself would wait for the one of a unary call
+    # without a deadline, before anything is known of the caller. On the wire it is the same.
+    make: Any = (
+        grpc.stream_stream_rpc_method_handler
+        if method.responses_stream
+        else grpc.stream_unary_rpc_method_handler
+    )
     composed: Handler = make(
         serve,
         request_deserializer=validate.reader(handler.request_deserializer),

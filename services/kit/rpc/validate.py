@@ -14,7 +14,9 @@ from services.kit.errors import DeadlineExceeded, InvalidArgument
 from services.kit.rpc import faults
 from services.kit.rpc.call import Call, Handle, Method, Received
 
-_VANISHED_S: Final = 0.001
+# For a moment a client that vanished looks like one that is done sending: grpc tells of the end of
+# messages first, and cancels the task when it learns of the rest.
+VANISHED_S: Final = 0.001
 
 
 def reader(parse: Callable[[bytes], Any]) -> Callable[[bytes], Received]:
@@ -56,9 +58,7 @@ async def _checked(
             async with scope:
                 received = await anext(requests)
         except StopAsyncIteration:
-            # For a moment a client that vanished looks like one that is done sending: grpc tells
-            # of the end of messages first, and cancels this task when it learns of the rest.
-            await asyncio.sleep(_VANISHED_S)
+            await asyncio.sleep(VANISHED_S)
             return
         except TimeoutError:
             if not scope.expired():

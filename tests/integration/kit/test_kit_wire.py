@@ -257,22 +257,6 @@ async def test_a_header_that_is_not_ascii_harms_only_its_sender(service: Service
         assert (await stub.Say(service.pb.Note(text="x"))).text == "x"
 
 
-@pytest.mark.parametrize("service", [{"concurrent_max": 20}], indirect=True)
-async def test_streams_above_the_limit_are_refused_at_once(service: Service) -> None:
-    """B16, with a small limit in place of a thousand."""
-    async with service.channel() as channel:
-        stub = service.stubs.grpc.KitTestServiceStub(channel)
-        calls = [stub.Chat() for _ in range(20)]
-        for call in calls:
-            await call.write(service.pb.Note(text="x"))
-            await call.read()
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Chat().read()
-        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        for call in calls:
-            call.cancel()
-
-
 async def refused(service: Service, note: Any) -> grpc.aio.AioRpcError:
     """Say it and return the INVALID_ARGUMENT it must give."""
     async with service.channel() as channel:

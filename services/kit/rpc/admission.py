@@ -1,0 +1,110 @@
+"""How many calls a server takes at once; who has no token takes no room of those who have one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import grpc
+
+from services.kit.errors import DeadlineExceeded, ResourceExhausted
+from services.kit.rpc.call import Call, Handle, Method, Received
+from services.kit.rpc.validate import VANISHED_S
+
+# What answers anybody has a tenth: it is asked by probes and tools.
+_ANONYMOUS_SHARE: Final = 10
+_RETRY_AFTER_S: Final = 1.0
+
+
+class Admission:
+    """The rooms of one server: for callers with a token, and for calls and streams without."""
+
+    def __init__(self, concurrent_max: int) -> None:
+        anonymous_max = max(1, concurrent_max // _ANONYMOUS_SHARE)
+        self._named = _Room(concurrent_max)
+        self._anonymous_calls = _Room(anonymous_max)
+        self._anonymous_streams = _Room(anonymous_max)
+
+    def stage(self, inner: Handle, method: Method) -> Handle:
+        """Read the one message of a call that has one, and let it in while there is room."""
+        if not method.anonymous:
+            room = self._named
+        else:
+            room = self._anonymous_streams if method.streams else self._anonymous_calls
+        if method.requests_stream:
+            return room.stage(inner)
+        return _received(room.stage(inner), room, method)
+
+
+class _Room:
+    """Counts the calls within, and knows those at its door whose message has not come."""
+
+    def __init__(self, calls_max: int) -> None:
+        self._calls_max = calls_max
+        self._calls = 0
+        self._waiting: dict[asyncio.Task[Any], None] = {}
+
+    def stage(self, inner: Handle) -> Handle:
+        async def handle(call: Call, request: Any) -> Any:
+            if self._calls >= self._calls_max:
+                raise _full()
+            self._calls += 1
+            try:
+                return await inner(call, request)
+            finally:
+                self._calls -= 1
+
+        return handle
+
+    async def receive(self, call: Call) -> Any:
+        """Read the message; a call that has waited longest must go when too many wait.
+
+        An honest message comes with its headers or right after: it is never the oldest for long.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._waiting) >= self._calls_max:
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
+            oldest.cancel()
+        self._waiting[task] = None
+        try:
+            return await call.context.read()
+        except asyncio.CancelledError:
+            # Only our own cancellation becomes an answer.
+            if task not in self._waiting and task.uncancel() == 0:
+                raise _full() from None
+            raise
+        finally:
+            self._waiting.pop(task, None)
+
+
+def _received(inner: Handle, room: _Room, method: Method) -> Handle:
+    # Other calls have a deadline that is short enough.
+    limit_s = method.limits.unary_default_s if method.responses_stream else None
+
+    async def handle(call: Call, _: Any) -> Any:
+        scope = asyncio.timeout(limit_s)
+        try:
+            async with scope:
+                request = await room.receive(call)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise DeadlineExceeded(
+                "REQUEST_IDLE", f"the call began, but no message came for {limit_s:g} s"
+            ) from None
+        if request is grpc.aio.EOF:
+            await asyncio.sleep(VANISHED_S)
+            request = Received(None, has_nul=False)
+        return await inner(call, request)
+
+    return handle
+
+
+def _full() -> ResourceExhausted:
+    return ResourceExhausted(
+        "TOO_MANY_CALLS",
+        "the server has as many open calls as it takes; try again in a moment",
+        retry_after_s=_RETRY_AFTER_S,
+    )

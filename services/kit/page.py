@@ -14,6 +14,7 @@ from uuid import UUID
 
 import orjson
 
+from services.kit.caller import Caller
 from services.kit.errors import FieldViolation, InvalidArgument
 
 PageKey = str | int | float | bool | UUID | datetime | None
@@ -52,20 +53,18 @@ def filter_digest(*parts: object) -> str:
 
 
 def encode_token(
-    kind: str, filter_digest: str, caller_tenant: UUID, key_values: Sequence[PageKey]
+    kind: str, filter_digest: str, caller: Caller, key_values: Sequence[PageKey]
 ) -> str:
     """Make a token for the page after the row with these key values; `kind` names the RPC."""
     payload = orjson.dumps([_tagged(value) for value in key_values])
-    mac = _mac(payload, kind=kind, filter_digest=filter_digest, caller_tenant=caller_tenant)
-    return base64.urlsafe_b64encode(mac + payload).rstrip(b"=").decode()
+    mac = _mac(payload, kind=kind, filter_digest=filter_digest, caller=caller)
+    return _text(mac + payload)
 
 
-def decode_token(
-    token: str, kind: str, filter_digest: str, caller_tenant: UUID
-) -> list[PageKey] | None:
+def decode_token(token: str, kind: str, filter_digest: str, caller: Caller) -> list[PageKey] | None:
     """Return the key values of the last row seen; None for the first page (an empty token).
 
-    A token that was forged, cut, made for another RPC, filter or tenant is `InvalidArgument`.
+    A token that was forged, cut, made for another RPC, filter or caller is `InvalidArgument`.
     """
     if not token:
         return None
@@ -75,20 +74,31 @@ def decode_token(
         raw = base64.b64decode(
             token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True
         )
+        if _text(raw) != token:
+            raise ValueError("not as it was given")
         mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
-        good = _mac(payload, kind=kind, filter_digest=filter_digest, caller_tenant=caller_tenant)
+        good = _mac(payload, kind=kind, filter_digest=filter_digest, caller=caller)
         if not hmac.compare_digest(mac, good):
             raise ValueError("wrong signature")
         return [_untagged(value) for value in orjson.loads(payload)]
     except (ValueError, binascii.Error, UnicodeEncodeError):
-        raise _invalid(
-            "page_token",
-            "is not a token of this list with this filter; start again without a token",
-        ) from None
+        raise token_refused() from None
 
 
-def _mac(payload: bytes, *, kind: str, filter_digest: str, caller_tenant: UUID) -> bytes:
-    message = b"\0".join((kind.encode(), filter_digest.encode(), caller_tenant.bytes, payload))
+def token_refused() -> InvalidArgument:
+    """Make the answer to a token that does not go on with this list."""
+    return _invalid(
+        "page_token", "is not a token of this list with this filter; start again without a token"
+    )
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _mac(payload: bytes, *, kind: str, filter_digest: str, caller: Caller) -> bytes:
+    whose = caller.tenant_id.bytes + caller.user_id.bytes
+    message = b"\0".join((kind.encode(), filter_digest.encode(), whose, payload))
     return hmac.digest(_Secret.key, message, "sha256")[:_MAC_BYTES]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import grpc
@@ -11,6 +11,8 @@ from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
 from services.kit.caller import current_caller
 from services.kit.rpc import codec as kit
+from services.kit.rpc.pages import Pages
+from services.kit.rpc.sizes import in_parts
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.rpc import codec
 from services.orchestrator.usecases.cancel import cancel_execution
@@ -23,6 +25,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _WAIT_DEFAULT_S: Final = 30.0
 _BASIC: Final = execution_pb2.EXECUTION_VIEW_BASIC
 _FULL: Final = execution_pb2.EXECUTION_VIEW_FULL
+# Of one message of a watch: beside its nodes there is room for an input and an output.
+_PART_NODES_MAX: Final = 500
+_PART_BYTES_MAX: Final = 1024 * 1024
 
 
 class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
@@ -61,33 +66,43 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
         self, request: pb.ListExecutionsRequest, context: Context
     ) -> pb.ListExecutionsResponse:
         """Give a page of runs."""
-        found, token = await self._reader.list_page(
+        workflow_id = kit.uuid_or_none(request.workflow_id, field="workflow_id")
+        statuses = sorted({codec.RUN_STATUS_BY_NUMBER[each] for each in request.statuses})
+        pages = Pages("ListExecutions", request, workflow_id, *statuses)
+        found = await self._reader.list_executions(
             current_caller(),
-            size=request.page_size,
-            token=request.page_token,
-            workflow_id=kit.uuid_or_none(request.workflow_id, field="workflow_id"),
-            statuses=[codec.RUN_STATUS_BY_NUMBER[each] for each in request.statuses],
+            workflow_id=workflow_id,
+            statuses=statuses,
+            before=pages.after_moment(),
+            limit=pages.limit,
         )
-        return pb.ListExecutionsResponse(
-            executions=[codec.execution_to_pb(*each) for each in found], next_page_token=token
+        shown, token = await pages.cut(
+            found,
+            encode=lambda each: codec.execution_to_pb(*each),
+            key=lambda each: (each[0].created_at, each[0].id),
         )
+        return pb.ListExecutionsResponse(executions=shown, next_page_token=token)
 
     async def ListNodeExecutions(
         self, request: pb.ListNodeExecutionsRequest, context: Context
     ) -> pb.ListNodeExecutionsResponse:
         """Give a page of a run's nodes."""
         execution_id = kit.uuid_from(request.execution_id, field="execution_id")
-        nodes, token = await self._reader.list_nodes(
+        pages = Pages("ListNodeExecutions", request, execution_id)
+        begin = pages.after_place()
+        nodes = await self._reader.list_nodes(
             current_caller(),
             execution_id,
-            size=request.page_size,
-            token=request.page_token,
+            begin=begin,
+            limit=pages.limit,
             full=request.view == _FULL,
         )
-        return pb.ListNodeExecutionsResponse(
-            node_executions=[codec.node_to_pb(str(execution_id), node) for node in nodes],
-            next_page_token=token,
+        shown, token = await pages.cut(
+            [*enumerate(nodes, begin + 1)],
+            encode=lambda each: codec.node_to_pb(str(execution_id), each[1]),
+            key=lambda each: (each[0],),
         )
+        return pb.ListNodeExecutionsResponse(node_executions=shown, next_page_token=token)
 
     async def WaitExecution(
         self, request: pb.WaitExecutionRequest, context: Context
@@ -115,7 +130,8 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
             current_caller(), execution_id, after_revision=request.after_revision
         )
         async for step in steps:
-            yield _step_to_pb(str(execution_id), step)
+            for message in _messages(str(execution_id), step):
+                yield message
 
     async def CancelExecution(
         self, request: pb.CancelExecutionRequest, context: Context
@@ -130,16 +146,34 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
         return pb.CancelExecutionResponse(execution=codec.execution_to_pb(execution, plan))
 
 
-def _step_to_pb(execution_id: str, step: Step) -> pb.WatchExecutionResponse:
-    message = pb.WatchExecutionResponse(revision=step.revision)
+def _messages(execution_id: str, step: Step) -> Iterator[pb.WatchExecutionResponse]:
+    """Encode a step, in as many parts as its nodes need; the execution goes with one of them."""
     if step.kind == "bookmark":
-        message.bookmark.SetInParent()
+        yield pb.WatchExecutionResponse(revision=step.revision, bookmark=pb.WatchBookmark())
     elif step.kind == "progress":
-        message.progress.SetInParent()
+        yield pb.WatchExecutionResponse(revision=step.revision, progress=pb.WatchProgress())
+    elif step.kind == "snapshot":
+        execution = _execution(step)
+        for part in _parts(execution_id, step):
+            snapshot = pb.WatchSnapshot(execution=execution, node_executions=part)
+            yield pb.WatchExecutionResponse(revision=step.revision, snapshot=snapshot)
+            execution = None
     else:
-        part = message.snapshot if step.kind == "snapshot" else message.delta
-        part.SetInParent()
-        if step.execution is not None and step.plan is not None:
-            part.execution.CopyFrom(codec.execution_to_pb(step.execution, step.plan))
-        part.node_executions.extend(codec.node_to_pb(execution_id, node) for node in step.nodes)
-    return message
+        *parts, last = _parts(execution_id, step)
+        for part in parts:
+            # Who is cut off between parts has not seen the rest, and must be told of all again.
+            delta = pb.WatchDelta(node_executions=part)
+            yield pb.WatchExecutionResponse(revision=step.seen, delta=delta)
+        delta = pb.WatchDelta(execution=_execution(step), node_executions=last)
+        yield pb.WatchExecutionResponse(revision=step.revision, delta=delta)
+
+
+def _parts(execution_id: str, step: Step) -> Iterator[list[execution_pb2.NodeExecution]]:
+    nodes = (codec.node_to_pb(execution_id, node) for node in step.nodes)
+    return in_parts(nodes, limit=_PART_NODES_MAX, bytes_max=_PART_BYTES_MAX)
+
+
+def _execution(step: Step) -> execution_pb2.Execution | None:
+    if step.execution is None or step.plan is None:
+        return None
+    return codec.execution_to_pb(step.execution, step.plan)

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replaced
 from datetime import datetime
-from typing import Final, cast
 from uuid import UUID
 
-from services.kit import page
 from services.kit.caller import Caller
 from services.kit.errors import NotFound
 from services.kit.pg import Pool, as_caller, transaction
@@ -18,9 +16,6 @@ from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
 from services.orchestrator.usecases.plans import Plans
-
-_LIST: Final = "ListExecutions"
-_LIST_NODES: Final = "ListNodeExecutions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,68 +35,48 @@ class Reader:
             return (await self.plans.by_pins(db, [execution.pins_id]))[execution.pins_id]
 
     async def get(
-        self, caller: Caller, execution_id: UUID, *, full: bool
+        self, caller: Caller, execution_id: UUID, *, full: bool, with_input: bool = True
     ) -> tuple[Execution, Plan]:
         """Give one execution; what another tenant has is not found, like what nobody has."""
         async with as_caller(self.api_pool, caller) as db:
-            found = await executions.get(db, execution_id, with_input=full, with_output=full)
+            found = await executions.get(
+                db, execution_id, with_input=full and with_input, with_output=full
+            )
         if found is None:
             raise missing(execution_id)
         return found, await self.plan(found)
 
-    async def list_page(
+    async def list_executions(
         self,
         caller: Caller,
         *,
-        size: int,
-        token: str,
         workflow_id: UUID | None,
         statuses: Sequence[str],
-    ) -> tuple[list[tuple[Execution, Plan]], str]:
-        """Give a page of executions, newest first, and the token of the next."""
-        limit = page.page_size(size)
-        asked = page.filter_digest(str(workflow_id), *sorted(statuses))
-        key = page.decode_token(token, _LIST, asked, caller.tenant_id)
-        before = None if key is None else cast("tuple[datetime, UUID]", tuple(key))
+        before: tuple[datetime, UUID] | None,
+        limit: int,
+    ) -> list[tuple[Execution, Plan]]:
+        """Give executions from before a position, newest first."""
         async with as_caller(self.api_pool, caller) as db:
             found = await executions.list_page(
-                db,
-                workflow_id=workflow_id,
-                statuses=statuses,
-                before=before,
-                limit=limit + 1,
+                db, workflow_id=workflow_id, statuses=statuses, before=before, limit=limit
             )
-            shown = found[:limit]
-            counts = await executions.get_counts(db, [each.id for each in shown])
+            counts = await executions.get_counts(db, [each.id for each in found])
         async with transaction(self.engine_pool) as db:
-            plans = await self.plans.by_pins(db, {each.pins_id for each in shown})
-        following = ""
-        if len(found) > limit:
-            last = shown[-1]
-            assert last.created_at is not None
-            following = page.encode_token(
-                _LIST, asked, caller.tenant_id, (last.created_at, last.id)
-            )
-        listed = [replaced(each, counts=counts.get(each.id, {})) for each in shown]
-        return [(each, plans[each.pins_id]) for each in listed], following
+            plans = await self.plans.by_pins(db, {each.pins_id for each in found})
+        return [
+            (replaced(each, counts=counts.get(each.id, {})), plans[each.pins_id]) for each in found
+        ]
 
     async def list_nodes(
-        self, caller: Caller, execution_id: UUID, *, size: int, token: str, full: bool
-    ) -> tuple[list[NodeExecution], str]:
-        """Give a page of an execution's nodes in the order of the definition."""
-        limit = page.page_size(size)
-        asked = page.filter_digest(str(execution_id))
-        key = page.decode_token(token, _LIST_NODES, asked, caller.tenant_id)
-        begin = 0 if key is None else cast("int", key[0])
+        self, caller: Caller, execution_id: UUID, *, begin: int, limit: int, full: bool
+    ) -> list[NodeExecution]:
+        """Give nodes of an execution from a place on, in the order of the definition."""
         execution, plan = await self.get(caller, execution_id, full=False)
-        ids = [place.id for place in plan.places[begin : begin + limit]]
+        end = begin + limit
+        ids = [place.id for place in plan.places[begin:end]]
         async with as_caller(self.api_pool, caller) as db:
             rows = await executions.list_nodes(db, execution_id, node_ids=ids, full=full)
-        end = begin + limit
-        following = ""
-        if end < len(plan.places):
-            following = page.encode_token(_LIST_NODES, asked, caller.tenant_id, (end,))
-        return rendered(execution, plan, rows, begin, end), following
+        return rendered(execution, plan, rows, begin, end)
 
 
 def rendered(

@@ -21,15 +21,18 @@ from services.orchestrator.storage.executions import Execution, NodeExecution
 from services.orchestrator.usecases.read import Reader, rendered
 
 PROGRESS_S: Final = 15.0
-_PART_NODES: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One message of a watch. `kind` is snapshot, bookmark, delta or progress."""
+    """One step of a watch. `kind` is snapshot, bookmark, delta or progress.
+
+    Who has seen all of it has seen everything up to `revision`; who has not, up to `seen`.
+    """
 
     kind: str
     revision: int
+    seen: int = 0
     execution: Execution | None = None
     plan: Plan | None = None
     nodes: Sequence[NodeExecution] = field(default_factory=tuple)
@@ -71,7 +74,9 @@ class Watcher:
         with self.engine.hub.subscribed(execution_id) as subscription:
             self.engine.watch(execution_id, +1)
             try:
-                execution, plan = await self.reader.get(caller, execution_id, full=True)
+                execution, plan = await self.reader.get(
+                    caller, execution_id, full=True, with_input=not after_revision
+                )
                 if after_revision > execution.revision:
                     raise OutOfRange(
                         "REVISION_AHEAD",
@@ -80,14 +85,15 @@ class Watcher:
                         revision=execution.revision,
                     )
                 view = _View(caller, self.reader, execution, plan)
-                async for step in view.begin(after_revision):
+                for step in await view.begin(after_revision):
                     yield step
                 while not view.execution.final:
                     change = await subscription.next(PROGRESS_S)
                     if change is None:
                         yield Step("progress", view.revision)
                         continue
-                    for followed in await view.follow(change):
+                    followed = await view.follow(change)
+                    if followed is not None:
                         yield followed
             finally:
                 self.engine.watch(execution_id, -1)
@@ -104,29 +110,26 @@ class _View:
         self._plan = plan
         self._statuses: dict[str, NodeStatus] = {}
 
-    async def begin(self, after_revision: int) -> AsyncIterator[Step]:
-        """Give the snapshot in parts, or the one delta since a revision."""
+    async def begin(self, after_revision: int) -> list[Step]:
+        """Give the snapshot, or one delta since a revision; a snapshot alone has the input."""
         rows = await self._rows(0)
         self._statuses = {row.node_id: row.status for row in rows}
         self.revision = max([self.execution.revision, *(row.revision for row in rows)])
-        plan, total = self._plan, len(self._plan.places)
-        if after_revision:
-            nodes = rendered(self.execution, plan, rows, 0, total)
-            changed = [node for node in nodes if node.revision > after_revision]
-            if changed or self.execution.revision > after_revision:
-                yield Step("delta", self.revision, self._counted(), plan, changed)
-            else:
-                yield Step("bookmark", self.revision)
-            return
-        for begin in range(0, total, _PART_NODES):
-            nodes = rendered(self.execution, plan, rows, begin, min(begin + _PART_NODES, total))
-            yield Step("snapshot", 0, self._counted() if begin == 0 else None, plan, nodes)
-        yield Step("bookmark", self.revision)
+        nodes = rendered(self.execution, self._plan, rows, 0, len(self._plan.places))
+        bookmark = Step("bookmark", self.revision)
+        if not after_revision:
+            snapshot = Step("snapshot", 0, 0, self._counted(), self._plan, nodes)
+            self.execution = replaced(self.execution, input_data=None)
+            return [snapshot, bookmark]
+        changed = [node for node in nodes if node.revision > after_revision]
+        if changed or self.execution.revision > after_revision:
+            return [self._delta(after_revision, changed)]
+        return [bookmark]
 
-    async def follow(self, change: Change) -> list[Step]:
-        """Turn a committed change into a delta, the last one in parts; none if it was seen."""
+    async def follow(self, change: Change) -> Step | None:
+        """Turn a committed change into a delta; None if it was seen."""
         if change.complete and not change.final and change.revision <= self.revision:
-            return []
+            return None
         if change.complete:
             nodes = [_node(self._plan, place, record) for place, record in change.views]
             latest = {node.node_id: node for node in nodes if node.revision > self.revision}
@@ -135,19 +138,23 @@ class _View:
             latest = {row.node_id: row for row in await self._rows(self.revision)}
             seen = max([self.revision, *(row.revision for row in latest.values())])
         if change.final or not change.complete or self.execution.started_at is None:
-            self.execution, _ = await self._reader.get(self._caller, self.execution.id, full=True)
+            self.execution, _ = await self._reader.get(
+                self._caller, self.execution.id, full=True, with_input=False
+            )
             seen = max(seen, self.execution.revision)
         self._statuses |= {node.node_id: node.status for node in latest.values()}
         moved = seen > self.revision or bool(latest)
-        self.revision = seen
-        if not moved:
-            return []
+        before, self.revision = self.revision, seen
+        if not moved and not self.execution.final:
+            return None
         nodes = list(latest.values())
         if self.execution.final:  # what had not begun never will: that is news too
             everything = rendered(self.execution, self._plan, [], 0, len(self._plan.places))
             nodes += [node for node in everything if node.node_id not in self._statuses]
-        parts = [nodes[at : at + _PART_NODES] for at in range(0, len(nodes), _PART_NODES)] or [[]]
-        return [Step("delta", seen, self._counted(), self._plan, part) for part in parts]
+        return self._delta(before, nodes)
+
+    def _delta(self, before: int, nodes: Sequence[NodeExecution]) -> Step:
+        return Step("delta", self.revision, before, self._counted(), self._plan, nodes)
 
     async def _rows(self, after_revision: int) -> list[NodeExecution]:
         async with as_caller(self._reader.api_pool, self._caller) as db:

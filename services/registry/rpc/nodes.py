@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from functools import partial
 from typing import Any, Final
-from uuid import UUID
 
 from qflow.registry.v1 import node_pb2
 from qflow.registry.v1 import node_service_pb2 as pb
 from qflow.registry.v1 import node_service_pb2_grpc as pb_grpc
 
-from services.kit import page
 from services.kit.caller import current_caller
 from services.kit.rpc import codec
+from services.kit.rpc.pages import Pages
 from services.registry.rpc.node_codec import node_to_pb
 from services.registry.rpc.request_key import request_key
-from services.registry.rpc.sizes import check_answerable, fitting
+from services.registry.rpc.sizes import check_answerable
 from services.registry.usecases import nodes
 from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
@@ -60,20 +57,20 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:
         """See the contract."""
-        caller = current_caller()
-        size = page.page_size(request.page_size)
-        digest = page.filter_digest(request.view)
-        key = page.decode_token(request.page_token, _LIST, digest, caller.tenant_id)
+        pages = Pages(_LIST, request, request.view)
         with_code = request.view == node_pb2.NODE_VIEW_FULL
         found = await nodes.list_nodes(
-            self._deps.pool, caller, after=after_from(key), limit=size + 1, with_code=with_code
+            self._deps.pool,
+            current_caller(),
+            after=pages.after_moment(),
+            limit=pages.limit,
+            with_code=with_code,
         )
-        encode = partial(node_to_pb, with_code=with_code)
-        shown, last = await fitting(found, encode, limit=size)
-        token = ""
-        if last is not None:
-            keys = (last.created_at, last.id)
-            token = page.encode_token(_LIST, digest, caller.tenant_id, keys)
+        shown, token = await pages.cut(
+            found,
+            encode=lambda node: node_to_pb(node, with_code=with_code),
+            key=lambda node: (node.created_at, node.id),
+        )
         return pb.ListNodesResponse(nodes=shown, next_page_token=token)
 
     async def UpdateNode(
@@ -94,15 +91,6 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
         if isinstance(answer, Replayed):
             return pb.UpdateNodeResponse.FromString(answer.response)
         return _updated(answer)
-
-
-def after_from(key: list[page.PageKey] | None) -> tuple[datetime, UUID] | None:
-    """Read the key of a list that is ordered by creation."""
-    match key:
-        case [datetime() as moment, UUID() as last_id]:
-            return moment, last_id
-        case _:
-            return None
 
 
 def _draft(request: pb.CreateNodeRequest | pb.UpdateNodeRequest) -> Draft:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Final
 
 from qflow.registry.v1 import workflow_pb2
 from qflow.registry.v1 import workflow_service_pb2 as pb
 from qflow.registry.v1 import workflow_service_pb2_grpc as pb_grpc
 
-from services.kit import page
 from services.kit.caller import current_caller
 from services.kit.rpc import codec
-from services.registry.rpc.nodes import after_from
+from services.kit.rpc.pages import Pages
 from services.registry.rpc.request_key import request_key
-from services.registry.rpc.sizes import check_answerable, fitting
+from services.registry.rpc.sizes import check_answerable
 from services.registry.rpc.workflow_codec import (
     definition_from_pb,
     definition_to_pb,
@@ -71,20 +69,20 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         self, request: pb.ListWorkflowsRequest, context: Any
     ) -> pb.ListWorkflowsResponse:
         """See the contract."""
-        caller = current_caller()
-        size = page.page_size(request.page_size)
-        digest = page.filter_digest(request.view)
-        key = page.decode_token(request.page_token, _LIST, digest, caller.tenant_id)
+        pages = Pages(_LIST, request, request.view)
         with_graph = request.view == workflow_pb2.WORKFLOW_VIEW_FULL
         found = await workflows.list_workflows(
-            self._deps.pool, caller, after=after_from(key), limit=size + 1, with_graph=with_graph
+            self._deps.pool,
+            current_caller(),
+            after=pages.after_moment(),
+            limit=pages.limit,
+            with_graph=with_graph,
         )
-        encode = partial(workflow_to_pb, with_graph=with_graph)
-        shown, last = await fitting(found, encode, limit=size)
-        token = ""
-        if last is not None:
-            keys = (last.created_at, last.id)
-            token = page.encode_token(_LIST, digest, caller.tenant_id, keys)
+        shown, token = await pages.cut(
+            found,
+            encode=lambda workflow: workflow_to_pb(workflow, with_graph=with_graph),
+            key=lambda workflow: (workflow.created_at, workflow.id),
+        )
         return pb.ListWorkflowsResponse(workflows=shown, next_page_token=token)
 
     async def UpdateWorkflow(

@@ -12,9 +12,9 @@ from qflow.runner.v1 import runner_service_pb2 as pb
 from qflow.runner.v1.runner_service_pb2_grpc import RunnerServiceServicer
 
 from services.kit.caller import current_caller
-from services.kit.page import decode_token, encode_token, filter_digest, page_size
 from services.kit.pg import Pool
 from services.kit.rpc import codec
+from services.kit.rpc.pages import Pages
 from services.runner.storage.containers import Container
 from services.runner.usecases.sandboxes import list_containers
 
@@ -65,20 +65,16 @@ class RunnerServicer(RunnerServiceServicer):
         self, request: pb.ListContainersRequest, context: Context
     ) -> pb.ListContainersResponse:
         """List the tenant's sandboxes."""
-        caller = current_caller()
-        size = page_size(request.page_size)
-        key = decode_token(request.page_token, _KIND, filter_digest(), caller.tenant_id)
-        found = await list_containers(self._pool, caller, after=key, limit=size + 1)
-        token = ""
-        if len(found) > size:
-            found = found[:size]
-            last = found[-1]
-            token = encode_token(
-                _KIND, filter_digest(), caller.tenant_id, [last.created_at, last.id]
-            )
-        return pb.ListContainersResponse(
-            containers=[_container_to_pb(each) for each in found], next_page_token=token
+        pages = Pages(_KIND, request)
+        found = await list_containers(
+            self._pool, current_caller(), after=pages.after_moment(), limit=pages.limit
         )
+        shown, token = await pages.cut(
+            found,
+            encode=_container_to_pb,
+            key=lambda container: (container.created_at, container.id),
+        )
+        return pb.ListContainersResponse(containers=shown, next_page_token=token)
 
 
 def _container_to_pb(container: Container) -> pb.Container:

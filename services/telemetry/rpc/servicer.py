@@ -9,6 +9,7 @@ from services.kit.caller import current_caller
 from services.kit.pg import Pool
 from services.kit.rpc.call import Context
 from services.kit.rpc.codec import uuid_or_none
+from services.kit.rpc.pages import Pages
 from services.telemetry.rpc import codec
 from services.telemetry.usecases import lists
 
@@ -23,40 +24,50 @@ class TelemetryServicer(TelemetryServiceServicer):
         self, request: pb.ListMetricsRequest, context: Context
     ) -> pb.ListMetricsResponse:
         """See the contract."""
-        found, token = await lists.list_metrics(
+        execution_id = uuid_or_none(request.execution_id, field="execution_id")
+        pages = Pages("ListMetrics", request, execution_id, request.metric_name)
+        found = await lists.list_metrics(
             self._pool,
             current_caller(),
-            execution_id=uuid_or_none(request.execution_id, field="execution_id"),
+            execution_id=execution_id,
             name=request.metric_name,
-            size=request.page_size,
-            token=request.page_token,
+            after=pages.after_moment(),
+            limit=pages.limit,
         )
-        return pb.ListMetricsResponse(
-            metrics=[codec.metric_to_pb(metric) for metric in found], next_page_token=token
+        shown, token = await pages.cut(
+            found,
+            encode=codec.metric_to_pb,
+            key=lambda metric: (metric.recorded_at, metric.id),
         )
+        return pb.ListMetricsResponse(metrics=shown, next_page_token=token)
 
     async def ListErrors(
         self, request: pb.ListErrorsRequest, context: Context
     ) -> pb.ListErrorsResponse:
         """See the contract."""
-        found, token = await lists.list_errors(
+        execution_id = uuid_or_none(request.execution_id, field="execution_id")
+        pages = Pages("ListErrors", request, execution_id)
+        found = await lists.list_errors(
             self._pool,
             current_caller(),
-            execution_id=uuid_or_none(request.execution_id, field="execution_id"),
-            size=request.page_size,
-            token=request.page_token,
+            execution_id=execution_id,
+            after=pages.after_moment(),
+            limit=pages.limit,
         )
-        return pb.ListErrorsResponse(
-            errors=[codec.error_to_pb(error) for error in found], next_page_token=token
+        shown, token = await pages.cut(
+            found, encode=codec.error_to_pb, key=lambda error: (error.created_at, error.id)
         )
+        return pb.ListErrorsResponse(errors=shown, next_page_token=token)
 
     async def ListHealthSamples(
         self, request: pb.ListHealthSamplesRequest, context: Context
     ) -> pb.ListHealthSamplesResponse:
         """See the contract."""
-        found, token = await lists.list_health_samples(
-            self._pool, current_caller(), size=request.page_size, token=request.page_token
+        pages = Pages("ListHealthSamples", request)
+        found = await lists.list_health_samples(
+            self._pool, current_caller(), after=pages.after_moment(), limit=pages.limit
         )
-        return pb.ListHealthSamplesResponse(
-            samples=[codec.sample_to_pb(sample) for sample in found], next_page_token=token
+        shown, token = await pages.cut(
+            found, encode=codec.sample_to_pb, key=lambda sample: (sample.recorded_at, sample.id)
         )
+        return pb.ListHealthSamplesResponse(samples=shown, next_page_token=token)

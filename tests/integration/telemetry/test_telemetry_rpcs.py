@@ -96,6 +96,23 @@ async def test_errors_are_listed_newest_first_and_page_by_page(
     }
 
 
+async def test_pages_of_errors_are_cut_by_their_bytes_and_lose_none(
+    telemetry: Telemetry, runs: Runs, sql: psycopg.Connection
+) -> None:
+    """B62g."""
+    execution = runs.finished(status="failed")
+    sql.execute(
+        "INSERT INTO error_logs (error_type, error_message, stack_trace, severity,"
+        " workflow_execution_id, tenant_id)"
+        " SELECT 'user_error', n, %s, 'error', %s, %s FROM generate_series(1, 150) n",
+        ("t" * 65_000, execution, runs.owner.id),
+    )
+    stub = telemetry.stub(runs.owner)
+    every = await all_pages(stub.ListErrors, pb.ListErrorsRequest(page_size=100), "errors")
+    assert {str(number) for number in range(1, 151)} == {error.error_message for error in every}
+    assert len(every) == 150
+
+
 async def test_health_is_for_administrators(
     telemetry: Telemetry, sql: psycopg.Connection, owner: factories.User
 ) -> None:

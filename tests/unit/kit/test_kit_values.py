@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.wrappers_pb2 import StringValue
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.kit import env, ids, page
+from services.kit.caller import Caller, caller_scope
 from services.kit.errors import InvalidArgument
 from services.kit.rpc import codec
-from services.kit.rpc.server import is_loopback
+from services.kit.rpc.pages import Pages
+from services.kit.rpc.server import MESSAGE_BYTES_MAX, is_loopback
+from services.kit.rpc.sizes import in_parts
 
-TENANT = uuid.UUID(int=7)
+CALLER = Caller(
+    user_id=uuid.UUID(int=6),
+    tenant_id=uuid.UUID(int=7),
+    role="user",
+    is_owner=False,
+    scopes=frozenset(),
+    kind="user",
+    name="x",
+    session_id=uuid.UUID(int=0),
+    expires_at=datetime(2126, 1, 1, tzinfo=UTC),
+)
 KEYS: list[page.PageKey] = [
     "näme",
     2**60,
@@ -45,41 +61,51 @@ def test_a_token_is_known_by_its_digest_alone() -> None:
 
 
 def test_a_page_token_gives_back_its_keys() -> None:
-    token = page.encode_token("ListNodes", "digest", TENANT, KEYS)
-    assert page.decode_token(token, "ListNodes", "digest", TENANT) == KEYS
-    assert None is page.decode_token("", "ListNodes", "digest", TENANT)
+    token = page.encode_token("ListNodes", "digest", CALLER, KEYS)
+    assert page.decode_token(token, "ListNodes", "digest", CALLER) == KEYS
+    assert None is page.decode_token("", "ListNodes", "digest", CALLER)
 
 
 @pytest.mark.parametrize(
-    ("kind", "digest", "tenant"),
+    ("kind", "digest", "caller"),
     [
-        ("ListWorkflows", "digest", TENANT),
-        ("ListNodes", "other", TENANT),
-        ("ListNodes", "digest", uuid.UUID(int=8)),
+        ("ListWorkflows", "digest", CALLER),
+        ("ListNodes", "other", CALLER),
+        ("ListNodes", "digest", replace(CALLER, tenant_id=uuid.UUID(int=8))),
+        ("ListNodes", "digest", replace(CALLER, user_id=uuid.UUID(int=8))),
     ],
 )
-def test_a_page_token_fits_nothing_else(kind: str, digest: str, tenant: uuid.UUID) -> None:
+def test_a_page_token_fits_nothing_and_nobody_else(kind: str, digest: str, caller: Caller) -> None:
     """B62h."""
-    token = page.encode_token("ListNodes", "digest", TENANT, KEYS)
+    token = page.encode_token("ListNodes", "digest", CALLER, KEYS)
     with pytest.raises(InvalidArgument):
-        page.decode_token(token, kind, digest, tenant)
+        page.decode_token(token, kind, digest, caller)
+
+
+@pytest.mark.parametrize("more", ["=", "==", "A", "\n", " "])
+def test_a_page_token_is_taken_only_as_it_was_given(more: str) -> None:
+    """B62h."""
+    for keys in (KEYS, KEYS[:1], KEYS[:2]):
+        token = page.encode_token("ListNodes", "digest", CALLER, keys)
+        with pytest.raises(InvalidArgument):
+            page.decode_token(token + more, "ListNodes", "digest", CALLER)
 
 
 @given(st.text(min_size=1) | st.binary(min_size=1).map(lambda raw: raw.hex()))
 def test_no_made_up_page_token_is_taken(token: str) -> None:
     """B62h."""
     with pytest.raises(InvalidArgument):
-        page.decode_token(token, "ListNodes", "digest", TENANT)
+        page.decode_token(token, "ListNodes", "digest", CALLER)
 
 
 @given(st.integers(min_value=0, max_value=120), st.integers(min_value=1, max_value=255))
 def test_a_page_token_with_one_byte_changed_is_not_taken(place: int, flip: int) -> None:
     """B62h."""
-    token = page.encode_token("ListNodes", "digest", TENANT, KEYS)
+    token = page.encode_token("ListNodes", "digest", CALLER, KEYS)
     place %= len(token)
     changed = token[:place] + chr(ord(token[place]) ^ flip) + token[place + 1 :]
     with pytest.raises(InvalidArgument):
-        page.decode_token(changed, "ListNodes", "digest", TENANT)
+        page.decode_token(changed, "ListNodes", "digest", CALLER)
 
 
 def test_page_sizes_have_a_default_and_a_silent_cap() -> None:
@@ -89,6 +115,35 @@ def test_page_sizes_have_a_default_and_a_silent_cap() -> None:
     assert page.page_size(10**9) == 1000
     with pytest.raises(InvalidArgument):
         page.page_size(-1)
+
+
+async def test_a_page_is_cut_by_bytes_before_it_grows_above_a_message() -> None:
+    texts = [StringValue(value="x" * 65_000) for _ in range(100)]
+    huge = StringValue(value="x" * MESSAGE_BYTES_MAX)
+
+    async def cut(rows: list[StringValue], size: int) -> tuple[list[StringValue], str]:
+        pages = Pages("ListTexts", SimpleNamespace(page_size=size, page_token=""))
+        return await pages.cut(
+            iter(rows), encode=lambda row: row, key=lambda row: (len(row.value),)
+        )
+
+    with caller_scope(CALLER):
+        shown, token = await cut(texts, 1000)
+        assert texts[: len(shown)] == shown
+        assert MESSAGE_BYTES_MAX * 0.95 < sum(each.ByteSize() for each in shown) < MESSAGE_BYTES_MAX
+        assert token
+        assert texts[:7] == (await cut(texts, 7))[0]
+        assert [huge] == (await cut([huge, huge], 7))[0]
+        assert (texts[:7], "") == await cut(texts[:7], 7)
+        assert ([], "") == await cut([], 7)
+
+
+def test_parts_are_cut_by_number_and_bytes_and_lose_nothing() -> None:
+    texts = [StringValue(value="x" * size) for size in (10, 10, 10, 500, 10, 10)]
+    parts = [*in_parts(iter(texts), limit=2, bytes_max=100)]
+    assert [len(part) for part in parts] == [2, 1, 1, 2]
+    assert texts == [text for part in parts for text in part]
+    assert [*in_parts([], limit=2, bytes_max=100)] == [[]]
 
 
 def test_the_parts_of_a_filter_do_not_run_together() -> None:

@@ -1,0 +1,84 @@
+"""A page of a list, asked for and answered: where it begins, what fits, where the next begins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from google.protobuf.message import Message
+
+from services.kit import page
+from services.kit.caller import current_caller
+from services.kit.rpc.sizes import ANSWER_BYTES_MAX, FRAME_BYTES
+
+M = TypeVar("M", bound=Message)
+Row = TypeVar("Row")
+
+
+class Pages:
+    """The list `kind` as this caller asked for it, with `page_size` and `page_token` of a request.
+
+    `asked` is whatever else the request says: a token goes on with that alone, for that caller.
+    """
+
+    def __init__(self, kind: str, request: Any, *asked: object) -> None:
+        self._kind = kind
+        self._digest = page.filter_digest(*asked)
+        self._caller = current_caller()
+        self._size = page.page_size(request.page_size)
+        self._after = page.decode_token(request.page_token, kind, self._digest, self._caller)
+
+    @property
+    def limit(self) -> int:
+        """How many rows to read: one more than is shown tells that there is a next page."""
+        return self._size + 1
+
+    def after_moment(self) -> tuple[datetime, UUID] | None:
+        """Give the last row shown of a list by time and id; None for the first page."""
+        match self._after:
+            case None:
+                return None
+            case [datetime() as moment, UUID() as row_id]:
+                return moment, row_id
+            case _:
+                raise page.token_refused()
+
+    def after_place(self) -> int:
+        """Give how many rows were shown of a list that has its rows in fixed places."""
+        match self._after:
+            case None:
+                return 0
+            case [int() as place]:
+                return place
+            case _:
+                raise page.token_refused()
+
+    async def cut(
+        self,
+        rows: Iterable[Row],
+        *,
+        encode: Callable[[Row], M],
+        key: Callable[[Row], Sequence[page.PageKey]],
+    ) -> tuple[list[M], str]:
+        """Encode the rows that fit, and give the token of the page after the last of them.
+
+        A row that is not shown is not taken, and other calls come in between: one of them may cost
+        some tens of milliseconds.
+        """
+        shown: list[M] = []
+        room = ANSWER_BYTES_MAX
+        last: Row | None = None
+        for row in rows:
+            message = encode(row) if len(shown) < self._size else None
+            room -= message.ByteSize() + FRAME_BYTES if message is not None else 0
+            if last is not None and (message is None or room < 0):
+                token = page.encode_token(self._kind, self._digest, self._caller, key(last))
+                return shown, token
+            assert message is not None, "a page shows one row at least"
+            shown.append(message)
+            last = row
+            await asyncio.sleep(0)
+        return shown, ""

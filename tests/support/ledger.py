@@ -44,6 +44,9 @@ class Ledger:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o777)
+        lines = folder / "ledger"
+        lines.touch()
+        lines.chmod(0o666)  # under root each sandbox is another user
 
     @property
     def env(self) -> dict[str, str]:

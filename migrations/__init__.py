@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from migrations.apply import current, downgrade, login_environment, login_urls, upgrade
+from migrations.apply import (
+    complaint,
+    current,
+    downgrade,
+    login_environment,
+    login_urls,
+    upgrade,
+)
 
-__all__ = ["current", "downgrade", "login_environment", "login_urls", "upgrade"]
+__all__ = ["complaint", "current", "downgrade", "login_environment", "login_urls", "upgrade"]

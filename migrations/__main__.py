@@ -7,7 +7,11 @@ import os
 import sys
 from pathlib import Path
 
-from migrations.apply import HEAD, current, downgrade, upgrade
+import psycopg
+from alembic.util import CommandError
+from sqlalchemy.exc import OperationalError
+
+from migrations.apply import HEAD, complaint, current, downgrade, upgrade
 from migrations.roles import RolesRefused
 
 
@@ -20,6 +24,8 @@ def main() -> int:
     url = os.environ.get("QFLOW_DATABASE_URL", "")
     if not url:
         return _refuse("set QFLOW_DATABASE_URL to the migrating owner's address")
+    # A server that drops what is sent to it must not hold the command for minutes.
+    os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
     try:
         if arguments.command == "upgrade":
             home = os.environ.get("QFLOW_HOME", "")
@@ -29,7 +35,9 @@ def main() -> int:
         elif arguments.command == "downgrade":
             downgrade(url, revision=arguments.revision or "base")
         sys.stdout.write(f"{current(url) or 'empty'}\n")
-    except (RolesRefused, ValueError) as error:
+    except (psycopg.OperationalError, OperationalError, UnicodeError) as error:
+        return _refuse(complaint(error))
+    except (RolesRefused, CommandError, ValueError) as error:
         return _refuse(str(error))
     return 0
 

@@ -49,6 +49,14 @@ def current(database_url: str) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
+def complaint(error: Exception) -> str:
+    """Say a fault of the database in one line; names the setting where nobody could enter."""
+    cause = error.orig if isinstance(error, OperationalError) else error
+    text = " ".join(str(cause).split())
+    # The server gives its own faults a state; without one there was no connection.
+    return text if getattr(cause, "sqlstate", None) else f"QFLOW_DATABASE_URL: {text}"
+
+
 def login_urls(database_url: str, home: Path | str) -> dict[str, str]:
     """Read login -> address from the home; empty before the first upgrade."""
     return logins.login_urls(database_url, Path(home))

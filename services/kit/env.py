@@ -12,7 +12,7 @@ _FALSE: Final = frozenset({"", "0", "false", "no", "off"})
 
 
 class EnvError(ValueError):
-    """A setting is missing or cannot be read; the process must not start."""
+    """A setting is missing, cannot be read or leads nowhere; the process must not start."""
 
 
 def required(env: Mapping[str, str], name: str) -> str:

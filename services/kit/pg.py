@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
 
 import asyncpg
 import orjson
@@ -19,6 +20,7 @@ import structlog
 from asyncpg.pool import PoolConnectionProxy
 
 from services.kit.caller import Caller
+from services.kit.env import EnvError
 from services.kit.errors import (
     Conflict,
     PermissionDenied,
@@ -52,6 +54,7 @@ async def open_pool(
     url: str,
     *,
     application_name: str,
+    setting: str = "the database",
     size_min: int = 1,
     size_max: int = 10,
     statement_timeout_s: float = 5.0,
@@ -60,6 +63,7 @@ async def open_pool(
 
     A server that is down or still recovering is waited for, since it and its services are often
     started together; one that refuses the login, or whose host has no address, fails at once.
+    EnvError then names the setting that holds the URL, and says nothing of its password.
     A connection that is given back is only rolled back: nothing in Qflow leaves session state.
     """
     settings = {
@@ -83,9 +87,9 @@ async def open_pool(
                 init=prepare_connection,
                 reset=_no_further_reset,
             )
-        except (OSError, asyncpg.PostgresError) as error:
+        except (OSError, ValueError, asyncpg.PostgresError) as error:
             if not _may_come(error) or time.monotonic() > gives_up_at:
-                raise
+                raise EnvError(f"{setting}: {_why_nobody_enters(url, error)}") from error
             if not awaited:
                 log.warning("database_awaited", seconds_max=_START_MAX_S)
             awaited = True
@@ -104,6 +108,24 @@ def _may_come(error: Exception) -> bool:
     return isinstance(error, in_a_moment | asyncpg.TooManyConnectionsError) or _server_is_away(
         error
     )
+
+
+def _why_nobody_enters(url: str, error: Exception) -> str:
+    """Say in a line why a URL opens no connection, without anything that may be its password."""
+    match error:
+        case socket.gaierror() | UnicodeError():
+            host = urlsplit(url).hostname or ""
+            return f"the host name {host!r} cannot be resolved ({error})"
+        case asyncpg.PostgresError() | asyncpg.InterfaceError():
+            return " ".join(str(error).split())
+        case OSError():
+            where = urlsplit(url).netloc.rpartition("@")[2] or "the local socket"
+            return f"no server answers at {where} ({str(error) or 'time is up'})"
+        case _:  # the driver's text may quote a password that was taken for a port
+            return (
+                "it must look like postgresql://login:password@host:5432/database "
+                "(in a password @ is %40 and / is %2F)"
+            )
 
 
 async def prepare_connection(db: asyncpg.Connection[asyncpg.Record]) -> None:

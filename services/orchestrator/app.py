@@ -50,10 +50,14 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     api_pool = await open_pool(
         settings.database_url,
         application_name="qflow-orchestrator",
+        setting="QFLOW_ORCHESTRATOR_DATABASE_URL",
         size_max=settings.pool_size_max,
     )
     engine_pool = await open_pool(
-        settings.engine_database_url, application_name="qflow-engine", size_max=3
+        settings.engine_database_url,
+        application_name="qflow-engine",
+        setting="QFLOW_ORCHESTRATOR_ENGINE_DATABASE_URL",
+        size_max=3,
     )
     plans = Plans()
     member = Member(

@@ -9,8 +9,10 @@ import os
 import sys
 from collections.abc import Mapping
 
+import structlog
+
 from services.kit import env as settings
-from services.kit.errors import QflowError
+from services.kit.errors import InvalidArgument, QflowError
 
 
 def main(arguments: list[str], env: Mapping[str, str]) -> int:
@@ -20,11 +22,15 @@ def main(arguments: list[str], env: Mapping[str, str]) -> int:
         from services.registry.app import serve  # late: the other commands need no server
 
         return serve()
+    # Alone on stdout stands what was asked for, so that a script can take it.
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     try:
         asyncio.run(_run(asked, env))
     except (QflowError, settings.EnvError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # a command speaks to a terminal
         return 2
+    except (KeyboardInterrupt, EOFError):  # at the question for a password
+        return 130
     return 0
 
 
@@ -33,7 +39,7 @@ async def _run(asked: argparse.Namespace, env: Mapping[str, str]) -> None:
 
     url = settings.required(env, "QFLOW_REGISTRY_AUTH_DATABASE_URL")
     if asked.command == "create-user":
-        password = asked.password or getpass.getpass("Password: ")
+        password = asked.password or _password()
         user_id = await bootstrap.create_user(
             url, email=asked.email, password=password, role=asked.role
         )
@@ -45,6 +51,16 @@ async def _run(asked: argparse.Namespace, env: Mapping[str, str]) -> None:
         return
     await bootstrap.service_token(url, home, name=asked.name, scopes=asked.scopes)
     print(home / "secrets" / f"{asked.name}.token")  # noqa: T201
+
+
+def _password() -> str:
+    """Ask for a password at the terminal, or take the first line of what is piped in."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass("Password: ")
+    if getpass.getpass("Again: ") != password:
+        raise InvalidArgument("PASSWORDS_DIFFER", "the two passwords are not the same")
+    return password
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,7 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("scopes", nargs="+")
     user = commands.add_parser("create-user", help="make a user; print the id")
     user.add_argument("email")
-    user.add_argument("--password", help="asked for when left out, which keeps it out of sight")
+    user.add_argument(
+        "--password",
+        help="when left out, which keeps it out of sight: asked for, or read from a pipe",
+    )
     user.add_argument("--role", default="user", choices=["viewer", "user", "admin"])
     return parser
 

@@ -73,7 +73,8 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
 
 
 async def _pool(stack: AsyncExitStack, url: str, name: str, size_max: int) -> Pool:
-    pool = await open_pool(url, application_name=name, size_max=size_max)
+    setting = f"{name.upper().replace('-', '_')}_DATABASE_URL"
+    pool = await open_pool(url, application_name=name, setting=setting, size_max=size_max)
     stack.push_async_callback(pool.close)
     return pool
 

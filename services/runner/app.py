@@ -66,9 +66,17 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     """Prove the walls, take the home, write this incarnation's row, and serve."""
     settings = Settings.from_env(env)
     lock = await _lock_home(settings)
-    api_pool = await open_pool(settings.database_url, application_name="qflow-runner", size_max=4)
+    api_pool = await open_pool(
+        settings.database_url,
+        application_name="qflow-runner",
+        setting="QFLOW_RUNNER_DATABASE_URL",
+        size_max=4,
+    )
     engine_pool = await open_pool(
-        settings.engine_database_url, application_name="qflow-runner-engine", size_max=3
+        settings.engine_database_url,
+        application_name="qflow-runner-engine",
+        setting="QFLOW_RUNNER_ENGINE_DATABASE_URL",
+        size_max=3,
     )
     try:
         async with _runner(env, settings, api_pool, engine_pool) as app:

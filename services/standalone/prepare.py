@@ -60,11 +60,12 @@ def _main() -> int:
         answer = prepare(
             database_url=asked["database_url"], home=Path(asked["home"]), create=asked["create"]
         )
-    except (psycopg.OperationalError, OperationalError) as error:
-        cause = error.orig if isinstance(error, OperationalError) else error
-        answer = {"error": f"QFLOW_DATABASE_URL: {str(cause).strip()}"}
+    except (psycopg.OperationalError, OperationalError, UnicodeError) as error:
+        answer = {"error": migrations.complaint(error)}
     except RolesRefused as error:
         answer = {"error": f"QFLOW_DATABASE_URL: {error}"}
+    except ValueError as error:  # it names the setting: EnvError, or an address that is none
+        answer = {"error": str(error)}
     answer_to.write(json.dumps(answer) + "\n")
     answer_to.close()
     return "error" in answer

@@ -29,11 +29,13 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     pool = await open_pool(
         settings.database_url,
         application_name="qflow-telemetry",
+        setting="QFLOW_TELEMETRY_DATABASE_URL",
         size_max=settings.pool_size_max,
     )
     maint = await open_pool(
         settings.maint_database_url,
         application_name="qflow-telemetry-maint",
+        setting="QFLOW_TELEMETRY_MAINT_DATABASE_URL",
         size_max=3,
         statement_timeout_s=_MAINT_STATEMENT_TIMEOUT_S,
     )

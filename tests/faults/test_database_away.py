@@ -6,14 +6,13 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import asyncpg
 import pytest
 
+from services.kit.env import EnvError
 from services.kit.errors import Unavailable
 from services.kit.pg import Pool, open_pool, transaction
 from services.standalone.postgres import Binaries, Postgres
@@ -101,10 +100,17 @@ async def test_a_service_that_starts_before_its_server_waits_for_it(server: Post
 async def test_a_login_that_is_refused_is_not_tried_again(server: Postgres) -> None:
     """F34: a start with a wrong setting fails at once, with its reason."""
     url = server.url("postgres").replace(":secret@", ":guessed@")
-    with pytest.raises(asyncpg.InvalidPasswordError):
-        await open_pool(url, application_name="wrong")
-    with pytest.raises(socket.gaierror):
-        await open_pool("postgresql://qflow@db.nowhere.invalid/qflow", application_name="nowhere")
+    nowhere = "postgresql://qflow:guessed@db.nowhere.invalid/qflow"
+    for wrong, reason in (
+        (url, "password authentication failed"),
+        (server.url("nothing"), 'database "nothing" does not exist'),
+        (nowhere, "the host name 'db.nowhere.invalid' cannot be resolved"),
+        (nowhere.replace(":guessed@", ":gue/ssed@"), "it must look like postgresql://"),
+    ):
+        with pytest.raises(EnvError) as refused:
+            await open_pool(wrong, application_name="wrong", setting="TINY_DATABASE_URL")
+        assert str(refused.value).startswith(f"TINY_DATABASE_URL: {reason}")
+        assert "gue" not in str(refused.value)
 
 
 def _ready(server: Postgres) -> bool:

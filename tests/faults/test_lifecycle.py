@@ -17,6 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from migrations.__main__ import main as migrate
 from services.standalone.postgres import Binaries, Postgres
 from tests.support.client import COMPLETED, connected
 from tests.support.invariants import broken
@@ -138,6 +139,74 @@ def test_a_database_that_nobody_serves_stops_the_start_with_a_plain_message(fold
     assert "QFLOW_DATABASE_URL: " in refused.stdout
     assert "secret" not in refused.stdout + refused.stderr
     assert "Traceback" not in refused.stdout + refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "setting"),
+    [
+        ("services.registry", [], "QFLOW_REGISTRY_DATABASE_URL"),
+        (
+            "services.registry",
+            ["create-user", "ada@example.org"],
+            "QFLOW_REGISTRY_AUTH_DATABASE_URL",
+        ),
+        ("services.orchestrator", [], "QFLOW_ORCHESTRATOR_DATABASE_URL"),
+        ("services.runner", [], "QFLOW_RUNNER_DATABASE_URL"),
+        ("services.telemetry", [], "QFLOW_TELEMETRY_DATABASE_URL"),
+        ("migrations", ["current"], "QFLOW_DATABASE_URL"),
+        ("migrations", ["upgrade"], "QFLOW_DATABASE_URL"),
+    ],
+)
+def test_started_by_hand_each_names_the_setting_that_leads_nowhere(
+    module: str, arguments: list[str], setting: str, folder: Path
+) -> None:
+    """F34."""
+    url = "postgresql://qflow:secret@db.nowhere.invalid/qflow"
+    scopes = ("", "_AUTH", "_ENGINE", "_MAINT")
+    service = module.rpartition(".")[2].upper()
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env={
+            **{name: v for name, v in os.environ.items() if not name.startswith("QFLOW_")},
+            **{f"QFLOW_{service}{scope}_DATABASE_URL": url for scope in scopes},
+            "QFLOW_DATABASE_URL": url,
+            "QFLOW_HOME": str(folder),
+            "QFLOW_SERVICE_TOKEN": "only-for-tests",
+        },
+        input="a-long-enough-password\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 2, said
+    [line] = said.splitlines()
+    assert f"{setting}: " in line
+    assert "db.nowhere.invalid" in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://qflow:secret@127.0.0.1:1/qflow",
+        "postgresql://qflow:se@cret@127.0.0.1:1/qflow",
+        "postgresql://qflow:se/cret@127.0.0.1:1/qflow",
+        "mysql://qflow:secret@127.0.0.1/qflow",
+    ],
+)
+def test_migrating_a_database_that_is_not_there_is_refused_in_one_line(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    """F34."""
+    monkeypatch.setenv("QFLOW_DATABASE_URL", url)
+    monkeypatch.setenv("QFLOW_HOME", str(folder))
+    monkeypatch.setattr(sys, "argv", ["migrations", "upgrade"])
+    assert migrate() == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("migrations: QFLOW_DATABASE_URL")
+    assert "cret" not in line
 
 
 def test_a_service_that_cannot_start_stops_the_suite_with_the_end_of_its_log(folder: Path) -> None:

@@ -128,7 +128,12 @@ async def _ensure_owner(pool: Pool, home: Path, email: str) -> User:
 
 @asynccontextmanager
 async def _pool(url: str) -> AsyncIterator[Pool]:
-    pool = await open_pool(url, application_name="qflow-registry-bootstrap", size_max=2)
+    pool = await open_pool(
+        url,
+        application_name="qflow-registry-bootstrap",
+        setting="QFLOW_REGISTRY_AUTH_DATABASE_URL",
+        size_max=2,
+    )
     try:
         yield pool
     finally:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import stat
+import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from services.kit.errors import AlreadyExists, InvalidArgument
 from services.kit.ids import token_sha256
 from services.registry.__main__ import main
+from services.registry.gateways.passwords import Passwords
 from services.registry.usecases.bootstrap import bootstrap_owner, create_user, service_token
 from tests.support.database import Database
 
@@ -109,5 +113,22 @@ def test_the_commands_print_where_the_secrets_lie(
     assert main(["create-user", "b@example.org", "--password", "correct horse"], env) == 0
     assert main(["create-user", "b@example.org", "--password", "correct horse"], env) == 2
     printed = capsys.readouterr()
-    assert str(tmp_path / "secrets" / "owner.token") in printed.out
+    owner, telemetry, user = printed.out.splitlines()
+    assert str(tmp_path / "secrets" / "owner.token") == owner
+    assert str(tmp_path / "secrets" / "telemetry.token") == telemetry
+    assert uuid.UUID(user)
     assert "there is a user" in printed.err
+
+
+def test_without_a_terminal_a_password_is_read_from_what_is_piped_in(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = {"QFLOW_REGISTRY_AUTH_DATABASE_URL": _url(database)}
+    for piped, code in (("correct horse\n", 0), ("", 2)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(piped))
+        assert main(["create-user", "c@example.org"], env) == code
+    with database.connect() as db:
+        [(digest,)] = db.execute(
+            "SELECT password_hash FROM users WHERE email = 'c@example.org'"
+        ).fetchall()
+    assert asyncio.run(Passwords().verify(digest, "correct horse"))

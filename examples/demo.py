@@ -12,6 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -50,9 +51,9 @@ class LockError(Exception):
     """The exact versions of a node's dependencies are not to be had."""
 
 
-async def run(endpoints: Mapping[str, str], token: str, console: Console) -> int:
+async def run(endpoints: Mapping[str, str], token_file: Path, console: Console) -> int:
     """Create, start, watch and print; gives the exit code of the demo."""
-    bearer = (("authorization", f"Bearer {token}"),)
+    bearer = _bearer(token_file)
     async with (
         grpc.aio.insecure_channel(endpoints["registry"], options=_OPTIONS) as registry,
         grpc.aio.insecure_channel(endpoints["orchestrator"], options=_OPTIONS) as orchestrator,
@@ -72,8 +73,12 @@ async def run(endpoints: Mapping[str, str], token: str, console: Console) -> int
         show.failure(console, execution)
         return 1
     show.result(console, json.loads(execution.output_json))
-    show.calls(console, endpoints, execution.id)
+    show.calls(console, endpoints, token_file, execution.id)
     return 0
+
+
+def _bearer(token_file: Path) -> Metadata:
+    return (("authorization", f"Bearer {token_file.read_text('utf-8').strip()}"),)
 
 
 async def _store(
@@ -99,6 +104,8 @@ async def _store(
     )
     places = {place: stored[name] for place, name in weather.PLACES.items()}
     show.edges(console, answer.workflow, places)
+    console.print("\nGraph", style="bold")
+    show.graph(console, answer.workflow)
     return answer.workflow
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -14,6 +17,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+
+from examples.picture import draw
 
 FINAL: Final = frozenset(
     {
@@ -34,12 +39,13 @@ class Progress:
         self.nodes: dict[str, execution_pb2.NodeExecution] = {}
         self._console = console
         self._places = places
-        self._live = Live(console=console, transient=False) if console.is_terminal else None
+        # Drawn anew by itself, too: the time of what runs goes on between two events.
+        live = Live(console=console, get_renderable=self._table, refresh_per_second=5)
+        self._live = live if console.is_terminal else None
 
     def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
-            self._live.update(self._table())
         return self
 
     def __exit__(
@@ -52,18 +58,19 @@ class Progress:
             self._live.stop()
 
     def update(self, changed: Iterable[execution_pb2.NodeExecution]) -> None:
-        """Take the nodes that changed: redraw, or print a line for each."""
+        """Take the nodes that changed: draw them anew, or print a line for each."""
         for node in changed:
             before = self.nodes.get(node.node_id)
             self.nodes[node.node_id] = node
             known = before is not None and before.status == node.status
             if self._live is None and not known and _status(node) != "pending":
-                line = f"  {node.node_id:<11}{_status(node):<11}{_took(node)}"
+                line = f"  {node.node_id:<11}{_status(node):<11}{took(node)}"
                 self._console.print(line.rstrip(), markup=False)
         if self._live is not None:
-            self._live.update(self._table())
+            self._live.refresh()
 
     def _table(self) -> Table:
+        now_ms = round(time.time() * 1000)
         table = Table(box=None, pad_edge=False, padding=(0, 2))
         for title in ("  node", "function", "state", "took"):
             table.add_column(title, justify="right" if title == "took" else "left")
@@ -71,8 +78,8 @@ class Progress:
             node = self.nodes.get(place)
             status = _status(node) if node is not None else "pending"
             style = _STYLES.get(status, "dim")
-            took = _took(node) if node is not None else ""
-            table.add_row(f"  {place}", function, f"[{style}]{status}[/]", took)
+            so_far = took(node, now_ms=now_ms) if node is not None else ""
+            table.add_row(f"  {place}", function, f"[{style}]{status}[/]", so_far)
         return table
 
 
@@ -104,7 +111,15 @@ def edges(
         end = f"{edge.target_node}.{edge.target_input}"
         what = f" {edge.conversion} ({_types(edge, nodes)})" if edge.conversion else ""
         console.print(f"  {start:<17} > {end:<21} {verdict}{what}", markup=False)
-    console.print("  " + ", ".join(f"{count} {verdict}" for verdict, count in said.items()))
+    console.print("  " + ", ".join(_verdicts(verdict, count) for verdict, count in said.items()))
+
+
+def graph(console: Console, workflow: workflow_pb2.Workflow) -> None:
+    """Print a picture of the nodes and what leads from one to another."""
+    definition = workflow.definition
+    edges = [(edge.source_node, edge.target_node) for edge in definition.connections]
+    for line in draw([node.id for node in definition.nodes], [edge for edge in edges if edge[0]]):
+        console.print(f"  {line}", markup=False)
 
 
 def sandboxes(console: Console, used: Sequence[runners_pb.Container]) -> None:
@@ -112,7 +127,8 @@ def sandboxes(console: Console, used: Sequence[runners_pb.Container]) -> None:
     for (tier, version), count in sorted(
         Counter((each.tier, each.python_version) for each in used).items()
     ):
-        console.print(f"  ran in {count} sandboxes of tier {tier}, Python {version}")
+        boxes = "sandbox" if count == 1 else "sandboxes"
+        console.print(f"  ran in {count} {boxes} of tier {tier}, Python {version}")
 
 
 def result(console: Console, output: Mapping[str, Any]) -> None:
@@ -138,10 +154,12 @@ def failure(console: Console, execution: execution_pb2.Execution) -> None:
         console.print(execution.error.stack_trace, markup=False)
 
 
-def calls(console: Console, endpoints: Mapping[str, str], execution_id: str) -> None:
+def calls(
+    console: Console, endpoints: Mapping[str, str], token_file: Path, execution_id: str
+) -> None:
     """Print how to ask for the same by hand."""
-    console.print("\nAsk for it by hand, while the suite runs (`make run`)", style="bold")
-    header = '-H "authorization: Bearer $(cat ${QFLOW_HOME:-.qflow}/secrets/owner.token)"'
+    console.print("\nAsk for it by hand, while the suite runs", style="bold")
+    header = f'-H "authorization: Bearer $(cat {shlex.quote(str(token_file))})"'
     for service, method in (
         ("orchestrator", "qflow.orchestrator.v1.ExecutionService/GetExecution"),
         ("orchestrator", "qflow.orchestrator.v1.ExecutionService/ListNodeExecutions"),
@@ -155,11 +173,22 @@ def _status(node: execution_pb2.NodeExecution) -> str:
     return execution_pb2.NodeExecutionStatus.Name(node.status)[_PREFIX:].lower()
 
 
-def _took(node: execution_pb2.NodeExecution) -> str:
-    if not node.HasField("end_time") or not node.HasField("start_time"):
+def took(node: execution_pb2.NodeExecution, *, now_ms: int | None = None) -> str:
+    """Say how long a node took or, with the time that it is, for how long it has been running."""
+    if not node.HasField("start_time"):
         return ""
-    took = node.end_time.ToMilliseconds() - node.start_time.ToMilliseconds()
-    return f"{took:,} ms"
+    start_ms = node.start_time.ToMilliseconds()
+    if node.HasField("end_time"):
+        return f"{node.end_time.ToMilliseconds() - start_ms:,} ms"
+    if now_ms is None or _status(node) != "running":
+        return ""
+    return f"{max(0, now_ms - start_ms) / 1000:.1f} s"
+
+
+def _verdicts(verdict: str, count: int) -> str:
+    """Count edges by what was said of them: `exact` is no noun, `conversion` is one."""
+    plural = "s" if count != 1 and verdict in {"conversion", "widening"} else ""
+    return f"{count} {verdict}{plural}"
 
 
 def _types(edge: workflow_pb2.Connection, nodes: Mapping[str, node_pb2.Node]) -> str:

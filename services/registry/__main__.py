@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import getpass
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -23,9 +24,16 @@ def main(arguments: list[str], env: Mapping[str, str]) -> int:
 
         return serve()
     # Alone on stdout stands what was asked for, so that a script can take it.
-    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
     try:
-        asyncio.run(_run(asked, env))
+        url = settings.required(env, "QFLOW_REGISTRY_AUTH_DATABASE_URL")
+        if asked.command == "create-user":
+            # Before there is a loop, in which Ctrl-C would not end the question.
+            asked.password = asked.password or _password()
+        asyncio.run(_run(asked, url, env))
     except (QflowError, settings.EnvError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # a command speaks to a terminal
         return 2
@@ -34,14 +42,12 @@ def main(arguments: list[str], env: Mapping[str, str]) -> int:
     return 0
 
 
-async def _run(asked: argparse.Namespace, env: Mapping[str, str]) -> None:
+async def _run(asked: argparse.Namespace, url: str, env: Mapping[str, str]) -> None:
     from services.registry.usecases import bootstrap  # late: serving does not need it
 
-    url = settings.required(env, "QFLOW_REGISTRY_AUTH_DATABASE_URL")
     if asked.command == "create-user":
-        password = asked.password or _password()
         user_id = await bootstrap.create_user(
-            url, email=asked.email, password=password, role=asked.role
+            url, email=asked.email, password=asked.password, role=asked.role
         )
         print(user_id)  # noqa: T201
         return

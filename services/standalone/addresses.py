@@ -19,6 +19,14 @@ _PORT_MAX: Final = 65535
 Ports: TypeAlias = Literal["fixed", "auto"]
 
 
+class PortTakenError(StandaloneError):
+    """Another program listens on a port that is needed."""
+
+    def __init__(self, message: str, *, port: str) -> None:
+        super().__init__(message)
+        self.port = port
+
+
 @dataclass(frozen=True, slots=True)
 class Addresses:
     """What each service listens on, as host:port or unix:path, and the runners' own door."""
@@ -112,15 +120,16 @@ def _check(setting: str, listen: str) -> None:
         try:
             probe.bind(address)
         except OSError as error:
-            raise StandaloneError(_cannot_listen(setting, listen, error)) from error
+            raise _cannot_listen(setting, listen, error) from error
 
 
-def _cannot_listen(setting: str, listen: str, error: OSError) -> str:
+def _cannot_listen(setting: str, listen: str, error: OSError) -> StandaloneError:
     port = listen.rpartition(":")[2]
     if error.errno == errno.EADDRINUSE:
-        return (
+        return PortTakenError(
             f"port {port} is taken by another program ({setting}={listen}). See which with "
             f"`ss -ltnp sport = :{port}`; choose other ports with QFLOW_PORT_BASE=7200 (gives "
-            "7201 to 7204), or any free ones with `--ports auto`"
+            "7201 to 7204), or any free ones with `--ports auto`",
+            port=port,
         )
-    return f"{setting}: cannot listen on {listen}: {error.strerror}"
+    return StandaloneError(f"{setting}: cannot listen on {listen}: {error.strerror}")

@@ -6,12 +6,12 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
-import sys
+import shlex
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+from services.standalone import hints
 from services.standalone.addresses import SERVICES, Ports
 from services.standalone.bootstrap import OWNER_TOKEN
 from services.standalone.home import Home
@@ -27,22 +27,30 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     home = Home.from_env(os.environ)
     try:
-        match asked.command:
-            case "status":
-                return _status(home)
-            case "token":
-                return _token(home)
-            case "demo":
-                from services.standalone.demo import demo  # imports clients: only here
-
-                return demo(home, os.environ, say=_say)
-            case _:
-                return up(home, os.environ, ports=asked.ports, say=_say)
+        return _do(asked, home)
     except StandaloneError as error:
         _say(f"qflow: {error}")
         return _FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _do(asked: argparse.Namespace, home: Home) -> int:
+    match asked.command:
+        case "status":
+            return _status(home)
+        case "token":
+            return _token(home)
+        case "create-user":
+            from services.standalone import people  # imports the registry: only here
+
+            return people.create_user(home, email=asked.email, role=asked.role)
+        case "demo":
+            from services.standalone.demo import demo  # imports clients: only here
+
+            return demo(home, os.environ, say=_say)
+        case _:
+            return up(home, os.environ, ports=asked.ports, say=_say)
 
 
 def up(
@@ -65,11 +73,16 @@ def up(
         await suite.stopped()
         return 0
 
-    return asyncio.run(Supervisor(home, env, ports=ports, say=say).run(started))
+    def say_when(text: str) -> None:
+        say(f"{time.strftime('%H:%M:%S')} {text}")
+
+    return asyncio.run(Supervisor(home, env, ports=ports, say=say_when).run(started))
 
 
 def _welcome(suite: Supervisor, seconds: float) -> str:
-    token = suite.home.secrets / OWNER_TOKEN
+    root = suite.home.root
+    token = shlex.quote(str(suite.home.secrets / OWNER_TOKEN))
+    renew = hints.standalone("token", home=root)
     registry = suite.addresses.client("registry")
     return "\n".join(
         [
@@ -78,8 +91,8 @@ def _welcome(suite: Supervisor, seconds: float) -> str:
             f"  {'database':<13}{suite.database}",
             f"  {'cache':<13}{suite.cache}",
             f"  {'isolation':<13}{told_isolation(suite.isolation)}",
-            f"  {'home':<13}{suite.home.root}",
-            f"  {'owner token':<13}{token} (a new one: python -m services.standalone token)",
+            f"  {'home':<13}{root}",
+            f"  {'owner token':<13}{token} (a new one, which ends this: {renew})",
             "Try:",
             f"  grpcurl -plaintext {registry} list",
             f'  grpcurl -plaintext -H "authorization: Bearer $(cat {token})" \\',
@@ -92,7 +105,8 @@ def _welcome(suite: Supervisor, seconds: float) -> str:
 def _status(home: Home) -> int:
     holder = home.holder()
     if holder is None:
-        _say(f"no suite runs on {home.root}; start it with `make run`")
+        run = hints.make("run", home=home.root, env=os.environ)
+        _say(f"no suite runs on {home.root}; start it with `{run}`")
         return _NOT_RUNNING
     try:
         endpoints: dict[str, str] = json.loads((home.run / "endpoints.json").read_text())
@@ -113,9 +127,11 @@ def _status(home: Home) -> int:
 
 def _token(home: Home) -> int:
     """Make a new token for the owner, starting the database for it where it does not run."""
-    command = [sys.executable, "-m", "services.standalone.renew"]
-    env = {**os.environ, "QFLOW_HOME": str(home.root)}
-    return subprocess.run(command, env=env, check=False).returncode  # noqa: S603 - ours
+    from services.standalone import people  # imports the registry: only here
+
+    path = people.renew_owner_token(home)
+    _say(f"the owner's token before this one no longer works; a new one lies in {path}")
+    return 0
 
 
 def _say(text: str) -> None:
@@ -133,7 +149,14 @@ def _parser() -> argparse.ArgumentParser:
         help="fixed: QFLOW_PORT_BASE+1 to +4, by default 7101 to 7104; auto: any free ones",
     )
     commands.add_parser("demo", help="start, run a real workflow, print its result, stop")
-    commands.add_parser("token", help="make a new token for the owner and say where it lies")
     commands.add_parser("status", help="say what runs and whether it serves")
+    commands.add_parser(
+        "token", help="make a new token for the owner, end the one before, say where it lies"
+    )
+    user = commands.add_parser(
+        "create-user", help="make a user; asks for the password, or reads it from a pipe"
+    )
+    user.add_argument("--email", required=True)
+    user.add_argument("--role", default="user", choices=["viewer", "user", "admin"])
     parser.set_defaults(ports="fixed")
     return parser

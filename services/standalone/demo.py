@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
-from services.standalone import addresses, bootstrap
-from services.standalone.addresses import SERVICES, Ports
+from services.standalone import addresses, bootstrap, hints
+from services.standalone.addresses import SERVICES
 from services.standalone.home import Home
 from services.standalone.process import StandaloneError
 from services.standalone.supervisor import Supervisor, nothing_runs, told_isolation
 
 # What a shell gives for a program that Ctrl-C ended.
 _INTERRUPTED: Final = 130
+# Where to look when the ports that the guides name are taken.
+_OTHER_BASES: Final = range(7200, 8100, 100)
 
 
 def demo(home: Home, env: Mapping[str, str], *, say: Callable[[str], None]) -> int:
@@ -26,15 +29,19 @@ def demo(home: Home, env: Mapping[str, str], *, say: Callable[[str], None]) -> i
     On a home whose suite runs already that one is used and left running.
     """
     console = Console(highlight=False, soft_wrap=True)
-    if home.holder() is not None:
+    holder = home.holder()
+    if holder is not None:
         say(f"Using the suite that runs on {home.root}.")
         code = asyncio.run(_example(_endpoints(home), home, console))
+        go_on = ("stop the suite, or press Ctrl-C where it was started", f"kill {holder}")
     else:
         say("Starting the suite (PostgreSQL, Redis and four services) …")
-        code = _alone(home, env, console, ports=_ports(env, home), say=say)
+        code, env = _alone(home, env, console, say=say)
         say("The suite has stopped.")
+        run = hints.make("run", home=home.root, env=env)
+        go_on = ("start the suite and stay; what the demo made is still there", run)
     if code == 0:
-        say(_how_to_go_on(home))
+        say(_how_to_go_on(home, env, go_on))
     return code
 
 
@@ -43,10 +50,12 @@ def _alone(
     env: Mapping[str, str],
     console: Console,
     *,
-    ports: Ports,
     say: Callable[[str], None],
-) -> int:
-    suite = Supervisor(home, env, ports=ports, say=say)
+    again: bool = False,
+) -> tuple[int, Mapping[str, str]]:
+    """Run it on a suite that is started for it; gives the exit code and where the ports stand."""
+    env = _on_free_ports(env, say=say)
+    suite = Supervisor(home, env, ports="fixed", say=say)
     ended: list[int] = []
 
     async def then(started: Supervisor) -> int:
@@ -59,20 +68,20 @@ def _alone(
 
     try:
         code = asyncio.run(suite.run(then))
-        return code if ended or code else _INTERRUPTED
+        return (code if ended or code else _INTERRUPTED), env
     except StandaloneError as error:
-        if ports == "auto" or "cannot listen on" not in str(error):
+        if again or "cannot listen on" not in str(error):
             raise
         # Somebody took a port between our look and the service's start.
         say("A port was taken meanwhile; starting again on free ones …")
-        return _alone(home, env, console, ports="auto", say=say)
+        return _alone(home, env, console, say=say, again=True)
 
 
 async def _example(endpoints: Mapping[str, str], home: Home, console: Console) -> int:
     from examples.demo import run  # late: it loads the client
 
-    token = (home.secrets / bootstrap.OWNER_TOKEN).read_text(encoding="utf-8").strip()
-    return await run({name: endpoints[name] for name in SERVICES}, token, console)
+    token_file = home.secrets / bootstrap.OWNER_TOKEN
+    return await run({name: endpoints[name] for name in SERVICES}, token_file, console)
 
 
 def _endpoints(home: Home) -> dict[str, str]:
@@ -85,26 +94,39 @@ def _endpoints(home: Home) -> dict[str, str]:
     return found
 
 
-def _ports(env: Mapping[str, str], home: Home) -> Ports:
-    """Prefer the ports that the guides name; a demo must not fail because one is taken."""
+def _on_free_ports(env: Mapping[str, str], *, say: Callable[[str], None]) -> Mapping[str, str]:
+    """Prefer the ports that the guides name; a demo must not fail because one is taken.
+
+    Others are set as for `make run`, so that what is printed holds for it, too.
+    """
     try:
-        home.make()
-        addresses.plan(env, ports="fixed", sockets=home.sockets())
-    except StandaloneError:
-        return "auto"
-    return "fixed"
+        addresses.plan(env, ports="fixed", sockets=Path())
+    except addresses.PortTakenError as taken:
+        for base in _OTHER_BASES:
+            moved = {**env, "QFLOW_PORT_BASE": str(base)}
+            with suppress(addresses.PortTakenError):
+                addresses.plan(moved, ports="fixed", sockets=Path())
+                last = base + len(SERVICES)
+                say(f"Port {taken.port} is taken: this demo listens on {base + 1} to {last}.")
+                return moved
+        raise
+    return env
 
 
-def _how_to_go_on(home: Home) -> str:
-    python = sys.executable
+def _how_to_go_on(home: Home, env: Mapping[str, str], first: tuple[str, str]) -> str:
+    commands = [
+        first,
+        ("what runs and where", hints.standalone("status", home=home.root)),
+        ("run the tests", hints.make("test", home=hints.HOME_DEFAULT, env={})),
+    ]
+    servers = [name for name in ("QFLOW_DATABASE_URL", "QFLOW_REDIS_URL") if env.get(name)]
     return "\n".join(
         [
             "",
             "How to go on:",
-            "  make run       start the suite and stay; what the demo made is still there",
-            f"  {python} -m services.standalone status    what runs and where",
-            "  make test      run the tests",
-            "  examples/      the nodes of this demo: plain annotated functions",
+            *(f"  # {what}\n  {command}" for what, command in commands),
+            *([f"each with {' and '.join(servers)} as it is set now."] if servers else []),
+            "The nodes of this demo are plain annotated functions: examples/weather/nodes",
             f"Everything is kept in {home.root}; delete that folder to begin anew.",
         ]
     )

@@ -7,19 +7,21 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
+from services.standalone import hints
 from services.standalone.process import ProcessMark, StandaloneError, wait_until
 
-DEFAULT: Final = ".qflow"
 # A unix socket's path fits 107 bytes; the longest name we put into the folder follows.
 _SOCKET_PATH_BYTES_MAX: Final = 107
 _SOCKET_NAME_LONGEST: Final = "/attach-00.sock"
+_SOCKETS_PREFIX: Final = "qflow-"
 
 
 class Home:
@@ -33,8 +35,8 @@ class Home:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Use QFLOW_HOME, else .qflow in the current folder."""
-        return cls(Path(env.get("QFLOW_HOME") or DEFAULT))
+        """Use QFLOW_HOME, else .qflow in the folder of this checkout, wherever it is called."""
+        return cls(Path(env.get("QFLOW_HOME") or hints.HOME_DEFAULT))
 
     def make(self) -> None:
         """Make the folders, closed to everybody else."""
@@ -59,7 +61,10 @@ class Home:
                 raise StandaloneError(_in_use(self.root, self.holder()))
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            yield
+            try:
+                yield
+            finally:
+                self._leave_sockets()
         finally:
             os.close(descriptor)
 
@@ -102,9 +107,18 @@ class Home:
         base = os.environ.get("XDG_RUNTIME_DIR", "")
         if not os.access(base, os.W_OK) or len(base) > 40:  # noqa: PLR2004 - /run/user/N is short
             base = "/tmp"  # noqa: S108 - mkdtemp makes a name nobody knew before, mode 0700
-        folder = Path(tempfile.mkdtemp(prefix=f"qflow-{digest}-", dir=base))
+        folder = Path(tempfile.mkdtemp(prefix=f"{_SOCKETS_PREFIX}{digest}-", dir=base))
         write_private(record, str(folder))
         return folder
+
+    def _leave_sockets(self) -> None:
+        """Remove the short folder for sockets, where there is one: nothing of ours runs now."""
+        record = self.run / "sockets"
+        with suppress(OSError):
+            folder = Path(record.read_text(encoding="utf-8"))
+            if _is_private(folder) and folder.name.startswith(_SOCKETS_PREFIX):
+                shutil.rmtree(folder)
+            record.unlink()
 
     def remember(self, marks: Mapping[str, ProcessMark]) -> None:
         """Write down which processes are ours, for the start after a kill -9."""
@@ -158,7 +172,8 @@ def _boot() -> str:
 def _in_use(root: Path, holder: int | None) -> str:
     who = f"process {holder}" if holder else "another process"
     return (
-        f"a suite already runs on {root} ({who}). See it with `python -m services.standalone "
-        f"status`, stop it with `kill {holder or '<pid>'}`, or give this one a folder of its own: "
-        "QFLOW_HOME=/another/folder"
+        f"a suite already runs on {root} ({who}). "
+        f"See it with `{hints.standalone('status', home=root)}`, "
+        f"stop it with `kill {holder or '<pid>'}`, "
+        "or give this one a folder of its own: QFLOW_HOME=/another/folder"
     )

@@ -1,26 +1,53 @@
-"""Make a new token for the owner; starts the embedded database for it where none runs."""
+"""What is done to users on the machine itself, while the suite runs or not."""
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+import structlog
+
 import migrations
-from services.standalone import bootstrap
+from services.kit.env import EnvError
+from services.registry.__main__ import main as registry
+from services.standalone import addresses, bootstrap, hints
 from services.standalone.home import Home
 from services.standalone.postgres import Binaries, Postgres
 from services.standalone.process import StandaloneError
 
 
-def renew(home: Home) -> str:
-    """Give the path of the file that holds the new token."""
+def renew_owner_token(home: Home) -> str:
+    """Give the path of the file that holds the owner's new token; the one before ends."""
+    # What is done is said by the command.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    with _logins(home) as urls:
+        try:
+            return str(bootstrap.renew_owner_token(urls, home.root))
+        except EnvError as error:
+            raise StandaloneError(str(error)) from error
+
+
+def create_user(home: Home, *, email: str, role: str) -> int:
+    """Make a user by the registry's own command, which asks for the password; gives its code."""
+    with _logins(home) as urls:
+        env = {"QFLOW_REGISTRY_AUTH_DATABASE_URL": urls["qflow_registry_auth"]}
+        return registry(["create-user", f"--role={role}", "--", email], env)
+
+
+@contextmanager
+def _logins(home: Home) -> Iterator[dict[str, str]]:
+    """Give the logins' URLs; the embedded database is started for them where none runs."""
     given = os.environ.get("QFLOW_DATABASE_URL")
     if given or home.holder() is not None:
-        return _renew(home, given or _running_database(home))
+        yield _known(home, given or _running_database(home))
+        return
     with home.locked():
         if not (home.root / "postgres" / "data").exists():
-            raise StandaloneError(f"no suite was ever started on {home.root}; run `make run`")
+            run = hints.make("run", home=home.root, env=os.environ)
+            raise StandaloneError(f"no suite was ever started on {home.root}; run `{run}`")
         server = Postgres(
             home.root / "postgres",
             binaries=Binaries.find(os.environ),
@@ -30,19 +57,23 @@ def renew(home: Home) -> str:
         )
         server.start()
         try:
-            return _renew(home, server.url())
+            yield _known(home, server.url())
         finally:
             server.stop()
 
 
-def _renew(home: Home, database_url: str) -> str:
+def _known(home: Home, database_url: str) -> dict[str, str]:
+    host = urlsplit(database_url).hostname
+    if host:
+        addresses.check_host("QFLOW_DATABASE_URL", host)
     urls = migrations.login_urls(database_url, home.root)
     if not urls:
+        run = hints.make("run", home=home.root, env=os.environ)
         raise StandaloneError(
-            f"{home.root} knows no passwords for {urlsplit(database_url).hostname or 'it'}: "
-            "start the suite once on this folder (`make run`)"
+            f"{home.root} knows no passwords for {host or 'it'}: "
+            f"start the suite once on this folder (`{run}`)"
         )
-    return str(bootstrap.renew_owner_token(urls, home.root))
+    return urls
 
 
 def _running_database(home: Home) -> str:
@@ -52,17 +83,3 @@ def _running_database(home: Home) -> str:
         raise StandaloneError(
             f"the suite on {home.root} uses a database of yours: set QFLOW_DATABASE_URL to it"
         ) from None
-
-
-def _main() -> int:
-    try:
-        path = renew(Home.from_env(os.environ))
-    except StandaloneError as error:
-        print(f"qflow: {error}")  # noqa: T201 - the face of the program
-        return 1
-    print(f"a new token for the owner lies in {path}")  # noqa: T201
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

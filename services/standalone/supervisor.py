@@ -33,6 +33,11 @@ _KILL_WAIT_S: Final = 1.0
 _STOPPING: Final = (
     f"Stopping: what runs has up to {_STOP_ORDER[0][1]:.0f} s to end; Ctrl-C again ends it now."
 )
+_WEAKER: Final = (
+    ": without a control group or without a user namespace memory and processes are not bounded "
+    "firmly (SECURITY.md). Where systemd runs, `systemd-run --user --scope -p Delegate=yes` before "
+    "the command gives it a control group"
+)
 Say = Callable[[str], None]
 
 
@@ -106,6 +111,7 @@ class Supervisor:
             if parts.hostname:
                 addresses.check_host("QFLOW_DATABASE_URL", parts.hostname)
             self.database = f"PostgreSQL at {parts.hostname or 'a local socket'}"
+            (self.home.secrets / "database.url").unlink(missing_ok=True)  # an embedded one's
             return given, False
         binaries = Binaries.find(self.env)
         server = Postgres(
@@ -131,10 +137,12 @@ class Supervisor:
     def _start_redis(self) -> str | None:
         given = self.env.get("QFLOW_REDIS_URL")
         if given:
-            host = urlsplit(given).hostname
+            host = _redis_host(given)
             if host:
                 addresses.check_host("QFLOW_REDIS_URL", host)
             self.cache = f"Redis at {host or 'a local socket'}"
+            if not redis.listens(given):
+                self.cache += "  <- DOES NOT ANSWER (QFLOW_REDIS_URL); nothing needs it yet"
             return given
         program = redis.find_server(self.env)
         if program is None:
@@ -398,10 +406,23 @@ class Supervisor:
             self.say(_STOPPING)
 
 
+def _redis_host(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in {"redis", "rediss", "unix"}:
+            _ = parts.port  # it is read only now
+            return parts.hostname
+    except ValueError:
+        pass
+    raise StandaloneError("QFLOW_REDIS_URL must look like redis://host:6379/0 or unix:///a/socket")
+
+
 def told_isolation(proven: str) -> str:
-    """Say the tier, and loudly when user code runs behind less than the default walls."""
-    weaker = proven.startswith(("T0", "T1"))
-    return f"{proven}{'  <- WEAKER than the default, T2' if weaker else ''}"
+    """Say the tier, and loudly when user code runs behind less than the default walls, and why."""
+    if not proven.startswith(("T0", "T1")):
+        return proven
+    said = f"{proven}  <- WEAKER than the default, T2"
+    return f"{said}{_WEAKER if proven.startswith('T1') else ''}"
 
 
 def nothing_runs(proven: str, env: Mapping[str, str]) -> str:

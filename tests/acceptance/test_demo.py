@@ -51,6 +51,9 @@ async def test_the_demo_prints_no_colour_codes_into_a_pipe(suite: Suite) -> None
     printed, _ = await run_demo(suite)
     assert "\x1b" not in printed
     assert "wet_share  completed" in printed
+    assert "  15 exact, 3 conversions\n" in printed
+    assert "├─► wet_days ─┤" in printed
+    assert f"Bearer $(cat {suite.home.secrets}/owner.token)" in printed
     assert "conversion tuple_to_list (tuple[date, ...] -> list[date])" in printed
     assert "of tier T" in printed
 
@@ -132,7 +135,7 @@ async def run_demo(suite: Suite) -> tuple[str, str]:
     """Run it as standalone does, into a pipe; give what it printed and the run's id."""
     written = io.StringIO()
     console = Console(file=written, highlight=False, soft_wrap=True)
-    code = await demo.run(suite.endpoints, suite.owner_token, console)
+    code = await demo.run(suite.endpoints, suite.home.secrets / "owner.token", console)
     printed = written.getvalue()
     assert code == 0, printed
     found = re.search(r'"execution_id": "([0-9a-f-]{36})"', printed)

@@ -11,11 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from qflow.registry.v1.session_service_pb2 import SignInRequest
+from qflow.registry.v1.session_service_pb2_grpc import SessionServiceStub
 
 from migrations.__main__ import main as migrate
 from services.standalone.postgres import Binaries, Postgres
@@ -35,16 +38,24 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
-def standalone(*arguments: str, home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+def standalone(
+    *arguments: str, home: Path, stdin: str = "", **settings: str
+) -> subprocess.CompletedProcess[str]:
     clean = {name: v for name, v in os.environ.items() if not name.startswith("QFLOW_")}
     return subprocess.run(
         [sys.executable, "-m", "services.standalone", *arguments],
         env={**clean, "QFLOW_HOME": str(home), **settings},
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
+
+
+def shown_python() -> Path:
+    python, here = Path(sys.executable), Path.cwd()
+    return python.relative_to(here) if python.is_relative_to(here) else python
 
 
 def test_a_second_start_on_the_same_folder_is_refused_and_harms_nothing(suite: Suite) -> None:
@@ -53,6 +64,8 @@ def test_a_second_start_on_the_same_folder_is_refused_and_harms_nothing(suite: S
     assert refused.returncode == 1
     assert f"a suite already runs on {suite.home.root}" in refused.stdout
     assert f"process {suite.supervisor_pid}" in refused.stdout
+    status = f"QFLOW_HOME={suite.home.root} {shown_python()} -m services.standalone status"
+    assert f"`{status}`" in refused.stdout
     assert suite.marks() == before
     assert standalone("status", home=suite.home.root).returncode == 0
 
@@ -70,6 +83,8 @@ def test_the_demo_uses_the_suite_that_runs_and_leaves_it_running(suite: Suite) -
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert "Result" in shown.stdout
     assert "How to go on" in shown.stdout
+    assert f"kill {suite.supervisor_pid}" in shown.stdout
+    assert "make run" not in shown.stdout
     assert suite.marks() == before
 
 
@@ -83,6 +98,7 @@ def test_a_new_token_of_the_owner_lies_in_a_private_file(suite: Suite) -> None:
     before = suite.owner_token
     answer = standalone("token", home=suite.home.root)
     assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "no longer works" in answer.stdout
     path = Path(answer.stdout.split()[-1])
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.read_text().strip() not in answer.stdout
@@ -94,6 +110,19 @@ async def test_a_new_token_of_the_owner_works(suite: Suite) -> None:
     async with connected(suite) as client:
         node = await client.create_node("one", "def one() -> int:\n    return 1\n")
     assert node.main_function == "one"
+
+
+async def test_a_user_is_made_while_the_suite_runs_and_signs_in(suite: Suite) -> None:
+    user = {"email": f"{uuid.uuid4().hex}@example.org", "password": "correct horse"}
+    made = standalone(
+        *("create-user", "--email", user["email"], "--role", "viewer"),
+        home=suite.home.root,
+        stdin=user["password"] + "\n",
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    async with suite.channel("registry") as registry:
+        answer = await SessionServiceStub(registry).SignIn(SignInRequest(**user), timeout=15)
+    assert str(uuid.UUID(made.stdout.strip())) == answer.caller.user_id
 
 
 def test_a_taken_port_is_named_with_the_setting_that_moves_it(folder: Path) -> None:

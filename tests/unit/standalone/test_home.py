@@ -52,6 +52,27 @@ def test_a_deep_home_gets_a_short_private_folder_for_its_sockets(tmp_path: Path)
         folder.rmdir()
 
 
+def test_whoever_let_go_of_a_deep_home_leaves_no_folder_for_sockets(tmp_path: Path) -> None:
+    home = Home(tmp_path / ("d" * 60) / ("e" * 60))
+    with home.locked():
+        folder = home.sockets()
+        (folder / "attach.sock").touch()
+    assert not folder.exists()
+    with home.locked():
+        again = home.sockets()
+        assert again != folder
+    assert not again.exists()
+
+
+def test_the_home_of_a_checkout_is_the_same_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = Path(__file__).resolve().parents[3]
+    monkeypatch.chdir(tmp_path)
+    assert checkout / ".qflow" == Home.from_env({}).root
+    assert tmp_path / "other" == Home.from_env({"QFLOW_HOME": "other"}).root
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StandaloneError, match="QFLOW_HOME: cannot make"):

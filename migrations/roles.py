@@ -72,9 +72,28 @@ def retried(connection: psycopg.Connection, step: Callable[[], _Result]) -> _Res
     raise AssertionError("unreachable")
 
 
+# A service needs none, and a full disk is everybody's. An owner of the database may revoke it.
+_FREE_TEMPORARY: Final[LiteralString] = """
+    SELECT current_database() FROM pg_database
+     WHERE datname = current_database() AND pg_has_role(current_user, datdba, 'USAGE')
+       AND has_database_privilege('public', oid, 'TEMPORARY')
+"""
+
+
 def ensure_roles(connection: psycopg.Connection) -> None:
-    """Make the groups and logins that are missing; logins get no password here."""
+    """Make the groups and logins that are missing, and leave no login what none needs.
+
+    Logins get no password here.
+    """
     retried(connection, lambda: _ensure(connection))
+    retried(connection, lambda: _close_temporary(connection))
+
+
+def _close_temporary(connection: psycopg.Connection) -> None:
+    for (database,) in connection.execute(_FREE_TEMPORARY).fetchall():
+        connection.execute(
+            sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database))
+        )
 
 
 def _ensure(connection: psycopg.Connection) -> None:

@@ -21,6 +21,26 @@ _IMMUTABLE = """
     END $$
 """
 
+# Versions are counted, one after the other, and never go back.
+_NEXT_VERSION = """
+    CREATE FUNCTION guard_version() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog
+    AS $$
+    BEGIN
+        RAISE EXCEPTION 'version % of % does not follow %', NEW.version, TG_TABLE_NAME, OLD.version
+            USING ERRCODE = 'restrict_violation';
+    END $$
+"""
+
+
+def _guard_version(table: str) -> str:
+    return f"""
+    CREATE TRIGGER {table}_version BEFORE UPDATE OF version ON {table}
+    FOR EACH ROW WHEN (NEW.version NOT IN (OLD.version, OLD.version + 1))
+    EXECUTE FUNCTION guard_version()
+    """
+
+
 _NODES = (
     """
     CREATE TABLE python_nodes (
@@ -65,6 +85,7 @@ _NODES = (
     CREATE TRIGGER python_nodes_touch BEFORE UPDATE ON python_nodes
     FOR EACH ROW EXECUTE FUNCTION touch_updated_at()
     """,
+    _guard_version("python_nodes"),
     """
     CREATE TABLE python_node_versions (
         id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -166,6 +187,7 @@ _WORKFLOWS = (
     CREATE TRIGGER workflows_touch BEFORE UPDATE ON workflows
     FOR EACH ROW EXECUTE FUNCTION touch_updated_at()
     """,
+    _guard_version("workflows"),
     """
     CREATE TABLE workflow_versions (
         id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -294,7 +316,7 @@ _TYPES = (
 
 
 def upgrade() -> None:
-    run((_IMMUTABLE,))
+    run((_IMMUTABLE, _NEXT_VERSION))
     for statements in (_NODES, _WORKFLOWS, _NODE_TAGS, _WORKFLOW_TAGS, _TYPES):
         run(statements)
 
@@ -307,6 +329,7 @@ def downgrade() -> None:
             "DROP TABLE python_node_tag_relations, python_node_tags",
             "DROP TABLE workflow_versions, workflows",
             "DROP TABLE node_version_locks, python_node_versions, python_nodes",
+            "DROP FUNCTION guard_version()",
             "DROP FUNCTION refuse_change()",
         )
     )

@@ -54,9 +54,6 @@ _MEMBERS = (
         updated_at timestamptz NOT NULL DEFAULT now()
     ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 50)
     """,
-    # Fencing tokens of attempts: drawn, never used again. No cache: two sessions with a range each
-    # would give a node that moves between them a smaller token after a greater one.
-    "CREATE SEQUENCE attempt_tokens AS bigint",
 )
 
 _EXECUTIONS = (
@@ -391,7 +388,6 @@ def downgrade() -> None:
             "DROP TABLE workflow_executions, execution_pins",
             "DROP FUNCTION guard_terminal_node()",
             "DROP FUNCTION guard_terminal_execution()",
-            "DROP SEQUENCE attempt_tokens",
             "DROP TABLE runner_members, engine_shards, engine_members",
         )
     )

@@ -12,7 +12,8 @@ down_revision = "0003"
 
 _SANDBOXES = (
     # A row is a sandbox, not an attempt. container_id is written before the sandbox exists
-    # (`pending:<uuid>`), then the engine's id, or `proc:<uuid>` for a process sandbox.
+    # (`pending:<uuid>`), then the engine's id, or `proc:<uuid>` for a process sandbox. Callers
+    # of one tenant share it, so it has no author by itself.
     """
     CREATE TABLE containers (
         id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -97,7 +98,7 @@ _FILES = (
             CONSTRAINT files_original_filename_check
             CHECK (octet_length(original_filename) BETWEEN 1 AND 255),
         file_path varchar(500) NOT NULL
-            CONSTRAINT files_file_path_check CHECK (file_path ~ '^[0-9a-f-]{36}/[0-9a-f-]{36}$'),
+            CONSTRAINT files_file_path_check CHECK (file_path = tenant_id::text || '/' || id::text),
         file_size_bytes bigint NOT NULL
             CONSTRAINT files_file_size_bytes_check CHECK (file_size_bytes >= 0),
         mime_type varchar(100)
@@ -108,7 +109,7 @@ _FILES = (
         workflow_execution_id uuid REFERENCES workflow_executions(id) ON DELETE CASCADE,
         node_execution_id uuid REFERENCES node_executions(id) ON DELETE CASCADE,
         tenant_id uuid NOT NULL DEFAULT current_tenant_id(),
-        created_by uuid DEFAULT current_user_id() REFERENCES users(id),
+        created_by uuid NOT NULL DEFAULT current_user_id() REFERENCES users(id),
         created_at timestamptz NOT NULL DEFAULT now(),
         expires_at timestamptz,
         is_temporary boolean NOT NULL DEFAULT false,

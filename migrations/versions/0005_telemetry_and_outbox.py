@@ -30,7 +30,7 @@ _TELEMETRY = (
         workflow_execution_id uuid REFERENCES workflow_executions(id) ON DELETE CASCADE,
         node_execution_id uuid REFERENCES node_executions(id) ON DELETE CASCADE,
         container_id uuid REFERENCES containers(id) ON DELETE SET NULL,
-        tenant_id uuid DEFAULT current_tenant_id(),
+        tenant_id uuid NOT NULL DEFAULT current_tenant_id(),
         recorded_at timestamptz NOT NULL DEFAULT now()
     ) WITH (autovacuum_vacuum_insert_scale_factor = 0.05)
     """,
@@ -53,7 +53,7 @@ _TELEMETRY = (
         workflow_execution_id uuid REFERENCES workflow_executions(id) ON DELETE CASCADE,
         node_execution_id uuid REFERENCES node_executions(id) ON DELETE CASCADE,
         container_id uuid REFERENCES containers(id) ON DELETE SET NULL,
-        tenant_id uuid DEFAULT current_tenant_id(),
+        tenant_id uuid NOT NULL DEFAULT current_tenant_id(),
         severity varchar(20) NOT NULL DEFAULT 'error'
             CONSTRAINT error_logs_severity_check
             CHECK (severity IN ('info', 'warning', 'error', 'critical')),
@@ -111,7 +111,7 @@ _SHARED = (
         response bytea,
         created_at timestamptz NOT NULL DEFAULT now(),
         expires_at timestamptz NOT NULL DEFAULT now() + interval '7 days',
-        PRIMARY KEY (caller_id, method, request_id)
+        PRIMARY KEY (tenant_id, caller_id, method, request_id)
     )
     """,
     "CREATE INDEX idempotency_keys_expires_at_idx ON idempotency_keys (expires_at)",
@@ -121,7 +121,7 @@ _SHARED = (
         id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
         kind text NOT NULL,
         payload jsonb NOT NULL,
-        tenant_id uuid DEFAULT current_tenant_id(),
+        tenant_id uuid NOT NULL DEFAULT current_tenant_id(),
         created_at timestamptz NOT NULL DEFAULT now(),
         sent_at timestamptz
     ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 200)
@@ -129,7 +129,7 @@ _SHARED = (
     "CREATE INDEX outbox_events_unsent_idx ON outbox_events (kind, created_at, id) WHERE sent_at IS NULL",
     "CREATE INDEX outbox_events_sent_idx ON outbox_events (sent_at) WHERE sent_at IS NOT NULL",
     # S20, S26: the row goes in the transaction, the bytes after its commit. Definer, because the
-    # delete may be the caller's, retention's or a cascade's.
+    # delete may be the runner's, retention's or a cascade's, and nobody inserts such an event by hand.
     """
     CREATE FUNCTION queue_file_bytes() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public
@@ -137,8 +137,7 @@ _SHARED = (
     BEGIN
         INSERT INTO public.outbox_events (kind, payload, tenant_id)
         VALUES ('file_deleted',
-                jsonb_build_object('file_id', OLD.id, 'file_path', OLD.file_path,
-                                   'file_size_bytes', OLD.file_size_bytes),
+                jsonb_build_object('file_id', OLD.id, 'file_size_bytes', OLD.file_size_bytes),
                 OLD.tenant_id);
         RETURN NULL;
     END $$

@@ -104,6 +104,57 @@ _TEMPORARY_FILES = """
 """
 
 
+# Kept while an execution runs by them, or a start may still take them: that ends when a node which
+# floats has moved on, since versions never go back. The executions are found by their workflow.
+_PINS = """
+    CREATE FUNCTION cleanup_unused_pins(
+        keep interval DEFAULT '30 days', batch integer DEFAULT 1000
+    ) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, public
+    AS $$
+    DECLARE
+        removed bigint;
+    BEGIN
+        DELETE FROM public.execution_pins WHERE id IN (
+            SELECT p.id FROM public.execution_pins p
+             WHERE p.created_at < clock_timestamp() - keep
+               AND EXISTS (
+                    SELECT FROM public.workflow_versions w
+                     CROSS JOIN jsonb_array_elements(w.nodes) AS place
+                      JOIN public.python_node_versions taken
+                        ON taken.id = (p.pins ->> (place ->> 'id'))::uuid
+                      JOIN public.python_node_versions later
+                        ON later.node_id = taken.node_id AND later.version > taken.version
+                     WHERE w.workflow_id = p.workflow_id AND w.version = p.workflow_version
+                       AND COALESCE((place ->> 'version')::integer, 0) = 0
+                       AND later.created_at < clock_timestamp() - keep)
+               AND NOT EXISTS (
+                    SELECT FROM public.workflow_executions e
+                     WHERE e.workflow_id = p.workflow_id AND e.pins_id = p.id)
+             LIMIT batch);
+        GET DIAGNOSTICS removed = ROW_COUNT;
+        RETURN removed;
+    END $$
+"""
+
+# The highest epoch stays, whoever had it: the next is counted from it.
+_DEAD_ENGINE = """(state IN ('fenced', 'gone') AND updated_at < clock_timestamp() - keep
+                   OR state = 'live' AND expires_at < clock_timestamp() - keep)
+               AND epoch < (SELECT max(epoch) FROM public.engine_members)
+               AND NOT EXISTS (
+                    SELECT FROM public.engine_shards WHERE member_id = engine_members.id)
+             ORDER BY updated_at, id"""
+# A runner that rests writes nothing, so that an idle row is old says nothing. The next runner of
+# its home closes by this row what it left open.
+_DEAD_RUNNER = """(state IN ('fenced', 'gone') AND updated_at < clock_timestamp() - keep
+                   OR state = 'live' AND expires_at < clock_timestamp() - keep)
+               AND NOT EXISTS (
+                    SELECT FROM public.containers
+                     WHERE runner_incarnation = incarnation
+                       AND status IN ('creating', 'running', 'removing'))
+             ORDER BY updated_at, incarnation"""
+
+
 def _cleanup(name: str, *, table: str, key: str, due: str, keep: str | None) -> str:
     """One batch of rows that are due, oldest first."""
     window = f"keep interval DEFAULT '{keep}', " if keep else ""
@@ -169,8 +220,9 @@ _OTHERS = (
     _cleanup(
         "cleanup_expired_idempotency_keys",
         table="idempotency_keys",
-        key="caller_id, method, request_id",
-        due="expires_at < clock_timestamp() ORDER BY expires_at, caller_id, method, request_id",
+        key="tenant_id, caller_id, method, request_id",
+        due="expires_at < clock_timestamp()"
+        " ORDER BY expires_at, tenant_id, caller_id, method, request_id",
         keep=None,
     ),
     _cleanup(
@@ -178,6 +230,20 @@ _OTHERS = (
         table="outbox_events",
         key="id",
         due="sent_at < clock_timestamp() - keep ORDER BY sent_at, id",
+        keep="7 days",
+    ),
+    _cleanup(
+        "cleanup_dead_engine_members",
+        table="engine_members",
+        key="id",
+        due=_DEAD_ENGINE,
+        keep="7 days",
+    ),
+    _cleanup(
+        "cleanup_dead_runner_members",
+        table="runner_members",
+        key="incarnation",
+        due=_DEAD_RUNNER,
         keep="7 days",
     ),
 )
@@ -193,11 +259,14 @@ _NAMES = (
     "cleanup_expired_sessions(integer)",
     "cleanup_expired_idempotency_keys(integer)",
     "cleanup_sent_outbox_events(interval, integer)",
+    "cleanup_unused_pins(interval, integer)",
+    "cleanup_dead_engine_members(interval, integer)",
+    "cleanup_dead_runner_members(interval, integer)",
 )
 
 
 def upgrade() -> None:
-    run((_EXECUTIONS, _TEMPORARY_FILES, *_OTHERS))
+    run((_EXECUTIONS, _TEMPORARY_FILES, _PINS, *_OTHERS))
 
 
 def downgrade() -> None:

@@ -2,7 +2,8 @@
 
 Reading across services is granted where a service needs it, writing is not, but for the two named
 exceptions: the engine inserts the error_logs row of an attempt it fails, and fences runner_members.
-Row-level security (0009) narrows this further for every login.
+What says whose a row is, and since when (id, tenant_id, created_by, created_at), no login that acts
+for a caller may update. Row-level security (0009) narrows this further for every login.
 """
 
 from __future__ import annotations
@@ -39,39 +40,56 @@ _SCHEMA = (
         cleanup_old_system_health(interval, integer),
         cleanup_old_file_access_logs(interval, integer), cleanup_old_containers(interval, integer),
         cleanup_expired_sessions(integer), cleanup_expired_idempotency_keys(integer),
-        cleanup_sent_outbox_events(interval, integer)
+        cleanup_sent_outbox_events(interval, integer), cleanup_unused_pins(interval, integer),
+        cleanup_dead_engine_members(interval, integer),
+        cleanup_dead_runner_members(interval, integer)
     TO qflow_maint
     """,
 )
 
-# All four insert their own idempotency keys and outbox events.
+# An event makes another service act. The one kind there is comes from a trigger alone (0010).
 _SHARED = (
-    "GRANT SELECT, INSERT ON idempotency_keys TO qflow_api, qflow_engine",
-    "GRANT INSERT ON outbox_events TO qflow_api, qflow_engine, qflow_maint",
     "GRANT SELECT ON tenants, type_definitions, type_compatibility TO qflow_api, qflow_engine",
     f"GRANT SELECT {_USER} TO qflow_api, qflow_engine",
 )
 
 _REGISTRY = (
     "GRANT UPDATE (first_name, last_name) ON users TO qflow_registry",
-    "GRANT SELECT, INSERT, UPDATE ON python_nodes, workflows TO qflow_registry",
+    "GRANT SELECT, INSERT ON python_nodes, workflows, idempotency_keys TO qflow_registry",
+    """
+    GRANT UPDATE (name, description, code, main_function, python_version, dependencies,
+        input_types, output_types, is_async, version)
+    ON python_nodes TO qflow_registry
+    """,
+    """
+    GRANT UPDATE (name, description, nodes, connections, settings, input_types, output_types,
+        python_version, is_active, version)
+    ON workflows TO qflow_registry
+    """,
     """
     GRANT SELECT, INSERT ON python_node_versions, workflow_versions, node_version_locks
     TO qflow_registry
     """,
     """
-    GRANT SELECT, INSERT, UPDATE, DELETE ON
+    GRANT SELECT, INSERT, DELETE ON
         python_node_tags, python_node_tag_relations, workflow_tags, workflow_tag_relations,
         custom_types
     TO qflow_registry
     """,
+    """
+    GRANT UPDATE (name, description, color) ON python_node_tags, workflow_tags TO qflow_registry
+    """,
+    "GRANT UPDATE (name, definition) ON custom_types TO qflow_registry",
     f"GRANT SELECT {_EXECUTION_STATE} TO qflow_registry",
     # The only login that reads password hashes, sessions and service tokens.
     "GRANT SELECT, INSERT, UPDATE ON users TO qflow_registry_auth",
     "GRANT SELECT, INSERT ON tenants TO qflow_registry_auth",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON user_sessions, service_tokens TO qflow_registry_auth",
     "GRANT SELECT ON python_node_versions, python_nodes TO qflow_registry_engine",
-    "GRANT SELECT, UPDATE ON node_version_locks TO qflow_registry_engine",
+    """
+    GRANT SELECT, UPDATE (state, lock, lock_digest, error, attempts) ON node_version_locks
+    TO qflow_registry_engine
+    """,
 )
 
 _DEFINITIONS = "python_nodes, python_node_versions, node_version_locks, workflows, workflow_versions, custom_types"
@@ -92,7 +110,6 @@ _ORCHESTRATOR = (
     TO qflow_orchestrator_engine
     """,
     "GRANT SELECT, UPDATE ON engine_shards TO qflow_orchestrator_engine",
-    "GRANT USAGE ON SEQUENCE attempt_tokens TO qflow_orchestrator_engine",
     "GRANT SELECT, UPDATE (state, updated_at) ON runner_members TO qflow_orchestrator_engine",
     "GRANT SELECT, INSERT ON error_logs TO qflow_orchestrator_engine",
     "GRANT SELECT ON containers, environments, files TO qflow_orchestrator_engine",
@@ -100,7 +117,6 @@ _ORCHESTRATOR = (
 
 _RUNNERS = (
     f"GRANT SELECT ON {_RUNNER} TO qflow_runner",
-    "GRANT INSERT, UPDATE, DELETE ON files TO qflow_runner",
     "GRANT INSERT ON file_access_logs TO qflow_runner",
     f"GRANT SELECT {_EXECUTION_STATE} TO qflow_runner, qflow_runner_engine",
     f"GRANT SELECT {_NODE_STATE} TO qflow_runner, qflow_runner_engine",
@@ -119,8 +135,10 @@ _RUNNERS = (
 
 _TELEMETRY = (
     f"GRANT SELECT ON {_EXECUTIONS}, containers, container_dependencies TO qflow_telemetry",
-    "GRANT SELECT, INSERT ON performance_metrics, error_logs TO qflow_telemetry",
-    "GRANT SELECT ON system_health, runner_members, engine_members, engine_shards TO qflow_telemetry",
+    """
+    GRANT SELECT ON performance_metrics, error_logs, system_health, runner_members,
+        engine_members, engine_shards TO qflow_telemetry
+    """,
     f"""
     GRANT SELECT ON {_EXECUTIONS}, {_RUNNER}, performance_metrics, error_logs, system_health,
         outbox_events, idempotency_keys, workflows, workflow_versions, python_nodes,
@@ -132,11 +150,12 @@ _TELEMETRY = (
     "GRANT SELECT (id, user_id, expires_at, created_at) ON user_sessions TO qflow_telemetry_maint",
     "GRANT INSERT ON performance_metrics, error_logs, system_health TO qflow_telemetry_maint",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON telemetry_watermarks TO qflow_telemetry_maint",
-    # Retention: expired rows of everybody, and the mark that hides an execution first.
-    f"""
-    GRANT DELETE ON {_EXECUTIONS}, containers, container_dependencies, files, file_access_logs,
-        performance_metrics, error_logs, system_health, user_sessions, idempotency_keys,
-        outbox_events
+    # Retention: expired rows of everybody, and the mark that hides an execution first. What hangs
+    # on a row and is not named goes with it.
+    """
+    GRANT DELETE ON workflow_executions, node_executions, node_data_flow, execution_pins,
+        containers, files, file_access_logs, performance_metrics, error_logs, system_health,
+        user_sessions, idempotency_keys, outbox_events, engine_members, runner_members
     TO qflow_telemetry_maint
     """,
     "GRANT UPDATE (purge_started_at) ON workflow_executions TO qflow_telemetry_maint",
@@ -157,9 +176,10 @@ def downgrade() -> None:
     run(
         (
             f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {everyone}",
-            f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM {everyone}",
             f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM {everyone}",
             "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO PUBLIC",
             f"REVOKE ALL ON SCHEMA public FROM {everyone}",
+            # CREATE on the schema is not given back to PUBLIC: server 14 alone had given it, to
+            # everybody in the database, and whoever wants that back says so.
         )
     )

@@ -6,6 +6,8 @@ on the SELECT policies that took their place. `(SELECT f())` is evaluated once a
 - qflow_api acts for one caller: it sees its tenant's rows, and public and template definitions; it
   changes its tenant's rows alone, and nothing as a viewer. Child rows follow their parent.
 - qflow_engine, qflow_maint and qflow_auth are cross-tenant, each only on what it may touch at all.
+- qflow_maint deletes only what is expired, whatever statement asks: where a setting says how long
+  rows are kept, what is a day old (the least that a setting may say), else what is over or due.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ _WRITER = "(SELECT current_role_name()) IN ('admin', 'user')"
 _OWN = f"tenant_id = {_TENANT}"
 _OWN_WRITTEN = f"{_OWN} AND {_WRITER}"
 _OWN_MADE = f"{_OWN_WRITTEN} AND created_by = {_USER}"
+# Shown to every caller; to nobody where no caller is set.
+_SHOWN = f"{_USER} IS NOT NULL"
 
 
 def _parent(table: str, key: str, rule: str) -> str:
@@ -40,6 +44,9 @@ def _owned(table: str, key: str) -> str:
 _NODE = _owned("python_nodes", "node_id")
 _WORKFLOW = _owned("workflows", "workflow_id")
 _EXECUTION = _owned("workflow_executions", "workflow_execution_id")
+_VERSION = f"""EXISTS (SELECT 1 FROM python_node_versions version
+    JOIN python_nodes node ON node.id = version.node_id
+    WHERE version.id = child.node_version_id AND node.{_OWN})"""
 
 # (table, name, command, USING, WITH CHECK) for qflow_api.
 _API: tuple[tuple[str, str, str, str | None, str | None], ...] = (
@@ -51,12 +58,18 @@ _API: tuple[tuple[str, str, str, str | None, str | None], ...] = (
         "python_nodes",
         "python_node_access_policy",
         "SELECT",
-        f"{_OWN} OR is_public OR is_template",
+        f"{_OWN} OR ((is_public OR is_template) AND {_SHOWN})",
         None,
     ),
     ("python_nodes", "python_nodes_api_insert", "INSERT", None, _OWN_MADE),
     ("python_nodes", "python_nodes_api_update", "UPDATE", _OWN_WRITTEN, _OWN_WRITTEN),
-    ("workflows", "workflow_access_policy", "SELECT", f"{_OWN} OR is_template", None),
+    (
+        "workflows",
+        "workflow_access_policy",
+        "SELECT",
+        f"{_OWN} OR (is_template AND {_SHOWN})",
+        None,
+    ),
     ("workflows", "workflows_api_insert", "INSERT", None, _OWN_MADE),
     ("workflows", "workflows_api_update", "UPDATE", _OWN_WRITTEN, _OWN_WRITTEN),
     (
@@ -99,7 +112,7 @@ _API: tuple[tuple[str, str, str, str | None, str | None], ...] = (
         "node_version_locks_api_insert",
         "INSERT",
         None,
-        f"{_OWN_WRITTEN} AND {_visible('python_node_versions', 'node_version_id')}",
+        f"{_OWN_WRITTEN} AND {_VERSION}",
     ),
     # Executions: written by the engine alone. One that is being purged is gone already.
     (
@@ -130,18 +143,6 @@ _API: tuple[tuple[str, str, str, str | None, str | None], ...] = (
     ),
     ("environments", "environments_api_select", "SELECT", _OWN, None),
     ("files", "files_api_select", "SELECT", _OWN, None),
-    (
-        "files",
-        "files_api_insert",
-        "INSERT",
-        None,
-        f"{_OWN_MADE} AND (workflow_execution_id IS NULL OR {_EXECUTION})"
-        " AND (node_execution_id IS NULL OR "
-        + _visible("node_executions", "node_execution_id")
-        + ")",
-    ),
-    ("files", "files_api_update", "UPDATE", _OWN_WRITTEN, _OWN_WRITTEN),
-    ("files", "files_api_delete", "DELETE", _OWN_WRITTEN, None),
     ("file_access_logs", "file_access_logs_api_select", "SELECT", _OWN, None),
     (
         "file_access_logs",
@@ -152,21 +153,7 @@ _API: tuple[tuple[str, str, str, str | None, str | None], ...] = (
     ),
     # Telemetry.
     ("performance_metrics", "performance_metrics_api_select", "SELECT", _OWN, None),
-    (
-        "performance_metrics",
-        "performance_metrics_api_insert",
-        "INSERT",
-        None,
-        f"{_OWN_WRITTEN} AND (workflow_execution_id IS NULL OR {_EXECUTION})",
-    ),
     ("error_logs", "error_logs_api_select", "SELECT", _OWN, None),
-    (
-        "error_logs",
-        "error_logs_api_insert",
-        "INSERT",
-        None,
-        f"{_OWN_WRITTEN} AND (workflow_execution_id IS NULL OR {_EXECUTION})",
-    ),
     (
         "system_health",
         "system_health_api_select",
@@ -175,15 +162,23 @@ _API: tuple[tuple[str, str, str, str | None, str | None], ...] = (
         None,
     ),
     # Shared.
-    ("idempotency_keys", "idempotency_keys_api_select", "SELECT", f"caller_id = {_USER}", None),
+    (
+        "idempotency_keys",
+        "idempotency_keys_api_select",
+        "SELECT",
+        f"{_OWN} AND caller_id = {_USER}",
+        None,
+    ),
     (
         "idempotency_keys",
         "idempotency_keys_api_insert",
         "INSERT",
         None,
-        f"caller_id = {_USER} AND {_OWN}",
+        f"{_OWN_WRITTEN} AND caller_id = {_USER}",
     ),
-    ("outbox_events", "outbox_events_api_insert", "INSERT", None, _OWN),
+    # Nobody's: processes of the suite.
+    ("engine_members", "engine_members_api_select", "SELECT", "true", None),
+    ("runner_members", "runner_members_api_select", "SELECT", "true", None),
 )
 
 _OWN_TABLES = ("python_node_tags", "workflow_tags", "custom_types")
@@ -214,8 +209,9 @@ _CROSS_TENANT: dict[str, dict[str, str]] = {
         "files": "SIUD",
         "file_access_logs": "SIUD",
         "error_logs": "SI",
-        "idempotency_keys": "SI",
-        "outbox_events": "SIU",
+        "outbox_events": "SU",
+        "engine_members": "SIUD",
+        "runner_members": "SIUD",
     },
     "qflow_maint": {
         "tenants": "S",
@@ -229,10 +225,10 @@ _CROSS_TENANT: dict[str, dict[str, str]] = {
         "workflow_executions": "SUD",
         "node_executions": "SD",
         "node_data_flow": "SD",
-        "node_attempts": "SD",
+        "node_attempts": "S",
         "execution_pins": "SD",
         "containers": "SD",
-        "container_dependencies": "SD",
+        "container_dependencies": "S",
         "environments": "S",
         "files": "SD",
         "file_access_logs": "SD",
@@ -241,6 +237,8 @@ _CROSS_TENANT: dict[str, dict[str, str]] = {
         "system_health": "SID",
         "idempotency_keys": "SD",
         "outbox_events": "SID",
+        "engine_members": "SD",
+        "runner_members": "SD",
     },
     "qflow_auth": {
         "tenants": "SI",
@@ -250,6 +248,38 @@ _CROSS_TENANT: dict[str, dict[str, str]] = {
     },
 }
 _COMMANDS = {"S": "SELECT", "I": "INSERT", "U": "UPDATE", "D": "DELETE"}
+
+_AGED = "{} < now() - interval '1 day'"
+_PURGED = _parent(
+    "workflow_executions", "workflow_execution_id", "parent.purge_started_at IS NOT NULL"
+)
+_OVER = _parent("workflow_executions", "workflow_execution_id", "parent.completed_at IS NOT NULL")
+_DEAD = f"state IN ('fenced', 'gone') OR {_AGED.format('expires_at')}"
+# What qflow_maint may change, by table and letter; the other groups' rule is true.
+_EXPIRED: dict[tuple[str, str], str] = {
+    ("workflow_executions", "U"): _AGED.format("completed_at"),
+    ("workflow_executions", "D"): "purge_started_at IS NOT NULL",
+    ("node_executions", "D"): _PURGED,
+    ("node_data_flow", "D"): _PURGED,
+    ("performance_metrics", "D"): f"{_PURGED} OR {_AGED.format('recorded_at')}",
+    ("error_logs", "D"): f"{_PURGED} OR {_AGED.format('created_at')}",
+    ("system_health", "D"): _AGED.format("recorded_at"),
+    ("file_access_logs", "D"): _AGED.format("accessed_at"),
+    ("containers", "D"): f"{_PURGED} OR {_AGED.format('stopped_at')}",
+    ("files", "D"): f"{_PURGED} OR (is_temporary AND expires_at < now()"
+    f" AND (workflow_execution_id IS NULL OR {_OVER}))",
+    ("execution_pins", "D"): f"{_AGED.format('created_at')} AND NOT EXISTS"
+    " (SELECT 1 FROM workflow_executions run"
+    " WHERE run.workflow_id = child.workflow_id AND run.pins_id = child.id)",
+    ("user_sessions", "D"): "expires_at < now()",
+    ("idempotency_keys", "D"): "expires_at < now()",
+    ("outbox_events", "D"): _AGED.format("sent_at"),
+    ("engine_members", "D"): _DEAD,
+    ("runner_members", "D"): _DEAD,
+    # The trigger's (0010): bytes go only where the row has gone.
+    ("outbox_events", "I"): "kind = 'file_deleted' AND NOT EXISTS"
+    " (SELECT 1 FROM files WHERE files.id = (payload ->> 'file_id')::uuid)",
+}
 
 _TABLES = sorted(
     {table for table, *_ in _API}
@@ -307,13 +337,16 @@ def _cross_tenant_policies() -> list[str]:
         for table, letters in rules.items():
             for letter in letters:
                 command = _COMMANDS[letter]
+                rule = "true"
+                if role == "qflow_maint":
+                    rule = _EXPIRED.get((table, letter), rule)
                 policies.append(
                     _policy(
                         f"{table}_{role.removeprefix('qflow_')}_{command.lower()}",
                         table,
                         f"{command} TO {role}",
-                        using=None if letter == "I" else "true",
-                        check="true" if letter in "IU" else None,
+                        using=None if letter == "I" else rule,
+                        check=rule if letter in "IU" else None,
                     )
                 )
     return policies

@@ -44,7 +44,7 @@ def upgrade() -> None:
             "GRANT EXECUTE ON FUNCTION authenticate(text) TO qflow_api, qflow_engine, qflow_maint",
             "GRANT SELECT ON users, user_sessions, service_tokens TO qflow_auth",
             # What the two guards need as their owner's rights.
-            "GRANT SELECT ON workflow_executions TO qflow_maint",
+            "GRANT SELECT ON workflow_executions, files TO qflow_maint",
             "GRANT INSERT ON outbox_events TO qflow_maint",
             *BORROW_GROUPS,
             "ALTER FUNCTION authenticate(text) OWNER TO qflow_auth",

@@ -44,9 +44,9 @@ _OWNED: Final = {
     },
     "telemetry": {"performance_metrics", "error_logs", "system_health", "telemetry_watermarks"},
 }
-# Tables that every service inserts its own rows into, and the three exceptions that grants name.
-_SHARED: Final = {("idempotency_keys", "Insert"), ("outbox_events", "Insert")}
+# Tables that no service has to itself, and the exceptions that grants name.
 _BESIDES: Final = {
+    ("registry", "idempotency_keys", "Insert"),
     ("orchestrator", "error_logs", "Insert"),
     ("orchestrator", "runner_members", "Update"),
     ("runner", "outbox_events", "Update"),
@@ -210,7 +210,5 @@ def _foreign(service: str, written: set[tuple[str, str]]) -> set[tuple[str, str]
     return {
         (table, operation)
         for table, operation in written
-        if table not in _OWNED.get(service, ())
-        and (table, operation) not in _SHARED
-        and (service, table, operation) not in _BESIDES
+        if table not in _OWNED.get(service, ()) and (service, table, operation) not in _BESIDES
     }

@@ -161,7 +161,8 @@ def _(s: Subject) -> bool:
 
 @fault("S20", "a metric keeps a sandbox from being deleted")
 def _(s: Subject) -> bool:
-    s.insert("performance_metrics", container_id=s.container(s.user()))
+    owner = s.user()
+    s.insert("performance_metrics", owner=owner, container_id=s.container(owner))
     return not s.does(lambda: s.count("DELETE FROM containers"))
 
 

@@ -75,6 +75,8 @@ _TENANT_TABLES = {
     "containers",
     "python_node_tags",
     "workflow_tags",
+    "performance_metrics",
+    "error_logs",
 }
 _AUTHORED = {
     "python_nodes",
@@ -83,6 +85,7 @@ _AUTHORED = {
     "workflow_versions",
     "workflow_executions",
     "custom_types",
+    "files",
     "python_node_tags",
     "workflow_tags",
 }
@@ -123,7 +126,6 @@ class Subject:
         return self.insert("containers", owner=owner, **values)
 
     def file(self, owner: UUID, **values: Any) -> UUID:
-        values.setdefault("file_path", f"{owner}/{uuid4()}")
         return self.insert("files", owner=owner, **values)
 
     def insert(self, table: str, *, owner: UUID | None = None, **values: Any) -> UUID:
@@ -133,6 +135,8 @@ class Subject:
             row = {**_MENDED.get(table, {}), **row}
             if table in _TENANT_TABLES and owner is not None:
                 row.setdefault("tenant_id", owner)
+        if table == "files":
+            row.setdefault("file_path", f"{owner}/{row['id']}")
         if table in (_AUTHORED if self.mended else _SEED_AUTHORED) and owner is not None:
             row.setdefault("created_by", owner)
         statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
@@ -208,8 +212,6 @@ def plain_row(s: Subject, table: str) -> dict[str, Any]:
             row["container_id"] = "proc:1"
         case "container_dependencies":
             row["container_id"] = s.container(owner)
-        case "files":
-            row["file_path"] = f"{owner}/{uuid4()}"
         case "user_sessions":
             row["user_id"] = owner
     return row

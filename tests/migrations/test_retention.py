@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from tests.migrations.subject import Subject
 
@@ -28,8 +30,8 @@ def _old(s: Subject, status: str, *, days: int = 31) -> None:
             started_at=_ago(days),
             completed_at=_ago(days),
         )
-        s.insert("error_logs", workflow_execution_id=run, node_execution_id=node)
-        s.insert("performance_metrics", workflow_execution_id=run, node_execution_id=node)
+        for table in ("error_logs", "performance_metrics"):
+            s.insert(table, owner=owner, workflow_execution_id=run, node_execution_id=node)
         s.insert("node_data_flow", workflow_execution_id=run)
         s.file(owner, workflow_execution_id=run, node_execution_id=node)
     s.container(owner, workflow_execution_id=run)
@@ -86,8 +88,7 @@ def test_a_temporary_file_goes_when_it_is_due_and_its_bytes_follow(mended: Subje
     for due in ("yesterday", "tomorrow"):
         mended.file(owner, is_temporary=True, expires_at=due)
     assert [1, 0] == _until_done(mended, "cleanup_temporary_files()")
-    payload = mended.value("SELECT payload FROM outbox_events")
-    assert payload["file_path"].startswith(f"{owner}/")
+    assert owner == mended.value("SELECT tenant_id FROM outbox_events")
 
 
 def test_the_record_of_an_access_outlives_the_file(mended: Subject) -> None:
@@ -113,7 +114,7 @@ def test_every_other_cleanup_removes_what_is_old_and_nothing_else(mended: Subjec
     for table, column in aged.items():
         for days in (1, 91):
             values: dict[str, Any] = {column: _ago(days)}
-            mended.insert(table, **values)
+            mended.insert(table, owner=user, **values)
     for digit, due in (("a", "yesterday"), ("b", "tomorrow")):
         mended.insert("user_sessions", user_id=user, session_token=digit * 64, expires_at=due)
         mended.db.execute(
@@ -130,11 +131,14 @@ def test_every_other_cleanup_removes_what_is_old_and_nothing_else(mended: Subjec
             stopped_at=_ago(days),
         )
         mended.db.execute(
-            "INSERT INTO outbox_events (kind, payload, sent_at) VALUES ('x', '{}', %s)",
-            (_ago(days),),
+            "INSERT INTO outbox_events (kind, payload, tenant_id, sent_at)"
+            " VALUES ('x', '{}', %s, %s)",
+            (user, _ago(days)),
         )
     mended.container(user, status="running")
-    mended.db.execute("INSERT INTO outbox_events (kind, payload) VALUES ('x', '{}')")
+    mended.db.execute(
+        "INSERT INTO outbox_events (kind, payload, tenant_id) VALUES ('x', '{}', %s)", (user,)
+    )
     left = {
         "cleanup_old_metrics": ("performance_metrics", 1),
         "cleanup_old_error_logs": ("error_logs", 1),
@@ -148,6 +152,99 @@ def test_every_other_cleanup_removes_what_is_old_and_nothing_else(mended: Subjec
     for function, (table, count) in left.items():
         assert [1, 0] == _until_done(mended, f"{function}()"), function
         assert count == mended.count(f"SELECT 1 FROM {table}"), table
+
+
+def _member(s: Subject, epoch: int, state: str, *, days: int, lease: str | None = None) -> UUID:
+    key: UUID = s.value(
+        "INSERT INTO engine_members (id, epoch, state, expires_at, updated_at)"
+        " VALUES (gen_random_uuid(), %s, %s, %s, %s) RETURNING id",
+        epoch,
+        state,
+        lease,
+        _ago(days),
+    )
+    return key
+
+
+def test_members_that_died_long_ago_go_but_not_the_highest_epoch_or_a_shards_owner(
+    mended: Subject,
+) -> None:
+    """S25: a row per start; the next epoch is counted from the highest."""
+    _member(mended, 1, "fenced", days=8)
+    _member(mended, 2, "live", days=8, lease=_ago(8))
+    kept = {
+        _member(mended, 3, "fenced", days=6),
+        _member(mended, 4, "live", days=8, lease="tomorrow"),
+        _member(mended, 5, "idle", days=8),
+    }
+    owner = _member(mended, 6, "gone", days=8)
+    mended.db.execute("UPDATE engine_shards SET member_id = %s WHERE shard = 7", (owner,))
+    kept |= {owner, _member(mended, 7, "gone", days=8)}
+    assert [2, 0] == _until_done(mended, "cleanup_dead_engine_members()")
+    assert kept == {key for (key,) in mended.db.execute("SELECT id FROM engine_members")}
+
+
+def test_runners_that_died_long_ago_go_once_their_sandboxes_are_closed(mended: Subject) -> None:
+    """S25: the next runner of a home finds by the row what it has to close."""
+    leases = {"fenced": None, "gone": None, "live": _ago(8), "idle": None}
+    members = {
+        state: mended.value(
+            "INSERT INTO runner_members (incarnation, state, expires_at, updated_at)"
+            " VALUES (gen_random_uuid(), %s, %s, %s) RETURNING incarnation",
+            state,
+            lease,
+            _ago(8),
+        )
+        for state, lease in leases.items()
+    }
+    mended.container(mended.user(), runner_incarnation=members["gone"])
+    assert [2, 0] == _until_done(mended, "cleanup_dead_runner_members()")
+    mended.db.execute("UPDATE containers SET status = 'stopped'")
+    assert [1, 0] == _until_done(mended, "cleanup_dead_runner_members()")
+    assert [("idle",)] == mended.db.execute("SELECT state FROM runner_members").fetchall()
+
+
+def test_pins_go_when_no_execution_runs_by_them_and_no_start_may_take_them(
+    mended: Subject,
+) -> None:
+    """S25: a start takes a node's current version; versions never go back."""
+    owner = mended.user()
+    node = mended.insert("python_nodes", owner=owner, version=2)
+    versions = [
+        mended.insert(
+            "python_node_versions", owner=owner, node_id=node, version=n, created_at=_ago(31)
+        )
+        for n in (1, 2)
+    ]
+    places = [{"id": "a", "node_id": str(node)}, {"id": "a", "node_id": str(node), "version": 1}]
+    workflow = mended.insert("workflows", owner=owner)
+    for number, place in enumerate(places, start=1):
+        mended.insert(
+            "workflow_versions",
+            owner=owner,
+            workflow_id=workflow,
+            version=number,
+            nodes=json.dumps([place]),
+        )
+
+    def pins(workflow_version: int, taken: UUID, *, days: int = 31) -> UUID:
+        key: UUID = mended.value(
+            "INSERT INTO execution_pins (tenant_id, digest, workflow_id, workflow_version, pins,"
+            " created_at) VALUES (%s, gen_random_uuid(), %s, %s, %s, %s) RETURNING id",
+            owner,
+            workflow,
+            workflow_version,
+            json.dumps({"a": str(taken)}),
+            _ago(days),
+        )
+        return key
+
+    pins(1, versions[0])
+    kept = {pins(1, versions[1]), pins(2, versions[0]), pins(1, versions[0], days=29)}
+    used = pins(1, versions[0])
+    mended.execution(owner, workflow_id=workflow, pins_id=used)
+    assert [1, 0] == _until_done(mended, "cleanup_unused_pins()")
+    assert kept | {used} == {key for (key,) in mended.db.execute("SELECT id FROM execution_pins")}
 
 
 def test_nobody_else_may_clean(mended: Subject) -> None:

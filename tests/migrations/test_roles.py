@@ -65,18 +65,18 @@ _OWNED = {
 # Beyond its own tables a service may do exactly this.
 _BESIDES = {
     ("qflow_orchestrator_engine", "error_logs", "INSERT"),
+    ("qflow_registry", "idempotency_keys", "INSERT"),
     ("qflow_orchestrator_engine", "runner_members", "UPDATE"),  # to fence a runner
     ("qflow_runner_engine", "outbox_events", "UPDATE"),  # to mark deleted bytes
     ("qflow_telemetry_maint", "workflow_executions", "UPDATE"),  # to hide what is being purged
+    ("qflow_telemetry_maint", "outbox_events", "INSERT"),  # its group is the trigger's
 }
 _RETENTION = {
     "workflow_executions",
     "node_executions",
     "node_data_flow",
-    "node_attempts",
     "execution_pins",
     "containers",
-    "container_dependencies",
     "files",
     "file_access_logs",
     "performance_metrics",
@@ -85,16 +85,15 @@ _RETENTION = {
     "user_sessions",
     "idempotency_keys",
     "outbox_events",
+    "engine_members",
+    "runner_members",
 }
-_SHARED = {"idempotency_keys", "outbox_events"}
 # Tables without any tenant's data.
 _GLOBAL = {
     "alembic_version",
     "type_definitions",
     "type_compatibility",
-    "engine_members",
     "engine_shards",
-    "runner_members",
     "telemetry_watermarks",
 }
 
@@ -189,7 +188,6 @@ def test_a_login_writes_only_the_tables_of_its_service(login: str, mended: Subje
     for table, right in rights:
         allowed = (
             table in _OWNED[service]
-            or (table in _SHARED and right == "INSERT")
             or (login, table, right) in _BESIDES
             or (login.endswith("_maint") and table in _RETENTION and right == "DELETE")
         )
@@ -210,11 +208,54 @@ def test_only_one_login_reads_hashes_and_tokens(login: str, mended: Subject) -> 
         ).fetchone()
 
 
-def test_nobody_but_the_owner_makes_anything_in_the_schema(mended: Subject) -> None:
+def test_nobody_but_the_owner_makes_anything_in_the_schema_or_beside_it(mended: Subject) -> None:
     for role in [*LOGINS, *GROUPS]:
-        assert (False,) == mended.db.execute(
-            "SELECT has_schema_privilege(%s, 'public', 'CREATE')", (role,)
+        assert (False, False) == mended.db.execute(
+            "SELECT has_schema_privilege(%s, 'public', 'CREATE'),"
+            " has_database_privilege(%s, current_database(), 'TEMPORARY')",
+            (role, role),
         ).fetchone()
+
+
+@pytest.mark.parametrize(
+    "login", [name for name, group in LOGINS.items() if group in {"qflow_api", "qflow_maint"}]
+)
+def test_whose_a_row_is_and_since_when_is_never_written_over(login: str, mended: Subject) -> None:
+    """S7: of a node, a workflow, a file or anything else."""
+    assert (
+        []
+        == mended.db.execute(
+            "SELECT c.relname, attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid"
+            " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'"
+            "   AND attname IN ('id', 'tenant_id', 'created_by', 'created_at')"
+            "   AND has_column_privilege(%s, attrelid, attnum, 'UPDATE')",
+            (login,),
+        ).fetchall()
+    )
+
+
+def test_nobody_queues_an_event_by_hand(mended: Subject) -> None:
+    """The runner does what an event says: B63, S26."""
+    for login, group in LOGINS.items():
+        assert (group == "qflow_maint",) == mended.db.execute(
+            "SELECT has_any_column_privilege(%s, 'outbox_events', 'INSERT')", (login,)
+        ).fetchone()
+    owner = mended.user()
+    file = mended.file(owner)
+
+    def queue() -> None:
+        mended.db.execute(
+            "INSERT INTO outbox_events (kind, payload, tenant_id) VALUES"
+            " ('file_deleted', jsonb_build_object('file_id', %s::uuid), %s)",
+            (file, owner),
+        )
+
+    with mended.acting(None, "qflow_telemetry_maint"):
+        assert not mended.does(queue)
+    mended.db.execute("DELETE FROM files")
+    assert [(str(file), owner)] == mended.db.execute(
+        "SELECT payload ->> 'file_id', tenant_id FROM outbox_events"
+    ).fetchall()
 
 
 # Rows
@@ -247,7 +288,7 @@ def _everything(s: Subject) -> UUID:
     s.insert("container_dependencies", container_id=container)
     s.insert("file_access_logs", file_id=file)
     for table in ("performance_metrics", "error_logs"):
-        s.insert(table, workflow_execution_id=run, tenant_id=owner)
+        s.insert(table, owner=owner, workflow_execution_id=run)
     s.db.execute(
         "INSERT INTO node_attempts (node_execution_id, token, attempt, outcome, ended_at)"
         " VALUES (%s, 1, 1, 'failed', now() + interval '1 s')",
@@ -308,9 +349,7 @@ def test_a_viewer_reads_and_changes_nothing(mended: Subject) -> None:
             assert mended.count(f"UPDATE {table} SET name = 'x'") == 0
             assert not mended.takes(table, owner=owner, name="new")
         assert mended.count("DELETE FROM python_node_tag_relations") == 0
-    with mended.acting(owner, "qflow_runner", role="viewer"):
-        assert not mended.takes("files", owner=owner, file_path=f"{owner}/{uuid4()}")
-        assert mended.count("DELETE FROM files") == 0
+        assert not mended.does(lambda: _answer(mended))
 
 
 def test_its_owner_may_do_what_a_viewer_may_not(mended: Subject) -> None:
@@ -319,9 +358,142 @@ def test_its_owner_may_do_what_a_viewer_may_not(mended: Subject) -> None:
         for table in ("python_nodes", "workflows", "python_node_tags", "custom_types"):
             assert mended.takes(table, owner=owner, name="new")
             assert mended.count(f"UPDATE {table} SET name = 'x'") == 1
-    with mended.acting(owner, "qflow_runner"):
-        assert mended.takes("files", owner=owner, file_path=f"{owner}/{uuid4()}")
-        assert mended.count("DELETE FROM files") == 1
+        assert mended.does(lambda: _answer(mended))
+
+
+def _answer(s: Subject) -> None:
+    s.db.execute(
+        "INSERT INTO idempotency_keys (method, request_id, request_digest)"
+        " VALUES ('m', gen_random_uuid(), 'd')"
+    )
+
+
+@pytest.mark.parametrize(
+    ("login", "table"),
+    [
+        ("qflow_runner", "files"),
+        ("qflow_runner", "containers"),
+        ("qflow_orchestrator", "workflow_executions"),
+        ("qflow_telemetry", "performance_metrics"),
+        ("qflow_telemetry", "error_logs"),
+    ],
+)
+def test_what_services_write_by_themselves_their_callers_never_do(
+    login: str, table: str, mended: Subject
+) -> None:
+    """S8, S9: so no row of a caller's can point at another tenant's."""
+    owner = _everything(mended)
+    values: dict[str, UUID | str] = {}
+    if table == "workflow_executions":
+        values["workflow_id"] = mended.workflow(owner)
+    if table == "containers":
+        values["container_id"] = "proc:1"
+    with mended.acting(owner, login):
+        assert not mended.takes(table, owner=owner, **values)
+        for change in ("UPDATE {} SET tenant_id = tenant_id", "DELETE FROM {}"):
+            assert not mended.does(lambda change=change: mended.count(change.format(table)))
+
+
+def test_a_files_path_is_its_tenant_and_its_id(mended: Subject) -> None:
+    """S34: whoever writes the row, no deletion reaches another file's bytes."""
+    owner, other = mended.user(), mended.user()
+    theirs = mended.file(other)
+    assert not mended.takes("files", owner=owner, file_path=f"{other}/{theirs}")
+    assert not mended.takes("files", owner=owner, file_path=f"{other}/{uuid4()}")
+    assert not mended.takes("files", owner=owner, file_path=f"{owner}/{uuid4()}")
+
+
+def test_the_lock_of_a_public_version_is_its_owners_to_add(mended: Subject) -> None:
+    """S7."""
+    owner, other = mended.user(), mended.user()
+    node = mended.insert("python_nodes", owner=owner, is_public=True)
+    version = mended.insert("python_node_versions", owner=owner, node_id=node)
+
+    def lock() -> None:
+        mended.db.execute(
+            "INSERT INTO node_version_locks (node_version_id) VALUES (%s)", (version,)
+        )
+
+    with mended.acting(other, "qflow_registry"):
+        assert mended.count("SELECT 1 FROM python_node_versions") == 1
+        assert not mended.does(lock)
+    with mended.acting(owner, "qflow_registry"):
+        assert mended.does(lock)
+
+
+def test_a_version_follows_the_one_before(mended: Subject) -> None:
+    """S45."""
+    owner = mended.user()
+    node = mended.insert("python_nodes", owner=owner)
+    workflow = mended.workflow(owner)
+    with mended.acting(owner, "qflow_registry"):
+        for table, key in (("python_nodes", node), ("workflows", workflow)):
+            for version, taken in ((2, True), (1, True), (99, False), (3, False)):
+                change = f"UPDATE {table} SET version = %s WHERE id = %s"
+                assert taken == mended.does(
+                    lambda change=change, version=version, key=key: mended.count(
+                        change, version, key
+                    )
+                )
+
+
+def test_an_answer_kept_for_one_tenant_is_not_read_in_another(mended: Subject) -> None:
+    """S59: a user acts in one tenant at a time, and a request id counts in that one."""
+    user, team = mended.user(), mended.user()
+    rows = "INSERT INTO idempotency_keys (tenant_id, caller_id, method, request_id, request_digest)"
+    request = uuid4()
+    for tenant in (user, team):
+        mended.db.execute(f"{rows} VALUES (%s, %s, 'm', %s, 'd')".encode(), (tenant, user, request))
+    with mended.acting(user, "qflow_registry"):
+        assert [(user,)] == mended.db.execute("SELECT tenant_id FROM idempotency_keys").fetchall()
+
+
+@pytest.mark.parametrize("login", ["qflow_registry", "qflow_orchestrator", "qflow_runner"])
+def test_what_is_shown_to_all_is_shown_to_nobody_without_a_caller(
+    login: str, mended: Subject
+) -> None:
+    """S9, S14."""
+    owner = mended.user()
+    for kind in ("is_public", "is_template"):
+        node = mended.insert("python_nodes", owner=owner, **{kind: True})
+        mended.insert("python_node_versions", owner=owner, node_id=node)
+    mended.workflow(owner, is_template=True)
+    for table in ("python_nodes", "python_node_versions", "workflows", "workflow_versions"):
+        if mended.value("SELECT has_table_privilege(%s, %s, 'SELECT')", login, table):
+            with mended.acting(None, login):
+                assert 0 == mended.count(f"SELECT 1 FROM {table}"), table
+
+
+def test_retention_removes_what_is_expired_whatever_statement_asks(mended: Subject) -> None:
+    """I21: its login sees all tenants, so its policies say when."""
+    assert (
+        []
+        == mended.db.execute(
+            "SELECT tablename FROM pg_policies WHERE roles = '{qflow_maint}' AND cmd = 'DELETE'"
+            " AND qual = 'true'"
+        ).fetchall()
+    )
+    owner = _everything(mended)
+    run = mended.execution(owner, status="failed", completed_at="now")
+    mended.insert("user_sessions", user_id=owner)
+    mended.db.execute(
+        "INSERT INTO engine_members (id, epoch, state, expires_at)"
+        " VALUES (gen_random_uuid(), 1, 'live', 'tomorrow')"
+    )
+    mended.db.execute(
+        "INSERT INTO runner_members (incarnation, state) VALUES (gen_random_uuid(), 'idle')"
+    )
+    mended.insert("system_health")
+    with mended.acting(None, "qflow_telemetry_maint"):
+        for table in sorted(_RETENTION):
+            assert 0 == mended.count(f"DELETE FROM {table}"), table
+        hide = "UPDATE workflow_executions SET purge_started_at = now()"
+        assert 0 == mended.count(hide)
+    mended.db.execute(
+        "UPDATE workflow_executions SET purge_started_at = now() WHERE id = %s", (run,)
+    )
+    with mended.acting(None, "qflow_telemetry_maint"):
+        assert 1 == mended.count("DELETE FROM workflow_executions")
 
 
 def test_a_row_is_never_given_to_another_tenant(mended: Subject) -> None:
@@ -452,7 +624,5 @@ def test_a_flush_under_a_lost_fence_raises(mended: Subject) -> None:
     assert mended.value("SELECT engine_check(1, 2, 2, 'completed')") is True
 
 
-def test_there_are_sixty_four_shards_and_tokens_only_grow(mended: Subject) -> None:
+def test_there_are_sixty_four_shards(mended: Subject) -> None:
     assert 64 == mended.count("SELECT 1 FROM engine_shards")
-    first, second = (mended.value("SELECT nextval('attempt_tokens')") for _ in range(2))
-    assert first < second

@@ -10,15 +10,15 @@ from services.kit.pg import Db
 _GET: Final[LiteralString] = """
     SELECT request_digest, response
       FROM idempotency_keys
-     WHERE caller_id = $1 AND method = $2 AND request_id = $3
+     WHERE tenant_id = $1 AND caller_id = $2 AND method = $3 AND request_id = $4
 """
 
 
 async def get_answer(
-    db: Db, caller_id: UUID, method: str, request_id: UUID
+    db: Db, caller_id: UUID, method: str, request_id: UUID, *, tenant_id: UUID
 ) -> tuple[str, bytes] | None:
     """Find the digest and the answer of an earlier call with this request id."""
-    row = await db.fetchrow(_GET, caller_id, method, request_id)
+    row = await db.fetchrow(_GET, tenant_id, caller_id, method, request_id)
     return None if row is None else (row["request_digest"], row["response"])
 
 
@@ -26,7 +26,7 @@ _INSERT: Final[LiteralString] = """
     INSERT INTO idempotency_keys
            (tenant_id, caller_id, method, request_id, request_digest, response, expires_at)
     VALUES ($1, $2, $3, $4, $5, $6, now() + interval '7 days')
-    ON CONFLICT (caller_id, method, request_id) DO NOTHING
+    ON CONFLICT (tenant_id, caller_id, method, request_id) DO NOTHING
  RETURNING request_id
 """
 

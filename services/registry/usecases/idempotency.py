@@ -44,7 +44,9 @@ async def replay(pool: Pool, caller: Caller, key: RequestKey[T] | None) -> Repla
     if key is None:
         return None
     async with as_caller(pool, caller) as db:
-        found = await idempotency.get_answer(db, caller.user_id, key.method, key.request_id)
+        found = await idempotency.get_answer(
+            db, caller.user_id, key.method, key.request_id, tenant_id=caller.tenant_id
+        )
     if found is None:
         return None
     digest, response = found

@@ -80,9 +80,9 @@ class FileStore:
                 left -= len(piece)
                 yield piece
 
-    def remove(self, key: str) -> None:
+    def remove(self, *, tenant_id: UUID, file_id: UUID) -> None:
         """Remove the bytes; that they are gone already is fine."""
-        self._path(key).unlink(missing_ok=True)
+        (self._root / str(tenant_id) / str(file_id)).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         # The key comes from our own table, and still: only two UUIDs name a file.

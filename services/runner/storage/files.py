@@ -26,11 +26,13 @@ class StoredFile:
 
 
 # The bytes are on disk before this row is, and this row is committed before anyone hears of it.
-# It is written again when the answer was lost: the same id is the same file.
+# Its author is the execution's. It is written again when the answer was lost: the same id is the
+# same file.
 _INSERT_OUTPUT: Final[LiteralString] = """
     INSERT INTO files (id, filename, original_filename, file_path, file_size_bytes, mime_type,
            hash_sha256, workflow_execution_id, node_execution_id, tenant_id, created_by)
-    VALUES ($1, $2, $2, $3, $4, 'application/json', $5, $6, $7, $8, NULL)
+    VALUES ($1, $2, $2, $3, $4, 'application/json', $5, $6, $7, $8,
+            (SELECT created_by FROM workflow_executions WHERE id = $6))
         ON CONFLICT (id) DO NOTHING
 """
 
@@ -95,8 +97,17 @@ async def log_read(db: Db, file_id: UUID, user_id: UUID) -> None:
     await db.execute(_LOG_READ, file_id, user_id)
 
 
+@dataclass(frozen=True, slots=True)
+class DeletedFile:
+    """A file whose row is gone, and the event that says so."""
+
+    event_id: UUID
+    tenant_id: UUID
+    file_id: UUID
+
+
 _DELETED: Final[LiteralString] = """
-    SELECT id, payload ->> 'file_path' AS file_path
+    SELECT id, tenant_id, (payload ->> 'file_id')::uuid AS file_id
       FROM outbox_events
      WHERE kind = 'file_deleted' AND sent_at IS NULL
      ORDER BY created_at, id
@@ -104,10 +115,10 @@ _DELETED: Final[LiteralString] = """
 """
 
 
-async def deleted(pool: Pool, limit: int) -> list[tuple[UUID, str]]:
-    """List files whose rows are gone and whose bytes are still to be removed: (event, key)."""
+async def deleted(pool: Pool, limit: int) -> list[DeletedFile]:
+    """List files whose rows are gone and whose bytes are still to be removed."""
     rows = await pool.fetch(_DELETED, limit)
-    return [(row["id"], row["file_path"]) for row in rows]
+    return [DeletedFile(row["id"], row["tenant_id"], row["file_id"]) for row in rows]
 
 
 _REMOVED: Final[LiteralString] = """

@@ -14,7 +14,7 @@ from services.kit.errors import DataLoss, NotFound, OutOfRange
 from services.kit.pg import Pool, as_caller
 from services.runner.gateways.file_store import FileCorruptError, FileStore
 from services.runner.storage import files
-from services.runner.storage.files import StoredFile
+from services.runner.storage.files import DeletedFile, StoredFile
 
 log = structlog.get_logger()
 
@@ -64,14 +64,14 @@ async def remove_deleted(pool: Pool, store: FileStore) -> int:
     """Remove the bytes of deleted files, then mark them; a crash between only repeats it."""
     waiting = await files.deleted(pool, _REMOVED_AT_ONCE)
     if waiting:
-        await asyncio.to_thread(_remove_all, store, [key for _, key in waiting])
-        await files.removed(pool, [event for event, _ in waiting])
+        await asyncio.to_thread(_remove_all, store, waiting)
+        await files.removed(pool, [each.event_id for each in waiting])
     return len(waiting)
 
 
-def _remove_all(store: FileStore, keys: list[str]) -> None:
-    for key in keys:
+def _remove_all(store: FileStore, waiting: list[DeletedFile]) -> None:
+    for each in waiting:
         try:
-            store.remove(key)
-        except (OSError, ValueError):
-            log.warning("file_not_removed", key=key)
+            store.remove(tenant_id=each.tenant_id, file_id=each.file_id)
+        except OSError:
+            log.warning("file_not_removed", file_id=str(each.file_id))

@@ -14,14 +14,14 @@ NEWEST: Final[Position] = (datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One measurement; about a run, or about the system where it names none."""
+    """One measurement; about a run, or about the tenant where it names none."""
 
     id: UUID
     name: str
     value: float
     unit: str
     execution_id: UUID | None
-    tenant_id: UUID | None
+    tenant_id: UUID
     recorded_at: datetime
 
 

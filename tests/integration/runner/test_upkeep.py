@@ -246,7 +246,7 @@ async def test_a_large_result_whose_row_was_reported_as_failed_is_one_file(
 def test_a_key_is_two_uuids_or_nothing(tmp_path: Path, key: str) -> None:
     """B63, B64, X24."""
     with pytest.raises(ValueError, match="UUID"):
-        FileStore(tmp_path).remove(key)
+        FileStore(tmp_path).read(key, size_bytes=0, sha256="")
 
 
 def test_what_a_killed_runner_left_is_reaped(tmp_path: Path) -> None:

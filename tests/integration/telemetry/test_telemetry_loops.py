@@ -14,21 +14,14 @@ from structlog.testing import capture_logs
 from services.kit.errors import Unavailable
 from services.kit.loops import pause, repeat
 from services.kit.pg import Pool
+from services.telemetry.domain.retention import RULES
 from services.telemetry.loops.metrics import derive_metrics
 from services.telemetry.usecases.measure import READER, measure_finished
 from services.telemetry.usecases.retain import forget_all
 from tests import factories
 from tests.integration.telemetry.conftest import Runs, Telemetry
 
-KEEP = {
-    "executions": timedelta(days=30),
-    "containers": timedelta(days=30),
-    "metrics": timedelta(days=90),
-    "error_logs": timedelta(days=90),
-    "system_health": timedelta(days=30),
-    "file_access_logs": timedelta(days=90),
-    "outbox_events": timedelta(days=7),
-}
+KEEP = {rule.subject: timedelta(days=rule.keep_days) for rule in RULES if rule.keep_days}
 
 
 def measured(sql: psycopg.Connection) -> dict[str, int]:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("deploy/*.md")],
 )
+LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
 CONTRACT = sorted((ROOT / "protos" / "qflow").rglob("*.proto"))
 
 
@@ -57,6 +58,14 @@ def test_rpcs_exist(document: Path) -> None:
     called = re.findall(r"\b(qflow\.\w+\.v1\.\w+Service)/(\w+)", document.read_text("utf-8"))
     for service, method in called:
         assert method in Default().FindServiceByName(service).methods_by_name
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=named)
+def test_a_lock_has_hashes_and_names_no_index(lock: Path) -> None:
+    """Whoever installs says from where; the hashes say what."""
+    text = lock.read_text("utf-8")
+    assert {"--hash"} == set(re.findall(r"^ +(--[a-z-]+)", text, re.MULTILINE))
+    assert [] == re.findall(r".*(?:://|-url|^-).*", text, re.MULTILINE)
 
 
 def test_settings_that_are_described_are_read() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from qflow.isolation.v1 import isolation_pb2
 from qflow.orchestrator.v1 import execution_pb2
 from qflow.registry.v1 import node_pb2, workflow_pb2
 from qflow.runner.v1 import runner_service_pb2 as runners_pb
@@ -127,8 +128,9 @@ def sandboxes(console: Console, used: Sequence[runners_pb.Container]) -> None:
     for (tier, version), count in sorted(
         Counter((each.tier, each.python_version) for each in used).items()
     ):
+        name = isolation_pb2.Tier.Name(tier).removeprefix("TIER_")
         boxes = "sandbox" if count == 1 else "sandboxes"
-        console.print(f"  ran in {count} {boxes} of tier {tier}, Python {version}")
+        console.print(f"  ran in {count} {boxes} of tier {name}, Python {version}")
 
 
 def result(console: Console, output: Mapping[str, Any]) -> None:

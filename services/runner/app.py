@@ -27,7 +27,7 @@ from services.kit.pg import Pool, open_pool
 from services.kit.pythons import find_pythons
 from services.kit.rpc.auth import Authenticator
 from services.kit.run import App, listener
-from services.runner.domain.limits import Limits, Tier, meets
+from services.runner.domain.limits import Limits, ProbeCheck, Tier, meets
 from services.runner.gateways.file_store import FileStore
 from services.runner.gateways.sandbox.bare import BareHost
 from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost, find_bubblewrap
@@ -149,7 +149,7 @@ async def _runner(
         desk,
         lambda: membership.incarnation,
         slots=settings.slots,
-        tiers=(proven.tier.value,),
+        tiers=(proven.tier,),
         pythons=pythons,
     )
     streams = Streams(
@@ -163,7 +163,7 @@ async def _runner(
     usual = interpreters.get(_USUAL_PYTHON) or next(reversed(interpreters.values()))
     spares.want(Shape(usual, None, Limits()))
     facts = RunnerFacts(
-        tier=proven.tier.value, findings=proven.findings, slots=settings.slots, pythons=pythons
+        tier=proven.tier, checks=proven.checks, slots=settings.slots, pythons=pythons
     )
     try:
         yield App(
@@ -217,7 +217,8 @@ async def _prove(
         log.warning("sandboxes_reaped", groups=left)
     if settings.unsafe:
         log.error("sandbox_disabled", setting="QFLOW_UNSAFE_NO_SANDBOX")
-        return BareHost(cgroups=cgroups), Probe(Tier.T0, ["the unsafe switch is set: no sandbox"])
+        none = ProbeCheck("sandbox", held=False, detail="none: the unsafe switch is set")
+        return BareHost(cgroups=cgroups), Probe(Tier.T0, [none])
     newest = interpreters[max(interpreters, key=lambda version: int(version.split(".")[1]))]
     hosts: list[SandboxHost] = []
     bubblewrap = find_bubblewrap(settings.bubblewrap)
@@ -233,7 +234,7 @@ async def _prove(
             sandbox=type(host).__name__,
             tier=proven.tier.value,
             took_ms=round((time.monotonic() - began) * 1000),
-            open=[finding for finding in proven.findings if ": held" not in finding],
+            open=proven.open,
         )
         if proven.tier is not Tier.T0:
             break

@@ -17,6 +17,7 @@ from contextlib import suppress
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
+from qflow.isolation.v1 import isolation_pb2
 from qflow.runner.v1 import runner_service_pb2
 
 from services.standalone.bootstrap import OWNER_TOKEN
@@ -65,9 +66,12 @@ async def isolation(address: str, token: str) -> str:
             metadata=(("authorization", f"Bearer {token}"),),
             timeout=5.0,
         )
-    failed = [each for each in answer.probe if ": held" not in each]
-    proof = f"{len(answer.probe) - len(failed)} of {len(answer.probe)} attacks of its own held off"
-    return " ".join(f"{answer.tier}, {'; '.join([proof, *failed])}".split())
+    runner = answer.runner
+    failed = [f"{each.name}: {each.detail}" for each in runner.checks if not each.held]
+    held = len(runner.checks) - len(failed)
+    proof = f"{held} of {len(runner.checks)} attacks of its own held off"
+    tier = isolation_pb2.Tier.Name(runner.tier).removeprefix("TIER_")
+    return " ".join(f"{tier}, {'; '.join([proof, *failed])}".split())
 
 
 async def _main(arguments: list[str], env: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from buf.validate import validate_pb2
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     EnumDescriptorProto,
@@ -99,18 +100,17 @@ def test_every_rpc_says_who_may_call_it(contract: list[FileDescriptorProto]) -> 
     for name, method in _methods(contract):
         assert method.options.HasExtension(auth_pb2.rule), name
         rule = method.options.Extensions[auth_pb2.rule]
-        match rule.audience:
-            case auth_pb2.AUDIENCE_ANONYMOUS:
-                anonymous.add(name)
-                assert auth_pb2.AuthRule(audience=rule.audience) == rule, name
-            case auth_pb2.AUDIENCE_USER:
-                assert rule.roles, name
-                assert re.fullmatch(r"[a-z_]+:(read|write)", rule.scope), name
-            case auth_pb2.AUDIENCE_SERVICE:
-                assert not rule.roles, name
-                assert re.fullmatch(r"[a-z]+", rule.scope), name
-            case _:
-                pytest.fail(f"{name} has no audience")
+        audiences = {*rule.audiences}
+        assert audiences, name
+        assert auth_pb2.AUDIENCE_UNSPECIFIED not in audiences, name
+        assert (auth_pb2.AUDIENCE_USER in audiences) == bool(rule.roles), name
+        if auth_pb2.AUDIENCE_ANONYMOUS in audiences:
+            anonymous.add(name)
+            assert auth_pb2.AuthRule(audiences=[auth_pb2.AUDIENCE_ANONYMOUS]) == rule, name
+        elif auth_pb2.AUDIENCE_USER in audiences:
+            assert re.fullmatch(r"[a-z_]+:(read|write)", rule.scope), name
+        else:
+            assert re.fullmatch(r"[a-z]+", rule.scope), name
     assert anonymous == ANONYMOUS
 
 
@@ -118,7 +118,7 @@ def test_a_viewer_is_admitted_to_reads_alone(contract: list[FileDescriptorProto]
     """X17."""
     for name, method in _methods(contract):
         rule = method.options.Extensions[auth_pb2.rule]
-        if rule.audience == auth_pb2.AUDIENCE_USER and not rule.scope.startswith("sessions:"):
+        if auth_pb2.AUDIENCE_USER in rule.audiences and not rule.scope.startswith("sessions:"):
             is_read = method.options.idempotency_level == method.options.NO_SIDE_EFFECTS
             assert is_read == rule.scope.endswith(":read"), name
             if auth_pb2.ROLE_VIEWER in rule.roles:
@@ -135,19 +135,67 @@ def test_every_resource_of_a_rule_is_a_field_of_the_request(
     }
     for name, method in _methods(contract):
         rule = method.options.Extensions[auth_pb2.rule]
-        # A list that names no resource answers foreign rows by leaving them out.
-        answers = {auth_pb2.FOREIGN_ANSWER_NOT_FOUND, auth_pb2.FOREIGN_ANSWER_EMPTY}
-        if rule.resources:
+        if not rule.resources:
+            # A list that names no resource answers foreign rows by leaving them out.
+            answers = {auth_pb2.FOREIGN_ANSWER_UNSPECIFIED, auth_pb2.FOREIGN_ANSWER_EMPTY}
             assert rule.foreign_answer in answers, name
-        else:
-            assert rule.foreign_answer != auth_pb2.FOREIGN_ANSWER_NOT_FOUND, name
         for resource in rule.resources:
+            assert resource.foreign_answer or rule.foreign_answer, name
             assert re.fullmatch(r"[a-z_]+", resource.kind), name
             message = messages[method.input_type]
             for part in resource.field.split("."):
                 [field] = [field for field in message.field if field.name == part]
                 message = messages.get(field.type_name, message)
             assert field.type == FieldDescriptorProto.TYPE_STRING, name
+
+
+def test_every_id_of_another_resource_in_a_request_has_its_rule(
+    contract: list[FileDescriptorProto],
+) -> None:
+    """X14: whoever adds a field that names something says what a stranger is told."""
+    messages = {
+        f".{file.package}.{message.name}": message
+        for file in contract
+        for message in file.message_type
+    }
+    for name, method in _methods(contract):
+        rule = method.options.Extensions[auth_pb2.rule]
+        if auth_pb2.AUDIENCE_USER not in rule.audiences:
+            continue
+        stated = {resource.field for resource in rule.resources}
+        named = {
+            path
+            for path, field in _fields(messages, method.input_type)
+            if re.fullmatch(r"(node|workflow|execution|file)_id", field.name)
+        }
+        assert named == stated, name
+
+
+def test_every_list_of_a_request_has_a_limit(contract: list[FileDescriptorProto]) -> None:
+    """Also within what it holds."""
+    messages = {
+        f".{file.package}.{message.name}": message
+        for file in contract
+        for message in file.message_type
+    }
+    unlimited = [
+        f"{name}: {path}"
+        for name, method in _methods(contract)
+        for path, field in _fields(messages, method.input_type)
+        if field.label == field.LABEL_REPEATED
+        and not field.options.Extensions[validate_pb2.field].repeated.max_items
+    ]
+    assert [] == unlimited
+
+
+def _fields(
+    messages: dict[str, DescriptorProto], type_name: str, place: str = ""
+) -> Iterator[tuple[str, FieldDescriptorProto]]:
+    """Every field that a message reaches, with its path."""
+    for field in messages[type_name].field:
+        yield f"{place}{field.name}", field
+        if field.type_name in messages:
+            yield from _fields(messages, field.type_name, f"{place}{field.name}.")
 
 
 def test_every_rpc_has_a_request_and_a_response_of_its_own(

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import json
+import re
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
+from google.protobuf import json_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from qflow.auth.v1 import auth_pb2
 
+from services.kit.rpc.channel import open_channel
 from services.kit.rpc.reflection import V1, V1ALPHA
+from tests import factories
+from tests.support.client import Client, Step
 from tests.support.suite import Suite
 
 pytestmark = [pytest.mark.timeout(120)]
 SERVICES = ("registry", "orchestrator", "runner", "telemetry")
 OPEN = {"grpc.health.v1.Health", V1, V1ALPHA}
+_GRAPH = {"definition": {"nodes": [{"id": "a"}]}}
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,9 @@ async def test_a_wrong_token_gets_unauthenticated_from_every_rpc(
 ) -> None:
     """X1, X2, X7."""
     guarded = [
-        rpc for rpc in await every_rpc(suite) if rpc.rule.audience != auth_pb2.AUDIENCE_ANONYMOUS
+        rpc
+        for rpc in await every_rpc(suite)
+        if auth_pb2.AUDIENCE_ANONYMOUS not in rpc.rule.audiences
     ]
     assert {"unary_unary", "unary_stream", "stream_stream"} <= {rpc.kind for rpc in guarded}
     expected = dict.fromkeys((rpc.path for rpc in guarded), grpc.StatusCode.UNAUTHENTICATED)
@@ -147,7 +160,7 @@ async def test_a_wrong_token_gets_unauthenticated_from_every_rpc(
 
 async def test_an_anonymous_rpc_answers_without_a_token(suite: Suite) -> None:
     open_rpcs = [
-        rpc for rpc in await every_rpc(suite) if rpc.rule.audience == auth_pb2.AUDIENCE_ANONYMOUS
+        rpc for rpc in await every_rpc(suite) if auth_pb2.AUDIENCE_ANONYMOUS in rpc.rule.audiences
     ]
     assert {
         "/qflow.registry.v1.SessionService/SignIn": grpc.StatusCode.INVALID_ARGUMENT
@@ -162,10 +175,112 @@ async def test_services_and_users_are_not_let_in_at_each_others_doors(suite: Sui
         (auth_pb2.AUDIENCE_USER, runner_token),
         (auth_pb2.AUDIENCE_SERVICE, suite.owner_token),
     ):
-        meant = [rpc for rpc in rpcs if rpc.rule.audience == audience]
+        meant = [rpc for rpc in rpcs if [audience] == rpc.rule.audiences]
         expected = dict.fromkeys((rpc.path for rpc in meant), grpc.StatusCode.PERMISSION_DENIED)
         assert meant
         assert expected == await codes(meant, token)
+
+
+# What a request needs besides the id that is asked for; `{own}` is a workflow of the caller's.
+_REST: dict[tuple[str, str], dict[str, Any]] = {
+    ("CreateWorkflow", "definition.nodes.node_id"): {"name": "w", **_GRAPH},
+    ("CheckWorkflow", "definition.nodes.node_id"): _GRAPH,
+    ("UpdateNode", "node_id"): {"name": "x", "updateMask": "name"},
+    ("UpdateWorkflow", "workflow_id"): {"name": "x", "updateMask": "name"},
+    ("UpdateWorkflow", "definition.nodes.node_id"): {
+        "workflowId": "{own}",
+        "updateMask": "definition",
+        **_GRAPH,
+    },
+}
+_CODES = {
+    auth_pb2.FOREIGN_ANSWER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    auth_pb2.FOREIGN_ANSWER_EMPTY: grpc.StatusCode.OK,
+    auth_pb2.FOREIGN_ANSWER_INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+    auth_pb2.FOREIGN_ANSWER_FINDING: grpc.StatusCode.OK,
+}
+
+
+async def test_a_foreign_id_is_answered_as_the_rule_says_and_like_a_missing_one(
+    suite: Suite,
+) -> None:
+    """X14: byte for byte, of every id in every request."""
+    with suite.sql() as sql:
+        foreign = _things(sql, factories.user(sql))
+        caller = factories.user(sql)
+    async with suite.channel("registry", token=caller.token) as channel:
+        client = Client(channel, channel)
+        node = await client.create_node("own", "def one() -> int:\n    return 1\n")
+        own = (await client.create_workflow("own", [Step("a", node)], [])).id
+    asked = [
+        (rpc, resource)
+        for rpc in await every_rpc(suite)
+        for resource in rpc.rule.resources
+        if auth_pb2.AUDIENCE_USER in rpc.rule.audiences
+    ]
+    assert {"node", "workflow", "execution", "file"} == {each.kind for _, each in asked}
+    for rpc, resource in asked:
+        answer = resource.foreign_answer or rpc.rule.foreign_answer
+        told = [
+            await _told(rpc, resource.field, each, own=own, token=caller.token)
+            for each in (foreign[resource.kind], str(uuid.uuid4()))
+        ]
+        assert told[0] == told[1], f"{rpc.path} {resource.field}"
+        code, raw = told[0]
+        assert _CODES[answer] == code, f"{rpc.path} {resource.field}: {raw!r}"
+        if answer == auth_pb2.FOREIGN_ANSWER_EMPTY:
+            assert raw == b"", rpc.path
+        if answer == auth_pb2.FOREIGN_ANSWER_FINDING:
+            assert b"nodes[0].node_id" in raw, rpc.path
+
+
+def _things(sql: psycopg.Connection, owner: factories.User) -> dict[str, str]:
+    """One of each kind that requests name, of a user's."""
+    node = factories.node(sql, owner)
+    edges = [("", "x", "a", "x")]
+    workflow = factories.workflow(sql, owner, nodes={"a": node}, edges=edges, outputs=[("y", "a")])
+    execution, file = uuid.uuid4(), uuid.uuid4()
+    sql.execute(
+        "INSERT INTO workflow_executions (id, workflow_id, workflow_version, status, tenant_id,"
+        " created_by, completed_at) VALUES (%s, %s, 1, 'cancelled', %s, %s, now())",
+        (execution, workflow, owner.id, owner.id),
+    )
+    sql.execute(
+        "INSERT INTO files (id, filename, original_filename, file_path, file_size_bytes, tenant_id,"
+        " created_by) VALUES (%s, 'a', 'a', %s, 0, %s, %s)",
+        (file, f"{owner.id}/{file}", owner.id, owner.id),
+    )
+    found = {"node": node.id, "workflow": workflow, "execution": execution, "file": file}
+    return {kind: str(each) for kind, each in found.items()}
+
+
+async def _told(
+    rpc: Rpc, field: str, each: str, *, own: str, token: str
+) -> tuple[grpc.StatusCode, bytes]:
+    """What a caller is told of an id, with the id taken out."""
+    full_name, name = rpc.path.strip("/").split("/")
+    package, _, service = full_name.rpartition(".")
+    module = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", service).lower()
+    request = getattr(importlib.import_module(f"{package}.{module}_pb2"), f"{name}Request")()
+    rest = json.dumps(_REST.get((name, field), {})).replace("{own}", own)
+    json_format.Parse(rest, request)
+    *path, last = field.split(".")
+    target: Any = request
+    for part in path:
+        inner = getattr(target, part)
+        target = inner if isinstance(inner, Message) else inner[0]
+    setattr(target, last, each)
+    async with open_channel(rpc.address, token) as channel:
+        call = getattr(channel, rpc.kind)(rpc.path)(request.SerializeToString(), timeout=20)
+        try:
+            raw = await (call if rpc.kind.endswith("unary") else call.read())
+            code = grpc.StatusCode.OK
+        except grpc.aio.AioRpcError as error:
+            code, raw = error.code(), b""
+            for key, value in error.trailing_metadata() or ():
+                if key == "grpc-status-details-bin" and isinstance(value, bytes):
+                    raw = value
+    return code, raw.replace(each.encode(), b"<id>")
 
 
 async def test_health_is_told_to_anybody(suite: Suite) -> None:

@@ -12,6 +12,7 @@ from uuid import UUID
 import asyncpg
 import grpc
 import orjson
+from qflow.isolation.v1 import isolation_pb2
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 from qflow.orchestrator.v1.attach_service_pb2_grpc import AttachServiceStub
 
@@ -37,16 +38,18 @@ class FakeRunner:
     answer: Answer
     slots: int = 8
     incarnation: UUID = field(default_factory=uuid7)
-    assigns: list[pb.Assign] = field(default_factory=list)
-    acks: list[pb.Ack] = field(default_factory=list)
-    kills: list[pb.Kill] = field(default_factory=list)
-    superseded: list[pb.Superseded] = field(default_factory=list)
-    held: dict[bytes, pb.Assign] = field(default_factory=dict)  # attempts without an answer yet
+    assigns: list[pb.AttemptAssignment] = field(default_factory=list)
+    acks: list[pb.AttemptAck] = field(default_factory=list)
+    kills: list[pb.AttemptKill] = field(default_factory=list)
+    superseded: list[pb.AttemptSuperseded] = field(default_factory=list)
+    held: dict[bytes, pb.AttemptAssignment] = field(
+        default_factory=dict
+    )  # attempts without an answer yet
     unacked: dict[bytes, pb.AttemptResult] = field(default_factory=dict)
     told: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     _out: asyncio.Queue[pb.AttachRequest] = field(default_factory=asyncio.Queue)
-    _defines: dict[int, pb.Define] = field(default_factory=dict)
+    _defines: dict[int, pb.AttemptDefinition] = field(default_factory=dict)
 
     @asynccontextmanager
     async def attached(self) -> AsyncIterator[FakeRunner]:
@@ -82,7 +85,7 @@ class FakeRunner:
 
     async def _frames(self) -> AsyncIterator[pb.AttachRequest]:
         inventory = [
-            pb.InventoryItem(attempt_ref=ref, token=each.token, state=state)
+            pb.RunnerInventoryItem(attempt_ref=ref, token=each.token, state=state)
             for state, known in (
                 (pb.ATTEMPT_STATE_RUNNING, self.held),
                 (pb.ATTEMPT_STATE_FINISHED, self.unacked),
@@ -90,15 +93,15 @@ class FakeRunner:
             for ref, each in known.items()
         ]
         yield pb.AttachRequest(
-            hello=pb.Hello(
+            hello=pb.RunnerHello(
                 incarnation=str(self.incarnation),
                 protocol=1,
                 slots=self.slots,
-                tiers=["T0"],
+                tiers=[isolation_pb2.TIER_T0],
                 pythons=["3.11"],
                 inventory=inventory,
             ),
-            grant=pb.Grant(credits=self.slots, grant_epoch=1),
+            grant=pb.RunnerGrant(credits=self.slots, grant_epoch=1),
             results=list(self.unacked.values()),
         )
         while True:
@@ -106,7 +109,7 @@ class FakeRunner:
 
     async def _read(self, call: Any) -> None:
         while (frame := await call.read()) is not grpc.aio.EOF:
-            for define in frame.defines:
+            for define in frame.definitions:
                 self._defines[define.definition] = define
             self.acks.extend(frame.acks)
             self.kills.extend(frame.kills)
@@ -121,13 +124,13 @@ class FakeRunner:
                     self.fail(held, "cancelled", killed=True)
                 elif known is not None:
                     self._out.put_nowait(pb.AttachRequest(results=[known]))
-            for assign in frame.assigns:
+            for assign in frame.assignments:
                 self.assigns.append(assign)
                 self._make(assign)
             self.told.set()
         self.ended.set()
 
-    def _make(self, assign: pb.Assign) -> None:
+    def _make(self, assign: pb.AttemptAssignment) -> None:
         define = self._defines[assign.definition]
         inputs = {
             binding.name: orjson.loads(value.json)
@@ -142,34 +145,41 @@ class FakeRunner:
             if answer is not None:
                 self.succeed(assign, answer)
 
-    def succeed(self, assign: pb.Assign, value: object) -> None:
+    def succeed(self, assign: pb.AttemptAssignment, value: object) -> None:
         """Answer an attempt with its one output."""
         raw = value if isinstance(value, bytes) else orjson.dumps(value)
-        self._send(assign, success=pb.Success(outputs=[raw]))
+        self._send(assign, success=pb.AttemptSuccess(outputs=[raw]))
 
     def fail(
-        self, assign: pb.Assign, error_type: str, *, retryable: bool = True, killed: bool = False
+        self,
+        assign: pb.AttemptAssignment,
+        error_type: str,
+        *,
+        retryable: bool = True,
+        killed: bool = False,
     ) -> None:
         """Answer an attempt with a failure."""
-        failure = pb.Failure(
+        failure = pb.AttemptFailure(
             error_type=error_type, message=f"it {error_type}", retryable=retryable, killed=killed
         )
         self._send(assign, failure=failure)
 
-    def decline(self, assign: pb.Assign) -> None:
+    def decline(self, assign: pb.AttemptAssignment) -> None:
         """Do not take an attempt."""
         self.held.pop(assign.attempt_ref, None)
         self._out.put_nowait(
             pb.AttachRequest(
                 declines=[
-                    pb.Decline(
+                    pb.AttemptDecline(
                         attempt_ref=assign.attempt_ref, token=assign.token, reason="over_grant"
                     )
                 ]
             )
         )
 
-    def _send(self, assign: pb.Assign, **outcome: pb.Success | pb.Failure) -> None:
+    def _send(
+        self, assign: pb.AttemptAssignment, **outcome: pb.AttemptSuccess | pb.AttemptFailure
+    ) -> None:
         result = pb.AttemptResult(
             attempt_ref=assign.attempt_ref,
             token=assign.token,

@@ -129,22 +129,25 @@ def stage(inner: Handle, method: Method, authenticator: Authenticator) -> Handle
 
 def check(caller: Caller, rule: auth_pb2.AuthRule) -> None:
     """Raise unless the rule admits the caller."""
-    match rule.audience:
-        case auth_pb2.AUDIENCE_USER:
-            allowed = caller.kind == "user" and _ROLES.get(caller.role) in rule.roles
-            # A session has all scopes of its role and lists none; a narrower token lists its own.
-            allowed = allowed and (not caller.scopes or rule.scope in caller.scopes)
-        case auth_pb2.AUDIENCE_SERVICE:
-            allowed = caller.kind == "service" and rule.scope in caller.scopes
-        case _:
-            allowed = False
-    if not allowed:
+    if not any(_admits(audience, caller, rule) for audience in rule.audiences):
         raise PermissionDenied(
             "NOT_ALLOWED",
             f"this call needs {_needed(rule)}",
             role=caller.role,
             scope=rule.scope,
         )
+
+
+def _admits(audience: auth_pb2.Audience.ValueType, caller: Caller, rule: auth_pb2.AuthRule) -> bool:
+    match audience:
+        case auth_pb2.AUDIENCE_USER:
+            allowed = caller.kind == "user" and _ROLES.get(caller.role) in rule.roles
+            # A session has all scopes of its role and lists none; a narrower token lists its own.
+            return allowed and (not caller.scopes or rule.scope in caller.scopes)
+        case auth_pb2.AUDIENCE_SERVICE:
+            return caller.kind == "service" and rule.scope in caller.scopes
+        case _:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +234,13 @@ _ROLES: Final = {
 
 
 def _needed(rule: auth_pb2.AuthRule) -> str:
-    if rule.audience == auth_pb2.AUDIENCE_SERVICE:
-        return f"a service token with the scope {rule.scope}"
-    roles = [name for name, number in _ROLES.items() if number in rule.roles]
-    return f"a user with the role {' or '.join(roles)} and the scope {rule.scope}"
+    callers = []
+    if auth_pb2.AUDIENCE_USER in rule.audiences:
+        roles = [name for name, number in _ROLES.items() if number in rule.roles]
+        callers.append(f"a user with the role {' or '.join(roles)} and the scope {rule.scope}")
+    if auth_pb2.AUDIENCE_SERVICE in rule.audiences:
+        callers.append(f"a service token with the scope {rule.scope}")
+    return " or ".join(callers)
 
 
 def _to_caller(row: Any) -> Caller:

@@ -47,7 +47,7 @@ class Method:
     @property
     def anonymous(self) -> bool:
         """Whether it answers callers without a token."""
-        return self.rule is None or self.rule.audience == auth_pb2.AUDIENCE_ANONYMOUS
+        return self.rule is None or auth_pb2.AUDIENCE_ANONYMOUS in self.rule.audiences
 
 
 @dataclass(slots=True)

@@ -220,7 +220,7 @@ class _Registering:
 
 def _rule_of(method: MethodDescriptor) -> auth_pb2.AuthRule:
     rule: auth_pb2.AuthRule = method.GetOptions().Extensions[auth_pb2.rule]
-    if rule.audience == auth_pb2.AUDIENCE_UNSPECIFIED:
+    if not rule.audiences or auth_pb2.AUDIENCE_UNSPECIFIED in rule.audiences:
         raise TypeError(f"{method.full_name} does not say who may call it (qflow.auth.v1.rule)")
     return rule
 

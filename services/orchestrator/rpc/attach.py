@@ -60,7 +60,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
         try:
             member = self._engine.member
             yield pb.AttachResponse(
-                welcome=pb.Welcome(member_id=str(member.id), epoch=member.epoch)
+                welcome=pb.RunnerWelcome(member_id=str(member.id), epoch=member.epoch)
             )
             while not stream.closed:
                 for frame in _frames(await stream.take()):
@@ -194,7 +194,7 @@ def _cost(command: Outgoing) -> int:
 def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
     match command:
         case Assignment():
-            frame.assigns.add(
+            frame.assignments.add(
                 attempt_ref=command.attempt_ref.bytes,
                 token=command.token,
                 definition=command.definition,
@@ -212,13 +212,13 @@ def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
                 attempt_ref=command.attempt_ref.bytes, token=command.token, grace_ms=KILL_GRACE_MS
             )
         case Definition():
-            frame.defines.add(
+            frame.definitions.add(
                 definition=command.number,
                 node_version_id=command.place.node_version_id.bytes,
                 tenant_id=command.tenant_id.bytes,
                 node_id=command.place.id,
                 inputs=[
-                    pb.InputBinding(
+                    pb.AttemptInputBinding(
                         name=binding.name,
                         conversion=binding.conversion,
                         source_type_json=binding.source_type_json,
@@ -232,13 +232,13 @@ def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
             )
 
 
-def _value_to_pb(value: bytes | tuple[FileValue, str]) -> pb.Value:
+def _value_to_pb(value: bytes | tuple[FileValue, str]) -> pb.AttemptValue:
     if isinstance(value, tuple):
-        return pb.Value(file=_file_to_pb(*value))
-    return pb.Value(json=value)
+        return pb.AttemptValue(file=_file_to_pb(*value))
+    return pb.AttemptValue(json=value)
 
 
-def _file_to_pb(file: FileValue, field: str) -> pb.ValueFile:
-    return pb.ValueFile(
+def _file_to_pb(file: FileValue, field: str) -> pb.AttemptValueFile:
+    return pb.AttemptValueFile(
         file_id=file.file_id.bytes, size_bytes=file.size_bytes, sha256=file.sha256, field=field
     )

@@ -50,7 +50,7 @@ def execution_to_pb(execution: Execution, plan: Plan) -> pb.Execution:
         start_time=timestamp(execution.started_at),
         end_time=timestamp(execution.completed_at),
         cancel_time=timestamp(execution.cancel_requested_at),
-        deadline=timestamp(execution.deadline_at),
+        deadline_time=timestamp(execution.deadline_at),
         resource_usage=_usage(execution.resource_usage),
     )
     if execution.output_data is not None:

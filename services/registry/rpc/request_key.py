@@ -17,7 +17,7 @@ T = TypeVar("T")
 def request_key(request: Any, method: str, respond: Callable[[T], Message]) -> RequestKey[T] | None:
     """Make the key of a request that has a `request_id`; None without one, or when validating."""
     request_id = codec.uuid_or_none(request.request_id, field="request_id")
-    if request_id is None or request.validate_only:
+    if request_id is None or getattr(request, "validate_only", False):
         return None
     body = type(request)()
     body.CopyFrom(request)

@@ -30,9 +30,9 @@ _VERDICTS: Final = {
     "refuted": pb.VERDICT_REFUTED,
 }
 _SEVERITIES: Final = {
-    "info": pb.SEVERITY_INFO,
-    "warning": pb.SEVERITY_WARNING,
-    "error": pb.SEVERITY_ERROR,
+    "info": pb.FINDING_SEVERITY_INFO,
+    "warning": pb.FINDING_SEVERITY_WARNING,
+    "error": pb.FINDING_SEVERITY_ERROR,
 }
 
 

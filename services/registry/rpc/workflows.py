@@ -119,8 +119,11 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             codec.uuid_from(request.workflow_id, field="workflow_id"),
             active=True,
             etag=request.etag,
+            key=request_key(request, "registry.ActivateWorkflow", _activated),
         )
-        return pb.ActivateWorkflowResponse(workflow=_workflow(answer))
+        if isinstance(answer, Replayed):
+            return pb.ActivateWorkflowResponse.FromString(answer.response)
+        return _activated(answer)
 
     async def DeactivateWorkflow(
         self, request: pb.DeactivateWorkflowRequest, context: Any
@@ -132,8 +135,11 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             codec.uuid_from(request.workflow_id, field="workflow_id"),
             active=False,
             etag=request.etag,
+            key=request_key(request, "registry.DeactivateWorkflow", _deactivated),
         )
-        return pb.DeactivateWorkflowResponse(workflow=_workflow(answer))
+        if isinstance(answer, Replayed):
+            return pb.DeactivateWorkflowResponse.FromString(answer.response)
+        return _deactivated(answer)
 
     async def CheckWorkflow(
         self, request: pb.CheckWorkflowRequest, context: Any
@@ -162,6 +168,14 @@ def _created(answer: WorkflowAnswer) -> pb.CreateWorkflowResponse:
 
 def _updated(answer: WorkflowAnswer) -> pb.UpdateWorkflowResponse:
     return pb.UpdateWorkflowResponse(workflow=_workflow(answer))
+
+
+def _activated(answer: WorkflowAnswer) -> pb.ActivateWorkflowResponse:
+    return pb.ActivateWorkflowResponse(workflow=_workflow(answer))
+
+
+def _deactivated(answer: WorkflowAnswer) -> pb.DeactivateWorkflowResponse:
+    return pb.DeactivateWorkflowResponse(workflow=_workflow(answer))
 
 
 def _workflow(answer: WorkflowAnswer) -> workflow_pb2.Workflow:

@@ -191,16 +191,23 @@ async def update_workflow(
 
 
 async def set_active(
-    deps: Workflows, caller: Caller, workflow_id: UUID, *, active: bool, etag: str = ""
-) -> WorkflowAnswer:
+    deps: Workflows,
+    caller: Caller,
+    workflow_id: UUID,
+    *,
+    active: bool,
+    etag: str = "",
+    key: RequestKey[WorkflowAnswer] | None = None,
+) -> WorkflowAnswer | Replayed:
     """Let a workflow be started, or no longer; activating proves it again as its nodes are now."""
+    earlier = await replay(deps.pool, caller, key)
+    if earlier is not None:
+        return earlier
     before = await get_workflow(deps.pool, caller, workflow_id)
     _check_etag(before, etag)
-    if before.is_active == active:
-        return WorkflowAnswer(before)
     after = replace(before, is_active=active)
     findings: tuple[Finding, ...] = ()
-    if active:
+    if active and not before.is_active:
         proven = await _prove(deps, caller, before.definition)
         # The request is right whatever is found: what hinders is the state of the nodes.
         _require_complete(proven.checked)
@@ -208,11 +215,17 @@ async def set_active(
         # Floating nodes may have other types by now, and their edges other conversions.
         if proven.checked.definition != before.definition:
             after = _next_version(after, proven)
-    async with as_caller(deps.pool, caller) as db:
-        saved = await _save(db, before, after, caller)
-    event = "workflow_activated" if active else "workflow_deactivated"
-    log.info(event, workflow_id=str(workflow_id), version=after.version)
-    return WorkflowAnswer(saved, findings)
+
+    async def write(db: Db) -> WorkflowAnswer:
+        if after == before:
+            return WorkflowAnswer(before)
+        return WorkflowAnswer(await _save(db, before, after, caller), findings)
+
+    written = await write_once(deps.pool, caller, key, write)
+    if isinstance(written, WorkflowAnswer) and after != before:
+        event = "workflow_activated" if active else "workflow_deactivated"
+        log.info(event, workflow_id=str(workflow_id), version=after.version)
+    return written
 
 
 async def _prove(deps: Workflows, caller: Caller, definition: Definition) -> _Proven:

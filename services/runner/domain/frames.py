@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from services.runner.domain.attempts import FileReference
+from services.runner.domain.limits import Tier
 from services.runner.domain.outcome import Outcome
 
 Value = bytes | FileReference | None
@@ -94,7 +95,7 @@ class Greeting:
 
     incarnation: UUID
     slots: int
-    tiers: Sequence[str]
+    tiers: Sequence[Tier]
     pythons: Sequence[str]
     running: Sequence[tuple[UUID, int]]
     finished: Sequence[tuple[UUID, int]]

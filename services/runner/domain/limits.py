@@ -19,6 +19,15 @@ class Tier(enum.StrEnum):
     T4 = "T4"
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeCheck:
+    """One attack of a sandbox on itself: whether it held, and how or what was open."""
+
+    name: str
+    held: bool
+    detail: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The caps of one sandbox; part of what makes two sandboxes interchangeable."""

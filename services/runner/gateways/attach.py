@@ -9,6 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import grpc
+from qflow.isolation.v1 import isolation_pb2
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 from qflow.orchestrator.v1.attach_service_pb2_grpc import AttachServiceStub
 
@@ -138,20 +139,20 @@ class AttachStream:
         raise StreamLost(f"{code.name}: {details}" if code is not None else "ended")
 
 
-def _hello(greeting: Greeting) -> pb.Hello:
+def _hello(greeting: Greeting) -> pb.RunnerHello:
     inventory = [
-        pb.InventoryItem(attempt_ref=ref.bytes, token=token, state=state)
+        pb.RunnerInventoryItem(attempt_ref=ref.bytes, token=token, state=state)
         for items, state in (
             (greeting.running, pb.ATTEMPT_STATE_RUNNING),
             (greeting.finished, pb.ATTEMPT_STATE_FINISHED),
         )
         for ref, token in items
     ]
-    return pb.Hello(
+    return pb.RunnerHello(
         incarnation=str(greeting.incarnation),
         protocol=PROTOCOL,
         slots=greeting.slots,
-        tiers=greeting.tiers,
+        tiers=[isolation_pb2.Tier.Value(f"TIER_{tier.value}") for tier in greeting.tiers],
         pythons=greeting.pythons,
         inventory=inventory,
     )
@@ -213,8 +214,8 @@ def _result(finished: Finished) -> pb.AttemptResult:
 
 def _incoming(frame: pb.AttachResponse) -> Incoming:
     return Incoming(
-        definitions=[_definition(each) for each in frame.defines],
-        assignments=[_assignment(each) for each in frame.assigns],
+        definitions=[_definition(each) for each in frame.definitions],
+        assignments=[_assignment(each) for each in frame.assignments],
         acks=_pairs(frame.acks),
         superseded=_pairs(frame.superseded),
         kills=[
@@ -229,7 +230,7 @@ def _pairs(items: Sequence[Any]) -> list[tuple[UUID, int]]:
     return [(UUID(bytes=each.attempt_ref), each.token) for each in items]
 
 
-def _definition(each: pb.Define) -> Definition:
+def _definition(each: pb.AttemptDefinition) -> Definition:
     return Definition(
         number=each.definition,
         node_version_id=UUID(bytes=each.node_version_id),
@@ -243,7 +244,7 @@ def _definition(each: pb.Define) -> Definition:
     )
 
 
-def _assignment(each: pb.Assign) -> Assignment:
+def _assignment(each: pb.AttemptAssignment) -> Assignment:
     return Assignment(
         attempt_ref=UUID(bytes=each.attempt_ref),
         token=each.token,
@@ -256,7 +257,7 @@ def _assignment(each: pb.Assign) -> Assignment:
     )
 
 
-def _value(value: pb.Value) -> Value:
+def _value(value: pb.AttemptValue) -> Value:
     match value.WhichOneof("place"):
         case "json":
             return value.json
@@ -266,5 +267,5 @@ def _value(value: pb.Value) -> Value:
             return None
 
 
-def _file_from(file: pb.ValueFile) -> FileReference:
+def _file_from(file: pb.AttemptValueFile) -> FileReference:
     return FileReference(UUID(bytes=file.file_id), file.size_bytes, file.sha256.hex(), file.field)

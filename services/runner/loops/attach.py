@@ -12,6 +12,7 @@ from uuid import UUID
 import structlog
 
 from services.runner.domain.frames import Greeting
+from services.runner.domain.limits import Tier
 from services.runner.gateways.attach import AttachStream, StreamLost
 from services.runner.usecases.desk import Desk, Session
 
@@ -149,7 +150,7 @@ def greeting_of(
     incarnation: Callable[[], UUID],
     *,
     slots: int,
-    tiers: tuple[str, ...],
+    tiers: tuple[Tier, ...],
     pythons: tuple[str, ...],
 ) -> Greet:
     """Make the function that says who this runner is now."""

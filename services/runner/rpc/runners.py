@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 import grpc
+from qflow.isolation.v1 import isolation_pb2
 from qflow.runner.v1 import runner_service_pb2 as pb
 from qflow.runner.v1.runner_service_pb2_grpc import RunnerServiceServicer
 
@@ -15,6 +16,7 @@ from services.kit.caller import current_caller
 from services.kit.pg import Pool
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
+from services.runner.domain.limits import ProbeCheck, Tier
 from services.runner.storage.containers import Container
 from services.runner.usecases.sandboxes import list_containers
 
@@ -28,6 +30,9 @@ _STATUS: Final = {
     "removed": pb.CONTAINER_STATUS_STOPPED,
     "error": pb.CONTAINER_STATUS_ERROR,
 }
+_TIERS: Final[Mapping[object, isolation_pb2.Tier.ValueType]] = {
+    tier: isolation_pb2.Tier.Value(f"TIER_{tier.value}") for tier in Tier
+}
 _KIND: Final = "runner.ListContainers"
 
 
@@ -35,8 +40,8 @@ _KIND: Final = "runner.ListContainers"
 class RunnerFacts:
     """What this runner offers, as it was probed."""
 
-    tier: str
-    findings: Sequence[str]
+    tier: Tier
+    checks: Sequence[ProbeCheck]
     slots: int
     pythons: Sequence[str]
 
@@ -53,13 +58,18 @@ class RunnerServicer(RunnerServiceServicer):
         self, request: pb.GetRunnerRequest, context: Context
     ) -> pb.GetRunnerResponse:
         """Say what this runner offers."""
-        return pb.GetRunnerResponse(
+        facts = self._facts
+        runner = pb.Runner(
             incarnation=str(self._incarnation()),
-            tier=self._facts.tier,
-            probe=self._facts.findings,
-            slots=self._facts.slots,
-            pythons=self._facts.pythons,
+            tier=_TIERS[facts.tier],
+            checks=[
+                pb.ProbeCheck(name=each.name, held=each.held, detail=each.detail)
+                for each in facts.checks
+            ],
+            slots=facts.slots,
+            pythons=facts.pythons,
         )
+        return pb.GetRunnerResponse(runner=runner)
 
     async def ListContainers(
         self, request: pb.ListContainersRequest, context: Context
@@ -84,10 +94,10 @@ def _container_to_pb(container: Container) -> pb.Container:
         container_id=container.container_id,
         python_version=container.python_version,
         status=_STATUS[container.status],
-        tier=str(limits.get("isolation", "")),
+        tier=_TIERS.get(limits.get("isolation"), isolation_pb2.TIER_UNSPECIFIED),
         memory_limit_bytes=int(limits.get("memory_bytes", 0)),
         attempts=int(usage.get("attempts", 0)),
-        cpu_ms=int(usage.get("cpu_us", 0)) // 1000,
+        cpu_time=codec.duration_ms(int(usage.get("cpu_us", 0)) / 1000),
         memory_peak_bytes=int(usage.get("memory_peak_bytes", 0)),
         create_time=codec.timestamp(container.created_at),
         start_time=codec.timestamp(container.started_at),

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from qflow.telemetry.v1 import telemetry_service_pb2 as pb
 
 from services.kit.rpc.codec import timestamp
 from services.telemetry.domain.records import ErrorRecord, HealthSample, Metric
+
+_SEVERITIES: Final = {
+    "info": pb.ERROR_SEVERITY_INFO,
+    "warning": pb.ERROR_SEVERITY_WARNING,
+    "error": pb.ERROR_SEVERITY_ERROR,
+    "critical": pb.ERROR_SEVERITY_CRITICAL,
+}
 
 
 def metric_to_pb(metric: Metric) -> pb.Metric:
@@ -27,7 +36,7 @@ def error_to_pb(error: ErrorRecord) -> pb.ErrorLog:
         error_type=error.error_type,
         error_message=error.message,
         stack_trace=error.stack_trace,
-        severity=error.severity,
+        severity=_SEVERITIES[error.severity],
         execution_id=str(error.execution_id or ""),
         node_execution_id=str(error.node_execution_id or ""),
         create_time=timestamp(error.created_at),

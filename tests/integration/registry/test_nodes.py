@@ -278,6 +278,17 @@ async def test_a_mask_names_known_fields(client: Client, paths: list[str]) -> No
     assert (await refused(client.nodes.UpdateNode(change))).code == INVALID
 
 
+async def test_a_mask_names_at_most_sixteen_fields(client: Client) -> None:
+    """Refused by the contract's rule, in one violation."""
+    made = await client.node(DOUBLE)
+    mask = FieldMask(paths=["name"] * 17)
+    answer = await refused(
+        client.nodes.UpdateNode(pb.UpdateNodeRequest(node_id=made.id, name="x", update_mask=mask))
+    )
+    assert answer.code == INVALID
+    assert answer.violations == [("update_mask", "UPDATE_MASK_MAX_ITEMS")]
+
+
 async def test_pages_follow_each_other_without_gap_or_repetition(client: Client) -> None:
     """B62g, B62h."""
     made = [(await client.node(DOUBLE)).id for _ in range(5)]

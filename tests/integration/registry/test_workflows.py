@@ -234,6 +234,24 @@ async def test_a_repeated_call_answers_as_the_first_did(client: Client) -> None:
     assert page.next_page_token == ""
 
 
+async def test_a_repeated_activation_answers_as_the_first_did(client: Client) -> None:
+    """I12: the etag it was based on is old by then."""
+    node = await client.node(INCREMENT)
+    definition = workflow_pb2.WorkflowDefinition(
+        nodes=[place("a", on=node)], connections=[edge(".n -> a.x")]
+    )
+    draft = (await client.workflows.CreateWorkflow(_create(definition))).workflow
+    request = pb.ActivateWorkflowRequest(
+        workflow_id=draft.id, etag=draft.etag, request_id=str(uuid.uuid4())
+    )
+    first = await client.workflows.ActivateWorkflow(request)
+    assert first.workflow.active
+    assert first == await client.workflows.ActivateWorkflow(request)
+    request.request_id = str(uuid.uuid4())
+    again = await refused(client.workflows.ActivateWorkflow(request))
+    assert again.code == grpc.StatusCode.ABORTED
+
+
 async def test_another_tenants_node_and_workflow_are_absent(
     registry: Registry, client: Client, sql: psycopg.Connection
 ) -> None:

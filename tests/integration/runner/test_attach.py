@@ -20,6 +20,7 @@ from qflow.orchestrator.v1 import execution_service_pb2 as pb
 from services.kit.pythons import find_pythons
 from services.runner.domain.environments import lock_digest
 from services.runner.domain.frames import Declined, Greeting, Outgoing, ValuesNotGiven
+from services.runner.domain.limits import Tier
 from services.runner.gateways.attach import AttachStream, StreamLost
 from services.runner.gateways.sandbox.port import Interpreter
 from services.runner.gateways.uv import Uv
@@ -206,7 +207,12 @@ async def test_a_stream_that_ends_anyhow_is_lost_and_its_runner_goes_on(
 ) -> None:
     """Rule 7: no other error of the library's gets out, whoever ended it and whatever was asked."""
     greeting = Greeting(
-        incarnation=uuid.uuid4(), slots=1, tiers=["T2"], pythons=["3.11"], running=[], finished=[]
+        incarnation=uuid.uuid4(),
+        slots=1,
+        tiers=[Tier.T2],
+        pythons=["3.11"],
+        running=[],
+        finished=[],
     )
     outgoing = Outgoing(declines=[Declined(uuid.uuid4(), 1, "draining")])
 

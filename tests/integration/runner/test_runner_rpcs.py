@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from qflow.isolation.v1 import isolation_pb2
 from qflow.runner.v1 import environment_service_pb2 as environments_pb
 from qflow.runner.v1 import file_service_pb2 as files_pb
 from qflow.runner.v1 import runner_service_pb2 as pb
@@ -57,10 +58,12 @@ async def test_a_runner_says_what_it_proved(served: Served) -> None:
     """E15: the tier is probed and told."""
     async with served.channel(served.orchestra.owner.token) as channel:
         answer = await RunnerServiceStub(channel).GetRunner(pb.GetRunnerRequest())
-    assert "T2" == answer.tier
-    assert 4 == answer.slots
-    assert "3.11" in answer.pythons
-    assert [] == [finding for finding in answer.probe if ": held" not in finding]
+    runner = answer.runner
+    assert isolation_pb2.TIER_T2 == runner.tier
+    assert 4 == runner.slots
+    assert "3.11" in runner.pythons
+    assert "other processes" in {check.name for check in runner.checks}
+    assert [] == [check for check in runner.checks if not check.held]
 
 
 async def test_sandboxes_are_listed_for_their_tenant_alone(served: Served) -> None:
@@ -71,7 +74,8 @@ async def test_sandboxes_are_listed_for_their_tenant_alone(served: Served) -> No
         sql.execute(
             "INSERT INTO containers (container_id, python_version, status, tenant_id, created_by,"
             " resource_limits, resource_usage, created_at) VALUES (%s, '3.11', 'stopped', %s, %s,"
-            " '{\"isolation\":\"T2\"}', '{\"attempts\":5}', now() - %s * interval '1 hour')",
+            ' \'{"isolation":"T2"}\', \'{"attempts":5,"cpu_us":1500}\','
+            " now() - %s * interval '1 hour')",
             (f"proc:{uuid.uuid4()}", owner.id, owner.id, at),
         )
     async with served.channel(owner.token) as channel:
@@ -84,7 +88,9 @@ async def test_sandboxes_are_listed_for_their_tenant_alone(served: Served) -> No
             await stub.ListContainers(pb.ListContainersRequest(page_token="forged"))
     assert [2, 1] == [len(first.containers), len(rest.containers)]
     assert "" == rest.next_page_token
-    assert ("T2", 5) == (first.containers[0].tier, first.containers[0].attempts)
+    shown = first.containers[0]
+    assert (isolation_pb2.TIER_T2, 5) == (shown.tier, shown.attempts)
+    assert 1500 == shown.cpu_time.ToMicroseconds()
     assert grpc.StatusCode.INVALID_ARGUMENT == forged.value.code()
     async with served.channel(stranger.token) as channel:
         answer = await RunnerServiceStub(channel).ListContainers(pb.ListContainersRequest())

@@ -91,7 +91,7 @@ async def test_errors_are_listed_newest_first_and_page_by_page(
     assert ["e0", "e1", "e2", "e3", "e4"] == sorted(error.error_message for error in every)
     times = [error.create_time.ToDatetime() for error in every]
     assert times == sorted(times, reverse=True)
-    assert {("user_error", "trace", "error")} == {
+    assert {("user_error", "trace", pb.ERROR_SEVERITY_ERROR)} == {
         (error.error_type, error.stack_trace, error.severity) for error in every
     }
 

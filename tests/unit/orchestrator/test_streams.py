@@ -34,12 +34,12 @@ async def test_definitions_are_bounded_and_every_assignment_means_the_right_one(
     meant: list[str] = []
     frames = list(_frames(await stream.take()))
     for frame in frames:
-        known |= {each.definition: each.node_id for each in frame.defines}
-        meant += [known[each.definition] for each in frame.assigns]
+        known |= {each.definition: each.node_id for each in frame.definitions}
+        meant += [known[each.definition] for each in frame.assignments]
     assert [f"n{place}" for place in order] == meant
     assert {1, 2, 3} == known.keys()
     # What was used last is kept: the repeated places above cost no definition of their own.
-    assert sum(len(frame.defines) for frame in frames) < len(order)
+    assert sum(len(frame.definitions) for frame in frames) < len(order)
 
 
 async def test_a_word_on_an_attempt_never_overtakes_its_assignment() -> None:
@@ -52,7 +52,7 @@ async def test_a_word_on_an_attempt_never_overtakes_its_assignment() -> None:
     stream.send(KillCommand(RUNNER, ref, 7))
     frames = list(_frames(await stream.take()))
     assert [(1, 1, 0), (0, 0, 1)] == [
-        (len(frame.assigns), len(frame.acks), len(frame.kills)) for frame in frames
+        (len(frame.assignments), len(frame.acks), len(frame.kills)) for frame in frames
     ]
 
 
@@ -65,5 +65,5 @@ async def test_frames_stay_below_their_limit() -> None:
             Assignment(UUID(int=token), token, definition.number, RUN, 1, (value,), pull=False)
         )
     frames = list(_frames(await stream.take()))
-    assert 20 == sum(len(frame.assigns) for frame in frames)
+    assert 20 == sum(len(frame.assignments) for frame in frames)
     assert max(frame.ByteSize() for frame in frames) <= FRAME_BYTES_MAX

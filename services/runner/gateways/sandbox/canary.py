@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from services.runner.domain.limits import Limits, Tier
+from services.runner.domain.limits import Limits, ProbeCheck, Tier
 from services.runner.gateways.sandbox.port import (
     Interpreter,
     SandboxDied,
@@ -17,7 +17,7 @@ from services.runner.gateways.sandbox.port import (
     SandboxSpec,
 )
 
-# Runs on Python 3.9 too. Each probe answers "held" when the attack fails.
+# Runs on Python 3.9 too. Each attack tells whether the sandbox held, and how or what was open.
 _CODE: Final = """
 import ctypes
 import os
@@ -28,8 +28,8 @@ def attack(action):
     try:
         answer = action()
     except (OSError, ValueError) as refused:
-        return "held: " + type(refused).__name__
-    return "open" if answer is None else "open: " + str(answer)[:100]
+        return [True, type(refused).__name__]
+    return [False, "open" if answer is None else str(answer)[:100]]
 
 
 def read(path):
@@ -128,10 +128,15 @@ _CALL: Final = {"op": "call", "id": 0, "inputs": [], "output_bytes_max": 65536}
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What the canary found: the tier that holds, and each attack's outcome in words."""
+    """What the canary found: the tier that holds, and how each attack went."""
 
     tier: Tier
-    findings: Sequence[str]
+    checks: Sequence[ProbeCheck]
+
+    @property
+    def open(self) -> list[str]:
+        """What did not hold, in words."""
+        return [f"{each.name}: {each.detail}" for each in self.checks if not each.held]
 
 
 async def probe(host: SandboxHost, interpreter: Interpreter) -> Probe:
@@ -147,17 +152,21 @@ async def probe(host: SandboxHost, interpreter: Interpreter) -> Probe:
     try:
         sandbox = await host.start(spec)
     except SandboxDied as problem:
-        return Probe(Tier.T0, [f"the sandbox does not start: {problem}"])
+        return _failed(f"the sandbox does not start: {problem}")
     try:
         loaded = await sandbox.request(_LOAD)
         if loaded.header.get("op") != "loaded":
-            return Probe(Tier.T0, [f"the canary does not load: {loaded.header.get('error')}"])
+            return _failed(f"it does not load: {loaded.header.get('error')}")
         answer = await sandbox.request(_CALL)
-        found = msgspec.json.decode(answer.body or b"{}", type=dict[str, str])
+        found = msgspec.json.decode(answer.body or b"{}", type=dict[str, tuple[bool, str]])
     except (SandboxDied, msgspec.DecodeError) as problem:
-        return Probe(Tier.T0, [f"the canary died: {problem}"])
+        return _failed(f"it died: {problem}")
     finally:
         await sandbox.kill()
-    findings = [f"{attack}: {outcome}" for attack, outcome in found.items()]
-    held = bool(found) and all(outcome.startswith("held") for outcome in found.values())
-    return Probe(host.tier if held else Tier.T0, findings)
+    checks = [ProbeCheck(attack, held, detail) for attack, (held, detail) in found.items()]
+    held = bool(checks) and all(each.held for each in checks)
+    return Probe(host.tier if held else Tier.T0, checks)
+
+
+def _failed(detail: str) -> Probe:
+    return Probe(Tier.T0, [ProbeCheck("canary", held=False, detail=detail)])

@@ -25,21 +25,21 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18qflow/auth/v1/auth.proto\x12\rqflow.auth.v1\x1a google/protobuf/descriptor.proto\"*\n\x0bResourceRef\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\"\xcd\x01\n\x08\x41uthRule\x12)\n\x08\x61udience\x18\x01 \x01(\x0e\x32\x17.qflow.auth.v1.Audience\x12\"\n\x05roles\x18\x02 \x03(\x0e\x32\x13.qflow.auth.v1.Role\x12\r\n\x05scope\x18\x03 \x01(\t\x12-\n\tresources\x18\x04 \x03(\x0b\x32\x1a.qflow.auth.v1.ResourceRef\x12\x34\n\x0e\x66oreign_answer\x18\x05 \x01(\x0e\x32\x1c.qflow.auth.v1.ForeignAnswer*L\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03*e\n\x08\x41udience\x12\x18\n\x14\x41UDIENCE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41UDIENCE_ANONYMOUS\x10\x01\x12\x11\n\rAUDIENCE_USER\x10\x02\x12\x14\n\x10\x41UDIENCE_SERVICE\x10\x03*g\n\rForeignAnswer\x12\x1e\n\x1a\x46OREIGN_ANSWER_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46OREIGN_ANSWER_NOT_FOUND\x10\x01\x12\x18\n\x14\x46OREIGN_ANSWER_EMPTY\x10\x02:G\n\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\x8d\x8c\x03 \x01(\x0b\x32\x17.qflow.auth.v1.AuthRuleb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18qflow/auth/v1/auth.proto\x12\rqflow.auth.v1\x1a google/protobuf/descriptor.proto\"`\n\x0bResourceRef\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x34\n\x0e\x66oreign_answer\x18\x03 \x01(\x0e\x32\x1c.qflow.auth.v1.ForeignAnswer\"\xce\x01\n\x08\x41uthRule\x12*\n\taudiences\x18\x01 \x03(\x0e\x32\x17.qflow.auth.v1.Audience\x12\"\n\x05roles\x18\x02 \x03(\x0e\x32\x13.qflow.auth.v1.Role\x12\r\n\x05scope\x18\x03 \x01(\t\x12-\n\tresources\x18\x04 \x03(\x0b\x32\x1a.qflow.auth.v1.ResourceRef\x12\x34\n\x0e\x66oreign_answer\x18\x05 \x01(\x0e\x32\x1c.qflow.auth.v1.ForeignAnswer*L\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03*e\n\x08\x41udience\x12\x18\n\x14\x41UDIENCE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41UDIENCE_ANONYMOUS\x10\x01\x12\x11\n\rAUDIENCE_USER\x10\x02\x12\x14\n\x10\x41UDIENCE_SERVICE\x10\x03*\xa8\x01\n\rForeignAnswer\x12\x1e\n\x1a\x46OREIGN_ANSWER_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46OREIGN_ANSWER_NOT_FOUND\x10\x01\x12\x18\n\x14\x46OREIGN_ANSWER_EMPTY\x10\x02\x12#\n\x1f\x46OREIGN_ANSWER_INVALID_ARGUMENT\x10\x03\x12\x1a\n\x16\x46OREIGN_ANSWER_FINDING\x10\x04:G\n\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\x8d\x8c\x03 \x01(\x0b\x32\x17.qflow.auth.v1.AuthRuleb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qflow.auth.v1.auth_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=329
-  _globals['_ROLE']._serialized_end=405
-  _globals['_AUDIENCE']._serialized_start=407
-  _globals['_AUDIENCE']._serialized_end=508
-  _globals['_FOREIGNANSWER']._serialized_start=510
-  _globals['_FOREIGNANSWER']._serialized_end=613
+  _globals['_ROLE']._serialized_start=384
+  _globals['_ROLE']._serialized_end=460
+  _globals['_AUDIENCE']._serialized_start=462
+  _globals['_AUDIENCE']._serialized_end=563
+  _globals['_FOREIGNANSWER']._serialized_start=566
+  _globals['_FOREIGNANSWER']._serialized_end=734
   _globals['_RESOURCEREF']._serialized_start=77
-  _globals['_RESOURCEREF']._serialized_end=119
-  _globals['_AUTHRULE']._serialized_start=122
-  _globals['_AUTHRULE']._serialized_end=327
+  _globals['_RESOURCEREF']._serialized_end=173
+  _globals['_AUTHRULE']._serialized_start=176
+  _globals['_AUTHRULE']._serialized_end=382
 # @@protoc_insertion_point(module_scope)

@@ -92,6 +92,10 @@ class _ForeignAnswerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Foreign
     """NOT_FOUND, byte for byte as for an id that does not exist."""
     FOREIGN_ANSWER_EMPTY: _ForeignAnswer.ValueType  # 2
     """An empty result, as if nothing matched."""
+    FOREIGN_ANSWER_INVALID_ARGUMENT: _ForeignAnswer.ValueType  # 3
+    """INVALID_ARGUMENT at the field, byte for byte as for an id that does not exist."""
+    FOREIGN_ANSWER_FINDING: _ForeignAnswer.ValueType  # 4
+    """OK with a finding at the field, byte for byte as for an id that does not exist."""
 
 class ForeignAnswer(_ForeignAnswer, metaclass=_ForeignAnswerEnumTypeWrapper):
     """What a caller is told about a resource that belongs to another tenant."""
@@ -102,6 +106,10 @@ FOREIGN_ANSWER_NOT_FOUND: ForeignAnswer.ValueType  # 1
 """NOT_FOUND, byte for byte as for an id that does not exist."""
 FOREIGN_ANSWER_EMPTY: ForeignAnswer.ValueType  # 2
 """An empty result, as if nothing matched."""
+FOREIGN_ANSWER_INVALID_ARGUMENT: ForeignAnswer.ValueType  # 3
+"""INVALID_ARGUMENT at the field, byte for byte as for an id that does not exist."""
+FOREIGN_ANSWER_FINDING: ForeignAnswer.ValueType  # 4
+"""OK with a finding at the field, byte for byte as for an id that does not exist."""
 Global___ForeignAnswer: _TypeAlias = ForeignAnswer  # noqa: Y015
 
 @_typing.final
@@ -112,19 +120,23 @@ class ResourceRef(_message.Message):
 
     FIELD_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    FOREIGN_ANSWER_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """The request's field that holds the id, as a dotted path."""
+    """The request's field that holds the id, as a dotted path; repeated fields stand for each of their items."""
     kind: _builtins.str
     """The kind of resource, in the singular: `node`, `workflow`, `execution`, …."""
+    foreign_answer: Global___ForeignAnswer.ValueType
+    """What the caller is told about another tenant's, where that is not the rule's answer."""
     def __init__(
         self,
         *,
         field: _builtins.str = ...,
         kind: _builtins.str = ...,
+        foreign_answer: Global___ForeignAnswer.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "foreign_answer", b"foreign_answer", "kind", b"kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -136,17 +148,19 @@ class AuthRule(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    AUDIENCE_FIELD_NUMBER: _builtins.int
+    AUDIENCES_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     FOREIGN_ANSWER_FIELD_NUMBER: _builtins.int
-    audience: Global___Audience.ValueType
-    """The kind of caller it is meant for."""
     scope: _builtins.str
     """The scope a token must carry, for example `nodes:read`. A user's session carries all of its role's scopes."""
     foreign_answer: Global___ForeignAnswer.ValueType
-    """What the caller is told about another tenant's resource."""
+    """What the caller is told about another tenant's resource, or its rows where the request names none."""
+    @_builtins.property
+    def audiences(self) -> _containers.RepeatedScalarFieldContainer[Global___Audience.ValueType]:
+        """The kinds of caller it is meant for; one of them is enough."""
+
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
         """The roles of which a user must have one. Empty for anonymous and service callers."""
@@ -158,7 +172,7 @@ class AuthRule(_message.Message):
     def __init__(
         self,
         *,
-        audience: Global___Audience.ValueType = ...,
+        audiences: _abc.Iterable[Global___Audience.ValueType] | None = ...,
         roles: _abc.Iterable[Global___Role.ValueType] | None = ...,
         scope: _builtins.str = ...,
         resources: _abc.Iterable[Global___ResourceRef] | None = ...,
@@ -166,7 +180,7 @@ class AuthRule(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "foreign_answer", b"foreign_answer", "resources", b"resources", "roles", b"roles", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "foreign_answer", b"foreign_answer", "resources", b"resources", "roles", b"roles", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

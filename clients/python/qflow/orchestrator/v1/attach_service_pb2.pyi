@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from qflow.isolation.v1 import isolation_pb2 as _isolation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -54,11 +55,11 @@ class AttachRequest(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     DECLINES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def hello(self) -> Global___Hello:
+    def hello(self) -> Global___RunnerHello:
         """Who the runner is; in the first frame only."""
 
     @_builtins.property
-    def grant(self) -> Global___Grant:
+    def grant(self) -> Global___RunnerGrant:
         """How many attempts it takes; in the first frame and whenever that changes."""
 
     @_builtins.property
@@ -66,16 +67,16 @@ class AttachRequest(_message.Message):
         """Attempts that are over."""
 
     @_builtins.property
-    def declines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decline]:
-        """Assigns that it does not take."""
+    def declines(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptDecline]:
+        """Assignments that it does not take."""
 
     def __init__(
         self,
         *,
-        hello: Global___Hello | None = ...,
-        grant: Global___Grant | None = ...,
+        hello: Global___RunnerHello | None = ...,
+        grant: Global___RunnerGrant | None = ...,
         results: _abc.Iterable[Global___AttemptResult] | None = ...,
-        declines: _abc.Iterable[Global___Decline] | None = ...,
+        declines: _abc.Iterable[Global___AttemptDecline] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -92,61 +93,61 @@ class AttachResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WELCOME_FIELD_NUMBER: _builtins.int
-    DEFINES_FIELD_NUMBER: _builtins.int
-    ASSIGNS_FIELD_NUMBER: _builtins.int
+    DEFINITIONS_FIELD_NUMBER: _builtins.int
+    ASSIGNMENTS_FIELD_NUMBER: _builtins.int
     ACKS_FIELD_NUMBER: _builtins.int
     SUPERSEDED_FIELD_NUMBER: _builtins.int
     KILLS_FIELD_NUMBER: _builtins.int
     DEMAND_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def welcome(self) -> Global___Welcome:
+    def welcome(self) -> Global___RunnerWelcome:
         """Who the orchestrator is; in the first frame only."""
 
     @_builtins.property
-    def defines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Define]:
-        """What later assigns refer to; always before the first that does."""
+    def definitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptDefinition]:
+        """What later assignments refer to; always before the first that does."""
 
     @_builtins.property
-    def assigns(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assign]:
+    def assignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptAssignment]:
         """Attempts to make."""
 
     @_builtins.property
-    def acks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ack]:
+    def acks(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptAck]:
         """Results that are committed; the runner forgets them."""
 
     @_builtins.property
-    def superseded(self) -> _containers.RepeatedCompositeFieldContainer[Global___Superseded]:
+    def superseded(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptSuperseded]:
         """Attempts that are no longer the current ones; the runner kills and forgets them."""
 
     @_builtins.property
-    def kills(self) -> _containers.RepeatedCompositeFieldContainer[Global___Kill]:
-        """Attempts to kill; each is answered with a Result."""
+    def kills(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptKill]:
+        """Attempts to kill; each is answered with a result."""
 
     @_builtins.property
-    def demand(self) -> Global___Demand:
+    def demand(self) -> Global___RunnerDemand:
         """How much work waits, for the runner to share its slots by."""
 
     def __init__(
         self,
         *,
-        welcome: Global___Welcome | None = ...,
-        defines: _abc.Iterable[Global___Define] | None = ...,
-        assigns: _abc.Iterable[Global___Assign] | None = ...,
-        acks: _abc.Iterable[Global___Ack] | None = ...,
-        superseded: _abc.Iterable[Global___Superseded] | None = ...,
-        kills: _abc.Iterable[Global___Kill] | None = ...,
-        demand: Global___Demand | None = ...,
+        welcome: Global___RunnerWelcome | None = ...,
+        definitions: _abc.Iterable[Global___AttemptDefinition] | None = ...,
+        assignments: _abc.Iterable[Global___AttemptAssignment] | None = ...,
+        acks: _abc.Iterable[Global___AttemptAck] | None = ...,
+        superseded: _abc.Iterable[Global___AttemptSuperseded] | None = ...,
+        kills: _abc.Iterable[Global___AttemptKill] | None = ...,
+        demand: Global___RunnerDemand | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "assigns", b"assigns", "defines", b"defines", "demand", b"demand", "kills", b"kills", "superseded", b"superseded", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "assignments", b"assignments", "definitions", b"definitions", "demand", b"demand", "kills", b"kills", "superseded", b"superseded", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttachResponse: _TypeAlias = AttachResponse  # noqa: Y015
 
 @_typing.final
-class Hello(_message.Message):
+class RunnerHello(_message.Message):
     """Who a runner is."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -164,15 +165,15 @@ class Hello(_message.Message):
     slots: _builtins.int
     """How many attempts it can make at once."""
     @_builtins.property
-    def tiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The isolation tiers it offers: `T2`."""
+    def tiers(self) -> _containers.RepeatedScalarFieldContainer[_isolation_pb2.Tier.ValueType]:
+        """The isolation tiers it offers."""
 
     @_builtins.property
     def pythons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The Python versions it has: `3.11`."""
 
     @_builtins.property
-    def inventory(self) -> _containers.RepeatedCompositeFieldContainer[Global___InventoryItem]:
+    def inventory(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunnerInventoryItem]:
         """The attempts it has."""
 
     def __init__(
@@ -181,9 +182,9 @@ class Hello(_message.Message):
         incarnation: _builtins.str = ...,
         protocol: _builtins.int = ...,
         slots: _builtins.int = ...,
-        tiers: _abc.Iterable[_builtins.str] | None = ...,
+        tiers: _abc.Iterable[_isolation_pb2.Tier.ValueType] | None = ...,
         pythons: _abc.Iterable[_builtins.str] | None = ...,
-        inventory: _abc.Iterable[Global___InventoryItem] | None = ...,
+        inventory: _abc.Iterable[Global___RunnerInventoryItem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -191,10 +192,10 @@ class Hello(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Hello: _TypeAlias = Hello  # noqa: Y015
+Global___RunnerHello: _TypeAlias = RunnerHello  # noqa: Y015
 
 @_typing.final
-class InventoryItem(_message.Message):
+class RunnerInventoryItem(_message.Message):
     """An attempt that a runner has."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -221,10 +222,10 @@ class InventoryItem(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___InventoryItem: _TypeAlias = InventoryItem  # noqa: Y015
+Global___RunnerInventoryItem: _TypeAlias = RunnerInventoryItem  # noqa: Y015
 
 @_typing.final
-class Grant(_message.Message):
+class RunnerGrant(_message.Message):
     """How many attempts of this orchestrator's a runner takes at once."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -247,7 +248,7 @@ class Grant(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Grant: _TypeAlias = Grant  # noqa: Y015
+Global___RunnerGrant: _TypeAlias = RunnerGrant  # noqa: Y015
 
 @_typing.final
 class AttemptResult(_message.Message):
@@ -288,11 +289,11 @@ class AttemptResult(_message.Message):
     container_id: _builtins.bytes
     """The sandbox: its row's id in `containers`, 16 bytes; empty when none was reached."""
     @_builtins.property
-    def success(self) -> Global___Success:
+    def success(self) -> Global___AttemptSuccess:
         """The function returned."""
 
     @_builtins.property
-    def failure(self) -> Global___Failure:
+    def failure(self) -> Global___AttemptFailure:
         """It did not."""
 
     def __init__(
@@ -300,8 +301,8 @@ class AttemptResult(_message.Message):
         *,
         attempt_ref: _builtins.bytes = ...,
         token: _builtins.int = ...,
-        success: Global___Success | None = ...,
-        failure: Global___Failure | None = ...,
+        success: Global___AttemptSuccess | None = ...,
+        failure: Global___AttemptFailure | None = ...,
         cpu_us: _builtins.int = ...,
         memory_peak_bytes: _builtins.int = ...,
         user_us: _builtins.int = ...,
@@ -322,7 +323,7 @@ class AttemptResult(_message.Message):
 Global___AttemptResult: _TypeAlias = AttemptResult  # noqa: Y015
 
 @_typing.final
-class Success(_message.Message):
+class AttemptSuccess(_message.Message):
     """The function returned."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -331,17 +332,17 @@ class Success(_message.Message):
     FILE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """The outputs in the order of the Define, each JSON text. Absent when `file` stands."""
+        """The outputs in the order of the definition, each JSON text. Absent when `file` stands."""
 
     @_builtins.property
-    def file(self) -> Global___ValueFile:
+    def file(self) -> Global___AttemptValueFile:
         """All outputs as one JSON object in a committed file, when they are larger than 64 KiB in sum."""
 
     def __init__(
         self,
         *,
         outputs: _abc.Iterable[_builtins.bytes] | None = ...,
-        file: Global___ValueFile | None = ...,
+        file: Global___AttemptValueFile | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -349,10 +350,10 @@ class Success(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Success: _TypeAlias = Success  # noqa: Y015
+Global___AttemptSuccess: _TypeAlias = AttemptSuccess  # noqa: Y015
 
 @_typing.final
-class ValueFile(_message.Message):
+class AttemptValueFile(_message.Message):
     """A value in a committed file."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -383,10 +384,10 @@ class ValueFile(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ValueFile: _TypeAlias = ValueFile  # noqa: Y015
+Global___AttemptValueFile: _TypeAlias = AttemptValueFile  # noqa: Y015
 
 @_typing.final
-class Failure(_message.Message):
+class AttemptFailure(_message.Message):
     """The function did not return."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -405,7 +406,7 @@ class Failure(_message.Message):
     retryable: _builtins.bool
     """Whether another attempt may succeed: false for faults that would repeat, such as impossible dependencies."""
     killed: _builtins.bool
-    """Whether the attempt ended because it was told to by a Kill."""
+    """Whether the attempt ended because it was told to by an AttemptKill."""
     def __init__(
         self,
         *,
@@ -421,11 +422,11 @@ class Failure(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Failure: _TypeAlias = Failure  # noqa: Y015
+Global___AttemptFailure: _TypeAlias = AttemptFailure  # noqa: Y015
 
 @_typing.final
-class Decline(_message.Message):
-    """An Assign that a runner does not take. It counts as neither attempt nor delivery."""
+class AttemptDecline(_message.Message):
+    """An assignment that a runner does not take. It counts as neither attempt nor delivery."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -451,10 +452,10 @@ class Decline(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Decline: _TypeAlias = Decline  # noqa: Y015
+Global___AttemptDecline: _TypeAlias = AttemptDecline  # noqa: Y015
 
 @_typing.final
-class Welcome(_message.Message):
+class RunnerWelcome(_message.Message):
     """Who an orchestrator is."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -477,11 +478,11 @@ class Welcome(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
+Global___RunnerWelcome: _TypeAlias = RunnerWelcome  # noqa: Y015
 
 @_typing.final
-class Define(_message.Message):
-    """What a series of assigns has in common: one place of one workflow version."""
+class AttemptDefinition(_message.Message):
+    """What a series of assignments has in common: one place of one workflow version."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -495,8 +496,8 @@ class Define(_message.Message):
     MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     PYTHON_VERSION_FIELD_NUMBER: _builtins.int
     definition: _builtins.int
-    """The number that assigns refer to it by, until another Define takes the same number. At most 4,096 numbers
-    are in use on a stream; within a frame defines are read before assigns.
+    """The number that assignments refer to it by, until another definition takes the same number. At most 4,096 numbers
+    are in use on a stream; within a frame definitions are read before assignments.
     """
     node_version_id: _builtins.bytes
     """The version of the Python node, 16 bytes. Its code, types and lock are read from the database."""
@@ -511,8 +512,8 @@ class Define(_message.Message):
     python_version: _builtins.str
     """The Python that the version needs: `3.11`."""
     @_builtins.property
-    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputBinding]:
-        """The inputs that assigns carry, in order."""
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptInputBinding]:
+        """The inputs that assignments carry, in order."""
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -525,7 +526,7 @@ class Define(_message.Message):
         node_version_id: _builtins.bytes = ...,
         tenant_id: _builtins.bytes = ...,
         node_id: _builtins.str = ...,
-        inputs: _abc.Iterable[Global___InputBinding] | None = ...,
+        inputs: _abc.Iterable[Global___AttemptInputBinding] | None = ...,
         outputs: _abc.Iterable[_builtins.str] | None = ...,
         timeout_ms: _builtins.int = ...,
         memory_limit_bytes: _builtins.int = ...,
@@ -537,10 +538,10 @@ class Define(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Define: _TypeAlias = Define  # noqa: Y015
+Global___AttemptDefinition: _TypeAlias = AttemptDefinition  # noqa: Y015
 
 @_typing.final
-class InputBinding(_message.Message):
+class AttemptInputBinding(_message.Message):
     """One input of a place."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -567,10 +568,10 @@ class InputBinding(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___InputBinding: _TypeAlias = InputBinding  # noqa: Y015
+Global___AttemptInputBinding: _TypeAlias = AttemptInputBinding  # noqa: Y015
 
 @_typing.final
-class Assign(_message.Message):
+class AttemptAssignment(_message.Message):
     """One attempt to make."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -588,7 +589,7 @@ class Assign(_message.Message):
     token: _builtins.int
     """The attempt's token. A higher one for the same attempt_ref supersedes."""
     definition: _builtins.int
-    """Which Define it belongs to."""
+    """Which definition it belongs to."""
     execution_id: _builtins.bytes
     """The run's id, 16 bytes."""
     attempt: _builtins.int
@@ -596,10 +597,10 @@ class Assign(_message.Message):
     pull: _builtins.bool
     """Whether the inputs are to be pulled."""
     timeout_ms: _builtins.int
-    """How long the attempt may take, when less than the Define says."""
+    """How long the attempt may take, when less than the definition says."""
     @_builtins.property
-    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Value]:
-        """The inputs in the order of the Define; empty when they are to be pulled with GetValues."""
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptValue]:
+        """The inputs in the order of the definition; empty when they are to be pulled with GetValues."""
 
     def __init__(
         self,
@@ -609,7 +610,7 @@ class Assign(_message.Message):
         definition: _builtins.int = ...,
         execution_id: _builtins.bytes = ...,
         attempt: _builtins.int = ...,
-        inputs: _abc.Iterable[Global___Value] | None = ...,
+        inputs: _abc.Iterable[Global___AttemptValue] | None = ...,
         pull: _builtins.bool = ...,
         timeout_ms: _builtins.int = ...,
     ) -> None: ...
@@ -619,10 +620,10 @@ class Assign(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Assign: _TypeAlias = Assign  # noqa: Y015
+Global___AttemptAssignment: _TypeAlias = AttemptAssignment  # noqa: Y015
 
 @_typing.final
-class Value(_message.Message):
+class AttemptValue(_message.Message):
     """One input value."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -632,14 +633,14 @@ class Value(_message.Message):
     json: _builtins.bytes
     """Here: JSON text."""
     @_builtins.property
-    def file(self) -> Global___ValueFile:
+    def file(self) -> Global___AttemptValueFile:
         """In a field of a committed file."""
 
     def __init__(
         self,
         *,
         json: _builtins.bytes = ...,
-        file: Global___ValueFile | None = ...,
+        file: Global___AttemptValueFile | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "json", b"json", "place", b"place"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -649,10 +650,10 @@ class Value(_message.Message):
     _WhichOneofArgType_place: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_place) -> _WhichOneofReturnType_place | None: ...
 
-Global___Value: _TypeAlias = Value  # noqa: Y015
+Global___AttemptValue: _TypeAlias = AttemptValue  # noqa: Y015
 
 @_typing.final
-class Ack(_message.Message):
+class AttemptAck(_message.Message):
     """A result is committed."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -675,10 +676,10 @@ class Ack(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Ack: _TypeAlias = Ack  # noqa: Y015
+Global___AttemptAck: _TypeAlias = AttemptAck  # noqa: Y015
 
 @_typing.final
-class Superseded(_message.Message):
+class AttemptSuperseded(_message.Message):
     """An attempt is no longer the current one, or its run is gone."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -701,10 +702,10 @@ class Superseded(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Superseded: _TypeAlias = Superseded  # noqa: Y015
+Global___AttemptSuperseded: _TypeAlias = AttemptSuperseded  # noqa: Y015
 
 @_typing.final
-class Kill(_message.Message):
+class AttemptKill(_message.Message):
     """An attempt is to be killed."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -731,10 +732,10 @@ class Kill(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Kill: _TypeAlias = Kill  # noqa: Y015
+Global___AttemptKill: _TypeAlias = AttemptKill  # noqa: Y015
 
 @_typing.final
-class Demand(_message.Message):
+class RunnerDemand(_message.Message):
     """How much work waits."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -753,7 +754,7 @@ class Demand(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Demand: _TypeAlias = Demand  # noqa: Y015
+Global___RunnerDemand: _TypeAlias = RunnerDemand  # noqa: Y015
 
 @_typing.final
 class GetValuesRequest(_message.Message):
@@ -792,13 +793,13 @@ class GetValuesResponse(_message.Message):
     FILE_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     input: _builtins.int
-    """Which input of the Define, from 0. Parts of one input come one after another."""
+    """Which input of the definition, from 0. Parts of one input come one after another."""
     chunk: _builtins.bytes
     """The next bytes of it; at most 128 KiB."""
     last: _builtins.bool
     """Whether this was the input's last part."""
     @_builtins.property
-    def file(self) -> Global___ValueFile:
+    def file(self) -> Global___AttemptValueFile:
         """Instead of bytes: the file that holds it."""
 
     def __init__(
@@ -806,7 +807,7 @@ class GetValuesResponse(_message.Message):
         *,
         input: _builtins.int = ...,
         chunk: _builtins.bytes = ...,
-        file: Global___ValueFile | None = ...,
+        file: Global___AttemptValueFile | None = ...,
         last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015

@@ -65,7 +65,7 @@ class AttachServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetValues(self, request, context):
-        """Gives the inputs of an attempt that are too large for its Assign, in parts, in order.
+        """Gives the inputs of an attempt that are too large for its assignment, in parts, in order.
 
         Fails with ABORTED (`ATTEMPT_SUPERSEDED`) when the token is not the attempt's current one.
         """

@@ -42,7 +42,7 @@ class AttachServiceStub:
     it is acknowledged, and offers it again.
     """
     GetValues: _grpc.UnaryStreamMultiCallable[_attach_service_pb2.GetValuesRequest, _attach_service_pb2.GetValuesResponse]
-    """Gives the inputs of an attempt that are too large for its Assign, in parts, in order.
+    """Gives the inputs of an attempt that are too large for its assignment, in parts, in order.
 
     Fails with ABORTED (`ATTEMPT_SUPERSEDED`) when the token is not the attempt's current one.
     """
@@ -61,7 +61,7 @@ class AttachServiceAsyncStub(AttachServiceStub):
     it is acknowledged, and offers it again.
     """
     GetValues: _aio.UnaryStreamMultiCallable[_attach_service_pb2.GetValuesRequest, _attach_service_pb2.GetValuesResponse]  # type: ignore[assignment]
-    """Gives the inputs of an attempt that are too large for its Assign, in parts, in order.
+    """Gives the inputs of an attempt that are too large for its assignment, in parts, in order.
 
     Fails with ABORTED (`ATTEMPT_SUPERSEDED`) when the token is not the attempt's current one.
     """
@@ -89,7 +89,7 @@ class AttachServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _attach_service_pb2.GetValuesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_attach_service_pb2.GetValuesResponse], _abc.AsyncIterator[_attach_service_pb2.GetValuesResponse]]:
-        """Gives the inputs of an attempt that are too large for its Assign, in parts, in order.
+        """Gives the inputs of an attempt that are too large for its assignment, in parts, in order.
 
         Fails with ABORTED (`ATTEMPT_SUPERSEDED`) when the token is not the attempt's current one.
         """

@@ -306,7 +306,7 @@ class Execution(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     CANCEL_TIME_FIELD_NUMBER: _builtins.int
-    DEADLINE_FIELD_NUMBER: _builtins.int
+    DEADLINE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID, set by the server; ids grow with time."""
     workflow_id: _builtins.str
@@ -361,7 +361,7 @@ class Execution(_message.Message):
         """When a caller asked to stop it; absent unless one did."""
 
     @_builtins.property
-    def deadline(self) -> _timestamp_pb2.Timestamp:
+    def deadline_time(self) -> _timestamp_pb2.Timestamp:
         """When it fails by itself; absent without a limit."""
 
     def __init__(
@@ -384,11 +384,11 @@ class Execution(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         cancel_time: _timestamp_pb2.Timestamp | None = ...,
-        deadline: _timestamp_pb2.Timestamp | None = ...,
+        deadline_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_time", b"cancel_time", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "node_counts", b"node_counts", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_time", b"cancel_time", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "error", b"error", "node_counts", b"node_counts", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_time", b"cancel_time", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "id", b"id", "input_json", b"input_json", "node_counts", b"node_counts", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "request_id", b"request_id", "resource_usage", b"resource_usage", "revision", b"revision", "start_time", b"start_time", "status", b"status", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_time", b"cancel_time", "create_time", b"create_time", "created_by", b"created_by", "deadline_time", b"deadline_time", "end_time", b"end_time", "error", b"error", "id", b"id", "input_json", b"input_json", "node_counts", b"node_counts", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "request_id", b"request_id", "resource_usage", b"resource_usage", "revision", b"revision", "start_time", b"start_time", "status", b"status", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["output_json", "output_file"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015

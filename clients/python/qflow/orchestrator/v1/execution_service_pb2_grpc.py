@@ -129,7 +129,7 @@ class ExecutionServiceServicer:
 
     def CancelExecution(self, request, context):
         """Asks a run to stop. From the answer on it can end only as cancelled: its running nodes are killed, nothing new
-        begins. Cancelling a cancelled run changes nothing.
+        begins. Cancelling a cancelled run changes nothing, so a repeated call needs no request id.
 
         Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it has completed or failed.
         """

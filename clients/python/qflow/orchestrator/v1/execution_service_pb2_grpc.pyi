@@ -58,7 +58,7 @@ class ExecutionServiceStub:
     """
     CancelExecution: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.CancelExecutionRequest, _execution_service_pb2.CancelExecutionResponse]
     """Asks a run to stop. From the answer on it can end only as cancelled: its running nodes are killed, nothing new
-    begins. Cancelling a cancelled run changes nothing.
+    begins. Cancelling a cancelled run changes nothing, so a repeated call needs no request id.
 
     Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it has completed or failed.
     """
@@ -93,7 +93,7 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
     """
     CancelExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.CancelExecutionRequest, _execution_service_pb2.CancelExecutionResponse]  # type: ignore[assignment]
     """Asks a run to stop. From the answer on it can end only as cancelled: its running nodes are killed, nothing new
-    begins. Cancelling a cancelled run changes nothing.
+    begins. Cancelling a cancelled run changes nothing, so a repeated call needs no request id.
 
     Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it has completed or failed.
     """
@@ -167,7 +167,7 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_execution_service_pb2.CancelExecutionResponse, _abc.Awaitable[_execution_service_pb2.CancelExecutionResponse]]:
         """Asks a run to stop. From the answer on it can end only as cancelled: its running nodes are killed, nothing new
-        begins. Cancelling a cancelled run changes nothing.
+        begins. Cancelling a cancelled run changes nothing, so a repeated call needs no request id.
 
         Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it has completed or failed.
         """

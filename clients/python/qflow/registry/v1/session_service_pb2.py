@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'qflow/registry/v1/session_service.proto\x12\x11qflow.registry.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\"K\n\rSignInRequest\x12\x19\n\x05\x65mail\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x03\x18\xff\x01\x12\x1f\n\x08password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01(\x80\x08\"\x80\x01\n\x0eSignInResponse\x12\x12\n\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x19.qflow.registry.v1.Caller\"\x10\n\x0eSignOutRequest\"\x11\n\x0fSignOutResponse\"\x12\n\x10GetCallerRequest\"o\n\x11GetCallerResponse\x12)\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x19.qflow.registry.v1.Caller\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"p\n\x06\x43\x61ller\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12!\n\x04role\x18\x04 \x01(\x0e\x32\x13.qflow.auth.v1.Role\x12\x10\n\x08is_owner\x18\x05 \x01(\x08\x32\xcd\x02\n\x0eSessionService\x12U\n\x06SignIn\x12 .qflow.registry.v1.SignInRequest\x1a!.qflow.registry.v1.SignInResponse\"\x06\xea\xe0\x18\x02\x08\x01\x12m\n\x07SignOut\x12!.qflow.registry.v1.SignOutRequest\x1a\".qflow.registry.v1.SignOutResponse\"\x1b\xea\xe0\x18\x17\x08\x02\x12\x03\x01\x02\x03\x1a\x0esessions:write\x12u\n\tGetCaller\x12#.qflow.registry.v1.GetCallerRequest\x1a$.qflow.registry.v1.GetCallerResponse\"\x1d\x90\x02\x01\xea\xe0\x18\x16\x08\x02\x12\x03\x01\x02\x03\x1a\rsessions:readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'qflow/registry/v1/session_service.proto\x12\x11qflow.registry.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\"K\n\rSignInRequest\x12\x19\n\x05\x65mail\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x03\x18\xff\x01\x12\x1f\n\x08password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01(\x80\x08\"\x80\x01\n\x0eSignInResponse\x12\x12\n\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x19.qflow.registry.v1.Caller\"\x10\n\x0eSignOutRequest\"\x11\n\x0fSignOutResponse\"\x12\n\x10GetCallerRequest\"o\n\x11GetCallerResponse\x12)\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x19.qflow.registry.v1.Caller\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"p\n\x06\x43\x61ller\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12!\n\x04role\x18\x04 \x01(\x0e\x32\x13.qflow.auth.v1.Role\x12\x10\n\x08is_owner\x18\x05 \x01(\x08\x32\xd0\x02\n\x0eSessionService\x12V\n\x06SignIn\x12 .qflow.registry.v1.SignInRequest\x1a!.qflow.registry.v1.SignInResponse\"\x07\xea\xe0\x18\x03\n\x01\x01\x12n\n\x07SignOut\x12!.qflow.registry.v1.SignOutRequest\x1a\".qflow.registry.v1.SignOutResponse\"\x1c\xea\xe0\x18\x18\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0esessions:write\x12v\n\tGetCaller\x12#.qflow.registry.v1.GetCallerRequest\x1a$.qflow.registry.v1.GetCallerResponse\"\x1e\x90\x02\x01\xea\xe0\x18\x17\n\x01\x02\x12\x03\x01\x02\x03\x1a\rsessions:readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,11 +41,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNINRESPONSE'].fields_by_name['token']._loaded_options = None
   _globals['_SIGNINRESPONSE'].fields_by_name['token']._serialized_options = b'\200\001\001'
   _globals['_SESSIONSERVICE'].methods_by_name['SignIn']._loaded_options = None
-  _globals['_SESSIONSERVICE'].methods_by_name['SignIn']._serialized_options = b'\352\340\030\002\010\001'
+  _globals['_SESSIONSERVICE'].methods_by_name['SignIn']._serialized_options = b'\352\340\030\003\n\001\001'
   _globals['_SESSIONSERVICE'].methods_by_name['SignOut']._loaded_options = None
-  _globals['_SESSIONSERVICE'].methods_by_name['SignOut']._serialized_options = b'\352\340\030\027\010\002\022\003\001\002\003\032\016sessions:write'
+  _globals['_SESSIONSERVICE'].methods_by_name['SignOut']._serialized_options = b'\352\340\030\030\n\001\002\022\003\001\002\003\032\016sessions:write'
   _globals['_SESSIONSERVICE'].methods_by_name['GetCaller']._loaded_options = None
-  _globals['_SESSIONSERVICE'].methods_by_name['GetCaller']._serialized_options = b'\220\002\001\352\340\030\026\010\002\022\003\001\002\003\032\rsessions:read'
+  _globals['_SESSIONSERVICE'].methods_by_name['GetCaller']._serialized_options = b'\220\002\001\352\340\030\027\n\001\002\022\003\001\002\003\032\rsessions:read'
   _globals['_SIGNINREQUEST']._serialized_start=150
   _globals['_SIGNINREQUEST']._serialized_end=225
   _globals['_SIGNINRESPONSE']._serialized_start=228
@@ -61,5 +61,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALLER']._serialized_start=528
   _globals['_CALLER']._serialized_end=640
   _globals['_SESSIONSERVICE']._serialized_start=643
-  _globals['_SESSIONSERVICE']._serialized_end=976
+  _globals['_SESSIONSERVICE']._serialized_end=979
 # @@protoc_insertion_point(module_scope)

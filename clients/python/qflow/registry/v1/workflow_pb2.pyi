@@ -77,33 +77,33 @@ VERDICT_REFUTED: Verdict.ValueType  # 4
 """Some value of the source is no value of the target; such an edge is refused."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
-class _Severity:
+class _FindingSeverity:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _SeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Severity.ValueType], _builtins.type):
+class _FindingSeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingSeverity.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    SEVERITY_UNSPECIFIED: _Severity.ValueType  # 0
+    FINDING_SEVERITY_UNSPECIFIED: _FindingSeverity.ValueType  # 0
     """Not stated."""
-    SEVERITY_INFO: _Severity.ValueType  # 1
+    FINDING_SEVERITY_INFO: _FindingSeverity.ValueType  # 1
     """Worth knowing; hinders nothing."""
-    SEVERITY_WARNING: _Severity.ValueType  # 2
+    FINDING_SEVERITY_WARNING: _FindingSeverity.ValueType  # 2
     """Hinders activation; a draft may have it."""
-    SEVERITY_ERROR: _Severity.ValueType  # 3
+    FINDING_SEVERITY_ERROR: _FindingSeverity.ValueType  # 3
     """Hinders storing."""
 
-class Severity(_Severity, metaclass=_SeverityEnumTypeWrapper):
+class FindingSeverity(_FindingSeverity, metaclass=_FindingSeverityEnumTypeWrapper):
     """How bad a finding is."""
 
-SEVERITY_UNSPECIFIED: Severity.ValueType  # 0
+FINDING_SEVERITY_UNSPECIFIED: FindingSeverity.ValueType  # 0
 """Not stated."""
-SEVERITY_INFO: Severity.ValueType  # 1
+FINDING_SEVERITY_INFO: FindingSeverity.ValueType  # 1
 """Worth knowing; hinders nothing."""
-SEVERITY_WARNING: Severity.ValueType  # 2
+FINDING_SEVERITY_WARNING: FindingSeverity.ValueType  # 2
 """Hinders activation; a draft may have it."""
-SEVERITY_ERROR: Severity.ValueType  # 3
+FINDING_SEVERITY_ERROR: FindingSeverity.ValueType  # 3
 """Hinders storing."""
-Global___Severity: _TypeAlias = Severity  # noqa: Y015
+Global___FindingSeverity: _TypeAlias = FindingSeverity  # noqa: Y015
 
 @_typing.final
 class RetryPolicy(_message.Message):
@@ -203,7 +203,9 @@ class WorkflowNode(_message.Message):
     id: _builtins.str
     """Its name within the workflow: a letter or underscore, then up to 62 letters, digits, underscores or hyphens."""
     node_id: _builtins.str
-    """The id of the Python node that runs here."""
+    """The id of the Python node that runs here. A place that runs anything else will name that by its UUID here too, and
+    say more in a field beside it.
+    """
     version: _builtins.int
     """The pinned version of it; 0 floats: each run takes the current one and records it."""
     memory_limit_bytes: _builtins.int
@@ -264,7 +266,7 @@ class Connection(_message.Message):
     the caller names it.
     """
     verdict: Global___Verdict.ValueType
-    """What the type check said; set by the server."""
+    """What the type check said; set by the server, and ignored in requests."""
     def __init__(
         self,
         *,
@@ -298,7 +300,7 @@ class WorkflowInput(_message.Message):
     type_json: _builtins.str
     """The type's structural form, JSON text. When empty, it is taken from what the input feeds."""
     type_expression: _builtins.str
-    """The type as Python writes it; set by the server."""
+    """The type as Python writes it; set by the server, and ignored in requests."""
     default_json: _builtins.str
     """The value when the starter gives none, JSON text; empty: the starter must give one."""
     def __init__(
@@ -335,9 +337,9 @@ class WorkflowOutput(_message.Message):
     source_output: _builtins.str
     """The output of that node."""
     type_expression: _builtins.str
-    """The type as Python writes it; set by the server."""
+    """The type as Python writes it; set by the server, and ignored in requests."""
     type_json: _builtins.str
-    """The type's structural form, JSON text; set by the server."""
+    """The type's structural form, JSON text; set by the server, and ignored in requests."""
     def __init__(
         self,
         *,
@@ -440,7 +442,7 @@ class Finding(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     HINT_FIELD_NUMBER: _builtins.int
-    severity: Global___Severity.ValueType
+    severity: Global___FindingSeverity.ValueType
     """How bad it is."""
     place: _builtins.str
     """Where: a path into the definition, such as `nodes[2].literals[0]` or `connections[7]`."""
@@ -453,7 +455,7 @@ class Finding(_message.Message):
     def __init__(
         self,
         *,
-        severity: Global___Severity.ValueType = ...,
+        severity: Global___FindingSeverity.ValueType = ...,
         place: _builtins.str = ...,
         code: _builtins.str = ...,
         message: _builtins.str = ...,

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)qflow/runner/v1/environment_service.proto\x12\x0fqflow.runner.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\"\x93\x01\n\x19ResolveEnvironmentRequest\x12)\n\x0crequirements\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x64\"\x07r\x05\x10\x01\x18\xe8\x07\x12.\n\x0epython_version\x18\x02 \x01(\tB\x16\xbaH\x13r\x11\x32\x0f^3\\.[0-9]{1,2}$\x12\x1b\n\ttenant_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"?\n\x1aResolveEnvironmentResponse\x12\x0c\n\x04lock\x18\x01 \x01(\t\x12\x13\n\x0block_digest\x18\x02 \x01(\t2\x99\x01\n\x12\x45nvironmentService\x12\x82\x01\n\x12ResolveEnvironment\x12*.qflow.runner.v1.ResolveEnvironmentRequest\x1a+.qflow.runner.v1.ResolveEnvironmentResponse\"\x13\x90\x02\x01\xea\xe0\x18\x0c\x08\x03\x1a\x08registryb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)qflow/runner/v1/environment_service.proto\x12\x0fqflow.runner.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\"\x93\x01\n\x19ResolveEnvironmentRequest\x12)\n\x0crequirements\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x64\"\x07r\x05\x10\x01\x18\xe8\x07\x12.\n\x0epython_version\x18\x02 \x01(\tB\x16\xbaH\x13r\x11\x32\x0f^3\\.[0-9]{1,2}$\x12\x1b\n\ttenant_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"?\n\x1aResolveEnvironmentResponse\x12\x0c\n\x04lock\x18\x01 \x01(\t\x12\x13\n\x0block_digest\x18\x02 \x01(\t2\x9a\x01\n\x12\x45nvironmentService\x12\x83\x01\n\x12ResolveEnvironment\x12*.qflow.runner.v1.ResolveEnvironmentRequest\x1a+.qflow.runner.v1.ResolveEnvironmentResponse\"\x14\x90\x02\x01\xea\xe0\x18\r\n\x01\x03\x1a\x08registryb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,11 +40,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOLVEENVIRONMENTREQUEST'].fields_by_name['tenant_id']._loaded_options = None
   _globals['_RESOLVEENVIRONMENTREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_ENVIRONMENTSERVICE'].methods_by_name['ResolveEnvironment']._loaded_options = None
-  _globals['_ENVIRONMENTSERVICE'].methods_by_name['ResolveEnvironment']._serialized_options = b'\220\002\001\352\340\030\014\010\003\032\010registry'
+  _globals['_ENVIRONMENTSERVICE'].methods_by_name['ResolveEnvironment']._serialized_options = b'\220\002\001\352\340\030\r\n\001\003\032\010registry'
   _globals['_RESOLVEENVIRONMENTREQUEST']._serialized_start=118
   _globals['_RESOLVEENVIRONMENTREQUEST']._serialized_end=265
   _globals['_RESOLVEENVIRONMENTRESPONSE']._serialized_start=267
   _globals['_RESOLVEENVIRONMENTRESPONSE']._serialized_end=330
   _globals['_ENVIRONMENTSERVICE']._serialized_start=333
-  _globals['_ENVIRONMENTSERVICE']._serialized_end=486
+  _globals['_ENVIRONMENTSERVICE']._serialized_end=487
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"qflow/runner/v1/file_service.proto\x12\x0fqflow.runner.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\"\xa2\x01\n\x04\x46ile\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x11\n\tmime_type\x18\x04 \x01(\t\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"d\n\x13\x44ownloadFileRequest\x12\x19\n\x07\x66ile_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\x12\x1c\n\x0blimit_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"V\n\x14\x44ownloadFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x15.qflow.runner.v1.FileH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part2\x9c\x01\n\x0b\x46ileService\x12\x8c\x01\n\x0c\x44ownloadFile\x12$.qflow.runner.v1.DownloadFileRequest\x1a%.qflow.runner.v1.DownloadFileResponse\"-\x90\x02\x01\xea\xe0\x18&\x08\x02\x12\x03\x01\x02\x03\x1a\nfiles:read\"\x0f\n\x07\x66ile_id\x12\x04\x66ile(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"qflow/runner/v1/file_service.proto\x12\x0fqflow.runner.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\"\xa2\x01\n\x04\x46ile\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x11\n\tmime_type\x18\x04 \x01(\t\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"d\n\x13\x44ownloadFileRequest\x12\x19\n\x07\x66ile_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\x12\x1c\n\x0blimit_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"V\n\x14\x44ownloadFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x15.qflow.runner.v1.FileH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part2\x9d\x01\n\x0b\x46ileService\x12\x8d\x01\n\x0c\x44ownloadFile\x12$.qflow.runner.v1.DownloadFileRequest\x1a%.qflow.runner.v1.DownloadFileResponse\".\x90\x02\x01\xea\xe0\x18\'\n\x01\x02\x12\x03\x01\x02\x03\x1a\nfiles:read\"\x0f\n\x07\x66ile_id\x12\x04\x66ile(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,7 +39,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOWNLOADFILEREQUEST'].fields_by_name['limit_bytes']._loaded_options = None
   _globals['_DOWNLOADFILEREQUEST'].fields_by_name['limit_bytes']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_FILESERVICE'].methods_by_name['DownloadFile']._loaded_options = None
-  _globals['_FILESERVICE'].methods_by_name['DownloadFile']._serialized_options = b'\220\002\001\352\340\030&\010\002\022\003\001\002\003\032\nfiles:read\"\017\n\007file_id\022\004file(\001'
+  _globals['_FILESERVICE'].methods_by_name['DownloadFile']._serialized_options = b'\220\002\001\352\340\030\'\n\001\002\022\003\001\002\003\032\nfiles:read\"\017\n\007file_id\022\004file(\001'
   _globals['_FILE']._serialized_start=144
   _globals['_FILE']._serialized_end=306
   _globals['_DOWNLOADFILEREQUEST']._serialized_start=308
@@ -47,5 +47,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOWNLOADFILERESPONSE']._serialized_start=410
   _globals['_DOWNLOADFILERESPONSE']._serialized_end=496
   _globals['_FILESERVICE']._serialized_start=499
-  _globals['_FILESERVICE']._serialized_end=655
+  _globals['_FILESERVICE']._serialized_end=656
 # @@protoc_insertion_point(module_scope)

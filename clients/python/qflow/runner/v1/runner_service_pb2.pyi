@@ -5,10 +5,12 @@ Runners: where user code runs."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from qflow.isolation.v1 import isolation_pb2 as _isolation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -71,24 +73,48 @@ Global___GetRunnerRequest: _TypeAlias = GetRunnerRequest  # noqa: Y015
 
 @_typing.final
 class GetRunnerResponse(_message.Message):
-    """What the runner offers."""
+    """The runner."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNNER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def runner(self) -> Global___Runner:
+        """The runner that was called."""
+
+    def __init__(
+        self,
+        *,
+        runner: Global___Runner | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["runner", b"runner"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runner", b"runner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunnerResponse: _TypeAlias = GetRunnerResponse  # noqa: Y015
+
+@_typing.final
+class Runner(_message.Message):
+    """What a runner offers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INCARNATION_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
-    PROBE_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     PYTHONS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """The incarnation: a UUID that is new with every start of the process."""
-    tier: _builtins.str
-    """The isolation tier that its probe proved: `T2`."""
+    tier: _isolation_pb2.Tier.ValueType
+    """The isolation tier that its probe proved."""
     slots: _builtins.int
     """How many attempts it makes at once."""
     @_builtins.property
-    def probe(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the probe found, check by check, for people."""
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProbeCheck]:
+        """What the probe found: one attack of the sandbox on itself each."""
 
     @_builtins.property
     def pythons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -98,18 +124,48 @@ class GetRunnerResponse(_message.Message):
         self,
         *,
         incarnation: _builtins.str = ...,
-        tier: _builtins.str = ...,
-        probe: _abc.Iterable[_builtins.str] | None = ...,
+        tier: _isolation_pb2.Tier.ValueType = ...,
+        checks: _abc.Iterable[Global___ProbeCheck] | None = ...,
         slots: _builtins.int = ...,
         pythons: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "probe", b"probe", "pythons", b"pythons", "slots", b"slots", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "incarnation", b"incarnation", "pythons", b"pythons", "slots", b"slots", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetRunnerResponse: _TypeAlias = GetRunnerResponse  # noqa: Y015
+Global___Runner: _TypeAlias = Runner  # noqa: Y015
+
+@_typing.final
+class ProbeCheck(_message.Message):
+    """One thing that a probe tried."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What it tried, for people: `other processes`."""
+    held: _builtins.bool
+    """Whether the sandbox held. A tier above T0 has no check that did not."""
+    detail: _builtins.str
+    """How it held, or what was open; for people."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        held: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "held", b"held", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeCheck: _TypeAlias = ProbeCheck  # noqa: Y015
 
 @_typing.final
 class ListContainersRequest(_message.Message):
@@ -178,7 +234,7 @@ class Container(_message.Message):
     TIER_FIELD_NUMBER: _builtins.int
     MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
-    CPU_MS_FIELD_NUMBER: _builtins.int
+    CPU_TIME_FIELD_NUMBER: _builtins.int
     MEMORY_PEAK_BYTES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
@@ -191,16 +247,18 @@ class Container(_message.Message):
     """The Python in it: `3.11`."""
     status: Global___ContainerStatus.ValueType
     """Where it stands."""
-    tier: _builtins.str
-    """The isolation tier: `T2`."""
+    tier: _isolation_pb2.Tier.ValueType
+    """The isolation tier."""
     memory_limit_bytes: _builtins.int
     """How much memory it may use, in bytes."""
     attempts: _builtins.int
     """How many attempts it made."""
-    cpu_ms: _builtins.int
-    """Processor time it used, user and system."""
     memory_peak_bytes: _builtins.int
     """The most memory that was resident at once."""
+    @_builtins.property
+    def cpu_time(self) -> _duration_pb2.Duration:
+        """Processor time it used, user and system."""
+
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was intended."""
@@ -220,18 +278,18 @@ class Container(_message.Message):
         container_id: _builtins.str = ...,
         python_version: _builtins.str = ...,
         status: Global___ContainerStatus.ValueType = ...,
-        tier: _builtins.str = ...,
+        tier: _isolation_pb2.Tier.ValueType = ...,
         memory_limit_bytes: _builtins.int = ...,
         attempts: _builtins.int = ...,
-        cpu_ms: _builtins.int = ...,
+        cpu_time: _duration_pb2.Duration | None = ...,
         memory_peak_bytes: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         stop_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "start_time", b"start_time", "stop_time", b"stop_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "create_time", b"create_time", "start_time", b"start_time", "stop_time", b"stop_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "container_id", b"container_id", "cpu_ms", b"cpu_ms", "create_time", b"create_time", "id", b"id", "memory_limit_bytes", b"memory_limit_bytes", "memory_peak_bytes", b"memory_peak_bytes", "python_version", b"python_version", "start_time", b"start_time", "status", b"status", "stop_time", b"stop_time", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "container_id", b"container_id", "cpu_time", b"cpu_time", "create_time", b"create_time", "id", b"id", "memory_limit_bytes", b"memory_limit_bytes", "memory_peak_bytes", b"memory_peak_bytes", "python_version", b"python_version", "start_time", b"start_time", "status", b"status", "stop_time", b"stop_time", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

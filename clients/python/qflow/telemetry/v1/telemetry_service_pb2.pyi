@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ErrorSeverity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ErrorSeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorSeverity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ERROR_SEVERITY_UNSPECIFIED: _ErrorSeverity.ValueType  # 0
+    """Not stated."""
+    ERROR_SEVERITY_INFO: _ErrorSeverity.ValueType  # 1
+    """Worth knowing."""
+    ERROR_SEVERITY_WARNING: _ErrorSeverity.ValueType  # 2
+    """May become one."""
+    ERROR_SEVERITY_ERROR: _ErrorSeverity.ValueType  # 3
+    """Something failed: an attempt of a node."""
+    ERROR_SEVERITY_CRITICAL: _ErrorSeverity.ValueType  # 4
+    """The suite itself is at fault."""
+
+class ErrorSeverity(_ErrorSeverity, metaclass=_ErrorSeverityEnumTypeWrapper):
+    """How bad an error is."""
+
+ERROR_SEVERITY_UNSPECIFIED: ErrorSeverity.ValueType  # 0
+"""Not stated."""
+ERROR_SEVERITY_INFO: ErrorSeverity.ValueType  # 1
+"""Worth knowing."""
+ERROR_SEVERITY_WARNING: ErrorSeverity.ValueType  # 2
+"""May become one."""
+ERROR_SEVERITY_ERROR: ErrorSeverity.ValueType  # 3
+"""Something failed: an attempt of a node."""
+ERROR_SEVERITY_CRITICAL: ErrorSeverity.ValueType  # 4
+"""The suite itself is at fault."""
+Global___ErrorSeverity: _TypeAlias = ErrorSeverity  # noqa: Y015
 
 @_typing.final
 class ListMetricsRequest(_message.Message):
@@ -205,8 +238,8 @@ class ErrorLog(_message.Message):
     """For people."""
     stack_trace: _builtins.str
     """The frames of user code; may be empty."""
-    severity: _builtins.str
-    """`info`, `warning`, `error` or `critical`."""
+    severity: Global___ErrorSeverity.ValueType
+    """How bad it is."""
     execution_id: _builtins.str
     """The run it is about; may be empty."""
     node_execution_id: _builtins.str
@@ -222,7 +255,7 @@ class ErrorLog(_message.Message):
         error_type: _builtins.str = ...,
         error_message: _builtins.str = ...,
         stack_trace: _builtins.str = ...,
-        severity: _builtins.str = ...,
+        severity: Global___ErrorSeverity.ValueType = ...,
         execution_id: _builtins.str = ...,
         node_execution_id: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,

@@ -1,0 +1,1 @@
+"""Generated from protos/qflow/isolation; see `make proto`."""

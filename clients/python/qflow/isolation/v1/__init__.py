@@ -1,0 +1,1 @@
+"""Generated from protos/qflow/isolation/v1; see `make proto`."""

@@ -75,9 +75,13 @@ class Membership:
         await self._join()
 
     async def hold(self) -> None:
-        """Return once the lease runs: before any user code does; raises LeaseLost."""
+        """Return once the lease runs: before any user code does; raises LeaseLost.
+
+        What came to one incarnation never begins under the next: it may run elsewhere by then.
+        """
+        asked_as = self.incarnation if self.joined.is_set() else None
         self._wanted.set()
-        while not self.held:
+        while self.incarnation == asked_as and not self.held:
             if self._renewing is None:
                 self._renewing = asyncio.create_task(self._renew())
                 self._renewing.add_done_callback(self._renewed)
@@ -87,6 +91,8 @@ class Membership:
             except (QflowError, OSError, TimeoutError) as problem:
                 log.warning("lease_not_renewed", fault=type(problem).__name__)
                 await asyncio.sleep(_RETRY_S)
+        if self.incarnation != asked_as:
+            raise LeaseLost("another incarnation")
 
     async def keep(
         self,

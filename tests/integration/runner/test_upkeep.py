@@ -18,7 +18,7 @@ from services.runner.domain.limits import Limits
 from services.runner.gateways.file_store import FileCorruptError, FileStore
 from services.runner.gateways.sandbox.cgroups import CgroupHost, hand_down
 from services.runner.usecases.files import remove_deleted
-from services.runner.usecases.membership import Membership, Offer
+from services.runner.usecases.membership import LeaseLost, Membership, Offer
 from services.runner.usecases.outputs import Outputs
 from tests import factories
 from tests.support.database import Database
@@ -79,8 +79,11 @@ async def test_without_renewal_everything_ends_before_the_lease_does(database: D
     await member.begin()
     before = member.incarnation
     stop, lost = asyncio.Event(), asyncio.Event()
+    late: list[asyncio.Task[None]] = []
 
     async def on_lost() -> None:
+        late.append(asyncio.create_task(member.hold()))  # what came in before its stream ended
+        await asyncio.sleep(0)
         lost.set()
 
     keeping = asyncio.create_task(
@@ -98,6 +101,8 @@ async def test_without_renewal_everything_ends_before_the_lease_does(database: D
             async with asyncio.timeout(5):
                 await member.joined.wait()
             assert member.incarnation != before
+            with pytest.raises(LeaseLost):  # it was given to the incarnation that is over
+                await late[0]
             rows = sql.execute("SELECT incarnation, state FROM runner_members").fetchall()
             assert {(before, "gone"), (member.incarnation, "idle")} == set(rows)
     finally:

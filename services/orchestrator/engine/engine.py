@@ -414,7 +414,8 @@ class Engine:
             if view.status in NODE_FINAL:
                 view.completed_at = max(at, view.started_at)
         complete = t.complete_views and run is not None
-        self.hub.publish(t.run_id, Change(t.revision, t.views, complete, final))
+        row = bool(t.run_changes)
+        self.hub.publish(t.run_id, Change(t.revision, t.views, complete, final, row))
 
     def _send(self, command: SupersededCommand | AckCommand | KillCommand) -> None:
         stream = self.streams.get(command.runner)

@@ -22,6 +22,7 @@ class Change:
     views: list[tuple[int, NodeRecord]]  # places as they stood, oldest first
     complete: bool  # whether `views` is all; else the rows tell
     final: bool
+    row: bool = True  # whether the run's own row changed, not its nodes' alone
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +33,7 @@ class Subscription:
     _views: list[tuple[int, NodeRecord]] = field(default_factory=list)
     _revision: int = 0
     _complete: bool = True
+    _row: bool = False
     final: bool = False
     ends_only: bool = False  # a waiter: only the end, or a rebuilt memory, is news
 
@@ -41,6 +43,7 @@ class Subscription:
             return
         self._revision = max(self._revision, change.revision)
         self._complete = self._complete and change.complete
+        self._row = self._row or change.row
         self.final = self.final or change.final
         if self._complete and len(self._views) < _VIEWS_MAX:
             self._views += change.views
@@ -56,8 +59,8 @@ class Subscription:
         except TimeoutError:
             return None
         self._event.clear()
-        change = Change(self._revision, self._views, self._complete, self.final)
-        self._views, self._complete = [], True
+        change = Change(self._revision, self._views, self._complete, self.final, self._row)
+        self._views, self._complete, self._row = [], True, False
         return change
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from typing import Final
@@ -109,11 +110,12 @@ class _View:
         self._reader = reader
         self._plan = plan
         self._statuses: dict[str, NodeStatus] = {}
+        self._counts: Counter[NodeStatus] = Counter()
 
     async def begin(self, after_revision: int) -> list[Step]:
         """Give the snapshot, or one delta since a revision; a snapshot alone has the input."""
         rows = await self._rows(0)
-        self._statuses = {row.node_id: row.status for row in rows}
+        self._note(rows)
         self.revision = max([self.execution.revision, *(row.revision for row in rows)])
         nodes = rendered(self.execution, self._plan, rows, 0, len(self._plan.places))
         bookmark = Step("bookmark", self.revision)
@@ -137,12 +139,12 @@ class _View:
         else:
             latest = {row.node_id: row for row in await self._rows(self.revision)}
             seen = max([self.revision, *(row.revision for row in latest.values())])
-        if change.final or not change.complete or self.execution.started_at is None:
+        if change.row or not change.complete:
             self.execution, _ = await self._reader.get(
                 self._caller, self.execution.id, full=True, with_input=False
             )
             seen = max(seen, self.execution.revision)
-        self._statuses |= {node.node_id: node.status for node in latest.values()}
+        self._note(latest.values())
         moved = seen > self.revision or bool(latest)
         before, self.revision = self.revision, seen
         if not moved and not self.execution.final:
@@ -160,10 +162,17 @@ class _View:
         async with as_caller(self._reader.api_pool, self._caller) as db:
             return await executions.list_nodes(db, self.execution.id, after_revision=after_revision)
 
+    def _note(self, nodes: Iterable[NodeExecution]) -> None:
+        """Count what changed, and not all there is: a large run changes often."""
+        for node in nodes:
+            before = self._statuses.get(node.node_id)
+            if before is not None:
+                self._counts[before] -= 1
+            self._statuses[node.node_id] = node.status
+            self._counts[node.status] += 1
+
     def _counted(self) -> Execution:
-        counts: dict[str, int] = {}
-        for status in self._statuses.values():
-            counts[status] = counts.get(status, 0) + 1
+        counts: dict[str, int] = {status: n for status, n in self._counts.items() if n}
         return replaced(self.execution, counts=counts, revision=self.revision)
 
 

@@ -56,6 +56,32 @@ async def test_the_last_delta_tells_of_nodes_that_never_began(
     assert dict.fromkeys("abcd", cancelled) == statuses
 
 
+async def test_a_watcher_learns_of_a_cancel_before_the_run_has_ended(
+    orchestra: Orchestra, diamond: str
+) -> None:
+    """I14: from the OK on only cancelled can follow, and whoever watches may know."""
+    seen = []
+    async with orchestra.running():
+        runner = await orchestra.runner(lambda *_: None)
+        async with runner.attached():
+            started = await orchestra.stub.StartExecution(
+                pb.StartExecutionRequest(workflow_id=diamond, input_json='{"x":1}')
+            )
+            call = orchestra.stub.WatchExecution(
+                pb.WatchExecutionRequest(execution_id=started.execution.id)
+            )
+            async for message in call:
+                if message.HasField("bookmark"):
+                    await orchestra.stub.CancelExecution(
+                        pb.CancelExecutionRequest(execution_id=started.execution.id)
+                    )
+                if message.delta.HasField("execution"):
+                    run = message.delta.execution
+                    seen.append((run.status, run.HasField("cancel_time"), run.input_json))
+    assert execution_pb2.EXECUTION_STATUS_CANCELLED == seen[-1][0]
+    assert {(True, "")} == {(cancelled, given) for _, cancelled, given in seen}
+
+
 async def test_a_member_that_went_to_rest_under_a_flush_is_not_fenced(
     orchestra: Orchestra, diamond: str
 ) -> None:

@@ -438,7 +438,7 @@ class AttemptDecline(_message.Message):
     token: _builtins.int
     """The attempt's token."""
     reason: _builtins.str
-    """Why: `over_grant`, `draining`, `python_missing`, `tier_missing`."""
+    """Why: `over_grant`, `draining`, `python_missing`, `tier_missing`, `inputs_missing`."""
     def __init__(
         self,
         *,

@@ -445,7 +445,7 @@ class NodeExecution(_message.Message):
     output_json: _builtins.str
     """JSON text: an object by the names of the node's outputs."""
     container_id: _builtins.str
-    """The sandbox of its last attempt, a container's id."""
+    """The sandbox of its last attempt, a container's id; known once that attempt has ended."""
     stdout_tail: _builtins.str
     """The end of what its last attempt wrote to standard output; at most 8 KiB."""
     stderr_tail: _builtins.str

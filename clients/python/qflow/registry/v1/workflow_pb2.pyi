@@ -331,7 +331,7 @@ class WorkflowOutput(_message.Message):
     TYPE_EXPRESSION_FIELD_NUMBER: _builtins.int
     TYPE_JSON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name: a Python identifier, or a workflow node's id."""
+    """Its name: a Python identifier, a workflow node's id, or such an id, a dot and an output's name."""
     source_node: _builtins.str
     """The workflow node it comes from."""
     source_output: _builtins.str
@@ -406,8 +406,8 @@ class WorkflowDefinition(_message.Message):
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowOutput]:
-        """What a run answers with: at most 1,000. When empty: every output of every node that feeds no other, named by the
-        node's id.
+        """What a run answers with: at most 10,000. When empty: every output of every node that feeds no other, named by the
+        node's id, or by id, dot and output where the node has several.
         """
 
     @_builtins.property

@@ -252,7 +252,7 @@ class Container(_message.Message):
     memory_limit_bytes: _builtins.int
     """How much memory it may use, in bytes."""
     attempts: _builtins.int
-    """How many attempts it made."""
+    """How many attempts it made; while it runs, this and what follows may be two seconds old."""
     memory_peak_bytes: _builtins.int
     """The most memory that was resident at once."""
     @_builtins.property

@@ -32,14 +32,19 @@ def reader(parse: Callable[[bytes], Any]) -> Callable[[bytes], Received]:
 
 
 def stage(inner: Handle, method: Method) -> Handle:
-    """Give the servicer plain messages, each checked; refuse the first that is wrong."""
-    check = _checker(method)
+    """Give the servicer plain messages, each checked; refuse the first that is wrong.
+
+    Streams between services carry the hot path, and their senders are trusted by token: after
+    the first, which says who it is, their messages are read safely, but not searched.
+    """
+    check = _checker(method, searched=method.rule is not None)
+    later = check if method.public else _checker(method, searched=False)
 
     async def handle_one(call: Call, request: Received) -> Any:
         return await inner(call, check(request))
 
     async def handle_stream(call: Call, request: AsyncIterator[Received]) -> Any:
-        return await inner(call, _checked(request, check, _idle_s(method)))
+        return await inner(call, _checked(request, check, later, _idle_s(method)))
 
     return handle_stream if method.requests_stream else handle_one
 
@@ -50,7 +55,10 @@ def _idle_s(method: Method) -> float | None:
 
 
 async def _checked(
-    requests: AsyncIterator[Received], check: Callable[[Received], Any], idle_s: float | None
+    requests: AsyncIterator[Received],
+    check: Callable[[Received], Any],
+    later: Callable[[Received], Any],
+    idle_s: float | None,
 ) -> AsyncIterator[Any]:
     while True:
         scope = asyncio.timeout(idle_s)
@@ -67,13 +75,11 @@ async def _checked(
                 "UPLOAD_IDLE", f"nothing was sent for {idle_s:g} s; send faster or half-close"
             ) from None
         yield check(received)
+        check = later
 
 
-def _checker(method: Method) -> Callable[[Received], Any]:
+def _checker(method: Method, *, searched: bool) -> Callable[[Received], Any]:
     name = method.request.full_name
-    # Streams between services carry the hot path, and their senders are trusted by token:
-    # their messages are read safely, but not searched.
-    searched = method.rule is not None and (method.public or not method.streams)
     if searched:  # a rule that cannot be compiled must stop the start, not a call
         protovalidate.collect_violations(GetMessageClass(method.request)())
 

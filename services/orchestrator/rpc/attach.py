@@ -14,6 +14,7 @@ from qflow.orchestrator.v1 import attach_service_pb2_grpc
 
 from services.kit.errors import Conflict, InvalidArgument
 from services.kit.pg import Pool
+from services.kit.rpc import codec as kit
 from services.orchestrator.domain.core import Outcome
 from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
 from services.orchestrator.domain.state import Failure, FileValue, Usage
@@ -30,6 +31,8 @@ FRAME_BYTES_MAX: Final = 256 * 1024
 CHUNK_BYTES: Final = 128 * 1024
 KILL_GRACE_MS: Final = 2000
 _ROOM_CHECK_S: Final = 0.02
+_ID_BYTES: Final = 16
+_SHA256_BYTES: Final = 32
 
 
 class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
@@ -96,7 +99,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
             self._engine.granted(runner_id, frame.grant.credits, frame.grant.grant_epoch)
         for decline in frame.declines:
             log.info("attempt_declined", reason=decline.reason)
-            self._engine.declined(runner_id, UUID(bytes=decline.attempt_ref), decline.token)
+            self._engine.declined(runner_id, _attempt(decline), decline.token)
 
     async def GetValues(
         self, request: pb.GetValuesRequest, context: Context
@@ -130,13 +133,18 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
         transfer_us=result.transfer_us,
         stdout_tail=result.stdout_tail,
         stderr_tail=result.stderr_tail,
-        container_id=UUID(bytes=result.container_id) if result.container_id else None,
+        container_id=_id(result.container_id, "results.container_id")
+        if result.container_id
+        else None,
     )
     kind = result.WhichOneof("outcome")
     value: tuple[bytes, ...] | FileValue | Failure
     if kind == "success" and result.success.HasField("file"):
         file = result.success.file
-        value = FileValue(UUID(bytes=file.file_id), file.size_bytes, file.sha256)
+        if len(file.sha256) != _SHA256_BYTES:
+            raise kit.invalid("results.success.file.sha256", f"must have {_SHA256_BYTES} bytes")
+        file_id = _id(file.file_id, "results.success.file.file_id")
+        value = FileValue(file_id, file.size_bytes, file.sha256)
     elif kind == "success":
         value = tuple(result.success.outputs)
     elif kind == "failure":
@@ -150,7 +158,18 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
         )
     else:
         raise InvalidArgument("OUTCOME_MISSING", "results: each says how the attempt ended")
-    return Outcome(UUID(bytes=result.attempt_ref), result.token, value, usage)
+    return Outcome(_attempt(result), result.token, value, usage)
+
+
+def _attempt(message: pb.AttemptResult | pb.AttemptDecline) -> UUID:
+    return _id(message.attempt_ref, "attempt_ref")
+
+
+def _id(raw: bytes, field: str) -> UUID:
+    """Read an id of a frame; only a stream's first one was searched on its way here."""
+    if len(raw) != _ID_BYTES:
+        raise kit.invalid(field, f"must have {_ID_BYTES} bytes")
+    return UUID(bytes=raw)
 
 
 def _frames(commands: list[Outgoing]) -> Iterable[pb.AttachResponse]:

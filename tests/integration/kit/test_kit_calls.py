@@ -150,17 +150,23 @@ async def test_a_deadline_that_is_past_is_told_before_anything_is_done(service: 
 
 
 @pytest.mark.parametrize("service", [{"public": False}], indirect=True)
-async def test_between_services_streams_are_held_open_and_only_unary_calls_are_searched(
+async def test_between_services_the_messages_of_a_stream_are_searched_up_to_the_first(
     service: Service,
 ) -> None:
     pb = service.pb
+    notes = [pb.Note(text="first"), pb.Note(text="x" * 101)]
     async with service.channel() as channel:
         stub = service.stubs.grpc.KitTestServiceStub(channel)
-        answers = [note.text async for note in stub.Chat(iter([pb.Note(text="x" * 101)]))]
-        assert ["x" * 101] == answers
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Say(pb.Note(text="x" * 101))
-    assert grpc.StatusCode.INVALID_ARGUMENT == caught.value.code()
+        assert ["first", "x" * 101] == [note.text async for note in stub.Chat(iter(notes))]
+        for call in (
+            stub.Say(notes[1]),
+            stub.Count(notes[1]).read(),
+            stub.Collect(iter(notes[1:])),
+            stub.Chat(iter(notes[1:])).read(),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert grpc.StatusCode.INVALID_ARGUMENT == caught.value.code()
 
 
 async def test_a_call_that_a_call_makes_ends_before_it(service: Service) -> None:

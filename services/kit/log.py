@@ -26,11 +26,13 @@ def configure(service: str, *, level: str = "info") -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # Plain tracebacks: the others carry local variables, and with them secrets.
     if sys.stdout.isatty():
-        tail: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]
+        tail: list[structlog.typing.Processor] = [
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        ]
         factory: structlog.typing.Processor | object = structlog.WriteLoggerFactory(sys.stdout)
     else:
-        # Plain tracebacks: the structured ones carry local variables, and with them secrets.
         tail = [structlog.processors.format_exc_info, _to_json]
         factory = structlog.BytesLoggerFactory(sys.stdout.buffer)
     structlog.configure(

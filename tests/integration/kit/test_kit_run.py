@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pty
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,37 @@ async def events_until(process: asyncio.subprocess.Process, event: str) -> list[
 
 def names(lines: list[dict[str, Any]]) -> list[str]:
     return [line["event"] for line in lines]
+
+
+CRASH = """
+import structlog
+from services.kit import log
+
+def fail(token):
+    password = "canary-in-a-local"
+    raise RuntimeError("it failed")
+
+log.configure("tiny")
+try:
+    fail("canary-in-an-argument")
+except RuntimeError:
+    structlog.get_logger().exception("call_crashed")
+"""
+
+
+def test_no_local_variable_is_shown_on_a_terminal() -> None:
+    """I37, X8."""
+    reader, terminal = pty.openpty()
+    subprocess.run([sys.executable, "-c", CRASH], stdout=terminal, cwd=ROOT, check=True)
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # how a terminal says that nobody writes any more
+        while part := os.read(reader, 65536):
+            shown += part
+    os.close(reader)
+    assert b"call_crashed" in shown
+    assert b"it failed" in shown
+    assert b"canary" not in shown
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -100,7 +100,10 @@ class Authenticator:
             raise _unavailable() from error
         caller = None if row is None else _to_caller(row)
         # Apart from each other: whoever tries tokens must not push out those that are good.
-        known = self._unknown if caller is None else self._known
+        known, other = self._known, self._unknown
+        if caller is None:
+            known, other = other, known
+        other.pop(digest, None)  # what it was said before must not hide the answer
         known[digest] = _Known(caller, until)
         known.move_to_end(digest)
         while len(known) > _CACHE_SIZE_MAX:

@@ -191,6 +191,27 @@ async def test_an_identity_is_remembered_and_asked_for_once_at_a_time(
         await authenticator.authenticate(token_sha256(USER))
 
 
+async def test_that_a_token_is_not_known_is_remembered_too_though_it_once_was(
+    service: Service,
+) -> None:
+    """X4."""
+    now = 100.0
+    authenticator = Authenticator(service.pool, clock=lambda: now)
+    await authenticator.authenticate(token_sha256(USER))
+    await service.pool.execute("UPDATE identities SET digest = 'gone' WHERE role = 'user'")
+    for _ in range(2):
+        now += 5.0
+        with pytest.raises(Unauthenticated):
+            await authenticator.authenticate(token_sha256(USER))
+    await service.pool.execute(
+        "UPDATE identities SET digest = $1 WHERE role = 'user'", token_sha256(USER)
+    )
+    with pytest.raises(Unauthenticated):  # for five seconds the database is not asked
+        await authenticator.authenticate(token_sha256(USER))
+    now += 5.0
+    assert "user" == (await authenticator.authenticate(token_sha256(USER))).role
+
+
 @pytest.mark.parametrize("service", [{"recheck_s": 0.01}], indirect=True)
 @pytest.mark.parametrize("kind", ["Count", "Chat"])
 async def test_an_open_stream_ends_when_its_token_is_revoked(service: Service, kind: str) -> None:

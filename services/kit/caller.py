@@ -14,6 +14,8 @@ from services.kit.errors import Unauthenticated
 
 Role = Literal["admin", "user", "viewer", "service"]
 Kind = Literal["user", "service"]
+# Said out loud: a list of scopes that is empty allows nothing.
+Scopes = frozenset[str] | Literal["all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +26,15 @@ class Caller:
     tenant_id: UUID
     role: Role
     is_owner: bool
-    scopes: frozenset[str]
+    scopes: Scopes
     kind: Kind
     name: str
     session_id: UUID
     expires_at: datetime
+
+    def has_scope(self, scope: str) -> bool:
+        """Whether the token reaches so far; whether the role does is another question."""
+        return self.scopes == "all" or scope in self.scopes
 
 
 _CALLER: Final[ContextVar[Caller]] = ContextVar("qflow_caller")

@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 from qflow.auth.v1 import auth_pb2
 
-from services.kit.caller import Caller, caller_scope
+from services.kit.caller import Caller, Scopes, caller_scope
 from services.kit.errors import PermissionDenied, QflowError, Unauthenticated, Unavailable
 from services.kit.ids import TOKEN_BYTES_MAX, token_sha256
 from services.kit.pg import Pool, translate
@@ -132,7 +132,8 @@ def stage(inner: Handle, method: Method, authenticator: Authenticator) -> Handle
 
 def check(caller: Caller, rule: auth_pb2.AuthRule) -> None:
     """Raise unless the rule admits the caller."""
-    if not any(_admits(audience, caller, rule) for audience in rule.audiences):
+    admitted = any(_admits(audience, caller, rule) for audience in rule.audiences)
+    if not admitted or not caller.has_scope(rule.scope):
         raise PermissionDenied(
             "NOT_ALLOWED",
             f"this call needs {_needed(rule)}",
@@ -144,11 +145,9 @@ def check(caller: Caller, rule: auth_pb2.AuthRule) -> None:
 def _admits(audience: auth_pb2.Audience.ValueType, caller: Caller, rule: auth_pb2.AuthRule) -> bool:
     match audience:
         case auth_pb2.AUDIENCE_USER:
-            allowed = caller.kind == "user" and _ROLES.get(caller.role) in rule.roles
-            # A session has all scopes of its role and lists none; a narrower token lists its own.
-            return allowed and (not caller.scopes or rule.scope in caller.scopes)
+            return caller.kind == "user" and _ROLES.get(caller.role) in rule.roles
         case auth_pb2.AUDIENCE_SERVICE:
-            return caller.kind == "service" and rule.scope in caller.scopes
+            return caller.kind == "service"
         case _:
             return False
 
@@ -255,9 +254,18 @@ def _to_caller(row: Any) -> Caller:
         tenant_id=row["tenant_id"] or _NOBODY,
         role=row["role"],
         is_owner=bool(row["is_owner"]),
-        scopes=frozenset(row["scopes"] or ()),
+        scopes=_scopes(row["kind"], frozenset(row["scopes"] or ())),
         kind=row["kind"],
         name=row["name"],
         session_id=row["session_id"] or _NOBODY,
         expires_at=expires_at,
     )
+
+
+def _scopes(kind: str, listed: frozenset[str]) -> Scopes:
+    """Read the scopes of a token as the database tells them.
+
+    What it calls a user is a session: that has all scopes of its role, and lists none. A narrower
+    token has to list its own, or to be of another kind, which no rule admits until it is known.
+    """
+    return "all" if kind == "user" and not listed else listed

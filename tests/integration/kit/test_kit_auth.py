@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from typing import Any, cast
+from uuid import UUID
 
 import grpc
 import pytest
+from qflow.auth.v1 import auth_pb2
 
-from services.kit.caller import Caller, current_caller
-from services.kit.errors import Unauthenticated
+from services.kit.caller import Caller, Kind, Role, Scopes, current_caller
+from services.kit.errors import PermissionDenied, Unauthenticated
 from services.kit.ids import token_sha256
-from services.kit.rpc.auth import Authenticator
+from services.kit.rpc.auth import Authenticator, check
 from services.kit.rpc.server import Listener, open_server
 from tests.integration.kit.conftest import SERVICE as SERVICE_TOKEN
 from tests.integration.kit.conftest import USER, VIEWER, Service
@@ -126,6 +130,56 @@ async def test_a_narrow_user_token_is_held_to_its_scopes(service: Service) -> No
     error = await outcome(service, "Change", "unary_unary", metadata)
     assert error is not None
     assert error.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize(
+    ("scopes", "allowed"),
+    [
+        ("all", True),
+        (frozenset(["tests:read"]), True),
+        (frozenset(["all"]), False),
+        (frozenset(), False),
+    ],
+)
+def test_a_list_of_scopes_that_is_empty_allows_nothing(scopes: Scopes, *, allowed: bool) -> None:
+    """X17."""
+    for role, kind, audience in (
+        ("user", "user", auth_pb2.AUDIENCE_USER),
+        ("service", "service", auth_pb2.AUDIENCE_SERVICE),
+    ):
+        caller = Caller(
+            user_id=UUID(int=1),
+            tenant_id=UUID(int=1),
+            role=cast("Role", role),
+            is_owner=False,
+            scopes=scopes,
+            kind=cast("Kind", kind),
+            name="x",
+            session_id=UUID(int=1),
+            expires_at=datetime.max.replace(tzinfo=UTC),
+        )
+        rule = auth_pb2.AuthRule(audience=audience, roles=[auth_pb2.ROLE_USER], scope="tests:read")
+        with nullcontext() if allowed else pytest.raises(PermissionDenied):
+            check(caller, rule)
+
+
+@pytest.mark.parametrize(
+    ("token", "method", "scopes", "allowed"),
+    [
+        (USER, "Say", "{}", True),
+        (USER, "Say", "{all}", False),
+        (SERVICE_TOKEN, "Peer", "{}", False),
+        (SERVICE_TOKEN, "Peer", "{all}", False),
+    ],
+)
+async def test_a_session_has_all_scopes_of_its_role_and_a_service_only_those_it_lists(
+    service: Service, token: str, method: str, scopes: str, *, allowed: bool
+) -> None:
+    """X17."""
+    await service.pool.execute("UPDATE identities SET scopes = $1::text::text[]", scopes)
+    metadata: list[tuple[str, str | bytes]] = [("authorization", f"Bearer {token}")]
+    error = await outcome(service, method, "unary_unary", metadata)
+    assert (None if allowed else grpc.StatusCode.PERMISSION_DENIED) == (error and error.code())
 
 
 async def test_no_name_is_public_for_how_it_begins_or_ends(service: Service) -> None:

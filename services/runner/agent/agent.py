@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import _signal
 import base64
+import enum
 import fcntl
 import gc
 import json
 import math
 import os
+import re
 import resource
 import signal
 import struct
 import sys
 import time
 import types
+from collections import deque
 
 PROTOCOL = 1
 MAX_DEPTH = 64
@@ -36,6 +39,15 @@ MAX_FRAMES = 24
 MODULE = "qflow_node"
 FILENAME = "node.py"
 _HEAD = struct.Struct("!II")
+# The texts that `qflow.types` takes for values: what leaves a node and what enters one are the same.
+_DATE = r"\d{4}-\d\d-\d\d"
+_OFFSET = r"Z|[+-]\d\d:\d\d(:\d\d(\.\d{6})?)?"
+_TIME = r"\d\d:\d\d(:\d\d(\.\d{1,6})?)?(%s)?" % _OFFSET
+_DATE_TEXT = re.compile(_DATE, re.ASCII)
+_TIME_TEXT = re.compile(_TIME, re.ASCII)
+_DATETIME_TEXT = re.compile("%s[T ]%s" % (_DATE, _TIME), re.ASCII)
+_DECIMAL_TEXT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,6})?", re.ASCII)
+_DECIMAL_CHARS_MAX = 4301  # 4,300 digits and a sign
 _WATCHED_SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGALRM, _signal.SIGCHLD)
 
 
@@ -113,6 +125,10 @@ def _check_float(value):
     return value
 
 
+def _is_decimal(text):
+    return len(text) <= _DECIMAL_CHARS_MAX and bool(_DECIMAL_TEXT.fullmatch(text))
+
+
 def _check_text(value):
     if "\x00" in value:
         raise Mismatch("the text holds a NUL character", "serialization_error")
@@ -129,6 +145,15 @@ def _unwrap_numpy(value):
     if kind.__module__ == "numpy" and getattr(value, "ndim", None) == 0:
         return value.item()
     return value
+
+
+def _plain_key(key):
+    if type(key) is not str:
+        raise Mismatch(
+            "a key is %s; without a declared type keys are str" % describe(key),
+            "serialization_error",
+        )
+    return _check_text(key)
 
 
 def parse_text(text):
@@ -160,15 +185,11 @@ def encode_any(value, depth=0):
     if kind is dict:
         out = {}
         for key, item in value.items():
-            if type(key) is not str:
-                raise Mismatch(
-                    "a key is %s; without a declared type keys are str" % describe(key),
-                    "serialization_error",
-                )
+            text = _plain_key(key)
             try:
-                out[_check_text(key)] = encode_any(item, depth + 1)
+                out[text] = encode_any(item, depth + 1)
             except Mismatch as problem:
-                raise problem.under(_key(key))
+                raise problem.under(_key(text))
         return out
     plain = _unwrap_numpy(value)
     if plain is not value:
@@ -199,6 +220,7 @@ class Codecs:
 
     def __init__(self, namespace):
         self.namespace = namespace
+        self.hashed = False  # whether what is compiled stands in a set or a key
 
     def find(self, name):
         found = self.namespace
@@ -226,10 +248,17 @@ class Codecs:
             )
         return make(kind, depth + 1)
 
+    def hashed_decoder(self, kind, depth):
+        outer, self.hashed = self.hashed, True
+        try:
+            return self.decoder(kind, depth)
+        finally:
+            self.hashed = outer
+
     # -- scalars
 
     def _decode_any(self, kind, depth):
-        return lambda plain: plain
+        return as_hashable if self.hashed else _same
 
     def _encode_any(self, kind, depth):
         return encode_any
@@ -366,9 +395,7 @@ class Codecs:
         from decimal import Decimal, InvalidOperation
 
         def decode(plain):
-            if type(plain) is int:
-                return Decimal(plain)
-            if type(plain) is not str:
+            if type(plain) is not str or not _is_decimal(plain):
                 raise _expected("decimal as text", plain)
             try:
                 return Decimal(plain)
@@ -383,7 +410,13 @@ class Codecs:
         def encode(value):
             if not isinstance(value, Decimal):
                 raise _expected("Decimal", value)
-            return str(value)
+            text = Decimal.__str__(value)
+            if not _is_decimal(text):
+                raise Mismatch(
+                    "the Decimal is not finite, or beyond 4300 digits or an exponent of 6",
+                    "serialization_error",
+                )
+            return text
 
         return encode
 
@@ -410,9 +443,9 @@ class Codecs:
 
         return encode
 
-    def _iso_decoder(self, cls, name):
+    def _iso_decoder(self, cls, name, pattern):
         def decode(plain):
-            if type(plain) is not str:
+            if type(plain) is not str or not pattern.fullmatch(plain):
                 raise _expected("%s as ISO 8601 text" % name, plain)
             try:
                 return cls.fromisoformat(plain_iso(plain))
@@ -421,45 +454,54 @@ class Codecs:
 
         return decode
 
-    def _iso_encoder(self, check, name):
+    def _iso_encoder(self, check, name, pattern):
         def encode(value):
             if not check(value):
                 raise _expected(name, value)
-            return value.isoformat()
+            text = value.isoformat()
+            if not pattern.fullmatch(text):
+                raise Mismatch(
+                    "the %s has no ISO 8601 text that Python reads" % name, "serialization_error"
+                )
+            return text
 
         return encode
 
     def _decode_datetime(self, kind, depth):
         from datetime import datetime
 
-        return self._iso_decoder(datetime, "datetime")
+        return self._iso_decoder(datetime, "datetime", _DATETIME_TEXT)
 
     def _encode_datetime(self, kind, depth):
         from datetime import datetime
 
-        return self._iso_encoder(lambda value: isinstance(value, datetime), "datetime")
+        return self._iso_encoder(
+            lambda value: isinstance(value, datetime), "datetime", _DATETIME_TEXT
+        )
 
     def _decode_date(self, kind, depth):
         from datetime import date
 
-        return self._iso_decoder(date, "date")
+        return self._iso_decoder(date, "date", _DATE_TEXT)
 
     def _encode_date(self, kind, depth):
         from datetime import date, datetime
 
         return self._iso_encoder(
-            lambda value: isinstance(value, date) and not isinstance(value, datetime), "date"
+            lambda value: isinstance(value, date) and not isinstance(value, datetime),
+            "date",
+            _DATE_TEXT,
         )
 
     def _decode_time(self, kind, depth):
         from datetime import time as clock_time
 
-        return self._iso_decoder(clock_time, "time")
+        return self._iso_decoder(clock_time, "time", _TIME_TEXT)
 
     def _encode_time(self, kind, depth):
         from datetime import time as clock_time
 
-        return self._iso_encoder(lambda value: isinstance(value, clock_time), "time")
+        return self._iso_encoder(lambda value: isinstance(value, clock_time), "time", _TIME_TEXT)
 
     def _decode_timedelta(self, kind, depth):
         from datetime import timedelta
@@ -510,7 +552,8 @@ class Codecs:
     # -- containers
 
     def _items_decoder(self, kind, depth, build, name):
-        item = self.decoder(kind.get("item") or {"t": "any"}, depth)
+        compiled = self.hashed_decoder if build in (set, frozenset) else self.decoder
+        item = compiled(kind.get("item") or {"t": "any"}, depth)
 
         def decode(plain):
             if type(plain) is not list:
@@ -524,9 +567,12 @@ class Codecs:
             if build is list:
                 return out
             try:
-                return build(out)
+                built = build(out)
             except TypeError:
                 raise Mismatch("an element of the %s is not hashable" % name) from None
+            if len(built) != len(out):
+                raise Mismatch("two elements of the %s are equal" % name)
+            return built
 
         return decode
 
@@ -555,19 +601,19 @@ class Codecs:
         return self._items_decoder(kind, depth, list, "list")
 
     def _encode_list(self, kind, depth):
-        return self._items_encoder(kind, depth, list, "list")
+        return self._items_encoder(kind, depth, _SEQUENCES, "list")
 
     def _decode_set(self, kind, depth):
         return self._items_decoder(kind, depth, set, "set")
 
     def _encode_set(self, kind, depth):
-        return self._items_encoder(kind, depth, set, "set", ordered=False)
+        return self._items_encoder(kind, depth, _SETS, "set", ordered=False)
 
     def _decode_frozenset(self, kind, depth):
         return self._items_decoder(kind, depth, frozenset, "frozenset")
 
     def _encode_frozenset(self, kind, depth):
-        return self._items_encoder(kind, depth, frozenset, "frozenset", ordered=False)
+        return self._items_encoder(kind, depth, _SETS, "frozenset", ordered=False)
 
     def _decode_tuple(self, kind, depth):
         if "items" not in kind:
@@ -595,8 +641,7 @@ class Codecs:
 
     def _decode_dict(self, kind, depth):
         value_of = self.decoder(kind.get("value") or {"t": "any"}, depth)
-        key_kind = kind.get("key") or {"t": "str"}
-        key_of = None if key_kind.get("t") in ("str", "any") else self._key_decoder(key_kind, depth)
+        key_of = self._key_decoder(kind.get("key") or {"t": "str"}, depth)
 
         def decode(plain):
             if type(plain) is not dict:
@@ -604,9 +649,11 @@ class Codecs:
             out = {}
             for key, item in plain.items():
                 try:
-                    out[key if key_of is None else key_of(key)] = value_of(item)
+                    out[key_of(key)] = value_of(item)
                 except Mismatch as problem:
                     raise problem.under(_key(key))
+            if len(out) != len(plain):
+                raise Mismatch("two keys are equal")
             return out
 
         return decode
@@ -632,61 +679,81 @@ class Codecs:
         return encode
 
     def _key_decoder(self, kind, depth):
-        decode = self.decoder(kind, depth)
-        textual = kind.get("t") in _TEXT_KINDS or (
-            kind.get("t") == "enum" and kind.get("base", "str") == "str"
-        )
+        """A key is the text of its value, or its JSON text where it is none: `1`, `null`, `[1,2]`."""
+        tag = kind.get("t")
+        if tag in ("str", "any"):
+            return _same
+        if tag == "union":
+            options = [self._key_decoder(each, depth + 1) for each in keys_by_precision(kind)]
+            return _first_of(options, type_name(kind))
+        decode = self.hashed_decoder(kind, depth)
+        if tag in _TEXT_KINDS:
+            return decode
 
         def decode_key(key):
-            if textual:
-                return decode(key)
+            if tag in ("literal", "enum"):
+                try:
+                    return decode(key)
+                except Mismatch:
+                    pass
             try:
-                return decode(_parse(key))
-            except (ValueError, RecursionError):
-                raise Mismatch("the key is not %s" % type_name(kind)) from None
+                if key.strip() == key:
+                    found = decode(parse_text(key))
+                    hash(found)
+                    return found
+            except (ValueError, TypeError, RecursionError):
+                pass
+            raise Mismatch("the key is not %s" % type_name(kind))
 
         return decode_key
 
     def _key_encoder(self, kind, depth):
+        tag = kind.get("t")
+        if tag == "any":
+            return _plain_key
+        if tag == "union":
+            members = [
+                (option, self._key_encoder(option, depth + 1), self._key_decoder(option, depth + 1))
+                for option in keys_by_precision(kind)
+            ]
+            return _union_encoder(kind, members)
         encode = self.encoder(kind, depth)
 
         def encode_key(key):
             plain = encode(key)
             return plain if type(plain) is str else _dump(plain)
 
-        return encode_key
+        if tag not in ("literal", "enum"):
+            return encode_key
+        decode = self._key_decoder(kind, depth)
+
+        def encode_constant(key):
+            text = encode_key(key)
+            found = decode(text)
+            if type(found) is not type(key) or found != key:
+                raise Mismatch(
+                    "two keys of %s have the same text" % type_name(kind), "serialization_error"
+                )
+            return text
+
+        return encode_constant
 
     # -- choices
 
     def _decode_union(self, kind, depth):
-        options = [(option, self.decoder(option, depth)) for option in by_precision(kind["any_of"])]
-
-        def decode(plain):
-            for _, option in options:
-                try:
-                    return option(plain)
-                except Mismatch:
-                    continue
-            raise _expected(type_name(kind), plain)
-
-        return decode
+        options = [self.decoder(option, depth) for option in by_precision(kind["any_of"])]
+        return _first_of(options, type_name(kind))
 
     def _encode_union(self, kind, depth):
-        options = [(option, self.encoder(option, depth)) for option in by_precision(kind["any_of"])]
-
-        def encode(value):
-            first = None
-            for _, option in options:
-                try:
-                    return option(value)
-                except Mismatch as problem:
-                    if first is None or problem.kind == "serialization_error":
-                        first = problem
-            if first is not None and first.kind == "serialization_error":
-                raise first
-            raise _expected(type_name(kind), value)
-
-        return encode
+        options = by_precision(kind["any_of"])
+        if _apart(options, self.find):
+            members = [(option, self.encoder(option, depth), None) for option in options]
+        else:
+            members = [
+                (option, self.encoder(option, depth), self.decoder(option, depth))
+                for option in options
+            ]
+        return _union_encoder(kind, members)
 
     def _decode_literal(self, kind, depth):
         values = kind["values"]
@@ -704,12 +771,18 @@ class Codecs:
 
     def _decode_enum(self, kind, depth):
         cls = self.find(kind["name"])
+        combines = issubclass(cls, enum.Flag)
 
         def decode(plain):
             for member in cls:
                 value = member.value
                 if type(value) is type(plain) and value == plain:
                     return member
+            if combines and type(plain) is int:
+                try:
+                    return cls(plain)
+                except ValueError:
+                    pass
             raise Mismatch("not a value of %s" % kind["name"])
 
         return decode
@@ -797,13 +870,196 @@ class Codecs:
 
 
 _ABSENT = object()
-_TEXT_KINDS = ("str", "bytes", "decimal", "uuid", "datetime", "date", "time", "any")
-_RANK = {"none": 0, "bool": 1, "int": 2, "float": 3, "str": 8, "any": 9}
+# `Sequence`, `Iterable` and `deque` are lists to the declared types, and `AbstractSet` is a frozenset.
+_SEQUENCES = (list, tuple, deque, range)
+_SETS = (set, frozenset)
+_TEXT_KINDS = ("bytes", "decimal", "uuid", "datetime", "date", "time")
+_RANK = {
+    "literal": 0,
+    "none": 0,
+    "bool": 1,
+    "int": 2,
+    "float": 3,
+    "str": 4,
+    "enum": 5,
+    "record": 5,
+    "list": 6,
+    "tuple": 7,
+    "set": 8,
+    "frozenset": 8,
+    "any": 10,
+}
 
 
 def by_precision(options):
-    """An untagged union is read by its most exact option: int before float, str and any last."""
-    return sorted(options, key=lambda option: _RANK.get(option.get("t"), 5))
+    """The order in which members of a union read: `qflow.types.order` says it and why."""
+    return sorted(options, key=lambda option: _RANK.get(option.get("t"), 9))
+
+
+def keys_by_precision(kind):
+    """Of what keys may be: each is a text, so `str` is what it is taken for where `str` stands."""
+    return sorted(by_precision(kind["any_of"]), key=lambda option: option.get("t") != "str")
+
+
+def _same(plain):
+    return plain
+
+
+def _first_of(options, name):
+    def decode(plain):
+        for option in options:
+            try:
+                return option(plain)
+            except Mismatch:
+                continue
+        raise _expected(name, plain)
+
+    return decode
+
+
+def _union_encoder(kind, members):
+    """Write by the member that a value is of; with decoders, only what is read back as it was."""
+    # An enum or a record takes its own values alone, other members also those of subclasses.
+    own_first = sorted(members, key=lambda member: member[0].get("t") not in ("enum", "record"))
+    read = None if members[0][2] is None else [decode for _, _, decode in members]
+
+    def encode(value):
+        first = None
+        written = []
+        for option, encode_member, decode in own_first:
+            try:
+                plain = encode_member(value)
+            except Mismatch as problem:
+                if first is None or problem.kind == "serialization_error":
+                    first = problem
+                continue
+            if read is None or _shape(_attempt(read, plain)) == _shape(value):
+                return plain
+            written.append((plain, option, decode))
+        if written:
+            return _unmistaken(value, written, read, kind)
+        if first is not None and first.kind == "serialization_error":
+            raise first
+        raise _expected(type_name(kind), value)
+
+    return encode
+
+
+def _unmistaken(value, written, decoders, kind):
+    """Choose, of what members wrote for a value of a subclass, what is read back as its own."""
+    decoded = [_attempt([decode], plain) for plain, _, decode in written]
+    own = range(len(written))
+    for loose in (False, True):
+        wanted = _shape(value, loose)
+        same = [at for at in own if _shape(decoded[at], loose) == wanted]
+        if same:
+            own = same
+            break
+    for at in own:
+        if _shape(_attempt(decoders, written[at][0])) == _shape(decoded[at]):
+            return written[at][0]
+    raise Mismatch(
+        "in %s, this %s would be read back as %s; declare one of them"
+        % (
+            type_name(kind),
+            type_name(written[own[0]][1]),
+            describe(_attempt(decoders, written[own[0]][0])),
+        ),
+        "serialization_error",
+    )
+
+
+def _attempt(decoders, plain):
+    for decode in decoders:
+        try:
+            return decode(plain)
+        except Mismatch:
+            continue
+    return _ABSENT
+
+
+def _shape(value, loose=False):
+    """What a value is made of, by its classes; what is written alike and of one class is the same.
+
+    Loosely, a value of a subclass is as one of the class that it is written as.
+    """
+    kind = type(value)
+    if kind is str or value is None:
+        return kind
+    value = _unwrap_numpy(value)
+    kind = type(value)
+    if isinstance(value, enum.Enum):
+        return kind
+    if loose:
+        kind = next((base for base, classes in _WRITTEN_AS if isinstance(value, classes)), kind)
+    if isinstance(value, dict):
+        return kind, frozenset((key, _shape(key), _shape(value[key], loose)) for key in value)
+    if isinstance(value, _SETS):
+        return kind, frozenset(_shape(item, loose) for item in value)
+    if isinstance(value, _SEQUENCES):
+        return kind, tuple(_shape(item, loose) for item in value)
+    return kind
+
+
+# `float` holds the integers that are written for it.
+_WRITTEN_AS = (
+    (bool, bool),
+    (float, (int, float)),
+    (str, str),
+    (bytes, (bytes, bytearray, memoryview)),
+    (list, (list, deque, range)),
+    (dict, dict),
+)
+_NUMBERS = frozenset((int, float))
+_WRITES = {
+    "none": frozenset((type(None),)),
+    "bool": frozenset((bool,)),
+    "int": frozenset((int,)),
+    "float": frozenset((float,)),
+    "timedelta": _NUMBERS,
+    "str": frozenset((str,)),
+    "dict": frozenset((dict,)),
+    "record": frozenset((dict,)),
+    "file": frozenset((dict,)),
+}
+_WRITES.update(dict.fromkeys(_TEXT_KINDS, _WRITES["str"]))
+_WRITES.update(dict.fromkeys(("list", "tuple", "set", "frozenset", "complex"), frozenset((list,))))
+_WRITES["any"] = frozenset().union(*_WRITES.values())
+
+
+def _writes(kind, find):
+    """The kinds of JSON that values of a type are written as."""
+    if kind.get("t") == "literal":
+        return {type(value) for value in kind["values"]}
+    if kind.get("t") == "enum":
+        return {type(member.value) for member in find(kind["name"])}
+    return _WRITES.get(kind.get("t"), _WRITES["any"])
+
+
+def _apart(options, find):
+    """Whether the members of a union are never taken for each other, by what JSON they are."""
+    for at, later in enumerate(options):
+        for earlier in options[:at]:
+            reads = _NUMBERS if earlier.get("t") == "float" else _writes(earlier, find)
+            if reads & _writes(later, find) and not (_as_it_is(earlier) and _as_it_is(later)):
+                return False
+    return True
+
+
+def _as_it_is(kind):
+    """Whether values of a type are read as what JSON itself has, so that no reader differs."""
+    tag = kind.get("t")
+    if tag == "list":
+        return _as_it_is(kind.get("item") or {"t": "any"})
+    if tag == "dict":
+        key = kind.get("key") or {"t": "str"}
+        return key.get("t") in ("str", "any") and _as_it_is(kind.get("value") or {"t": "any"})
+    return tag in ("literal", "none", "bool", "int", "str", "file", "any")
+
+
+def as_hashable(plain):
+    """What no type is declared for, in a set or a key: an array can only have been a tuple."""
+    return tuple(map(as_hashable, plain)) if type(plain) is list else plain
 
 
 def _each(codecs, values):
@@ -862,10 +1118,6 @@ def plain_iso(text):
 # All work on plain JSON: the text of the source type is the start, that of the target the end.
 
 
-def _same(plain):
-    return plain
-
-
 def _want(plain, kinds, name):
     if type(plain) not in kinds:
         raise _expected(name, plain)
@@ -895,9 +1147,14 @@ def _float_to_int(plain):
 
 
 def _unique(plain):
+    """The items that a set would keep: to it, 1, 1.0 and True are the same."""
     seen = {}
     for item in plain:
-        seen.setdefault(_dump(item), item)
+        key = as_hashable(item)
+        try:
+            seen.setdefault(key, item)
+        except TypeError:  # an object is somewhere in it
+            seen.setdefault(_dump(item), item)
     return list(seen.values())
 
 

@@ -16,7 +16,7 @@ from tests.integration.runner.conftest import ANY, INT, Start, load_header
 # Runs on 3.9: no `X | Y` outside of annotations.
 CLASSES = """
 from __future__ import annotations
-import dataclasses, datetime, decimal, enum, typing, uuid
+import collections, dataclasses, datetime, decimal, enum, typing, uuid
 
 class Color(enum.Enum):
     RED = "red"
@@ -25,6 +25,15 @@ class Color(enum.Enum):
 class Level(enum.IntEnum):
     LOW = 1
     HIGH = 2
+
+class Mixed(enum.Enum):
+    ONE = 1
+    TEXT = "x"
+    OTHER_ONE = "1"
+
+class Rights(enum.Flag):
+    READ = 1
+    WRITE = 2
 
 @dataclasses.dataclass
 class Point:
@@ -46,9 +55,13 @@ def main(value):
 
 def kind(value):
     return type(value).__name__
+
+def evaluated(value):
+    return eval(value)
 """
 
 STR = {"t": "str"}
+BYTES, DATE, DATETIME, DECIMAL = ({"t": name} for name in ("bytes", "date", "datetime", "decimal"))
 FLOAT = {"t": "float"}
 OPTIONAL_INT = {"t": "union", "any_of": [INT, {"t": "none"}]}
 POINT = {
@@ -80,7 +93,27 @@ ROW = {
 }
 COLOR = {"t": "enum", "name": "Color", "base": "str", "members": {"RED": "red", "BLUE": "blue"}}
 LEVEL = {"t": "enum", "name": "Level", "base": "int", "members": {"LOW": 1, "HIGH": 2}}
+MIXED = {
+    "t": "enum",
+    "name": "Mixed",
+    "base": "",
+    "members": {"ONE": 1, "TEXT": "x", "OTHER_ONE": "1"},
+}
+RIGHTS = {"t": "enum", "name": "Rights", "base": "int", "members": {"READ": 1, "WRITE": 2}}
 DIGITS = "7" * 4300
+
+
+def union(*members: dict[str, Any]) -> dict[str, Any]:
+    return {"t": "union", "any_of": list(members)}
+
+
+def mapping(key: dict[str, Any]) -> dict[str, Any]:
+    return {"t": "dict", "key": key, "value": INT}
+
+
+def items(kind: str, item: dict[str, Any]) -> dict[str, Any]:
+    return {"t": kind, "item": item}
+
 
 # (type, JSON text in and out, the Python type that user code sees)
 ROUND_TRIPS: list[tuple[dict[str, Any], str, str]] = [
@@ -113,6 +146,14 @@ ROUND_TRIPS: list[tuple[dict[str, Any], str, str]] = [
     ({"t": "dict", "key": INT, "value": STR}, '{"-1":"a","20":"b"}', "dict"),
     ({"t": "dict", "key": {"t": "bool"}, "value": INT}, '{"true":1}', "dict"),
     ({"t": "dict", "key": {"t": "date"}, "value": INT}, '{"2024-02-29":1}', "dict"),
+    (mapping({"t": "literal", "values": ["a", "b"]}), '{"a":1}', "dict"),
+    (mapping({"t": "literal", "values": ["a", 1, None]}), '{"a":1,"1":2,"null":3}', "dict"),
+    (mapping(union(INT, STR)), '{"a":1,"1":2}', "dict"),
+    (mapping(union(STR, {"t": "none"})), '{"a":1}', "dict"),
+    (mapping(union(DATE, DATETIME)), '{"2024-02-29":1,"2024-02-29T00:00:00":2}', "dict"),
+    (mapping(union(COLOR, INT)), '{"red":1,"5":2}', "dict"),
+    (mapping(MIXED), '{"x":1,"1":2}', "dict"),
+    (mapping({"t": "tuple", "items": [INT, STR]}), '{"[1,\\"a\\"]":1}', "dict"),
     (OPTIONAL_INT, "null", "NoneType"),
     (OPTIONAL_INT, "5", "int"),
     ({"t": "union", "any_of": [FLOAT, INT]}, "5", "int"),
@@ -120,6 +161,15 @@ ROUND_TRIPS: list[tuple[dict[str, Any], str, str]] = [
     ({"t": "literal", "values": ["a", 1, None]}, "1", "int"),
     (COLOR, '"blue"', "Color"),
     (LEVEL, "2", "Level"),
+    (RIGHTS, "3", "Rights"),
+    (union(DATETIME, DATE), '"2024-02-29"', "date"),
+    (union(DATE, STR), '"2024-02-29"', "str"),
+    (union(BYTES, STR), '"text"', "str"),
+    (union({"t": "timedelta"}, FLOAT), "1.5", "float"),
+    (union(items("set", INT), items("tuple", INT), items("list", INT)), "[1,1]", "list"),
+    (union(FLOAT, {"t": "literal", "values": [1]}), "1", "int"),
+    (DATETIME, '"1880-01-01T00:00:00+00:19:32"', "datetime"),
+    (items("set", ANY), '[["a",1]]', "set"),
     (POINT, '{"x":1,"y":2.0}', "Point"),
     (PAIR, '{"left":"a","right":null}', "Pair"),
     (ROW, '{"id":1}', "dict"),
@@ -194,6 +244,61 @@ async def test_what_is_returned_must_be_what_was_declared(start: Start) -> None:
         assert message in error["message"], (expression, error)
 
 
+# (type, what the function returns, the text that leaves)
+RETURNED: list[tuple[dict[str, Any], str, str]] = [
+    (items("list", INT), "(1, 2)", "[1,2]"),
+    (items("list", INT), "range(3)", "[0,1,2]"),
+    (items("list", INT), "collections.deque([1])", "[1]"),
+    (items("frozenset", INT), "{2, 1}", "[1,2]"),
+    (items("set", INT), "frozenset([1])", "[1]"),
+    (union(INT, {"t": "timedelta"}), "5", "5"),
+    (union(DATE, STR), "'2024-02-29'", '"2024-02-29"'),
+    (union(COLOR, {"t": "none"}), "Color.RED", '"red"'),
+    (union(INT, FLOAT, {"t": "timedelta"}), "2.0", "2.0"),
+    (union(PAIR, items("list", ANY)), "Pair('a', 1)", '{"left":"a","right":1}'),
+]
+# (type, what the function returns, a part of the message)
+MISTAKEN: list[tuple[dict[str, Any], str, str]] = [
+    (union(STR, BYTES), "b'abc'", "this bytes would be read back as str; declare one of them"),
+    (union(DATE, STR), "datetime.date(2024, 2, 29)", "this date would be read back as str"),
+    (union(STR, DECIMAL), "decimal.Decimal(1)", "this decimal would be read back as str"),
+    (union(INT, {"t": "timedelta"}), "datetime.timedelta(0, 5)", "would be read back as int"),
+    (union(items("list", INT), items("tuple", INT)), "(1,)", "this tuple would be read back"),
+    (union(items("list", INT), items("set", INT)), "{1}", "this set would be read back as list"),
+    (items("set", union(STR, BYTES)), "{'AAEC', b'\\0\\1\\2'}", "would be read back as str"),
+    (union(COLOR, STR), "Color.RED", "this Color would be read back as str"),
+    (union(LEVEL, INT), "Level.LOW", "this Level would be read back as int"),
+    (mapping(union(INT, STR)), "{1: 1}", "this int would be read back as str"),
+    (mapping(union(STR, {"t": "none"})), "{None: 1}", "this None would be read back as str"),
+    (mapping({"t": "literal", "values": [1, "1"]}), "{1: 1}", "have the same text"),
+    (mapping(MIXED), "{Mixed.ONE: 1}", "have the same text"),
+    (mapping(ANY), "{1: 1}", "a key is int; without a declared type keys are str"),
+    (mapping(ANY), "{True: 1}", "a key is bool"),
+    (mapping(ANY), "{None: 1}", "a key is NoneType"),
+    (DECIMAL, "decimal.Decimal('NaN')", "not finite"),
+    (DECIMAL, "decimal.Decimal('-Infinity')", "not finite"),
+    (DECIMAL, "decimal.Decimal('1E+1000000')", "an exponent of 6"),
+]
+
+
+@pytest.mark.timeout(60)
+async def test_what_leaves_a_node_is_what_is_read_back_or_an_error(
+    start: Start, interpreters: dict[str, Interpreter]
+) -> None:
+    """B39, B40, B61."""
+    for python in interpreters.values():
+        box = await start(CLASSES, inputs={"value": STR}, python=python)
+        for kind, expression, text in RETURNED:
+            await reload(box, {"value": STR}, {"result": kind}, "evaluated")
+            reply = await box.call({"value": json.dumps(expression)})
+            assert text == reply.body.decode(), (python.version, expression, reply.header)
+        for kind, expression, part in MISTAKEN:
+            await reload(box, {"value": STR}, {"result": kind}, "evaluated")
+            error = await box.error(value=json.dumps(expression))
+            assert "serialization_error" == error["type"], (python.version, expression, error)
+            assert part in error["message"], (python.version, expression, error)
+
+
 async def test_inputs_that_are_not_of_their_type_are_refused_by_name(start: Start) -> None:
     """B40, B57."""
     for kind, text in (
@@ -206,7 +311,17 @@ async def test_inputs_that_are_not_of_their_type_are_refused_by_name(start: Star
         ({"t": "bytes"}, '"a"'),
         ({"t": "uuid"}, '"{00000000-0000-4000-8000-000000000001}"'),
         (POINT, '{"x":1,"z":2}'),
-        ({"t": "set", "item": {"t": "list", "item": INT}}, "[[1]]"),
+        (items("set", items("list", INT)), "[[1]]"),
+        (items("set", FLOAT), "[1,1.0]"),
+        (mapping(FLOAT), '{"1":1,"1.0":2}'),
+        (mapping(INT), '{"0":1,"-0":2}'),
+        (mapping(FLOAT), '{".5":1}'),
+        (mapping(INT), '{" 1":1}'),
+        (mapping({"t": "literal", "values": ["a"]}), '{"b":1}'),
+        (mapping(items("list", INT)), '{"[1]":1}'),
+        (DECIMAL, '"NaN"'),
+        (DATETIME, '"2024-02-29"'),
+        (RIGHTS, "4"),
     ):
         box = await start(CLASSES, inputs={"value": kind})
         error = await box.error(value=text)
@@ -242,6 +357,7 @@ CONVERSIONS = [
     ),
     ("float_to_int", "3.0", INT, "3"),
     ("list_to_set", "[1,1,2]", {"t": "set", "item": INT}, "[1,2]"),
+    ("list_to_set", "[1,1.0,[2],[2.0]]", items("set", ANY), "[1,[2]]"),
     ("json_to_value", '"[1,2]"', ANY, "[1,2]"),
 ]
 REFUSED = [

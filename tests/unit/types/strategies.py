@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import zlib
 from typing import Any
 
 from hypothesis import strategies as st
@@ -21,8 +22,10 @@ from qflow.types import (
     Type,
     Union,
     VariadicTuple,
+    dump_exact,
     union_of,
 )
+from qflow.types.check import comparable, key_value
 
 TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=8)
 INT64 = st.integers(-(2**63) + 1, 2**63 - 1)
@@ -35,21 +38,39 @@ literals = st.lists(
     constants, min_size=1, max_size=3, unique_by=lambda value: (type(value), value)
 ).map(lambda values: Literal(tuple(values)))
 enums = st.builds(
-    lambda base, pairs: Enum("Color", base, tuple(pairs.items())),
+    lambda base, pairs: Enum(_named("Color", pairs), base, tuple(pairs.items())),
     st.sampled_from(["str", "int"]),
     st.dictionaries(NAMES, st.sampled_from(["x", "y", 1, 2]), min_size=1, max_size=3),
 )
 scalars = st.sampled_from(list(SCALARS.values()))
-key_types = st.sampled_from([SCALARS["str"], SCALARS["int"], SCALARS["bool"], SCALARS["uuid"]])
+_single_keys = st.one_of(
+    st.sampled_from([of for name, of in SCALARS.items() if name != "file"]),
+    literals,
+    enums,
+    st.just(Tuple((SCALARS["int"], SCALARS["str"]))),
+)
+key_types = st.one_of(_single_keys, st.lists(_single_keys, min_size=2, max_size=3).map(union_of))
+
+
+def _named(name: str, content: object) -> str:
+    """Give different classes different names: the runner's agent finds them by name."""
+    return f"{name}{zlib.crc32(repr(content).encode())}"
 
 
 def _records(children: st.SearchStrategy[Type]) -> st.SearchStrategy[Type]:
     field = st.tuples(children, st.booleans())
-    return st.dictionaries(NAMES, field, max_size=3).map(
-        lambda fields: Record(
-            "typeddict", "Row", tuple(Field(name, *each) for name, each in fields.items())
-        )
+    return st.builds(
+        _record,
+        st.sampled_from(["typeddict", "dataclass"]),
+        st.dictionaries(NAMES, field, max_size=3),
     )
+
+
+def _record(kind: str, fields: dict[str, tuple[Type, bool]]) -> Type:
+    shape = tuple(
+        Field(name, of, required or kind == "dataclass") for name, (of, required) in fields.items()
+    )
+    return Record(kind, _named("Row", shape), shape)
 
 
 def _extend(children: st.SearchStrategy[Type]) -> st.SearchStrategy[Type]:
@@ -72,6 +93,23 @@ def types(*, opaque: bool = False) -> st.SearchStrategy[Type]:
 
 
 TYPES = types()
+_ALIKE = [
+    st.sampled_from([SCALARS[name] for name in names]) | literals | enums
+    for names in (
+        ("str", "bytes", "decimal", "date", "datetime", "none"),
+        ("int", "float", "timedelta", "any"),
+    )
+]
+_ARRAYS = st.one_of(
+    st.builds(Collection, st.sampled_from(["list", "set"]), scalars),
+    scalars.map(VariadicTuple),
+    st.lists(scalars, max_size=2).map(lambda items: Tuple(tuple(items))),
+)
+_DICTS = st.builds(Dict, key_types, scalars)
+# Unions of members that look alike on the wire, which any types hardly ever make.
+UNIONS: st.SearchStrategy[Type] = st.one_of(
+    [st.lists(alike, min_size=2, max_size=3).map(union_of) for alike in (*_ALIKE, _ARRAYS, _DICTS)]
+)
 _CHOICES = st.integers(0, 5)
 
 
@@ -123,6 +161,31 @@ def chains(draw: st.DrawFn) -> tuple[Type, Type, Type]:
     return first, second, _wider(draw, second)
 
 
+def _narrowed(draw: st.DrawFn, of: Type) -> Type:  # noqa: PLR0911  # one table
+    match of:
+        case Union(any_of=members):
+            return _narrowed(draw, draw(st.sampled_from(members)))
+        case Collection(kind=kind, item=item):
+            return Collection(kind, _narrowed(draw, item))
+        case VariadicTuple(item=item):
+            return VariadicTuple(_narrowed(draw, item))
+        case Tuple(items=items):
+            return Tuple(tuple(_narrowed(draw, item) for item in items))
+        case Dict(key=key, value=value):
+            return Dict(_narrowed(draw, key), _narrowed(draw, value))
+        case Record(kind=kind, name=name, fields=fields):
+            shape = [Field(each.name, _narrowed(draw, each.type), each.required) for each in fields]
+            return Record(kind, name, tuple(shape))
+        case _:
+            return of
+
+
+@st.composite
+def narrowed(draw: st.DrawFn, of: Type) -> Type:
+    """Draw what a function may return that declares this: one member of each union."""
+    return _narrowed(draw, of)
+
+
 _JSON = st.recursive(
     st.one_of(
         st.none(), st.booleans(), INT64, st.floats(allow_nan=False, allow_infinity=False), TEXT
@@ -148,12 +211,17 @@ _SCALAR_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "uuid": st.uuids().map(str),
     "file": st.uuids().map(lambda value: {"$file": str(value)}),
 }
-_KEY_TEXTS: dict[str, st.SearchStrategy[str]] = {
-    "str": TEXT,
-    "int": st.integers().map(str),
-    "bool": st.sampled_from(["true", "false"]),
-    "uuid": st.uuids().map(str),
-}
+
+
+def _key_texts(of: Type) -> st.SearchStrategy[str]:
+    if ANY in (of, *(of.any_of if isinstance(of, Union) else ())):
+        return TEXT
+    return values_of(of).map(lambda value: value if isinstance(value, str) else dump_exact(value))
+
+
+def _without_equal_keys(of: Type, drawn: dict[str, Any]) -> dict[str, Any]:
+    kept = {comparable(key_value(of, text)): text for text in drawn}
+    return {text: drawn[text] for text in kept.values()}
 
 
 def values_of(of: Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911  # one table
@@ -168,14 +236,16 @@ def values_of(of: Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911  # one table
         case Union(any_of=members):
             return st.one_of([values_of(member) for member in members])
         case Collection(kind=kind, item=item):
-            unique = {} if kind == "list" else {"unique_by": repr}
+            unique = {} if kind == "list" else {"unique_by": comparable}
             return st.lists(values_of(item), max_size=3, **unique)  # type: ignore[arg-type]
         case VariadicTuple(item=item):
             return st.lists(values_of(item), max_size=3)
         case Tuple(items=items):
             return st.tuples(*map(values_of, items)).map(list)
-        case Dict(key=Scalar(name=name), value=value):
-            return st.dictionaries(_KEY_TEXTS[name], values_of(value), max_size=3)
+        case Dict(key=key, value=value):
+            return st.dictionaries(_key_texts(key), values_of(value), max_size=3).map(
+                lambda drawn: _without_equal_keys(key, drawn)
+            )
         case Record(fields=fields):
             return st.fixed_dictionaries(
                 {each.name: values_of(each.type) for each in fields if each.required},

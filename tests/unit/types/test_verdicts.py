@@ -47,6 +47,7 @@ def _list(item: Type) -> Type:
             ROW,
         ),
         (Dict(STR, INT), Dict(ANY, ANY)),
+        (Collection("set", Tuple((INT, INT))), Collection("set", ANY)),
     ],
 )
 def test_what_needs_no_change_is_widening(source: Type, target: Type) -> None:
@@ -120,6 +121,53 @@ def test_opaque_values_stay_within_a_node() -> None:
     assert verdict(frame, frame).kind == VerdictKind.EXACT
     assert "not carried" in verdict(frame, ANY).reason
     assert check_value(frame, {}) is not None
+
+
+def test_a_set_of_records_is_no_set_of_anything() -> None:
+    """Read as `Any` a record is a `dict`, which no set can hold."""
+    rows = Collection("frozenset", Record("dataclass", "Point", (Field("x", INT),)))
+    assert verdict(rows, rows).kind == VerdictKind.EXACT
+    assert verdict(rows, Collection("set", ANY)).kind == VerdictKind.REFUTED
+    assert verdict(_list(ROW), _list(ANY)).kind == VerdictKind.WIDENING
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [
+        (INT, ("0", "-7", "9" * 4300), ("1.0", "+1", " 1", "01", "x", "9" * 4301)),
+        (FLOAT, ("1", "0.5", "-1e-7"), (".5", "+1", "1.", "nan", "1e400", str(2**53 + 1))),
+        (NONE, ("null",), ("None", "")),
+        (COLOR, ("red",), ("RED",)),
+        (Literal(("a", 1, None)), ("a", "1", "null"), ("1.0", "b")),
+        (Tuple((INT, STR)), ('[1,"a"]',), ("[1]", "1")),
+        (union_of([INT, SCALARS["date"]]), ("1", "2024-02-29"), ("2024-02-30",)),
+    ],
+)
+def test_a_key_is_its_text_or_its_json_text(
+    key: Type, good: tuple[str, ...], bad: tuple[str, ...]
+) -> None:
+    for text in good:
+        assert check_value(Dict(key, INT), {text: 1}) is None
+    for text in bad:
+        assert check_value(Dict(key, INT), {text: 1}) is not None
+
+
+def test_equal_keys_and_elements_are_faults() -> None:
+    """To Python 1, 1.0 and True are one key."""
+    for of, value in (
+        (Dict(FLOAT, INT), {"1": 1, "1.0": 2}),
+        (Dict(INT, INT), {"0": 1, "-0": 2}),
+        (Collection("set", FLOAT), [1, 1.0]),
+        (Collection("frozenset", Tuple((ANY,))), [[1], [True]]),
+    ):
+        fault = check_value(of, value)
+        assert fault is not None
+        assert fault.path
+
+
+def test_the_offset_of_an_old_local_time_may_have_seconds() -> None:
+    assert check_value(SCALARS["datetime"], "1880-01-01T00:00:00+00:19:32") is None
+    assert check_value(SCALARS["datetime"], "1880-01-01T00:00:00+00:19:3") is not None
 
 
 def test_one_is_not_true() -> None:

@@ -6,6 +6,7 @@ all ask this one module, so that they cannot answer differently.
 
 from __future__ import annotations
 
+from qflow.types.ambiguity import Ambiguity, ambiguous
 from qflow.types.check import ValueFault, check_value
 from qflow.types.codec import TypeFormatError, from_json, from_text, to_json, to_text
 from qflow.types.conversions import LOSSLESS, LOSSY, METHODS
@@ -40,6 +41,7 @@ __all__ = [
     "METHODS",
     "NONE",
     "SCALARS",
+    "Ambiguity",
     "Collection",
     "Dict",
     "Enum",
@@ -57,6 +59,7 @@ __all__ = [
     "VariadicTuple",
     "Verdict",
     "VerdictKind",
+    "ambiguous",
     "check_value",
     "contains_named",
     "dump_exact",

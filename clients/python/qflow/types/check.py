@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -31,19 +32,23 @@ from qflow.types.model import (
     VariadicTuple,
     constant_key,
 )
-from qflow.types.values import child, dump_exact
+from qflow.types.order import keys_by_precision
+from qflow.types.values import ValueTextError, child, parse_strict
 
 # JSON has one kind of number: an integer may be written for a float, as far as floats are exact.
 FLOAT_EXACT_MAX: Final = 2**53
 TIMEDELTA_SECONDS_MAX: Final = 86_399_999_999_999
 _DATE: Final = r"\d{4}-\d\d-\d\d"
-_TIME: Final = r"\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?"
+# The offsets of older local times have seconds.
+_OFFSET: Final = r"Z|[+-]\d\d:\d\d(:\d\d(\.\d{6})?)?"
+_TIME: Final = rf"\d\d:\d\d(:\d\d(\.\d{{1,6}})?)?({_OFFSET})?"
 _DATE_TEXT: Final = re.compile(_DATE, re.ASCII)
 _TIME_TEXT: Final = re.compile(_TIME, re.ASCII)
 _DATETIME_TEXT: Final = re.compile(f"{_DATE}[T ]{_TIME}", re.ASCII)
 _DECIMAL_TEXT: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,6})?", re.ASCII)
-_DECIMAL_CHARS_MAX: Final = 4_300
-_INT_TEXT: Final = re.compile(r"-?(0|[1-9]\d{0,4299})", re.ASCII)
+_DECIMAL_CHARS_MAX: Final = 4_301  # as many digits as an integer may have, and a sign
+_TEXT_SCALARS: Final = frozenset({"bytes", "decimal", "uuid", "datetime", "date", "time"})
+_NUMBER_TEXT: Final = re.compile(r"-?(0|[1-9]\d{0,19})(\.\d{1,20})?", re.ASCII)
 _UUID_TEXT: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -112,20 +117,35 @@ def _check_array(
 
 
 def _check_unique(items: list[Any] | tuple[Any, ...], path: str) -> ValueFault | None:
-    seen: dict[str, int] = {}
+    seen: dict[Hashable, int] = {}
     for index, item in enumerate(items):
-        first = seen.setdefault(dump_exact(item), index)
+        first = seen.setdefault(comparable(item), index)
         if first != index:
             return ValueFault(child(path, index), f"repeats item {first} of a set")
     return None
 
 
+def comparable(value: object) -> Hashable:
+    """Return what is equal where Python's sets and mappings see one element: 1, 1.0 and True."""
+    if isinstance(value, list | tuple):
+        return tuple(map(comparable, value))
+    if isinstance(value, dict):
+        return frozenset((key, comparable(item)) for key, item in value.items())
+    return value
+
+
 def _check_dict(of: Dict, value: object, path: str) -> ValueFault | None:
     if not isinstance(value, dict):
         return _wrong(of, value, path)
+    members = keys_by_precision(of.key.any_of) if isinstance(of.key, Union) else (of.key,)
+    seen: dict[Hashable, str] = {}
     for key, item in value.items():
-        if not is_key(of.key, key):
+        read = _first_value(members, key)
+        if read is _NO_KEY:
             return ValueFault(child(path, key), f"its key is not the text of {expression(of.key)}")
+        first = seen.setdefault(comparable(read), key)
+        if first != key:
+            return ValueFault(child(path, key), f"its key is the same as {first!r}")
         fault = check_value(of.value, item, child(path, key))
         if fault is not None:
             return fault
@@ -133,32 +153,48 @@ def _check_dict(of: Dict, value: object, path: str) -> ValueFault | None:
 
 
 def is_key(of: Type, text: str) -> bool:
-    """Whether this text is a key of a mapping whose keys have this type."""
+    """Whether this text is a key of a mapping whose keys have this type.
+
+    A key is the text of its value, or its JSON text where it is none: `1`, `null`, `[1,2]`.
+    """
+    return key_value(of, text) is not _NO_KEY
+
+
+_NO_KEY: Final = object()
+
+
+def key_value(of: Type, text: str) -> object:
+    """Return the JSON value that a key stands for, or `_NO_KEY`."""
     match of:
         case Scalar(name="any" | "str"):
-            return True
-        case Scalar(name="int"):
-            return bool(_INT_TEXT.fullmatch(text))
-        case Scalar(name="bool"):
-            return text in {"true", "false"}
-        case Scalar(name="none"):
-            return text == "null"
-        case Scalar(name="float"):
-            return bool(_DECIMAL_TEXT.fullmatch(text)) and math.isfinite(float(text))
-        case Scalar(name="decimal" | "uuid" | "date" | "datetime" | "time" | "bytes" as name):
-            return _SCALAR_CHECKS[name](text)
+            return text
+        case Scalar(name=name) if name in _TEXT_SCALARS:
+            return text if _SCALAR_CHECKS[name](text) else _NO_KEY
         case Union(any_of=members):
-            return any(is_key(member, text) for member in members)
-        case Literal(values=values):
-            return text in {_key_text(each) for each in values}
-        case Enum(members=pairs):
-            return text in {_key_text(each) for _, each in pairs}
+            return _first_value(keys_by_precision(members), text)
+        case Literal() | Enum() if check_value(of, text) is None:
+            return text
         case _:
-            return False
+            value = _parsed(text)
+            return value if check_value(of, value) is None else _NO_KEY
 
 
-def _key_text(value: object) -> str:
-    return value if isinstance(value, str) else dump_exact(value)
+def _first_value(members: Sequence[Type], text: str) -> object:
+    for member in members:
+        found = key_value(member, text)
+        if found is not _NO_KEY:
+            return found
+    return _NO_KEY
+
+
+def _parsed(text: str) -> object:
+    if _NUMBER_TEXT.fullmatch(text):  # what most of such keys are, without the costs of the rest
+        number: int | float = json.loads(text)
+        return number
+    try:
+        return parse_strict(text) if text.strip() == text else _NO_KEY
+    except ValueTextError:
+        return _NO_KEY
 
 
 def _check_record(of: Record, value: object, path: str) -> ValueFault | None:

@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
+from qflow.types.check import comparable
 from qflow.types.model import (
+    ANY,
+    SCALARS,
     Collection,
     Dict,
     Enum,
@@ -25,6 +28,7 @@ from qflow.types.model import (
 from qflow.types.values import dump_exact
 
 _PER_PART: Final = 4
+_PER_KEY: Final = 12
 _UUID: Final = "00000000-0000-4000-8000-000000000001"
 _SCALARS: Final[Mapping[str, tuple[Any, ...]]] = {
     "int": (0, -1, 2**53 + 1),
@@ -42,18 +46,6 @@ _SCALARS: Final[Mapping[str, tuple[Any, ...]]] = {
     "timedelta": (0.5, -1),
     "uuid": (_UUID,),
     "file": ({"$file": _UUID},),
-}
-_KEYS: Final[Mapping[str, str]] = {
-    "int": "-7",
-    "float": "0.5",
-    "bool": "true",
-    "none": "null",
-    "bytes": "AAE=",
-    "decimal": "0.1",
-    "datetime": "2024-02-29T12:00:00",
-    "date": "2024-02-29",
-    "time": "12:00:00",
-    "uuid": _UUID,
 }
 
 
@@ -74,9 +66,7 @@ def examples(of: Type) -> Iterator[Any]:
         case Tuple(items=items):
             yield from _products([list(islice(examples(item), _PER_PART)) for item in items])
         case Dict(key=key, value=value):
-            text = _key(key)
-            if text is not None:
-                yield from ({text: each} for each in islice(examples(value), _PER_PART))
+            yield from _dicts(key, value)
             yield {}
         case Record():
             yield from _records(of)
@@ -88,7 +78,7 @@ def _arrays(of: Collection | VariadicTuple, item: Type) -> Iterator[Any]:
     items = list(islice(examples(item), _PER_PART))
     yield from ([each] for each in items)
     if isinstance(of, Collection) and of.kind != "list":
-        unique = {dump_exact(each): each for each in items}
+        unique = {comparable(each): each for each in items}
         yield list(unique.values())
     else:
         yield from ([each, each] for each in items[:1])
@@ -119,18 +109,11 @@ def _records(of: Record) -> Iterator[Any]:
         }
 
 
-def _key(of: Type) -> str | None:
-    match of:
-        case Scalar(name="str" | "any"):
-            return "key"
-        case Scalar(name=name):
-            return _KEYS.get(name)
-        case Literal(values=values) if values:
-            return values[0] if isinstance(values[0], str) else dump_exact(values[0])
-        case Enum(members=pairs):
-            value = pairs[0][1]
-            return value if isinstance(value, str) else dump_exact(value)
-        case Union(any_of=members):
-            return next(filter(None, map(_key, members)), None)
-        case _:
-            return None
+def _dicts(key: Type, value: Type) -> Iterator[Any]:
+    if key in (SCALARS["str"], ANY):
+        texts = ["key"]
+    else:
+        found = islice(examples(key), _PER_KEY)
+        texts = [each if isinstance(each, str) else dump_exact(each) for each in found]
+    for text, each in _products([texts, list(islice(examples(value), _PER_PART))]):
+        yield {text: each}

@@ -172,12 +172,15 @@ def parts(of: Type) -> Iterator[Type]:
             return
 
 
-def contains_named(of: Type) -> str | None:
-    """Return the name of the first opaque type inside of a type, or None."""
+def walk(of: Type) -> Iterator[Type]:
+    """Give a type and all that it consists of."""
     stack = [of]
     while stack:
         here = stack.pop()
-        if isinstance(here, Named):
-            return here.name
+        yield here
         stack.extend(parts(here))
-    return None
+
+
+def contains_named(of: Type) -> str | None:
+    """Return the name of the first opaque type inside of a type, or None."""
+    return next((here.name for here in walk(of) if isinstance(here, Named)), None)

@@ -33,6 +33,7 @@ from qflow.types.model import (
     VariadicTuple,
     constant_key,
     contains_named,
+    walk,
 )
 from qflow.types.values import dump_exact
 
@@ -116,7 +117,11 @@ def _widens_parts(source: Type, target: Type) -> bool:
     match source, target:
         case Collection(), Collection():
             kinds = {source.kind, target.kind}
-            return (len(kinds) == 1 or kinds == _SETS) and widens(source.item, target.item)
+            return (
+                (len(kinds) == 1 or kinds == _SETS)
+                and widens(source.item, target.item)
+                and not (kinds <= _SETS and _loses_hash(source.item, target.item))
+            )
         case Tuple(), Tuple():
             return len(source.items) == len(target.items) and all(
                 map(widens, source.items, target.items)
@@ -144,6 +149,15 @@ def _widens_parts(source: Type, target: Type) -> bool:
             return {("bool", True), ("bool", False)} <= set(target.keys)
         case _:
             return not _inhabited(source)
+
+
+def _loses_hash(source: Type, target: Type) -> bool:
+    """Whether `Any` may read as a `dict`, which no set holds, what the source has as a record."""
+    return (
+        source != target
+        and ANY in walk(target)
+        and any(isinstance(each, Record) for each in walk(source))
+    )
 
 
 def _widens_record(source: Record, target: Record) -> bool:

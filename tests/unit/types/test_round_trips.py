@@ -1,0 +1,106 @@
+"""What the runner's agent makes of values, held against what the types say of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any
+
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from qflow.types import (
+    SCALARS,
+    Collection,
+    Enum,
+    Literal,
+    Record,
+    Tuple,
+    Type,
+    VariadicTuple,
+    ambiguous,
+    check_value,
+    dump_exact,
+    parse_strict,
+    to_json,
+)
+from qflow.types.model import walk
+from qflow.types.order import by_precision
+
+from services.runner.agent import agent
+from tests.unit.types.strategies import TYPES, UNIONS, narrowed, scalars, values_of
+
+_AGENT: Any = agent  # it runs under Python 3.9 and has no annotations
+RELAXED = settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+)
+
+
+def _codecs(of: Type) -> Any:
+    """Make the classes that a type names, as the node's code would have them."""
+    namespace: dict[str, Any] = {}
+    for each in walk(of):
+        match each:
+            case Enum(name=name, members=pairs):
+                namespace[name] = enum.Enum(name, dict(pairs))
+            case Record(kind="dataclass", name=name, fields=fields):
+                namespace[name] = dataclasses.make_dataclass(name, [f.name for f in fields])
+            case _:
+                pass
+    return _AGENT.Codecs(namespace)
+
+
+def _attempt(codec: Any, value: Any) -> tuple[Any, str]:
+    """Give what a codec makes of a value, or why it refuses it."""
+    try:
+        return codec(value), ""
+    except _AGENT.Mismatch as problem:
+        return None, f"{problem.kind}: {problem}"
+
+
+@RELAXED
+@given(st.data(), TYPES | UNIONS | UNIONS.map(lambda of: Collection("list", of)))
+def test_what_a_node_returns_is_read_back_as_it_was_or_refused(
+    data: st.DataObject, of: Type
+) -> None:
+    """B40: no key, element or member of a union is silently another."""
+    codecs = _codecs(of)
+    returned = data.draw(narrowed(of))
+    value, unlike = _attempt(codecs.decoder(to_json(returned)), data.draw(values_of(returned)))
+    assume(not unlike)  # such as a set of lists: Python has no such value
+    written, refused = _attempt(codecs.encoder(to_json(of)), value)
+    if refused:
+        assert refused.startswith("serialization_error"), (of, value, refused)
+        assert ambiguous(of) is not None, (of, value, refused)
+        return
+    wire = parse_strict(dump_exact(written))
+    assert check_value(of, wire) is None
+    again = codecs.decoder(to_json(of))(wire)
+    assert again == value
+    # Where the member that it is of cannot carry an integer, one of floats may.
+    loose = ambiguous(of) is not None
+    assert _AGENT._shape(again, loose) == _AGENT._shape(value, loose)
+
+
+@RELAXED
+@given(st.data(), TYPES | UNIONS)
+def test_what_passes_the_check_is_read_by_the_agent(data: st.DataObject, of: Type) -> None:
+    """Python holds no two equal elements or keys, nor unhashable ones: all else is read."""
+    codecs = _codecs(of)
+    member = data.draw(narrowed(of))
+    wire = data.draw(values_of(member))
+    _, refused = _attempt(codecs.decoder(to_json(member)), wire)
+    if refused:
+        assert "hashable" in refused or "equal" in refused
+    else:
+        assert _attempt(codecs.decoder(to_json(of)), wire)[1] == ""
+
+
+@given(st.lists(st.one_of(scalars, st.just(Literal((1,))), st.just(Tuple(()))), max_size=6))
+def test_the_agent_tries_the_members_of_a_union_in_the_order_of_the_types(
+    members: list[Type],
+) -> None:
+    members += [Collection(kind, VariadicTuple(SCALARS["int"])) for kind in ("set", "list")]
+    ours = [to_json(each) for each in by_precision(members)]
+    assert ours == _AGENT.by_precision([to_json(each) for each in members])

@@ -12,7 +12,9 @@ from qflow.types import (
     Type,
     TypeFormatError,
     ValueTextError,
+    ambiguous,
     check_value,
+    expression,
     from_json,
     parse_strict,
 )
@@ -26,6 +28,7 @@ _SPLIT_KINDS: Final = frozenset({"typeddict", "dataclass", "namedtuple"})
 RESULT: Final = "result"
 # Defaults are held to their types, in all at some 20 ms: what exceeds it the function fills in.
 _DEFAULTS_COST_MAX: Final = 64 * 1024
+_SHOWN_CHARS_MAX: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,7 @@ def _function(raw: Mapping[str, Any], diagnostics: list[Diagnostic]) -> Function
             room -= len(default) * type_size(of)
         inputs.append(_parameter(each, of, default if room >= 0 else None, diagnostics))
     returns = _type(raw["returns"], raw["line"], diagnostics)
+    _warn_ambiguous("what is returned", returns, raw["line"], diagnostics)
     outputs = outputs_of(returns)
     return Function(raw["name"], raw["is_async"], raw["docstring"], tuple(inputs), outputs)
 
@@ -159,6 +163,7 @@ def outputs_of(returns: Type) -> tuple[Output, ...]:
 def _parameter(
     raw: Mapping[str, Any], of: Type, default: str | None, diagnostics: list[Diagnostic]
 ) -> Parameter:
+    _warn_ambiguous(raw["name"], of, raw["line"], diagnostics)
     if default is not None and not _is_value(of, default):
         diagnostics.append(
             Diagnostic(
@@ -172,6 +177,25 @@ def _parameter(
         )
         default = None
     return Parameter(raw["name"], of, raw["kind"], raw["required"], default)
+
+
+def _warn_ambiguous(what: str, of: Type, line: int, diagnostics: list[Diagnostic]) -> None:
+    found = ambiguous(of)
+    if found is None:
+        return
+    union, written, read = (
+        expression(each)[:_SHOWN_CHARS_MAX] for each in (found.union, found.written, found.read)
+    )
+    diagnostics.append(
+        Diagnostic(
+            "warning",
+            "UNION_AMBIGUOUS",
+            f"in the type of {what}, {union}, what is written as {written} may be read as {read}",
+            "declare one of them, or records that differ in their fields; what a function returns "
+            "and would be read as another member fails",
+            line,
+        )
+    )
 
 
 def _is_value(of: Type, text: str) -> bool:

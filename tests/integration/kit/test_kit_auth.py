@@ -158,7 +158,9 @@ def test_a_list_of_scopes_that_is_empty_allows_nothing(scopes: Scopes, *, allowe
             session_id=UUID(int=1),
             expires_at=datetime.max.replace(tzinfo=UTC),
         )
-        rule = auth_pb2.AuthRule(audience=audience, roles=[auth_pb2.ROLE_USER], scope="tests:read")
+        rule = auth_pb2.AuthRule(
+            audiences=[audience], roles=[auth_pb2.ROLE_USER], scope="tests:read"
+        )
         with nullcontext() if allowed else pytest.raises(PermissionDenied):
             check(caller, rule)
 

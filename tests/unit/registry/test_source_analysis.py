@@ -508,3 +508,17 @@ async def test_imports_are_told_apart() -> None:
     imports = (await read(textwrap.dedent(code))).imports
     assert {each.name for each in imports if not each.standard} == {"yaml", "ujson", "numpy"}
     assert {each.name for each in imports if each.guarded} == {"ujson"}
+
+
+async def test_a_union_whose_members_the_wire_does_not_tell_apart_is_warned_of() -> None:
+    """B40."""
+    signature = "day: str | dt.date, n: int | None, of: Any"
+    report = await read(f"{PRELUDE}\ndef run({signature}) -> list[str | bytes]: ...")
+    assert report.function is not None
+    found = [each for each in report.diagnostics if each.code == "UNION_AMBIGUOUS"]
+    assert [each.severity for each in found] == ["warning", "warning"]
+    assert "the type of day, str | date, what is written as date may be read as str" in (
+        found[0].message
+    )
+    assert "what is returned, str | bytes" in found[1].message
+    assert "declare one of them" in found[0].hint

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from services.kit.errors import Unavailable
-from services.kit.pg import Pool, transaction, translate
+from services.kit.pg import LINK_FAULTS, Pool, facts_of, transaction, translate
 from services.telemetry.domain.retention import BATCH_MIN, RULES, Rule, smaller
 from services.telemetry.storage import retention
 
@@ -25,16 +25,42 @@ _BREATH_S: Final = 0.02
 async def forget_all(
     pool: Pool, *, keep: Mapping[str, timedelta], batches_max: int = BATCHES_MAX
 ) -> Mapping[str, int]:
-    """Remove all rows that are due; gives the number removed of each kind that had any."""
+    """Remove all rows that are due; gives the number removed of each kind that had any.
+
+    A kind that cannot be removed holds up none of those after it: its fault is raised at the end.
+    """
     removed: dict[str, int] = {}
+    failed: Exception | None = None
     for rule in RULES:
-        rows, is_done = await _forget(pool, rule, keep.get(rule.subject), batches_max)
+        try:
+            rows, is_done = await _forget(pool, rule, keep.get(rule.subject), batches_max)
+        except Exception as error:
+            if _is_away(error):
+                raise
+            log.warning(
+                "retention_failed",
+                subject=rule.subject,
+                fault=type(error).__name__,
+                **facts_of(error),
+            )
+            failed = failed or error
+            continue
         if rows:
             removed[rule.subject] = rows
             log.info("records_forgotten", subject=rule.subject, rows=rows)
         if not is_done:
             log.warning("retention_incomplete", subject=rule.subject, rows=rows)
+    if failed is not None:
+        raise failed
     return removed
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether no other rule would fare better: the database cannot be asked at all."""
+    fault = translate(error)
+    if isinstance(fault, Unavailable):
+        return fault.reason != "DATABASE_SLOW"
+    return fault is None and isinstance(error, LINK_FAULTS)
 
 
 async def _forget(

@@ -109,9 +109,12 @@ class Telemetry:
 
 
 @pytest.fixture
-async def telemetry(database: Database, tmp_path: Path) -> AsyncIterator[Telemetry]:
-    """The whole service with its loops."""
+async def telemetry(
+    database: Database, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Telemetry]:
+    """The whole service with its loops; a test may set more of its environment indirectly."""
     env = database.env | {"QFLOW_HOME": str(tmp_path), "QFLOW_TELEMETRY_LISTEN": "127.0.0.1:0"}
+    env |= getattr(request, "param", {})
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         app = await stack.enter_async_context(build(env))

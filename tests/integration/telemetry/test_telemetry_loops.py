@@ -125,6 +125,39 @@ async def test_what_does_not_fit_in_a_pass_is_told_and_left_for_the_next(
     assert {"system_health": 1} == dict(await forget_all(maint, keep=KEEP))
 
 
+async def test_a_kind_that_cannot_be_forgotten_holds_up_none_after_it(
+    maint: Pool, sql: psycopg.Connection
+) -> None:
+    sql.execute("ALTER FUNCTION cleanup_old_executions RENAME TO gone")
+    sql.execute("INSERT INTO system_health (node_name, recorded_at) VALUES ('x', '2020-01-01')")
+    with capture_logs() as lines, pytest.raises(asyncpg.UndefinedFunctionError):
+        await forget_all(maint, keep=KEEP)
+    assert [(0,)] == sql.execute("SELECT count(*) FROM system_health").fetchall()
+    [failed] = [line for line in lines if line["event"] == "retention_failed"]
+    assert ("executions", "42883") == (failed["subject"], failed["sqlstate"])
+
+
+async def test_nothing_more_is_tried_while_the_database_is_away(maint: Pool) -> None:
+    """F11."""
+    await maint.close()
+    with capture_logs() as lines, pytest.raises(asyncpg.InterfaceError):
+        await forget_all(maint, keep=KEEP)
+    assert [] == lines
+
+
+@pytest.mark.parametrize("telemetry", [{"QFLOW_RETENTION_INTERVAL_S": "1"}], indirect=True)
+@pytest.mark.usefixtures("telemetry")
+async def test_the_running_service_forgets_by_itself_and_again(sql: psycopg.Connection) -> None:
+    """G6."""
+    async with asyncio.timeout(30):
+        for _ in range(2):
+            sql.execute(
+                "INSERT INTO system_health (node_name, recorded_at) VALUES ('old', '2020-01-01')"
+            )
+            while sql.execute("SELECT FROM system_health WHERE node_name = 'old'").fetchall():  # noqa: ASYNC110  # rows give no signal
+                await asyncio.sleep(0.05)
+
+
 async def test_one_process_forgets_at_a_time(maint: Pool, sql: psycopg.Connection) -> None:
     sql.execute(
         "INSERT INTO system_health (node_name, recorded_at)"

@@ -326,9 +326,10 @@ class Supervisor:
             try:
                 # In this thread, the main one: children die with the thread that starts them.
                 kept.child = kept.start()
-            except StandaloneError as error:
+                self._remember()
+            except (StandaloneError, OSError) as error:
+                # OSError: the machine has no process, memory or file left at the moment.
                 self.say(f"{kept.name}: {error}")
-            self._remember()
 
     async def _cap_logs(self) -> None:
         while True:

@@ -1,0 +1,55 @@
+"""What ends is started again, also when the machine cannot start anything for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from services.standalone import process
+from services.standalone.home import Home
+from services.standalone.supervisor import Supervisor
+
+
+class OneChildOfAFullMachine(Supervisor):
+    """A suite of one child, on a machine that twice has no process left for another."""
+
+    starts = 0
+    again = asyncio.Event()
+
+    async def _start(self) -> None:
+        self._keep("telemetry", self._child)
+
+    def _child(self) -> subprocess.Popen[bytes]:
+        type(self).starts += 1
+        if self.starts in (2, 3):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        if self.starts > 3:
+            self.again.set()
+        forever = [sys.executable, "-c", "import time; time.sleep(600)"]
+        return process.start(forever, log=None, env={"PATH": os.defpath})
+
+    async def _ready(self) -> None:
+        self._kept["telemetry"].ready = True
+
+
+async def test_a_machine_without_a_process_to_spare_is_asked_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    suite = OneChildOfAFullMachine(home=Home(tmp_path), env={}, ports="auto", say=said.append)
+
+    async def lose_the_child(_suite: Supervisor) -> int:
+        first = suite._kept["telemetry"].child
+        assert first is not None
+        first.kill()
+        async with asyncio.timeout(20):
+            await suite.again.wait()
+        last = suite._kept["telemetry"].child
+        assert last is not None
+        assert last.poll() is None
+        return 7
+
+    assert await suite.run(lose_the_child) == 7
+    assert 2 == sum(os.strerror(errno.EAGAIN) in line for line in said)

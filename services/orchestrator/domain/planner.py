@@ -348,8 +348,9 @@ def settle(run: Run, t: Transition) -> None:
         _finish(run, t, RunStatus.FAILED)
     elif run.done == len(run.plan.places):
         text = run_output(run)
-        if len(text) > OUTPUT_BYTES_MAX:
-            run.failure = ("", _too_large(len(text)))
+        size = len(text.encode())
+        if size > OUTPUT_BYTES_MAX:
+            run.failure = ("", _too_large(size))
             _finish(run, t, RunStatus.FAILED)
         else:
             run.output_data = text

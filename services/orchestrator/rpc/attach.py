@@ -131,8 +131,8 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
         memory_peak_bytes=result.memory_peak_bytes,
         serialization_us=result.serialization_us,
         transfer_us=result.transfer_us,
-        stdout_tail=result.stdout_tail,
-        stderr_tail=result.stderr_tail,
+        stdout_tail=_storable(result.stdout_tail),
+        stderr_tail=_storable(result.stderr_tail),
         container_id=_id(result.container_id, "results.container_id")
         if result.container_id
         else None,
@@ -151,14 +151,19 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
         failure = result.failure
         value = Failure(
             error_type=failure.error_type,
-            message=failure.message,
-            stack_trace=failure.stack_trace,
+            message=_storable(failure.message),
+            stack_trace=_storable(failure.stack_trace),
             retryable=failure.retryable,
             killed=failure.killed,
         )
     else:
         raise InvalidArgument("OUTCOME_MISSING", "results: each says how the attempt ended")
     return Outcome(_attempt(result), result.token, value, usage)
+
+
+def _storable(text: str) -> str:
+    """Take out what no column takes; runners do so too, but this one may be another's."""
+    return text.replace("\0", "\ufffd")
 
 
 def _attempt(message: pb.AttemptResult | pb.AttemptDecline) -> UUID:

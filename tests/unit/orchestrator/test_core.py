@@ -6,12 +6,14 @@ from itertools import count
 from uuid import UUID
 
 import pytest
+from qflow.orchestrator.v1 import attach_service_pb2 as pb
 
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.rows import AssignCommand, RunInsert, SupersededCommand
 from services.orchestrator.domain.state import NO_USAGE, Failure, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.rpc.attach import _outcome
 from tests.unit.orchestrator.graphs import plan_of
 
 TENANT, ONE, OTHER = UUID(int=7), UUID(int=100), UUID(int=101)
@@ -173,3 +175,33 @@ def test_a_late_word_is_answered_behind_what_made_it_late() -> None:
     [late] = core.outcome(ONE, first, now=10.0)
     assert [SupersededCommand(ONE, record.id, first.token)] == late.commands
     assert (0, 0) == late.cost()
+
+
+def test_what_a_run_may_answer_is_counted_in_bytes() -> None:
+    """R24: an answer of fewer characters than bytes must still fit a message."""
+    core = new_core((ONE, 1))
+    run = start(core, plan_of([], 1))
+    record = run.records[0]
+    assert record is not None
+    text = ('"' + "é" * 600_000 + '"').encode()
+    core.outcome(ONE, Outcome(record.id, record.token, (text,), NO_USAGE), now=0.0)
+    assert run.failure is not None
+    assert "output_too_large" == run.failure[1].error_type
+
+
+def test_texts_of_a_result_lose_what_no_column_takes() -> None:
+    """R25, B99."""
+    outcome = _outcome(
+        pb.AttemptResult(
+            attempt_ref=bytes(16),
+            token=1,
+            stdout_tail="a\0b",
+            failure=pb.AttemptFailure(error_type="user_error", message="\0", stack_trace="\0"),
+        )
+    )
+    assert isinstance(outcome.result, Failure)
+    assert ("a\ufffdb", "\ufffd", "\ufffd") == (
+        outcome.usage.stdout_tail,
+        outcome.result.message,
+        outcome.result.stack_trace,
+    )

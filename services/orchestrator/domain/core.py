@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from services.orchestrator.domain import planner
+from services.orchestrator.domain import planner, unusable
 from services.orchestrator.domain.credits import ReadyQueue, Runner
 from services.orchestrator.domain.rows import (
     AssignCommand,
@@ -100,7 +100,7 @@ class Core:
             repeated = record.runner == runner_id and outcome.token == record.token
             return [] if repeated else [_late(runner_id, outcome)]
         t = Transition(run.id)
-        result = planner.checked(run, place, outcome.result)
+        result = unusable.checked(run, place, outcome.result)
         self._free(runner_id, record.id)
         if record.killing is not None:
             planner.confirm_stopped(run, place, t, usage=outcome.usage)

@@ -6,7 +6,7 @@ transition. An event costs the number of the node's edges, never the size of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from copy import copy
 from typing import Final
 from uuid import UUID
@@ -17,10 +17,8 @@ from services.orchestrator.domain.rows import (
     AssignCommand,
     Finished,
     KillCommand,
-    NodeChange,
     NodeComplete,
     NodeInsert,
-    RunChange,
     Transition,
 )
 from services.orchestrator.domain.state import (
@@ -100,30 +98,6 @@ def assign(
     t.commands.append(AssignCommand(runner, run.id, place, token))
     _touch(run, place, t)
     return record
-
-
-def checked(run: Run, place: int, result: NodeOutput | Failure) -> NodeOutput | Failure:
-    """Give a result that can be stored: a failure in the place of one that cannot.
-
-    Runners prove what their sandboxes gave; one that does not must not bring the engine down.
-    """
-    if isinstance(result, Failure | FileValue):
-        return result
-    wanted = len(run.plan.places[place].outputs)
-    if len(result) != wanted:
-        return _unusable(f"{len(result)} values for {wanted} outputs")
-    for value in result:
-        try:
-            text = value.decode()
-        except UnicodeDecodeError:
-            return _unusable("a value that is no UTF-8")
-        if not text or "\0" in text:
-            return _unusable("a value that is no JSON")
-    return result
-
-
-def _unusable(what: str) -> Failure:
-    return Failure(error_type="exited", message=f"the runner answered with {what}")
 
 
 def complete(
@@ -286,52 +260,6 @@ def break_off(run: Run, t: Transition, failure: Failure, *, next_token: Callable
     """End a run that cannot go on for a fault of the engine's: say why, stop what runs."""
     run.failure = ("", failure)
     stop(run, t, cancel=False, next_token=next_token)
-
-
-def give_up(run_id: UUID, revision: int, open_nodes: Iterable[tuple[UUID, int]]) -> Transition:
-    """End a run of which only the rows are left, because no run can be made of them."""
-    failure = Failure(error_type="engine_error", message="the engine cannot read its rows")
-    t = Transition(run_id, revision=revision + 1)
-    t.run_changes.append(
-        RunChange(
-            id=run_id,
-            status=RunStatus.FAILED,
-            starts=False,
-            final=True,
-            cancels=False,
-            output_data=None,
-            error_type=failure.error_type,
-            error_message=failure.message,
-            stack_trace=None,
-            failed_node_id=None,
-            revision=revision + 1,
-            cpu_us=0,
-            memory_peak_bytes=0,
-        )
-    )
-    for node_id, token in open_nodes:
-        t.changes[node_id] = NodeChange(
-            id=node_id,
-            token=token,
-            status=NodeStatus.CANCELLED,
-            new_token=token,
-            runner=None,
-            starts=False,
-            final=True,
-            due_ms=None,
-            retry_count=0,
-            delivery_count=0,
-            error_type=failure.error_type,
-            error_message=failure.message,
-            stack_trace=None,
-            revision=revision + 1,
-            cpu_us=0,
-            memory_peak_bytes=0,
-            stdout_tail="",
-            stderr_tail="",
-            container_id=None,
-        )
-    return t
 
 
 def settle(run: Run, t: Transition) -> None:

@@ -11,7 +11,7 @@ import structlog
 
 from services.kit.pg import Pool, transaction
 from services.orchestrator.domain.plan import Plan
-from services.orchestrator.domain.planner import give_up
+from services.orchestrator.domain.unusable import give_up
 from services.orchestrator.engine.engine import Loaded
 from services.orchestrator.storage import recovery
 from services.orchestrator.storage.flush import ENGINE_FORMAT

@@ -57,7 +57,7 @@ def suspected(core: Core, plan: Plan) -> Run:
     """A run whose one place took a runner with it."""
     doomed = UUID(int=next(_IDS))
     core.attached(doomed, PYTHONS, {})
-    core.granted(doomed, 1, 1)
+    core.granted(doomed, 9, 1)  # the freest of all
     run = start(core, plan)
     assert holder(run) == doomed
     core.detached(doomed)
@@ -79,7 +79,7 @@ def test_a_suspect_empties_one_runner_and_no_other() -> None:
     core.granted(OTHER, 2, 1)
     busy.append(start(core, plan))
     assert {ONE, OTHER} == {holder(run) for run in busy}
-    second = suspected_while_busy(core, plan)
+    second = suspected(core, plan)
     assert holder(second) is None  # both have something: one is being emptied
     taken = [holder(start(core, plan)) for _ in range(2)]
     assert 1 == taken.count(None)
@@ -87,17 +87,6 @@ def test_a_suspect_empties_one_runner_and_no_other() -> None:
     core.forget(second.id)
     core.redispatch()
     assert None not in [holder(run) for run in core.runs.values()]
-
-
-def suspected_while_busy(core: Core, plan: Plan) -> Run:
-    doomed = UUID(int=next(_IDS))
-    core.attached(doomed, PYTHONS, {})
-    core.granted(doomed, 9, 1)
-    run = start(core, plan)
-    assert holder(run) == doomed
-    core.detached(doomed)
-    core.lost(doomed)
-    return run
 
 
 def test_a_suspect_that_is_handed_back_still_runs_alone() -> None:

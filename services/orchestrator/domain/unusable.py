@@ -1,0 +1,80 @@
+"""What the engine cannot use: a result that no row takes, and rows that make no run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from services.orchestrator.domain.rows import NodeChange, RunChange, Transition
+from services.orchestrator.domain.state import Failure, FileValue, NodeOutput, Run
+from services.orchestrator.domain.status import NodeStatus, RunStatus
+
+
+def checked(run: Run, place: int, result: NodeOutput | Failure) -> NodeOutput | Failure:
+    """Give a result that can be stored: a failure in the place of one that cannot.
+
+    Runners prove what their sandboxes gave; one that does not must not bring the engine down.
+    """
+    if isinstance(result, Failure | FileValue):
+        return result
+    wanted = len(run.plan.places[place].outputs)
+    if len(result) != wanted:
+        return _unusable(f"{len(result)} values for {wanted} outputs")
+    for value in result:
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            return _unusable("a value that is no UTF-8")
+        if not text or "\0" in text:
+            return _unusable("a value that is no JSON")
+    return result
+
+
+def _unusable(what: str) -> Failure:
+    return Failure(error_type="exited", message=f"the runner answered with {what}")
+
+
+def give_up(run_id: UUID, revision: int, open_nodes: Iterable[tuple[UUID, int]]) -> Transition:
+    """End a run of which only the rows are left, because no run can be made of them."""
+    failure = Failure(error_type="engine_error", message="the engine cannot read its rows")
+    t = Transition(run_id, revision=revision + 1)
+    t.run_changes.append(
+        RunChange(
+            id=run_id,
+            status=RunStatus.FAILED,
+            starts=False,
+            final=True,
+            cancels=False,
+            output_data=None,
+            error_type=failure.error_type,
+            error_message=failure.message,
+            stack_trace=None,
+            failed_node_id=None,
+            revision=revision + 1,
+            cpu_us=0,
+            memory_peak_bytes=0,
+        )
+    )
+    for node_id, token in open_nodes:
+        t.changes[node_id] = NodeChange(
+            id=node_id,
+            token=token,
+            status=NodeStatus.CANCELLED,
+            new_token=token,
+            runner=None,
+            starts=False,
+            final=True,
+            due_ms=None,
+            retry_count=0,
+            delivery_count=0,
+            error_type=failure.error_type,
+            error_message=failure.message,
+            stack_trace=None,
+            revision=revision + 1,
+            cpu_us=0,
+            memory_peak_bytes=0,
+            stdout_tail="",
+            stderr_tail="",
+            container_id=None,
+        )
+    return t

@@ -68,23 +68,14 @@ def suspected(core: Core, plan: Plan) -> Run:
 def test_a_suspect_empties_one_runner_and_no_other() -> None:
     """F30, I36: the others take work meanwhile, and the one takes it again afterwards."""
     plan = plan_of([], 1)
-    core = new_core()
-    for runner in (ONE, OTHER):
-        core.attached(runner, PYTHONS, {})
+    core = new_core((ONE, 2), (OTHER, 2))
+    assert {ONE, OTHER} == {holder(start(core, plan)) for _ in range(2)}
     suspect = suspected(core, plan)
-    core.granted(ONE, 2, 1)
-    core.cancel(suspect.id)
-    core.forget(suspect.id)
-    busy = [start(core, plan)]
-    core.granted(OTHER, 2, 1)
-    busy.append(start(core, plan))
-    assert {ONE, OTHER} == {holder(run) for run in busy}
-    second = suspected(core, plan)
-    assert holder(second) is None  # both have something: one is being emptied
+    assert holder(suspect) is None  # both have something: one is being emptied
     taken = [holder(start(core, plan)) for _ in range(2)]
     assert 1 == taken.count(None)
-    core.cancel(second.id)
-    core.forget(second.id)
+    core.cancel(suspect.id)
+    core.forget(suspect.id)
     core.redispatch()
     assert None not in [holder(run) for run in core.runs.values()]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 
 import pytest
+import structlog
 
 pytest_plugins = ["tests.support.servers", "tests.support.suite_fixtures"]
 
@@ -22,6 +24,13 @@ def docker_answers() -> bool:
         return False
     asked = subprocess.run([docker, "info"], capture_output=True, check=False, timeout=20)
     return asked.returncode == 0
+
+
+@pytest.fixture(autouse=True)
+def _logs_are_each_tests_own() -> Iterator[None]:
+    """A command that a test calls sets up the logs of the process that it takes itself for."""
+    yield
+    structlog.reset_defaults()
 
 
 # First of all hooks, so that xdist sees the groups.

@@ -59,7 +59,6 @@ class Core:
         self._timers: list[tuple[float, int, UUID, int]] = []
         self._timer_seq = 0
         self._timers_max = _TIMERS_MIN  # above it, timers of runs that are over are thrown out
-        self._epoch = epoch
         self._token = epoch * TOKENS_PER_EPOCH
         self._new_id = new_id
         self._draw = draw

@@ -79,11 +79,3 @@ class ReadyQueue:
         for key in [key for key in self._alone if key[0] == run_id]:
             del self._alone[key]
             self.size -= 1
-
-    def waiting(self, pythons: frozenset[str]) -> int:
-        """Count the places that these Pythons could run."""
-        return sum(
-            len(places)
-            for python in pythons & self._by_python.keys()
-            for places in self._by_python[python].values()
-        ) + len(self._alone)

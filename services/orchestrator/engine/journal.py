@@ -91,8 +91,6 @@ class Journal:
         self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]] = {}
         self._last = _EARLIEST
         self.pending_bytes = 0
-        self.flushes = 0
-        self.rows = 0
 
     def submit(self, transition: Transition) -> None:
         """Queue a transition; its commands go out once it is durable."""
@@ -170,7 +168,6 @@ class Journal:
             self._queue.popleft()
             batch.append(queued.transition)
         self.pending_bytes -= size
-        self.rows += rows
         return batch
 
     async def _write(self, batch: list[Transition]) -> None:
@@ -228,7 +225,6 @@ class Journal:
             else:
                 assert row is not None
                 self._last = row["at"]
-                self.flushes += 1
                 return Committed(batch, row["at"], frozenset(row["started"] or ()))
 
     async def _statement(self, sql: str) -> asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]:

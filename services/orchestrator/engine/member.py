@@ -28,7 +28,6 @@ class Member:
         self.id: UUID = uuid7()
         self.epoch = 0
         self.live = False
-        self._renewed_at = 0.0
         self._renewing = asyncio.Lock()
 
     async def join(self) -> None:
@@ -59,7 +58,6 @@ class Member:
             if not await members.renew(db, self.id, self.epoch, self.ttl_s):
                 raise FencedError
             self.live = True
-            self._renewed_at = asyncio.get_running_loop().time()
 
     async def rest(self, *, state: str = "idle") -> None:
         """Give the lease back: there is nothing to write."""

@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.kit.errors import FieldViolation, InvalidArgument
+from services.kit.ids import uuid_from_text
 
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -21,7 +22,7 @@ def uuid_from(text: str, *, field: str) -> UUID:
     if not _UUID.fullmatch(text):
         description = "must be a UUID like 0190d6c1-5f2e-7c3a-9d5b-1f0e2d3c4b5a"
         raise invalid(field, description if text else f"is required: it {description}")
-    return UUID(text)
+    return uuid_from_text(text)
 
 
 def uuid_or_none(text: str, *, field: str) -> UUID | None:

@@ -13,6 +13,7 @@ from qflow.orchestrator.v1 import attach_service_pb2 as pb
 from qflow.orchestrator.v1 import attach_service_pb2_grpc
 
 from services.kit.errors import Conflict, InvalidArgument
+from services.kit.ids import uuid_from_bytes
 from services.kit.pg import Pool
 from services.kit.rpc import codec as kit
 from services.orchestrator.domain.core import Outcome
@@ -56,7 +57,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
             )
         runner_id = UUID(first.hello.incarnation)
         await admit(self._engine, self._pool, runner_id)
-        inventory = {UUID(bytes=item.attempt_ref): item.token for item in first.hello.inventory}
+        inventory = {uuid_from_bytes(item.attempt_ref): item.token for item in first.hello.inventory}
         stream = self._engine.attach(runner_id, first.hello.pythons, inventory)
         log.info("runner_attached", incarnation=str(runner_id), slots=first.hello.slots)
         reader = asyncio.create_task(self._read(stream, first, request_iterator))
@@ -105,7 +106,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
         self, request: pb.GetValuesRequest, context: Context
     ) -> AsyncIterator[pb.GetValuesResponse]:
         """Give the inputs of an attempt in parts."""
-        known = self._engine.core.find(UUID(bytes=request.attempt_ref))
+        known = self._engine.core.find(uuid_from_bytes(request.attempt_ref))
         record = known and known[0].records[known[1]]
         if known is None or record is None or record.token != request.token:
             raise Conflict("ATTEMPT_SUPERSEDED", "token: the attempt is no longer the current one")
@@ -174,7 +175,7 @@ def _id(raw: bytes, field: str) -> UUID:
     """Read an id of a frame; only a stream's first one was searched on its way here."""
     if len(raw) != _ID_BYTES:
         raise kit.invalid(field, f"must have {_ID_BYTES} bytes")
-    return UUID(bytes=raw)
+    return uuid_from_bytes(raw)
 
 
 def _frames(commands: list[Outgoing]) -> Iterable[pb.AttachResponse]:

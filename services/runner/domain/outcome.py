@@ -47,6 +47,11 @@ class Usage:
     wall_us: int = 0
     serialization_us: int = 0
 
+    @property
+    def worked_s(self) -> float:
+        """How long the attempt's own work took, in and around user code."""
+        return (self.wall_us + self.serialization_us) / 1_000_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:

@@ -48,10 +48,12 @@ class Load:
     busy: int = 0
     starting: int = 0
     waiting: int = 0
-    hold_s: float = 1.0  # how long a call holds one, smoothed; unknown counts as long
+    served: int = 0
+    hold_s: float = 1.0  # how long a call's own work holds one, smoothed; unknown counts as long
 
     def note(self, hold_s: float) -> None:
         """Learn from one finished call."""
+        self.served += 1
         if self.hold_s >= 1.0 > hold_s:
             self.hold_s = hold_s
         else:
@@ -68,6 +70,15 @@ def worth_starting(load: Load) -> bool:
 def may_start(load: Load) -> bool:
     """Whether one more start fits: they double with what is at work, and never come as a storm."""
     return load.starting < max(_STARTS_AT_ONCE, load.busy)
+
+
+def stuck(load: Load, served: int) -> bool:
+    """Whether a call that waited its time, since `served` were served, needs one more after all.
+
+    Where others were served meanwhile it is the processors that are short, not interpreters: one
+    more would only take from those at work.
+    """
+    return may_start(load) and (load.served == served or worth_starting(load))
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from qflow.isolation.v1 import isolation_pb2
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 from qflow.orchestrator.v1.attach_service_pb2_grpc import AttachServiceStub
 
+from services.kit.ids import uuid_from_bytes
 from services.kit.rpc.channel import open_channel
 from services.runner.domain.attempts import FileReference
 from services.runner.domain.frames import (
@@ -219,7 +220,7 @@ def _incoming(frame: pb.AttachResponse) -> Incoming:
         acks=_pairs(frame.acks),
         superseded=_pairs(frame.superseded),
         kills=[
-            Kill(UUID(bytes=each.attempt_ref), each.token, each.grace_ms / 1000)
+            Kill(uuid_from_bytes(each.attempt_ref), each.token, each.grace_ms / 1000)
             for each in frame.kills
         ],
         demand=frame.demand.waiting if frame.HasField("demand") else None,
@@ -227,14 +228,14 @@ def _incoming(frame: pb.AttachResponse) -> Incoming:
 
 
 def _pairs(items: Sequence[Any]) -> list[tuple[UUID, int]]:
-    return [(UUID(bytes=each.attempt_ref), each.token) for each in items]
+    return [(uuid_from_bytes(each.attempt_ref), each.token) for each in items]
 
 
 def _definition(each: pb.AttemptDefinition) -> Definition:
     return Definition(
         number=each.definition,
-        node_version_id=UUID(bytes=each.node_version_id),
-        tenant_id=UUID(bytes=each.tenant_id),
+        node_version_id=uuid_from_bytes(each.node_version_id),
+        tenant_id=uuid_from_bytes(each.tenant_id),
         node_id=each.node_id,
         inputs=[(binding.name, binding.conversion) for binding in each.inputs],
         outputs=list(each.outputs),
@@ -246,10 +247,10 @@ def _definition(each: pb.AttemptDefinition) -> Definition:
 
 def _assignment(each: pb.AttemptAssignment) -> Assignment:
     return Assignment(
-        attempt_ref=UUID(bytes=each.attempt_ref),
+        attempt_ref=uuid_from_bytes(each.attempt_ref),
         token=each.token,
         definition=each.definition,
-        execution_id=UUID(bytes=each.execution_id),
+        execution_id=uuid_from_bytes(each.execution_id),
         attempt=each.attempt,
         values=[_value(value) for value in each.inputs],
         pull=each.pull,
@@ -268,4 +269,4 @@ def _value(value: pb.AttemptValue) -> Value:
 
 
 def _file_from(file: pb.AttemptValueFile) -> FileReference:
-    return FileReference(UUID(bytes=file.file_id), file.size_bytes, file.sha256.hex(), file.field)
+    return FileReference(uuid_from_bytes(file.file_id), file.size_bytes, file.sha256.hex(), file.field)

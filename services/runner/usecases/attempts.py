@@ -114,9 +114,11 @@ class Attempts:
         attempt.warm = warm
         attempt.container_id = warm.container_id
         recycle = True
+        worked_s: float | None = None
         try:
             outcome = await self._call(attempt, warm)
             recycle = bool(outcome.recycle)
+            worked_s = None if recycle else outcome.usage.worked_s
             return outcome
         finally:
             attempt.warm = None
@@ -125,7 +127,7 @@ class Attempts:
                 cpu_us=warm.cpu_us,
                 memory_peak_bytes=warm.memory_peak_bytes,
             )
-            self._pool.release(warm, recycle=recycle)
+            self._pool.release(warm, recycle=recycle, worked_s=worked_s)
 
     def tell_to_end(self, attempt: Attempt, why: str, *, grace_s: float) -> None:
         """Stop an attempt: the first word counts, its sandbox goes with it."""

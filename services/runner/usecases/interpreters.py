@@ -20,8 +20,8 @@ from services.runner.domain.pooling import (
     START_COST_S,
     Load,
     WarmKey,
-    may_start,
     worn_out,
+    stuck,
     worth_starting,
 )
 from services.runner.gateways.sandbox.port import (
@@ -141,7 +141,9 @@ class InterpreterPool:
         else:
             load.waiting += 1
             # The guess that one comes free soon may be wrong: then start one after all.
-            timer = loop.call_later(START_COST_S, self._start_if_waiting, need, waiter)
+            timer = loop.call_later(
+                START_COST_S, self._start_if_waiting, need, waiter, load.served
+            )
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -154,12 +156,19 @@ class InterpreterPool:
                 timer.cancel()
             self._forget_load(need.key)
 
-    def release(self, warm: Warm, *, recycle: bool = False) -> None:
-        """Give an interpreter back after a call, or up when it is not as it was."""
+    def release(
+        self, warm: Warm, *, recycle: bool = False, worked_s: float | None = None
+    ) -> None:
+        """Give an interpreter back after a call, or up when it is not as it was.
+
+        `worked_s` is how long the call's own work took: the rest of the time it held the
+        interpreter it waited for processors, of which one interpreter more would not give it more.
+        """
         now = self._clock()
         load = self._loads.setdefault(warm.key, Load())
         load.busy -= 1
-        load.note(now - warm.since)
+        held_s = now - warm.since
+        load.note(held_s if worked_s is None else min(held_s, worked_s))
         warm.since = now
         if (
             recycle
@@ -219,13 +228,13 @@ class InterpreterPool:
 
     # -- starting
 
-    def _start_if_waiting(self, need: Need, waiter: asyncio.Future[Warm]) -> None:
+    def _start_if_waiting(self, need: Need, waiter: asyncio.Future[Warm], served: int) -> None:
         if waiter.done():
             return
         load = self._loads.get(need.key)
-        if load is not None and not may_start(load):
+        if load is not None and not stuck(load, served):
             asyncio.get_running_loop().call_later(
-                START_COST_S, self._start_if_waiting, need, waiter
+                START_COST_S, self._start_if_waiting, need, waiter, load.served
             )
             return
         self._start(need)

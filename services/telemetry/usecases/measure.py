@@ -16,16 +16,20 @@ log = structlog.get_logger()
 
 READER: Final = "execution_metrics"
 BATCH_MAX: Final = 500
-# Longer than any flush of the engine may take from its clock to its commit.
-_AGAIN: Final = timedelta(seconds=90)
+# Longer than a flush of the engine takes from its clock to its commit, and than any may take.
+RECENT: Final = timedelta(seconds=2)
+LATE: Final = timedelta(seconds=90)
 
 
-async def measure_finished(pool: Pool) -> int:
-    """Measure the next runs that are over; tells how many, 0 when all are measured."""
+async def measure_finished(pool: Pool, *, again: timedelta = LATE) -> int:
+    """Measure the next runs that are over; tells how many, 0 when all are measured.
+
+    Those that ended up to `again` before the last one that was measured are looked at once more.
+    """
     # Asked first without a transaction: most of the time there is nothing.
     async with pool.acquire() as db:
         found = await metrics.finished_executions(
-            db, reader=READER, again=_AGAIN, marker=MARKER, limit=1
+            db, reader=READER, again=again, marker=MARKER, limit=1
         )
     if not found:
         return 0
@@ -33,7 +37,7 @@ async def measure_finished(pool: Pool) -> int:
     async with transaction(pool, durable=False) as db:
         await metrics.begin_measuring(db, reader=READER)
         found = await metrics.finished_executions(
-            db, reader=READER, again=_AGAIN, marker=MARKER, limit=BATCH_MAX
+            db, reader=READER, again=again, marker=MARKER, limit=BATCH_MAX
         )
         if not found:
             return 0

@@ -11,7 +11,15 @@ from services.runner.domain.environments import (
     without_addresses,
 )
 from services.runner.domain.limits import Limits, Tier, meets
-from services.runner.domain.pooling import Load, Pace, WarmKey, may_start, worn_out, worth_starting
+from services.runner.domain.pooling import (
+    Load,
+    Pace,
+    WarmKey,
+    may_start,
+    stuck,
+    worn_out,
+    worth_starting,
+)
 
 LOCK = """\
 idna==3.20 \\
@@ -85,6 +93,16 @@ def test_starts_double_and_never_come_as_a_storm() -> None:
     assert not may_start(Load(starting=2))
     assert may_start(Load(starting=2, busy=4))
     assert not worth_starting(Load(starting=2))
+
+
+def test_a_call_that_waited_gets_a_sandbox_only_where_nobody_was_served_meanwhile() -> None:
+    load = Load(busy=1, waiting=30, hold_s=0.0001, served=7)
+    assert stuck(load, served=7)
+    assert not stuck(load, served=6)
+    load.hold_s = 1.0
+    assert stuck(load, served=6)
+    load.starting = 2
+    assert not stuck(load, served=6)
 
 
 def test_the_first_measured_call_counts_at_once() -> None:

@@ -17,6 +17,7 @@ from services.orchestrator.domain import planner, unusable
 from services.orchestrator.domain.credits import ReadyQueue, Runner
 from services.orchestrator.domain.rows import (
     AssignCommand,
+    Follows,
     KillCommand,
     RunInsert,
     SupersededCommand,
@@ -65,11 +66,13 @@ class Core:
 
     # --- events: each returns the transitions that it makes -------------------------------------
 
-    def start(self, run: Run, row: RunInsert, *, now: float) -> list[Transition]:
+    def start(
+        self, run: Run, row: RunInsert, *, now: float, follows: tuple[Follows, ...] = ()
+    ) -> list[Transition]:
         """Begin a run: its row, and its first nodes where a runner has a credit."""
         self.runs[run.id] = run
         run.revision = 1
-        t = Transition(run.id, revision=1)
+        t = Transition(run.id, revision=1, follows=follows)
         t.run_inserts.append(row)
         if row.timeout_ms is not None:
             self._set_timer(now + row.timeout_ms / 1000, run.id, -1)

@@ -29,6 +29,15 @@ class RunInsert(NamedTuple):
     revision: int
 
 
+class Follows(NamedTuple):
+    """What a started run takes for true: the version that a node which it follows stands at."""
+
+    pins_id: UUID
+    tenant_id: UUID  # that must be able to read the node
+    node_id: UUID
+    version_id: UUID
+
+
 class NodeInsert(NamedTuple):
     """A new row of node_executions, born running."""
 
@@ -200,6 +209,7 @@ class Transition:
     """One change of one run: its rows are written together or not at all, then its commands go."""
 
     run_id: UUID
+    follows: tuple[Follows, ...] = ()  # of what is inserted: refused where one is not so
     run_inserts: list[RunInsert] = field(default_factory=list)
     node_inserts: list[NodeInsert] = field(default_factory=list)
     completes: list[NodeComplete] = field(default_factory=list)

@@ -21,6 +21,7 @@ from services.orchestrator.domain.rows import (
     AssignCommand,
     Command,
     Finished,
+    Follows,
     KillCommand,
     RunInsert,
     SupersededCommand,
@@ -223,8 +224,8 @@ class Engine:
 
     # --- what callers ask -----------------------------------------------------------------------
 
-    async def start(self, run: Run, row: RunInsert) -> None:
-        """Start a run; returns once it is committed.
+    async def start(self, run: Run, row: RunInsert, follows: tuple[Follows, ...]) -> None:
+        """Start a run; returns once it is committed, and what it follows was so in that moment.
 
         Raises `NotStarted` when it was refused; the caller looks why.
         """
@@ -236,7 +237,7 @@ class Engine:
             )
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[run.id] = future
-        self._apply(self.core.start(run, row, now=self.now()))
+        self._apply(self.core.start(run, row, now=self.now(), follows=follows))
         await asyncio.shield(future)
 
     async def cancel(self, run_id: UUID) -> None:

@@ -79,22 +79,6 @@ async def resolve(
     return {row["place"]: _to_version(row, row["input_types"]) for row in rows}
 
 
-_CURRENT: Final[LiteralString] = """
-    SELECT node.id AS node_id, version.id AS version_id
-      FROM python_nodes AS node
-      JOIN python_node_versions AS version
-        ON version.node_id = node.id AND version.version = node.version
-     WHERE node.id = ANY($1)
-       AND (node.tenant_id = $2 OR node.is_public OR node.is_template)
-"""
-
-
-async def current_versions(db: Db, tenant_id: UUID, node_ids: Iterable[UUID]) -> dict[UUID, UUID]:
-    """Give the current version of nodes that the tenant may read, by node."""
-    rows = await db.fetch(_CURRENT, list(node_ids), tenant_id)
-    return {row["node_id"]: row["version_id"] for row in rows}
-
-
 _VERSIONS: Final[LiteralString] = """
     SELECT id, python_version, output_types FROM python_node_versions WHERE id = ANY($1)
 """

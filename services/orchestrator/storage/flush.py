@@ -35,10 +35,29 @@ class Part:
     sql: LiteralString
     rows: Callable[[Transition], Collection[tuple[Any, ...]]]
     counted: bool = True  # every given row must be written
+    once: bool = False  # rows that many transitions share are given once
 
 
-# A run whose workflow went away or stands at another version than its plan is not inserted: the
-# answer says which were. Nor are its nodes then.
+# The plans that follow a node which stands elsewhere by now, or may not be read any more.
+_FOLLOWS: Final = Part(
+    "stale",
+    "pins_id uuid, tenant_id uuid, node_id uuid, version_id uuid",
+    """
+    SELECT given.pins_id
+      FROM given
+      LEFT JOIN python_nodes AS node ON node.id = given.node_id
+       AND (node.tenant_id = given.tenant_id OR node.is_public OR node.is_template)
+      LEFT JOIN python_node_versions AS version
+        ON version.node_id = node.id AND version.version = node.version
+     WHERE version.id IS DISTINCT FROM given.version_id
+    """,
+    lambda t: t.follows,
+    counted=False,
+    once=True,
+)
+
+# A run whose workflow went away or stands at another version than its plan is not inserted, nor
+# one whose plan is stale: the answer says which were. Nor are its nodes then.
 _RUN_INSERTS: Final = Part(
     "started",
     """
@@ -61,6 +80,7 @@ _RUN_INSERTS: Final = Part(
        AND workflows.is_active AND workflows.deleted_at IS NULL
        AND (workflows.tenant_id = given.tenant_id OR workflows.is_template)
        AND workflows.version = COALESCE(given.current_version, workflows.version)
+     WHERE /*stale*/ true
      ORDER BY given.id
         ON CONFLICT DO NOTHING
  RETURNING id
@@ -241,8 +261,11 @@ _RUN_CHANGES: Final = Part(
     lambda t: t.run_changes,
 )
 
+_FRESH: Final = "given.pins_id NOT IN (SELECT pins_id FROM stale)"
+
 # The order of tables is the order of locks: runs before nodes before what hangs on them.
 PARTS: Final = (
+    _FOLLOWS,
     _RUN_INSERTS,
     _RUN_CHANGES,
     _NODE_INSERTS,
@@ -276,7 +299,7 @@ def statement(mask: int) -> str:
     """Put together the statement for the parts whose bits are set."""
     text, at = _HEAD, 4
     counted: list[str] = []
-    starts = mask & 1
+    follows, starts = mask & 1, mask & 2
     for bit, part in enumerate(PARTS):
         if not mask >> bit & 1:
             continue
@@ -284,7 +307,8 @@ def statement(mask: int) -> str:
         arrays = ", ".join(f"${at + n}::{kind}[]" for n, (_, kind) in enumerate(columns))
         names = ", ".join(name for name, _ in columns)
         given = f"{part.name}_given"
-        sql = part.sql.replace("given", given)
+        sql = part.sql.replace("/*stale*/ true", _FRESH) if follows else part.sql
+        sql = sql.replace("given", given)
         if starts:
             sql = sql.replace(f"/*first*/ NOT {given}.first", _FIRST.replace("given", given))
         text += (
@@ -310,6 +334,8 @@ def prepare(batch: Sequence[Transition]) -> Flush:
     mask, arguments = 0, []
     for bit, part in enumerate(PARTS):
         rows = list(chain.from_iterable(part.rows(t) for t in batch))
+        if part.once:
+            rows = list(dict.fromkeys(rows))
         if rows:
             mask |= 1 << bit
             arguments.extend(_columns(rows))

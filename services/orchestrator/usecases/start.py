@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -13,11 +12,11 @@ from uuid import UUID
 from services.kit.caller import Caller
 from services.kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from services.kit.ids import uuid7
-from services.kit.pg import Pool, as_caller, connection, transaction
+from services.kit.pg import Pool, as_caller, transaction
 from services.orchestrator.domain import inputs
 from services.orchestrator.domain.core import SHARDS
 from services.orchestrator.domain.plan import Plan
-from services.orchestrator.domain.rows import RunInsert
+from services.orchestrator.domain.rows import Follows, RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
 from services.orchestrator.engine.engine import Engine, NotStarted
@@ -26,7 +25,6 @@ from services.orchestrator.storage.executions import Execution
 from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.usecases.plans import Plans, unlocked
 from services.orchestrator.usecases.recent import Recent
-from services.orchestrator.usecases.shared import Shared
 
 _TRIES_MAX: Final = 3
 # Of the plans that are kept for the next start, in all.
@@ -41,7 +39,7 @@ class _Known:
 
     plan: Plan
     current: int | None  # the version that the workflow must still have; None where one was asked
-    floating: Mapping[UUID, UUID]  # the versions that nodes must still have, by node
+    follows: tuple[Follows, ...]  # the versions that nodes must still have
 
 
 @dataclass(slots=True)
@@ -57,11 +55,6 @@ class Starter:
     _known: Recent[tuple[UUID, UUID, int], _Known] = field(
         default_factory=lambda: Recent(_PLACES_MAX)
     )
-    _versions: Shared[tuple[UUID, frozenset[UUID]], dict[UUID, UUID]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Share the looks at nodes that float."""
-        self._versions = Shared(self._look)
 
     async def start(
         self,
@@ -133,7 +126,7 @@ class Starter:
             timeout_ms=plan.timeout_ms,
             revision=1,
         )
-        await self.engine.start(run, row)
+        await self.engine.start(run, row, known.follows)
         return executions.without_values(executions.of_run(run))
 
     def _check_pythons(self, plan: Plan) -> None:
@@ -153,7 +146,7 @@ class Starter:
     async def _plan(self, caller: Caller, workflow_id: UUID, version: int) -> _Known:
         key = (caller.tenant_id, workflow_id, version)
         known = self._known.get(key)
-        if known is not None and await self._still_floats_to(caller.tenant_id, known.floating):
+        if known is not None:
             return known
         async with as_caller(self.api_pool, caller) as db:
             head = await definitions.get_head(db, workflow_id)
@@ -181,24 +174,15 @@ class Starter:
                     resource=("workflow", str(workflow_id)),
                 )
             self.engine.core.unlocked |= await unlocked(db, [plan], self.engine.core.unlocked)
-        floating = {
+        followed = {
             UUID(node["node_id"]): plan.places[plan.index[node["id"]]].node_version_id
             for node in definition.nodes
             if not node.get("version")
         }
-        found = _Known(plan, None if version else head.version, floating)
+        follows = tuple(Follows(plan.pins_id, caller.tenant_id, *each) for each in followed.items())
+        found = _Known(plan, None if version else head.version, follows)
         self._known.keep(key, found, weight=len(plan.places))
         return found
-
-    async def _still_floats_to(self, tenant_id: UUID, floating: Mapping[UUID, UUID]) -> bool:
-        """Say whether nodes that are not pinned still stand at the versions of a plan."""
-        if not floating:
-            return True
-        return await self._versions.get((tenant_id, frozenset(floating))) == floating
-
-    async def _look(self, key: tuple[UUID, frozenset[UUID]]) -> dict[UUID, UUID]:
-        async with connection(self.engine_pool) as db:  # one statement: no transaction around it
-            return await definitions.current_versions(db, *key)
 
     async def _plan_of(self, execution: Execution) -> Plan:
         async with transaction(self.engine_pool) as db:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from services.orchestrator.domain import planner, unusable
@@ -31,8 +30,7 @@ SHARDS: Final = 64
 _TIMERS_MIN: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a runner says of an attempt."""
 
     attempt_ref: UUID

@@ -157,8 +157,7 @@ class RunChange(NamedTuple):
     memory_peak_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class AssignCommand:
+class AssignCommand(NamedTuple):
     """Send an attempt to the runner that holds its row."""
 
     runner: UUID
@@ -167,8 +166,7 @@ class AssignCommand:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class AckCommand:
+class AckCommand(NamedTuple):
     """Tell a runner that a result is committed."""
 
     runner: UUID
@@ -176,8 +174,7 @@ class AckCommand:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class SupersededCommand:
+class SupersededCommand(NamedTuple):
     """Tell a runner to kill and forget an attempt."""
 
     runner: UUID
@@ -185,8 +182,7 @@ class SupersededCommand:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class KillCommand:
+class KillCommand(NamedTuple):
     """Tell a runner to kill an attempt and say so."""
 
     runner: UUID
@@ -194,8 +190,7 @@ class KillCommand:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """A run is over: forget it."""
 
     run_id: UUID

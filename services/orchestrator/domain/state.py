@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from services.orchestrator.domain.plan import FROM_RUN, Plan
@@ -23,8 +23,7 @@ class FileValue:
 NodeOutput: TypeAlias = tuple[bytes, ...] | FileValue
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(NamedTuple):
     """What an attempt consumed and printed."""
 
     cpu_us: int = 0

@@ -1,7 +1,8 @@
 """The journal: every state change of every execution, in order, through one connection.
 
 While one batch is being made durable the next one collects: no delay when idle, large batches
-under load. What hangs on a batch is released after its commit and never before.
+under load, where a moment's wait makes them larger still. What hangs on a batch is released after
+its commit and never before.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -26,6 +27,11 @@ log = structlog.get_logger()
 
 ROWS_MAX: Final = 2000
 BATCH_BYTES_MAX: Final = 1024 * 1024
+# A flush costs as much as dozens of rows, and so do the frames that follow it. After one of many
+# rows more are surely coming: the next one waits for them, unless it is large already.
+_BUSY_ROWS: Final = 32
+_LARGE_ROWS: Final = 256
+_GATHER_S: Final = 0.003
 _RETRIES_MAX: Final = 8
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 # Server errors after which the same statement may well succeed: nothing of it was written.
@@ -61,8 +67,7 @@ class Fence:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Queued:
+class _Queued(NamedTuple):
     transition: Transition
     rows: int
     size: int
@@ -87,6 +92,8 @@ class Journal:
         self._wake = asyncio.Event()
         self._doubted = False
         self._writing = False
+        self._queued_rows = 0
+        self._flushed_rows = 0  # of the last batch
         self._db: asyncpg.Connection[asyncpg.Record] | None = None
         self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]] = {}
         self._last = _EARLIEST
@@ -96,6 +103,7 @@ class Journal:
         """Queue a transition; its commands go out once it is durable."""
         rows, size = transition.cost()
         self._queue.append(_Queued(transition, rows, size))
+        self._queued_rows += rows
         self.pending_bytes += size
         self._wake.set()
 
@@ -112,12 +120,13 @@ class Journal:
         """Forget what is queued for a run that will be loaded again."""
         kept = [each for each in self._queue if each.transition.run_id != run_id]
         self._queue = deque(kept)
+        self._queued_rows = sum(each.rows for each in kept)
         self.pending_bytes = sum(each.size for each in kept)
 
     def clear(self) -> None:
         """Forget everything that is queued: it will be derived again from what is committed."""
         self._queue.clear()
-        self.pending_bytes = 0
+        self._queued_rows = self.pending_bytes = 0
 
     def doubt(self) -> None:
         """Trust memory no more: `run` raises before it writes anything else."""
@@ -131,7 +140,8 @@ class Journal:
                 self._wake.clear()
                 await self._wake.wait()
             # What came in with the commit joins this batch: one turn of the loop brings it here.
-            await asyncio.sleep(0)
+            busy = self._flushed_rows >= _BUSY_ROWS and self._queued_rows < _LARGE_ROWS
+            await asyncio.sleep(_GATHER_S if busy else 0)
             if self._doubted:
                 self._doubted = False
                 raise OutcomeUnknownError
@@ -168,6 +178,8 @@ class Journal:
             self._queue.popleft()
             batch.append(queued.transition)
         self.pending_bytes -= size
+        self._queued_rows -= rows
+        self._flushed_rows = rows
         return batch
 
     async def _write(self, batch: list[Transition]) -> None:

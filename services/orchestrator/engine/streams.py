@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from services.orchestrator.domain.plan import Binding, Place, Plan
@@ -27,8 +27,7 @@ class Definition:
     inputs: tuple[tuple[int, Binding], ...]  # the inputs that have a value, with their index
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(NamedTuple):
     """An attempt with its values."""
 
     attempt_ref: UUID

@@ -57,7 +57,9 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
             )
         runner_id = UUID(first.hello.incarnation)
         await admit(self._engine, self._pool, runner_id)
-        inventory = {uuid_from_bytes(item.attempt_ref): item.token for item in first.hello.inventory}
+        inventory = {
+            uuid_from_bytes(item.attempt_ref): item.token for item in first.hello.inventory
+        }
         stream = self._engine.attach(runner_id, first.hello.pythons, inventory)
         log.info("runner_attached", incarnation=str(runner_id), slots=first.hello.slots)
         reader = asyncio.create_task(self._read(stream, first, request_iterator))

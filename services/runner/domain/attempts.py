@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 
@@ -17,8 +18,7 @@ class FileReference:
     field: str
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(NamedTuple):
     """One input: its exact JSON text or where that lies, and how the edge converts it."""
 
     name: str
@@ -26,8 +26,7 @@ class Input:
     conversion: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRequest:
+class AttemptRequest(NamedTuple):
     """What to run, for whom, with what, and how long."""
 
     attempt_ref: UUID

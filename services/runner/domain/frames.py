@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import UUID
 
 from services.runner.domain.attempts import FileReference
@@ -32,8 +33,7 @@ class Definition:
     python_version: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
+class Assignment(NamedTuple):
     """One attempt to make."""
 
     attempt_ref: UUID
@@ -46,8 +46,7 @@ class Assignment:
     timeout_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(NamedTuple):
     """An attempt to end, with the time it has to end by itself."""
 
     attempt_ref: UUID
@@ -67,8 +66,7 @@ class Incoming:
     demand: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Finished(NamedTuple):
     """An attempt that is over; kept until it is acknowledged."""
 
     attempt_ref: UUID
@@ -80,8 +78,7 @@ class Finished:
     killed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Declined:
+class Declined(NamedTuple):
     """An assignment that is not taken."""
 
     attempt_ref: UUID

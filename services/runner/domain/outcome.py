@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 # Outputs of one attempt that are larger in sum become a file.
 INLINE_BYTES_MAX: Final = 64 * 1024
@@ -38,8 +38,7 @@ class AttemptError:
     retryable: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(NamedTuple):
     """What the attempt used, as the agent and the control group measured it."""
 
     cpu_us: int = 0
@@ -53,13 +52,15 @@ class Usage:
         return (self.wall_us + self.serialization_us) / 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+NO_USAGE: Final = Usage()
+
+
+class Outcome(NamedTuple):
     """The end of one attempt: `outputs` are exact JSON texts by name, in the declared order."""
 
     outputs: Sequence[tuple[str, bytes]] = ()
     error: AttemptError | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     stdout_tail: str = ""
     stderr_tail: str = ""
     recycle: str = ""

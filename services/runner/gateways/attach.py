@@ -269,4 +269,6 @@ def _value(value: pb.AttemptValue) -> Value:
 
 
 def _file_from(file: pb.AttemptValueFile) -> FileReference:
-    return FileReference(uuid_from_bytes(file.file_id), file.size_bytes, file.sha256.hex(), file.field)
+    return FileReference(
+        uuid_from_bytes(file.file_id), file.size_bytes, file.sha256.hex(), file.field
+    )

@@ -22,6 +22,7 @@ from services.runner.domain.environments import Package, packages_in
 from services.runner.domain.limits import MIB, Limits
 from services.runner.domain.outcome import (
     INLINE_BYTES_MAX,
+    NO_USAGE,
     AttemptError,
     ErrorType,
     Outcome,
@@ -422,7 +423,7 @@ def _skim(outputs: Sequence[tuple[str, bytes]]) -> None:
 
 def _usage(found: object) -> Usage:
     if not isinstance(found, dict):
-        return Usage()
+        return NO_USAGE
     return Usage(
         cpu_us=_count(found.get("cpu_us")),
         memory_peak_bytes=_count(found.get("max_rss_kb")) * 1024,

@@ -20,8 +20,8 @@ from services.runner.domain.pooling import (
     START_COST_S,
     Load,
     WarmKey,
-    worn_out,
     stuck,
+    worn_out,
     worth_starting,
 )
 from services.runner.gateways.sandbox.port import (
@@ -141,9 +141,7 @@ class InterpreterPool:
         else:
             load.waiting += 1
             # The guess that one comes free soon may be wrong: then start one after all.
-            timer = loop.call_later(
-                START_COST_S, self._start_if_waiting, need, waiter, load.served
-            )
+            timer = loop.call_later(START_COST_S, self._start_if_waiting, need, waiter, load.served)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -156,9 +154,7 @@ class InterpreterPool:
                 timer.cancel()
             self._forget_load(need.key)
 
-    def release(
-        self, warm: Warm, *, recycle: bool = False, worked_s: float | None = None
-    ) -> None:
+    def release(self, warm: Warm, *, recycle: bool = False, worked_s: float | None = None) -> None:
         """Give an interpreter back after a call, or up when it is not as it was.
 
         `worked_s` is how long the call's own work took: the rest of the time it held the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID
 
 from services.runner.domain.limits import Limits, Tier
@@ -29,8 +29,7 @@ class SandboxSpec:
     binds: Sequence[tuple[Path, str]] = ()  # (host directory, place), read-write
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(NamedTuple):
     """One answer of the agent. Untrusted: user code shares its process."""
 
     header: Header

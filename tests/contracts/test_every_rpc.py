@@ -192,6 +192,8 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
         "updateMask": "definition",
         **_GRAPH,
     },
+    ("RollbackNode", "node_id"): {"version": 1},
+    ("RollbackWorkflow", "workflow_id"): {"version": 1},
 }
 _CODES = {
     auth_pb2.FOREIGN_ANSWER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,

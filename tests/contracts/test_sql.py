@@ -32,7 +32,7 @@ _OWNED: Final = {
         *("python_nodes", "python_node_versions", "node_version_locks"),
         *("python_node_tags", "python_node_tag_relations"),
         *("workflows", "workflow_versions", "workflow_tags", "workflow_tag_relations"),
-        "custom_types",
+        *("custom_types", "workflow_node_uses"),
     },
     "orchestrator": {
         *("workflow_executions", "node_executions", "node_data_flow", "node_attempts"),
@@ -55,9 +55,12 @@ _BESIDES: Final = {
 # not named may use any login of its service.
 _RUN_BY: Final = {
     "registry.storage.idempotency": "qflow_registry",
+    "registry.storage.deletion": "qflow_registry",
     "registry.storage.identity": "qflow_registry_auth",
     "registry.storage.locks": "qflow_registry_engine",
     "registry.storage.nodes": "qflow_registry",
+    "registry.storage.uses": "qflow_registry",
+    "registry.storage.versions": "qflow_registry",
     "registry.storage.workflows": "qflow_registry",
     "orchestrator.storage.definitions": "qflow_orchestrator_engine",
     "orchestrator.storage.definitions._HEAD": "qflow_orchestrator",

@@ -37,6 +37,7 @@ _OWNED = {
         "workflow_tags",
         "workflow_tag_relations",
         "custom_types",
+        "workflow_node_uses",
     },
     "orchestrator": {
         "workflow_executions",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
+from uuid import UUID
 
 from qflow.registry.v1 import node_pb2 as pb
 from qflow.types import expression, to_text
@@ -11,6 +12,7 @@ from qflow.types import expression, to_text
 from services.kit.rpc import codec
 from services.registry.domain.source import Diagnostic
 from services.registry.storage.nodes import Node
+from services.registry.storage.versions import Version
 
 _LOCK_STATES: Final = {
     "none": pb.LOCK_STATE_NONE,
@@ -78,4 +80,21 @@ def node_to_pb(
         created_by=str(node.created_by),
         create_time=codec.timestamp(node.created_at) if exists else None,
         update_time=codec.timestamp(node.updated_at) if exists else None,
+        delete_time=codec.timestamp(node.deleted_at) if node.deleted_at else None,
+        is_public=node.is_public,
+        is_template=node.is_template,
+        cloned_from=_origin(node.cloned_from),
+    )
+
+
+def _origin(model: tuple[UUID, int] | None) -> pb.NodeOrigin | None:
+    return None if model is None else pb.NodeOrigin(node_id=str(model[0]), version=model[1])
+
+
+def node_version_to_pb(version: Version[Node], *, with_code: bool) -> pb.NodeVersion:
+    """Encode one version of a node."""
+    return pb.NodeVersion(
+        node=node_to_pb(version.shown, with_code=with_code),
+        author=str(version.author),
+        create_time=codec.timestamp(version.made_at),
     )

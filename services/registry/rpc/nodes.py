@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from qflow.registry.v1 import node_pb2
@@ -11,14 +12,16 @@ from qflow.registry.v1 import node_service_pb2_grpc as pb_grpc
 from services.kit.caller import current_caller
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
-from services.registry.rpc.node_codec import node_to_pb
+from services.registry.rpc.node_codec import node_to_pb, node_version_to_pb
 from services.registry.rpc.request_key import request_key
 from services.registry.rpc.sizes import check_answerable
-from services.registry.usecases import nodes
+from services.registry.storage.nodes import Node
+from services.registry.usecases import deletion, node_versions, nodes
 from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
 
 _LIST: Final = "registry.ListNodes"
+_LIST_VERSIONS: Final = "registry.ListNodeVersions"
 
 
 class NodeServicer(pb_grpc.NodeServiceServicer):
@@ -57,7 +60,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:
         """See the contract."""
-        pages = Pages(_LIST, request, request.view)
+        pages = Pages(_LIST, request, request.view, request.show_deleted)
         with_code = request.view == node_pb2.NODE_VIEW_FULL
         found = await nodes.list_nodes(
             self._deps.pool,
@@ -65,6 +68,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             after=pages.after_moment(),
             limit=pages.limit,
             with_code=with_code,
+            with_deleted=request.show_deleted,
         )
         shown, token = await pages.cut(
             found,
@@ -92,15 +96,105 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             return pb.UpdateNodeResponse.FromString(answer.response)
         return _updated(answer)
 
+    async def ListNodeVersions(
+        self, request: pb.ListNodeVersionsRequest, context: Any
+    ) -> pb.ListNodeVersionsResponse:
+        """See the contract."""
+        pages = Pages(_LIST_VERSIONS, request, request.node_id, request.view)
+        with_code = request.view == node_pb2.NODE_VIEW_FULL
+        found = await node_versions.list_node_versions(
+            self._deps.pool,
+            current_caller(),
+            codec.uuid_from(request.node_id, field="node_id"),
+            before=pages.after_place(),
+            limit=pages.limit,
+            with_code=with_code,
+        )
+        shown, token = await pages.cut(
+            found,
+            encode=lambda version: node_version_to_pb(version, with_code=with_code),
+            key=lambda version: (version.shown.version,),
+        )
+        return pb.ListNodeVersionsResponse(versions=shown, next_page_token=token)
+
+    async def RollbackNode(
+        self, request: pb.RollbackNodeRequest, context: Any
+    ) -> pb.RollbackNodeResponse:
+        """See the contract."""
+        answer = await node_versions.rollback_node(
+            self._deps,
+            current_caller(),
+            codec.uuid_from(request.node_id, field="node_id"),
+            version=request.version,
+            etag=request.etag,
+            key=request_key(request, "registry.RollbackNode", _rolled_back),
+            validate_only=request.validate_only,
+            guard=_answerable,
+        )
+        if isinstance(answer, Replayed):
+            return pb.RollbackNodeResponse.FromString(answer.response)
+        return _rolled_back(answer)
+
+    async def CloneNode(self, request: pb.CloneNodeRequest, context: Any) -> pb.CloneNodeResponse:
+        """See the contract."""
+        answer = await node_versions.clone_node(
+            self._deps,
+            current_caller(),
+            codec.uuid_from(request.node_id, field="node_id"),
+            version=request.version,
+            name=request.name,
+            key=request_key(request, "registry.CloneNode", _cloned),
+            validate_only=request.validate_only,
+            guard=_answerable,
+        )
+        if isinstance(answer, Replayed):
+            return pb.CloneNodeResponse.FromString(answer.response)
+        return _cloned(answer)
+
+    async def DeleteNode(
+        self, request: pb.DeleteNodeRequest, context: Any
+    ) -> pb.DeleteNodeResponse:
+        """See the contract."""
+        answer = await deletion.mark_node(
+            self._deps.pool,
+            current_caller(),
+            codec.uuid_from(request.node_id, field="node_id"),
+            deleted=True,
+            etag=request.etag,
+            key=request_key(request, "registry.DeleteNode", _deleted),
+        )
+        if isinstance(answer, Replayed):
+            return pb.DeleteNodeResponse.FromString(answer.response)
+        return _deleted(answer)
+
+    async def UndeleteNode(
+        self, request: pb.UndeleteNodeRequest, context: Any
+    ) -> pb.UndeleteNodeResponse:
+        """See the contract."""
+        answer = await deletion.mark_node(
+            self._deps.pool,
+            current_caller(),
+            codec.uuid_from(request.node_id, field="node_id"),
+            deleted=False,
+            etag=request.etag,
+            key=request_key(request, "registry.UndeleteNode", _undeleted),
+        )
+        if isinstance(answer, Replayed):
+            return pb.UndeleteNodeResponse.FromString(answer.response)
+        return _undeleted(answer)
+
 
 def _draft(request: pb.CreateNodeRequest | pb.UpdateNodeRequest) -> Draft:
-    return Draft(
+    draft = Draft(
         name=request.name,
         description=request.description,
         code=request.code,
         main_function=request.main_function,
         python_version=request.python_version,
     )
+    if isinstance(request, pb.CreateNodeRequest):
+        return draft
+    return replace(draft, is_public=request.is_public, is_template=request.is_template)
 
 
 def _answerable(answer: NodeAnswer) -> None:
@@ -114,3 +208,19 @@ def _created(answer: NodeAnswer) -> pb.CreateNodeResponse:
 
 def _updated(answer: NodeAnswer) -> pb.UpdateNodeResponse:
     return pb.UpdateNodeResponse(node=node_to_pb(answer.node, answer.diagnostics))
+
+
+def _rolled_back(answer: NodeAnswer) -> pb.RollbackNodeResponse:
+    return pb.RollbackNodeResponse(node=node_to_pb(answer.node, answer.diagnostics))
+
+
+def _cloned(answer: NodeAnswer) -> pb.CloneNodeResponse:
+    return pb.CloneNodeResponse(node=node_to_pb(answer.node, answer.diagnostics))
+
+
+def _deleted(node: Node) -> pb.DeleteNodeResponse:
+    return pb.DeleteNodeResponse(node=node_to_pb(node, with_code=False))
+
+
+def _undeleted(node: Node) -> pb.UndeleteNodeResponse:
+    return pb.UndeleteNodeResponse(node=node_to_pb(node, with_code=False))

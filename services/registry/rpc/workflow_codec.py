@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
+from uuid import UUID
 
 from qflow.registry.v1 import workflow_pb2 as pb
 from qflow.types import Type, expression, to_text
@@ -20,6 +21,7 @@ from services.registry.domain.definition import (
     WorkflowNode,
     WorkflowOutput,
 )
+from services.registry.storage.versions import Version
 from services.registry.storage.workflows import Workflow
 
 _VERDICTS: Final = {
@@ -200,6 +202,24 @@ def workflow_to_pb(
         created_by=str(workflow.created_by),
         create_time=codec.timestamp(workflow.created_at) if exists else None,
         update_time=codec.timestamp(workflow.updated_at) if exists else None,
+        delete_time=codec.timestamp(workflow.deleted_at) if workflow.deleted_at else None,
+        is_template=workflow.is_template,
+        cloned_from=_origin(workflow.cloned_from),
+    )
+
+
+def _origin(model: tuple[UUID, int] | None) -> pb.WorkflowOrigin | None:
+    if model is None:
+        return None
+    return pb.WorkflowOrigin(workflow_id=str(model[0]), version=model[1])
+
+
+def workflow_version_to_pb(version: Version[Workflow], *, with_graph: bool) -> pb.WorkflowVersion:
+    """Encode one version of a workflow."""
+    return pb.WorkflowVersion(
+        workflow=workflow_to_pb(version.shown, with_graph=with_graph),
+        author=str(version.author),
+        create_time=codec.timestamp(version.made_at),
     )
 
 

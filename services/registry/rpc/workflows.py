@@ -18,12 +18,15 @@ from services.registry.rpc.workflow_codec import (
     definition_to_pb,
     findings_to_pb,
     workflow_to_pb,
+    workflow_version_to_pb,
 )
-from services.registry.usecases import workflows
+from services.registry.storage.workflows import Workflow
+from services.registry.usecases import deletion, workflow_versions, workflows
 from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.workflows import WorkflowAnswer, Workflows
 
 _LIST: Final = "registry.ListWorkflows"
+_LIST_VERSIONS: Final = "registry.ListWorkflowVersions"
 
 
 class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
@@ -69,7 +72,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         self, request: pb.ListWorkflowsRequest, context: Any
     ) -> pb.ListWorkflowsResponse:
         """See the contract."""
-        pages = Pages(_LIST, request, request.view)
+        pages = Pages(_LIST, request, request.view, request.show_deleted)
         with_graph = request.view == workflow_pb2.WORKFLOW_VIEW_FULL
         found = await workflows.list_workflows(
             self._deps.pool,
@@ -77,6 +80,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             after=pages.after_moment(),
             limit=pages.limit,
             with_graph=with_graph,
+            with_deleted=request.show_deleted,
         )
         shown, token = await pages.cut(
             found,
@@ -99,6 +103,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             name=request.name,
             description=request.description,
             definition=definition,
+            is_template=request.is_template,
             mask=list(request.update_mask.paths),
             etag=request.etag,
             key=request_key(request, "registry.UpdateWorkflow", _updated),
@@ -155,6 +160,95 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             activatable=checked.activatable,
         )
 
+    async def ListWorkflowVersions(
+        self, request: pb.ListWorkflowVersionsRequest, context: Any
+    ) -> pb.ListWorkflowVersionsResponse:
+        """See the contract."""
+        pages = Pages(_LIST_VERSIONS, request, request.workflow_id, request.view)
+        with_graph = request.view == workflow_pb2.WORKFLOW_VIEW_FULL
+        found = await workflow_versions.list_workflow_versions(
+            self._deps.pool,
+            current_caller(),
+            codec.uuid_from(request.workflow_id, field="workflow_id"),
+            before=pages.after_place(),
+            limit=pages.limit,
+            with_graph=with_graph,
+        )
+        shown, token = await pages.cut(
+            found,
+            encode=lambda version: workflow_version_to_pb(version, with_graph=with_graph),
+            key=lambda version: (version.shown.version,),
+        )
+        return pb.ListWorkflowVersionsResponse(versions=shown, next_page_token=token)
+
+    async def RollbackWorkflow(
+        self, request: pb.RollbackWorkflowRequest, context: Any
+    ) -> pb.RollbackWorkflowResponse:
+        """See the contract."""
+        answer = await workflow_versions.rollback_workflow(
+            self._deps,
+            current_caller(),
+            codec.uuid_from(request.workflow_id, field="workflow_id"),
+            version=request.version,
+            etag=request.etag,
+            key=request_key(request, "registry.RollbackWorkflow", _rolled_back),
+            validate_only=request.validate_only,
+            guard=_answerable,
+        )
+        if isinstance(answer, Replayed):
+            return pb.RollbackWorkflowResponse.FromString(answer.response)
+        return _rolled_back(answer)
+
+    async def CloneWorkflow(
+        self, request: pb.CloneWorkflowRequest, context: Any
+    ) -> pb.CloneWorkflowResponse:
+        """See the contract."""
+        answer = await workflow_versions.clone_workflow(
+            self._deps,
+            current_caller(),
+            codec.uuid_from(request.workflow_id, field="workflow_id"),
+            version=request.version,
+            name=request.name,
+            key=request_key(request, "registry.CloneWorkflow", _cloned),
+            validate_only=request.validate_only,
+            guard=_answerable,
+        )
+        if isinstance(answer, Replayed):
+            return pb.CloneWorkflowResponse.FromString(answer.response)
+        return _cloned(answer)
+
+    async def DeleteWorkflow(
+        self, request: pb.DeleteWorkflowRequest, context: Any
+    ) -> pb.DeleteWorkflowResponse:
+        """See the contract."""
+        answer = await deletion.mark_workflow(
+            self._deps.pool,
+            current_caller(),
+            codec.uuid_from(request.workflow_id, field="workflow_id"),
+            deleted=True,
+            etag=request.etag,
+            key=request_key(request, "registry.DeleteWorkflow", _deleted),
+        )
+        if isinstance(answer, Replayed):
+            return pb.DeleteWorkflowResponse.FromString(answer.response)
+        return _deleted(answer)
+
+    async def UndeleteWorkflow(
+        self, request: pb.UndeleteWorkflowRequest, context: Any
+    ) -> pb.UndeleteWorkflowResponse:
+        """See the contract."""
+        answer = await deletion.mark_workflow(
+            self._deps.pool,
+            current_caller(),
+            codec.uuid_from(request.workflow_id, field="workflow_id"),
+            deleted=False,
+            etag=request.etag,
+            key=request_key(request, "registry.UndeleteWorkflow", _undeleted),
+        )
+        if isinstance(answer, Replayed):
+            return pb.UndeleteWorkflowResponse.FromString(answer.response)
+        return _undeleted(answer)
+
 
 def _answerable(answer: WorkflowAnswer) -> None:
     # A small graph may be large with the types of its nodes.
@@ -176,6 +270,22 @@ def _activated(answer: WorkflowAnswer) -> pb.ActivateWorkflowResponse:
 
 def _deactivated(answer: WorkflowAnswer) -> pb.DeactivateWorkflowResponse:
     return pb.DeactivateWorkflowResponse(workflow=_workflow(answer))
+
+
+def _rolled_back(answer: WorkflowAnswer) -> pb.RollbackWorkflowResponse:
+    return pb.RollbackWorkflowResponse(workflow=_workflow(answer))
+
+
+def _cloned(answer: WorkflowAnswer) -> pb.CloneWorkflowResponse:
+    return pb.CloneWorkflowResponse(workflow=_workflow(answer))
+
+
+def _deleted(workflow: Workflow) -> pb.DeleteWorkflowResponse:
+    return pb.DeleteWorkflowResponse(workflow=workflow_to_pb(workflow, with_graph=False))
+
+
+def _undeleted(workflow: Workflow) -> pb.UndeleteWorkflowResponse:
+    return pb.UndeleteWorkflowResponse(workflow=workflow_to_pb(workflow, with_graph=False))
 
 
 def _workflow(answer: WorkflowAnswer) -> workflow_pb2.Workflow:

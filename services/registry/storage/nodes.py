@@ -46,6 +46,15 @@ class Node:
     created_by: UUID
     created_at: datetime
     updated_at: datetime
+    deleted_at: datetime | None = None
+    is_public: bool = False
+    is_template: bool = False
+    cloned_from: tuple[UUID, int] | None = None  # a node and its version
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether every tenant may read and run it."""
+        return self.is_public or self.is_template
 
     @property
     def etag(self) -> str:
@@ -56,8 +65,9 @@ class Node:
 _INSERT_NODE: Final[LiteralString] = """
     INSERT INTO python_nodes
            (id, name, description, code, main_function, python_version, dependencies, input_types,
-            output_types, is_async, tenant_id, created_by, version)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1)
+            output_types, is_async, tenant_id, created_by, cloned_from_id, cloned_from_version,
+            version)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 1)
  RETURNING created_at, updated_at
 """
 
@@ -78,6 +88,7 @@ async def insert_node(db: Db, node: Node) -> tuple[datetime, datetime]:
         node.is_async,
         node.tenant_id,
         node.created_by,
+        *(node.cloned_from or (None, None)),
     )
     assert row is not None
     return row["created_at"], row["updated_at"]
@@ -103,6 +114,12 @@ _INSERT_LOCK: Final[LiteralString] = """
 
 async def insert_version(db: Db, node: Node) -> None:
     """Add the version that a node shows, and its lock in its first state."""
+    await insert_version_alone(db, node)
+    await db.execute(_INSERT_LOCK, node.version_id, node.tenant_id, node.lock_state)
+
+
+async def insert_version_alone(db: Db, node: Node) -> None:
+    """Add the version that a node shows; its lock is to follow in the same transaction."""
     await db.fetchval(
         _INSERT_VERSION,
         node.version_id,
@@ -119,14 +136,14 @@ async def insert_version(db: Db, node: Node) -> None:
         node.is_async,
         node.created_by,
     )
-    await db.execute(_INSERT_LOCK, node.version_id, node.tenant_id, node.lock_state)
 
 
 # Guarded by the version that the change is based on: of two racing changes, one updates no row.
 _UPDATE_NODE: Final[LiteralString] = """
     UPDATE python_nodes
        SET name = $3, description = $4, code = $5, main_function = $6, python_version = $7,
-           dependencies = $8, input_types = $9, output_types = $10, is_async = $11, version = $12
+           dependencies = $8, input_types = $9, output_types = $10, is_async = $11, version = $12,
+           is_public = $13, is_template = $14
      WHERE id = $1 AND version = $2 AND deleted_at IS NULL
  RETURNING updated_at
 """
@@ -148,6 +165,8 @@ async def update_node(db: Db, node: Node, *, was: int) -> datetime | None:
         outputs_to_json(node.outputs),
         node.is_async,
         node.version,
+        node.is_public,
+        node.is_template,
     )
     return updated_at
 
@@ -157,6 +176,7 @@ async def update_node(db: Db, node: Node, *, was: int) -> datetime | None:
 # changed since without a new version.
 _GET_NODE: Final[LiteralString] = """
     SELECT n.id, n.tenant_id, n.created_by, n.created_at, n.updated_at,
+           n.deleted_at, n.is_public, n.is_template, n.cloned_from_id, n.cloned_from_version,
            n.version AS current_version,
            v.id AS version_id, v.version,
            CASE WHEN v.version = n.version THEN n.name ELSE v.name END AS name,
@@ -169,21 +189,24 @@ _GET_NODE: Final[LiteralString] = """
       JOIN python_node_versions v
         ON v.node_id = n.id AND v.version = COALESCE(NULLIF($2, 0), n.version)
       LEFT JOIN node_version_locks l ON l.node_version_id = v.id
-     WHERE n.id = $1 AND n.deleted_at IS NULL
+     WHERE n.id = $1
 """
 
 
 async def get_node(
     db: Db, node_id: UUID, *, version: int = 0, with_code: bool = True
 ) -> Node | None:
-    """Find a node at a version, 0 for the current one; None where the caller sees none."""
+    """Find a node at a version, 0 for the current one; None where the caller sees none.
+
+    A deleted one is found: whoever changes or uses it looks at `deleted_at`.
+    """
     row = await db.fetchrow(_GET_NODE, node_id, version, with_code)
-    return None if row is None else _to_node(row)
+    return None if row is None else to_node(row)
 
 
 # Row-level security lets a caller lock only what the caller may change.
 _LOCK_NODE: Final[LiteralString] = """
-    SELECT id FROM python_nodes WHERE id = $1 AND deleted_at IS NULL FOR UPDATE
+    SELECT id FROM python_nodes WHERE id = $1 FOR UPDATE
 """
 
 
@@ -194,6 +217,7 @@ async def lock_node(db: Db, node_id: UUID) -> bool:
 
 _LIST_NODES: Final[LiteralString] = """
     SELECT n.id, n.tenant_id, n.created_by, n.created_at, n.updated_at,
+           n.deleted_at, n.is_public, n.is_template, n.cloned_from_id, n.cloned_from_version,
            n.version AS current_version, v.id AS version_id, v.version, n.name, n.description,
            CASE WHEN $4 THEN v.code ELSE '' END AS code,
            v.main_function, v.is_async, v.python_version,
@@ -202,7 +226,7 @@ _LIST_NODES: Final[LiteralString] = """
       FROM python_nodes n
       JOIN python_node_versions v ON v.node_id = n.id AND v.version = n.version
       LEFT JOIN node_version_locks l ON l.node_version_id = v.id
-     WHERE n.deleted_at IS NULL
+     WHERE (n.deleted_at IS NULL OR $5)
        AND ($1::timestamptz IS NULL OR (n.created_at, n.id) < ($1, $2::uuid))
      ORDER BY n.created_at DESC, n.id DESC
      LIMIT $3
@@ -210,12 +234,17 @@ _LIST_NODES: Final[LiteralString] = """
 
 
 async def list_nodes(
-    db: Db, *, after: tuple[datetime, UUID] | None, limit: int, with_code: bool
+    db: Db,
+    *,
+    after: tuple[datetime, UUID] | None,
+    limit: int,
+    with_code: bool,
+    with_deleted: bool = False,
 ) -> Iterator[Node]:
     """List what the caller may read, newest first, after the last row of the page before."""
     moment, last_id = after or (None, None)
-    rows = await db.fetch(_LIST_NODES, moment, last_id, limit, with_code)
-    return map(_to_node, rows)
+    rows = await db.fetch(_LIST_NODES, moment, last_id, limit, with_code, with_deleted)
+    return map(to_node, rows)
 
 
 # One row per pair asked for, in order; the columns are null where there is no such version.
@@ -249,7 +278,9 @@ async def get_signatures(db: Db, asked: Sequence[tuple[UUID, int]]) -> Signature
     }
 
 
-def _to_node(row: Row) -> Node:
+def to_node(row: Row) -> Node:
+    """Read the columns that every list of nodes selects."""
+    model = row["cloned_from_id"]
     return Node(
         id=row["id"],
         version_id=row["version_id"],
@@ -270,4 +301,8 @@ def _to_node(row: Row) -> Node:
         created_by=row["created_by"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        deleted_at=row["deleted_at"],
+        is_public=row["is_public"],
+        is_template=row["is_template"],
+        cloned_from=None if model is None else (model, row["cloned_from_version"]),
     )

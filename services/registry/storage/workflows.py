@@ -29,6 +29,9 @@ class Workflow:
     created_by: UUID
     created_at: datetime
     updated_at: datetime
+    deleted_at: datetime | None = None
+    is_template: bool = False
+    cloned_from: tuple[UUID, int] | None = None  # a workflow and its version
 
     @property
     def etag(self) -> str:
@@ -39,8 +42,9 @@ class Workflow:
 _INSERT_WORKFLOW: Final[LiteralString] = """
     INSERT INTO workflows
            (id, name, description, nodes, connections, settings, input_types, output_types,
-            python_version, is_active, tenant_id, created_by, version)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1)
+            python_version, is_active, tenant_id, created_by, cloned_from_id, cloned_from_version,
+            version)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 1)
  RETURNING created_at, updated_at
 """
 
@@ -62,6 +66,7 @@ async def insert_workflow(db: Db, workflow: Workflow) -> tuple[datetime, datetim
         workflow.is_active,
         workflow.tenant_id,
         workflow.created_by,
+        *(workflow.cloned_from or (None, None)),
     )
     assert row is not None
     return row["created_at"], row["updated_at"]
@@ -99,7 +104,7 @@ _UPDATE_WORKFLOW: Final[LiteralString] = """
     UPDATE workflows
        SET name = $3, description = $4, nodes = $5, connections = $6, settings = $7,
            input_types = $8, output_types = $9, python_version = $10, is_active = $11,
-           version = $12
+           version = $12, is_template = $13
      WHERE id = $1 AND version = $2 AND deleted_at IS NULL
  RETURNING updated_at
 """
@@ -122,6 +127,7 @@ async def update_workflow(db: Db, workflow: Workflow, *, was: int) -> datetime |
         workflow.python_version,
         workflow.is_active,
         workflow.version,
+        workflow.is_template,
     )
     return updated_at
 
@@ -129,14 +135,14 @@ async def update_workflow(db: Db, workflow: Workflow, *, was: int) -> datetime |
 # A definition is large: a change of what stands around it does not write it again.
 _UPDATE_HEAD: Final[LiteralString] = """
     UPDATE workflows
-       SET name = $3, description = $4, is_active = $5
+       SET name = $3, description = $4, is_active = $5, is_template = $6
      WHERE id = $1 AND version = $2 AND deleted_at IS NULL
  RETURNING updated_at
 """
 
 
 async def update_head(db: Db, workflow: Workflow) -> datetime | None:
-    """Save name, description and whether it may be started; None where it changed meanwhile."""
+    """Save all that has no versions; None where it changed meanwhile."""
     updated_at: datetime | None = await db.fetchval(
         _UPDATE_HEAD,
         workflow.id,
@@ -144,12 +150,14 @@ async def update_head(db: Db, workflow: Workflow) -> datetime | None:
         workflow.name,
         workflow.description,
         workflow.is_active,
+        workflow.is_template,
     )
     return updated_at
 
 
 _GET_WORKFLOW: Final[LiteralString] = """
     SELECT w.id, w.tenant_id, w.created_by, w.created_at, w.updated_at, w.is_active,
+           w.deleted_at, w.is_template, w.cloned_from_id, w.cloned_from_version,
            w.version AS current_version, w.description,
            CASE WHEN v.version = w.version THEN w.name ELSE v.name END AS name,
            v.version, v.python_version,
@@ -159,20 +167,23 @@ _GET_WORKFLOW: Final[LiteralString] = """
       FROM workflows w
       JOIN workflow_versions v
         ON v.workflow_id = w.id AND v.version = COALESCE(NULLIF($2, 0), w.version)
-     WHERE w.id = $1 AND w.deleted_at IS NULL
+     WHERE w.id = $1
 """
 
 
 async def get_workflow(
     db: Db, workflow_id: UUID, *, version: int = 0, with_graph: bool = True
 ) -> Workflow | None:
-    """Find a workflow at a version, 0 for the current one; None where the caller sees none."""
+    """Find a workflow at a version, 0 for the current one; None where the caller sees none.
+
+    A deleted one is found: whoever changes or uses it looks at `deleted_at`.
+    """
     row = await db.fetchrow(_GET_WORKFLOW, workflow_id, version, with_graph)
-    return None if row is None else _to_workflow(row)
+    return None if row is None else to_workflow(row)
 
 
 _LOCK_WORKFLOW: Final[LiteralString] = """
-    SELECT id FROM workflows WHERE id = $1 AND deleted_at IS NULL FOR UPDATE
+    SELECT id FROM workflows WHERE id = $1 FOR UPDATE
 """
 
 
@@ -183,12 +194,13 @@ async def lock_workflow(db: Db, workflow_id: UUID) -> bool:
 
 _LIST_WORKFLOWS: Final[LiteralString] = """
     SELECT w.id, w.tenant_id, w.created_by, w.created_at, w.updated_at, w.is_active,
+           w.deleted_at, w.is_template, w.cloned_from_id, w.cloned_from_version,
            w.version AS current_version, w.version, w.name, w.description, w.python_version,
            CASE WHEN $4 THEN w.nodes ELSE '[]' END AS nodes,
            CASE WHEN $4 THEN w.connections ELSE '[]' END AS connections,
            w.settings, w.input_types, w.output_types
       FROM workflows w
-     WHERE w.deleted_at IS NULL
+     WHERE (w.deleted_at IS NULL OR $5)
        AND ($1::timestamptz IS NULL OR (w.created_at, w.id) < ($1, $2::uuid))
      ORDER BY w.created_at DESC, w.id DESC
      LIMIT $3
@@ -196,15 +208,22 @@ _LIST_WORKFLOWS: Final[LiteralString] = """
 
 
 async def list_workflows(
-    db: Db, *, after: tuple[datetime, UUID] | None, limit: int, with_graph: bool
+    db: Db,
+    *,
+    after: tuple[datetime, UUID] | None,
+    limit: int,
+    with_graph: bool,
+    with_deleted: bool = False,
 ) -> Iterator[Workflow]:
     """List what the caller may read, newest first, after the last row of the page before."""
     moment, last_id = after or (None, None)
-    rows = await db.fetch(_LIST_WORKFLOWS, moment, last_id, limit, with_graph)
-    return map(_to_workflow, rows)
+    rows = await db.fetch(_LIST_WORKFLOWS, moment, last_id, limit, with_graph, with_deleted)
+    return map(to_workflow, rows)
 
 
-def _to_workflow(row: Row) -> Workflow:
+def to_workflow(row: Row) -> Workflow:
+    """Read the columns that every list of workflows selects."""
+    model = row["cloned_from_id"]
     return Workflow(
         id=row["id"],
         version=row["version"],
@@ -218,4 +237,7 @@ def _to_workflow(row: Row) -> Workflow:
         created_by=row["created_by"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        deleted_at=row["deleted_at"],
+        is_template=row["is_template"],
+        cloned_from=None if model is None else (model, row["cloned_from_version"]),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 from uuid import UUID
@@ -84,3 +85,15 @@ async def write_once(
         replayed = await replay(pool, caller, key)
         assert replayed is not None
         return replayed
+
+
+class _RehearsedError(Exception):
+    """Everything went well, and is undone."""
+
+
+async def rehearse(pool: Pool, caller: Caller, write: Callable[[Db], Awaitable[T]]) -> None:
+    """Run one transaction and undo it: whatever would refuse the write refuses here."""
+    with suppress(_RehearsedError):
+        async with as_caller(pool, caller) as db:
+            await write(db)
+            raise _RehearsedError

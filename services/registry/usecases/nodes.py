@@ -12,13 +12,7 @@ from uuid import UUID
 import structlog
 
 from services.kit.caller import Caller
-from services.kit.errors import (
-    Conflict,
-    FieldViolation,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-)
+from services.kit.errors import FieldViolation, InvalidArgument
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.pythons import VERSIONS
@@ -34,17 +28,35 @@ from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.storage import nodes
 from services.registry.storage.locks import PendingLock
 from services.registry.storage.nodes import Node
-from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
+from services.registry.usecases.changes import (
+    NODE,
+    check_changeable,
+    check_mask,
+    hold,
+    not_found,
+    stale,
+)
+from services.registry.usecases.idempotency import (
+    Replayed,
+    RequestKey,
+    rehearse,
+    replay,
+    write_once,
+)
 from services.registry.usecases.locks import Locks
+from services.registry.usecases.node_uses import check_not_in_templates
 
 log = structlog.get_logger()
 
 CODE_BYTES_MAX: Final = 1024 * 1024
 # How long a call waits for a lock before it answers `pending`.
 LOCK_WAIT_S: Final = 5.0
-_NOBODY: Final = UUID(int=0)
+NOBODY: Final = UUID(int=0)
 _BYTE_ORDER_MARK: Final = "\ufeff"
-_FIELDS: Final = ("name", "description", "code", "main_function", "python_version")
+_FIELDS: Final = (
+    *("name", "description", "code", "main_function", "python_version"),
+    *("is_public", "is_template"),
+)
 _MAIN_FAULTS: Final = "MAIN_FUNCTION_"
 _VERSION_FAULT: Final = "PYTHON_VERSION_CONFLICT"
 
@@ -76,6 +88,8 @@ class Draft:
     code: str = ""
     main_function: str = ""
     python_version: str = ""
+    is_public: bool = False
+    is_template: bool = False
 
 
 async def create_node(
@@ -97,8 +111,8 @@ async def create_node(
     source = await _read_source(deps, draft)
     now = datetime.now(UTC)
     node = Node(
-        id=_NOBODY if validate_only else uuid7(),
-        version_id=_NOBODY if validate_only else uuid7(),
+        id=NOBODY if validate_only else uuid7(),
+        version_id=NOBODY if validate_only else uuid7(),
         version=1,
         current_version=1,
         name=draft.name,
@@ -132,7 +146,7 @@ async def create_node(
     if isinstance(written, Replayed):
         return written
     log.info("node_created", node_id=str(node.id), requirements=len(node.requirements))
-    return await _locked(deps, caller, written)
+    return await locked(deps, caller, written)
 
 
 async def get_node(
@@ -142,7 +156,7 @@ async def get_node(
     async with as_caller(pool, caller) as db:
         node = await nodes.get_node(db, node_id, version=version, with_code=with_code)
     if node is None:
-        raise _not_found(node_id)
+        raise not_found(NODE.name, node_id)
     return node
 
 
@@ -153,10 +167,13 @@ async def list_nodes(
     after: tuple[datetime, UUID] | None,
     limit: int,
     with_code: bool,
+    with_deleted: bool = False,
 ) -> Iterator[Node]:
     """List the nodes that the caller may read, newest first; each is decoded as it is taken."""
     async with as_caller(pool, caller) as db:
-        return await nodes.list_nodes(db, after=after, limit=limit, with_code=with_code)
+        return await nodes.list_nodes(
+            db, after=after, limit=limit, with_code=with_code, with_deleted=with_deleted
+        )
 
 
 async def update_node(
@@ -172,49 +189,39 @@ async def update_node(
     guard: Callable[[NodeAnswer], None] = lambda _: None,
 ) -> NodeAnswer | Replayed:
     """Change a node; source, main function or Python that differ make a new version."""
-    _check_mask(mask)
+    check_mask(mask, _FIELDS)
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier
     before = await get_node(deps.pool, caller, node_id)
-    _check_etag(before, etag)
+    check_changeable(NODE.name, before, caller, etag=etag)
     wanted = _merged(before, draft, mask)
     after, diagnostics = await _changed(deps, before, wanted, caller)
     answer = NodeAnswer(after, diagnostics)
     guard(answer)
-    if validate_only:
-        return answer
 
     async def write(db: Db) -> NodeAnswer:
-        await _hold(db, before)
+        await hold(db, NODE, node_id, etag=before.etag)
+        if before.is_shared and not after.is_shared:
+            await check_not_in_templates(db, before)
         updated_at = await nodes.update_node(db, after, was=before.version)
         if updated_at is None:
-            raise _stale(before.etag)
+            raise stale(NODE.name, before.etag)
         stored = replace(after, updated_at=updated_at)
         if after.version != before.version:
             await nodes.insert_version(db, replace(stored, created_by=caller.user_id))
         return replace(answer, node=stored)
 
+    if validate_only:
+        await rehearse(deps.pool, caller, write)
+        return answer
     written = await write_once(deps.pool, caller, key, write)
     if isinstance(written, Replayed):
         return written
     log.info("node_updated", node_id=str(node_id), version=after.version)
     if after.version == before.version:
         return written
-    return await _locked(deps, caller, written)
-
-
-async def _hold(db: Db, before: Node) -> None:
-    """Lock the node, and see that it is still what the change was made from."""
-    if not await nodes.lock_node(db, before.id):
-        if await nodes.get_node(db, before.id, with_code=False) is None:
-            raise _not_found(before.id)
-        raise PermissionDenied(
-            "NOT_YOURS", "this node may be read and run, not changed; make a copy of your own"
-        )
-    current = await nodes.get_node(db, before.id, with_code=False)
-    if current is None or current.etag != before.etag:
-        raise _stale(current.etag if current else "")
+    return await locked(deps, caller, written)
 
 
 def _merged(before: Node, draft: Draft, mask: Sequence[str]) -> Draft:
@@ -224,6 +231,8 @@ def _merged(before: Node, draft: Draft, mask: Sequence[str]) -> Draft:
         code=before.code,
         main_function=before.main_function,
         python_version=before.python_version,
+        is_public=before.is_public,
+        is_template=before.is_template,
     )
     merged = _without_mark(replace(known, **{name: getattr(draft, name) for name in mask}))
     name_from(merged.name)
@@ -234,7 +243,13 @@ def _merged(before: Node, draft: Draft, mask: Sequence[str]) -> Draft:
 async def _changed(
     deps: Nodes, before: Node, wanted: Draft, caller: Caller
 ) -> tuple[Node, tuple[Diagnostic, ...]]:
-    head = replace(before, name=wanted.name, description=wanted.description)
+    head = replace(
+        before,
+        name=wanted.name,
+        description=wanted.description,
+        is_public=wanted.is_public,
+        is_template=wanted.is_template,
+    )
     same_source = (wanted.code, wanted.main_function, wanted.python_version) == (
         before.code,
         before.main_function,
@@ -359,7 +374,7 @@ def _violation(each: Diagnostic) -> FieldViolation:
     return FieldViolation(field, f"{place}{each.message}{hint}", each.code)
 
 
-async def _locked(deps: Nodes, caller: Caller, answer: NodeAnswer) -> NodeAnswer:
+async def locked(deps: Nodes, caller: Caller, answer: NodeAnswer) -> NodeAnswer:
     """Wait a little for the lock, and show how far it got."""
     node = answer.node
     if node.lock_state != "pending":
@@ -375,32 +390,3 @@ async def _locked(deps: Nodes, caller: Caller, answer: NodeAnswer) -> NodeAnswer
     now = await get_node(deps.pool, caller, node.id, version=node.version, with_code=False)
     shown = replace(node, lock_state=now.lock_state, lock_error=now.lock_error)
     return replace(answer, node=shown)
-
-
-def _check_mask(mask: Sequence[str]) -> None:
-    unknown = [name for name in mask if name not in _FIELDS]
-    if mask and not unknown:
-        return
-    description = f"must name some of {', '.join(_FIELDS)}"
-    raise InvalidArgument(
-        "UPDATE_MASK_INVALID",
-        f"update_mask {description}",
-        fields=[FieldViolation("update_mask", description, "UPDATE_MASK_INVALID")],
-    )
-
-
-def _check_etag(node: Node, etag: str) -> None:
-    if etag and etag != node.etag:
-        raise _stale(node.etag)
-
-
-def _stale(current: str) -> Conflict:
-    return Conflict(
-        "ETAG_MISMATCH",
-        "the node changed since it was read; read it again and repeat the change",
-        etag=current,
-    )
-
-
-def _not_found(node_id: UUID) -> NotFound:
-    return NotFound("NODE_NOT_FOUND", "there is no such node", resource=("node", str(node_id)))

@@ -11,14 +11,7 @@ from uuid import UUID
 import structlog
 
 from services.kit.caller import Caller
-from services.kit.errors import (
-    Conflict,
-    FailedPrecondition,
-    FieldViolation,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-)
+from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.registry.domain.definition import (
@@ -29,16 +22,32 @@ from services.registry.domain.definition import (
     Definition,
     Finding,
 )
+from services.registry.domain.graph import FINDINGS_MAX
 from services.registry.domain.texts import description_from, name_from
 from services.registry.gateways.graph_checker import GraphChecker
-from services.registry.storage import nodes, workflows
+from services.registry.storage import nodes, uses, workflows
 from services.registry.storage.workflows import Workflow
-from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
+from services.registry.usecases.changes import (
+    WORKFLOW,
+    check_changeable,
+    check_mask,
+    hold,
+    not_found,
+    stale,
+)
+from services.registry.usecases.idempotency import (
+    Replayed,
+    RequestKey,
+    rehearse,
+    replay,
+    write_once,
+)
+from services.registry.usecases.node_uses import check_nodes
 
 log = structlog.get_logger()
 
-_NOBODY: Final = UUID(int=0)
-_FIELDS: Final = ("name", "description", "definition")
+NOBODY: Final = UUID(int=0)
+_FIELDS: Final = ("name", "description", "definition", "is_template")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +68,9 @@ class WorkflowAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Proven:
+class Proven:
+    """A definition that was checked, and the Python that its nodes run on."""
+
     checked: Checked
     python_version: str
 
@@ -82,11 +93,11 @@ async def create_workflow(
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier
-    proven = await _prove(deps, caller, definition)
+    proven = await prove(deps, caller, definition)
     _require(proven.checked, complete=activate)
     now = datetime.now(UTC)
     workflow = Workflow(
-        id=_NOBODY if validate_only else uuid7(),
+        id=NOBODY if validate_only else uuid7(),
         version=1,
         current_version=1,
         name=name,
@@ -107,6 +118,7 @@ async def create_workflow(
     async def write(db: Db) -> WorkflowAnswer:
         created_at, updated_at = await workflows.insert_workflow(db, workflow)
         await workflows.insert_version(db, uuid7(), workflow, author=caller.user_id)
+        await check_nodes(db, workflow)
         stored = replace(workflow, created_at=created_at, updated_at=updated_at)
         return replace(answer, workflow=stored)
 
@@ -118,7 +130,7 @@ async def create_workflow(
 
 async def check_workflow(deps: Workflows, caller: Caller, definition: Definition) -> Checked:
     """Check a definition and store nothing; faults are findings, not errors."""
-    return (await _prove(deps, caller, definition)).checked
+    return (await prove(deps, caller, definition)).checked
 
 
 async def get_workflow(
@@ -130,7 +142,7 @@ async def get_workflow(
             db, workflow_id, version=version, with_graph=with_graph
         )
     if workflow is None:
-        raise _not_found(workflow_id)
+        raise not_found(WORKFLOW.name, workflow_id)
     return workflow
 
 
@@ -141,10 +153,13 @@ async def list_workflows(
     after: tuple[datetime, UUID] | None,
     limit: int,
     with_graph: bool,
+    with_deleted: bool = False,
 ) -> Iterator[Workflow]:
     """List the workflows that the caller may read, newest first, each decoded as it is taken."""
     async with as_caller(pool, caller) as db:
-        return await workflows.list_workflows(db, after=after, limit=limit, with_graph=with_graph)
+        return await workflows.list_workflows(
+            db, after=after, limit=limit, with_graph=with_graph, with_deleted=with_deleted
+        )
 
 
 async def update_workflow(
@@ -155,6 +170,7 @@ async def update_workflow(
     name: str,
     description: str,
     definition: Definition | None,
+    is_template: bool = False,
     mask: Sequence[str],
     etag: str = "",
     key: RequestKey[WorkflowAnswer] | None = None,
@@ -162,29 +178,32 @@ async def update_workflow(
     guard: Callable[[WorkflowAnswer], None] = lambda _: None,
 ) -> WorkflowAnswer | Replayed:
     """Change a workflow; a definition makes a new version, which an active one takes only whole."""
-    _check_mask(mask, definition)
+    _check_update(mask, definition)
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier
     before = await get_workflow(deps.pool, caller, workflow_id)
-    _check_etag(before, etag)
+    check_changeable(WORKFLOW.name, before, caller, etag=etag)
     after = before
     findings: tuple[Finding, ...] = ()
     if "name" in mask:
         after = replace(after, name=name_from(name))
     if "description" in mask:
         after = replace(after, description=description_from(description))
+    if "is_template" in mask:
+        after = replace(after, is_template=is_template)
     if "definition" in mask and definition is not None:
-        proven = await _prove(deps, caller, definition)
+        proven = await prove(deps, caller, definition)
         _require(proven.checked, complete=before.is_active)
-        after, findings = _next_version(after, proven), proven.checked.findings
+        after, findings = next_version(after, proven), proven.checked.findings
     guard(WorkflowAnswer(after, findings))
-    if validate_only:
-        return WorkflowAnswer(after, findings)
 
     async def write(db: Db) -> WorkflowAnswer:
-        return WorkflowAnswer(await _save(db, before, after, caller), findings)
+        return WorkflowAnswer(await save(db, before, after, caller), findings)
 
+    if validate_only:
+        await rehearse(deps.pool, caller, write)
+        return WorkflowAnswer(after, findings)
     written = await write_once(deps.pool, caller, key, write)
     log.info("workflow_updated", workflow_id=str(workflow_id), version=after.version)
     return written
@@ -204,22 +223,22 @@ async def set_active(
     if earlier is not None:
         return earlier
     before = await get_workflow(deps.pool, caller, workflow_id)
-    _check_etag(before, etag)
+    check_changeable(WORKFLOW.name, before, caller, etag=etag)
     after = replace(before, is_active=active)
     findings: tuple[Finding, ...] = ()
     if active and not before.is_active:
-        proven = await _prove(deps, caller, before.definition)
+        proven = await prove(deps, caller, before.definition)
         # The request is right whatever is found: what hinders is the state of the nodes.
         _require_complete(proven.checked)
         findings = proven.checked.findings
         # Floating nodes may have other types by now, and their edges other conversions.
         if proven.checked.definition != before.definition:
-            after = _next_version(after, proven)
+            after = next_version(after, proven)
 
     async def write(db: Db) -> WorkflowAnswer:
         if after == before:
             return WorkflowAnswer(before)
-        return WorkflowAnswer(await _save(db, before, after, caller), findings)
+        return WorkflowAnswer(await save(db, before, after, caller), findings)
 
     written = await write_once(deps.pool, caller, key, write)
     if isinstance(written, WorkflowAnswer) and after != before:
@@ -228,40 +247,59 @@ async def set_active(
     return written
 
 
-async def _prove(deps: Workflows, caller: Caller, definition: Definition) -> _Proven:
-    """Check a definition against the nodes that the caller may read."""
+async def prove(deps: Workflows, caller: Caller, definition: Definition) -> Proven:
+    """Check a definition against the nodes that the caller may read; those of others are pinned."""
+    definition, pinned = await _pinned(deps, caller, definition)
     asked = list(dict.fromkeys((each.node_id, each.version) for each in definition.nodes))
     stored: nodes.Signatures = {}
     if len(definition.nodes) <= NODES_MAX:
         async with as_caller(deps.pool, caller) as db:
             stored = await nodes.get_signatures(db, asked)
     checked = await deps.checker.check(definition, stored)
+    checked = replace(checked, findings=(*checked.findings, *pinned))
     versions = [str(row["python_version"]) for row in stored.values() if row is not None]
-    return _Proven(checked, versions[0] if versions else deps.python_version)
+    return Proven(checked, versions[0] if versions else deps.python_version)
 
 
-async def _save(db: Db, before: Workflow, after: Workflow, caller: Caller) -> Workflow:
+async def _pinned(
+    deps: Workflows, caller: Caller, definition: Definition
+) -> tuple[Definition, list[Finding]]:
+    """Pin what would float and is another tenant's: its next version is not to run unasked."""
+    floating = {each.node_id for each in definition.nodes if not each.version}
+    if not floating or len(definition.nodes) > NODES_MAX:
+        return definition, []
+    async with as_caller(deps.pool, caller) as db:
+        foreign = await uses.foreign_versions(db, list(floating), tenant_id=caller.tenant_id)
+    if not foreign:
+        return definition, []
+    places = list(definition.nodes)
+    findings = []
+    for index, each in enumerate(places):
+        if not each.version and each.node_id in foreign:
+            version = foreign[each.node_id]
+            places[index] = replace(each, version=version)
+            message = f"another tenant's node is pinned to its current version, {version}"
+            findings.append(Finding(INFO, f"nodes[{index}].version", "NODE_PINNED", message))
+    return replace(definition, nodes=tuple(places)), findings[:FINDINGS_MAX]
+
+
+async def save(db: Db, before: Workflow, after: Workflow, caller: Caller) -> Workflow:
     """Write what changed, if the workflow is still what the change was made from."""
-    if not await workflows.lock_workflow(db, before.id):
-        if await workflows.get_workflow(db, before.id, with_graph=False) is None:
-            raise _not_found(before.id)
-        raise PermissionDenied(
-            "NOT_YOURS", "this workflow may be read, not changed; make a copy of your own"
-        )
-    current = await workflows.get_workflow(db, before.id, with_graph=False)
-    if current is None or current.etag != before.etag:
-        raise _stale(current.etag if current else "")
+    await hold(db, WORKFLOW, before.id, etag=before.etag)
     if after.version == before.version:
         updated_at = await workflows.update_head(db, after)
     else:
         updated_at = await workflows.update_workflow(db, after, was=before.version)
         await workflows.insert_version(db, uuid7(), after, author=caller.user_id)
     if updated_at is None:
-        raise _stale(current.etag)
+        raise stale(WORKFLOW.name, before.etag)
+    if after.version != before.version or after.is_template != before.is_template:
+        await check_nodes(db, after)
     return replace(after, updated_at=updated_at)
 
 
-def _next_version(workflow: Workflow, proven: _Proven) -> Workflow:
+def next_version(workflow: Workflow, proven: Proven) -> Workflow:
+    """Give a workflow the definition that was proven, as its next version."""
     return replace(
         workflow,
         version=workflow.current_version + 1,
@@ -273,7 +311,7 @@ def _next_version(workflow: Workflow, proven: _Proven) -> Workflow:
 
 def _require(checked: Checked, *, complete: bool) -> None:
     """Raise with all errors; and with all warnings too where the workflow is to be complete."""
-    errors = [each for each in checked.findings if each.severity == ERROR]
+    errors = _errors(checked)
     if errors:
         codes = {each.code for each in errors}
         raise InvalidArgument(
@@ -283,6 +321,23 @@ def _require(checked: Checked, *, complete: bool) -> None:
         )
     if complete:
         _require_complete(checked)
+
+
+def require_up_to_date(checked: Checked, *, complete: bool) -> None:
+    """Raise where a definition that was stored once could not be now: the request is right."""
+    errors = _errors(checked)
+    if errors:
+        raise FailedPrecondition(
+            "DEFINITION_OUTDATED",
+            f"the definition does not fit its nodes as they are now: {_summary(errors)}",
+            fields=[_violation(each) for each in errors],
+        )
+    if complete:
+        _require_complete(checked)
+
+
+def _errors(checked: Checked) -> list[Finding]:
+    return [each for each in checked.findings if each.severity == ERROR]
 
 
 def _require_complete(checked: Checked) -> None:
@@ -307,36 +362,12 @@ def _violation(each: Finding) -> FieldViolation:
     return FieldViolation(each.place, f"{each.message}{hint}", each.code)
 
 
-def _check_mask(mask: Sequence[str], definition: Definition | None) -> None:
-    field, description = "update_mask", ""
-    if not mask or any(name not in _FIELDS for name in mask):
-        description = f"must name some of {', '.join(_FIELDS)}"
-    elif "definition" in mask and definition is None:
+def _check_update(mask: Sequence[str], definition: Definition | None) -> None:
+    check_mask(mask, _FIELDS)
+    if "definition" in mask and definition is None:
         field, description = "definition", "is named by update_mask and missing"
-    if description:
         raise InvalidArgument(
             "UPDATE_MASK_INVALID",
             f"{field} {description}",
             fields=[FieldViolation(field, description, "UPDATE_MASK_INVALID")],
         )
-
-
-def _check_etag(workflow: Workflow, etag: str) -> None:
-    if etag and etag != workflow.etag:
-        raise _stale(workflow.etag)
-
-
-def _stale(current: str) -> Conflict:
-    return Conflict(
-        "ETAG_MISMATCH",
-        "the workflow changed since it was read; read it again and repeat the change",
-        etag=current,
-    )
-
-
-def _not_found(workflow_id: UUID) -> NotFound:
-    return NotFound(
-        "WORKFLOW_NOT_FOUND",
-        "there is no such workflow",
-        resource=("workflow", str(workflow_id)),
-    )

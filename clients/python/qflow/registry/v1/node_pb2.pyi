@@ -270,6 +270,10 @@ class Node(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
+    IS_PUBLIC_FIELD_NUMBER: _builtins.int
+    IS_TEMPLATE_FIELD_NUMBER: _builtins.int
+    CLONED_FROM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID, set by the server."""
     name: _builtins.str
@@ -296,6 +300,12 @@ class Node(_message.Message):
     """Opaque; changes with every change. An update that carries an old one is refused with ABORTED."""
     created_by: _builtins.str
     """The user who created it."""
+    is_public: _builtins.bool
+    """Whether every tenant may read, run and clone it, with all its versions. Set by UpdateNode."""
+    is_template: _builtins.bool
+    """Whether it is offered to every tenant as a start for nodes of their own. Shared as a public node is. Set by
+    UpdateNode.
+    """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Parameter]:
         """The inputs, in the order of the function's signature."""
@@ -320,6 +330,16 @@ class Node(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted; unset while it is not. A deleted node is shown to its own tenant alone, and serves the workflow
+        versions that hold it already, no new ones.
+        """
+
+    @_builtins.property
+    def cloned_from(self) -> Global___NodeOrigin:
+        """What it was cloned from; unset where it was not. The model may be gone, or no longer the caller's to read."""
+
     def __init__(
         self,
         *,
@@ -342,11 +362,75 @@ class Node(_message.Message):
         created_by: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
+        is_public: _builtins.bool = ...,
+        is_template: _builtins.bool = ...,
+        cloned_from: Global___NodeOrigin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cloned_from", b"cloned_from", "create_time", b"create_time", "delete_time", b"delete_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "create_time", b"create_time", "created_by", b"created_by", "description", b"description", "diagnostics", b"diagnostics", "etag", b"etag", "id", b"id", "inputs", b"inputs", "is_async", b"is_async", "lock_error", b"lock_error", "lock_state", b"lock_state", "main_function", b"main_function", "name", b"name", "outputs", b"outputs", "python_version", b"python_version", "requirements", b"requirements", "update_time", b"update_time", "version", b"version", "version_id", b"version_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloned_from", b"cloned_from", "code", b"code", "create_time", b"create_time", "created_by", b"created_by", "delete_time", b"delete_time", "description", b"description", "diagnostics", b"diagnostics", "etag", b"etag", "id", b"id", "inputs", b"inputs", "is_async", b"is_async", "is_public", b"is_public", "is_template", b"is_template", "lock_error", b"lock_error", "lock_state", b"lock_state", "main_function", b"main_function", "name", b"name", "outputs", b"outputs", "python_version", b"python_version", "requirements", b"requirements", "update_time", b"update_time", "version", b"version", "version_id", b"version_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class NodeOrigin(_message.Message):
+    """The version of a node that another one was cloned from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The model's id."""
+    version: _builtins.int
+    """The model's version."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeOrigin: _TypeAlias = NodeOrigin  # noqa: Y015
+
+@_typing.final
+class NodeVersion(_message.Message):
+    """One version of a node, with who made it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    author: _builtins.str
+    """The user who made this version."""
+    @_builtins.property
+    def node(self) -> Global___Node:
+        """The node as this version shows it."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When this version was made."""
+
+    def __init__(
+        self,
+        *,
+        node: Global___Node | None = ...,
+        author: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "node", b"node"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "create_time", b"create_time", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeVersion: _TypeAlias = NodeVersion  # noqa: Y015

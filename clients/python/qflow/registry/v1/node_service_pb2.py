@@ -28,7 +28,7 @@ from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 from qflow.registry.v1 import node_pb2 as qflow_dot_registry_dot_v1_dot_node__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$qflow/registry/v1/node_service.proto\x12\x11qflow.registry.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x18qflow/auth/v1/auth.proto\x1a\x1cqflow/registry/v1/node.proto\"\xf3\x01\n\x11\x43reateNodeRequest\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x90N\x12\x19\n\x04\x63ode\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80@\x12\x1f\n\rmain_function\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x31\n\x0epython_version\x18\x05 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^(3\\.[0-9]{1,2})?$\x12\x1f\n\nrequest_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\";\n\x12\x43reateNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"z\n\x0eGetNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x33\n\x04view\x18\x03 \x01(\x0e\x32\x1b.qflow.registry.v1.NodeViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"8\n\x0fGetNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"\x81\x01\n\x10ListNodesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x33\n\x04view\x18\x03 \x01(\x0e\x32\x1b.qflow.registry.v1.NodeViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"T\n\x11ListNodesResponse\x12&\n\x05nodes\x18\x01 \x03(\x0b\x32\x17.qflow.registry.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xab\x03\n\x11UpdateNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x86\x01\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBU\xbaHR\xba\x01L\n\x15update_mask.max_items\x12\x1bmust name at most 16 fields\x1a\x16size(this.paths) <= 16\xc8\x01\x01\x12\x16\n\x04name\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1d\n\x0b\x64\x65scription\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x90N\x12\x17\n\x04\x63ode\x18\x06 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1f\n\rmain_function\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x31\n\x0epython_version\x18\x08 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^(3\\.[0-9]{1,2})?$\x12\x1f\n\nrequest_id\x18\t \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\n \x01(\x08\";\n\x12UpdateNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node2\x85\x04\n\x0bNodeService\x12s\n\nCreateNode\x12$.qflow.registry.v1.CreateNodeRequest\x1a%.qflow.registry.v1.CreateNodeResponse\"\x18\xea\xe0\x18\x14\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\x12\x80\x01\n\x07GetNode\x12!.qflow.registry.v1.GetNodeRequest\x1a\".qflow.registry.v1.GetNodeResponse\".\x90\x02\x01\xea\xe0\x18\'\n\x01\x02\x12\x03\x01\x02\x03\x1a\nnodes:read\"\x0f\n\x07node_id\x12\x04node(\x01\x12u\n\tListNodes\x12#.qflow.registry.v1.ListNodesRequest\x1a$.qflow.registry.v1.ListNodesResponse\"\x1d\x90\x02\x01\xea\xe0\x18\x16\n\x01\x02\x12\x03\x01\x02\x03\x1a\nnodes:read(\x02\x12\x86\x01\n\nUpdateNode\x12$.qflow.registry.v1.UpdateNodeRequest\x1a%.qflow.registry.v1.UpdateNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$qflow/registry/v1/node_service.proto\x12\x11qflow.registry.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x18qflow/auth/v1/auth.proto\x1a\x1cqflow/registry/v1/node.proto\"\xf3\x01\n\x11\x43reateNodeRequest\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x90N\x12\x19\n\x04\x63ode\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80@\x12\x1f\n\rmain_function\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x31\n\x0epython_version\x18\x05 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^(3\\.[0-9]{1,2})?$\x12\x1f\n\nrequest_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\";\n\x12\x43reateNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"z\n\x0eGetNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x33\n\x04view\x18\x03 \x01(\x0e\x32\x1b.qflow.registry.v1.NodeViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"8\n\x0fGetNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"\x97\x01\n\x10ListNodesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x33\n\x04view\x18\x03 \x01(\x0e\x32\x1b.qflow.registry.v1.NodeViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x14\n\x0cshow_deleted\x18\x0c \x01(\x08\"T\n\x11ListNodesResponse\x12&\n\x05nodes\x18\x01 \x03(\x0b\x32\x17.qflow.registry.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd3\x03\n\x11UpdateNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x86\x01\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBU\xbaHR\xba\x01L\n\x15update_mask.max_items\x12\x1bmust name at most 16 fields\x1a\x16size(this.paths) <= 16\xc8\x01\x01\x12\x16\n\x04name\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1d\n\x0b\x64\x65scription\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x90N\x12\x17\n\x04\x63ode\x18\x06 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1f\n\rmain_function\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x31\n\x0epython_version\x18\x08 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^(3\\.[0-9]{1,2})?$\x12\x1f\n\nrequest_id\x18\t \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\n \x01(\x08\x12\x11\n\tis_public\x18\x15 \x01(\x08\x12\x13\n\x0bis_template\x18\x16 \x01(\x08\";\n\x12UpdateNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"\xa3\x01\n\x17ListNodeVersionsRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x33\n\x04view\x18\x04 \x01(\x0e\x32\x1b.qflow.registry.v1.NodeViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"e\n\x18ListNodeVersionsResponse\x12\x30\n\x08versions\x18\x01 \x03(\x0b\x32\x1e.qflow.registry.v1.NodeVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9a\x01\n\x13RollbackNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x16\n\x04\x65tag\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"=\n\x14RollbackNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"\x97\x01\n\x10\x43loneNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x16\n\x04name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\":\n\x11\x43loneNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"g\n\x11\x44\x65leteNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\";\n\x12\x44\x65leteNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"i\n\x13UndeleteNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"=\n\x14UndeleteNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node2\xd0\t\n\x0bNodeService\x12s\n\nCreateNode\x12$.qflow.registry.v1.CreateNodeRequest\x1a%.qflow.registry.v1.CreateNodeResponse\"\x18\xea\xe0\x18\x14\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\x12\x80\x01\n\x07GetNode\x12!.qflow.registry.v1.GetNodeRequest\x1a\".qflow.registry.v1.GetNodeResponse\".\x90\x02\x01\xea\xe0\x18\'\n\x01\x02\x12\x03\x01\x02\x03\x1a\nnodes:read\"\x0f\n\x07node_id\x12\x04node(\x01\x12u\n\tListNodes\x12#.qflow.registry.v1.ListNodesRequest\x1a$.qflow.registry.v1.ListNodesResponse\"\x1d\x90\x02\x01\xea\xe0\x18\x16\n\x01\x02\x12\x03\x01\x02\x03\x1a\nnodes:read(\x02\x12\x86\x01\n\nUpdateNode\x12$.qflow.registry.v1.UpdateNodeRequest\x1a%.qflow.registry.v1.UpdateNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x9b\x01\n\x10ListNodeVersions\x12*.qflow.registry.v1.ListNodeVersionsRequest\x1a+.qflow.registry.v1.ListNodeVersionsResponse\".\x90\x02\x01\xea\xe0\x18\'\n\x01\x02\x12\x03\x01\x02\x03\x1a\nnodes:read\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x8c\x01\n\x0cRollbackNode\x12&.qflow.registry.v1.RollbackNodeRequest\x1a\'.qflow.registry.v1.RollbackNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x83\x01\n\tCloneNode\x12#.qflow.registry.v1.CloneNodeRequest\x1a$.qflow.registry.v1.CloneNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x86\x01\n\nDeleteNode\x12$.qflow.registry.v1.DeleteNodeRequest\x1a%.qflow.registry.v1.DeleteNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x8c\x01\n\x0cUndeleteNode\x12&.qflow.registry.v1.UndeleteNodeRequest\x1a\'.qflow.registry.v1.UndeleteNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -77,6 +77,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATENODEREQUEST'].fields_by_name['python_version']._serialized_options = b'\272H\026r\0242\022^(3\\.[0-9]{1,2})?$'
   _globals['_UPDATENODEREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_UPDATENODEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_LISTNODEVERSIONSREQUEST'].fields_by_name['node_id']._loaded_options = None
+  _globals['_LISTNODEVERSIONSREQUEST'].fields_by_name['node_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_LISTNODEVERSIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTNODEVERSIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTNODEVERSIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTNODEVERSIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTNODEVERSIONSREQUEST'].fields_by_name['view']._loaded_options = None
+  _globals['_LISTNODEVERSIONSREQUEST'].fields_by_name['view']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_ROLLBACKNODEREQUEST'].fields_by_name['node_id']._loaded_options = None
+  _globals['_ROLLBACKNODEREQUEST'].fields_by_name['node_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ROLLBACKNODEREQUEST'].fields_by_name['version']._loaded_options = None
+  _globals['_ROLLBACKNODEREQUEST'].fields_by_name['version']._serialized_options = b'\272H\004\032\002(\001'
+  _globals['_ROLLBACKNODEREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_ROLLBACKNODEREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\005r\003\030\377\001'
+  _globals['_ROLLBACKNODEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_ROLLBACKNODEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_CLONENODEREQUEST'].fields_by_name['node_id']._loaded_options = None
+  _globals['_CLONENODEREQUEST'].fields_by_name['node_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_CLONENODEREQUEST'].fields_by_name['version']._loaded_options = None
+  _globals['_CLONENODEREQUEST'].fields_by_name['version']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_CLONENODEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_CLONENODEREQUEST'].fields_by_name['name']._serialized_options = b'\272H\005r\003\030\377\001'
+  _globals['_CLONENODEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CLONENODEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_DELETENODEREQUEST'].fields_by_name['node_id']._loaded_options = None
+  _globals['_DELETENODEREQUEST'].fields_by_name['node_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_DELETENODEREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_DELETENODEREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\005r\003\030\377\001'
+  _globals['_DELETENODEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_DELETENODEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_UNDELETENODEREQUEST'].fields_by_name['node_id']._loaded_options = None
+  _globals['_UNDELETENODEREQUEST'].fields_by_name['node_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_UNDELETENODEREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_UNDELETENODEREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\005r\003\030\377\001'
+  _globals['_UNDELETENODEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_UNDELETENODEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_NODESERVICE'].methods_by_name['CreateNode']._loaded_options = None
   _globals['_NODESERVICE'].methods_by_name['CreateNode']._serialized_options = b'\352\340\030\024\n\001\002\022\002\002\003\032\013nodes:write'
   _globals['_NODESERVICE'].methods_by_name['GetNode']._loaded_options = None
@@ -85,6 +121,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODESERVICE'].methods_by_name['ListNodes']._serialized_options = b'\220\002\001\352\340\030\026\n\001\002\022\003\001\002\003\032\nnodes:read(\002'
   _globals['_NODESERVICE'].methods_by_name['UpdateNode']._loaded_options = None
   _globals['_NODESERVICE'].methods_by_name['UpdateNode']._serialized_options = b'\352\340\030\'\n\001\002\022\002\002\003\032\013nodes:write\"\017\n\007node_id\022\004node(\001'
+  _globals['_NODESERVICE'].methods_by_name['ListNodeVersions']._loaded_options = None
+  _globals['_NODESERVICE'].methods_by_name['ListNodeVersions']._serialized_options = b'\220\002\001\352\340\030\'\n\001\002\022\003\001\002\003\032\nnodes:read\"\017\n\007node_id\022\004node(\001'
+  _globals['_NODESERVICE'].methods_by_name['RollbackNode']._loaded_options = None
+  _globals['_NODESERVICE'].methods_by_name['RollbackNode']._serialized_options = b'\352\340\030\'\n\001\002\022\002\002\003\032\013nodes:write\"\017\n\007node_id\022\004node(\001'
+  _globals['_NODESERVICE'].methods_by_name['CloneNode']._loaded_options = None
+  _globals['_NODESERVICE'].methods_by_name['CloneNode']._serialized_options = b'\352\340\030\'\n\001\002\022\002\002\003\032\013nodes:write\"\017\n\007node_id\022\004node(\001'
+  _globals['_NODESERVICE'].methods_by_name['DeleteNode']._loaded_options = None
+  _globals['_NODESERVICE'].methods_by_name['DeleteNode']._serialized_options = b'\352\340\030\'\n\001\002\022\002\002\003\032\013nodes:write\"\017\n\007node_id\022\004node(\001'
+  _globals['_NODESERVICE'].methods_by_name['UndeleteNode']._loaded_options = None
+  _globals['_NODESERVICE'].methods_by_name['UndeleteNode']._serialized_options = b'\352\340\030\'\n\001\002\022\002\002\003\032\013nodes:write\"\017\n\007node_id\022\004node(\001'
   _globals['_CREATENODEREQUEST']._serialized_start=179
   _globals['_CREATENODEREQUEST']._serialized_end=422
   _globals['_CREATENODERESPONSE']._serialized_start=424
@@ -94,13 +140,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETNODERESPONSE']._serialized_start=609
   _globals['_GETNODERESPONSE']._serialized_end=665
   _globals['_LISTNODESREQUEST']._serialized_start=668
-  _globals['_LISTNODESREQUEST']._serialized_end=797
-  _globals['_LISTNODESRESPONSE']._serialized_start=799
-  _globals['_LISTNODESRESPONSE']._serialized_end=883
-  _globals['_UPDATENODEREQUEST']._serialized_start=886
-  _globals['_UPDATENODEREQUEST']._serialized_end=1313
-  _globals['_UPDATENODERESPONSE']._serialized_start=1315
-  _globals['_UPDATENODERESPONSE']._serialized_end=1374
-  _globals['_NODESERVICE']._serialized_start=1377
-  _globals['_NODESERVICE']._serialized_end=1894
+  _globals['_LISTNODESREQUEST']._serialized_end=819
+  _globals['_LISTNODESRESPONSE']._serialized_start=821
+  _globals['_LISTNODESRESPONSE']._serialized_end=905
+  _globals['_UPDATENODEREQUEST']._serialized_start=908
+  _globals['_UPDATENODEREQUEST']._serialized_end=1375
+  _globals['_UPDATENODERESPONSE']._serialized_start=1377
+  _globals['_UPDATENODERESPONSE']._serialized_end=1436
+  _globals['_LISTNODEVERSIONSREQUEST']._serialized_start=1439
+  _globals['_LISTNODEVERSIONSREQUEST']._serialized_end=1602
+  _globals['_LISTNODEVERSIONSRESPONSE']._serialized_start=1604
+  _globals['_LISTNODEVERSIONSRESPONSE']._serialized_end=1705
+  _globals['_ROLLBACKNODEREQUEST']._serialized_start=1708
+  _globals['_ROLLBACKNODEREQUEST']._serialized_end=1862
+  _globals['_ROLLBACKNODERESPONSE']._serialized_start=1864
+  _globals['_ROLLBACKNODERESPONSE']._serialized_end=1925
+  _globals['_CLONENODEREQUEST']._serialized_start=1928
+  _globals['_CLONENODEREQUEST']._serialized_end=2079
+  _globals['_CLONENODERESPONSE']._serialized_start=2081
+  _globals['_CLONENODERESPONSE']._serialized_end=2139
+  _globals['_DELETENODEREQUEST']._serialized_start=2141
+  _globals['_DELETENODEREQUEST']._serialized_end=2244
+  _globals['_DELETENODERESPONSE']._serialized_start=2246
+  _globals['_DELETENODERESPONSE']._serialized_end=2305
+  _globals['_UNDELETENODEREQUEST']._serialized_start=2307
+  _globals['_UNDELETENODEREQUEST']._serialized_end=2412
+  _globals['_UNDELETENODERESPONSE']._serialized_start=2414
+  _globals['_UNDELETENODERESPONSE']._serialized_end=2475
+  _globals['_NODESERVICE']._serialized_start=2478
+  _globals['_NODESERVICE']._serialized_end=3710
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,31 @@ class NodeServiceStub:
                 request_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.UpdateNodeRequest.SerializeToString,
                 response_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.UpdateNodeResponse.FromString,
                 _registered_method=True)
+        self.ListNodeVersions = channel.unary_unary(
+                '/qflow.registry.v1.NodeService/ListNodeVersions',
+                request_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.ListNodeVersionsRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.ListNodeVersionsResponse.FromString,
+                _registered_method=True)
+        self.RollbackNode = channel.unary_unary(
+                '/qflow.registry.v1.NodeService/RollbackNode',
+                request_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.RollbackNodeRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.RollbackNodeResponse.FromString,
+                _registered_method=True)
+        self.CloneNode = channel.unary_unary(
+                '/qflow.registry.v1.NodeService/CloneNode',
+                request_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.CloneNodeRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.CloneNodeResponse.FromString,
+                _registered_method=True)
+        self.DeleteNode = channel.unary_unary(
+                '/qflow.registry.v1.NodeService/DeleteNode',
+                request_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.DeleteNodeRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.DeleteNodeResponse.FromString,
+                _registered_method=True)
+        self.UndeleteNode = channel.unary_unary(
+                '/qflow.registry.v1.NodeService/UndeleteNode',
+                request_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.UndeleteNodeRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.UndeleteNodeResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
@@ -72,7 +97,7 @@ class NodeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetNode(self, request, context):
-        """Gives one node, at its current or a named version.
+        """Gives one node, at its current or a named version; its tenant's also where it is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +113,51 @@ class NodeServiceServicer:
     def UpdateNode(self, request, context):
         """Changes a node. New source makes a new version; runs that are under way keep theirs.
 
+        Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read; with FAILED_PRECONDITION
+        (`NODE_DELETED`), or (`NODE_IN_TEMPLATES`) with the templates that hinder making it private.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNodeVersions(self, request, context):
+        """Lists the versions of a node, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackNode(self, request, context):
+        """Makes a new version whose source, and all that was read from it, are those of an older version. Name and description
+        stay as they are, and what was locked for the same requirements is taken over. Rolling back to the current version
+        changes nothing.
+
         Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloneNode(self, request, context):
+        """Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. What was locked for the
+        same requirements is taken over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteNode(self, request, context):
+        """Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
+        versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
+
+        Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteNode(self, request, context):
+        """Takes a deletion back. Undeleting a node that is not deleted changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +185,31 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.UpdateNode,
                     request_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.UpdateNodeRequest.FromString,
                     response_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.UpdateNodeResponse.SerializeToString,
+            ),
+            'ListNodeVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNodeVersions,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.ListNodeVersionsRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.ListNodeVersionsResponse.SerializeToString,
+            ),
+            'RollbackNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackNode,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.RollbackNodeRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.RollbackNodeResponse.SerializeToString,
+            ),
+            'CloneNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloneNode,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.CloneNodeRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.CloneNodeResponse.SerializeToString,
+            ),
+            'DeleteNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteNode,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.DeleteNodeRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.DeleteNodeResponse.SerializeToString,
+            ),
+            'UndeleteNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteNode,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.UndeleteNodeRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.UndeleteNodeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -227,6 +321,141 @@ class NodeService:
             '/qflow.registry.v1.NodeService/UpdateNode',
             qflow_dot_registry_dot_v1_dot_node__service__pb2.UpdateNodeRequest.SerializeToString,
             qflow_dot_registry_dot_v1_dot_node__service__pb2.UpdateNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNodeVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.NodeService/ListNodeVersions',
+            qflow_dot_registry_dot_v1_dot_node__service__pb2.ListNodeVersionsRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_node__service__pb2.ListNodeVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.NodeService/RollbackNode',
+            qflow_dot_registry_dot_v1_dot_node__service__pb2.RollbackNodeRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_node__service__pb2.RollbackNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloneNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.NodeService/CloneNode',
+            qflow_dot_registry_dot_v1_dot_node__service__pb2.CloneNodeRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_node__service__pb2.CloneNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.NodeService/DeleteNode',
+            qflow_dot_registry_dot_v1_dot_node__service__pb2.DeleteNodeRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_node__service__pb2.DeleteNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.NodeService/UndeleteNode',
+            qflow_dot_registry_dot_v1_dot_node__service__pb2.UndeleteNodeRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_node__service__pb2.UndeleteNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,14 +40,36 @@ class NodeServiceStub:
     dependencies; each violation carries line and column.
     """
     GetNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.GetNodeResponse]
-    """Gives one node, at its current or a named version."""
+    """Gives one node, at its current or a named version; its tenant's also where it is deleted."""
     ListNodes: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ListNodesRequest, _node_service_pb2.ListNodesResponse]
     """Lists the nodes the caller may read, newest first."""
     UpdateNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.UpdateNodeRequest, _node_service_pb2.UpdateNodeResponse]
     """Changes a node. New source makes a new version; runs that are under way keep theirs.
 
+    Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read; with FAILED_PRECONDITION
+    (`NODE_DELETED`), or (`NODE_IN_TEMPLATES`) with the templates that hinder making it private.
+    """
+    ListNodeVersions: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ListNodeVersionsRequest, _node_service_pb2.ListNodeVersionsResponse]
+    """Lists the versions of a node, newest first."""
+    RollbackNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.RollbackNodeRequest, _node_service_pb2.RollbackNodeResponse]
+    """Makes a new version whose source, and all that was read from it, are those of an older version. Name and description
+    stay as they are, and what was locked for the same requirements is taken over. Rolling back to the current version
+    changes nothing.
+
     Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read.
     """
+    CloneNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.CloneNodeRequest, _node_service_pb2.CloneNodeResponse]
+    """Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. What was locked for the
+    same requirements is taken over.
+    """
+    DeleteNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.DeleteNodeRequest, _node_service_pb2.DeleteNodeResponse]
+    """Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
+    versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
+
+    Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
+    """
+    UndeleteNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.UndeleteNodeRequest, _node_service_pb2.UndeleteNodeResponse]
+    """Takes a deletion back. Undeleting a node that is not deleted changes nothing."""
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
@@ -61,14 +83,36 @@ class NodeServiceAsyncStub(NodeServiceStub):
     dependencies; each violation carries line and column.
     """
     GetNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.GetNodeResponse]  # type: ignore[assignment]
-    """Gives one node, at its current or a named version."""
+    """Gives one node, at its current or a named version; its tenant's also where it is deleted."""
     ListNodes: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ListNodesRequest, _node_service_pb2.ListNodesResponse]  # type: ignore[assignment]
     """Lists the nodes the caller may read, newest first."""
     UpdateNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.UpdateNodeRequest, _node_service_pb2.UpdateNodeResponse]  # type: ignore[assignment]
     """Changes a node. New source makes a new version; runs that are under way keep theirs.
 
+    Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read; with FAILED_PRECONDITION
+    (`NODE_DELETED`), or (`NODE_IN_TEMPLATES`) with the templates that hinder making it private.
+    """
+    ListNodeVersions: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ListNodeVersionsRequest, _node_service_pb2.ListNodeVersionsResponse]  # type: ignore[assignment]
+    """Lists the versions of a node, newest first."""
+    RollbackNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.RollbackNodeRequest, _node_service_pb2.RollbackNodeResponse]  # type: ignore[assignment]
+    """Makes a new version whose source, and all that was read from it, are those of an older version. Name and description
+    stay as they are, and what was locked for the same requirements is taken over. Rolling back to the current version
+    changes nothing.
+
     Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read.
     """
+    CloneNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.CloneNodeRequest, _node_service_pb2.CloneNodeResponse]  # type: ignore[assignment]
+    """Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. What was locked for the
+    same requirements is taken over.
+    """
+    DeleteNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.DeleteNodeRequest, _node_service_pb2.DeleteNodeResponse]  # type: ignore[assignment]
+    """Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
+    versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
+
+    Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
+    """
+    UndeleteNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.UndeleteNodeRequest, _node_service_pb2.UndeleteNodeResponse]  # type: ignore[assignment]
+    """Takes a deletion back. Undeleting a node that is not deleted changes nothing."""
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Stores Python functions with what their source says: signature, types and dependencies."""
@@ -91,7 +135,7 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.GetNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.GetNodeResponse, _abc.Awaitable[_node_service_pb2.GetNodeResponse]]:
-        """Gives one node, at its current or a named version."""
+        """Gives one node, at its current or a named version; its tenant's also where it is deleted."""
 
     @_abc_1.abstractmethod
     def ListNodes(
@@ -109,7 +153,59 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_node_service_pb2.UpdateNodeResponse, _abc.Awaitable[_node_service_pb2.UpdateNodeResponse]]:
         """Changes a node. New source makes a new version; runs that are under way keep theirs.
 
+        Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read; with FAILED_PRECONDITION
+        (`NODE_DELETED`), or (`NODE_IN_TEMPLATES`) with the templates that hinder making it private.
+        """
+
+    @_abc_1.abstractmethod
+    def ListNodeVersions(
+        self,
+        request: _node_service_pb2.ListNodeVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.ListNodeVersionsResponse, _abc.Awaitable[_node_service_pb2.ListNodeVersionsResponse]]:
+        """Lists the versions of a node, newest first."""
+
+    @_abc_1.abstractmethod
+    def RollbackNode(
+        self,
+        request: _node_service_pb2.RollbackNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.RollbackNodeResponse, _abc.Awaitable[_node_service_pb2.RollbackNodeResponse]]:
+        """Makes a new version whose source, and all that was read from it, are those of an older version. Name and description
+        stay as they are, and what was locked for the same requirements is taken over. Rolling back to the current version
+        changes nothing.
+
         Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read.
         """
+
+    @_abc_1.abstractmethod
+    def CloneNode(
+        self,
+        request: _node_service_pb2.CloneNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.CloneNodeResponse, _abc.Awaitable[_node_service_pb2.CloneNodeResponse]]:
+        """Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. What was locked for the
+        same requirements is taken over.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteNode(
+        self,
+        request: _node_service_pb2.DeleteNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.DeleteNodeResponse, _abc.Awaitable[_node_service_pb2.DeleteNodeResponse]]:
+        """Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
+        versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
+
+        Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
+        """
+
+    @_abc_1.abstractmethod
+    def UndeleteNode(
+        self,
+        request: _node_service_pb2.UndeleteNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.UndeleteNodeResponse, _abc.Awaitable[_node_service_pb2.UndeleteNodeResponse]]:
+        """Takes a deletion back. Undeleting a node that is not deleted changes nothing."""
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -207,7 +207,9 @@ class WorkflowNode(_message.Message):
     say more in a field beside it.
     """
     version: _builtins.int
-    """The pinned version of it; 0 floats: each run takes the current one and records it."""
+    """The pinned version of it; 0 floats: each run takes the current one and records it. Another tenant's node never
+    floats: it is pinned to its current version when the workflow is stored.
+    """
     memory_limit_bytes: _builtins.int
     """How much memory one attempt may use, in bytes, 16 MiB to 1 TiB; 512 MiB when 0."""
     @_builtins.property
@@ -486,6 +488,9 @@ class Workflow(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
+    IS_TEMPLATE_FIELD_NUMBER: _builtins.int
+    CLONED_FROM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID, set by the server."""
     name: _builtins.str
@@ -500,6 +505,10 @@ class Workflow(_message.Message):
     """Opaque; changes with every change. A change that carries an old one is refused with ABORTED."""
     created_by: _builtins.str
     """The user who created it."""
+    is_template: _builtins.bool
+    """Whether every tenant may read, run and clone it, with all its versions. All its nodes are public or templates then.
+    Set by UpdateWorkflow.
+    """
     @_builtins.property
     def definition(self) -> Global___WorkflowDefinition:
         """The graph, with inserted conversions and verdicts. In the BASIC view only inputs, outputs and settings."""
@@ -516,6 +525,16 @@ class Workflow(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted; unset while it is not. A deleted workflow is shown to its own tenant alone and cannot be
+        started; runs that are under way go on.
+        """
+
+    @_builtins.property
+    def cloned_from(self) -> Global___WorkflowOrigin:
+        """What it was cloned from; unset where it was not. The model may be gone, or no longer the caller's to read."""
+
     def __init__(
         self,
         *,
@@ -530,11 +549,74 @@ class Workflow(_message.Message):
         created_by: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
+        is_template: _builtins.bool = ...,
+        cloned_from: Global___WorkflowOrigin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "definition", b"definition", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cloned_from", b"cloned_from", "create_time", b"create_time", "definition", b"definition", "delete_time", b"delete_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "create_time", b"create_time", "created_by", b"created_by", "definition", b"definition", "description", b"description", "etag", b"etag", "findings", b"findings", "id", b"id", "name", b"name", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "cloned_from", b"cloned_from", "create_time", b"create_time", "created_by", b"created_by", "definition", b"definition", "delete_time", b"delete_time", "description", b"description", "etag", b"etag", "findings", b"findings", "id", b"id", "is_template", b"is_template", "name", b"name", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Workflow: _TypeAlias = Workflow  # noqa: Y015
+
+@_typing.final
+class WorkflowOrigin(_message.Message):
+    """The version of a workflow that another one was cloned from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    workflow_id: _builtins.str
+    """The model's id."""
+    version: _builtins.int
+    """The model's version."""
+    def __init__(
+        self,
+        *,
+        workflow_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkflowOrigin: _TypeAlias = WorkflowOrigin  # noqa: Y015
+
+@_typing.final
+class WorkflowVersion(_message.Message):
+    """One version of a workflow, with who made it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    author: _builtins.str
+    """The user who made this version."""
+    @_builtins.property
+    def workflow(self) -> Global___Workflow:
+        """The workflow as this version shows it."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When this version was made."""
+
+    def __init__(
+        self,
+        *,
+        workflow: Global___Workflow | None = ...,
+        author: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "workflow", b"workflow"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "create_time", b"create_time", "workflow", b"workflow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkflowVersion: _TypeAlias = WorkflowVersion  # noqa: Y015

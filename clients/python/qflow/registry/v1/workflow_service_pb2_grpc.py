@@ -70,6 +70,31 @@ class WorkflowServiceStub:
                 request_serializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.CheckWorkflowRequest.SerializeToString,
                 response_deserializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.CheckWorkflowResponse.FromString,
                 _registered_method=True)
+        self.ListWorkflowVersions = channel.unary_unary(
+                '/qflow.registry.v1.WorkflowService/ListWorkflowVersions',
+                request_serializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.ListWorkflowVersionsRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.ListWorkflowVersionsResponse.FromString,
+                _registered_method=True)
+        self.RollbackWorkflow = channel.unary_unary(
+                '/qflow.registry.v1.WorkflowService/RollbackWorkflow',
+                request_serializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.RollbackWorkflowRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.RollbackWorkflowResponse.FromString,
+                _registered_method=True)
+        self.CloneWorkflow = channel.unary_unary(
+                '/qflow.registry.v1.WorkflowService/CloneWorkflow',
+                request_serializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.CloneWorkflowRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.CloneWorkflowResponse.FromString,
+                _registered_method=True)
+        self.DeleteWorkflow = channel.unary_unary(
+                '/qflow.registry.v1.WorkflowService/DeleteWorkflow',
+                request_serializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.DeleteWorkflowRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.DeleteWorkflowResponse.FromString,
+                _registered_method=True)
+        self.UndeleteWorkflow = channel.unary_unary(
+                '/qflow.registry.v1.WorkflowService/UndeleteWorkflow',
+                request_serializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.UndeleteWorkflowRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.UndeleteWorkflowResponse.FromString,
+                _registered_method=True)
 
 
 class WorkflowServiceServicer:
@@ -88,7 +113,7 @@ class WorkflowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkflow(self, request, context):
-        """Gives one workflow, at its current or a named version.
+        """Gives one workflow, at its current or a named version; its tenant's also where it is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +129,8 @@ class WorkflowServiceServicer:
     def UpdateWorkflow(self, request, context):
         """Changes a workflow. A new definition makes a new version; runs that are under way keep theirs.
 
-        Fails with ABORTED (`ETAG_MISMATCH`) when the workflow changed since the etag was read.
+        Fails with ABORTED (`ETAG_MISMATCH`) when the workflow changed since the etag was read; with FAILED_PRECONDITION
+        (`WORKFLOW_DELETED`), or (`NODES_NOT_SHARED`) with the private nodes of what is to be a template.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,6 +155,54 @@ class WorkflowServiceServicer:
     def CheckWorkflow(self, request, context):
         """Checks a definition and stores nothing: every finding, and the definition as it would be stored, with a verdict per
         edge. Faults are findings here, not errors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWorkflowVersions(self, request, context):
+        """Lists the versions of a workflow, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackWorkflow(self, request, context):
+        """Makes a new version whose definition is that of an older version, checked again against its nodes as they are now.
+        Name and description stay as they are. Rolling back to the current version changes nothing.
+
+        Fails with FAILED_PRECONDITION (`DEFINITION_OUTDATED`) and all faults, each with its place, where the definition could
+        not be stored now, or (`WORKFLOW_INCOMPLETE`) where it has warnings and the workflow is active; with ABORTED
+        (`ETAG_MISMATCH`) when the workflow changed since the etag was read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloneWorkflow(self, request, context):
+        """Makes a draft of the caller's own that is a copy of a workflow that the caller may read, at version 1. Nodes of other
+        tenants are pinned to a version.
+
+        Fails with FAILED_PRECONDITION (`DEFINITION_OUTDATED`) and all faults, each with its place, where the definition could
+        not be stored now: each node that the caller may not use is named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteWorkflow(self, request, context):
+        """Deletes a workflow, until it is undeleted. It is listed no more and cannot be started; runs that are under way go
+        on. Deleting a deleted workflow changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteWorkflow(self, request, context):
+        """Takes a deletion back. Undeleting a workflow that is not deleted changes nothing.
+
+        Fails with FAILED_PRECONDITION (`NODES_DELETED`) and the nodes to undelete first; or (`NODES_NOT_SHARED`), where it
+        is a template, with the nodes to share first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,6 +245,31 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.CheckWorkflow,
                     request_deserializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.CheckWorkflowRequest.FromString,
                     response_serializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.CheckWorkflowResponse.SerializeToString,
+            ),
+            'ListWorkflowVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkflowVersions,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.ListWorkflowVersionsRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.ListWorkflowVersionsResponse.SerializeToString,
+            ),
+            'RollbackWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackWorkflow,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.RollbackWorkflowRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.RollbackWorkflowResponse.SerializeToString,
+            ),
+            'CloneWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloneWorkflow,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.CloneWorkflowRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.CloneWorkflowResponse.SerializeToString,
+            ),
+            'DeleteWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteWorkflow,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.DeleteWorkflowRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.DeleteWorkflowResponse.SerializeToString,
+            ),
+            'UndeleteWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteWorkflow,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.UndeleteWorkflowRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_workflow__service__pb2.UndeleteWorkflowResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -363,6 +462,141 @@ class WorkflowService:
             '/qflow.registry.v1.WorkflowService/CheckWorkflow',
             qflow_dot_registry_dot_v1_dot_workflow__service__pb2.CheckWorkflowRequest.SerializeToString,
             qflow_dot_registry_dot_v1_dot_workflow__service__pb2.CheckWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkflowVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.WorkflowService/ListWorkflowVersions',
+            qflow_dot_registry_dot_v1_dot_workflow__service__pb2.ListWorkflowVersionsRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_workflow__service__pb2.ListWorkflowVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.WorkflowService/RollbackWorkflow',
+            qflow_dot_registry_dot_v1_dot_workflow__service__pb2.RollbackWorkflowRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_workflow__service__pb2.RollbackWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloneWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.WorkflowService/CloneWorkflow',
+            qflow_dot_registry_dot_v1_dot_workflow__service__pb2.CloneWorkflowRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_workflow__service__pb2.CloneWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.WorkflowService/DeleteWorkflow',
+            qflow_dot_registry_dot_v1_dot_workflow__service__pb2.DeleteWorkflowRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_workflow__service__pb2.DeleteWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.WorkflowService/UndeleteWorkflow',
+            qflow_dot_registry_dot_v1_dot_workflow__service__pb2.UndeleteWorkflowRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_workflow__service__pb2.UndeleteWorkflowResponse.FromString,
             options,
             channel_credentials,
             insecure,

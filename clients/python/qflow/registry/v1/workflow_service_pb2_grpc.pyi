@@ -41,13 +41,14 @@ class WorkflowServiceStub:
     and has warnings.
     """
     GetWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.GetWorkflowRequest, _workflow_service_pb2.GetWorkflowResponse]
-    """Gives one workflow, at its current or a named version."""
+    """Gives one workflow, at its current or a named version; its tenant's also where it is deleted."""
     ListWorkflows: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.ListWorkflowsRequest, _workflow_service_pb2.ListWorkflowsResponse]
     """Lists the workflows the caller may read, newest first."""
     UpdateWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.UpdateWorkflowRequest, _workflow_service_pb2.UpdateWorkflowResponse]
     """Changes a workflow. A new definition makes a new version; runs that are under way keep theirs.
 
-    Fails with ABORTED (`ETAG_MISMATCH`) when the workflow changed since the etag was read.
+    Fails with ABORTED (`ETAG_MISMATCH`) when the workflow changed since the etag was read; with FAILED_PRECONDITION
+    (`WORKFLOW_DELETED`), or (`NODES_NOT_SHARED`) with the private nodes of what is to be a template.
     """
     ActivateWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.ActivateWorkflowRequest, _workflow_service_pb2.ActivateWorkflowResponse]
     """Lets a draft be started. Activating an active workflow changes nothing.
@@ -59,6 +60,33 @@ class WorkflowServiceStub:
     CheckWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.CheckWorkflowRequest, _workflow_service_pb2.CheckWorkflowResponse]
     """Checks a definition and stores nothing: every finding, and the definition as it would be stored, with a verdict per
     edge. Faults are findings here, not errors.
+    """
+    ListWorkflowVersions: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.ListWorkflowVersionsRequest, _workflow_service_pb2.ListWorkflowVersionsResponse]
+    """Lists the versions of a workflow, newest first."""
+    RollbackWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.RollbackWorkflowRequest, _workflow_service_pb2.RollbackWorkflowResponse]
+    """Makes a new version whose definition is that of an older version, checked again against its nodes as they are now.
+    Name and description stay as they are. Rolling back to the current version changes nothing.
+
+    Fails with FAILED_PRECONDITION (`DEFINITION_OUTDATED`) and all faults, each with its place, where the definition could
+    not be stored now, or (`WORKFLOW_INCOMPLETE`) where it has warnings and the workflow is active; with ABORTED
+    (`ETAG_MISMATCH`) when the workflow changed since the etag was read.
+    """
+    CloneWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.CloneWorkflowRequest, _workflow_service_pb2.CloneWorkflowResponse]
+    """Makes a draft of the caller's own that is a copy of a workflow that the caller may read, at version 1. Nodes of other
+    tenants are pinned to a version.
+
+    Fails with FAILED_PRECONDITION (`DEFINITION_OUTDATED`) and all faults, each with its place, where the definition could
+    not be stored now: each node that the caller may not use is named.
+    """
+    DeleteWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.DeleteWorkflowRequest, _workflow_service_pb2.DeleteWorkflowResponse]
+    """Deletes a workflow, until it is undeleted. It is listed no more and cannot be started; runs that are under way go
+    on. Deleting a deleted workflow changes nothing.
+    """
+    UndeleteWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.UndeleteWorkflowRequest, _workflow_service_pb2.UndeleteWorkflowResponse]
+    """Takes a deletion back. Undeleting a workflow that is not deleted changes nothing.
+
+    Fails with FAILED_PRECONDITION (`NODES_DELETED`) and the nodes to undelete first; or (`NODES_NOT_SHARED`), where it
+    is a template, with the nodes to share first.
     """
 
 @_typing.type_check_only
@@ -74,13 +102,14 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     and has warnings.
     """
     GetWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.GetWorkflowRequest, _workflow_service_pb2.GetWorkflowResponse]  # type: ignore[assignment]
-    """Gives one workflow, at its current or a named version."""
+    """Gives one workflow, at its current or a named version; its tenant's also where it is deleted."""
     ListWorkflows: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.ListWorkflowsRequest, _workflow_service_pb2.ListWorkflowsResponse]  # type: ignore[assignment]
     """Lists the workflows the caller may read, newest first."""
     UpdateWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.UpdateWorkflowRequest, _workflow_service_pb2.UpdateWorkflowResponse]  # type: ignore[assignment]
     """Changes a workflow. A new definition makes a new version; runs that are under way keep theirs.
 
-    Fails with ABORTED (`ETAG_MISMATCH`) when the workflow changed since the etag was read.
+    Fails with ABORTED (`ETAG_MISMATCH`) when the workflow changed since the etag was read; with FAILED_PRECONDITION
+    (`WORKFLOW_DELETED`), or (`NODES_NOT_SHARED`) with the private nodes of what is to be a template.
     """
     ActivateWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.ActivateWorkflowRequest, _workflow_service_pb2.ActivateWorkflowResponse]  # type: ignore[assignment]
     """Lets a draft be started. Activating an active workflow changes nothing.
@@ -92,6 +121,33 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     CheckWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.CheckWorkflowRequest, _workflow_service_pb2.CheckWorkflowResponse]  # type: ignore[assignment]
     """Checks a definition and stores nothing: every finding, and the definition as it would be stored, with a verdict per
     edge. Faults are findings here, not errors.
+    """
+    ListWorkflowVersions: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.ListWorkflowVersionsRequest, _workflow_service_pb2.ListWorkflowVersionsResponse]  # type: ignore[assignment]
+    """Lists the versions of a workflow, newest first."""
+    RollbackWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.RollbackWorkflowRequest, _workflow_service_pb2.RollbackWorkflowResponse]  # type: ignore[assignment]
+    """Makes a new version whose definition is that of an older version, checked again against its nodes as they are now.
+    Name and description stay as they are. Rolling back to the current version changes nothing.
+
+    Fails with FAILED_PRECONDITION (`DEFINITION_OUTDATED`) and all faults, each with its place, where the definition could
+    not be stored now, or (`WORKFLOW_INCOMPLETE`) where it has warnings and the workflow is active; with ABORTED
+    (`ETAG_MISMATCH`) when the workflow changed since the etag was read.
+    """
+    CloneWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.CloneWorkflowRequest, _workflow_service_pb2.CloneWorkflowResponse]  # type: ignore[assignment]
+    """Makes a draft of the caller's own that is a copy of a workflow that the caller may read, at version 1. Nodes of other
+    tenants are pinned to a version.
+
+    Fails with FAILED_PRECONDITION (`DEFINITION_OUTDATED`) and all faults, each with its place, where the definition could
+    not be stored now: each node that the caller may not use is named.
+    """
+    DeleteWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.DeleteWorkflowRequest, _workflow_service_pb2.DeleteWorkflowResponse]  # type: ignore[assignment]
+    """Deletes a workflow, until it is undeleted. It is listed no more and cannot be started; runs that are under way go
+    on. Deleting a deleted workflow changes nothing.
+    """
+    UndeleteWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.UndeleteWorkflowRequest, _workflow_service_pb2.UndeleteWorkflowResponse]  # type: ignore[assignment]
+    """Takes a deletion back. Undeleting a workflow that is not deleted changes nothing.
+
+    Fails with FAILED_PRECONDITION (`NODES_DELETED`) and the nodes to undelete first; or (`NODES_NOT_SHARED`), where it
+    is a template, with the nodes to share first.
     """
 
 class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -116,7 +172,7 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workflow_service_pb2.GetWorkflowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_service_pb2.GetWorkflowResponse, _abc.Awaitable[_workflow_service_pb2.GetWorkflowResponse]]:
-        """Gives one workflow, at its current or a named version."""
+        """Gives one workflow, at its current or a named version; its tenant's also where it is deleted."""
 
     @_abc_1.abstractmethod
     def ListWorkflows(
@@ -134,7 +190,8 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workflow_service_pb2.UpdateWorkflowResponse, _abc.Awaitable[_workflow_service_pb2.UpdateWorkflowResponse]]:
         """Changes a workflow. A new definition makes a new version; runs that are under way keep theirs.
 
-        Fails with ABORTED (`ETAG_MISMATCH`) when the workflow changed since the etag was read.
+        Fails with ABORTED (`ETAG_MISMATCH`) when the workflow changed since the etag was read; with FAILED_PRECONDITION
+        (`WORKFLOW_DELETED`), or (`NODES_NOT_SHARED`) with the private nodes of what is to be a template.
         """
 
     @_abc_1.abstractmethod
@@ -164,6 +221,63 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workflow_service_pb2.CheckWorkflowResponse, _abc.Awaitable[_workflow_service_pb2.CheckWorkflowResponse]]:
         """Checks a definition and stores nothing: every finding, and the definition as it would be stored, with a verdict per
         edge. Faults are findings here, not errors.
+        """
+
+    @_abc_1.abstractmethod
+    def ListWorkflowVersions(
+        self,
+        request: _workflow_service_pb2.ListWorkflowVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.ListWorkflowVersionsResponse, _abc.Awaitable[_workflow_service_pb2.ListWorkflowVersionsResponse]]:
+        """Lists the versions of a workflow, newest first."""
+
+    @_abc_1.abstractmethod
+    def RollbackWorkflow(
+        self,
+        request: _workflow_service_pb2.RollbackWorkflowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.RollbackWorkflowResponse, _abc.Awaitable[_workflow_service_pb2.RollbackWorkflowResponse]]:
+        """Makes a new version whose definition is that of an older version, checked again against its nodes as they are now.
+        Name and description stay as they are. Rolling back to the current version changes nothing.
+
+        Fails with FAILED_PRECONDITION (`DEFINITION_OUTDATED`) and all faults, each with its place, where the definition could
+        not be stored now, or (`WORKFLOW_INCOMPLETE`) where it has warnings and the workflow is active; with ABORTED
+        (`ETAG_MISMATCH`) when the workflow changed since the etag was read.
+        """
+
+    @_abc_1.abstractmethod
+    def CloneWorkflow(
+        self,
+        request: _workflow_service_pb2.CloneWorkflowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.CloneWorkflowResponse, _abc.Awaitable[_workflow_service_pb2.CloneWorkflowResponse]]:
+        """Makes a draft of the caller's own that is a copy of a workflow that the caller may read, at version 1. Nodes of other
+        tenants are pinned to a version.
+
+        Fails with FAILED_PRECONDITION (`DEFINITION_OUTDATED`) and all faults, each with its place, where the definition could
+        not be stored now: each node that the caller may not use is named.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteWorkflow(
+        self,
+        request: _workflow_service_pb2.DeleteWorkflowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.DeleteWorkflowResponse, _abc.Awaitable[_workflow_service_pb2.DeleteWorkflowResponse]]:
+        """Deletes a workflow, until it is undeleted. It is listed no more and cannot be started; runs that are under way go
+        on. Deleting a deleted workflow changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def UndeleteWorkflow(
+        self,
+        request: _workflow_service_pb2.UndeleteWorkflowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.UndeleteWorkflowResponse, _abc.Awaitable[_workflow_service_pb2.UndeleteWorkflowResponse]]:
+        """Takes a deletion back. Undeleting a workflow that is not deleted changes nothing.
+
+        Fails with FAILED_PRECONDITION (`NODES_DELETED`) and the nodes to undelete first; or (`NODES_NOT_SHARED`), where it
+        is a template, with the nodes to share first.
         """
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

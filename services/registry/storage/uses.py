@@ -1,0 +1,84 @@
+"""Which workflows use a node, and which nodes a workflow uses: as its current version has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, LiteralString
+from uuid import UUID
+
+from services.kit.pg import Db
+
+_LIST_USERS: Final[LiteralString] = """
+    SELECT w.id, w.name
+      FROM workflow_node_uses u
+      JOIN workflows w ON w.id = u.workflow_id
+     WHERE u.node_id = $1 AND u.tenant_id = $2
+       AND w.deleted_at IS NULL AND (w.is_template OR NOT $3)
+     ORDER BY w.created_at, w.id
+     LIMIT $4
+"""
+
+
+async def list_users(
+    db: Db, node_id: UUID, *, tenant_id: UUID, templates_only: bool, limit: int
+) -> list[tuple[UUID, str]]:
+    """List the tenant's workflows whose current version uses a node: id and name, oldest first."""
+    rows = await db.fetch(_LIST_USERS, node_id, tenant_id, templates_only, limit)
+    return [(row["id"], row["name"]) for row in rows]
+
+
+# In one order, whoever asks. It excludes whoever changes such a node, and nobody who uses it.
+_HOLD_NODES: Final[LiteralString] = """
+    SELECT n.id
+      FROM python_nodes n
+      JOIN workflow_node_uses u ON u.node_id = n.id
+     WHERE u.workflow_id = $1 AND n.tenant_id = u.tenant_id
+     ORDER BY n.id
+       FOR KEY SHARE OF n
+"""
+
+
+async def hold_nodes(db: Db, workflow_id: UUID) -> None:
+    """Keep a workflow's nodes of its own tenant as they are until the transaction ends."""
+    await db.execute(_HOLD_NODES, workflow_id)
+
+
+@dataclass(frozen=True, slots=True)
+class UsedNode:
+    """A node of a workflow; one that the caller cannot see has no name and is not shared."""
+
+    id: UUID
+    name: str
+    deleted: bool
+    shared: bool
+
+
+_LIST_USED: Final[LiteralString] = """
+    SELECT u.node_id, COALESCE(n.name, '') AS name,
+           n.deleted_at IS NOT NULL AS deleted,
+           COALESCE(n.is_public OR n.is_template, false) AS shared
+      FROM workflow_node_uses u
+      LEFT JOIN python_nodes n ON n.id = u.node_id
+     WHERE u.workflow_id = $1
+     ORDER BY u.node_id
+"""
+
+
+async def list_used(db: Db, workflow_id: UUID) -> list[UsedNode]:
+    """List the nodes of a workflow's current version."""
+    rows = await db.fetch(_LIST_USED, workflow_id)
+    return [UsedNode(row["node_id"], row["name"], row["deleted"], row["shared"]) for row in rows]
+
+
+_FOREIGN_VERSIONS: Final[LiteralString] = """
+    SELECT id, version
+      FROM python_nodes
+     WHERE id = ANY($1) AND tenant_id <> $2 AND deleted_at IS NULL
+"""
+
+
+async def foreign_versions(db: Db, node_ids: Sequence[UUID], *, tenant_id: UUID) -> dict[UUID, int]:
+    """Give the current versions of those nodes that are another tenant's and may be used."""
+    rows = await db.fetch(_FOREIGN_VERSIONS, node_ids, tenant_id)
+    return {row["id"]: row["version"] for row in rows}

@@ -1,0 +1,144 @@
+"""The versions of a workflow: listed, returned to, and copied into a workflow of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from uuid import UUID
+
+import structlog
+
+from services.kit.caller import Caller
+from services.kit.ids import uuid7
+from services.kit.pg import Db, Pool, as_caller
+from services.registry.domain.texts import name_from
+from services.registry.storage import versions, workflows
+from services.registry.storage.versions import Version
+from services.registry.storage.workflows import Workflow
+from services.registry.usecases.changes import (
+    WORKFLOW,
+    check_changeable,
+    check_live,
+    not_found,
+)
+from services.registry.usecases.idempotency import (
+    Replayed,
+    RequestKey,
+    rehearse,
+    replay,
+    write_once,
+)
+from services.registry.usecases.node_uses import check_nodes
+from services.registry.usecases.workflows import (
+    NOBODY,
+    WorkflowAnswer,
+    Workflows,
+    get_workflow,
+    next_version,
+    prove,
+    require_up_to_date,
+    save,
+)
+
+log = structlog.get_logger()
+
+
+async def list_workflow_versions(
+    pool: Pool, caller: Caller, workflow_id: UUID, *, before: int, limit: int, with_graph: bool
+) -> Iterator[Version[Workflow]]:
+    """List the versions of a workflow that the caller may read, newest first."""
+    async with as_caller(pool, caller) as db:
+        if await WORKFLOW.get(db, workflow_id) is None:
+            raise not_found(WORKFLOW.name, workflow_id)
+        return await versions.list_workflow_versions(
+            db, workflow_id, before=before, limit=limit, with_graph=with_graph
+        )
+
+
+async def rollback_workflow(
+    deps: Workflows,
+    caller: Caller,
+    workflow_id: UUID,
+    *,
+    version: int,
+    etag: str = "",
+    key: RequestKey[WorkflowAnswer] | None = None,
+    validate_only: bool = False,
+    guard: Callable[[WorkflowAnswer], None] = lambda _: None,
+) -> WorkflowAnswer | Replayed:
+    """Make a new version of an older definition, which is proven as its nodes are now."""
+    earlier = await replay(deps.pool, caller, key)
+    if earlier is not None:
+        return earlier
+    before = await get_workflow(deps.pool, caller, workflow_id)
+    check_changeable(WORKFLOW.name, before, caller, etag=etag)
+    model = await get_workflow(deps.pool, caller, workflow_id, version=version)
+    if version == before.version:
+        return WorkflowAnswer(before)
+    proven = await prove(deps, caller, model.definition)
+    require_up_to_date(proven.checked, complete=before.is_active)
+    answer = WorkflowAnswer(next_version(before, proven), proven.checked.findings)
+    guard(answer)
+
+    async def write(db: Db) -> WorkflowAnswer:
+        return replace(answer, workflow=await save(db, before, answer.workflow, caller))
+
+    if validate_only:
+        await rehearse(deps.pool, caller, write)
+        return answer
+    written = await write_once(deps.pool, caller, key, write)
+    log.info("workflow_rolled_back", workflow_id=str(workflow_id), to=version)
+    return written
+
+
+async def clone_workflow(
+    deps: Workflows,
+    caller: Caller,
+    workflow_id: UUID,
+    *,
+    version: int,
+    name: str,
+    key: RequestKey[WorkflowAnswer] | None = None,
+    validate_only: bool = False,
+    guard: Callable[[WorkflowAnswer], None] = lambda _: None,
+) -> WorkflowAnswer | Replayed:
+    """Make a private draft of the caller's own of what a version of another workflow holds."""
+    if name:
+        name_from(name)
+    earlier = await replay(deps.pool, caller, key)
+    if earlier is not None:
+        return earlier
+    model = await get_workflow(deps.pool, caller, workflow_id, version=version)
+    check_live(WORKFLOW.name, model)
+    proven = await prove(deps, caller, model.definition)
+    require_up_to_date(proven.checked, complete=False)
+    copy = replace(
+        model,
+        id=NOBODY if validate_only else uuid7(),
+        version=1,
+        current_version=1,
+        name=name or model.name,
+        definition=proven.checked.definition,
+        python_version=proven.python_version,
+        is_active=False,
+        tenant_id=caller.tenant_id,
+        created_by=caller.user_id,
+        is_template=False,
+        cloned_from=(model.id, model.version),
+    )
+    answer = WorkflowAnswer(copy, proven.checked.findings)
+    guard(answer)
+    if validate_only:
+        return answer
+
+    async def write(db: Db) -> WorkflowAnswer:
+        created_at, updated_at = await workflows.insert_workflow(db, copy)
+        await workflows.insert_version(db, uuid7(), copy, author=caller.user_id)
+        await check_nodes(db, copy)
+        stored = replace(copy, created_at=created_at, updated_at=updated_at)
+        return replace(answer, workflow=stored)
+
+    written = await write_once(deps.pool, caller, key, write)
+    if isinstance(written, WorkflowAnswer):
+        log.info("workflow_cloned", workflow_id=str(copy.id), model_id=str(workflow_id))
+    return written

@@ -13,11 +13,10 @@ from services.kit.caller import current_caller
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
 from services.registry.rpc.node_codec import node_to_pb, node_version_to_pb
-from services.registry.rpc.request_key import request_key
+from services.registry.rpc.request_key import answered, request_key
 from services.registry.rpc.sizes import check_answerable
 from services.registry.storage.nodes import Node
 from services.registry.usecases import deletion, node_versions, nodes
-from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
 
 _LIST: Final = "registry.ListNodes"
@@ -42,9 +41,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             validate_only=request.validate_only,
             guard=_answerable,
         )
-        if isinstance(answer, Replayed):
-            return pb.CreateNodeResponse.FromString(answer.response)
-        return _created(answer)
+        return answered(pb.CreateNodeResponse, answer, _created)
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Any) -> pb.GetNodeResponse:
         """See the contract."""
@@ -92,9 +89,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             validate_only=request.validate_only,
             guard=_answerable,
         )
-        if isinstance(answer, Replayed):
-            return pb.UpdateNodeResponse.FromString(answer.response)
-        return _updated(answer)
+        return answered(pb.UpdateNodeResponse, answer, _updated)
 
     async def ListNodeVersions(
         self, request: pb.ListNodeVersionsRequest, context: Any
@@ -131,9 +126,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             validate_only=request.validate_only,
             guard=_answerable,
         )
-        if isinstance(answer, Replayed):
-            return pb.RollbackNodeResponse.FromString(answer.response)
-        return _rolled_back(answer)
+        return answered(pb.RollbackNodeResponse, answer, _rolled_back)
 
     async def CloneNode(self, request: pb.CloneNodeRequest, context: Any) -> pb.CloneNodeResponse:
         """See the contract."""
@@ -147,9 +140,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             validate_only=request.validate_only,
             guard=_answerable,
         )
-        if isinstance(answer, Replayed):
-            return pb.CloneNodeResponse.FromString(answer.response)
-        return _cloned(answer)
+        return answered(pb.CloneNodeResponse, answer, _cloned)
 
     async def DeleteNode(
         self, request: pb.DeleteNodeRequest, context: Any
@@ -163,9 +154,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             etag=request.etag,
             key=request_key(request, "registry.DeleteNode", _deleted),
         )
-        if isinstance(answer, Replayed):
-            return pb.DeleteNodeResponse.FromString(answer.response)
-        return _deleted(answer)
+        return answered(pb.DeleteNodeResponse, answer, _deleted)
 
     async def UndeleteNode(
         self, request: pb.UndeleteNodeRequest, context: Any
@@ -179,9 +168,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             etag=request.etag,
             key=request_key(request, "registry.UndeleteNode", _undeleted),
         )
-        if isinstance(answer, Replayed):
-            return pb.UndeleteNodeResponse.FromString(answer.response)
-        return _undeleted(answer)
+        return answered(pb.UndeleteNodeResponse, answer, _undeleted)
 
 
 def _draft(request: pb.CreateNodeRequest | pb.UpdateNodeRequest) -> Draft:

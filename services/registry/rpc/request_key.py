@@ -1,4 +1,4 @@
-"""What makes a call repeatable, taken from its request."""
+"""What makes a call repeatable, taken from its request; and how a repeated one is answered."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from services.kit.rpc import codec
-from services.registry.usecases.idempotency import RequestKey
+from services.registry.usecases.idempotency import Replayed, RequestKey
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 
 def request_key(request: Any, method: str, respond: Callable[[T], Message]) -> RequestKey[T] | None:
@@ -26,3 +27,10 @@ def request_key(request: Any, method: str, respond: Callable[[T], Message]) -> R
     return RequestKey(
         method, request_id, digest, lambda result: respond(result).SerializeToString()
     )
+
+
+def answered(response: type[M], answer: T | Replayed, respond: Callable[[T], M]) -> M:
+    """Encode what a call did, or give the answer of the first call with its request id."""
+    if isinstance(answer, Replayed):
+        return response.FromString(answer.response)
+    return respond(answer)

@@ -11,7 +11,7 @@ from qflow.registry.v1 import workflow_service_pb2_grpc as pb_grpc
 from services.kit.caller import current_caller
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
-from services.registry.rpc.request_key import request_key
+from services.registry.rpc.request_key import answered, request_key
 from services.registry.rpc.sizes import check_answerable
 from services.registry.rpc.workflow_codec import (
     definition_from_pb,
@@ -22,7 +22,6 @@ from services.registry.rpc.workflow_codec import (
 )
 from services.registry.storage.workflows import Workflow
 from services.registry.usecases import deletion, workflow_versions, workflows
-from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.workflows import WorkflowAnswer, Workflows
 
 _LIST: Final = "registry.ListWorkflows"
@@ -50,9 +49,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             validate_only=request.validate_only,
             guard=_answerable,
         )
-        if isinstance(answer, Replayed):
-            return pb.CreateWorkflowResponse.FromString(answer.response)
-        return _created(answer)
+        return answered(pb.CreateWorkflowResponse, answer, _created)
 
     async def GetWorkflow(
         self, request: pb.GetWorkflowRequest, context: Any
@@ -110,9 +107,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             validate_only=request.validate_only,
             guard=_answerable,
         )
-        if isinstance(answer, Replayed):
-            return pb.UpdateWorkflowResponse.FromString(answer.response)
-        return _updated(answer)
+        return answered(pb.UpdateWorkflowResponse, answer, _updated)
 
     async def ActivateWorkflow(
         self, request: pb.ActivateWorkflowRequest, context: Any
@@ -126,9 +121,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             etag=request.etag,
             key=request_key(request, "registry.ActivateWorkflow", _activated),
         )
-        if isinstance(answer, Replayed):
-            return pb.ActivateWorkflowResponse.FromString(answer.response)
-        return _activated(answer)
+        return answered(pb.ActivateWorkflowResponse, answer, _activated)
 
     async def DeactivateWorkflow(
         self, request: pb.DeactivateWorkflowRequest, context: Any
@@ -142,9 +135,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             etag=request.etag,
             key=request_key(request, "registry.DeactivateWorkflow", _deactivated),
         )
-        if isinstance(answer, Replayed):
-            return pb.DeactivateWorkflowResponse.FromString(answer.response)
-        return _deactivated(answer)
+        return answered(pb.DeactivateWorkflowResponse, answer, _deactivated)
 
     async def CheckWorkflow(
         self, request: pb.CheckWorkflowRequest, context: Any
@@ -195,9 +186,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             validate_only=request.validate_only,
             guard=_answerable,
         )
-        if isinstance(answer, Replayed):
-            return pb.RollbackWorkflowResponse.FromString(answer.response)
-        return _rolled_back(answer)
+        return answered(pb.RollbackWorkflowResponse, answer, _rolled_back)
 
     async def CloneWorkflow(
         self, request: pb.CloneWorkflowRequest, context: Any
@@ -213,9 +202,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             validate_only=request.validate_only,
             guard=_answerable,
         )
-        if isinstance(answer, Replayed):
-            return pb.CloneWorkflowResponse.FromString(answer.response)
-        return _cloned(answer)
+        return answered(pb.CloneWorkflowResponse, answer, _cloned)
 
     async def DeleteWorkflow(
         self, request: pb.DeleteWorkflowRequest, context: Any
@@ -229,9 +216,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             etag=request.etag,
             key=request_key(request, "registry.DeleteWorkflow", _deleted),
         )
-        if isinstance(answer, Replayed):
-            return pb.DeleteWorkflowResponse.FromString(answer.response)
-        return _deleted(answer)
+        return answered(pb.DeleteWorkflowResponse, answer, _deleted)
 
     async def UndeleteWorkflow(
         self, request: pb.UndeleteWorkflowRequest, context: Any
@@ -245,9 +230,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
             etag=request.etag,
             key=request_key(request, "registry.UndeleteWorkflow", _undeleted),
         )
-        if isinstance(answer, Replayed):
-            return pb.UndeleteWorkflowResponse.FromString(answer.response)
-        return _undeleted(answer)
+        return answered(pb.UndeleteWorkflowResponse, answer, _undeleted)
 
 
 def _answerable(answer: WorkflowAnswer) -> None:

@@ -204,7 +204,8 @@ async def get_node(
     return None if row is None else to_node(row)
 
 
-# Row-level security lets a caller lock only what the caller may change.
+# Row-level security lets a caller lock only what the caller may change. Whoever stores a workflow
+# with the node waits for this, and this for them.
 _LOCK_NODE: Final[LiteralString] = """
     SELECT id FROM python_nodes WHERE id = $1 FOR UPDATE
 """

@@ -182,8 +182,9 @@ async def get_workflow(
     return None if row is None else to_workflow(row)
 
 
+# Starts refer to the row and do not wait for this: the engine's writes are one queue.
 _LOCK_WORKFLOW: Final[LiteralString] = """
-    SELECT id FROM workflows WHERE id = $1 FOR UPDATE
+    SELECT id FROM workflows WHERE id = $1 FOR NO KEY UPDATE
 """
 
 

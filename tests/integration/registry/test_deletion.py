@@ -70,6 +70,20 @@ async def test_a_node_that_a_workflow_uses_is_not_deleted(client: Client) -> Non
     assert (await delete_node(client, node.id)).HasField("delete_time")
 
 
+async def test_of_many_workflows_that_use_a_node_the_oldest_are_named(
+    client: Client, sql: psycopg.Connection, user: factories.User
+) -> None:
+    """B42."""
+    node = await client.node(INCREMENT)
+    used = {"a": factories.Node(uuid.UUID(node.id), uuid.UUID(node.version_id))}
+    made = [factories.workflow(sql, user, nodes=used, edges=[], outputs=[]) for _ in range(25)]
+    said = await refused(delete_node(client, node.id))
+    assert 20 == len(said.violations)
+    assert "; and at least 20 more" in said.text
+    assert str(made[19]) in said.text
+    assert str(made[20]) not in said.text
+
+
 async def test_a_deleted_node_is_shown_when_asked_for_and_takes_no_change(client: Client) -> None:
     node = await client.node(INCREMENT)
     deleted = await delete_node(client, node.id, etag=node.etag)
@@ -236,7 +250,7 @@ async def test_the_second_of_the_two_waits_for_the_first(
         if first == "deletion":
             holder.execute("SELECT 1 FROM python_nodes FOR UPDATE")
             holder.execute("UPDATE python_nodes SET deleted_at = now()")
-            waiting = asyncio.ensure_future(create(client, single(node)))
+            waiting: asyncio.Future[Any] = asyncio.ensure_future(create(client, single(node)))
         else:
             factories.workflow(
                 holder,

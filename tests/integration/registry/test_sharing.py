@@ -41,7 +41,10 @@ def other(registry: Registry, other_user: factories.User) -> Client:
 
 async def share(client: Client, node_id: str, **flags: bool) -> node_pb2.Node:
     request = node_rpc.UpdateNodeRequest(
-        node_id=node_id, update_mask=FieldMask(paths=list(flags)), **flags
+        node_id=node_id,
+        update_mask=FieldMask(paths=list(flags)),
+        is_public=flags.get("is_public", False),
+        is_template=flags.get("is_template", False),
     )
     shared: node_pb2.Node = (await client.nodes.UpdateNode(request)).node
     return shared

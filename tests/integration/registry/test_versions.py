@@ -363,8 +363,8 @@ async def test_what_is_not_there_is_not_cloned(
 ) -> None:
     node = await client.node(INCREMENT)
     other = registry.client(factories.user(sql).token)
-    for caller, fields in ((other, {}), (client, {"version": 7})):
-        request = node_rpc.CloneNodeRequest(node_id=node.id, **fields)
+    for caller, version in ((other, 0), (client, 7)):
+        request = node_rpc.CloneNodeRequest(node_id=node.id, version=version)
         assert grpc.StatusCode.NOT_FOUND == (await refused(caller.nodes.CloneNode(request))).code
 
 

@@ -10,6 +10,7 @@ from qflow.types import expression, to_text
 
 from services.kit.rpc import codec
 from services.registry.domain.source import Diagnostic
+from services.registry.rpc.tag_codec import attached_to_pb
 from services.registry.storage.nodes import Node
 
 _LOCK_STATES: Final = {
@@ -78,4 +79,5 @@ def node_to_pb(
         created_by=str(node.created_by),
         create_time=codec.timestamp(node.created_at) if exists else None,
         update_time=codec.timestamp(node.updated_at) if exists else None,
+        tags=attached_to_pb(node.tags),
     )

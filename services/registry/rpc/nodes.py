@@ -14,7 +14,7 @@ from services.kit.rpc.pages import Pages
 from services.registry.rpc.node_codec import node_to_pb
 from services.registry.rpc.request_key import request_key
 from services.registry.rpc.sizes import check_answerable
-from services.registry.usecases import nodes
+from services.registry.usecases import lists, nodes
 from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
 
@@ -57,19 +57,23 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:
         """See the contract."""
-        pages = Pages(_LIST, request, request.view)
+        asked = lists.asked_from(lists.NODES, filter_text=request.filter, order_by=request.order_by)
+        pages = Pages(_LIST, request, request.view, request.filter, request.order_by)
+        caller, pool = current_caller(), self._deps.pool
         with_code = request.view == node_pb2.NODE_VIEW_FULL
-        found = await nodes.list_nodes(
-            self._deps.pool,
-            current_caller(),
-            after=pages.after_moment(),
+        found = await lists.find(
+            pool,
+            self._deps.search,
+            caller,
+            asked,
+            after=pages.after_key(asked.order.field.key_type),
             limit=pages.limit,
-            with_code=with_code,
+            full=with_code,
         )
-        shown, token = await pages.cut(
+        shown, token = await pages.cut_found(
             found,
+            read=lambda ids: nodes.read_nodes(pool, caller, ids, with_code=with_code),
             encode=lambda node: node_to_pb(node, with_code=with_code),
-            key=lambda node: (node.created_at, node.id),
         )
         return pb.ListNodesResponse(nodes=shown, next_page_token=token)
 

@@ -20,6 +20,7 @@ from services.registry.domain.definition import (
     WorkflowNode,
     WorkflowOutput,
 )
+from services.registry.rpc.tag_codec import attached_to_pb
 from services.registry.storage.workflows import Workflow
 
 _VERDICTS: Final = {
@@ -200,6 +201,7 @@ def workflow_to_pb(
         created_by=str(workflow.created_by),
         create_time=codec.timestamp(workflow.created_at) if exists else None,
         update_time=codec.timestamp(workflow.updated_at) if exists else None,
+        tags=attached_to_pb(workflow.tags),
     )
 
 

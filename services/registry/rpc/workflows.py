@@ -19,7 +19,7 @@ from services.registry.rpc.workflow_codec import (
     findings_to_pb,
     workflow_to_pb,
 )
-from services.registry.usecases import workflows
+from services.registry.usecases import lists, workflows
 from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.workflows import WorkflowAnswer, Workflows
 
@@ -69,19 +69,25 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         self, request: pb.ListWorkflowsRequest, context: Any
     ) -> pb.ListWorkflowsResponse:
         """See the contract."""
-        pages = Pages(_LIST, request, request.view)
-        with_graph = request.view == workflow_pb2.WORKFLOW_VIEW_FULL
-        found = await workflows.list_workflows(
-            self._deps.pool,
-            current_caller(),
-            after=pages.after_moment(),
-            limit=pages.limit,
-            with_graph=with_graph,
+        asked = lists.asked_from(
+            lists.WORKFLOWS, filter_text=request.filter, order_by=request.order_by
         )
-        shown, token = await pages.cut(
+        pages = Pages(_LIST, request, request.view, request.filter, request.order_by)
+        caller, pool = current_caller(), self._deps.pool
+        with_graph = request.view == workflow_pb2.WORKFLOW_VIEW_FULL
+        found = await lists.find(
+            pool,
+            self._deps.search,
+            caller,
+            asked,
+            after=pages.after_key(asked.order.field.key_type),
+            limit=pages.limit,
+            full=with_graph,
+        )
+        shown, token = await pages.cut_found(
             found,
+            read=lambda ids: workflows.read_workflows(pool, caller, ids, with_graph=with_graph),
             encode=lambda workflow: workflow_to_pb(workflow, with_graph=with_graph),
-            key=lambda workflow: (workflow.created_at, workflow.id),
         )
         return pb.ListWorkflowsResponse(workflows=shown, next_page_token=token)
 

@@ -21,6 +21,7 @@ from services.registry.domain.stored import (
     requirements_from_json,
     requirements_to_json,
 )
+from services.registry.domain.tags import AttachedTag, attached_from_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class Node:
     created_by: UUID
     created_at: datetime
     updated_at: datetime
+    tags: tuple[AttachedTag, ...] = ()
 
     @property
     def etag(self) -> str:
@@ -164,7 +166,10 @@ _GET_NODE: Final[LiteralString] = """
            CASE WHEN $3 THEN v.code ELSE '' END AS code,
            v.main_function, v.is_async, v.python_version,
            v.input_types::json AS input_types, v.output_types::json AS output_types,
-           v.dependencies, l.state AS lock_state, l.error AS lock_error
+           v.dependencies, l.state AS lock_state, l.error AS lock_error,
+           (SELECT json_agg(json_build_array(t.id, t.name, t.color) ORDER BY t.name)
+              FROM python_node_tag_relations r JOIN python_node_tags t ON t.id = r.tag_id
+             WHERE r.node_id = n.id) AS tags
       FROM python_nodes n
       JOIN python_node_versions v
         ON v.node_id = n.id AND v.version = COALESCE(NULLIF($2, 0), n.version)
@@ -195,27 +200,25 @@ async def lock_node(db: Db, node_id: UUID) -> bool:
 _LIST_NODES: Final[LiteralString] = """
     SELECT n.id, n.tenant_id, n.created_by, n.created_at, n.updated_at,
            n.version AS current_version, v.id AS version_id, v.version, n.name, n.description,
-           CASE WHEN $4 THEN v.code ELSE '' END AS code,
+           CASE WHEN $2 THEN v.code ELSE '' END AS code,
            v.main_function, v.is_async, v.python_version,
            v.input_types::json AS input_types, v.output_types::json AS output_types,
-           v.dependencies, l.state AS lock_state, l.error AS lock_error
-      FROM python_nodes n
+           v.dependencies, l.state AS lock_state, l.error AS lock_error,
+           (SELECT json_agg(json_build_array(t.id, t.name, t.color) ORDER BY t.name)
+              FROM python_node_tag_relations r JOIN python_node_tags t ON t.id = r.tag_id
+             WHERE r.node_id = n.id) AS tags
+      FROM unnest($1::uuid[]) WITH ORDINALITY AS asked (id, place)
+      JOIN python_nodes n ON n.id = asked.id
       JOIN python_node_versions v ON v.node_id = n.id AND v.version = n.version
       LEFT JOIN node_version_locks l ON l.node_version_id = v.id
      WHERE n.deleted_at IS NULL
-       AND ($1::timestamptz IS NULL OR (n.created_at, n.id) < ($1, $2::uuid))
-     ORDER BY n.created_at DESC, n.id DESC
-     LIMIT $3
+     ORDER BY asked.place
 """
 
 
-async def list_nodes(
-    db: Db, *, after: tuple[datetime, UUID] | None, limit: int, with_code: bool
-) -> Iterator[Node]:
-    """List what the caller may read, newest first, after the last row of the page before."""
-    moment, last_id = after or (None, None)
-    rows = await db.fetch(_LIST_NODES, moment, last_id, limit, with_code)
-    return map(_to_node, rows)
+async def list_nodes(db: Db, node_ids: Sequence[UUID], *, with_code: bool) -> Iterator[Node]:
+    """Read found nodes, in the order of their ids; what is gone meanwhile is left out."""
+    return map(_to_node, await db.fetch(_LIST_NODES, node_ids, with_code))
 
 
 # One row per pair asked for, in order; the columns are null where there is no such version.
@@ -270,4 +273,5 @@ def _to_node(row: Row) -> Node:
         created_by=row["created_by"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        tags=attached_from_json(row["tags"]),
     )

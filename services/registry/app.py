@@ -39,7 +39,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     async with AsyncExitStack() as stack:
         pool = await _pool(stack, settings.database_url, "qflow-registry", settings.pool_size_max)
         auth_pool = await _pool(stack, settings.auth_database_url, "qflow-registry-auth", 2)
-        engine_pool = await _pool(stack, settings.engine_database_url, "qflow-registry-engine", 2)
+        engine_pool = await _pool(stack, settings.engine_database_url, "qflow-registry-engine", 4)
         channel = open_channel(settings.runner_address, settings.service_token)
         stack.push_async_callback(channel.close)
         authenticator = Authenticator(pool)

@@ -186,7 +186,7 @@ def test_a_search_reads_its_two_indexes_and_no_table_whole(
 ) -> None:
     with _acting(filled, "qflow_registry_engine") as db:
         db.execute(f"SET LOCAL plan_cache_mode = {mode}".encode())
-        plan = _plan(db, listed.by_text, [filled.owner, ["load 77"], lists.CANDIDATES_MAX + 1])
+        plan = _plan(db, listed.by_text, [filled.owner, ["load 77"], lists.CANDIDATES_MAX])
     expected = {f"{listed.table}_search_idx", f"{listed.table}_shown_search_idx"}
     assert expected == _read(plan)
 
@@ -197,14 +197,14 @@ def test_row_level_security_keeps_a_search_of_a_callers_login_from_its_index(
 ) -> None:
     """Why the engine's login looks first: were this otherwise, no other login would be needed."""
     with _acting(filled, "qflow_registry") as db:
-        plan = _plan(db, listed.by_text, [filled.owner, ["load 77"], lists.CANDIDATES_MAX + 1])
+        plan = _plan(db, listed.by_text, [filled.owner, ["load 77"], lists.CANDIDATES_MAX])
     assert not {name for name in _read(plan) if name.endswith("search_idx")}
 
 
 @_LISTS
 def test_a_tag_is_looked_up_by_its_name(filled: Filled, listed: Listed) -> None:
     with _acting(filled, "qflow_registry") as db:
-        plan = _plan(db, listed.by_tag, [filled.owner, "rare", lists.CANDIDATES_MAX + 1])
+        plan = _plan(db, listed.by_tag, [filled.owner, "rare", lists.CANDIDATES_MAX])
     kind = {"python_nodes": "python_node"}.get(listed.table, "workflow")
     # The policy on relations looks at their rows; the relations themselves fill one page.
     assert _read(plan) <= {

@@ -59,11 +59,11 @@ async def find(
         expression=asked.expression, order=asked.order, after=after, limit=limit, full=full
     )
     terms = required(asked.expression)
-    ids = await _by_text(search, caller, asked.listed, terms)
     # One value of a filter is in every row, another in none: no plan is right for both.
-    async with as_caller(pool, caller, plans_by_value=True) as db:
+    async with as_caller(pool, caller, plans_by_value=asked.expression is not None) as db:
+        ids = await _by_tag(db, caller, asked.listed, terms)
         if ids is None:
-            ids = await _by_tag(db, caller, asked.listed, terms)
+            ids = await _by_text(search, caller, asked.listed, terms)
         return await lists.find(db, asked.listed, question, tenant_id=caller.tenant_id, ids=ids)
 
 

@@ -275,13 +275,13 @@ async def test_a_search_finds_ones_own_and_what_is_shown_to_everybody(
 async def test_what_is_found_too_often_for_the_index_is_found_by_walking(
     client: Client, sql: psycopg.Connection, user: factories.User
 ) -> None:
-    """More than a thousand candidates, with the one that is asked for among the last."""
+    """More than two thousand candidates, with some that are asked for among the last."""
     made = factories.node(sql, user)
     sql.execute(
         "INSERT INTO python_nodes (name, code, main_function, python_version, input_types,"
         " output_types, created_by, tenant_id)"
         " SELECT 'load ' || n, code, main_function, python_version, input_types, output_types,"
-        " created_by, tenant_id FROM python_nodes, generate_series(1, 1500) AS n WHERE id = %s",
+        " created_by, tenant_id FROM python_nodes, generate_series(1, 2500) AS n WHERE id = %s",
         (made.id,),
     )
     sql.execute(
@@ -291,8 +291,8 @@ async def test_what_is_found_too_often_for_the_index_is_found_by_walking(
         " created_by FROM python_nodes WHERE id <> %s",
         (made.id,),
     )
-    assert 1500 == len(await _walk(client, size=400, filter="load"))
-    expected = ["load 1500", "load 150", "load 1150"]
+    assert 2500 == len(await _walk(client, size=700, filter="load"))
+    expected = ["load 2150", "load 1500", "load 150", "load 1150"]
     assert expected == await _names(client, "load name:150", "name desc")
 
 

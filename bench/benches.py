@@ -18,6 +18,7 @@ import psutil
 
 from bench import floors
 from bench.flow import ONE, OTHER, SUM, Flow, running
+from bench.lists import list_nodes, search_nodes
 
 Bench = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 
@@ -210,4 +211,6 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "idle": idle,
     "idle_memory": idle_memory,
     "demo": demo,
+    "list_nodes": list_nodes,
+    "search_nodes": search_nodes,
 }

@@ -13,7 +13,7 @@ from __future__ import annotations
 from migrations.sql import run
 
 revision = "0012"
-down_revision = "0010"
+down_revision = "0011"
 
 _ORIGINS = tuple(
     f"""

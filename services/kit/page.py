@@ -7,7 +7,8 @@ import binascii
 import hashlib
 import hmac
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -23,6 +24,30 @@ PAGE_SIZE_DEFAULT: Final = 50
 PAGE_SIZE_MAX: Final = 1000
 _TOKEN_CHARS_MAX: Final = 4096
 _MAC_BYTES: Final = 16
+# How much is read at once of rows whose contents may be large, and how many of small ones.
+_SLICE_BYTES: Final = 1024 * 1024
+_SLICE_ROWS: Final = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A row of a list before it is read: its id, its place in the order, about how large it is."""
+
+    id: UUID
+    key: str | datetime
+    size_bytes: int
+
+
+def in_slices(found: Sequence[Found]) -> Iterator[Sequence[Found]]:
+    """Cut rows into parts that are read at once: a part has about 1 MiB, or one row."""
+    begin, room = 0, _SLICE_BYTES
+    for at, each in enumerate(found):
+        if at > begin and (each.size_bytes > room or at - begin == _SLICE_ROWS):
+            yield found[begin:at]
+            begin, room = at, _SLICE_BYTES
+        room -= each.size_bytes
+    if begin < len(found):
+        yield found[begin:]
 
 
 class _Secret:

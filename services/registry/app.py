@@ -9,6 +9,7 @@ from functools import partial
 from qflow.registry.v1 import (
     node_service_pb2_grpc,
     session_service_pb2_grpc,
+    tag_service_pb2_grpc,
     workflow_service_pb2_grpc,
 )
 
@@ -23,6 +24,7 @@ from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.loops.locks import make_locks
 from services.registry.rpc.nodes import NodeServicer
 from services.registry.rpc.sessions import SessionServicer
+from services.registry.rpc.tags import TagServicer
 from services.registry.rpc.workflows import WorkflowServicer
 from services.registry.settings import Settings
 from services.registry.usecases.locks import Locks
@@ -37,7 +39,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     async with AsyncExitStack() as stack:
         pool = await _pool(stack, settings.database_url, "qflow-registry", settings.pool_size_max)
         auth_pool = await _pool(stack, settings.auth_database_url, "qflow-registry-auth", 2)
-        engine_pool = await _pool(stack, settings.engine_database_url, "qflow-registry-engine", 2)
+        engine_pool = await _pool(stack, settings.engine_database_url, "qflow-registry-engine", 4)
         channel = open_channel(settings.runner_address, settings.service_token)
         stack.push_async_callback(channel.close)
         authenticator = Authenticator(pool)
@@ -47,9 +49,13 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             analyzer=SourceAnalyzer(),
             locks=locks,
             python_version=settings.python_version,
+            search=engine_pool,
         )
         workflows = Workflows(
-            pool=pool, checker=GraphChecker(), python_version=settings.python_version
+            pool=pool,
+            checker=GraphChecker(),
+            python_version=settings.python_version,
+            search=engine_pool,
         )
         sessions = SessionServicer(
             auth_pool,
@@ -67,6 +73,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
                     WorkflowServicer(workflows),
                 ),
+                (tag_service_pb2_grpc.add_TagServiceServicer_to_server, TagServicer(pool)),
             ],
             loops=[partial(make_locks, locks)],
         )

@@ -181,7 +181,8 @@ async def test_services_and_users_are_not_let_in_at_each_others_doors(suite: Sui
         assert expected == await codes(meant, token)
 
 
-# What a request needs besides the id that is asked for; `{own}` is a workflow of the caller's.
+# What a request needs besides the id that is asked for; `{own}` is a workflow
+# of the caller's, `{node}` a node.
 _REST: dict[tuple[str, str], dict[str, Any]] = {
     ("CreateWorkflow", "definition.nodes.node_id"): {"name": "w", **_GRAPH},
     ("CheckWorkflow", "definition.nodes.node_id"): _GRAPH,
@@ -194,6 +195,13 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("RollbackNode", "node_id"): {"version": 1},
     ("RollbackWorkflow", "workflow_id"): {"version": 1},
+    ("GetTag", "tag_id"): {"kind": "TAG_KIND_NODE"},
+    ("UpdateTag", "tag_id"): {"kind": "TAG_KIND_NODE", "name": "x", "updateMask": "name"},
+    ("DeleteTag", "tag_id"): {"kind": "TAG_KIND_NODE"},
+    ("ChangeNodeTags", "add_tag_ids"): {"nodeId": "{node}"},
+    ("ChangeNodeTags", "remove_tag_ids"): {"nodeId": "{node}"},
+    ("ChangeWorkflowTags", "add_tag_ids"): {"workflowId": "{own}"},
+    ("ChangeWorkflowTags", "remove_tag_ids"): {"workflowId": "{own}"},
 }
 _CODES = {
     auth_pb2.FOREIGN_ANSWER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
@@ -220,11 +228,11 @@ async def test_a_foreign_id_is_answered_as_the_rule_says_and_like_a_missing_one(
         for resource in rpc.rule.resources
         if auth_pb2.AUDIENCE_USER in rpc.rule.audiences
     ]
-    assert {"node", "workflow", "execution", "file"} == {each.kind for _, each in asked}
+    assert {"node", "workflow", "execution", "file", "tag"} == {each.kind for _, each in asked}
     for rpc, resource in asked:
         answer = resource.foreign_answer or rpc.rule.foreign_answer
         told = [
-            await _told(rpc, resource.field, each, own=own, token=caller.token)
+            await _told(rpc, resource.field, each, own=own, node=node.id, token=caller.token)
             for each in (foreign[resource.kind], str(uuid.uuid4()))
         ]
         assert told[0] == told[1], f"{rpc.path} {resource.field}"
@@ -252,26 +260,35 @@ def _things(sql: psycopg.Connection, owner: factories.User) -> dict[str, str]:
         " created_by) VALUES (%s, 'a', 'a', %s, 0, %s, %s)",
         (file, f"{owner.id}/{file}", owner.id, owner.id),
     )
+    tag = uuid.uuid4()
+    sql.execute(
+        "INSERT INTO python_node_tags (id, name, tenant_id, created_by) VALUES (%s, 't', %s, %s)",
+        (tag, owner.id, owner.id),
+    )
     found = {"node": node.id, "workflow": workflow, "execution": execution, "file": file}
+    found["tag"] = tag
     return {kind: str(each) for kind, each in found.items()}
 
 
 async def _told(
-    rpc: Rpc, field: str, each: str, *, own: str, token: str
+    rpc: Rpc, field: str, each: str, *, own: str, node: str, token: str
 ) -> tuple[grpc.StatusCode, bytes]:
     """What a caller is told of an id, with the id taken out."""
     full_name, name = rpc.path.strip("/").split("/")
     package, _, service = full_name.rpartition(".")
     module = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", service).lower()
     request = getattr(importlib.import_module(f"{package}.{module}_pb2"), f"{name}Request")()
-    rest = json.dumps(_REST.get((name, field), {})).replace("{own}", own)
-    json_format.Parse(rest, request)
+    rest = json.dumps(_REST.get((name, field), {}))
+    json_format.Parse(rest.replace("{own}", own).replace("{node}", node), request)
     *path, last = field.split(".")
     target: Any = request
     for part in path:
         inner = getattr(target, part)
         target = inner if isinstance(inner, Message) else inner[0]
-    setattr(target, last, each)
+    if isinstance(getattr(target, last), str):
+        setattr(target, last, each)
+    else:
+        getattr(target, last).append(each)
     async with open_channel(rpc.address, token) as channel:
         call = getattr(channel, rpc.kind)(rpc.path)(request.SerializeToString(), timeout=20)
         try:

@@ -12,8 +12,10 @@ import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -57,10 +59,14 @@ _RUN_BY: Final = {
     "registry.storage.idempotency": "qflow_registry",
     "registry.storage.deletion": "qflow_registry",
     "registry.storage.identity": "qflow_registry_auth",
+    "registry.storage.lists": "qflow_registry",
+    "registry.storage.lists._NODES_BY_TEXT": "qflow_registry_engine",
+    "registry.storage.lists._WORKFLOWS_BY_TEXT": "qflow_registry_engine",
     "registry.storage.locks": "qflow_registry_engine",
     "registry.storage.nodes": "qflow_registry",
     "registry.storage.uses": "qflow_registry",
     "registry.storage.versions": "qflow_registry",
+    "registry.storage.tags": "qflow_registry",
     "registry.storage.workflows": "qflow_registry",
     "orchestrator.storage.definitions": "qflow_orchestrator_engine",
     "orchestrator.storage.definitions._HEAD": "qflow_orchestrator",
@@ -105,9 +111,11 @@ def _statements() -> Iterator[Statement]:
         for name in _constants(path):
             value = getattr(importlib.import_module(f"services.{module}"), name)
             place = f"{module}.{name}"
-            if place not in _PARTS and value.lstrip().startswith(_VERBS):
+            if place not in _PARTS and value.lstrip(" \n(").startswith(_VERBS):
                 yield Statement(module.split(".")[0], module, name, value)
     yield from _flushes()
+    yield from _lists()
+    yield from _tags()
 
 
 def _constants(path: Path) -> list[str]:
@@ -132,6 +140,60 @@ def _flushes() -> Iterator[Statement]:
     for mask in [*(1 << bit for bit in range(len(flush.PARTS))), whole]:
         module = "orchestrator.storage.flush"
         yield Statement("orchestrator", module, f"statement({mask})", flush.statement(mask))
+
+
+def _lists() -> Iterator[Statement]:
+    """Each list with each operator of each field, each order and each way to go on, one at a time.
+
+    They are joined by AND, OR, NOT and brackets alone, so what fits by itself fits together.
+    """
+    from services.kit.filter.language import Comparison, Expression, Word
+    from services.kit.filter.order import Order
+    from services.registry.storage import lists
+
+    values = {"owner": str(UUID(int=0)), "create_time": "2026-01-01", "update_time": "2026-01-01"}
+    flags = dict.fromkeys(("public", "template", "active"), "true")
+    for listed in (lists.NODES, lists.WORKFLOWS):
+        asked: dict[str, tuple[Expression | None, Order, bool]] = {
+            f"{field.name} {operator}": (
+                Comparison(field.name, operator, (values | flags).get(field.name, "x")),
+                lists.NEWEST_FIRST,
+                False,
+            )
+            for field in listed.fields.fields
+            for operator in field.sql
+        }
+        asked["a word"] = (Word("x"), lists.NEWEST_FIRST, False)
+        for order in listed.orders:
+            for descending in (True, False):
+                for later in (True, False):
+                    name = f"by {order.name} {'desc' if descending else 'asc'} {later=}"
+                    asked[name] = (Word("x"), Order(order, descending), later)
+        for name, (expression, order, later) in asked.items():
+            key = "x" if order.field.key_type is str else datetime.now(UTC)
+            question = lists.Question(
+                expression=expression,
+                order=order,
+                after=(key, UUID(int=0)) if later else None,
+                limit=1,
+                full=False,
+            )
+            for among_ids in (True, False):
+                text, _ = lists.statement(listed, question, among_ids=among_ids)
+                place = f"{listed.table}: {name} {among_ids=}"
+                yield Statement("registry", "registry.storage.lists", place, text)
+
+
+def _tags() -> Iterator[Statement]:
+    """Each statement of each of the two pairs of tables."""
+    from services.registry.storage import tags
+
+    for tables in (tags.NODE_TAGS, tags.WORKFLOW_TAGS):
+        for name, each in vars(tags.TagTables).items():
+            if isinstance(each, property):
+                place = f"{tables.tags}: {name}"
+                module = "registry.storage.tags"
+                yield Statement("registry", module, place, getattr(tables, name))
 
 
 STATEMENTS = list(_statements())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from google.protobuf.message import Message
@@ -16,6 +16,21 @@ from services.kit.rpc.sizes import ANSWER_BYTES_MAX, FRAME_BYTES
 
 M = TypeVar("M", bound=Message)
 Row = TypeVar("Row")
+
+# What is encoded without a pause: a millisecond or two.
+_BYTES_AT_ONCE = 16 * 1024
+
+
+class Identified(Protocol):
+    """What has an id."""
+
+    @property
+    def id(self) -> UUID:
+        """Its id."""
+        ...
+
+
+Thing = TypeVar("Thing", bound=Identified)
 
 
 class Pages:
@@ -43,6 +58,26 @@ class Pages:
                 return None
             case [datetime() as moment, UUID() as row_id]:
                 return moment, row_id
+            case _:
+                raise page.token_refused()
+
+    def after_key(self, key_type: type[str | datetime]) -> tuple[str | datetime, UUID] | None:
+        """Give the last row shown of a list by a field and id; None for the first page."""
+        match self._after:
+            case None:
+                return None
+            case [str() | datetime() as key, UUID() as row_id] if isinstance(key, key_type):
+                return key, row_id
+            case _:
+                raise page.token_refused()
+
+    def after_name(self) -> str | None:
+        """Give the last name shown of a list by names that are unique; None for the first page."""
+        match self._after:
+            case None:
+                return None
+            case [str() as name]:
+                return name
             case _:
                 raise page.token_refused()
 
@@ -82,3 +117,39 @@ class Pages:
             last = row
             await asyncio.sleep(0)
         return shown, ""
+
+    async def cut_found(
+        self,
+        found: Sequence[page.Found],
+        *,
+        read: Callable[[list[UUID]], Awaitable[Iterable[Thing]]],
+        encode: Callable[[Thing], M],
+    ) -> tuple[list[M], str]:
+        """Read found rows a slice at a time until the page is full, and encode those that fit.
+
+        So a page of large rows holds little more in memory than it shows. `read` gives them in
+        the order of their ids, without those that are gone meanwhile.
+        """
+        shown: list[M] = []
+        room = ANSWER_BYTES_MAX
+        last = found[0] if found else None
+        pause_at = room - _BYTES_AT_ONCE
+        for part in page.in_slices(found[: self._size]):
+            places = {each.id: each for each in part}
+            for row in await read([*places]):
+                message = encode(row)
+                room -= message.ByteSize() + FRAME_BYTES
+                if shown and room < 0:
+                    return shown, self._token_after(last)
+                shown.append(message)
+                last = places[row.id]
+                if room < pause_at:  # others come in between
+                    pause_at = room - _BYTES_AT_ONCE
+                    await asyncio.sleep(0)
+        more = found[self._size - 1] if len(found) > self._size else None
+        return shown, self._token_after(more)
+
+    def _token_after(self, last: page.Found | None) -> str:
+        if last is None:
+            return ""
+        return page.encode_token(self._kind, self._digest, self._caller, (last.key, last.id))

@@ -11,6 +11,7 @@ from qflow.types import expression, to_text
 
 from services.kit.rpc import codec
 from services.registry.domain.source import Diagnostic
+from services.registry.rpc.tag_codec import attached_to_pb
 from services.registry.storage.nodes import Node
 from services.registry.storage.versions import Version
 
@@ -83,6 +84,7 @@ def node_to_pb(
         delete_time=codec.timestamp(node.deleted_at) if node.deleted_at else None,
         is_public=node.is_public,
         is_template=node.is_template,
+        tags=attached_to_pb(node.tags),
         cloned_from=_origin(node.cloned_from),
     )
 

@@ -16,7 +16,7 @@ from services.registry.rpc.node_codec import node_to_pb, node_version_to_pb
 from services.registry.rpc.request_key import answered, request_key
 from services.registry.rpc.sizes import check_answerable
 from services.registry.storage.nodes import Node
-from services.registry.usecases import deletion, node_versions, nodes
+from services.registry.usecases import deletion, lists, node_versions, nodes
 from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
 
 _LIST: Final = "registry.ListNodes"
@@ -57,20 +57,27 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:
         """See the contract."""
-        pages = Pages(_LIST, request, request.view, request.show_deleted)
+        asked = lists.asked_from(lists.NODES, filter_text=request.filter, order_by=request.order_by)
+        deleted = request.show_deleted
+        pages = Pages(_LIST, request, request.view, request.filter, request.order_by, deleted)
+        caller, pool = current_caller(), self._deps.pool
         with_code = request.view == node_pb2.NODE_VIEW_FULL
-        found = await nodes.list_nodes(
-            self._deps.pool,
-            current_caller(),
-            after=pages.after_moment(),
+        found = await lists.find(
+            pool,
+            self._deps.search,
+            caller,
+            asked,
+            after=pages.after_key(asked.order.field.key_type),
             limit=pages.limit,
-            with_code=with_code,
-            with_deleted=request.show_deleted,
+            full=with_code,
+            with_deleted=deleted,
         )
-        shown, token = await pages.cut(
+        shown, token = await pages.cut_found(
             found,
+            read=lambda ids: nodes.read_nodes(
+                pool, caller, ids, with_code=with_code, with_deleted=deleted
+            ),
             encode=lambda node: node_to_pb(node, with_code=with_code),
-            key=lambda node: (node.created_at, node.id),
         )
         return pb.ListNodesResponse(nodes=shown, next_page_token=token)
 

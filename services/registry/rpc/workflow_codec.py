@@ -21,6 +21,7 @@ from services.registry.domain.definition import (
     WorkflowNode,
     WorkflowOutput,
 )
+from services.registry.rpc.tag_codec import attached_to_pb
 from services.registry.storage.versions import Version
 from services.registry.storage.workflows import Workflow
 
@@ -204,6 +205,7 @@ def workflow_to_pb(
         update_time=codec.timestamp(workflow.updated_at) if exists else None,
         delete_time=codec.timestamp(workflow.deleted_at) if workflow.deleted_at else None,
         is_template=workflow.is_template,
+        tags=attached_to_pb(workflow.tags),
         cloned_from=_origin(workflow.cloned_from),
     )
 

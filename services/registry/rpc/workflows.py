@@ -21,7 +21,7 @@ from services.registry.rpc.workflow_codec import (
     workflow_version_to_pb,
 )
 from services.registry.storage.workflows import Workflow
-from services.registry.usecases import deletion, workflow_versions, workflows
+from services.registry.usecases import deletion, lists, workflow_versions, workflows
 from services.registry.usecases.workflows import WorkflowAnswer, Workflows
 
 _LIST: Final = "registry.ListWorkflows"
@@ -69,20 +69,29 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         self, request: pb.ListWorkflowsRequest, context: Any
     ) -> pb.ListWorkflowsResponse:
         """See the contract."""
-        pages = Pages(_LIST, request, request.view, request.show_deleted)
-        with_graph = request.view == workflow_pb2.WORKFLOW_VIEW_FULL
-        found = await workflows.list_workflows(
-            self._deps.pool,
-            current_caller(),
-            after=pages.after_moment(),
-            limit=pages.limit,
-            with_graph=with_graph,
-            with_deleted=request.show_deleted,
+        asked = lists.asked_from(
+            lists.WORKFLOWS, filter_text=request.filter, order_by=request.order_by
         )
-        shown, token = await pages.cut(
+        deleted = request.show_deleted
+        pages = Pages(_LIST, request, request.view, request.filter, request.order_by, deleted)
+        caller, pool = current_caller(), self._deps.pool
+        with_graph = request.view == workflow_pb2.WORKFLOW_VIEW_FULL
+        found = await lists.find(
+            pool,
+            self._deps.search,
+            caller,
+            asked,
+            after=pages.after_key(asked.order.field.key_type),
+            limit=pages.limit,
+            full=with_graph,
+            with_deleted=deleted,
+        )
+        shown, token = await pages.cut_found(
             found,
+            read=lambda ids: workflows.read_workflows(
+                pool, caller, ids, with_graph=with_graph, with_deleted=deleted
+            ),
             encode=lambda workflow: workflow_to_pb(workflow, with_graph=with_graph),
-            key=lambda workflow: (workflow.created_at, workflow.id),
         )
         return pb.ListWorkflowsResponse(workflows=shown, next_page_token=token)
 

@@ -21,6 +21,7 @@ from services.registry.domain.stored import (
     requirements_from_json,
     requirements_to_json,
 )
+from services.registry.domain.tags import AttachedTag, attached_from_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class Node:
     is_public: bool = False
     is_template: bool = False
     cloned_from: tuple[UUID, int] | None = None  # a node and its version
+    tags: tuple[AttachedTag, ...] = ()
 
     @property
     def is_shared(self) -> bool:
@@ -184,7 +186,10 @@ _GET_NODE: Final[LiteralString] = """
            CASE WHEN $3 THEN v.code ELSE '' END AS code,
            v.main_function, v.is_async, v.python_version,
            v.input_types::json AS input_types, v.output_types::json AS output_types,
-           v.dependencies, l.state AS lock_state, l.error AS lock_error
+           v.dependencies, l.state AS lock_state, l.error AS lock_error,
+           (SELECT json_agg(json_build_array(t.id, t.name, t.color) ORDER BY t.name)
+              FROM python_node_tag_relations r JOIN python_node_tags t ON t.id = r.tag_id
+             WHERE r.node_id = n.id) AS tags
       FROM python_nodes n
       JOIN python_node_versions v
         ON v.node_id = n.id AND v.version = COALESCE(NULLIF($2, 0), n.version)
@@ -220,32 +225,27 @@ _LIST_NODES: Final[LiteralString] = """
     SELECT n.id, n.tenant_id, n.created_by, n.created_at, n.updated_at,
            n.deleted_at, n.is_public, n.is_template, n.cloned_from_id, n.cloned_from_version,
            n.version AS current_version, v.id AS version_id, v.version, n.name, n.description,
-           CASE WHEN $4 THEN v.code ELSE '' END AS code,
+           CASE WHEN $2 THEN v.code ELSE '' END AS code,
            v.main_function, v.is_async, v.python_version,
            v.input_types::json AS input_types, v.output_types::json AS output_types,
-           v.dependencies, l.state AS lock_state, l.error AS lock_error
-      FROM python_nodes n
+           v.dependencies, l.state AS lock_state, l.error AS lock_error,
+           (SELECT json_agg(json_build_array(t.id, t.name, t.color) ORDER BY t.name)
+              FROM python_node_tag_relations r JOIN python_node_tags t ON t.id = r.tag_id
+             WHERE r.node_id = n.id) AS tags
+      FROM unnest($1::uuid[]) WITH ORDINALITY AS asked (id, place)
+      JOIN python_nodes n ON n.id = asked.id
       JOIN python_node_versions v ON v.node_id = n.id AND v.version = n.version
       LEFT JOIN node_version_locks l ON l.node_version_id = v.id
-     WHERE (n.deleted_at IS NULL OR $5)
-       AND ($1::timestamptz IS NULL OR (n.created_at, n.id) < ($1, $2::uuid))
-     ORDER BY n.created_at DESC, n.id DESC
-     LIMIT $3
+     WHERE n.deleted_at IS NULL OR $3
+     ORDER BY asked.place
 """
 
 
 async def list_nodes(
-    db: Db,
-    *,
-    after: tuple[datetime, UUID] | None,
-    limit: int,
-    with_code: bool,
-    with_deleted: bool = False,
+    db: Db, node_ids: Sequence[UUID], *, with_code: bool, with_deleted: bool = False
 ) -> Iterator[Node]:
-    """List what the caller may read, newest first, after the last row of the page before."""
-    moment, last_id = after or (None, None)
-    rows = await db.fetch(_LIST_NODES, moment, last_id, limit, with_code, with_deleted)
-    return map(to_node, rows)
+    """Read found nodes, in the order of their ids; what is gone meanwhile is left out."""
+    return map(to_node, await db.fetch(_LIST_NODES, node_ids, with_code, with_deleted))
 
 
 # One row per pair asked for, in order; the columns are null where there is no such version.
@@ -306,4 +306,5 @@ def to_node(row: Row) -> Node:
         is_public=row["is_public"],
         is_template=row["is_template"],
         cloned_from=None if model is None else (model, row["cloned_from_version"]),
+        tags=attached_from_json(row["tags"]),
     )

@@ -34,7 +34,10 @@ _LIST_NODE_VERSIONS: Final[LiteralString] = """
            v.main_function, v.is_async, v.python_version,
            v.input_types::json AS input_types, v.output_types::json AS output_types,
            v.dependencies, l.state AS lock_state, l.error AS lock_error,
-           v.created_by AS author, v.created_at AS made_at
+           v.created_by AS author, v.created_at AS made_at,
+           (SELECT json_agg(json_build_array(t.id, t.name, t.color) ORDER BY t.name)
+              FROM python_node_tag_relations r JOIN python_node_tags t ON t.id = r.tag_id
+             WHERE r.node_id = n.id) AS tags
       FROM python_nodes n
       JOIN python_node_versions v ON v.node_id = n.id
       LEFT JOIN node_version_locks l ON l.node_version_id = v.id
@@ -61,7 +64,10 @@ _LIST_WORKFLOW_VERSIONS: Final[LiteralString] = """
            CASE WHEN $4 THEN v.nodes ELSE '[]' END AS nodes,
            CASE WHEN $4 THEN v.connections ELSE '[]' END AS connections,
            v.settings, v.input_types, v.output_types,
-           v.created_by AS author, v.created_at AS made_at
+           v.created_by AS author, v.created_at AS made_at,
+           (SELECT json_agg(json_build_array(t.id, t.name, t.color) ORDER BY t.name)
+              FROM workflow_tag_relations r JOIN workflow_tags t ON t.id = r.tag_id
+             WHERE r.workflow_id = w.id) AS tags
       FROM workflows w
       JOIN workflow_versions v ON v.workflow_id = w.id
      WHERE w.id = $1 AND ($2 = 0 OR v.version < $2)

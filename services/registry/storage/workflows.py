@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, LiteralString
@@ -11,6 +11,7 @@ from uuid import UUID
 from services.kit.pg import Db, Row
 from services.registry.domain.definition import Definition
 from services.registry.domain.stored import definition_from_json, definition_to_json
+from services.registry.domain.tags import AttachedTag, attached_from_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class Workflow:
     deleted_at: datetime | None = None
     is_template: bool = False
     cloned_from: tuple[UUID, int] | None = None  # a workflow and its version
+    tags: tuple[AttachedTag, ...] = ()
 
     @property
     def etag(self) -> str:
@@ -163,7 +165,10 @@ _GET_WORKFLOW: Final[LiteralString] = """
            v.version, v.python_version,
            CASE WHEN $3 THEN v.nodes ELSE '[]' END AS nodes,
            CASE WHEN $3 THEN v.connections ELSE '[]' END AS connections,
-           v.settings, v.input_types, v.output_types
+           v.settings, v.input_types, v.output_types,
+           (SELECT json_agg(json_build_array(t.id, t.name, t.color) ORDER BY t.name)
+              FROM workflow_tag_relations r JOIN workflow_tags t ON t.id = r.tag_id
+             WHERE r.workflow_id = w.id) AS tags
       FROM workflows w
       JOIN workflow_versions v
         ON v.workflow_id = w.id AND v.version = COALESCE(NULLIF($2, 0), w.version)
@@ -197,29 +202,24 @@ _LIST_WORKFLOWS: Final[LiteralString] = """
     SELECT w.id, w.tenant_id, w.created_by, w.created_at, w.updated_at, w.is_active,
            w.deleted_at, w.is_template, w.cloned_from_id, w.cloned_from_version,
            w.version AS current_version, w.version, w.name, w.description, w.python_version,
-           CASE WHEN $4 THEN w.nodes ELSE '[]' END AS nodes,
-           CASE WHEN $4 THEN w.connections ELSE '[]' END AS connections,
-           w.settings, w.input_types, w.output_types
-      FROM workflows w
-     WHERE (w.deleted_at IS NULL OR $5)
-       AND ($1::timestamptz IS NULL OR (w.created_at, w.id) < ($1, $2::uuid))
-     ORDER BY w.created_at DESC, w.id DESC
-     LIMIT $3
+           CASE WHEN $2 THEN w.nodes ELSE '[]' END AS nodes,
+           CASE WHEN $2 THEN w.connections ELSE '[]' END AS connections,
+           w.settings, w.input_types, w.output_types,
+           (SELECT json_agg(json_build_array(t.id, t.name, t.color) ORDER BY t.name)
+              FROM workflow_tag_relations r JOIN workflow_tags t ON t.id = r.tag_id
+             WHERE r.workflow_id = w.id) AS tags
+      FROM unnest($1::uuid[]) WITH ORDINALITY AS asked (id, place)
+      JOIN workflows w ON w.id = asked.id
+     WHERE w.deleted_at IS NULL OR $3
+     ORDER BY asked.place
 """
 
 
 async def list_workflows(
-    db: Db,
-    *,
-    after: tuple[datetime, UUID] | None,
-    limit: int,
-    with_graph: bool,
-    with_deleted: bool = False,
+    db: Db, workflow_ids: Sequence[UUID], *, with_graph: bool, with_deleted: bool = False
 ) -> Iterator[Workflow]:
-    """List what the caller may read, newest first, after the last row of the page before."""
-    moment, last_id = after or (None, None)
-    rows = await db.fetch(_LIST_WORKFLOWS, moment, last_id, limit, with_graph, with_deleted)
-    return map(to_workflow, rows)
+    """Read found workflows, in the order of their ids; what is gone meanwhile is left out."""
+    return map(to_workflow, await db.fetch(_LIST_WORKFLOWS, workflow_ids, with_graph, with_deleted))
 
 
 def to_workflow(row: Row) -> Workflow:
@@ -241,4 +241,5 @@ def to_workflow(row: Row) -> Workflow:
         deleted_at=row["deleted_at"],
         is_template=row["is_template"],
         cloned_from=None if model is None else (model, row["cloned_from_version"]),
+        tags=attached_from_json(row["tags"]),
     )

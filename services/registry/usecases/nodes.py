@@ -69,6 +69,7 @@ class Nodes:
     analyzer: SourceAnalyzer
     locks: Locks
     python_version: str  # for who names none
+    search: Pool  # whose login finds candidates in the indexes of all tenants
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,20 +161,17 @@ async def get_node(
     return node
 
 
-async def list_nodes(
+async def read_nodes(
     pool: Pool,
     caller: Caller,
+    node_ids: Sequence[UUID],
     *,
-    after: tuple[datetime, UUID] | None,
-    limit: int,
     with_code: bool,
     with_deleted: bool = False,
 ) -> Iterator[Node]:
-    """List the nodes that the caller may read, newest first; each is decoded as it is taken."""
+    """Read found nodes, in the order of their ids; each is decoded as it is taken."""
     async with as_caller(pool, caller) as db:
-        return await nodes.list_nodes(
-            db, after=after, limit=limit, with_code=with_code, with_deleted=with_deleted
-        )
+        return await nodes.list_nodes(db, node_ids, with_code=with_code, with_deleted=with_deleted)
 
 
 async def update_node(

@@ -57,6 +57,7 @@ class Workflows:
     pool: Pool
     checker: GraphChecker
     python_version: str  # of a workflow whose nodes name none
+    search: Pool  # whose login finds candidates in the indexes of all tenants
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,19 +147,18 @@ async def get_workflow(
     return workflow
 
 
-async def list_workflows(
+async def read_workflows(
     pool: Pool,
     caller: Caller,
+    workflow_ids: Sequence[UUID],
     *,
-    after: tuple[datetime, UUID] | None,
-    limit: int,
     with_graph: bool,
     with_deleted: bool = False,
 ) -> Iterator[Workflow]:
-    """List the workflows that the caller may read, newest first, each decoded as it is taken."""
+    """Read found workflows, in the order of their ids; each is decoded as it is taken."""
     async with as_caller(pool, caller) as db:
         return await workflows.list_workflows(
-            db, after=after, limit=limit, with_graph=with_graph, with_deleted=with_deleted
+            db, workflow_ids, with_graph=with_graph, with_deleted=with_deleted
         )
 
 

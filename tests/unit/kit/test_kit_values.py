@@ -138,6 +138,43 @@ async def test_a_page_is_cut_by_bytes_before_it_grows_above_a_message() -> None:
         assert ([], "") == await cut([], 7)
 
 
+async def test_found_rows_are_read_a_slice_at_a_time_until_the_page_is_full() -> None:
+    """Large ones one by one, small ones together, and none after the last that fits."""
+    sizes = [1_500_000, 2_000_000, 10, 10, 700_000, 800_000, 10]
+    rows = {uuid.uuid4(): size for size in sizes}
+    found = [page.Found(row_id, str(at), rows[row_id]) for at, row_id in enumerate(rows)]
+    gone = {found[3].id}
+    asked: list[list[int]] = []
+
+    async def read(ids: list[uuid.UUID]) -> list[SimpleNamespace]:
+        asked.append([rows[row_id] for row_id in ids])
+        return [SimpleNamespace(id=row_id) for row_id in ids if row_id not in gone]
+
+    async def cut(size: int) -> tuple[list[int], list[page.PageKey] | None]:
+        asked.clear()
+        pages = Pages("ListTexts", SimpleNamespace(page_size=size, page_token=""))
+        shown, token = await pages.cut_found(
+            found[: pages.limit],
+            read=read,
+            encode=lambda row: StringValue(value="x" * rows[row.id]),
+        )
+        key = page.decode_token(token, "ListTexts", page.filter_digest(), CALLER)
+        return [len(each.value) for each in shown], key
+
+    with caller_scope(CALLER):
+        assert ([1_500_000, 2_000_000, 10], ["2", found[2].id]) == await cut(7)
+        assert [[1_500_000], [2_000_000], [10, 10, 700_000]] == asked
+        assert ([1_500_000], ["0", found[0].id]) == await cut(1)
+        assert [[1_500_000]] == asked
+        # The last row of the page is gone: the page is shorter and goes on behind it all the same.
+        assert ([1_500_000, 2_000_000, 10], ["3", found[3].id]) == await cut(4)
+        found[:] = found[4:]
+        assert ([700_000, 800_000, 10], None) == await cut(7)
+        assert [[700_000], [800_000, 10]] == asked
+        found.clear()
+        assert ([], None) == await cut(7)
+
+
 def test_parts_are_cut_by_number_and_bytes_and_lose_nothing() -> None:
     texts = [StringValue(value="x" * size) for size in (10, 10, 10, 500, 10, 10)]
     parts = [*in_parts(iter(texts), limit=2, bytes_max=100)]

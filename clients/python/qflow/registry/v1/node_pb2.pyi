@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from qflow.registry.v1 import tag_pb2 as _tag_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -270,6 +271,7 @@ class Node(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     IS_PUBLIC_FIELD_NUMBER: _builtins.int
     IS_TEMPLATE_FIELD_NUMBER: _builtins.int
@@ -331,6 +333,10 @@ class Node(_message.Message):
         """When it last changed."""
 
     @_builtins.property
+    def tags(self) -> _containers.RepeatedCompositeFieldContainer[_tag_pb2.AttachedTag]:
+        """The tags that the caller's tenant tied to it, by name; at most 100. Changed by TagService alone."""
+
+    @_builtins.property
     def delete_time(self) -> _timestamp_pb2.Timestamp:
         """When it was deleted; unset while it is not. A deleted node is shown to its own tenant alone, and serves the workflow
         versions that hold it already, no new ones.
@@ -362,6 +368,7 @@ class Node(_message.Message):
         created_by: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        tags: _abc.Iterable[_tag_pb2.AttachedTag] | None = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
         is_public: _builtins.bool = ...,
         is_template: _builtins.bool = ...,
@@ -369,7 +376,7 @@ class Node(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cloned_from", b"cloned_from", "create_time", b"create_time", "delete_time", b"delete_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloned_from", b"cloned_from", "code", b"code", "create_time", b"create_time", "created_by", b"created_by", "delete_time", b"delete_time", "description", b"description", "diagnostics", b"diagnostics", "etag", b"etag", "id", b"id", "inputs", b"inputs", "is_async", b"is_async", "is_public", b"is_public", "is_template", b"is_template", "lock_error", b"lock_error", "lock_state", b"lock_state", "main_function", b"main_function", "name", b"name", "outputs", b"outputs", "python_version", b"python_version", "requirements", b"requirements", "update_time", b"update_time", "version", b"version", "version_id", b"version_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloned_from", b"cloned_from", "code", b"code", "create_time", b"create_time", "created_by", b"created_by", "delete_time", b"delete_time", "description", b"description", "diagnostics", b"diagnostics", "etag", b"etag", "id", b"id", "inputs", b"inputs", "is_async", b"is_async", "is_public", b"is_public", "is_template", b"is_template", "lock_error", b"lock_error", "lock_state", b"lock_state", "main_function", b"main_function", "name", b"name", "outputs", b"outputs", "python_version", b"python_version", "requirements", b"requirements", "tags", b"tags", "update_time", b"update_time", "version", b"version", "version_id", b"version_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -42,7 +42,7 @@ class NodeServiceStub:
     GetNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.GetNodeResponse]
     """Gives one node, at its current or a named version; its tenant's also where it is deleted."""
     ListNodes: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ListNodesRequest, _node_service_pb2.ListNodesResponse]
-    """Lists the nodes the caller may read, newest first."""
+    """Lists the nodes the caller may read and the filter lets through, newest first unless another order is asked for."""
     UpdateNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.UpdateNodeRequest, _node_service_pb2.UpdateNodeResponse]
     """Changes a node. New source makes a new version; runs that are under way keep theirs.
 
@@ -85,7 +85,7 @@ class NodeServiceAsyncStub(NodeServiceStub):
     GetNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.GetNodeResponse]  # type: ignore[assignment]
     """Gives one node, at its current or a named version; its tenant's also where it is deleted."""
     ListNodes: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ListNodesRequest, _node_service_pb2.ListNodesResponse]  # type: ignore[assignment]
-    """Lists the nodes the caller may read, newest first."""
+    """Lists the nodes the caller may read and the filter lets through, newest first unless another order is asked for."""
     UpdateNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.UpdateNodeRequest, _node_service_pb2.UpdateNodeResponse]  # type: ignore[assignment]
     """Changes a node. New source makes a new version; runs that are under way keep theirs.
 
@@ -143,7 +143,7 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.ListNodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.ListNodesResponse, _abc.Awaitable[_node_service_pb2.ListNodesResponse]]:
-        """Lists the nodes the caller may read, newest first."""
+        """Lists the nodes the caller may read and the filter lets through, newest first unless another order is asked for."""
 
     @_abc_1.abstractmethod
     def UpdateNode(

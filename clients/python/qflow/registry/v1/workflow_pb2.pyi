@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from qflow.registry.v1 import tag_pb2 as _tag_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -488,6 +489,7 @@ class Workflow(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     IS_TEMPLATE_FIELD_NUMBER: _builtins.int
     CLONED_FROM_FIELD_NUMBER: _builtins.int
@@ -526,6 +528,10 @@ class Workflow(_message.Message):
         """When it last changed."""
 
     @_builtins.property
+    def tags(self) -> _containers.RepeatedCompositeFieldContainer[_tag_pb2.AttachedTag]:
+        """The tags that the caller's tenant tied to it, by name; at most 100. Changed by TagService alone."""
+
+    @_builtins.property
     def delete_time(self) -> _timestamp_pb2.Timestamp:
         """When it was deleted; unset while it is not. A deleted workflow is shown to its own tenant alone and cannot be
         started; runs that are under way go on.
@@ -549,13 +555,14 @@ class Workflow(_message.Message):
         created_by: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        tags: _abc.Iterable[_tag_pb2.AttachedTag] | None = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
         is_template: _builtins.bool = ...,
         cloned_from: Global___WorkflowOrigin | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cloned_from", b"cloned_from", "create_time", b"create_time", "definition", b"definition", "delete_time", b"delete_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "cloned_from", b"cloned_from", "create_time", b"create_time", "created_by", b"created_by", "definition", b"definition", "delete_time", b"delete_time", "description", b"description", "etag", b"etag", "findings", b"findings", "id", b"id", "is_template", b"is_template", "name", b"name", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "cloned_from", b"cloned_from", "create_time", b"create_time", "created_by", b"created_by", "definition", b"definition", "delete_time", b"delete_time", "description", b"description", "etag", b"etag", "findings", b"findings", "id", b"id", "is_template", b"is_template", "name", b"name", "tags", b"tags", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -152,6 +152,8 @@ class ListWorkflowsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     SHOW_DELETED_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
@@ -160,6 +162,17 @@ class ListWorkflowsRequest(_message.Message):
     """How much of each; BASIC by default."""
     show_deleted: _builtins.bool
     """Whether to list what the caller's tenant has deleted too."""
+    filter: _builtins.str
+    """Which of them: `name`, `description`, `python_version` (`=`, `!=`, `:` for a part in letters of either case), `tags`
+    (`:`, the whole name), `template`, `active` (`= true`), `owner` (a user's id), `create_time`, `update_time`
+    (`<`, `<=`, `>`, `>=`, `=`, `!=`; RFC 3339 or a day). Words without a field are looked for in name and description.
+    AND, OR (which binds tighter), NOT or `-`, brackets; nothing is a pattern. At most 2,000 characters, 64 terms, 16
+    levels; what it does not know is INVALID_ARGUMENT with the place and what would be. Empty for all.
+    """
+    order_by: _builtins.str
+    """`create_time`, `update_time` or `name` (in the database's collation), alone or with ` asc` or ` desc`; the id decides
+    where it is equal. Empty for `create_time desc`. What changes meanwhile may be met twice or not at all.
+    """
     def __init__(
         self,
         *,
@@ -167,10 +180,12 @@ class ListWorkflowsRequest(_message.Message):
         page_token: _builtins.str = ...,
         view: _workflow_pb2.WorkflowView.ValueType = ...,
         show_deleted: _builtins.bool = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "show_deleted", b"show_deleted", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "show_deleted", b"show_deleted", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -188,7 +203,7 @@ class ListWorkflowsResponse(_message.Message):
     """For the next page; empty at the end."""
     @_builtins.property
     def workflows(self) -> _containers.RepeatedCompositeFieldContainer[_workflow_pb2.Workflow]:
-        """The workflows, newest first."""
+        """The workflows, in the order asked for."""
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ class WorkflowServiceStub:
     GetWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.GetWorkflowRequest, _workflow_service_pb2.GetWorkflowResponse]
     """Gives one workflow, at its current or a named version; its tenant's also where it is deleted."""
     ListWorkflows: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.ListWorkflowsRequest, _workflow_service_pb2.ListWorkflowsResponse]
-    """Lists the workflows the caller may read, newest first."""
+    """Lists the workflows the caller may read and the filter lets through, newest first unless another order is asked for."""
     UpdateWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.UpdateWorkflowRequest, _workflow_service_pb2.UpdateWorkflowResponse]
     """Changes a workflow. A new definition makes a new version; runs that are under way keep theirs.
 
@@ -104,7 +104,7 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     GetWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.GetWorkflowRequest, _workflow_service_pb2.GetWorkflowResponse]  # type: ignore[assignment]
     """Gives one workflow, at its current or a named version; its tenant's also where it is deleted."""
     ListWorkflows: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.ListWorkflowsRequest, _workflow_service_pb2.ListWorkflowsResponse]  # type: ignore[assignment]
-    """Lists the workflows the caller may read, newest first."""
+    """Lists the workflows the caller may read and the filter lets through, newest first unless another order is asked for."""
     UpdateWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.UpdateWorkflowRequest, _workflow_service_pb2.UpdateWorkflowResponse]  # type: ignore[assignment]
     """Changes a workflow. A new definition makes a new version; runs that are under way keep theirs.
 
@@ -180,7 +180,7 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workflow_service_pb2.ListWorkflowsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_service_pb2.ListWorkflowsResponse, _abc.Awaitable[_workflow_service_pb2.ListWorkflowsResponse]]:
-        """Lists the workflows the caller may read, newest first."""
+        """Lists the workflows the caller may read and the filter lets through, newest first unless another order is asked for."""
 
     @_abc_1.abstractmethod
     def UpdateWorkflow(

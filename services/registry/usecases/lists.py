@@ -1,0 +1,107 @@
+"""Lists: read what a filter and an order ask, and find the page of rows that answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from services.kit.caller import Caller
+from services.kit.filter.fields import compile_filter, required
+from services.kit.filter.language import Comparison, Expression, Word, parse
+from services.kit.filter.order import Order, order_from
+from services.kit.page import Found
+from services.kit.pg import Db, Pool, as_caller
+from services.registry.storage import lists
+from services.registry.storage.lists import NEWEST_FIRST, NODES, WORKFLOWS, Listed, Question
+
+__all__ = ["NODES", "WORKFLOWS", "Asked", "asked_from", "find"]
+
+# The index of a search holds letters by threes.
+_PART_CHARS_MIN: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A list with what it is asked, found to make sense."""
+
+    listed: Listed
+    expression: Expression | None
+    order: Order
+
+
+def asked_from(listed: Listed, *, filter_text: str, order_by: str) -> Asked:
+    """Read a filter and an order; what this list does not have is `InvalidArgument`."""
+    expression = parse(filter_text)
+    if expression is not None:
+        compile_filter(expression, listed.fields, first=1)
+    return Asked(listed, expression, order_from(order_by, listed.orders, default=NEWEST_FIRST))
+
+
+async def find(
+    pool: Pool,
+    search: Pool,
+    caller: Caller,
+    asked: Asked,
+    *,
+    after: tuple[str | datetime, UUID] | None,
+    limit: int,
+    full: bool,
+    with_deleted: bool = False,
+) -> list[Found]:
+    """Find a page of what the caller may read; `full` says that the rows will be read whole.
+
+    Of what was deleted the caller's own tenant alone is shown any.
+
+    Where the filter demands a text or a tag, what has it is looked up first; only where that is
+    too much is the list walked in its order, and then a page of it is soon full.
+    """
+    question = Question(
+        expression=asked.expression,
+        order=asked.order,
+        after=after,
+        limit=limit,
+        full=full,
+        with_deleted=with_deleted,
+    )
+    terms = required(asked.expression)
+    # One value of a filter is in every row, another in none: no plan is right for both.
+    async with as_caller(pool, caller, plans_by_value=asked.expression is not None) as db:
+        ids = await _by_tag(db, caller, asked.listed, terms)
+        if ids is None:
+            ids = await _by_text(search, caller, asked.listed, terms)
+        return await lists.find(db, asked.listed, question, tenant_id=caller.tenant_id, ids=ids)
+
+
+async def _by_text(
+    search: Pool, caller: Caller, listed: Listed, terms: Sequence[Word | Comparison]
+) -> list[UUID] | None:
+    parts = [part for part in map(_searched, terms) if len(part) >= _PART_CHARS_MIN]
+    if not parts:
+        return None
+    return await lists.ids_by_text(search, listed, parts, tenant_id=caller.tenant_id)
+
+
+def _searched(term: Word | Comparison) -> str:
+    """Give the text that a row must hold in its name or description; empty where it need not."""
+    match term:
+        case Word(text) | Comparison("name" | "description", ":" | "=", text):
+            return text
+        case _:
+            return ""
+
+
+async def _by_tag(
+    db: Db, caller: Caller, listed: Listed, terms: Sequence[Word | Comparison]
+) -> list[UUID] | None:
+    for term in terms:
+        match term:
+            case Comparison("tags", ":", name):
+                ids = await lists.ids_by_tag(db, listed, name, tenant_id=caller.tenant_id)
+                if ids is not None:
+                    return ids
+            case _:
+                continue
+    return None

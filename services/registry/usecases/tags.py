@@ -1,0 +1,251 @@
+"""Tags: made, changed, and tied to nodes and workflows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from services.kit.caller import Caller
+from services.kit.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+)
+from services.kit.ids import uuid7
+from services.kit.pg import Db, Pool, as_caller
+from services.registry.domain.tags import AttachedTag
+from services.registry.domain.texts import description_from, name_from
+from services.registry.storage import tags
+from services.registry.storage.tags import NODE_TAGS, WORKFLOW_TAGS, Tag, TagTables
+from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
+
+__all__ = ["NODE_TAGS", "WORKFLOW_TAGS", "change_tags", "create_tag", "delete_tag", "get_tag"]
+
+log = structlog.get_logger()
+
+# So many, with names of 100 letters each, find room beside the largest node in one message.
+TAGS_PER_SUBJECT_MAX: Final = 100
+_NAME_CHARS_MAX: Final = 100
+_NOBODY: Final = UUID(int=0)
+_FIELDS: Final = ("name", "description", "color")
+_SUBJECTS: Final = {"node_id": "node", "workflow_id": "workflow"}
+
+
+async def create_tag(
+    pool: Pool,
+    caller: Caller,
+    tables: TagTables,
+    *,
+    name: str,
+    description: str,
+    color: str,
+    key: RequestKey[Tag] | None = None,
+    validate_only: bool = False,
+) -> Tag | Replayed:
+    """Make a tag; a name that the tenant has already is `AlreadyExists` with the id it has."""
+    tag = Tag(
+        id=_NOBODY if validate_only else uuid7(),
+        name=_name(name),
+        description=description_from(description),
+        color=color,
+        tenant_id=caller.tenant_id,
+        created_by=caller.user_id,
+        created_at=datetime.now(UTC),
+    )
+    earlier = await replay(pool, caller, key)
+    if earlier is not None:
+        return earlier
+    if validate_only:
+        async with as_caller(pool, caller) as db:
+            await _check_free(db, tables, tag)
+        return tag
+
+    async def write(db: Db) -> Tag:
+        made = await tags.insert_tag(db, tables, tag)
+        if made is None:
+            await _check_free(db, tables, tag)
+            # Its holder went between the two looks.
+            made = await tags.insert_tag(db, tables, tag)
+        if made is None:
+            raise _exists(tag.name, None)
+        return made
+
+    return await write_once(pool, caller, key, write)
+
+
+async def get_tag(pool: Pool, caller: Caller, tables: TagTables, tag_id: UUID) -> Tag:
+    """Find a tag; another tenant's is as absent as one that does not exist."""
+    async with as_caller(pool, caller) as db:
+        return _there(await tags.get_tag(db, tables, tag_id), tag_id)
+
+
+async def list_tags(
+    pool: Pool, caller: Caller, tables: TagTables, *, after: str | None, limit: int
+) -> list[Tag]:
+    """List the tenant's tags by name."""
+    async with as_caller(pool, caller) as db:
+        return await tags.list_tags(
+            db, tables, tenant_id=caller.tenant_id, after=after, limit=limit
+        )
+
+
+async def update_tag(
+    pool: Pool,
+    caller: Caller,
+    tables: TagTables,
+    tag_id: UUID,
+    *,
+    wanted: Mapping[str, str],
+    mask: Sequence[str],
+    key: RequestKey[Tag] | None = None,
+    validate_only: bool = False,
+) -> Tag | Replayed:
+    """Change what the mask names; of two changes at once the later one stays."""
+    _check_mask(mask)
+    earlier = await replay(pool, caller, key)
+    if earlier is not None:
+        return earlier
+
+    async def changed(db: Db) -> Tag:
+        before = _there(await tags.get_tag(db, tables, tag_id), tag_id)
+        after = replace(
+            before,
+            name=wanted["name"] if "name" in mask else before.name,
+            description=wanted["description"] if "description" in mask else before.description,
+            color=wanted["color"] if "color" in mask else before.color,
+        )
+        _name(after.name)
+        description_from(after.description)
+        if after.name != before.name:
+            await _check_free(db, tables, after)
+        return after
+
+    async def write(db: Db) -> Tag:
+        return _there(await tags.update_tag(db, tables, await changed(db)), tag_id)
+
+    if validate_only:
+        async with as_caller(pool, caller) as db:
+            return await changed(db)
+    return await write_once(pool, caller, key, write)
+
+
+async def delete_tag(
+    pool: Pool,
+    caller: Caller,
+    tables: TagTables,
+    tag_id: UUID,
+    *,
+    key: RequestKey[Tag] | None = None,
+) -> Tag | Replayed:
+    """Delete a tag and give it as it was; it comes off everything it is tied to."""
+    earlier = await replay(pool, caller, key)
+    if earlier is not None:
+        return earlier
+
+    async def write(db: Db) -> Tag:
+        return _there(await tags.delete_tag(db, tables, tag_id), tag_id)
+
+    deleted = await write_once(pool, caller, key, write)
+    log.info("tag_deleted", tag_id=str(tag_id))
+    return deleted
+
+
+async def change_tags(
+    pool: Pool,
+    caller: Caller,
+    tables: TagTables,
+    subject_id: UUID,
+    *,
+    add: Sequence[UUID],
+    remove: Sequence[UUID],
+    key: RequestKey[tuple[AttachedTag, ...]] | None = None,
+) -> tuple[AttachedTag, ...] | Replayed:
+    """Take tags off a node or a workflow and tie others; gives all that it has then.
+
+    What is there already stays, what is not there to be taken off is no fault: the same change
+    may be made again.
+    """
+    earlier = await replay(pool, caller, key)
+    if earlier is not None:
+        return earlier
+
+    async def write(db: Db) -> tuple[AttachedTag, ...]:
+        if not await tags.hold_subject(db, tables, subject_id):
+            raise await _why_not(db, tables, subject_id)
+        absent = set(add) - await tags.hold_tags(db, tables, add)
+        if absent:
+            raise _not_found(next(each for each in add if each in absent))
+        attached = await tags.change_attached(db, tables, subject_id, add=add, remove=remove)
+        if len(attached) > TAGS_PER_SUBJECT_MAX:
+            raise FailedPrecondition(
+                "TAGS_TOO_MANY",
+                f"it would have {len(attached)} tags, and at most {TAGS_PER_SUBJECT_MAX} are kept",
+                fields=[FieldViolation("add_tag_ids", "would be too many", "TAGS_TOO_MANY")],
+            )
+        return attached
+
+    return await write_once(pool, caller, key, write)
+
+
+async def _why_not(db: Db, tables: TagTables, subject_id: UUID) -> NotFound | PermissionDenied:
+    kind = _SUBJECTS[tables.subject]
+    if await tags.sees_subject(db, tables, subject_id):
+        return PermissionDenied(
+            "NOT_YOURS", f"this {kind} may be read, not tagged; make a copy of your own"
+        )
+    return NotFound(
+        f"{kind.upper()}_NOT_FOUND", f"there is no such {kind}", resource=(kind, str(subject_id))
+    )
+
+
+async def _check_free(db: Db, tables: TagTables, tag: Tag) -> None:
+    taken = await tags.find_tag(db, tables, tag.name, tenant_id=tag.tenant_id)
+    if taken is not None and taken != tag.id:
+        raise _exists(tag.name, taken)
+
+
+def _exists(name: str, tag_id: UUID | None) -> AlreadyExists:
+    return AlreadyExists(
+        "TAG_EXISTS",
+        f"there is a tag {name!r} already",
+        fields=[FieldViolation("name", "is the name of another tag", "TAG_EXISTS")],
+        tag_id=tag_id or "",
+    )
+
+
+def _there(tag: Tag | None, tag_id: UUID) -> Tag:
+    if tag is None:
+        raise _not_found(tag_id)
+    return tag
+
+
+def _not_found(tag_id: UUID) -> NotFound:
+    return NotFound("TAG_NOT_FOUND", "there is no such tag", resource=("tag", str(tag_id)))
+
+
+def _name(text: str) -> str:
+    if len(text) > _NAME_CHARS_MAX:
+        description = f"must have 1 to {_NAME_CHARS_MAX} characters"
+        raise InvalidArgument(
+            "TEXT_INVALID", f"name {description}", fields=[FieldViolation("name", description)]
+        )
+    return name_from(text)
+
+
+def _check_mask(mask: Sequence[str]) -> None:
+    if mask and all(name in _FIELDS for name in mask):
+        return
+    description = f"must name some of {', '.join(_FIELDS)}"
+    raise InvalidArgument(
+        "UPDATE_MASK_INVALID",
+        f"update_mask {description}",
+        fields=[FieldViolation("update_mask", description, "UPDATE_MASK_INVALID")],
+    )

@@ -9,6 +9,7 @@ from functools import partial
 from qflow.registry.v1 import (
     node_service_pb2_grpc,
     session_service_pb2_grpc,
+    workflow_alias_service_pb2_grpc,
     workflow_service_pb2_grpc,
 )
 
@@ -23,6 +24,7 @@ from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.loops.locks import make_locks
 from services.registry.rpc.nodes import NodeServicer
 from services.registry.rpc.sessions import SessionServicer
+from services.registry.rpc.workflow_aliases import WorkflowAliasServicer
 from services.registry.rpc.workflows import WorkflowServicer
 from services.registry.settings import Settings
 from services.registry.usecases.locks import Locks
@@ -66,6 +68,10 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 (
                     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
                     WorkflowServicer(workflows),
+                ),
+                (
+                    workflow_alias_service_pb2_grpc.add_WorkflowAliasServiceServicer_to_server,
+                    WorkflowAliasServicer(workflows),
                 ),
             ],
             loops=[partial(make_locks, locks)],

@@ -192,6 +192,10 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
         "updateMask": "definition",
         **_GRAPH,
     },
+    ("SetWorkflowAlias", "workflow_id"): {"alias": "prod", "version": 1},
+    ("RollbackWorkflowAlias", "workflow_id"): {"alias": "prod"},
+    ("DeleteWorkflowAlias", "workflow_id"): {"alias": "prod"},
+    ("GetWorkflowAlias", "workflow_id"): {"alias": "prod"},
 }
 _CODES = {
     auth_pb2.FOREIGN_ANSWER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,

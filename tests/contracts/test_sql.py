@@ -33,6 +33,7 @@ _OWNED: Final = {
         *("python_node_tags", "python_node_tag_relations"),
         *("workflows", "workflow_versions", "workflow_tags", "workflow_tag_relations"),
         "custom_types",
+        *("workflow_aliases", "workflow_alias_changes"),
     },
     "orchestrator": {
         *("workflow_executions", "node_executions", "node_data_flow", "node_attempts"),
@@ -58,8 +59,10 @@ _RUN_BY: Final = {
     "registry.storage.identity": "qflow_registry_auth",
     "registry.storage.locks": "qflow_registry_engine",
     "registry.storage.nodes": "qflow_registry",
+    "registry.storage.workflow_aliases": "qflow_registry",
     "registry.storage.workflows": "qflow_registry",
     "orchestrator.storage.definitions": "qflow_orchestrator_engine",
+    "orchestrator.storage.definitions._ALIASED": "qflow_orchestrator",
     "orchestrator.storage.definitions._HEAD": "qflow_orchestrator",
     "orchestrator.storage.executions": "qflow_orchestrator",
     "orchestrator.storage.flush": "qflow_orchestrator_engine",

@@ -37,6 +37,8 @@ _OWNED = {
         "workflow_tags",
         "workflow_tag_relations",
         "custom_types",
+        "workflow_aliases",
+        "workflow_alias_changes",
     },
     "orchestrator": {
         "workflow_executions",

@@ -20,7 +20,7 @@ from tests.migrations.catalogue import FINGERPRINT, LEFTOVERS
 from tests.support.database import Database, Template
 
 _ROOT = Path(__file__).resolve().parents[2]
-_HEAD = "0010"
+_HEAD = "0013"
 
 
 def fingerprint(database: Database) -> list[str]:
@@ -105,7 +105,7 @@ def test_a_held_lock_is_waited_for_in_short_turns(blank: Database) -> None:
             _until_waiting(blank, "qflow_migrate")
             # Its turn ends by itself, although nobody lets go of the lock.
             _until_waiting(blank, "qflow_migrate", there=False)
-        assert waiting.communicate() == ("0010\n", "")
+        assert waiting.communicate() == (f"{_HEAD}\n", "")
 
 
 def test_passwords_are_kept_for_their_owner_alone_and_used_again(blank: Database) -> None:

@@ -36,6 +36,17 @@ async def get_head(db: Db, workflow_id: UUID) -> WorkflowHead | None:
     return None if row is None else WorkflowHead(**row)
 
 
+_ALIASED: Final[LiteralString] = """
+    SELECT version FROM workflow_aliases WHERE workflow_id = $1 AND name = $2
+"""
+
+
+async def get_aliased(db: Db, workflow_id: UUID, alias: str) -> int | None:
+    """Give the version that an alias stands for, where the caller may see the workflow."""
+    version: int | None = await db.fetchval(_ALIASED, workflow_id, alias)
+    return version
+
+
 _DEFINITION: Final[LiteralString] = """
     SELECT workflow_id, version, nodes, connections, settings, input_types, output_types
       FROM workflow_versions WHERE workflow_id = $1 AND version = $2

@@ -11,7 +11,13 @@ from typing import Final
 from uuid import UUID
 
 from services.kit.caller import Caller
-from services.kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from services.kit.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+)
 from services.kit.ids import uuid7
 from services.kit.pg import Pool, as_caller, connection, transaction
 from services.orchestrator.domain import inputs
@@ -70,18 +76,22 @@ class Starter:
         version: int,
         input_json: str,
         request_id: UUID | None,
+        *,
+        alias: str = "",
     ) -> tuple[Execution, Plan]:
         """Start a workflow and return once the execution is committed."""
-        digest = _digest(workflow_id, version, input_json)
+        digest = _digest(workflow_id, alias or version, input_json)
         for _ in range(_TRIES_MAX):
             try:
+                if alias:
+                    version = await self._aliased(caller, workflow_id, alias)
                 known = await self._plan(caller, workflow_id, version)
                 self._check_pythons(known.plan)
                 if len(input_json) > _CHECK_INLINE_MAX:
                     await asyncio.to_thread(inputs.check, known.plan, input_json)
                 else:
                     inputs.check(known.plan, input_json)
-                started = await self._begin(caller, known, input_json, request_id, digest)
+                started = await self._begin(caller, known, input_json, request_id, digest, alias)
                 return started, known.plan
             except NotStarted:
                 self._known.drop((caller.tenant_id, workflow_id, version))
@@ -103,6 +113,7 @@ class Starter:
         input_json: str,
         request_id: UUID | None,
         digest: str,
+        alias: str,
     ) -> Execution:
         plan = known.plan
         text = input_json or "{}"
@@ -132,6 +143,7 @@ class Starter:
             python_version=plan.places[0].python_version,
             timeout_ms=plan.timeout_ms,
             revision=1,
+            alias=alias or None,
         )
         await self.engine.start(run, row)
         return executions.without_values(executions.of_run(run))
@@ -190,6 +202,22 @@ class Starter:
         self._known.keep(key, found, weight=len(plan.places))
         return found
 
+    async def _aliased(self, caller: Caller, workflow_id: UUID, alias: str) -> int:
+        """Give the version that an alias stands for: a guess that the flush checks."""
+        async with as_caller(self.api_pool, caller) as db:
+            version = await definitions.get_aliased(db, workflow_id, alias)
+            if version is None and await definitions.get_head(db, workflow_id) is None:
+                raise _missing(workflow_id)
+        if version is None:
+            fault = "the workflow has no such alias; ListWorkflowAliases shows those it has"
+            raise NotFound(
+                "ALIAS_NOT_FOUND",
+                f"workflow_alias {alias}: {fault}",
+                fields=[FieldViolation("workflow_alias", fault, "ALIAS_NOT_FOUND")],
+                resource=("workflow", str(workflow_id)),
+            )
+        return version
+
     async def _still_floats_to(self, tenant_id: UUID, floating: Mapping[UUID, UUID]) -> bool:
         """Say whether nodes that are not pinned still stand at the versions of a plan."""
         if not floating:
@@ -224,7 +252,7 @@ class Starter:
         return execution
 
 
-def _digest(workflow_id: UUID, version: int, input_json: str) -> str:
+def _digest(workflow_id: UUID, version: int | str, input_json: str) -> str:
     return hashlib.sha256(f"{workflow_id} {version} {input_json}".encode()).hexdigest()
 
 

@@ -228,6 +228,35 @@ async def set_active(
     return written
 
 
+async def get_visible(db: Db, workflow_id: UUID) -> Workflow:
+    """Give a workflow without its graph; another tenant's is absent."""
+    found = await workflows.get_workflow(db, workflow_id, with_graph=False)
+    if found is None:
+        raise _not_found(workflow_id)
+    return found
+
+
+async def get_version(pool: Pool, caller: Caller, workflow_id: UUID, version: int) -> Workflow:
+    """Find a version of a workflow, 0 for the current one, and tell which of the two is missing."""
+    async with as_caller(pool, caller) as db:
+        found = await workflows.get_workflow(db, workflow_id, version=version)
+        if found is not None:
+            return found
+        head = await get_visible(db, workflow_id)
+    fault = f"the workflow has versions 1 to {head.version}"
+    raise NotFound(
+        "VERSION_NOT_FOUND",
+        f"version {version}: {fault}",
+        fields=[FieldViolation("version", fault, "VERSION_NOT_FOUND")],
+        resource=("workflow", str(workflow_id)),
+    )
+
+
+async def require_runnable(deps: Workflows, caller: Caller, workflow: Workflow) -> None:
+    """Raise with all that hinders a version from running as its nodes are now."""
+    _require_complete((await _prove(deps, caller, workflow.definition)).checked)
+
+
 async def _prove(deps: Workflows, caller: Caller, definition: Definition) -> _Proven:
     """Check a definition against the nodes that the caller may read."""
     asked = list(dict.fromkeys((each.node_id, each.version) for each in definition.nodes))

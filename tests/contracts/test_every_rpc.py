@@ -196,6 +196,15 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     ("RollbackWorkflowAlias", "workflow_id"): {"alias": "prod"},
     ("DeleteWorkflowAlias", "workflow_id"): {"alias": "prod"},
     ("GetWorkflowAlias", "workflow_id"): {"alias": "prod"},
+    ("CreateWorkflowFromTemplate", "template_id"): {"name": "w"},
+    ("SetVariable", "workflow_id"): {
+        "name": "x",
+        "typeJson": '{"t":"int"}',
+        "valueJson": "1",
+    },
+    ("GetVariable", "workflow_id"): {"name": "x"},
+    ("DeleteVariable", "workflow_id"): {"name": "x"},
+    ("CheckWorkflow", "workflow_id"): {"definition": {"nodes": [{"id": "a", "nodeId": "{own}"}]}},
 }
 _CODES = {
     auth_pb2.FOREIGN_ANSWER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,

@@ -33,7 +33,7 @@ _OWNED: Final = {
         *("python_node_tags", "python_node_tag_relations"),
         *("workflows", "workflow_versions", "workflow_tags", "workflow_tag_relations"),
         "custom_types",
-        *("workflow_aliases", "workflow_alias_changes"),
+        *("workflow_aliases", "workflow_alias_changes", "variables"),
     },
     "orchestrator": {
         *("workflow_executions", "node_executions", "node_data_flow", "node_attempts"),
@@ -59,6 +59,8 @@ _RUN_BY: Final = {
     "registry.storage.identity": "qflow_registry_auth",
     "registry.storage.locks": "qflow_registry_engine",
     "registry.storage.nodes": "qflow_registry",
+    "registry.storage.templates": "qflow_registry",
+    "registry.storage.variables": "qflow_registry",
     "registry.storage.workflow_aliases": "qflow_registry",
     "registry.storage.workflows": "qflow_registry",
     "orchestrator.storage.definitions": "qflow_orchestrator_engine",

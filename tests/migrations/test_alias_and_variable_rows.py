@@ -83,3 +83,50 @@ def test_aliases_and_their_history_go_with_their_workflow(mended: Subject) -> No
         _alias(mended, workflow)
     mended.db.execute("DELETE FROM workflows WHERE id = %s", (workflow,))
     assert 0 == mended.value("SELECT count(*) FROM workflow_alias_changes")
+
+
+def _variable(s: Subject, name: str = "by", **values: object) -> None:
+    columns = ["name", "type", "value", *values]
+    statement = (
+        f"INSERT INTO variables ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))})"
+    )
+    s.db.execute(statement.encode(), (name, '{"t":"int"}', "1", *values.values()))
+
+
+def test_variables_are_their_tenants_alone(mended: Subject) -> None:
+    """S9, X14: also those of a workflow that others may read."""
+    owner, other = mended.user(), mended.user()
+    workflow = mended.workflow(owner, is_template=True)
+    with mended.acting(owner, "qflow_registry"):
+        _variable(mended)
+        _variable(mended, workflow_id=workflow)
+        assert not mended.does(lambda: _variable(mended, tenant_id=other))
+        assert not mended.does(lambda: mended.count("UPDATE variables SET tenant_id = %s", other))
+    with mended.acting(other, "qflow_registry"):
+        assert 0 == mended.count("SELECT 1 FROM variables")
+        assert 0 == mended.count("UPDATE variables SET value = '2'")
+        assert 0 == mended.count("DELETE FROM variables")
+        assert not mended.does(lambda: _variable(mended, workflow_id=workflow))
+        assert mended.does(lambda: _variable(mended))
+    with mended.acting(None, "qflow_registry"):
+        assert 0 == mended.count("SELECT 1 FROM variables")
+    with mended.acting(owner, "qflow_registry", role="viewer"):
+        assert 2 == mended.count("SELECT 1 FROM variables")
+        assert 0 == mended.count("UPDATE variables SET value = '2'")
+        assert not mended.does(lambda: _variable(mended, "new"))
+
+
+def test_a_variable_is_one_per_name_and_place_and_not_too_large(mended: Subject) -> None:
+    owner = mended.user()
+    workflow = mended.workflow(owner)
+    with mended.acting(owner, "qflow_registry"):
+        _variable(mended)
+        _variable(mended, workflow_id=workflow)
+        assert not mended.does(lambda: _variable(mended))
+        assert not mended.does(lambda: _variable(mended, workflow_id=workflow))
+        assert not mended.does(lambda: _variable(mended, "a-b"))
+        for chars, taken in ((65_534, True), (65_535, False)):
+            value = f'"{"x" * chars}"'
+            assert taken == mended.does(
+                lambda value=value: mended.count("UPDATE variables SET value = %s", value)
+            )

@@ -39,6 +39,7 @@ _OWNED = {
         "custom_types",
         "workflow_aliases",
         "workflow_alias_changes",
+        "variables",
     },
     "orchestrator": {
         "workflow_executions",

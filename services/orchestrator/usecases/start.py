@@ -33,12 +33,16 @@ from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.usecases.plans import Plans, unlocked
 from services.orchestrator.usecases.recent import Recent
 from services.orchestrator.usecases.shared import Shared
+from services.orchestrator.usecases.variables import taken_variables
 
 _TRIES_MAX: Final = 3
 # Of the plans that are kept for the next start, in all.
 _PLACES_MAX: Final = 100_000
 # Longer inputs are checked beside the loop, which has heartbeats to keep.
 _CHECK_INLINE_MAX: Final = 64 * 1024
+
+
+Stamp = tuple[UUID, int]  # of a variable: another after every change of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class _Known:
     plan: Plan
     current: int | None  # the version that the workflow must still have; None where one was asked
     floating: Mapping[UUID, UUID]  # the versions that nodes must still have, by node
+    variables: Mapping[str, Stamp]  # what the variables must still be, by name
 
 
 @dataclass(slots=True)
@@ -64,10 +69,12 @@ class Starter:
         default_factory=lambda: Recent(_PLACES_MAX)
     )
     _versions: Shared[tuple[UUID, frozenset[UUID]], dict[UUID, UUID]] = field(init=False)
+    _stamps: Shared[tuple[UUID, UUID, frozenset[str]], dict[str, Stamp]] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Share the looks at nodes that float."""
+        """Share the looks at nodes that float, and at variables."""
         self._versions = Shared(self._look)
+        self._stamps = Shared(self._look_at_variables)
 
     async def start(
         self,
@@ -165,7 +172,11 @@ class Starter:
     async def _plan(self, caller: Caller, workflow_id: UUID, version: int) -> _Known:
         key = (caller.tenant_id, workflow_id, version)
         known = self._known.get(key)
-        if known is not None and await self._still_floats_to(caller.tenant_id, known.floating):
+        if (
+            known is not None
+            and await self._still_floats_to(caller.tenant_id, known.floating)
+            and await self._still_reads(caller.tenant_id, workflow_id, known.variables)
+        ):
             return known
         async with as_caller(self.api_pool, caller) as db:
             head = await definitions.get_head(db, workflow_id)
@@ -185,7 +196,9 @@ class Starter:
                     f"workflow_version {version}: the workflow has versions 1 to {head.version}",
                     resource=("workflow", str(workflow_id)),
                 )
-            plan = await self.plans.pinned(db, caller.tenant_id, definition)
+            variables = await taken_variables(db, caller.tenant_id, definition)
+            texts = {each.name: each.text for each in variables}
+            plan = await self.plans.pinned(db, caller.tenant_id, definition, texts)
             if plan is None:
                 raise FailedPrecondition(
                     "NODE_MISSING",
@@ -198,7 +211,8 @@ class Starter:
             for node in definition.nodes
             if not node.get("version")
         }
-        found = _Known(plan, None if version else head.version, floating)
+        stamps = {each.name: each.stamp for each in variables}
+        found = _Known(plan, None if version else head.version, floating, stamps)
         self._known.keep(key, found, weight=len(plan.places))
         return found
 
@@ -223,6 +237,20 @@ class Starter:
         if not floating:
             return True
         return await self._versions.get((tenant_id, frozenset(floating))) == floating
+
+    async def _still_reads(
+        self, tenant_id: UUID, workflow_id: UUID, variables: Mapping[str, Stamp]
+    ) -> bool:
+        """Say whether the variables of a plan still are what it took of them."""
+        if not variables:
+            return True
+        key = (tenant_id, workflow_id, frozenset(variables))
+        return await self._stamps.get(key) == variables
+
+    async def _look_at_variables(self, key: tuple[UUID, UUID, frozenset[str]]) -> dict[str, Stamp]:
+        async with connection(self.engine_pool) as db:  # one statement: no transaction around it
+            found = await definitions.get_variables(db, *key, with_text=False)
+        return {each.name: each.stamp for each in found}
 
     async def _look(self, key: tuple[UUID, frozenset[UUID]]) -> dict[UUID, UUID]:
         async with connection(self.engine_pool) as db:  # one statement: no transaction around it

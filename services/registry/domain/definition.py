@@ -32,7 +32,11 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowNode:
-    """One place of a graph; `literals` are pairs of an input and JSON text."""
+    """One place of a graph.
+
+    `literals` are pairs of an input and JSON text, `variables` and `parameters` of an input and a
+    name.
+    """
 
     id: str
     node_id: UUID
@@ -41,6 +45,8 @@ class WorkflowNode:
     retry: Retry | None = None
     timeout_ms: int = TIMEOUT_MS_DEFAULT
     memory_bytes: int = MEMORY_BYTES_DEFAULT
+    variables: tuple[tuple[str, str], ...] = ()
+    parameters: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +93,18 @@ class WorkflowOutput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """What is filled in when a workflow is made of this one."""
+
+    name: str
+    type: Type | None = None
+    description: str = ""
+    default_json: str | None = None
+    # The form of the type as a caller wrote it, as of an input.
+    type_text: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
     """A graph, whole."""
 
@@ -95,6 +113,12 @@ class Definition:
     inputs: tuple[WorkflowInput, ...] = ()
     outputs: tuple[WorkflowOutput, ...] = ()
     timeout_ms: int | None = None
+    parameters: tuple[Parameter, ...] = ()
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The names of the variables that its nodes read."""
+        return frozenset(name for node in self.nodes for _, name in node.variables)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

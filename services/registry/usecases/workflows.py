@@ -9,6 +9,7 @@ from typing import Final
 from uuid import UUID
 
 import structlog
+from qflow.types import Type
 
 from services.kit.caller import Caller
 from services.kit.errors import (
@@ -31,7 +32,7 @@ from services.registry.domain.definition import (
 )
 from services.registry.domain.texts import description_from, name_from
 from services.registry.gateways.graph_checker import GraphChecker
-from services.registry.storage import nodes, workflows
+from services.registry.storage import nodes, variables, workflows
 from services.registry.storage.workflows import Workflow
 from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
 
@@ -116,9 +117,14 @@ async def create_workflow(
     return written
 
 
-async def check_workflow(deps: Workflows, caller: Caller, definition: Definition) -> Checked:
+async def check_workflow(
+    deps: Workflows, caller: Caller, definition: Definition, workflow_id: UUID | None = None
+) -> Checked:
     """Check a definition and store nothing; faults are findings, not errors."""
-    return (await _prove(deps, caller, definition)).checked
+    if workflow_id is not None:
+        async with as_caller(deps.pool, caller) as db:
+            await get_visible(db, workflow_id)
+    return (await _prove(deps, caller, definition, workflow_id)).checked
 
 
 async def get_workflow(
@@ -175,7 +181,7 @@ async def update_workflow(
     if "description" in mask:
         after = replace(after, description=description_from(description))
     if "definition" in mask and definition is not None:
-        proven = await _prove(deps, caller, definition)
+        proven = await _prove(deps, caller, definition, workflow_id)
         _require(proven.checked, complete=before.is_active)
         after, findings = _next_version(after, proven), proven.checked.findings
     guard(WorkflowAnswer(after, findings))
@@ -208,7 +214,7 @@ async def set_active(
     after = replace(before, is_active=active)
     findings: tuple[Finding, ...] = ()
     if active and not before.is_active:
-        proven = await _prove(deps, caller, before.definition)
+        proven = await _prove(deps, caller, before.definition, workflow_id)
         # The request is right whatever is found: what hinders is the state of the nodes.
         _require_complete(proven.checked)
         findings = proven.checked.findings
@@ -254,17 +260,22 @@ async def get_version(pool: Pool, caller: Caller, workflow_id: UUID, version: in
 
 async def require_runnable(deps: Workflows, caller: Caller, workflow: Workflow) -> None:
     """Raise with all that hinders a version from running as its nodes are now."""
-    _require_complete((await _prove(deps, caller, workflow.definition)).checked)
+    _require_complete((await _prove(deps, caller, workflow.definition, workflow.id)).checked)
 
 
-async def _prove(deps: Workflows, caller: Caller, definition: Definition) -> _Proven:
-    """Check a definition against the nodes that the caller may read."""
+async def _prove(
+    deps: Workflows, caller: Caller, definition: Definition, workflow_id: UUID | None = None
+) -> _Proven:
+    """Check a definition against the nodes and variables that the caller may read."""
     asked = list(dict.fromkeys((each.node_id, each.version) for each in definition.nodes))
     stored: nodes.Signatures = {}
+    known: dict[str, Type] = {}
     if len(definition.nodes) <= NODES_MAX:
         async with as_caller(deps.pool, caller) as db:
             stored = await nodes.get_signatures(db, asked)
-    checked = await deps.checker.check(definition, stored)
+            if definition.variables:
+                known = await variables.get_types(db, definition.variables, workflow_id)
+    checked = await deps.checker.check(definition, stored, known)
     versions = [str(row["python_version"]) for row in stored.values() if row is not None]
     return _Proven(checked, versions[0] if versions else deps.python_version)
 

@@ -96,7 +96,7 @@ async def test_an_unknown_alias_is_not_found_and_named(orchestra: Orchestra, dia
         assert ("ALIAS_NOT_FOUND", ["workflow_alias"]) == details(refused.value)
         assert grpc.StatusCode.NOT_FOUND == refused.value.code()
         point(orchestra, diamond, 1, "staging")
-        stub = type(orchestra.stub)(orchestra.channel(other.token))  # type: ignore[call-arg]
+        stub = type(orchestra.stub)(orchestra.channel(other.token))
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.StartExecution(request)
         assert "WORKFLOW_NOT_FOUND" == details(refused.value)[0]

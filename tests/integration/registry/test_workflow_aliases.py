@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import psycopg
@@ -33,7 +34,7 @@ class Aliases:
     workflow_id: str
 
     @property
-    def stub(self) -> WorkflowAliasServiceStub:
+    def stub(self) -> Any:
         return WorkflowAliasServiceStub(self.client.channel)
 
     async def set(self, version: int, **fields: object) -> pb.WorkflowAlias:

@@ -9,6 +9,7 @@ from functools import partial
 from qflow.registry.v1 import (
     node_service_pb2_grpc,
     session_service_pb2_grpc,
+    settings_service_pb2_grpc,
     template_service_pb2_grpc,
     variable_service_pb2_grpc,
     workflow_alias_service_pb2_grpc,
@@ -26,6 +27,7 @@ from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.loops.locks import make_locks
 from services.registry.rpc.nodes import NodeServicer
 from services.registry.rpc.sessions import SessionServicer
+from services.registry.rpc.settings import SettingsServicer
 from services.registry.rpc.templates import TemplateServicer
 from services.registry.rpc.variables import VariableServicer
 from services.registry.rpc.workflow_aliases import WorkflowAliasServicer
@@ -84,6 +86,10 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 (
                     template_service_pb2_grpc.add_TemplateServiceServicer_to_server,
                     TemplateServicer(workflows),
+                ),
+                (
+                    settings_service_pb2_grpc.add_SettingsServiceServicer_to_server,
+                    SettingsServicer(workflows),
                 ),
             ],
             loops=[partial(make_locks, locks)],

@@ -51,7 +51,7 @@ def test_only_its_tenant_moves_an_alias_and_reads_its_history(mended: Subject) -
 
 
 def test_the_history_of_an_alias_is_only_added_to(mended: Subject) -> None:
-    """S58."""
+    """Not by its tenant, not by the owner of the tables."""
     owner = mended.user()
     workflow = mended.workflow(owner)
     with mended.acting(owner, "qflow_registry"):

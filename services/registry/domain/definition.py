@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
 from qflow.types import Type
 
+from services.registry.domain import setting_table as table
+from services.registry.domain.setting_table import Setting
+
 NODES_MAX: Final = 10_000
 CONNECTIONS_MAX: Final = 50_000
-TIMEOUT_MS_DEFAULT: Final = 600_000
-MEMORY_BYTES_DEFAULT: Final = 512 * 1024 * 1024
+TIMEOUT_MS_DEFAULT: Final = int(table.NODE_TIMEOUT.default or 0)
+MEMORY_BYTES_DEFAULT: Final = int(table.MEMORY_LIMIT.default or 0)
 
 ERROR: Final = "error"
 WARNING: Final = "warning"
@@ -23,11 +26,19 @@ INFO: Final = "info"
 class Retry:
     """When failed attempts of a node are tried again."""
 
-    max_retries: int = 3
-    initial_delay_ms: int = 1_000
-    factor: float = 2.0
-    max_delay_ms: int = 60_000
-    jitter: float = 0.1
+    max_retries: int = int(table.MAX_RETRIES.default or 0)
+    initial_delay_ms: int = int(table.INITIAL_DELAY.default or 0)
+    factor: float = table.FACTOR.default or 0.0
+    max_delay_ms: int = int(table.MAX_DELAY.default or 0)
+    jitter: float = table.JITTER.default or 0.0
+
+    def settings(self) -> Iterator[tuple[Setting, float | None]]:
+        """Give each of its settings with its value."""
+        yield table.MAX_RETRIES, self.max_retries
+        yield table.INITIAL_DELAY, self.initial_delay_ms
+        yield table.FACTOR, self.factor
+        yield table.MAX_DELAY, self.max_delay_ms
+        yield table.JITTER, self.jitter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +58,13 @@ class WorkflowNode:
     memory_bytes: int = MEMORY_BYTES_DEFAULT
     variables: tuple[tuple[str, str], ...] = ()
     parameters: tuple[tuple[str, str], ...] = ()
+
+    def settings(self) -> Iterator[tuple[Setting, float | None]]:
+        """Give each of its settings with its value."""
+        yield table.NODE_TIMEOUT, self.timeout_ms
+        yield table.MEMORY_LIMIT, self.memory_bytes
+        if self.retry is not None:
+            yield from self.retry.settings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +132,10 @@ class Definition:
     outputs: tuple[WorkflowOutput, ...] = ()
     timeout_ms: int | None = None
     parameters: tuple[Parameter, ...] = ()
+
+    def settings(self) -> Iterator[tuple[Setting, float | None]]:
+        """Give each of the settings of the whole graph with its value."""
+        yield table.RUN_TIMEOUT, self.timeout_ms
 
     @property
     def variables(self) -> frozenset[str]:

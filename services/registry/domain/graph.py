@@ -45,6 +45,7 @@ from services.registry.domain.definition import (
     WorkflowNode,
     WorkflowOutput,
 )
+from services.registry.domain.setting_table import outside
 from services.registry.domain.type_size import type_size
 
 FINDINGS_MAX: Final = 1_000
@@ -80,6 +81,7 @@ def check(
         )
     if run.findings:
         return Checked(definition, tuple(run.findings))
+    run.settings()
     parameters = run.bindings.declare(definition)
     run.nodes()
     run.bindings.unused(definition)
@@ -136,6 +138,17 @@ class _Check:
 
     def signature_of(self, name: str) -> Signature | None:
         return self.known[self.places[name]]
+
+    # -- settings
+
+    def settings(self) -> None:
+        """Hold every setting against the table, wherever the definition came from."""
+        for setting, fault in outside(self.definition.settings()):
+            self.add(ERROR, setting.name, "SETTING_OUT_OF_BOUNDS", fault)
+        for index, node in enumerate(self.definition.nodes):
+            for setting, fault in outside(node.settings()):
+                place = f"nodes[{index}].{setting.name}"
+                self.add(ERROR, place, "SETTING_OUT_OF_BOUNDS", fault)
 
     # -- nodes and the values written into them
 

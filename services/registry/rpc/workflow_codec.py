@@ -21,6 +21,7 @@ from services.registry.domain.definition import (
     WorkflowNode,
     WorkflowOutput,
 )
+from services.registry.rpc.unknown_settings import check_settings_known
 from services.registry.storage.workflows import Workflow
 
 _VERDICTS: Final = {
@@ -39,6 +40,7 @@ _SEVERITIES: Final = {
 
 def definition_from_pb(message: pb.WorkflowDefinition) -> Definition:
     """Decode a graph; what the server sets is left out, and checked anew."""
+    check_settings_known(message)
     timeout = message.settings.timeout if message.settings.HasField("timeout") else None
     return Definition(
         nodes=tuple(_node_from_pb(each, index) for index, each in enumerate(message.nodes)),

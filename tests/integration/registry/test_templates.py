@@ -169,7 +169,7 @@ async def test_faults_of_parameters_come_with_their_places(client: Client) -> No
 async def test_a_repeated_call_makes_one_workflow(
     client: Client, template: workflow_pb2.Workflow, sql: psycopg.Connection
 ) -> None:
-    """CP23: also when the template is none any more."""
+    """F26: also when the template is none any more."""
     request_id = str(uuid.uuid4())
     made = await fill_in(client, template, '{"by": 1}', request_id=request_id)
     sql.execute("UPDATE workflows SET is_template = false WHERE id = %s", (template.id,))

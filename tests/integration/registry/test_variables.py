@@ -118,7 +118,7 @@ async def test_what_is_only_validated_is_not_kept(client: Client) -> None:
 
 
 async def test_of_two_changes_with_the_same_etag_one_is_aborted(client: Client) -> None:
-    """CP24."""
+    """One of two wins; the other is told."""
     made = await put(client)
     outcomes = await asyncio.gather(
         *(put(client, value=value, etag=made.etag) for value in "45"), return_exceptions=True
@@ -130,7 +130,7 @@ async def test_of_two_changes_with_the_same_etag_one_is_aborted(client: Client) 
 
 
 async def test_a_repeated_call_answers_as_the_first_did(client: Client) -> None:
-    """CP23."""
+    """F26."""
     request_id = str(uuid.uuid4())
     made = await put(client, request_id=request_id)
     await put(client, value="4")

@@ -158,7 +158,7 @@ async def test_what_changes_nothing_leaves_no_trace(aliases: Aliases) -> None:
 async def test_of_two_promotions_with_the_same_expectation_one_is_aborted(
     aliases: Aliases,
 ) -> None:
-    """CP24."""
+    """One of two wins; the other is told."""
     first = await aliases.set(1)
     outcomes = await asyncio.gather(
         aliases.set(2, etag=first.etag),
@@ -183,7 +183,7 @@ async def test_of_two_that_make_the_same_alias_one_is_aborted(aliases: Aliases) 
 
 
 async def test_a_repeated_call_answers_as_the_first_did(aliases: Aliases) -> None:
-    """CP23: also where another call moved the alias in between."""
+    """F26: also where another call moved the alias in between."""
     await aliases.set(1)
     request_id = str(uuid.uuid4())
     second = await aliases.set(2, request_id=request_id)

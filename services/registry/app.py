@@ -9,7 +9,11 @@ from functools import partial
 from qflow.registry.v1 import (
     node_service_pb2_grpc,
     session_service_pb2_grpc,
+    settings_service_pb2_grpc,
     tag_service_pb2_grpc,
+    template_service_pb2_grpc,
+    variable_service_pb2_grpc,
+    workflow_alias_service_pb2_grpc,
     workflow_service_pb2_grpc,
 )
 
@@ -24,7 +28,11 @@ from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.loops.locks import make_locks
 from services.registry.rpc.nodes import NodeServicer
 from services.registry.rpc.sessions import SessionServicer
+from services.registry.rpc.settings import SettingsServicer
 from services.registry.rpc.tags import TagServicer
+from services.registry.rpc.templates import TemplateServicer
+from services.registry.rpc.variables import VariableServicer
+from services.registry.rpc.workflow_aliases import WorkflowAliasServicer
 from services.registry.rpc.workflows import WorkflowServicer
 from services.registry.settings import Settings
 from services.registry.usecases.locks import Locks
@@ -74,6 +82,22 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     WorkflowServicer(workflows),
                 ),
                 (tag_service_pb2_grpc.add_TagServiceServicer_to_server, TagServicer(pool)),
+                (
+                    workflow_alias_service_pb2_grpc.add_WorkflowAliasServiceServicer_to_server,
+                    WorkflowAliasServicer(workflows),
+                ),
+                (
+                    variable_service_pb2_grpc.add_VariableServiceServicer_to_server,
+                    VariableServicer(pool),
+                ),
+                (
+                    template_service_pb2_grpc.add_TemplateServiceServicer_to_server,
+                    TemplateServicer(workflows),
+                ),
+                (
+                    settings_service_pb2_grpc.add_SettingsServiceServicer_to_server,
+                    SettingsServicer(workflows),
+                ),
             ],
             loops=[partial(make_locks, locks)],
         )

@@ -202,6 +202,19 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     ("ChangeNodeTags", "remove_tag_ids"): {"nodeId": "{node}"},
     ("ChangeWorkflowTags", "add_tag_ids"): {"workflowId": "{own}"},
     ("ChangeWorkflowTags", "remove_tag_ids"): {"workflowId": "{own}"},
+    ("SetWorkflowAlias", "workflow_id"): {"alias": "prod", "version": 1},
+    ("RollbackWorkflowAlias", "workflow_id"): {"alias": "prod"},
+    ("DeleteWorkflowAlias", "workflow_id"): {"alias": "prod"},
+    ("GetWorkflowAlias", "workflow_id"): {"alias": "prod"},
+    ("CreateWorkflowFromTemplate", "template_id"): {"name": "w"},
+    ("SetVariable", "workflow_id"): {
+        "name": "x",
+        "typeJson": '{"t":"int"}',
+        "valueJson": "1",
+    },
+    ("GetVariable", "workflow_id"): {"name": "x"},
+    ("DeleteVariable", "workflow_id"): {"name": "x"},
+    ("CheckWorkflow", "workflow_id"): {"definition": {"nodes": [{"id": "a", "nodeId": "{own}"}]}},
 }
 _CODES = {
     auth_pb2.FOREIGN_ANSWER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,

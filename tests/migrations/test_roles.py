@@ -38,6 +38,9 @@ _OWNED = {
         "workflow_tag_relations",
         "custom_types",
         "workflow_node_uses",
+        "workflow_aliases",
+        "workflow_alias_changes",
+        "variables",
     },
     "orchestrator": {
         "workflow_executions",

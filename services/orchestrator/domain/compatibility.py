@@ -24,16 +24,24 @@ from qflow.types import (
 )
 
 from services.kit.errors import FailedPrecondition, FieldViolation
-from services.orchestrator.domain.plan import Definition, NodeVersion
+from services.orchestrator.domain.plan import Definition, NodeVersion, bound_texts
 
 _NAMES_SHOWN_MAX: Final = 10
 _VALUE_CHARS_MAX: Final = 200
 _ADVICE: Final = "update the workflow to what its nodes are now, or name a version of the node"
 
 
-def check(definition: Definition, versions: Mapping[str, NodeVersion]) -> None:
+_NO_VARIABLES: Final[Mapping[str, str]] = {}
+
+
+def check(
+    definition: Definition,
+    versions: Mapping[str, NodeVersion],
+    variables: Mapping[str, str] = _NO_VARIABLES,
+) -> None:
     """Refuse a definition that these versions do not fit, naming every fault at once."""
-    faults = find_faults(definition, versions)
+    _check_parameters(definition)
+    faults = find_faults(definition, versions, variables)
     if not faults:
         return
     first = faults[0]
@@ -46,11 +54,31 @@ def check(definition: Definition, versions: Mapping[str, NodeVersion]) -> None:
     )
 
 
+def _check_parameters(definition: Definition) -> None:
+    """Refuse a template that has something to fill in."""
+    faults = [
+        FieldViolation(f"parameters[{index}]", f"{each['name']} has no value", "PARAMETER_OPEN")
+        for index, each in enumerate(definition.settings.get("parameters") or ())
+        if each["default_json"] is None
+    ]
+    if faults:
+        names = ", ".join(fault.description.split()[0] for fault in faults[:_NAMES_SHOWN_MAX])
+        raise FailedPrecondition(
+            "PARAMETERS_MISSING",
+            f"this version is a template with parameters to fill in ({names}); make a workflow of"
+            " it with CreateWorkflowFromTemplate",
+            fields=faults,
+            resource=("workflow", str(definition.workflow_id)),
+        )
+
+
 def find_faults(
-    definition: Definition, versions: Mapping[str, NodeVersion]
+    definition: Definition,
+    versions: Mapping[str, NodeVersion],
+    variables: Mapping[str, str] = _NO_VARIABLES,
 ) -> list[FieldViolation]:
     """Find what does not fit: edges first, then what feeds the nodes, then the outputs."""
-    run = _Check(definition, versions)
+    run = _Check(definition, versions, variables)
     run.edges()
     run.nodes()
     run.outputs()
@@ -72,6 +100,7 @@ class _Check:
 
     definition: Definition
     versions: Mapping[str, NodeVersion]
+    variables: Mapping[str, str]
     faults: list[FieldViolation] = field(default_factory=list)
     # Graphs repeat few nodes many times: each version is read once, each pair of types judged once.
     read: dict[UUID, _Signature] = field(default_factory=dict)
@@ -167,8 +196,12 @@ class _Check:
             literals = node.get("parameters") or {}
             for at, (key, text) in enumerate(literals.items()):
                 self._literal(f"{place}.literals[{at}]", name, key, text, signature)
+            bound = bound_texts(self.definition, node, self.variables)
+            for key, value in bound.items():
+                if value is not None:
+                    self._literal(f"{place}.{_kind(node, key)}", name, key, value, signature)
             for key in signature.required:
-                if key not in literals and (name, key) not in self.fed:
+                if key not in literals and key not in bound and (name, key) not in self.fed:
                     fault = f"nothing feeds the required input {key} of {name}"
                     self.add(place, "INPUT_MISSING", fault)
 
@@ -196,6 +229,15 @@ class _Check:
             if name not in known:
                 fault = _lacks(node, "output", name, known)
                 self.add(f"outputs[{index}]", "UNKNOWN_OUTPUT", f"{each['name']}: {fault}")
+
+
+def _kind(node: Mapping[str, Any], key: str) -> str:
+    """Name the part of a place that feeds an input, as the contract does."""
+    for kind, stored in (("variables", "variables"), ("parameters", "template_parameters")):
+        keys = list(node.get(stored) or ())
+        if key in keys:
+            return f"{kind}[{keys.index(key)}]"
+    raise AssertionError(key)
 
 
 def _read(version: NodeVersion) -> _Signature:

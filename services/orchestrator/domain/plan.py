@@ -118,10 +118,36 @@ class Definition:
     output_types: Sequence[Mapping[str, Any]]
 
 
+_NO_VARIABLES: Final[Mapping[str, str]] = {}
+
+
+def bound_texts(
+    definition: Definition, node: Mapping[str, Any], variables: Mapping[str, str]
+) -> dict[str, str | None]:
+    """Give what variables and parameters feed a place, by input; None where nothing is there."""
+    defaults = {
+        str(each["name"]): each["default_json"]
+        for each in definition.settings.get("parameters") or ()
+    }
+    texts = {
+        str(name): variables.get(source) for name, source in (node.get("variables") or {}).items()
+    }
+    for name, source in (node.get("template_parameters") or {}).items():
+        texts[str(name)] = defaults.get(source)
+    return texts
+
+
 def compile_plan(
-    definition: Definition, versions: Mapping[str, NodeVersion], *, pins_id: UUID
+    definition: Definition,
+    versions: Mapping[str, NodeVersion],
+    *,
+    pins_id: UUID,
+    variables: Mapping[str, str] = _NO_VARIABLES,
 ) -> Plan:
-    """Compile a definition; `versions` gives each place's pinned version by its id in the graph."""
+    """Compile a definition; `versions` gives each place's pinned version by its id in the graph.
+
+    `variables` are the texts that were pinned with them: in the plan they are like literals.
+    """
     index = {str(node["id"]): at for at, node in enumerate(definition.nodes)}
     outputs = [
         tuple(str(output["name"]) for output in versions[str(node["id"])].output_types)
@@ -137,6 +163,9 @@ def compile_plan(
     for at, node in enumerate(definition.nodes):
         bindings = [_edge(each, index, outputs, run_inputs, versions) for each in incoming[at]]
         bindings += [_literal(name, text) for name, text in (node.get("parameters") or {}).items()]
+        if node.get("variables") or node.get("template_parameters"):
+            bound = bound_texts(definition, node, variables)
+            bindings += [_literal(name, text or "") for name, text in bound.items()]
         sources = {binding.source for binding in bindings if binding.source >= 0}
         for source in sorted(sources):
             children[source][at] = None

@@ -27,6 +27,7 @@ class RunInsert(NamedTuple):
     python_version: str
     timeout_ms: int | None
     revision: int
+    alias: str | None = None  # refuse unless it stands for workflow_version
 
 
 class Follows(NamedTuple):

@@ -10,6 +10,7 @@ from qflow.orchestrator.v1 import execution_pb2, execution_service_pb2_grpc
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
 from services.kit.caller import current_caller
+from services.kit.errors import FieldViolation, InvalidArgument
 from services.kit.rpc import codec as kit
 from services.kit.rpc.pages import Pages
 from services.kit.rpc.sizes import in_parts
@@ -30,6 +31,12 @@ _PART_NODES_MAX: Final = 500
 _PART_BYTES_MAX: Final = 1024 * 1024
 
 
+def _named_twice() -> InvalidArgument:
+    fault = "name a version or an alias, not both"
+    fields = [FieldViolation("workflow_alias", fault, "VERSION_NAMED_TWICE")]
+    return InvalidArgument("VERSION_NAMED_TWICE", f"workflow_alias: {fault}", fields=fields)
+
+
 class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
     """Decodes, calls one use case, encodes."""
 
@@ -43,12 +50,15 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
         self, request: pb.StartExecutionRequest, context: Context
     ) -> pb.StartExecutionResponse:
         """Start a run; an OK means that it is committed."""
+        if request.workflow_alias and request.workflow_version:
+            raise _named_twice()
         execution, plan = await self._starter.start(
             current_caller(),
             kit.uuid_from(request.workflow_id, field="workflow_id"),
             request.workflow_version,
             request.input_json,
             kit.uuid_or_none(request.request_id, field="request_id"),
+            alias=request.workflow_alias,
         )
         return pb.StartExecutionResponse(execution=codec.execution_to_pb(execution, plan))
 

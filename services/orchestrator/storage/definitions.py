@@ -36,6 +36,17 @@ async def get_head(db: Db, workflow_id: UUID) -> WorkflowHead | None:
     return None if row is None else WorkflowHead(**row)
 
 
+_ALIASED: Final[LiteralString] = """
+    SELECT version FROM workflow_aliases WHERE workflow_id = $1 AND name = $2
+"""
+
+
+async def get_aliased(db: Db, workflow_id: UUID, alias: str) -> int | None:
+    """Give the version that an alias stands for, where the caller may see the workflow."""
+    version: int | None = await db.fetchval(_ALIASED, workflow_id, alias)
+    return version
+
+
 _DEFINITION: Final[LiteralString] = """
     SELECT workflow_id, version, nodes, connections, settings, input_types, output_types
       FROM workflow_versions WHERE workflow_id = $1 AND version = $2
@@ -79,6 +90,36 @@ async def resolve(
     return {row["place"]: _to_version(row, row["input_types"]) for row in rows}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variable:
+    """A variable as it stands; `stamp` is another after every change of it."""
+
+    name: str
+    stamp: tuple[UUID, int]
+    text: str
+
+
+# The workflow's own variable stands before the tenant's. Nobody reads another tenant's, not even
+# those of a template that it shares.
+_VARIABLES: Final[LiteralString] = """
+    SELECT DISTINCT ON (name) name, id, revision, CASE WHEN $4 THEN value::text END AS text
+      FROM variables
+     WHERE tenant_id = $1 AND name = ANY($3) AND (workflow_id IS NULL OR workflow_id = $2)
+     ORDER BY name, workflow_id NULLS LAST
+"""
+
+
+async def get_variables(
+    db: Db, tenant_id: UUID, workflow_id: UUID, names: Iterable[str], *, with_text: bool = True
+) -> list[Variable]:
+    """Give the variables that a start of a workflow takes, those that there are."""
+    rows = await db.fetch(_VARIABLES, tenant_id, workflow_id, list(names), with_text)
+    return [
+        Variable(name=row["name"], stamp=(row["id"], row["revision"]), text=row["text"] or "")
+        for row in rows
+    ]
+
+
 _VERSIONS: Final[LiteralString] = """
     SELECT id, python_version, output_types FROM python_node_versions WHERE id = ANY($1)
 """
@@ -98,36 +139,53 @@ class Pins:
     workflow_id: UUID
     workflow_version: int
     by_place: Mapping[str, UUID]
+    variables: Mapping[str, str]  # the texts that were taken, by name
 
 
 _KEEP_PINS: Final[LiteralString] = """
-    INSERT INTO execution_pins (id, tenant_id, digest, workflow_id, workflow_version, pins)
-    VALUES ($1, $2, $3, $4, $5, $6)
+    INSERT INTO execution_pins
+           (id, tenant_id, digest, workflow_id, workflow_version, pins, variables)
+    VALUES ($1, $2, $3, $4, $5, $6, $7)
         ON CONFLICT (tenant_id, digest) DO NOTHING
 """
 _FIND_PINS: Final[LiteralString] = """
-    SELECT id, workflow_id, workflow_version, pins FROM execution_pins
+    SELECT id, workflow_id, workflow_version, pins, variables FROM execution_pins
      WHERE tenant_id = $1 AND digest = $2
 """
 
 
 async def find_pins(
-    db: Db, tenant_id: UUID, definition: Definition, versions: Mapping[str, NodeVersion]
+    db: Db,
+    tenant_id: UUID,
+    definition: Definition,
+    versions: Mapping[str, NodeVersion],
+    variables: Mapping[str, str],
 ) -> Pins | None:
-    """Give what was stored of a definition that resolved to these versions before."""
-    digest = _digest_of(definition, _by_place(versions))
+    """Give what was stored of a definition that resolved to these versions and texts before."""
+    digest = _digest_of(definition, _by_place(versions), variables)
     row = await db.fetchrow(_FIND_PINS, tenant_id, digest)
     return None if row is None else _to_pins(row)
 
 
 async def keep_pins(
-    db: Db, tenant_id: UUID, definition: Definition, versions: Mapping[str, NodeVersion]
+    db: Db,
+    tenant_id: UUID,
+    definition: Definition,
+    versions: Mapping[str, NodeVersion],
+    variables: Mapping[str, str],
 ) -> Pins:
     """Store what a definition resolved to, once for all runs that got the same."""
     by_place = _by_place(versions)
-    digest = _digest_of(definition, by_place)
+    digest = _digest_of(definition, by_place, variables)
     await db.execute(
-        _KEEP_PINS, uuid7(), tenant_id, digest, definition.workflow_id, definition.version, by_place
+        _KEEP_PINS,
+        uuid7(),
+        tenant_id,
+        digest,
+        definition.workflow_id,
+        definition.version,
+        by_place,
+        dict(variables) or None,
     )
     row = await db.fetchrow(_FIND_PINS, tenant_id, digest)
     assert row is not None, "it was just kept"
@@ -138,13 +196,17 @@ def _by_place(versions: Mapping[str, NodeVersion]) -> dict[str, str]:
     return {place: str(version.id) for place, version in sorted(versions.items())}
 
 
-def _digest_of(definition: Definition, by_place: Mapping[str, str]) -> str:
+def _digest_of(
+    definition: Definition, by_place: Mapping[str, str], variables: Mapping[str, str]
+) -> str:
     key = [str(definition.workflow_id), definition.version, by_place]
+    if variables:
+        key.append(dict(sorted(variables.items())))
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
 
 _PINS: Final[LiteralString] = """
-    SELECT id, workflow_id, workflow_version, pins FROM execution_pins WHERE id = ANY($1)
+    SELECT id, workflow_id, workflow_version, pins, variables FROM execution_pins WHERE id = ANY($1)
 """
 
 
@@ -200,4 +262,5 @@ def _to_pins(row: Row) -> Pins:
         workflow_id=row["workflow_id"],
         workflow_version=row["workflow_version"],
         by_place={place: UUID(version) for place, version in row["pins"].items()},
+        variables=row["variables"] or {},
     )

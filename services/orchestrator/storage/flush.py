@@ -56,14 +56,15 @@ _FOLLOWS: Final = Part(
     once=True,
 )
 
-# A run whose workflow went away or stands at another version than its plan is not inserted, nor
-# one whose plan is stale: the answer says which were. Nor are its nodes then.
+# A run whose workflow went away or stands at another version than its plan, or whose alias does, is
+# not inserted, nor one whose plan is stale: the answer says which were. Nor are its nodes then.
 _RUN_INSERTS: Final = Part(
     "started",
     """
     id uuid, workflow_id uuid, tenant_id uuid, created_by uuid, workflow_version int,
     current_version int, pins_id uuid, shard smallint, status text, input_data text,
-    request_id uuid, request_digest text, python_version text, timeout_ms bigint, revision bigint
+    request_id uuid, request_digest text, python_version text, timeout_ms bigint, revision bigint,
+    alias text
     """,
     """
     INSERT INTO workflow_executions
@@ -81,6 +82,10 @@ _RUN_INSERTS: Final = Part(
        AND (workflows.tenant_id = given.tenant_id OR workflows.is_template)
        AND workflows.version = COALESCE(given.current_version, workflows.version)
      WHERE /*stale*/ true
+       AND (given.alias IS NULL OR EXISTS (
+            SELECT 1 FROM workflow_aliases AS named
+             WHERE named.workflow_id = given.workflow_id AND named.name = given.alias
+               AND named.version = given.workflow_version))
      ORDER BY given.id
         ON CONFLICT DO NOTHING
  RETURNING id

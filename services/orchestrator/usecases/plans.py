@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 from uuid import UUID
 
@@ -36,8 +36,12 @@ class Plans:
             self._definitions.keep(key, found, weight=len(found.nodes))
         return found
 
-    async def pinned(self, db: Db, tenant_id: UUID, definition: Definition) -> Plan | None:
+    async def pinned(
+        self, db: Db, tenant_id: UUID, definition: Definition, variables: Mapping[str, str]
+    ) -> Plan | None:
         """Pin a definition to what its places stand for now; None where a node is gone.
+
+        The texts of variables are pinned too: a run takes them as they stand, for good.
 
         What does not fit what its nodes became is refused, once per combination: the combinations
         that are kept have passed.
@@ -45,14 +49,16 @@ class Plans:
         versions = await definitions.resolve(db, tenant_id, definition.nodes)
         if len(versions) < len(definition.nodes):
             return None
-        pins = await definitions.find_pins(db, tenant_id, definition, versions)
+        pins = await definitions.find_pins(db, tenant_id, definition, versions, variables)
         if pins is None:
-            await asyncio.to_thread(compatibility.check, definition, versions)
-            pins = await definitions.keep_pins(db, tenant_id, definition, versions)
+            await asyncio.to_thread(compatibility.check, definition, versions, variables)
+            pins = await definitions.keep_pins(db, tenant_id, definition, versions, variables)
         plan = self._by_pins.get(pins.id)
         if plan is None:
-            plan = await asyncio.to_thread(compile_plan, definition, versions, pins_id=pins.id)
-            self._by_pins.keep(pins.id, plan, weight=len(plan.places))
+            plan = await asyncio.to_thread(
+                compile_plan, definition, versions, pins_id=pins.id, variables=variables
+            )
+            self._by_pins.keep(pins.id, plan, weight=_weight(plan, variables))
         return plan
 
     def known(self, pins_id: UUID) -> Plan | None:
@@ -76,10 +82,16 @@ class Plans:
             versions = await definitions.get_versions(db, pins.by_place.values())
             by_place = {place: versions[version] for place, version in pins.by_place.items()}
             found[pins.id] = await asyncio.to_thread(
-                compile_plan, definition, by_place, pins_id=pins.id
+                compile_plan, definition, by_place, pins_id=pins.id, variables=pins.variables
             )
-            self._by_pins.keep(pins.id, found[pins.id], weight=len(found[pins.id].places))
+            weight = _weight(found[pins.id], pins.variables)
+            self._by_pins.keep(pins.id, found[pins.id], weight=weight)
         return found
+
+
+def _weight(plan: Plan, variables: Mapping[str, str]) -> int:
+    """Say what a plan takes, in places of a kilobyte."""
+    return len(plan.places) + sum(len(text) for text in variables.values()) // 1024
 
 
 async def unlocked(db: Db, plans: Iterable[Plan], known: set[UUID]) -> set[UUID]:

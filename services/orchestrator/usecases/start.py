@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
 from services.kit.caller import Caller
-from services.kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from services.kit.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+)
 from services.kit.ids import uuid7
-from services.kit.pg import Pool, as_caller, transaction
+from services.kit.pg import Pool, as_caller, connection, transaction
 from services.orchestrator.domain import inputs
 from services.orchestrator.domain.core import SHARDS
 from services.orchestrator.domain.plan import Plan
@@ -25,12 +32,17 @@ from services.orchestrator.storage.executions import Execution
 from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.usecases.plans import Plans, unlocked
 from services.orchestrator.usecases.recent import Recent
+from services.orchestrator.usecases.shared import Shared
+from services.orchestrator.usecases.variables import taken_variables
 
 _TRIES_MAX: Final = 3
 # Of the plans that are kept for the next start, in all.
 _PLACES_MAX: Final = 100_000
 # Longer inputs are checked beside the loop, which has heartbeats to keep.
 _CHECK_INLINE_MAX: Final = 64 * 1024
+
+
+Stamp = tuple[UUID, int]  # of a variable: another after every change of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,7 @@ class _Known:
     plan: Plan
     current: int | None  # the version that the workflow must still have; None where one was asked
     follows: tuple[Follows, ...]  # the versions that nodes must still have
+    variables: Mapping[str, Stamp]  # what the variables must still be, by name
 
 
 @dataclass(slots=True)
@@ -55,6 +68,11 @@ class Starter:
     _known: Recent[tuple[UUID, UUID, int], _Known] = field(
         default_factory=lambda: Recent(_PLACES_MAX)
     )
+    _stamps: Shared[tuple[UUID, UUID, frozenset[str]], dict[str, Stamp]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Share the looks at variables."""
+        self._stamps = Shared(self._look_at_variables)
 
     async def start(
         self,
@@ -63,18 +81,22 @@ class Starter:
         version: int,
         input_json: str,
         request_id: UUID | None,
+        *,
+        alias: str = "",
     ) -> tuple[Execution, Plan]:
         """Start a workflow and return once the execution is committed."""
-        digest = _digest(workflow_id, version, input_json)
+        digest = _digest(workflow_id, alias or version, input_json)
         for _ in range(_TRIES_MAX):
             try:
+                if alias:
+                    version = await self._aliased(caller, workflow_id, alias)
                 known = await self._plan(caller, workflow_id, version)
                 self._check_pythons(known.plan)
                 if len(input_json) > _CHECK_INLINE_MAX:
                     await asyncio.to_thread(inputs.check, known.plan, input_json)
                 else:
                     inputs.check(known.plan, input_json)
-                started = await self._begin(caller, known, input_json, request_id, digest)
+                started = await self._begin(caller, known, input_json, request_id, digest, alias)
                 return started, known.plan
             except NotStarted:
                 self._known.drop((caller.tenant_id, workflow_id, version))
@@ -96,6 +118,7 @@ class Starter:
         input_json: str,
         request_id: UUID | None,
         digest: str,
+        alias: str,
     ) -> Execution:
         plan = known.plan
         text = input_json or "{}"
@@ -125,6 +148,7 @@ class Starter:
             python_version=plan.places[0].python_version,
             timeout_ms=plan.timeout_ms,
             revision=1,
+            alias=alias or None,
         )
         await self.engine.start(run, row, known.follows)
         return executions.without_values(executions.of_run(run))
@@ -146,7 +170,9 @@ class Starter:
     async def _plan(self, caller: Caller, workflow_id: UUID, version: int) -> _Known:
         key = (caller.tenant_id, workflow_id, version)
         known = self._known.get(key)
-        if known is not None:
+        if known is not None and await self._still_reads(
+            caller.tenant_id, workflow_id, known.variables
+        ):
             return known
         async with as_caller(self.api_pool, caller) as db:
             head = await definitions.get_head(db, workflow_id)
@@ -166,7 +192,9 @@ class Starter:
                     f"workflow_version {version}: the workflow has versions 1 to {head.version}",
                     resource=("workflow", str(workflow_id)),
                 )
-            plan = await self.plans.pinned(db, caller.tenant_id, definition)
+            variables = await taken_variables(db, caller.tenant_id, definition)
+            texts = {each.name: each.text for each in variables}
+            plan = await self.plans.pinned(db, caller.tenant_id, definition, texts)
             if plan is None:
                 raise FailedPrecondition(
                     "NODE_MISSING",
@@ -180,9 +208,40 @@ class Starter:
             if not node.get("version")
         }
         follows = tuple(Follows(plan.pins_id, caller.tenant_id, *each) for each in followed.items())
-        found = _Known(plan, None if version else head.version, follows)
+        stamps = {each.name: each.stamp for each in variables}
+        found = _Known(plan, None if version else head.version, follows, stamps)
         self._known.keep(key, found, weight=len(plan.places))
         return found
+
+    async def _aliased(self, caller: Caller, workflow_id: UUID, alias: str) -> int:
+        """Give the version that an alias stands for: a guess that the flush checks."""
+        async with as_caller(self.api_pool, caller) as db:
+            version = await definitions.get_aliased(db, workflow_id, alias)
+            if version is None and await definitions.get_head(db, workflow_id) is None:
+                raise _missing(workflow_id)
+        if version is None:
+            fault = "the workflow has no such alias; ListWorkflowAliases shows those it has"
+            raise NotFound(
+                "ALIAS_NOT_FOUND",
+                f"workflow_alias {alias}: {fault}",
+                fields=[FieldViolation("workflow_alias", fault, "ALIAS_NOT_FOUND")],
+                resource=("workflow", str(workflow_id)),
+            )
+        return version
+
+    async def _still_reads(
+        self, tenant_id: UUID, workflow_id: UUID, variables: Mapping[str, Stamp]
+    ) -> bool:
+        """Say whether the variables of a plan still are what it took of them."""
+        if not variables:
+            return True
+        key = (tenant_id, workflow_id, frozenset(variables))
+        return await self._stamps.get(key) == variables
+
+    async def _look_at_variables(self, key: tuple[UUID, UUID, frozenset[str]]) -> dict[str, Stamp]:
+        async with connection(self.engine_pool) as db:  # one statement: no transaction around it
+            found = await definitions.get_variables(db, *key, with_text=False)
+        return {each.name: each.stamp for each in found}
 
     async def _plan_of(self, execution: Execution) -> Plan:
         async with transaction(self.engine_pool) as db:
@@ -208,7 +267,7 @@ class Starter:
         return execution
 
 
-def _digest(workflow_id: UUID, version: int, input_json: str) -> str:
+def _digest(workflow_id: UUID, version: int | str, input_json: str) -> str:
     return hashlib.sha256(f"{workflow_id} {version} {input_json}".encode()).hexdigest()
 
 

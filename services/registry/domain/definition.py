@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
 from qflow.types import Type
 
+from services.registry.domain import setting_table as table
+from services.registry.domain.setting_table import Setting
+
 NODES_MAX: Final = 10_000
 CONNECTIONS_MAX: Final = 50_000
-TIMEOUT_MS_DEFAULT: Final = 600_000
-MEMORY_BYTES_DEFAULT: Final = 512 * 1024 * 1024
+TIMEOUT_MS_DEFAULT: Final = int(table.NODE_TIMEOUT.default or 0)
+MEMORY_BYTES_DEFAULT: Final = int(table.MEMORY_LIMIT.default or 0)
 
 ERROR: Final = "error"
 WARNING: Final = "warning"
@@ -23,16 +26,28 @@ INFO: Final = "info"
 class Retry:
     """When failed attempts of a node are tried again."""
 
-    max_retries: int = 3
-    initial_delay_ms: int = 1_000
-    factor: float = 2.0
-    max_delay_ms: int = 60_000
-    jitter: float = 0.1
+    max_retries: int = int(table.MAX_RETRIES.default or 0)
+    initial_delay_ms: int = int(table.INITIAL_DELAY.default or 0)
+    factor: float = table.FACTOR.default or 0.0
+    max_delay_ms: int = int(table.MAX_DELAY.default or 0)
+    jitter: float = table.JITTER.default or 0.0
+
+    def settings(self) -> Iterator[tuple[Setting, float | None]]:
+        """Give each of its settings with its value."""
+        yield table.MAX_RETRIES, self.max_retries
+        yield table.INITIAL_DELAY, self.initial_delay_ms
+        yield table.FACTOR, self.factor
+        yield table.MAX_DELAY, self.max_delay_ms
+        yield table.JITTER, self.jitter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowNode:
-    """One place of a graph; `literals` are pairs of an input and JSON text."""
+    """One place of a graph.
+
+    `literals` are pairs of an input and JSON text, `variables` and `parameters` of an input and a
+    name.
+    """
 
     id: str
     node_id: UUID
@@ -41,6 +56,15 @@ class WorkflowNode:
     retry: Retry | None = None
     timeout_ms: int = TIMEOUT_MS_DEFAULT
     memory_bytes: int = MEMORY_BYTES_DEFAULT
+    variables: tuple[tuple[str, str], ...] = ()
+    parameters: tuple[tuple[str, str], ...] = ()
+
+    def settings(self) -> Iterator[tuple[Setting, float | None]]:
+        """Give each of its settings with its value."""
+        yield table.NODE_TIMEOUT, self.timeout_ms
+        yield table.MEMORY_LIMIT, self.memory_bytes
+        if self.retry is not None:
+            yield from self.retry.settings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +111,18 @@ class WorkflowOutput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """What is filled in when a workflow is made of this one."""
+
+    name: str
+    type: Type | None = None
+    description: str = ""
+    default_json: str | None = None
+    # The form of the type as a caller wrote it, as of an input.
+    type_text: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
     """A graph, whole."""
 
@@ -95,6 +131,16 @@ class Definition:
     inputs: tuple[WorkflowInput, ...] = ()
     outputs: tuple[WorkflowOutput, ...] = ()
     timeout_ms: int | None = None
+    parameters: tuple[Parameter, ...] = ()
+
+    def settings(self) -> Iterator[tuple[Setting, float | None]]:
+        """Give each of the settings of the whole graph with its value."""
+        yield table.RUN_TIMEOUT, self.timeout_ms
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The names of the variables that its nodes read."""
+        return frozenset(name for node in self.nodes for _, name in node.variables)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

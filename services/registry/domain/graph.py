@@ -6,7 +6,7 @@ All walks are loops over lists: a chain of 10,000 nodes is as good as any other 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -27,6 +27,7 @@ from qflow.types import (
 )
 from qflow.types.verdict import widens
 
+from services.registry.domain.bindings import Bindings
 from services.registry.domain.definition import (
     CONNECTIONS_MAX,
     ERROR,
@@ -44,6 +45,7 @@ from services.registry.domain.definition import (
     WorkflowNode,
     WorkflowOutput,
 )
+from services.registry.domain.setting_table import outside
 from services.registry.domain.type_size import type_size
 
 FINDINGS_MAX: Final = 1_000
@@ -56,13 +58,21 @@ _SUGGESTED_MAX: Final = 10
 _RANK: Final = {ERROR: 0, WARNING: 1, INFO: 2}
 
 
-def check(definition: Definition, signatures: Signatures) -> Checked:
+_NO_VARIABLES: Final[Mapping[str, Type]] = {}
+
+
+def check(
+    definition: Definition,
+    signatures: Signatures,
+    variables: Mapping[str, Type] = _NO_VARIABLES,
+) -> Checked:
     """Check a definition against the versions of its nodes; changes nothing but what it fills in.
 
-    Filled in are conversions, verdicts, and the types of inputs and outputs. Errors hinder storing,
-    warnings activation.
+    Filled in are conversions, verdicts, and the types of inputs, outputs and parameters. Errors
+    hinder storing, warnings activation. `variables` are those that the definition would read.
     """
     run = _Check(definition, signatures)
+    run.bindings.variables = variables
     if len(definition.nodes) > NODES_MAX:
         run.add(ERROR, "nodes", "TOO_MANY_NODES", f"has more than {NODES_MAX} nodes")
     if len(definition.connections) > CONNECTIONS_MAX:
@@ -71,7 +81,10 @@ def check(definition: Definition, signatures: Signatures) -> Checked:
         )
     if run.findings:
         return Checked(definition, tuple(run.findings))
+    run.settings()
+    parameters = run.bindings.declare(definition)
     run.nodes()
+    run.bindings.unused(definition)
     run.edges()
     inputs = run.inputs()
     connections = run.verdicts({each.name: each.type for each in inputs if each.type is not None})
@@ -79,10 +92,20 @@ def check(definition: Definition, signatures: Signatures) -> Checked:
     run.missing_inputs()
     run.cycle()
     run.unreachable(outputs)
-    filled = replace(definition, connections=connections, inputs=inputs, outputs=outputs)
+    filled = replace(
+        definition,
+        connections=connections,
+        inputs=inputs,
+        outputs=outputs,
+        parameters=parameters,
+    )
     types = [each.type for each in inputs] + [each.type for each in outputs]
+    types += [each.type for each in parameters]
     if sum(type_size(of) for of in types if of is not None) > TYPE_PARTS_MAX:
-        message = f"the types of inputs and outputs have more than {TYPE_PARTS_MAX} parts in all"
+        message = (
+            f"the types of inputs, outputs and parameters have more than {TYPE_PARTS_MAX} parts"
+            " in all"
+        )
         hint = "declare fewer outputs, or use plainer types"
         run.add(ERROR, "outputs", "TYPES_TOO_LARGE", message, hint)
         filled = definition
@@ -105,12 +128,27 @@ class _Check:
     # Edges whose ends exist and that are no copies: the graph.
     sound: list[int] = field(default_factory=list)
     judged: dict[tuple[Type, Type, str], Verdict] = field(default_factory=dict)
+    bindings: Bindings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bindings = Bindings(self, _NO_VARIABLES)
 
     def add(self, severity: str, place: str, code: str, message: str, hint: str = "") -> None:
         self.findings.append(Finding(severity, place, code, message, hint))
 
     def signature_of(self, name: str) -> Signature | None:
         return self.known[self.places[name]]
+
+    # -- settings
+
+    def settings(self) -> None:
+        """Hold every setting against the table, wherever the definition came from."""
+        for setting, fault in outside(self.definition.settings()):
+            self.add(ERROR, setting.name, "SETTING_OUT_OF_BOUNDS", fault)
+        for index, node in enumerate(self.definition.nodes):
+            for setting, fault in outside(node.settings()):
+                place = f"nodes[{index}].{setting.name}"
+                self.add(ERROR, place, "SETTING_OUT_OF_BOUNDS", fault)
 
     # -- nodes and the values written into them
 
@@ -147,9 +185,23 @@ class _Check:
                 self._unknown(f"{here}.input", "UNKNOWN_INPUT", node.id, name, signature.inputs)
             # A twin is no second writer of its namesake's inputs: its id is what is wrong.
             elif twin or self._feed(node.id, name, here):
-                self._value(f"{here}.value_json", spec.type, text)
+                self.value(f"{here}.value_json", spec.type, text)
+        self._bound(node, signature, place, twin=twin)
 
-    def _value(self, place: str, of: Type, text: str) -> None:
+    def _bound(self, node: WorkflowNode, signature: Signature, place: str, *, twin: bool) -> None:
+        for kind, pairs, fit in (
+            ("variables", node.variables, self.bindings.variable),
+            ("parameters", node.parameters, self.bindings.parameter),
+        ):
+            for index, (name, source) in enumerate(pairs):
+                here = f"{place}.{kind}[{index}]"
+                spec = signature.inputs.get(name)
+                if spec is None:
+                    self._unknown(f"{here}.input", "UNKNOWN_INPUT", node.id, name, signature.inputs)
+                elif twin or self._feed(node.id, name, here):
+                    fit(here, source, spec.type)
+
+    def value(self, place: str, of: Type, text: str) -> None:
         try:
             fault = check_value(of, parse_strict(text))
         except ValueTextError as error:
@@ -289,7 +341,7 @@ class _Check:
                 self.add(INFO, place, "INPUT_UNUSED", f"the input {each.name} feeds nothing")
             of = declared or self._narrowest(each.name, fed.get(each.name, ()), place)
             if each.default_json is not None:
-                self._value(f"{place}.default_json", of, each.default_json)
+                self.value(f"{place}.default_json", of, each.default_json)
             filled.append(replace(each, type=of, type_text=""))
         return tuple(filled)
 
@@ -323,7 +375,7 @@ class _Check:
 
     def _typed(self, edge: Connection, index: int, source: Type, target: Type) -> Connection:
         place = f"connections[{index}]"
-        said = self._judge(source, target, edge.conversion)
+        said = self.judge(source, target, edge.conversion)
         opaque = None
         if said.kind is not VerdictKind.CONVERSION:
             opaque = contains_named(source) or contains_named(target)
@@ -334,7 +386,7 @@ class _Check:
             return replace(edge, verdict=VerdictKind.REFUTED.value)
         if not said.fits and edge.conversion in LOSSLESS:
             # Inserted when the nodes had other types: chosen anew as if it did not stand there.
-            said = self._judge(source, target, "")
+            said = self.judge(source, target, "")
         if not said.fits:
             message = said.reason
             if said.counter_example is not None:
@@ -352,7 +404,7 @@ class _Check:
             verdict=said.kind.value,
         )
 
-    def _judge(self, source: Type, target: Type, conversion: str) -> Verdict:
+    def judge(self, source: Type, target: Type, conversion: str) -> Verdict:
         key = (source, target, conversion)
         said = self.judged.get(key)
         if said is None:

@@ -21,6 +21,9 @@ from services.registry.domain.definition import (
     WorkflowNode,
     WorkflowOutput,
 )
+from services.registry.domain.definition import (
+    Parameter as TemplateParameter,
+)
 from services.registry.domain.requirements import Requirement
 from services.registry.domain.source import Output, Parameter
 
@@ -125,12 +128,34 @@ def definition_to_json(definition: Definition) -> Json:
             }
             for each in definition.outputs
         ],
-        "settings": {} if definition.timeout_ms is None else {"timeout_ms": definition.timeout_ms},
+        "settings": _settings_to_json(definition),
     }
+
+
+def _settings_to_json(definition: Definition) -> Json:
+    """Write what holds for the whole graph: its timeout, its parameters, and what it reads."""
+    settings: Json = {}
+    if definition.timeout_ms is not None:
+        settings["timeout_ms"] = definition.timeout_ms
+    if definition.parameters:
+        settings["parameters"] = [
+            {
+                "name": each.name,
+                "type": _type_to_json(each.type),
+                "description": each.description,
+                "default_json": each.default_json,
+            }
+            for each in definition.parameters
+        ]
+    # Whoever asks who reads a variable need not look through all nodes.
+    if definition.variables:
+        settings["variables"] = sorted(definition.variables)
+    return settings
 
 
 def definition_from_json(stored: Mapping[str, Any]) -> Definition:
     """Read what `definition_to_json` wrote."""
+    settings = stored["settings"] or {}
     return Definition(
         nodes=tuple(_node_from_json(each) for each in stored["nodes"]),
         connections=tuple(
@@ -161,13 +186,28 @@ def definition_from_json(stored: Mapping[str, Any]) -> Definition:
             )
             for each in stored["output_types"]
         ),
-        timeout_ms=(stored["settings"] or {}).get("timeout_ms"),
+        timeout_ms=settings.get("timeout_ms"),
+        parameters=tuple(
+            TemplateParameter(
+                name=each["name"],
+                type=_type_from_json(each["type"]),
+                description=each["description"],
+                default_json=each["default_json"],
+            )
+            for each in settings.get("parameters", ())
+        ),
     )
 
 
 def _node_to_json(node: WorkflowNode) -> Json:
     retry = node.retry
-    return {
+    # What the release before does not know is written only where it is used.
+    bound: Json = {}
+    if node.variables:
+        bound["variables"] = dict(node.variables)
+    if node.parameters:
+        bound["template_parameters"] = dict(node.parameters)
+    return bound | {
         "id": node.id,
         "type": "python",
         "node_id": str(node.node_id),
@@ -197,6 +237,8 @@ def _node_from_json(stored: Mapping[str, Any]) -> WorkflowNode:
         retry=None if retry is None else Retry(**retry),
         timeout_ms=stored["timeout_ms"] or TIMEOUT_MS_DEFAULT,
         memory_bytes=stored["memory_bytes"] or MEMORY_BYTES_DEFAULT,
+        variables=tuple(stored.get("variables", {}).items()),
+        parameters=tuple(stored.get("template_parameters", {}).items()),
     )
 
 

@@ -14,11 +14,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
 import structlog
+from qflow.types import Type, from_json, to_json
 
 from services.kit import child
 from services.kit.errors import ResourceExhausted
@@ -55,16 +57,21 @@ class GraphChecker:
         self._slots = asyncio.Semaphore(_CHILDREN_MAX)
 
     async def check(
-        self, definition: Definition, stored: Mapping[tuple[UUID, int], Mapping[str, str] | None]
+        self,
+        definition: Definition,
+        stored: Mapping[tuple[UUID, int], Mapping[str, str] | None],
+        variables: Mapping[str, Type] = MappingProxyType({}),
     ) -> Checked:
         """Check a definition; `stored` has the rows of the versions that its nodes ask for."""
         if _is_small(definition, stored):
             signatures = _signatures(stored)
-            if _comparisons(definition, signatures) <= _INLINE_COMPARISONS_MAX:
-                return check(definition, signatures)
+            if _comparisons(definition, signatures, variables) <= _INLINE_COMPARISONS_MAX:
+                return check(definition, signatures, variables)
         request = {
             "definition": definition_to_json(definition),
             "type_texts": [each.type_text for each in definition.inputs],
+            "parameter_texts": [each.type_text for each in definition.parameters],
+            "variables": {name: to_json(of) for name, of in variables.items()},
             "signatures": [
                 [str(node_id), version, row] for (node_id, version), row in stored.items()
             ],
@@ -83,6 +90,9 @@ def _is_small(
     """Whether all texts may be read here; only then can anything be said of the types in them."""
     values = sum(len(text) for node in definition.nodes for _, text in node.literals)
     values += sum(len(each.type_text) + len(each.default_json or "") for each in definition.inputs)
+    values += sum(
+        len(each.type_text) + len(each.default_json or "") for each in definition.parameters
+    )
     signatures = sum(len(text) for row in stored.values() if row for text in row.values())
     return (
         len(definition.nodes) + len(definition.connections) <= _INLINE_PARTS_MAX
@@ -113,7 +123,9 @@ def _sizes(signature: Signature | None) -> _Sizes:
     return _Sizes(inputs, max(map(type_size, signature.outputs.values()), default=1))
 
 
-def _comparisons(definition: Definition, signatures: Signatures) -> int:
+def _comparisons(
+    definition: Definition, signatures: Signatures, variables: Mapping[str, Type]
+) -> int:
     """Bound the work of a check: verdicts compare parts of types, values are held to each part."""
     known = {key: _sizes(signature) for key, signature in signatures.items()}
     nodes = {
@@ -138,6 +150,24 @@ def _comparisons(definition: Definition, signatures: Signatures) -> int:
     for node in definition.nodes:
         for name, text in node.literals:
             count += _taken(nodes[node.id], name) * len(text) // _VALUE_CHARS_MIN
+    return count + _bound_comparisons(definition, nodes, variables)
+
+
+def _bound_comparisons(
+    definition: Definition, nodes: Mapping[str, _Sizes], variables: Mapping[str, Type]
+) -> int:
+    """Bound what comparing variables and parameters with inputs takes, and reading defaults."""
+    count = 0
+    known = {name: type_size(of) for name, of in variables.items()}
+    declared = {}
+    for each in definition.parameters:
+        size = type_size(each.type) if each.type else len(each.type_text) // _VALUE_CHARS_MIN
+        declared[each.name] = size
+        count += size * len(each.default_json or "") // _VALUE_CHARS_MIN
+    for node in definition.nodes:
+        for sizes, pairs in ((known, node.variables), (declared, node.parameters)):
+            for name, source in pairs:
+                count += sizes.get(source, 1) * _taken(nodes[node.id], name)
     return count
 
 
@@ -180,7 +210,9 @@ def main() -> None:
     request = orjson.loads(sys.stdin.buffer.read())
     definition = definition_from_json(request["definition"])
     signatures = {(UUID(node_id), version): row for node_id, version, row in request["signatures"]}
-    checked = check(_with_texts(definition, request["type_texts"]), _signatures(signatures))
+    definition = _with_texts(definition, request["type_texts"], request["parameter_texts"])
+    variables = {name: from_json(of) for name, of in request["variables"].items()}
+    checked = check(definition, _signatures(signatures), variables)
     answer = {
         "definition": definition_to_json(checked.definition),
         "findings": [asdict(each) for each in checked.findings],
@@ -188,11 +220,17 @@ def main() -> None:
     sys.stdout.buffer.write(orjson.dumps(answer))
 
 
-def _with_texts(definition: Definition, texts: Sequence[str]) -> Definition:
+def _with_texts(
+    definition: Definition, texts: Sequence[str], parameter_texts: Sequence[str]
+) -> Definition:
     inputs = tuple(
         replace(each, type_text=text) for each, text in zip(definition.inputs, texts, strict=True)
     )
-    return replace(definition, inputs=inputs)
+    parameters = tuple(
+        replace(each, type_text=text)
+        for each, text in zip(definition.parameters, parameter_texts, strict=True)
+    )
+    return replace(definition, inputs=inputs, parameters=parameters)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,14 @@ from services.registry.domain.definition import (
     Connection,
     Definition,
     Finding,
+    Parameter,
     Retry,
     WorkflowInput,
     WorkflowNode,
     WorkflowOutput,
 )
 from services.registry.rpc.tag_codec import attached_to_pb
+from services.registry.rpc.unknown_settings import check_settings_known
 from services.registry.storage.versions import Version
 from services.registry.storage.workflows import Workflow
 
@@ -41,6 +43,7 @@ _SEVERITIES: Final = {
 
 def definition_from_pb(message: pb.WorkflowDefinition) -> Definition:
     """Decode a graph; what the server sets is left out, and checked anew."""
+    check_settings_known(message)
     timeout = message.settings.timeout if message.settings.HasField("timeout") else None
     return Definition(
         nodes=tuple(_node_from_pb(each, index) for index, each in enumerate(message.nodes)),
@@ -62,6 +65,15 @@ def definition_from_pb(message: pb.WorkflowDefinition) -> Definition:
         timeout_ms=None
         if timeout is None
         else codec.milliseconds_from(timeout, field="definition.settings.timeout"),
+        parameters=tuple(
+            Parameter(
+                name=each.name,
+                description=each.description,
+                default_json=each.default_json or None,
+                type_text=each.type_json,
+            )
+            for each in message.parameters
+        ),
     )
 
 
@@ -78,6 +90,8 @@ def _node_from_pb(message: pb.WorkflowNode, index: int) -> WorkflowNode:
         retry=_retry_from_pb(message.retry, place) if message.HasField("retry") else None,
         timeout_ms=timeout_ms,
         memory_bytes=message.memory_limit_bytes or MEMORY_BYTES_DEFAULT,
+        variables=tuple((each.input, each.variable) for each in message.variables),
+        parameters=tuple((each.input, each.parameter) for each in message.parameters),
     )
 
 
@@ -130,6 +144,16 @@ def definition_to_pb(definition: Definition, *, with_graph: bool = True) -> pb.W
             for each in definition.outputs
         ],
         settings=pb.WorkflowSettings(timeout=codec.duration_ms(definition.timeout_ms)),
+        parameters=[
+            pb.WorkflowParameter(
+                name=each.name,
+                type_json=_text(each.type),
+                type_expression=_expression(each.type),
+                description=each.description,
+                default_json=each.default_json or "",
+            )
+            for each in definition.parameters
+        ],
     )
     if with_graph:
         message.nodes.extend(_node_to_pb(each) for each in definition.nodes)
@@ -147,6 +171,13 @@ def _node_to_pb(node: WorkflowNode) -> pb.WorkflowNode:
         ],
         timeout=codec.duration_ms(node.timeout_ms),
         memory_limit_bytes=node.memory_bytes,
+        variables=[
+            pb.VariableInput(input=name, variable=variable) for name, variable in node.variables
+        ],
+        parameters=[
+            pb.ParameterInput(input=name, parameter=parameter)
+            for name, parameter in node.parameters
+        ],
     )
     if node.retry is not None:
         message.retry.CopyFrom(

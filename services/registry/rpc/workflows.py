@@ -151,7 +151,10 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
     ) -> pb.CheckWorkflowResponse:
         """See the contract."""
         checked = await workflows.check_workflow(
-            self._deps, current_caller(), definition_from_pb(request.definition)
+            self._deps,
+            current_caller(),
+            definition_from_pb(request.definition),
+            codec.uuid_or_none(request.workflow_id, field="workflow_id"),
         )
         return pb.CheckWorkflowResponse(
             definition=definition_to_pb(checked.definition),

@@ -75,7 +75,7 @@ async def rollback_workflow(
     model = await get_workflow(deps.pool, caller, workflow_id, version=version)
     if version == before.version:
         return WorkflowAnswer(before)
-    proven = await prove(deps, caller, model.definition)
+    proven = await prove(deps, caller, model.definition, workflow_id)
     require_up_to_date(proven.checked, complete=before.is_active)
     answer = WorkflowAnswer(next_version(before, proven), proven.checked.findings)
     guard(answer)

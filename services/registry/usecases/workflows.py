@@ -9,9 +9,10 @@ from typing import Final
 from uuid import UUID
 
 import structlog
+from qflow.types import Type
 
 from services.kit.caller import Caller
-from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument
+from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.registry.domain.definition import (
@@ -25,7 +26,7 @@ from services.registry.domain.definition import (
 from services.registry.domain.graph import FINDINGS_MAX
 from services.registry.domain.texts import description_from, name_from
 from services.registry.gateways.graph_checker import GraphChecker
-from services.registry.storage import nodes, uses, workflows
+from services.registry.storage import nodes, uses, variables, workflows
 from services.registry.storage.workflows import Workflow
 from services.registry.usecases.changes import (
     WORKFLOW,
@@ -129,9 +130,14 @@ async def create_workflow(
     return written
 
 
-async def check_workflow(deps: Workflows, caller: Caller, definition: Definition) -> Checked:
+async def check_workflow(
+    deps: Workflows, caller: Caller, definition: Definition, workflow_id: UUID | None = None
+) -> Checked:
     """Check a definition and store nothing; faults are findings, not errors."""
-    return (await prove(deps, caller, definition)).checked
+    if workflow_id is not None:
+        async with as_caller(deps.pool, caller) as db:
+            await get_visible(db, workflow_id)
+    return (await prove(deps, caller, definition, workflow_id)).checked
 
 
 async def get_workflow(
@@ -193,7 +199,7 @@ async def update_workflow(
     if "is_template" in mask:
         after = replace(after, is_template=is_template)
     if "definition" in mask and definition is not None:
-        proven = await prove(deps, caller, definition)
+        proven = await prove(deps, caller, definition, workflow_id)
         _require(proven.checked, complete=before.is_active)
         after, findings = next_version(after, proven), proven.checked.findings
     guard(WorkflowAnswer(after, findings))
@@ -227,7 +233,7 @@ async def set_active(
     after = replace(before, is_active=active)
     findings: tuple[Finding, ...] = ()
     if active and not before.is_active:
-        proven = await prove(deps, caller, before.definition)
+        proven = await prove(deps, caller, before.definition, workflow_id)
         # The request is right whatever is found: what hinders is the state of the nodes.
         _require_complete(proven.checked)
         findings = proven.checked.findings
@@ -247,15 +253,52 @@ async def set_active(
     return written
 
 
-async def prove(deps: Workflows, caller: Caller, definition: Definition) -> Proven:
-    """Check a definition against the nodes that the caller may read; those of others are pinned."""
+async def get_visible(db: Db, workflow_id: UUID) -> Workflow:
+    """Give a workflow without its graph; another tenant's is absent, and so is a deleted one."""
+    found = await workflows.get_workflow(db, workflow_id, with_graph=False)
+    if found is None or found.deleted_at is not None:
+        raise not_found(WORKFLOW.name, workflow_id)
+    return found
+
+
+async def get_version(pool: Pool, caller: Caller, workflow_id: UUID, version: int) -> Workflow:
+    """Find a version of a workflow, 0 for the current one, and tell which of the two is missing."""
+    async with as_caller(pool, caller) as db:
+        head = await get_visible(db, workflow_id)
+        found = await workflows.get_workflow(db, workflow_id, version=version)
+    if found is not None:
+        return found
+    fault = f"the workflow has versions 1 to {head.version}"
+    raise NotFound(
+        "VERSION_NOT_FOUND",
+        f"version {version}: {fault}",
+        fields=[FieldViolation("version", fault, "VERSION_NOT_FOUND")],
+        resource=("workflow", str(workflow_id)),
+    )
+
+
+async def require_runnable(deps: Workflows, caller: Caller, workflow: Workflow) -> None:
+    """Raise with all that hinders a version from running as its nodes are now."""
+    _require_complete((await prove(deps, caller, workflow.definition, workflow.id)).checked)
+
+
+async def prove(
+    deps: Workflows, caller: Caller, definition: Definition, workflow_id: UUID | None = None
+) -> Proven:
+    """Check a definition against the nodes and variables that the caller may read.
+
+    Nodes of others are pinned. A workflow's own variables stand before the tenant's.
+    """
     definition, pinned = await _pinned(deps, caller, definition)
     asked = list(dict.fromkeys((each.node_id, each.version) for each in definition.nodes))
     stored: nodes.Signatures = {}
+    known: dict[str, Type] = {}
     if len(definition.nodes) <= NODES_MAX:
         async with as_caller(deps.pool, caller) as db:
             stored = await nodes.get_signatures(db, asked)
-    checked = await deps.checker.check(definition, stored)
+            if definition.variables:
+                known = await variables.get_types(db, definition.variables, workflow_id)
+    checked = await deps.checker.check(definition, stored, known)
     checked = replace(checked, findings=(*checked.findings, *pinned))
     versions = [str(row["python_version"]) for row in stored.values() if row is not None]
     return Proven(checked, versions[0] if versions else deps.python_version)

@@ -28,7 +28,7 @@ from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 from qflow.orchestrator.v1 import execution_pb2 as qflow_dot_orchestrator_dot_v1_dot_execution__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-qflow/orchestrator/v1/execution_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18qflow/auth/v1/auth.proto\x1a%qflow/orchestrator/v1/execution.proto\"\x99\x01\n\x15StartExecutionRequest\x12\x1d\n\x0bworkflow_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x10workflow_version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\ninput_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"M\n\x16StartExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\"s\n\x13GetExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12<\n\x04view\x18\x02 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"K\n\x14GetExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\"\xc0\x01\n\x15ListExecutionsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12 \n\x0bworkflow_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12K\n\x08statuses\x18\x04 \x03(\x0e\x32&.qflow.orchestrator.v1.ExecutionStatusB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07\x82\x01\x04\x10\x01 \x00\"g\n\x16ListExecutionsResponse\x12\x34\n\nexecutions\x18\x01 \x03(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb3\x01\n\x19ListNodeExecutionsRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12<\n\x04view\x18\x04 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"t\n\x1aListNodeExecutionsResponse\x12=\n\x0fnode_executions\x18\x01 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xae\x01\n\x14WaitExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x38\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<2\x00\x12<\n\x04view\x18\x03 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"Z\n\x15WaitExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"X\n\x15WatchExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\x95\x02\n\x16WatchExecutionResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x38\n\x08snapshot\x18\x02 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchSnapshotH\x00\x12\x38\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchBookmarkH\x00\x12\x32\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32!.qflow.orchestrator.v1.WatchDeltaH\x00\x12\x38\n\x08progress\x18\x05 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchProgressH\x00\x42\x07\n\x05\x65vent\"\x83\x01\n\rWatchSnapshot\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12=\n\x0fnode_executions\x18\x02 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"\x0f\n\rWatchBookmark\"\x80\x01\n\nWatchDelta\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12=\n\x0fnode_executions\x18\x02 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"\x0f\n\rWatchProgress\"8\n\x16\x43\x61ncelExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"N\n\x17\x43\x61ncelExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution2\xd9\t\n\x10\x45xecutionService\x12\xa7\x01\n\x0eStartExecution\x12,.qflow.orchestrator.v1.StartExecutionRequest\x1a-.qflow.orchestrator.v1.StartExecutionResponse\"8\xea\xe0\x18\x34\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x17\n\x0bworkflow_id\x12\x08workflow(\x01\x12\xa6\x01\n\x0cGetExecution\x12*.qflow.orchestrator.v1.GetExecutionRequest\x1a+.qflow.orchestrator.v1.GetExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xaa\x01\n\x0eListExecutions\x12,.qflow.orchestrator.v1.ListExecutionsRequest\x1a-.qflow.orchestrator.v1.ListExecutionsResponse\";\x90\x02\x01\xea\xe0\x18\x34\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x17\n\x0bworkflow_id\x12\x08workflow(\x02\x12\xb8\x01\n\x12ListNodeExecutions\x12\x30.qflow.orchestrator.v1.ListNodeExecutionsRequest\x1a\x31.qflow.orchestrator.v1.ListNodeExecutionsResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xa9\x01\n\rWaitExecution\x12+.qflow.orchestrator.v1.WaitExecutionRequest\x1a,.qflow.orchestrator.v1.WaitExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xae\x01\n\x0eWatchExecution\x12,.qflow.orchestrator.v1.WatchExecutionRequest\x1a-.qflow.orchestrator.v1.WatchExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x30\x01\x12\xac\x01\n\x0f\x43\x61ncelExecution\x12-.qflow.orchestrator.v1.CancelExecutionRequest\x1a..qflow.orchestrator.v1.CancelExecutionResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-qflow/orchestrator/v1/execution_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18qflow/auth/v1/auth.proto\x1a%qflow/orchestrator/v1/execution.proto\"\xd4\x01\n\x15StartExecutionRequest\x12\x1d\n\x0bworkflow_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x10workflow_version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\ninput_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x39\n\x0eworkflow_alias\x18\x05 \x01(\tB!\xbaH\x1er\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\xd8\x01\x01\"M\n\x16StartExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\"s\n\x13GetExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12<\n\x04view\x18\x02 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"K\n\x14GetExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\"\xc0\x01\n\x15ListExecutionsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12 \n\x0bworkflow_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12K\n\x08statuses\x18\x04 \x03(\x0e\x32&.qflow.orchestrator.v1.ExecutionStatusB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07\x82\x01\x04\x10\x01 \x00\"g\n\x16ListExecutionsResponse\x12\x34\n\nexecutions\x18\x01 \x03(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb3\x01\n\x19ListNodeExecutionsRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12<\n\x04view\x18\x04 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"t\n\x1aListNodeExecutionsResponse\x12=\n\x0fnode_executions\x18\x01 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xae\x01\n\x14WaitExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x38\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<2\x00\x12<\n\x04view\x18\x03 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"Z\n\x15WaitExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"X\n\x15WatchExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\x95\x02\n\x16WatchExecutionResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x38\n\x08snapshot\x18\x02 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchSnapshotH\x00\x12\x38\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchBookmarkH\x00\x12\x32\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32!.qflow.orchestrator.v1.WatchDeltaH\x00\x12\x38\n\x08progress\x18\x05 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchProgressH\x00\x42\x07\n\x05\x65vent\"\x83\x01\n\rWatchSnapshot\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12=\n\x0fnode_executions\x18\x02 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"\x0f\n\rWatchBookmark\"\x80\x01\n\nWatchDelta\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12=\n\x0fnode_executions\x18\x02 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"\x0f\n\rWatchProgress\"8\n\x16\x43\x61ncelExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"N\n\x17\x43\x61ncelExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution2\xd9\t\n\x10\x45xecutionService\x12\xa7\x01\n\x0eStartExecution\x12,.qflow.orchestrator.v1.StartExecutionRequest\x1a-.qflow.orchestrator.v1.StartExecutionResponse\"8\xea\xe0\x18\x34\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x17\n\x0bworkflow_id\x12\x08workflow(\x01\x12\xa6\x01\n\x0cGetExecution\x12*.qflow.orchestrator.v1.GetExecutionRequest\x1a+.qflow.orchestrator.v1.GetExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xaa\x01\n\x0eListExecutions\x12,.qflow.orchestrator.v1.ListExecutionsRequest\x1a-.qflow.orchestrator.v1.ListExecutionsResponse\";\x90\x02\x01\xea\xe0\x18\x34\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x17\n\x0bworkflow_id\x12\x08workflow(\x02\x12\xb8\x01\n\x12ListNodeExecutions\x12\x30.qflow.orchestrator.v1.ListNodeExecutionsRequest\x1a\x31.qflow.orchestrator.v1.ListNodeExecutionsResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xa9\x01\n\rWaitExecution\x12+.qflow.orchestrator.v1.WaitExecutionRequest\x1a,.qflow.orchestrator.v1.WaitExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xae\x01\n\x0eWatchExecution\x12,.qflow.orchestrator.v1.WatchExecutionRequest\x1a-.qflow.orchestrator.v1.WatchExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x30\x01\x12\xac\x01\n\x0f\x43\x61ncelExecution\x12-.qflow.orchestrator.v1.CancelExecutionRequest\x1a..qflow.orchestrator.v1.CancelExecutionResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTEXECUTIONREQUEST'].fields_by_name['input_json']._serialized_options = b'\272H\006r\004(\200\200@'
   _globals['_STARTEXECUTIONREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_STARTEXECUTIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_STARTEXECUTIONREQUEST'].fields_by_name['workflow_alias']._loaded_options = None
+  _globals['_STARTEXECUTIONREQUEST'].fields_by_name['workflow_alias']._serialized_options = b'\272H\036r\0312\027^[a-z][a-z0-9_-]{0,62}$\330\001\001'
   _globals['_GETEXECUTIONREQUEST'].fields_by_name['execution_id']._loaded_options = None
   _globals['_GETEXECUTIONREQUEST'].fields_by_name['execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_GETEXECUTIONREQUEST'].fields_by_name['view']._loaded_options = None
@@ -90,41 +92,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTIONSERVICE'].methods_by_name['CancelExecution']._loaded_options = None
   _globals['_EXECUTIONSERVICE'].methods_by_name['CancelExecution']._serialized_options = b'\352\340\0306\n\001\002\022\002\002\003\032\020executions:write\"\031\n\014execution_id\022\texecution(\001'
   _globals['_STARTEXECUTIONREQUEST']._serialized_start=199
-  _globals['_STARTEXECUTIONREQUEST']._serialized_end=352
-  _globals['_STARTEXECUTIONRESPONSE']._serialized_start=354
-  _globals['_STARTEXECUTIONRESPONSE']._serialized_end=431
-  _globals['_GETEXECUTIONREQUEST']._serialized_start=433
-  _globals['_GETEXECUTIONREQUEST']._serialized_end=548
-  _globals['_GETEXECUTIONRESPONSE']._serialized_start=550
-  _globals['_GETEXECUTIONRESPONSE']._serialized_end=625
-  _globals['_LISTEXECUTIONSREQUEST']._serialized_start=628
-  _globals['_LISTEXECUTIONSREQUEST']._serialized_end=820
-  _globals['_LISTEXECUTIONSRESPONSE']._serialized_start=822
-  _globals['_LISTEXECUTIONSRESPONSE']._serialized_end=925
-  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_start=928
-  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_end=1107
-  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_start=1109
-  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_end=1225
-  _globals['_WAITEXECUTIONREQUEST']._serialized_start=1228
-  _globals['_WAITEXECUTIONREQUEST']._serialized_end=1402
-  _globals['_WAITEXECUTIONRESPONSE']._serialized_start=1404
-  _globals['_WAITEXECUTIONRESPONSE']._serialized_end=1494
-  _globals['_WATCHEXECUTIONREQUEST']._serialized_start=1496
-  _globals['_WATCHEXECUTIONREQUEST']._serialized_end=1584
-  _globals['_WATCHEXECUTIONRESPONSE']._serialized_start=1587
-  _globals['_WATCHEXECUTIONRESPONSE']._serialized_end=1864
-  _globals['_WATCHSNAPSHOT']._serialized_start=1867
-  _globals['_WATCHSNAPSHOT']._serialized_end=1998
-  _globals['_WATCHBOOKMARK']._serialized_start=2000
-  _globals['_WATCHBOOKMARK']._serialized_end=2015
-  _globals['_WATCHDELTA']._serialized_start=2018
-  _globals['_WATCHDELTA']._serialized_end=2146
-  _globals['_WATCHPROGRESS']._serialized_start=2148
-  _globals['_WATCHPROGRESS']._serialized_end=2163
-  _globals['_CANCELEXECUTIONREQUEST']._serialized_start=2165
-  _globals['_CANCELEXECUTIONREQUEST']._serialized_end=2221
-  _globals['_CANCELEXECUTIONRESPONSE']._serialized_start=2223
-  _globals['_CANCELEXECUTIONRESPONSE']._serialized_end=2301
-  _globals['_EXECUTIONSERVICE']._serialized_start=2304
-  _globals['_EXECUTIONSERVICE']._serialized_end=3545
+  _globals['_STARTEXECUTIONREQUEST']._serialized_end=411
+  _globals['_STARTEXECUTIONRESPONSE']._serialized_start=413
+  _globals['_STARTEXECUTIONRESPONSE']._serialized_end=490
+  _globals['_GETEXECUTIONREQUEST']._serialized_start=492
+  _globals['_GETEXECUTIONREQUEST']._serialized_end=607
+  _globals['_GETEXECUTIONRESPONSE']._serialized_start=609
+  _globals['_GETEXECUTIONRESPONSE']._serialized_end=684
+  _globals['_LISTEXECUTIONSREQUEST']._serialized_start=687
+  _globals['_LISTEXECUTIONSREQUEST']._serialized_end=879
+  _globals['_LISTEXECUTIONSRESPONSE']._serialized_start=881
+  _globals['_LISTEXECUTIONSRESPONSE']._serialized_end=984
+  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_start=987
+  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_end=1166
+  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_start=1168
+  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_end=1284
+  _globals['_WAITEXECUTIONREQUEST']._serialized_start=1287
+  _globals['_WAITEXECUTIONREQUEST']._serialized_end=1461
+  _globals['_WAITEXECUTIONRESPONSE']._serialized_start=1463
+  _globals['_WAITEXECUTIONRESPONSE']._serialized_end=1553
+  _globals['_WATCHEXECUTIONREQUEST']._serialized_start=1555
+  _globals['_WATCHEXECUTIONREQUEST']._serialized_end=1643
+  _globals['_WATCHEXECUTIONRESPONSE']._serialized_start=1646
+  _globals['_WATCHEXECUTIONRESPONSE']._serialized_end=1923
+  _globals['_WATCHSNAPSHOT']._serialized_start=1926
+  _globals['_WATCHSNAPSHOT']._serialized_end=2057
+  _globals['_WATCHBOOKMARK']._serialized_start=2059
+  _globals['_WATCHBOOKMARK']._serialized_end=2074
+  _globals['_WATCHDELTA']._serialized_start=2077
+  _globals['_WATCHDELTA']._serialized_end=2205
+  _globals['_WATCHPROGRESS']._serialized_start=2207
+  _globals['_WATCHPROGRESS']._serialized_end=2222
+  _globals['_CANCELEXECUTIONREQUEST']._serialized_start=2224
+  _globals['_CANCELEXECUTIONREQUEST']._serialized_end=2280
+  _globals['_CANCELEXECUTIONRESPONSE']._serialized_start=2282
+  _globals['_CANCELEXECUTIONRESPONSE']._serialized_end=2360
+  _globals['_EXECUTIONSERVICE']._serialized_start=2363
+  _globals['_EXECUTIONSERVICE']._serialized_end=3604
 # @@protoc_insertion_point(module_scope)

@@ -30,6 +30,7 @@ class StartExecutionRequest(_message.Message):
     WORKFLOW_VERSION_FIELD_NUMBER: _builtins.int
     INPUT_JSON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ALIAS_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """The workflow's id."""
     workflow_version: _builtins.int
@@ -40,6 +41,10 @@ class StartExecutionRequest(_message.Message):
     """Makes a repeated call answer with the same run: a UUID, unique per caller for the life of the run. Empty to go
     without.
     """
+    workflow_alias: _builtins.str
+    """An alias of the workflow, in place of a version: both are refused. Empty to go without. The run takes the version that the alias stands
+    for when the run is committed, and says which.
+    """
     def __init__(
         self,
         *,
@@ -47,10 +52,11 @@ class StartExecutionRequest(_message.Message):
         workflow_version: _builtins.int = ...,
         input_json: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        workflow_alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_json", b"input_json", "request_id", b"request_id", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_json", b"input_json", "request_id", b"request_id", "workflow_alias", b"workflow_alias", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

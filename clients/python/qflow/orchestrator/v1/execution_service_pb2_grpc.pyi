@@ -36,10 +36,12 @@ class ExecutionServiceStub:
     StartExecution: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.StartExecutionRequest, _execution_service_pb2.StartExecutionResponse]
     """Starts a run of an active workflow. An OK means the run is committed and survives any crash.
 
-    Fails with NOT_FOUND for a workflow the caller cannot read, FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`) or
-    where a node that floats no longer fits (`NODE_INCOMPATIBLE`) or is gone (`NODE_MISSING`),
-    INVALID_ARGUMENT for inputs that do not fit, ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with
-    another body, RESOURCE_EXHAUSTED with RetryInfo when the journal is full.
+    Fails with NOT_FOUND for a workflow the caller cannot read or an alias it lacks (`ALIAS_NOT_FOUND`),
+    FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node that floats or a variable no longer fits
+    (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable is not there (`VARIABLE_MISSING`) or all are too
+    large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for inputs that do not fit, ALREADY_EXISTS
+    (`REQUEST_ID_REUSED`) when the request id was used with another body, RESOURCE_EXHAUSTED with RetryInfo when the
+    journal is full.
     """
     GetExecution: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.GetExecutionRequest, _execution_service_pb2.GetExecutionResponse]
     """Gives one run as it stands."""
@@ -71,10 +73,12 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
     StartExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.StartExecutionRequest, _execution_service_pb2.StartExecutionResponse]  # type: ignore[assignment]
     """Starts a run of an active workflow. An OK means the run is committed and survives any crash.
 
-    Fails with NOT_FOUND for a workflow the caller cannot read, FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`) or
-    where a node that floats no longer fits (`NODE_INCOMPATIBLE`) or is gone (`NODE_MISSING`),
-    INVALID_ARGUMENT for inputs that do not fit, ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with
-    another body, RESOURCE_EXHAUSTED with RetryInfo when the journal is full.
+    Fails with NOT_FOUND for a workflow the caller cannot read or an alias it lacks (`ALIAS_NOT_FOUND`),
+    FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node that floats or a variable no longer fits
+    (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable is not there (`VARIABLE_MISSING`) or all are too
+    large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for inputs that do not fit, ALREADY_EXISTS
+    (`REQUEST_ID_REUSED`) when the request id was used with another body, RESOURCE_EXHAUSTED with RetryInfo when the
+    journal is full.
     """
     GetExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.GetExecutionRequest, _execution_service_pb2.GetExecutionResponse]  # type: ignore[assignment]
     """Gives one run as it stands."""
@@ -109,10 +113,12 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_execution_service_pb2.StartExecutionResponse, _abc.Awaitable[_execution_service_pb2.StartExecutionResponse]]:
         """Starts a run of an active workflow. An OK means the run is committed and survives any crash.
 
-        Fails with NOT_FOUND for a workflow the caller cannot read, FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`) or
-        where a node that floats no longer fits (`NODE_INCOMPATIBLE`) or is gone (`NODE_MISSING`),
-        INVALID_ARGUMENT for inputs that do not fit, ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with
-        another body, RESOURCE_EXHAUSTED with RetryInfo when the journal is full.
+        Fails with NOT_FOUND for a workflow the caller cannot read or an alias it lacks (`ALIAS_NOT_FOUND`),
+        FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node that floats or a variable no longer fits
+        (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable is not there (`VARIABLE_MISSING`) or all are too
+        large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for inputs that do not fit, ALREADY_EXISTS
+        (`REQUEST_ID_REUSED`) when the request id was used with another body, RESOURCE_EXHAUSTED with RetryInfo when the
+        journal is full.
         """
 
     @_abc_1.abstractmethod

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from qflow.registry.v1 import tag_pb2 as qflow_dot_registry_dot_v1_dot_tag__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n qflow/registry/v1/workflow.proto\x12\x11qflow.registry.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bqflow/registry/v1/tag.proto\"\xb3\x02\n\x0bRetryPolicy\x12#\n\x0bmax_retries\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00H\x00\x88\x01\x01\x12?\n\rinitial_delay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x90\x1c\x32\x00\x12,\n\x06\x66\x61\x63tor\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\xf0?H\x01\x88\x01\x01\x12<\n\tmax_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x12,\n\x06jitter\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x02\x88\x01\x01\x42\x0e\n\x0c_max_retriesB\t\n\x07_factorB\t\n\x07_jitter\"J\n\x0cLiteralInput\x12\x19\n\x05input\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1f\n\nvalue_json\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80\x04\"\xd5\x02\n\x0cWorkflowNode\x12\x31\n\x02id\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_-]{0,62}$\x12\x19\n\x07node_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07version\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12<\n\x08literals\x18\x04 \x03(\x0b\x32\x1f.qflow.registry.v1.LiteralInputB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12-\n\x05retry\x18\x05 \x01(\x0b\x32\x1e.qflow.registry.v1.RetryPolicy\x12>\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x04\x08\x80\xa3\x05\x32\x04\x10\xc0\x84=\x12\x30\n\x12memory_limit_bytes\x18\x07 \x01(\x03\x42\x14\xbaH\x11\"\x0c\x18\x80\x80\x80\x80\x80 (\x80\x80\x80\x08\xd8\x01\x01\"\xe4\x01\n\nConnection\x12\x1c\n\x0bsource_node\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12!\n\rsource_output\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1e\n\x0btarget_node\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12 \n\x0ctarget_input\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1c\n\nconversion\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x35\n\x07verdict\x18\x06 \x01(\x0e\x32\x1a.qflow.registry.v1.VerdictB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\xa7\x01\n\rWorkflowInput\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,254}$\x12\x1c\n\ttype_json\x18\x02 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12\"\n\x0ftype_expression\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1f\n\x0c\x64\x65\x66\x61ult_json\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\"\xaf\x01\n\x0eWorkflowOutput\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1e\n\x0bsource_node\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12!\n\rsource_output\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\"\n\x0ftype_expression\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1c\n\ttype_json\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\"S\n\x10WorkflowSettings\x12?\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\x08\x80\x9a\x9e\x01\x32\x04\x10\xc0\x84=\"\xc4\x02\n\x12WorkflowDefinition\x12;\n\x05nodes\x18\x01 \x03(\x0b\x32\x1f.qflow.registry.v1.WorkflowNodeB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x90N\x12>\n\x0b\x63onnections\x18\x02 \x03(\x0b\x32\x1d.qflow.registry.v1.ConnectionB\n\xbaH\x07\x92\x01\x04\x10\xd0\x86\x03\x12;\n\x06inputs\x18\x03 \x03(\x0b\x32 .qflow.registry.v1.WorkflowInputB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12=\n\x07outputs\x18\x04 \x03(\x0b\x32!.qflow.registry.v1.WorkflowOutputB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x35\n\x08settings\x18\x05 \x01(\x0b\x32#.qflow.registry.v1.WorkflowSettings\"{\n\x07\x46inding\x12\x34\n\x08severity\x18\x01 \x01(\x0e\x32\".qflow.registry.v1.FindingSeverity\x12\r\n\x05place\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04hint\x18\x05 \x01(\t\"\xf3\x03\n\x08Workflow\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x39\n\ndefinition\x18\x04 \x01(\x0b\x32%.qflow.registry.v1.WorkflowDefinition\x12\x0e\n\x06\x61\x63tive\x18\x05 \x01(\x08\x12\x0f\n\x07version\x18\x06 \x01(\x05\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12,\n\x08\x66indings\x18\x08 \x03(\x0b\x32\x1a.qflow.registry.v1.Finding\x12\x12\n\ncreated_by\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x04tags\x18\x16 \x03(\x0b\x32\x1e.qflow.registry.v1.AttachedTag\x12/\n\x0b\x64\x65lete_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bis_template\x18\x15 \x01(\x08\x12\x36\n\x0b\x63loned_from\x18\x17 \x01(\x0b\x32!.qflow.registry.v1.WorkflowOrigin\"6\n\x0eWorkflowOrigin\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"\x81\x01\n\x0fWorkflowVersion\x12-\n\x08workflow\x18\x01 \x01(\x0b\x32\x1b.qflow.registry.v1.Workflow\x12\x0e\n\x06\x61uthor\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*^\n\x0cWorkflowView\x12\x1d\n\x19WORKFLOW_VIEW_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKFLOW_VIEW_BASIC\x10\x01\x12\x16\n\x12WORKFLOW_VIEW_FULL\x10\x02*x\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x11\n\rVERDICT_EXACT\x10\x01\x12\x14\n\x10VERDICT_WIDENING\x10\x02\x12\x16\n\x12VERDICT_CONVERSION\x10\x03\x12\x13\n\x0fVERDICT_REFUTED\x10\x04*\x88\x01\n\x0f\x46indingSeverity\x12 \n\x1c\x46INDING_SEVERITY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x46INDING_SEVERITY_INFO\x10\x01\x12\x1c\n\x18\x46INDING_SEVERITY_WARNING\x10\x02\x12\x1a\n\x16\x46INDING_SEVERITY_ERROR\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n qflow/registry/v1/workflow.proto\x12\x11qflow.registry.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bqflow/registry/v1/tag.proto\"\xb3\x02\n\x0bRetryPolicy\x12#\n\x0bmax_retries\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00H\x00\x88\x01\x01\x12?\n\rinitial_delay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x90\x1c\x32\x00\x12,\n\x06\x66\x61\x63tor\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\xf0?H\x01\x88\x01\x01\x12<\n\tmax_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x12,\n\x06jitter\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x02\x88\x01\x01\x42\x0e\n\x0c_max_retriesB\t\n\x07_factorB\t\n\x07_jitter\"J\n\x0cLiteralInput\x12\x19\n\x05input\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1f\n\nvalue_json\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80\x04\"b\n\rVariableInput\x12\x19\n\x05input\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x36\n\x08variable\x18\x02 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,62}$\"d\n\x0eParameterInput\x12\x19\n\x05input\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x37\n\tparameter\x18\x02 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,62}$\"\xd7\x03\n\x0cWorkflowNode\x12\x31\n\x02id\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_-]{0,62}$\x12\x19\n\x07node_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07version\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12<\n\x08literals\x18\x04 \x03(\x0b\x32\x1f.qflow.registry.v1.LiteralInputB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12-\n\x05retry\x18\x05 \x01(\x0b\x32\x1e.qflow.registry.v1.RetryPolicy\x12>\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x04\x08\x80\xa3\x05\x32\x04\x10\xc0\x84=\x12\x30\n\x12memory_limit_bytes\x18\x07 \x01(\x03\x42\x14\xbaH\x11\"\x0c\x18\x80\x80\x80\x80\x80 (\x80\x80\x80\x08\xd8\x01\x01\x12>\n\tvariables\x18\x08 \x03(\x0b\x32 .qflow.registry.v1.VariableInputB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12@\n\nparameters\x18\t \x03(\x0b\x32!.qflow.registry.v1.ParameterInputB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"\xe4\x01\n\nConnection\x12\x1c\n\x0bsource_node\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12!\n\rsource_output\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1e\n\x0btarget_node\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12 \n\x0ctarget_input\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1c\n\nconversion\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x35\n\x07verdict\x18\x06 \x01(\x0e\x32\x1a.qflow.registry.v1.VerdictB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\xa7\x01\n\rWorkflowInput\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,254}$\x12\x1c\n\ttype_json\x18\x02 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12\"\n\x0ftype_expression\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1f\n\x0c\x64\x65\x66\x61ult_json\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\"\xaf\x01\n\x0eWorkflowOutput\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1e\n\x0bsource_node\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12!\n\rsource_output\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\"\n\x0ftype_expression\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1c\n\ttype_json\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\"\xcb\x01\n\x11WorkflowParameter\x12\x32\n\x04name\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,62}$\x12\x1e\n\ttype_json\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80\x04\x12\"\n\x0ftype_expression\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1d\n\x0b\x64\x65scription\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1f\n\x0c\x64\x65\x66\x61ult_json\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\"S\n\x10WorkflowSettings\x12?\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\x08\x80\x9a\x9e\x01\x32\x04\x10\xc0\x84=\"\x89\x03\n\x12WorkflowDefinition\x12;\n\x05nodes\x18\x01 \x03(\x0b\x32\x1f.qflow.registry.v1.WorkflowNodeB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x90N\x12>\n\x0b\x63onnections\x18\x02 \x03(\x0b\x32\x1d.qflow.registry.v1.ConnectionB\n\xbaH\x07\x92\x01\x04\x10\xd0\x86\x03\x12;\n\x06inputs\x18\x03 \x03(\x0b\x32 .qflow.registry.v1.WorkflowInputB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12=\n\x07outputs\x18\x04 \x03(\x0b\x32!.qflow.registry.v1.WorkflowOutputB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x35\n\x08settings\x18\x05 \x01(\x0b\x32#.qflow.registry.v1.WorkflowSettings\x12\x43\n\nparameters\x18\x06 \x03(\x0b\x32$.qflow.registry.v1.WorkflowParameterB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"{\n\x07\x46inding\x12\x34\n\x08severity\x18\x01 \x01(\x0e\x32\".qflow.registry.v1.FindingSeverity\x12\r\n\x05place\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04hint\x18\x05 \x01(\t\"\xf3\x03\n\x08Workflow\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x39\n\ndefinition\x18\x04 \x01(\x0b\x32%.qflow.registry.v1.WorkflowDefinition\x12\x0e\n\x06\x61\x63tive\x18\x05 \x01(\x08\x12\x0f\n\x07version\x18\x06 \x01(\x05\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12,\n\x08\x66indings\x18\x08 \x03(\x0b\x32\x1a.qflow.registry.v1.Finding\x12\x12\n\ncreated_by\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x04tags\x18\x16 \x03(\x0b\x32\x1e.qflow.registry.v1.AttachedTag\x12/\n\x0b\x64\x65lete_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bis_template\x18\x15 \x01(\x08\x12\x36\n\x0b\x63loned_from\x18\x17 \x01(\x0b\x32!.qflow.registry.v1.WorkflowOrigin\"6\n\x0eWorkflowOrigin\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"\x81\x01\n\x0fWorkflowVersion\x12-\n\x08workflow\x18\x01 \x01(\x0b\x32\x1b.qflow.registry.v1.Workflow\x12\x0e\n\x06\x61uthor\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*^\n\x0cWorkflowView\x12\x1d\n\x19WORKFLOW_VIEW_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKFLOW_VIEW_BASIC\x10\x01\x12\x16\n\x12WORKFLOW_VIEW_FULL\x10\x02*x\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x11\n\rVERDICT_EXACT\x10\x01\x12\x14\n\x10VERDICT_WIDENING\x10\x02\x12\x16\n\x12VERDICT_CONVERSION\x10\x03\x12\x13\n\x0fVERDICT_REFUTED\x10\x04*\x88\x01\n\x0f\x46indingSeverity\x12 \n\x1c\x46INDING_SEVERITY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x46INDING_SEVERITY_INFO\x10\x01\x12\x1c\n\x18\x46INDING_SEVERITY_WARNING\x10\x02\x12\x1a\n\x16\x46INDING_SEVERITY_ERROR\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,6 +49,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LITERALINPUT'].fields_by_name['input']._serialized_options = b'\272H\007r\005\020\001\030\377\001'
   _globals['_LITERALINPUT'].fields_by_name['value_json']._loaded_options = None
   _globals['_LITERALINPUT'].fields_by_name['value_json']._serialized_options = b'\272H\010r\006\020\001(\200\200\004'
+  _globals['_VARIABLEINPUT'].fields_by_name['input']._loaded_options = None
+  _globals['_VARIABLEINPUT'].fields_by_name['input']._serialized_options = b'\272H\007r\005\020\001\030\377\001'
+  _globals['_VARIABLEINPUT'].fields_by_name['variable']._loaded_options = None
+  _globals['_VARIABLEINPUT'].fields_by_name['variable']._serialized_options = b'\272H!r\0372\035^[A-Za-z_][A-Za-z0-9_]{0,62}$'
+  _globals['_PARAMETERINPUT'].fields_by_name['input']._loaded_options = None
+  _globals['_PARAMETERINPUT'].fields_by_name['input']._serialized_options = b'\272H\007r\005\020\001\030\377\001'
+  _globals['_PARAMETERINPUT'].fields_by_name['parameter']._loaded_options = None
+  _globals['_PARAMETERINPUT'].fields_by_name['parameter']._serialized_options = b'\272H!r\0372\035^[A-Za-z_][A-Za-z0-9_]{0,62}$'
   _globals['_WORKFLOWNODE'].fields_by_name['id']._loaded_options = None
   _globals['_WORKFLOWNODE'].fields_by_name['id']._serialized_options = b'\272H\"r 2\036^[A-Za-z_][A-Za-z0-9_-]{0,62}$'
   _globals['_WORKFLOWNODE'].fields_by_name['node_id']._loaded_options = None
@@ -61,6 +69,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKFLOWNODE'].fields_by_name['timeout']._serialized_options = b'\272H\017\252\001\014\"\004\010\200\243\0052\004\020\300\204='
   _globals['_WORKFLOWNODE'].fields_by_name['memory_limit_bytes']._loaded_options = None
   _globals['_WORKFLOWNODE'].fields_by_name['memory_limit_bytes']._serialized_options = b'\272H\021\"\014\030\200\200\200\200\200 (\200\200\200\010\330\001\001'
+  _globals['_WORKFLOWNODE'].fields_by_name['variables']._loaded_options = None
+  _globals['_WORKFLOWNODE'].fields_by_name['variables']._serialized_options = b'\272H\006\222\001\003\020\350\007'
+  _globals['_WORKFLOWNODE'].fields_by_name['parameters']._loaded_options = None
+  _globals['_WORKFLOWNODE'].fields_by_name['parameters']._serialized_options = b'\272H\006\222\001\003\020\350\007'
   _globals['_CONNECTION'].fields_by_name['source_node']._loaded_options = None
   _globals['_CONNECTION'].fields_by_name['source_node']._serialized_options = b'\272H\004r\002\030?'
   _globals['_CONNECTION'].fields_by_name['source_output']._loaded_options = None
@@ -91,6 +103,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKFLOWOUTPUT'].fields_by_name['type_expression']._serialized_options = b'\272H\006r\004(\200\200@'
   _globals['_WORKFLOWOUTPUT'].fields_by_name['type_json']._loaded_options = None
   _globals['_WORKFLOWOUTPUT'].fields_by_name['type_json']._serialized_options = b'\272H\006r\004(\200\200@'
+  _globals['_WORKFLOWPARAMETER'].fields_by_name['name']._loaded_options = None
+  _globals['_WORKFLOWPARAMETER'].fields_by_name['name']._serialized_options = b'\272H!r\0372\035^[A-Za-z_][A-Za-z0-9_]{0,62}$'
+  _globals['_WORKFLOWPARAMETER'].fields_by_name['type_json']._loaded_options = None
+  _globals['_WORKFLOWPARAMETER'].fields_by_name['type_json']._serialized_options = b'\272H\010r\006\020\001(\200\200\004'
+  _globals['_WORKFLOWPARAMETER'].fields_by_name['type_expression']._loaded_options = None
+  _globals['_WORKFLOWPARAMETER'].fields_by_name['type_expression']._serialized_options = b'\272H\006r\004(\200\200@'
+  _globals['_WORKFLOWPARAMETER'].fields_by_name['description']._loaded_options = None
+  _globals['_WORKFLOWPARAMETER'].fields_by_name['description']._serialized_options = b'\272H\005r\003\030\350\007'
+  _globals['_WORKFLOWPARAMETER'].fields_by_name['default_json']._loaded_options = None
+  _globals['_WORKFLOWPARAMETER'].fields_by_name['default_json']._serialized_options = b'\272H\006r\004(\200\200\004'
   _globals['_WORKFLOWSETTINGS'].fields_by_name['timeout']._loaded_options = None
   _globals['_WORKFLOWSETTINGS'].fields_by_name['timeout']._serialized_options = b'\272H\020\252\001\r\"\005\010\200\232\236\0012\004\020\300\204='
   _globals['_WORKFLOWDEFINITION'].fields_by_name['nodes']._loaded_options = None
@@ -101,34 +123,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKFLOWDEFINITION'].fields_by_name['inputs']._serialized_options = b'\272H\006\222\001\003\020\350\007'
   _globals['_WORKFLOWDEFINITION'].fields_by_name['outputs']._loaded_options = None
   _globals['_WORKFLOWDEFINITION'].fields_by_name['outputs']._serialized_options = b'\272H\006\222\001\003\020\220N'
-  _globals['_WORKFLOWVIEW']._serialized_start=2714
-  _globals['_WORKFLOWVIEW']._serialized_end=2808
-  _globals['_VERDICT']._serialized_start=2810
-  _globals['_VERDICT']._serialized_end=2930
-  _globals['_FINDINGSEVERITY']._serialized_start=2933
-  _globals['_FINDINGSEVERITY']._serialized_end=3069
+  _globals['_WORKFLOWDEFINITION'].fields_by_name['parameters']._loaded_options = None
+  _globals['_WORKFLOWDEFINITION'].fields_by_name['parameters']._serialized_options = b'\272H\006\222\001\003\020\350\007'
+  _globals['_WORKFLOWVIEW']._serialized_start=3321
+  _globals['_WORKFLOWVIEW']._serialized_end=3415
+  _globals['_VERDICT']._serialized_start=3417
+  _globals['_VERDICT']._serialized_end=3537
+  _globals['_FINDINGSEVERITY']._serialized_start=3540
+  _globals['_FINDINGSEVERITY']._serialized_end=3676
   _globals['_RETRYPOLICY']._serialized_start=179
   _globals['_RETRYPOLICY']._serialized_end=486
   _globals['_LITERALINPUT']._serialized_start=488
   _globals['_LITERALINPUT']._serialized_end=562
-  _globals['_WORKFLOWNODE']._serialized_start=565
-  _globals['_WORKFLOWNODE']._serialized_end=906
-  _globals['_CONNECTION']._serialized_start=909
-  _globals['_CONNECTION']._serialized_end=1137
-  _globals['_WORKFLOWINPUT']._serialized_start=1140
-  _globals['_WORKFLOWINPUT']._serialized_end=1307
-  _globals['_WORKFLOWOUTPUT']._serialized_start=1310
-  _globals['_WORKFLOWOUTPUT']._serialized_end=1485
-  _globals['_WORKFLOWSETTINGS']._serialized_start=1487
-  _globals['_WORKFLOWSETTINGS']._serialized_end=1570
-  _globals['_WORKFLOWDEFINITION']._serialized_start=1573
-  _globals['_WORKFLOWDEFINITION']._serialized_end=1897
-  _globals['_FINDING']._serialized_start=1899
-  _globals['_FINDING']._serialized_end=2022
-  _globals['_WORKFLOW']._serialized_start=2025
-  _globals['_WORKFLOW']._serialized_end=2524
-  _globals['_WORKFLOWORIGIN']._serialized_start=2526
-  _globals['_WORKFLOWORIGIN']._serialized_end=2580
-  _globals['_WORKFLOWVERSION']._serialized_start=2583
-  _globals['_WORKFLOWVERSION']._serialized_end=2712
+  _globals['_VARIABLEINPUT']._serialized_start=564
+  _globals['_VARIABLEINPUT']._serialized_end=662
+  _globals['_PARAMETERINPUT']._serialized_start=664
+  _globals['_PARAMETERINPUT']._serialized_end=764
+  _globals['_WORKFLOWNODE']._serialized_start=767
+  _globals['_WORKFLOWNODE']._serialized_end=1238
+  _globals['_CONNECTION']._serialized_start=1241
+  _globals['_CONNECTION']._serialized_end=1469
+  _globals['_WORKFLOWINPUT']._serialized_start=1472
+  _globals['_WORKFLOWINPUT']._serialized_end=1639
+  _globals['_WORKFLOWOUTPUT']._serialized_start=1642
+  _globals['_WORKFLOWOUTPUT']._serialized_end=1817
+  _globals['_WORKFLOWPARAMETER']._serialized_start=1820
+  _globals['_WORKFLOWPARAMETER']._serialized_end=2023
+  _globals['_WORKFLOWSETTINGS']._serialized_start=2025
+  _globals['_WORKFLOWSETTINGS']._serialized_end=2108
+  _globals['_WORKFLOWDEFINITION']._serialized_start=2111
+  _globals['_WORKFLOWDEFINITION']._serialized_end=2504
+  _globals['_FINDING']._serialized_start=2506
+  _globals['_FINDING']._serialized_end=2629
+  _globals['_WORKFLOW']._serialized_start=2632
+  _globals['_WORKFLOW']._serialized_end=3131
+  _globals['_WORKFLOWORIGIN']._serialized_start=3133
+  _globals['_WORKFLOWORIGIN']._serialized_end=3187
+  _globals['_WORKFLOWVERSION']._serialized_start=3190
+  _globals['_WORKFLOWVERSION']._serialized_end=3319
 # @@protoc_insertion_point(module_scope)

@@ -189,6 +189,58 @@ class LiteralInput(_message.Message):
 Global___LiteralInput: _TypeAlias = LiteralInput  # noqa: Y015
 
 @_typing.final
+class VariableInput(_message.Message):
+    """An input that takes the value of a variable: the workflow's own, else the starting tenant's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    VARIABLE_FIELD_NUMBER: _builtins.int
+    input: _builtins.str
+    """The input's name."""
+    variable: _builtins.str
+    """The variable's name. Its type must be one that the input takes without a conversion."""
+    def __init__(
+        self,
+        *,
+        input: _builtins.str = ...,
+        variable: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "variable", b"variable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VariableInput: _TypeAlias = VariableInput  # noqa: Y015
+
+@_typing.final
+class ParameterInput(_message.Message):
+    """An input that takes the value of a parameter of the definition."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    PARAMETER_FIELD_NUMBER: _builtins.int
+    input: _builtins.str
+    """The input's name."""
+    parameter: _builtins.str
+    """The parameter's name. Its type must be one that the input takes without a conversion."""
+    def __init__(
+        self,
+        *,
+        input: _builtins.str = ...,
+        parameter: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "parameter", b"parameter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParameterInput: _TypeAlias = ParameterInput  # noqa: Y015
+
+@_typing.final
 class WorkflowNode(_message.Message):
     """One place in the graph, where a node runs."""
 
@@ -201,6 +253,8 @@ class WorkflowNode(_message.Message):
     RETRY_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    VARIABLES_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its name within the workflow: a letter or underscore, then up to 62 letters, digits, underscores or hyphens."""
     node_id: _builtins.str
@@ -225,6 +279,14 @@ class WorkflowNode(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """How long one attempt may take, 1 ms to 24 h; 10 minutes when unset."""
 
+    @_builtins.property
+    def variables(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariableInput]:
+        """Inputs that take the value that a variable has when the run is started."""
+
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterInput]:
+        """Inputs that take what is filled in for a parameter, else its default."""
+
     def __init__(
         self,
         *,
@@ -235,10 +297,12 @@ class WorkflowNode(_message.Message):
         retry: Global___RetryPolicy | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         memory_limit_bytes: _builtins.int = ...,
+        variables: _abc.Iterable[Global___VariableInput] | None = ...,
+        parameters: _abc.Iterable[Global___ParameterInput] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "literals", b"literals", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "retry", b"retry", "timeout", b"timeout", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "literals", b"literals", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "parameters", b"parameters", "retry", b"retry", "timeout", b"timeout", "variables", b"variables", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -361,6 +425,44 @@ class WorkflowOutput(_message.Message):
 Global___WorkflowOutput: _TypeAlias = WorkflowOutput  # noqa: Y015
 
 @_typing.final
+class WorkflowParameter(_message.Message):
+    """A value to fill in when a workflow is made of this one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_JSON_FIELD_NUMBER: _builtins.int
+    TYPE_EXPRESSION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    DEFAULT_JSON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name: a letter or underscore, then up to 62 letters, digits or underscores."""
+    type_json: _builtins.str
+    """The type's structural form, JSON text."""
+    type_expression: _builtins.str
+    """The type as Python writes it; set by the server, and ignored in requests."""
+    description: _builtins.str
+    """For people; at most 1,000 characters."""
+    default_json: _builtins.str
+    """The value when none is filled in, JSON text; empty: one must be filled in, and the workflow itself cannot be started."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type_json: _builtins.str = ...,
+        type_expression: _builtins.str = ...,
+        description: _builtins.str = ...,
+        default_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_json", b"default_json", "description", b"description", "name", b"name", "type_expression", b"type_expression", "type_json", b"type_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkflowParameter: _TypeAlias = WorkflowParameter  # noqa: Y015
+
+@_typing.final
 class WorkflowSettings(_message.Message):
     """What holds for a whole run. A setting that nothing enforces does not exist."""
 
@@ -395,6 +497,7 @@ class WorkflowDefinition(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowNode]:
         """The places of the graph: 1 to 10,000."""
@@ -417,6 +520,10 @@ class WorkflowDefinition(_message.Message):
     def settings(self) -> Global___WorkflowSettings:
         """What holds for a whole run."""
 
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowParameter]:
+        """What is filled in when a workflow is made of this one: at most 1,000."""
+
     def __init__(
         self,
         *,
@@ -425,10 +532,11 @@ class WorkflowDefinition(_message.Message):
         inputs: _abc.Iterable[Global___WorkflowInput] | None = ...,
         outputs: _abc.Iterable[Global___WorkflowOutput] | None = ...,
         settings: Global___WorkflowSettings | None = ...,
+        parameters: _abc.Iterable[Global___WorkflowParameter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "inputs", b"inputs", "nodes", b"nodes", "outputs", b"outputs", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "inputs", b"inputs", "nodes", b"nodes", "outputs", b"outputs", "parameters", b"parameters", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -513,7 +621,9 @@ class Workflow(_message.Message):
     """
     @_builtins.property
     def definition(self) -> Global___WorkflowDefinition:
-        """The graph, with inserted conversions and verdicts. In the BASIC view only inputs, outputs and settings."""
+        """The graph, with inserted conversions and verdicts. In the BASIC view only inputs, outputs, settings and
+        parameters.
+        """
 
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:

@@ -1,0 +1,50 @@
+"""The variables that a start takes: as they stand, all of them, and not more than a run carries."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+from services.kit.errors import FailedPrecondition, FieldViolation
+from services.kit.pg import Db
+from services.orchestrator.domain.plan import Definition
+from services.orchestrator.storage import definitions
+from services.orchestrator.storage.definitions import Variable
+
+# Of one run in all, as of its inputs.
+_CHARS_MAX: Final = 1024 * 1024
+
+
+async def taken_variables(db: Db, tenant_id: UUID, definition: Definition) -> list[Variable]:
+    """Give the variables that the nodes of a definition read; a missing one is named."""
+    names = list(definition.settings.get("variables") or ())
+    if not names:
+        return []
+    found = await definitions.get_variables(db, tenant_id, definition.workflow_id, names)
+    missing = sorted(set(names) - {each.name for each in found})
+    if missing:
+        fields = [_missing(definition, name) for name in missing]
+        raise FailedPrecondition(
+            "VARIABLE_MISSING",
+            f"the workflow reads variables that there are not: {', '.join(missing[:10])}; "
+            "make them with SetVariable",
+            fields=fields,
+            resource=("workflow", str(definition.workflow_id)),
+        )
+    if sum(len(each.text) for each in found) > _CHARS_MAX:
+        raise FailedPrecondition(
+            "VARIABLES_TOO_LARGE",
+            f"the variables that the workflow reads have more than {_CHARS_MAX} characters in all",
+            resource=("workflow", str(definition.workflow_id)),
+        )
+    return found
+
+
+def _missing(definition: Definition, name: str) -> FieldViolation:
+    """Name a variable at the first input that reads it."""
+    for index, node in enumerate(definition.nodes):
+        sources = list((node.get("variables") or {}).values())
+        if name in sources:
+            place = f"nodes[{index}].variables[{sources.index(name)}]"
+            return FieldViolation(place, f"there is no variable {name}", "VARIABLE_MISSING")
+    raise AssertionError(name)

@@ -1,0 +1,191 @@
+"""The settings of workflows and their nodes: the one table that is published and that validates.
+
+A setting stands here with what enforces it, or it does not exist: the contract has no field beside
+these, its rules have these limits, and each names the test that sees it enforced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Level(StrEnum):
+    """Where a setting may be made."""
+
+    DEPLOYMENT = "deployment"
+    WORKFLOW = "workflow"
+    NODE = "node"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One setting; the limits are inclusive, and all figures are in its unit."""
+
+    name: str  # as the contract names it: within WorkflowSettings, or within WorkflowNode
+    kind: str  # integer, number, duration or text
+    unit: str
+    default: float | None  # None: there is no limit, or the deployment says
+    minimum: float | None = None
+    maximum: float | None = None
+    levels: tuple[Level, ...]
+    enforced_by: str  # the service
+    enforcement: str
+    proof: str  # the test that sees it enforced
+    description: str = ""
+
+    def fits(self, value: float) -> bool:
+        """Say whether a value is within the limits; what is no number is not."""
+        low = self.minimum is None or value >= self.minimum
+        return low and (self.maximum is None or value <= self.maximum)
+
+
+_NODE: Final = (Level.NODE,)
+_RETRY_PROOF: Final = "tests/unit/orchestrator/test_retry.py::"
+_HOUR_MS: Final = 3_600_000
+_DAY_MS: Final = 24 * _HOUR_MS
+
+RUN_TIMEOUT: Final = Setting(
+    name="settings.timeout",
+    kind="duration",
+    unit="ms",
+    default=None,
+    minimum=1,
+    maximum=30 * _DAY_MS,
+    levels=(Level.WORKFLOW,),
+    enforced_by="orchestrator",
+    enforcement="a timer of the engine stops the run and kills what runs",
+    proof="tests/integration/orchestrator/test_faults.py"
+    "::test_a_deadline_ends_a_run_and_kills_what_runs",
+    description="how long a run may take in all; without limit when unset",
+)
+NODE_TIMEOUT: Final = Setting(
+    name="timeout",
+    kind="duration",
+    unit="ms",
+    default=600_000,
+    minimum=1,
+    maximum=_DAY_MS,
+    levels=_NODE,
+    enforced_by="runner",
+    enforcement="the runner kills the sandbox of an attempt that takes longer",
+    proof="tests/integration/runner/test_attach.py::test_a_timeout_and_an_error_say_what_happened",
+    description="how long one attempt may take",
+)
+MEMORY_LIMIT: Final = Setting(
+    name="memory_limit_bytes",
+    kind="integer",
+    unit="bytes",
+    default=512 * 1024 * 1024,
+    minimum=16 * 1024 * 1024,
+    maximum=1024**4,
+    levels=_NODE,
+    enforced_by="runner",
+    enforcement="the sandbox's control group, else its own limit, ends what uses more",
+    proof="tests/integration/runner/test_hostile_code.py::test_a_memory_bomb_ends_as_out_of_memory",
+    description="how much memory one attempt may use",
+)
+MAX_RETRIES: Final = Setting(
+    name="retry.max_retries",
+    kind="integer",
+    unit="attempts",
+    default=3,
+    minimum=0,
+    maximum=100,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="the planner fails the node when they are used up",
+    proof="tests/integration/orchestrator/test_settings.py"
+    "::test_no_more_attempts_follow_than_the_policy_says",
+    description="how many attempts may follow the first; 0 where the node has no retry policy",
+)
+INITIAL_DELAY: Final = Setting(
+    name="retry.initial_delay",
+    kind="duration",
+    unit="ms",
+    default=1_000,
+    minimum=0,
+    maximum=_HOUR_MS,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="the planner's timer for the next attempt",
+    proof=f"{_RETRY_PROOF}test_the_first_wait_is_the_initial_delay",
+    description="the wait before the first retry",
+)
+FACTOR: Final = Setting(
+    name="retry.factor",
+    kind="number",
+    unit="",
+    default=2.0,
+    minimum=1,
+    maximum=10,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="the planner's timer for the next attempt",
+    proof=f"{_RETRY_PROOF}test_each_further_wait_grows_by_the_factor",
+    description="by how much each further wait grows",
+)
+MAX_DELAY: Final = Setting(
+    name="retry.max_delay",
+    kind="duration",
+    unit="ms",
+    default=60_000,
+    minimum=0,
+    maximum=_DAY_MS,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="the planner's timer for the next attempt",
+    proof=f"{_RETRY_PROOF}test_no_wait_is_longer_than_the_longest",
+    description="the longest wait",
+)
+JITTER: Final = Setting(
+    name="retry.jitter",
+    kind="number",
+    unit="",
+    default=0.1,
+    minimum=0,
+    maximum=1,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="the planner's timer for the next attempt",
+    proof=f"{_RETRY_PROOF}test_jitter_takes_off_no_more_than_its_part",
+    description="the part of each wait that is drawn at random",
+)
+# Said by the node's own version, not by the workflow: here for what is in force.
+PYTHON_VERSION: Final = Setting(
+    name="python_version",
+    kind="text",
+    unit="",
+    default=None,
+    levels=(Level.DEPLOYMENT, Level.NODE),
+    enforced_by="orchestrator",
+    enforcement="the node goes only to runners with this Python; where none has it, no run starts",
+    proof="tests/integration/orchestrator/test_settings.py"
+    "::test_a_python_that_no_runner_has_stops_the_start",
+    description="the Python of a node; where its source names none, that of QFLOW_PYTHON_VERSION",
+)
+
+SETTINGS: Final = (
+    RUN_TIMEOUT,
+    NODE_TIMEOUT,
+    MEMORY_LIMIT,
+    MAX_RETRIES,
+    INITIAL_DELAY,
+    FACTOR,
+    MAX_DELAY,
+    JITTER,
+    PYTHON_VERSION,
+)
+
+
+def outside(values: Iterator[tuple[Setting, float | None]]) -> Iterator[tuple[Setting, str]]:
+    """Give the settings whose values are out of their limits, and what would be within."""
+    for setting, value in values:
+        if value is not None and not setting.fits(value):
+            unit = f" {setting.unit}" if setting.unit else ""
+            yield (
+                setting,
+                f"{value:g} is out of bounds: {setting.minimum:g} to {setting.maximum:g}{unit}",
+            )

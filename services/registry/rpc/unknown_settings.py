@@ -1,0 +1,45 @@
+"""Settings that this version does not know: refused, for nothing here enforces them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+from qflow.registry.v1 import workflow_pb2 as pb
+
+from services.kit.errors import FieldViolation, InvalidArgument
+
+_FAULTS_MAX: Final = 100
+
+
+def check_settings_known(definition: pb.WorkflowDefinition) -> None:
+    """Refuse a definition with a field that means nothing here, naming where it stands."""
+    faults = []
+    for place, message in _holders(definition):
+        numbers = _unknown_numbers(message)
+        if numbers:
+            shown = ", ".join(map(str, numbers[:10]))
+            text = f"has fields that this server does not know, by number: {shown}"
+            faults.append(FieldViolation(place, text, "SETTING_UNKNOWN"))
+            if len(faults) == _FAULTS_MAX:
+                break
+    if faults:
+        raise InvalidArgument(
+            "SETTING_UNKNOWN", f"{faults[0].field} {faults[0].description}", fields=faults
+        )
+
+
+def _unknown_numbers(message: Message) -> list[int]:
+    found: Any = UnknownFieldSet(message)
+    return sorted({each.field_number for each in found})
+
+
+def _holders(definition: pb.WorkflowDefinition) -> Iterator[tuple[str, Message]]:
+    if definition.HasField("settings"):
+        yield "definition.settings", definition.settings
+    for index, node in enumerate(definition.nodes):
+        yield f"definition.nodes[{index}]", node
+        if node.HasField("retry"):
+            yield f"definition.nodes[{index}].retry", node.retry

@@ -19,10 +19,10 @@ _CALLS: Final = 400
 _WARM_UP: Final = 60
 _TARGET_MS: Final = 20.0
 _WORDS: Final = (
-    "load store clean merge split join filter map reduce group sort rank score train test fit predict"
-    " parse format render fetch push pull queue batch stream window daily hourly weekly user order"
-    " invoice payment refund stock price tax region city weather sensor image audio video text report"
-    " chart table column row index schema event log alert metric trace"
+    "load store clean merge split join sift map reduce group sort rank score train test fit predict"
+    " parse format render fetch push pull queue batch stream window daily hourly weekly user"
+    " invoice payment refund stock price tax region city weather sensor image audio video report"
+    " chart column index schema event alert metric trace"
 )
 # Nine nodes in ten are the owner's, the others another tenant's, of whom one in a hundred shows
 # its node to everybody. Names have three words and a number, sources about a kilobyte.
@@ -33,7 +33,7 @@ _FILL: Final = """
                dependencies, input_types, output_types, tenant_id, created_by, created_at,
                updated_at, is_public)
         SELECT w[1 + n %% c] || ' ' || w[1 + n / 7 %% c] || ' ' || w[1 + n / 91 %% c] || ' ' || n,
-               'Reads rows of the ' || w[1 + n / 3 %% c] || ' table and gives what is left after the '
+               'Reads rows of the ' || w[1 + n / 3 %% c] || ' table, gives what is left after the '
                    || w[1 + n / 13 %% c] || ' filter',
                'def main(x: int) -> int:' || repeat(E'\\n    x = x + 1', 75) || E'\\n    return x',
                'main', CASE WHEN n %% 50 = 0 THEN '3.12' ELSE '3.11' END, '[]',
@@ -42,7 +42,8 @@ _FILL: Final = """
                '[{"name": "result", "type": {"t": "int"}}]', owner, owner,
                now() - n * interval '1 min', now() - n * interval '1 min', n %% 1000 = 0
           FROM words, LATERAL (SELECT cardinality(w) AS c) AS s, generate_series(1, %(nodes)s) AS n,
-               LATERAL (SELECT CASE WHEN n %% 10 = 0 THEN %(other)s ELSE %(owner)s END::uuid) AS t (owner)
+               LATERAL (SELECT CASE WHEN n %% 10 = 0 THEN %(other)s ELSE %(owner)s END::uuid)
+                   AS t (owner)
      RETURNING *),
     versions AS (
         INSERT INTO python_node_versions (node_id, version, name, description, code, main_function,
@@ -55,12 +56,13 @@ _FILL: Final = """
 """
 _TAG: Final = """
     WITH tag AS (
-        INSERT INTO python_node_tags (name, tenant_id, created_by) VALUES ('prod', %(owner)s, %(owner)s)
+        INSERT INTO python_node_tags (name, tenant_id, created_by)
+        VALUES ('prod', %(owner)s, %(owner)s)
      RETURNING id)
     INSERT INTO python_node_tag_relations (node_id, tag_id)
     SELECT n.id, tag.id FROM python_nodes n, tag
      WHERE n.tenant_id = %(owner)s ORDER BY n.id LIMIT 300
-"""  # fmt: skip
+"""
 _ORDERS: Final = ("", "create_time", "name", "name desc", "update_time desc", "update_time")
 # What people look for: one thing, something common, several words, a part of a name, nothing that
 # exists, and all that under other conditions and orders.

@@ -36,6 +36,9 @@ _GRAMS = """
     $$
 """
 
+_FUNCTION = "search_grams(uuid, text)"
+# What a search needs to read of a workflow, and no more.
+_SEARCHED = "(id, name, description, tenant_id, is_template)"
 _NOBODY = "'00000000-0000-0000-0000-000000000000'::uuid"
 _BODY = "name || E'\\n' || COALESCE(description, '')"
 _SHOWN = {"python_nodes": "is_template OR is_public", "workflows": "is_template"}
@@ -56,16 +59,10 @@ def upgrade() -> None:
     run(
         (
             _GRAMS,
-            "REVOKE ALL ON FUNCTION search_grams(uuid, text) FROM PUBLIC",
+            f"REVOKE ALL ON FUNCTION {_FUNCTION} FROM PUBLIC",
             # Whoever writes a row computes its entries in the index.
-            (
-                "GRANT EXECUTE ON FUNCTION search_grams(uuid, text)"
-                " TO qflow_api, qflow_engine, qflow_maint"
-            ),
-            (
-                "GRANT SELECT (id, name, description, tenant_id, is_template) ON workflows"
-                " TO qflow_registry_engine"
-            ),
+            f"GRANT EXECUTE ON FUNCTION {_FUNCTION} TO qflow_api, qflow_engine, qflow_maint",
+            f"GRANT SELECT {_SEARCHED} ON workflows TO qflow_registry_engine",
         )
     )
     for table, shown in _SHOWN.items():
@@ -80,10 +77,7 @@ def downgrade() -> None:
         run(f"DROP INDEX {table}_{name}" for name in _INDEXES)
     run(
         (
-            (
-                "REVOKE SELECT (id, name, description, tenant_id, is_template) ON workflows"
-                " FROM qflow_registry_engine"
-            ),
-            "DROP FUNCTION search_grams(uuid, text)",
+            f"REVOKE SELECT {_SEARCHED} ON workflows FROM qflow_registry_engine",
+            f"DROP FUNCTION {_FUNCTION}",
         )
     )

@@ -170,11 +170,11 @@ def _lists() -> Iterator[Statement]:
             for operator in field.sql
         }
         asked["a word"] = (Word("x"), lists.NEWEST_FIRST, False)
-        for order in listed.orders:
+        for by in listed.orders:
             for descending in (True, False):
                 for later in (True, False):
-                    name = f"by {order.name} {'desc' if descending else 'asc'} {later=}"
-                    asked[name] = (Word("x"), Order(order, descending), later)
+                    name = f"by {by.name} {'desc' if descending else 'asc'} {later=}"
+                    asked[name] = (Word("x"), Order(by, descending), later)
         for name, (expression, order, later) in asked.items():
             key = "x" if order.field.key_type is str else datetime.now(UTC)
             question = lists.Question(

@@ -176,7 +176,7 @@ async def test_a_filter_too_long_is_refused_before_it_is_read(client: Client) ->
     assert INVALID == (await refused(client.nodes.ListNodes(request))).code
 
 
-async def _walk(client: Client, size: int = 3, **asked: str) -> list[str]:
+async def _walk(client: Client, size: int, **asked: str) -> list[str]:
     found: list[str] = []
     token = ""
     while True:
@@ -217,7 +217,7 @@ async def test_pages_of_every_order_follow_each_other_also_where_it_is_equal(
                 (user.id,),
             ).fetchall()
             asked = {"filter": text, "order_by": f"{order_by} {direction}"}
-            assert [str(row[0]) for row in rows] == await _walk(client, **asked), asked
+            assert [str(row[0]) for row in rows] == await _walk(client, 3, **asked), asked
             assert len(rows) > 6
 
 

@@ -11,6 +11,15 @@ from uuid import UUID
 
 import psutil
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from qflow.orchestrator.v1 import execution_service_pb2
+from qflow.registry.v1 import (
+    variable_service_pb2,
+    workflow_alias_service_pb2,
+    workflow_service_pb2,
+)
+from qflow.registry.v1.variable_service_pb2_grpc import VariableServiceStub
+from qflow.registry.v1.workflow_alias_service_pb2_grpc import WorkflowAliasServiceStub
 
 from services.standalone.addresses import SERVICES
 from services.standalone.process import wait_until
@@ -242,5 +251,61 @@ async def test_a_run_survives_the_kill_of_the_whole_suite(hurt: Suite, ledger: L
         execution = await client.finished(execution_id)
     assert execution.status == COMPLETED, execution.error
     assert dict(ledger.begun(run)) == HELD_TWICE
+    with hurt.sql() as connection:
+        assert broken(connection) == {}
+
+
+async def _set_name(suite: Suite, value: str) -> None:
+    """Set the variable that the last node of the chain takes its name from."""
+    async with suite.channel("registry") as channel:
+        await VariableServiceStub(channel).SetVariable(
+            variable_service_pb2.SetVariableRequest(
+                name="last_name", type_json='{"t":"str"}', value_json=json.dumps(value)
+            )
+        )
+
+
+async def test_nodes_that_begin_after_a_kill_have_the_variables_of_the_start(
+    hurt: Suite, ledger: Ledger
+) -> None:
+    """F2: started by alias; the variable and the alias change while nobody owns the run."""
+    run = "kill-variables"
+    await _set_name(hurt, "last")
+    async with connected(hurt) as client, hurt.channel("registry") as channel:
+        workflow = await ledger.workflow(client)
+        [last] = [each for each in workflow.definition.nodes if each.id == "last"]
+        [named] = [each for each in last.literals if each.input == "name"]
+        last.literals.remove(named)
+        last.variables.add(input="name", variable="last_name")
+        await client.workflows.UpdateWorkflow(
+            workflow_service_pb2.UpdateWorkflowRequest(
+                workflow_id=workflow.id,
+                definition=workflow.definition,
+                update_mask=FieldMask(paths=["definition"]),
+            )
+        )
+        point = workflow_alias_service_pb2.SetWorkflowAliasRequest(
+            workflow_id=workflow.id, alias="prod", version=2
+        )
+        aliases = WorkflowAliasServiceStub(channel)
+        await aliases.SetWorkflowAlias(point)
+        started = await client.executions.StartExecution(
+            execution_service_pb2.StartExecutionRequest(
+                workflow_id=workflow.id,
+                workflow_alias="prod",
+                input_json=json.dumps({"run": run, "start": 10}),
+            )
+        )
+        assert started.execution.workflow_version == 2
+        ledger.wait_begun(run)
+        hit = hurt.kill_service("orchestrator")
+        await _set_name(hurt, "changed")
+        point.version = 1
+        await aliases.SetWorkflowAlias(point)
+        hurt.wait_restarted("orchestrator", hit)
+        ledger.open_gate(run)
+        execution = await client.finished(started.execution.id)
+    assert execution.status == COMPLETED, execution.error
+    assert dict(ledger.begun(run)) == ONCE
     with hurt.sql() as connection:
         assert broken(connection) == {}

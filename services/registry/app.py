@@ -8,7 +8,9 @@ from functools import partial
 
 from qflow.registry.v1 import (
     node_service_pb2_grpc,
+    service_token_service_pb2_grpc,
     session_service_pb2_grpc,
+    user_service_pb2_grpc,
     workflow_service_pb2_grpc,
 )
 
@@ -22,9 +24,12 @@ from services.registry.gateways.passwords import Passwords
 from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.loops.locks import make_locks
 from services.registry.rpc.nodes import NodeServicer
+from services.registry.rpc.service_tokens import ServiceTokenServicer
 from services.registry.rpc.sessions import SessionServicer
+from services.registry.rpc.users import UserServicer
 from services.registry.rpc.workflows import WorkflowServicer
 from services.registry.settings import Settings
+from services.registry.usecases.identity import Identity
 from services.registry.usecases.locks import Locks
 from services.registry.usecases.nodes import Nodes
 from services.registry.usecases.workflows import Workflows
@@ -51,21 +56,29 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         workflows = Workflows(
             pool=pool, checker=GraphChecker(), python_version=settings.python_version
         )
-        sessions = SessionServicer(
-            auth_pool,
-            Passwords(),
-            lifetime=settings.session_lifetime,
+        identity = Identity(
+            auth_pool=auth_pool,
+            passwords=Passwords(),
+            session_lifetime=settings.session_lifetime,
             forget=authenticator.forget,
         )
         yield App(
             listener=listener(env, "registry", settings.listen_default),
             authenticator=authenticator,
             servicers=[
-                (session_service_pb2_grpc.add_SessionServiceServicer_to_server, sessions),
+                (
+                    session_service_pb2_grpc.add_SessionServiceServicer_to_server,
+                    SessionServicer(identity),
+                ),
                 (node_service_pb2_grpc.add_NodeServiceServicer_to_server, NodeServicer(nodes)),
                 (
                     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
                     WorkflowServicer(workflows),
+                ),
+                (user_service_pb2_grpc.add_UserServiceServicer_to_server, UserServicer(identity)),
+                (
+                    service_token_service_pb2_grpc.add_ServiceTokenServiceServicer_to_server,
+                    ServiceTokenServicer(identity),
                 ),
             ],
             loops=[partial(make_locks, locks)],

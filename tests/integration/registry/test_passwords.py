@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 import psycopg
 import pytest
+from qflow.auth.v1 import auth_pb2
 from qflow.registry.v1 import session_service_pb2 as sessions
 from qflow.registry.v1 import user_service_pb2 as pb
 
@@ -118,7 +119,9 @@ async def test_a_changed_password_ends_a_reset_that_was_asked_for(
 async def test_whoever_lost_an_invitation_gets_in_by_a_reset(
     registry: Registry, admin: Account
 ) -> None:
-    invited = await admin.users.InviteUser(pb.InviteUserRequest(email="eve@example.org", role=2))
+    invited = await admin.users.InviteUser(
+        pb.InviteUserRequest(email="eve@example.org", role=auth_pb2.ROLE_USER)
+    )
     reset = await admin.users.CreatePasswordReset(
         pb.CreatePasswordResetRequest(user_id=invited.user.id)
     )

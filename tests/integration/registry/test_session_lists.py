@@ -63,6 +63,18 @@ async def test_sessions_are_listed_newest_first_in_pages_without_those_that_ende
     assert found[0].create_time.ToDatetime() > found[1].create_time.ToDatetime()
 
 
+async def test_a_session_that_expired_a_second_ago_is_none(
+    registry: Registry, ada: Account, sql: psycopg.Connection
+) -> None:
+    """X3: by the database's clock."""
+    other = await again(registry, "ada")
+    change = "UPDATE user_sessions SET expires_at = clock_timestamp() + %s::interval"
+    sql.execute(change, ("-1 s",))
+    assert await _code(ada) == grpc.StatusCode.UNAUTHENTICATED
+    sql.execute(change, ("1 min",))
+    assert await _code(other) == grpc.StatusCode.OK
+
+
 async def test_one_session_is_ended_and_the_others_go_on(registry: Registry, ada: Account) -> None:
     """X4: at once in the process that was asked."""
     other = await again(registry, "ada")

@@ -71,9 +71,12 @@ def uuid7() -> UUID:
     return uuid_from_bytes(head.to_bytes(8) + tail.to_bytes(8))
 
 
-def new_token() -> str:
-    """Make a bearer token with 256 random bits; it is shown once, and only its digest is stored."""
-    return f"qf_{secrets.token_urlsafe(32)}"
+def new_token(prefix: str = "qf") -> str:
+    """Make a token with 256 random bits; it is shown once, and only its digest is stored.
+
+    The prefix tells people, and scanners for leaked secrets, what they look at.
+    """
+    return f"{prefix}_{secrets.token_urlsafe(32)}"
 
 
 def token_sha256(token: str) -> str:

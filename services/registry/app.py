@@ -8,10 +8,12 @@ from functools import partial
 
 from qflow.registry.v1 import (
     node_service_pb2_grpc,
+    service_token_service_pb2_grpc,
     session_service_pb2_grpc,
     settings_service_pb2_grpc,
     tag_service_pb2_grpc,
     template_service_pb2_grpc,
+    user_service_pb2_grpc,
     variable_service_pb2_grpc,
     workflow_alias_service_pb2_grpc,
     workflow_service_pb2_grpc,
@@ -27,14 +29,17 @@ from services.registry.gateways.passwords import Passwords
 from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.loops.locks import make_locks
 from services.registry.rpc.nodes import NodeServicer
+from services.registry.rpc.service_tokens import ServiceTokenServicer
 from services.registry.rpc.sessions import SessionServicer
 from services.registry.rpc.settings import SettingsServicer
 from services.registry.rpc.tags import TagServicer
 from services.registry.rpc.templates import TemplateServicer
+from services.registry.rpc.users import UserServicer
 from services.registry.rpc.variables import VariableServicer
 from services.registry.rpc.workflow_aliases import WorkflowAliasServicer
 from services.registry.rpc.workflows import WorkflowServicer
 from services.registry.settings import Settings
+from services.registry.usecases.identity import Identity
 from services.registry.usecases.locks import Locks
 from services.registry.usecases.nodes import Nodes
 from services.registry.usecases.workflows import Workflows
@@ -65,17 +70,20 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             python_version=settings.python_version,
             search=engine_pool,
         )
-        sessions = SessionServicer(
-            auth_pool,
-            Passwords(),
-            lifetime=settings.session_lifetime,
+        identity = Identity(
+            auth_pool=auth_pool,
+            passwords=Passwords(),
+            session_lifetime=settings.session_lifetime,
             forget=authenticator.forget,
         )
         yield App(
             listener=listener(env, "registry", settings.listen_default),
             authenticator=authenticator,
             servicers=[
-                (session_service_pb2_grpc.add_SessionServiceServicer_to_server, sessions),
+                (
+                    session_service_pb2_grpc.add_SessionServiceServicer_to_server,
+                    SessionServicer(identity),
+                ),
                 (node_service_pb2_grpc.add_NodeServiceServicer_to_server, NodeServicer(nodes)),
                 (
                     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
@@ -97,6 +105,11 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 (
                     settings_service_pb2_grpc.add_SettingsServiceServicer_to_server,
                     SettingsServicer(workflows),
+                ),
+                (user_service_pb2_grpc.add_UserServiceServicer_to_server, UserServicer(identity)),
+                (
+                    service_token_service_pb2_grpc.add_ServiceTokenServiceServicer_to_server,
+                    ServiceTokenServicer(identity),
                 ),
             ],
             loops=[partial(make_locks, locks)],

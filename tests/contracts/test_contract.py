@@ -25,7 +25,14 @@ from tests.contracts.conftest import PROTOS, ROOT
 from tests.contracts.names import FIELDS_ESCAPED, METHODS_TAKEN, TYPES_TAKEN, clashes
 
 BUF = Path(sys.executable).with_name("buf")
-ANONYMOUS = {"qflow.registry.v1.SessionService.SignIn"}
+ANONYMOUS = {
+    "qflow.registry.v1.SessionService.SignIn",
+    "qflow.registry.v1.UserService.AcceptInvitation",
+    "qflow.registry.v1.UserService.ResetPassword",
+}
+_RESOURCE_ID = r"(node|workflow|execution|file|user|session|service_token)_id"
+# What is about the caller's own account: a viewer changes that too.
+_OWN_ACCOUNT = ("sessions:", "account:")
 
 
 def test_no_name_is_a_keyword_of_a_language_that_has_stubs(
@@ -118,7 +125,7 @@ def test_a_viewer_is_admitted_to_reads_alone(contract: list[FileDescriptorProto]
     """X17."""
     for name, method in _methods(contract):
         rule = method.options.Extensions[auth_pb2.rule]
-        if auth_pb2.AUDIENCE_USER in rule.audiences and not rule.scope.startswith("sessions:"):
+        if auth_pb2.AUDIENCE_USER in rule.audiences and not rule.scope.startswith(_OWN_ACCOUNT):
             is_read = method.options.idempotency_level == method.options.NO_SIDE_EFFECTS
             assert is_read == rule.scope.endswith(":read"), name
             if auth_pb2.ROLE_VIEWER in rule.roles:
@@ -166,7 +173,10 @@ def test_every_id_of_another_resource_in_a_request_has_its_rule(
         named = {
             path
             for path, field in _fields(messages, method.input_type)
-            if re.fullmatch(r".*(node|workflow|execution|file|tag|template)_ids?", field.name)
+            if re.fullmatch(
+                r".*(node|workflow|execution|file|tag|template|user|session|service_token)_ids?",
+                field.name,
+            )
         }
         assert named == stated, name
 

@@ -35,8 +35,8 @@ _OWNED: Final = {
         *("python_node_tags", "python_node_tag_relations"),
         *("workflows", "workflow_versions", "workflow_tags", "workflow_tag_relations"),
         *("custom_types", "workflow_node_uses"),
-        "custom_types",
         *("workflow_aliases", "workflow_alias_changes", "variables"),
+        *("credential_tokens", "user_service_tokens", "sign_in_attempts", "audit_events"),
     },
     "orchestrator": {
         *("workflow_executions", "node_executions", "node_data_flow", "node_attempts"),

@@ -29,8 +29,8 @@ def _(s: Subject) -> bool:
 
 @fault("S19", "there may be many owners")
 def _(s: Subject) -> bool:
-    s.user(is_owner=True)
-    return s.takes("users", email="b@example.com", is_owner=True)
+    s.user(is_owner=True, role="admin")
+    return s.takes("users", email="b@example.com", is_owner=True, role="admin")
 
 
 @fault("S10", "a node may belong to nobody")

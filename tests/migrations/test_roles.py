@@ -41,6 +41,10 @@ _OWNED = {
         "workflow_aliases",
         "workflow_alias_changes",
         "variables",
+        "credential_tokens",
+        "user_service_tokens",
+        "sign_in_attempts",
+        "audit_events",
     },
     "orchestrator": {
         "workflow_executions",
@@ -70,6 +74,7 @@ _OWNED = {
 _BESIDES = {
     ("qflow_orchestrator_engine", "error_logs", "INSERT"),
     ("qflow_registry", "idempotency_keys", "INSERT"),
+    ("qflow_registry_auth", "idempotency_keys", "INSERT"),
     ("qflow_orchestrator_engine", "runner_members", "UPDATE"),  # to fence a runner
     ("qflow_runner_engine", "outbox_events", "UPDATE"),  # to mark deleted bytes
     ("qflow_telemetry_maint", "workflow_executions", "UPDATE"),  # to hide what is being purged
@@ -205,6 +210,10 @@ def test_only_one_login_reads_hashes_and_tokens(login: str, mended: Subject) -> 
         "users": "password_hash",
         "user_sessions": "session_token",
         "service_tokens": "token_sha256",
+        "user_service_tokens": "token_sha256",
+        "credential_tokens": "token_sha256",
+        "sign_in_attempts": "key",
+        "audit_events": "before",
     }
     for table, column in secret.items():
         assert (False,) == mended.db.execute(

@@ -17,7 +17,7 @@ import structlog
 
 from services.kit.errors import AlreadyExists, FailedPrecondition
 from services.kit.ids import new_token, token_sha256, uuid7
-from services.kit.pg import Pool, open_pool, transaction
+from services.kit.pg import Db, Pool, open_pool, transaction
 from services.registry.domain.identity import (
     PASSWORD_CHARS_MIN,
     User,
@@ -27,7 +27,8 @@ from services.registry.domain.identity import (
 )
 from services.registry.gateways.passwords import Passwords
 from services.registry.gateways.secret_files import read_secret, write_secret
-from services.registry.storage import identity
+from services.registry.storage import audit, identity
+from services.registry.storage.users import SYSTEM_USER
 
 log = structlog.get_logger()
 
@@ -94,6 +95,7 @@ async def create_user(
     async with _pool(auth_database_url) as pool, transaction(pool) as db:
         if not await identity.insert_user(db, user):
             raise AlreadyExists("USER_EXISTS", "there is a user with this email address")
+        await _note(db, user)
     log.info("user_created", user_id=str(user.id), role=user.role)
     return user.id
 
@@ -116,6 +118,7 @@ async def _ensure_owner(pool: Pool, home: Path, email: str) -> User:
     )
     async with transaction(pool) as db:
         if await identity.insert_user(db, made):
+            await _note(db, made)
             log.info("owner_created", user_id=str(made.id))
             return made
         owner = await identity.get_owner(db)
@@ -124,6 +127,18 @@ async def _ensure_owner(pool: Pool, home: Path, email: str) -> User:
             "EMAIL_TAKEN", f"{email} belongs to a user who is not the owner; choose another address"
         )
     return owner
+
+
+async def _note(db: Db, made: User) -> None:
+    """Write into the audit trail who was made on the machine itself, where nobody is signed in."""
+    await audit.insert_event(
+        db,
+        "user.create",
+        ("user", made.id),
+        actor_id=SYSTEM_USER,
+        tenant_id=SYSTEM_USER,
+        after={"role": made.role, "is_owner": made.is_owner, "state": "active"},
+    )
 
 
 @asynccontextmanager

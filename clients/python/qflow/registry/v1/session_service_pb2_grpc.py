@@ -50,6 +50,21 @@ class SessionServiceStub:
                 request_serializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.GetCallerRequest.SerializeToString,
                 response_deserializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.GetCallerResponse.FromString,
                 _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/qflow.registry.v1.SessionService/ListSessions',
+                request_serializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.RevokeSession = channel.unary_unary(
+                '/qflow.registry.v1.SessionService/RevokeSession',
+                request_serializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.RevokeSessionRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.RevokeSessionResponse.FromString,
+                _registered_method=True)
+        self.RevokeAllSessions = channel.unary_unary(
+                '/qflow.registry.v1.SessionService/RevokeAllSessions',
+                request_serializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.RevokeAllSessionsRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.RevokeAllSessionsResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer:
@@ -60,7 +75,8 @@ class SessionServiceServicer:
         """Trades an email address and a password for a session token.
 
         Fails with UNAUTHENTICATED (`SIGN_IN_REFUSED`) alike for an unknown address, a wrong password and a deactivated
-        user, and with RESOURCE_EXHAUSTED and RetryInfo when too many sign-ins wait.
+        user, and with RESOURCE_EXHAUSTED and RetryInfo when too many sign-ins wait (`TOO_MANY_SIGN_INS`) or failed before,
+        with this address or from where the call comes (`SIGN_IN_DELAYED`). A delay is never longer than 5 minutes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,6 +91,29 @@ class SessionServiceServicer:
 
     def GetCaller(self, request, context):
         """Says who the caller is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessions(self, request, context):
+        """Lists a user's sessions that have not ended, newest first: the caller's, or anybody's when the caller is an
+        administrator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeSession(self, request, context):
+        """Ends one session: the caller's, or anybody's when the caller is an administrator. Services refuse its token within
+        5 seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeAllSessions(self, request, context):
+        """Ends a user's sessions: the caller's others, or all of anybody's when the caller is an administrator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,6 +136,21 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.GetCaller,
                     request_deserializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.GetCallerRequest.FromString,
                     response_serializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.GetCallerResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.ListSessionsRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'RevokeSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSession,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.RevokeSessionRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.RevokeSessionResponse.SerializeToString,
+            ),
+            'RevokeAllSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeAllSessions,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.RevokeAllSessionsRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_session__service__pb2.RevokeAllSessionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +235,87 @@ class SessionService:
             '/qflow.registry.v1.SessionService/GetCaller',
             qflow_dot_registry_dot_v1_dot_session__service__pb2.GetCallerRequest.SerializeToString,
             qflow_dot_registry_dot_v1_dot_session__service__pb2.GetCallerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.SessionService/ListSessions',
+            qflow_dot_registry_dot_v1_dot_session__service__pb2.ListSessionsRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_session__service__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.SessionService/RevokeSession',
+            qflow_dot_registry_dot_v1_dot_session__service__pb2.RevokeSessionRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_session__service__pb2.RevokeSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeAllSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.SessionService/RevokeAllSessions',
+            qflow_dot_registry_dot_v1_dot_session__service__pb2.RevokeAllSessionsRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_session__service__pb2.RevokeAllSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,12 +37,23 @@ class SessionServiceStub:
     """Trades an email address and a password for a session token.
 
     Fails with UNAUTHENTICATED (`SIGN_IN_REFUSED`) alike for an unknown address, a wrong password and a deactivated
-    user, and with RESOURCE_EXHAUSTED and RetryInfo when too many sign-ins wait.
+    user, and with RESOURCE_EXHAUSTED and RetryInfo when too many sign-ins wait (`TOO_MANY_SIGN_INS`) or failed before,
+    with this address or from where the call comes (`SIGN_IN_DELAYED`). A delay is never longer than 5 minutes.
     """
     SignOut: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.SignOutRequest, _session_service_pb2.SignOutResponse]
     """Ends the session whose token the call carries. Services refuse the token within 5 seconds."""
     GetCaller: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetCallerRequest, _session_service_pb2.GetCallerResponse]
     """Says who the caller is."""
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
+    """Lists a user's sessions that have not ended, newest first: the caller's, or anybody's when the caller is an
+    administrator.
+    """
+    RevokeSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionRequest, _session_service_pb2.RevokeSessionResponse]
+    """Ends one session: the caller's, or anybody's when the caller is an administrator. Services refuse its token within
+    5 seconds.
+    """
+    RevokeAllSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeAllSessionsRequest, _session_service_pb2.RevokeAllSessionsResponse]
+    """Ends a user's sessions: the caller's others, or all of anybody's when the caller is an administrator."""
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -53,12 +64,23 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Trades an email address and a password for a session token.
 
     Fails with UNAUTHENTICATED (`SIGN_IN_REFUSED`) alike for an unknown address, a wrong password and a deactivated
-    user, and with RESOURCE_EXHAUSTED and RetryInfo when too many sign-ins wait.
+    user, and with RESOURCE_EXHAUSTED and RetryInfo when too many sign-ins wait (`TOO_MANY_SIGN_INS`) or failed before,
+    with this address or from where the call comes (`SIGN_IN_DELAYED`). A delay is never longer than 5 minutes.
     """
     SignOut: _aio.UnaryUnaryMultiCallable[_session_service_pb2.SignOutRequest, _session_service_pb2.SignOutResponse]  # type: ignore[assignment]
     """Ends the session whose token the call carries. Services refuse the token within 5 seconds."""
     GetCaller: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetCallerRequest, _session_service_pb2.GetCallerResponse]  # type: ignore[assignment]
     """Says who the caller is."""
+    ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    """Lists a user's sessions that have not ended, newest first: the caller's, or anybody's when the caller is an
+    administrator.
+    """
+    RevokeSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionRequest, _session_service_pb2.RevokeSessionResponse]  # type: ignore[assignment]
+    """Ends one session: the caller's, or anybody's when the caller is an administrator. Services refuse its token within
+    5 seconds.
+    """
+    RevokeAllSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeAllSessionsRequest, _session_service_pb2.RevokeAllSessionsResponse]  # type: ignore[assignment]
+    """Ends a user's sessions: the caller's others, or all of anybody's when the caller is an administrator."""
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Signing in and out, and saying who calls."""
@@ -72,7 +94,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Trades an email address and a password for a session token.
 
         Fails with UNAUTHENTICATED (`SIGN_IN_REFUSED`) alike for an unknown address, a wrong password and a deactivated
-        user, and with RESOURCE_EXHAUSTED and RetryInfo when too many sign-ins wait.
+        user, and with RESOURCE_EXHAUSTED and RetryInfo when too many sign-ins wait (`TOO_MANY_SIGN_INS`) or failed before,
+        with this address or from where the call comes (`SIGN_IN_DELAYED`). A delay is never longer than 5 minutes.
         """
 
     @_abc_1.abstractmethod
@@ -90,5 +113,33 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.GetCallerResponse, _abc.Awaitable[_session_service_pb2.GetCallerResponse]]:
         """Says who the caller is."""
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _session_service_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.ListSessionsResponse, _abc.Awaitable[_session_service_pb2.ListSessionsResponse]]:
+        """Lists a user's sessions that have not ended, newest first: the caller's, or anybody's when the caller is an
+        administrator.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeSession(
+        self,
+        request: _session_service_pb2.RevokeSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.RevokeSessionResponse, _abc.Awaitable[_session_service_pb2.RevokeSessionResponse]]:
+        """Ends one session: the caller's, or anybody's when the caller is an administrator. Services refuse its token within
+        5 seconds.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeAllSessions(
+        self,
+        request: _session_service_pb2.RevokeAllSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.RevokeAllSessionsResponse, _abc.Awaitable[_session_service_pb2.RevokeAllSessionsResponse]]:
+        """Ends a user's sessions: the caller's others, or all of anybody's when the caller is an administrator."""
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

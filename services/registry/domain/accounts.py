@@ -1,0 +1,130 @@
+"""Accounts: what is known of a user, and what may become of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from services.kit.errors import (
+    Conflict,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    QflowError,
+)
+from services.registry.domain.texts import name_from
+
+State = Literal["invited", "active", "deactivated", "anonymized"]
+
+PROFILE_FIELDS: Final = ("first_name", "last_name")
+USER_FIELDS: Final = (*PROFILE_FIELDS, "role")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A user as callers may see one: nothing of the password but whether there is one."""
+
+    id: UUID
+    email: str
+    first_name: str
+    last_name: str
+    role: str
+    is_owner: bool
+    state: State
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def etag(self) -> str:
+        """What changes with every change of the user."""
+        return f"{self.updated_at.timestamp() * 1_000_000:.0f}"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the audit trail keeps: no address or name, which could never be taken out."""
+        return {"role": self.role, "is_owner": self.is_owner, "state": self.state}
+
+
+def state_of(*, is_active: bool, has_password: bool, is_anonymized: bool) -> State:
+    """Tell whether and how a user can come in."""
+    if is_anonymized:
+        return "anonymized"
+    if not is_active:
+        return "deactivated"
+    return "active" if has_password else "invited"
+
+
+def personal_name_from(text: str, *, field: str) -> str:
+    """Return a first or last name, which may be left out."""
+    return name_from(text, field=field) if text else ""
+
+
+def merged(before: Account, changes: Account, mask: Sequence[str]) -> Account:
+    """Take what the mask names from the changes; the owner stays an administrator."""
+    after = replace(before, **{name: getattr(changes, name) for name in mask})
+    if before.is_owner and after.role != "admin":
+        raise is_owner(before)
+    return after
+
+
+def check_mask(mask: Sequence[str], allowed: Sequence[str]) -> None:
+    """Refuse a mask that names nothing, or what cannot be changed."""
+    if mask and all(name in allowed for name in mask):
+        return
+    description = f"must name some of {', '.join(allowed)}"
+    raise InvalidArgument(
+        "UPDATE_MASK_INVALID",
+        f"update_mask {description}",
+        fields=[FieldViolation("update_mask", description, "UPDATE_MASK_INVALID")],
+    )
+
+
+def check_etag(account: Account, etag: str) -> None:
+    """Refuse a change of what is no longer as it was read."""
+    if etag and etag != account.etag:
+        raise Conflict(
+            "ETAG_MISMATCH",
+            "the user changed since it was read; read it again and repeat the change",
+            etag=account.etag,
+        )
+
+
+def check_not_anonymized(account: Account) -> None:
+    """Refuse to change somebody whose data is gone for ever."""
+    if account.state == "anonymized":
+        raise FailedPrecondition(
+            "USER_ANONYMIZED",
+            "the user was anonymised, which is not taken back",
+            resource=("user", str(account.id)),
+        )
+
+
+def is_owner(account: Account) -> QflowError:
+    """Make the refusal of what would leave the deployment without an owner."""
+    return FailedPrecondition(
+        "USER_IS_OWNER",
+        "the user owns the deployment; make another the owner first (TransferOwnership)",
+        resource=("user", str(account.id)),
+    )
+
+
+def not_active(account: Account) -> QflowError:
+    """Make the refusal of what only a user who can come in may get."""
+    return FailedPrecondition(
+        "USER_NOT_ACTIVE",
+        f"the user is {account.state}",
+        resource=("user", str(account.id)),
+    )
+
+
+def not_found(user_id: UUID) -> NotFound:
+    """Make the answer to an id of nobody, or of somebody whom the caller may not see."""
+    return NotFound("USER_NOT_FOUND", "there is no such user", resource=("user", str(user_id)))
+
+
+def anonymous_email(user_id: UUID) -> str:
+    """Return what stands for the address of whoever was anonymised; no such host can exist."""
+    return f"anonymized-{user_id}@qflow.invalid"

@@ -1,0 +1,314 @@
+"""Users: invited, read, changed, shut out and let in, and forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from services.kit.caller import Caller
+from services.kit.errors import AlreadyExists, FieldViolation
+from services.kit.ids import new_token, token_sha256, uuid7
+from services.kit.pg import Db, as_caller
+from services.registry.domain import accounts
+from services.registry.domain.accounts import Account
+from services.registry.domain.identity import email_from
+from services.registry.storage import credential_tokens, service_tokens, sessions, users
+from services.registry.usecases.idempotency import Replayed, RequestKey
+from services.registry.usecases.identity import (
+    Identity,
+    check_reaches,
+    not_the_owner,
+    note,
+    write,
+)
+
+log = structlog.get_logger()
+
+INVITATION: Final = timedelta(days=7)
+INVITATION_PREFIX: Final = "qf_invite"
+_NOBODY: Final = UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a caller says of a user."""
+
+    first_name: str = ""
+    last_name: str = ""
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Invited:
+    """A new user; the token is shown here once."""
+
+    account: Account
+    token: str
+    expires_at: datetime
+
+
+async def invite_user(
+    deps: Identity,
+    caller: Caller,
+    draft: Draft,
+    *,
+    email: str,
+    lifetime: timedelta = INVITATION,
+    key: RequestKey[Invited] | None = None,
+    validate_only: bool = False,
+) -> Invited | Replayed:
+    """Make a user without a password, and the token by which that user sets one."""
+    address = email_from(email)
+    _check_names(draft)
+    token = new_token(INVITATION_PREFIX)
+
+    async def change(db: Db) -> Invited:
+        made = await users.insert_invited(
+            db,
+            uuid7(),
+            address,
+            first_name=draft.first_name,
+            last_name=draft.last_name,
+            role=draft.role,
+        )
+        if made is None:
+            description = "is the address of a user already"
+            raise AlreadyExists(
+                "USER_EXISTS",
+                f"email {description}",
+                fields=[FieldViolation("email", description, "USER_EXISTS")],
+            )
+        expires_at = await credential_tokens.upsert_token(
+            db,
+            made.id,
+            "invitation",
+            digest=token_sha256(token),
+            lifetime=lifetime,
+            created_by=caller.user_id,
+        )
+        await note(db, caller, "user.invite", ("user", made.id), after=made.facts())
+        return Invited(made, token, expires_at)
+
+    answer = await write(deps, caller, key, change, validate_only=validate_only)
+    if isinstance(answer, Replayed):
+        return answer
+    if validate_only:
+        return Invited(replace(answer.account, id=_NOBODY), "", answer.expires_at)
+    log.info("user_invited", user_id=str(answer.account.id), role=answer.account.role)
+    return answer
+
+
+async def get_user(deps: Identity, caller: Caller, user_id: UUID | None) -> Account:
+    """Find the caller, or anybody for an administrator."""
+    whose = user_id or caller.user_id
+    of_another = check_reaches(caller, whose, scope="users:read")
+    async with as_caller(deps.auth_pool, caller) as db:
+        found = await users.get_user(db, whose)
+        if found is None:
+            raise accounts.not_found(whose)
+        if of_another:
+            await note(db, caller, "user.read", ("user", whose))
+    return found
+
+
+async def list_users(
+    deps: Identity, caller: Caller, *, after: tuple[datetime, UUID] | None, limit: int
+) -> Sequence[Account]:
+    """List all users, newest first; the contract lets administrators alone ask."""
+    async with as_caller(deps.auth_pool, caller) as db:
+        await note(db, caller, "users.list", ("user", _NOBODY))
+        return await users.list_users(db, after=after, limit=limit)
+
+
+async def update_user(
+    deps: Identity,
+    caller: Caller,
+    user_id: UUID,
+    draft: Draft,
+    *,
+    mask: Sequence[str],
+    allowed: Sequence[str] = accounts.USER_FIELDS,
+    etag: str = "",
+    key: RequestKey[Account] | None = None,
+    validate_only: bool = False,
+) -> Account | Replayed:
+    """Change what the mask names; a new role ends the user's sessions."""
+    accounts.check_mask(mask, allowed)
+    _check_names(draft)
+    ended: list[str] = []
+
+    async def change(db: Db) -> Account:
+        before = await _locked(db, user_id, etag)
+        accounts.check_not_anonymized(before)
+        wanted = replace(
+            before, first_name=draft.first_name, last_name=draft.last_name, role=draft.role
+        )
+        after = await users.update_user(db, accounts.merged(before, wanted, mask))
+        if after.role != before.role:
+            ended.extend(await sessions.delete_sessions(db, user_id))
+        renamed = (before.first_name, before.last_name) != (after.first_name, after.last_name)
+        await note(
+            db,
+            caller,
+            "user.update",
+            ("user", user_id),
+            before=before.facts(),
+            after=after.facts() | {"renamed": renamed},
+        )
+        return after
+
+    answer = await write(deps, caller, key, change, validate_only=validate_only)
+    if not validate_only:
+        deps.forget_all(ended)
+    return answer
+
+
+async def transfer_ownership(
+    deps: Identity, caller: Caller, user_id: UUID, *, key: RequestKey[Account] | None = None
+) -> Account | Replayed:
+    """Make another user the owner; only the owner may, and there is one at any moment."""
+    ended: list[str] = []
+
+    async def change(db: Db) -> Account:
+        before, owner = await users.lock_user_and_owner(db, user_id)
+        if owner is None or owner.id != caller.user_id:
+            raise not_the_owner()
+        if before is None:
+            raise accounts.not_found(user_id)
+        if before.state != "active":
+            raise accounts.not_active(before)
+        if before.id == owner.id:
+            return before
+        await users.update_user(db, replace(owner, is_owner=False))
+        after = await users.update_user(db, replace(before, is_owner=True, role="admin"))
+        if after.role != before.role:
+            ended.extend(await sessions.delete_sessions(db, user_id))
+        await note(
+            db,
+            caller,
+            "user.transfer_ownership",
+            ("user", user_id),
+            before=before.facts() | {"owner_id": str(owner.id)},
+            after=after.facts() | {"owner_id": str(after.id)},
+        )
+        return after
+
+    answer = await write(deps, caller, key, change)
+    deps.forget_all(ended)
+    log.info("ownership_transferred", user_id=str(user_id))
+    return answer
+
+
+async def deactivate_user(
+    deps: Identity,
+    caller: Caller,
+    user_id: UUID,
+    *,
+    etag: str = "",
+    key: RequestKey[Account] | None = None,
+) -> Account | Replayed:
+    """Shut a user out; the sessions end, and service tokens are refused as long as it lasts."""
+    ended: list[str] = []
+
+    async def change(db: Db) -> Account:
+        before = await _locked(db, user_id, etag)
+        accounts.check_not_anonymized(before)
+        if before.is_owner:
+            raise accounts.is_owner(before)
+        after = await users.update_user(db, before, is_active=False)
+        await credential_tokens.delete_token(db, user_id)
+        ended.extend(await sessions.delete_sessions(db, user_id))
+        await note(
+            db,
+            caller,
+            "user.deactivate",
+            ("user", user_id),
+            before=before.facts(),
+            after=after.facts(),
+        )
+        return after
+
+    answer = await write(deps, caller, key, change)
+    deps.forget_all(ended)
+    return answer
+
+
+async def reactivate_user(
+    deps: Identity,
+    caller: Caller,
+    user_id: UUID,
+    *,
+    etag: str = "",
+    key: RequestKey[Account] | None = None,
+) -> Account | Replayed:
+    """Let a user in again; one who never had a password needs a reset to set one."""
+
+    async def change(db: Db) -> Account:
+        before = await _locked(db, user_id, etag)
+        accounts.check_not_anonymized(before)
+        after = await users.update_user(db, before, is_active=True)
+        await note(
+            db,
+            caller,
+            "user.reactivate",
+            ("user", user_id),
+            before=before.facts(),
+            after=after.facts(),
+        )
+        return after
+
+    return await write(deps, caller, key, change)
+
+
+async def anonymize_user(
+    deps: Identity,
+    caller: Caller,
+    user_id: UUID,
+    *,
+    etag: str = "",
+    key: RequestKey[Account] | None = None,
+) -> Account | Replayed:
+    """Replace what is personal of a user for ever; what the user made keeps its author's id."""
+    ended: list[str] = []
+
+    async def change(db: Db) -> Account:
+        before = await _locked(db, user_id, etag)
+        if before.is_owner:
+            raise accounts.is_owner(before)
+        if before.state == "anonymized":
+            return before
+        after = await users.anonymize_user(db, user_id, accounts.anonymous_email(user_id))
+        await credential_tokens.delete_token(db, user_id)
+        ended.extend(await sessions.delete_sessions(db, user_id))
+        ended.extend(await service_tokens.delete_tokens(db, user_id))
+        await note(
+            db,
+            caller,
+            "user.anonymize",
+            ("user", user_id),
+            before=before.facts(),
+            after=after.facts(),
+        )
+        return after
+
+    answer = await write(deps, caller, key, change)
+    deps.forget_all(ended)
+    return answer
+
+
+async def _locked(db: Db, user_id: UUID, etag: str) -> Account:
+    found = await users.lock_user(db, user_id)
+    if found is None:
+        raise accounts.not_found(user_id)
+    accounts.check_etag(found, etag)
+    return found
+
+
+def _check_names(draft: Draft) -> None:
+    accounts.personal_name_from(draft.first_name, field="first_name")
+    accounts.personal_name_from(draft.last_name, field="last_name")

@@ -7,6 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from qflow.registry.v1 import (
+    diff_service_pb2_grpc,
+    exchange_service_pb2_grpc,
     node_service_pb2_grpc,
     session_service_pb2_grpc,
     workflow_service_pb2_grpc,
@@ -16,15 +18,19 @@ from services.kit.pg import Pool, open_pool
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.channel import open_channel
 from services.kit.run import App, listener, run_service
+from services.registry.gateways.documents import Documents
 from services.registry.gateways.environments import RunnerEnvironments
 from services.registry.gateways.graph_checker import GraphChecker
 from services.registry.gateways.passwords import Passwords
 from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.loops.locks import make_locks
+from services.registry.rpc.diffs import DiffServicer
+from services.registry.rpc.exchange import ExchangeServicer
 from services.registry.rpc.nodes import NodeServicer
 from services.registry.rpc.sessions import SessionServicer
 from services.registry.rpc.workflows import WorkflowServicer
 from services.registry.settings import Settings
+from services.registry.usecases.exchange import Exchange
 from services.registry.usecases.locks import Locks
 from services.registry.usecases.nodes import Nodes
 from services.registry.usecases.workflows import Workflows
@@ -51,6 +57,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         workflows = Workflows(
             pool=pool, checker=GraphChecker(), python_version=settings.python_version
         )
+        exchange = Exchange(nodes=nodes, workflows=workflows, documents=Documents())
         sessions = SessionServicer(
             auth_pool,
             Passwords(),
@@ -66,6 +73,14 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 (
                     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
                     WorkflowServicer(workflows),
+                ),
+                (
+                    exchange_service_pb2_grpc.add_ExchangeServiceServicer_to_server,
+                    ExchangeServicer(exchange),
+                ),
+                (
+                    diff_service_pb2_grpc.add_DiffServiceServicer_to_server,
+                    DiffServicer(exchange),
                 ),
             ],
             loops=[partial(make_locks, locks)],

@@ -192,6 +192,7 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
         "updateMask": "definition",
         **_GRAPH,
     },
+    ("RenderWorkflow", "definition.nodes.node_id"): _GRAPH,
 }
 _CODES = {
     auth_pb2.FOREIGN_ANSWER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,

@@ -58,6 +58,7 @@ _RUN_BY: Final = {
     "registry.storage.identity": "qflow_registry_auth",
     "registry.storage.locks": "qflow_registry_engine",
     "registry.storage.nodes": "qflow_registry",
+    "registry.storage.sources": "qflow_registry",
     "registry.storage.workflows": "qflow_registry",
     "orchestrator.storage.definitions": "qflow_orchestrator_engine",
     "orchestrator.storage.definitions._HEAD": "qflow_orchestrator",

@@ -17,6 +17,8 @@ from grpc_health.v1 import health
 from grpc_status import rpc_status
 from qflow.registry.v1 import node_pb2, workflow_pb2
 from qflow.registry.v1 import node_service_pb2 as node_rpc
+from qflow.registry.v1.diff_service_pb2_grpc import DiffServiceStub
+from qflow.registry.v1.exchange_service_pb2_grpc import ExchangeServiceStub
 from qflow.registry.v1.node_service_pb2_grpc import NodeServiceStub
 from qflow.registry.v1.session_service_pb2_grpc import SessionServiceStub
 from qflow.registry.v1.workflow_service_pb2_grpc import WorkflowServiceStub
@@ -79,6 +81,8 @@ class Client:
     nodes: Any
     workflows: Any
     sessions: Any
+    exchange: Any
+    diffs: Any
 
     async def node(self, code: str, **fields: Any) -> node_pb2.Node:
         request = node_rpc.CreateNodeRequest(name="a node", code=code, **fields)
@@ -100,6 +104,8 @@ class Registry:
             NodeServiceStub(channel),
             WorkflowServiceStub(channel),
             SessionServiceStub(channel),
+            ExchangeServiceStub(channel),
+            DiffServiceStub(channel),
         )
         self.clients.append(client)
         return client

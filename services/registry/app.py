@@ -14,10 +14,13 @@ from qflow.registry.v1 import (
     workflow_service_pb2_grpc,
 )
 
+from services.kit.cache import Cache
 from services.kit.pg import Pool, open_pool
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.channel import open_channel
+from services.kit.rpc.server import Servicer
 from services.kit.run import App, listener, run_service
+from services.registry.gateways.definition_cache import DefinitionCache
 from services.registry.gateways.documents import Documents
 from services.registry.gateways.environments import RunnerEnvironments
 from services.registry.gateways.graph_checker import GraphChecker
@@ -26,6 +29,7 @@ from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.loops.locks import make_locks
 from services.registry.rpc.diffs import DiffServicer
 from services.registry.rpc.exchange import ExchangeServicer
+from services.registry.rpc.fresh import forgetting, recent_answers
 from services.registry.rpc.nodes import NodeServicer
 from services.registry.rpc.sessions import SessionServicer
 from services.registry.rpc.workflows import WorkflowServicer
@@ -33,6 +37,7 @@ from services.registry.settings import Settings
 from services.registry.usecases.exchange import Exchange
 from services.registry.usecases.locks import Locks
 from services.registry.usecases.nodes import Nodes
+from services.registry.usecases.reading import Reading
 from services.registry.usecases.workflows import Workflows
 
 
@@ -64,25 +69,32 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             lifetime=settings.session_lifetime,
             forget=authenticator.forget,
         )
+        cache = None
+        if settings.redis_url is not None:
+            redis = Cache(settings.redis_url)
+            stack.push_async_callback(redis.close)
+            cache = DefinitionCache(redis, settings.service_token)
+        reading, answers = Reading(pool, cache), recent_answers()
+        servicers: list[Servicer] = [
+            (session_service_pb2_grpc.add_SessionServiceServicer_to_server, sessions),
+            (
+                node_service_pb2_grpc.add_NodeServiceServicer_to_server,
+                NodeServicer(nodes, reading, answers),
+            ),
+            (
+                workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
+                WorkflowServicer(workflows, reading, answers),
+            ),
+            (
+                exchange_service_pb2_grpc.add_ExchangeServiceServicer_to_server,
+                ExchangeServicer(exchange),
+            ),
+            (diff_service_pb2_grpc.add_DiffServiceServicer_to_server, DiffServicer(exchange)),
+        ]
         yield App(
             listener=listener(env, "registry", settings.listen_default),
             authenticator=authenticator,
-            servicers=[
-                (session_service_pb2_grpc.add_SessionServiceServicer_to_server, sessions),
-                (node_service_pb2_grpc.add_NodeServiceServicer_to_server, NodeServicer(nodes)),
-                (
-                    workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
-                    WorkflowServicer(workflows),
-                ),
-                (
-                    exchange_service_pb2_grpc.add_ExchangeServiceServicer_to_server,
-                    ExchangeServicer(exchange),
-                ),
-                (
-                    diff_service_pb2_grpc.add_DiffServiceServicer_to_server,
-                    DiffServicer(exchange),
-                ),
-            ],
+            servicers=[forgetting(each, answers) for each in servicers],
             loops=[partial(make_locks, locks)],
         )
 

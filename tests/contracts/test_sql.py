@@ -54,6 +54,7 @@ _BESIDES: Final = {
 # Which login runs a module's statements, and where one statement is another's. A module that is
 # not named may use any login of its service.
 _RUN_BY: Final = {
+    "registry.storage.definition_parts": "qflow_registry",
     "registry.storage.idempotency": "qflow_registry",
     "registry.storage.identity": "qflow_registry_auth",
     "registry.storage.locks": "qflow_registry_engine",

@@ -1,4 +1,4 @@
-"""Checks definitions: small ones at once, large ones in a bounded child of their own.
+"""Checks definitions: small ones here, large ones in a bounded child of their own.
 
 `python -m services.registry.gateways.graph_checker` is that child: one definition with the
 signatures of its nodes on standard input, what was found on standard output.
@@ -33,8 +33,10 @@ from services.registry.domain.type_size import type_size
 
 log = structlog.get_logger()
 
-# What is checked on the spot: each of these is some 20 ms of this process at most.
+# What is checked on the spot: each of these is some 20 ms of this process at most. More parts, of
+# types no larger, go to a thread, where other calls get their turns; a child takes longer to start.
 _INLINE_PARTS_MAX: Final = 1_000
+_THREAD_PARTS_MAX: Final = 4_000
 _INLINE_SIGNATURES_CHARS_MAX: Final = 128 * 1024
 _INLINE_VALUES_CHARS_MAX: Final = 16 * 1024
 _INLINE_COMPARISONS_MAX: Final = 30_000
@@ -61,7 +63,9 @@ class GraphChecker:
         if _is_small(definition, stored):
             signatures = _signatures(stored)
             if _comparisons(definition, signatures) <= _INLINE_COMPARISONS_MAX:
-                return check(definition, signatures)
+                if len(definition.nodes) + len(definition.connections) <= _INLINE_PARTS_MAX:
+                    return check(definition, signatures)
+                return await asyncio.to_thread(check, definition, signatures)
         request = {
             "definition": definition_to_json(definition),
             "type_texts": [each.type_text for each in definition.inputs],
@@ -85,7 +89,7 @@ def _is_small(
     values += sum(len(each.type_text) + len(each.default_json or "") for each in definition.inputs)
     signatures = sum(len(text) for row in stored.values() if row for text in row.values())
     return (
-        len(definition.nodes) + len(definition.connections) <= _INLINE_PARTS_MAX
+        len(definition.nodes) + len(definition.connections) <= _THREAD_PARTS_MAX
         and values <= _INLINE_VALUES_CHARS_MAX
         and signatures <= _INLINE_SIGNATURES_CHARS_MAX
     )

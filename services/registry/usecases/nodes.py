@@ -155,7 +155,7 @@ async def get_node(
     async with as_caller(pool, caller) as db:
         node = await nodes.get_node(db, node_id, version=version, with_code=with_code)
     if node is None:
-        raise _not_found(node_id)
+        raise not_found(node_id)
     return node
 
 
@@ -221,7 +221,7 @@ async def _hold(db: Db, before: Node) -> None:
     """Lock the node, and see that it is still what the change was made from."""
     if not await nodes.lock_node(db, before.id):
         if await nodes.get_node(db, before.id, with_code=False) is None:
-            raise _not_found(before.id)
+            raise not_found(before.id)
         raise PermissionDenied(
             "NOT_YOURS", "this node may be read and run, not changed; make a copy of your own"
         )
@@ -415,5 +415,6 @@ def _stale(current: str) -> Conflict:
     )
 
 
-def _not_found(node_id: UUID) -> NotFound:
+def not_found(node_id: UUID) -> NotFound:
+    """Make the answer to an id of nothing that the caller may read."""
     return NotFound("NODE_NOT_FOUND", "there is no such node", resource=("node", str(node_id)))

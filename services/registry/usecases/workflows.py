@@ -156,7 +156,7 @@ async def get_workflow(
             db, workflow_id, version=version, with_graph=with_graph
         )
     if workflow is None:
-        raise _not_found(workflow_id)
+        raise not_found(workflow_id)
     return workflow
 
 
@@ -270,7 +270,7 @@ async def _save(db: Db, before: Workflow, after: Workflow, caller: Caller) -> Wo
     """Write what changed, if the workflow is still what the change was made from."""
     if not await workflows.lock_workflow(db, before.id):
         if await workflows.get_workflow(db, before.id, with_graph=False) is None:
-            raise _not_found(before.id)
+            raise not_found(before.id)
         raise PermissionDenied(
             "NOT_YOURS", "this workflow may be read, not changed; make a copy of your own"
         )
@@ -360,7 +360,8 @@ def _stale(current: str) -> Conflict:
     )
 
 
-def _not_found(workflow_id: UUID) -> NotFound:
+def not_found(workflow_id: UUID) -> NotFound:
+    """Make the answer to an id of nothing that the caller may read."""
     return NotFound(
         "WORKFLOW_NOT_FOUND",
         "there is no such workflow",

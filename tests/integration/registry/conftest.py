@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,10 +114,20 @@ class Registry:
 @pytest.fixture
 async def registry(database: Database, resolver: Resolver) -> AsyncIterator[Registry]:
     """The whole service with its loops."""
+    async with running_registry(database, resolver) as running:
+        yield running
+
+
+@asynccontextmanager
+async def running_registry(
+    database: Database, resolver: Resolver, **settings: str
+) -> AsyncIterator[Registry]:
+    """Run the whole service with its loops, and with more settings."""
     env = database.env | {
         "QFLOW_REGISTRY_LISTEN": "127.0.0.1:0",
         "QFLOW_RUNNER_ADDRESS": resolver.address,  # type: ignore[attr-defined]
         "QFLOW_PYTHON_VERSION": "3.11",
+        **settings,
     }
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:

@@ -54,17 +54,17 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
     async def GetNode(self, request: pb.GetNodeRequest, context: Any) -> pb.GetNodeResponse:
         """See the contract."""
         caller = current_caller()
-        node_id = codec.uuid_from(request.node_id, field="node_id")
         with_code = request.view != node_pb2.NODE_VIEW_BASIC
 
         async def load() -> Loaded[pb.GetNodeResponse]:
+            node_id = codec.uuid_from(request.node_id, field="node_id")
             node = await reading.get_node(
                 self._reading, caller, node_id, version=request.version, with_code=with_code
             )
             shown = pb.GetNodeResponse(node=node_to_pb(node, with_code=with_code))
             return kept(shown, lasting=node.lock_state in _LASTING)
 
-        key = (_GET, node_id, request.version, with_code)
+        key = (_GET, request.node_id, request.version, with_code)
         answer: pb.GetNodeResponse = await self._answers.get(caller.tenant_id, key, load)
         return answer
 

@@ -62,17 +62,17 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
     ) -> pb.GetWorkflowResponse:
         """See the contract."""
         caller = current_caller()
-        workflow_id = codec.uuid_from(request.workflow_id, field="workflow_id")
         with_graph = request.view != workflow_pb2.WORKFLOW_VIEW_BASIC
 
         async def load() -> Loaded[pb.GetWorkflowResponse]:
+            workflow_id = codec.uuid_from(request.workflow_id, field="workflow_id")
             workflow = await reading.get_workflow(
                 self._reading, caller, workflow_id, version=request.version, with_graph=with_graph
             )
             shown = workflow_to_pb(workflow, with_graph=with_graph)
             return kept(pb.GetWorkflowResponse(workflow=shown))
 
-        key = (_GET, workflow_id, request.version, with_graph)
+        key = (_GET, request.workflow_id, request.version, with_graph)
         answer: pb.GetWorkflowResponse = await self._answers.get(caller.tenant_id, key, load)
         return answer
 

@@ -100,7 +100,7 @@ async def _spoil(redis: Redis) -> None:
     async with Driver.from_url(redis.url) as driver:
         for at, key in enumerate(await driver.keys("qflow:*")):
             sealed = await driver.get(key)
-            assert sealed is not None
+            assert isinstance(sealed, bytes)
             spoilt = [b"", b"x" * 500, sealed[:40], sealed[:-1] + b"!", b"\0" + sealed]
             await driver.set(key, spoilt[at % len(spoilt)])
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from qflow.types import from_text
 
 from services.registry.domain.document import (
     DocumentError,
@@ -18,7 +21,8 @@ from services.registry.domain.document import (
     to_json,
     to_json_lines,
 )
-from services.registry.domain.exchange import exact, text_of
+from services.registry.domain.exchange import exact, text_of, written
+from services.registry.domain.exchange_reading import read
 from services.registry.domain.text_diff import compare
 from services.registry.domain.yaml_text import Inline, read_yaml, to_yaml
 
@@ -112,12 +116,12 @@ def test_no_text_is_a_crash(text: str) -> None:
 )
 def test_a_value_keeps_its_exact_text(text: str) -> None:
     shown = exact(text)
-    for written in (
+    for told in (
         plain(read_yaml(to_yaml({"v": shown}))),
         plain(read_json(to_json_lines({"v": shown}))),
     ):
-        assert isinstance(written, dict)
-        assert text == text_of(written["v"])
+        assert isinstance(told, dict)
+        assert text == text_of(told["v"])
 
 
 def test_plain_values_are_shown_plainly() -> None:
@@ -149,3 +153,15 @@ def test_texts_that_share_nothing_are_compared_as_wholes_and_cut() -> None:
     diff = compare(before, after, ("1", "2"))
     assert diff.cut
     assert len(diff.text) <= 1024 * 1024
+
+
+def test_the_text_of_the_guide_is_the_one_that_is_exported() -> None:
+    guide = (Path(__file__).parents[3] / "docs/documents.md").read_text(encoding="utf-8")
+    text = guide.split("```yaml\n")[1].split("```")[0]
+    bundle = read(read_yaml(text)).bundle
+    # The types of inputs are known once the workflow is checked.
+    inputs = tuple(
+        replace(each, type=from_text(each.type_text)) for each in bundle.definition.inputs
+    )
+    checked = replace(bundle, definition=replace(bundle.definition, inputs=inputs))
+    assert text == to_yaml(written(checked))

@@ -7,20 +7,12 @@ signatures of its nodes on standard input, what was found on standard output.
 from __future__ import annotations
 
 import asyncio
-import os
-import resource
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-import orjson
-import structlog
-
-from services.kit import child
 from services.kit.errors import ResourceExhausted
 from services.registry.domain.definition import Checked, Definition, Finding, Signature, Signatures
 from services.registry.domain.graph import check
@@ -30,8 +22,7 @@ from services.registry.domain.stored import (
     signature_from_texts,
 )
 from services.registry.domain.type_size import type_size
-
-log = structlog.get_logger()
+from services.registry.gateways import bounded
 
 # What is checked on the spot: each of these is some 20 ms of this process at most. More parts, of
 # types no larger, go to a thread, where other calls get their turns; a child takes longer to start.
@@ -42,19 +33,13 @@ _INLINE_VALUES_CHARS_MAX: Final = 16 * 1024
 _INLINE_COMPARISONS_MAX: Final = 30_000
 # The shortest value in a text, and what parts it from the next: each is compared with its type.
 _VALUE_CHARS_MIN: Final = 2
-_CHILDREN_MAX: Final = 2
-_WALL_S: Final = 8.0
-_OUTPUT_BYTES_MAX: Final = 16 * 1024 * 1024  # the largest graph, with all its findings
-_CPU_S: Final = 8
-_ADDRESS_SPACE_BYTES: Final = 2 << 30
-_ROOT: Final = Path(__file__).parents[3]
 
 
 class GraphChecker:
     """Decides where a definition is checked; two large ones at once at most."""
 
     def __init__(self) -> None:
-        self._slots = asyncio.Semaphore(_CHILDREN_MAX)
+        self._child = bounded.Bounded(__name__)
 
     async def check(
         self, definition: Definition, stored: Mapping[tuple[UUID, int], Mapping[str, str] | None]
@@ -73,8 +58,12 @@ class GraphChecker:
                 [str(node_id), version, row] for (node_id, version), row in stored.items()
             ],
         }
-        async with self._slots:
-            answer = await _run(orjson.dumps(request))
+        answer = await self._child.ask(request)
+        if answer is None:
+            raise ResourceExhausted(
+                "DEFINITION_TOO_COMPLEX",
+                "the definition takes too long to check; use fewer edges or plainer types",
+            )
         return Checked(
             definition_from_json(answer["definition"]),
             tuple(Finding(**each) for each in answer["findings"]),
@@ -149,47 +138,18 @@ def _taken(of: _Sizes, name: str) -> int:
     return of.inputs.get(name, 1)
 
 
-async def _run(request: bytes) -> dict[str, Any]:
-    try:
-        done = await child.run(
-            [sys.executable, "-m", __name__],
-            stdin=request,
-            env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LC_ALL": "C.UTF-8"},
-            cwd=_ROOT,
-            timeout_s=_WALL_S,
-            output_bytes_max=_OUTPUT_BYTES_MAX,
-        )
-    except (TimeoutError, child.OutputTooLargeError):
-        done = None
-    if done is None or done.code != 0 or not done.stdout:
-        log.warning("graph_check_died", code=None if done is None else done.code)
-        raise ResourceExhausted(
-            "DEFINITION_TOO_COMPLEX",
-            "the definition takes too long to check; use fewer edges or plainer types",
-        )
-    found: dict[str, Any] = orjson.loads(done.stdout)
-    return found
-
-
 def main() -> None:
     """Be the child."""
-    for what, value in (
-        (resource.RLIMIT_CPU, _CPU_S),
-        (resource.RLIMIT_AS, _ADDRESS_SPACE_BYTES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(what)
-        ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(what, (ceiling, ceiling))
-    request = orjson.loads(sys.stdin.buffer.read())
+    request = bounded.request()
     definition = definition_from_json(request["definition"])
     signatures = {(UUID(node_id), version): row for node_id, version, row in request["signatures"]}
     checked = check(_with_texts(definition, request["type_texts"]), _signatures(signatures))
-    answer = {
-        "definition": definition_to_json(checked.definition),
-        "findings": [asdict(each) for each in checked.findings],
-    }
-    sys.stdout.buffer.write(orjson.dumps(answer))
+    bounded.respond(
+        {
+            "definition": definition_to_json(checked.definition),
+            "findings": [asdict(each) for each in checked.findings],
+        }
+    )
 
 
 def _with_texts(definition: Definition, texts: Sequence[str]) -> Definition:

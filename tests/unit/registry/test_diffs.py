@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from uuid import UUID
 
@@ -152,3 +153,13 @@ def test_a_long_value_is_cut() -> None:
     long = Parameter("x", STR, "positional", required=False, default_json='"' + "x" * 9_000 + '"')
     [change] = inputs_diff([Y, long], [Y])
     assert (len(change.before), change.before[-1]) == (1_000, "…")
+
+
+def test_types_too_large_to_compare_count_as_what_can_break() -> None:
+    one, two = (
+        from_json({"t": "literal", "values": [f"{sign}{n}" for n in range(400)]}) for sign in "ab"
+    )
+    begin = time.perf_counter()
+    [change] = outputs_diff([Output("result", one)], [Output("result", two)])
+    assert change.can_break
+    assert time.perf_counter() - begin < 1.0

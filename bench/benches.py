@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from typing import Any, Final
 import psutil
 
 from bench import floors
+from bench.definitions import check_workflow, get_workflow
+from bench.figures import figure as _figure
 from bench.flow import ONE, OTHER, SUM, Flow, running
 from bench.lists import list_nodes, search_nodes
 
@@ -155,24 +156,6 @@ def _run(command: list[str], folder: Path) -> None:
     subprocess.run(command, cwd=folder, env=inherited, check=True, stdout=sys.stderr)
 
 
-def _figure(
-    samples: list[float], unit: str, better: str, *, target: float, floor: float
-) -> dict[str, Any]:
-    value = statistics.median(samples)
-    good = value <= target if better == "lower" else value >= target
-    return {
-        "value": round(value, 4),
-        "unit": unit,
-        "better": better,
-        "target": round(target, 4),
-        "floor": round(floor, 4),
-        "ratio": round(value / floor, 3) if floor else None,
-        "met": good,
-        "spread": [round(min(samples), 4), round(max(samples), 4)],
-        "rounds": len(samples),
-    }
-
-
 async def _costs(
     flow: Flow, before: tuple[int, int], nodes: int, *, sandboxes: int = 2
 ) -> dict[str, Any]:
@@ -213,4 +196,6 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "demo": demo,
     "list_nodes": list_nodes,
     "search_nodes": search_nodes,
+    "get_workflow": get_workflow,
+    "check_workflow": check_workflow,
 }

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import asyncpg
 import grpc
+import psutil
 
 _ROUNDS: Final = 400
 _INSERT: Final = "INSERT INTO bench_floor VALUES ($1, $2)"
@@ -27,6 +28,22 @@ async def main():
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("bench.Floor", {"Echo": handler}),)
     )
+    server.add_insecure_port(sys.argv[1])
+    await server.start()
+    print("serving", flush=True)
+    await server.wait_for_termination()
+uvloop.run(main())
+"""
+_ANSWER: Final = """
+import asyncio, sys, grpc, uvloop
+async def main():
+    answer = bytes(int(sys.argv[2]))
+    async def say(request, context):
+        return answer
+    server = grpc.aio.server()
+    handlers = {"Say": grpc.unary_unary_rpc_method_handler(say)}
+    handler = grpc.method_handlers_generic_handler("bench.Floor", handlers)
+    server.add_generic_rpc_handlers((handler,))
     server.add_insecure_port(sys.argv[1])
     await server.start()
     print("serving", flush=True)
@@ -127,6 +144,32 @@ async def stream_ms() -> float:
         child.wait(10)
         child.stdout.close()
     return statistics.median(spans[50:])
+
+
+async def answers_per_s(size: int, *, at_once: int = 32, count: int = 8_000) -> float:
+    """Count the calls that a bare grpc.aio server answers in a second of its own time."""
+    path = f"unix:/tmp/qflow-bench-{os.getpid()}.sock"
+    command = [sys.executable, "-c", _ANSWER, path, str(size)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: ASYNC220  # nothing waits yet
+    assert child.stdout is not None
+    try:
+        child.stdout.readline()  # it serves
+        server = psutil.Process(child.pid)
+        async with grpc.aio.insecure_channel(path) as channel:
+            call: Any = channel.unary_unary("/bench.Floor/Say")
+
+            async def some() -> None:
+                for _ in range(count // at_once):
+                    await call(b"x")
+
+            await some()
+            before = sum(server.cpu_times()[:2])
+            await asyncio.gather(*(some() for _ in range(at_once)))
+            return count / (sum(server.cpu_times()[:2]) - before)
+    finally:
+        child.terminate()
+        child.wait(10)
+        child.stdout.close()
 
 
 async def node_ms(database_url: str) -> dict[str, float]:

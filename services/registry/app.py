@@ -7,6 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from qflow.registry.v1 import (
+    diff_service_pb2_grpc,
+    exchange_service_pb2_grpc,
     node_service_pb2_grpc,
     service_token_service_pb2_grpc,
     session_service_pb2_grpc,
@@ -19,15 +21,22 @@ from qflow.registry.v1 import (
     workflow_service_pb2_grpc,
 )
 
+from services.kit.cache import Cache
 from services.kit.pg import Pool, open_pool
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.channel import open_channel
+from services.kit.rpc.server import Servicer
 from services.kit.run import App, listener, run_service
+from services.registry.gateways.definition_cache import DefinitionCache
+from services.registry.gateways.documents import Documents
 from services.registry.gateways.environments import RunnerEnvironments
 from services.registry.gateways.graph_checker import GraphChecker
 from services.registry.gateways.passwords import Passwords
 from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.loops.locks import make_locks
+from services.registry.rpc.diffs import DiffServicer
+from services.registry.rpc.exchange import ExchangeServicer
+from services.registry.rpc.fresh import forgetting, recent_answers
 from services.registry.rpc.nodes import NodeServicer
 from services.registry.rpc.service_tokens import ServiceTokenServicer
 from services.registry.rpc.sessions import SessionServicer
@@ -39,9 +48,11 @@ from services.registry.rpc.variables import VariableServicer
 from services.registry.rpc.workflow_aliases import WorkflowAliasServicer
 from services.registry.rpc.workflows import WorkflowServicer
 from services.registry.settings import Settings
+from services.registry.usecases.exchange import Exchange
 from services.registry.usecases.identity import Identity
 from services.registry.usecases.locks import Locks
 from services.registry.usecases.nodes import Nodes
+from services.registry.usecases.reading import Reading
 from services.registry.usecases.workflows import Workflows
 
 
@@ -70,48 +81,64 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             python_version=settings.python_version,
             search=engine_pool,
         )
+        exchange = Exchange(nodes=nodes, workflows=workflows, documents=Documents())
         identity = Identity(
             auth_pool=auth_pool,
             passwords=Passwords(),
             session_lifetime=settings.session_lifetime,
             forget=authenticator.forget,
         )
+        cache = None
+        if settings.redis_url is not None:
+            redis = Cache(settings.redis_url)
+            stack.push_async_callback(redis.close)
+            cache = DefinitionCache(redis, settings.service_token)
+        reading, answers = Reading(pool, cache), recent_answers()
+        servicers: list[Servicer] = [
+            (
+                session_service_pb2_grpc.add_SessionServiceServicer_to_server,
+                SessionServicer(identity),
+            ),
+            (
+                node_service_pb2_grpc.add_NodeServiceServicer_to_server,
+                NodeServicer(nodes, reading, answers),
+            ),
+            (
+                workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
+                WorkflowServicer(workflows, reading, answers),
+            ),
+            (
+                exchange_service_pb2_grpc.add_ExchangeServiceServicer_to_server,
+                ExchangeServicer(exchange),
+            ),
+            (diff_service_pb2_grpc.add_DiffServiceServicer_to_server, DiffServicer(exchange)),
+            (tag_service_pb2_grpc.add_TagServiceServicer_to_server, TagServicer(pool)),
+            (
+                workflow_alias_service_pb2_grpc.add_WorkflowAliasServiceServicer_to_server,
+                WorkflowAliasServicer(workflows),
+            ),
+            (
+                variable_service_pb2_grpc.add_VariableServiceServicer_to_server,
+                VariableServicer(pool),
+            ),
+            (
+                template_service_pb2_grpc.add_TemplateServiceServicer_to_server,
+                TemplateServicer(workflows),
+            ),
+            (
+                settings_service_pb2_grpc.add_SettingsServiceServicer_to_server,
+                SettingsServicer(workflows),
+            ),
+            (user_service_pb2_grpc.add_UserServiceServicer_to_server, UserServicer(identity)),
+            (
+                service_token_service_pb2_grpc.add_ServiceTokenServiceServicer_to_server,
+                ServiceTokenServicer(identity),
+            ),
+        ]
         yield App(
             listener=listener(env, "registry", settings.listen_default),
             authenticator=authenticator,
-            servicers=[
-                (
-                    session_service_pb2_grpc.add_SessionServiceServicer_to_server,
-                    SessionServicer(identity),
-                ),
-                (node_service_pb2_grpc.add_NodeServiceServicer_to_server, NodeServicer(nodes)),
-                (
-                    workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
-                    WorkflowServicer(workflows),
-                ),
-                (tag_service_pb2_grpc.add_TagServiceServicer_to_server, TagServicer(pool)),
-                (
-                    workflow_alias_service_pb2_grpc.add_WorkflowAliasServiceServicer_to_server,
-                    WorkflowAliasServicer(workflows),
-                ),
-                (
-                    variable_service_pb2_grpc.add_VariableServiceServicer_to_server,
-                    VariableServicer(pool),
-                ),
-                (
-                    template_service_pb2_grpc.add_TemplateServiceServicer_to_server,
-                    TemplateServicer(workflows),
-                ),
-                (
-                    settings_service_pb2_grpc.add_SettingsServiceServicer_to_server,
-                    SettingsServicer(workflows),
-                ),
-                (user_service_pb2_grpc.add_UserServiceServicer_to_server, UserServicer(identity)),
-                (
-                    service_token_service_pb2_grpc.add_ServiceTokenServiceServicer_to_server,
-                    ServiceTokenServicer(identity),
-                ),
-            ],
+            servicers=[forgetting(each, answers) for each in servicers],
             loops=[partial(make_locks, locks)],
         )
 

@@ -24,6 +24,7 @@ class Settings:
     auth_database_url: str = field(repr=False)
     engine_database_url: str = field(repr=False)
     service_token: str = field(repr=False)
+    redis_url: str | None = field(repr=False)  # None: everything is asked of PostgreSQL
     listen_default: str
     runner_address: str
     session_lifetime: timedelta
@@ -45,6 +46,7 @@ class Settings:
             auth_database_url=read.required(env, "QFLOW_REGISTRY_AUTH_DATABASE_URL"),
             engine_database_url=read.required(env, "QFLOW_REGISTRY_ENGINE_DATABASE_URL"),
             service_token=read.text(env, "QFLOW_SERVICE_TOKEN", ""),
+            redis_url=read.optional(env, "QFLOW_REDIS_URL"),
             listen_default=_LISTEN_DEFAULT,
             runner_address=read.text(env, "QFLOW_RUNNER_ADDRESS", _RUNNER_DEFAULT),
             session_lifetime=timedelta(seconds=lifetime_s),

@@ -142,12 +142,12 @@ class Supervisor:
                 addresses.check_host("QFLOW_REDIS_URL", host)
             self.cache = f"Redis at {host or 'a local socket'}"
             if not redis.listens(given):
-                self.cache += "  <- DOES NOT ANSWER (QFLOW_REDIS_URL); nothing needs it yet"
+                self.cache += "  <- DOES NOT ANSWER (QFLOW_REDIS_URL); reads are slower"
             return given
         program = redis.find_server(self.env)
         if program is None:
             self.cache = (
-                "none (no redis-server on PATH and no wheel for this Python): nothing needs it yet"
+                "none (no redis-server on PATH and no wheel for this Python): reads are slower"
             )
             return None
         server = redis.Redis(program, sockets=self.home.sockets(), log=self.home.log / "redis.log")

@@ -218,6 +218,7 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     ("GetVariable", "workflow_id"): {"name": "x"},
     ("DeleteVariable", "workflow_id"): {"name": "x"},
     ("CheckWorkflow", "workflow_id"): {"definition": {"nodes": [{"id": "a", "nodeId": "{own}"}]}},
+    ("RenderWorkflow", "definition.nodes.node_id"): _GRAPH,
 }
 _CODES = {
     auth_pb2.FOREIGN_ANSWER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,

@@ -58,6 +58,7 @@ _BESIDES: Final = {
 # Which login runs a module's statements, and where one statement is another's. A module that is
 # not named may use any login of its service.
 _RUN_BY: Final = {
+    "registry.storage.definition_parts": "qflow_registry",
     "registry.storage.idempotency": "qflow_registry",
     "registry.storage.deletion": "qflow_registry",
     "registry.storage.identity": "qflow_registry_auth",
@@ -72,6 +73,7 @@ _RUN_BY: Final = {
     "registry.storage.templates": "qflow_registry",
     "registry.storage.variables": "qflow_registry",
     "registry.storage.workflow_aliases": "qflow_registry",
+    "registry.storage.sources": "qflow_registry",
     "registry.storage.workflows": "qflow_registry",
     "orchestrator.storage.definitions": "qflow_orchestrator_engine",
     "orchestrator.storage.definitions._ALIASED": "qflow_orchestrator",

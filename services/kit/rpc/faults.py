@@ -130,7 +130,7 @@ def _rule_faults(message: Message, path: str) -> Iterator[FieldViolation]:
 
 def _path(path: Any, prefix: str) -> str:
     text = ""
-    for element in path.elements:
+    for element in path.elements if path is not None else ():  # a rule of a whole message has none
         text += f".{element.field_name}" if text else element.field_name
         subscript = element.subscript
         if subscript is not None:

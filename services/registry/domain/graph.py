@@ -127,7 +127,8 @@ class _Check:
     fed: dict[tuple[str, str], str] = field(default_factory=dict)
     # Edges whose ends exist and that are no copies: the graph.
     sound: list[int] = field(default_factory=list)
-    judged: dict[tuple[Type, Type, str], Verdict] = field(default_factory=dict)
+    judged: dict[tuple[int, int, str], tuple[Verdict, str | None]] = field(default_factory=dict)
+    compared: dict[tuple[Type, Type, str], Verdict] = field(default_factory=dict)
     bindings: Bindings = field(init=False)
 
     def __post_init__(self) -> None:
@@ -374,27 +375,23 @@ class _Check:
         return signature.outputs.get(edge.source_output) if signature is not None else None
 
     def _typed(self, edge: Connection, index: int, source: Type, target: Type) -> Connection:
-        place = f"connections[{index}]"
-        said = self.judge(source, target, edge.conversion)
-        opaque = None
-        if said.kind is not VerdictKind.CONVERSION:
-            opaque = contains_named(source) or contains_named(target)
+        said, opaque = self._judged(source, target, edge.conversion)
         if opaque is not None:
             message = f"values of {opaque} are not carried between nodes"
             hint = "pass plain values or records, or join the two nodes into one"
-            self.add(ERROR, place, "TYPE_NOT_CARRIED", message, hint)
+            self.add(ERROR, f"connections[{index}]", "TYPE_NOT_CARRIED", message, hint)
             return replace(edge, verdict=VerdictKind.REFUTED.value)
         if not said.fits and edge.conversion in LOSSLESS:
             # Inserted when the nodes had other types: chosen anew as if it did not stand there.
-            said = self.judge(source, target, "")
+            said, _ = self._judged(source, target, "")
         if not said.fits:
             message = said.reason
             if said.counter_example is not None:
                 message += f" (for example {said.counter_example[:200]})"
-            self.add(ERROR, place, "TYPE_REFUTED", message)
+            self.add(ERROR, f"connections[{index}]", "TYPE_REFUTED", message)
         elif not said.lossless:
             message = f"{said.method} may lose something or fail at run time"
-            self.add(INFO, place, "CONVERSION_LOSSY", message)
+            self.add(INFO, f"connections[{index}]", "CONVERSION_LOSSY", message)
         return Connection(
             source=edge.source,
             source_output=edge.source_output,
@@ -404,11 +401,26 @@ class _Check:
             verdict=said.kind.value,
         )
 
+    def _judged(self, source: Type, target: Type, conversion: str) -> tuple[Verdict, str | None]:
+        """Compare two types once, by which they are: to hash a large one costs what it holds.
+
+        Gives what cannot be carried besides. The types live as long as the signatures do.
+        """
+        key = (id(source), id(target), conversion)
+        known = self.judged.get(key)
+        if known is None:
+            said = self.judge(source, target, conversion)
+            opaque = None
+            if said.kind is not VerdictKind.CONVERSION:
+                opaque = contains_named(source) or contains_named(target)
+            known = self.judged[key] = (said, opaque)
+        return known
+
     def judge(self, source: Type, target: Type, conversion: str) -> Verdict:
         key = (source, target, conversion)
-        said = self.judged.get(key)
+        said = self.compared.get(key)
         if said is None:
-            said = self.judged[key] = verdict(source, target, conversion)
+            said = self.compared[key] = verdict(source, target, conversion)
         return said
 
     # -- the workflow's outputs

@@ -156,19 +156,10 @@ def _settings_to_json(definition: Definition) -> Json:
 def definition_from_json(stored: Mapping[str, Any]) -> Definition:
     """Read what `definition_to_json` wrote."""
     settings = stored["settings"] or {}
+    nodes, connections = graph_from_json(stored["nodes"], stored["connections"])
     return Definition(
-        nodes=tuple(_node_from_json(each) for each in stored["nodes"]),
-        connections=tuple(
-            Connection(
-                source=each["source"],
-                source_output=each["source_output"],
-                target=each["target"],
-                target_input=each["target_input"],
-                conversion=each["conversion"],
-                verdict=each.get("verdict", ""),
-            )
-            for each in stored["connections"]
-        ),
+        nodes=nodes,
+        connections=connections,
         inputs=tuple(
             WorkflowInput(
                 name=each["name"],
@@ -196,6 +187,23 @@ def definition_from_json(stored: Mapping[str, Any]) -> Definition:
             )
             for each in settings.get("parameters", ())
         ),
+    )
+
+
+def graph_from_json(
+    nodes: Sequence[Mapping[str, Any]], connections: Sequence[Mapping[str, Any]]
+) -> tuple[tuple[WorkflowNode, ...], tuple[Connection, ...]]:
+    """Read the part of a definition that `nodes` and `connections` hold."""
+    return tuple(_node_from_json(each) for each in nodes), tuple(
+        Connection(
+            source=each["source"],
+            source_output=each["source_output"],
+            target=each["target"],
+            target_input=each["target_input"],
+            conversion=each["conversion"],
+            verdict=each.get("verdict", ""),
+        )
+        for each in connections
     )
 
 

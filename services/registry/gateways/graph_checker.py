@@ -1,4 +1,4 @@
-"""Checks definitions: small ones at once, large ones in a bounded child of their own.
+"""Checks definitions: small ones here, large ones in a bounded child of their own.
 
 `python -m services.registry.gateways.graph_checker` is that child: one definition with the
 signatures of its nodes on standard input, what was found on standard output.
@@ -7,22 +7,15 @@ signatures of its nodes on standard input, what was found on standard output.
 from __future__ import annotations
 
 import asyncio
-import os
-import resource
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-import orjson
-import structlog
 from qflow.types import Type, from_json, to_json
 
-from services.kit import child
 from services.kit.errors import ResourceExhausted
 from services.registry.domain.definition import Checked, Definition, Finding, Signature, Signatures
 from services.registry.domain.graph import check
@@ -32,29 +25,24 @@ from services.registry.domain.stored import (
     signature_from_texts,
 )
 from services.registry.domain.type_size import type_size
+from services.registry.gateways import bounded
 
-log = structlog.get_logger()
-
-# What is checked on the spot: each of these is some 20 ms of this process at most.
+# What is checked on the spot: each of these is some 20 ms of this process at most. More parts, of
+# types no larger, go to a thread, where other calls get their turns; a child takes longer to start.
 _INLINE_PARTS_MAX: Final = 1_000
+_THREAD_PARTS_MAX: Final = 4_000
 _INLINE_SIGNATURES_CHARS_MAX: Final = 128 * 1024
 _INLINE_VALUES_CHARS_MAX: Final = 16 * 1024
 _INLINE_COMPARISONS_MAX: Final = 30_000
 # The shortest value in a text, and what parts it from the next: each is compared with its type.
 _VALUE_CHARS_MIN: Final = 2
-_CHILDREN_MAX: Final = 2
-_WALL_S: Final = 8.0
-_OUTPUT_BYTES_MAX: Final = 16 * 1024 * 1024  # the largest graph, with all its findings
-_CPU_S: Final = 8
-_ADDRESS_SPACE_BYTES: Final = 2 << 30
-_ROOT: Final = Path(__file__).parents[3]
 
 
 class GraphChecker:
     """Decides where a definition is checked; two large ones at once at most."""
 
     def __init__(self) -> None:
-        self._slots = asyncio.Semaphore(_CHILDREN_MAX)
+        self._child = bounded.Bounded(__name__)
 
     async def check(
         self,
@@ -66,7 +54,9 @@ class GraphChecker:
         if _is_small(definition, stored):
             signatures = _signatures(stored)
             if _comparisons(definition, signatures, variables) <= _INLINE_COMPARISONS_MAX:
-                return check(definition, signatures, variables)
+                if len(definition.nodes) + len(definition.connections) <= _INLINE_PARTS_MAX:
+                    return check(definition, signatures, variables)
+                return await asyncio.to_thread(check, definition, signatures, variables)
         request = {
             "definition": definition_to_json(definition),
             "type_texts": [each.type_text for each in definition.inputs],
@@ -76,8 +66,12 @@ class GraphChecker:
                 [str(node_id), version, row] for (node_id, version), row in stored.items()
             ],
         }
-        async with self._slots:
-            answer = await _run(orjson.dumps(request))
+        answer = await self._child.ask(request)
+        if answer is None:
+            raise ResourceExhausted(
+                "DEFINITION_TOO_COMPLEX",
+                "the definition takes too long to check; use fewer edges or plainer types",
+            )
         return Checked(
             definition_from_json(answer["definition"]),
             tuple(Finding(**each) for each in answer["findings"]),
@@ -95,7 +89,7 @@ def _is_small(
     )
     signatures = sum(len(text) for row in stored.values() if row for text in row.values())
     return (
-        len(definition.nodes) + len(definition.connections) <= _INLINE_PARTS_MAX
+        len(definition.nodes) + len(definition.connections) <= _THREAD_PARTS_MAX
         and values <= _INLINE_VALUES_CHARS_MAX
         and signatures <= _INLINE_SIGNATURES_CHARS_MAX
     )
@@ -175,49 +169,20 @@ def _taken(of: _Sizes, name: str) -> int:
     return of.inputs.get(name, 1)
 
 
-async def _run(request: bytes) -> dict[str, Any]:
-    try:
-        done = await child.run(
-            [sys.executable, "-m", __name__],
-            stdin=request,
-            env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LC_ALL": "C.UTF-8"},
-            cwd=_ROOT,
-            timeout_s=_WALL_S,
-            output_bytes_max=_OUTPUT_BYTES_MAX,
-        )
-    except (TimeoutError, child.OutputTooLargeError):
-        done = None
-    if done is None or done.code != 0 or not done.stdout:
-        log.warning("graph_check_died", code=None if done is None else done.code)
-        raise ResourceExhausted(
-            "DEFINITION_TOO_COMPLEX",
-            "the definition takes too long to check; use fewer edges or plainer types",
-        )
-    found: dict[str, Any] = orjson.loads(done.stdout)
-    return found
-
-
 def main() -> None:
     """Be the child."""
-    for what, value in (
-        (resource.RLIMIT_CPU, _CPU_S),
-        (resource.RLIMIT_AS, _ADDRESS_SPACE_BYTES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(what)
-        ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(what, (ceiling, ceiling))
-    request = orjson.loads(sys.stdin.buffer.read())
+    request = bounded.request()
     definition = definition_from_json(request["definition"])
     signatures = {(UUID(node_id), version): row for node_id, version, row in request["signatures"]}
     definition = _with_texts(definition, request["type_texts"], request["parameter_texts"])
     variables = {name: from_json(of) for name, of in request["variables"].items()}
     checked = check(definition, _signatures(signatures), variables)
-    answer = {
-        "definition": definition_to_json(checked.definition),
-        "findings": [asdict(each) for each in checked.findings],
-    }
-    sys.stdout.buffer.write(orjson.dumps(answer))
+    bounded.respond(
+        {
+            "definition": definition_to_json(checked.definition),
+            "findings": [asdict(each) for each in checked.findings],
+        }
+    )
 
 
 def _with_texts(

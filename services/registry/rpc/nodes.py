@@ -10,15 +10,21 @@ from qflow.registry.v1 import node_service_pb2 as pb
 from qflow.registry.v1 import node_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
+from services.kit.recent import Loaded
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
+from services.registry.rpc.fresh import Answers, kept
 from services.registry.rpc.node_codec import node_to_pb, node_version_to_pb
 from services.registry.rpc.request_key import answered, request_key
 from services.registry.rpc.sizes import check_answerable
 from services.registry.storage.nodes import Node
-from services.registry.usecases import deletion, lists, node_versions, nodes
+from services.registry.usecases import deletion, lists, node_versions, nodes, reading
 from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
+from services.registry.usecases.reading import Reading
 
+_GET: Final = "registry.GetNode"
+# States that no resolver changes behind the back of whoever remembers them.
+_LASTING: Final = frozenset({"none", "locked"})
 _LIST: Final = "registry.ListNodes"
 _LIST_VERSIONS: Final = "registry.ListNodeVersions"
 
@@ -26,8 +32,10 @@ _LIST_VERSIONS: Final = "registry.ListNodeVersions"
 class NodeServicer(pb_grpc.NodeServiceServicer):
     """Stores Python functions with what their source says."""
 
-    def __init__(self, deps: Nodes) -> None:
+    def __init__(self, deps: Nodes, reading: Reading, answers: Answers) -> None:
         self._deps = deps
+        self._reading = reading
+        self._answers = answers
 
     async def CreateNode(
         self, request: pb.CreateNodeRequest, context: Any
@@ -45,15 +53,20 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Any) -> pb.GetNodeResponse:
         """See the contract."""
+        caller = current_caller()
         with_code = request.view != node_pb2.NODE_VIEW_BASIC
-        node = await nodes.get_node(
-            self._deps.pool,
-            current_caller(),
-            codec.uuid_from(request.node_id, field="node_id"),
-            version=request.version,
-            with_code=with_code,
-        )
-        return pb.GetNodeResponse(node=node_to_pb(node, with_code=with_code))
+
+        async def load() -> Loaded[pb.GetNodeResponse]:
+            node_id = codec.uuid_from(request.node_id, field="node_id")
+            node = await reading.get_node(
+                self._reading, caller, node_id, version=request.version, with_code=with_code
+            )
+            shown = pb.GetNodeResponse(node=node_to_pb(node, with_code=with_code))
+            return kept(shown, lasting=node.lock_state in _LASTING)
+
+        key = (_GET, request.node_id, request.version, with_code)
+        answer: pb.GetNodeResponse = await self._answers.get(caller.tenant_id, key, load)
+        return answer
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:
         """See the contract."""

@@ -45,8 +45,9 @@ def definition_from_pb(message: pb.WorkflowDefinition) -> Definition:
     """Decode a graph; what the server sets is left out, and checked anew."""
     check_settings_known(message)
     timeout = message.settings.timeout if message.settings.HasField("timeout") else None
+    ids: dict[str, UUID] = {}  # a few nodes stand at many places
     return Definition(
-        nodes=tuple(_node_from_pb(each, index) for index, each in enumerate(message.nodes)),
+        nodes=tuple(_node_from_pb(each, index, ids) for index, each in enumerate(message.nodes)),
         connections=tuple(
             Connection(
                 source=each.source_node,
@@ -77,14 +78,18 @@ def definition_from_pb(message: pb.WorkflowDefinition) -> Definition:
     )
 
 
-def _node_from_pb(message: pb.WorkflowNode, index: int) -> WorkflowNode:
+def _node_from_pb(message: pb.WorkflowNode, index: int, ids: dict[str, UUID]) -> WorkflowNode:
     place = f"nodes[{index}]"
+    node_id = ids.get(message.node_id)
+    if node_id is None:
+        node_id = codec.uuid_from(message.node_id, field=f"{place}.node_id")
+        ids[message.node_id] = node_id
     timeout_ms = TIMEOUT_MS_DEFAULT
     if message.HasField("timeout"):
         timeout_ms = max(1, codec.milliseconds_from(message.timeout, field=f"{place}.timeout"))
     return WorkflowNode(
         id=message.id,
-        node_id=codec.uuid_from(message.node_id, field=f"{place}.node_id"),
+        node_id=node_id,
         version=message.version,
         literals=tuple((each.input, each.value_json) for each in message.literals),
         retry=_retry_from_pb(message.retry, place) if message.HasField("retry") else None,
@@ -156,20 +161,19 @@ def definition_to_pb(definition: Definition, *, with_graph: bool = True) -> pb.W
         ],
     )
     if with_graph:
-        message.nodes.extend(_node_to_pb(each) for each in definition.nodes)
-        message.connections.extend(_connection_to_pb(each) for each in definition.connections)
+        for node in definition.nodes:
+            _add_node(message, node)
+        for edge in definition.connections:
+            _add_connection(message, edge)
     return message
 
 
-def _node_to_pb(node: WorkflowNode) -> pb.WorkflowNode:
-    message = pb.WorkflowNode(
+def _add_node(definition: pb.WorkflowDefinition, node: WorkflowNode) -> None:
+    # Added in place: a message that is made first and appended then is copied.
+    message = definition.nodes.add(
         id=node.id,
         node_id=str(node.node_id),
         version=node.version,
-        literals=[
-            pb.LiteralInput(input=name, value_json=value_json) for name, value_json in node.literals
-        ],
-        timeout=codec.duration_ms(node.timeout_ms),
         memory_limit_bytes=node.memory_bytes,
         variables=[
             pb.VariableInput(input=name, variable=variable) for name, variable in node.variables
@@ -179,21 +183,20 @@ def _node_to_pb(node: WorkflowNode) -> pb.WorkflowNode:
             for name, parameter in node.parameters
         ],
     )
+    message.timeout.FromMilliseconds(node.timeout_ms)
+    for name, value_json in node.literals:
+        message.literals.add(input=name, value_json=value_json)
     if node.retry is not None:
-        message.retry.CopyFrom(
-            pb.RetryPolicy(
-                max_retries=node.retry.max_retries,
-                initial_delay=codec.duration_ms(node.retry.initial_delay_ms),
-                factor=node.retry.factor,
-                max_delay=codec.duration_ms(node.retry.max_delay_ms),
-                jitter=node.retry.jitter,
-            )
-        )
-    return message
+        retry = message.retry
+        retry.max_retries = node.retry.max_retries
+        retry.initial_delay.FromMilliseconds(node.retry.initial_delay_ms)
+        retry.factor = node.retry.factor
+        retry.max_delay.FromMilliseconds(node.retry.max_delay_ms)
+        retry.jitter = node.retry.jitter
 
 
-def _connection_to_pb(edge: Connection) -> pb.Connection:
-    return pb.Connection(
+def _add_connection(definition: pb.WorkflowDefinition, edge: Connection) -> None:
+    definition.connections.add(
         source_node=edge.source,
         source_output=edge.source_output,
         target_node=edge.target,

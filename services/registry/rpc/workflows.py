@@ -9,8 +9,10 @@ from qflow.registry.v1 import workflow_service_pb2 as pb
 from qflow.registry.v1 import workflow_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
+from services.kit.recent import Loaded
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
+from services.registry.rpc.fresh import Answers, kept
 from services.registry.rpc.request_key import answered, request_key
 from services.registry.rpc.sizes import check_answerable
 from services.registry.rpc.workflow_codec import (
@@ -21,9 +23,11 @@ from services.registry.rpc.workflow_codec import (
     workflow_version_to_pb,
 )
 from services.registry.storage.workflows import Workflow
-from services.registry.usecases import deletion, lists, workflow_versions, workflows
+from services.registry.usecases import deletion, lists, reading, workflow_versions, workflows
+from services.registry.usecases.reading import Reading
 from services.registry.usecases.workflows import WorkflowAnswer, Workflows
 
+_GET: Final = "registry.GetWorkflow"
 _LIST: Final = "registry.ListWorkflows"
 _LIST_VERSIONS: Final = "registry.ListWorkflowVersions"
 
@@ -31,8 +35,10 @@ _LIST_VERSIONS: Final = "registry.ListWorkflowVersions"
 class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
     """Stores graphs of nodes and proves their edges."""
 
-    def __init__(self, deps: Workflows) -> None:
+    def __init__(self, deps: Workflows, reading: Reading, answers: Answers) -> None:
         self._deps = deps
+        self._reading = reading
+        self._answers = answers
 
     async def CreateWorkflow(
         self, request: pb.CreateWorkflowRequest, context: Any
@@ -55,15 +61,20 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         self, request: pb.GetWorkflowRequest, context: Any
     ) -> pb.GetWorkflowResponse:
         """See the contract."""
+        caller = current_caller()
         with_graph = request.view != workflow_pb2.WORKFLOW_VIEW_BASIC
-        workflow = await workflows.get_workflow(
-            self._deps.pool,
-            current_caller(),
-            codec.uuid_from(request.workflow_id, field="workflow_id"),
-            version=request.version,
-            with_graph=with_graph,
-        )
-        return pb.GetWorkflowResponse(workflow=workflow_to_pb(workflow, with_graph=with_graph))
+
+        async def load() -> Loaded[pb.GetWorkflowResponse]:
+            workflow_id = codec.uuid_from(request.workflow_id, field="workflow_id")
+            workflow = await reading.get_workflow(
+                self._reading, caller, workflow_id, version=request.version, with_graph=with_graph
+            )
+            shown = workflow_to_pb(workflow, with_graph=with_graph)
+            return kept(pb.GetWorkflowResponse(workflow=shown))
+
+        key = (_GET, request.workflow_id, request.version, with_graph)
+        answer: pb.GetWorkflowResponse = await self._answers.get(caller.tenant_id, key, load)
+        return answer
 
     async def ListWorkflows(
         self, request: pb.ListWorkflowsRequest, context: Any

@@ -24,7 +24,7 @@ from services.registry.usecases.changes import (
     stale,
 )
 from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
-from services.registry.usecases.nodes import NOBODY, NodeAnswer, Nodes, get_node, locked
+from services.registry.usecases.nodes import NOBODY, NodeAnswer, Nodes, get_node
 
 log = structlog.get_logger()
 
@@ -85,7 +85,7 @@ async def rollback_node(
     if isinstance(written, Replayed):
         return written
     log.info("node_rolled_back", node_id=str(node_id), to=version, version=after.version)
-    return await locked(deps, caller, written)
+    return await when_locked(deps, caller, written)
 
 
 async def clone_node(
@@ -133,7 +133,7 @@ async def clone_node(
     if isinstance(written, Replayed):
         return written
     log.info("node_cloned", node_id=str(copy.id), model_id=str(node_id), version=model.version)
-    return await locked(deps, caller, written)
+    return await when_locked(deps, caller, written)
 
 
 async def _publish(db: Db, node: Node, model: Node, *, author: UUID) -> Node:

@@ -103,11 +103,31 @@ async def create_node(
     guard: Callable[[NodeAnswer], None] = lambda _: None,
 ) -> NodeAnswer | Replayed:
     """Make version 1 of a node from its source, and begin to lock what it needs."""
-    name_from(draft.name)
-    description_from(draft.description)
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier
+    answer = await drafted(deps, caller, draft, validate_only=validate_only)
+    node = answer.node
+    guard(answer)  # whoever will have to send it may refuse it while nothing is stored
+    if validate_only:
+        return answer
+
+    async def write(db: Db) -> NodeAnswer:
+        return replace(answer, node=await insert_node(db, node))
+
+    written = await write_once(deps.pool, caller, key, write)
+    if isinstance(written, Replayed):
+        return written
+    log.info("node_created", node_id=str(node.id), requirements=len(node.requirements))
+    return await when_locked(deps, caller, written)
+
+
+async def drafted(
+    deps: Nodes, caller: Caller, draft: Draft, *, validate_only: bool = False
+) -> NodeAnswer:
+    """Make version 1 of a node from its source, and store nothing."""
+    name_from(draft.name)
+    description_from(draft.description)
     draft = _without_mark(draft)
     source = await _read_source(deps, draft)
     now = datetime.now(UTC)
@@ -132,22 +152,15 @@ async def create_node(
         created_at=now,
         updated_at=now,
     )
-    answer = NodeAnswer(node, source.diagnostics)
-    guard(answer)  # whoever will have to send it may refuse it while nothing is stored
-    if validate_only:
-        return answer
+    return NodeAnswer(node, source.diagnostics)
 
-    async def write(db: Db) -> NodeAnswer:
-        created_at, updated_at = await nodes.insert_node(db, node)
-        stored = replace(node, created_at=created_at, updated_at=updated_at)
-        await nodes.insert_version(db, stored)
-        return replace(answer, node=stored)
 
-    written = await write_once(deps.pool, caller, key, write)
-    if isinstance(written, Replayed):
-        return written
-    log.info("node_created", node_id=str(node.id), requirements=len(node.requirements))
-    return await locked(deps, caller, written)
+async def insert_node(db: Db, node: Node) -> Node:
+    """Store version 1 of a node that was drafted."""
+    created_at, updated_at = await nodes.insert_node(db, node)
+    stored = replace(node, created_at=created_at, updated_at=updated_at)
+    await nodes.insert_version(db, stored)
+    return stored
 
 
 async def get_node(
@@ -219,7 +232,7 @@ async def update_node(
     log.info("node_updated", node_id=str(node_id), version=after.version)
     if after.version == before.version:
         return written
-    return await locked(deps, caller, written)
+    return await when_locked(deps, caller, written)
 
 
 def _merged(before: Node, draft: Draft, mask: Sequence[str]) -> Draft:
@@ -372,7 +385,7 @@ def _violation(each: Diagnostic) -> FieldViolation:
     return FieldViolation(field, f"{place}{each.message}{hint}", each.code)
 
 
-async def locked(deps: Nodes, caller: Caller, answer: NodeAnswer) -> NodeAnswer:
+async def when_locked(deps: Nodes, caller: Caller, answer: NodeAnswer) -> NodeAnswer:
     """Wait a little for the lock, and show how far it got."""
     node = answer.node
     if node.lock_state != "pending":

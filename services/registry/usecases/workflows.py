@@ -97,20 +97,14 @@ async def create_workflow(
         return earlier
     proven = await prove(deps, caller, definition)
     _require(proven.checked, complete=activate)
-    now = datetime.now(UTC)
-    workflow = Workflow(
-        id=NOBODY if validate_only else uuid7(),
-        version=1,
-        current_version=1,
+    workflow = first_version(
+        caller,
         name=name,
         description=description,
         definition=proven.checked.definition,
         python_version=proven.python_version,
-        is_active=activate,
-        tenant_id=caller.tenant_id,
-        created_by=caller.user_id,
-        created_at=now,
-        updated_at=now,
+        activate=activate,
+        validate_only=validate_only,
     )
     answer = WorkflowAnswer(workflow, proven.checked.findings)
     guard(answer)  # whoever will have to send it may refuse it while nothing is stored
@@ -118,16 +112,48 @@ async def create_workflow(
         return answer
 
     async def write(db: Db) -> WorkflowAnswer:
-        created_at, updated_at = await workflows.insert_workflow(db, workflow)
-        await workflows.insert_version(db, uuid7(), workflow, author=caller.user_id)
-        await check_nodes(db, workflow)
-        stored = replace(workflow, created_at=created_at, updated_at=updated_at)
-        return replace(answer, workflow=stored)
+        return replace(answer, workflow=await insert_workflow(db, workflow))
 
     written = await write_once(deps.pool, caller, key, write)
     if isinstance(written, WorkflowAnswer):
         log.info("workflow_created", workflow_id=str(workflow.id), nodes=len(definition.nodes))
     return written
+
+
+def first_version(
+    caller: Caller,
+    *,
+    name: str,
+    description: str,
+    definition: Definition,
+    python_version: str,
+    activate: bool,
+    validate_only: bool,
+) -> Workflow:
+    """Make version 1 of a workflow whose definition is proven, and store nothing."""
+    now = datetime.now(UTC)
+    return Workflow(
+        id=NOBODY if validate_only else uuid7(),
+        version=1,
+        current_version=1,
+        name=name,
+        description=description,
+        definition=definition,
+        python_version=python_version,
+        is_active=activate,
+        tenant_id=caller.tenant_id,
+        created_by=caller.user_id,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+async def insert_workflow(db: Db, workflow: Workflow) -> Workflow:
+    """Store version 1 of a workflow; its nodes are held until then."""
+    created_at, updated_at = await workflows.insert_workflow(db, workflow)
+    await workflows.insert_version(db, uuid7(), workflow, author=workflow.created_by)
+    await check_nodes(db, workflow)
+    return replace(workflow, created_at=created_at, updated_at=updated_at)
 
 
 async def check_workflow(

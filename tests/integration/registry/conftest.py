@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ from grpc_health.v1 import health
 from grpc_status import rpc_status
 from qflow.registry.v1 import node_pb2, workflow_pb2
 from qflow.registry.v1 import node_service_pb2 as node_rpc
+from qflow.registry.v1.diff_service_pb2_grpc import DiffServiceStub
+from qflow.registry.v1.exchange_service_pb2_grpc import ExchangeServiceStub
 from qflow.registry.v1.node_service_pb2_grpc import NodeServiceStub
 from qflow.registry.v1.session_service_pb2_grpc import SessionServiceStub
 from qflow.registry.v1.workflow_service_pb2_grpc import WorkflowServiceStub
@@ -79,6 +81,8 @@ class Client:
     nodes: Any
     workflows: Any
     sessions: Any
+    exchange: Any
+    diffs: Any
 
     async def node(self, code: str, **fields: Any) -> node_pb2.Node:
         request = node_rpc.CreateNodeRequest(name="a node", code=code, **fields)
@@ -100,6 +104,8 @@ class Registry:
             NodeServiceStub(channel),
             WorkflowServiceStub(channel),
             SessionServiceStub(channel),
+            ExchangeServiceStub(channel),
+            DiffServiceStub(channel),
         )
         self.clients.append(client)
         return client
@@ -108,10 +114,20 @@ class Registry:
 @pytest.fixture
 async def registry(database: Database, resolver: Resolver) -> AsyncIterator[Registry]:
     """The whole service with its loops."""
+    async with running_registry(database, resolver) as running:
+        yield running
+
+
+@asynccontextmanager
+async def running_registry(
+    database: Database, resolver: Resolver, **settings: str
+) -> AsyncIterator[Registry]:
+    """Run the whole service with its loops, and with more settings."""
     env = database.env | {
         "QFLOW_REGISTRY_LISTEN": "127.0.0.1:0",
         "QFLOW_RUNNER_ADDRESS": resolver.address,  # type: ignore[attr-defined]
         "QFLOW_PYTHON_VERSION": "3.11",
+        **settings,
     }
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:

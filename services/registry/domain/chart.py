@@ -1,0 +1,115 @@
+"""A workflow as boxes and links: what every picture of it is drawn from."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from qflow.types import expression
+
+from services.registry.domain.definition import Definition, WorkflowNode
+
+Kind = Literal["input", "node", "output"]
+
+# Of a text in a picture: the rest is an ellipsis.
+TEXT_CHARS_MAX: Final = 32
+# Formats that turn the direction of what follows them, or cannot be seen.
+_CONTROLS: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_UNSEEN: Final = "\N{REPLACEMENT CHARACTER}"
+# What joins the parts of one sign, and turns nothing.
+_JOINERS: Final = frozenset("\u200c\u200d")
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A place, or an input or output of the workflow; names stand beside where links meet it."""
+
+    kind: Kind
+    title: str
+    subtitle: str = ""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    # Beside inputs that no link feeds: the value that is written into the definition.
+    values: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A line from an output to an input, each by the box's index and the index within it."""
+
+    source: int
+    output: int
+    target: int
+    input: int
+    verdict: str = ""
+    conversion: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """All of it, under one title; `places` counts the boxes that are nodes."""
+
+    title: str
+    boxes: tuple[Box, ...]
+    links: tuple[Link, ...]
+    places: int
+
+
+def chart_of(title: str, definition: Definition, names: Sequence[str]) -> Chart:
+    """Lay out what a definition says; `names` has the name of the Python node of each place."""
+    fed: dict[str, list[str]] = {}
+    used: dict[str, list[str]] = {}
+    for edge in definition.connections:
+        _once(fed.setdefault(edge.target, []), edge.target_input)
+        _once(used.setdefault(edge.source, []), edge.source_output)
+    for output in definition.outputs:
+        _once(used.setdefault(output.node, []), output.output)
+    boxes: list[Box] = []
+    declared = {each.name: each for each in definition.inputs}
+    starts: dict[str, int] = {}
+    for name in dict.fromkeys([*declared, *used.get("", ())]):
+        starts[name] = len(boxes)
+        of = declared[name].type if name in declared else None
+        boxes.append(Box("input", name, "" if of is None else expression(of), outputs=(name,)))
+    at: dict[str, int] = {}
+    for node, called in zip(definition.nodes, names, strict=True):
+        at.setdefault(node.id, len(boxes))
+        boxes.append(_box(node, called, fed.get(node.id, ()), used.get(node.id, ())))
+    links = []
+    for edge in definition.connections:
+        source = at.get(edge.source) if edge.source else starts[edge.source_output]
+        target = at.get(edge.target)
+        if source is not None and target is not None:
+            out = boxes[source].outputs.index(edge.source_output)
+            into = boxes[target].inputs.index(edge.target_input)
+            links.append(Link(source, out, target, into, edge.verdict, edge.conversion))
+    for each in definition.outputs:
+        of = each.type
+        if each.node in at:
+            out = boxes[at[each.node]].outputs.index(each.output)
+            links.append(Link(at[each.node], out, len(boxes), 0, "exact"))
+        subtitle = "" if of is None else expression(of)
+        boxes.append(Box("output", each.name, subtitle, inputs=(each.name,)))
+    return Chart(title, tuple(boxes), tuple(links), len(definition.nodes))
+
+
+def _once(names: list[str], name: str) -> None:
+    if name not in names:
+        names.append(name)
+
+
+def _box(node: WorkflowNode, called: str, fed: Iterable[str], used: Iterable[str]) -> Box:
+    pinned = f" · version {node.version}" if node.version else ""
+    return Box("node", node.id, f"{called}{pinned}", tuple(fed), tuple(used), node.literals)
+
+
+def seen(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
+    """Give a text as a picture shows it: on one line, cut, without what turns or hides others."""
+    head = " ".join(text[: 8 * chars_max].split())
+    shown = "".join(
+        _UNSEEN if unicodedata.category(each) in _CONTROLS and each not in _JOINERS else each
+        for each in head[: chars_max + 1]
+    )
+    return shown if len(shown) <= chars_max else f"{shown[: chars_max - 1].rstrip()}…"

@@ -1,0 +1,264 @@
+"""A workflow as a document: what stands in it, in one order, and nothing of one deployment.
+
+Nodes are told by a key of the document, and under that key by name and content. What has its
+default is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from qflow.types import ValueTextError, parse_strict, to_text
+
+from services.registry.domain.definition import (
+    MEMORY_BYTES_DEFAULT,
+    TIMEOUT_MS_DEFAULT,
+    Connection,
+    Definition,
+    WorkflowInput,
+    WorkflowNode,
+)
+from services.registry.domain.document import (
+    DocumentError,
+    Number,
+    Plain,
+    plain,
+    read_json,
+)
+from services.registry.domain.document import to_json as json_text
+from services.registry.domain.yaml_text import Inline
+
+FORMAT: Final = "qflow.workflow/1"
+# A value whose JSON text is not the one way to write it stands as that text, under this key.
+EXACT_KEY: Final = "$json"
+_DIGEST: Final = "sha256:"
+_NOT_IN_KEYS: Final = re.compile(r"[^A-Za-z0-9]+")
+_KEY_CHARS_MAX: Final = 48
+_VALUE_DEPTH_MAX: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A Python node as far as a document tells of it; `digest` is that of its code.
+
+    Without a description it is that of the code itself.
+    """
+
+    name: str
+    description: str | None = None
+    python_version: str
+    main_function: str
+    digest: str
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A workflow with its nodes by key.
+
+    `node_id` of a place in the definition is not that of a node, but `placeholder` of its key's
+    index in `sources`; version 1 says that the place is pinned to it, 0 that it floats.
+    """
+
+    name: str
+    description: str
+    definition: Definition
+    sources: Mapping[str, Source]
+
+
+def placeholder(index: int) -> UUID:
+    """Give what stands in a bundle for the id of the node with this index."""
+    return UUID(int=index + 1)
+
+
+def digest_of(code: str) -> str:
+    """Give the digest by which a source is told."""
+    return _DIGEST + hashlib.sha256(code.encode()).hexdigest()
+
+
+def bundled(
+    name: str,
+    description: str,
+    definition: Definition,
+    found: Mapping[tuple[UUID, int], Source],
+) -> Bundle:
+    """Put a workflow together with its nodes; those with the same content have one key."""
+    keys: dict[Source, tuple[str, int]] = {}
+    taken: set[str] = set()
+    nodes = []
+    for node in definition.nodes:
+        source = found[node.node_id, node.version]
+        if source not in keys:
+            keys[source] = _key(source, taken), len(keys)
+        nodes.append(_placed(node, placeholder(keys[source][1]), pinned=node.version != 0))
+    return Bundle(
+        name=name,
+        description=description,
+        definition=Definition(
+            nodes=tuple(nodes),
+            connections=definition.connections,
+            inputs=definition.inputs,
+            outputs=definition.outputs,
+            timeout_ms=definition.timeout_ms,
+        ),
+        sources={key: source for source, (key, _) in keys.items()},
+    )
+
+
+def _placed(node: WorkflowNode, node_id: UUID, *, pinned: bool) -> WorkflowNode:
+    return WorkflowNode(
+        id=node.id,
+        node_id=node_id,
+        version=1 if pinned else 0,
+        literals=node.literals,
+        retry=node.retry,
+        timeout_ms=node.timeout_ms,
+        memory_bytes=node.memory_bytes,
+    )
+
+
+def _key(source: Source, taken: set[str]) -> str:
+    plain_name = _NOT_IN_KEYS.sub("_", source.name).strip("_").lower()[:_KEY_CHARS_MAX]
+    stem = plain_name or source.main_function[:_KEY_CHARS_MAX]
+    key, number = stem, 1
+    while key in taken:
+        number += 1
+        key = f"{stem}_{number}"
+    taken.add(key)
+    return key
+
+
+def written(bundle: Bundle) -> Plain:
+    """Write a bundle in its one order."""
+    definition = bundle.definition
+    keys = list(bundle.sources)
+    document: dict[str, Plain] = {"format": FORMAT, "name": bundle.name}
+    if bundle.description:
+        document["description"] = bundle.description
+    if definition.timeout_ms is not None:
+        document["settings"] = {"timeout_ms": definition.timeout_ms}
+    if definition.inputs:
+        document["inputs"] = {each.name: _input(each) for each in definition.inputs}
+    document["nodes"] = {
+        each.id: _node(each, keys[each.node_id.int - 1]) for each in definition.nodes
+    }
+    if definition.connections:
+        document["connections"] = [_connection(each) for each in definition.connections]
+    if definition.outputs:
+        document["outputs"] = {
+            each.name: f"{each.node}.{each.output}" for each in definition.outputs
+        }
+    document["sources"] = {key: _source(each) for key, each in bundle.sources.items()}
+    return document
+
+
+def _input(each: WorkflowInput) -> Plain:
+    shown = Inline()
+    if each.type is not None:
+        shown["type"] = exact(to_text(each.type))
+    if each.default_json is not None:
+        shown["default"] = exact(each.default_json)
+    return shown
+
+
+def _node(node: WorkflowNode, key: str) -> Plain:
+    shown: dict[str, Plain] = {"source": key}
+    if node.version:
+        shown["pinned"] = True
+    if node.literals:
+        shown["literals"] = {name: exact(text) for name, text in sorted(node.literals)}
+    if node.retry is not None:
+        shown["retry"] = Inline(
+            max_retries=node.retry.max_retries,
+            initial_delay_ms=node.retry.initial_delay_ms,
+            factor=Number(_real(node.retry.factor)),
+            max_delay_ms=node.retry.max_delay_ms,
+            jitter=Number(_real(node.retry.jitter)),
+        )
+    if node.timeout_ms != TIMEOUT_MS_DEFAULT:
+        shown["timeout_ms"] = node.timeout_ms
+    if node.memory_bytes != MEMORY_BYTES_DEFAULT:
+        shown["memory_bytes"] = node.memory_bytes
+    return shown if len(shown) > 1 else Inline(shown)
+
+
+def _real(value: float) -> str:
+    """Write 2 and 2.0 alike: the tables keep whichever of them they were given."""
+    return repr(float(value))
+
+
+def _connection(edge: Connection) -> Plain:
+    shown = Inline()
+    if edge.source:
+        shown["from"] = f"{edge.source}.{edge.source_output}"
+    else:
+        shown["input"] = edge.source_output
+    shown["to"] = f"{edge.target}.{edge.target_input}"
+    if edge.conversion:
+        shown["conversion"] = edge.conversion
+    return shown
+
+
+def _source(source: Source) -> Plain:
+    shown: dict[str, Plain] = {"name": source.name}
+    if source.description is not None:
+        shown["description"] = source.description
+    shown["python_version"] = source.python_version
+    shown["main_function"] = source.main_function
+    if source.code is None:
+        shown["digest"] = source.digest
+    else:
+        shown["code"] = source.code
+    return shown
+
+
+def exact(text: str) -> Plain:
+    """Show JSON text as a value where that gives the same text back, else as text under a key."""
+    try:
+        value = plain(read_json(text))
+    except DocumentError:
+        return Inline({EXACT_KEY: text})
+    # Inside of a document it stands some levels deeper, and must be readable there too.
+    if is_exact(value) or json_text(value) != text or _depth(value) > _VALUE_DEPTH_MAX:
+        return Inline({EXACT_KEY: text})
+    return value
+
+
+def _depth(value: Plain) -> int:
+    depth = 0
+    level: list[Plain] = [value]
+    while level := [part for each in level for part in _parts(each)]:
+        depth += 1
+    return depth
+
+
+def _parts(value: Plain) -> Iterable[Plain]:
+    match value:
+        case dict():
+            return value.values()
+        case list():
+            return value
+        case _:
+            return ()
+
+
+def is_exact(value: Plain) -> bool:
+    """Whether a value stands for the JSON text that it holds."""
+    return isinstance(value, dict) and list(value) == [EXACT_KEY]
+
+
+def text_of(value: Plain) -> str:
+    """Give the JSON text that `exact` showed; ValueTextError where it is none that can be kept."""
+    text = json_text(value)
+    if isinstance(value, dict) and is_exact(value):
+        held = value[EXACT_KEY]
+        if not isinstance(held, str) or isinstance(held, Number):
+            raise ValueTextError(f"{EXACT_KEY} holds a value's JSON text")
+        text = held
+    parse_strict(text)
+    return text

@@ -1,0 +1,376 @@
+"""Documents read back to workflows: every fault with its line and column, as many as there are.
+
+What the contract says of a definition's parts is not said again here: the rules for names, spans
+and sizes are held against the definition that was read, and their faults get its places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final, TypeVar
+from uuid import UUID
+
+from qflow.types import ValueTextError
+
+from services.registry.domain.definition import (
+    CONNECTIONS_MAX,
+    MEMORY_BYTES_DEFAULT,
+    NODES_MAX,
+    TIMEOUT_MS_DEFAULT,
+    Connection,
+    Definition,
+    Retry,
+    WorkflowInput,
+    WorkflowNode,
+    WorkflowOutput,
+)
+from services.registry.domain.document import (
+    FAULTS_MAX,
+    DocumentError,
+    Fault,
+    Item,
+    Number,
+    joined,
+    plain,
+)
+from services.registry.domain.exchange import (
+    FORMAT,
+    Bundle,
+    Source,
+    digest_of,
+    placeholder,
+    text_of,
+)
+
+T = TypeVar("T")
+
+_NOBODY: Final = UUID(int=0)
+
+# Spans and sizes are held to the contract's limits later; this much they must be to get there.
+_INTEGER_MAX: Final = 2**40
+_INTEGER_DIGITS_MAX: Final = 13
+_REQUIRED: Final = frozenset({"format", "name", "nodes", "sources"})
+_OPTIONAL: Final = ("description", "settings", "inputs", "connections", "outputs")
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a document says, and where each part of the definition and each source stands."""
+
+    bundle: Bundle
+    places: Mapping[str, Fault]
+
+    def at(self, place: str, code: str, message: str) -> Fault:
+        """Give a fault of a part the place in the text of that part, or of what is around it."""
+        while place and place not in self.places:
+            place = place[: max(place.rfind("."), place.rfind("["), 0)]
+        where = self.places.get(place)
+        if where is None:
+            return Fault(1, 1, "", code, message)
+        return replace(where, code=code, message=message)
+
+
+def read(document: Item) -> Read:
+    """Read a document; DocumentError with every fault."""
+    reader = _Reader()
+    bundle = reader.bundle(document)
+    if reader.faults:
+        ordered = sorted(reader.faults, key=lambda each: (each.line, each.column))
+        raise DocumentError(ordered[:FAULTS_MAX])
+    return Read(bundle, reader.places)
+
+
+@dataclass(slots=True)
+class _Reader:
+    faults: list[Fault] = field(default_factory=list)
+    places: dict[str, Fault] = field(default_factory=dict)
+
+    def add(self, item: Item, path: str, code: str, message: str) -> None:
+        self.faults.append(Fault(item.line, item.column, path, code, message))
+
+    def mark(self, place: str, item: Item, path: str) -> None:
+        self.places[place] = Fault(item.line, item.column, path, "", "")
+
+    # -- the kinds of values
+
+    def members(
+        self, item: Item, path: str, required: Iterable[str] = (), optional: Iterable[str] = ()
+    ) -> dict[str, Item]:
+        """Take a mapping whose keys are known."""
+        found = self.mapping(item, path)
+        known = {*required, *optional}
+        for key, member in found.items():
+            if key not in known:
+                message = f"is not known here; known are {', '.join(sorted(known))}"
+                self.add(member, joined(path, key), "KEY_UNKNOWN", message)
+        if isinstance(item.value, dict):
+            for key in required:
+                if key not in found:
+                    self.add(item, path, "KEY_MISSING", f"{key} is missing")
+        return {key: member for key, member in found.items() if key in known}
+
+    def mapping(self, item: Item, path: str) -> dict[str, Item]:
+        if isinstance(item.value, dict):
+            return item.value
+        self.add(item, path, "VALUE_INVALID", "must be a mapping of keys to values")
+        return {}
+
+    def sequence(self, item: Item | None, path: str) -> list[Item]:
+        if item is None:
+            return []
+        if isinstance(item.value, list):
+            return item.value
+        self.add(item, path, "VALUE_INVALID", "must be a list")
+        return []
+
+    def text(self, item: Item | None, path: str) -> str:
+        if item is None:
+            return ""
+        if isinstance(item.value, str) and not isinstance(item.value, Number):
+            return item.value
+        self.add(item, path, "VALUE_INVALID", "must be a text; put it in quotes")
+        return ""
+
+    def flag(self, item: Item | None, path: str) -> bool:
+        if item is None:
+            return False
+        if not isinstance(item.value, bool):
+            self.add(item, path, "VALUE_INVALID", "must be true or false")
+        return item.value is True
+
+    def integer(self, item: Item | None, path: str, default: int) -> int:
+        if item is None:
+            return default
+        digits = item.value
+        if isinstance(digits, Number) and len(digits) <= _INTEGER_DIGITS_MAX:
+            try:
+                value = int(digits)
+            except ValueError:
+                pass
+            else:
+                if 0 <= value <= _INTEGER_MAX:
+                    return value
+        self.add(item, path, "VALUE_INVALID", f"must be a whole number from 0 to {_INTEGER_MAX}")
+        return default
+
+    def real(self, item: Item | None, path: str, default: float) -> float:
+        if item is None:
+            return default
+        if isinstance(item.value, Number):
+            return float(item.value)
+        self.add(item, path, "VALUE_INVALID", "must be a number")
+        return default
+
+    def value_text(self, item: Item, path: str) -> str:
+        try:
+            return text_of(plain(item))
+        except ValueTextError as error:
+            self.add(item, path, "VALUE_INVALID", str(error))
+            return "null"
+
+    # -- the document
+
+    def bundle(self, document: Item) -> Bundle:
+        found = self.members(document, "", sorted(_REQUIRED), _OPTIONAL)
+        told = self.text(found.get("format"), "format")
+        if told and told != FORMAT:
+            self.add(found["format"], "format", "FORMAT_UNKNOWN", f"must be {FORMAT}")
+        for key in ("name", "description"):
+            if key in found:
+                self.mark(key, found[key], key)
+        sources = self._each(found, "sources", self._source)
+        keys = {key: placeholder(index) for index, key in enumerate(sources)}
+        nodes = self._each(found, "nodes", partial(self._node, keys), limit=NODES_MAX)
+        definition = Definition(
+            nodes=tuple(nodes.values()),
+            connections=self._connections(found.get("connections")),
+            inputs=tuple(self._each(found, "inputs", self._input).values()),
+            outputs=tuple(self._each(found, "outputs", self._output).values()),
+            timeout_ms=self._settings(found.get("settings")),
+        )
+        self._unused(definition, keys.values())
+        return Bundle(
+            name=self.text(found.get("name"), "name"),
+            description=self.text(found.get("description"), "description"),
+            definition=definition,
+            sources=sources,
+        )
+
+    def _unused(self, definition: Definition, node_ids: Iterable[UUID]) -> None:
+        used = {node.node_id for node in definition.nodes}
+        for index, node_id in enumerate(node_ids):
+            if node_id not in used:
+                where = self.places[f"sources[{index}]"]
+                message = "no node of the workflow has this source"
+                self.faults.append(replace(where, code="SOURCE_UNUSED", message=message))
+
+    def _each(
+        self,
+        found: Mapping[str, Item],
+        kind: str,
+        make: Callable[[int, str, Item, str], T],
+        *,
+        limit: int = NODES_MAX,
+    ) -> dict[str, T]:
+        """Make something of each member of a mapping, and know where it stands."""
+        if kind not in found:
+            return {}
+        members = self.mapping(found[kind], kind)
+        if len(members) > limit:
+            self.add(found[kind], kind, "TOO_MANY", f"must have at most {limit} members")
+            return {}
+        made = {}
+        for index, (key, item) in enumerate(members.items()):
+            self.mark(f"{kind}[{index}]", item, joined(kind, key))
+            made[key] = make(index, key, item, joined(kind, key))
+        return made
+
+    def _settings(self, item: Item | None) -> int | None:
+        if item is None:
+            return None
+        found = self.members(item, "settings", optional=("timeout_ms",))
+        self.mark("settings", item, "settings")
+        if "timeout_ms" not in found:
+            return None
+        self.mark("settings.timeout", found["timeout_ms"], "settings.timeout_ms")
+        return self.integer(found["timeout_ms"], "settings.timeout_ms", 1)
+
+    def _source(self, index: int, _: str, item: Item, path: str) -> Source:
+        found = self.members(
+            item,
+            path,
+            ("name", "python_version", "main_function"),
+            ("description", "code", "digest"),
+        )
+        code = self.text(found["code"], f"{path}.code") if "code" in found else None
+        if (code is None) == ("digest" not in found) and isinstance(item.value, dict):
+            self.add(item, path, "KEY_MISSING", "must have either code or digest")
+        for key, where in found.items():
+            self.mark(f"sources[{index}].{key}", where, f"{path}.{key}")
+        texts = {
+            key: self.text(found.get(key), f"{path}.{key}")
+            for key in ("name", "python_version", "main_function")
+        }
+        description = None
+        if "description" in found:
+            description = self.text(found["description"], f"{path}.description")
+        digest = self.text(found.get("digest"), f"{path}.digest")
+        return Source(
+            **texts,
+            description=description,
+            code=code,
+            digest=digest if code is None else digest_of(code),
+        )
+
+    def _node(
+        self, keys: Mapping[str, UUID], index: int, name: str, item: Item, path: str
+    ) -> WorkflowNode:
+        found = self.members(
+            item,
+            path,
+            ("source",),
+            ("pinned", "literals", "retry", "timeout_ms", "memory_bytes"),
+        )
+        place = f"nodes[{index}]"
+        key = self.text(found.get("source"), f"{path}.source")
+        if key and key not in keys:
+            message = f"there is no {key[:80]} among the sources"
+            self.add(found["source"], f"{path}.source", "SOURCE_UNKNOWN", message)
+        if "retry" in found:
+            self.mark(f"{place}.retry", found["retry"], f"{path}.retry")
+        for own, theirs in (("timeout_ms", "timeout"), ("memory_bytes", "memory_limit_bytes")):
+            if own in found:
+                self.mark(f"{place}.{theirs}", found[own], f"{path}.{own}")
+        return WorkflowNode(
+            id=name,
+            node_id=keys.get(key, _NOBODY),
+            version=1 if self.flag(found.get("pinned"), f"{path}.pinned") else 0,
+            literals=self._literals(found.get("literals"), place, path),
+            retry=self._retry(found.get("retry"), f"{path}.retry"),
+            timeout_ms=self.integer(
+                found.get("timeout_ms"), f"{path}.timeout_ms", TIMEOUT_MS_DEFAULT
+            ),
+            memory_bytes=self.integer(
+                found.get("memory_bytes"), f"{path}.memory_bytes", MEMORY_BYTES_DEFAULT
+            ),
+        )
+
+    def _literals(self, item: Item | None, place: str, path: str) -> tuple[tuple[str, str], ...]:
+        if item is None:
+            return ()
+        literals: list[tuple[str, str]] = []
+        for name, value in self.mapping(item, f"{path}.literals").items():
+            here = joined(f"{path}.literals", name)
+            self.mark(f"{place}.literals[{len(literals)}]", value, here)
+            literals.append((name, self.value_text(value, here)))
+        return tuple(literals)
+
+    def _retry(self, item: Item | None, path: str) -> Retry | None:
+        if item is None:
+            return None
+        default = Retry()
+        names = ("max_retries", "initial_delay_ms", "factor", "max_delay_ms", "jitter")
+        found = self.members(item, path, optional=names)
+
+        def whole(name: str, otherwise: int) -> int:
+            return self.integer(found.get(name), f"{path}.{name}", otherwise)
+
+        return Retry(
+            max_retries=min(whole("max_retries", default.max_retries), 2**31 - 1),
+            initial_delay_ms=whole("initial_delay_ms", default.initial_delay_ms),
+            factor=self.real(found.get("factor"), f"{path}.factor", default.factor),
+            max_delay_ms=whole("max_delay_ms", default.max_delay_ms),
+            jitter=self.real(found.get("jitter"), f"{path}.jitter", default.jitter),
+        )
+
+    def _input(self, index: int, name: str, item: Item, path: str) -> WorkflowInput:
+        found = self.members(item, path, optional=("type", "default"))
+        type_text, default = "", None
+        if "type" in found:
+            self.mark(f"inputs[{index}].type_json", found["type"], f"{path}.type")
+            type_text = self.value_text(found["type"], f"{path}.type")
+        if "default" in found:
+            self.mark(f"inputs[{index}].default_json", found["default"], f"{path}.default")
+            default = self.value_text(found["default"], f"{path}.default")
+        return WorkflowInput(name=name, type_text=type_text, default_json=default)
+
+    def _connections(self, item: Item | None) -> tuple[Connection, ...]:
+        items = self.sequence(item, "connections")
+        if item is not None and len(items) > CONNECTIONS_MAX:
+            message = f"must have at most {CONNECTIONS_MAX} items"
+            self.add(item, "connections", "TOO_MANY", message)
+            return ()
+        return tuple(self._connection(each, f"connections[{i}]") for i, each in enumerate(items))
+
+    def _connection(self, item: Item, path: str) -> Connection:
+        found = self.members(item, path, ("to",), ("from", "input", "conversion"))
+        self.mark(path, item, path)
+        if ("from" in found) == ("input" in found) and isinstance(item.value, dict):
+            message = "must come either from a node or from an input of the workflow"
+            self.add(item, path, "KEY_MISSING", message)
+        source = ("", self.text(found.get("input"), f"{path}.input"))
+        if "from" in found:
+            source = self._end(found["from"], f"{path}.from")
+        target = self._end(found["to"], f"{path}.to") if "to" in found else ("", "")
+        return Connection(
+            source=source[0],
+            source_output=source[1],
+            target=target[0],
+            target_input=target[1],
+            conversion=self.text(found.get("conversion"), f"{path}.conversion"),
+        )
+
+    def _end(self, item: Item, path: str) -> tuple[str, str]:
+        """Read `node.name`: ids of nodes have no dots, names may."""
+        node, dot, name = self.text(item, path).partition(".")
+        if not (node and dot and name) and isinstance(item.value, str):
+            message = "must be a node's id, a dot, and the name of its input or output"
+            self.add(item, path, "VALUE_INVALID", message)
+        return node, name
+
+    def _output(self, index: int, name: str, item: Item, path: str) -> WorkflowOutput:
+        node, output = self._end(item, path)
+        del index
+        return WorkflowOutput(name=name, node=node, output=output)

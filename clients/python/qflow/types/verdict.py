@@ -19,6 +19,7 @@ from qflow.types.examples import examples
 from qflow.types.expression import expression
 from qflow.types.model import (
     ANY,
+    FLAG,
     Collection,
     Constant,
     Dict,
@@ -33,6 +34,7 @@ from qflow.types.model import (
     VariadicTuple,
     constant_key,
     contains_named,
+    is_combined,
     walk,
 )
 from qflow.types.values import dump_exact
@@ -134,6 +136,11 @@ def _widens_parts(source: Type, target: Type) -> bool:
             return widens(source.key, target.key) and widens(source.value, target.value)
         case Record(), Record():
             return _widens_record(source, target)
+        case Enum(), Enum() if target.base == FLAG:
+            # Combinations of what is a value of a flag are its values too.
+            return source.base in (FLAG, "int") and all(
+                is_combined(target, value) for _, value in source.members
+            )
         case Enum(), Enum():
             values = {constant_key(value) for _, value in target.members}
             return source.base == target.base and all(

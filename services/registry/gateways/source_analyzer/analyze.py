@@ -315,6 +315,8 @@ class Scope:
         elif not self.has(head) and head in BUILTINS:
             head = "builtins." + head
         name = ".".join([head] + parts[::-1])
+        if name == "typing_extensions.Buffer":
+            return "collections.abc.Buffer"
         for relative in ("typing_extensions.", "t_extensions."):
             if name.startswith(relative):
                 name = "typing." + name[len(relative) :]
@@ -729,7 +731,8 @@ class Types:
         form = self.read(node.value, depth + 1)
         if form["t"] != "enum" or node.attr not in form["members"]:
             raise Refused("TYPE_NOT_UNDERSTOOD", "this is not a member of an enum", "", node)
-        return dict(form, members={node.attr: form["members"][node.attr]})
+        base = "int" if form["base"] == "flag" else form["base"]  # the one value, no combinations
+        return dict(form, base=base, members={node.attr: form["members"][node.attr]})
 
     # -- classes
 
@@ -888,7 +891,8 @@ class Types:
     def _enum(self, definition, name, bases, node):
         lineage = self._lineage(definition)
         members = Members(bases, _defines(lineage, "_generate_next_value_"))
-        if _defines(lineage, "__new__") or bases & OTHER_MIXINS:
+        kept = any(each.arg == "boundary" for here in lineage for each in here.keywords)
+        if kept or _defines(lineage, "__new__") or bases & OTHER_MIXINS:
             return self._opaque(name, node)  # its values are whatever that makes of them
         for statement in definition.body:
             if isinstance(statement, _BLOCKS):
@@ -927,6 +931,8 @@ class Types:
         if not found or len(name) > 255:
             return self._opaque(name, node)
         self._count_parts(len(found))
+        if members.flags and all(value >= 0 for value in found.values()):
+            base = "flag"
         if not base:
             kinds = {type(value).__name__ for value in found.values()}
             base = kinds.pop() if len(kinds) == 1 else "object"

@@ -48,6 +48,7 @@ _SCALARS: dict[Any, str] = {
     **{datetime.datetime: "datetime", datetime.date: "date", datetime.time: "time"},
     **{datetime.timedelta: "timedelta", decimal.Decimal: "decimal", uuid.UUID: "uuid"},
     **dict.fromkeys((pathlib.Path, pathlib.PurePath, pathlib.PosixPath, os.PathLike), "file"),
+    **{pathlib.PurePosixPath: "file", bytearray: "bytes", memoryview: "bytes"},
 }
 _COLLECTIONS: dict[Any, str] = {
     **dict.fromkeys((list, abc.Sequence, abc.MutableSequence, abc.Iterable, abc.Collection), "list"),

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import importlib
 import json
 import keyword
 import math
@@ -63,6 +64,7 @@ SCALARS = {
     "pathlib.Path": "file",
     "pathlib.PurePath": "file",
     "pathlib.PosixPath": "file",
+    "pathlib.PurePosixPath": "file",
     "os.PathLike": "file",
 }
 LISTS = {
@@ -112,7 +114,21 @@ APPROXIMATED = {
     "typing.Counter": "counter",
     "collections.deque": "list",
     "typing.Deque": "list",
+    "builtins.bytearray": "bytes",
+    "builtins.memoryview": "bytes",
 }
+# What a star import binds is known of these: they come with Python and run nothing of a user's.
+STAR_MODULES = (
+    "typing",
+    "datetime",
+    "decimal",
+    "dataclasses",
+    "enum",
+    "uuid",
+    "pathlib",
+    "collections",
+    "collections.abc",
+)
 WRAPPERS = {
     "typing.Final",
     "typing.ClassVar",
@@ -265,11 +281,21 @@ class Scope:
     def _import_from(self, statement):
         for alias in statement.names:
             if alias.name == "*":
-                self.star = True
+                self._import_star(statement)
                 continue
             self._bind(alias.asname or alias.name)
             module = "." * statement.level + (statement.module or "")
             self.imports[alias.asname or alias.name] = module + "." + alias.name
+
+    def _import_star(self, statement):
+        if statement.level or statement.module not in STAR_MODULES:
+            self.star = True
+            return
+        module = importlib.import_module(statement.module)
+        for name in getattr(module, "__all__", dir(module)):
+            if not name.startswith("_"):
+                self._bind(name)
+                self.imports[name] = statement.module + "." + name
 
     def _is_overload(self, decorator):
         name = self.dotted(decorator)
@@ -315,10 +341,8 @@ class Scope:
         elif not self.has(head) and head in BUILTINS:
             head = "builtins." + head
         name = ".".join([head] + parts[::-1])
-        if name == "typing_extensions.Buffer":
-            return "collections.abc.Buffer"
         for relative in ("typing_extensions.", "t_extensions."):
-            if name.startswith(relative):
+            if name.startswith(relative) and not name.endswith(".Buffer"):
                 name = "typing." + name[len(relative) :]
         return name
 
@@ -494,10 +518,13 @@ class Types:
         self.report.add(
             WARNING,
             "TYPE_APPROXIMATED",
-            "a value of %s is passed as a plain %s" % (name, "list" if kind == "list" else "dict"),
+            "a value of %s is passed as a plain %s"
+            % (name.rpartition(".")[2], "dict" if kind == "counter" else kind),
             "annotate the plain type",
             node,
         )
+        if kind == "bytes":
+            return {"t": "bytes"}
         if kind == "list":
             return {"t": "list", "item": arguments[0]}
         if kind == "counter":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from qflow.types import Type
+from qflow.types import LOSSY, Type
 
 NODES_MAX: Final = 10_000
 CONNECTIONS_MAX: Final = 50_000
@@ -53,6 +53,13 @@ class Connection:
     target_input: str
     conversion: str = ""
     verdict: str = ""
+    # JSON text of a value that a refuted edge could not carry; such an edge is never stored.
+    counter_example: str = ""
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether what it carries always arrives, and can be told from all else."""
+        return self.conversion not in LOSSY
 
     @property
     def ends(self) -> tuple[str, str, str, str]:
@@ -128,6 +135,9 @@ class Finding:
     code: str
     message: str
     hint: str = ""
+    # Of a refuted edge: a value that it could not carry, and the conversions that would mend it.
+    counter_example: str = ""
+    mended_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,7 @@ def definition_from_json(stored: Mapping[str, Any]) -> Definition:
                 target_input=each["target_input"],
                 conversion=each["conversion"],
                 verdict=each.get("verdict", ""),
+                counter_example=each.get("counter_example", ""),
             )
             for each in stored["connections"]
         ),
@@ -201,7 +202,9 @@ def _node_from_json(stored: Mapping[str, Any]) -> WorkflowNode:
 
 
 def _connection_to_json(edge: Connection) -> Json:
-    return {
+    # A refuted edge is written for another process of the registry alone, never into a table.
+    refuted = {"counter_example": edge.counter_example} if edge.counter_example else {}
+    return refuted | {
         "source": edge.source,
         "source_output": edge.source_output,
         "target": edge.target,

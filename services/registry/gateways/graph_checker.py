@@ -73,7 +73,10 @@ class GraphChecker:
             answer = await _run(orjson.dumps(request))
         return Checked(
             definition_from_json(answer["definition"]),
-            tuple(Finding(**each) for each in answer["findings"]),
+            tuple(
+                Finding(**{**each, "mended_by": tuple(each["mended_by"])})
+                for each in answer["findings"]
+            ),
         )
 
 

@@ -166,6 +166,8 @@ def _connection_to_pb(edge: Connection) -> pb.Connection:
         target_input=edge.target_input,
         conversion=edge.conversion,
         verdict=_VERDICTS[edge.verdict],
+        lossy=not edge.is_lossless,
+        counter_example_json=edge.counter_example,
     )
 
 
@@ -178,6 +180,8 @@ def findings_to_pb(findings: Sequence[Finding]) -> list[pb.Finding]:
             code=each.code,
             message=each.message,
             hint=each.hint,
+            counter_example_json=each.counter_example,
+            conversions=each.mended_by,
         )
         for each in findings
     ]

@@ -149,4 +149,6 @@ LOSSY: Final[Mapping[str, _Rule]] = {
     "json_to_value": _json_to_value,
 }
 
+# What an edge has to name.
+NAMED: Final[Mapping[str, _Rule]] = {**NAMED_ONLY, **LOSSY}
 METHODS: Final[Mapping[str, _Rule]] = {**LOSSLESS, **NAMED_ONLY, **LOSSY}

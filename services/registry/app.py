@@ -48,9 +48,8 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             locks=locks,
             python_version=settings.python_version,
         )
-        workflows = Workflows(
-            pool=pool, checker=GraphChecker(), python_version=settings.python_version
-        )
+        checker = GraphChecker()
+        workflows = Workflows(pool=pool, checker=checker, python_version=settings.python_version)
         sessions = SessionServicer(
             auth_pool,
             Passwords(),
@@ -62,7 +61,10 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             authenticator=authenticator,
             servicers=[
                 (session_service_pb2_grpc.add_SessionServiceServicer_to_server, sessions),
-                (node_service_pb2_grpc.add_NodeServiceServicer_to_server, NodeServicer(nodes)),
+                (
+                    node_service_pb2_grpc.add_NodeServiceServicer_to_server,
+                    NodeServicer(nodes, checker),
+                ),
                 (
                     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
                     WorkflowServicer(workflows),

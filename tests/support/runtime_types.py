@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import ast
 import collections
-import collections.abc as abc
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import importlib
@@ -19,6 +18,7 @@ import pathlib
 import types
 import typing
 import uuid
+from collections import abc
 from typing import Any
 
 import typing_extensions
@@ -41,17 +41,27 @@ from qflow.types import (
 
 _SCALARS: dict[Any, str] = {
     **{each: each.__name__ for each in (int, float, bool, str, bytes, complex)},
-    **{object: "any", Any: "any", typing.AnyStr: "any"},
+    object: "any",
+    Any: "any",
+    typing.AnyStr: "any",
     **dict.fromkeys((typing_extensions.Any, typing_extensions.AnyStr), "any"),
     **dict.fromkeys((None, type(None), typing.NoReturn, typing.Never), "none"),
     **dict.fromkeys((typing.LiteralString, typing_extensions.LiteralString), "str"),
-    **{datetime.datetime: "datetime", datetime.date: "date", datetime.time: "time"},
-    **{datetime.timedelta: "timedelta", decimal.Decimal: "decimal", uuid.UUID: "uuid"},
+    dt.datetime: "datetime",
+    dt.date: "date",
+    dt.time: "time",
+    dt.timedelta: "timedelta",
+    decimal.Decimal: "decimal",
+    uuid.UUID: "uuid",
     **dict.fromkeys((pathlib.Path, pathlib.PurePath, pathlib.PosixPath, os.PathLike), "file"),
-    **{pathlib.PurePosixPath: "file", bytearray: "bytes", memoryview: "bytes"},
+    pathlib.PurePosixPath: "file",
+    bytearray: "bytes",
+    memoryview: "bytes",
 }
 _COLLECTIONS: dict[Any, str] = {
-    **dict.fromkeys((list, abc.Sequence, abc.MutableSequence, abc.Iterable, abc.Collection), "list"),
+    **dict.fromkeys(
+        (list, abc.Sequence, abc.MutableSequence, abc.Iterable, abc.Collection), "list"
+    ),
     **dict.fromkeys((abc.Container, abc.Reversible, collections.deque), "list"),
     **dict.fromkeys((set, abc.MutableSet), "set"),
     **dict.fromkeys((frozenset, abc.Set), "frozenset"),
@@ -78,7 +88,9 @@ class Names:
         spec = self.module.__spec__
         scope: dict[str, Any] = {"__package__": spec.parent if spec else None, "__name__": "names"}
         for alias in statement.names:
-            one = ast.copy_location(type(statement)(**{**_fields(statement), "names": [alias]}), statement)
+            one = ast.copy_location(
+                type(statement)(**{**_fields(statement), "names": [alias]}), statement
+            )
             code = compile(ast.Module([one], []), "<names>", "exec")
             try:
                 exec(code, scope)
@@ -90,12 +102,12 @@ class Names:
         """Evaluate the annotations of a function; None where Python cannot either."""
         try:
             return typing.get_type_hints(function, self.known, self.known, include_extras=True)
-        except Exception:  # whatever the text of an annotation may raise
+        except Exception:  # noqa: BLE001  # whatever the text of an annotation may raise
             return None
 
     def resolve(self, dotted: str) -> Any:
         """Find what a dotted name means in the module; `_UNRESOLVED` where that cannot be told."""
-        found = self.known.get(dotted.split(".")[0], _UNRESOLVED)
+        found = self.known.get(dotted.split(".", maxsplit=1)[0], _UNRESOLVED)
         for part in dotted.split(".")[1:]:
             found = getattr(found, part, _UNRESOLVED)
         return _imported(dotted, self.module) if found is _UNRESOLVED else found
@@ -126,7 +138,7 @@ def _imported(dotted: str, near: types.ModuleType) -> Any:
     return _UNRESOLVED
 
 
-def type_of(hint: Any, module: str) -> Type:  # noqa: C901, PLR0911, PLR0912  # one table
+def type_of(hint: Any, module: str) -> Type:  # noqa: PLR0911  # one table
     """Give the type that an evaluated annotation stands for, seen from a module.
 
     Classes of the module itself are read by their shape; those of others are names.
@@ -162,7 +174,11 @@ def _hashable(hint: Any) -> bool:
 
 
 def _literal(values: tuple[Any, ...], module: str) -> Type:
-    plain = [each for each in values if isinstance(each, str | int | bool | None) and not isinstance(each, enum.Enum)]
+    plain = [
+        each
+        for each in values
+        if isinstance(each, str | int | bool | None) and not isinstance(each, enum.Enum)
+    ]
     others: list[Type] = [
         SCALARS["bytes"] if isinstance(each, bytes) else type_of(type(each), module)
         for each in values
@@ -193,7 +209,8 @@ def _shaped(origin: Any, arguments: tuple[Any, ...], module: str, *, bare: bool)
 
 
 def _name(of: Any) -> Named:
-    path = f"{getattr(of, '__module__', '')}.{getattr(of, '__qualname__', None) or getattr(of, '__name__', of)}"
+    name = getattr(of, "__qualname__", None) or getattr(of, "__name__", str(of))
+    path = f"{getattr(of, '__module__', '')}.{name}"
     return Named(path)
 
 
@@ -222,7 +239,7 @@ def _record_kind(of: Any) -> str | None:
     return "dataclass" if "__dataclass_fields__" in vars(of) else None
 
 
-def expanded(of: Type, names: Names) -> Type:
+def expanded(of: Type, names: Names) -> Type:  # noqa: PLR0911  # one table
     """Replace what the source's reader knows by name alone by what the name means."""
 
     def again(each: Type) -> Type:
@@ -261,7 +278,9 @@ def alike(read: Type, meant: Type) -> bool:  # noqa: PLR0911  # one table
             return len(ours) == len(theirs) and all(map(alike, ours, theirs))
         case Dict(), Dict():
             return alike(read.key, meant.key) and alike(read.value, meant.value)
-        case (Collection(), Collection()) | (VariadicTuple(), VariadicTuple()):
-            return type(read) is type(meant) and alike(read.item, meant.item)
+        case Collection(), Collection():
+            return read.kind == meant.kind and alike(read.item, meant.item)
+        case VariadicTuple(), VariadicTuple():
+            return alike(read.item, meant.item)
         case _:
             return read == meant

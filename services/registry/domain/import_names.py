@@ -77,7 +77,6 @@ DISTRIBUTIONS: Final[Mapping[str, str]] = {
 }
 
 
-
 @cache
 def widely_known() -> Mapping[str, str]:
     """Give what `requirements/import_names.py` found in the index; part of this code, read once."""

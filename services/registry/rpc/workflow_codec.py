@@ -130,7 +130,7 @@ def definition_to_pb(definition: Definition, *, with_graph: bool = True) -> pb.W
     )
     if with_graph:
         message.nodes.extend(_node_to_pb(each) for each in definition.nodes)
-        message.connections.extend(_connection_to_pb(each) for each in definition.connections)
+        message.connections.extend(connection_to_pb(each) for each in definition.connections)
     return message
 
 
@@ -158,7 +158,8 @@ def _node_to_pb(node: WorkflowNode) -> pb.WorkflowNode:
     return message
 
 
-def _connection_to_pb(edge: Connection) -> pb.Connection:
+def connection_to_pb(edge: Connection) -> pb.Connection:
+    """Encode an edge as it was judged."""
     return pb.Connection(
         source_node=edge.source,
         source_output=edge.source_output,

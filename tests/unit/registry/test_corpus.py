@@ -21,12 +21,13 @@ from qflow.types import ANY, NONE, expression, parse_strict, union_of
 from services.kit.pythons import find_pythons
 from services.registry.domain.requirements import suggested_dependencies
 from services.registry.domain.source import Function, SourceReport, read_report
-from services.registry.gateways.source_analyzer import analyze
+from services.registry.gateways.source_analyzer import analyze as analyzer
 from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from tests.support.runtime_types import Names, alike, expanded, type_of
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("corpus")]
 
+_ANALYZER: Any = analyzer  # it runs under Python 3.9 and has no annotations
 # All stand in the locks, so that every machine reads the same sources.
 PACKAGES: Final = (
     *("alembic", "charset_normalizer", "click", "dateutil", "docker", "hypothesis", "idna"),
@@ -64,9 +65,7 @@ class Read:
 @cache
 def corpus() -> list[Read]:
     return [
-        read
-        for package in PACKAGES
-        for read in islice(_of_package(package), FUNCTIONS_PER_PACKAGE)
+        read for package in PACKAGES for read in islice(_of_package(package), FUNCTIONS_PER_PACKAGE)
     ]
 
 
@@ -99,13 +98,13 @@ def _of_module(path: Path, name: str) -> Iterator[Read]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = importlib.import_module(name)
-    except Exception:  # what an optional part needs is not installed, whatever that raises
+    except Exception:  # noqa: BLE001  # what an optional part needs is not installed, whatever that raises
         return
     names = Names(module, tree)
     for each in found:
         real = getattr(module, each.name, None)
         if inspect.isfunction(real) and real.__code__.co_firstlineno == each.lineno:
-            raw = analyze.analyze(code, each.name, [3, 11])
+            raw = _ANALYZER.analyze(code, each.name, [3, 11])
             given = [*each.args.posonlyargs, *each.args.args, *each.args.kwonlyargs]
             annotated = each.returns is not None and all(one.annotation for one in given)
             report = read_report(raw)

@@ -5,7 +5,7 @@ target. A conversion stands on the edge itself, so it changes the whole value, n
 """
 
 # Each function here is one table over the closed set of types.
-# ruff: noqa: C901, PLR0911
+# ruff: noqa: C901, PLR0911, PLR0912
 
 from __future__ import annotations
 

@@ -48,6 +48,13 @@ class NodeServiceStub:
 
     Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read.
     """
+    AnalyzeNodeChange: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.AnalyzeNodeChangeRequest, _node_service_pb2.AnalyzeNodeChangeResponse]
+    """Says what a change of a node would do to the caller's workflows, before it is made: which of them would break, which
+    edges would be judged otherwise, and which conversions would mend them. Changes nothing.
+
+    Looked at are the current versions of workflows in which the node floats; on request also those that pin its current
+    version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
+    """
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
@@ -68,6 +75,13 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """Changes a node. New source makes a new version; runs that are under way keep theirs.
 
     Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read.
+    """
+    AnalyzeNodeChange: _aio.UnaryUnaryMultiCallable[_node_service_pb2.AnalyzeNodeChangeRequest, _node_service_pb2.AnalyzeNodeChangeResponse]  # type: ignore[assignment]
+    """Says what a change of a node would do to the caller's workflows, before it is made: which of them would break, which
+    edges would be judged otherwise, and which conversions would mend them. Changes nothing.
+
+    Looked at are the current versions of workflows in which the node floats; on request also those that pin its current
+    version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
     """
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -110,6 +124,19 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes a node. New source makes a new version; runs that are under way keep theirs.
 
         Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read.
+        """
+
+    @_abc_1.abstractmethod
+    def AnalyzeNodeChange(
+        self,
+        request: _node_service_pb2.AnalyzeNodeChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.AnalyzeNodeChangeResponse, _abc.Awaitable[_node_service_pb2.AnalyzeNodeChangeResponse]]:
+        """Says what a change of a node would do to the caller's workflows, before it is made: which of them would break, which
+        edges would be judged otherwise, and which conversions would mend them. Changes nothing.
+
+        Looked at are the current versions of workflows in which the node floats; on request also those that pin its current
+        version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
         """
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

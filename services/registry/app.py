@@ -9,6 +9,7 @@ from functools import partial
 from qflow.registry.v1 import (
     node_service_pb2_grpc,
     session_service_pb2_grpc,
+    type_service_pb2_grpc,
     workflow_service_pb2_grpc,
 )
 
@@ -23,8 +24,10 @@ from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.loops.locks import make_locks
 from services.registry.rpc.nodes import NodeServicer
 from services.registry.rpc.sessions import SessionServicer
+from services.registry.rpc.types import TypeServicer
 from services.registry.rpc.workflows import WorkflowServicer
 from services.registry.settings import Settings
+from services.registry.usecases.custom_types import Types
 from services.registry.usecases.locks import Locks
 from services.registry.usecases.nodes import Nodes
 from services.registry.usecases.workflows import Workflows
@@ -42,9 +45,11 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         stack.push_async_callback(channel.close)
         authenticator = Authenticator(pool)
         locks = Locks(engine_pool, RunnerEnvironments(channel))
+        analyzer = SourceAnalyzer()
+        types = Types(pool=pool, analyzer=analyzer, python_version=settings.python_version)
         nodes = Nodes(
             pool=pool,
-            analyzer=SourceAnalyzer(),
+            analyzer=analyzer,
             locks=locks,
             python_version=settings.python_version,
         )
@@ -69,6 +74,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
                     WorkflowServicer(workflows),
                 ),
+                (type_service_pb2_grpc.add_TypeServiceServicer_to_server, TypeServicer(types)),
             ],
             loops=[partial(make_locks, locks)],
         )

@@ -186,6 +186,7 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     ("CreateWorkflow", "definition.nodes.node_id"): {"name": "w", **_GRAPH},
     ("CheckWorkflow", "definition.nodes.node_id"): _GRAPH,
     ("UpdateNode", "node_id"): {"name": "x", "updateMask": "name"},
+    ("UpdateCustomType", "custom_type_id"): {"description": "x"},
     ("UpdateWorkflow", "workflow_id"): {"name": "x", "updateMask": "name"},
     ("UpdateWorkflow", "definition.nodes.node_id"): {
         "workflowId": "{own}",
@@ -218,7 +219,9 @@ async def test_a_foreign_id_is_answered_as_the_rule_says_and_like_a_missing_one(
         for resource in rpc.rule.resources
         if auth_pb2.AUDIENCE_USER in rpc.rule.audiences
     ]
-    assert {"node", "workflow", "execution", "file"} == {each.kind for _, each in asked}
+    assert {"node", "workflow", "execution", "file", "custom_type"} == {
+        each.kind for _, each in asked
+    }
     for rpc, resource in asked:
         answer = resource.foreign_answer or rpc.rule.foreign_answer
         told = [
@@ -251,6 +254,12 @@ def _things(sql: psycopg.Connection, owner: factories.User) -> dict[str, str]:
         (file, f"{owner.id}/{file}", owner.id, owner.id),
     )
     found = {"node": node.id, "workflow": workflow, "execution": execution, "file": file}
+    found["custom_type"] = uuid.uuid4()
+    sql.execute(
+        "INSERT INTO custom_types (id, name, definition, tenant_id, created_by)"
+        " VALUES (%s, 'T', %s, %s, %s)",
+        (found["custom_type"], '{"kind":"fields","fields":[]}', owner.id, owner.id),
+    )
     return {kind: str(each) for kind, each in found.items()}
 
 

@@ -32,7 +32,7 @@ _OWNED: Final = {
         *("python_nodes", "python_node_versions", "node_version_locks"),
         *("python_node_tags", "python_node_tag_relations"),
         *("workflows", "workflow_versions", "workflow_tags", "workflow_tag_relations"),
-        "custom_types",
+        *("custom_types", "custom_type_uses"),
     },
     "orchestrator": {
         *("workflow_executions", "node_executions", "node_data_flow", "node_attempts"),

@@ -22,7 +22,7 @@ from services.registry.domain.definition import (
 )
 from services.registry.storage.workflows import Workflow
 
-_VERDICTS: Final = {
+VERDICTS: Final = {
     "": pb.VERDICT_UNSPECIFIED,
     "exact": pb.VERDICT_EXACT,
     "widening": pb.VERDICT_WIDENING,
@@ -166,7 +166,7 @@ def connection_to_pb(edge: Connection) -> pb.Connection:
         target_node=edge.target,
         target_input=edge.target_input,
         conversion=edge.conversion,
-        verdict=_VERDICTS[edge.verdict],
+        verdict=VERDICTS[edge.verdict],
         lossy=not edge.is_lossless,
         counter_example_json=edge.counter_example,
     )

@@ -31,9 +31,11 @@ from services.registry.domain.requirements import (
 from services.registry.domain.source import Diagnostic, Function, worst_first
 from services.registry.domain.texts import description_from, name_from
 from services.registry.gateways.source_analyzer.child import SourceAnalyzer
-from services.registry.storage import nodes
+from services.registry.storage import custom_types, nodes
+from services.registry.storage.custom_types import CustomType
 from services.registry.storage.locks import PendingLock
 from services.registry.storage.nodes import Node
+from services.registry.usecases.custom_types import read_with_custom_types
 from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
 from services.registry.usecases.locks import Locks
 
@@ -65,6 +67,7 @@ class NodeAnswer:
 
     node: Node
     diagnostics: tuple[Diagnostic, ...] = ()
+    custom_types: tuple[CustomType, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +97,7 @@ async def create_node(
     if earlier is not None:
         return earlier
     draft = _without_mark(draft)
-    source = await _read_source(deps, draft)
+    source = await _read_source(deps, caller, draft)
     now = datetime.now(UTC)
     node = Node(
         id=_NOBODY if validate_only else uuid7(),
@@ -117,7 +120,7 @@ async def create_node(
         created_at=now,
         updated_at=now,
     )
-    answer = NodeAnswer(node, source.diagnostics)
+    answer = NodeAnswer(node, source.diagnostics, source.custom_types)
     guard(answer)  # whoever will have to send it may refuse it while nothing is stored
     if validate_only:
         return answer
@@ -126,6 +129,7 @@ async def create_node(
         created_at, updated_at = await nodes.insert_node(db, node)
         stored = replace(node, created_at=created_at, updated_at=updated_at)
         await nodes.insert_version(db, stored)
+        await custom_types.insert_uses(db, stored.version_id, answer.custom_types)
         return replace(answer, node=stored)
 
     written = await write_once(deps.pool, caller, key, write)
@@ -179,8 +183,8 @@ async def update_node(
     before = await get_node(deps.pool, caller, node_id)
     _check_etag(before, etag)
     wanted = _merged(before, draft, mask)
-    after, diagnostics = await _changed(deps, before, wanted, caller)
-    answer = NodeAnswer(after, diagnostics)
+    answer = await _changed(deps, before, wanted, caller)
+    after = answer.node
     guard(answer)
     if validate_only:
         return answer
@@ -193,6 +197,7 @@ async def update_node(
         stored = replace(after, updated_at=updated_at)
         if after.version != before.version:
             await nodes.insert_version(db, replace(stored, created_by=caller.user_id))
+            await custom_types.insert_uses(db, stored.version_id, answer.custom_types)
         return replace(answer, node=stored)
 
     written = await write_once(deps.pool, caller, key, write)
@@ -231,9 +236,7 @@ def _merged(before: Node, draft: Draft, mask: Sequence[str]) -> Draft:
     return merged
 
 
-async def _changed(
-    deps: Nodes, before: Node, wanted: Draft, caller: Caller
-) -> tuple[Node, tuple[Diagnostic, ...]]:
+async def _changed(deps: Nodes, before: Node, wanted: Draft, caller: Caller) -> NodeAnswer:
     head = replace(before, name=wanted.name, description=wanted.description)
     same_source = (wanted.code, wanted.main_function, wanted.python_version) == (
         before.code,
@@ -241,8 +244,8 @@ async def _changed(
         before.python_version,
     )
     if same_source:
-        return head, ()
-    source = await _read_source(deps, wanted)
+        return NodeAnswer(head)
+    source = await _read_source(deps, caller, wanted)
     after = replace(
         head,
         version_id=uuid7(),
@@ -260,7 +263,7 @@ async def _changed(
         lock_error="",
         tenant_id=caller.tenant_id,
     )
-    return after, source.diagnostics
+    return NodeAnswer(after, source.diagnostics, source.custom_types)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,9 +272,10 @@ class _Source:
     python_version: str
     requirements: tuple[Requirement, ...]
     diagnostics: tuple[Diagnostic, ...]
+    custom_types: tuple[CustomType, ...]
 
 
-async def _read_source(deps: Nodes, draft: Draft) -> _Source:
+async def _read_source(deps: Nodes, caller: Caller, draft: Draft) -> _Source:
     """Read a source whole, or raise with everything that is wrong with it."""
     _check_code(draft.code)
     declared = await asyncio.to_thread(declared_dependencies, draft.code)
@@ -286,10 +290,14 @@ async def _read_source(deps: Nodes, draft: Draft) -> _Source:
             f"python_version {description}",
             fields=[FieldViolation("python_version", description, "PYTHON_VERSION_UNSUPPORTED")],
         )
-    analysis = await deps.analyzer.analyze(
-        draft.code, main_function=draft.main_function, python_version=python_version
+    report, custom = await read_with_custom_types(
+        deps.pool,
+        deps.analyzer,
+        caller,
+        draft.code,
+        main_function=draft.main_function,
+        python_version=python_version,
     )
-    report = analysis.report
     dependencies = declared or suggested_dependencies(report.imports)
     found = [*report.diagnostics, *dependencies.diagnostics]
     conflict = check_python(dependencies.requires_python, python_version)
@@ -299,7 +307,7 @@ async def _read_source(deps: Nodes, draft: Draft) -> _Source:
     errors = [each for each in diagnostics if each.severity == "error"]
     if errors or report.function is None:
         raise _refused(errors)
-    return _Source(report.function, python_version, dependencies.requirements, diagnostics)
+    return _Source(report.function, python_version, dependencies.requirements, diagnostics, custom)
 
 
 def _fitting(default: str, requires: str) -> str:

@@ -19,6 +19,7 @@ from qflow.registry.v1 import node_pb2, workflow_pb2
 from qflow.registry.v1 import node_service_pb2 as node_rpc
 from qflow.registry.v1.node_service_pb2_grpc import NodeServiceStub
 from qflow.registry.v1.session_service_pb2_grpc import SessionServiceStub
+from qflow.registry.v1.type_service_pb2_grpc import TypeServiceStub
 from qflow.registry.v1.workflow_service_pb2_grpc import WorkflowServiceStub
 from qflow.runner.v1 import environment_service_pb2 as environment_pb
 from qflow.runner.v1 import environment_service_pb2_grpc as environment_grpc
@@ -79,6 +80,7 @@ class Client:
     nodes: Any
     workflows: Any
     sessions: Any
+    types: Any
 
     async def node(self, code: str, **fields: Any) -> node_pb2.Node:
         request = node_rpc.CreateNodeRequest(name="a node", code=code, **fields)
@@ -100,6 +102,7 @@ class Registry:
             NodeServiceStub(channel),
             WorkflowServiceStub(channel),
             SessionServiceStub(channel),
+            TypeServiceStub(channel),
         )
         self.clients.append(client)
         return client

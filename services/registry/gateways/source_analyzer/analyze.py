@@ -2,8 +2,9 @@
 
 One file, standard library only, any Python from 3.9 on; started as `python -I -S analyze.py` under
 the Python that the node asks for, so that its own grammar decides. Takes one JSON object
-`{"code", "main_function", "version": [3, 12]}` on standard input, gives one on standard output:
-`{"function": {...} | null, "imports": [...], "diagnostics": [...]}`. What comes in is hostile: this
+`{"code", "main_function", "version": [3, 12], "types": {name: form}}` on standard input, gives one
+on standard output: `{"function": {...} | null, "imports": [...], "diagnostics": [...],
+"unknown_types": [...], "custom_types": [...]}`. What comes in is hostile: this
 process limits itself first, and whoever started it survives its death.
 """
 
@@ -35,6 +36,7 @@ PARTS_ALL_MAX = 10_000  # of all types of one function
 PARAMETERS_MAX = 1_000
 MEMBERS_MAX = 1_000
 IMPORTS_MAX = 1_000
+UNKNOWN_MAX = 100
 DIAGNOSTICS_MAX = 100
 DEFAULT_CHARS_MAX = 65_536
 DOCSTRING_CHARS_MAX = 10_000
@@ -218,6 +220,7 @@ class Scope:
         self.parameters = {}  # name of a generic alias -> its type parameters
         self.others = set()
         self.star = False
+        self.postponed = False  # `from __future__ import annotations`: Python evaluates none
         self.order = []  # top-level functions, in order
         self._read(tree.body)
 
@@ -285,6 +288,8 @@ class Scope:
                 continue
             self._bind(alias.asname or alias.name)
             module = "." * statement.level + (statement.module or "")
+            if module == "__future__" and alias.name == "annotations":
+                self.postponed = True
             self.imports[alias.asname or alias.name] = module + "." + alias.name
 
     def _import_star(self, statement):
@@ -373,9 +378,13 @@ _BLOCKS += tuple(getattr(ast, name) for name in ("Match",) if hasattr(ast, name)
 class Types:
     """Turns annotations into structural forms."""
 
-    def __init__(self, scope, report):
+    def __init__(self, scope, report, given=None):
         self.scope = scope
         self.report = report
+        self.given = given or {}  # custom types by their names: structural forms
+        self.used = []  # the ones that were needed
+        self.unknown = []  # names that nothing in the source defines
+        self.quoted = 0
         self.parts = 0
         self.parts_all = 0
         self.open = []  # classes and aliases being read: a name twice is a recursion
@@ -432,7 +441,11 @@ class Types:
         if node.value is None:
             return {"t": "none"}
         if isinstance(node.value, str):
-            return self.read(self._forward(node), depth)
+            self.quoted += 1
+            try:
+                return self.read(self._forward(node), depth)
+            finally:
+                self.quoted -= 1
         raise Refused("TYPE_NOT_UNDERSTOOD", "this annotation is not a type", "", node)
 
     def _forward(self, node):
@@ -479,6 +492,9 @@ class Types:
         if local is not None:
             return local
         if "." not in name:
+            custom = self._custom(name, node)
+            if custom is not None:
+                return custom
             if self.scope.star:
                 self._warn_any(node, name)
                 return {"t": "any"}
@@ -491,6 +507,27 @@ class Types:
                 node,
             )
         return self._opaque(name, node)
+
+    def _custom(self, name, node):
+        """A type that callers have defined; the source itself has no such name."""
+        if name in self.scope.others:
+            return None
+        if name not in self.given:
+            if name not in self.unknown and len(self.unknown) < UNKNOWN_MAX and len(name) <= 100:
+                self.unknown.append(name)
+            return None
+        if not self.quoted and not self.scope.postponed:
+            raise Refused(
+                "CUSTOM_TYPE_NOT_QUOTED",
+                "Python itself does not know the custom type %s" % name,
+                'write it in quotes: "%s"' % name,
+                node,
+            )
+        form = self.given[name]
+        self._count_parts(_parts_of(form))
+        if name not in self.used:
+            self.used.append(name)
+        return form
 
     def _known(self, name, node):
         if name in SCALARS:
@@ -1040,6 +1077,19 @@ def _has_surrogate(text):
     return any(0xD800 <= ord(each) <= 0xDFFF for each in text)
 
 
+def _parts_of(form):
+    """How many types a structural form consists of; it was bounded when it was stored."""
+    count, stack = 0, [form]
+    while stack:
+        here = stack.pop()
+        if isinstance(here, dict):
+            count += "t" in here
+            stack.extend(here.values())
+        elif isinstance(here, list):
+            stack.extend(here)
+    return count
+
+
 # ---------------------------------------------------------------- the main function
 
 
@@ -1369,10 +1419,14 @@ _LISTED = set()
 # ---------------------------------------------------------------- the program
 
 
-def analyze(code, main_function, version):
-    """Read one source; everything that is wrong with it becomes a diagnostic."""
+def analyze(code, main_function, version, given=None):
+    """Read one source; everything that is wrong with it becomes a diagnostic.
+
+    `given` are forms of types that it may name without defining them.
+    """
     report = Report(code)
     result = {"function": None, "imports": [], "diagnostics": report.found}
+    result.update({"unknown_types": [], "custom_types": []})
     tree = _parse(code, version, report)
     if tree is None:
         return result
@@ -1380,7 +1434,9 @@ def analyze(code, main_function, version):
         scope = Scope(tree)
         result["imports"] = read_imports(tree, scope, report)
         function = find_main(scope, main_function)
-        result["function"] = read_function(function, Types(scope, report), report)
+        types = Types(scope, report, given)
+        result.update({"unknown_types": types.unknown, "custom_types": types.used})
+        result["function"] = read_function(function, types, report)
     except Refused as refused:
         report.add(ERROR, refused.code, refused.message, refused.hint, refused.node)
     except (RecursionError, MemoryError):
@@ -1433,7 +1489,9 @@ def main():
 
     warnings.simplefilter("ignore")
     request = json.loads(sys.stdin.buffer.read().decode("utf-8"))
-    result = analyze(request["code"], request["main_function"], request.get("version"))
+    result = analyze(
+        request["code"], request["main_function"], request.get("version"), request.get("types")
+    )
     sys.stdout.buffer.write(json.dumps(result).encode("utf-8"))
     sys.stdout.buffer.flush()
     os._exit(0)  # tearing down a hostile syntax tree may recurse; there is nothing left to do

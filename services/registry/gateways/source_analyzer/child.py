@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 import structlog
+from qflow.types import Type, to_json
 
 from services.kit import child
 from services.kit.pythons import Interpreter, closest, version_key
@@ -47,8 +49,18 @@ class SourceAnalyzer:
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(_CHILDREN_MAX)
 
-    async def analyze(self, code: str, *, main_function: str, python_version: str) -> Analysis:
-        """Read one source; whatever is wrong with it stands in the report, hostile or not."""
+    async def analyze(
+        self,
+        code: str,
+        *,
+        main_function: str,
+        python_version: str,
+        types: Mapping[str, Type] | None = None,
+    ) -> Analysis:
+        """Read one source; whatever is wrong with it stands in the report, hostile or not.
+
+        It may name `types` without defining them.
+        """
         interpreter = await asyncio.to_thread(closest, python_version)
         if interpreter is None:
             report = failed("NO_INTERPRETER", "this machine has no Python that could read it")
@@ -58,6 +70,7 @@ class SourceAnalyzer:
                 "code": code,
                 "main_function": main_function,
                 "version": version_key(python_version),
+                "types": {name: to_json(of) for name, of in (types or {}).items()},
             }
         )
         async with self._slots:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import psutil
 
+from bench import create_node as creating
 from bench import floors
 from bench.flow import ONE, OTHER, SUM, Flow, running
 
@@ -149,6 +150,14 @@ async def demo() -> dict[str, Any]:
     return _figure(spans, "s", "lower", target=60.0, floor=0.0)
 
 
+async def create_node() -> dict[str, Any]:
+    """Milliseconds of CreateNode with a source of 1,000 lines and nothing to lock."""
+    async with running() as flow:
+        spans = await creating.spans_ms(flow)
+    figure = _figure(spans, "ms", "lower", target=100.0, floor=creating.floor_ms())
+    return figure | {"lines": creating.LINES}
+
+
 def _run(command: list[str], folder: Path) -> None:
     inherited = {name: v for name, v in os.environ.items() if not name.startswith("QFLOW_")}
     subprocess.run(command, cwd=folder, env=inherited, check=True, stdout=sys.stderr)
@@ -210,4 +219,5 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "idle": idle,
     "idle_memory": idle_memory,
     "demo": demo,
+    "create_node": create_node,
 }

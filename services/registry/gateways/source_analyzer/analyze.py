@@ -1,6 +1,6 @@
 """Read a node's source without running any of it: signature, types and imports.
 
-One file, standard library only, any Python from 3.9 on; started as `python -I -S analyze.py` under
+One file, standard library only, any Python from 3.9 on; its `main` runs in a process of
 the Python that the node asks for, so that its own grammar decides. Takes one JSON object
 `{"code", "main_function", "version": [3, 12], "types": {name: form}}` on standard input, gives one
 on standard output: `{"function": {...} | null, "imports": [...], "diagnostics": [...],
@@ -1354,12 +1354,19 @@ def read_imports(tree, scope, report):
         guards = isinstance(here, _TRIES) and _guards_imports(here)
         checking = isinstance(here, ast.If) and scope.checks_types(here.test)
         body = set(map(id, getattr(here, "body", ()) if guards or checking else ()))
-        for child in ast.iter_child_nodes(here):
+        for child in _statements_in(here):
             inside = id(child) in body
             stack.append(
                 (child, guarded or (guards and inside), typing_only or (checking and inside))
             )
     return list(found.values())
+
+
+def _statements_in(node):
+    """The statements of a statement's blocks; no expression holds one, and most of a tree is those."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for each in getattr(node, name, ()):
+            yield each
 
 
 def _keep_import(found, name, node, guarded):

@@ -166,7 +166,7 @@ def test_every_id_of_another_resource_in_a_request_has_its_rule(
         named = {
             path
             for path, field in _fields(messages, method.input_type)
-            if re.fullmatch(r"(node|workflow|execution|file)_id", field.name)
+            if re.fullmatch(r"(node|workflow|execution|file|custom_type)_id", field.name)
         }
         assert named == stated, name
 

@@ -1363,7 +1363,7 @@ def read_imports(tree, scope, report):
 
 
 def _statements_in(node):
-    """The statements of a statement's blocks; no expression holds one, and most of a tree is those."""
+    """The statements in a statement's blocks: no expression holds one, and most nodes are those."""
     for name in ("body", "orelse", "finalbody", "handlers", "cases"):
         for each in getattr(node, name, ()):
             yield each

@@ -25,8 +25,8 @@ from services.registry.domain.source import (
 log = structlog.get_logger()
 
 _FOLDER: Final = Path(__file__).parent
-# Imported rather than run as a file: its bytecode is kept, and compiling it takes as long as reading
-# a source of a thousand lines. Its folder comes last, so nothing there stands in for a library.
+# Imported rather than run as a file: its bytecode is kept, and compiling it would take as long as
+# parsing a source of a thousand lines. Its folder comes last: nothing there hides a library.
 _PROGRAM: Final = f"""
 import sys
 sys.path.append({str(_FOLDER)!r})

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import psutil
 
+from bench import create_node as creating
 from bench import floors
 from bench.definitions import check_workflow, get_workflow
 from bench.figures import figure as _figure
@@ -151,6 +152,14 @@ async def demo() -> dict[str, Any]:
     return _figure(spans, "s", "lower", target=60.0, floor=0.0)
 
 
+async def create_node() -> dict[str, Any]:
+    """Milliseconds of CreateNode with a source of 1,000 lines and nothing to lock."""
+    async with running() as flow:
+        spans = await creating.spans_ms(flow)
+    figure = _figure(spans, "ms", "lower", target=100.0, floor=creating.floor_ms())
+    return figure | {"lines": creating.LINES}
+
+
 def _run(command: list[str], folder: Path) -> None:
     inherited = {name: v for name, v in os.environ.items() if not name.startswith("QFLOW_")}
     subprocess.run(command, cwd=folder, env=inherited, check=True, stdout=sys.stderr)
@@ -198,4 +207,5 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "search_nodes": search_nodes,
     "get_workflow": get_workflow,
     "check_workflow": check_workflow,
+    "create_node": create_node,
 }

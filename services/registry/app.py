@@ -15,6 +15,7 @@ from qflow.registry.v1 import (
     settings_service_pb2_grpc,
     tag_service_pb2_grpc,
     template_service_pb2_grpc,
+    type_service_pb2_grpc,
     user_service_pb2_grpc,
     variable_service_pb2_grpc,
     workflow_alias_service_pb2_grpc,
@@ -43,11 +44,13 @@ from services.registry.rpc.sessions import SessionServicer
 from services.registry.rpc.settings import SettingsServicer
 from services.registry.rpc.tags import TagServicer
 from services.registry.rpc.templates import TemplateServicer
+from services.registry.rpc.types import TypeServicer
 from services.registry.rpc.users import UserServicer
 from services.registry.rpc.variables import VariableServicer
 from services.registry.rpc.workflow_aliases import WorkflowAliasServicer
 from services.registry.rpc.workflows import WorkflowServicer
 from services.registry.settings import Settings
+from services.registry.usecases.custom_types import Types
 from services.registry.usecases.exchange import Exchange
 from services.registry.usecases.identity import Identity
 from services.registry.usecases.locks import Locks
@@ -68,16 +71,19 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         stack.push_async_callback(channel.close)
         authenticator = Authenticator(pool)
         locks = Locks(engine_pool, RunnerEnvironments(channel))
+        analyzer = SourceAnalyzer()
+        types = Types(pool=pool, analyzer=analyzer, python_version=settings.python_version)
         nodes = Nodes(
             pool=pool,
-            analyzer=SourceAnalyzer(),
+            analyzer=analyzer,
             locks=locks,
             python_version=settings.python_version,
             search=engine_pool,
         )
+        checker = GraphChecker()
         workflows = Workflows(
             pool=pool,
-            checker=GraphChecker(),
+            checker=checker,
             python_version=settings.python_version,
             search=engine_pool,
         )
@@ -101,7 +107,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             ),
             (
                 node_service_pb2_grpc.add_NodeServiceServicer_to_server,
-                NodeServicer(nodes, reading, answers),
+                NodeServicer(nodes, reading, answers, checker),
             ),
             (
                 workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
@@ -112,6 +118,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 ExchangeServicer(exchange),
             ),
             (diff_service_pb2_grpc.add_DiffServiceServicer_to_server, DiffServicer(exchange)),
+            (type_service_pb2_grpc.add_TypeServiceServicer_to_server, TypeServicer(types)),
             (tag_service_pb2_grpc.add_TagServiceServicer_to_server, TagServicer(pool)),
             (
                 workflow_alias_service_pb2_grpc.add_WorkflowAliasServiceServicer_to_server,

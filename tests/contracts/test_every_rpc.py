@@ -190,6 +190,7 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     ("CreateWorkflow", "definition.nodes.node_id"): {"name": "w", **_GRAPH},
     ("CheckWorkflow", "definition.nodes.node_id"): _GRAPH,
     ("UpdateNode", "node_id"): {"name": "x", "updateMask": "name"},
+    ("UpdateCustomType", "custom_type_id"): {"description": "x"},
     ("UpdateWorkflow", "workflow_id"): {"name": "x", "updateMask": "name"},
     ("UpdateWorkflow", "definition.nodes.node_id"): {
         "workflowId": "{own}",
@@ -246,7 +247,8 @@ async def test_a_foreign_id_is_answered_as_the_rule_says_and_like_a_missing_one(
         # To an administrator no user is a stranger: what only they may call is tested by itself.
         if auth_pb2.AUDIENCE_USER in rpc.rule.audiences and auth_pb2.ROLE_USER in rpc.rule.roles
     ]
-    kinds = {"node", "workflow", "execution", "file", "tag", "user", "session", "service_token"}
+    kinds = {"node", "workflow", "execution", "file", "tag", "custom_type"}
+    kinds |= {"user", "session", "service_token"}
     assert kinds == {each.kind for _, each in asked}
     for rpc, resource in asked:
         answer = resource.foreign_answer or rpc.rule.foreign_answer
@@ -291,6 +293,12 @@ def _things(sql: psycopg.Connection, owner: factories.User) -> dict[str, str]:
         (owner.id, owner.id, token_sha256(owner.token)),
     )
     found = {"node": node.id, "workflow": workflow, "execution": execution, "file": file}
+    found["custom_type"] = uuid.uuid4()
+    sql.execute(
+        "INSERT INTO custom_types (id, name, definition, tenant_id, created_by)"
+        " VALUES (%s, 'T', %s, %s, %s)",
+        (found["custom_type"], '{"kind":"fields","fields":[]}', owner.id, owner.id),
+    )
     found |= {"tag": tag, "user": owner.id, "session": session, "service_token": service_token}
     return {kind: str(each) for kind, each in found.items()}
 

@@ -34,7 +34,7 @@ _OWNED: Final = {
         *("python_nodes", "python_node_versions", "node_version_locks"),
         *("python_node_tags", "python_node_tag_relations"),
         *("workflows", "workflow_versions", "workflow_tags", "workflow_tag_relations"),
-        *("custom_types", "workflow_node_uses"),
+        *("custom_types", "custom_type_uses", "workflow_node_uses"),
         *("workflow_aliases", "workflow_alias_changes", "variables"),
         *("credential_tokens", "user_service_tokens", "sign_in_attempts", "audit_events"),
     },

@@ -45,6 +45,7 @@ _OWNED = {
         "user_service_tokens",
         "sign_in_attempts",
         "audit_events",
+        "custom_type_uses",
     },
     "orchestrator": {
         "workflow_executions",
@@ -296,7 +297,8 @@ def _everything(s: Subject) -> UUID:
             ),
             (parent, tag),
         )
-    s.insert("custom_types", owner=owner)
+    custom = s.insert("custom_types", owner=owner)
+    s.db.execute("INSERT INTO custom_type_uses VALUES (%s, %s, 1, %s)", (custom, version, owner))
     s.insert("node_data_flow", workflow_execution_id=run)
     s.insert("container_dependencies", container_id=container)
     s.insert("file_access_logs", file_id=file)
@@ -329,7 +331,7 @@ _READ_BY = {
     "qflow_registry": (
         "users tenants python_nodes python_node_versions node_version_locks python_node_tags"
         " python_node_tag_relations workflows workflow_versions workflow_tags"
-        " workflow_tag_relations custom_types idempotency_keys workflow_executions"
+        " workflow_tag_relations custom_types custom_type_uses idempotency_keys workflow_executions"
     ),
     "qflow_orchestrator": (
         "workflow_executions node_executions node_data_flow node_attempts execution_pins"

@@ -33,6 +33,17 @@ class Identified(Protocol):
 Thing = TypeVar("Thing", bound=Identified)
 
 
+def moment_from(key: Sequence[page.PageKey] | None) -> tuple[datetime, UUID] | None:
+    """Read the last row shown of a list by time and id; None for the first page."""
+    match key:
+        case None:
+            return None
+        case [datetime() as moment, UUID() as row_id]:
+            return moment, row_id
+        case _:
+            raise page.token_refused()
+
+
 class Pages:
     """The list `kind` as this caller asked for it, with `page_size` and `page_token` of a request.
 
@@ -53,13 +64,7 @@ class Pages:
 
     def after_moment(self) -> tuple[datetime, UUID] | None:
         """Give the last row shown of a list by time and id; None for the first page."""
-        match self._after:
-            case None:
-                return None
-            case [datetime() as moment, UUID() as row_id]:
-                return moment, row_id
-            case _:
-                raise page.token_refused()
+        return moment_from(self._after)
 
     def after_key(self, key_type: type[str | datetime]) -> tuple[str | datetime, UUID] | None:
         """Give the last row shown of a list by a field and id; None for the first page."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from qflow.types import Type
+from qflow.types import LOSSY, Type
 
 from services.registry.domain import setting_table as table
 from services.registry.domain.setting_table import Setting
@@ -77,6 +77,13 @@ class Connection:
     target_input: str
     conversion: str = ""
     verdict: str = ""
+    # JSON text of a value that a refuted edge could not carry; such an edge is never stored.
+    counter_example: str = ""
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether what it carries always arrives, and can be told from all else."""
+        return self.conversion not in LOSSY
 
     @property
     def ends(self) -> tuple[str, str, str, str]:
@@ -174,6 +181,9 @@ class Finding:
     code: str
     message: str
     hint: str = ""
+    # Of a refuted edge: a value that it could not carry, and the conversions that would mend it.
+    counter_example: str = ""
+    mended_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ TYPE_PARTS_MAX: Final = 50_000
 _TYPES_PER_INPUT_MAX: Final = 100
 _CYCLE_SHOWN_MAX: Final = 20
 _SUGGESTED_MAX: Final = 10
+_COUNTER_EXAMPLE_CHARS_MAX: Final = 256
 _RANK: Final = {ERROR: 0, WARNING: 1, INFO: 2}
 
 
@@ -375,11 +376,12 @@ class _Check:
         return signature.outputs.get(edge.source_output) if signature is not None else None
 
     def _typed(self, edge: Connection, index: int, source: Type, target: Type) -> Connection:
+        place = f"connections[{index}]"
         said, opaque = self._judged(source, target, edge.conversion)
         if opaque is not None:
             message = f"values of {opaque} are not carried between nodes"
             hint = "pass plain values or records, or join the two nodes into one"
-            self.add(ERROR, f"connections[{index}]", "TYPE_NOT_CARRIED", message, hint)
+            self.add(ERROR, place, "TYPE_NOT_CARRIED", message, hint)
             return replace(edge, verdict=VerdictKind.REFUTED.value)
         if not said.fits and edge.conversion in LOSSLESS:
             # Inserted when the nodes had other types: chosen anew as if it did not stand there.
@@ -388,10 +390,21 @@ class _Check:
             message = said.reason
             if said.counter_example is not None:
                 message += f" (for example {said.counter_example[:200]})"
-            self.add(ERROR, f"connections[{index}]", "TYPE_REFUTED", message)
+            example = _shown_whole(said.counter_example)
+            self.findings.append(
+                Finding(
+                    ERROR,
+                    place,
+                    "TYPE_REFUTED",
+                    message,
+                    "",
+                    example,
+                    said.mended_by,
+                )
+            )
         elif not said.lossless:
             message = f"{said.method} may lose something or fail at run time"
-            self.add(INFO, f"connections[{index}]", "CONVERSION_LOSSY", message)
+            self.add(INFO, place, "CONVERSION_LOSSY", message)
         return Connection(
             source=edge.source,
             source_output=edge.source_output,
@@ -399,6 +412,7 @@ class _Check:
             target_input=edge.target_input,
             conversion=said.method,
             verdict=said.kind.value,
+            counter_example=_shown_whole(said.counter_example),
         )
 
     def _judged(self, source: Type, target: Type, conversion: str) -> tuple[Verdict, str | None]:
@@ -549,6 +563,13 @@ class _Check:
                 message = f"{node.id} reaches no output of the workflow"
                 hint = "connect it, declare an output of it, or remove it"
                 self.add(WARNING, f"nodes[{index}]", "NODE_UNREACHABLE", message, hint)
+
+
+def _shown_whole(counter_example: str | None) -> str:
+    """Give a value that fits an answer; part of a JSON text would be none."""
+    if counter_example is None or len(counter_example) > _COUNTER_EXAMPLE_CHARS_MAX:
+        return ""
+    return counter_example
 
 
 def _converts(source: Type, target: Type) -> bool:

@@ -1,8 +1,10 @@
-"""Modules whose distribution has another name: the ones that are met, not all there are."""
+"""Modules whose distribution has another name: chosen ones, and those that very many install."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Final
 
 DISTRIBUTIONS: Final[Mapping[str, str]] = {
@@ -73,6 +75,14 @@ DISTRIBUTIONS: Final[Mapping[str, str]] = {
     "yaml": "pyyaml",
     "zmq": "pyzmq",
 }
+
+
+@cache
+def widely_known() -> Mapping[str, str]:
+    """Give what `requirements/import_names.py` found in the index; part of this code, read once."""
+    text = Path(__file__).with_name("import_names.tsv").read_text(encoding="utf-8")
+    return dict(line.split("\t") for line in text.splitlines())
+
 
 # Packages that many distributions share: the longer name tells.
 NAMESPACES: Final[Mapping[str, Mapping[str, str]]] = {

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement as Parsed
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
-from services.registry.domain.import_names import DISTRIBUTIONS, NAMESPACES
+from services.registry.domain.import_names import DISTRIBUTIONS, NAMESPACES, widely_known
 from services.registry.domain.source import Diagnostic, Import
 
 REQUIREMENTS_MAX: Final = 100
@@ -266,7 +266,7 @@ def _distributions(each: Import) -> list[Requirement]:
         ]
         if known:
             return [Requirement(name, "mapping", module) for module, name in known]
-    mapped = DISTRIBUTIONS.get(each.name)
+    mapped = DISTRIBUTIONS.get(each.name) or widely_known().get(each.name)
     if mapped is not None:
         return [Requirement(mapped, "mapping", each.name)]
     try:

@@ -91,6 +91,9 @@ class SourceReport:
     function: Function | None
     imports: tuple[Import, ...]
     diagnostics: tuple[Diagnostic, ...]
+    # Names in annotations that the source does not define, and those of them that were given.
+    unknown_types: tuple[str, ...] = ()
+    custom_types: tuple[str, ...] = ()
 
     @property
     def errors(self) -> list[Diagnostic]:
@@ -125,7 +128,13 @@ def read_report(raw: Mapping[str, Any]) -> SourceReport:
     function = None
     if raw["function"] is not None:
         function = _function(raw["function"], diagnostics)
-    return SourceReport(function, imports, worst_first(diagnostics))
+    return SourceReport(
+        function,
+        imports,
+        worst_first(diagnostics),
+        tuple(raw["unknown_types"]),
+        tuple(raw["custom_types"]),
+    )
 
 
 def _function(raw: Mapping[str, Any], diagnostics: list[Diagnostic]) -> Function:

@@ -202,6 +202,7 @@ def graph_from_json(
             target_input=each["target_input"],
             conversion=each["conversion"],
             verdict=each.get("verdict", ""),
+            counter_example=each.get("counter_example", ""),
         )
         for each in connections
     )
@@ -251,7 +252,9 @@ def _node_from_json(stored: Mapping[str, Any]) -> WorkflowNode:
 
 
 def _connection_to_json(edge: Connection) -> Json:
-    return {
+    # A refuted edge is written for another process of the registry alone, never into a table.
+    refuted = {"counter_example": edge.counter_example} if edge.counter_example else {}
+    return refuted | {
         "source": edge.source,
         "source_output": edge.source_output,
         "target": edge.target,

@@ -74,7 +74,10 @@ class GraphChecker:
             )
         return Checked(
             definition_from_json(answer["definition"]),
-            tuple(Finding(**each) for each in answer["findings"]),
+            tuple(
+                Finding(**{**each, "mended_by": tuple(each["mended_by"])})
+                for each in answer["findings"]
+            ),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from qflow.registry.v1 import workflow_pb2 as pb
@@ -27,7 +27,7 @@ from services.registry.rpc.unknown_settings import check_settings_known
 from services.registry.storage.versions import Version
 from services.registry.storage.workflows import Workflow
 
-_VERDICTS: Final = {
+VERDICTS: Final = {
     "": pb.VERDICT_UNSPECIFIED,
     "exact": pb.VERDICT_EXACT,
     "widening": pb.VERDICT_WIDENING,
@@ -196,14 +196,25 @@ def _add_node(definition: pb.WorkflowDefinition, node: WorkflowNode) -> None:
 
 
 def _add_connection(definition: pb.WorkflowDefinition, edge: Connection) -> None:
-    definition.connections.add(
-        source_node=edge.source,
-        source_output=edge.source_output,
-        target_node=edge.target,
-        target_input=edge.target_input,
-        conversion=edge.conversion,
-        verdict=_VERDICTS[edge.verdict],
-    )
+    definition.connections.add(**_edge(edge))
+
+
+def connection_to_pb(edge: Connection) -> pb.Connection:
+    """Encode an edge as it was judged."""
+    return pb.Connection(**_edge(edge))
+
+
+def _edge(edge: Connection) -> dict[str, Any]:
+    return {
+        "source_node": edge.source,
+        "source_output": edge.source_output,
+        "target_node": edge.target,
+        "target_input": edge.target_input,
+        "conversion": edge.conversion,
+        "verdict": VERDICTS[edge.verdict],
+        "lossy": not edge.is_lossless,
+        "counter_example_json": edge.counter_example,
+    }
 
 
 def findings_to_pb(findings: Sequence[Finding]) -> list[pb.Finding]:
@@ -215,6 +226,8 @@ def findings_to_pb(findings: Sequence[Finding]) -> list[pb.Finding]:
             code=each.code,
             message=each.message,
             hint=each.hint,
+            counter_example_json=each.counter_example,
+            conversions=each.mended_by,
         )
         for each in findings
     ]

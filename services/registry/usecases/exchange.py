@@ -32,7 +32,7 @@ from services.registry.storage.nodes import Node
 from services.registry.storage.sources import Stored
 from services.registry.usecases import nodes, workflows
 from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
-from services.registry.usecases.nodes import Draft, Nodes
+from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
 from services.registry.usecases.workflows import Workflows
 
 log = structlog.get_logger()
@@ -181,17 +181,15 @@ async def import_workflow(
         return shown
 
     async def write(db: Db) -> Imported:
-        for node in plan.created:
-            await nodes.insert_node(db, node)
+        for draft in plan.created:
+            await nodes.insert_node(db, draft)
         stored = await workflows.insert_workflow(db, workflow)
         return replace(shown, answer=replace(shown.answer, workflow=stored))
 
     written = await write_once(deps.workflows.pool, caller, key, write)
     if isinstance(written, Imported):
         log.info("workflow_imported", workflow_id=str(workflow.id), nodes_created=len(plan.created))
-        waiting = (
-            nodes.when_locked(deps.nodes, caller, nodes.NodeAnswer(each)) for each in plan.created
-        )
+        waiting = (nodes.when_locked(deps.nodes, caller, each) for each in plan.created)
         await asyncio.gather(*waiting)
     return written
 
@@ -203,7 +201,7 @@ class _Plan:
     checked: Checked
     python_version: str
     nodes: tuple[ImportedNode, ...]
-    created: tuple[Node, ...]
+    created: tuple[NodeAnswer, ...]
 
 
 async def _planned(deps: Exchange, caller: Caller, document: Read, rules: Rules) -> _Plan:
@@ -222,14 +220,15 @@ async def _planned(deps: Exchange, caller: Caller, document: Read, rules: Rules)
     chosen = [
         ImportedNode(key, known[key].node_id, known[key].version, created=False)
         if key in known
-        else ImportedNode(key, drafts[key].id, 1, created=True)
+        else ImportedNode(key, drafts[key].node.id, 1, created=True)
         for key in bundle.sources
     ]
     definition = _over(bundle.definition, chosen)
     async with as_caller(deps.workflows.pool, caller) as db:
         asked = [each for each in _asked(definition) if each[0] not in _ids(drafts.values())]
         signatures = await node_rows.get_signatures(db, asked)
-    for node in drafts.values():
+    for draft in drafts.values():
+        node = draft.node
         signatures[node.id, 0] = signatures[node.id, 1] = _signature(node)
     asked = _asked(definition)
     checked = await deps.workflows.checker.check(
@@ -242,8 +241,8 @@ async def _planned(deps: Exchange, caller: Caller, document: Read, rules: Rules)
     return _Plan(checked, versions[0] if versions else "", tuple(chosen), tuple(drafts.values()))
 
 
-def _ids(drafts: Iterable[Node]) -> set[UUID]:
-    return {each.id for each in drafts}
+def _ids(drafts: Iterable[NodeAnswer]) -> set[UUID]:
+    return {each.node.id for each in drafts}
 
 
 def _signature(node: Node) -> dict[str, str]:
@@ -293,7 +292,7 @@ async def _drafted(
     document: Read,
     known: Mapping[str, Stored],
     faults: list[Fault],
-) -> dict[str, Node]:
+) -> dict[str, NodeAnswer]:
     """Read the sources that no node has yet; what is wrong with any is added to the faults."""
     missing = [
         (index, key, source)
@@ -318,7 +317,7 @@ async def _drafted(
     )
     drafts = {}
     for (_, key, _), outcome in zip(coded, outcomes, strict=True):
-        if isinstance(outcome, Node):
+        if isinstance(outcome, NodeAnswer):
             drafts[key] = outcome
         else:
             faults += outcome
@@ -327,7 +326,7 @@ async def _drafted(
 
 async def _draft(
     deps: Exchange, caller: Caller, document: Read, index: int, source: Source
-) -> Node | list[Fault]:
+) -> NodeAnswer | list[Fault]:
     faults: list[Fault] = []
     texts = {"name": source.name, "description": source.description or ""}
     for field, check in (("name", name_from), ("description", description_from)):
@@ -344,7 +343,7 @@ async def _draft(
         python_version=source.python_version,
     )
     try:
-        node = (await nodes.drafted(deps.nodes, caller, draft)).node
+        drafted = await nodes.drafted(deps.nodes, caller, draft)
     except InvalidArgument as error:
         told = error.fields or [FieldViolation("code", error.message, error.reason)]
         faults += [
@@ -355,10 +354,9 @@ async def _draft(
         ]
         return faults
     # The text's own description stands, an empty one too: what was exported is given back.
-    described = node
     if source.description is not None:
-        described = replace(node, description=source.description)
-    return faults or described
+        drafted = replace(drafted, node=replace(drafted.node, description=source.description))
+    return faults or drafted
 
 
 def _over(definition: Definition, chosen: Sequence[ImportedNode]) -> Definition:

@@ -12,7 +12,7 @@ from services.kit.caller import Caller
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.registry.domain.texts import name_from
-from services.registry.storage import nodes, versions
+from services.registry.storage import custom_types, nodes, versions
 from services.registry.storage.nodes import Node
 from services.registry.storage.versions import Version
 from services.registry.usecases.changes import (
@@ -24,7 +24,7 @@ from services.registry.usecases.changes import (
     stale,
 )
 from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
-from services.registry.usecases.nodes import NOBODY, NodeAnswer, Nodes, get_node
+from services.registry.usecases.nodes import NOBODY, NodeAnswer, Nodes, get_node, when_locked
 
 log = structlog.get_logger()
 
@@ -139,6 +139,8 @@ async def clone_node(
 async def _publish(db: Db, node: Node, model: Node, *, author: UUID) -> Node:
     """Add the version that a node shows, with the lock that its model has."""
     await nodes.insert_version_alone(db, replace(node, created_by=author))
+    if node.tenant_id == model.tenant_id:  # a type is its own tenant's, and so is its use
+        await custom_types.copy_uses(db, model=model.version_id, version_id=node.version_id)
     state = await versions.copy_lock(
         db, model=model.version_id, version_id=node.version_id, tenant_id=node.tenant_id
     )

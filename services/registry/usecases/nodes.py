@@ -25,7 +25,8 @@ from services.registry.domain.requirements import (
 from services.registry.domain.source import Diagnostic, Function, worst_first
 from services.registry.domain.texts import description_from, name_from
 from services.registry.gateways.source_analyzer.child import SourceAnalyzer
-from services.registry.storage import nodes
+from services.registry.storage import custom_types, nodes
+from services.registry.storage.custom_types import CustomType
 from services.registry.storage.locks import PendingLock
 from services.registry.storage.nodes import Node
 from services.registry.usecases.changes import (
@@ -36,6 +37,7 @@ from services.registry.usecases.changes import (
     not_found,
     stale,
 )
+from services.registry.usecases.custom_types import read_with_custom_types
 from services.registry.usecases.idempotency import (
     Replayed,
     RequestKey,
@@ -78,6 +80,7 @@ class NodeAnswer:
 
     node: Node
     diagnostics: tuple[Diagnostic, ...] = ()
+    custom_types: tuple[CustomType, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +116,7 @@ async def create_node(
         return answer
 
     async def write(db: Db) -> NodeAnswer:
-        return replace(answer, node=await insert_node(db, node))
+        return replace(answer, node=await insert_node(db, answer))
 
     written = await write_once(deps.pool, caller, key, write)
     if isinstance(written, Replayed):
@@ -129,7 +132,7 @@ async def drafted(
     name_from(draft.name)
     description_from(draft.description)
     draft = _without_mark(draft)
-    source = await _read_source(deps, draft)
+    source = await _read_source(deps, caller, draft)
     now = datetime.now(UTC)
     node = Node(
         id=NOBODY if validate_only else uuid7(),
@@ -152,14 +155,15 @@ async def drafted(
         created_at=now,
         updated_at=now,
     )
-    return NodeAnswer(node, source.diagnostics)
+    return NodeAnswer(node, source.diagnostics, source.custom_types)
 
 
-async def insert_node(db: Db, node: Node) -> Node:
+async def insert_node(db: Db, draft: NodeAnswer) -> Node:
     """Store version 1 of a node that was drafted."""
-    created_at, updated_at = await nodes.insert_node(db, node)
-    stored = replace(node, created_at=created_at, updated_at=updated_at)
+    created_at, updated_at = await nodes.insert_node(db, draft.node)
+    stored = replace(draft.node, created_at=created_at, updated_at=updated_at)
     await nodes.insert_version(db, stored)
+    await custom_types.insert_uses(db, stored.version_id, draft.custom_types)
     return stored
 
 
@@ -207,8 +211,8 @@ async def update_node(
     before = await get_node(deps.pool, caller, node_id)
     check_changeable(NODE.name, before, caller, etag=etag)
     wanted = _merged(before, draft, mask)
-    after, diagnostics = await _changed(deps, before, wanted, caller)
-    answer = NodeAnswer(after, diagnostics)
+    answer = await _changed(deps, before, wanted, caller)
+    after = answer.node
     guard(answer)
 
     async def write(db: Db) -> NodeAnswer:
@@ -221,6 +225,7 @@ async def update_node(
         stored = replace(after, updated_at=updated_at)
         if after.version != before.version:
             await nodes.insert_version(db, replace(stored, created_by=caller.user_id))
+            await custom_types.insert_uses(db, stored.version_id, answer.custom_types)
         return replace(answer, node=stored)
 
     if validate_only:
@@ -251,9 +256,7 @@ def _merged(before: Node, draft: Draft, mask: Sequence[str]) -> Draft:
     return merged
 
 
-async def _changed(
-    deps: Nodes, before: Node, wanted: Draft, caller: Caller
-) -> tuple[Node, tuple[Diagnostic, ...]]:
+async def _changed(deps: Nodes, before: Node, wanted: Draft, caller: Caller) -> NodeAnswer:
     head = replace(
         before,
         name=wanted.name,
@@ -267,8 +270,8 @@ async def _changed(
         before.python_version,
     )
     if same_source:
-        return head, ()
-    source = await _read_source(deps, wanted)
+        return NodeAnswer(head)
+    source = await _read_source(deps, caller, wanted)
     after = replace(
         head,
         version_id=uuid7(),
@@ -286,7 +289,7 @@ async def _changed(
         lock_error="",
         tenant_id=caller.tenant_id,
     )
-    return after, source.diagnostics
+    return NodeAnswer(after, source.diagnostics, source.custom_types)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,9 +298,10 @@ class _Source:
     python_version: str
     requirements: tuple[Requirement, ...]
     diagnostics: tuple[Diagnostic, ...]
+    custom_types: tuple[CustomType, ...]
 
 
-async def _read_source(deps: Nodes, draft: Draft) -> _Source:
+async def _read_source(deps: Nodes, caller: Caller, draft: Draft) -> _Source:
     """Read a source whole, or raise with everything that is wrong with it."""
     _check_code(draft.code)
     declared = await asyncio.to_thread(declared_dependencies, draft.code)
@@ -312,10 +316,14 @@ async def _read_source(deps: Nodes, draft: Draft) -> _Source:
             f"python_version {description}",
             fields=[FieldViolation("python_version", description, "PYTHON_VERSION_UNSUPPORTED")],
         )
-    analysis = await deps.analyzer.analyze(
-        draft.code, main_function=draft.main_function, python_version=python_version
+    report, custom = await read_with_custom_types(
+        deps.pool,
+        deps.analyzer,
+        caller,
+        draft.code,
+        main_function=draft.main_function,
+        python_version=python_version,
     )
-    report = analysis.report
     dependencies = declared or suggested_dependencies(report.imports)
     found = [*report.diagnostics, *dependencies.diagnostics]
     conflict = check_python(dependencies.requires_python, python_version)
@@ -325,7 +333,7 @@ async def _read_source(deps: Nodes, draft: Draft) -> _Source:
     errors = [each for each in diagnostics if each.severity == "error"]
     if errors or report.function is None:
         raise _refused(errors)
-    return _Source(report.function, python_version, dependencies.requirements, diagnostics)
+    return _Source(report.function, python_version, dependencies.requirements, diagnostics, custom)
 
 
 def _fitting(default: str, requires: str) -> str:

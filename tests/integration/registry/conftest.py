@@ -21,6 +21,7 @@ from qflow.registry.v1.diff_service_pb2_grpc import DiffServiceStub
 from qflow.registry.v1.exchange_service_pb2_grpc import ExchangeServiceStub
 from qflow.registry.v1.node_service_pb2_grpc import NodeServiceStub
 from qflow.registry.v1.session_service_pb2_grpc import SessionServiceStub
+from qflow.registry.v1.type_service_pb2_grpc import TypeServiceStub
 from qflow.registry.v1.workflow_service_pb2_grpc import WorkflowServiceStub
 from qflow.runner.v1 import environment_service_pb2 as environment_pb
 from qflow.runner.v1 import environment_service_pb2_grpc as environment_grpc
@@ -83,6 +84,7 @@ class Client:
     sessions: Any
     exchange: Any
     diffs: Any
+    types: Any
 
     async def node(self, code: str, **fields: Any) -> node_pb2.Node:
         request = node_rpc.CreateNodeRequest(name="a node", code=code, **fields)
@@ -106,6 +108,7 @@ class Registry:
             SessionServiceStub(channel),
             ExchangeServiceStub(channel),
             DiffServiceStub(channel),
+            TypeServiceStub(channel),
         )
         self.clients.append(client)
         return client

@@ -317,3 +317,20 @@ def test_an_inferred_type_reads_well() -> None:
     of = result.definition.inputs[0].type
     assert of is not None
     assert expression(of) == "int"
+
+
+def test_a_refuted_edge_has_its_counter_example_and_what_would_mend_it() -> None:
+    two = uuid4()
+    signatures = {NODE: signature(), two: signature({"x": INT}, {"result": SCALARS["str"]})}
+    refuted = checked([node("a", two, x="1"), node("b")], ["a.result -> b.x"], signatures)
+    finding = refuted.findings[0]
+    assert (finding.code, finding.counter_example) == ("TYPE_REFUTED", '"text"')
+    assert set(finding.mended_by) == {"str_to_int", "json_to_value"}
+    assert refuted.definition.connections[0].counter_example == '"text"'
+    mended = checked(
+        [node("a", two, x="1"), node("b")], [edge("a.result -> b.x", "str_to_int")], signatures
+    )
+    assert mended.storable
+    assert [(each.verdict, each.is_lossless) for each in mended.definition.connections] == [
+        ("conversion", False)
+    ]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
 
+from services.registry.domain.import_names import DISTRIBUTIONS, widely_known
 from services.registry.domain.requirements import (
     Requirement,
     RequirementError,
@@ -164,3 +166,27 @@ def test_imports_are_mapped_with_their_provenance() -> None:
 )
 def test_the_declared_python_must_admit_the_nodes(requires: str, fits: bool) -> None:  # noqa: FBT001
     assert (check_python(requires, "3.11") is None) == fits
+
+
+def test_every_known_name_is_a_requirement_of_the_index() -> None:
+    known = {**widely_known(), **DISTRIBUTIONS}
+    assert len(known) >= 600
+    for module, distribution in known.items():
+        assert module.isidentifier()
+        assert normalise(distribution) == distribution
+        assert module not in sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    ("module", "distribution"),
+    [
+        ("cv2", "opencv-python-headless"),  # chosen over the one with a display
+        ("importlinter", "import-linter"),
+        ("sklearn", "scikit-learn"),
+        ("markdown_it", "markdown-it-py"),
+    ],
+)
+def test_a_module_of_another_name_is_found(module: str, distribution: str) -> None:
+    imported = Import(module, (module,), 1, standard=False, guarded=False)
+    found = suggested_dependencies([imported]).requirements
+    assert found == (Requirement(distribution, "mapping", module),)

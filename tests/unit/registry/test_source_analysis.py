@@ -4,7 +4,7 @@ import textwrap
 from typing import Any
 
 import pytest
-from qflow.types import Named, expression
+from qflow.types import SCALARS, Named, VerdictKind, check_value, expression, verdict
 
 from services.kit.pythons import find_pythons
 from services.registry.domain.source import SourceReport
@@ -100,6 +100,7 @@ def codes(report: SourceReport) -> list[str]:
         ("np.ndarray", "numpy.ndarray"),
         ("pd.DataFrame", "pandas.DataFrame"),
         ("collections.OrderedDict[str, int]", "dict[str, int]"),
+        ("bytearray", "bytes"),
     ],
 )
 async def test_an_annotation_becomes_its_type(annotation: str, expected: str) -> None:
@@ -107,6 +108,40 @@ async def test_an_annotation_becomes_its_type(annotation: str, expected: str) ->
     assert report.function is not None
     assert expression(report.function.inputs[0].type) == expected
     assert codes(report) == []
+
+
+async def test_a_star_import_of_typing_is_known_and_of_others_is_not() -> None:
+    code = "from typing import *\nfrom decimal import *\ndef f(x: Optional[Decimal]) -> None: ..."
+    report = await read(code)
+    assert report.function is not None
+    assert expression(report.function.inputs[0].type) == "Decimal | None"
+    assert not report.diagnostics
+    unsure = await read("from elsewhere import *\ndef f(x: Optional[int]) -> None: ...")
+    assert [each.code for each in unsure.diagnostics] == ["TYPE_UNSURE"]
+
+
+async def test_a_flag_has_combinations_and_its_one_member_has_none() -> None:
+    code = """
+import enum
+from typing import Literal
+class Mode(enum.Flag):
+    READ = enum.auto()
+    WRITE = enum.auto()
+class Odd(enum.IntFlag, boundary=enum.EJECT):
+    A = 1
+def f(x: Mode, y: Literal[Mode.READ], z: Odd) -> None: ...
+"""
+    function = (await read(code)).function
+    assert function is not None
+    mode, one, odd = (each.type for each in function.inputs)
+    assert [check_value(mode, value) is None for value in (0, 1, 3, 4, -1, True)] == [
+        *(True, True, True),
+        *(False, False, False),
+    ]
+    assert [check_value(one, value) is None for value in (0, 1, 3)] == [False, True, False]
+    assert verdict(one, mode).kind == VerdictKind.WIDENING
+    assert verdict(mode, SCALARS["int"]).method == "enum_to_value"
+    assert isinstance(odd, Named)
 
 
 async def test_records_are_read_by_their_shape() -> None:

@@ -26,6 +26,7 @@ from qflow.types import (
     union_of,
 )
 from qflow.types.check import comparable, key_value
+from qflow.types.model import FLAG, combinations
 
 TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=8)
 INT64 = st.integers(-(2**63) + 1, 2**63 - 1)
@@ -42,11 +43,15 @@ enums = st.builds(
     st.sampled_from(["str", "int"]),
     st.dictionaries(NAMES, st.sampled_from(["x", "y", 1, 2]), min_size=1, max_size=3),
 )
+flags = st.dictionaries(NAMES, st.sampled_from([1, 2, 3, 4, 8]), min_size=1, max_size=3).map(
+    lambda pairs: Enum(_named("Mode", pairs), FLAG, tuple(pairs.items()))
+)
 scalars = st.sampled_from(list(SCALARS.values()))
 _single_keys = st.one_of(
     st.sampled_from([of for name, of in SCALARS.items() if name != "file"]),
     literals,
     enums,
+    flags,
     st.just(Tuple((SCALARS["int"], SCALARS["str"]))),
 )
 key_types = st.one_of(_single_keys, st.lists(_single_keys, min_size=2, max_size=3).map(union_of))
@@ -86,7 +91,7 @@ def _extend(children: st.SearchStrategy[Type]) -> st.SearchStrategy[Type]:
 
 def types(*, opaque: bool = False) -> st.SearchStrategy[Type]:
     """Draw types; with `opaque` also such as have no values."""
-    leaves: list[st.SearchStrategy[Any]] = [scalars, literals, enums]
+    leaves: list[st.SearchStrategy[Any]] = [scalars, literals, enums, flags]
     if opaque:
         leaves.append(st.just(Named("pandas.DataFrame")))
     return st.recursive(st.one_of(leaves), _extend, max_leaves=6)
@@ -94,7 +99,7 @@ def types(*, opaque: bool = False) -> st.SearchStrategy[Type]:
 
 TYPES = types()
 _ALIKE = [
-    st.sampled_from([SCALARS[name] for name in names]) | literals | enums
+    st.sampled_from([SCALARS[name] for name in names]) | literals | enums | flags
     for names in (
         ("str", "bytes", "decimal", "date", "datetime", "none"),
         ("int", "float", "timedelta", "any"),
@@ -224,13 +229,15 @@ def _without_equal_keys(of: Type, drawn: dict[str, Any]) -> dict[str, Any]:
     return {text: drawn[text] for text in kept.values()}
 
 
-def values_of(of: Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911  # one table
+def values_of(of: Type) -> st.SearchStrategy[Any]:  # noqa: C901, PLR0911  # one table
     """Draw values of a type in their wire form."""
     match of:
         case Scalar(name=name):
             return _SCALAR_VALUES[name]
         case Literal(values=values):
             return st.sampled_from(values)
+        case Enum(base=base) if base == FLAG:
+            return st.sampled_from(list(combinations(of)))
         case Enum(members=pairs):
             return st.sampled_from([value for _, value in pairs])
         case Union(any_of=members):

@@ -74,6 +74,15 @@ def test_a_counter_example_is_of_the_source_and_is_refused(source: Type, target:
         assert check_value(target, value) is not None
 
 
+@settings(RELAXED, max_examples=300)
+@given(TYPES, TYPES)
+def test_what_is_said_to_mend_an_edge_does(source: Type, target: Type) -> None:
+    said = verdict(source, target)
+    assert not (said.fits and said.mended_by)
+    for method in said.mended_by:
+        assert verdict(source, target, method).kind == VerdictKind.CONVERSION
+
+
 @RELAXED
 @given(st.data(), TYPES)
 def test_a_value_survives_its_text(data: st.DataObject, of: Type) -> None:

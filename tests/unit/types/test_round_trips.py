@@ -23,7 +23,7 @@ from qflow.types import (
     parse_strict,
     to_json,
 )
-from qflow.types.model import walk
+from qflow.types.model import FLAG, walk
 from qflow.types.order import by_precision
 
 from services.runner.agent import agent
@@ -42,6 +42,8 @@ def _codecs(of: Type) -> Any:
     namespace: dict[str, Any] = {}
     for each in walk(of):
         match each:
+            case Enum(name=name, base=base, members=pairs) if base == FLAG:
+                namespace[name] = enum.Flag(name, dict(pairs))
             case Enum(name=name, members=pairs):
                 namespace[name] = enum.Enum(name, dict(pairs))
             case Record(kind="dataclass", name=name, fields=fields):

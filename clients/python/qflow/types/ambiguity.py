@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 from qflow.types.check import check_value, is_key
 from qflow.types.model import (
     ANY,
+    FLAG,
     SCALARS,
     Collection,
     Constant,
@@ -30,6 +31,7 @@ from qflow.types.model import (
     Type,
     Union,
     VariadicTuple,
+    combinations,
     constant_key,
     parts,
     walk,
@@ -222,6 +224,8 @@ def _constants(of: Type) -> list[Constant]:
     match of:
         case Literal(values=values):
             return list(values[:_CONSTANTS_COMPARED_MAX])
+        case Enum(base=base) if base == FLAG:
+            return list(islice(combinations(of), _CONSTANTS_COMPARED_MAX))
         case Enum(members=pairs):
             return [value for _, value in islice(pairs, _CONSTANTS_COMPARED_MAX)]
         case _:

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from qflow.types.expression import expression
 from qflow.types.model import (
+    FLAG,
     Collection,
     Dict,
     Enum,
@@ -31,6 +32,7 @@ from qflow.types.model import (
     Union,
     VariadicTuple,
     constant_key,
+    is_combined,
 )
 from qflow.types.order import keys_by_precision
 from qflow.types.values import ValueTextError, child, parse_strict
@@ -75,6 +77,8 @@ def check_value(of: Type, value: object, path: str = "") -> ValueFault | None:
         case Literal(values=values):
             keys = {constant_key(each) for each in values}
             return None if _is_constant(value, keys) else _wrong(of, value, path)
+        case Enum(base=base) if base == FLAG:
+            return None if is_combined(of, value) else _wrong(of, value, path)
         case Enum(members=pairs):
             keys = {constant_key(each) for _, each in pairs}
             return None if _is_constant(value, keys) else _wrong(of, value, path)

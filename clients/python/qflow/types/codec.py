@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from qflow.types.model import (
     COLLECTION_KINDS,
+    FLAG,
     RECORD_KINDS,
     SCALARS,
     Collection,
@@ -202,7 +203,10 @@ def _read_enum(_self: _Reader, form: Mapping[str, Any], path: str, _depth: int) 
     for name, value in members.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise TypeFormatError("has a member whose name is no identifier", path)
-        _constant(value, _join(_join(path, "members"), name), floats=True)
+        here = _join(_join(path, "members"), name)
+        _constant(value, here, floats=True)
+        if form.get("base") == FLAG and (type(value) is not int or value < 0):
+            raise TypeFormatError("a flag's member is an integer from 0", here)
     return Enum(
         _name(form, "name", path, _DOTTED), _name(form, "base", path, _NAME), tuple(members.items())
     )

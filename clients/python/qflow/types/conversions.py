@@ -10,6 +10,7 @@ from typing import Final
 
 from qflow.types.model import (
     ANY,
+    FLAG,
     SCALARS,
     Collection,
     Dict,
@@ -83,6 +84,8 @@ def _list_to_set(of: Type) -> Type | None:
 def _enum_to_value(of: Type) -> Type | None:
     if not isinstance(of, Enum):
         return None
+    if of.base == FLAG:
+        return SCALARS["int"]
     values = tuple(value for _, value in of.members)
     if any(isinstance(value, float) for value in values):
         return SCALARS["float"] if all(isinstance(value, float) for value in values) else None
@@ -146,4 +149,6 @@ LOSSY: Final[Mapping[str, _Rule]] = {
     "json_to_value": _json_to_value,
 }
 
+# What an edge has to name.
+NAMED: Final[Mapping[str, _Rule]] = {**NAMED_ONLY, **LOSSY}
 METHODS: Final[Mapping[str, _Rule]] = {**LOSSLESS, **NAMED_ONLY, **LOSSY}

@@ -12,6 +12,7 @@ from typing import Any, Final
 from qflow.types.check import comparable
 from qflow.types.model import (
     ANY,
+    FLAG,
     SCALARS,
     Collection,
     Dict,
@@ -24,6 +25,7 @@ from qflow.types.model import (
     Type,
     Union,
     VariadicTuple,
+    combinations,
 )
 from qflow.types.values import dump_exact
 
@@ -56,6 +58,8 @@ def examples(of: Type) -> Iterator[Any]:
             yield from _SCALARS[name]
         case Literal(values=values):
             yield from values
+        case Enum(base=base) if base == FLAG:
+            yield from islice(combinations(of), _PER_KEY)
         case Enum(members=pairs):
             yield from (value for _, value in pairs)
         case Union(any_of=members):

@@ -103,9 +103,13 @@ class Record:
     fields: tuple[Field, ...]
 
 
+# The base of an enum whose members are bits: each combination of them is a value too.
+FLAG: Final = "flag"
+
+
 @dataclass(frozen=True, slots=True)
 class Enum:
-    """An enumeration: member names and their values."""
+    """An enumeration: member names and their values; with the base `FLAG` also what they make."""
 
     name: str
     base: str
@@ -115,6 +119,29 @@ class Enum:
     def __post_init__(self) -> None:
         keys = tuple((name, constant_key(value)) for name, value in self.members)
         object.__setattr__(self, "keys", keys)
+
+
+def is_combined(of: Enum, value: object) -> bool:
+    """Whether a value is a combination of a flag's members; none of them is one too."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        return False
+    made = 0
+    for _, bits in of.members:
+        if isinstance(bits, int) and bits & value == bits:
+            made |= bits
+    return made == value
+
+
+def combinations(of: Enum) -> Iterator[int]:
+    """Give the values of a flag: its members, and what each makes with those before it."""
+    seen = {0: None}
+    yield 0
+    for _, bits in of.members:
+        if isinstance(bits, int):
+            for made in [bits, *(bits | each for each in list(seen))]:
+                if made not in seen:
+                    seen[made] = None
+                    yield made
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ target. A conversion stands on the edge itself, so it changes the whole value, n
 """
 
 # Each function here is one table over the closed set of types.
-# ruff: noqa: C901, PLR0911
+# ruff: noqa: C901, PLR0911, PLR0912
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from enum import StrEnum
 from typing import Final
 
 from qflow.types.check import check_value
-from qflow.types.conversions import LOSSLESS, LOSSY, METHODS
+from qflow.types.conversions import LOSSLESS, LOSSY, METHODS, NAMED
 from qflow.types.examples import examples
 from qflow.types.expression import expression
 from qflow.types.model import (
     ANY,
+    FLAG,
     Collection,
     Constant,
     Dict,
@@ -33,6 +34,7 @@ from qflow.types.model import (
     VariadicTuple,
     constant_key,
     contains_named,
+    is_combined,
     walk,
 )
 from qflow.types.values import dump_exact
@@ -52,13 +54,18 @@ class VerdictKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The judgement on one edge; `counter_example` is the JSON text of a value that would fail."""
+    """The judgement on one edge.
+
+    Of a refuted one, `counter_example` is the JSON text of a value that would fail, and `mended_by`
+    names the conversions with any of which the edge would fit.
+    """
 
     kind: VerdictKind
     method: str = ""
     lossless: bool = True
     reason: str = ""
     counter_example: str | None = None
+    mended_by: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -134,6 +141,11 @@ def _widens_parts(source: Type, target: Type) -> bool:
             return widens(source.key, target.key) and widens(source.value, target.value)
         case Record(), Record():
             return _widens_record(source, target)
+        case Enum(), Enum() if target.base == FLAG:
+            # Combinations of what is a value of a flag are its values too.
+            return source.base in (FLAG, "int") and all(
+                is_combined(target, value) for _, value in source.members
+            )
         case Enum(), Enum():
             values = {constant_key(value) for _, value in target.members}
             return source.base == target.base and all(
@@ -210,17 +222,21 @@ def _from_any(method: str) -> Type | None:
 
 def _refuted(source: Type, target: Type) -> Verdict:
     name = contains_named(source) or contains_named(target)
+    named: list[str] = []
     if name is not None:
         reason = f"values of {name} are not carried between nodes"
     elif source == ANY:
         reason = f"nothing is known of the value; {_shown(target)} is needed: annotate the source"
     else:
         reason = f"{_shown(source)} is not {_shown(target)}"
-        named = [method for method in LOSSY if verdict(source, target, method).fits]
+        named = [method for method in NAMED if verdict(source, target, method).fits]
         if named:
             reason += f"; naming the conversion {' or '.join(named)} on the edge would make it fit"
     return Verdict(
-        VerdictKind.REFUTED, reason=reason, counter_example=_counter_example(source, target)
+        VerdictKind.REFUTED,
+        reason=reason,
+        counter_example=_counter_example(source, target),
+        mended_by=tuple(named),
     )
 
 

@@ -1,9 +1,10 @@
 """Read a node's source without running any of it: signature, types and imports.
 
-One file, standard library only, any Python from 3.9 on; started as `python -I -S analyze.py` under
+One file, standard library only, any Python from 3.9 on; its `main` runs in a process of
 the Python that the node asks for, so that its own grammar decides. Takes one JSON object
-`{"code", "main_function", "version": [3, 12]}` on standard input, gives one on standard output:
-`{"function": {...} | null, "imports": [...], "diagnostics": [...]}`. What comes in is hostile: this
+`{"code", "main_function", "version": [3, 12], "types": {name: form}}` on standard input, gives one
+on standard output: `{"function": {...} | null, "imports": [...], "diagnostics": [...],
+"unknown_types": [...], "custom_types": [...]}`. What comes in is hostile: this
 process limits itself first, and whoever started it survives its death.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import importlib
 import json
 import keyword
 import math
@@ -34,6 +36,7 @@ PARTS_ALL_MAX = 10_000  # of all types of one function
 PARAMETERS_MAX = 1_000
 MEMBERS_MAX = 1_000
 IMPORTS_MAX = 1_000
+UNKNOWN_MAX = 100
 DIAGNOSTICS_MAX = 100
 DEFAULT_CHARS_MAX = 65_536
 DOCSTRING_CHARS_MAX = 10_000
@@ -63,6 +66,7 @@ SCALARS = {
     "pathlib.Path": "file",
     "pathlib.PurePath": "file",
     "pathlib.PosixPath": "file",
+    "pathlib.PurePosixPath": "file",
     "os.PathLike": "file",
 }
 LISTS = {
@@ -112,7 +116,21 @@ APPROXIMATED = {
     "typing.Counter": "counter",
     "collections.deque": "list",
     "typing.Deque": "list",
+    "builtins.bytearray": "bytes",
+    "builtins.memoryview": "bytes",
 }
+# What a star import binds is known of these: they come with Python and run nothing of a user's.
+STAR_MODULES = (
+    "typing",
+    "datetime",
+    "decimal",
+    "dataclasses",
+    "enum",
+    "uuid",
+    "pathlib",
+    "collections",
+    "collections.abc",
+)
 WRAPPERS = {
     "typing.Final",
     "typing.ClassVar",
@@ -202,6 +220,7 @@ class Scope:
         self.parameters = {}  # name of a generic alias -> its type parameters
         self.others = set()
         self.star = False
+        self.postponed = False  # `from __future__ import annotations`: Python evaluates none
         self.order = []  # top-level functions, in order
         self._read(tree.body)
 
@@ -265,11 +284,23 @@ class Scope:
     def _import_from(self, statement):
         for alias in statement.names:
             if alias.name == "*":
-                self.star = True
+                self._import_star(statement)
                 continue
             self._bind(alias.asname or alias.name)
             module = "." * statement.level + (statement.module or "")
+            if module == "__future__" and alias.name == "annotations":
+                self.postponed = True
             self.imports[alias.asname or alias.name] = module + "." + alias.name
+
+    def _import_star(self, statement):
+        if statement.level or statement.module not in STAR_MODULES:
+            self.star = True
+            return
+        module = importlib.import_module(statement.module)
+        for name in getattr(module, "__all__", dir(module)):
+            if not name.startswith("_"):
+                self._bind(name)
+                self.imports[name] = statement.module + "." + name
 
     def _is_overload(self, decorator):
         name = self.dotted(decorator)
@@ -316,7 +347,7 @@ class Scope:
             head = "builtins." + head
         name = ".".join([head] + parts[::-1])
         for relative in ("typing_extensions.", "t_extensions."):
-            if name.startswith(relative):
+            if name.startswith(relative) and not name.endswith(".Buffer"):
                 name = "typing." + name[len(relative) :]
         return name
 
@@ -347,9 +378,13 @@ _BLOCKS += tuple(getattr(ast, name) for name in ("Match",) if hasattr(ast, name)
 class Types:
     """Turns annotations into structural forms."""
 
-    def __init__(self, scope, report):
+    def __init__(self, scope, report, given=None):
         self.scope = scope
         self.report = report
+        self.given = given or {}  # custom types by their names: structural forms
+        self.used = []  # the ones that were needed
+        self.unknown = []  # names that nothing in the source defines
+        self.quoted = 0
         self.parts = 0
         self.parts_all = 0
         self.open = []  # classes and aliases being read: a name twice is a recursion
@@ -406,7 +441,11 @@ class Types:
         if node.value is None:
             return {"t": "none"}
         if isinstance(node.value, str):
-            return self.read(self._forward(node), depth)
+            self.quoted += 1
+            try:
+                return self.read(self._forward(node), depth)
+            finally:
+                self.quoted -= 1
         raise Refused("TYPE_NOT_UNDERSTOOD", "this annotation is not a type", "", node)
 
     def _forward(self, node):
@@ -453,6 +492,9 @@ class Types:
         if local is not None:
             return local
         if "." not in name:
+            custom = self._custom(name, node)
+            if custom is not None:
+                return custom
             if self.scope.star:
                 self._warn_any(node, name)
                 return {"t": "any"}
@@ -465,6 +507,27 @@ class Types:
                 node,
             )
         return self._opaque(name, node)
+
+    def _custom(self, name, node):
+        """A type that callers have defined; the source itself has no such name."""
+        if name in self.scope.others:
+            return None
+        if name not in self.given:
+            if name not in self.unknown and len(self.unknown) < UNKNOWN_MAX and len(name) <= 100:
+                self.unknown.append(name)
+            return None
+        if not self.quoted and not self.scope.postponed:
+            raise Refused(
+                "CUSTOM_TYPE_NOT_QUOTED",
+                "Python itself does not know the custom type %s" % name,
+                'write it in quotes: "%s"' % name,
+                node,
+            )
+        form = self.given[name]
+        self._count_parts(_parts_of(form))
+        if name not in self.used:
+            self.used.append(name)
+        return form
 
     def _known(self, name, node):
         if name in SCALARS:
@@ -492,10 +555,13 @@ class Types:
         self.report.add(
             WARNING,
             "TYPE_APPROXIMATED",
-            "a value of %s is passed as a plain %s" % (name, "list" if kind == "list" else "dict"),
+            "a value of %s is passed as a plain %s"
+            % (name.rpartition(".")[2], "dict" if kind == "counter" else kind),
             "annotate the plain type",
             node,
         )
+        if kind == "bytes":
+            return {"t": "bytes"}
         if kind == "list":
             return {"t": "list", "item": arguments[0]}
         if kind == "counter":
@@ -729,7 +795,8 @@ class Types:
         form = self.read(node.value, depth + 1)
         if form["t"] != "enum" or node.attr not in form["members"]:
             raise Refused("TYPE_NOT_UNDERSTOOD", "this is not a member of an enum", "", node)
-        return dict(form, members={node.attr: form["members"][node.attr]})
+        base = "int" if form["base"] == "flag" else form["base"]  # the one value, no combinations
+        return dict(form, base=base, members={node.attr: form["members"][node.attr]})
 
     # -- classes
 
@@ -888,7 +955,8 @@ class Types:
     def _enum(self, definition, name, bases, node):
         lineage = self._lineage(definition)
         members = Members(bases, _defines(lineage, "_generate_next_value_"))
-        if _defines(lineage, "__new__") or bases & OTHER_MIXINS:
+        kept = any(each.arg == "boundary" for here in lineage for each in here.keywords)
+        if kept or _defines(lineage, "__new__") or bases & OTHER_MIXINS:
             return self._opaque(name, node)  # its values are whatever that makes of them
         for statement in definition.body:
             if isinstance(statement, _BLOCKS):
@@ -927,6 +995,8 @@ class Types:
         if not found or len(name) > 255:
             return self._opaque(name, node)
         self._count_parts(len(found))
+        if members.flags and all(value >= 0 for value in found.values()):
+            base = "flag"
         if not base:
             kinds = {type(value).__name__ for value in found.values()}
             base = kinds.pop() if len(kinds) == 1 else "object"
@@ -1005,6 +1075,19 @@ def _storable(value, node):
 
 def _has_surrogate(text):
     return any(0xD800 <= ord(each) <= 0xDFFF for each in text)
+
+
+def _parts_of(form):
+    """How many types a structural form consists of; it was bounded when it was stored."""
+    count, stack = 0, [form]
+    while stack:
+        here = stack.pop()
+        if isinstance(here, dict):
+            count += "t" in here
+            stack.extend(here.values())
+        elif isinstance(here, list):
+            stack.extend(here)
+    return count
 
 
 # ---------------------------------------------------------------- the main function
@@ -1271,12 +1354,19 @@ def read_imports(tree, scope, report):
         guards = isinstance(here, _TRIES) and _guards_imports(here)
         checking = isinstance(here, ast.If) and scope.checks_types(here.test)
         body = set(map(id, getattr(here, "body", ()) if guards or checking else ()))
-        for child in ast.iter_child_nodes(here):
+        for child in _statements_in(here):
             inside = id(child) in body
             stack.append(
                 (child, guarded or (guards and inside), typing_only or (checking and inside))
             )
     return list(found.values())
+
+
+def _statements_in(node):
+    """The statements in a statement's blocks: no expression holds one, and most nodes are those."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for each in getattr(node, name, ()):
+            yield each
 
 
 def _keep_import(found, name, node, guarded):
@@ -1336,10 +1426,14 @@ _LISTED = set()
 # ---------------------------------------------------------------- the program
 
 
-def analyze(code, main_function, version):
-    """Read one source; everything that is wrong with it becomes a diagnostic."""
+def analyze(code, main_function, version, given=None):
+    """Read one source; everything that is wrong with it becomes a diagnostic.
+
+    `given` are forms of types that it may name without defining them.
+    """
     report = Report(code)
     result = {"function": None, "imports": [], "diagnostics": report.found}
+    result.update({"unknown_types": [], "custom_types": []})
     tree = _parse(code, version, report)
     if tree is None:
         return result
@@ -1347,7 +1441,9 @@ def analyze(code, main_function, version):
         scope = Scope(tree)
         result["imports"] = read_imports(tree, scope, report)
         function = find_main(scope, main_function)
-        result["function"] = read_function(function, Types(scope, report), report)
+        types = Types(scope, report, given)
+        result.update({"unknown_types": types.unknown, "custom_types": types.used})
+        result["function"] = read_function(function, types, report)
     except Refused as refused:
         report.add(ERROR, refused.code, refused.message, refused.hint, refused.node)
     except (RecursionError, MemoryError):
@@ -1400,7 +1496,9 @@ def main():
 
     warnings.simplefilter("ignore")
     request = json.loads(sys.stdin.buffer.read().decode("utf-8"))
-    result = analyze(request["code"], request["main_function"], request.get("version"))
+    result = analyze(
+        request["code"], request["main_function"], request.get("version"), request.get("types")
+    )
     sys.stdout.buffer.write(json.dumps(result).encode("utf-8"))
     sys.stdout.buffer.flush()
     os._exit(0)  # tearing down a hostile syntax tree may recurse; there is nothing left to do

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 import structlog
+from qflow.types import Type, to_json
 
 from services.kit import child
 from services.kit.pythons import Interpreter, closest, version_key
@@ -22,7 +24,15 @@ from services.registry.domain.source import (
 
 log = structlog.get_logger()
 
-_PROGRAM: Final = Path(__file__).with_name("analyze.py")
+_FOLDER: Final = Path(__file__).parent
+# Imported rather than run as a file: its bytecode is kept, and compiling it would take as long as
+# parsing a source of a thousand lines. Its folder comes last: nothing there hides a library.
+_PROGRAM: Final = f"""
+import sys
+sys.path.append({str(_FOLDER)!r})
+import analyze
+analyze.main()
+"""
 _WALL_S: Final = 8.0
 _OUTPUT_BYTES_MAX: Final = 4 * 1024 * 1024
 _CHILDREN_MAX: Final = 2
@@ -47,8 +57,18 @@ class SourceAnalyzer:
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(_CHILDREN_MAX)
 
-    async def analyze(self, code: str, *, main_function: str, python_version: str) -> Analysis:
-        """Read one source; whatever is wrong with it stands in the report, hostile or not."""
+    async def analyze(
+        self,
+        code: str,
+        *,
+        main_function: str,
+        python_version: str,
+        types: Mapping[str, Type] | None = None,
+    ) -> Analysis:
+        """Read one source; whatever is wrong with it stands in the report, hostile or not.
+
+        It may name `types` without defining them.
+        """
         interpreter = await asyncio.to_thread(closest, python_version)
         if interpreter is None:
             report = failed("NO_INTERPRETER", "this machine has no Python that could read it")
@@ -58,6 +78,7 @@ class SourceAnalyzer:
                 "code": code,
                 "main_function": main_function,
                 "version": version_key(python_version),
+                "types": {name: to_json(of) for name, of in (types or {}).items()},
             }
         )
         async with self._slots:
@@ -91,7 +112,7 @@ async def _run(interpreter: Interpreter, request: bytes) -> bytes | None:
     """Run the child; None where it died, took too long or wrote too much."""
     try:
         done = await child.run(
-            [str(interpreter.path), "-I", "-S", "-B", "-W", "ignore", str(_PROGRAM)],
+            [str(interpreter.path), "-I", "-S", "-W", "ignore", "-c", _PROGRAM],
             stdin=request,
             env={"LC_ALL": "C.UTF-8"},
             timeout_s=_WALL_S,

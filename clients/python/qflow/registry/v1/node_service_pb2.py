@@ -25,10 +25,11 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
+from qflow.registry.v1 import node_impact_pb2 as qflow_dot_registry_dot_v1_dot_node__impact__pb2
 from qflow.registry.v1 import node_pb2 as qflow_dot_registry_dot_v1_dot_node__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$qflow/registry/v1/node_service.proto\x12\x11qflow.registry.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x18qflow/auth/v1/auth.proto\x1a\x1cqflow/registry/v1/node.proto\"\xf3\x01\n\x11\x43reateNodeRequest\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x90N\x12\x19\n\x04\x63ode\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80@\x12\x1f\n\rmain_function\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x31\n\x0epython_version\x18\x05 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^(3\\.[0-9]{1,2})?$\x12\x1f\n\nrequest_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\";\n\x12\x43reateNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"z\n\x0eGetNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x33\n\x04view\x18\x03 \x01(\x0e\x32\x1b.qflow.registry.v1.NodeViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"8\n\x0fGetNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"\xcc\x01\n\x10ListNodesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x33\n\x04view\x18\x03 \x01(\x0e\x32\x1b.qflow.registry.v1.NodeViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x14\n\x0cshow_deleted\x18\x0c \x01(\x08\x12\x18\n\x06\x66ilter\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12\x19\n\x08order_by\x18\x0b \x01(\tB\x07\xbaH\x04r\x02\x18\x64\"T\n\x11ListNodesResponse\x12&\n\x05nodes\x18\x01 \x03(\x0b\x32\x17.qflow.registry.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd3\x03\n\x11UpdateNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x86\x01\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBU\xbaHR\xba\x01L\n\x15update_mask.max_items\x12\x1bmust name at most 16 fields\x1a\x16size(this.paths) <= 16\xc8\x01\x01\x12\x16\n\x04name\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1d\n\x0b\x64\x65scription\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x90N\x12\x17\n\x04\x63ode\x18\x06 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1f\n\rmain_function\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x31\n\x0epython_version\x18\x08 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^(3\\.[0-9]{1,2})?$\x12\x1f\n\nrequest_id\x18\t \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\n \x01(\x08\x12\x11\n\tis_public\x18\x15 \x01(\x08\x12\x13\n\x0bis_template\x18\x16 \x01(\x08\";\n\x12UpdateNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"\xa3\x01\n\x17ListNodeVersionsRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x33\n\x04view\x18\x04 \x01(\x0e\x32\x1b.qflow.registry.v1.NodeViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"e\n\x18ListNodeVersionsResponse\x12\x30\n\x08versions\x18\x01 \x03(\x0b\x32\x1e.qflow.registry.v1.NodeVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9a\x01\n\x13RollbackNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x16\n\x04\x65tag\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"=\n\x14RollbackNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"\x97\x01\n\x10\x43loneNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x16\n\x04name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\":\n\x11\x43loneNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"g\n\x11\x44\x65leteNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\";\n\x12\x44\x65leteNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"i\n\x13UndeleteNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"=\n\x14UndeleteNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node2\xd0\t\n\x0bNodeService\x12s\n\nCreateNode\x12$.qflow.registry.v1.CreateNodeRequest\x1a%.qflow.registry.v1.CreateNodeResponse\"\x18\xea\xe0\x18\x14\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\x12\x80\x01\n\x07GetNode\x12!.qflow.registry.v1.GetNodeRequest\x1a\".qflow.registry.v1.GetNodeResponse\".\x90\x02\x01\xea\xe0\x18\'\n\x01\x02\x12\x03\x01\x02\x03\x1a\nnodes:read\"\x0f\n\x07node_id\x12\x04node(\x01\x12u\n\tListNodes\x12#.qflow.registry.v1.ListNodesRequest\x1a$.qflow.registry.v1.ListNodesResponse\"\x1d\x90\x02\x01\xea\xe0\x18\x16\n\x01\x02\x12\x03\x01\x02\x03\x1a\nnodes:read(\x02\x12\x86\x01\n\nUpdateNode\x12$.qflow.registry.v1.UpdateNodeRequest\x1a%.qflow.registry.v1.UpdateNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x9b\x01\n\x10ListNodeVersions\x12*.qflow.registry.v1.ListNodeVersionsRequest\x1a+.qflow.registry.v1.ListNodeVersionsResponse\".\x90\x02\x01\xea\xe0\x18\'\n\x01\x02\x12\x03\x01\x02\x03\x1a\nnodes:read\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x8c\x01\n\x0cRollbackNode\x12&.qflow.registry.v1.RollbackNodeRequest\x1a\'.qflow.registry.v1.RollbackNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x83\x01\n\tCloneNode\x12#.qflow.registry.v1.CloneNodeRequest\x1a$.qflow.registry.v1.CloneNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x86\x01\n\nDeleteNode\x12$.qflow.registry.v1.DeleteNodeRequest\x1a%.qflow.registry.v1.DeleteNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x8c\x01\n\x0cUndeleteNode\x12&.qflow.registry.v1.UndeleteNodeRequest\x1a\'.qflow.registry.v1.UndeleteNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$qflow/registry/v1/node_service.proto\x12\x11qflow.registry.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x18qflow/auth/v1/auth.proto\x1a#qflow/registry/v1/node_impact.proto\x1a\x1cqflow/registry/v1/node.proto\"\xf3\x01\n\x11\x43reateNodeRequest\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x90N\x12\x19\n\x04\x63ode\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80@\x12\x1f\n\rmain_function\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x31\n\x0epython_version\x18\x05 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^(3\\.[0-9]{1,2})?$\x12\x1f\n\nrequest_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\";\n\x12\x43reateNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"z\n\x0eGetNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x33\n\x04view\x18\x03 \x01(\x0e\x32\x1b.qflow.registry.v1.NodeViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"8\n\x0fGetNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"\xcc\x01\n\x10ListNodesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x33\n\x04view\x18\x03 \x01(\x0e\x32\x1b.qflow.registry.v1.NodeViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x14\n\x0cshow_deleted\x18\x0c \x01(\x08\x12\x18\n\x06\x66ilter\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12\x19\n\x08order_by\x18\x0b \x01(\tB\x07\xbaH\x04r\x02\x18\x64\"T\n\x11ListNodesResponse\x12&\n\x05nodes\x18\x01 \x03(\x0b\x32\x17.qflow.registry.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd3\x03\n\x11UpdateNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x86\x01\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBU\xbaHR\xba\x01L\n\x15update_mask.max_items\x12\x1bmust name at most 16 fields\x1a\x16size(this.paths) <= 16\xc8\x01\x01\x12\x16\n\x04name\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1d\n\x0b\x64\x65scription\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x90N\x12\x17\n\x04\x63ode\x18\x06 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1f\n\rmain_function\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x31\n\x0epython_version\x18\x08 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^(3\\.[0-9]{1,2})?$\x12\x1f\n\nrequest_id\x18\t \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\n \x01(\x08\x12\x11\n\tis_public\x18\x15 \x01(\x08\x12\x13\n\x0bis_template\x18\x16 \x01(\x08\";\n\x12UpdateNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"\xa3\x01\n\x17ListNodeVersionsRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x33\n\x04view\x18\x04 \x01(\x0e\x32\x1b.qflow.registry.v1.NodeViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"e\n\x18ListNodeVersionsResponse\x12\x30\n\x08versions\x18\x01 \x03(\x0b\x32\x1e.qflow.registry.v1.NodeVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9a\x01\n\x13RollbackNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x16\n\x04\x65tag\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"=\n\x14RollbackNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"\x97\x01\n\x10\x43loneNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x16\n\x04name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\":\n\x11\x43loneNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"g\n\x11\x44\x65leteNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\";\n\x12\x44\x65leteNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"i\n\x13UndeleteNodeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"=\n\x14UndeleteNodeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\"\xf4\x01\n\x18\x41nalyzeNodeChangeRequest\x12\x19\n\x07node_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x17\n\x04\x63ode\x18\x02 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1f\n\rmain_function\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x31\n\x0epython_version\x18\x04 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^(3\\.[0-9]{1,2})?$\x12\x16\n\x0einclude_pinned\x18\x05 \x01(\x08\x12\x1a\n\tpage_size\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"\xa9\x01\n\x19\x41nalyzeNodeChangeResponse\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\x12\x16\n\x0esame_signature\x18\x02 \x01(\x08\x12\x34\n\tworkflows\x18\x03 \x03(\x0b\x32!.qflow.registry.v1.WorkflowImpact\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t2\xf1\n\n\x0bNodeService\x12s\n\nCreateNode\x12$.qflow.registry.v1.CreateNodeRequest\x1a%.qflow.registry.v1.CreateNodeResponse\"\x18\xea\xe0\x18\x14\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\x12\x80\x01\n\x07GetNode\x12!.qflow.registry.v1.GetNodeRequest\x1a\".qflow.registry.v1.GetNodeResponse\".\x90\x02\x01\xea\xe0\x18\'\n\x01\x02\x12\x03\x01\x02\x03\x1a\nnodes:read\"\x0f\n\x07node_id\x12\x04node(\x01\x12u\n\tListNodes\x12#.qflow.registry.v1.ListNodesRequest\x1a$.qflow.registry.v1.ListNodesResponse\"\x1d\x90\x02\x01\xea\xe0\x18\x16\n\x01\x02\x12\x03\x01\x02\x03\x1a\nnodes:read(\x02\x12\x86\x01\n\nUpdateNode\x12$.qflow.registry.v1.UpdateNodeRequest\x1a%.qflow.registry.v1.UpdateNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x9b\x01\n\x10ListNodeVersions\x12*.qflow.registry.v1.ListNodeVersionsRequest\x1a+.qflow.registry.v1.ListNodeVersionsResponse\".\x90\x02\x01\xea\xe0\x18\'\n\x01\x02\x12\x03\x01\x02\x03\x1a\nnodes:read\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x8c\x01\n\x0cRollbackNode\x12&.qflow.registry.v1.RollbackNodeRequest\x1a\'.qflow.registry.v1.RollbackNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x83\x01\n\tCloneNode\x12#.qflow.registry.v1.CloneNodeRequest\x1a$.qflow.registry.v1.CloneNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x86\x01\n\nDeleteNode\x12$.qflow.registry.v1.DeleteNodeRequest\x1a%.qflow.registry.v1.DeleteNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x8c\x01\n\x0cUndeleteNode\x12&.qflow.registry.v1.UndeleteNodeRequest\x1a\'.qflow.registry.v1.UndeleteNodeResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0bnodes:write\"\x0f\n\x07node_id\x12\x04node(\x01\x12\x9e\x01\n\x11\x41nalyzeNodeChange\x12+.qflow.registry.v1.AnalyzeNodeChangeRequest\x1a,.qflow.registry.v1.AnalyzeNodeChangeResponse\".\x90\x02\x01\xea\xe0\x18\'\n\x01\x02\x12\x03\x01\x02\x03\x1a\nnodes:read\"\x0f\n\x07node_id\x12\x04node(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -117,6 +118,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNDELETENODEREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\005r\003\030\377\001'
   _globals['_UNDELETENODEREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_UNDELETENODEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_ANALYZENODECHANGEREQUEST'].fields_by_name['node_id']._loaded_options = None
+  _globals['_ANALYZENODECHANGEREQUEST'].fields_by_name['node_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ANALYZENODECHANGEREQUEST'].fields_by_name['code']._loaded_options = None
+  _globals['_ANALYZENODECHANGEREQUEST'].fields_by_name['code']._serialized_options = b'\272H\006r\004(\200\200@'
+  _globals['_ANALYZENODECHANGEREQUEST'].fields_by_name['main_function']._loaded_options = None
+  _globals['_ANALYZENODECHANGEREQUEST'].fields_by_name['main_function']._serialized_options = b'\272H\005r\003\030\377\001'
+  _globals['_ANALYZENODECHANGEREQUEST'].fields_by_name['python_version']._loaded_options = None
+  _globals['_ANALYZENODECHANGEREQUEST'].fields_by_name['python_version']._serialized_options = b'\272H\026r\0242\022^(3\\.[0-9]{1,2})?$'
+  _globals['_ANALYZENODECHANGEREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_ANALYZENODECHANGEREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_ANALYZENODECHANGEREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_ANALYZENODECHANGEREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_NODESERVICE'].methods_by_name['CreateNode']._loaded_options = None
   _globals['_NODESERVICE'].methods_by_name['CreateNode']._serialized_options = b'\352\340\030\024\n\001\002\022\002\002\003\032\013nodes:write'
   _globals['_NODESERVICE'].methods_by_name['GetNode']._loaded_options = None
@@ -135,42 +148,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODESERVICE'].methods_by_name['DeleteNode']._serialized_options = b'\352\340\030\'\n\001\002\022\002\002\003\032\013nodes:write\"\017\n\007node_id\022\004node(\001'
   _globals['_NODESERVICE'].methods_by_name['UndeleteNode']._loaded_options = None
   _globals['_NODESERVICE'].methods_by_name['UndeleteNode']._serialized_options = b'\352\340\030\'\n\001\002\022\002\002\003\032\013nodes:write\"\017\n\007node_id\022\004node(\001'
-  _globals['_CREATENODEREQUEST']._serialized_start=179
-  _globals['_CREATENODEREQUEST']._serialized_end=422
-  _globals['_CREATENODERESPONSE']._serialized_start=424
-  _globals['_CREATENODERESPONSE']._serialized_end=483
-  _globals['_GETNODEREQUEST']._serialized_start=485
-  _globals['_GETNODEREQUEST']._serialized_end=607
-  _globals['_GETNODERESPONSE']._serialized_start=609
-  _globals['_GETNODERESPONSE']._serialized_end=665
-  _globals['_LISTNODESREQUEST']._serialized_start=668
-  _globals['_LISTNODESREQUEST']._serialized_end=872
-  _globals['_LISTNODESRESPONSE']._serialized_start=874
-  _globals['_LISTNODESRESPONSE']._serialized_end=958
-  _globals['_UPDATENODEREQUEST']._serialized_start=961
-  _globals['_UPDATENODEREQUEST']._serialized_end=1428
-  _globals['_UPDATENODERESPONSE']._serialized_start=1430
-  _globals['_UPDATENODERESPONSE']._serialized_end=1489
-  _globals['_LISTNODEVERSIONSREQUEST']._serialized_start=1492
-  _globals['_LISTNODEVERSIONSREQUEST']._serialized_end=1655
-  _globals['_LISTNODEVERSIONSRESPONSE']._serialized_start=1657
-  _globals['_LISTNODEVERSIONSRESPONSE']._serialized_end=1758
-  _globals['_ROLLBACKNODEREQUEST']._serialized_start=1761
-  _globals['_ROLLBACKNODEREQUEST']._serialized_end=1915
-  _globals['_ROLLBACKNODERESPONSE']._serialized_start=1917
-  _globals['_ROLLBACKNODERESPONSE']._serialized_end=1978
-  _globals['_CLONENODEREQUEST']._serialized_start=1981
-  _globals['_CLONENODEREQUEST']._serialized_end=2132
-  _globals['_CLONENODERESPONSE']._serialized_start=2134
-  _globals['_CLONENODERESPONSE']._serialized_end=2192
-  _globals['_DELETENODEREQUEST']._serialized_start=2194
-  _globals['_DELETENODEREQUEST']._serialized_end=2297
-  _globals['_DELETENODERESPONSE']._serialized_start=2299
-  _globals['_DELETENODERESPONSE']._serialized_end=2358
-  _globals['_UNDELETENODEREQUEST']._serialized_start=2360
-  _globals['_UNDELETENODEREQUEST']._serialized_end=2465
-  _globals['_UNDELETENODERESPONSE']._serialized_start=2467
-  _globals['_UNDELETENODERESPONSE']._serialized_end=2528
-  _globals['_NODESERVICE']._serialized_start=2531
-  _globals['_NODESERVICE']._serialized_end=3763
+  _globals['_NODESERVICE'].methods_by_name['AnalyzeNodeChange']._loaded_options = None
+  _globals['_NODESERVICE'].methods_by_name['AnalyzeNodeChange']._serialized_options = b'\220\002\001\352\340\030\'\n\001\002\022\003\001\002\003\032\nnodes:read\"\017\n\007node_id\022\004node(\001'
+  _globals['_CREATENODEREQUEST']._serialized_start=216
+  _globals['_CREATENODEREQUEST']._serialized_end=459
+  _globals['_CREATENODERESPONSE']._serialized_start=461
+  _globals['_CREATENODERESPONSE']._serialized_end=520
+  _globals['_GETNODEREQUEST']._serialized_start=522
+  _globals['_GETNODEREQUEST']._serialized_end=644
+  _globals['_GETNODERESPONSE']._serialized_start=646
+  _globals['_GETNODERESPONSE']._serialized_end=702
+  _globals['_LISTNODESREQUEST']._serialized_start=705
+  _globals['_LISTNODESREQUEST']._serialized_end=909
+  _globals['_LISTNODESRESPONSE']._serialized_start=911
+  _globals['_LISTNODESRESPONSE']._serialized_end=995
+  _globals['_UPDATENODEREQUEST']._serialized_start=998
+  _globals['_UPDATENODEREQUEST']._serialized_end=1465
+  _globals['_UPDATENODERESPONSE']._serialized_start=1467
+  _globals['_UPDATENODERESPONSE']._serialized_end=1526
+  _globals['_LISTNODEVERSIONSREQUEST']._serialized_start=1529
+  _globals['_LISTNODEVERSIONSREQUEST']._serialized_end=1692
+  _globals['_LISTNODEVERSIONSRESPONSE']._serialized_start=1694
+  _globals['_LISTNODEVERSIONSRESPONSE']._serialized_end=1795
+  _globals['_ROLLBACKNODEREQUEST']._serialized_start=1798
+  _globals['_ROLLBACKNODEREQUEST']._serialized_end=1952
+  _globals['_ROLLBACKNODERESPONSE']._serialized_start=1954
+  _globals['_ROLLBACKNODERESPONSE']._serialized_end=2015
+  _globals['_CLONENODEREQUEST']._serialized_start=2018
+  _globals['_CLONENODEREQUEST']._serialized_end=2169
+  _globals['_CLONENODERESPONSE']._serialized_start=2171
+  _globals['_CLONENODERESPONSE']._serialized_end=2229
+  _globals['_DELETENODEREQUEST']._serialized_start=2231
+  _globals['_DELETENODEREQUEST']._serialized_end=2334
+  _globals['_DELETENODERESPONSE']._serialized_start=2336
+  _globals['_DELETENODERESPONSE']._serialized_end=2395
+  _globals['_UNDELETENODEREQUEST']._serialized_start=2397
+  _globals['_UNDELETENODEREQUEST']._serialized_end=2502
+  _globals['_UNDELETENODERESPONSE']._serialized_start=2504
+  _globals['_UNDELETENODERESPONSE']._serialized_end=2565
+  _globals['_ANALYZENODECHANGEREQUEST']._serialized_start=2568
+  _globals['_ANALYZENODECHANGEREQUEST']._serialized_end=2812
+  _globals['_ANALYZENODECHANGERESPONSE']._serialized_start=2815
+  _globals['_ANALYZENODECHANGERESPONSE']._serialized_end=2984
+  _globals['_NODESERVICE']._serialized_start=2987
+  _globals['_NODESERVICE']._serialized_end=4380
 # @@protoc_insertion_point(module_scope)

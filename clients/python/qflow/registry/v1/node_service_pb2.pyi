@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from qflow.registry.v1 import node_impact_pb2 as _node_impact_pb2
 from qflow.registry.v1 import node_pb2 as _node_pb2
 import builtins as _builtins
 import sys
@@ -610,3 +611,91 @@ class UndeleteNodeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UndeleteNodeResponse: _TypeAlias = UndeleteNodeResponse  # noqa: Y015
+
+@_typing.final
+class AnalyzeNodeChangeRequest(_message.Message):
+    """The change to look at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MAIN_FUNCTION_FIELD_NUMBER: _builtins.int
+    PYTHON_VERSION_FIELD_NUMBER: _builtins.int
+    INCLUDE_PINNED_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node's id."""
+    code: _builtins.str
+    """The new source; see CreateNodeRequest. The current one when empty."""
+    main_function: _builtins.str
+    """The new main function; see CreateNodeRequest. When empty, the current one with the current source, and the only
+    public one of a new source.
+    """
+    python_version: _builtins.str
+    """The new Python, `major.minor`; the current one when empty."""
+    include_pinned: _builtins.bool
+    """Whether to look also at workflows that pin the node's current version, as if they took the new one."""
+    page_size: _builtins.int
+    """How many workflows at most: 20 by default, silently capped at 50; negative is refused. Large graphs take time: a page
+    may have fewer, and is the last one only where it has no token.
+    """
+    page_token: _builtins.str
+    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        code: _builtins.str = ...,
+        main_function: _builtins.str = ...,
+        python_version: _builtins.str = ...,
+        include_pinned: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "include_pinned", b"include_pinned", "main_function", b"main_function", "node_id", b"node_id", "page_size", b"page_size", "page_token", b"page_token", "python_version", b"python_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnalyzeNodeChangeRequest: _TypeAlias = AnalyzeNodeChangeRequest  # noqa: Y015
+
+@_typing.final
+class AnalyzeNodeChangeResponse(_message.Message):
+    """What the change would do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    SAME_SIGNATURE_FIELD_NUMBER: _builtins.int
+    WORKFLOWS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    same_signature: _builtins.bool
+    """Whether inputs, outputs and Python stay the same, so that no workflow is touched."""
+    next_page_token: _builtins.str
+    """For the next page; empty at the end."""
+    @_builtins.property
+    def node(self) -> _node_pb2.Node:
+        """The node as it would be, with what was noticed in its new source. Its source is left out."""
+
+    @_builtins.property
+    def workflows(self) -> _containers.RepeatedCompositeFieldContainer[_node_impact_pb2.WorkflowImpact]:
+        """The workflows in which it stands, newest first."""
+
+    def __init__(
+        self,
+        *,
+        node: _node_pb2.Node | None = ...,
+        same_signature: _builtins.bool = ...,
+        workflows: _abc.Iterable[_node_impact_pb2.WorkflowImpact] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "node", b"node", "same_signature", b"same_signature", "workflows", b"workflows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnalyzeNodeChangeResponse: _TypeAlias = AnalyzeNodeChangeResponse  # noqa: Y015

@@ -80,6 +80,11 @@ class NodeServiceStub:
                 request_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.UndeleteNodeRequest.SerializeToString,
                 response_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.UndeleteNodeResponse.FromString,
                 _registered_method=True)
+        self.AnalyzeNodeChange = channel.unary_unary(
+                '/qflow.registry.v1.NodeService/AnalyzeNodeChange',
+                request_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.AnalyzeNodeChangeRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.AnalyzeNodeChangeResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
@@ -163,6 +168,17 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AnalyzeNodeChange(self, request, context):
+        """Says what a change of a node would do to the caller's workflows, before it is made: which of them would break, which
+        edges would be judged otherwise, and which conversions would mend them. Changes nothing.
+
+        Looked at are the current versions of workflows in which the node floats; on request also those that pin its current
+        version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -210,6 +226,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.UndeleteNode,
                     request_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.UndeleteNodeRequest.FromString,
                     response_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.UndeleteNodeResponse.SerializeToString,
+            ),
+            'AnalyzeNodeChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnalyzeNodeChange,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.AnalyzeNodeChangeRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_node__service__pb2.AnalyzeNodeChangeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -456,6 +477,33 @@ class NodeService:
             '/qflow.registry.v1.NodeService/UndeleteNode',
             qflow_dot_registry_dot_v1_dot_node__service__pb2.UndeleteNodeRequest.SerializeToString,
             qflow_dot_registry_dot_v1_dot_node__service__pb2.UndeleteNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnalyzeNodeChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.NodeService/AnalyzeNodeChange',
+            qflow_dot_registry_dot_v1_dot_node__service__pb2.AnalyzeNodeChangeRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_node__service__pb2.AnalyzeNodeChangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,6 +70,13 @@ class NodeServiceStub:
     """
     UndeleteNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.UndeleteNodeRequest, _node_service_pb2.UndeleteNodeResponse]
     """Takes a deletion back. Undeleting a node that is not deleted changes nothing."""
+    AnalyzeNodeChange: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.AnalyzeNodeChangeRequest, _node_service_pb2.AnalyzeNodeChangeResponse]
+    """Says what a change of a node would do to the caller's workflows, before it is made: which of them would break, which
+    edges would be judged otherwise, and which conversions would mend them. Changes nothing.
+
+    Looked at are the current versions of workflows in which the node floats; on request also those that pin its current
+    version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
+    """
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
@@ -113,6 +120,13 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """
     UndeleteNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.UndeleteNodeRequest, _node_service_pb2.UndeleteNodeResponse]  # type: ignore[assignment]
     """Takes a deletion back. Undeleting a node that is not deleted changes nothing."""
+    AnalyzeNodeChange: _aio.UnaryUnaryMultiCallable[_node_service_pb2.AnalyzeNodeChangeRequest, _node_service_pb2.AnalyzeNodeChangeResponse]  # type: ignore[assignment]
+    """Says what a change of a node would do to the caller's workflows, before it is made: which of them would break, which
+    edges would be judged otherwise, and which conversions would mend them. Changes nothing.
+
+    Looked at are the current versions of workflows in which the node floats; on request also those that pin its current
+    version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
+    """
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Stores Python functions with what their source says: signature, types and dependencies."""
@@ -207,5 +221,18 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.UndeleteNodeResponse, _abc.Awaitable[_node_service_pb2.UndeleteNodeResponse]]:
         """Takes a deletion back. Undeleting a node that is not deleted changes nothing."""
+
+    @_abc_1.abstractmethod
+    def AnalyzeNodeChange(
+        self,
+        request: _node_service_pb2.AnalyzeNodeChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.AnalyzeNodeChangeResponse, _abc.Awaitable[_node_service_pb2.AnalyzeNodeChangeResponse]]:
+        """Says what a change of a node would do to the caller's workflows, before it is made: which of them would break, which
+        edges would be judged otherwise, and which conversions would mend them. Changes nothing.
+
+        Looked at are the current versions of workflows in which the node floats; on request also those that pin its current
+        version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
+        """
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

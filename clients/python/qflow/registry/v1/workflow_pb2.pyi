@@ -320,6 +320,8 @@ class Connection(_message.Message):
     TARGET_INPUT_FIELD_NUMBER: _builtins.int
     CONVERSION_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    LOSSY_FIELD_NUMBER: _builtins.int
+    COUNTER_EXAMPLE_JSON_FIELD_NUMBER: _builtins.int
     source_node: _builtins.str
     """The workflow node that the value comes from; empty: the workflow's own input."""
     source_output: _builtins.str
@@ -334,6 +336,12 @@ class Connection(_message.Message):
     """
     verdict: Global___Verdict.ValueType
     """What the type check said; set by the server, and ignored in requests."""
+    lossy: _builtins.bool
+    """Whether the conversion may lose something or fail at run time. Set by the server."""
+    counter_example_json: _builtins.str
+    """Of a refuted edge: a value of its source, JSON text, that its target does not take. Set by the server; empty where
+    none is known, or none that is short. Ignored in requests, as `lossy` is.
+    """
     def __init__(
         self,
         *,
@@ -343,10 +351,12 @@ class Connection(_message.Message):
         target_input: _builtins.str = ...,
         conversion: _builtins.str = ...,
         verdict: Global___Verdict.ValueType = ...,
+        lossy: _builtins.bool = ...,
+        counter_example_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversion", b"conversion", "source_node", b"source_node", "source_output", b"source_output", "target_input", b"target_input", "target_node", b"target_node", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversion", b"conversion", "counter_example_json", b"counter_example_json", "lossy", b"lossy", "source_node", b"source_node", "source_output", b"source_output", "target_input", b"target_input", "target_node", b"target_node", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -553,6 +563,8 @@ class Finding(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     HINT_FIELD_NUMBER: _builtins.int
+    COUNTER_EXAMPLE_JSON_FIELD_NUMBER: _builtins.int
+    CONVERSIONS_FIELD_NUMBER: _builtins.int
     severity: Global___FindingSeverity.ValueType
     """How bad it is."""
     place: _builtins.str
@@ -563,6 +575,12 @@ class Finding(_message.Message):
     """What was found."""
     hint: _builtins.str
     """What to do about it; may be empty."""
+    counter_example_json: _builtins.str
+    """Of a refuted edge: a value, JSON text, that it could not carry; empty where none is known, or none that is short."""
+    @_builtins.property
+    def conversions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a refuted edge: the conversions with any of which, named on the edge, it would fit."""
+
     def __init__(
         self,
         *,
@@ -571,10 +589,12 @@ class Finding(_message.Message):
         code: _builtins.str = ...,
         message: _builtins.str = ...,
         hint: _builtins.str = ...,
+        counter_example_json: _builtins.str = ...,
+        conversions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "hint", b"hint", "message", b"message", "place", b"place", "severity", b"severity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "conversions", b"conversions", "counter_example_json", b"counter_example_json", "hint", b"hint", "message", b"message", "place", b"place", "severity", b"severity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,41 @@
+"""The workflows in which a node stands."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final, LiteralString
+from uuid import UUID
+
+from services.kit.pg import Db
+
+# The caller's own alone: nobody else's is the caller's to mend. The graphs themselves are read one
+# by one afterwards: a page of large ones would be hundreds of megabytes.
+_LIST_USERS: Final[LiteralString] = """
+    SELECT w.id, w.created_at
+      FROM workflows w
+     WHERE w.deleted_at IS NULL AND w.tenant_id = $1
+       AND ($4::timestamptz IS NULL OR (w.created_at, w.id) < ($4, $5::uuid))
+       AND w.nodes @> ANY (ARRAY[
+               jsonb_build_array(jsonb_build_object('node_id', $2::text, 'version', 0)),
+               jsonb_build_array(jsonb_build_object('node_id', $2::text, 'version', $3::int))])
+     ORDER BY w.created_at DESC, w.id DESC
+     LIMIT $6
+"""
+
+
+async def list_users(
+    db: Db,
+    node_id: UUID,
+    *,
+    tenant_id: UUID,
+    pinned: int,
+    after: tuple[datetime, UUID] | None,
+    limit: int,
+) -> list[tuple[datetime, UUID]]:
+    """List a tenant's workflows in which a node floats, or stands at the version `pinned`.
+
+    0 for `pinned` is no version: floating ones alone.
+    """
+    moment, last_id = after or (None, None)
+    rows = await db.fetch(_LIST_USERS, tenant_id, str(node_id), pinned, moment, last_id, limit)
+    return [(row["created_at"], row["id"]) for row in rows]

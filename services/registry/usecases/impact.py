@@ -1,0 +1,163 @@
+"""What a change of a node would do, before it is made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import orjson
+
+from services.kit.caller import Caller
+from services.kit.errors import ResourceExhausted
+from services.kit.pg import as_caller
+from services.registry.domain.definition import WARNING, Definition, Finding
+from services.registry.domain.impact import UNTOUCHED, Difference, Impact, compare
+from services.registry.domain.stored import inputs_to_json, outputs_to_json
+from services.registry.gateways.graph_checker import GraphChecker
+from services.registry.storage import impact as storage
+from services.registry.storage import nodes as node_storage
+from services.registry.storage import workflows as workflow_storage
+from services.registry.storage.nodes import Node
+from services.registry.storage.workflows import Workflow
+from services.registry.usecases import nodes
+from services.registry.usecases.idempotency import Replayed
+from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
+
+# After so long the page ends, well before the call's deadline does.
+_PAGE_S: Final = 5.0
+_TOO_COMPLEX: Final = "DEFINITION_TOO_COMPLEX"
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """One workflow in which the node stands, and what the change does to it."""
+
+    workflow: Workflow
+    places: tuple[str, ...]
+    difference: Difference
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """One page; `last` is the row after which the next one begins, None at the end."""
+
+    answer: NodeAnswer
+    same_signature: bool
+    touched: tuple[Touched, ...]
+    last: tuple[datetime, UUID] | None
+
+
+async def analyze_node_change(
+    deps: Nodes,
+    checker: GraphChecker,
+    caller: Caller,
+    node_id: UUID,
+    draft: Draft,
+    *,
+    include_pinned: bool,
+    after: tuple[datetime, UUID] | None,
+    limit: int,
+) -> Analysis:
+    """Check the caller's workflows of a node as it is and as it would be; stores nothing."""
+    before = await nodes.get_node(deps.pool, caller, node_id)
+    answer = await _changed(deps, caller, before, draft)
+    pinned = before.version if include_pinned else 0
+    async with as_caller(deps.pool, caller) as db:
+        users = await storage.list_users(
+            db,
+            node_id,
+            tenant_id=caller.tenant_id,
+            pinned=pinned,
+            after=after,
+            limit=limit + 1,
+        )
+    old, new = _signature(before), _signature(answer.node)
+    end = time.monotonic() + _PAGE_S
+    touched: list[Touched] = []
+    last = None
+    for row in users[:limit]:
+        found = await _touched(deps, checker, caller, row[1], {node_id: (old, new, pinned)})
+        touched += [found] if found is not None else []
+        last = row
+        if time.monotonic() > end:
+            break
+    more = last is not None and last != users[-1]
+    return Analysis(answer, old == new, tuple(touched), last if more else None)
+
+
+async def _changed(deps: Nodes, caller: Caller, before: Node, draft: Draft) -> NodeAnswer:
+    mask = ["code", "main_function"] if draft.code else []
+    mask += ["main_function"] if draft.main_function and not mask else []
+    mask += ["python_version"] if draft.python_version else []
+    if not mask:
+        return NodeAnswer(before)
+    answer = await nodes.update_node(deps, caller, before.id, draft, mask=mask, validate_only=True)
+    assert not isinstance(answer, Replayed), "a call without a request id is never answered again"
+    return answer
+
+
+_Row = Mapping[str, str]
+
+
+def _signature(node: Node) -> _Row:
+    """Write the signature as its rows would have it."""
+    return {
+        "python_version": node.python_version,
+        "input_types": orjson.dumps(inputs_to_json(node.inputs)).decode(),
+        "output_types": orjson.dumps(outputs_to_json(node.outputs)).decode(),
+    }
+
+
+async def _touched(
+    deps: Nodes,
+    checker: GraphChecker,
+    caller: Caller,
+    workflow_id: UUID,
+    change: Mapping[UUID, tuple[_Row, _Row, int]],
+) -> Touched | None:
+    """Check one workflow twice; None where it has gone meanwhile."""
+    async with as_caller(deps.pool, caller) as db:
+        workflow = await workflow_storage.get_workflow(db, workflow_id)
+        if workflow is None:
+            return None
+        asked = list(
+            dict.fromkeys((each.node_id, each.version) for each in workflow.definition.nodes)
+        )
+        stored: dict[tuple[UUID, int], _Row | None] = dict(
+            await node_storage.get_signatures(db, asked)
+        )
+    [(node_id, (old, new, pinned))] = change.items()
+    keys = {(node_id, 0), (node_id, pinned)}
+    places = [each.id for each in workflow.definition.nodes if (each.node_id, each.version) in keys]
+    if old == new:
+        return Touched(workflow, tuple(places), UNTOUCHED)
+    then = {key: old if key in keys else row for key, row in stored.items()}
+    now = {key: new if key in keys else row for key, row in stored.items()}
+    difference = await _difference(checker, _unjudged(workflow.definition), then, now)
+    return Touched(workflow, tuple(places), difference)
+
+
+def _unjudged(definition: Definition) -> Definition:
+    """Take off the verdicts that are stored: one of an edge whose end is gone is no longer said."""
+    edges = tuple(replace(each, verdict="") for each in definition.connections)
+    return replace(definition, connections=edges)
+
+
+async def _difference(
+    checker: GraphChecker,
+    definition: Definition,
+    then: Mapping[tuple[UUID, int], _Row | None],
+    now: Mapping[tuple[UUID, int], _Row | None],
+) -> Difference:
+    try:
+        before = await checker.check(definition, then)
+        after = await checker.check(definition, now)
+    except ResourceExhausted as error:
+        # Of many workflows one may be too large to be checked: the others are told all the same.
+        finding = Finding(WARNING, "definition", _TOO_COMPLEX, str(error))
+        return Difference(Impact.BREAKS, findings=(finding,))
+    return compare(before, after)

@@ -20,6 +20,7 @@ from services.registry.domain.definition import (
     TIMEOUT_MS_DEFAULT,
     Connection,
     Definition,
+    Parameter,
     WorkflowInput,
     WorkflowNode,
 )
@@ -105,6 +106,7 @@ def bundled(
             inputs=definition.inputs,
             outputs=definition.outputs,
             timeout_ms=definition.timeout_ms,
+            parameters=definition.parameters,
         ),
         sources={key: source for source, (key, _) in keys.items()},
     )
@@ -119,6 +121,8 @@ def _placed(node: WorkflowNode, node_id: UUID, *, pinned: bool) -> WorkflowNode:
         retry=node.retry,
         timeout_ms=node.timeout_ms,
         memory_bytes=node.memory_bytes,
+        variables=node.variables,
+        parameters=node.parameters,
     )
 
 
@@ -144,6 +148,8 @@ def written(bundle: Bundle) -> Plain:
         document["settings"] = {"timeout_ms": definition.timeout_ms}
     if definition.inputs:
         document["inputs"] = {each.name: _input(each) for each in definition.inputs}
+    if definition.parameters:
+        document["parameters"] = {each.name: _parameter(each) for each in definition.parameters}
     document["nodes"] = {
         each.id: _node(each, keys[each.node_id.int - 1]) for each in definition.nodes
     }
@@ -166,12 +172,26 @@ def _input(each: WorkflowInput) -> Plain:
     return shown
 
 
+def _parameter(each: Parameter) -> Plain:
+    shown = Inline()
+    if each.type is not None:
+        shown["type"] = exact(to_text(each.type))
+    if each.description:
+        shown["description"] = each.description
+    if each.default_json is not None:
+        shown["default"] = exact(each.default_json)
+    return shown
+
+
 def _node(node: WorkflowNode, key: str) -> Plain:
     shown: dict[str, Plain] = {"source": key}
     if node.version:
         shown["pinned"] = True
     if node.literals:
         shown["literals"] = {name: exact(text) for name, text in sorted(node.literals)}
+    for kind, names in (("variables", node.variables), ("parameters", node.parameters)):
+        if names:
+            shown[kind] = Inline(sorted(names))
     if node.retry is not None:
         shown["retry"] = Inline(
             max_retries=node.retry.max_retries,

@@ -21,6 +21,7 @@ from services.registry.domain.definition import (
     TIMEOUT_MS_DEFAULT,
     Connection,
     Definition,
+    Parameter,
     Retry,
     WorkflowInput,
     WorkflowNode,
@@ -52,7 +53,7 @@ _NOBODY: Final = UUID(int=0)
 _INTEGER_MAX: Final = 2**40
 _INTEGER_DIGITS_MAX: Final = 13
 _REQUIRED: Final = frozenset({"format", "name", "nodes", "sources"})
-_OPTIONAL: Final = ("description", "settings", "inputs", "connections", "outputs")
+_OPTIONAL: Final = (*("description", "settings", "inputs", "parameters", "connections", "outputs"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,7 @@ class _Reader:
             inputs=tuple(self._each(found, "inputs", self._input).values()),
             outputs=tuple(self._each(found, "outputs", self._output).values()),
             timeout_ms=self._settings(found.get("settings")),
+            parameters=tuple(self._each(found, "parameters", self._parameter).values()),
         )
         self._unused(definition, keys.values())
         return Bundle(
@@ -271,7 +273,10 @@ class _Reader:
             item,
             path,
             ("source",),
-            ("pinned", "literals", "retry", "timeout_ms", "memory_bytes"),
+            (
+                *("pinned", "literals", "variables", "parameters"),
+                *("retry", "timeout_ms", "memory_bytes"),
+            ),
         )
         place = f"nodes[{index}]"
         key = self.text(found.get("source"), f"{path}.source")
@@ -288,6 +293,8 @@ class _Reader:
             node_id=keys.get(key, _NOBODY),
             version=1 if self.flag(found.get("pinned"), f"{path}.pinned") else 0,
             literals=self._literals(found.get("literals"), place, path),
+            variables=self._names(found.get("variables"), f"{place}.variables", path),
+            parameters=self._names(found.get("parameters"), f"{place}.parameters", path),
             retry=self._retry(found.get("retry"), f"{path}.retry"),
             timeout_ms=self.integer(
                 found.get("timeout_ms"), f"{path}.timeout_ms", TIMEOUT_MS_DEFAULT
@@ -306,6 +313,18 @@ class _Reader:
             self.mark(f"{place}.literals[{len(literals)}]", value, here)
             literals.append((name, self.value_text(value, here)))
         return tuple(literals)
+
+    def _names(self, item: Item | None, place: str, path: str) -> tuple[tuple[str, str], ...]:
+        """Read what inputs take of variables or parameters, by name."""
+        if item is None:
+            return ()
+        kind = place.rpartition(".")[2]
+        names: list[tuple[str, str]] = []
+        for name, value in self.mapping(item, f"{path}.{kind}").items():
+            here = joined(f"{path}.{kind}", name)
+            self.mark(f"{place}[{len(names)}]", value, here)
+            names.append((name, self.text(value, here)))
+        return tuple(names)
 
     def _retry(self, item: Item | None, path: str) -> Retry | None:
         if item is None:
@@ -327,14 +346,30 @@ class _Reader:
 
     def _input(self, index: int, name: str, item: Item, path: str) -> WorkflowInput:
         found = self.members(item, path, optional=("type", "default"))
+        type_text, default = self._typed(found, f"inputs[{index}]", path)
+        return WorkflowInput(name=name, type_text=type_text, default_json=default)
+
+    def _parameter(self, index: int, name: str, item: Item, path: str) -> Parameter:
+        found = self.members(item, path, optional=("type", "description", "default"))
+        place = f"parameters[{index}]"
+        type_text, default = self._typed(found, place, path)
+        if "description" in found:
+            self.mark(f"{place}.description", found["description"], f"{path}.description")
+        description = self.text(found.get("description"), f"{path}.description")
+        return Parameter(
+            name=name, type_text=type_text, description=description, default_json=default
+        )
+
+    def _typed(self, found: Mapping[str, Item], place: str, path: str) -> tuple[str, str | None]:
+        """Read a type and a default, as their JSON texts."""
         type_text, default = "", None
         if "type" in found:
-            self.mark(f"inputs[{index}].type_json", found["type"], f"{path}.type")
+            self.mark(f"{place}.type_json", found["type"], f"{path}.type")
             type_text = self.value_text(found["type"], f"{path}.type")
         if "default" in found:
-            self.mark(f"inputs[{index}].default_json", found["default"], f"{path}.default")
+            self.mark(f"{place}.default_json", found["default"], f"{path}.default")
             default = self.value_text(found["default"], f"{path}.default")
-        return WorkflowInput(name=name, type_text=type_text, default_json=default)
+        return type_text, default
 
     def _connections(self, item: Item | None) -> tuple[Connection, ...]:
         items = self.sequence(item, "connections")

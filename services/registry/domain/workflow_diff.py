@@ -10,6 +10,7 @@ from qflow.types import Type, expression
 from services.registry.domain.definition import (
     Connection,
     Definition,
+    Parameter,
     Retry,
     WorkflowInput,
     WorkflowNode,
@@ -26,6 +27,8 @@ def workflow_diff(before: Definition, after: Definition) -> Iterator[Change]:
     """Compare two definitions; nodes, inputs and outputs by name, connections by their ends."""
     yield from changed("settings.timeout_ms", _span(before.timeout_ms), _span(after.timeout_ms))
     yield from _each("inputs", _by_name(before.inputs), _by_name(after.inputs), _input_text, _input)
+    parameters = _by_name(before.parameters), _by_name(after.parameters)
+    yield from _each("parameters", *parameters, _parameter_text, _parameter)
     yield from _each("nodes", _nodes(before), _nodes(after), _node_text, _node)
     yield from _each("connections", _edges(before), _edges(after), _edge_text, _edge)
     yield from _each(
@@ -53,7 +56,7 @@ def _each(
             yield from compare(place, old[name], new[name])
 
 
-Named = TypeVar("Named", WorkflowInput, WorkflowOutput)
+Named = TypeVar("Named", WorkflowInput, WorkflowOutput, Parameter)
 
 
 def _by_name(parts: tuple[Named, ...]) -> dict[str, Named]:
@@ -83,6 +86,17 @@ def _input(place: str, old: WorkflowInput, new: WorkflowInput) -> Iterator[Chang
     yield from changed(f"{place}.default", old.default_json or "none", new.default_json or "none")
 
 
+def _parameter_text(of: Parameter) -> str:
+    default = "" if of.default_json is None else f" = {of.default_json}"
+    return f"{_type(of.type)}{default}"
+
+
+def _parameter(place: str, old: Parameter, new: Parameter) -> Iterator[Change]:
+    yield from changed(f"{place}.type", _type(old.type), _type(new.type))
+    yield from changed(f"{place}.description", old.description, new.description)
+    yield from changed(f"{place}.default", old.default_json or "none", new.default_json or "none")
+
+
 def _node_text(of: WorkflowNode) -> str:
     return f"{of.node_id} {_version(of)}"
 
@@ -92,6 +106,10 @@ def _node(place: str, old: WorkflowNode, new: WorkflowNode) -> Iterator[Change]:
     yield from changed(f"{place}.version", _version(old), _version(new))
     literals = dict(old.literals), dict(new.literals)
     yield from _each(f"{place}.literals", *literals, str, changed)
+    variables = dict(old.variables), dict(new.variables)
+    yield from _each(f"{place}.variables", *variables, str, changed)
+    parameters = dict(old.parameters), dict(new.parameters)
+    yield from _each(f"{place}.parameters", *parameters, str, changed)
     yield from changed(f"{place}.retry", _retry(old.retry), _retry(new.retry))
     yield from changed(f"{place}.timeout_ms", str(old.timeout_ms), str(new.timeout_ms))
     yield from changed(f"{place}.memory_bytes", str(old.memory_bytes), str(new.memory_bytes))

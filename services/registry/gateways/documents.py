@@ -135,6 +135,7 @@ def _bundle_to_json(bundle: Bundle) -> Json:
         "description": bundle.description,
         "definition": definition_to_json(bundle.definition),
         "type_texts": [each.type_text for each in bundle.definition.inputs],
+        "parameter_texts": [each.type_text for each in bundle.definition.parameters],
         "sources": [[key, asdict(source)] for key, source in bundle.sources.items()],
     }
 
@@ -143,16 +144,24 @@ def _bundle_from_json(given: Mapping[str, Any]) -> Bundle:
     return Bundle(
         name=given["name"],
         description=given["description"],
-        definition=_with_texts(definition_from_json(given["definition"]), given["type_texts"]),
+        definition=_with_texts(
+            definition_from_json(given["definition"]), given["type_texts"], given["parameter_texts"]
+        ),
         sources={key: Source(**source) for key, source in given["sources"]},
     )
 
 
-def _with_texts(definition: Definition, texts: Sequence[str]) -> Definition:
+def _with_texts(
+    definition: Definition, texts: Sequence[str], parameter_texts: Sequence[str]
+) -> Definition:
     inputs = tuple(
         replace(each, type_text=text) for each, text in zip(definition.inputs, texts, strict=True)
     )
-    return replace(definition, inputs=inputs)
+    parameters = tuple(
+        replace(each, type_text=text)
+        for each, text in zip(definition.parameters, parameter_texts, strict=True)
+    )
+    return replace(definition, inputs=inputs, parameters=parameters)
 
 
 def _answer(request: Mapping[str, Any]) -> Json:

@@ -111,6 +111,8 @@ def _broken_rules(definition: Definition) -> list[tuple[str, str, str]]:
     message = definition_to_pb(definition)
     for told, each in zip(message.inputs, definition.inputs, strict=True):
         told.type_json = each.type_text
+    for parameter, written in zip(message.parameters, definition.parameters, strict=True):
+        parameter.type_json = written.type_text
     try:
         faults.check_elements(message)
         found = faults.find_rule_faults(message)

@@ -28,6 +28,7 @@ from services.registry.domain.texts import description_from, name_from
 from services.registry.gateways.documents import Documents, Format
 from services.registry.storage import nodes as node_rows
 from services.registry.storage import sources as source_rows
+from services.registry.storage import variables
 from services.registry.storage.nodes import Node
 from services.registry.storage.sources import Stored
 from services.registry.usecases import nodes, workflows
@@ -227,12 +228,13 @@ async def _planned(deps: Exchange, caller: Caller, document: Read, rules: Rules)
     async with as_caller(deps.workflows.pool, caller) as db:
         asked = [each for each in _asked(definition) if each[0] not in _ids(drafts.values())]
         signatures = await node_rows.get_signatures(db, asked)
+        known_variables = await variables.get_types(db, definition.variables, None)
     for draft in drafts.values():
         node = draft.node
         signatures[node.id, 0] = signatures[node.id, 1] = _signature(node)
     asked = _asked(definition)
     checked = await deps.workflows.checker.check(
-        definition, {key: signatures[key] for key in asked}
+        definition, {key: signatures[key] for key in asked}, known_variables
     )
     errors = [each for each in checked.findings if each.severity == ERROR]
     if errors:

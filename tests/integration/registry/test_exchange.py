@@ -270,3 +270,36 @@ async def test_a_large_workflow_goes_out_and_comes_back(client: Client) -> None:
             pb.ImportWorkflowRequest(text=text), timeout=40
         )
         assert made.definition == imported.workflow.definition
+
+
+async def test_variables_and_parameters_go_out_and_come_back(client: Client) -> None:
+    node = await client.node("def scale(x: int, k: int) -> int: return x * k")
+    definition = workflow_pb2.WorkflowDefinition(
+        nodes=[
+            place(
+                "a",
+                on=node,
+                parameters=[{"input": "x", "parameter": "by"}],
+                variables=[{"input": "k", "variable": "rate"}],
+            )
+        ],
+        parameters=[
+            workflow_pb2.WorkflowParameter(
+                name="by", type_json='{"t":"int"}', description="how much", default_json="7"
+            )
+        ],
+    )
+    request = workflow_rpc.CreateWorkflowRequest(name="w", definition=definition)
+    made = (await client.workflows.CreateWorkflow(request)).workflow
+    text = await _export(client, made.id, format=YAML)
+    assert "by: {type: {t: int}, description: how much, default: 7}" in text
+    assert "variables: {k: rate}" in text
+    assert "parameters: {x: by}" in text
+    again = (await _import(client, text)).workflow
+    assert text == await _export(client, again.id, format=YAML)
+    assert list(made.definition.parameters) == list(again.definition.parameters)
+    wrong = text.replace("{x: by}", "{x: nobody}")
+    told = await refused(_import(client, wrong))
+    line = 1 + text[: text.index("{x: by}")].count("\n")
+    assert "UNKNOWN_PARAMETER" in str(told)
+    assert f"line {line}" in str(told)

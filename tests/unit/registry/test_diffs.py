@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from qflow.types import from_json
 
+from services.registry.domain import definition as definitions
 from services.registry.domain.definition import (
     Connection,
     Definition,
@@ -122,13 +123,21 @@ def test_every_part_of_a_workflow_is_compared() -> None:
     )
     after = Definition(
         nodes=(
-            replace(a, version=3, literals=(("k", "1"),), retry=Retry()),
+            replace(
+                a,
+                version=3,
+                literals=(("k", "1"),),
+                variables=(("v", "rate"),),
+                parameters=(("p", "by"),),
+                retry=Retry(),
+            ),
             WorkflowNode(id="c", node_id=UUID(int=2)),
         ),
         connections=(replace(edge, conversion="int_to_float", verdict="conversion"),),
         inputs=(WorkflowInput(name="n", type=INT, default_json="1"),),
         outputs=(WorkflowOutput(name="y", node="c", output="r", type=INT),),
         timeout_ms=5,
+        parameters=(definitions.Parameter(name="by", type=INT, default_json="7"),),
     )
     found = {
         each.place: (each.kind, each.before, each.after) for each in workflow_diff(before, after)
@@ -139,6 +148,9 @@ def test_every_part_of_a_workflow_is_compared() -> None:
         "inputs.n.default": ("changed", "none", "1"),
         "nodes.a.version": ("changed", "current version", "version 3"),
         "nodes.a.literals.k": ("added", "", "1"),
+        "nodes.a.variables.v": ("added", "", "rate"),
+        "nodes.a.parameters.p": ("added", "", "by"),
+        "parameters.by": ("added", "", "int = 7"),
         "nodes.a.retry": ("changed", "never", retry),
         "nodes.b": ("removed", f"{UUID(int=1)} current version", ""),
         "nodes.c": ("added", "", f"{UUID(int=2)} current version"),

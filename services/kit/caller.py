@@ -37,22 +37,22 @@ class Caller:
         return self.scopes == "all" or scope in self.scopes
 
 
-_CALLER: Final[ContextVar[Caller]] = ContextVar("qflow_caller")
+CALLER: Final[ContextVar[Caller]] = ContextVar("qflow_caller")
 
 
 def current_caller() -> Caller:
     """Return the caller of this call; `Unauthenticated` in an anonymous call or outside of any."""
     try:
-        return _CALLER.get()
+        return CALLER.get()
     except LookupError:
-        raise Unauthenticated("NO_CALLER", "this needs a signed-in caller") from None
+        raise Unauthenticated("NOCALLER", "this needs a signed-in caller") from None
 
 
 @contextmanager
 def caller_scope(caller: Caller) -> Iterator[Caller]:
-    """Act as this caller inside the block: the auth interceptor, loops and tests use it."""
-    token = _CALLER.set(caller)
+    """Act as this caller inside the block: loops and tests use it."""
+    token = CALLER.set(caller)
     try:
         yield caller
     finally:
-        _CALLER.reset(token)
+        CALLER.reset(token)

@@ -7,13 +7,11 @@ import time
 from typing import Any, Final
 
 import grpc
-import structlog
 
 from services.kit.ids import uuid7
+from services.kit.log import CALL_FIELDS, write_line
 from services.kit.rpc.call import Call, Context, Handle
 from services.kit.rpc.errors import code_of
-
-log = structlog.get_logger()
 
 REQUEST_ID_KEY: Final = "x-request-id"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -25,7 +23,7 @@ def stage(inner: Handle) -> Handle:
     async def handle(call: Call, request: Any) -> Any:
         started = time.monotonic_ns()
         code = grpc.StatusCode.OK
-        tokens = structlog.contextvars.bind_contextvars(rpc=call.method.name, request_id=call.id)
+        token = CALL_FIELDS.set({"rpc": call.method.name, "request_id": call.id})
         try:
             return await inner(call, request)
         except BaseException as error:
@@ -33,7 +31,7 @@ def stage(inner: Handle) -> Handle:
             raise
         finally:
             _write(call, code, (time.monotonic_ns() - started) / 1e6)
-            structlog.contextvars.reset_contextvars(**tokens)
+            CALL_FIELDS.reset(token)
 
     return handle
 
@@ -48,13 +46,17 @@ def request_id(context: Context) -> str:
 
 def _write(call: Call, code: grpc.StatusCode, duration_ms: float) -> None:
     caller = call.caller
-    level = log.warning if code in _SERVER_FAULTS else log.info
-    level(
+    write_line(
+        "warning" if code in _SERVER_FAULTS else "info",
         "call_ended",
-        code=code.name,
-        duration_ms=round(duration_ms, 3),
-        caller_id=str(caller.user_id) if caller else None,
-        caller=caller.kind if caller else "anonymous",
+        {
+            "rpc": call.method.name,
+            "request_id": call.id,
+            "code": code.name,
+            "duration_ms": round(duration_ms, 3),
+            "caller_id": str(caller.user_id) if caller else None,
+            "caller": caller.kind if caller else "anonymous",
+        },
     )
 
 

@@ -83,17 +83,22 @@ def _received(inner: Handle, room: _Room, method: Method) -> Handle:
     # Other calls have a deadline that is short enough.
     limit_s = method.limits.unary_default_s if method.responses_stream else None
 
-    async def handle(call: Call, _: Any) -> Any:
+    async def receive(call: Call) -> Any:
         scope = asyncio.timeout(limit_s)
         try:
             async with scope:
-                request = await room.receive(call)
+                return await room.receive(call)
         except TimeoutError:
             if not scope.expired():
                 raise
             raise DeadlineExceeded(
                 "REQUEST_IDLE", f"the call began, but no message came for {limit_s:g} s"
             ) from None
+
+    take = room.receive if limit_s is None else receive
+
+    async def handle(call: Call, _: Any) -> Any:
+        request = await take(call)
         if request is grpc.aio.EOF:
             await asyncio.sleep(VANISHED_S)
             request = Received(None, has_nul=False)

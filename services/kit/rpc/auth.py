@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 from qflow.auth.v1 import auth_pb2
 
-from services.kit.caller import Caller, Scopes, caller_scope
+from services.kit.caller import CALLER, Caller, Scopes
 from services.kit.errors import PermissionDenied, QflowError, Unauthenticated, Unavailable
 from services.kit.ids import TOKEN_BYTES_MAX, token_sha256
 from services.kit.pg import Pool, translate
@@ -116,23 +116,34 @@ def stage(inner: Handle, method: Method, authenticator: Authenticator) -> Handle
     rule = method.rule
     if rule is None or method.anonymous:
         return inner
+    # What `check` says of everybody, looked up instead of asked of the rule with every call.
+    admitted = {
+        (kind, role)
+        for kind, role in _CALLERS
+        if any(_admits(audience, kind, role, rule) for audience in rule.audiences)
+    }
+    scope = rule.scope
 
     async def handle(call: Call, request: Any) -> Any:
         digest = _digest(call.context)
         caller = await authenticator.authenticate(digest)
         call.caller = caller
-        check(caller, rule)
-        with caller_scope(caller):
+        if (caller.kind, caller.role) not in admitted or not caller.has_scope(scope):
+            check(caller, rule)
+        token = CALLER.set(caller)
+        try:
             if not call.method.streams:
                 return await inner(call, request)
             return await _rechecked(call, request, inner, _Recheck(authenticator, digest, rule))
+        finally:
+            CALLER.reset(token)
 
     return handle
 
 
 def check(caller: Caller, rule: auth_pb2.AuthRule) -> None:
     """Raise unless the rule admits the caller."""
-    admitted = any(_admits(audience, caller, rule) for audience in rule.audiences)
+    admitted = any(_admits(audience, caller.kind, caller.role, rule) for audience in rule.audiences)
     if not admitted or not caller.has_scope(rule.scope):
         raise PermissionDenied(
             "NOT_ALLOWED",
@@ -142,12 +153,14 @@ def check(caller: Caller, rule: auth_pb2.AuthRule) -> None:
         )
 
 
-def _admits(audience: auth_pb2.Audience.ValueType, caller: Caller, rule: auth_pb2.AuthRule) -> bool:
+def _admits(
+    audience: auth_pb2.Audience.ValueType, kind: str, role: str, rule: auth_pb2.AuthRule
+) -> bool:
     match audience:
         case auth_pb2.AUDIENCE_USER:
-            return caller.kind == "user" and _ROLES.get(caller.role) in rule.roles
+            return kind == "user" and _ROLES.get(role) in rule.roles
         case auth_pb2.AUDIENCE_SERVICE:
-            return caller.kind == "service"
+            return kind == "service"
         case _:
             return False
 
@@ -233,6 +246,12 @@ _ROLES: Final = {
     "user": auth_pb2.ROLE_USER,
     "admin": auth_pb2.ROLE_ADMIN,
 }
+
+
+_CALLERS: Final = (
+    *(("user", role) for role in (*_ROLES, "service")),
+    *(("service", role) for role in (*_ROLES, "service")),
+)
 
 
 def _needed(rule: auth_pb2.AuthRule) -> str:

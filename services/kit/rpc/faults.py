@@ -29,12 +29,16 @@ def check_elements(message: Message) -> None:
 
 def find_rule_faults(message: Message) -> list[FieldViolation]:
     """Find breaches of the rules that the contract states as `buf.validate` options."""
+    if not protovalidate.collect_violations(message, fail_fast=True):
+        return []  # nearly always
     # A fault may be found twice: in the whole, and in the element that has it.
     return [*dict.fromkeys(islice(_rule_faults(message, ""), FAULTS_MAX))]
 
 
 def find_content_faults(message: Message, *, has_nul: bool) -> list[FieldViolation]:
     """Find what no rule says once for all: NUL in a text, a number that names no enum value."""
+    if not has_nul and not any(map(_holds_enum, message.DESCRIPTOR.fields)):
+        return []
     return [*islice(_content_faults(message, "", texts=has_nul), FAULTS_MAX)]
 
 
@@ -50,6 +54,8 @@ def refusal(faults: list[FieldViolation]) -> InvalidArgument:
 def _count(message: Message, path: str) -> int:
     total = 0
     lists = _lists(message.DESCRIPTOR)
+    if not lists:
+        return total
     for field, value in message.ListFields():
         most, nested = lists.get(field.number, (0, False))
         if most and len(value) > most:

@@ -114,7 +114,8 @@ async def test_what_nobody_foresaw_is_internal_with_an_id_and_no_word_of_it(
         (asyncpg.QueryCanceledError("x"), grpc.StatusCode.UNAVAILABLE),
         (TimeoutError("x"), grpc.StatusCode.UNAVAILABLE),
         (asyncpg.DiskFullError("x"), grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (asyncpg.UniqueViolationError("x"), grpc.StatusCode.INTERNAL),
+        (asyncpg.UniqueViolationError("x"), grpc.StatusCode.ABORTED),
+        (asyncpg.CheckViolationError("x"), grpc.StatusCode.INTERNAL),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.name,
 )

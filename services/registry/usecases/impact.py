@@ -24,7 +24,6 @@ from services.registry.storage import workflows as workflow_storage
 from services.registry.storage.nodes import Node
 from services.registry.storage.workflows import Workflow
 from services.registry.usecases import nodes
-from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
 
 # After so long the page ends, well before the call's deadline does.
@@ -95,9 +94,7 @@ async def _changed(deps: Nodes, caller: Caller, before: Node, draft: Draft) -> N
     mask += ["python_version"] if draft.python_version else []
     if not mask:
         return NodeAnswer(before)
-    answer = await nodes.update_node(deps, caller, before.id, draft, mask=mask, validate_only=True)
-    assert not isinstance(answer, Replayed), "a call without a request id is never answered again"
-    return answer
+    return await nodes.proposed(deps, caller, before, draft, mask=mask)
 
 
 _Row = Mapping[str, str]

@@ -210,8 +210,7 @@ async def update_node(
         return earlier
     before = await get_node(deps.pool, caller, node_id)
     check_changeable(NODE.name, before, caller, etag=etag)
-    wanted = _merged(before, draft, mask)
-    answer = await _changed(deps, before, wanted, caller)
+    answer = await proposed(deps, caller, before, draft, mask=mask)
     after = answer.node
     guard(answer)
 
@@ -238,6 +237,13 @@ async def update_node(
     if after.version == before.version:
         return written
     return await when_locked(deps, caller, written)
+
+
+async def proposed(
+    deps: Nodes, caller: Caller, before: Node, draft: Draft, *, mask: Sequence[str]
+) -> NodeAnswer:
+    """Make what a node would be after a change, whoever asks; nothing is stored."""
+    return await _changed(deps, before, _merged(before, draft, mask), caller)
 
 
 def _merged(before: Node, draft: Draft, mask: Sequence[str]) -> Draft:

@@ -163,19 +163,15 @@ async def test_what_is_kept_lets_nobody_in(
     assert (await refused(other.nodes.GetNode(request))).code == grpc.StatusCode.NOT_FOUND
 
 
-async def _gone_after(read: Callable[[], Awaitable[object]]) -> float:
+async def _deleted_after(read: Callable[[], Awaitable[Any]]) -> float:
     begin = time.monotonic()
     while time.monotonic() - begin < 2 * STALE_MAX_S:
-        try:
-            await read()
-        except grpc.aio.AioRpcError as error:
-            if error.code() != grpc.StatusCode.NOT_FOUND:
-                raise
+        if (await read()).HasField("delete_time"):
             return time.monotonic() - begin
     return float("inf")
 
 
-async def test_what_is_deleted_elsewhere_is_gone_within_five_seconds_also_without_redis(
+async def test_what_is_deleted_elsewhere_is_seen_within_five_seconds_also_without_redis(
     client: Client, registry: Registry, redis_server: Redis, sql: psycopg.Connection
 ) -> None:
     assert AGE_MAX_S < STALE_MAX_S
@@ -184,12 +180,18 @@ async def test_what_is_deleted_elsewhere_is_gone_within_five_seconds_also_withou
     redis_server.stop()
     sql.execute("UPDATE python_nodes SET deleted_at = now()")
     sql.execute("UPDATE workflows SET deleted_at = now(), is_active = false")
-    spans = await asyncio.gather(
-        _gone_after(lambda: client.nodes.GetNode(node_rpc.GetNodeRequest(node_id=node_id))),
-        _gone_after(
-            lambda: client.workflows.GetWorkflow(pb.GetWorkflowRequest(workflow_id=workflow_id))
-        ),
+    node, workflow = (
+        node_rpc.GetNodeRequest(node_id=node_id),
+        pb.GetWorkflowRequest(workflow_id=workflow_id),
     )
+
+    async def read_node() -> Any:
+        return (await client.nodes.GetNode(node)).node
+
+    async def read_workflow() -> Any:
+        return (await client.workflows.GetWorkflow(workflow)).workflow
+
+    spans = await asyncio.gather(_deleted_after(read_node), _deleted_after(read_workflow))
     assert max(spans) < STALE_MAX_S
 
 

@@ -105,6 +105,7 @@ class _Check:
     # Graphs repeat few nodes many times: each version is read once, each pair of types judged once.
     read: dict[UUID, _Signature] = field(default_factory=dict)
     judged: dict[tuple[Type, Type, str], Verdict] = field(default_factory=dict)
+    right: set[tuple[Type, str]] = field(default_factory=set)  # values that are of a type
     fed: set[tuple[str, str]] = field(default_factory=set)  # (place, input)
 
     def add(self, place: str, reason: str, description: str) -> None:
@@ -210,6 +211,8 @@ class _Check:
         if of is None:
             self.add(place, "UNKNOWN_INPUT", _lacks(node, "input", name, signature.inputs))
             return
+        if (of, text) in self.right:  # one variable may stand at ten thousand places
+            return
         try:
             fault = check_value(of, parse_strict(text), name)
         except ValueTextError as error:
@@ -218,6 +221,8 @@ class _Check:
         if fault is not None:
             what = f"the value of {fault.path} of {node} {fault.message}"
             self.add(place, "VALUE_NOT_OF_TYPE", what)
+        else:
+            self.right.add((of, text))
 
     # -- the workflow's outputs
 

@@ -158,14 +158,21 @@ def compile_plan(
         incoming[index[connection["target"]]].append(connection)
     run_inputs = {str(each["name"]): each for each in definition.input_types}
     places: list[Place] = []
+    shared: dict[str, bytes] = {}
     children: list[dict[int, None]] = [{} for _ in definition.nodes]
     parents: list[int] = []
     for at, node in enumerate(definition.nodes):
         bindings = [_edge(each, index, outputs, run_inputs, versions) for each in incoming[at]]
-        bindings += [_literal(name, text) for name, text in (node.get("parameters") or {}).items()]
+        literals = node.get("parameters") or {}
+        bindings += [_literal(name, text.encode()) for name, text in literals.items()]
         if node.get("variables") or node.get("template_parameters"):
             bound = bound_texts(definition, node, variables)
-            bindings += [_literal(name, text or "") for name, text in bound.items()]
+            # One variable may stand at ten thousand places: they share its bytes.
+            for name, text in bound.items():
+                raw = shared.get(text or "")
+                if raw is None:
+                    raw = shared[text or ""] = (text or "").encode()
+                bindings.append(_literal(name, raw))
         sources = {binding.source for binding in bindings if binding.source >= 0}
         for source in sorted(sources):
             children[source][at] = None
@@ -244,13 +251,13 @@ def _edge(
     )
 
 
-def _literal(name: str, text: str) -> Binding:
+def _literal(name: str, raw: bytes) -> Binding:
     return Binding(
         name=name,
         source=FROM_LITERAL,
         output=0,
         key="",
-        literal=text.encode(),
+        literal=raw,
         conversion="",
         source_type_json="",
     )

@@ -162,24 +162,29 @@ class Journal:
         """Take the longest head of the queue in which no row stands twice."""
         batch: list[Transition] = []
         touched: set[UUID] = set()
-        rows = size = 0
+        followed: set[int] = set()  # what starts of one plan follow is written once
+        rows = taken = size = 0
         while self._queue:
             queued = self._queue[0]
             keys = _keys(queued.transition)
+            follows = queued.transition.follows
+            more = 0 if id(follows) in followed else len(follows)
             if batch and (
-                rows + queued.rows > ROWS_MAX
+                rows + queued.rows + more > ROWS_MAX
                 or size + queued.size > BATCH_BYTES_MAX
                 or not touched.isdisjoint(keys)
             ):
                 break
             touched.update(keys)
-            rows += queued.rows
+            followed.add(id(follows))
+            rows += queued.rows + more
             size += queued.size
+            taken += queued.rows
             self._queue.popleft()
             batch.append(queued.transition)
         self.pending_bytes -= size
-        self._queued_rows -= rows
-        self._flushed_rows = rows
+        self._queued_rows -= taken
+        self._flushed_rows = taken
         return batch
 
     async def _write(self, batch: list[Transition]) -> None:

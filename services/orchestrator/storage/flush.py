@@ -338,9 +338,11 @@ def prepare(batch: Sequence[Transition]) -> Flush:
     """Lay a batch out as arrays."""
     mask, arguments = 0, []
     for bit, part in enumerate(PARTS):
-        rows = list(chain.from_iterable(part.rows(t) for t in batch))
-        if part.once:
-            rows = list(dict.fromkeys(rows))
+        if part.once:  # by identity first: they may be ten thousand rows, in hundreds of starts
+            shared = {id(each): each for t in batch if (each := part.rows(t))}.values()
+            rows = list(dict.fromkeys(chain.from_iterable(shared)))
+        else:
+            rows = list(chain.from_iterable(part.rows(t) for t in batch))
         if rows:
             mask |= 1 << bit
             arguments.extend(_columns(rows))

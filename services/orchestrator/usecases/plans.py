@@ -58,7 +58,7 @@ class Plans:
             plan = await asyncio.to_thread(
                 compile_plan, definition, versions, pins_id=pins.id, variables=variables
             )
-            self._by_pins.keep(pins.id, plan, weight=_weight(plan, variables))
+            self._by_pins.keep(pins.id, plan, weight=weight_of(plan, variables))
         return plan
 
     def known(self, pins_id: UUID) -> Plan | None:
@@ -84,12 +84,12 @@ class Plans:
             found[pins.id] = await asyncio.to_thread(
                 compile_plan, definition, by_place, pins_id=pins.id, variables=pins.variables
             )
-            weight = _weight(found[pins.id], pins.variables)
+            weight = weight_of(found[pins.id], pins.variables)
             self._by_pins.keep(pins.id, found[pins.id], weight=weight)
         return found
 
 
-def _weight(plan: Plan, variables: Mapping[str, str]) -> int:
+def weight_of(plan: Plan, variables: Mapping[str, str]) -> int:
     """Say what a plan takes, in places of a kilobyte."""
     return len(plan.places) + sum(len(text) for text in variables.values()) // 1024
 

@@ -17,6 +17,7 @@ from services.kit.errors import (
     FieldViolation,
     InvalidArgument,
     NotFound,
+    Unavailable,
 )
 from services.kit.ids import uuid7
 from services.kit.pg import Pool, as_caller, connection, transaction
@@ -30,7 +31,7 @@ from services.orchestrator.engine.engine import Engine, NotStarted
 from services.orchestrator.storage import definitions, executions
 from services.orchestrator.storage.executions import Execution
 from services.orchestrator.storage.recovery import split_object
-from services.orchestrator.usecases.plans import Plans, unlocked
+from services.orchestrator.usecases.plans import Plans, unlocked, weight_of
 from services.orchestrator.usecases.recent import Recent
 from services.orchestrator.usecases.shared import Shared
 from services.orchestrator.usecases.variables import taken_variables
@@ -109,7 +110,11 @@ class Starter:
                     raise
             if earlier is not None:
                 return earlier, await self._plan_of(earlier)
-        raise _missing(workflow_id)
+        raise Unavailable(
+            "WORKFLOW_CHANGES",
+            "the workflow, its alias or its nodes changed with every try; repeat the call",
+            retry_after_s=0.1,
+        )
 
     async def _begin(
         self,
@@ -210,7 +215,7 @@ class Starter:
         follows = tuple(Follows(plan.pins_id, caller.tenant_id, *each) for each in followed.items())
         stamps = {each.name: each.stamp for each in variables}
         found = _Known(plan, None if version else head.version, follows, stamps)
-        self._known.keep(key, found, weight=len(plan.places))
+        self._known.keep(key, found, weight=weight_of(plan, texts))
         return found
 
     async def _aliased(self, caller: Caller, workflow_id: UUID, alias: str) -> int:

@@ -18,6 +18,9 @@ from services.registry.domain.definition import (
 FIELD: Final = "arguments_json"
 MISSING: Final = "PARAMETER_MISSING"
 _KNOWN_SHOWN_MAX: Final = 10
+# Of all values that are filled in, each counted at every place that takes it: more could never be
+# answered with.
+_FILLED_CHARS_MAX: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,10 @@ def fill_in(template: Definition, arguments_json: str) -> Filled:
         else:
             of = f" of type {expression(each.type)}" if each.type is not None else ""
             faults.append(Finding(ERROR, f"{FIELD}.{each.name}", MISSING, f"needs a value{of}"))
+    taken = sum(len(texts.get(name, "")) for node in template.nodes for _, name in node.parameters)
+    if taken > _FILLED_CHARS_MAX:
+        message = f"the values at all places take {taken} characters; {_FILLED_CHARS_MAX} may"
+        return Filled(template, (*faults, Finding(ERROR, FIELD, "ARGUMENTS_TOO_LARGE", message)))
     nodes = tuple(_filled(node, texts) for node in template.nodes)
     return Filled(replace(template, nodes=nodes, parameters=()), tuple(faults))
 

@@ -12,8 +12,10 @@ from services.kit.pg import Db
 # by one afterwards: a page of large ones would be hundreds of megabytes.
 _LIST_USERS: Final[LiteralString] = """
     SELECT w.id, w.created_at
-      FROM workflows w
-     WHERE w.deleted_at IS NULL AND w.tenant_id = $1
+      FROM workflow_node_uses u
+      JOIN workflows w ON w.id = u.workflow_id
+     WHERE u.tenant_id = $1 AND u.node_id = $2::text::uuid
+       AND w.deleted_at IS NULL AND w.tenant_id = $1
        AND ($4::timestamptz IS NULL OR (w.created_at, w.id) < ($4, $5::uuid))
        AND w.nodes @> ANY (ARRAY[
                jsonb_build_array(jsonb_build_object('node_id', $2::text, 'version', 0)),

@@ -94,9 +94,12 @@ class TagTables:
 
     @property
     def hold_subject(self) -> LiteralString:
-        """Hold what is tagged, if the caller may change it: changes of its tags come in turn."""
+        """Hold what is tagged, if the caller may change it: changes of its tags come in turn.
+
+        Starts refer to the row and do not wait.
+        """
         return f"""
-            SELECT id FROM {self.subjects} WHERE id = $1 AND deleted_at IS NULL FOR UPDATE
+            SELECT id FROM {self.subjects} WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE
         """
 
     @property

@@ -224,7 +224,9 @@ async def _planned(deps: Exchange, caller: Caller, document: Read, rules: Rules)
         else ImportedNode(key, drafts[key].node.id, 1, created=True)
         for key in bundle.sources
     ]
-    definition = _over(bundle.definition, chosen)
+    definition, pinned = await workflows.pinned_to_others(
+        deps.workflows, caller, _over(bundle.definition, chosen)
+    )
     async with as_caller(deps.workflows.pool, caller) as db:
         asked = [each for each in _asked(definition) if each[0] not in _ids(drafts.values())]
         signatures = await node_rows.get_signatures(db, asked)
@@ -236,6 +238,7 @@ async def _planned(deps: Exchange, caller: Caller, document: Read, rules: Rules)
     checked = await deps.workflows.checker.check(
         definition, {key: signatures[key] for key in asked}, known_variables
     )
+    checked = replace(checked, findings=(*checked.findings, *pinned))
     errors = [each for each in checked.findings if each.severity == ERROR]
     if errors:
         raise _refused([document.at(e.place, e.code, _hinted(e.message, e.hint)) for e in errors])

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from uuid import UUID
 
 from services.kit.caller import Caller
-from services.kit.errors import AlreadyExists, FieldViolation
+from services.kit.errors import AlreadyExists, FieldViolation, QflowError
 from services.kit.pg import Db, Pool, as_caller
 from services.registry.storage import idempotency
 
@@ -84,6 +84,12 @@ async def write_once(
     except _RacedError:
         replayed = await replay(pool, caller, key)
         assert replayed is not None
+        return replayed
+    except QflowError:
+        # The same call may have been carried out meanwhile, and be what stands in its own way.
+        replayed = await replay(pool, caller, key)
+        if replayed is None:
+            raise
         return replayed
 
 

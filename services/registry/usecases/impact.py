@@ -10,6 +10,7 @@ from typing import Final
 from uuid import UUID
 
 import orjson
+from qflow.types import Type
 
 from services.kit.caller import Caller
 from services.kit.errors import ResourceExhausted
@@ -20,6 +21,7 @@ from services.registry.domain.stored import inputs_to_json, outputs_to_json
 from services.registry.gateways.graph_checker import GraphChecker
 from services.registry.storage import impact as storage
 from services.registry.storage import nodes as node_storage
+from services.registry.storage import variables
 from services.registry.storage import workflows as workflow_storage
 from services.registry.storage.nodes import Node
 from services.registry.storage.workflows import Workflow
@@ -127,6 +129,7 @@ async def _touched(
         stored: dict[tuple[UUID, int], _Row | None] = dict(
             await node_storage.get_signatures(db, asked)
         )
+        known = await variables.get_types(db, workflow.definition.variables, workflow_id)
     [(node_id, (old, new, pinned))] = change.items()
     keys = {(node_id, 0), (node_id, pinned)}
     places = [each.id for each in workflow.definition.nodes if (each.node_id, each.version) in keys]
@@ -134,7 +137,7 @@ async def _touched(
         return Touched(workflow, tuple(places), UNTOUCHED)
     then = {key: old if key in keys else row for key, row in stored.items()}
     now = {key: new if key in keys else row for key, row in stored.items()}
-    difference = await _difference(checker, _unjudged(workflow.definition), then, now)
+    difference = await _difference(checker, _unjudged(workflow.definition), then, now, known)
     return Touched(workflow, tuple(places), difference)
 
 
@@ -149,10 +152,11 @@ async def _difference(
     definition: Definition,
     then: Mapping[tuple[UUID, int], _Row | None],
     now: Mapping[tuple[UUID, int], _Row | None],
+    known: Mapping[str, Type],
 ) -> Difference:
     try:
-        before = await checker.check(definition, then)
-        after = await checker.check(definition, now)
+        before = await checker.check(definition, then, known)
+        after = await checker.check(definition, now, known)
     except ResourceExhausted as error:
         # Of many workflows one may be too large to be checked: the others are told all the same.
         finding = Finding(WARNING, "definition", _TOO_COMPLEX, str(error))

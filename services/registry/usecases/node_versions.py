@@ -114,6 +114,7 @@ async def clone_node(
         version=1,
         current_version=1,
         name=name or model.name,
+        tags=(),
         tenant_id=caller.tenant_id,
         created_by=caller.user_id,
         is_public=False,

@@ -118,6 +118,7 @@ async def clone_workflow(
         version=1,
         current_version=1,
         name=name or model.name,
+        tags=(),
         definition=proven.checked.definition,
         python_version=proven.python_version,
         is_active=False,

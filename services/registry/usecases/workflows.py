@@ -305,7 +305,18 @@ async def get_version(pool: Pool, caller: Caller, workflow_id: UUID, version: in
 
 async def require_runnable(deps: Workflows, caller: Caller, workflow: Workflow) -> None:
     """Raise with all that hinders a version from running as its nodes are now."""
-    _require_complete((await prove(deps, caller, workflow.definition, workflow.id)).checked)
+    checked = (await prove(deps, caller, workflow.definition, workflow.id)).checked
+    _require_complete(checked)
+    stored = {each.ends: each.conversion for each in workflow.definition.connections}
+    for index, edge in enumerate(checked.definition.connections):
+        if stored.get(edge.ends) != edge.conversion:  # a version is not changed: it would lack it
+            fault = f"needs the conversion {edge.conversion} now, which this version lacks"
+            raise FailedPrecondition(
+                "VERSION_OUTDATED",
+                f"the nodes changed since: connections[{index}] {fault}; update the workflow",
+                fields=[FieldViolation(f"connections[{index}]", fault, "VERSION_OUTDATED")],
+                resource=("workflow", str(workflow.id)),
+            )
 
 
 async def prove(
@@ -315,7 +326,7 @@ async def prove(
 
     Nodes of others are pinned. A workflow's own variables stand before the tenant's.
     """
-    definition, pinned = await _pinned(deps, caller, definition)
+    definition, pinned = await pinned_to_others(deps, caller, definition)
     asked = list(dict.fromkeys((each.node_id, each.version) for each in definition.nodes))
     stored: nodes.Signatures = {}
     known: dict[str, Type] = {}
@@ -330,7 +341,7 @@ async def prove(
     return Proven(checked, versions[0] if versions else deps.python_version)
 
 
-async def _pinned(
+async def pinned_to_others(
     deps: Workflows, caller: Caller, definition: Definition
 ) -> tuple[Definition, list[Finding]]:
     """Pin what would float and is another tenant's: its next version is not to run unasked."""

@@ -133,15 +133,14 @@ class InterpreterPool:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Warm] = loop.create_future()
         load = self._loads.setdefault(need.key, Load())
-        timer: asyncio.TimerHandle | None = None
         self._waiting.setdefault(need.key, deque()).append((need, waiter))
-        if worth_starting(load):
-            load.waiting += 1
+        starts = worth_starting(load)
+        load.waiting += 1
+        if starts:
             self._start(need)
-        else:
-            load.waiting += 1
-            # The guess that one comes free soon may be wrong: then start one after all.
-            timer = loop.call_later(START_COST_S, self._start_if_waiting, need, waiter, load.served)
+        # The guess that one comes free soon may be wrong, and one that is started goes to whoever
+        # has waited longest: then one is started after all.
+        loop.call_later(START_COST_S, self._start_if_waiting, need, waiter, load.served)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -150,8 +149,6 @@ class InterpreterPool:
             raise
         finally:
             load.waiting -= 1
-            if timer is not None:
-                timer.cancel()
             self._forget_load(need.key)
 
     def release(self, warm: Warm, *, recycle: bool = False, worked_s: float | None = None) -> None:
@@ -225,15 +222,16 @@ class InterpreterPool:
     # -- starting
 
     def _start_if_waiting(self, need: Need, waiter: asyncio.Future[Warm], served: int) -> None:
-        if waiter.done():
+        if waiter.done() or self._closed:
             return
-        load = self._loads.get(need.key)
-        if load is not None and not stuck(load, served):
-            asyncio.get_running_loop().call_later(
-                START_COST_S, self._start_if_waiting, need, waiter, load.served
-            )
-            return
-        self._start(need)
+        load = self._loads.setdefault(need.key, Load())
+        asked = any(each.key == need.key for each in self._starved)
+        if not asked and load.waiting > load.starting and stuck(load, served):
+            self._start(need)
+        # As long as it waits: what was started may fail, or end before its turn comes.
+        asyncio.get_running_loop().call_later(
+            START_COST_S, self._start_if_waiting, need, waiter, load.served
+        )
 
     def _start(self, need: Need) -> None:
         if self.sandboxes >= self._sandboxes_max and not self._evict():
@@ -251,6 +249,7 @@ class InterpreterPool:
         self._drop_idle(warm)
         self._alive.discard(warm)
         self._spawn(self._finish(warm))
+        self._forget_load(warm.key)
         return True
 
     def _feed_starved(self) -> None:

@@ -303,3 +303,24 @@ async def test_variables_and_parameters_go_out_and_come_back(client: Client) -> 
     line = 1 + text[: text.index("{x: by}")].count("\n")
     assert "UNKNOWN_PARAMETER" in str(told)
     assert f"line {line}" in str(told)
+
+
+async def test_another_tenants_node_is_pinned_when_a_text_is_imported(
+    client: Client, registry: Registry, sql: psycopg.Connection
+) -> None:
+    """As when a workflow is stored by any other way: its next version is not to run unasked."""
+    theirs = await registry.client(factories.user(sql).token).node(INCREMENT)
+    sql.execute("UPDATE python_nodes SET is_public = true WHERE id = %s", (theirs.id,))
+    request = workflow_rpc.CreateWorkflowRequest(
+        name="w",
+        definition=workflow_pb2.WorkflowDefinition(
+            nodes=[place("a", on=theirs)],
+            connections=[edge(".n -> a.x")],
+            inputs=[workflow_pb2.WorkflowInput(name="n")],
+        ),
+    )
+    made = (await client.workflows.CreateWorkflow(request)).workflow
+    text = await _export(client, made.id, format=YAML)
+    assert "pinned" in text
+    again = (await _import(client, text.replace("\n    pinned: true", ""))).workflow
+    assert (theirs.id, 1) == (again.definition.nodes[0].node_id, again.definition.nodes[0].version)

@@ -4,9 +4,10 @@ import grpc
 import psycopg
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from qflow.registry.v1 import node_impact_pb2, workflow_pb2
+from qflow.registry.v1 import node_impact_pb2, variable_service_pb2, workflow_pb2
 from qflow.registry.v1 import node_service_pb2 as pb
 from qflow.registry.v1 import workflow_service_pb2 as workflow_rpc
+from qflow.registry.v1.variable_service_pb2_grpc import VariableServiceStub
 
 from tests import factories
 from tests.integration.registry.conftest import Client, Registry, edge, place, refused
@@ -14,6 +15,7 @@ from tests.integration.registry.conftest import Client, Registry, edge, place, r
 ERROR = workflow_pb2.FINDING_SEVERITY_ERROR
 SOURCE = "def f(x: int) -> int: return x"
 FLOATS = "def f(x: float) -> float: return x"
+TEXT_INPUT = "def f(x: str) -> int: return 1"
 TEXTS = "def f(x: int) -> str: return str(x)"
 RENAMED = "def f(y: int) -> int: return y"
 
@@ -157,3 +159,17 @@ async def test_a_large_graph_is_checked_in_a_process_of_its_own(client: Client) 
     told = (await _analyze(client, node.id, RENAMED)).workflows[0]
     assert told.impact == node_impact_pb2.IMPACT_BREAKS
     assert (len(told.places), len(told.edges), len(told.findings)) == (100, 100, 100)
+
+
+async def test_what_a_variable_feeds_is_looked_at_too(client: Client) -> None:
+    node = await client.node(SOURCE)
+    variable = variable_service_pb2.SetVariableRequest(
+        name="n", type_json='{"t":"int"}', value_json="1"
+    )
+    await VariableServiceStub(client.channel).SetVariable(variable)
+    await _workflow(
+        client, "w", [place("a", on=node, variables=[{"input": "x", "variable": "n"}])], []
+    )
+    told = (await _analyze(client, node.id, TEXT_INPUT)).workflows[0]
+    assert told.impact == node_impact_pb2.IMPACT_BREAKS
+    assert {each.code for each in told.findings} == {"TYPE_REFUTED"}

@@ -345,12 +345,21 @@ async def test_a_clone_that_is_only_checked_stores_nothing(client: Client) -> No
     assert 1 == len(listed.workflows)
 
 
-async def test_a_workflow_is_cloned_at_a_version_into_a_draft(client: Client) -> None:
+async def test_a_workflow_is_cloned_at_a_version_into_a_draft(
+    client: Client, sql: psycopg.Connection
+) -> None:
     node = await client.node(INCREMENT)
     made = await create(client, single(node), activate=True)
     await redefine(client, made.id, single(node, timeout_s=60))
+    sql.execute(
+        "WITH tag AS (INSERT INTO workflow_tags (name, tenant_id, created_by)"
+        " SELECT 'mine', tenant_id, created_by FROM workflows WHERE id = %(id)s RETURNING id)"
+        " INSERT INTO workflow_tag_relations SELECT %(id)s, id FROM tag",
+        {"id": made.id},
+    )
     request = pb.CloneWorkflowRequest(workflow_id=made.id, version=1)
     copy = (await client.workflows.CloneWorkflow(request)).workflow
+    assert not copy.tags
     assert (1, "w", False) == (copy.version, copy.name, copy.active)
     assert made.definition == copy.definition
     assert workflow_pb2.WorkflowOrigin(workflow_id=made.id, version=1) == copy.cloned_from
@@ -445,3 +454,18 @@ async def test_a_version_whose_connection_dies_between_the_two_inserts_is_not_th
     await change()
     assert [(2,)] == sql.execute(f"SELECT count(*) FROM {table}".encode()).fetchall()
     assert_contiguous(sql)
+
+
+async def test_the_same_call_made_twice_at_once_is_answered_alike(client: Client) -> None:
+    """I12: whichever comes second finds its own change in its way, and the answer of the first."""
+    node = await client.node(INCREMENT)
+    request = node_rpc.UpdateNodeRequest(
+        node_id=node.id,
+        code=f"{INCREMENT}# more\n",
+        update_mask=FieldMask(paths=["code"]),
+        etag=node.etag,
+        request_id=str(uuid.uuid4()),
+    )
+    answers = await asyncio.gather(*(client.nodes.UpdateNode(request) for _ in range(6)))
+    assert {2} == {each.node.version for each in answers}
+    assert 1 == len({each.node.etag for each in answers})

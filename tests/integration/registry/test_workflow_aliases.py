@@ -11,6 +11,7 @@ import grpc
 import psycopg
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from qflow.registry.v1 import node_service_pb2 as node_rpc
 from qflow.registry.v1 import workflow_alias_service_pb2 as pb
 from qflow.registry.v1 import workflow_pb2
 from qflow.registry.v1 import workflow_service_pb2 as workflow_rpc
@@ -40,9 +41,8 @@ class Aliases:
     async def set(self, version: int, **fields: object) -> pb.WorkflowAlias:
         request = pb.SetWorkflowAliasRequest(
             workflow_id=self.workflow_id,
-            alias="prod",
             version=version,
-            **fields,  # type: ignore[arg-type]
+            **{"alias": "prod", **fields},  # type: ignore[arg-type]
         )
         answer: pb.SetWorkflowAliasResponse = await self.stub.SetWorkflowAlias(request)
         return answer.workflow_alias
@@ -262,3 +262,28 @@ async def test_whoever_may_only_read_a_workflow_sees_its_aliases_and_moves_none(
     for call in (stranger.set(2), stranger.roll_back(), stranger.delete()):
         said = await refused(call)
         assert (said.code, said.reason) == (grpc.StatusCode.PERMISSION_DENIED, "NOT_YOURS")
+
+
+async def test_a_version_that_would_need_another_conversion_gets_no_alias(client: Client) -> None:
+    """A version is immutable: it cannot take the conversion that its nodes ask for now."""
+    source = await client.node("def first(x: float) -> float: return x")
+    sink = await client.node("def second(x: float) -> float: return x")
+    definition = workflow_pb2.WorkflowDefinition(
+        nodes=[place("a", on=source), place("b", on=sink)],
+        connections=[edge(".n -> a.x"), edge("a.result -> b.x")],
+        inputs=[workflow_pb2.WorkflowInput(name="n")],
+    )
+    request = workflow_rpc.CreateWorkflowRequest(name="w", definition=definition, activate=True)
+    made = (await client.workflows.CreateWorkflow(request)).workflow
+    aliases = Aliases(client, made.id)
+    assert 1 == (await aliases.set(1)).version
+    await client.nodes.UpdateNode(
+        node_rpc.UpdateNodeRequest(
+            node_id=source.id,
+            code="def first(x: float) -> int: return 1",
+            update_mask=FieldMask(paths=["code"]),
+        )
+    )
+    said = await refused(aliases.set(1, alias="other"))
+    assert (grpc.StatusCode.FAILED_PRECONDITION, "VERSION_OUTDATED") == (said.code, said.reason)
+    assert [("connections[1]", "VERSION_OUTDATED")] == said.violations

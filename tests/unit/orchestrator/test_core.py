@@ -10,10 +10,17 @@ from qflow.orchestrator.v1 import attach_service_pb2 as pb
 
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.plan import Plan
-from services.orchestrator.domain.rows import AssignCommand, RunInsert, SupersededCommand
+from services.orchestrator.domain.rows import (
+    AssignCommand,
+    Follows,
+    RunInsert,
+    SupersededCommand,
+    Transition,
+)
 from services.orchestrator.domain.state import NO_USAGE, Failure, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.rpc.attach import _outcome
+from services.orchestrator.storage import flush
 from tests.unit.orchestrator.graphs import plan_of
 
 TENANT, ONE, OTHER = UUID(int=7), UUID(int=100), UUID(int=101)
@@ -185,3 +192,10 @@ def test_texts_of_a_result_lose_what_no_column_takes() -> None:
         outcome.result.message,
         outcome.result.stack_trace,
     )
+
+
+def test_what_starts_of_one_plan_follow_is_given_to_the_database_once() -> None:
+    follows = tuple(Follows(ONE, TENANT, UUID(int=at), OTHER) for at in range(1000))
+    batch = [Transition(UUID(int=at), follows=follows) for at in range(300)]
+    columns = flush.prepare(batch).arguments
+    assert [1000] * 4 == [len(each) for each in columns]

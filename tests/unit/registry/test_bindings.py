@@ -137,3 +137,15 @@ def test_a_setting_out_of_its_limits_is_refused_wherever_it_comes_from(setting: 
     [fault] = faults
     assert fault.place.endswith(setting.name)  # type: ignore[attr-defined]
     assert "out of bounds" in fault.message
+
+
+def test_an_argument_that_many_places_take_is_counted_at_each() -> None:
+    text = json.dumps("x" * 100_000)
+    parameter = Parameter(name="by", type=STR)
+    places = tuple(
+        WorkflowNode(id=f"n{at}", node_id=NODE_ID, parameters=(("x", "by"),)) for at in range(50)
+    )
+    filled = fill_in(Definition(nodes=places, parameters=(parameter,)), f'{{"by":{text}}}')
+    assert ["ARGUMENTS_TOO_LARGE"] == [each.code for each in filled.faults]
+    few = fill_in(Definition(nodes=places[:5], parameters=(parameter,)), f'{{"by":{text}}}')
+    assert () == few.faults

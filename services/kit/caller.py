@@ -45,7 +45,7 @@ def current_caller() -> Caller:
     try:
         return CALLER.get()
     except LookupError:
-        raise Unauthenticated("NOCALLER", "this needs a signed-in caller") from None
+        raise Unauthenticated("NO_CALLER", "this needs a signed-in caller") from None
 
 
 @contextmanager

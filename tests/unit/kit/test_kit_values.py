@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.kit import env, ids, page
-from services.kit.caller import Caller, caller_scope
-from services.kit.errors import InvalidArgument
+from services.kit.caller import Caller, caller_scope, current_caller
+from services.kit.errors import InvalidArgument, Unauthenticated
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
 from services.kit.rpc.server import MESSAGE_BYTES_MAX, is_loopback
@@ -268,3 +268,9 @@ def test_settings_name_the_variable_and_never_its_content() -> None:
 )
 def test_only_this_machine_is_loopback(address: str, *, expected: bool) -> None:
     assert expected == is_loopback(address)
+
+
+def test_who_acts_outside_of_any_call_is_told_so() -> None:
+    with pytest.raises(Unauthenticated) as refused:
+        current_caller()
+    assert "NO_CALLER" == refused.value.reason

@@ -7,10 +7,17 @@ from typing import Any
 
 
 def figure(
-    samples: list[float], unit: str, better: str, *, target: float, floor: float
+    samples: list[float],
+    unit: str,
+    better: str,
+    *,
+    target: float,
+    floor: float,
+    value: float | None = None,
 ) -> dict[str, Any]:
-    """Give the median with its target and floor, whether it is met, and the spread."""
-    value = statistics.median(samples)
+    """Give the median, or `value`, with its target and floor, whether it is met, and the spread."""
+    if value is None:
+        value = statistics.median(samples)
     good = value <= target if better == "lower" else value >= target
     return {
         "value": round(value, 4),

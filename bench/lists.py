@@ -12,6 +12,7 @@ from typing import Any, Final
 from qflow.registry.v1 import node_service_pb2 as pb
 from qflow.registry.v1.node_service_pb2_grpc import NodeServiceStub
 
+from bench.figures import figure
 from bench.flow import Flow, running
 
 _NODES: Final = 100_000
@@ -148,17 +149,8 @@ def _p95(spans: Sequence[float]) -> float:
 
 def _figure(spans: dict[str, list[float]]) -> dict[str, Any]:
     every = [span for each in spans.values() for span in each]
-    value = _p95(every)
-    return {
-        "value": round(value, 2),
-        "unit": "ms (p95)",
-        "better": "lower",
-        "target": _TARGET_MS,
-        "floor": 0.0,
-        "ratio": None,
-        "met": value <= _TARGET_MS,
-        "spread": [round(min(every), 2), round(max(every), 2)],
-        "rounds": len(every),
+    told = figure(every, "ms (p95)", "lower", target=_TARGET_MS, floor=0.0, value=_p95(every))
+    return told | {
         "median": round(statistics.median(every), 2),
         "p95_of_each": {name: round(_p95(each), 2) for name, each in spans.items()},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import threading
 import time
@@ -55,7 +56,14 @@ os.register_at_fork(after_in_child=_SOURCE.forget)
 
 # The driver's own class: a UUID like any other, made, hashed and written ten times as fast.
 uuid_from_bytes: Final[Callable[[bytes], UUID]] = pgproto.UUID
-uuid_from_text: Final[Callable[[str], UUID]] = pgproto.UUID
+
+
+_CANONICAL: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+
+def canonical_uuid(text: str) -> UUID | None:
+    """Read an id in its canonical form, in either case; None where it has another or is none."""
+    return pgproto.UUID(text) if _CANONICAL.fullmatch(text) else None
 
 
 def uuid7() -> UUID:

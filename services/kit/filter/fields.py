@@ -18,6 +18,7 @@ from services.kit.filter.language import (
     Word,
     refused,
 )
+from services.kit.ids import canonical_uuid
 
 Value = str | bool | UUID | datetime
 
@@ -25,7 +26,6 @@ _MOMENT: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
     r"([Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2}))?"
 )
-_UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _BOOLEANS: Final = {"true": True, "false": False}
 
 
@@ -89,7 +89,7 @@ def id_field(name: str, column: LiteralString) -> Field:
         "=": f"{column} = {{}}::uuid",
         "!=": f"{column} <> {{}}::uuid",
     }
-    return Field(name, conditions, _id_from, "a UUID")
+    return Field(name, conditions, canonical_uuid, "a UUID")
 
 
 def time_field(name: str, column: LiteralString) -> Field:
@@ -173,10 +173,6 @@ def _comparison(term: Comparison, table: FieldTable) -> tuple[LiteralString, Val
         said = f"{known.name} is held against {known.wanted}, not {term.value[:100]!r}"
         raise refused("FILTER_VALUE_INVALID", term.value_place, said, expected=known.wanted)
     return condition, value
-
-
-def _id_from(text: str) -> UUID | None:
-    return UUID(text) if _UUID.fullmatch(text) else None
 
 
 def _moment_from(text: str) -> datetime | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -11,18 +10,18 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.kit.errors import FieldViolation, InvalidArgument
-from services.kit.ids import uuid_from_text
+from services.kit.ids import canonical_uuid
 
-_UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def uuid_from(text: str, *, field: str) -> UUID:
     """Read an id in its canonical form, in either case; braces and `urn:` are refused."""
-    if not _UUID.fullmatch(text):
+    found = canonical_uuid(text)
+    if found is None:
         description = "must be a UUID like 0190d6c1-5f2e-7c3a-9d5b-1f0e2d3c4b5a"
         raise invalid(field, description if text else f"is required: it {description}")
-    return uuid_from_text(text)
+    return found
 
 
 def uuid_or_none(text: str, *, field: str) -> UUID | None:

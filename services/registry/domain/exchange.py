@@ -149,7 +149,7 @@ def written(bundle: Bundle) -> Plain:
     if definition.inputs:
         document["inputs"] = {each.name: _input(each) for each in definition.inputs}
     if definition.parameters:
-        document["parameters"] = {each.name: _parameter(each) for each in definition.parameters}
+        document["parameters"] = {each.name: _input(each) for each in definition.parameters}
     document["nodes"] = {
         each.id: _node(each, keys[each.node_id.int - 1]) for each in definition.nodes
     }
@@ -163,20 +163,11 @@ def written(bundle: Bundle) -> Plain:
     return document
 
 
-def _input(each: WorkflowInput) -> Plain:
+def _input(each: WorkflowInput | Parameter) -> Plain:
     shown = Inline()
     if each.type is not None:
         shown["type"] = exact(to_text(each.type))
-    if each.default_json is not None:
-        shown["default"] = exact(each.default_json)
-    return shown
-
-
-def _parameter(each: Parameter) -> Plain:
-    shown = Inline()
-    if each.type is not None:
-        shown["type"] = exact(to_text(each.type))
-    if each.description:
+    if isinstance(each, Parameter) and each.description:
         shown["description"] = each.description
     if each.default_json is not None:
         shown["default"] = exact(each.default_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -188,6 +189,20 @@ def definition_from_json(stored: Mapping[str, Any]) -> Definition:
             for each in settings.get("parameters", ())
         ),
     )
+
+
+def with_texts(
+    definition: Definition, texts: Sequence[str], parameter_texts: Sequence[str]
+) -> Definition:
+    """Give back the forms of types as a caller wrote them, which the stored form leaves out."""
+    inputs = tuple(
+        replace(each, type_text=text) for each, text in zip(definition.inputs, texts, strict=True)
+    )
+    parameters = tuple(
+        replace(each, type_text=text)
+        for each, text in zip(definition.parameters, parameter_texts, strict=True)
+    )
+    return replace(definition, inputs=inputs, parameters=parameters)
 
 
 def graph_from_json(

@@ -28,7 +28,7 @@ def workflow_diff(before: Definition, after: Definition) -> Iterator[Change]:
     yield from changed("settings.timeout_ms", _span(before.timeout_ms), _span(after.timeout_ms))
     yield from _each("inputs", _by_name(before.inputs), _by_name(after.inputs), _input_text, _input)
     parameters = _by_name(before.parameters), _by_name(after.parameters)
-    yield from _each("parameters", *parameters, _parameter_text, _parameter)
+    yield from _each("parameters", *parameters, _input_text, _parameter)
     yield from _each("nodes", _nodes(before), _nodes(after), _node_text, _node)
     yield from _each("connections", _edges(before), _edges(after), _edge_text, _edge)
     yield from _each(
@@ -76,25 +76,21 @@ def _ends(edge: Connection) -> str:
     return f"{edge.source}.{edge.source_output}>{edge.target}.{edge.target_input}"
 
 
-def _input_text(of: WorkflowInput) -> str:
+def _input_text(of: WorkflowInput | Parameter) -> str:
     default = "" if of.default_json is None else f" = {of.default_json}"
     return f"{_type(of.type)}{default}"
 
 
-def _input(place: str, old: WorkflowInput, new: WorkflowInput) -> Iterator[Change]:
+def _input(
+    place: str, old: WorkflowInput | Parameter, new: WorkflowInput | Parameter
+) -> Iterator[Change]:
     yield from changed(f"{place}.type", _type(old.type), _type(new.type))
     yield from changed(f"{place}.default", old.default_json or "none", new.default_json or "none")
-
-
-def _parameter_text(of: Parameter) -> str:
-    default = "" if of.default_json is None else f" = {of.default_json}"
-    return f"{_type(of.type)}{default}"
 
 
 def _parameter(place: str, old: Parameter, new: Parameter) -> Iterator[Change]:
-    yield from changed(f"{place}.type", _type(old.type), _type(new.type))
+    yield from _input(place, old, new)
     yield from changed(f"{place}.description", old.description, new.description)
-    yield from changed(f"{place}.default", old.default_json or "none", new.default_json or "none")
 
 
 def _node_text(of: WorkflowNode) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, astuple
 from typing import Any, Final, Literal
 
 from services.kit.errors import FailedPrecondition, ResourceExhausted
@@ -22,7 +22,7 @@ from services.registry.domain.document import (
 from services.registry.domain.exchange import Bundle, Source, written
 from services.registry.domain.exchange_reading import Read, read
 from services.registry.domain.mermaid import mermaid
-from services.registry.domain.stored import definition_from_json, definition_to_json
+from services.registry.domain.stored import definition_from_json, definition_to_json, with_texts
 from services.registry.domain.svg import LINKS_MAX, NODES_MAX, svg
 from services.registry.domain.text_diff import TextDiff, compare
 from services.registry.domain.yaml_text import read_yaml, to_yaml
@@ -144,24 +144,11 @@ def _bundle_from_json(given: Mapping[str, Any]) -> Bundle:
     return Bundle(
         name=given["name"],
         description=given["description"],
-        definition=_with_texts(
+        definition=with_texts(
             definition_from_json(given["definition"]), given["type_texts"], given["parameter_texts"]
         ),
         sources={key: Source(**source) for key, source in given["sources"]},
     )
-
-
-def _with_texts(
-    definition: Definition, texts: Sequence[str], parameter_texts: Sequence[str]
-) -> Definition:
-    inputs = tuple(
-        replace(each, type_text=text) for each, text in zip(definition.inputs, texts, strict=True)
-    )
-    parameters = tuple(
-        replace(each, type_text=text)
-        for each, text in zip(definition.parameters, parameter_texts, strict=True)
-    )
-    return replace(definition, inputs=inputs, parameters=parameters)
 
 
 def _answer(request: Mapping[str, Any]) -> Json:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Final
 from uuid import UUID
@@ -23,6 +23,7 @@ from services.registry.domain.stored import (
     definition_from_json,
     definition_to_json,
     signature_from_texts,
+    with_texts,
 )
 from services.registry.domain.type_size import type_size
 from services.registry.gateways import bounded
@@ -177,7 +178,7 @@ def main() -> None:
     request = bounded.request()
     definition = definition_from_json(request["definition"])
     signatures = {(UUID(node_id), version): row for node_id, version, row in request["signatures"]}
-    definition = _with_texts(definition, request["type_texts"], request["parameter_texts"])
+    definition = with_texts(definition, request["type_texts"], request["parameter_texts"])
     variables = {name: from_json(of) for name, of in request["variables"].items()}
     checked = check(definition, _signatures(signatures), variables)
     bounded.respond(
@@ -186,19 +187,6 @@ def main() -> None:
             "findings": [asdict(each) for each in checked.findings],
         }
     )
-
-
-def _with_texts(
-    definition: Definition, texts: Sequence[str], parameter_texts: Sequence[str]
-) -> Definition:
-    inputs = tuple(
-        replace(each, type_text=text) for each, text in zip(definition.inputs, texts, strict=True)
-    )
-    parameters = tuple(
-        replace(each, type_text=text)
-        for each, text in zip(definition.parameters, parameter_texts, strict=True)
-    )
-    return replace(definition, inputs=inputs, parameters=parameters)
 
 
 if __name__ == "__main__":

@@ -290,10 +290,10 @@ async def get_visible(db: Db, workflow_id: UUID) -> Workflow:
 async def get_version(pool: Pool, caller: Caller, workflow_id: UUID, version: int) -> Workflow:
     """Find a version of a workflow, 0 for the current one, and tell which of the two is missing."""
     async with as_caller(pool, caller) as db:
-        head = await get_visible(db, workflow_id)
         found = await workflows.get_workflow(db, workflow_id, version=version)
-    if found is not None:
-        return found
+        if found is not None and found.deleted_at is None:
+            return found
+        head = await get_visible(db, workflow_id)
     fault = f"the workflow has versions 1 to {head.version}"
     raise NotFound(
         "VERSION_NOT_FOUND",

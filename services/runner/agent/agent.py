@@ -1032,7 +1032,12 @@ def _writes(kind, find):
     if kind.get("t") == "literal":
         return {type(value) for value in kind["values"]}
     if kind.get("t") == "enum":
-        return {type(member.value) for member in find(kind["name"])}
+        cls = find(kind["name"])
+        if issubclass(
+            cls, enum.Flag
+        ):  # lists no member of several bits, and none at all is a value
+            return {int}
+        return {type(member.value) for member in cls}
     return _WRITES.get(kind.get("t"), _WRITES["any"])
 
 

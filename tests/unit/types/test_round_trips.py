@@ -16,6 +16,7 @@ from qflow.types import (
     Record,
     Tuple,
     Type,
+    Union,
     VariadicTuple,
     ambiguous,
     check_value,
@@ -83,6 +84,23 @@ def test_what_a_node_returns_is_read_back_as_it_was_or_refused(
     # Where the member that it is of cannot carry an integer, one of floats may.
     loose = ambiguous(of) is not None
     assert _AGENT._shape(again, loose) == _AGENT._shape(value, loose)
+
+
+def test_no_flag_of_a_union_is_taken_for_another() -> None:
+    """B40: nothing set is a value of both, whichever bits their members have."""
+    one, other = (Enum(name, FLAG, (("a", bits),)) for name, bits in (("One", 1), ("Other", 3)))
+    of = Union((SCALARS["str"], one, other))
+    classes: dict[str, Any] = {
+        "One": enum.Flag("One", {"a": 1}),
+        "Other": enum.Flag("Other", {"a": 3}),
+    }
+    codecs = _AGENT.Codecs(classes)
+    encode, decode = codecs.encoder(to_json(of)), codecs.decoder(to_json(of))
+    for value in (classes["One"](0), classes["One"](1), classes["Other"](3)):
+        assert decode(encode(value)) is value
+    _, refused = _attempt(encode, classes["Other"](0))
+    assert refused.startswith("serialization_error")
+    assert ambiguous(of) is not None
 
 
 @RELAXED

@@ -40,7 +40,7 @@ _OWNED: Final = {
     },
     "orchestrator": {
         *("workflow_executions", "node_executions", "node_data_flow", "node_attempts"),
-        *("execution_pins", "engine_members", "engine_shards"),
+        *("execution_pins", "execution_signals", "engine_members", "engine_shards"),
     },
     "runner": {
         *("containers", "container_dependencies", "files", "file_access_logs"),

@@ -14,7 +14,7 @@ import structlog
 
 from services.kit.errors import QflowError, ResourceExhausted, Unavailable
 from services.kit.ids import uuid7
-from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.core import Core, EndedChild, Outcome
 from services.orchestrator.domain.restore import latest
 from services.orchestrator.domain.rows import (
     AckCommand,
@@ -56,6 +56,7 @@ class Loaded:
     def __init__(self) -> None:
         self.runs: list[tuple[Run, dict[int, float], float | None]] = []
         self.unlocked: set[UUID] = set()
+        self.ended_children: list[EndedChild] = []
         # Ends of runs whose rows no run can be made of.
         self.given_up: list[Transition] = []
 
@@ -175,6 +176,8 @@ class Engine:
             self.journal.not_before(latest(run))
             run.watchers = self.hub.watchers(run.id)
             self.core.adopt(run, now=now, due_s=due_s, deadline_s=deadline_s)
+        for child in loaded.ended_children:
+            self.core.child_ended(child)
         for runner_id, runner in self.core.runners.items():
             if not runner.connected:
                 self.silent_since.setdefault(runner_id, now)
@@ -409,7 +412,7 @@ class Engine:
                 run.cancel_requested_at = run.cancel_requested_at or at
         if not t.revision or not self.hub.watched(t.run_id):
             return
-        for _, view in t.views:
+        for _, _, view in t.views:
             if view.started_at is None or any(view.id == each.id for each in t.begun):
                 view.started_at = at
             if view.status in NODE_FINAL:
@@ -426,19 +429,21 @@ class Engine:
     def _send_assignment(self, command: AssignCommand) -> None:
         stream = self.streams.get(command.runner)
         run = self.core.runs.get(command.run_id)
-        record = run.records[command.place] if run is not None else None
+        record = run.records[command.slot] if run is not None else None
         if stream is None or run is None or record is None:
             return  # it is sent when the runner comes back
         if record.status is not NodeStatus.RUNNING:
             return  # said twice, before and after its stream broke, and answered already
         if command.token not in (record.token, record.killing):
             return  # a later one follows. One to be killed goes out: its Kill wants an answer
-        bindings = run.plan.places[command.place].inputs
+        bindings = run.bindings(command.slot)
         self.attempts_begun.set()
-        values = [(at, run.value(command.place, at)) for at in range(len(bindings))]
+        values = [(at, run.value(command.slot, at)) for at in range(len(bindings))]
         given = tuple(at for at, value in values if value is not None)
         inline = sum(len(value) for _, value in values if isinstance(value, bytes))
-        definition = stream.define(run.plan, command.place, run.tenant_id, given)
+        place = run.place_of(command.slot)
+        first = bindings is run.plan.places[place].inputs
+        definition = stream.define(run.plan, place, run.tenant_id, given, first=first)
         pull = inline > INLINE_BYTES_MAX
         stream.send(
             Assignment(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from services.orchestrator.domain.state import NodeRecord
+from services.orchestrator.domain.rows import View
 
 _VIEWS_MAX: Final = 2000
 
@@ -19,7 +19,7 @@ class Change:
     """What a watcher has to catch up with."""
 
     revision: int
-    views: list[tuple[int, NodeRecord]]  # places as they stood, oldest first
+    views: list[View]  # nodes as they stood, oldest first
     complete: bool  # whether `views` is all; else the rows tell
     final: bool
     row: bool = True  # whether the run's own row changed, not its nodes' alone
@@ -30,7 +30,7 @@ class Subscription:
     """One waiter or watcher of a run."""
 
     _event: asyncio.Event = field(default_factory=asyncio.Event)
-    _views: list[tuple[int, NodeRecord]] = field(default_factory=list)
+    _views: list[View] = field(default_factory=list)
     _revision: int = 0
     _complete: bool = True
     _row: bool = False

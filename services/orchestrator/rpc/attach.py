@@ -112,8 +112,8 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
         record = known and known[0].records[known[1]]
         if known is None or record is None or record.token != request.token:
             raise Conflict("ATTEMPT_SUPERSEDED", "token: the attempt is no longer the current one")
-        run, place = known
-        values = [run.value(place, at) for at in range(len(run.plan.places[place].inputs))]
+        run, slot = known
+        values = [run.value(slot, at) for at in range(len(run.bindings(slot)))]
         for at, value in enumerate(value for value in values if value is not None):
             for part in _parts(at, value):
                 yield part

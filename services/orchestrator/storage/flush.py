@@ -64,22 +64,25 @@ _RUN_INSERTS: Final = Part(
     id uuid, workflow_id uuid, tenant_id uuid, created_by uuid, workflow_version int,
     current_version int, pins_id uuid, shard smallint, status text, input_data text,
     request_id uuid, request_digest text, python_version text, timeout_ms bigint, revision bigint,
-    alias text
+    alias text, parent_execution_id uuid, relation text, parent_node_id text
     """,
     """
     INSERT INTO workflow_executions
            (id, workflow_id, tenant_id, created_by, workflow_version, pins_id, shard, status,
             input_data, request_id, request_digest, python_version, revision, engine_format,
+            parent_execution_id, relation, parent_node_id,
             created_at, queued_at, started_at, deadline_at)
     SELECT given.id, given.workflow_id, given.tenant_id, given.created_by, given.workflow_version,
            given.pins_id, given.shard, given.status, given.input_data::json, given.request_id,
            given.request_digest, given.python_version, given.revision, 1,
+           given.parent_execution_id, given.relation, given.parent_node_id,
            stamp.at, stamp.at, CASE WHEN given.status = 'running' THEN stamp.at END,
            stamp.at + given.timeout_ms * interval '1 millisecond'
       FROM fence, stamp, given
       JOIN workflows ON workflows.id = given.workflow_id
-       AND workflows.is_active AND workflows.deleted_at IS NULL
-       AND (workflows.tenant_id = given.tenant_id OR workflows.is_template)
+       AND (given.parent_node_id IS NOT NULL
+            OR workflows.is_active AND workflows.deleted_at IS NULL
+               AND (workflows.tenant_id = given.tenant_id OR workflows.is_template))
        AND workflows.version = COALESCE(given.current_version, workflows.version)
      WHERE /*stale*/ true
        AND (given.alias IS NULL OR EXISTS (
@@ -97,15 +100,15 @@ _RUN_INSERTS: Final = Part(
 _NODE_INSERTS: Final = Part(
     "begun",
     """
-    id uuid, run_id uuid, node_id text, node_version_id uuid, execution_order int,
-    max_retries int, runner uuid, token bigint, revision bigint, first boolean
+    id uuid, run_id uuid, node_id text, definition_node_id text, node_version_id uuid,
+    execution_order int, max_retries int, runner uuid, token bigint, revision bigint, first boolean
     """,
     """
     INSERT INTO node_executions
            (id, workflow_execution_id, node_id, definition_node_id, node_type, status,
             node_version_id, execution_order, max_retries, runner_incarnation, attempt_token,
             revision, started_at)
-    SELECT given.id, given.run_id, given.node_id, given.node_id, 'python', 'running',
+    SELECT given.id, given.run_id, given.node_id, given.definition_node_id, 'python', 'running',
            given.node_version_id, given.execution_order, given.max_retries, given.runner,
            given.token, given.revision, stamp.at
       FROM fence, stamp, given
@@ -119,6 +122,37 @@ _NODE_INSERTS: Final = Part(
 # With inserted runs in the same flush, their first nodes follow them.
 _FIRST: Final = "(NOT given.first OR given.run_id IN (SELECT id FROM started))"
 
+_PLACED: Final = Part(
+    "placed",
+    """
+    id uuid, run_id uuid, node_id text, definition_node_id text, node_type text,
+    node_version_id uuid, status text, execution_order int, max_retries int, token bigint,
+    revision bigint, retry_count int, first boolean, starts boolean, due_ms bigint, child_id uuid,
+    output_data text, error_type text, error_message text
+    """,
+    """
+    INSERT INTO node_executions
+           (id, workflow_execution_id, node_id, definition_node_id, node_type, status,
+            node_version_id, execution_order, max_retries, attempt_token, revision, retry_count,
+            started_at, completed_at, due_at, child_execution_id, output_data, error_type,
+            error_message)
+    SELECT given.id, given.run_id, given.node_id, given.definition_node_id, given.node_type,
+           given.status, given.node_version_id, given.execution_order, given.max_retries,
+           given.token, given.revision, given.retry_count,
+           CASE WHEN given.starts THEN stamp.at END,
+           CASE WHEN given.status IN ('completed', 'failed', 'skipped', 'cancelled', 'quarantined')
+                THEN stamp.at END,
+           stamp.at + given.due_ms * interval '1 millisecond', given.child_id,
+           given.output_data::json, given.error_type, given.error_message
+      FROM fence, stamp, given
+     WHERE /*first*/ NOT given.first
+     ORDER BY given.id
+ RETURNING id
+    """,
+    lambda t: t.placed.values(),
+    counted=False,
+)
+
 _COMPLETES: Final = Part(
     "completed",
     """
@@ -127,7 +161,8 @@ _COMPLETES: Final = Part(
     """,
     """
     UPDATE node_executions AS node
-       SET status = 'completed', completed_at = GREATEST(stamp.at, node.started_at),
+       SET status = 'completed', started_at = COALESCE(node.started_at, stamp.at),
+           completed_at = GREATEST(stamp.at, node.started_at),
            output_data = given.output_data::json, output_file_id = given.output_file_id,
            revision = given.revision, error_type = NULL, error_message = NULL,
            error_stack_trace = NULL, due_at = NULL, container_id = given.container_id,
@@ -147,7 +182,8 @@ _CHANGES: Final = Part(
     id uuid, token bigint, status text, new_token bigint, runner uuid, starts boolean,
     final boolean, due_ms bigint, retry_count int, delivery_count int, error_type text,
     error_message text, stack_trace text, revision bigint, cpu_us bigint,
-    memory_peak_bytes bigint, stdout_tail text, stderr_tail text, container_id uuid
+    memory_peak_bytes bigint, stdout_tail text, stderr_tail text, container_id uuid,
+    child_id uuid
     """,
     """
     UPDATE node_executions AS node
@@ -161,6 +197,7 @@ _CHANGES: Final = Part(
            error_stack_trace = given.stack_trace, revision = given.revision,
            stdout_tail = NULLIF(given.stdout_tail, ''), stderr_tail = NULLIF(given.stderr_tail, ''),
            container_id = given.container_id,
+           child_execution_id = COALESCE(given.child_id, node.child_execution_id),
            resource_usage = jsonb_build_object(
                'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
       FROM fence, stamp, given
@@ -240,6 +277,26 @@ _FLOWS: Final = Part(
     lambda t: t.flows,
 )
 
+# Written when it comes, and once more when a node takes it.
+_SIGNALS: Final = Part(
+    "signalled",
+    """
+    id uuid, run_id uuid, tenant_id uuid, name text, payload text, sent_by uuid, node_id text
+    """,
+    """
+    INSERT INTO execution_signals AS signal
+           (id, workflow_execution_id, tenant_id, name, payload, sent_by, node_id, created_at)
+    SELECT given.id, given.run_id, given.tenant_id, given.name, given.payload::json, given.sent_by,
+           given.node_id, stamp.at
+      FROM fence, stamp, given
+     ORDER BY given.id
+        ON CONFLICT (id) DO UPDATE SET node_id = EXCLUDED.node_id
+     WHERE signal.node_id IS NULL
+ RETURNING id
+    """,
+    lambda t: t.signals,
+)
+
 _RUN_CHANGES: Final = Part(
     "moved",
     """
@@ -274,11 +331,13 @@ PARTS: Final = (
     _RUN_INSERTS,
     _RUN_CHANGES,
     _NODE_INSERTS,
+    _PLACED,
     _COMPLETES,
     _CHANGES,
     _ATTEMPTS,
     _ERRORS,
     _FLOWS,
+    _SIGNALS,
 )
 
 _HEAD: Final[LiteralString] = """

@@ -40,6 +40,7 @@ async def load(pool: Pool, plans: Plans, ids: Sequence[UUID] | None) -> Loaded:
                 loaded.given_up.append(give_up(each.id, each.revision, each.open_nodes))
             else:
                 loaded.runs.append((each.run, dict(each.due_s), each.deadline_s))
+                loaded.ended_children += each.ended_children
         await asyncio.sleep(0)
     return loaded
 

@@ -23,7 +23,7 @@ from services.kit.ids import uuid7
 from services.kit.pg import Pool, as_caller, connection, transaction
 from services.orchestrator.domain import inputs
 from services.orchestrator.domain.core import SHARDS
-from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.rows import Follows, RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
@@ -127,9 +127,11 @@ class Starter:
     ) -> Execution:
         plan = known.plan
         text = input_json or "{}"
+        run_id = uuid7()
         run = Run(
-            id=uuid7(),
+            id=run_id,
             plan=plan,
+            shard=zlib.crc32(run_id.bytes) % SHARDS,
             tenant_id=caller.tenant_id,
             created_by=caller.user_id,
             status=RunStatus.PENDING,
@@ -145,12 +147,12 @@ class Starter:
             workflow_version=plan.workflow_version,
             current_version=known.current,
             pins_id=plan.pins_id,
-            shard=zlib.crc32(run.id.bytes) % SHARDS,
+            shard=run.shard,
             status=RunStatus.PENDING,
             input_data=text,
             request_id=request_id,
             request_digest=digest if request_id else None,
-            python_version=plan.places[0].python_version,
+            python_version=next((p.python_version for p in plan.places if p.python_version), None),
             timeout_ms=plan.timeout_ms,
             revision=1,
             alias=alias or None,
@@ -163,11 +165,14 @@ class Starter:
         here = self.engine.core.pythons()
         if not here or plan.pythons <= here:
             return
-        place = next(each for each in plan.places if each.python_version not in here)
+        missing = next(iter(sorted(plan.pythons - here)))
+        place = next(
+            (p.id for p in plan.places if p.python_version == missing), "of a sub-workflow"
+        )
         known = ", ".join(sorted(here, key=lambda each: [int(part) for part in each.split(".")]))
         raise FailedPrecondition(
             "PYTHON_MISSING",
-            f"node {place.id} needs Python {place.python_version}, and the runners have {known}; "
+            f"node {place} needs Python {missing}, and the runners have {known}; "
             "change the node's python_version, or install that Python for a runner and restart it",
             resource=("workflow", str(plan.workflow_id)),
         )
@@ -209,13 +214,14 @@ class Starter:
             self.engine.core.unlocked |= await unlocked(db, [plan], self.engine.core.unlocked)
         followed = {
             UUID(node["node_id"]): plan.places[plan.index[node["id"]]].node_version_id
-            for node in definition.nodes
+            for node in definition.of_kind(Kind.PYTHON)
             if not node.get("version")
         }
         follows = tuple(Follows(plan.pins_id, caller.tenant_id, *each) for each in followed.items())
         stamps = {each.name: each.stamp for each in variables}
         found = _Known(plan, None if version else head.version, follows, stamps)
-        self._known.keep(key, found, weight=weight_of(plan, texts))
+        if not plan.floating:  # no flush checks where a sub-workflow stands
+            self._known.keep(key, found, weight=weight_of(plan, texts))
         return found
 
     async def _aliased(self, caller: Caller, workflow_id: UUID, alias: str) -> int:

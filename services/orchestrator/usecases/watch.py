@@ -13,7 +13,7 @@ from services.kit.caller import Caller
 from services.kit.errors import OutOfRange
 from services.kit.pg import as_caller
 from services.orchestrator.domain.plan import Plan
-from services.orchestrator.domain.state import NodeRecord
+from services.orchestrator.domain.rows import View
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.hub import Change
@@ -133,7 +133,7 @@ class _View:
         if change.complete and not change.final and change.revision <= self.revision:
             return None
         if change.complete:
-            nodes = [_node(self._plan, place, record) for place, record in change.views]
+            nodes = [_node(self._plan, each) for each in change.views]
             latest = {node.node_id: node for node in nodes if node.revision > self.revision}
             seen = max(self.revision, change.revision)
         else:
@@ -176,11 +176,11 @@ class _View:
         return replaced(self.execution, counts=counts, revision=self.revision)
 
 
-def _node(plan: Plan, place: int, record: NodeRecord) -> NodeExecution:
-    definition = plan.places[place]
+def _node(plan: Plan, view: View) -> NodeExecution:
+    definition, record = plan.places[view.place], view.record
     failure = record.failure
     return NodeExecution(
-        node_id=definition.id,
+        node_id=view.node_id,
         status=record.status,
         revision=record.revision,
         id=record.id,

@@ -15,7 +15,7 @@ from services.orchestrator.domain.status import (
     NodeStatus,
     RunStatus,
 )
-from services.orchestrator.domain.writes import change_row, move, run_output, run_row, touch
+from services.orchestrator.domain.writes import change_row, move, run_output, touch, write_run
 
 OUTPUT_BYTES_MAX: Final = 1024 * 1024
 
@@ -29,6 +29,9 @@ def advance(run: Run, t: Transition, fx: Effects) -> bool:
             return False
         _end_leftovers(run, t, fx)
         begin_closing(run)
+        if run.failure is not None and (run.undo or run.plan.finals):
+            run.revision += 1
+            write_run(run, t)
     if not run.abandoned and (run.undo or run.plan.finals):
         if run.status is RunStatus.PAUSED:
             return False
@@ -93,7 +96,7 @@ def _end_leftovers(run: Run, t: Transition, fx: Effects) -> None:
     for slot, record in enumerate(run.records):
         if record is None or record.status in NODE_FINAL:
             continue
-        if record.status is NodeStatus.RETRYING:
+        if record.status is NodeStatus.RETRYING and record.failure is not None:
             run.revision += 1  # behind the failure that ended the run
             change_row(run, slot, t, NodeStatus.FAILED)
             touch(run, slot, t)
@@ -103,6 +106,7 @@ def _end_leftovers(run: Run, t: Transition, fx: Effects) -> None:
             waits.stop_waiting(run, slot, t, NodeStatus.CANCELLED)
     run.groups.clear()
     run.waiting.clear()
+    fx.todo.clear()  # nothing of the main phase begins any more
 
 
 def _finish_by_outcome(run: Run, t: Transition, fx: Effects) -> None:
@@ -140,9 +144,7 @@ def _too_large(size: int) -> Failure:
 def _finish(run: Run, t: Transition, fx: Effects, status: RunStatus) -> None:
     run.revision += 1
     move(run, status)
-    t.run_changes[:] = [each for each in t.run_changes if each.id != run.id]
-    t.run_changes.append(run_row(run, final=True, cancels=run.cancelling))
-    t.revision = run.revision
+    write_run(run, t, final=True, cancels=run.cancelling)
     t.commands.append(Finished(run.id))
     if run.parent is not None:
         fx.ended.append(run)

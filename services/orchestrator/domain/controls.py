@@ -17,8 +17,8 @@ from services.orchestrator.domain.writes import (
     error_row,
     move,
     place_row,
-    run_row,
     touch,
+    write_run,
 )
 
 
@@ -28,8 +28,7 @@ def pause(run: Run, t: Transition) -> None:
         return
     run.revision += 1
     move(run, RunStatus.PAUSED)
-    t.run_changes.append(run_row(run))
-    t.revision = run.revision
+    write_run(run, t)
 
 
 def resume(run: Run, t: Transition, fx: Effects) -> None:
@@ -38,8 +37,7 @@ def resume(run: Run, t: Transition, fx: Effects) -> None:
         return
     run.revision += 1
     move(run, RunStatus.RUNNING)
-    t.run_changes.append(run_row(run, starts=run.started_at is None))
-    t.revision = run.revision
+    write_run(run, t, starts=run.started_at is None)
     for slot, record in enumerate(run.records):
         if record is not None and record.status is NodeStatus.RETRYING:
             fx.timers.append(Timer(run, slot, record.due_ms or 0))

@@ -454,7 +454,7 @@ class Core:
             if run is None or run.status in RUN_FINAL:
                 continue
             t = Transition(run_id)
-            for slot, record in enumerate(run.records):
+            for slot, record in enumerate(list(run.records)):  # an end may begin others
                 if record is not None and record.child and record.status is NodeStatus.WAITING:
                     self._meet_child(run, slot, record.child, t)
             routes.revive(run, t, self.fx)

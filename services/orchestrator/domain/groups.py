@@ -216,7 +216,8 @@ def _turn_values(run: Run, group: Group, turn: int) -> dict[str, bytes]:
     output = group.outputs[turn]
     if isinstance(output, FileValue):
         raise UnreadableError("the turn's outputs are larger than the engine reads (64 KiB)")
-    values = run.values(group.slot)
+    names = place.loop.condition.names if place.loop else frozenset[str]()
+    values = run.values(group.slot, names)
     if isinstance(output, tuple):
         carried = {name: output[at] for name, at in place.loop.carry.items()} if place.loop else {}
         values |= carried

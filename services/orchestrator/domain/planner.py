@@ -36,9 +36,9 @@ from services.orchestrator.domain.writes import (
     error_row,
     flow_rows,
     outcome_of,
-    run_row,
     set_running,
     touch,
+    write_run,
 )
 
 DELIVERIES_MAX: Final = 3
@@ -150,8 +150,12 @@ def lose(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
     record.failure = LOST
     attempt_row(run, record, t, LOST, NO_USAGE, outcome="lost", new_id=fx.new_id)
     if not run.is_open(slot):
-        stopped = NodeStatus.CANCELLED if run.is_stopping(slot) else NodeStatus.FAILED
+        stopped = NodeStatus.FAILED
+        if run.is_stopping(slot):
+            stopped, record.failure = NodeStatus.CANCELLED, _reason(run)
         change_row(run, slot, t, stopped)
+        if stopped is NodeStatus.FAILED:
+            routes.slot_failed(run, slot, t, fx, LOST)
     elif record.delivery_count >= DELIVERIES_MAX and record.alone:
         change_row(run, slot, t, NodeStatus.QUARANTINED)
         routes.slot_failed(run, slot, t, fx, LOST)
@@ -174,6 +178,7 @@ def hand_back(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
         record.due_ms = 0
         change_row(run, slot, t, NodeStatus.RETRYING)
     else:
+        record.failure = _reason(run) if run.is_stopping(slot) else record.failure
         change_row(run, slot, t, NodeStatus.CANCELLED)
     touch(run, slot, t)
     routes.settle(run, t, fx)
@@ -203,7 +208,7 @@ def confirm_stopped(run: Run, slot: int, t: Transition, fx: Effects, *, usage: U
     """Take a runner's word that an attempt it was told to kill is over."""
     record = _over(run, slot, usage, t)
     run.revision += 1
-    record.failure = CANCELLED if run.cancelling else EXPIRED
+    record.failure = _reason(run)
     change_row(run, slot, t, NodeStatus.CANCELLED, usage=usage)
     touch(run, slot, t)
     routes.settle(run, t, fx)
@@ -234,11 +239,11 @@ def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool) -> None:
         elif record.status is NodeStatus.WAITING and record.child is not None:
             fx.stops.append(record.child)
         else:
+            record.failure = _reason(run)
             waits.stop_waiting(run, slot, t, NodeStatus.CANCELLED)
     run.groups.clear()
     run.waiting.clear()
-    t.run_changes.append(run_row(run, cancels=cancel))
-    t.revision = run.revision
+    write_run(run, t, cancels=cancel)
     routes.settle(run, t, fx)
 
 
@@ -261,7 +266,7 @@ def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> N
     run.cpu_us += usage.cpu_us
     run.memory_peak_bytes = max(run.memory_peak_bytes, usage.memory_peak_bytes)
     if run.is_stopping(slot):
-        record.failure = CANCELLED if run.cancelling else EXPIRED
+        record.failure = _reason(run)
         change_row(run, slot, t, NodeStatus.CANCELLED, usage=usage)
         touch(run, slot, t)
     elif child.status is RunStatus.COMPLETED:
@@ -274,6 +279,10 @@ def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> N
         attempt_row(run, record, t, failure, usage, outcome="failed", new_id=fx.new_id)
         _repeat_or_fail(run, slot, t, fx, failure, usage)
     routes.settle(run, t, fx)
+
+
+def _reason(run: Run) -> Failure:
+    return CANCELLED if run.cancelling else EXPIRED
 
 
 def _failure_of(child: Run) -> Failure:

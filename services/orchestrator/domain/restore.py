@@ -47,6 +47,8 @@ class RunRow:
     cancel_requested_at: datetime | None
     deadline_at: datetime | None
     shard: int = 0
+    # Why it will fail: told by its row where it is closing.
+    failure: tuple[str, Failure] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,8 @@ def restore(
         cancel_requested_at=row.cancel_requested_at,
         deadline_at=row.deadline_at,
     )
+    run.failure = row.failure
+    run.expired = row.failure == ("", EXPIRED)
     _Restoration(run, {node.node_id: node for node in nodes}).all()
     for signal in signals:
         word = Signal(signal.id, signal.sent_by, signal.outputs)
@@ -148,6 +152,8 @@ class _Restoration:
         run.revision = max(run.revision, node.revision)
         run.cpu_us += node.cpu_us + node.earlier_cpu_us
         run.memory_peak_bytes = max(run.memory_peak_bytes, node.memory_peak_bytes)
+        if node.status is NodeStatus.CANCELLED and node.failure == EXPIRED:
+            run.expired = run.expired or not run.cancelling
         run.running += node.status is NodeStatus.RUNNING
         run.running += node.status is NodeStatus.WAITING and node.child is not None
 
@@ -174,8 +180,6 @@ class _Restoration:
             if not main:
                 count_end(run, place, End.FAILED, "")
             return rule.id, node.failure
-        elif node.status is NodeStatus.CANCELLED and main and not run.cancelling:
-            run.expired = run.expired or node.failure == EXPIRED
         return None
 
     def _record_of(self, slot: int) -> NodeRecord:
@@ -237,6 +241,8 @@ class _Restoration:
         """Know what failed first: revisions grow with every change, and closing comes last."""
         places, index = self.run.plan.places, self.run.plan.index
         main = [each for each in failures if places[index[each[1]]].phase is Phase.MAIN]
+        if self.run.failure is not None:
+            return
         if self.run.expired and not main:
             self.run.failure = ("", EXPIRED)
         elif failures:

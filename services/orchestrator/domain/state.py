@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
@@ -306,10 +307,12 @@ class Run:
         }
         return json.dumps(told, ensure_ascii=False).encode()
 
-    def values(self, slot: int) -> dict[str, bytes]:
+    def values(self, slot: int, only: AbstractSet[str] | None = None) -> dict[str, bytes]:
         """Give the inputs of a slot that have a value, as the engine itself reads them."""
         found: dict[str, bytes] = {}
         for at, binding in enumerate(self.bindings(slot)):
+            if only is not None and binding.name not in only:
+                continue
             value = self.value(slot, at)
             if isinstance(value, tuple):
                 message = f"the input {binding.name} is larger than the engine reads (64 KiB)"

@@ -40,7 +40,7 @@ def holds(run: Run, slot: int, place: Place) -> bool:
     """Evaluate a place's condition over its inputs."""
     assert place.condition is not None
     try:
-        return place.condition.holds(run.values(slot))
+        return place.condition.holds(run.values(slot, place.condition.names))
     except (ExpressionError, UnreadableError) as error:
         raise Refusal("condition_error", f"condition: {error}") from None
 
@@ -76,9 +76,8 @@ def _choose(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput:
     assert rule is not None
     taken = rule.default
     try:
-        values = run.values(slot)
         for name, condition in rule.branches:
-            if condition.holds(values):
+            if condition.holds(run.values(slot, condition.names)):
                 taken = name
                 break
     except (ExpressionError, UnreadableError) as error:

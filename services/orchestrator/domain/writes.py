@@ -187,10 +187,12 @@ def complete_row(
         )
         return
     earlier = t.changes.pop(record.id, None)  # no statement changes a row twice
+    if earlier is not None:
+        record.token = earlier.token
     t.completes.append(
         NodeComplete(
             id=record.id,
-            token=record.token if earlier is None else earlier.token,
+            token=record.token,
             output_data=text,
             output_file_id=output.file_id if isinstance(output, FileValue) else None,
             revision=run.revision,
@@ -266,7 +268,7 @@ def set_running(run: Run, t: Transition) -> None:
     if run.status is RunStatus.PENDING:
         move(run, RunStatus.RUNNING)
         if not t.run_inserts:
-            t.run_changes.append(run_row(run, starts=True))
+            write_run(run, t, starts=True)
 
 
 def move(run: Run, status: RunStatus) -> None:
@@ -275,27 +277,35 @@ def move(run: Run, status: RunStatus) -> None:
     run.status = status
 
 
-def run_row(
-    run: Run, *, starts: bool = False, final: bool = False, cancels: bool = False
-) -> RunChange:
-    """Lay out the run's row as it now is."""
-    place, failure = run.failure or (None, None)
-    told = final and run.status is RunStatus.FAILED and failure is not None
-    return RunChange(
+def write_run(
+    run: Run, t: Transition, *, starts: bool = False, final: bool = False, cancels: bool = False
+) -> None:
+    """Write the run's row as it now is. Two changes of it within a transition merge.
+
+    While a run closes, its row says already why it will fail: no other row may say so.
+    """
+    place, failure = run.failure or ("", None)
+    failing = run.status is RunStatus.FAILED or (not final and not run.cancelling)
+    told = failure if failing else None
+    for earlier in t.run_changes:
+        starts, cancels = starts or earlier.starts, cancels or earlier.cancels
+    change = RunChange(
         id=run.id,
         status=run.status,
         starts=starts,
         final=final,
         cancels=cancels,
         output_data=run.output_data,
-        error_type=failure.error_type if told and failure else None,
-        error_message=failure.message if told and failure else None,
-        stack_trace=failure.stack_trace if told and failure else None,
+        error_type=told.error_type if told else None,
+        error_message=told.message if told else None,
+        stack_trace=told.stack_trace if told else None,
         failed_node_id=(place or None) if told else None,
         revision=run.revision,
         cpu_us=run.cpu_us,
         memory_peak_bytes=run.memory_peak_bytes,
     )
+    t.run_changes[:] = [change]
+    t.revision = run.revision
 
 
 def outcome_of(failure: Failure) -> str:

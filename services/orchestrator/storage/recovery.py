@@ -34,7 +34,8 @@ async def find_open(db: Db, engine_format: int, ids: Sequence[UUID] | None) -> d
 
 _OPEN: Final[LiteralString] = """
     SELECT id, tenant_id, created_by, status, pins_id, input_data, request_id, revision, shard,
-           created_at, started_at, cancel_requested_at, deadline_at,
+           created_at, started_at, cancel_requested_at, deadline_at, error_type, error_message,
+           error_stack_trace, failed_node_id,
            EXTRACT(epoch FROM deadline_at - clock_timestamp())::float8 AS deadline_s
       FROM workflow_executions
      WHERE status IN ('pending', 'running', 'paused') AND id = ANY($1)
@@ -153,6 +154,7 @@ def _to_open_run(
     signals: Sequence[SignalRow],
     children: Mapping[UUID, EndedChild],
 ) -> OpenRun:
+    failure = _to_failure(row)
     run = restore(
         plan,
         RunRow(
@@ -169,6 +171,7 @@ def _to_open_run(
             cancel_requested_at=row["cancel_requested_at"],
             deadline_at=row["deadline_at"],
             shard=row["shard"] or 0,
+            failure=None if failure is None else (row["failed_node_id"] or "", failure),
         ),
         [_to_node_row(node) for node in nodes],
         signals,
@@ -187,14 +190,17 @@ def _to_open_run(
     return OpenRun(run, due_s, row["deadline_s"], ended)
 
 
+def _to_failure(row: Row) -> Failure | None:
+    if row["error_type"] is None:
+        return None
+    return Failure(
+        error_type=row["error_type"],
+        message=row["error_message"] or "",
+        stack_trace=row["error_stack_trace"] or "",
+    )
+
+
 def _to_node_row(node: Row) -> NodeRow:
-    failure = None
-    if node["error_type"] is not None:
-        failure = Failure(
-            error_type=node["error_type"],
-            message=node["error_message"] or "",
-            stack_trace=node["error_stack_trace"] or "",
-        )
     output: dict[str, bytes] | FileValue | None = None
     if node["output_file_id"] is not None:
         output = FileValue(
@@ -215,7 +221,7 @@ def _to_node_row(node: Row) -> NodeRow:
         delivery_count=node["delivery_count"],
         revision=node["revision"],
         output=output,
-        failure=failure,
+        failure=_to_failure(node),
         cpu_us=node["cpu_us"] or 0,
         earlier_cpu_us=node["earlier_cpu_us"],
         memory_peak_bytes=node["memory_peak_bytes"] or 0,

@@ -86,7 +86,7 @@ def rich_plan(chance: random.Random, *, size: int, depth: int = 1) -> Plan:
     main = [last]
     while len(main) < size:
         main.append(_grow(drawing, main, depth))
-    for name in list(main):
+    for name in main:
         if chance.random() < 0.1:
             undo = drawing.node(compensates=name)
             if _kind(drawing, name) is None:
@@ -118,9 +118,9 @@ def _grow(drawing: Drawing, main: list[str], depth: int) -> str:
     if chance.random() < 0.3 and what.get("kind") in (None, "workflow"):
         retry = {"max_retries": chance.randint(0, 3), "initial_delay_ms": 10, "jitter": 0.5}
         what["retry"] = retry | ({"non_retryable": ["bad"]} if chance.random() < 0.3 else {})
-    if what.get("kind") is None and "map" not in what and "loop" not in what:
-        if chance.random() < 0.1:
-            what["condition"] = chance.choice(("x == 1", "x != 1", "x > 'a'"))
+    plain = not {"kind", "map", "loop"} & what.keys()
+    if plain and chance.random() < 0.1:
+        what["condition"] = chance.choice(("x == 1", "x != 1", "x > 'a'"))
     sub = what.pop("sub", None)
     name = drawing.node(**what)
     if sub is not None:
@@ -129,7 +129,7 @@ def _grow(drawing: Drawing, main: list[str], depth: int) -> str:
     return name
 
 
-def _what(drawing: Drawing, depth: int) -> dict[str, Any]:
+def _what(drawing: Drawing, depth: int) -> dict[str, Any]:  # noqa: PLR0911  # one per kind
     chance = drawing.chance
     roll = chance.random()
     if roll < 0.5:

@@ -11,7 +11,7 @@ import msgspec
 
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.restore import NodeRow, RunRow, SignalRow, restore
-from services.orchestrator.domain.rows import SignalWrite, Transition
+from services.orchestrator.domain.rows import NodePlaced, RunChange, SignalWrite, Transition
 from services.orchestrator.domain.state import Failure, FileValue, Run
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
 
@@ -33,26 +33,7 @@ class Store:
             assert row.id not in self.runs
             self.runs[row.id] = {**row._asdict(), "cancelled": False}
         for placed in t.placed.values():
-            assert placed.id not in self.nodes
-            run = self.runs[placed.run_id]
-            assert run["status"] not in RUN_FINAL, "nothing begins in a terminal run"
-            assert not any(
-                node["run_id"] == placed.run_id and placed.node_id == node["node_id"]
-                for node in self.nodes.values()
-            ), "one row per node"
-            failure = None
-            if placed.error_type is not None:
-                failure = Failure(error_type=placed.error_type, message=placed.error_message or "")
-            self.nodes[placed.id] = {
-                **placed._asdict(),
-                "runner": None,
-                "delivery_count": 0,
-                "failure": failure,
-                "output": split(placed.output_data),
-                "cpu_us": 0,
-            }
-            if placed.status in NODE_FINAL:
-                self.outcomes.setdefault(placed.id, []).append(placed.token)
+            self._place(placed)
         for change in t.run_changes:
             run = self.runs[change.id]
             assert run["status"] not in RUN_FINAL, "a terminal run never changes"
@@ -111,6 +92,28 @@ class Store:
         self.attempts += t.attempts
         self.flows += t.flows
 
+    def _place(self, placed: NodePlaced) -> None:
+        assert placed.id not in self.nodes
+        run = self.runs[placed.run_id]
+        assert run["status"] not in RUN_FINAL, "nothing begins in a terminal run"
+        assert not any(
+            node["run_id"] == placed.run_id and placed.node_id == node["node_id"]
+            for node in self.nodes.values()
+        ), "one row per node"
+        failure = None
+        if placed.error_type is not None:
+            failure = Failure(error_type=placed.error_type, message=placed.error_message or "")
+        self.nodes[placed.id] = {
+            **placed._asdict(),
+            "runner": None,
+            "delivery_count": 0,
+            "failure": failure,
+            "output": split(placed.output_data),
+            "cpu_us": 0,
+        }
+        if placed.status in NODE_FINAL:
+            self.outcomes.setdefault(placed.id, []).append(placed.token)
+
     def _guarded(self, node_id: UUID, token: int) -> dict[str, Any]:
         node = self.nodes[node_id]
         assert node["status"] not in NODE_FINAL, "a terminal node never changes"
@@ -133,6 +136,7 @@ class Store:
             started_at=None,
             cancel_requested_at=_SOMETIME if run["cancelled"] else None,
             deadline_at=None,
+            failure=_failure_of(run.get("change")),
         )
         nodes = [self._node_row(node) for node in self.nodes.values() if node["run_id"] == run_id]
         signals = [
@@ -170,6 +174,13 @@ class Store:
             completed_at=None,
             child=node.get("child_id"),
         )
+
+
+def _failure_of(change: RunChange | None) -> tuple[str, Failure] | None:
+    if change is None or change.error_type is None:
+        return None
+    failure = Failure(error_type=change.error_type, message=change.error_message or "")
+    return change.failed_node_id or "", failure
 
 
 def split(text: str | None) -> dict[str, bytes] | None:

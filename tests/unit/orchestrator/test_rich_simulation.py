@@ -1,4 +1,4 @@
-"""The core under random faults with every construct of a graph; any failure replays from its seed."""
+"""The core under random faults with every construct of a graph; a failure replays from its seed."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ SEEDS = 1250 if os.environ.get("QFLOW_TEST_FULL") else 60
 class RichWorld(World):
     """Draws rich graphs, sends words, pauses, holds nodes up and skips them."""
 
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.by_pins: dict[UUID, Plan] = {}
+
     def start(self) -> None:
         plan = rich_plan(self.chance, size=self.chance.randint(1, 10))
         run = Run(
@@ -43,7 +47,6 @@ class RichWorld(World):
 
     def _know(self, run_id: UUID, plan: Plan) -> None:
         self.plans[run_id] = plan
-        self.by_pins = getattr(self, "by_pins", {})
         self._know_pins(plan)
 
     def _know_pins(self, plan: Plan) -> None:
@@ -134,9 +137,10 @@ class RichWorld(World):
             self.submit(self.core.resume_node(run.id, place))
         elif self.chance.random() < 0.3:
             output = None
-            if self.chance.random() < 0.5 and run.plan.places[place].kind is Kind.PYTHON:
-                if not run.plan.places[place].grouped:
-                    output = (b"9",)
+            rule = run.plan.places[place]
+            plain = rule.kind is Kind.PYTHON and not rule.grouped
+            if plain and self.chance.random() < 0.5:
+                output = (b"9",)
             self.submit(self.core.skip_node(run.id, place, output))
         elif record is None or record.status is NodeStatus.PENDING:
             self.submit(self.core.pause_node(run.id, place))
@@ -145,9 +149,7 @@ class RichWorld(World):
         """No more faults: what is held up is let go, words come, everything ends."""
         for _ in range(2000):
             self._settle_runs()
-            waiting = [
-                run for run in self.core.runs.values() if run.status not in RUN_FINAL
-            ]
+            waiting = [run for run in self.core.runs.values() if run.status not in RUN_FINAL]
             if not waiting:
                 return
             for run in waiting:

@@ -32,6 +32,7 @@ class RunRow:
     started_at: datetime | None
     cancel_requested_at: datetime | None
     deadline_at: datetime | None
+    shard: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,7 @@ def restore(plan: Plan, row: RunRow, nodes: Iterable[NodeRow]) -> Run:
         input_text=row.input_text,
         request_id=row.request_id,
         revision=row.revision,
+        shard=row.shard,
         cancelling=row.cancel_requested_at is not None,
         created_at=row.created_at,
         started_at=row.started_at,

@@ -85,6 +85,7 @@ class Run:
     input_values: dict[str, bytes]
     input_text: str = "{}"  # exactly as it was sent
     request_id: UUID | None = None
+    shard: int = 0
     revision: int = 0
     order: int = 0  # the last execution_order that was drawn
     records: list[NodeRecord | None] = field(default_factory=list)

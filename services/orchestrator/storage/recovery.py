@@ -19,19 +19,21 @@ _FIND: Final[LiteralString] = """
     SELECT id, pins_id
       FROM workflow_executions
      WHERE status IN ('pending', 'running', 'paused') AND engine_format = $1
-       AND ($2::uuid[] IS NULL OR id = ANY($2))
+       AND ($2::uuid[] IS NULL OR id = ANY($2)) AND ($3::smallint[] IS NULL OR shard = ANY($3))
      ORDER BY id
 """
 
 
-async def find_open(db: Db, engine_format: int, ids: Sequence[UUID] | None) -> dict[UUID, UUID]:
-    """Give the open runs, all or the named ones, with the pins that their plans are found by."""
-    rows = await db.fetch(_FIND, engine_format, ids)
+async def find_open(
+    db: Db, engine_format: int, *, ids: Sequence[UUID] | None, shards: Sequence[int] | None
+) -> dict[UUID, UUID]:
+    """Give the open runs, the named ones or those of some shards, with the pins of their plans."""
+    rows = await db.fetch(_FIND, engine_format, ids, shards)
     return {row["id"]: row["pins_id"] for row in rows}
 
 
 _OPEN: Final[LiteralString] = """
-    SELECT id, tenant_id, created_by, status, pins_id, input_data, request_id, revision,
+    SELECT id, tenant_id, created_by, status, pins_id, input_data, request_id, revision, shard,
            created_at, started_at, cancel_requested_at, deadline_at,
            EXTRACT(epoch FROM deadline_at - clock_timestamp())::float8 AS deadline_s
       FROM workflow_executions
@@ -118,6 +120,7 @@ def _to_open_run(row: Row, nodes: Sequence[Row], plan: Plan) -> OpenRun:
             started_at=row["started_at"],
             cancel_requested_at=row["cancel_requested_at"],
             deadline_at=row["deadline_at"],
+            shard=row["shard"] or 0,
         ),
         [_to_node_row(node) for node in nodes],
     )

@@ -18,6 +18,7 @@ from qflow.orchestrator.v1.attach_service_pb2_grpc import add_AttachServiceServi
 from qflow.orchestrator.v1.execution_service_pb2_grpc import (
     add_ExecutionServiceServicer_to_server,
 )
+from qflow.orchestrator.v1.peer_service_pb2_grpc import add_PeerServiceServicer_to_server
 
 from services.kit.env import EnvError
 from services.kit.errors import QflowError, Unavailable
@@ -28,14 +29,17 @@ from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import BROKEN, FencedError
 from services.orchestrator.engine.member import Member
 from services.orchestrator.engine.shards import Shards
+from services.orchestrator.gateways.peers import Peers
 from services.orchestrator.loops.lease import keep_lease
 from services.orchestrator.loops.members import judge_strays, keep_share, tell_demand
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
 from services.orchestrator.rpc.executions import ExecutionServicer
+from services.orchestrator.rpc.peer import PeerServicer
 from services.orchestrator.settings import Settings
 from services.orchestrator.storage.shards import CHANNEL
 from services.orchestrator.usecases.balance import begin, hand_over
+from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.plans import Plans
 from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.recover import load
@@ -85,27 +89,27 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         load=partial(load, engine_pool, plans),
         shards=shards,
     )
+    peers = Peers(settings.token, root_certificates=settings.root_certificates)
+    authenticator = Authenticator(api_pool)
+    executions = ExecutionServicer(
+        starter=Starter(api_pool, engine_pool, engine, plans),
+        reader=reader,
+        engine=engine,
+        router=Router(engine, engine_pool, peers),
+    )
     await begin(engine)
     writing = asyncio.create_task(engine.run())
     try:
         yield App(
             listener=listener(env, "orchestrator", "127.0.0.1:7102"),
-            authenticator=Authenticator(api_pool),
-            servicers=[
-                (
-                    add_ExecutionServiceServicer_to_server,
-                    ExecutionServicer(
-                        starter=Starter(api_pool, engine_pool, engine, plans),
-                        reader=reader,
-                        engine=engine,
-                    ),
-                )
-            ],
+            authenticator=authenticator,
+            servicers=[(add_ExecutionServiceServicer_to_server, executions)],
             internal_listener=listener(
                 env, "orchestrator", settings.attach_listen, suffix="ATTACH_LISTEN"
             ),
             internal_servicers=[
-                (add_AttachServiceServicer_to_server, AttachServicer(engine, engine_pool))
+                (add_AttachServiceServicer_to_server, AttachServicer(engine, engine_pool)),
+                (add_PeerServiceServicer_to_server, PeerServicer(authenticator, [executions])),
             ],
             loops=[
                 partial(_until_fenced, partial(_follow, writing)),
@@ -125,6 +129,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         except (Unavailable, asyncpg.PostgresError, OSError):
             log.warning("member_not_signed_off")
         await engine.journal.close()
+        await peers.close()
         await api_pool.close()
         await engine_pool.close()
         os.close(lock)

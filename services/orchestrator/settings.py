@@ -22,6 +22,8 @@ class Settings:
     attach_listen: str
     attach_advertise: str
     standby: bool
+    token: str = field(repr=False)
+    root_certificates: bytes | None = field(repr=False)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -38,5 +40,7 @@ class Settings:
             pool_size_max=read.integer(env, "QFLOW_POOL_SIZE_MAX", 6, low=1),
             attach_listen=attach_listen,
             attach_advertise=read.text(env, "QFLOW_ORCHESTRATOR_ATTACH_ADVERTISE", attach_listen),
+            token=read.text(env, "QFLOW_SERVICE_TOKEN", ""),
+            root_certificates=read.certificates(env),
             standby=read.flag(env, "QFLOW_ORCHESTRATOR_STANDBY"),
         )

@@ -82,6 +82,7 @@ _RUN_BY: Final = {
     "orchestrator.storage.flush": "qflow_orchestrator_engine",
     "orchestrator.storage.members": "qflow_orchestrator_engine",
     "orchestrator.storage.recovery": "qflow_orchestrator_engine",
+    "orchestrator.storage.shards": "qflow_orchestrator_engine",
     "runner.storage.containers": "qflow_runner_engine",
     "runner.storage.containers._LIST": "qflow_runner",
     "runner.storage.environments": "qflow_runner_engine",

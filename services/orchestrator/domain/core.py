@@ -423,6 +423,8 @@ class Core:
             if record is None:
                 continue
             self._refs[record.id] = (run, slot)
+            # The member that had it before may count from a higher epoch.
+            self._token = max(self._token, record.token)
             if record.status is NodeStatus.RUNNING and record.runner is not None:
                 runner = self.runners.setdefault(
                     record.runner,

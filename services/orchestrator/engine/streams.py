@@ -40,7 +40,28 @@ class Assignment(NamedTuple):
     pull: bool
 
 
-Outgoing = Definition | Assignment | AckCommand | SupersededCommand | KillCommand
+class Owned(NamedTuple):
+    """An attempt is another member's to answer for, or is this one's."""
+
+    attempt_ref: UUID
+    token: int
+    member_id: UUID
+
+
+class Peers(NamedTuple):
+    """Where the other orchestrators may be reached."""
+
+    addresses: tuple[str, ...]
+
+
+class Demand(NamedTuple):
+    """How many places wait for a runner."""
+
+    waiting: int
+
+
+Command = AckCommand | SupersededCommand | KillCommand | Owned | Peers | Demand
+Outgoing = Definition | Assignment | Command
 
 
 @dataclass(slots=True, eq=False)

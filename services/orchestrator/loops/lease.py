@@ -27,7 +27,7 @@ async def keep_lease(engine: Engine, stop: asyncio.Event) -> None:
         await wait_either(engine.work, stop, None)
         if stop.is_set():
             return
-        busy = bool(engine.core.runs) or not engine.journal.idle
+        busy = engine.busy()
         now = engine.now()
         idle_since = None if busy else idle_since or now
         try:
@@ -36,7 +36,7 @@ async def keep_lease(engine: Engine, stop: asyncio.Event) -> None:
             elif idle_since is not None and now - idle_since >= _IDLE_AFTER_S:
                 engine.work.clear()
                 if member.live:
-                    await member.rest()
+                    await member.rest(unless=engine.busy)
                 idle_since = None
                 continue
         except (QflowError, asyncpg.PostgresError, *BROKEN) as error:

@@ -21,14 +21,16 @@ _FIND: Final[LiteralString] = """
     SELECT id, pins_id
       FROM workflow_executions
      WHERE status IN ('pending', 'running', 'paused') AND engine_format = $1
-       AND ($2::uuid[] IS NULL OR id = ANY($2))
+       AND ($2::uuid[] IS NULL OR id = ANY($2)) AND ($3::smallint[] IS NULL OR shard = ANY($3))
      ORDER BY id
 """
 
 
-async def find_open(db: Db, engine_format: int, ids: Sequence[UUID] | None) -> dict[UUID, UUID]:
-    """Give the open runs, all or the named ones, with the pins that their plans are found by."""
-    rows = await db.fetch(_FIND, engine_format, ids)
+async def find_open(
+    db: Db, engine_format: int, *, ids: Sequence[UUID] | None, shards: Sequence[int] | None
+) -> dict[UUID, UUID]:
+    """Give the open runs, the named ones or those of some shards, with the pins of their plans."""
+    rows = await db.fetch(_FIND, engine_format, ids, shards)
     return {row["id"]: row["pins_id"] for row in rows}
 
 

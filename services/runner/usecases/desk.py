@@ -18,6 +18,7 @@ from services.runner.domain.frames import (
     Incoming,
     Kill,
     Outgoing,
+    Owned,
     Value,
 )
 from services.runner.domain.outcome import (
@@ -44,6 +45,8 @@ class Session:
 
     def __init__(self, pull: PullValues) -> None:
         self.pull = pull
+        self.member = ""  # the orchestrator's id, once it has said so
+        self.peers: Sequence[str] = ()  # where it says that the others are
         self.definitions: dict[int, Definition] = {}
         self.running = 0
         self.credits = 0
@@ -103,12 +106,11 @@ class Desk:
     # -- streams
 
     def open_session(self, pull: PullValues) -> Session:
-        """Begin to serve an orchestrator: offer what is finished, and grant it its share."""
+        """Begin to serve an orchestrator: offer what is finished, and grant it its share.
+
+        Of what runs it says itself which attempts are its own.
+        """
         session = Session(pull)
-        for ref, owner in self._owners.items():
-            if owner not in self._sessions:  # its stream is gone: this one counts it now
-                self._owners[ref] = session
-                session.running += 1
         self._sessions.append(session)
         session.outgoing.results.extend(self._finished.values())
         self._share()
@@ -129,6 +131,8 @@ class Desk:
         for ref, token in frame.superseded:
             self._forget(ref, token)
             self._abandon(ref, token)
+        for owned in frame.owners:
+            self._own(session, owned)
         for kill in frame.kills:
             self._kill(session, kill)
         for assignment in frame.assignments:
@@ -136,6 +140,20 @@ class Desk:
         if frame.demand is not None:
             session.demand = frame.demand
             self._share()
+
+    def _own(self, session: Session, owned: Owned) -> None:
+        """Know whose an attempt is: it counts there, and its result is offered there."""
+        owner = next((each for each in self._sessions if each.member == owned.member), None)
+        running = self._running.get(owned.attempt_ref)
+        if running is not None and running.request.token == owned.token:
+            self._owners[owned.attempt_ref].running -= 1
+            # Nobody's, while there is no stream to it: the result goes to all, and then to whoever
+            # attaches.
+            self._owners[owned.attempt_ref] = owner or Session(session.pull)
+            self._owners[owned.attempt_ref].running += 1
+        finished = self._finished.get(owned.attempt_ref)
+        if finished is not None and owner is not None and owner is not session:
+            self._send(owner, finished)
 
     # -- ending
 

@@ -18,6 +18,8 @@ from qflow.orchestrator.v1.attach_service_pb2_grpc import add_AttachServiceServi
 from qflow.orchestrator.v1.execution_service_pb2_grpc import (
     add_ExecutionServiceServicer_to_server,
 )
+from qflow.orchestrator.v1.rerun_service_pb2_grpc import add_RerunServiceServicer_to_server
+from qflow.orchestrator.v1.run_service_pb2_grpc import add_RunServiceServicer_to_server
 
 from services.kit.errors import Unavailable
 from services.kit.pg import open_pool, prepare_connection
@@ -31,11 +33,15 @@ from services.orchestrator.loops.lease import keep_lease
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
 from services.orchestrator.rpc.executions import ExecutionServicer
+from services.orchestrator.rpc.reruns import RerunServicer
+from services.orchestrator.rpc.runs import RunServicer
 from services.orchestrator.settings import Settings
 from services.orchestrator.usecases.plans import Plans
 from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.recover import load
+from services.orchestrator.usecases.rerun import Rerunner
 from services.orchestrator.usecases.start import Starter
+from services.orchestrator.usecases.watch import Watcher
 
 log = structlog.get_logger()
 
@@ -77,6 +83,8 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         connect=partial(_connect_journal, settings.engine_database_url),
         load=load_open,
     )
+    starter = Starter(api_pool, engine_pool, engine, plans)
+    watcher = Watcher(reader, engine)
     await engine.begin()
     writing = asyncio.create_task(engine.run())
     try:
@@ -87,11 +95,14 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 (
                     add_ExecutionServiceServicer_to_server,
                     ExecutionServicer(
-                        starter=Starter(api_pool, engine_pool, engine, plans),
-                        reader=reader,
-                        engine=engine,
+                        starter=starter, reader=reader, engine=engine, watcher=watcher
                     ),
-                )
+                ),
+                (
+                    add_RunServiceServicer_to_server,
+                    RunServicer(starter=starter, watcher=watcher),
+                ),
+                (add_RerunServiceServicer_to_server, RerunServicer(Rerunner(reader, engine))),
             ],
             internal_listener=Listener(address=settings.attach_listen, public=False),
             internal_servicers=[

@@ -8,7 +8,7 @@ then do its commands go out. So memory may run ahead of the database, but nothin
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from services.orchestrator.domain.rows import (
     AssignCommand,
     Follows,
     KillCommand,
+    NodeCopy,
     RunInsert,
     SupersededCommand,
     Transition,
@@ -27,6 +28,9 @@ from services.orchestrator.domain.status import RUN_FINAL, NodeStatus
 
 TOKENS_PER_EPOCH: Final = 1 << 40
 SHARDS: Final = 64
+# Timers of a run itself, where those of its nodes have a place.
+_DEADLINE: Final = -1
+BEGIN: Final = -2
 _TIMERS_MIN: Final = 1024
 
 
@@ -65,19 +69,37 @@ class Core:
     # --- events: each returns the transitions that it makes -------------------------------------
 
     def start(
-        self, run: Run, row: RunInsert, *, now: float, follows: tuple[Follows, ...] = ()
+        self,
+        run: Run,
+        row: RunInsert,
+        *,
+        now: float,
+        follows: tuple[Follows, ...] = (),
+        copies: Sequence[NodeCopy] = (),
     ) -> list[Transition]:
-        """Begin a run: its row, and its first nodes where a runner has a credit."""
+        """Begin a run: its row, what it takes over, its first nodes where a runner has a credit."""
         self.runs[run.id] = run
         run.revision = 1
         t = Transition(run.id, revision=1, follows=follows)
         t.run_inserts.append(row)
-        if row.timeout_ms is not None:
-            self._set_timer(now + row.timeout_ms / 1000, run.id, -1)
-        self._push(run, run.plan.roots)
+        t.copies.extend(copies)
+        if row.start_at is None:  # else its time is told by the database's clock: `begin_in`
+            if row.timeout_ms is not None:
+                self._set_timer(now + row.timeout_ms / 1000, run.id, _DEADLINE)
+            self._push(run, run.unbegun())
         out = self._dispatch({run.id: t})
         t.run_inserts[0] = row._replace(status=run.status, revision=run.revision)
         return out
+
+    def begin_in(
+        self, run: Run, delay_s: float, *, now: float, timeout_ms: int | None
+    ) -> list[Transition]:
+        """Begin a run that was to start at a time, once that is so many seconds away."""
+        begins = now + max(delay_s, 0.0)
+        self._set_timer(begins, run.id, BEGIN)
+        if timeout_ms is not None:
+            self._set_timer(begins + timeout_ms / 1000, run.id, _DEADLINE)
+        return self.due(now=now)
 
     def outcome(self, runner_id: UUID, outcome: Outcome, *, now: float) -> list[Transition]:
         """Take a runner's word on an attempt; where it is late the runner is told to forget it.
@@ -257,7 +279,9 @@ class Core:
             run = self.runs.get(run_id)
             if run is None or not run.accepting:
                 continue
-            if place < 0:
+            if place == BEGIN:
+                self._push(run, run.unbegun())
+            elif place == _DEADLINE:
                 t = out.setdefault(run_id, Transition(run_id))
                 planner.stop(run, t, cancel=False, next_token=self._next_token)
                 self.ready.forget(run_id)
@@ -283,12 +307,16 @@ class Core:
     ) -> None:
         """Take over a run as its rows say it stands; `_dispatch` comes with the next event.
 
-        `due_s` says for its retrying places in how many seconds they are due.
+        `due_s` says for its retrying places in how many seconds they are due, and under `BEGIN`
+        when a run begins that was to start at a time.
         """
         self.runs[run.id] = run
+        waits = due_s.get(BEGIN, 0.0) > 0
+        if waits:
+            self._set_timer(now + due_s[BEGIN], run.id, BEGIN)
         for place, record in enumerate(run.records):
             if record is None:
-                if run.remaining[place] == 0 and run.accepting:
+                if run.remaining[place] == 0 and run.accepting and not waits:
                     self._push(run, [place])
                 continue
             self._refs[record.id] = (run, place)
@@ -305,7 +333,7 @@ class Core:
                 else:
                     self._set_timer(now + max(due_s.get(place, 0), 0), run.id, place)
         if deadline_s is not None:
-            self._set_timer(now + max(deadline_s, 0), run.id, -1)
+            self._set_timer(now + max(deadline_s, 0), run.id, _DEADLINE)
 
     def forget(self, run_id: UUID) -> Run | None:
         """Drop a run from memory: it is over, or is to be loaded again."""
@@ -339,7 +367,9 @@ class Core:
             definition = run.plan.places[place]
             version = definition.node_version_id
             if version in self.unlocked:
-                self.ready.push(run.id, place, definition.python_version, alone=alone)
+                priority = run.options.priority
+                python = definition.python_version
+                self.ready.push(run.id, place, python, priority=priority, alone=alone)
             else:
                 self.locks_pending.setdefault(version, {}).setdefault(run.id, set()).add(place)
 

@@ -311,6 +311,7 @@ def _over(run: Run, place: int, usage: Usage, t: Transition | None) -> NodeRecor
     record.cpu_us = usage.cpu_us
     record.memory_peak_bytes = usage.memory_peak_bytes
     record.container_id = usage.container_id
+    run.container_id = usage.container_id or run.container_id
     record.serialization_us = usage.serialization_us
     run.cpu_us += usage.cpu_us
     run.memory_peak_bytes = max(run.memory_peak_bytes, usage.memory_peak_bytes)

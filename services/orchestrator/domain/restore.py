@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
+from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.planner import EXPIRED, LOST
 from services.orchestrator.domain.state import Failure, FileValue, NodeRecord, Run
@@ -32,6 +33,7 @@ class RunRow:
     started_at: datetime | None
     cancel_requested_at: datetime | None
     deadline_at: datetime | None
+    options: RunOptions = NO_OPTIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,7 @@ def restore(plan: Plan, row: RunRow, nodes: Iterable[NodeRow]) -> Run:
         started_at=row.started_at,
         cancel_requested_at=row.cancel_requested_at,
         deadline_at=row.deadline_at,
+        options=row.options,
     )
     failed: list[tuple[int, str, Failure]] = []
     for node in nodes:

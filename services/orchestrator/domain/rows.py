@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -13,10 +14,10 @@ class RunInsert(NamedTuple):
     """A new row of workflow_executions."""
 
     id: UUID
-    workflow_id: UUID
+    workflow_id: UUID | None  # none of a run of one node
     tenant_id: UUID
     created_by: UUID
-    workflow_version: int
+    workflow_version: int | None
     current_version: int | None  # refuse unless the workflow still stands at this version
     pins_id: UUID
     shard: int
@@ -28,6 +29,14 @@ class RunInsert(NamedTuple):
     timeout_ms: int | None
     revision: int
     alias: str | None = None  # refuse unless it stands for workflow_version
+    business_key: str | None = None
+    key_reuse: str = "allow"  # refuse where earlier runs with the key forbid it
+    labels: str = "{}"
+    priority: int = 0
+    start_at: datetime | None = None
+    parent_execution_id: UUID | None = None
+    relation: str | None = None
+    node_version_id: UUID | None = None  # refuse unless its node is there and may be read
 
 
 class Follows(NamedTuple):
@@ -52,6 +61,18 @@ class NodeInsert(NamedTuple):
     token: int
     revision: int
     first: bool  # of a run that the same flush inserts: written only if that row was
+
+
+class NodeCopy(NamedTuple):
+    """A new row of node_executions, born completed: a result that its run takes over."""
+
+    id: UUID
+    run_id: UUID
+    source_id: UUID  # the row whose output it copies
+    node_id: str
+    node_version_id: UUID
+    execution_order: int
+    first: bool  # of a run that the same flush inserts, always
 
 
 class NodeComplete(NamedTuple):
@@ -156,6 +177,7 @@ class RunChange(NamedTuple):
     revision: int
     cpu_us: int
     memory_peak_bytes: int
+    container_id: UUID | None = None
 
 
 class AssignCommand(NamedTuple):
@@ -208,6 +230,7 @@ class Transition:
     follows: tuple[Follows, ...] = ()  # of what is inserted: refused where one is not so
     run_inserts: list[RunInsert] = field(default_factory=list)
     node_inserts: list[NodeInsert] = field(default_factory=list)
+    copies: list[NodeCopy] = field(default_factory=list)
     completes: list[NodeComplete] = field(default_factory=list)
     changes: dict[UUID, NodeChange] = field(default_factory=dict)  # by row, each once
     attempts: list[AttemptInsert] = field(default_factory=list)
@@ -225,6 +248,7 @@ class Transition:
         rows = (
             len(self.run_inserts)
             + len(self.node_inserts)
+            + len(self.copies)
             + len(self.completes)
             + len(self.changes)
             + len(self.attempts)
@@ -234,7 +258,7 @@ class Transition:
         )
         size = 200 * rows
         for inserted in self.run_inserts:
-            size += len(inserted.input_data)
+            size += len(inserted.input_data) + len(inserted.labels)
         for completed in self.completes:
             size += len(completed.output_data or "")
             size += len(completed.stdout_tail) + len(completed.stderr_tail)

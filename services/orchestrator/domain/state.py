@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
+from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
 from services.orchestrator.domain.plan import FROM_RUN, Plan
 from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
 
@@ -85,6 +87,7 @@ class Run:
     input_values: dict[str, bytes]
     input_text: str = "{}"  # exactly as it was sent
     request_id: UUID | None = None
+    options: RunOptions = NO_OPTIONS
     revision: int = 0
     order: int = 0  # the last execution_order that was drawn
     records: list[NodeRecord | None] = field(default_factory=list)
@@ -99,6 +102,7 @@ class Run:
     watchers: int = 0  # while there are any, transitions carry copies of what they change
     cpu_us: int = 0
     memory_peak_bytes: int = 0
+    container_id: UUID | None = field(default=None, compare=False)  # of what ended last
     created_at: datetime | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
@@ -115,6 +119,16 @@ class Run:
             self.keep = [len(children) for children in plan.children]
             for output in plan.outputs:
                 self.keep[output.source] += 1
+
+    def unbegun(self) -> Iterable[int]:
+        """Give the places that may begin at once, in a run of which nothing has begun."""
+        if not self.done:
+            return self.plan.roots
+        return [
+            place
+            for place, record in enumerate(self.records)
+            if record is None and self.remaining[place] == 0
+        ]
 
     @property
     def accepting(self) -> bool:

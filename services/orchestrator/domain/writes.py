@@ -100,6 +100,8 @@ def run_row(
 ) -> RunChange:
     """Lay out the run's row as it now is."""
     place, failure = run.failure or (None, None)
+    told_place = run.plan.index.get(place or "")
+    failed = run.records[told_place] if told_place is not None else None
     told = final and run.status is RunStatus.FAILED and failure is not None
     return RunChange(
         id=run.id,
@@ -115,6 +117,7 @@ def run_row(
         revision=run.revision,
         cpu_us=run.cpu_us,
         memory_peak_bytes=run.memory_peak_bytes,
+        container_id=(failed and failed.container_id) or run.container_id,
     )
 
 

@@ -10,6 +10,8 @@ from uuid import UUID
 import msgspec
 
 from services.kit.pg import Db, Row
+from services.orchestrator.domain.core import BEGIN
+from services.orchestrator.domain.options import RunOptions
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.restore import NodeRow, RunRow, restore
 from services.orchestrator.domain.state import Failure, FileValue, Run
@@ -32,7 +34,9 @@ async def find_open(db: Db, engine_format: int, ids: Sequence[UUID] | None) -> d
 
 _OPEN: Final[LiteralString] = """
     SELECT id, tenant_id, created_by, status, pins_id, input_data, request_id, revision,
-           created_at, started_at, cancel_requested_at, deadline_at,
+           created_at, started_at, cancel_requested_at, deadline_at, business_key, labels, priority,
+           start_at, parent_execution_id, relation, node_version_id,
+           EXTRACT(epoch FROM start_at - clock_timestamp())::float8 AS starts_s,
            EXTRACT(epoch FROM deadline_at - clock_timestamp())::float8 AS deadline_s
       FROM workflow_executions
      WHERE status IN ('pending', 'running', 'paused') AND id = ANY($1)
@@ -118,12 +122,23 @@ def _to_open_run(row: Row, nodes: Sequence[Row], plan: Plan) -> OpenRun:
             started_at=row["started_at"],
             cancel_requested_at=row["cancel_requested_at"],
             deadline_at=row["deadline_at"],
+            options=RunOptions(
+                business_key=row["business_key"],
+                labels=row["labels"],
+                priority=row["priority"],
+                start_at=row["start_at"],
+                parent_execution_id=row["parent_execution_id"],
+                relation=row["relation"],
+                node_version_id=row["node_version_id"],
+            ),
         ),
         [_to_node_row(node) for node in nodes],
     )
     due_s = {
         plan.index[node["node_id"]]: node["due_s"] for node in nodes if node["due_s"] is not None
     }
+    if run.status is RunStatus.PENDING and (row["starts_s"] or 0) > 0:
+        due_s[BEGIN] = row["starts_s"]
     return OpenRun(run, due_s, row["deadline_s"])
 
 

@@ -84,8 +84,8 @@ _INDEXES = (
     # What is rare among many is what lists are asked for; what completed fills any page soon.
     """
     CREATE INDEX workflow_executions_open_idx
-        ON workflow_executions (tenant_id, status, created_at DESC, id DESC)
-     WHERE completed_at IS NULL
+        ON workflow_executions (tenant_id, created_at DESC, id DESC)
+     WHERE status IN ('pending', 'running', 'paused')
     """,
     """
     CREATE INDEX workflow_executions_failed_idx

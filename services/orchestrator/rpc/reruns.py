@@ -127,7 +127,7 @@ def _again(
 def _from_nodes(named: Iterable[pb.RerunNode]) -> tuple[FromNode, ...]:
     return tuple(
         FromNode(
-            node_id=each.node_id,
+            node_id=each.node,
             input_json=each.input_json,
             version=each.node_version if each.HasField("node_version") else None,
         )

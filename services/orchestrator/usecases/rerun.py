@@ -282,7 +282,7 @@ def _wishes(parent: Execution, relation: str) -> Wishes:
 def _place_of(plan: Plan, at: int, each: FromNode) -> int:
     place = plan.index.get(each.node_id)
     if place is None:
-        field = f"from_nodes[{at}].node_id"
+        field = f"from_nodes[{at}].node"
         raise _invalid(field, f"there is no node {each.node_id} in the workflow", "NODE_UNKNOWN")
     return place
 

@@ -59,7 +59,7 @@ def fork(execution_id: str, *nodes: rerun_service_pb2.RerunNode, **more: Any) ->
 
 
 def node(name: str, **more: Any) -> rerun_service_pb2.RerunNode:
-    return rerun_service_pb2.RerunNode(node_id=name, **more)
+    return rerun_service_pb2.RerunNode(node=name, **more)
 
 
 def retry(execution_id: str, **more: Any) -> Any:

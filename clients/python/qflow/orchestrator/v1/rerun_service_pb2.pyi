@@ -82,10 +82,10 @@ class RerunNode(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     INPUT_JSON_FIELD_NUMBER: _builtins.int
     NODE_VERSION_FIELD_NUMBER: _builtins.int
-    node_id: _builtins.str
+    node: _builtins.str
     """Its name within the workflow."""
     input_json: _builtins.str
     """New values of some of its inputs: JSON text of an object by their names; at most 1 MiB over all nodes. They take the
@@ -96,13 +96,13 @@ class RerunNode(_message.Message):
     def __init__(
         self,
         *,
-        node_id: _builtins.str = ...,
+        node: _builtins.str = ...,
         input_json: _builtins.str = ...,
         node_version: _builtins.int | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_node_version", b"_node_version", "node_version", b"node_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_node_version", b"_node_version", "input_json", b"input_json", "node_id", b"node_id", "node_version", b"node_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_node_version", b"_node_version", "input_json", b"input_json", "node", b"node", "node_version", b"node_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__node_version: _TypeAlias = _typing.Literal["node_version"]  # noqa: Y015
     _WhichOneofArgType__node_version: _TypeAlias = _typing.Literal["_node_version", b"_node_version"]  # noqa: Y015

@@ -19,6 +19,8 @@ from qflow.orchestrator.v1.execution_service_pb2_grpc import (
     add_ExecutionServiceServicer_to_server,
 )
 from qflow.orchestrator.v1.peer_service_pb2_grpc import add_PeerServiceServicer_to_server
+from qflow.orchestrator.v1.rerun_service_pb2_grpc import add_RerunServiceServicer_to_server
+from qflow.orchestrator.v1.run_service_pb2_grpc import add_RunServiceServicer_to_server
 
 from services.kit.env import EnvError
 from services.kit.errors import QflowError, Unavailable
@@ -36,6 +38,8 @@ from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
 from services.orchestrator.rpc.executions import ExecutionServicer
 from services.orchestrator.rpc.peer import PeerServicer
+from services.orchestrator.rpc.reruns import RerunServicer
+from services.orchestrator.rpc.runs import RunServicer
 from services.orchestrator.settings import Settings
 from services.orchestrator.storage.shards import CHANNEL
 from services.orchestrator.usecases.balance import begin, hand_over
@@ -43,7 +47,9 @@ from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.plans import Plans
 from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.recover import load
+from services.orchestrator.usecases.rerun import Rerunner
 from services.orchestrator.usecases.start import Starter
+from services.orchestrator.usecases.watch import Watcher
 
 log = structlog.get_logger()
 
@@ -91,11 +97,11 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     )
     peers = Peers(settings.token, root_certificates=settings.root_certificates)
     authenticator = Authenticator(api_pool)
+    starter = Starter(api_pool, engine_pool, engine, plans)
+    watcher = Watcher(reader, engine)
+    router = Router(engine, engine_pool, peers)
     executions = ExecutionServicer(
-        starter=Starter(api_pool, engine_pool, engine, plans),
-        reader=reader,
-        engine=engine,
-        router=Router(engine, engine_pool, peers),
+        starter=starter, reader=reader, engine=engine, router=router, watcher=watcher
     )
     await begin(engine)
     writing = asyncio.create_task(engine.run())
@@ -103,7 +109,14 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         yield App(
             listener=listener(env, "orchestrator", "127.0.0.1:7102"),
             authenticator=authenticator,
-            servicers=[(add_ExecutionServiceServicer_to_server, executions)],
+            servicers=[
+                (add_ExecutionServiceServicer_to_server, executions),
+                (
+                    add_RunServiceServicer_to_server,
+                    RunServicer(starter=starter, watcher=watcher),
+                ),
+                (add_RerunServiceServicer_to_server, RerunServicer(Rerunner(reader, engine))),
+            ],
             internal_listener=listener(
                 env, "orchestrator", settings.attach_listen, suffix="ATTACH_LISTEN"
             ),

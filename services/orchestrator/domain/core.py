@@ -8,7 +8,7 @@ then do its commands go out. So memory may run ahead of the database, but nothin
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -22,6 +22,7 @@ from services.orchestrator.domain.rows import (
     Finished,
     Follows,
     KillCommand,
+    NodeCopy,
     RunInsert,
     SupersededCommand,
     Transition,
@@ -38,6 +39,9 @@ from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
 
 TOKENS_PER_EPOCH: Final = 1 << 40
 SHARDS: Final = 64
+# Timers of a run itself, where those of its nodes have a place.
+_DEADLINE: Final = -1
+BEGIN: Final = -2
 _TIMERS_MIN: Final = 1024
 _GIVEABLE: Final = frozenset({NodeStatus.RETRYING, NodeStatus.PENDING})
 
@@ -122,12 +126,18 @@ class Core:
     # --- events: each returns the transitions that it makes -------------------------------------
 
     def start(
-        self, run: Run, row: RunInsert, *, now: float, follows: tuple[Follows, ...] = ()
+        self,
+        run: Run,
+        row: RunInsert,
+        *,
+        now: float,
+        follows: tuple[Follows, ...] = (),
+        copies: Sequence[NodeCopy] = (),
     ) -> list[Transition]:
-        """Begin a run: its row, and its first nodes where a runner has a credit."""
+        """Begin a run: its row, what it takes over, its first nodes where a runner has a credit."""
         self._now = now
         out = Out()
-        self._begin(run, row, out, follows)
+        self._begin(run, row, out, follows, copies)
         return self._dispatch(out)
 
     def _begin(
@@ -136,22 +146,40 @@ class Core:
         row: RunInsert,
         out: Out,
         follows: tuple[Follows, ...] = (),
+        copies: Sequence[NodeCopy] = (),
     ) -> None:
         self.runs[run.id] = run
         run.revision = 1
         t = Transition(run.id, revision=1, follows=follows)
         out.add(t)
         t.run_inserts.append(row)
+        t.copies.extend(copies)
+        if row.start_at is not None:  # its time is told by the database's clock: `begin_in`
+            run.asleep = True
+            return
         if row.timeout_ms is not None:
-            self._set_timer(self._now + row.timeout_ms / 1000, run.id, -1)
-        self.fx.todo.extend(run.plan.roots)
-        routes.settle(run, t, self.fx)
+            self._set_timer(self._now + row.timeout_ms / 1000, run.id, _DEADLINE)
+        if copies:
+            routes.revive(run, t, self.fx)
+        else:
+            self.fx.todo.extend(run.plan.roots)
+            routes.settle(run, t, self.fx)
         if t.run_changes:  # over already: no statement changes a row that it inserts
             end = out.after(run.id)
             end.revision = run.revision
             t.run_changes, end.run_changes = [], t.run_changes
             end.commands = [each for each in t.commands if isinstance(each, Finished)]
             t.commands = [each for each in t.commands if not isinstance(each, Finished)]
+
+    def begin_in(
+        self, run: Run, delay_s: float, *, now: float, timeout_ms: int | None
+    ) -> list[Transition]:
+        """Begin a run that was to start at a time, once that is so many seconds away."""
+        begins = now + max(delay_s, 0.0)
+        self._set_timer(begins, run.id, BEGIN)
+        if timeout_ms is not None:
+            self._set_timer(begins + timeout_ms / 1000, run.id, _DEADLINE)
+        return self.due(now=now)
 
     def outcome(self, runner_id: UUID, outcome: Outcome, *, now: float) -> list[Transition]:
         """Take a runner's word on an attempt; where it is late the runner is told to forget it.
@@ -371,7 +399,10 @@ class Core:
             run = self.runs.get(run_id)
             if run is None or run.status in RUN_FINAL:
                 continue
-            if slot < 0:
+            if slot == BEGIN:
+                run.asleep = False
+                routes.revive(run, out.of(run_id), self.fx)
+            elif slot == _DEADLINE:
                 if not (run.closing or run.cancelling or run.expired or run.failure):
                     t = out.of(run_id)
                     planner.stop(run, t, self.fx, cancel=False)
@@ -414,11 +445,15 @@ class Core:
     ) -> None:
         """Take over a run as its rows say it stands; `redispatch` begins what may begin.
 
-        `due_s` says for its slots that retry or wait in how many seconds they are due.
+        `due_s` says for its slots that retry or wait in how many seconds they are due, and under
+        `BEGIN` when a run begins that was to start at a time.
         """
         self._now = now
         self.runs[run.id] = run
         self._adopted[run.id] = None
+        run.asleep = due_s.get(BEGIN, 0.0) > 0
+        if run.asleep:
+            self._set_timer(now + due_s[BEGIN], run.id, BEGIN)
         for slot, record in enumerate(run.records):
             if record is None:
                 continue
@@ -441,7 +476,7 @@ class Core:
                 record.due_ms = max(0, round(due_s[slot] * 1000))
                 self._set_timer(now + max(due_s[slot], 0), run.id, slot)
         if deadline_s is not None:
-            self._set_timer(now + max(deadline_s, 0), run.id, -1)
+            self._set_timer(now + max(deadline_s, 0), run.id, _DEADLINE)
 
     def child_ended(self, child: EndedChild) -> None:
         """Know how a sub-workflow ended whose parent was read from its rows."""
@@ -508,9 +543,10 @@ class Core:
         if not run.may_begin(slot):
             return
         definition = run.place(slot)
-        version = definition.node_version_id
+        version, python = definition.node_version_id, definition.python_version
         if version in self.unlocked:
-            self.ready.push(run.id, slot, definition.python_version, alone=alone)
+            priority = run.options.priority
+            self.ready.push(run.id, slot, python, priority=priority, alone=alone)
         else:
             self.locks_pending.setdefault(version, {}).setdefault(run.id, set()).add(slot)
 

@@ -205,8 +205,8 @@ class Plan:
     """A definition with its versions pinned. Arrays are indexed by place, in definition order."""
 
     pins_id: UUID
-    workflow_id: UUID
-    workflow_version: int
+    workflow_id: UUID | None  # none of a node that runs alone
+    workflow_version: int | None
     places: tuple[Place, ...]
     children: tuple[tuple[int, ...], ...]
     links: tuple[tuple[Link, ...], ...]
@@ -245,8 +245,8 @@ class NodeVersion:
 class Definition:
     """A stored workflow version, as its JSON columns hold it."""
 
-    workflow_id: UUID
-    version: int
+    workflow_id: UUID | None
+    version: int | None
     nodes: Sequence[Mapping[str, Any]]
     connections: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]

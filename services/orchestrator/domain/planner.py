@@ -306,6 +306,7 @@ def _over(run: Run, slot: int, usage: Usage, t: Transition | None) -> NodeRecord
     record.cpu_us = usage.cpu_us
     record.memory_peak_bytes = usage.memory_peak_bytes
     record.container_id = usage.container_id
+    run.container_id = usage.container_id or run.container_id
     record.serialization_us = usage.serialization_us
     run.cpu_us += usage.cpu_us
     run.memory_peak_bytes = max(run.memory_peak_bytes, usage.memory_peak_bytes)

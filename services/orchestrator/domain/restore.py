@@ -13,6 +13,7 @@ from uuid import UUID
 from services.orchestrator.domain.closing import compensations_of, is_main_over
 from services.orchestrator.domain.ends import End, count_end
 from services.orchestrator.domain.groups import new_group
+from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
 from services.orchestrator.domain.plan import Kind, Phase, Place, Plan
 from services.orchestrator.domain.planner import EXPIRED, LOST
 from services.orchestrator.domain.state import (
@@ -49,6 +50,7 @@ class RunRow:
     shard: int = 0
     # Why it will fail: told by its row where it is closing.
     failure: tuple[str, Failure] | None = None
+    options: RunOptions = NO_OPTIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +106,7 @@ def restore(
         started_at=row.started_at,
         cancel_requested_at=row.cancel_requested_at,
         deadline_at=row.deadline_at,
+        options=row.options,
     )
     run.failure = row.failure
     run.expired = row.failure == ("", EXPIRED)

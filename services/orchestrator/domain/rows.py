@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -13,10 +14,10 @@ class RunInsert(NamedTuple):
     """A new row of workflow_executions."""
 
     id: UUID
-    workflow_id: UUID
+    workflow_id: UUID | None  # none of a run of one node
     tenant_id: UUID
     created_by: UUID
-    workflow_version: int
+    workflow_version: int | None
     current_version: int | None  # refuse unless the workflow still stands at this version
     pins_id: UUID
     shard: int
@@ -28,8 +29,14 @@ class RunInsert(NamedTuple):
     timeout_ms: int | None
     revision: int
     alias: str | None = None  # refuse unless it stands for workflow_version
+    business_key: str | None = None
+    key_reuse: str = "allow"  # refuse where earlier runs with the key forbid it
+    labels: str = "{}"
+    priority: int = 0
+    start_at: datetime | None = None
     parent_execution_id: UUID | None = None
     relation: str | None = None
+    node_version_id: UUID | None = None  # refuse unless its node is there and may be read
     parent_node_id: str | None = None  # of a sub-workflow: whatever became of it, it is inserted
 
 
@@ -80,6 +87,18 @@ class NodePlaced(NamedTuple):
     output_data: str | None
     error_type: str | None
     error_message: str | None
+
+
+class NodeCopy(NamedTuple):
+    """A new row of node_executions, born completed: a result that its run takes over."""
+
+    id: UUID
+    run_id: UUID
+    source_id: UUID  # the row whose output it copies
+    node_id: str
+    node_version_id: UUID
+    execution_order: int
+    first: bool  # of a run that the same flush inserts, always
 
 
 class SignalWrite(NamedTuple):
@@ -197,6 +216,7 @@ class RunChange(NamedTuple):
     revision: int
     cpu_us: int
     memory_peak_bytes: int
+    container_id: UUID | None = None
 
 
 class AssignCommand(NamedTuple):
@@ -258,6 +278,7 @@ class Transition:
     run_inserts: list[RunInsert] = field(default_factory=list)
     node_inserts: list[NodeInsert] = field(default_factory=list)
     placed: dict[UUID, NodePlaced] = field(default_factory=dict)  # by row
+    copies: list[NodeCopy] = field(default_factory=list)
     completes: list[NodeComplete] = field(default_factory=list)
     changes: dict[UUID, NodeChange] = field(default_factory=dict)  # by row, each once
     attempts: list[AttemptInsert] = field(default_factory=list)
@@ -278,6 +299,7 @@ class Transition:
             + len(self.node_inserts)
             + len(self.placed)
             + len(self.signals)
+            + len(self.copies)
             + len(self.completes)
             + len(self.changes)
             + len(self.attempts)
@@ -287,7 +309,7 @@ class Transition:
         )
         size = 200 * rows
         for inserted in self.run_inserts:
-            size += len(inserted.input_data)
+            size += len(inserted.input_data) + len(inserted.labels)
         for completed in self.completes:
             size += len(completed.output_data or "")
             size += len(completed.stdout_tail) + len(completed.stderr_tail)

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
+from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
 from services.orchestrator.domain.plan import FROM_RUN, FROM_TURN, Binding, Phase, Place, Plan
 from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
 
@@ -153,6 +154,8 @@ class Run:
     request_id: UUID | None = None
     shard: int = 0
     parent: tuple[UUID, int] | None = None  # the run and slot whose sub-workflow this is
+    options: RunOptions = NO_OPTIONS
+    asleep: bool = False  # it was to start at a time that has not come
     revision: int = 0
     order: int = 0  # the last execution_order that was drawn
     records: list[NodeRecord | None] = field(default_factory=list)  # by slot
@@ -177,6 +180,7 @@ class Run:
     watchers: int = 0  # while there are any, transitions carry copies of what they change
     cpu_us: int = 0
     memory_peak_bytes: int = 0
+    container_id: UUID | None = field(default=None, compare=False)  # of what ended last
     created_at: datetime | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
@@ -209,7 +213,7 @@ class Run:
 
     def may_begin(self, slot: int) -> bool:
         """Say whether an attempt at a slot may begin now."""
-        return self.status is not RunStatus.PAUSED and self.is_open(slot)
+        return self.status is not RunStatus.PAUSED and not self.asleep and self.is_open(slot)
 
     def is_stopping(self, slot: int) -> bool:
         """Say whether what runs at a slot is to end."""

@@ -287,6 +287,8 @@ def write_run(
     place, failure = run.failure or ("", None)
     failing = run.status is RunStatus.FAILED or (not final and not run.cancelling)
     told = failure if failing else None
+    told_place = run.plan.index.get(place)
+    failed = run.records[told_place] if told_place is not None else None
     for earlier in t.run_changes:
         starts, cancels = starts or earlier.starts, cancels or earlier.cancels
     change = RunChange(
@@ -303,6 +305,7 @@ def write_run(
         revision=run.revision,
         cpu_us=run.cpu_us,
         memory_peak_bytes=run.memory_peak_bytes,
+        container_id=(failed and failed.container_id) or run.container_id,
     )
     t.run_changes[:] = [change]
     t.revision = run.revision

@@ -21,6 +21,7 @@ from services.orchestrator.domain.rows import (
     Command,
     Finished,
     Follows,
+    NodeCopy,
     RunInsert,
     SupersededCommand,
     Transition,
@@ -252,7 +253,13 @@ class Engine:
 
     # --- what callers ask -----------------------------------------------------------------------
 
-    async def start(self, run: Run, row: RunInsert, follows: tuple[Follows, ...]) -> None:
+    async def start(
+        self,
+        run: Run,
+        row: RunInsert,
+        follows: tuple[Follows, ...],
+        copies: Sequence[NodeCopy] = (),
+    ) -> None:
         """Start a run; returns once it is committed, and what it follows was so in that moment.
 
         Raises `NotStarted` when it was refused; the caller looks why.
@@ -267,7 +274,8 @@ class Engine:
             )
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[run.id] = future
-        self._apply(self.core.start(run, row, now=self.now(), follows=follows))
+        now = self.now()
+        self._apply(self.core.start(run, row, now=now, follows=follows, copies=copies))
         await asyncio.shield(future)
 
     async def cancel(self, run_id: UUID) -> None:
@@ -514,7 +522,7 @@ class Engine:
         refused = []
         for t in committed.batch:
             run = self.core.runs.get(t.run_id)
-            if t.run_inserts and not self._answer_start(t.run_id, run, committed):
+            if t.run_inserts and not self._answer_start(t, run, committed):
                 refused.append(t.run_id)
                 continue
             self._stamp(t, run, committed.at)
@@ -530,16 +538,27 @@ class Engine:
         if refused:
             self._apply(self.core.redispatch())
 
-    def _answer_start(self, run_id: UUID, run: Run | None, committed: Committed) -> bool:
-        future = self._waiting.pop(run_id, None)
-        if run_id not in committed.started:
+    def _answer_start(self, t: Transition, run: Run | None, committed: Committed) -> bool:
+        future = self._waiting.pop(t.run_id, None)
+        if t.run_id not in committed.started:
             if future is not None:
                 _reject(future, NotStarted())
             return False
         if run is not None:
             run.created_at = committed.at
-            if run.plan.timeout_ms is not None:
-                run.deadline_at = committed.at + timedelta(milliseconds=run.plan.timeout_ms)
+            for record in run.records if t.copies else ():
+                if record is not None and record.status is NodeStatus.COMPLETED:
+                    record.started_at = record.started_at or committed.at
+                    record.completed_at = record.completed_at or committed.at
+            row = t.run_inserts[0]
+            begins = max(committed.at, row.start_at or committed.at)
+            if row.timeout_ms is not None:
+                run.deadline_at = begins + timedelta(milliseconds=row.timeout_ms)
+            if row.start_at is not None:
+                delay_s = (begins - committed.at).total_seconds()
+                timeout_ms = row.timeout_ms
+                begun = self.core.begin_in(run, delay_s, now=self.now(), timeout_ms=timeout_ms)
+                self._apply(begun)
         if future is not None:
             _resolve(future)
         return True

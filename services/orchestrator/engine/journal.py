@@ -292,6 +292,7 @@ def _keys(t: Transition) -> list[UUID]:
     keys += [each.id for each in t.node_inserts]
     keys += [each.id for each in t.completes]
     keys += t.placed
+    keys += [each.id for each in t.copies]
     keys += t.changes
     keys += [each.id for each in t.signals]
     return keys

@@ -12,7 +12,6 @@ from qflow.orchestrator.v1 import execution_pb2, execution_service_pb2_grpc
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
 from services.kit.caller import current_caller
-from services.kit.errors import FieldViolation, InvalidArgument
 from services.kit.rpc import codec as kit
 from services.kit.rpc.codec import duration_ms
 from services.kit.rpc.pages import Pages
@@ -20,8 +19,9 @@ from services.kit.rpc.sizes import in_parts
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.hub import Moved
 from services.orchestrator.gateways.peers import PeerGone
-from services.orchestrator.rpc import codec
+from services.orchestrator.rpc import codec, starting
 from services.orchestrator.rpc.forwarding import ask, follow, may_be_forwarded, to_owner
+from services.orchestrator.usecases import listing
 from services.orchestrator.usecases.cancel import cancel_execution
 from services.orchestrator.usecases.forward import Router, owner_gone
 from services.orchestrator.usecases.read import Reader
@@ -30,7 +30,6 @@ from services.orchestrator.usecases.watch import Step, Watcher
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_WAIT_DEFAULT_S: Final = 30.0
 # How often the owner of a run is looked for, and for how long by a watch: longer than it takes
 # others to take over.
 _LOOK_AGAIN_S: Final = 0.25
@@ -42,39 +41,35 @@ _PART_NODES_MAX: Final = 500
 _PART_BYTES_MAX: Final = 1024 * 1024
 
 
-def _named_twice() -> InvalidArgument:
-    fault = "name a version or an alias, not both"
-    fields = [FieldViolation("workflow_alias", fault, "VERSION_NAMED_TWICE")]
-    return InvalidArgument("VERSION_NAMED_TWICE", f"workflow_alias: {fault}", fields=fields)
-
-
 class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
     """Decodes, calls one use case, encodes."""
 
     service: str = "qflow.orchestrator.v1.ExecutionService"
 
-    def __init__(self, *, starter: Starter, reader: Reader, engine: Engine, router: Router) -> None:
+    def __init__(
+        self,
+        *,
+        starter: Starter,
+        reader: Reader,
+        engine: Engine,
+        router: Router,
+        watcher: Watcher,
+    ) -> None:
         self.router = router
         self._starter = starter
         self._reader = reader
         self._engine = engine
-        self._watcher = Watcher(reader, engine)
+        self._watcher = watcher
 
     async def StartExecution(
         self, request: pb.StartExecutionRequest, context: Context
     ) -> pb.StartExecutionResponse:
         """Start a run; an OK means that it is committed."""
-        if request.workflow_alias and request.workflow_version:
-            raise _named_twice()
-        execution, plan = await self._starter.start(
-            current_caller(),
-            kit.uuid_from(request.workflow_id, field="workflow_id"),
-            request.workflow_version,
-            request.input_json,
-            kit.uuid_or_none(request.request_id, field="request_id"),
-            alias=request.workflow_alias,
+        started = await starting.start(self._starter, request)
+        return pb.StartExecutionResponse(
+            execution=starting.execution(started, validate_only=request.validate_only),
+            existing=started.existing,
         )
-        return pb.StartExecutionResponse(execution=codec.execution_to_pb(execution, plan))
 
     async def GetExecution(
         self, request: pb.GetExecutionRequest, context: Context
@@ -92,18 +87,28 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
         """Give a page of runs."""
         workflow_id = kit.uuid_or_none(request.workflow_id, field="workflow_id")
         statuses = sorted({codec.RUN_STATUS_BY_NUMBER[each] for each in request.statuses})
-        pages = Pages("ListExecutions", request, workflow_id, *statuses)
-        found = await self._reader.list_executions(
-            current_caller(),
+        asked = listing.asked_from(
+            filter_text=request.filter,
+            order_by=request.order_by,
             workflow_id=workflow_id,
             statuses=statuses,
-            before=pages.after_moment(),
-            limit=pages.limit,
         )
-        shown, token = await pages.cut(
+        words = (request.filter, request.order_by, request.view)
+        pages = Pages("ListExecutions", request, workflow_id, *words, *statuses)
+        caller, reader = current_caller(), self._reader
+        full = request.view == _FULL
+        found = await listing.find(
+            reader,
+            caller,
+            asked,
+            after=pages.after_key(asked.order.field.key_type),
+            limit=pages.limit,
+            full=full,
+        )
+        shown, token = await pages.cut_found(
             found,
-            encode=lambda each: codec.execution_to_pb(*each),
-            key=lambda each: (each[0].created_at, each[0].id),
+            read=lambda ids: listing.read(reader, caller, ids, full=full),
+            encode=lambda each: codec.execution_to_pb(each.execution, each.plan),
         )
         return pb.ListExecutionsResponse(executions=shown, next_page_token=token)
 
@@ -133,7 +138,7 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
         self, request: pb.WaitExecutionRequest, context: Context
     ) -> pb.WaitExecutionResponse:
         """Give a run once it is over, or when the time is up; the wait follows the run."""
-        timeout_s = _WAIT_DEFAULT_S
+        timeout_s = starting.WAIT_DEFAULT_S
         if request.HasField("timeout"):
             timeout_s = kit.milliseconds_from(request.timeout, field="timeout") / 1000
         ends_at = self._engine.now() + timeout_s

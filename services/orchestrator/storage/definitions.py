@@ -154,10 +154,12 @@ class Pins:
     """Which node versions a run took, by place."""
 
     id: UUID
-    workflow_id: UUID
-    workflow_version: int
+    workflow_id: UUID | None  # none of a node that runs alone
+    workflow_version: int | None
     by_place: Mapping[str, UUID]
     variables: Mapping[str, str]  # the texts that were taken, by name
+    node_version_id: UUID | None  # of a node that runs alone
+    inputs: Mapping[str, Mapping[str, str]]  # new texts of inputs, by place and input
 
 
 _KEEP_PINS: Final[LiteralString] = """
@@ -167,7 +169,8 @@ _KEEP_PINS: Final[LiteralString] = """
         ON CONFLICT (tenant_id, digest) DO NOTHING
 """
 _FIND_PINS: Final[LiteralString] = """
-    SELECT id, workflow_id, workflow_version, pins, variables FROM execution_pins
+    SELECT id, workflow_id, workflow_version, pins, variables, node_version_id, inputs
+      FROM execution_pins
      WHERE tenant_id = $1 AND digest = $2
 """
 
@@ -227,7 +230,8 @@ def _digest_of(
 
 
 _PINS: Final[LiteralString] = """
-    SELECT id, workflow_id, workflow_version, pins, variables FROM execution_pins WHERE id = ANY($1)
+    SELECT id, workflow_id, workflow_version, pins, variables, node_version_id, inputs
+      FROM execution_pins WHERE id = ANY($1)
 """
 
 
@@ -284,4 +288,6 @@ def _to_pins(row: Row) -> Pins:
         workflow_version=row["workflow_version"],
         by_place={place: UUID(version) for place, version in row["pins"].items()},
         variables=row["variables"] or {},
+        node_version_id=row["node_version_id"],
+        inputs=row["inputs"] or {},
     )

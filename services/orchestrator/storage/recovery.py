@@ -10,7 +10,8 @@ from uuid import UUID
 import msgspec
 
 from services.kit.pg import Db, Row
-from services.orchestrator.domain.core import EndedChild
+from services.orchestrator.domain.core import BEGIN, EndedChild
+from services.orchestrator.domain.options import RunOptions
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.restore import NodeRow, RunRow, SignalRow, restore
 from services.orchestrator.domain.state import Failure, FileValue, Run
@@ -37,7 +38,9 @@ async def find_open(
 _OPEN: Final[LiteralString] = """
     SELECT id, tenant_id, created_by, status, pins_id, input_data, request_id, revision, shard,
            created_at, started_at, cancel_requested_at, deadline_at, error_type, error_message,
-           error_stack_trace, failed_node_id,
+           error_stack_trace, failed_node_id, business_key, labels, priority, start_at,
+           parent_execution_id, relation, node_version_id,
+           EXTRACT(epoch FROM start_at - clock_timestamp())::float8 AS starts_s,
            EXTRACT(epoch FROM deadline_at - clock_timestamp())::float8 AS deadline_s
       FROM workflow_executions
      WHERE status IN ('pending', 'running', 'paused') AND id = ANY($1)
@@ -174,6 +177,15 @@ def _to_open_run(
             deadline_at=row["deadline_at"],
             shard=row["shard"] or 0,
             failure=None if failure is None else (row["failed_node_id"] or "", failure),
+            options=RunOptions(
+                business_key=row["business_key"],
+                labels=row["labels"],
+                priority=row["priority"],
+                start_at=row["start_at"],
+                parent_execution_id=row["parent_execution_id"],
+                relation=row["relation"],
+                node_version_id=row["node_version_id"],
+            ),
         ),
         [_to_node_row(node) for node in nodes],
         signals,
@@ -189,6 +201,8 @@ def _to_open_run(
         for record in run.records
         if record is not None and record.child is not None and record.child in children
     ]
+    if run.status is RunStatus.PENDING and (row["starts_s"] or 0) > 0:
+        due_s[BEGIN] = row["starts_s"]
     return OpenRun(run, due_s, row["deadline_s"], ended)
 
 

@@ -9,16 +9,19 @@ from uuid import UUID
 
 from services.kit.errors import FailedPrecondition
 from services.kit.pg import Db
-from services.orchestrator.domain import compatibility
+from services.orchestrator.domain import compatibility, reuse, single
 from services.orchestrator.domain.compile import compile_plan
-from services.orchestrator.domain.plan import Definition, Kind, Plan
+from services.orchestrator.domain.plan import Definition, Kind, NodeVersion, Plan
 from services.orchestrator.storage import definitions
+from services.orchestrator.storage import pins as pins_of
+from services.orchestrator.storage.definitions import Pins
 from services.orchestrator.usecases.recent import Recent
 from services.orchestrator.usecases.variables import taken_variables
 
 # Kept in all: about a kilobyte a place, so this is some hundred megabytes at the most.
 _PLACES_MAX: Final = 100_000
 DEPTH_MAX: Final = 8  # of sub-workflows in each other
+_UNKNOWN: Final = UUID(int=0)
 _READY_STATES: Final = frozenset({"none", "locked"})
 
 
@@ -48,13 +51,14 @@ class Plans:
         variables: Mapping[str, str],
         *,
         depth: int = 0,
+        store: bool = True,
     ) -> Plan | None:
         """Pin a definition to what its places stand for now; None where a node is gone.
 
         The texts of variables are pinned too: a run takes them as they stand, for good.
 
         What does not fit what its nodes became is refused, once per combination: the combinations
-        that are kept have passed.
+        that are kept have passed. What is not to be stored is known by no id of its own.
         """
         versions = await definitions.resolve(db, tenant_id, definition.of_kind(Kind.PYTHON))
         if len(versions) < len(definition.of_kind(Kind.PYTHON)):
@@ -67,6 +71,15 @@ class Plans:
         pins = await definitions.find_pins(db, tenant_id, definition, pinned, variables)
         if pins is None:
             await asyncio.to_thread(compatibility.check, definition, versions, variables)
+            if not store:
+                return await asyncio.to_thread(
+                    compile_plan,
+                    definition,
+                    versions,
+                    pins_id=_UNKNOWN,
+                    variables=variables,
+                    plans=subs,
+                )
             pins = await definitions.keep_pins(db, tenant_id, definition, pinned, variables)
         plan = self._by_pins.get(pins.id)
         if plan is None:
@@ -108,6 +121,22 @@ class Plans:
             found[str(node["id"])] = plan
         return found
 
+    async def pinned_definition(self, db: Db, pins: Pins) -> Definition:
+        """Give the definition that pins are of, with the inputs that are theirs alone."""
+        if pins.workflow_id is None or pins.workflow_version is None:
+            assert pins.node_version_id is not None, "pins are of a workflow or of a node"
+            definition = await _single(db, pins.node_version_id)
+        else:
+            found = await self.definition(db, pins.workflow_id, pins.workflow_version)
+            assert found is not None, "a version that runs refer to is never deleted"
+            definition = found
+        return reuse.edited(definition, pins.inputs)
+
+    async def of_node(self, db: Db, tenant_id: UUID, version: NodeVersion) -> Plan:
+        """Give the plan of a node that runs alone."""
+        pins_id = await pins_of.keep_node(db, tenant_id, version.id)
+        return (await self.by_pins(db, [pins_id]))[pins_id]
+
     def known(self, pins_id: UUID) -> Plan | None:
         """Give a plan that is at hand."""
         return self._by_pins.get(pins_id)
@@ -124,8 +153,7 @@ class Plans:
             else:
                 found[each] = plan
         for pins in await definitions.get_pins(db, missing) if missing else ():
-            definition = await self.definition(db, pins.workflow_id, pins.workflow_version)
-            assert definition is not None, "a version that runs refer to is never deleted"
+            definition = await self.pinned_definition(db, pins)
             inner = {str(node["id"]) for node in definition.of_kind(Kind.WORKFLOW)}
             subs = {place: each for place, each in pins.by_place.items() if place in inner}
             plans = await self.by_pins(db, subs.values())
@@ -145,6 +173,11 @@ class Plans:
             weight = weight_of(found[pins.id], pins.variables)
             self._by_pins.keep(pins.id, found[pins.id], weight=weight)
         return found
+
+
+async def _single(db: Db, node_version_id: UUID) -> Definition:
+    versions = await pins_of.get_whole_versions(db, [node_version_id])
+    return single.definition_of(versions[node_version_id])
 
 
 def weight_of(plan: Plan, variables: Mapping[str, str]) -> int:

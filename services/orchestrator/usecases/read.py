@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replaced
-from datetime import datetime
 from uuid import UUID
 
 from services.kit.caller import Caller
@@ -45,27 +44,6 @@ class Reader:
         if found is None:
             raise missing(execution_id)
         return found, await self.plan(found)
-
-    async def list_executions(
-        self,
-        caller: Caller,
-        *,
-        workflow_id: UUID | None,
-        statuses: Sequence[str],
-        before: tuple[datetime, UUID] | None,
-        limit: int,
-    ) -> list[tuple[Execution, Plan]]:
-        """Give executions from before a position, newest first."""
-        async with as_caller(self.api_pool, caller) as db:
-            found = await executions.list_page(
-                db, workflow_id=workflow_id, statuses=statuses, before=before, limit=limit
-            )
-            counts = await executions.get_counts(db, [each.id for each in found])
-        async with transaction(self.engine_pool) as db:
-            plans = await self.plans.by_pins(db, {each.pins_id for each in found})
-        return [
-            (replaced(each, counts=counts.get(each.id, {})), plans[each.pins_id]) for each in found
-        ]
 
     async def list_nodes(
         self, caller: Caller, execution_id: UUID, *, begin: int, limit: int, full: bool

@@ -15,6 +15,7 @@ from pathlib import Path
 import asyncpg
 import structlog
 from qflow.orchestrator.v1.attach_service_pb2_grpc import add_AttachServiceServicer_to_server
+from qflow.orchestrator.v1.control_service_pb2_grpc import add_ControlServiceServicer_to_server
 from qflow.orchestrator.v1.execution_service_pb2_grpc import (
     add_ExecutionServiceServicer_to_server,
 )
@@ -36,6 +37,7 @@ from services.orchestrator.loops.lease import keep_lease
 from services.orchestrator.loops.members import judge_strays, keep_share, tell_demand
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
+from services.orchestrator.rpc.controls import ControlServicer
 from services.orchestrator.rpc.executions import ExecutionServicer
 from services.orchestrator.rpc.peer import PeerServicer
 from services.orchestrator.rpc.reruns import RerunServicer
@@ -43,6 +45,7 @@ from services.orchestrator.rpc.runs import RunServicer
 from services.orchestrator.settings import Settings
 from services.orchestrator.storage.shards import CHANNEL
 from services.orchestrator.usecases.balance import begin, hand_over
+from services.orchestrator.usecases.controls import Controls
 from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.plans import Plans
 from services.orchestrator.usecases.read import Reader
@@ -103,6 +106,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     executions = ExecutionServicer(
         starter=starter, reader=reader, engine=engine, router=router, watcher=watcher
     )
+    control = ControlServicer(controls=Controls(reader, engine), router=router)
     await begin(engine)
     writing = asyncio.create_task(engine.run())
     try:
@@ -116,13 +120,17 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     RunServicer(starter=starter, watcher=watcher),
                 ),
                 (add_RerunServiceServicer_to_server, RerunServicer(Rerunner(reader, engine))),
+                (add_ControlServiceServicer_to_server, control),
             ],
             internal_listener=listener(
                 env, "orchestrator", settings.attach_listen, suffix="ATTACH_LISTEN"
             ),
             internal_servicers=[
                 (add_AttachServiceServicer_to_server, AttachServicer(engine, engine_pool)),
-                (add_PeerServiceServicer_to_server, PeerServicer(authenticator, [executions])),
+                (
+                    add_PeerServiceServicer_to_server,
+                    PeerServicer(authenticator, [executions, control]),
+                ),
             ],
             loops=[
                 partial(_until_fenced, partial(_follow, writing)),

@@ -46,7 +46,16 @@ def resume(run: Run, t: Transition, fx: Effects) -> None:
 
 def pause_node(run: Run, place: int, t: Transition, fx: Effects) -> None:
     """Hold up a place that has not begun, or that would be repeated."""
-    place_row(run, place, t, NodeStatus.PAUSED, new_id=fx.new_id, token=fx.next_token())
+    record = run.records[place]
+    place_row(
+        run,
+        place,
+        t,
+        NodeStatus.PAUSED,
+        new_id=fx.new_id,
+        token=fx.next_token(),
+        failure=record.failure if record is not None else None,
+    )
 
 
 def resume_node(run: Run, place: int, t: Transition, fx: Effects) -> None:
@@ -63,8 +72,6 @@ def skip_node(
 ) -> None:
     """End a place by hand that is not running: with an output, or as skipped."""
     waits.forget_waiting(run, place)
-    if run.groups.pop(place, None) is not None:
-        groups.end_parts(run, place, t)
     if output is None:
         routes.skip(run, place, t, fx)
     else:

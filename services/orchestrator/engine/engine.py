@@ -105,6 +105,8 @@ class Engine:
         self._load = load
         self._waiting: dict[UUID, asyncio.Future[None]] = {}  # starts by run
         self._cancels: dict[UUID, asyncio.Future[None]] = {}  # by run
+        # What callers changed: by transition, while it is on its way to disk.
+        self._changes: dict[int, tuple[UUID, asyncio.Future[None]]] = {}
         self._refusals: dict[UUID, int] = {}  # of runs since something of them was last written
         self._loading = False
         self._settled = asyncio.Event()  # not while a run is loaded again
@@ -140,6 +142,7 @@ class Engine:
             self.recovering = True  # nothing writes any more: nobody may wait for it
             for future in [*self._waiting.values(), *self._cancels.values()]:
                 _reject(future, _try_again())
+            self._reject_changes(None)
 
     async def _recover(self) -> None:
         """Forget and reload: the only rollback. Nothing an older epoch wrote can still arrive.
@@ -177,6 +180,7 @@ class Engine:
         self.silent_since.clear()
         waiting, self._waiting = self._waiting, {}
         cancels, self._cancels = self._cancels, {}
+        self._reject_changes(None)
         for stream in list(self.streams.values()):
             stream.close()  # runners come back and say what they have
         self.streams.clear()
@@ -223,6 +227,7 @@ class Engine:
             self._loading = False
             self._settled.set()
             late, self._late = self._late, []
+        self._reject_changes(run_id)
         cancel = self._cancels.pop(run_id, None)
         if cancel is not None:
             _reject(cancel, _try_again())
@@ -413,6 +418,23 @@ class Engine:
         """Have a runner offer an attempt to the member that owns its run."""
         self._tell(runner_id, Owned(ref, token, owner))
 
+    async def change(self, run_id: UUID, transitions: Iterable[Transition]) -> None:
+        """Write what a caller did to a run; returns once it is committed."""
+        changes = list(transitions)
+        if not changes:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changes[id(changes[-1])] = (run_id, future)
+        self._apply(changes)
+        await asyncio.shield(future)
+
+    def _reject_changes(self, run_id: UUID | None) -> None:
+        """Tell callers that what they changed in a run, or in any, may not have been written."""
+        for key, (changed, future) in list(self._changes.items()):
+            if run_id is None or changed == run_id:
+                del self._changes[key]
+                _reject(future, _try_again())
+
     # --- what runners say -----------------------------------------------------------------------
 
     def attach(self, runner_id: UUID, pythons: Iterable[str], inventory: dict[UUID, int]) -> Stream:
@@ -529,6 +551,8 @@ class Engine:
             self._refusals.pop(t.run_id, None)
             for command in t.commands:
                 self._carry_out(command)
+            if self._changes and (changed := self._changes.pop(id(t), None)) is not None:
+                _resolve(changed[1])
             if self._cancels and any(change.cancels for change in t.run_changes):
                 waiting = self._cancels.pop(t.run_id, None)
                 if waiting is not None:

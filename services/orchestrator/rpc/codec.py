@@ -78,7 +78,8 @@ def node_to_pb(execution_id: str, node: NodeExecution) -> pb.NodeExecution:
         id=str(node.id) if node.id else "",
         execution_id=execution_id,
         node_id=node.node_id,
-        definition_node_id=node.node_id,
+        definition_node_id=node.definition_node_id or node.node_id,
+        child_execution_id=str(node.child_execution_id or ""),
         node_version_id=str(node.node_version_id) if node.node_version_id else "",
         status=_NODE_STATUS[node.status],
         revision=node.revision,
@@ -109,8 +110,8 @@ def node_to_pb(execution_id: str, node: NodeExecution) -> pb.NodeExecution:
 
 
 def _counts(execution: Execution, total: int) -> pb.NodeCounts:
-    counts = pb.NodeCounts(total=total)
-    begun = 0
+    counts = pb.NodeCounts(total=total + execution.parts)
+    begun = -execution.parts
     for status, number in execution.counts.items():
         begun += number
         name = _COUNTED[NodeStatus(status)]

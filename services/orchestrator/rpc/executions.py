@@ -24,7 +24,7 @@ from services.orchestrator.rpc.forwarding import ask, follow, may_be_forwarded, 
 from services.orchestrator.usecases import listing
 from services.orchestrator.usecases.cancel import cancel_execution
 from services.orchestrator.usecases.forward import Router, owner_gone
-from services.orchestrator.usecases.read import Reader
+from services.orchestrator.usecases.read import Reader, Shown
 from services.orchestrator.usecases.start import Starter
 from services.orchestrator.usecases.watch import Step, Watcher
 
@@ -118,18 +118,17 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
         """Give a page of a run's nodes."""
         execution_id = kit.uuid_from(request.execution_id, field="execution_id")
         pages = Pages("ListNodeExecutions", request, execution_id)
-        begin = pages.after_place()
         nodes = await self._reader.list_nodes(
             current_caller(),
             execution_id,
-            begin=begin,
+            after=Shown(*pages.after_two()),
             limit=pages.limit,
             full=request.view == _FULL,
         )
         shown, token = await pages.cut(
-            [*enumerate(nodes, begin + 1)],
+            nodes,
             encode=lambda each: codec.node_to_pb(str(execution_id), each[1]),
-            key=lambda each: (each[0],),
+            key=lambda each: each[0],
         )
         return pb.ListNodeExecutionsResponse(node_executions=shown, next_page_token=token)
 

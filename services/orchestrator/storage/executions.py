@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from datetime import datetime
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, NamedTuple
 from uuid import UUID
 
 from services.kit.pg import Db, Row
@@ -48,6 +48,7 @@ class Execution:
     python_version: str | None = None
     container_id: str | None = None
     counts: dict[str, int] = field(default_factory=dict)  # rows by status
+    parts: int = 0  # how many of them are elements of maps or turns of loops
 
     @property
     def final(self) -> bool:
@@ -77,6 +78,8 @@ class NodeExecution:
     container_id: UUID | None = None
     output_data: str | None = None
     output_file_id: UUID | None = None
+    definition_node_id: str = ""
+    child_execution_id: UUID | None = None
     file_size_bytes: int | None = None
     hash_sha256: str | None = None
     stdout_tail: str | None = None
@@ -92,12 +95,15 @@ _GET: Final[LiteralString] = """
            CASE WHEN $2 THEN input_data END AS input_data,
            CASE WHEN $3 THEN output_data END AS output_data,
            CASE WHEN $3 THEN error_stack_trace END AS error_stack_trace,
-           GREATEST(workflow_executions.revision, nodes.revision) AS revision, nodes.counts
+           GREATEST(workflow_executions.revision, nodes.revision) AS revision, nodes.counts,
+           nodes.parts
       FROM workflow_executions
      CROSS JOIN LATERAL (
            SELECT COALESCE(max(revision), 0) AS revision,
-                  jsonb_object_agg(status, n) FILTER (WHERE status IS NOT NULL) AS counts
-             FROM (SELECT status, count(*) AS n, max(revision) AS revision
+                  jsonb_object_agg(status, n) FILTER (WHERE status IS NOT NULL) AS counts,
+                  COALESCE(sum(parts), 0)::int AS parts
+             FROM (SELECT status, count(*) AS n, max(revision) AS revision,
+                          count(*) FILTER (WHERE node_id <> definition_node_id) AS parts
                      FROM node_executions WHERE workflow_execution_id = workflow_executions.id
                     GROUP BY status) AS by_status) AS nodes
      WHERE id = $1 AND purge_started_at IS NULL
@@ -175,22 +181,34 @@ async def find_key(db: Db, workflow_id: UUID, business_key: str) -> Execution | 
 
 
 _COUNTS: Final[LiteralString] = """
-    SELECT workflow_execution_id, status, count(*) AS n FROM node_executions
+    SELECT workflow_execution_id, status, count(*) AS n,
+           count(*) FILTER (WHERE node_id <> definition_node_id) AS parts
+      FROM node_executions
      WHERE workflow_execution_id = ANY($1) GROUP BY workflow_execution_id, status
 """
 
 
-async def get_counts(db: Db, execution_ids: Sequence[UUID]) -> dict[UUID, dict[str, int]]:
-    """Give the counts of node rows by status."""
-    counts: dict[UUID, dict[str, int]] = {}
+class Counts(NamedTuple):
+    """How many node rows of a run stand where, and how many of them are parts of others."""
+
+    by_status: dict[str, int]
+    parts: int
+
+
+async def get_counts(db: Db, execution_ids: Sequence[UUID]) -> dict[UUID, Counts]:
+    """Give the counts of node rows."""
+    found: dict[UUID, Counts] = {}
     for row in await db.fetch(_COUNTS, list(execution_ids)):
-        counts.setdefault(row["workflow_execution_id"], {})[row["status"]] = row["n"]
-    return counts
+        run_id = row["workflow_execution_id"]
+        counts = found.get(run_id, Counts({}, 0))
+        counts.by_status[row["status"]] = row["n"]
+        found[run_id] = counts._replace(parts=counts.parts + row["parts"])
+    return found
 
 
 _NODES: Final[LiteralString] = """
-    SELECT node.id, node.node_id, node.status, node.revision, node.node_version_id,
-           node.execution_order, node.retry_count, node.max_retries, node.started_at,
+    SELECT node.id, node.node_id, node.definition_node_id, node.child_execution_id, node.status,
+           node.revision, node.node_version_id, node.execution_order, node.retry_count, node.max_retries, node.started_at,
            node.completed_at, node.due_at, node.error_type, node.error_message,
            node.resource_usage, node.container_id, node.copied_from,
            CASE WHEN $4 THEN node.error_stack_trace END AS error_stack_trace,
@@ -205,6 +223,21 @@ _NODES: Final[LiteralString] = """
        AND ($2::text[] IS NULL OR node.node_id = ANY($2)) AND node.revision > $3
      ORDER BY node.execution_order
 """
+
+
+# The parts of one place in the order in which they began: by the index on that order.
+_PARTS: Final[LiteralString] = _NODES.replace(
+    "AND ($2::text[] IS NULL OR node.node_id = ANY($2)) AND node.revision > $3",
+    "AND node.definition_node_id = $2 AND node.node_id <> $2 AND node.execution_order > $3",
+).replace("ORDER BY node.execution_order", "ORDER BY node.execution_order LIMIT $5")
+
+
+async def list_parts(
+    db: Db, execution_id: UUID, place_id: str, *, after_order: int, limit: int, full: bool = False
+) -> list[NodeExecution]:
+    """Give the elements of a map or the turns of a loop that began after an order."""
+    rows = await db.fetch(_PARTS, execution_id, place_id, after_order, full, limit)
+    return [_to_node(row) for row in rows]
 
 
 async def list_nodes(
@@ -260,6 +293,7 @@ def of_run(run: Run, completed_at: datetime | None = None) -> Execution:
         input_data=run.input_text,
         output_data=run.output_data,
         counts=counts,
+        parts=sum(each is not None for each in run.records[len(run.plan.places) :]),
     )
 
 

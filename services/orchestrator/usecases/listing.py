@@ -19,7 +19,7 @@ from services.orchestrator.domain.plan import Plan
 from services.orchestrator.storage import execution_lists as lists
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.execution_lists import FIELDS, LABELS, NEWEST_FIRST, ORDERS
-from services.orchestrator.storage.executions import Execution
+from services.orchestrator.storage.executions import Counts, Execution
 from services.orchestrator.usecases.read import Reader
 
 
@@ -94,8 +94,7 @@ async def read(reader: Reader, caller: Caller, ids: Sequence[UUID], *, full: boo
     async with transaction(reader.engine_pool) as db:
         plans = await reader.plans.by_pins(db, {each.pins_id for each in found})
     return [
-        Listed(each.id, replaced(each, counts=counts.get(each.id, {})), plans[each.pins_id])
-        for each in found
+        Listed(each.id, _counted(each, counts.get(each.id)), plans[each.pins_id]) for each in found
     ]
 
 
@@ -111,3 +110,9 @@ async def _by_labels(
     if not wanted:
         return None
     return await lists.ids_by_labels(pool, json.dumps(wanted), tenant_id=caller.tenant_id)
+
+
+def _counted(execution: Execution, counts: Counts | None) -> Execution:
+    if counts is None:
+        return execution
+    return replaced(execution, counts=counts.by_status, parts=counts.parts)

@@ -540,6 +540,7 @@ class NodeExecution(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     DUE_TIME_FIELD_NUMBER: _builtins.int
+    CHILD_EXECUTION_ID_FIELD_NUMBER: _builtins.int
     COPIED_FROM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID; empty while the node is pending and has no row."""
@@ -569,6 +570,8 @@ class NodeExecution(_message.Message):
     """The end of what its last attempt wrote to standard output; at most 8 KiB."""
     stderr_tail: _builtins.str
     """The end of what its last attempt wrote to standard error; at most 8 KiB."""
+    child_execution_id: _builtins.str
+    """Of a sub-workflow: the execution that runs it. Else empty."""
     copied_from: _builtins.str
     """Of a result that was taken over from the run's parent: the node execution that gave it, which may be gone. Else empty."""
     @_builtins.property
@@ -618,11 +621,12 @@ class NodeExecution(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         due_time: _timestamp_pb2.Timestamp | None = ...,
+        child_execution_id: _builtins.str = ...,
         copied_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "end_time", b"end_time", "error", b"error", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "copied_from", b"copied_from", "definition_node_id", b"definition_node_id", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "execution_id", b"execution_id", "execution_order", b"execution_order", "id", b"id", "max_retries", b"max_retries", "node_id", b"node_id", "node_version_id", b"node_version_id", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "retry_count", b"retry_count", "revision", b"revision", "start_time", b"start_time", "status", b"status", "stderr_tail", b"stderr_tail", "stdout_tail", b"stdout_tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_execution_id", b"child_execution_id", "container_id", b"container_id", "copied_from", b"copied_from", "definition_node_id", b"definition_node_id", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "execution_id", b"execution_id", "execution_order", b"execution_order", "id", b"id", "max_retries", b"max_retries", "node_id", b"node_id", "node_version_id", b"node_version_id", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "retry_count", b"retry_count", "revision", b"revision", "start_time", b"start_time", "status", b"status", "stderr_tail", b"stderr_tail", "stdout_tail", b"stdout_tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["output_json", "output_file"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015

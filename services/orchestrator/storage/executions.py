@@ -208,8 +208,9 @@ async def get_counts(db: Db, execution_ids: Sequence[UUID]) -> dict[UUID, Counts
 
 _NODES: Final[LiteralString] = """
     SELECT node.id, node.node_id, node.definition_node_id, node.child_execution_id, node.status,
-           node.revision, node.node_version_id, node.execution_order, node.retry_count, node.max_retries, node.started_at,
-           node.completed_at, node.due_at, node.error_type, node.error_message,
+           node.revision, node.node_version_id, node.execution_order, node.retry_count,
+           node.max_retries, node.started_at, node.completed_at, node.due_at, node.error_type,
+           node.error_message,
            node.resource_usage, node.container_id, node.copied_from,
            CASE WHEN $4 THEN node.error_stack_trace END AS error_stack_trace,
            CASE WHEN $4 THEN node.output_data END AS output_data,

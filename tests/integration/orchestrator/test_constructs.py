@@ -235,7 +235,7 @@ SIGNAL = {"kind": "signal", "signal": {"name": "go", "type": INT, "timeout_ms": 
 
 @pytest.mark.parametrize("early", [True, False])
 async def test_a_signal_is_taken_once_whenever_it_comes_and_over_a_restart(
-    orchestra: Orchestra, make: Callable[..., str], early: bool
+    orchestra: Orchestra, make: Callable[..., str], *, early: bool
 ) -> None:
     workflow = make(
         {"a": None, "s": SIGNAL, "b": None},

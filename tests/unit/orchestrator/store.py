@@ -53,6 +53,23 @@ class Store:
                 "output": None,
                 "cpu_us": 0,
             }
+        for copied in t.copies:
+            assert copied.id not in self.nodes
+            source = self.nodes[copied.source_id]
+            assert source["status"] == "completed", "only what completed is taken over"
+            self.nodes[copied.id] = {
+                **copied._asdict(),
+                "status": "completed",
+                "token": 0,
+                "runner": None,
+                "max_retries": 0,
+                "retry_count": 0,
+                "delivery_count": 0,
+                "failure": None,
+                "output": source["output"],
+                "revision": 1,
+                "cpu_us": 0,
+            }
         for done in t.completes:
             node = self._guarded(done.id, done.token)
             self.outcomes.setdefault(done.id, []).append(done.token)

@@ -166,10 +166,13 @@ def test_the_queue_gives_by_priority_and_in_turns(seed: int) -> None:
     chance = random.Random(seed)
     queue, model = ReadyQueue(), list[tuple[int, UUID, int]]()
     runs = {UUID(int=at): chance.choice((-100, 0, 0, 7)) for at in range(4)}
-    for _ in range(300):
+    since = dict[UUID, int]()  # when a run began to wait for its turn
+    for now in range(300):
         roll = chance.random()
         if roll < 0.5:
             run_id, place = chance.choice(list(runs)), chance.randrange(1000)
+            if all(each[1] != run_id for each in model):
+                since[run_id] = now
             queue.push(run_id, place, "3.11", priority=runs[run_id])
             model.append((runs[run_id], run_id, place))
         elif roll < 0.95:
@@ -179,7 +182,9 @@ def test_the_queue_gives_by_priority_and_in_turns(seed: int) -> None:
                 continue
             assert found is not None
             highest = max(priority for priority, _, _ in model)
-            assert highest == runs[found[0]]
+            able = [run_id for priority, run_id, _ in model if priority == highest]
+            assert min(able, key=lambda each: since[each]) == found[0]
+            since[found[0]] = now
             firsts = {run_id: place for _, run_id, place in reversed(model)}
             assert firsts[found[0]] == found[1], "places of a run keep their order"
             model.remove((highest, *found))

@@ -18,6 +18,7 @@ from qflow.orchestrator.v1.attach_service_pb2_grpc import add_AttachServiceServi
 from qflow.orchestrator.v1.execution_service_pb2_grpc import (
     add_ExecutionServiceServicer_to_server,
 )
+from qflow.orchestrator.v1.explain_service_pb2_grpc import add_ExplainServiceServicer_to_server
 from qflow.orchestrator.v1.rerun_service_pb2_grpc import add_RerunServiceServicer_to_server
 from qflow.orchestrator.v1.run_service_pb2_grpc import add_RunServiceServicer_to_server
 
@@ -33,6 +34,7 @@ from services.orchestrator.loops.lease import keep_lease
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
 from services.orchestrator.rpc.executions import ExecutionServicer
+from services.orchestrator.rpc.explanations import ExplainServicer
 from services.orchestrator.rpc.reruns import RerunServicer
 from services.orchestrator.rpc.runs import RunServicer
 from services.orchestrator.settings import Settings
@@ -103,6 +105,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     RunServicer(starter=starter, watcher=watcher),
                 ),
                 (add_RerunServiceServicer_to_server, RerunServicer(Rerunner(reader, engine))),
+                (add_ExplainServiceServicer_to_server, ExplainServicer(reader, engine)),
             ],
             internal_listener=Listener(address=settings.attach_listen, public=False),
             internal_servicers=[

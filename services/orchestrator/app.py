@@ -19,6 +19,7 @@ from qflow.orchestrator.v1.control_service_pb2_grpc import add_ControlServiceSer
 from qflow.orchestrator.v1.execution_service_pb2_grpc import (
     add_ExecutionServiceServicer_to_server,
 )
+from qflow.orchestrator.v1.explain_service_pb2_grpc import add_ExplainServiceServicer_to_server
 from qflow.orchestrator.v1.peer_service_pb2_grpc import add_PeerServiceServicer_to_server
 from qflow.orchestrator.v1.rerun_service_pb2_grpc import add_RerunServiceServicer_to_server
 from qflow.orchestrator.v1.run_service_pb2_grpc import add_RunServiceServicer_to_server
@@ -39,6 +40,7 @@ from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
 from services.orchestrator.rpc.controls import ControlServicer
 from services.orchestrator.rpc.executions import ExecutionServicer
+from services.orchestrator.rpc.explanations import ExplainServicer
 from services.orchestrator.rpc.peer import PeerServicer
 from services.orchestrator.rpc.reruns import RerunServicer
 from services.orchestrator.rpc.runs import RunServicer
@@ -107,6 +109,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         starter=starter, reader=reader, engine=engine, router=router, watcher=watcher
     )
     control = ControlServicer(controls=Controls(reader, engine), router=router)
+    explaining = ExplainServicer(reader, engine, router)
     await begin(engine)
     writing = asyncio.create_task(engine.run())
     try:
@@ -120,6 +123,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     RunServicer(starter=starter, watcher=watcher),
                 ),
                 (add_RerunServiceServicer_to_server, RerunServicer(Rerunner(reader, engine))),
+                (add_ExplainServiceServicer_to_server, explaining),
                 (add_ControlServiceServicer_to_server, control),
             ],
             internal_listener=listener(
@@ -129,7 +133,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 (add_AttachServiceServicer_to_server, AttachServicer(engine, engine_pool)),
                 (
                     add_PeerServiceServicer_to_server,
-                    PeerServicer(authenticator, [executions, control]),
+                    PeerServicer(authenticator, [executions, control, explaining]),
                 ),
             ],
             loops=[

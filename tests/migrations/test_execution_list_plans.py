@@ -123,6 +123,7 @@ _FILTERS: Final = {
     "status = running": "open_idx",
     'business_key = "order 3"': "business_key_idx",
     "owner = {owner} status = failed": "failed_idx",
+    "parent = {owner}": "parent_idx",
 }
 
 

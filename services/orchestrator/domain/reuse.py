@@ -102,9 +102,9 @@ def closed(plan: Plan, kept: Collection[int]) -> list[int]:
 
     What closes a run is done anew for each run.
     """
-    kept = [at for at in kept if plan.places[at].phase is Phase.MAIN]
-    lost = below(plan, (at for at in range(len(plan.places)) if at not in kept))
-    return [at for at in kept if at not in lost]
+    main = {at for at in kept if plan.places[at].phase is Phase.MAIN}
+    lost = below(plan, (at for at in range(len(plan.places)) if at not in main))
+    return [at for at in kept if at in main and at not in lost]
 
 
 def edited(definition: Definition, edits: Edits) -> Definition:

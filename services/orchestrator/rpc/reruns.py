@@ -136,8 +136,11 @@ def _from_nodes(named: Iterable[pb.RerunNode]) -> tuple[FromNode, ...]:
 
 
 def _item(item: batch.Item) -> pb.BatchItem:
+    """Encode what became of one; of a refusal the first detail, so that a thousand fit."""
+    status = to_status(item.error) if item.error else status_pb2.Status()
+    del status.details[1:]
     return pb.BatchItem(
         execution_id=str(item.execution_id),
-        status=to_status(item.error) if item.error else status_pb2.Status(),
+        status=status,
         new_execution_id=str(item.new_execution_id or ""),
     )

@@ -37,7 +37,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         if request.start.validate_only:
             shown = starting.execution(started, validate_only=True)
             return pb.ExecuteWorkflowResponse(execution=shown, existing=started.existing)
-        shown, done = await self._ended(started, request, context)
+        shown, done = await self._ended(started, request)
         return pb.ExecuteWorkflowResponse(execution=shown, done=done, existing=started.existing)
 
     async def RunNode(self, request: pb.RunNodeRequest, context: Context) -> pb.RunNodeResponse:
@@ -53,16 +53,14 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             kit.uuid_or_none(request.request_id, field="request_id"),
             wishes=Wishes(options=options, timeout_ms=starting.timeout_ms(request)),
         )
-        shown, done = await self._ended(started, request, context)
+        shown, done = await self._ended(started, request)
         return pb.RunNodeResponse(execution=shown, done=done, existing=started.existing)
 
-    async def _ended(
-        self, started: Started, request: Any, context: Context
-    ) -> tuple[execution_pb2.Execution, bool]:
+    async def _ended(self, started: Started, request: Any) -> tuple[execution_pb2.Execution, bool]:
         execution, plan = await self._watcher.wait(
             current_caller(),
             started.execution.id,
-            timeout_s=starting.wait_s(request, context),
+            timeout_s=starting.wait_s(request),
             full=request.view != _BASIC,
         )
         return codec.execution_to_pb(execution, plan), execution.final

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from qflow.orchestrator.v1 import execution_pb2
@@ -15,6 +14,7 @@ from qflow.orchestrator.v1 import execution_service_pb2 as pb
 from services.kit.caller import current_caller
 from services.kit.errors import FieldViolation, InvalidArgument
 from services.kit.rpc import codec as kit
+from services.kit.rpc import deadline
 from services.orchestrator.domain.options import KeyConflict, KeyReuse, RunOptions, Wishes
 from services.orchestrator.rpc import codec
 from services.orchestrator.usecases.launch import Started
@@ -104,13 +104,13 @@ def moment(request: Any, field: str) -> datetime | None:
     return at
 
 
-def wait_s(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> float:
+def wait_s(request: Any) -> float:
     """Read how long to wait: as asked, but not so long that the call ends unanswered."""
     asked: Duration = request.wait
     wanted = WAIT_DEFAULT_S
     if request.HasField("wait"):
         wanted = kit.milliseconds_from(asked, field="wait") / 1000
-    left = context.time_remaining()
+    left = deadline.remaining()
     return wanted if left is None else max(0.0, min(wanted, left - _ANSWER_S))
 
 

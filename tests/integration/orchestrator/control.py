@@ -28,11 +28,11 @@ CANCELLED = execution_pb2.EXECUTION_STATUS_CANCELLED
 
 
 def runs(orchestra: Orchestra) -> RunServiceAsyncStub:
-    return cast("RunServiceAsyncStub", RunServiceStub(orchestra.channel(orchestra.owner.token)))
+    return RunServiceStub(orchestra.channel(orchestra.owner.token))
 
 
 def reruns(orchestra: Orchestra) -> RerunServiceAsyncStub:
-    return cast("RerunServiceAsyncStub", RerunServiceStub(orchestra.channel(orchestra.owner.token)))
+    return RerunServiceStub(orchestra.channel(orchestra.owner.token))
 
 
 async def start(

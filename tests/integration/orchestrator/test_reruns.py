@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from qflow.orchestrator.v1 import execution_pb2, rerun_service_pb2, run_service_pb2
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
-from qflow.orchestrator.v1 import rerun_service_pb2, run_service_pb2
 
 from services.kit.ids import uuid7
 from tests import factories
@@ -106,7 +106,9 @@ async def test_a_rerun_keeps_what_completed_in_rows_of_its_own(
             assert {"a": 1, "b": 1, "c": 2, "d": 1} == worker.ran
             orchestra.sql.execute("DELETE FROM workflow_executions WHERE id = %s", (first.id,))
             listed = await orchestra.stub.ListNodeExecutions(
-                pb.ListNodeExecutionsRequest(execution_id=done.id, view=2)
+                pb.ListNodeExecutionsRequest(
+                    execution_id=done.id, view=execution_pb2.EXECUTION_VIEW_FULL
+                )
             )
     nodes = {each.node_id: each for each in listed.node_executions}
     assert ['{"result":2}', '{"result":3}'] == [nodes[each].output_json for each in "ab"]
@@ -520,8 +522,8 @@ async def test_many_runs_are_stopped_retried_and_rerun(orchestra: Orchestra, dia
             answers = [await stub.BatchRerunExecutions(again)]
             made = {item.execution_id: item.new_execution_id for item in answers[0].items}
             assert {each.id for each in waiting} == set(made)
-            for each in made.values():
-                assert FAILED == (await ended(orchestra, each)).status
+            for new_id in made.values():
+                assert FAILED == (await ended(orchestra, new_id)).status
             worker.failing.clear()
             request = rerun_service_pb2.BatchRetryExecutionsRequest(
                 execution_ids=list(made.values()), request_id=str(uuid.uuid4())

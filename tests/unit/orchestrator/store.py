@@ -11,7 +11,13 @@ import msgspec
 
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.restore import NodeRow, RunRow, SignalRow, restore
-from services.orchestrator.domain.rows import NodePlaced, RunChange, SignalWrite, Transition
+from services.orchestrator.domain.rows import (
+    NodeCopy,
+    NodePlaced,
+    RunChange,
+    SignalWrite,
+    Transition,
+)
 from services.orchestrator.domain.state import Failure, FileValue, Run
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
 
@@ -57,9 +63,9 @@ class Store:
                 "cpu_us": 0,
             }
         for signal in t.signals:
-            earlier = self.signals.get(signal.id)
-            assert earlier is None or earlier.node_id is None, "a word is taken once"
-            self.signals[signal.id] = signal
+            self._take(signal)
+        for copied in t.copies:
+            self._copy(copied)
         for done in t.completes:
             node = self._guarded(done.id, done.token)
             self.outcomes.setdefault(done.id, []).append(done.token)
@@ -113,6 +119,29 @@ class Store:
         }
         if placed.status in NODE_FINAL:
             self.outcomes.setdefault(placed.id, []).append(placed.token)
+
+    def _take(self, signal: SignalWrite) -> None:
+        earlier = self.signals.get(signal.id)
+        assert earlier is None or earlier.node_id is None, "a word is taken once"
+        self.signals[signal.id] = signal
+
+    def _copy(self, copied: NodeCopy) -> None:
+        assert copied.id not in self.nodes
+        source = self.nodes[copied.source_id]
+        assert source["status"] == "completed", "only what completed is taken over"
+        self.nodes[copied.id] = {
+            **copied._asdict(),
+            "status": "completed",
+            "token": 0,
+            "runner": None,
+            "max_retries": 0,
+            "retry_count": 0,
+            "delivery_count": 0,
+            "failure": None,
+            "output": source["output"],
+            "revision": 1,
+            "cpu_us": 0,
+        }
 
     def _guarded(self, node_id: UUID, token: int) -> dict[str, Any]:
         node = self.nodes[node_id]

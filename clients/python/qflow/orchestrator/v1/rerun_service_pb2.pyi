@@ -263,7 +263,7 @@ class BatchItem(_message.Message):
     """The new run, where one was made."""
     @_builtins.property
     def status(self) -> _status_pb2.Status:
-        """How it went: OK, or what the call for that run alone would have been refused with."""
+        """How it went: OK, or what the call for that run alone would have been refused with, and of that the reason alone."""
 
     def __init__(
         self,
@@ -385,7 +385,7 @@ class BatchRetryExecutionsResponse(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
-    """Whether the filter lets more through: call again for the next."""
+    """Whether the filter lets more through: the rest takes another filter, by `create_time` for example."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchItem]:
         """One for each run, as they were named, or newest first."""
@@ -449,7 +449,7 @@ class BatchRerunExecutionsResponse(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
-    """Whether the filter lets more through: call again for the next."""
+    """Whether the filter lets more through: the rest takes another filter, by `create_time` for example."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchItem]:
         """One for each run, as they were named, or newest first."""

@@ -15,7 +15,7 @@ class MemberState:
 
     id: UUID
     live: bool  # holds a lease; else it rests, and has no run
-    address: str
+    address: str  # empty when it is about to end: nothing is given to it any more
     shards: tuple[int, ...]
     left_s: float  # of its lease
 
@@ -35,8 +35,9 @@ def share(me: UUID, members: Sequence[MemberState]) -> Share:
     Shards without an owner are divided among the live alone: whoever rests does not look.
     """
     mine = next(each for each in members if each.id == me)
-    live = sum(each.live or each.id == me for each in members)
     owned = sum(len(each.shards) for each in members)
+    members = [each for each in members if each.address or each.id == me]
+    live = sum(each.live or each.id == me for each in members)
     orphans = -(-(SHARDS - owned) // live)
     few, many = SHARDS // len(members), -(-SHARDS // len(members))
     missing = few - len(mine.shards) - orphans

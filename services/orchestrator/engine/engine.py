@@ -136,6 +136,7 @@ class Engine:
                     await self._recover()
         finally:
             self.recovering = True  # nothing writes any more: nobody may wait for it
+            self.journal.end()
             for future in [*self._waiting.values(), *self._cancels.values()]:
                 _reject(future, _try_again())
 

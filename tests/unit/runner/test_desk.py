@@ -16,6 +16,7 @@ from services.runner.domain.frames import (
     Definition,
     Incoming,
     Kill,
+    Owned,
     Value,
     ValuesNotGiven,
 )
@@ -231,7 +232,7 @@ async def test_what_is_superseded_is_ended_and_never_answered(
     assert ([], []) == desk.inventory()
 
 
-async def test_an_attempt_outlives_its_stream_and_counts_for_the_next(
+async def test_an_attempt_outlives_its_stream_and_counts_for_the_one_that_says_it_is_its_own(
     desk: Desk, attempts: ScriptedAttempts
 ) -> None:
     first = desk.open_session(no_values)
@@ -239,11 +240,34 @@ async def test_an_attempt_outlives_its_stream_and_counts_for_the_next(
     await settle()
     desk.close_session(first)
     second = desk.open_session(no_values)
+    second.member = "second"
+    assert 0 == second.running
+    desk.take(second, Incoming(owners=[Owned(REF, 7, "second")]))
     assert 1 == second.running
     attempts.begun[7].set_result(Outcome())
     await settle()
     assert [7] == sent(second)
     assert 0 == second.running
+
+
+async def test_a_result_goes_to_the_owner_that_another_orchestrator_names(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    """I10, I13: whether it is still running when its run moves, or finished and sent in vain."""
+    first, second = desk.open_session(no_values), desk.open_session(no_values)
+    first.member, second.member = "first", "second"
+    for ref, token in ((REF, 7), (OTHER, 8)):
+        desk.take(first, assign(ref, token))
+    await settle()
+    attempts.begun[8].set_result(Outcome())
+    await settle()
+    assert [8] == sent(first)
+    desk.take(first, Incoming(owners=[Owned(REF, 7, "second"), Owned(OTHER, 8, "second")]))
+    assert [8] == sent(second)
+    attempts.begun[7].set_result(Outcome())
+    await settle()
+    assert ([], [7]) == (sent(first), sent(second))
+    assert (0, 0) == (first.running, second.running)
 
 
 async def test_a_large_result_goes_to_a_file(desk: Desk, attempts: ScriptedAttempts) -> None:

@@ -310,6 +310,10 @@ class Engine:
             shard = self.shards.draw(wanted)
             if shard is not None:
                 return shard
+            if self.shards.closing:
+                raise Unavailable(
+                    "DRAINING", "the server is stopping; resume at once", retry_after_s=0.1
+                )
             self.shards.look.set()
             try:
                 async with asyncio.timeout(_SHARD_WAIT_S):

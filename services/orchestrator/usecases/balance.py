@@ -79,6 +79,7 @@ async def hand_over(engine: Engine) -> None:
     ]
     if not found or not member.live:
         return
+    engine.shards.closing = True
     have = {each.id: len(each.shards) for each in found}
     for shard in sorted(member.owned):
         poorest = min(have, key=lambda each: (have[each], each))

@@ -270,6 +270,38 @@ async def test_a_result_goes_to_the_owner_that_another_orchestrator_names(
     assert (0, 0) == (first.running, second.running)
 
 
+async def test_a_result_that_comes_between_greeting_and_welcome_is_not_lost(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    """F7: its owner hangs and holds its stream; whoever took the run over is told all the same."""
+    hanging = desk.open_session(no_values)
+    hanging.member = "hanging"
+    desk.take(hanging, assign(REF, 7))
+    await settle()
+    later = desk.open_session(no_values)
+    assert [] == sent(later)
+    attempts.begun[7].set_result(Outcome())
+    await settle()
+    later.member = "later"
+    desk.take(later, Incoming(owners=[Owned(REF, 7, "later")]))
+    assert [7] == sent(later)
+    desk.take(later, Incoming(owners=[Owned(REF, 7, "later")]))
+    assert [] == sent(later)
+
+
+async def test_what_only_a_stream_that_is_lost_was_told_is_offered_to_the_others(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    first, second = desk.open_session(no_values), desk.open_session(no_values)
+    desk.take(first, assign(REF, 7))
+    await settle()
+    attempts.begun[7].set_result(Outcome())
+    await settle()
+    assert ([7], []) == (sent(first), sent(second))
+    desk.close_session(first)
+    assert [7] == sent(second)
+
+
 async def test_a_large_result_goes_to_a_file(desk: Desk, attempts: ScriptedAttempts) -> None:
     session = desk.open_session(no_values)
     desk.take(session, assign(REF, 7))

@@ -15,7 +15,7 @@ class MemberState:
 
     id: UUID
     live: bool  # holds a lease; else it rests, and has no run
-    address: str
+    address: str  # empty when it is about to end: nothing is given to it any more
     shards: tuple[int, ...]
     left_s: float  # of its lease
 
@@ -35,10 +35,11 @@ def share(me: UUID, members: Sequence[MemberState]) -> Share:
     Shards without an owner are divided among the live alone: whoever rests does not look.
     """
     mine = next(each for each in members if each.id == me)
-    live = sum(each.live or each.id == me for each in members)
     owned = sum(len(each.shards) for each in members)
+    members = [each for each in members if each.address or each.id == me]
+    live = sum(each.live or each.id == me for each in members)
     orphans = -(-(SHARDS - owned) // live)
-    few, many = SHARDS // len(members), -(-SHARDS // len(members))
+    few = SHARDS // len(members)
     missing = few - len(mine.shards) - orphans
     resting = []
     for each in members:
@@ -46,15 +47,15 @@ def share(me: UUID, members: Sequence[MemberState]) -> Share:
         if each.id != me and not each.live and over > 0:
             resting.append((each.id, over))
             missing -= over
-    return Share(orphans=orphans, resting=tuple(resting), gives=_gives(mine, members, few, many))
+    return Share(orphans=orphans, resting=tuple(resting), gives=_gives(mine, members))
 
 
-def _gives(
-    mine: MemberState, members: Sequence[MemberState], few: int, many: int
-) -> tuple[tuple[int, UUID], ...]:
+def _gives(mine: MemberState, members: Sequence[MemberState]) -> tuple[tuple[int, UUID], ...]:
     """Give the newest shards of the one who has too many to the one who has fewest, each time."""
     have = {each.id: len(each.shards) for each in members if each.live and each.id != mine.id}
     left = list(mine.shards)
+    few, over = divmod(len(left) + sum(have.values()), len(have) + 1)
+    many = few + (over > 0)
     gives = []
     while have and len(left) > few:
         poorest = min(have, key=lambda each: (have[each], each))

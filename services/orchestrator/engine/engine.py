@@ -140,6 +140,7 @@ class Engine:
                     await self._recover()
         finally:
             self.recovering = True  # nothing writes any more: nobody may wait for it
+            self.journal.end()
             for future in [*self._waiting.values(), *self._cancels.values()]:
                 _reject(future, _try_again())
             self._reject_changes(None)
@@ -325,6 +326,10 @@ class Engine:
             shard = self.shards.draw(wanted)
             if shard is not None:
                 return shard
+            if self.shards.closing:
+                raise Unavailable(
+                    "DRAINING", "the server is stopping; resume at once", retry_after_s=0.1
+                )
             self.shards.look.set()
             try:
                 async with asyncio.timeout(_SHARD_WAIT_S):

@@ -97,6 +97,7 @@ class Journal:
         self._flushed_rows = 0  # of the last batch
         self._db: asyncpg.Connection[asyncpg.Record] | None = None
         self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]] = {}
+        self._over = False
         self._opening = asyncio.Lock()
         self._marks: dict[UUID, asyncio.Future[None]] = {}  # by the id of an empty transition
         self._last = _EARLIEST
@@ -130,13 +131,23 @@ class Journal:
         """Forget everything that is queued: it will be derived again from what is committed."""
         self._queue.clear()
         self._queued_rows = self.pending_bytes = 0
+        self._give_up_marks()
+
+    def end(self) -> None:
+        """Know that nothing is written any more: nobody may wait for it."""
+        self._over = True
+        self._give_up_marks()
+
+    def _give_up_marks(self) -> None:
         marks, self._marks = self._marks, {}
         for mark in marks.values():
             if not mark.done():
                 mark.cancel()
 
     async def written(self) -> bool:
-        """Return once all that is queued now is committed; False when it was forgotten instead."""
+        """Return once all that is queued now is committed; False when it never will be."""
+        if self._over:
+            return False
         mark: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         empty = Transition(uuid7())
         self._marks[empty.run_id] = mark

@@ -118,6 +118,11 @@ class Member:
             taken = await shards.take_of_resting(db, self.id, self.epoch, owner=owner, count=count)
         self.owned |= frozenset(taken)
 
+    async def leave(self) -> None:
+        """Take part in no share any more."""
+        async with transaction(self._pool) as db:
+            await shards.leave(db, self.id, self.epoch)
+
     async def read_owned(self) -> None:
         """Ask the database which shards are this member's."""
         async with transaction(self._pool) as db:

@@ -17,6 +17,7 @@ class Shards:
         self.peers: dict[UUID, str] = {}  # addresses of the other members that may be alive
         self.look = asyncio.Event()  # set when the members should be looked at
         self.some = asyncio.Event()  # set while a start finds a shard
+        self.closing = False  # all are being given away, for this process ends
         self._order: list[int] = []
 
     @property

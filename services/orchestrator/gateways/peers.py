@@ -17,7 +17,12 @@ NOT_OWNER: Final = "NOT_OWNER"
 
 
 class PeerGone(Exception):  # noqa: N818  # what happened, for the caller to look again
-    """The other one does not answer, or the run is not its own any more: nothing was done."""
+    """The other one does not answer, or the run is not its own any more."""
+
+    def __init__(self, message: str, *, undone: bool = False) -> None:
+        """`undone` says that it certainly did nothing."""
+        super().__init__(message)
+        self.undone = undone
 
 
 class Peers:
@@ -28,11 +33,19 @@ class Peers:
         self._root_certificates = root_certificates
         self._stubs: dict[str, tuple[grpc.aio.Channel, Any]] = {}
 
-    async def call(self, address: str, method: str, request: bytes, digest: str) -> bytes:
+    async def call(
+        self,
+        address: str,
+        method: str,
+        request: bytes,
+        digest: str,
+        *,
+        timeout_s: float | None = None,
+    ) -> bytes:
         """Have another one answer a call; raises what it raised there, or PeerGone."""
         asked = pb.ForwardCallRequest(method=method, request=request, token_digest=digest)
         try:
-            answer = await self._stub(address).ForwardCall(asked)
+            answer = await self._stub(address).ForwardCall(asked, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise _fault(error) from error
         return bytes(answer.response)
@@ -68,5 +81,6 @@ def _fault(error: grpc.aio.AioRpcError) -> QflowError | PeerGone:
     """Tell what the owner answered from what the way to it did."""
     answered = relayed(error)
     if answered is None or answered.reason in {NOT_OWNER, "DRAINING"}:
-        return PeerGone(f"{error.code().name}: {error.details()}")
+        undone = answered is not None and answered.reason == NOT_OWNER
+        return PeerGone(f"{error.code().name}: {error.details()}", undone=undone)
     return answered

@@ -30,12 +30,25 @@ async def keep_share(engine: Engine, stop: asyncio.Event) -> None:
     while not stop.is_set():
         engine.shards.look.clear()
         try:
-            await engine.journal.open()  # which hears what others tell
-            wait_s = await look(engine)
+            wait_s = await _unless_stopped(engine, stop)
         except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
             log.warning("members_not_seen", error=repr(error))
             wait_s = _AGAIN_S
         await wait_either(engine.shards.look, stop, wait_s)
+
+
+async def _unless_stopped(engine: Engine, stop: asyncio.Event) -> float:
+    """Look, but do not wait for a journal that nobody can write: a stop gives all shards away."""
+    await engine.journal.open()  # which hears what others tell
+    looking = asyncio.create_task(look(engine))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return await looking if looking.done() else 0.0
+    finally:
+        stopping.cancel()
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
 
 
 async def judge_strays(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:

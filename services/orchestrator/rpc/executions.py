@@ -34,6 +34,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 # others to take over.
 _LOOK_AGAIN_S: Final = 0.25
 _OWNER_WAIT_S: Final = 20.0
+_ANSWER_S: Final = 2.0  # for the owner to say that the time of a wait is up
 _BASIC: Final = execution_pb2.EXECUTION_VIEW_BASIC
 _FULL: Final = execution_pb2.EXECUTION_VIEW_FULL
 # Of one message of a watch: beside its nodes there is room for an input and an output.
@@ -150,7 +151,9 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
             )
             try:
                 if left_s:  # else it is told how it stands, which the rows do
-                    answered, response = await ask(self, "WaitExecution", asked)
+                    answered, response = await ask(
+                        self, "WaitExecution", asked, timeout_s=left_s + _ANSWER_S
+                    )
                     if answered:
                         return cast("pb.WaitExecutionResponse", response)
                 execution, plan = await self._watcher.wait(

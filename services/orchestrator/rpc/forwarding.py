@@ -43,8 +43,10 @@ def to_owner(method: Unary[Response]) -> Unary[Response]:
         for _ in range(_TRIES):
             try:
                 answered, response = await ask(servicer, name, request)
-            except PeerGone:
-                continue
+            except PeerGone as gone:
+                if gone.undone:
+                    continue
+                break
             return response if answered else await method(servicer, request, context)
         raise owner_gone()
 
@@ -57,7 +59,9 @@ def may_be_forwarded(method: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
-async def ask(servicer: Routed, name: str, request: Any) -> tuple[bool, Any]:
+async def ask(
+    servicer: Routed, name: str, request: Any, *, timeout_s: float | None = None
+) -> tuple[bool, Any]:
     """Ask the run's owner, if that is another: (whether it answered, its answer)."""
     address = await _address(servicer, request)
     if address is None:
@@ -68,6 +72,7 @@ async def ask(servicer: Routed, name: str, request: Any) -> tuple[bool, Any]:
         f"/{servicer.service}/{name}",
         request.SerializeToString(),
         current_caller().token_digest,
+        timeout_s=timeout_s,
     )
     return True, GetMessageClass(described.output_type).FromString(raw)
 

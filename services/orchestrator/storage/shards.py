@@ -113,6 +113,7 @@ _GIVE: Final[LiteralString] = """
     ), taker AS (
         SELECT id, formats FROM engine_members
          WHERE id = $4 AND state = 'live' AND expires_at > clock_timestamp()
+           AND address IS NOT NULL
     )
     UPDATE engine_shards SET member_id = taker.id, moved_at = clock_timestamp()
       FROM me, taker
@@ -128,6 +129,17 @@ _GIVE: Final[LiteralString] = """
 async def give(db: Db, member_id: UUID, epoch: int, *, shard: int, taker: UUID) -> bool:
     """Make a shard another live member's; False where that is not to be."""
     return bool(await db.fetchval(_GIVE, member_id, epoch, shard, taker))
+
+
+_LEAVE: Final[LiteralString] = """
+    UPDATE engine_members SET address = NULL, updated_at = clock_timestamp()
+     WHERE id = $1 AND epoch = $2
+"""
+
+
+async def leave(db: Db, member_id: UUID, epoch: int) -> None:
+    """Be given nothing any more: a member without an address is about to end."""
+    await db.execute(_LEAVE, member_id, epoch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ async def look(engine: Engine) -> float:
     found = await member.survey()
     if was_live and member.live:  # then nobody took a shard of it meanwhile, but some may give
         member.owned = frozenset(_of(member.id, found).shards)
-    engine.meet({each.id: each.address for each in found if each.id != member.id})
+    engine.meet({each.id: each.address for each in found if each.id != member.id and each.address})
     orphans = SHARDS - sum(len(each.shards) for each in found)
     if orphans and not member.live:
         await engine.wake()
@@ -69,11 +69,17 @@ async def look(engine: Engine) -> float:
 async def hand_over(engine: Engine) -> None:
     """Give every shard to the members that live, one by one; those of a last one stay with it."""
     member = engine.member
-    if not engine.busy() and not engine.shards.peers:
+    if not engine.shards.peers:
         return
-    found = [each for each in await member.survey() if each.live and each.id != member.id]
+    await member.leave()
+    found = [
+        each
+        for each in await member.survey()
+        if each.live and each.address and each.id != member.id
+    ]
     if not found or not member.live:
         return
+    engine.shards.closing = True
     have = {each.id: len(each.shards) for each in found}
     for shard in sorted(member.owned):
         poorest = min(have, key=lambda each: (have[each], each))

@@ -47,6 +47,7 @@ class Session:
         self.pull = pull
         self.member = ""  # the orchestrator's id, once it has said so
         self.peers: Sequence[str] = ()  # where it says that the others are
+        self.offered: set[UUID] = set()  # of what is finished, what went out here
         self.definitions: dict[int, Definition] = {}
         self.running = 0
         self.credits = 0
@@ -112,7 +113,7 @@ class Desk:
         """
         session = Session(pull)
         self._sessions.append(session)
-        session.outgoing.results.extend(self._finished.values())
+        self._offer(session)
         self._share()
         return session
 
@@ -120,6 +121,8 @@ class Desk:
         """Forget a stream; its attempts go on."""
         if session in self._sessions:
             self._sessions.remove(session)
+            for other in self._sessions:  # one of them may own by now what only this one was told
+                self._offer(other)
             self._share()
 
     def take(self, session: Session, frame: Incoming) -> None:
@@ -152,8 +155,16 @@ class Desk:
             self._owners[owned.attempt_ref] = owner or Session(session.pull)
             self._owners[owned.attempt_ref].running += 1
         finished = self._finished.get(owned.attempt_ref)
-        if finished is not None and owner is not None and owner is not session:
+        # Its own only where it ended after the greeting, in which it still ran.
+        told = owner is session and owned.attempt_ref in session.offered
+        if finished is not None and owner is not None and not told:
             self._send(owner, finished)
+
+    def _offer(self, session: Session) -> None:
+        """Send all that is finished and was not sent there before."""
+        for ref, finished in self._finished.items():
+            if ref not in session.offered:
+                self._send(session, finished)
 
     # -- ending
 
@@ -308,6 +319,7 @@ class Desk:
     def _send(self, session: Session, answer: Finished | Declined) -> None:
         if isinstance(answer, Finished):
             session.outgoing.results.append(answer)
+            session.offered.add(answer.attempt_ref)
         else:
             session.outgoing.declines.append(answer)
         session.ready.set()
@@ -316,6 +328,8 @@ class Desk:
         finished = self._finished.get(ref)
         if finished is not None and finished.token <= token:
             del self._finished[ref]
+            for session in self._sessions:
+                session.offered.discard(ref)
             self._settled.set()
 
     def _abandon(self, ref: UUID, token: int) -> None:

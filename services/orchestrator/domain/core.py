@@ -15,7 +15,7 @@ from uuid import UUID
 
 from services.orchestrator.domain import controls, groups, planner, routes, unusable, waits
 from services.orchestrator.domain.credits import ReadyQueue, Runner
-from services.orchestrator.domain.effects import Effects, Ready
+from services.orchestrator.domain.effects import Due, Effects, Ready
 from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.rows import (
     AssignCommand,
@@ -35,7 +35,7 @@ from services.orchestrator.domain.state import (
     Signal,
     Usage,
 )
-from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
 
 TOKENS_PER_EPOCH: Final = 1 << 40
 SHARDS: Final = 64
@@ -114,7 +114,9 @@ class Core:
         self.fenced: set[UUID] = set()
         self._emptying: UUID | None = None  # the runner that is given nothing until it is empty
         self._refs: dict[UUID, tuple[Run, int]] = {}
-        self._timers: list[tuple[float, int, UUID, int]] = []
+        self._timers: list[tuple[float, int, UUID, int, Due]] = []
+        # Timers of slots that wait for a runner no longer than they may: by run and slot.
+        self._queued: dict[UUID, dict[int, int]] = {}
         self._timer_seq = 0
         self._timers_max = _TIMERS_MIN  # above it, timers of runs that are over are thrown out
         self._token = epoch * TOKENS_PER_EPOCH
@@ -395,7 +397,7 @@ class Core:
         self._now = now
         out = Out()
         while self._timers and self._timers[0][0] <= now:
-            _, _, run_id, slot = heapq.heappop(self._timers)
+            _, seq, run_id, slot, what = heapq.heappop(self._timers)
             run = self.runs.get(run_id)
             if run is None or run.status in RUN_FINAL:
                 continue
@@ -408,14 +410,22 @@ class Core:
                     planner.stop(run, t, self.fx, cancel=False)
                     self.ready.forget(run_id)
             elif slot < len(run.records):
-                self._slot_due(run, slot, out)
+                self._slot_due(run, slot, what, seq, out)
         return self._dispatch(out)
 
-    def _slot_due(self, run: Run, slot: int, out: Out) -> None:
+    def _slot_due(self, run: Run, slot: int, what: Due, seq: int, out: Out) -> None:
         record = run.records[slot]
+        if what is Due.QUEUE:
+            queued = self._queued.get(run.id, {})
+            if queued.get(slot) == seq and run.may_begin(slot):
+                del queued[slot]
+                planner.wait_too_long(run, slot, out.of(run.id), self.fx)
+            return
         if record is None or not run.is_open(slot):
             return
-        if record.status is NodeStatus.RETRYING:
+        if what is Due.TOTAL:
+            planner.take_too_long(run, slot, out.of(run.id), self.fx)
+        elif record.status is NodeStatus.RETRYING:
             self._repeat(run, slot, out, alone=record.alone and record.delivery_count > 0)
         elif record.status is NodeStatus.WAITING and record.due_ms is not None:
             t = out.of(run.id)
@@ -460,6 +470,10 @@ class Core:
             self._refs[record.id] = (run, slot)
             # The member that had it before may count from a higher epoch.
             self._token = max(self._token, record.token)
+            limit_ms = run.place(slot).total_timeout_ms
+            if limit_ms is not None and record.status not in NODE_FINAL:
+                left_s = max(0.0, limit_ms / 1000 - record.age_s)
+                self._set_timer(now + left_s, run.id, slot, Due.TOTAL)
             if record.status is NodeStatus.RUNNING and record.runner is not None:
                 runner = self.runners.setdefault(
                     record.runner,
@@ -526,6 +540,7 @@ class Core:
                 if record.runner is not None:
                     self._free(record.runner, record.id)
         self.ready.forget(run_id)
+        self._queued.pop(run_id, None)
         for version in [each for each, runs in self.locks_pending.items() if run_id in runs]:
             del self.locks_pending[version][run_id]
             if not self.locks_pending[version]:
@@ -544,6 +559,9 @@ class Core:
             return
         definition = run.place(slot)
         version, python = definition.node_version_id, definition.python_version
+        if definition.queue_timeout_ms is not None:
+            self._set_timer(self._now + definition.queue_timeout_ms / 1000, run.id, slot, Due.QUEUE)
+            self._queued.setdefault(run.id, {})[slot] = self._timer_seq
         if version in self.unlocked:
             priority = run.options.priority
             self.ready.push(run.id, slot, python, priority=priority, alone=alone)
@@ -558,8 +576,8 @@ class Core:
             for each in ready:
                 self._push(each)
             timers, fx.timers = fx.timers, []
-            for run, slot, delay_ms in timers:
-                self._set_timer(self._now + delay_ms / 1000, run.id, slot)
+            for run, slot, delay_ms, what in timers:
+                self._set_timer(self._now + delay_ms / 1000, run.id, slot, what)
             starts, fx.starts = fx.starts, []
             for start in starts:
                 self._begin(start.run, start.row, out)
@@ -640,6 +658,8 @@ class Core:
         run = self.runs.get(run_id)
         if run is None or not run.may_begin(slot):
             return False
+        if self._queued:
+            self._queued.get(run_id, {}).pop(slot, None)
         group = run.groups.get(slot)
         if group is not None:
             group.queued = False
@@ -675,9 +695,9 @@ class Core:
         self._token += 1
         return self._token
 
-    def _set_timer(self, at: float, run_id: UUID, place: int) -> None:
+    def _set_timer(self, at: float, run_id: UUID, slot: int, what: Due = Due.NEXT) -> None:
         self._timer_seq += 1
-        heapq.heappush(self._timers, (at, self._timer_seq, run_id, place))
+        heapq.heappush(self._timers, (at, self._timer_seq, run_id, slot, what))
         if len(self._timers) > self._timers_max:
             self._timers = [each for each in self._timers if each[2] in self.runs]
             heapq.heapify(self._timers)

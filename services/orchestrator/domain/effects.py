@@ -6,11 +6,20 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum, auto
 from typing import NamedTuple
 from uuid import UUID
 
 from services.orchestrator.domain.rows import RunInsert
 from services.orchestrator.domain.state import Failure, NodeOutput, Run
+
+
+class Due(Enum):
+    """What a timer of a slot is about."""
+
+    NEXT = auto()  # its next attempt, or the end of its wait
+    QUEUE = auto()  # it has waited for a runner as long as it may
+    TOTAL = auto()  # it has taken as long as it may, all attempts together
 
 
 class Ready(NamedTuple):
@@ -27,6 +36,7 @@ class Timer(NamedTuple):
     run: Run
     slot: int
     delay_ms: int
+    what: Due = Due.NEXT
 
 
 class Start(NamedTuple):

@@ -46,6 +46,16 @@ LOST: Final = Failure(error_type="runner_lost", message="the runner of the attem
 EXPIRED: Final = Failure(
     error_type="deadline_exceeded", message="the run took longer than its workflow allows"
 )
+OVERDUE: Final = Failure(
+    error_type="total_timeout",
+    message="the node took longer than its total_timeout allows, all attempts together",
+    retryable=False,
+)
+NOT_TAKEN: Final = Failure(
+    error_type="queue_timeout",
+    message="no runner took the node within its queue_timeout",
+    retryable=False,
+)
 CANCELLED: Final = Failure(error_type="cancelled", message="the run was cancelled", killed=True)
 
 
@@ -80,6 +90,7 @@ def assign(
             )
         )
         record.revision = run.revision
+        waits.limit_total(run, slot, fx)
     else:
         guard, record.token, record.runner = record.token, token, runner
         record.cpu_us = record.memory_peak_bytes = 0
@@ -156,6 +167,8 @@ def lose(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
         change_row(run, slot, t, stopped)
         if stopped is NodeStatus.FAILED:
             routes.slot_failed(run, slot, t, fx, LOST)
+    elif record.overdue:
+        _fail_overdue(run, slot, t, fx, NO_USAGE)
     elif record.delivery_count >= DELIVERIES_MAX and record.alone:
         change_row(run, slot, t, NodeStatus.QUARANTINED)
         routes.slot_failed(run, slot, t, fx, LOST)
@@ -174,7 +187,9 @@ def hand_back(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
     """
     record = _over(run, slot, NO_USAGE, None)
     run.revision += 1
-    if run.is_open(slot):
+    if run.is_open(slot) and record.overdue:
+        _fail_overdue(run, slot, t, fx, NO_USAGE)
+    elif run.is_open(slot):
         record.due_ms = 0
         change_row(run, slot, t, NodeStatus.RETRYING)
     else:
@@ -208,9 +223,63 @@ def confirm_stopped(run: Run, slot: int, t: Transition, fx: Effects, *, usage: U
     """Take a runner's word that an attempt it was told to kill is over."""
     record = _over(run, slot, usage, t)
     run.revision += 1
-    record.failure = _reason(run)
-    change_row(run, slot, t, NodeStatus.CANCELLED, usage=usage)
+    if record.overdue and not run.is_stopping(slot):
+        _fail_overdue(run, slot, t, fx, usage)
+    else:
+        record.failure = _reason(run)
+        change_row(run, slot, t, NodeStatus.CANCELLED, usage=usage)
+        touch(run, slot, t)
+    routes.settle(run, t, fx)
+
+
+def _fail_overdue(run: Run, slot: int, t: Transition, fx: Effects, usage: Usage) -> None:
+    record = run.records[slot]
+    assert record is not None
+    record.overdue, record.failure = False, OVERDUE
+    attempt_row(run, record, t, OVERDUE, usage, outcome="failed", new_id=fx.new_id)
+    change_row(run, slot, t, groups.failed_status(run, slot), usage=usage)
     touch(run, slot, t)
+    routes.slot_failed(run, slot, t, fx, OVERDUE)
+
+
+def take_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
+    """Stop a slot whose time for all its attempts is up: that is a failure without another try."""
+    record = run.records[slot]
+    assert record is not None
+    if record.status is NodeStatus.RUNNING and record.killing is None:
+        run.revision += 1
+        record.overdue = True
+        guard, record.killing, record.token = record.token, record.token, fx.next_token()
+        change_row(run, slot, t, NodeStatus.RUNNING, guard=guard)
+        if record.runner is not None:
+            t.commands.append(KillCommand(record.runner, record.id, record.killing))
+    elif record.status is NodeStatus.WAITING and record.child is not None:
+        record.overdue = True
+        fx.stops.append(record.child)
+    elif record.status is NodeStatus.RETRYING:
+        run.revision += 1
+        record.failure = OVERDUE
+        error_row(run, t, OVERDUE, new_id=fx.new_id, record=record)
+        change_row(run, slot, t, groups.failed_status(run, slot))
+        touch(run, slot, t)
+        routes.slot_failed(run, slot, t, fx, OVERDUE)
+        routes.settle(run, t, fx)
+
+
+def wait_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
+    """Fail a slot that no runner took in its time; a map fails as a whole."""
+    record, group = run.records[slot], run.groups.get(slot)
+    if group is not None:
+        groups.fail(run, group, t, fx, NOT_TAKEN)
+    elif record is None or record.status is NodeStatus.PENDING:
+        routes.refuse(run, slot, t, fx, NOT_TAKEN)
+    elif record.status is NodeStatus.RETRYING:
+        run.revision += 1
+        record.failure = NOT_TAKEN
+        error_row(run, t, NOT_TAKEN, new_id=fx.new_id, record=record)
+        change_row(run, slot, t, groups.failed_status(run, slot))
+        touch(run, slot, t)
+        routes.slot_failed(run, slot, t, fx, NOT_TAKEN)
     routes.settle(run, t, fx)
 
 
@@ -269,6 +338,8 @@ def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> N
         record.failure = _reason(run)
         change_row(run, slot, t, NodeStatus.CANCELLED, usage=usage)
         touch(run, slot, t)
+    elif record.overdue and child.status is not RunStatus.COMPLETED:
+        _fail_overdue(run, slot, t, fx, usage)
     elif child.status is RunStatus.COMPLETED:
         output = waits.outputs_of(run, slot, child.output_data or "{}")
         complete_row(run, slot, t, output, usage)

@@ -75,6 +75,7 @@ class NodeRow:
     started_at: datetime | None
     completed_at: datetime | None
     child: UUID | None = None
+    age_s: float = 0.0  # since its first attempt began
 
 
 class SignalRow(NamedTuple):
@@ -336,6 +337,7 @@ def _record(node: NodeRow) -> NodeRecord:
         and node.failure is not None
         and node.failure.error_type == LOST.error_type,
         child=node.child,
+        age_s=node.age_s,
         cpu_us=node.cpu_us,
         memory_peak_bytes=node.memory_peak_bytes,
         container_id=node.container_id,

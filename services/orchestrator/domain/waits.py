@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from services.kit.cel import ExpressionError
-from services.orchestrator.domain.effects import Effects, Start, Timer
+from services.orchestrator.domain.effects import Due, Effects, Start, Timer
 from services.orchestrator.domain.plan import Kind, Place, Plan
 from services.orchestrator.domain.rows import RunInsert, SignalWrite, Transition
 from services.orchestrator.domain.state import (
@@ -176,11 +176,21 @@ def begin_child(run: Run, slot: int, t: Transition, fx: Effects) -> None:
         shard=run.shard,
         parent=(run.id, slot),
     )
+    first = run.records[slot] is None
     place_row(
         run, slot, t, NodeStatus.WAITING, new_id=fx.new_id, token=fx.next_token(), child=child.id
     )
+    if first:
+        limit_total(run, slot, fx)
     run.running += 1
     fx.starts.append(Start(child, _child_row(run, slot, child)))
+
+
+def limit_total(run: Run, slot: int, fx: Effects) -> None:
+    """Set the time that a slot may take in all, from its first attempt on."""
+    limit_ms = run.place(slot).total_timeout_ms
+    if limit_ms is not None:
+        fx.timers.append(Timer(run, slot, limit_ms, Due.TOTAL))
 
 
 def start_again(run: Run, slot: int, fx: Effects) -> None:

@@ -59,6 +59,9 @@ _NODES: Final[LiteralString] = """
               FROM node_attempts AS attempt
              WHERE attempt.node_execution_id = node.id AND attempt.token <> node.attempt_token
            ) AS earlier_cpu_us,
+           EXTRACT(epoch FROM clock_timestamp() - LEAST(node.started_at, (
+               SELECT min(started_at) FROM node_attempts AS attempt
+                WHERE attempt.node_execution_id = node.id)))::float8 AS age_s,
            file.file_size_bytes, file.hash_sha256,
            EXTRACT(epoch FROM node.due_at - clock_timestamp())::float8 AS due_s
       FROM node_executions AS node
@@ -245,6 +248,7 @@ def _to_node_row(node: Row) -> NodeRow:
         started_at=node["started_at"],
         completed_at=node["completed_at"],
         child=node["child_execution_id"],
+        age_s=node["age_s"] or 0.0,
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.restore import NodeRow, RunRow, SignalRow, restore
 from services.orchestrator.domain.rows import (
+    NodeChange,
     NodeCopy,
     NodePlaced,
     RunChange,
@@ -77,24 +78,7 @@ class Store:
                 "cpu_us": done.cpu_us,
             }
         for moved in t.changes.values():
-            node = self._guarded(moved.id, moved.token)
-            failure = None
-            if moved.error_type is not None:
-                failure = Failure(error_type=moved.error_type, message=moved.error_message or "")
-            if moved.status in NODE_FINAL:
-                self.outcomes.setdefault(moved.id, []).append(moved.token)
-            node |= {
-                "status": str(moved.status),
-                "child_id": moved.child_id or node.get("child_id"),
-                "token": moved.new_token,
-                "runner": moved.runner,
-                "retry_count": moved.retry_count,
-                "delivery_count": moved.delivery_count,
-                "revision": moved.revision,
-                "failure": failure,
-                "cpu_us": moved.cpu_us,
-            }
-            assert 0 <= moved.retry_count <= node["max_retries"]
+            self._move(moved)
         self.attempts += t.attempts
         self.flows += t.flows
 
@@ -124,6 +108,26 @@ class Store:
         earlier = self.signals.get(signal.id)
         assert earlier is None or earlier.node_id is None, "a word is taken once"
         self.signals[signal.id] = signal
+
+    def _move(self, moved: NodeChange) -> None:
+        node = self._guarded(moved.id, moved.token)
+        failure = None
+        if moved.error_type is not None:
+            failure = Failure(error_type=moved.error_type, message=moved.error_message or "")
+        if moved.status in NODE_FINAL:
+            self.outcomes.setdefault(moved.id, []).append(moved.token)
+        node |= {
+            "status": str(moved.status),
+            "child_id": moved.child_id or node.get("child_id"),
+            "token": moved.new_token,
+            "runner": moved.runner,
+            "retry_count": moved.retry_count,
+            "delivery_count": moved.delivery_count,
+            "revision": moved.revision,
+            "failure": failure,
+            "cpu_us": moved.cpu_us,
+        }
+        assert 0 <= moved.retry_count <= node["max_retries"]
 
     def _copy(self, copied: NodeCopy) -> None:
         assert copied.id not in self.nodes

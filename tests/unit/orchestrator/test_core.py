@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 from uuid import UUID
 
@@ -9,10 +10,11 @@ import pytest
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 
 from services.orchestrator.domain.core import Core, Outcome
-from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.rows import (
     AssignCommand,
     Follows,
+    KillCommand,
     RunInsert,
     SupersededCommand,
     Transition,
@@ -199,3 +201,60 @@ def test_what_starts_of_one_plan_follow_is_given_to_the_database_once() -> None:
     batch = [Transition(UUID(int=at), follows=follows) for at in range(300)]
     columns = flush.prepare(batch).arguments
     assert [1000] * 4 == [len(each) for each in columns]
+
+
+def limited(plan: Plan, **limits: int) -> Plan:
+    """A plan whose first place has limits."""
+    place = replace(plan.places[0], **limits)  # type: ignore[arg-type]
+    return replace(plan, places=(place, *plan.places[1:]))
+
+
+def test_what_no_runner_takes_in_its_time_fails() -> None:
+    core = new_core()
+    run = start(core, limited(plan_of([], 1), queue_timeout_ms=500))
+    assert [] == core.due(now=0.4)
+    core.due(now=0.6)
+    assert run.failure is not None
+    assert ("queue_timeout", RunStatus.FAILED) == (run.failure[1].error_type, run.status)
+
+
+def test_what_a_runner_took_in_its_time_does_not() -> None:
+    core = new_core((ONE, 1))
+    run = start(core, limited(plan_of([], 1), queue_timeout_ms=500))
+    core.due(now=0.6)
+    assert RunStatus.RUNNING == run.status
+
+
+def test_a_node_is_killed_once_all_its_attempts_together_took_too_long() -> None:
+    core = new_core((ONE, 1))
+    run = start(core, limited(plan_of([], 1, max_retries=9), total_timeout_ms=900))
+    record = run.records[0]
+    assert record is not None
+    fault = Failure(error_type="user_error", message="")
+    core.outcome(ONE, Outcome(record.id, record.token, fault, NO_USAGE), now=0.5)
+    core.due(now=0.8)
+    assert NodeStatus.RUNNING == record.status
+    [t] = core.due(now=1.0)
+    [kill] = [each for each in t.commands if isinstance(each, KillCommand)]
+    killed = Failure(error_type="cancelled", message="", killed=True)
+    core.outcome(ONE, Outcome(record.id, kill.token, killed, NO_USAGE), now=1.1)
+    assert run.failure is not None
+    assert ("total_timeout", RunStatus.FAILED) == (run.failure[1].error_type, run.status)
+
+
+def test_a_sub_workflow_that_takes_too_long_is_cancelled_and_fails_its_node() -> None:
+    core = new_core((ONE, 2))
+    inner = plan_of([], 1)
+    place = replace(plan_of([], 1).places[0], kind=Kind.WORKFLOW, sub=inner, total_timeout_ms=900)
+    outer = replace(plan_of([], 1), places=(place,), direct=(False,))
+    run = start(core, outer)
+    [child] = [each for each in core.runs.values() if each is not run]
+    record = child.records[0]
+    assert record is not None
+    commands = [each for t in core.due(now=1.0) for each in t.commands]
+    [kill] = [each for each in commands if isinstance(each, KillCommand)]
+    killed = Failure(error_type="cancelled", message="", killed=True)
+    core.outcome(ONE, Outcome(record.id, kill.token, killed, NO_USAGE), now=1.1)
+    assert RunStatus.CANCELLED == child.status
+    assert run.failure is not None
+    assert ("total_timeout", RunStatus.FAILED) == (run.failure[1].error_type, run.status)

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from qflow.registry.v1 import (
+    builtin_node_service_pb2_grpc,
     diff_service_pb2_grpc,
     exchange_service_pb2_grpc,
     node_service_pb2_grpc,
@@ -35,6 +36,7 @@ from services.registry.gateways.graph_checker import GraphChecker
 from services.registry.gateways.passwords import Passwords
 from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.loops.locks import make_locks
+from services.registry.rpc.builtin_nodes import BuiltinNodeServicer
 from services.registry.rpc.diffs import DiffServicer
 from services.registry.rpc.exchange import ExchangeServicer
 from services.registry.rpc.fresh import forgetting, recent_answers
@@ -104,6 +106,10 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             (
                 session_service_pb2_grpc.add_SessionServiceServicer_to_server,
                 SessionServicer(identity),
+            ),
+            (
+                builtin_node_service_pb2_grpc.add_BuiltinNodeServiceServicer_to_server,
+                BuiltinNodeServicer(),
             ),
             (
                 node_service_pb2_grpc.add_NodeServiceServicer_to_server,

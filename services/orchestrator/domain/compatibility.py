@@ -12,6 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from qflow.types import (
+    NONE,
     Type,
     ValueTextError,
     Verdict,
@@ -22,8 +23,20 @@ from qflow.types import (
     parse_strict,
     verdict,
 )
+from qflow.types.verdict import widens
 
+from services.kit.cel import ExpressionError, compile_expression
 from services.kit.errors import FailedPrecondition, FieldViolation
+from services.kit.graph_types import (
+    ANY_OR_NONE,
+    BUILTIN_INPUTS,
+    CHOICE,
+    ERROR_TYPE,
+    builtin_outputs,
+    element_of,
+    lists_of,
+    mapped_output,
+)
 from services.orchestrator.domain.compile import bound_texts
 from services.orchestrator.domain.plan import Definition, NodeVersion
 
@@ -93,6 +106,7 @@ class _Signature:
     inputs: Mapping[str, Type]
     required: tuple[str, ...]
     outputs: Mapping[str, Type]
+    is_open: bool = False  # it takes whatever is connected to it
 
 
 @dataclass(slots=True)
@@ -108,11 +122,34 @@ class _Check:
     judged: dict[tuple[Type, Type, str], Verdict] = field(default_factory=dict)
     right: set[tuple[Type, str]] = field(default_factory=set)  # values that are of a type
     fed: set[tuple[str, str]] = field(default_factory=set)  # (place, input)
+    nodes_by_id: dict[str, Mapping[str, Any]] = field(init=False)
+    seen: dict[str, _Signature | None] = field(default_factory=dict)  # by place, as edges see it
+
+    def __post_init__(self) -> None:
+        self.nodes_by_id = {str(node["id"]): node for node in self.definition.nodes}
 
     def add(self, place: str, reason: str, description: str) -> None:
         self.faults.append(FieldViolation(place, description, reason))
 
     def signature_of(self, node: str) -> _Signature | None:
+        """Give a place as edges see it; None where nothing is known of what stands there."""
+        if node not in self.seen:
+            place = self.nodes_by_id.get(node)
+            inner = self._standing(node)
+            if inner is not None and place is not None:
+                inner = _as_seen(inner, place.get("map"))
+            self.seen[node] = inner
+        return self.seen[node]
+
+    def is_apart(self, node: str) -> bool:
+        """Tell of a sub-workflow, whose version is pinned and held against its nodes by itself."""
+        place = self.nodes_by_id.get(node, {})
+        return place.get("kind") == "workflow" and node not in self.versions
+
+    def _standing(self, node: str) -> _Signature | None:
+        place = self.nodes_by_id.get(node, {})
+        if place.get("kind") in BUILTIN_INPUTS:
+            return _built_in(place)
         version = self.versions.get(node)
         if version is None:
             return None
@@ -130,20 +167,45 @@ class _Check:
             if each.get("type") is not None  # a draft's input may have none yet
         }
         for index, edge in enumerate(self.definition.connections):
+            if edge.get("kind") and not edge["target_input"]:
+                continue  # it carries nothing
             node, name = str(edge["source"]), str(edge["source_output"])
-            if node:
+            source: Type | None
+            if edge.get("kind") == "failure":
+                source = ERROR_TYPE
+            elif node:
                 signature = self.signature_of(node)
                 outputs = {} if signature is None else signature.outputs
                 source = self._end(index, edge, (node, "output", name), outputs)
             else:
                 source = self._end(index, edge, ("the workflow", "input", name), inputs)
             node, name = str(edge["target"]), str(edge["target_input"])
+            self.fed.add((node, name))
             signature = self.signature_of(node)
+            if signature is not None and signature.is_open:
+                continue
             takes = {} if signature is None else signature.inputs
             target = self._end(index, edge, (node, "input", name), takes)
-            self.fed.add((node, name))
             if source is not None and target is not None:
-                self._fit(index, edge, source, target)
+                self._fit(index, edge, *self._elements(node, name, source, target))
+                self._absent(index, edge, target)
+
+    def _elements(self, node: str, name: str, source: Type, target: Type) -> tuple[Type, Type]:
+        """Give what is compared: of a list that is mapped, its elements."""
+        mapped = self.nodes_by_id[node].get("map")
+        if not mapped or mapped["input"] != name:
+            return source, target
+        depth = int(mapped.get("depth") or 1)
+        elements = element_of(source, depth), element_of(target, depth)
+        if elements[0] is None or elements[1] is None:
+            return source, target
+        return elements[0], elements[1]
+
+    def _absent(self, index: int, edge: Mapping[str, Any], target: Type) -> None:
+        """See that an input still takes what it gets where its source gives nothing."""
+        if edge.get("absent") == "null" and not widens(NONE, target):
+            fault = f"{edge['source']} may end without a value, and the input takes no None now"
+            self.add(f"connections[{index}]", "INPUT_MAY_BE_ABSENT", f"{_shown(edge)}: {fault}")
 
     def _end(
         self,
@@ -154,7 +216,7 @@ class _Check:
     ) -> Type | None:
         owner, kind, name = end
         found = known.get(name)
-        if found is None:
+        if found is None and not self.is_apart(owner):
             reason = f"UNKNOWN_{kind.upper()}"
             lacks = _lacks(owner, kind, name, known)
             self.add(f"connections[{index}]", reason, f"{_shown(edge)}: {lacks}")
@@ -192,6 +254,8 @@ class _Check:
         for index, node in enumerate(self.definition.nodes):
             place, name = f"nodes[{index}]", str(node["id"])
             signature = self.signature_of(name)
+            if self.is_apart(name):
+                continue
             if signature is None:
                 self.add(place, "NODE_NOT_FOUND", f"the node behind {name} is gone")
                 continue
@@ -206,9 +270,39 @@ class _Check:
                 if key not in literals and key not in bound and (name, key) not in self.fed:
                     fault = f"nothing feeds the required input {key} of {name}"
                     self.add(place, "INPUT_MISSING", fault)
+            if node.get("loop"):
+                self._loop(f"{place}.repeat", node, node["loop"], {*literals, *bound})
+
+    def _loop(
+        self, place: str, node: Mapping[str, Any], loop: Mapping[str, Any], given: set[str]
+    ) -> None:
+        """Hold what one turn hands to the next, and what is asked then, against the version."""
+        name = str(node["id"])
+        signature = self.signature_of(name)
+        if signature is None:
+            return
+        for at, (key, output) in enumerate((loop.get("carry") or {}).items()):
+            source, target = signature.outputs.get(output), signature.inputs.get(key)
+            if source is None:
+                lacks = _lacks(name, "output", output, signature.outputs)
+                self.add(f"{place}.carry[{at}]", "UNKNOWN_OUTPUT", lacks)
+            elif target is None:
+                lacks = _lacks(name, "input", key, signature.inputs)
+                self.add(f"{place}.carry[{at}]", "UNKNOWN_INPUT", lacks)
+            else:
+                said = self._judge(source, target, "")
+                if not said.fits or said.kind is VerdictKind.CONVERSION:
+                    fault = said.reason or f"the values need the conversion {said.method} now"
+                    self.add(f"{place}.carry[{at}]", "TYPE_REFUTED", fault)
+        names = given | {key for owner, key in self.fed if owner == name}
+        names |= {*(loop.get("carry") or ()), *signature.outputs, "turn"}
+        try:
+            compile_expression(str(loop["condition"]), names)
+        except ExpressionError as error:
+            self.add(f"{place}.condition", "EXPRESSION_INVALID", str(error))
 
     def _literal(self, place: str, node: str, name: str, text: str, signature: _Signature) -> None:
-        of = signature.inputs.get(name)
+        of = ANY_OR_NONE if signature.is_open else signature.inputs.get(name)
         if of is None:
             self.add(place, "UNKNOWN_INPUT", _lacks(node, "input", name, signature.inputs))
             return
@@ -232,7 +326,7 @@ class _Check:
             node, name = str(each["node_id"]), str(each["output"])
             signature = self.signature_of(node)
             known = {} if signature is None else signature.outputs
-            if name not in known:
+            if name not in known and not self.is_apart(node):
                 fault = _lacks(node, "output", name, known)
                 self.add(f"outputs[{index}]", "UNKNOWN_OUTPUT", f"{each['name']}: {fault}")
 
@@ -251,6 +345,35 @@ def _read(version: NodeVersion) -> _Signature:
         inputs={str(each["name"]): from_json(each["type"]) for each in version.input_types},
         required=tuple(str(each["name"]) for each in version.input_types if each["required"]),
         outputs={str(each["name"]): from_json(each["type"]) for each in version.output_types},
+    )
+
+
+def _built_in(node: Mapping[str, Any]) -> _Signature:
+    kind = str(node["kind"])
+    stated = (node.get(kind) or {}).get("type")
+    return _Signature(
+        inputs=BUILTIN_INPUTS[kind],
+        required=(),
+        outputs=builtin_outputs(kind, None if stated is None else from_json(stated)),
+        is_open=kind == CHOICE,
+    )
+
+
+def _as_seen(inner: _Signature, mapped: Mapping[str, Any] | None) -> _Signature:
+    """Give a signature as edges see it: a map takes lists of elements, and gives lists."""
+    if not mapped:
+        return inner
+    depth, name = int(mapped.get("depth") or 1), str(mapped["input"])
+    tolerates = bool(mapped.get("max_failed") or mapped.get("max_failed_ratio"))
+    inputs = dict(inner.inputs)
+    if name in inputs:
+        inputs[name] = lists_of(inputs[name], depth)
+    return _Signature(
+        inputs=inputs,
+        required=tuple(dict.fromkeys((*inner.required, name))),
+        outputs={
+            key: mapped_output(of, depth, tolerates=tolerates) for key, of in inner.outputs.items()
+        },
     )
 
 

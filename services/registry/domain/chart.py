@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from qflow.types import expression
 
-from services.registry.domain.definition import Definition, WorkflowNode
+from services.registry.domain.constructs import ALL, Choice, SubWorkflow
+from services.registry.domain.definition import Connection, Definition, WorkflowNode
 
-Kind = Literal["input", "node", "output"]
+Kind = Literal["input", "node", "choice", "output"]
 
 # Of a text in a picture: the rest is an ellipsis.
 TEXT_CHARS_MAX: Final = 32
+WHOLE: Final = -1
 # Formats that turn the direction of what follows them, or cannot be seen.
 _CONTROLS: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _UNSEEN: Final = "\N{REPLACEMENT CHARACTER}"
@@ -37,7 +39,10 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A line from an output to an input, each by the box's index and the index within it."""
+    """A line from an output to an input, each by the box's index and the index within it.
+
+    Where it carries nothing it leads from box to box, and the indexes within are `WHOLE`.
+    """
 
     source: int
     output: int
@@ -45,6 +50,18 @@ class Link:
     input: int
     verdict: str = ""
     conversion: str = ""
+    kind: str = ""
+    branch: str = ""
+
+    @property
+    def look(self) -> str:
+        """What it is drawn as: its kind where that is not to carry a value, else its verdict."""
+        return self.kind or self.verdict
+
+    @property
+    def written(self) -> str:
+        """What stands on it."""
+        return self.conversion or self.branch
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +78,7 @@ def chart_of(title: str, definition: Definition, names: Sequence[str]) -> Chart:
     """Lay out what a definition says; `names` has the name of the Python node of each place."""
     fed: dict[str, list[str]] = {}
     used: dict[str, list[str]] = {}
-    for edge in definition.connections:
+    for edge in filter(lambda each: each.is_value, definition.connections):
         _once(fed.setdefault(edge.target, []), edge.target_input)
         _once(used.setdefault(edge.source, []), edge.source_output)
     for output in definition.outputs:
@@ -82,9 +99,9 @@ def chart_of(title: str, definition: Definition, names: Sequence[str]) -> Chart:
         source = at.get(edge.source) if edge.source else starts[edge.source_output]
         target = at.get(edge.target)
         if source is not None and target is not None:
-            out = boxes[source].outputs.index(edge.source_output)
-            into = boxes[target].inputs.index(edge.target_input)
-            links.append(Link(source, out, target, into, edge.verdict, edge.conversion))
+            ends = _ends(edge, boxes[source], boxes[target])
+            looks = (edge.verdict, edge.conversion, edge.kind, edge.branch)
+            links.append(Link(source, ends[0], target, ends[1], *looks))
     for each in definition.outputs:
         of = each.type
         if each.node in at:
@@ -95,14 +112,41 @@ def chart_of(title: str, definition: Definition, names: Sequence[str]) -> Chart:
     return Chart(title, tuple(boxes), tuple(links), len(definition.nodes))
 
 
+def _ends(edge: Connection, source: Box, target: Box) -> tuple[int, int]:
+    if not edge.is_value:
+        return WHOLE, WHOLE
+    return source.outputs.index(edge.source_output), target.inputs.index(edge.target_input)
+
+
 def _once(names: list[str], name: str) -> None:
     if name not in names:
         names.append(name)
 
 
 def _box(node: WorkflowNode, called: str, fed: Iterable[str], used: Iterable[str]) -> Box:
-    pinned = f" · version {node.version}" if node.version else ""
-    return Box("node", node.id, f"{called}{pinned}", tuple(fed), tuple(used), node.literals)
+    kind: Kind = "choice" if isinstance(node.construct, Choice) else "node"
+    subtitle = " · ".join([called, *_marks(node)])
+    return Box(kind, node.id, subtitle, tuple(fed), tuple(used), node.literals)
+
+
+def _marks(node: WorkflowNode) -> Iterator[str]:
+    """Give what is to be seen of how a place runs."""
+    if isinstance(node.construct, SubWorkflow):
+        yield "workflow"
+    if node.version:
+        yield f"version {node.version}"
+    if node.mapped is not None:
+        yield f"for each of {node.mapped.input}"
+    if node.loop is not None:
+        yield f"up to {node.loop.max_turns} turns"
+    if node.condition:
+        yield "if"
+    if node.join is not None and node.join.policy != ALL:
+        yield f"{node.join.policy} {node.join.count or ''}".rstrip()
+    if node.phase:
+        yield node.phase
+    if node.compensates:
+        yield f"undoes {node.compensates}"
 
 
 def seen(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:

@@ -10,6 +10,18 @@ from uuid import UUID
 from qflow.types import LOSSY, Type
 
 from services.registry.domain import setting_table as table
+from services.registry.domain.constructs import (
+    BRANCH,
+    CONTINUE,
+    DATA,
+    FAILURE,
+    FINALLY,
+    PYTHON,
+    Construct,
+    Join,
+    Loop,
+    Map,
+)
 from services.registry.domain.setting_table import Setting
 
 NODES_MAX: Final = 10_000
@@ -31,6 +43,9 @@ class Retry:
     factor: float = table.FACTOR.default or 0.0
     max_delay_ms: int = int(table.MAX_DELAY.default or 0)
     jitter: float = table.JITTER.default or 0.0
+    # Of error types; without any, every error is tried again that is not named as no use.
+    retryable: tuple[str, ...] = ()
+    non_retryable: tuple[str, ...] = ()
 
     def settings(self) -> Iterator[tuple[Setting, float | None]]:
         """Give each of its settings with its value."""
@@ -58,6 +73,32 @@ class WorkflowNode:
     memory_bytes: int = MEMORY_BYTES_DEFAULT
     variables: tuple[tuple[str, str], ...] = ()
     parameters: tuple[tuple[str, str], ...] = ()
+    construct: Construct | None = None  # what runs here in the place of a Python node
+    join: Join | None = None
+    condition: str = ""
+    on_failure: str = ""
+    phase: str = ""
+    compensates: str = ""
+    mapped: Map | None = None
+    loop: Loop | None = None
+    queue_timeout_ms: int | None = None
+    total_timeout_ms: int | None = None
+    heartbeat_timeout_ms: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """What runs here."""
+        return PYTHON if self.construct is None else self.construct.kind
+
+    @property
+    def continues(self) -> bool:
+        """Whether its failure is said not to stop the run."""
+        return self.on_failure == CONTINUE
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it runs as its sources end: not last of all, and not to undo another."""
+        return self.phase != FINALLY and not self.compensates
 
     def settings(self) -> Iterator[tuple[Setting, float | None]]:
         """Give each of its settings with its value."""
@@ -77,6 +118,12 @@ class Connection:
     target_input: str
     conversion: str = ""
     verdict: str = ""
+    kind: str = DATA
+    branch: str = ""
+    # What is given where the source ends without a value; decided by the check, as the next is.
+    absent: str = ""
+    # What the conversion reads, where that is not the source's output as its version has it.
+    source_type: Type | None = None
     # JSON text of a value that a refuted edge could not carry; such an edge is never stored.
     counter_example: str = ""
 
@@ -86,9 +133,20 @@ class Connection:
         return self.conversion not in LOSSY
 
     @property
-    def ends(self) -> tuple[str, str, str, str]:
+    def ends(self) -> tuple[str, ...]:
         """What makes two edges the same."""
-        return self.source, self.source_output, self.target, self.target_input
+        ends = (self.source, self.source_output, self.target, self.target_input)
+        return (*ends, self.kind, self.branch) if self.kind else ends
+
+    @property
+    def is_value(self) -> bool:
+        """Whether it carries a value to an input."""
+        return not self.kind or (self.kind == FAILURE and bool(self.target_input))
+
+    @property
+    def is_branch(self) -> bool:
+        """Whether it is a way out of a choice."""
+        return self.kind == BRANCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +224,10 @@ class Signature:
     python_version: str
     inputs: Mapping[str, InputSpec]
     outputs: Mapping[str, Type]
+    # Of a workflow that runs as a node of another; the runs of its nodes have a Python each.
+    is_workflow: bool = False
+    # Whether it takes whatever is connected to it, under any name.
+    is_open: bool = False
 
 
 # By node and by the version that was asked for; 0 asks for the current one. None: no such version.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
-from qflow.types import ValueTextError, parse_strict, to_text
+from qflow.types import to_text
 
 from services.registry.domain.definition import (
     MEMORY_BYTES_DEFAULT,
@@ -21,26 +21,22 @@ from services.registry.domain.definition import (
     Connection,
     Definition,
     Parameter,
+    Retry,
     WorkflowInput,
     WorkflowNode,
 )
 from services.registry.domain.document import (
-    DocumentError,
     Number,
     Plain,
-    plain,
-    read_json,
 )
-from services.registry.domain.document import to_json as json_text
+from services.registry.domain.exact_values import exact
+from services.registry.domain.exchange_constructs import written_constructs
 from services.registry.domain.yaml_text import Inline
 
 FORMAT: Final = "qflow.workflow/1"
-# A value whose JSON text is not the one way to write it stands as that text, under this key.
-EXACT_KEY: Final = "$json"
 _DIGEST: Final = "sha256:"
 _NOT_IN_KEYS: Final = re.compile(r"[^A-Za-z0-9]+")
 _KEY_CHARS_MAX: Final = 48
-_VALUE_DEPTH_MAX: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,36 +89,19 @@ def bundled(
     taken: set[str] = set()
     nodes = []
     for node in definition.nodes:
+        if node.construct is not None:
+            nodes.append(node)  # it has no source, and is named as it stands
+            continue
         source = found[node.node_id, node.version]
         if source not in keys:
             keys[source] = _key(source, taken), len(keys)
-        nodes.append(_placed(node, placeholder(keys[source][1]), pinned=node.version != 0))
+        version = 1 if node.version else 0
+        nodes.append(replace(node, node_id=placeholder(keys[source][1]), version=version))
     return Bundle(
         name=name,
         description=description,
-        definition=Definition(
-            nodes=tuple(nodes),
-            connections=definition.connections,
-            inputs=definition.inputs,
-            outputs=definition.outputs,
-            timeout_ms=definition.timeout_ms,
-            parameters=definition.parameters,
-        ),
+        definition=replace(definition, nodes=tuple(nodes)),
         sources={key: source for source, (key, _) in keys.items()},
-    )
-
-
-def _placed(node: WorkflowNode, node_id: UUID, *, pinned: bool) -> WorkflowNode:
-    return WorkflowNode(
-        id=node.id,
-        node_id=node_id,
-        version=1 if pinned else 0,
-        literals=node.literals,
-        retry=node.retry,
-        timeout_ms=node.timeout_ms,
-        memory_bytes=node.memory_bytes,
-        variables=node.variables,
-        parameters=node.parameters,
     )
 
 
@@ -150,16 +129,15 @@ def written(bundle: Bundle) -> Plain:
         document["inputs"] = {each.name: _input(each) for each in definition.inputs}
     if definition.parameters:
         document["parameters"] = {each.name: _input(each) for each in definition.parameters}
-    document["nodes"] = {
-        each.id: _node(each, keys[each.node_id.int - 1]) for each in definition.nodes
-    }
+    document["nodes"] = {each.id: _node(each, keys) for each in definition.nodes}
     if definition.connections:
         document["connections"] = [_connection(each) for each in definition.connections]
     if definition.outputs:
         document["outputs"] = {
             each.name: f"{each.node}.{each.output}" for each in definition.outputs
         }
-    document["sources"] = {key: _source(each) for key, each in bundle.sources.items()}
+    if bundle.sources:
+        document["sources"] = {key: _source(each) for key, each in bundle.sources.items()}
     return document
 
 
@@ -174,28 +152,41 @@ def _input(each: WorkflowInput | Parameter) -> Plain:
     return shown
 
 
-def _node(node: WorkflowNode, key: str) -> Plain:
-    shown: dict[str, Plain] = {"source": key}
-    if node.version:
-        shown["pinned"] = True
+def _node(node: WorkflowNode, keys: Sequence[str]) -> Plain:
+    shown: dict[str, Plain] = {}
+    if node.construct is None:
+        shown["source"] = keys[node.node_id.int - 1]
+        if node.version:
+            shown["pinned"] = True
     if node.literals:
         shown["literals"] = {name: exact(text) for name, text in sorted(node.literals)}
     for kind, names in (("variables", node.variables), ("parameters", node.parameters)):
         if names:
             shown[kind] = Inline(sorted(names))
     if node.retry is not None:
-        shown["retry"] = Inline(
-            max_retries=node.retry.max_retries,
-            initial_delay_ms=node.retry.initial_delay_ms,
-            factor=Number(_real(node.retry.factor)),
-            max_delay_ms=node.retry.max_delay_ms,
-            jitter=Number(_real(node.retry.jitter)),
-        )
+        shown["retry"] = _retry(node.retry)
+    shown |= written_constructs(node)
     if node.timeout_ms != TIMEOUT_MS_DEFAULT:
         shown["timeout_ms"] = node.timeout_ms
     if node.memory_bytes != MEMORY_BYTES_DEFAULT:
         shown["memory_bytes"] = node.memory_bytes
-    return shown if len(shown) > 1 else Inline(shown)
+    fits_a_line = len(shown) == 1 and all(isinstance(each, str | Inline) for each in shown.values())
+    return Inline(shown) if fits_a_line else shown
+
+
+def _retry(retry: Retry) -> Plain:
+    shown = Inline(
+        max_retries=retry.max_retries,
+        initial_delay_ms=retry.initial_delay_ms,
+        factor=Number(_real(retry.factor)),
+        max_delay_ms=retry.max_delay_ms,
+        jitter=Number(_real(retry.jitter)),
+    )
+    if retry.retryable:
+        shown["retryable"] = list(retry.retryable)
+    if retry.non_retryable:
+        shown["non_retryable"] = list(retry.non_retryable)
+    return shown
 
 
 def _real(value: float) -> str:
@@ -206,13 +197,21 @@ def _real(value: float) -> str:
 def _connection(edge: Connection) -> Plain:
     shown = Inline()
     if edge.source:
-        shown["from"] = f"{edge.source}.{edge.source_output}"
+        shown["from"] = _end(edge.source, edge.source_output)
     else:
         shown["input"] = edge.source_output
-    shown["to"] = f"{edge.target}.{edge.target_input}"
+    shown["to"] = _end(edge.target, edge.target_input)
     if edge.conversion:
         shown["conversion"] = edge.conversion
+    if edge.is_branch:
+        shown["branch"] = edge.branch
+    elif edge.kind:
+        shown["kind"] = edge.kind
     return shown
+
+
+def _end(node: str, port: str) -> str:
+    return f"{node}.{port}" if port else node
 
 
 def _source(source: Source) -> Plain:
@@ -226,50 +225,3 @@ def _source(source: Source) -> Plain:
     else:
         shown["code"] = source.code
     return shown
-
-
-def exact(text: str) -> Plain:
-    """Show JSON text as a value where that gives the same text back, else as text under a key."""
-    try:
-        value = plain(read_json(text))
-    except DocumentError:
-        return Inline({EXACT_KEY: text})
-    # Inside of a document it stands some levels deeper, and must be readable there too.
-    if is_exact(value) or json_text(value) != text or _depth(value) > _VALUE_DEPTH_MAX:
-        return Inline({EXACT_KEY: text})
-    return value
-
-
-def _depth(value: Plain) -> int:
-    depth = 0
-    level: list[Plain] = [value]
-    while level := [part for each in level for part in _parts(each)]:
-        depth += 1
-    return depth
-
-
-def _parts(value: Plain) -> Iterable[Plain]:
-    match value:
-        case dict():
-            return value.values()
-        case list():
-            return value
-        case _:
-            return ()
-
-
-def is_exact(value: Plain) -> bool:
-    """Whether a value stands for the JSON text that it holds."""
-    return isinstance(value, dict) and list(value) == [EXACT_KEY]
-
-
-def text_of(value: Plain) -> str:
-    """Give the JSON text that `exact` showed; ValueTextError where it is none that can be kept."""
-    text = json_text(value)
-    if isinstance(value, dict) and is_exact(value):
-        held = value[EXACT_KEY]
-        if not isinstance(held, str) or isinstance(held, Number):
-            raise ValueTextError(f"{EXACT_KEY} holds a value's JSON text")
-        text = held
-    parse_strict(text)
-    return text

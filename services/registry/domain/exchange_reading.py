@@ -7,13 +7,12 @@ and sizes are held against the definition that was read, and their faults get it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
 from uuid import UUID
 
-from qflow.types import ValueTextError
-
+from services.registry.domain.constructs import FAILURE
 from services.registry.domain.definition import (
     CONNECTIONS_MAX,
     MEMORY_BYTES_DEFAULT,
@@ -32,9 +31,7 @@ from services.registry.domain.document import (
     DocumentError,
     Fault,
     Item,
-    Number,
     joined,
-    plain,
 )
 from services.registry.domain.exchange import (
     FORMAT,
@@ -42,18 +39,24 @@ from services.registry.domain.exchange import (
     Source,
     digest_of,
     placeholder,
-    text_of,
 )
+from services.registry.domain.exchange_constructs import (
+    CONNECTION_KEYS,
+    KINDS,
+    NODE_KEYS,
+    connection_from,
+    constructs_from,
+    contract_name,
+)
+from services.registry.domain.exchange_values import Values
 
 T = TypeVar("T")
 
 _NOBODY: Final = UUID(int=0)
-
-# Spans and sizes are held to the contract's limits later; this much they must be to get there.
-_INTEGER_MAX: Final = 2**40
-_INTEGER_DIGITS_MAX: Final = 13
-_REQUIRED: Final = frozenset({"format", "name", "nodes", "sources"})
-_OPTIONAL: Final = (*("description", "settings", "inputs", "parameters", "connections", "outputs"),)
+_REQUIRED: Final = frozenset({"format", "name", "nodes"})
+_OPTIONAL: Final = (
+    *("description", "settings", "inputs", "parameters", "connections", "outputs", "sources"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,95 +87,7 @@ def read(document: Item) -> Read:
 
 
 @dataclass(slots=True)
-class _Reader:
-    faults: list[Fault] = field(default_factory=list)
-    places: dict[str, Fault] = field(default_factory=dict)
-
-    def add(self, item: Item, path: str, code: str, message: str) -> None:
-        self.faults.append(Fault(item.line, item.column, path, code, message))
-
-    def mark(self, place: str, item: Item, path: str) -> None:
-        self.places[place] = Fault(item.line, item.column, path, "", "")
-
-    # -- the kinds of values
-
-    def members(
-        self, item: Item, path: str, required: Iterable[str] = (), optional: Iterable[str] = ()
-    ) -> dict[str, Item]:
-        """Take a mapping whose keys are known."""
-        found = self.mapping(item, path)
-        known = {*required, *optional}
-        for key, member in found.items():
-            if key not in known:
-                message = f"is not known here; known are {', '.join(sorted(known))}"
-                self.add(member, joined(path, key), "KEY_UNKNOWN", message)
-        if isinstance(item.value, dict):
-            for key in required:
-                if key not in found:
-                    self.add(item, path, "KEY_MISSING", f"{key} is missing")
-        return {key: member for key, member in found.items() if key in known}
-
-    def mapping(self, item: Item, path: str) -> dict[str, Item]:
-        if isinstance(item.value, dict):
-            return item.value
-        self.add(item, path, "VALUE_INVALID", "must be a mapping of keys to values")
-        return {}
-
-    def sequence(self, item: Item | None, path: str) -> list[Item]:
-        if item is None:
-            return []
-        if isinstance(item.value, list):
-            return item.value
-        self.add(item, path, "VALUE_INVALID", "must be a list")
-        return []
-
-    def text(self, item: Item | None, path: str) -> str:
-        if item is None:
-            return ""
-        if isinstance(item.value, str) and not isinstance(item.value, Number):
-            return item.value
-        self.add(item, path, "VALUE_INVALID", "must be a text; put it in quotes")
-        return ""
-
-    def flag(self, item: Item | None, path: str) -> bool:
-        if item is None:
-            return False
-        if not isinstance(item.value, bool):
-            self.add(item, path, "VALUE_INVALID", "must be true or false")
-        return item.value is True
-
-    def integer(self, item: Item | None, path: str, default: int) -> int:
-        if item is None:
-            return default
-        digits = item.value
-        if isinstance(digits, Number) and len(digits) <= _INTEGER_DIGITS_MAX:
-            try:
-                value = int(digits)
-            except ValueError:
-                pass
-            else:
-                if 0 <= value <= _INTEGER_MAX:
-                    return value
-        self.add(item, path, "VALUE_INVALID", f"must be a whole number from 0 to {_INTEGER_MAX}")
-        return default
-
-    def real(self, item: Item | None, path: str, default: float) -> float:
-        if item is None:
-            return default
-        if isinstance(item.value, Number):
-            return float(item.value)
-        self.add(item, path, "VALUE_INVALID", "must be a number")
-        return default
-
-    def value_text(self, item: Item, path: str) -> str:
-        try:
-            return text_of(plain(item))
-        except ValueTextError as error:
-            self.add(item, path, "VALUE_INVALID", str(error))
-            return "null"
-
-    # -- the document
-
+class _Reader(Values):
     def bundle(self, document: Item) -> Bundle:
         found = self.members(document, "", sorted(_REQUIRED), _OPTIONAL)
         told = self.text(found.get("format"), "format")
@@ -201,7 +116,7 @@ class _Reader:
         )
 
     def _unused(self, definition: Definition, node_ids: Iterable[UUID]) -> None:
-        used = {node.node_id for node in definition.nodes}
+        used = {node.node_id for node in definition.nodes if node.construct is None}
         for index, node_id in enumerate(node_ids):
             if node_id not in used:
                 where = self.places[f"sources[{index}]"]
@@ -272,13 +187,19 @@ class _Reader:
         found = self.members(
             item,
             path,
-            ("source",),
-            (
-                *("pinned", "literals", "variables", "parameters"),
-                *("retry", "timeout_ms", "memory_bytes"),
+            optional=(
+                *("source", "pinned", "literals", "variables", "parameters"),
+                *("retry", "timeout_ms", "memory_bytes", *NODE_KEYS),
             ),
         )
         place = f"nodes[{index}]"
+        if sum(each in found for each in ("source", *KINDS)) != 1 and isinstance(item.value, dict):
+            message = f"must have one of source, {', '.join(KINDS)}"
+            self.add(item, path, "KEY_MISSING", message)
+        constructs = constructs_from(self, found, name, path)
+        for each in NODE_KEYS:
+            if each in found:
+                self.mark(f"{place}.{contract_name(each)}", found[each], f"{path}.{each}")
         key = self.text(found.get("source"), f"{path}.source")
         if key and key not in keys:
             message = f"there is no {key[:80]} among the sources"
@@ -288,10 +209,10 @@ class _Reader:
         for own, theirs in (("timeout_ms", "timeout"), ("memory_bytes", "memory_limit_bytes")):
             if own in found:
                 self.mark(f"{place}.{theirs}", found[own], f"{path}.{own}")
+        pinned = self.flag(found.get("pinned"), f"{path}.pinned")
         return WorkflowNode(
+            **{"node_id": keys.get(key, _NOBODY), "version": int(pinned), **constructs},
             id=name,
-            node_id=keys.get(key, _NOBODY),
-            version=1 if self.flag(found.get("pinned"), f"{path}.pinned") else 0,
             literals=self._literals(found.get("literals"), place, path),
             variables=self._names(found.get("variables"), f"{place}.variables", path),
             parameters=self._names(found.get("parameters"), f"{place}.parameters", path),
@@ -331,7 +252,7 @@ class _Reader:
             return None
         default = Retry()
         names = ("max_retries", "initial_delay_ms", "factor", "max_delay_ms", "jitter")
-        found = self.members(item, path, optional=names)
+        found = self.members(item, path, optional=(*names, "retryable", "non_retryable"))
 
         def whole(name: str, otherwise: int) -> int:
             return self.integer(found.get(name), f"{path}.{name}", otherwise)
@@ -342,6 +263,8 @@ class _Reader:
             factor=self.real(found.get("factor"), f"{path}.factor", default.factor),
             max_delay_ms=whole("max_delay_ms", default.max_delay_ms),
             jitter=self.real(found.get("jitter"), f"{path}.jitter", default.jitter),
+            retryable=self.texts(found.get("retryable"), f"{path}.retryable"),
+            non_retryable=self.texts(found.get("non_retryable"), f"{path}.non_retryable"),
         )
 
     def _input(self, index: int, name: str, item: Item, path: str) -> WorkflowInput:
@@ -380,25 +303,37 @@ class _Reader:
         return tuple(self._connection(each, f"connections[{i}]") for i, each in enumerate(items))
 
     def _connection(self, item: Item, path: str) -> Connection:
-        found = self.members(item, path, ("to",), ("from", "input", "conversion"))
+        keys = ("from", "input", "conversion", *CONNECTION_KEYS)
+        found = self.members(item, path, ("to",), keys)
         self.mark(path, item, path)
         if ("from" in found) == ("input" in found) and isinstance(item.value, dict):
             message = "must come either from a node or from an input of the workflow"
             self.add(item, path, "KEY_MISSING", message)
+        kind, branch = connection_from(self, found, path)
+        # What carries nothing has no ports, and a failure may.
+        bare = bool(kind) and not (kind == FAILURE and "." in self._shown(found.get("to")))
         source = ("", self.text(found.get("input"), f"{path}.input"))
         if "from" in found:
-            source = self._end(found["from"], f"{path}.from")
-        target = self._end(found["to"], f"{path}.to") if "to" in found else ("", "")
+            source = self._end(found["from"], f"{path}.from", bare=bare)
+        target = self._end(found["to"], f"{path}.to", bare=bare) if "to" in found else ("", "")
         return Connection(
             source=source[0],
             source_output=source[1],
             target=target[0],
             target_input=target[1],
             conversion=self.text(found.get("conversion"), f"{path}.conversion"),
+            kind=kind,
+            branch=branch,
         )
 
-    def _end(self, item: Item, path: str) -> tuple[str, str]:
-        """Read `node.name`: ids of nodes have no dots, names may."""
+    @staticmethod
+    def _shown(item: Item | None) -> str:
+        return item.value if item is not None and isinstance(item.value, str) else ""
+
+    def _end(self, item: Item, path: str, *, bare: bool = False) -> tuple[str, str]:
+        """Read `node.name`, or a node alone: ids of nodes have no dots, names may."""
+        if bare and "." not in self._shown(item):
+            return self.text(item, path), ""
         node, dot, name = self.text(item, path).partition(".")
         if not (node and dot and name) and isinstance(item.value, str):
             message = "must be a node's id, a dot, and the name of its input or output"

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.registry.domain.chart import Box, Chart, Link, seen
+from services.registry.domain.chart import WHOLE, Box, Chart, Link, seen
 
+_WITH_PORTS: Final = frozenset({"node", "choice"})
 # What means something to Mermaid, or to the page that it draws into.
 _ESCAPES: Final = str.maketrans({each: f"#{ord(each)};" for each in "#&<>\"'`\\|{}[]()*_~$%@;:/=-"})
-_SHAPES: Final = {"input": ("([", "])"), "node": ("[", "]"), "output": ("([", "])")}
+_SHAPES: Final = {
+    "input": ("([", "])"),
+    "node": ("[", "]"),
+    "choice": ("{", "}"),
+    "output": ("([", "])"),
+}
 _STYLES: Final = {
     "widening": "stroke:#2563eb",
     "conversion": "stroke:#d97706,stroke-width:2px",
     "refuted": "stroke:#dc2626,stroke-width:2px,stroke-dasharray:6 4",
+    "order": "stroke:#94a3b8",
+    "branch": "stroke:#7c3aed",
+    "failure": "stroke:#dc2626",
 }
+# What a line of each kind is drawn as; the dashed one is that of failures.
+_LINES: Final = {"failure": "-.->"}
+_SAID: Final = {"order": "then", "failure": "on failure"}
 _CLASSES: Final = (
     "classDef input fill:#ecfdf5,stroke:#059669,color:#064e3b",
     "classDef node fill:#ffffff,stroke:#475569,color:#0f172a",
+    "classDef choice fill:#f5f3ff,stroke:#7c3aed,color:#2e1065",
     "classDef output fill:#eef2ff,stroke:#4f46e5,color:#312e81",
 )
 
@@ -29,8 +42,8 @@ def mermaid(chart: Chart) -> str:
         lines.append(f'  b{index}{left}"{_label(box)}"{right}:::{box.kind}')
     styled: dict[str, list[str]] = {}
     for index, link in enumerate(chart.links):
-        lines.append(f"  b{link.source} -->{_words(chart, link)} b{link.target}")
-        styled.setdefault(_STYLES.get(link.verdict, ""), []).append(str(index))
+        lines.append(f"  b{link.source} {_line(link)}{_words(chart, link)} b{link.target}")
+        styled.setdefault(_STYLES.get(link.look, ""), []).append(str(index))
     lines += [f"  {each}" for each in _CLASSES]
     lines += [f"  linkStyle {','.join(those)} {style}" for style, those in styled.items() if style]
     return "\n".join(lines) + "\n"
@@ -52,14 +65,17 @@ def _words(chart: Chart, link: Link) -> str:
     """Name the ends of a link where the boxes do not, and what stands on it."""
     source, target = chart.boxes[link.source], chart.boxes[link.target]
     ends = []
-    if source.kind == "node":
+    if source.kind in _WITH_PORTS and link.output != WHOLE:
         ends.append(seen(source.outputs[link.output]))
-    if target.kind == "node":
+    if target.kind in _WITH_PORTS and link.input != WHOLE:
         ends.append(seen(target.inputs[link.input]))
-    words = _escaped(" → ".join(ends))
-    if link.conversion:
-        words += f"<br/>{_escaped(seen(link.conversion))}"
+    said = [" → ".join(ends), _SAID.get(link.kind, ""), seen(link.written)]
+    words = "<br/>".join(_escaped(each) for each in said if each)
     return f'|"{words}"|' if words else ""
+
+
+def _line(link: Link) -> str:
+    return _LINES.get(link.kind, "-->")
 
 
 def _escaped(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from qflow.types import Type, from_json, to_json
+from qflow.types import ANY, Type, from_json, to_json
 
 from services.registry.domain.definition import (
     MEMORY_BYTES_DEFAULT,
@@ -27,6 +27,7 @@ from services.registry.domain.definition import (
 )
 from services.registry.domain.requirements import Requirement
 from services.registry.domain.source import Output, Parameter
+from services.registry.domain.stored_constructs import constructs_from_json, constructs_to_json
 
 Json = dict[str, Any]
 
@@ -94,15 +95,18 @@ def signature_from_texts(stored: Mapping[str, str]) -> Signature:
         python_version=stored["python_version"],
         inputs={
             each["name"]: InputSpec(
-                type=from_json(each["type"]),
+                type=ANY if each["type"] is None else from_json(each["type"]),
                 required=each["required"],
                 default_json=each["default_json"],
             )
             for each in orjson.loads(stored["input_types"])
         },
+        # An output of a workflow whose node was gone when it was stored has no type.
         outputs={
-            each["name"]: from_json(each["type"]) for each in orjson.loads(stored["output_types"])
+            each["name"]: ANY if each["type"] is None else from_json(each["type"])
+            for each in orjson.loads(stored["output_types"])
         },
+        is_workflow=bool(stored.get("is_workflow")),
     )
 
 
@@ -210,45 +214,53 @@ def graph_from_json(
 ) -> tuple[tuple[WorkflowNode, ...], tuple[Connection, ...]]:
     """Read the part of a definition that `nodes` and `connections` hold."""
     return tuple(_node_from_json(each) for each in nodes), tuple(
-        Connection(
-            source=each["source"],
-            source_output=each["source_output"],
-            target=each["target"],
-            target_input=each["target_input"],
-            conversion=each["conversion"],
-            verdict=each.get("verdict", ""),
-            counter_example=each.get("counter_example", ""),
-        )
-        for each in connections
+        _connection_from_json(each) for each in connections
     )
 
 
 def _node_to_json(node: WorkflowNode) -> Json:
-    retry = node.retry
     # What the release before does not know is written only where it is used.
     bound: Json = {}
     if node.variables:
         bound["variables"] = dict(node.variables)
     if node.parameters:
         bound["template_parameters"] = dict(node.parameters)
-    return bound | {
-        "id": node.id,
-        "type": "python",
-        "node_id": str(node.node_id),
-        "version": node.version,
-        "parameters": dict(node.literals),
-        "retry": None
-        if retry is None
-        else {
-            "max_retries": retry.max_retries,
-            "initial_delay_ms": retry.initial_delay_ms,
-            "factor": retry.factor,
-            "max_delay_ms": retry.max_delay_ms,
-            "jitter": retry.jitter,
-        },
-        "timeout_ms": node.timeout_ms,
-        "memory_bytes": node.memory_bytes,
+    return (
+        bound
+        | constructs_to_json(node)
+        | {
+            "id": node.id,
+            "type": node.kind,
+            "node_id": str(node.node_id),
+            "version": node.version,
+            "parameters": dict(node.literals),
+            "retry": None if node.retry is None else retry_to_json(node.retry),
+            "timeout_ms": node.timeout_ms,
+            "memory_bytes": node.memory_bytes,
+        }
+    )
+
+
+def retry_to_json(retry: Retry) -> Json:
+    """Write a policy; lists of error types only where there are any."""
+    stored: Json = {
+        "max_retries": retry.max_retries,
+        "initial_delay_ms": retry.initial_delay_ms,
+        "factor": retry.factor,
+        "max_delay_ms": retry.max_delay_ms,
+        "jitter": retry.jitter,
     }
+    if retry.retryable:
+        stored["retryable"] = list(retry.retryable)
+    if retry.non_retryable:
+        stored["non_retryable"] = list(retry.non_retryable)
+    return stored
+
+
+def _retry_from_json(stored: Mapping[str, Any]) -> Retry:
+    policy = dict(stored)
+    retryable, useless = policy.pop("retryable", ()), policy.pop("non_retryable", ())
+    return Retry(**policy, retryable=tuple(retryable), non_retryable=tuple(useless))
 
 
 def _node_from_json(stored: Mapping[str, Any]) -> WorkflowNode:
@@ -258,18 +270,40 @@ def _node_from_json(stored: Mapping[str, Any]) -> WorkflowNode:
         node_id=UUID(stored["node_id"]),
         version=stored["version"],
         literals=tuple(stored["parameters"].items()),
-        retry=None if retry is None else Retry(**retry),
+        retry=None if retry is None else _retry_from_json(retry),
         timeout_ms=stored["timeout_ms"] or TIMEOUT_MS_DEFAULT,
         memory_bytes=stored["memory_bytes"] or MEMORY_BYTES_DEFAULT,
         variables=tuple(stored.get("variables", {}).items()),
         parameters=tuple(stored.get("template_parameters", {}).items()),
+        **constructs_from_json(stored),
+    )
+
+
+def _connection_from_json(stored: Mapping[str, Any]) -> Connection:
+    return Connection(
+        source=stored["source"],
+        source_output=stored["source_output"],
+        target=stored["target"],
+        target_input=stored["target_input"],
+        conversion=stored["conversion"],
+        verdict=stored.get("verdict", ""),
+        kind=stored.get("kind", ""),
+        branch=stored.get("branch", ""),
+        absent=stored.get("absent", ""),
+        source_type=_type_from_json(stored.get("source_type")),
+        counter_example=stored.get("counter_example", ""),
     )
 
 
 def _connection_to_json(edge: Connection) -> Json:
     # A refuted edge is written for another process of the registry alone, never into a table.
-    refuted = {"counter_example": edge.counter_example} if edge.counter_example else {}
-    return refuted | {
+    rare: Json = {"counter_example": edge.counter_example} if edge.counter_example else {}
+    for key in ("kind", "branch", "absent"):
+        if getattr(edge, key):
+            rare[key] = getattr(edge, key)
+    if edge.source_type is not None:
+        rare["source_type"] = to_json(edge.source_type)
+    return rare | {
         "source": edge.source,
         "source_output": edge.source_output,
         "target": edge.target,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 from xml.sax.saxutils import escape
 
-from services.registry.domain.chart import Box, Chart, Link, seen
+from services.registry.domain.chart import WHOLE, Box, Chart, Link, seen
 from services.registry.domain.layers import Layout, Line, Size, place
 
 NODES_MAX: Final = 500
@@ -19,6 +19,8 @@ _HEAD: Final = 46.0
 _ROW: Final = 20.0
 _FOOT: Final = 8.0
 _PILL: Final = 40.0
+_DIAMOND: Final = 1.5
+_DIAMOND_HEIGHT: Final = 84.0
 _GAP: Final = 26.0
 _CHANNEL: Final = 64.0
 _LEGEND: Final = 34.0
@@ -31,13 +33,20 @@ _COLOURS: Final = {
     "conversion": "#d97706",
     "refuted": "#dc2626",
     "": "#94a3b8",
+    "order": "#94a3b8",
+    "branch": "#7c3aed",
+    "failure": "#dc2626",
 }
+_DASHED: Final = frozenset({"refuted", "", "failure"})
 _LEGENDS: Final = {
     "exact": "same type",
     "widening": "fits as it stands",
     "conversion": "converted",
     "refuted": "does not fit",
     "": "not checked",
+    "order": "runs after",
+    "branch": "branch",
+    "failure": "on failure",
 }
 _STYLE: Final = """
 .t{font:600 16px system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;fill:#0f172a}
@@ -64,7 +73,7 @@ def svg(chart: Chart) -> str:
     ]
     layout = place(sizes, lines, gap=_GAP)
     lefts, right = _lefts(chart, sizes, layout)
-    verdicts = list(dict.fromkeys(link.verdict for link in chart.links))
+    verdicts = list(dict.fromkeys(link.look for link in chart.links))
     width = max(right + _MARGIN, 2 * _MARGIN + _text_width(seen(chart.title, 60), 9.5), 240.0)
     height = _MARGIN + _TITLE + layout.height + _MARGIN + (_LEGEND if verdicts else 0.0)
     return "\n".join(_image(chart, sizes, lines, layout, lefts, verdicts, (width, height))) + "\n"
@@ -103,7 +112,7 @@ def _image(
             points += [(left, y + _MARGIN + _TITLE), (right, y + _MARGIN + _TITLE)]
         points.append(end)
         yield _path(points, link)
-        if link.conversion:
+        if link.written:
             labels.append(_conversion(points[-2], end, link))
     yield from labels
     for box, room, left, top in zip(chart.boxes, sizes, lefts, tops, strict=True):
@@ -115,6 +124,9 @@ def _image(
 
 def _size(box: Box) -> Size:
     head = max(_text_width(seen(box.title), 8.0), _text_width(seen(box.subtitle), 6.2))
+    if box.kind == "choice":
+        # The title stands in the middle, where a diamond is half as wide as at its widest.
+        return Size(max(120.0, head * _DIAMOND + 48.0), _DIAMOND_HEIGHT)
     if box.kind != "node":
         return Size(max(72.0, head + 32.0), _PILL)
     ins = max((_text_width(each, 6.8) for each in _left_texts(box)), default=0.0)
@@ -133,7 +145,11 @@ def _left_texts(box: Box) -> list[str]:
 
 
 def _end_y(box: Box, index: int) -> float:
-    return _PILL / 2 if box.kind != "node" else _HEAD + index * _ROW + _ROW / 2
+    if box.kind == "choice":
+        return _DIAMOND_HEIGHT / 2
+    if box.kind != "node":
+        return _PILL / 2
+    return _HEAD / 2 if index == WHOLE else _HEAD + index * _ROW + _ROW / 2
 
 
 def _text_width(text: str, narrow: float) -> float:
@@ -150,9 +166,9 @@ def _lefts(chart: Chart, sizes: Sequence[Size], layout: Layout) -> tuple[list[fl
         widths[column] = max(widths[column], size.width)
     written = [0.0] * count
     for link in chart.links:
-        if link.conversion:
+        if link.written:
             column = layout.columns[link.target]
-            label = _text_width(seen(link.conversion), 6.2) + 40.0
+            label = _text_width(seen(link.written), 6.2) + 40.0
             written[column] = max(written[column], label)
     starts, at = [], _MARGIN
     for column in range(count):
@@ -162,7 +178,7 @@ def _lefts(chart: Chart, sizes: Sequence[Size], layout: Layout) -> tuple[list[fl
     lefts = []
     for size, column, box in zip(sizes, layout.columns, chart.boxes, strict=True):
         room = widths[column] - size.width
-        share = {"input": 1.0, "node": 0.5, "output": 0.0}[box.kind]
+        share = {"input": 1.0, "node": 0.5, "choice": 0.5, "output": 0.0}[box.kind]
         lefts.append(starts[column] + room * share)
     return lefts, at
 
@@ -192,8 +208,8 @@ def _path(points: Sequence[tuple[float, float]], link: Link) -> str:
                 f"C{x + bend:.1f} {y:.1f} {to_x - bend:.1f} {to_y:.1f} {to_x:.1f} {to_y:.1f}"
             )
         x, y = to_x, to_y
-    colour = _COLOURS[link.verdict]
-    dash = ' stroke-dasharray="6 4"' if link.verdict in {"refuted", ""} else ""
+    colour = _COLOURS[link.look]
+    dash = ' stroke-dasharray="6 4"' if link.look in _DASHED else ""
     return (
         f'<path d="{"".join(steps)}" fill="none" stroke="{colour}" stroke-width="1.6"{dash}/>'
         f'<path d="M{x - 7:.1f} {y - 4:.1f}L{x:.1f} {y:.1f}L{x - 7:.1f} {y + 4:.1f}z"'
@@ -203,12 +219,12 @@ def _path(points: Sequence[tuple[float, float]], link: Link) -> str:
 
 def _conversion(start: tuple[float, float], end: tuple[float, float], link: Link) -> str:
     """Write the conversion on the last stretch of its line."""
-    text = seen(link.conversion)
+    text = seen(link.written)
     width = _text_width(text, 6.2) + 12
     x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
     if end[0] < start[0]:
         x, y = end[0] - width / 2 - 16, end[1]
-    colour = _COLOURS[link.verdict]
+    colour = _COLOURS[link.look]
     return (
         f'<rect x="{x - width / 2:.1f}" y="{y - 8.5:.1f}" width="{width:.1f}" height="17" rx="8.5"'
         f' fill="#fffbeb" stroke="{colour}"/>'
@@ -218,7 +234,9 @@ def _conversion(start: tuple[float, float], end: tuple[float, float], link: Link
 
 def _box(box: Box, size: Size, left: float, top: float) -> Iterator[str]:
     yield f"<g><title>{_xml(_whole(box))}</title>"
-    if box.kind != "node":
+    if box.kind == "choice":
+        yield from _diamond(box, size, left, top)
+    elif box.kind != "node":
         fill, stroke = ("#ecfdf5", "#059669") if box.kind == "input" else ("#eef2ff", "#4f46e5")
         yield (
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{size.width:.1f}" height="{_PILL:.0f}"'
@@ -239,6 +257,17 @@ def _box(box: Box, size: Size, left: float, top: float) -> Iterator[str]:
             yield f'<path d="M{left:.1f} {top + _HEAD - 4:.1f}h{size.width:.1f}" stroke="#e2e8f0"/>'
         yield from _rows(box, size, left, top)
     yield "</g>"
+
+
+def _diamond(box: Box, size: Size, left: float, top: float) -> Iterator[str]:
+    middle, level = left + size.width / 2, top + size.height / 2
+    points = (
+        f"{left:.1f},{level:.1f} {middle:.1f},{top:.1f} {left + size.width:.1f},{level:.1f}"
+        f" {middle:.1f},{top + size.height:.1f}"
+    )
+    yield f'<polygon points="{points}" fill="#f5f3ff" stroke="#7c3aed"/>'
+    yield _text("h m", middle, level - 2, seen(box.title))
+    yield _text("s m", middle, level + 14, seen(box.subtitle))
 
 
 def _rows(box: Box, size: Size, left: float, top: float) -> Iterator[str]:
@@ -263,7 +292,7 @@ def _whole(box: Box) -> str:
 def _legend(verdicts: Sequence[str], y: float) -> Iterator[str]:
     x = _MARGIN
     for verdict in (each for each in _LEGENDS if each in verdicts):
-        dash = ' stroke-dasharray="6 4"' if verdict in {"refuted", ""} else ""
+        dash = ' stroke-dasharray="6 4"' if verdict in _DASHED else ""
         yield (
             f'<path d="M{x:.1f} {y:.1f}h22" stroke="{_COLOURS[verdict]}" stroke-width="2"{dash}/>'
         )

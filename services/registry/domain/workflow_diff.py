@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from qflow.types import Type, expression
+from qflow.types import Type, expression, from_json
 
 from services.registry.domain.definition import (
     Connection,
@@ -17,6 +17,7 @@ from services.registry.domain.definition import (
     WorkflowOutput,
 )
 from services.registry.domain.node_diff import Change, changed, cut
+from services.registry.domain.stored_constructs import constructs_to_json
 
 CHANGES_MAX: Final = 10_000
 
@@ -72,8 +73,13 @@ def _edges(of: Definition) -> dict[str, Connection]:
 
 
 def _ends(edge: Connection) -> str:
-    """Name an edge: `a.result>b.x`, and `.n>a.x` from an input of the workflow."""
-    return f"{edge.source}.{edge.source_output}>{edge.target}.{edge.target_input}"
+    """Name an edge: `a.result>b.x`, `.n>a.x` from an input of the workflow, `a>b (branch yes)`."""
+    kind = f" ({edge.kind} {edge.branch}".rstrip() + ")" if edge.kind else ""
+    return f"{_end(edge.source, edge.source_output)}>{_end(edge.target, edge.target_input)}{kind}"
+
+
+def _end(node: str, port: str) -> str:
+    return f"{node}.{port}" if port else node
 
 
 def _input_text(of: WorkflowInput | Parameter) -> str:
@@ -94,7 +100,8 @@ def _parameter(place: str, old: Parameter, new: Parameter) -> Iterator[Change]:
 
 
 def _node_text(of: WorkflowNode) -> str:
-    return f"{of.node_id} {_version(of)}"
+    kind = "" if of.construct is None else f"{of.kind} "
+    return f"{kind}{of.node_id} {_version(of)}"
 
 
 def _node(place: str, old: WorkflowNode, new: WorkflowNode) -> Iterator[Change]:
@@ -109,6 +116,24 @@ def _node(place: str, old: WorkflowNode, new: WorkflowNode) -> Iterator[Change]:
     yield from changed(f"{place}.retry", _retry(old.retry), _retry(new.retry))
     yield from changed(f"{place}.timeout_ms", str(old.timeout_ms), str(new.timeout_ms))
     yield from changed(f"{place}.memory_bytes", str(old.memory_bytes), str(new.memory_bytes))
+    parts = flat(constructs_to_json(old)), flat(constructs_to_json(new))
+    yield from _each(place, *parts, str, changed)
+
+
+def flat(stored: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Give the parts of a stored form by their paths, as texts; a type is one part."""
+    found: dict[str, str] = {}
+    for key, value in stored.items():
+        if key == "type" and isinstance(value, dict):
+            found[f"{prefix}{key}"] = expression(from_json(value))
+        elif isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.") or {f"{prefix}{key}": "yes"}
+        elif isinstance(value, list):
+            rows = {str(at): each for at, each in enumerate(value)}
+            found |= flat(rows, f"{prefix}{key}.")
+        elif value is not None:
+            found[f"{prefix}{key}"] = str(value)
+    return found
 
 
 def _version(of: WorkflowNode) -> str:
@@ -120,8 +145,13 @@ def _retry(of: Retry | None) -> str:
         return "never"
     return (
         f"{of.max_retries} times, {of.initial_delay_ms} ms growing by {of.factor:g}"
-        f" to {of.max_delay_ms} ms, {of.jitter:g} of it drawn"
+        f" to {of.max_delay_ms} ms, {of.jitter:g} of it drawn{_errors(of)}"
     )
+
+
+def _errors(of: Retry) -> str:
+    only = f", only after {', '.join(of.retryable)}" if of.retryable else ""
+    return only + (f", never after {', '.join(of.non_retryable)}" if of.non_retryable else "")
 
 
 def _edge_text(of: Connection) -> str:
@@ -131,6 +161,7 @@ def _edge_text(of: Connection) -> str:
 def _edge(place: str, old: Connection, new: Connection) -> Iterator[Change]:
     yield from changed(f"{place}.conversion", old.conversion or "none", new.conversion or "none")
     yield from changed(f"{place}.verdict", old.verdict, new.verdict)
+    yield from changed(f"{place}.absent", old.absent or "default", new.absent or "default")
 
 
 def _output_text(of: WorkflowOutput) -> str:

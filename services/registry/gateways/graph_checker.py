@@ -17,7 +17,15 @@ from uuid import UUID
 from qflow.types import Type, from_json, to_json
 
 from services.kit.errors import ResourceExhausted
-from services.registry.domain.definition import Checked, Definition, Finding, Signature, Signatures
+from services.registry.domain.constructs import Approval, Choice, Signal
+from services.registry.domain.definition import (
+    Checked,
+    Definition,
+    Finding,
+    Signature,
+    Signatures,
+    WorkflowNode,
+)
 from services.registry.domain.graph import check
 from services.registry.domain.stored import (
     definition_from_json,
@@ -91,12 +99,28 @@ def _is_small(
     values += sum(
         len(each.type_text) + len(each.default_json or "") for each in definition.parameters
     )
+    values += sum(map(_construct_chars, definition.nodes))
     signatures = sum(len(text) for row in stored.values() if row for text in row.values())
     return (
         len(definition.nodes) + len(definition.connections) <= _THREAD_PARTS_MAX
         and values <= _INLINE_VALUES_CHARS_MAX
         and signatures <= _INLINE_SIGNATURES_CHARS_MAX
     )
+
+
+def _construct_chars(node: WorkflowNode) -> int:
+    """Count the characters of conditions and of the types that a place states."""
+    chars = len(node.condition) + (len(node.loop.condition) if node.loop else 0)
+    match node.construct:
+        case Choice(branches=branches):
+            chars += sum(len(each.condition) for each in branches)
+        case Signal(type_text=text, default_json=default):
+            chars += len(text) + len(default or "")
+        case Approval(type_text=text):
+            chars += len(text)
+        case _:
+            pass
+    return chars
 
 
 def _signatures(stored: Mapping[tuple[UUID, int], Mapping[str, str] | None]) -> Signatures:

@@ -86,6 +86,7 @@ def node_to_pb(
         is_template=node.is_template,
         tags=attached_to_pb(node.tags),
         cloned_from=_origin(node.cloned_from),
+        kind=pb.NODE_KIND_PYTHON,
     )
 
 

@@ -15,6 +15,7 @@ from services.kit.recent import Loaded
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages, moment_from
 from services.registry.gateways.graph_checker import GraphChecker
+from services.registry.rpc.builtin_nodes import builtin_node
 from services.registry.rpc.fresh import Answers, kept
 from services.registry.rpc.impact_codec import analysis_to_pb
 from services.registry.rpc.node_codec import node_to_pb, node_version_to_pb
@@ -68,6 +69,9 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
 
         async def load() -> Loaded[pb.GetNodeResponse]:
             node_id = codec.uuid_from(request.node_id, field="node_id")
+            builtin = builtin_node(node_id, request.version)
+            if builtin is not None:
+                return kept(pb.GetNodeResponse(node=builtin), lasting=True)
             node = await reading.get_node(
                 self._reading, caller, node_id, version=request.version, with_code=with_code
             )

@@ -12,6 +12,14 @@ from qflow.registry.v1 import workflow_pb2 as pb
 from services.kit.errors import FieldViolation, InvalidArgument
 
 _FAULTS_MAX: Final = 100
+# Every message of ours that a node may have once.
+_PARTS: Final = frozenset(
+    field
+    for field in pb.WorkflowNode.DESCRIPTOR.fields
+    if field.message_type is not None
+    and field.message_type.file is pb.DESCRIPTOR
+    and not field.is_repeated
+)
 
 
 def check_settings_known(definition: pb.WorkflowDefinition) -> None:
@@ -41,5 +49,6 @@ def _holders(definition: pb.WorkflowDefinition) -> Iterator[tuple[str, Message]]
         yield "definition.settings", definition.settings
     for index, node in enumerate(definition.nodes):
         yield f"definition.nodes[{index}]", node
-        if node.HasField("retry"):
-            yield f"definition.nodes[{index}].retry", node.retry
+        for field, part in node.ListFields():
+            if field in _PARTS:
+                yield f"definition.nodes[{index}].{field.name}", part

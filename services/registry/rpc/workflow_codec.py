@@ -10,6 +10,8 @@ from qflow.registry.v1 import workflow_pb2 as pb
 from qflow.types import Type, expression, to_text
 
 from services.kit.rpc import codec
+from services.registry.domain.builtins import BY_KIND
+from services.registry.domain.constructs import ABSENT_NULL
 from services.registry.domain.definition import (
     MEMORY_BYTES_DEFAULT,
     TIMEOUT_MS_DEFAULT,
@@ -21,6 +23,12 @@ from services.registry.domain.definition import (
     WorkflowInput,
     WorkflowNode,
     WorkflowOutput,
+)
+from services.registry.rpc.construct_codec import (
+    CONNECTIONS,
+    add_constructs,
+    connection_kind_from,
+    constructs_from_pb,
 )
 from services.registry.rpc.tag_codec import attached_to_pb
 from services.registry.rpc.unknown_settings import check_settings_known
@@ -55,6 +63,8 @@ def definition_from_pb(message: pb.WorkflowDefinition) -> Definition:
                 target=each.target_node,
                 target_input=each.target_input,
                 conversion=each.conversion,
+                kind=connection_kind_from(each.kind),
+                branch=each.branch,
             )
             for each in message.connections
         ),
@@ -80,8 +90,13 @@ def definition_from_pb(message: pb.WorkflowDefinition) -> Definition:
 
 def _node_from_pb(message: pb.WorkflowNode, index: int, ids: dict[str, UUID]) -> WorkflowNode:
     place = f"nodes[{index}]"
+    constructs = constructs_from_pb(message, place)
+    construct = constructs.get("construct")
+    builtin = BY_KIND.get(construct.kind) if construct is not None else None
     node_id = ids.get(message.node_id)
-    if node_id is None:
+    if not message.node_id and builtin is not None:
+        node_id = builtin.id
+    elif node_id is None:
         node_id = codec.uuid_from(message.node_id, field=f"{place}.node_id")
         ids[message.node_id] = node_id
     timeout_ms = TIMEOUT_MS_DEFAULT
@@ -97,6 +112,7 @@ def _node_from_pb(message: pb.WorkflowNode, index: int, ids: dict[str, UUID]) ->
         memory_bytes=message.memory_limit_bytes or MEMORY_BYTES_DEFAULT,
         variables=tuple((each.input, each.variable) for each in message.variables),
         parameters=tuple((each.input, each.parameter) for each in message.parameters),
+        **constructs,
     )
 
 
@@ -115,6 +131,8 @@ def _retry_from_pb(message: pb.RetryPolicy, place: str) -> Retry:
         factor=message.factor if message.HasField("factor") else default.factor,
         max_delay_ms=longest,
         jitter=message.jitter if message.HasField("jitter") else default.jitter,
+        retryable=tuple(message.retryable_errors),
+        non_retryable=tuple(message.non_retryable_errors),
     )
 
 
@@ -193,6 +211,9 @@ def _add_node(definition: pb.WorkflowDefinition, node: WorkflowNode) -> None:
         retry.factor = node.retry.factor
         retry.max_delay.FromMilliseconds(node.retry.max_delay_ms)
         retry.jitter = node.retry.jitter
+        retry.retryable_errors.extend(node.retry.retryable)
+        retry.non_retryable_errors.extend(node.retry.non_retryable)
+    add_constructs(message, node)
 
 
 def _add_connection(definition: pb.WorkflowDefinition, edge: Connection) -> None:
@@ -214,6 +235,9 @@ def _edge(edge: Connection) -> dict[str, Any]:
         "verdict": VERDICTS[edge.verdict],
         "lossy": not edge.is_lossless,
         "counter_example_json": edge.counter_example,
+        "kind": CONNECTIONS[edge.kind],
+        "branch": edge.branch,
+        "null_when_absent": edge.absent == ABSENT_NULL,
     }
 
 

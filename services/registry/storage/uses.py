@@ -8,6 +8,7 @@ from typing import Final, LiteralString
 from uuid import UUID
 
 from services.kit.pg import Db
+from services.registry.domain.builtins import BY_ID
 
 _LIST_USERS: Final[LiteralString] = """
     SELECT w.id, w.name
@@ -37,38 +38,57 @@ _HOLD_NODES: Final[LiteralString] = """
      ORDER BY n.id
        FOR KEY SHARE OF n
 """
+# A stronger one: whoever changes a workflow lets its key be, so that starts do not wait.
+_HOLD_WORKFLOWS: Final[LiteralString] = """
+    SELECT w.id
+      FROM workflows w
+      JOIN workflow_node_uses u ON u.node_id = w.id
+     WHERE u.workflow_id = $1 AND w.tenant_id = u.tenant_id
+     ORDER BY w.id
+       FOR SHARE OF w
+"""
 
 
 async def hold_nodes(db: Db, workflow_id: UUID) -> None:
-    """Keep a workflow's nodes of its own tenant as they are until the transaction ends."""
+    """Keep what a workflow runs, of its own tenant's, as it is until the transaction ends."""
     await db.execute(_HOLD_NODES, workflow_id)
+    await db.execute(_HOLD_WORKFLOWS, workflow_id)
 
 
 @dataclass(frozen=True, slots=True)
 class UsedNode:
-    """A node of a workflow; one that the caller cannot see has no name and is not shared."""
+    """A node of a workflow, or a workflow that runs as one.
+
+    One that the caller cannot see has no name and is not shared.
+    """
 
     id: UUID
+    kind: str
     name: str
     deleted: bool
     shared: bool
 
 
 _LIST_USED: Final[LiteralString] = """
-    SELECT u.node_id, COALESCE(n.name, '') AS name,
-           n.deleted_at IS NOT NULL AS deleted,
-           COALESCE(n.is_public OR n.is_template, false) AS shared
+    SELECT u.node_id, COALESCE(n.name, w.name, '') AS name,
+           CASE WHEN w.id IS NULL THEN 'node' ELSE 'workflow' END AS kind,
+           COALESCE(n.deleted_at, w.deleted_at) IS NOT NULL AS deleted,
+           COALESCE(n.is_public OR n.is_template, w.is_template, false) AS shared
       FROM workflow_node_uses u
       LEFT JOIN python_nodes n ON n.id = u.node_id
-     WHERE u.workflow_id = $1
+      LEFT JOIN workflows w ON w.id = u.node_id
+     WHERE u.workflow_id = $1 AND u.node_id <> ALL ($2)
      ORDER BY u.node_id
 """
 
 
 async def list_used(db: Db, workflow_id: UUID) -> list[UsedNode]:
-    """List the nodes of a workflow's current version."""
-    rows = await db.fetch(_LIST_USED, workflow_id)
-    return [UsedNode(row["node_id"], row["name"], row["deleted"], row["shared"]) for row in rows]
+    """List what a workflow's current version runs, but for the built-in nodes."""
+    rows = await db.fetch(_LIST_USED, workflow_id, list(BY_ID))
+    return [
+        UsedNode(row["node_id"], row["kind"], row["name"], row["deleted"], row["shared"])
+        for row in rows
+    ]
 
 
 _FOREIGN_VERSIONS: Final[LiteralString] = """

@@ -14,7 +14,11 @@ from services.registry.storage.nodes import Node
 from services.registry.storage.workflows import Workflow
 from services.registry.usecases.changes import NODE, WORKFLOW, hold
 from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
-from services.registry.usecases.node_uses import check_nodes, check_unused
+from services.registry.usecases.node_uses import (
+    check_nodes,
+    check_unused,
+    check_workflow_unused,
+)
 
 log = structlog.get_logger()
 
@@ -56,7 +60,7 @@ async def mark_workflow(
     etag: str = "",
     key: RequestKey[Workflow] | None = None,
 ) -> Workflow | Replayed:
-    """Delete a workflow, or take that back while its nodes are there; twice is as once."""
+    """Delete a workflow that no other of its tenant runs, or take that back; twice is as once."""
     earlier = await replay(pool, caller, key)
     if earlier is not None:
         return earlier
@@ -65,7 +69,9 @@ async def mark_workflow(
         workflow = await hold(db, WORKFLOW, workflow_id, etag=etag)
         if deleted == (workflow.deleted_at is not None):
             return workflow
-        if not deleted:  # its nodes were free to go meanwhile
+        if deleted:
+            await check_workflow_unused(db, workflow)
+        else:  # its nodes were free to go meanwhile
             await check_nodes(db, workflow)
         deleted_at, updated_at = await deletion.mark_workflow(db, workflow_id, deleted=deleted)
         return replace(workflow, deleted_at=deleted_at, updated_at=updated_at)

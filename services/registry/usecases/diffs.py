@@ -25,6 +25,7 @@ from services.registry.storage.nodes import Node
 from services.registry.storage.workflows import Workflow
 from services.registry.usecases import nodes, workflows
 from services.registry.usecases.exchange import Exchange
+from services.registry.usecases.signatures import python_places
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def _workflow_changes(before: Workflow, after: Workflow) -> Iterator[Change]:
 async def _text(deps: Exchange, caller: Caller, workflow: Workflow) -> str:
     """Export a version; nodes that are gone meanwhile are told by their ids."""
     definition = workflow.definition
-    asked = list(dict.fromkeys((each.node_id, each.version) for each in definition.nodes))
+    asked = python_places(definition)
     async with as_caller(deps.workflows.pool, caller) as db:
         found = await sources.get_sources(db, asked, tenant_id=caller.tenant_id)
     told = {key: found[key].source if key in found else _gone(key[0]) for key in asked}

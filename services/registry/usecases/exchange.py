@@ -26,7 +26,6 @@ from services.registry.domain.exchange_reading import Read
 from services.registry.domain.stored import inputs_to_json, outputs_to_json
 from services.registry.domain.texts import description_from, name_from
 from services.registry.gateways.documents import Documents, Format
-from services.registry.storage import nodes as node_rows
 from services.registry.storage import sources as source_rows
 from services.registry.storage import variables
 from services.registry.storage.nodes import Node
@@ -34,6 +33,7 @@ from services.registry.storage.sources import Stored
 from services.registry.usecases import nodes, workflows
 from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
 from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
+from services.registry.usecases.signatures import pinned_to_others, python_places, standing_in
 from services.registry.usecases.workflows import Workflows
 
 log = structlog.get_logger()
@@ -91,7 +91,7 @@ async def export_workflow(
     workflow = await workflows.get_workflow(
         deps.workflows.pool, caller, workflow_id, version=version
     )
-    asked = _asked(workflow.definition)
+    asked = python_places(workflow.definition)
     async with as_caller(deps.workflows.pool, caller) as db:
         found = await source_rows.get_sources(db, asked, tenant_id=caller.tenant_id)
         _require_readable(workflow.definition, found)
@@ -103,15 +103,11 @@ async def export_workflow(
     )
 
 
-def _asked(definition: Definition) -> list[tuple[UUID, int]]:
-    return list(dict.fromkeys((each.node_id, each.version) for each in definition.nodes))
-
-
 def _require_readable(definition: Definition, found: Mapping[tuple[UUID, int], Stored]) -> None:
     gone = [
         FieldViolation(f"nodes[{index}]", f"the node of {each.id} is not there any more")
         for index, each in enumerate(definition.nodes)
-        if (each.node_id, each.version) not in found
+        if each.construct is None and (each.node_id, each.version) not in found
     ]
     if gone:
         raise FailedPrecondition(
@@ -224,26 +220,23 @@ async def _planned(deps: Exchange, caller: Caller, document: Read, rules: Rules)
         else ImportedNode(key, drafts[key].node.id, 1, created=True)
         for key in bundle.sources
     ]
-    definition, pinned = await workflows.pinned_to_others(
-        deps.workflows, caller, _over(bundle.definition, chosen)
+    definition, pinned = await pinned_to_others(
+        deps.workflows.pool, caller, _over(bundle.definition, chosen)
     )
     async with as_caller(deps.workflows.pool, caller) as db:
-        asked = [each for each in _asked(definition) if each[0] not in _ids(drafts.values())]
-        signatures = await node_rows.get_signatures(db, asked)
+        standing = await standing_in(db, definition, besides=_ids(drafts.values()))
         known_variables = await variables.get_types(db, definition.variables, None)
+    signatures = standing.signatures
     for draft in drafts.values():
         node = draft.node
         signatures[node.id, 0] = signatures[node.id, 1] = _signature(node)
-    asked = _asked(definition)
-    checked = await deps.workflows.checker.check(
-        definition, {key: signatures[key] for key in asked}, known_variables
-    )
-    checked = replace(checked, findings=(*checked.findings, *pinned))
+    checked = await deps.workflows.checker.check(definition, signatures, known_variables)
+    checked = replace(checked, findings=(*checked.findings, *standing.findings, *pinned))
     errors = [each for each in checked.findings if each.severity == ERROR]
     if errors:
         raise _refused([document.at(e.place, e.code, _hinted(e.message, e.hint)) for e in errors])
-    versions = [each["python_version"] for key in asked if (each := signatures[key])]
-    return _Plan(checked, versions[0] if versions else "", tuple(chosen), tuple(drafts.values()))
+    python = workflows.python_of(standing, "")
+    return _Plan(checked, python, tuple(chosen), tuple(drafts.values()))
 
 
 def _ids(drafts: Iterable[NodeAnswer]) -> set[UUID]:
@@ -270,7 +263,8 @@ def _faults_of_texts(document: Read) -> list[Fault]:
 
 def _matches(bundle: Bundle, found: Sequence[Stored]) -> dict[str, Stored]:
     """Choose the nodes that a text means: the same content, and the current one where it floats."""
-    floating = {each.node_id for each in bundle.definition.nodes if not each.version}
+    nodes = (each for each in bundle.definition.nodes if each.construct is None)
+    floating = {each.node_id for each in nodes if not each.version}
     by_content: dict[tuple[str, str], list[Stored]] = {}
     for each in found:
         by_content.setdefault((each.source.name, each.source.digest), []).append(each)
@@ -369,6 +363,9 @@ def _over(definition: Definition, chosen: Sequence[ImportedNode]) -> Definition:
     by_placeholder = {placeholder(index): each for index, each in enumerate(chosen)}
     placed = []
     for node in definition.nodes:
+        if node.construct is not None:
+            placed.append(node)
+            continue
         real = by_placeholder[node.node_id]
         version = real.version if node.version else 0
         placed.append(replace(node, node_id=real.node_id, version=version))

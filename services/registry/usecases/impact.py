@@ -20,13 +20,13 @@ from services.registry.domain.impact import UNTOUCHED, Difference, Impact, compa
 from services.registry.domain.stored import inputs_to_json, outputs_to_json
 from services.registry.gateways.graph_checker import GraphChecker
 from services.registry.storage import impact as storage
-from services.registry.storage import nodes as node_storage
 from services.registry.storage import variables
 from services.registry.storage import workflows as workflow_storage
 from services.registry.storage.nodes import Node
 from services.registry.storage.workflows import Workflow
 from services.registry.usecases import nodes
 from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
+from services.registry.usecases.signatures import standing_in
 
 # After so long the page ends, well before the call's deadline does.
 _PAGE_S: Final = 5.0
@@ -123,12 +123,8 @@ async def _touched(
         workflow = await workflow_storage.get_workflow(db, workflow_id)
         if workflow is None:
             return None
-        asked = list(
-            dict.fromkeys((each.node_id, each.version) for each in workflow.definition.nodes)
-        )
-        stored: dict[tuple[UUID, int], _Row | None] = dict(
-            await node_storage.get_signatures(db, asked)
-        )
+        standing = await standing_in(db, workflow.definition, workflow_id)
+        stored: dict[tuple[UUID, int], _Row | None] = dict(standing.signatures)
         known = await variables.get_types(db, workflow.definition.variables, workflow_id)
     [(node_id, (old, new, pinned))] = change.items()
     keys = {(node_id, 0), (node_id, pinned)}

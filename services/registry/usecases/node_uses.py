@@ -37,7 +37,7 @@ async def check_nodes(db: Db, workflow: Workflow) -> None:
 
 
 def _refused(reason: str, what: str, nodes: Sequence[UsedNode], advice: str) -> FailedPrecondition:
-    shown = [f"the node {each.name} ({each.id}) {what}" for each in nodes[:_NAMED_MAX]]
+    shown = [f"the {each.kind} {each.name} ({each.id}) {what}" for each in nodes[:_NAMED_MAX]]
     return FailedPrecondition(
         reason,
         f"{shown[0]}{_more(len(nodes))}; {advice}",
@@ -56,6 +56,30 @@ async def check_unused(db: Db, node: Node) -> None:
     )
 
 
+async def check_workflow_unused(db: Db, workflow: Workflow) -> None:
+    """See that no other workflow of the tenant runs a workflow that is held."""
+    await _check_users(
+        db,
+        workflow,
+        kind="workflow",
+        reason="WORKFLOW_IN_USE",
+        templates_only=False,
+        say=lambda name: f"the workflow {name} runs it",
+    )
+
+
+async def check_workflow_not_in_templates(db: Db, workflow: Workflow) -> None:
+    """See that no template of the tenant runs a workflow that is held and is to be private."""
+    await _check_users(
+        db,
+        workflow,
+        kind="workflow",
+        reason="WORKFLOW_IN_TEMPLATES",
+        templates_only=True,
+        say=lambda name: f"the template {name} runs it, which so has to be a template",
+    )
+
+
 async def check_not_in_templates(db: Db, node: Node) -> None:
     """See that no template of the tenant uses a node that is held and is to be private.
 
@@ -71,12 +95,18 @@ async def check_not_in_templates(db: Db, node: Node) -> None:
 
 
 async def _check_users(
-    db: Db, node: Node, *, reason: str, templates_only: bool, say: Callable[[str], str]
+    db: Db,
+    used: Node | Workflow,
+    *,
+    reason: str,
+    templates_only: bool,
+    say: Callable[[str], str],
+    kind: str = "node",
 ) -> None:
     users = await uses.list_users(
         db,
-        node.id,
-        tenant_id=node.tenant_id,
+        used.id,
+        tenant_id=used.tenant_id,
         templates_only=templates_only,
         limit=_NAMED_MAX + 1,
     )
@@ -86,8 +116,8 @@ async def _check_users(
     raise FailedPrecondition(
         reason,
         f"{shown[0]}{_more(len(users))}",
-        fields=[FieldViolation("node_id", each, reason) for each in shown],
-        resource=("node", str(node.id)),
+        fields=[FieldViolation(f"{kind}_id", each, reason) for each in shown],
+        resource=(kind, str(used.id)),
     )
 
 

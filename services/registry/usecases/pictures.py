@@ -9,9 +9,9 @@ from services.kit.caller import Caller
 from services.kit.pg import as_caller
 from services.registry.domain.definition import Definition, Finding
 from services.registry.gateways.documents import Picture
-from services.registry.storage import sources
 from services.registry.usecases import workflows
 from services.registry.usecases.exchange import Exchange
+from services.registry.usecases.signatures import names_in
 
 _GONE: Final = "not there any more"
 _UNNAMED: Final = "Workflow"
@@ -39,8 +39,7 @@ async def render_definition(
 async def _drawn(
     deps: Exchange, caller: Caller, title: str, definition: Definition, form: Picture
 ) -> str:
-    asked = [(each.node_id, each.version) for each in definition.nodes]
     async with as_caller(deps.workflows.pool, caller) as db:
-        names = await sources.get_names(db, list(dict.fromkeys(asked)))
-    called = [names.get(each, _GONE) for each in asked]
+        names = await names_in(db, definition)
+    called = [names.get((each.node_id, each.version), _GONE) for each in definition.nodes]
     return await deps.documents.draw(title, definition, called, form)

@@ -23,10 +23,9 @@ from services.registry.domain.definition import (
     Definition,
     Finding,
 )
-from services.registry.domain.graph import FINDINGS_MAX
 from services.registry.domain.texts import description_from, name_from
 from services.registry.gateways.graph_checker import GraphChecker
-from services.registry.storage import nodes, uses, variables, workflows
+from services.registry.storage import variables, workflows
 from services.registry.storage.workflows import Workflow
 from services.registry.usecases.changes import (
     WORKFLOW,
@@ -43,7 +42,8 @@ from services.registry.usecases.idempotency import (
     replay,
     write_once,
 )
-from services.registry.usecases.node_uses import check_nodes
+from services.registry.usecases.node_uses import check_nodes, check_workflow_not_in_templates
+from services.registry.usecases.signatures import Standing, pinned_to_others, standing_in
 
 log = structlog.get_logger()
 
@@ -307,10 +307,14 @@ async def require_runnable(deps: Workflows, caller: Caller, workflow: Workflow) 
     """Raise with all that hinders a version from running as its nodes are now."""
     checked = (await prove(deps, caller, workflow.definition, workflow.id)).checked
     _require_complete(checked)
-    stored = {each.ends: each.conversion for each in workflow.definition.connections}
+    stored = {each.ends: each for each in workflow.definition.connections}
     for index, edge in enumerate(checked.definition.connections):
-        if stored.get(edge.ends) != edge.conversion:  # a version is not changed: it would lack it
+        was = stored[edge.ends]
+        # A version is not changed: it would lack what is needed.
+        if (was.conversion, was.absent) != (edge.conversion, edge.absent):
             fault = f"needs the conversion {edge.conversion} now, which this version lacks"
+            if was.conversion == edge.conversion:
+                fault = "gives its input another value now where its source ends without one"
             raise FailedPrecondition(
                 "VERSION_OUTDATED",
                 f"the nodes changed since: connections[{index}] {fault}; update the workflow",
@@ -326,46 +330,30 @@ async def prove(
 
     Nodes of others are pinned. A workflow's own variables stand before the tenant's.
     """
-    definition, pinned = await pinned_to_others(deps, caller, definition)
-    asked = list(dict.fromkeys((each.node_id, each.version) for each in definition.nodes))
-    stored: nodes.Signatures = {}
+    definition, pinned = await pinned_to_others(deps.pool, caller, definition)
+    standing = Standing({})
     known: dict[str, Type] = {}
     if len(definition.nodes) <= NODES_MAX:
         async with as_caller(deps.pool, caller) as db:
-            stored = await nodes.get_signatures(db, asked)
+            standing = await standing_in(db, definition, workflow_id)
             if definition.variables:
                 known = await variables.get_types(db, definition.variables, workflow_id)
-    checked = await deps.checker.check(definition, stored, known)
-    checked = replace(checked, findings=(*checked.findings, *pinned))
-    versions = [str(row["python_version"]) for row in stored.values() if row is not None]
-    return Proven(checked, versions[0] if versions else deps.python_version)
+    checked = await deps.checker.check(definition, standing.signatures, known)
+    findings = (*checked.findings, *standing.findings, *pinned)
+    return Proven(replace(checked, findings=findings), python_of(standing, deps.python_version))
 
 
-async def pinned_to_others(
-    deps: Workflows, caller: Caller, definition: Definition
-) -> tuple[Definition, list[Finding]]:
-    """Pin what would float and is another tenant's: its next version is not to run unasked."""
-    floating = {each.node_id for each in definition.nodes if not each.version}
-    if not floating or len(definition.nodes) > NODES_MAX:
-        return definition, []
-    async with as_caller(deps.pool, caller) as db:
-        foreign = await uses.foreign_versions(db, list(floating), tenant_id=caller.tenant_id)
-    if not foreign:
-        return definition, []
-    places = list(definition.nodes)
-    findings = []
-    for index, each in enumerate(places):
-        if not each.version and each.node_id in foreign:
-            version = foreign[each.node_id]
-            places[index] = replace(each, version=version)
-            message = f"another tenant's node is pinned to its current version, {version}"
-            findings.append(Finding(INFO, f"nodes[{index}].version", "NODE_PINNED", message))
-    return replace(definition, nodes=tuple(places)), findings[:FINDINGS_MAX]
+def python_of(standing: Standing, otherwise: str) -> str:
+    """Give the Python of the first node that has one."""
+    versions = (row["python_version"] for row in standing.signatures.values() if row is not None)
+    return next(filter(None, versions), otherwise)
 
 
 async def save(db: Db, before: Workflow, after: Workflow, caller: Caller) -> Workflow:
     """Write what changed, if the workflow is still what the change was made from."""
     await hold(db, WORKFLOW, before.id, etag=before.etag)
+    if before.is_template and not after.is_template:
+        await check_workflow_not_in_templates(db, before)
     if after.version == before.version:
         updated_at = await workflows.update_head(db, after)
     else:

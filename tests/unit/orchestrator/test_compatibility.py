@@ -216,3 +216,135 @@ def test_ten_thousand_places_of_one_node_are_checked_by_one_judgement_per_pair_o
         output_types=[{"name": "o", "node_id": f"n{size - 1}", "output": "result", "type": INT}],
     )
     assert [] == find_faults(chain, {f"n{at}": A for at in range(size)})
+
+
+# -- graphs with more than nodes that run once
+
+LIST_OF_INT: Json = {"t": "list", "item": INT}
+
+
+def graph(
+    nodes: list[Json], connections: list[Json], outputs: Sequence[Json] = (), of: Json = INT
+) -> Definition:
+    return Definition(
+        workflow_id=uuid.uuid4(),
+        version=1,
+        nodes=[{"parameters": {}, **node} for node in nodes],
+        connections=connections,
+        settings={},
+        input_types=[{"name": "x", "type": of, "required": True, "default_json": None}],
+        output_types=list(outputs),
+    )
+
+
+def said(of: Definition, versions: Mapping[str, NodeVersion]) -> list[tuple[str, str]]:
+    return [(fault.field, fault.reason) for fault in find_faults(of, versions)]
+
+
+CHOICE: Json = {
+    "id": "c",
+    "kind": "choice",
+    "choice": {"branches": [{"name": "big", "condition": "x > 1"}], "default": None},
+}
+BARE: Json = edge("c", "", "a", "")
+
+
+def test_edges_that_carry_nothing_and_built_in_nodes_are_let_pass() -> None:
+    nodes: list[Json] = [
+        CHOICE,
+        {"id": "a"},
+        {"id": "s", "kind": "signal", "signal": {"name": "s", "type": INT}},
+        {"id": "n", "kind": "sleep", "sleep": {}, "parameters": {"seconds": "1.0"}},
+        {"id": "p", "kind": "approval", "approval": {"name": "p", "type": None}},
+        {"id": "b"},
+    ]
+    edges = [
+        edge("", "x", "c", "anything"),
+        BARE | {"kind": "branch", "branch": "big"},
+        edge("s", "", "n", "") | {"kind": "order"},
+        edge("a", "", "p", "") | {"kind": "failure"},
+        edge("s", "result", "a", "x"),
+        edge("", "x", "b", "y"),
+        edge("s", "result", "b", "by"),
+    ]
+    outputs = [{"name": "o", "node_id": "p", "output": "reply", "type": INT}]
+    assert [] == said(graph(nodes, edges, outputs), {"a": A, "b": B})
+    wrong = version({"x": STR}, {"result": INT})
+    assert [("connections[4]", "TYPE_REFUTED")] == said(graph(nodes, edges), {"a": wrong, "b": B})
+
+
+def test_a_mapped_place_is_held_against_lists_by_their_elements() -> None:
+    nodes: list[Json] = [{"id": "a", "map": {"input": "x", "depth": 1, "max_failed": None}}]
+    edges = [edge("", "x", "a", "x")]
+    assert [] == said(graph(nodes, edges, of=LIST_OF_INT), {"a": A})
+    floats = version({"x": FLOAT}, {"result": FLOAT})
+    # The elements would need a conversion that the stored edge lacks.
+    faults = said(graph(nodes, edges, of=LIST_OF_INT), {"a": floats})
+    assert [("connections[0]", "TYPE_REFUTED")] == faults
+    converted = [edge("", "x", "a", "x", "int_to_float")]
+    assert [] == said(graph(nodes, converted, of=LIST_OF_INT), {"a": floats})
+    assert [("connections[0]", "TYPE_REFUTED")] == said(graph(nodes, edges), {"a": A})
+
+
+def test_the_outputs_of_a_map_are_lists() -> None:
+    tolerant: Json = {"id": "a", "map": {"input": "x", "depth": 1, "max_failed": 3}}
+    taker = version(
+        {"y": {"t": "list", "item": {"t": "union", "any_of": [INT, {"t": "none"}]}}}, {}
+    )
+    edges = [edge("", "x", "a", "x"), edge("a", "result", "b", "y")]
+    nodes = [tolerant, {"id": "b"}]
+    assert [] == said(graph(nodes, edges, of=LIST_OF_INT), {"a": A, "b": taker})
+    strict = version({"y": LIST_OF_INT}, {})
+    faults = said(graph(nodes, edges, of=LIST_OF_INT), {"a": A, "b": strict})
+    assert [("connections[1]", "TYPE_REFUTED")] == faults
+
+
+def test_the_error_of_a_failure_is_a_mapping_of_texts() -> None:
+    nodes: list[Json] = [{"id": "a"}, {"id": "h"}]
+    edges = [edge("", "x", "a", "x"), edge("a", "error", "h", "e") | {"kind": "failure"}]
+    takes = version({"e": {"t": "dict", "key": STR, "value": STR}}, {})
+    assert [] == said(graph(nodes, edges), {"a": A, "h": takes})
+    wrong = version({"e": INT}, {})
+    assert [("connections[1]", "TYPE_REFUTED")] == said(graph(nodes, edges), {"a": A, "h": wrong})
+
+
+def test_an_input_that_takes_no_none_any_more_is_told_of() -> None:
+    nodes: list[Json] = [CHOICE, {"id": "a"}, {"id": "b"}]
+    edges = [edge("", "x", "a", "x"), edge("a", "result", "b", "x") | {"absent": "null"}]
+    maybe = version({"x": {"t": "union", "any_of": [INT, {"t": "none"}]}}, {})
+    assert [] == said(graph(nodes, edges), {"a": A, "b": maybe})
+    faults = said(graph(nodes, edges), {"a": A, "b": A})
+    assert [("connections[1]", "INPUT_MAY_BE_ABSENT")] == faults
+
+
+def test_a_loop_is_held_against_what_its_node_became() -> None:
+    nodes: list[Json] = [
+        {
+            "id": "a",
+            "loop": {
+                "condition": "result < 3 && turn < 9",
+                "max_turns": 9,
+                "carry": {"x": "result"},
+                "at_max": "finish",
+            },
+        }
+    ]
+    edges = [edge("", "x", "a", "x")]
+    assert [] == said(graph(nodes, edges), {"a": A})
+    renamed = version({"x": INT}, {"sum": INT})
+    assert [
+        ("nodes[0].repeat.carry[0]", "UNKNOWN_OUTPUT"),
+        ("nodes[0].repeat.condition", "EXPRESSION_INVALID"),
+    ] == said(graph(nodes, edges), {"a": renamed})
+    wider = version({"x": INT}, {"result": FLOAT})
+    assert [("nodes[0].repeat.carry[0]", "TYPE_REFUTED")] == said(graph(nodes, edges), {"a": wider})
+
+
+def test_a_sub_workflow_is_held_against_its_own_nodes_and_not_here() -> None:
+    nodes: list[Json] = [{"id": "w", "kind": "workflow", "parameters": {"n": "1"}}, {"id": "a"}]
+    edges = [edge("w", "out", "a", "x")]
+    outputs = [{"name": "o", "node_id": "w", "output": "out", "type": INT}]
+    assert [] == said(graph(nodes, edges, outputs), {"a": A})
+    known = version({"n": INT}, {"out": STR})
+    faults = said(graph(nodes, edges, outputs), {"a": A, "w": known})
+    assert [("connections[0]", "TYPE_REFUTED")] == faults

@@ -21,7 +21,8 @@ from services.registry.domain.document import (
     to_json,
     to_json_lines,
 )
-from services.registry.domain.exchange import exact, text_of, written
+from services.registry.domain.exact_values import exact, text_of
+from services.registry.domain.exchange import written
 from services.registry.domain.exchange_reading import read
 from services.registry.domain.text_diff import compare
 from services.registry.domain.yaml_text import Inline, read_yaml, to_yaml

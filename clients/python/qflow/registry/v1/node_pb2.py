@@ -26,19 +26,21 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from qflow.registry.v1 import tag_pb2 as qflow_dot_registry_dot_v1_dot_tag__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cqflow/registry/v1/node.proto\x12\x11qflow.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bqflow/registry/v1/tag.proto\"\x9d\x01\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0ftype_expression\x18\x02 \x01(\t\x12\x11\n\ttype_json\x18\x03 \x01(\t\x12.\n\x04kind\x18\x04 \x01(\x0e\x32 .qflow.registry.v1.ParameterKind\x12\x10\n\x08required\x18\x05 \x01(\x08\x12\x14\n\x0c\x64\x65\x66\x61ult_json\x18\x06 \x01(\t\"G\n\x0bOutputField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0ftype_expression\x18\x02 \x01(\t\x12\x11\n\ttype_json\x18\x03 \x01(\t\"I\n\x0bRequirement\x12\x11\n\tspecifier\x18\x01 \x01(\t\x12\x12\n\nprovenance\x18\x02 \x01(\t\x12\x13\n\x0bimport_name\x18\x03 \x01(\t\"W\n\nDiagnostic\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\x0c\n\x04line\x18\x04 \x01(\x05\x12\x0e\n\x06\x63olumn\x18\x05 \x01(\x05\"\xf7\x05\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x15\n\rmain_function\x18\x05 \x01(\t\x12\x10\n\x08is_async\x18\x06 \x01(\x08\x12\x16\n\x0epython_version\x18\x07 \x01(\t\x12,\n\x06inputs\x18\x08 \x03(\x0b\x32\x1c.qflow.registry.v1.Parameter\x12/\n\x07outputs\x18\t \x03(\x0b\x32\x1e.qflow.registry.v1.OutputField\x12\x34\n\x0crequirements\x18\n \x03(\x0b\x32\x1e.qflow.registry.v1.Requirement\x12\x30\n\nlock_state\x18\x0b \x01(\x0e\x32\x1c.qflow.registry.v1.LockState\x12\x12\n\nlock_error\x18\x0c \x01(\t\x12\x0f\n\x07version\x18\r \x01(\x05\x12\x12\n\nversion_id\x18\x0e \x01(\t\x12\x0c\n\x04\x65tag\x18\x0f \x01(\t\x12\x32\n\x0b\x64iagnostics\x18\x10 \x03(\x0b\x32\x1d.qflow.registry.v1.Diagnostic\x12\x12\n\ncreated_by\x18\x11 \x01(\t\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x04tags\x18\x17 \x03(\x0b\x32\x1e.qflow.registry.v1.AttachedTag\x12/\n\x0b\x64\x65lete_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tis_public\x18\x15 \x01(\x08\x12\x13\n\x0bis_template\x18\x16 \x01(\x08\x12\x32\n\x0b\x63loned_from\x18\x18 \x01(\x0b\x32\x1d.qflow.registry.v1.NodeOrigin\".\n\nNodeOrigin\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"u\n\x0bNodeVersion\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\x12\x0e\n\x06\x61uthor\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*N\n\x08NodeView\x12\x19\n\x15NODE_VIEW_UNSPECIFIED\x10\x00\x12\x13\n\x0fNODE_VIEW_BASIC\x10\x01\x12\x12\n\x0eNODE_VIEW_FULL\x10\x02*\x82\x01\n\tLockState\x12\x1a\n\x16LOCK_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOCK_STATE_NONE\x10\x01\x12\x16\n\x12LOCK_STATE_PENDING\x10\x02\x12\x15\n\x11LOCK_STATE_LOCKED\x10\x03\x12\x15\n\x11LOCK_STATE_FAILED\x10\x04*j\n\rParameterKind\x12\x1e\n\x1aPARAMETER_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19PARAMETER_KIND_POSITIONAL\x10\x01\x12\x1a\n\x16PARAMETER_KIND_KEYWORD\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cqflow/registry/v1/node.proto\x12\x11qflow.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bqflow/registry/v1/tag.proto\"\x9d\x01\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0ftype_expression\x18\x02 \x01(\t\x12\x11\n\ttype_json\x18\x03 \x01(\t\x12.\n\x04kind\x18\x04 \x01(\x0e\x32 .qflow.registry.v1.ParameterKind\x12\x10\n\x08required\x18\x05 \x01(\x08\x12\x14\n\x0c\x64\x65\x66\x61ult_json\x18\x06 \x01(\t\"G\n\x0bOutputField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0ftype_expression\x18\x02 \x01(\t\x12\x11\n\ttype_json\x18\x03 \x01(\t\"I\n\x0bRequirement\x12\x11\n\tspecifier\x18\x01 \x01(\t\x12\x12\n\nprovenance\x18\x02 \x01(\t\x12\x13\n\x0bimport_name\x18\x03 \x01(\t\"W\n\nDiagnostic\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\x0c\n\x04line\x18\x04 \x01(\x05\x12\x0e\n\x06\x63olumn\x18\x05 \x01(\x05\"\xa2\x06\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x15\n\rmain_function\x18\x05 \x01(\t\x12\x10\n\x08is_async\x18\x06 \x01(\x08\x12\x16\n\x0epython_version\x18\x07 \x01(\t\x12,\n\x06inputs\x18\x08 \x03(\x0b\x32\x1c.qflow.registry.v1.Parameter\x12/\n\x07outputs\x18\t \x03(\x0b\x32\x1e.qflow.registry.v1.OutputField\x12\x34\n\x0crequirements\x18\n \x03(\x0b\x32\x1e.qflow.registry.v1.Requirement\x12\x30\n\nlock_state\x18\x0b \x01(\x0e\x32\x1c.qflow.registry.v1.LockState\x12\x12\n\nlock_error\x18\x0c \x01(\t\x12\x0f\n\x07version\x18\r \x01(\x05\x12\x12\n\nversion_id\x18\x0e \x01(\t\x12\x0c\n\x04\x65tag\x18\x0f \x01(\t\x12\x32\n\x0b\x64iagnostics\x18\x10 \x03(\x0b\x32\x1d.qflow.registry.v1.Diagnostic\x12\x12\n\ncreated_by\x18\x11 \x01(\t\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x04tags\x18\x17 \x03(\x0b\x32\x1e.qflow.registry.v1.AttachedTag\x12/\n\x0b\x64\x65lete_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tis_public\x18\x15 \x01(\x08\x12\x13\n\x0bis_template\x18\x16 \x01(\x08\x12\x32\n\x0b\x63loned_from\x18\x18 \x01(\x0b\x32\x1d.qflow.registry.v1.NodeOrigin\x12)\n\x04kind\x18\x19 \x01(\x0e\x32\x1b.qflow.registry.v1.NodeKind\".\n\nNodeOrigin\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"u\n\x0bNodeVersion\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.qflow.registry.v1.Node\x12\x0e\n\x06\x61uthor\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*N\n\x08NodeView\x12\x19\n\x15NODE_VIEW_UNSPECIFIED\x10\x00\x12\x13\n\x0fNODE_VIEW_BASIC\x10\x01\x12\x12\n\x0eNODE_VIEW_FULL\x10\x02*\x82\x01\n\tLockState\x12\x1a\n\x16LOCK_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOCK_STATE_NONE\x10\x01\x12\x16\n\x12LOCK_STATE_PENDING\x10\x02\x12\x15\n\x11LOCK_STATE_LOCKED\x10\x03\x12\x15\n\x11LOCK_STATE_FAILED\x10\x04*\x94\x01\n\x08NodeKind\x12\x19\n\x15NODE_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10NODE_KIND_PYTHON\x10\x01\x12\x14\n\x10NODE_KIND_CHOICE\x10\x02\x12\x13\n\x0fNODE_KIND_SLEEP\x10\x03\x12\x14\n\x10NODE_KIND_SIGNAL\x10\x04\x12\x16\n\x12NODE_KIND_APPROVAL\x10\x05*j\n\rParameterKind\x12\x1e\n\x1aPARAMETER_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19PARAMETER_KIND_POSITIONAL\x10\x01\x12\x1a\n\x16PARAMETER_KIND_KEYWORD\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qflow.registry.v1.node_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODEVIEW']._serialized_start=1439
-  _globals['_NODEVIEW']._serialized_end=1517
-  _globals['_LOCKSTATE']._serialized_start=1520
-  _globals['_LOCKSTATE']._serialized_end=1650
-  _globals['_PARAMETERKIND']._serialized_start=1652
-  _globals['_PARAMETERKIND']._serialized_end=1758
+  _globals['_NODEVIEW']._serialized_start=1482
+  _globals['_NODEVIEW']._serialized_end=1560
+  _globals['_LOCKSTATE']._serialized_start=1563
+  _globals['_LOCKSTATE']._serialized_end=1693
+  _globals['_NODEKIND']._serialized_start=1696
+  _globals['_NODEKIND']._serialized_end=1844
+  _globals['_PARAMETERKIND']._serialized_start=1846
+  _globals['_PARAMETERKIND']._serialized_end=1952
   _globals['_PARAMETER']._serialized_start=114
   _globals['_PARAMETER']._serialized_end=271
   _globals['_OUTPUTFIELD']._serialized_start=273
@@ -48,9 +50,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DIAGNOSTIC']._serialized_start=421
   _globals['_DIAGNOSTIC']._serialized_end=508
   _globals['_NODE']._serialized_start=511
-  _globals['_NODE']._serialized_end=1270
-  _globals['_NODEORIGIN']._serialized_start=1272
-  _globals['_NODEORIGIN']._serialized_end=1318
-  _globals['_NODEVERSION']._serialized_start=1320
-  _globals['_NODEVERSION']._serialized_end=1437
+  _globals['_NODE']._serialized_end=1313
+  _globals['_NODEORIGIN']._serialized_start=1315
+  _globals['_NODEORIGIN']._serialized_end=1361
+  _globals['_NODEVERSION']._serialized_start=1363
+  _globals['_NODEVERSION']._serialized_end=1480
 # @@protoc_insertion_point(module_scope)

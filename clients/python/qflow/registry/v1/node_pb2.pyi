@@ -77,6 +77,42 @@ LOCK_STATE_FAILED: LockState.ValueType  # 4
 """The requirements cannot be met; `lock_error` says why."""
 Global___LockState: _TypeAlias = LockState  # noqa: Y015
 
+class _NodeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NodeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NODE_KIND_UNSPECIFIED: _NodeKind.ValueType  # 0
+    """Not stated."""
+    NODE_KIND_PYTHON: _NodeKind.ValueType  # 1
+    """A Python function."""
+    NODE_KIND_CHOICE: _NodeKind.ValueType  # 2
+    """Takes one of several branches."""
+    NODE_KIND_SLEEP: _NodeKind.ValueType  # 3
+    """Waits for a time."""
+    NODE_KIND_SIGNAL: _NodeKind.ValueType  # 4
+    """Waits for a value."""
+    NODE_KIND_APPROVAL: _NodeKind.ValueType  # 5
+    """Waits for a person."""
+
+class NodeKind(_NodeKind, metaclass=_NodeKindEnumTypeWrapper):
+    """What runs where a node stands."""
+
+NODE_KIND_UNSPECIFIED: NodeKind.ValueType  # 0
+"""Not stated."""
+NODE_KIND_PYTHON: NodeKind.ValueType  # 1
+"""A Python function."""
+NODE_KIND_CHOICE: NodeKind.ValueType  # 2
+"""Takes one of several branches."""
+NODE_KIND_SLEEP: NodeKind.ValueType  # 3
+"""Waits for a time."""
+NODE_KIND_SIGNAL: NodeKind.ValueType  # 4
+"""Waits for a value."""
+NODE_KIND_APPROVAL: NodeKind.ValueType  # 5
+"""Waits for a person."""
+Global___NodeKind: _TypeAlias = NodeKind  # noqa: Y015
+
 class _ParameterKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -276,6 +312,7 @@ class Node(_message.Message):
     IS_PUBLIC_FIELD_NUMBER: _builtins.int
     IS_TEMPLATE_FIELD_NUMBER: _builtins.int
     CLONED_FROM_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID, set by the server."""
     name: _builtins.str
@@ -308,6 +345,8 @@ class Node(_message.Message):
     """Whether it is offered to every tenant as a start for nodes of their own. Shared as a public node is. Set by
     UpdateNode.
     """
+    kind: Global___NodeKind.ValueType
+    """What runs where it stands. Of a built-in node everything that is about source, owner and change is empty."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Parameter]:
         """The inputs, in the order of the function's signature."""
@@ -373,10 +412,11 @@ class Node(_message.Message):
         is_public: _builtins.bool = ...,
         is_template: _builtins.bool = ...,
         cloned_from: Global___NodeOrigin | None = ...,
+        kind: Global___NodeKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cloned_from", b"cloned_from", "create_time", b"create_time", "delete_time", b"delete_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloned_from", b"cloned_from", "code", b"code", "create_time", b"create_time", "created_by", b"created_by", "delete_time", b"delete_time", "description", b"description", "diagnostics", b"diagnostics", "etag", b"etag", "id", b"id", "inputs", b"inputs", "is_async", b"is_async", "is_public", b"is_public", "is_template", b"is_template", "lock_error", b"lock_error", "lock_state", b"lock_state", "main_function", b"main_function", "name", b"name", "outputs", b"outputs", "python_version", b"python_version", "requirements", b"requirements", "tags", b"tags", "update_time", b"update_time", "version", b"version", "version_id", b"version_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloned_from", b"cloned_from", "code", b"code", "create_time", b"create_time", "created_by", b"created_by", "delete_time", b"delete_time", "description", b"description", "diagnostics", b"diagnostics", "etag", b"etag", "id", b"id", "inputs", b"inputs", "is_async", b"is_async", "is_public", b"is_public", "is_template", b"is_template", "kind", b"kind", "lock_error", b"lock_error", "lock_state", b"lock_state", "main_function", b"main_function", "name", b"name", "outputs", b"outputs", "python_version", b"python_version", "requirements", b"requirements", "tags", b"tags", "update_time", b"update_time", "version", b"version", "version_id", b"version_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

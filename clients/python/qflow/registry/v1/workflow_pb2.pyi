@@ -106,6 +106,146 @@ FINDING_SEVERITY_ERROR: FindingSeverity.ValueType  # 3
 """Hinders storing."""
 Global___FindingSeverity: _TypeAlias = FindingSeverity  # noqa: Y015
 
+class _JoinKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JoinKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JoinKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOIN_KIND_UNSPECIFIED: _JoinKind.ValueType  # 0
+    """As ALL."""
+    JOIN_KIND_ALL: _JoinKind.ValueType  # 1
+    """Every source has ended and none failed without being handled. It is skipped where all of them were skipped."""
+    JOIN_KIND_ANY: _JoinKind.ValueType  # 2
+    """One source is active: it completed, took the branch, or failed where a failure edge says so."""
+    JOIN_KIND_N_OF: _JoinKind.ValueType  # 3
+    """So many sources are active as `count` says."""
+    JOIN_KIND_ALL_DONE: _JoinKind.ValueType  # 4
+    """Every source has ended, however."""
+
+class JoinKind(_JoinKind, metaclass=_JoinKindEnumTypeWrapper):
+    """How many of its sources a place waits for."""
+
+JOIN_KIND_UNSPECIFIED: JoinKind.ValueType  # 0
+"""As ALL."""
+JOIN_KIND_ALL: JoinKind.ValueType  # 1
+"""Every source has ended and none failed without being handled. It is skipped where all of them were skipped."""
+JOIN_KIND_ANY: JoinKind.ValueType  # 2
+"""One source is active: it completed, took the branch, or failed where a failure edge says so."""
+JOIN_KIND_N_OF: JoinKind.ValueType  # 3
+"""So many sources are active as `count` says."""
+JOIN_KIND_ALL_DONE: JoinKind.ValueType  # 4
+"""Every source has ended, however."""
+Global___JoinKind: _TypeAlias = JoinKind  # noqa: Y015
+
+class _FailurePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FailurePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailurePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FAILURE_POLICY_UNSPECIFIED: _FailurePolicy.ValueType  # 0
+    """As STOP."""
+    FAILURE_POLICY_STOP: _FailurePolicy.ValueType  # 1
+    """Nothing new starts and the run fails, unless a failure edge leads from the place."""
+    FAILURE_POLICY_CONTINUE: _FailurePolicy.ValueType  # 2
+    """The run goes on; what needs a value of the place is skipped or has its default."""
+
+class FailurePolicy(_FailurePolicy, metaclass=_FailurePolicyEnumTypeWrapper):
+    """When a failed place stops the run."""
+
+FAILURE_POLICY_UNSPECIFIED: FailurePolicy.ValueType  # 0
+"""As STOP."""
+FAILURE_POLICY_STOP: FailurePolicy.ValueType  # 1
+"""Nothing new starts and the run fails, unless a failure edge leads from the place."""
+FAILURE_POLICY_CONTINUE: FailurePolicy.ValueType  # 2
+"""The run goes on; what needs a value of the place is skipped or has its default."""
+Global___FailurePolicy: _TypeAlias = FailurePolicy  # noqa: Y015
+
+class _NodePhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NodePhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodePhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NODE_PHASE_UNSPECIFIED: _NodePhase.ValueType  # 0
+    """As MAIN."""
+    NODE_PHASE_MAIN: _NodePhase.ValueType  # 1
+    """As its sources end."""
+    NODE_PHASE_FINALLY: _NodePhase.ValueType  # 2
+    """After everything else, whatever happened. It may read main places, as they ended, and others of its phase."""
+
+class NodePhase(_NodePhase, metaclass=_NodePhaseEnumTypeWrapper):
+    """When a place has its turn."""
+
+NODE_PHASE_UNSPECIFIED: NodePhase.ValueType  # 0
+"""As MAIN."""
+NODE_PHASE_MAIN: NodePhase.ValueType  # 1
+"""As its sources end."""
+NODE_PHASE_FINALLY: NodePhase.ValueType  # 2
+"""After everything else, whatever happened. It may read main places, as they ended, and others of its phase."""
+Global___NodePhase: _TypeAlias = NodePhase  # noqa: Y015
+
+class _ConnectionKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConnectionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConnectionKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONNECTION_KIND_UNSPECIFIED: _ConnectionKind.ValueType  # 0
+    """As DATA."""
+    CONNECTION_KIND_DATA: _ConnectionKind.ValueType  # 1
+    """It carries a value."""
+    CONNECTION_KIND_ORDER: _ConnectionKind.ValueType  # 2
+    """The target waits for the source; nothing is carried, and neither end has a port."""
+    CONNECTION_KIND_BRANCH: _ConnectionKind.ValueType  # 3
+    """The target runs where the source, a choice, takes the branch that is named; neither end has a port."""
+    CONNECTION_KIND_FAILURE: _ConnectionKind.ValueType  # 4
+    """The target runs where the source failed for good, which then does not stop the run. It may carry the output `error`,
+    a `dict[str, str]` of node_id, error_type and message, else neither end has a port.
+    """
+
+class ConnectionKind(_ConnectionKind, metaclass=_ConnectionKindEnumTypeWrapper):
+    """What an edge says."""
+
+CONNECTION_KIND_UNSPECIFIED: ConnectionKind.ValueType  # 0
+"""As DATA."""
+CONNECTION_KIND_DATA: ConnectionKind.ValueType  # 1
+"""It carries a value."""
+CONNECTION_KIND_ORDER: ConnectionKind.ValueType  # 2
+"""The target waits for the source; nothing is carried, and neither end has a port."""
+CONNECTION_KIND_BRANCH: ConnectionKind.ValueType  # 3
+"""The target runs where the source, a choice, takes the branch that is named; neither end has a port."""
+CONNECTION_KIND_FAILURE: ConnectionKind.ValueType  # 4
+"""The target runs where the source failed for good, which then does not stop the run. It may carry the output `error`,
+a `dict[str, str]` of node_id, error_type and message, else neither end has a port.
+"""
+Global___ConnectionKind: _TypeAlias = ConnectionKind  # noqa: Y015
+
+class _LoopEnd:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LoopEndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LoopEnd.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOOP_END_UNSPECIFIED: _LoopEnd.ValueType  # 0
+    """As FINISH."""
+    LOOP_END_FINISH: _LoopEnd.ValueType  # 1
+    """The last turn's outputs are those of the place."""
+    LOOP_END_FAIL: _LoopEnd.ValueType  # 2
+    """The place fails."""
+
+class LoopEnd(_LoopEnd, metaclass=_LoopEndEnumTypeWrapper):
+    """What happens when a loop has had all its turns and its condition still holds."""
+
+LOOP_END_UNSPECIFIED: LoopEnd.ValueType  # 0
+"""As FINISH."""
+LOOP_END_FINISH: LoopEnd.ValueType  # 1
+"""The last turn's outputs are those of the place."""
+LOOP_END_FAIL: LoopEnd.ValueType  # 2
+"""The place fails."""
+Global___LoopEnd: _TypeAlias = LoopEnd  # noqa: Y015
+
 @_typing.final
 class RetryPolicy(_message.Message):
     """How often and when a failed attempt of a node is tried again.
@@ -120,6 +260,8 @@ class RetryPolicy(_message.Message):
     FACTOR_FIELD_NUMBER: _builtins.int
     MAX_DELAY_FIELD_NUMBER: _builtins.int
     JITTER_FIELD_NUMBER: _builtins.int
+    RETRYABLE_ERRORS_FIELD_NUMBER: _builtins.int
+    NON_RETRYABLE_ERRORS_FIELD_NUMBER: _builtins.int
     max_retries: _builtins.int
     """How many attempts may follow the first: 0 to 100; 3 when unset."""
     factor: _builtins.float
@@ -134,6 +276,14 @@ class RetryPolicy(_message.Message):
     def max_delay(self) -> _duration_pb2.Duration:
         """The longest wait: at most a day; 60 s when unset."""
 
+    @_builtins.property
+    def retryable_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The error types that are tried again, and no others; all when empty. As the failed attempt names them: `ValueError`."""
+
+    @_builtins.property
+    def non_retryable_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The error types that are never tried again. They stand before `retryable_errors`."""
+
     def __init__(
         self,
         *,
@@ -142,10 +292,12 @@ class RetryPolicy(_message.Message):
         factor: _builtins.float | None = ...,
         max_delay: _duration_pb2.Duration | None = ...,
         jitter: _builtins.float | None = ...,
+        retryable_errors: _abc.Iterable[_builtins.str] | None = ...,
+        non_retryable_errors: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_factor", b"_factor", "_jitter", b"_jitter", "_max_retries", b"_max_retries", "factor", b"factor", "initial_delay", b"initial_delay", "jitter", b"jitter", "max_delay", b"max_delay", "max_retries", b"max_retries"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_factor", b"_factor", "_jitter", b"_jitter", "_max_retries", b"_max_retries", "factor", b"factor", "initial_delay", b"initial_delay", "jitter", b"jitter", "max_delay", b"max_delay", "max_retries", b"max_retries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_factor", b"_factor", "_jitter", b"_jitter", "_max_retries", b"_max_retries", "factor", b"factor", "initial_delay", b"initial_delay", "jitter", b"jitter", "max_delay", b"max_delay", "max_retries", b"max_retries", "non_retryable_errors", b"non_retryable_errors", "retryable_errors", b"retryable_errors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__factor: _TypeAlias = _typing.Literal["factor"]  # noqa: Y015
     _WhichOneofArgType__factor: _TypeAlias = _typing.Literal["_factor", b"_factor"]  # noqa: Y015
@@ -241,6 +393,307 @@ class ParameterInput(_message.Message):
 Global___ParameterInput: _TypeAlias = ParameterInput  # noqa: Y015
 
 @_typing.final
+class ChoiceBranch(_message.Message):
+    """A way out of a choice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, by which edges name it: a letter or underscore, then up to 62 letters, digits, underscores or hyphens."""
+    condition: _builtins.str
+    """When it is taken: CEL over what is connected to the choice."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        condition: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChoiceBranch: _TypeAlias = ChoiceBranch  # noqa: Y015
+
+@_typing.final
+class NodeChoice(_message.Message):
+    """Takes the first branch whose condition holds. What is connected to it, under names of your choice, its conditions read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANCHES_FIELD_NUMBER: _builtins.int
+    DEFAULT_BRANCH_FIELD_NUMBER: _builtins.int
+    default_branch: _builtins.str
+    """The branch that is taken where no condition holds; it may be one of `branches` or another. Empty: none is."""
+    @_builtins.property
+    def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChoiceBranch]:
+        """The branches, in the order in which they are tried: 1 to 100."""
+
+    def __init__(
+        self,
+        *,
+        branches: _abc.Iterable[Global___ChoiceBranch] | None = ...,
+        default_branch: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "default_branch", b"default_branch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeChoice: _TypeAlias = NodeChoice  # noqa: Y015
+
+@_typing.final
+class NodeSleep(_message.Message):
+    """Waits, durably, for so many `seconds` or `until` a moment: one of the two inputs is fed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeSleep: _TypeAlias = NodeSleep  # noqa: Y015
+
+@_typing.final
+class NodeSignal(_message.Message):
+    """Waits for a value that is sent to the run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_JSON_FIELD_NUMBER: _builtins.int
+    TYPE_EXPRESSION_FIELD_NUMBER: _builtins.int
+    WAIT_TIMEOUT_FIELD_NUMBER: _builtins.int
+    DEFAULT_JSON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name by which it is sent."""
+    type_json: _builtins.str
+    """The structural form of the value's type, JSON text."""
+    type_expression: _builtins.str
+    """The type as Python writes it; set by the server, and ignored in requests."""
+    default_json: _builtins.str
+    """The value when the time is up, JSON text; empty: the place fails then."""
+    @_builtins.property
+    def wait_timeout(self) -> _duration_pb2.Duration:
+        """How long it waits, 1 ms to 366 days; without limit when unset."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type_json: _builtins.str = ...,
+        type_expression: _builtins.str = ...,
+        wait_timeout: _duration_pb2.Duration | None = ...,
+        default_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wait_timeout", b"wait_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_json", b"default_json", "name", b"name", "type_expression", b"type_expression", "type_json", b"type_json", "wait_timeout", b"wait_timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeSignal: _TypeAlias = NodeSignal  # noqa: Y015
+
+@_typing.final
+class NodeApproval(_message.Message):
+    """Waits for a person to approve or not; its input `subject` is what that person is shown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_JSON_FIELD_NUMBER: _builtins.int
+    TYPE_EXPRESSION_FIELD_NUMBER: _builtins.int
+    WAIT_TIMEOUT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name by which it is answered."""
+    type_json: _builtins.str
+    """The structural form of the type of the answer's `reply`, JSON text; empty: any value or none."""
+    type_expression: _builtins.str
+    """The type as Python writes it; set by the server, and ignored in requests."""
+    @_builtins.property
+    def wait_timeout(self) -> _duration_pb2.Duration:
+        """How long it waits, 1 ms to 366 days, and then fails; without limit when unset."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type_json: _builtins.str = ...,
+        type_expression: _builtins.str = ...,
+        wait_timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wait_timeout", b"wait_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "type_expression", b"type_expression", "type_json", b"type_json", "wait_timeout", b"wait_timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeApproval: _TypeAlias = NodeApproval  # noqa: Y015
+
+@_typing.final
+class NodeSubWorkflow(_message.Message):
+    """Runs another workflow, with its inputs and outputs. At most 8 deep, and never one that contains this one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeSubWorkflow: _TypeAlias = NodeSubWorkflow  # noqa: Y015
+
+@_typing.final
+class JoinPolicy(_message.Message):
+    """How many of its sources a place waits for, and how they may have ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    kind: Global___JoinKind.ValueType
+    """What it waits for."""
+    count: _builtins.int
+    """Of N_OF: how many, from 1 to as many as there are sources; else 0."""
+    def __init__(
+        self,
+        *,
+        kind: Global___JoinKind.ValueType = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinPolicy: _TypeAlias = JoinPolicy  # noqa: Y015
+
+@_typing.final
+class MapPolicy(_message.Message):
+    """Runs a place once for each element of a list. Every output becomes a list of the elements' outputs, in order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    MAX_FAILED_FIELD_NUMBER: _builtins.int
+    MAX_FAILED_RATIO_FIELD_NUMBER: _builtins.int
+    input: _builtins.str
+    """The input that takes one element at a time; what feeds it is a list."""
+    depth: _builtins.int
+    """How many levels of lists are gone through: 1 to 3; 1 when 0."""
+    max_in_flight: _builtins.int
+    """How many elements are under way at once: 1 to 10,000; the engine's own limit when unset."""
+    max_failed: _builtins.int
+    """How many elements may fail: 0 to 1,000,000. Where any may, they are quarantined and their values are null."""
+    max_failed_ratio: _builtins.float
+    """Which part of the elements may fail: 0 to 1. Of the two limits the higher one holds."""
+    def __init__(
+        self,
+        *,
+        input: _builtins.str = ...,
+        depth: _builtins.int = ...,
+        max_in_flight: _builtins.int | None = ...,
+        max_failed: _builtins.int | None = ...,
+        max_failed_ratio: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_failed", b"_max_failed", "_max_failed_ratio", b"_max_failed_ratio", "_max_in_flight", b"_max_in_flight", "max_failed", b"max_failed", "max_failed_ratio", b"max_failed_ratio", "max_in_flight", b"max_in_flight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_failed", b"_max_failed", "_max_failed_ratio", b"_max_failed_ratio", "_max_in_flight", b"_max_in_flight", "depth", b"depth", "input", b"input", "max_failed", b"max_failed", "max_failed_ratio", b"max_failed_ratio", "max_in_flight", b"max_in_flight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_failed: _TypeAlias = _typing.Literal["max_failed"]  # noqa: Y015
+    _WhichOneofArgType__max_failed: _TypeAlias = _typing.Literal["_max_failed", b"_max_failed"]  # noqa: Y015
+    _WhichOneofReturnType__max_failed_ratio: _TypeAlias = _typing.Literal["max_failed_ratio"]  # noqa: Y015
+    _WhichOneofArgType__max_failed_ratio: _TypeAlias = _typing.Literal["_max_failed_ratio", b"_max_failed_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__max_in_flight: _TypeAlias = _typing.Literal["max_in_flight"]  # noqa: Y015
+    _WhichOneofArgType__max_in_flight: _TypeAlias = _typing.Literal["_max_in_flight", b"_max_in_flight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_failed) -> _WhichOneofReturnType__max_failed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_failed_ratio) -> _WhichOneofReturnType__max_failed_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_in_flight) -> _WhichOneofReturnType__max_in_flight | None: ...
+
+Global___MapPolicy: _TypeAlias = MapPolicy  # noqa: Y015
+
+@_typing.final
+class LoopCarry(_message.Message):
+    """An output of one turn that is an input of the next."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    input: _builtins.str
+    """The input."""
+    output: _builtins.str
+    """The output."""
+    def __init__(
+        self,
+        *,
+        input: _builtins.str = ...,
+        output: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output", b"output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoopCarry: _TypeAlias = LoopCarry  # noqa: Y015
+
+@_typing.final
+class LoopPolicy(_message.Message):
+    """Runs a place again while a condition holds. Its outputs are those of the last turn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONDITION_FIELD_NUMBER: _builtins.int
+    MAX_TURNS_FIELD_NUMBER: _builtins.int
+    CARRY_FIELD_NUMBER: _builtins.int
+    AT_MAX_FIELD_NUMBER: _builtins.int
+    condition: _builtins.str
+    """Whether there is a next turn: CEL over the turn's inputs and outputs, and `turn`, which counts from 1."""
+    max_turns: _builtins.int
+    """How many turns there are at most: 1 to 1,000."""
+    at_max: Global___LoopEnd.ValueType
+    """What happens after the last turn where the condition still holds."""
+    @_builtins.property
+    def carry(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoopCarry]:
+        """What one turn hands to the next; the other inputs stay as they are."""
+
+    def __init__(
+        self,
+        *,
+        condition: _builtins.str = ...,
+        max_turns: _builtins.int = ...,
+        carry: _abc.Iterable[Global___LoopCarry] | None = ...,
+        at_max: Global___LoopEnd.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_max", b"at_max", "carry", b"carry", "condition", b"condition", "max_turns", b"max_turns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoopPolicy: _TypeAlias = LoopPolicy  # noqa: Y015
+
+@_typing.final
 class WorkflowNode(_message.Message):
     """One place in the graph, where a node runs."""
 
@@ -255,11 +708,26 @@ class WorkflowNode(_message.Message):
     MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     VARIABLES_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    SLEEP_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    SUB_WORKFLOW_FIELD_NUMBER: _builtins.int
+    JOIN_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    ON_FAILURE_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    COMPENSATES_FIELD_NUMBER: _builtins.int
+    FOR_EACH_FIELD_NUMBER: _builtins.int
+    REPEAT_FIELD_NUMBER: _builtins.int
+    QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    TOTAL_TIMEOUT_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_TIMEOUT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its name within the workflow: a letter or underscore, then up to 62 letters, digits, underscores or hyphens."""
     node_id: _builtins.str
-    """The id of the Python node that runs here. A place that runs anything else will name that by its UUID here too, and
-    say more in a field beside it.
+    """The id of the Python node that runs here, or of the workflow where `sub_workflow` is set. Of a built-in node, which
+    one of the other fields of `construct` names, it may be left empty.
     """
     version: _builtins.int
     """The pinned version of it; 0 floats: each run takes the current one and records it. Another tenant's node never
@@ -267,6 +735,18 @@ class WorkflowNode(_message.Message):
     """
     memory_limit_bytes: _builtins.int
     """How much memory one attempt may use, in bytes, 16 MiB to 1 TiB; 512 MiB when 0."""
+    condition: _builtins.str
+    """Whether it runs, once its inputs are there: CEL over what feeds them. It is skipped where this does not hold. Empty:
+    it runs.
+    """
+    on_failure: Global___FailurePolicy.ValueType
+    """Whether its failure stops the run."""
+    phase: Global___NodePhase.ValueType
+    """When it has its turn."""
+    compensates: _builtins.str
+    """The id of a place that this one undoes: it runs only if the run fails or is cancelled after that one completed, the
+    latest first. Empty: it undoes none.
+    """
     @_builtins.property
     def literals(self) -> _containers.RepeatedCompositeFieldContainer[Global___LiteralInput]:
         """Values for inputs that no connection feeds."""
@@ -287,6 +767,50 @@ class WorkflowNode(_message.Message):
     def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterInput]:
         """Inputs that take what is filled in for a parameter, else its default."""
 
+    @_builtins.property
+    def choice(self) -> Global___NodeChoice:
+        """Takes one of several branches."""
+
+    @_builtins.property
+    def sleep(self) -> Global___NodeSleep:
+        """Waits for a time."""
+
+    @_builtins.property
+    def signal(self) -> Global___NodeSignal:
+        """Waits for a value."""
+
+    @_builtins.property
+    def approval(self) -> Global___NodeApproval:
+        """Waits for a person."""
+
+    @_builtins.property
+    def sub_workflow(self) -> Global___NodeSubWorkflow:
+        """Runs the workflow that `node_id` and `version` name."""
+
+    @_builtins.property
+    def join(self) -> Global___JoinPolicy:
+        """How many of its sources it waits for; all when unset."""
+
+    @_builtins.property
+    def for_each(self) -> Global___MapPolicy:
+        """Runs it once for each element of a list."""
+
+    @_builtins.property
+    def repeat(self) -> Global___LoopPolicy:
+        """Runs it again while a condition holds. A place has this or `for_each`."""
+
+    @_builtins.property
+    def queue_timeout(self) -> _duration_pb2.Duration:
+        """How long it may wait for a runner, 1 ms to 30 days; without limit when unset."""
+
+    @_builtins.property
+    def total_timeout(self) -> _duration_pb2.Duration:
+        """How long all its attempts and the waits between them may take, 1 ms to 30 days; without limit when unset."""
+
+    @_builtins.property
+    def heartbeat_timeout(self) -> _duration_pb2.Duration:
+        """How long an attempt may be silent, 1 s to 24 h, where its code says that it is alive; without limit when unset."""
+
     def __init__(
         self,
         *,
@@ -299,18 +823,35 @@ class WorkflowNode(_message.Message):
         memory_limit_bytes: _builtins.int = ...,
         variables: _abc.Iterable[Global___VariableInput] | None = ...,
         parameters: _abc.Iterable[Global___ParameterInput] | None = ...,
+        choice: Global___NodeChoice | None = ...,
+        sleep: Global___NodeSleep | None = ...,
+        signal: Global___NodeSignal | None = ...,
+        approval: Global___NodeApproval | None = ...,
+        sub_workflow: Global___NodeSubWorkflow | None = ...,
+        join: Global___JoinPolicy | None = ...,
+        condition: _builtins.str = ...,
+        on_failure: Global___FailurePolicy.ValueType = ...,
+        phase: Global___NodePhase.ValueType = ...,
+        compensates: _builtins.str = ...,
+        for_each: Global___MapPolicy | None = ...,
+        repeat: Global___LoopPolicy | None = ...,
+        queue_timeout: _duration_pb2.Duration | None = ...,
+        total_timeout: _duration_pb2.Duration | None = ...,
+        heartbeat_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "choice", b"choice", "construct", b"construct", "for_each", b"for_each", "heartbeat_timeout", b"heartbeat_timeout", "join", b"join", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "literals", b"literals", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "parameters", b"parameters", "retry", b"retry", "timeout", b"timeout", "variables", b"variables", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "choice", b"choice", "compensates", b"compensates", "condition", b"condition", "construct", b"construct", "for_each", b"for_each", "heartbeat_timeout", b"heartbeat_timeout", "id", b"id", "join", b"join", "literals", b"literals", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "on_failure", b"on_failure", "parameters", b"parameters", "phase", b"phase", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout", "variables", b"variables", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_construct: _TypeAlias = _typing.Literal["choice", "sleep", "signal", "approval", "sub_workflow"]  # noqa: Y015
+    _WhichOneofArgType_construct: _TypeAlias = _typing.Literal["construct", b"construct"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_construct) -> _WhichOneofReturnType_construct | None: ...
 
 Global___WorkflowNode: _TypeAlias = WorkflowNode  # noqa: Y015
 
 @_typing.final
 class Connection(_message.Message):
-    """An edge: it carries one output, or one input of the workflow, to one input of a node."""
+    """An edge: it carries one output, or one input of the workflow, to one input of a node; or it says when that node runs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -322,14 +863,17 @@ class Connection(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     LOSSY_FIELD_NUMBER: _builtins.int
     COUNTER_EXAMPLE_JSON_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    NULL_WHEN_ABSENT_FIELD_NUMBER: _builtins.int
     source_node: _builtins.str
-    """The workflow node that the value comes from; empty: the workflow's own input."""
+    """The workflow node that it comes from; empty: the workflow's own input."""
     source_output: _builtins.str
-    """The output of that node, or the name of the workflow's input."""
+    """The output of that node, or the name of the workflow's input. Empty where nothing is carried."""
     target_node: _builtins.str
-    """The workflow node that the value goes to."""
+    """The workflow node that it goes to."""
     target_input: _builtins.str
-    """The input of that node."""
+    """The input of that node. Empty where nothing is carried."""
     conversion: _builtins.str
     """The conversion on the edge. A lossless one is inserted and shown here; one that may lose or fail stands only where
     the caller names it.
@@ -342,6 +886,14 @@ class Connection(_message.Message):
     """Of a refuted edge: a value of its source, JSON text, that its target does not take. Set by the server; empty where
     none is known, or none that is short. Ignored in requests, as `lossy` is.
     """
+    kind: Global___ConnectionKind.ValueType
+    """What the edge says."""
+    branch: _builtins.str
+    """Of BRANCH: the branch of the choice."""
+    null_when_absent: _builtins.bool
+    """Whether the input is null where the source ends without a value: it may be skipped, and the input has no default but
+    takes None. Set by the server, and ignored in requests.
+    """
     def __init__(
         self,
         *,
@@ -353,10 +905,13 @@ class Connection(_message.Message):
         verdict: Global___Verdict.ValueType = ...,
         lossy: _builtins.bool = ...,
         counter_example_json: _builtins.str = ...,
+        kind: Global___ConnectionKind.ValueType = ...,
+        branch: _builtins.str = ...,
+        null_when_absent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversion", b"conversion", "counter_example_json", b"counter_example_json", "lossy", b"lossy", "source_node", b"source_node", "source_output", b"source_output", "target_input", b"target_input", "target_node", b"target_node", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "conversion", b"conversion", "counter_example_json", b"counter_example_json", "kind", b"kind", "lossy", b"lossy", "null_when_absent", b"null_when_absent", "source_node", b"source_node", "source_output", b"source_output", "target_input", b"target_input", "target_node", b"target_node", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

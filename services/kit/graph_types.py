@@ -1,0 +1,67 @@
+"""The types that graphs make of types: of built-in nodes, of maps, and of what a failure says.
+
+Whoever stores a definition and whoever starts it hold its edges against the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from qflow.types import ANY, NONE, SCALARS, Collection, Dict, Type, union_of
+
+CHOICE: Final = "choice"
+SLEEP: Final = "sleep"
+SIGNAL: Final = "signal"
+APPROVAL: Final = "approval"
+
+# What the output `error` of a failed place is: its id, the error's type and its message.
+ERROR_TYPE: Final = Dict(SCALARS["str"], SCALARS["str"])
+ANY_OR_NONE: Final = union_of((ANY, NONE))
+_LIST: Final = "list"
+
+# None of them has to be fed; a choice takes any besides.
+BUILTIN_INPUTS: Final[Mapping[str, Mapping[str, Type]]] = {
+    CHOICE: {},
+    SLEEP: {"seconds": SCALARS["float"], "until": SCALARS["datetime"]},
+    SIGNAL: {},
+    APPROVAL: {"subject": ANY},
+}
+
+
+def builtin_outputs(kind: str, stated: Type | None) -> dict[str, Type]:
+    """Give the outputs of a built-in node; `stated` is the type that a place says of its value."""
+    match kind:
+        case "choice":
+            return {"branch": union_of((SCALARS["str"], NONE))}
+        case "sleep":
+            return {"result": SCALARS["datetime"]}
+        case "signal":
+            return {"result": stated or ANY}
+        case "approval":
+            text = SCALARS["str"]
+            flags: dict[str, Type] = {"approved": SCALARS["bool"], "comment": text}
+            return flags | {"approver": text, "reply": stated or ANY_OR_NONE}
+        case _:
+            raise KeyError(kind)
+
+
+def lists_of(of: Type, depth: int) -> Type:
+    """Give the type of lists of something, so many levels of them."""
+    for _ in range(depth):
+        of = Collection(_LIST, of)
+    return of
+
+
+def element_of(of: Type, depth: int) -> Type | None:
+    """Give what stands in so many levels of lists; None where there are fewer."""
+    for _ in range(depth):
+        if not isinstance(of, Collection) or of.kind != _LIST:
+            return None
+        of = of.item
+    return of
+
+
+def mapped_output(of: Type, depth: int, *, tolerates: bool) -> Type:
+    """Give what an output becomes where its place runs for each element; what failed is null."""
+    return lists_of(union_of((of, NONE)) if tolerates else of, depth)

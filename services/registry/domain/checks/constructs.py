@@ -1,0 +1,236 @@
+"""What places say besides their node: conditions, waits, joins, maps, loops, what undoes what."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Final
+
+from qflow.types import (
+    ANY,
+    SCALARS,
+    Type,
+    TypeFormatError,
+    Union,
+    VerdictKind,
+    contains_named,
+    expression,
+    from_text,
+)
+
+from services.kit.cel import ExpressionError, compile_expression
+from services.registry.domain.checks.state import Check
+from services.registry.domain.constructs import (
+    ANY_OF,
+    FINALLY,
+    N_OF,
+    Approval,
+    Choice,
+    Loop,
+    Map,
+    Signal,
+    SubWorkflow,
+)
+from services.registry.domain.definition import Signature, WorkflowNode
+
+_BOOL: Final = SCALARS["bool"]
+_TURN: Final = "turn"
+
+
+def read_types(check: Check) -> tuple[WorkflowNode, ...]:
+    """Read the types that waits state, as callers wrote them; gives the places with them."""
+    return tuple(
+        replace(node, construct=_waited(check, node.construct, f"nodes[{index}].{node.kind}"))
+        if isinstance(node.construct, Signal | Approval)
+        else node
+        for index, node in enumerate(check.definition.nodes)
+    )
+
+
+def _waited(check: Check, construct: Signal | Approval, place: str) -> Signal | Approval:
+    of = construct.type
+    if construct.type_text:
+        try:
+            of = from_text(construct.type_text)
+        except TypeFormatError as error:
+            check.error(f"{place}.type_json", "TYPE_INVALID", str(error))
+            of = ANY
+    elif of is None and isinstance(construct, Signal):
+        check.error(f"{place}.type_json", "TYPE_MISSING", "a signal states the type of its value")
+        of = ANY
+    opaque = None if of is None else contains_named(of)
+    if opaque is not None:
+        message = f"values of {opaque} cannot be written as JSON"
+        check.error(f"{place}.type_json", "TYPE_NOT_CARRIED", message)
+    elif isinstance(construct, Signal) and construct.default_json is not None and of is not None:
+        check.value(f"{place}.default_json", of, construct.default_json)
+    return replace(construct, type=of, type_text="")
+
+
+def constructs(check: Check, connections: Mapping[str, Collection[str]]) -> None:
+    """Check every place by itself; `connections` has the sources of each, all kinds of edges."""
+    fed: dict[str, list[str]] = {}
+    for fed_node, name in check.fed:
+        fed.setdefault(fed_node, []).append(name)
+    for index, node in enumerate(check.definition.nodes):
+        place, names = f"nodes[{index}]", fed.get(node.id, ())
+        types = _types(check.inner[index])
+        if node.condition:
+            _condition(check, f"{place}.condition", node.condition, names, types)
+        if isinstance(node.construct, Choice):
+            _choice(check, node.construct, f"{place}.choice", names)
+        _join(check, node, place, len(connections.get(node.id, ())))
+        _undoing(check, node, place)
+        _built_in(check, node, place)
+        _again(check, node, place, check.inner[index], names)
+
+
+def _types(signature: Signature | None) -> dict[str, Type]:
+    return {} if signature is None else {n: each.type for n, each in signature.inputs.items()}
+
+
+def _condition(
+    check: Check, place: str, text: str, names: Collection[str], types: Mapping[str, Type]
+) -> None:
+    try:
+        compiled = compile_expression(text, names)
+    except ExpressionError as error:
+        check.error(place, "EXPRESSION_INVALID", str(error))
+        return
+    of = types.get(compiled.name_alone or "")
+    wrong = "" if of is None or _may_be_boolean(of) else f"{compiled.name_alone} is no bool"
+    if compiled.is_never_boolean:
+        wrong = "this is never true or false"
+    if wrong:
+        check.error(place, "EXPRESSION_NOT_BOOLEAN", wrong, "compare it with something")
+
+
+def _may_be_boolean(of: Type) -> bool:
+    if isinstance(of, Union):
+        return any(_may_be_boolean(each) for each in of.any_of)
+    return of in (_BOOL, ANY) or getattr(of, "keys", None) is not None
+
+
+def _choice(check: Check, choice: Choice, place: str, names: Collection[str]) -> None:
+    if not choice.branches:
+        check.error(f"{place}.branches", "CHOICE_EMPTY", "a choice has a branch at least")
+    seen: dict[str, int] = {}
+    for index, each in enumerate(choice.branches):
+        here = f"{place}.branches[{index}]"
+        first = seen.setdefault(each.name, index)
+        if first != index:
+            message = f"{each.name} is the name of branches[{first}] already"
+            check.error(f"{here}.name", "DUPLICATE_BRANCH", message)
+        _condition(check, f"{here}.condition", each.condition, names, {})
+
+
+def _join(check: Check, node: WorkflowNode, place: str, sources: int) -> None:
+    join = node.join
+    if join is None:
+        return
+    fault = ""
+    if join.policy == N_OF and not 1 <= join.count <= sources:
+        fault = f"waits for {join.count} of its {sources} sources"
+    elif join.policy == ANY_OF and not sources:
+        fault = "waits for any of its sources, and has none"
+    elif join.policy != N_OF and join.count:
+        fault = f"has a count, which the policy {join.policy} has no use for"
+    if fault:
+        hint = "count is from 1 to the number of sources, with the policy n_of alone"
+        check.error(f"{place}.join", "JOIN_COUNT", f"{node.id} {fault}", hint)
+
+
+def _undoing(check: Check, node: WorkflowNode, place: str) -> None:
+    if not node.compensates:
+        return
+    here = f"{place}.compensates"
+    undone = check.places.get(node.compensates)
+    if undone is None:
+        message = f"there is no node {node.compensates} in this workflow"
+        check.error(here, "UNKNOWN_NODE", message)
+    elif node.compensates == node.id:
+        check.error(here, "COMPENSATES_ITSELF", f"{node.id} cannot undo itself")
+    elif not check.definition.nodes[undone].is_main:
+        message = f"{node.compensates} is no main node, and is never undone"
+        check.error(here, "COMPENSATES_NOT_MAIN", message)
+    if node.phase == FINALLY:
+        message = f"{node.id} runs at the end in any case, or to undo another; not both"
+        check.error(f"{place}.phase", "PHASE_CONFLICT", message)
+
+
+def _built_in(check: Check, node: WorkflowNode, place: str) -> None:
+    """Refuse what would have no effect upon a place without an attempt of its own."""
+    if node.construct is None:
+        return
+    useless = {
+        "retry": node.retry is not None,
+        "queue_timeout": node.queue_timeout_ms is not None,
+        "heartbeat_timeout": node.heartbeat_timeout_ms is not None,
+    }
+    if not isinstance(node.construct, SubWorkflow):
+        useless["total_timeout"] = node.total_timeout_ms is not None
+        useless["for_each"] = node.mapped is not None
+        useless["repeat"] = node.loop is not None
+    for name, is_set in useless.items():
+        if is_set:
+            message = f"{node.id} is run by the engine itself, where this has no effect"
+            check.error(f"{place}.{name}", "SETTING_NOT_HERE", message, "remove it")
+
+
+def _again(
+    check: Check,
+    node: WorkflowNode,
+    place: str,
+    signature: Signature | None,
+    names: Collection[str],
+) -> None:
+    if node.mapped is not None and node.loop is not None:
+        message = f"{node.id} runs for each element or again and again; not both"
+        check.error(f"{place}.repeat", "MAP_AND_LOOP", message, "put one of them into a workflow")
+    if signature is None:
+        return
+    if node.mapped is not None:
+        _map(check, node.id, node.mapped, f"{place}.for_each", signature)
+    if node.loop is not None:
+        _loop(check, node.id, node.loop, f"{place}.repeat", signature, names)
+
+
+def _map(check: Check, node: str, mapped: Map, place: str, signature: Signature) -> None:
+    if mapped.input not in signature.inputs:
+        check.unknown(f"{place}.input", "UNKNOWN_INPUT", node, mapped.input, signature.inputs)
+
+
+def _loop(
+    check: Check,
+    node: str,
+    loop: Loop,
+    place: str,
+    signature: Signature,
+    names: Collection[str],
+) -> None:
+    seen: set[str] = set()
+    for index, (name, output) in enumerate(loop.carry):
+        here = f"{place}.carry[{index}]"
+        spec, of = signature.inputs.get(name), signature.outputs.get(output)
+        if spec is None:
+            check.unknown(f"{here}.input", "UNKNOWN_INPUT", node, name, signature.inputs)
+        elif name in seen:
+            check.error(f"{here}.input", "DUPLICATE_CARRY", f"{name} is carried to already")
+        if of is None:
+            check.unknown(f"{here}.output", "UNKNOWN_OUTPUT", node, output, signature.outputs)
+        if spec is not None and of is not None:
+            _carried(check, here, of, spec.type)
+        seen.add(name)
+    known = {*names, *seen, *signature.outputs, _TURN}
+    types = signature.outputs
+    _condition(check, f"{place}.condition", loop.condition, known, types)
+
+
+def _carried(check: Check, place: str, of: Type, target: Type) -> None:
+    said = check.judge(of, target, "")
+    if said.fits and said.kind is not VerdictKind.CONVERSION:
+        return
+    fault = said.reason or f"{expression(of)} would fit by {said.method} alone"
+    if said.counter_example is not None:
+        fault += f" (for example {said.counter_example[:200]})"
+    check.error(place, "TYPE_REFUTED", fault, "let the output be what the input takes as it stands")

@@ -1,0 +1,138 @@
+"""What a run answers with, and what hinders one: inputs not fed, and work that is not seen."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+from qflow.types import NONE, Type, union_of
+
+from services.registry.domain.checks.absence import Absence
+from services.registry.domain.checks.state import Check
+from services.registry.domain.constructs import BRANCH, FAILURE, Sleep
+from services.registry.domain.definition import WARNING, WorkflowOutput
+
+
+def outputs(check: Check, absence: Absence | None) -> tuple[WorkflowOutput, ...]:
+    """Check the declared outputs, or declare those of every node that feeds no other."""
+    if not check.definition.outputs:
+        return tuple(_or_none(absence, each) for each in _sinks(check))
+    seen: dict[str, int] = {}
+    filled = []
+    for index, each in enumerate(check.definition.outputs):
+        place = f"outputs[{index}]"
+        first = seen.setdefault(each.name, index)
+        if first != index:
+            message = f"{each.name} is the name of outputs[{first}] already"
+            check.error(f"{place}.name", "DUPLICATE_OUTPUT", message)
+        filled.append(_or_none(absence, replace(each, type=_type_of(check, each, place))))
+    return tuple(filled)
+
+
+def _or_none(absence: Absence | None, output: WorkflowOutput) -> WorkflowOutput:
+    """Let an output be None where its node may end without a value."""
+    if absence is None or output.type is None or output.node not in absence.runs:
+        return output
+    if not absence.has_value(output.node):
+        return output
+    return replace(output, type=union_of((output.type, NONE)))
+
+
+def _type_of(check: Check, output: WorkflowOutput, place: str) -> Type | None:
+    if output.node not in check.places:
+        message = f"there is no node {output.node} in this workflow"
+        check.error(f"{place}.source_node", "UNKNOWN_NODE", message)
+        return None
+    signature = check.signature_of(output.node)
+    if signature is None:
+        return None
+    of = signature.outputs.get(output.output)
+    if of is None:
+        where = f"{place}.source_output"
+        check.unknown(where, "UNKNOWN_OUTPUT", output.node, output.output, signature.outputs)
+    return of
+
+
+def _sinks(check: Check) -> list[WorkflowOutput]:
+    edges = [check.definition.connections[index] for index in check.sound]
+    feeding = {edge.source for edge in edges if edge.is_value and edge.kind != FAILURE}
+    leading = {edge.source for edge in edges}
+    found = []
+    for node, signature in zip(check.definition.nodes, check.known, strict=True):
+        # What a built-in node says besides is of no use where something follows it.
+        used = leading if node.construct is not None else feeding
+        if node.id in used or signature is None or not node.is_main:
+            continue
+        single = len(signature.outputs) == 1
+        for name, of in signature.outputs.items():
+            shown = node.id if single else f"{node.id}.{name}"
+            found.append(WorkflowOutput(name=shown, node=node.id, output=name, type=of))
+    return found
+
+
+def missing_inputs(check: Check) -> None:
+    """Warn of inputs that have to be fed and are not."""
+    for index, node in enumerate(check.definition.nodes):
+        signature = check.known[index]
+        if signature is None:
+            continue
+        missing = [
+            name
+            for name, spec in signature.inputs.items()
+            if spec.required and (node.id, name) not in check.fed
+        ]
+        for name in missing:
+            message = f"nothing feeds the required input {name} of {node.id}"
+            hint = "add a connection or a literal"
+            check.add(WARNING, f"nodes[{index}]", "INPUT_MISSING", message, hint)
+        if isinstance(node.construct, Sleep):
+            _span(check, node.id, f"nodes[{index}]")
+
+
+def _span(check: Check, node: str, place: str) -> None:
+    fed = [name for name in ("seconds", "until") if (node, name) in check.fed]
+    if not fed:
+        message = f"nothing says how long {node} sleeps"
+        check.add(WARNING, place, "INPUT_MISSING", message, "feed seconds or until")
+    elif len(fed) > 1:
+        message = f"{node} is fed both seconds and until"
+        check.error(place, "SLEEP_AMBIGUOUS", message, "feed one of the two")
+
+
+def unreachable(check: Check, shown: Sequence[WorkflowOutput]) -> None:
+    """Warn of nodes whose work no output of the workflow shows, and that run for nothing else."""
+    backwards: dict[str, list[str]] = {}
+    for index in check.sound:
+        edge = check.definition.connections[index]
+        backwards.setdefault(edge.target, []).append(edge.source)
+    reached = {each.node for each in shown} | _for_effect(check)
+    queue = deque(reached)
+    while queue:
+        for parent in backwards.get(queue.popleft(), ()):
+            if parent and parent not in reached:
+                reached.add(parent)
+                queue.append(parent)
+    for index, node in enumerate(check.definition.nodes):
+        if node.id not in reached and check.known[index] is not None:
+            message = f"{node.id} reaches no output of the workflow"
+            hint = "connect it, declare an output of it, or remove it"
+            check.add(WARNING, f"nodes[{index}]", "NODE_UNREACHABLE", message, hint)
+
+
+def _for_effect(check: Check) -> set[str]:
+    """Give the places that run for what they do: at the end, to undo, on a branch, on a failure."""
+    forwards: dict[str, list[str]] = {}
+    found = {each.id for each in check.definition.nodes if not each.is_main}
+    for index in check.sound:
+        edge = check.definition.connections[index]
+        forwards.setdefault(edge.source, []).append(edge.target)
+        if edge.kind in (BRANCH, FAILURE):
+            found.add(edge.target)
+    queue = deque(found)
+    while queue:
+        for child in forwards.get(queue.popleft(), ()):
+            if child not in found:
+                found.add(child)
+                queue.append(child)
+    return found

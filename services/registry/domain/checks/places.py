@@ -1,0 +1,155 @@
+"""The places of a graph: what stands at each, as edges see it, and the values written into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from qflow.types import contains_named
+
+from services.kit.graph_types import ANY_OR_NONE, lists_of, mapped_output
+from services.registry.domain import builtins
+from services.registry.domain.checks.state import Check
+from services.registry.domain.constructs import Map, SubWorkflow
+from services.registry.domain.definition import (
+    ERROR,
+    WARNING,
+    InputSpec,
+    Signature,
+    WorkflowNode,
+)
+from services.registry.domain.setting_table import outside
+
+_OPEN_INPUT: Final = InputSpec(type=ANY_OR_NONE, required=False)
+
+
+def settings(check: Check) -> None:
+    """Hold every setting against the table, wherever the definition came from."""
+    for setting, fault in outside(check.definition.settings()):
+        check.error(setting.name, "SETTING_OUT_OF_BOUNDS", fault)
+    for index, node in enumerate(check.definition.nodes):
+        for setting, fault in outside(node.settings()):
+            check.error(f"nodes[{index}].{setting.name}", "SETTING_OUT_OF_BOUNDS", fault)
+
+
+def places(check: Check) -> None:
+    """Find what stands at each place, and check what is written into it."""
+    made: dict[tuple[int, Map], Signature] = {}
+    for index, node in enumerate(check.definition.nodes):
+        place = f"nodes[{index}]"
+        inner = _standing(check, node)
+        check.inner.append(inner)
+        check.known.append(_seen(inner, node, made))
+        first = check.places.setdefault(node.id, index)
+        if first != index:
+            message = f"{node.id} is the id of nodes[{first}] already"
+            check.error(f"{place}.id", "DUPLICATE_NODE_ID", message)
+        _place(check, node, check.known[index], place, twin=first != index)
+
+
+def _standing(check: Check, node: WorkflowNode) -> Signature | None:
+    if node.construct is not None and not isinstance(node.construct, SubWorkflow):
+        return builtins.signature_of(node.construct)
+    found = check.signatures.get((node.node_id, node.version))
+    if found is not None and found.is_workflow != isinstance(node.construct, SubWorkflow):
+        return None
+    return found
+
+
+def _seen(
+    inner: Signature | None, node: WorkflowNode, made: dict[tuple[int, Map], Signature]
+) -> Signature | None:
+    """Give the signature as edges see it: a map takes lists of elements, and gives lists."""
+    mapped = node.mapped
+    if inner is None or mapped is None:
+        return inner
+    key = (id(inner), mapped)
+    if key not in made:
+        inputs = dict(inner.inputs)
+        if mapped.input in inputs:
+            of = lists_of(inputs[mapped.input].type, mapped.depth)
+            inputs[mapped.input] = InputSpec(type=of, required=True)
+        outputs = {
+            name: mapped_output(of, mapped.depth, tolerates=mapped.tolerates)
+            for name, of in inner.outputs.items()
+        }
+        made[key] = replace(inner, inputs=inputs, outputs=outputs)
+    return made[key]
+
+
+def input_of(signature: Signature, name: str) -> InputSpec | None:
+    """Give an input, also of what takes any."""
+    if signature.is_open:
+        return _OPEN_INPUT
+    return signature.inputs.get(name)
+
+
+def _place(
+    check: Check, node: WorkflowNode, signature: Signature | None, place: str, *, twin: bool
+) -> None:
+    _identity(check, node, place)
+    if signature is None:
+        _absent(check, node, place)
+        return
+    for name, of in signature.outputs.items():
+        opaque = contains_named(of)
+        if opaque is not None:
+            message = f"the output {name} holds {opaque}, which cannot leave a node"
+            check.add(WARNING, place, "OUTPUT_NOT_CARRIED", message, "return plain values")
+    for index, (name, text) in enumerate(node.literals):
+        here = f"{place}.literals[{index}]"
+        spec = input_of(signature, name)
+        if spec is None:
+            check.unknown(f"{here}.input", "UNKNOWN_INPUT", node.id, name, signature.inputs)
+        # A twin is no second writer of its namesake's inputs: its id is what is wrong.
+        elif twin or check.feed(node.id, name, here):
+            check.value(f"{here}.value_json", spec.type, text)
+    _bound(check, node, signature, place, twin=twin)
+
+
+def _identity(check: Check, node: WorkflowNode, place: str) -> None:
+    """See that a built-in node is named by the place's construct, and by its own id."""
+    described = builtins.BY_KIND.get(node.kind)
+    if described is None:
+        if node.node_id in builtins.BY_ID:
+            name = builtins.BY_ID[node.node_id].name
+            message = f"{name} is a built-in node, and the place does not say what it does there"
+            kind = builtins.BY_ID[node.node_id].kind
+            check.error(f"{place}.node_id", "CONSTRUCT_MISSING", message, f"set {kind}")
+    elif node.node_id != described.id:
+        message = f"the id of the built-in node {described.name} is {described.id}"
+        check.error(f"{place}.node_id", "BUILTIN_MISMATCH", message, "leave node_id empty")
+    elif node.version > 1:
+        message = f"the built-in node {described.name} has one version"
+        check.error(f"{place}.version", "NODE_VERSION_NOT_FOUND", message)
+
+
+def _absent(check: Check, node: WorkflowNode, place: str) -> None:
+    if node.node_id in builtins.BY_ID:
+        return  # told already
+    is_workflow = isinstance(node.construct, SubWorkflow)
+    what, code = ("workflow", "SUB_WORKFLOW") if is_workflow else ("node", "NODE")
+    message = f"there is no {what} {node.node_id}"
+    code, part = f"{code}_NOT_FOUND", "node_id"
+    if node.version:
+        code, part = code.replace("_NOT", "_VERSION_NOT"), "version"
+        message += f" with a version {node.version}"
+    check.add(ERROR, f"{place}.{part}", code, f"{message} that you may read")
+
+
+def _bound(
+    check: Check, node: WorkflowNode, signature: Signature, place: str, *, twin: bool
+) -> None:
+    inputs: Mapping[str, InputSpec] = signature.inputs
+    for kind, pairs, fit in (
+        ("variables", node.variables, check.bindings.variable),
+        ("parameters", node.parameters, check.bindings.parameter),
+    ):
+        for index, (name, source) in enumerate(pairs):
+            here = f"{place}.{kind}[{index}]"
+            spec = input_of(signature, name)
+            if spec is None:
+                check.unknown(f"{here}.input", "UNKNOWN_INPUT", node.id, name, inputs)
+            elif twin or check.feed(node.id, name, here):
+                fit(here, source, spec.type)

@@ -1,0 +1,123 @@
+"""Between the constructs of a place and the JSON in which the tables keep them.
+
+The orchestrator reads these shapes. A key that is absent has the meaning that it had before there
+was such a key: a Python node that runs once, when all its sources have ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from qflow.types import from_json, to_json
+
+from services.registry.domain.constructs import (
+    Approval,
+    Branch,
+    Choice,
+    Construct,
+    Join,
+    Loop,
+    Map,
+    Signal,
+    Sleep,
+    SubWorkflow,
+)
+from services.registry.domain.definition import WorkflowNode
+
+Json = dict[str, Any]
+
+_TEXTS = ("condition", "on_failure", "phase", "compensates")
+_SPANS = ("queue_timeout_ms", "total_timeout_ms", "heartbeat_timeout_ms")
+
+
+def constructs_to_json(node: WorkflowNode) -> Json:
+    """Write what a place has besides what every place has."""
+    stored: Json = {}
+    if node.construct is not None:
+        stored["kind"] = node.kind
+        if not isinstance(node.construct, SubWorkflow):
+            stored[node.kind] = _construct_to_json(node.construct)
+    if node.join is not None:
+        stored["join"] = {"policy": node.join.policy, "count": node.join.count}
+    for key in _TEXTS:
+        if getattr(node, key):
+            stored[key] = getattr(node, key)
+    if node.mapped is not None:
+        stored["map"] = asdict(node.mapped)
+    if node.loop is not None:
+        stored["loop"] = asdict(node.loop) | {"carry": dict(node.loop.carry)}
+    for key in _SPANS:
+        if getattr(node, key) is not None:
+            stored[key] = getattr(node, key)
+    return stored
+
+
+def _construct_to_json(construct: Construct) -> Json:
+    match construct:
+        case Choice():
+            return {
+                "branches": [
+                    {"name": each.name, "condition": each.condition} for each in construct.branches
+                ],
+                "default": construct.default,
+            }
+        case Signal():
+            return _waited_to_json(construct) | {"default": construct.default_json}
+        case Approval():
+            return _waited_to_json(construct)
+        case _:
+            return {}
+
+
+def _waited_to_json(construct: Signal | Approval) -> Json:
+    of = construct.type
+    # A type that was not read yet is on its way to the check, never into a table.
+    unread = {"type_text": construct.type_text} if construct.type_text else {}
+    return unread | {
+        "name": construct.name,
+        "type": None if of is None else to_json(of),
+        "timeout_ms": construct.timeout_ms,
+    }
+
+
+def constructs_from_json(stored: Mapping[str, Any]) -> Json:
+    """Read what `constructs_to_json` wrote, as arguments of a place."""
+    found: Json = {key: stored[key] for key in (*_TEXTS, *_SPANS) if stored.get(key) is not None}
+    if "kind" in stored:
+        found["construct"] = _construct_from_json(stored["kind"], stored.get(stored["kind"]) or {})
+    if "join" in stored:
+        found["join"] = Join(**stored["join"])
+    if "map" in stored:
+        found["mapped"] = Map(**stored["map"])
+    if "loop" in stored:
+        found["loop"] = Loop(**{**stored["loop"], "carry": tuple(stored["loop"]["carry"].items())})
+    return found
+
+
+def _construct_from_json(kind: str, stored: Mapping[str, Any]) -> Construct | None:
+    match kind:
+        case Choice.kind:
+            branches = tuple(Branch(each["name"], each["condition"]) for each in stored["branches"])
+            return Choice(branches=branches, default=stored["default"])
+        case Sleep.kind:
+            return Sleep()
+        case Signal.kind:
+            return Signal(**_waited_from_json(stored), default_json=stored["default"])
+        case Approval.kind:
+            return Approval(**_waited_from_json(stored))
+        case SubWorkflow.kind:
+            return SubWorkflow()
+        case _:
+            return None
+
+
+def _waited_from_json(stored: Mapping[str, Any]) -> Json:
+    of = stored["type"]
+    return {
+        "name": stored["name"],
+        "type": None if of is None else from_json(of),
+        "timeout_ms": stored["timeout_ms"],
+        "type_text": stored.get("type_text", ""),
+    }

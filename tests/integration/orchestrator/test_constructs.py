@@ -21,13 +21,6 @@ INT = {"t": "int"}
 STATUS = execution_pb2.NodeExecutionStatus
 
 
-@pytest.fixture(autouse=True)
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    from services.orchestrator.domain import compatibility
-
-    monkeypatch.setattr(compatibility, "check", lambda *_: None)
-
-
 @pytest.fixture
 def make(orchestra: Orchestra) -> Callable[..., str]:
     """Make workflows of one node of integers."""

@@ -18,8 +18,10 @@ from qflow.orchestrator.v1.attach_service_pb2_grpc import add_AttachServiceServi
 from qflow.orchestrator.v1.execution_service_pb2_grpc import (
     add_ExecutionServiceServicer_to_server,
 )
+from qflow.orchestrator.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
 
 from services.kit.errors import Unavailable
+from services.kit.listen import listen
 from services.kit.pg import open_pool, prepare_connection
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.server import Listener
@@ -28,13 +30,16 @@ from services.orchestrator.engine.engine import Engine, Loaded
 from services.orchestrator.engine.journal import FencedError
 from services.orchestrator.engine.member import Member
 from services.orchestrator.loops.lease import keep_lease
+from services.orchestrator.loops.schedules import run_schedules
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
 from services.orchestrator.rpc.executions import ExecutionServicer
+from services.orchestrator.rpc.schedules import ScheduleServicer
 from services.orchestrator.settings import Settings
 from services.orchestrator.usecases.plans import Plans
 from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.recover import load
+from services.orchestrator.usecases.schedule_runs import Scheduler
 from services.orchestrator.usecases.start import Starter
 
 log = structlog.get_logger()
@@ -77,6 +82,9 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         connect=partial(_connect_journal, settings.engine_database_url),
         load=load_open,
     )
+    starter = Starter(api_pool, engine_pool, engine, plans)
+    scheduler = Scheduler(pool=engine_pool, starter=starter, reader=reader, engine=engine)
+    schedules_changed = asyncio.Event()
     await engine.begin()
     writing = asyncio.create_task(engine.run())
     try:
@@ -86,12 +94,9 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             servicers=[
                 (
                     add_ExecutionServiceServicer_to_server,
-                    ExecutionServicer(
-                        starter=Starter(api_pool, engine_pool, engine, plans),
-                        reader=reader,
-                        engine=engine,
-                    ),
-                )
+                    ExecutionServicer(starter=starter, reader=reader, engine=engine),
+                ),
+                (add_ScheduleServiceServicer_to_server, ScheduleServicer(starter)),
             ],
             internal_listener=Listener(address=settings.attach_listen, public=False),
             internal_servicers=[
@@ -102,6 +107,8 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 partial(_until_fenced, partial(keep_lease, engine)),
                 partial(sweep_runners, engine, engine_pool),
                 partial(watch_locks, engine, engine_pool),
+                partial(run_schedules, scheduler, schedules_changed),
+                partial(_listen, settings, {"qflow_schedules": schedules_changed}),
             ],
             on_drain=partial(_drain, engine, writing),
         )
@@ -115,6 +122,13 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         await api_pool.close()
         await engine_pool.close()
         os.close(lock)
+
+
+async def _listen(
+    settings: Settings, events: Mapping[str, asyncio.Event], stop: asyncio.Event
+) -> None:
+    url = settings.engine_database_url
+    await listen(url, events, stop, application_name="qflow-listener")
 
 
 async def _until_fenced(loop: Loop, stop: asyncio.Event) -> None:

@@ -32,6 +32,7 @@ from tests.support.suite import Suite
 pytestmark = [pytest.mark.timeout(120)]
 SERVICES = ("registry", "orchestrator", "runner", "telemetry")
 OPEN = {"grpc.health.v1.Health", V1, V1ALPHA}
+_SCHEDULE = {"name": "s", "timing": {"cron": {"expression": "0 0 1 1 *"}}}
 _GRAPH = {"definition": {"nodes": [{"id": "a"}]}}
 
 
@@ -220,6 +221,12 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     ("DeleteVariable", "workflow_id"): {"name": "x"},
     ("CheckWorkflow", "workflow_id"): {"definition": {"nodes": [{"id": "a", "nodeId": "{own}"}]}},
     ("RenderWorkflow", "definition.nodes.node_id"): _GRAPH,
+    ("CreateSchedule", "workflow_id"): {"definition": _SCHEDULE},
+    ("UpdateSchedule", "schedule_id"): {"definition": {"name": "x"}, "updateMask": "name"},
+    ("BackfillSchedule", "schedule_id"): {
+        "startTime": "2026-01-01T00:00:00Z",
+        "endTime": "2026-01-02T00:00:00Z",
+    },
 }
 _CODES = {
     auth_pb2.FOREIGN_ANSWER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
@@ -248,7 +255,7 @@ async def test_a_foreign_id_is_answered_as_the_rule_says_and_like_a_missing_one(
         if auth_pb2.AUDIENCE_USER in rpc.rule.audiences and auth_pb2.ROLE_USER in rpc.rule.roles
     ]
     kinds = {"node", "workflow", "execution", "file", "tag", "custom_type"}
-    kinds |= {"user", "session", "service_token"}
+    kinds |= {"user", "session", "service_token", "schedule", "schedule_backfill"}
     assert kinds == {each.kind for _, each in asked}
     for rpc, resource in asked:
         answer = resource.foreign_answer or rpc.rule.foreign_answer
@@ -299,6 +306,20 @@ def _things(sql: psycopg.Connection, owner: factories.User) -> dict[str, str]:
         " VALUES (%s, 'T', %s, %s, %s)",
         (found["custom_type"], '{"kind":"fields","fields":[]}', owner.id, owner.id),
     )
+    schedule, backfill = uuid.uuid4(), uuid.uuid4()
+    sql.execute(
+        "INSERT INTO schedules (id, workflow_id, name, timing, overlap, catch_up,"
+        " catch_up_window_ms, tenant_id, created_by)"
+        " VALUES (%s, %s, 'a', '{}', 'skip', 'last', 1, %s, %s)",
+        (schedule, workflow, owner.id, owner.id),
+    )
+    sql.execute(
+        "INSERT INTO schedule_backfills (id, schedule_id, timing, from_at, to_at, state,"
+        " completed_at, max_running, total_count, tenant_id, created_by) VALUES"
+        " (%s, %s, '{}', 'yesterday', 'today', 'completed', now(), 1, 1, %s, %s)",
+        (backfill, schedule, owner.id, owner.id),
+    )
+    found |= {"schedule": schedule, "schedule_backfill": backfill}
     found |= {"tag": tag, "user": owner.id, "session": session, "service_token": service_token}
     return {kind: str(each) for kind, each in found.items()}
 

@@ -41,6 +41,7 @@ _OWNED: Final = {
     "orchestrator": {
         *("workflow_executions", "node_executions", "node_data_flow", "node_attempts"),
         *("execution_pins", "engine_members", "engine_shards"),
+        *("schedules", "schedule_ticks", "schedule_backfills"),
     },
     "runner": {
         *("containers", "container_dependencies", "files", "file_access_logs"),
@@ -51,6 +52,7 @@ _OWNED: Final = {
 # Tables that no service has to itself, and the exceptions that grants name.
 _BESIDES: Final = {
     ("registry", "idempotency_keys", "Insert"),
+    ("orchestrator", "idempotency_keys", "Insert"),
     ("orchestrator", "error_logs", "Insert"),
     ("orchestrator", "runner_members", "Update"),
     ("runner", "outbox_events", "Update"),
@@ -80,6 +82,10 @@ _RUN_BY: Final = {
     "orchestrator.storage.definitions._HEAD": "qflow_orchestrator",
     "orchestrator.storage.executions": "qflow_orchestrator",
     "orchestrator.storage.flush": "qflow_orchestrator_engine",
+    "orchestrator.storage.idempotency": "qflow_orchestrator",
+    "orchestrator.storage.schedule_due": "qflow_orchestrator_engine",
+    "orchestrator.storage.schedule_ticks": "qflow_orchestrator",
+    "orchestrator.storage.schedules": "qflow_orchestrator",
     "orchestrator.storage.members": "qflow_orchestrator_engine",
     "orchestrator.storage.recovery": "qflow_orchestrator_engine",
     "runner.storage.containers": "qflow_runner_engine",

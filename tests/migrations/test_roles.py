@@ -55,6 +55,9 @@ _OWNED = {
         "execution_pins",
         "engine_members",
         "engine_shards",
+        "schedules",
+        "schedule_ticks",
+        "schedule_backfills",
     },
     "runner": {
         "containers",
@@ -74,6 +77,7 @@ _OWNED = {
 # Beyond its own tables a service may do exactly this.
 _BESIDES = {
     ("qflow_orchestrator_engine", "error_logs", "INSERT"),
+    ("qflow_orchestrator", "idempotency_keys", "INSERT"),
     ("qflow_registry", "idempotency_keys", "INSERT"),
     ("qflow_registry_auth", "idempotency_keys", "INSERT"),
     ("qflow_orchestrator_engine", "runner_members", "UPDATE"),  # to fence a runner
@@ -97,6 +101,8 @@ _RETENTION = {
     "outbox_events",
     "engine_members",
     "runner_members",
+    "schedule_ticks",
+    "schedule_backfills",
 }
 # Tables without any tenant's data.
 _GLOBAL = {
@@ -299,6 +305,7 @@ def _everything(s: Subject) -> UUID:
         )
     custom = s.insert("custom_types", owner=owner)
     s.db.execute("INSERT INTO custom_type_uses VALUES (%s, %s, 1, %s)", (custom, version, owner))
+    _scheduled(s, owner, workflow)
     s.insert("node_data_flow", workflow_execution_id=run)
     s.insert("container_dependencies", container_id=container)
     s.insert("file_access_logs", file_id=file)
@@ -327,6 +334,29 @@ def _everything(s: Subject) -> UUID:
     return owner
 
 
+def _scheduled(s: Subject, owner: UUID, workflow: UUID) -> UUID:
+    """A schedule with a tick and a backfill."""
+    schedule = uuid4()
+    s.db.execute(
+        "INSERT INTO schedules (id, workflow_id, name, timing, overlap, catch_up,"
+        " catch_up_window_ms, tenant_id, created_by)"
+        " VALUES (%s, %s, 'a', '{}', 'skip', 'last', 1, %s, %s)",
+        (schedule, workflow, owner, owner),
+    )
+    s.db.execute(
+        "INSERT INTO schedule_ticks (schedule_id, tick_at, kind, state, tenant_id)"
+        " VALUES (%s, now(), 'timed', 'skipped', %s)",
+        (schedule, owner),
+    )
+    s.db.execute(
+        "INSERT INTO schedule_backfills (schedule_id, timing, from_at, to_at, step_at, max_running,"
+        " total_count, tenant_id, created_by)"
+        " VALUES (%s, '{}', now() - interval '1 day', now(), now(), 1, 1, %s, %s)",
+        (schedule, owner, owner),
+    )
+    return schedule
+
+
 _READ_BY = {
     "qflow_registry": (
         "users tenants python_nodes python_node_versions node_version_locks python_node_tags"
@@ -336,6 +366,7 @@ _READ_BY = {
     "qflow_orchestrator": (
         "workflow_executions node_executions node_data_flow node_attempts execution_pins"
         " containers container_dependencies environments files error_logs performance_metrics"
+        " schedules schedule_ticks schedule_backfills"
     ),
     "qflow_runner": "files file_access_logs containers container_dependencies environments",
     "qflow_telemetry": "performance_metrics error_logs workflow_executions node_executions",
@@ -381,6 +412,34 @@ def _answer(s: Subject) -> None:
         "INSERT INTO idempotency_keys (method, request_id, request_digest)"
         " VALUES ('m', gen_random_uuid(), 'd')"
     )
+
+
+def _schedule(s: Subject, workflow: UUID) -> None:
+    s.db.execute(
+        "INSERT INTO schedules (workflow_id, name, timing, overlap, catch_up, catch_up_window_ms)"
+        " VALUES (%s, 'b', '{}', 'skip', 'last', 1)",
+        (workflow,),
+    )
+
+
+def test_schedules_are_changed_by_their_tenants_users_alone(mended: Subject) -> None:
+    """S61, X14, X17: and none can be made of a workflow that is not to be seen."""
+    owner, other = _everything(mended), mended.user()
+    [(workflow, schedule)] = mended.db.execute("SELECT workflow_id, id FROM schedules").fetchall()
+    tick = "INSERT INTO schedule_ticks (schedule_id, tick_at, kind, state) VALUES (%s, 'today', 'manual', 'skipped')"
+    for user, role, may in (
+        (owner, "user", True),
+        (owner, "viewer", False),
+        (other, "user", False),
+    ):
+        with mended.acting(user, "qflow_orchestrator", role=role):
+            assert may == mended.does(lambda: _schedule(mended, workflow))
+            assert may == mended.does(lambda: mended.count(tick, schedule))
+            assert may == bool(mended.count("UPDATE schedules SET name = 'x'"))
+            assert may == bool(mended.count("UPDATE schedule_backfills SET step_at = now()"))
+            assert not mended.does(lambda: mended.count("UPDATE schedule_ticks SET kind = 'timed'"))
+            if not may:
+                assert mended.count("DELETE FROM schedules") == 0
 
 
 @pytest.mark.parametrize(

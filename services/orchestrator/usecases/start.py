@@ -91,12 +91,7 @@ class Starter:
             try:
                 if alias:
                     version = await self._aliased(caller, workflow_id, alias)
-                known = await self._plan(caller, workflow_id, version)
-                self._check_pythons(known.plan)
-                if len(input_json) > _CHECK_INLINE_MAX:
-                    await asyncio.to_thread(inputs.check, known.plan, input_json)
-                else:
-                    inputs.check(known.plan, input_json)
+                known = await self._fitting(caller, workflow_id, version, input_json)
                 started = await self._begin(caller, known, input_json, request_id, digest, alias)
                 return started, known.plan
             except NotStarted:
@@ -115,6 +110,26 @@ class Starter:
             "the workflow, its alias or its nodes changed with every try; repeat the call",
             retry_after_s=0.1,
         )
+
+    async def check(
+        self, caller: Caller, workflow_id: UUID, version: int, input_json: str, *, alias: str = ""
+    ) -> None:
+        """Raise what a start would be refused with now; starts nothing."""
+        if alias:
+            version = await self._aliased(caller, workflow_id, alias)
+        await self._fitting(caller, workflow_id, version, input_json)
+
+    async def _fitting(
+        self, caller: Caller, workflow_id: UUID, version: int, input_json: str
+    ) -> _Known:
+        """Find the plan of a start, and hold its inputs against it."""
+        known = await self._plan(caller, workflow_id, version)
+        self._check_pythons(known.plan)
+        if len(input_json) > _CHECK_INLINE_MAX:
+            await asyncio.to_thread(inputs.check, known.plan, input_json)
+        else:
+            inputs.check(known.plan, input_json)
+        return known
 
     async def _begin(
         self,

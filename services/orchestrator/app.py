@@ -15,10 +15,14 @@ from uuid import UUID
 import asyncpg
 import structlog
 from qflow.orchestrator.v1.attach_service_pb2_grpc import add_AttachServiceServicer_to_server
+from qflow.orchestrator.v1.event_subscription_service_pb2_grpc import (
+    add_EventSubscriptionServiceServicer_to_server,
+)
 from qflow.orchestrator.v1.execution_service_pb2_grpc import (
     add_ExecutionServiceServicer_to_server,
 )
 from qflow.orchestrator.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
+from qflow.orchestrator.v1.trigger_service_pb2_grpc import add_TriggerServiceServicer_to_server
 
 from services.kit.errors import Unavailable
 from services.kit.listen import listen
@@ -29,13 +33,20 @@ from services.kit.run import App, Loop, listener
 from services.orchestrator.engine.engine import Engine, Loaded
 from services.orchestrator.engine.journal import FencedError
 from services.orchestrator.engine.member import Member
+from services.orchestrator.gateways.webhook_key import read_or_make
+from services.orchestrator.gateways.webhooks import Webhooks
+from services.orchestrator.loops.events import deliver_events
 from services.orchestrator.loops.lease import keep_lease
 from services.orchestrator.loops.schedules import run_schedules
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
+from services.orchestrator.rpc.event_subscriptions import EventSubscriptionServicer
 from services.orchestrator.rpc.executions import ExecutionServicer
 from services.orchestrator.rpc.schedules import ScheduleServicer
+from services.orchestrator.rpc.triggers import TriggerServicer
 from services.orchestrator.settings import Settings
+from services.orchestrator.usecases.event_courier import Courier
+from services.orchestrator.usecases.event_subscriptions import Subscribing
 from services.orchestrator.usecases.plans import Plans
 from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.recover import load
@@ -84,7 +95,11 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     )
     starter = Starter(api_pool, engine_pool, engine, plans)
     scheduler = Scheduler(pool=engine_pool, starter=starter, reader=reader, engine=engine)
-    schedules_changed = asyncio.Event()
+    schedules_changed, events_changed = asyncio.Event(), asyncio.Event()
+    webhook_key = read_or_make(settings.webhook_key_file)
+    webhooks = Webhooks(loopback=settings.webhook_loopback)
+    courier = Courier(engine_pool, webhooks, webhook_key, done=events_changed.set)
+    subscribing = Subscribing(api_pool, webhook_key, loopback=settings.webhook_loopback)
     await engine.begin()
     writing = asyncio.create_task(engine.run())
     try:
@@ -97,6 +112,11 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     ExecutionServicer(starter=starter, reader=reader, engine=engine),
                 ),
                 (add_ScheduleServiceServicer_to_server, ScheduleServicer(starter)),
+                (
+                    add_EventSubscriptionServiceServicer_to_server,
+                    EventSubscriptionServicer(subscribing),
+                ),
+                (add_TriggerServiceServicer_to_server, TriggerServicer(starter)),
             ],
             internal_listener=Listener(address=settings.attach_listen, public=False),
             internal_servicers=[
@@ -108,11 +128,17 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 partial(sweep_runners, engine, engine_pool),
                 partial(watch_locks, engine, engine_pool),
                 partial(run_schedules, scheduler, schedules_changed),
-                partial(_listen, settings, {"qflow_schedules": schedules_changed}),
+                partial(deliver_events, courier, events_changed),
+                partial(
+                    _listen,
+                    settings,
+                    {"qflow_schedules": schedules_changed, "qflow_events": events_changed},
+                ),
             ],
             on_drain=partial(_drain, engine, writing),
         )
     finally:
+        await webhooks.close()
         writing.cancel()
         try:
             await member.rest(state="gone")

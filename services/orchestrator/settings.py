@@ -20,6 +20,8 @@ class Settings:
     lease_ttl_s: float
     pool_size_max: int
     attach_listen: str
+    webhook_key_file: Path
+    webhook_loopback: bool
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -34,4 +36,8 @@ class Settings:
             attach_listen=read.text(
                 env, "QFLOW_ORCHESTRATOR_ATTACH_LISTEN", f"unix:{home}/run/attach.sock"
             ),
+            webhook_key_file=read.path(
+                env, "QFLOW_WEBHOOK_KEY_FILE", home / "secrets" / "webhook.key"
+            ),
+            webhook_loopback=read.flag(env, "QFLOW_WEBHOOK_LOOPBACK"),
         )

@@ -26,6 +26,7 @@ from tests.contracts.names import FIELDS_ESCAPED, METHODS_TAKEN, TYPES_TAKEN, cl
 
 BUF = Path(sys.executable).with_name("buf")
 ANONYMOUS = {
+    "qflow.orchestrator.v1.TriggerService.FireTrigger",
     "qflow.registry.v1.SessionService.SignIn",
     "qflow.registry.v1.UserService.AcceptInvitation",
     "qflow.registry.v1.UserService.ResetPassword",

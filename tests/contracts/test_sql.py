@@ -42,6 +42,7 @@ _OWNED: Final = {
         *("workflow_executions", "node_executions", "node_data_flow", "node_attempts"),
         *("execution_pins", "engine_members", "engine_shards"),
         *("schedules", "schedule_ticks", "schedule_backfills"),
+        *("event_subscriptions", "event_deliveries", "triggers"),
     },
     "runner": {
         *("containers", "container_dependencies", "files", "file_access_logs"),
@@ -53,6 +54,7 @@ _OWNED: Final = {
 _BESIDES: Final = {
     ("registry", "idempotency_keys", "Insert"),
     ("orchestrator", "idempotency_keys", "Insert"),
+    ("orchestrator", "outbox_events", "Update"),
     ("orchestrator", "error_logs", "Insert"),
     ("orchestrator", "runner_members", "Update"),
     ("runner", "outbox_events", "Update"),
@@ -82,7 +84,12 @@ _RUN_BY: Final = {
     "orchestrator.storage.definitions._HEAD": "qflow_orchestrator",
     "orchestrator.storage.executions": "qflow_orchestrator",
     "orchestrator.storage.flush": "qflow_orchestrator_engine",
+    "orchestrator.storage.event_courier": "qflow_orchestrator_engine",
+    "orchestrator.storage.event_subscriptions": "qflow_orchestrator",
     "orchestrator.storage.idempotency": "qflow_orchestrator",
+    "orchestrator.storage.owners": "qflow_orchestrator_engine",
+    "orchestrator.storage.trigger_calls": "qflow_orchestrator_engine",
+    "orchestrator.storage.triggers": "qflow_orchestrator",
     "orchestrator.storage.schedule_due": "qflow_orchestrator_engine",
     "orchestrator.storage.schedule_ticks": "qflow_orchestrator",
     "orchestrator.storage.schedules": "qflow_orchestrator",

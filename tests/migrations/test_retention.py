@@ -277,8 +277,7 @@ def test_ticks_and_backfills_go_when_they_are_old_and_not_while_they_wait(mended
                 _ago(days),
             ),
         )
-    for days in (1, 31, None):
-        ended = None if days is None else _ago(days)
+    for ended in (_ago(1), _ago(31), None):
         mended.db.execute(
             "INSERT INTO schedule_backfills (schedule_id, timing, from_at, to_at, step_at,"
             " completed_at, state, max_running, total_count, tenant_id, created_by)"

@@ -255,29 +255,6 @@ async def defer(
     await db.execute(_DEFER, schedule_id, tick_at, by, attempts, reason, message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
-    """Whose rights a schedule uses, as they are now."""
-
-    id: UUID
-    email: str
-    role: str
-    is_owner: bool
-    is_active: bool
-
-
-_OWNER: Final[LiteralString] = (
-    "SELECT id, email, role, is_owner, is_active FROM users WHERE id = $1"
-)
-
-
-async def owner(db: Db, user_id: UUID) -> Owner:
-    """Give a user."""
-    row = await db.fetchrow(_OWNER, user_id)
-    assert row is not None, "a schedule's user is never deleted"
-    return Owner(**dict(row))
-
-
 # A schedule that another claimed comes when the claim runs out, or is given back before.
 _NEXT: Final[LiteralString] = """
     SELECT EXTRACT(epoch FROM LEAST(

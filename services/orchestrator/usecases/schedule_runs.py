@@ -9,20 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final
 from uuid import UUID
 
 import structlog
 
-from services.kit.caller import Caller
 from services.kit.errors import (
     AlreadyExists,
     Conflict,
     FailedPrecondition,
     NotFound,
-    PermissionDenied,
     QflowError,
     ResourceExhausted,
     Unavailable,
@@ -35,6 +33,7 @@ from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import schedule_due as due
 from services.orchestrator.storage.schedule_due import Claimed, PendingTick
 from services.orchestrator.usecases.cancel import cancel_execution
+from services.orchestrator.usecases.on_behalf import LASTING, caller_of
 from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.start import Starter
 
@@ -54,11 +53,6 @@ _START_S: Final = 8.0
 _WAIT: Final = timedelta(seconds=1)
 _RETRY_FIRST_S: Final = 1.0
 _RETRY_MAX_S: Final = 30.0
-_NEVER: Final = datetime.max.replace(tzinfo=UTC)
-_NO_SESSION: Final = UUID(int=0)
-_MAY_START: Final = frozenset({"user", "admin"})
-# What no later tick can be better off with: the schedule pauses itself.
-_LASTING: Final = frozenset({"WORKFLOW_NOT_FOUND", "OWNER_INACTIVE", "NOT_ALLOWED"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +210,7 @@ async def _skip(
 
 
 async def _cancel(scheduler: Scheduler, schedule: Claimed, running: Sequence[UUID]) -> None:
-    caller = await _caller(scheduler, schedule)
+    caller = await caller_of(scheduler.pool, schedule.created_by, schedule.tenant_id)
     for execution_id in running:
         try:
             await cancel_execution(scheduler.reader, scheduler.engine, caller, execution_id)
@@ -261,7 +255,7 @@ async def _start(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> 
 async def _fail(
     scheduler: Scheduler, schedule: Claimed, tick: PendingTick, *, reason: str, message: str
 ) -> None:
-    pauses = reason in _LASTING
+    pauses = reason in LASTING
     async with transaction(scheduler.pool) as db:
         await due.settle_failed(db, schedule.id, tick.tick_at, reason=reason, message=message)
         await due.fail(db, schedule.id, reason=reason, message=message, pauses=pauses)
@@ -269,7 +263,7 @@ async def _fail(
 
 
 async def _started(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> UUID:
-    caller = await _caller(scheduler, schedule)
+    caller = await caller_of(scheduler.pool, schedule.created_by, schedule.tenant_id)
     try:
         async with asyncio.timeout(_START_S):
             execution, _ = await scheduler.starter.start(
@@ -286,29 +280,3 @@ async def _started(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -
         # It was started, and the schedule was changed before that was written.
         return UUID(error.facts["execution_id"])
     return execution.id
-
-
-async def _caller(scheduler: Scheduler, schedule: Claimed) -> Caller:
-    """Give the schedule's user with the rights of this moment."""
-    async with transaction(scheduler.pool) as db:
-        owner = await due.owner(db, schedule.created_by)
-    if not owner.is_active:
-        raise FailedPrecondition(
-            "OWNER_INACTIVE", "the user who made the schedule was deactivated or anonymised"
-        )
-    if owner.role not in _MAY_START:
-        raise PermissionDenied(
-            "NOT_ALLOWED",
-            f"the user who made the schedule is a {owner.role} now and starts nothing",
-        )
-    return Caller(
-        user_id=owner.id,
-        tenant_id=schedule.tenant_id,
-        role="admin" if owner.role == "admin" else "user",
-        is_owner=owner.is_owner,
-        scopes="all",
-        kind="user",
-        name=owner.email,
-        session_id=_NO_SESSION,
-        expires_at=_NEVER,
-    )

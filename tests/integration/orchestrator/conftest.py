@@ -42,6 +42,7 @@ class Orchestra:
     stub: ExecutionServiceAsyncStub = field(init=False)
     address: str = ""
     attach_address: str = ""
+    more_env: dict[str, str] = field(default_factory=dict)
     _channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     @asynccontextmanager
@@ -51,6 +52,7 @@ class Orchestra:
             "QFLOW_HOME": str(self.home),
             "QFLOW_LEASE_TTL_S": str(self.ttl_s),
             "QFLOW_ORCHESTRATOR_LISTEN": "127.0.0.1:0",
+            **self.more_env,
         }
         stop = asyncio.Event()
         async with AsyncExitStack() as stack:

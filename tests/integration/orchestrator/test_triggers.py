@@ -146,7 +146,7 @@ async def test_a_secret_is_shown_once_kept_as_a_digest_and_replaced_at_once(
         assert grpc.StatusCode.UNAUTHENTICATED == code
         await nobody(orchestra).FireTrigger(call(rotated))
     for table in ("triggers", "idempotency_keys"):
-        for row in orchestra.rows(f"SELECT * FROM {table}"):  # noqa: S608
+        for row in orchestra.rows(f"SELECT * FROM {table}"):
             assert made.secret not in str(row)
             assert rotated.secret not in str(row)
 
@@ -233,11 +233,11 @@ async def test_a_trigger_is_changed_listed_and_removed_by_its_tenant_alone(
         with pytest.raises(grpc.aio.AioRpcError) as stale:
             await stub(orchestra).UpdateTrigger(update)
         assert grpc.StatusCode.ABORTED == stale.value.code()
-        request = pb.ListTriggersRequest(workflow_id=made.workflow_id)
-        assert [changed] == list((await stub(orchestra).ListTriggers(request)).triggers)
+        asked = pb.ListTriggersRequest(workflow_id=made.workflow_id)
+        assert [changed] == list((await stub(orchestra).ListTriggers(asked)).triggers)
         for _ in range(2):
             await stub(orchestra).DeleteTrigger(delete)
-        assert not (await stub(orchestra).ListTriggers(request)).triggers
+        assert not (await stub(orchestra).ListTriggers(asked)).triggers
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def _expressions(draw: st.DrawFn) -> str:
     return f"{part(0, 59)} {part(0, 23)} {days}"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     expression=_expressions(),
     zone=st.sampled_from(_ZONES),
@@ -173,7 +173,7 @@ def test_times_grow_and_are_the_same_from_wherever_one_asks(
     assert found == upcoming(from_json(to_json(timing)), after, count=12)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     expression=_expressions(),
     zone=st.sampled_from(_ZONES),

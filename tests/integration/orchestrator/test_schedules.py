@@ -15,6 +15,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from qflow.orchestrator.v1 import schedule_pb2, schedule_service_pb2_grpc
 from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
+from services.kit.pg import open_pool
+from services.orchestrator.usecases.schedule_runs import make_ticks
 from tests import factories
 from tests.integration.orchestrator.conftest import Orchestra
 from tests.integration.orchestrator.test_floating import details
@@ -163,6 +165,51 @@ async def test_a_start_that_was_made_and_not_written_is_found_again(
             await until(lambda: settled(orchestra))
             assert [(first,)] == orchestra.rows("SELECT execution_id FROM schedule_ticks")
     assert [(first,)] == orchestra.rows("SELECT id FROM workflow_executions")
+
+
+async def test_however_many_look_at_once_each_tick_is_one(orchestra: Orchestra) -> None:
+    """I34: several orchestrators over one database make the ticks of the same schedules."""
+    pool = await open_pool(
+        orchestra.database.url("qflow_orchestrator_engine"),
+        application_name="other",
+        setting="test",
+        size_max=6,
+    )
+    async with orchestra.running():
+        made = await create(
+            orchestra,
+            timing=every(60),
+            catch_up=schedule_pb2.CATCH_UP_POLICY_ALL,
+            overlap=schedule_pb2.OVERLAP_POLICY_ALLOW,
+        )
+        orchestra.sql.execute(
+            "INSERT INTO schedules (workflow_id, name, input_data, timing, overlap, catch_up,"
+            " catch_up_window_ms, due_at, fire_at, tenant_id, created_by)"
+            " SELECT workflow_id, name, input_data, timing, overlap, catch_up, catch_up_window_ms,"
+            " due_at, fire_at, tenant_id, created_by FROM schedules, generate_series(1, 11)"
+            " WHERE id = %s",
+            (made.id,),
+        )
+        orchestra.sql.execute(
+            "UPDATE schedules SET due_at = due_at - interval '3 minutes',"
+            " fire_at = due_at - interval '3 minutes'"
+        )
+        orchestra.sql.execute("NOTIFY qflow_schedules")
+        await asyncio.gather(*(make_ticks(pool) for _ in range(12)))
+        await until(lambda: settled(orchestra, 36))
+    await pool.close()
+    # A minute may have begun meanwhile; each that was due has its one run, in order.
+    counted = orchestra.rows(
+        "SELECT count(*), count(DISTINCT tick_at), count(DISTINCT execution_id), min(state),"
+        " max(state) FROM schedule_ticks GROUP BY schedule_id"
+    )
+    assert 12 == len(counted)
+    for count, times, runs, least, most in counted:
+        assert count == times == runs
+        assert ("started", "started") == (least, most)
+    assert orchestra.rows("SELECT count(*) FROM schedule_ticks") == orchestra.rows(
+        "SELECT count(*) FROM workflow_executions"
+    )
 
 
 async def test_a_claim_of_one_that_died_runs_out(orchestra: Orchestra) -> None:

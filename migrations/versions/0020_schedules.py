@@ -244,8 +244,13 @@ _QUEUE = (
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public
     AS $$
     DECLARE
-        facts jsonb := jsonb_build_object('workflow_version', NEW.workflow_version);
+        facts jsonb;
     BEGIN
+        -- Most tenants have none: they pay this one look.
+        IF NOT EXISTS (SELECT FROM public.event_subscriptions WHERE tenant_id = NEW.tenant_id) THEN
+            RETURN NULL;
+        END IF;
+        facts := jsonb_build_object('workflow_version', NEW.workflow_version);
         IF NEW.started_at IS NOT NULL AND (TG_OP = 'INSERT' OR OLD.started_at IS NULL) THEN
             PERFORM public.queue_event('execution.started', NEW.started_at, NEW.id,
                                        NEW.tenant_id, NEW.workflow_id, facts);

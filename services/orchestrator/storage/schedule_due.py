@@ -148,11 +148,13 @@ class PendingTick:
     attempts: int
     is_due: bool  # whether the next try may begin
     is_cancelled: bool  # its backfill was stopped
+    age_s: float  # since it was due
 
 
 _PENDING: Final[LiteralString] = """
     SELECT tick.tick_at, tick.kind, tick.attempts, tick.try_at <= clock_timestamp() AS is_due,
-           COALESCE(backfill.state = 'cancelled', false) AS is_cancelled
+           COALESCE(backfill.state = 'cancelled', false) AS is_cancelled,
+           EXTRACT(epoch FROM clock_timestamp() - tick.tick_at)::float8 AS age_s
       FROM schedule_ticks AS tick
       LEFT JOIN schedule_backfills AS backfill ON backfill.id = tick.backfill_id
      WHERE tick.schedule_id = $1 AND tick.state = 'pending'

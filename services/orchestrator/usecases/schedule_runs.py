@@ -49,8 +49,11 @@ _TICKS_MAX: Final = 100
 _BACKFILLS_MAX: Final = 10
 _CLAIM: Final = timedelta(seconds=10)
 _START_S: Final = 8.0
-# How soon a tick that waits for a run, and a backfill with runs under way, are looked at again.
+# How soon a backfill with runs under way is looked at again, and a tick that waits for a run: that
+# ever more seldom, the longer it has waited.
 _WAIT: Final = timedelta(seconds=1)
+_WAIT_MAX_S: Final = 10.0
+_WAIT_GROWS: Final = 1 / 60
 _RETRY_FIRST_S: Final = 1.0
 _RETRY_MAX_S: Final = 30.0
 
@@ -197,8 +200,14 @@ async def _start_alone(
     if schedule.overlap != "skip":
         async with transaction(scheduler.pool) as db:
             message = "waits for the run before it to be over"
+            by_s = min(_WAIT.seconds + max(tick.age_s, 0.0) * _WAIT_GROWS, _WAIT_MAX_S)
             await due.defer(
-                db, schedule.id, tick.tick_at, by=_WAIT, reason="OVERLAP", message=message
+                db,
+                schedule.id,
+                tick.tick_at,
+                by=timedelta(seconds=by_s),
+                reason="OVERLAP",
+                message=message,
             )
 
 

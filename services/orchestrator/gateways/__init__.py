@@ -1,1 +1,1 @@
-"""What the orchestrator reaches outside of the database."""
+"""What the orchestrator reaches outside of its database."""

@@ -275,7 +275,7 @@ async def _started(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -
     caller = await caller_of(scheduler.pool, schedule.created_by, schedule.tenant_id)
     try:
         async with asyncio.timeout(_START_S):
-            execution, _ = await scheduler.starter.start(
+            execution, *_ = await scheduler.starter.start(
                 caller,
                 schedule.workflow_id,
                 schedule.workflow_version,

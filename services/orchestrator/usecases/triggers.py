@@ -234,7 +234,7 @@ async def fire(
     )
     try:
         caller = await caller_of(starter.engine_pool, armed.created_by, armed.tenant_id)
-        execution, _ = await starter.start(
+        execution, *_ = await starter.start(
             caller,
             armed.workflow_id,
             armed.workflow_version,

@@ -38,14 +38,24 @@ async def wait_either(event: asyncio.Event, stop: asyncio.Event, seconds: float 
             each.cancel()
 
 
-async def repeat(stop: asyncio.Event, step: Callable[[], Awaitable[float]], *, name: str) -> None:
+async def repeat(
+    stop: asyncio.Event,
+    step: Callable[[], Awaitable[float]],
+    *,
+    name: str,
+    wake: asyncio.Event | None = None,
+) -> None:
     """Do a step again and again; it returns how many seconds to wait until the next.
+
+    With `wake` the next one also comes when that is set, which the step's beginning clears.
 
     While the database cannot be used the step is tried again, ever more seldom, and the outage is
     logged once; any other fault is a mistake of ours and ends the process, loudly.
     """
     outage_s = 0.0
     while not stop.is_set():
+        if wake is not None:
+            wake.clear()
         try:
             wait_s = await step()
         except Exception as error:
@@ -64,5 +74,7 @@ async def repeat(stop: asyncio.Event, step: Callable[[], Awaitable[float]], *, n
             if outage_s:
                 log.info("loop_resumed", loop=name)
             outage_s = 0.0
-        if await pause(stop, wait_s):
-            return
+        if wake is None or outage_s:
+            await pause(stop, wait_s)
+        else:
+            await wait_either(wake, stop, wait_s)

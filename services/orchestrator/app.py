@@ -16,6 +16,9 @@ import asyncpg
 import structlog
 from qflow.orchestrator.v1.attach_service_pb2_grpc import add_AttachServiceServicer_to_server
 from qflow.orchestrator.v1.control_service_pb2_grpc import add_ControlServiceServicer_to_server
+from qflow.orchestrator.v1.event_subscription_service_pb2_grpc import (
+    add_EventSubscriptionServiceServicer_to_server,
+)
 from qflow.orchestrator.v1.execution_service_pb2_grpc import (
     add_ExecutionServiceServicer_to_server,
 )
@@ -23,9 +26,12 @@ from qflow.orchestrator.v1.explain_service_pb2_grpc import add_ExplainServiceSer
 from qflow.orchestrator.v1.peer_service_pb2_grpc import add_PeerServiceServicer_to_server
 from qflow.orchestrator.v1.rerun_service_pb2_grpc import add_RerunServiceServicer_to_server
 from qflow.orchestrator.v1.run_service_pb2_grpc import add_RunServiceServicer_to_server
+from qflow.orchestrator.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
+from qflow.orchestrator.v1.trigger_service_pb2_grpc import add_TriggerServiceServicer_to_server
 
 from services.kit.env import EnvError
 from services.kit.errors import QflowError, Unavailable
+from services.kit.listen import listen
 from services.kit.pg import open_pool, prepare_connection
 from services.kit.rpc.auth import Authenticator
 from services.kit.run import App, Loop, listener
@@ -34,25 +40,35 @@ from services.orchestrator.engine.journal import BROKEN, FencedError
 from services.orchestrator.engine.member import Member
 from services.orchestrator.engine.shards import Shards
 from services.orchestrator.gateways.peers import Peers
+from services.orchestrator.gateways.webhook_key import read_or_make
+from services.orchestrator.gateways.webhooks import Webhooks
+from services.orchestrator.loops.events import deliver_events
 from services.orchestrator.loops.lease import keep_lease
 from services.orchestrator.loops.members import judge_strays, keep_share, tell_demand
+from services.orchestrator.loops.schedules import run_schedules
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
 from services.orchestrator.rpc.controls import ControlServicer
+from services.orchestrator.rpc.event_subscriptions import EventSubscriptionServicer
 from services.orchestrator.rpc.executions import ExecutionServicer
 from services.orchestrator.rpc.explanations import ExplainServicer
 from services.orchestrator.rpc.peer import PeerServicer
 from services.orchestrator.rpc.reruns import RerunServicer
 from services.orchestrator.rpc.runs import RunServicer
+from services.orchestrator.rpc.schedules import ScheduleServicer
+from services.orchestrator.rpc.triggers import TriggerServicer
 from services.orchestrator.settings import Settings
 from services.orchestrator.storage.shards import CHANNEL
 from services.orchestrator.usecases.balance import begin, hand_over
 from services.orchestrator.usecases.controls import Controls
+from services.orchestrator.usecases.event_courier import Courier
+from services.orchestrator.usecases.event_subscriptions import Subscribing
 from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.plans import Plans
 from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.recover import load
 from services.orchestrator.usecases.rerun import Rerunner
+from services.orchestrator.usecases.schedule_runs import Scheduler
 from services.orchestrator.usecases.start import Starter
 from services.orchestrator.usecases.watch import Watcher
 
@@ -110,6 +126,12 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     )
     control = ControlServicer(controls=Controls(reader, engine), router=router)
     explaining = ExplainServicer(reader, engine, router)
+    scheduler = Scheduler(pool=engine_pool, starter=starter, reader=reader, engine=engine)
+    schedules_changed, events_changed = asyncio.Event(), asyncio.Event()
+    webhook_key = read_or_make(settings.webhook_key_file)
+    webhooks = Webhooks(loopback=settings.webhook_loopback)
+    courier = Courier(engine_pool, webhooks, webhook_key, done=events_changed.set)
+    subscribing = Subscribing(api_pool, webhook_key, loopback=settings.webhook_loopback)
     await begin(engine)
     writing = asyncio.create_task(engine.run())
     try:
@@ -125,6 +147,12 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 (add_RerunServiceServicer_to_server, RerunServicer(Rerunner(reader, engine))),
                 (add_ExplainServiceServicer_to_server, explaining),
                 (add_ControlServiceServicer_to_server, control),
+                (add_ScheduleServiceServicer_to_server, ScheduleServicer(starter)),
+                (
+                    add_EventSubscriptionServiceServicer_to_server,
+                    EventSubscriptionServicer(subscribing),
+                ),
+                (add_TriggerServiceServicer_to_server, TriggerServicer(starter)),
             ],
             internal_listener=listener(
                 env, "orchestrator", settings.attach_listen, suffix="ATTACH_LISTEN"
@@ -144,10 +172,18 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 partial(tell_demand, engine),
                 partial(sweep_runners, engine, engine_pool),
                 partial(watch_locks, engine, engine_pool),
+                partial(run_schedules, scheduler, schedules_changed),
+                partial(deliver_events, courier, events_changed),
+                partial(
+                    _listen,
+                    settings,
+                    {"qflow_schedules": schedules_changed, "qflow_events": events_changed},
+                ),
             ],
             on_drain=partial(_drain, engine, writing),
         )
     finally:
+        await webhooks.close()
         writing.cancel()
         try:
             await member.rest(state="gone")
@@ -158,6 +194,13 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         await api_pool.close()
         await engine_pool.close()
         os.close(lock)
+
+
+async def _listen(
+    settings: Settings, events: Mapping[str, asyncio.Event], stop: asyncio.Event
+) -> None:
+    url = settings.engine_database_url
+    await listen(url, events, stop, application_name="qflow-listener")
 
 
 async def _until_fenced(loop: Loop, stop: asyncio.Event) -> None:

@@ -22,6 +22,8 @@ class Settings:
     attach_listen: str
     attach_advertise: str
     standby: bool
+    webhook_key_file: Path
+    webhook_loopback: bool
     token: str = field(repr=False)
     root_certificates: bytes | None = field(repr=False)
 
@@ -43,4 +45,8 @@ class Settings:
             token=read.text(env, "QFLOW_SERVICE_TOKEN", ""),
             root_certificates=read.certificates(env),
             standby=read.flag(env, "QFLOW_ORCHESTRATOR_STANDBY"),
+            webhook_key_file=read.path(
+                env, "QFLOW_WEBHOOK_KEY_FILE", home / "secrets" / "webhook.key"
+            ),
+            webhook_loopback=read.flag(env, "QFLOW_WEBHOOK_LOOPBACK"),
         )

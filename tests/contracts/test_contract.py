@@ -26,6 +26,7 @@ from tests.contracts.names import FIELDS_ESCAPED, METHODS_TAKEN, TYPES_TAKEN, cl
 
 BUF = Path(sys.executable).with_name("buf")
 ANONYMOUS = {
+    "qflow.orchestrator.v1.TriggerService.FireTrigger",
     "qflow.registry.v1.SessionService.SignIn",
     "qflow.registry.v1.UserService.AcceptInvitation",
     "qflow.registry.v1.UserService.ResetPassword",
@@ -175,7 +176,7 @@ def test_every_id_of_another_resource_in_a_request_has_its_rule(
             for path, field in _fields(messages, method.input_type)
             if re.fullmatch(
                 r".*(node|workflow|execution|file|tag|template|user|session|service_token"
-                r"|custom_type)_ids?",
+                r"|custom_type|schedule|backfill|subscription|delivery|trigger)_ids?",
                 field.name,
             )
         }

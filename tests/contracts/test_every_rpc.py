@@ -32,6 +32,12 @@ from tests.support.suite import Suite
 pytestmark = [pytest.mark.timeout(120)]
 SERVICES = ("registry", "orchestrator", "runner", "telemetry")
 OPEN = {"grpc.health.v1.Health", V1, V1ALPHA}
+_SCHEDULE = {"name": "s", "timing": {"cron": {"expression": "0 0 1 1 *"}}}
+_SUBSCRIPTION = {
+    "name": "s",
+    "url": "https://example.com/",
+    "eventTypes": ["EVENT_TYPE_EXECUTION_FAILED"],
+}
 _GRAPH = {"definition": {"nodes": [{"id": "a"}]}}
 
 
@@ -164,6 +170,7 @@ async def test_an_anonymous_rpc_answers_without_a_token(suite: Suite) -> None:
         rpc for rpc in await every_rpc(suite) if auth_pb2.AUDIENCE_ANONYMOUS in rpc.rule.audiences
     ]
     assert {
+        "/qflow.orchestrator.v1.TriggerService/FireTrigger": grpc.StatusCode.INVALID_ARGUMENT,
         "/qflow.registry.v1.SessionService/SignIn": grpc.StatusCode.INVALID_ARGUMENT,
         "/qflow.registry.v1.UserService/AcceptInvitation": grpc.StatusCode.INVALID_ARGUMENT,
         "/qflow.registry.v1.UserService/ResetPassword": grpc.StatusCode.INVALID_ARGUMENT,
@@ -185,7 +192,7 @@ async def test_services_and_users_are_not_let_in_at_each_others_doors(suite: Sui
 
 
 # What a request needs besides the id that is asked for; `{own}` is a workflow
-# of the caller's, `{node}` a node.
+# of the caller's, `{node}` a node, `{subscription}` one to events.
 _REST: dict[tuple[str, str], dict[str, Any]] = {
     ("CreateWorkflow", "definition.nodes.node_id"): {"name": "w", **_GRAPH},
     ("CheckWorkflow", "definition.nodes.node_id"): _GRAPH,
@@ -220,6 +227,20 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     ("DeleteVariable", "workflow_id"): {"name": "x"},
     ("CheckWorkflow", "workflow_id"): {"definition": {"nodes": [{"id": "a", "nodeId": "{own}"}]}},
     ("RenderWorkflow", "definition.nodes.node_id"): _GRAPH,
+    ("CreateSchedule", "workflow_id"): {"definition": _SCHEDULE},
+    ("UpdateSchedule", "schedule_id"): {"definition": {"name": "x"}, "updateMask": "name"},
+    ("CreateEventSubscription", "workflow_id"): _SUBSCRIPTION,
+    ("UpdateEventSubscription", "subscription_id"): {"name": "x", "updateMask": "name"},
+    ("UpdateEventSubscription", "workflow_id"): {
+        "subscriptionId": "{subscription}",
+        "updateMask": "workflowId",
+    },
+    ("CreateTrigger", "workflow_id"): {"name": "t"},
+    ("UpdateTrigger", "trigger_id"): {"name": "x", "updateMask": "name"},
+    ("BackfillSchedule", "schedule_id"): {
+        "startTime": "2026-01-01T00:00:00Z",
+        "endTime": "2026-01-02T00:00:00Z",
+    },
 }
 _CODES = {
     auth_pb2.FOREIGN_ANSWER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
@@ -236,6 +257,7 @@ async def test_a_foreign_id_is_answered_as_the_rule_says_and_like_a_missing_one(
     with suite.sql() as sql:
         foreign = _things(sql, factories.user(sql))
         caller = factories.user(sql)
+        subscription = _things(sql, caller)["event_subscription"]
     async with suite.channel("registry", token=caller.token) as channel:
         client = Client(channel, channel)
         node = await client.create_node("own", "def one() -> int:\n    return 1\n")
@@ -248,12 +270,14 @@ async def test_a_foreign_id_is_answered_as_the_rule_says_and_like_a_missing_one(
         if auth_pb2.AUDIENCE_USER in rpc.rule.audiences and auth_pb2.ROLE_USER in rpc.rule.roles
     ]
     kinds = {"node", "workflow", "execution", "file", "tag", "custom_type"}
-    kinds |= {"user", "session", "service_token"}
+    kinds |= {"user", "session", "service_token", "schedule", "schedule_backfill"}
+    kinds |= {"event_subscription", "event_delivery", "trigger"}
     assert kinds == {each.kind for _, each in asked}
+    known = {"{own}": own, "{node}": node.id, "{subscription}": subscription}
     for rpc, resource in asked:
         answer = resource.foreign_answer or rpc.rule.foreign_answer
         told = [
-            await _told(rpc, resource.field, each, own=own, node=node.id, token=caller.token)
+            await _told(rpc, resource.field, each, own=known, token=caller.token)
             for each in (foreign[resource.kind], str(uuid.uuid4()))
         ]
         assert told[0] == told[1], f"{rpc.path} {resource.field}"
@@ -300,12 +324,43 @@ def _things(sql: psycopg.Connection, owner: factories.User) -> dict[str, str]:
         " VALUES (%s, 'T', %s, %s, %s)",
         (found["custom_type"], '{"kind":"fields","fields":[]}', owner.id, owner.id),
     )
+    schedule, backfill = uuid.uuid4(), uuid.uuid4()
+    sql.execute(
+        "INSERT INTO schedules (id, workflow_id, name, timing, overlap, catch_up,"
+        " catch_up_window_ms, tenant_id, created_by)"
+        " VALUES (%s, %s, 'a', '{}', 'skip', 'last', 1, %s, %s)",
+        (schedule, workflow, owner.id, owner.id),
+    )
+    sql.execute(
+        "INSERT INTO schedule_backfills (id, schedule_id, timing, from_at, to_at, state,"
+        " completed_at, max_running, total_count, tenant_id, created_by) VALUES"
+        " (%s, %s, '{}', 'yesterday', 'today', 'completed', now(), 1, 1, %s, %s)",
+        (backfill, schedule, owner.id, owner.id),
+    )
+    subscription, delivery, trigger = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
+    sql.execute(
+        "INSERT INTO event_subscriptions (id, name, url, event_types, key_fingerprint, tenant_id,"
+        " created_by) VALUES (%s, 'a', 'https://example.com/', '{execution.failed}', 'f', %s, %s)",
+        (subscription, owner.id, owner.id),
+    )
+    sql.execute(
+        "INSERT INTO event_deliveries (id, subscription_id, event_id, event_type, body, state,"
+        " tenant_id) VALUES (%s, %s, %s, 'test', '{}', 'dead', %s)",
+        (delivery, subscription, delivery, owner.id),
+    )
+    sql.execute(
+        "INSERT INTO triggers (id, workflow_id, name, secret_sha256, tenant_id, created_by)"
+        " VALUES (%s, %s, 'a', %s, %s, %s)",
+        (trigger, workflow, "0" * 64, owner.id, owner.id),
+    )
+    found |= {"event_subscription": subscription, "event_delivery": delivery, "trigger": trigger}
+    found |= {"schedule": schedule, "schedule_backfill": backfill}
     found |= {"tag": tag, "user": owner.id, "session": session, "service_token": service_token}
     return {kind: str(each) for kind, each in found.items()}
 
 
 async def _told(
-    rpc: Rpc, field: str, each: str, *, own: str, node: str, token: str
+    rpc: Rpc, field: str, each: str, *, own: dict[str, str], token: str
 ) -> tuple[grpc.StatusCode, bytes]:
     """What a caller is told of an id, with the id taken out."""
     full_name, name = rpc.path.strip("/").split("/")
@@ -313,7 +368,9 @@ async def _told(
     module = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", service).lower()
     request = getattr(importlib.import_module(f"{package}.{module}_pb2"), f"{name}Request")()
     rest = json.dumps(_REST.get((name, field), {}))
-    json_format.Parse(rest.replace("{own}", own).replace("{node}", node), request)
+    for name_of, known in own.items():
+        rest = rest.replace(name_of, known)
+    json_format.Parse(rest, request)
     *path, last = field.split(".")
     target: Any = request
     for part in path:

@@ -41,6 +41,8 @@ _OWNED: Final = {
     "orchestrator": {
         *("workflow_executions", "node_executions", "node_data_flow", "node_attempts"),
         *("execution_pins", "execution_signals", "engine_members", "engine_shards"),
+        *("schedules", "schedule_ticks", "schedule_backfills"),
+        *("event_subscriptions", "event_deliveries", "triggers"),
     },
     "runner": {
         *("containers", "container_dependencies", "files", "file_access_logs"),
@@ -51,6 +53,8 @@ _OWNED: Final = {
 # Tables that no service has to itself, and the exceptions that grants name.
 _BESIDES: Final = {
     ("registry", "idempotency_keys", "Insert"),
+    ("orchestrator", "idempotency_keys", "Insert"),
+    ("orchestrator", "outbox_events", "Update"),
     ("orchestrator", "error_logs", "Insert"),
     ("orchestrator", "runner_members", "Update"),
     ("runner", "outbox_events", "Update"),
@@ -82,6 +86,15 @@ _RUN_BY: Final = {
     "orchestrator.storage.execution_lists": "qflow_orchestrator",
     "orchestrator.storage.execution_lists._BY_LABELS": "qflow_orchestrator_engine",
     "orchestrator.storage.flush": "qflow_orchestrator_engine",
+    "orchestrator.storage.event_courier": "qflow_orchestrator_engine",
+    "orchestrator.storage.event_subscriptions": "qflow_orchestrator",
+    "orchestrator.storage.idempotency": "qflow_orchestrator",
+    "orchestrator.storage.owners": "qflow_orchestrator_engine",
+    "orchestrator.storage.trigger_calls": "qflow_orchestrator_engine",
+    "orchestrator.storage.triggers": "qflow_orchestrator",
+    "orchestrator.storage.schedule_due": "qflow_orchestrator_engine",
+    "orchestrator.storage.schedule_ticks": "qflow_orchestrator",
+    "orchestrator.storage.schedules": "qflow_orchestrator",
     "orchestrator.storage.members": "qflow_orchestrator_engine",
     "orchestrator.storage.pins": "qflow_orchestrator_engine",
     "orchestrator.storage.pins._NODE_HEAD": "qflow_orchestrator",

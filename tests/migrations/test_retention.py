@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from tests.migrations.subject import Subject
 
@@ -252,3 +252,47 @@ def test_nobody_else_may_clean(mended: Subject) -> None:
     for login in ("qflow_telemetry", "qflow_orchestrator_engine", "qflow_registry_auth"):
         with mended.acting(mended.user(), login):
             assert not mended.does(lambda: mended.value("SELECT cleanup_old_metrics()"))
+
+
+def test_ticks_and_backfills_go_when_they_are_old_and_not_while_they_wait(mended: Subject) -> None:
+    """A tick that waits for its start is work, however old it is."""
+    owner = mended.user()
+    workflow, schedule = mended.workflow(owner), uuid4()
+    mended.db.execute(
+        "INSERT INTO schedules (id, workflow_id, name, timing, overlap, catch_up,"
+        " catch_up_window_ms, tenant_id, created_by)"
+        " VALUES (%s, %s, 'a', '{}', 'skip', 'last', 1, %s, %s)",
+        (schedule, workflow, owner, owner),
+    )
+    for days, state in ((1, "skipped"), (31, "skipped"), (32, "pending"), (33, "failed")):
+        mended.db.execute(
+            "INSERT INTO schedule_ticks (schedule_id, tick_at, kind, state, try_at, tenant_id,"
+            " updated_at) VALUES (%s, %s, 'timed', %s, %s, %s, %s)",
+            (
+                schedule,
+                _ago(days),
+                state,
+                _ago(1) if state == "pending" else None,
+                owner,
+                _ago(days),
+            ),
+        )
+    for ended in (_ago(1), _ago(31), None):
+        mended.db.execute(
+            "INSERT INTO schedule_backfills (schedule_id, timing, from_at, to_at, step_at,"
+            " completed_at, state, max_running, total_count, tenant_id, created_by)"
+            " VALUES (%s, '{}', 'yesterday', 'today', %s, %s, %s, 1, 1, %s, %s)",
+            (
+                schedule,
+                None if ended else _ago(1),
+                ended,
+                "completed" if ended else "running",
+                owner,
+                owner,
+            ),
+        )
+    assert [2, 0] == _until_done(mended, "cleanup_old_schedule_ticks()")
+    assert [1, 0] == _until_done(mended, "cleanup_old_schedule_backfills()")
+    assert {"skipped", "pending"} == {
+        state for (state,) in mended.db.execute("SELECT state FROM schedule_ticks")
+    }

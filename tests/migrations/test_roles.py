@@ -55,6 +55,12 @@ _OWNED = {
         "execution_pins",
         "engine_members",
         "engine_shards",
+        "schedules",
+        "schedule_ticks",
+        "schedule_backfills",
+        "event_subscriptions",
+        "event_deliveries",
+        "triggers",
     },
     "runner": {
         "containers",
@@ -74,8 +80,10 @@ _OWNED = {
 # Beyond its own tables a service may do exactly this.
 _BESIDES = {
     ("qflow_orchestrator_engine", "error_logs", "INSERT"),
+    ("qflow_orchestrator", "idempotency_keys", "INSERT"),
     ("qflow_registry", "idempotency_keys", "INSERT"),
     ("qflow_registry_auth", "idempotency_keys", "INSERT"),
+    ("qflow_orchestrator_engine", "outbox_events", "UPDATE"),  # to mark events that are spread
     ("qflow_orchestrator_engine", "runner_members", "UPDATE"),  # to fence a runner
     ("qflow_runner_engine", "outbox_events", "UPDATE"),  # to mark deleted bytes
     ("qflow_telemetry_maint", "workflow_executions", "UPDATE"),  # to hide what is being purged
@@ -97,6 +105,9 @@ _RETENTION = {
     "outbox_events",
     "engine_members",
     "runner_members",
+    "schedule_ticks",
+    "schedule_backfills",
+    "event_deliveries",
 }
 # Tables without any tenant's data.
 _GLOBAL = {
@@ -154,7 +165,13 @@ def test_no_function_is_for_everybody_and_each_has_its_path(mended: Subject) -> 
 def test_what_runs_as_its_owner_is_owned_by_a_group_that_may_do_little(mended: Subject) -> None:
     """I28."""
     assert {"authenticate": "qflow_auth"} | dict.fromkeys(
-        ("guard_workflow_delete", "queue_file_bytes"), "qflow_maint"
+        (
+            "guard_workflow_delete",
+            "queue_file_bytes",
+            "queue_execution_event",
+            "queue_waiting_event",
+        ),
+        "qflow_maint",
     ) == dict(
         mended.db.execute(
             "SELECT proname, proowner::regrole::text FROM pg_proc"
@@ -203,6 +220,65 @@ def test_a_login_writes_only_the_tables_of_its_service(login: str, mended: Subje
         )
         assert allowed, f"{login} may {right} {table}"
         assert right != "TRUNCATE"
+
+
+def test_only_the_engine_reads_the_digest_of_a_triggers_secret(mended: Subject) -> None:
+    """S61, X26."""
+    readers = {
+        login
+        for login in LOGINS
+        if mended.value(
+            "SELECT has_column_privilege(%s, 'triggers', 'secret_sha256', 'SELECT')", login
+        )
+    }
+    assert {"qflow_orchestrator_engine"} == readers
+
+
+def test_an_event_is_of_a_run_of_its_own_tenant(mended: Subject) -> None:
+    """X14, I33: whatever a statement says, by the one login that its group lets insert."""
+    owner, other = mended.user(), mended.user()
+    run = mended.execution(owner)
+
+    def queue(tenant: UUID, of: UUID) -> None:
+        mended.db.execute(
+            "INSERT INTO outbox_events (kind, payload, tenant_id) VALUES ('execution_event',"
+            " jsonb_build_object('data', jsonb_build_object('execution_id', %s::uuid)), %s)",
+            (of, tenant),
+        )
+
+    with mended.acting(None, "qflow_telemetry_maint"):
+        assert mended.does(lambda: queue(owner, run))
+        assert not mended.does(lambda: queue(other, run))
+        assert not mended.does(lambda: queue(owner, uuid4()))
+
+
+def test_subscriptions_and_triggers_are_their_tenants_alone(mended: Subject) -> None:
+    """X14, X17: also the workflow that one names, and a delivery that somebody makes by hand."""
+    owner, other = _everything(mended), mended.user()
+    [(workflow,)] = mended.db.execute("SELECT workflow_id FROM triggers").fetchall()
+    [(subscription,)] = mended.db.execute("SELECT id FROM event_subscriptions").fetchall()
+    subscribe = (
+        "INSERT INTO event_subscriptions (name, url, event_types, workflow_id, key_fingerprint)"
+        " VALUES ('b', 'u', '{execution.failed}', %s, 'f')"
+    )
+    arm = (
+        "INSERT INTO triggers (workflow_id, name, secret_sha256) VALUES (%s, 'b', repeat('0', 64))"
+    )
+    deliver = (
+        "INSERT INTO event_deliveries (subscription_id, event_id, event_type, body, state)"
+        " VALUES (%s, gen_random_uuid(), %s, '{}', 'dead')"
+    )
+    cases = ((owner, "user", True), (owner, "viewer", False), (other, "user", False))
+    for user, role, may in cases:
+        with mended.acting(user, "qflow_orchestrator", role=role):
+            assert may == mended.does(lambda: mended.count(subscribe, workflow))
+            assert may == mended.does(lambda: mended.count(arm, workflow))
+            assert may == mended.does(lambda: mended.count(deliver, subscription, "test"))
+            assert not mended.does(lambda: mended.count(deliver, subscription, "execution.failed"))
+            for table in ("event_subscriptions", "triggers"):
+                assert may == bool(mended.count(f"UPDATE {table} SET name = 'x'"))
+                if not may:
+                    assert mended.count(f"DELETE FROM {table}") == 0
 
 
 @pytest.mark.parametrize("login", [name for name in LOGINS if name != "qflow_registry_auth"])
@@ -299,6 +375,7 @@ def _everything(s: Subject) -> UUID:
         )
     custom = s.insert("custom_types", owner=owner)
     s.db.execute("INSERT INTO custom_type_uses VALUES (%s, %s, 1, %s)", (custom, version, owner))
+    _scheduled(s, owner, workflow)
     s.insert("node_data_flow", workflow_execution_id=run)
     s.insert("container_dependencies", container_id=container)
     s.insert("file_access_logs", file_id=file)
@@ -327,6 +404,45 @@ def _everything(s: Subject) -> UUID:
     return owner
 
 
+def _scheduled(s: Subject, owner: UUID, workflow: UUID) -> UUID:
+    """A schedule with a tick and a backfill."""
+    schedule = uuid4()
+    s.db.execute(
+        "INSERT INTO schedules (id, workflow_id, name, timing, overlap, catch_up,"
+        " catch_up_window_ms, tenant_id, created_by)"
+        " VALUES (%s, %s, 'a', '{}', 'skip', 'last', 1, %s, %s)",
+        (schedule, workflow, owner, owner),
+    )
+    s.db.execute(
+        "INSERT INTO schedule_ticks (schedule_id, tick_at, kind, state, tenant_id)"
+        " VALUES (%s, now(), 'timed', 'skipped', %s)",
+        (schedule, owner),
+    )
+    s.db.execute(
+        "INSERT INTO schedule_backfills (schedule_id, timing, from_at, to_at, step_at, max_running,"
+        " total_count, tenant_id, created_by)"
+        " VALUES (%s, '{}', now() - interval '1 day', now(), now(), 1, 1, %s, %s)",
+        (schedule, owner, owner),
+    )
+    subscription = uuid4()
+    s.db.execute(
+        "INSERT INTO event_subscriptions (id, name, url, event_types, key_fingerprint, tenant_id,"
+        " created_by) VALUES (%s, 'a', 'https://example.com', '{execution.failed}', 'f', %s, %s)",
+        (subscription, owner, owner),
+    )
+    s.db.execute(
+        "INSERT INTO event_deliveries (subscription_id, event_id, event_type, body, state,"
+        " tenant_id) VALUES (%s, gen_random_uuid(), 'test', '{}', 'dead', %s)",
+        (subscription, owner),
+    )
+    s.db.execute(
+        "INSERT INTO triggers (workflow_id, name, secret_sha256, tenant_id, created_by)"
+        " VALUES (%s, 'a', %s, %s, %s)",
+        (workflow, "0" * 64, owner, owner),
+    )
+    return schedule
+
+
 _READ_BY = {
     "qflow_registry": (
         "users tenants python_nodes python_node_versions node_version_locks python_node_tags"
@@ -336,6 +452,7 @@ _READ_BY = {
     "qflow_orchestrator": (
         "workflow_executions node_executions node_data_flow node_attempts execution_pins"
         " containers container_dependencies environments files error_logs performance_metrics"
+        " schedules schedule_ticks schedule_backfills event_subscriptions event_deliveries triggers"
     ),
     "qflow_runner": "files file_access_logs containers container_dependencies environments",
     "qflow_telemetry": "performance_metrics error_logs workflow_executions node_executions",
@@ -381,6 +498,37 @@ def _answer(s: Subject) -> None:
         "INSERT INTO idempotency_keys (method, request_id, request_digest)"
         " VALUES ('m', gen_random_uuid(), 'd')"
     )
+
+
+def _schedule(s: Subject, workflow: UUID) -> None:
+    s.db.execute(
+        "INSERT INTO schedules (workflow_id, name, timing, overlap, catch_up, catch_up_window_ms)"
+        " VALUES (%s, 'b', '{}', 'skip', 'last', 1)",
+        (workflow,),
+    )
+
+
+def test_schedules_are_changed_by_their_tenants_users_alone(mended: Subject) -> None:
+    """S61, X14, X17: and none can be made of a workflow that is not to be seen."""
+    owner, other = _everything(mended), mended.user()
+    [(workflow, schedule)] = mended.db.execute("SELECT workflow_id, id FROM schedules").fetchall()
+    tick = (
+        "INSERT INTO schedule_ticks (schedule_id, tick_at, kind, state)"
+        " VALUES (%s, 'today', 'manual', 'skipped')"
+    )
+    for user, role, may in (
+        (owner, "user", True),
+        (owner, "viewer", False),
+        (other, "user", False),
+    ):
+        with mended.acting(user, "qflow_orchestrator", role=role):
+            assert may == mended.does(lambda: _schedule(mended, workflow))
+            assert may == mended.does(lambda: mended.count(tick, schedule))
+            assert may == bool(mended.count("UPDATE schedules SET name = 'x'"))
+            assert may == bool(mended.count("UPDATE schedule_backfills SET step_at = now()"))
+            assert not mended.does(lambda: mended.count("UPDATE schedule_ticks SET kind = 'timed'"))
+            if not may:
+                assert mended.count("DELETE FROM schedules") == 0
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -36,6 +37,16 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     # Integers throughout: a float of seconds would lose microseconds.
     since = moment - _EPOCH
     return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
+
+
+def timestamps(moments: Iterable[datetime]) -> list[Timestamp]:
+    """Encode moments to the microsecond."""
+    return [encoded for each in moments if (encoded := timestamp(each)) is not None]
+
+
+def moment(encoded: Timestamp) -> datetime:
+    """Decode a moment to the microsecond; OverflowError beyond what Python's calendar has."""
+    return _EPOCH + timedelta(seconds=encoded.seconds, microseconds=encoded.nanos // 1000)
 
 
 def duration_ms(milliseconds: float | None) -> Duration | None:

@@ -96,15 +96,9 @@ class Starter:
             try:
                 if alias:
                     version = await self._aliased(caller, workflow_id, alias)
-                if validate_only:
-                    known = await self._look_up(caller, workflow_id, version, store=False)
-                else:
-                    known = await self._plan(caller, workflow_id, version)
-                check_pythons(self.engine, known.plan)
-                if len(input_json) > _CHECK_INLINE_MAX:
-                    await asyncio.to_thread(inputs.check, known.plan, input_json)
-                else:
-                    inputs.check(known.plan, input_json)
+                known = await self._fitting(
+                    caller, workflow_id, version, input_json, store=not validate_only
+                )
                 asked = Launch(
                     plan=known.plan,
                     input_json=input_json,
@@ -138,6 +132,35 @@ class Starter:
     ) -> Execution | None:
         reader = Reader(self.api_pool, self.engine_pool, self.plans)
         return await settle_key(reader, self.engine, caller, workflow_id, wishes, dry=dry)
+
+    async def check(
+        self, caller: Caller, workflow_id: UUID, version: int, input_json: str, *, alias: str = ""
+    ) -> None:
+        """Raise what a start would be refused with now; starts nothing."""
+        if alias:
+            version = await self._aliased(caller, workflow_id, alias)
+        await self._fitting(caller, workflow_id, version, input_json)
+
+    async def _fitting(
+        self,
+        caller: Caller,
+        workflow_id: UUID,
+        version: int,
+        input_json: str,
+        *,
+        store: bool = True,
+    ) -> _Known:
+        """Find the plan of a start, and hold its inputs against it."""
+        if store:
+            known = await self._plan(caller, workflow_id, version)
+        else:
+            known = await self._look_up(caller, workflow_id, version, store=False)
+        check_pythons(self.engine, known.plan)
+        if len(input_json) > _CHECK_INLINE_MAX:
+            await asyncio.to_thread(inputs.check, known.plan, input_json)
+        else:
+            inputs.check(known.plan, input_json)
+        return known
 
     async def _again(self, earlier: Execution) -> Started:
         return Started(earlier, await self._plan_of(earlier), existing=True)

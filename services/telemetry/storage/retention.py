@@ -23,6 +23,9 @@ _FORGET_FILE_ACCESS_LOGS: Final[LiteralString] = "SELECT cleanup_old_file_access
 _FORGET_SESSIONS: Final[LiteralString] = "SELECT cleanup_expired_sessions($1)"
 _FORGET_IDEMPOTENCY_KEYS: Final[LiteralString] = "SELECT cleanup_expired_idempotency_keys($1)"
 _FORGET_OUTBOX_EVENTS: Final[LiteralString] = "SELECT cleanup_sent_outbox_events($1, $2)"
+_FORGET_SCHEDULE_TICKS: Final[LiteralString] = "SELECT cleanup_old_schedule_ticks($1, $2)"
+_FORGET_SCHEDULE_BACKFILLS: Final[LiteralString] = "SELECT cleanup_old_schedule_backfills($1, $2)"
+_FORGET_EVENT_DELIVERIES: Final[LiteralString] = "SELECT cleanup_old_event_deliveries($1, $2)"
 _FORGET_PINS: Final[LiteralString] = "SELECT cleanup_unused_pins($1, $2)"
 _FORGET_ENGINE_MEMBERS: Final[LiteralString] = "SELECT cleanup_dead_engine_members($1, $2)"
 _FORGET_RUNNER_MEMBERS: Final[LiteralString] = "SELECT cleanup_dead_runner_members($1, $2)"
@@ -38,6 +41,9 @@ _STATEMENTS: Final[Mapping[str, LiteralString]] = {
     "sessions": _FORGET_SESSIONS,
     "idempotency_keys": _FORGET_IDEMPOTENCY_KEYS,
     "outbox_events": _FORGET_OUTBOX_EVENTS,
+    "schedule_ticks": _FORGET_SCHEDULE_TICKS,
+    "schedule_backfills": _FORGET_SCHEDULE_BACKFILLS,
+    "event_deliveries": _FORGET_EVENT_DELIVERIES,
     "pins": _FORGET_PINS,
     "engine_members": _FORGET_ENGINE_MEMBERS,
     "runner_members": _FORGET_RUNNER_MEMBERS,

@@ -43,6 +43,7 @@ class Orchestra:
     stub: ExecutionServiceAsyncStub = field(init=False, repr=False)
     address: str = ""
     attach_address: str = ""
+    more_env: dict[str, str] = field(default_factory=dict)
     _channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     @asynccontextmanager
@@ -53,6 +54,7 @@ class Orchestra:
             "QFLOW_LEASE_TTL_S": str(self.ttl_s),
             "QFLOW_ORCHESTRATOR_LISTEN": "127.0.0.1:0",
             "QFLOW_SERVICE_TOKEN": self.service_token,
+            **self.more_env,
         }
         stop = asyncio.Event()
         async with AsyncExitStack() as stack:

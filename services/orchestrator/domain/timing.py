@@ -1,0 +1,217 @@
+"""When a schedule is due: by the wall clock of a zone, or at equal distances.
+
+A cron expression is read by `cronsim`, on local times without a zone; what clocks that jump make of
+those is decided here. Where the hour field begins with `*` it is asked in the zone itself and goes
+by elapsed time: every quarter of an hour is just that, in a night of 25 hours too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zoneinfo
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import islice
+from typing import Any, Final, Literal
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+from services.kit.errors import FieldViolation, InvalidArgument
+
+SkippedTime = Literal["after_gap", "omit"]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# No calendar is asked for what lies beyond: what is due then is never due.
+_LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
+_FIRST: Final = datetime(1900, 1, 1, tzinfo=UTC)
+_FIELDS: Final = 5
+_HOUR_FIELD: Final = 1
+# Names that mean another zone on another machine.
+_MACHINES_OWN: Final = frozenset({"localtime", "Factory", "posixrules"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cron:
+    """Times by the wall clock of a zone."""
+
+    expression: str
+    time_zone: str = "UTC"
+    skipped_time: SkippedTime = "after_gap"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """Times at equal distances since 1970."""
+
+    every_ms: int
+    offset_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """All times of a schedule."""
+
+    times: Cron | Interval
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+    jitter_ms: int = 0
+
+
+def check(timing: Timing, *, field: str, now: datetime) -> datetime:
+    """Refuse times that cannot be read or never come; gives the first after now."""
+    match timing.times:
+        case Cron():
+            _check_cron(timing.times, field=f"{field}.cron")
+        case Interval(every_ms=every_ms, offset_ms=offset_ms) if offset_ms >= every_ms:
+            fault = "must be less than the distance"
+            raise _invalid(f"{field}.interval.offset", "OFFSET_INVALID", fault)
+    for name, moment in (("start_time", timing.starts_at), ("end_time", timing.ends_at)):
+        if moment is not None and not _FIRST <= moment <= _LAST:
+            raise _invalid(f"{field}.{name}", "TIME_INVALID", "must be in the years 1900 to 8999")
+    first = next_after(timing, now)
+    if first is None:
+        fault = "no time comes after now: look at the expression, start_time and end_time"
+        raise _invalid(field, "SCHEDULE_NEVER_DUE", fault)
+    return first
+
+
+def ticks(timing: Timing, after: datetime) -> Iterator[datetime]:
+    """Give the times after a moment, in order, each once; without jitter."""
+    if timing.starts_at is not None and timing.starts_at > after:
+        after = timing.starts_at - timedelta(microseconds=1)
+    found = (
+        _by_clock(timing.times, after)
+        if isinstance(timing.times, Cron)
+        else _by_distance(timing.times, after)
+    )
+    for moment in found:
+        if moment >= (timing.ends_at or _LAST):
+            return
+        yield moment
+
+
+def next_after(timing: Timing, after: datetime) -> datetime | None:
+    """Give the first time after a moment; None when there is none."""
+    return next(ticks(timing, after), None)
+
+
+def upcoming(timing: Timing, after: datetime, *, count: int) -> list[datetime]:
+    """Give the next times."""
+    return list(islice(ticks(timing, after), count))
+
+
+def put_off(timing: Timing, schedule_id: UUID, tick_at: datetime) -> datetime:
+    """Give when a tick is to start: put off by its jitter, which is the same each time."""
+    if not timing.jitter_ms:
+        return tick_at
+    drawn = hashlib.sha256(schedule_id.bytes + tick_at.isoformat().encode()).digest()[:8]
+    share = int.from_bytes(drawn) / 2**64
+    return tick_at + timedelta(milliseconds=int(timing.jitter_ms * share))
+
+
+def to_json(timing: Timing) -> dict[str, Any]:
+    """Give the stored form."""
+    match timing.times:
+        case Cron(expression=expression, time_zone=zone, skipped_time=skipped):
+            stored: dict[str, Any] = {"cron": expression, "time_zone": zone, "skipped": skipped}
+        case Interval(every_ms=every_ms, offset_ms=offset_ms):
+            stored = {"every_ms": every_ms, "offset_ms": offset_ms}
+    if timing.starts_at is not None:
+        stored["starts_at"] = timing.starts_at.isoformat()
+    if timing.ends_at is not None:
+        stored["ends_at"] = timing.ends_at.isoformat()
+    if timing.jitter_ms:
+        stored["jitter_ms"] = timing.jitter_ms
+    return stored
+
+
+def from_json(stored: dict[str, Any]) -> Timing:
+    """Read the stored form."""
+    times: Cron | Interval
+    if "cron" in stored:
+        times = Cron(
+            expression=stored["cron"],
+            time_zone=stored["time_zone"],
+            skipped_time=stored["skipped"],
+        )
+    else:
+        times = Interval(every_ms=stored["every_ms"], offset_ms=stored["offset_ms"])
+    starts_at, ends_at = stored.get("starts_at"), stored.get("ends_at")
+    return Timing(
+        times=times,
+        starts_at=datetime.fromisoformat(starts_at) if starts_at else None,
+        ends_at=datetime.fromisoformat(ends_at) if ends_at else None,
+        jitter_ms=stored.get("jitter_ms", 0),
+    )
+
+
+def _check_cron(cron: Cron, *, field: str) -> None:
+    if cron.time_zone not in _zones():
+        fault = f"there is no time zone {cron.time_zone[:64]!r}; take an IANA name: Europe/Berlin"
+        raise _invalid(f"{field}.time_zone", "TIME_ZONE_UNKNOWN", fault)
+    if len(cron.expression.split()) != _FIELDS:
+        fault = "must have five fields: minute, hour, day of month, month, day of week"
+        raise _invalid(f"{field}.expression", "CRON_INVALID", fault)
+    try:
+        # The reader asserts where a step has no number to begin at, and compares what it cannot.
+        CronSim(cron.expression, _EPOCH)
+    except (CronSimError, AssertionError, TypeError, ValueError) as error:
+        fault = str(error) or "cannot be read"
+        raise _invalid(f"{field}.expression", "CRON_INVALID", fault) from None
+
+
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(zoneinfo.available_timezones() - _MACHINES_OWN)
+
+
+def _by_distance(interval: Interval, after: datetime) -> Iterator[datetime]:
+    microseconds = (after - _EPOCH) // timedelta(microseconds=1) - interval.offset_ms * 1000
+    count = microseconds // (interval.every_ms * 1000) + 1
+    while True:
+        milliseconds = interval.offset_ms + count * interval.every_ms
+        yield _EPOCH + timedelta(milliseconds=milliseconds)
+        count += 1
+
+
+def _by_clock(cron: Cron, after: datetime) -> Iterator[datetime]:
+    zone = ZoneInfo(cron.time_zone)
+    elapsed = cron.expression.split()[_HOUR_FIELD].startswith("*")
+    local = after.astimezone(zone)
+    last = after
+    for found in CronSim(cron.expression, local if elapsed else local.replace(tzinfo=None)):
+        moment = found.astimezone(UTC) if elapsed else _moment(cron, zone, found)
+        # Times that meet after a gap are one; in the second of two equal hours the first are over.
+        if moment is not None and moment > last:
+            last = moment
+            yield moment
+
+
+def _moment(cron: Cron, zone: ZoneInfo, local: datetime) -> datetime | None:
+    """Say when a local time is; one that comes twice is the first, one that never comes by rule."""
+    earlier = local.replace(tzinfo=zone, fold=0).astimezone(UTC)
+    if earlier.astimezone(zone).replace(tzinfo=None) == local:
+        return earlier
+    if cron.skipped_time == "omit":
+        return None
+    # In a gap the offsets change sides: the moment of the jump lies between the two readings.
+    low = local.replace(tzinfo=zone, fold=1).astimezone(UTC)
+    high = earlier
+    before = low.astimezone(zone).utcoffset()
+    while high - low > timedelta(seconds=1):
+        middle = low + (high - low) // 2
+        if middle.astimezone(zone).utcoffset() == before:
+            low = middle
+        else:
+            high = middle
+    return high.replace(microsecond=0)
+
+
+def _invalid(field: str, reason: str, description: str) -> InvalidArgument:
+    return InvalidArgument(
+        reason, f"{field}: {description}", fields=[FieldViolation(field, description, reason)]
+    )

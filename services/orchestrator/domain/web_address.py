@@ -1,0 +1,81 @@
+"""Where events may be posted to: public addresses, over TLS, named in the plain way."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+Address = IPv4Address | IPv6Address
+
+URL_BYTES_MAX: Final = 2048
+_HOST: Final = re.compile(r"(?=.{1,253}\Z)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+")
+# What resolvers read as a number: 2130706433, 0x7f.1, 0177.0.0.1, 127.1.
+_NUMERIC: Final = re.compile(r"(0[xX][0-9A-Fa-f]*|[0-9]+)\Z")
+_GLOBAL_V6: Final = IPv6Network("2000::/3")
+# Of the global ones: what stands for other addresses, or for none.
+_NOT_PUBLIC_V6: Final = tuple(
+    IPv6Network(each)
+    for each in (
+        *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
+        *("2620:4f:8000::/48", "2001:20::/28"),
+    )
+)
+
+
+class Refused(Exception):  # noqa: N818  # it says what became of the address
+    """Why an address is not called."""
+
+
+def check_url(url: str, *, loopback: bool) -> None:
+    """Refuse what is no address that may be called; what a name stands for is seen when it is."""
+    if len(url.encode()) > URL_BYTES_MAX:
+        raise Refused(f"has more than {URL_BYTES_MAX} bytes")
+    if not url.isascii() or not url.isprintable() or any(each in url for each in ' \\"<>^`{|}'):
+        raise Refused("may have printable ASCII characters alone, the others in percent notation")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise Refused("is no URL") from None
+    host = parts.hostname or ""
+    if parts.scheme not in ({"https", "http"} if loopback else {"https"}):
+        raise Refused("must begin with https://")
+    if parts.username is not None or parts.password is not None or "#" in url:
+        raise Refused("must have no user, no password and no fragment")
+    if port == 0:
+        raise Refused("has a port that is none")
+    literal = literal_address(host)
+    if literal is not None:
+        check_address(literal, loopback=loopback)
+        return
+    if not _HOST.fullmatch(host) or _NUMERIC.search(host.rstrip(".").rpartition(".")[2]):
+        raise Refused("must name its host by a name, or by an address in the usual notation")
+    if parts.scheme == "http" and host != "localhost":
+        raise Refused("must begin with https://")
+
+
+def literal_address(host: str) -> Address | None:
+    """Read a host that is an address in the usual notation."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def check_address(address: Address, *, loopback: bool) -> None:
+    """Refuse an address that is not public; a deployment may allow this machine's own."""
+    if loopback and address.is_loopback:
+        return
+    if isinstance(address, IPv4Address):
+        # Whatever is assigned to something else than hosts of the internet is not global.
+        public = address.is_global and not (address.is_multicast or address.is_reserved)
+        # Relays of 6to4, whom only routers talk to.
+        public = public and not str(address).startswith("192.88.99.")
+    else:
+        # Mapped, compatible and translated ones lie outside: they would reach the other family.
+        public = address in _GLOBAL_V6 and not any(address in each for each in _NOT_PUBLIC_V6)
+        public = public and address.scope_id is None
+    if not public:
+        raise Refused("its address is not a public one")

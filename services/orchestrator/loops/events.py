@@ -1,0 +1,16 @@
+"""Events on their way out: asleep until there is one, or until the next try is due."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.kit.loops import repeat
+from services.orchestrator.usecases.event_courier import Courier
+
+
+async def deliver_events(courier: Courier, changed: asyncio.Event, stop: asyncio.Event) -> None:
+    """Deliver events, until told to stop."""
+    try:
+        await repeat(stop, courier.step, name="events", wake=changed)
+    finally:
+        await courier.stop()

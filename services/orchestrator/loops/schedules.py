@@ -1,0 +1,14 @@
+"""Schedules: asleep until the earliest is due, or until somebody says that this has changed."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from services.kit.loops import repeat
+from services.orchestrator.usecases.schedule_runs import Scheduler, run_due
+
+
+async def run_schedules(scheduler: Scheduler, changed: asyncio.Event, stop: asyncio.Event) -> None:
+    """Start what schedules owe, until told to stop."""
+    await repeat(stop, partial(run_due, scheduler), name="schedules", wake=changed)

@@ -1,0 +1,362 @@
+"""What is due of schedules, as the engine sees and changes it across tenants.
+
+A schedule's row is the lock of its ticks: who holds it, or has claimed it, alone makes and starts
+them. A claim that runs out is anybody's; a start that is made twice is one by its request id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, LiteralString
+from uuid import UUID
+
+from services.kit.pg import Db
+from services.orchestrator.domain.ticks import CatchUp, Overlap, Step
+from services.orchestrator.domain.timing import Timing, from_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueSchedule:
+    """A schedule whose time has come, held until the transaction ends."""
+
+    id: UUID
+    tenant_id: UUID
+    timing: Timing
+    due_at: datetime
+    catch_up: CatchUp
+    window: timedelta
+    now: datetime
+
+
+_DUE: Final[LiteralString] = """
+    SELECT id, tenant_id, timing, due_at, catch_up, catch_up_window_ms, clock_timestamp() AS now
+      FROM schedules
+     WHERE fire_at <= clock_timestamp()
+     ORDER BY fire_at, id LIMIT $1
+       FOR UPDATE SKIP LOCKED
+"""
+
+
+async def hold_due(db: Db, *, limit: int) -> list[DueSchedule]:
+    """Hold schedules whose time has come, but for those that somebody else holds."""
+    found = []
+    for row in await db.fetch(_DUE, limit):
+        values = dict(row)
+        window = timedelta(milliseconds=values.pop("catch_up_window_ms"))
+        timing = from_json(values.pop("timing"))
+        found.append(DueSchedule(timing=timing, window=window, **values))
+    return found
+
+
+_ADD_TICKS: Final[LiteralString] = """
+    INSERT INTO schedule_ticks
+           (schedule_id, tick_at, kind, state, tick_count, reason, message, try_at, tenant_id)
+    SELECT schedule_id, tick_at, 'timed', CASE WHEN missed THEN 'skipped' ELSE 'pending' END,
+           tick_count, CASE WHEN missed THEN 'MISSED' ELSE '' END,
+           CASE WHEN missed THEN 'nothing could start it in time' ELSE '' END,
+           CASE WHEN NOT missed THEN clock_timestamp() END, tenant_id
+      FROM unnest($1::uuid[], $2::timestamptz[], $3::boolean[], $4::integer[], $5::uuid[])
+           AS due (schedule_id, tick_at, missed, tick_count, tenant_id)
+     ORDER BY schedule_id, tick_at
+        ON CONFLICT (schedule_id, tick_at) DO NOTHING
+"""
+_MOVE: Final[LiteralString] = """
+    UPDATE schedules
+       SET due_at = moved.due_at, fire_at = moved.fire_at,
+           last_at = GREATEST(schedules.last_at, moved.last_at),
+           skipped_count = schedules.skipped_count + moved.missed
+      FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[], $5::bigint[])
+           AS moved (id, due_at, fire_at, last_at, missed)
+     WHERE schedules.id = moved.id
+"""
+
+
+async def add_ticks(db: Db, steps: Sequence[tuple[DueSchedule, Step]]) -> None:
+    """Write what was due of held schedules, and when they are due again."""
+    ticks = [(each, tick) for each, step in steps for tick in step.ticks]
+    await db.execute(
+        _ADD_TICKS,
+        [each.id for each, _ in ticks],
+        [tick.at for _, tick in ticks],
+        [tick.missed for _, tick in ticks],
+        [tick.count for _, tick in ticks],
+        [each.tenant_id for each, _ in ticks],
+    )
+    await db.execute(
+        _MOVE,
+        [each.id for each, _ in steps],
+        [step.due_at for _, step in steps],
+        [step.fire_at for _, step in steps],
+        [max((tick.at for tick in step.ticks), default=None) for _, step in steps],
+        [sum(tick.count for tick in step.ticks if tick.missed) for _, step in steps],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A schedule with ticks to start, and what starting them takes."""
+
+    id: UUID
+    tenant_id: UUID
+    created_by: UUID
+    workflow_id: UUID
+    workflow_version: int
+    workflow_alias: str
+    input_json: str
+    overlap: Overlap
+
+
+_CLAIM: Final[LiteralString] = """
+    WITH waiting AS MATERIALIZED (
+        SELECT schedule_id FROM schedule_ticks
+         WHERE state = 'pending' AND try_at <= clock_timestamp()
+         ORDER BY try_at LIMIT 200),
+    free AS MATERIALIZED (
+        SELECT id FROM schedules
+         WHERE id IN (SELECT schedule_id FROM waiting)
+           AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+         ORDER BY id LIMIT $1
+           FOR UPDATE SKIP LOCKED)
+    UPDATE schedules SET claimed_until = clock_timestamp() + $2
+      FROM free WHERE schedules.id = free.id
+ RETURNING schedules.id, tenant_id, created_by, workflow_id, workflow_version, workflow_alias,
+           input_data AS input_json, overlap
+"""
+
+
+async def claim(db: Db, *, limit: int, lasting: timedelta) -> list[Claimed]:
+    """Claim schedules that have ticks to start."""
+    return [Claimed(**dict(row)) for row in await db.fetch(_CLAIM, limit, lasting)]
+
+
+_RELEASE: Final[LiteralString] = "UPDATE schedules SET claimed_until = NULL WHERE id = $1"
+
+
+async def release(db: Db, schedule_id: UUID) -> None:
+    """Give a claim back."""
+    await db.execute(_RELEASE, schedule_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingTick:
+    """A tick that has no run yet."""
+
+    tick_at: datetime
+    kind: str
+    attempts: int
+    is_due: bool  # whether the next try may begin
+    is_cancelled: bool  # its backfill was stopped
+    age_s: float  # since it was due
+
+
+_PENDING: Final[LiteralString] = """
+    SELECT tick.tick_at, tick.kind, tick.attempts, tick.try_at <= clock_timestamp() AS is_due,
+           COALESCE(backfill.state = 'cancelled', false) AS is_cancelled,
+           EXTRACT(epoch FROM clock_timestamp() - tick.tick_at)::float8 AS age_s
+      FROM schedule_ticks AS tick
+      LEFT JOIN schedule_backfills AS backfill ON backfill.id = tick.backfill_id
+     WHERE tick.schedule_id = $1 AND tick.state = 'pending'
+     ORDER BY tick.tick_at LIMIT $2
+"""
+
+
+async def pending(db: Db, schedule_id: UUID, *, limit: int) -> list[PendingTick]:
+    """Give the ticks of a schedule that have no run yet, oldest first."""
+    return [PendingTick(**dict(row)) for row in await db.fetch(_PENDING, schedule_id, limit)]
+
+
+# An execution that retention removed is over, too.
+_CLOSE: Final[LiteralString] = """
+    UPDATE schedule_ticks SET is_over = true
+     WHERE schedule_id = $1 AND state = 'started' AND NOT is_over
+       AND NOT EXISTS (SELECT 1 FROM workflow_executions AS run
+                        WHERE run.id = execution_id AND run.completed_at IS NULL)
+"""
+_OPEN: Final[LiteralString] = """
+    SELECT execution_id FROM schedule_ticks
+     WHERE schedule_id = $1 AND state = 'started' AND NOT is_over AND kind <> 'backfill'
+     ORDER BY tick_at
+"""
+
+
+async def open_runs(db: Db, schedule_id: UUID) -> list[UUID]:
+    """Give the runs of a schedule that are not over, but for those of backfills."""
+    await db.execute(_CLOSE, schedule_id)
+    return [row["execution_id"] for row in await db.fetch(_OPEN, schedule_id)]
+
+
+_SETTLE: Final[LiteralString] = """
+    UPDATE schedule_ticks
+       SET state = $3, execution_id = $4, reason = $5, message = $6, try_at = NULL
+     WHERE schedule_id = $1 AND tick_at = $2 AND state = 'pending'
+"""
+_STARTED: Final[LiteralString] = """
+    UPDATE schedules SET error_reason = NULL, error_message = NULL, error_at = NULL
+     WHERE id = $1 AND error_reason IS NOT NULL
+"""
+_SKIPPED: Final[LiteralString] = (
+    "UPDATE schedules SET skipped_count = skipped_count + 1 WHERE id = $1"
+)
+_FAILED: Final[LiteralString] = """
+    UPDATE schedules
+       SET error_reason = $2, error_message = $3, error_at = clock_timestamp(),
+           paused_at = CASE WHEN $4 THEN COALESCE(paused_at, clock_timestamp()) ELSE paused_at END,
+           pause_reason = CASE WHEN $4 THEN $3 ELSE pause_reason END,
+           due_at = CASE WHEN $4 THEN NULL ELSE due_at END,
+           fire_at = CASE WHEN $4 THEN NULL ELSE fire_at END
+     WHERE id = $1
+"""
+
+
+async def started(db: Db, schedule_id: UUID, tick_at: datetime, execution_id: UUID) -> None:
+    """Write that a tick has its run."""
+    await db.execute(_SETTLE, schedule_id, tick_at, "started", execution_id, "", "")
+    await db.execute(_STARTED, schedule_id)
+
+
+async def skipped(
+    db: Db, schedule_id: UUID, tick_at: datetime, *, reason: str, message: str
+) -> None:
+    """Write that a tick starts no run."""
+    await db.execute(_SETTLE, schedule_id, tick_at, "skipped", None, reason, message)
+    await db.execute(_SKIPPED, schedule_id)
+
+
+async def settle_failed(
+    db: Db, schedule_id: UUID, tick_at: datetime, *, reason: str, message: str
+) -> None:
+    """Write that a tick could not start its run."""
+    await db.execute(_SETTLE, schedule_id, tick_at, "failed", None, reason, message)
+
+
+async def fail(db: Db, schedule_id: UUID, *, reason: str, message: str, pauses: bool) -> None:
+    """Show a fault at a schedule, which may pause for it."""
+    await db.execute(_FAILED, schedule_id, reason, message, pauses)
+
+
+_DEFER: Final[LiteralString] = """
+    UPDATE schedule_ticks
+       SET try_at = clock_timestamp() + $3, attempts = attempts + $4, reason = $5, message = $6
+     WHERE schedule_id = $1 AND tick_at = $2 AND state = 'pending'
+"""
+
+
+async def defer(
+    db: Db,
+    schedule_id: UUID,
+    tick_at: datetime,
+    *,
+    by: timedelta,
+    attempts: int = 0,
+    reason: str,
+    message: str,
+) -> None:
+    """Put a tick off, saying what it waits for."""
+    await db.execute(_DEFER, schedule_id, tick_at, by, attempts, reason, message)
+
+
+# A schedule that another claimed comes when the claim runs out, or is given back before.
+_NEXT: Final[LiteralString] = """
+    SELECT EXTRACT(epoch FROM LEAST(
+        (SELECT min(fire_at) FROM schedules WHERE fire_at IS NOT NULL),
+        (SELECT min(GREATEST(tick.try_at, schedule.claimed_until))
+           FROM (SELECT schedule_id, try_at FROM schedule_ticks
+                  WHERE state = 'pending' ORDER BY try_at LIMIT 200) AS tick
+           JOIN schedules AS schedule ON schedule.id = tick.schedule_id),
+        (SELECT min(step_at) FROM schedule_backfills WHERE step_at IS NOT NULL)
+    ) - clock_timestamp())::float8
+"""
+
+
+async def next_s(db: Db) -> float | None:
+    """Give how many seconds there is nothing to do; None when nothing comes at all."""
+    left: float | None = await db.fetchval(_NEXT)
+    return left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueBackfill:
+    """A backfill that may go on, held until the transaction ends."""
+
+    id: UUID
+    schedule_id: UUID
+    tenant_id: UUID
+    timing: Timing
+    to_at: datetime
+    next_at: datetime | None
+    max_running: int
+
+
+_DUE_BACKFILLS: Final[LiteralString] = """
+    SELECT id, schedule_id, tenant_id, timing, to_at, next_at, max_running
+      FROM schedule_backfills
+     WHERE step_at <= clock_timestamp()
+     ORDER BY step_at, id LIMIT $1
+       FOR UPDATE SKIP LOCKED
+"""
+
+
+async def hold_backfills(db: Db, *, limit: int) -> list[DueBackfill]:
+    """Hold backfills that may go on."""
+    found = []
+    for row in await db.fetch(_DUE_BACKFILLS, limit):
+        values: dict[str, Any] = dict(row)
+        found.append(DueBackfill(timing=from_json(values.pop("timing")), **values))
+    return found
+
+
+_OPEN_OF_BACKFILL: Final[LiteralString] = """
+    SELECT count(*) FROM schedule_ticks
+     WHERE backfill_id = $1 AND (state = 'pending' OR state = 'started' AND NOT is_over)
+"""
+
+
+async def count_open(db: Db, backfill: DueBackfill) -> int:
+    """Count the ticks of a backfill that are not over."""
+    await db.execute(_CLOSE, backfill.schedule_id)
+    return int(await db.fetchval(_OPEN_OF_BACKFILL, backfill.id))
+
+
+# What has its run, or is about to, is left alone.
+_TAKE: Final[LiteralString] = """
+    INSERT INTO schedule_ticks (schedule_id, tick_at, kind, state, try_at, backfill_id, tenant_id)
+    SELECT $1, tick_at, 'backfill', 'pending', clock_timestamp(), $2, $3
+      FROM unnest($4::timestamptz[]) AS tick_at ORDER BY tick_at
+        ON CONFLICT (schedule_id, tick_at) DO UPDATE
+       SET kind = 'backfill', state = 'pending', try_at = clock_timestamp(), attempts = 0,
+           tick_count = 1, reason = '', message = '', backfill_id = EXCLUDED.backfill_id
+     WHERE schedule_ticks.state IN ('skipped', 'failed')
+ RETURNING tick_at
+"""
+_STEP: Final[LiteralString] = """
+    UPDATE schedule_backfills
+       SET next_at = $2, done_count = done_count + $3, present_count = present_count + $4,
+           step_at = CASE WHEN NOT $5 THEN clock_timestamp() + $6 END,
+           state = CASE WHEN $5 THEN 'completed' ELSE state END,
+           completed_at = CASE WHEN $5 THEN clock_timestamp() END
+     WHERE id = $1
+"""
+
+
+async def take(db: Db, backfill: DueBackfill, moments: Sequence[datetime]) -> int:
+    """Make ticks of a held backfill, but for times that have one; gives how many were made."""
+    made = await db.fetch(
+        _TAKE, backfill.schedule_id, backfill.id, backfill.tenant_id, list(moments)
+    )
+    return len(made)
+
+
+async def step(
+    db: Db,
+    backfill: DueBackfill,
+    *,
+    next_at: datetime | None,
+    done: int,
+    present: int,
+    completed: bool,
+    pause: timedelta,
+) -> None:
+    """Move a held backfill on."""
+    await db.execute(_STEP, backfill.id, next_at, done, present, completed, pause)

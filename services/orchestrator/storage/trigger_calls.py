@@ -1,0 +1,64 @@
+"""Triggers as the engine finds them for whoever calls without a session, across tenants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, LiteralString
+from uuid import UUID
+
+from services.kit.pg import Db
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Armed:
+    """What firing a trigger takes, and the digest that its secret must have."""
+
+    id: UUID
+    tenant_id: UUID
+    created_by: UUID
+    workflow_id: UUID
+    workflow_version: int
+    workflow_alias: str
+    input_data: str
+    payload_input: str
+    secret_sha256: str
+    is_paused: bool
+    now: datetime
+
+
+_FIND: Final[LiteralString] = """
+    SELECT id, tenant_id, created_by, workflow_id, workflow_version, workflow_alias, input_data,
+           payload_input, secret_sha256, paused_at IS NOT NULL AS is_paused,
+           clock_timestamp() AS now
+      FROM triggers WHERE id = $1
+"""
+
+
+async def find(db: Db, trigger_id: UUID) -> Armed | None:
+    """Give a trigger, whoever asks: its secret is yet to be compared."""
+    row = await db.fetchrow(_FIND, trigger_id)
+    return None if row is None else Armed(**dict(row))
+
+
+_FIRED: Final[LiteralString] = """
+    UPDATE triggers
+       SET fired_at = clock_timestamp(), fired_count = fired_count + 1, error_reason = NULL,
+           error_message = NULL, error_at = NULL
+     WHERE id = $1
+"""
+_REFUSED: Final[LiteralString] = """
+    UPDATE triggers
+       SET error_reason = $2, error_message = $3, error_at = clock_timestamp()
+     WHERE id = $1
+"""
+
+
+async def fired(db: Db, trigger_id: UUID) -> None:
+    """Write that a call was answered with a run."""
+    await db.execute(_FIRED, trigger_id)
+
+
+async def refused(db: Db, trigger_id: UUID, *, reason: str, message: str) -> None:
+    """Show at a trigger why a start was refused."""
+    await db.execute(_REFUSED, trigger_id, reason, message)

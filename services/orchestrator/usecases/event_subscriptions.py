@@ -1,0 +1,323 @@
+"""Subscriptions to events as callers make and change them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from services.kit.caller import Caller
+from services.kit.errors import (
+    Conflict,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+)
+from services.kit.ids import uuid7
+from services.kit.pg import Db, Pool, as_caller
+from services.orchestrator.domain import webhook
+from services.orchestrator.domain.web_address import Refused, check_url
+from services.orchestrator.storage import definitions
+from services.orchestrator.storage import event_subscriptions as rows
+from services.orchestrator.storage.event_subscriptions import Delivery, Subscription
+from services.orchestrator.usecases.idempotency import Replayed, RequestKey, replay, write_once
+
+log = structlog.get_logger()
+
+SUBSCRIPTIONS_MAX: Final = 100
+FIELDS: Final = ("name", "url", "event_types", "workflow_id", "paused", "pause_reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribing:
+    """What making subscriptions takes."""
+
+    pool: Pool  # the callers'
+    key: bytes
+    loopback: bool  # whether this machine's own addresses may be called
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What a caller says of a subscription."""
+
+    name: str
+    url: str
+    event_types: Sequence[str]
+    workflow_id: UUID | None
+    paused: bool = False
+    pause_reason: str = ""
+
+
+async def create(
+    deps: Subscribing, caller: Caller, given: Given, *, key: RequestKey[Subscription] | None
+) -> tuple[Subscription, str] | Replayed:
+    """Make a subscription; gives its secret, which is never shown again."""
+    _check(deps, given, FIELDS)
+    earlier = await replay(deps.pool, caller, key)
+    if earlier is not None:
+        return earlier
+    now = datetime.now(UTC)
+    made = Subscription(
+        id=uuid7(),
+        name=given.name,
+        url=given.url,
+        event_types=given.event_types,
+        workflow_id=given.workflow_id,
+        key_fingerprint=webhook.fingerprint(deps.key),
+        created_by=caller.user_id,
+        created_at=now,
+        updated_at=now,
+    )
+
+    async def write(db: Db) -> Subscription:
+        await _check_workflow(db, given.workflow_id)
+        await rows.lock_tenant(db, caller.tenant_id)
+        if await rows.count(db) >= SUBSCRIPTIONS_MAX:
+            raise ResourceExhausted(
+                "SUBSCRIPTIONS_TOO_MANY",
+                f"a tenant has at most {SUBSCRIPTIONS_MAX} subscriptions; delete one",
+            )
+        return await rows.insert(db, made)
+
+    return await _with_secret(deps, caller, key, write)
+
+
+async def get(pool: Pool, caller: Caller, subscription_id: UUID) -> Subscription:
+    """Give one subscription."""
+    async with as_caller(pool, caller) as db:
+        found = await rows.get(db, subscription_id)
+    if found is None:
+        raise _missing(subscription_id)
+    return found
+
+
+async def list_subscriptions(
+    pool: Pool, caller: Caller, *, before: tuple[datetime, UUID] | None, limit: int
+) -> list[Subscription]:
+    """Give a page of the tenant's subscriptions."""
+    async with as_caller(pool, caller) as db:
+        return await rows.list_page(db, before=before, limit=limit)
+
+
+async def update(
+    deps: Subscribing,
+    caller: Caller,
+    subscription_id: UUID,
+    given: Given,
+    *,
+    mask: Sequence[str],
+    etag: str,
+    key: RequestKey[Subscription] | None,
+) -> Subscription | Replayed:
+    """Take what the mask names."""
+    if not mask or any(name not in FIELDS for name in mask):
+        fault = f"must name some of {', '.join(FIELDS)}"
+        raise _invalid("update_mask", "UPDATE_MASK_INVALID", fault)
+    _check(deps, given, mask)
+
+    def changed(held: Subscription) -> Subscription:
+        taken = {name: getattr(given, name) for name in mask if name != "paused"}
+        after = replace(held, **taken)
+        if "paused" not in mask:
+            return after
+        if given.paused:
+            return replace(after, paused_at=held.paused_at or datetime.now(UTC))
+        return replace(after, paused_at=None, pause_reason="")
+
+    async def write(db: Db) -> Subscription:
+        held = await _held(db, subscription_id, etag)
+        if "workflow_id" in mask:
+            await _check_workflow(db, given.workflow_id)
+        await rows.wake(db)
+        return await rows.update(db, changed(held))
+
+    return await _write(deps.pool, caller, key, write)
+
+
+async def delete(
+    pool: Pool,
+    caller: Caller,
+    subscription_id: UUID,
+    *,
+    etag: str,
+    key: RequestKey[Subscription] | None,
+) -> Subscription | Replayed:
+    """Remove a subscription; gives it as it was."""
+
+    async def write(db: Db) -> Subscription:
+        held = await _held(db, subscription_id, etag)
+        await rows.delete(db, subscription_id)
+        return held
+
+    return await _write(pool, caller, key, write)
+
+
+async def rotate(
+    deps: Subscribing,
+    caller: Caller,
+    subscription_id: UUID,
+    *,
+    etag: str,
+    key: RequestKey[Subscription] | None,
+) -> tuple[Subscription, str] | Replayed:
+    """Give a new secret; the one before signs too for a day, where it is of the same key."""
+    earlier = await replay(deps.pool, caller, key)
+    if earlier is not None:
+        return earlier
+    known = webhook.fingerprint(deps.key)
+
+    async def write(db: Db) -> Subscription:
+        held = await _held(db, subscription_id, etag)
+        same = held.key_fingerprint == known
+        after = replace(
+            held,
+            secret_generation=held.secret_generation + 1,
+            rotated_at=datetime.now(UTC) if same else None,
+            key_fingerprint=known,
+        )
+        return await rows.update(db, after)
+
+    return await _with_secret(deps, caller, key, write)
+
+
+async def send_test(
+    pool: Pool, caller: Caller, subscription_id: UUID, *, key: RequestKey[Delivery] | None
+) -> Delivery | Replayed:
+    """Send an event that says nothing."""
+    body = {
+        "type": "test",
+        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "data": {},
+    }
+
+    async def write(db: Db) -> Delivery:
+        await _held(db, subscription_id, "")
+        await rows.wake(db)
+        return await rows.insert_test(db, uuid7(), subscription_id, uuid7(), json.dumps(body))
+
+    earlier = await replay(pool, caller, key)
+    if earlier is not None:
+        return earlier
+    return await write_once(pool, caller, key, write)
+
+
+async def list_deliveries(
+    pool: Pool,
+    caller: Caller,
+    subscription_id: UUID,
+    *,
+    states: Sequence[str],
+    before: tuple[datetime, UUID] | None,
+    limit: int,
+) -> list[Delivery]:
+    """Give a page of a subscription's deliveries."""
+    async with as_caller(pool, caller) as db:
+        return await rows.list_deliveries(
+            db, subscription_id, states=states, before=before, limit=limit
+        )
+
+
+async def resend(
+    pool: Pool, caller: Caller, delivery_id: UUID, *, key: RequestKey[Delivery] | None
+) -> Delivery | Replayed:
+    """Begin a delivery anew."""
+
+    async def write(db: Db) -> Delivery:
+        found = await rows.resend(db, delivery_id)
+        if found is None:
+            raise NotFound(
+                "DELIVERY_NOT_FOUND",
+                "no such delivery; ListEventDeliveries shows those of a subscription",
+                resource=("event_delivery", str(delivery_id)),
+            )
+        await rows.wake(db)
+        return found
+
+    earlier = await replay(pool, caller, key)
+    if earlier is not None:
+        return earlier
+    return await write_once(pool, caller, key, write)
+
+
+async def _write(
+    pool: Pool,
+    caller: Caller,
+    key: RequestKey[Subscription] | None,
+    write: Callable[[Db], Awaitable[Subscription]],
+) -> Subscription | Replayed:
+    earlier = await replay(pool, caller, key)
+    if earlier is not None:
+        return earlier
+    written = await write_once(pool, caller, key, write)
+    if isinstance(written, Subscription):
+        log.info("event_subscription_changed", subscription_id=str(written.id))
+    return written
+
+
+async def _with_secret(
+    deps: Subscribing,
+    caller: Caller,
+    key: RequestKey[Subscription] | None,
+    write: Callable[[Db], Awaitable[Subscription]],
+) -> tuple[Subscription, str] | Replayed:
+    """Write, and show the secret to the first call alone: no answer that is kept has it."""
+    written = await _write(deps.pool, caller, key, write)
+    if isinstance(written, Replayed):
+        return written
+    secret = webhook.secret_of(deps.key, written.id, written.secret_generation)
+    return written, webhook.shown(secret)
+
+
+async def _held(db: Db, subscription_id: UUID, etag: str) -> Subscription:
+    held = await rows.hold(db, subscription_id)
+    if held is None:
+        raise _missing(subscription_id)
+    if etag and etag != held.etag:
+        raise Conflict(
+            "ETAG_MISMATCH",
+            "the subscription changed since it was read; read it again and repeat the change",
+            etag=held.etag,
+        )
+    return held
+
+
+async def _check_workflow(db: Db, workflow_id: UUID | None) -> None:
+    if workflow_id is not None and await definitions.get_head(db, workflow_id) is None:
+        raise NotFound(
+            "WORKFLOW_NOT_FOUND",
+            "no such workflow; ListWorkflows shows those there are",
+            resource=("workflow", str(workflow_id)),
+        )
+
+
+def _check(deps: Subscribing, given: Given, fields: Sequence[str]) -> None:
+    if "name" in fields and not given.name.strip():
+        raise _invalid("name", "NAME_MISSING", "must have 1 to 255 characters")
+    if "event_types" in fields and not given.event_types:
+        raise _invalid("event_types", "EVENT_TYPES_MISSING", "must name at least one")
+    if "url" in fields:
+        try:
+            check_url(given.url, loopback=deps.loopback)
+        except Refused as refused:
+            raise _invalid("url", "URL_REFUSED", str(refused)) from None
+
+
+def _missing(subscription_id: UUID) -> NotFound:
+    return NotFound(
+        "SUBSCRIPTION_NOT_FOUND",
+        "no such subscription; ListEventSubscriptions shows those there are",
+        resource=("event_subscription", str(subscription_id)),
+    )
+
+
+def _invalid(field: str, reason: str, description: str) -> InvalidArgument:
+    return InvalidArgument(
+        reason, f"{field}: {description}", fields=[FieldViolation(field, description, reason)]
+    )

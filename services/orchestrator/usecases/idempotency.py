@@ -1,0 +1,105 @@
+"""Repeated calls: the same request id with the same request gets the answer of the first."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from services.kit.caller import Caller
+from services.kit.errors import AlreadyExists, FieldViolation, QflowError
+from services.kit.pg import Db, Pool, as_caller
+from services.orchestrator.storage import idempotency
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey(Generic[T]):
+    """What makes a call repeatable: its id, the digest of its request, and how its answer is kept.
+
+    The answer's bytes are the caller's business; they are stored and given back as they are.
+    """
+
+    method: str
+    request_id: UUID
+    digest: str
+    encode: Callable[[T], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """The answer of the first call with this request id."""
+
+    response: bytes
+
+
+class _RacedError(Exception):
+    """The same request was answered elsewhere in this moment; what was written here is undone."""
+
+
+async def replay(pool: Pool, caller: Caller, key: RequestKey[T] | None) -> Replayed | None:
+    """Give the answer of an earlier call; `AlreadyExists` where that was another request."""
+    if key is None:
+        return None
+    async with as_caller(pool, caller) as db:
+        found = await idempotency.get_answer(
+            db, caller.user_id, key.method, key.request_id, tenant_id=caller.tenant_id
+        )
+    if found is None:
+        return None
+    digest, response = found
+    if digest != key.digest:
+        raise AlreadyExists(
+            "REQUEST_ID_REUSED",
+            "this request_id was used for another request; take a new one",
+            fields=[FieldViolation("request_id", "was used for another request")],
+        )
+    return Replayed(response)
+
+
+async def write_once(
+    pool: Pool,
+    caller: Caller,
+    key: RequestKey[T] | None,
+    write: Callable[[Db], Awaitable[T]],
+) -> T | Replayed:
+    """Run one transaction and keep its answer under the request id, both or neither."""
+    try:
+        async with as_caller(pool, caller) as db:
+            result = await write(db)
+            if key is not None and not await idempotency.insert_answer(
+                db,
+                caller.user_id,
+                key.method,
+                key.request_id,
+                tenant_id=caller.tenant_id,
+                digest=key.digest,
+                response=key.encode(result),
+            ):
+                raise _RacedError
+            return result
+    except _RacedError:
+        replayed = await replay(pool, caller, key)
+        assert replayed is not None
+        return replayed
+    except QflowError:
+        # The same call may have been carried out meanwhile, and be what stands in its own way.
+        replayed = await replay(pool, caller, key)
+        if replayed is None:
+            raise
+        return replayed
+
+
+class _RehearsedError(Exception):
+    """Everything went well, and is undone."""
+
+
+async def rehearse(pool: Pool, caller: Caller, write: Callable[[Db], Awaitable[T]]) -> None:
+    """Run one transaction and undo it: whatever would refuse the write refuses here."""
+    with suppress(_RehearsedError):
+        async with as_caller(pool, caller) as db:
+            await write(db)
+            raise _RehearsedError

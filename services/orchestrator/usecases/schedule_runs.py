@@ -1,0 +1,291 @@
+"""Starting what schedules owe: ticks are made under their schedule's lock, started under its claim.
+
+Whatever stops in between leaves a pending tick behind, which the next look starts: by a request id
+of its own, so that a start that was made and not written is found, and not made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from services.kit.errors import (
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    NotFound,
+    QflowError,
+    ResourceExhausted,
+    Unavailable,
+)
+from services.kit.pg import LINK_FAULTS, Pool, transaction, translate
+from services.orchestrator.domain import ticks
+from services.orchestrator.domain.timing import next_after
+from services.orchestrator.domain.timing import ticks as times
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.storage import schedule_due as due
+from services.orchestrator.storage.schedule_due import Claimed, PendingTick
+from services.orchestrator.usecases.cancel import cancel_execution
+from services.orchestrator.usecases.on_behalf import LASTING, caller_of
+from services.orchestrator.usecases.read import Reader
+from services.orchestrator.usecases.start import Starter
+
+log = structlog.get_logger()
+
+# Somebody looks so often though nothing is due: a notification may be lost with its connection.
+SAFETY_S: Final = 60.0
+# What another has just taken is not asked for again at once.
+_CROWDED_S: Final = 0.2
+_DUE_MAX: Final = 50
+_CLAIMS_MAX: Final = 8
+_TICKS_MAX: Final = 100
+_BACKFILLS_MAX: Final = 10
+_CLAIM: Final = timedelta(seconds=10)
+_START_S: Final = 8.0
+# How soon a backfill with runs under way is looked at again, and a tick that waits for a run: that
+# ever more seldom, the longer it has waited.
+_WAIT: Final = timedelta(seconds=1)
+_WAIT_MAX_S: Final = 10.0
+_WAIT_GROWS: Final = 1 / 60
+_RETRY_FIRST_S: Final = 1.0
+_RETRY_MAX_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduler:
+    """What starting takes."""
+
+    pool: Pool  # the engine's
+    starter: Starter
+    reader: Reader
+    engine: Engine
+
+
+async def run_due(scheduler: Scheduler) -> float:
+    """Start all that is due; gives how many seconds there is nothing more to do."""
+    made = await make_ticks(scheduler.pool)
+    made += await go_on_with_backfills(scheduler.pool)
+    async with transaction(scheduler.pool) as db:
+        claimed = await due.claim(db, limit=_CLAIMS_MAX, lasting=_CLAIM)
+    outcomes = await asyncio.gather(
+        *(_serve(scheduler, each) for each in claimed), return_exceptions=True
+    )
+    for fault in outcomes:
+        if fault is not None:
+            raise fault
+    if made or claimed:
+        return 0.0
+    async with transaction(scheduler.pool) as db:
+        left_s = await due.next_s(db)
+    return SAFETY_S if left_s is None else min(max(left_s, _CROWDED_S), SAFETY_S)
+
+
+async def make_ticks(pool: Pool) -> int:
+    """Write what is due of schedules as ticks; gives of how many."""
+    async with transaction(pool) as db:
+        held = await due.hold_due(db, limit=_DUE_MAX)
+        if not held:
+            return 0
+        # Beside the loop: a calendar is asked a thousand times where much was missed.
+        steps = await asyncio.to_thread(lambda: [(each, _look(each)) for each in held])
+        await due.add_ticks(db, [(each, step) for each, step in steps if step is not None])
+        for each, step in steps:
+            if step is None:
+                message = "its times cannot be told any more: its time zone may be gone"
+                await due.fail(db, each.id, reason="TIMING_UNKNOWN", message=message, pauses=True)
+    return len(held)
+
+
+def _look(schedule: due.DueSchedule) -> ticks.Step | None:
+    """Say what a schedule owes; None where that cannot be told: the others must not wait for it."""
+    try:
+        return ticks.look(
+            schedule.timing,
+            schedule.id,
+            due_at=schedule.due_at,
+            now=schedule.now,
+            catch_up=schedule.catch_up,
+            window=schedule.window,
+        )
+    except Exception:
+        log.exception("schedule_not_read", schedule_id=str(schedule.id))
+        return None
+
+
+async def go_on_with_backfills(pool: Pool) -> int:
+    """Make the ticks that backfills have room for; gives how many."""
+    made = 0
+    async with transaction(pool) as db:
+        for backfill in await due.hold_backfills(db, limit=_BACKFILLS_MAX):
+            room = backfill.max_running - await due.count_open(db, backfill)
+            moments, next_at = _moments(backfill, max(room, 0))
+            taken = await due.take(db, backfill, moments) if moments else 0
+            made += taken
+            completed = next_at is None and not moments and room == backfill.max_running
+            # Where all had their runs there is room for more at once.
+            pause = timedelta(0) if moments and not taken else _WAIT
+            await due.step(
+                db,
+                backfill,
+                next_at=next_at,
+                done=len(moments),
+                present=len(moments) - taken,
+                completed=completed,
+                pause=pause,
+            )
+    return made
+
+
+def _moments(backfill: due.DueBackfill, room: int) -> tuple[list[datetime], datetime | None]:
+    if backfill.next_at is None or not room:
+        return [], backfill.next_at
+    following = times(backfill.timing, backfill.next_at)
+    moments = [backfill.next_at, *islice(following, room - 1)]
+    moments = [each for each in moments if each < backfill.to_at]
+    next_at = next_after(backfill.timing, moments[-1]) if moments else None
+    return moments, next_at if next_at is not None and next_at < backfill.to_at else None
+
+
+async def _serve(scheduler: Scheduler, schedule: Claimed) -> None:
+    """Do what the pending ticks of a schedule ask for, and give it back."""
+    try:
+        async with transaction(scheduler.pool) as db:
+            waiting = await due.pending(db, schedule.id, limit=_TICKS_MAX)
+        for tick in waiting:
+            if tick.is_cancelled:
+                message = "its backfill was cancelled"
+                await _skip(scheduler, schedule, tick, reason="CANCELLED", message=message)
+        waiting = [tick for tick in waiting if not tick.is_cancelled]
+        beside = [tick for tick in waiting if schedule.overlap == "allow" or tick.kind != "timed"]
+        for tick in beside:
+            if tick.is_due:
+                await _start(scheduler, schedule, tick)
+        alone = [tick for tick in waiting if tick not in beside]
+        if alone:
+            await _start_alone(scheduler, schedule, alone)
+    finally:
+        async with transaction(scheduler.pool) as db:
+            await due.release(db, schedule.id)
+
+
+async def _start_alone(
+    scheduler: Scheduler, schedule: Claimed, waiting: Sequence[PendingTick]
+) -> None:
+    """Start the one that may begin, where only one run may be under way."""
+    async with transaction(scheduler.pool) as db:
+        running = await due.open_runs(db, schedule.id)
+    if schedule.overlap == "cancel_running":
+        tick, others = waiting[-1], waiting[:-1]
+    else:
+        tick, others = waiting[0], waiting[1:]
+    if schedule.overlap == "skip" and running:
+        others = waiting
+    if schedule.overlap != "buffer_one" or running:
+        for each in others:
+            message = "a run of the schedule was not over"
+            await _skip(scheduler, schedule, each, reason="OVERLAP", message=message)
+    if not running:
+        if tick.is_due or not tick.attempts:
+            await _start(scheduler, schedule, tick)
+        return
+    if schedule.overlap == "cancel_running":
+        await _cancel(scheduler, schedule, running)
+    if schedule.overlap != "skip":
+        async with transaction(scheduler.pool) as db:
+            message = "waits for the run before it to be over"
+            by_s = min(_WAIT.seconds + max(tick.age_s, 0.0) * _WAIT_GROWS, _WAIT_MAX_S)
+            await due.defer(
+                db,
+                schedule.id,
+                tick.tick_at,
+                by=timedelta(seconds=by_s),
+                reason="OVERLAP",
+                message=message,
+            )
+
+
+async def _skip(
+    scheduler: Scheduler, schedule: Claimed, tick: PendingTick, *, reason: str, message: str
+) -> None:
+    async with transaction(scheduler.pool) as db:
+        await due.skipped(db, schedule.id, tick.tick_at, reason=reason, message=message)
+
+
+async def _cancel(scheduler: Scheduler, schedule: Claimed, running: Sequence[UUID]) -> None:
+    caller = await caller_of(scheduler.pool, schedule.created_by, schedule.tenant_id)
+    for execution_id in running:
+        try:
+            await cancel_execution(scheduler.reader, scheduler.engine, caller, execution_id)
+        except (FailedPrecondition, NotFound):
+            continue  # it is over by itself
+        except (Unavailable, Conflict) as error:
+            log.info("overlapping_run_not_cancelled", reason=error.reason)
+
+
+async def _start(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> None:
+    """Start the run of a tick and write what became of it."""
+    try:
+        execution_id = await _started(scheduler, schedule, tick)
+    except (Unavailable, ResourceExhausted, Conflict) as error:
+        by_s = min(_RETRY_FIRST_S * 2 ** min(tick.attempts, 10), _RETRY_MAX_S)
+        async with transaction(scheduler.pool) as db:
+            await due.defer(
+                db,
+                schedule.id,
+                tick.tick_at,
+                by=timedelta(seconds=by_s),
+                attempts=1,
+                reason=error.reason,
+                message=error.message,
+            )
+        return
+    except QflowError as error:
+        await _fail(scheduler, schedule, tick, reason=error.reason, message=error.message[:1000])
+        return
+    except Exception as error:
+        if translate(error) is not None or isinstance(error, LINK_FAULTS):
+            raise  # the database is away: the loop tries again
+        log.exception("tick_not_started", schedule_id=str(schedule.id))
+        message = "a fault of the engine; its log says more"
+        await _fail(scheduler, schedule, tick, reason="INTERNAL", message=message)
+        return
+    async with transaction(scheduler.pool) as db:
+        await due.started(db, schedule.id, tick.tick_at, execution_id)
+    log.info("tick_started", schedule_id=str(schedule.id), execution_id=str(execution_id))
+
+
+async def _fail(
+    scheduler: Scheduler, schedule: Claimed, tick: PendingTick, *, reason: str, message: str
+) -> None:
+    pauses = reason in LASTING
+    async with transaction(scheduler.pool) as db:
+        await due.settle_failed(db, schedule.id, tick.tick_at, reason=reason, message=message)
+        await due.fail(db, schedule.id, reason=reason, message=message, pauses=pauses)
+    log.warning("tick_failed", schedule_id=str(schedule.id), reason=reason, pauses=pauses)
+
+
+async def _started(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> UUID:
+    caller = await caller_of(scheduler.pool, schedule.created_by, schedule.tenant_id)
+    try:
+        async with asyncio.timeout(_START_S):
+            execution, *_ = await scheduler.starter.start(
+                caller,
+                schedule.workflow_id,
+                schedule.workflow_version,
+                schedule.input_json,
+                ticks.request_id(schedule.id, tick.tick_at),
+                alias=schedule.workflow_alias,
+            )
+    except TimeoutError:
+        raise Unavailable("START_SLOW", "the engine is behind; the start is tried again") from None
+    except AlreadyExists as error:
+        # It was started, and the schedule was changed before that was written.
+        return UUID(error.facts["execution_id"])
+    return execution.id

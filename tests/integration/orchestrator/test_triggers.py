@@ -1,0 +1,260 @@
+"""Triggers: runs started without a session, by whoever has the secret, once per call."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
+from qflow.orchestrator.v1 import trigger_service_pb2 as pb
+from qflow.orchestrator.v1 import trigger_service_pb2_grpc
+
+from tests import factories
+from tests.integration.orchestrator.conftest import Orchestra
+from tests.integration.orchestrator.test_floating import details
+from tests.integration.orchestrator.test_schedules import workflow
+
+
+def stub(orchestra: Orchestra, token: str | None = None) -> Any:
+    channel = orchestra.channel(orchestra.owner.token if token is None else token)
+    return trigger_service_pb2_grpc.TriggerServiceStub(channel)
+
+
+def nobody(orchestra: Orchestra) -> Any:
+    """A caller without any token."""
+    channel = grpc.aio.insecure_channel(orchestra.address)
+    orchestra._channels.append(channel)
+    return trigger_service_pb2_grpc.TriggerServiceStub(channel)
+
+
+async def create(orchestra: Orchestra, **fields: Any) -> Any:
+    request = pb.CreateTriggerRequest(
+        **{"workflow_id": workflow(orchestra), "name": "from outside", **fields}
+    )
+    return await stub(orchestra).CreateTrigger(request)
+
+
+def call(made: Any, *, late: float = 0, **fields: Any) -> pb.FireTriggerRequest:
+    sent = Timestamp()
+    sent.FromDatetime(datetime.now(UTC) - timedelta(seconds=late))
+    given = {"payload_json": '{"x":1}', "secret": made.secret, "send_time": sent, **fields}
+    return pb.FireTriggerRequest(trigger_id=made.trigger.id, **given)
+
+
+async def refusal(orchestra: Orchestra, request: Any) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await nobody(orchestra).FireTrigger(request)
+    return refused.value.code(), details(refused.value)[0]
+
+
+def runs(orchestra: Orchestra) -> list[tuple[object, ...]]:
+    return orchestra.rows(
+        "SELECT id::text, created_by, input_data::text FROM workflow_executions ORDER BY created_at"
+    )
+
+
+async def test_whoever_has_the_secret_starts_a_run_of_its_maker(orchestra: Orchestra) -> None:
+    async with orchestra.running():
+        made = await create(orchestra)
+        answered = await nobody(orchestra).FireTrigger(call(made))
+        assert [(answered.execution_id, orchestra.owner.id, '{"x":1}')] == runs(orchestra)
+        request = pb.GetTriggerRequest(trigger_id=made.trigger.id)
+        shown = (await stub(orchestra).GetTrigger(request)).trigger
+        assert (1, True) == (shown.fired_count, shown.HasField("fire_time"))
+
+
+async def test_a_repeated_call_is_the_same_run(orchestra: Orchestra) -> None:
+    """X26: one that was overheard and sent again starts nothing."""
+    async with orchestra.running():
+        made = await create(orchestra)
+        calls = nobody(orchestra)
+        first = call(made)
+        assert await calls.FireTrigger(first) == await calls.FireTrigger(first)
+        keyed = [
+            (await calls.FireTrigger(call(made, idempotency_key="order-1"))).execution_id
+            for _ in range(2)
+        ]
+        assert 1 == len(set(keyed))
+        assert (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED") == await refusal(
+            orchestra, call(made, idempotency_key="order-1", payload_json='{"x":2}')
+        )
+        await calls.FireTrigger(call(made, idempotency_key="order-2"))
+    assert 3 == len(runs(orchestra))
+
+
+@pytest.mark.parametrize("late", [301, -301])
+async def test_a_call_of_another_time_is_refused(orchestra: Orchestra, late: float) -> None:
+    """X26: a window of five minutes."""
+    async with orchestra.running():
+        made = await create(orchestra)
+        assert (grpc.StatusCode.INVALID_ARGUMENT, "TRIGGER_STALE") == await refusal(
+            orchestra, call(made, late=late)
+        )
+        await nobody(orchestra).FireTrigger(call(made, late=late * 0.9))
+
+
+async def test_a_wrong_secret_and_a_missing_trigger_are_told_the_same(
+    orchestra: Orchestra,
+) -> None:
+    """X26, X14: byte for byte, and whatever else is wrong."""
+    async with orchestra.running():
+        made = await create(orchestra)
+        paused = await create(orchestra)
+        update = pb.UpdateTriggerRequest(
+            trigger_id=paused.trigger.id, update_mask=FieldMask(paths=["paused"]), paused=True
+        )
+        await stub(orchestra).UpdateTrigger(update)
+        missing = call(made)
+        missing.trigger_id = str(uuid.uuid4())
+        told = []
+        for request in (
+            call(made, secret="qft_" + "a" * 43),
+            call(made, secret=made.secret + "a"),
+            call(made, secret=made.secret[:-1]),
+            call(made, secret=paused.secret, late=1000),
+            call(paused, secret=made.secret, payload_json="{"),
+            missing,
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await nobody(orchestra).FireTrigger(request)
+            told.append((refused.value.code(), refused.value.details(), details(refused.value)))
+        assert [told[0]] * 6 == told
+        assert (grpc.StatusCode.UNAUTHENTICATED, "TRIGGER_REFUSED") == (told[0][0], told[0][2][0])
+        assert (grpc.StatusCode.FAILED_PRECONDITION, "TRIGGER_PAUSED") == await refusal(
+            orchestra, call(paused)
+        )
+    assert [] == runs(orchestra)
+
+
+async def test_a_secret_is_shown_once_kept_as_a_digest_and_replaced_at_once(
+    orchestra: Orchestra,
+) -> None:
+    """X26, I37."""
+    request_id = str(uuid.uuid4())
+    workflow_id = workflow(orchestra)
+    async with orchestra.running():
+        made = await create(orchestra, workflow_id=workflow_id, request_id=request_id)
+        again = await create(orchestra, workflow_id=workflow_id, request_id=request_id)
+        assert ("", made.trigger) == (again.secret, again.trigger)
+        rotate = pb.RotateTriggerSecretRequest(trigger_id=made.trigger.id)
+        rotated = await stub(orchestra).RotateTriggerSecret(rotate)
+        code, _ = await refusal(orchestra, call(made))
+        assert grpc.StatusCode.UNAUTHENTICATED == code
+        await nobody(orchestra).FireTrigger(call(rotated))
+    for table in ("triggers", "idempotency_keys"):
+        for row in orchestra.rows(f"SELECT * FROM {table}"):
+            assert made.secret not in str(row)
+            assert rotated.secret not in str(row)
+
+
+async def test_a_payload_is_an_input_or_all_of_them_and_the_triggers_own_stand(
+    orchestra: Orchestra,
+) -> None:
+    """The texts are kept as they were sent."""
+    node = factories.node(orchestra.sql, orchestra.owner, inputs=("x", "y"))
+    workflow_id = str(
+        factories.workflow(
+            orchestra.sql,
+            orchestra.owner,
+            nodes={"a": node},
+            edges=[("", "x", "a", "x"), ("", "y", "a", "y")],
+            inputs=("x", "y"),
+            outputs=[("out", "a")],
+        )
+    )
+    async with orchestra.running():
+        calls = nobody(orchestra)
+        one = await create(
+            orchestra, workflow_id=workflow_id, input_json='{"y": 7}', payload_input="x"
+        )
+        await calls.FireTrigger(call(one, payload_json="123456789012345678901234567890"))
+        whole = await create(orchestra, workflow_id=workflow_id, input_json='{"y":7}')
+        await calls.FireTrigger(call(whole, payload_json='{"x": 1, "y": 99}'))
+        for payload in ("[1]", "{", '{"x":NaN}', '{"x":1,"x":2}', "1"):
+            code, reason = await refusal(orchestra, call(whole, payload_json=payload))
+            assert grpc.StatusCode.INVALID_ARGUMENT == code
+            assert "INPUT_INVALID" == reason, payload
+        large = '{"x":' + "1" * 262_144 + "}"
+        code, _ = await refusal(orchestra, call(whole, payload_json=large))
+        assert grpc.StatusCode.INVALID_ARGUMENT == code
+    assert ['{"x":123456789012345678901234567890,"y":7}', '{"x":1,"y":7}'] == [
+        text for _, _, text in runs(orchestra)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        ("UPDATE workflows SET is_active = false", "WORKFLOW_INACTIVE"),
+        ("UPDATE workflows SET deleted_at = now()", "WORKFLOW_NOT_FOUND"),
+        ("UPDATE users SET is_active = false WHERE NOT is_owner", "OWNER_INACTIVE"),
+        ("UPDATE users SET role = 'viewer' WHERE NOT is_owner", "NOT_ALLOWED"),
+    ],
+)
+async def test_what_its_maker_may_not_start_is_not_started(
+    orchestra: Orchestra, harm: str, reason: str
+) -> None:
+    """By the rights of the moment; the maker sees why at the trigger."""
+    async with orchestra.running():
+        made = await create(orchestra)
+    orchestra.sql.execute(harm.encode())
+    async with orchestra.running():
+        assert (grpc.StatusCode.FAILED_PRECONDITION, reason) == await refusal(orchestra, call(made))
+    assert [(reason, 0)] == orchestra.rows("SELECT error_reason, fired_count FROM triggers")
+    assert [] == runs(orchestra)
+
+
+async def test_a_trigger_is_changed_listed_and_removed_by_its_tenant_alone(
+    orchestra: Orchestra,
+) -> None:
+    stranger = factories.user(orchestra.sql)
+    async with orchestra.running():
+        made = (await create(orchestra)).trigger
+        theirs = stub(orchestra, stranger.token)
+        assert not (await theirs.ListTriggers(pb.ListTriggersRequest())).triggers
+        update = pb.UpdateTriggerRequest(
+            trigger_id=made.id,
+            etag=made.etag,
+            update_mask=FieldMask(paths=["name", "workflow_version"]),
+            name="other",
+            workflow_version=1,
+        )
+        delete = pb.DeleteTriggerRequest(trigger_id=made.id, request_id=str(uuid.uuid4()))
+        for method, request in ((theirs.UpdateTrigger, update), (theirs.DeleteTrigger, delete)):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await method(request)
+            assert grpc.StatusCode.NOT_FOUND == refused.value.code()
+        changed = (await stub(orchestra).UpdateTrigger(update)).trigger
+        assert ("other", 1) == (changed.name, changed.workflow_version)
+        with pytest.raises(grpc.aio.AioRpcError) as stale:
+            await stub(orchestra).UpdateTrigger(update)
+        assert grpc.StatusCode.ABORTED == stale.value.code()
+        asked = pb.ListTriggersRequest(workflow_id=made.workflow_id)
+        assert [changed] == list((await stub(orchestra).ListTriggers(asked)).triggers)
+        for _ in range(2):
+            await stub(orchestra).DeleteTrigger(delete)
+        assert not (await stub(orchestra).ListTriggers(asked)).triggers
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"name": ""}, "NAME_MISSING"),
+        ({"input_json": "[]"}, "INPUT_INVALID"),
+        ({"workflow_version": 1, "workflow_alias": "prod"}, "VERSION_NAMED_TWICE"),
+    ],
+)
+async def test_a_trigger_that_cannot_be_is_refused(
+    orchestra: Orchestra, fields: dict[str, Any], reason: str
+) -> None:
+    async with orchestra.running():
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await create(orchestra, **fields)
+    assert (grpc.StatusCode.INVALID_ARGUMENT, reason) == (
+        refused.value.code(),
+        details(refused.value)[0],
+    )

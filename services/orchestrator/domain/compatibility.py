@@ -12,6 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from qflow.types import (
+    ANY,
     NONE,
     Type,
     ValueTextError,
@@ -342,10 +343,15 @@ def _kind(node: Mapping[str, Any], key: str) -> str:
 
 def _read(version: NodeVersion) -> _Signature:
     return _Signature(
-        inputs={str(each["name"]): from_json(each["type"]) for each in version.input_types},
+        inputs={str(each["name"]): _type(each["type"]) for each in version.input_types},
         required=tuple(str(each["name"]) for each in version.input_types if each["required"]),
-        outputs={str(each["name"]): from_json(each["type"]) for each in version.output_types},
+        outputs={str(each["name"]): _type(each["type"]) for each in version.output_types},
     )
+
+
+def _type(stored: object) -> Type:
+    """Read a type; of a workflow in a workflow one may not have been known when it was stored."""
+    return ANY if stored is None else from_json(stored)
 
 
 def _built_in(node: Mapping[str, Any]) -> _Signature:

@@ -20,7 +20,7 @@ from services.kit.cel import (
 
 NAMES = ("x", "y", "rows", "status")
 ROWS = b'[{"state": "ok", "size": 3}, {"state": "bad", "size": 5}]'
-# Above any run within the bounds on a slow machine, far below what the bounds prevent.
+# Of work, whatever else the machine does: far below what the bounds prevent.
 SECONDS_MAX = 2.0
 
 
@@ -175,12 +175,12 @@ def test_a_value_alone_is_told_by_its_name() -> None:
 def test_a_run_ends_soon_or_is_refused_before_it_begins(text: str, elements: int) -> None:
     value = orjson.dumps([1] * elements)
     expression = compile_expression(text, NAMES)
-    begun = time.perf_counter()
+    begun = time.thread_time()
     try:
         expression.evaluate({"x": value, "y": value})
     except ExpressionError as error:
         assert "too long" in error.message  # noqa: PT017 (either end is right, each within its time)
-    assert time.perf_counter() - begun < SECONDS_MAX
+    assert time.thread_time() - begun < SECONDS_MAX
 
 
 def test_a_loop_over_a_full_input_is_within_the_bounds() -> None:
@@ -242,19 +242,20 @@ _values = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(60)
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=_texts, values=st.fixed_dictionaries(dict.fromkeys(NAMES, _values)))
 def test_nothing_but_an_expression_error_comes_out_and_soon(
     text: str, values: dict[str, object]
 ) -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     try:
         expression = compile_expression(text, NAMES)
         _ = expression.is_never_boolean
         expression.evaluate({name: _json(value) for name, value in values.items()})
     except ExpressionError as error:
         assert error.message  # noqa: PT017 (an answer is as right as this error)
-    assert time.perf_counter() - begun < SECONDS_MAX
+    assert time.thread_time() - begun < SECONDS_MAX
 
 
 def _json(value: object) -> bytes:

@@ -7,7 +7,7 @@ needs has happened whenever its target runs: what stands on one branch together 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import and_, or_
@@ -22,12 +22,12 @@ from services.registry.domain.constructs import (
     ABSENT_NULL,
     ALL,
     ALL_DONE,
-    ANY_OF,
     BRANCH,
     DATA,
     FAILURE,
     N_OF,
     ORDER,
+    Choice,
 )
 from services.registry.domain.definition import Connection, WorkflowNode
 
@@ -47,6 +47,9 @@ class Absence:
     handled: frozenset[str]  # places whose failure does not stop the run
     runs: dict[str, Events] = field(default_factory=dict)
     bits: dict[tuple[str, ...], int] = field(default_factory=dict)
+    # Of choices with a default: the branches, by the first of them; and all of those.
+    choices: dict[Events, Sequence[Events]] = field(default_factory=dict)
+    firsts: Events = _NOTHING
 
     def _event(self, *event: str) -> Events:
         return 1 << self.bits.setdefault(event, len(self.bits))
@@ -60,11 +63,11 @@ class Absence:
 
     def is_certain(self, edge: Connection) -> bool:
         """Tell whether the value of an edge from a node is there whenever its target runs."""
-        source, target = self.nodes[edge.source], self.nodes[edge.target]
+        target = self.nodes[edge.target]
         if target.compensates:
             return True
-        if target.is_main != source.is_main:
-            return False  # read as it ended
+        if not target.is_main:
+            return False  # it runs in any case, and reads what there is
         if not self._waits_for_all(target):
             return False
         needed = self.has_value(edge.source)
@@ -89,40 +92,77 @@ class Absence:
     def _needed(self, node: WorkflowNode) -> Events:
         if node.compensates:
             return self._event("undone", node.compensates)
-        sources = {
-            source: edges
-            for source, edges in self.incoming.get(node.id, {}).items()
-            if self.nodes[source].is_main == node.is_main
-        }
+        sources = self.incoming.get(node.id, {}) if node.is_main else {}
         policy = ALL if node.join is None else node.join.policy
         if not sources or policy == ALL_DONE:
             return _NOTHING
-        # It runs when one of them is active or several: what each of them needs has happened.
-        active = [self._active(source, edges) for source, edges in sources.items()]
-        needed = reduce(and_, active)
-        if policy == N_OF and node.join is not None and node.join.count >= len(sources):
-            return reduce(or_, active)
-        if policy in (ANY_OF, N_OF):
-            return needed
-        for source, edges in sources.items():
+        active = {name: self._active(node.id, name, edges) for name, edges in sources.items()}
+        count = node.join.count if node.join is not None and policy == N_OF else 1
+        needed = self._some([*active.values()], count, "enough", node.id)
+        if policy == ALL:
             # A source that failed, and whose failure is not what is waited for, holds it up.
-            if all(each.kind != FAILURE for each in edges):
-                needed |= self._not_failed(source)
+            for source, edges in sources.items():
+                if all(each.kind != FAILURE for each in edges):
+                    needed |= self._not_failed(source)
         return needed
 
-    def _active(self, source: str, edges: Sequence[Connection]) -> Events:
-        ways = []
-        kinds = {each.kind for each in edges}
-        if kinds & {DATA, ORDER}:
-            ways.append(self.has_value(source))
-        if FAILURE in kinds:
-            ways.append(self.runs[source] | self._event("failed", source))
-        ways += [
-            self.runs[source] | self._event("branch", source, each.branch)
+    def _active(self, target: str, source: str, edges: Sequence[Connection]) -> Events:
+        ran, kinds = self.runs[source], {each.kind for each in edges}
+        ways = [
+            ran | self._event("branch", source, each.branch)
             for each in edges
             if each.kind == BRANCH
         ]
-        return reduce(and_, ways)
+        if kinds & {DATA, ORDER}:
+            ways.append(self.has_value(source))
+        if FAILURE in kinds:
+            ways.append(ran | self._event("failed", source))
+            if kinds & {DATA, ORDER}:
+                ways.append(ran)  # it ends in one of the two ways
+        return self._some(ways, 1, "active", source, target)
+
+    def _some(self, ways: Sequence[Events], count: int, *besides: str) -> Events:
+        """Give what so many of these come to; what is not known of it is an event of its own."""
+        if count >= len(ways):
+            return reduce(or_, ways)
+        ways = self._met(ways)
+        needed = reduce(and_, ways)
+        return needed if ways.count(needed) >= count else needed | self._event(*besides)
+
+    def _met(self, ways: Sequence[Events]) -> list[Events]:
+        """Add what branches come to that meet again: one of all of them was taken.
+
+        A choice within a branch of another is met before that one.
+        """
+        found = dict.fromkeys(ways)
+        met = list(ways)
+        while True:
+            differing = reduce(or_, found) & ~reduce(and_, found) & self.firsts
+            added = [
+                base
+                for each in found
+                for taken in self._choices_in(each & differing)
+                if (base := each & ~taken[0]) not in found
+                and all(base | event in found for event in taken)
+            ]
+            if not added:
+                return met
+            found |= dict.fromkeys(added)
+            met += dict.fromkeys(added)
+
+    def _choices_in(self, events: Events) -> Iterator[Sequence[Events]]:
+        """Give the branches of the choices whose first branch is among events."""
+        while events:
+            first = events & -events
+            yield self.choices[first]
+            events ^= first
+
+    def add_choice(self, name: str, construct: Choice) -> None:
+        """Remember a choice of which some branch is taken in any case."""
+        names = dict.fromkeys([*(each.name for each in construct.branches), construct.default])
+        taken = [self._event("branch", name, each) for each in names if each is not None]
+        self.choices[taken[0]] = taken
+        self.firsts |= taken[0]
 
 
 def absence_of(check: Check, ordered: Sequence[str]) -> Absence:
@@ -137,6 +177,9 @@ def absence_of(check: Check, ordered: Sequence[str]) -> Absence:
                 handled.add(edge.source)
     nodes = {name: check.definition.nodes[at] for name, at in check.places.items()}
     found = Absence(nodes, incoming, frozenset(handled))
+    for name, node in nodes.items():
+        if isinstance(node.construct, Choice) and node.construct.default:
+            found.add_choice(name, node.construct)
     for name in ordered:
         found.place(name)
     return found

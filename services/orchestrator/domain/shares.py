@@ -18,6 +18,12 @@ class MemberState:
     address: str  # empty when it is about to end: nothing is given to it any more
     shards: tuple[int, ...]
     left_s: float  # of its lease
+    silent: bool = False  # it rests, and has not looked in for long: it may be gone
+
+    @property
+    def staying(self) -> bool:
+        """Whether it is to have a share."""
+        return bool(self.address) and not self.silent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,18 +42,18 @@ def share(me: UUID, members: Sequence[MemberState]) -> Share:
     """
     mine = next(each for each in members if each.id == me)
     owned = sum(len(each.shards) for each in members)
-    members = [each for each in members if each.address or each.id == me]
-    live = sum(each.live or each.id == me for each in members)
+    staying = [each for each in members if each.staying or each.id == me]
+    live = sum(each.live or each.id == me for each in staying)
     orphans = -(-(SHARDS - owned) // live)
-    few = SHARDS // len(members)
+    few = SHARDS // len(staying)
     missing = few - len(mine.shards) - orphans
     resting = []
     for each in members:
-        over = min(missing, len(each.shards) - few)
+        over = min(missing, len(each.shards) - (few if each.staying else 0))
         if each.id != me and not each.live and over > 0:
             resting.append((each.id, over))
             missing -= over
-    return Share(orphans=orphans, resting=tuple(resting), gives=_gives(mine, members))
+    return Share(orphans=orphans, resting=tuple(resting), gives=_gives(mine, staying))
 
 
 def _gives(mine: MemberState, members: Sequence[MemberState]) -> tuple[tuple[int, UUID], ...]:

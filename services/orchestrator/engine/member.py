@@ -19,8 +19,10 @@ from services.orchestrator.storage.flush import ENGINE_FORMAT
 log = structlog.get_logger()
 
 FORMATS: Final = (ENGINE_FORMAT,)
-# A member that rests looks in once a minute: after three that it missed it is gone.
-SILENT_MAX_S: Final = 180.0
+# A member that rests looks in once a minute. After three that it missed it is to have no share, but
+# that may be the database's doing; after a day it is fenced.
+_SILENT_AFTER_S: Final = 180.0
+_SILENT_MAX_S: Final = 86_400.0
 
 
 class Member:
@@ -95,11 +97,11 @@ class Member:
                 db,
                 self.id,
                 host=self._host if self._proof else None,
-                silent_max_s=SILENT_MAX_S,
+                silent_max_s=_SILENT_MAX_S,
             )
             if not self.live:
                 await members.look_in(db, self.id, self.epoch)
-            found = await shards.survey(db)
+            found = await shards.survey(db, silent_after_s=_SILENT_AFTER_S)
         for each in dead:
             log.warning("member_dead", member_id=str(each))
         if all(each.id != self.id for each in found):

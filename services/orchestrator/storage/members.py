@@ -42,7 +42,7 @@ async def advance(db: Db, member_id: UUID, epoch: int) -> int | None:
 
 
 # Whoever holds the home's lock has proof that no other member of this home is alive. One that rests
-# looks in every minute, so that one which has not for long is gone without a word.
+# writes nothing and loses nothing: it is fenced late, to be forgotten.
 _FENCE_DEAD: Final[LiteralString] = """
     UPDATE engine_members SET state = 'fenced', updated_at = clock_timestamp()
      WHERE id <> $1

@@ -28,6 +28,8 @@ async def tell(db: Db, member_id: UUID) -> None:
 _SURVEY: Final[LiteralString] = """
     SELECT member.id, member.state, member.address,
            EXTRACT(epoch FROM member.expires_at - clock_timestamp())::float8 AS left_s,
+           member.state = 'idle'
+               AND member.updated_at < clock_timestamp() - $1 * interval '1 second' AS silent,
            ARRAY(SELECT shard FROM engine_shards WHERE member_id = member.id
                   ORDER BY moved_at NULLS FIRST, shard) AS shards
       FROM engine_members AS member
@@ -36,9 +38,9 @@ _SURVEY: Final[LiteralString] = """
 """
 
 
-async def survey(db: Db) -> list[MemberState]:
+async def survey(db: Db, *, silent_after_s: float) -> list[MemberState]:
     """Give the members that may be alive, each with its shards, those it has longest first."""
-    return [_to_member(row) for row in await db.fetch(_SURVEY)]
+    return [_to_member(row) for row in await db.fetch(_SURVEY, silent_after_s)]
 
 
 _OWNED: Final[LiteralString] = "SELECT shard FROM engine_shards WHERE member_id = $1"
@@ -197,4 +199,5 @@ def _to_member(row: Row) -> MemberState:
         address=row["address"] or "",
         shards=tuple(row["shards"]),
         left_s=row["left_s"] or 0.0,
+        silent=row["silent"],
     )

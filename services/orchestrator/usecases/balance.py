@@ -54,7 +54,7 @@ async def look(engine: Engine) -> float:
     found = await member.survey()
     if was_live and member.live:  # then nobody took a shard of it meanwhile, but some may give
         member.owned = frozenset(_of(member.id, found).shards)
-    engine.meet({each.id: each.address for each in found if each.id != member.id and each.address})
+    engine.meet({each.id: each.address for each in found if each.id != member.id and each.staying})
     orphans = SHARDS - sum(len(each.shards) for each in found)
     if orphans and not member.live:
         await engine.wake()

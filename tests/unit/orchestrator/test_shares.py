@@ -70,6 +70,13 @@ def test_nothing_is_given_to_a_member_that_rests_or_is_about_to_end() -> None:
     assert () == share(A, members).gives
 
 
+def test_one_that_rests_in_silence_has_no_share_and_loses_what_it_had() -> None:
+    """A process that died while it rested holds nothing back, proof or no proof."""
+    silent = replace(member(A, range(SHARDS), live=False), silent=True)
+    due = share(B, [silent, member(B, range(0))])
+    assert (0, ((A, SHARDS),), ()) == (due.orphans, due.resting, due.gives)
+
+
 def test_a_live_member_takes_of_one_that_rests_no_more_than_its_own_share() -> None:
     due = share(B, [member(A, range(SHARDS), live=False), member(B, range(0))])
     assert (0, ((A, SHARDS // 2),), ()) == (due.orphans, due.resting, due.gives)

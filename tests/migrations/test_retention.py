@@ -247,6 +247,36 @@ def test_pins_go_when_no_execution_runs_by_them_and_no_start_may_take_them(
     assert kept | {used} == {key for (key,) in mended.db.execute("SELECT id FROM execution_pins")}
 
 
+def test_pins_of_one_run_go_with_it_and_those_of_a_node_stay(mended: Subject) -> None:
+    """Inputs of its own are a run's; that a node runs alone, the next run of it takes again."""
+    owner = mended.user()
+    workflow = mended.workflow(owner)
+    node = mended.insert("python_nodes", owner=owner)
+    version = mended.insert("python_node_versions", owner=owner, node_id=node)
+
+    def pins(columns: str, value: UUID, inputs: str | None) -> UUID:
+        key: UUID = mended.value(
+            f"INSERT INTO execution_pins (tenant_id, digest, pins, inputs, created_at, {columns})"
+            " VALUES (%s, gen_random_uuid(), '{}', %s, now() - interval '31 days', %s"
+            + (", 1" if "," in columns else "")
+            + ") RETURNING id",
+            owner,
+            inputs,
+            value,
+        )
+        return key
+
+    of_workflow = "workflow_id, workflow_version"
+    edits = '{"a": {"x": "1"}}'
+    of_node = pins("node_version_id", version, None)
+    unused, used = pins(of_workflow, workflow, edits), pins(of_workflow, workflow, edits)
+    mended.execution(owner, workflow_id=workflow, pins_id=used)
+    assert [1, 0] == _until_done(mended, "cleanup_unused_pins()")
+    left = {key for (key,) in mended.db.execute("SELECT id FROM execution_pins")}
+    assert {of_node, used} == left
+    assert unused not in left
+
+
 def test_nobody_else_may_clean(mended: Subject) -> None:
     """S4."""
     for login in ("qflow_telemetry", "qflow_orchestrator_engine", "qflow_registry_auth"):

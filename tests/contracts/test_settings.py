@@ -22,8 +22,6 @@ _NO_SETTINGS = {
     *("choice", "sleep", "signal", "approval", "sub_workflow"),
     *("join", "condition", "on_failure", "phase", "compensates", "for_each", "repeat"),
     *("retry.retryable_errors", "retry.non_retryable_errors"),
-    # Stored and bounded by the contract; whoever enforces them adds them to the table.
-    *("queue_timeout", "total_timeout", "heartbeat_timeout"),
 }
 _BY_NAME = {each.name: each for each in SETTINGS}
 

@@ -231,7 +231,6 @@ class _Compiler:
             sub=self.plans.get(name),
             queue_timeout_ms=node.get("queue_timeout_ms"),
             total_timeout_ms=node.get("total_timeout_ms"),
-            heartbeat_timeout_ms=node.get("heartbeat_timeout_ms"),
         )
 
     def _bindings(

@@ -164,7 +164,6 @@ class Place:
     sub: Plan | None = None
     queue_timeout_ms: int | None = None
     total_timeout_ms: int | None = None
-    heartbeat_timeout_ms: int | None = None
 
     @property
     def direct(self) -> bool:

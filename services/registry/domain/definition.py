@@ -83,7 +83,6 @@ class WorkflowNode:
     loop: Loop | None = None
     queue_timeout_ms: int | None = None
     total_timeout_ms: int | None = None
-    heartbeat_timeout_ms: int | None = None
 
     @property
     def kind(self) -> str:
@@ -104,6 +103,8 @@ class WorkflowNode:
         """Give each of its settings with its value."""
         yield table.NODE_TIMEOUT, self.timeout_ms
         yield table.MEMORY_LIMIT, self.memory_bytes
+        yield table.QUEUE_TIMEOUT, self.queue_timeout_ms
+        yield table.TOTAL_TIMEOUT, self.total_timeout_ms
         if self.retry is not None:
             yield from self.retry.settings()
 

@@ -74,6 +74,33 @@ NODE_TIMEOUT: Final = Setting(
     proof="tests/integration/runner/test_attach.py::test_a_timeout_and_an_error_say_what_happened",
     description="how long one attempt may take",
 )
+QUEUE_TIMEOUT: Final = Setting(
+    name="queue_timeout",
+    kind="duration",
+    unit="ms",
+    default=None,
+    minimum=1,
+    maximum=30 * _DAY_MS,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="a timer of the engine fails a node that no runner took in time",
+    proof="tests/unit/orchestrator/test_core.py::test_what_no_runner_takes_in_its_time_fails",
+    description="how long a node may wait for a runner; without limit when unset",
+)
+TOTAL_TIMEOUT: Final = Setting(
+    name="total_timeout",
+    kind="duration",
+    unit="ms",
+    default=None,
+    minimum=1,
+    maximum=30 * _DAY_MS,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="a timer of the engine kills the attempt that runs and fails the node",
+    proof="tests/unit/orchestrator/test_core.py"
+    "::test_a_node_is_killed_once_all_its_attempts_together_took_too_long",
+    description="how long all attempts of a node may take together; without limit when unset",
+)
 MEMORY_LIMIT: Final = Setting(
     name="memory_limit_bytes",
     kind="integer",
@@ -171,6 +198,8 @@ SETTINGS: Final = (
     RUN_TIMEOUT,
     NODE_TIMEOUT,
     MEMORY_LIMIT,
+    QUEUE_TIMEOUT,
+    TOTAL_TIMEOUT,
     MAX_RETRIES,
     INITIAL_DELAY,
     FACTOR,

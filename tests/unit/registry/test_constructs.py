@@ -288,7 +288,6 @@ def test_a_sleep_is_fed_one_of_its_inputs() -> None:
     ("fields", "part"),
     [
         ({"queue_timeout_ms": 5}, "queue_timeout"),
-        ({"heartbeat_timeout_ms": 5}, "heartbeat_timeout"),
         ({"total_timeout_ms": 5}, "total_timeout"),
         ({"mapped": Map(input="subject")}, "for_each"),
         ({"loop": Loop(condition="true", max_turns=2)}, "repeat"),

@@ -121,7 +121,6 @@ def places(draw: st.DrawFn, name: str) -> WorkflowNode:
         loop=draw(st.none() | loops),
         queue_timeout_ms=draw(spans),
         total_timeout_ms=draw(spans),
-        heartbeat_timeout_ms=draw(spans),
     )
 
 

@@ -163,11 +163,10 @@ def _built_in(check: Check, node: WorkflowNode, place: str) -> None:
     if node.construct is None:
         return
     useless = {
-        "retry": node.retry is not None,
         "queue_timeout": node.queue_timeout_ms is not None,
-        "heartbeat_timeout": node.heartbeat_timeout_ms is not None,
     }
     if not isinstance(node.construct, SubWorkflow):
+        useless["retry"] = node.retry is not None
         useless["total_timeout"] = node.total_timeout_ms is not None
         useless["for_each"] = node.mapped is not None
         useless["repeat"] = node.loop is not None

@@ -449,7 +449,8 @@ class Engine:
             earlier.close()
         stream = self.streams[runner_id] = Stream(runner_id)
         self.silent_since.pop(runner_id, None)
-        stream.send(self.known_peers())
+        if self.shards.peers:
+            stream.send(self.known_peers())
         known = dict(inventory)
         for ref, token in inventory.items():
             if self.core.find(ref) is not None:

@@ -16,7 +16,7 @@ from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.rows import View
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.engine.hub import Change
+from services.orchestrator.engine.hub import Change, Moved
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
 from services.orchestrator.usecases.read import Reader, rendered
@@ -49,7 +49,10 @@ class Watcher:
     async def wait(
         self, caller: Caller, execution_id: UUID, *, timeout_s: float, full: bool
     ) -> tuple[Execution, Plan]:
-        """Give an execution once it is final, or as it stands when the time is up."""
+        """Give an execution once it is final, or as it stands when the time is up.
+
+        Raises `Moved` when it is another member's.
+        """
         ends_at = self.engine.now() + timeout_s
         with self.engine.hub.subscribed(execution_id, ends_only=True) as subscription:
             while True:
@@ -64,9 +67,11 @@ class Watcher:
                     if execution.final:
                         return execution, plan
                 left_s = ends_at - self.engine.now()
-                change = await subscription.next(left_s) if left_s > 0 else None
-                if change is None:
+                if left_s <= 0:
                     return await self.reader.get(caller, execution_id, full=full)
+                change = await subscription.next(min(left_s, PROGRESS_S / 3))
+                if change is None and execution_id not in self.engine.core.runs:
+                    raise Moved  # perhaps in the moment before this one listened
 
     async def watch(
         self, caller: Caller, execution_id: UUID, *, after_revision: int
@@ -92,6 +97,8 @@ class Watcher:
                     change = await subscription.next(PROGRESS_S)
                     if change is None:
                         yield Step("progress", view.revision)
+                        if execution_id not in self.engine.core.runs:
+                            raise Moved  # perhaps in the moment before this one listened
                         continue
                     followed = await view.follow(change)
                     if followed is not None:

@@ -260,7 +260,7 @@ async def test_a_peer_is_believed_no_caller_that_the_database_does_not_know(
                 assert code == refused.value.code()
 
 
-async def test_a_flush_of_a_member_that_lost_its_lease_writes_nothing_to_the_shards_it_had(
+async def test_a_flush_of_a_member_that_was_fenced_writes_nothing_to_the_shards_it_had(
     orchestra: Orchestra, diamond: str
 ) -> None:
     """F7, I9, CP28: fenced first, its shards taken after that, and both committed."""
@@ -269,10 +269,7 @@ async def test_a_flush_of_a_member_that_lost_its_lease_writes_nothing_to_the_sha
         async with runner.attached():
             await started(orchestra, diamond, 1)
             await runner.until(lambda: bool(runner.held))
-            orchestra.rows(
-                "UPDATE engine_members SET expires_at = clock_timestamp() - interval '1 ms'"
-                " RETURNING id"
-            )
+            orchestra.rows("UPDATE engine_members SET state = 'fenced' RETURNING id")
             with orchestra.beside() as beside:
                 async with beside.running():
                     [assign] = runner.held.values()

@@ -135,7 +135,7 @@ class AttachResponse(_message.Message):
 
     @_builtins.property
     def peers(self) -> Global___RunnerPeers:
-        """Where the other orchestrators are; in the first frame and whenever that changes."""
+        """Where the other orchestrators are; after the welcome, where there are any, and whenever that changes."""
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ class ControlServicer(control_service_pb2_grpc.ControlServiceServicer):
     ) -> pb.PauseNodeResponse:
         """Hold up a node."""
         execution_id = _execution_id(request)
-        node = await self._controls.pause_node(current_caller(), execution_id, request.node_id)
+        node = await self._controls.pause_node(current_caller(), execution_id, request.node)
         return pb.PauseNodeResponse(node_execution=_node(execution_id, node))
 
     @to_owner
@@ -69,7 +69,7 @@ class ControlServicer(control_service_pb2_grpc.ControlServiceServicer):
     ) -> pb.ResumeNodeResponse:
         """Let a node go."""
         execution_id = _execution_id(request)
-        node = await self._controls.resume_node(current_caller(), execution_id, request.node_id)
+        node = await self._controls.resume_node(current_caller(), execution_id, request.node)
         return pb.ResumeNodeResponse(node_execution=_node(execution_id, node))
 
     @to_owner
@@ -77,7 +77,7 @@ class ControlServicer(control_service_pb2_grpc.ControlServiceServicer):
         """End a node by hand."""
         execution_id = _execution_id(request)
         node = await self._controls.skip_node(
-            current_caller(), execution_id, request.node_id, request.output_json
+            current_caller(), execution_id, request.node, request.output_json
         )
         return pb.SkipNodeResponse(node_execution=_node(execution_id, node))
 

@@ -181,8 +181,8 @@ def _place(run: Run, node_id: str) -> int:
     if place is None:
         raise NotFound(
             "NODE_NOT_FOUND",
-            f"node_id {node_id}: the run has no such node; ListNodeExecutions shows those it has",
-            fields=[FieldViolation("node_id", "is no node of the run", "NODE_NOT_FOUND")],
+            f"node {node_id}: the run has no such node; ListNodeExecutions shows those it has",
+            fields=[FieldViolation("node", "is no node of the run", "NODE_NOT_FOUND")],
         )
     return place
 
@@ -190,8 +190,8 @@ def _place(run: Run, node_id: str) -> int:
 def _refused(reason: str, node_id: str, why: str) -> FailedPrecondition:
     return FailedPrecondition(
         reason,
-        f"node_id {node_id}: {why}",
-        fields=[FieldViolation("node_id", why, reason)],
+        f"node {node_id}: {why}",
+        fields=[FieldViolation("node", why, reason)],
     )
 
 

@@ -472,7 +472,7 @@ async def test_a_node_is_held_up_let_go_and_ended_by_hand(
             )
             execution_id = started.execution.id
             stub = ControlServiceStub(orchestra.channel(orchestra.owner.token))
-            at = {"execution_id": execution_id, "node_id": "a"}
+            at = {"execution_id": execution_id, "node": "a"}
             held = await stub.PauseNode(control.PauseNodeRequest(**at))
             assert STATUS.NODE_EXECUTION_STATUS_PAUSED == held.node_execution.status
             await stub.SendSignal(

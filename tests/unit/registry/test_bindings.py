@@ -127,6 +127,8 @@ def test_a_setting_out_of_its_limits_is_refused_wherever_it_comes_from(setting: 
         "settings.timeout": replace(READER, timeout_ms=0),
         "timeout": bound(timeout_ms=-1),
         "memory_limit_bytes": bound(memory_bytes=1),
+        "queue_timeout": bound(queue_timeout_ms=0),
+        "total_timeout": bound(total_timeout_ms=10**15),
         "retry.max_retries": bound(retry=Retry(max_retries=10**9)),
         "retry.initial_delay": bound(retry=Retry(initial_delay_ms=-1)),
         "retry.factor": bound(retry=Retry(factor=float("nan"))),
@@ -135,7 +137,7 @@ def test_a_setting_out_of_its_limits_is_refused_wherever_it_comes_from(setting: 
     }[setting.name]  # type: ignore[attr-defined]
     faults = [each for each in checked(outside).findings if each.code == "SETTING_OUT_OF_BOUNDS"]
     [fault] = faults
-    assert fault.place.endswith(setting.name)  # type: ignore[attr-defined]
+    assert fault.place.endswith(f".{setting.name}") or fault.place == setting.name  # type: ignore[attr-defined]
     assert "out of bounds" in fault.message
 
 

@@ -28,7 +28,7 @@ from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 from qflow.orchestrator.v1 import execution_pb2 as qflow_dot_orchestrator_dot_v1_dot_execution__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+qflow/orchestrator/v1/control_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\x1a%qflow/orchestrator/v1/execution.proto\"\xb1\x01\n\x04Wait\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12-\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.qflow.orchestrator.v1.WaitKind\x12\x17\n\x0ftype_expression\x18\x04 \x01(\t\x12\x14\n\x0csubject_json\x18\x05 \x01(\t\x12,\n\x08\x64ue_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"7\n\x15PauseExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"M\n\x16PauseExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\"8\n\x16ResumeExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"N\n\x17ResumeExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\"N\n\x10PauseNodeRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\x07node_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\"Q\n\x11PauseNodeResponse\x12<\n\x0enode_execution\x18\x01 \x01(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"O\n\x11ResumeNodeRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\x07node_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\"R\n\x12ResumeNodeResponse\x12<\n\x0enode_execution\x18\x01 \x01(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"m\n\x0fSkipNodeRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\x07node_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1e\n\x0boutput_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\"P\n\x10SkipNodeResponse\x12<\n\x0enode_execution\x18\x01 \x01(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"\x8e\x01\n\x11SendSignalRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x17\n\x04name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1f\n\x0cpayload_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"%\n\x12SendSignalResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\xbd\x01\n\x15\x41nswerApprovalRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x17\n\x04name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x10\n\x08\x61pproved\x18\x03 \x01(\x08\x12\x19\n\x07\x63omment\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x90N\x12\x1d\n\nreply_json\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12\x1f\n\nrequest_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\")\n\x16\x41nswerApprovalResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"2\n\x10ListWaitsRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"?\n\x11ListWaitsResponse\x12*\n\x05waits\x18\x01 \x03(\x0b\x32\x1b.qflow.orchestrator.v1.Wait*S\n\x08WaitKind\x12\x19\n\x15WAIT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10WAIT_KIND_SIGNAL\x10\x01\x12\x16\n\x12WAIT_KIND_APPROVAL\x10\x02\x32\xae\n\n\x0e\x43ontrolService\x12\xa9\x01\n\x0ePauseExecution\x12,.qflow.orchestrator.v1.PauseExecutionRequest\x1a-.qflow.orchestrator.v1.PauseExecutionResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xac\x01\n\x0fResumeExecution\x12-.qflow.orchestrator.v1.ResumeExecutionRequest\x1a..qflow.orchestrator.v1.ResumeExecutionResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\x9a\x01\n\tPauseNode\x12\'.qflow.orchestrator.v1.PauseNodeRequest\x1a(.qflow.orchestrator.v1.PauseNodeResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\x9d\x01\n\nResumeNode\x12(.qflow.orchestrator.v1.ResumeNodeRequest\x1a).qflow.orchestrator.v1.ResumeNodeResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\x97\x01\n\x08SkipNode\x12&.qflow.orchestrator.v1.SkipNodeRequest\x1a\'.qflow.orchestrator.v1.SkipNodeResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\x9d\x01\n\nSendSignal\x12(.qflow.orchestrator.v1.SendSignalRequest\x1a).qflow.orchestrator.v1.SendSignalResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xa9\x01\n\x0e\x41nswerApproval\x12,.qflow.orchestrator.v1.AnswerApprovalRequest\x1a-.qflow.orchestrator.v1.AnswerApprovalResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\x9d\x01\n\tListWaits\x12\'.qflow.orchestrator.v1.ListWaitsRequest\x1a(.qflow.orchestrator.v1.ListWaitsResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+qflow/orchestrator/v1/control_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\x1a%qflow/orchestrator/v1/execution.proto\"\xb1\x01\n\x04Wait\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12-\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.qflow.orchestrator.v1.WaitKind\x12\x17\n\x0ftype_expression\x18\x04 \x01(\t\x12\x14\n\x0csubject_json\x18\x05 \x01(\t\x12,\n\x08\x64ue_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"7\n\x15PauseExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"M\n\x16PauseExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\"8\n\x16ResumeExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"N\n\x17ResumeExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\"K\n\x10PauseNodeRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x17\n\x04node\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\"Q\n\x11PauseNodeResponse\x12<\n\x0enode_execution\x18\x01 \x01(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"L\n\x11ResumeNodeRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x17\n\x04node\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\"R\n\x12ResumeNodeResponse\x12<\n\x0enode_execution\x18\x01 \x01(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"j\n\x0fSkipNodeRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x17\n\x04node\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1e\n\x0boutput_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\"P\n\x10SkipNodeResponse\x12<\n\x0enode_execution\x18\x01 \x01(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"\x8e\x01\n\x11SendSignalRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x17\n\x04name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x1f\n\x0cpayload_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"%\n\x12SendSignalResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\xbd\x01\n\x15\x41nswerApprovalRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x17\n\x04name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?\x12\x10\n\x08\x61pproved\x18\x03 \x01(\x08\x12\x19\n\x07\x63omment\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x90N\x12\x1d\n\nreply_json\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12\x1f\n\nrequest_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\")\n\x16\x41nswerApprovalResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"2\n\x10ListWaitsRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"?\n\x11ListWaitsResponse\x12*\n\x05waits\x18\x01 \x03(\x0b\x32\x1b.qflow.orchestrator.v1.Wait*S\n\x08WaitKind\x12\x19\n\x15WAIT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10WAIT_KIND_SIGNAL\x10\x01\x12\x16\n\x12WAIT_KIND_APPROVAL\x10\x02\x32\xae\n\n\x0e\x43ontrolService\x12\xa9\x01\n\x0ePauseExecution\x12,.qflow.orchestrator.v1.PauseExecutionRequest\x1a-.qflow.orchestrator.v1.PauseExecutionResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xac\x01\n\x0fResumeExecution\x12-.qflow.orchestrator.v1.ResumeExecutionRequest\x1a..qflow.orchestrator.v1.ResumeExecutionResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\x9a\x01\n\tPauseNode\x12\'.qflow.orchestrator.v1.PauseNodeRequest\x1a(.qflow.orchestrator.v1.PauseNodeResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\x9d\x01\n\nResumeNode\x12(.qflow.orchestrator.v1.ResumeNodeRequest\x1a).qflow.orchestrator.v1.ResumeNodeResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\x97\x01\n\x08SkipNode\x12&.qflow.orchestrator.v1.SkipNodeRequest\x1a\'.qflow.orchestrator.v1.SkipNodeResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\x9d\x01\n\nSendSignal\x12(.qflow.orchestrator.v1.SendSignalRequest\x1a).qflow.orchestrator.v1.SendSignalResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xa9\x01\n\x0e\x41nswerApproval\x12,.qflow.orchestrator.v1.AnswerApprovalRequest\x1a-.qflow.orchestrator.v1.AnswerApprovalResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\x9d\x01\n\tListWaits\x12\'.qflow.orchestrator.v1.ListWaitsRequest\x1a(.qflow.orchestrator.v1.ListWaitsResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,16 +41,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESUMEEXECUTIONREQUEST'].fields_by_name['execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_PAUSENODEREQUEST'].fields_by_name['execution_id']._loaded_options = None
   _globals['_PAUSENODEREQUEST'].fields_by_name['execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
-  _globals['_PAUSENODEREQUEST'].fields_by_name['node_id']._loaded_options = None
-  _globals['_PAUSENODEREQUEST'].fields_by_name['node_id']._serialized_options = b'\272H\006r\004\020\001\030?'
+  _globals['_PAUSENODEREQUEST'].fields_by_name['node']._loaded_options = None
+  _globals['_PAUSENODEREQUEST'].fields_by_name['node']._serialized_options = b'\272H\006r\004\020\001\030?'
   _globals['_RESUMENODEREQUEST'].fields_by_name['execution_id']._loaded_options = None
   _globals['_RESUMENODEREQUEST'].fields_by_name['execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
-  _globals['_RESUMENODEREQUEST'].fields_by_name['node_id']._loaded_options = None
-  _globals['_RESUMENODEREQUEST'].fields_by_name['node_id']._serialized_options = b'\272H\006r\004\020\001\030?'
+  _globals['_RESUMENODEREQUEST'].fields_by_name['node']._loaded_options = None
+  _globals['_RESUMENODEREQUEST'].fields_by_name['node']._serialized_options = b'\272H\006r\004\020\001\030?'
   _globals['_SKIPNODEREQUEST'].fields_by_name['execution_id']._loaded_options = None
   _globals['_SKIPNODEREQUEST'].fields_by_name['execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
-  _globals['_SKIPNODEREQUEST'].fields_by_name['node_id']._loaded_options = None
-  _globals['_SKIPNODEREQUEST'].fields_by_name['node_id']._serialized_options = b'\272H\006r\004\020\001\030?'
+  _globals['_SKIPNODEREQUEST'].fields_by_name['node']._loaded_options = None
+  _globals['_SKIPNODEREQUEST'].fields_by_name['node']._serialized_options = b'\272H\006r\004\020\001\030?'
   _globals['_SKIPNODEREQUEST'].fields_by_name['output_json']._loaded_options = None
   _globals['_SKIPNODEREQUEST'].fields_by_name['output_json']._serialized_options = b'\272H\006r\004(\200\200\004'
   _globals['_SENDSIGNALREQUEST'].fields_by_name['execution_id']._loaded_options = None
@@ -89,8 +89,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTROLSERVICE'].methods_by_name['AnswerApproval']._serialized_options = b'\352\340\0306\n\001\002\022\002\002\003\032\020executions:write\"\031\n\014execution_id\022\texecution(\001'
   _globals['_CONTROLSERVICE'].methods_by_name['ListWaits']._loaded_options = None
   _globals['_CONTROLSERVICE'].methods_by_name['ListWaits']._serialized_options = b'\220\002\001\352\340\0306\n\001\002\022\003\001\002\003\032\017executions:read\"\031\n\014execution_id\022\texecution(\001'
-  _globals['_WAITKIND']._serialized_start=1708
-  _globals['_WAITKIND']._serialized_end=1791
+  _globals['_WAITKIND']._serialized_start=1699
+  _globals['_WAITKIND']._serialized_end=1782
   _globals['_WAIT']._serialized_start=198
   _globals['_WAIT']._serialized_end=375
   _globals['_PAUSEEXECUTIONREQUEST']._serialized_start=377
@@ -102,29 +102,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESUMEEXECUTIONRESPONSE']._serialized_start=571
   _globals['_RESUMEEXECUTIONRESPONSE']._serialized_end=649
   _globals['_PAUSENODEREQUEST']._serialized_start=651
-  _globals['_PAUSENODEREQUEST']._serialized_end=729
-  _globals['_PAUSENODERESPONSE']._serialized_start=731
-  _globals['_PAUSENODERESPONSE']._serialized_end=812
-  _globals['_RESUMENODEREQUEST']._serialized_start=814
-  _globals['_RESUMENODEREQUEST']._serialized_end=893
-  _globals['_RESUMENODERESPONSE']._serialized_start=895
-  _globals['_RESUMENODERESPONSE']._serialized_end=977
-  _globals['_SKIPNODEREQUEST']._serialized_start=979
-  _globals['_SKIPNODEREQUEST']._serialized_end=1088
-  _globals['_SKIPNODERESPONSE']._serialized_start=1090
-  _globals['_SKIPNODERESPONSE']._serialized_end=1170
-  _globals['_SENDSIGNALREQUEST']._serialized_start=1173
-  _globals['_SENDSIGNALREQUEST']._serialized_end=1315
-  _globals['_SENDSIGNALRESPONSE']._serialized_start=1317
-  _globals['_SENDSIGNALRESPONSE']._serialized_end=1354
-  _globals['_ANSWERAPPROVALREQUEST']._serialized_start=1357
-  _globals['_ANSWERAPPROVALREQUEST']._serialized_end=1546
-  _globals['_ANSWERAPPROVALRESPONSE']._serialized_start=1548
-  _globals['_ANSWERAPPROVALRESPONSE']._serialized_end=1589
-  _globals['_LISTWAITSREQUEST']._serialized_start=1591
-  _globals['_LISTWAITSREQUEST']._serialized_end=1641
-  _globals['_LISTWAITSRESPONSE']._serialized_start=1643
-  _globals['_LISTWAITSRESPONSE']._serialized_end=1706
-  _globals['_CONTROLSERVICE']._serialized_start=1794
-  _globals['_CONTROLSERVICE']._serialized_end=3120
+  _globals['_PAUSENODEREQUEST']._serialized_end=726
+  _globals['_PAUSENODERESPONSE']._serialized_start=728
+  _globals['_PAUSENODERESPONSE']._serialized_end=809
+  _globals['_RESUMENODEREQUEST']._serialized_start=811
+  _globals['_RESUMENODEREQUEST']._serialized_end=887
+  _globals['_RESUMENODERESPONSE']._serialized_start=889
+  _globals['_RESUMENODERESPONSE']._serialized_end=971
+  _globals['_SKIPNODEREQUEST']._serialized_start=973
+  _globals['_SKIPNODEREQUEST']._serialized_end=1079
+  _globals['_SKIPNODERESPONSE']._serialized_start=1081
+  _globals['_SKIPNODERESPONSE']._serialized_end=1161
+  _globals['_SENDSIGNALREQUEST']._serialized_start=1164
+  _globals['_SENDSIGNALREQUEST']._serialized_end=1306
+  _globals['_SENDSIGNALRESPONSE']._serialized_start=1308
+  _globals['_SENDSIGNALRESPONSE']._serialized_end=1345
+  _globals['_ANSWERAPPROVALREQUEST']._serialized_start=1348
+  _globals['_ANSWERAPPROVALREQUEST']._serialized_end=1537
+  _globals['_ANSWERAPPROVALRESPONSE']._serialized_start=1539
+  _globals['_ANSWERAPPROVALRESPONSE']._serialized_end=1580
+  _globals['_LISTWAITSREQUEST']._serialized_start=1582
+  _globals['_LISTWAITSREQUEST']._serialized_end=1632
+  _globals['_LISTWAITSRESPONSE']._serialized_start=1634
+  _globals['_LISTWAITSRESPONSE']._serialized_end=1697
+  _globals['_CONTROLSERVICE']._serialized_start=1785
+  _globals['_CONTROLSERVICE']._serialized_end=3111
 # @@protoc_insertion_point(module_scope)

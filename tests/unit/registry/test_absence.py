@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
@@ -231,3 +232,30 @@ def _bare(source: str, target: str) -> dict[str, str]:
 
 def _value(source: str) -> dict[str, str]:
     return {"source_output": "result", "target_input": f"from_{source}"}
+
+
+@pytest.mark.parametrize("depth", [3, 300])
+def test_choices_within_choices_meet_from_within_and_soon(depth: int) -> None:
+    """c0 leads to leaf 0 or to c1, which leads to leaf 1 or to c2; all leaves meet."""
+    ways = tuple(Branch(each, "true") for each in BRANCHES)
+    choice = Choice(branches=ways, default="right")
+    nodes, edges = [], []
+    for at in range(depth):
+        nodes += [
+            WorkflowNode(id=f"c{at}", node_id=builtins.CHOICE.id, construct=choice),
+            WorkflowNode(id=f"leaf{at}", node_id=NODE, literals=NULLS),
+        ]
+        inner = f"c{at + 1}" if at + 1 < depth else "last"
+        edges += [
+            _connection(_bare(f"c{at}", f"leaf{at}"), "branch", "left"),
+            _connection(_bare(f"c{at}", inner), "branch", "right"),
+            _connection(_bare(f"leaf{at}", "end"), "order"),
+        ]
+    nodes += [WorkflowNode(id=name, node_id=NODE, literals=NULLS) for name in ("last", "end")]
+    edges.append(_connection(_bare("last", "end"), "order"))
+    definition = Definition(nodes=tuple(nodes), connections=tuple(edges))
+    begun = time.thread_time()
+    checked = check(definition, {(NODE, 0): SIGNATURE})
+    assert time.thread_time() - begun < 2.0
+    outputs = {each.node: each.type for each in checked.definition.outputs}
+    assert TEXTS == outputs["end"]

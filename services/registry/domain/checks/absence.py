@@ -7,7 +7,7 @@ needs has happened whenever its target runs: what stands on one branch together 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import and_, or_
@@ -47,9 +47,9 @@ class Absence:
     handled: frozenset[str]  # places whose failure does not stop the run
     runs: dict[str, Events] = field(default_factory=dict)
     bits: dict[tuple[str, ...], int] = field(default_factory=dict)
-    # Of choices with a default: the branches, by the first of them; and all of those.
-    choices: dict[Events, Sequence[Events]] = field(default_factory=dict)
-    firsts: Events = _NOTHING
+    # Of choices with a default: which it is and how many branches it has, by branch; and all those.
+    choices: dict[Events, tuple[str, int]] = field(default_factory=dict)
+    taken: Events = _NOTHING
 
     def _event(self, *event: str) -> Events:
         return 1 << self.bits.setdefault(event, len(self.bits))
@@ -132,37 +132,35 @@ class Absence:
     def _met(self, ways: Sequence[Events]) -> list[Events]:
         """Add what branches come to that meet again: one of all of them was taken.
 
-        A choice within a branch of another is met before that one.
+        Of each way the choice that came last is looked at, once: nested ones meet from within.
         """
-        found = dict.fromkeys(ways)
+        found = set(ways)
         met = list(ways)
-        while True:
-            differing = reduce(or_, found) & ~reduce(and_, found) & self.firsts
-            added = [
-                base
-                for each in found
-                for taken in self._choices_in(each & differing)
-                if (base := each & ~taken[0]) not in found
-                and all(base | event in found for event in taken)
-            ]
-            if not added:
-                return met
-            found |= dict.fromkeys(added)
-            met += dict.fromkeys(added)
-
-    def _choices_in(self, events: Events) -> Iterator[Sequence[Events]]:
-        """Give the branches of the choices whose first branch is among events."""
-        while events:
-            first = events & -events
-            yield self.choices[first]
-            events ^= first
+        differing = reduce(or_, found) & ~reduce(and_, found) & self.taken
+        seen: dict[tuple[Events, str], int] = {}
+        waiting = list(found)
+        while waiting:
+            way = waiting.pop()
+            choices = way & differing
+            if not choices:
+                continue
+            last = 1 << (choices.bit_length() - 1)
+            name, branches = self.choices[last]
+            base = way ^ last
+            seen[base, name] = seen.get((base, name), 0) + 1
+            if seen[base, name] == branches and base not in found:
+                found.add(base)
+                met.append(base)
+                waiting.append(base)
+        return met
 
     def add_choice(self, name: str, construct: Choice) -> None:
-        """Remember a choice of which some branch is taken in any case."""
+        """Remember a choice of which some branch is taken in any case; the first one first."""
         names = dict.fromkeys([*(each.name for each in construct.branches), construct.default])
-        taken = [self._event("branch", name, each) for each in names if each is not None]
-        self.choices[taken[0]] = taken
-        self.firsts |= taken[0]
+        for each in filter(None, names):
+            event = self._event("branch", name, each)
+            self.choices[event] = name, len(names)
+            self.taken |= event
 
 
 def absence_of(check: Check, ordered: Sequence[str]) -> Absence:
@@ -177,9 +175,10 @@ def absence_of(check: Check, ordered: Sequence[str]) -> Absence:
                 handled.add(edge.source)
     nodes = {name: check.definition.nodes[at] for name, at in check.places.items()}
     found = Absence(nodes, incoming, frozenset(handled))
-    for name, node in nodes.items():
-        if isinstance(node.construct, Choice) and node.construct.default:
-            found.add_choice(name, node.construct)
+    for name in ordered:
+        construct = nodes[name].construct
+        if isinstance(construct, Choice) and construct.default:
+            found.add_choice(name, construct)
     for name in ordered:
         found.place(name)
     return found

@@ -1,0 +1,321 @@
+"""The reference store: what PostgreSQL holds, changed as the migrated schema and the flush allow.
+
+A flush is looked at whole against the rows as they were before it, as one statement sees them, and
+is then written whole or not at all. Rows are dicts by column; a kind of row that the flush learns
+is a method here, and its columns come along by their names.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple, NoReturn
+from uuid import UUID
+
+import asyncpg
+
+from services.orchestrator.domain.rows import NodeChange, NodeComplete, NodeInsert, Transition
+from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL
+from services.orchestrator.storage import flush
+
+Row = dict[str, Any]
+EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Refused(asyncpg.PostgresError):
+    """The server's word on a statement of which nothing was written."""
+
+    def __init__(self, sqlstate: str, message: str) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class Written(NamedTuple):
+    """A flush that arrived, and what became of it."""
+
+    batch: Sequence[Transition]
+    member_id: UUID
+    epoch: int
+    live: bool  # whether the fence was open
+    refused: str  # SQLSTATE, or empty
+
+
+@dataclass(slots=True)
+class Lease:
+    """A row of engine_members or runner_members."""
+
+    state: str
+    expires_at: datetime | None = None
+    epoch: int = 0
+    host: str = ""
+
+
+class Store:
+    """All tables that the engine reads or writes."""
+
+    def __init__(self, *, recording: bool = False) -> None:
+        self.now_s = 0.0  # turned by the world
+        self.skew_s = 0.0  # the server's clock may be set
+        self.members: dict[UUID, Lease] = {}
+        self.runners: dict[UUID, Lease] = {}
+        self.shards_of: UUID | None = None
+        self.runs: dict[UUID, Row] = {}
+        self.nodes: dict[UUID, Row] = {}
+        self.nodes_of: defaultdict[UUID, dict[str, Row]] = defaultdict(dict)
+        self.attempts: dict[tuple[UUID, int], Row] = {}
+        self.attempts_of: defaultdict[UUID, list[Row]] = defaultdict(list)
+        self.errors: dict[UUID, Row] = {}
+        self.flows: dict[UUID, Row] = {}
+        self.requests: dict[tuple[UUID, UUID], UUID] = {}
+        self.locks: dict[UUID, str] = {}
+        self.gone_workflows: set[UUID] = set()
+        self.flushes = 0
+        self.rows_changed: dict[UUID, None] = {}  # runs, since somebody looked
+        self.observers: list[Callable[[Sequence[Transition]], None]] = []
+        self.history: list[Written] | None = [] if recording else None
+
+    def clock(self) -> datetime:
+        """Give clock_timestamp()."""
+        return EPOCH + timedelta(seconds=self.now_s + self.skew_s)
+
+    def end_lease(self, member_id: UUID) -> None:
+        """Let a member's lease run out."""
+        self.members[member_id].expires_at = self.clock() - timedelta(seconds=1)
+
+    # --- the flush ------------------------------------------------------------------------------
+
+    def flush(
+        self, batch: Sequence[Transition], member_id: UUID, epoch: int, last: datetime
+    ) -> dict[str, Any]:
+        """Write a batch whole, or raise `Refused` and write nothing."""
+        member = self.members[member_id]
+        live = member.epoch == epoch and member.state == "live"
+        refused = ""
+        try:
+            if not live:
+                _refuse(flush.FENCED, "fenced")
+            started = self._look(batch)
+        except Refused as problem:
+            refused = problem.sqlstate or ""
+            raise
+        finally:
+            if self.history is not None:
+                self.history.append(Written(batch, member_id, epoch, live, refused))
+        at = max(self.clock(), last)
+        self.flushes += 1
+        for t in batch:
+            self._write(t, at, started)
+        for observer in self.observers:
+            observer(batch)
+        return {"at": at, "started": list(started)}
+
+    def _look(self, batch: Sequence[Transition]) -> set[UUID]:
+        """Hold a batch against the rows as they are; returns the runs that it starts."""
+        started: set[UUID] = set()
+        asked: set[tuple[UUID, UUID]] = set()
+        for t in batch:
+            for run in t.run_inserts:
+                request = run.request_id and (run.created_by, run.request_id)
+                if run.id in self.runs or run.workflow_id in self.gone_workflows:
+                    continue
+                if request and (request in self.requests or request in asked):
+                    continue
+                started.add(run.id)
+                if request:
+                    asked.add(request)
+        touched: set[UUID] = set()
+        begun: set[tuple[UUID, object]] = set()
+        for t in batch:
+            for change in t.run_changes:
+                row = self.runs.get(change.id)
+                if row is None or row["status"] in RUN_FINAL or change.id in touched:
+                    _refuse(flush.GUARD_MISSED, f"run {change.id} moved")
+                touched.add(change.id)
+            for node in t.node_inserts:
+                if not node.first or node.run_id in started:
+                    self._look_at_insert(node, started, begun)
+            for each in (*t.completes, *t.changes.values()):
+                self._look_at_guard(each, touched)
+            for attempt in t.attempts:
+                key = (attempt.node_execution_id, attempt.token)
+                if key in self.attempts:
+                    _refuse("23505", f"attempt {key} twice")
+                if attempt.node_execution_id not in self.nodes:
+                    _refuse(flush.GUARD_MISSED, f"attempt {key} of no node")
+                if attempt.attempt < 1:
+                    _refuse("23514", f"attempt {attempt.attempt}")
+            for told in (*t.errors, *t.flows):
+                if told.run_id not in self.runs and told.run_id not in started:
+                    _refuse("23503", f"run {told.run_id} is not there")
+        return started
+
+    def _look_at_insert(
+        self, node: NodeInsert, started: set[UUID], begun: set[tuple[UUID, object]]
+    ) -> None:
+        if node.run_id not in self.runs and node.run_id not in started:
+            _refuse("23503", f"run {node.run_id} is not there")
+        rows = self.nodes_of[node.run_id]
+        names = {(node.run_id, node.node_id), (node.run_id, node.execution_order)}
+        orders = {row["execution_order"] for row in rows.values()}
+        if node.node_id in rows or node.execution_order in orders or names & begun:
+            _refuse("23505", f"node {node.node_id} of {node.run_id} twice")
+        begun |= names
+
+    def _look_at_guard(self, each: NodeComplete | NodeChange, touched: set[UUID]) -> None:
+        row = self.nodes.get(each.id)
+        if (
+            row is None
+            or each.id in touched
+            or row["attempt_token"] != each.token
+            or row["completed_at"] is not None
+        ):
+            _refuse(flush.GUARD_MISSED, f"node {each.id} with token {each.token}")
+        touched.add(each.id)
+        if isinstance(each, NodeChange) and not 0 <= each.retry_count <= row["max_retries"]:
+            _refuse("23514", f"{each.retry_count} retries of {row['max_retries']}")
+
+    def _write(self, t: Transition, at: datetime, started: set[UUID]) -> None:
+        for run in t.run_inserts:
+            if run.id in started:
+                self._insert_run(run, at)
+        for change in t.run_changes:
+            self._change_run(change, at)
+        for node in t.node_inserts:
+            if not node.first or node.run_id in started:
+                self._insert_node(node, at)
+        for done in t.completes:
+            self._complete(done, at)
+        for moved in t.changes.values():
+            self._change(moved, at)
+        for attempt in t.attempts:
+            row = attempt._asdict()
+            self.attempts[attempt.node_execution_id, attempt.token] = row
+            self.attempts_of[attempt.node_execution_id].append(row)
+        for error in t.errors:
+            self.errors[error.id] = error._asdict()
+        for flow in t.flows:
+            self.flows[flow.id] = flow._asdict()
+
+    def _insert_run(self, run: Any, at: datetime) -> None:
+        if run.request_id:
+            self.requests[run.created_by, run.request_id] = run.id
+        timeout = run.timeout_ms
+        self.rows_changed[run.id] = None
+        self.runs[run.id] = {
+            **run._asdict(),
+            "created_at": at,
+            "started_at": at if run.status == "running" else None,
+            "completed_at": None,
+            "cancel_requested_at": None,
+            "deadline_at": None if timeout is None else at + timedelta(milliseconds=timeout),
+            "output_data": None,
+            "error_type": None,
+            "failed_node_id": None,
+        }
+
+    def _change_run(self, change: Any, at: datetime) -> None:
+        row = self.runs[change.id]
+        self.rows_changed[change.id] = None
+        started = at if change.starts else row["started_at"]
+        asked = row["cancel_requested_at"]
+        row.update(change._asdict())
+        row["started_at"] = started
+        row["completed_at"] = max(at, started or at) if change.final else None
+        row["cancel_requested_at"] = (asked or at) if change.cancels else asked
+
+    def _insert_node(self, node: NodeInsert, at: datetime) -> None:
+        row: Row = {
+            **node._asdict(),
+            "workflow_execution_id": node.run_id,
+            "attempt_token": node.token,
+            "runner_incarnation": node.runner,
+            "status": "running",
+            "retry_count": 0,
+            "delivery_count": 0,
+            "output_data": None,
+            "output_file_id": None,
+            "error_type": None,
+            "error_message": None,
+            "error_stack_trace": None,
+            "cpu_us": None,
+            "memory_peak_bytes": None,
+            "container_id": None,
+            "started_at": at,
+            "completed_at": None,
+            "due_at": None,
+            "history": [(node.token, "running")],
+        }
+        self.rows_changed[node.run_id] = None
+        self.nodes[node.id] = self.nodes_of[node.run_id][node.node_id] = row
+
+    def _complete(self, done: NodeComplete, at: datetime) -> None:
+        row = self.nodes[done.id]
+        row.update(done._asdict())
+        self.rows_changed[row["run_id"]] = None
+        row.update(
+            status="completed",
+            completed_at=max(at, row["started_at"]),
+            error_type=None,
+            error_message=None,
+            error_stack_trace=None,
+            due_at=None,
+        )
+        row["history"].append((done.token, "completed"))
+
+    def _change(self, moved: NodeChange, at: datetime) -> None:
+        row = self.nodes[moved.id]
+        began = at if moved.starts else row["started_at"]
+        self.rows_changed[row["run_id"]] = None
+        row.update(moved._asdict())
+        row.update(
+            status=str(moved.status),
+            attempt_token=moved.new_token,
+            runner_incarnation=moved.runner,
+            started_at=began,
+            completed_at=max(at, began) if moved.final else None,
+            due_at=None if moved.due_ms is None else at + timedelta(milliseconds=moved.due_ms),
+            error_stack_trace=moved.stack_trace,
+        )
+        row["history"].append((moved.new_token, row["status"]))
+
+    # --- what is read ---------------------------------------------------------------------------
+
+    def open_run(self, run: Row) -> Row:
+        """Lay a run out as the query of open runs gives it."""
+        deadline = run["deadline_at"]
+        left = None if deadline is None else (deadline - self.clock()).total_seconds()
+        return run | {"deadline_s": left}
+
+    def open_nodes(self, run_id: UUID) -> list[Row]:
+        """Lay a run's nodes out as the query of their rows gives them."""
+        rows = sorted(self.nodes_of[run_id].values(), key=lambda row: row["execution_order"])
+        now = self.clock()
+        return [
+            row
+            | {
+                "earlier_cpu_us": sum(
+                    each["cpu_us"]
+                    for each in self.attempts_of[row["id"]]
+                    if each["token"] != row["attempt_token"]
+                ),
+                "file_size_bytes": None,
+                "hash_sha256": None,
+                "due_s": None if row["due_at"] is None else (row["due_at"] - now).total_seconds(),
+            }
+            for row in rows
+        ]
+
+    def is_over(self, run_id: UUID) -> bool:
+        """Say whether a run is over for good."""
+        return self.runs[run_id]["status"] in RUN_FINAL
+
+    def check_ends(self, run_id: UUID) -> None:
+        """Hold a run that is over against what must be true of it (I4, I5)."""
+        for row in self.nodes_of[run_id].values():
+            assert row["status"] in NODE_FINAL, f"I4: {row['node_id']} is {row['status']}"
+
+
+def _refuse(sqlstate: str, message: str) -> NoReturn:
+    raise Refused(sqlstate, message)

@@ -55,11 +55,11 @@ class Ledger:
         inputs = {each.name: json.loads(bytes(each.value)) for each in request.inputs}  # type: ignore[arg-type]
         if self._holds_lease(incarnation):
             self._check(request, row, inputs)
-        self._under_way[ref][token] = incarnation
         script = world.scripts[request.execution_id][request.node_id]
         chance = world.chance
         if world.declining and chance.random() < 0.1:
             return Act("decline", 0.0)
+        self._under_way[ref][token] = incarnation
         if row["delivery_count"] < script.kills and runner.alive:
             return Act("kill the runner", script.lasts_s)
         if row["retry_count"] < script.failures:
@@ -69,11 +69,14 @@ class Ledger:
     def end(self, request: AttemptRequest, outcome: Outcome) -> None:
         """Write down what an attempt gave."""
         key = (request.attempt_ref, request.token)
-        self._under_way[request.attempt_ref].pop(request.token, None)
         if outcome.error is None:
             self.produced[key] = outcome.outputs[0][1]
         else:
             self.failed.add(key)
+
+    def over(self, request: AttemptRequest) -> None:
+        """Write down that an attempt is no longer under way, however it ended."""
+        self._under_way[request.attempt_ref].pop(request.token, None)
 
     def _holds_lease(self, incarnation: UUID) -> bool:
         row = self._world.store.runners.get(incarnation)

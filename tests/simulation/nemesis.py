@@ -63,14 +63,16 @@ class Nemesis:
         world.network.cut.clear()
         world.network.doubling = 0.0
         world.declining = False
-        for process in (*world.orchestrators, *world.runners):
-            process.database.cut = False
+        for orchestrator in world.orchestrators:
+            orchestrator.part(parted=False)
+        for runner in world.runners:
+            runner.database.cut = False
         for version, state in world.store.locks.items():
             if state == "pending":
                 world.store.locks[version] = "locked"
         if not world.orchestrators:
             world._start_again("first", "home")
-        world.start_runner(every_python=True)
+        world.start_runner(pythons=("3.11", "3.12"))
 
     # --- the database ---------------------------------------------------------------------------
 
@@ -139,16 +141,13 @@ class Nemesis:
         return "an orchestrator is killed"
 
     def _take_over(self) -> str:
-        """Part the one at work from the database, and let another one wait for its lease."""
+        """Part the one at work from all others, and let another one wait for its lease."""
         world = self._world
         if len(world.orchestrators) != 1 or not world.orchestrators[0].ready.is_set():
             return self._crash_orchestrator()
         first = world.orchestrators[0]
-        if world.chance.random() < 0.7:
-            first.cut_off(cut=True)
-            self._later(1.5 * TTL_S, lambda: first.cut_off(cut=False))
-        else:  # it knows of nothing: its lease ran out while it slept
-            world.store.end_lease(first.member.id)
+        first.part(parted=True)
+        self._later(1.5 * TTL_S, lambda: first.part(parted=False))
         address = next(each for each in world.addresses if each != first.address)
         world.start_orchestrator(address, host=f"beside {first.host}")
         return "an orchestrator is taken over"

@@ -13,7 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from services.orchestrator.engine.engine import Engine
+from services.kit.errors import QflowError
+from services.orchestrator.engine.engine import Engine, NotStarted
 from services.orchestrator.engine.journal import FencedError
 from services.orchestrator.engine.member import Member
 from services.orchestrator.loops.lease import keep_lease
@@ -28,6 +29,7 @@ from services.runner.usecases.desk import Desk
 from services.runner.usecases.membership import Membership, Offer
 from services.runner.usecases.pulling import InputsMissing
 from tests.simulation.database import Database
+from tests.simulation.ledger import Act
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -49,7 +51,14 @@ class Process:
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.append(task)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """Raise in the world what no process should die of; what callers are told is theirs."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, (QflowError, NotStarted, OSError)):
+            self.world.raises(error)
 
     def kill(self) -> None:
         """End it as kill -9 does: nothing more of it happens."""
@@ -85,9 +94,23 @@ class Orchestrator(Process):
         self._journals = Database(self.world.store, self.world.faults)
         return self._journals
 
-    def cut_off(self, *, cut: bool) -> None:
-        """Part this process from the database, or let it have it again."""
-        self.database.cut = self._journals.cut = cut
+    def part(self, *, parted: bool) -> None:
+        """Part this process from database and runners, or let it have them again.
+
+        One that was fenced meanwhile finds that out with its next write; its supervisor does not
+        wait for that.
+        """
+        if not self.alive or parted == self.database.cut:
+            return
+        self.database.cut = self._journals.cut = parted
+        network = self.world.network
+        if parted:
+            network.cut.add(self.address)
+            network.end(lambda call: call.servicer is self._servicer)
+        else:
+            network.cut.discard(self.address)
+            if self.world.store.members[self.member.id].state == "fenced":
+                self._over()
 
     async def _live(self) -> None:
         pool = cast("Any", self.database)
@@ -134,7 +157,7 @@ class Runner(Process):
         super().__init__(world)
         self.name = name
         self.host = host
-        self.partitioned = False
+        self.pythons = pythons
         pool = cast("Any", self.database)
         self.membership = Membership(
             pool,
@@ -198,11 +221,21 @@ class Sandboxes:
 
     async def run(self, attempt: Attempt) -> Outcome:
         world = self._runner.world
-        act = world.ledger.begin(self._runner, attempt.request)
+        try:
+            act = world.ledger.begin(self._runner, attempt.request)
+        except Exception as error:
+            world.raises(error)  # the desk would make an outcome of it
+            raise
         if act.kind == "decline":
             world.faults.count("attempt declined")
             raise InputsMissing
-        loop = asyncio.get_running_loop()
+        try:
+            return await self._carry_out(attempt, act)
+        finally:
+            world.ledger.over(attempt.request)
+
+    async def _carry_out(self, attempt: Attempt, act: Act) -> Outcome:
+        world, loop = self._runner.world, asyncio.get_running_loop()
         over = self._under_way[attempt] = loop.create_future()
         timer = loop.call_later(act.lasts_s, _end, over, "")
         try:

@@ -80,10 +80,6 @@ class Store:
         """Give clock_timestamp()."""
         return EPOCH + timedelta(seconds=self.now_s + self.skew_s)
 
-    def end_lease(self, member_id: UUID) -> None:
-        """Let a member's lease run out."""
-        self.members[member_id].expires_at = self.clock() - timedelta(seconds=1)
-
     # --- the flush ------------------------------------------------------------------------------
 
     def flush(
@@ -299,6 +295,9 @@ class Store:
                     each["cpu_us"]
                     for each in self.attempts_of[row["id"]]
                     if each["token"] != row["attempt_token"]
+                ),
+                "earlier_memory_peak_bytes": max(
+                    (each["memory_peak_bytes"] for each in self.attempts_of[row["id"]]), default=0
                 ),
                 "file_size_bytes": None,
                 "hash_sha256": None,

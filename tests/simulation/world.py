@@ -31,6 +31,7 @@ from tests.simulation.wire import Network
 
 NODES_MIN: Final = 20
 FAULTS_MIN: Final = 3
+EVERY_PYTHON: Final = ("3.11", "3.12")
 _HEALED_MAX_S: Final = 120.0
 _TRACE_MAX: Final = 400
 
@@ -62,6 +63,7 @@ class World:
         self.cancel_asked: set[UUID] = set()
         self.cancelled: set[UUID] = set()  # where that was answered
         self.declining = False
+        self._problems: list[BaseException] = []
         self.clock_moved = False
         self.store.observers.append(self.checker.written)
         self.network.observers.append(self.checker.told)
@@ -104,9 +106,9 @@ class World:
         delay_s = 0.05 + self.chance.random() * 0.2
         self.loop.call_later(delay_s, self._start_again, which.address, which.host)
 
-    def start_runner(self, *, host: str = "", every_python: bool = False) -> Runner:
+    def start_runner(self, *, host: str = "", pythons: tuple[str, ...] = ()) -> Runner:
         number = next(self._ids) - (1 << 64)
-        pythons = ("3.11", "3.12") if every_python or self.chance.random() < 0.5 else ("3.11",)
+        pythons = pythons or self.chance.choice((EVERY_PYTHON, ("3.11",)))
         slots = self.chance.randint(1, 4)
         runner = Runner(
             self, f"runner {number}", host=host or f"host {number}", slots=slots, pythons=pythons
@@ -123,7 +125,8 @@ class World:
         self.runners.remove(which)
         host = which.host if self.chance.random() < 0.5 else ""
         self.loop.call_later(
-            0.05 + self.chance.random() * 0.5, lambda: self.start_runner(host=host)
+            0.05 + self.chance.random() * 0.5,
+            lambda: self.start_runner(host=host, pythons=which.pythons),
         )
 
     # --- its life -------------------------------------------------------------------------------
@@ -140,16 +143,19 @@ class World:
         self.nemesis.heal()
         until = self.loop.time() + _HEALED_MAX_S
         while not (working.done() and self._is_over()):
-            self._raise_faults()
-            assert self.loop.time() < until, f"stuck: {self._open()}"
+            self._raise_problems()
+            assert self.loop.time() < until, f"stuck: {self._open() or self.orchestrators}"
             await asyncio.sleep(0.1)
         working.result()
         await asyncio.sleep(0.1)  # what is on its way to runners arrives
-        self._raise_faults()
+        self._raise_problems()
         self._check_ends()
 
     def _is_over(self) -> bool:
-        return all(self.store.is_over(run_id) for run_id in self.store.runs)
+        """Say whether all runs ended, and whoever has them in memory knows it."""
+        return all(self.store.is_over(run_id) for run_id in self.store.runs) and not any(
+            each.engine.core.runs for each in self.orchestrators
+        )
 
     def _open(self) -> list[Any]:
         return [
@@ -162,12 +168,16 @@ class World:
             if not self.store.is_over(run_id)
         ]
 
-    def _raise_faults(self) -> None:
-        """Raise what a task or callback of any process died of."""
+    def raises(self, error: BaseException) -> None:
+        """Take what broke anywhere; the first is what the world fails with."""
+        self._problems.append(error)
+
+    def _raise_problems(self) -> None:
         for context in self.loop.faults:
-            error = context.get("exception")
-            if error is not None:
-                raise error
+            if context.get("exception") is not None:
+                self._problems.append(context["exception"])
+        if self._problems:
+            raise self._problems[0]
 
     def _check_ends(self) -> None:
         self.clients.check()

@@ -52,6 +52,7 @@ class NodeRow:
     cpu_us: int
     earlier_cpu_us: int  # of attempts before the last
     memory_peak_bytes: int
+    earlier_memory_peak_bytes: int
     container_id: UUID | None
     started_at: datetime | None
     completed_at: datetime | None
@@ -82,7 +83,8 @@ def restore(plan: Plan, row: RunRow, nodes: Iterable[NodeRow]) -> Run:
         run.order = max(run.order, node.order)
         run.revision = max(run.revision, node.revision)
         run.cpu_us += node.cpu_us + node.earlier_cpu_us
-        run.memory_peak_bytes = max(run.memory_peak_bytes, node.memory_peak_bytes)
+        peak_bytes = max(node.memory_peak_bytes, node.earlier_memory_peak_bytes)
+        run.memory_peak_bytes = max(run.memory_peak_bytes, peak_bytes)
         if node.status is NodeStatus.COMPLETED:
             _completed(run, place, node)
         elif node.status is NodeStatus.RUNNING:

@@ -32,15 +32,16 @@ class Clients:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self.nodes = 0  # of the graphs that are started
         self.accepted: dict[UUID, UUID] = {}  # runs by request
 
     async def work(self) -> None:
         """Do all that clients do; returns once everything they asked for is answered."""
         world, chance = self._world, self._world.chance
-        nodes, tasks = 0, []
-        while nodes < 20:
+        tasks = []
+        while self.nodes < graphs.NODES_MIN:
             plan = graphs.shape(chance.randrange(graphs.SHAPES))
-            nodes += len(plan.places)
+            self.nodes += len(plan.places)
             world.plans.by_id[plan.pins_id] = plan
             at_s = 0.0 if chance.random() < 0.5 else chance.random() * _SPREAD_S
             cancel_s = chance.random() * 1.5 if chance.random() < 0.12 else None

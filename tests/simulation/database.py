@@ -115,7 +115,14 @@ class Database:
         match fate:
             case "":
                 self._turn()
-                return self.store.flush(batch, member_id, epoch, last)
+                try:
+                    return self.store.flush(batch, member_id, epoch, last)
+                except Refused as refused:
+                    # Its memory was what the rows said, but for starts that were refused: what
+                    # follows those is refused as well.
+                    follows = any(t.run_id not in self.store.runs for t in batch)
+                    assert follows or refused.sqlstate == flush.FENCED, f"refused: {refused}"
+                    raise
             case "flush lost":
                 raise self._broken(fate)
             case "flush done, reported failed":

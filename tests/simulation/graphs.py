@@ -17,6 +17,7 @@ from uuid import UUID
 from services.orchestrator.domain.plan import Definition, NodeVersion, Plan, compile_plan
 
 SHAPES: Final = 400
+NODES_MIN: Final = 20  # of all graphs of a world
 _INT: Final = {"t": "int"}
 _VERSIONS: Final = 4  # node versions that all graphs share, each with a lock of its own
 

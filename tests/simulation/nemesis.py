@@ -143,7 +143,8 @@ class Nemesis:
     def _take_over(self) -> str:
         """Part the one at work from all others, and let another one wait for its lease."""
         world = self._world
-        if len(world.orchestrators) != 1 or not world.orchestrators[0].ready.is_set():
+        alone = len(world.orchestrators) == 1 and world.orchestrators[0].ready.is_set()
+        if not alone or len(world.addresses) == 1:
             return self._crash_orchestrator()
         first = world.orchestrators[0]
         first.part(parted=True)

@@ -40,6 +40,7 @@ class Written(NamedTuple):
     epoch: int
     live: bool  # whether the fence was open
     refused: str  # SQLSTATE, or empty
+    started: frozenset[UUID]
 
 
 @dataclass(slots=True)
@@ -72,7 +73,6 @@ class Store:
         self.locks: dict[UUID, str] = {}
         self.gone_workflows: set[UUID] = set()
         self.flushes = 0
-        self.rows_changed: dict[UUID, None] = {}  # runs, since somebody looked
         self.observers: list[Callable[[Sequence[Transition]], None]] = []
         self.history: list[Written] | None = [] if recording else None
 
@@ -88,7 +88,7 @@ class Store:
         """Write a batch whole, or raise `Refused` and write nothing."""
         member = self.members[member_id]
         live = member.epoch == epoch and member.state == "live"
-        refused = ""
+        refused, started = "", set[UUID]()
         try:
             if not live:
                 _refuse(flush.FENCED, "fenced")
@@ -98,7 +98,8 @@ class Store:
             raise
         finally:
             if self.history is not None:
-                self.history.append(Written(batch, member_id, epoch, live, refused))
+                told = Written(batch, member_id, epoch, live, refused, frozenset(started))
+                self.history.append(told)
         at = max(self.clock(), last)
         self.flushes += 1
         for t in batch:
@@ -198,7 +199,6 @@ class Store:
         if run.request_id:
             self.requests[run.created_by, run.request_id] = run.id
         timeout = run.timeout_ms
-        self.rows_changed[run.id] = None
         self.runs[run.id] = {
             **run._asdict(),
             "created_at": at,
@@ -213,7 +213,6 @@ class Store:
 
     def _change_run(self, change: Any, at: datetime) -> None:
         row = self.runs[change.id]
-        self.rows_changed[change.id] = None
         started = at if change.starts else row["started_at"]
         asked = row["cancel_requested_at"]
         row.update(change._asdict())
@@ -243,13 +242,11 @@ class Store:
             "due_at": None,
             "history": [(node.token, "running")],
         }
-        self.rows_changed[node.run_id] = None
         self.nodes[node.id] = self.nodes_of[node.run_id][node.node_id] = row
 
     def _complete(self, done: NodeComplete, at: datetime) -> None:
         row = self.nodes[done.id]
         row.update(done._asdict())
-        self.rows_changed[row["run_id"]] = None
         row.update(
             status="completed",
             completed_at=max(at, row["started_at"]),
@@ -263,7 +260,6 @@ class Store:
     def _change(self, moved: NodeChange, at: datetime) -> None:
         row = self.nodes[moved.id]
         began = at if moved.starts else row["started_at"]
-        self.rows_changed[row["run_id"]] = None
         row.update(moved._asdict())
         row.update(
             status=str(moved.status),

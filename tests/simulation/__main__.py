@@ -19,12 +19,12 @@ def main(seeds: list[int]) -> int:
         begun = time.perf_counter()
         try:
             world.run()
-        except Exception:
+        except Exception:  # noqa: BLE001  # told with its trace, whatever it is
             failed += 1
             sys.stdout.write("\n".join(world.trace) + "\n")
             traceback.print_exc(file=sys.stdout)
         spent_ms = (time.perf_counter() - begun) * 1000
-        told = ", ".join(f"{name} × {times}" for name, times in sorted(world.hits.items()))
+        told = ", ".join(f"{name} ({times})" for name, times in sorted(world.hits.items()))
         sys.stdout.write(
             f"seed {seed}: {len(world.store.nodes)} nodes, {world.store.flushes} flushes,"
             f" {world.loop.turns} turns, {world.loop.time():.1f} s in {spent_ms:.0f} ms; {told}\n"

@@ -12,6 +12,7 @@ from unittest.mock import patch
 from uuid import UUID
 
 from services.orchestrator.domain import core, planner
+from services.orchestrator.domain import restore as restoring
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.rows import AckCommand, Transition
 from services.orchestrator.domain.state import Run
@@ -160,7 +161,7 @@ def done_counted_twice() -> Any:
 
 def cancel_forgotten_at_restore() -> Any:
     """Whoever takes a run over does not see that it was to be cancelled."""
-    original = recovery.restore
+    original = restoring.restore
 
     def restore(*given: Any) -> Run:
         run = original(*given)
@@ -181,7 +182,7 @@ def epoch_not_advanced() -> Any:
 
 def queue_survives_recovery() -> Any:
     """What was derived from a memory that is gone is written after all."""
-    return patch.object(Journal, "clear", lambda self: None)
+    return patch.object(Journal, "clear", lambda _: None)
 
 
 def alone_forgotten() -> Any:

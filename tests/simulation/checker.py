@@ -108,7 +108,7 @@ class Checker:
     # --- what runners are told ------------------------------------------------------------------
 
     def told(self, frame: Any) -> None:
-        """Look at a frame that reaches a runner: nothing in it may be ahead of what is committed."""
+        """Look at a frame that reaches a runner: no Ack may be ahead of what is committed."""
         nodes = self.world.store.nodes
         for ack in frame.acks:
             row = nodes[UUID(bytes=ack.attempt_ref)]

@@ -10,7 +10,7 @@ from services.kit.errors import ResourceExhausted, Unavailable
 from services.orchestrator.domain.rows import RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL, RunStatus
-from services.orchestrator.engine.engine import NotStarted
+from services.orchestrator.engine.engine import Engine, NotStarted
 from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.usecases.plans import unlocked
 from tests.simulation import graphs
@@ -64,6 +64,8 @@ class Clients:
         if again:
             twice = await self._start(plan, request, given, scripts)
             assert twice == run_id, "I12: one request, two runs"
+        if world.chance.random() < 0.3:
+            self._watch(run_id)
         if cancel_s is not None:
             await asyncio.sleep(cancel_s)
             await self._cancel(run_id)
@@ -116,6 +118,11 @@ class Clients:
             request_id=request,
         )
 
+    def _watch(self, run_id: UUID) -> None:
+        """Watch a run at one of the orchestrators, for as long as that lives."""
+        for orchestrator in self._world.orchestrators:
+            orchestrator.spawn(_watched(orchestrator.engine, run_id))
+
     async def _cancel(self, run_id: UUID) -> None:
         """Ask until it is answered, as CancelExecution answers."""
         world = self._world
@@ -152,6 +159,18 @@ class Clients:
             assert store.requests[OWNER, request] == run_id, "I12: one request, two runs"
         for run_id in self._world.cancelled:
             assert store.runs[run_id]["status"] == "cancelled", "I14: only cancelled can follow"
+
+
+async def _watched(engine: Engine, run_id: UUID) -> None:
+    """Read every change: revisions never go back, and a final change is the last."""
+    revision, final = 0, False
+    with engine.hub.subscribed(run_id) as subscription:
+        engine.watch(run_id, 1)
+        while not final:
+            change = await subscription.next()
+            assert change is not None
+            assert change.revision >= revision or not change.complete, "I13: a revision went back"
+            revision, final = max(revision, change.revision), change.final
 
 
 def _row_of(run: Run) -> RunInsert:

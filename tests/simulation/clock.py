@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-
 # Some hundreds are usual; a world whose faults are healed and which goes on for ever is broken.
 TURNS_MAX: Final = 15_000
 

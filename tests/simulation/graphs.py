@@ -48,18 +48,16 @@ def draw_script(chance: random.Random, max_retries: int) -> Script:
     """Draw what a place does; most do as they should."""
     lasts_s = chance.choice((0.0, 0.001, 0.02, 0.1, 0.4)) * (0.5 + chance.random())
     roll = chance.random()
-    if roll < 0.84:
-        return Script(lasts_s=lasts_s)
-    if roll < 0.95:
-        return Script(failures=chance.randint(0, max_retries), lasts_s=lasts_s)
-    if roll < 0.965:
-        return Script(failures=max_retries + 1, lasts_s=lasts_s)
-    if roll < 0.975:
-        return Script(failures=1, fatal=True, lasts_s=lasts_s)
-    if roll < 0.99:
-        return Script(kills=1, lasts_s=lasts_s)
-    if roll < 0.992:
-        return Script(kills=_POISON, lasts_s=lasts_s)
+    for share, script in (
+        (0.84, Script(lasts_s=lasts_s)),
+        (0.95, Script(failures=chance.randint(0, max_retries), lasts_s=lasts_s)),
+        (0.965, Script(failures=max_retries + 1, lasts_s=lasts_s)),
+        (0.975, Script(failures=1, fatal=True, lasts_s=lasts_s)),
+        (0.99, Script(kills=1, lasts_s=lasts_s)),
+        (0.992, Script(kills=_POISON, lasts_s=lasts_s)),
+    ):
+        if roll < share:
+            return script
     return Script(lasts_s=2.0)
 
 

@@ -54,10 +54,10 @@ class Ledger:
         self.begun[ref, token] += 1
         inputs = {each.name: json.loads(bytes(each.value)) for each in request.inputs}  # type: ignore[arg-type]
         if self._holds_lease(incarnation):
-            self._check(request, row, inputs)
+            self._check(request, inputs)
         script = world.scripts[request.execution_id][request.node_id]
         chance = world.chance
-        if world.declining and chance.random() < 0.1:
+        if world.declining and chance.random() < 0.3:
             return Act("decline", 0.0)
         self._under_way[ref][token] = incarnation
         if row["delivery_count"] < script.kills and runner.alive:
@@ -82,9 +82,7 @@ class Ledger:
         row = self._world.store.runners.get(incarnation)
         return row is not None and row.state in ("live", "idle")
 
-    def _check(
-        self, request: AttemptRequest, row: dict[str, object], inputs: dict[str, int]
-    ) -> None:
+    def _check(self, request: AttemptRequest, inputs: dict[str, int]) -> None:
         world, ref = self._world, request.attempt_ref
         run = world.store.runs[request.execution_id]
         assert not world.store.is_over(run["id"]), "G3: an attempt begins after the run is over"

@@ -37,7 +37,7 @@ class Nemesis:
             (self._set_clock, 1),
             (self._poison, 2),
             (self._declines, 2),
-            (self._hold_lock, 1),
+            (self._hold_lock, 2),
             (self._lose_workflow, 1),
         ]
 
@@ -105,7 +105,7 @@ class Nemesis:
         if not open_runs:
             return self._flush()
         run_id = world.chance.choice(open_runs)
-        times = world.chance.choice((1, 1, 1, 2))
+        times = world.chance.choice((1, 2))
         world.faults.poisoned[run_id] = times
         world.poisoned.add(run_id)
         return f"the journal refuses a run {times} times"

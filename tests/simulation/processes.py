@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
 
 from services.kit.errors import QflowError
 from services.orchestrator.engine.engine import Engine, NotStarted

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Self
 
 from tests.simulation.world import World, quiet
 
@@ -93,7 +93,7 @@ def trace_of(seed: int) -> str:
 class _collecting_seldom:  # noqa: N801  # reads as what it does
     """A world is one large cycle: looked for every few worlds, it costs a fifth less."""
 
-    def __enter__(self) -> _collecting_seldom:
+    def __enter__(self) -> Self:
         self._since = 0
         gc.disable()
         return self

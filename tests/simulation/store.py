@@ -11,12 +11,19 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, Final, NamedTuple, NoReturn
 from uuid import UUID
 
 import asyncpg
 
-from services.orchestrator.domain.rows import NodeChange, NodeComplete, NodeInsert, Transition
+from services.orchestrator.domain.rows import (
+    AttemptInsert,
+    NodeChange,
+    NodeComplete,
+    NodeInsert,
+    Transition,
+)
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL
 from services.orchestrator.storage import flush
 
@@ -29,7 +36,7 @@ class Refused(asyncpg.PostgresError):
 
     def __init__(self, sqlstate: str, message: str) -> None:
         super().__init__(message)
-        self.sqlstate = sqlstate
+        self.sqlstate = sqlstate  # type: ignore[misc]  # the library gives each a class
 
 
 class Written(NamedTuple):
@@ -110,18 +117,7 @@ class Store:
 
     def _look(self, batch: Sequence[Transition]) -> set[UUID]:
         """Hold a batch against the rows as they are; returns the runs that it starts."""
-        started: set[UUID] = set()
-        asked: set[tuple[UUID, UUID]] = set()
-        for t in batch:
-            for run in t.run_inserts:
-                request = run.request_id and (run.created_by, run.request_id)
-                if run.id in self.runs or run.workflow_id in self.gone_workflows:
-                    continue
-                if request and (request in self.requests or request in asked):
-                    continue
-                started.add(run.id)
-                if request:
-                    asked.add(request)
+        started = self._look_at_starts(batch)
         touched: set[UUID] = set()
         begun: set[tuple[UUID, object]] = set()
         for t in batch:
@@ -133,20 +129,39 @@ class Store:
             for node in t.node_inserts:
                 if not node.first or node.run_id in started:
                     self._look_at_insert(node, started, begun)
-            for each in (*t.completes, *t.changes.values()):
-                self._look_at_guard(each, touched)
+            for done in t.completes:
+                self._look_at_guard(done, touched)
+            for moved in t.changes.values():
+                self._look_at_guard(moved, touched)
             for attempt in t.attempts:
-                key = (attempt.node_execution_id, attempt.token)
-                if key in self.attempts:
-                    _refuse("23505", f"attempt {key} twice")
-                if attempt.node_execution_id not in self.nodes:
-                    _refuse(flush.GUARD_MISSED, f"attempt {key} of no node")
-                if attempt.attempt < 1:
-                    _refuse("23514", f"attempt {attempt.attempt}")
-            for told in (*t.errors, *t.flows):
-                if told.run_id not in self.runs and told.run_id not in started:
-                    _refuse("23503", f"run {told.run_id} is not there")
+                self._look_at_attempt(attempt)
+            for run_id in {each.run_id for each in t.errors} | {each.run_id for each in t.flows}:
+                if run_id not in self.runs and run_id not in started:
+                    _refuse("23503", f"run {run_id} is not there")
         return started
+
+    def _look_at_starts(self, batch: Sequence[Transition]) -> set[UUID]:
+        started: set[UUID] = set()
+        asked: set[tuple[UUID, UUID]] = set()
+        for run in chain.from_iterable(t.run_inserts for t in batch):
+            request = run.request_id and (run.created_by, run.request_id)
+            if run.id in self.runs or run.workflow_id in self.gone_workflows:
+                continue
+            if request and (request in self.requests or request in asked):
+                continue
+            started.add(run.id)
+            if request:
+                asked.add(request)
+        return started
+
+    def _look_at_attempt(self, attempt: AttemptInsert) -> None:
+        key = (attempt.node_execution_id, attempt.token)
+        if key in self.attempts:
+            _refuse("23505", f"attempt {key} twice")
+        if attempt.node_execution_id not in self.nodes:
+            _refuse(flush.GUARD_MISSED, f"attempt {key} of no node")
+        if attempt.attempt < 1:
+            _refuse("23514", f"attempt {attempt.attempt}")
 
     def _look_at_insert(
         self, node: NodeInsert, started: set[UUID], begun: set[tuple[UUID, object]]
@@ -173,7 +188,9 @@ class Store:
         if isinstance(each, NodeChange) and not 0 <= each.retry_count <= row["max_retries"]:
             _refuse("23514", f"{each.retry_count} retries of {row['max_retries']}")
 
-    def _write(self, t: Transition, at: datetime, started: set[UUID]) -> None:
+    def _write(  # noqa: C901  # one line per kind of row
+        self, t: Transition, at: datetime, started: set[UUID]
+    ) -> None:
         for run in t.run_inserts:
             if run.id in started:
                 self._insert_run(run, at)
@@ -187,9 +204,7 @@ class Store:
         for moved in t.changes.values():
             self._change(moved, at)
         for attempt in t.attempts:
-            row = attempt._asdict()
-            self.attempts[attempt.node_execution_id, attempt.token] = row
-            self.attempts_of[attempt.node_execution_id].append(row)
+            self._insert_attempt(attempt)
         for error in t.errors:
             self.errors[error.id] = error._asdict()
         for flow in t.flows:
@@ -243,6 +258,11 @@ class Store:
             "history": [(node.token, "running")],
         }
         self.nodes[node.id] = self.nodes_of[node.run_id][node.node_id] = row
+
+    def _insert_attempt(self, attempt: AttemptInsert) -> None:
+        row = attempt._asdict()
+        self.attempts[attempt.node_execution_id, attempt.token] = row
+        self.attempts_of[attempt.node_execution_id].append(row)
 
     def _complete(self, done: NodeComplete, at: datetime) -> None:
         row = self.nodes[done.id]

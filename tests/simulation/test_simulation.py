@@ -10,16 +10,33 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from tests.simulation import bugs, seeds
+from services.orchestrator.domain import core, planner, restore, retry
+from services.orchestrator.domain import credits as credits_
+from tests.simulation import bugs, reach, seeds
 from tests.simulation.database import FATES
 from tests.simulation.world import World, quiet
 
 _FULL = bool(os.environ.get("QFLOW_TEST_FULL"))
 _BUG_SEEDS_MAX = 1000
+_RULES = (core, planner, credits_, restore, retry)
+# What a world has no way to: other tests do.
+_UNREACHED = frozenset(
+    {
+        "core.Core.pythons",  # asked by starts before they come here
+        "core.Core.forget",  # of a run that is forgotten already
+        "core.Core._give",  # of a place that was queued twice
+        "core.Core._set_timer",  # a thousand timers at once
+        "planner.settle",  # outputs of a megabyte
+        "planner._too_large",
+        "restore._completed",  # outputs in files
+    }
+)
 
 
 def _failed(report: seeds.Report) -> str:
@@ -54,6 +71,44 @@ def test_a_planted_bug_is_found(bug: str) -> None:
     with bugs.planted(bug):
         found = seeds.first_failure(_BUG_SEEDS_MAX)
     assert found is not None, f"{_BUG_SEEDS_MAX} seeds did not find it"
+
+
+@pytest.mark.timeout(120)
+def test_the_worlds_reach_every_rule_of_the_core() -> None:
+    """A rule that no world comes to is one of which all seeds say nothing."""
+    with reach.reached(_RULES) as hit:
+        report = seeds.live_through(range(60))
+    assert not report.failures, _failed(report)
+    known = {function for rule in _RULES for function in _of(rule, reach.lines_of(rule).values())}
+    found = {
+        name
+        for rule in _RULES
+        for line, function in reach.lines_of(rule).items()
+        for name in _of(rule, [function])
+        if line in hit[str(rule.__file__)]
+    }
+    assert known - found <= _UNREACHED
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_worlds_reach_every_branch_of_the_core() -> None:
+    """Line by line, but for what a world has no way to."""
+    with reach.reached(_RULES) as hit:
+        report = seeds.live_through(range(1500))
+    assert not report.failures, _failed(report)
+    missed = {
+        name
+        for rule in _RULES
+        for line, function in reach.lines_of(rule).items()
+        for name in _of(rule, [function])
+        if line not in hit[str(rule.__file__)]
+    }
+    assert missed <= _UNREACHED
+
+
+def _of(rule: ModuleType, functions: Iterable[str]) -> list[str]:
+    return [f"{rule.__name__.rpartition('.')[2]}.{each}" for each in functions]
 
 
 def test_a_seed_replays_as_it_was_in_any_process() -> None:

@@ -53,7 +53,7 @@ class Channel:
         self._token = token  # which runner process it is
         self._call: Call | None = None
 
-    def Attach(self) -> Call:
+    def Attach(self) -> Call:  # noqa: N802  # the contract's name
         self._call = Call(self._network, self._address, self._token)
         return self._call
 

@@ -103,15 +103,19 @@ def workflow(
     db: psycopg.Connection,
     owner: User,
     *,
-    nodes: Mapping[str, Node],
+    nodes: Mapping[str, Node | Mapping[str, Any]],
     edges: Sequence[tuple[str, str, str, str]],
+    links: Sequence[Mapping[str, Any]] = (),
     inputs: Sequence[str] = ("x",),
     outputs: Sequence[tuple[str, str]],
     settings: Mapping[str, Any] | None = None,
     node_settings: Mapping[str, Mapping[str, Any]] | None = None,
     active: bool = True,
 ) -> UUID:
-    """Make a workflow. An edge is (source place or "", output, target place, input)."""
+    """Make a workflow. An edge is (source place or "", output, target place, input).
+
+    `links` are further connections and a node that is a mapping is a built-in, as they are stored.
+    """
     workflow_id = uuid7()
     per_node = node_settings or {}
     columns = (
@@ -120,10 +124,11 @@ def workflow(
                 {
                     "id": place,
                     "type": "python",
-                    "node_id": str(each.id),
+                    "node_id": str(each.id if isinstance(each, Node) else uuid7()),
                     "version": 1,
                     "parameters": {},
                     "retry": None,
+                    **(each if isinstance(each, Mapping) else {}),
                     **per_node.get(place, {}),
                 }
                 for place, each in nodes.items()
@@ -139,6 +144,10 @@ def workflow(
                     "conversion": "",
                 }
                 for source, output, target, name in edges
+            ]
+            + [
+                {"source_output": "", "target_input": "", "conversion": "", **each}
+                for each in links
             ]
         ),
         json.dumps(settings or {}),

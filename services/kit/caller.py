@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
@@ -31,6 +31,9 @@ class Caller:
     name: str
     session_id: UUID
     expires_at: datetime
+    # Of the token that they called with; empty outside of calls. Another process of the same
+    # service can ask by it who that is.
+    token_digest: str = field(default="", repr=False, compare=False)
 
     def has_scope(self, scope: str) -> bool:
         """Whether the token reaches so far; whether the role does is another question."""

@@ -6,47 +6,67 @@ import asyncio
 import fcntl
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from uuid import UUID
 
 import asyncpg
 import structlog
 from qflow.orchestrator.v1.attach_service_pb2_grpc import add_AttachServiceServicer_to_server
+from qflow.orchestrator.v1.control_service_pb2_grpc import add_ControlServiceServicer_to_server
 from qflow.orchestrator.v1.execution_service_pb2_grpc import (
     add_ExecutionServiceServicer_to_server,
 )
+from qflow.orchestrator.v1.explain_service_pb2_grpc import add_ExplainServiceServicer_to_server
+from qflow.orchestrator.v1.peer_service_pb2_grpc import add_PeerServiceServicer_to_server
+from qflow.orchestrator.v1.rerun_service_pb2_grpc import add_RerunServiceServicer_to_server
+from qflow.orchestrator.v1.run_service_pb2_grpc import add_RunServiceServicer_to_server
 
-from services.kit.errors import Unavailable
+from services.kit.env import EnvError
+from services.kit.errors import QflowError, Unavailable
 from services.kit.pg import open_pool, prepare_connection
 from services.kit.rpc.auth import Authenticator
-from services.kit.rpc.server import Listener
 from services.kit.run import App, Loop, listener
-from services.orchestrator.engine.engine import Engine, Loaded
-from services.orchestrator.engine.journal import FencedError
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.engine.journal import BROKEN, FencedError
 from services.orchestrator.engine.member import Member
+from services.orchestrator.engine.shards import Shards
+from services.orchestrator.gateways.peers import Peers
 from services.orchestrator.loops.lease import keep_lease
+from services.orchestrator.loops.members import judge_strays, keep_share, tell_demand
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
+from services.orchestrator.rpc.controls import ControlServicer
 from services.orchestrator.rpc.executions import ExecutionServicer
+from services.orchestrator.rpc.explanations import ExplainServicer
+from services.orchestrator.rpc.peer import PeerServicer
+from services.orchestrator.rpc.reruns import RerunServicer
+from services.orchestrator.rpc.runs import RunServicer
 from services.orchestrator.settings import Settings
+from services.orchestrator.storage.shards import CHANNEL
+from services.orchestrator.usecases.balance import begin, hand_over
+from services.orchestrator.usecases.controls import Controls
+from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.plans import Plans
 from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.recover import load
+from services.orchestrator.usecases.rerun import Rerunner
 from services.orchestrator.usecases.start import Starter
+from services.orchestrator.usecases.watch import Watcher
 
 log = structlog.get_logger()
 
 _FLUSH_POLL_S = 0.01
+_LOCK_WAIT_S = 2.0
+_LOCK_POLL_S = 0.05  # of a standby, which is to take over within half a second
 
 
 @asynccontextmanager
 async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     """Put the orchestrator together, own the shards, load what is open."""
     settings = Settings.from_env(env)
-    lock = _lock_home(settings.home)
     api_pool = await open_pool(
         settings.database_url,
         application_name="qflow-orchestrator",
@@ -59,47 +79,69 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         setting="QFLOW_ORCHESTRATOR_ENGINE_DATABASE_URL",
         size_max=3,
     )
+    # The last thing to wait for: one that stands by has all else done when its turn comes.
+    lock = await _lock_home(settings.home, standby=settings.standby)
     plans = Plans()
+    shards = Shards()
     member = Member(
         engine_pool,
         host=f"{socket.gethostname()}:{settings.home}",
-        address=settings.attach_listen,
+        address=settings.attach_advertise,
         proof=True,
         ttl_s=settings.lease_ttl_s,
     )
     reader = Reader(api_pool, engine_pool, plans)
 
-    async def load_open(ids: Sequence[UUID] | None) -> Loaded:
-        return await load(engine_pool, plans, ids)
-
     engine = Engine(
         member=member,
-        connect=partial(_connect_journal, settings.engine_database_url),
-        load=load_open,
+        connect=partial(
+            _connect_journal, settings.engine_database_url, partial(_heard, member, shards)
+        ),
+        load=partial(load, engine_pool, plans),
+        shards=shards,
     )
-    await engine.begin()
+    peers = Peers(settings.token, root_certificates=settings.root_certificates)
+    authenticator = Authenticator(api_pool)
+    starter = Starter(api_pool, engine_pool, engine, plans)
+    watcher = Watcher(reader, engine)
+    router = Router(engine, engine_pool, peers)
+    executions = ExecutionServicer(
+        starter=starter, reader=reader, engine=engine, router=router, watcher=watcher
+    )
+    control = ControlServicer(controls=Controls(reader, engine), router=router)
+    explaining = ExplainServicer(reader, engine, router)
+    await begin(engine)
     writing = asyncio.create_task(engine.run())
     try:
         yield App(
             listener=listener(env, "orchestrator", "127.0.0.1:7102"),
-            authenticator=Authenticator(api_pool),
+            authenticator=authenticator,
             servicers=[
+                (add_ExecutionServiceServicer_to_server, executions),
                 (
-                    add_ExecutionServiceServicer_to_server,
-                    ExecutionServicer(
-                        starter=Starter(api_pool, engine_pool, engine, plans),
-                        reader=reader,
-                        engine=engine,
-                    ),
-                )
+                    add_RunServiceServicer_to_server,
+                    RunServicer(starter=starter, watcher=watcher),
+                ),
+                (add_RerunServiceServicer_to_server, RerunServicer(Rerunner(reader, engine))),
+                (add_ExplainServiceServicer_to_server, explaining),
+                (add_ControlServiceServicer_to_server, control),
             ],
-            internal_listener=Listener(address=settings.attach_listen, public=False),
+            internal_listener=listener(
+                env, "orchestrator", settings.attach_listen, suffix="ATTACH_LISTEN"
+            ),
             internal_servicers=[
-                (add_AttachServiceServicer_to_server, AttachServicer(engine, engine_pool))
+                (add_AttachServiceServicer_to_server, AttachServicer(engine, engine_pool)),
+                (
+                    add_PeerServiceServicer_to_server,
+                    PeerServicer(authenticator, [executions, control, explaining]),
+                ),
             ],
             loops=[
                 partial(_until_fenced, partial(_follow, writing)),
                 partial(_until_fenced, partial(keep_lease, engine)),
+                partial(_until_fenced, partial(keep_share, engine)),
+                partial(judge_strays, engine, engine_pool),
+                partial(tell_demand, engine),
                 partial(sweep_runners, engine, engine_pool),
                 partial(watch_locks, engine, engine_pool),
             ],
@@ -112,6 +154,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         except (Unavailable, asyncpg.PostgresError, OSError):
             log.warning("member_not_signed_off")
         await engine.journal.close()
+        await peers.close()
         await api_pool.close()
         await engine_pool.close()
         os.close(lock)
@@ -136,13 +179,29 @@ async def _follow(writing: asyncio.Task[None], stop: asyncio.Event) -> None:
 
 
 async def _drain(engine: Engine, writing: asyncio.Task[None]) -> None:
-    """Write what is queued, unless nothing writes any more; runners go on with what they have."""
+    """Give the runs to the others and write what is queued, unless nothing writes any more.
+
+    Runners go on with what they have.
+    """
+    if not writing.done():
+        try:
+            await hand_over(engine)
+        except (QflowError, FencedError, asyncpg.PostgresError, *BROKEN) as error:
+            log.warning("shards_not_handed_over", error=repr(error))
     while not (engine.journal.idle or writing.done()):  # noqa: ASYNC110  # milliseconds, once per process
         await asyncio.sleep(_FLUSH_POLL_S)
 
 
-async def _connect_journal(url: str) -> asyncpg.Connection[asyncpg.Record]:
-    """Open the journal's connection.
+def _heard(member: Member, shards: Shards, told_by: str) -> None:
+    """Look at the members when another one says that something changed."""
+    if told_by != str(member.id):
+        shards.look.set()
+
+
+async def _connect_journal(
+    url: str, heard: Callable[[str], None]
+) -> asyncpg.Connection[asyncpg.Record]:
+    """Open the journal's connection, which also hears what other members tell.
 
     Its statements find rows by key. Planned while the tables are small, they must not choose to
     read them whole, since a prepared plan stays when the tables have grown.
@@ -163,19 +222,33 @@ async def _connect_journal(url: str) -> asyncpg.Connection[asyncpg.Record]:
         },
     )
     await prepare_connection(db)
+    await db.add_listener(CHANNEL, lambda _db, _pid, _channel, told_by: heard(str(told_by)))
     return db
 
 
-def _lock_home(home: Path) -> int:
-    """Hold the home's lock: whoever has it knows that no other orchestrator of it is alive."""
+async def _lock_home(home: Path, *, standby: bool) -> int:
+    """Hold the home's lock: whoever has it knows that no other orchestrator of it is alive.
+
+    One that stands by waits for that; any other waits for one that is about to end.
+    """
     folder = home / "run"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(folder / "orchestrator.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise Unavailable(
-            "HOME_LOCKED", f"another orchestrator runs on {home}; stop it or use another QFLOW_HOME"
-        ) from None
-    return lock
+    gives_up_at = None if standby else time.monotonic() + _LOCK_WAIT_S
+    waited = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if gives_up_at is not None and time.monotonic() > gives_up_at:
+                os.close(lock)
+                raise EnvError(
+                    f"another orchestrator runs on {home}; stop it, give this one another "
+                    "QFLOW_HOME, or have it stand by with QFLOW_ORCHESTRATOR_STANDBY=1"
+                ) from None
+            if not waited:
+                log.info("standing_by" if standby else "home_awaited", home=str(home))
+            waited = True
+            await asyncio.sleep(_LOCK_POLL_S)
+        else:
+            return lock

@@ -20,18 +20,27 @@ class Settings:
     lease_ttl_s: float
     pool_size_max: int
     attach_listen: str
+    attach_advertise: str
+    standby: bool
+    token: str = field(repr=False)
+    root_certificates: bytes | None = field(repr=False)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """Read the environment; a missing or wrong value stops the process with its name."""
         home = read.path(env, "QFLOW_HOME")
+        attach_listen = read.text(
+            env, "QFLOW_ORCHESTRATOR_ATTACH_LISTEN", f"unix:{home}/run/attach.sock"
+        )
         return cls(
             database_url=read.required(env, "QFLOW_ORCHESTRATOR_DATABASE_URL"),
             engine_database_url=read.required(env, "QFLOW_ORCHESTRATOR_ENGINE_DATABASE_URL"),
             home=home,
             lease_ttl_s=read.seconds(env, "QFLOW_LEASE_TTL_S", 10.0, low=0.5),
             pool_size_max=read.integer(env, "QFLOW_POOL_SIZE_MAX", 6, low=1),
-            attach_listen=read.text(
-                env, "QFLOW_ORCHESTRATOR_ATTACH_LISTEN", f"unix:{home}/run/attach.sock"
-            ),
+            attach_listen=attach_listen,
+            attach_advertise=read.text(env, "QFLOW_ORCHESTRATOR_ATTACH_ADVERTISE", attach_listen),
+            token=read.text(env, "QFLOW_SERVICE_TOKEN", ""),
+            root_certificates=read.certificates(env),
+            standby=read.flag(env, "QFLOW_ORCHESTRATOR_STANDBY"),
         )

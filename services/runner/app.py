@@ -157,6 +157,7 @@ async def _runner(
         greet,
         joined=membership.joined,
         token=settings.token,
+        root_certificates=settings.root_certificates,
         on_refused=membership.doubt,
     )
     await membership.begin()
@@ -178,7 +179,7 @@ async def _runner(
                 (add_FileServiceServicer_to_server, FileServicer(api_pool, store)),
             ],
             loops=[
-                *(partial(streams.hold, address) for address in settings.attach_addresses),
+                partial(streams.hold_all, settings.attach_addresses),
                 streams.drain,
                 partial(keep_lease, membership, desk, pool, streams),
                 partial(shrink_pool, pool),

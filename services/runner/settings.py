@@ -24,6 +24,7 @@ class Settings:
     database_url: str = field(repr=False)
     engine_database_url: str = field(repr=False)
     token: str = field(repr=False)
+    root_certificates: bytes | None = field(repr=False)
     home: Path
     name: str
     attach_addresses: tuple[str, ...]
@@ -49,6 +50,7 @@ class Settings:
             database_url=read.required(env, "QFLOW_RUNNER_DATABASE_URL"),
             engine_database_url=read.required(env, "QFLOW_RUNNER_ENGINE_DATABASE_URL"),
             token=read.required(env, "QFLOW_SERVICE_TOKEN"),
+            root_certificates=read.certificates(env),
             home=home,
             name=read.text(env, "QFLOW_RUNNER_NAME", "runner"),
             attach_addresses=_addresses(env, home),

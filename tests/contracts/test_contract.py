@@ -195,6 +195,7 @@ def test_every_list_of_a_request_has_a_limit(contract: list[FileDescriptorProto]
         for path, field in _fields(messages, method.input_type)
         if field.label == field.LABEL_REPEATED
         and not field.options.Extensions[validate_pb2.field].repeated.max_items
+        and not field.options.Extensions[validate_pb2.field].map.max_pairs
     ]
     assert [] == unlimited
 

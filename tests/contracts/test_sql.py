@@ -40,7 +40,7 @@ _OWNED: Final = {
     },
     "orchestrator": {
         *("workflow_executions", "node_executions", "node_data_flow", "node_attempts"),
-        *("execution_pins", "engine_members", "engine_shards"),
+        *("execution_pins", "execution_signals", "engine_members", "engine_shards"),
     },
     "runner": {
         *("containers", "container_dependencies", "files", "file_access_logs"),
@@ -79,9 +79,14 @@ _RUN_BY: Final = {
     "orchestrator.storage.definitions._ALIASED": "qflow_orchestrator",
     "orchestrator.storage.definitions._HEAD": "qflow_orchestrator",
     "orchestrator.storage.executions": "qflow_orchestrator",
+    "orchestrator.storage.execution_lists": "qflow_orchestrator",
+    "orchestrator.storage.execution_lists._BY_LABELS": "qflow_orchestrator_engine",
     "orchestrator.storage.flush": "qflow_orchestrator_engine",
     "orchestrator.storage.members": "qflow_orchestrator_engine",
+    "orchestrator.storage.pins": "qflow_orchestrator_engine",
+    "orchestrator.storage.pins._NODE_HEAD": "qflow_orchestrator",
     "orchestrator.storage.recovery": "qflow_orchestrator_engine",
+    "orchestrator.storage.shards": "qflow_orchestrator_engine",
     "runner.storage.containers": "qflow_runner_engine",
     "runner.storage.containers._LIST": "qflow_runner",
     "runner.storage.environments": "qflow_runner_engine",
@@ -123,6 +128,7 @@ def _statements() -> Iterator[Statement]:
                 yield Statement(module.split(".")[0], module, name, value)
     yield from _flushes()
     yield from _lists()
+    yield from _execution_lists()
     yield from _tags()
 
 
@@ -190,6 +196,44 @@ def _lists() -> Iterator[Statement]:
                 text, _ = lists.statement(listed, question, among_ids=among_ids)
                 place = f"{listed.table}: {name} {among_ids=}"
                 yield Statement("registry", "registry.storage.lists", place, text)
+
+
+def _execution_lists() -> Iterator[Statement]:
+    """The list of executions with each operator of each field, each order, each way to go on."""
+    from services.kit.filter.language import Comparison, Expression, Word
+    from services.kit.filter.order import Order
+    from services.orchestrator.storage import execution_lists as lists
+
+    nobody = str(UUID(int=0))
+    values = dict.fromkeys(("workflow", "node_version", "owner", "parent"), nobody)
+    values |= dict.fromkeys(("create_time", "start_time", "end_time"), "2026-01-01")
+    values |= {"status": "failed", "priority": "1"}
+    fields = [*lists.FIELDS.fields, *(make("labels.x") for make in lists.FIELDS.families.values())]
+    asked: dict[str, tuple[Expression, Order, bool]] = {
+        f"{field.name} {operator}": (
+            Comparison(field.name, operator, values.get(field.name, "x")),
+            lists.NEWEST_FIRST,
+            False,
+        )
+        for field in fields
+        for operator in field.sql
+    }
+    for by in lists.ORDERS:
+        for descending in (True, False):
+            for later in (True, False):
+                name = f"by {by.name} {'desc' if descending else 'asc'} {later=}"
+                asked[name] = (Word("x"), Order(by, descending), later)
+    for name, (expression, order, later) in asked.items():
+        question = lists.Question(
+            expression=expression,
+            order=order,
+            after=(datetime.now(UTC), UUID(int=0)) if later else None,
+            limit=1,
+        )
+        for among_ids in (True, False):
+            text, _ = lists.statement(question, among_ids=among_ids)
+            module = "orchestrator.storage.execution_lists"
+            yield Statement("orchestrator", module, f"{name} {among_ids=}", text)
 
 
 def _tags() -> Iterator[Statement]:

@@ -46,6 +46,8 @@ class FakeRunner:
         default_factory=dict
     )  # attempts without an answer yet
     unacked: dict[bytes, pb.AttemptResult] = field(default_factory=dict)
+    member: str = ""  # the orchestrator's, as it says
+    other: FakeRunner | None = None  # the same runner's stream to another orchestrator
     told: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     _out: asyncio.Queue[pb.AttachRequest] = field(default_factory=asyncio.Queue)
@@ -58,6 +60,7 @@ class FakeRunner:
         call = AttachServiceStub(self.channel).Attach(self._frames())
         welcome: Any = await call.read()
         assert welcome.HasField("welcome"), welcome
+        self.member = welcome.welcome.member_id
         reading = asyncio.create_task(self._read(call))
         try:
             yield self
@@ -117,6 +120,10 @@ class FakeRunner:
             for ack in [*frame.acks, *frame.superseded]:
                 self.unacked.pop(ack.attempt_ref, None)
                 self.held.pop(ack.attempt_ref, None)
+            for owner in frame.owners:
+                known = self.unacked.get(owner.attempt_ref)
+                if known is not None and self.other and owner.member_id == self.other.member:
+                    self.other._out.put_nowait(pb.AttachRequest(results=[known]))
             for kill in frame.kills:
                 held = self.held.get(kill.attempt_ref)
                 known = self.unacked.get(kill.attempt_ref)

@@ -36,12 +36,16 @@ VIEWS_OF_THEIR_OWNER: Final = """
 """
 # I29: the key's first column leads an index of the referencing table. Of a key over several columns
 # one is enough: the workflow's executions are found by workflow, then looked through.
+# One of the rows that have the key at all serves as well: what is looked for is never null.
 FOREIGN_KEYS_WITHOUT_INDEX: Final = """
     SELECT c.conrelid::regclass, c.conname FROM pg_constraint c
      WHERE c.contype = 'f' AND c.connamespace = 'public'::regnamespace
        AND NOT EXISTS (
             SELECT 1 FROM pg_index i JOIN pg_class k ON k.oid = i.indexrelid
-             WHERE i.indrelid = c.conrelid AND i.indpred IS NULL
+              JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+             WHERE i.indrelid = c.conrelid
+               AND (i.indpred IS NULL
+                 OR pg_get_expr(i.indpred, i.indrelid) = '(' || a.attname || ' IS NOT NULL)')
                AND k.relam = (SELECT oid FROM pg_am WHERE amname = 'btree')
                AND i.indkey[0] = c.conkey[1])
 """

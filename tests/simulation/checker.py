@@ -15,6 +15,7 @@ from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL
 from services.orchestrator.engine.journal import Committed
 from services.orchestrator.storage import recovery
 from tests.simulation import graphs
+from tests.simulation.database import _signals
 
 if TYPE_CHECKING:
     from tests.simulation.processes import Orchestrator
@@ -125,7 +126,9 @@ class Checker:
         queued = {each.transition.run_id for each in engine.journal._queue}
         for run_id in dict.fromkeys(t.run_id for t in batch):
             run = engine.core.runs.get(run_id)
-            if run is not None and run_id not in queued and run.status not in RUN_FINAL:
+            if run is None or self.world.store.shards[run.shard] != engine.member.id:
+                continue
+            if run_id not in queued and run.status not in RUN_FINAL:
                 self.compare(run)
 
     def compare(self, run: Run) -> None:
@@ -135,6 +138,8 @@ class Checker:
             store.open_run(store.runs[run.id]),  # type: ignore[arg-type]
             store.open_nodes(run.id),  # type: ignore[arg-type]
             run.plan,
+            [recovery._to_signal(row) for row in _signals(store, [run.id])],  # type: ignore[arg-type]
+            {},
         )
         rows = found.run
         for name in _RUN_FIELDS:

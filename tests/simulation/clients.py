@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from services.kit.errors import ResourceExhausted, Unavailable
+from services.orchestrator.domain.core import SHARDS
 from services.orchestrator.domain.rows import RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL, RunStatus
@@ -79,7 +81,7 @@ class Clients:
             run = self._new_run(plan, request, given)
             world.scripts[run.id], world.given[run.id] = scripts, given
             try:
-                await self._ask(self._starting(run))
+                await self._ask(self._starting(run), run.id)
             except NotStarted:
                 earlier = world.store.requests.get((OWNER, request))
                 if earlier is None:
@@ -130,7 +132,7 @@ class Clients:
         row = world.store.runs[run_id]
         while row["status"] not in RUN_FINAL:
             try:
-                await self._ask(lambda orchestrator: orchestrator.engine.cancel(run_id))
+                await self._ask(lambda each: each.engine.cancel(run_id), run_id)
             except (Unavailable, OSError):
                 await asyncio.sleep(_RETRY_S)
                 continue
@@ -140,12 +142,15 @@ class Clients:
                 return
             await asyncio.sleep(_RETRY_S)
 
-    async def _ask(self, call: Callable[[Orchestrator], Coroutine[Any, Any, None]]) -> None:
+    async def _ask(
+        self, call: Callable[[Orchestrator], Coroutine[Any, Any, None]], run_id: UUID
+    ) -> None:
         """Make a call to an orchestrator that is there; its death is UNAVAILABLE."""
         ready = [each for each in self._world.orchestrators if each.ready.is_set()]
         if not ready:
             raise OSError
-        orchestrator = self._world.chance.choice(ready)
+        having = [each for each in ready if run_id in each.engine.core.runs]  # calls are forwarded
+        orchestrator = self._world.chance.choice(having or ready)
         task = orchestrator.spawn(call(orchestrator))
         await asyncio.wait({task})
         if task.cancelled():
@@ -183,7 +188,7 @@ def _row_of(run: Run) -> RunInsert:
         workflow_version=1,
         current_version=None,
         pins_id=plan.pins_id,
-        shard=0,
+        shard=zlib.crc32(run.id.bytes) % SHARDS,
         status=RunStatus.PENDING,
         input_data=run.input_text,
         request_id=run.request_id,

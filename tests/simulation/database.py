@@ -18,6 +18,7 @@ from uuid import UUID
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.storage import definitions, flush, recovery
 from services.orchestrator.storage import members as engine_members
+from services.orchestrator.storage import shards as engine_shards
 from services.runner.storage import members as runner_members
 from tests.simulation.store import Lease, Refused, Row, Store
 
@@ -176,57 +177,147 @@ async def transaction(pool: Database, **_: Any) -> AsyncIterator[Database]:
 # --- engine_members -----------------------------------------------------------------------------
 
 
-def _join(store: Store, member_id: UUID, host: str, *_: Any) -> int:
+def _join(store: Store, member_id: UUID, host: str, address: str, _: Any) -> int:
     epoch = 1 + max((each.epoch for each in store.members.values()), default=0)
-    store.members[member_id] = Lease("idle", epoch=epoch, host=host)
+    store.members[member_id] = Lease(
+        "idle", epoch=epoch, host=host, address=address, updated_at=store.clock()
+    )
     return epoch
 
 
-def _advance(store: Store, member_id: UUID, epoch: int) -> int | None:
+def _mine(store: Store, member_id: UUID, epoch: int, *states: str) -> Lease | None:
     member = store.members[member_id]
-    if member.epoch != epoch or member.state not in ("live", "idle"):
+    return member if member.epoch == epoch and member.state in states else None
+
+
+def _advance(store: Store, member_id: UUID, epoch: int) -> int | None:
+    member = _mine(store, member_id, epoch, "live", "idle")
+    if member is None:
         return None
     member.epoch = 1 + max(each.epoch for each in store.members.values())
+    member.updated_at = store.clock()
     return member.epoch
 
 
-def _fence_dead(store: Store, member_id: UUID, host: str, proof: bool) -> None:  # noqa: FBT001
+def _fence_dead(store: Store, member_id: UUID, host: str | None, silent_max_s: float) -> list[Row]:
     now = store.clock()
+    dead = []
     for other, member in store.members.items():
         if other == member_id or member.state not in ("live", "idle"):
             continue
         ended = member.expires_at is not None and member.expires_at < now
-        if member.state == "idle" or ended or (proof and member.host == host):
-            member.state = "fenced"
+        silent = member.updated_at < now - timedelta(seconds=silent_max_s)
+        if (
+            (member.state == "live" and ended)
+            or (member.state == "idle" and silent)
+            or member.host == host
+        ):
+            member.state, member.updated_at = "fenced", now
+            dead.append({"id": other})
+    return dead
 
 
-def _wait_s(store: Store, member_id: UUID) -> float | None:
-    ends = [
-        each.expires_at
-        for other, each in store.members.items()
-        if other != member_id and each.state == "live" and each.expires_at is not None
-    ]
-    return (max(ends) - store.clock()).total_seconds() if ends else None
-
-
-def _take_shards(store: Store, member_id: UUID) -> None:
-    store.shards_of = member_id
+def _look_in(store: Store, member_id: UUID, epoch: int) -> None:
+    member = _mine(store, member_id, epoch, "idle")
+    if member is not None:
+        member.updated_at = store.clock()
 
 
 def _renew(store: Store, member_id: UUID, epoch: int, ttl_s: float) -> bool | None:
-    member = store.members[member_id]
-    if member.epoch != epoch or member.state not in ("live", "idle"):
+    member = _mine(store, member_id, epoch, "live", "idle")
+    if member is None:
         return None
-    member.state, member.expires_at = "live", store.clock() + timedelta(seconds=ttl_s)
+    member.updated_at = store.clock()
+    member.state, member.expires_at = "live", member.updated_at + timedelta(seconds=ttl_s)
     return True
 
 
 def _rest(store: Store, member_id: UUID, epoch: int, state: str) -> bool | None:
-    member = store.members[member_id]
-    if member.epoch != epoch or member.state not in ("live", "idle"):
+    member = _mine(store, member_id, epoch, "live", "idle")
+    if member is None:
         return None
-    member.state, member.expires_at = state, None
+    member.state, member.expires_at, member.updated_at = state, None, store.clock()
     return True
+
+
+# --- engine_shards ------------------------------------------------------------------------------
+
+
+def _tell(store: Store, member_id: UUID) -> None:
+    for listen in list(store.listeners.values()):
+        asyncio.get_running_loop().call_soon(listen, str(member_id))
+
+
+def _survey(store: Store) -> list[Row]:
+    return [
+        {
+            "id": member_id,
+            "state": member.state,
+            "address": member.address,
+            "left_s": None
+            if member.expires_at is None
+            else (member.expires_at - store.clock()).total_seconds(),
+            "shards": _shards_of(store, member_id),
+        }
+        for member_id, member in sorted(store.members.items())
+        if member.state in ("live", "idle")
+    ]
+
+
+def _shards_of(store: Store, member_id: UUID) -> list[int]:
+    return [shard for shard, owner in store.shards.items() if owner == member_id]
+
+
+def _owned(store: Store, member_id: UUID) -> list[Row]:
+    return [{"shard": each} for each in _shards_of(store, member_id)]
+
+
+def _holds(store: Store, member_id: UUID, epoch: int) -> bool | None:
+    return _mine(store, member_id, epoch, "live") and True
+
+
+def _take(store: Store, member_id: UUID, shards: Sequence[int]) -> list[Row]:
+    for shard in shards:
+        store.shards[shard] = member_id
+    return [{"shard": each} for each in shards]
+
+
+def _take_orphans(store: Store, member_id: UUID, count: int, _: Any) -> list[Row]:
+    alive = {each for each, row in store.members.items() if row.state in ("live", "idle")}
+    orphans = [shard for shard, owner in store.shards.items() if owner not in alive]
+    return _take(store, member_id, orphans[:count])
+
+
+def _rests(store: Store, owner: UUID) -> bool | None:
+    return True if store.members[owner].state == "idle" else None
+
+
+def _take_of(store: Store, member_id: UUID, owner: UUID, count: int) -> list[Row]:
+    return _take(store, member_id, sorted(_shards_of(store, owner), reverse=True)[:count])
+
+
+def _give(store: Store, member_id: UUID, epoch: int, shard: int, taker: UUID) -> bool | None:
+    other = store.members[taker]
+    alive = other.state == "live" and other.expires_at and other.expires_at > store.clock()
+    if not _holds(store, member_id, epoch) or not alive or other.address is None:
+        return None
+    if store.shards[shard] != member_id:
+        return None
+    store.shards[shard] = taker
+    return True
+
+
+def _held(store: Store, refs: Sequence[UUID]) -> list[Row]:
+    rows = [store.nodes[each] for each in refs if each in store.nodes]
+    return [
+        {
+            "id": row["id"],
+            "runner_incarnation": row["runner_incarnation"],
+            "member_id": store.shards[store.runs[row["run_id"]]["shard"]],
+        }
+        for row in rows
+        if row["status"] == "running" and not store.is_over(row["run_id"])
+    ]
 
 
 # --- runner_members -----------------------------------------------------------------------------
@@ -291,9 +382,26 @@ def _live_runners(store: Store, incarnations: Sequence[UUID]) -> list[Row]:
 # --- executions ---------------------------------------------------------------------------------
 
 
-def _find(store: Store, _: int, ids: Sequence[UUID] | None) -> list[Row]:
+def _find(
+    store: Store, _: int, ids: Sequence[UUID] | None, shards: Sequence[int] | None
+) -> list[Row]:
     wanted = store.runs if ids is None else [each for each in ids if each in store.runs]
-    return [store.runs[each] for each in sorted(wanted) if not store.is_over(each)]
+    found = [store.runs[each] for each in sorted(wanted) if not store.is_over(each)]
+    return [each for each in found if shards is None or each["shard"] in shards]
+
+
+def _children(store: Store, ids: Sequence[UUID]) -> list[Row]:
+    names = ("id", "status", "output_data", "error_type", "error_message", "failed_node_id")
+    over = [store.runs[each] for each in ids if each in store.runs and store.is_over(each)]
+    return [{name: row[name] for name in names} for row in over]
+
+
+def _signals(store: Store, ids: Sequence[UUID]) -> list[Row]:
+    return [
+        row | {"workflow_execution_id": row["run_id"]}
+        for row in store.signals.values()
+        if row["run_id"] in ids and row["node_id"] is None
+    ]
 
 
 def _open(store: Store, ids: Sequence[UUID]) -> list[Row]:
@@ -316,8 +424,17 @@ _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
     engine_members._JOIN: _join,
     engine_members._ADVANCE: _advance,
     engine_members._FENCE_DEAD: _fence_dead,
-    engine_members._WAIT_S: _wait_s,
-    engine_members._TAKE_SHARDS: _take_shards,
+    engine_members._LOOK_IN: _look_in,
+    engine_shards._TELL: _tell,
+    engine_shards._SURVEY: _survey,
+    engine_shards._OWNED: _owned,
+    engine_shards._LOCK: lambda _: None,
+    engine_shards._HOLDS: _holds,
+    engine_shards._TAKE_ORPHANS: _take_orphans,
+    engine_shards._RESTS: _rests,
+    engine_shards._TAKE_OF: _take_of,
+    engine_shards._GIVE: _give,
+    engine_shards._HELD: _held,
     engine_members._RENEW: _renew,
     engine_members._REST: _rest,
     engine_members._IS_FENCED: _is_fenced,
@@ -331,5 +448,7 @@ _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
     recovery._FIND: _find,
     recovery._OPEN: _open,
     recovery._NODES: _nodes,
+    recovery._SIGNALS: _signals,
+    recovery._CHILDREN: _children,
     definitions._LOCKS: _locks,
 }

@@ -14,7 +14,8 @@ from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
-from services.orchestrator.domain.plan import Definition, NodeVersion, Plan, compile_plan
+from services.orchestrator.domain.compile import compile_plan
+from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
 
 SHAPES: Final = 400
 NODES_MIN: Final = 20  # of all graphs of a world

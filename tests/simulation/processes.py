@@ -16,9 +16,12 @@ from services.kit.errors import QflowError
 from services.orchestrator.engine.engine import Engine, NotStarted
 from services.orchestrator.engine.journal import FencedError
 from services.orchestrator.engine.member import Member
+from services.orchestrator.engine.shards import Shards
 from services.orchestrator.loops.lease import keep_lease
+from services.orchestrator.loops.members import judge_strays, keep_share, tell_demand
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
+from services.orchestrator.usecases.balance import begin
 from services.orchestrator.usecases.recover import load
 from services.runner.domain.limits import Tier
 from services.runner.domain.outcome import AttemptError, ErrorType, Outcome, Usage
@@ -78,6 +81,7 @@ class Orchestrator(Process):
             member=self.member,
             connect=self._connect,
             load=partial(load, pool, cast("Any", world.plans)),
+            shards=Shards(),
         )
         self.host = host
         self.ready = asyncio.Event()
@@ -91,14 +95,15 @@ class Orchestrator(Process):
         if self.world.faults.down or self.database.cut:
             raise OSError
         self._journals = Database(self.world.store, self.world.faults)
+        self.world.store.listeners[self.member.id] = self._heard
         return self._journals
 
-    def part(self, *, parted: bool) -> None:
-        """Part this process from database and runners, or let it have them again.
+    def _heard(self, told_by: str) -> None:
+        if told_by != str(self.member.id) and not self.database.cut:
+            self.engine.shards.look.set()
 
-        One that was fenced meanwhile finds that out with its next write; its supervisor does not
-        wait for that.
-        """
+    def part(self, *, parted: bool) -> None:
+        """Part this process from database and runners, or let it have them again."""
         if not self.alive or parted == self.database.cut:
             return
         self.database.cut = self._journals.cut = parted
@@ -108,13 +113,11 @@ class Orchestrator(Process):
             network.end(lambda call: call.servicer is self._servicer)
         else:
             network.cut.discard(self.address)
-            if self.world.store.members[self.member.id].state == "fenced":
-                self._over()
 
     async def _live(self) -> None:
         pool = cast("Any", self.database)
         try:
-            await self.engine.begin()
+            await begin(self.engine)
         except (OSError, FencedError):
             self._over()  # its supervisor starts another
             return
@@ -123,7 +126,10 @@ class Orchestrator(Process):
         self.ready.set()
         self.spawn(sweep_runners(self.engine, pool, self.stop))
         self.spawn(watch_locks(self.engine, pool, self.stop))
+        self.spawn(judge_strays(self.engine, pool, self.stop))
+        self.spawn(tell_demand(self.engine, self.stop))
         self.spawn(self._until_fenced(keep_lease(self.engine, self.stop)))
+        self.spawn(self._until_fenced(keep_share(self.engine, self.stop)))
         await self._until_fenced(self.engine.run())
 
     async def _until_fenced(self, work: Coroutine[Any, Any, None]) -> None:
@@ -140,6 +146,7 @@ class Orchestrator(Process):
 
     def kill(self) -> None:
         super().kill()
+        self.world.store.listeners.pop(self.member.id, None)
         network = self.world.network
         if self._servicer is not None:
             if network.servers.get(self.address) is self._servicer:
@@ -195,8 +202,7 @@ class Runner(Process):
                 break
             except OSError:
                 await asyncio.sleep(0.1)
-        for address in self.world.addresses:
-            self.spawn(self.streams.hold(address, self.stop))
+        self.spawn(self.streams.hold_all(self.world.addresses, self.stop))
         await self.membership.keep(self.stop, busy=self.desk.busy, on_lost=self._lost)
 
     async def _lost(self) -> None:

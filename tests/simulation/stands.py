@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.engine import engine, journal, member
-from services.orchestrator.loops import sweep
+from services.orchestrator.loops import members, sweep
 from services.orchestrator.storage import flush
 from services.orchestrator.usecases import recover, runners
 from services.runner.gateways import attach
@@ -30,14 +30,19 @@ def stood_in(world: World) -> Iterator[None]:
         def put(target: Any, name: str, value: Any) -> None:
             stack.enter_context(patch.object(target, name, value))
 
-        for module in (member, sweep, recover, runners):
+        for module in (member, members, sweep, recover, runners):
             put(module, "transaction", transaction)
         put(journal, "flush", _FLUSH)
         put(engine, "uuid7", world.new_id)
+        put(journal, "uuid7", world.new_id)
         put(member, "uuid7", world.new_id)
         put(membership, "uuid", SimpleNamespace(uuid4=world.new_id))
         put(membership, "containers", SimpleNamespace(close_left=_nothing))
-        put(attach, "open_channel", lambda address, token: Channel(world.network, address, token))
+        put(
+            attach,
+            "open_channel",
+            lambda address, token, **_: Channel(world.network, address, token),
+        )
         put(attach, "AttachServiceStub", world.network.stub)
         yield
 

@@ -7,6 +7,7 @@ is a method here, and its columns come along by their names.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,36 @@ from uuid import UUID
 
 import asyncpg
 
+from services.orchestrator.domain.core import SHARDS
 from services.orchestrator.domain.rows import (
     AttemptInsert,
     NodeChange,
     NodeComplete,
+    NodeCopy,
     NodeInsert,
+    NodePlaced,
     Transition,
 )
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL
 from services.orchestrator.storage import flush
 
 Row = dict[str, Any]
+# Columns of a node's row that its birth may leave empty.
+_EMPTY: Final = (
+    "runner_incarnation",
+    "output_data",
+    "output_file_id",
+    "error_type",
+    "error_message",
+    "error_stack_trace",
+    "cpu_us",
+    "memory_peak_bytes",
+    "container_id",
+    "child_execution_id",
+    "started_at",
+    "completed_at",
+    "due_at",
+)
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -58,6 +78,8 @@ class Lease:
     expires_at: datetime | None = None
     epoch: int = 0
     host: str = ""
+    address: str | None = None
+    updated_at: datetime = EPOCH
 
 
 class Store:
@@ -68,7 +90,9 @@ class Store:
         self.skew_s = 0.0  # the server's clock may be set
         self.members: dict[UUID, Lease] = {}
         self.runners: dict[UUID, Lease] = {}
-        self.shards_of: UUID | None = None
+        self.shards: dict[int, UUID | None] = dict.fromkeys(range(SHARDS))
+        self.listeners: dict[UUID, Callable[[str], None]] = {}  # of what members tell, by member
+        self.signals: dict[UUID, Row] = {}
         self.runs: dict[UUID, Row] = {}
         self.nodes: dict[UUID, Row] = {}
         self.nodes_of: defaultdict[UUID, dict[str, Row]] = defaultdict(dict)
@@ -126,7 +150,7 @@ class Store:
                 if row is None or row["status"] in RUN_FINAL or change.id in touched:
                     _refuse(flush.GUARD_MISSED, f"run {change.id} moved")
                 touched.add(change.id)
-            for node in t.node_inserts:
+            for node in (*t.node_inserts, *t.placed.values(), *t.copies):
                 if not node.first or node.run_id in started:
                     self._look_at_insert(node, started, begun)
             for done in t.completes:
@@ -164,7 +188,10 @@ class Store:
             _refuse("23514", f"attempt {attempt.attempt}")
 
     def _look_at_insert(
-        self, node: NodeInsert, started: set[UUID], begun: set[tuple[UUID, object]]
+        self,
+        node: NodeInsert | NodePlaced | NodeCopy,
+        started: set[UUID],
+        begun: set[tuple[UUID, object]],
     ) -> None:
         if node.run_id not in self.runs and node.run_id not in started:
             _refuse("23503", f"run {node.run_id} is not there")
@@ -199,6 +226,11 @@ class Store:
         for node in t.node_inserts:
             if not node.first or node.run_id in started:
                 self._insert_node(node, at)
+        for placed in t.placed.values():
+            if not placed.first or placed.run_id in started:
+                self._place(placed, at)
+        for signal in t.signals:
+            self.signals[signal.id] = signal._asdict()
         for done in t.completes:
             self._complete(done, at)
         for moved in t.changes.values():
@@ -216,6 +248,9 @@ class Store:
         timeout = run.timeout_ms
         self.runs[run.id] = {
             **run._asdict(),
+            "labels": json.loads(run.labels),
+            "error_message": None,
+            "error_stack_trace": None,
             "created_at": at,
             "started_at": at if run.status == "running" else None,
             "completed_at": None,
@@ -231,31 +266,38 @@ class Store:
         started = at if change.starts else row["started_at"]
         asked = row["cancel_requested_at"]
         row.update(change._asdict())
+        row["error_stack_trace"] = change.stack_trace
         row["started_at"] = started
         row["completed_at"] = max(at, started or at) if change.final else None
         row["cancel_requested_at"] = (asked or at) if change.cancels else asked
 
     def _insert_node(self, node: NodeInsert, at: datetime) -> None:
-        row: Row = {
+        self._put_node(
+            node,
+            {"status": "running", "runner_incarnation": node.runner, "started_at": at},
+        )
+
+    def _place(self, placed: NodePlaced, at: datetime) -> None:
+        due_ms = placed.due_ms
+        self._put_node(
+            placed,
+            {
+                "started_at": at if placed.starts else None,
+                "completed_at": at if placed.status in NODE_FINAL else None,
+                "due_at": None if due_ms is None else at + timedelta(milliseconds=due_ms),
+                "child_execution_id": placed.child_id,
+            },
+        )
+
+    def _put_node(self, node: NodeInsert | NodePlaced, columns: Row) -> None:
+        row = {
+            **dict.fromkeys(_EMPTY),
+            "retry_count": 0,
+            "delivery_count": 0,
             **node._asdict(),
             "workflow_execution_id": node.run_id,
             "attempt_token": node.token,
-            "runner_incarnation": node.runner,
-            "status": "running",
-            "retry_count": 0,
-            "delivery_count": 0,
-            "output_data": None,
-            "output_file_id": None,
-            "error_type": None,
-            "error_message": None,
-            "error_stack_trace": None,
-            "cpu_us": None,
-            "memory_peak_bytes": None,
-            "container_id": None,
-            "started_at": at,
-            "completed_at": None,
-            "due_at": None,
-            "history": [(node.token, "running")],
+            **columns,
         }
         self.nodes[node.id] = self.nodes_of[node.run_id][node.node_id] = row
 
@@ -269,13 +311,13 @@ class Store:
         row.update(done._asdict())
         row.update(
             status="completed",
-            completed_at=max(at, row["started_at"]),
+            started_at=row["started_at"] or at,
+            completed_at=max(at, row["started_at"] or at),
             error_type=None,
             error_message=None,
             error_stack_trace=None,
             due_at=None,
         )
-        row["history"].append((done.token, "completed"))
 
     def _change(self, moved: NodeChange, at: datetime) -> None:
         row = self.nodes[moved.id]
@@ -286,11 +328,11 @@ class Store:
             attempt_token=moved.new_token,
             runner_incarnation=moved.runner,
             started_at=began,
-            completed_at=max(at, began) if moved.final else None,
+            completed_at=max(at, began or at) if moved.final else None,
+            child_execution_id=moved.child_id or row["child_execution_id"],
             due_at=None if moved.due_ms is None else at + timedelta(milliseconds=moved.due_ms),
             error_stack_trace=moved.stack_trace,
         )
-        row["history"].append((moved.new_token, row["status"]))
 
     # --- what is read ---------------------------------------------------------------------------
 
@@ -298,7 +340,7 @@ class Store:
         """Lay a run out as the query of open runs gives it."""
         deadline = run["deadline_at"]
         left = None if deadline is None else (deadline - self.clock()).total_seconds()
-        return run | {"deadline_s": left}
+        return run | {"deadline_s": left, "starts_s": None}
 
     def open_nodes(self, run_id: UUID) -> list[Row]:
         """Lay a run's nodes out as the query of their rows gives them."""

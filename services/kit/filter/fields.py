@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, LiteralString
 from uuid import UUID
@@ -20,7 +20,7 @@ from services.kit.filter.language import (
 )
 from services.kit.ids import canonical_uuid
 
-Value = str | bool | UUID | datetime
+Value = str | bool | int | UUID | datetime
 
 _MOMENT: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
@@ -45,19 +45,26 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class FieldTable:
-    """All that one list may be filtered by; `words` is the condition of a word without a field."""
+    """All that one list may be filtered by; `words` is the condition of a word without a field.
+
+    `families` make a field of any name that begins with their key: `labels.` and what follows.
+    """
 
     fields: Sequence[Field]
     words: LiteralString
+    families: Mapping[str, Callable[[str], Field]] = field(default_factory=dict)
 
     def find(self, name: str) -> Field | None:
         """Find a field by its name."""
+        for beginning, make in self.families.items():
+            if name.startswith(beginning) and len(name) > len(beginning):
+                return make(name)
         return next((each for each in self.fields if each.name == name), None)
 
     @property
     def names(self) -> str:
         """Name all fields, for whoever named another."""
-        return ", ".join(each.name for each in self.fields)
+        return ", ".join([*(each.name for each in self.fields), *(f"{n}…" for n in self.families)])
 
 
 def text_field(name: str, column: LiteralString) -> Field:

@@ -98,7 +98,7 @@ class Authenticator:
             if translate(error) is None:
                 raise
             raise _unavailable() from error
-        caller = None if row is None else _to_caller(row)
+        caller = None if row is None else _to_caller(row, digest)
         # Apart from each other: whoever tries tokens must not push out those that are good.
         known, other = self._known, self._unknown
         if caller is None:
@@ -264,7 +264,7 @@ def _needed(rule: auth_pb2.AuthRule) -> str:
     return " or ".join(callers)
 
 
-def _to_caller(row: Any) -> Caller:
+def _to_caller(row: Any, digest: str) -> Caller:
     expires_at = row["expires_at"] or _NEVER
     if expires_at.tzinfo is None:  # how the driver gives infinity
         expires_at = _NEVER
@@ -278,6 +278,7 @@ def _to_caller(row: Any) -> Caller:
         name=row["name"],
         session_id=row["session_id"] or _NOBODY,
         expires_at=expires_at,
+        token_digest=digest,
     )
 
 

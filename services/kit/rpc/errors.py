@@ -43,6 +43,7 @@ _CODES: Final[Mapping[type[QflowError], grpc.StatusCode]] = {
     errors.Unimplemented: grpc.StatusCode.UNIMPLEMENTED,
     _InternalError: grpc.StatusCode.INTERNAL,
 }
+_KINDS: Final = {code: kind for kind, code in _CODES.items() if kind is not _InternalError}
 # What another service's answer may be without either of us being wrong.
 _ELSEWHERE: Final = frozenset(
     {
@@ -89,6 +90,47 @@ def known(error: Exception) -> QflowError | None:
             "database_failed", fault=type(error).__name__, text=str(error), **pg.facts_of(error)
         )
     return translated
+
+
+def relayed(error: grpc.aio.AioRpcError) -> QflowError | None:
+    """Make what another process of the suite answered one's own answer.
+
+    None where nothing of the suite answered: the way there failed, or a fault without details.
+    """
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # any call that has trailers
+    kind = _KINDS.get(error.code())
+    if status is None or kind is None:
+        return None
+    info, retry, resource = (
+        details_pb2.ErrorInfo(),
+        details_pb2.RetryInfo(),
+        details_pb2.ResourceInfo(),
+    )
+    bad = details_pb2.BadRequest()
+    said = {
+        type(each)
+        for detail in status.details
+        for each in (info, retry, resource, bad)
+        if detail.Unpack(each)
+    }
+    if details_pb2.ErrorInfo not in said or info.domain != DOMAIN:
+        return None
+    answer = kind(
+        info.reason,
+        status.message,
+        fields=[
+            errors.FieldViolation(each.field, each.description, each.reason)
+            for each in bad.field_violations
+        ],
+        retry_after_s=retry.retry_delay.ToMilliseconds() / 1000
+        if details_pb2.RetryInfo in said
+        else None,
+        resource=(resource.resource_type, resource.resource_name)
+        if details_pb2.ResourceInfo in said
+        else None,
+    )
+    answer.facts = dict(info.metadata)
+    return answer
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:

@@ -96,6 +96,16 @@ class Pages:
             case _:
                 raise page.token_refused()
 
+    def after_two(self) -> tuple[int, int]:
+        """Give the last row shown of a list by two numbers; zeros for the first page."""
+        match self._after:
+            case None:
+                return 0, 0
+            case [int() as first, int() as second]:
+                return first, second
+            case _:
+                raise page.token_refused()
+
     async def cut(
         self,
         rows: Iterable[Row],

@@ -24,7 +24,8 @@ from qflow.types import (
 )
 
 from services.kit.errors import FailedPrecondition, FieldViolation
-from services.orchestrator.domain.plan import Definition, NodeVersion, bound_texts
+from services.orchestrator.domain.compile import bound_texts
+from services.orchestrator.domain.plan import Definition, NodeVersion
 
 _NAMES_SHOWN_MAX: Final = 10
 _VALUE_CHARS_MAX: Final = 200

@@ -8,26 +8,42 @@ then do its commands go out. So memory may run ahead of the database, but nothin
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from services.orchestrator.domain import planner, unusable
+from services.orchestrator.domain import controls, groups, planner, routes, unusable, waits
 from services.orchestrator.domain.credits import ReadyQueue, Runner
+from services.orchestrator.domain.effects import Effects, Ready
+from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.rows import (
     AssignCommand,
+    Finished,
     Follows,
     KillCommand,
+    NodeCopy,
     RunInsert,
     SupersededCommand,
     Transition,
 )
-from services.orchestrator.domain.state import NO_USAGE, Failure, FileValue, Run, Usage
-from services.orchestrator.domain.status import RUN_FINAL, NodeStatus
+from services.orchestrator.domain.state import (
+    NO_USAGE,
+    Failure,
+    FileValue,
+    Run,
+    Signal,
+    Usage,
+)
+from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
 
 TOKENS_PER_EPOCH: Final = 1 << 40
 SHARDS: Final = 64
+# Timers of a run itself, where those of its nodes have a place.
+_DEADLINE: Final = -1
+BEGIN: Final = -2
 _TIMERS_MIN: Final = 1024
+_GIVEABLE: Final = frozenset({NodeStatus.RETRYING, NodeStatus.PENDING})
 
 
 class Outcome(NamedTuple):
@@ -39,16 +55,59 @@ class Outcome(NamedTuple):
     usage: Usage
 
 
+class EndedChild(NamedTuple):
+    """How a sub-workflow's execution ended, as its row says."""
+
+    id: UUID
+    status: RunStatus
+    output_data: str | None
+    error_type: str | None
+    error_message: str | None
+    failed_node_id: str | None
+
+
+class Out:
+    """The transitions that an event makes, in the order in which they must be written."""
+
+    __slots__ = ("_latest", "transitions")
+
+    def __init__(self, *transitions: Transition) -> None:
+        self.transitions = list(transitions)
+        self._latest = {t.run_id: t for t in transitions}
+
+    def add(self, t: Transition) -> None:
+        """Add a transition behind the others."""
+        self.transitions.append(t)
+        self._latest[t.run_id] = t
+
+    def of(self, run_id: UUID) -> Transition:
+        """Give the transition of a run that more can be added to."""
+        t = self._latest.get(run_id)
+        if t is None:
+            self.add(t := Transition(run_id))
+        return t
+
+    def after(self, run_id: UUID) -> Transition:
+        """Give a transition of a run behind all others."""
+        self.add(t := Transition(run_id))
+        return t
+
+
 class Core:
     """The runs of one orchestrator, the runners, and what waits for them."""
 
     def __init__(
-        self, *, epoch: int, new_id: Callable[[], UUID], draw: Callable[[], float]
+        self,
+        *,
+        epoch: int,
+        new_id: Callable[[], UUID],
+        draw: Callable[[], float],
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.runs: dict[UUID, Run] = {}
         self.runners: dict[UUID, Runner] = {}
         self.ready = ReadyQueue()
-        # Places that wait for a lock, by node version and run.
+        # Slots that wait for a lock, by node version and run.
         self.locks_pending: dict[UUID, dict[UUID, set[int]]] = {}
         self.unlocked: set[UUID] = set()  # node versions whose environment is known
         # Runners that were fenced: one that does not know it yet must be given nothing more.
@@ -59,36 +118,80 @@ class Core:
         self._timer_seq = 0
         self._timers_max = _TIMERS_MIN  # above it, timers of runs that are over are thrown out
         self._token = epoch * TOKENS_PER_EPOCH
-        self._new_id = new_id
-        self._draw = draw
+        self._adopted: dict[UUID, None] = {}  # runs that were read from rows and not yet revived
+        self._ended_children: dict[UUID, EndedChild] = {}
+        self._now = 0.0
+        self.fx = Effects(new_id=new_id, draw=draw, next_token=self._next_token, wall=wall)
 
     # --- events: each returns the transitions that it makes -------------------------------------
 
     def start(
-        self, run: Run, row: RunInsert, *, now: float, follows: tuple[Follows, ...] = ()
+        self,
+        run: Run,
+        row: RunInsert,
+        *,
+        now: float,
+        follows: tuple[Follows, ...] = (),
+        copies: Sequence[NodeCopy] = (),
     ) -> list[Transition]:
-        """Begin a run: its row, and its first nodes where a runner has a credit."""
+        """Begin a run: its row, what it takes over, its first nodes where a runner has a credit."""
+        self._now = now
+        out = Out()
+        self._begin(run, row, out, follows, copies)
+        return self._dispatch(out)
+
+    def _begin(
+        self,
+        run: Run,
+        row: RunInsert,
+        out: Out,
+        follows: tuple[Follows, ...] = (),
+        copies: Sequence[NodeCopy] = (),
+    ) -> None:
         self.runs[run.id] = run
         run.revision = 1
         t = Transition(run.id, revision=1, follows=follows)
+        out.add(t)
         t.run_inserts.append(row)
+        t.copies.extend(copies)
+        if row.start_at is not None:  # its time is told by the database's clock: `begin_in`
+            run.asleep = True
+            return
         if row.timeout_ms is not None:
-            self._set_timer(now + row.timeout_ms / 1000, run.id, -1)
-        self._push(run, run.plan.roots)
-        out = self._dispatch({run.id: t})
-        t.run_inserts[0] = row._replace(status=run.status, revision=run.revision)
-        return out
+            self._set_timer(self._now + row.timeout_ms / 1000, run.id, _DEADLINE)
+        if copies:
+            routes.revive(run, t, self.fx)
+        else:
+            self.fx.todo.extend(run.plan.roots)
+            routes.settle(run, t, self.fx)
+        if t.run_changes:  # over already: no statement changes a row that it inserts
+            end = out.after(run.id)
+            end.revision = run.revision
+            t.run_changes, end.run_changes = [], t.run_changes
+            end.commands = [each for each in t.commands if isinstance(each, Finished)]
+            t.commands = [each for each in t.commands if not isinstance(each, Finished)]
+
+    def begin_in(
+        self, run: Run, delay_s: float, *, now: float, timeout_ms: int | None
+    ) -> list[Transition]:
+        """Begin a run that was to start at a time, once that is so many seconds away."""
+        begins = now + max(delay_s, 0.0)
+        self._set_timer(begins, run.id, BEGIN)
+        if timeout_ms is not None:
+            self._set_timer(begins + timeout_ms / 1000, run.id, _DEADLINE)
+        return self.due(now=now)
 
     def outcome(self, runner_id: UUID, outcome: Outcome, *, now: float) -> list[Transition]:
         """Take a runner's word on an attempt; where it is late the runner is told to forget it.
 
         It is told behind what was decided before: only once that is durable is this one late.
         """
+        self._now = now
         known = self._refs.get(outcome.attempt_ref)
         if known is None:
             return [_late(runner_id, outcome)]
-        run, place = known
-        record = run.records[place]
+        run, slot = known
+        record = run.records[slot]
         assert record is not None
         current = record.token if record.killing is None else record.killing
         if (
@@ -100,28 +203,15 @@ class Core:
             repeated = record.runner == runner_id and outcome.token == record.token
             return [] if repeated else [_late(runner_id, outcome)]
         t = Transition(run.id)
-        result = unusable.checked(run, place, outcome.result)
+        result = unusable.checked(run, slot, outcome.result)
         self._free(runner_id, record.id)
         if record.killing is not None:
-            planner.confirm_stopped(run, place, t, usage=outcome.usage)
+            planner.confirm_stopped(run, slot, t, self.fx, usage=outcome.usage)
         elif isinstance(result, Failure):
-            due_ms = planner.fail(
-                run,
-                place,
-                t,
-                failure=result,
-                usage=outcome.usage,
-                draw=self._draw(),
-                new_id=self._new_id,
-            )
-            if due_ms is not None:
-                self._set_timer(now + due_ms / 1000, run.id, place)
+            planner.fail(run, slot, t, self.fx, failure=result, usage=outcome.usage)
         else:
-            ready = planner.complete(
-                run, place, t, output=result, usage=outcome.usage, new_id=self._new_id
-            )
-            self._push(run, ready)
-        return self._dispatch({run.id: t})
+            planner.complete(run, slot, t, self.fx, output=result, usage=outcome.usage)
+        return self._dispatch(Out(t))
 
     def declined(self, runner_id: UUID, ref: UUID, token: int) -> list[Transition]:
         """Take back an attempt that its runner does not take."""
@@ -135,12 +225,12 @@ class Core:
             or token not in (record.token, record.killing)
         ):
             return []
-        run, place = known
+        run, slot = known
         t = Transition(run.id)
         self._free(runner_id, record.id)
-        if planner.hand_back(run, place, t):
-            self._push(run, [place], alone=record.alone)
-        return self._dispatch({run.id: t})
+        if planner.hand_back(run, slot, t, self.fx):
+            self._push(Ready(run, slot, alone=record.alone))
+        return self._dispatch(Out(t))
 
     def granted(self, runner_id: UUID, credits_: int, grant_epoch: int) -> list[Transition]:
         """Take a runner's new window."""
@@ -148,7 +238,7 @@ class Core:
         if grant_epoch <= runner.grant_epoch or runner_id in self.fenced:
             return []
         runner.credits, runner.grant_epoch = credits_, grant_epoch
-        return self._dispatch({})
+        return self._dispatch(Out())
 
     def attached(
         self, runner_id: UUID, pythons: frozenset[str], inventory: Mapping[UUID, int]
@@ -161,32 +251,30 @@ class Core:
         if runner is None:
             runner = self.runners[runner_id] = Runner(incarnation=runner_id, pythons=pythons)
         runner.connected, runner.grant_epoch, runner.pythons = True, -1, pythons
-        out: dict[UUID, Transition] = {}
+        out = Out()
         for ref in list(runner.in_flight):
             self._agree(runner_id, ref, inventory.get(ref), out)
         for ref, token in inventory.items():
             if ref not in runner.in_flight:
                 known = self._refs.get(ref)
-                t = out.setdefault(known[0].id if known else ref, Transition(ref))
+                t = out.of(known[0].id if known else ref)
                 t.commands.append(SupersededCommand(runner_id, ref, token))
-        return list(out.values())
+        return self._follow(out)
 
-    def _agree(
-        self, runner_id: UUID, ref: UUID, token: int | None, out: dict[UUID, Transition]
-    ) -> None:
-        run, place = self._refs[ref]
-        record = run.records[place]
+    def _agree(self, runner_id: UUID, ref: UUID, token: int | None, out: Out) -> None:
+        run, slot = self._refs[ref]
+        record = run.records[slot]
         assert record is not None
-        t = out.setdefault(run.id, Transition(run.id))
-        stopping = run.cancelling or run.expired or record.killing is not None
+        t = out.of(run.id)
+        stopping = run.is_stopping(slot) or record.killing is not None
         if stopping and token is None:
             self._free(runner_id, ref)
-            planner.confirm_stopped(run, place, t, usage=NO_USAGE)
+            planner.confirm_stopped(run, slot, t, self.fx, usage=NO_USAGE)
         elif stopping and token is not None:
             record.killing = token
             t.commands.append(KillCommand(runner_id, ref, token))
         elif token != record.token:
-            t.commands.append(AssignCommand(runner_id, run.id, place, record.token))
+            t.commands.append(AssignCommand(runner_id, run.id, slot, record.token))
 
     def detached(self, runner_id: UUID) -> None:
         """Know that a runner's stream has ended; its attempts go on."""
@@ -202,12 +290,12 @@ class Core:
         if runner is None:
             return []
         runner.credits = 0
-        out: dict[UUID, Transition] = {}
+        out = Out()
         for ref in list(runner.in_flight):
-            run, place = self._refs[ref]
-            t = out.setdefault(run.id, Transition(run.id))
-            if planner.lose(run, place, t, new_id=self._new_id):
-                self._push(run, [place], alone=True)
+            run, slot = self._refs[ref]
+            t = out.of(run.id)
+            if planner.lose(run, slot, t, self.fx):
+                self._push(Ready(run, slot, alone=True))
         runner.in_flight.clear()
         runner.exclusive = False
         if not runner.connected:
@@ -220,52 +308,126 @@ class Core:
         if run.cancelling or run.status in RUN_FINAL:
             return []
         t = Transition(run_id)
-        planner.stop(run, t, cancel=True, next_token=self._next_token)
+        planner.stop(run, t, self.fx, cancel=True)
         self.ready.forget(run_id)
-        return self._dispatch({run_id: t})
+        return self._dispatch(Out(t))
 
     def break_off(self, run_id: UUID, failure: Failure) -> list[Transition]:
         """End a run that cannot go on for a fault of the engine's."""
         t = Transition(run_id)
-        planner.break_off(self.runs[run_id], t, failure, next_token=self._next_token)
+        planner.break_off(self.runs[run_id], t, self.fx, failure)
         self.ready.forget(run_id)
-        return self._dispatch({run_id: t})
+        return self._dispatch(Out(t))
+
+    def pause(self, run_id: UUID) -> list[Transition]:
+        """Let nothing new begin in a run and its sub-workflows; what runs ends, clocks go on."""
+        out = Out()
+        for run in self._family(run_id):
+            t = out.of(run.id)
+            controls.pause(run, t)
+            self.ready.forget(run.id)
+        return self._dispatch(out)
+
+    def resume(self, run_id: UUID, *, now: float) -> list[Transition]:
+        """Let a paused run and its sub-workflows go on."""
+        self._now = now
+        out = Out()
+        for run in self._family(run_id):
+            t = out.of(run.id)
+            controls.resume(run, t, self.fx)
+        return self._dispatch(out)
+
+    def _family(self, run_id: UUID) -> list[Run]:
+        """Give a run with all runs of its sub-workflows that are not over."""
+        found = [self.runs[run_id]]
+        for run in found:  # it grows while it is walked
+            children = (each.child for each in run.records if each is not None and each.child)
+            found += [self.runs[each] for each in children if each in self.runs]
+        return [run for run in found if run.status not in RUN_FINAL]
+
+    def pause_node(self, run_id: UUID, place: int) -> list[Transition]:
+        """Hold up a node that is not running, until it is let go."""
+        t = Transition(run_id)
+        controls.pause_node(self.runs[run_id], place, t, self.fx)
+        return self._dispatch(Out(t))
+
+    def resume_node(self, run_id: UUID, place: int) -> list[Transition]:
+        """Let a node go that was held up."""
+        t = Transition(run_id)
+        controls.resume_node(self.runs[run_id], place, t, self.fx)
+        return self._dispatch(Out(t))
+
+    def skip_node(
+        self, run_id: UUID, place: int, output: tuple[bytes, ...] | None
+    ) -> list[Transition]:
+        """End a node that is not running by hand: with an output, or as skipped."""
+        t = Transition(run_id)
+        controls.skip_node(self.runs[run_id], place, t, self.fx, output)
+        return self._dispatch(Out(t))
+
+    def signal(self, run_id: UUID, name: str, signal: Signal) -> list[Transition]:
+        """Take a word from outside: for whoever waits for it, or who will."""
+        t = Transition(run_id)
+        controls.take_signal(self.runs[run_id], name, t, self.fx, signal)
+        return self._dispatch(Out(t))
 
     def lock_known(self, node_version_id: UUID, failure: Failure | None) -> list[Transition]:
-        """Let the places go that waited for a node version's lock, or fail them with its fault."""
+        """Let the slots go that waited for a node version's lock, or fail them with its fault."""
         waiting = self.locks_pending.pop(node_version_id, {})
         if failure is None:
             self.unlocked.add(node_version_id)
-        out: dict[UUID, Transition] = {}
-        for run_id, places in waiting.items():
+        out = Out()
+        for run_id, slots in waiting.items():
             run = self.runs.get(run_id)
-            if run is None or not run.accepting:
+            if run is None:
                 continue
             if failure is None:
-                self._push(run, sorted(places))
-            else:
-                t = out.setdefault(run_id, Transition(run_id))
-                planner.refuse(run, min(places), t, failure, new_id=self._new_id)
+                for slot in sorted(slots):
+                    self._push(Ready(run, slot))
+            elif run.may_begin(min(slots)):
+                t = out.of(run_id)
+                planner.refuse(run, min(slots), t, self.fx, failure)
                 self.ready.forget(run_id)
         return self._dispatch(out)
 
     def due(self, *, now: float) -> list[Transition]:
         """Let the timers run off whose time has come."""
-        out: dict[UUID, Transition] = {}
+        self._now = now
+        out = Out()
         while self._timers and self._timers[0][0] <= now:
-            _, _, run_id, place = heapq.heappop(self._timers)
+            _, _, run_id, slot = heapq.heappop(self._timers)
             run = self.runs.get(run_id)
-            if run is None or not run.accepting:
+            if run is None or run.status in RUN_FINAL:
                 continue
-            if place < 0:
-                t = out.setdefault(run_id, Transition(run_id))
-                planner.stop(run, t, cancel=False, next_token=self._next_token)
-                self.ready.forget(run_id)
-            else:
-                record = run.records[place]
-                if record is not None and record.status is NodeStatus.RETRYING:
-                    self._push(run, [place])
+            if slot == BEGIN:
+                run.asleep = False
+                routes.revive(run, out.of(run_id), self.fx)
+            elif slot == _DEADLINE:
+                if not (run.closing or run.cancelling or run.expired or run.failure):
+                    t = out.of(run_id)
+                    planner.stop(run, t, self.fx, cancel=False)
+                    self.ready.forget(run_id)
+            elif slot < len(run.records):
+                self._slot_due(run, slot, out)
         return self._dispatch(out)
+
+    def _slot_due(self, run: Run, slot: int, out: Out) -> None:
+        record = run.records[slot]
+        if record is None or not run.is_open(slot):
+            return
+        if record.status is NodeStatus.RETRYING:
+            self._repeat(run, slot, out, alone=record.alone and record.delivery_count > 0)
+        elif record.status is NodeStatus.WAITING and record.due_ms is not None:
+            t = out.of(run.id)
+            controls.wait_over(run, slot, t, self.fx)
+
+    def _repeat(self, run: Run, slot: int, out: Out, *, alone: bool) -> None:
+        if not run.may_begin(slot):
+            return  # it is paused: what resumes it looks at this slot again
+        if run.place(slot).kind is Kind.PYTHON:
+            self._push(Ready(run, slot, alone))
+        else:
+            planner.again(run, slot, out.of(run.id), self.fx)
 
     def pythons(self) -> frozenset[str]:
         """Give the Pythons that runners which are here have; none while none is here."""
@@ -281,17 +443,23 @@ class Core:
     def adopt(
         self, run: Run, *, now: float, due_s: dict[int, float], deadline_s: float | None
     ) -> None:
-        """Take over a run as its rows say it stands; `_dispatch` comes with the next event.
+        """Take over a run as its rows say it stands; `redispatch` begins what may begin.
 
-        `due_s` says for its retrying places in how many seconds they are due.
+        `due_s` says for its slots that retry or wait in how many seconds they are due, and under
+        `BEGIN` when a run begins that was to start at a time.
         """
+        self._now = now
         self.runs[run.id] = run
-        for place, record in enumerate(run.records):
+        self._adopted[run.id] = None
+        run.asleep = due_s.get(BEGIN, 0.0) > 0
+        if run.asleep:
+            self._set_timer(now + due_s[BEGIN], run.id, BEGIN)
+        for slot, record in enumerate(run.records):
             if record is None:
-                if run.remaining[place] == 0 and run.accepting:
-                    self._push(run, [place])
                 continue
-            self._refs[record.id] = (run, place)
+            self._refs[record.id] = (run, slot)
+            # The member that had it before may count from a higher epoch.
+            self._token = max(self._token, record.token)
             if record.status is NodeStatus.RUNNING and record.runner is not None:
                 runner = self.runners.setdefault(
                     record.runner,
@@ -300,12 +468,52 @@ class Core:
                 runner.in_flight[record.id] = record.token
                 runner.exclusive = runner.exclusive or record.alone
             elif record.status is NodeStatus.RETRYING:
-                if record.delivery_count and due_s.get(place, 0) <= 0:
-                    self._push(run, [place], alone=True)
+                if record.delivery_count and due_s.get(slot, 0) <= 0:
+                    self._push(Ready(run, slot, alone=True))
                 else:
-                    self._set_timer(now + max(due_s.get(place, 0), 0), run.id, place)
+                    self._set_timer(now + max(due_s.get(slot, 0), 0), run.id, slot)
+            elif slot in due_s:
+                record.due_ms = max(0, round(due_s[slot] * 1000))
+                self._set_timer(now + max(due_s[slot], 0), run.id, slot)
         if deadline_s is not None:
-            self._set_timer(now + max(deadline_s, 0), run.id, -1)
+            self._set_timer(now + max(deadline_s, 0), run.id, _DEADLINE)
+
+    def child_ended(self, child: EndedChild) -> None:
+        """Know how a sub-workflow ended whose parent was read from its rows."""
+        self._ended_children[child.id] = child
+
+    def redispatch(self) -> list[Transition]:
+        """Begin what may begin and give out what waits, after runs were adopted or forgotten."""
+        out = Out()
+        adopted, self._adopted = self._adopted, {}
+        for run_id in adopted:
+            run = self.runs.get(run_id)
+            if run is None or run.status in RUN_FINAL:
+                continue
+            t = Transition(run_id)
+            for slot, record in enumerate(list(run.records)):  # an end may begin others
+                if record is not None and record.child and record.status is NodeStatus.WAITING:
+                    self._meet_child(run, slot, record.child, t)
+            routes.revive(run, t, self.fx)
+            if t.cost() != (0, 0) or t.commands:
+                out.add(t)
+        self._ended_children.clear()
+        return self._dispatch(out)
+
+    def _meet_child(self, run: Run, slot: int, child_id: UUID, t: Transition) -> None:
+        """Find the run of a sub-workflow: in memory, among those that ended, or nowhere."""
+        child = self.runs.get(child_id)
+        ended = self._ended_children.get(child_id)
+        if child is not None:
+            child.parent = (run.id, slot)
+            if run.is_stopping(slot) and not child.cancelling:
+                self.fx.stops.append(child_id)
+        elif ended is not None:
+            planner.child_over(run, slot, t, self.fx, _ended_run(run, slot, ended))
+        elif run.is_open(slot):
+            waits.start_again(run, slot, self.fx)
+        else:
+            planner.child_over(run, slot, t, self.fx, _never_begun(run, slot, child_id))
 
     def forget(self, run_id: UUID) -> Run | None:
         """Drop a run from memory: it is over, or is to be loaded again."""
@@ -328,30 +536,66 @@ class Core:
         """Return the run and place of a node row."""
         return self._refs.get(ref)
 
-    def redispatch(self) -> list[Transition]:
-        """Give out what waits, after runs were adopted or forgotten."""
-        return self._dispatch({})
-
     # --- giving out work ------------------------------------------------------------------------
 
-    def _push(self, run: Run, places: Iterable[int], *, alone: bool = False) -> None:
-        for place in places:
-            definition = run.plan.places[place]
-            version = definition.node_version_id
-            if version in self.unlocked:
-                self.ready.push(run.id, place, definition.python_version, alone=alone)
-            else:
-                self.locks_pending.setdefault(version, {}).setdefault(run.id, set()).add(place)
+    def _push(self, ready: Ready) -> None:
+        run, slot, alone = ready
+        if not run.may_begin(slot):
+            return
+        definition = run.place(slot)
+        version, python = definition.node_version_id, definition.python_version
+        if version in self.unlocked:
+            priority = run.options.priority
+            self.ready.push(run.id, slot, python, priority=priority, alone=alone)
+        else:
+            self.locks_pending.setdefault(version, {}).setdefault(run.id, set()).add(slot)
 
-    def _dispatch(self, out: dict[UUID, Transition]) -> list[Transition]:
-        """Give ready places to runners while both last; returns all transitions, oldest first."""
+    def _follow(self, out: Out) -> list[Transition]:
+        """Carry out what events left to do, in other runs too; returns all transitions."""
+        fx = self.fx
+        while fx.pending:
+            ready, fx.ready = fx.ready, []
+            for each in ready:
+                self._push(each)
+            timers, fx.timers = fx.timers, []
+            for run, slot, delay_ms in timers:
+                self._set_timer(self._now + delay_ms / 1000, run.id, slot)
+            starts, fx.starts = fx.starts, []
+            for start in starts:
+                self._begin(start.run, start.row, out)
+            stops, fx.stops = fx.stops, []
+            for child_id in stops:
+                child = self.runs.get(child_id)
+                if child is not None and not child.cancelling and child.status not in RUN_FINAL:
+                    t = out.of(child_id)
+                    planner.stop(child, t, fx, cancel=True)
+                    self.ready.forget(child_id)
+            ended, fx.ended = fx.ended, []
+            for child in ended:
+                self._child_over(child, out)
+        for t in out.transitions:
+            if t.run_inserts:
+                _tell_status(self.runs[t.run_id], t)
+        return out.transitions
+
+    def _child_over(self, child: Run, out: Out) -> None:
+        """Tell the parent, behind the child's end: it must not be durable before that is."""
+        assert child.parent is not None
+        parent = self.runs.get(child.parent[0])
+        if parent is not None:
+            t = out.after(parent.id)
+            planner.child_over(parent, child.parent[1], t, self.fx, child)
+
+    def _dispatch(self, out: Out) -> list[Transition]:
+        """Give ready slots to runners while both last; returns all transitions, oldest first."""
+        self._follow(out)
         if self.ready.size:
             self._dispatch_alone(out)
             while self.ready.size and self._dispatch_one(out):
                 pass
-        return list(out.values())
+        return self._follow(out)
 
-    def _dispatch_one(self, out: dict[UUID, Transition]) -> bool:
+    def _dispatch_one(self, out: Out) -> bool:
         able = [
             each
             for each in self.runners.values()
@@ -366,7 +610,7 @@ class Core:
                 return True
         return False
 
-    def _dispatch_alone(self, out: dict[UUID, Transition]) -> None:
+    def _dispatch_alone(self, out: Out) -> None:
         """Empty a runner for the oldest suspect, one runner at a time, and give it that place."""
         emptying, self._emptying = self._emptying, None
         for run_id, place, python in self.ready.alone():
@@ -392,27 +636,29 @@ class Core:
                 self._emptying = first.incarnation
                 return
 
-    def _give(
-        self, run_id: UUID, place: int, runner: Runner, out: dict[UUID, Transition], *, alone: bool
-    ) -> bool:
+    def _give(self, run_id: UUID, slot: int, runner: Runner, out: Out, *, alone: bool) -> bool:
         run = self.runs.get(run_id)
-        if run is None or not run.accepting:
+        if run is None or not run.may_begin(slot):
             return False
-        before = run.records[place]
-        if before is not None and before.status is not NodeStatus.RETRYING:
-            return False  # it was queued twice: its run was loaded again meanwhile
-        t = out.setdefault(run_id, Transition(run_id))
-        record = planner.assign(
-            run,
-            place,
-            t,
-            runner=runner.incarnation,
-            token=self._next_token(),
-            new_id=self._new_id,
-            alone=alone,
-        )
-        self._refs[record.id] = (run, place)
+        group = run.groups.get(slot)
+        if group is not None:
+            group.queued = False
+            if not group.room:
+                return False
+            slot = groups.next_part(run, group)
+        else:
+            before = run.records[slot]
+            if before is not None and before.status not in _GIVEABLE:
+                return False  # it was queued twice: its run was loaded again meanwhile
+        t = out.of(run_id)
+        record = planner.assign(run, slot, t, self.fx, runner=runner.incarnation, alone=alone)
+        self._refs[record.id] = (run, slot)
         runner.in_flight[record.id] = record.token
+        if group is not None:
+            groups.fill(run, group, t, self.fx)
+            ready, self.fx.ready = self.fx.ready, []
+            for each in ready:
+                self._push(each)
         return True
 
     def _free(self, runner_id: UUID, ref: UUID) -> None:
@@ -436,6 +682,42 @@ class Core:
             self._timers = [each for each in self._timers if each[2] in self.runs]
             heapq.heapify(self._timers)
             self._timers_max = max(_TIMERS_MIN, 2 * len(self._timers))
+
+
+def _tell_status(run: Run, t: Transition) -> None:
+    """Write in a run's first row how it stands once all that goes with the row is written."""
+    begun = bool(t.node_inserts) or any(each.starts for each in t.placed.values())
+    status = RunStatus.RUNNING if begun else RunStatus.PENDING
+    t.run_inserts[0] = t.run_inserts[0]._replace(status=status, revision=run.revision)
+
+
+def _ended_run(run: Run, slot: int, ended: EndedChild) -> Run:
+    """Give what a parent has to know of a sub-workflow that is over."""
+    plan = run.place(slot).sub
+    assert plan is not None
+    child = _bare_child(run, plan, ended.id, ended.status)
+    child.output_data = ended.output_data
+    if ended.error_type is not None:
+        failure = Failure(error_type=ended.error_type, message=ended.error_message or "")
+        child.failure = (ended.failed_node_id or "", failure)
+    return child
+
+
+def _never_begun(run: Run, slot: int, child_id: UUID) -> Run:
+    plan = run.place(slot).sub
+    assert plan is not None
+    return _bare_child(run, plan, child_id, RunStatus.CANCELLED)
+
+
+def _bare_child(run: Run, plan: Plan, child_id: UUID, status: RunStatus) -> Run:
+    return Run(
+        id=child_id,
+        plan=plan,
+        tenant_id=run.tenant_id,
+        created_by=run.created_by,
+        status=status,
+        input_values={},
+    )
 
 
 def _late(runner_id: UUID, outcome: Outcome) -> Transition:

@@ -27,37 +27,45 @@ class Runner:
 
 
 class ReadyQueue:
-    """Places that wait for a credit, by the Python they need; round robin over the runs."""
+    """Places that wait for a credit, by the Python they need.
+
+    Runs of the highest priority come first, and take turns among themselves.
+    """
 
     def __init__(self) -> None:
-        self._by_python: dict[str, OrderedDict[UUID, deque[int]]] = {}
+        self._by_python: dict[str, dict[int, OrderedDict[UUID, deque[int]]]] = {}
         self._alone: OrderedDict[tuple[UUID, int], str] = OrderedDict()
         self.size = 0
 
-    def push(self, run_id: UUID, place: int, python: str, *, alone: bool = False) -> None:
+    def push(
+        self, run_id: UUID, place: int, python: str, *, priority: int = 0, alone: bool = False
+    ) -> None:
         """Add a place; those that must run alone go before all others."""
         if alone:
             self._alone[run_id, place] = python
         else:
-            self._by_python.setdefault(python, OrderedDict()).setdefault(run_id, deque()).append(
-                place
-            )
+            levels = self._by_python.setdefault(python, {})
+            levels.setdefault(priority, OrderedDict()).setdefault(run_id, deque()).append(place)
         self.size += 1
 
     def take(self, pythons: frozenset[str]) -> tuple[UUID, int] | None:
         """Take the next place that one of these Pythons can run; its run goes to the end."""
-        for python, runs in self._by_python.items():
-            if python not in pythons:
-                continue
-            run_id, places = runs.popitem(last=False)
-            place = places.popleft()
-            if places:
-                runs[run_id] = places
-            elif not runs:
-                del self._by_python[python]
-            self.size -= 1
-            return run_id, place
-        return None
+        able = [
+            (max(levels), python) for python, levels in self._by_python.items() if python in pythons
+        ]
+        if not able:
+            return None
+        priority, python = max(able, key=lambda each: each[0])  # of equal ones the first
+        levels = self._by_python[python]
+        runs = levels[priority]
+        run_id, places = runs.popitem(last=False)
+        place = places.popleft()
+        if places:
+            runs[run_id] = places
+        elif not runs:
+            self._drop(python, priority)
+        self.size -= 1
+        return run_id, place
 
     def alone(self) -> Iterator[tuple[UUID, int, str]]:
         """Give the places that must run alone, oldest first."""
@@ -71,11 +79,18 @@ class ReadyQueue:
 
     def forget(self, run_id: UUID) -> None:
         """Drop all places of a run."""
-        for python in list(self._by_python):
-            dropped = self._by_python[python].pop(run_id, ())
-            self.size -= len(dropped)
-            if not self._by_python[python]:
-                del self._by_python[python]
+        for python, levels in list(self._by_python.items()):
+            for priority, runs in list(levels.items()):
+                self.size -= len(runs.pop(run_id, ()))
+                if not runs:
+                    self._drop(python, priority)
         for key in [key for key in self._alone if key[0] == run_id]:
             del self._alone[key]
             self.size -= 1
+
+    def _drop(self, python: str, priority: int) -> None:
+        """Take out a level on which nothing waits."""
+        levels = self._by_python[python]
+        del levels[priority]
+        if not levels:
+            del self._by_python[python]

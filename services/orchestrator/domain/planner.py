@@ -6,46 +6,42 @@ transition. An event costs the number of the node's edges, never the size of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from copy import copy
 from typing import Final
 from uuid import UUID
 
-from services.orchestrator.domain import retry
+from services.orchestrator.domain import groups, retry, routes, waits
+from services.orchestrator.domain.effects import Effects, Timer
+from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.rows import (
     AckCommand,
     AssignCommand,
-    Finished,
     KillCommand,
-    NodeComplete,
     NodeInsert,
     Transition,
 )
 from services.orchestrator.domain.state import (
     NO_USAGE,
     Failure,
-    FileValue,
     NodeOutput,
     NodeRecord,
     Run,
     Usage,
 )
-from services.orchestrator.domain.status import RUN_NEXT, NodeStatus, RunStatus
+from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.waits import Refusal
 from services.orchestrator.domain.writes import (
-    NewId,
     attempt_row,
     change_row,
+    complete_row,
     error_row,
     flow_rows,
-    object_text,
     outcome_of,
-    run_output,
-    run_row,
-    set_status,
+    set_running,
+    touch,
+    write_run,
 )
 
 DELIVERIES_MAX: Final = 3
-OUTPUT_BYTES_MAX: Final = 1024 * 1024
 LOST: Final = Failure(error_type="runner_lost", message="the runner of the attempt was lost")
 EXPIRED: Final = Failure(
     error_type="deadline_exceeded", message="the run took longer than its workflow allows"
@@ -54,28 +50,29 @@ CANCELLED: Final = Failure(error_type="cancelled", message="the run was cancelle
 
 
 def assign(
-    run: Run, place: int, t: Transition, *, runner: UUID, token: int, new_id: NewId, alone: bool
+    run: Run, slot: int, t: Transition, fx: Effects, *, runner: UUID, alone: bool
 ) -> NodeRecord:
-    """Give a ready place to a runner: its row is written running before anything is sent."""
-    record = run.records[place]
+    """Give a ready slot to a runner: its row is written running before anything is sent."""
+    record = run.records[slot]
+    token = fx.next_token()
     run.revision += 1
     run.running += 1
-    starts = run.status is RunStatus.PENDING
     if record is None:
         run.order += 1
         record = NodeRecord(
-            id=new_id(), order=run.order, status=NodeStatus.RUNNING, token=token, runner=runner
+            id=fx.new_id(), order=run.order, status=NodeStatus.RUNNING, token=token, runner=runner
         )
-        run.records[place] = record
-        definition = run.plan.places[place]
+        run.records[slot] = record
+        place = run.place(slot)
         t.node_inserts.append(
             NodeInsert(
                 id=record.id,
                 run_id=run.id,
-                node_id=definition.id,
-                node_version_id=definition.node_version_id,
+                node_id=run.node_id(slot),
+                definition_node_id=place.id,
+                node_version_id=place.node_version_id,
                 execution_order=record.order,
-                max_retries=definition.retry.max_retries,
+                max_retries=place.retry.max_retries,
                 runner=runner,
                 token=token,
                 revision=run.revision,
@@ -87,230 +84,229 @@ def assign(
         guard, record.token, record.runner = record.token, token, runner
         record.cpu_us = record.memory_peak_bytes = 0
         record.container_id = None
-        change_row(run, place, t, NodeStatus.RUNNING, guard=guard, starts=True)
+        change_row(run, slot, t, NodeStatus.RUNNING, guard=guard, starts=True)
     record.alone = alone
     record.due_ms = None
-    if starts:
-        _to(run, RunStatus.RUNNING)
-        if not t.run_inserts:
-            t.run_changes.append(run_row(run, starts=True))
+    set_running(run, t)
     t.begun.append(record)
-    t.commands.append(AssignCommand(runner, run.id, place, token))
-    _touch(run, place, t)
+    t.commands.append(AssignCommand(runner, run.id, slot, token))
+    touch(run, slot, t)
     return record
 
 
 def complete(
-    run: Run, place: int, t: Transition, *, output: NodeOutput, usage: Usage, new_id: NewId
-) -> list[int]:
-    """Take a result; returns the places that it made ready."""
-    record = _over(run, place, usage, t)
+    run: Run, slot: int, t: Transition, fx: Effects, *, output: NodeOutput, usage: Usage
+) -> None:
+    """Take a result."""
+    _over(run, slot, usage, t)
     run.revision += 1
-    set_status(record, NodeStatus.COMPLETED)
-    record.failure = None
-    run.done += 1
-    inline = None if isinstance(output, FileValue) else object_text(run, place, output)
-    t.completes.append(
-        NodeComplete(
-            id=record.id,
-            token=record.token,
-            output_data=inline,
-            output_file_id=output.file_id if isinstance(output, FileValue) else None,
-            revision=run.revision,
-            cpu_us=usage.cpu_us,
-            memory_peak_bytes=usage.memory_peak_bytes,
-            stdout_tail=usage.stdout_tail,
-            stderr_tail=usage.stderr_tail,
-            container_id=usage.container_id,
-        )
-    )
-    record.revision = run.revision
-    flow_rows(run, place, t, usage, new_id)
-    if run.keep[place]:
-        run.outputs[place] = output
-    _release_inputs(run, place)
-    _touch(run, place, t)
-    ready = []
-    for child in run.plan.children[place]:
-        run.remaining[child] -= 1
-        if run.remaining[child] == 0 and run.accepting:
-            ready.append(child)
-    settle(run, t)
-    return ready
+    complete_row(run, slot, t, output, usage)
+    if slot < len(run.plan.places):
+        flow_rows(run, slot, t, usage, fx.new_id)
+    touch(run, slot, t)
+    routes.slot_done(run, slot, t, fx, output)
+    routes.settle(run, t, fx)
 
 
 def fail(
-    run: Run,
-    place: int,
-    t: Transition,
-    *,
-    failure: Failure,
-    usage: Usage,
-    draw: float,
-    new_id: NewId,
-) -> int | None:
-    """Take a failed attempt; returns in how many milliseconds the next one is due, if any."""
-    record = _over(run, place, usage, t)
+    run: Run, slot: int, t: Transition, fx: Effects, *, failure: Failure, usage: Usage
+) -> None:
+    """Take a failed attempt: it is repeated after its backoff, or the slot has failed for good."""
+    record = _over(run, slot, usage, t)
     run.revision += 1
-    policy = run.plan.places[place].retry
     record.failure = failure
-    attempt_row(run, record, t, failure, usage, outcome=outcome_of(failure), new_id=new_id)
-    if failure.retryable and record.retry_count < policy.max_retries and run.accepting:
+    attempt_row(run, record, t, failure, usage, outcome=outcome_of(failure), new_id=fx.new_id)
+    _repeat_or_fail(run, slot, t, fx, failure, usage)
+    routes.settle(run, t, fx)
+
+
+def _repeat_or_fail(
+    run: Run, slot: int, t: Transition, fx: Effects, failure: Failure, usage: Usage
+) -> None:
+    record, policy = run.records[slot], run.place(slot).retry
+    assert record is not None
+    repeats = failure.retryable and policy.takes(failure.error_type) and run.is_open(slot)
+    if repeats and record.retry_count < policy.max_retries:
         record.retry_count += 1
-        record.due_ms = retry.delay_ms(policy, failures=record.retry_count, draw=draw)
-        change_row(run, place, t, NodeStatus.RETRYING, usage=usage)
-    else:
-        change_row(run, place, t, NodeStatus.FAILED, usage=usage)
-        if run.failure is None:
-            run.failure = (run.plan.places[place].id, failure)
-    _touch(run, place, t)
-    settle(run, t)
-    return record.due_ms if record.status is NodeStatus.RETRYING else None
+        record.due_ms = retry.delay_ms(policy, failures=record.retry_count, draw=fx.draw())
+        change_row(run, slot, t, NodeStatus.RETRYING, usage=usage)
+        fx.timers.append(Timer(run, slot, record.due_ms))
+        touch(run, slot, t)
+        return
+    change_row(run, slot, t, groups.failed_status(run, slot), usage=usage)
+    touch(run, slot, t)
+    routes.slot_failed(run, slot, t, fx, failure)
 
 
-def lose(run: Run, place: int, t: Transition, *, new_id: NewId) -> bool:
-    """Take the loss of the runner that had an attempt; returns whether the place may begin again.
+def lose(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
+    """Take the loss of the runner that had an attempt; returns whether the slot may begin again.
 
-    A loss is no failure of user code. A place that took its runner with it while it ran alone, and
+    A loss is no failure of user code. A slot that took its runner with it while it ran alone, and
     for the third time, is quarantined.
     """
-    record = _over(run, place, NO_USAGE, None)
+    record = _over(run, slot, NO_USAGE, None)
     run.revision += 1
     record.delivery_count += 1
     record.failure = LOST
-    attempt_row(run, record, t, LOST, NO_USAGE, outcome="lost", new_id=new_id)
-    if not run.accepting:
-        stopped = NodeStatus.CANCELLED if run.cancelling or run.expired else NodeStatus.FAILED
-        change_row(run, place, t, stopped)
+    attempt_row(run, record, t, LOST, NO_USAGE, outcome="lost", new_id=fx.new_id)
+    if not run.is_open(slot):
+        stopped = NodeStatus.FAILED
+        if run.is_stopping(slot):
+            stopped, record.failure = NodeStatus.CANCELLED, _reason(run)
+        change_row(run, slot, t, stopped)
+        if stopped is NodeStatus.FAILED:
+            routes.slot_failed(run, slot, t, fx, LOST)
     elif record.delivery_count >= DELIVERIES_MAX and record.alone:
-        change_row(run, place, t, NodeStatus.QUARANTINED)
-        run.failure = (run.plan.places[place].id, LOST)
+        change_row(run, slot, t, NodeStatus.QUARANTINED)
+        routes.slot_failed(run, slot, t, fx, LOST)
     else:
         record.due_ms = 0
-        change_row(run, place, t, NodeStatus.RETRYING)
-    _touch(run, place, t)
-    settle(run, t)
-    return record.status is NodeStatus.RETRYING
+        change_row(run, slot, t, NodeStatus.RETRYING)
+    touch(run, slot, t)
+    routes.settle(run, t, fx)
+    return record.status is NodeStatus.RETRYING and run.may_begin(slot)
 
 
-def hand_back(run: Run, place: int, t: Transition) -> bool:
-    """Take back an attempt that its runner declined; returns whether the place may begin again.
+def hand_back(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
+    """Take back an attempt that its runner declined; returns whether the slot may begin again.
 
     It counts as neither attempt nor delivery.
     """
-    record = _over(run, place, NO_USAGE, None)
+    record = _over(run, slot, NO_USAGE, None)
     run.revision += 1
-    if run.accepting:
+    if run.is_open(slot):
         record.due_ms = 0
-        change_row(run, place, t, NodeStatus.RETRYING)
+        change_row(run, slot, t, NodeStatus.RETRYING)
     else:
-        change_row(run, place, t, NodeStatus.CANCELLED)
-    _touch(run, place, t)
-    settle(run, t)
-    return record.status is NodeStatus.RETRYING
+        record.failure = _reason(run) if run.is_stopping(slot) else record.failure
+        change_row(run, slot, t, NodeStatus.CANCELLED)
+    touch(run, slot, t)
+    routes.settle(run, t, fx)
+    return record.status is NodeStatus.RETRYING and run.may_begin(slot)
 
 
-def refuse(run: Run, place: int, t: Transition, failure: Failure, *, new_id: NewId) -> None:
+def refuse(run: Run, slot: int, t: Transition, fx: Effects, failure: Failure) -> None:
     """Take the fault of a place that can never begin: the run stops as for a node that failed."""
-    error_row(run, t, failure, new_id=new_id)
+    error_row(run, t, failure, new_id=fx.new_id)
     if run.failure is None:
-        run.failure = (run.plan.places[place].id, failure)
-    settle(run, t)
+        run.failure = (run.place(slot).id, failure)
+    routes.settle(run, t, fx)
 
 
-def confirm_stopped(run: Run, place: int, t: Transition, *, usage: Usage) -> None:
+def again(run: Run, slot: int, t: Transition, fx: Effects) -> None:
+    """Begin a slot again whose backoff is over and that needs no runner."""
+    assert run.place(slot).kind is Kind.WORKFLOW
+    try:
+        waits.begin_child(run, slot, t, fx)
+    except Refusal as refusal:
+        change_row(run, slot, t, groups.failed_status(run, slot))
+        routes.slot_failed(run, slot, t, fx, refusal.failure)
+    routes.settle(run, t, fx)
+
+
+def confirm_stopped(run: Run, slot: int, t: Transition, fx: Effects, *, usage: Usage) -> None:
     """Take a runner's word that an attempt it was told to kill is over."""
-    record = _over(run, place, usage, t)
+    record = _over(run, slot, usage, t)
     run.revision += 1
-    record.failure = CANCELLED if run.cancelling else EXPIRED
-    change_row(run, place, t, NodeStatus.CANCELLED, usage=usage)
-    _touch(run, place, t)
-    settle(run, t)
+    record.failure = _reason(run)
+    change_row(run, slot, t, NodeStatus.CANCELLED, usage=usage)
+    touch(run, slot, t)
+    routes.settle(run, t, fx)
 
 
-def stop(run: Run, t: Transition, *, cancel: bool, next_token: Callable[[], int]) -> None:
+def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool) -> None:
     """Stop a run for good, on a caller's word or because its time is up.
 
     The tokens of running attempts advance in the same flush, so whatever they still give is late.
+    A run that is closing already closes no further.
     """
     run.revision += 1
+    run.abandoned = run.closing
     if cancel:
         run.cancelling = True
     else:
         run.expired = True
         run.failure = run.failure or ("", EXPIRED)
-    for place, record in enumerate(run.records):
-        if record is None:
+    for slot, record in enumerate(run.records):
+        if record is None or record.status in NODE_FINAL:
             continue
-        if record.status is NodeStatus.RUNNING and record.killing is None:
-            guard, record.killing, record.token = record.token, record.token, next_token()
-            change_row(run, place, t, NodeStatus.RUNNING, guard=guard)
-            if record.runner is not None:
-                t.commands.append(KillCommand(record.runner, record.id, record.killing))
-        elif record.status in (NodeStatus.RETRYING, NodeStatus.WAITING, NodeStatus.PAUSED):
-            change_row(run, place, t, NodeStatus.CANCELLED)
-            _touch(run, place, t)
-    if run.running:
-        t.run_changes.append(run_row(run, cancels=cancel))
-    t.revision = run.revision
-    settle(run, t)
+        if record.status is NodeStatus.RUNNING:
+            if record.killing is None:
+                guard, record.killing, record.token = record.token, record.token, fx.next_token()
+                change_row(run, slot, t, NodeStatus.RUNNING, guard=guard)
+                if record.runner is not None:
+                    t.commands.append(KillCommand(record.runner, record.id, record.killing))
+        elif record.status is NodeStatus.WAITING and record.child is not None:
+            fx.stops.append(record.child)
+        else:
+            record.failure = _reason(run)
+            waits.stop_waiting(run, slot, t, NodeStatus.CANCELLED)
+    run.groups.clear()
+    run.waiting.clear()
+    write_run(run, t, cancels=cancel)
+    routes.settle(run, t, fx)
 
 
-def break_off(run: Run, t: Transition, failure: Failure, *, next_token: Callable[[], int]) -> None:
+def break_off(run: Run, t: Transition, fx: Effects, failure: Failure) -> None:
     """End a run that cannot go on for a fault of the engine's: say why, stop what runs."""
     run.failure = ("", failure)
-    stop(run, t, cancel=False, next_token=next_token)
+    run.closing = True  # and nothing of what closes it begins
+    stop(run, t, fx, cancel=False)
 
 
-def settle(run: Run, t: Transition) -> None:
-    """End the run if nothing of it is left to do."""
-    if run.running or run.status not in (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.PAUSED):
+def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> None:
+    """Take the end of the execution that ran a sub-workflow."""
+    record = run.records[slot]
+    if record is None or record.child != child.id or record.status is not NodeStatus.WAITING:
         return
-    if run.cancelling:
-        _finish(run, t, RunStatus.CANCELLED)
-    elif run.failure is not None:
-        for place, record in enumerate(run.records):
-            if record is not None and record.status is NodeStatus.RETRYING:
-                change_row(run, place, t, NodeStatus.FAILED)
-                _touch(run, place, t)
-        _finish(run, t, RunStatus.FAILED)
-    elif run.done == len(run.plan.places):
-        text = run_output(run)
-        size = len(text.encode())
-        if size > OUTPUT_BYTES_MAX:
-            run.failure = ("", _too_large(size))
-            _finish(run, t, RunStatus.FAILED)
-        else:
-            run.output_data = text
-            _finish(run, t, RunStatus.COMPLETED)
+    run.running -= 1
+    run.revision += 1
+    usage = Usage(cpu_us=child.cpu_us, memory_peak_bytes=child.memory_peak_bytes)
+    record.cpu_us, record.memory_peak_bytes = usage.cpu_us, usage.memory_peak_bytes
+    run.cpu_us += usage.cpu_us
+    run.memory_peak_bytes = max(run.memory_peak_bytes, usage.memory_peak_bytes)
+    if run.is_stopping(slot):
+        record.failure = _reason(run)
+        change_row(run, slot, t, NodeStatus.CANCELLED, usage=usage)
+        touch(run, slot, t)
+    elif child.status is RunStatus.COMPLETED:
+        output = waits.outputs_of(run, slot, child.output_data or "{}")
+        complete_row(run, slot, t, output, usage)
+        touch(run, slot, t)
+        routes.slot_done(run, slot, t, fx, output)
+    else:
+        record.failure = failure = _failure_of(child)
+        attempt_row(run, record, t, failure, usage, outcome="failed", new_id=fx.new_id)
+        _repeat_or_fail(run, slot, t, fx, failure, usage)
+    routes.settle(run, t, fx)
 
 
-def _too_large(size: int) -> Failure:
+def _reason(run: Run) -> Failure:
+    return CANCELLED if run.cancelling else EXPIRED
+
+
+def _failure_of(child: Run) -> Failure:
+    if child.status is RunStatus.CANCELLED:
+        return Failure(error_type="sub_workflow_cancelled", message=f"execution {child.id}")
+    place, failure = child.failure or ("", None)
+    where = f"node {place} of " if place else ""
     return Failure(
-        error_type="output_too_large",
-        message=f"the outputs take {size} bytes, and {OUTPUT_BYTES_MAX} are allowed; declare fewer "
-        "outputs, or let a node return one large value, which becomes a file",
+        error_type=failure.error_type if failure else "sub_workflow_failed",
+        message=f"{where}execution {child.id}: {failure.message if failure else 'failed'}",
+        stack_trace=failure.stack_trace if failure else "",
     )
 
 
-def _finish(run: Run, t: Transition, status: RunStatus) -> None:
-    run.revision += 1
-    _to(run, status)
-    t.run_changes[:] = [each for each in t.run_changes if each.id != run.id]
-    t.run_changes.append(run_row(run, final=True, cancels=run.cancelling))
-    t.revision = run.revision
-    t.commands.append(Finished(run.id))
-
-
-def _over(run: Run, place: int, usage: Usage, t: Transition | None) -> NodeRecord:
+def _over(run: Run, slot: int, usage: Usage, t: Transition | None) -> NodeRecord:
     """Take an attempt off its runner and count what it consumed; `t` gets the runner's Ack."""
-    record = run.records[place]
+    record = run.records[slot]
     assert record is not None, "only what has begun can end"
     assert record.status is NodeStatus.RUNNING, record.status
     run.running -= 1
     record.cpu_us = usage.cpu_us
     record.memory_peak_bytes = usage.memory_peak_bytes
     record.container_id = usage.container_id
+    run.container_id = usage.container_id or run.container_id
     record.serialization_us = usage.serialization_us
     run.cpu_us += usage.cpu_us
     run.memory_peak_bytes = max(run.memory_peak_bytes, usage.memory_peak_bytes)
@@ -319,27 +315,3 @@ def _over(run: Run, place: int, usage: Usage, t: Transition | None) -> NodeRecor
         t.commands.append(AckCommand(record.runner, record.id, known))
     record.killing = None
     return record
-
-
-def _to(run: Run, status: RunStatus) -> None:
-    assert status in RUN_NEXT[run.status], (run.status, status)
-    run.status = status
-
-
-def _touch(run: Run, place: int, t: Transition) -> None:
-    record = run.records[place]
-    assert record is not None
-    if run.watchers:
-        t.views.append((place, copy(record)))
-    else:
-        t.complete_views = False
-    t.revision = run.revision
-
-
-def _release_inputs(run: Run, place: int) -> None:
-    """Forget outputs that nothing will read again."""
-    for source in {binding.source for binding in run.plan.places[place].inputs}:
-        if source >= 0:
-            run.keep[source] -= 1
-            if run.keep[source] == 0:
-                run.outputs.pop(source, None)

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.closing import compensations_of, is_main_over
+from services.orchestrator.domain.ends import End, count_end
+from services.orchestrator.domain.groups import new_group
+from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
+from services.orchestrator.domain.plan import Kind, Phase, Place, Plan
 from services.orchestrator.domain.planner import EXPIRED, LOST
-from services.orchestrator.domain.state import Failure, FileValue, NodeRecord, Run
-from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.state import (
+    Failure,
+    FileValue,
+    Group,
+    ListOutput,
+    NodeOutput,
+    NodeRecord,
+    Run,
+    Signal,
+)
+from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
 
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -32,6 +47,10 @@ class RunRow:
     started_at: datetime | None
     cancel_requested_at: datetime | None
     deadline_at: datetime | None
+    shard: int = 0
+    # Why it will fail: told by its row where it is closing.
+    failure: tuple[str, Failure] | None = None
+    options: RunOptions = NO_OPTIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +75,22 @@ class NodeRow:
     container_id: UUID | None
     started_at: datetime | None
     completed_at: datetime | None
+    child: UUID | None = None
 
 
-def restore(plan: Plan, row: RunRow, nodes: Iterable[NodeRow]) -> Run:
-    """Give the run as its rows say it stands."""
+class SignalRow(NamedTuple):
+    """What a row of execution_signals says of a word that nobody took yet."""
+
+    id: UUID
+    name: str
+    sent_by: UUID
+    outputs: tuple[bytes, ...]
+
+
+def restore(
+    plan: Plan, row: RunRow, nodes: Iterable[NodeRow], signals: Iterable[SignalRow] = ()
+) -> Run:
+    """Give the run as its rows say it stands; nodes come in their execution order."""
     run = Run(
         id=row.id,
         plan=plan,
@@ -70,37 +101,214 @@ def restore(plan: Plan, row: RunRow, nodes: Iterable[NodeRow]) -> Run:
         input_text=row.input_text,
         request_id=row.request_id,
         revision=row.revision,
+        shard=row.shard,
         cancelling=row.cancel_requested_at is not None,
         created_at=row.created_at,
         started_at=row.started_at,
         cancel_requested_at=row.cancel_requested_at,
         deadline_at=row.deadline_at,
+        options=row.options,
     )
-    failed: list[tuple[int, str, Failure]] = []
-    for node in nodes:
-        place = plan.index[node.node_id]
-        run.records[place] = _record(node)
+    run.failure = row.failure
+    run.expired = row.failure == ("", EXPIRED)
+    _Restoration(run, {node.node_id: node for node in nodes}).all()
+    for signal in signals:
+        word = Signal(signal.id, signal.sent_by, signal.outputs)
+        run.signals.setdefault(signal.name, deque()).append(word)
+    return run
+
+
+@dataclass(slots=True)
+class _Restoration:
+    """Rows on their way into memory: first what stands where, then what it means to others."""
+
+    run: Run
+    rows: Mapping[str, NodeRow]
+    slots: dict[str, int] = field(default_factory=dict)
+    parts: dict[int, dict[int, int]] = field(default_factory=dict)  # of groups: slots by index
+
+    def all(self) -> None:
+        for node in self.rows.values():
+            self._stand(node)
+        failures = []
+        for node in self.rows.values():
+            slot = self.slots[node.node_id]
+            if slot < len(self.run.plan.places):
+                failed = self._place(slot, node)
+                if failed is not None:
+                    failures.append((node.revision, *failed))
+            self._open(slot, node)
+        self._failure(failures)
+        self._forget_read_outputs()
+        self._closing()
+
+    def _stand(self, node: NodeRow) -> None:
+        run = self.run
+        slot = run.plan.index.get(node.node_id)
+        if slot is None:
+            group, index = _split(node.node_id)
+            above = self.slots[group]
+            slot = run.add_part(above, index)
+            self.parts.setdefault(above, {})[index] = slot
+        self.slots[node.node_id] = slot
+        run.records[slot] = _record(node)
         run.order = max(run.order, node.order)
         run.revision = max(run.revision, node.revision)
         run.cpu_us += node.cpu_us + node.earlier_cpu_us
         peak_bytes = max(node.memory_peak_bytes, node.earlier_memory_peak_bytes)
         run.memory_peak_bytes = max(run.memory_peak_bytes, peak_bytes)
+        if node.status is NodeStatus.CANCELLED and node.failure == EXPIRED:
+            run.expired = run.expired or not run.cancelling
+        run.running += node.status is NodeStatus.RUNNING
+        run.running += node.status is NodeStatus.WAITING and node.child is not None
+
+    def _place(self, place: int, node: NodeRow) -> tuple[str, Failure] | None:
+        """Take a place's row for what it means to others; returns a failure that stops the run."""
+        run, rule = self.run, self.run.plan.places[place]
+        main = rule.phase is Phase.MAIN
         if node.status is NodeStatus.COMPLETED:
-            _completed(run, place, node)
-        elif node.status is NodeStatus.RUNNING:
-            run.running += 1
+            run.done += main
+            output = self._output(place, node)
+            if output is not None:
+                run.outputs[place] = output
+            branch = _branch(rule, output)
+            self._record_of(place).branch = branch
+            count_end(run, place, End.DONE, branch)
+        elif node.status is NodeStatus.SKIPPED:
+            run.done += main
+            count_end(run, place, End.SKIPPED, "")
         elif node.status in _FAILING and node.failure is not None:
-            failed.append((node.revision, node.node_id, node.failure))
-        elif node.status is NodeStatus.CANCELLED and not run.cancelling:
-            run.expired = True
-    if failed:
-        # Revisions grow with every change, so the lowest is the failure that came first.
-        _, node_id, failure = min(failed, key=lambda each: each[0])
-        run.failure = (node_id, failure)
-    elif run.expired:
-        run.failure = ("", EXPIRED)
-    _forget_read_outputs(run)
-    return run
+            if rule.handled or rule.phase is Phase.COMPENSATION:
+                run.done += main
+                count_end(run, place, End.FAILED, "")
+                return None
+            if not main:
+                count_end(run, place, End.FAILED, "")
+            return rule.id, node.failure
+        return None
+
+    def _record_of(self, slot: int) -> NodeRecord:
+        record = self.run.records[slot]
+        assert record is not None
+        return record
+
+    def _output(self, slot: int, node: NodeRow) -> NodeOutput | None:
+        """Give what a slot gave; of a map that is what its elements gave."""
+        run = self.run
+        if run.is_group(slot) and run.place(slot).map is not None:
+            if slot not in self.parts and node.output is not None and not self._is_empty(node):
+                return self._inline(slot, node)
+            parts = self.parts.get(slot, {})
+            return ListOutput(tuple(self._item(parts[at]) for at in range(len(parts))))
+        return self._inline(slot, node)
+
+    def _is_empty(self, node: NodeRow) -> bool:
+        """Say whether a map's row holds lists of nothing: one that was ended by hand may not."""
+        assert isinstance(node.output, Mapping)
+        return all(text == b"[]" for text in node.output.values())
+
+    def _item(self, slot: int) -> NodeOutput | None:
+        node = self.rows[self.run.node_id(slot)]
+        return self._output(slot, node) if node.status is NodeStatus.COMPLETED else None
+
+    def _inline(self, slot: int, node: NodeRow) -> NodeOutput | None:
+        if node.output is None or isinstance(node.output, FileValue):
+            return node.output
+        return tuple(node.output[name] for name in self.run.place(slot).outputs)
+
+    def _open(self, slot: int, node: NodeRow) -> None:
+        """Take what waits: a group with its parts, or a place that listens."""
+        run = self.run
+        if node.status is not NodeStatus.WAITING:
+            return
+        rule = run.place(slot).wait
+        if rule is not None:
+            run.waiting.setdefault(rule.name, []).append(slot)
+        elif node.child is None and run.is_group(slot):
+            run.groups[slot] = self._group(slot)
+
+    def _group(self, slot: int) -> Group:
+        group = new_group(self.run, slot)
+        for index, part in sorted(self.parts.get(slot, {}).items()):
+            node = self.rows[self.run.node_id(part)]
+            group.begun += 1
+            if node.status not in NODE_FINAL:
+                group.open += 1
+                continue
+            group.failed += node.status is NodeStatus.QUARANTINED
+            done = node.status is NodeStatus.COMPLETED
+            group.outputs[index] = self._output(part, node) if done else None
+            if self.run.place(slot).loop is not None:
+                group.outputs.pop(index - 1, None)
+        return group
+
+    def _failure(self, failures: list[tuple[int, str, Failure]]) -> None:
+        """Know what failed first: revisions grow with every change, and closing comes last."""
+        places, index = self.run.plan.places, self.run.plan.index
+        main = [each for each in failures if places[index[each[1]]].phase is Phase.MAIN]
+        if self.run.failure is not None:
+            return
+        if self.run.expired and not main:
+            self.run.failure = ("", EXPIRED)
+        elif failures:
+            _, node_id, failure = min(main or failures, key=lambda each: each[0])
+            self.run.failure = (node_id, failure)
+
+    def _forget_read_outputs(self) -> None:
+        """Keep only outputs that something will read."""
+        run = self.run
+        for place in range(len(run.plan.places)):
+            if _is_over(run, place):
+                for source in {each.source for each in run.plan.places[place].inputs}:
+                    if source >= 0:
+                        run.keep[source] -= 1
+        for place in [place for place in run.outputs if run.keep[place] == 0]:
+            del run.outputs[place]
+
+    def _closing(self) -> None:
+        """Know whether the main phase was over: what ends it and what follows is one change."""
+        run = self.run
+        later = (*run.plan.compensations, *run.plan.finals)
+        begun = [place for place in later if run.records[place] is not None]
+        if not begun and (run.running or not later or not is_main_over(run)):
+            return
+        run.closing = True
+        run.seeded = set(begun)
+        stops = [place for place in begun if self._record_of(place).status is NodeStatus.CANCELLED]
+        run.abandoned = run.cancelling and bool(stops)
+        main_failed = run.failure is not None and (
+            run.failure[0] not in run.plan.index
+            or run.plan.places[run.plan.index[run.failure[0]]].phase is Phase.MAIN
+        )
+        if run.cancelling or main_failed:
+            run.undo = compensations_of(run)
+
+
+def _split(node_id: str) -> tuple[str, int]:
+    """Take the last mark off a part's name: `n[1][2]` is part 2 of `n[1]`, `n#3` part 3 of `n`."""
+    if node_id.endswith("]"):
+        group, _, index = node_id[:-1].rpartition("[")
+    else:
+        group, _, index = node_id.rpartition("#")
+    return group, int(index)
+
+
+def _branch(rule: Place, output: NodeOutput | None) -> str:
+    if rule.kind is not Kind.CHOICE or not isinstance(output, tuple):
+        return ""
+    return str(json.loads(output[0]) or "")
+
+
+def _is_over(run: Run, place: int) -> bool:
+    """Say whether a place ended in a way that others were told of."""
+    record = run.records[place]
+    if record is None:
+        return False
+    if record.status in (NodeStatus.COMPLETED, NodeStatus.SKIPPED):
+        return True
+    rule = run.plan.places[place]
+    told = rule.handled or rule.phase is not Phase.MAIN
+    return record.status in _FAILING and told
 
 
 def latest(run: Run) -> datetime:
@@ -129,6 +337,7 @@ def _record(node: NodeRow) -> NodeRecord:
         alone=node.delivery_count > 0
         and node.failure is not None
         and node.failure.error_type == LOST.error_type,
+        child=node.child,
         cpu_us=node.cpu_us,
         memory_peak_bytes=node.memory_peak_bytes,
         container_id=node.container_id,
@@ -136,26 +345,3 @@ def _record(node: NodeRow) -> NodeRecord:
         started_at=node.started_at,
         completed_at=node.completed_at,
     )
-
-
-def _completed(run: Run, place: int, node: NodeRow) -> None:
-    run.done += 1
-    for child in run.plan.children[place]:
-        run.remaining[child] -= 1
-    if isinstance(node.output, FileValue):
-        run.outputs[place] = node.output
-    elif node.output is not None:
-        names = run.plan.places[place].outputs
-        run.outputs[place] = tuple(node.output[name] for name in names)
-
-
-def _forget_read_outputs(run: Run) -> None:
-    """Keep only outputs that something will read."""
-    for place, record in enumerate(run.records):
-        if record is None or record.status is not NodeStatus.COMPLETED:
-            continue
-        for source in {binding.source for binding in run.plan.places[place].inputs}:
-            if source >= 0:
-                run.keep[source] -= 1
-    for place in [place for place in run.outputs if run.keep[place] == 0]:
-        del run.outputs[place]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -13,10 +14,10 @@ class RunInsert(NamedTuple):
     """A new row of workflow_executions."""
 
     id: UUID
-    workflow_id: UUID
+    workflow_id: UUID | None  # none of a run of one node
     tenant_id: UUID
     created_by: UUID
-    workflow_version: int
+    workflow_version: int | None
     current_version: int | None  # refuse unless the workflow still stands at this version
     pins_id: UUID
     shard: int
@@ -24,10 +25,19 @@ class RunInsert(NamedTuple):
     input_data: str
     request_id: UUID | None
     request_digest: str | None
-    python_version: str
+    python_version: str | None
     timeout_ms: int | None
     revision: int
     alias: str | None = None  # refuse unless it stands for workflow_version
+    business_key: str | None = None
+    key_reuse: str = "allow"  # refuse where earlier runs with the key forbid it
+    labels: str = "{}"
+    priority: int = 0
+    start_at: datetime | None = None
+    parent_execution_id: UUID | None = None
+    relation: str | None = None
+    node_version_id: UUID | None = None  # refuse unless its node is there and may be read
+    parent_node_id: str | None = None  # of a sub-workflow: whatever became of it, it is inserted
 
 
 class Follows(NamedTuple):
@@ -45,6 +55,7 @@ class NodeInsert(NamedTuple):
     id: UUID
     run_id: UUID
     node_id: str
+    definition_node_id: str
     node_version_id: UUID
     execution_order: int
     max_retries: int
@@ -54,8 +65,56 @@ class NodeInsert(NamedTuple):
     first: bool  # of a run that the same flush inserts: written only if that row was
 
 
+class NodePlaced(NamedTuple):
+    """A new row of node_executions that no runner has: it waits, or is over at once."""
+
+    id: UUID
+    run_id: UUID
+    node_id: str
+    definition_node_id: str
+    node_type: str
+    node_version_id: UUID
+    status: str
+    execution_order: int
+    max_retries: int
+    token: int
+    revision: int
+    retry_count: int
+    first: bool  # of a run that the same flush inserts
+    starts: bool  # set started_at
+    due_ms: int | None
+    child_id: UUID | None
+    output_data: str | None
+    error_type: str | None
+    error_message: str | None
+
+
+class NodeCopy(NamedTuple):
+    """A new row of node_executions, born completed: a result that its run takes over."""
+
+    id: UUID
+    run_id: UUID
+    source_id: UUID  # the row whose output it copies
+    node_id: str
+    node_version_id: UUID
+    execution_order: int
+    first: bool  # of a run that the same flush inserts, always
+
+
+class SignalWrite(NamedTuple):
+    """A row of execution_signals: a word from outside, and the node that took it, once one did."""
+
+    id: UUID
+    run_id: UUID
+    tenant_id: UUID
+    name: str
+    payload: str
+    sent_by: UUID
+    node_id: str | None
+
+
 class NodeComplete(NamedTuple):
-    """A running row becomes completed."""
+    """A row that is not final becomes completed."""
 
     id: UUID
     token: int
@@ -91,6 +150,7 @@ class NodeChange(NamedTuple):
     stdout_tail: str
     stderr_tail: str
     container_id: UUID | None
+    child_id: UUID | None = None  # kept as it was where it is None
 
 
 class AttemptInsert(NamedTuple):
@@ -156,6 +216,7 @@ class RunChange(NamedTuple):
     revision: int
     cpu_us: int
     memory_peak_bytes: int
+    container_id: UUID | None = None
 
 
 class AssignCommand(NamedTuple):
@@ -163,7 +224,7 @@ class AssignCommand(NamedTuple):
 
     runner: UUID
     run_id: UUID
-    place: int
+    slot: int
     token: int
 
 
@@ -197,6 +258,14 @@ class Finished(NamedTuple):
     run_id: UUID
 
 
+class View(NamedTuple):
+    """A node as a watcher is shown it."""
+
+    node_id: str
+    place: int
+    record: NodeRecord
+
+
 Command: TypeAlias = AssignCommand | AckCommand | SupersededCommand | KillCommand | Finished
 
 
@@ -208,16 +277,19 @@ class Transition:
     follows: tuple[Follows, ...] = ()  # of what is inserted: refused where one is not so
     run_inserts: list[RunInsert] = field(default_factory=list)
     node_inserts: list[NodeInsert] = field(default_factory=list)
+    placed: dict[UUID, NodePlaced] = field(default_factory=dict)  # by row
+    copies: list[NodeCopy] = field(default_factory=list)
     completes: list[NodeComplete] = field(default_factory=list)
     changes: dict[UUID, NodeChange] = field(default_factory=dict)  # by row, each once
     attempts: list[AttemptInsert] = field(default_factory=list)
     errors: list[ErrorInsert] = field(default_factory=list)
     flows: list[FlowInsert] = field(default_factory=list)
+    signals: list[SignalWrite] = field(default_factory=list)
     run_changes: list[RunChange] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)
     begun: list[NodeRecord] = field(default_factory=list)  # attempts that it starts
-    views: list[tuple[int, NodeRecord]] = field(default_factory=list)  # places as they then stood
-    complete_views: bool = True  # whether `views` holds every place that it changed
+    views: list[View] = field(default_factory=list)  # nodes as they then stood
+    complete_views: bool = True  # whether `views` holds every node that it changed
     revision: int = 0
 
     def cost(self) -> tuple[int, int]:
@@ -225,6 +297,9 @@ class Transition:
         rows = (
             len(self.run_inserts)
             + len(self.node_inserts)
+            + len(self.placed)
+            + len(self.signals)
+            + len(self.copies)
             + len(self.completes)
             + len(self.changes)
             + len(self.attempts)
@@ -234,10 +309,14 @@ class Transition:
         )
         size = 200 * rows
         for inserted in self.run_inserts:
-            size += len(inserted.input_data)
+            size += len(inserted.input_data) + len(inserted.labels)
         for completed in self.completes:
             size += len(completed.output_data or "")
             size += len(completed.stdout_tail) + len(completed.stderr_tail)
+        for placed in self.placed.values():
+            size += len(placed.output_data or "") + len(placed.error_message or "")
+        for signal in self.signals:
+            size += len(signal.payload)
         for moved in self.run_changes:
             size += len(moved.output_data or "") + len(moved.error_message or "")
             size += len(moved.stack_trace or "")

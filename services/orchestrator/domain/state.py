@@ -1,13 +1,22 @@
-"""The state of one run in memory: a cache of committed rows, changed in place by the planner."""
+"""The state of one run in memory: a cache of committed rows, changed in place by the planner.
+
+A *slot* is what can have a row: the places of the plan come first, by their index; behind them
+come the *parts* that runs make of them, the elements of a map and the turns of a loop.
+"""
 
 from __future__ import annotations
 
+import json
+from collections import deque
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
-from services.orchestrator.domain.plan import FROM_RUN, Plan
+from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
+from services.orchestrator.domain.plan import FROM_RUN, FROM_TURN, Binding, Phase, Place, Plan
 from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
 
 
@@ -20,7 +29,19 @@ class FileValue:
     sha256: bytes
 
 
-NodeOutput: TypeAlias = tuple[bytes, ...] | FileValue
+@dataclass(frozen=True, slots=True)
+class ListOutput:
+    """What the elements of a map gave, in their order; None where one was quarantined."""
+
+    items: Sequence[NodeOutput | None]
+
+
+NodeOutput: TypeAlias = "tuple[bytes, ...] | FileValue | ListOutput"
+Value: TypeAlias = "bytes | tuple[FileValue, str]"  # JSON text, or a field of a file
+
+
+class UnreadableError(Exception):
+    """A value that the engine does not hold itself, where it has to read one."""
 
 
 class Usage(NamedTuple):
@@ -63,6 +84,8 @@ class NodeRecord:
     revision: int = 0
     alone: bool = False  # the attempt shares its runner with no other
     killing: int | None = None  # the token the runner still knows it by, once told to stop
+    child: UUID | None = None  # the execution that runs its sub-workflow
+    branch: str = ""  # that a choice took
     serialization_us: int = 0
     cpu_us: int = 0
     memory_peak_bytes: int = 0
@@ -71,6 +94,50 @@ class NodeRecord:
     due_ms: int | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
+
+
+class Part(NamedTuple):
+    """An element of a map or a turn of a loop: a slot behind those of the places."""
+
+    place: int
+    group: int  # the slot that it is a part of
+    number: int  # of a map's element from 0, of a loop's turn from 1
+    node_id: str
+
+
+@dataclass(slots=True)
+class Group:
+    """A map or a loop that is under way. Its elements get slots when they begin."""
+
+    slot: int
+    count: int  # of elements; of turns at most
+    window: int  # how many may be under way at once
+    allowed: int = 0  # how many may fail
+    elements: Sequence[bytes] | ListOutput | None = None
+    source: Binding | None = None  # the input that is mapped over
+    begun: int = 0
+    open: int = 0
+    failed: int = 0
+    queued: bool = False  # it waits for a runner's credit
+    outputs: dict[int, NodeOutput | None] = field(default_factory=dict)
+
+    @property
+    def room(self) -> bool:
+        """Whether another element may begin."""
+        return self.begun < self.count and self.open < self.window
+
+    @property
+    def over(self) -> bool:
+        """Whether all elements are over."""
+        return self.begun == self.count and not self.open
+
+
+class Signal(NamedTuple):
+    """A word from outside that no place waited for yet."""
+
+    id: UUID
+    sent_by: UUID
+    outputs: tuple[bytes, ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,20 +152,35 @@ class Run:
     input_values: dict[str, bytes]
     input_text: str = "{}"  # exactly as it was sent
     request_id: UUID | None = None
+    shard: int = 0
+    parent: tuple[UUID, int] | None = None  # the run and slot whose sub-workflow this is
+    options: RunOptions = NO_OPTIONS
+    asleep: bool = False  # it was to start at a time that has not come
     revision: int = 0
     order: int = 0  # the last execution_order that was drawn
-    records: list[NodeRecord | None] = field(default_factory=list)
-    remaining: list[int] = field(default_factory=list)  # parents that are not done
+    records: list[NodeRecord | None] = field(default_factory=list)  # by slot
+    parts: list[Part] = field(default_factory=list)  # of the slots behind the places
+    groups: dict[int, Group] = field(default_factory=dict)  # by slot
+    remaining: list[int] = field(default_factory=list)  # sources that are not over
+    active: list[int] = field(default_factory=list)  # sources whose end counts
+    broken: list[bool] = field(default_factory=list)  # a source failed, and that does not count
     keep: list[int] = field(default_factory=list)  # readers of the output that are not done
     outputs: dict[int, NodeOutput] = field(default_factory=dict)
-    running: int = 0  # attempts on runners
-    done: int = 0  # places that are completed
+    waiting: dict[str, list[int]] = field(default_factory=dict)  # slots by the word they wait for
+    signals: dict[str, deque[Signal]] = field(default_factory=dict)  # that nobody took yet
+    running: int = 0  # attempts on runners, and sub-workflows
+    done: int = 0  # places of the main phase that are over
+    closing: bool = False  # the main phase is over, for good or ill
+    undo: tuple[int, ...] = ()  # compensations to run, in their order
+    seeded: set[int] = field(default_factory=set)  # places of later phases that were begun
+    abandoned: bool = False  # cancelled while closing: nothing more of that begins
     failure: tuple[str, Failure] | None = None  # the first failing place and why
     cancelling: bool = False
     expired: bool = False
     watchers: int = 0  # while there are any, transitions carry copies of what they change
     cpu_us: int = 0
     memory_peak_bytes: int = 0
+    container_id: UUID | None = field(default=None, compare=False)  # of what ended last
     created_at: datetime | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
@@ -110,28 +192,161 @@ class Run:
         """Fill the arrays for a run of which nothing has begun."""
         plan = self.plan
         if not self.records:
-            self.records = [None] * len(plan.places)
+            size = len(plan.places)
+            self.records = [None] * size
             self.remaining = list(plan.parents)
-            self.keep = [len(children) for children in plan.children]
-            for output in plan.outputs:
-                self.keep[output.source] += 1
+            self.active = [0] * size
+            self.broken = [False] * size
+            self.keep = list(plan.readers)
 
-    @property
-    def accepting(self) -> bool:
-        """Whether new attempts may begin."""
-        return (
-            self.failure is None
-            and not self.cancelling
-            and not self.expired
-            and self.status not in RUN_FINAL
-        )
+    def is_open(self, slot: int) -> bool:
+        """Say whether what a slot stands for may still begin, or begin again, sooner or later."""
+        part = self.part(slot)
+        if part is not None and part.group not in self.groups:
+            return False
+        if self.status in RUN_FINAL:
+            return False
+        if self.plan.places[self.place_of(slot)].phase is Phase.MAIN:
+            stopped = self.failure is not None or self.cancelling or self.expired
+            return not stopped and not self.closing
+        return self.closing and not self.abandoned
 
-    def value(self, place: int, binding: int) -> bytes | tuple[FileValue, str] | None:
-        """Give an input of a place: JSON text, a field of a file, or None where none is given."""
-        source = self.plan.places[place].inputs[binding]
-        if source.source >= 0:
-            output = self.outputs[source.source]
-            return (output, source.key) if isinstance(output, FileValue) else output[source.output]
-        if source.source == FROM_RUN:
-            return self.input_values.get(source.key) or source.literal or None
-        return source.literal
+    def may_begin(self, slot: int) -> bool:
+        """Say whether an attempt at a slot may begin now."""
+        return self.status is not RunStatus.PAUSED and not self.asleep and self.is_open(slot)
+
+    def is_stopping(self, slot: int) -> bool:
+        """Say whether what runs at a slot is to end."""
+        if not (self.cancelling or self.expired):
+            return False
+        return self.abandoned or self.plan.places[self.place_of(slot)].phase is Phase.MAIN
+
+    # --- slots ----------------------------------------------------------------------------------
+
+    def place_of(self, slot: int) -> int:
+        """Give the place that a slot is of."""
+        size = len(self.plan.places)
+        return slot if slot < size else self.parts[slot - size].place
+
+    def part(self, slot: int) -> Part | None:
+        """Give what a slot is a part of; None for a place."""
+        size = len(self.plan.places)
+        return None if slot < size else self.parts[slot - size]
+
+    def place(self, slot: int) -> Place:
+        """Give the definition of what runs at a slot."""
+        return self.plan.places[self.place_of(slot)]
+
+    def node_id(self, slot: int) -> str:
+        """Give the name of a slot's row."""
+        part = self.part(slot)
+        return self.plan.places[slot].id if part is None else part.node_id
+
+    def depth(self, slot: int) -> int:
+        """Count the maps or loops around a slot, its place's own."""
+        depth, part = 0, self.part(slot)
+        while part is not None:
+            depth, part = depth + 1, self.part(part.group)
+        return depth
+
+    def is_group(self, slot: int) -> bool:
+        """Say whether a slot is a map or loop as a whole, and not a part that runs itself."""
+        place = self.place(slot)
+        if place.map is not None:
+            return self.depth(slot) < place.map.depth
+        return place.loop is not None and slot < len(self.plan.places)
+
+    def add_part(self, group: int, index: int) -> int:
+        """Make a slot for an element or a turn."""
+        place = self.place_of(group)
+        mark = f"[{index}]" if self.plan.places[place].map is not None else f"#{index}"
+        self.parts.append(Part(place, group, index, self.node_id(group) + mark))
+        self.records.append(None)
+        return len(self.records) - 1
+
+    # --- values ---------------------------------------------------------------------------------
+
+    def bindings(self, slot: int) -> tuple[Binding, ...]:
+        """Give the inputs of a slot."""
+        place = self.place(slot)
+        part = self.part(slot)
+        if place.loop is not None and part is not None and part.number > 1:
+            return place.turn_inputs
+        return place.inputs
+
+    def value(self, slot: int, at: int) -> Value | None:
+        """Give an input of a slot: JSON text, a field of a file, or None where none is given."""
+        binding = self.bindings(slot)[at]
+        part = self.part(slot)
+        if part is not None:
+            rule = self.plan.places[part.place].map
+            if rule is not None and binding.name == rule.input:
+                return _element(self.groups[part.group], part.number)
+            if binding.source == FROM_TURN:
+                return _field(self.groups[part.group].outputs[part.number - 1], binding)
+        return self.given(binding)
+
+    def given(self, binding: Binding) -> Value | None:
+        """Give what a source other than a map or loop gives."""
+        source = binding.source
+        if source >= 0:
+            if binding.output < 0:
+                return self._error(source) or binding.absent or None
+            output = self.outputs.get(source)
+            if output is None:
+                return binding.absent or None
+            return _field(output, binding)
+        if source == FROM_RUN:
+            return self.input_values.get(binding.key) or binding.literal or None
+        return binding.literal
+
+    def _error(self, place: int) -> bytes:
+        record = self.records[place]
+        if record is None or record.status is not NodeStatus.FAILED or record.failure is None:
+            return b""
+        told = {
+            "node_id": self.plan.places[place].id,
+            "error_type": record.failure.error_type,
+            "message": record.failure.message,
+        }
+        return json.dumps(told, ensure_ascii=False).encode()
+
+    def values(self, slot: int, only: AbstractSet[str] | None = None) -> dict[str, bytes]:
+        """Give the inputs of a slot that have a value, as the engine itself reads them."""
+        found: dict[str, bytes] = {}
+        for at, binding in enumerate(self.bindings(slot)):
+            if only is not None and binding.name not in only:
+                continue
+            value = self.value(slot, at)
+            if isinstance(value, tuple):
+                message = f"the input {binding.name} is larger than the engine reads (64 KiB)"
+                raise UnreadableError(message)
+            if value is not None:
+                found[binding.name] = value
+        return found
+
+
+def _element(group: Group, index: int) -> Value:
+    elements = group.elements
+    if isinstance(elements, ListOutput):
+        assert group.source is not None
+        return _field(elements.items[index], group.source)
+    assert elements is not None
+    return elements[index]
+
+
+def _field(output: NodeOutput | None, binding: Binding) -> Value:
+    if isinstance(output, FileValue):
+        return (output, binding.key)
+    return text_of(output, binding.output)
+
+
+def text_of(output: NodeOutput | None, index: int) -> bytes:
+    """Give one output as JSON text; what elements gave is put together to a list."""
+    if output is None:
+        return b"null"
+    if isinstance(output, tuple):
+        return output[index]
+    if isinstance(output, ListOutput):
+        return b"[" + b",".join(text_of(each, index) for each in output.items) + b"]"
+    raise UnreadableError("an element's value is larger than 64 KiB")

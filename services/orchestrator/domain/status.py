@@ -47,7 +47,17 @@ NODE_FINAL: Final = frozenset(
 
 # What may follow what. The planner asserts it on every change; a final status has no successor.
 NODE_NEXT: Final[Mapping[NodeStatus, AbstractSet[NodeStatus]]] = {
-    NodeStatus.PENDING: frozenset({NodeStatus.RUNNING, NodeStatus.SKIPPED, NodeStatus.CANCELLED}),
+    NodeStatus.PENDING: frozenset(
+        {
+            NodeStatus.RUNNING,
+            NodeStatus.WAITING,
+            NodeStatus.PAUSED,
+            NodeStatus.COMPLETED,
+            NodeStatus.FAILED,
+            NodeStatus.SKIPPED,
+            NodeStatus.CANCELLED,
+        }
+    ),
     NodeStatus.RUNNING: frozenset(
         {
             NodeStatus.RUNNING,  # taken over by another runner, or told to stop
@@ -59,16 +69,39 @@ NODE_NEXT: Final[Mapping[NodeStatus, AbstractSet[NodeStatus]]] = {
         }
     ),
     NodeStatus.RETRYING: frozenset(
-        {NodeStatus.RUNNING, NodeStatus.FAILED, NodeStatus.CANCELLED, NodeStatus.QUARANTINED}
+        {
+            NodeStatus.RUNNING,
+            NodeStatus.WAITING,  # a sub-workflow begins again
+            NodeStatus.PAUSED,
+            NodeStatus.COMPLETED,  # by hand
+            NodeStatus.FAILED,
+            NodeStatus.SKIPPED,
+            NodeStatus.CANCELLED,
+            NodeStatus.QUARANTINED,
+        }
     ),
     NodeStatus.WAITING: frozenset(
-        {NodeStatus.RUNNING, NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.CANCELLED}
+        {
+            NodeStatus.RETRYING,
+            NodeStatus.COMPLETED,
+            NodeStatus.FAILED,
+            NodeStatus.SKIPPED,
+            NodeStatus.CANCELLED,
+            NodeStatus.QUARANTINED,
+        }
     ),
-    NodeStatus.PAUSED: frozenset({NodeStatus.RUNNING, NodeStatus.CANCELLED}),
+    NodeStatus.PAUSED: frozenset(
+        {
+            NodeStatus.PENDING,
+            NodeStatus.COMPLETED,
+            NodeStatus.SKIPPED,
+            NodeStatus.CANCELLED,
+        }
+    ),
     **{status: frozenset[NodeStatus]() for status in NODE_FINAL},
 }
 RUN_NEXT: Final[Mapping[RunStatus, AbstractSet[RunStatus]]] = {
-    RunStatus.PENDING: frozenset({RunStatus.RUNNING, RunStatus.FAILED, RunStatus.CANCELLED}),
+    RunStatus.PENDING: frozenset({RunStatus.RUNNING, RunStatus.PAUSED, *RUN_FINAL}),
     RunStatus.RUNNING: frozenset({RunStatus.PAUSED, *RUN_FINAL}),
     RunStatus.PAUSED: frozenset({RunStatus.RUNNING, *RUN_FINAL}),
     **{status: frozenset[RunStatus]() for status in RUN_FINAL},

@@ -6,18 +6,20 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from services.orchestrator.domain.rows import NodeChange, RunChange, Transition
-from services.orchestrator.domain.state import Failure, FileValue, NodeOutput, Run
+from services.orchestrator.domain.state import Failure, FileValue, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 
 
-def checked(run: Run, place: int, result: NodeOutput | Failure) -> NodeOutput | Failure:
+def checked(
+    run: Run, slot: int, result: tuple[bytes, ...] | FileValue | Failure
+) -> tuple[bytes, ...] | FileValue | Failure:
     """Give a result that can be stored: a failure in the place of one that cannot.
 
     Runners prove what their sandboxes gave; one that does not must not bring the engine down.
     """
     if isinstance(result, Failure | FileValue):
         return result
-    wanted = len(run.plan.places[place].outputs)
+    wanted = len(run.place(slot).outputs)
     if len(result) != wanted:
         return _unusable(f"{len(result)} values for {wanted} outputs")
     for value in result:

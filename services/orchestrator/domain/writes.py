@@ -4,29 +4,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TypeAlias
+from copy import copy
+from typing import Final, TypeAlias
 from uuid import UUID
 
+from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.rows import (
     AttemptInsert,
     ErrorInsert,
     FlowInsert,
     NodeChange,
+    NodeComplete,
+    NodePlaced,
     RunChange,
     Transition,
+    View,
 )
-from services.orchestrator.domain.state import NO_USAGE, Failure, FileValue, NodeRecord, Run, Usage
-from services.orchestrator.domain.status import NODE_NEXT, NodeStatus, RunStatus
+from services.orchestrator.domain.state import (
+    NO_USAGE,
+    Failure,
+    FileValue,
+    ListOutput,
+    NodeOutput,
+    NodeRecord,
+    Run,
+    UnreadableError,
+    Usage,
+    text_of,
+)
+from services.orchestrator.domain.status import NODE_NEXT, RUN_NEXT, NodeStatus, RunStatus
 
 NewId: TypeAlias = Callable[[], UUID]
 
+# Of lists that elements gave: longer ones stand in the elements' rows alone.
+INLINE_CHARS_MAX: Final = 64 * 1024
+_STARTED: Final = frozenset({NodeStatus.WAITING, NodeStatus.COMPLETED})
+_DUE: Final = frozenset({NodeStatus.RETRYING, NodeStatus.WAITING})
 
-def object_text(run: Run, place: int, output: tuple[bytes, ...]) -> str:
-    """Write a place's outputs as one JSON object, each value exactly as it was produced."""
-    names = run.plan.places[place].outputs
-    parts = (
-        f"{json.dumps(name)}:{value.decode()}" for name, value in zip(names, output, strict=True)
-    )
+
+def object_text(run: Run, slot: int, output: NodeOutput) -> str:
+    """Write a slot's outputs as one JSON object, each value exactly as it was produced."""
+    names = run.place(slot).outputs
+    parts = (f"{json.dumps(name)}:{text_of(output, at).decode()}" for at, name in enumerate(names))
     return "{" + ",".join(parts) + "}"
 
 
@@ -34,14 +53,14 @@ def run_output(run: Run) -> str:
     """Write the run's outputs as one JSON object; a value in a file stands as its reference."""
     parts = []
     for output in run.plan.outputs:
-        value = run.outputs[output.source]
+        value = run.outputs.get(output.source)
         if isinstance(value, FileValue):
             field = run.plan.places[output.source].outputs[output.output]
             text = json.dumps(
                 {"$file": str(value.file_id), "field": field, "size_bytes": value.size_bytes}
             )
         else:
-            text = value[output.output].decode()
+            text = text_of(value, output.output).decode()
         parts.append(f"{json.dumps(output.name)}:{text}")
     return "{" + ",".join(parts) + "}"
 
@@ -50,6 +69,140 @@ def set_status(record: NodeRecord, status: NodeStatus) -> None:
     """Move a node on; only along the table of what may follow what."""
     assert status in NODE_NEXT[record.status], (record.status, status)
     record.status = status
+
+
+def touch(run: Run, slot: int, t: Transition) -> None:
+    """Show watchers what changed."""
+    record = run.records[slot]
+    assert record is not None
+    if run.watchers:
+        t.views.append(View(run.node_id(slot), run.place_of(slot), copy(record)))
+    else:
+        t.complete_views = False
+    t.revision = run.revision
+
+
+def place_row(
+    run: Run,
+    slot: int,
+    t: Transition,
+    status: NodeStatus,
+    *,
+    new_id: NewId,
+    token: int,
+    due_ms: int | None = None,
+    child: UUID | None = None,
+    output: NodeOutput | None = None,
+    failure: Failure | None = None,
+) -> NodeRecord:
+    """Write a node that no runner has: its first row, or the one that it has already."""
+    record = run.records[slot]
+    run.revision += 1
+    if record is not None:
+        record.failure, record.due_ms, record.child = failure, due_ms, child
+        if status in _STARTED:
+            set_running(run, t)
+        if status is NodeStatus.COMPLETED:
+            complete_row(run, slot, t, output)
+        elif status is NodeStatus.WAITING:
+            guard, record.token = record.token, token
+            record.cpu_us = record.memory_peak_bytes = 0
+            change_row(run, slot, t, status, guard=guard, starts=True)
+        else:
+            change_row(run, slot, t, status)
+        touch(run, slot, t)
+        return record
+    run.order += 1
+    record = run.records[slot] = NodeRecord(
+        id=new_id(),
+        order=run.order,
+        status=status,
+        token=token,
+        child=child,
+        failure=failure,
+        due_ms=due_ms,
+        revision=run.revision,
+    )
+    place = run.place(slot)
+    t.placed[record.id] = NodePlaced(
+        id=record.id,
+        run_id=run.id,
+        node_id=run.node_id(slot),
+        definition_node_id=place.id,
+        node_type="python" if place.kind is Kind.PYTHON else "builtin",
+        node_version_id=place.node_version_id,
+        status=status,
+        execution_order=record.order,
+        max_retries=place.retry.max_retries,
+        token=token,
+        revision=run.revision,
+        retry_count=0,
+        first=bool(t.run_inserts),
+        starts=status in _STARTED,
+        due_ms=due_ms,
+        child_id=child,
+        output_data=None if output is None else inline_text(run, slot, output),
+        error_type=failure.error_type if failure else None,
+        error_message=failure.message if failure else None,
+    )
+    if status in _STARTED:
+        set_running(run, t)
+        t.begun.append(record)
+    touch(run, slot, t)
+    return record
+
+
+def inline_text(run: Run, slot: int, output: NodeOutput) -> str | None:
+    """Give what a row holds of an output; None where a file or elements' rows hold it."""
+    if isinstance(output, FileValue):
+        return None
+    if isinstance(output, ListOutput):
+        try:
+            text = object_text(run, slot, output)
+        except UnreadableError:
+            return None
+        return text if len(text) <= INLINE_CHARS_MAX else None
+    return object_text(run, slot, output)
+
+
+def complete_row(
+    run: Run, slot: int, t: Transition, output: NodeOutput | None, usage: Usage = NO_USAGE
+) -> None:
+    """Write a record as completed, with what it gave."""
+    record = run.records[slot]
+    assert record is not None
+    set_status(record, NodeStatus.COMPLETED)
+    record.failure = None
+    record.revision = run.revision
+    text = None if output is None else inline_text(run, slot, output)
+    placed = t.placed.get(record.id)
+    if placed is not None:  # its first row goes out with this very change
+        t.placed[record.id] = placed._replace(
+            status=NodeStatus.COMPLETED,
+            token=record.token,
+            revision=run.revision,
+            starts=True,
+            due_ms=None,
+            output_data=text,
+        )
+        return
+    earlier = t.changes.pop(record.id, None)  # no statement changes a row twice
+    if earlier is not None:
+        record.token = earlier.token
+    t.completes.append(
+        NodeComplete(
+            id=record.id,
+            token=record.token,
+            output_data=text,
+            output_file_id=output.file_id if isinstance(output, FileValue) else None,
+            revision=run.revision,
+            cpu_us=usage.cpu_us,
+            memory_peak_bytes=usage.memory_peak_bytes,
+            stdout_tail=usage.stdout_tail,
+            stderr_tail=usage.stderr_tail,
+            container_id=usage.container_id,
+        )
+    )
 
 
 def change_row(
@@ -69,6 +222,20 @@ def change_row(
     record.revision = run.revision
     final = not NODE_NEXT[status]
     failure = record.failure
+    placed = t.placed.get(record.id)
+    if placed is not None:
+        t.placed[record.id] = placed._replace(
+            status=status,
+            token=record.token,
+            revision=run.revision,
+            starts=starts or placed.starts,
+            child_id=record.child or placed.child_id,
+            due_ms=record.due_ms if status in _DUE else None,
+            retry_count=record.retry_count,
+            error_type=failure.error_type if failure else None,
+            error_message=failure.message if failure else None,
+        )
+        return
     earlier = t.changes.get(record.id)
     if earlier is not None:
         guard, starts = earlier.token, starts or earlier.starts
@@ -80,7 +247,7 @@ def change_row(
         runner=record.runner,
         starts=starts,
         final=final,
-        due_ms=record.due_ms if status is NodeStatus.RETRYING else None,
+        due_ms=record.due_ms if status in _DUE else None,
         retry_count=record.retry_count,
         delivery_count=record.delivery_count,
         error_type=failure.error_type if failure else None,
@@ -92,30 +259,56 @@ def change_row(
         stdout_tail=usage.stdout_tail,
         stderr_tail=usage.stderr_tail,
         container_id=record.container_id,
+        child_id=record.child,
     )
 
 
-def run_row(
-    run: Run, *, starts: bool = False, final: bool = False, cancels: bool = False
-) -> RunChange:
-    """Lay out the run's row as it now is."""
-    place, failure = run.failure or (None, None)
-    told = final and run.status is RunStatus.FAILED and failure is not None
-    return RunChange(
+def set_running(run: Run, t: Transition) -> None:
+    """Move a run on from pending: something of it has begun."""
+    if run.status is RunStatus.PENDING:
+        move(run, RunStatus.RUNNING)
+        if not t.run_inserts:
+            write_run(run, t, starts=True)
+
+
+def move(run: Run, status: RunStatus) -> None:
+    """Move a run on; only along the table of what may follow what."""
+    assert status in RUN_NEXT[run.status], (run.status, status)
+    run.status = status
+
+
+def write_run(
+    run: Run, t: Transition, *, starts: bool = False, final: bool = False, cancels: bool = False
+) -> None:
+    """Write the run's row as it now is. Two changes of it within a transition merge.
+
+    While a run closes, its row says already why it will fail: no other row may say so.
+    """
+    place, failure = run.failure or ("", None)
+    failing = run.status is RunStatus.FAILED or (not final and not run.cancelling)
+    told = failure if failing else None
+    told_place = run.plan.index.get(place)
+    failed = run.records[told_place] if told_place is not None else None
+    for earlier in t.run_changes:
+        starts, cancels = starts or earlier.starts, cancels or earlier.cancels
+    change = RunChange(
         id=run.id,
         status=run.status,
         starts=starts,
         final=final,
         cancels=cancels,
         output_data=run.output_data,
-        error_type=failure.error_type if told and failure else None,
-        error_message=failure.message if told and failure else None,
-        stack_trace=failure.stack_trace if told and failure else None,
+        error_type=told.error_type if told else None,
+        error_message=told.message if told else None,
+        stack_trace=told.stack_trace if told else None,
         failed_node_id=(place or None) if told else None,
         revision=run.revision,
         cpu_us=run.cpu_us,
         memory_peak_bytes=run.memory_peak_bytes,
+        container_id=(failed and failed.container_id) or run.container_id,
     )
+    t.run_changes[:] = [change]
+    t.revision = run.revision
 
 
 def outcome_of(failure: Failure) -> str:
@@ -182,12 +375,14 @@ def error_row(
 def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) -> None:
     """Add a row for each edge that brought a completed node its input."""
     places = run.plan.places
-    for at, binding in enumerate(places[place].inputs):
+    for binding in places[place].inputs:
         if binding.source < 0:
             continue
         source = run.records[binding.source]
-        value = run.value(place, at)
-        file = value[0] if isinstance(value, tuple) else None
+        output = run.outputs.get(binding.source)
+        if output is None or binding.output < 0:
+            continue
+        size, file = _size_of(output, binding.output)
         t.flows.append(
             FlowInsert(
                 id=new_id(),
@@ -195,10 +390,21 @@ def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) 
                 source_node_id=places[binding.source].id,
                 target_node_id=places[place].id,
                 data_type="file" if file else "json",
-                data_size_bytes=file.size_bytes if file else len(value or b""),
+                data_size_bytes=size,
                 serialization_us=source.serialization_us if source else 0,
                 transfer_us=usage.transfer_us,
                 conversion=binding.conversion or None,
                 file_id=file.file_id if file else None,
             )
         )
+
+
+def _size_of(output: NodeOutput | None, index: int) -> tuple[int, FileValue | None]:
+    """Give how many bytes an output has, and the file that it is in."""
+    if isinstance(output, tuple):
+        return len(output[index]), None
+    if isinstance(output, FileValue):
+        return output.size_bytes, output
+    if output is None:
+        return len(b"null"), None
+    return 2 + sum(_size_of(each, index)[0] + 1 for each in output.items), None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 import asyncpg
@@ -14,15 +14,14 @@ import structlog
 
 from services.kit.errors import QflowError, ResourceExhausted, Unavailable
 from services.kit.ids import uuid7
-from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.core import Core, EndedChild, Outcome
 from services.orchestrator.domain.restore import latest
 from services.orchestrator.domain.rows import (
-    AckCommand,
     AssignCommand,
     Command,
     Finished,
     Follows,
-    KillCommand,
+    NodeCopy,
     RunInsert,
     SupersededCommand,
     Transition,
@@ -31,9 +30,18 @@ from services.orchestrator.domain.state import Failure, Run
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus
 from services.orchestrator.engine.ended import Ended
 from services.orchestrator.engine.hub import Change, Hub
-from services.orchestrator.engine.journal import BROKEN, Committed, Journal, OutcomeUnknownError
+from services.orchestrator.engine.journal import (
+    BROKEN,
+    Committed,
+    Fence,
+    FencedError,
+    Journal,
+    OutcomeUnknownError,
+)
 from services.orchestrator.engine.member import Member
-from services.orchestrator.engine.streams import Assignment, Stream
+from services.orchestrator.engine.shards import Shards, Strays
+from services.orchestrator.engine.streams import Assignment, Owned, Peers, Stream
+from services.orchestrator.engine.streams import Command as Told
 
 log = structlog.get_logger()
 
@@ -42,6 +50,7 @@ JOURNAL_BYTES_MAX: Final = 8 * 1024 * 1024
 STREAM_PAUSE_BYTES: Final = 32 * 1024 * 1024
 _RECONNECT_MAX_S: Final = 2.0
 _END_MAX_S: Final = 5.0
+_SHARD_WAIT_S: Final = 5.0
 # The first time a run is loaded again, the second time it is ended; then it is let lie.
 _REFUSALS_MAX: Final = 2
 
@@ -56,8 +65,18 @@ class Loaded:
     def __init__(self) -> None:
         self.runs: list[tuple[Run, dict[int, float], float | None]] = []
         self.unlocked: set[UUID] = set()
+        self.ended_children: list[EndedChild] = []
         # Ends of runs whose rows no run can be made of.
         self.given_up: list[Transition] = []
+
+
+class Load(Protocol):
+    """Gives open runs: the named ones, or those of some shards."""
+
+    async def __call__(
+        self, *, ids: Sequence[UUID] | None = None, shards: Sequence[int] | None = None
+    ) -> Loaded:
+        """Give them as their rows stand now."""
 
 
 class Engine:
@@ -68,9 +87,12 @@ class Engine:
         *,
         member: Member,
         connect: Callable[[], Awaitable[asyncpg.Connection[asyncpg.Record]]],
-        load: Callable[[Sequence[UUID] | None], Awaitable[Loaded]],
+        load: Load,
+        shards: Shards | None = None,
     ) -> None:
         self.member = member
+        self.shards = shards or Shards()
+        self.strays = Strays()
         self.hub = Hub()
         self.core = self._new_core()
         self.streams: dict[UUID, Stream] = {}
@@ -83,16 +105,19 @@ class Engine:
         self._load = load
         self._waiting: dict[UUID, asyncio.Future[None]] = {}  # starts by run
         self._cancels: dict[UUID, asyncio.Future[None]] = {}  # by run
+        # What callers changed: by transition, while it is on its way to disk.
+        self._changes: dict[int, tuple[UUID, asyncio.Future[None]]] = {}
         self._refusals: dict[UUID, int] = {}  # of runs since something of them was last written
         self._loading = False
         self._settled = asyncio.Event()  # not while a run is loaded again
         self._settled.set()
         self._late: list[tuple[UUID, Outcome]] = []  # said meanwhile
         self.recovering = False
+        self._rebuilt = 0  # how often memory was made anew from the rows
         self._timer: asyncio.TimerHandle | None = None
         self.journal = Journal(
             connect,
-            ensure_live=member.ensure_live,
+            ensure_live=self._ensure_live,
             release=self._released,
             culprit=self._take_out,
         )
@@ -100,9 +125,9 @@ class Engine:
     # --- life -----------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Join the members and load what is open."""
-        await self.member.join()
+        """Load what is open in the member's shards."""
         await self._rebuild()
+        self.work.set()  # the lease that it joined with is to be given back when nothing comes
 
     async def run(self) -> None:
         """Write until cancelled; raises `FencedError` when another member took over."""
@@ -115,8 +140,10 @@ class Engine:
                     await self._recover()
         finally:
             self.recovering = True  # nothing writes any more: nobody may wait for it
+            self.journal.end()
             for future in [*self._waiting.values(), *self._cancels.values()]:
                 _reject(future, _try_again())
+            self._reject_changes(None)
 
     async def _recover(self) -> None:
         """Forget and reload: the only rollback. Nothing an older epoch wrote can still arrive.
@@ -138,7 +165,11 @@ class Engine:
             delay_s = min(delay_s * 2, _RECONNECT_MAX_S)
 
     async def _rebuild(self) -> None:
-        loaded = await self._load(None)
+        await self.member.read_owned()
+        owned = self.member.owned
+        loaded = await self._load(shards=sorted(owned))
+        self._rebuilt += 1
+        self.shards.put(owned)
         # From here on nothing waits: no event may see half of the old and half of the new.
         self.recovering = False
         self.journal.clear()
@@ -150,6 +181,7 @@ class Engine:
         self.silent_since.clear()
         waiting, self._waiting = self._waiting, {}
         cancels, self._cancels = self._cancels, {}
+        self._reject_changes(None)
         for stream in list(self.streams.values()):
             stream.close()  # runners come back and say what they have
         self.streams.clear()
@@ -175,6 +207,8 @@ class Engine:
             self.journal.not_before(latest(run))
             run.watchers = self.hub.watchers(run.id)
             self.core.adopt(run, now=now, due_s=due_s, deadline_s=deadline_s)
+        for child in loaded.ended_children:
+            self.core.child_ended(child)
         for runner_id, runner in self.core.runners.items():
             if not runner.connected:
                 self.silent_since.setdefault(runner_id, now)
@@ -187,13 +221,14 @@ class Engine:
         self._loading = True
         self._settled.clear()
         try:
-            loaded = await self._load([run_id])
+            loaded = await self._load(ids=[run_id])
         except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
             raise OutcomeUnknownError from error  # all is loaded again, once that is possible
         finally:
             self._loading = False
             self._settled.set()
             late, self._late = self._late, []
+        self._reject_changes(run_id)
         cancel = self._cancels.pop(run_id, None)
         if cancel is not None:
             _reject(cancel, _try_again())
@@ -224,20 +259,29 @@ class Engine:
 
     # --- what callers ask -----------------------------------------------------------------------
 
-    async def start(self, run: Run, row: RunInsert, follows: tuple[Follows, ...]) -> None:
+    async def start(
+        self,
+        run: Run,
+        row: RunInsert,
+        follows: tuple[Follows, ...],
+        copies: Sequence[NodeCopy] = (),
+    ) -> None:
         """Start a run; returns once it is committed, and what it follows was so in that moment.
 
         Raises `NotStarted` when it was refused; the caller looks why.
         """
+        shard = await self._draw(row.shard)  # the row's own only says how starts are spread
         if self.recovering:
             raise _try_again()
+        run.shard, row = shard, row._replace(shard=shard)
         if self.journal.pending_bytes > JOURNAL_BYTES_MAX:
             raise ResourceExhausted(
                 "JOURNAL_FULL", "the engine is behind with writing; try again", retry_after_s=1.0
             )
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[run.id] = future
-        self._apply(self.core.start(run, row, now=self.now(), follows=follows))
+        now = self.now()
+        self._apply(self.core.start(run, row, now=now, follows=follows, copies=copies))
         await asyncio.shield(future)
 
     async def cancel(self, run_id: UUID) -> None:
@@ -257,6 +301,145 @@ class Engine:
             self._apply(self.core.cancel(run_id))
         await asyncio.shield(future)
 
+    # --- shards ---------------------------------------------------------------------------------
+
+    def busy(self) -> bool:
+        """Whether there is anything to keep a lease for."""
+        return bool(self.core.runs) or not self.journal.idle
+
+    async def wake(self) -> None:
+        """Hold the lease, so that what this member owns stays its own."""
+        try:
+            await self.member.renew()
+        except FencedError:
+            self.shards.look.set()  # that ends the process
+            raise _try_again() from None
+        if not self.shards.ready <= self.member.owned:  # taken while it rested: no run was in them
+            self.shards.put(self.shards.ready & self.member.owned)
+        self.work.set()
+
+    async def _draw(self, wanted: int) -> int:
+        """Give a shard for a run that starts: no event comes between, so that it stays here."""
+        while True:
+            if not self.member.live:
+                await self.wake()
+            shard = self.shards.draw(wanted)
+            if shard is not None:
+                return shard
+            if self.shards.closing:
+                raise Unavailable(
+                    "DRAINING", "the server is stopping; resume at once", retry_after_s=0.1
+                )
+            self.shards.look.set()
+            try:
+                async with asyncio.timeout(_SHARD_WAIT_S):
+                    await self.shards.some.wait()
+            except TimeoutError:
+                raise Unavailable(
+                    "NO_SHARD",
+                    "this orchestrator has nothing to start runs in yet; try again",
+                    retry_after_s=1.0,
+                ) from None
+
+    async def _ensure_live(self, again: bool) -> Fence:  # noqa: FBT001  # as the member has it
+        fence = await self.member.ensure_live(again)
+        if not self.shards.ready <= self.member.owned:
+            raise Unavailable("SHARDS_TAKEN", "others took shards while this member had no lease")
+        return fence
+
+    async def take_in(self, shards: Collection[int]) -> None:
+        """Load the runs of shards that have come to this member, and have their runners report."""
+        rebuilt = self._rebuilt
+        loaded = await self._load(shards=sorted(shards))
+        if rebuilt != self._rebuilt:
+            return  # all was loaded meanwhile, these among it
+        self.shards.put(self.shards.ready | frozenset(shards))
+        self._adopt(loaded)
+        self._ask_runners(loaded)
+        for run, _, _ in loaded.runs:
+            self.hub.publish(run.id, Change(0, [], complete=False, final=False))
+        log.info("shards_taken_in", shards=len(shards), executions=len(loaded.runs))
+
+    def _ask_runners(self, loaded: Loaded) -> None:
+        """Have runners say anew what they have: memory and they may differ on these runs."""
+        runners = {
+            each.runner
+            for run, _, _ in loaded.runs
+            for each in run.records
+            if each is not None and each.status is NodeStatus.RUNNING
+        }
+        for runner in runners & self.streams.keys():
+            assert runner is not None
+            self._drop(self.streams[runner])
+
+    async def release(self, shard: int, taker: UUID) -> bool:
+        """Give a shard to another member: write what is queued, forget its runs, then let it go.
+
+        Whether it was given. Where it was not its runs are loaded again, with the next look.
+        """
+        rebuilt = self._rebuilt
+        self.shards.put(self.shards.ready - {shard})
+        if not await self.journal.written():  # the starts that drew it are answered now
+            return False
+        runs = [run for run in self.core.runs.values() if run.shard == shard]
+        held = [
+            (each.runner, Owned(each.id, each.killing or each.token, taker))
+            for run in runs
+            for each in run.records
+            if each is not None and each.status is NodeStatus.RUNNING and each.runner is not None
+        ]
+        for run in runs:
+            self.core.forget(run.id)
+        if not await self.journal.written() or rebuilt != self._rebuilt:
+            return False
+        given = await self.member.give(shard, taker)
+        if given:
+            for runner, owned in held:
+                self._tell(runner, owned)
+            for run in runs:
+                self.hub.moved(run.id)
+        self._apply(self.core.redispatch())
+        return given
+
+    def meet(self, peers: Mapping[UUID, str]) -> None:
+        """Know the other members, and have runners know them."""
+        if self.shards.meet(peers):
+            self.tell_all(self.known_peers())
+
+    def tell_all(self, command: Told) -> None:
+        """Tell every runner."""
+        for runner in self.streams:
+            self._tell(runner, command)
+
+    def known_peers(self) -> Peers:
+        """Give where runners find the other members."""
+        return Peers(tuple(sorted(set(self.shards.peers.values()))))
+
+    def superseded(self, runner_id: UUID, ref: UUID, token: int) -> None:
+        """Have a runner forget an attempt that no member waits for."""
+        self._tell(runner_id, SupersededCommand(runner_id, ref, token))
+
+    def elsewhere(self, runner_id: UUID, ref: UUID, token: int, owner: UUID) -> None:
+        """Have a runner offer an attempt to the member that owns its run."""
+        self._tell(runner_id, Owned(ref, token, owner))
+
+    async def change(self, run_id: UUID, transitions: Iterable[Transition]) -> None:
+        """Write what a caller did to a run; returns once it is committed."""
+        changes = list(transitions)
+        if not changes:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changes[id(changes[-1])] = (run_id, future)
+        self._apply(changes)
+        await asyncio.shield(future)
+
+    def _reject_changes(self, run_id: UUID | None) -> None:
+        """Tell callers that what they changed in a run, or in any, may not have been written."""
+        for key, (changed, future) in list(self._changes.items()):
+            if run_id is None or changed == run_id:
+                del self._changes[key]
+                _reject(future, _try_again())
+
     # --- what runners say -----------------------------------------------------------------------
 
     def attach(self, runner_id: UUID, pythons: Iterable[str], inventory: dict[UUID, int]) -> Stream:
@@ -266,7 +449,14 @@ class Engine:
             earlier.close()
         stream = self.streams[runner_id] = Stream(runner_id)
         self.silent_since.pop(runner_id, None)
-        self._apply(self.core.attached(runner_id, frozenset(pythons), inventory))
+        stream.send(self.known_peers())
+        known = dict(inventory)
+        for ref, token in inventory.items():
+            if self.core.find(ref) is not None:
+                stream.send(Owned(ref, token, self.member.id))
+            elif not self.shards.whole:
+                self.strays.add(runner_id, ref, known.pop(ref))
+        self._apply(self.core.attached(runner_id, frozenset(pythons), known))
         self.sweep_now.set()  # a new runner may stand where an old one died
         return stream
 
@@ -293,6 +483,9 @@ class Engine:
         for outcome in outcomes:
             if self._loading and self.core.find(outcome.attempt_ref) is None:
                 self._late.append((runner_id, outcome))  # it may belong to what is being loaded
+                continue
+            if not self.shards.whole and self.core.find(outcome.attempt_ref) is None:
+                self.strays.add(runner_id, outcome.attempt_ref, outcome.token)
                 continue
             try:
                 self._apply(self.core.outcome(runner_id, outcome, now=now))
@@ -356,13 +549,15 @@ class Engine:
         refused = []
         for t in committed.batch:
             run = self.core.runs.get(t.run_id)
-            if t.run_inserts and not self._answer_start(t.run_id, run, committed):
+            if t.run_inserts and not self._answer_start(t, run, committed):
                 refused.append(t.run_id)
                 continue
             self._stamp(t, run, committed.at)
             self._refusals.pop(t.run_id, None)
             for command in t.commands:
                 self._carry_out(command)
+            if self._changes and (changed := self._changes.pop(id(t), None)) is not None:
+                _resolve(changed[1])
             if self._cancels and any(change.cancels for change in t.run_changes):
                 waiting = self._cancels.pop(t.run_id, None)
                 if waiting is not None:
@@ -373,16 +568,27 @@ class Engine:
         if refused:
             self._apply(self.core.redispatch())
 
-    def _answer_start(self, run_id: UUID, run: Run | None, committed: Committed) -> bool:
-        future = self._waiting.pop(run_id, None)
-        if run_id not in committed.started:
+    def _answer_start(self, t: Transition, run: Run | None, committed: Committed) -> bool:
+        future = self._waiting.pop(t.run_id, None)
+        if t.run_id not in committed.started:
             if future is not None:
                 _reject(future, NotStarted())
             return False
         if run is not None:
             run.created_at = committed.at
-            if run.plan.timeout_ms is not None:
-                run.deadline_at = committed.at + timedelta(milliseconds=run.plan.timeout_ms)
+            for record in run.records if t.copies else ():
+                if record is not None and record.status is NodeStatus.COMPLETED:
+                    record.started_at = record.started_at or committed.at
+                    record.completed_at = record.completed_at or committed.at
+            row = t.run_inserts[0]
+            begins = max(committed.at, row.start_at or committed.at)
+            if row.timeout_ms is not None:
+                run.deadline_at = begins + timedelta(milliseconds=row.timeout_ms)
+            if row.start_at is not None:
+                delay_s = (begins - committed.at).total_seconds()
+                timeout_ms = row.timeout_ms
+                begun = self.core.begin_in(run, delay_s, now=self.now(), timeout_ms=timeout_ms)
+                self._apply(begun)
         if future is not None:
             _resolve(future)
         return True
@@ -395,7 +601,7 @@ class Engine:
             if run is not None and run.completed_at is not None:
                 self.ended.keep(run, self.now())
         else:
-            self._send(command)
+            self._tell(command.runner, command)
 
     def _stamp(self, t: Transition, run: Run | None, at: datetime) -> None:
         for record in t.begun:
@@ -410,7 +616,7 @@ class Engine:
                 run.cancel_requested_at = run.cancel_requested_at or at
         if not t.revision or not self.hub.watched(t.run_id):
             return
-        for _, view in t.views:
+        for _, _, view in t.views:
             if view.started_at is None or any(view.id == each.id for each in t.begun):
                 view.started_at = at
             if view.status in NODE_FINAL:
@@ -419,27 +625,29 @@ class Engine:
         row = bool(t.run_changes)
         self.hub.publish(t.run_id, Change(t.revision, t.views, complete, final, row))
 
-    def _send(self, command: SupersededCommand | AckCommand | KillCommand) -> None:
-        stream = self.streams.get(command.runner)
+    def _tell(self, runner_id: UUID, command: Told) -> None:
+        stream = self.streams.get(runner_id)
         if stream is not None:
             stream.send(command)
 
     def _send_assignment(self, command: AssignCommand) -> None:
         stream = self.streams.get(command.runner)
         run = self.core.runs.get(command.run_id)
-        record = run.records[command.place] if run is not None else None
+        record = run.records[command.slot] if run is not None else None
         if stream is None or run is None or record is None:
             return  # it is sent when the runner comes back
         if record.status is not NodeStatus.RUNNING:
             return  # said twice, before and after its stream broke, and answered already
         if command.token not in (record.token, record.killing):
             return  # a later one follows. One to be killed goes out: its Kill wants an answer
-        bindings = run.plan.places[command.place].inputs
+        bindings = run.bindings(command.slot)
         self.attempts_begun.set()
-        values = [(at, run.value(command.place, at)) for at in range(len(bindings))]
+        values = [(at, run.value(command.slot, at)) for at in range(len(bindings))]
         given = tuple(at for at, value in values if value is not None)
         inline = sum(len(value) for _, value in values if isinstance(value, bytes))
-        definition = stream.define(run.plan, command.place, run.tenant_id, given)
+        place = run.place_of(command.slot)
+        first = bindings is run.plan.places[place].inputs
+        definition = stream.define(run.plan, place, run.tenant_id, given, first=first)
         pull = inline > INLINE_BYTES_MAX
         stream.send(
             Assignment(

@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from services.orchestrator.domain.state import NodeRecord
+from services.orchestrator.domain.rows import View
 
 _VIEWS_MAX: Final = 2000
+
+
+class Moved(Exception):  # noqa: N818  # what happened, for the caller to follow
+    """The run is another member's now: its changes are told there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,7 @@ class Change:
     """What a watcher has to catch up with."""
 
     revision: int
-    views: list[tuple[int, NodeRecord]]  # places as they stood, oldest first
+    views: list[View]  # nodes as they stood, oldest first
     complete: bool  # whether `views` is all; else the rows tell
     final: bool
     row: bool = True  # whether the run's own row changed, not its nodes' alone
@@ -30,11 +34,12 @@ class Subscription:
     """One waiter or watcher of a run."""
 
     _event: asyncio.Event = field(default_factory=asyncio.Event)
-    _views: list[tuple[int, NodeRecord]] = field(default_factory=list)
+    _views: list[View] = field(default_factory=list)
     _revision: int = 0
     _complete: bool = True
     _row: bool = False
     final: bool = False
+    moved: bool = False
     ends_only: bool = False  # a waiter: only the end, or a rebuilt memory, is news
 
     def publish(self, change: Change) -> None:
@@ -51,13 +56,20 @@ class Subscription:
             self._views, self._complete = [], False
         self._event.set()
 
+    def move(self) -> None:
+        """Have the one who listens follow the run to another member."""
+        self.moved = True
+        self._event.set()
+
     async def next(self, timeout_s: float | None = None) -> Change | None:
-        """Wait for changes and take them all; None when the time is up first."""
+        """Wait for changes and take them all; None when the time is up. Raises `Moved`."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._event.wait()
         except TimeoutError:
             return None
+        if self.moved:
+            raise Moved
         self._event.clear()
         change = Change(self._revision, self._views, self._complete, self.final, self._row)
         self._views, self._complete, self._row = [], True, False
@@ -95,6 +107,11 @@ class Hub:
         """Tell all who listen."""
         for subscription in self._by_run.get(run_id, ()):
             subscription.publish(change)
+
+    def moved(self, run_id: UUID) -> None:
+        """Tell all who listen that the run went to another member."""
+        for subscription in self._by_run.get(run_id, ()):
+            subscription.move()
 
     def resync(self) -> None:
         """Tell everybody to read the rows again, after memory was rebuilt from them."""

@@ -20,6 +20,7 @@ import asyncpg
 import structlog
 
 from services.kit.errors import QflowError
+from services.kit.ids import uuid7
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.storage import flush
 
@@ -96,6 +97,9 @@ class Journal:
         self._flushed_rows = 0  # of the last batch
         self._db: asyncpg.Connection[asyncpg.Record] | None = None
         self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]] = {}
+        self._over = False
+        self._opening = asyncio.Lock()
+        self._marks: dict[UUID, asyncio.Future[None]] = {}  # by the id of an empty transition
         self._last = _EARLIEST
         self.pending_bytes = 0
 
@@ -127,6 +131,29 @@ class Journal:
         """Forget everything that is queued: it will be derived again from what is committed."""
         self._queue.clear()
         self._queued_rows = self.pending_bytes = 0
+        self._give_up_marks()
+
+    def end(self) -> None:
+        """Know that nothing is written any more: nobody may wait for it."""
+        self._over = True
+        self._give_up_marks()
+
+    def _give_up_marks(self) -> None:
+        marks, self._marks = self._marks, {}
+        for mark in marks.values():
+            if not mark.done():
+                mark.cancel()
+
+    async def written(self) -> bool:
+        """Return once all that is queued now is committed; False when it never will be."""
+        if self._over:
+            return False
+        mark: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        empty = Transition(uuid7())
+        self._marks[empty.run_id] = mark
+        self.submit(empty)
+        await asyncio.wait({mark})
+        return not mark.cancelled()
 
     def doubt(self) -> None:
         """Trust memory no more: `run` raises before it writes anything else."""
@@ -150,6 +177,13 @@ class Journal:
                 await self._write(self._take())
             finally:
                 self._writing = False
+
+    async def open(self) -> None:
+        """Have a connection; it also hears what other members tell, while nothing is written."""
+        async with self._opening:
+            if self._db is None or self._db.is_closed():
+                self._statements.clear()
+                self._db = await self._connect()
 
     async def close(self) -> None:
         """Close the connection."""
@@ -189,7 +223,7 @@ class Journal:
 
     async def _write(self, batch: list[Transition]) -> None:
         if not any(_keys(t) for t in batch):  # commands alone
-            self._release(Committed(batch, self._last, frozenset()))
+            self._let_out(Committed(batch, self._last, frozenset()))
             return
         try:
             committed = await self._flush(batch)
@@ -201,7 +235,15 @@ class Journal:
                 raise OutcomeUnknownError from error
             await self._take_apart(batch, error)
         else:
-            self._release(committed)
+            self._let_out(committed)
+
+    def _let_out(self, committed: Committed) -> None:
+        self._release(committed)
+        if self._marks:
+            for t in committed.batch:
+                mark = self._marks.pop(t.run_id, None)
+                if mark is not None and not mark.done():
+                    mark.set_result(None)
 
     async def _take_apart(self, batch: list[Transition], error: asyncpg.PostgresError) -> None:
         """Write a refused batch run by run; the one that is refused again is the culprit."""
@@ -246,8 +288,8 @@ class Journal:
 
     async def _statement(self, sql: str) -> asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]:
         if self._db is None or self._db.is_closed():
-            self._statements.clear()
-            self._db = await self._connect()
+            await self.open()
+        assert self._db is not None
         statement = self._statements.get(sql)
         if statement is None:
             statement = self._statements[sql] = await self._db.prepare(sql)
@@ -260,5 +302,8 @@ def _keys(t: Transition) -> list[UUID]:
     keys += [each.id for each in t.run_changes]
     keys += [each.id for each in t.node_inserts]
     keys += [each.id for each in t.completes]
+    keys += t.placed
+    keys += [each.id for each in t.copies]
     keys += t.changes
+    keys += [each.id for each in t.signals]
     return keys

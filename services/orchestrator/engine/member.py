@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Final
 from uuid import UUID
 
 import structlog
 
 from services.kit.ids import uuid7
 from services.kit.pg import Pool, transaction
+from services.orchestrator.domain.shares import MemberState
 from services.orchestrator.engine.journal import Fence, FencedError
-from services.orchestrator.storage import members
+from services.orchestrator.storage import members, shards
 from services.orchestrator.storage.flush import ENGINE_FORMAT
 
 log = structlog.get_logger()
 
+FORMATS: Final = (ENGINE_FORMAT,)
+# A member that rests looks in once a minute: after three that it missed it is gone.
+SILENT_MAX_S: Final = 180.0
+
 
 class Member:
-    """One row of engine_members, and when it was last renewed."""
+    """One row of engine_members, when it was last renewed, and the shards that are its own."""
 
     def __init__(self, pool: Pool, *, host: str, address: str, proof: bool, ttl_s: float) -> None:
         self._pool = pool
@@ -28,22 +35,16 @@ class Member:
         self.id: UUID = uuid7()
         self.epoch = 0
         self.live = False
+        self.owned: frozenset[int] = frozenset()
         self._renewing = asyncio.Lock()
 
     async def join(self) -> None:
-        """Become the owner of all shards; waits for the lease of a live member elsewhere to end."""
+        """Be a member that holds a lease, and as yet no shard."""
         async with transaction(self._pool) as db:
             self.epoch = await members.join(
-                db, self.id, host=self._host, address=self._address, formats=[ENGINE_FORMAT]
+                db, self.id, host=self._host, address=self._address, formats=FORMATS
             )
-        while True:
-            async with transaction(self._pool) as db:
-                left_s = await members.fence_dead(db, self.id, host=self._host, proof=self._proof)
-                if left_s is None:
-                    await members.take_shards(db, self.id)
-                    break
-            log.info("waiting_for_other_member", left_s=left_s)
-            await asyncio.sleep(min(max(left_s, 0.05), self.ttl_s))
+        await self.renew()
         log.info("member_joined", member_id=str(self.id), epoch=self.epoch)
 
     async def ensure_live(self, again: bool) -> Fence:  # noqa: FBT001  # one word of one caller
@@ -53,17 +54,28 @@ class Member:
         return Fence(self.id, self.epoch)
 
     async def renew(self) -> None:
-        """Renew the lease now."""
+        """Renew the lease now. One that wakes has only the shards that nobody took meanwhile."""
         async with self._renewing, transaction(self._pool) as db:
             if not await members.renew(db, self.id, self.epoch, self.ttl_s):
                 raise FencedError
+            if not self.live:
+                # A statement of its own: it sees what was taken while the first one waited.
+                self.owned = await shards.owned(db, self.id)
+                await shards.tell(db, self.id)
             self.live = True
 
-    async def rest(self, *, state: str = "idle") -> None:
-        """Give the lease back: there is nothing to write."""
-        async with self._renewing, transaction(self._pool) as db:
+    async def rest(
+        self, *, state: str = "idle", unless: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Give the lease back: there is nothing to write. `unless` is asked at the last moment."""
+        async with self._renewing:
+            if unless():
+                return
             self.live = False
-            await members.rest(db, self.id, self.epoch, state=state)
+            async with transaction(self._pool) as db:
+                await members.rest(db, self.id, self.epoch, state=state)
+                if state == "gone":
+                    await shards.tell(db, self.id)
 
     async def advance(self) -> None:
         """Take a new epoch, after which no older flush can be written."""
@@ -73,3 +85,55 @@ class Member:
             raise FencedError
         self.epoch = epoch
         self.live = False
+
+    # --- shards: all by one loop, one after the other -------------------------------------------
+
+    async def survey(self) -> list[MemberState]:
+        """Fence the dead and give all others, this one among them; raises `FencedError`."""
+        async with transaction(self._pool) as db:
+            dead = await members.fence_dead(
+                db,
+                self.id,
+                host=self._host if self._proof else None,
+                silent_max_s=SILENT_MAX_S,
+            )
+            if not self.live:
+                await members.look_in(db, self.id, self.epoch)
+            found = await shards.survey(db)
+        for each in dead:
+            log.warning("member_dead", member_id=str(each))
+        if all(each.id != self.id for each in found):
+            raise FencedError
+        return found
+
+    async def take_orphans(self, count: int) -> None:
+        """Own shards that nobody has."""
+        async with transaction(self._pool) as db:
+            taken = await shards.take_orphans(db, self.id, self.epoch, count=count, formats=FORMATS)
+        self.owned |= frozenset(taken)
+
+    async def take_of_resting(self, owner: UUID, count: int) -> None:
+        """Own shards of a member that rests."""
+        async with transaction(self._pool) as db:
+            taken = await shards.take_of_resting(db, self.id, self.epoch, owner=owner, count=count)
+        self.owned |= frozenset(taken)
+
+    async def leave(self) -> None:
+        """Take part in no share any more."""
+        async with transaction(self._pool) as db:
+            await shards.leave(db, self.id, self.epoch)
+
+    async def read_owned(self) -> None:
+        """Ask the database which shards are this member's."""
+        async with transaction(self._pool) as db:
+            self.owned = await shards.owned(db, self.id)
+
+    async def give(self, shard: int, taker: UUID) -> bool:
+        """Make a shard another's, of which nothing is left to write here."""
+        async with transaction(self._pool) as db:
+            given = await shards.give(db, self.id, self.epoch, shard=shard, taker=taker)
+            if given:
+                await shards.tell(db, self.id)
+        if given:
+            self.owned -= {shard}
+        return given

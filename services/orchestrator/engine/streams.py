@@ -14,7 +14,8 @@ from services.orchestrator.domain.state import FileValue
 
 DEFINITIONS_MAX: Final = 4096  # that both ends of a stream keep
 
-_Key: TypeAlias = tuple[UUID, int, UUID, tuple[int, ...]]  # pins, place, tenant, inputs given
+# Pins, place, whether it is the first turn, tenant, inputs given.
+_Key: TypeAlias = tuple[UUID, int, bool, UUID, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,28 @@ class Assignment(NamedTuple):
     pull: bool
 
 
-Outgoing = Definition | Assignment | AckCommand | SupersededCommand | KillCommand
+class Owned(NamedTuple):
+    """An attempt is another member's to answer for, or is this one's."""
+
+    attempt_ref: UUID
+    token: int
+    member_id: UUID
+
+
+class Peers(NamedTuple):
+    """Where the other orchestrators may be reached."""
+
+    addresses: tuple[str, ...]
+
+
+class Demand(NamedTuple):
+    """How many places wait for a runner."""
+
+    waiting: int
+
+
+Command = AckCommand | SupersededCommand | KillCommand | Owned | Peers | Demand
+Outgoing = Definition | Assignment | Command
 
 
 @dataclass(slots=True, eq=False)
@@ -60,16 +82,27 @@ class Stream:
         self.outgoing.append(command)
         self.ready.set()
 
-    def define(self, plan: Plan, place: int, tenant_id: UUID, given: tuple[int, ...]) -> Definition:
-        """Return what attempts of a place share, telling the runner before its first use."""
-        key = (plan.pins_id, place, tenant_id, given)
+    def define(
+        self,
+        plan: Plan,
+        place: int,
+        tenant_id: UUID,
+        given: tuple[int, ...],
+        *,
+        first: bool = True,
+    ) -> Definition:
+        """Return what attempts of a place share, telling the runner before its first use.
+
+        A loop's turns after the first take other inputs.
+        """
+        key = (plan.pins_id, place, first, tenant_id, given)
         known = self._definitions.get(key)
         if known is None:
             number = len(self._definitions) + 1
             if number > self.definitions_max:  # the one that was used longest ago makes room
                 _, forgotten = self._definitions.popitem(last=False)
                 number = forgotten.number
-            bindings = plan.places[place].inputs
+            bindings = plan.places[place].inputs if first else plan.places[place].turn_inputs
             known = self._definitions[key] = Definition(
                 number=number,
                 place=plan.places[place],

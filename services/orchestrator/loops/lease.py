@@ -27,18 +27,18 @@ async def keep_lease(engine: Engine, stop: asyncio.Event) -> None:
         await wait_either(engine.work, stop, None)
         if stop.is_set():
             return
-        busy = bool(engine.core.runs) or not engine.journal.idle
+        busy = engine.busy()
         now = engine.now()
         idle_since = None if busy else idle_since or now
         try:
-            if busy and member.live:
-                await member.renew()
-            elif idle_since is not None and now - idle_since >= _IDLE_AFTER_S:
+            if idle_since is not None and now - idle_since >= _IDLE_AFTER_S:
                 engine.work.clear()
                 if member.live:
-                    await member.rest()
+                    await member.rest(unless=engine.busy)
                 idle_since = None
                 continue
+            if member.live:  # also while it is not known yet whether more comes
+                await member.renew()
         except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
             log.warning("lease_not_renewed", error=repr(error))
-        await pause(stop, member.ttl_s / _HEARTBEATS_PER_TTL if busy else _IDLE_AFTER_S)
+        await pause(stop, min(member.ttl_s / _HEARTBEATS_PER_TTL, _IDLE_AFTER_S))

@@ -20,7 +20,15 @@ from services.orchestrator.domain.core import Outcome
 from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
 from services.orchestrator.domain.state import Failure, FileValue, Usage
 from services.orchestrator.engine.engine import STREAM_PAUSE_BYTES, Engine
-from services.orchestrator.engine.streams import Assignment, Definition, Outgoing, Stream
+from services.orchestrator.engine.streams import (
+    Assignment,
+    Definition,
+    Demand,
+    Outgoing,
+    Owned,
+    Peers,
+    Stream,
+)
 from services.orchestrator.usecases.runners import admit
 
 log = structlog.get_logger()
@@ -112,8 +120,8 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
         record = known and known[0].records[known[1]]
         if known is None or record is None or record.token != request.token:
             raise Conflict("ATTEMPT_SUPERSEDED", "token: the attempt is no longer the current one")
-        run, place = known
-        values = [run.value(place, at) for at in range(len(run.plan.places[place].inputs))]
+        run, slot = known
+        values = [run.value(slot, at) for at in range(len(run.bindings(slot)))]
         for at, value in enumerate(value for value in values if value is not None):
             for part in _parts(at, value):
                 yield part
@@ -202,8 +210,14 @@ def _frames(commands: list[Outgoing]) -> Iterable[pb.AttachResponse]:
         yield frame
 
 
-def _subject(command: Outgoing) -> int | UUID:
-    return command.number if isinstance(command, Definition) else command.attempt_ref
+def _subject(command: Outgoing) -> int | UUID | None:
+    match command:
+        case Definition():
+            return command.number
+        case Peers() | Demand():
+            return None
+        case _:
+            return command.attempt_ref
 
 
 def _cost(command: Outgoing) -> int:
@@ -214,6 +228,10 @@ def _cost(command: Outgoing) -> int:
             return 100 + 150 * len(command.values) + inline
         case Definition():
             return 500 + sum(len(each.source_type_json) + 300 for _, each in command.inputs)
+        case Peers():
+            return 8 + sum(len(each) + 4 for each in command.addresses)
+        case Owned():
+            return 80
         case _:
             return 40
 
@@ -238,6 +256,16 @@ def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
             frame.kills.add(
                 attempt_ref=command.attempt_ref.bytes, token=command.token, grace_ms=KILL_GRACE_MS
             )
+        case Owned():
+            frame.owners.add(
+                attempt_ref=command.attempt_ref.bytes,
+                token=command.token,
+                member_id=str(command.member_id),
+            )
+        case Peers():
+            frame.peers.CopyFrom(pb.RunnerPeers(addresses=command.addresses))
+        case Demand():
+            frame.demand.waiting = command.waiting
         case Definition():
             frame.definitions.add(
                 definition=command.number,

@@ -38,8 +38,8 @@ def execution_to_pb(execution: Execution, plan: Plan) -> pb.Execution:
     """Encode an execution; what was not read stays absent."""
     message = pb.Execution(
         id=str(execution.id),
-        workflow_id=str(execution.workflow_id),
-        workflow_version=execution.workflow_version,
+        workflow_id=str(execution.workflow_id or ""),
+        workflow_version=execution.workflow_version or 0,
         status=RUN_STATUS[execution.status],
         revision=execution.revision,
         input_json=execution.input_data or "",
@@ -52,6 +52,15 @@ def execution_to_pb(execution: Execution, plan: Plan) -> pb.Execution:
         cancel_time=timestamp(execution.cancel_requested_at),
         deadline_time=timestamp(execution.deadline_at),
         resource_usage=_usage(execution.resource_usage),
+        business_key=execution.business_key or "",
+        labels=execution.labels,
+        priority=execution.priority,
+        scheduled_start_time=timestamp(execution.start_at),
+        parent_execution_id=str(execution.parent_execution_id or ""),
+        relation=execution.relation or "",
+        node_version_id=str(execution.node_version_id or ""),
+        python_version=execution.python_version or "",
+        container_id=execution.container_id or "",
     )
     if execution.output_data is not None:
         message.output_json = execution.output_data
@@ -69,7 +78,8 @@ def node_to_pb(execution_id: str, node: NodeExecution) -> pb.NodeExecution:
         id=str(node.id) if node.id else "",
         execution_id=execution_id,
         node_id=node.node_id,
-        definition_node_id=node.node_id,
+        definition_node_id=node.definition_node_id or node.node_id,
+        child_execution_id=str(node.child_execution_id or ""),
         node_version_id=str(node.node_version_id) if node.node_version_id else "",
         status=_NODE_STATUS[node.status],
         revision=node.revision,
@@ -83,6 +93,7 @@ def node_to_pb(execution_id: str, node: NodeExecution) -> pb.NodeExecution:
         start_time=timestamp(node.started_at),
         end_time=timestamp(node.completed_at),
         due_time=timestamp(node.due_at),
+        copied_from=str(node.copied_from or ""),
     )
     if node.output_file_id is not None:
         message.output_file.file_id = str(node.output_file_id)
@@ -99,8 +110,8 @@ def node_to_pb(execution_id: str, node: NodeExecution) -> pb.NodeExecution:
 
 
 def _counts(execution: Execution, total: int) -> pb.NodeCounts:
-    counts = pb.NodeCounts(total=total)
-    begun = 0
+    counts = pb.NodeCounts(total=total + execution.parts)
+    begun = -execution.parts
     for status, number in execution.counts.items():
         begun += number
         name = _COUNTED[NodeStatus(status)]

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from typing import Any, Final
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any, Final, cast
 
 import grpc
 from qflow.orchestrator.v1 import execution_pb2, execution_service_pb2_grpc
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
 from services.kit.caller import current_caller
-from services.kit.errors import FieldViolation, InvalidArgument
 from services.kit.rpc import codec as kit
+from services.kit.rpc.codec import duration_ms
 from services.kit.rpc.pages import Pages
 from services.kit.rpc.sizes import in_parts
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.rpc import codec
+from services.orchestrator.engine.hub import Moved
+from services.orchestrator.gateways.peers import PeerGone
+from services.orchestrator.rpc import codec, starting
+from services.orchestrator.rpc.forwarding import ask, follow, may_be_forwarded, to_owner
+from services.orchestrator.usecases import listing
 from services.orchestrator.usecases.cancel import cancel_execution
-from services.orchestrator.usecases.read import Reader
+from services.orchestrator.usecases.forward import Router, owner_gone
+from services.orchestrator.usecases.read import Reader, Shown
 from services.orchestrator.usecases.start import Starter
 from services.orchestrator.usecases.watch import Step, Watcher
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_WAIT_DEFAULT_S: Final = 30.0
+# How often the owner of a run is looked for, and for how long by a watch: longer than it takes
+# others to take over.
+_LOOK_AGAIN_S: Final = 0.25
+_OWNER_WAIT_S: Final = 20.0
+_ANSWER_S: Final = 2.0  # for the owner to say that the time of a wait is up
 _BASIC: Final = execution_pb2.EXECUTION_VIEW_BASIC
 _FULL: Final = execution_pb2.EXECUTION_VIEW_FULL
 # Of one message of a watch: beside its nodes there is room for an input and an output.
@@ -31,36 +42,35 @@ _PART_NODES_MAX: Final = 500
 _PART_BYTES_MAX: Final = 1024 * 1024
 
 
-def _named_twice() -> InvalidArgument:
-    fault = "name a version or an alias, not both"
-    fields = [FieldViolation("workflow_alias", fault, "VERSION_NAMED_TWICE")]
-    return InvalidArgument("VERSION_NAMED_TWICE", f"workflow_alias: {fault}", fields=fields)
-
-
 class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
     """Decodes, calls one use case, encodes."""
 
-    def __init__(self, *, starter: Starter, reader: Reader, engine: Engine) -> None:
+    service: str = "qflow.orchestrator.v1.ExecutionService"
+
+    def __init__(
+        self,
+        *,
+        starter: Starter,
+        reader: Reader,
+        engine: Engine,
+        router: Router,
+        watcher: Watcher,
+    ) -> None:
+        self.router = router
         self._starter = starter
         self._reader = reader
         self._engine = engine
-        self._watcher = Watcher(reader, engine)
+        self._watcher = watcher
 
     async def StartExecution(
         self, request: pb.StartExecutionRequest, context: Context
     ) -> pb.StartExecutionResponse:
         """Start a run; an OK means that it is committed."""
-        if request.workflow_alias and request.workflow_version:
-            raise _named_twice()
-        execution, plan = await self._starter.start(
-            current_caller(),
-            kit.uuid_from(request.workflow_id, field="workflow_id"),
-            request.workflow_version,
-            request.input_json,
-            kit.uuid_or_none(request.request_id, field="request_id"),
-            alias=request.workflow_alias,
+        started = await starting.start(self._starter, request)
+        return pb.StartExecutionResponse(
+            execution=starting.execution(started, validate_only=request.validate_only),
+            existing=started.existing,
         )
-        return pb.StartExecutionResponse(execution=codec.execution_to_pb(execution, plan))
 
     async def GetExecution(
         self, request: pb.GetExecutionRequest, context: Context
@@ -78,18 +88,28 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
         """Give a page of runs."""
         workflow_id = kit.uuid_or_none(request.workflow_id, field="workflow_id")
         statuses = sorted({codec.RUN_STATUS_BY_NUMBER[each] for each in request.statuses})
-        pages = Pages("ListExecutions", request, workflow_id, *statuses)
-        found = await self._reader.list_executions(
-            current_caller(),
+        asked = listing.asked_from(
+            filter_text=request.filter,
+            order_by=request.order_by,
             workflow_id=workflow_id,
             statuses=statuses,
-            before=pages.after_moment(),
-            limit=pages.limit,
         )
-        shown, token = await pages.cut(
+        words = (request.filter, request.order_by, request.view)
+        pages = Pages("ListExecutions", request, workflow_id, *words, *statuses)
+        caller, reader = current_caller(), self._reader
+        full = request.view == _FULL
+        found = await listing.find(
+            reader,
+            caller,
+            asked,
+            after=pages.after_key(asked.order.field.key_type),
+            limit=pages.limit,
+            full=full,
+        )
+        shown, token = await pages.cut_found(
             found,
-            encode=lambda each: codec.execution_to_pb(*each),
-            key=lambda each: (each[0].created_at, each[0].id),
+            read=lambda ids: listing.read(reader, caller, ids, full=full),
+            encode=lambda each: codec.execution_to_pb(each.execution, each.plan),
         )
         return pb.ListExecutionsResponse(executions=shown, next_page_token=token)
 
@@ -99,42 +119,94 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
         """Give a page of a run's nodes."""
         execution_id = kit.uuid_from(request.execution_id, field="execution_id")
         pages = Pages("ListNodeExecutions", request, execution_id)
-        begin = pages.after_place()
         nodes = await self._reader.list_nodes(
             current_caller(),
             execution_id,
-            begin=begin,
+            after=Shown(*pages.after_two()),
             limit=pages.limit,
             full=request.view == _FULL,
         )
         shown, token = await pages.cut(
-            [*enumerate(nodes, begin + 1)],
+            nodes,
             encode=lambda each: codec.node_to_pb(str(execution_id), each[1]),
-            key=lambda each: (each[0],),
+            key=lambda each: each[0],
         )
         return pb.ListNodeExecutionsResponse(node_executions=shown, next_page_token=token)
 
+    @may_be_forwarded
     async def WaitExecution(
         self, request: pb.WaitExecutionRequest, context: Context
     ) -> pb.WaitExecutionResponse:
-        """Give a run once it is over, or when the time is up."""
-        timeout_s = _WAIT_DEFAULT_S
+        """Give a run once it is over, or when the time is up; the wait follows the run."""
+        timeout_s = starting.WAIT_DEFAULT_S
         if request.HasField("timeout"):
             timeout_s = kit.milliseconds_from(request.timeout, field="timeout") / 1000
-        execution, plan = await self._watcher.wait(
-            current_caller(),
-            kit.uuid_from(request.execution_id, field="execution_id"),
-            timeout_s=timeout_s,
-            full=request.view != _BASIC,
-        )
-        return pb.WaitExecutionResponse(
-            execution=codec.execution_to_pb(execution, plan), done=execution.final
-        )
+        ends_at = self._engine.now() + timeout_s
+        while True:
+            left_s = max(0.0, ends_at - self._engine.now())
+            asked = pb.WaitExecutionRequest(
+                execution_id=request.execution_id,
+                timeout=duration_ms(left_s * 1000),
+                view=request.view,
+            )
+            try:
+                if left_s:  # else it is told how it stands, which the rows do
+                    answered, response = await ask(
+                        self, "WaitExecution", asked, timeout_s=left_s + _ANSWER_S
+                    )
+                    if answered:
+                        return cast("pb.WaitExecutionResponse", response)
+                execution, plan = await self._watcher.wait(
+                    current_caller(),
+                    kit.uuid_from(request.execution_id, field="execution_id"),
+                    timeout_s=left_s,
+                    full=request.view != _BASIC,
+                )
+                return pb.WaitExecutionResponse(
+                    execution=codec.execution_to_pb(execution, plan), done=execution.final
+                )
+            except PeerGone:
+                await asyncio.sleep(min(_LOOK_AGAIN_S, left_s))
+            except Moved:
+                continue
 
+    @may_be_forwarded
     async def WatchExecution(
         self, request: pb.WatchExecutionRequest, context: Context
     ) -> AsyncIterator[pb.WatchExecutionResponse]:
-        """Stream what stands, then every change to the end."""
+        """Stream what stands, then every change to the end; the stream follows the run."""
+        seen, whole = request.after_revision, False
+        gives_up_at: float | None = None
+        while True:
+            asked = pb.WatchExecutionRequest(execution_id=request.execution_id, after_revision=seen)
+            begun = False
+            try:
+                async with aclosing(self._watched(asked)) as messages:
+                    async for message in messages:
+                        begun, gives_up_at = True, None
+                        seen = max(seen, message.revision)
+                        if message.HasField("bookmark") and whole:
+                            continue  # of the second part of a watch, which its client took for one
+                        whole = whole or message.WhichOneof("event") != "snapshot"
+                        yield message
+                return
+            except (PeerGone, Moved):
+                now = self._engine.now()
+                gives_up_at = gives_up_at or now + _OWNER_WAIT_S
+                # A snapshot that was cut off cannot be gone on with: the client begins again.
+                if (begun and not whole) or now >= gives_up_at:
+                    raise owner_gone() from None
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _watched(
+        self, request: pb.WatchExecutionRequest
+    ) -> AsyncGenerator[pb.WatchExecutionResponse, None]:
+        """Watch where the run is now."""
+        elsewhere = await follow(self, "WatchExecution", request)
+        if elsewhere is not None:
+            async for message in elsewhere:
+                yield message
+            return
         execution_id = kit.uuid_from(request.execution_id, field="execution_id")
         steps = self._watcher.watch(
             current_caller(), execution_id, after_revision=request.after_revision
@@ -143,6 +215,7 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
             for message in _messages(str(execution_id), step):
                 yield message
 
+    @to_owner
     async def CancelExecution(
         self, request: pb.CancelExecutionRequest, context: Context
     ) -> pb.CancelExecutionResponse:

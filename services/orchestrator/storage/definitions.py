@@ -90,6 +90,24 @@ async def resolve(
     return {row["place"]: _to_version(row, row["input_types"]) for row in rows}
 
 
+# A sub-workflow as a run of this tenant may start it. A version of 0 floats.
+_RESOLVE_WORKFLOW: Final[LiteralString] = """
+    SELECT version.version
+      FROM workflows AS workflow
+      JOIN workflow_versions AS version
+        ON version.workflow_id = workflow.id
+       AND version.version = COALESCE(NULLIF($3, 0), workflow.version)
+     WHERE workflow.id = $2 AND workflow.is_active AND workflow.deleted_at IS NULL
+       AND (workflow.tenant_id = $1 OR workflow.is_template)
+"""
+
+
+async def resolve_workflow(db: Db, tenant_id: UUID, workflow_id: UUID, version: int) -> int | None:
+    """Give the version that a sub-workflow stands for now; None where it cannot be started."""
+    found: int | None = await db.fetchval(_RESOLVE_WORKFLOW, tenant_id, workflow_id, version)
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
     """A variable as it stands; `stamp` is another after every change of it."""
@@ -136,10 +154,12 @@ class Pins:
     """Which node versions a run took, by place."""
 
     id: UUID
-    workflow_id: UUID
-    workflow_version: int
+    workflow_id: UUID | None  # none of a node that runs alone
+    workflow_version: int | None
     by_place: Mapping[str, UUID]
     variables: Mapping[str, str]  # the texts that were taken, by name
+    node_version_id: UUID | None  # of a node that runs alone
+    inputs: Mapping[str, Mapping[str, str]]  # new texts of inputs, by place and input
 
 
 _KEEP_PINS: Final[LiteralString] = """
@@ -149,7 +169,8 @@ _KEEP_PINS: Final[LiteralString] = """
         ON CONFLICT (tenant_id, digest) DO NOTHING
 """
 _FIND_PINS: Final[LiteralString] = """
-    SELECT id, workflow_id, workflow_version, pins, variables FROM execution_pins
+    SELECT id, workflow_id, workflow_version, pins, variables, node_version_id, inputs
+      FROM execution_pins
      WHERE tenant_id = $1 AND digest = $2
 """
 
@@ -158,11 +179,14 @@ async def find_pins(
     db: Db,
     tenant_id: UUID,
     definition: Definition,
-    versions: Mapping[str, NodeVersion],
+    pinned: Mapping[str, UUID],
     variables: Mapping[str, str],
 ) -> Pins | None:
-    """Give what was stored of a definition that resolved to these versions and texts before."""
-    digest = _digest_of(definition, _by_place(versions), variables)
+    """Give what was stored of a definition that resolved to these versions and texts before.
+
+    `pinned` has a node version's id by place; of a sub-workflow, the id of its own pins.
+    """
+    digest = _digest_of(definition, _by_place(pinned), variables)
     row = await db.fetchrow(_FIND_PINS, tenant_id, digest)
     return None if row is None else _to_pins(row)
 
@@ -171,11 +195,11 @@ async def keep_pins(
     db: Db,
     tenant_id: UUID,
     definition: Definition,
-    versions: Mapping[str, NodeVersion],
+    pinned: Mapping[str, UUID],
     variables: Mapping[str, str],
 ) -> Pins:
     """Store what a definition resolved to, once for all runs that got the same."""
-    by_place = _by_place(versions)
+    by_place = _by_place(pinned)
     digest = _digest_of(definition, by_place, variables)
     await db.execute(
         _KEEP_PINS,
@@ -192,8 +216,8 @@ async def keep_pins(
     return _to_pins(row)
 
 
-def _by_place(versions: Mapping[str, NodeVersion]) -> dict[str, str]:
-    return {place: str(version.id) for place, version in sorted(versions.items())}
+def _by_place(pinned: Mapping[str, UUID]) -> dict[str, str]:
+    return {place: str(each) for place, each in sorted(pinned.items())}
 
 
 def _digest_of(
@@ -206,7 +230,8 @@ def _digest_of(
 
 
 _PINS: Final[LiteralString] = """
-    SELECT id, workflow_id, workflow_version, pins, variables FROM execution_pins WHERE id = ANY($1)
+    SELECT id, workflow_id, workflow_version, pins, variables, node_version_id, inputs
+      FROM execution_pins WHERE id = ANY($1)
 """
 
 
@@ -263,4 +288,6 @@ def _to_pins(row: Row) -> Pins:
         workflow_version=row["workflow_version"],
         by_place={place: UUID(version) for place, version in row["pins"].items()},
         variables=row["variables"] or {},
+        node_version_id=row["node_version_id"],
+        inputs=row["inputs"] or {},
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from datetime import datetime
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, NamedTuple
 from uuid import UUID
 
 from services.kit.pg import Db, Row
@@ -19,8 +19,8 @@ class Execution:
     """One row of workflow_executions. Values are absent where they were not asked for."""
 
     id: UUID
-    workflow_id: UUID
-    workflow_version: int
+    workflow_id: UUID | None  # none of a run of one node
+    workflow_version: int | None
     pins_id: UUID
     status: RunStatus
     revision: int
@@ -38,7 +38,17 @@ class Execution:
     input_data: str | None = None
     output_data: str | None = None
     error_stack_trace: str | None = None
+    business_key: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    priority: int = 0
+    start_at: datetime | None = None
+    parent_execution_id: UUID | None = None
+    relation: str | None = None
+    node_version_id: UUID | None = None
+    python_version: str | None = None
+    container_id: str | None = None
     counts: dict[str, int] = field(default_factory=dict)  # rows by status
+    parts: int = 0  # how many of them are elements of maps or turns of loops
 
     @property
     def final(self) -> bool:
@@ -68,25 +78,32 @@ class NodeExecution:
     container_id: UUID | None = None
     output_data: str | None = None
     output_file_id: UUID | None = None
+    definition_node_id: str = ""
+    child_execution_id: UUID | None = None
     file_size_bytes: int | None = None
     hash_sha256: str | None = None
     stdout_tail: str | None = None
     stderr_tail: str | None = None
+    copied_from: UUID | None = None
 
 
 _GET: Final[LiteralString] = """
     SELECT id, workflow_id, workflow_version, pins_id, status, created_by, created_at, request_id,
            started_at, completed_at, cancel_requested_at, deadline_at, error_type, error_message,
-           failed_node_id, resource_usage,
+           failed_node_id, resource_usage, business_key, labels, priority, start_at,
+           parent_execution_id, relation, node_version_id, python_version, container_id,
            CASE WHEN $2 THEN input_data END AS input_data,
            CASE WHEN $3 THEN output_data END AS output_data,
            CASE WHEN $3 THEN error_stack_trace END AS error_stack_trace,
-           GREATEST(workflow_executions.revision, nodes.revision) AS revision, nodes.counts
+           GREATEST(workflow_executions.revision, nodes.revision) AS revision, nodes.counts,
+           nodes.parts
       FROM workflow_executions
      CROSS JOIN LATERAL (
            SELECT COALESCE(max(revision), 0) AS revision,
-                  jsonb_object_agg(status, n) FILTER (WHERE status IS NOT NULL) AS counts
-             FROM (SELECT status, count(*) AS n, max(revision) AS revision
+                  jsonb_object_agg(status, n) FILTER (WHERE status IS NOT NULL) AS counts,
+                  COALESCE(sum(parts), 0)::int AS parts
+             FROM (SELECT status, count(*) AS n, max(revision) AS revision,
+                          count(*) FILTER (WHERE node_id <> definition_node_id) AS parts
                      FROM node_executions WHERE workflow_execution_id = workflow_executions.id
                     GROUP BY status) AS by_status) AS nodes
      WHERE id = $1 AND purge_started_at IS NULL
@@ -105,7 +122,9 @@ async def get(
 _FIND_REQUEST: Final[LiteralString] = """
     SELECT id, workflow_id, workflow_version, pins_id, status, revision, created_by, created_at,
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
-           error_message, failed_node_id, resource_usage, request_digest
+           error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
+           parent_execution_id, relation, node_version_id, python_version, container_id,
+           request_digest
       FROM workflow_executions
      WHERE tenant_id = current_tenant_id() AND created_by = $1 AND request_id = $2
 """
@@ -120,53 +139,79 @@ async def find_request(db: Db, created_by: UUID, request_id: UUID) -> tuple[Exec
     return _to_execution(values), values["request_digest"]
 
 
-_LIST: Final[LiteralString] = """
+# Rows by id, for pages that were found before.
+_READ: Final[LiteralString] = """
     SELECT id, workflow_id, workflow_version, pins_id, status, revision, created_by, created_at,
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
-           error_message, failed_node_id, resource_usage
+           error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
+           parent_execution_id, relation, node_version_id, python_version, container_id,
+           CASE WHEN $2 THEN input_data END AS input_data,
+           CASE WHEN $2 THEN output_data END AS output_data,
+           CASE WHEN $2 THEN error_stack_trace END AS error_stack_trace
       FROM workflow_executions
-     WHERE tenant_id = current_tenant_id() AND purge_started_at IS NULL
-       AND ($1::uuid IS NULL OR workflow_id = $1)
-       AND (cardinality($2::text[]) = 0 OR status = ANY($2))
-       AND ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4::uuid))
-     ORDER BY created_at DESC, id DESC
-     LIMIT $5
+     WHERE id = ANY($1) AND purge_started_at IS NULL
 """
 
 
-async def list_page(
-    db: Db,
-    *,
-    workflow_id: UUID | None,
-    statuses: Sequence[str],
-    before: tuple[datetime, UUID] | None,
-    limit: int,
-) -> list[Execution]:
-    """Give executions, newest first, from before a creation time and id."""
-    created_at, row_id = before or (None, None)
-    rows = await db.fetch(_LIST, workflow_id, list(statuses), created_at, row_id, limit)
-    return [_to_execution(row) for row in rows]
+async def read(db: Db, ids: Sequence[UUID], *, full: bool) -> list[Execution]:
+    """Give executions in the order of their ids, without those that are gone meanwhile."""
+    rows = {row["id"]: row for row in await db.fetch(_READ, list(ids), full)}
+    return [_to_execution(rows[each]) for each in ids if each in rows]
+
+
+# Who holds the key comes first, then who keeps others from it for good, then the latest.
+_FIND_KEY: Final[LiteralString] = """
+    SELECT id, workflow_id, workflow_version, pins_id, status, revision, created_by, created_at,
+           request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
+           error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
+           parent_execution_id, relation, node_version_id, python_version, container_id
+      FROM workflow_executions
+     WHERE tenant_id = current_tenant_id() AND workflow_id = $1 AND business_key = $2
+       AND purge_started_at IS NULL
+     ORDER BY (completed_at IS NULL AND cancel_requested_at IS NULL) DESC,
+              (status = 'completed') DESC, created_at DESC, id DESC
+     LIMIT 1
+"""
+
+
+async def find_key(db: Db, workflow_id: UUID, business_key: str) -> Execution | None:
+    """Give the run of a workflow that a start with this business key has to reckon with."""
+    row = await db.fetchrow(_FIND_KEY, workflow_id, business_key)
+    return None if row is None else _to_execution(row)
 
 
 _COUNTS: Final[LiteralString] = """
-    SELECT workflow_execution_id, status, count(*) AS n FROM node_executions
+    SELECT workflow_execution_id, status, count(*) AS n,
+           count(*) FILTER (WHERE node_id <> definition_node_id) AS parts
+      FROM node_executions
      WHERE workflow_execution_id = ANY($1) GROUP BY workflow_execution_id, status
 """
 
 
-async def get_counts(db: Db, execution_ids: Sequence[UUID]) -> dict[UUID, dict[str, int]]:
-    """Give the counts of node rows by status."""
-    counts: dict[UUID, dict[str, int]] = {}
+class Counts(NamedTuple):
+    """How many node rows of a run stand where, and how many of them are parts of others."""
+
+    by_status: dict[str, int]
+    parts: int
+
+
+async def get_counts(db: Db, execution_ids: Sequence[UUID]) -> dict[UUID, Counts]:
+    """Give the counts of node rows."""
+    found: dict[UUID, Counts] = {}
     for row in await db.fetch(_COUNTS, list(execution_ids)):
-        counts.setdefault(row["workflow_execution_id"], {})[row["status"]] = row["n"]
-    return counts
+        run_id = row["workflow_execution_id"]
+        counts = found.get(run_id, Counts({}, 0))
+        counts.by_status[row["status"]] = row["n"]
+        found[run_id] = counts._replace(parts=counts.parts + row["parts"])
+    return found
 
 
 _NODES: Final[LiteralString] = """
-    SELECT node.id, node.node_id, node.status, node.revision, node.node_version_id,
-           node.execution_order, node.retry_count, node.max_retries, node.started_at,
-           node.completed_at, node.due_at, node.error_type, node.error_message,
-           node.resource_usage, node.container_id,
+    SELECT node.id, node.node_id, node.definition_node_id, node.child_execution_id, node.status,
+           node.revision, node.node_version_id, node.execution_order, node.retry_count,
+           node.max_retries, node.started_at, node.completed_at, node.due_at, node.error_type,
+           node.error_message,
+           node.resource_usage, node.container_id, node.copied_from,
            CASE WHEN $4 THEN node.error_stack_trace END AS error_stack_trace,
            CASE WHEN $4 THEN node.output_data END AS output_data,
            CASE WHEN $4 THEN node.output_file_id END AS output_file_id,
@@ -179,6 +224,21 @@ _NODES: Final[LiteralString] = """
        AND ($2::text[] IS NULL OR node.node_id = ANY($2)) AND node.revision > $3
      ORDER BY node.execution_order
 """
+
+
+# The parts of one place in the order in which they began: by the index on that order.
+_PARTS: Final[LiteralString] = _NODES.replace(
+    "AND ($2::text[] IS NULL OR node.node_id = ANY($2)) AND node.revision > $3",
+    "AND node.definition_node_id = $2 AND node.node_id <> $2 AND node.execution_order > $3",
+).replace("ORDER BY node.execution_order", "ORDER BY node.execution_order LIMIT $5")
+
+
+async def list_parts(
+    db: Db, execution_id: UUID, place_id: str, *, after_order: int, limit: int, full: bool = False
+) -> list[NodeExecution]:
+    """Give the elements of a map or the turns of a loop that began after an order."""
+    rows = await db.fetch(_PARTS, execution_id, place_id, after_order, full, limit)
+    return [_to_node(row) for row in rows]
 
 
 async def list_nodes(
@@ -222,10 +282,27 @@ def of_run(run: Run, completed_at: datetime | None = None) -> Execution:
         error_stack_trace=failed.stack_trace or None if failed else None,
         failed_node_id=(place or None) if failed else None,
         resource_usage={"cpu_us": run.cpu_us, "memory_peak_bytes": run.memory_peak_bytes},
+        business_key=run.options.business_key,
+        labels=dict(run.options.labels),
+        priority=run.options.priority,
+        start_at=run.options.start_at,
+        parent_execution_id=run.options.parent_execution_id,
+        relation=run.options.relation,
+        node_version_id=run.options.node_version_id,
+        python_version=run.plan.places[0].python_version,
+        container_id=_container_of(run, place),
         input_data=run.input_text,
         output_data=run.output_data,
         counts=counts,
+        parts=sum(each is not None for each in run.records[len(run.plan.places) :]),
     )
+
+
+def _container_of(run: Run, failed_place: str) -> str | None:
+    at = run.plan.index.get(failed_place)
+    record = run.records[at] if at is not None else None
+    found = (record and record.container_id) or run.container_id
+    return str(found) if found else None
 
 
 def without_values(execution: Execution) -> Execution:

@@ -36,6 +36,7 @@ class Part:
     rows: Callable[[Transition], Collection[tuple[Any, ...]]]
     counted: bool = True  # every given row must be written
     once: bool = False  # rows that many transitions share are given once
+    of_started: bool = False  # counted where their run was started, and nothing else
 
 
 # The plans that follow a node which stands elsewhere by now, or may not be read any more.
@@ -57,31 +58,52 @@ _FOLLOWS: Final = Part(
 )
 
 # A run whose workflow went away or stands at another version than its plan, or whose alias does, is
-# not inserted, nor one whose plan is stale: the answer says which were. Nor are its nodes then.
+# not inserted, nor one whose plan is stale: the answer says which were. Nor are its nodes then. The
+# same goes for a run of one node whose node went away, and for one whose business key an open run
+# has (a unique index) or earlier ones forbid: those are seen as the statement began, so a run that
+# ends in this very flush still counts as open.
 _RUN_INSERTS: Final = Part(
     "started",
     """
     id uuid, workflow_id uuid, tenant_id uuid, created_by uuid, workflow_version int,
     current_version int, pins_id uuid, shard smallint, status text, input_data text,
     request_id uuid, request_digest text, python_version text, timeout_ms bigint, revision bigint,
-    alias text
+    alias text, business_key text, key_reuse text, labels text, priority smallint,
+    start_at timestamptz, parent_execution_id uuid, relation text, node_version_id uuid,
+    parent_node_id text
     """,
     """
     INSERT INTO workflow_executions
            (id, workflow_id, tenant_id, created_by, workflow_version, pins_id, shard, status,
             input_data, request_id, request_digest, python_version, revision, engine_format,
-            created_at, queued_at, started_at, deadline_at)
+            created_at, queued_at, started_at, deadline_at, business_key, labels, priority,
+            start_at, parent_execution_id, relation, node_version_id, parent_node_id)
     SELECT given.id, given.workflow_id, given.tenant_id, given.created_by, given.workflow_version,
            given.pins_id, given.shard, given.status, given.input_data::json, given.request_id,
            given.request_digest, given.python_version, given.revision, 1,
-           stamp.at, stamp.at, CASE WHEN given.status = 'running' THEN stamp.at END,
-           stamp.at + given.timeout_ms * interval '1 millisecond'
+           stamp.at, GREATEST(stamp.at, given.start_at),
+           CASE WHEN given.status = 'running' THEN stamp.at END,
+           GREATEST(stamp.at, given.start_at) + given.timeout_ms * interval '1 millisecond',
+           given.business_key, given.labels::jsonb, given.priority, given.start_at,
+           given.parent_execution_id, given.relation, given.node_version_id, given.parent_node_id
       FROM fence, stamp, given
-      JOIN workflows ON workflows.id = given.workflow_id
-       AND workflows.is_active AND workflows.deleted_at IS NULL
-       AND (workflows.tenant_id = given.tenant_id OR workflows.is_template)
+      LEFT JOIN workflows ON workflows.id = given.workflow_id
+       AND (given.parent_node_id IS NOT NULL
+            OR workflows.is_active AND workflows.deleted_at IS NULL
+               AND (workflows.tenant_id = given.tenant_id OR workflows.is_template))
        AND workflows.version = COALESCE(given.current_version, workflows.version)
      WHERE /*stale*/ true
+       AND (workflows.id IS NOT NULL OR EXISTS (
+            SELECT 1 FROM python_node_versions AS version
+              JOIN python_nodes AS node ON node.id = version.node_id
+             WHERE version.id = given.node_version_id AND node.deleted_at IS NULL
+               AND (node.tenant_id = given.tenant_id OR node.is_public OR node.is_template)))
+       AND (given.business_key IS NULL OR given.key_reuse = 'allow' OR NOT EXISTS (
+            SELECT 1 FROM workflow_executions AS earlier
+             WHERE earlier.tenant_id = given.tenant_id AND earlier.workflow_id = given.workflow_id
+               AND earlier.business_key = given.business_key AND earlier.purge_started_at IS NULL
+               AND (given.key_reuse = 'reject' OR earlier.status = 'completed'
+                 OR (earlier.completed_at IS NULL AND earlier.cancel_requested_at IS NULL))))
        AND (given.alias IS NULL OR EXISTS (
             SELECT 1 FROM workflow_aliases AS named
              WHERE named.workflow_id = given.workflow_id AND named.name = given.alias
@@ -97,15 +119,15 @@ _RUN_INSERTS: Final = Part(
 _NODE_INSERTS: Final = Part(
     "begun",
     """
-    id uuid, run_id uuid, node_id text, node_version_id uuid, execution_order int,
-    max_retries int, runner uuid, token bigint, revision bigint, first boolean
+    id uuid, run_id uuid, node_id text, definition_node_id text, node_version_id uuid,
+    execution_order int, max_retries int, runner uuid, token bigint, revision bigint, first boolean
     """,
     """
     INSERT INTO node_executions
            (id, workflow_execution_id, node_id, definition_node_id, node_type, status,
             node_version_id, execution_order, max_retries, runner_incarnation, attempt_token,
             revision, started_at)
-    SELECT given.id, given.run_id, given.node_id, given.node_id, 'python', 'running',
+    SELECT given.id, given.run_id, given.node_id, given.definition_node_id, 'python', 'running',
            given.node_version_id, given.execution_order, given.max_retries, given.runner,
            given.token, given.revision, stamp.at
       FROM fence, stamp, given
@@ -117,7 +139,64 @@ _NODE_INSERTS: Final = Part(
     counted=False,  # a duplicate key raises by itself; those of refused runs are left out
 )
 # With inserted runs in the same flush, their first nodes follow them.
-_FIRST: Final = "(NOT given.first OR given.run_id IN (SELECT id FROM started))"
+_STARTED: Final = "(SELECT id FROM started)"
+_FIRST: Final = f"(NOT given.first OR given.run_id IN {_STARTED})"
+
+# Results that a run takes over: written from the rows that have them, completed as the run begins.
+_COPIES: Final = Part(
+    "copied",
+    """
+    id uuid, run_id uuid, source_id uuid, node_id text, node_version_id uuid, execution_order int,
+    first boolean
+    """,
+    """
+    INSERT INTO node_executions
+           (id, workflow_execution_id, node_id, definition_node_id, node_type, status,
+            node_version_id, execution_order, max_retries, attempt_token, revision, started_at,
+            completed_at, output_data, copied_from)
+    SELECT given.id, given.run_id, given.node_id, given.node_id, source.node_type, 'completed',
+           given.node_version_id, given.execution_order, 0, 0, 1, stamp.at, stamp.at,
+           source.output_data, source.id
+      FROM fence, stamp, given
+      JOIN node_executions AS source ON source.id = given.source_id
+     WHERE /*first*/ NOT given.first
+     ORDER BY given.id
+ RETURNING id
+    """,
+    lambda t: t.copies,
+    of_started=True,
+)
+
+_PLACED: Final = Part(
+    "placed",
+    """
+    id uuid, run_id uuid, node_id text, definition_node_id text, node_type text,
+    node_version_id uuid, status text, execution_order int, max_retries int, token bigint,
+    revision bigint, retry_count int, first boolean, starts boolean, due_ms bigint, child_id uuid,
+    output_data text, error_type text, error_message text
+    """,
+    """
+    INSERT INTO node_executions
+           (id, workflow_execution_id, node_id, definition_node_id, node_type, status,
+            node_version_id, execution_order, max_retries, attempt_token, revision, retry_count,
+            started_at, completed_at, due_at, child_execution_id, output_data, error_type,
+            error_message)
+    SELECT given.id, given.run_id, given.node_id, given.definition_node_id, given.node_type,
+           given.status, given.node_version_id, given.execution_order, given.max_retries,
+           given.token, given.revision, given.retry_count,
+           CASE WHEN given.starts THEN stamp.at END,
+           CASE WHEN given.status IN ('completed', 'failed', 'skipped', 'cancelled', 'quarantined')
+                THEN stamp.at END,
+           stamp.at + given.due_ms * interval '1 millisecond', given.child_id,
+           given.output_data::json, given.error_type, given.error_message
+      FROM fence, stamp, given
+     WHERE /*first*/ NOT given.first
+     ORDER BY given.id
+ RETURNING id
+    """,
+    lambda t: t.placed.values(),
+    counted=False,
+)
 
 _COMPLETES: Final = Part(
     "completed",
@@ -127,7 +206,8 @@ _COMPLETES: Final = Part(
     """,
     """
     UPDATE node_executions AS node
-       SET status = 'completed', completed_at = GREATEST(stamp.at, node.started_at),
+       SET status = 'completed', started_at = COALESCE(node.started_at, stamp.at),
+           completed_at = GREATEST(stamp.at, node.started_at),
            output_data = given.output_data::json, output_file_id = given.output_file_id,
            revision = given.revision, error_type = NULL, error_message = NULL,
            error_stack_trace = NULL, due_at = NULL, container_id = given.container_id,
@@ -147,7 +227,8 @@ _CHANGES: Final = Part(
     id uuid, token bigint, status text, new_token bigint, runner uuid, starts boolean,
     final boolean, due_ms bigint, retry_count int, delivery_count int, error_type text,
     error_message text, stack_trace text, revision bigint, cpu_us bigint,
-    memory_peak_bytes bigint, stdout_tail text, stderr_tail text, container_id uuid
+    memory_peak_bytes bigint, stdout_tail text, stderr_tail text, container_id uuid,
+    child_id uuid
     """,
     """
     UPDATE node_executions AS node
@@ -161,6 +242,7 @@ _CHANGES: Final = Part(
            error_stack_trace = given.stack_trace, revision = given.revision,
            stdout_tail = NULLIF(given.stdout_tail, ''), stderr_tail = NULLIF(given.stderr_tail, ''),
            container_id = given.container_id,
+           child_execution_id = COALESCE(given.child_id, node.child_execution_id),
            resource_usage = jsonb_build_object(
                'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
       FROM fence, stamp, given
@@ -240,12 +322,32 @@ _FLOWS: Final = Part(
     lambda t: t.flows,
 )
 
+# Written when it comes, and once more when a node takes it.
+_SIGNALS: Final = Part(
+    "signalled",
+    """
+    id uuid, run_id uuid, tenant_id uuid, name text, payload text, sent_by uuid, node_id text
+    """,
+    """
+    INSERT INTO execution_signals AS signal
+           (id, workflow_execution_id, tenant_id, name, payload, sent_by, node_id, created_at)
+    SELECT given.id, given.run_id, given.tenant_id, given.name, given.payload::json, given.sent_by,
+           given.node_id, stamp.at
+      FROM fence, stamp, given
+     ORDER BY given.id
+        ON CONFLICT (id) DO UPDATE SET node_id = EXCLUDED.node_id
+     WHERE signal.node_id IS NULL
+ RETURNING id
+    """,
+    lambda t: t.signals,
+)
+
 _RUN_CHANGES: Final = Part(
     "moved",
     """
     id uuid, status text, starts boolean, final boolean, cancels boolean, output_data text,
     error_type text, error_message text, stack_trace text, failed_node_id text, revision bigint,
-    cpu_us bigint, memory_peak_bytes bigint
+    cpu_us bigint, memory_peak_bytes bigint, container_id uuid
     """,
     """
     UPDATE workflow_executions AS run
@@ -257,6 +359,7 @@ _RUN_CHANGES: Final = Part(
            output_data = given.output_data::json, error_type = given.error_type,
            error_message = given.error_message, error_stack_trace = NULLIF(given.stack_trace, ''),
            failed_node_id = given.failed_node_id, revision = given.revision,
+           container_id = COALESCE(given.container_id::text, run.container_id),
            resource_usage = jsonb_build_object(
                'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
       FROM fence, stamp, given
@@ -274,11 +377,14 @@ PARTS: Final = (
     _RUN_INSERTS,
     _RUN_CHANGES,
     _NODE_INSERTS,
+    _PLACED,
+    _COPIES,
     _COMPLETES,
     _CHANGES,
     _ATTEMPTS,
     _ERRORS,
     _FLOWS,
+    _SIGNALS,
 )
 
 _HEAD: Final[LiteralString] = """
@@ -304,6 +410,7 @@ def statement(mask: int) -> str:
     """Put together the statement for the parts whose bits are set."""
     text, at = _HEAD, 4
     counted: list[str] = []
+    expected_rows: list[str] = []
     follows, starts = mask & 1, mask & 2
     for bit, part in enumerate(PARTS):
         if not mask >> bit & 1:
@@ -323,8 +430,10 @@ def statement(mask: int) -> str:
         at += len(columns)
         if part.counted:
             counted.append(part.name)
+            begun = f" WHERE run_id IN {_STARTED}" if starts else " WHERE false"
+            expected_rows.append(f"{given}{begun if part.of_started else ''}")
     # One check for all parts: a call of it costs more than the sums.
-    expected = " + ".join(f"(SELECT count(*) FROM {name}_given)" for name in counted) or "0"
+    expected = " + ".join(f"(SELECT count(*) FROM {given})" for given in expected_rows) or "0"
     actual = " + ".join(f"(SELECT count(*) FROM {name})" for name in counted) or "0"
     check = (
         f"engine_check((SELECT count(*) FROM fence), {expected}, {actual},"

@@ -41,34 +41,35 @@ async def advance(db: Db, member_id: UUID, epoch: int) -> int | None:
     return None if found is None else int(found)
 
 
-# A member of the same host cannot be alive: whoever holds the home's lock has proof of that.
+# Whoever holds the home's lock has proof that no other member of this home is alive. One that rests
+# looks in every minute, so that one which has not for long is gone without a word.
 _FENCE_DEAD: Final[LiteralString] = """
     UPDATE engine_members SET state = 'fenced', updated_at = clock_timestamp()
-     WHERE id <> $1 AND state IN ('live', 'idle')
-       AND (state = 'idle' OR expires_at < clock_timestamp() OR ($3 AND host = $2))
-"""
-_WAIT_S: Final[LiteralString] = """
-    SELECT EXTRACT(epoch FROM max(expires_at) - clock_timestamp())::float8
-      FROM engine_members WHERE id <> $1 AND state = 'live'
-"""
-
-
-async def fence_dead(db: Db, member_id: UUID, *, host: str, proof: bool) -> float | None:
-    """Fence members that are dead or idle; returns how long a live one's lease still runs."""
-    await db.execute(_FENCE_DEAD, member_id, host, proof)
-    left = await db.fetchval(_WAIT_S, member_id)
-    return None if left is None else float(left)
-
-
-_TAKE_SHARDS: Final[LiteralString] = """
-    UPDATE engine_shards SET member_id = $1, moved_at = clock_timestamp()
-     WHERE member_id IS DISTINCT FROM $1
+     WHERE id <> $1
+       AND (state = 'live' AND expires_at < clock_timestamp()
+         OR state = 'idle' AND updated_at < clock_timestamp() - $3 * interval '1 second'
+         OR state IN ('live', 'idle') AND host = $2)
+ RETURNING id
 """
 
 
-async def take_shards(db: Db, member_id: UUID) -> None:
-    """Own every shard."""
-    await db.execute(_TAKE_SHARDS, member_id)
+async def fence_dead(
+    db: Db, member_id: UUID, *, host: str | None, silent_max_s: float
+) -> list[UUID]:
+    """Fence members that are dead: by their lease, by their silence, or by proof on this host."""
+    rows = await db.fetch(_FENCE_DEAD, member_id, host, silent_max_s)
+    return [row["id"] for row in rows]
+
+
+_LOOK_IN: Final[LiteralString] = """
+    UPDATE engine_members SET updated_at = clock_timestamp()
+     WHERE id = $1 AND epoch = $2 AND state = 'idle'
+"""
+
+
+async def look_in(db: Db, member_id: UUID, epoch: int) -> None:
+    """Say that a resting member is still here."""
+    await db.execute(_LOOK_IN, member_id, epoch)
 
 
 _RENEW: Final[LiteralString] = """

@@ -10,29 +10,37 @@ from uuid import UUID
 import msgspec
 
 from services.kit.pg import Db, Row
+from services.orchestrator.domain.core import BEGIN, EndedChild
+from services.orchestrator.domain.options import RunOptions
 from services.orchestrator.domain.plan import Plan
-from services.orchestrator.domain.restore import NodeRow, RunRow, restore
+from services.orchestrator.domain.restore import NodeRow, RunRow, SignalRow, restore
 from services.orchestrator.domain.state import Failure, FileValue, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.waits import Refusal
 
 _FIND: Final[LiteralString] = """
     SELECT id, pins_id
       FROM workflow_executions
      WHERE status IN ('pending', 'running', 'paused') AND engine_format = $1
-       AND ($2::uuid[] IS NULL OR id = ANY($2))
+       AND ($2::uuid[] IS NULL OR id = ANY($2)) AND ($3::smallint[] IS NULL OR shard = ANY($3))
      ORDER BY id
 """
 
 
-async def find_open(db: Db, engine_format: int, ids: Sequence[UUID] | None) -> dict[UUID, UUID]:
-    """Give the open runs, all or the named ones, with the pins that their plans are found by."""
-    rows = await db.fetch(_FIND, engine_format, ids)
+async def find_open(
+    db: Db, engine_format: int, *, ids: Sequence[UUID] | None, shards: Sequence[int] | None
+) -> dict[UUID, UUID]:
+    """Give the open runs, the named ones or those of some shards, with the pins of their plans."""
+    rows = await db.fetch(_FIND, engine_format, ids, shards)
     return {row["id"]: row["pins_id"] for row in rows}
 
 
 _OPEN: Final[LiteralString] = """
-    SELECT id, tenant_id, created_by, status, pins_id, input_data, request_id, revision,
-           created_at, started_at, cancel_requested_at, deadline_at,
+    SELECT id, tenant_id, created_by, status, pins_id, input_data, request_id, revision, shard,
+           created_at, started_at, cancel_requested_at, deadline_at, error_type, error_message,
+           error_stack_trace, failed_node_id, business_key, labels, priority, start_at,
+           parent_execution_id, relation, node_version_id,
+           EXTRACT(epoch FROM start_at - clock_timestamp())::float8 AS starts_s,
            EXTRACT(epoch FROM deadline_at - clock_timestamp())::float8 AS deadline_s
       FROM workflow_executions
      WHERE status IN ('pending', 'running', 'paused') AND id = ANY($1)
@@ -42,6 +50,7 @@ _NODES: Final[LiteralString] = """
     SELECT node.id, node.workflow_execution_id, node.node_id, node.status, node.execution_order,
            node.attempt_token, node.runner_incarnation, node.retry_count, node.delivery_count,
            node.revision, node.output_data, node.output_file_id, node.container_id,
+           node.child_execution_id,
            node.error_type, node.error_message, node.error_stack_trace,
            node.started_at, node.completed_at,
            (node.resource_usage ->> 'cpu_us')::bigint AS cpu_us,
@@ -63,6 +72,19 @@ _NODES: Final[LiteralString] = """
 """
 
 
+_SIGNALS: Final[LiteralString] = """
+    SELECT id, workflow_execution_id, name, sent_by, payload FROM execution_signals
+     WHERE workflow_execution_id = ANY($1) AND node_id IS NULL
+     ORDER BY created_at, id
+"""
+_CHILDREN: Final[LiteralString] = """
+    SELECT child.id, child.status, child.output_data, child.error_type, child.error_message,
+           child.failed_node_id
+      FROM workflow_executions AS child
+     WHERE child.id = ANY($1) AND child.completed_at IS NOT NULL
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenRun:
     """A run with what its timers need, in seconds from now by the database's clock."""
@@ -70,6 +92,7 @@ class OpenRun:
     run: Run
     due_s: Mapping[int, float]
     deadline_s: float | None
+    ended_children: Sequence[EndedChild] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +113,17 @@ async def open_runs(
     by_run: dict[UUID, list[Row]] = {row["id"]: [] for row in rows}
     for node in await db.fetch(_NODES, list(by_run)):
         by_run[node["workflow_execution_id"]].append(node)
+    signals: dict[UUID, list[SignalRow]] = {}
+    for word in await db.fetch(_SIGNALS, list(by_run)):
+        signals.setdefault(word["workflow_execution_id"], []).append(_to_signal(word))
+    children = await _children(db, by_run)
     found: list[OpenRun | LostRun] = []
     for row in rows:
         nodes = by_run[row["id"]]
         try:
-            found.append(_to_open_run(row, nodes, plans[row["pins_id"]]))
-        except (KeyError, ValueError, AssertionError) as error:
+            words = signals.get(row["id"], ())
+            found.append(_to_open_run(row, nodes, plans[row["pins_id"]], words, children))
+        except (KeyError, ValueError, AssertionError, Refusal) as error:
             still_open = [
                 (node["id"], node["attempt_token"])
                 for node in nodes
@@ -106,7 +134,36 @@ async def open_runs(
     return found
 
 
-def _to_open_run(row: Row, nodes: Sequence[Row], plan: Plan) -> OpenRun:
+async def _children(db: Db, by_run: Mapping[UUID, Sequence[Row]]) -> Mapping[UUID, EndedChild]:
+    """Give how the sub-workflows ended that nodes still wait for; most of them have not."""
+    waited_for = [
+        node["child_execution_id"]
+        for nodes in by_run.values()
+        for node in nodes
+        if node["child_execution_id"] is not None and node["completed_at"] is None
+    ]
+    if not waited_for:
+        return {}
+    return {row["id"]: _to_child(row) for row in await db.fetch(_CHILDREN, waited_for)}
+
+
+def _to_child(row: Row) -> EndedChild:
+    return EndedChild(**{**row, "status": RunStatus(row["status"])})
+
+
+def _to_signal(row: Row) -> SignalRow:
+    outputs = tuple(bytes(each) for each in _LIST.decode(row["payload"]))
+    return SignalRow(row["id"], row["name"], row["sent_by"], outputs)
+
+
+def _to_open_run(
+    row: Row,
+    nodes: Sequence[Row],
+    plan: Plan,
+    signals: Sequence[SignalRow],
+    children: Mapping[UUID, EndedChild],
+) -> OpenRun:
+    failure = _to_failure(row)
     run = restore(
         plan,
         RunRow(
@@ -122,23 +179,48 @@ def _to_open_run(row: Row, nodes: Sequence[Row], plan: Plan) -> OpenRun:
             started_at=row["started_at"],
             cancel_requested_at=row["cancel_requested_at"],
             deadline_at=row["deadline_at"],
+            shard=row["shard"] or 0,
+            failure=None if failure is None else (row["failed_node_id"] or "", failure),
+            options=RunOptions(
+                business_key=row["business_key"],
+                labels=row["labels"],
+                priority=row["priority"],
+                start_at=row["start_at"],
+                parent_execution_id=row["parent_execution_id"],
+                relation=row["relation"],
+                node_version_id=row["node_version_id"],
+            ),
         ),
         [_to_node_row(node) for node in nodes],
+        signals,
     )
+    due_s_by_row = {node["id"]: node["due_s"] for node in nodes if node["due_s"] is not None}
     due_s = {
-        plan.index[node["node_id"]]: node["due_s"] for node in nodes if node["due_s"] is not None
+        slot: due_s_by_row[record.id]
+        for slot, record in enumerate(run.records)
+        if record is not None and record.id in due_s_by_row
     }
-    return OpenRun(run, due_s, row["deadline_s"])
+    ended = [
+        children[record.child]
+        for record in run.records
+        if record is not None and record.child is not None and record.child in children
+    ]
+    if run.status is RunStatus.PENDING and (row["starts_s"] or 0) > 0:
+        due_s[BEGIN] = row["starts_s"]
+    return OpenRun(run, due_s, row["deadline_s"], ended)
+
+
+def _to_failure(row: Row) -> Failure | None:
+    if row["error_type"] is None:
+        return None
+    return Failure(
+        error_type=row["error_type"],
+        message=row["error_message"] or "",
+        stack_trace=row["error_stack_trace"] or "",
+    )
 
 
 def _to_node_row(node: Row) -> NodeRow:
-    failure = None
-    if node["error_type"] is not None:
-        failure = Failure(
-            error_type=node["error_type"],
-            message=node["error_message"] or "",
-            stack_trace=node["error_stack_trace"] or "",
-        )
     output: dict[str, bytes] | FileValue | None = None
     if node["output_file_id"] is not None:
         output = FileValue(
@@ -159,7 +241,7 @@ def _to_node_row(node: Row) -> NodeRow:
         delivery_count=node["delivery_count"],
         revision=node["revision"],
         output=output,
-        failure=failure,
+        failure=_to_failure(node),
         cpu_us=node["cpu_us"] or 0,
         earlier_cpu_us=node["earlier_cpu_us"],
         memory_peak_bytes=node["memory_peak_bytes"] or 0,
@@ -167,9 +249,11 @@ def _to_node_row(node: Row) -> NodeRow:
         container_id=node["container_id"],
         started_at=node["started_at"],
         completed_at=node["completed_at"],
+        child=node["child_execution_id"],
     )
 
 
+_LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _SPLIT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 

@@ -18,9 +18,17 @@ log = structlog.get_logger()
 
 
 async def cancel_execution(
-    reader: Reader, engine: Engine, caller: Caller, execution_id: UUID
+    reader: Reader,
+    engine: Engine,
+    caller: Caller,
+    execution_id: UUID,
+    *,
+    finished_ok: bool = False,
 ) -> tuple[Execution, Plan]:
-    """Ask a run to stop and give it as it then stands. A cancelled one is given unchanged."""
+    """Ask a run to stop and give it as it then stands. A cancelled one is given unchanged.
+
+    With `finished_ok` so is one that ended by itself.
+    """
     execution, plan = await reader.get(caller, execution_id, full=False)
     if execution.status is RunStatus.CANCELLED:
         return execution, plan
@@ -34,7 +42,7 @@ async def cancel_execution(
             "the engine was reading the run anew; cancel it again",
             retry_after_s=0.5,
         )
-    if execution.status in (RunStatus.COMPLETED, RunStatus.FAILED):
+    if not finished_ok and execution.status in (RunStatus.COMPLETED, RunStatus.FAILED):
         raise FailedPrecondition(
             "EXECUTION_FINISHED",
             f"the execution has already {execution.status}; nothing is left to cancel",

@@ -7,14 +7,21 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 from uuid import UUID
 
+from services.kit.errors import FailedPrecondition
 from services.kit.pg import Db
-from services.orchestrator.domain import compatibility
-from services.orchestrator.domain.plan import Definition, Plan, compile_plan
+from services.orchestrator.domain import compatibility, reuse, single
+from services.orchestrator.domain.compile import compile_plan
+from services.orchestrator.domain.plan import Definition, Kind, NodeVersion, Plan
 from services.orchestrator.storage import definitions
+from services.orchestrator.storage import pins as pins_of
+from services.orchestrator.storage.definitions import Pins
 from services.orchestrator.usecases.recent import Recent
+from services.orchestrator.usecases.variables import taken_variables
 
 # Kept in all: about a kilobyte a place, so this is some hundred megabytes at the most.
 _PLACES_MAX: Final = 100_000
+DEPTH_MAX: Final = 8  # of sub-workflows in each other
+_UNKNOWN: Final = UUID(int=0)
 _READY_STATES: Final = frozenset({"none", "locked"})
 
 
@@ -37,29 +44,98 @@ class Plans:
         return found
 
     async def pinned(
-        self, db: Db, tenant_id: UUID, definition: Definition, variables: Mapping[str, str]
+        self,
+        db: Db,
+        tenant_id: UUID,
+        definition: Definition,
+        variables: Mapping[str, str],
+        *,
+        depth: int = 0,
+        store: bool = True,
     ) -> Plan | None:
         """Pin a definition to what its places stand for now; None where a node is gone.
 
         The texts of variables are pinned too: a run takes them as they stand, for good.
 
         What does not fit what its nodes became is refused, once per combination: the combinations
-        that are kept have passed.
+        that are kept have passed. What is not to be stored is known by no id of its own.
         """
-        versions = await definitions.resolve(db, tenant_id, definition.nodes)
-        if len(versions) < len(definition.nodes):
+        versions = await definitions.resolve(db, tenant_id, definition.of_kind(Kind.PYTHON))
+        if len(versions) < len(definition.of_kind(Kind.PYTHON)):
             return None
-        pins = await definitions.find_pins(db, tenant_id, definition, versions, variables)
+        subs = await self._sub_plans(db, tenant_id, definition, depth)
+        if subs is None:
+            return None
+        pinned = {place: version.id for place, version in versions.items()}
+        pinned |= {place: plan.pins_id for place, plan in subs.items()}
+        pins = await definitions.find_pins(db, tenant_id, definition, pinned, variables)
         if pins is None:
             await asyncio.to_thread(compatibility.check, definition, versions, variables)
-            pins = await definitions.keep_pins(db, tenant_id, definition, versions, variables)
+            if not store:
+                return await asyncio.to_thread(
+                    compile_plan,
+                    definition,
+                    versions,
+                    pins_id=_UNKNOWN,
+                    variables=variables,
+                    plans=subs,
+                )
+            pins = await definitions.keep_pins(db, tenant_id, definition, pinned, variables)
         plan = self._by_pins.get(pins.id)
         if plan is None:
             plan = await asyncio.to_thread(
-                compile_plan, definition, versions, pins_id=pins.id, variables=variables
+                compile_plan,
+                definition,
+                versions,
+                pins_id=pins.id,
+                variables=variables,
+                plans=subs,
             )
             self._by_pins.keep(pins.id, plan, weight=weight_of(plan, variables))
         return plan
+
+    async def _sub_plans(
+        self, db: Db, tenant_id: UUID, definition: Definition, depth: int
+    ) -> dict[str, Plan] | None:
+        """Pin the sub-workflows of a definition as they stand now; None where one is gone."""
+        found: dict[str, Plan] = {}
+        for node in definition.of_kind(Kind.WORKFLOW):
+            if depth >= DEPTH_MAX:
+                raise FailedPrecondition(
+                    "SUB_WORKFLOWS_TOO_DEEP",
+                    f"sub-workflows stand more than {DEPTH_MAX} deep in each other",
+                    resource=("workflow", str(definition.workflow_id)),
+                )
+            workflow_id = UUID(node["node_id"])
+            version = await definitions.resolve_workflow(
+                db, tenant_id, workflow_id, int(node.get("version") or 0)
+            )
+            if version is None:
+                return None
+            inner = await self.definition(db, workflow_id, version)
+            assert inner is not None, "it was just resolved"
+            texts = {each.name: each.text for each in await taken_variables(db, tenant_id, inner)}
+            plan = await self.pinned(db, tenant_id, inner, texts, depth=depth + 1)
+            if plan is None:
+                return None
+            found[str(node["id"])] = plan
+        return found
+
+    async def pinned_definition(self, db: Db, pins: Pins) -> Definition:
+        """Give the definition that pins are of, with the inputs that are theirs alone."""
+        if pins.workflow_id is None or pins.workflow_version is None:
+            assert pins.node_version_id is not None, "pins are of a workflow or of a node"
+            definition = await _single(db, pins.node_version_id)
+        else:
+            found = await self.definition(db, pins.workflow_id, pins.workflow_version)
+            assert found is not None, "a version that runs refer to is never deleted"
+            definition = found
+        return reuse.edited(definition, pins.inputs)
+
+    async def of_node(self, db: Db, tenant_id: UUID, version: NodeVersion) -> Plan:
+        """Give the plan of a node that runs alone."""
+        pins_id = await pins_of.keep_node(db, tenant_id, version.id)
+        return (await self.by_pins(db, [pins_id]))[pins_id]
 
     def known(self, pins_id: UUID) -> Plan | None:
         """Give a plan that is at hand."""
@@ -77,16 +153,31 @@ class Plans:
             else:
                 found[each] = plan
         for pins in await definitions.get_pins(db, missing) if missing else ():
-            definition = await self.definition(db, pins.workflow_id, pins.workflow_version)
-            assert definition is not None, "a version that runs refer to is never deleted"
+            definition = await self.pinned_definition(db, pins)
+            inner = {str(node["id"]) for node in definition.of_kind(Kind.WORKFLOW)}
+            subs = {place: each for place, each in pins.by_place.items() if place in inner}
+            plans = await self.by_pins(db, subs.values())
             versions = await definitions.get_versions(db, pins.by_place.values())
-            by_place = {place: versions[version] for place, version in pins.by_place.items()}
             found[pins.id] = await asyncio.to_thread(
-                compile_plan, definition, by_place, pins_id=pins.id, variables=pins.variables
+                compile_plan,
+                definition,
+                {
+                    place: versions[version]
+                    for place, version in pins.by_place.items()
+                    if place not in inner
+                },
+                pins_id=pins.id,
+                variables=pins.variables,
+                plans={place: plans[each] for place, each in subs.items()},
             )
             weight = weight_of(found[pins.id], pins.variables)
             self._by_pins.keep(pins.id, found[pins.id], weight=weight)
         return found
+
+
+async def _single(db: Db, node_version_id: UUID) -> Definition:
+    versions = await pins_of.get_whole_versions(db, [node_version_id])
+    return single.definition_of(versions[node_version_id])
 
 
 def weight_of(plan: Plan, variables: Mapping[str, str]) -> int:
@@ -94,9 +185,15 @@ def weight_of(plan: Plan, variables: Mapping[str, str]) -> int:
     return len(plan.places) + sum(len(text) for text in variables.values()) // 1024
 
 
+def _versions_of(plan: Plan) -> set[UUID]:
+    """Give the node versions that need an environment, those of sub-workflows too."""
+    own = {place.node_version_id for place in plan.places if place.kind is Kind.PYTHON}
+    return own.union(*(_versions_of(place.sub) for place in plan.places if place.sub is not None))
+
+
 async def unlocked(db: Db, plans: Iterable[Plan], known: set[UUID]) -> set[UUID]:
     """Give the node versions of plans whose environments are known and that `known` lacks."""
-    wanted = {place.node_version_id for plan in plans for place in plan.places} - known
+    wanted: set[UUID] = set().union(*(_versions_of(plan) for plan in plans)) - known
     if not wanted:
         return set()
     locks = await definitions.get_locks(db, wanted)

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replaced
-from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from services.kit.caller import Caller
 from services.kit.errors import NotFound
-from services.kit.pg import Pool, as_caller, transaction
+from services.kit.pg import Db, Pool, as_caller, transaction
 from services.orchestrator.domain.plan import Place, Plan
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
 from services.orchestrator.usecases.plans import Plans
+
+
+class Shown(NamedTuple):
+    """How far a list of nodes was shown: so many places, and parts of the last up to an order."""
+
+    places: int
+    order: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,37 +53,44 @@ class Reader:
             raise missing(execution_id)
         return found, await self.plan(found)
 
-    async def list_executions(
-        self,
-        caller: Caller,
-        *,
-        workflow_id: UUID | None,
-        statuses: Sequence[str],
-        before: tuple[datetime, UUID] | None,
-        limit: int,
-    ) -> list[tuple[Execution, Plan]]:
-        """Give executions from before a position, newest first."""
-        async with as_caller(self.api_pool, caller) as db:
-            found = await executions.list_page(
-                db, workflow_id=workflow_id, statuses=statuses, before=before, limit=limit
-            )
-            counts = await executions.get_counts(db, [each.id for each in found])
-        async with transaction(self.engine_pool) as db:
-            plans = await self.plans.by_pins(db, {each.pins_id for each in found})
-        return [
-            (replaced(each, counts=counts.get(each.id, {})), plans[each.pins_id]) for each in found
-        ]
-
     async def list_nodes(
-        self, caller: Caller, execution_id: UUID, *, begin: int, limit: int, full: bool
-    ) -> list[NodeExecution]:
-        """Give nodes of an execution from a place on, in the order of the definition."""
+        self, caller: Caller, execution_id: UUID, *, after: Shown, limit: int, full: bool
+    ) -> list[tuple[Shown, NodeExecution]]:
+        """Give nodes of an execution in the order of the definition, each with where it stands.
+
+        The parts of a map or a loop follow it, in the order in which they began.
+        """
         execution, plan = await self.get(caller, execution_id, full=False)
-        end = begin + limit
-        ids = [place.id for place in plan.places[begin:end]]
+        end = after.places + limit
+        ids = [place.id for place in plan.places[after.places : end]]
+        found: list[tuple[Shown, NodeExecution]] = []
         async with as_caller(self.api_pool, caller) as db:
             rows = await executions.list_nodes(db, execution_id, node_ids=ids, full=full)
-        return rendered(execution, plan, rows, begin, end)
+            wholes = rendered(execution, plan, rows, after.places, end)
+            if after.places and plan.places[after.places - 1].grouped:
+                found += await self._parts(db, execution_id, plan, after, limit, full=full)
+            for at, whole in enumerate(wholes, after.places + 1):
+                if len(found) >= limit:
+                    break
+                here = Shown(at, 0)
+                found.append((here, whole))
+                if plan.places[at - 1].grouped:
+                    left = limit - len(found)
+                    found += await self._parts(db, execution_id, plan, here, left, full=full)
+        return found[:limit]
+
+    async def _parts(
+        self, db: Db, execution_id: UUID, plan: Plan, after: Shown, limit: int, *, full: bool
+    ) -> list[tuple[Shown, NodeExecution]]:
+        parts = await executions.list_parts(
+            db,
+            execution_id,
+            plan.places[after.places - 1].id,
+            after_order=after.order,
+            limit=limit,
+            full=full,
+        )
+        return [(Shown(after.places, each.execution_order), each) for each in parts]
 
 
 def rendered(

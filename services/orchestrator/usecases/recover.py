@@ -24,11 +24,22 @@ log = structlog.get_logger()
 _PIECE_NODES_MAX: Final = 5000
 
 
-async def load(pool: Pool, plans: Plans, ids: Sequence[UUID] | None) -> Loaded:
-    """Give the open executions, all or the named ones, piece by piece."""
+async def load(
+    pool: Pool,
+    plans: Plans,
+    *,
+    ids: Sequence[UUID] | None = None,
+    shards: Sequence[int] | None = None,
+) -> Loaded:
+    """Give open executions, the named ones or those of some shards, piece by piece."""
     loaded = Loaded()
     async with transaction(pool) as db:
-        pins = await recovery.find_open(db, ENGINE_FORMAT, None if ids is None else list(ids))
+        pins = await recovery.find_open(
+            db,
+            ENGINE_FORMAT,
+            ids=None if ids is None else list(ids),
+            shards=None if shards is None else list(shards),
+        )
         by_pins = await plans.by_pins(db, set(pins.values()))
         loaded.unlocked = await unlocked(db, by_pins.values(), set())
     for piece in _pieces(pins, by_pins):
@@ -40,6 +51,7 @@ async def load(pool: Pool, plans: Plans, ids: Sequence[UUID] | None) -> Loaded:
                 loaded.given_up.append(give_up(each.id, each.revision, each.open_nodes))
             else:
                 loaded.runs.append((each.run, dict(each.due_s), each.deadline_s))
+                loaded.ended_children += each.ended_children
         await asyncio.sleep(0)
     return loaded
 

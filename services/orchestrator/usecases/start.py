@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
 from services.kit.caller import Caller
-from services.kit.errors import (
-    AlreadyExists,
-    FailedPrecondition,
-    FieldViolation,
-    InvalidArgument,
-    NotFound,
-    Unavailable,
-)
-from services.kit.ids import uuid7
+from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from services.kit.pg import Pool, as_caller, connection, transaction
 from services.orchestrator.domain import inputs
-from services.orchestrator.domain.core import SHARDS
-from services.orchestrator.domain.plan import Plan
-from services.orchestrator.domain.rows import Follows, RunInsert
-from services.orchestrator.domain.state import Run
-from services.orchestrator.domain.status import RunStatus
+from services.orchestrator.domain.options import NO_WISHES, Wishes
+from services.orchestrator.domain.plan import Kind, Plan
+from services.orchestrator.domain.rows import Follows
 from services.orchestrator.engine.engine import Engine, NotStarted
-from services.orchestrator.storage import definitions, executions
+from services.orchestrator.storage import definitions
 from services.orchestrator.storage.executions import Execution
-from services.orchestrator.storage.recovery import split_object
+from services.orchestrator.usecases.business_keys import settle_key
+from services.orchestrator.usecases.launch import (
+    Launch,
+    Started,
+    changes_all_the_time,
+    check_pythons,
+    digest_of,
+    launch,
+    preview,
+    same_request,
+)
 from services.orchestrator.usecases.plans import Plans, unlocked, weight_of
+from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.recent import Recent
 from services.orchestrator.usecases.shared import Shared
 from services.orchestrator.usecases.variables import taken_variables
@@ -84,24 +83,46 @@ class Starter:
         request_id: UUID | None,
         *,
         alias: str = "",
-    ) -> tuple[Execution, Plan]:
-        """Start a workflow and return once the execution is committed."""
-        digest = _digest(workflow_id, alias or version, input_json)
+        wishes: Wishes = NO_WISHES,
+        validate_only: bool = False,
+    ) -> Started:
+        """Start a workflow and return once the execution is committed.
+
+        With `validate_only` everything is checked as it stands and nothing is stored.
+        """
+        said = wishes.digest()
+        digest = digest_of(workflow_id, alias or version, input_json, *([said] if said else []))
         for _ in range(_TRIES_MAX):
             try:
                 if alias:
                     version = await self._aliased(caller, workflow_id, alias)
-                known = await self._plan(caller, workflow_id, version)
-                self._check_pythons(known.plan)
+                if validate_only:
+                    known = await self._look_up(caller, workflow_id, version, store=False)
+                else:
+                    known = await self._plan(caller, workflow_id, version)
+                check_pythons(self.engine, known.plan)
                 if len(input_json) > _CHECK_INLINE_MAX:
                     await asyncio.to_thread(inputs.check, known.plan, input_json)
                 else:
                     inputs.check(known.plan, input_json)
-                started = await self._begin(caller, known, input_json, request_id, digest, alias)
-                return started, known.plan
+                asked = Launch(
+                    plan=known.plan,
+                    input_json=input_json,
+                    request_id=request_id,
+                    digest=digest,
+                    wishes=wishes,
+                    current=known.current,
+                    follows=known.follows,
+                    alias=alias,
+                )
+                if validate_only:
+                    holder = await self._settle_key(caller, workflow_id, wishes, dry=True)
+                    return await self._again(holder) if holder else preview(caller, asked)
+                return Started(await launch(self.engine, caller, asked), known.plan)
             except NotStarted:
                 self._known.drop((caller.tenant_id, workflow_id, version))
                 earlier = await self._same_request(caller, request_id, digest)
+                earlier = earlier or await self._settle_key(caller, workflow_id, wishes)
             except (NotFound, FailedPrecondition, InvalidArgument):
                 # The same request is answered as before, whatever became of the workflow since:
                 # it may be gone, not fit its nodes any more, or take other inputs.
@@ -109,68 +130,17 @@ class Starter:
                 if earlier is None:
                     raise
             if earlier is not None:
-                return earlier, await self._plan_of(earlier)
-        raise Unavailable(
-            "WORKFLOW_CHANGES",
-            "the workflow, its alias or its nodes changed with every try; repeat the call",
-            retry_after_s=0.1,
-        )
+                return await self._again(earlier)
+        raise changes_all_the_time()
 
-    async def _begin(
-        self,
-        caller: Caller,
-        known: _Known,
-        input_json: str,
-        request_id: UUID | None,
-        digest: str,
-        alias: str,
-    ) -> Execution:
-        plan = known.plan
-        text = input_json or "{}"
-        run = Run(
-            id=uuid7(),
-            plan=plan,
-            tenant_id=caller.tenant_id,
-            created_by=caller.user_id,
-            status=RunStatus.PENDING,
-            input_values=split_object(text),
-            input_text=text,
-            request_id=request_id,
-        )
-        row = RunInsert(
-            id=run.id,
-            workflow_id=plan.workflow_id,
-            tenant_id=caller.tenant_id,
-            created_by=caller.user_id,
-            workflow_version=plan.workflow_version,
-            current_version=known.current,
-            pins_id=plan.pins_id,
-            shard=zlib.crc32(run.id.bytes) % SHARDS,
-            status=RunStatus.PENDING,
-            input_data=text,
-            request_id=request_id,
-            request_digest=digest if request_id else None,
-            python_version=plan.places[0].python_version,
-            timeout_ms=plan.timeout_ms,
-            revision=1,
-            alias=alias or None,
-        )
-        await self.engine.start(run, row, known.follows)
-        return executions.without_values(executions.of_run(run))
+    async def _settle_key(
+        self, caller: Caller, workflow_id: UUID, wishes: Wishes, *, dry: bool = False
+    ) -> Execution | None:
+        reader = Reader(self.api_pool, self.engine_pool, self.plans)
+        return await settle_key(reader, self.engine, caller, workflow_id, wishes, dry=dry)
 
-    def _check_pythons(self, plan: Plan) -> None:
-        """Refuse what would wait for ever: runners are here, and none has a Python it needs."""
-        here = self.engine.core.pythons()
-        if not here or plan.pythons <= here:
-            return
-        place = next(each for each in plan.places if each.python_version not in here)
-        known = ", ".join(sorted(here, key=lambda each: [int(part) for part in each.split(".")]))
-        raise FailedPrecondition(
-            "PYTHON_MISSING",
-            f"node {place.id} needs Python {place.python_version}, and the runners have {known}; "
-            "change the node's python_version, or install that Python for a runner and restart it",
-            resource=("workflow", str(plan.workflow_id)),
-        )
+    async def _again(self, earlier: Execution) -> Started:
+        return Started(earlier, await self._plan_of(earlier), existing=True)
 
     async def _plan(self, caller: Caller, workflow_id: UUID, version: int) -> _Known:
         key = (caller.tenant_id, workflow_id, version)
@@ -179,6 +149,12 @@ class Starter:
             caller.tenant_id, workflow_id, known.variables
         ):
             return known
+        return await self._look_up(caller, workflow_id, version, store=True)
+
+    async def _look_up(
+        self, caller: Caller, workflow_id: UUID, version: int, *, store: bool
+    ) -> _Known:
+        """Find the plan of a workflow as it stands now, and keep it for the next start."""
         async with as_caller(self.api_pool, caller) as db:
             head = await definitions.get_head(db, workflow_id)
         if head is None:
@@ -199,7 +175,7 @@ class Starter:
                 )
             variables = await taken_variables(db, caller.tenant_id, definition)
             texts = {each.name: each.text for each in variables}
-            plan = await self.plans.pinned(db, caller.tenant_id, definition, texts)
+            plan = await self.plans.pinned(db, caller.tenant_id, definition, texts, store=store)
             if plan is None:
                 raise FailedPrecondition(
                     "NODE_MISSING",
@@ -209,13 +185,15 @@ class Starter:
             self.engine.core.unlocked |= await unlocked(db, [plan], self.engine.core.unlocked)
         followed = {
             UUID(node["node_id"]): plan.places[plan.index[node["id"]]].node_version_id
-            for node in definition.nodes
+            for node in definition.of_kind(Kind.PYTHON)
             if not node.get("version")
         }
         follows = tuple(Follows(plan.pins_id, caller.tenant_id, *each) for each in followed.items())
         stamps = {each.name: each.stamp for each in variables}
         found = _Known(plan, None if version else head.version, follows, stamps)
-        self._known.keep(key, found, weight=weight_of(plan, texts))
+        if store and not plan.floating:  # no flush checks where a sub-workflow stands
+            key = (caller.tenant_id, workflow_id, version)
+            self._known.keep(key, found, weight=weight_of(plan, texts))
         return found
 
     async def _aliased(self, caller: Caller, workflow_id: UUID, alias: str) -> int:
@@ -255,25 +233,7 @@ class Starter:
     async def _same_request(
         self, caller: Caller, request_id: UUID | None, digest: str
     ) -> Execution | None:
-        if request_id is None:
-            return None
-        async with as_caller(self.api_pool, caller) as db:
-            earlier = await executions.find_request(db, caller.user_id, request_id)
-        if earlier is None:
-            return None
-        execution, known = earlier
-        if known != digest:
-            raise AlreadyExists(
-                "REQUEST_ID_REUSED",
-                "request_id was used to start something else; use a new one",
-                resource=("execution", str(execution.id)),
-                execution_id=execution.id,
-            )
-        return execution
-
-
-def _digest(workflow_id: UUID, version: int | str, input_json: str) -> str:
-    return hashlib.sha256(f"{workflow_id} {version} {input_json}".encode()).hexdigest()
+        return await same_request(self.api_pool, caller, request_id, digest)
 
 
 def _missing(workflow_id: UUID) -> NotFound:

@@ -18,7 +18,7 @@ _CHARS_MAX: Final = 1024 * 1024
 async def taken_variables(db: Db, tenant_id: UUID, definition: Definition) -> list[Variable]:
     """Give the variables that the nodes of a definition read; a missing one is named."""
     names = list(definition.settings.get("variables") or ())
-    if not names:
+    if not names or definition.workflow_id is None:
         return []
     found = await definitions.get_variables(db, tenant_id, definition.workflow_id, names)
     missing = sorted(set(names) - {each.name for each in found})

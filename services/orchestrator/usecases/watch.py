@@ -13,7 +13,7 @@ from services.kit.caller import Caller
 from services.kit.errors import OutOfRange
 from services.kit.pg import as_caller
 from services.orchestrator.domain.plan import Plan
-from services.orchestrator.domain.state import NodeRecord
+from services.orchestrator.domain.rows import View
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.hub import Change
@@ -111,6 +111,7 @@ class _View:
         self._plan = plan
         self._statuses: dict[str, NodeStatus] = {}
         self._counts: Counter[NodeStatus] = Counter()
+        self._parts = 0
 
     async def begin(self, after_revision: int) -> list[Step]:
         """Give the snapshot, or one delta since a revision; a snapshot alone has the input."""
@@ -118,6 +119,7 @@ class _View:
         self._note(rows)
         self.revision = max([self.execution.revision, *(row.revision for row in rows)])
         nodes = rendered(self.execution, self._plan, rows, 0, len(self._plan.places))
+        nodes += [row for row in rows if row.node_id not in self._plan.index]
         bookmark = Step("bookmark", self.revision)
         if not after_revision:
             snapshot = Step("snapshot", 0, 0, self._counted(), self._plan, nodes)
@@ -133,7 +135,7 @@ class _View:
         if change.complete and not change.final and change.revision <= self.revision:
             return None
         if change.complete:
-            nodes = [_node(self._plan, place, record) for place, record in change.views]
+            nodes = [_node(self._plan, each) for each in change.views]
             latest = {node.node_id: node for node in nodes if node.revision > self.revision}
             seen = max(self.revision, change.revision)
         else:
@@ -144,6 +146,9 @@ class _View:
                 self._caller, self.execution.id, full=True, with_input=False
             )
             seen = max(seen, self.execution.revision)
+            if self.execution.final and change.complete and not change.final:
+                # It ended meanwhile: nothing comes after this, and what is at hand is older.
+                latest = {row.node_id: row for row in await self._rows(self.revision)}
         self._note(latest.values())
         moved = seen > self.revision or bool(latest)
         before, self.revision = self.revision, seen
@@ -168,19 +173,23 @@ class _View:
             before = self._statuses.get(node.node_id)
             if before is not None:
                 self._counts[before] -= 1
+            elif node.node_id not in self._plan.index:
+                self._parts += 1
             self._statuses[node.node_id] = node.status
             self._counts[node.status] += 1
 
     def _counted(self) -> Execution:
         counts: dict[str, int] = {status: n for status, n in self._counts.items() if n}
-        return replaced(self.execution, counts=counts, revision=self.revision)
+        return replaced(self.execution, counts=counts, parts=self._parts, revision=self.revision)
 
 
-def _node(plan: Plan, place: int, record: NodeRecord) -> NodeExecution:
-    definition = plan.places[place]
+def _node(plan: Plan, view: View) -> NodeExecution:
+    definition, record = plan.places[view.place], view.record
     failure = record.failure
     return NodeExecution(
-        node_id=definition.id,
+        node_id=view.node_id,
+        definition_node_id=definition.id,
+        child_execution_id=record.child,
         status=record.status,
         revision=record.revision,
         id=record.id,

@@ -54,6 +54,14 @@ class Kill(NamedTuple):
     grace_s: float
 
 
+class Owned(NamedTuple):
+    """Which orchestrator, by its member id, answers for an attempt."""
+
+    attempt_ref: UUID
+    token: int
+    member: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incoming:
     """One frame from an orchestrator."""
@@ -64,6 +72,8 @@ class Incoming:
     superseded: Sequence[tuple[UUID, int]] = ()
     kills: Sequence[Kill] = ()
     demand: int | None = None
+    owners: Sequence[Owned] = ()
+    peers: Sequence[str] | None = None  # where the other orchestrators are
 
 
 class Finished(NamedTuple):

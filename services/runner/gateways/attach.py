@@ -24,6 +24,7 @@ from services.runner.domain.frames import (
     Incoming,
     Kill,
     Outgoing,
+    Owned,
     Value,
     ValuesNotGiven,
 )
@@ -51,8 +52,8 @@ class StreamLost(Exception):  # noqa: N818 - it ends a stream, not an attempt
 class AttachStream:
     """One held stream to one orchestrator."""
 
-    def __init__(self, address: str, token: str) -> None:
-        self._channel = open_channel(address, token)
+    def __init__(self, address: str, token: str, *, root_certificates: bytes | None = None) -> None:
+        self._channel = open_channel(address, token, root_certificates=root_certificates)
         self._stub: Any = AttachServiceStub(self._channel)
         self._call: Any = None
         self._closed = False
@@ -224,6 +225,11 @@ def _incoming(frame: pb.AttachResponse) -> Incoming:
             for each in frame.kills
         ],
         demand=frame.demand.waiting if frame.HasField("demand") else None,
+        owners=[
+            Owned(uuid_from_bytes(each.attempt_ref), each.token, each.member_id)
+            for each in frame.owners
+        ],
+        peers=tuple(frame.peers.addresses) if frame.HasField("peers") else None,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
 import structlog
 
+from services.kit.loops import wait_either
 from services.runner.domain.frames import Greeting
 from services.runner.domain.limits import Tier
 from services.runner.gateways.attach import AttachStream, StreamLost
@@ -38,6 +39,7 @@ class Streams:
         *,
         joined: asyncio.Event,
         token: str,
+        root_certificates: bytes | None = None,
         on_refused: Callable[[], None],
     ) -> None:
         """`on_refused` is told when an orchestrator says that this incarnation is fenced."""
@@ -46,11 +48,36 @@ class Streams:
         self._joined = joined
         self._greet = greet
         self._token = token
+        self._root_certificates = root_certificates
         self._open: set[AttachStream] = set()
         self._over = asyncio.Event()
+        self._sessions: dict[str, Session] = {}  # by address, of those that are attached
+        self._holding: set[str] = set()
+        self._other_names: set[str] = set()  # of orchestrators that are held by another address
+        self._told = asyncio.Event()  # of orchestrators that were not known
 
-    async def hold(self, address: str, stop: asyncio.Event) -> None:
-        """Hold a stream to one orchestrator until the desk is drained."""
+    async def hold_all(self, addresses: Sequence[str], stop: asyncio.Event) -> None:
+        """Hold a stream to each orchestrator: those that are given, and all they tell of."""
+        async with asyncio.TaskGroup() as holding:
+            for address in addresses:
+                self._holding.add(address)
+                holding.create_task(self.hold(address, stop))
+            while not self._over.is_set():
+                await wait_either(self._told, self._over, None)
+                self._told.clear()
+                for address in self._peers() - self._holding - self._other_names:
+                    log.info("orchestrator_found", orchestrator=address)
+                    self._holding.add(address)
+                    holding.create_task(self.hold(address, stop, found=True))
+
+    def _peers(self) -> set[str]:
+        return {address for each in self._sessions.values() for address in each.peers}
+
+    async def hold(self, address: str, stop: asyncio.Event, *, found: bool = False) -> None:
+        """Hold a stream to one orchestrator until the desk is drained.
+
+        One that was only told of is left when it does not answer and nobody tells of it any more.
+        """
         over = asyncio.create_task(self._over.wait())
         stopping = asyncio.create_task(stop.wait())
         pause_s = _PAUSE_MIN_S
@@ -59,7 +86,11 @@ class Streams:
                 joined = asyncio.create_task(self._joined.wait())
                 await asyncio.wait({joined, over}, return_when=asyncio.FIRST_COMPLETED)
                 joined.cancel()
-                attached = await self._hold_once(address, over)
+                attached = await self._hold_once(address, over, found=found)
+                if found and (
+                    address in self._other_names or (not attached and address not in self._peers())
+                ):
+                    return
                 pause_s = _PAUSE_MIN_S if attached else min(pause_s * 2, _PAUSE_MAX_S)
                 if stop.is_set() and not attached:
                     return
@@ -73,6 +104,7 @@ class Streams:
         finally:
             over.cancel()
             stopping.cancel()
+            self._holding.discard(address)
 
     async def drain(self, stop: asyncio.Event) -> None:
         """Once told to stop: finish what is under way, then let the streams end."""
@@ -85,9 +117,9 @@ class Streams:
         for stream in list(self._open):
             await stream.close()
 
-    async def _hold_once(self, address: str, over: asyncio.Task[Any]) -> bool:
+    async def _hold_once(self, address: str, over: asyncio.Task[Any], *, found: bool) -> bool:
         """Attach and serve until the stream is lost; whether it was made at all."""
-        stream = AttachStream(address, self._token)
+        stream = AttachStream(address, self._token, root_certificates=self._root_certificates)
         self._open.add(stream)
         session = self._desk.open_session(stream.get_values)
         attached = False
@@ -96,6 +128,11 @@ class Streams:
             greeting = self._greet()
             member, epoch = await stream.open(greeting, session.take_outgoing())
             attached = True
+            if found and any(each.member == member for each in self._sessions.values()):
+                self._other_names.add(address)  # the stream that was there first is made again
+                return True
+            session.member = member
+            self._sessions[address] = session
             log.info(
                 "attached",
                 orchestrator=member,
@@ -114,6 +151,8 @@ class Streams:
             elif attached:
                 log.warning("stream_lost", orchestrator=address, cause=str(lost)[:200])
         finally:
+            if self._sessions.get(address) is session:
+                del self._sessions[address]
             self._desk.close_session(session)
             self._open.discard(stream)
             for task in works:
@@ -127,6 +166,9 @@ class Streams:
         async for frame in stream.frames():
             self._desk.take(session, frame)
             session.answered.set()
+            if frame.peers is not None:
+                session.peers = frame.peers
+                self._told.set()
 
     async def _write(self, stream: AttachStream, session: Session) -> None:
         """Write all that has come together since the last write, in one.

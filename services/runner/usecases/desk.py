@@ -18,6 +18,7 @@ from services.runner.domain.frames import (
     Incoming,
     Kill,
     Outgoing,
+    Owned,
     Value,
 )
 from services.runner.domain.outcome import (
@@ -44,6 +45,9 @@ class Session:
 
     def __init__(self, pull: PullValues) -> None:
         self.pull = pull
+        self.member = ""  # the orchestrator's id, once it has said so
+        self.peers: Sequence[str] = ()  # where it says that the others are
+        self.offered: set[UUID] = set()  # of what is finished, what went out here
         self.definitions: dict[int, Definition] = {}
         self.running = 0
         self.credits = 0
@@ -103,14 +107,13 @@ class Desk:
     # -- streams
 
     def open_session(self, pull: PullValues) -> Session:
-        """Begin to serve an orchestrator: offer what is finished, and grant it its share."""
+        """Begin to serve an orchestrator: offer what is finished, and grant it its share.
+
+        Of what runs it says itself which attempts are its own.
+        """
         session = Session(pull)
-        for ref, owner in self._owners.items():
-            if owner not in self._sessions:  # its stream is gone: this one counts it now
-                self._owners[ref] = session
-                session.running += 1
         self._sessions.append(session)
-        session.outgoing.results.extend(self._finished.values())
+        self._offer(session)
         self._share()
         return session
 
@@ -118,6 +121,8 @@ class Desk:
         """Forget a stream; its attempts go on."""
         if session in self._sessions:
             self._sessions.remove(session)
+            for other in self._sessions:  # one of them may own by now what only this one was told
+                self._offer(other)
             self._share()
 
     def take(self, session: Session, frame: Incoming) -> None:
@@ -129,6 +134,8 @@ class Desk:
         for ref, token in frame.superseded:
             self._forget(ref, token)
             self._abandon(ref, token)
+        for owned in frame.owners:
+            self._own(session, owned)
         for kill in frame.kills:
             self._kill(session, kill)
         for assignment in frame.assignments:
@@ -136,6 +143,28 @@ class Desk:
         if frame.demand is not None:
             session.demand = frame.demand
             self._share()
+
+    def _own(self, session: Session, owned: Owned) -> None:
+        """Know whose an attempt is: it counts there, and its result is offered there."""
+        owner = next((each for each in self._sessions if each.member == owned.member), None)
+        running = self._running.get(owned.attempt_ref)
+        if running is not None and running.request.token == owned.token:
+            self._owners[owned.attempt_ref].running -= 1
+            # Nobody's, while there is no stream to it: the result goes to all, and then to whoever
+            # attaches.
+            self._owners[owned.attempt_ref] = owner or Session(session.pull)
+            self._owners[owned.attempt_ref].running += 1
+        finished = self._finished.get(owned.attempt_ref)
+        # Its own only where it ended after the greeting, in which it still ran.
+        told = owner is session and owned.attempt_ref in session.offered
+        if finished is not None and owner is not None and not told:
+            self._send(owner, finished)
+
+    def _offer(self, session: Session) -> None:
+        """Send all that is finished and was not sent there before."""
+        for ref, finished in self._finished.items():
+            if ref not in session.offered:
+                self._send(session, finished)
 
     # -- ending
 
@@ -290,6 +319,7 @@ class Desk:
     def _send(self, session: Session, answer: Finished | Declined) -> None:
         if isinstance(answer, Finished):
             session.outgoing.results.append(answer)
+            session.offered.add(answer.attempt_ref)
         else:
             session.outgoing.declines.append(answer)
         session.ready.set()
@@ -298,6 +328,8 @@ class Desk:
         finished = self._finished.get(ref)
         if finished is not None and finished.token <= token:
             del self._finished[ref]
+            for session in self._sessions:
+                session.offered.discard(ref)
             self._settled.set()
 
     def _abandon(self, ref: UUID, token: int) -> None:

@@ -6,8 +6,8 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +38,9 @@ class Orchestra:
     sql: psycopg.Connection
     owner: factories.User
     runner_token: str
+    service_token: str = ""
     ttl_s: float = 2.0
-    stub: ExecutionServiceAsyncStub = field(init=False)
+    stub: ExecutionServiceAsyncStub = field(init=False, repr=False)
     address: str = ""
     attach_address: str = ""
     _channels: list[grpc.aio.Channel] = field(default_factory=list)
@@ -51,6 +52,7 @@ class Orchestra:
             "QFLOW_HOME": str(self.home),
             "QFLOW_LEASE_TTL_S": str(self.ttl_s),
             "QFLOW_ORCHESTRATOR_LISTEN": "127.0.0.1:0",
+            "QFLOW_SERVICE_TOKEN": self.service_token,
         }
         stop = asyncio.Event()
         async with AsyncExitStack() as stack:
@@ -107,6 +109,13 @@ class Orchestra:
         finally:
             await db.close()
 
+    @contextmanager
+    def beside(self) -> Iterator[Orchestra]:
+        """Give another orchestrator of the same database, on a home of its own."""
+        home = Path(tempfile.mkdtemp(prefix="qfo-", dir="/tmp"))
+        yield replace(self, home=home, _channels=[])
+        shutil.rmtree(home, ignore_errors=True)
+
     def rows(self, query: str, *arguments: object) -> list[tuple[object, ...]]:
         """Ask the database as its owner."""
         return self.sql.execute(query, arguments).fetchall()
@@ -122,6 +131,7 @@ def orchestra(database: Database) -> Iterator[Orchestra]:
             sql,
             factories.user(sql),
             factories.service_token(sql, "runner", ["runner"]),
+            factories.service_token(sql, "orchestrator", ["orchestrator"]),
         )
     shutil.rmtree(home, ignore_errors=True)
 

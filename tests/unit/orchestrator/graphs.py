@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import uuid
 
-from services.orchestrator.domain.plan import Definition, NodeVersion, Plan, compile_plan
+from services.orchestrator.domain.compile import compile_plan
+from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
 
 INT = {"t": "int"}
 

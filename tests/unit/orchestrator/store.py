@@ -10,8 +10,14 @@ from uuid import UUID
 import msgspec
 
 from services.orchestrator.domain.plan import Plan
-from services.orchestrator.domain.restore import NodeRow, RunRow, restore
-from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.restore import NodeRow, RunRow, SignalRow, restore
+from services.orchestrator.domain.rows import (
+    NodeCopy,
+    NodePlaced,
+    RunChange,
+    SignalWrite,
+    Transition,
+)
 from services.orchestrator.domain.state import Failure, FileValue, Run
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
 
@@ -24,6 +30,7 @@ class Store:
         self.nodes: dict[UUID, dict[str, Any]] = {}
         self.attempts: list[Any] = []
         self.flows: list[Any] = []
+        self.signals: dict[UUID, SignalWrite] = {}
         self.outcomes: dict[UUID, list[int]] = {}  # tokens whose outcome was committed, by node
 
     def apply(self, t: Transition) -> None:
@@ -31,6 +38,8 @@ class Store:
         for row in t.run_inserts:
             assert row.id not in self.runs
             self.runs[row.id] = {**row._asdict(), "cancelled": False}
+        for placed in t.placed.values():
+            self._place(placed)
         for change in t.run_changes:
             run = self.runs[change.id]
             assert run["status"] not in RUN_FINAL, "a terminal run never changes"
@@ -53,16 +62,16 @@ class Store:
                 "output": None,
                 "cpu_us": 0,
             }
+        for signal in t.signals:
+            self._take(signal)
+        for copied in t.copies:
+            self._copy(copied)
         for done in t.completes:
             node = self._guarded(done.id, done.token)
             self.outcomes.setdefault(done.id, []).append(done.token)
-            output: object = None
-            if done.output_data is not None:
-                raw = msgspec.json.decode(done.output_data, type=dict[str, msgspec.Raw])
-                output = {name: bytes(value) for name, value in raw.items()}
             node |= {
                 "status": "completed",
-                "output": output,
+                "output": split(done.output_data),
                 "revision": done.revision,
                 "failure": None,
                 "cpu_us": done.cpu_us,
@@ -76,6 +85,7 @@ class Store:
                 self.outcomes.setdefault(moved.id, []).append(moved.token)
             node |= {
                 "status": str(moved.status),
+                "child_id": moved.child_id or node.get("child_id"),
                 "token": moved.new_token,
                 "runner": moved.runner,
                 "retry_count": moved.retry_count,
@@ -87,6 +97,51 @@ class Store:
             assert 0 <= moved.retry_count <= node["max_retries"]
         self.attempts += t.attempts
         self.flows += t.flows
+
+    def _place(self, placed: NodePlaced) -> None:
+        assert placed.id not in self.nodes
+        run = self.runs[placed.run_id]
+        assert run["status"] not in RUN_FINAL, "nothing begins in a terminal run"
+        assert not any(
+            node["run_id"] == placed.run_id and placed.node_id == node["node_id"]
+            for node in self.nodes.values()
+        ), "one row per node"
+        failure = None
+        if placed.error_type is not None:
+            failure = Failure(error_type=placed.error_type, message=placed.error_message or "")
+        self.nodes[placed.id] = {
+            **placed._asdict(),
+            "runner": None,
+            "delivery_count": 0,
+            "failure": failure,
+            "output": split(placed.output_data),
+            "cpu_us": 0,
+        }
+        if placed.status in NODE_FINAL:
+            self.outcomes.setdefault(placed.id, []).append(placed.token)
+
+    def _take(self, signal: SignalWrite) -> None:
+        earlier = self.signals.get(signal.id)
+        assert earlier is None or earlier.node_id is None, "a word is taken once"
+        self.signals[signal.id] = signal
+
+    def _copy(self, copied: NodeCopy) -> None:
+        assert copied.id not in self.nodes
+        source = self.nodes[copied.source_id]
+        assert source["status"] == "completed", "only what completed is taken over"
+        self.nodes[copied.id] = {
+            **copied._asdict(),
+            "status": "completed",
+            "token": 0,
+            "runner": None,
+            "max_retries": 0,
+            "retry_count": 0,
+            "delivery_count": 0,
+            "failure": None,
+            "output": source["output"],
+            "revision": 1,
+            "cpu_us": 0,
+        }
 
     def _guarded(self, node_id: UUID, token: int) -> dict[str, Any]:
         node = self.nodes[node_id]
@@ -110,9 +165,15 @@ class Store:
             started_at=None,
             cancel_requested_at=_SOMETIME if run["cancelled"] else None,
             deadline_at=None,
+            failure=_failure_of(run.get("change")),
         )
         nodes = [self._node_row(node) for node in self.nodes.values() if node["run_id"] == run_id]
-        return restore(plan, row, sorted(nodes, key=lambda each: each.order))
+        signals = [
+            SignalRow(each.id, each.name, each.sent_by, split_list(each.payload))
+            for each in self.signals.values()
+            if each.run_id == run_id and each.node_id is None
+        ]
+        return restore(plan, row, sorted(nodes, key=lambda each: each.order), signals)
 
     def _node_row(self, node: dict[str, Any]) -> NodeRow:
         earlier = sum(
@@ -141,7 +202,28 @@ class Store:
             container_id=None,
             started_at=None,
             completed_at=None,
+            child=node.get("child_id"),
         )
+
+
+def _failure_of(change: RunChange | None) -> tuple[str, Failure] | None:
+    if change is None or change.error_type is None:
+        return None
+    failure = Failure(error_type=change.error_type, message=change.error_message or "")
+    return change.failed_node_id or "", failure
+
+
+def split(text: str | None) -> dict[str, bytes] | None:
+    """Split an object into the texts of its values."""
+    if text is None:
+        return None
+    raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    return {name: bytes(value) for name, value in raw.items()}
+
+
+def split_list(text: str) -> tuple[bytes, ...]:
+    """Split a list into the texts of its values."""
+    return tuple(bytes(each) for each in msgspec.json.decode(text, type=list[msgspec.Raw]))
 
 
 _SOMETIME = datetime(2026, 1, 1, tzinfo=UTC)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,7 @@ from uuid import UUID
 import pytest
 
 from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.rows import (
     AckCommand,
@@ -76,6 +77,10 @@ class World:
         )  # fmt: skip
         self.submit(self.core.start(run, row, now=self.now))
 
+    def plan_of(self, run_id: UUID) -> Plan:
+        """Give the plan of a run."""
+        return self.plans[run_id]
+
     def submit(self, transitions: list[Transition]) -> None:
         self.queue.extend(transitions)
 
@@ -102,7 +107,7 @@ class World:
 
     def _assign(self, command: AssignCommand) -> None:
         run = self.core.runs.get(command.run_id)
-        record = run.records[command.place] if run else None
+        record = run.records[command.slot] if run else None
         if record is None or command.runner not in self.held:
             return
         if command.token in (record.token, record.killing):
@@ -234,7 +239,13 @@ def same(memory: Run, rows: Run) -> None:
             assert getattr(mine, name) == getattr(theirs, name), name
 
 
-def simulate(seed: int, *, steps: int = 120, world: World | None = None) -> World:
+def simulate(
+    seed: int,
+    *,
+    steps: int = 120,
+    world: World | None = None,
+    more: Sequence[tuple[Callable[[], None], int]] = (),
+) -> World:
     """Run one world; every invariant is an assertion on the way."""
     world = world or World(seed)
     for _ in range(world.chance.randint(1, 2)):
@@ -248,6 +259,7 @@ def simulate(seed: int, *, steps: int = 120, world: World | None = None) -> Worl
         (world.blink, 3),
         (world.crash, 2),
         (world.cancel, 2),
+        *more,
     ]
     names, weights = zip(*actions, strict=True)
     world.start()
@@ -272,7 +284,7 @@ def compare(world: World) -> None:
     """With nothing left to write, memory is what its rows restore to."""
     for run_id, run in world.core.runs.items():
         if run.status not in RUN_FINAL:
-            same(run, world.store.restore(run_id, world.plans[run_id]))
+            same(run, world.store.restore(run_id, world.plan_of(run_id)))
 
 
 def check_end(world: World) -> None:
@@ -307,8 +319,8 @@ def test_the_simulation_finds_a_planted_bug(monkeypatch: pytest.MonkeyPatch) -> 
 
     original = planner.stop
 
-    def forgetful(run: Run, t: Transition, *, cancel: bool, next_token: Any) -> None:
-        original(run, t, cancel=cancel, next_token=next_token)
+    def forgetful(run: Run, t: Transition, fx: Effects, *, cancel: bool) -> None:
+        original(run, t, fx, cancel=cancel)
         t.run_changes.clear()
 
     monkeypatch.setattr(planner, "stop", forgetful)

@@ -16,6 +16,7 @@ from services.runner.domain.frames import (
     Definition,
     Incoming,
     Kill,
+    Owned,
     Value,
     ValuesNotGiven,
 )
@@ -231,7 +232,7 @@ async def test_what_is_superseded_is_ended_and_never_answered(
     assert ([], []) == desk.inventory()
 
 
-async def test_an_attempt_outlives_its_stream_and_counts_for_the_next(
+async def test_an_attempt_outlives_its_stream_and_counts_for_the_one_that_says_it_is_its_own(
     desk: Desk, attempts: ScriptedAttempts
 ) -> None:
     first = desk.open_session(no_values)
@@ -239,11 +240,66 @@ async def test_an_attempt_outlives_its_stream_and_counts_for_the_next(
     await settle()
     desk.close_session(first)
     second = desk.open_session(no_values)
+    second.member = "second"
+    assert 0 == second.running
+    desk.take(second, Incoming(owners=[Owned(REF, 7, "second")]))
     assert 1 == second.running
     attempts.begun[7].set_result(Outcome())
     await settle()
     assert [7] == sent(second)
     assert 0 == second.running
+
+
+async def test_a_result_goes_to_the_owner_that_another_orchestrator_names(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    """I10, I13: whether it is still running when its run moves, or finished and sent in vain."""
+    first, second = desk.open_session(no_values), desk.open_session(no_values)
+    first.member, second.member = "first", "second"
+    for ref, token in ((REF, 7), (OTHER, 8)):
+        desk.take(first, assign(ref, token))
+    await settle()
+    attempts.begun[8].set_result(Outcome())
+    await settle()
+    assert [8] == sent(first)
+    desk.take(first, Incoming(owners=[Owned(REF, 7, "second"), Owned(OTHER, 8, "second")]))
+    assert [8] == sent(second)
+    attempts.begun[7].set_result(Outcome())
+    await settle()
+    assert ([], [7]) == (sent(first), sent(second))
+    assert (0, 0) == (first.running, second.running)
+
+
+async def test_a_result_that_comes_between_greeting_and_welcome_is_not_lost(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    """F7: its owner hangs and holds its stream; whoever took the run over is told all the same."""
+    hanging = desk.open_session(no_values)
+    hanging.member = "hanging"
+    desk.take(hanging, assign(REF, 7))
+    await settle()
+    later = desk.open_session(no_values)
+    assert [] == sent(later)
+    attempts.begun[7].set_result(Outcome())
+    await settle()
+    later.member = "later"
+    desk.take(later, Incoming(owners=[Owned(REF, 7, "later")]))
+    assert [7] == sent(later)
+    desk.take(later, Incoming(owners=[Owned(REF, 7, "later")]))
+    assert [] == sent(later)
+
+
+async def test_what_only_a_stream_that_is_lost_was_told_is_offered_to_the_others(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    first, second = desk.open_session(no_values), desk.open_session(no_values)
+    desk.take(first, assign(REF, 7))
+    await settle()
+    attempts.begun[7].set_result(Outcome())
+    await settle()
+    assert ([7], []) == (sent(first), sent(second))
+    desk.close_session(first)
+    assert [7] == sent(second)
 
 
 async def test_a_large_result_goes_to_a_file(desk: Desk, attempts: ScriptedAttempts) -> None:

@@ -99,6 +99,8 @@ class AttachResponse(_message.Message):
     SUPERSEDED_FIELD_NUMBER: _builtins.int
     KILLS_FIELD_NUMBER: _builtins.int
     DEMAND_FIELD_NUMBER: _builtins.int
+    OWNERS_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___RunnerWelcome:
         """Who the orchestrator is; in the first frame only."""
@@ -127,6 +129,14 @@ class AttachResponse(_message.Message):
     def demand(self) -> Global___RunnerDemand:
         """How much work waits, for the runner to share its slots by."""
 
+    @_builtins.property
+    def owners(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptOwner]:
+        """Whose attempts are, where that may not be known: the runner offers each to its owner."""
+
+    @_builtins.property
+    def peers(self) -> Global___RunnerPeers:
+        """Where the other orchestrators are; in the first frame and whenever that changes."""
+
     def __init__(
         self,
         *,
@@ -137,10 +147,12 @@ class AttachResponse(_message.Message):
         superseded: _abc.Iterable[Global___AttemptSuperseded] | None = ...,
         kills: _abc.Iterable[Global___AttemptKill] | None = ...,
         demand: Global___RunnerDemand | None = ...,
+        owners: _abc.Iterable[Global___AttemptOwner] | None = ...,
+        peers: Global___RunnerPeers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "peers", b"peers", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "assignments", b"assignments", "definitions", b"definitions", "demand", b"demand", "kills", b"kills", "superseded", b"superseded", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "assignments", b"assignments", "definitions", b"definitions", "demand", b"demand", "kills", b"kills", "owners", b"owners", "peers", b"peers", "superseded", b"superseded", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -733,6 +745,60 @@ class AttemptKill(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttemptKill: _TypeAlias = AttemptKill  # noqa: Y015
+
+@_typing.final
+class AttemptOwner(_message.Message):
+    """An attempt is one orchestrator's to answer for: the one that says so, or another. It goes on all the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_REF_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    MEMBER_ID_FIELD_NUMBER: _builtins.int
+    attempt_ref: _builtins.bytes
+    """The node execution's id, 16 bytes."""
+    token: _builtins.int
+    """The attempt's token."""
+    member_id: _builtins.str
+    """The member id of the owner, as its `welcome` gives it."""
+    def __init__(
+        self,
+        *,
+        attempt_ref: _builtins.bytes = ...,
+        token: _builtins.int = ...,
+        member_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_ref", b"attempt_ref", "member_id", b"member_id", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptOwner: _TypeAlias = AttemptOwner  # noqa: Y015
+
+@_typing.final
+class RunnerPeers(_message.Message):
+    """The other orchestrators of this database. A runner holds a stream to each that it can reach."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their addresses for runners, as gRPC takes them."""
+
+    def __init__(
+        self,
+        *,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunnerPeers: _TypeAlias = RunnerPeers  # noqa: Y015
 
 @_typing.final
 class RunnerDemand(_message.Message):

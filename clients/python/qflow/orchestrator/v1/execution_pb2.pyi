@@ -3,10 +3,12 @@
 isort:skip_file
 Executions: durable runs of workflows."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -138,6 +140,62 @@ NODE_EXECUTION_STATUS_CANCELLED: NodeExecutionStatus.ValueType  # 9
 NODE_EXECUTION_STATUS_QUARANTINED: NodeExecutionStatus.ValueType  # 10
 """It took its runners with it too often and is kept apart."""
 Global___NodeExecutionStatus: _TypeAlias = NodeExecutionStatus  # noqa: Y015
+
+class _BusinessKeyConflictPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BusinessKeyConflictPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BusinessKeyConflictPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUSINESS_KEY_CONFLICT_POLICY_UNSPECIFIED: _BusinessKeyConflictPolicy.ValueType  # 0
+    """FAIL."""
+    BUSINESS_KEY_CONFLICT_POLICY_FAIL: _BusinessKeyConflictPolicy.ValueType  # 1
+    """Refuses the start and names the open run."""
+    BUSINESS_KEY_CONFLICT_POLICY_USE_EXISTING: _BusinessKeyConflictPolicy.ValueType  # 2
+    """Answers with the open run, whatever it was started with."""
+    BUSINESS_KEY_CONFLICT_POLICY_CANCEL_EXISTING: _BusinessKeyConflictPolicy.ValueType  # 3
+    """Asks the open run to stop and starts another, which does not wait for the end of the first. Not with REJECT."""
+
+class BusinessKeyConflictPolicy(_BusinessKeyConflictPolicy, metaclass=_BusinessKeyConflictPolicyEnumTypeWrapper):
+    """What a start does while a run with its business key is open."""
+
+BUSINESS_KEY_CONFLICT_POLICY_UNSPECIFIED: BusinessKeyConflictPolicy.ValueType  # 0
+"""FAIL."""
+BUSINESS_KEY_CONFLICT_POLICY_FAIL: BusinessKeyConflictPolicy.ValueType  # 1
+"""Refuses the start and names the open run."""
+BUSINESS_KEY_CONFLICT_POLICY_USE_EXISTING: BusinessKeyConflictPolicy.ValueType  # 2
+"""Answers with the open run, whatever it was started with."""
+BUSINESS_KEY_CONFLICT_POLICY_CANCEL_EXISTING: BusinessKeyConflictPolicy.ValueType  # 3
+"""Asks the open run to stop and starts another, which does not wait for the end of the first. Not with REJECT."""
+Global___BusinessKeyConflictPolicy: _TypeAlias = BusinessKeyConflictPolicy  # noqa: Y015
+
+class _BusinessKeyReusePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BusinessKeyReusePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BusinessKeyReusePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUSINESS_KEY_REUSE_POLICY_UNSPECIFIED: _BusinessKeyReusePolicy.ValueType  # 0
+    """ALLOW."""
+    BUSINESS_KEY_REUSE_POLICY_ALLOW: _BusinessKeyReusePolicy.ValueType  # 1
+    """Starts another run."""
+    BUSINESS_KEY_REUSE_POLICY_ALLOW_IF_FAILED: _BusinessKeyReusePolicy.ValueType  # 2
+    """Starts another run unless one of them completed: they failed or were cancelled."""
+    BUSINESS_KEY_REUSE_POLICY_REJECT: _BusinessKeyReusePolicy.ValueType  # 3
+    """Refuses the start and names the last of them."""
+
+class BusinessKeyReusePolicy(_BusinessKeyReusePolicy, metaclass=_BusinessKeyReusePolicyEnumTypeWrapper):
+    """What a start does when runs with its business key are over."""
+
+BUSINESS_KEY_REUSE_POLICY_UNSPECIFIED: BusinessKeyReusePolicy.ValueType  # 0
+"""ALLOW."""
+BUSINESS_KEY_REUSE_POLICY_ALLOW: BusinessKeyReusePolicy.ValueType  # 1
+"""Starts another run."""
+BUSINESS_KEY_REUSE_POLICY_ALLOW_IF_FAILED: BusinessKeyReusePolicy.ValueType  # 2
+"""Starts another run unless one of them completed: they failed or were cancelled."""
+BUSINESS_KEY_REUSE_POLICY_REJECT: BusinessKeyReusePolicy.ValueType  # 3
+"""Refuses the start and names the last of them."""
+Global___BusinessKeyReusePolicy: _TypeAlias = BusinessKeyReusePolicy  # noqa: Y015
 
 @_typing.final
 class FileRef(_message.Message):
@@ -289,6 +347,26 @@ class Execution(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_VERSION_FIELD_NUMBER: _builtins.int
@@ -307,6 +385,15 @@ class Execution(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     CANCEL_TIME_FIELD_NUMBER: _builtins.int
     DEADLINE_TIME_FIELD_NUMBER: _builtins.int
+    BUSINESS_KEY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    SCHEDULED_START_TIME_FIELD_NUMBER: _builtins.int
+    PARENT_EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    RELATION_FIELD_NUMBER: _builtins.int
+    NODE_VERSION_ID_FIELD_NUMBER: _builtins.int
+    PYTHON_VERSION_FIELD_NUMBER: _builtins.int
+    CONTAINER_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID, set by the server; ids grow with time."""
     workflow_id: _builtins.str
@@ -328,6 +415,20 @@ class Execution(_message.Message):
     """The request id it was started with; may be empty."""
     created_by: _builtins.str
     """The user who started it."""
+    business_key: _builtins.str
+    """The business key it was started with; may be empty."""
+    priority: _builtins.int
+    """Where runners are short, higher goes first."""
+    parent_execution_id: _builtins.str
+    """The run that it was made from; empty unless it was."""
+    relation: _builtins.str
+    """How it came from there: `retry`, `rerun`, `fork`, `sub_workflow`, …; empty unless it did."""
+    node_version_id: _builtins.str
+    """Of a run of one node without a workflow: the version of that node. `workflow_id` and `workflow_version` are unset then."""
+    python_version: _builtins.str
+    """The Python of its first node: `3.11`."""
+    container_id: _builtins.str
+    """The sandbox of the node that failed, else of the one that ended last, a container's id; known once a node has ended."""
     @_builtins.property
     def output_file(self) -> Global___FileRef:
         """Not set by this version: reserved for outputs above 1 MiB, which fail with `output_too_large` today."""
@@ -364,6 +465,14 @@ class Execution(_message.Message):
     def deadline_time(self) -> _timestamp_pb2.Timestamp:
         """When it fails by itself; absent without a limit."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The labels it was started with."""
+
+    @_builtins.property
+    def scheduled_start_time(self) -> _timestamp_pb2.Timestamp:
+        """Not before when it was to start; absent unless a time was given."""
+
     def __init__(
         self,
         *,
@@ -385,10 +494,19 @@ class Execution(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         cancel_time: _timestamp_pb2.Timestamp | None = ...,
         deadline_time: _timestamp_pb2.Timestamp | None = ...,
+        business_key: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        priority: _builtins.int = ...,
+        scheduled_start_time: _timestamp_pb2.Timestamp | None = ...,
+        parent_execution_id: _builtins.str = ...,
+        relation: _builtins.str = ...,
+        node_version_id: _builtins.str = ...,
+        python_version: _builtins.str = ...,
+        container_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_time", b"cancel_time", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "error", b"error", "node_counts", b"node_counts", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_time", b"cancel_time", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "error", b"error", "node_counts", b"node_counts", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "scheduled_start_time", b"scheduled_start_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_time", b"cancel_time", "create_time", b"create_time", "created_by", b"created_by", "deadline_time", b"deadline_time", "end_time", b"end_time", "error", b"error", "id", b"id", "input_json", b"input_json", "node_counts", b"node_counts", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "request_id", b"request_id", "resource_usage", b"resource_usage", "revision", b"revision", "start_time", b"start_time", "status", b"status", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["business_key", b"business_key", "cancel_time", b"cancel_time", "container_id", b"container_id", "create_time", b"create_time", "created_by", b"created_by", "deadline_time", b"deadline_time", "end_time", b"end_time", "error", b"error", "id", b"id", "input_json", b"input_json", "labels", b"labels", "node_counts", b"node_counts", "node_version_id", b"node_version_id", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "parent_execution_id", b"parent_execution_id", "priority", b"priority", "python_version", b"python_version", "relation", b"relation", "request_id", b"request_id", "resource_usage", b"resource_usage", "revision", b"revision", "scheduled_start_time", b"scheduled_start_time", "start_time", b"start_time", "status", b"status", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["output_json", "output_file"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
@@ -422,6 +540,8 @@ class NodeExecution(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     DUE_TIME_FIELD_NUMBER: _builtins.int
+    CHILD_EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    COPIED_FROM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID; empty while the node is pending and has no row."""
     execution_id: _builtins.str
@@ -450,6 +570,10 @@ class NodeExecution(_message.Message):
     """The end of what its last attempt wrote to standard output; at most 8 KiB."""
     stderr_tail: _builtins.str
     """The end of what its last attempt wrote to standard error; at most 8 KiB."""
+    child_execution_id: _builtins.str
+    """Of a sub-workflow: the execution that runs it. Else empty."""
+    copied_from: _builtins.str
+    """Of a result that was taken over from the run's parent: the node execution that gave it, which may be gone. Else empty."""
     @_builtins.property
     def output_file(self) -> Global___FileRef:
         """The same as a file, when the values are larger than 64 KiB in sum."""
@@ -497,10 +621,12 @@ class NodeExecution(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         due_time: _timestamp_pb2.Timestamp | None = ...,
+        child_execution_id: _builtins.str = ...,
+        copied_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "end_time", b"end_time", "error", b"error", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "definition_node_id", b"definition_node_id", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "execution_id", b"execution_id", "execution_order", b"execution_order", "id", b"id", "max_retries", b"max_retries", "node_id", b"node_id", "node_version_id", b"node_version_id", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "retry_count", b"retry_count", "revision", b"revision", "start_time", b"start_time", "status", b"status", "stderr_tail", b"stderr_tail", "stdout_tail", b"stdout_tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_execution_id", b"child_execution_id", "container_id", b"container_id", "copied_from", b"copied_from", "definition_node_id", b"definition_node_id", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "execution_id", b"execution_id", "execution_order", b"execution_order", "id", b"id", "max_retries", b"max_retries", "node_id", b"node_id", "node_version_id", b"node_version_id", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "retry_count", b"retry_count", "revision", b"revision", "start_time", b"start_time", "status", b"status", "stderr_tail", b"stderr_tail", "stdout_tail", b"stdout_tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["output_json", "output_file"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015

@@ -24,17 +24,20 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 from qflow.orchestrator.v1 import execution_pb2 as qflow_dot_orchestrator_dot_v1_dot_execution__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-qflow/orchestrator/v1/execution_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18qflow/auth/v1/auth.proto\x1a%qflow/orchestrator/v1/execution.proto\"\xd4\x01\n\x15StartExecutionRequest\x12\x1d\n\x0bworkflow_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x10workflow_version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\ninput_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x39\n\x0eworkflow_alias\x18\x05 \x01(\tB!\xbaH\x1er\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\xd8\x01\x01\"M\n\x16StartExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\"s\n\x13GetExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12<\n\x04view\x18\x02 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"K\n\x14GetExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\"\xc0\x01\n\x15ListExecutionsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12 \n\x0bworkflow_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12K\n\x08statuses\x18\x04 \x03(\x0e\x32&.qflow.orchestrator.v1.ExecutionStatusB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07\x82\x01\x04\x10\x01 \x00\"g\n\x16ListExecutionsResponse\x12\x34\n\nexecutions\x18\x01 \x03(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb3\x01\n\x19ListNodeExecutionsRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12<\n\x04view\x18\x04 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"t\n\x1aListNodeExecutionsResponse\x12=\n\x0fnode_executions\x18\x01 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xae\x01\n\x14WaitExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x38\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<2\x00\x12<\n\x04view\x18\x03 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"Z\n\x15WaitExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"X\n\x15WatchExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\x95\x02\n\x16WatchExecutionResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x38\n\x08snapshot\x18\x02 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchSnapshotH\x00\x12\x38\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchBookmarkH\x00\x12\x32\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32!.qflow.orchestrator.v1.WatchDeltaH\x00\x12\x38\n\x08progress\x18\x05 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchProgressH\x00\x42\x07\n\x05\x65vent\"\x83\x01\n\rWatchSnapshot\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12=\n\x0fnode_executions\x18\x02 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"\x0f\n\rWatchBookmark\"\x80\x01\n\nWatchDelta\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12=\n\x0fnode_executions\x18\x02 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"\x0f\n\rWatchProgress\"8\n\x16\x43\x61ncelExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"N\n\x17\x43\x61ncelExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution2\xd9\t\n\x10\x45xecutionService\x12\xa7\x01\n\x0eStartExecution\x12,.qflow.orchestrator.v1.StartExecutionRequest\x1a-.qflow.orchestrator.v1.StartExecutionResponse\"8\xea\xe0\x18\x34\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x17\n\x0bworkflow_id\x12\x08workflow(\x01\x12\xa6\x01\n\x0cGetExecution\x12*.qflow.orchestrator.v1.GetExecutionRequest\x1a+.qflow.orchestrator.v1.GetExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xaa\x01\n\x0eListExecutions\x12,.qflow.orchestrator.v1.ListExecutionsRequest\x1a-.qflow.orchestrator.v1.ListExecutionsResponse\";\x90\x02\x01\xea\xe0\x18\x34\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x17\n\x0bworkflow_id\x12\x08workflow(\x02\x12\xb8\x01\n\x12ListNodeExecutions\x12\x30.qflow.orchestrator.v1.ListNodeExecutionsRequest\x1a\x31.qflow.orchestrator.v1.ListNodeExecutionsResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xa9\x01\n\rWaitExecution\x12+.qflow.orchestrator.v1.WaitExecutionRequest\x1a,.qflow.orchestrator.v1.WaitExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xae\x01\n\x0eWatchExecution\x12,.qflow.orchestrator.v1.WatchExecutionRequest\x1a-.qflow.orchestrator.v1.WatchExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x30\x01\x12\xac\x01\n\x0f\x43\x61ncelExecution\x12-.qflow.orchestrator.v1.CancelExecutionRequest\x1a..qflow.orchestrator.v1.CancelExecutionResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-qflow/orchestrator/v1/execution_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\x1a%qflow/orchestrator/v1/execution.proto\"\x93\x06\n\x15StartExecutionRequest\x12\x1d\n\x0bworkflow_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x10workflow_version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\ninput_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x39\n\x0eworkflow_alias\x18\x05 \x01(\tB!\xbaH\x1er\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\xd8\x01\x01\x12%\n\x0c\x62usiness_key\x18\x06 \x01(\tB\n\xbaH\x07r\x05\x10\x01(\x80\x01H\x00\x88\x01\x01\x12Y\n\x15\x62usiness_key_conflict\x18\x07 \x01(\x0e\x32\x30.qflow.orchestrator.v1.BusinessKeyConflictPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12S\n\x12\x62usiness_key_reuse\x18\x08 \x01(\x0e\x32-.qflow.orchestrator.v1.BusinessKeyReusePolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12x\n\x06labels\x18\t \x03(\x0b\x32\x38.qflow.orchestrator.v1.StartExecutionRequest.LabelsEntryB.\xbaH+\x9a\x01(\x10@\"\x1dr\x1b\x32\x19^[a-z][a-z0-9_./-]{0,62}$*\x05r\x03(\x80\x02\x12\x15\n\rvalidate_only\x18\n \x01(\x08\x12.\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x08priority\x18\x0c \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01\x12?\n\x07timeout\x18\r \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\x08\x80\x8a\x8a\x0f\x32\x04\x10\xc0\x84=\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_business_key\"_\n\x16StartExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x10\n\x08\x65xisting\x18\x02 \x01(\x08\"s\n\x13GetExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12<\n\x04view\x18\x02 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"K\n\x14GetExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\"\xa0\x02\n\x15ListExecutionsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12 \n\x0bworkflow_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12K\n\x08statuses\x18\x04 \x03(\x0e\x32&.qflow.orchestrator.v1.ExecutionStatusB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07\x82\x01\x04\x10\x01 \x00\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\x12\x10\n\x08order_by\x18\x06 \x01(\t\x12<\n\x04view\x18\x07 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"g\n\x16ListExecutionsResponse\x12\x34\n\nexecutions\x18\x01 \x03(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb3\x01\n\x19ListNodeExecutionsRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12<\n\x04view\x18\x04 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"t\n\x1aListNodeExecutionsResponse\x12=\n\x0fnode_executions\x18\x01 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xae\x01\n\x14WaitExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x38\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<2\x00\x12<\n\x04view\x18\x03 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"Z\n\x15WaitExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"X\n\x15WatchExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\x95\x02\n\x16WatchExecutionResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x38\n\x08snapshot\x18\x02 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchSnapshotH\x00\x12\x38\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchBookmarkH\x00\x12\x32\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32!.qflow.orchestrator.v1.WatchDeltaH\x00\x12\x38\n\x08progress\x18\x05 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchProgressH\x00\x42\x07\n\x05\x65vent\"\x83\x01\n\rWatchSnapshot\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12=\n\x0fnode_executions\x18\x02 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"\x0f\n\rWatchBookmark\"\x80\x01\n\nWatchDelta\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12=\n\x0fnode_executions\x18\x02 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"\x0f\n\rWatchProgress\"8\n\x16\x43\x61ncelExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"N\n\x17\x43\x61ncelExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution2\xd9\t\n\x10\x45xecutionService\x12\xa7\x01\n\x0eStartExecution\x12,.qflow.orchestrator.v1.StartExecutionRequest\x1a-.qflow.orchestrator.v1.StartExecutionResponse\"8\xea\xe0\x18\x34\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x17\n\x0bworkflow_id\x12\x08workflow(\x01\x12\xa6\x01\n\x0cGetExecution\x12*.qflow.orchestrator.v1.GetExecutionRequest\x1a+.qflow.orchestrator.v1.GetExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xaa\x01\n\x0eListExecutions\x12,.qflow.orchestrator.v1.ListExecutionsRequest\x1a-.qflow.orchestrator.v1.ListExecutionsResponse\";\x90\x02\x01\xea\xe0\x18\x34\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x17\n\x0bworkflow_id\x12\x08workflow(\x02\x12\xb8\x01\n\x12ListNodeExecutions\x12\x30.qflow.orchestrator.v1.ListNodeExecutionsRequest\x1a\x31.qflow.orchestrator.v1.ListNodeExecutionsResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xa9\x01\n\rWaitExecution\x12+.qflow.orchestrator.v1.WaitExecutionRequest\x1a,.qflow.orchestrator.v1.WaitExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xae\x01\n\x0eWatchExecution\x12,.qflow.orchestrator.v1.WatchExecutionRequest\x1a-.qflow.orchestrator.v1.WatchExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x30\x01\x12\xac\x01\n\x0f\x43\x61ncelExecution\x12-.qflow.orchestrator.v1.CancelExecutionRequest\x1a..qflow.orchestrator.v1.CancelExecutionResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qflow.orchestrator.v1.execution_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_STARTEXECUTIONREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_STARTEXECUTIONREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_STARTEXECUTIONREQUEST'].fields_by_name['workflow_id']._loaded_options = None
   _globals['_STARTEXECUTIONREQUEST'].fields_by_name['workflow_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_STARTEXECUTIONREQUEST'].fields_by_name['workflow_version']._loaded_options = None
@@ -45,6 +48,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTEXECUTIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_STARTEXECUTIONREQUEST'].fields_by_name['workflow_alias']._loaded_options = None
   _globals['_STARTEXECUTIONREQUEST'].fields_by_name['workflow_alias']._serialized_options = b'\272H\036r\0312\027^[a-z][a-z0-9_-]{0,62}$\330\001\001'
+  _globals['_STARTEXECUTIONREQUEST'].fields_by_name['business_key']._loaded_options = None
+  _globals['_STARTEXECUTIONREQUEST'].fields_by_name['business_key']._serialized_options = b'\272H\007r\005\020\001(\200\001'
+  _globals['_STARTEXECUTIONREQUEST'].fields_by_name['business_key_conflict']._loaded_options = None
+  _globals['_STARTEXECUTIONREQUEST'].fields_by_name['business_key_conflict']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_STARTEXECUTIONREQUEST'].fields_by_name['business_key_reuse']._loaded_options = None
+  _globals['_STARTEXECUTIONREQUEST'].fields_by_name['business_key_reuse']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_STARTEXECUTIONREQUEST'].fields_by_name['labels']._loaded_options = None
+  _globals['_STARTEXECUTIONREQUEST'].fields_by_name['labels']._serialized_options = b'\272H+\232\001(\020@\"\035r\0332\031^[a-z][a-z0-9_./-]{0,62}$*\005r\003(\200\002'
+  _globals['_STARTEXECUTIONREQUEST'].fields_by_name['priority']._loaded_options = None
+  _globals['_STARTEXECUTIONREQUEST'].fields_by_name['priority']._serialized_options = b'\272H\017\032\r\030d(\234\377\377\377\377\377\377\377\377\001'
+  _globals['_STARTEXECUTIONREQUEST'].fields_by_name['timeout']._loaded_options = None
+  _globals['_STARTEXECUTIONREQUEST'].fields_by_name['timeout']._serialized_options = b'\272H\020\252\001\r\"\005\010\200\212\212\0172\004\020\300\204='
   _globals['_GETEXECUTIONREQUEST'].fields_by_name['execution_id']._loaded_options = None
   _globals['_GETEXECUTIONREQUEST'].fields_by_name['execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_GETEXECUTIONREQUEST'].fields_by_name['view']._loaded_options = None
@@ -57,6 +72,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTEXECUTIONSREQUEST'].fields_by_name['workflow_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_LISTEXECUTIONSREQUEST'].fields_by_name['statuses']._loaded_options = None
   _globals['_LISTEXECUTIONSREQUEST'].fields_by_name['statuses']._serialized_options = b'\272H\016\222\001\013\020\020\"\007\202\001\004\020\001 \000'
+  _globals['_LISTEXECUTIONSREQUEST'].fields_by_name['view']._loaded_options = None
+  _globals['_LISTEXECUTIONSREQUEST'].fields_by_name['view']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_LISTNODEEXECUTIONSREQUEST'].fields_by_name['execution_id']._loaded_options = None
   _globals['_LISTNODEEXECUTIONSREQUEST'].fields_by_name['execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_LISTNODEEXECUTIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -91,42 +108,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTIONSERVICE'].methods_by_name['WatchExecution']._serialized_options = b'\220\002\001\352\340\0306\n\001\002\022\003\001\002\003\032\017executions:read\"\031\n\014execution_id\022\texecution(\001'
   _globals['_EXECUTIONSERVICE'].methods_by_name['CancelExecution']._loaded_options = None
   _globals['_EXECUTIONSERVICE'].methods_by_name['CancelExecution']._serialized_options = b'\352\340\0306\n\001\002\022\002\002\003\032\020executions:write\"\031\n\014execution_id\022\texecution(\001'
-  _globals['_STARTEXECUTIONREQUEST']._serialized_start=199
-  _globals['_STARTEXECUTIONREQUEST']._serialized_end=411
-  _globals['_STARTEXECUTIONRESPONSE']._serialized_start=413
-  _globals['_STARTEXECUTIONRESPONSE']._serialized_end=490
-  _globals['_GETEXECUTIONREQUEST']._serialized_start=492
-  _globals['_GETEXECUTIONREQUEST']._serialized_end=607
-  _globals['_GETEXECUTIONRESPONSE']._serialized_start=609
-  _globals['_GETEXECUTIONRESPONSE']._serialized_end=684
-  _globals['_LISTEXECUTIONSREQUEST']._serialized_start=687
-  _globals['_LISTEXECUTIONSREQUEST']._serialized_end=879
-  _globals['_LISTEXECUTIONSRESPONSE']._serialized_start=881
-  _globals['_LISTEXECUTIONSRESPONSE']._serialized_end=984
-  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_start=987
-  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_end=1166
-  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_start=1168
-  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_end=1284
-  _globals['_WAITEXECUTIONREQUEST']._serialized_start=1287
-  _globals['_WAITEXECUTIONREQUEST']._serialized_end=1461
-  _globals['_WAITEXECUTIONRESPONSE']._serialized_start=1463
-  _globals['_WAITEXECUTIONRESPONSE']._serialized_end=1553
-  _globals['_WATCHEXECUTIONREQUEST']._serialized_start=1555
-  _globals['_WATCHEXECUTIONREQUEST']._serialized_end=1643
-  _globals['_WATCHEXECUTIONRESPONSE']._serialized_start=1646
-  _globals['_WATCHEXECUTIONRESPONSE']._serialized_end=1923
-  _globals['_WATCHSNAPSHOT']._serialized_start=1926
-  _globals['_WATCHSNAPSHOT']._serialized_end=2057
-  _globals['_WATCHBOOKMARK']._serialized_start=2059
-  _globals['_WATCHBOOKMARK']._serialized_end=2074
-  _globals['_WATCHDELTA']._serialized_start=2077
-  _globals['_WATCHDELTA']._serialized_end=2205
-  _globals['_WATCHPROGRESS']._serialized_start=2207
-  _globals['_WATCHPROGRESS']._serialized_end=2222
-  _globals['_CANCELEXECUTIONREQUEST']._serialized_start=2224
-  _globals['_CANCELEXECUTIONREQUEST']._serialized_end=2280
-  _globals['_CANCELEXECUTIONRESPONSE']._serialized_start=2282
-  _globals['_CANCELEXECUTIONRESPONSE']._serialized_end=2360
-  _globals['_EXECUTIONSERVICE']._serialized_start=2363
-  _globals['_EXECUTIONSERVICE']._serialized_end=3604
+  _globals['_STARTEXECUTIONREQUEST']._serialized_start=232
+  _globals['_STARTEXECUTIONREQUEST']._serialized_end=1019
+  _globals['_STARTEXECUTIONREQUEST_LABELSENTRY']._serialized_start=957
+  _globals['_STARTEXECUTIONREQUEST_LABELSENTRY']._serialized_end=1002
+  _globals['_STARTEXECUTIONRESPONSE']._serialized_start=1021
+  _globals['_STARTEXECUTIONRESPONSE']._serialized_end=1116
+  _globals['_GETEXECUTIONREQUEST']._serialized_start=1118
+  _globals['_GETEXECUTIONREQUEST']._serialized_end=1233
+  _globals['_GETEXECUTIONRESPONSE']._serialized_start=1235
+  _globals['_GETEXECUTIONRESPONSE']._serialized_end=1310
+  _globals['_LISTEXECUTIONSREQUEST']._serialized_start=1313
+  _globals['_LISTEXECUTIONSREQUEST']._serialized_end=1601
+  _globals['_LISTEXECUTIONSRESPONSE']._serialized_start=1603
+  _globals['_LISTEXECUTIONSRESPONSE']._serialized_end=1706
+  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_start=1709
+  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_end=1888
+  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_start=1890
+  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_end=2006
+  _globals['_WAITEXECUTIONREQUEST']._serialized_start=2009
+  _globals['_WAITEXECUTIONREQUEST']._serialized_end=2183
+  _globals['_WAITEXECUTIONRESPONSE']._serialized_start=2185
+  _globals['_WAITEXECUTIONRESPONSE']._serialized_end=2275
+  _globals['_WATCHEXECUTIONREQUEST']._serialized_start=2277
+  _globals['_WATCHEXECUTIONREQUEST']._serialized_end=2365
+  _globals['_WATCHEXECUTIONRESPONSE']._serialized_start=2368
+  _globals['_WATCHEXECUTIONRESPONSE']._serialized_end=2645
+  _globals['_WATCHSNAPSHOT']._serialized_start=2648
+  _globals['_WATCHSNAPSHOT']._serialized_end=2779
+  _globals['_WATCHBOOKMARK']._serialized_start=2781
+  _globals['_WATCHBOOKMARK']._serialized_end=2796
+  _globals['_WATCHDELTA']._serialized_start=2799
+  _globals['_WATCHDELTA']._serialized_end=2927
+  _globals['_WATCHPROGRESS']._serialized_start=2929
+  _globals['_WATCHPROGRESS']._serialized_end=2944
+  _globals['_CANCELEXECUTIONREQUEST']._serialized_start=2946
+  _globals['_CANCELEXECUTIONREQUEST']._serialized_end=3002
+  _globals['_CANCELEXECUTIONRESPONSE']._serialized_start=3004
+  _globals['_CANCELEXECUTIONRESPONSE']._serialized_end=3082
+  _globals['_EXECUTIONSERVICE']._serialized_start=3085
+  _globals['_EXECUTIONSERVICE']._serialized_end=4326
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from qflow.orchestrator.v1 import execution_pb2 as _execution_pb2
 import builtins as _builtins
@@ -26,11 +27,39 @@ class StartExecutionRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_VERSION_FIELD_NUMBER: _builtins.int
     INPUT_JSON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_ALIAS_FIELD_NUMBER: _builtins.int
+    BUSINESS_KEY_FIELD_NUMBER: _builtins.int
+    BUSINESS_KEY_CONFLICT_FIELD_NUMBER: _builtins.int
+    BUSINESS_KEY_REUSE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """The workflow's id."""
     workflow_version: _builtins.int
@@ -45,6 +74,38 @@ class StartExecutionRequest(_message.Message):
     """An alias of the workflow, in place of a version: both are refused. Empty to go without. The run takes the version that the alias stands
     for when the run is committed, and says which.
     """
+    business_key: _builtins.str
+    """What the run is about, in the caller's words: an order's number. At most 128 bytes. Of one workflow in one tenant, one
+    open run has it; the policies below say what a further start does.
+    """
+    business_key_conflict: _execution_pb2.BusinessKeyConflictPolicy.ValueType
+    """What to do when a run with the same business key is open and was not asked to stop; FAIL by default."""
+    business_key_reuse: _execution_pb2.BusinessKeyReusePolicy.ValueType
+    """What to do when runs with the same business key are over; ALLOW by default. Runs that retention has removed are
+    not known any more.
+    """
+    validate_only: _builtins.bool
+    """Checks everything and stores nothing: the answer is the run as it would be accepted, without an id."""
+    priority: _builtins.int
+    """From -100 to 100, 0 by default: where runners are short, nodes of runs with a higher one are given out first; runs of
+    equal priority take turns.
+    """
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """For finding the run again: at most 64; keys of lower-case letters, digits and `_ . / -`, values of at most 256 bytes."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Not before this moment, at most 366 days ahead: the run stays pending until then, over restarts too, and can be
+        cancelled. It takes the versions and variables that stand when it is accepted. A moment that has passed is now.
+        """
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """The longest the run may take from its start; then it fails with `deadline_exceeded`. Where the workflow's own limit is
+        shorter, that holds. At least a millisecond.
+        """
+
     def __init__(
         self,
         *,
@@ -53,12 +114,22 @@ class StartExecutionRequest(_message.Message):
         input_json: _builtins.str = ...,
         request_id: _builtins.str = ...,
         workflow_alias: _builtins.str = ...,
+        business_key: _builtins.str | None = ...,
+        business_key_conflict: _execution_pb2.BusinessKeyConflictPolicy.ValueType = ...,
+        business_key_reuse: _execution_pb2.BusinessKeyReusePolicy.ValueType = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        validate_only: _builtins.bool = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        priority: _builtins.int = ...,
+        timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_business_key", b"_business_key", "business_key", b"business_key", "start_time", b"start_time", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_json", b"input_json", "request_id", b"request_id", "workflow_alias", b"workflow_alias", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_business_key", b"_business_key", "business_key", b"business_key", "business_key_conflict", b"business_key_conflict", "business_key_reuse", b"business_key_reuse", "input_json", b"input_json", "labels", b"labels", "priority", b"priority", "request_id", b"request_id", "start_time", b"start_time", "timeout", b"timeout", "validate_only", b"validate_only", "workflow_alias", b"workflow_alias", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__business_key: _TypeAlias = _typing.Literal["business_key"]  # noqa: Y015
+    _WhichOneofArgType__business_key: _TypeAlias = _typing.Literal["_business_key", b"_business_key"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__business_key) -> _WhichOneofReturnType__business_key | None: ...
 
 Global___StartExecutionRequest: _TypeAlias = StartExecutionRequest  # noqa: Y015
 
@@ -69,6 +140,9 @@ class StartExecutionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXECUTION_FIELD_NUMBER: _builtins.int
+    EXISTING_FIELD_NUMBER: _builtins.int
+    existing: _builtins.bool
+    """Whether it was there before: started with the same request id, or open with the same business key."""
     @_builtins.property
     def execution(self) -> _execution_pb2.Execution:
         """The run in the BASIC view, as it stood when the call was answered."""
@@ -77,10 +151,11 @@ class StartExecutionResponse(_message.Message):
         self,
         *,
         execution: _execution_pb2.Execution | None = ...,
+        existing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution", "existing", b"existing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -146,12 +221,24 @@ class ListExecutionsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     STATUSES_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
     """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
     workflow_id: _builtins.str
     """Only runs of this workflow; empty for all."""
+    filter: _builtins.str
+    """Only runs that the filter lets through, at most 2,000 characters of docs/lists.md's language. Fields: `status`, `workflow`,
+    `node_version`, `owner`, `business_key`, `relation`, `parent`, `error_type`, `failed_node`, `priority`, `create_time`,
+    `start_time`, `end_time`, and `labels.` with a key. A word finds runs whose error message has it.
+    """
+    order_by: _builtins.str
+    """`create_time desc` by default; `create_time`, or `end_time`, which lists runs that are over alone, each alone or with `asc` or `desc`."""
+    view: _execution_pb2.ExecutionView.ValueType
+    """FULL adds input, output and trace; BASIC by default."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[_execution_pb2.ExecutionStatus.ValueType]:
         """Only runs with one of these statuses; empty for all."""
@@ -163,10 +250,13 @@ class ListExecutionsRequest(_message.Message):
         page_token: _builtins.str = ...,
         workflow_id: _builtins.str = ...,
         statuses: _abc.Iterable[_execution_pb2.ExecutionStatus.ValueType] | None = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
+        view: _execution_pb2.ExecutionView.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "statuses", b"statuses", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "statuses", b"statuses", "view", b"view", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,7 +274,7 @@ class ListExecutionsResponse(_message.Message):
     """For the next page; empty at the end."""
     @_builtins.property
     def executions(self) -> _containers.RepeatedCompositeFieldContainer[_execution_pb2.Execution]:
-        """The runs in the BASIC view, newest first."""
+        """The runs, in the BASIC view unless FULL was asked for, newest first unless another order was."""
 
     def __init__(
         self,

@@ -83,8 +83,9 @@ class ExecutionServiceServicer:
         FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node that floats or a variable no longer fits
         (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable is not there (`VARIABLE_MISSING`) or all are too
         large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for inputs that do not fit, ALREADY_EXISTS
-        (`REQUEST_ID_REUSED`) when the request id was used with another body, RESOURCE_EXHAUSTED with RetryInfo when the
-        journal is full.
+        (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of the run that has the business
+        key where its policies refuse another (`BUSINESS_KEY_IN_USE`, `BUSINESS_KEY_USED`), RESOURCE_EXHAUSTED with RetryInfo
+        when the journal is full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,7 +99,7 @@ class ExecutionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListExecutions(self, request, context):
-        """Lists the runs the caller may read, newest first.
+        """Lists the runs the caller may read, by filter and order; newest first by default.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,13 +40,14 @@ class ExecutionServiceStub:
     FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node that floats or a variable no longer fits
     (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable is not there (`VARIABLE_MISSING`) or all are too
     large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for inputs that do not fit, ALREADY_EXISTS
-    (`REQUEST_ID_REUSED`) when the request id was used with another body, RESOURCE_EXHAUSTED with RetryInfo when the
-    journal is full.
+    (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of the run that has the business
+    key where its policies refuse another (`BUSINESS_KEY_IN_USE`, `BUSINESS_KEY_USED`), RESOURCE_EXHAUSTED with RetryInfo
+    when the journal is full.
     """
     GetExecution: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.GetExecutionRequest, _execution_service_pb2.GetExecutionResponse]
     """Gives one run as it stands."""
     ListExecutions: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.ListExecutionsRequest, _execution_service_pb2.ListExecutionsResponse]
-    """Lists the runs the caller may read, newest first."""
+    """Lists the runs the caller may read, by filter and order; newest first by default."""
     ListNodeExecutions: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.ListNodeExecutionsRequest, _execution_service_pb2.ListNodeExecutionsResponse]
     """Lists the nodes of a run in the order of its definition, the pending ones included."""
     WaitExecution: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.WaitExecutionRequest, _execution_service_pb2.WaitExecutionResponse]
@@ -77,13 +78,14 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
     FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node that floats or a variable no longer fits
     (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable is not there (`VARIABLE_MISSING`) or all are too
     large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for inputs that do not fit, ALREADY_EXISTS
-    (`REQUEST_ID_REUSED`) when the request id was used with another body, RESOURCE_EXHAUSTED with RetryInfo when the
-    journal is full.
+    (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of the run that has the business
+    key where its policies refuse another (`BUSINESS_KEY_IN_USE`, `BUSINESS_KEY_USED`), RESOURCE_EXHAUSTED with RetryInfo
+    when the journal is full.
     """
     GetExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.GetExecutionRequest, _execution_service_pb2.GetExecutionResponse]  # type: ignore[assignment]
     """Gives one run as it stands."""
     ListExecutions: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.ListExecutionsRequest, _execution_service_pb2.ListExecutionsResponse]  # type: ignore[assignment]
-    """Lists the runs the caller may read, newest first."""
+    """Lists the runs the caller may read, by filter and order; newest first by default."""
     ListNodeExecutions: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.ListNodeExecutionsRequest, _execution_service_pb2.ListNodeExecutionsResponse]  # type: ignore[assignment]
     """Lists the nodes of a run in the order of its definition, the pending ones included."""
     WaitExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.WaitExecutionRequest, _execution_service_pb2.WaitExecutionResponse]  # type: ignore[assignment]
@@ -117,8 +119,9 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node that floats or a variable no longer fits
         (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable is not there (`VARIABLE_MISSING`) or all are too
         large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for inputs that do not fit, ALREADY_EXISTS
-        (`REQUEST_ID_REUSED`) when the request id was used with another body, RESOURCE_EXHAUSTED with RetryInfo when the
-        journal is full.
+        (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of the run that has the business
+        key where its policies refuse another (`BUSINESS_KEY_IN_USE`, `BUSINESS_KEY_USED`), RESOURCE_EXHAUSTED with RetryInfo
+        when the journal is full.
         """
 
     @_abc_1.abstractmethod
@@ -135,7 +138,7 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_service_pb2.ListExecutionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_execution_service_pb2.ListExecutionsResponse, _abc.Awaitable[_execution_service_pb2.ListExecutionsResponse]]:
-        """Lists the runs the caller may read, newest first."""
+        """Lists the runs the caller may read, by filter and order; newest first by default."""
 
     @_abc_1.abstractmethod
     def ListNodeExecutions(

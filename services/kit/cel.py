@@ -1,0 +1,210 @@
+"""CEL, the language of conditions: compiled once, bounded in time, and pure.
+
+    Expression over the exact JSON texts of its values: size(rows) > 10 && status != "old"
+
+What the bounds are and why stands in `cel_shape`. A program may be used by several threads at once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from services.kit.cel_shape import EXPRESSION_BYTES_MAX, ExpressionError, Shape, shape_of
+
+__all__ = [
+    "EXPRESSION_BYTES_MAX",
+    "VALUES_BYTES_MAX",
+    "Expression",
+    "ExpressionError",
+    "compile_expression",
+]
+
+VALUES_BYTES_MAX: Final = 65_536
+_VALUE_DEPTH_MAX: Final = 64
+_INTEGER_MIN: Final = -(2**63)
+_INTEGER_MAX: Final = 2**63 - 1
+# One unit is a byte looked at or copied, about 5 ns; all of it is a fifth of a second at most.
+_COST_MAX: Final = 40_000_000
+# A list that is built is copied for each element that joins it: 57 ns per element and element.
+_BUILT_COST: Final = 12
+_MESSAGE_CHARS_MAX: Final = 300
+
+_POSITION: Final = re.compile(r"ERROR: <input>:(\d+):(\d+): ([^\n]*)")
+_loading = threading.Lock()
+_library: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A compiled expression; `names` are the values it reads."""
+
+    text: str
+    shape: Shape
+    _program: Any = field(repr=False, compare=False)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Give the names of the values that it reads."""
+        return self.shape.names
+
+    @property
+    def name_alone(self) -> str | None:
+        """Give the value's name where the whole expression is that value."""
+        return self.shape.name_alone
+
+    @property
+    def is_never_boolean(self) -> bool:
+        """Tell whether no values could make it true or false, as far as its text alone shows."""
+        if self.name_alone or self.shape.is_relation:
+            return False
+        if not self.shape.names:
+            try:
+                return not isinstance(self.evaluate({}), bool)
+            except ExpressionError:
+                return True
+        return self.shape.is_arithmetic
+
+    def evaluate(self, values: Mapping[str, bytes]) -> Any:
+        """Work it out over exact JSON texts; whatever goes wrong is `ExpressionError`."""
+        given = self._read(values)
+        try:
+            return self._program.execute(given)
+        except Exception as error:  # noqa: BLE001 (the library raises many kinds, all of them faults of the expression)
+            raise ExpressionError(_said(error)) from None
+        except BaseException as error:
+            # A panic of the library is no Exception, and must not end the process.
+            if type(error).__name__ == "PanicException":
+                raise ExpressionError("this cannot be worked out") from None
+            raise
+
+    def holds(self, values: Mapping[str, bytes]) -> bool:
+        """Work it out where it must be true or false."""
+        answer = self.evaluate(values)
+        if not isinstance(answer, bool):
+            raise ExpressionError(f"true or false is needed, it gave {_kind_of(answer)}")
+        return answer
+
+    def _read(self, values: Mapping[str, bytes]) -> dict[str, Any]:
+        texts = {name: values[name] for name in self.shape.names if name in values}
+        missing = sorted(self.shape.names - texts.keys())
+        if missing:
+            raise ExpressionError(f"{missing[0]!r} has no value")
+        size_bytes = sum(map(len, texts.values()))
+        if size_bytes > VALUES_BYTES_MAX:
+            limit = f"the limit is {VALUES_BYTES_MAX}"
+            raise ExpressionError(f"the values it reads have {size_bytes} bytes, {limit}")
+        read, longest = {}, 0
+        for name, text in texts.items():
+            try:
+                read[name] = orjson.loads(text)
+            except ValueError:
+                raise ExpressionError(f"the value of {name!r} is not JSON") from None
+            longest = max(longest, _longest(name, read[name]))
+        if _cost(self.shape, texts, longest) > _COST_MAX:
+            raise ExpressionError(
+                f"over values of {size_bytes} bytes, {longest} elements at most in one of them, "
+                "this could take too long"
+            )
+        return read
+
+
+def compile_expression(text: str, names: Collection[str]) -> Expression:
+    """Compile what may read `names`; `ExpressionError` says what is wrong and where."""
+    shape = shape_of(text, frozenset(names))
+    try:
+        program = _loaded().compile(text)
+    except Exception as error:  # noqa: BLE001 (as in evaluate)
+        raise _syntax_error(text, str(error)) from None
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise ExpressionError("this is not an expression") from None
+        raise
+    return Expression(text, shape, program)
+
+
+def _loaded() -> Any:
+    """Load the library's compiled part alone, when it is first needed.
+
+    The package around it imports a command line with all that draws it, 0.4 s at each start.
+    """
+    global _library  # noqa: PLW0603 (loaded once for the process, like any module)
+    with _loading:
+        if _library is None:
+            found = importlib.util.find_spec("cel")
+            assert found
+            assert found.submodule_search_locations
+            folder = Path(found.submodule_search_locations[0])
+            (file,) = folder.glob("cel.*.so")
+            spec = importlib.util.spec_from_file_location("cel", file)
+            assert spec
+            assert spec.loader
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            _library = module
+    return _library
+
+
+def _longest(name: str, value: Any) -> int:
+    """Count the elements of the longest list or object in a value, and check what is in it."""
+    longest = 0
+    level = [value]
+    for _ in range(_VALUE_DEPTH_MAX):
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, list | dict):
+                longest = max(longest, len(each))
+                below.extend(each if isinstance(each, list) else each.values())
+            elif isinstance(each, int) and not _INTEGER_MIN <= each <= _INTEGER_MAX:
+                raise ExpressionError(f"{name!r} holds an integer of more than 64 bits")
+        if not below:
+            return longest
+        level = below
+    raise ExpressionError(f"{name!r} is nested more than {_VALUE_DEPTH_MAX} deep")
+
+
+def _cost(shape: Shape, texts: Mapping[str, bytes], longest: int) -> int:
+    """Bound from above what a run over these values costs, in bytes looked at or copied."""
+    size_bytes = sum(map(len, texts.values())) + shape.text_bytes
+    elements = max(longest, shape.elements_max) * (shape.plus + 1)
+    cost = built_bytes = 0
+    for macro in shape.macros:
+        outside_bytes = sum(len(texts[name]) for name in macro.outside) + shape.text_bytes
+        # Each turn may look at all it reads from outside; the elements are seen once each.
+        turns_bytes = (elements * outside_bytes + size_bytes) * (macro.plus + 1)
+        cost += turns_bytes * (macro.operators + 1)
+        if macro.builds:
+            built_bytes += turns_bytes
+            cost += _BUILT_COST * elements * elements
+    # What one macro built another may go over, and what stands outside may compare or copy.
+    if built_bytes:
+        cost *= min(len(shape.macros), 2)
+    return cost + (size_bytes + built_bytes) * (shape.plus + 1) * (shape.operators + 1)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"there is no field {error.args[0] if error.args else ''!r}"
+    text = str(error).split("Check function arguments")[0].strip()
+    return text[:_MESSAGE_CHARS_MAX] or "this cannot be worked out"
+
+
+def _syntax_error(text: str, said: str) -> ExpressionError:
+    match = _POSITION.search(said)
+    if match is None:
+        return ExpressionError("this is not an expression")
+    line, column, message = int(match[1]), int(match[2]), match[3]
+    before = sum(len(each) for each in text.splitlines(keepends=True)[: line - 1])
+    return ExpressionError(message.split(" expecting ")[0][:_MESSAGE_CHARS_MAX], before + column)
+
+
+def _kind_of(value: Any) -> str:
+    kinds = {type(None): "null", int: "a number", float: "a number", str: "text", list: "a list"}
+    return kinds.get(type(value), "an object" if isinstance(value, dict) else "another value")

@@ -1,0 +1,287 @@
+"""The shape of an expression, read from its text before any of it is compiled or run.
+
+The library that evaluates CEL bounds neither time nor depth: a macro inside a macro is quadratic
+in what it is given, and a list that `map` or `filter` builds is copied for each element. So the
+text is cut into tokens here, what cannot be bounded is refused, and what is left says what it will
+cost.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+EXPRESSION_BYTES_MAX: Final = 4_096
+_DEPTH_MAX: Final = 24
+_OPERATORS_MAX: Final = 200
+# Each `+` may copy all that stands before it, so a chain of them is quadratic.
+_PLUS_MAX: Final = 32
+_ELEMENTS_MAX: Final = 256
+_PATTERN_CHARS_MAX: Final = 200
+
+_MACROS: Final = frozenset({"all", "exists", "exists_one", "existsOne", "filter", "map"})
+_BUILDING_MACROS: Final = frozenset({"filter", "map"})
+_METHODS: Final = frozenset(
+    {
+        *("contains", "endsWith", "matches", "size", "startsWith"),
+        *("getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear"),
+        *("getHours", "getMilliseconds", "getMinutes", "getMonth", "getSeconds"),
+    }
+)
+# Nothing that reads a clock: the same values give the same answer whenever they are asked.
+_FUNCTIONS: Final = frozenset(
+    {"bytes", "double", "duration", "dyn", "has", "int", "size", "string", "timestamp", "uint"}
+)
+_WORDS: Final = frozenset({"true", "false", "null"})
+_RESERVED: Final = frozenset(
+    {
+        *("as", "break", "const", "continue", "else", "for", "function", "if", "import", "let"),
+        *("loop", "namespace", "package", "return", "var", "void", "while"),
+    }
+)
+_OPENING: Final = {"(": ")", "[": "]", "{": "}"}
+_ARITHMETIC: Final = frozenset({"+", "-", "*", "/", "%"})
+_RELATIONS: Final = frozenset({"==", "!=", "<=", ">=", "<", ">", "&&", "||", "!", "in", "?"})
+
+# A counted repetition, or an escape that may hide its bracket.
+_COUNTED: Final = re.compile(r"\{|\\[xuU0-7]")
+
+_TOKEN: Final = re.compile(
+    r"""
+      (?P<space>[\ \t\r\n\f]+|//[^\n]*)
+    | (?P<text>[rRbB]{0,2}(?:\"\"\"(?s:.*?)\"\"\"|'''(?s:.*?)'''
+        |"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'))
+    | (?P<number>0[xX][0-9a-fA-F]+[uU]?|[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?[uU]?)
+    | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
+    | (?P<operator>&&|\|\||==|!=|<=|>=|[-+*/%!<>?:.,()\[\]{}])
+    """,
+    re.VERBOSE,
+)
+
+
+class ExpressionError(ValueError):
+    """An expression that cannot be used, or that failed; `position` counts characters from 1."""
+
+    def __init__(self, message: str, position: int = 0) -> None:
+        super().__init__(f"character {position}: {message}" if position else message)
+        self.message = message
+        self.position = position
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One piece of the text; `place` counts characters from 0."""
+
+    kind: str
+    text: str
+    place: int
+
+
+@dataclass(slots=True)
+class Macro:
+    """A macro: how many operations each turn has, and which names from outside it reads."""
+
+    builds: bool
+    variable: str
+    operators: int = 0
+    plus: int = 0
+    outside: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the text holds: all that its cost is told from, and what kind of value it can give."""
+
+    names: frozenset[str]
+    macros: tuple[Macro, ...]
+    operators: int
+    plus: int
+    elements_max: int
+    text_bytes: int
+    name_alone: str | None
+    is_relation: bool
+    is_arithmetic: bool
+
+
+def shape_of(text: str, names: frozenset[str]) -> Shape:
+    """Read the text; `ExpressionError` with a plain reason where it is outside of the bounds."""
+    return _Reader(_tokens(text), names, len(text.encode())).read()
+
+
+def _tokens(text: str) -> list[Token]:
+    try:
+        size_bytes = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise ExpressionError("a lone surrogate is in no text", error.start + 1) from None
+    if size_bytes > EXPRESSION_BYTES_MAX:
+        raise ExpressionError(f"an expression has at most {EXPRESSION_BYTES_MAX} bytes")
+    tokens, place = [], 0
+    while place < len(text):
+        match = _TOKEN.match(text, place)
+        if match is None:
+            raise ExpressionError(f"{text[place]!r} begins nothing that is known", place + 1)
+        kind = match.lastgroup or ""
+        if kind != "space":
+            tokens.append(Token(kind, match.group(), place))
+        place = match.end()
+    if not tokens:
+        raise ExpressionError("an expression is needed", 1)
+    return tokens
+
+
+@dataclass(slots=True)
+class _Bracket:
+    closing: str
+    macro: Macro | None  # what this bracket is the body of
+    commas: int = 0
+    is_literal: bool = False
+
+
+class _Reader:
+    """One pass over the tokens with a stack of the brackets that are open."""
+
+    def __init__(self, tokens: list[Token], names: frozenset[str], text_bytes: int) -> None:
+        self._tokens = tokens
+        self._known = names
+        self._text_bytes = text_bytes
+        self._open: list[_Bracket] = []
+        self._used: set[str] = set()
+        self._macros: list[Macro] = []
+        self._operators = 0
+        self._plus = 0
+        self._elements_max = 0
+        self._is_relation = self._is_arithmetic = False
+
+    def read(self) -> Shape:
+        for index, token in enumerate(self._tokens):
+            if token.kind == "name" and token.text != "in":
+                self._name(index, token)
+            elif token.kind in ("operator", "name"):
+                self._operator(index, token)
+        if self._open:
+            self._fail(f"{self._open[-1].closing!r} is missing at the end", self._tokens[-1])
+        first = self._tokens[0]
+        is_alone = len(self._tokens) == 1 and first.text in self._known
+        return Shape(
+            names=frozenset(self._used),
+            macros=tuple(self._macros),
+            operators=self._operators,
+            plus=self._plus,
+            elements_max=self._elements_max,
+            text_bytes=self._text_bytes,
+            name_alone=first.text if is_alone else None,
+            is_relation=self._is_relation,
+            is_arithmetic=self._is_arithmetic,
+        )
+
+    def _fail(self, message: str, token: Token) -> None:
+        raise ExpressionError(message, token.place + 1)
+
+    def _text_at(self, index: int) -> str:
+        return self._tokens[index].text if 0 <= index < len(self._tokens) else ""
+
+    def _macro(self) -> Macro | None:
+        return next((each.macro for each in reversed(self._open) if each.macro), None)
+
+    def _name(self, index: int, token: Token) -> None:
+        is_member = self._text_at(index - 1) == "." and self._tokens[index - 1].kind == "operator"
+        if self._text_at(index + 1) == "(":
+            self._call(index, token, is_method=is_member)
+            return
+        if is_member:
+            return
+        macro = self._macro()
+        if token.text in _WORDS or (macro and token.text == macro.variable):
+            return
+        if token.text in _RESERVED:
+            self._fail(f"{token.text!r} is a reserved word of CEL and names no value", token)
+        if token.text not in self._known:
+            known = ", ".join(sorted(self._known)[:20]) or "none"
+            self._fail(f"{token.text!r} is not known here; known: {known}", token)
+        self._used.add(token.text)
+        if macro:
+            macro.outside.add(token.text)
+
+    def _call(self, index: int, token: Token, *, is_method: bool) -> None:
+        self._count(token)
+        if is_method and token.text in _MACROS:
+            if self._macro():
+                self._fail("a macro stands inside another; one level is allowed", token)
+            return
+        if token.text not in (_METHODS if is_method else _FUNCTIONS):
+            what = "method" if is_method else "function"
+            self._fail(f"there is no {what} {token.text!r}", token)
+        if token.text == "matches":
+            self._pattern(index, token)
+
+    def _pattern(self, index: int, token: Token) -> None:
+        # A pattern that values make up, or that counts repetitions, may take long to compile.
+        pattern = self._tokens[index + 2] if index + 3 < len(self._tokens) else token
+        if pattern.kind != "text" or self._text_at(index + 3) != ")":
+            self._fail("matches() takes a pattern in quotes, nothing that is worked out", token)
+        if len(pattern.text) > _PATTERN_CHARS_MAX or _COUNTED.search(pattern.text):
+            limit = f"at most {_PATTERN_CHARS_MAX} characters and no counted repetition"
+            self._fail(f"a pattern has {limit}", pattern)
+        if self._macro():
+            self._fail("matches() inside a macro would compile its pattern each turn", token)
+
+    def _operator(self, index: int, token: Token) -> None:
+        if token.text in _OPENING:
+            self._opens(index, token)
+        elif token.text in _OPENING.values():
+            self._closes(token)
+        elif token.text == ",":
+            if self._open:
+                self._open[-1].commas += 1
+        elif token.text == ".":
+            if not index or not self._ends_value(self._tokens[index - 1]):
+                self._fail("'.' follows no value", token)
+        else:
+            self._count(token)
+            if not self._open:
+                self._is_relation |= token.text in _RELATIONS
+                self._is_arithmetic |= token.text in _ARITHMETIC
+
+    def _count(self, token: Token) -> None:
+        self._operators += 1
+        if self._operators > _OPERATORS_MAX:
+            self._fail(f"an expression has at most {_OPERATORS_MAX} operators and calls", token)
+        macro = self._macro()
+        if macro:
+            macro.operators += 1
+        if token.text == "+":
+            self._plus += 1
+            if self._plus > _PLUS_MAX:
+                self._fail(f"an expression adds at most {_PLUS_MAX} times", token)
+            if macro:
+                macro.plus += 1
+
+    def _opens(self, index: int, token: Token) -> None:
+        if len(self._open) == _DEPTH_MAX:
+            self._fail(f"brackets are nested at most {_DEPTH_MAX} deep", token)
+        before = self._tokens[index - 1] if index else None
+        is_call = before is not None and before.kind == "name" and before.text != "in"
+        macro = None
+        if is_call and before and before.text in _MACROS and self._text_at(index - 2) == ".":
+            macro = Macro(before.text in _BUILDING_MACROS, self._text_at(index + 1))
+            self._macros.append(macro)
+        is_index = token.text == "[" and before is not None and self._ends_value(before)
+        self._count(token)
+        self._open.append(
+            _Bracket(_OPENING[token.text], macro, is_literal=token.text != "(" and not is_index)
+        )
+
+    def _ends_value(self, token: Token) -> bool:
+        if token.kind == "name":
+            return token.text != "in"
+        return token.kind in ("text", "number") or token.text in _OPENING.values()
+
+    def _closes(self, token: Token) -> None:
+        if not self._open or self._open[-1].closing != token.text:
+            self._fail(f"{token.text!r} closes nothing", token)
+        bracket = self._open.pop()
+        if bracket.is_literal:
+            if bracket.commas >= _ELEMENTS_MAX:
+                self._fail(f"a list or object has at most {_ELEMENTS_MAX} elements", token)
+            self._elements_max = max(self._elements_max, bracket.commas + 1)

@@ -1,0 +1,136 @@
+"""What callers do to a run that is under way, and what reaches a place that waits."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+
+from services.orchestrator.domain import groups, routes, waits
+from services.orchestrator.domain.effects import Effects, Timer
+from services.orchestrator.domain.plan import Kind
+from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.state import Failure, Run, Signal
+from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.writes import (
+    change_row,
+    complete_row,
+    error_row,
+    move,
+    place_row,
+    touch,
+    write_run,
+)
+
+
+def pause(run: Run, t: Transition) -> None:
+    """Let nothing new begin: what runs ends, and clocks go on."""
+    if run.status is RunStatus.PAUSED:
+        return
+    run.revision += 1
+    move(run, RunStatus.PAUSED)
+    write_run(run, t)
+
+
+def resume(run: Run, t: Transition, fx: Effects) -> None:
+    """Let a paused run go on."""
+    if run.status is not RunStatus.PAUSED:
+        return
+    run.revision += 1
+    move(run, RunStatus.RUNNING)
+    write_run(run, t, starts=run.started_at is None)
+    for slot, record in enumerate(run.records):
+        if record is not None and record.status is NodeStatus.RETRYING:
+            fx.timers.append(Timer(run, slot, record.due_ms or 0))
+    routes.revive(run, t, fx)
+
+
+def pause_node(run: Run, place: int, t: Transition, fx: Effects) -> None:
+    """Hold up a place that has not begun, or that would be repeated."""
+    record = run.records[place]
+    place_row(
+        run,
+        place,
+        t,
+        NodeStatus.PAUSED,
+        new_id=fx.new_id,
+        token=fx.next_token(),
+        failure=record.failure if record is not None else None,
+    )
+
+
+def resume_node(run: Run, place: int, t: Transition, fx: Effects) -> None:
+    """Let a place go on; it begins where it is its turn."""
+    run.revision += 1
+    change_row(run, place, t, NodeStatus.PENDING)
+    touch(run, place, t)
+    fx.todo.append(place)
+    routes.settle(run, t, fx)
+
+
+def skip_node(
+    run: Run, place: int, t: Transition, fx: Effects, output: tuple[bytes, ...] | None
+) -> None:
+    """End a place by hand that is not running: with an output, or as skipped."""
+    waits.forget_waiting(run, place)
+    if output is None:
+        routes.skip(run, place, t, fx)
+    else:
+        record = place_row(
+            run,
+            place,
+            t,
+            NodeStatus.COMPLETED,
+            new_id=fx.new_id,
+            token=fx.next_token(),
+            output=output,
+        )
+        if run.place(place).kind is Kind.CHOICE:
+            record.branch = json.loads(output[0])
+        routes.slot_done(run, place, t, fx, output)
+    routes.settle(run, t, fx)
+
+
+def take_signal(run: Run, name: str, t: Transition, fx: Effects, signal: Signal) -> None:
+    """Give a word from outside to the place that has waited for it longest, or keep it."""
+    run.revision += 1
+    t.revision = run.revision
+    slots = run.waiting.get(name)
+    if not slots:
+        waits.write_signal(run, None, t, signal, name)
+        run.signals.setdefault(name, deque()).append(signal)
+        return
+    slot = slots[0]
+    waits.forget_waiting(run, slot)
+    waits.write_signal(run, slot, t, signal, name)
+    complete_row(run, slot, t, signal.outputs)
+    touch(run, slot, t)
+    routes.slot_done(run, slot, t, fx, signal.outputs)
+    routes.settle(run, t, fx)
+
+
+def wait_over(run: Run, slot: int, t: Transition, fx: Effects) -> None:
+    """Take the end of a wait's time: a sleep is over, a word did not come."""
+    record, place = run.records[slot], run.place(slot)
+    assert record is not None
+    run.revision += 1
+    waits.forget_waiting(run, slot)
+    output: tuple[bytes, ...] | None = None
+    if place.kind is Kind.SLEEP:
+        output = (json.dumps(fx.wall().isoformat()).encode(),)
+    elif place.wait is not None and place.wait.default is not None:
+        output = (place.wait.default,)
+    if output is not None:
+        complete_row(run, slot, t, output)
+        touch(run, slot, t)
+        routes.slot_done(run, slot, t, fx, output)
+    else:
+        name = place.wait.name if place.wait is not None else place.id
+        failure = Failure(
+            error_type=f"{place.kind}_timeout", message=f"{name} did not come in time"
+        )
+        record.failure = failure
+        error_row(run, t, failure, new_id=fx.new_id, record=record)
+        change_row(run, slot, t, groups.failed_status(run, slot))
+        touch(run, slot, t)
+        routes.slot_failed(run, slot, t, fx, failure)
+    routes.settle(run, t, fx)

@@ -1,0 +1,63 @@
+"""What an event has as consequences beyond the rows: the core carries them out after it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from services.orchestrator.domain.rows import RunInsert
+from services.orchestrator.domain.state import Failure, NodeOutput, Run
+
+
+class Ready(NamedTuple):
+    """A slot that wants a runner, or a group that has elements to give to one."""
+
+    run: Run
+    slot: int
+    alone: bool = False
+
+
+class Timer(NamedTuple):
+    """When a slot is looked at again."""
+
+    run: Run
+    slot: int
+    delay_ms: int
+
+
+class Start(NamedTuple):
+    """A sub-workflow that begins."""
+
+    run: Run
+    row: RunInsert
+
+
+@dataclass(slots=True)
+class Effects:
+    """Where the planner draws ids, tokens and chance from, and what it leaves to do.
+
+    `todo` are places of the run at hand that may have to begin or be skipped; it is empty again
+    when an event has been taken.
+    """
+
+    new_id: Callable[[], UUID]
+    draw: Callable[[], float]
+    next_token: Callable[[], int]
+    wall: Callable[[], datetime]
+    todo: deque[int] = field(default_factory=deque)
+    # Groups that are over, with what they gave or why they failed; empty again like `todo`.
+    over: deque[tuple[int, NodeOutput | None, Failure | None]] = field(default_factory=deque)
+    ready: list[Ready] = field(default_factory=list)
+    timers: list[Timer] = field(default_factory=list)
+    starts: list[Start] = field(default_factory=list)
+    stops: list[UUID] = field(default_factory=list)  # executions of sub-workflows
+    ended: list[Run] = field(default_factory=list)  # sub-workflows that are over
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything is left to carry out."""
+        return bool(self.ready or self.timers or self.starts or self.stops or self.ended)

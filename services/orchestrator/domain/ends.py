@@ -1,0 +1,88 @@
+"""How a place's end is told to the places that wait for it."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from services.orchestrator.domain.effects import Effects
+from services.orchestrator.domain.plan import Phase
+from services.orchestrator.domain.state import NodeOutput, Run
+
+
+class End(Enum):
+    """How a node ended, as far as others care."""
+
+    DONE = auto()
+    SKIPPED = auto()
+    FAILED = auto()
+
+
+class Verdict(Enum):
+    """What a place's sources allow it."""
+
+    RUN = auto()
+    SKIP = auto()
+    WAIT = auto()
+
+
+def place_over(
+    run: Run,
+    place: int,
+    fx: Effects,
+    end: End,
+    output: NodeOutput | None = None,
+    *,
+    branch: str = "",
+) -> None:
+    """Count a place that is over, keep what it gave while somebody reads it, tell its children."""
+    main = run.plan.places[place].phase is Phase.MAIN
+    run.done += main
+    if output is not None and run.keep[place]:
+        run.outputs[place] = output
+    release_inputs(run, place)
+    if end is End.DONE and main and run.plan.plain[place]:
+        for child in run.plan.children[place]:
+            run.remaining[child] -= 1
+            run.active[child] += 1
+            if run.remaining[child] == 0 or not run.plan.direct[child]:
+                fx.todo.append(child)
+        return
+    count_end(run, place, end, branch)
+    if main:
+        fx.todo.extend(run.plan.children[place])
+
+
+def count_end(run: Run, place: int, end: End, branch: str) -> None:
+    """Count an end at each child, as an active source or as one that is not."""
+    for link in run.plan.links[place]:
+        run.remaining[link.child] -= 1
+        if end is End.FAILED:
+            active = link.failure
+            run.broken[link.child] = run.broken[link.child] or not active
+        else:
+            active = end is End.DONE and (link.done or branch in link.branches)
+        run.active[link.child] += active
+
+
+def decide(run: Run, place: int) -> Verdict:
+    """Say what a place's sources allow it, as they stand."""
+    rule = run.plan.places[place]
+    left, active = run.remaining[place], run.active[place]
+    if rule.needed is not None:
+        if active >= rule.needed:
+            return Verdict.RUN
+        return Verdict.WAIT if active + left >= rule.needed else Verdict.SKIP
+    if left:
+        return Verdict.WAIT
+    if rule.all_done or not run.plan.parents[place]:
+        return Verdict.RUN
+    return Verdict.SKIP if run.broken[place] or not active else Verdict.RUN
+
+
+def release_inputs(run: Run, place: int) -> None:
+    """Forget outputs that nothing will read again."""
+    for source in {binding.source for binding in run.plan.places[place].inputs}:
+        if source >= 0:
+            run.keep[source] -= 1
+            if run.keep[source] == 0:
+                run.outputs.pop(source, None)

@@ -1,0 +1,242 @@
+"""Why a run stands as it stands, and what helps: told by its rows and by what the engine sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from services.orchestrator.domain.status import NodeStatus, RunStatus
+
+NAMES_MAX: Final = 10
+
+
+class Cause(StrEnum):
+    """What kind of reason it is."""
+
+    SCHEDULED = "scheduled"
+    CANCELLING = "cancelling"
+    PAUSED = "paused"
+    NO_RUNNER = "no_runner"
+    NO_PYTHON = "no_python"
+    RUNNERS_FULL = "runners_full"
+    ENVIRONMENT_PENDING = "environment_pending"
+    RETRY_DUE = "retry_due"
+    NODES_RUNNING = "nodes_running"
+    RUNNER_SILENT = "runner_silent"
+    NODES_WAITING = "nodes_waiting"
+    NOT_HERE = "not_here"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """One reason, with some of the nodes it is about and how many they are."""
+
+    cause: Cause
+    message: str
+    action: str = ""
+    nodes: tuple[str, ...] = ()
+    node_count: int = 0
+    time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """Where a run stands."""
+
+    status: RunStatus
+    cancel_requested_at: datetime | None = None
+    start_at: datetime | None = None
+    completed_at: datetime | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    failed_node_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeState:
+    """Where a node with a row stands."""
+
+    node_id: str
+    status: NodeStatus
+    started_at: datetime | None = None
+    due_at: datetime | None = None
+    error_type: str | None = None
+    silent: bool = False  # its runner has no stream
+    waits_for: str = ""  # what ends its wait; empty for a map or loop, whose parts tell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A node that could run now and has no runner."""
+
+    node_id: str
+    python_version: str
+    locked: bool  # its environment is not resolved yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What the engine sees of a run; `ready` is None where the run is not in its memory."""
+
+    ready: Sequence[Ready] | None
+    pythons: AbstractSet[str]  # that attached runners have
+    runners: int
+
+
+# What helps against each kind of failure; all others are the node's own.
+_REMEDIES: Final[Mapping[str, str]] = {
+    "timeout": "let the node take longer (its timeout), or less to do; then RerunExecution",
+    "oom": "give the node more memory, or less to hold at once; then RerunExecution",
+    "dependency_error": "correct the node's requirements; then RerunExecution from it with "
+    "node_version 0",
+    "environment_error": "see the runner's log: the environment could not be built; then "
+    "RerunExecution",
+    "runner_lost": "see the runner's log: it was lost with this node, more than once; then "
+    "RerunExecution",
+    "deadline_exceeded": "give the run more time: the workflow's timeout, or the start's; then "
+    "RerunExecution",
+    "output_too_large": "let the workflow declare fewer outputs, then RerunExecution",
+    "engine_error": "see the orchestrator's log; then RetryExecution",
+}
+_MEND: Final = (
+    "mend the node and RerunExecution from it with node_version 0; where the fault was outside of "
+    "it, RerunExecution alone"
+)
+
+
+def explain(
+    run: RunState, nodes: Iterable[NodeState], situation: Situation, *, now: datetime
+) -> list[Reason]:
+    """Give the reasons, what holds up most first; none for a run that completed."""
+    if run.completed_at is not None:
+        return _ended(run)
+    if run.cancel_requested_at is not None:
+        return [_cancelling(run, nodes)]
+    if run.start_at is not None and run.start_at > now and run.status is RunStatus.PENDING:
+        said = "the run is to start at a time that has not come"
+        action = "wait, or cancel it and start another"
+        return [Reason(cause=Cause.SCHEDULED, message=said, action=action, time=run.start_at)]
+    reasons = []
+    if run.status is RunStatus.PAUSED:
+        said = "the run is paused: nothing new begins"
+        reasons.append(Reason(cause=Cause.PAUSED, message=said, action="resume it"))
+    if situation.ready is None:
+        said = "another orchestrator has the run, or this one is reading it anew"
+        reasons.append(Reason(cause=Cause.NOT_HERE, message=said, action="ask again in a moment"))
+    elif run.status is not RunStatus.PAUSED:
+        reasons += _unassigned(situation.ready, situation)
+    return reasons + _begun(list(nodes))
+
+
+def _ended(run: RunState) -> list[Reason]:
+    if run.status is RunStatus.CANCELLED:
+        said = "a caller stopped the run"
+        action = "RerunExecution goes on from where it was stopped"
+        time = run.cancel_requested_at
+        return [Reason(cause=Cause.CANCELLED, message=said, action=action, time=time)]
+    if run.status is not RunStatus.FAILED:
+        return []
+    kind = run.error_type or "failed"
+    where = f"node {run.failed_node_id} failed" if run.failed_node_id else "the run failed"
+    nodes = (run.failed_node_id,) if run.failed_node_id else ()
+    return [
+        Reason(
+            cause=Cause.FAILED,
+            message=f"{where}: {kind}: {run.error_message or 'no message'}",
+            action=_REMEDIES.get(kind, _MEND),
+            nodes=nodes,
+            node_count=len(nodes),
+            time=run.completed_at,
+        )
+    ]
+
+
+def _cancelling(run: RunState, nodes: Iterable[NodeState]) -> Reason:
+    left = [each.node_id for each in nodes if each.status is NodeStatus.RUNNING]
+    said = f"the run was asked to stop; {len(left)} nodes are being killed"
+    return _about(Cause.CANCELLING, left, said, time=run.cancel_requested_at)
+
+
+def _unassigned(ready: Sequence[Ready], situation: Situation) -> list[Reason]:
+    """Tell of nodes that could run: why no runner has them."""
+    reasons = []
+    locked = [each.node_id for each in ready if each.locked]
+    if locked:
+        said = "the environments of nodes are not resolved yet"
+        action = "wait; GetNode shows how far their locks are"
+        reasons.append(_about(Cause.ENVIRONMENT_PENDING, locked, said, action=action))
+    free = [each for each in ready if not each.locked]
+    if free and not situation.runners:
+        said, names = "no runner is attached", [each.node_id for each in free]
+        return [*reasons, _about(Cause.NO_RUNNER, names, said, action="start a runner")]
+    without = [each for each in free if each.python_version not in situation.pythons]
+    for python in sorted({each.python_version for each in without}):
+        names = [each.node_id for each in without if each.python_version == python]
+        said = f"no runner has Python {python}"
+        action = f"install Python {python} for a runner and restart it"
+        reasons.append(_about(Cause.NO_PYTHON, names, said, action=action))
+    full = [each.node_id for each in free if each.python_version in situation.pythons]
+    if full:
+        said = "every runner that could take them is full"
+        action = "wait, add a runner, or start what matters with a higher priority"
+        reasons.append(_about(Cause.RUNNERS_FULL, full, said, action=action))
+    return reasons
+
+
+def _begun(nodes: Sequence[NodeState]) -> list[Reason]:
+    """Tell of nodes that have begun and are not over."""
+    reasons = []
+    silent = [each for each in nodes if each.status is NodeStatus.RUNNING and each.silent]
+    running = [each for each in nodes if each.status is NodeStatus.RUNNING and not each.silent]
+    retrying = [each for each in nodes if each.status is NodeStatus.RETRYING]
+    waiting = [each for each in nodes if each.waits_for]
+    if silent:
+        said = "their runner is silent: they begin elsewhere once its lease has ended"
+        reasons.append(_about(Cause.RUNNER_SILENT, [each.node_id for each in silent], said))
+    if retrying:
+        errors = sorted({each.error_type or "" for each in retrying})
+        said = f"their last attempt failed ({', '.join(errors)}); the next one is due"
+        reasons.append(
+            _about(
+                Cause.RETRY_DUE,
+                [each.node_id for each in retrying],
+                said,
+                time=min((each.due_at for each in retrying if each.due_at), default=None),
+            )
+        )
+    if waiting:
+        said = "they wait for something outside: a time, a signal, a word of somebody"
+        time = min((each.due_at for each in waiting if each.due_at), default=None)
+        names = [each.node_id for each in waiting]
+        words = list(dict.fromkeys(f"{each.node_id}: {each.waits_for}" for each in waiting))
+        action = "; ".join(words[:NAMES_MAX])
+        reasons.append(_about(Cause.NODES_WAITING, names, said, action=action, time=time))
+    if running:
+        since = min((each.started_at for each in running if each.started_at), default=None)
+        names = [each.node_id for each in running]
+        reasons.append(_about(Cause.NODES_RUNNING, names, "runners have them", time=since))
+    return reasons
+
+
+def _about(
+    cause: Cause,
+    names: Sequence[str],
+    message: str,
+    *,
+    action: str = "",
+    time: datetime | None = None,
+) -> Reason:
+    return Reason(
+        cause=cause,
+        message=message,
+        action=action,
+        nodes=tuple(names[:NAMES_MAX]),
+        node_count=len(names),
+        time=time,
+    )

@@ -1,0 +1,297 @@
+"""Maps and loops: one node that runs as many parts, under one row of its own.
+
+Elements begin in their order, as runners have credits and the window allows; each gets its slot
+and its row only then. A turn of a loop begins when the one before is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from services.kit.cel import ExpressionError
+from services.orchestrator.domain import waits
+from services.orchestrator.domain.effects import Effects, Ready
+from services.orchestrator.domain.plan import Binding, Kind, Plan
+from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.state import (
+    Failure,
+    FileValue,
+    Group,
+    ListOutput,
+    NodeOutput,
+    Run,
+    UnreadableError,
+)
+from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
+from services.orchestrator.domain.waits import Refusal
+from services.orchestrator.domain.writes import place_row
+
+ELEMENTS_MAX: Final = 1_000_000
+_LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def begin(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
+    """Begin a map or a loop; returns whether it is over already, having nothing to do."""
+    group = new_group(run, slot)
+    place_row(run, slot, t, NodeStatus.WAITING, new_id=fx.new_id, token=fx.next_token())
+    run.groups[slot] = group
+    fill(run, group, t, fx)
+    return group.over
+
+
+def new_group(run: Run, slot: int) -> Group:
+    """Lay out a group of which nothing has begun."""
+    place = run.place(slot)
+    if place.loop is not None:
+        return Group(slot, count=place.loop.max_turns, window=1)
+    rule = place.map
+    assert rule is not None
+    binding = next(each for each in place.inputs if each.name == rule.input)
+    elements = _elements(run, slot, binding)
+    count = len(elements.items) if isinstance(elements, ListOutput) else len(elements)
+    if count > ELEMENTS_MAX:
+        raise Refusal("map_too_large", f"{count} elements, and {ELEMENTS_MAX} are allowed")
+    return Group(
+        slot,
+        count=count,
+        window=rule.max_in_flight,
+        allowed=rule.allowed(count),
+        elements=elements,
+        source=binding,
+    )
+
+
+def _elements(run: Run, slot: int, binding: Binding) -> Sequence[bytes] | ListOutput:
+    """Give the list that a group maps over: an input, or an element of the map above."""
+    part = run.part(slot)
+    if part is None:
+        output = run.outputs.get(binding.source) if binding.source >= 0 else None
+        if isinstance(output, ListOutput):
+            return output
+        value = run.given(binding)
+    else:
+        above = run.groups[part.group]
+        if isinstance(above.elements, ListOutput):
+            item = above.elements.items[part.number]
+            if isinstance(item, ListOutput):
+                return item
+        at = [each.name for each in run.bindings(slot)].index(binding.name)
+        value = run.value(slot, at)
+    return split_list(value, binding.name)
+
+
+def split_list(value: bytes | tuple[FileValue, str] | None, name: str) -> Sequence[bytes]:
+    """Split a JSON list into the exact texts of its elements."""
+    if isinstance(value, tuple):
+        raise Refusal("map_too_large", f"{name}: a list above 64 KiB cannot be mapped over")
+    if value is None or value == b"null":
+        return []
+    try:
+        return [bytes(each) for each in _LIST.decode(value)]
+    except msgspec.DecodeError:
+        raise Refusal("type_error", f"{name}: not a list") from None
+
+
+def fill(run: Run, group: Group, t: Transition, fx: Effects) -> None:
+    """Begin what may begin now; what needs a runner waits for a credit."""
+    slot = group.slot
+    if not run.may_begin(slot) or not group.room:
+        return
+    leaf = run.place(slot).loop is not None or not _nests(run, slot)
+    if leaf and run.place(slot).kind is Kind.PYTHON:
+        if not group.queued:
+            group.queued = True
+            fx.ready.append(Ready(run, slot))
+        return
+    while group.room and run.may_begin(slot):
+        part = next_part(run, group)
+        if leaf:
+            try:
+                waits.begin_child(run, part, t, fx)
+            except Refusal as refusal:
+                refuse(run, part, t, fx, refusal.failure)
+        else:
+            _begin_nested(run, part, t, fx)
+
+
+def _nests(run: Run, slot: int) -> bool:
+    rule = run.place(slot).map
+    return rule is not None and run.depth(slot) + 1 < rule.depth
+
+
+def _begin_nested(run: Run, part: int, t: Transition, fx: Effects) -> None:
+    try:
+        group = new_group(run, part)
+    except Refusal as refusal:
+        refuse(run, part, t, fx, refusal.failure)
+        return
+    place_row(run, part, t, NodeStatus.WAITING, new_id=fx.new_id, token=fx.next_token())
+    run.groups[part] = group
+    fill(run, group, t, fx)
+    if group.over:
+        finish(run, group, t, fx)
+
+
+def refuse(run: Run, part: int, t: Transition, fx: Effects, failure: Failure) -> None:
+    """Write a part that cannot begin as failed, or as quarantined."""
+    status = failed_status(run, part)
+    place_row(run, part, t, status, new_id=fx.new_id, token=fx.next_token(), failure=failure)
+    part_over(run, part, t, fx, None, failure=failure)
+
+
+def next_part(run: Run, group: Group) -> int:
+    """Make the slot of the element or turn that is next."""
+    first = 0 if run.place(group.slot).map is not None else 1
+    part = run.add_part(group.slot, group.begun + first)
+    group.begun += 1
+    group.open += 1
+    return part
+
+
+def failed_status(run: Run, slot: int) -> NodeStatus:
+    """Say what a slot that failed for good is: what a map tolerates is put aside."""
+    part = run.part(slot)
+    group = run.groups.get(part.group) if part is not None else None
+    tolerated = group is not None and group.failed < group.allowed
+    return NodeStatus.QUARANTINED if tolerated else NodeStatus.FAILED
+
+
+def part_over(
+    run: Run,
+    slot: int,
+    t: Transition,
+    fx: Effects,
+    output: NodeOutput | None,
+    *,
+    failure: Failure | None = None,
+) -> None:
+    """Take the end of an element or a turn; the group goes on, or is over with it."""
+    part = run.part(slot)
+    assert part is not None
+    group = run.groups.get(part.group)
+    record = run.records[part.group]
+    if group is None or record is None or record.status in NODE_FINAL:
+        return  # it failed before, and this was still under way
+    group.open -= 1
+    group.outputs[part.number] = output
+    if failure is not None:
+        group.failed += 1
+        if group.failed > group.allowed:
+            fail(run, group, t, fx, failure)
+            return
+    elif run.place(slot).loop is not None:
+        _turn_over(run, group, part.number, t, fx)
+        return
+    if group.over:
+        finish(run, group, t, fx)
+    else:
+        fill(run, group, t, fx)
+
+
+def _turn_over(run: Run, group: Group, turn: int, t: Transition, fx: Effects) -> None:
+    rule = run.place(group.slot).loop
+    assert rule is not None
+    group.outputs.pop(turn - 1, None)  # only the last turn is read
+    try:
+        again = rule.condition.holds(_turn_values(run, group, turn))
+    except (ExpressionError, UnreadableError) as error:
+        failure = Failure(error_type="condition_error", message=f"loop: {error}", retryable=False)
+        fail(run, group, t, fx, failure)
+        return
+    if again and group.begun < group.count:
+        fill(run, group, t, fx)
+    elif again and rule.fails_at_max:
+        message = f"the condition still holds after {group.count} turns"
+        fail(run, group, t, fx, Failure(error_type="loop_exhausted", message=message))
+    else:
+        finish(run, group, t, fx)
+
+
+def _turn_values(run: Run, group: Group, turn: int) -> dict[str, bytes]:
+    """Give what a loop's condition reads: the turn's inputs, its outputs, its number."""
+    place = run.place(group.slot)
+    output = group.outputs[turn]
+    if isinstance(output, FileValue):
+        raise UnreadableError("the turn's outputs are larger than the engine reads (64 KiB)")
+    names = place.loop.condition.names if place.loop else frozenset[str]()
+    values = run.values(group.slot, names)
+    if isinstance(output, tuple):
+        carried = {name: output[at] for name, at in place.loop.carry.items()} if place.loop else {}
+        values |= carried
+        values |= dict(zip(place.outputs, output, strict=True))
+    values["turn"] = str(turn).encode()
+    return values
+
+
+def finish(run: Run, group: Group, t: Transition, fx: Effects) -> None:
+    """Complete a group with what its parts gave, and tell whoever is next."""
+    output = output_of(run, group)
+    place = run.plan.places[run.place_of(group.slot)]
+    if _has_files(output) and is_joined(run.plan, run.place_of(group.slot)):
+        message = f"an element of {place.id} gave more than 64 KiB, and its list is read whole"
+        fail(run, group, t, fx, Failure(error_type="output_too_large", message=message))
+        return
+    run.groups.pop(group.slot, None)
+    place_row(
+        run,
+        group.slot,
+        t,
+        NodeStatus.COMPLETED,
+        new_id=fx.new_id,
+        token=0,
+        output=output,
+    )
+    fx.over.append((group.slot, output, None))
+
+
+def output_of(run: Run, group: Group) -> NodeOutput:
+    """Give what a group gave: a list of each output, or the outputs of the last turn."""
+    if run.place(group.slot).loop is not None:
+        last = group.outputs[max(group.outputs)]
+        assert last is not None
+        return last
+    return ListOutput(tuple(group.outputs.get(at) for at in range(group.count)))
+
+
+def _has_files(output: NodeOutput | None) -> bool:
+    if isinstance(output, ListOutput):
+        return any(isinstance(each, FileValue) or _has_files(each) for each in output.items)
+    return False
+
+
+def is_joined(plan: Plan, place: int) -> bool:
+    """Say whether something reads the lists of a map as a whole."""
+    if any(output.source == place for output in plan.outputs):
+        return True
+    return any(
+        binding.source == place and not (other.map and other.map.input == binding.name)
+        for other in plan.places
+        for binding in other.inputs
+    )
+
+
+def fail(run: Run, group: Group, t: Transition, fx: Effects, failure: Failure) -> None:
+    """End a group that cannot succeed; what of it runs ends, and nothing is repeated."""
+    run.groups.pop(group.slot, None)
+    end_parts(run, group.slot, t)
+    status = failed_status(run, group.slot)
+    place_row(run, group.slot, t, status, new_id=fx.new_id, token=0, failure=failure)
+    fx.over.append((group.slot, None, failure))
+
+
+def end_parts(run: Run, slot: int, t: Transition) -> None:
+    """End the parts of a group that wait to be repeated; what runs of it ends by itself."""
+    size = len(run.plan.places)
+    for at, part in enumerate(run.parts):
+        record = run.records[size + at]
+        if part.group != slot or record is None:
+            continue
+        if record.status is NodeStatus.RETRYING:
+            waits.stop_waiting(run, size + at, t, NodeStatus.CANCELLED)
+        elif size + at in run.groups:
+            del run.groups[size + at]
+            waits.stop_waiting(run, size + at, t, NodeStatus.CANCELLED)
+            end_parts(run, size + at, t)

@@ -1,0 +1,77 @@
+"""What a starter may ask of a run besides its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+
+class KeyConflict(StrEnum):
+    """What a start does while a run with its business key is open."""
+
+    FAIL = "fail"
+    USE_EXISTING = "use_existing"
+    CANCEL_EXISTING = "cancel_existing"
+
+
+class KeyReuse(StrEnum):
+    """What a start does when runs with its business key are over; the flush knows these words."""
+
+    ALLOW = "allow"
+    ALLOW_IF_FAILED = "allow_if_failed"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What a run keeps of how it was started, for life."""
+
+    business_key: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
+    start_at: datetime | None = None
+    parent_execution_id: UUID | None = None
+    relation: str | None = None
+    node_version_id: UUID | None = None  # of a run of one node, which has no workflow
+
+
+NO_OPTIONS: Final = RunOptions()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a start asks for: what the run keeps, and what only the start itself goes by."""
+
+    options: RunOptions = NO_OPTIONS
+    conflict: KeyConflict = KeyConflict.FAIL
+    reuse: KeyReuse = KeyReuse.ALLOW
+    timeout_ms: int | None = None
+
+    def digest(self) -> str:
+        """Tell requests apart; empty for one without wishes."""
+        if self == NO_WISHES:
+            return ""
+        kept = self.options
+        parts = (
+            kept.business_key,
+            sorted(kept.labels.items()),
+            kept.priority,
+            kept.start_at and kept.start_at.isoformat(),
+            self.conflict,
+            self.reuse,
+            self.timeout_ms,
+        )
+        return repr(parts)
+
+    def timeout_within(self, limit_ms: int | None) -> int | None:
+        """Give how long the run may take: what was asked, within what its workflow allows."""
+        if self.timeout_ms is None or limit_ms is None:
+            return self.timeout_ms or limit_ms
+        return min(self.timeout_ms, limit_ms)
+
+
+NO_WISHES: Final = Wishes()

@@ -1,0 +1,132 @@
+"""How places begin, are skipped and end: one event's consequences within its run.
+
+Every step is taken from a queue and not by a call within a call: a chain of 10,000 places that
+end at once is as good as any other graph.
+"""
+
+from __future__ import annotations
+
+from services.orchestrator.domain import closing, groups, waits
+from services.orchestrator.domain.effects import Effects, Ready
+from services.orchestrator.domain.ends import End, Verdict, decide, place_over
+from services.orchestrator.domain.plan import Kind, Phase
+from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.state import Failure, NodeOutput, Run
+from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.waits import Refusal
+from services.orchestrator.domain.writes import error_row, place_row
+
+
+def settle(run: Run, t: Transition, fx: Effects) -> None:
+    """Let everything follow that follows at once, to the end of the run if nothing is left."""
+    while True:
+        while fx.todo or fx.over:
+            while fx.over:
+                slot, output, failure = fx.over.popleft()
+                if failure is None:
+                    slot_done(run, slot, t, fx, output)
+                else:
+                    slot_failed(run, slot, t, fx, failure)
+            if fx.todo:
+                consider(run, fx.todo.popleft(), t, fx)
+        if not closing.advance(run, t, fx):
+            return
+
+
+def consider(run: Run, place: int, t: Transition, fx: Effects) -> None:
+    """Begin a place or skip it, where its sources say so and nothing holds it up."""
+    record = run.records[place]
+    if record is not None and record.status is not NodeStatus.PENDING:
+        return
+    if not run.may_begin(place):
+        return
+    if run.plan.places[place].phase is Phase.COMPENSATION:
+        begin(run, place, t, fx)
+        return
+    verdict = decide(run, place)
+    if verdict is Verdict.RUN:
+        begin(run, place, t, fx)
+    elif verdict is Verdict.SKIP:
+        skip(run, place, t, fx)
+
+
+def begin(run: Run, place: int, t: Transition, fx: Effects) -> None:
+    """Begin a place whose turn it is."""
+    if run.plan.places[place].direct:
+        fx.ready.append(Ready(run, place))
+        return
+    rule = run.plan.places[place]
+    try:
+        if rule.condition is not None and not waits.holds(run, place, rule):
+            skip(run, place, t, fx)
+        elif rule.grouped:
+            if groups.begin(run, place, t, fx):
+                groups.finish(run, run.groups[place], t, fx)
+        elif rule.kind is Kind.PYTHON:
+            fx.ready.append(Ready(run, place))
+        else:
+            output = waits.begin(run, place, t, fx)
+            if output is not None:
+                slot_done(run, place, t, fx, output)
+    except Refusal as refusal:
+        refuse(run, place, t, fx, refusal.failure)
+
+
+def skip(run: Run, place: int, t: Transition, fx: Effects) -> None:
+    """Write that a place will not run."""
+    place_row(run, place, t, NodeStatus.SKIPPED, new_id=fx.new_id, token=fx.next_token())
+    place_over(run, place, fx, End.SKIPPED)
+
+
+def refuse(run: Run, place: int, t: Transition, fx: Effects, failure: Failure) -> None:
+    """Write that a place could not begin, and why."""
+    error_row(run, t, failure, new_id=fx.new_id)
+    place_row(
+        run,
+        place,
+        t,
+        NodeStatus.FAILED,
+        new_id=fx.new_id,
+        token=fx.next_token(),
+        failure=failure,
+    )
+    slot_failed(run, place, t, fx, failure)
+
+
+def slot_done(run: Run, slot: int, t: Transition, fx: Effects, output: NodeOutput | None) -> None:
+    """Tell whoever waits for a slot that it has completed."""
+    if run.part(slot) is not None:
+        groups.part_over(run, slot, t, fx, output)
+        return
+    record = run.records[slot]
+    branch = record.branch if record is not None else ""
+    place_over(run, slot, fx, End.DONE, output, branch=branch)
+
+
+def slot_failed(run: Run, slot: int, t: Transition, fx: Effects, failure: Failure) -> None:
+    """Tell whoever waits for a slot that it failed for good; unhandled, that stops the run."""
+    if run.part(slot) is not None:
+        groups.part_over(run, slot, t, fx, None, failure=failure)
+        return
+    rule = run.plan.places[slot]
+    if not rule.handled and rule.phase is not Phase.COMPENSATION:
+        if run.failure is None:
+            run.failure = (rule.id, failure)
+        if rule.phase is Phase.MAIN:
+            return
+    place_over(run, slot, fx, End.FAILED)
+
+
+def revive(run: Run, t: Transition, fx: Effects) -> None:
+    """Begin whatever may begin: after a pause, or in a run that was read from its rows."""
+    for place in range(len(run.plan.places)):
+        if (
+            (run.plan.places[place].phase is Phase.MAIN and run.records[place] is None)
+            or (place in run.seeded and run.records[place] is None)
+            or ((record := run.records[place]) is not None and record.status is NodeStatus.PENDING)
+        ):
+            fx.todo.append(place)
+    for group in list(run.groups.values()):
+        group.queued = False
+        groups.fill(run, group, t, fx)
+    settle(run, t, fx)

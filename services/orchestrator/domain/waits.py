@@ -1,0 +1,268 @@
+"""Places that no runner has: choices, sleeps, words from outside, sub-workflows."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from services.kit.cel import ExpressionError
+from services.orchestrator.domain.effects import Effects, Start, Timer
+from services.orchestrator.domain.plan import Kind, Place, Plan
+from services.orchestrator.domain.rows import RunInsert, SignalWrite, Transition
+from services.orchestrator.domain.state import (
+    Failure,
+    NodeOutput,
+    Run,
+    Signal,
+    UnreadableError,
+)
+from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.writes import change_row, place_row, touch
+
+SUB_WORKFLOW: Final = "sub_workflow"
+INPUT_BYTES_MAX: Final = 1024 * 1024
+_SLEEP_MS_MAX: Final = 366 * 86_400_000
+_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Refusal(Exception):  # noqa: N818  # what a node cannot do is its failure, not the engine's
+    """A place that cannot begin, and why."""
+
+    def __init__(self, error_type: str, message: str) -> None:
+        super().__init__(message)
+        self.failure = Failure(error_type=error_type, message=message, retryable=False)
+
+
+def holds(run: Run, slot: int, place: Place) -> bool:
+    """Evaluate a place's condition over its inputs."""
+    assert place.condition is not None
+    try:
+        return place.condition.holds(run.values(slot, place.condition.names))
+    except (ExpressionError, UnreadableError) as error:
+        raise Refusal("condition_error", f"condition: {error}") from None
+
+
+def begin(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput | None:
+    """Begin what needs no runner; returns what it gives, where it gives that at once."""
+    place = run.place(slot)
+    match place.kind:
+        case Kind.CHOICE:
+            return _choose(run, slot, t, fx)
+        case Kind.SLEEP:
+            delay_ms = _delay_ms(run, slot, fx.wall())
+            _wait(run, slot, t, fx, delay_ms)
+        case Kind.SIGNAL | Kind.APPROVAL:
+            return _listen(run, slot, t, fx)
+        case Kind.WORKFLOW:
+            begin_child(run, slot, t, fx)
+        case Kind.PYTHON:
+            raise AssertionError(place.id)
+    return None
+
+
+def _wait(run: Run, slot: int, t: Transition, fx: Effects, delay_ms: int | None) -> None:
+    place_row(
+        run, slot, t, NodeStatus.WAITING, new_id=fx.new_id, token=fx.next_token(), due_ms=delay_ms
+    )
+    if delay_ms is not None:
+        fx.timers.append(Timer(run, slot, delay_ms))
+
+
+def _choose(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput:
+    rule = run.place(slot).choice
+    assert rule is not None
+    taken = rule.default
+    try:
+        for name, condition in rule.branches:
+            if condition.holds(run.values(slot, condition.names)):
+                taken = name
+                break
+    except (ExpressionError, UnreadableError) as error:
+        raise Refusal("condition_error", f"branch {name}: {error}") from None
+    output = (json.dumps(taken or "").encode(),)
+    record = place_row(
+        run,
+        slot,
+        t,
+        NodeStatus.COMPLETED,
+        new_id=fx.new_id,
+        token=fx.next_token(),
+        output=output,
+    )
+    record.branch = taken or ""
+    return output
+
+
+def _delay_ms(run: Run, slot: int, wall: datetime) -> int:
+    """Read how long a sleep lasts: so many seconds, or until a moment."""
+    try:
+        values = {name: json.loads(text) for name, text in run.values(slot).items()}
+    except (UnreadableError, ValueError) as error:
+        raise Refusal("sleep_invalid", str(error)) from None
+    seconds, until = values.get("seconds"), values.get("until")
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool):
+        delay_ms = seconds * 1000
+    elif isinstance(until, str):
+        try:
+            moment = datetime.fromisoformat(until)
+        except ValueError:
+            raise Refusal("sleep_invalid", f"until: {until[:100]} is no moment") from None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        delay_ms = (moment - wall).total_seconds() * 1000
+    else:
+        raise Refusal("sleep_invalid", "neither seconds nor until has a value")
+    if not delay_ms <= _SLEEP_MS_MAX:  # not a number is not less
+        raise Refusal("sleep_invalid", "a sleep lasts at most 366 days")
+    return max(0, int(delay_ms))
+
+
+def _listen(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput | None:
+    """Take a word that came before, or wait for it."""
+    rule = run.place(slot).wait
+    assert rule is not None
+    early = run.signals.get(rule.name)
+    if not early:
+        _wait(run, slot, t, fx, rule.timeout_ms)
+        run.waiting.setdefault(rule.name, []).append(slot)
+        return None
+    signal = early.popleft()
+    if not early:
+        del run.signals[rule.name]
+    write_signal(run, slot, t, signal, rule.name)
+    place_row(
+        run,
+        slot,
+        t,
+        NodeStatus.COMPLETED,
+        new_id=fx.new_id,
+        token=fx.next_token(),
+        output=signal.outputs,
+    )
+    return signal.outputs
+
+
+def write_signal(run: Run, slot: int | None, t: Transition, signal: Signal, name: str) -> None:
+    """Write a word from outside, with the node that took it."""
+    payload = b"[" + b",".join(signal.outputs) + b"]"
+    t.signals.append(
+        SignalWrite(
+            id=signal.id,
+            run_id=run.id,
+            tenant_id=run.tenant_id,
+            name=name,
+            payload=payload.decode(),
+            sent_by=signal.sent_by,
+            node_id=None if slot is None else run.node_id(slot),
+        )
+    )
+
+
+def begin_child(run: Run, slot: int, t: Transition, fx: Effects) -> None:
+    """Begin a sub-workflow: an execution of its own, in the shard of this one."""
+    plan = run.place(slot).sub
+    assert plan is not None
+    values, text = _inputs(run, slot, plan)
+    child = Run(
+        id=fx.new_id(),
+        plan=plan,
+        tenant_id=run.tenant_id,
+        created_by=run.created_by,
+        status=RunStatus.PENDING,
+        input_values=values,
+        input_text=text,
+        shard=run.shard,
+        parent=(run.id, slot),
+    )
+    place_row(
+        run, slot, t, NodeStatus.WAITING, new_id=fx.new_id, token=fx.next_token(), child=child.id
+    )
+    run.running += 1
+    fx.starts.append(Start(child, _child_row(run, slot, child)))
+
+
+def start_again(run: Run, slot: int, fx: Effects) -> None:
+    """Start a sub-workflow whose row never came to be, under the id that was chosen for it."""
+    record, plan = run.records[slot], run.place(slot).sub
+    assert record is not None
+    assert record.child is not None
+    assert plan is not None
+    values, text = _inputs(run, slot, plan)
+    child = Run(
+        id=record.child,
+        plan=plan,
+        tenant_id=run.tenant_id,
+        created_by=run.created_by,
+        status=RunStatus.PENDING,
+        input_values=values,
+        input_text=text,
+        shard=run.shard,
+        parent=(run.id, slot),
+    )
+    fx.starts.append(Start(child, _child_row(run, slot, child)))
+
+
+def _inputs(run: Run, slot: int, plan: Plan) -> tuple[dict[str, bytes], str]:
+    try:
+        values = run.values(slot)
+    except UnreadableError as error:
+        raise Refusal("input_too_large", str(error)) from None
+    known = {each.name for each in plan.inputs}
+    given = {name: value for name, value in values.items() if name in known}
+    text = "{" + ",".join(f"{json.dumps(n)}:{v.decode()}" for n, v in given.items()) + "}"
+    if len(text.encode()) > INPUT_BYTES_MAX:
+        raise Refusal("input_too_large", "the inputs of a sub-workflow take at most 1 MiB")
+    return given, text
+
+
+def _child_row(run: Run, slot: int, child: Run) -> RunInsert:
+    plan = child.plan
+    pythons = sorted(plan.pythons)
+    return RunInsert(
+        id=child.id,
+        workflow_id=plan.workflow_id,
+        tenant_id=run.tenant_id,
+        created_by=run.created_by,
+        workflow_version=plan.workflow_version,
+        current_version=None,
+        pins_id=plan.pins_id,
+        shard=child.shard,
+        status=RunStatus.PENDING,
+        input_data=child.input_text,
+        request_id=None,
+        request_digest=None,
+        python_version=pythons[0] if pythons else None,
+        timeout_ms=plan.timeout_ms,
+        revision=1,
+        parent_execution_id=run.id,
+        relation=SUB_WORKFLOW,
+        parent_node_id=run.node_id(slot),
+    )
+
+
+def outputs_of(run: Run, slot: int, text: str) -> NodeOutput:
+    """Give what a sub-workflow answered, by the outputs of its place."""
+    values = _OBJECT.decode(text)
+    return tuple(bytes(values.get(name, b"null")) for name in run.place(slot).outputs)
+
+
+def stop_waiting(run: Run, slot: int, t: Transition, status: NodeStatus) -> None:
+    """End a row that waited, from this side."""
+    run.revision += 1
+    forget_waiting(run, slot)
+    change_row(run, slot, t, status)
+    touch(run, slot, t)
+
+
+def forget_waiting(run: Run, slot: int) -> None:
+    """Wait for a word no more."""
+    rule = run.place(slot).wait
+    if rule is None:
+        return
+    slots = run.waiting.get(rule.name, [])
+    if slot in slots:
+        slots.remove(slot)
+    if not slots:
+        run.waiting.pop(rule.name, None)

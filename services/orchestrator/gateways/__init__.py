@@ -1,0 +1,1 @@
+"""What the orchestrator reaches outside of its database."""

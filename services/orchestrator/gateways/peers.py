@@ -1,0 +1,86 @@
+"""The other orchestrators, as one calls another in a user's name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import grpc
+from qflow.orchestrator.v1 import peer_service_pb2 as pb
+from qflow.orchestrator.v1.peer_service_pb2_grpc import PeerServiceStub
+
+from services.kit.errors import QflowError
+from services.kit.rpc.channel import open_channel
+from services.kit.rpc.errors import relayed
+
+NOT_OWNER: Final = "NOT_OWNER"
+
+
+class PeerGone(Exception):  # noqa: N818  # what happened, for the caller to look again
+    """The other one does not answer, or the run is not its own any more."""
+
+    def __init__(self, message: str, *, undone: bool = False) -> None:
+        """`undone` says that it certainly did nothing."""
+        super().__init__(message)
+        self.undone = undone
+
+
+class Peers:
+    """One channel to each, made when it is needed."""
+
+    def __init__(self, token: str, *, root_certificates: bytes | None = None) -> None:
+        self._token = token
+        self._root_certificates = root_certificates
+        self._stubs: dict[str, tuple[grpc.aio.Channel, Any]] = {}
+
+    async def call(
+        self,
+        address: str,
+        method: str,
+        request: bytes,
+        digest: str,
+        *,
+        timeout_s: float | None = None,
+    ) -> bytes:
+        """Have another one answer a call; raises what it raised there, or PeerGone."""
+        asked = pb.ForwardCallRequest(method=method, request=request, token_digest=digest)
+        try:
+            answer = await self._stub(address).ForwardCall(asked, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise _fault(error) from error
+        return bytes(answer.response)
+
+    async def stream(
+        self, address: str, method: str, request: bytes, digest: str
+    ) -> AsyncIterator[bytes]:
+        """Have another one answer with a stream; raises what it raised there, or PeerGone."""
+        asked = pb.ForwardStreamRequest(method=method, request=request, token_digest=digest)
+        call = self._stub(address).ForwardStream(asked)
+        try:
+            async for answer in call:
+                yield bytes(answer.response)
+        except grpc.aio.AioRpcError as error:
+            raise _fault(error) from error
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Close every channel."""
+        stubs, self._stubs = self._stubs, {}
+        for channel, _ in stubs.values():
+            await channel.close()
+
+    def _stub(self, address: str) -> Any:
+        if address not in self._stubs:
+            channel = open_channel(address, self._token, root_certificates=self._root_certificates)
+            self._stubs[address] = (channel, PeerServiceStub(channel))
+        return self._stubs[address][1]
+
+
+def _fault(error: grpc.aio.AioRpcError) -> QflowError | PeerGone:
+    """Tell what the owner answered from what the way to it did."""
+    answered = relayed(error)
+    if answered is None or answered.reason in {NOT_OWNER, "DRAINING"}:
+        undone = answered is not None and answered.reason == NOT_OWNER
+        return PeerGone(f"{error.code().name}: {error.details()}", undone=undone)
+    return answered

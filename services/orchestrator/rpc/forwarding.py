@@ -1,0 +1,105 @@
+"""Calls about a run go to the orchestrator that has it, whichever one was called."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import wraps
+from typing import Any, Final, Protocol, TypeVar
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
+from services.kit.caller import current_caller
+from services.kit.rpc import codec as kit
+from services.orchestrator.gateways.peers import PeerGone
+from services.orchestrator.usecases.forward import Router, owner_gone
+
+_TRIES: Final = 2
+
+Servicer = TypeVar("Servicer", bound="Routed")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Unary = Callable[[Any, Any, Any], Awaitable[Response]]
+
+
+class Routed(Protocol):
+    """A servicer of which some calls are answered by the owner of the run they name."""
+
+    service: str  # its full name
+    router: Router
+
+
+def to_owner(method: Unary[Response]) -> Unary[Response]:
+    """Have a unary call whose request names a run by `execution_id` answered by its owner.
+
+    The owner's answer comes after its flush. While there is none the call fails with UNAVAILABLE
+    and RetryInfo: it may or may not have been carried out, so that it has to be repeatable.
+    """
+    name = method.__name__
+
+    @wraps(method)
+    async def call(servicer: Routed, request: Any, context: Any) -> Response:
+        for _ in range(_TRIES):
+            try:
+                answered, response = await ask(servicer, name, request)
+            except PeerGone as gone:
+                if gone.undone:
+                    continue
+                break
+            return response if answered else await method(servicer, request, context)
+        raise owner_gone()
+
+    return may_be_forwarded(call)
+
+
+def may_be_forwarded(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let other orchestrators send this call here."""
+    method.forwardable = True  # type: ignore[attr-defined]
+    return method
+
+
+async def ask(
+    servicer: Routed, name: str, request: Any, *, timeout_s: float | None = None
+) -> tuple[bool, Any]:
+    """Ask the run's owner, if that is another: (whether it answered, its answer)."""
+    address = await _address(servicer, request)
+    if address is None:
+        return False, None
+    described = method_of(servicer.service, name)
+    raw = await servicer.router.peers.call(
+        address,
+        f"/{servicer.service}/{name}",
+        request.SerializeToString(),
+        current_caller().token_digest,
+        timeout_s=timeout_s,
+    )
+    return True, GetMessageClass(described.output_type).FromString(raw)
+
+
+async def follow(servicer: Routed, name: str, request: Any) -> AsyncIterator[Any] | None:
+    """Give the stream of the run's owner; None to answer here."""
+    address = await _address(servicer, request)
+    if address is None:
+        return None
+    message = GetMessageClass(method_of(servicer.service, name).output_type)
+    raw = servicer.router.peers.stream(
+        address,
+        f"/{servicer.service}/{name}",
+        request.SerializeToString(),
+        current_caller().token_digest,
+    )
+    return (message.FromString(each) async for each in raw)
+
+
+async def _address(servicer: Routed, request: Any) -> str | None:
+    execution_id = kit.uuid_from(request.execution_id, field="execution_id")
+    return await servicer.router.address(execution_id)
+
+
+def method_of(service: str, name: str) -> MethodDescriptor:
+    """Find an RPC of the contract; KeyError for one that is not there."""
+    found: MethodDescriptor = (
+        descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]
+    )
+    return found

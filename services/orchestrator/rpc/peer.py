@@ -1,0 +1,81 @@
+"""PeerService: answers calls that were made to another orchestrator."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
+from qflow.auth.v1 import auth_pb2
+from qflow.orchestrator.v1 import peer_service_pb2 as pb
+from qflow.orchestrator.v1 import peer_service_pb2_grpc
+
+from services.kit.caller import caller_scope
+from services.kit.errors import InvalidArgument
+from services.kit.rpc import auth
+from services.kit.rpc.auth import Authenticator
+from services.orchestrator.rpc.forwarding import Routed, method_of
+from services.orchestrator.usecases.forward import FORWARDED
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
+    """Makes the calls of others here, as the users who made them, and under the same rules."""
+
+    def __init__(self, authenticator: Authenticator, servicers: Sequence[Routed]) -> None:
+        self._authenticator = authenticator
+        self._servicers = {each.service: each for each in servicers}
+
+    async def ForwardCall(
+        self, request: pb.ForwardCallRequest, context: Context
+    ) -> pb.ForwardCallResponse:
+        """Make a unary call."""
+        handler, inner, rule = self._found(request.method, request.request, streams=False)
+        caller = await self._authenticator.authenticate(request.token_digest)
+        auth.check(caller, rule)
+        with caller_scope(caller), _forwarded():
+            response = await handler(inner, context)
+        return pb.ForwardCallResponse(response=response.SerializeToString())
+
+    async def ForwardStream(
+        self, request: pb.ForwardStreamRequest, context: Context
+    ) -> AsyncIterator[pb.ForwardStreamResponse]:
+        """Make a call that answers with a stream."""
+        handler, inner, rule = self._found(request.method, request.request, streams=True)
+        caller = await self._authenticator.authenticate(request.token_digest)
+        auth.check(caller, rule)
+        with caller_scope(caller), _forwarded():
+            async with aclosing(handler(inner, context)) as responses:
+                async for response in responses:
+                    yield pb.ForwardStreamResponse(response=response.SerializeToString())
+
+    def _found(
+        self, method: str, raw: bytes, *, streams: bool
+    ) -> tuple[Callable[[Any, Context], Any], Any, auth_pb2.AuthRule]:
+        _, _, path = method.partition("/")
+        service, _, name = path.partition("/")
+        servicer = self._servicers.get(service)
+        handler = getattr(servicer, name, None)
+        if handler is None or not getattr(handler, "forwardable", False):
+            raise InvalidArgument("NOT_FORWARDED", f"method {method[:256]} is not one to forward")
+        described = method_of(service, name)
+        if described.server_streaming != streams:
+            raise InvalidArgument("NOT_FORWARDED", f"method {method[:256]} answers in another way")
+        try:
+            inner = GetMessageClass(described.input_type).FromString(raw)
+        except DecodeError:
+            raise InvalidArgument("MALFORMED_REQUEST", "request: cannot be read") from None
+        return handler, inner, described.GetOptions().Extensions[auth_pb2.rule]
+
+
+@contextmanager
+def _forwarded() -> Iterator[None]:
+    token = FORWARDED.set(True)
+    try:
+        yield
+    finally:
+        FORWARDED.reset(token)

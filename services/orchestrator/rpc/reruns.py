@@ -1,0 +1,146 @@
+"""RerunService: makes new runs of runs that were, one or many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+from google.rpc import status_pb2
+from qflow.orchestrator.v1 import rerun_service_pb2 as pb
+from qflow.orchestrator.v1 import rerun_service_pb2_grpc
+
+from services.kit.caller import current_caller
+from services.kit.filter.language import Expression
+from services.kit.rpc import codec as kit
+from services.kit.rpc.errors import to_status
+from services.orchestrator.domain.reuse import FromNode
+from services.orchestrator.rpc import starting
+from services.orchestrator.usecases import batch
+from services.orchestrator.usecases.rerun import FORK, RERUN, RETRY, Again, Rerunner
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RerunServicer(rerun_service_pb2_grpc.RerunServiceServicer):
+    """Decodes, calls one use case, encodes."""
+
+    def __init__(self, rerunner: Rerunner) -> None:
+        self._rerunner = rerunner
+
+    async def RetryExecution(
+        self, request: pb.RetryExecutionRequest, context: Context
+    ) -> pb.RetryExecutionResponse:
+        """Run everything again."""
+        started, _ = await self._rerunner.make(current_caller(), _again(request, RETRY))
+        shown = starting.execution(started, validate_only=request.validate_only)
+        return pb.RetryExecutionResponse(execution=shown)
+
+    async def RerunExecution(
+        self, request: pb.RerunExecutionRequest, context: Context
+    ) -> pb.RerunExecutionResponse:
+        """Run a part again, keep the rest."""
+        again = _again(request, RERUN, from_nodes=_from_nodes(request.from_nodes))
+        started, kept = await self._rerunner.make(current_caller(), again)
+        shown = starting.execution(started, validate_only=request.validate_only)
+        return pb.RerunExecutionResponse(execution=shown, kept_results=kept)
+
+    async def ForkExecution(
+        self, request: pb.ForkExecutionRequest, context: Context
+    ) -> pb.ForkExecutionResponse:
+        """Take another way from a run."""
+        again = _again(
+            request,
+            FORK,
+            from_nodes=_from_nodes(request.from_nodes),
+            input_json=request.input_json if request.HasField("input_json") else None,
+        )
+        started, kept = await self._rerunner.make(current_caller(), again)
+        shown = starting.execution(started, validate_only=request.validate_only)
+        return pb.ForkExecutionResponse(execution=shown, kept_results=kept)
+
+    async def BatchCancelExecutions(
+        self, request: pb.BatchCancelExecutionsRequest, context: Context
+    ) -> pb.BatchCancelExecutionsResponse:
+        """Ask many runs to stop."""
+        caller, dry = current_caller(), request.validate_only
+        ids, more = await self._chosen(request, batch.CANCELLABLE)
+        items = await batch.cancel_many(self._rerunner, caller, ids, validate_only=dry)
+        return pb.BatchCancelExecutionsResponse(items=map(_item, items), truncated=more)
+
+    async def BatchRetryExecutions(
+        self, request: pb.BatchRetryExecutionsRequest, context: Context
+    ) -> pb.BatchRetryExecutionsResponse:
+        """Retry many runs."""
+        items, more = await self._made(request, RETRY, batch.FINISHED)
+        return pb.BatchRetryExecutionsResponse(items=map(_item, items), truncated=more)
+
+    async def BatchRerunExecutions(
+        self, request: pb.BatchRerunExecutionsRequest, context: Context
+    ) -> pb.BatchRerunExecutionsResponse:
+        """Rerun many runs from what did not complete."""
+        items, more = await self._made(request, RERUN, batch.BROKEN)
+        return pb.BatchRerunExecutionsResponse(items=map(_item, items), truncated=more)
+
+    async def _made(
+        self, request: Any, relation: str, among: Expression
+    ) -> tuple[list[batch.Item], bool]:
+        ids, more = await self._chosen(request, among)
+        items = await batch.make_many(
+            self._rerunner,
+            current_caller(),
+            ids,
+            relation=relation,
+            request_id=kit.uuid_or_none(request.request_id, field="request_id"),
+            validate_only=request.validate_only,
+        )
+        return items, more
+
+    async def _chosen(self, request: Any, among: Expression) -> tuple[list[Any], bool]:
+        named = enumerate(request.execution_ids)
+        return await batch.chosen(
+            self._rerunner.reader,
+            current_caller(),
+            execution_ids=[kit.uuid_from(each, field=f"execution_ids[{at}]") for at, each in named],
+            filter_text=request.filter,
+            among=among,
+        )
+
+
+def _again(
+    request: Any,
+    relation: str,
+    *,
+    from_nodes: tuple[FromNode, ...] = (),
+    input_json: str | None = None,
+) -> Again:
+    return Again(
+        execution_id=kit.uuid_from(request.execution_id, field="execution_id"),
+        relation=relation,
+        request_id=kit.uuid_or_none(request.request_id, field="request_id"),
+        validate_only=request.validate_only,
+        from_nodes=from_nodes,
+        input_json=input_json,
+    )
+
+
+def _from_nodes(named: Iterable[pb.RerunNode]) -> tuple[FromNode, ...]:
+    return tuple(
+        FromNode(
+            node_id=each.node,
+            input_json=each.input_json,
+            version=each.node_version if each.HasField("node_version") else None,
+        )
+        for each in named
+    )
+
+
+def _item(item: batch.Item) -> pb.BatchItem:
+    """Encode what became of one; of a refusal the first detail, so that a thousand fit."""
+    status = to_status(item.error) if item.error else status_pb2.Status()
+    del status.details[1:]
+    return pb.BatchItem(
+        execution_id=str(item.execution_id),
+        status=status,
+        new_execution_id=str(item.new_execution_id or ""),
+    )

@@ -1,0 +1,66 @@
+"""RunService: runs something and answers with what came of it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import grpc
+from qflow.orchestrator.v1 import execution_pb2, run_service_pb2_grpc
+from qflow.orchestrator.v1 import run_service_pb2 as pb
+
+from services.kit.caller import current_caller
+from services.kit.rpc import codec as kit
+from services.orchestrator.domain.options import RunOptions, Wishes
+from services.orchestrator.rpc import codec, starting
+from services.orchestrator.usecases.launch import Started
+from services.orchestrator.usecases.run_node import run_node
+from services.orchestrator.usecases.start import Starter
+from services.orchestrator.usecases.watch import Watcher
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_BASIC: Final = execution_pb2.EXECUTION_VIEW_BASIC
+
+
+class RunServicer(run_service_pb2_grpc.RunServiceServicer):
+    """Decodes, calls a use case, waits, encodes."""
+
+    def __init__(self, *, starter: Starter, watcher: Watcher) -> None:
+        self._starter = starter
+        self._watcher = watcher
+
+    async def ExecuteWorkflow(
+        self, request: pb.ExecuteWorkflowRequest, context: Context
+    ) -> pb.ExecuteWorkflowResponse:
+        """Start a run, wait for its end, give its output."""
+        started = await starting.start(self._starter, request.start)
+        if request.start.validate_only:
+            shown = starting.execution(started, validate_only=True)
+            return pb.ExecuteWorkflowResponse(execution=shown, existing=started.existing)
+        shown, done = await self._ended(started, request)
+        return pb.ExecuteWorkflowResponse(execution=shown, done=done, existing=started.existing)
+
+    async def RunNode(self, request: pb.RunNodeRequest, context: Context) -> pb.RunNodeResponse:
+        """Run a node alone, wait for its end, give its output."""
+        options = RunOptions(labels=dict(request.labels), priority=request.priority)
+        started = await run_node(
+            self._watcher.reader,
+            self._watcher.engine,
+            current_caller(),
+            kit.uuid_from(request.node_id, field="node_id"),
+            request.node_version,
+            request.input_json,
+            kit.uuid_or_none(request.request_id, field="request_id"),
+            wishes=Wishes(options=options, timeout_ms=starting.timeout_ms(request)),
+        )
+        shown, done = await self._ended(started, request)
+        return pb.RunNodeResponse(execution=shown, done=done, existing=started.existing)
+
+    async def _ended(self, started: Started, request: Any) -> tuple[execution_pb2.Execution, bool]:
+        execution, plan = await self._watcher.wait(
+            current_caller(),
+            started.execution.id,
+            timeout_s=starting.wait_s(request),
+            full=request.view != _BASIC,
+        )
+        return codec.execution_to_pb(execution, plan), execution.final

@@ -1,0 +1,127 @@
+"""What a start says, between messages and values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from qflow.orchestrator.v1 import execution_pb2
+from qflow.orchestrator.v1 import execution_service_pb2 as pb
+
+from services.kit.caller import current_caller
+from services.kit.errors import FieldViolation, InvalidArgument
+from services.kit.rpc import codec as kit
+from services.kit.rpc import deadline
+from services.orchestrator.domain.options import KeyConflict, KeyReuse, RunOptions, Wishes
+from services.orchestrator.rpc import codec
+from services.orchestrator.usecases.launch import Started
+from services.orchestrator.usecases.start import Starter
+
+_AHEAD_MAX: Final = timedelta(days=366)
+WAIT_DEFAULT_S: Final = 30.0
+# What is left of a call's deadline for answering it.
+_ANSWER_S: Final = 0.25
+_CONFLICT: Final[Mapping[int, KeyConflict]] = {
+    0: KeyConflict.FAIL,
+    execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_FAIL: KeyConflict.FAIL,
+    execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_USE_EXISTING: KeyConflict.USE_EXISTING,
+    execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_CANCEL_EXISTING: KeyConflict.CANCEL_EXISTING,
+}
+_REUSE: Final[Mapping[int, KeyReuse]] = {
+    0: KeyReuse.ALLOW,
+    execution_pb2.BUSINESS_KEY_REUSE_POLICY_ALLOW: KeyReuse.ALLOW,
+    execution_pb2.BUSINESS_KEY_REUSE_POLICY_ALLOW_IF_FAILED: KeyReuse.ALLOW_IF_FAILED,
+    execution_pb2.BUSINESS_KEY_REUSE_POLICY_REJECT: KeyReuse.REJECT,
+}
+
+
+async def start(starter: Starter, request: pb.StartExecutionRequest) -> Started:
+    """Start what a request says."""
+    if request.workflow_alias and request.workflow_version:
+        raise _refused("workflow_alias", "name a version or an alias, not both", _TWICE)
+    request_id = kit.uuid_or_none(request.request_id, field="request_id")
+    return await starter.start(
+        current_caller(),
+        kit.uuid_from(request.workflow_id, field="workflow_id"),
+        request.workflow_version,
+        request.input_json,
+        None if request.validate_only else request_id,
+        alias=request.workflow_alias,
+        wishes=_wishes(request),
+        validate_only=request.validate_only,
+    )
+
+
+_TWICE: Final = "VERSION_NAMED_TWICE"
+
+
+def _wishes(request: pb.StartExecutionRequest) -> Wishes:
+    conflict = _CONFLICT[request.business_key_conflict]
+    reuse = _REUSE[request.business_key_reuse]
+    key = request.business_key if request.HasField("business_key") else None
+    if key is None and (request.business_key_conflict or request.business_key_reuse):
+        raise _refused("business_key", "a policy is given and no key", "BUSINESS_KEY_MISSING")
+    if conflict is KeyConflict.CANCEL_EXISTING and reuse is KeyReuse.REJECT:
+        said = "CANCEL_EXISTING would stop a run, and REJECT then refuse its successor"
+        raise _refused("business_key_conflict", said, "BUSINESS_KEY_POLICIES_CLASH")
+    start_at = moment(request, "start_time")
+    return Wishes(
+        options=RunOptions(
+            business_key=key,
+            labels=dict(request.labels),
+            priority=request.priority,
+            start_at=start_at,
+        ),
+        conflict=conflict,
+        reuse=reuse,
+        timeout_ms=timeout_ms(request),
+    )
+
+
+def timeout_ms(request: Any) -> int | None:
+    """Read how long a run may take."""
+    if not request.HasField("timeout"):
+        return None
+    return kit.milliseconds_from(request.timeout, field="timeout")
+
+
+def moment(request: Any, field: str) -> datetime | None:
+    """Read a moment that is not too far ahead; one that has passed is now, which is unset."""
+    if not request.HasField(field):
+        return None
+    stamp: Timestamp = getattr(request, field)
+    try:
+        at = stamp.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        raise _refused(field, "is no moment of the calendar", "INVALID_FIELD") from None
+    ahead = at - datetime.now(UTC)
+    if ahead > _AHEAD_MAX:
+        said = f"is more than {_AHEAD_MAX.days} days ahead"
+        raise _refused(field, said, "START_TIME_TOO_FAR")
+    return at
+
+
+def wait_s(request: Any) -> float:
+    """Read how long to wait: as asked, but not so long that the call ends unanswered."""
+    asked: Duration = request.wait
+    wanted = WAIT_DEFAULT_S
+    if request.HasField("wait"):
+        wanted = kit.milliseconds_from(asked, field="wait") / 1000
+    left = deadline.remaining()
+    return wanted if left is None else max(0.0, min(wanted, left - _ANSWER_S))
+
+
+def execution(started: Started, *, validate_only: bool) -> execution_pb2.Execution:
+    """Encode the run of a start; one that was only checked has no id yet."""
+    message = codec.execution_to_pb(started.execution, started.plan)
+    if validate_only and not started.existing:
+        message.id = ""
+    return message
+
+
+def _refused(field: str, said: str, reason: str) -> InvalidArgument:
+    fields = [FieldViolation(field, said, reason)]
+    return InvalidArgument(reason, f"{field}: {said}", fields=fields)

@@ -1,0 +1,201 @@
+"""How executions of a list are found: by filter and order, as ids, before anything of them is read.
+
+The text is made of constants alone: those below, and the conditions of the fields. A caller's words
+choose among them and are parameters; `tests/contracts/test_sql.py` prepares every field, operator
+and order.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, LiteralString
+from uuid import UUID
+
+from services.kit.filter.fields import Field, FieldTable, compile_filter, id_field, time_field
+from services.kit.filter.language import Expression
+from services.kit.filter.order import Order, OrderField
+from services.kit.page import Found
+from services.kit.pg import Db, Pool, connection
+from services.orchestrator.domain.status import RunStatus
+
+# Above so many candidates a search walks the list's own order instead.
+CANDIDATES_MAX: Final = 2_000
+LABELS: Final = "labels."
+
+_STATUSES: Final = frozenset(RunStatus)
+_PRIORITY: Final = re.compile(r"-?[0-9]{1,3}")
+
+
+def _nullable(field: Field, column: LiteralString) -> Field:
+    """Make conditions that are false where there is no value, not unknown: NOT finds those."""
+    conditions: dict[str, LiteralString] = {
+        operator: f"({condition} AND {column} IS NOT NULL)"
+        for operator, condition in field.sql.items()
+    }
+    if "!=" in conditions:
+        conditions["!="] = f"NOT {conditions['=']}"
+    return Field(field.name, conditions, field.read, field.wanted)
+
+
+def _text(name: str, column: LiteralString) -> Field:
+    conditions: dict[str, LiteralString] = {
+        "=": f"{column} = {{}}::text",
+        "!=": "",
+        ":": f"strpos(lower({column}), lower({{}}::text)) > 0",
+    }
+    return _nullable(Field(name, conditions, lambda text: text, "text"), column)
+
+
+def _status(text: str) -> str | None:
+    return text if text in _STATUSES else None
+
+
+def _priority(text: str) -> int | None:
+    return int(text) if _PRIORITY.fullmatch(text) else None
+
+
+def _label(name: str) -> Field:
+    """Make the field of one label; its values are held against as a part of all labels."""
+    key = name.removeprefix(LABELS)
+    return Field(
+        name,
+        {
+            "=": "listed.labels @> {}::text::jsonb",
+            "!=": "NOT listed.labels @> {}::text::jsonb",
+        },
+        lambda text: label_text(key, text),
+        "text",
+    )
+
+
+def label_text(key: str, value: str) -> str:
+    """Write one label as the JSON object that rows which have it contain."""
+    return json.dumps({key: value})
+
+
+FIELDS: Final = FieldTable(
+    (
+        Field(
+            "status",
+            {"=": "listed.status = {}::text", "!=": "listed.status <> {}::text"},
+            _status,
+            "one of " + ", ".join(RunStatus),
+        ),
+        _nullable(id_field("workflow", "listed.workflow_id"), "listed.workflow_id"),
+        _nullable(id_field("node_version", "listed.node_version_id"), "listed.node_version_id"),
+        id_field("owner", "listed.created_by"),
+        _text("business_key", "listed.business_key"),
+        _text("relation", "listed.relation"),
+        _nullable(id_field("parent", "listed.parent_execution_id"), "listed.parent_execution_id"),
+        _text("error_type", "listed.error_type"),
+        _text("failed_node", "listed.failed_node_id"),
+        Field(
+            "priority",
+            {
+                "=": "listed.priority = {}::integer",
+                "!=": "listed.priority <> {}::integer",
+                "<": "listed.priority < {}::integer",
+                "<=": "listed.priority <= {}::integer",
+                ">": "listed.priority > {}::integer",
+                ">=": "listed.priority >= {}::integer",
+            },
+            _priority,
+            "a whole number like -5",
+        ),
+        time_field("create_time", "listed.created_at"),
+        _nullable(time_field("start_time", "listed.started_at"), "listed.started_at"),
+        _nullable(time_field("end_time", "listed.completed_at"), "listed.completed_at"),
+    ),
+    "strpos(lower(COALESCE(listed.error_message, '')), lower({}::text)) > 0",
+    {LABELS: _label},
+)
+ORDERS: Final = (
+    OrderField("create_time", "listed.created_at", "timestamptz", datetime),
+    OrderField("end_time", "listed.completed_at", "timestamptz", datetime),
+)
+NEWEST_FIRST: Final = Order(ORDERS[0], descending=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What the list is asked: a filter, an order, the last row of the page before, how many."""
+
+    expression: Expression | None
+    order: Order = NEWEST_FIRST
+    after: tuple[str | datetime, UUID] | None = None
+    limit: int
+    full: bool = False  # whether the rows will be read whole
+
+
+# A column of JSON is told by its size on disk, compressed: about an eighth of what it becomes.
+_FIND: Final = """
+    SELECT listed.id, {column} AS key,
+           CASE WHEN $3::boolean
+                THEN 8 * (COALESCE(pg_column_size(listed.input_data), 0)
+                        + COALESCE(pg_column_size(listed.output_data), 0))
+                ELSE 0 END AS size_bytes
+      FROM workflow_executions AS listed
+     WHERE {whose} AND listed.purge_started_at IS NULL AND {condition}
+     ORDER BY {column} {direction}, listed.id {direction}
+     LIMIT $2::integer
+"""
+_AFTER: Final = " AND ({column}, listed.id) {beyond} ($4::{type}, $5::uuid)"
+
+
+def statement(question: Question, *, among_ids: bool) -> tuple[str, tuple[object, ...]]:
+    """Put the statement of a question together; gives its text and its parameters from $4 on.
+
+    $1 is the caller's tenant, or the ids to choose from; $2 the limit; $3 whether rows are whole.
+    """
+    order = question.order
+    # An order by a time that not every run has lists those that have it.
+    condition = f"{order.field.column} IS NOT NULL"
+    parameters = tuple[object, ...]()
+    if question.after is not None:
+        condition += _AFTER.format(
+            column=order.field.column, beyond=order.beyond, type=order.field.sql_type
+        )
+        parameters = question.after
+    if question.expression is not None:
+        compiled = compile_filter(question.expression, FIELDS, first=4 + len(parameters))
+        condition += f" AND {compiled.sql}"
+        parameters += compiled.parameters
+    text = _FIND.format(
+        whose="listed.id = ANY ($1::uuid[])" if among_ids else "listed.tenant_id = $1::uuid",
+        column=order.field.column,
+        direction=order.direction,
+        condition=condition,
+    )
+    return text, parameters
+
+
+async def find(
+    db: Db, question: Question, *, tenant_id: UUID, ids: Sequence[UUID] | None
+) -> list[Found]:
+    """Find a page of the caller's runs that the filter lets through; with `ids`, of these alone."""
+    text, parameters = statement(question, among_ids=ids is not None)
+    whose = tenant_id if ids is None else ids
+    rows = await db.fetch(text, whose, question.limit, question.full, *parameters)
+    return [Found(row["id"], row["key"], row["size_bytes"]) for row in rows]
+
+
+# Run by the engine's login, whose policy keeps no operator from the index. What it gives are ids,
+# and the caller's statement decides about them.
+_BY_LABELS: Final[LiteralString] = """
+    SELECT CASE WHEN count(*) <= $3 THEN COALESCE(array_agg(id), '{}') END
+      FROM (SELECT id FROM workflow_executions
+             WHERE labels <> '{}'
+               AND label_marks(tenant_id, labels) @> label_marks($1::uuid, $2::text::jsonb)
+             LIMIT $3::integer + 1) AS candidates
+"""
+
+
+async def ids_by_labels(pool: Pool, labels: str, *, tenant_id: UUID) -> list[UUID] | None:
+    """Find what may have all these labels, a JSON object; None where that is too much."""
+    async with connection(pool) as db:
+        ids: list[UUID] | None = await db.fetchval(_BY_LABELS, tenant_id, labels, CANDIDATES_MAX)
+    return ids

@@ -1,0 +1,53 @@
+"""Words from outside as callers read them, under row-level security."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, LiteralString
+from uuid import UUID
+
+from services.kit.pg import Db
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalRow:
+    """A word that was sent."""
+
+    workflow_execution_id: UUID
+    name: str
+    payload: str
+    sent_by: UUID
+    node_id: str | None
+
+
+_FIND: Final[LiteralString] = """
+    SELECT workflow_execution_id, name, payload::text AS payload, sent_by, node_id
+      FROM execution_signals WHERE id = $1
+"""
+
+
+async def find(db: Db, signal_id: UUID) -> SignalRow | None:
+    """Give a word by its id, which is the request id that it was sent with."""
+    row = await db.fetchrow(_FIND, signal_id)
+    return None if row is None else SignalRow(**row)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitRow:
+    """When a node began to wait, and until when."""
+
+    started_at: datetime | None
+    due_at: datetime | None
+
+
+_WAITS: Final[LiteralString] = """
+    SELECT id, started_at, due_at FROM node_executions WHERE id = ANY($1) AND status = 'waiting'
+"""
+
+
+async def get_waits(db: Db, node_execution_ids: Iterable[UUID]) -> dict[UUID, WaitRow]:
+    """Give the rows of nodes that wait, by id."""
+    rows = await db.fetch(_WAITS, list(node_execution_ids))
+    return {row["id"]: WaitRow(row["started_at"], row["due_at"]) for row in rows}

@@ -1,0 +1,121 @@
+"""The same for many runs: each by itself, with an answer of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID, uuid5
+
+from services.kit.caller import Caller
+from services.kit.errors import QflowError
+from services.kit.filter.language import And, Comparison, Expression, Or
+from services.orchestrator.domain.status import RUN_FINAL, RunStatus
+from services.orchestrator.usecases import listing
+from services.orchestrator.usecases.cancel import cancel_execution
+from services.orchestrator.usecases.read import Reader
+from services.orchestrator.usecases.rerun import Again, Rerunner
+
+ITEMS_MAX: Final = 1000
+# At once: so many share a flush, and leave connections to other calls.
+_AT_ONCE: Final = 16
+
+
+def _one_of(statuses: Sequence[RunStatus]) -> Expression:
+    return Or(tuple(Comparison("status", "=", each) for each in statuses))
+
+
+_OPEN: Final = _one_of([each for each in RunStatus if each not in RUN_FINAL])
+# What a filter finds for each of the batches: the rest could only be refused.
+CANCELLABLE: Final = _OPEN
+FINISHED: Final = _one_of(sorted(RUN_FINAL))
+BROKEN: Final = _one_of([RunStatus.FAILED, RunStatus.CANCELLED])
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What became of one run."""
+
+    execution_id: UUID
+    new_execution_id: UUID | None = None
+    error: QflowError | None = None
+
+
+async def chosen(
+    reader: Reader,
+    caller: Caller,
+    *,
+    execution_ids: Sequence[UUID],
+    filter_text: str,
+    among: Expression,
+) -> tuple[list[UUID], bool]:
+    """Give the runs of a batch, and whether the filter lets more of them through."""
+    if not filter_text:
+        return list(execution_ids), False
+    asked = listing.asked_from(filter_text=filter_text)
+    terms = [among] if asked.expression is None else [asked.expression, among]
+    expression = terms[0] if len(terms) == 1 else And(tuple(terms))
+    found = await listing.find(
+        reader,
+        caller,
+        listing.Asked(expression, asked.order),
+        after=None,
+        limit=ITEMS_MAX + 1,
+        full=False,
+    )
+    return [each.id for each in found[:ITEMS_MAX]], len(found) > ITEMS_MAX
+
+
+async def each_of(ids: Sequence[UUID], act: Callable[[UUID], Awaitable[UUID | None]]) -> list[Item]:
+    """Do something for each run; a refusal of one is its answer and stops no other."""
+    room = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(execution_id: UUID) -> Item:
+        async with room:
+            try:
+                return Item(execution_id, await act(execution_id))
+            except QflowError as error:
+                return Item(execution_id, error=error)
+
+    async with asyncio.TaskGroup() as tasks:
+        begun = [tasks.create_task(one(each)) for each in ids]
+    return [each.result() for each in begun]
+
+
+async def cancel_many(
+    rerunner: Rerunner, caller: Caller, ids: Sequence[UUID], *, validate_only: bool
+) -> list[Item]:
+    """Ask runs to stop."""
+
+    async def cancel(execution_id: UUID) -> None:
+        if validate_only:
+            await rerunner.reader.get(caller, execution_id, full=False)
+        else:
+            await cancel_execution(rerunner.reader, rerunner.engine, caller, execution_id)
+
+    return await each_of(ids, cancel)
+
+
+async def make_many(
+    rerunner: Rerunner,
+    caller: Caller,
+    ids: Sequence[UUID],
+    *,
+    relation: str,
+    request_id: UUID | None,
+    validate_only: bool,
+) -> list[Item]:
+    """Make a run of each; the same request makes them once."""
+
+    async def make(execution_id: UUID) -> UUID | None:
+        again = Again(
+            execution_id=execution_id,
+            relation=relation,
+            request_id=uuid5(request_id, str(execution_id)) if request_id else None,
+            validate_only=validate_only,
+        )
+        started, _ = await rerunner.make(caller, again)
+        return None if validate_only else started.execution.id
+
+    return await each_of(ids, make)

@@ -1,0 +1,64 @@
+"""Business keys: what a start does about the run that has the same one."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from services.kit.caller import Caller
+from services.kit.errors import AlreadyExists
+from services.kit.pg import as_caller
+from services.orchestrator.domain.options import KeyConflict, KeyReuse, Wishes
+from services.orchestrator.domain.status import RunStatus
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.storage import executions
+from services.orchestrator.storage.executions import Execution
+from services.orchestrator.usecases.cancel import cancel_execution
+from services.orchestrator.usecases.read import Reader
+
+
+async def settle_key(
+    reader: Reader,
+    engine: Engine,
+    caller: Caller,
+    workflow_id: UUID | None,
+    wishes: Wishes,
+    *,
+    dry: bool = False,
+) -> Execution | None:
+    """Do as the policies say; give the run to answer with, or None where the start may go on.
+
+    What this saw is a guess: the flush decides. `AlreadyExists` names the run that is in the way.
+    A dry one asks nobody to stop.
+    """
+    key = wishes.options.business_key
+    if key is None or workflow_id is None:
+        return None
+    async with as_caller(reader.api_pool, caller) as db:
+        holder = await executions.find_key(db, workflow_id, key)
+    if holder is None:
+        return None
+    if not holder.final and holder.cancel_requested_at is None:
+        match wishes.conflict:
+            case KeyConflict.USE_EXISTING:
+                return holder
+            case KeyConflict.CANCEL_EXISTING:
+                if not dry:
+                    await cancel_execution(reader, engine, caller, holder.id, finished_ok=True)
+                return None
+            case KeyConflict.FAIL:
+                raise _in_the_way(holder, "BUSINESS_KEY_IN_USE", "an open run has")
+    completed = holder.status is RunStatus.COMPLETED
+    if wishes.reuse is KeyReuse.REJECT:
+        raise _in_the_way(holder, "BUSINESS_KEY_USED", "an earlier run had")
+    if wishes.reuse is KeyReuse.ALLOW_IF_FAILED and completed:
+        raise _in_the_way(holder, "BUSINESS_KEY_USED", "a run completed with")
+    return None
+
+
+def _in_the_way(holder: Execution, reason: str, said: str) -> AlreadyExists:
+    return AlreadyExists(
+        reason,
+        f"business_key: {said} this key; see execution_id",
+        resource=("execution", str(holder.id)),
+        execution_id=holder.id,
+    )

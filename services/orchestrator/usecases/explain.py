@@ -1,0 +1,114 @@
+"""Explaining a run: its rows, and what this orchestrator sees of runners and queues."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from services.kit.caller import Caller
+from services.kit.pg import as_caller
+from services.orchestrator.domain.ends import Verdict, decide
+from services.orchestrator.domain.explain import (
+    NodeState,
+    Ready,
+    Reason,
+    RunState,
+    Situation,
+    explain,
+)
+from services.orchestrator.domain.plan import Kind, Phase, Plan
+from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.storage import executions
+from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.usecases.read import Reader
+
+
+async def explain_execution(
+    reader: Reader, engine: Engine, caller: Caller, execution_id: UUID
+) -> tuple[Execution, list[Reason]]:
+    """Give a run with the reasons why it stands as it does."""
+    execution, plan = await reader.get(caller, execution_id, full=False)
+    nodes: list[NodeState] = []
+    run = engine.core.runs.get(execution_id)
+    if not execution.final:
+        async with as_caller(reader.api_pool, caller) as db:
+            rows = await executions.list_nodes(db, execution_id)
+        silent = _silent_places(engine, run)
+        nodes = [
+            NodeState(
+                node_id=row.node_id,
+                status=row.status,
+                started_at=row.started_at,
+                due_at=row.due_at,
+                error_type=row.error_type,
+                silent=row.node_id in silent,
+                waits_for=_waits_for(plan, row),
+            )
+            for row in rows
+            if row.status not in NODE_FINAL
+        ]
+    state = RunState(
+        status=execution.status,
+        cancel_requested_at=execution.cancel_requested_at,
+        start_at=execution.start_at,
+        completed_at=execution.completed_at,
+        error_type=execution.error_type,
+        error_message=execution.error_message,
+        failed_node_id=execution.failed_node_id,
+    )
+    here = [each for each in engine.core.runners.values() if each.connected]
+    situation = Situation(
+        ready=None if run is None else _ready(engine, run),
+        pythons=frozenset().union(*(each.pythons for each in here)),
+        runners=len(here),
+    )
+    return execution, explain(state, nodes, situation, now=datetime.now(UTC))
+
+
+def _ready(engine: Engine, run: Run) -> list[Ready]:
+    """Give the places that could run and have not begun, and maps with elements to begin."""
+    return [
+        Ready(
+            node_id=place.id,
+            python_version=place.python_version,
+            locked=place.node_version_id not in engine.core.unlocked,
+        )
+        for at, place in enumerate(run.plan.places)
+        if place.kind is Kind.PYTHON and run.may_begin(at) and _wants_runner(run, at)
+    ]
+
+
+def _wants_runner(run: Run, place: int) -> bool:
+    group = run.groups.get(place)
+    if group is not None:
+        return group.queued
+    later = run.plan.places[place].phase is not Phase.MAIN
+    begins = place in run.seeded if later else decide(run, place) is Verdict.RUN
+    return run.records[place] is None and begins
+
+
+def _waits_for(plan: Plan, row: NodeExecution) -> str:
+    """Say what ends a node's wait, in words that somebody can act on."""
+    if row.status is NodeStatus.PAUSED:
+        return "ResumeNode: it was held up by hand"
+    if row.status is not NodeStatus.WAITING:
+        return ""
+    place = plan.places[plan.index[row.definition_node_id]]
+    if row.child_execution_id is not None:
+        return f"execution {row.child_execution_id}, which runs it"
+    if place.wait is not None:
+        call = "SendSignal" if place.kind is Kind.SIGNAL else "AnswerApproval"
+        return f"{call} with the name {place.wait.name}"
+    return "its time" if place.kind is Kind.SLEEP else ""
+
+
+def _silent_places(engine: Engine, run: Run | None) -> set[str]:
+    if run is None:
+        return set()
+    return {
+        run.node_id(slot)
+        for slot, record in enumerate(run.records)
+        if record is not None and record.runner in engine.silent_since
+    }

@@ -1,0 +1,165 @@
+"""Beginning a run whose plan is known: its row, what it takes over, earlier calls of the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+from services.kit.caller import Caller
+from services.kit.errors import AlreadyExists, FailedPrecondition, Unavailable
+from services.kit.ids import uuid7
+from services.kit.pg import Pool, as_caller
+from services.orchestrator.domain.core import SHARDS
+from services.orchestrator.domain.options import NO_WISHES, Wishes
+from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.reuse import Kept, take_over
+from services.orchestrator.domain.rows import Follows, RunInsert
+from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.status import RunStatus
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.storage import executions
+from services.orchestrator.storage.executions import Execution
+from services.orchestrator.storage.recovery import split_object
+
+
+class Started(NamedTuple):
+    """The run that a start is answered with; `existing` where it was there before."""
+
+    execution: Execution
+    plan: Plan
+    existing: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """A run as it is to begin."""
+
+    plan: Plan
+    input_json: str
+    request_id: UUID | None = None
+    digest: str = ""
+    wishes: Wishes = NO_WISHES
+    current: int | None = None  # the version that the workflow must still have
+    follows: tuple[Follows, ...] = ()
+    alias: str = ""
+    kept: tuple[Kept, ...] = ()  # results that it takes over
+
+
+async def launch(engine: Engine, caller: Caller, asked: Launch) -> Execution:
+    """Begin a run and give it once it is committed; `NotStarted` where the flush refused it."""
+    run = new_run(caller, asked)
+    copies = take_over(run, asked.kept, new_id=uuid7)
+    await engine.start(run, _row(run, asked), asked.follows, copies)
+    return executions.without_values(executions.of_run(run))
+
+
+def preview(caller: Caller, asked: Launch) -> Started:
+    """Give a run as it would be accepted."""
+    run = new_run(caller, asked)
+    take_over(run, asked.kept, new_id=uuid7)
+    return Started(executions.without_values(executions.of_run(run)), asked.plan)
+
+
+def new_run(caller: Caller, asked: Launch) -> Run:
+    """Make a run of which nothing has begun."""
+    text = asked.input_json or "{}"
+    return Run(
+        id=uuid7(),
+        plan=asked.plan,
+        tenant_id=caller.tenant_id,
+        created_by=caller.user_id,
+        status=RunStatus.PENDING,
+        input_values=split_object(text),
+        input_text=text,
+        request_id=asked.request_id,
+        options=asked.wishes.options,
+    )
+
+
+def _row(run: Run, asked: Launch) -> RunInsert:
+    plan, options = asked.plan, asked.wishes.options
+    return RunInsert(
+        id=run.id,
+        workflow_id=plan.workflow_id,
+        tenant_id=run.tenant_id,
+        created_by=run.created_by,
+        workflow_version=plan.workflow_version,
+        current_version=asked.current,
+        pins_id=plan.pins_id,
+        shard=zlib.crc32(run.id.bytes) % SHARDS,
+        status=RunStatus.PENDING,
+        input_data=run.input_text,
+        request_id=asked.request_id,
+        request_digest=asked.digest if asked.request_id else None,
+        python_version=next(
+            (each.python_version for each in plan.places if each.python_version), None
+        ),
+        timeout_ms=asked.wishes.timeout_within(plan.timeout_ms),
+        revision=1,
+        alias=asked.alias or None,
+        business_key=options.business_key,
+        key_reuse=asked.wishes.reuse,
+        labels=json.dumps(dict(options.labels)),
+        priority=options.priority,
+        start_at=options.start_at,
+        parent_execution_id=options.parent_execution_id,
+        relation=options.relation,
+        node_version_id=options.node_version_id,
+    )
+
+
+def digest_of(*parts: object) -> str:
+    """Give one text for all that a request says, but for its id."""
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
+
+
+async def same_request(
+    pool: Pool, caller: Caller, request_id: UUID | None, digest: str
+) -> Execution | None:
+    """Give what an equal request started before; `AlreadyExists` where it asked something else."""
+    if request_id is None:
+        return None
+    async with as_caller(pool, caller) as db:
+        earlier = await executions.find_request(db, caller.user_id, request_id)
+    if earlier is None:
+        return None
+    execution, known = earlier
+    if known != digest:
+        raise AlreadyExists(
+            "REQUEST_ID_REUSED",
+            "request_id was used to start something else; use a new one",
+            resource=("execution", str(execution.id)),
+            execution_id=execution.id,
+        )
+    return execution
+
+
+def check_pythons(engine: Engine, plan: Plan) -> None:
+    """Refuse what would wait for ever: runners are here, and none has a Python it needs."""
+    here = engine.core.pythons()
+    if not here or plan.pythons <= here:
+        return
+    missing = min(plan.pythons - here)
+    names = (each.id for each in plan.places if each.python_version == missing)
+    place = next(names, "of a sub-workflow")
+    known = ", ".join(sorted(here, key=lambda each: [int(part) for part in each.split(".")]))
+    raise FailedPrecondition(
+        "PYTHON_MISSING",
+        f"node {place} needs Python {missing}, and the runners have {known}; "
+        "change the node's python_version, or install that Python for a runner and restart it",
+        resource=("workflow", str(plan.workflow_id)) if plan.workflow_id else None,
+    )
+
+
+def changes_all_the_time() -> Unavailable:
+    """Make the answer where every try met another state of things."""
+    return Unavailable(
+        "WORKFLOW_CHANGES",
+        "the workflow, its alias, its nodes or the run with its business key changed with every "
+        "try; repeat the call",
+        retry_after_s=0.1,
+    )

@@ -1,0 +1,301 @@
+"""New runs made of others: retried whole, run again in part, forked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as replaced
+from typing import Final
+from uuid import UUID
+
+from services.kit.caller import Caller
+from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument
+from services.kit.pg import Db, as_caller, transaction
+from services.orchestrator.domain import inputs, proof, reuse
+from services.orchestrator.domain.compile import compile_plan
+from services.orchestrator.domain.options import RunOptions, Wishes
+from services.orchestrator.domain.plan import Definition, Plan
+from services.orchestrator.domain.reuse import FromNode, Kept
+from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.engine.engine import Engine, NotStarted
+from services.orchestrator.storage import definitions, executions, pins
+from services.orchestrator.storage.definitions import Pins
+from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.storage.recovery import split_object
+from services.orchestrator.usecases.business_keys import settle_key
+from services.orchestrator.usecases.launch import (
+    Launch,
+    Started,
+    changes_all_the_time,
+    check_pythons,
+    digest_of,
+    launch,
+    preview,
+    same_request,
+)
+from services.orchestrator.usecases.plans import unlocked
+from services.orchestrator.usecases.read import Reader
+
+_TRIES_MAX: Final = 3
+_BYTES_MAX: Final = 1024 * 1024
+RETRY: Final = "retry"
+RERUN: Final = "rerun"
+FORK: Final = "fork"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """What is to be made of a run."""
+
+    execution_id: UUID
+    relation: str
+    request_id: UUID | None = None
+    validate_only: bool = False
+    from_nodes: tuple[FromNode, ...] = ()
+    input_json: str | None = None  # other inputs of the workflow
+
+    def digest(self) -> str:
+        """Tell requests apart."""
+        return digest_of(self.relation, self.execution_id, self.from_nodes, self.input_json)
+
+
+@dataclass(frozen=True, slots=True)
+class Rerunner:
+    """What making runs of others needs."""
+
+    reader: Reader
+    engine: Engine
+
+    async def make(self, caller: Caller, again: Again) -> tuple[Started, int]:
+        """Make a run of another and return once it is committed; also how many results it keeps."""
+        request_id = None if again.validate_only else again.request_id
+        digest = again.digest()
+        for _ in range(_TRIES_MAX):
+            earlier = await same_request(self.reader.api_pool, caller, request_id, digest)
+            if earlier is not None:
+                return await self._again(caller, earlier)
+            asked = await self._launch(caller, again)
+            asked = replaced(asked, request_id=request_id, digest=digest)
+            kept = len(asked.kept)
+            if again.validate_only:
+                await self._settle_key(caller, asked, dry=True)
+                return preview(caller, asked), kept
+            try:
+                return Started(await launch(self.engine, caller, asked), asked.plan), kept
+            except NotStarted:
+                await self._settle_key(caller, asked)
+        raise changes_all_the_time()
+
+    async def _again(self, caller: Caller, earlier: Execution) -> tuple[Started, int]:
+        plan = await self.reader.plan(earlier)
+        async with as_caller(self.reader.api_pool, caller) as db:
+            rows = await executions.list_nodes(db, earlier.id)
+        kept = sum(row.copied_from is not None for row in rows)
+        return Started(earlier, plan, existing=True), kept
+
+    async def _settle_key(self, caller: Caller, asked: Launch, *, dry: bool = False) -> None:
+        workflow_id = asked.plan.workflow_id
+        await settle_key(self.reader, self.engine, caller, workflow_id, asked.wishes, dry=dry)
+
+    async def _launch(self, caller: Caller, again: Again) -> Launch:
+        parent, plan = await self.reader.get(caller, again.execution_id, full=True)
+        if again.relation != FORK and not parent.final:
+            raise FailedPrecondition(
+                "EXECUTION_NOT_FINISHED",
+                f"the execution is {parent.status}: wait for its end, cancel it, or fork it",
+                resource=("execution", str(parent.id)),
+            )
+        await self._check_workflow(caller, plan)
+        input_json = parent.input_data or "{}"
+        if again.input_json is not None:
+            input_json = again.input_json or "{}"
+            await asyncio.to_thread(inputs.check, plan, input_json)
+        kept: tuple[Kept, ...] = ()
+        if again.relation != RETRY:
+            rows = await self._rows(caller, parent, plan, again, input_json)
+            plan = await self._edited(caller, parent, plan, again, rows)
+            kept = _kept(plan, rows)
+        await self._check_nodes(caller, plan, kept)
+        check_pythons(self.engine, plan)
+        wishes = _wishes(parent, again.relation)
+        return Launch(plan=plan, input_json=input_json, wishes=wishes, kept=kept)
+
+    async def _check_workflow(self, caller: Caller, plan: Plan) -> None:
+        if plan.workflow_id is None:
+            return
+        async with as_caller(self.reader.api_pool, caller) as db:
+            head = await definitions.get_head(db, plan.workflow_id)
+        if head is None or not head.is_active:
+            reason = "WORKFLOW_GONE" if head is None else "WORKFLOW_INACTIVE"
+            said = "gone" if head is None else "not active; call ActivateWorkflow first"
+            raise FailedPrecondition(
+                reason,
+                f"the workflow of the execution is {said}",
+                resource=("workflow", str(plan.workflow_id)),
+            )
+
+    async def _check_nodes(self, caller: Caller, plan: Plan, kept: Sequence[Kept]) -> None:
+        """Refuse nodes that would run and may not be read any more; learn of their locks."""
+        copied = {each.place for each in kept}
+        wanted = {place.node_version_id for at, place in enumerate(plan.places) if at not in copied}
+        known = self.engine.core.unlocked
+        async with transaction(self.reader.engine_pool) as db:
+            found = await pins.readable(db, caller.tenant_id, wanted)
+            self.engine.core.unlocked |= await unlocked(db, [plan], known)
+        lost = [each.id for each in plan.places if each.node_version_id in wanted - found]
+        if lost:
+            raise FailedPrecondition(
+                "NODE_MISSING", f"{lost[0]}: the node behind it is gone or not yours to read"
+            )
+
+    async def _rows(
+        self, caller: Caller, parent: Execution, plan: Plan, again: Again, input_json: str
+    ) -> dict[int, NodeExecution]:
+        """Give the rows whose results are kept, by place in the order in which they began."""
+        begin = {_place_of(plan, at, each) for at, each in enumerate(again.from_nodes)}
+        if len(begin) < len(again.from_nodes):
+            raise _invalid("from_nodes", "names a node twice", "NODE_NAMED_TWICE")
+        if again.input_json is not None:
+            before, after = split_object(parent.input_data or "{}"), split_object(input_json)
+            begin |= reuse.readers_of(plan, reuse.changed_inputs(before, after))
+        lost = reuse.below(plan, begin)
+        async with as_caller(self.reader.api_pool, caller) as db:
+            rows = await executions.list_nodes(db, parent.id)
+            there = {
+                plan.index[row.node_id]: row
+                for row in rows
+                if row.status is NodeStatus.COMPLETED and row.node_id in plan.index
+            }
+            kept = reuse.closed(plan, [at for at in there if at not in lost])
+            if len(kept) == len(plan.places):
+                raise FailedPrecondition(
+                    "NOTHING_TO_RERUN",
+                    "every node completed and would be kept: name nodes in from_nodes, or retry",
+                    resource=("execution", str(parent.id)),
+                )
+            ids = [plan.places[at].id for at in kept]
+            whole = await executions.list_nodes(db, parent.id, node_ids=ids, full=True)
+        found = {plan.index[row.node_id]: row for row in whole}
+        files = [row.node_id for row in whole if row.output_file_id is not None]
+        if files:
+            raise FailedPrecondition(
+                "KEPT_FILES",
+                f"the result of {files[0]} is a file, which would go with the execution that has "
+                "it: name that node in from_nodes, or one before it",
+                node_ids=", ".join(files[:10]),
+                resource=("execution", str(parent.id)),
+            )
+        return found
+
+    async def _edited(
+        self,
+        caller: Caller,
+        parent: Execution,
+        plan: Plan,
+        again: Again,
+        rows: Mapping[int, NodeExecution],
+    ) -> Plan:
+        """Give the plan with the new inputs and versions, proven anew; the same without any."""
+        if not any(each.input_json or each.version is not None for each in again.from_nodes):
+            return plan
+        plans = self.reader.plans
+        async with transaction(self.reader.engine_pool) as db:
+            [taken] = await definitions.get_pins(db, [parent.pins_id])
+            definition = await plans.pinned_definition(db, taken)
+            by_place = await _versions(db, caller, plan, taken, definition, again)
+            versions = await pins.get_whole_versions(db, by_place.values())
+        at_places = {
+            place: versions[version]
+            for place, version in by_place.items()
+            if version in versions  # the pins of a sub-workflow are none
+        }
+        edits = await asyncio.to_thread(proof.new_inputs, again.from_nodes, at_places)
+        changed = reuse.edited(definition, edits)
+        recorded = {
+            row.node_id: split_object(row.output_data)
+            for row in rows.values()
+            if row.output_data is not None
+        }
+        await asyncio.to_thread(proof.prove, changed, at_places, taken.variables, recorded)
+        merged = {**taken.inputs}
+        for place, texts in edits.items():
+            merged[place] = {**merged.get(place, {}), **texts}
+        if sum(len(text) for each in merged.values() for text in each.values()) > _BYTES_MAX:
+            raise _invalid("from_nodes", f"hold more than {_BYTES_MAX} bytes", "INPUTS_TOO_LARGE")
+        pins_id = UUID(int=0)
+        if not again.validate_only:
+            async with transaction(self.reader.engine_pool) as db:
+                pins_id = await pins.keep_edited(db, caller.tenant_id, taken, by_place, merged)
+                return (await plans.by_pins(db, [pins_id]))[pins_id]
+        subs = {place.id: place.sub for place in plan.places if place.sub is not None}
+        return compile_plan(
+            changed, at_places, pins_id=pins_id, variables=taken.variables, plans=subs
+        )
+
+
+async def _versions(
+    db: Db, caller: Caller, plan: Plan, taken: Pins, definition: Definition, again: Again
+) -> dict[str, UUID]:
+    """Give the node versions by place, with those that were asked for."""
+    by_place = dict(taken.by_place)
+    asked = {each.node_id: each.version for each in again.from_nodes if each.version is not None}
+    if not asked:
+        return by_place
+    nodes = [
+        {"id": node["id"], "node_id": node.get("node_id"), "version": asked[str(node["id"])]}
+        for node in definition.nodes
+        if str(node["id"]) in asked
+    ]
+    if plan.workflow_id is None:
+        raise _invalid("from_nodes", "a run of one node: call RunNode for another version", "")
+    found = await definitions.resolve(db, caller.tenant_id, nodes)
+    for at, each in enumerate(again.from_nodes):
+        if each.version is not None and each.node_id not in found:
+            said = f"the node of {each.node_id} has no version {each.version} that you may read"
+            raise _invalid(f"from_nodes[{at}].node_version", said, "VERSION_NOT_FOUND")
+    return by_place | {place: version.id for place, version in found.items()}
+
+
+def _kept(plan: Plan, rows: Mapping[int, NodeExecution]) -> tuple[Kept, ...]:
+    """Lay out the results that are kept; those that nobody reads again stay where they are."""
+    kept = []
+    for at, row in rows.items():
+        assert row.id is not None
+        assert row.output_data is not None
+        texts = split_object(row.output_data)
+        names = plan.places[at].outputs
+        kept.append(Kept(at, row.id, tuple(texts[name] for name in names)))
+    return tuple(kept)
+
+
+def _wishes(parent: Execution, relation: str) -> Wishes:
+    """Start it as its parent was started, but for its time; a fork stands for something else."""
+    timeout_ms = None
+    begins = parent.created_at
+    if parent.deadline_at is not None and begins is not None:
+        begins = max(begins, parent.start_at or begins)
+        timeout_ms = round((parent.deadline_at - begins).total_seconds() * 1000)
+    options = RunOptions(
+        business_key=None if relation == FORK else parent.business_key,
+        labels=parent.labels,
+        priority=parent.priority,
+        parent_execution_id=parent.id,
+        relation=relation,
+        node_version_id=parent.node_version_id,
+    )
+    return Wishes(options=options, timeout_ms=timeout_ms)
+
+
+def _place_of(plan: Plan, at: int, each: FromNode) -> int:
+    place = plan.index.get(each.node_id)
+    if place is None:
+        field = f"from_nodes[{at}].node"
+        raise _invalid(field, f"there is no node {each.node_id} in the workflow", "NODE_UNKNOWN")
+    return place
+
+
+def _invalid(field: str, said: str, reason: str) -> InvalidArgument:
+    reason = reason or "INVALID_FIELD"
+    fields = [FieldViolation(field, said, reason)]
+    return InvalidArgument(reason, f"{field}: {said}", fields=fields)

@@ -1,0 +1,89 @@
+"""Running one node alone."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace as replaced
+from typing import Final
+from uuid import UUID
+
+from services.kit.caller import Caller
+from services.kit.errors import NotFound
+from services.kit.pg import as_caller, transaction
+from services.orchestrator.domain import inputs
+from services.orchestrator.domain.options import Wishes
+from services.orchestrator.domain.plan import Plan
+from services.orchestrator.engine.engine import Engine, NotStarted
+from services.orchestrator.storage import pins
+from services.orchestrator.usecases.launch import (
+    Launch,
+    Started,
+    changes_all_the_time,
+    check_pythons,
+    digest_of,
+    launch,
+    same_request,
+)
+from services.orchestrator.usecases.plans import unlocked
+from services.orchestrator.usecases.read import Reader
+
+_TRIES_MAX: Final = 3
+
+
+async def run_node(
+    reader: Reader,
+    engine: Engine,
+    caller: Caller,
+    node_id: UUID,
+    version: int,
+    input_json: str,
+    request_id: UUID | None,
+    *,
+    wishes: Wishes,
+) -> Started:
+    """Start a run of one node and return once it is committed; version 0 is the current one."""
+    digest = digest_of("RunNode", node_id, version, input_json, wishes.digest())
+    earlier = await same_request(reader.api_pool, caller, request_id, digest)
+    for _ in range(_TRIES_MAX):
+        if earlier is not None:
+            return Started(earlier, await reader.plan(earlier), existing=True)
+        plan, version_id = await _plan(reader, engine, caller, node_id, version)
+        check_pythons(engine, plan)
+        await asyncio.to_thread(inputs.check, plan, input_json)
+        kept = replaced(wishes.options, node_version_id=version_id)
+        asked = Launch(
+            plan=plan,
+            input_json=input_json,
+            request_id=request_id,
+            digest=digest,
+            wishes=replaced(wishes, options=kept),
+        )
+        try:
+            return Started(await launch(engine, caller, asked), plan)
+        except NotStarted:
+            earlier = await same_request(reader.api_pool, caller, request_id, digest)
+    raise changes_all_the_time()
+
+
+async def _plan(
+    reader: Reader, engine: Engine, caller: Caller, node_id: UUID, version: int
+) -> tuple[Plan, UUID]:
+    async with as_caller(reader.api_pool, caller) as db:
+        current = await pins.get_node_head(db, node_id)
+    if current is None:
+        raise NotFound(
+            "NODE_NOT_FOUND",
+            "no such node; ListNodes shows those you may run",
+            resource=("node", str(node_id)),
+        )
+    async with transaction(reader.engine_pool) as db:
+        found = await pins.get_node_version(db, node_id, version or current)
+        if found is None:
+            raise NotFound(
+                "VERSION_NOT_FOUND",
+                f"node_version {version}: the node has versions 1 to {current}",
+                resource=("node", str(node_id)),
+            )
+        plan = await reader.plans.of_node(db, caller.tenant_id, found)
+        engine.core.unlocked |= await unlocked(db, [plan], engine.core.unlocked)
+    return plan, found.id

@@ -1,0 +1,198 @@
+"""What a run takes over from another: which results, and that its rows say the same as memory."""
+
+from __future__ import annotations
+
+import random
+from itertools import count
+from uuid import UUID
+
+import pytest
+
+from services.orchestrator.domain import reuse
+from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.credits import ReadyQueue
+from services.orchestrator.domain.plan import Definition, Plan
+from services.orchestrator.domain.reuse import Kept
+from services.orchestrator.domain.rows import AssignCommand, NodeCopy, RunInsert, Transition
+from services.orchestrator.domain.state import NO_USAGE, Failure, Run
+from services.orchestrator.domain.status import NodeStatus, RunStatus
+from tests.unit.orchestrator.graphs import plan_of, random_plan
+from tests.unit.orchestrator.store import Store
+
+TENANT, RUNNER = UUID(int=7), UUID(int=100)
+
+
+class Bench:
+    """A core with one runner, which answers when it is told to, and the rows that follow."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.ids = (UUID(int=number) for number in count(1000))
+        self.store = Store()
+        self.core = Core(epoch=1, new_id=lambda: next(self.ids), draw=lambda: 0.5)
+        self.core.unlocked = {UUID(int=at) for at in range(3)}
+        self.core.attached(RUNNER, frozenset({"3.11"}), {})
+        self.core.granted(RUNNER, 1000, 1)
+        self.assigned: list[AssignCommand] = []
+
+    def start(self, plan: Plan, kept: tuple[Kept, ...] = ()) -> Run:
+        run = Run(
+            id=next(self.ids),
+            plan=plan,
+            tenant_id=TENANT,
+            created_by=TENANT,
+            status=RunStatus.PENDING,
+            input_values={"x": b"1"},
+            input_text='{"x":1}',
+        )
+        copies: list[NodeCopy] = reuse.take_over(run, kept, new_id=lambda: next(self.ids))
+        row = RunInsert(
+            run.id, plan.workflow_id, TENANT, TENANT, 1, None, plan.pins_id, 0, "pending", "{}",
+            None, None, "3.11", None, 1,
+        )  # fmt: skip
+        self.apply(self.core.start(run, row, now=0.0, copies=copies))
+        return run
+
+    def apply(self, transitions: list[Transition]) -> None:
+        for t in transitions:
+            self.store.apply(t)
+            self.assigned += [each for each in t.commands if isinstance(each, AssignCommand)]
+
+    def answer(self, run: Run, *, fails: float) -> None:
+        """Answer all attempts of a run until nothing runs, each failing with this chance."""
+        while self.assigned:
+            command = self.assigned.pop(self.chance.randrange(len(self.assigned)))
+            record = run.records[command.slot]
+            assert record is not None
+            result: tuple[bytes, ...] | Failure = (str(command.slot).encode(),)
+            if self.chance.random() < fails:
+                result = Failure(error_type="user_error", message="no", retryable=False)
+            outcome = Outcome(record.id, command.token, result, NO_USAGE)
+            self.apply(self.core.outcome(RUNNER, outcome, now=0.0))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_run_that_keeps_results_is_what_its_rows_say(seed: int) -> None:
+    """Rule 6: from the first flush on, whatever was kept; and it ends as a whole run does."""
+    bench = Bench(seed)
+    plan = random_plan(bench.chance, size=bench.chance.randint(2, 14))
+    parent = bench.start(plan)
+    bench.answer(parent, fails=0.2)
+    begin = {at for at in range(len(plan.places)) if bench.chance.random() < 0.2}
+    lost = reuse.below(plan, begin)
+    there = {
+        at: record
+        for at, record in enumerate(parent.records)
+        if record is not None and record.status is NodeStatus.COMPLETED and at not in lost
+    }
+    places = reuse.closed(plan, list(there))
+    kept = tuple(Kept(at, there[at].id, (str(at).encode(),)) for at in places)
+    if len(kept) == len(plan.places):
+        return
+    child = bench.start(plan, kept)
+    assert bench.store.restore(child.id, plan) == child
+    assert all(child.records[at] is not None for at in places)
+    bench.answer(child, fails=0.0)
+    assert RunStatus.COMPLETED == child.status
+    ran = {node["node_id"] for node in bench.store.nodes.values() if node["run_id"] == child.id}
+    assert {place.id for place in plan.places} == ran
+    whole = bench.start(plan)
+    bench.answer(whole, fails=0.0)
+    assert whole.output_data == child.output_data
+
+
+def test_a_result_stands_only_while_all_it_was_made_of_stands() -> None:
+    """a → b → c: without a, b and c are made anew, whatever they gave before."""
+    plan = plan_of([(0, 1), (1, 2)], 3)
+    assert [] == reuse.closed(plan, [1, 2])
+    assert [0] == reuse.closed(plan, [0, 2])
+    assert [0, 1, 2] == reuse.closed(plan, [0, 1, 2])
+
+
+def test_outputs_that_nobody_reads_again_take_no_memory() -> None:
+    """a → b → c, with a and b kept: only what c reads is held."""
+    bench = Bench(0)
+    plan = plan_of([(0, 1), (1, 2)], 3)
+    parent = bench.start(plan)
+    bench.answer(parent, fails=0.0)
+    kept = tuple(
+        Kept(at, record.id, (b"1",))
+        for at, record in enumerate(parent.records[:2])
+        if record is not None
+    )
+    child = bench.start(plan, kept)
+    assert {1} == set(child.outputs)
+
+
+def test_a_graph_of_ten_thousand_in_a_row_is_walked_without_recursion() -> None:
+    """B49."""
+    plan = plan_of([(at, at + 1) for at in range(9_999)], 10_000)
+    assert 10_000 == len(reuse.below(plan, [0]))
+    assert list(range(9_999)) == reuse.closed(plan, range(9_999))
+
+
+def test_new_inputs_take_the_place_of_all_that_fed_them() -> None:
+    definition = Definition(
+        workflow_id=UUID(int=1),
+        version=1,
+        nodes=[
+            {"id": "a", "parameters": {"p": "1"}, "variables": {"v": "name", "w": "other"}},
+            {"id": "b"},
+        ],
+        connections=[
+            {"source": "", "source_output": "x", "target": "a", "target_input": "x"},
+            {"source": "a", "source_output": "result", "target": "b", "target_input": "x"},
+        ],
+        settings={},
+        input_types=[],
+        output_types=[],
+    )
+    changed = reuse.edited(definition, {"a": {"x": "5", "v": "6"}})
+    assert {"p": "1", "x": "5", "v": "6"} == changed.nodes[0]["parameters"]
+    assert {"w": "other"} == changed.nodes[0]["variables"]
+    assert ["b"] == [each["target"] for each in changed.connections]
+    assert definition.nodes[1] is changed.nodes[1]
+    assert definition is reuse.edited(definition, {})
+
+
+def test_changed_inputs_are_told_by_their_exact_texts() -> None:
+    before = {"a": b"1", "b": b"2", "c": b"3"}
+    assert {"b", "c", "d"} == reuse.changed_inputs(before, {"a": b"1", "b": b"2.0", "d": b"4"})
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_the_queue_gives_by_priority_and_in_turns(seed: int) -> None:
+    """Against a model: the highest level first, and there the run that waited longest."""
+    chance = random.Random(seed)
+    queue, model = ReadyQueue(), list[tuple[int, UUID, int]]()
+    runs = {UUID(int=at): chance.choice((-100, 0, 0, 7)) for at in range(4)}
+    since = dict[UUID, int]()  # when a run began to wait for its turn
+    for now in range(300):
+        roll = chance.random()
+        if roll < 0.5:
+            run_id, place = chance.choice(list(runs)), chance.randrange(1000)
+            if all(each[1] != run_id for each in model):
+                since[run_id] = now
+            queue.push(run_id, place, "3.11", priority=runs[run_id])
+            model.append((runs[run_id], run_id, place))
+        elif roll < 0.95:
+            found = queue.take(frozenset({"3.11"}))
+            if not model:
+                assert found is None
+                continue
+            assert found is not None
+            highest = max(priority for priority, _, _ in model)
+            able = [run_id for priority, run_id, _ in model if priority == highest]
+            assert min(able, key=lambda each: since[each]) == found[0]
+            since[found[0]] = now
+            firsts = {run_id: place for _, run_id, place in reversed(model)}
+            assert firsts[found[0]] == found[1], "places of a run keep their order"
+            model.remove((highest, *found))
+        else:
+            run_id = chance.choice(list(runs))
+            queue.forget(run_id)
+            model = [each for each in model if each[1] != run_id]
+        assert len(model) == queue.size
+    for run_id in runs:
+        queue.forget(run_id)
+    assert ({}, 0) == (queue._by_python, queue.size)

@@ -6,14 +6,15 @@ A simulation that finds them is one whose silence means something.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from unittest.mock import patch
 from uuid import UUID
 
-from services.orchestrator.domain import core, planner
+from services.orchestrator.domain import core, ends, planner, routes
 from services.orchestrator.domain import restore as restoring
 from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.rows import AckCommand, Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus
@@ -29,8 +30,8 @@ def token_stays_when_stopped() -> Any:
     """A stop does not advance the tokens of what runs, so what that still gives is taken."""
     original = planner.stop
 
-    def stop(run: Run, t: Transition, **given: Any) -> None:
-        original(run, t, **given)
+    def stop(run: Run, t: Transition, *given: Any, **named: Any) -> None:
+        original(run, t, *given, **named)
         for record in run.records:
             if record is not None and record.killing is not None and record.id in t.changes:
                 record.token = record.killing
@@ -48,7 +49,7 @@ def ack_before_commit() -> Any:
         for t in taken:
             for command in t.commands:
                 if isinstance(command, AckCommand):
-                    self._send(command)
+                    self._tell(command.runner, command)
         original(self, taken)
 
     return patch.object(Engine, "_apply", apply)
@@ -56,28 +57,33 @@ def ack_before_commit() -> Any:
 
 def successor_without_all_parents() -> Any:
     """A place is ready as soon as all but one of its parents are done."""
-    original = planner.complete
+    original = ends.place_over
 
-    def complete(run: Run, place: int, t: Transition, **given: Any) -> list[int]:
-        ready = original(run, place, t, **given)
-        children = run.plan.children[place]
-        return ready + [each for each in children if run.remaining[each] == 1 and run.accepting]
+    def place_over(run: Run, place: int, fx: Effects, *given: Any, **named: Any) -> None:
+        original(run, place, fx, *given, **named)
+        for child in run.plan.children[place]:
+            if run.remaining[child] == 1:
+                run.remaining[child] = 0
+                fx.todo.append(child)
 
-    return patch.object(planner, "complete", complete)
+    users = [each for each in (ends, routes) if hasattr(each, "place_over")]
+    stack = ExitStack()
+    for each in users:
+        stack.enter_context(patch.object(each, "place_over", place_over))
+    return stack
 
 
 def retry_not_counted() -> Any:
     """A failed attempt is tried again without being counted."""
     original = planner.fail
 
-    def fail(run: Run, place: int, t: Transition, **given: Any) -> int | None:
-        due_ms = original(run, place, t, **given)
+    def fail(run: Run, place: int, t: Transition, *given: Any, **named: Any) -> None:
+        original(run, place, t, *given, **named)
         record = run.records[place]
         if record is not None and record.status is NodeStatus.RETRYING:
             record.retry_count -= 1
             changed = t.changes[record.id]
             t.changes[record.id] = changed._replace(retry_count=record.retry_count)
-        return due_ms
 
     return patch.object(planner, "fail", fail)
 
@@ -122,7 +128,7 @@ def transitions_swapped() -> Any:
 
 def output_dropped_early() -> Any:
     """An output is forgotten one reader too early."""
-    original = planner._release_inputs
+    original = ends.release_inputs
 
     def release(run: Run, place: int) -> None:
         for source in {each.source for each in run.plan.places[place].inputs}:
@@ -130,7 +136,7 @@ def output_dropped_early() -> Any:
                 run.outputs.pop(source, None)
         original(run, place)
 
-    return patch.object(planner, "_release_inputs", release)
+    return patch.object(ends, "release_inputs", release)
 
 
 def killing_token_misread() -> Any:
@@ -151,10 +157,10 @@ def done_counted_twice() -> Any:
     """Some completed places count as two."""
     original = planner.complete
 
-    def complete(run: Run, place: int, t: Transition, **given: Any) -> list[int]:
+    def complete(run: Run, place: int, *given: Any, **named: Any) -> None:
         if place % 5 == 1:
             run.done += 1
-        return original(run, place, t, **given)
+        original(run, place, *given, **named)
 
     return patch.object(planner, "complete", complete)
 
@@ -189,11 +195,11 @@ def alone_forgotten() -> Any:
     """A place that took its runner with it runs beside others again, and is never dead letter."""
     original = planner.lose
 
-    def lose(run: Run, place: int, t: Transition, **given: Any) -> bool:
+    def lose(run: Run, place: int, *given: Any) -> bool:
         record = run.records[place]
         assert record is not None
         record.alone = False
-        return original(run, place, t, **given)
+        return original(run, place, *given)
 
     return patch.object(planner, "lose", lose)
 

@@ -273,7 +273,7 @@ def _owned(store: Store, member_id: UUID) -> list[Row]:
 
 
 def _holds(store: Store, member_id: UUID, epoch: int) -> bool | None:
-    return _mine(store, member_id, epoch, "live") and True
+    return True if _mine(store, member_id, epoch, "live") else None
 
 
 def _take(store: Store, member_id: UUID, shards: Sequence[int]) -> list[Row]:

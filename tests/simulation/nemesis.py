@@ -128,6 +128,7 @@ class Nemesis:
         plan = graphs.shape(self._world.chance.randrange(graphs.SHAPES))
         pins = list(self._world.plans.by_id.values())
         gone = self._world.chance.choice(pins) if pins else plan
+        assert gone.workflow_id is not None
         self._world.store.gone_workflows.add(gone.workflow_id)
         return "a workflow is deleted"
 

@@ -71,6 +71,7 @@ class NodeRow:
     cpu_us: int
     earlier_cpu_us: int  # of attempts before the last
     memory_peak_bytes: int
+    earlier_memory_peak_bytes: int
     container_id: UUID | None
     started_at: datetime | None
     completed_at: datetime | None
@@ -155,7 +156,8 @@ class _Restoration:
         run.order = max(run.order, node.order)
         run.revision = max(run.revision, node.revision)
         run.cpu_us += node.cpu_us + node.earlier_cpu_us
-        run.memory_peak_bytes = max(run.memory_peak_bytes, node.memory_peak_bytes)
+        peak_bytes = max(node.memory_peak_bytes, node.earlier_memory_peak_bytes)
+        run.memory_peak_bytes = max(run.memory_peak_bytes, peak_bytes)
         if node.status is NodeStatus.CANCELLED and node.failure == EXPIRED:
             run.expired = run.expired or not run.cancelling
         run.running += node.status is NodeStatus.RUNNING

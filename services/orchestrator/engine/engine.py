@@ -565,6 +565,7 @@ class Engine:
                     _resolve(waiting)
         for run_id in refused:
             self.core.forget(run_id)
+            self.journal.drop(run_id)  # what followed its start would be refused as well
         if refused:
             self._apply(self.core.redispatch())
 

@@ -62,6 +62,10 @@ _NODES: Final[LiteralString] = """
            EXTRACT(epoch FROM clock_timestamp() - LEAST(node.started_at, (
                SELECT min(started_at) FROM node_attempts AS attempt
                 WHERE attempt.node_execution_id = node.id)))::float8 AS age_s,
+           (SELECT COALESCE(max((resource_usage ->> 'memory_peak_bytes')::bigint), 0)
+              FROM node_attempts AS attempt
+             WHERE attempt.node_execution_id = node.id
+           ) AS earlier_memory_peak_bytes,
            file.file_size_bytes, file.hash_sha256,
            EXTRACT(epoch FROM node.due_at - clock_timestamp())::float8 AS due_s
       FROM node_executions AS node
@@ -244,6 +248,7 @@ def _to_node_row(node: Row) -> NodeRow:
         cpu_us=node["cpu_us"] or 0,
         earlier_cpu_us=node["earlier_cpu_us"],
         memory_peak_bytes=node["memory_peak_bytes"] or 0,
+        earlier_memory_peak_bytes=node["earlier_memory_peak_bytes"],
         container_id=node["container_id"],
         started_at=node["started_at"],
         completed_at=node["completed_at"],

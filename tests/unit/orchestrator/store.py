@@ -202,6 +202,7 @@ class Store:
             cpu_us=node["cpu_us"],
             earlier_cpu_us=earlier,
             memory_peak_bytes=0,
+            earlier_memory_peak_bytes=0,
             container_id=None,
             started_at=None,
             completed_at=None,

@@ -1,0 +1,232 @@
+"""Bugs planted on purpose: each is one mistake that somebody could make in the engine.
+
+A simulation that finds them is one whose silence means something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+from unittest.mock import patch
+from uuid import UUID
+
+from services.orchestrator.domain import core, ends, planner, routes
+from services.orchestrator.domain import restore as restoring
+from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.effects import Effects
+from services.orchestrator.domain.rows import AckCommand, Transition
+from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.engine.journal import Journal
+from services.orchestrator.engine.member import Member
+from services.orchestrator.storage import recovery
+
+Bug = Callable[[], Any]
+
+
+def token_stays_when_stopped() -> Any:
+    """A stop does not advance the tokens of what runs, so what that still gives is taken."""
+    original = planner.stop
+
+    def stop(run: Run, t: Transition, *given: Any, **named: Any) -> None:
+        original(run, t, *given, **named)
+        for record in run.records:
+            if record is not None and record.killing is not None and record.id in t.changes:
+                record.token = record.killing
+                t.changes[record.id] = t.changes[record.id]._replace(new_token=record.killing)
+
+    return patch.object(planner, "stop", stop)
+
+
+def ack_before_commit() -> Any:
+    """A runner is told that its result is safe while the result waits in the journal."""
+    original = Engine._apply
+
+    def apply(self: Engine, transitions: Any) -> None:
+        taken = list(transitions)
+        for t in taken:
+            for command in t.commands:
+                if isinstance(command, AckCommand):
+                    self._tell(command.runner, command)
+        original(self, taken)
+
+    return patch.object(Engine, "_apply", apply)
+
+
+def successor_without_all_parents() -> Any:
+    """A place is ready as soon as all but one of its parents are done."""
+    original = ends.place_over
+
+    def place_over(run: Run, place: int, fx: Effects, *given: Any, **named: Any) -> None:
+        original(run, place, fx, *given, **named)
+        for child in run.plan.children[place]:
+            if run.remaining[child] == 1:
+                run.remaining[child] = 0
+                fx.todo.append(child)
+
+    users = [each for each in (ends, routes) if hasattr(each, "place_over")]
+    stack = ExitStack()
+    for each in users:
+        stack.enter_context(patch.object(each, "place_over", place_over))
+    return stack
+
+
+def retry_not_counted() -> Any:
+    """A failed attempt is tried again without being counted."""
+    original = planner.fail
+
+    def fail(run: Run, place: int, t: Transition, *given: Any, **named: Any) -> None:
+        original(run, place, t, *given, **named)
+        record = run.records[place]
+        if record is not None and record.status is NodeStatus.RETRYING:
+            record.retry_count -= 1
+            changed = t.changes[record.id]
+            t.changes[record.id] = changed._replace(retry_count=record.retry_count)
+
+    return patch.object(planner, "fail", fail)
+
+
+def result_of_another_taken() -> Any:
+    """Whoever answers is believed: neither the runner nor the token is looked at."""
+    original = Core.outcome
+
+    def outcome(self: Core, runner_id: UUID, told: Outcome, *, now: float) -> list[Transition]:
+        known = self._refs.get(told.attempt_ref)
+        record = known and known[0].records[known[1]]
+        if record and record.status is NodeStatus.RUNNING and record.killing is None:
+            assert record.runner is not None
+            return original(self, record.runner, told._replace(token=record.token), now=now)
+        return original(self, runner_id, told, now=now)
+
+    return patch.object(Core, "outcome", outcome)
+
+
+def timers_forgotten() -> Any:
+    """Whoever takes a run over does not set its timers."""
+    original = Core.adopt
+
+    def adopt(self: Core, run: Run, **given: Any) -> None:
+        with patch.object(self, "_set_timer", lambda *_: None):
+            original(self, run, **given)
+
+    return patch.object(Core, "adopt", adopt)
+
+
+def transitions_swapped() -> Any:
+    """Of two transitions that wait, the later is written first."""
+    original = Journal._take
+
+    def take(self: Journal) -> list[Transition]:
+        if len(self._queue) > 1:
+            self._queue.rotate(1)
+        return original(self)
+
+    return patch.object(Journal, "_take", take)
+
+
+def output_dropped_early() -> Any:
+    """An output is forgotten one reader too early."""
+    original = ends.release_inputs
+
+    def release(run: Run, place: int) -> None:
+        for source in {each.source for each in run.plan.places[place].inputs}:
+            if source >= 0 and run.keep[source] == 2:
+                run.outputs.pop(source, None)
+        original(run, place)
+
+    return patch.object(ends, "release_inputs", release)
+
+
+def killing_token_misread() -> Any:
+    """Word of a killed attempt is held against the new token, which its runner never heard of."""
+    original = Core.outcome
+
+    def outcome(self: Core, runner_id: UUID, told: Outcome, *, now: float) -> list[Transition]:
+        known = self._refs.get(told.attempt_ref)
+        record = known and known[0].records[known[1]]
+        if record and record.killing is not None and told.token != record.token:
+            return [core._late(runner_id, told)]
+        return original(self, runner_id, told, now=now)
+
+    return patch.object(Core, "outcome", outcome)
+
+
+def done_counted_twice() -> Any:
+    """Some completed places count as two."""
+    original = planner.complete
+
+    def complete(run: Run, place: int, *given: Any, **named: Any) -> None:
+        if place % 5 == 1:
+            run.done += 1
+        original(run, place, *given, **named)
+
+    return patch.object(planner, "complete", complete)
+
+
+def cancel_forgotten_at_restore() -> Any:
+    """Whoever takes a run over does not see that it was to be cancelled."""
+    original = restoring.restore
+
+    def restore(*given: Any) -> Run:
+        run = original(*given)
+        run.cancelling = False
+        return run
+
+    return patch.object(recovery, "restore", restore)
+
+
+def epoch_not_advanced() -> Any:
+    """After a lost flush memory is loaded again under the same epoch: that flush may yet land."""
+
+    async def advance(self: Member) -> None:
+        self.live = False
+
+    return patch.object(Member, "advance", advance)
+
+
+def queue_survives_recovery() -> Any:
+    """What was derived from a memory that is gone is written after all."""
+    return patch.object(Journal, "clear", lambda _: None)
+
+
+def alone_forgotten() -> Any:
+    """A place that took its runner with it runs beside others again, and is never dead letter."""
+    original = planner.lose
+
+    def lose(run: Run, place: int, *given: Any) -> bool:
+        record = run.records[place]
+        assert record is not None
+        record.alone = False
+        return original(run, place, *given)
+
+    return patch.object(planner, "lose", lose)
+
+
+BUGS: Final[dict[str, Bug]] = {
+    each.__name__: each
+    for each in (
+        token_stays_when_stopped,
+        ack_before_commit,
+        successor_without_all_parents,
+        retry_not_counted,
+        result_of_another_taken,
+        timers_forgotten,
+        transitions_swapped,
+        output_dropped_early,
+        killing_token_misread,
+        done_counted_twice,
+        cancel_forgotten_at_restore,
+        epoch_not_advanced,
+        queue_survives_recovery,
+        alone_forgotten,
+    )
+}
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Have a bug inside the block."""
+    with BUGS[name]():
+        yield

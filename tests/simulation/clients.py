@@ -1,0 +1,199 @@
+"""Those who start and cancel runs: they repeat what was not answered, as the API tells them to."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from services.kit.errors import ResourceExhausted, Unavailable
+from services.orchestrator.domain.core import SHARDS
+from services.orchestrator.domain.rows import RunInsert
+from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.status import RUN_FINAL, RunStatus
+from services.orchestrator.engine.engine import Engine, NotStarted
+from services.orchestrator.storage.recovery import split_object
+from services.orchestrator.usecases.plans import unlocked
+from tests.simulation import graphs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from services.orchestrator.domain.plan import Plan
+    from tests.simulation.processes import Orchestrator
+    from tests.simulation.world import World
+
+OWNER: Final = UUID(int=7)
+_RETRY_S: Final = 0.1
+_SPREAD_S: Final = 3.0
+
+
+class Clients:
+    """Starts graphs until there are nodes enough, and cancels some of them."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.nodes = 0  # of the graphs that are started
+        self.accepted: dict[UUID, UUID] = {}  # runs by request
+
+    async def work(self) -> None:
+        """Do all that clients do; returns once everything they asked for is answered."""
+        world, chance = self._world, self._world.chance
+        tasks = []
+        while self.nodes < graphs.NODES_MIN:
+            plan = graphs.shape(chance.randrange(graphs.SHAPES))
+            self.nodes += len(plan.places)
+            world.plans.by_id[plan.pins_id] = plan
+            at_s = 0.0 if chance.random() < 0.5 else chance.random() * _SPREAD_S
+            cancel_s = chance.random() * 1.5 if chance.random() < 0.12 else None
+            tasks.append(asyncio.ensure_future(self._one(plan, at_s, cancel_s)))
+        await asyncio.gather(*tasks)
+
+    async def _one(self, plan: Plan, at_s: float, cancel_s: float | None) -> None:
+        await asyncio.sleep(at_s)
+        world = self._world
+        request = world.new_id()
+        given = world.chance.randrange(100)
+        scripts = {
+            each.id: graphs.draw_script(world.chance, each.retry.max_retries)
+            for each in plan.places
+        }
+        again = world.chance.random() < 0.15  # a client that did not hear the answer
+        run_id = await self._start(plan, request, given, scripts)
+        if run_id is None:
+            return
+        if again:
+            twice = await self._start(plan, request, given, scripts)
+            assert twice == run_id, "I12: one request, two runs"
+        if world.chance.random() < 0.3:
+            self._watch(run_id)
+        if cancel_s is not None:
+            await asyncio.sleep(cancel_s)
+            await self._cancel(run_id)
+
+    async def _start(
+        self, plan: Plan, request: UUID, given: int, scripts: dict[str, graphs.Script]
+    ) -> UUID | None:
+        """Ask until there is an answer; None when the workflow is gone."""
+        world = self._world
+        while True:
+            run = self._new_run(plan, request, given)
+            world.scripts[run.id], world.given[run.id] = scripts, given
+            try:
+                await self._ask(self._starting(run), run.id)
+            except NotStarted:
+                earlier = world.store.requests.get((OWNER, request))
+                if earlier is None:
+                    assert plan.workflow_id in world.store.gone_workflows, "refused for nothing"
+                    return None
+                run_id = earlier
+            except (Unavailable, ResourceExhausted, OSError):
+                await asyncio.sleep(_RETRY_S)
+                continue
+            else:
+                run_id = run.id
+            assert run_id in world.store.runs, "G1: accepted, and not there"
+            world.note(f"run {run_id.int & 0xFFFF} of {len(plan.places)} nodes is accepted")
+            self.accepted[request] = run_id
+            return run_id
+
+    def _starting(self, run: Run) -> Callable[[Orchestrator], Coroutine[Any, Any, None]]:
+        async def start(orchestrator: Orchestrator) -> None:
+            engine = orchestrator.engine
+            pool: Any = orchestrator.database
+            engine.core.unlocked |= await unlocked(pool, [run.plan], engine.core.unlocked)
+            await engine.start(run, _row_of(run), ())
+
+        return start
+
+    def _new_run(self, plan: Plan, request: UUID, given: int) -> Run:
+        text = f'{{"x":{given}}}'
+        return Run(
+            id=self._world.new_id(),
+            plan=plan,
+            tenant_id=OWNER,
+            created_by=OWNER,
+            status=RunStatus.PENDING,
+            input_values=split_object(text),
+            input_text=text,
+            request_id=request,
+        )
+
+    def _watch(self, run_id: UUID) -> None:
+        """Watch a run at one of the orchestrators, for as long as that lives."""
+        for orchestrator in self._world.orchestrators:
+            orchestrator.spawn(_watched(orchestrator.engine, run_id))
+
+    async def _cancel(self, run_id: UUID) -> None:
+        """Ask until it is answered, as CancelExecution answers."""
+        world = self._world
+        world.cancel_asked.add(run_id)
+        row = world.store.runs[run_id]
+        while row["status"] not in RUN_FINAL:
+            try:
+                await self._ask(lambda each: each.engine.cancel(run_id), run_id)
+            except (Unavailable, OSError):
+                await asyncio.sleep(_RETRY_S)
+                continue
+            if row["status"] not in RUN_FINAL and row["cancel_requested_at"] is not None:
+                world.note(f"the cancel of {run_id.int & 0xFFFF} is answered")
+                world.cancelled.add(run_id)
+                return
+            await asyncio.sleep(_RETRY_S)
+
+    async def _ask(
+        self, call: Callable[[Orchestrator], Coroutine[Any, Any, None]], run_id: UUID
+    ) -> None:
+        """Make a call to an orchestrator that is there; its death is UNAVAILABLE."""
+        ready = [each for each in self._world.orchestrators if each.ready.is_set()]
+        if not ready:
+            raise OSError
+        having = [each for each in ready if run_id in each.engine.core.runs]  # calls are forwarded
+        orchestrator = self._world.chance.choice(having or ready)
+        task = orchestrator.spawn(call(orchestrator))
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise OSError
+        task.result()
+
+    def check(self) -> None:
+        """Hold what was answered against what is there in the end (I12, I13, I14)."""
+        store = self._world.store
+        for request, run_id in self.accepted.items():
+            assert store.requests[OWNER, request] == run_id, "I12: one request, two runs"
+        for run_id in self._world.cancelled:
+            assert store.runs[run_id]["status"] == "cancelled", "I14: only cancelled can follow"
+
+
+async def _watched(engine: Engine, run_id: UUID) -> None:
+    """Read every change: revisions never go back, and a final change is the last."""
+    revision, final = 0, False
+    with engine.hub.subscribed(run_id) as subscription:
+        engine.watch(run_id, 1)
+        while not final:
+            change = await subscription.next()
+            assert change is not None
+            assert change.revision >= revision or not change.complete, "I13: a revision went back"
+            revision, final = max(revision, change.revision), change.final
+
+
+def _row_of(run: Run) -> RunInsert:
+    plan = run.plan
+    return RunInsert(
+        id=run.id,
+        workflow_id=plan.workflow_id,
+        tenant_id=run.tenant_id,
+        created_by=run.created_by,
+        workflow_version=1,
+        current_version=None,
+        pins_id=plan.pins_id,
+        shard=zlib.crc32(run.id.bytes) % SHARDS,
+        status=RunStatus.PENDING,
+        input_data=run.input_text,
+        request_id=run.request_id,
+        request_digest="same",
+        python_version=plan.places[0].python_version,
+        timeout_ms=plan.timeout_ms,
+        revision=1,
+    )

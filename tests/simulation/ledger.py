@@ -1,0 +1,101 @@
+"""The ledger: what attempts really did, kept outside of everything that is tested."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from services.runner.domain.attempts import AttemptRequest
+from services.runner.domain.outcome import AttemptError, ErrorType, Outcome, Usage
+from tests.simulation import graphs
+
+if TYPE_CHECKING:
+    from tests.simulation.processes import Runner
+    from tests.simulation.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What one attempt is about to do."""
+
+    kind: str  # "answer", "fail", "decline" or "kill the runner"
+    lasts_s: float
+    value: int = 0
+    fatal: bool = False
+
+    def outcome(self) -> Outcome:
+        """Give what the sandbox says of it."""
+        usage = Usage(cpu_us=3, memory_peak_bytes=5, wall_us=round(self.lasts_s * 1_000_000))
+        if self.kind == "fail":
+            error = AttemptError(type=ErrorType.USER, message="no", retryable=not self.fatal)
+            return Outcome(error=error, usage=usage)
+        return Outcome(outputs=[("result", str(self.value).encode())], usage=usage)
+
+
+class Ledger:
+    """All attempts by node row and token."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.begun: Counter[tuple[UUID, int]] = Counter()
+        self.produced: dict[tuple[UUID, int], bytes] = {}
+        self.failed: set[tuple[UUID, int]] = set()
+        self._under_way: defaultdict[UUID, dict[int, UUID]] = defaultdict(dict)
+
+    def begin(self, runner: Runner, request: AttemptRequest) -> Act:
+        """Write down that an attempt begins, and hold that against what is committed."""
+        world, ref, token = self._world, request.attempt_ref, request.token
+        incarnation = runner.membership.incarnation
+        row = world.store.nodes.get(ref)
+        assert row is not None, f"G3: {request.node_id} begins before its row is committed"
+        self.begun[ref, token] += 1
+        inputs = {each.name: json.loads(bytes(each.value)) for each in request.inputs}  # type: ignore[arg-type]
+        if self._holds_lease(incarnation):
+            self._check(request, inputs)
+        script = world.scripts[request.execution_id][request.node_id]
+        chance = world.chance
+        if world.declining and chance.random() < 0.3:
+            return Act("decline", 0.0)
+        self._under_way[ref][token] = incarnation
+        if row["delivery_count"] < script.kills and runner.alive:
+            return Act("kill the runner", script.lasts_s)
+        if row["retry_count"] < script.failures:
+            return Act("fail", script.lasts_s, fatal=script.fatal)
+        return Act("answer", script.lasts_s, graphs.answer(request.node_id, inputs))
+
+    def end(self, request: AttemptRequest, outcome: Outcome) -> None:
+        """Write down what an attempt gave."""
+        key = (request.attempt_ref, request.token)
+        if outcome.error is None:
+            self.produced[key] = outcome.outputs[0][1]
+        else:
+            self.failed.add(key)
+
+    def over(self, request: AttemptRequest) -> None:
+        """Write down that an attempt is no longer under way, however it ended."""
+        self._under_way[request.attempt_ref].pop(request.token, None)
+
+    def _holds_lease(self, incarnation: UUID) -> bool:
+        row = self._world.store.runners.get(incarnation)
+        return row is not None and row.state in ("live", "idle")
+
+    def _check(self, request: AttemptRequest, inputs: dict[str, int]) -> None:
+        world, ref = self._world, request.attempt_ref
+        run = world.store.runs[request.execution_id]
+        assert not world.store.is_over(run["id"]), "G3: an attempt begins after the run is over"
+        assert self.begun[ref, request.token] == 1, "I11: one attempt begins twice"
+        for token, other in self._under_way[ref].items():
+            assert token == request.token or not self._holds_lease(other), "I11: two at once"
+        plan = world.plan_of(request.execution_id)
+        rows = world.store.nodes_of[run["id"]]
+        for each in plan.places[plan.index[request.node_id]].inputs:
+            if each.source < 0:
+                assert inputs[each.name] == world.given[run["id"]]
+                continue
+            source = rows.get(plan.places[each.source].id)
+            assert source is not None, "G3: an attempt begins without a parent"
+            assert source["status"] == "completed", f"G3: {each.name} is {source['status']}"
+            assert json.loads(source["output_data"])["result"] == inputs[each.name]

@@ -1,0 +1,67 @@
+"""What stands in for the world outside: set for the length of one simulation, then put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from services.orchestrator.domain.rows import Transition
+from services.orchestrator.engine import engine, journal, member
+from services.orchestrator.loops import members, sweep
+from services.orchestrator.storage import flush
+from services.orchestrator.usecases import recover, runners
+from services.runner.gateways import attach
+from services.runner.usecases import membership
+from tests.simulation.database import transaction
+from tests.simulation.wire import Channel
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+@contextmanager
+def stood_in(world: World) -> Iterator[None]:
+    """Put the simulation's database, wire, ids and chance in the places of the real ones."""
+    with ExitStack() as stack:
+
+        def put(target: Any, name: str, value: Any) -> None:
+            stack.enter_context(patch.object(target, name, value))
+
+        for module in (member, members, sweep, recover, runners):
+            put(module, "transaction", transaction)
+        put(journal, "flush", _FLUSH)
+        put(engine, "uuid7", world.new_id)
+        put(journal, "uuid7", world.new_id)
+        put(member, "uuid7", world.new_id)
+        put(membership, "uuid", SimpleNamespace(uuid4=world.new_id))
+        put(membership, "containers", SimpleNamespace(close_left=_nothing))
+        put(
+            attach,
+            "open_channel",
+            lambda address, token, **_: Channel(world.network, address, token),
+        )
+        put(attach, "AttachServiceStub", world.network.stub)
+        yield
+
+
+async def _nothing(*_: Any) -> None:
+    """There are no sandboxes to close."""
+
+
+def _prepare(batch: Sequence[Transition]) -> Any:
+    return SimpleNamespace(sql="flush", batch=list(batch))
+
+
+def _arguments(prepared: Any, *fence: Any) -> list[Any]:
+    return [prepared.batch, *fence]
+
+
+_FLUSH = SimpleNamespace(
+    prepare=_prepare,
+    arguments=_arguments,
+    FENCED=flush.FENCED,
+    GUARD_MISSED=flush.GUARD_MISSED,
+)

@@ -1,0 +1,381 @@
+"""The reference store: what PostgreSQL holds, changed as the migrated schema and the flush allow.
+
+A flush is looked at whole against the rows as they were before it, as one statement sees them, and
+is then written whole or not at all. Rows are dicts by column; a kind of row that the flush learns
+is a method here, and its columns come along by their names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Any, Final, NamedTuple, NoReturn
+from uuid import UUID
+
+import asyncpg
+
+from services.orchestrator.domain.core import SHARDS
+from services.orchestrator.domain.rows import (
+    AttemptInsert,
+    NodeChange,
+    NodeComplete,
+    NodeCopy,
+    NodeInsert,
+    NodePlaced,
+    Transition,
+)
+from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL
+from services.orchestrator.storage import flush
+
+Row = dict[str, Any]
+# Columns of a node's row that its birth may leave empty.
+_EMPTY: Final = (
+    "runner_incarnation",
+    "output_data",
+    "output_file_id",
+    "error_type",
+    "error_message",
+    "error_stack_trace",
+    "cpu_us",
+    "memory_peak_bytes",
+    "container_id",
+    "child_execution_id",
+    "started_at",
+    "completed_at",
+    "due_at",
+)
+EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Refused(asyncpg.PostgresError):
+    """The server's word on a statement of which nothing was written."""
+
+    def __init__(self, sqlstate: str, message: str) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate  # type: ignore[misc]  # the library gives each a class
+
+
+class Written(NamedTuple):
+    """A flush that arrived, and what became of it."""
+
+    batch: Sequence[Transition]
+    member_id: UUID
+    epoch: int
+    live: bool  # whether the fence was open
+    refused: str  # SQLSTATE, or empty
+    started: frozenset[UUID]
+
+
+@dataclass(slots=True)
+class Lease:
+    """A row of engine_members or runner_members."""
+
+    state: str
+    expires_at: datetime | None = None
+    epoch: int = 0
+    host: str = ""
+    address: str | None = None
+    updated_at: datetime = EPOCH
+
+
+class Store:
+    """All tables that the engine reads or writes."""
+
+    def __init__(self, *, recording: bool = False) -> None:
+        self.now_s = 0.0  # turned by the world
+        self.skew_s = 0.0  # the server's clock may be set
+        self.members: dict[UUID, Lease] = {}
+        self.runners: dict[UUID, Lease] = {}
+        self.shards: dict[int, UUID | None] = dict.fromkeys(range(SHARDS))
+        self.listeners: dict[UUID, Callable[[str], None]] = {}  # of what members tell, by member
+        self.signals: dict[UUID, Row] = {}
+        self.runs: dict[UUID, Row] = {}
+        self.nodes: dict[UUID, Row] = {}
+        self.nodes_of: defaultdict[UUID, dict[str, Row]] = defaultdict(dict)
+        self.attempts: dict[tuple[UUID, int], Row] = {}
+        self.attempts_of: defaultdict[UUID, list[Row]] = defaultdict(list)
+        self.errors: dict[UUID, Row] = {}
+        self.flows: dict[UUID, Row] = {}
+        self.requests: dict[tuple[UUID, UUID], UUID] = {}
+        self.locks: dict[UUID, str] = {}
+        self.gone_workflows: set[UUID] = set()
+        self.flushes = 0
+        self.observers: list[Callable[[Sequence[Transition]], None]] = []
+        self.history: list[Written] | None = [] if recording else None
+
+    def clock(self) -> datetime:
+        """Give clock_timestamp()."""
+        return EPOCH + timedelta(seconds=self.now_s + self.skew_s)
+
+    # --- the flush ------------------------------------------------------------------------------
+
+    def flush(
+        self, batch: Sequence[Transition], member_id: UUID, epoch: int, last: datetime
+    ) -> dict[str, Any]:
+        """Write a batch whole, or raise `Refused` and write nothing."""
+        member = self.members[member_id]
+        live = member.epoch == epoch and member.state == "live"
+        refused, started = "", set[UUID]()
+        try:
+            if not live:
+                _refuse(flush.FENCED, "fenced")
+            started = self._look(batch)
+        except Refused as problem:
+            refused = problem.sqlstate or ""
+            raise
+        finally:
+            if self.history is not None:
+                told = Written(batch, member_id, epoch, live, refused, frozenset(started))
+                self.history.append(told)
+        at = max(self.clock(), last)
+        self.flushes += 1
+        for t in batch:
+            self._write(t, at, started)
+        for observer in self.observers:
+            observer(batch)
+        return {"at": at, "started": list(started)}
+
+    def _look(self, batch: Sequence[Transition]) -> set[UUID]:  # noqa: C901  # as `_write`
+        """Hold a batch against the rows as they are; returns the runs that it starts."""
+        started = self._look_at_starts(batch)
+        touched: set[UUID] = set()
+        begun: set[tuple[UUID, object]] = set()
+        for t in batch:
+            for change in t.run_changes:
+                row = self.runs.get(change.id)
+                if row is None or row["status"] in RUN_FINAL or change.id in touched:
+                    _refuse(flush.GUARD_MISSED, f"run {change.id} moved")
+                touched.add(change.id)
+            born: list[NodeInsert | NodePlaced | NodeCopy] = [*t.node_inserts]
+            born += [*t.placed.values(), *t.copies]
+            for node in born:
+                if not node.first or node.run_id in started:
+                    self._look_at_insert(node, started, begun)
+            for done in t.completes:
+                self._look_at_guard(done, touched)
+            for moved in t.changes.values():
+                self._look_at_guard(moved, touched)
+            for attempt in t.attempts:
+                self._look_at_attempt(attempt)
+            for run_id in {each.run_id for each in t.errors} | {each.run_id for each in t.flows}:
+                if run_id not in self.runs and run_id not in started:
+                    _refuse("23503", f"run {run_id} is not there")
+        return started
+
+    def _look_at_starts(self, batch: Sequence[Transition]) -> set[UUID]:
+        started: set[UUID] = set()
+        asked: set[tuple[UUID, UUID]] = set()
+        for run in chain.from_iterable(t.run_inserts for t in batch):
+            request = run.request_id and (run.created_by, run.request_id)
+            if run.id in self.runs or run.workflow_id in self.gone_workflows:
+                continue
+            if request and (request in self.requests or request in asked):
+                continue
+            started.add(run.id)
+            if request:
+                asked.add(request)
+        return started
+
+    def _look_at_attempt(self, attempt: AttemptInsert) -> None:
+        key = (attempt.node_execution_id, attempt.token)
+        if key in self.attempts:
+            _refuse("23505", f"attempt {key} twice")
+        if attempt.node_execution_id not in self.nodes:
+            _refuse(flush.GUARD_MISSED, f"attempt {key} of no node")
+        if attempt.attempt < 1:
+            _refuse("23514", f"attempt {attempt.attempt}")
+
+    def _look_at_insert(
+        self,
+        node: NodeInsert | NodePlaced | NodeCopy,
+        started: set[UUID],
+        begun: set[tuple[UUID, object]],
+    ) -> None:
+        if node.run_id not in self.runs and node.run_id not in started:
+            _refuse("23503", f"run {node.run_id} is not there")
+        rows = self.nodes_of[node.run_id]
+        names = {(node.run_id, node.node_id), (node.run_id, node.execution_order)}
+        orders = {row["execution_order"] for row in rows.values()}
+        if node.node_id in rows or node.execution_order in orders or names & begun:
+            _refuse("23505", f"node {node.node_id} of {node.run_id} twice")
+        begun |= names
+
+    def _look_at_guard(self, each: NodeComplete | NodeChange, touched: set[UUID]) -> None:
+        row = self.nodes.get(each.id)
+        if (
+            row is None
+            or each.id in touched
+            or row["attempt_token"] != each.token
+            or row["completed_at"] is not None
+        ):
+            _refuse(flush.GUARD_MISSED, f"node {each.id} with token {each.token}")
+        touched.add(each.id)
+        if isinstance(each, NodeChange) and not 0 <= each.retry_count <= row["max_retries"]:
+            _refuse("23514", f"{each.retry_count} retries of {row['max_retries']}")
+
+    def _write(  # noqa: C901, PLR0912  # a line for each kind of row
+        self, t: Transition, at: datetime, started: set[UUID]
+    ) -> None:
+        for run in t.run_inserts:
+            if run.id in started:
+                self._insert_run(run, at)
+        for change in t.run_changes:
+            self._change_run(change, at)
+        for node in t.node_inserts:
+            if not node.first or node.run_id in started:
+                self._insert_node(node, at)
+        assert not t.copies, "no world has runs that are made of others yet"
+        for placed in t.placed.values():
+            if not placed.first or placed.run_id in started:
+                self._place(placed, at)
+        for signal in t.signals:
+            self.signals[signal.id] = signal._asdict()
+        for done in t.completes:
+            self._complete(done, at)
+        for moved in t.changes.values():
+            self._change(moved, at)
+        for attempt in t.attempts:
+            self._insert_attempt(attempt)
+        for error in t.errors:
+            self.errors[error.id] = error._asdict()
+        for flow in t.flows:
+            self.flows[flow.id] = flow._asdict()
+
+    def _insert_run(self, run: Any, at: datetime) -> None:
+        if run.request_id:
+            self.requests[run.created_by, run.request_id] = run.id
+        timeout = run.timeout_ms
+        self.runs[run.id] = {
+            **run._asdict(),
+            "labels": json.loads(run.labels),
+            "error_message": None,
+            "error_stack_trace": None,
+            "created_at": at,
+            "started_at": at if run.status == "running" else None,
+            "completed_at": None,
+            "cancel_requested_at": None,
+            "deadline_at": None if timeout is None else at + timedelta(milliseconds=timeout),
+            "output_data": None,
+            "error_type": None,
+            "failed_node_id": None,
+        }
+
+    def _change_run(self, change: Any, at: datetime) -> None:
+        row = self.runs[change.id]
+        started = at if change.starts else row["started_at"]
+        asked = row["cancel_requested_at"]
+        row.update(change._asdict())
+        row["error_stack_trace"] = change.stack_trace
+        row["started_at"] = started
+        row["completed_at"] = max(at, started or at) if change.final else None
+        row["cancel_requested_at"] = (asked or at) if change.cancels else asked
+
+    def _insert_node(self, node: NodeInsert, at: datetime) -> None:
+        self._put_node(
+            node,
+            {"status": "running", "runner_incarnation": node.runner, "started_at": at},
+        )
+
+    def _place(self, placed: NodePlaced, at: datetime) -> None:
+        due_ms = placed.due_ms
+        self._put_node(
+            placed,
+            {
+                "started_at": at if placed.starts else None,
+                "completed_at": at if placed.status in NODE_FINAL else None,
+                "due_at": None if due_ms is None else at + timedelta(milliseconds=due_ms),
+                "child_execution_id": placed.child_id,
+            },
+        )
+
+    def _put_node(self, node: NodeInsert | NodePlaced, columns: Row) -> None:
+        row = {
+            **dict.fromkeys(_EMPTY),
+            "retry_count": 0,
+            "delivery_count": 0,
+            **node._asdict(),
+            "workflow_execution_id": node.run_id,
+            "attempt_token": node.token,
+            **columns,
+        }
+        self.nodes[node.id] = self.nodes_of[node.run_id][node.node_id] = row
+
+    def _insert_attempt(self, attempt: AttemptInsert) -> None:
+        row = attempt._asdict()
+        self.attempts[attempt.node_execution_id, attempt.token] = row
+        self.attempts_of[attempt.node_execution_id].append(row)
+
+    def _complete(self, done: NodeComplete, at: datetime) -> None:
+        row = self.nodes[done.id]
+        row.update(done._asdict())
+        row.update(
+            status="completed",
+            started_at=row["started_at"] or at,
+            completed_at=max(at, row["started_at"] or at),
+            error_type=None,
+            error_message=None,
+            error_stack_trace=None,
+            due_at=None,
+        )
+
+    def _change(self, moved: NodeChange, at: datetime) -> None:
+        row = self.nodes[moved.id]
+        began = at if moved.starts else row["started_at"]
+        row.update(moved._asdict())
+        row.update(
+            status=str(moved.status),
+            attempt_token=moved.new_token,
+            runner_incarnation=moved.runner,
+            started_at=began,
+            completed_at=max(at, began or at) if moved.final else None,
+            child_execution_id=moved.child_id or row["child_execution_id"],
+            due_at=None if moved.due_ms is None else at + timedelta(milliseconds=moved.due_ms),
+            error_stack_trace=moved.stack_trace,
+        )
+
+    # --- what is read ---------------------------------------------------------------------------
+
+    def open_run(self, run: Row) -> Row:
+        """Lay a run out as the query of open runs gives it."""
+        deadline = run["deadline_at"]
+        left = None if deadline is None else (deadline - self.clock()).total_seconds()
+        return run | {"deadline_s": left, "starts_s": None}
+
+    def open_nodes(self, run_id: UUID) -> list[Row]:
+        """Lay a run's nodes out as the query of their rows gives them."""
+        rows = sorted(self.nodes_of[run_id].values(), key=lambda row: row["execution_order"])
+        now = self.clock()
+        return [
+            row
+            | {
+                "earlier_cpu_us": sum(
+                    each["cpu_us"]
+                    for each in self.attempts_of[row["id"]]
+                    if each["token"] != row["attempt_token"]
+                ),
+                "earlier_memory_peak_bytes": max(
+                    (each["memory_peak_bytes"] for each in self.attempts_of[row["id"]]), default=0
+                ),
+                "file_size_bytes": None,
+                "hash_sha256": None,
+                "due_s": None if row["due_at"] is None else (row["due_at"] - now).total_seconds(),
+            }
+            for row in rows
+        ]
+
+    def is_over(self, run_id: UUID) -> bool:
+        """Say whether a run is over for good."""
+        return self.runs[run_id]["status"] in RUN_FINAL
+
+    def check_ends(self, run_id: UUID) -> None:
+        """Hold a run that is over against what must be true of it (I4, I5)."""
+        for row in self.nodes_of[run_id].values():
+            assert row["status"] in NODE_FINAL, f"I4: {row['node_id']} is {row['status']}"
+
+
+def _refuse(sqlstate: str, message: str) -> NoReturn:
+    raise Refused(sqlstate, message)

@@ -248,7 +248,7 @@ def _tell(store: Store, member_id: UUID) -> None:
         asyncio.get_running_loop().call_soon(listen, str(member_id))
 
 
-def _survey(store: Store) -> list[Row]:
+def _survey(store: Store, _silent_after_s: float) -> list[Row]:
     return [
         {
             "id": member_id,
@@ -257,6 +257,7 @@ def _survey(store: Store) -> list[Row]:
             "left_s": None
             if member.expires_at is None
             else (member.expires_at - store.clock()).total_seconds(),
+            "silent": False,  # nobody here rests for as long as a day
             "shards": _shards_of(store, member_id),
         }
         for member_id, member in sorted(store.members.items())

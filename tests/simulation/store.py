@@ -357,6 +357,7 @@ class Store:
                     for each in self.attempts_of[row["id"]]
                     if each["token"] != row["attempt_token"]
                 ),
+                "age_s": 0.0,  # no node here is limited in all its attempts
                 "earlier_memory_peak_bytes": max(
                     (each["memory_peak_bytes"] for each in self.attempts_of[row["id"]]), default=0
                 ),

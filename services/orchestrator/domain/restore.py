@@ -17,6 +17,7 @@ from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
 from services.orchestrator.domain.plan import Kind, Phase, Place, Plan
 from services.orchestrator.domain.planner import EXPIRED, LOST
 from services.orchestrator.domain.state import (
+    ENGINE_ERROR,
     Failure,
     FileValue,
     Group,
@@ -112,6 +113,8 @@ def restore(
     )
     run.failure = row.failure
     run.expired = row.failure == ("", EXPIRED)
+    if row.failure is not None and row.failure[1].error_type == ENGINE_ERROR:
+        run.expired = run.closing = run.abandoned = True
     _Restoration(run, {node.node_id: node for node in nodes}).all()
     for signal in signals:
         word = Signal(signal.id, signal.sent_by, signal.outputs)
@@ -271,6 +274,9 @@ class _Restoration:
         run = self.run
         later = (*run.plan.compensations, *run.plan.finals)
         begun = [place for place in later if run.records[place] is not None]
+        if run.abandoned:
+            run.seeded = set(begun)
+            return
         if not begun and (run.running or not later or not is_main_over(run)):
             return
         run.closing = True

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
@@ -38,6 +38,10 @@ class ListOutput:
 
 NodeOutput: TypeAlias = "tuple[bytes, ...] | FileValue | ListOutput"
 Value: TypeAlias = "bytes | tuple[FileValue, str]"  # JSON text, or a field of a file
+
+
+# A run that cannot go on for a fault of the engine's: nothing of it begins any more.
+ENGINE_ERROR: Final = "engine_error"
 
 
 class UnreadableError(Exception):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from services.orchestrator.domain.rows import NodeChange, RunChange, Transition
-from services.orchestrator.domain.state import Failure, FileValue, Run
+from services.orchestrator.domain.state import ENGINE_ERROR, Failure, FileValue, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 
 
@@ -38,7 +38,7 @@ def _unusable(what: str) -> Failure:
 
 def give_up(run_id: UUID, revision: int, open_nodes: Iterable[tuple[UUID, int]]) -> Transition:
     """End a run of which only the rows are left, because no run can be made of them."""
-    failure = Failure(error_type="engine_error", message="the engine cannot read its rows")
+    failure = Failure(error_type=ENGINE_ERROR, message="the engine cannot read its rows")
     t = Transition(run_id, revision=revision + 1)
     t.run_changes.append(
         RunChange(

@@ -26,7 +26,7 @@ from services.orchestrator.domain.rows import (
     SupersededCommand,
     Transition,
 )
-from services.orchestrator.domain.state import Failure, Run
+from services.orchestrator.domain.state import ENGINE_ERROR, Failure, Run
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus
 from services.orchestrator.engine.ended import Ended
 from services.orchestrator.engine.hub import Change, Hub
@@ -247,7 +247,7 @@ class Engine:
                     self._drop(self.streams[record.runner])
         if refusals == _REFUSALS_MAX and run_id in self.core.runs:
             failure = Failure(
-                error_type="engine_error", message=f"the engine could not record it: {reason}"
+                error_type=ENGINE_ERROR, message=f"the engine could not record it: {reason}"
             )
             self._apply(self.core.break_off(run_id, failure))
         for runner_id, outcome in late:

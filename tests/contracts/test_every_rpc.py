@@ -237,6 +237,11 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("CreateTrigger", "workflow_id"): {"name": "t"},
     ("UpdateTrigger", "trigger_id"): {"name": "x", "updateMask": "name"},
+    ("PauseNode", "execution_id"): {"node": "a"},
+    ("ResumeNode", "execution_id"): {"node": "a"},
+    ("SkipNode", "execution_id"): {"node": "a"},
+    ("SendSignal", "execution_id"): {"name": "go"},
+    ("AnswerApproval", "execution_id"): {"name": "ok"},
     ("BackfillSchedule", "schedule_id"): {
         "startTime": "2026-01-01T00:00:00Z",
         "endTime": "2026-01-02T00:00:00Z",

@@ -53,6 +53,7 @@ _OWNED = {
         "node_data_flow",
         "node_attempts",
         "execution_pins",
+        "execution_signals",
         "engine_members",
         "engine_shards",
         "schedules",

@@ -61,6 +61,8 @@ def count_end(run: Run, place: int, end: End, branch: str) -> None:
             run.broken[link.child] = run.broken[link.child] or not active
         else:
             active = end is End.DONE and (link.done or branch in link.branches)
+            if link.branches and not link.done and not active:
+                run.broken[link.child] = True  # it stands on a branch that was not taken
         run.active[link.child] += active
 
 

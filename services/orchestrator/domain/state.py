@@ -169,7 +169,8 @@ class Run:
     groups: dict[int, Group] = field(default_factory=dict)  # by slot
     remaining: list[int] = field(default_factory=list)  # sources that are not over
     active: list[int] = field(default_factory=list)  # sources whose end counts
-    broken: list[bool] = field(default_factory=list)  # a source failed, and that does not count
+    # A source failed and that does not count, or took another branch than the one it stands on.
+    broken: list[bool] = field(default_factory=list)
     keep: list[int] = field(default_factory=list)  # readers of the output that are not done
     outputs: dict[int, NodeOutput] = field(default_factory=dict)
     waiting: dict[str, list[int]] = field(default_factory=dict)  # slots by the word they wait for

@@ -135,6 +135,23 @@ async def test_a_choice_takes_one_branch_and_skips_the_others(
         assert ("COMPLETED" if name == taken else "SKIPPED") == nodes[name]
 
 
+async def test_what_stands_on_a_branch_that_is_not_taken_is_skipped_whatever_else_feeds_it(
+    orchestra: Orchestra, make: Callable[..., str]
+) -> None:
+    workflow = make(
+        {"a": None, "pick": CHOICE, "b": None},
+        [("", "x", "a", "x"), ("", "x", "pick", "x"), ("a", "result", "b", "x")],
+        links=[{"source": "pick", "target": "b", "kind": "branch", "branch": "big"}],
+        outputs=("b",),
+    )
+    async with orchestra.running():
+        runner = await orchestra.runner(answer)
+        async with runner.attached():
+            ended = await run(orchestra, workflow, 1)
+            nodes = await nodes_of(orchestra, ended.execution.id)
+    assert {"a": "COMPLETED", "pick": "COMPLETED", "b": "SKIPPED"} == nodes
+
+
 async def test_a_map_runs_once_for_each_element_and_puts_poison_aside(
     orchestra: Orchestra, make: Callable[..., str]
 ) -> None:

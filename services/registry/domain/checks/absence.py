@@ -104,6 +104,8 @@ class Absence:
             for source, edges in sources.items():
                 if all(each.kind != FAILURE for each in edges):
                     needed |= self._not_failed(source)
+                if all(each.kind == BRANCH for each in edges):
+                    needed |= active[source]  # whatever else feeds it
         return needed
 
     def _active(self, target: str, source: str, edges: Sequence[Connection]) -> Events:

@@ -115,7 +115,9 @@ class _JoinKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JoinKind.Val
     JOIN_KIND_UNSPECIFIED: _JoinKind.ValueType  # 0
     """As ALL."""
     JOIN_KIND_ALL: _JoinKind.ValueType  # 1
-    """Every source has ended and none failed without being handled. It is skipped where all of them were skipped."""
+    """Every source has ended and none failed without being handled. It is skipped where all of them were skipped, or where it stands on a
+    branch that was not taken.
+    """
     JOIN_KIND_ANY: _JoinKind.ValueType  # 2
     """One source is active: it completed, took the branch, or failed where a failure edge says so."""
     JOIN_KIND_N_OF: _JoinKind.ValueType  # 3
@@ -129,7 +131,9 @@ class JoinKind(_JoinKind, metaclass=_JoinKindEnumTypeWrapper):
 JOIN_KIND_UNSPECIFIED: JoinKind.ValueType  # 0
 """As ALL."""
 JOIN_KIND_ALL: JoinKind.ValueType  # 1
-"""Every source has ended and none failed without being handled. It is skipped where all of them were skipped."""
+"""Every source has ended and none failed without being handled. It is skipped where all of them were skipped, or where it stands on a
+branch that was not taken.
+"""
 JOIN_KIND_ANY: JoinKind.ValueType  # 2
 """One source is active: it completed, took the branch, or failed where a failure edge says so."""
 JOIN_KIND_N_OF: JoinKind.ValueType  # 3

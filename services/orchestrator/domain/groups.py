@@ -18,12 +18,17 @@ from services.orchestrator.domain.plan import Binding, Kind, Plan
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import (
     Failure,
+    FileList,
+    FilePart,
     FileValue,
     Group,
     ListOutput,
     NodeOutput,
     Run,
+    Spliced,
     UnreadableError,
+    Value,
+    has_files,
 )
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
 from services.orchestrator.domain.waits import Refusal
@@ -64,7 +69,7 @@ def new_group(run: Run, slot: int) -> Group:
     )
 
 
-def _elements(run: Run, slot: int, binding: Binding) -> Sequence[bytes] | ListOutput:
+def _elements(run: Run, slot: int, binding: Binding) -> Sequence[bytes] | FileList | ListOutput:
     """Give the list that a group maps over: an input, or an element of the map above."""
     part = run.part(slot)
     if part is None:
@@ -83,16 +88,29 @@ def _elements(run: Run, slot: int, binding: Binding) -> Sequence[bytes] | ListOu
     return split_list(value, binding.name)
 
 
-def split_list(value: bytes | tuple[FileValue, str] | None, name: str) -> Sequence[bytes]:
-    """Split a JSON list into the exact texts of its elements."""
-    if isinstance(value, tuple):
-        raise Refusal("map_too_large", f"{name}: a list above 64 KiB cannot be mapped over")
+def split_list(value: Value | None, name: str) -> Sequence[bytes] | FileList:
+    """Split a JSON list into the exact texts of its elements, or count those in a file."""
+    if isinstance(value, FilePart):
+        return _counted(value, name)
+    assert not isinstance(value, Spliced), "what elements gave is mapped over as it is"
     if value is None or value == b"null":
         return []
     try:
         return [bytes(each) for each in _LIST.decode(value)]
     except msgspec.DecodeError:
         raise Refusal("type_error", f"{name}: not a list") from None
+
+
+def _counted(value: FilePart, name: str) -> FileList:
+    """Take the runner's word on how many elements a list has; this process never reads it."""
+    count = value.file.counts.get(value.field)
+    if value.index is not None:
+        message = "the list is an element of one above 64 KiB, and only whole lists are counted"
+        raise Refusal("map_too_large", f"{name}: {message}")
+    if count is None:
+        message = "not a list, or one in a file whose elements were too many to be counted"
+        raise Refusal("map_too_large", f"{name}: {message}")
+    return FileList(value.file, value.field, count)
 
 
 def fill(run: Run, group: Group, t: Transition, fx: Effects) -> None:
@@ -230,8 +248,9 @@ def finish(run: Run, group: Group, t: Transition, fx: Effects) -> None:
     """Complete a group with what its parts gave, and tell whoever is next."""
     output = output_of(run, group)
     place = run.plan.places[run.place_of(group.slot)]
-    if _has_files(output) and is_joined(run.plan, run.place_of(group.slot)):
-        message = f"an element of {place.id} gave more than 64 KiB, and its list is read whole"
+    if has_files(output) and is_answer(run.plan, run.place_of(group.slot)):
+        message = f"an element of {place.id} gave more than 64 KiB, and its list is an output of"
+        message += " the workflow; let a node join it to one large value, which becomes a file"
         fail(run, group, t, fx, Failure(error_type="output_too_large", message=message))
         return
     run.groups.pop(group.slot, None)
@@ -256,21 +275,9 @@ def output_of(run: Run, group: Group) -> NodeOutput:
     return ListOutput(tuple(group.outputs.get(at) for at in range(group.count)))
 
 
-def _has_files(output: NodeOutput | None) -> bool:
-    if isinstance(output, ListOutput):
-        return any(isinstance(each, FileValue) or _has_files(each) for each in output.items)
-    return False
-
-
-def is_joined(plan: Plan, place: int) -> bool:
-    """Say whether something reads the lists of a map as a whole."""
-    if any(output.source == place for output in plan.outputs):
-        return True
-    return any(
-        binding.source == place and not (other.map and other.map.input == binding.name)
-        for other in plan.places
-        for binding in other.inputs
-    )
+def is_answer(plan: Plan, place: int) -> bool:
+    """Say whether an output of the run is one of a place's."""
+    return any(output.source == place for output in plan.outputs)
 
 
 def fail(run: Run, group: Group, t: Transition, fx: Effects, failure: Failure) -> None:

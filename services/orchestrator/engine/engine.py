@@ -26,7 +26,7 @@ from services.orchestrator.domain.rows import (
     SupersededCommand,
     Transition,
 )
-from services.orchestrator.domain.state import Failure, Run
+from services.orchestrator.domain.state import Failure, Run, Spliced
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus
 from services.orchestrator.engine.ended import Ended
 from services.orchestrator.engine.hub import Change, Hub
@@ -647,7 +647,8 @@ class Engine:
         place = run.place_of(command.slot)
         first = bindings is run.plan.places[place].inputs
         definition = stream.define(run.plan, place, run.tenant_id, given, first=first)
-        pull = inline > INLINE_BYTES_MAX
+        spliced = any(isinstance(value, Spliced) for _, value in values)
+        pull = spliced or inline > INLINE_BYTES_MAX
         stream.send(
             Assignment(
                 attempt_ref=record.id,

@@ -62,7 +62,7 @@ _NODES: Final[LiteralString] = """
            EXTRACT(epoch FROM clock_timestamp() - LEAST(node.started_at, (
                SELECT min(started_at) FROM node_attempts AS attempt
                 WHERE attempt.node_execution_id = node.id)))::float8 AS age_s,
-           file.file_size_bytes, file.hash_sha256,
+           file.file_size_bytes, file.hash_sha256, file.element_counts,
            EXTRACT(epoch FROM node.due_at - clock_timestamp())::float8 AS due_s
       FROM node_executions AS node
       LEFT JOIN files AS file ON file.id = node.output_file_id
@@ -226,6 +226,7 @@ def _to_node_row(node: Row) -> NodeRow:
             node["output_file_id"],
             node["file_size_bytes"] or 0,
             bytes.fromhex(node["hash_sha256"] or ""),
+            _COUNTS.decode(node["element_counts"] or "{}"),
         )
     elif node["output_data"] is not None:
         output = split_object(node["output_data"])
@@ -253,6 +254,7 @@ def _to_node_row(node: Row) -> NodeRow:
 
 
 _LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_COUNTS: Final = msgspec.json.Decoder(dict[str, int])
 _SPLIT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 

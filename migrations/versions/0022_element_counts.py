@@ -24,9 +24,9 @@ _DOWN = ("ALTER TABLE files DROP COLUMN element_counts",)
 
 def upgrade() -> None:
     """Add the column."""
-    run(*_UP)
+    run(_UP)
 
 
 def downgrade() -> None:
     """Remove it."""
-    run(*_DOWN)
+    run(_DOWN)

@@ -44,7 +44,7 @@ def begin(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
     place_row(run, slot, t, NodeStatus.WAITING, new_id=fx.new_id, token=fx.next_token())
     run.groups[slot] = group
     fill(run, group, t, fx)
-    return group.over
+    return group.over and slot in run.groups
 
 
 def new_group(run: Run, slot: int) -> Group:
@@ -116,7 +116,7 @@ def _counted(value: FilePart, name: str) -> FileList:
 def fill(run: Run, group: Group, t: Transition, fx: Effects) -> None:
     """Begin what may begin now; what needs a runner waits for a credit."""
     slot = group.slot
-    if not run.may_begin(slot) or not group.room:
+    if group.filling or not run.may_begin(slot) or not group.room:
         return
     leaf = run.place(slot).loop is not None or not _nests(run, slot)
     if leaf and run.place(slot).kind is Kind.PYTHON:
@@ -124,7 +124,8 @@ def fill(run: Run, group: Group, t: Transition, fx: Effects) -> None:
             group.queued = True
             fx.ready.append(Ready(run, slot))
         return
-    while group.room and run.may_begin(slot):
+    group.filling = True  # what is refused at once ends here, and asks for the next one
+    while group.room and run.may_begin(slot) and slot in run.groups:
         part = next_part(run, group)
         if leaf:
             try:
@@ -133,6 +134,7 @@ def fill(run: Run, group: Group, t: Transition, fx: Effects) -> None:
                 refuse(run, part, t, fx, refusal.failure)
         else:
             _begin_nested(run, part, t, fx)
+    group.filling = False
 
 
 def _nests(run: Run, slot: int) -> bool:
@@ -149,7 +151,7 @@ def _begin_nested(run: Run, part: int, t: Transition, fx: Effects) -> None:
     place_row(run, part, t, NodeStatus.WAITING, new_id=fx.new_id, token=fx.next_token())
     run.groups[part] = group
     fill(run, group, t, fx)
-    if group.over:
+    if group.over and part in run.groups:
         finish(run, group, t, fx)
 
 

@@ -155,6 +155,7 @@ class Group:
     open: int = 0
     failed: int = 0
     queued: bool = False  # it waits for a runner's credit
+    filling: bool = False  # its elements are begun, right now
     outputs: dict[int, NodeOutput | None] = field(default_factory=dict)
 
     @property
@@ -309,6 +310,11 @@ class Run:
         if place.loop is not None and part is not None and part.number > 1:
             return place.turn_inputs
         return place.inputs
+
+    def has_inputs(self, slot: int) -> bool:
+        """Say whether a slot's inputs are still known: those of a part go with its group."""
+        part = self.part(slot)
+        return part is None or part.group in self.groups
 
     def value(self, slot: int, at: int) -> Value | None:
         """Give an input of a slot: JSON text or where it stands, or None where none is given."""

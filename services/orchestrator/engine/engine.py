@@ -639,6 +639,9 @@ class Engine:
             return  # said twice, before and after its stream broke, and answered already
         if command.token not in (record.token, record.killing):
             return  # a later one follows. One to be killed goes out: its Kill wants an answer
+        if not run.has_inputs(command.slot):
+            self.take_back(run, command.slot)
+            return
         bindings = run.bindings(command.slot)
         self.attempts_begun.set()
         values = [(at, run.value(command.slot, at)) for at in range(len(bindings))]
@@ -660,6 +663,15 @@ class Engine:
                 pull=pull,
             )
         )
+
+    def take_back(self, run: Run, slot: int) -> None:
+        """Take an attempt off its runner that has no inputs: its map or loop ended before it."""
+        record = run.records[slot]
+        if record is None or record.runner is None:
+            return
+        token = record.token if record.killing is None else record.killing
+        self.superseded(record.runner, record.id, token)
+        self._apply(self.core.declined(record.runner, record.id, token))
 
     def watch(self, run_id: UUID, change: int) -> None:
         """Count a watcher in or out: while there are any, transitions carry what they change."""

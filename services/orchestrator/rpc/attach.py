@@ -128,6 +128,9 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
         if known is None or record is None or record.token != request.token:
             raise Conflict("ATTEMPT_SUPERSEDED", "token: the attempt is no longer the current one")
         run, slot = known
+        if not run.has_inputs(slot):
+            self._engine.take_back(run, slot)
+            raise Conflict("ATTEMPT_SUPERSEDED", "token: what the attempt was a part of has ended")
         values = [run.value(slot, at) for at in range(len(run.bindings(slot)))]
         for at, value in enumerate(value for value in values if value is not None):
             for part in _parts(at, value):

@@ -226,7 +226,7 @@ def _to_node_row(node: Row) -> NodeRow:
             node["output_file_id"],
             node["file_size_bytes"] or 0,
             bytes.fromhex(node["hash_sha256"] or ""),
-            _COUNTS.decode(node["element_counts"] or "{}"),
+            node["element_counts"] or {},
         )
     elif node["output_data"] is not None:
         output = split_object(node["output_data"])
@@ -254,7 +254,6 @@ def _to_node_row(node: Row) -> NodeRow:
 
 
 _LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_COUNTS: Final = msgspec.json.Decoder(dict[str, int])
 _SPLIT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 

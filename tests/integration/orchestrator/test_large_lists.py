@@ -58,6 +58,16 @@ def element(assign: attach.AttemptAssignment) -> int:
     return value.file.index
 
 
+async def held(runner: FakeRunner, number: int) -> attach.AttemptAssignment:
+    """Wait for the attempt of an element."""
+
+    def found() -> list[attach.AttemptAssignment]:
+        return [each for each in runner.held.values() if element(each) == number]
+
+    await runner.until(lambda: bool(found()))
+    return found()[0]
+
+
 async def pulled(runner: FakeRunner, assign: attach.AttemptAssignment) -> list[Any]:
     """Pull the one input of an attempt: texts and the ids of files, in turn."""
     stub = AttachServiceStub(runner.channel)
@@ -112,10 +122,7 @@ async def test_a_map_over_a_list_in_a_file_goes_on_after_a_restart(orchestra: Or
         again.incarnation, again.held = runner.incarnation, runner.held
         async with again.attached():
             for number in (1, 2, 3):
-                await again.until(
-                    lambda n=number: any(element(each) == n for each in again.held.values())
-                )
-                [assign] = [each for each in again.held.values() if element(each) == number]
+                assign = await held(again, number)
                 again.succeed(assign, number * 10)
             await again.until(lambda: any(each.pull for each in again.assigns))
             [join] = [each for each in again.assigns if each.pull]

@@ -164,7 +164,8 @@ def test_elements_that_are_files_are_spliced_for_who_reads_their_list() -> None:
     subject = Subject(plan_of(None, MAP, None))
     subject.answer("n0", (b"[0,1,2,3]",))
     one, other = file(), file()
-    for at, result in enumerate([(b"1",), one, other, (b'"\xc3\xa9"',)]):
+    results: list[NodeOutput] = [(b"1",), one, other, (b'"\xc3\xa9"',)]
+    for at, result in enumerate(results):
         subject.answer(f"n1[{at}]", result)
         subject.read_again()
     expected = (b"[1,", FilePart(one, "result"), b",", FilePart(other, "result"), b',"\xc3\xa9"]')

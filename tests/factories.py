@@ -70,16 +70,18 @@ def node(
     code: str = "def main(x: int) -> int:\n    return x + 1\n",
     lock: str = "none",
     python: str = "3.11",
+    takes: Mapping[str, Any] = INT,
+    gives: Mapping[str, Any] = INT,
 ) -> Node:
-    """Make a node of integers, its version and its lock's state."""
+    """Make a node, of integers unless told otherwise, its version and its lock's state."""
     made = Node(uuid7(), uuid7())
     input_types = json.dumps(
         [
-            {"name": n, "type": INT, "kind": "positional", "required": True, "default_json": None}
+            {"name": n, "type": takes, "kind": "positional", "required": True, "default_json": None}
             for n in inputs
         ]
     )
-    output_types = json.dumps([{"name": name, "type": INT} for name in outputs])
+    output_types = json.dumps([{"name": name, "type": gives} for name in outputs])
     common = (code, "main", python, input_types, output_types, owner.id)
     db.execute(
         "INSERT INTO python_nodes (id, name, code, main_function, python_version, input_types,"

@@ -48,6 +48,7 @@ from services.runner.usecases.attempts import Attempts
 from services.runner.usecases.container_rows import ContainerRows
 from services.runner.usecases.desk import Desk
 from services.runner.usecases.environments import Environments
+from services.runner.usecases.inputs import StoredInputs
 from services.runner.usecases.interpreters import InterpreterPool
 from services.runner.usecases.membership import Membership, Offer
 from services.runner.usecases.node_versions import NodeVersions
@@ -134,8 +135,7 @@ async def _runner(
         versions=NodeVersions(engine_pool),
         environments=environments,
         interpreters=interpreters,
-        store=store,
-        database=engine_pool,
+        stored=StoredInputs(store, engine_pool),
     )
     desk = Desk(
         attempts,

@@ -140,7 +140,7 @@ class FakeRunner:
     def _make(self, assign: pb.AttemptAssignment) -> None:
         define = self._defines[assign.definition]
         inputs = {
-            binding.name: orjson.loads(value.json)
+            binding.name: value.file if value.HasField("file") else orjson.loads(value.json)
             for binding, value in zip(define.inputs, assign.inputs, strict=not assign.pull)
         }
         self.held[assign.attempt_ref] = assign
@@ -153,7 +153,10 @@ class FakeRunner:
                 self.succeed(assign, answer)
 
     def succeed(self, assign: pb.AttemptAssignment, value: object) -> None:
-        """Answer an attempt with its one output."""
+        """Answer an attempt with its one output, or with the file that holds it."""
+        if isinstance(value, pb.AttemptValueFile):
+            self._send(assign, success=pb.AttemptSuccess(file=value))
+            return
         raw = value if isinstance(value, bytes) else orjson.dumps(value)
         self._send(assign, success=pb.AttemptSuccess(outputs=[raw]))
 
@@ -197,9 +200,14 @@ class FakeRunner:
             stdout_tail="out",
             **outcome,  # type: ignore[arg-type]
         )
-        self.held.pop(assign.attempt_ref, None)
-        self.unacked[assign.attempt_ref] = result
-        self._out.put_nowait(pb.AttachRequest(results=[result]))
+        self.say(result)
+
+    def say(self, *results: pb.AttemptResult) -> None:
+        """Send results, all in one frame."""
+        for result in results:
+            self.held.pop(result.attempt_ref, None)
+            self.unacked[result.attempt_ref] = result
+        self._out.put_nowait(pb.AttachRequest(results=results))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for what it is told to make a condition true."""

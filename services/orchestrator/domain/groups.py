@@ -18,12 +18,17 @@ from services.orchestrator.domain.plan import Binding, Kind, Plan
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import (
     Failure,
+    FileList,
+    FilePart,
     FileValue,
     Group,
     ListOutput,
     NodeOutput,
     Run,
+    Spliced,
     UnreadableError,
+    Value,
+    has_files,
 )
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
 from services.orchestrator.domain.waits import Refusal
@@ -39,7 +44,7 @@ def begin(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
     place_row(run, slot, t, NodeStatus.WAITING, new_id=fx.new_id, token=fx.next_token())
     run.groups[slot] = group
     fill(run, group, t, fx)
-    return group.over
+    return group.over and slot in run.groups
 
 
 def new_group(run: Run, slot: int) -> Group:
@@ -64,7 +69,7 @@ def new_group(run: Run, slot: int) -> Group:
     )
 
 
-def _elements(run: Run, slot: int, binding: Binding) -> Sequence[bytes] | ListOutput:
+def _elements(run: Run, slot: int, binding: Binding) -> Sequence[bytes] | FileList | ListOutput:
     """Give the list that a group maps over: an input, or an element of the map above."""
     part = run.part(slot)
     if part is None:
@@ -83,10 +88,11 @@ def _elements(run: Run, slot: int, binding: Binding) -> Sequence[bytes] | ListOu
     return split_list(value, binding.name)
 
 
-def split_list(value: bytes | tuple[FileValue, str] | None, name: str) -> Sequence[bytes]:
-    """Split a JSON list into the exact texts of its elements."""
-    if isinstance(value, tuple):
-        raise Refusal("map_too_large", f"{name}: a list above 64 KiB cannot be mapped over")
+def split_list(value: Value | None, name: str) -> Sequence[bytes] | FileList:
+    """Split a JSON list into the exact texts of its elements, or count those in a file."""
+    if isinstance(value, FilePart):
+        return _counted(value, name)
+    assert not isinstance(value, Spliced), "what elements gave is mapped over as it is"
     if value is None or value == b"null":
         return []
     try:
@@ -95,10 +101,22 @@ def split_list(value: bytes | tuple[FileValue, str] | None, name: str) -> Sequen
         raise Refusal("type_error", f"{name}: not a list") from None
 
 
+def _counted(value: FilePart, name: str) -> FileList:
+    """Take the runner's word on how many elements a list has; this process never reads it."""
+    count = value.file.counts.get(value.field)
+    if value.index is not None:
+        message = "the list is an element of one above 64 KiB, and only whole lists are counted"
+        raise Refusal("map_too_large", f"{name}: {message}")
+    if count is None:
+        message = "not a list, or one in a file whose elements were too many to be counted"
+        raise Refusal("map_too_large", f"{name}: {message}")
+    return FileList(value.file, value.field, count)
+
+
 def fill(run: Run, group: Group, t: Transition, fx: Effects) -> None:
     """Begin what may begin now; what needs a runner waits for a credit."""
     slot = group.slot
-    if not run.may_begin(slot) or not group.room:
+    if group.filling or not run.may_begin(slot) or not group.room:
         return
     leaf = run.place(slot).loop is not None or not _nests(run, slot)
     if leaf and run.place(slot).kind is Kind.PYTHON:
@@ -106,7 +124,8 @@ def fill(run: Run, group: Group, t: Transition, fx: Effects) -> None:
             group.queued = True
             fx.ready.append(Ready(run, slot))
         return
-    while group.room and run.may_begin(slot):
+    group.filling = True  # what is refused at once ends here, and asks for the next one
+    while group.room and run.may_begin(slot) and slot in run.groups:
         part = next_part(run, group)
         if leaf:
             try:
@@ -115,6 +134,7 @@ def fill(run: Run, group: Group, t: Transition, fx: Effects) -> None:
                 refuse(run, part, t, fx, refusal.failure)
         else:
             _begin_nested(run, part, t, fx)
+    group.filling = False
 
 
 def _nests(run: Run, slot: int) -> bool:
@@ -131,7 +151,7 @@ def _begin_nested(run: Run, part: int, t: Transition, fx: Effects) -> None:
     place_row(run, part, t, NodeStatus.WAITING, new_id=fx.new_id, token=fx.next_token())
     run.groups[part] = group
     fill(run, group, t, fx)
-    if group.over:
+    if group.over and part in run.groups:
         finish(run, group, t, fx)
 
 
@@ -230,8 +250,9 @@ def finish(run: Run, group: Group, t: Transition, fx: Effects) -> None:
     """Complete a group with what its parts gave, and tell whoever is next."""
     output = output_of(run, group)
     place = run.plan.places[run.place_of(group.slot)]
-    if _has_files(output) and is_joined(run.plan, run.place_of(group.slot)):
-        message = f"an element of {place.id} gave more than 64 KiB, and its list is read whole"
+    if has_files(output) and is_answer(run.plan, run.place_of(group.slot)):
+        message = f"an element of {place.id} gave more than 64 KiB, and its list is an output of"
+        message += " the workflow; let a node join it to one large value, which becomes a file"
         fail(run, group, t, fx, Failure(error_type="output_too_large", message=message))
         return
     run.groups.pop(group.slot, None)
@@ -256,21 +277,9 @@ def output_of(run: Run, group: Group) -> NodeOutput:
     return ListOutput(tuple(group.outputs.get(at) for at in range(group.count)))
 
 
-def _has_files(output: NodeOutput | None) -> bool:
-    if isinstance(output, ListOutput):
-        return any(isinstance(each, FileValue) or _has_files(each) for each in output.items)
-    return False
-
-
-def is_joined(plan: Plan, place: int) -> bool:
-    """Say whether something reads the lists of a map as a whole."""
-    if any(output.source == place for output in plan.outputs):
-        return True
-    return any(
-        binding.source == place and not (other.map and other.map.input == binding.name)
-        for other in plan.places
-        for binding in other.inputs
-    )
+def is_answer(plan: Plan, place: int) -> bool:
+    """Say whether an output of the run is one of a place's."""
+    return any(output.source == place for output in plan.outputs)
 
 
 def fail(run: Run, group: Group, t: Transition, fx: Effects, failure: Failure) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +27,40 @@ class FileValue:
     file_id: UUID
     size_bytes: int
     sha256: bytes
+    counts: Mapping[str, int] = field(default_factory=dict)  # elements, of outputs that are lists
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A value that stands in a file: one of its fields, or one element of the list there."""
+
+    file: FileValue
+    field: str
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileList:
+    """The elements of a list that stands in a file; a runner cuts them out."""
+
+    file: FileValue
+    field: str
+    count: int
+
+    def __len__(self) -> int:
+        """Count the elements."""
+        return self.count
+
+    def __getitem__(self, index: int) -> FilePart:
+        """Give where an element stands."""
+        return FilePart(self.file, self.field, index)
+
+
+@dataclass(frozen=True, slots=True)
+class Spliced:
+    """A JSON text in pieces, some of which stand in files; a runner puts them together."""
+
+    pieces: tuple[bytes | FilePart, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +71,7 @@ class ListOutput:
 
 
 NodeOutput: TypeAlias = "tuple[bytes, ...] | FileValue | ListOutput"
-Value: TypeAlias = "bytes | tuple[FileValue, str]"  # JSON text, or a field of a file
+Value: TypeAlias = "bytes | FilePart | Spliced"  # JSON text, or where it stands
 
 
 # A run that cannot go on for a fault of the engine's: nothing of it begins any more.
@@ -119,12 +153,13 @@ class Group:
     count: int  # of elements; of turns at most
     window: int  # how many may be under way at once
     allowed: int = 0  # how many may fail
-    elements: Sequence[bytes] | ListOutput | None = None
+    elements: Sequence[bytes] | FileList | ListOutput | None = None
     source: Binding | None = None  # the input that is mapped over
     begun: int = 0
     open: int = 0
     failed: int = 0
     queued: bool = False  # it waits for a runner's credit
+    filling: bool = False  # its elements are begun, right now
     outputs: dict[int, NodeOutput | None] = field(default_factory=dict)
 
     @property
@@ -281,8 +316,13 @@ class Run:
             return place.turn_inputs
         return place.inputs
 
+    def has_inputs(self, slot: int) -> bool:
+        """Say whether a slot's inputs are still known: those of a part go with its group."""
+        part = self.part(slot)
+        return part is None or part.group in self.groups
+
     def value(self, slot: int, at: int) -> Value | None:
-        """Give an input of a slot: JSON text, a field of a file, or None where none is given."""
+        """Give an input of a slot: JSON text or where it stands, or None where none is given."""
         binding = self.bindings(slot)[at]
         part = self.part(slot)
         if part is not None:
@@ -325,7 +365,7 @@ class Run:
             if only is not None and binding.name not in only:
                 continue
             value = self.value(slot, at)
-            if isinstance(value, tuple):
+            if isinstance(value, FilePart | Spliced):
                 message = f"the input {binding.name} is larger than the engine reads (64 KiB)"
                 raise UnreadableError(message)
             if value is not None:
@@ -344,8 +384,42 @@ def _element(group: Group, index: int) -> Value:
 
 def _field(output: NodeOutput | None, binding: Binding) -> Value:
     if isinstance(output, FileValue):
-        return (output, binding.key)
+        return FilePart(output, binding.key)
+    if has_files(output):
+        return Spliced(tuple(_joined(_pieces(output, binding))))
     return text_of(output, binding.output)
+
+
+def has_files(output: NodeOutput | None) -> bool:
+    """Say whether something of what elements gave stands in files."""
+    if isinstance(output, ListOutput):
+        return any(isinstance(each, FileValue) or has_files(each) for each in output.items)
+    return False
+
+
+def _pieces(output: NodeOutput | None, binding: Binding) -> Iterator[bytes | FilePart]:
+    if isinstance(output, FileValue):
+        yield FilePart(output, binding.key)
+    elif isinstance(output, ListOutput):
+        for at, each in enumerate(output.items):
+            yield b"," if at else b"["
+            yield from _pieces(each, binding)
+        yield b"]" if output.items else b"[]"
+    else:
+        yield text_of(output, binding.output)
+
+
+def _joined(pieces: Iterable[bytes | FilePart]) -> Iterator[bytes | FilePart]:
+    """Make one of texts that follow one another."""
+    texts: list[bytes] = []
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            texts.append(piece)
+            continue
+        yield b"".join(texts)
+        yield piece
+        texts.clear()
+    yield b"".join(texts)
 
 
 def text_of(output: NodeOutput | None, index: int) -> bytes:

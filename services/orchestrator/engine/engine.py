@@ -26,7 +26,7 @@ from services.orchestrator.domain.rows import (
     SupersededCommand,
     Transition,
 )
-from services.orchestrator.domain.state import ENGINE_ERROR, Failure, Run
+from services.orchestrator.domain.state import ENGINE_ERROR, Failure, Run, Spliced
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus
 from services.orchestrator.engine.ended import Ended
 from services.orchestrator.engine.hub import Change, Hub
@@ -641,6 +641,9 @@ class Engine:
             return  # said twice, before and after its stream broke, and answered already
         if command.token not in (record.token, record.killing):
             return  # a later one follows. One to be killed goes out: its Kill wants an answer
+        if not run.has_inputs(command.slot):
+            self.take_back(run, command.slot)
+            return
         bindings = run.bindings(command.slot)
         self.attempts_begun.set()
         values = [(at, run.value(command.slot, at)) for at in range(len(bindings))]
@@ -649,7 +652,8 @@ class Engine:
         place = run.place_of(command.slot)
         first = bindings is run.plan.places[place].inputs
         definition = stream.define(run.plan, place, run.tenant_id, given, first=first)
-        pull = inline > INLINE_BYTES_MAX
+        spliced = any(isinstance(value, Spliced) for _, value in values)
+        pull = spliced or inline > INLINE_BYTES_MAX
         stream.send(
             Assignment(
                 attempt_ref=record.id,
@@ -661,6 +665,15 @@ class Engine:
                 pull=pull,
             )
         )
+
+    def take_back(self, run: Run, slot: int) -> None:
+        """Take an attempt off its runner that has no inputs: its map or loop ended before it."""
+        record = run.records[slot]
+        if record is None or record.runner is None:
+            return
+        token = record.token if record.killing is None else record.killing
+        self.superseded(record.runner, record.id, token)
+        self._apply(self.core.declined(record.runner, record.id, token))
 
     def watch(self, run_id: UUID, change: int) -> None:
         """Count a watcher in or out: while there are any, transitions carry what they change."""

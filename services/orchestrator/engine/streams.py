@@ -10,7 +10,7 @@ from uuid import UUID
 
 from services.orchestrator.domain.plan import Binding, Place, Plan
 from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
-from services.orchestrator.domain.state import FileValue
+from services.orchestrator.domain.state import Value
 
 DEFINITIONS_MAX: Final = 4096  # that both ends of a stream keep
 
@@ -36,7 +36,7 @@ class Assignment(NamedTuple):
     definition: int
     run_id: UUID
     attempt: int
-    values: tuple[bytes | tuple[FileValue, str], ...]
+    values: tuple[Value, ...]
     pull: bool
 
 

@@ -18,7 +18,14 @@ from services.kit.pg import Pool
 from services.kit.rpc import codec as kit
 from services.orchestrator.domain.core import Outcome
 from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
-from services.orchestrator.domain.state import Failure, FileValue, Usage
+from services.orchestrator.domain.state import (
+    Failure,
+    FilePart,
+    FileValue,
+    Spliced,
+    Usage,
+    Value,
+)
 from services.orchestrator.engine.engine import STREAM_PAUSE_BYTES, Engine
 from services.orchestrator.engine.streams import (
     Assignment,
@@ -121,19 +128,26 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
         if known is None or record is None or record.token != request.token:
             raise Conflict("ATTEMPT_SUPERSEDED", "token: the attempt is no longer the current one")
         run, slot = known
+        if not run.has_inputs(slot):
+            self._engine.take_back(run, slot)
+            raise Conflict("ATTEMPT_SUPERSEDED", "token: what the attempt was a part of has ended")
         values = [run.value(slot, at) for at in range(len(run.bindings(slot)))]
         for at, value in enumerate(value for value in values if value is not None):
             for part in _parts(at, value):
                 yield part
 
 
-def _parts(at: int, value: bytes | tuple[FileValue, str]) -> Iterable[pb.GetValuesResponse]:
-    if isinstance(value, tuple):
-        yield pb.GetValuesResponse(input=at, file=_file_to_pb(*value), last=True)
-        return
-    for begin in range(0, len(value), CHUNK_BYTES):
-        end = begin + CHUNK_BYTES
-        yield pb.GetValuesResponse(input=at, chunk=value[begin:end], last=end >= len(value))
+def _parts(at: int, value: Value) -> Iterable[pb.GetValuesResponse]:
+    pieces = value.pieces if isinstance(value, Spliced) else (value,)
+    for number, piece in enumerate(pieces, start=1):
+        ends = number == len(pieces)
+        if isinstance(piece, FilePart):
+            yield pb.GetValuesResponse(input=at, file=_file_to_pb(piece), last=ends)
+            continue
+        for begin in range(0, len(piece), CHUNK_BYTES):
+            end = begin + CHUNK_BYTES
+            last = ends and end >= len(piece)
+            yield pb.GetValuesResponse(input=at, chunk=piece[begin:end], last=last)
 
 
 def _outcome(result: pb.AttemptResult) -> Outcome:
@@ -155,7 +169,8 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
         if len(file.sha256) != _SHA256_BYTES:
             raise kit.invalid("results.success.file.sha256", f"must have {_SHA256_BYTES} bytes")
         file_id = _id(file.file_id, "results.success.file.file_id")
-        value = FileValue(file_id, file.size_bytes, file.sha256)
+        counts = {name: count for name, count in file.counts.items() if count >= 0}
+        value = FileValue(file_id, file.size_bytes, file.sha256, counts)
     elif kind == "success":
         value = tuple(result.success.outputs)
     elif kind == "failure":
@@ -287,13 +302,18 @@ def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
             )
 
 
-def _value_to_pb(value: bytes | tuple[FileValue, str]) -> pb.AttemptValue:
-    if isinstance(value, tuple):
-        return pb.AttemptValue(file=_file_to_pb(*value))
+def _value_to_pb(value: Value) -> pb.AttemptValue:
+    assert not isinstance(value, Spliced), "such values are pulled"
+    if isinstance(value, FilePart):
+        return pb.AttemptValue(file=_file_to_pb(value))
     return pb.AttemptValue(json=value)
 
 
-def _file_to_pb(file: FileValue, field: str) -> pb.AttemptValueFile:
+def _file_to_pb(part: FilePart) -> pb.AttemptValueFile:
     return pb.AttemptValueFile(
-        file_id=file.file_id.bytes, size_bytes=file.size_bytes, sha256=file.sha256, field=field
+        file_id=part.file.file_id.bytes,
+        size_bytes=part.file.size_bytes,
+        sha256=part.file.sha256,
+        field=part.field,
+        index=part.index,
     )

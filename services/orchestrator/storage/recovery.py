@@ -66,7 +66,7 @@ _NODES: Final[LiteralString] = """
               FROM node_attempts AS attempt
              WHERE attempt.node_execution_id = node.id
            ) AS earlier_memory_peak_bytes,
-           file.file_size_bytes, file.hash_sha256,
+           file.file_size_bytes, file.hash_sha256, file.element_counts,
            EXTRACT(epoch FROM node.due_at - clock_timestamp())::float8 AS due_s
       FROM node_executions AS node
       LEFT JOIN files AS file ON file.id = node.output_file_id
@@ -230,6 +230,7 @@ def _to_node_row(node: Row) -> NodeRow:
             node["output_file_id"],
             node["file_size_bytes"] or 0,
             bytes.fromhex(node["hash_sha256"] or ""),
+            node["element_counts"] or {},
         )
     elif node["output_data"] is not None:
         output = split_object(node["output_data"])

@@ -177,12 +177,18 @@ class Rerunner:
             ids = [plan.places[at].id for at in kept]
             whole = await executions.list_nodes(db, parent.id, node_ids=ids, full=True)
         found = {plan.index[row.node_id]: row for row in whole}
-        files = [row.node_id for row in whole if row.output_file_id is not None]
+        files = [
+            row.node_id
+            for row in whole
+            if row.output_file_id is not None
+            or row.output_data is None  # a list that its elements' rows hold, or their files
+        ]
         if files:
             raise FailedPrecondition(
                 "KEPT_FILES",
-                f"the result of {files[0]} is a file, which would go with the execution that has "
-                "it: name that node in from_nodes, or one before it",
+                f"the result of {files[0]} is not in its row but in a file or its elements, which "
+                "would go with the execution that has them: name that node in from_nodes, or one "
+                "before it",
                 node_ids=", ".join(files[:10]),
                 resource=("execution", str(parent.id)),
             )

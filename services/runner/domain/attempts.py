@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -10,19 +11,30 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True)
 class FileReference:
-    """A field of a committed file that holds one JSON object."""
+    """A committed file that holds one JSON object; as an input a field of it, or an element."""
 
     file_id: UUID
     size_bytes: int
     sha256: str
     field: str
+    index: int | None = None  # of the list in that field
+    counts: Mapping[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # elements, of fields that are lists
+
+
+@dataclass(frozen=True, slots=True)
+class Spliced:
+    """A JSON text in pieces, some of which stand in files."""
+
+    pieces: Sequence[bytes | FileReference]
 
 
 class Input(NamedTuple):
     """One input: its exact JSON text or where that lies, and how the edge converts it."""
 
     name: str
-    value: bytes | FileReference
+    value: bytes | FileReference | Spliced
     conversion: str = ""
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
-from services.runner.domain.attempts import FileReference
+from services.runner.domain.attempts import FileReference, Spliced
 from services.runner.domain.limits import Tier
 from services.runner.domain.outcome import Outcome
 
-Value = bytes | FileReference | None
+Value = bytes | FileReference | Spliced | None
 
 
 class ValuesNotGiven(Exception):  # noqa: N818 - it says nothing of the attempt

@@ -15,7 +15,7 @@ from qflow.orchestrator.v1.attach_service_pb2_grpc import AttachServiceStub
 
 from services.kit.ids import uuid_from_bytes
 from services.kit.rpc.channel import open_channel
-from services.runner.domain.attempts import FileReference
+from services.runner.domain.attempts import FileReference, Spliced
 from services.runner.domain.frames import (
     Assignment,
     Definition,
@@ -94,21 +94,20 @@ class AttachStream:
         Raises ValuesNotGiven, also when the attempt is not this orchestrator's at the moment: it
         may be loading the run again, and one that is over is told on the stream.
         """
-        parts: list[list[bytes]] = [[] for _ in range(count)]
-        files: dict[int, FileReference] = {}
+        parts: list[list[bytes | FileReference]] = [[] for _ in range(count)]
         request = pb.GetValuesRequest(attempt_ref=attempt_ref.bytes, token=token)
         try:
             with self._ending():
                 async for part in self._stub.GetValues(request, timeout=timeout_s):
-                    if part.HasField("file"):
-                        files[part.input] = _file_from(part.file)
-                    elif 0 <= part.input < count:
-                        parts[part.input].append(part.chunk)
+                    if 0 <= part.input < count:
+                        parts[part.input].append(
+                            _file_from(part.file) if part.HasField("file") else part.chunk
+                        )
         except StreamLost as lost:
             if lost.code in _REFUSALS:
                 raise
             raise ValuesNotGiven(str(lost)) from None
-        return [files.get(at) or b"".join(chunks) for at, chunks in enumerate(parts)]
+        return [_whole(pieces) for pieces in parts]
 
     async def close(self) -> None:
         """End the stream and its connection."""
@@ -208,6 +207,7 @@ def _result(finished: Finished) -> pb.AttemptResult:
         file.file_id = finished.file.file_id.bytes
         file.size_bytes = finished.file.size_bytes
         file.sha256 = bytes.fromhex(finished.file.sha256)
+        file.counts.update(finished.file.counts)
     else:
         result.success.outputs.extend(text for _, text in outcome.outputs)
         result.success.SetInParent()
@@ -274,7 +274,19 @@ def _value(value: pb.AttemptValue) -> Value:
             return None
 
 
+def _whole(pieces: list[bytes | FileReference]) -> Value:
+    """Give a value that came in parts: a text, a place in a file, or both in turn."""
+    texts = [piece for piece in pieces if isinstance(piece, bytes)]
+    if len(texts) == len(pieces):
+        return b"".join(texts)
+    return pieces[0] if len(pieces) == 1 else Spliced(pieces)
+
+
 def _file_from(file: pb.AttemptValueFile) -> FileReference:
     return FileReference(
-        uuid_from_bytes(file.file_id), file.size_bytes, file.sha256.hex(), file.field
+        uuid_from_bytes(file.file_id),
+        file.size_bytes,
+        file.sha256.hex(),
+        file.field,
+        file.index if file.HasField("index") else None,
     )

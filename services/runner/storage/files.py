@@ -30,9 +30,10 @@ class StoredFile:
 # same file.
 _INSERT_OUTPUT: Final[LiteralString] = """
     INSERT INTO files (id, filename, original_filename, file_path, file_size_bytes, mime_type,
-           hash_sha256, workflow_execution_id, node_execution_id, tenant_id, created_by)
+           hash_sha256, workflow_execution_id, node_execution_id, tenant_id, created_by,
+           element_counts)
     VALUES ($1, $2, $2, $3, $4, 'application/json', $5, $6, $7, $8,
-            (SELECT created_by FROM workflow_executions WHERE id = $6))
+            (SELECT created_by FROM workflow_executions WHERE id = $6), $9::text::jsonb)
         ON CONFLICT (id) DO NOTHING
 """
 
@@ -47,6 +48,7 @@ async def insert_output(  # noqa: PLR0917 - the row's columns
     execution_id: UUID,
     node_execution_id: UUID,
     tenant_id: UUID,
+    element_counts: str,
 ) -> None:
     """Commit the row of a node's large output; that it is there already is fine."""
     await pool.execute(
@@ -59,6 +61,7 @@ async def insert_output(  # noqa: PLR0917 - the row's columns
         execution_id,
         node_execution_id,
         tenant_id,
+        element_counts,
     )
 
 
@@ -78,13 +81,13 @@ async def get(db: Db | Pool, file_id: UUID) -> StoredFile | None:
     return None if row is None else _to_file(row)
 
 
-_GET_OF_TENANT: Final[LiteralString] = _COLUMNS + " WHERE id = $1 AND tenant_id = $2"
+_OF_TENANT: Final[LiteralString] = _COLUMNS + " WHERE id = ANY($1::uuid[]) AND tenant_id = $2"
 
 
-async def get_of_tenant(pool: Pool, file_id: UUID, tenant_id: UUID) -> StoredFile | None:
-    """Read one file of a tenant: an attempt never gets another tenant's."""
-    row = await pool.fetchrow(_GET_OF_TENANT, file_id, tenant_id)
-    return None if row is None else _to_file(row)
+async def of_tenant(pool: Pool, file_ids: Sequence[UUID], tenant_id: UUID) -> list[StoredFile]:
+    """Read those of some files that are a tenant's: an attempt never gets another tenant's."""
+    rows = await pool.fetch(_OF_TENANT, file_ids, tenant_id)
+    return [_to_file(row) for row in rows]
 
 
 _LOG_READ: Final[LiteralString] = """

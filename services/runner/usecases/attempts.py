@@ -16,8 +16,7 @@ import msgspec
 import structlog
 from qflow.types.values import ValueTextError, parse_strict
 
-from services.kit.pg import Pool
-from services.runner.domain.attempts import AttemptRequest, FileReference
+from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.environments import Package, packages_in
 from services.runner.domain.limits import MIB, Limits
 from services.runner.domain.outcome import (
@@ -29,12 +28,12 @@ from services.runner.domain.outcome import (
     Usage,
 )
 from services.runner.domain.pooling import WarmKey
-from services.runner.gateways.file_store import FileCorruptError, FileStore
+from services.runner.gateways.file_store import FileCorruptError
 from services.runner.gateways.sandbox.port import Interpreter, Reply, SandboxDied
-from services.runner.storage import files
 from services.runner.storage.nodes import NodeVersion
 from services.runner.usecases.container_rows import ContainerRow
 from services.runner.usecases.environments import EnvironmentFailed, Environments
+from services.runner.usecases.inputs import InputTooLarge, StoredInputs
 from services.runner.usecases.interpreters import (
     InterpreterPool,
     LoadFailed,
@@ -43,7 +42,6 @@ from services.runner.usecases.interpreters import (
     error_from,
 )
 from services.runner.usecases.node_versions import NodeVersions
-from services.runner.usecases.patience import patiently
 
 log = structlog.get_logger()
 
@@ -80,15 +78,13 @@ class Attempts:
         versions: NodeVersions,
         environments: Environments,
         interpreters: Mapping[str, Interpreter],
-        store: FileStore,
-        database: Pool,
+        stored: StoredInputs,
     ) -> None:
         self._pool = pool
         self._versions = versions
         self._environments = environments
         self._interpreters = interpreters
-        self._store = store
-        self._database = database
+        self._stored = stored
         self._needs: dict[tuple[int, int, int, float], Need] = {}
         self._killing: set[asyncio.Task[None]] = set()
 
@@ -240,9 +236,13 @@ class Attempts:
         if attempt.told:
             return Outcome(error=_told_error(attempt), recycle="told to end")
         try:
-            inputs, body = await self._inputs(request)
+            inputs, body = await self._inputs(request, warm.key.limits.memory_bytes)
         except FileCorruptError as problem:
             return Outcome(error=_environment_error(f"an input cannot be read: {problem}"))
+        except InputTooLarge:
+            limit = warm.key.limits.memory_bytes // MIB
+            message = f"out of memory: the inputs alone take more than the limit, {limit} MiB"
+            return Outcome(error=AttemptError(type=ErrorType.OOM, message=message, retryable=False))
         header = {
             "op": "call",
             "id": request.token,
@@ -275,33 +275,19 @@ class Attempts:
     def _on_timeout(self, attempt: Attempt) -> None:
         self.tell_to_end(attempt, "timeout", grace_s=_TERMINATION_GRACE_S)
 
-    async def _inputs(self, request: AttemptRequest) -> tuple[list[list[Any]], bytes]:
+    async def _inputs(
+        self, request: AttemptRequest, bytes_max: int
+    ) -> tuple[list[list[Any]], bytes]:
         entries: list[list[Any]] = []
         parts: list[bytes] = []
         for given in request.inputs:
             value = given.value
-            if isinstance(value, FileReference):
-                value = await self._from_file(value, request.tenant_id)
+            if not isinstance(value, bytes):
+                value = await self._stored.text(value, request.tenant_id, bytes_max=bytes_max)
+            bytes_max -= len(value)
             entries.append([given.name, len(value), [given.conversion] if given.conversion else []])
             parts.append(value)
         return entries, b"".join(parts)
-
-    async def _from_file(self, reference: FileReference, tenant_id: UUID) -> bytes:
-        row = await patiently(
-            lambda: files.get_of_tenant(self._database, reference.file_id, tenant_id)
-        )
-        if row is None or row.sha256 != reference.sha256:
-            raise FileCorruptError("the file is not known")
-        return await asyncio.to_thread(self._field_of_file, row.key, reference)
-
-    def _field_of_file(self, key: str, reference: FileReference) -> bytes:
-        data = self._store.read(key, size_bytes=reference.size_bytes, sha256=reference.sha256)
-        if not reference.field:
-            return data
-        try:
-            return bytes(_FIELDS.decode(data)[reference.field])
-        except (msgspec.DecodeError, KeyError):
-            raise FileCorruptError(f"the file has no field {reference.field!r}") from None
 
     # -- the outcome
 
@@ -346,7 +332,6 @@ class _Refused(Exception):  # noqa: N818 - it carries an error that is an outcom
 
 _DEFAULT_LIMITS: Final = Limits()
 _skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
-_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def _short_key(request: AttemptRequest) -> tuple[int, int, int, float]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from services.kit.ids import uuid7
 from services.kit.pg import Pool
 from services.runner.domain.attempts import AttemptRequest, FileReference
+from services.runner.domain.lists import count_elements
 from services.runner.gateways.file_store import FileStore
 from services.runner.storage import files
 from services.runner.usecases.patience import patiently
@@ -24,8 +25,13 @@ class Outputs:
     async def save(
         self, request: AttemptRequest, outputs: Sequence[tuple[str, bytes]]
     ) -> FileReference:
-        """Give the reference once bytes and row are durable, in this order."""
+        """Give the reference once bytes and row are durable, in this order.
+
+        The elements of lists are counted here, where the texts are: a map over one begins from that
+        number, and the orchestrator never reads the list.
+        """
         file_id = uuid7()
+        counts = await asyncio.to_thread(_counts, outputs)
         size, sha256 = await asyncio.to_thread(
             self._store.write,
             tenant_id=request.tenant_id,
@@ -43,9 +49,15 @@ class Outputs:
                 request.execution_id,
                 request.attempt_ref,
                 request.tenant_id,
+                json.dumps(counts),
             )
         )
-        return FileReference(file_id, size, sha256, "")
+        return FileReference(file_id, size, sha256, "", counts=counts)
+
+
+def _counts(outputs: Sequence[tuple[str, bytes]]) -> dict[str, int]:
+    counted = {name: count_elements(text) for name, text in outputs}
+    return {name: count for name, count in counted.items() if count is not None}
 
 
 def _object_parts(outputs: Sequence[tuple[str, bytes]]) -> list[bytes]:

@@ -188,8 +188,11 @@ def _feed(drawing: Drawing, name: str, sources: list[str]) -> None:
             drawing.order(source, name, "branch", chance.choice(("one", "other")))
         elif chance.random() < 0.15:
             drawing.order(source, name, "failure")
-        elif kind is None and literals.get("x") and not _is_grouped(drawing, source):
-            if chance.random() < 0.6:
+        elif kind is None and literals.get("list") and chance.random() < 0.5:
+            drawing.data(source, name, "list")
+            literals.pop("list")
+        elif kind is None and literals.get("x"):
+            if chance.random() < (0.2 if _is_grouped(drawing, source) else 0.6):
                 drawing.data(source, name, "x")
                 literals.pop("x", None)
             else:

@@ -32,6 +32,7 @@ class Store:
         self.attempts: list[Any] = []
         self.flows: list[Any] = []
         self.signals: dict[UUID, SignalWrite] = {}
+        self.files: dict[UUID, FileValue] = {}  # that runners stored
         self.outcomes: dict[UUID, list[int]] = {}  # tokens whose outcome was committed, by node
 
     def apply(self, t: Transition) -> None:
@@ -72,7 +73,8 @@ class Store:
             self.outcomes.setdefault(done.id, []).append(done.token)
             node |= {
                 "status": "completed",
-                "output": split(done.output_data),
+                "output": self.files.get(done.output_file_id or _NO_FILE)
+                or split(done.output_data),
                 "revision": done.revision,
                 "failure": None,
                 "cpu_us": done.cpu_us,
@@ -186,7 +188,6 @@ class Store:
             if each.node_execution_id == node["id"] and each.token != node["token"]
         )
         output: Any = copy.copy(node["output"])
-        assert not isinstance(output, FileValue)
         return NodeRow(
             id=node["id"],
             node_id=node["node_id"],
@@ -230,4 +231,5 @@ def split_list(text: str) -> tuple[bytes, ...]:
     return tuple(bytes(each) for each in msgspec.json.decode(text, type=list[msgspec.Raw]))
 
 
+_NO_FILE = UUID(int=0)
 _SOMETIME = datetime(2026, 1, 1, tzinfo=UTC)

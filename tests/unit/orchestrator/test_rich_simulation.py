@@ -12,7 +12,7 @@ import pytest
 from services.orchestrator.domain.core import EndedChild
 from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.rows import RunInsert
-from services.orchestrator.domain.state import Run, Signal
+from services.orchestrator.domain.state import FileValue, Run, Signal
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
 from tests.unit.orchestrator.rich_graphs import rich_plan
 from tests.unit.orchestrator.test_simulation import TENANT, World, simulate
@@ -57,6 +57,15 @@ class RichWorld(World):
 
     def plan_of(self, run_id: UUID) -> Plan:
         return self.by_pins[self.store.runs[run_id]["pins_id"]]
+
+    def result(self) -> tuple[bytes, ...] | FileValue:
+        """Give a number, or a large value in a file: some of those are lists."""
+        if self.chance.random() < 0.7:
+            return (b"1",)
+        counts = {"result": self.chance.randint(0, 4)} if self.chance.random() < 0.7 else {}
+        file = FileValue(next(self.ids), 70_000, b"h" * 32, counts)
+        self.store.files[file.file_id] = file
+        return file
 
     def crash(self) -> None:
         self.faults += 1

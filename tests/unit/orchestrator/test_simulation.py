@@ -28,7 +28,7 @@ from services.orchestrator.domain.rows import (
     SupersededCommand,
     Transition,
 )
-from services.orchestrator.domain.state import Failure, Run, Usage
+from services.orchestrator.domain.state import Failure, FileValue, Run, Usage
 from services.orchestrator.domain.status import RUN_FINAL, RunStatus
 from tests.unit.orchestrator.graphs import random_plan
 from tests.unit.orchestrator.store import Store
@@ -111,6 +111,12 @@ class World:
         if record is None or command.runner not in self.held:
             return
         if command.token in (record.token, record.killing):
+            assert run is not None
+            if not run.has_inputs(command.slot):
+                self.submit(self.core.declined(command.runner, record.id, command.token))
+                return
+            for at in range(len(run.bindings(command.slot))):
+                run.value(command.slot, at)  # as it would be sent
             kept = self.results[command.runner]
             kept[:] = [
                 each
@@ -152,13 +158,17 @@ class World:
         token = self.held[runner].pop(ref)
         roll = self.chance.random()
         if roll < 0.8:
-            self._finish(runner, ref, token, (b"1",))
+            self._finish(runner, ref, token, self.result())
         elif roll < 0.93:
             retryable = self.chance.random() < 0.8
             failure = Failure(error_type="user_error", message="no", retryable=retryable)
             self._finish(runner, ref, token, failure)
         else:
             self.submit(self.core.declined(runner, ref, token))
+
+    def result(self) -> tuple[bytes, ...] | FileValue:
+        """Give what an attempt gives."""
+        return (b"1",)
 
     def lose(self) -> None:
         """A runner dies, or lives on and is told that it is late."""

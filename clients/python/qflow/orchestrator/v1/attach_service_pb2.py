@@ -27,7 +27,7 @@ from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 from qflow.isolation.v1 import isolation_pb2 as qflow_dot_isolation_dot_v1_dot_isolation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*qflow/orchestrator/v1/attach_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\x1a\"qflow/isolation/v1/isolation.proto\"\xfb\x01\n\rAttachRequest\x12\x31\n\x05hello\x18\x01 \x01(\x0b\x32\".qflow.orchestrator.v1.RunnerHello\x12\x31\n\x05grant\x18\x02 \x01(\x0b\x32\".qflow.orchestrator.v1.RunnerGrant\x12@\n\x07results\x18\x03 \x03(\x0b\x32$.qflow.orchestrator.v1.AttemptResultB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x42\n\x08\x64\x65\x63lines\x18\x04 \x03(\x0b\x32%.qflow.orchestrator.v1.AttemptDeclineB\t\xbaH\x06\x92\x01\x03\x10\x90N\"\x84\x04\n\x0e\x41ttachResponse\x12\x35\n\x07welcome\x18\x01 \x01(\x0b\x32$.qflow.orchestrator.v1.RunnerWelcome\x12=\n\x0b\x64\x65\x66initions\x18\x02 \x03(\x0b\x32(.qflow.orchestrator.v1.AttemptDefinition\x12=\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32(.qflow.orchestrator.v1.AttemptAssignment\x12/\n\x04\x61\x63ks\x18\x04 \x03(\x0b\x32!.qflow.orchestrator.v1.AttemptAck\x12<\n\nsuperseded\x18\x05 \x03(\x0b\x32(.qflow.orchestrator.v1.AttemptSuperseded\x12\x31\n\x05kills\x18\x06 \x03(\x0b\x32\".qflow.orchestrator.v1.AttemptKill\x12\x33\n\x06\x64\x65mand\x18\x07 \x01(\x0b\x32#.qflow.orchestrator.v1.RunnerDemand\x12\x33\n\x06owners\x18\x08 \x03(\x0b\x32#.qflow.orchestrator.v1.AttemptOwner\x12\x31\n\x05peers\x18\t \x01(\x0b\x32\".qflow.orchestrator.v1.RunnerPeers\"\x89\x02\n\x0bRunnerHello\x12\x1d\n\x0bincarnation\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x08protocol\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x16\n\x05slots\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12:\n\x05tiers\x18\x04 \x03(\x0e\x32\x18.qflow.isolation.v1.TierB\x11\xbaH\x0e\x92\x01\x0b\x10\x08\"\x07\x82\x01\x04\x10\x01 \x00\x12!\n\x07pythons\x18\x05 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x64\"\x06r\x04\x10\x01\x18\x10\x12I\n\tinventory\x18\x06 \x03(\x0b\x32*.qflow.orchestrator.v1.RunnerInventoryItemB\n\xbaH\x07\x92\x01\x04\x10\xa0\x8d\x06\"v\n\x13RunnerInventoryItem\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.qflow.orchestrator.v1.AttemptState\"<\n\x0bRunnerGrant\x12\x18\n\x07\x63redits\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\"\xe6\x02\n\rAttemptResult\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x38\n\x07success\x18\x03 \x01(\x0b\x32%.qflow.orchestrator.v1.AttemptSuccessH\x00\x12\x38\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32%.qflow.orchestrator.v1.AttemptFailureH\x00\x12\x0e\n\x06\x63pu_us\x18\x05 \x01(\x03\x12\x19\n\x11memory_peak_bytes\x18\x06 \x01(\x03\x12\x0f\n\x07user_us\x18\x07 \x01(\x03\x12\x18\n\x10serialization_us\x18\x08 \x01(\x03\x12\x13\n\x0btransfer_us\x18\t \x01(\x03\x12\x13\n\x0bstdout_tail\x18\n \x01(\t\x12\x13\n\x0bstderr_tail\x18\x0b \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x0c \x01(\x0c\x42\t\n\x07outcome\"c\n\x0e\x41ttemptSuccess\x12\x1a\n\x07outputs\x18\x01 \x03(\x0c\x42\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x35\n\x04\x66ile\x18\x02 \x01(\x0b\x32\'.qflow.orchestrator.v1.AttemptValueFile\"h\n\x10\x41ttemptValueFile\x12\x18\n\x07\x66ile_id\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x17\n\x06sha256\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02h \x12\r\n\x05\x66ield\x18\x04 \x01(\t\"m\n\x0e\x41ttemptFailure\x12\x12\n\nerror_type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x13\n\x0bstack_trace\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12\x0e\n\x06killed\x18\x05 \x01(\x08\"M\n\x0e\x41ttemptDecline\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"1\n\rRunnerWelcome\x12\x11\n\tmember_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\x8b\x02\n\x11\x41ttemptDefinition\x12\x12\n\ndefinition\x18\x01 \x01(\x05\x12 \n\x0fnode_version_id\x18\x02 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x1a\n\ttenant_id\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12:\n\x06inputs\x18\x05 \x03(\x0b\x32*.qflow.orchestrator.v1.AttemptInputBinding\x12\x0f\n\x07outputs\x18\x06 \x03(\t\x12\x12\n\ntimeout_ms\x18\x07 \x01(\x03\x12\x1a\n\x12memory_limit_bytes\x18\x08 \x01(\x03\x12\x16\n\x0epython_version\x18\t \x01(\t\"Q\n\x13\x41ttemptInputBinding\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nconversion\x18\x02 \x01(\t\x12\x18\n\x10source_type_json\x18\x03 \x01(\t\"\xc9\x01\n\x11\x41ttemptAssignment\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x12\n\ndefinition\x18\x03 \x01(\x05\x12\x14\n\x0c\x65xecution_id\x18\x04 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x33\n\x06inputs\x18\x06 \x03(\x0b\x32#.qflow.orchestrator.v1.AttemptValue\x12\x0c\n\x04pull\x18\x07 \x01(\x08\x12\x12\n\ntimeout_ms\x18\x08 \x01(\x03\"`\n\x0c\x41ttemptValue\x12\x0e\n\x04json\x18\x01 \x01(\x0cH\x00\x12\x37\n\x04\x66ile\x18\x02 \x01(\x0b\x32\'.qflow.orchestrator.v1.AttemptValueFileH\x00\x42\x07\n\x05place\"0\n\nAttemptAck\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\"7\n\x11\x41ttemptSuperseded\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\"C\n\x0b\x41ttemptKill\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x10\n\x08grace_ms\x18\x03 \x01(\x03\"E\n\x0c\x41ttemptOwner\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x11\n\tmember_id\x18\x03 \x01(\t\" \n\x0bRunnerPeers\x12\x11\n\taddresses\x18\x01 \x03(\t\"\x1f\n\x0cRunnerDemand\x12\x0f\n\x07waiting\x18\x01 \x01(\x05\"?\n\x10GetValuesRequest\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\"v\n\x11GetValuesResponse\x12\r\n\x05input\x18\x01 \x01(\x05\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\x12\x35\n\x04\x66ile\x18\x03 \x01(\x0b\x32\'.qflow.orchestrator.v1.AttemptValueFile\x12\x0c\n\x04last\x18\x04 \x01(\x08*d\n\x0c\x41ttemptState\x12\x1d\n\x19\x41TTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTEMPT_STATE_RUNNING\x10\x01\x12\x1a\n\x16\x41TTEMPT_STATE_FINISHED\x10\x02\x32\xf1\x01\n\rAttachService\x12j\n\x06\x41ttach\x12$.qflow.orchestrator.v1.AttachRequest\x1a%.qflow.orchestrator.v1.AttachResponse\"\x0f\xea\xe0\x18\x0b\n\x01\x03\x1a\x06runner(\x01\x30\x01\x12t\n\tGetValues\x12\'.qflow.orchestrator.v1.GetValuesRequest\x1a(.qflow.orchestrator.v1.GetValuesResponse\"\x12\x90\x02\x01\xea\xe0\x18\x0b\n\x01\x03\x1a\x06runner0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*qflow/orchestrator/v1/attach_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\x1a\"qflow/isolation/v1/isolation.proto\"\xfb\x01\n\rAttachRequest\x12\x31\n\x05hello\x18\x01 \x01(\x0b\x32\".qflow.orchestrator.v1.RunnerHello\x12\x31\n\x05grant\x18\x02 \x01(\x0b\x32\".qflow.orchestrator.v1.RunnerGrant\x12@\n\x07results\x18\x03 \x03(\x0b\x32$.qflow.orchestrator.v1.AttemptResultB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x42\n\x08\x64\x65\x63lines\x18\x04 \x03(\x0b\x32%.qflow.orchestrator.v1.AttemptDeclineB\t\xbaH\x06\x92\x01\x03\x10\x90N\"\x84\x04\n\x0e\x41ttachResponse\x12\x35\n\x07welcome\x18\x01 \x01(\x0b\x32$.qflow.orchestrator.v1.RunnerWelcome\x12=\n\x0b\x64\x65\x66initions\x18\x02 \x03(\x0b\x32(.qflow.orchestrator.v1.AttemptDefinition\x12=\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32(.qflow.orchestrator.v1.AttemptAssignment\x12/\n\x04\x61\x63ks\x18\x04 \x03(\x0b\x32!.qflow.orchestrator.v1.AttemptAck\x12<\n\nsuperseded\x18\x05 \x03(\x0b\x32(.qflow.orchestrator.v1.AttemptSuperseded\x12\x31\n\x05kills\x18\x06 \x03(\x0b\x32\".qflow.orchestrator.v1.AttemptKill\x12\x33\n\x06\x64\x65mand\x18\x07 \x01(\x0b\x32#.qflow.orchestrator.v1.RunnerDemand\x12\x33\n\x06owners\x18\x08 \x03(\x0b\x32#.qflow.orchestrator.v1.AttemptOwner\x12\x31\n\x05peers\x18\t \x01(\x0b\x32\".qflow.orchestrator.v1.RunnerPeers\"\x89\x02\n\x0bRunnerHello\x12\x1d\n\x0bincarnation\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x08protocol\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x16\n\x05slots\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12:\n\x05tiers\x18\x04 \x03(\x0e\x32\x18.qflow.isolation.v1.TierB\x11\xbaH\x0e\x92\x01\x0b\x10\x08\"\x07\x82\x01\x04\x10\x01 \x00\x12!\n\x07pythons\x18\x05 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x64\"\x06r\x04\x10\x01\x18\x10\x12I\n\tinventory\x18\x06 \x03(\x0b\x32*.qflow.orchestrator.v1.RunnerInventoryItemB\n\xbaH\x07\x92\x01\x04\x10\xa0\x8d\x06\"v\n\x13RunnerInventoryItem\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.qflow.orchestrator.v1.AttemptState\"<\n\x0bRunnerGrant\x12\x18\n\x07\x63redits\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\"\xe6\x02\n\rAttemptResult\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x38\n\x07success\x18\x03 \x01(\x0b\x32%.qflow.orchestrator.v1.AttemptSuccessH\x00\x12\x38\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32%.qflow.orchestrator.v1.AttemptFailureH\x00\x12\x0e\n\x06\x63pu_us\x18\x05 \x01(\x03\x12\x19\n\x11memory_peak_bytes\x18\x06 \x01(\x03\x12\x0f\n\x07user_us\x18\x07 \x01(\x03\x12\x18\n\x10serialization_us\x18\x08 \x01(\x03\x12\x13\n\x0btransfer_us\x18\t \x01(\x03\x12\x13\n\x0bstdout_tail\x18\n \x01(\t\x12\x13\n\x0bstderr_tail\x18\x0b \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x0c \x01(\x0c\x42\t\n\x07outcome\"c\n\x0e\x41ttemptSuccess\x12\x1a\n\x07outputs\x18\x01 \x03(\x0c\x42\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x35\n\x04\x66ile\x18\x02 \x01(\x0b\x32\'.qflow.orchestrator.v1.AttemptValueFile\"\x94\x02\n\x10\x41ttemptValueFile\x12\x18\n\x07\x66ile_id\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x17\n\x06sha256\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02h \x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x1b\n\x05index\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x00\x88\x01\x01\x12T\n\x06\x63ounts\x18\x06 \x03(\x0b\x32\x33.qflow.orchestrator.v1.AttemptValueFile.CountsEntryB\x0f\xbaH\x0c\x9a\x01\t\x10\x90N*\x04\x1a\x02(\x00\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x42\x08\n\x06_index\"m\n\x0e\x41ttemptFailure\x12\x12\n\nerror_type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x13\n\x0bstack_trace\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12\x0e\n\x06killed\x18\x05 \x01(\x08\"M\n\x0e\x41ttemptDecline\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"1\n\rRunnerWelcome\x12\x11\n\tmember_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\x8b\x02\n\x11\x41ttemptDefinition\x12\x12\n\ndefinition\x18\x01 \x01(\x05\x12 \n\x0fnode_version_id\x18\x02 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x1a\n\ttenant_id\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12:\n\x06inputs\x18\x05 \x03(\x0b\x32*.qflow.orchestrator.v1.AttemptInputBinding\x12\x0f\n\x07outputs\x18\x06 \x03(\t\x12\x12\n\ntimeout_ms\x18\x07 \x01(\x03\x12\x1a\n\x12memory_limit_bytes\x18\x08 \x01(\x03\x12\x16\n\x0epython_version\x18\t \x01(\t\"Q\n\x13\x41ttemptInputBinding\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nconversion\x18\x02 \x01(\t\x12\x18\n\x10source_type_json\x18\x03 \x01(\t\"\xc9\x01\n\x11\x41ttemptAssignment\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x12\n\ndefinition\x18\x03 \x01(\x05\x12\x14\n\x0c\x65xecution_id\x18\x04 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x33\n\x06inputs\x18\x06 \x03(\x0b\x32#.qflow.orchestrator.v1.AttemptValue\x12\x0c\n\x04pull\x18\x07 \x01(\x08\x12\x12\n\ntimeout_ms\x18\x08 \x01(\x03\"`\n\x0c\x41ttemptValue\x12\x0e\n\x04json\x18\x01 \x01(\x0cH\x00\x12\x37\n\x04\x66ile\x18\x02 \x01(\x0b\x32\'.qflow.orchestrator.v1.AttemptValueFileH\x00\x42\x07\n\x05place\"0\n\nAttemptAck\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\"7\n\x11\x41ttemptSuperseded\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\"C\n\x0b\x41ttemptKill\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x10\n\x08grace_ms\x18\x03 \x01(\x03\"E\n\x0c\x41ttemptOwner\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x11\n\tmember_id\x18\x03 \x01(\t\" \n\x0bRunnerPeers\x12\x11\n\taddresses\x18\x01 \x03(\t\"\x1f\n\x0cRunnerDemand\x12\x0f\n\x07waiting\x18\x01 \x01(\x05\"?\n\x10GetValuesRequest\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\"v\n\x11GetValuesResponse\x12\r\n\x05input\x18\x01 \x01(\x05\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\x12\x35\n\x04\x66ile\x18\x03 \x01(\x0b\x32\'.qflow.orchestrator.v1.AttemptValueFile\x12\x0c\n\x04last\x18\x04 \x01(\x08*d\n\x0c\x41ttemptState\x12\x1d\n\x19\x41TTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTEMPT_STATE_RUNNING\x10\x01\x12\x1a\n\x16\x41TTEMPT_STATE_FINISHED\x10\x02\x32\xf1\x01\n\rAttachService\x12j\n\x06\x41ttach\x12$.qflow.orchestrator.v1.AttachRequest\x1a%.qflow.orchestrator.v1.AttachResponse\"\x0f\xea\xe0\x18\x0b\n\x01\x03\x1a\x06runner(\x01\x30\x01\x12t\n\tGetValues\x12\'.qflow.orchestrator.v1.GetValuesRequest\x1a(.qflow.orchestrator.v1.GetValuesResponse\"\x12\x90\x02\x01\xea\xe0\x18\x0b\n\x01\x03\x1a\x06runner0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,10 +58,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTEMPTRESULT'].fields_by_name['attempt_ref']._serialized_options = b'\272H\004z\002h\020'
   _globals['_ATTEMPTSUCCESS'].fields_by_name['outputs']._loaded_options = None
   _globals['_ATTEMPTSUCCESS'].fields_by_name['outputs']._serialized_options = b'\272H\006\222\001\003\020\220N'
+  _globals['_ATTEMPTVALUEFILE_COUNTSENTRY']._loaded_options = None
+  _globals['_ATTEMPTVALUEFILE_COUNTSENTRY']._serialized_options = b'8\001'
   _globals['_ATTEMPTVALUEFILE'].fields_by_name['file_id']._loaded_options = None
   _globals['_ATTEMPTVALUEFILE'].fields_by_name['file_id']._serialized_options = b'\272H\004z\002h\020'
   _globals['_ATTEMPTVALUEFILE'].fields_by_name['sha256']._loaded_options = None
   _globals['_ATTEMPTVALUEFILE'].fields_by_name['sha256']._serialized_options = b'\272H\004z\002h '
+  _globals['_ATTEMPTVALUEFILE'].fields_by_name['index']._loaded_options = None
+  _globals['_ATTEMPTVALUEFILE'].fields_by_name['index']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_ATTEMPTVALUEFILE'].fields_by_name['counts']._loaded_options = None
+  _globals['_ATTEMPTVALUEFILE'].fields_by_name['counts']._serialized_options = b'\272H\014\232\001\t\020\220N*\004\032\002(\000'
   _globals['_ATTEMPTDECLINE'].fields_by_name['attempt_ref']._loaded_options = None
   _globals['_ATTEMPTDECLINE'].fields_by_name['attempt_ref']._serialized_options = b'\272H\004z\002h\020'
   _globals['_ATTEMPTDEFINITION'].fields_by_name['node_version_id']._loaded_options = None
@@ -74,8 +80,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACHSERVICE'].methods_by_name['Attach']._serialized_options = b'\352\340\030\013\n\001\003\032\006runner'
   _globals['_ATTACHSERVICE'].methods_by_name['GetValues']._loaded_options = None
   _globals['_ATTACHSERVICE'].methods_by_name['GetValues']._serialized_options = b'\220\002\001\352\340\030\013\n\001\003\032\006runner'
-  _globals['_ATTEMPTSTATE']._serialized_start=3346
-  _globals['_ATTEMPTSTATE']._serialized_end=3446
+  _globals['_ATTEMPTSTATE']._serialized_start=3519
+  _globals['_ATTEMPTSTATE']._serialized_end=3619
   _globals['_ATTACHREQUEST']._serialized_start=161
   _globals['_ATTACHREQUEST']._serialized_end=412
   _globals['_ATTACHRESPONSE']._serialized_start=415
@@ -90,38 +96,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTEMPTRESULT']._serialized_end=1742
   _globals['_ATTEMPTSUCCESS']._serialized_start=1744
   _globals['_ATTEMPTSUCCESS']._serialized_end=1843
-  _globals['_ATTEMPTVALUEFILE']._serialized_start=1845
-  _globals['_ATTEMPTVALUEFILE']._serialized_end=1949
-  _globals['_ATTEMPTFAILURE']._serialized_start=1951
-  _globals['_ATTEMPTFAILURE']._serialized_end=2060
-  _globals['_ATTEMPTDECLINE']._serialized_start=2062
-  _globals['_ATTEMPTDECLINE']._serialized_end=2139
-  _globals['_RUNNERWELCOME']._serialized_start=2141
-  _globals['_RUNNERWELCOME']._serialized_end=2190
-  _globals['_ATTEMPTDEFINITION']._serialized_start=2193
-  _globals['_ATTEMPTDEFINITION']._serialized_end=2460
-  _globals['_ATTEMPTINPUTBINDING']._serialized_start=2462
-  _globals['_ATTEMPTINPUTBINDING']._serialized_end=2543
-  _globals['_ATTEMPTASSIGNMENT']._serialized_start=2546
-  _globals['_ATTEMPTASSIGNMENT']._serialized_end=2747
-  _globals['_ATTEMPTVALUE']._serialized_start=2749
-  _globals['_ATTEMPTVALUE']._serialized_end=2845
-  _globals['_ATTEMPTACK']._serialized_start=2847
-  _globals['_ATTEMPTACK']._serialized_end=2895
-  _globals['_ATTEMPTSUPERSEDED']._serialized_start=2897
-  _globals['_ATTEMPTSUPERSEDED']._serialized_end=2952
-  _globals['_ATTEMPTKILL']._serialized_start=2954
-  _globals['_ATTEMPTKILL']._serialized_end=3021
-  _globals['_ATTEMPTOWNER']._serialized_start=3023
-  _globals['_ATTEMPTOWNER']._serialized_end=3092
-  _globals['_RUNNERPEERS']._serialized_start=3094
-  _globals['_RUNNERPEERS']._serialized_end=3126
-  _globals['_RUNNERDEMAND']._serialized_start=3128
-  _globals['_RUNNERDEMAND']._serialized_end=3159
-  _globals['_GETVALUESREQUEST']._serialized_start=3161
-  _globals['_GETVALUESREQUEST']._serialized_end=3224
-  _globals['_GETVALUESRESPONSE']._serialized_start=3226
-  _globals['_GETVALUESRESPONSE']._serialized_end=3344
-  _globals['_ATTACHSERVICE']._serialized_start=3449
-  _globals['_ATTACHSERVICE']._serialized_end=3690
+  _globals['_ATTEMPTVALUEFILE']._serialized_start=1846
+  _globals['_ATTEMPTVALUEFILE']._serialized_end=2122
+  _globals['_ATTEMPTVALUEFILE_COUNTSENTRY']._serialized_start=2067
+  _globals['_ATTEMPTVALUEFILE_COUNTSENTRY']._serialized_end=2112
+  _globals['_ATTEMPTFAILURE']._serialized_start=2124
+  _globals['_ATTEMPTFAILURE']._serialized_end=2233
+  _globals['_ATTEMPTDECLINE']._serialized_start=2235
+  _globals['_ATTEMPTDECLINE']._serialized_end=2312
+  _globals['_RUNNERWELCOME']._serialized_start=2314
+  _globals['_RUNNERWELCOME']._serialized_end=2363
+  _globals['_ATTEMPTDEFINITION']._serialized_start=2366
+  _globals['_ATTEMPTDEFINITION']._serialized_end=2633
+  _globals['_ATTEMPTINPUTBINDING']._serialized_start=2635
+  _globals['_ATTEMPTINPUTBINDING']._serialized_end=2716
+  _globals['_ATTEMPTASSIGNMENT']._serialized_start=2719
+  _globals['_ATTEMPTASSIGNMENT']._serialized_end=2920
+  _globals['_ATTEMPTVALUE']._serialized_start=2922
+  _globals['_ATTEMPTVALUE']._serialized_end=3018
+  _globals['_ATTEMPTACK']._serialized_start=3020
+  _globals['_ATTEMPTACK']._serialized_end=3068
+  _globals['_ATTEMPTSUPERSEDED']._serialized_start=3070
+  _globals['_ATTEMPTSUPERSEDED']._serialized_end=3125
+  _globals['_ATTEMPTKILL']._serialized_start=3127
+  _globals['_ATTEMPTKILL']._serialized_end=3194
+  _globals['_ATTEMPTOWNER']._serialized_start=3196
+  _globals['_ATTEMPTOWNER']._serialized_end=3265
+  _globals['_RUNNERPEERS']._serialized_start=3267
+  _globals['_RUNNERPEERS']._serialized_end=3299
+  _globals['_RUNNERDEMAND']._serialized_start=3301
+  _globals['_RUNNERDEMAND']._serialized_end=3332
+  _globals['_GETVALUESREQUEST']._serialized_start=3334
+  _globals['_GETVALUESREQUEST']._serialized_end=3397
+  _globals['_GETVALUESRESPONSE']._serialized_start=3399
+  _globals['_GETVALUESRESPONSE']._serialized_end=3517
+  _globals['_ATTACHSERVICE']._serialized_start=3622
+  _globals['_ATTACHSERVICE']._serialized_end=3863
 # @@protoc_insertion_point(module_scope)

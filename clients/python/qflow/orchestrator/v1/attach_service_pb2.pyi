@@ -370,10 +370,32 @@ class AttemptValueFile(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class CountsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     FILE_ID_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
     file_id: _builtins.bytes
     """The file's id, 16 bytes."""
     size_bytes: _builtins.int
@@ -382,6 +404,14 @@ class AttemptValueFile(_message.Message):
     """SHA-256 of its bytes, 32 bytes."""
     field: _builtins.str
     """For an input: the name of the field of the file's JSON object that is meant."""
+    index: _builtins.int
+    """For an input: which element of the list in that field is meant, from 0. Absent when the whole field is."""
+    @_builtins.property
+    def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """For outputs: how many elements those have that are lists, by name; 0 of null. An output is left out when it is no
+        list, or one that the runner did not count because it may have more than four million.
+        """
+
     def __init__(
         self,
         *,
@@ -389,12 +419,16 @@ class AttemptValueFile(_message.Message):
         size_bytes: _builtins.int = ...,
         sha256: _builtins.bytes = ...,
         field: _builtins.str = ...,
+        index: _builtins.int | None = ...,
+        counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "index", b"index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "file_id", b"file_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "counts", b"counts", "field", b"field", "file_id", b"file_id", "index", b"index", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__index: _TypeAlias = _typing.Literal["index"]  # noqa: Y015
+    _WhichOneofArgType__index: _TypeAlias = _typing.Literal["_index", b"_index"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__index) -> _WhichOneofReturnType__index | None: ...
 
 Global___AttemptValueFile: _TypeAlias = AttemptValueFile  # noqa: Y015
 
@@ -866,7 +900,9 @@ class GetValuesResponse(_message.Message):
     """Whether this was the input's last part."""
     @_builtins.property
     def file(self) -> Global___AttemptValueFile:
-        """Instead of bytes: the file that holds it."""
+        """Instead of bytes: the file that holds the next of it. A list that is put together of what attempts gave may come as
+        bytes and files in turn; its text is all of them in their order.
+        """
 
     def __init__(
         self,

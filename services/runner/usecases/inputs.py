@@ -1,0 +1,143 @@
+"""Inputs that stand in files: fields, elements of lists, and lists put together of both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias
+from uuid import UUID
+
+import msgspec
+
+from services.kit.pg import Pool
+from services.runner.domain.attempts import FileReference, Spliced
+from services.runner.domain.limits import MIB
+from services.runner.domain.lists import split
+from services.runner.gateways.file_store import FileCorruptError, FileStore
+from services.runner.storage import files
+from services.runner.usecases.patience import patiently
+
+# Of lists whose elements are read one by one; the last one stays, however large.
+_CACHE_BYTES_MAX: Final = 64 * MIB
+_ELEMENT_BYTES: Final = 64  # that a split list takes for each element besides its text
+_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+# Whose file, which, proven by which hash, and the field.
+_Key: TypeAlias = tuple[UUID, UUID, str, str]
+
+
+class InputTooLarge(Exception):  # noqa: N818 - it says what is wrong with the input
+    """An input is larger than what is left for it."""
+
+
+class _List(NamedTuple):
+    elements: Sequence[msgspec.Raw]
+    cost_bytes: int
+
+
+class StoredInputs:
+    """Reads what attempts get from files; a list is read and split once for its elements."""
+
+    def __init__(
+        self, store: FileStore, database: Pool, *, cache_bytes_max: int = _CACHE_BYTES_MAX
+    ) -> None:
+        self._store = store
+        self._database = database
+        self._cache_bytes_max = cache_bytes_max
+        self._cache_bytes = 0
+        self._lists: OrderedDict[_Key, _List] = OrderedDict()
+        self._reading: dict[_Key, asyncio.Task[_List]] = {}
+
+    async def text(
+        self, value: FileReference | Spliced, tenant_id: UUID, *, bytes_max: int
+    ) -> bytes:
+        """Give an input's exact text; raises FileCorruptError and InputTooLarge."""
+        if isinstance(value, FileReference) and value.index is not None:
+            text = await self._element(value, value.index, tenant_id)
+            if len(text) > bytes_max:
+                raise InputTooLarge
+            return text
+        pieces = value.pieces if isinstance(value, Spliced) else (value,)
+        keys = await self._keys(
+            [piece for piece in pieces if isinstance(piece, FileReference)], tenant_id
+        )
+        return await asyncio.to_thread(self._join, pieces, keys, bytes_max)
+
+    async def _keys(self, wanted: Sequence[FileReference], tenant_id: UUID) -> Mapping[UUID, str]:
+        """Give where the bytes of files lie that are the tenant's and have these hashes."""
+        ids = list({each.file_id for each in wanted})
+        found = {
+            row.id: row
+            for row in await patiently(lambda: files.of_tenant(self._database, ids, tenant_id))
+        }
+        for each in wanted:
+            if each.file_id not in found or found[each.file_id].sha256 != each.sha256:
+                raise FileCorruptError("the file is not known")
+        return {file_id: row.key for file_id, row in found.items()}
+
+    def _join(
+        self, pieces: Sequence[bytes | FileReference], keys: Mapping[UUID, str], bytes_max: int
+    ) -> bytes:
+        texts = []
+        left = bytes_max
+        for piece in pieces:
+            text = piece if isinstance(piece, bytes) else self._field(keys[piece.file_id], piece)
+            left -= len(text)
+            if left < 0:
+                raise InputTooLarge
+            texts.append(text)
+        return b"".join(texts)
+
+    def _field(self, key: str, reference: FileReference) -> bytes:
+        data = self._store.read(key, size_bytes=reference.size_bytes, sha256=reference.sha256)
+        if not reference.field:
+            return data
+        try:
+            return bytes(_FIELDS.decode(data)[reference.field])
+        except (msgspec.DecodeError, KeyError):
+            raise FileCorruptError(f"the file has no field {reference.field!r}") from None
+
+    # -- elements
+
+    async def _element(self, reference: FileReference, index: int, tenant_id: UUID) -> bytes:
+        key = (tenant_id, reference.file_id, reference.sha256, reference.field)
+        found = self._lists.get(key)
+        if found is None:
+            found = await self._read(key, reference)
+        else:
+            self._lists.move_to_end(key)
+        try:
+            return bytes(found.elements[index])
+        except IndexError:
+            raise FileCorruptError(f"{reference.field!r} has no element {index}") from None
+
+    async def _read(self, key: _Key, reference: FileReference) -> _List:
+        """Read a list once, however many attempts wait for it; each may end before it is there."""
+        reading = self._reading.get(key)
+        if reading is None:
+            reading = self._reading[key] = asyncio.create_task(self._split(key, reference))
+            reading.add_done_callback(lambda done: self._keep(key, done))
+        return await asyncio.shield(reading)
+
+    async def _split(self, key: _Key, reference: FileReference) -> _List:
+        paths = await self._keys([reference], key[0])
+        return await asyncio.to_thread(self._split_field, paths[reference.file_id], reference)
+
+    def _split_field(self, path: str, reference: FileReference) -> _List:
+        text = self._field(path, reference)
+        try:
+            elements = split(text)
+        except ValueError:
+            raise FileCorruptError(f"{reference.field!r} is no list") from None
+        return _List(elements, len(text) + _ELEMENT_BYTES * len(elements))
+
+    def _keep(self, key: _Key, done: asyncio.Task[_List]) -> None:
+        del self._reading[key]
+        if done.cancelled() or done.exception() is not None:
+            return  # whoever waits is told
+        self._lists[key] = done.result()
+        self._cache_bytes += done.result().cost_bytes
+        while self._cache_bytes > self._cache_bytes_max and len(self._lists) > 1:
+            _, forgotten = self._lists.popitem(last=False)
+            self._cache_bytes -= forgotten.cost_bytes

@@ -82,6 +82,8 @@ _RUN_BY: Final = {
     "orchestrator.storage.execution_lists": "qflow_orchestrator",
     "orchestrator.storage.execution_lists._BY_LABELS": "qflow_orchestrator_engine",
     "orchestrator.storage.flush": "qflow_orchestrator_engine",
+    "orchestrator.storage.history": "qflow_orchestrator",
+    "orchestrator.storage.history._FACTS": "qflow_orchestrator_engine",
     "orchestrator.storage.members": "qflow_orchestrator_engine",
     "orchestrator.storage.pins": "qflow_orchestrator_engine",
     "orchestrator.storage.pins._NODE_HEAD": "qflow_orchestrator",

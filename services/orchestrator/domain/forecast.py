@@ -59,9 +59,10 @@ class Forecast:
     unknown: int  # how many places are in none of these
 
 
-def forecast(plan: Plan, history: History) -> Forecast:
-    """Say what to expect of a run of a plan."""
-    return _forecast(plan, history, {})
+def forecasts(plans: Iterable[Plan], history: History) -> list[Forecast]:
+    """Say what to expect of a run of each of these plans; each is looked at once."""
+    known: _Known = {}
+    return [_forecast(plan, history, known) for plan in plans]
 
 
 _Known: TypeAlias = "dict[tuple[UUID | None, int | None], Forecast]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -83,7 +84,8 @@ class PlanServicer(plan_service_pb2_grpc.PlanServiceServicer):
             queued_node_count=planned.queued,
             warnings=map(_warning, planned.cautions),
         )
-        return _Answer(answer, planned).message
+        # Ten thousand nodes take a while, and the loop has heartbeats to keep.
+        return (await asyncio.to_thread(_Answer, answer, planned)).message
 
 
 class _Answer:

@@ -25,7 +25,7 @@ from services.orchestrator.domain.forecast import (
     Past,
     Times,
     distinct,
-    forecast,
+    forecasts,
     within,
 )
 from services.orchestrator.domain.plan import Definition, Kind, Plan
@@ -89,7 +89,7 @@ async def plan_execution(
     async with transaction(reader.engine_pool) as db:
         facts = await storage.facts_of_versions(db, caller.tenant_id, wanted)
         definitions = [await _definition(reader, db, plan) for plan in plans]
-    expected = await asyncio.to_thread(_expect, plans, history)
+    expected = await asyncio.to_thread(forecasts, plans, history)
     pythons = _seats(engine, plans)
     environments = {
         version: environment_of(each.lock_state, each.environment_state)
@@ -116,12 +116,8 @@ async def plan_execution(
         past_runs=past_runs,
         pythons=pythons,
         queued=engine.core.ready.size,
-        cautions=cautions(outlook),
+        cautions=await asyncio.to_thread(cautions, outlook),
     )
-
-
-def _expect(plans: Iterable[Plan], history: History) -> list[Forecast]:
-    return [forecast(plan, history) for plan in plans]
 
 
 async def _definition(reader: Reader, db: Db, plan: Plan) -> Definition:

@@ -122,6 +122,8 @@ class Group:
     failed: int = 0
     queued: bool = False  # it waits for a runner's credit
     outputs: dict[int, NodeOutput | None] = field(default_factory=dict)
+    # Elements behind the next one that are there already: a run that takes elements over has them.
+    ahead: set[int] = field(default_factory=set)
 
     @property
     def room(self) -> bool:

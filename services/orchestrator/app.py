@@ -24,6 +24,7 @@ from qflow.orchestrator.v1.execution_service_pb2_grpc import (
 )
 from qflow.orchestrator.v1.explain_service_pb2_grpc import add_ExplainServiceServicer_to_server
 from qflow.orchestrator.v1.peer_service_pb2_grpc import add_PeerServiceServicer_to_server
+from qflow.orchestrator.v1.plan_service_pb2_grpc import add_PlanServiceServicer_to_server
 from qflow.orchestrator.v1.rerun_service_pb2_grpc import add_RerunServiceServicer_to_server
 from qflow.orchestrator.v1.run_service_pb2_grpc import add_RunServiceServicer_to_server
 from qflow.orchestrator.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
@@ -53,6 +54,7 @@ from services.orchestrator.rpc.event_subscriptions import EventSubscriptionServi
 from services.orchestrator.rpc.executions import ExecutionServicer
 from services.orchestrator.rpc.explanations import ExplainServicer
 from services.orchestrator.rpc.peer import PeerServicer
+from services.orchestrator.rpc.planning import PlanServicer
 from services.orchestrator.rpc.reruns import RerunServicer
 from services.orchestrator.rpc.runs import RunServicer
 from services.orchestrator.rpc.schedules import ScheduleServicer
@@ -146,6 +148,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 ),
                 (add_RerunServiceServicer_to_server, RerunServicer(Rerunner(reader, engine))),
                 (add_ExplainServiceServicer_to_server, explaining),
+                (add_PlanServiceServicer_to_server, PlanServicer(starter, reader, engine)),
                 (add_ControlServiceServicer_to_server, control),
                 (add_ScheduleServiceServicer_to_server, ScheduleServicer(starter)),
                 (

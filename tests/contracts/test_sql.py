@@ -95,6 +95,8 @@ _RUN_BY: Final = {
     "orchestrator.storage.schedule_due": "qflow_orchestrator_engine",
     "orchestrator.storage.schedule_ticks": "qflow_orchestrator",
     "orchestrator.storage.schedules": "qflow_orchestrator",
+    "orchestrator.storage.history": "qflow_orchestrator",
+    "orchestrator.storage.history._FACTS": "qflow_orchestrator_engine",
     "orchestrator.storage.members": "qflow_orchestrator_engine",
     "orchestrator.storage.pins": "qflow_orchestrator_engine",
     "orchestrator.storage.pins._NODE_HEAD": "qflow_orchestrator",

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from services.orchestrator.storage import history
 from tests.migrations.subject import Subject
 
 _EXECUTIONS = 20_000
@@ -82,6 +83,21 @@ def test_nodes_of_an_execution_come_from_its_index(filled: tuple[Subject, UUID])
         "idx_node_executions_workflow_status",
     }
     assert not [name for name in found if name.startswith("all of")]
+
+
+def test_what_nodes_took_is_read_from_the_last_runs(filled: tuple[Subject, UUID]) -> None:
+    """I31: the history behind a plan walks the tenant's runs and their nodes by their keys."""
+    s, owner = filled
+    asked = f"EXECUTE asked ('{owner}', ARRAY['{owner}']::uuid[], ARRAY['{owner}']::uuid[])"
+    with s.acting(owner, "qflow_orchestrator"):
+        for mode in ("force_custom_plan", "force_generic_plan"):
+            s.db.execute(f"SET LOCAL plan_cache_mode = {mode}".encode())
+            s.db.execute(f"PREPARE asked AS {history._OF_NODES}".encode())
+            found = _asked(s, asked)
+            s.db.execute("DEALLOCATE asked")
+            assert "workflow_executions_tenant_id_created_at_idx" in found
+            assert "idx_node_executions_workflow_execution_id" in found
+            assert not [name for name in found if name.startswith("all of")]
 
 
 def test_open_executions_are_found_without_the_finished_ones(filled: tuple[Subject, UUID]) -> None:

@@ -16,6 +16,7 @@ from uuid import UUID
 from services.orchestrator.domain import controls, groups, planner, routes, unusable, waits
 from services.orchestrator.domain.credits import ReadyQueue, Runner
 from services.orchestrator.domain.effects import Due, Effects, Ready
+from services.orchestrator.domain.partly import Partly, resume
 from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.rows import (
     AssignCommand,
@@ -135,11 +136,12 @@ class Core:
         now: float,
         follows: tuple[Follows, ...] = (),
         copies: Sequence[NodeCopy] = (),
+        partly: Sequence[Partly] = (),
     ) -> list[Transition]:
         """Begin a run: its row, what it takes over, its first nodes where a runner has a credit."""
         self._now = now
         out = Out()
-        self._begin(run, row, out, follows, copies)
+        self._begin(run, row, out, follows, copies, partly)
         return self._dispatch(out)
 
     def _begin(
@@ -149,6 +151,7 @@ class Core:
         out: Out,
         follows: tuple[Follows, ...] = (),
         copies: Sequence[NodeCopy] = (),
+        partly: Sequence[Partly] = (),
     ) -> None:
         self.runs[run.id] = run
         run.revision = 1
@@ -161,7 +164,8 @@ class Core:
             return
         if row.timeout_ms is not None:
             self._set_timer(self._now + row.timeout_ms / 1000, run.id, _DEADLINE)
-        if copies:
+        resume(run, partly, t, self.fx)
+        if t.copies or run.groups:
             routes.revive(run, t, self.fx)
         else:
             self.fx.todo.extend(run.plan.roots)

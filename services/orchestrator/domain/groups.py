@@ -165,10 +165,17 @@ def refuse(run: Run, part: int, t: Transition, fx: Effects, failure: Failure) ->
 def next_part(run: Run, group: Group) -> int:
     """Make the slot of the element or turn that is next."""
     first = 0 if run.place(group.slot).map is not None else 1
-    part = run.add_part(group.slot, group.begun + first)
+    part = run.add_part(group.slot, group.begun - len(group.ahead) + first)
     group.begun += 1
     group.open += 1
+    pass_over(group)
     return part
+
+
+def pass_over(group: Group) -> None:
+    """Find the next element to begin behind those that are there already."""
+    while (number := group.begun - len(group.ahead)) in group.ahead:
+        group.ahead.remove(number)
 
 
 def failed_status(run: Run, slot: int) -> NodeStatus:

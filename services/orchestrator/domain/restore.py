@@ -150,7 +150,7 @@ class _Restoration:
         run = self.run
         slot = run.plan.index.get(node.node_id)
         if slot is None:
-            group, index = _split(node.node_id)
+            group, index = split_name(node.node_id)
             above = self.slots[group]
             slot = run.add_part(above, index)
             self.parts.setdefault(above, {})[index] = slot
@@ -244,6 +244,10 @@ class _Restoration:
             group.outputs[index] = self._output(part, node) if done else None
             if self.run.place(slot).loop is not None:
                 group.outputs.pop(index - 1, None)
+        if self.run.place(slot).map is not None:
+            there = self.parts.get(slot, {})
+            next_one = next(at for at in range(len(there) + 1) if at not in there)
+            group.ahead = {index for index in there if index > next_one}
         return group
 
     def _failure(self, failures: list[tuple[int, str, Failure]]) -> None:
@@ -291,7 +295,7 @@ class _Restoration:
             run.undo = compensations_of(run)
 
 
-def _split(node_id: str) -> tuple[str, int]:
+def split_name(node_id: str) -> tuple[str, int]:
     """Take the last mark off a part's name: `n[1][2]` is part 2 of `n[1]`, `n#3` part 3 of `n`."""
     if node_id.endswith("]"):
         group, _, index = node_id[:-1].rpartition("[")

@@ -59,6 +59,7 @@ def take_over(run: Run, kept: Sequence[Kept], *, new_id: Callable[[], UUID]) -> 
                 run_id=run.id,
                 source_id=each.source_id,
                 node_id=run.plan.places[each.place].id,
+                definition_node_id=run.plan.places[each.place].id,
                 node_version_id=run.plan.places[each.place].node_version_id,
                 execution_order=record.order,
                 first=True,

@@ -96,6 +96,7 @@ class NodeCopy(NamedTuple):
     run_id: UUID
     source_id: UUID  # the row whose output it copies
     node_id: str
+    definition_node_id: str
     node_version_id: UUID
     execution_order: int
     first: bool  # of a run that the same flush inserts, always

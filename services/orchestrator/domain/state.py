@@ -161,6 +161,8 @@ class Group:
     queued: bool = False  # it waits for a runner's credit
     filling: bool = False  # its elements are begun, right now
     outputs: dict[int, NodeOutput | None] = field(default_factory=dict)
+    # Elements behind the next one that are there already: a run that takes elements over has them.
+    ahead: set[int] = field(default_factory=set)
 
     @property
     def room(self) -> bool:

@@ -15,6 +15,7 @@ import structlog
 from services.kit.errors import QflowError, ResourceExhausted, Unavailable
 from services.kit.ids import uuid7
 from services.orchestrator.domain.core import Core, EndedChild, Outcome
+from services.orchestrator.domain.partly import Partly
 from services.orchestrator.domain.restore import latest
 from services.orchestrator.domain.rows import (
     AssignCommand,
@@ -265,6 +266,7 @@ class Engine:
         row: RunInsert,
         follows: tuple[Follows, ...],
         copies: Sequence[NodeCopy] = (),
+        partly: Sequence[Partly] = (),
     ) -> None:
         """Start a run; returns once it is committed, and what it follows was so in that moment.
 
@@ -281,7 +283,9 @@ class Engine:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[run.id] = future
         now = self.now()
-        self._apply(self.core.start(run, row, now=now, follows=follows, copies=copies))
+        self._apply(
+            self.core.start(run, row, now=now, follows=follows, copies=copies, partly=partly)
+        )
         await asyncio.shield(future)
 
     async def cancel(self, run_id: UUID) -> None:

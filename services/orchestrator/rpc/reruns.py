@@ -17,7 +17,14 @@ from services.kit.rpc.errors import to_status
 from services.orchestrator.domain.reuse import FromNode
 from services.orchestrator.rpc import starting
 from services.orchestrator.usecases import batch
-from services.orchestrator.usecases.rerun import FORK, RERUN, RETRY, Again, Rerunner
+from services.orchestrator.usecases.rerun import (
+    FORK,
+    RERUN,
+    RETRY,
+    RETRY_QUARANTINED,
+    Again,
+    Rerunner,
+)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -58,6 +65,15 @@ class RerunServicer(rerun_service_pb2_grpc.RerunServiceServicer):
         started, kept = await self._rerunner.make(current_caller(), again)
         shown = starting.execution(started, validate_only=request.validate_only)
         return pb.ForkExecutionResponse(execution=shown, kept_results=kept)
+
+    async def RetryQuarantined(
+        self, request: pb.RetryQuarantinedRequest, context: Context
+    ) -> pb.RetryQuarantinedResponse:
+        """Run the elements that maps put aside again."""
+        again = _again(request, RETRY_QUARANTINED)
+        started, kept = await self._rerunner.make(current_caller(), again)
+        shown = starting.execution(started, validate_only=request.validate_only)
+        return pb.RetryQuarantinedResponse(execution=shown, kept_results=kept)
 
     async def BatchCancelExecutions(
         self, request: pb.BatchCancelExecutionsRequest, context: Context

@@ -146,15 +146,16 @@ _FIRST: Final = f"(NOT given.first OR given.run_id IN {_STARTED})"
 _COPIES: Final = Part(
     "copied",
     """
-    id uuid, run_id uuid, source_id uuid, node_id text, node_version_id uuid, execution_order int,
-    first boolean
+    id uuid, run_id uuid, source_id uuid, node_id text, definition_node_id text,
+    node_version_id uuid, execution_order int, first boolean
     """,
     """
     INSERT INTO node_executions
            (id, workflow_execution_id, node_id, definition_node_id, node_type, status,
             node_version_id, execution_order, max_retries, attempt_token, revision, started_at,
             completed_at, output_data, copied_from)
-    SELECT given.id, given.run_id, given.node_id, given.node_id, source.node_type, 'completed',
+    SELECT given.id, given.run_id, given.node_id, given.definition_node_id, source.node_type,
+           'completed',
            given.node_version_id, given.execution_order, 0, 0, 1, stamp.at, stamp.at,
            source.output_data, source.id
       FROM fence, stamp, given

@@ -15,6 +15,7 @@ from services.kit.ids import uuid7
 from services.kit.pg import Pool, as_caller
 from services.orchestrator.domain.core import SHARDS
 from services.orchestrator.domain.options import NO_WISHES, Wishes
+from services.orchestrator.domain.partly import Partly
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.reuse import Kept, take_over
 from services.orchestrator.domain.rows import Follows, RunInsert
@@ -47,13 +48,19 @@ class Launch:
     follows: tuple[Follows, ...] = ()
     alias: str = ""
     kept: tuple[Kept, ...] = ()  # results that it takes over
+    partly: tuple[Partly, ...] = ()  # maps of which it takes over some elements
+
+    @property
+    def kept_count(self) -> int:
+        """How many results are taken over, each element by itself."""
+        return len(self.kept) + sum(part.size for each in self.partly for part in each.parts)
 
 
 async def launch(engine: Engine, caller: Caller, asked: Launch) -> Execution:
     """Begin a run and give it once it is committed; `NotStarted` where the flush refused it."""
     run = new_run(caller, asked)
     copies = take_over(run, asked.kept, new_id=uuid7)
-    await engine.start(run, _row(run, asked), asked.follows, copies)
+    await engine.start(run, _row(run, asked), asked.follows, copies, asked.partly)
     return executions.without_values(executions.of_run(run))
 
 

@@ -63,7 +63,7 @@ class Plans:
         versions = await definitions.resolve(db, tenant_id, definition.of_kind(Kind.PYTHON))
         if len(versions) < len(definition.of_kind(Kind.PYTHON)):
             return None
-        subs = await self._sub_plans(db, tenant_id, definition, depth)
+        subs = await self._sub_plans(db, tenant_id, definition, depth, store=store)
         if subs is None:
             return None
         pinned = {place: version.id for place, version in versions.items()}
@@ -95,7 +95,7 @@ class Plans:
         return plan
 
     async def _sub_plans(
-        self, db: Db, tenant_id: UUID, definition: Definition, depth: int
+        self, db: Db, tenant_id: UUID, definition: Definition, depth: int, *, store: bool
     ) -> dict[str, Plan] | None:
         """Pin the sub-workflows of a definition as they stand now; None where one is gone."""
         found: dict[str, Plan] = {}
@@ -115,7 +115,7 @@ class Plans:
             inner = await self.definition(db, workflow_id, version)
             assert inner is not None, "it was just resolved"
             texts = {each.name: each.text for each in await taken_variables(db, tenant_id, inner)}
-            plan = await self.pinned(db, tenant_id, inner, texts, depth=depth + 1)
+            plan = await self.pinned(db, tenant_id, inner, texts, depth=depth + 1, store=store)
             if plan is None:
                 return None
             found[str(node["id"])] = plan

@@ -15,8 +15,10 @@ from services.kit.pg import Db, as_caller, transaction
 from services.orchestrator.domain import inputs, proof, reuse
 from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.options import RunOptions, Wishes
-from services.orchestrator.domain.plan import Definition, Plan
+from services.orchestrator.domain.partly import Partly, kept_names, tree
+from services.orchestrator.domain.plan import Definition, Kind, Plan
 from services.orchestrator.domain.reuse import FromNode, Kept
+from services.orchestrator.domain.state import NodeOutput
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.engine.engine import Engine, NotStarted
 from services.orchestrator.storage import definitions, executions, pins
@@ -42,6 +44,8 @@ _BYTES_MAX: Final = 1024 * 1024
 RETRY: Final = "retry"
 RERUN: Final = "rerun"
 FORK: Final = "fork"
+RETRY_QUARANTINED: Final = "retry_quarantined"
+_PARTS_MAX: Final = 10_000  # of maps that are taken over in part: they are copied in one statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,7 @@ class Rerunner:
                 return await self._again(caller, earlier)
             asked = await self._launch(caller, again)
             asked = replaced(asked, request_id=request_id, digest=digest)
-            kept = len(asked.kept)
+            kept = asked.kept_count
             if again.validate_only:
                 await self._settle_key(caller, asked, dry=True)
                 return preview(caller, asked), kept
@@ -112,14 +116,17 @@ class Rerunner:
             input_json = again.input_json or "{}"
             await asyncio.to_thread(inputs.check, plan, input_json)
         kept: tuple[Kept, ...] = ()
-        if again.relation != RETRY:
+        partly: tuple[Partly, ...] = ()
+        if again.relation == RETRY_QUARANTINED:
+            kept, partly = await self._unpoisoned(caller, parent, plan)
+        elif again.relation != RETRY:
             rows = await self._rows(caller, parent, plan, again, input_json)
             plan = await self._edited(caller, parent, plan, again, rows)
             kept = _kept(plan, rows)
         await self._check_nodes(caller, plan, kept)
         check_pythons(self.engine, plan)
         wishes = _wishes(parent, again.relation)
-        return Launch(plan=plan, input_json=input_json, wishes=wishes, kept=kept)
+        return Launch(plan=plan, input_json=input_json, wishes=wishes, kept=kept, partly=partly)
 
     async def _check_workflow(self, caller: Caller, plan: Plan) -> None:
         if plan.workflow_id is None:
@@ -138,7 +145,11 @@ class Rerunner:
     async def _check_nodes(self, caller: Caller, plan: Plan, kept: Sequence[Kept]) -> None:
         """Refuse nodes that would run and may not be read any more; learn of their locks."""
         copied = {each.place for each in kept}
-        wanted = {place.node_version_id for at, place in enumerate(plan.places) if at not in copied}
+        wanted = {
+            place.node_version_id
+            for at, place in enumerate(plan.places)
+            if at not in copied and place.kind is Kind.PYTHON
+        }
         known = self.engine.core.unlocked
         async with transaction(self.reader.engine_pool) as db:
             found = await pins.readable(db, caller.tenant_id, wanted)
@@ -176,23 +187,57 @@ class Rerunner:
                 )
             ids = [plan.places[at].id for at in kept]
             whole = await executions.list_nodes(db, parent.id, node_ids=ids, full=True)
-        found = {plan.index[row.node_id]: row for row in whole}
-        files = [
-            row.node_id
-            for row in whole
-            if row.output_file_id is not None
-            or row.output_data is None  # a list that its elements' rows hold, or their files
-        ]
-        if files:
-            raise FailedPrecondition(
-                "KEPT_FILES",
-                f"the result of {files[0]} is not in its row but in a file or its elements, which "
-                "would go with the execution that has them: name that node in from_nodes, or one "
-                "before it",
-                node_ids=", ".join(files[:10]),
-                resource=("execution", str(parent.id)),
+        _refuse_files(parent, whole)
+        return {plan.index[row.node_id]: row for row in whole}
+
+    async def _unpoisoned(
+        self, caller: Caller, parent: Execution, plan: Plan
+    ) -> tuple[tuple[Kept, ...], tuple[Partly, ...]]:
+        """Give what is kept when the elements that were put aside run again, of their maps too."""
+        async with as_caller(self.reader.api_pool, caller) as db:
+            rows = await executions.list_nodes(db, parent.id)
+            wholes = {row.node_id: row for row in rows if row.node_id in plan.index}
+            parts: dict[str, dict[str, NodeStatus]] = {}
+            for row in rows:
+                if row.node_id not in plan.index:
+                    parts.setdefault(row.definition_node_id, {})[row.node_id] = row.status
+            poisoned = {
+                plan.index[name]
+                for name, each in parts.items()
+                if NodeStatus.QUARANTINED in each.values()
+                and wholes[name].status is NodeStatus.COMPLETED
+            }
+            if not poisoned:
+                raise FailedPrecondition(
+                    "NOTHING_QUARANTINED",
+                    "no element of a map was quarantined; RerunExecution runs what failed again",
+                    resource=("execution", str(parent.id)),
+                )
+            lost = reuse.below(plan, {each for at in poisoned for each in plan.children[at]})
+            stand = reuse.closed(
+                plan,
+                [
+                    plan.index[name]
+                    for name, row in wholes.items()
+                    if row.status is NodeStatus.COMPLETED and plan.index[name] not in lost
+                ],
             )
-        return found
+            places = [at for at in stand if at not in poisoned]
+            maps = [at for at in stand if at in poisoned]
+            names = [name for at in maps for name in kept_names(parts[plan.places[at].id])]
+            if len(names) > _PARTS_MAX:
+                raise FailedPrecondition(
+                    "TOO_MANY_ELEMENTS",
+                    f"{len(names)} elements would be kept, and {_PARTS_MAX} can be; "
+                    "RerunExecution from the map runs all of them again",
+                    resource=("execution", str(parent.id)),
+                )
+            wanted = [plan.places[at].id for at in places] + names
+            whole = await executions.list_nodes(db, parent.id, node_ids=wanted, full=True)
+        _refuse_files(parent, whole)
+        found = {row.node_id: row for row in whole}
+        kept = _kept(plan, {at: found[plan.places[at].id] for at in places})
+        return kept, tuple(_partly(plan, at, found) for at in maps)
 
     async def _edited(
         self,
@@ -261,6 +306,39 @@ async def _versions(
             said = f"the node of {each.node_id} has no version {each.version} that you may read"
             raise _invalid(f"from_nodes[{at}].node_version", said, "VERSION_NOT_FOUND")
     return by_place | {place: version.id for place, version in found.items()}
+
+
+def _refuse_files(parent: Execution, rows: Sequence[NodeExecution]) -> None:
+    # Of a map, nothing is in its own row when its lists are long; its elements have it.
+    files = [
+        row.node_id
+        for row in rows
+        if row.output_file_id is not None
+        or (row.output_data is None and row.node_id == row.definition_node_id)
+    ]
+    if files:
+        raise FailedPrecondition(
+            "KEPT_FILES",
+            f"the result of {files[0]} is a file, which would go with the execution that has "
+            "it, or a list that no row holds: name that node in from_nodes of RerunExecution, or "
+            "one before it",
+            node_ids=", ".join(files[:10]),
+            resource=("execution", str(parent.id)),
+        )
+
+
+def _partly(plan: Plan, at: int, rows: Mapping[str, NodeExecution]) -> Partly:
+    """Lay out the elements of a map that are kept; a map within the map has elements itself."""
+    place = plan.places[at]
+    outputs: dict[str, tuple[UUID, NodeOutput | None]] = {}
+    for name, row in rows.items():
+        if row.definition_node_id != place.id or name == place.id:
+            continue
+        assert row.id is not None
+        texts = split_object(row.output_data) if row.output_data is not None else None
+        output = None if texts is None else tuple(texts[each] for each in place.outputs)
+        outputs[name] = (row.id, output)
+    return Partly(at, tree(place.id, outputs))
 
 
 def _kept(plan: Plan, rows: Mapping[int, NodeExecution]) -> tuple[Kept, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import count
 from uuid import UUID
 
@@ -11,13 +12,16 @@ import pytest
 from services.orchestrator.domain import reuse
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.credits import ReadyQueue
+from services.orchestrator.domain.partly import Partly, kept_names, tree
 from services.orchestrator.domain.plan import Definition, Plan
 from services.orchestrator.domain.reuse import Kept
 from services.orchestrator.domain.rows import AssignCommand, NodeCopy, RunInsert, Transition
 from services.orchestrator.domain.state import NO_USAGE, Failure, Run
-from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
 from tests.unit.orchestrator.graphs import plan_of, random_plan
+from tests.unit.orchestrator.rich_graphs import Drawing
 from tests.unit.orchestrator.store import Store
+from tests.unit.orchestrator.test_simulation import same
 
 TENANT, RUNNER = UUID(int=7), UUID(int=100)
 
@@ -35,7 +39,9 @@ class Bench:
         self.core.granted(RUNNER, 1000, 1)
         self.assigned: list[AssignCommand] = []
 
-    def start(self, plan: Plan, kept: tuple[Kept, ...] = ()) -> Run:
+    def start(
+        self, plan: Plan, kept: tuple[Kept, ...] = (), partly: tuple[Partly, ...] = ()
+    ) -> Run:
         run = Run(
             id=next(self.ids),
             plan=plan,
@@ -50,7 +56,7 @@ class Bench:
             run.id, plan.workflow_id, TENANT, TENANT, 1, None, plan.pins_id, 0, "pending", "{}",
             None, None, "3.11", None, 1,
         )  # fmt: skip
-        self.apply(self.core.start(run, row, now=0.0, copies=copies))
+        self.apply(self.core.start(run, row, now=0.0, copies=copies, partly=partly))
         return run
 
     def apply(self, transitions: list[Transition]) -> None:
@@ -61,14 +67,18 @@ class Bench:
     def answer(self, run: Run, *, fails: float) -> None:
         """Answer all attempts of a run until nothing runs, each failing with this chance."""
         while self.assigned:
-            command = self.assigned.pop(self.chance.randrange(len(self.assigned)))
-            record = run.records[command.slot]
-            assert record is not None
-            result: tuple[bytes, ...] | Failure = (str(command.slot).encode(),)
-            if self.chance.random() < fails:
-                result = Failure(error_type="user_error", message="no", retryable=False)
-            outcome = Outcome(record.id, command.token, result, NO_USAGE)
-            self.apply(self.core.outcome(RUNNER, outcome, now=0.0))
+            self.answer_one(run, fails=fails)
+
+    def answer_one(self, run: Run, *, fails: float) -> None:
+        """Answer one attempt of those that run."""
+        command = self.assigned.pop(self.chance.randrange(len(self.assigned)))
+        record = run.records[command.slot]
+        assert record is not None
+        result: tuple[bytes, ...] | Failure = (str(command.slot).encode(),)
+        if self.chance.random() < fails:
+            result = Failure(error_type="user_error", message="no", retryable=False)
+        outcome = Outcome(record.id, command.token, result, NO_USAGE)
+        self.apply(self.core.outcome(RUNNER, outcome, now=0.0))
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -99,6 +109,52 @@ def test_a_run_that_keeps_results_is_what_its_rows_say(seed: int) -> None:
     whole = bench.start(plan)
     bench.answer(whole, fails=0.0)
     assert whole.output_data == child.output_data
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_map_that_is_taken_over_in_part_is_what_its_rows_say(seed: int) -> None:
+    """Rule 6, from the first flush to the last: holes are filled in order, within the window."""
+    bench = Bench(seed)
+    depth = bench.chance.randint(1, 2)
+    drawing = Drawing(bench.chance)
+    window = bench.chance.randint(1, 3)
+    rule = {"input": "x", "depth": depth, "max_in_flight": window, "max_failed": 9}
+    values = "[1,2,3,4,5,6]" if depth == 1 else "[[1,2],[],[3],[4,5,6]]"
+    drawing.node(map=rule, parameters={"x": values})
+    drawing.order("n0", drawing.node(on_failure="continue"))
+    plan = drawing.plan()
+    parent = bench.start(plan)
+    bench.answer(parent, fails=0.4)
+    assert RunStatus.COMPLETED == parent.status
+    rows = {node["node_id"]: node for node in bench.store.nodes.values()}
+    names = {
+        name: NodeStatus(node["status"])
+        for name, node in rows.items()
+        if name not in plan.index and node["definition_node_id"] == "n0"
+    }
+    kept = kept_names(names)
+    poisoned = [name for name, status in names.items() if status is NodeStatus.QUARANTINED]
+    assert not any(name.startswith(each.split("]")[0]) for each in poisoned for name in kept)
+    outputs = {
+        name: (rows[name]["id"], tuple((rows[name]["output"] or {}).values())) for name in kept
+    }
+    partly = (Partly(0, tree("n0", outputs)),)
+    child = bench.start(plan, (), partly)
+    assert bench.store.restore(child.id, plan) == child
+    while bench.assigned:
+        assert depth > 1 or len(bench.assigned) <= window
+        bench.answer_one(child, fails=0.1)
+        if child.status not in RUN_FINAL:
+            rows_say = bench.store.restore(child.id, plan)
+            same(child, rows_say)
+            for slot, group in child.groups.items():  # who waits for a credit, no row says
+                assert replace(group, queued=False) == rows_say.groups[slot]
+    assert RunStatus.COMPLETED == child.status
+    whole = {name for name, node in rows.items() if node["run_id"] == parent.id}
+    again = {n["node_id"] for n in bench.store.nodes.values() if n["run_id"] == child.id}
+    assert whole == again
+    copied = [n for n in bench.store.nodes.values() if n.get("source_id")]
+    assert set(kept) == {node["node_id"] for node in copied}
 
 
 def test_a_result_stands_only_while_all_it_was_made_of_stands() -> None:

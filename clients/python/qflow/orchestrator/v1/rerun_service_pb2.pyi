@@ -177,6 +177,66 @@ class RerunExecutionResponse(_message.Message):
 Global___RerunExecutionResponse: _TypeAlias = RerunExecutionResponse  # noqa: Y015
 
 @_typing.final
+class RetryQuarantinedRequest(_message.Message):
+    """Of which run the quarantined elements are to run again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    """The run's id."""
+    request_id: _builtins.str
+    """Makes a repeated call answer with the same run: a UUID, unique per caller for the life of the run. Empty to go
+    without.
+    """
+    validate_only: _builtins.bool
+    """Checks everything and stores nothing: the answer is the run as it would be accepted, without an id."""
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryQuarantinedRequest: _TypeAlias = RetryQuarantinedRequest  # noqa: Y015
+
+@_typing.final
+class RetryQuarantinedResponse(_message.Message):
+    """The new run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_FIELD_NUMBER: _builtins.int
+    KEPT_RESULTS_FIELD_NUMBER: _builtins.int
+    kept_results: _builtins.int
+    """How many results it keeps, each element by itself."""
+    @_builtins.property
+    def execution(self) -> _execution_pb2.Execution:
+        """The new run in the BASIC view."""
+
+    def __init__(
+        self,
+        *,
+        execution: _execution_pb2.Execution | None = ...,
+        kept_results: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution", "kept_results", b"kept_results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryQuarantinedResponse: _TypeAlias = RetryQuarantinedResponse  # noqa: Y015
+
+@_typing.final
 class ForkExecutionRequest(_message.Message):
     """Which run to fork, and from where."""
 

@@ -51,6 +51,11 @@ class RerunServiceStub:
                 request_serializer=qflow_dot_orchestrator_dot_v1_dot_rerun__service__pb2.ForkExecutionRequest.SerializeToString,
                 response_deserializer=qflow_dot_orchestrator_dot_v1_dot_rerun__service__pb2.ForkExecutionResponse.FromString,
                 _registered_method=True)
+        self.RetryQuarantined = channel.unary_unary(
+                '/qflow.orchestrator.v1.RerunService/RetryQuarantined',
+                request_serializer=qflow_dot_orchestrator_dot_v1_dot_rerun__service__pb2.RetryQuarantinedRequest.SerializeToString,
+                response_deserializer=qflow_dot_orchestrator_dot_v1_dot_rerun__service__pb2.RetryQuarantinedResponse.FromString,
+                _registered_method=True)
         self.BatchCancelExecutions = channel.unary_unary(
                 '/qflow.orchestrator.v1.RerunService/BatchCancelExecutions',
                 request_serializer=qflow_dot_orchestrator_dot_v1_dot_rerun__service__pb2.BatchCancelExecutionsRequest.SerializeToString,
@@ -113,6 +118,17 @@ class RerunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryQuarantined(self, request, context):
+        """Runs the elements again that maps put aside (QUARANTINED), and what hangs on those maps. All other results are kept,
+        those of the maps' other elements too. Of a map within a map, an outer element is kept or run again as a whole.
+
+        Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined in a map that completed
+        (`NOTHING_QUARANTINED`), or more than 10,000 elements would be kept (`TOO_MANY_ELEMENTS`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BatchCancelExecutions(self, request, context):
         """Asks many runs to stop, as CancelExecution does. With a filter, those that are open and were not asked before.
         """
@@ -152,6 +168,11 @@ def add_RerunServiceServicer_to_server(servicer, server):
                     servicer.ForkExecution,
                     request_deserializer=qflow_dot_orchestrator_dot_v1_dot_rerun__service__pb2.ForkExecutionRequest.FromString,
                     response_serializer=qflow_dot_orchestrator_dot_v1_dot_rerun__service__pb2.ForkExecutionResponse.SerializeToString,
+            ),
+            'RetryQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryQuarantined,
+                    request_deserializer=qflow_dot_orchestrator_dot_v1_dot_rerun__service__pb2.RetryQuarantinedRequest.FromString,
+                    response_serializer=qflow_dot_orchestrator_dot_v1_dot_rerun__service__pb2.RetryQuarantinedResponse.SerializeToString,
             ),
             'BatchCancelExecutions': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchCancelExecutions,
@@ -252,6 +273,33 @@ class RerunService:
             '/qflow.orchestrator.v1.RerunService/ForkExecution',
             qflow_dot_orchestrator_dot_v1_dot_rerun__service__pb2.ForkExecutionRequest.SerializeToString,
             qflow_dot_orchestrator_dot_v1_dot_rerun__service__pb2.ForkExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.orchestrator.v1.RerunService/RetryQuarantined',
+            qflow_dot_orchestrator_dot_v1_dot_rerun__service__pb2.RetryQuarantinedRequest.SerializeToString,
+            qflow_dot_orchestrator_dot_v1_dot_rerun__service__pb2.RetryQuarantinedResponse.FromString,
             options,
             channel_credentials,
             insecure,

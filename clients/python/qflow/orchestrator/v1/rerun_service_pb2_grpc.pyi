@@ -63,6 +63,13 @@ class RerunServiceStub:
 
     Fails as RerunExecution does, but not while the parent is open.
     """
+    RetryQuarantined: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.RetryQuarantinedRequest, _rerun_service_pb2.RetryQuarantinedResponse]
+    """Runs the elements again that maps put aside (QUARANTINED), and what hangs on those maps. All other results are kept,
+    those of the maps' other elements too. Of a map within a map, an outer element is kept or run again as a whole.
+
+    Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined in a map that completed
+    (`NOTHING_QUARANTINED`), or more than 10,000 elements would be kept (`TOO_MANY_ELEMENTS`).
+    """
     BatchCancelExecutions: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchCancelExecutionsRequest, _rerun_service_pb2.BatchCancelExecutionsResponse]
     """Asks many runs to stop, as CancelExecution does. With a filter, those that are open and were not asked before."""
     BatchRetryExecutions: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchRetryExecutionsRequest, _rerun_service_pb2.BatchRetryExecutionsResponse]
@@ -106,6 +113,13 @@ class RerunServiceAsyncStub(RerunServiceStub):
     nodes named, those that read an input which is changed, and all that hangs on them. It has no business key.
 
     Fails as RerunExecution does, but not while the parent is open.
+    """
+    RetryQuarantined: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.RetryQuarantinedRequest, _rerun_service_pb2.RetryQuarantinedResponse]  # type: ignore[assignment]
+    """Runs the elements again that maps put aside (QUARANTINED), and what hangs on those maps. All other results are kept,
+    those of the maps' other elements too. Of a map within a map, an outer element is kept or run again as a whole.
+
+    Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined in a map that completed
+    (`NOTHING_QUARANTINED`), or more than 10,000 elements would be kept (`TOO_MANY_ELEMENTS`).
     """
     BatchCancelExecutions: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchCancelExecutionsRequest, _rerun_service_pb2.BatchCancelExecutionsResponse]  # type: ignore[assignment]
     """Asks many runs to stop, as CancelExecution does. With a filter, those that are open and were not asked before."""
@@ -165,6 +179,19 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         nodes named, those that read an input which is changed, and all that hangs on them. It has no business key.
 
         Fails as RerunExecution does, but not while the parent is open.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryQuarantined(
+        self,
+        request: _rerun_service_pb2.RetryQuarantinedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rerun_service_pb2.RetryQuarantinedResponse, _abc.Awaitable[_rerun_service_pb2.RetryQuarantinedResponse]]:
+        """Runs the elements again that maps put aside (QUARANTINED), and what hangs on those maps. All other results are kept,
+        those of the maps' other elements too. Of a map within a map, an outer element is kept or run again as a whole.
+
+        Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined in a map that completed
+        (`NOTHING_QUARANTINED`), or more than 10,000 elements would be kept (`TOO_MANY_ELEMENTS`).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,165 @@
+"""Planning a start: what it would do, before anything runs. Nothing is written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from services.kit.caller import Caller
+from services.kit.pg import Db, as_caller, transaction
+from services.orchestrator.domain.cautions import (
+    Caution,
+    Environment,
+    Named,
+    Outlook,
+    PythonSeats,
+    cautions,
+    environment_of,
+)
+from services.orchestrator.domain.forecast import (
+    NO_PAST,
+    Forecast,
+    History,
+    Past,
+    Times,
+    distinct,
+    forecasts,
+    within,
+)
+from services.orchestrator.domain.plan import Definition, Kind, Plan
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.storage import history as storage
+from services.orchestrator.storage.history import VersionFacts
+from services.orchestrator.usecases.launch import Started
+from services.orchestrator.usecases.read import Reader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedWorkflow:
+    """A workflow as it would be pinned, with what is expected of it."""
+
+    definition: Definition
+    plan: Plan
+    expected: Forecast
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedVersion:
+    """A node version that would run."""
+
+    id: UUID
+    facts: VersionFacts
+    environment: Environment
+    attempts: Past
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What a start would do."""
+
+    workflows: Sequence[PlannedWorkflow]  # the one that is started first
+    versions: Sequence[PlannedVersion]
+    total: Times | None
+    past_runs: Past
+    pythons: Sequence[PythonSeats]
+    queued: int
+    cautions: Sequence[Caution]
+
+
+async def plan_execution(
+    reader: Reader, engine: Engine, caller: Caller, started: Started, timeout_ms: int | None
+) -> Planned:
+    """Say what a start that was found valid would do; `timeout_ms` is what the run may take."""
+    ways = distinct(started.plan)
+    plans = [plan for _, plan in ways]
+    places = [Named(f"{way}{each.id}", each) for way, plan in ways for each in plan.places]
+    ids = {each.place.node_version_id for each in places}
+    wanted = {each.place.node_version_id for each in places if each.place.kind is Kind.PYTHON}
+    async with as_caller(reader.api_pool, caller, plans_by_value=True) as db:
+        workflows = [plan.workflow_id for plan in plans if plan.workflow_id is not None]
+        history = await storage.of_nodes(db, caller.tenant_id, workflows, ids)
+        past_runs = NO_PAST
+        first = started.plan
+        if first.workflow_id is not None and first.workflow_version is not None:
+            past_runs = await storage.of_runs(
+                db, caller.tenant_id, first.workflow_id, first.workflow_version
+            )
+    async with transaction(reader.engine_pool) as db:
+        facts = await storage.facts_of_versions(db, caller.tenant_id, wanted)
+        definitions = [await _definition(reader, db, plan) for plan in plans]
+    expected = await asyncio.to_thread(forecasts, plans, history)
+    pythons = _seats(engine, plans)
+    environments = {
+        version: environment_of(each.lock_state, each.environment_state)
+        for version, each in facts.items()
+    }
+    slots = sum(each.credits for each in engine.core.runners.values() if each.connected)
+    total = within(expected[0].total, expected[0].work, slots)
+    outlook = Outlook(
+        places=places,
+        environments=environments,
+        history=history,
+        total=total,
+        timeout_ms=timeout_ms,
+        pythons=pythons,
+        runners=sum(each.connected for each in engine.core.runners.values()),
+    )
+    return Planned(
+        workflows=[
+            PlannedWorkflow(definition=definition, plan=plan, expected=each)
+            for definition, plan, each in zip(definitions, plans, expected, strict=True)
+        ],
+        versions=_versions(places, facts, environments, history),
+        total=total,
+        past_runs=past_runs,
+        pythons=pythons,
+        queued=engine.core.ready.size,
+        cautions=await asyncio.to_thread(cautions, outlook),
+    )
+
+
+async def _definition(reader: Reader, db: Db, plan: Plan) -> Definition:
+    assert plan.workflow_id is not None, "what is started is a workflow, and so is what is in it"
+    assert plan.workflow_version is not None
+    found = await reader.plans.definition(db, plan.workflow_id, plan.workflow_version)
+    assert found is not None, "it was just pinned"
+    return found
+
+
+def _versions(
+    places: Iterable[Named],
+    facts: Mapping[UUID, VersionFacts],
+    environments: Mapping[UUID, Environment],
+    history: History,
+) -> list[PlannedVersion]:
+    """Give each version once, in the order in which it stands in the workflows."""
+    order = dict.fromkeys(each.place.node_version_id for each in places)
+    return [
+        PlannedVersion(
+            id=version,
+            facts=facts[version],
+            environment=environments[version],
+            attempts=history.get((version, None), NO_PAST),
+        )
+        for version in order
+        if version in facts
+    ]
+
+
+def _seats(engine: Engine, plans: Iterable[Plan]) -> list[PythonSeats]:
+    here = [each for each in engine.core.runners.values() if each.connected]
+    needed = frozenset[str]().union(*(plan.pythons for plan in plans))
+    seats = []
+    for python in sorted(needed, key=lambda each: [int(part) for part in each.split(".")]):
+        able = [each for each in here if python in each.pythons]
+        seats.append(
+            PythonSeats(
+                python_version=python,
+                runners=len(able),
+                slots=sum(each.credits for each in able),
+                free=sum(max(0, each.free) for each in able),
+            )
+        )
+    return seats

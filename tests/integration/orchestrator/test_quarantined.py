@@ -1,0 +1,117 @@
+"""Elements that a map put aside run again in a new run that keeps the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from qflow.orchestrator.v1 import execution_service_pb2 as pb
+from qflow.orchestrator.v1.rerun_service_pb2 import RetryQuarantinedRequest
+
+from tests import factories
+from tests.fakes.runner import Fail
+from tests.integration.orchestrator.conftest import Orchestra
+from tests.integration.orchestrator.control import chain, ended, refusal, reruns, start
+from tests.integration.orchestrator.test_constructs import nodes_of
+
+
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take workflows with constructs as they are: who stores them holds them to their types."""
+    from services.orchestrator.domain import compatibility
+
+    monkeypatch.setattr(compatibility, "check", lambda *_: None)
+
+
+def add_one(seen: list[Any], *, mended: bool) -> Callable[..., object]:
+    """Add one to a number; a negative one fails until that is mended."""
+
+    def answer(define: Any, assign: Any, inputs: dict[str, Any]) -> object:
+        seen.append(inputs["x"])
+        if isinstance(inputs["x"], list):
+            return len(inputs["x"])
+        if inputs["x"] < 0 and not mended:
+            raise Fail(retryable=False)
+        return inputs["x"] + 1
+
+    return answer
+
+
+@pytest.fixture(params=[1, 2])
+def mapped(orchestra: Orchestra, request: pytest.FixtureRequest) -> tuple[int, str]:
+    """before → m → after, beside it a choice: m runs over numbers, or over lists of them."""
+    node = factories.node(orchestra.sql, orchestra.owner)
+    depth = int(request.param)
+    values = "[1,-2,3,-4,5]" if depth == 1 else "[[1,-2],[],[3],[-4],[5,6]]"
+    rule = {"input": "x", "depth": depth, "max_in_flight": 1, "max_failed": 3}
+    choice = {"branches": [{"name": "yes", "condition": "x > 0"}], "default": None}
+    made = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={
+            "before": node,
+            "m": node,
+            "after": node,
+            "pick": {"kind": "choice", "choice": choice},
+        },
+        edges=[
+            ("", "x", "before", "x"),
+            ("", "x", "pick", "x"),
+            ("m", "result", "after", "x"),
+        ],
+        links=[{"source": "before", "target": "m", "kind": "order"}],
+        node_settings={"m": {"map": rule, "parameters": {"x": values}}},
+        outputs=[("m", "m"), ("after", "after")],
+    )
+    return depth, str(made)
+
+
+async def test_only_what_was_put_aside_runs_again(
+    orchestra: Orchestra, mapped: tuple[int, str]
+) -> None:
+    """Over a restart too, within the map's window; the parent stays as it was."""
+    depth, workflow = mapped
+    seen: list[Any] = []
+    async with orchestra.running():
+        runner = await orchestra.runner(add_one(seen, mended=False))
+        async with runner.attached():
+            parent = await start(orchestra, workflow, '{"x":10}')
+            first = await ended(orchestra, parent.id)
+    async with orchestra.running():
+        asked = RetryQuarantinedRequest(execution_id=parent.id, validate_only=True)
+        dry = await reruns(orchestra).RetryQuarantined(asked)
+        asked.validate_only = False
+        made = await reruns(orchestra).RetryQuarantined(asked)
+    seen.clear()
+    async with orchestra.running():
+        runner = await orchestra.runner(add_one(seen, mended=True))
+        async with runner.attached():
+            again = await ended(orchestra, made.execution.id)
+            nodes = await nodes_of(orchestra, again.id)
+            before = await nodes_of(orchestra, parent.id)
+    good = [2, -1, 4, -3, 6] if depth == 1 else [[2, -1], [], [4], [-3], [6, 7]]
+    assert {"m": good, "after": 5} == json.loads(again.output_json)
+    # Before and pick are kept, and of the map what has no poison in it, inner maps as well.
+    wanted = ([-2, -4], 5) if depth == 1 else ([1, -2, -4], 8)
+    assert wanted[0] == seen[:-1]
+    assert wanted[1] == made.kept_results == dry.kept_results
+    assert ("retry_quarantined", parent.id) == (again.relation, again.parent_execution_id)
+    assert set(before) == set(nodes)
+    assert {"COMPLETED"} == set(nodes.values())
+    assert 2 == sum(each == "QUARANTINED" for each in before.values())
+    assert [(first.output_json,)] == orchestra.rows(
+        "SELECT output_data::text FROM workflow_executions WHERE id = %s", parent.id
+    )
+
+
+async def test_a_run_without_quarantined_elements_is_refused(orchestra: Orchestra) -> None:
+    workflow = chain(orchestra, "a")
+    async with orchestra.running():
+        async with (await orchestra.runner(add_one([], mended=True))).attached():
+            run = await start(orchestra, workflow)
+            await orchestra.stub.WaitExecution(pb.WaitExecutionRequest(execution_id=run.id))
+        call = reruns(orchestra).RetryQuarantined(RetryQuarantinedRequest(execution_id=run.id))
+        code, reason, _ = await refusal(call)
+    assert ("FAILED_PRECONDITION", "NOTHING_QUARANTINED") == (code, reason)

@@ -41,6 +41,7 @@ _OWNED: Final = {
     "orchestrator": {
         *("workflow_executions", "node_executions", "node_data_flow", "node_attempts"),
         *("execution_pins", "execution_signals", "engine_members", "engine_shards"),
+        *("execution_limits", "limit_slots", "limit_buckets"),
     },
     "runner": {
         *("containers", "container_dependencies", "files", "file_access_logs"),
@@ -82,6 +83,8 @@ _RUN_BY: Final = {
     "orchestrator.storage.execution_lists": "qflow_orchestrator",
     "orchestrator.storage.execution_lists._BY_LABELS": "qflow_orchestrator_engine",
     "orchestrator.storage.flush": "qflow_orchestrator_engine",
+    "orchestrator.storage.limit_slots": "qflow_orchestrator_engine",
+    "orchestrator.storage.limits": "qflow_orchestrator",
     "orchestrator.storage.members": "qflow_orchestrator_engine",
     "orchestrator.storage.pins": "qflow_orchestrator_engine",
     "orchestrator.storage.pins._NODE_HEAD": "qflow_orchestrator",

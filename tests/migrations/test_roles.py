@@ -55,6 +55,9 @@ _OWNED = {
         "execution_pins",
         "engine_members",
         "engine_shards",
+        "execution_limits",
+        "limit_slots",
+        "limit_buckets",
     },
     "runner": {
         "containers",

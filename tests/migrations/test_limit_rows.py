@@ -80,15 +80,13 @@ def test_limits_are_their_tenants_alone(mended: Subject) -> None:
         {"name": "a b"},
     ],
 )
-def test_a_limit_allows_something_that_makes_sense(
-    mended: Subject, values: dict[str, object]
-) -> None:
+def test_a_limit_allows_something_that_makes_sense(mended: Subject, values: dict[str, Any]) -> None:
     owner = mended.user()
     with mended.acting(owner, "qflow_orchestrator"):
         assert not mended.does(lambda: _limit(mended, **values))
 
 
-def _of_owner(s: Subject, *limits: dict[str, object]) -> list[UUID]:
+def _of_owner(s: Subject, *limits: dict[str, Any]) -> list[UUID]:
     owner = s.user()
     with s.acting(owner, "qflow_orchestrator"):
         return [_limit(s, f"l{at}", **values) for at, values in enumerate(limits)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -87,9 +88,10 @@ def run_of(assign: attach.AttemptAssignment) -> str:
     return str(UUID(bytes=assign.execution_id))
 
 
-def of_runs(runner: FakeRunner, runs: list[str]) -> list[int]:
-    """What the attempts read that a runner has of some runs."""
-    return [x_of(each) for each in runner.held.values() if run_of(each) in runs]
+def is_held(runner: FakeRunner, xs: list[int], runs: Sequence[str] = ()) -> bool:
+    """Whether what the attempts read that a runner has, all or of some runs, is this."""
+    held = [each for each in runner.held.values() if not runs or run_of(each) in runs]
+    return xs == sorted(map(x_of, held))
 
 
 async def slots(orchestra: Orchestra, count: int) -> None:
@@ -137,7 +139,7 @@ async def test_attempts_at_a_node_wait_for_places_and_their_run_goes_on_elsewher
             [reason] = await explained(orchestra, runs[1])
             assert (LIMITED, ["a"]) == (reason.cause, list(reason.nodes))
             for at in range(3):
-                await runner.until(lambda at=at: [at] == of_runs(runner, runs))
+                await runner.until(partial(is_held, runner, [at], runs))
                 succeed(runner, [each for each in runner.held.values() if run_of(each) in runs])
                 assert COMPLETED == (await ended(orchestra, runs[at])).status
 
@@ -156,9 +158,7 @@ async def test_each_value_of_a_key_has_its_own_count(orchestra: Orchestra, one: 
             for x in range(6):
                 await start(orchestra, one, f'{{"x":{x}}}')
             for pair in ([0, 1], [2, 3], [4, 5]):
-                await runner.until(
-                    lambda pair=pair: pair == sorted(map(x_of, runner.held.values()))
-                )
+                await runner.until(partial(is_held, runner, pair))
                 succeed(runner, runner.held.values())
             await slots(orchestra, 0)
 
@@ -257,7 +257,7 @@ async def test_places_and_what_waits_for_them_outlive_a_restart(
         again.incarnation, again.held = runner.incarnation, runner.held
         async with again.attached():
             for at in range(4):
-                await again.until(lambda at=at: [at] == [x_of(a) for a in again.held.values()])
+                await again.until(partial(is_held, again, [at]))
                 assert 3 >= len(orchestra.rows("SELECT 1 FROM limit_slots"))
                 succeed(again, again.held.values())
             assert [COMPLETED] * 4 == [(await ended(orchestra, run)).status for run in runs]

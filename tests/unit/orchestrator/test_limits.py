@@ -210,11 +210,9 @@ def test_a_lane_that_a_rate_held_up_is_looked_at_when_its_time_has_come() -> Non
     [claim] = queue.ask(10, lambda: UUID(int=5))
     queue.refused(claim, FEW, at=10.0)
     queue.ripen(9.0)
-    assert not queue.wanted
-    assert 10.0 == queue.next_due
+    assert (False, 10.0) == (queue.wanted, queue.next_due)
     queue.ripen(10.0)
-    assert queue.wanted
-    assert queue.next_due is None
+    assert (True, None) == (queue.wanted, queue.next_due)
 
 
 def test_an_answer_that_nobody_knows_is_given_back_and_asked_for_again() -> None:

@@ -23,6 +23,7 @@ from qflow.orchestrator.v1.execution_service_pb2_grpc import (
     add_ExecutionServiceServicer_to_server,
 )
 from qflow.orchestrator.v1.explain_service_pb2_grpc import add_ExplainServiceServicer_to_server
+from qflow.orchestrator.v1.limit_service_pb2_grpc import add_LimitServiceServicer_to_server
 from qflow.orchestrator.v1.peer_service_pb2_grpc import add_PeerServiceServicer_to_server
 from qflow.orchestrator.v1.plan_service_pb2_grpc import add_PlanServiceServicer_to_server
 from qflow.orchestrator.v1.rerun_service_pb2_grpc import add_RerunServiceServicer_to_server
@@ -45,6 +46,7 @@ from services.orchestrator.gateways.webhook_key import read_or_make
 from services.orchestrator.gateways.webhooks import Webhooks
 from services.orchestrator.loops.events import deliver_events
 from services.orchestrator.loops.lease import keep_lease
+from services.orchestrator.loops.limits import keep_limits
 from services.orchestrator.loops.members import judge_strays, keep_share, tell_demand
 from services.orchestrator.loops.schedules import run_schedules
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
@@ -53,6 +55,7 @@ from services.orchestrator.rpc.controls import ControlServicer
 from services.orchestrator.rpc.event_subscriptions import EventSubscriptionServicer
 from services.orchestrator.rpc.executions import ExecutionServicer
 from services.orchestrator.rpc.explanations import ExplainServicer
+from services.orchestrator.rpc.limits import LimitServicer
 from services.orchestrator.rpc.peer import PeerServicer
 from services.orchestrator.rpc.planning import PlanServicer
 from services.orchestrator.rpc.reruns import RerunServicer
@@ -60,12 +63,15 @@ from services.orchestrator.rpc.runs import RunServicer
 from services.orchestrator.rpc.schedules import ScheduleServicer
 from services.orchestrator.rpc.triggers import TriggerServicer
 from services.orchestrator.settings import Settings
+from services.orchestrator.storage.limit_slots import CHANNEL as LIMITS_CHANNEL
+from services.orchestrator.storage.limit_slots import freed_by
 from services.orchestrator.storage.shards import CHANNEL
 from services.orchestrator.usecases.balance import begin, hand_over
 from services.orchestrator.usecases.controls import Controls
 from services.orchestrator.usecases.event_courier import Courier
 from services.orchestrator.usecases.event_subscriptions import Subscribing
 from services.orchestrator.usecases.forward import Router
+from services.orchestrator.usecases.limits import LimitKeeper
 from services.orchestrator.usecases.plans import Plans
 from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.recover import load
@@ -112,8 +118,10 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
 
     engine = Engine(
         member=member,
-        connect=partial(
-            _connect_journal, settings.engine_database_url, partial(_heard, member, shards)
+        connect=lambda: _connect_journal(
+            settings.engine_database_url,
+            partial(_heard, member, shards),
+            partial(_heard_of_limits, engine),
         ),
         load=partial(load, engine_pool, plans),
         shards=shards,
@@ -156,6 +164,10 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     EventSubscriptionServicer(subscribing),
                 ),
                 (add_TriggerServiceServicer_to_server, TriggerServicer(starter)),
+                (
+                    add_LimitServiceServicer_to_server,
+                    LimitServicer(LimitKeeper(api_pool, engine_pool, engine)),
+                ),
             ],
             internal_listener=listener(
                 env, "orchestrator", settings.attach_listen, suffix="ATTACH_LISTEN"
@@ -182,6 +194,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     settings,
                     {"qflow_schedules": schedules_changed, "qflow_events": events_changed},
                 ),
+                partial(_until_fenced, partial(keep_limits, engine, engine_pool)),
             ],
             on_drain=partial(_drain, engine, writing),
         )
@@ -244,8 +257,18 @@ def _heard(member: Member, shards: Shards, told_by: str) -> None:
         shards.look.set()
 
 
+def _heard_of_limits(engine: Engine, told: str) -> None:
+    """Look again at what waits when another member gave places back, or at all limits."""
+    member_id, limit_ids = freed_by(told)
+    if member_id is None:
+        engine.hear_of_limits()
+    elif member_id != engine.member.id:
+        for each in limit_ids:
+            engine.hear_of_limits(freed=each)
+
+
 async def _connect_journal(
-    url: str, heard: Callable[[str], None]
+    url: str, heard: Callable[[str], None], heard_of_limits: Callable[[str], None]
 ) -> asyncpg.Connection[asyncpg.Record]:
     """Open the journal's connection, which also hears what other members tell.
 
@@ -269,6 +292,10 @@ async def _connect_journal(
     )
     await prepare_connection(db)
     await db.add_listener(CHANNEL, lambda _db, _pid, _channel, told_by: heard(str(told_by)))
+    await db.add_listener(
+        LIMITS_CHANNEL, lambda _db, _pid, _channel, told: heard_of_limits(str(told))
+    )
+    heard_of_limits("")  # whatever was told before, nobody here heard it
     return db
 
 

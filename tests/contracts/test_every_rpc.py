@@ -225,6 +225,12 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("GetVariable", "workflow_id"): {"name": "x"},
     ("DeleteVariable", "workflow_id"): {"name": "x"},
+    ("CreateLimit", "workflow_id"): {
+        "name": "x",
+        "target": "LIMIT_TARGET_WORKFLOW",
+        "maxRunning": 1,
+    },
+    ("CreateLimit", "node_id"): {"name": "x", "target": "LIMIT_TARGET_NODE", "maxRunning": 1},
     ("CheckWorkflow", "workflow_id"): {"definition": {"nodes": [{"id": "a", "nodeId": "{own}"}]}},
     ("RenderWorkflow", "definition.nodes.node_id"): _GRAPH,
     ("CreateSchedule", "workflow_id"): {"definition": _SCHEDULE},

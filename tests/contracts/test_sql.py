@@ -43,6 +43,7 @@ _OWNED: Final = {
         *("execution_pins", "execution_signals", "engine_members", "engine_shards"),
         *("schedules", "schedule_ticks", "schedule_backfills"),
         *("event_subscriptions", "event_deliveries", "triggers"),
+        *("execution_limits", "limit_slots", "limit_buckets"),
     },
     "runner": {
         *("containers", "container_dependencies", "files", "file_access_logs"),
@@ -97,6 +98,8 @@ _RUN_BY: Final = {
     "orchestrator.storage.schedules": "qflow_orchestrator",
     "orchestrator.storage.history": "qflow_orchestrator",
     "orchestrator.storage.history._FACTS": "qflow_orchestrator_engine",
+    "orchestrator.storage.limit_slots": "qflow_orchestrator_engine",
+    "orchestrator.storage.limits": "qflow_orchestrator",
     "orchestrator.storage.members": "qflow_orchestrator_engine",
     "orchestrator.storage.pins": "qflow_orchestrator_engine",
     "orchestrator.storage.pins._NODE_HEAD": "qflow_orchestrator",

@@ -62,6 +62,9 @@ _OWNED = {
         "event_subscriptions",
         "event_deliveries",
         "triggers",
+        "execution_limits",
+        "limit_slots",
+        "limit_buckets",
     },
     "runner": {
         "containers",

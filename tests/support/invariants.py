@@ -81,6 +81,17 @@ INVARIANTS: Final[dict[str, LiteralString]] = {
           LEFT JOIN engine_members m ON m.id = s.member_id AND m.state = 'live'
          WHERE w.status IN ('pending', 'running', 'paused') AND m.id IS NULL
     """,
+    "I9 a place under a limit is held by what goes on": """
+        SELECT s.id FROM limit_slots s
+          LEFT JOIN workflow_executions w ON w.id = s.execution_id
+          LEFT JOIN node_executions n ON n.id = s.node_execution_id
+         WHERE w.completed_at IS NOT NULL OR n.status <> 'running'
+    """,
+    "I32 no more have places than a limit has, unless it was lowered": """
+        SELECT l.id FROM limit_slots s JOIN execution_limits l ON l.id = s.limit_id
+         WHERE l.revision = 1
+         GROUP BY l.id, s.key HAVING count(*) > l.max_running
+    """,
     "I10 tokens of a node's attempts grow": """
         SELECT n.id FROM node_executions n
           JOIN node_attempts a ON a.node_execution_id = n.id

@@ -210,6 +210,7 @@ class _Compiler:
         return Place(
             id=name,
             node_version_id=version.id if version else UUID(str(node.get("node_id") or _NO_UUID)),
+            node_id=UUID(str(node["node_id"])) if node.get("node_id") else None,
             python_version=version.python_version if version else "",
             inputs=bindings,
             outputs=outputs,

@@ -16,6 +16,8 @@ from uuid import UUID
 from services.orchestrator.domain import controls, groups, planner, routes, unusable, waits
 from services.orchestrator.domain.credits import ReadyQueue, Runner
 from services.orchestrator.domain.effects import Due, Effects, Ready
+from services.orchestrator.domain.limit_queue import WHOLE_RUN, LimitQueue, Waiting
+from services.orchestrator.domain.limits import Claim, Lane, Limit, Limits
 from services.orchestrator.domain.partly import Partly, resume
 from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.rows import (
@@ -25,6 +27,8 @@ from services.orchestrator.domain.rows import (
     KillCommand,
     NodeCopy,
     RunInsert,
+    SlotFree,
+    SlotUse,
     SupersededCommand,
     Transition,
 )
@@ -44,6 +48,7 @@ SHARDS: Final = 64
 _DEADLINE: Final = -1
 BEGIN: Final = -2
 _TIMERS_MIN: Final = 1024
+_UNDER_WAY: Final = frozenset({NodeStatus.RUNNING, NodeStatus.RETRYING, NodeStatus.WAITING})
 _GIVEABLE: Final = frozenset({NodeStatus.RETRYING, NodeStatus.PENDING})
 
 
@@ -108,6 +113,9 @@ class Core:
         self.runs: dict[UUID, Run] = {}
         self.runners: dict[UUID, Runner] = {}
         self.ready = ReadyQueue()
+        self.limits = Limits()
+        self.limited = LimitQueue()  # what waits for places under limits
+        self.held: dict[UUID, Claim] = {}  # those places, by the run or node row that has them
         # Slots that wait for a lock, by node version and run.
         self.locks_pending: dict[UUID, dict[UUID, set[int]]] = {}
         self.unlocked: set[UUID] = set()  # node versions whose environment is known
@@ -165,6 +173,8 @@ class Core:
         if row.timeout_ms is not None:
             self._set_timer(self._now + row.timeout_ms / 1000, run.id, _DEADLINE)
         resume(run, partly, t, self.fx)
+        if self._waits_for_limit(run):
+            return
         if t.copies or run.groups:
             routes.revive(run, t, self.fx)
         else:
@@ -217,6 +227,7 @@ class Core:
             planner.fail(run, slot, t, self.fx, failure=result, usage=outcome.usage)
         else:
             planner.complete(run, slot, t, self.fx, output=result, usage=outcome.usage)
+        self._give_back(record.id, t)
         return self._dispatch(Out(t))
 
     def declined(self, runner_id: UUID, ref: UUID, token: int) -> list[Transition]:
@@ -234,6 +245,7 @@ class Core:
         run, slot = known
         t = Transition(run.id)
         self._free(runner_id, record.id)
+        self._give_back(record.id, t)
         if planner.hand_back(run, slot, t, self.fx):
             self._push(Ready(run, slot, alone=record.alone))
         return self._dispatch(Out(t))
@@ -276,6 +288,7 @@ class Core:
         if stopping and token is None:
             self._free(runner_id, ref)
             planner.confirm_stopped(run, slot, t, self.fx, usage=NO_USAGE)
+            self._give_back(ref, t)
         elif stopping and token is not None:
             record.killing = token
             t.commands.append(KillCommand(runner_id, ref, token))
@@ -300,6 +313,7 @@ class Core:
         for ref in list(runner.in_flight):
             run, slot = self._refs[ref]
             t = out.of(run.id)
+            self._give_back(ref, t)
             if planner.lose(run, slot, t, self.fx):
                 self._push(Ready(run, slot, alone=True))
         runner.in_flight.clear()
@@ -315,14 +329,14 @@ class Core:
             return []
         t = Transition(run_id)
         planner.stop(run, t, self.fx, cancel=True)
-        self.ready.forget(run_id)
+        self._unqueue(run_id)
         return self._dispatch(Out(t))
 
     def break_off(self, run_id: UUID, failure: Failure) -> list[Transition]:
         """End a run that cannot go on for a fault of the engine's."""
         t = Transition(run_id)
         planner.break_off(self.runs[run_id], t, self.fx, failure)
-        self.ready.forget(run_id)
+        self._unqueue(run_id)
         return self._dispatch(Out(t))
 
     def pause(self, run_id: UUID) -> list[Transition]:
@@ -331,7 +345,7 @@ class Core:
         for run in self._family(run_id):
             t = out.of(run.id)
             controls.pause(run, t)
-            self.ready.forget(run.id)
+            self._unqueue(run.id)
         return self._dispatch(out)
 
     def resume(self, run_id: UUID, *, now: float) -> list[Transition]:
@@ -393,7 +407,7 @@ class Core:
             elif run.may_begin(min(slots)):
                 t = out.of(run_id)
                 planner.refuse(run, min(slots), t, self.fx, failure)
-                self.ready.forget(run_id)
+                self._unqueue(run_id)
         return self._dispatch(out)
 
     def due(self, *, now: float) -> list[Transition]:
@@ -406,13 +420,14 @@ class Core:
             if run is None or run.status in RUN_FINAL:
                 continue
             if slot == BEGIN:
-                run.asleep = False
-                routes.revive(run, out.of(run_id), self.fx)
+                if run.asleep and not self._waits_for_limit(run):
+                    run.asleep = False
+                    routes.revive(run, out.of(run_id), self.fx)
             elif slot == _DEADLINE:
                 if not (run.closing or run.cancelling or run.expired or run.failure):
                     t = out.of(run_id)
                     planner.stop(run, t, self.fx, cancel=False)
-                    self.ready.forget(run_id)
+                    self._unqueue(run_id)
             elif slot < len(run.records):
                 self._slot_due(run, slot, what, seq, out)
         return self._dispatch(out)
@@ -508,6 +523,8 @@ class Core:
             run = self.runs.get(run_id)
             if run is None or run.status in RUN_FINAL:
                 continue
+            if _unbegun(run) and run_id not in self.held:
+                self._waits_for_limit(run)
             t = Transition(run_id)
             for slot, record in enumerate(list(run.records)):  # an end may begin others
                 if record is not None and record.child and record.status is NodeStatus.WAITING:
@@ -541,8 +558,12 @@ class Core:
         for record in run.records:
             if record is not None:
                 self._refs.pop(record.id, None)
+                self._let_go(record.id)
                 if record.runner is not None:
                     self._free(record.runner, record.id)
+        self._let_go(run_id)
+        self.limits.forget(run_id)
+        self.limited.forget(run_id, whole=True)
         self.ready.forget(run_id)
         self._queued.pop(run_id, None)
         for version in [each for each, runs in self.locks_pending.items() if run_id in runs]:
@@ -554,6 +575,11 @@ class Core:
     def find(self, ref: UUID) -> tuple[Run, int] | None:
         """Return the run and place of a node row."""
         return self._refs.get(ref)
+
+    def _unqueue(self, run_id: UUID) -> None:
+        """Drop what waits of a run, for a runner or for a limit; not the run itself."""
+        self.ready.forget(run_id)
+        self.limited.forget(run_id)
 
     # --- giving out work ------------------------------------------------------------------------
 
@@ -567,8 +593,12 @@ class Core:
             self._set_timer(self._now + definition.queue_timeout_ms / 1000, run.id, slot, Due.QUEUE)
             self._queued.setdefault(run.id, {})[slot] = self._timer_seq
         if version in self.unlocked:
-            priority = run.options.priority
-            self.ready.push(run.id, slot, python, priority=priority, alone=alone)
+            lane = self.limits.of_slot(run, slot)
+            if lane:
+                self._wait(lane, run, Waiting(run.id, slot, alone))
+            else:
+                priority = run.options.priority
+                self.ready.push(run.id, slot, python, priority=priority, alone=alone)
         else:
             self.locks_pending.setdefault(version, {}).setdefault(run.id, set()).add(slot)
 
@@ -591,13 +621,11 @@ class Core:
                 if child is not None and not child.cancelling and child.status not in RUN_FINAL:
                     t = out.of(child_id)
                     planner.stop(child, t, fx, cancel=True)
-                    self.ready.forget(child_id)
+                    self._unqueue(child_id)
             ended, fx.ended = fx.ended, []
             for child in ended:
                 self._child_over(child, out)
-        for t in out.transitions:
-            if t.run_inserts:
-                _tell_status(self.runs[t.run_id], t)
+        self._finish(out)
         return out.transitions
 
     def _child_over(self, child: Run, out: Out) -> None:
@@ -659,8 +687,21 @@ class Core:
                 return
 
     def _give(self, run_id: UUID, slot: int, runner: Runner, out: Out, *, alone: bool) -> bool:
+        claim = self.limited.claim(run_id, slot)
+        given = self._give_claimed(run_id, slot, runner, out, alone=alone, claim=claim)
+        if claim is not None and not given:
+            self.limited.abandon(claim)
+        return given
+
+    def _give_claimed(
+        self, run_id: UUID, slot: int, runner: Runner, out: Out, *, alone: bool, claim: Claim | None
+    ) -> bool:
         run = self.runs.get(run_id)
         if run is None or not run.may_begin(slot):
+            return False
+        lane = self.limits.of_slot(run, slot) if claim is None else ()
+        if lane:  # a limit that was made while it waited for a runner
+            self._wait(lane, run, Waiting(run_id, slot, alone))
             return False
         if self._queued:
             self._queued.get(run_id, {}).pop(slot, None)
@@ -678,12 +719,104 @@ class Core:
         record = planner.assign(run, slot, t, self.fx, runner=runner.incarnation, alone=alone)
         self._refs[record.id] = (run, slot)
         runner.in_flight[record.id] = record.token
+        if claim is not None:
+            self._use(claim, run_id, record.id, t)
         if group is not None:
             groups.fill(run, group, t, self.fx)
             ready, self.fx.ready = self.fx.ready, []
             for each in ready:
                 self._push(each)
         return True
+
+    # --- limits ---------------------------------------------------------------------------------
+
+    def limits_known(self, limits: Sequence[Limit], *, now: float) -> list[Transition]:
+        """Know the limits of all tenants; what waits is held against what they are now."""
+        changed = {each.id: each for each in limits}
+        if changed == self.limits.by_id:
+            return []
+        self._now = now
+        self.limits = Limits(limits)
+        out = Out()
+        for run_id, slot, alone in self.limited.drain():
+            run = self.runs.get(run_id)
+            if run is None or run.status in RUN_FINAL:
+                continue
+            if slot != WHOLE_RUN:
+                self._push(Ready(run, slot, alone))
+            elif run.asleep and not self._waits_for_limit(run):
+                run.asleep = False
+                routes.revive(run, out.of(run_id), self.fx)
+        return self._dispatch(out)
+
+    def slots_taken(self, claims: Sequence[Claim], *, now: float) -> list[Transition]:
+        """Let those go on for whom places were taken."""
+        self._now = now
+        out = Out()
+        for claim in claims:
+            self._go_on(claim, out)
+        return self._dispatch(out)
+
+    def _go_on(self, claim: Claim, out: Out) -> None:
+        """Give places to the next one that still has a use for them."""
+        while (waiting := self.limited.granted(claim)) is not None:
+            run_id, slot, alone = waiting
+            run = self.runs.get(run_id)
+            if run is None or run.status in RUN_FINAL:
+                pass
+            elif slot == WHOLE_RUN:
+                if run.asleep:
+                    t = out.of(run_id)
+                    self._use(claim, run_id, None, t)
+                    run.asleep = False
+                    routes.revive(run, t, self.fx)
+                    return
+            elif run.may_begin(slot):
+                self.limited.keep(waiting, claim)
+                python, priority = run.place(slot).python_version, run.options.priority
+                self.ready.push(run_id, slot, python, priority=priority, alone=alone)
+                return
+
+    def _waits_for_limit(self, run: Run) -> bool:
+        """Hold a run up that needs a place of its own before anything of it begins."""
+        lane = self.limits.of_run(run)
+        if lane:
+            run.asleep = True
+            self._wait(lane, run, Waiting(run.id, WHOLE_RUN))
+        return bool(lane)
+
+    def _wait(self, lane: Lane, run: Run, waiting: Waiting) -> None:
+        priority = run.options.priority
+        self.limited.push(lane, waiting, owner=run.created_by, priority=priority)
+
+    def _use(self, claim: Claim, run_id: UUID, row: UUID | None, t: Transition) -> None:
+        self.held[row or run_id] = claim
+        t.uses.extend(SlotUse(each, run_id, row) for each in claim.slots)
+
+    def _give_back(self, row: UUID, t: Transition) -> None:
+        """Give back the places that a run or node row has, with the change that ends it."""
+        claim = self.held.pop(row, None)
+        if claim is not None:
+            t.frees.extend(
+                SlotFree(slot, *demand)
+                for slot, demand in zip(claim.slots, claim.lane, strict=True)
+            )
+
+    def _finish(self, out: Out) -> None:
+        """Say in first rows how their runs stand, and give back the places of runs that end."""
+        for t in out.transitions:
+            if t.run_inserts:
+                _tell_status(self.runs[t.run_id], t)
+            if t.run_id in self.held and any(isinstance(each, Finished) for each in t.commands):
+                self._give_back(t.run_id, t)
+
+    def _let_go(self, row: UUID) -> None:
+        """Forget the places that a row has: where that was not written, they are given back."""
+        claim = self.held.pop(row, None)
+        if claim is not None:
+            self.limited.abandon(claim)
+
+    # --- runners and timers ---------------------------------------------------------------------
 
     def _free(self, runner_id: UUID, ref: UUID) -> None:
         runner = self.runners.get(runner_id)
@@ -706,6 +839,13 @@ class Core:
             self._timers = [each for each in self._timers if each[2] in self.runs]
             heapq.heapify(self._timers)
             self._timers_max = max(_TIMERS_MIN, 2 * len(self._timers))
+
+
+def _unbegun(run: Run) -> bool:
+    """Say whether nothing of a run is under way, and it may begin or go on."""
+    if run.asleep or run.closing or run.cancelling or run.expired or run.failure is not None:
+        return False
+    return all(each is None or each.status not in _UNDER_WAY for each in run.records)
 
 
 def _tell_status(run: Run, t: Transition) -> None:

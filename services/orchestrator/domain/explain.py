@@ -28,6 +28,7 @@ class Cause(StrEnum):
     NODES_RUNNING = "nodes_running"
     RUNNER_SILENT = "runner_silent"
     NODES_WAITING = "nodes_waiting"
+    LIMITED = "limited"
     NOT_HERE = "not_here"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -81,12 +82,21 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limited:
+    """What waits for a place under a limit: a node, or the run itself where it has no name."""
+
+    node_id: str
+    limit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
     """What the engine sees of a run; `ready` is None where the run is not in its memory."""
 
     ready: Sequence[Ready] | None
     pythons: AbstractSet[str]  # that attached runners have
     runners: int
+    limited: Sequence[Limited] = ()
 
 
 # What helps against each kind of failure; all others are the node's own.
@@ -130,6 +140,7 @@ def explain(
         said = "another orchestrator has the run, or this one is reading it anew"
         reasons.append(Reason(cause=Cause.NOT_HERE, message=said, action="ask again in a moment"))
     elif run.status is not RunStatus.PAUSED:
+        reasons += _limited(situation.limited)
         reasons += _unassigned(situation.ready, situation)
     return reasons + _begun(list(nodes))
 
@@ -161,6 +172,20 @@ def _cancelling(run: RunState, nodes: Iterable[NodeState]) -> Reason:
     left = [each.node_id for each in nodes if each.status is NodeStatus.RUNNING]
     said = f"the run was asked to stop; {len(left)} nodes are being killed"
     return _about(Cause.CANCELLING, left, said, time=run.cancel_requested_at)
+
+
+def _limited(limited: Sequence[Limited]) -> list[Reason]:
+    """Tell of what waits for limits, by limit."""
+    reasons = []
+    for limit in sorted({each.limit for each in limited}):
+        names = [each.node_id for each in limited if each.limit == limit]
+        if "" in names:
+            names, said = [], f"the run waits for a place under the limit {limit}"
+        else:
+            said = f"they wait for places under the limit {limit}"
+        action = f"wait, or let the limit allow more: UpdateLimit with the name {limit}"
+        reasons.append(_about(Cause.LIMITED, names, said, action=action))
+    return reasons
 
 
 def _unassigned(ready: Sequence[Ready], situation: Situation) -> list[Reason]:

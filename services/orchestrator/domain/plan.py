@@ -149,6 +149,7 @@ class Place:
     retry: RetryPolicy
     timeout_ms: int
     memory_bytes: int
+    node_id: UUID | None = None  # of the node, whatever its version
     kind: Kind = Kind.PYTHON
     phase: Phase = Phase.MAIN
     needed: int | None = None  # how many active sources are enough; None: it waits for all
@@ -238,6 +239,7 @@ class NodeVersion:
     output_types: Sequence[Mapping[str, Any]]
     # Read only to hold a definition against versions it was not compiled with before.
     input_types: Sequence[Mapping[str, Any]] = ()
+    node_id: UUID | None = None  # read only for a node that runs alone: no definition names it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -290,6 +290,7 @@ def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool) -> None:
     A run that is closing already closes no further.
     """
     run.revision += 1
+    run.asleep = False  # what closes it waits for nothing
     run.abandoned = run.closing
     if cancel:
         run.cancelling = True

@@ -201,6 +201,22 @@ class FlowInsert(NamedTuple):
     file_id: UUID | None
 
 
+class SlotUse(NamedTuple):
+    """A row of limit_slots that its member has taken: whom the place is for."""
+
+    id: UUID
+    run_id: UUID
+    node_execution_id: UUID | None  # none for the run itself
+
+
+class SlotFree(NamedTuple):
+    """A row of limit_slots that goes: what had the place is over."""
+
+    id: UUID
+    limit_id: UUID
+    key: str
+
+
 class RunChange(NamedTuple):
     """A change of a row of workflow_executions that is not final."""
 
@@ -286,6 +302,8 @@ class Transition:
     errors: list[ErrorInsert] = field(default_factory=list)
     flows: list[FlowInsert] = field(default_factory=list)
     signals: list[SignalWrite] = field(default_factory=list)
+    uses: list[SlotUse] = field(default_factory=list)
+    frees: list[SlotFree] = field(default_factory=list)
     run_changes: list[RunChange] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)
     begun: list[NodeRecord] = field(default_factory=list)  # attempts that it starts
@@ -300,6 +318,8 @@ class Transition:
             + len(self.node_inserts)
             + len(self.placed)
             + len(self.signals)
+            + len(self.uses)
+            + len(self.frees)
             + len(self.copies)
             + len(self.completes)
             + len(self.changes)

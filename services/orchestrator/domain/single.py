@@ -18,7 +18,7 @@ def definition_of(version: NodeVersion) -> Definition:
     return Definition(
         workflow_id=None,
         version=None,
-        nodes=[{"id": PLACE}],
+        nodes=[{"id": PLACE, "node_id": version.node_id and str(version.node_id)}],
         connections=[
             {"source": "", "source_output": name, "target": PLACE, "target_input": name}
             for name in names

@@ -15,6 +15,7 @@ import structlog
 from services.kit.errors import QflowError, ResourceExhausted, Unavailable
 from services.kit.ids import uuid7
 from services.orchestrator.domain.core import Core, EndedChild, Outcome
+from services.orchestrator.domain.limits import Claim, Demand, Limit
 from services.orchestrator.domain.partly import Partly
 from services.orchestrator.domain.restore import latest
 from services.orchestrator.domain.rows import (
@@ -67,6 +68,8 @@ class Loaded:
         self.runs: list[tuple[Run, dict[int, float], float | None]] = []
         self.unlocked: set[UUID] = set()
         self.ended_children: list[EndedChild] = []
+        self.limits: list[Limit] = []
+        self.held: dict[UUID, Claim] = {}  # places under limits, by the run or node row
         # Ends of runs whose rows no run can be made of.
         self.given_up: list[Transition] = []
 
@@ -103,6 +106,10 @@ class Engine:
         self.sweep_now = asyncio.Event()
         self.locks_wanted = asyncio.Event()
         self.attempts_begun = asyncio.Event()
+        self.limits_wanted = asyncio.Event()  # set while the limits' loop has anything to do
+        self.limits_changed = True  # since they were last read
+        self.limits_reading = asyncio.Lock()  # what was read later is known later
+        self.limits_freed: set[UUID] = set()  # that other members have to hear of
         self._load = load
         self._waiting: dict[UUID, asyncio.Future[None]] = {}  # starts by run
         self._cancels: dict[UUID, asyncio.Future[None]] = {}  # by run
@@ -204,6 +211,9 @@ class Engine:
     def _adopt(self, loaded: Loaded) -> None:
         now = self.now()
         self.core.unlocked |= loaded.unlocked
+        self.core.held |= loaded.held
+        self._apply(self.core.limits_known(loaded.limits, now=now))
+        self.hear_of_limits()  # they may have changed since they were read
         for run, due_s, deadline_s in loaded.runs:
             self.journal.not_before(latest(run))
             run.watchers = self.hub.watchers(run.id)
@@ -520,6 +530,24 @@ class Engine:
         """Let go, or fail, what waited for a node version's lock."""
         self._apply(self.core.lock_known(node_version_id, failure))
 
+    # --- limits ---------------------------------------------------------------------------------
+
+    def hear_of_limits(self, freed: UUID | None = None) -> None:
+        """Know that limits changed, or that a place of one was given back elsewhere."""
+        if freed is None:
+            self.limits_changed = True
+        else:
+            self.core.limited.stir(freed)
+        self.limits_wanted.set()
+
+    def limits_known(self, limits: Sequence[Limit]) -> None:
+        """Hold what waits against the limits as they are now."""
+        self._apply(self.core.limits_known(limits, now=self.now()))
+
+    def slots_taken(self, claims: Sequence[Claim]) -> None:
+        """Let those go on for whom places were taken."""
+        self._apply(self.core.slots_taken(claims, now=self.now()))
+
     # --- inside ---------------------------------------------------------------------------------
 
     def now(self) -> float:
@@ -533,6 +561,8 @@ class Engine:
             self.work.set()
         if self.core.locks_pending:
             self.locks_wanted.set()
+        if self.core.limited.wanted:
+            self.limits_wanted.set()
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -559,6 +589,10 @@ class Engine:
                 continue
             self._stamp(t, run, committed.at)
             self._refusals.pop(t.run_id, None)
+            if t.frees:
+                self.core.limited.freed(Demand(each.limit_id, each.key) for each in t.frees)
+                self.limits_freed.update(each.limit_id for each in t.frees)
+                self.limits_wanted.set()
             for command in t.commands:
                 self._carry_out(command)
             if self._changes and (changed := self._changes.pop(id(t), None)) is not None:

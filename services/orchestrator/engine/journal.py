@@ -306,4 +306,6 @@ def _keys(t: Transition) -> list[UUID]:
     keys += [each.id for each in t.copies]
     keys += t.changes
     keys += [each.id for each in t.signals]
+    keys += [each.id for each in t.uses]
+    keys += [each.id for each in t.frees]
     return keys

@@ -343,6 +343,31 @@ _SIGNALS: Final = Part(
     lambda t: t.signals,
 )
 
+# Places under limits. Neither is counted: a limit that was deleted took its rows along. None can be
+# another's by now, since a place is given to others only once its member is fenced.
+_SLOT_USES: Final = Part(
+    "used",
+    "id uuid, run_id uuid, node_execution_id uuid",
+    """
+    UPDATE limit_slots AS slot
+       SET execution_id = given.run_id, node_execution_id = given.node_execution_id
+      FROM fence, given
+     WHERE slot.id = given.id AND slot.execution_id IS NULL
+ RETURNING slot.id
+    """,
+    lambda t: t.uses,
+    counted=False,
+)
+_SLOT_FREES: Final = Part(
+    "freed",
+    "id uuid, limit_id uuid, key text",
+    """
+    DELETE FROM limit_slots AS slot USING fence, given WHERE slot.id = given.id RETURNING slot.id
+    """,
+    lambda t: t.frees,
+    counted=False,
+)
+
 _RUN_CHANGES: Final = Part(
     "moved",
     """
@@ -386,6 +411,8 @@ PARTS: Final = (
     _ERRORS,
     _FLOWS,
     _SIGNALS,
+    _SLOT_USES,
+    _SLOT_FREES,
 )
 
 _HEAD: Final[LiteralString] = """

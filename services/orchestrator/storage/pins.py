@@ -26,7 +26,7 @@ async def get_node_head(db: Db, node_id: UUID) -> int | None:
 
 
 _NODE_VERSION: Final[LiteralString] = """
-    SELECT id, python_version, output_types, input_types FROM python_node_versions
+    SELECT id, python_version, output_types, input_types, node_id FROM python_node_versions
      WHERE node_id = $1 AND version = $2
 """
 
@@ -38,7 +38,7 @@ async def get_node_version(db: Db, node_id: UUID, version: int) -> NodeVersion |
 
 
 _WHOLE_VERSIONS: Final[LiteralString] = """
-    SELECT id, python_version, output_types, input_types FROM python_node_versions
+    SELECT id, python_version, output_types, input_types, node_id FROM python_node_versions
      WHERE id = ANY($1)
 """
 

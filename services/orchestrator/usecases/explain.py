@@ -9,6 +9,7 @@ from services.kit.caller import Caller
 from services.kit.pg import as_caller
 from services.orchestrator.domain.ends import Verdict, decide
 from services.orchestrator.domain.explain import (
+    Limited,
     NodeState,
     Ready,
     Reason,
@@ -16,6 +17,7 @@ from services.orchestrator.domain.explain import (
     Situation,
     explain,
 )
+from services.orchestrator.domain.limit_queue import WHOLE_RUN
 from services.orchestrator.domain.plan import Kind, Phase, Plan
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
@@ -59,12 +61,29 @@ async def explain_execution(
         failed_node_id=execution.failed_node_id,
     )
     here = [each for each in engine.core.runners.values() if each.connected]
+    limited = [] if run is None else _limited(engine, run)
+    held_up = {each.node_id for each in limited}
     situation = Situation(
-        ready=None if run is None else _ready(engine, run),
+        ready=(
+            None
+            if run is None
+            else [each for each in _ready(engine, run) if each.node_id not in held_up]
+        ),
+        limited=limited,
         pythons=frozenset().union(*(each.pythons for each in here)),
         runners=len(here),
     )
     return execution, explain(state, nodes, situation, now=datetime.now(UTC))
+
+
+def _limited(engine: Engine, run: Run) -> list[Limited]:
+    """Give what waits of a run for places under limits."""
+    limits = engine.core.limits.by_id
+    return [
+        Limited(node_id="" if slot == WHOLE_RUN else run.node_id(slot), limit=limits[limit_id].name)
+        for slot, limit_id in engine.core.limited.limits_of(run.id)
+        if limit_id in limits
+    ]
 
 
 def _ready(engine: Engine, run: Run) -> list[Ready]:

@@ -38,7 +38,7 @@ class Parent:
             run_id, self.workflow_id, self.owner, self.owner, 1, None, uuid7(), 0, "pending",
             '{"x":1}', None, None, "3.11", None, 1,
         )  # fmt: skip
-        copy = NodeCopy(uuid7(), run_id, source_id, "a", self.node_version, 1, first=True)
+        copy = NodeCopy(uuid7(), run_id, source_id, "a", "a", self.node_version, 1, first=True)
         return Transition(run_id, run_inserts=[row], copies=[copy])
 
     async def write(self, *batch: Transition) -> frozenset[UUID]:

@@ -57,6 +57,8 @@ class _ExecutionCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Execut
     """A node failed, or the run itself did."""
     EXECUTION_CAUSE_CANCELLED: _ExecutionCause.ValueType  # 14
     """A caller stopped it at `time`."""
+    EXECUTION_CAUSE_LIMITED: _ExecutionCause.ValueType  # 15
+    """The run, or nodes of it, wait for a limit."""
 
 class ExecutionCause(_ExecutionCause, metaclass=_ExecutionCauseEnumTypeWrapper):
     """What kind of reason it is."""
@@ -91,6 +93,8 @@ EXECUTION_CAUSE_FAILED: ExecutionCause.ValueType  # 13
 """A node failed, or the run itself did."""
 EXECUTION_CAUSE_CANCELLED: ExecutionCause.ValueType  # 14
 """A caller stopped it at `time`."""
+EXECUTION_CAUSE_LIMITED: ExecutionCause.ValueType  # 15
+"""The run, or nodes of it, wait for a limit."""
 Global___ExecutionCause: _TypeAlias = ExecutionCause  # noqa: Y015
 
 @_typing.final

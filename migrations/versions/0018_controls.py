@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0019"
+revision = "0018"
 down_revision = "0017"
 
 _COLUMNS = (

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from migrations.sql import BORROW_GROUPS, RETURN_GROUPS, run
 
-revision = "0020"
-down_revision = "0019"
+revision = "0019"
+down_revision = "0018"
 
 _TENANT = "tenant_id = (SELECT current_tenant_id())"
 _USER = "(SELECT current_user_id())"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0022"
-down_revision = "0020"
+revision = "0020"
+down_revision = "0019"
 
 _UP = (
     "ALTER TABLE files ADD COLUMN element_counts jsonb",

@@ -1,0 +1,125 @@
+"""Limits: what must have a place before it goes on, and by which key it is counted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
+from uuid import UUID
+
+from services.kit.cel import VALUES_BYTES_MAX, Expression, ExpressionError, compile_expression
+from services.orchestrator.domain.state import Run
+
+# The name under which a key reads the run's inputs, and how long those may be that it reads.
+INPUT: Final = "input"
+INPUT_BYTES_MAX: Final = 4096
+KEY_CHARS_MAX: Final = 200
+# No JSON text is like these: the one key of a limit without, and of runs for which none is known.
+NO_KEY: Final = ""
+UNKNOWN_KEY: Final = "?"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A limit as the engine holds things against it; how much it allows the database knows."""
+
+    id: UUID
+    tenant_id: UUID
+    name: str
+    revision: int
+    workflow_id: UUID | None = None  # the runs of a workflow
+    node_id: UUID | None = None  # attempts at a node; with neither: all attempts
+    key: Expression | None = None
+
+
+class Demand(NamedTuple):
+    """One count in which something needs a place."""
+
+    limit_id: UUID
+    key: str
+
+
+# All that something needs before it goes on, in the order of the limits' ids.
+Lane: TypeAlias = tuple[Demand, ...]
+
+
+class Claim(NamedTuple):
+    """Places that are taken, or asked for: one row for each demand."""
+
+    lane: Lane
+    slots: tuple[UUID, ...]
+
+
+def compile_key(text: str) -> Expression | None:
+    """Compile a key; `ExpressionError` says what is wrong with it."""
+    return compile_expression(text, {INPUT}) if text else None
+
+
+def key_of(key: Expression | None, values: Mapping[str, bytes]) -> str:
+    """Give the key under which a run with these inputs is counted."""
+    if key is None:
+        return NO_KEY
+    parts, size = [], 0
+    for name, value in values.items():
+        part = json.dumps(name).encode() + b":" + value
+        size += len(part) + 1
+        if len(value) <= INPUT_BYTES_MAX and size < VALUES_BYTES_MAX - 2:
+            parts.append(part)
+        elif len(value) <= INPUT_BYTES_MAX:
+            break
+        else:
+            size -= len(part) + 1
+    try:
+        answer = key.evaluate({INPUT: b"{" + b",".join(parts) + b"}"})
+        text = json.dumps(answer, sort_keys=True, default=str)
+    except (ExpressionError, TypeError, ValueError, RecursionError):
+        return UNKNOWN_KEY
+    if len(text) > KEY_CHARS_MAX:
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return text
+
+
+class Limits:
+    """The limits of all tenants, and the keys that runs have under them."""
+
+    def __init__(self, limits: Iterable[Limit] = ()) -> None:
+        self.by_id = {each.id: each for each in sorted(limits, key=lambda each: each.id)}
+        self._of_tenant: dict[UUID, list[Limit]] = {}
+        for each in self.by_id.values():
+            self._of_tenant.setdefault(each.tenant_id, []).append(each)
+        self._keys: dict[UUID, dict[UUID, str]] = {}
+
+    def of_run(self, run: Run) -> Lane:
+        """Give what a run needs before anything of it begins."""
+        limits = self._of_tenant.get(run.tenant_id)
+        if limits is None or run.plan.workflow_id is None:
+            return ()
+        workflow_id = run.plan.workflow_id
+        return tuple(self._demand(run, each) for each in limits if each.workflow_id == workflow_id)
+
+    def of_slot(self, run: Run, slot: int) -> Lane:
+        """Give what an attempt at a slot needs before it begins."""
+        limits = self._of_tenant.get(run.tenant_id)
+        if limits is None:
+            return ()
+        node_id = run.place(slot).node_id
+        return tuple(
+            self._demand(run, each)
+            for each in limits
+            if each.workflow_id is None and each.node_id in (None, node_id)
+        )
+
+    def forget(self, run_id: UUID) -> None:
+        """Drop what is known of a run."""
+        self._keys.pop(run_id, None)
+
+    def _demand(self, run: Run, limit: Limit) -> Demand:
+        if limit.key is None:
+            return Demand(limit.id, NO_KEY)
+        keys = self._keys.setdefault(run.id, {})
+        key = keys.get(limit.id)
+        if key is None:
+            key = keys[limit.id] = key_of(limit.key, run.input_values)
+        return Demand(limit.id, key)

@@ -1,0 +1,244 @@
+"""Limits of a tenant: made, changed, removed, and heard of by the engine before the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from services.kit.caller import Caller
+from services.kit.cel import ExpressionError
+from services.kit.errors import (
+    AlreadyExists,
+    Conflict,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+)
+from services.kit.ids import uuid7
+from services.kit.pg import Db, Pool, as_caller, transaction
+from services.orchestrator.domain.limits import compile_key
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.storage import limit_slots
+from services.orchestrator.storage import limits as stored
+from services.orchestrator.storage.limits import StoredLimit
+
+log = structlog.get_logger()
+
+LIMITS_MAX: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowed:
+    """What a limit is to allow, and the request that says so."""
+
+    max_running: int | None
+    max_starts: int | None
+    period_ms: int | None
+    key_expression: str
+    request_id: UUID | None
+    request_digest: str
+
+
+async def read_limits(engine: Engine, pool: Pool) -> None:
+    """Have the engine know the limits as they are now."""
+    async with engine.limits_reading:
+        engine.limits_changed = False
+        try:
+            async with transaction(pool) as db:
+                limits = await limit_slots.get_limits(db)
+        except BaseException:
+            engine.limits_changed = True
+            raise
+        engine.limits_known(limits)
+
+
+class LimitKeeper:
+    """Keeps limits on behalf of callers."""
+
+    def __init__(self, api_pool: Pool, engine_pool: Pool, engine: Engine) -> None:
+        self._api_pool = api_pool
+        self._engine_pool = engine_pool
+        self._engine = engine
+
+    async def create(
+        self,
+        caller: Caller,
+        name: str,
+        allowed: Allowed,
+        *,
+        workflow_id: UUID | None,
+        node_id: UUID | None,
+    ) -> StoredLimit:
+        """Make a limit."""
+        _check_key(allowed.key_expression)
+        async with as_caller(self._api_pool, caller) as db:
+            await stored.lock_tenant(db, caller.tenant_id)
+            before = await stored.get_limit(db, name)
+            if before is not None:
+                if _is_repeated(before, allowed):
+                    return before
+                raise _exists(name)
+            await _check_subject(db, workflow_id, node_id)
+            if await stored.count_limits(db) >= LIMITS_MAX:
+                fault = f"a tenant has at most {LIMITS_MAX} limits; delete one"
+                raise ResourceExhausted("LIMITS_TOO_MANY", fault)
+            made = await stored.insert_limit(
+                db, _new(caller, name, allowed, workflow_id=workflow_id, node_id=node_id)
+            )
+            if made is None:
+                raise _exists(name)
+        log.info("limit_created", name=name, limit_id=str(made.id))
+        await self._heard()
+        return made
+
+    async def get(self, caller: Caller, name: str) -> StoredLimit:
+        """Find a limit of the caller's tenant."""
+        async with as_caller(self._api_pool, caller) as db:
+            return await _get(db, name)
+
+    async def list(
+        self, caller: Caller, *, after: tuple[datetime, UUID] | None, limit: int
+    ) -> list[StoredLimit]:
+        """List the limits of the caller's tenant, newest first."""
+        async with as_caller(self._api_pool, caller) as db:
+            return await stored.list_limits(db, after=after, limit=limit)
+
+    async def update(
+        self, caller: Caller, name: str, allowed: Allowed, *, etag: str
+    ) -> StoredLimit:
+        """Change what a limit allows."""
+        _check_key(allowed.key_expression)
+        async with as_caller(self._api_pool, caller) as db:
+            await stored.lock_tenant(db, caller.tenant_id)
+            before = await _get(db, name)
+            if _is_repeated(before, allowed):
+                return before
+            _check_etag(before, etag)
+            await stored.lock(db, before.id)
+            after = await stored.update_limit(
+                db,
+                replace(
+                    before,
+                    max_running=allowed.max_running,
+                    max_starts=allowed.max_starts,
+                    period_ms=allowed.period_ms,
+                    key_expression=allowed.key_expression,
+                    request_id=allowed.request_id,
+                    request_digest=allowed.request_digest,
+                ),
+            )
+        log.info("limit_changed", name=name, limit_id=str(after.id))
+        await self._heard()
+        return after
+
+    async def delete(self, caller: Caller, name: str, *, etag: str) -> None:
+        """Remove a limit; what waits for it goes on."""
+        async with as_caller(self._api_pool, caller) as db:
+            await stored.lock_tenant(db, caller.tenant_id)
+            before = await _get(db, name)
+            _check_etag(before, etag)
+            await stored.lock(db, before.id)
+            await stored.delete_limit(db, before.id)
+        log.info("limit_deleted", name=name, limit_id=str(before.id))
+        await self._heard()
+
+    async def _heard(self) -> None:
+        """Have this member know it now, and the others in a moment."""
+        await read_limits(self._engine, self._engine_pool)
+        async with transaction(self._engine_pool) as db:
+            await limit_slots.tell_changed(db)
+
+
+def _new(
+    caller: Caller, name: str, allowed: Allowed, *, workflow_id: UUID | None, node_id: UUID | None
+) -> StoredLimit:
+    now = datetime.now(UTC)
+    return StoredLimit(
+        id=uuid7(),
+        name=name,
+        workflow_id=workflow_id,
+        node_id=node_id,
+        max_running=allowed.max_running,
+        max_starts=allowed.max_starts,
+        period_ms=allowed.period_ms,
+        key_expression=allowed.key_expression,
+        revision=1,
+        request_id=allowed.request_id,
+        request_digest=allowed.request_digest,
+        created_by=caller.user_id,
+        created_at=now,
+        updated_by=caller.user_id,
+        updated_at=now,
+    )
+
+
+def _check_key(text: str) -> None:
+    try:
+        compile_key(text)
+    except ExpressionError as error:
+        raise InvalidArgument(
+            "EXPRESSION_INVALID",
+            f"key_expression: {error}",
+            fields=[FieldViolation("key_expression", str(error), "EXPRESSION_INVALID")],
+        ) from None
+
+
+async def _check_subject(db: Db, workflow_id: UUID | None, node_id: UUID | None) -> None:
+    seen = await stored.sees(db, workflow_id, node_id)
+    for kind, subject in (("workflow", workflow_id), ("node", node_id)):
+        if not seen[kind]:
+            reason, fault = f"{kind.upper()}_NOT_FOUND", f"there is no such {kind} to read"
+            raise NotFound(
+                reason,
+                f"{kind}_id {subject}: {fault}",
+                fields=[FieldViolation(f"{kind}_id", fault, reason)],
+                resource=(kind, str(subject)),
+            )
+
+
+def _is_repeated(before: StoredLimit, allowed: Allowed) -> bool:
+    if allowed.request_id is None or before.request_id != allowed.request_id:
+        return False
+    if before.request_digest != allowed.request_digest:
+        raise AlreadyExists(
+            "REQUEST_ID_REUSED",
+            "request_id was used for something else; use a new one",
+            fields=[FieldViolation("request_id", "was used for another request")],
+        )
+    return True
+
+
+def _check_etag(before: StoredLimit, etag: str) -> None:
+    if etag and etag != before.etag:
+        raise Conflict(
+            "ETAG_MISMATCH",
+            "the limit changed since it was read; read it again and repeat the change",
+            etag=before.etag,
+        )
+
+
+async def _get(db: Db, name: str) -> StoredLimit:
+    found = await stored.get_limit(db, name)
+    if found is None:
+        fault = "there is no such limit; ListLimits shows those there are"
+        raise NotFound(
+            "LIMIT_NOT_FOUND",
+            f"name {name}: {fault}",
+            fields=[FieldViolation("name", fault, "LIMIT_NOT_FOUND")],
+            resource=("limit", name),
+        )
+    return found
+
+
+def _exists(name: str) -> AlreadyExists:
+    return AlreadyExists(
+        "LIMIT_EXISTS",
+        f"there is a limit {name}; change it, or take another name",
+        fields=[FieldViolation("name", "is taken", "LIMIT_EXISTS")],
+        resource=("limit", name),
+    )

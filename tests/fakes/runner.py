@@ -18,6 +18,8 @@ from qflow.orchestrator.v1.attach_service_pb2_grpc import AttachServiceStub
 
 from services.kit.ids import uuid7
 
+_AGAIN_S = 0.1
+
 Answer = Callable[[Any, Any, dict[str, Any]], object]
 
 
@@ -71,13 +73,18 @@ class FakeRunner:
 
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[FakeRunner]:
-        """Hold a stream inside the block, and make it again whenever it ends."""
+        """Hold a stream inside the block, and make it again whenever it ends or cannot be made."""
 
         async def keep() -> None:
             while True:
                 self.ended.clear()
-                async with self.attached():
-                    await self.ended.wait()
+                try:
+                    async with self.attached():
+                        await self.ended.wait()
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    await asyncio.sleep(_AGAIN_S)  # an orchestrator may not listen yet
 
         keeping = asyncio.create_task(keep())
         try:

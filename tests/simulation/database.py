@@ -16,7 +16,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.storage import definitions, flush, recovery
+from services.orchestrator.storage import definitions, flush, limit_slots, recovery
 from services.orchestrator.storage import members as engine_members
 from services.orchestrator.storage import shards as engine_shards
 from services.runner.storage import members as runner_members
@@ -446,6 +446,8 @@ _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
     runner_members._REST: _rest_runner,
     runner_members._LEAVE: _leave_runner,
     runner_members._BURY: _bury,
+    limit_slots._LIMITS: lambda _: [],  # nobody here sets limits
+    limit_slots._HELD: lambda *_: [],
     recovery._FIND: _find,
     recovery._OPEN: _open,
     recovery._NODES: _nodes,

@@ -85,7 +85,8 @@ async def started(orchestra: Orchestra, workflow: str, count: int = _RUNS) -> li
 
 async def ended(orchestra: Orchestra, runs: list[str]) -> list[Any]:
     waits = [
-        orchestra.stub.WaitExecution(pb.WaitExecutionRequest(execution_id=run)) for run in runs
+        orchestra.stub.WaitExecution(pb.WaitExecutionRequest(execution_id=run), timeout=60)
+        for run in runs
     ]
     return [answer.execution for answer in await asyncio.gather(*waits)]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from services.kit.errors import FailedPrecondition
@@ -23,6 +24,35 @@ _PLACES_MAX: Final = 100_000
 DEPTH_MAX: Final = 8  # of sub-workflows in each other
 _UNKNOWN: Final = UUID(int=0)
 _READY_STATES: Final = frozenset({"none", "locked"})
+
+
+class _InnerKey(NamedTuple):
+    """A sub-workflow as a place names it; a version of 0 floats."""
+
+    workflow_id: UUID
+    version: int
+
+
+def _inner_key(node: Mapping[str, Any]) -> _InnerKey:
+    return _InnerKey(UUID(node["node_id"]), int(node.get("version") or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Inner:
+    """A sub-workflow that was pinned, and what its place takes and gives."""
+
+    plan: Plan
+    definition: Definition
+
+    @property
+    def signature(self) -> NodeVersion:
+        """Give it as the versions of nodes are held against edges."""
+        return NodeVersion(
+            id=self.plan.pins_id,
+            python_version="",
+            output_types=self.definition.output_types,
+            input_types=self.definition.input_types,
+        )
 
 
 class Plans:
@@ -50,27 +80,34 @@ class Plans:
         definition: Definition,
         variables: Mapping[str, str],
         *,
-        depth: int = 0,
         store: bool = True,
+        depth: int = 0,
+        inner: dict[_InnerKey, _Inner] | None = None,
     ) -> Plan | None:
         """Pin a definition to what its places stand for now; None where a node is gone.
 
         The texts of variables are pinned too: a run takes them as they stand, for good.
 
         What does not fit what its nodes became is refused, once per combination: the combinations
-        that are kept have passed. What is not to be stored is known by no id of its own.
+        that are kept have passed. What is not to be stored is known by no id of its own. `inner`
+        are the sub-workflows that were pinned already, each once however often it stands somewhere.
         """
+        known = {} if inner is None else inner
         versions = await definitions.resolve(db, tenant_id, definition.of_kind(Kind.PYTHON))
         if len(versions) < len(definition.of_kind(Kind.PYTHON)):
             return None
-        subs = await self._sub_plans(db, tenant_id, definition, depth, store=store)
-        if subs is None:
+        if not await self._pin_inner(db, tenant_id, definition, known, depth=depth, store=store):
             return None
+        inside = {
+            str(node["id"]): known[_inner_key(node)] for node in definition.of_kind(Kind.WORKFLOW)
+        }
+        subs = {place: each.plan for place, each in inside.items()}
         pinned = {place: version.id for place, version in versions.items()}
         pinned |= {place: plan.pins_id for place, plan in subs.items()}
         pins = await definitions.find_pins(db, tenant_id, definition, pinned, variables)
         if pins is None:
-            await asyncio.to_thread(compatibility.check, definition, versions, variables)
+            fitting = versions | {place: each.signature for place, each in inside.items()}
+            await asyncio.to_thread(compatibility.check, definition, fitting, variables)
             if not store:
                 return await asyncio.to_thread(
                     compile_plan,
@@ -94,11 +131,17 @@ class Plans:
             self._by_pins.keep(pins.id, plan, weight=weight_of(plan, variables))
         return plan
 
-    async def _sub_plans(
-        self, db: Db, tenant_id: UUID, definition: Definition, depth: int, *, store: bool
-    ) -> dict[str, Plan] | None:
-        """Pin the sub-workflows of a definition as they stand now; None where one is gone."""
-        found: dict[str, Plan] = {}
+    async def _pin_inner(
+        self,
+        db: Db,
+        tenant_id: UUID,
+        definition: Definition,
+        known: dict[_InnerKey, _Inner],
+        *,
+        depth: int,
+        store: bool,
+    ) -> bool:
+        """Pin the sub-workflows of a definition as they stand now; False where one is gone."""
         for node in definition.of_kind(Kind.WORKFLOW):
             if depth >= DEPTH_MAX:
                 raise FailedPrecondition(
@@ -106,20 +149,22 @@ class Plans:
                     f"sub-workflows stand more than {DEPTH_MAX} deep in each other",
                     resource=("workflow", str(definition.workflow_id)),
                 )
-            workflow_id = UUID(node["node_id"])
-            version = await definitions.resolve_workflow(
-                db, tenant_id, workflow_id, int(node.get("version") or 0)
-            )
+            key = _inner_key(node)
+            if key in known:
+                continue
+            version = await definitions.resolve_workflow(db, tenant_id, *key)
             if version is None:
-                return None
-            inner = await self.definition(db, workflow_id, version)
-            assert inner is not None, "it was just resolved"
-            texts = {each.name: each.text for each in await taken_variables(db, tenant_id, inner)}
-            plan = await self.pinned(db, tenant_id, inner, texts, depth=depth + 1, store=store)
+                return False
+            found = await self.definition(db, key.workflow_id, version)
+            assert found is not None, "it was just resolved"
+            texts = {each.name: each.text for each in await taken_variables(db, tenant_id, found)}
+            plan = await self.pinned(
+                db, tenant_id, found, texts, store=store, depth=depth + 1, inner=known
+            )
             if plan is None:
-                return None
-            found[str(node["id"])] = plan
-        return found
+                return False
+            known[key] = _Inner(plan, found)
+        return True
 
     async def pinned_definition(self, db: Db, pins: Pins) -> Definition:
         """Give the definition that pins are of, with the inputs that are theirs alone."""

@@ -102,6 +102,7 @@ async def test_runs_of_an_orchestrator_that_is_killed_go_on_at_another(cluster: 
     proven(cluster, runs)
 
 
+@pytest.mark.slow
 async def test_an_orchestrator_that_wakes_after_its_lease_writes_nothing_more(
     cluster: Cluster,
 ) -> None:
@@ -131,6 +132,7 @@ def rows(sql: psycopg.Connection) -> list[tuple[object, ...]]:
     ).fetchall()
 
 
+@pytest.mark.slow
 async def test_twenty_restarts_one_after_the_other_fail_no_run(cluster: Cluster) -> None:
     """F8, CP27, G2: each gives its shards away before it ends, and runners go on meanwhile."""
     a, b = await two(cluster)
@@ -190,6 +192,7 @@ _PATIENCE = 3.0
 _IDLE_S = 20.0
 
 
+@pytest.mark.slow
 async def test_members_that_have_nothing_to_do_leave_the_database_alone(cluster: Cluster) -> None:
     """W8: no lease, no heartbeat, no poll, whatever there is of them."""
     a, b = await two(cluster)

@@ -75,12 +75,16 @@ async def test_what_is_in_force_says_where_it_comes_from(client: Client) -> None
     assert await in_force(client, made.id, "a") == {
         "timeout": ("600000", DEFAULT),
         "memory_limit_bytes": (str(512 << 20), DEFAULT),
+        "queue_timeout": ("null", DEFAULT),
+        "total_timeout": ("null", DEFAULT),
         "retry.max_retries": ("0", DEFAULT),
         "python_version": ('"3.11"', DEPLOYMENT),
     }
     assert await in_force(client, made.id, "b") == {
         "timeout": ("5000", NODE),
         "memory_limit_bytes": (str(512 << 20), DEFAULT),
+        "queue_timeout": ("null", DEFAULT),
+        "total_timeout": ("null", DEFAULT),
         "retry.max_retries": ("3", DEFAULT),
         "retry.initial_delay": ("1000", DEFAULT),
         "retry.factor": ("3.0", NODE),

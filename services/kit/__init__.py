@@ -1,1 +1,1 @@
-"""What makes a process a Qflow service; knows no table and no rule of the business."""
+"""What makes a process a Qflow service: no rule of the business; one table, `idempotency_keys`."""

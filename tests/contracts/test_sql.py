@@ -64,7 +64,7 @@ _BESIDES: Final = {
 # not named may use any login of its service.
 _RUN_BY: Final = {
     "registry.storage.definition_parts": "qflow_registry",
-    "registry.storage.idempotency": "qflow_registry",
+    "registry by kit.idempotency": "qflow_registry",
     "registry.storage.deletion": "qflow_registry",
     "registry.storage.identity": "qflow_registry_auth",
     "registry.storage.lists": "qflow_registry",
@@ -89,7 +89,7 @@ _RUN_BY: Final = {
     "orchestrator.storage.flush": "qflow_orchestrator_engine",
     "orchestrator.storage.event_courier": "qflow_orchestrator_engine",
     "orchestrator.storage.event_subscriptions": "qflow_orchestrator",
-    "orchestrator.storage.idempotency": "qflow_orchestrator",
+    "orchestrator by kit.idempotency": "qflow_orchestrator",
     "orchestrator.storage.owners": "qflow_orchestrator_engine",
     "orchestrator.storage.trigger_calls": "qflow_orchestrator_engine",
     "orchestrator.storage.triggers": "qflow_orchestrator",
@@ -148,6 +148,7 @@ def _statements() -> Iterator[Statement]:
     yield from _lists()
     yield from _execution_lists()
     yield from _tags()
+    yield from _repeated_calls()
 
 
 def _constants(path: Path) -> list[str]:
@@ -264,6 +265,16 @@ def _tags() -> Iterator[Statement]:
                 place = f"{tables.tags}: {name}"
                 module = "registry.storage.tags"
                 yield Statement("registry", module, place, getattr(tables, name))
+
+
+def _repeated_calls() -> Iterator[Statement]:
+    """The kit's statements on the answers that are kept, as each service that keeps any."""
+    from services.kit import idempotency
+
+    for service in ("registry", "orchestrator"):
+        for name in _constants(Path(idempotency.__file__)):
+            module = f"{service} by kit.idempotency"
+            yield Statement(service, module, name, getattr(idempotency, name))
 
 
 STATEMENTS = list(_statements())

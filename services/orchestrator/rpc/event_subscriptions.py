@@ -11,13 +11,13 @@ from qflow.orchestrator.v1 import event_subscription_service_pb2 as pb
 from qflow.orchestrator.v1 import event_subscription_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
+from services.kit.idempotency import Replayed
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
-from services.orchestrator.rpc.request_key import answered, request_key
+from services.kit.rpc.request_key import answered, request_key
 from services.orchestrator.storage.event_subscriptions import Delivery, Subscription
 from services.orchestrator.usecases import event_subscriptions as usecases
 from services.orchestrator.usecases.event_subscriptions import Given, Subscribing
-from services.orchestrator.usecases.idempotency import Replayed
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -11,8 +11,8 @@ from qflow.orchestrator.v1 import schedule_service_pb2_grpc as pb_grpc
 from services.kit.caller import current_caller
 from services.kit.rpc import codec as kit
 from services.kit.rpc.pages import Pages
+from services.kit.rpc.request_key import answered, request_key
 from services.orchestrator.rpc import schedule_codec as codec
-from services.orchestrator.rpc.request_key import answered, request_key
 from services.orchestrator.storage.schedule_ticks import Backfill, Tick
 from services.orchestrator.storage.schedules import Schedule
 from services.orchestrator.usecases import schedules

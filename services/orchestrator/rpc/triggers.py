@@ -10,13 +10,13 @@ from qflow.orchestrator.v1 import trigger_service_pb2 as pb
 from qflow.orchestrator.v1 import trigger_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
+from services.kit.idempotency import Replayed
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
-from services.orchestrator.rpc.request_key import answered, request_key
+from services.kit.rpc.request_key import answered, request_key
 from services.orchestrator.rpc.schedule_codec import moment_from
 from services.orchestrator.storage.triggers import Trigger
 from services.orchestrator.usecases import triggers
-from services.orchestrator.usecases.idempotency import Replayed
 from services.orchestrator.usecases.start import Starter
 from services.orchestrator.usecases.triggers import Given
 

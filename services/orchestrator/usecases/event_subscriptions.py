@@ -19,6 +19,7 @@ from services.kit.errors import (
     NotFound,
     ResourceExhausted,
 )
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.orchestrator.domain import webhook
@@ -26,7 +27,6 @@ from services.orchestrator.domain.web_address import Refused, check_url
 from services.orchestrator.storage import definitions
 from services.orchestrator.storage import event_subscriptions as rows
 from services.orchestrator.storage.event_subscriptions import Delivery, Subscription
-from services.orchestrator.usecases.idempotency import Replayed, RequestKey, replay, write_once
 
 log = structlog.get_logger()
 

@@ -20,6 +20,7 @@ from services.kit.errors import (
     NotFound,
     ResourceExhausted,
 )
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.orchestrator.domain import timing as timings
@@ -27,7 +28,6 @@ from services.orchestrator.domain.timing import Timing
 from services.orchestrator.storage import schedule_ticks, schedules
 from services.orchestrator.storage.schedule_ticks import Backfill, Tick
 from services.orchestrator.storage.schedules import Definition, Schedule
-from services.orchestrator.usecases.idempotency import Replayed, RequestKey, replay, write_once
 from services.orchestrator.usecases.start import Starter
 
 log = structlog.get_logger()

@@ -27,6 +27,7 @@ from services.kit.errors import (
     Unauthenticated,
     Unavailable,
 )
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import new_token, token_sha256, uuid7
 from services.kit.pg import Db, Pool, as_caller, transaction
 from services.orchestrator.domain import firing
@@ -34,7 +35,6 @@ from services.orchestrator.storage import definitions, trigger_calls, triggers
 from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.storage.trigger_calls import Armed
 from services.orchestrator.storage.triggers import Trigger
-from services.orchestrator.usecases.idempotency import Replayed, RequestKey, replay, write_once
 from services.orchestrator.usecases.on_behalf import caller_of
 from services.orchestrator.usecases.start import Starter
 

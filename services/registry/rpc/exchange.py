@@ -9,11 +9,12 @@ from qflow.registry.v1 import exchange_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
 from services.kit.errors import FailedPrecondition, InvalidArgument
+from services.kit.idempotency import Replayed
 from services.kit.rpc import codec, faults
+from services.kit.rpc.request_key import request_key
 from services.kit.rpc.sizes import ANSWER_BYTES_MAX
 from services.registry.domain.definition import Definition, Finding
 from services.registry.gateways.documents import Format, Picture
-from services.registry.rpc.request_key import request_key
 from services.registry.rpc.sizes import check_answerable
 from services.registry.rpc.workflow_codec import (
     definition_from_pb,
@@ -23,7 +24,6 @@ from services.registry.rpc.workflow_codec import (
 )
 from services.registry.usecases import exchange, pictures
 from services.registry.usecases.exchange import Exchange, Imported
-from services.registry.usecases.idempotency import Replayed
 
 _MEDIA_TYPES: Final[dict[Format | Picture, str]] = {
     "yaml": "application/yaml",

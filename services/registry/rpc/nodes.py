@@ -14,12 +14,12 @@ from services.kit.caller import current_caller
 from services.kit.recent import Loaded
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages, moment_from
+from services.kit.rpc.request_key import answered, request_key
 from services.registry.gateways.graph_checker import GraphChecker
 from services.registry.rpc.builtin_nodes import builtin_node
 from services.registry.rpc.fresh import Answers, kept
 from services.registry.rpc.impact_codec import analysis_to_pb
 from services.registry.rpc.node_codec import node_to_pb, node_version_to_pb
-from services.registry.rpc.request_key import answered, request_key
 from services.registry.rpc.sizes import check_answerable
 from services.registry.storage.nodes import Node
 from services.registry.usecases import deletion, impact, lists, node_versions, nodes, reading

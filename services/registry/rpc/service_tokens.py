@@ -8,13 +8,13 @@ from qflow.registry.v1 import service_token_service_pb2 as pb
 from qflow.registry.v1 import service_token_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
+from services.kit.idempotency import Replayed
 from services.kit.rpc import codec
-from services.registry.rpc.request_key import request_key
+from services.kit.rpc.request_key import request_key
 from services.registry.rpc.scopes import scopes_of
 from services.registry.rpc.user_codec import lifetime_from
 from services.registry.storage.service_tokens import ServiceToken
 from services.registry.usecases import service_tokens
-from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.identity import Identity
 from services.registry.usecases.service_tokens import Made
 

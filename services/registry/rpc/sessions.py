@@ -8,14 +8,14 @@ from qflow.registry.v1 import session_service_pb2 as pb
 from qflow.registry.v1 import session_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import Caller, current_caller
+from services.kit.idempotency import Replayed
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
+from services.kit.rpc.request_key import request_key
 from services.registry.rpc.peers import peer_of
-from services.registry.rpc.request_key import request_key
 from services.registry.rpc.user_codec import ROLES
 from services.registry.storage.sessions import Session
 from services.registry.usecases import sessions
-from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.identity import Identity
 
 _LIST: Final = "registry.ListSessions"

@@ -11,15 +11,15 @@ from qflow.registry.v1 import tag_service_pb2 as pb
 from qflow.registry.v1 import tag_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
+from services.kit.idempotency import Replayed
 from services.kit.pg import Pool
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
+from services.kit.rpc.request_key import request_key
 from services.registry.domain.tags import AttachedTag
-from services.registry.rpc.request_key import request_key
 from services.registry.rpc.tag_codec import attached_to_pb, tag_to_pb
 from services.registry.storage.tags import Tag
 from services.registry.usecases import tags
-from services.registry.usecases.idempotency import Replayed
 
 _LIST: Final = "registry.ListTags"
 _TABLES: Final = {

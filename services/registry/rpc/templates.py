@@ -8,11 +8,11 @@ from qflow.registry.v1 import template_service_pb2 as pb
 from qflow.registry.v1 import template_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
+from services.kit.idempotency import Replayed
 from services.kit.rpc import codec
-from services.registry.rpc.request_key import request_key
+from services.kit.rpc.request_key import request_key
 from services.registry.rpc.sizes import check_answerable
 from services.registry.rpc.workflow_codec import workflow_to_pb
-from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.templates import create_from_template
 from services.registry.usecases.workflows import WorkflowAnswer, Workflows
 

@@ -8,9 +8,10 @@ from qflow.registry.v1 import type_service_pb2 as pb
 from qflow.registry.v1 import type_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
+from services.kit.idempotency import Replayed
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
-from services.registry.rpc.request_key import request_key
+from services.kit.rpc.request_key import request_key
 from services.registry.rpc.sizes import check_answerable
 from services.registry.rpc.type_codec import (
     comparison_to_pb,
@@ -22,7 +23,6 @@ from services.registry.rpc.type_codec import (
 from services.registry.storage.custom_types import CustomType
 from services.registry.usecases import custom_types, types
 from services.registry.usecases.custom_types import Types
-from services.registry.usecases.idempotency import Replayed
 
 _LIST: Final = "registry.ListCustomTypes"
 

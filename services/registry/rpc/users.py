@@ -10,16 +10,16 @@ from qflow.registry.v1 import user_service_pb2 as pb
 from qflow.registry.v1 import user_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
+from services.kit.idempotency import Replayed
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
+from services.kit.rpc.request_key import request_key
 from services.registry.domain import accounts
 from services.registry.domain.accounts import Account
 from services.registry.rpc.peers import peer_of
-from services.registry.rpc.request_key import request_key
 from services.registry.rpc.user_codec import lifetime_from, role_from, user_to_pb
 from services.registry.usecases import credentials, users
 from services.registry.usecases.credentials import Reset
-from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.identity import Identity
 from services.registry.usecases.users import Draft, Invited
 

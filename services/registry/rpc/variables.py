@@ -9,13 +9,13 @@ from qflow.registry.v1 import variable_service_pb2_grpc as pb_grpc
 from qflow.types import expression, to_text
 
 from services.kit.caller import current_caller
+from services.kit.idempotency import Replayed
 from services.kit.pg import Pool
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
-from services.registry.rpc.request_key import request_key
+from services.kit.rpc.request_key import request_key
 from services.registry.storage.variables import Variable
 from services.registry.usecases import variables
-from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.variables import Given
 
 

@@ -8,12 +8,12 @@ from qflow.registry.v1 import workflow_alias_service_pb2 as pb
 from qflow.registry.v1 import workflow_alias_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
+from services.kit.idempotency import Replayed
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
-from services.registry.rpc.request_key import request_key
+from services.kit.rpc.request_key import request_key
 from services.registry.storage.workflow_aliases import Alias, Change
 from services.registry.usecases import workflow_aliases as aliases
-from services.registry.usecases.idempotency import Replayed
 from services.registry.usecases.workflow_aliases import Expected
 from services.registry.usecases.workflows import Workflows
 

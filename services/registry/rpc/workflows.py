@@ -12,8 +12,8 @@ from services.kit.caller import current_caller
 from services.kit.recent import Loaded
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
+from services.kit.rpc.request_key import answered, request_key
 from services.registry.rpc.fresh import Answers, kept
-from services.registry.rpc.request_key import answered, request_key
 from services.registry.rpc.sizes import check_answerable
 from services.registry.rpc.workflow_codec import (
     definition_from_pb,

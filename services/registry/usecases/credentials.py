@@ -11,6 +11,7 @@ import structlog
 
 from services.kit.caller import Caller
 from services.kit.errors import Unauthenticated
+from services.kit.idempotency import Replayed, RequestKey
 from services.kit.ids import new_token, token_sha256
 from services.kit.pg import Db, as_caller, transaction
 from services.registry.domain import accounts
@@ -18,7 +19,6 @@ from services.registry.domain.accounts import Account
 from services.registry.domain.identity import PASSWORD_CHARS_MIN, check_password
 from services.registry.storage import audit, credential_tokens, sessions, users
 from services.registry.storage.credential_tokens import Purpose
-from services.registry.usecases.idempotency import Replayed, RequestKey
 from services.registry.usecases.identity import Identity, not_the_owner, note, write
 from services.registry.usecases.lockout import attempt, forgive
 from services.registry.usecases.sessions import refused

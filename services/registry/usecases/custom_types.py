@@ -20,6 +20,7 @@ from services.kit.errors import (
     InvalidArgument,
     NotFound,
 )
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.registry.domain.custom_type import RESERVED, Written, record_of
@@ -29,7 +30,6 @@ from services.registry.domain.texts import description_from
 from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.storage import custom_types
 from services.registry.storage.custom_types import CustomType
-from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
 
 log = structlog.get_logger()
 

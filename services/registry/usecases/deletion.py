@@ -8,12 +8,12 @@ from uuid import UUID
 import structlog
 
 from services.kit.caller import Caller
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.pg import Db, Pool
 from services.registry.storage import deletion
 from services.registry.storage.nodes import Node
 from services.registry.storage.workflows import Workflow
 from services.registry.usecases.changes import NODE, WORKFLOW, hold
-from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
 from services.registry.usecases.node_uses import (
     check_nodes,
     check_unused,

@@ -18,6 +18,7 @@ from services.kit.errors import (
     InvalidArgument,
     PermissionDenied,
 )
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.pg import Db, as_caller
 from services.registry.domain.definition import ERROR, INFO, Checked, Definition
 from services.registry.domain.document import DocumentError, Fault
@@ -31,7 +32,6 @@ from services.registry.storage import variables
 from services.registry.storage.nodes import Node
 from services.registry.storage.sources import Stored
 from services.registry.usecases import nodes, workflows
-from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
 from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
 from services.registry.usecases.signatures import pinned_to_others, python_places, standing_in
 from services.registry.usecases.workflows import Workflows

@@ -10,11 +10,11 @@ from uuid import UUID
 
 from services.kit.caller import Caller
 from services.kit.errors import PermissionDenied
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.pg import Db, Pool, as_caller
 from services.registry.domain import accounts
 from services.registry.gateways.passwords import Passwords
 from services.registry.storage import audit
-from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
 
 T = TypeVar("T")
 

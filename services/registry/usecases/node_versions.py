@@ -9,6 +9,7 @@ from uuid import UUID
 import structlog
 
 from services.kit.caller import Caller
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.registry.domain.texts import name_from
@@ -23,7 +24,6 @@ from services.registry.usecases.changes import (
     not_found,
     stale,
 )
-from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
 from services.registry.usecases.nodes import NOBODY, NodeAnswer, Nodes, get_node, when_locked
 
 log = structlog.get_logger()

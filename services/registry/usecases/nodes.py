@@ -13,6 +13,13 @@ import structlog
 
 from services.kit.caller import Caller
 from services.kit.errors import FieldViolation, InvalidArgument
+from services.kit.idempotency import (
+    Replayed,
+    RequestKey,
+    rehearse,
+    replay,
+    write_once,
+)
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.pythons import VERSIONS
@@ -38,13 +45,6 @@ from services.registry.usecases.changes import (
     stale,
 )
 from services.registry.usecases.custom_types import read_with_custom_types
-from services.registry.usecases.idempotency import (
-    Replayed,
-    RequestKey,
-    rehearse,
-    replay,
-    write_once,
-)
 from services.registry.usecases.locks import Locks
 from services.registry.usecases.node_uses import check_not_in_templates
 

@@ -19,6 +19,7 @@ from services.kit.errors import (
     NotFound,
     ResourceExhausted,
 )
+from services.kit.idempotency import Replayed, RequestKey
 from services.kit.ids import new_token, token_sha256, uuid7
 from services.kit.pg import Db, as_caller
 from services.registry.domain import accounts
@@ -26,7 +27,6 @@ from services.registry.domain.texts import name_from
 from services.registry.storage import service_tokens as storage
 from services.registry.storage import users
 from services.registry.storage.service_tokens import ServiceToken
-from services.registry.usecases.idempotency import Replayed, RequestKey
 from services.registry.usecases.identity import (
     Identity,
     check_reaches,

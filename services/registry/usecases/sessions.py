@@ -11,6 +11,7 @@ import structlog
 
 from services.kit.caller import Caller
 from services.kit.errors import InvalidArgument, NotFound, Unauthenticated
+from services.kit.idempotency import Replayed, RequestKey
 from services.kit.ids import new_token, token_sha256, uuid7
 from services.kit.pg import Db, as_caller, transaction
 from services.registry.domain import accounts
@@ -19,7 +20,6 @@ from services.registry.domain.lockout import Keys
 from services.registry.storage import identity, users
 from services.registry.storage import sessions as storage
 from services.registry.storage.sessions import Session
-from services.registry.usecases.idempotency import Replayed, RequestKey
 from services.registry.usecases.identity import (
     Identity,
     check_reaches,

@@ -19,13 +19,13 @@ from services.kit.errors import (
     NotFound,
     PermissionDenied,
 )
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.registry.domain.tags import AttachedTag
 from services.registry.domain.texts import description_from, name_from
 from services.registry.storage import tags
 from services.registry.storage.tags import NODE_TAGS, WORKFLOW_TAGS, Tag, TagTables
-from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
 
 __all__ = ["NODE_TAGS", "WORKFLOW_TAGS", "change_tags", "create_tag", "delete_tag", "get_tag"]
 

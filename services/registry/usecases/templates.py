@@ -14,11 +14,11 @@ from services.kit.errors import (
     InvalidArgument,
     NotFound,
 )
+from services.kit.idempotency import Replayed, RequestKey, replay
 from services.kit.pg import as_caller
 from services.registry.domain import templates
 from services.registry.domain.definition import Definition, Finding
 from services.registry.storage import templates as stored
-from services.registry.usecases.idempotency import Replayed, RequestKey, replay
 from services.registry.usecases.workflows import (
     WorkflowAnswer,
     Workflows,

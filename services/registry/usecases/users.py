@@ -12,13 +12,13 @@ import structlog
 
 from services.kit.caller import Caller
 from services.kit.errors import AlreadyExists, FieldViolation
+from services.kit.idempotency import Replayed, RequestKey
 from services.kit.ids import new_token, token_sha256, uuid7
 from services.kit.pg import Db, as_caller
 from services.registry.domain import accounts
 from services.registry.domain.accounts import Account
 from services.registry.domain.identity import email_from
 from services.registry.storage import credential_tokens, service_tokens, sessions, users
-from services.registry.usecases.idempotency import Replayed, RequestKey
 from services.registry.usecases.identity import (
     Identity,
     check_reaches,

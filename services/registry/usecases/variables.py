@@ -29,13 +29,13 @@ from services.kit.errors import (
     PermissionDenied,
     ResourceExhausted,
 )
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.registry.domain.texts import description_from
 from services.registry.domain.type_size import type_size
 from services.registry.storage import variables as stored
 from services.registry.storage.variables import Variable
-from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
 from services.registry.usecases.workflows import get_visible
 
 log = structlog.get_logger()

@@ -19,11 +19,11 @@ from services.kit.errors import (
     PermissionDenied,
     ResourceExhausted,
 )
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.registry.storage import workflow_aliases as stored
 from services.registry.storage.workflow_aliases import Alias, Change
-from services.registry.usecases.idempotency import Replayed, RequestKey, replay, write_once
 from services.registry.usecases.workflows import (
     Workflows,
     get_version,

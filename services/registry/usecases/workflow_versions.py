@@ -9,6 +9,13 @@ from uuid import UUID
 import structlog
 
 from services.kit.caller import Caller
+from services.kit.idempotency import (
+    Replayed,
+    RequestKey,
+    rehearse,
+    replay,
+    write_once,
+)
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.registry.domain.texts import name_from
@@ -20,13 +27,6 @@ from services.registry.usecases.changes import (
     check_changeable,
     check_live,
     not_found,
-)
-from services.registry.usecases.idempotency import (
-    Replayed,
-    RequestKey,
-    rehearse,
-    replay,
-    write_once,
 )
 from services.registry.usecases.node_uses import check_nodes
 from services.registry.usecases.workflows import (

@@ -13,6 +13,13 @@ from qflow.types import Type
 
 from services.kit.caller import Caller
 from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
+from services.kit.idempotency import (
+    Replayed,
+    RequestKey,
+    rehearse,
+    replay,
+    write_once,
+)
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.registry.domain.definition import (
@@ -34,13 +41,6 @@ from services.registry.usecases.changes import (
     hold,
     not_found,
     stale,
-)
-from services.registry.usecases.idempotency import (
-    Replayed,
-    RequestKey,
-    rehearse,
-    replay,
-    write_once,
 )
 from services.registry.usecases.node_uses import check_nodes, check_workflow_not_in_templates
 from services.registry.usecases.signatures import Standing, pinned_to_others, standing_in

@@ -1,17 +1,19 @@
-"""Repeated calls: the same request id with the same request gets the answer of the first."""
+"""Repeated calls: the same request id with the same request gets the answer of the first.
+
+`idempotency_keys` is no service's own table: each service keeps its answers there by this code.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, LiteralString, TypeVar
 from uuid import UUID
 
 from services.kit.caller import Caller
 from services.kit.errors import AlreadyExists, FieldViolation, QflowError
 from services.kit.pg import Db, Pool, as_caller
-from services.registry.storage import idempotency
 
 T = TypeVar("T")
 
@@ -45,7 +47,7 @@ async def replay(pool: Pool, caller: Caller, key: RequestKey[T] | None) -> Repla
     if key is None:
         return None
     async with as_caller(pool, caller) as db:
-        found = await idempotency.get_answer(
+        found = await _get_answer(
             db, caller.user_id, key.method, key.request_id, tenant_id=caller.tenant_id
         )
     if found is None:
@@ -70,7 +72,7 @@ async def write_once(
     try:
         async with as_caller(pool, caller) as db:
             result = await write(db)
-            if key is not None and not await idempotency.insert_answer(
+            if key is not None and not await _insert_answer(
                 db,
                 caller.user_id,
                 key.method,
@@ -103,3 +105,44 @@ async def rehearse(pool: Pool, caller: Caller, write: Callable[[Db], Awaitable[T
         async with as_caller(pool, caller) as db:
             await write(db)
             raise _RehearsedError
+
+
+_GET: Final[LiteralString] = """
+    SELECT request_digest, response
+      FROM idempotency_keys
+     WHERE tenant_id = $1 AND caller_id = $2 AND method = $3 AND request_id = $4
+"""
+
+
+async def _get_answer(
+    db: Db, caller_id: UUID, method: str, request_id: UUID, *, tenant_id: UUID
+) -> tuple[str, bytes] | None:
+    """Find the digest and the answer of an earlier call with this request id."""
+    row = await db.fetchrow(_GET, tenant_id, caller_id, method, request_id)
+    return None if row is None else (row["request_digest"], row["response"])
+
+
+_INSERT: Final[LiteralString] = """
+    INSERT INTO idempotency_keys
+           (tenant_id, caller_id, method, request_id, request_digest, response, expires_at)
+    VALUES ($1, $2, $3, $4, $5, $6, now() + interval '7 days')
+    ON CONFLICT (tenant_id, caller_id, method, request_id) DO NOTHING
+ RETURNING request_id
+"""
+
+
+async def _insert_answer(
+    db: Db,
+    caller_id: UUID,
+    method: str,
+    request_id: UUID,
+    *,
+    tenant_id: UUID,
+    digest: str,
+    response: bytes,
+) -> bool:
+    """Keep an answer; False where another call with this request id was first."""
+    inserted = await db.fetchval(
+        _INSERT, tenant_id, caller_id, method, request_id, digest, response
+    )
+    return inserted is not None

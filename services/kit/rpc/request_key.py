@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from services.kit.idempotency import Replayed, RequestKey
 from services.kit.rpc import codec
-from services.registry.usecases.idempotency import Replayed, RequestKey
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)

@@ -17,6 +17,7 @@ from services.standalone.postgres import Binaries, Postgres
 from tests.migrations.seed.parse import statements
 from tests.migrations.subject import Subject
 from tests.support.database import Database, Template, make_template
+from tests.support.servers import data_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = os.environ.get("QFLOW_TEST_POSTGRES_VERSIONS", "18").split(",")
@@ -47,10 +48,13 @@ def _binaries(version: str) -> Binaries:
 
 @contextmanager
 def _started(binaries: Binaries) -> Iterator[Postgres]:
-    with tempfile.TemporaryDirectory(prefix="qfm-", dir="/tmp") as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="qfm-", dir="/tmp") as name,
+        data_folder(Path(name)) as data,
+    ):
         folder = Path(name)
         server = Postgres(
-            folder / "postgres",
+            data / "postgres",
             binaries=binaries,
             sockets=folder,
             password="only-for-tests",
@@ -87,7 +91,7 @@ def powerless_url(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def template(server: Postgres, request: pytest.FixtureRequest) -> Template:
     """A migrated database of that server, to be copied."""
-    if server.folder.parent == request.getfixturevalue("server_folder"):
+    if server is request.getfixturevalue("postgres_server"):
         shared: Template = request.getfixturevalue("migrated_template")
         return shared
     home = server.folder.parent / "home"

@@ -59,8 +59,8 @@ class Template:
         name = f"test_{uuid.uuid4().hex[:16]}"
         with psycopg.connect(self.server.url("postgres"), autocommit=True) as admin:
             admin.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-                    sql.Identifier(name), sql.Identifier(self.name)
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} {}").format(
+                    sql.Identifier(name), sql.Identifier(self.name), _as_files(admin)
                 )
             )
             _copy_database_settings(admin, source=self.name, target=name)
@@ -126,6 +126,11 @@ def _copy_database_settings(admin: psycopg.Connection, *, source: str, target: s
             )
         )
         admin.execute(sql.SQL("{} SET {} = {}").format(whose, sql.SQL(name), sql.Literal(value)))
+
+
+def _as_files(admin: psycopg.Connection) -> sql.SQL:
+    """Copy files where one may say so: without fsync that is quicker than through the WAL."""
+    return sql.SQL("STRATEGY file_copy" if admin.info.server_version >= 150_000 else "")
 
 
 def _with_database(url: str, name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Final, LiteralString, TypeVar
 import psycopg
 from psycopg import errors, sql
 
-GROUPS: Final = ("qflow_api", "qflow_engine", "qflow_maint", "qflow_auth")
+GROUPS: Final = ("qflow_api", "qflow_engine", "qflow_maint", "qflow_auth", "qflow_doctor")
 
 # A login is in exactly one group: in two it would see the union of both.
 LOGINS: Final[Mapping[str, str]] = {
@@ -27,6 +27,7 @@ LOGINS: Final[Mapping[str, str]] = {
     "qflow_runner_engine": "qflow_engine",
     "qflow_telemetry": "qflow_api",
     "qflow_telemetry_maint": "qflow_maint",
+    "qflow_telemetry_doctor": "qflow_doctor",
 }
 BACKUP: Final = "qflow_backup"
 

@@ -45,6 +45,10 @@ def _do(asked: argparse.Namespace, home: Home) -> int:
             from services.standalone import people  # imports the registry: only here
 
             return people.create_user(home, email=asked.email, role=asked.role)
+        case "doctor":
+            from services.standalone import people  # imports the registry: only here
+
+            return people.examine(home, asked.arguments)
         case "demo":
             from services.standalone.demo import demo  # imports clients: only here
 
@@ -153,6 +157,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "token", help="make a new token for the owner, end the one before, say where it lies"
     )
+    doctor = commands.add_parser(
+        "doctor", help="ask of every invariant of the database whether it holds", add_help=False
+    )
+    doctor.add_argument("arguments", nargs=argparse.REMAINDER)
     user = commands.add_parser(
         "create-user", help="make a user; asks for the password, or reads it from a pipe"
     )

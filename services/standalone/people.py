@@ -1,4 +1,4 @@
-"""What is done to users on the machine itself, while the suite runs or not."""
+"""What is done on the machine itself, with the database alone, while the suite runs or not."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from services.standalone import addresses, bootstrap, hints
 from services.standalone.home import Home
 from services.standalone.postgres import Binaries, Postgres
 from services.standalone.process import StandaloneError
+from services.telemetry.__main__ import main as telemetry
 
 
 def renew_owner_token(home: Home) -> str:
@@ -35,6 +36,18 @@ def create_user(home: Home, *, email: str, role: str) -> int:
     with _logins(home) as urls:
         env = {"QFLOW_REGISTRY_AUTH_DATABASE_URL": urls["qflow_registry_auth"]}
         return registry(["create-user", f"--role={role}", "--", email], env)
+
+
+def examine(home: Home, arguments: list[str]) -> int:
+    """Ask of every invariant whether it holds, by telemetry's own command; gives its code."""
+    with _logins(home) as urls:
+        url = urls.get("qflow_telemetry_doctor")
+        if url is None:
+            run = hints.make("run", home=home.root, env=os.environ)
+            raise StandaloneError(
+                f"no suite of this version was started on {home.root} yet: run `{run}` once"
+            )
+        return telemetry(["doctor", *arguments], {"QFLOW_TELEMETRY_DOCTOR_DATABASE_URL": url})
 
 
 @contextmanager

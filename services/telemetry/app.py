@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
+from qflow.telemetry.v1.doctor_service_pb2_grpc import add_DoctorServiceServicer_to_server
 from qflow.telemetry.v1.telemetry_service_pb2_grpc import add_TelemetryServiceServicer_to_server
 
 from services.kit.pg import open_pool
@@ -15,11 +16,15 @@ from services.telemetry.gateways.machine import Machine
 from services.telemetry.loops.health import sample_health
 from services.telemetry.loops.metrics import derive_metrics
 from services.telemetry.loops.retention import forget_expired
+from services.telemetry.rpc.doctor import DoctorServicer
 from services.telemetry.rpc.servicer import TelemetryServicer
 from services.telemetry.settings import Settings
+from services.telemetry.usecases.doctor import Doctor
 
 # Retention deletes in batches that may take longer than any call.
 _MAINT_STATEMENT_TIMEOUT_S = 60.0
+# A question of the doctor's may read a whole table.
+_DOCTOR_STATEMENT_TIMEOUT_S = 60.0
 
 
 @asynccontextmanager
@@ -39,11 +44,22 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         size_max=3,
         statement_timeout_s=_MAINT_STATEMENT_TIMEOUT_S,
     )
-    async with pool, maint:
+    doctor = await open_pool(
+        settings.doctor_database_url,
+        application_name="qflow-telemetry-doctor",
+        setting="QFLOW_TELEMETRY_DOCTOR_DATABASE_URL",
+        size_min=0,
+        size_max=1,
+        statement_timeout_s=_DOCTOR_STATEMENT_TIMEOUT_S,
+    )
+    async with pool, maint, doctor:
         yield App(
             listener=settings.listener,
             authenticator=Authenticator(pool),
-            servicers=[(add_TelemetryServiceServicer_to_server, TelemetryServicer(pool))],
+            servicers=[
+                (add_TelemetryServiceServicer_to_server, TelemetryServicer(pool)),
+                (add_DoctorServiceServicer_to_server, DoctorServicer(Doctor(doctor))),
+            ],
             loops=[
                 partial(derive_metrics, maint),
                 partial(

@@ -20,6 +20,7 @@ class Settings:
 
     database_url: str = field(repr=False)
     maint_database_url: str = field(repr=False)
+    doctor_database_url: str = field(repr=False)
     listener: Listener
     home: Path
     pool_size_max: int
@@ -33,6 +34,7 @@ class Settings:
         return cls(
             database_url=read.required(env, "QFLOW_TELEMETRY_DATABASE_URL"),
             maint_database_url=read.required(env, "QFLOW_TELEMETRY_MAINT_DATABASE_URL"),
+            doctor_database_url=read.required(env, "QFLOW_TELEMETRY_DOCTOR_DATABASE_URL"),
             listener=listener(env, "telemetry", "127.0.0.1:7104"),
             home=read.path(env, "QFLOW_HOME"),
             pool_size_max=read.integer(env, "QFLOW_POOL_SIZE_MAX", 10, low=1, high=100),

@@ -64,11 +64,12 @@ class Runs:
         )
         for order in range(nodes):
             self.sql.execute(
-                "INSERT INTO node_executions (workflow_execution_id, node_id, node_type, status,"
-                " started_at, completed_at, execution_order, retry_count) SELECT %s, %s, 'python',"
-                " 'completed', started_at, completed_at, %s, 1 FROM workflow_executions"
-                " WHERE id = %s",
-                (execution_id, f"n{order}", order, execution_id),
+                "INSERT INTO node_executions (workflow_execution_id, node_id, definition_node_id,"
+                " node_type, status, started_at, completed_at, execution_order, retry_count,"
+                " max_retries, output_data)"
+                " SELECT id, %(node)s, %(node)s, 'python', 'completed', started_at, completed_at,"
+                " %(order)s, 1, 3, '{}' FROM workflow_executions WHERE id = %(run)s",
+                {"run": execution_id, "node": f"n{order}", "order": order},
             )
         return execution_id
 
@@ -102,10 +103,13 @@ class Telemetry:
     address: str
     channels: list[grpc.aio.Channel]
 
-    def stub(self, user: factories.User) -> TelemetryServiceAsyncStub:
+    def channel(self, user: factories.User) -> grpc.aio.Channel:
         channel = open_channel(self.address, user.token)
         self.channels.append(channel)
-        return TelemetryServiceStub(channel)
+        return channel
+
+    def stub(self, user: factories.User) -> TelemetryServiceAsyncStub:
+        return TelemetryServiceStub(self.channel(user))
 
 
 @pytest.fixture

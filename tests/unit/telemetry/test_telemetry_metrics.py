@@ -29,6 +29,7 @@ RUN = FinishedExecution(
 ENV = {
     "QFLOW_TELEMETRY_DATABASE_URL": "postgresql://canary",
     "QFLOW_TELEMETRY_MAINT_DATABASE_URL": "postgresql://canary",
+    "QFLOW_TELEMETRY_DOCTOR_DATABASE_URL": "postgresql://canary",
     "QFLOW_HOME": "/tmp",
 }
 

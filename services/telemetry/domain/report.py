@@ -1,0 +1,40 @@
+"""What the doctor found, as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from services.telemetry.domain.invariant import Finding, Verdict
+
+_MARKS: Final = {
+    Verdict.HOLDS: "ok     ",
+    Verdict.BROKEN: "BROKEN ",
+    Verdict.UNDECIDED: "NO TIME",
+}
+
+
+def told(findings: Sequence[Finding]) -> str:
+    """Tell of every invariant in a line, of what breaks it below, and at the end how many hold."""
+    return "\n".join([*_lines(findings), _sum(findings)])
+
+
+def _lines(findings: Sequence[Finding]) -> Iterator[str]:
+    for each in findings:
+        invariant = each.invariant
+        mark, took = _MARKS[each.verdict], f"{each.duration_ms:7.1f} ms"
+        yield f"{mark} {invariant.id:<4} {took}  {invariant.title}"
+        for breach in each.breaches:
+            yield f"             {breach.place} {breach.what}: {breach.facts}"
+        if each.has_more:
+            yield f"             … and more; see them with: doctor {invariant.name} --rows 1000"
+
+
+def _sum(findings: Sequence[Finding]) -> str:
+    counts = {verdict: sum(each.verdict is verdict for each in findings) for verdict in Verdict}
+    text = f"{counts[Verdict.HOLDS]} of {len(findings)} invariants hold"
+    if counts[Verdict.BROKEN]:
+        text += f", {counts[Verdict.BROKEN]} broken"
+    if counts[Verdict.UNDECIDED]:
+        text += f", {counts[Verdict.UNDECIDED]} undecided: the database took too long (--timeout)"
+    return text

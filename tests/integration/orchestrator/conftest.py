@@ -24,6 +24,7 @@ from services.orchestrator.app import build
 from tests import factories
 from tests.fakes.runner import Answer, FakeRunner, register
 from tests.support.database import Database
+from tests.support.invariants import OF_RUNS, broken
 
 if TYPE_CHECKING:
     from qflow.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceAsyncStub
@@ -44,6 +45,8 @@ class Orchestra:
     address: str = ""
     attach_address: str = ""
     more_env: dict[str, str] = field(default_factory=dict)
+    # Whether the test itself writes runs, or changes those that are over.
+    forges: bool = False
     _channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     @asynccontextmanager
@@ -125,9 +128,10 @@ class Orchestra:
 
 @pytest.fixture
 def orchestra(database: Database) -> Iterator[Orchestra]:
+    """An orchestrator that a test runs; what it leaves in the database holds every invariant."""
     home = Path(tempfile.mkdtemp(prefix="qfo-", dir="/tmp"))
     with database.connect() as sql:
-        yield Orchestra(
+        made = Orchestra(
             database,
             home,
             sql,
@@ -135,6 +139,8 @@ def orchestra(database: Database) -> Iterator[Orchestra]:
             factories.service_token(sql, "runner", ["runner"]),
             factories.service_token(sql, "orchestrator", ["orchestrator"]),
         )
+        yield made
+        assert made.forges or {} == broken(sql, of=OF_RUNS)
     shutil.rmtree(home, ignore_errors=True)
 
 

@@ -1,4 +1,7 @@
--- I5: a completed node has its output
-SELECT 'node_executions' AS place, id::text AS what, node_id::text AS facts
-  FROM node_executions
- WHERE status = 'completed' AND output_data IS NULL AND output_file_id IS NULL
+-- I5: a completed node has its output, or is a map whose elements have theirs
+SELECT 'node_executions' AS place, n.id::text AS what, n.node_id::text AS facts
+  FROM node_executions n
+ WHERE n.status = 'completed' AND n.output_data IS NULL AND n.output_file_id IS NULL
+   AND NOT EXISTS (SELECT 1 FROM node_executions element
+                    WHERE element.workflow_execution_id = n.workflow_execution_id
+                      AND starts_with(element.node_id, n.node_id || '['))

@@ -43,7 +43,8 @@ def _read(path: Path) -> Invariant:
 
 def bounded(invariant: Invariant) -> LiteralString:
     """Give the query with a limit on its rows as its parameter."""
-    return f"SELECT place, what, facts FROM (\n{invariant.query}\n) AS breach LIMIT $1"
+    query = invariant.query
+    return f"SELECT place, what, facts FROM (\n{query}\n) AS breach LIMIT $1"  # noqa: S608 - our own files
 
 
 async def breaches(pool: Pool, invariant: Invariant, *, limit: int) -> list[Breach]:

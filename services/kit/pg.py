@@ -306,6 +306,12 @@ _STATES: Final[Mapping[str, tuple[type[QflowError], tuple[str, str], float]]] = 
     "53300": (Unavailable, _UNAVAILABLE, 1.0),
     "53100": (ResourceExhausted, _FULL, 30.0),
     "53200": (ResourceExhausted, _FULL, 5.0),
+    # Raised where files are counted; what is over stays over until something goes.
+    "QF003": (
+        ResourceExhausted,
+        ("FILE_QUOTA_REACHED", "the tenant's files are at their quota; delete some"),
+        0.0,
+    ),
     "42501": (
         PermissionDenied,
         ("NOT_ALLOWED", "this row or table is not the caller's to change"),

@@ -21,6 +21,7 @@ from qflow.runner.v1.environment_service_pb2_grpc import (
 )
 from qflow.runner.v1.file_service_pb2_grpc import add_FileServiceServicer_to_server
 from qflow.runner.v1.runner_service_pb2_grpc import add_RunnerServiceServicer_to_server
+from qflow.runner.v1.upload_service_pb2_grpc import add_UploadServiceServicer_to_server
 
 from services.kit.env import EnvError
 from services.kit.pg import Pool, open_pool
@@ -43,6 +44,7 @@ from services.runner.loops.upkeep import keep_lease, shrink_pool, sweep_files
 from services.runner.rpc.environments import EnvironmentServicer
 from services.runner.rpc.files import FileServicer
 from services.runner.rpc.runners import RunnerFacts, RunnerServicer
+from services.runner.rpc.uploads import UploadServicer
 from services.runner.settings import LEDGER, Settings
 from services.runner.usecases.attempts import Attempts
 from services.runner.usecases.container_rows import ContainerRows
@@ -177,6 +179,7 @@ async def _runner(
                     RunnerServicer(api_pool, facts, lambda: membership.incarnation),
                 ),
                 (add_FileServiceServicer_to_server, FileServicer(api_pool, store)),
+                (add_UploadServiceServicer_to_server, UploadServicer(api_pool, store)),
             ],
             loops=[
                 partial(streams.hold_all, settings.attach_addresses),

@@ -282,7 +282,7 @@ async def test_a_foreign_id_is_answered_as_the_rule_says_and_like_a_missing_one(
     ]
     kinds = {"node", "workflow", "execution", "file", "tag", "custom_type"}
     kinds |= {"user", "session", "service_token", "schedule", "schedule_backfill"}
-    kinds |= {"event_subscription", "event_delivery", "trigger"}
+    kinds |= {"event_subscription", "event_delivery", "trigger", "upload"}
     assert kinds == {each.kind for _, each in asked}
     known = {"{own}": own, "{node}": node.id, "{subscription}": subscription}
     for rpc, resource in asked:
@@ -317,6 +317,12 @@ def _things(sql: psycopg.Connection, owner: factories.User) -> dict[str, str]:
         " created_by) VALUES (%s, 'a', 'a', %s, 0, %s, %s)",
         (file, f"{owner.id}/{file}", owner.id, owner.id),
     )
+    upload = uuid.uuid4()
+    sql.execute(
+        "INSERT INTO file_uploads (id, filename, mime_type, file_size_bytes, tenant_id, created_by,"
+        " expires_at) VALUES (%s, 'a', 'a/b', 0, %s, %s, 'tomorrow')",
+        (upload, owner.id, owner.id),
+    )
     tag = uuid.uuid4()
     sql.execute(
         "INSERT INTO python_node_tags (id, name, tenant_id, created_by) VALUES (%s, 't', %s, %s)",
@@ -329,6 +335,7 @@ def _things(sql: psycopg.Connection, owner: factories.User) -> dict[str, str]:
         (owner.id, owner.id, token_sha256(owner.token)),
     )
     found = {"node": node.id, "workflow": workflow, "execution": execution, "file": file}
+    found["upload"] = upload
     found["custom_type"] = uuid.uuid4()
     sql.execute(
         "INSERT INTO custom_types (id, name, definition, tenant_id, created_by)"
@@ -392,7 +399,9 @@ async def _told(
     else:
         getattr(target, last).append(each)
     async with open_channel(rpc.address, token) as channel:
-        call = getattr(channel, rpc.kind)(rpc.path)(request.SerializeToString(), timeout=20)
+        raw_request = request.SerializeToString()
+        asked: Any = [raw_request] if rpc.kind.startswith("stream") else raw_request
+        call = getattr(channel, rpc.kind)(rpc.path)(asked, timeout=20)
         try:
             raw = await (call if rpc.kind.endswith("unary") else call.read())
             code = grpc.StatusCode.OK

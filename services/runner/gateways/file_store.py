@@ -1,28 +1,63 @@
-"""The bytes of files: one object per row, under `<tenant>/<file id>`."""
+"""The bytes of files in a folder of this machine, or of a disk that all runners share."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from services.runner.gateways.file_port import (
+    FileCorruptError,
+    UploadBusy,
+    UploadIncomplete,
+    UploadWriter,
+    WrongOffset,
+)
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
 _READ_BYTES: Final = 1024 * 1024
+_DIGESTS_KEPT_MAX: Final = 256
 
 
-class FileCorruptError(Exception):
-    """The stored bytes are not what was written."""
+class Digests:
+    """How far uploads are hashed: one that this process received whole is not read again.
+
+    It is only remembered. What is not here, or ends elsewhere, is read.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, tuple[int, _Hash]] = OrderedDict()
+
+    def take(self, key: str, *, at: int) -> _Hash | None:
+        """Take what is known of an upload's first `at` bytes."""
+        found = self._known.pop(key, None)
+        if at == 0:
+            return hashlib.sha256()
+        return found[1] if found is not None and found[0] == at else None
+
+    def keep(self, key: str, digest: _Hash | None, *, at: int) -> None:
+        """Remember it until it is taken."""
+        if digest is not None:
+            self._known[key] = (at, digest)
+            if len(self._known) > _DIGESTS_KEPT_MAX:
+                self._known.popitem(last=False)
 
 
 class FileStore:
-    """A folder of this machine."""
+    """A folder: a file becomes visible whole and synced, by a rename."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._digests = Digests()
 
-    def write(self, *, tenant_id: UUID, file_id: UUID, parts: list[bytes]) -> tuple[int, str]:
+    def write(self, *, tenant_id: UUID, file_id: UUID, parts: Sequence[bytes]) -> tuple[int, str]:
         """Store bytes for good, file and folder synced; give their size and SHA-256."""
         folder = self._root / str(tenant_id)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -59,16 +94,11 @@ class FileStore:
 
     def check(self, key: str, *, size_bytes: int, sha256: str) -> None:
         """Prove a file's bytes without holding them; raises FileCorruptError."""
-        digest = hashlib.sha256()
-        size = 0
         try:
-            with self._path(key).open("rb") as file:
-                while piece := file.read(_READ_BYTES):
-                    digest.update(piece)
-                    size += len(piece)
+            found = _digest_of(self._path(key))
         except OSError:
             raise FileCorruptError("the bytes of the file are missing") from None
-        if size != size_bytes or digest.hexdigest() != sha256:
+        if found != (size_bytes, sha256):
             raise FileCorruptError("the bytes of the file are not what was written")
 
     def pieces(self, key: str, *, offset: int, limit: int, piece_bytes: int) -> Iterator[bytes]:
@@ -81,13 +111,116 @@ class FileStore:
                 yield piece
 
     def remove(self, *, tenant_id: UUID, file_id: UUID) -> None:
-        """Remove the bytes; that they are gone already is fine."""
-        (self._root / str(tenant_id) / str(file_id)).unlink(missing_ok=True)
+        """Remove the bytes, those of an upload too; that they are gone already is fine."""
+        folder = self._root / str(tenant_id)
+        for name in (f"{file_id}", f".{file_id}", f".{file_id}.part"):
+            (folder / name).unlink(missing_ok=True)
+
+    # -- uploads
+
+    def received(self, key: str) -> int:
+        """Say how many bytes of an upload are here for good."""
+        for path in (_partial(self._path(key)), self._path(key)):
+            try:
+                return path.stat().st_size
+            except FileNotFoundError:
+                continue
+        return 0
+
+    def append(self, key: str, *, offset: int, size_bytes: int) -> UploadWriter:  # noqa: ARG002
+        """Go on with an upload; raises WrongOffset and UploadBusy."""
+        path = self._path(key)
+        if path.exists():  # it is finished, but for its row
+            raise WrongOffset(path.stat().st_size)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _LocalWriter(_partial(path), key, self._digests, offset=offset)
+
+    def finish(self, key: str, *, size_bytes: int, sha256: str) -> str:
+        """Make a complete upload the file, by its rename; raises what the port says."""
+        path, partial = self._path(key), _partial(self._path(key))
+        if path.exists():  # only the row was missing
+            found = _digest_of(path)[1]
+            if sha256 and found != sha256:
+                raise FileCorruptError("the bytes of the file are not what the digest says")
+            return found
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = _lock(partial)
+        try:
+            if os.fstat(descriptor).st_size != size_bytes:
+                raise UploadIncomplete
+            digest = self._digests.take(key, at=size_bytes)
+            found = digest.hexdigest() if digest is not None else _digest_of(partial)[1]
+            if sha256 and found != sha256:
+                partial.unlink()
+                raise FileCorruptError("the bytes of the file are not what the digest says")
+            os.fsync(descriptor)
+            partial.replace(path)
+        finally:
+            os.close(descriptor)
+        _sync_folder(path.parent)
+        _sync_folder(self._root)
+        return found
 
     def _path(self, key: str) -> Path:
         # The key comes from our own table, and still: only two UUIDs name a file.
         tenant, _, file = key.partition("/")
         return self._root / str(UUID(tenant)) / str(UUID(file))
+
+
+class _LocalWriter:
+    def __init__(self, path: Path, key: str, digests: Digests, *, offset: int) -> None:
+        self._key = key
+        self._digests = digests
+        self._descriptor = _lock(path)
+        self.received_bytes = os.fstat(self._descriptor).st_size
+        if self.received_bytes != offset:
+            os.close(self._descriptor)
+            raise WrongOffset(self.received_bytes)
+        self._digest = digests.take(key, at=offset)
+
+    def write(self, piece: bytes) -> None:
+        """Add the next bytes."""
+        left = memoryview(piece)
+        while left:
+            left = left[
+                os.pwrite(self._descriptor, left, self.received_bytes + len(piece) - len(left)) :
+            ]
+        if self._digest is not None:
+            self._digest.update(piece)
+        self.received_bytes += len(piece)
+
+    def close(self) -> None:
+        """Make what is here durable, and let others write."""
+        try:
+            os.fdatasync(self._descriptor)
+            self._digests.keep(self._key, self._digest, at=self.received_bytes)
+        finally:
+            os.close(self._descriptor)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _lock(path: Path) -> int:
+    """Open an upload for one writer at a time, of whatever process; raises UploadBusy."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UploadBusy from None
+    return descriptor
+
+
+def _digest_of(path: Path) -> tuple[int, str]:
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+            size += len(piece)
+    return size, digest.hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Final
 import structlog
 
 from services.kit.pg import Pool
-from services.runner.gateways.file_store import FileStore
+from services.runner.gateways.file_port import FileBytes
 from services.runner.loops.attach import Streams
 from services.runner.usecases.desk import Desk
-from services.runner.usecases.files import remove_deleted
+from services.runner.usecases.files import give_up_expired, remove_deleted
 from services.runner.usecases.interpreters import InterpreterPool
 from services.runner.usecases.membership import Membership
 from services.runner.usecases.patience import passing
@@ -46,10 +46,12 @@ async def shrink_pool(pool: InterpreterPool, stop: asyncio.Event) -> None:
         await _wait(stop, _IDLE_CHECK_S if left_s is None else max(left_s, 0.5))
 
 
-async def sweep_files(database: Pool, store: FileStore, stop: asyncio.Event) -> None:
-    """Remove what deleted files leave on disk."""
+async def sweep_files(database: Pool, store: FileBytes, stop: asyncio.Event) -> None:
+    """Give up uploads that nobody finished; remove what deleted files leave on disk."""
     while not stop.is_set():
         try:
+            while await give_up_expired(database):
+                pass
             while await remove_deleted(database, store):
                 pass
         except Exception as problem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, LiteralString
+from typing import Final, Literal, LiteralString, TypeAlias
 from uuid import UUID
 
 from services.kit.pg import Db, Pool, Row
@@ -23,6 +23,8 @@ class StoredFile:
     sha256: str
     execution_id: UUID | None
     created_at: datetime
+    expires_at: datetime | None = None
+    created_by: UUID | None = None
 
 
 # The bytes are on disk before this row is, and this row is committed before anyone hears of it.
@@ -65,11 +67,13 @@ async def insert_output(  # noqa: PLR0917 - the row's columns
     )
 
 
-_COLUMNS: Final[LiteralString] = """
-    SELECT id, filename, file_path, file_size_bytes, coalesce(mime_type, '') AS mime_type,
-           coalesce(hash_sha256, '') AS hash_sha256, workflow_execution_id, created_at
-      FROM files
+_ROW: Final[LiteralString] = """
+           id, filename, file_path, file_size_bytes, coalesce(mime_type, '') AS mime_type,
+           coalesce(hash_sha256, '') AS hash_sha256, workflow_execution_id, created_at, expires_at,
+           created_by
 """
+RETURNED: Final[LiteralString] = " RETURNING" + _ROW
+_COLUMNS: Final[LiteralString] = "SELECT" + _ROW + " FROM files "
 _GET: Final[LiteralString] = (
     _COLUMNS + " WHERE id = $1 AND (expires_at IS NULL OR expires_at > now())"
 )
@@ -78,7 +82,7 @@ _GET: Final[LiteralString] = (
 async def get(db: Db | Pool, file_id: UUID) -> StoredFile | None:
     """Read one file that has not expired, as far as row-level security lets the caller see it."""
     row = await db.fetchrow(_GET, file_id)
-    return None if row is None else _to_file(row)
+    return None if row is None else to_file(row)
 
 
 _OF_TENANT: Final[LiteralString] = _COLUMNS + " WHERE id = ANY($1::uuid[]) AND tenant_id = $2"
@@ -87,17 +91,136 @@ _OF_TENANT: Final[LiteralString] = _COLUMNS + " WHERE id = ANY($1::uuid[]) AND t
 async def of_tenant(pool: Pool, file_ids: Sequence[UUID], tenant_id: UUID) -> list[StoredFile]:
     """Read those of some files that are a tenant's: an attempt never gets another tenant's."""
     rows = await pool.fetch(_OF_TENANT, file_ids, tenant_id)
-    return [_to_file(row) for row in rows]
+    return [to_file(row) for row in rows]
 
 
-_LOG_READ: Final[LiteralString] = """
-    INSERT INTO file_access_logs (file_id, access_type, accessed_by) VALUES ($1, 'read', $2)
+# The nulls are what a page is not asked about; the order is that of an index of the tenant's.
+_LIST: Final[LiteralString] = (
+    _COLUMNS
+    + """
+     WHERE tenant_id = current_tenant_id() AND (expires_at IS NULL OR expires_at > now())
+       AND ($1::timestamptz IS NULL OR (created_at, id) < ($1, $2::uuid))
+       AND ($3::uuid IS NULL OR workflow_execution_id = $3)
+       AND starts_with(filename, $4)
+       AND (NOT $5 OR workflow_execution_id IS NULL)
+     ORDER BY created_at DESC, id DESC
+     LIMIT $6
+"""
+)
+
+
+async def list_files(
+    db: Db,
+    *,
+    after: tuple[datetime, UUID] | None,
+    execution_id: UUID | None,
+    filename_prefix: str,
+    uploaded_only: bool,
+    limit: int,
+) -> list[StoredFile]:
+    """List the caller's tenant's files that have not expired, newest first."""
+    moment, file_id = after or (None, None)
+    rows = await db.fetch(
+        _LIST, moment, file_id, execution_id, filename_prefix, uploaded_only, limit
+    )
+    return [to_file(row) for row in rows]
+
+
+_DELETE: Final[LiteralString] = """
+    DELETE FROM files WHERE id = $1 AND workflow_execution_id IS NULL RETURNING id
 """
 
 
-async def log_read(db: Db, file_id: UUID, user_id: UUID) -> None:
-    """Write down who read a file."""
-    await db.execute(_LOG_READ, file_id, user_id)
+async def delete(db: Db, file_id: UUID) -> bool:
+    """Remove a caller's file; its bytes follow through the outbox. False where there is none."""
+    return await db.fetchval(_DELETE, file_id) is not None
+
+
+AccessKind: TypeAlias = Literal["read", "write", "delete"]
+
+_LOG_ACCESS: Final[LiteralString] = """
+    INSERT INTO file_access_logs (file_id, access_type, accessed_by) VALUES ($1, $2, $3)
+"""
+
+
+async def log_access(db: Db, file_id: UUID, kind: AccessKind, user_id: UUID) -> None:
+    """Write down who did what to a file."""
+    await db.execute(_LOG_ACCESS, file_id, kind, user_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Somebody's access to a file."""
+
+    id: UUID
+    file_id: UUID | None
+    kind: AccessKind
+    accessed_by: UUID | None
+    accessed_at: datetime
+    sha256: str
+
+
+_LIST_ACCESSES: Final[LiteralString] = """
+    SELECT id, file_id, access_type, accessed_by, accessed_at,
+           coalesce(file_hash, '') AS file_hash
+      FROM file_access_logs
+     WHERE tenant_id = current_tenant_id()
+       AND ($1::timestamptz IS NULL OR (accessed_at, id) < ($1, $2::uuid))
+       AND ($3::uuid IS NULL OR file_id = $3)
+     ORDER BY accessed_at DESC, id DESC
+     LIMIT $4
+"""
+
+
+async def list_accesses(
+    db: Db, *, after: tuple[datetime, UUID] | None, file_id: UUID | None, limit: int
+) -> list[Access]:
+    """List accesses to files of the caller's tenant, newest first."""
+    moment, access_id = after or (None, None)
+    rows = await db.fetch(_LIST_ACCESSES, moment, access_id, file_id, limit)
+    return [
+        Access(
+            id=row["id"],
+            file_id=row["file_id"],
+            kind=row["access_type"],
+            accessed_by=row["accessed_by"],
+            accessed_at=row["accessed_at"],
+            sha256=row["file_hash"],
+        )
+        for row in rows
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the files of a tenant take, and may take."""
+
+    bytes: int
+    bytes_max: int
+    files: int
+    files_max: int
+
+
+# Who has no file yet has no row: then the quota is what a new one would say.
+_GET_USAGE: Final[LiteralString] = """
+    SELECT coalesce(max(bytes), 0) AS bytes, coalesce(max(files), 0) AS files,
+           max(bytes_max) AS bytes_max, max(files_max) AS files_max
+      FROM file_usage WHERE tenant_id = current_tenant_id()
+"""
+_BYTES_MAX: Final = 107_374_182_400
+_FILES_MAX: Final = 1_000_000
+
+
+async def get_usage(db: Db) -> Usage:
+    """Say what the caller's tenant uses of its quota."""
+    row = await db.fetchrow(_GET_USAGE)
+    assert row is not None
+    return Usage(
+        bytes=row["bytes"],
+        bytes_max=_BYTES_MAX if row["bytes_max"] is None else row["bytes_max"],
+        files=row["files"],
+        files_max=_FILES_MAX if row["files_max"] is None else row["files_max"],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +257,8 @@ async def removed(pool: Pool, events: Sequence[UUID]) -> None:
     await pool.execute(_REMOVED, list(events))
 
 
-def _to_file(row: Row) -> StoredFile:
+def to_file(row: Row) -> StoredFile:
+    """Read a row that has the columns of `RETURNED`."""
     return StoredFile(
         id=row["id"],
         filename=row["filename"],
@@ -144,4 +268,6 @@ def _to_file(row: Row) -> StoredFile:
         sha256=row["hash_sha256"],
         execution_id=row["workflow_execution_id"],
         created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        created_by=row["created_by"],
     )

@@ -28,7 +28,7 @@ from services.runner.domain.outcome import (
     Usage,
 )
 from services.runner.domain.pooling import WarmKey
-from services.runner.gateways.file_store import FileCorruptError
+from services.runner.gateways.file_port import FileCorruptError
 from services.runner.gateways.sandbox.port import Interpreter, Reply, SandboxDied
 from services.runner.storage.nodes import NodeVersion
 from services.runner.usecases.container_rows import ContainerRow

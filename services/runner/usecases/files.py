@@ -1,4 +1,4 @@
-"""Reading files, and removing the bytes of those whose rows are gone."""
+"""Reading and deleting files, and removing the bytes of those whose rows are gone."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from uuid import UUID
 import structlog
 
 from services.kit.caller import Caller
-from services.kit.errors import DataLoss, NotFound, OutOfRange
-from services.kit.pg import Pool, as_caller
-from services.runner.gateways.file_store import FileCorruptError, FileStore
-from services.runner.storage import files
+from services.kit.errors import DataLoss, FailedPrecondition, NotFound, OutOfRange
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.pg import Db, Pool, as_caller
+from services.runner.gateways.file_port import FileBytes, FileCorruptError
+from services.runner.storage import files, uploads
 from services.runner.storage.files import DeletedFile, StoredFile
 
 log = structlog.get_logger()
@@ -22,7 +23,7 @@ _REMOVED_AT_ONCE: Final = 500
 
 
 async def open_file(
-    pool: Pool, store: FileStore, caller: Caller, file_id: UUID, *, offset: int
+    pool: Pool, store: FileBytes, caller: Caller, file_id: UUID, *, offset: int
 ) -> StoredFile:
     """Find a file that the caller may read and prove its bytes before any of them is sent.
 
@@ -31,16 +32,14 @@ async def open_file(
     async with as_caller(pool, caller) as db:
         found = await files.get(db, file_id)
         if found is None:
-            raise NotFound(
-                "FILE_NOT_FOUND", "there is no such file", resource=("file", str(file_id))
-            )
+            raise _missing(file_id)
         if not 0 <= offset <= found.size_bytes:
             raise OutOfRange(
                 "OFFSET_OUT_OF_RANGE",
                 f"offset_bytes {offset} lies outside of the file's {found.size_bytes} bytes",
                 size_bytes=found.size_bytes,
             )
-        await files.log_read(db, file_id, caller.user_id)
+        await files.log_access(db, file_id, "read", caller.user_id)
     try:
         await asyncio.to_thread(
             store.check, found.key, size_bytes=found.size_bytes, sha256=found.sha256
@@ -52,7 +51,7 @@ async def open_file(
 
 
 def pieces_of(
-    store: FileStore, found: StoredFile, *, offset: int, limit: int, piece_bytes: int
+    store: FileBytes, found: StoredFile, *, offset: int, limit: int, piece_bytes: int
 ) -> Iterator[bytes]:
     """Give a range of a file that was opened; `limit` 0 is to the end."""
     return store.pieces(
@@ -60,7 +59,51 @@ def pieces_of(
     )
 
 
-async def remove_deleted(pool: Pool, store: FileStore) -> int:
+async def get_file(pool: Pool, caller: Caller, file_id: UUID) -> StoredFile:
+    """Give what is known of a file that the caller may read."""
+    async with as_caller(pool, caller) as db:
+        found = await files.get(db, file_id)
+    if found is None:
+        raise _missing(file_id)
+    return found
+
+
+async def delete_file(
+    pool: Pool, caller: Caller, file_id: UUID, *, key: RequestKey[None] | None
+) -> Replayed | None:
+    """Remove a file that a caller brought."""
+
+    async def write(db: Db) -> None:
+        found = await files.get(db, file_id)
+        if found is None:
+            raise _missing(file_id)
+        if found.execution_id is not None:
+            raise FailedPrecondition(
+                "FILE_OF_EXECUTION",
+                "a run produced this file; it goes with its run",
+                execution_id=found.execution_id,
+            )
+        await files.log_access(db, file_id, "delete", caller.user_id)
+        if not await files.delete(db, file_id):
+            raise _missing(file_id)
+
+    replayed = await replay(pool, caller, key)
+    if replayed is None:
+        replayed = await write_once(pool, caller, key, write)
+        log.info("file_deleted", file_id=str(file_id))
+    return replayed
+
+
+def _missing(file_id: UUID) -> NotFound:
+    return NotFound("FILE_NOT_FOUND", "there is no such file", resource=("file", str(file_id)))
+
+
+async def give_up_expired(pool: Pool) -> int:
+    """Give up uploads that nobody finished; their bytes follow as those of deleted files do."""
+    return await uploads.delete_expired(pool, _REMOVED_AT_ONCE)
+
+
+async def remove_deleted(pool: Pool, store: FileBytes) -> int:
     """Remove the bytes of deleted files, then mark them; a crash between only repeats it."""
     waiting = await files.deleted(pool, _REMOVED_AT_ONCE)
     if waiting:
@@ -69,7 +112,7 @@ async def remove_deleted(pool: Pool, store: FileStore) -> int:
     return len(waiting)
 
 
-def _remove_all(store: FileStore, waiting: list[DeletedFile]) -> None:
+def _remove_all(store: FileBytes, waiting: list[DeletedFile]) -> None:
     for each in waiting:
         try:
             store.remove(tenant_id=each.tenant_id, file_id=each.file_id)

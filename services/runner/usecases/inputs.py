@@ -14,7 +14,7 @@ from services.kit.pg import Pool
 from services.runner.domain.attempts import FileReference, Spliced
 from services.runner.domain.limits import MIB
 from services.runner.domain.lists import split
-from services.runner.gateways.file_store import FileCorruptError, FileStore
+from services.runner.gateways.file_port import FileBytes, FileCorruptError
 from services.runner.storage import files
 from services.runner.usecases.patience import patiently
 
@@ -40,7 +40,7 @@ class StoredInputs:
     """Reads what attempts get from files; a list is read and split once for its elements."""
 
     def __init__(
-        self, store: FileStore, database: Pool, *, cache_bytes_max: int = _CACHE_BYTES_MAX
+        self, store: FileBytes, database: Pool, *, cache_bytes_max: int = _CACHE_BYTES_MAX
     ) -> None:
         self._store = store
         self._database = database

@@ -10,7 +10,7 @@ from services.kit.ids import uuid7
 from services.kit.pg import Pool
 from services.runner.domain.attempts import AttemptRequest, FileReference
 from services.runner.domain.lists import count_elements
-from services.runner.gateways.file_store import FileStore
+from services.runner.gateways.file_port import FileBytes
 from services.runner.storage import files
 from services.runner.usecases.patience import patiently
 
@@ -18,7 +18,7 @@ from services.runner.usecases.patience import patiently
 class Outputs:
     """Stores outputs as one JSON object per attempt."""
 
-    def __init__(self, store: FileStore, pool: Pool) -> None:
+    def __init__(self, store: FileBytes, pool: Pool) -> None:
         self._store = store
         self._pool = pool
 

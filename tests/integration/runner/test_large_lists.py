@@ -19,7 +19,8 @@ from services.kit.ids import uuid7
 from services.kit.pg import Pool, open_pool
 from services.orchestrator.domain import compatibility
 from services.runner.domain.attempts import AttemptRequest, FileReference, Spliced
-from services.runner.gateways.file_store import FileCorruptError, FileStore
+from services.runner.gateways.file_port import FileCorruptError
+from services.runner.gateways.file_store import FileStore
 from services.runner.usecases.inputs import InputTooLarge, StoredInputs
 from services.runner.usecases.outputs import Outputs
 from tests import factories

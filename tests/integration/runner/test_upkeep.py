@@ -15,7 +15,8 @@ from services.kit.ids import uuid7
 from services.kit.pg import Pool, open_pool
 from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.limits import Limits
-from services.runner.gateways.file_store import FileCorruptError, FileStore
+from services.runner.gateways.file_port import FileCorruptError
+from services.runner.gateways.file_store import FileStore
 from services.runner.gateways.sandbox.cgroups import CgroupHost, hand_down
 from services.runner.usecases.files import remove_deleted
 from services.runner.usecases.membership import LeaseLost, Membership, Offer

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"qflow/runner/v1/file_service.proto\x12\x0fqflow.runner.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\"\xa2\x01\n\x04\x46ile\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x11\n\tmime_type\x18\x04 \x01(\t\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"d\n\x13\x44ownloadFileRequest\x12\x19\n\x07\x66ile_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\x12\x1c\n\x0blimit_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"V\n\x14\x44ownloadFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x15.qflow.runner.v1.FileH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part2\x9d\x01\n\x0b\x46ileService\x12\x8d\x01\n\x0c\x44ownloadFile\x12$.qflow.runner.v1.DownloadFileRequest\x1a%.qflow.runner.v1.DownloadFileResponse\".\x90\x02\x01\xea\xe0\x18\'\n\x01\x02\x12\x03\x01\x02\x03\x1a\nfiles:read\"\x0f\n\x07\x66ile_id\x12\x04\x66ile(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"qflow/runner/v1/file_service.proto\x12\x0fqflow.runner.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\"\xe7\x01\n\x04\x46ile\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x11\n\tmime_type\x18\x04 \x01(\t\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\t \x01(\t\"d\n\x13\x44ownloadFileRequest\x12\x19\n\x07\x66ile_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\x12\x1c\n\x0blimit_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"V\n\x14\x44ownloadFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x15.qflow.runner.v1.FileH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"+\n\x0eGetFileRequest\x12\x19\n\x07\x66ile_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"6\n\x0fGetFileResponse\x12#\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x15.qflow.runner.v1.File\"\xa9\x01\n\x10ListFilesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12!\n\x0c\x65xecution_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12!\n\x0f\x66ilename_prefix\x18\x04 \x01(\tB\x08\xbaH\x05r\x03(\xff\x01\x12\x15\n\ruploaded_only\x18\x05 \x01(\x08\"R\n\x11ListFilesResponse\x12$\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x15.qflow.runner.v1.File\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x11\x44\x65leteFileRequest\x12\x19\n\x07\x66ile_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x14\n\x12\x44\x65leteFileResponse\"\xae\x01\n\nFileAccess\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12-\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.qflow.runner.v1.FileAccessKind\x12\x13\n\x0b\x61\x63\x63\x65ssed_by\x18\x04 \x01(\t\x12/\n\x0b\x61\x63\x63\x65ss_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06sha256\x18\x06 \x01(\t\"q\n\x17ListFileAccessesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x07\x66ile_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"b\n\x18ListFileAccessesResponse\x12-\n\x08\x61\x63\x63\x65sses\x18\x01 \x03(\x0b\x32\x1b.qflow.runner.v1.FileAccess\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x15\n\x13GetFileUsageRequest\"d\n\x14GetFileUsageResponse\x12\x12\n\nused_bytes\x18\x01 \x01(\x03\x12\x11\n\tmax_bytes\x18\x02 \x01(\x03\x12\x12\n\nused_files\x18\x03 \x01(\x03\x12\x11\n\tmax_files\x18\x04 \x01(\x03*\x86\x01\n\x0e\x46ileAccessKind\x12 \n\x1c\x46ILE_ACCESS_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x46ILE_ACCESS_KIND_READ\x10\x01\x12\x1a\n\x16\x46ILE_ACCESS_KIND_WRITE\x10\x02\x12\x1b\n\x17\x46ILE_ACCESS_KIND_DELETE\x10\x03\x32\xc3\x06\n\x0b\x46ileService\x12\x8d\x01\n\x0c\x44ownloadFile\x12$.qflow.runner.v1.DownloadFileRequest\x1a%.qflow.runner.v1.DownloadFileResponse\".\x90\x02\x01\xea\xe0\x18\'\n\x01\x02\x12\x03\x01\x02\x03\x1a\nfiles:read\"\x0f\n\x07\x66ile_id\x12\x04\x66ile(\x01\x30\x01\x12|\n\x07GetFile\x12\x1f.qflow.runner.v1.GetFileRequest\x1a .qflow.runner.v1.GetFileResponse\".\x90\x02\x01\xea\xe0\x18\'\n\x01\x02\x12\x03\x01\x02\x03\x1a\nfiles:read\"\x0f\n\x07\x66ile_id\x12\x04\x66ile(\x01\x12\x8c\x01\n\tListFiles\x12!.qflow.runner.v1.ListFilesRequest\x1a\".qflow.runner.v1.ListFilesResponse\"8\x90\x02\x01\xea\xe0\x18\x31\n\x01\x02\x12\x03\x01\x02\x03\x1a\nfiles:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x02\x12\x82\x01\n\nDeleteFile\x12\".qflow.runner.v1.DeleteFileRequest\x1a#.qflow.runner.v1.DeleteFileResponse\"+\xea\xe0\x18\'\n\x01\x02\x12\x02\x02\x03\x1a\x0b\x66iles:write\"\x0f\n\x07\x66ile_id\x12\x04\x66ile(\x01\x12\x97\x01\n\x10ListFileAccesses\x12(.qflow.runner.v1.ListFileAccessesRequest\x1a).qflow.runner.v1.ListFileAccessesResponse\".\x90\x02\x01\xea\xe0\x18\'\n\x01\x02\x12\x03\x01\x02\x03\x1a\nfiles:read\"\x0f\n\x07\x66ile_id\x12\x04\x66ile(\x02\x12x\n\x0cGetFileUsage\x12$.qflow.runner.v1.GetFileUsageRequest\x1a%.qflow.runner.v1.GetFileUsageResponse\"\x1b\x90\x02\x01\xea\xe0\x18\x14\n\x01\x02\x12\x03\x01\x02\x03\x1a\nfiles:readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,14 +38,68 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOWNLOADFILEREQUEST'].fields_by_name['file_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_DOWNLOADFILEREQUEST'].fields_by_name['limit_bytes']._loaded_options = None
   _globals['_DOWNLOADFILEREQUEST'].fields_by_name['limit_bytes']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_GETFILEREQUEST'].fields_by_name['file_id']._loaded_options = None
+  _globals['_GETFILEREQUEST'].fields_by_name['file_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_LISTFILESREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTFILESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTFILESREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTFILESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTFILESREQUEST'].fields_by_name['execution_id']._loaded_options = None
+  _globals['_LISTFILESREQUEST'].fields_by_name['execution_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_LISTFILESREQUEST'].fields_by_name['filename_prefix']._loaded_options = None
+  _globals['_LISTFILESREQUEST'].fields_by_name['filename_prefix']._serialized_options = b'\272H\005r\003(\377\001'
+  _globals['_DELETEFILEREQUEST'].fields_by_name['file_id']._loaded_options = None
+  _globals['_DELETEFILEREQUEST'].fields_by_name['file_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_DELETEFILEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_DELETEFILEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_LISTFILEACCESSESREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTFILEACCESSESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTFILEACCESSESREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTFILEACCESSESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTFILEACCESSESREQUEST'].fields_by_name['file_id']._loaded_options = None
+  _globals['_LISTFILEACCESSESREQUEST'].fields_by_name['file_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_FILESERVICE'].methods_by_name['DownloadFile']._loaded_options = None
   _globals['_FILESERVICE'].methods_by_name['DownloadFile']._serialized_options = b'\220\002\001\352\340\030\'\n\001\002\022\003\001\002\003\032\nfiles:read\"\017\n\007file_id\022\004file(\001'
+  _globals['_FILESERVICE'].methods_by_name['GetFile']._loaded_options = None
+  _globals['_FILESERVICE'].methods_by_name['GetFile']._serialized_options = b'\220\002\001\352\340\030\'\n\001\002\022\003\001\002\003\032\nfiles:read\"\017\n\007file_id\022\004file(\001'
+  _globals['_FILESERVICE'].methods_by_name['ListFiles']._loaded_options = None
+  _globals['_FILESERVICE'].methods_by_name['ListFiles']._serialized_options = b'\220\002\001\352\340\0301\n\001\002\022\003\001\002\003\032\nfiles:read\"\031\n\014execution_id\022\texecution(\002'
+  _globals['_FILESERVICE'].methods_by_name['DeleteFile']._loaded_options = None
+  _globals['_FILESERVICE'].methods_by_name['DeleteFile']._serialized_options = b'\352\340\030\'\n\001\002\022\002\002\003\032\013files:write\"\017\n\007file_id\022\004file(\001'
+  _globals['_FILESERVICE'].methods_by_name['ListFileAccesses']._loaded_options = None
+  _globals['_FILESERVICE'].methods_by_name['ListFileAccesses']._serialized_options = b'\220\002\001\352\340\030\'\n\001\002\022\003\001\002\003\032\nfiles:read\"\017\n\007file_id\022\004file(\002'
+  _globals['_FILESERVICE'].methods_by_name['GetFileUsage']._loaded_options = None
+  _globals['_FILESERVICE'].methods_by_name['GetFileUsage']._serialized_options = b'\220\002\001\352\340\030\024\n\001\002\022\003\001\002\003\032\nfiles:read'
+  _globals['_FILEACCESSKIND']._serialized_start=1545
+  _globals['_FILEACCESSKIND']._serialized_end=1679
   _globals['_FILE']._serialized_start=144
-  _globals['_FILE']._serialized_end=306
-  _globals['_DOWNLOADFILEREQUEST']._serialized_start=308
-  _globals['_DOWNLOADFILEREQUEST']._serialized_end=408
-  _globals['_DOWNLOADFILERESPONSE']._serialized_start=410
-  _globals['_DOWNLOADFILERESPONSE']._serialized_end=496
-  _globals['_FILESERVICE']._serialized_start=499
-  _globals['_FILESERVICE']._serialized_end=656
+  _globals['_FILE']._serialized_end=375
+  _globals['_DOWNLOADFILEREQUEST']._serialized_start=377
+  _globals['_DOWNLOADFILEREQUEST']._serialized_end=477
+  _globals['_DOWNLOADFILERESPONSE']._serialized_start=479
+  _globals['_DOWNLOADFILERESPONSE']._serialized_end=565
+  _globals['_GETFILEREQUEST']._serialized_start=567
+  _globals['_GETFILEREQUEST']._serialized_end=610
+  _globals['_GETFILERESPONSE']._serialized_start=612
+  _globals['_GETFILERESPONSE']._serialized_end=666
+  _globals['_LISTFILESREQUEST']._serialized_start=669
+  _globals['_LISTFILESREQUEST']._serialized_end=838
+  _globals['_LISTFILESRESPONSE']._serialized_start=840
+  _globals['_LISTFILESRESPONSE']._serialized_end=922
+  _globals['_DELETEFILEREQUEST']._serialized_start=924
+  _globals['_DELETEFILEREQUEST']._serialized_end=1003
+  _globals['_DELETEFILERESPONSE']._serialized_start=1005
+  _globals['_DELETEFILERESPONSE']._serialized_end=1025
+  _globals['_FILEACCESS']._serialized_start=1028
+  _globals['_FILEACCESS']._serialized_end=1202
+  _globals['_LISTFILEACCESSESREQUEST']._serialized_start=1204
+  _globals['_LISTFILEACCESSESREQUEST']._serialized_end=1317
+  _globals['_LISTFILEACCESSESRESPONSE']._serialized_start=1319
+  _globals['_LISTFILEACCESSESRESPONSE']._serialized_end=1417
+  _globals['_GETFILEUSAGEREQUEST']._serialized_start=1419
+  _globals['_GETFILEUSAGEREQUEST']._serialized_end=1440
+  _globals['_GETFILEUSAGERESPONSE']._serialized_start=1442
+  _globals['_GETFILEUSAGERESPONSE']._serialized_end=1542
+  _globals['_FILESERVICE']._serialized_start=1682
+  _globals['_FILESERVICE']._serialized_end=2517
 # @@protoc_insertion_point(module_scope)

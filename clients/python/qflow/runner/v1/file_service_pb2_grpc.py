@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class FileServiceStub:
-    """Gives the bytes of files.
+    """Shows files, gives their bytes, and removes them.
     """
 
     def __init__(self, channel):
@@ -40,10 +40,35 @@ class FileServiceStub:
                 request_serializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.DownloadFileRequest.SerializeToString,
                 response_deserializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.DownloadFileResponse.FromString,
                 _registered_method=True)
+        self.GetFile = channel.unary_unary(
+                '/qflow.runner.v1.FileService/GetFile',
+                request_serializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.GetFileRequest.SerializeToString,
+                response_deserializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.GetFileResponse.FromString,
+                _registered_method=True)
+        self.ListFiles = channel.unary_unary(
+                '/qflow.runner.v1.FileService/ListFiles',
+                request_serializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.ListFilesRequest.SerializeToString,
+                response_deserializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.ListFilesResponse.FromString,
+                _registered_method=True)
+        self.DeleteFile = channel.unary_unary(
+                '/qflow.runner.v1.FileService/DeleteFile',
+                request_serializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.DeleteFileRequest.SerializeToString,
+                response_deserializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.DeleteFileResponse.FromString,
+                _registered_method=True)
+        self.ListFileAccesses = channel.unary_unary(
+                '/qflow.runner.v1.FileService/ListFileAccesses',
+                request_serializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.ListFileAccessesRequest.SerializeToString,
+                response_deserializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.ListFileAccessesResponse.FromString,
+                _registered_method=True)
+        self.GetFileUsage = channel.unary_unary(
+                '/qflow.runner.v1.FileService/GetFileUsage',
+                request_serializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.GetFileUsageRequest.SerializeToString,
+                response_deserializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.GetFileUsageResponse.FromString,
+                _registered_method=True)
 
 
 class FileServiceServicer:
-    """Gives the bytes of files.
+    """Shows files, gives their bytes, and removes them.
     """
 
     def DownloadFile(self, request, context):
@@ -51,6 +76,45 @@ class FileServiceServicer:
 
         Fails with NOT_FOUND for a file the caller cannot read or that has expired, OUT_OF_RANGE for an offset past its
         end, DATA_LOSS (`FILE_CORRUPT`) when the stored bytes are not what was written: then no bytes are sent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFile(self, request, context):
+        """Says what is known of a file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFiles(self, request, context):
+        """Lists the tenant's files that have not expired, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteFile(self, request, context):
+        """Removes a file for good: nobody can read it from the answer on, and its bytes go after that. Runs that are still to
+        read it fail.
+
+        Fails with FAILED_PRECONDITION (`FILE_OF_EXECUTION`) for what a run produced: that goes with its run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFileAccesses(self, request, context):
+        """Lists who read, brought or removed files of the tenant and when, the newest first. It outlives the files; how long it is
+        kept is the deployment's (`QFLOW_KEEP_FILE_ACCESS_LOGS_DAYS`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFileUsage(self, request, context):
+        """Says how much of its quota the tenant uses; uploads count from their creation on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -64,6 +128,31 @@ def add_FileServiceServicer_to_server(servicer, server):
                     request_deserializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.DownloadFileRequest.FromString,
                     response_serializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.DownloadFileResponse.SerializeToString,
             ),
+            'GetFile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFile,
+                    request_deserializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.GetFileRequest.FromString,
+                    response_serializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.GetFileResponse.SerializeToString,
+            ),
+            'ListFiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFiles,
+                    request_deserializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.ListFilesRequest.FromString,
+                    response_serializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.ListFilesResponse.SerializeToString,
+            ),
+            'DeleteFile': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteFile,
+                    request_deserializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.DeleteFileRequest.FromString,
+                    response_serializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.DeleteFileResponse.SerializeToString,
+            ),
+            'ListFileAccesses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFileAccesses,
+                    request_deserializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.ListFileAccessesRequest.FromString,
+                    response_serializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.ListFileAccessesResponse.SerializeToString,
+            ),
+            'GetFileUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFileUsage,
+                    request_deserializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.GetFileUsageRequest.FromString,
+                    response_serializer=qflow_dot_runner_dot_v1_dot_file__service__pb2.GetFileUsageResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'qflow.runner.v1.FileService', rpc_method_handlers)
@@ -73,7 +162,7 @@ def add_FileServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FileService:
-    """Gives the bytes of files.
+    """Shows files, gives their bytes, and removes them.
     """
 
     @staticmethod
@@ -93,6 +182,141 @@ class FileService:
             '/qflow.runner.v1.FileService/DownloadFile',
             qflow_dot_runner_dot_v1_dot_file__service__pb2.DownloadFileRequest.SerializeToString,
             qflow_dot_runner_dot_v1_dot_file__service__pb2.DownloadFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.runner.v1.FileService/GetFile',
+            qflow_dot_runner_dot_v1_dot_file__service__pb2.GetFileRequest.SerializeToString,
+            qflow_dot_runner_dot_v1_dot_file__service__pb2.GetFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.runner.v1.FileService/ListFiles',
+            qflow_dot_runner_dot_v1_dot_file__service__pb2.ListFilesRequest.SerializeToString,
+            qflow_dot_runner_dot_v1_dot_file__service__pb2.ListFilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.runner.v1.FileService/DeleteFile',
+            qflow_dot_runner_dot_v1_dot_file__service__pb2.DeleteFileRequest.SerializeToString,
+            qflow_dot_runner_dot_v1_dot_file__service__pb2.DeleteFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFileAccesses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.runner.v1.FileService/ListFileAccesses',
+            qflow_dot_runner_dot_v1_dot_file__service__pb2.ListFileAccessesRequest.SerializeToString,
+            qflow_dot_runner_dot_v1_dot_file__service__pb2.ListFileAccessesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFileUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.runner.v1.FileService/GetFileUsage',
+            qflow_dot_runner_dot_v1_dot_file__service__pb2.GetFileUsageRequest.SerializeToString,
+            qflow_dot_runner_dot_v1_dot_file__service__pb2.GetFileUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,73 @@
+"""The port that every place for the bytes of files fills: one object per file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+from uuid import UUID
+
+
+class FileCorruptError(Exception):
+    """The stored bytes are not what was written."""
+
+
+class WrongOffset(Exception):  # noqa: N818 - it says where to go on
+    """An upload does not stand where the writer wants to go on."""
+
+    def __init__(self, received_bytes: int) -> None:
+        super().__init__(f"the upload has {received_bytes} bytes")
+        self.received_bytes = received_bytes
+
+
+class UploadBusy(Exception):  # noqa: N818 - it says what is going on
+    """Another call writes to the upload."""
+
+
+class UploadIncomplete(Exception):  # noqa: N818 - it says what is missing
+    """Bytes of an upload are missing."""
+
+
+class UploadWriter(Protocol):
+    """One call that writes to an upload. What it wrote stays, whatever ends it."""
+
+    @property
+    def received_bytes(self) -> int:
+        """How many bytes are here; once it is closed, for good."""
+
+    def write(self, piece: bytes) -> None:
+        """Add the next bytes."""
+
+    def close(self) -> None:
+        """Make what is here durable, and let others write."""
+
+
+class FileBytes(Protocol):
+    """Where the bytes of files lie, under `<tenant>/<file id>`. Everything in it blocks."""
+
+    def write(self, *, tenant_id: UUID, file_id: UUID, parts: Sequence[bytes]) -> tuple[int, str]:
+        """Store bytes for good; give their size and SHA-256."""
+
+    def read(self, key: str, *, size_bytes: int, sha256: str) -> bytes:
+        """Read a file whole and prove its bytes; raises FileCorruptError."""
+
+    def check(self, key: str, *, size_bytes: int, sha256: str) -> None:
+        """Prove a file's bytes without holding them; raises FileCorruptError."""
+
+    def pieces(self, key: str, *, offset: int, limit: int, piece_bytes: int) -> Iterator[bytes]:
+        """Give a range in pieces."""
+
+    def remove(self, *, tenant_id: UUID, file_id: UUID) -> None:
+        """Remove the bytes, those of an upload too; that they are gone already is fine."""
+
+    def received(self, key: str) -> int:
+        """Say how many bytes of an upload are here for good."""
+
+    def append(self, key: str, *, offset: int, size_bytes: int) -> UploadWriter:
+        """Go on with an upload of so many bytes; raises WrongOffset and UploadBusy."""
+
+    def finish(self, key: str, *, size_bytes: int, sha256: str) -> str:
+        """Make a complete upload the file, proven and for good; give its SHA-256.
+
+        Doing it again is fine. Raises UploadIncomplete, UploadBusy, and FileCorruptError where the
+        bytes are not what `sha256` says (empty: nobody knows): then they are gone.
+        """

@@ -86,6 +86,7 @@ _BESIDES = {
     ("qflow_orchestrator_engine", "error_logs", "INSERT"),
     ("qflow_orchestrator", "idempotency_keys", "INSERT"),
     ("qflow_registry", "idempotency_keys", "INSERT"),
+    ("qflow_runner", "idempotency_keys", "INSERT"),
     ("qflow_registry_auth", "idempotency_keys", "INSERT"),
     ("qflow_orchestrator_engine", "outbox_events", "UPDATE"),  # to mark events that are spread
     ("qflow_orchestrator_engine", "runner_members", "UPDATE"),  # to fence a runner

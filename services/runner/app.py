@@ -40,6 +40,7 @@ from services.runner.gateways.sandbox.landlock import LandlockHost
 from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
 from services.runner.gateways.uv import Uv
 from services.runner.loops.attach import Streams, greeting_of
+from services.runner.loops.environments import keep_environments
 from services.runner.loops.upkeep import keep_lease, shrink_pool, sweep_files
 from services.runner.rpc.environments import EnvironmentServicer
 from services.runner.rpc.files import FileServicer
@@ -49,6 +50,7 @@ from services.runner.settings import LEDGER, Settings
 from services.runner.usecases.attempts import Attempts
 from services.runner.usecases.container_rows import ContainerRows
 from services.runner.usecases.desk import Desk
+from services.runner.usecases.environment_room import Room, RoomLimits
 from services.runner.usecases.environments import Environments
 from services.runner.usecases.inputs import StoredInputs
 from services.runner.usecases.interpreters import InterpreterPool
@@ -111,8 +113,17 @@ async def _runner(
     )
     rows = ContainerRows(engine_pool, lambda: membership.incarnation)
     store = FileStore(settings.home / "files")
+    folder = settings.home / "environments"
+    room = Room(
+        folder,
+        engine_pool,
+        RoomLimits(
+            bytes_max=settings.environments_bytes_max,
+            free_bytes_min=settings.disk_free_bytes_min,
+        ),
+    )
     environments = Environments(
-        root=settings.home / "environments",
+        root=folder,
         uv=Uv(
             env=env,
             # Only where it was proven to work.
@@ -123,6 +134,8 @@ async def _runner(
         host=host,
         interpreters=interpreters,
         pool=engine_pool,
+        room=room,
+        incarnation=lambda: membership.incarnation,
     )
     spares = Spares(
         host,
@@ -187,6 +200,7 @@ async def _runner(
                 partial(keep_lease, membership, desk, pool, streams),
                 partial(shrink_pool, pool),
                 partial(sweep_files, engine_pool, store),
+                partial(keep_environments, folder, environments, room, pool.environment_keys),
                 rows.write_until,
             ],
         )

@@ -15,6 +15,8 @@ from services.runner.domain.limits import Tier
 _SLOTS_PER_CORE: Final = 4
 _SANDBOXES_PER_SLOT: Final = 4
 LEDGER: Final = "/ledger"
+_GIB: Final = 1024**3
+_BYTES_HIGH: Final = 2**60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,8 @@ class Settings:
     unsafe: bool
     bubblewrap: str
     test_bind: Path | None
+    environments_bytes_max: int
+    disk_free_bytes_min: int
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -69,6 +73,12 @@ class Settings:
             unsafe=read.flag(env, "QFLOW_UNSAFE_NO_SANDBOX"),
             bubblewrap=read.text(env, "QFLOW_BUBBLEWRAP", ""),
             test_bind=_test_bind(env),
+            environments_bytes_max=read.integer(
+                env, "QFLOW_ENVIRONMENTS_BYTES_MAX", 20 * _GIB, low=0, high=_BYTES_HIGH
+            ),
+            disk_free_bytes_min=read.integer(
+                env, "QFLOW_DISK_FREE_BYTES_MIN", _GIB // 2, low=0, high=_BYTES_HIGH
+            ),
         )
 
 

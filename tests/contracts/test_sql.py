@@ -60,6 +60,7 @@ _BESIDES: Final = {
     ("orchestrator", "error_logs", "Insert"),
     ("orchestrator", "runner_members", "Update"),
     ("runner", "outbox_events", "Update"),
+    ("runner", "idempotency_keys", "Insert"),
 }
 # Which login runs a module's statements, and where one statement is another's. A module that is
 # not named may use any login of its service.
@@ -110,6 +111,8 @@ _RUN_BY: Final = {
     "runner.storage.containers": "qflow_runner_engine",
     "runner.storage.containers._LIST": "qflow_runner",
     "runner.storage.environments": "qflow_runner_engine",
+    "runner.storage.environment_lists": "qflow_runner",
+    "runner by kit.idempotency": "qflow_runner",
     "runner.storage.files": "qflow_runner_engine",
     "runner.storage.files._GET": "qflow_runner",
     "runner.storage.files._DELETE": "qflow_runner",
@@ -279,7 +282,7 @@ def _repeated_calls() -> Iterator[Statement]:
     """The kit's statements on the answers that are kept, as each service that keeps any."""
     from services.kit import idempotency
 
-    for service in ("registry", "orchestrator"):
+    for service in ("registry", "orchestrator", "runner"):
         for name in _constants(Path(idempotency.__file__)):
             module = f"{service} by kit.idempotency"
             yield Statement(service, module, name, getattr(idempotency, name))

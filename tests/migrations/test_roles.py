@@ -88,6 +88,7 @@ _BESIDES = {
     ("qflow_orchestrator_engine", "error_logs", "INSERT"),
     ("qflow_orchestrator", "idempotency_keys", "INSERT"),
     ("qflow_registry", "idempotency_keys", "INSERT"),
+    ("qflow_runner", "idempotency_keys", "INSERT"),
     ("qflow_registry_auth", "idempotency_keys", "INSERT"),
     ("qflow_runner", "idempotency_keys", "INSERT"),
     # Its group counts files in a trigger.

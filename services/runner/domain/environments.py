@@ -14,8 +14,9 @@ from packaging.utils import canonicalize_name
 
 PACKAGES_MAX: Final = 100
 _PINNED: Final = re.compile(
-    r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE
+    r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\]+)((?:.*\\\n)*.*)", re.MULTILINE
 )
+_SHA256: Final = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _REQUIREMENT_CHARS_MAX: Final = 255
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e]+")
 _ADDRESS: Final = re.compile(r"\b[a-z+]+://\S+|/(?:[\w.@+-]+/)+[\w.@+-]*")
@@ -23,10 +24,11 @@ _ADDRESS: Final = re.compile(r"\b[a-z+]+://\S+|/(?:[\w.@+-]+/)+[\w.@+-]*")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One pinned distribution."""
+    """One pinned distribution, with the hashes of which its wheel must have one."""
 
     name: str
     version: str
+    sha256: tuple[str, ...] = ()
 
 
 def lock_digest(lock: str) -> str:
@@ -42,7 +44,10 @@ def environment_key(*, tenant_id: UUID, python_version: str, platform: str, dige
 
 def packages_in(lock: str) -> Sequence[Package]:
     """List what a lock pins."""
-    return [Package(name, version) for name, version in _PINNED.findall(lock)]
+    return [
+        Package(name, version, tuple(_SHA256.findall(rest)))
+        for name, version, rest in _PINNED.findall(lock)
+    ]
 
 
 class RequirementError(ValueError):

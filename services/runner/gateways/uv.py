@@ -68,11 +68,17 @@ _WHEELS_ONLY: Final = ("--only-binary", ":all:", "--no-config", "--quiet", "--co
 
 
 class UvError(Exception):
-    """What uv said, fit for a user's eyes; `retryable` when the index did not answer."""
+    """What uv said, fit for a user's eyes; `retryable` when it is not about the packages."""
 
-    def __init__(self, message: str, *, retryable: bool) -> None:
+    def __init__(self, message: str, *, retryable: bool, reason: str = "INDEX_UNAVAILABLE") -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.reason = reason
+
+
+def disk_full() -> UvError:
+    """Make the error where nothing more can be written."""
+    return UvError("the disk of the runner is full", retryable=True, reason="RUNNER_DISK_FULL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +274,8 @@ async def _spawn(
 
 
 def _error(done: _Done) -> UvError:
+    if "os error 28" in done.stderr:  # ENOSPC: of bytes, or of files
+        return disk_full()
     text = without_addresses(done.stderr or done.stdout or f"uv ended with status {done.status}")
     unreachable = "Failed to fetch" in done.stderr or "error sending request" in done.stderr
     return UvError(text, retryable=unreachable or done.status not in (_UNSATISFIABLE, 2))

@@ -1,48 +1,67 @@
-"""Rows of environments: what is built, what is being built, what could not be."""
+"""Rows of environments: what is built, what is being built, what could not be, what has gone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, LiteralString
 from uuid import UUID
 
 from services.kit.pg import Pool
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRow:
+    """What names an environment, and the process that sees to it."""
+
+    key: str
+    tenant_id: UUID
+    python_version: str
+    platform: str
+    lock_digest: str
+    package_count: int
+    incarnation: UUID
+
+
 _BEGIN: Final[LiteralString] = """
-    INSERT INTO environments (key, tenant_id, python_version, platform, lock_digest, path)
-    VALUES ($1, $2, $3, $4, $5, concat($2::uuid, '/', $1::text))
+    INSERT INTO environments (key, tenant_id, python_version, platform, lock_digest, path,
+           package_count, runner_incarnation)
+    VALUES ($1, $2, $3, $4, $5, concat($2::uuid, '/', $1::text), $6, $7)
         ON CONFLICT (key) DO UPDATE
-       SET state = 'building', error = NULL
+       SET state = 'building', error = NULL, package_count = $6, runner_incarnation = $7
 """
 
 
-async def begin(
-    pool: Pool, key: str, tenant_id: UUID, python_version: str, platform: str, lock_digest: str
-) -> None:
+async def begin(pool: Pool, row: BuildRow) -> None:
     """Say that an environment is being built; only the holder of its folder's lock does."""
-    await pool.execute(_BEGIN, key, tenant_id, python_version, platform, lock_digest)
+    await pool.execute(_BEGIN, *_values(row))
 
 
 _READY: Final[LiteralString] = """
-    INSERT INTO environments (key, tenant_id, python_version, platform, lock_digest, path, state,
-           size_bytes, ready_at, last_used_at)
-    VALUES ($1, $2, $3, $4, $5, concat($2::uuid, '/', $1::text), 'ready', $6, now(), now())
+    INSERT INTO environments (key, tenant_id, python_version, platform, lock_digest, path,
+           package_count, runner_incarnation, state, build_ms, ready_at, last_used_at)
+    VALUES ($1, $2, $3, $4, $5, concat($2::uuid, '/', $1::text), $6, $7, 'ready', $8, now(), now())
         ON CONFLICT (key) DO UPDATE
-       SET state = 'ready', size_bytes = $6, error = NULL, last_used_at = now(),
-           ready_at = coalesce(environments.ready_at, now())
+       SET state = 'ready', error = NULL, package_count = $6, last_used_at = now(),
+           build_ms = coalesce($8, environments.build_ms),
+           ready_at = CASE WHEN environments.state = 'ready' THEN environments.ready_at
+                           ELSE now() END
 """
 
 
-async def ready(
-    pool: Pool,
-    key: str,
-    tenant_id: UUID,
-    python_version: str,
-    platform: str,
-    lock_digest: str,
-    size_bytes: int,
-) -> None:
-    """Say that an environment is in its place, and that it is used."""
-    await pool.execute(_READY, key, tenant_id, python_version, platform, lock_digest, size_bytes)
+async def ready(pool: Pool, row: BuildRow, build_ms: int | None = None) -> None:
+    """Say that an environment is in its place and used; of one that was found there, no more."""
+    await pool.execute(_READY, *_values(row), build_ms)
+
+
+_DESCRIBED: Final[LiteralString] = """
+    UPDATE environments SET size_bytes = $2, bom = $3 WHERE key = $1
+"""
+
+
+async def described(pool: Pool, key: str, size_bytes: int, bom: str | None) -> None:
+    """Say what is in an environment, and how much room that takes."""
+    await pool.execute(_DESCRIBED, key, size_bytes, bom)
 
 
 _FAILED: Final[LiteralString] = """
@@ -53,3 +72,50 @@ _FAILED: Final[LiteralString] = """
 async def failed(pool: Pool, key: str, error: str) -> None:
     """Say why an environment could not be built."""
     await pool.execute(_FAILED, key, error)
+
+
+_USED: Final[LiteralString] = """
+    UPDATE environments SET last_used_at = now() WHERE key = ANY($1::text[])
+"""
+
+
+async def used(pool: Pool, keys: Sequence[str]) -> None:
+    """Say that environments were used since this was last said."""
+    await pool.execute(_USED, list(keys))
+
+
+_EVICTED: Final[LiteralString] = """
+    UPDATE environments SET state = 'evicted', ready_at = NULL WHERE key = $1 AND state = 'ready'
+"""
+
+
+async def evicted(pool: Pool, key: str) -> None:
+    """Say that an environment was removed to make room."""
+    await pool.execute(_EVICTED, key)
+
+
+# Builds of this home's earlier incarnations ended with them.
+_CLOSE_LEFT: Final[LiteralString] = """
+    UPDATE environments e
+       SET state = 'failed', error = 'the runner ended while it was built'
+      FROM runner_members m
+     WHERE e.state = 'building' AND m.incarnation = e.runner_incarnation
+       AND m.host = $1 AND m.incarnation <> $2
+"""
+
+
+async def close_left(pool: Pool, host: str, incarnation: UUID) -> None:
+    """Close the rows of builds that were killed with their runner."""
+    await pool.execute(_CLOSE_LEFT, host, incarnation)
+
+
+def _values(row: BuildRow) -> tuple[object, ...]:
+    return (
+        row.key,
+        row.tenant_id,
+        row.python_version,
+        row.platform,
+        row.lock_digest,
+        row.package_count,
+        row.incarnation,
+    )

@@ -95,7 +95,8 @@ class Attempts:
             need = self._needs.get(_short_key(attempt.request))
             warm = None if need is None else self._pool.acquire_idle(need.key)
             if warm is None:
-                need = need or await self._need(attempt.request)
+                if need is None or not self._stands(need):
+                    need = await self._need(attempt.request)
                 warm = await self._pool.acquire(need)
         except _Refused as refused:
             return Outcome(error=refused.error)
@@ -153,6 +154,12 @@ class Attempts:
                 digest=version.lock_digest,
             ),
             limits,
+        )
+
+    def _stands(self, need: Need) -> bool:
+        """Whether the environment of a need that was met before is still there."""
+        return need.environment is None or (
+            self._environments.ready(need.key.environment_key) is not None
         )
 
     async def _need(self, request: AttemptRequest) -> Need:

@@ -9,8 +9,8 @@ import functools
 import os
 import platform
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -24,6 +24,7 @@ from services.kit.errors import (
     Unavailable,
 )
 from services.kit.pg import Pool
+from services.kit.pythons import version_key
 from services.runner.domain.environments import (
     PACKAGES_MAX,
     Package,
@@ -33,17 +34,25 @@ from services.runner.domain.environments import (
     packages_in,
     plain_requirement,
 )
+from services.runner.gateways.bom import bill_of_materials
 from services.runner.gateways.disk import folder_bytes, remove_folder
+from services.runner.gateways.environment_folders import BUILD, LOCK, RESOLVE, pin, touch
 from services.runner.gateways.sandbox.bytecode import compile_bytecode
 from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
-from services.runner.gateways.uv import Uv, UvError
+from services.runner.gateways.uv import Uv, UvError, disk_full
 from services.runner.storage import environments
+from services.runner.storage.environments import BuildRow
+from services.runner.usecases.environment_room import Room
 from services.runner.usecases.patience import passing
 
 log = structlog.get_logger()
 
 _RESOLVES_AT_ONCE: Final = 2
 _LOCK_WAIT_S: Final = 0.05
+# Between a build and its use somebody who makes room may take it: seldom, and never so often.
+_TRIES: Final = 3
+# An environment without a sandbox is held so long, in case one is just being started.
+_LET_GO_AFTER_S: Final = 60.0
 
 # Told as packages are installed: (package, status, milliseconds since the start).
 Progress = Callable[[Sequence[Package], str, int | None], None]
@@ -65,6 +74,16 @@ class Lock:
     digest: str
 
 
+@dataclass(slots=True)
+class _Held:
+    """An environment that this runner uses, and the descriptor that keeps it there."""
+
+    folder: Path
+    descriptor: int
+    used_at: float = field(default_factory=time.time)
+    told_at: float = field(default_factory=time.time)
+
+
 class Environments:
     """Builds environments below one folder and remembers which are ready.
 
@@ -80,15 +99,21 @@ class Environments:
         host: SandboxHost,
         interpreters: Mapping[str, Interpreter],
         pool: Pool,
+        room: Room,
+        incarnation: Callable[[], UUID],
     ) -> None:
         self._root = root
         self._uv = uv
         self._host = host
         self._interpreters = interpreters
         self._pool = pool
-        self._ready: dict[str, Path] = {}
+        self._room = room
+        self._incarnation = incarnation
+        self._held: dict[str, _Held] = {}
         self._building: dict[str, asyncio.Task[Path]] = {}
         self._resolving = asyncio.Semaphore(_RESOLVES_AT_ONCE)
+        self._telling: set[asyncio.Task[None]] = set()
+        self.stirred = asyncio.Event()  # set when something was built or used
 
     async def resolve(self, requirements: Sequence[str], python_version: str) -> Lock:
         """Pin requirements to wheels with hashes; no code of theirs is run.
@@ -97,25 +122,21 @@ class Environments:
         FailedPrecondition without such a Python, Unavailable when the index does not answer.
         """
         plain = plain_requirements(requirements)
-        interpreter = self._interpreters.get(python_version)
-        if interpreter is None:
-            raise FailedPrecondition(
-                "PYTHON_MISSING",
-                f"this runner has no Python {python_version}; it has "
-                + ", ".join(sorted(self._interpreters)),
-                python_version=python_version,
-            )
+        interpreter = self._interpreter(python_version)
+        folder = self._root / RESOLVE
         try:
-            async with self._resolving:
+            if not await self._room.enough():
+                raise disk_full()
+            async with self._resolving, _folder_lock(folder / LOCK, shared=True):
                 text = await self._uv.resolve(
                     plain,
-                    folder=self._root / ".resolve",
+                    folder=folder,
                     python_version=python_version,
                     interpreter=interpreter,
                 )
         except UvError as problem:
             if problem.retryable:
-                raise Unavailable("INDEX_UNAVAILABLE", str(problem), retry_after_s=5.0) from None
+                raise Unavailable(problem.reason, str(problem), retry_after_s=5.0) from None
             reason = (
                 "NO_BINARY" if "no usable wheels" in str(problem) else "REQUIREMENTS_UNSATISFIABLE"
             )
@@ -139,14 +160,19 @@ class Environments:
         )
 
     def ready(self, key: str) -> Path | None:
-        """Give the folder of an environment that is known to be in place."""
-        return self._ready.get(key)
+        """Give the folder of an environment that is in place, and stays so while it is used."""
+        held = self._held.get(key)
+        if held is None:
+            return None
+        held.used_at = time.time()
+        self.stirred.set()
+        return held.folder
 
     async def ensure(
         self, key: str, lock: str, digest: str, python_version: str, tenant_id: UUID, on: Progress
     ) -> Path:
         """Give the folder of an environment, built if need be; those who ask at once share it."""
-        found = self._ready.get(key)
+        found = self.ready(key)
         if found is not None:
             return found
         building = self._building.get(key)
@@ -158,35 +184,95 @@ class Environments:
             building.add_done_callback(lambda _: self._building.pop(key, None))
         return await asyncio.shield(building)
 
+    async def let_go(self, in_use: frozenset[str]) -> None:
+        """Let those go that no sandbox uses and nobody asked for lately; say what was used."""
+        now = time.time()
+        for key in in_use & self._held.keys():
+            self._held[key].used_at = now
+        used = [key for key, held in self._held.items() if held.used_at > held.told_at]
+        for key in used:
+            self._held[key].told_at = now
+            touch(self._held[key].folder, self._held[key].used_at)
+        if used:
+            with _tolerant("environment_row_delayed"):
+                await environments.used(self._pool, used)
+        for key, held in list(self._held.items()):
+            if key not in in_use and now - held.used_at > _LET_GO_AFTER_S:
+                del self._held[key]
+                os.close(held.descriptor)
+
+    async def settle(self) -> None:
+        """Wait until what is known of environments is in their rows, or was tried to be."""
+        while self._telling:
+            await asyncio.wait(self._telling)
+
+    def _interpreter(self, python_version: str) -> Interpreter:
+        interpreter = self._interpreters.get(python_version)
+        if interpreter is None:
+            raise FailedPrecondition(
+                "PYTHON_MISSING",
+                f"this runner has no Python {python_version}; it has "
+                + ", ".join(sorted(self._interpreters, key=version_key)),
+                python_version=python_version,
+            )
+        return interpreter
+
     async def _ensure(
         self, key: str, lock: str, digest: str, python_version: str, tenant_id: UUID, on: Progress
     ) -> Path:
         folder = self._root / str(tenant_id) / key
-        row = (key, tenant_id, python_version, _platform(), digest)
-        if not folder.is_dir():
-            # The tenant's builds take turns: what its cache grows by is then this one's doing.
-            workshop = folder.parent / ".build"
-            async with _folder_lock(workshop / ".lock"):
-                if not folder.is_dir():
-                    with _tolerant("environment_row_delayed"):
-                        await environments.begin(self._pool, *row)
-                    await self._build_and_tell(folder, workshop, lock, python_version, on)
-        self._ready[key] = folder
-        size = await asyncio.to_thread(folder_bytes, folder)
-        with _tolerant("environment_row_delayed"):
-            await environments.ready(self._pool, *row, size)
+        packages = packages_in(lock)
+        row = BuildRow(
+            key=key,
+            tenant_id=tenant_id,
+            python_version=python_version,
+            platform=_platform(),
+            lock_digest=digest,
+            package_count=len(packages),
+            incarnation=self._incarnation(),
+        )
+        for _ in range(_TRIES):
+            descriptor = pin(folder)
+            built = descriptor is None
+            if descriptor is None:
+                await self._build_in_turn(folder, lock, row, on)
+                descriptor = pin(folder)
+            if descriptor is not None:
+                break
+        else:
+            raise EnvironmentFailed("it was removed as often as it was built", retryable=True)
+        self._held[key] = _Held(folder, descriptor)
+        touch(folder, time.time())
+        self.stirred.set()
+        if built:
+            self._tell(self._describe(folder, packages, row))
+        else:
+            self._tell(environments.ready(self._pool, row))
         return folder
 
+    async def _build_in_turn(self, folder: Path, lock: str, row: BuildRow, on: Progress) -> None:
+        # The tenant's builds take turns: what its cache grows by is then this one's doing.
+        workshop = folder.parent / BUILD
+        async with _folder_lock(workshop / LOCK):
+            if folder.is_dir():  # noqa: ASYNC240 - one look
+                return
+            with _tolerant("environment_row_delayed"):
+                await environments.begin(self._pool, row)
+            await self._build_and_tell(folder, workshop, lock, row, on)
+
     async def _build_and_tell(
-        self, folder: Path, workshop: Path, lock: str, python_version: str, on: Progress
+        self, folder: Path, workshop: Path, lock: str, row: BuildRow, on: Progress
     ) -> None:
         packages = packages_in(lock)
         on(packages, "pending", None)
         on(packages, "installing", None)
         began = time.monotonic()
         try:
-            await self._build(folder, workshop, lock, python_version)
+            if not await self._room.enough():
+                raise disk_full()
+            await self._build(folder, workshop, lock, row.python_version)
         except UvError as problem:
+            self._room.note_unknown()
             on(packages, "failed", round((time.monotonic() - began) * 1000))
             with _tolerant("environment_row_delayed"):
                 await environments.failed(self._pool, folder.name, str(problem))
@@ -194,10 +280,12 @@ class Environments:
         took_ms = round((time.monotonic() - began) * 1000)
         log.info("environment_built", key=folder.name, packages=len(packages), took_ms=took_ms)
         on(packages, "completed", took_ms)
+        with _tolerant("environment_row_delayed"):
+            await environments.ready(self._pool, row, took_ms)
 
     async def _build(self, folder: Path, workshop: Path, lock: str, python_version: str) -> None:
         """Fill a folder beside the final one and move it into its place in one step."""
-        interpreter = self._interpreters[python_version]
+        interpreter = self._interpreter(python_version)
         staged = workshop / "staged"
         try:
             remove_folder(staged)  # of one that was killed
@@ -212,6 +300,27 @@ class Environments:
             raise UvError(f"the disk refused: {problem.strerror}", retryable=True) from None
         finally:
             remove_folder(staged)
+
+    async def _describe(self, folder: Path, packages: Sequence[Package], row: BuildRow) -> None:
+        size = await asyncio.to_thread(folder_bytes, folder)
+        self._room.note_built(size)
+        bom: str | None = None
+        try:
+            bom = await asyncio.to_thread(
+                bill_of_materials, folder, packages, key=row.key, python_version=row.python_version
+            )
+        except Exception:  # what strangers wrote of their packages costs this document at most
+            log.exception("bill_of_materials_failed", key=row.key)
+        await environments.described(self._pool, row.key, size, bom)
+
+    def _tell(self, work: Coroutine[None, None, None]) -> None:
+        async def telling() -> None:
+            with _tolerant("environment_row_delayed"):
+                await work
+
+        task = asyncio.create_task(telling())
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
 
 def plain_requirements(requirements: Sequence[str]) -> list[str]:
@@ -235,17 +344,19 @@ def _platform() -> str:
 
 
 @contextlib.asynccontextmanager
-async def _folder_lock(path: Path) -> AsyncIterator[None]:
+async def _folder_lock(path: Path, *, shared: bool = False) -> AsyncIterator[None]:
     """Hold a lock that other runners of this machine see; it ends with the process."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
                 break
             except BlockingIOError:  # not in a thread: builds are long, and threads few
                 await asyncio.sleep(_LOCK_WAIT_S)
+        os.utime(descriptor)  # when the folder's cache was used last
         yield
     finally:
         os.close(descriptor)

@@ -111,6 +111,13 @@ class InterpreterPool:
         """How many there are, being started included."""
         return len(self._alive) + self._starting
 
+    def environment_keys(self) -> frozenset[str]:
+        """Name the environments that sandboxes have, or that calls wait for."""
+        keys = {warm.key.environment_key for warm in self._alive}
+        keys |= {key.environment_key for key in self._waiting}
+        keys |= {need.key.environment_key for need in self._starved}
+        return frozenset(keys) | self._spares.environment_keys()
+
     def acquire_idle(self, key: WarmKey) -> Warm | None:
         """Take a waiting interpreter, the most recently used one: its caches are the warmest."""
         kept = self._idle_by_key.get(key)

@@ -14,7 +14,7 @@ import structlog
 
 from services.kit.errors import QflowError
 from services.kit.pg import Pool, translate
-from services.runner.storage import containers, members
+from services.runner.storage import containers, environments, members
 
 log = structlog.get_logger()
 
@@ -72,6 +72,7 @@ class Membership:
         """Write this incarnation's row; those before it on this home are dead for certain."""
         await members.bury_predecessors(self._pool, self._offer.host, self.incarnation)
         await containers.close_left(self._pool, self._offer.host, self.incarnation)
+        await environments.close_left(self._pool, self._offer.host, self.incarnation)
         await self._join()
 
     async def hold(self) -> None:

@@ -73,6 +73,11 @@ class Spares:
             self._filling[shape] = self._filling.get(shape, 0) + 1
             self._spawn(self._fill(shape))
 
+    def environment_keys(self) -> frozenset[str]:
+        """Name the environments that spares have, or are about to."""
+        shapes = {*self._ready, *self._filling, *self._wanted}
+        return frozenset(each.environment.name for each in shapes if each.environment is not None)
+
     async def shrink(self) -> None:
         """End spares that nobody has asked for lately; one of the last shape stays."""
         now = self._clock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tarfile
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost, find_bub
 from services.runner.gateways.sandbox.bytecode import take_over
 from services.runner.gateways.sandbox.port import Interpreter
 from services.runner.gateways.uv import Uv, UvError
+from services.runner.usecases.environment_room import Room, RoomLimits
 from services.runner.usecases.environments import EnvironmentFailed, Environments
 from tests.integration.runner.conftest import Start
 from tests.integration.runner.wheels import make_wheel
@@ -61,13 +63,17 @@ async def environments(
     pool = await open_pool(database.url("qflow_runner_engine"), application_name="test", size_max=2)
     root = tmp_path / "environments"
     env = {"UV_OFFLINE": "1", "UV_FIND_LINKS": str(index)}
-    yield Environments(
+    found = Environments(
         root=root,
         uv=Uv(env=env, bubblewrap=find_bubblewrap()),
         host=sandbox_host,
         interpreters=interpreters,
         pool=pool,
+        room=Room(root, pool, RoomLimits(bytes_max=1 << 40, free_bytes_min=0)),
+        incarnation=uuid.uuid4,
     )
+    yield found
+    await found.settle()
     await pool.close()
 
 
@@ -105,6 +111,7 @@ async def test_an_environment_is_built_from_its_lock_and_used(
     greeting, refused = await box.value()
     assert "hello" == greeting
     assert refused in {"Permission denied", "Read-only file system"}
+    await environments.settle()
     with database.connect() as sql:
         [(state, path, size)] = sql.execute(
             "SELECT state, path, size_bytes FROM environments"

@@ -1,0 +1,184 @@
+"""Environments on disk: who uses one, what they take up, how one goes, what a crash left.
+
+A folder that is used is held by a lock on the folder itself, which every runner of the home sees
+and which ends with the process. It goes by being moved away first: whoever opens it by its name
+has it whole or not at all.
+
+    <tenant>/<key>          an environment; its time of change is when it was used last
+    <tenant>/.build         where the tenant's builds take turns: `.lock`, `.cache`, what is staged
+    <tenant>/.resolve       the cache of resolutions that see the tenant's own wheels
+    .resolve                the cache of all others
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from services.runner.domain.eviction import Kept
+from services.runner.gateways.disk import remove_folder
+
+BUILD: Final = ".build"
+RESOLVE: Final = ".resolve"
+CACHE: Final = ".cache"
+LOCK: Final = ".lock"
+_GONE: Final = "gone-"
+# What a build leaves in its folder when it is killed.
+_LEFT: Final = ("staged", "lock", "bytecode-*", f"{_GONE}*", f"{CACHE}/.tmp*")
+# A walk lets others have the interpreter now and then.
+_FILES_AT_ONCE: Final = 2_000
+
+
+def pin(folder: Path) -> int | None:
+    """Hold an environment until the descriptor is closed; None where there is none."""
+    while True:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for no more than somebody's rename
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), folder.stat()):
+                return descriptor
+        os.close(descriptor)
+
+
+def touch(folder: Path, moment_s: float) -> None:
+    """Note when an environment was used."""
+    with suppress(FileNotFoundError):
+        os.utime(folder, (moment_s, moment_s))
+
+
+def evict(folder: Path) -> bool:
+    """Remove an environment; False where somebody uses it, or it is gone."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        gone = folder.parent / BUILD / f"{_GONE}{uuid.uuid4()}"
+        gone.parent.mkdir(mode=0o755, exist_ok=True)
+        folder.rename(gone)
+    except OSError:  # somebody holds it, or was quicker
+        return False
+    finally:
+        os.close(descriptor)
+    remove_folder(gone)
+    return True
+
+
+def drop_cache(shop: Path) -> bool:
+    """Empty the cache of a folder that builds; False while somebody builds there."""
+    with _locked(shop / LOCK) as held:
+        if held:
+            remove_folder(shop / CACHE)
+        return held
+
+
+def sweep(root: Path) -> int:
+    """Remove what builds that were killed left; give how many things that was."""
+    found = 0
+    for shop in root.glob(f"*/{BUILD}"):
+        with _locked(shop / LOCK) as held:
+            for pattern in _LEFT if held else ():
+                for left in shop.glob(pattern):
+                    if left.is_dir() and not left.is_symlink():
+                        remove_folder(left)
+                    else:
+                        left.unlink(missing_ok=True)
+                    found += 1
+    return found
+
+
+def free_bytes(root: Path) -> int:
+    """Tell how much room the disk has for whoever is not its administrator."""
+    state = os.statvfs(root)
+    return state.f_bavail * state.f_frsize
+
+
+def measure(root: Path) -> list[Kept]:
+    """Walk all environments and caches. Long where there are many; call it in a thread."""
+    kept: list[Kept] = []
+    for tenant in _folders(root):
+        if tenant.name == RESOLVE:
+            kept.append(_cache(root, tenant))
+            continue
+        try:
+            UUID(tenant.name)
+        except ValueError:
+            continue
+        for folder in _folders(tenant):
+            if folder.name in {BUILD, RESOLVE}:
+                kept.append(_cache(root, folder))
+            else:
+                kept.append(_measured(root, folder, folder, is_cache=False))
+    return kept
+
+
+def _cache(root: Path, shop: Path) -> Kept:
+    return _measured(root, shop, shop / CACHE, is_cache=True)
+
+
+def _measured(root: Path, folder: Path, whole: Path, *, is_cache: bool) -> Kept:
+    used = folder / LOCK if is_cache else folder
+    return Kept(
+        name=str(folder.relative_to(root)),
+        is_cache=is_cache,
+        used_at=used.stat().st_mtime if used.exists() else 0.0,
+        pinned=used.exists() and _is_held(used),
+        files=dict(_files(whole)),
+    )
+
+
+def _is_held(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _files(folder: Path) -> Iterator[tuple[int, int]]:
+    count = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                known = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - many
+                yield known.st_ino, known.st_blocks * 512
+            count += 1
+            if count % _FILES_AT_ONCE == 0:
+                time.sleep(0.001)
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return [each for each in parent.iterdir() if each.is_dir() and not each.is_symlink()]
+    except OSError:
+        return []
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a lock file if nobody else does, and say whether."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        except BlockingIOError:
+            held = False
+        yield held
+    finally:
+        os.close(descriptor)

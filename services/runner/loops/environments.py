@@ -1,0 +1,50 @@
+"""Upkeep of environments: what killed builds left, who uses which, and the room they take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from services.runner.gateways.environment_folders import sweep
+from services.runner.usecases.environment_room import Room
+from services.runner.usecases.environments import Environments
+
+log = structlog.get_logger()
+
+# After something was used: so that what follows at once is told with it.
+_GATHER_S: Final = 5.0
+# Without anything that stirs: sandboxes use what nobody has asked for anew.
+_CHECK_S: Final = 600.0
+
+
+async def keep_environments(
+    root: Path,
+    environments: Environments,
+    room: Room,
+    in_use: Callable[[], frozenset[str]],
+    stop: asyncio.Event,
+) -> None:
+    """Sweep once, then keep to the budget whenever something was built or used."""
+    left = await asyncio.to_thread(sweep, root)
+    if left:
+        log.warning("builds_swept", left=left)
+    while not stop.is_set():
+        await _first(stop, environments.stirred, timeout_s=_CHECK_S)
+        await _first(stop, timeout_s=_GATHER_S)
+        environments.stirred.clear()
+        await environments.let_go(in_use())
+        await room.keep()
+    await environments.settle()
+
+
+async def _first(*events: asyncio.Event, timeout_s: float) -> None:
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()

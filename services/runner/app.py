@@ -20,6 +20,7 @@ from qflow.runner.v1.environment_service_pb2_grpc import (
     add_EnvironmentServiceServicer_to_server,
 )
 from qflow.runner.v1.file_service_pb2_grpc import add_FileServiceServicer_to_server
+from qflow.runner.v1.log_service_pb2_grpc import add_LogServiceServicer_to_server
 from qflow.runner.v1.runner_service_pb2_grpc import add_RunnerServiceServicer_to_server
 
 from services.kit.env import EnvError
@@ -42,6 +43,7 @@ from services.runner.loops.attach import Streams, greeting_of
 from services.runner.loops.upkeep import keep_lease, shrink_pool, sweep_files
 from services.runner.rpc.environments import EnvironmentServicer
 from services.runner.rpc.files import FileServicer
+from services.runner.rpc.logs import LogServicer
 from services.runner.rpc.runners import RunnerFacts, RunnerServicer
 from services.runner.settings import LEDGER, Settings
 from services.runner.usecases.attempts import Attempts
@@ -51,6 +53,7 @@ from services.runner.usecases.environments import Environments
 from services.runner.usecases.inputs import StoredInputs
 from services.runner.usecases.interpreters import InterpreterPool
 from services.runner.usecases.membership import Membership, Offer
+from services.runner.usecases.node_logs import NodeLogs
 from services.runner.usecases.node_versions import NodeVersions
 from services.runner.usecases.outputs import Outputs
 from services.runner.usecases.spares import Shape, Spares
@@ -108,6 +111,7 @@ async def _runner(
         heartbeat_s=settings.heartbeat_s,
     )
     rows = ContainerRows(engine_pool, lambda: membership.incarnation)
+    logs = NodeLogs(engine_pool, caps=settings.log_caps)
     store = FileStore(settings.home / "files")
     environments = Environments(
         root=settings.home / "environments",
@@ -136,6 +140,7 @@ async def _runner(
         environments=environments,
         interpreters=interpreters,
         stored=StoredInputs(store, engine_pool),
+        logs=logs,
     )
     desk = Desk(
         attempts,
@@ -177,6 +182,7 @@ async def _runner(
                     RunnerServicer(api_pool, facts, lambda: membership.incarnation),
                 ),
                 (add_FileServiceServicer_to_server, FileServicer(api_pool, store)),
+                (add_LogServiceServicer_to_server, LogServicer(api_pool, logs)),
             ],
             loops=[
                 partial(streams.hold_all, settings.attach_addresses),
@@ -185,11 +191,13 @@ async def _runner(
                 partial(shrink_pool, pool),
                 partial(sweep_files, engine_pool, store),
                 rows.write_until,
+                logs.write_until,
             ],
         )
     finally:
         await pool.close()
         await rows.flush()
+        await logs.flush()
         if cgroups is not None:
             cgroups.close()
         try:

@@ -11,6 +11,7 @@ from typing import Final, Self
 from services.kit import env as read
 from services.kit.env import EnvError
 from services.runner.domain.limits import Tier
+from services.runner.domain.node_logs import LogCaps
 
 _SLOTS_PER_CORE: Final = 4
 _SANDBOXES_PER_SLOT: Final = 4
@@ -36,6 +37,7 @@ class Settings:
     minimum_tier: Tier
     unsafe: bool
     bubblewrap: str
+    log_caps: LogCaps
     test_bind: Path | None
 
     @classmethod
@@ -68,6 +70,14 @@ class Settings:
             minimum_tier=_tier(env),
             unsafe=read.flag(env, "QFLOW_UNSAFE_NO_SANDBOX"),
             bubblewrap=read.text(env, "QFLOW_BUBBLEWRAP", ""),
+            log_caps=LogCaps(
+                bytes_max=read.integer(
+                    env, "QFLOW_RUNNER_LOG_BYTES_MAX", LogCaps().bytes_max, high=16 * 1024**2
+                ),
+                lines_max=read.integer(
+                    env, "QFLOW_RUNNER_LOG_LINES_MAX", LogCaps().lines_max, high=100_000
+                ),
+            ),
             test_bind=_test_bind(env),
         )
 

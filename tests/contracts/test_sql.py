@@ -47,7 +47,7 @@ _OWNED: Final = {
     },
     "runner": {
         *("containers", "container_dependencies", "files", "file_access_logs"),
-        *("environments", "runner_members"),
+        *("environments", "runner_members", "execution_logs", "node_logs"),
     },
     "telemetry": {"performance_metrics", "error_logs", "system_health", "telemetry_watermarks"},
 }
@@ -112,6 +112,8 @@ _RUN_BY: Final = {
     "runner.storage.files._GET": "qflow_runner",
     "runner.storage.files._LOG_READ": "qflow_runner",
     "runner.storage.members": "qflow_runner_engine",
+    "runner.storage.node_logs": "qflow_runner",
+    "runner.storage.node_logs._ADD": "qflow_runner_engine",
     "runner.storage.nodes": "qflow_runner_engine",
     "telemetry.storage.errors": "qflow_telemetry",
     "telemetry.storage.health": "qflow_telemetry",

@@ -73,6 +73,8 @@ _OWNED = {
         "file_access_logs",
         "environments",
         "runner_members",
+        "execution_logs",
+        "node_logs",
     },
     "telemetry": {
         "performance_metrics",
@@ -112,6 +114,8 @@ _RETENTION = {
     "schedule_ticks",
     "schedule_backfills",
     "event_deliveries",
+    "execution_logs",
+    "node_logs",
 }
 # Tables without any tenant's data.
 _GLOBAL = {

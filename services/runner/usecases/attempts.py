@@ -41,6 +41,7 @@ from services.runner.usecases.interpreters import (
     Warm,
     error_from,
 )
+from services.runner.usecases.node_logs import NodeLogs
 from services.runner.usecases.node_versions import NodeVersions
 
 log = structlog.get_logger()
@@ -79,8 +80,10 @@ class Attempts:
         environments: Environments,
         interpreters: Mapping[str, Interpreter],
         stored: StoredInputs,
+        logs: NodeLogs,
     ) -> None:
         self._pool = pool
+        self._logs = logs
         self._versions = versions
         self._environments = environments
         self._interpreters = interpreters
@@ -249,8 +252,10 @@ class Attempts:
             "inputs": inputs,
             "output_bytes_max": warm.key.limits.output_bytes,
             "context": _context(request),
+            "log_room": self._logs.caps.bytes_max,
         }
-        sandbox.begin_output()
+        written = self._logs.open(request)
+        sandbox.begin_output(written)
         attempt.transfer_us = round((time.monotonic() - began) * 1_000_000)
         timer = asyncio.get_running_loop().call_later(request.timeout_s, self._on_timeout, attempt)
         try:
@@ -259,6 +264,7 @@ class Attempts:
             )
         except SandboxDied as died:
             stdout, stderr = sandbox.output_tails()
+            written.close()
             return Outcome(
                 error=_died_error(attempt, died),
                 stdout_tail=stdout,
@@ -268,6 +274,7 @@ class Attempts:
         finally:
             timer.cancel()
         outcome = await self._outcome(attempt, warm, reply)
+        written.close()
         warm.cpu_us += outcome.usage.cpu_us
         warm.memory_peak_bytes = max(warm.memory_peak_bytes, outcome.usage.memory_peak_bytes)
         return outcome

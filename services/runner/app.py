@@ -141,6 +141,7 @@ async def _runner(
         interpreters=interpreters,
         stored=StoredInputs(store, engine_pool),
         logs=logs,
+        caps=settings.caps,
     )
     desk = Desk(
         attempts,

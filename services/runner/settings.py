@@ -10,7 +10,7 @@ from typing import Final, Self
 
 from services.kit import env as read
 from services.kit.env import EnvError
-from services.runner.domain.limits import Tier
+from services.runner.domain.limits import Asked, Tier
 from services.runner.domain.node_logs import LogCaps
 
 _SLOTS_PER_CORE: Final = 4
@@ -38,6 +38,7 @@ class Settings:
     unsafe: bool
     bubblewrap: str
     log_caps: LogCaps
+    caps: Asked
     test_bind: Path | None
 
     @classmethod
@@ -77,6 +78,12 @@ class Settings:
                 lines_max=read.integer(
                     env, "QFLOW_RUNNER_LOG_LINES_MAX", LogCaps().lines_max, high=100_000
                 ),
+            ),
+            caps=Asked(
+                **{
+                    name: read.integer(env, f"QFLOW_NODE_{name.upper()}_MAX", 0, high=1024**4)
+                    for name in Asked._fields
+                }
             ),
             test_bind=_test_bind(env),
         )

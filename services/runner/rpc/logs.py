@@ -81,7 +81,7 @@ class LogServicer(LogServiceServicer):
 
 def _choice(message: pb.LogFilter) -> Choice:
     return Choice(
-        node_ids=tuple(message.node_ids),
+        node_ids=tuple(message.workflow_nodes),
         attempt=message.attempt,
         streams=tuple(_STREAMS[each] for each in message.streams),
         level_min=message.minimum_level or None,

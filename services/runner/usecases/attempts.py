@@ -18,7 +18,7 @@ from qflow.types.values import ValueTextError, parse_strict
 
 from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.environments import Package, packages_in
-from services.runner.domain.limits import MIB, Limits
+from services.runner.domain.limits import MIB, NOTHING_ASKED, Asked, limits_of
 from services.runner.domain.outcome import (
     INLINE_BYTES_MAX,
     NO_USAGE,
@@ -49,7 +49,6 @@ log = structlog.get_logger()
 # Above this a text is checked beside the loop, so that one call does not hold up the others.
 _CHECK_INLINE_BYTES: Final = 16 * 1024
 _TERMINATION_GRACE_S: Final = 1.0
-_MEMORY_MIN_BYTES: Final = 32 * MIB
 _NEEDS_KEPT_MAX: Final = 10_000
 # Values that are strict JSON at a glance: most results of small functions.
 _PLAIN: Final = re.compile(rb'-?(?:0|[1-9][0-9]{0,17})|true|false|null|"[ !#-\[\]-~]{0,256}"')
@@ -81,14 +80,16 @@ class Attempts:
         interpreters: Mapping[str, Interpreter],
         stored: StoredInputs,
         logs: NodeLogs,
+        caps: Asked = NOTHING_ASKED,
     ) -> None:
+        self._caps = caps
         self._pool = pool
         self._logs = logs
         self._versions = versions
         self._environments = environments
         self._interpreters = interpreters
         self._stored = stored
-        self._needs: dict[tuple[int, int, int, float], Need] = {}
+        self._needs: dict[tuple[int, int, Asked, float], Need] = {}
         self._killing: set[asyncio.Task[None]] = set()
 
     async def run(self, attempt: Attempt) -> Outcome:
@@ -144,9 +145,6 @@ class Attempts:
     # -- before the call
 
     def _key(self, request: AttemptRequest, version: NodeVersion) -> WarmKey:
-        limits = _DEFAULT_LIMITS
-        if request.memory_bytes:
-            limits = replace(limits, memory_bytes=max(request.memory_bytes, _MEMORY_MIN_BYTES))
         return WarmKey(
             request.tenant_id,
             version.id,
@@ -155,7 +153,7 @@ class Attempts:
                 python_version=version.python_version,
                 digest=version.lock_digest,
             ),
-            limits,
+            limits_of(request.limits, self._caps),
         )
 
     async def _need(self, request: AttemptRequest) -> Need:
@@ -337,16 +335,15 @@ class _Refused(Exception):  # noqa: N818 - it carries an error that is an outcom
         self.error = error
 
 
-_DEFAULT_LIMITS: Final = Limits()
 _skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-def _short_key(request: AttemptRequest) -> tuple[int, int, int, float]:
+def _short_key(request: AttemptRequest) -> tuple[int, int, Asked, float]:
     """Name what decides the interpreter, cheap to hash."""
     return (
         request.tenant_id.int,
         request.node_version_id.int,
-        request.memory_bytes,
+        request.limits,
         request.timeout_s,
     )
 

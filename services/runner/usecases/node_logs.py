@@ -212,5 +212,3 @@ class AttemptLog:
                 left_out_bytes=left_out_bytes,
             )
         )
-
-

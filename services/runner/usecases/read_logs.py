@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -47,7 +47,7 @@ async def list_logs(
 
 async def watch_logs(
     pool: Pool, logs: NodeLogs, caller: Caller, execution_id: UUID, choice: Choice, *, after: int
-) -> AsyncIterator[Piece]:
+) -> AsyncGenerator[Piece, None]:
     """Give lines as they come until the run is over, and a piece without any now and then."""
     said_at = 0.0
     while True:

@@ -83,10 +83,13 @@ async def test_prints_and_records_keep_the_order_in_which_they_were_written(
             assert [*range(1, len(lines) + 1)] == [each.sequence for each in lines]
             assert {("a", 1)} == {(each.node_id, each.attempt) for each in lines}
             chosen = await listed(
-                stub, done.id, 1, filter=pb.LogFilter(minimum_level=40, streams=[3])
+                stub,
+                done.id,
+                1,
+                filter=pb.LogFilter(minimum_level=40, streams=[pb.LOG_STREAM_RECORD]),
             )
             assert {40} == {each.level for each in chosen.lines}
-            other = pb.LogFilter(node_ids=["b"])
+            other = pb.LogFilter(workflow_nodes=["b"])
             assert [] == list((await listed(stub, done.id, 0, filter=other)).lines)
 
 
@@ -159,7 +162,7 @@ async def test_what_is_beyond_the_cap_is_left_out_and_said_so(orchestra: Orchest
         assert "" == cut.text
         assert cut.left_out_bytes > 1_000_000
     [(tail,)] = orchestra.rows("SELECT stdout_tail FROM node_executions")
-    assert tail.endswith("line 99999\n�� raw\n")
+    assert str(tail).endswith("line 99999\n�� raw\n")
 
 
 async def test_a_log_is_its_tenants_alone(orchestra: Orchestra) -> None:

@@ -125,38 +125,38 @@ class AgentChannel:
             self._fault("the agent sent what nobody asked for")
 
     def _parse(self) -> None:
-        while self._parse_one():
-            pass
+        while (frame := self._next_frame()) is not None:
+            header, body = frame
+            if header.get("op") != "log":
+                assert self._waiting is not None
+                self._waiting.set_result(Reply(header=header, body=body))
+                return
+            self._log_frames += 1
+            if self._log_frames > _LOG_FRAMES_MAX or len(body) > _LOG_BYTES_MAX:
+                self._fault("the agent told more than allowed")
+                return
+            self._on_log(header, body)
 
-    def _parse_one(self) -> bool:
-        """Take one frame; True when it was no answer, and the next may be one."""
-        waiting = self._waiting
+    def _next_frame(self) -> tuple[Header, bytes] | None:
+        """Give the next frame, if it is whole and somebody waits for it."""
         received = self._received
-        if waiting is None or waiting.done() or len(received) < _HEAD.size:
-            return False
+        if self._waiting is None or self._waiting.done() or len(received) < _HEAD.size:
+            return None
         header_length, body_length = _HEAD.unpack_from(received)
         if header_length > _HEADER_BYTES_MAX or body_length > self._reply_bytes_max:
             self._fault("the agent's frame is larger than allowed")
-            return False
+            return None
         start = _HEAD.size + header_length
         if len(received) < start + body_length:
-            return False
+            return None
         try:
             header = _decode(memoryview(received)[_HEAD.size : start])
         except (msgspec.DecodeError, ValueError, RecursionError):
             self._fault("the agent's frame cannot be read")
-            return False
+            return None
         body = bytes(memoryview(received)[start : start + body_length])
         del received[: start + body_length]
-        if header.get("op") == "log":
-            self._log_frames += 1
-            if self._log_frames > _LOG_FRAMES_MAX or body_length > _LOG_BYTES_MAX:
-                self._fault("the agent told more than allowed")
-                return False
-            self._on_log(header, body)
-            return True
-        waiting.set_result(Reply(header=header, body=body))
-        return False
+        return header, body
 
     def _fault(self, message: str) -> None:
         """Listen no longer: what goes on sending must not cost the loop anything."""

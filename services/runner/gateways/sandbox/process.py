@@ -14,7 +14,7 @@ from typing import Final
 
 from services.runner.domain.limits import Tier
 from services.runner.domain.node_logs import Stream
-from services.runner.gateways.sandbox.cgroups import Cgroup
+from services.runner.gateways.sandbox.cgroups import Cgroup, no_processors
 from services.runner.gateways.sandbox.channel import AgentChannel
 from services.runner.gateways.sandbox.output import OutputTail
 from services.runner.gateways.sandbox.port import (
@@ -44,6 +44,8 @@ class SandboxProcess:
         environment: Mapping[str, str] | None = None,
         folder: Path = Path("/"),
     ) -> None:
+        if cgroup is None and spec.limits.cpu_millicores:
+            raise no_processors()
         self.spec = spec
         self.tier = tier
         self.environment_path = str(spec.environment or "")

@@ -27,15 +27,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!qflow/runner/v1/log_service.proto\x12\x0fqflow.runner.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\"\x86\x02\n\x07LogLine\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x19\n\x11node_execution_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12*\n\x06stream\x18\x05 \x01(\x0e\x32\x1a.qflow.runner.v1.LogStream\x12\r\n\x05level\x18\x06 \x01(\x05\x12\x0e\n\x06logger\x18\x07 \x01(\t\x12\x0c\n\x04text\x18\x08 \x01(\t\x12\x11\n\tcontinued\x18\t \x01(\x08\x12\x16\n\x0eleft_out_bytes\x18\n \x01(\x03\x12(\n\x04time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xae\x01\n\tLogFilter\x12#\n\x08node_ids\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\xff\x01\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12@\n\x07streams\x18\x03 \x03(\x0e\x32\x1a.qflow.runner.v1.LogStreamB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12 \n\rminimum_level\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\"\x97\x01\n\x0fListLogsRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12*\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1a.qflow.runner.v1.LogFilter\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"l\n\x10ListLogsResponse\x12\'\n\x05lines\x18\x01 \x03(\x0b\x32\x18.qflow.runner.v1.LogLine\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x16\n\x0eleft_out_lines\x18\x03 \x01(\x03\"\x7f\n\x10WatchLogsRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12*\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1a.qflow.runner.v1.LogFilter\x12\x1f\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"s\n\x11WatchLogsResponse\x12\'\n\x05lines\x18\x01 \x03(\x0b\x32\x18.qflow.runner.v1.LogLine\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x16\n\x0eleft_out_lines\x18\x03 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x08*l\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02\x12\x15\n\x11LOG_STREAM_RECORD\x10\x03\x32\xb3\x02\n\nLogService\x12\x8e\x01\n\x08ListLogs\x12 .qflow.runner.v1.ListLogsRequest\x1a!.qflow.runner.v1.ListLogsResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\x93\x01\n\tWatchLogs\x12!.qflow.runner.v1.WatchLogsRequest\x1a\".qflow.runner.v1.WatchLogsResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!qflow/runner/v1/log_service.proto\x12\x0fqflow.runner.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\"\x86\x02\n\x07LogLine\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x19\n\x11node_execution_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12*\n\x06stream\x18\x05 \x01(\x0e\x32\x1a.qflow.runner.v1.LogStream\x12\r\n\x05level\x18\x06 \x01(\x05\x12\x0e\n\x06logger\x18\x07 \x01(\t\x12\x0c\n\x04text\x18\x08 \x01(\t\x12\x11\n\tcontinued\x18\t \x01(\x08\x12\x16\n\x0eleft_out_bytes\x18\n \x01(\x03\x12(\n\x04time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb4\x01\n\tLogFilter\x12)\n\x0eworkflow_nodes\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\xff\x01\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12@\n\x07streams\x18\x03 \x03(\x0e\x32\x1a.qflow.runner.v1.LogStreamB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12 \n\rminimum_level\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\"\x97\x01\n\x0fListLogsRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12*\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1a.qflow.runner.v1.LogFilter\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"l\n\x10ListLogsResponse\x12\'\n\x05lines\x18\x01 \x03(\x0b\x32\x18.qflow.runner.v1.LogLine\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x16\n\x0eleft_out_lines\x18\x03 \x01(\x03\"\x7f\n\x10WatchLogsRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12*\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1a.qflow.runner.v1.LogFilter\x12\x1f\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"s\n\x11WatchLogsResponse\x12\'\n\x05lines\x18\x01 \x03(\x0b\x32\x18.qflow.runner.v1.LogLine\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x16\n\x0eleft_out_lines\x18\x03 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x08*l\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02\x12\x15\n\x11LOG_STREAM_RECORD\x10\x03\x32\xb3\x02\n\nLogService\x12\x8e\x01\n\x08ListLogs\x12 .qflow.runner.v1.ListLogsRequest\x1a!.qflow.runner.v1.ListLogsResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\x93\x01\n\tWatchLogs\x12!.qflow.runner.v1.WatchLogsRequest\x1a\".qflow.runner.v1.WatchLogsResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qflow.runner.v1.log_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOGFILTER'].fields_by_name['node_ids']._loaded_options = None
-  _globals['_LOGFILTER'].fields_by_name['node_ids']._serialized_options = b'\272H\016\222\001\013\020d\"\007r\005\020\001\030\377\001'
+  _globals['_LOGFILTER'].fields_by_name['workflow_nodes']._loaded_options = None
+  _globals['_LOGFILTER'].fields_by_name['workflow_nodes']._serialized_options = b'\272H\016\222\001\013\020d\"\007r\005\020\001\030\377\001'
   _globals['_LOGFILTER'].fields_by_name['attempt']._loaded_options = None
   _globals['_LOGFILTER'].fields_by_name['attempt']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LOGFILTER'].fields_by_name['streams']._loaded_options = None
@@ -56,20 +56,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGSERVICE'].methods_by_name['ListLogs']._serialized_options = b'\220\002\001\352\340\0306\n\001\002\022\003\001\002\003\032\017executions:read\"\031\n\014execution_id\022\texecution(\001'
   _globals['_LOGSERVICE'].methods_by_name['WatchLogs']._loaded_options = None
   _globals['_LOGSERVICE'].methods_by_name['WatchLogs']._serialized_options = b'\220\002\001\352\340\0306\n\001\002\022\003\001\002\003\032\017executions:read\"\031\n\014execution_id\022\texecution(\001'
-  _globals['_LOGSTREAM']._serialized_start=1094
-  _globals['_LOGSTREAM']._serialized_end=1202
+  _globals['_LOGSTREAM']._serialized_start=1100
+  _globals['_LOGSTREAM']._serialized_end=1208
   _globals['_LOGLINE']._serialized_start=143
   _globals['_LOGLINE']._serialized_end=405
   _globals['_LOGFILTER']._serialized_start=408
-  _globals['_LOGFILTER']._serialized_end=582
-  _globals['_LISTLOGSREQUEST']._serialized_start=585
-  _globals['_LISTLOGSREQUEST']._serialized_end=736
-  _globals['_LISTLOGSRESPONSE']._serialized_start=738
-  _globals['_LISTLOGSRESPONSE']._serialized_end=846
-  _globals['_WATCHLOGSREQUEST']._serialized_start=848
-  _globals['_WATCHLOGSREQUEST']._serialized_end=975
-  _globals['_WATCHLOGSRESPONSE']._serialized_start=977
-  _globals['_WATCHLOGSRESPONSE']._serialized_end=1092
-  _globals['_LOGSERVICE']._serialized_start=1205
-  _globals['_LOGSERVICE']._serialized_end=1512
+  _globals['_LOGFILTER']._serialized_end=588
+  _globals['_LISTLOGSREQUEST']._serialized_start=591
+  _globals['_LISTLOGSREQUEST']._serialized_end=742
+  _globals['_LISTLOGSRESPONSE']._serialized_start=744
+  _globals['_LISTLOGSRESPONSE']._serialized_end=852
+  _globals['_WATCHLOGSREQUEST']._serialized_start=854
+  _globals['_WATCHLOGSREQUEST']._serialized_end=981
+  _globals['_WATCHLOGSRESPONSE']._serialized_start=983
+  _globals['_WATCHLOGSRESPONSE']._serialized_end=1098
+  _globals['_LOGSERVICE']._serialized_start=1211
+  _globals['_LOGSERVICE']._serialized_end=1518
 # @@protoc_insertion_point(module_scope)

@@ -120,7 +120,7 @@ class LogFilter(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NODE_IDS_FIELD_NUMBER: _builtins.int
+    WORKFLOW_NODES_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
     MINIMUM_LEVEL_FIELD_NUMBER: _builtins.int
@@ -129,7 +129,7 @@ class LogFilter(_message.Message):
     minimum_level: _builtins.int
     """Leaves out records below this level. What is printed has no level, and stays."""
     @_builtins.property
-    def node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def workflow_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Of these places; empty for all."""
 
     @_builtins.property
@@ -139,14 +139,14 @@ class LogFilter(_message.Message):
     def __init__(
         self,
         *,
-        node_ids: _abc.Iterable[_builtins.str] | None = ...,
+        workflow_nodes: _abc.Iterable[_builtins.str] | None = ...,
         attempt: _builtins.int = ...,
         streams: _abc.Iterable[Global___LogStream.ValueType] | None = ...,
         minimum_level: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "minimum_level", b"minimum_level", "node_ids", b"node_ids", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "minimum_level", b"minimum_level", "streams", b"streams", "workflow_nodes", b"workflow_nodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

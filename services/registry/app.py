@@ -88,6 +88,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             checker=checker,
             python_version=settings.python_version,
             search=engine_pool,
+            caps=settings.caps,
         )
         exchange = Exchange(nodes=nodes, workflows=workflows, documents=Documents())
         identity = Identity(

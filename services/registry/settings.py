@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from services.kit import env as read
 from services.kit.pythons import VERSIONS
+from services.registry.domain.setting_table import CAPPED
 
 _LISTEN_DEFAULT: Final = "127.0.0.1:7101"
 _RUNNER_DEFAULT: Final = "127.0.0.1:7103"
@@ -29,6 +30,7 @@ class Settings:
     runner_address: str
     session_lifetime: timedelta
     python_version: str
+    caps: Mapping[str, int]  # of what nodes may use, by setting; the runner enforces them
     pool_size_max: int
 
     @classmethod
@@ -51,5 +53,17 @@ class Settings:
             runner_address=read.text(env, "QFLOW_RUNNER_ADDRESS", _RUNNER_DEFAULT),
             session_lifetime=timedelta(seconds=lifetime_s),
             python_version=python_version,
+            caps=_caps(env),
             pool_size_max=read.integer(env, "QFLOW_POOL_SIZE_MAX", 8, low=1, high=100),
         )
+
+
+def _caps(env: Mapping[str, str]) -> Mapping[str, int]:
+    """Read QFLOW_NODE_<LIMIT>_MAX, as the runner does; 0 caps nothing."""
+    found = {}
+    for setting in CAPPED:
+        short = setting.name.removeprefix("limits.").replace("memory_limit_bytes", "memory_bytes")
+        cap = read.integer(env, f"QFLOW_NODE_{short.upper()}_MAX", 0, high=1024**4)
+        if cap:
+            found[setting.name] = cap
+    return found

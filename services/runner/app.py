@@ -20,6 +20,7 @@ from qflow.runner.v1.environment_service_pb2_grpc import (
     add_EnvironmentServiceServicer_to_server,
 )
 from qflow.runner.v1.file_service_pb2_grpc import add_FileServiceServicer_to_server
+from qflow.runner.v1.log_service_pb2_grpc import add_LogServiceServicer_to_server
 from qflow.runner.v1.runner_service_pb2_grpc import add_RunnerServiceServicer_to_server
 from qflow.runner.v1.upload_service_pb2_grpc import add_UploadServiceServicer_to_server
 
@@ -44,6 +45,7 @@ from services.runner.loops.environments import keep_environments
 from services.runner.loops.upkeep import keep_lease, shrink_pool, sweep_files
 from services.runner.rpc.environments import EnvironmentServicer
 from services.runner.rpc.files import FileServicer
+from services.runner.rpc.logs import LogServicer
 from services.runner.rpc.runners import RunnerFacts, RunnerServicer
 from services.runner.rpc.uploads import UploadServicer
 from services.runner.settings import LEDGER, Settings
@@ -55,6 +57,7 @@ from services.runner.usecases.environments import Environments
 from services.runner.usecases.inputs import StoredInputs
 from services.runner.usecases.interpreters import InterpreterPool
 from services.runner.usecases.membership import Membership, Offer
+from services.runner.usecases.node_logs import NodeLogs
 from services.runner.usecases.node_versions import NodeVersions
 from services.runner.usecases.outputs import Outputs
 from services.runner.usecases.spares import Shape, Spares
@@ -112,6 +115,7 @@ async def _runner(
         heartbeat_s=settings.heartbeat_s,
     )
     rows = ContainerRows(engine_pool, lambda: membership.incarnation)
+    logs = NodeLogs(engine_pool, caps=settings.log_caps)
     store = FileStore(settings.home / "files")
     folder = settings.home / "environments"
     room = Room(
@@ -151,6 +155,8 @@ async def _runner(
         environments=environments,
         interpreters=interpreters,
         stored=StoredInputs(store, engine_pool),
+        logs=logs,
+        caps=settings.caps,
     )
     desk = Desk(
         attempts,
@@ -193,6 +199,7 @@ async def _runner(
                 ),
                 (add_FileServiceServicer_to_server, FileServicer(api_pool, store)),
                 (add_UploadServiceServicer_to_server, UploadServicer(api_pool, store)),
+                (add_LogServiceServicer_to_server, LogServicer(api_pool, logs)),
             ],
             loops=[
                 partial(streams.hold_all, settings.attach_addresses),
@@ -202,11 +209,13 @@ async def _runner(
                 partial(sweep_files, engine_pool, store),
                 partial(keep_environments, folder, environments, room, pool.environment_keys),
                 rows.write_until,
+                logs.write_until,
             ],
         )
     finally:
         await pool.close()
         await rows.flush()
+        await logs.flush()
         if cgroups is not None:
             cgroups.close()
         try:

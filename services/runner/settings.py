@@ -10,7 +10,8 @@ from typing import Final, Self
 
 from services.kit import env as read
 from services.kit.env import EnvError
-from services.runner.domain.limits import Tier
+from services.runner.domain.limits import Asked, Tier
+from services.runner.domain.node_logs import LogCaps
 
 _SLOTS_PER_CORE: Final = 4
 _SANDBOXES_PER_SLOT: Final = 4
@@ -38,6 +39,8 @@ class Settings:
     minimum_tier: Tier
     unsafe: bool
     bubblewrap: str
+    log_caps: LogCaps
+    caps: Asked
     test_bind: Path | None
     environments_bytes_max: int
     disk_free_bytes_min: int
@@ -72,6 +75,20 @@ class Settings:
             minimum_tier=_tier(env),
             unsafe=read.flag(env, "QFLOW_UNSAFE_NO_SANDBOX"),
             bubblewrap=read.text(env, "QFLOW_BUBBLEWRAP", ""),
+            log_caps=LogCaps(
+                bytes_max=read.integer(
+                    env, "QFLOW_RUNNER_LOG_BYTES_MAX", LogCaps().bytes_max, high=16 * 1024**2
+                ),
+                lines_max=read.integer(
+                    env, "QFLOW_RUNNER_LOG_LINES_MAX", LogCaps().lines_max, high=100_000
+                ),
+            ),
+            caps=Asked(
+                **{
+                    name: read.integer(env, f"QFLOW_NODE_{name.upper()}_MAX", 0, high=1024**4)
+                    for name in Asked._fields
+                }
+            ),
             test_bind=_test_bind(env),
             environments_bytes_max=read.integer(
                 env, "QFLOW_ENVIRONMENTS_BYTES_MAX", 20 * _GIB, low=0, high=_BYTES_HIGH

@@ -48,6 +48,7 @@ _OWNED: Final = {
     "runner": {
         *("containers", "container_dependencies", "files", "file_access_logs"),
         *("environments", "runner_members", "file_uploads", "file_usage"),
+        *("execution_logs", "node_logs"),
     },
     "telemetry": {"performance_metrics", "error_logs", "system_health", "telemetry_watermarks"},
 }
@@ -123,6 +124,8 @@ _RUN_BY: Final = {
     "runner.storage.uploads": "qflow_runner",
     "runner.storage.uploads._DELETE_EXPIRED": "qflow_runner_engine",
     "runner.storage.members": "qflow_runner_engine",
+    "runner.storage.node_logs": "qflow_runner",
+    "runner.storage.node_logs._ADD": "qflow_runner_engine",
     "runner.storage.nodes": "qflow_runner_engine",
     "telemetry.storage.errors": "qflow_telemetry",
     "telemetry.storage.health": "qflow_telemetry",

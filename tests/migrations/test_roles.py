@@ -75,6 +75,8 @@ _OWNED = {
         "file_usage",
         "environments",
         "runner_members",
+        "execution_logs",
+        "node_logs",
     },
     "telemetry": {
         "performance_metrics",
@@ -119,6 +121,8 @@ _RETENTION = {
     "schedule_ticks",
     "schedule_backfills",
     "event_deliveries",
+    "execution_logs",
+    "node_logs",
 }
 # Tables without any tenant's data.
 _GLOBAL = {

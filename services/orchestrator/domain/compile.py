@@ -217,6 +217,7 @@ class _Compiler:
             retry=NO_RETRY if retry is None else RetryPolicy(**retry),
             timeout_ms=int(node.get("timeout_ms") or NODE_TIMEOUT_MS_DEFAULT),
             memory_bytes=int(node.get("memory_bytes") or NODE_MEMORY_BYTES_DEFAULT),
+            limits=node.get("limits") or {},
             kind=kind,
             phase=phase,
             needed={"any": 1, "n_of": int(join.get("count") or 1)}.get(policy),

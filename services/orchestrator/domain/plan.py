@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -149,6 +149,8 @@ class Place:
     retry: RetryPolicy
     timeout_ms: int
     memory_bytes: int
+    # Its other limits, where they are not the default.
+    limits: Mapping[str, int] = field(default_factory=dict, hash=False)
     node_id: UUID | None = None  # of the node, whatever its version
     kind: Kind = Kind.PYTHON
     phase: Phase = Phase.MAIN

@@ -299,6 +299,7 @@ def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
                 timeout_ms=command.place.timeout_ms,
                 memory_limit_bytes=command.place.memory_bytes,
                 python_version=command.place.python_version,
+                limits=pb.AttemptLimits(**command.place.limits) if command.place.limits else None,
             )
 
 

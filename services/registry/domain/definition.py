@@ -22,6 +22,7 @@ from services.registry.domain.constructs import (
     Loop,
     Map,
 )
+from services.registry.domain.node_limits import NodeLimits
 from services.registry.domain.setting_table import Setting
 
 NODES_MAX: Final = 10_000
@@ -83,6 +84,7 @@ class WorkflowNode:
     loop: Loop | None = None
     queue_timeout_ms: int | None = None
     total_timeout_ms: int | None = None
+    limits: NodeLimits = field(default_factory=NodeLimits)
 
     @property
     def kind(self) -> str:
@@ -103,6 +105,7 @@ class WorkflowNode:
         """Give each of its settings with its value."""
         yield table.NODE_TIMEOUT, self.timeout_ms
         yield table.MEMORY_LIMIT, self.memory_bytes
+        yield from self.limits.settings()
         yield table.QUEUE_TIMEOUT, self.queue_timeout_ms
         yield table.TOTAL_TIMEOUT, self.total_timeout_ms
         if self.retry is not None:

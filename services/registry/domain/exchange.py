@@ -170,6 +170,8 @@ def _node(node: WorkflowNode, keys: Sequence[str]) -> Plain:
         shown["timeout_ms"] = node.timeout_ms
     if node.memory_bytes != MEMORY_BYTES_DEFAULT:
         shown["memory_bytes"] = node.memory_bytes
+    if limits := node.limits.as_json():
+        shown["limits"] = Inline(limits)
     fits_a_line = len(shown) == 1 and all(isinstance(each, str | Inline) for each in shown.values())
     return Inline(shown) if fits_a_line else shown
 

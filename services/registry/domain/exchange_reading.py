@@ -49,6 +49,8 @@ from services.registry.domain.exchange_constructs import (
     contract_name,
 )
 from services.registry.domain.exchange_values import Values
+from services.registry.domain.node_limits import NAMES as LIMIT_NAMES
+from services.registry.domain.node_limits import NodeLimits
 
 T = TypeVar("T")
 
@@ -189,7 +191,7 @@ class _Reader(Values):
             path,
             optional=(
                 *("source", "pinned", "literals", "variables", "parameters"),
-                *("retry", "timeout_ms", "memory_bytes", *NODE_KEYS),
+                *("retry", "timeout_ms", "memory_bytes", "limits", *NODE_KEYS),
             ),
         )
         place = f"nodes[{index}]"
@@ -223,6 +225,7 @@ class _Reader(Values):
             memory_bytes=self.integer(
                 found.get("memory_bytes"), f"{path}.memory_bytes", MEMORY_BYTES_DEFAULT
             ),
+            limits=self._limits(found.get("limits"), f"{place}.limits", f"{path}.limits"),
         )
 
     def _literals(self, item: Item | None, place: str, path: str) -> tuple[tuple[str, str], ...]:
@@ -246,6 +249,16 @@ class _Reader(Values):
             self.mark(f"{place}[{len(names)}]", value, here)
             names.append((name, self.text(value, here)))
         return tuple(names)
+
+    def _limits(self, item: Item | None, place: str, path: str) -> NodeLimits:
+        if item is None:
+            return NodeLimits()
+        found = self.members(item, path, optional=LIMIT_NAMES)
+        for name, value in found.items():
+            self.mark(f"{place}.{name}", value, f"{path}.{name}")
+        return NodeLimits.from_json(
+            {name: self.integer(value, f"{path}.{name}", 0) for name, value in found.items()}
+        )
 
     def _retry(self, item: Item | None, path: str) -> Retry | None:
         if item is None:

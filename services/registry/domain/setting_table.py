@@ -43,6 +43,9 @@ class Setting:
 
 
 _NODE: Final = (Level.NODE,)
+# Said for a node, and no more than the deployment allows.
+_NODE_OR_LESS: Final = (Level.DEPLOYMENT, Level.NODE)
+_LIMIT_PROOF: Final = "tests/integration/runner/test_node_limits.py::"
 _RETRY_PROOF: Final = "tests/unit/orchestrator/test_retry.py::"
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
@@ -108,12 +111,80 @@ MEMORY_LIMIT: Final = Setting(
     default=512 * 1024 * 1024,
     minimum=16 * 1024 * 1024,
     maximum=1024**4,
-    levels=_NODE,
+    levels=_NODE_OR_LESS,
     enforced_by="runner",
     enforcement="the sandbox's control group, else its own limit, ends what uses more",
     proof="tests/integration/runner/test_hostile_code.py::test_a_memory_bomb_ends_as_out_of_memory",
     description="how much memory one attempt may use",
 )
+CPU: Final = Setting(
+    name="limits.cpu_millicores",
+    kind="integer",
+    unit="millicores",
+    default=None,
+    minimum=10,
+    maximum=1_024_000,
+    levels=_NODE_OR_LESS,
+    enforced_by="runner",
+    enforcement="the control group of the sandbox is given so much time of the processors",
+    proof=f"{_LIMIT_PROOF}test_a_share_of_the_processors_is_kept",
+    description="thousandths of a processor that one attempt may use; a fair share when unset",
+)
+PROCESSES: Final = Setting(
+    name="limits.processes",
+    kind="integer",
+    unit="processes",
+    default=128,
+    minimum=4,
+    maximum=32_768,
+    levels=_NODE_OR_LESS,
+    enforced_by="runner",
+    enforcement="the control group of the sandbox, else a limit of its user, refuses more",
+    proof=f"{_LIMIT_PROOF}test_no_more_processes_are_made_than_the_node_may_have",
+    description="how many processes and threads one attempt may have at once",
+)
+OPEN_FILES: Final = Setting(
+    name="limits.open_files",
+    kind="integer",
+    unit="files",
+    default=1024,
+    minimum=64,
+    maximum=65_536,
+    levels=_NODE_OR_LESS,
+    enforced_by="runner",
+    enforcement="the kernel refuses to open more in one process",
+    proof=f"{_LIMIT_PROOF}test_no_more_files_are_opened_than_the_node_may_have",
+    description="how many files, pipes and sockets each process of an attempt may have open",
+)
+TEMPORARY_BYTES: Final = Setting(
+    name="limits.temporary_bytes",
+    kind="integer",
+    unit="bytes",
+    default=256 * 1024 * 1024,
+    minimum=1024 * 1024,
+    maximum=1024**4,
+    levels=_NODE_OR_LESS,
+    enforced_by="runner",
+    enforcement="the file systems of the sandbox are so large; where it has none, each file",
+    proof=f"{_LIMIT_PROOF}test_no_more_is_written_than_the_node_may_keep",
+    description="how much an attempt may write to its temporary folder, and again to shared memory",
+)
+OUTPUT_BYTES: Final = Setting(
+    name="limits.output_bytes",
+    kind="integer",
+    unit="bytes",
+    default=64 * 1024 * 1024,
+    minimum=1024,
+    maximum=1024**3,
+    levels=_NODE_OR_LESS,
+    enforced_by="runner",
+    enforcement="the runner takes no larger answer",
+    proof=f"{_LIMIT_PROOF}test_an_output_beyond_its_limit_fails_the_node",
+    description="how large the outputs of one attempt may be in sum, as JSON texts",
+)
+NODE_LIMITS: Final = (CPU, PROCESSES, OPEN_FILES, TEMPORARY_BYTES, OUTPUT_BYTES)
+# What a deployment may cap.
+CAPPED: Final = (MEMORY_LIMIT, *NODE_LIMITS)
 MAX_RETRIES: Final = Setting(
     name="retry.max_retries",
     kind="integer",
@@ -198,6 +269,7 @@ SETTINGS: Final = (
     RUN_TIMEOUT,
     NODE_TIMEOUT,
     MEMORY_LIMIT,
+    *NODE_LIMITS,
     QUEUE_TIMEOUT,
     TOTAL_TIMEOUT,
     MAX_RETRIES,

@@ -25,6 +25,7 @@ from services.registry.domain.definition import (
 from services.registry.domain.definition import (
     Parameter as TemplateParameter,
 )
+from services.registry.domain.node_limits import NodeLimits
 from services.registry.domain.requirements import Requirement
 from services.registry.domain.source import Output, Parameter
 from services.registry.domain.stored_constructs import constructs_from_json, constructs_to_json
@@ -225,6 +226,8 @@ def _node_to_json(node: WorkflowNode) -> Json:
         bound["variables"] = dict(node.variables)
     if node.parameters:
         bound["template_parameters"] = dict(node.parameters)
+    if limits := node.limits.as_json():
+        bound["limits"] = limits
     return (
         bound
         | constructs_to_json(node)
@@ -275,6 +278,7 @@ def _node_from_json(stored: Mapping[str, Any]) -> WorkflowNode:
         memory_bytes=stored["memory_bytes"] or MEMORY_BYTES_DEFAULT,
         variables=tuple(stored.get("variables", {}).items()),
         parameters=tuple(stored.get("template_parameters", {}).items()),
+        limits=NodeLimits.from_json(stored.get("limits") or {}),
         **constructs_from_json(stored),
     )
 

@@ -116,6 +116,8 @@ def _node(place: str, old: WorkflowNode, new: WorkflowNode) -> Iterator[Change]:
     yield from changed(f"{place}.retry", _retry(old.retry), _retry(new.retry))
     yield from changed(f"{place}.timeout_ms", str(old.timeout_ms), str(new.timeout_ms))
     yield from changed(f"{place}.memory_bytes", str(old.memory_bytes), str(new.memory_bytes))
+    caps = flat(old.limits.as_json()), flat(new.limits.as_json())
+    yield from _each(f"{place}.limits", *caps, str, changed)
     parts = flat(constructs_to_json(old)), flat(constructs_to_json(new))
     yield from _each(place, *parts, str, changed)
 

@@ -24,6 +24,8 @@ from services.registry.domain.definition import (
     WorkflowNode,
     WorkflowOutput,
 )
+from services.registry.domain.node_limits import NAMES as LIMIT_NAMES
+from services.registry.domain.node_limits import NodeLimits
 from services.registry.rpc.construct_codec import (
     CONNECTIONS,
     add_constructs,
@@ -112,6 +114,9 @@ def _node_from_pb(message: pb.WorkflowNode, index: int, ids: dict[str, UUID]) ->
         memory_bytes=message.memory_limit_bytes or MEMORY_BYTES_DEFAULT,
         variables=tuple((each.input, each.variable) for each in message.variables),
         parameters=tuple((each.input, each.parameter) for each in message.parameters),
+        limits=NodeLimits.from_json({name: getattr(message.limits, name) for name in LIMIT_NAMES})
+        if message.HasField("limits")
+        else NodeLimits(),
         **constructs,
     )
 
@@ -202,6 +207,8 @@ def _add_node(definition: pb.WorkflowDefinition, node: WorkflowNode) -> None:
         ],
     )
     message.timeout.FromMilliseconds(node.timeout_ms)
+    for name, value in node.limits.as_json().items():
+        setattr(message.limits, name, value)
     for name, value_json in node.literals:
         message.literals.add(input=name, value_json=value_json)
     if node.retry is not None:

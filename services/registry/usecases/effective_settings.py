@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -41,7 +41,7 @@ async def get_effective_settings(
             fields=[FieldViolation("workflow_node", fault, "WORKFLOW_NODE_NOT_FOUND")],
             resource=("workflow", str(workflow_id)),
         )
-    found = list(_of_node(place))
+    found = [_capped(each, deps.caps) for each in _of_node(place)]
     if place.construct is not None:  # the engine runs it itself, or a workflow's nodes do
         return found
     async with as_caller(deps.pool, caller) as db:
@@ -60,6 +60,14 @@ def _of_node(place: WorkflowNode) -> Iterator[Effective]:
     if place.retry is None:
         # Without a policy nothing is tried again, and the waits of one do not exist.
         yield Effective(table.MAX_RETRIES, 0, None)
+
+
+def _capped(found: Effective, caps: Mapping[str, int]) -> Effective:
+    """Give what the deployment allows, where that is less."""
+    cap = caps.get(found.setting.name)
+    if cap is None or (isinstance(found.value, int | float) and found.value <= cap):
+        return found
+    return Effective(found.setting, cap, Level.DEPLOYMENT)
 
 
 def _told(setting: Setting, value: float | None, level: Level) -> Effective:

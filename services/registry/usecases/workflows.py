@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -59,6 +59,7 @@ class Workflows:
     checker: GraphChecker
     python_version: str  # of a workflow whose nodes name none
     search: Pool  # whose login finds candidates in the indexes of all tenants
+    caps: Mapping[str, int] = field(default_factory=dict)  # the deployment's, by setting
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,12 @@ values, so that a value keeps the exact text it was produced as.
 from __future__ import annotations
 
 import _signal
+import _thread
 import base64
 import enum
 import fcntl
 import gc
+import io
 import json
 import math
 import os
@@ -36,6 +38,8 @@ MAX_MESSAGE = 4096
 MAX_TRACE = 32768
 MAX_CAUSES = 8
 MAX_FRAMES = 24
+LOG_FRAME_BYTES = 65536
+LOG_FRAME_COST = 64  # so that lines of a few bytes have an end, too
 MODULE = "qflow_node"
 FILENAME = "node.py"
 _HEAD = struct.Struct("!II")
@@ -1323,6 +1327,12 @@ class Channel:
     def __init__(self, descriptor):
         self.descriptor = descriptor
         self.pending = bytearray()
+        # Threads of user code tell what they print while the answer is written.
+        self.lock = _thread.allocate_lock()
+        self.writer = 0  # the thread within a frame, which must not be left half written
+        self.stopped = False
+        self.pid = os.getpid()
+        self.room = 0  # how much more of this call's output may be told
 
     def read(self):
         """The next (header, body), or None at the end."""
@@ -1350,12 +1360,126 @@ class Channel:
     def write_text(self, header, parts=()):
         head = header.encode("utf-8")
         body = b"".join(parts)
-        self._write_all(_HEAD.pack(len(head), len(body)) + head + body)
+        self._send(_HEAD.pack(len(head), len(body)) + head + body)
+
+    def tell(self, header, body):
+        """Tell of output; False when there is no room, or this is a child of the agent's process."""
+        if self.room <= 0 or os.getpid() != self.pid:
+            return False
+        self.room -= len(body) + LOG_FRAME_COST
+        self._send(_HEAD.pack(len(header), len(body)) + header + body)
+        return True
+
+    def _send(self, data):
+        with self.lock:
+            self.writer = _thread.get_ident()
+            try:
+                self._write_all(data)
+            finally:
+                self.writer = 0
+        if self.stopped:
+            self.stopped = False
+            raise Terminated()
 
     def _write_all(self, data):
         view = memoryview(data)
         while view:
             view = view[os.write(self.descriptor, view) :]
+
+
+# ---------------------------------------------------------------- what user code writes
+
+
+class Printed(io.RawIOBase):
+    """What Python code prints, told on the channel so that streams and records keep one order.
+
+    Past the call's room, and in processes that user code forks, it goes to the descriptor.
+    """
+
+    def __init__(self, channel, descriptor):
+        super().__init__()
+        self.channel = channel
+        self.descriptor = descriptor
+        self.header = b'{"op":"log","s":%d}' % descriptor
+
+    def writable(self):
+        return True
+
+    def fileno(self):
+        return self.descriptor
+
+    def write(self, data):
+        piece = bytes(data[:LOG_FRAME_BYTES])
+        if not self.channel.tell(self.header, piece):
+            return os.write(self.descriptor, data)
+        return len(piece)
+
+
+def open_printed(channel, descriptor):
+    # By lines: what a node prints is seen while it runs.
+    raw = io.BufferedWriter(Printed(channel, descriptor))
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+class LoggingWatch:
+    """Gives `logging` its handler when user code imports it, at no cost where none does."""
+
+    def __init__(self, channel):
+        self.channel = channel
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "logging":
+            return None
+        sys.meta_path.remove(self)
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                break
+        else:
+            return None
+        load, channel = spec.loader.exec_module, self.channel
+
+        def exec_module(module):
+            load(module)
+            take_records(module, channel)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def take_records(logging, channel):
+    """Send the root logger's records on the channel, and let `basicConfig` shape them."""
+
+    class Records(logging.Handler):
+        def emit(self, record):
+            try:
+                text = self.format(record)
+                header = _dump(
+                    {"op": "log", "level": int(record.levelno), "name": str(record.name)[:255]}
+                )
+                body = text.encode("utf-8", "backslashreplace")[:LOG_FRAME_BYTES]
+                if not channel.tell(header.encode("utf-8", "backslashreplace"), body):
+                    sys.stderr.write(text + "\n")
+            except Exception:
+                self.handleError(record)
+
+    handler = Records()
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    configure = logging.basicConfig
+
+    def basic_config(**options):
+        """With a handler of ours there it would do nothing: its level and format are taken over."""
+        root.removeHandler(handler)
+        configure(**options)
+        for made in list(root.handlers):
+            if type(made) is logging.StreamHandler and made.stream in (sys.stdout, sys.stderr):
+                root.removeHandler(made)
+                handler.setFormatter(made.formatter)
+        root.addHandler(handler)
+
+    logging.basicConfig = basic_config
 
 
 # ---------------------------------------------------------------- what a call may leave behind
@@ -1650,6 +1774,7 @@ class Agent:
     def call(self, header, body):
         node = self.node
         self.set_context(header.get("context") or {})
+        self.channel.room = header.get("log_room", 0)
         cpu = time.process_time_ns()
         began = entered = left = time.perf_counter_ns()
         texts, error = [], None
@@ -1677,6 +1802,7 @@ class Agent:
             error = self.describe_problem(problem)
         done = time.perf_counter_ns()
         flush_streams()
+        self.channel.room = 0  # what comes after the call is nobody's
         recycle = self.left_behind()
         used = resource.getrusage(resource.RUSAGE_SELF)
         user_us = max(0, left - entered) // 1000
@@ -1801,10 +1927,6 @@ def confine(spec):
     check(libc.prctl(_PR_SET_SECCOMP, 2, shape, 0, 0), "seccomp")
 
 
-def on_terminate(number, frame):
-    raise Terminated()
-
-
 def main():
     given = int(sys.argv[1])
     # Away from the low numbers, where careless code closes everything, and closed on exec.
@@ -1812,11 +1934,20 @@ def main():
     os.close(given)
     del sys.argv[1:]
     sys.argv[0] = FILENAME
+    channel = Channel(descriptor)
+
+    def on_terminate(number, frame):
+        if channel.writer == _thread.get_ident():
+            channel.stopped = True  # a frame is written to its end first
+            return
+        raise Terminated()
+
     signal.signal(signal.SIGTERM, on_terminate)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=False)
+    sys.stdout = sys.__stdout__ = open_printed(channel, 1)
+    sys.stderr = sys.__stderr__ = open_printed(channel, 2)
+    sys.meta_path.insert(0, LoggingWatch(channel))
     try:
-        Agent(Channel(descriptor)).serve()
+        Agent(channel).serve()
     except Terminated:
         pass
     # Threads that user code left must not keep the sandbox alive.

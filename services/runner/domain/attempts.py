@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
+from services.runner.domain.limits import NOTHING_ASKED, Asked
+
 
 @dataclass(frozen=True, slots=True)
 class FileReference:
@@ -51,4 +53,4 @@ class AttemptRequest(NamedTuple):
     inputs: Sequence[Input]
     outputs: Sequence[str]
     timeout_s: float
-    memory_bytes: int = 0
+    limits: Asked = NOTHING_ASKED

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from services.runner.domain.attempts import FileReference, Spliced
-from services.runner.domain.limits import Tier
+from services.runner.domain.limits import Asked, Tier
 from services.runner.domain.outcome import Outcome
 
 Value = bytes | FileReference | Spliced | None
@@ -29,7 +29,7 @@ class Definition:
     inputs: Sequence[tuple[str, str]]  # (parameter, conversion)
     outputs: Sequence[str]
     timeout_s: float
-    memory_bytes: int
+    limits: Asked
     python_version: str
 
 

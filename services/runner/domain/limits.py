@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 MIB: Final = 1024 * 1024
 
@@ -37,6 +37,7 @@ class Limits:
     open_files: int = 1024
     temporary_bytes: int = 256 * MIB
     output_bytes: int = 64 * MIB
+    cpu_millicores: int = 0  # 0: a fair share
 
     def as_json(self, tier: Tier) -> dict[str, object]:
         """Give the form that `containers.resource_limits` keeps."""
@@ -46,7 +47,47 @@ class Limits:
             "pids": self.processes,
             "open_files": self.open_files,
             "temporary_bytes": self.temporary_bytes,
+            "output_bytes": self.output_bytes,
+            **({"cpu_millicores": self.cpu_millicores} if self.cpu_millicores else {}),
         }
+
+
+class Asked(NamedTuple):
+    """What a node asks for, besides its time; 0 is the default of each."""
+
+    memory_bytes: int = 0
+    processes: int = 0
+    open_files: int = 0
+    temporary_bytes: int = 0
+    output_bytes: int = 0
+    cpu_millicores: int = 0
+
+
+NOTHING_ASKED: Final = Asked()
+_DEFAULT: Final = Limits()
+# Below these no interpreter starts.
+_LEAST: Final = Limits(
+    memory_bytes=32 * MIB,
+    processes=4,
+    open_files=64,
+    temporary_bytes=MIB,
+    output_bytes=1024,
+    cpu_millicores=10,
+)
+
+
+def limits_of(asked: Asked, caps: Asked) -> Limits:
+    """Give what is in force: what is asked for or the default, and no more than the caps allow.
+
+    A cap of 0 caps nothing.
+    """
+    chosen: dict[str, int] = {}
+    for name, wanted, cap in zip(Asked._fields, asked, caps, strict=True):
+        value = wanted or getattr(_DEFAULT, name)
+        if cap:
+            value = min(value or cap, cap)
+        chosen[name] = max(value, getattr(_LEAST, name)) if value else 0
+    return Limits(**chosen)
 
 
 def meets(tier: Tier, minimum: Tier) -> bool:

@@ -28,6 +28,7 @@ from services.runner.domain.frames import (
     Value,
     ValuesNotGiven,
 )
+from services.runner.domain.limits import Asked
 
 PROTOCOL: Final = 1
 _FRAME_BYTES_MAX: Final = 256 * 1024
@@ -246,7 +247,14 @@ def _definition(each: pb.AttemptDefinition) -> Definition:
         inputs=[(binding.name, binding.conversion) for binding in each.inputs],
         outputs=list(each.outputs),
         timeout_s=each.timeout_ms / 1000,
-        memory_bytes=each.memory_limit_bytes,
+        limits=Asked(
+            memory_bytes=each.memory_limit_bytes,
+            processes=each.limits.processes,
+            open_files=each.limits.open_files,
+            temporary_bytes=each.limits.temporary_bytes,
+            output_bytes=each.limits.output_bytes,
+            cpu_millicores=each.limits.cpu_millicores,
+        ),
         python_version=each.python_version,
     )
 

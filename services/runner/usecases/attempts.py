@@ -18,7 +18,7 @@ from qflow.types.values import ValueTextError, parse_strict
 
 from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.environments import Package, packages_in
-from services.runner.domain.limits import MIB, Limits
+from services.runner.domain.limits import MIB, NOTHING_ASKED, Asked, limits_of
 from services.runner.domain.outcome import (
     INLINE_BYTES_MAX,
     NO_USAGE,
@@ -41,6 +41,7 @@ from services.runner.usecases.interpreters import (
     Warm,
     error_from,
 )
+from services.runner.usecases.node_logs import NodeLogs
 from services.runner.usecases.node_versions import NodeVersions
 
 log = structlog.get_logger()
@@ -48,7 +49,6 @@ log = structlog.get_logger()
 # Above this a text is checked beside the loop, so that one call does not hold up the others.
 _CHECK_INLINE_BYTES: Final = 16 * 1024
 _TERMINATION_GRACE_S: Final = 1.0
-_MEMORY_MIN_BYTES: Final = 32 * MIB
 _NEEDS_KEPT_MAX: Final = 10_000
 # Values that are strict JSON at a glance: most results of small functions.
 _PLAIN: Final = re.compile(rb'-?(?:0|[1-9][0-9]{0,17})|true|false|null|"[ !#-\[\]-~]{0,256}"')
@@ -79,13 +79,17 @@ class Attempts:
         environments: Environments,
         interpreters: Mapping[str, Interpreter],
         stored: StoredInputs,
+        logs: NodeLogs,
+        caps: Asked = NOTHING_ASKED,
     ) -> None:
+        self._caps = caps
         self._pool = pool
+        self._logs = logs
         self._versions = versions
         self._environments = environments
         self._interpreters = interpreters
         self._stored = stored
-        self._needs: dict[tuple[int, int, int, float], Need] = {}
+        self._needs: dict[tuple[int, int, Asked, float], Need] = {}
         self._killing: set[asyncio.Task[None]] = set()
 
     async def run(self, attempt: Attempt) -> Outcome:
@@ -142,9 +146,6 @@ class Attempts:
     # -- before the call
 
     def _key(self, request: AttemptRequest, version: NodeVersion) -> WarmKey:
-        limits = _DEFAULT_LIMITS
-        if request.memory_bytes:
-            limits = replace(limits, memory_bytes=max(request.memory_bytes, _MEMORY_MIN_BYTES))
         return WarmKey(
             request.tenant_id,
             version.id,
@@ -153,7 +154,7 @@ class Attempts:
                 python_version=version.python_version,
                 digest=version.lock_digest,
             ),
-            limits,
+            limits_of(request.limits, self._caps),
         )
 
     def _stands(self, need: Need) -> bool:
@@ -256,8 +257,10 @@ class Attempts:
             "inputs": inputs,
             "output_bytes_max": warm.key.limits.output_bytes,
             "context": _context(request),
+            "log_room": self._logs.caps.bytes_max,
         }
-        sandbox.begin_output()
+        written = self._logs.open(request)
+        sandbox.begin_output(written)
         attempt.transfer_us = round((time.monotonic() - began) * 1_000_000)
         timer = asyncio.get_running_loop().call_later(request.timeout_s, self._on_timeout, attempt)
         try:
@@ -266,6 +269,7 @@ class Attempts:
             )
         except SandboxDied as died:
             stdout, stderr = sandbox.output_tails()
+            written.close()
             return Outcome(
                 error=_died_error(attempt, died),
                 stdout_tail=stdout,
@@ -275,6 +279,7 @@ class Attempts:
         finally:
             timer.cancel()
         outcome = await self._outcome(attempt, warm, reply)
+        written.close()
         warm.cpu_us += outcome.usage.cpu_us
         warm.memory_peak_bytes = max(warm.memory_peak_bytes, outcome.usage.memory_peak_bytes)
         return outcome
@@ -337,16 +342,15 @@ class _Refused(Exception):  # noqa: N818 - it carries an error that is an outcom
         self.error = error
 
 
-_DEFAULT_LIMITS: Final = Limits()
 _skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-def _short_key(request: AttemptRequest) -> tuple[int, int, int, float]:
+def _short_key(request: AttemptRequest) -> tuple[int, int, Asked, float]:
     """Name what decides the interpreter, cheap to hash."""
     return (
         request.tenant_id.int,
         request.node_version_id.int,
-        request.memory_bytes,
+        request.limits,
         request.timeout_s,
     )
 

@@ -417,5 +417,5 @@ def _request(
         inputs=inputs,
         outputs=definition.outputs,
         timeout_s=assignment.timeout_s or definition.timeout_s or _TIMEOUT_DEFAULT_S,
-        memory_bytes=definition.memory_bytes,
+        limits=definition.limits,
     )

@@ -23,6 +23,7 @@ class Rule:
 # In this order: what hangs on executions goes with them.
 RULES: Final = (
     Rule(subject="executions", keep_days=30, batch=1000),
+    Rule(subject="node_logs", keep_days=30, batch=5000),
     Rule(subject="temporary_files", batch=1000),
     Rule(subject="containers", keep_days=30, batch=5000),
     Rule(subject="metrics", keep_days=90, batch=5000),

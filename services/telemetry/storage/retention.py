@@ -14,6 +14,7 @@ _LOCK: Final[LiteralString] = """
 """
 
 _FORGET_EXECUTIONS: Final[LiteralString] = "SELECT cleanup_old_executions($1, $2)"
+_FORGET_NODE_LOGS: Final[LiteralString] = "SELECT cleanup_old_node_logs($1, $2)"
 _FORGET_TEMPORARY_FILES: Final[LiteralString] = "SELECT cleanup_temporary_files($1)"
 _FORGET_CONTAINERS: Final[LiteralString] = "SELECT cleanup_old_containers($1, $2)"
 _FORGET_METRICS: Final[LiteralString] = "SELECT cleanup_old_metrics($1, $2)"
@@ -32,6 +33,7 @@ _FORGET_RUNNER_MEMBERS: Final[LiteralString] = "SELECT cleanup_dead_runner_membe
 
 _STATEMENTS: Final[Mapping[str, LiteralString]] = {
     "executions": _FORGET_EXECUTIONS,
+    "node_logs": _FORGET_NODE_LOGS,
     "temporary_files": _FORGET_TEMPORARY_FILES,
     "containers": _FORGET_CONTAINERS,
     "metrics": _FORGET_METRICS,

@@ -39,6 +39,15 @@ async def in_force(client: Client, workflow_id: str, node: str = "") -> dict[str
     return {each.name: (each.value_json, each.source) for each in answer.settings}
 
 
+LIMITS = {
+    "limits.cpu_millicores": ("null", DEFAULT),
+    "limits.processes": ("128", DEFAULT),
+    "limits.open_files": ("1024", DEFAULT),
+    "limits.temporary_bytes": (str(256 << 20), DEFAULT),
+    "limits.output_bytes": (str(64 << 20), DEFAULT),
+}
+
+
 async def test_the_schema_tells_what_is_enforced_and_by_whom(client: Client) -> None:
     stub = SettingsServiceStub(client.channel)
     answer = await stub.GetSettingsSchema(pb.GetSettingsSchemaRequest())
@@ -75,6 +84,7 @@ async def test_what_is_in_force_says_where_it_comes_from(client: Client) -> None
     assert await in_force(client, made.id, "a") == {
         "timeout": ("600000", DEFAULT),
         "memory_limit_bytes": (str(512 << 20), DEFAULT),
+        **LIMITS,
         "queue_timeout": ("null", DEFAULT),
         "total_timeout": ("null", DEFAULT),
         "retry.max_retries": ("0", DEFAULT),
@@ -83,6 +93,7 @@ async def test_what_is_in_force_says_where_it_comes_from(client: Client) -> None
     assert await in_force(client, made.id, "b") == {
         "timeout": ("5000", NODE),
         "memory_limit_bytes": (str(512 << 20), DEFAULT),
+        **LIMITS,
         "queue_timeout": ("null", DEFAULT),
         "total_timeout": ("null", DEFAULT),
         "retry.max_retries": ("3", DEFAULT),
@@ -100,6 +111,19 @@ async def test_what_is_in_force_says_where_it_comes_from(client: Client) -> None
         grpc.StatusCode.NOT_FOUND,
         [("workflow_node", "WORKFLOW_NODE_NOT_FOUND")],
     )
+
+
+async def test_the_limits_of_a_node_are_those_it_asks_for(client: Client) -> None:
+    one = await client.node("def one() -> int: return 1")
+    limits = workflow_pb2.NodeLimits(cpu_millicores=500, processes=9)
+    made = await create(
+        client, workflow_pb2.WorkflowDefinition(nodes=[place("a", on=one, limits=limits)])
+    )
+    assert limits == made.definition.nodes[0].limits
+    found = await in_force(client, made.id, "a")
+    assert ("500", NODE) == found["limits.cpu_millicores"]
+    assert ("9", NODE) == found["limits.processes"]
+    assert LIMITS["limits.open_files"] == found["limits.open_files"]
 
 
 def varint(number: int) -> bytes:

@@ -19,6 +19,7 @@ from services.registry.domain.definition import (
     WorkflowNode,
 )
 from services.registry.domain.graph import check
+from services.registry.domain.node_limits import NodeLimits
 from services.registry.domain.setting_table import SETTINGS
 from services.registry.domain.stored import definition_from_json, definition_to_json
 from services.registry.domain.templates import fill_in
@@ -127,6 +128,11 @@ def test_a_setting_out_of_its_limits_is_refused_wherever_it_comes_from(setting: 
         "settings.timeout": replace(READER, timeout_ms=0),
         "timeout": bound(timeout_ms=-1),
         "memory_limit_bytes": bound(memory_bytes=1),
+        "limits.cpu_millicores": bound(limits=NodeLimits(cpu_millicores=1)),
+        "limits.processes": bound(limits=NodeLimits(processes=1)),
+        "limits.open_files": bound(limits=NodeLimits(open_files=10**6)),
+        "limits.temporary_bytes": bound(limits=NodeLimits(temporary_bytes=1)),
+        "limits.output_bytes": bound(limits=NodeLimits(output_bytes=2**40)),
         "queue_timeout": bound(queue_timeout_ms=0),
         "total_timeout": bound(total_timeout_ms=10**15),
         "retry.max_retries": bound(retry=Retry(max_retries=10**9)),

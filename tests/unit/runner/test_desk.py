@@ -20,6 +20,7 @@ from services.runner.domain.frames import (
     Value,
     ValuesNotGiven,
 )
+from services.runner.domain.limits import NOTHING_ASKED
 from services.runner.domain.outcome import Outcome, Usage
 from services.runner.usecases.attempts import Attempt, Attempts
 from services.runner.usecases.desk import Desk, Session
@@ -109,7 +110,7 @@ DEFINITION = Definition(
     inputs=[("x", "")],
     outputs=["result"],
     timeout_s=1,
-    memory_bytes=0,
+    limits=NOTHING_ASKED,
     python_version="3.11",
 )
 

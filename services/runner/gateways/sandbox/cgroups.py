@@ -7,6 +7,7 @@ which lowers the reported tier.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import Final
 from services.runner.domain.limits import Limits
 
 _ROOT: Final = Path("/sys/fs/cgroup")
+_PERIOD_US: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,10 @@ class CgroupHost:
                     (folder / "memory.oom.group").write_text("1")
             if (folder / "pids.max").exists():
                 (folder / "pids.max").write_text(str(limits.processes))
+        if limits.cpu_millicores and not _give_processors(folders, limits.cpu_millicores):
+            for folder in folders:
+                folder.rmdir()
+            raise no_processors()
         return Cgroup(folders, folders[0], self._version)
 
     def close(self) -> None:
@@ -133,6 +139,29 @@ class CgroupHost:
                         group.kill()
                         group.remove()
         return left
+
+
+def no_processors() -> OSError:
+    """Make the fault of a share of the processors that nothing here could enforce."""
+    return OSError(
+        errno.ENOTSUP,
+        "the cpu controller is not to be had here, so a node cannot be held to a share of the"
+        " processors; delegate it to the runner, or take away cpu_millicores",
+    )
+
+
+def _give_processors(folders: Sequence[Path], millicores: int) -> bool:
+    """Give a group so much time of the processors in each period; False without a controller."""
+    quota_us = max(1000, _PERIOD_US * millicores // 1000)
+    for folder in folders:
+        if (folder / "cpu.cfs_quota_us").exists():
+            (folder / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+            (folder / "cpu.cfs_quota_us").write_text(str(quota_us))
+            return True
+        if (folder / "cpu.max").exists():
+            (folder / "cpu.max").write_text(f"{quota_us} {_PERIOD_US}")
+            return True
+    return False
 
 
 def _detect_v1(name: str) -> CgroupHost | None:

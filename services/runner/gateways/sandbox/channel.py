@@ -15,6 +15,9 @@ from services.runner.gateways.sandbox.port import Header, Reply, SandboxDied
 _HEAD: Final = struct.Struct("!II")
 _HEADER_BYTES_MAX: Final = 256 * 1024
 _READ_BYTES: Final = 256 * 1024
+# The agent itself stops far below: more is not its doing, and would take the loop from others.
+_LOG_FRAMES_MAX: Final = 64 * 1024
+_LOG_BYTES_MAX: Final = 64 * 1024
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict).decode
 
@@ -22,18 +25,27 @@ _decode: Final = msgspec.json.Decoder(dict).decode
 class AgentChannel:
     """The runner's end. Whatever comes is untrusted and bounded.
 
-    The agent speaks when it is asked. Who says more, or what is no frame, is not listened to any
-    longer, and `on_fault` is told: such a sandbox serves no other call.
+    The agent answers when it is asked, and until then may tell what user code writes. Who says
+    more, or what is no frame, is not listened to any longer, and `on_fault` is told: such a sandbox
+    serves no other call.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, on_fault: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        on_fault: Callable[[], None],
+        on_log: Callable[[Header, bytes], None],
+    ) -> None:
         self._loop = loop
         self._on_fault = on_fault
+        self._on_log = on_log
         self._socket, self.far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._received = bytearray()
         self._waiting: asyncio.Future[Reply] | None = None
         self._reply_bytes_max = 0
+        self._log_frames = 0
         self._unsent = memoryview(b"")
         self._broken: str = ""
         loop.add_reader(self._socket.fileno(), self._readable)
@@ -48,6 +60,7 @@ class AgentChannel:
         if self._waiting is not None and not self._waiting.done():
             raise RuntimeError("the agent answers one request at a time")
         self._reply_bytes_max = reply_bytes_max
+        self._log_frames = 0
         self._waiting = self._loop.create_future()
         if self._broken:
             self._waiting.set_exception(SandboxDied(self._broken))
@@ -112,25 +125,38 @@ class AgentChannel:
             self._fault("the agent sent what nobody asked for")
 
     def _parse(self) -> None:
-        waiting = self._waiting
+        while (frame := self._next_frame()) is not None:
+            header, body = frame
+            if header.get("op") != "log":
+                assert self._waiting is not None
+                self._waiting.set_result(Reply(header=header, body=body))
+                return
+            self._log_frames += 1
+            if self._log_frames > _LOG_FRAMES_MAX or len(body) > _LOG_BYTES_MAX:
+                self._fault("the agent told more than allowed")
+                return
+            self._on_log(header, body)
+
+    def _next_frame(self) -> tuple[Header, bytes] | None:
+        """Give the next frame, if it is whole and somebody waits for it."""
         received = self._received
-        if waiting is None or waiting.done() or len(received) < _HEAD.size:
-            return
+        if self._waiting is None or self._waiting.done() or len(received) < _HEAD.size:
+            return None
         header_length, body_length = _HEAD.unpack_from(received)
         if header_length > _HEADER_BYTES_MAX or body_length > self._reply_bytes_max:
             self._fault("the agent's frame is larger than allowed")
-            return
+            return None
         start = _HEAD.size + header_length
         if len(received) < start + body_length:
-            return
+            return None
         try:
             header = _decode(memoryview(received)[_HEAD.size : start])
         except (msgspec.DecodeError, ValueError, RecursionError):
             self._fault("the agent's frame cannot be read")
-            return
+            return None
         body = bytes(memoryview(received)[start : start + body_length])
         del received[: start + body_length]
-        waiting.set_result(Reply(header=header, body=body))
+        return header, body
 
     def _fault(self, message: str) -> None:
         """Listen no longer: what goes on sending must not cost the loop anything."""

@@ -8,6 +8,9 @@ import fcntl
 import os
 from typing import Final
 
+from services.runner.domain.node_logs import Stream, shown_bytes
+from services.runner.gateways.sandbox.port import OutputSink
+
 TAIL_BYTES: Final = 8 * 1024 - 64  # a result carries 8 KiB, the mark of what is left out included
 _PIPE_BYTES: Final = 1024 * 1024
 _READ_BYTES: Final = 1024 * 1024
@@ -20,8 +23,10 @@ _PAUSE_S: Final = 0.005
 class OutputTail:
     """Drains one pipe and keeps its last bytes."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, stream: Stream) -> None:
         self._loop = loop
+        self._stream = stream
+        self._sink: OutputSink | None = None
         self._read, self.write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._read, False)
         with contextlib.suppress(OSError):  # above the user's pipe quota the default size stays
@@ -35,10 +40,20 @@ class OutputTail:
     def _write_end(self) -> int:
         return self.write_end
 
-    def begin(self) -> None:
-        """Forget what came until now."""
+    def begin(self, sink: OutputSink | None = None) -> None:
+        """Forget what came until now; a sink takes what comes from now on."""
         self._kept.clear()
         self._total = 0
+        self._sink = sink
+
+    def take(self, piece: bytes) -> None:
+        """Take what was written to this stream, from the pipe or told by the agent."""
+        self._total += len(piece)
+        self._kept += piece[-TAIL_BYTES:]
+        if len(self._kept) > 2 * TAIL_BYTES:
+            del self._kept[:-TAIL_BYTES]
+        if self._sink is not None:
+            self._sink.printed(self._stream, piece)
 
     def text(self) -> str:
         """Give the end of what came since `begin`, marked where the start is left out.
@@ -49,7 +64,7 @@ class OutputTail:
             self._drain(limit=4)
         if self._total == 0:
             return ""
-        text = bytes(self._kept[-TAIL_BYTES:]).decode("utf-8", "replace").replace("\x00", "�")
+        text = shown_bytes(bytes(self._kept[-TAIL_BYTES:]))
         left_out = self._total - min(self._total, TAIL_BYTES)
         return f"[{left_out} bytes left out]\n{text}" if left_out else text
 
@@ -85,8 +100,5 @@ class OutputTail:
                 return True
             if not piece:
                 return False
-            self._total += len(piece)
-            self._kept += piece[-TAIL_BYTES:]
-            if len(self._kept) > 2 * TAIL_BYTES:
-                del self._kept[:-TAIL_BYTES]
+            self.take(piece)
         return True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID
 
 from services.runner.domain.limits import Limits, Tier
+from services.runner.domain.node_logs import Stream
 
 if TYPE_CHECKING:
     import asyncio
@@ -57,6 +58,16 @@ class SandboxDied(Exception):  # noqa: N818 - it is an event as much as an error
         self.status = status
 
 
+class OutputSink(Protocol):
+    """Takes what user code writes during one call, as it comes."""
+
+    def printed(self, stream: Stream, piece: bytes) -> None:
+        """Take what was written to stdout or stderr."""
+
+    def recorded(self, level: int, logger: str, text: str) -> None:
+        """Take one record of `logging`. Untrusted, like all that an agent says."""
+
+
 class Sandbox(Protocol):
     """A live sandbox with an agent inside that answers one request at a time."""
 
@@ -69,8 +80,8 @@ class Sandbox(Protocol):
     ) -> Reply:
         """Send one frame and await its answer; raises SandboxDied."""
 
-    def begin_output(self) -> None:
-        """Forget what was printed until now."""
+    def begin_output(self, sink: OutputSink | None = None) -> None:
+        """Forget what was printed until now; a sink takes what follows."""
 
     def output_tails(self) -> tuple[str, str]:
         """Give the ends of stdout and stderr since `begin_output`."""

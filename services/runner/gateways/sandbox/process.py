@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from services.runner.domain.limits import Tier
-from services.runner.gateways.sandbox.cgroups import Cgroup
+from services.runner.domain.node_logs import Stream
+from services.runner.gateways.sandbox.cgroups import Cgroup, no_processors
 from services.runner.gateways.sandbox.channel import AgentChannel
 from services.runner.gateways.sandbox.output import OutputTail
 from services.runner.gateways.sandbox.port import (
     Header,
+    OutputSink,
     Reply,
     SandboxDied,
     SandboxSpec,
@@ -42,14 +44,17 @@ class SandboxProcess:
         environment: Mapping[str, str] | None = None,
         folder: Path = Path("/"),
     ) -> None:
+        if cgroup is None and spec.limits.cpu_millicores:
+            raise no_processors()
         self.spec = spec
         self.tier = tier
         self.environment_path = str(spec.environment or "")
         self._loop = asyncio.get_running_loop()
         self._cgroup = cgroup
-        self._channel = AgentChannel(self._loop, on_fault=self._kill_all)
-        self._stdout = OutputTail(self._loop)
-        self._stderr = OutputTail(self._loop)
+        self._channel = AgentChannel(self._loop, on_fault=self._kill_all, on_log=self._told)
+        self._stdout = OutputTail(self._loop, Stream.STDOUT)
+        self._stderr = OutputTail(self._loop, Stream.STDERR)
+        self._sink: OutputSink | None = None
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._agent_pid = 0
         self._members: list[int] = []
@@ -133,14 +138,25 @@ class SandboxProcess:
         self._channel.send(header, body)
         return await answer
 
-    def begin_output(self) -> None:
-        """Forget what was printed until now."""
-        self._stdout.begin()
-        self._stderr.begin()
+    def begin_output(self, sink: OutputSink | None = None) -> None:
+        """Forget what was printed until now; a sink takes what follows."""
+        self._sink = sink
+        self._stdout.begin(sink)
+        self._stderr.begin(sink)
 
     def output_tails(self) -> tuple[str, str]:
         """Give what was printed since `begin_output`."""
         return self._stdout.text(), self._stderr.text()
+
+    def _told(self, header: Header, body: bytes) -> None:
+        """Take what the agent tells of the call's output: Python's own streams and `logging`."""
+        match header:
+            case {"s": 1}:
+                self._stdout.take(body)
+            case {"s": 2}:
+                self._stderr.take(body)
+            case {"level": int(level), "name": str(name)} if self._sink is not None:
+                self._sink.recorded(level, name, body.decode("utf-8", "replace"))
 
     def memory_peak_bytes(self) -> int:
         """Read the control group's high-water mark; 0 without one."""

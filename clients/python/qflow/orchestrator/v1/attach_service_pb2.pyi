@@ -541,6 +541,7 @@ class AttemptDefinition(_message.Message):
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     PYTHON_VERSION_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     definition: _builtins.int
     """The number that assignments refer to it by, until another definition takes the same number. At most 4,096 numbers
     are in use on a stream; within a frame definitions are read before assignments.
@@ -565,6 +566,10 @@ class AttemptDefinition(_message.Message):
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The outputs that results carry, in order."""
 
+    @_builtins.property
+    def limits(self) -> Global___AttemptLimits:
+        """What one attempt may use besides; the runner's defaults when absent."""
+
     def __init__(
         self,
         *,
@@ -577,14 +582,53 @@ class AttemptDefinition(_message.Message):
         timeout_ms: _builtins.int = ...,
         memory_limit_bytes: _builtins.int = ...,
         python_version: _builtins.str = ...,
+        limits: Global___AttemptLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "inputs", b"inputs", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "node_version_id", b"node_version_id", "outputs", b"outputs", "python_version", b"python_version", "tenant_id", b"tenant_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "inputs", b"inputs", "limits", b"limits", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "node_version_id", b"node_version_id", "outputs", b"outputs", "python_version", b"python_version", "tenant_id", b"tenant_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttemptDefinition: _TypeAlias = AttemptDefinition  # noqa: Y015
+
+@_typing.final
+class AttemptLimits(_message.Message):
+    """What one attempt may use, besides its time and memory; 0 is the default of each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CPU_MILLICORES_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    OPEN_FILES_FIELD_NUMBER: _builtins.int
+    TEMPORARY_BYTES_FIELD_NUMBER: _builtins.int
+    OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
+    cpu_millicores: _builtins.int
+    """How much of the processors, in thousandths of one; a fair share when 0."""
+    processes: _builtins.int
+    """How many processes and threads at once."""
+    open_files: _builtins.int
+    """How many files, pipes and sockets each of its processes may have open."""
+    temporary_bytes: _builtins.int
+    """How much it may write to its temporary folder, and again to shared memory."""
+    output_bytes: _builtins.int
+    """How large its outputs may be in sum, as JSON texts."""
+    def __init__(
+        self,
+        *,
+        cpu_millicores: _builtins.int = ...,
+        processes: _builtins.int = ...,
+        open_files: _builtins.int = ...,
+        temporary_bytes: _builtins.int = ...,
+        output_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_millicores", b"cpu_millicores", "open_files", b"open_files", "output_bytes", b"output_bytes", "processes", b"processes", "temporary_bytes", b"temporary_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptLimits: _TypeAlias = AttemptLimits  # noqa: Y015
 
 @_typing.final
 class AttemptInputBinding(_message.Message):

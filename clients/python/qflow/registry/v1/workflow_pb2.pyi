@@ -698,6 +698,46 @@ class LoopPolicy(_message.Message):
 Global___LoopPolicy: _TypeAlias = LoopPolicy  # noqa: Y015
 
 @_typing.final
+class NodeLimits(_message.Message):
+    """What one attempt may use, besides its time and memory. A deployment may allow less: see GetEffectiveSettings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CPU_MILLICORES_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    OPEN_FILES_FIELD_NUMBER: _builtins.int
+    TEMPORARY_BYTES_FIELD_NUMBER: _builtins.int
+    OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
+    cpu_millicores: _builtins.int
+    """How much of the processors, in thousandths of one, 10 to 1,024,000: 1500 is one and a half. A fair share when 0."""
+    processes: _builtins.int
+    """How many processes and threads at once, 4 to 32,768; 128 when 0."""
+    open_files: _builtins.int
+    """How many files, pipes and sockets each of its processes may have open, 64 to 65,536; 1,024 when 0."""
+    temporary_bytes: _builtins.int
+    """How much it may write to its temporary folder, and again to shared memory, 1 MiB to 1 TiB; 256 MiB when 0. Both
+    count as memory.
+    """
+    output_bytes: _builtins.int
+    """How large its outputs may be in sum, as JSON texts, 1 KiB to 1 GiB; 64 MiB when 0."""
+    def __init__(
+        self,
+        *,
+        cpu_millicores: _builtins.int = ...,
+        processes: _builtins.int = ...,
+        open_files: _builtins.int = ...,
+        temporary_bytes: _builtins.int = ...,
+        output_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_millicores", b"cpu_millicores", "open_files", b"open_files", "output_bytes", b"output_bytes", "processes", b"processes", "temporary_bytes", b"temporary_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeLimits: _TypeAlias = NodeLimits  # noqa: Y015
+
+@_typing.final
 class WorkflowNode(_message.Message):
     """One place in the graph, where a node runs."""
 
@@ -726,6 +766,7 @@ class WorkflowNode(_message.Message):
     REPEAT_FIELD_NUMBER: _builtins.int
     QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
     TOTAL_TIMEOUT_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its name within the workflow: a letter or underscore, then up to 62 letters, digits, underscores or hyphens."""
     node_id: _builtins.str
@@ -810,6 +851,10 @@ class WorkflowNode(_message.Message):
     def total_timeout(self) -> _duration_pb2.Duration:
         """How long all its attempts and the waits between them may take, 1 ms to 30 days; without limit when unset."""
 
+    @_builtins.property
+    def limits(self) -> Global___NodeLimits:
+        """What one attempt may use, besides its time and memory; the defaults when absent."""
+
     def __init__(
         self,
         *,
@@ -836,10 +881,11 @@ class WorkflowNode(_message.Message):
         repeat: Global___LoopPolicy | None = ...,
         queue_timeout: _duration_pb2.Duration | None = ...,
         total_timeout: _duration_pb2.Duration | None = ...,
+        limits: Global___NodeLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "choice", b"choice", "construct", b"construct", "for_each", b"for_each", "join", b"join", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "choice", b"choice", "construct", b"construct", "for_each", b"for_each", "join", b"join", "limits", b"limits", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "choice", b"choice", "compensates", b"compensates", "condition", b"condition", "construct", b"construct", "for_each", b"for_each", "id", b"id", "join", b"join", "literals", b"literals", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "on_failure", b"on_failure", "parameters", b"parameters", "phase", b"phase", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout", "variables", b"variables", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "choice", b"choice", "compensates", b"compensates", "condition", b"condition", "construct", b"construct", "for_each", b"for_each", "id", b"id", "join", b"join", "limits", b"limits", "literals", b"literals", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "on_failure", b"on_failure", "parameters", b"parameters", "phase", b"phase", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout", "variables", b"variables", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_construct: _TypeAlias = _typing.Literal["choice", "sleep", "signal", "approval", "sub_workflow"]  # noqa: Y015
     _WhichOneofArgType_construct: _TypeAlias = _typing.Literal["construct", b"construct"]  # noqa: Y015

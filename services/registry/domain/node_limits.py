@@ -1,0 +1,44 @@
+"""What one attempt of a node may use, besides time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final, Self
+
+from services.registry.domain import setting_table as table
+from services.registry.domain.setting_table import Setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLimits:
+    """The caps of a sandbox, each its default where a node says nothing; 0 millicores: no cap."""
+
+    cpu_millicores: int = 0
+    processes: int = int(table.PROCESSES.default or 0)
+    open_files: int = int(table.OPEN_FILES.default or 0)
+    temporary_bytes: int = int(table.TEMPORARY_BYTES.default or 0)
+    output_bytes: int = int(table.OUTPUT_BYTES.default or 0)
+
+    def settings(self) -> Iterator[tuple[Setting, float | None]]:
+        """Give each setting with its value."""
+        for setting in table.NODE_LIMITS:
+            value = getattr(self, setting.name.removeprefix("limits."))
+            yield setting, (value or None if setting.default is None else value)
+
+    def as_json(self) -> dict[str, int]:
+        """Give what is not the default, as the tables keep it and documents show it."""
+        return {
+            name: value
+            for name in NAMES
+            if (value := getattr(self, name)) != getattr(DEFAULT, name)
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Read what `as_json` wrote; a 0 is a default."""
+        return cls(**{name: int(value) for name, value in stored.items() if value})
+
+
+NAMES: Final = tuple(each.name for each in fields(NodeLimits))
+DEFAULT: Final = NodeLimits()

@@ -36,6 +36,9 @@ class Settings:
     minimum_tier: Tier
     unsafe: bool
     bubblewrap: str
+    docker_image: str
+    docker_runtime: str
+    docker_cpus: int
     test_bind: Path | None
 
     @classmethod
@@ -68,6 +71,9 @@ class Settings:
             minimum_tier=_tier(env),
             unsafe=read.flag(env, "QFLOW_UNSAFE_NO_SANDBOX"),
             bubblewrap=read.text(env, "QFLOW_BUBBLEWRAP", ""),
+            docker_image=read.text(env, "QFLOW_DOCKER_IMAGE", "qflow/python:{version}"),
+            docker_runtime=read.text(env, "QFLOW_DOCKER_RUNTIME", ""),
+            docker_cpus=read.integer(env, "QFLOW_DOCKER_CPUS", 1, low=1, high=1024),
             test_bind=_test_bind(env),
         )
 

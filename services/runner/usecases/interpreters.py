@@ -308,7 +308,7 @@ class InterpreterPool:
             sandbox = await self._spares.start(
                 Shape(need.interpreter, need.environment, need.key.limits)
             )
-            row.running()
+            row.running(sandbox.name)
             await self._load_code(need, sandbox)
         except BaseException as problem:
             if sandbox is not None:

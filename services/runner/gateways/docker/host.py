@@ -47,7 +47,7 @@ class DockerSettings:
 
     image: str  # with {version} for the Python
     runtime: str = ""
-    cpus: float = 1.0
+    cpus: int = 1
 
 
 def tier_of(runtime: str) -> Tier:
@@ -168,6 +168,11 @@ class DockerHost:
         except FAULTS:
             return set()
         return {UUID(each) for each in found}
+
+    async def strays(self) -> set[UUID]:
+        """List those that this host does not know: one whose start was given up comes after all."""
+        # A container is known before it is made, so what is listed and not known is nobody's.
+        return {each for each in await self.living() if str(each) not in self._containers}
 
     async def remove(self, sandbox_id: UUID) -> None:
         """End a sandbox that nobody here wants."""

@@ -32,7 +32,7 @@ class Shape:
     home: str  # names the runner's home, so that its containers are told from another's
     incarnation: str
     runtime: str = ""  # the daemon's default when empty
-    cpus: float = 1.0
+    cpus: int = 1
 
 
 def container_name(shape: Shape, spec: SandboxSpec) -> str:
@@ -90,7 +90,7 @@ def _walls(shape: Shape, spec: SandboxSpec, gate: Path) -> dict[str, Any]:
         "pids_limit": limits.processes,
         "mem_limit": limits.memory_bytes,
         "memswap_limit": limits.memory_bytes,
-        "nano_cpus": round(shape.cpus * _NANO),
+        "nano_cpus": shape.cpus * _NANO,
         "ulimits": [
             Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files),
             Ulimit(name="fsize", soft=limits.temporary_bytes, hard=limits.temporary_bytes),

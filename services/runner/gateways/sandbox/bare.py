@@ -44,6 +44,10 @@ class BareHost:
         """List the sandboxes of this home that there are, by their control groups."""
         return self._cgroups.names() if self._cgroups is not None else set()
 
+    async def strays(self) -> set[UUID]:
+        """None: they die with this process, and what an earlier one left was ended first."""
+        return set()
+
     async def remove(self, sandbox_id: UUID) -> None:
         """End a sandbox that nobody here wants."""
         if self._cgroups is not None:

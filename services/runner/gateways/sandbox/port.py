@@ -100,6 +100,9 @@ class SandboxHost(Protocol):
     async def living(self) -> set[UUID]:
         """List the sandboxes of this home that there are, whoever started them."""
 
+    async def strays(self) -> set[UUID]:
+        """List those that this host does not know: nobody will end them."""
+
     async def remove(self, sandbox_id: UUID) -> None:
         """End a sandbox that nobody here wants."""
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
+from services.runner.domain.reuse import Reuse
+
 
 @dataclass(frozen=True, slots=True)
 class FileReference:
@@ -52,3 +54,4 @@ class AttemptRequest(NamedTuple):
     outputs: Sequence[str]
     timeout_s: float
     memory_bytes: int = 0
+    reuse: Reuse = Reuse.WARM

@@ -28,6 +28,7 @@ from services.runner.domain.outcome import (
     Usage,
 )
 from services.runner.domain.pooling import WarmKey
+from services.runner.domain.reuse import Reuse, reuse_of
 from services.runner.gateways.file_store import FileCorruptError
 from services.runner.gateways.sandbox.port import Interpreter, Reply, SandboxDied
 from services.runner.storage.nodes import NodeVersion
@@ -85,7 +86,7 @@ class Attempts:
         self._environments = environments
         self._interpreters = interpreters
         self._stored = stored
-        self._needs: dict[tuple[int, int, int, float], Need] = {}
+        self._needs: dict[tuple[int, int, int, float, Reuse], Need] = {}
         self._killing: set[asyncio.Task[None]] = set()
 
     async def run(self, attempt: Attempt) -> Outcome:
@@ -113,10 +114,17 @@ class Attempts:
         recycle = True
         worked_s: float | None = None
         try:
+            if warm.key.reuse.apart:
+                assert need is not None, "an interpreter is had for a need"
+                await self._pool.prepare(warm, need)
             outcome = await self._call(attempt, warm)
             recycle = bool(outcome.recycle)
             worked_s = None if recycle else outcome.usage.worked_s
             return outcome
+        except LoadFailed as failed:
+            stdout, stderr = failed.printed
+            error = _told_error(attempt) if attempt.told else failed.error
+            return Outcome(error=error, stdout_tail=stdout, stderr_tail=stderr)
         finally:
             attempt.warm = None
             warm.row.used(
@@ -144,15 +152,17 @@ class Attempts:
         limits = _DEFAULT_LIMITS
         if request.memory_bytes:
             limits = replace(limits, memory_bytes=max(request.memory_bytes, _MEMORY_MIN_BYTES))
+        reuse = reuse_of(request.reuse, own_code=version.tenant_id == request.tenant_id)
         return WarmKey(
             request.tenant_id,
-            version.id,
+            None if reuse.apart else version.id,
             self._environments.key_of(
                 tenant_id=request.tenant_id,
                 python_version=version.python_version,
                 digest=version.lock_digest,
             ),
             limits,
+            reuse,
         )
 
     async def _need(self, request: AttemptRequest) -> Need:
@@ -250,6 +260,8 @@ class Attempts:
             "output_bytes_max": warm.key.limits.output_bytes,
             "context": _context(request),
         }
+        if warm.key.reuse.apart:
+            header["version"] = str(request.node_version_id)
         sandbox.begin_output()
         attempt.transfer_us = round((time.monotonic() - began) * 1_000_000)
         timer = asyncio.get_running_loop().call_later(request.timeout_s, self._on_timeout, attempt)
@@ -334,13 +346,14 @@ _DEFAULT_LIMITS: Final = Limits()
 _skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-def _short_key(request: AttemptRequest) -> tuple[int, int, int, float]:
+def _short_key(request: AttemptRequest) -> tuple[int, int, int, float, Reuse]:
     """Name what decides the interpreter, cheap to hash."""
     return (
         request.tenant_id.int,
         request.node_version_id.int,
         request.memory_bytes,
         request.timeout_s,
+        request.reuse,
     )
 
 

@@ -84,6 +84,7 @@ def a_pool(*, failing: set[int]) -> tuple[Pool, Spares]:
 
 def a_need() -> Need:
     version = NodeVersion(
+        tenant_id=uuid.UUID(int=1),
         id=uuid.UUID(int=2),
         python_version="3.11",
         code="",

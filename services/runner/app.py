@@ -30,6 +30,7 @@ from services.kit.pythons import find_pythons
 from services.kit.rpc.auth import Authenticator
 from services.kit.run import App, listener
 from services.runner.domain.limits import Limits, ProbeCheck, Tier, meets
+from services.runner.gateways.docker.host import DockerHost, DockerMissing, DockerSettings
 from services.runner.gateways.file_store import FileStore
 from services.runner.gateways.sandbox.bare import BareHost
 from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost, find_bubblewrap
@@ -42,7 +43,12 @@ from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
 from services.runner.gateways.uv import Uv
 from services.runner.loops.attach import Streams, greeting_of
 from services.runner.loops.environments import keep_environments
-from services.runner.loops.upkeep import keep_lease, shrink_pool, sweep_files
+from services.runner.loops.upkeep import (
+    keep_lease,
+    reap_containers,
+    shrink_pool,
+    sweep_files,
+)
 from services.runner.rpc.environments import EnvironmentServicer
 from services.runner.rpc.files import FileServicer
 from services.runner.rpc.logs import LogServicer
@@ -60,6 +66,7 @@ from services.runner.usecases.membership import Membership, Offer
 from services.runner.usecases.node_logs import NodeLogs
 from services.runner.usecases.node_versions import NodeVersions
 from services.runner.usecases.outputs import Outputs
+from services.runner.usecases.reaping import Reaper
 from services.runner.usecases.spares import Shape, Spares
 
 log = structlog.get_logger()
@@ -102,6 +109,8 @@ async def _runner(
     interpreters = await asyncio.to_thread(_interpreters, settings.home)
     cgroups = CgroupHost.detect(settings.home / settings.name)
     host, proven = await _prove(settings, interpreters, cgroups)
+    if isinstance(host, DockerHost):  # where there is no image, there is no such Python
+        interpreters = host.pythons(interpreters)
     pythons = tuple(interpreters)
     membership = Membership(
         engine_pool,
@@ -210,12 +219,23 @@ async def _runner(
                 partial(keep_environments, folder, environments, room, pool.environment_keys),
                 rows.write_until,
                 logs.write_until,
+                partial(
+                    reap_containers,
+                    Reaper(
+                        host,
+                        engine_pool,
+                        incarnation=lambda: membership.incarnation,
+                        kept=lambda: rows.open,
+                    ),
+                ),
             ],
         )
     finally:
         await pool.close()
         await rows.flush()
         await logs.flush()
+        if isinstance(host, DockerHost):
+            await host.close()
         if cgroups is not None:
             cgroups.close()
         try:
@@ -246,8 +266,12 @@ async def _prove(
         log.error("sandbox_disabled", setting="QFLOW_UNSAFE_NO_SANDBOX")
         none = ProbeCheck("sandbox", held=False, detail="none: the unsafe switch is set")
         return BareHost(cgroups=cgroups), Probe(Tier.T0, [none])
-    newest = interpreters[max(interpreters, key=lambda version: int(version.split(".")[1]))]
+    docker, missing = await _docker(settings, interpreters)
     hosts: list[SandboxHost] = []
+    if docker is not None:
+        hosts.append(docker)
+        interpreters = docker.pythons(interpreters)
+    newest = interpreters[max(interpreters, key=lambda version: int(version.split(".")[1]))]
     bubblewrap = find_bubblewrap(settings.bubblewrap)
     if bubblewrap is not None:
         hosts.append(BubblewrapHost(bubblewrap, cgroups=cgroups))
@@ -267,7 +291,23 @@ async def _prove(
             break
     if not meets(proven.tier, Tier.T2):
         log.warning("sandbox_weak", tier=proven.tier.value, wants="namespaces and control groups")
-    return host, proven
+    return host, Probe(proven.tier, [*missing, *proven.checks])
+
+
+async def _docker(
+    settings: Settings, interpreters: Mapping[str, Interpreter]
+) -> tuple[DockerHost | None, list[ProbeCheck]]:
+    """Open the daemon where containers are asked for; what it lacks is told like an attack."""
+    if not meets(settings.minimum_tier, Tier.T3):
+        return None, []
+    wanted = DockerSettings(
+        image=settings.docker_image, runtime=settings.docker_runtime, cpus=settings.docker_cpus
+    )
+    try:
+        return await DockerHost.open(wanted, interpreters, settings.home / settings.name), []
+    except DockerMissing as problem:
+        log.warning("docker_missing", fault=str(problem))
+        return None, [ProbeCheck("docker", held=False, detail=str(problem))]
 
 
 def _refusal(settings: Settings, tier: Tier) -> str:

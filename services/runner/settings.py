@@ -41,6 +41,9 @@ class Settings:
     bubblewrap: str
     log_caps: LogCaps
     caps: Asked
+    docker_image: str
+    docker_runtime: str
+    docker_cpus: int
     test_bind: Path | None
     environments_bytes_max: int
     disk_free_bytes_min: int
@@ -89,6 +92,9 @@ class Settings:
                     for name in Asked._fields
                 }
             ),
+            docker_image=read.text(env, "QFLOW_DOCKER_IMAGE", "qflow/python:{version}"),
+            docker_runtime=read.text(env, "QFLOW_DOCKER_RUNTIME", ""),
+            docker_cpus=read.integer(env, "QFLOW_DOCKER_CPUS", 1, low=1, high=1024),
             test_bind=_test_bind(env),
             environments_bytes_max=read.integer(
                 env, "QFLOW_ENVIRONMENTS_BYTES_MAX", 20 * _GIB, low=0, high=_BYTES_HIGH

@@ -42,6 +42,7 @@ LOG_FRAME_BYTES = 65536
 LOG_FRAME_COST = 64  # so that lines of a few bytes have an end, too
 MODULE = "qflow_node"
 FILENAME = "node.py"
+AGENT = b""  # this file, read while it can be
 _HEAD = struct.Struct("!II")
 # The texts that `qflow.types` takes for values: what leaves a node and what enters one are the same.
 _DATE = r"\d{4}-\d\d-\d\d"
@@ -1706,6 +1707,7 @@ class Agent:
         self.residue = None
         self.context = {}
         self.broken = False
+        self.prepared = {}
 
     def serve(self):
         self.channel.write(
@@ -1730,6 +1732,10 @@ class Agent:
                 self.channel.write({"op": "ready"})
             elif header["op"] == "load":
                 self.load(header)
+            elif header["op"] == "prepare":
+                self.prepare(header)
+            elif header["op"] == "call" and "version" in header:
+                self.call_apart(header, body)
             elif header["op"] == "call":
                 self.call(header, body)
             if self.broken:
@@ -1756,6 +1762,31 @@ class Agent:
             self.channel.write({"op": "loaded", "wall_us": wall_us})
         else:
             self.channel.write({"op": "failed", "error": error, "wall_us": wall_us})
+
+    def prepare(self, header):
+        """Learn a node version that is loaded anew, in a process of its own, for each call."""
+        began = time.perf_counter_ns()
+        if not self.prepared:
+            keep_apart()
+        self.prepared[header["version"]] = header
+        if header["apart"] == "fork":
+            import_ahead(header)
+            gc.freeze()
+            # With more than one thread there is no fork: what another holds stays held for ever.
+            if len(os.listdir("/proc/self/task")) > 1:
+                header["apart"] = "fresh"
+        wall_us = (time.perf_counter_ns() - began) // 1000
+        self.channel.write({"op": "loaded", "wall_us": wall_us, "apart": header["apart"]})
+
+    def call_apart(self, header, body):
+        """Call in a child, which loads the code itself; the child has no way to the runner."""
+        apart = Apart(self.prepared[header["version"]], header, body)
+        reply, parts = apart.result(self.channel.descriptor)
+        if apart.killed:
+            # By the kernel, for want of memory: the runner learns that from the sandbox's end.
+            os._exit(128 + signal.SIGKILL)
+        reply["recycle"] = "children" if left_running() else ""
+        self.channel.write_text(_dump(reply), [parts])
 
     def set_context(self, context):
         if context == self.context:
@@ -1854,6 +1885,206 @@ class Agent:
         return error_of(problem, source)
 
 
+# ---------------------------------------------------------------- calls in processes of their own
+
+
+def keep_apart():
+    """Children may not look into this process, and none of them is lost to another parent."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    for option, value in ((_PR_SET_DUMPABLE, 0), (_PR_SET_CHILD_SUBREAPER, 1)):
+        if libc.prctl(option, value, 0, 0, 0) < 0:
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
+def import_ahead(spec):
+    """Import what the code imports at its top, once for all forks; its own lines are not run.
+
+    What cannot be imported is left to the child, which says why.
+    """
+    import ast
+    import importlib
+
+    if spec.get("env") and spec["env"] not in sys.path:
+        sys.path.append(spec["env"])
+    try:
+        lines = ast.parse(spec["code"]).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    for line in lines:
+        names = []
+        if isinstance(line, ast.Import):
+            names = [each.name for each in line.names]
+        elif isinstance(line, ast.ImportFrom) and not line.level and line.module:
+            names = [line.module]
+        for name in names:
+            try:
+                importlib.import_module(name)
+            except BaseException:
+                continue
+
+
+def left_running():
+    """Whether a process is left of a call's: each comes to this one when its parent ends."""
+    while True:
+        try:
+            child, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return False
+        if child == 0:
+            return True
+
+
+class Apart:
+    """One call in a child: forked from here, or begun from nothing where that is asked for."""
+
+    def __init__(self, spec, header, body):
+        self.spec = spec
+        self.header = header
+        self.body = body
+        self.child = 0
+        self.killed = False
+
+    def result(self, channel):
+        """The reply's header, and its body."""
+        began = time.perf_counter_ns()
+        reading, writing = os.pipe()
+        self.child = self._fork(channel, reading, writing)
+        os.close(writing)
+        previous = signal.signal(signal.SIGTERM, self._pass_on)
+        try:
+            reply = read_frame(reading, self.header["output_bytes_max"])
+        finally:
+            os.close(reading)
+            signal.signal(signal.SIGTERM, previous)
+        try:
+            # It may have answered and not ended: threads that user code left go with it.
+            os.kill(self.child, signal.SIGKILL) if reply is not None else None
+        except ProcessLookupError:
+            pass
+        _, status, used = os.wait4(self.child, 0)
+        if reply is not None:
+            return reply
+        self.killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        how = (
+            "signal %s" % signal.Signals(os.WTERMSIG(status)).name
+            if os.WIFSIGNALED(status)
+            else "exit status %d" % os.WEXITSTATUS(status)
+        )
+        usage = {
+            "cpu_us": int((used.ru_utime + used.ru_stime) * 1000000),
+            "max_rss_kb": used.ru_maxrss,
+            "wall_us": (time.perf_counter_ns() - began) // 1000,
+            "serialization_us": 0,
+        }
+        message = "the process ended before it returned (%s)" % how
+        return {
+            "op": "result",
+            "id": self.header["id"],
+            "usage": usage,
+            "error": plain_error("exited", message),
+        }, b""
+
+    def _pass_on(self, number, frame):
+        try:
+            os.kill(self.child, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+
+    def _fork(self, channel, reading, writing):
+        child = os.fork()
+        if child:
+            return child
+        try:
+            os.close(channel)
+            os.close(reading)
+            signal.signal(signal.SIGTERM, on_terminate)
+            if self.spec["apart"] == "fork":
+                serve_once(writing, self.spec, self.header, self.body)
+            else:
+                self._begin_anew(writing)
+        except BaseException:
+            pass
+        os._exit(1)
+
+    def _begin_anew(self, writing):
+        """Become a new interpreter, which reads this call from a file without a name."""
+        agent = os.memfd_create("agent", 0)
+        with os.fdopen(os.dup(agent), "wb") as file:
+            file.write(AGENT)
+        place = os.memfd_create("call", 0)
+        for header, body in ((self.spec, b""), (self.header, self.body)):
+            head = _dump(header).encode("utf-8")
+            with os.fdopen(os.dup(place), "wb") as file:
+                file.write(_HEAD.pack(len(head), len(body)) + head + body)
+        os.lseek(place, 0, os.SEEK_SET)
+        os.set_inheritable(agent, True)
+        os.set_inheritable(place, True)
+        os.set_inheritable(writing, True)
+        place_of_agent = "/proc/self/fd/%d" % agent  # by name its user may not even enter there
+        program = [sys.executable, "-I", "-S", place_of_agent, str(place), str(writing)]
+        os.execv(sys.executable, program)
+
+
+def read_frame(descriptor, body_bytes_max):
+    """What a child answers; None where that is no answer. It is no more trusted than its code."""
+    frames = Channel(descriptor)
+    try:
+        while len(frames.pending) < 8:
+            if not frames._more():
+                return None
+        header_length, body_length = _HEAD.unpack_from(frames.pending)
+        if header_length > 256 * 1024 or body_length > body_bytes_max + 4096:
+            return None
+        header, body = frames.read()
+    except (TypeError, ValueError, Mismatch, RecursionError):
+        return None
+    return (header, body) if type(header) is dict else None
+
+
+def serve_once(writing, spec, header, body):
+    """In the child: load, call, answer, end."""
+    # Away from the low numbers, as the agent's own channel is.
+    descriptor = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 200)
+    os.close(writing)
+    agent = Agent(Channel(descriptor))
+    cpu = time.process_time_ns()
+    began = time.perf_counter_ns()
+    agent.set_context(header.get("context") or {})
+    try:
+        agent.node = Node(spec)
+        agent.node.run_module()
+        agent.node.compile_codecs()
+    except Terminated:
+        error = plain_error("cancelled", "stopped while the node's code was loaded")
+    except BaseException as problem:
+        error = agent.describe_problem(problem, loading=True)
+    else:
+        agent.residue = Nothing()
+        agent.call(header, body)
+        flush_streams()
+        os._exit(0)
+    flush_streams()
+    usage = {
+        "cpu_us": (time.process_time_ns() - cpu) // 1000,
+        "max_rss_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "wall_us": (time.perf_counter_ns() - began) // 1000,
+        "serialization_us": 0,
+    }
+    agent.channel.write({"op": "result", "id": header["id"], "usage": usage, "error": error})
+    os._exit(0)
+
+
+class Nothing:
+    """What a process that ends after its call leaves behind is its parent's to look for."""
+
+    environment = {}
+
+    def found(self):
+        return ""
+
+
 def flush_streams():
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -1875,12 +2106,17 @@ def apply_limits(header):
     os.umask(0o077)
     if header.get("confine"):
         confine(header["confine"])
+    if header.get("filter"):
+        import ctypes
+
+        install_filter(ctypes.CDLL(None, use_errno=True), header["filter"])
 
 
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # on every architecture
 _LANDLOCK_READ = 0b1101  # execute, read a file, read a folder
 _LANDLOCK_OF_FILES = 0b1100000000000111  # what a rule may give to what is no folder
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_SET_PDEATHSIG = 22, 38, 1
+_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 
 
 def confine(spec):
@@ -1921,14 +2157,60 @@ def confine(spec):
     os.close(rules)
     # Version 3 of the capability structures; all sets empty.
     check(libc.capset(struct.pack("=Ii", 0x20080522, 0), struct.pack("=6I", *[0] * 6)), "capset")
-    program = base64.b64decode(spec["filter"])
+    install_filter(libc, spec["filter"])
+
+
+def install_filter(libc, text):
+    """Bar system calls for good, on top of what bars them already."""
+    import ctypes
+
+    program = base64.b64decode(text)
     filters = ctypes.create_string_buffer(program, len(program))
     shape = struct.pack("@HP", len(program) // 8, ctypes.addressof(filters))
-    check(libc.prctl(_PR_SET_SECCOMP, 2, shape, 0, 0), "seccomp")
+    if libc.prctl(_PR_SET_SECCOMP, 2, shape, 0, 0) < 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
+
+
+def on_terminate(number, frame):
+    raise Terminated()
+
+
+def enter(place):
+    """The channel, through a gate where no descriptor can be inherited; and the two outputs."""
+    import _socket
+
+    gate = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    gate.connect(place)
+    _, given, _, _ = gate.recvmsg(1, _socket.CMSG_LEN(12))
+    gate.close()
+    channel, stdout, stderr = struct.unpack("=3i", given[0][2])
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    os.close(stdout)
+    os.close(stderr)
+    return channel
+
+
+def prepare_streams():
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=False)
 
 
 def main():
-    given = int(sys.argv[1])
+    global AGENT
+    if len(sys.argv) == 3:  # one call, which lies in a file
+        signal.signal(signal.SIGTERM, on_terminate)
+        prepare_streams()
+        frames = Channel(int(sys.argv[1]))
+        spec, (header, body) = frames.read()[0], frames.read()
+        os.close(frames.descriptor)
+        writing = int(sys.argv[2])
+        del sys.argv[1:]
+        sys.argv[0] = FILENAME
+        serve_once(writing, spec, header, body)
+    with open(sys.argv[0], "rb") as file:
+        AGENT = file.read()
+    given = int(sys.argv[1]) if sys.argv[1].isdigit() else enter(sys.argv[1])
     # Away from the low numbers, where careless code closes everything, and closed on exec.
     descriptor = fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, 200)
     os.close(given)
@@ -1936,13 +2218,13 @@ def main():
     sys.argv[0] = FILENAME
     channel = Channel(descriptor)
 
-    def on_terminate(number, frame):
+    def stop(number, frame):
         if channel.writer == _thread.get_ident():
             channel.stopped = True  # a frame is written to its end first
             return
         raise Terminated()
 
-    signal.signal(signal.SIGTERM, on_terminate)
+    signal.signal(signal.SIGTERM, stop)
     sys.stdout = sys.__stdout__ = open_printed(channel, 1)
     sys.stderr = sys.__stderr__ = open_printed(channel, 2)
     sys.meta_path.insert(0, LoggingWatch(channel))

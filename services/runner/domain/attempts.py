@@ -9,6 +9,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from services.runner.domain.limits import NOTHING_ASKED, Asked
+from services.runner.domain.reuse import Reuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +55,4 @@ class AttemptRequest(NamedTuple):
     outputs: Sequence[str]
     timeout_s: float
     limits: Asked = NOTHING_ASKED
+    reuse: Reuse = Reuse.WARM

@@ -7,6 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from services.runner.domain.limits import Limits
+from services.runner.domain.reuse import Reuse
 
 # What a new sandbox costs on a busy machine: below this, waiting for a busy one is quicker, and it
 # leaves the processors to those who work.
@@ -14,6 +15,7 @@ START_COST_S: Final = 0.05
 IDLE_MAX_S: Final = 60.0
 AGE_MAX_S: Final = 3600.0
 USES_MAX: Final = 100_000
+MEMORY_USED_MAX: Final = 0.9
 _NEWEST_WEIGHT: Final = 0.2
 # Of a version that nobody has timed yet: the first ones show whether more are worth their start.
 _STARTS_AT_ONCE: Final = 2
@@ -24,17 +26,28 @@ _SHORT_US: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class WarmKey:
-    """Who may share an interpreter: one tenant's calls of one node version, equally limited."""
+    """Who may share an interpreter: one tenant's calls of one node version, equally limited.
+
+    Where each call has a process of its own, the versions of one environment share it: then it
+    holds nobody's code, and `node_version_id` is None.
+    """
 
     tenant_id: UUID
-    node_version_id: UUID
+    node_version_id: UUID | None
     environment_key: str
     limits: Limits
+    reuse: Reuse = Reuse.WARM
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Looked up several times per call: hashing four fields each time would be most of it.
-        parts = (self.tenant_id, self.node_version_id, self.environment_key, self.limits)
+        parts = (
+            self.tenant_id,
+            self.node_version_id,
+            self.environment_key,
+            self.limits,
+            self.reuse,
+        )
         object.__setattr__(self, "_hash", hash(parts))
 
     def __hash__(self) -> int:
@@ -103,6 +116,10 @@ class Pace:
         return self.ahead != before
 
 
-def worn_out(*, uses: int, age_s: float) -> bool:
-    """Whether an interpreter has served long enough: what it leaks has a bound."""
-    return uses >= USES_MAX or age_s >= AGE_MAX_S
+def worn_out(*, uses: int, age_s: float, memory_used: float = 0.0) -> bool:
+    """Whether an interpreter has served long enough: what it leaks has a bound.
+
+    `memory_used` is the part of its limit that it held at most: close to it the next call would
+    pay for what those before it left.
+    """
+    return uses >= USES_MAX or age_s >= AGE_MAX_S or memory_used >= MEMORY_USED_MAX

@@ -15,11 +15,13 @@ from services.runner.usecases.files import give_up_expired, remove_deleted
 from services.runner.usecases.interpreters import InterpreterPool
 from services.runner.usecases.membership import Membership
 from services.runner.usecases.patience import passing
+from services.runner.usecases.reaping import Reaper
 
 log = structlog.get_logger()
 
 _IDLE_CHECK_S: Final = 30.0
 _FILES_CHECK_S: Final = 60.0
+_CONTAINERS_CHECK_S: Final = 60.0
 
 
 async def keep_lease(
@@ -59,6 +61,18 @@ async def sweep_files(database: Pool, store: FileBytes, stop: asyncio.Event) -> 
                 raise
             log.warning("files_not_swept", fault=type(problem).__name__)
         await _wait(stop, _FILES_CHECK_S)
+
+
+async def reap_containers(reaper: Reaper, stop: asyncio.Event) -> None:
+    """End sandboxes without a row, and rows without a sandbox."""
+    while not stop.is_set():
+        try:
+            await reaper.look()
+        except Exception as problem:
+            if not passing(problem):
+                raise
+            log.warning("containers_not_compared", fault=type(problem).__name__)
+        await _wait(stop, _CONTAINERS_CHECK_S)
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

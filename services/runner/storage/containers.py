@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, LiteralString
@@ -135,6 +135,30 @@ _CLOSE_LEFT: Final[LiteralString] = """
 async def close_left(pool: Pool, host: str, incarnation: UUID) -> None:
     """Close the rows of sandboxes of this home's earlier incarnations."""
     await pool.execute(_CLOSE_LEFT, host, incarnation)
+
+
+_OPEN_ROWS: Final[LiteralString] = """
+    SELECT id FROM containers
+     WHERE runner_incarnation = $1 AND status IN ('creating', 'running', 'removing')
+"""
+
+
+async def open_rows(pool: Pool, incarnation: UUID) -> set[UUID]:
+    """List the rows of an incarnation's sandboxes that are said to be there."""
+    return {row["id"] for row in await pool.fetch(_OPEN_ROWS, incarnation)}
+
+
+_CLOSE_LOST: Final[LiteralString] = """
+    UPDATE containers
+       SET status = 'error', stopped_at = greatest(clock_timestamp(), started_at)
+     WHERE id = ANY ($2::uuid[]) AND runner_incarnation = $1
+       AND status IN ('creating', 'running', 'removing')
+"""
+
+
+async def close_lost(pool: Pool, incarnation: UUID, rows: Iterable[UUID]) -> None:
+    """Close rows whose sandboxes are gone untold."""
+    await pool.execute(_CLOSE_LOST, incarnation, list(rows))
 
 
 _LIST: Final[LiteralString] = """

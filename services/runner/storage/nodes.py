@@ -15,6 +15,7 @@ class NodeVersion:
     """One node version as it runs."""
 
     id: UUID
+    tenant_id: UUID  # its author's
     code: str
     main_function: str
     python_version: str
@@ -27,7 +28,8 @@ class NodeVersion:
 
 
 _GET: Final[LiteralString] = """
-    SELECT v.id, v.code, v.main_function, v.python_version, v.input_types, v.output_types,
+    SELECT v.id, v.tenant_id, v.code, v.main_function, v.python_version, v.input_types,
+           v.output_types,
            coalesce(l.state, 'none') AS lock_state, coalesce(l.lock, '') AS lock,
            coalesce(l.lock_digest, '') AS lock_digest, coalesce(l.error, '') AS lock_error
       FROM python_node_versions v
@@ -45,6 +47,7 @@ async def get_version(pool: Pool, node_version_id: UUID) -> NodeVersion | None:
 def _to_version(row: Row) -> NodeVersion:
     return NodeVersion(
         id=row["id"],
+        tenant_id=row["tenant_id"],
         code=row["code"],
         main_function=row["main_function"],
         python_version=row["python_version"],

@@ -28,6 +28,7 @@ from services.runner.domain.outcome import (
     Usage,
 )
 from services.runner.domain.pooling import WarmKey
+from services.runner.domain.reuse import Reuse, reuse_of
 from services.runner.gateways.file_port import FileCorruptError
 from services.runner.gateways.sandbox.port import Interpreter, Reply, SandboxDied
 from services.runner.storage.nodes import NodeVersion
@@ -89,7 +90,7 @@ class Attempts:
         self._environments = environments
         self._interpreters = interpreters
         self._stored = stored
-        self._needs: dict[tuple[int, int, Asked, float], Need] = {}
+        self._needs: dict[tuple[int, int, Asked, float, Reuse], Need] = {}
         self._killing: set[asyncio.Task[None]] = set()
 
     async def run(self, attempt: Attempt) -> Outcome:
@@ -118,10 +119,17 @@ class Attempts:
         recycle = True
         worked_s: float | None = None
         try:
+            if warm.key.reuse.apart:
+                assert need is not None, "an interpreter is had for a need"
+                await self._pool.prepare(warm, need)
             outcome = await self._call(attempt, warm)
             recycle = bool(outcome.recycle)
             worked_s = None if recycle else outcome.usage.worked_s
             return outcome
+        except LoadFailed as failed:
+            stdout, stderr = failed.printed
+            error = _told_error(attempt) if attempt.told else failed.error
+            return Outcome(error=error, stdout_tail=stdout, stderr_tail=stderr)
         finally:
             attempt.warm = None
             warm.row.used(
@@ -146,15 +154,17 @@ class Attempts:
     # -- before the call
 
     def _key(self, request: AttemptRequest, version: NodeVersion) -> WarmKey:
+        reuse = reuse_of(request.reuse, own_code=version.tenant_id == request.tenant_id)
         return WarmKey(
             request.tenant_id,
-            version.id,
+            None if reuse.apart else version.id,
             self._environments.key_of(
                 tenant_id=request.tenant_id,
                 python_version=version.python_version,
                 digest=version.lock_digest,
             ),
             limits_of(request.limits, self._caps),
+            reuse,
         )
 
     def _stands(self, need: Need) -> bool:
@@ -259,6 +269,8 @@ class Attempts:
             "context": _context(request),
             "log_room": self._logs.caps.bytes_max,
         }
+        if warm.key.reuse.apart:
+            header["version"] = str(request.node_version_id)
         written = self._logs.open(request)
         sandbox.begin_output(written)
         attempt.transfer_us = round((time.monotonic() - began) * 1_000_000)
@@ -345,13 +357,14 @@ class _Refused(Exception):  # noqa: N818 - it carries an error that is an outcom
 _skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-def _short_key(request: AttemptRequest) -> tuple[int, int, Asked, float]:
+def _short_key(request: AttemptRequest) -> tuple[int, int, Asked, float, Reuse]:
     """Name what decides the interpreter, cheap to hash."""
     return (
         request.tenant_id.int,
         request.node_version_id.int,
         request.limits,
         request.timeout_s,
+        request.reuse,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -38,9 +39,23 @@ class ContainerRows:
         self._pool = pool
         self._usage_every_s = usage_every_s
         self._used: set[ContainerRow] = set()
+        self._open: set[UUID] = set()
         self._containers: dict[UUID, ContainerChange] = {}
         self._dependencies: dict[tuple[UUID, str], DependencyChange] = {}
         self._changed = asyncio.Event()
+
+    @property
+    def open(self) -> AbstractSet[UUID]:
+        """The rows whose sandboxes are on their way or there."""
+        return self._open
+
+    def begin(self, row: ContainerRow) -> None:
+        """Keep a row until its sandbox is over."""
+        self._open.add(row.id)
+
+    def end(self, row: ContainerRow) -> None:
+        """Keep a row no longer."""
+        self._open.discard(row.id)
 
     def put(self, change: ContainerChange) -> None:
         """Note the newest state of a sandbox."""
@@ -127,12 +142,15 @@ class ContainerRow:
         self._started_at: datetime | None = None
         self._usage: dict[str, Any] | None = None
         self._over = False
-        self._put("creating", f"pending:{self.id}")
+        self._name = f"pending:{self.id}"
+        rows.begin(self)
+        self._put("creating")
 
-    def running(self) -> None:
-        """Say that the sandbox runs."""
+    def running(self, name: str) -> None:
+        """Say that the sandbox runs, and what this machine calls it."""
         self._started_at = datetime.now(UTC)
-        self._put("running", f"proc:{self.id}")
+        self._name = name
+        self._put("running")
 
     def used(self, *, attempts: int, cpu_us: int, memory_peak_bytes: int) -> None:
         """Say what the sandbox has used until now; costs a call nothing but the note."""
@@ -146,12 +164,13 @@ class ContainerRow:
     def tell_usage(self) -> None:
         """Put what it has used into its row, unless that has said the last word already."""
         if not self._over:
-            self._put("running", f"proc:{self.id}", usage=self._usage)
+            self._put("running", usage=self._usage)
 
     def ended(self, status: str, usage: Mapping[str, Any] | None = None) -> None:
         """Say that it is over: `stopped`, `error`, or `removed` when it never came to be."""
         self._over = True
-        self._put(status, f"proc:{self.id}", stopped_at=datetime.now(UTC), usage=usage)
+        self._rows.end(self)
+        self._put(status, stopped_at=datetime.now(UTC), usage=usage)
 
     def packages(
         self, packages: Sequence[Package], status: str, *, lock_digest: str, time_ms: int | None
@@ -172,7 +191,6 @@ class ContainerRow:
     def _put(
         self,
         status: str,
-        name: str,
         *,
         stopped_at: datetime | None = None,
         usage: Mapping[str, Any] | None = None,
@@ -183,7 +201,7 @@ class ContainerRow:
                 tenant_id=self._tenant_id,
                 node_version_id=self._node_version_id,
                 python_version=self._python_version,
-                container_id=name,
+                container_id=self._name,
                 status=status,
                 created_at=self._created_at,
                 started_at=self._started_at,

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
@@ -24,6 +24,7 @@ from services.runner.domain.pooling import (
     worn_out,
     worth_starting,
 )
+from services.runner.domain.reuse import VERSIONS_MAX, Reuse
 from services.runner.gateways.sandbox.port import (
     Interpreter,
     Sandbox,
@@ -72,6 +73,7 @@ class Warm:
     cpu_us: int = 0
     memory_peak_bytes: int = 0
     killed: bool = False
+    prepared: set[UUID] = field(default_factory=set)  # versions that it loads anew for each call
 
     @property
     def container_id(self) -> UUID:
@@ -174,7 +176,13 @@ class InterpreterPool:
             recycle
             or self._closed
             or not warm.sandbox.alive()
-            or worn_out(uses=warm.uses, age_s=now - warm.born)
+            or warm.key.reuse is Reuse.CONTAINER
+            or len(warm.prepared) >= VERSIONS_MAX
+            or worn_out(
+                uses=warm.uses,
+                age_s=now - warm.born,
+                memory_used=warm.memory_peak_bytes / warm.key.limits.memory_bytes,
+            )
         ):
             self._end(warm)
         elif not self._hand_over(warm):
@@ -183,6 +191,17 @@ class InterpreterPool:
             self._forget_load(warm.key)
         if self._starved:
             self._feed_starved()
+
+    async def prepare(self, warm: Warm, need: Need) -> None:
+        """Tell an interpreter of a version that it loads anew for each call."""
+        if not need.key.reuse.apart or need.version.id in warm.prepared:
+            return
+        try:
+            await self._load_code(need, warm.sandbox)
+        except LoadFailed as failed:
+            failed.container_id = warm.container_id
+            raise
+        warm.prepared.add(need.version.id)
 
     async def kill(self, warm: Warm, *, grace_s: float) -> None:
         """End an interpreter that runs an attempt; its call then fails with SandboxDied."""
@@ -315,8 +334,9 @@ class InterpreterPool:
             sandbox = await self._spares.start(
                 Shape(need.interpreter, need.environment, need.key.limits)
             )
-            row.running()
-            await self._load_code(need, sandbox)
+            row.running(sandbox.name)
+            if not need.key.reuse.apart:
+                await self._load_code(need, sandbox)
         except BaseException as problem:
             if sandbox is not None:
                 await sandbox.kill()
@@ -331,15 +351,17 @@ class InterpreterPool:
         return ContainerRow(
             self._rows,
             tenant_id=key.tenant_id,
-            node_version_id=key.node_version_id,
+            node_version_id=version.id,
             python_version=version.python_version,
-            limits=key.limits.as_json(self._tier),
+            limits={**key.limits.as_json(self._tier), "reuse": key.reuse.value},
         )
 
     async def _load_code(self, need: Need, sandbox: Sandbox) -> None:
         version = need.version
         header = {
-            "op": "load",
+            "op": "prepare" if need.key.reuse.apart else "load",
+            "version": str(version.id),
+            "apart": need.key.reuse.value,
             "code": version.code,
             "main": version.main_function,
             "inputs": version.input_types,

@@ -48,7 +48,7 @@ def row_of(rows: ContainerRows, owner: factories.User, node_version_id: UUID) ->
         python_version="3.11",
         limits={"isolation": "T2"},
     )
-    row.running()
+    row.running(f"bubblewrap:{row.id}")
     return row
 
 

@@ -23,6 +23,7 @@ from services.runner.usecases.interpreters import InterpreterPool, Need
 
 class Sandbox:
     environment_path = ""
+    name = "process:7"
 
     def __init__(self) -> None:
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -64,7 +65,7 @@ class Row:
 
     def packages(self, *_: object, **__: object) -> None: ...
 
-    def running(self) -> None: ...
+    def running(self, *_: object) -> None: ...
 
     def ended(self, *_: object) -> None: ...
 
@@ -83,6 +84,7 @@ def a_pool(*, failing: set[int]) -> tuple[Pool, Spares]:
 
 def a_need() -> Need:
     version = NodeVersion(
+        tenant_id=uuid.UUID(int=1),
         id=uuid.UUID(int=2),
         python_version="3.11",
         code="",

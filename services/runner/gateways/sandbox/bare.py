@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from services.runner.domain.limits import Tier
 from services.runner.gateways.sandbox.cgroups import CgroupHost
 from services.runner.gateways.sandbox.port import Sandbox, SandboxDied, SandboxSpec
@@ -26,6 +28,7 @@ class BareHost:
             sandbox = SandboxProcess(
                 spec,
                 tier=self.tier,
+                kind="process",
                 command=lambda channel: ([*argv, str(channel)], []),
                 cgroup=cgroup,
             )
@@ -36,3 +39,16 @@ class BareHost:
         rlimits = {"CORE": 0, "NOFILE": spec.limits.open_files}
         await sandbox.become_ready(uid=None, rlimits=rlimits)
         return sandbox
+
+    async def living(self) -> set[UUID]:
+        """List the sandboxes of this home that there are, by their control groups."""
+        return self._cgroups.names() if self._cgroups is not None else set()
+
+    async def strays(self) -> set[UUID]:
+        """None: they die with this process, and what an earlier one left was ended first."""
+        return set()
+
+    async def remove(self, sandbox_id: UUID) -> None:
+        """End a sandbox that nobody here wants."""
+        if self._cgroups is not None:
+            self._cgroups.end(sandbox_id)

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 from services.runner.domain.limits import Tier
 from services.runner.gateways.sandbox.cgroups import CgroupHost
@@ -84,6 +85,7 @@ class BubblewrapHost:
             sandbox = SandboxProcess(
                 spec,
                 tier=self.tier,
+                kind="bubblewrap",
                 command=lambda channel: self._command(spec, channel),
                 cgroup=cgroup,
             )
@@ -99,6 +101,19 @@ class BubblewrapHost:
             rlimits["NPROC"] = spec.limits.processes  # counted within the user namespace
         await sandbox.become_ready(uid=next(self._users), rlimits=rlimits)
         return sandbox
+
+    async def living(self) -> set[UUID]:
+        """List the sandboxes of this home that there are, by their control groups."""
+        return self._cgroups.names() if self._cgroups is not None else set()
+
+    async def strays(self) -> set[UUID]:
+        """None: they die with this process, and what an earlier one left was ended first."""
+        return set()
+
+    async def remove(self, sandbox_id: UUID) -> None:
+        """End a sandbox that nobody here wants."""
+        if self._cgroups is not None:
+            self._cgroups.end(sandbox_id)
 
     def _command(self, spec: SandboxSpec, channel: int) -> tuple[list[str], list[int]]:
         filter_fd = memory_file("seccomp", self._filter)

@@ -92,6 +92,12 @@ def become_root():
     os.setuid(0)
 
 
+def init_environment():
+    if os.getpid() == 1:  # in a container the agent is the first process: there is no other's
+        raise ValueError("its own")
+    return read("/proc/1/environ")()
+
+
 def environment():
     secrets = [name for name in os.environ if "QFLOW" in name or "TOKEN" in name or "PASS" in name]
     if not secrets:
@@ -102,7 +108,7 @@ def environment():
 def main() -> dict:
     return {
         "shadow": attack(read("/etc/shadow")),
-        "init environment": attack(read("/proc/1/environ")),
+        "init environment": attack(init_environment),
         "kernel settings": attack(write("/proc/sys/kernel/core_pattern")),
         "system folder": attack(lambda: os.close(os.open("/usr/qflow", os.O_CREAT | os.O_WRONLY))),
         "environment": attack(environment),

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 from services.runner.domain.limits import Limits
 
@@ -120,6 +121,22 @@ class CgroupHost:
                 folder.rmdir()
             raise no_processors()
         return Cgroup(folders, folders[0], self._version)
+
+    def names(self) -> set[UUID]:
+        """List the sandboxes that have a group here."""
+        found = set()
+        with contextlib.suppress(OSError):
+            for folder in self._bases[0].iterdir():
+                with contextlib.suppress(ValueError):
+                    found.add(UUID(folder.name))
+        return found
+
+    def end(self, sandbox_id: UUID) -> None:
+        """End what is in one sandbox's group, and the group."""
+        folders = tuple(base / str(sandbox_id) for base in self._bases)
+        group = Cgroup(folders, folders[0], self._version)
+        group.kill()
+        group.remove()
 
     def close(self) -> None:
         """Remove the base once nothing is left in it: empty groups cost the kernel, too."""

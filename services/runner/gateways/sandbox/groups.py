@@ -12,6 +12,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 import msgspec
 
@@ -60,17 +61,25 @@ class ProcessGroups:
 
         A record cut short is of a sandbox without user code, which ends with its channel.
         """
-        left = 0
-        for file in self._folder.glob("*"):
-            with contextlib.suppress(msgspec.DecodeError):
-                record = msgspec.json.decode(file.read_bytes(), type=_Record)
-                members = [each for each in _processes() if each.group == record.group]
-                if members and all(_is_of(record, each) for each in members):
-                    left += 1
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(record.group, signal.SIGKILL)
-            file.unlink(missing_ok=True)
-        return left
+        return sum(self.end(file.name) for file in list(self._folder.glob("*")))
+
+    def names(self) -> set[UUID]:
+        """List the sandboxes that are remembered."""
+        return {UUID(file.name) for file in self._folder.glob("*")}
+
+    def end(self, name: str) -> bool:
+        """Kill a remembered group where it is surely the sandbox's, and forget it."""
+        file = self._folder / name
+        killed = False
+        with contextlib.suppress(msgspec.DecodeError, FileNotFoundError):
+            record = msgspec.json.decode(file.read_bytes(), type=_Record)
+            members = [each for each in _processes() if each.group == record.group]
+            if members and all(_is_of(record, each) for each in members):
+                killed = True
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(record.group, signal.SIGKILL)
+        file.unlink(missing_ok=True)
+        return killed
 
 
 def _is_of(record: _Record, process: _Process) -> bool:

@@ -9,6 +9,7 @@ import shutil
 import stat
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 from services.runner.domain.limits import Tier
 from services.runner.gateways.sandbox.bubblewrap import SANDBOX_ENVIRONMENT, users_of_sandboxes
@@ -59,6 +60,7 @@ class LandlockHost:
             sandbox = SandboxProcess(
                 spec,
                 tier=self.tier,
+                kind="landlock",
                 command=lambda channel: (
                     [str(spec.python), "-I", "-S", str(spec.agent), str(channel)],
                     [],
@@ -99,6 +101,20 @@ class LandlockHost:
             confine={"read": read, "write": write, "filter": self._filter},
         )
         return sandbox
+
+    async def living(self) -> set[UUID]:
+        """List the sandboxes of this home that there are, by their notes."""
+        return self._groups.names()
+
+    async def strays(self) -> set[UUID]:
+        """None: they die with this process, and what an earlier one left was ended first."""
+        return set()
+
+    async def remove(self, sandbox_id: UUID) -> None:
+        """End a sandbox that nobody here wants."""
+        if self._cgroups is not None:
+            self._cgroups.end(sandbox_id)
+        self._groups.end(str(sandbox_id))
 
 
 def _open_to_all(folder: Path) -> bool:

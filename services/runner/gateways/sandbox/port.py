@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +75,7 @@ class Sandbox(Protocol):
 
     tier: Tier
     spec: SandboxSpec
+    name: str  # the adapter and what this machine calls it: the same for one sandbox always
     environment_path: str  # where the agent finds the packages; empty without any
 
     async def request(
@@ -105,6 +108,15 @@ class SandboxHost(Protocol):
     async def start(self, spec: SandboxSpec) -> Sandbox:
         """Start a sandbox whose agent is ready to load; raises SandboxDied."""
 
+    async def living(self) -> set[UUID]:
+        """List the sandboxes of this home that there are, whoever started them."""
+
+    async def strays(self) -> set[UUID]:
+        """List those that this host does not know: nobody will end them."""
+
+    async def remove(self, sandbox_id: UUID) -> None:
+        """End a sandbox that nobody here wants."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
@@ -114,3 +126,12 @@ class Interpreter:
     executable: Path
     prefix: Path
     agent: Path = field(default=Path())
+
+
+def status_text(status: int) -> str:
+    """Say how a process ended: by which signal, or with which status."""
+    number = -status if status < 0 else status - 128
+    if number > 0:
+        with contextlib.suppress(ValueError):
+            return f"signal {signal.Signals(number).name}"
+    return f"exit status {status}"

@@ -24,6 +24,7 @@ from services.runner.gateways.sandbox.port import (
     SandboxDied,
     SandboxSpec,
     SandboxUsage,
+    status_text,
 )
 
 START_TIMEOUT_S: Final = 20.0
@@ -39,6 +40,7 @@ class SandboxProcess:
         spec: SandboxSpec,
         *,
         tier: Tier,
+        kind: str,
         command: Callable[[int], tuple[list[str], list[int]]],
         cgroup: Cgroup | None,
         environment: Mapping[str, str] | None = None,
@@ -47,6 +49,7 @@ class SandboxProcess:
         if cgroup is None and spec.limits.cpu_millicores:
             raise no_processors()
         self.spec = spec
+        self.name = f"{kind}:{spec.sandbox_id}"
         self.tier = tier
         self.environment_path = str(spec.environment or "")
         self._loop = asyncio.get_running_loop()
@@ -223,19 +226,11 @@ class SandboxProcess:
         elif self._killed:
             message = "the sandbox was stopped"
         else:
-            message = f"the process ended before it returned ({_status_text(status)})"
+            message = f"the process ended before it returned ({status_text(status)})"
         self._channel.fail(message, oom=oom, status=status)
         self._channel.close()
         if not self._ended.done():
             self._ended.set_result(status)
-
-
-def _status_text(status: int) -> str:
-    number = -status if status < 0 else status - 128
-    if number > 0:
-        with contextlib.suppress(ValueError):
-            return f"signal {signal.Signals(number).name}"
-    return f"exit status {status}"
 
 
 def _children(pid: int) -> Sequence[int]:

@@ -1,0 +1,31 @@
+"""How much of a process calls share."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+
+class Reuse(enum.StrEnum):
+    """What a call may find of the calls before it, from most to nothing."""
+
+    WARM = "warm"  # the interpreter with the node's code loaded
+    FORK = "fork"  # a fork of one that has imported packages; the code is loaded anew
+    FRESH = "fresh"  # an interpreter begun anew, in a sandbox that stays
+    CONTAINER = "container"  # a sandbox of its own
+
+    @property
+    def apart(self) -> bool:
+        """Whether a call runs in a child of the agent's, in a sandbox that node versions share."""
+        return self in {Reuse.FORK, Reuse.FRESH}
+
+
+_STRICTNESS: Final = {each: place for place, each in enumerate(Reuse)}
+# An agent keeps the versions it was told of; with one that knows more a new one is begun.
+VERSIONS_MAX: Final = 256
+
+
+def reuse_of(asked: Reuse, *, own_code: bool) -> Reuse:
+    """Give what holds for a call: code of another author's never meets a process twice."""
+    least = Reuse.WARM if own_code else Reuse.FORK
+    return max(asked, least, key=_STRICTNESS.__getitem__)

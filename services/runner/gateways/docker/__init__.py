@@ -1,0 +1,1 @@
+"""T3 and T4: containers of a Docker daemon."""

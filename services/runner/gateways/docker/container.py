@@ -1,0 +1,218 @@
+"""One container with an agent inside, as the port wants a sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final
+
+from services.runner.domain.limits import Tier
+from services.runner.domain.node_logs import Stream
+from services.runner.gateways.docker.daemon import FAULTS, Daemon, End
+from services.runner.gateways.docker.gate import Gate
+from services.runner.gateways.docker.options import ENVIRONMENT_PATH
+from services.runner.gateways.sandbox.channel import AgentChannel
+from services.runner.gateways.sandbox.output import OutputTail
+from services.runner.gateways.sandbox.port import (
+    Header,
+    OutputSink,
+    Reply,
+    SandboxDied,
+    SandboxSpec,
+    SandboxUsage,
+    status_text,
+)
+
+_START_TIMEOUT_S: Final = 60.0  # the daemon may be busy with others' containers
+_DEATH_TIMEOUT_S: Final = 10.0
+
+
+class Container:
+    """A long-lived container; its calls go over descriptors that the gate handed in."""
+
+    def __init__(
+        self, spec: SandboxSpec, *, name: str, tier: Tier, daemon: Daemon, gate: Gate
+    ) -> None:
+        self.spec = spec
+        self.name = name
+        self.tier = tier
+        self.environment_path = ENVIRONMENT_PATH if spec.environment is not None else ""
+        self._daemon = daemon
+        self._gate = gate
+        self._loop = asyncio.get_running_loop()
+        self._channel = AgentChannel(self._loop, on_fault=self._kill_soon, on_log=self._told)
+        self._stdout = OutputTail(self._loop, Stream.STDOUT)
+        self._stderr = OutputTail(self._loop, Stream.STDERR)
+        self._sink: OutputSink | None = None
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self._container = ""
+        self._killed = False
+        self._peak_bytes = 0
+        self._settling: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def ended(self) -> asyncio.Future[int]:
+        """Done, with the exit status, once the container is gone."""
+        return self._ended
+
+    def alive(self) -> bool:
+        """Tell whether the container still runs and can answer."""
+        return not self._ended.done() and not self._channel.broken
+
+    async def begin(self, options: Mapping[str, Any], setup: Header) -> None:
+        """Start it and await its agent, which then lowers its own rights; raises SandboxDied."""
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                # Asked for before the gate opens: the agent greets at once.
+                greeting = self._channel.expect()
+                greeting.add_done_callback(_seen)
+                await self._enter(options)
+                hello = await greeting
+                if hello.header.get("op") != "hello":
+                    raise SandboxDied("the agent did not greet")
+                ready = await self.request(setup)
+                if ready.header.get("op") != "ready":
+                    raise SandboxDied(f"the agent is not ready: {ready.header.get('why', '')}")
+        except TimeoutError:
+            await self.kill()
+            raise SandboxDied("the container did not start in time") from None
+        except FAULTS as problem:
+            await self.kill()
+            raise SandboxDied(f"the daemon refuses: {_words(problem)}") from None
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def _enter(self, options: Mapping[str, Any]) -> None:
+        ends = (self._channel.far_end.fileno(), self._stdout.write_end, self._stderr.write_end)
+        handing: asyncio.Future[None] = asyncio.ensure_future(self._gate.hand_over(ends))
+        try:
+            self._container = await self._daemon.call(self._daemon.run, options)
+            either: tuple[asyncio.Future[Any], ...] = (handing, self._ended)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not handing.done():
+                raise SandboxDied("the container ended before its agent began")
+            handing.result()
+        finally:
+            handing.cancel()
+            self._channel.far_end.close()
+            os.close(self._stdout.write_end)
+            os.close(self._stderr.write_end)
+            await self._daemon.call(self._gate.close)
+
+    async def request(
+        self, header: Header, body: bytes = b"", *, reply_bytes_max: int = 1 << 20
+    ) -> Reply:
+        """Send one frame and await its answer; raises SandboxDied."""
+        answer = self._channel.expect(reply_bytes_max=reply_bytes_max)
+        self._channel.send(header, body)
+        return await answer
+
+    def begin_output(self, sink: OutputSink | None = None) -> None:
+        """Forget what was printed until now; a sink takes what follows."""
+        self._sink = sink
+        self._stdout.begin(sink)
+        self._stderr.begin(sink)
+
+    def output_tails(self) -> tuple[str, str]:
+        """Give what was printed since `begin_output`."""
+        return self._stdout.text(), self._stderr.text()
+
+    def _told(self, header: Header, body: bytes) -> None:
+        """Take what the agent tells of the call's output: Python's own streams and `logging`."""
+        match header:
+            case {"s": 1}:
+                self._stdout.take(body)
+            case {"s": 2}:
+                self._stderr.take(body)
+            case {"level": int(level), "name": str(name)} if self._sink is not None:
+                self._sink.recorded(level, name, body.decode("utf-8", "replace"))
+
+    async def kill(self, *, grace_s: float = 0.0) -> SandboxUsage:
+        """End the container with all that is in it; safe to call twice."""
+        self._killed = True
+        if self._container and not self._ended.done():
+            if grace_s > 0:
+                await self._signal("SIGTERM")
+                await asyncio.wait((self._ended,), timeout=grace_s)
+            if not self._ended.done():
+                self._peak_bytes = await self._daemon.call(
+                    self._daemon.memory_peak_bytes, self._container
+                )
+                await self._signal("SIGKILL")
+                await asyncio.wait((self._ended,), timeout=_DEATH_TIMEOUT_S)
+        if not self._ended.done():
+            await self._remove()
+            self._close(End(-1, oom=False, printed=""))
+        return SandboxUsage(memory_peak_bytes=self._peak_bytes)
+
+    def told_end(self, container: str) -> None:
+        """Look how it ended, for the daemon says that it has."""
+        # It may say so before it has answered the call that started it.
+        self._container = self._container or container
+        if self._settling is None and not self._ended.done():
+            self._settling = self._spawn(self._settle())
+
+    async def look(self) -> None:
+        """See whether it ended unheard."""
+        if self._container and not self._ended.done():
+            with contextlib.suppress(*FAULTS):
+                if await self._daemon.call(self._daemon.end_of, self._container) is not None:
+                    self.told_end(self._container)
+
+    async def _settle(self) -> None:
+        try:
+            end = await self._daemon.call(self._daemon.end_of, self._container)
+        except FAULTS:
+            end = None
+        self._close(end or End(-1, oom=False, printed=""))
+        await self._remove()
+
+    def _close(self, end: End) -> None:
+        if self._ended.done():
+            return
+        self._stdout.close()
+        self._stderr.close()
+        if end.oom:
+            message = "the sandbox ran out of memory"
+        elif self._killed:
+            message = "the sandbox was stopped"
+        else:
+            told = f": {end.printed.strip()[-1000:]}" if end.printed.strip() else ""
+            message = f"the process ended before it returned ({status_text(end.status)}){told}"
+        self._channel.fail(message, oom=end.oom, status=end.status)
+        self._channel.close()
+        self._ended.set_result(end.status)
+
+    async def _signal(self, name: str) -> None:
+        with contextlib.suppress(*FAULTS):
+            await self._daemon.call(self._daemon.signal, self._container, name)
+
+    async def _remove(self) -> None:
+        if self._container:
+            with contextlib.suppress(*FAULTS):
+                await self._daemon.call(self._daemon.remove, self._container)
+
+    def _kill_soon(self) -> None:
+        if self._container:
+            self._spawn(self._signal("SIGKILL"))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _seen(greeting: asyncio.Future[Reply]) -> None:
+    """Take note of a greeting's fault, also where what came before it failed first."""
+    if not greeting.cancelled():
+        greeting.exception()
+
+
+def _words(problem: BaseException) -> str:
+    explanation = getattr(problem, "explanation", None)
+    return str(explanation or problem)[:1000]

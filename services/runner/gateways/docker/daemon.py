@@ -1,0 +1,140 @@
+"""The daemon: calls in threads, and one stream of events for all containers of a home."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import docker
+import structlog
+from docker.errors import APIError, DockerException, NotFound
+from requests.exceptions import RequestException
+
+from services.runner.gateways.docker.options import HOME_LABEL, SANDBOX_LABEL
+
+log = structlog.get_logger()
+
+_TIMEOUT_S: Final = 30
+_AGAIN_S: Final = 0.5
+FAULTS: Final = (DockerException, RequestException, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a container ended."""
+
+    status: int
+    oom: bool
+    printed: str
+
+
+class Daemon:
+    """What this runner asks of the Docker daemon; every method blocks but `call`."""
+
+    def __init__(self, home: str, *, client: docker.DockerClient | None = None) -> None:
+        self._home = home
+        self._client = client or docker.from_env(timeout=_TIMEOUT_S)
+        self._api = self._client.api
+        self._watching: threading.Thread | None = None
+        self._stream: Any = None
+        self._closed = False
+
+    @property
+    def api_version(self) -> str:
+        """The version of the daemon's API that is spoken."""
+        return str(self._api.api_version)
+
+    async def call(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        """Do something in a thread."""
+        return await asyncio.to_thread(action, *arguments)
+
+    def info(self) -> Mapping[str, Any]:
+        """Tell what the daemon is; raises one of FAULTS where none answers."""
+        return dict(self._client.info())
+
+    def image_id(self, name: str) -> str:
+        """Give the digest of an image that is here; empty without one. Nothing is pulled."""
+        try:
+            return str(self._client.images.get(name).id)
+        except NotFound:
+            return ""
+
+    def run(self, options: Mapping[str, Any]) -> str:
+        """Create and start a container; give its id."""
+        made = str(self._api.create_container(**options)["Id"])
+        try:
+            self._api.start(made)
+        except BaseException:
+            self.remove(made)
+            raise
+        return made
+
+    def signal(self, container: str, name: str) -> None:
+        """Send a signal to the first process; nothing where it is gone."""
+        with contextlib.suppress(APIError):
+            self._api.kill(container, name)
+
+    def end_of(self, container: str) -> End | None:
+        """Tell how it ended; None while it runs."""
+        try:
+            state = self._api.inspect_container(container)["State"]
+            if state.get("Running"):
+                return None
+            printed = self._api.logs(container, tail=50)
+        except APIError:
+            return End(-1, oom=False, printed="")
+        text = bytes(printed or b"").decode("utf-8", "replace")
+        return End(int(state.get("ExitCode", -1)), bool(state.get("OOMKilled")), text[-2000:])
+
+    def memory_peak_bytes(self, container: str) -> int:
+        """Read its high-water mark; 0 where the daemon keeps none."""
+        try:
+            memory = self._api.stats(container, stream=False, one_shot=True)["memory_stats"]
+        except (*FAULTS, KeyError, ValueError):
+            return 0
+        return int(memory.get("max_usage") or memory.get("usage") or 0)
+
+    def remove(self, container: str) -> None:
+        """Remove it with all that is in it, running or not."""
+        with contextlib.suppress(APIError):
+            self._api.remove_container(container, force=True, v=True)
+
+    def ours(self) -> Mapping[str, str]:
+        """List this home's containers: their ids by the id of the sandbox."""
+        found = self._api.containers(all=True, filters={"label": f"{HOME_LABEL}={self._home}"})
+        return {each["Labels"].get(SANDBOX_LABEL, ""): each["Id"] for each in found}
+
+    def watch(self, on_end: Callable[[str, str], None], on_gap: Callable[[], None]) -> None:
+        """Tell of each container that ends, and when some may have ended untold, from a thread."""
+        self._watching = threading.Thread(
+            target=self._watch, args=(on_end, on_gap), name="docker-events", daemon=True
+        )
+        self._watching.start()
+
+    def _watch(self, on_end: Callable[[str, str], None], on_gap: Callable[[], None]) -> None:
+        wanted = {"type": "container", "event": "die", "label": f"{HOME_LABEL}={self._home}"}
+        pause = threading.Event()
+        while not self._closed:
+            try:
+                self._stream = self._client.events(decode=True, filters=wanted)
+                on_gap()
+                for event in self._stream:
+                    labels = event.get("Actor", {}).get("Attributes", {})
+                    on_end(labels.get(SANDBOX_LABEL, ""), str(event.get("id", "")))
+            except FAULTS as problem:
+                if not self._closed:
+                    log.warning("docker_events_lost", fault=type(problem).__name__)
+            if not self._closed:
+                pause.wait(_AGAIN_S)
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._closed = True
+        if self._stream is not None:
+            with contextlib.suppress(Exception):
+                self._stream.close()
+        self._client.close()

@@ -1,0 +1,222 @@
+"""Starts containers, hears of their ends, and removes what nobody wants."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from services.runner.domain.limits import Tier
+from services.runner.gateways.docker.container import Container
+from services.runner.gateways.docker.daemon import FAULTS, Daemon
+from services.runner.gateways.docker.gate import Gate
+from services.runner.gateways.docker.options import Shape, container_name, create_options
+from services.runner.gateways.sandbox.port import (
+    Interpreter,
+    Sandbox,
+    SandboxDied,
+    SandboxSpec,
+)
+from services.runner.gateways.sandbox.seccomp import build_filter
+
+log = structlog.get_logger()
+
+# What a runtime of this name puts between a container and the kernel: T4, where it is one of these.
+# Others are containers like the daemon's own.
+_OWN_KERNEL: Final = ("runsc", "kata")
+
+
+class DockerMissing(Exception):  # noqa: N818 - it says what to install
+    """There is no daemon, runtime or image to run containers with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerSettings:
+    """How a deployment wants its containers."""
+
+    image: str  # with {version} for the Python
+    runtime: str = ""
+    cpus: int = 1
+
+
+def tier_of(runtime: str) -> Tier:
+    """Say how strong containers under this runtime are."""
+    return Tier.T4 if any(runtime.startswith(name) for name in _OWN_KERNEL) else Tier.T3
+
+
+def home_name(home: Path) -> str:
+    """Name a runner's home for labels, which say nothing of this machine's folders."""
+    return hashlib.sha256(os.path.abspath(home).encode()).hexdigest()[:12]  # noqa: PTH100 - no link is followed
+
+
+class DockerHost:
+    """Starts sandboxes as containers of a daemon on this machine."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        shape: Shape,
+        images: Mapping[Path, tuple[str, str]],
+        folder: Path,
+    ) -> None:
+        self.tier = tier_of(shape.runtime)
+        self._daemon = daemon
+        self._shape = shape
+        self._images = images
+        self._folder = folder
+        self._containers: dict[str, Container] = {}
+        self._filter = base64.b64encode(build_filter()).decode()
+        loop = asyncio.get_running_loop()
+        daemon.watch(
+            on_end=lambda name, container: _in_loop(loop, self._ended, name, container),
+            on_gap=lambda: _in_loop(loop, self._look_soon),
+        )
+        self._looking: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls, settings: DockerSettings, interpreters: Mapping[str, Interpreter], home: Path
+    ) -> DockerHost:
+        """Find the daemon and its images; raises DockerMissing with what to install."""
+        name = home_name(home)
+        try:
+            daemon = await asyncio.to_thread(Daemon, name)
+            info = await daemon.call(daemon.info)
+        except FAULTS as problem:
+            raise DockerMissing(
+                f"no Docker daemon answers ({type(problem).__name__}): install docker and start it,"
+                " or set DOCKER_HOST"
+            ) from None
+        if settings.runtime and settings.runtime not in info.get("Runtimes", {}):
+            raise DockerMissing(
+                f"the daemon has no runtime {settings.runtime}: install it and name it under"
+                " `runtimes` in /etc/docker/daemon.json"
+            )
+        images: dict[Path, tuple[str, str]] = {}
+        for version, interpreter in interpreters.items():
+            found = await daemon.call(daemon.image_id, settings.image.replace("{version}", version))
+            if found:
+                # By its digest: what the name stands for may change, a container's image never.
+                images[interpreter.executable] = (found, f"python{version}")
+        if not images:
+            raise DockerMissing(
+                f"the daemon has no image {settings.image} for any of {', '.join(interpreters)}:"
+                " make or pull one, or set QFLOW_DOCKER_IMAGE"
+            )
+        shape = Shape(
+            api_version=daemon.api_version,
+            home=name,
+            incarnation=str(uuid.uuid4()),
+            runtime=settings.runtime,
+            cpus=settings.cpus,
+        )
+        if not _remapped(info):
+            log.warning("docker_users_not_remapped", wants="userns-remap, or a rootless daemon")
+        host = cls(daemon, shape, images, home / "gates")
+        await host.clear()
+        return host
+
+    def pythons(self, interpreters: Mapping[str, Interpreter]) -> dict[str, Interpreter]:
+        """Give those of the interpreters that there is an image for."""
+        return {
+            version: each
+            for version, each in interpreters.items()
+            if each.executable in self._images
+        }
+
+    async def start(self, spec: SandboxSpec) -> Sandbox:
+        """Start a container whose agent is ready to load; raises SandboxDied."""
+        found = self._images.get(spec.python)
+        if found is None:
+            raise SandboxDied(f"there is no image for {spec.python.name}")
+        image, python = found
+        name = str(spec.sandbox_id)
+        try:
+            gate = await self._daemon.call(Gate, self._folder / name)
+        except OSError as problem:
+            raise SandboxDied(f"there is no gate for the container: {problem.strerror}") from None
+        container = Container(
+            spec,
+            name=f"docker:{container_name(self._shape, spec)}",
+            tier=self.tier,
+            daemon=self._daemon,
+            gate=gate,
+        )
+        self._containers[name] = container
+        container.ended.add_done_callback(lambda _: self._containers.pop(name, None))
+        options = create_options(self._shape, spec, image=image, python=python, gate=gate.folder)
+        rlimits = {"CORE": 0, "MEMLOCK": 0}
+        setup = {"op": "setup", "uid": None, "rlimits": rlimits, "filter": self._filter}
+        await container.begin(options, setup)
+        return container
+
+    async def living(self) -> set[UUID]:
+        """List the sandboxes of this home that the daemon has."""
+        try:
+            found = await self._daemon.call(self._daemon.ours)
+        except FAULTS:
+            return set()
+        return {UUID(each) for each in found}
+
+    async def strays(self) -> set[UUID]:
+        """List those that this host does not know: one whose start was given up comes after all."""
+        # A container is known before it is made, so what is listed and not known is nobody's.
+        return {each for each in await self.living() if str(each) not in self._containers}
+
+    async def remove(self, sandbox_id: UUID) -> None:
+        """End a sandbox that nobody here wants."""
+        try:
+            container = (await self._daemon.call(self._daemon.ours)).get(str(sandbox_id))
+            if container:
+                await self._daemon.call(self._daemon.remove, container)
+        except FAULTS as problem:
+            log.warning("container_not_removed", fault=type(problem).__name__)
+
+    async def clear(self) -> int:
+        """Remove what an earlier runner of this home left; how many containers there were."""
+        await self._daemon.call(partial(shutil.rmtree, self._folder, ignore_errors=True))
+        left = await self._daemon.call(self._daemon.ours)
+        for container in left.values():
+            await self._daemon.call(self._daemon.remove, container)
+        return len(left)
+
+    async def close(self) -> None:
+        """Listen to the daemon no longer."""
+        if self._looking is not None:
+            self._looking.cancel()
+        await self._daemon.call(self._daemon.close)
+
+    def _ended(self, name: str, container_id: str) -> None:
+        container = self._containers.get(name)
+        if container is not None:
+            container.told_end(container_id)
+
+    def _look_soon(self) -> None:
+        self._looking = asyncio.ensure_future(self._look())
+
+    async def _look(self) -> None:
+        for container in list(self._containers.values()):
+            await container.look()
+
+
+def _remapped(info: Mapping[str, object]) -> bool:
+    options = info.get("SecurityOptions")
+    words = str(options) if options else ""
+    return "name=userns" in words or "name=rootless" in words
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, action: Callable[..., None], *arguments: str) -> None:
+    """Call from the events' thread; nothing once the loop is closed."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(action, *arguments)

@@ -1,0 +1,120 @@
+"""What a container is made with: every wall that Docker can put up, as one pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from docker.types import HostConfig, LogConfig, Mount, Ulimit
+
+from services.runner.gateways.sandbox.bubblewrap import SANDBOX_ENVIRONMENT
+from services.runner.gateways.sandbox.port import SandboxSpec
+
+HOME_LABEL: Final = "qflow.home"
+SANDBOX_LABEL: Final = "qflow.sandbox"
+INCARNATION_LABEL: Final = "qflow.incarnation"
+ENVIRONMENT_PATH: Final = "/qflow/environment"
+GATE_PATH: Final = "/qflow/gate"
+GATE_NAME: Final = "agent"
+_AGENT_PATH: Final = "/qflow/agent"
+_NOBODY: Final = "65534:65534"
+_STOP_TIMEOUT_S: Final = 5
+_NANO: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What all containers of one runner have in common."""
+
+    api_version: str
+    home: str  # names the runner's home, so that its containers are told from another's
+    incarnation: str
+    runtime: str = ""  # the daemon's default when empty
+    cpus: int = 1
+
+
+def container_name(shape: Shape, spec: SandboxSpec) -> str:
+    """Name a container for what it is: two of one name cannot be, and a person finds it."""
+    return f"qflow-{shape.home}-{spec.sandbox_id}"
+
+
+def create_options(
+    shape: Shape, spec: SandboxSpec, *, image: str, python: str, gate: Path
+) -> dict[str, Any]:
+    """Give the arguments of the daemon's create call.
+
+    The agent is the first process: with it everything in the container ends, and what it inherits
+    of others' children it is replaced for. So there is no init beside it.
+    """
+    return {
+        "image": image,
+        "name": container_name(shape, spec),
+        "entrypoint": [python, "-I", "-S"],
+        "command": [_AGENT_PATH, f"{GATE_PATH}/{GATE_NAME}"],
+        "user": _NOBODY,
+        "working_dir": "/tmp",  # noqa: S108 - the container's own
+        "environment": SANDBOX_ENVIRONMENT,
+        "hostname": "sandbox",
+        "labels": _labels(shape, spec),
+        "stop_timeout": _STOP_TIMEOUT_S,
+        "network_disabled": True,
+        "use_config_proxy": False,
+        "host_config": HostConfig(shape.api_version, **_walls(shape, spec, gate)),
+    }
+
+
+def _labels(shape: Shape, spec: SandboxSpec) -> Mapping[str, str]:
+    return {
+        HOME_LABEL: shape.home,
+        SANDBOX_LABEL: str(spec.sandbox_id),
+        INCARNATION_LABEL: shape.incarnation,
+    }
+
+
+def _walls(shape: Shape, spec: SandboxSpec, gate: Path) -> dict[str, Any]:
+    limits = spec.limits
+    # Nothing is run from here, so that a wall of the image's cannot be stepped around by a program
+    # that was written at run time.
+    temporary = f"rw,noexec,nosuid,nodev,mode=1777,size={limits.temporary_bytes}"
+    walls = {
+        "network_mode": "none",
+        "ipc_mode": "private",
+        "read_only": True,
+        "tmpfs": {"/tmp": temporary},  # noqa: S108
+        "shm_size": limits.temporary_bytes,
+        "cap_drop": ["ALL"],
+        # The daemon's own filter and AppArmor profile stay on; the agent adds a stricter filter.
+        "security_opt": ["no-new-privileges"],
+        "pids_limit": limits.processes,
+        "mem_limit": limits.memory_bytes,
+        "memswap_limit": limits.memory_bytes,
+        "nano_cpus": shape.cpus * _NANO,
+        "ulimits": [
+            Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files),
+            Ulimit(name="fsize", soft=limits.temporary_bytes, hard=limits.temporary_bytes),
+            Ulimit(name="core", soft=0, hard=0),
+        ],
+        "log_config": LogConfig(type="local", config={"max-size": "1m", "max-file": "2"}),
+        "mounts": _mounts(spec, gate),
+        "restart_policy": {"Name": "no"},
+    }
+    if shape.runtime:
+        walls["runtime"] = shape.runtime
+    return walls
+
+
+def _mounts(spec: SandboxSpec, gate: Path) -> list[Mount]:
+    read_only = [(spec.agent, _AGENT_PATH), (gate, GATE_PATH)]
+    if spec.environment is not None:
+        read_only.append((spec.environment, ENVIRONMENT_PATH))
+    mounts = [
+        Mount(place, str(host.resolve()), type="bind", read_only=True, propagation="rprivate")
+        for host, place in read_only
+    ]
+    mounts += [
+        Mount(place, str(host.resolve()), type="bind", propagation="rprivate")
+        for host, place in spec.binds
+    ]
+    return mounts

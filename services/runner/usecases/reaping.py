@@ -1,0 +1,50 @@
+"""Compares sandboxes with their rows, both ways: neither outlives the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from uuid import UUID
+
+import structlog
+
+from services.kit.pg import Pool
+from services.runner.gateways.sandbox.port import SandboxHost
+from services.runner.storage import containers
+
+log = structlog.get_logger()
+
+
+class Reaper:
+    """Ends sandboxes that nobody holds, and closes rows that nobody keeps."""
+
+    def __init__(
+        self,
+        host: SandboxHost,
+        pool: Pool,
+        *,
+        incarnation: Callable[[], UUID],
+        kept: Callable[[], AbstractSet[UUID]],
+    ) -> None:
+        self._host = host
+        self._pool = pool
+        self._incarnation = incarnation
+        self._kept = kept
+        self._suspects: frozenset[UUID] = frozenset()
+
+    async def look(self) -> tuple[int, int]:
+        """Look once: how many sandboxes were ended, and how many rows were closed."""
+        strays = await self._host.strays()
+        for sandbox_id in strays:
+            await self._host.remove(sandbox_id)
+        incarnation = self._incarnation()
+        open_rows = await containers.open_rows(self._pool, incarnation)
+        # A row that was closed a moment ago may wait to be written: only the second look counts.
+        unkept = frozenset(open_rows - self._kept())
+        lost = unkept & self._suspects
+        self._suspects = unkept
+        if lost:
+            await containers.close_lost(self._pool, incarnation, lost)
+        if strays or lost:
+            log.warning("containers_reaped", sandboxes=len(strays), rows=len(lost))
+        return len(strays), len(lost)

@@ -90,7 +90,10 @@ class NodePlaced(NamedTuple):
 
 
 class NodeCopy(NamedTuple):
-    """A new row of node_executions, born completed: a result that its run takes over."""
+    """A new row of node_executions, born completed: a result that its run takes over.
+
+    A result that is a file stays one file, which is kept for as long as any of its rows is.
+    """
 
     id: UUID
     run_id: UUID
@@ -99,7 +102,10 @@ class NodeCopy(NamedTuple):
     definition_node_id: str
     node_version_id: UUID
     execution_order: int
-    first: bool  # of a run that the same flush inserts, always
+    first: bool  # of a run that the same flush inserts
+    file_id: UUID | None = None
+    revision: int = 1
+    cache_hit: bool = False
 
 
 class SignalWrite(NamedTuple):

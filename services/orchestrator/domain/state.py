@@ -392,6 +392,11 @@ def _field(output: NodeOutput | None, binding: Binding) -> Value:
     return text_of(output, binding.output)
 
 
+def file_of(output: NodeOutput | None) -> UUID | None:
+    """Give the file that an output is, where it is one."""
+    return output.file_id if isinstance(output, FileValue) else None
+
+
 def has_files(output: NodeOutput | None) -> bool:
     """Say whether something of what elements gave stands in files."""
     if isinstance(output, ListOutput):

@@ -85,6 +85,8 @@ class NodeExecution:
     stdout_tail: str | None = None
     stderr_tail: str | None = None
     copied_from: UUID | None = None
+    cache_hit: bool | None = None
+    element_counts: dict[str, int] | None = None
 
 
 _GET: Final[LiteralString] = """
@@ -211,13 +213,13 @@ _NODES: Final[LiteralString] = """
            node.revision, node.node_version_id, node.execution_order, node.retry_count,
            node.max_retries, node.started_at, node.completed_at, node.due_at, node.error_type,
            node.error_message,
-           node.resource_usage, node.container_id, node.copied_from,
+           node.resource_usage, node.container_id, node.copied_from, node.cache_hit,
            CASE WHEN $4 THEN node.error_stack_trace END AS error_stack_trace,
            CASE WHEN $4 THEN node.output_data END AS output_data,
            CASE WHEN $4 THEN node.output_file_id END AS output_file_id,
            CASE WHEN $4 THEN node.stdout_tail END AS stdout_tail,
            CASE WHEN $4 THEN node.stderr_tail END AS stderr_tail,
-           file.file_size_bytes, file.hash_sha256
+           file.file_size_bytes, file.hash_sha256, file.element_counts
       FROM node_executions AS node
       LEFT JOIN files AS file ON $4 AND file.id = node.output_file_id
      WHERE node.workflow_execution_id = $1

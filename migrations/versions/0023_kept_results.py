@@ -62,7 +62,12 @@ _POLICIES = (
       WITH CHECK ({_HEIRS_USE})
     """,
     "CREATE POLICY file_uses_maint_select ON file_uses FOR SELECT TO qflow_maint USING (true)",
-    "CREATE POLICY file_uses_maint_delete ON file_uses FOR DELETE TO qflow_maint USING (true)",
+    """
+    CREATE POLICY file_uses_maint_delete ON file_uses FOR DELETE TO qflow_maint
+     USING (EXISTS (SELECT 1 FROM files file
+                      JOIN workflow_executions parent ON parent.id = file.workflow_execution_id
+                     WHERE file.id = file_uses.file_id AND parent.purge_started_at IS NOT NULL))
+    """,
     # A file goes from a run that is purged to one that is not.
     f"""
     CREATE POLICY files_maint_update ON files FOR UPDATE TO qflow_maint

@@ -38,6 +38,7 @@ class RunInsert(NamedTuple):
     relation: str | None = None
     node_version_id: UUID | None = None  # refuse unless its node is there and may be read
     parent_node_id: str | None = None  # of a sub-workflow: whatever became of it, it is inserted
+    ignores_cache: bool = False
 
 
 class Follows(NamedTuple):
@@ -289,7 +290,19 @@ class View(NamedTuple):
     record: NodeRecord
 
 
-Command: TypeAlias = AssignCommand | AckCommand | SupersededCommand | KillCommand | Finished
+class CacheCommand(NamedTuple):
+    """Keep a result, which is committed, for runs that would give its node the same inputs."""
+
+    node_execution_id: UUID
+    node_version_id: UUID
+    tenant_id: UUID
+    digest: str
+    ttl_ms: int
+
+
+Command: TypeAlias = (
+    AssignCommand | AckCommand | SupersededCommand | KillCommand | Finished | CacheCommand
+)
 
 
 @dataclass(slots=True)

@@ -47,6 +47,7 @@ class Execution:
     node_version_id: UUID | None = None
     python_version: str | None = None
     container_id: str | None = None
+    ignores_cache: bool | None = None
     counts: dict[str, int] = field(default_factory=dict)  # rows by status
     parts: int = 0  # how many of them are elements of maps or turns of loops
 
@@ -94,7 +95,7 @@ _GET: Final[LiteralString] = """
            started_at, completed_at, cancel_requested_at, deadline_at, error_type, error_message,
            failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
-           CASE WHEN $2 THEN input_data END AS input_data,
+           ignores_cache, CASE WHEN $2 THEN input_data END AS input_data,
            CASE WHEN $3 THEN output_data END AS output_data,
            CASE WHEN $3 THEN error_stack_trace END AS error_stack_trace,
            GREATEST(workflow_executions.revision, nodes.revision) AS revision, nodes.counts,
@@ -126,7 +127,7 @@ _FIND_REQUEST: Final[LiteralString] = """
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
            error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
-           request_digest
+           ignores_cache, request_digest
       FROM workflow_executions
      WHERE tenant_id = current_tenant_id() AND created_by = $1 AND request_id = $2
 """
@@ -147,7 +148,7 @@ _READ: Final[LiteralString] = """
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
            error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
-           CASE WHEN $2 THEN input_data END AS input_data,
+           ignores_cache, CASE WHEN $2 THEN input_data END AS input_data,
            CASE WHEN $2 THEN output_data END AS output_data,
            CASE WHEN $2 THEN error_stack_trace END AS error_stack_trace
       FROM workflow_executions
@@ -166,7 +167,8 @@ _FIND_KEY: Final[LiteralString] = """
     SELECT id, workflow_id, workflow_version, pins_id, status, revision, created_by, created_at,
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
            error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
-           parent_execution_id, relation, node_version_id, python_version, container_id
+           parent_execution_id, relation, node_version_id, python_version, container_id,
+           ignores_cache
       FROM workflow_executions
      WHERE tenant_id = current_tenant_id() AND workflow_id = $1 AND business_key = $2
        AND purge_started_at IS NULL
@@ -291,6 +293,7 @@ def of_run(run: Run, completed_at: datetime | None = None) -> Execution:
         parent_execution_id=run.options.parent_execution_id,
         relation=run.options.relation,
         node_version_id=run.options.node_version_id,
+        ignores_cache=run.options.ignores_cache or None,
         python_version=run.plan.places[0].python_version,
         container_id=_container_of(run, place),
         input_data=run.input_text,

@@ -70,14 +70,15 @@ _RUN_INSERTS: Final = Part(
     request_id uuid, request_digest text, python_version text, timeout_ms bigint, revision bigint,
     alias text, business_key text, key_reuse text, labels text, priority smallint,
     start_at timestamptz, parent_execution_id uuid, relation text, node_version_id uuid,
-    parent_node_id text
+    parent_node_id text, ignores_cache boolean
     """,
     """
     INSERT INTO workflow_executions
            (id, workflow_id, tenant_id, created_by, workflow_version, pins_id, shard, status,
             input_data, request_id, request_digest, python_version, revision, engine_format,
             created_at, queued_at, started_at, deadline_at, business_key, labels, priority,
-            start_at, parent_execution_id, relation, node_version_id, parent_node_id)
+            start_at, parent_execution_id, relation, node_version_id, parent_node_id,
+            ignores_cache)
     SELECT given.id, given.workflow_id, given.tenant_id, given.created_by, given.workflow_version,
            given.pins_id, given.shard, given.status, given.input_data::json, given.request_id,
            given.request_digest, given.python_version, given.revision, 1,
@@ -85,7 +86,8 @@ _RUN_INSERTS: Final = Part(
            CASE WHEN given.status = 'running' THEN stamp.at END,
            GREATEST(stamp.at, given.start_at) + given.timeout_ms * interval '1 millisecond',
            given.business_key, given.labels::jsonb, given.priority, given.start_at,
-           given.parent_execution_id, given.relation, given.node_version_id, given.parent_node_id
+           given.parent_execution_id, given.relation, given.node_version_id, given.parent_node_id,
+           NULLIF(given.ignores_cache, false)
       FROM fence, stamp, given
       LEFT JOIN workflows ON workflows.id = given.workflow_id
        AND (given.parent_node_id IS NOT NULL

@@ -124,7 +124,7 @@ class Rerunner:
             kept = kept_results.laid_out(plan, rows)
         await self._check_nodes(caller, plan, kept)
         check_pythons(self.engine, plan)
-        wishes = _wishes(parent, again.relation)
+        wishes = _wishes(parent, again)
         return Launch(plan=plan, input_json=input_json, wishes=wishes, kept=kept, partly=partly)
 
     async def _check_workflow(self, caller: Caller, plan: Plan) -> None:
@@ -270,19 +270,23 @@ async def _versions(
     return by_place | {place: version.id for place, version in found.items()}
 
 
-def _wishes(parent: Execution, relation: str) -> Wishes:
-    """Start it as its parent was started, but for its time; a fork stands for something else."""
+def _wishes(parent: Execution, again: Again) -> Wishes:
+    """Start it as its parent was started, but for its time; a fork stands for something else.
+
+    Who names nodes wants them to run, whatever the cache has.
+    """
     timeout_ms = None
     begins = parent.created_at
     if parent.deadline_at is not None and begins is not None:
         begins = max(begins, parent.start_at or begins)
         timeout_ms = round((parent.deadline_at - begins).total_seconds() * 1000)
     options = RunOptions(
-        business_key=None if relation == FORK else parent.business_key,
+        business_key=None if again.relation == FORK else parent.business_key,
         labels=parent.labels,
         priority=parent.priority,
         parent_execution_id=parent.id,
-        relation=relation,
+        relation=again.relation,
+        ignores_cache=bool(parent.ignores_cache or again.from_nodes),
         node_version_id=parent.node_version_id,
     )
     return Wishes(options=options, timeout_ms=timeout_ms)

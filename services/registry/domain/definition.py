@@ -83,6 +83,7 @@ class WorkflowNode:
     loop: Loop | None = None
     queue_timeout_ms: int | None = None
     total_timeout_ms: int | None = None
+    cache_ttl_ms: int | None = None
 
     @property
     def kind(self) -> str:
@@ -105,6 +106,7 @@ class WorkflowNode:
         yield table.MEMORY_LIMIT, self.memory_bytes
         yield table.QUEUE_TIMEOUT, self.queue_timeout_ms
         yield table.TOTAL_TIMEOUT, self.total_timeout_ms
+        yield table.CACHE_TTL, self.cache_ttl_ms
         if self.retry is not None:
             yield from self.retry.settings()
 

@@ -48,6 +48,7 @@ from services.orchestrator.loops.events import deliver_events
 from services.orchestrator.loops.lease import keep_lease
 from services.orchestrator.loops.limits import keep_limits
 from services.orchestrator.loops.members import judge_strays, keep_share, tell_demand
+from services.orchestrator.loops.result_cache import keep_cache
 from services.orchestrator.loops.schedules import run_schedules
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
@@ -195,6 +196,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     {"qflow_schedules": schedules_changed, "qflow_events": events_changed},
                 ),
                 partial(_until_fenced, partial(keep_limits, engine, engine_pool)),
+                partial(keep_cache, engine, engine_pool),
             ],
             on_drain=partial(_drain, engine, writing),
         )

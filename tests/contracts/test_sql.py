@@ -44,6 +44,7 @@ _OWNED: Final = {
         *("schedules", "schedule_ticks", "schedule_backfills"),
         *("event_subscriptions", "event_deliveries", "triggers"),
         *("execution_limits", "limit_slots", "limit_buckets"),
+        *("file_uses", "cached_results"),
     },
     "runner": {
         *("containers", "container_dependencies", "files", "file_access_logs"),
@@ -107,6 +108,7 @@ _RUN_BY: Final = {
     "orchestrator.storage.members": "qflow_orchestrator_engine",
     "orchestrator.storage.pins": "qflow_orchestrator_engine",
     "orchestrator.storage.pins._NODE_HEAD": "qflow_orchestrator",
+    "orchestrator.storage.cached_results": "qflow_orchestrator_engine",
     "orchestrator.storage.recovery": "qflow_orchestrator_engine",
     "orchestrator.storage.shards": "qflow_orchestrator_engine",
     "runner.storage.containers": "qflow_runner_engine",

@@ -65,6 +65,8 @@ _OWNED = {
         "execution_limits",
         "limit_slots",
         "limit_buckets",
+        "file_uses",
+        "cached_results",
     },
     "runner": {
         "containers",
@@ -100,6 +102,7 @@ _BESIDES = {
     ("qflow_orchestrator_engine", "runner_members", "UPDATE"),  # to fence a runner
     ("qflow_runner_engine", "outbox_events", "UPDATE"),  # to mark deleted bytes
     ("qflow_telemetry_maint", "workflow_executions", "UPDATE"),  # to hide what is being purged
+    ("qflow_telemetry_maint", "files", "UPDATE"),  # to hand a file on to a run that keeps it
     ("qflow_telemetry_maint", "outbox_events", "INSERT"),  # its group is the trigger's
 }
 _RETENTION = {
@@ -123,6 +126,8 @@ _RETENTION = {
     "event_deliveries",
     "execution_logs",
     "node_logs",
+    "file_uses",
+    "cached_results",
 }
 # Tables without any tenant's data.
 _GLOBAL = {

@@ -233,6 +233,7 @@ class _Compiler:
             sub=self.plans.get(name),
             queue_timeout_ms=node.get("queue_timeout_ms"),
             total_timeout_ms=node.get("total_timeout_ms"),
+            cache_ttl_ms=node.get("cache_ttl_ms"),
         )
 
     def _bindings(

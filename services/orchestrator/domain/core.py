@@ -13,7 +13,16 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from services.orchestrator.domain import controls, groups, planner, routes, unusable, waits
+from services.orchestrator.domain import (
+    cache_queue,
+    controls,
+    groups,
+    planner,
+    routes,
+    unusable,
+    waits,
+)
+from services.orchestrator.domain.cache_queue import Answer, CacheQueue
 from services.orchestrator.domain.credits import ReadyQueue, Runner
 from services.orchestrator.domain.effects import Due, Effects, Ready
 from services.orchestrator.domain.limit_queue import WHOLE_RUN, LimitQueue, Waiting
@@ -116,6 +125,7 @@ class Core:
         self.limits = Limits()
         self.limited = LimitQueue()  # what waits for places under limits
         self.held: dict[UUID, Claim] = {}  # those places, by the run or node row that has them
+        self.cache = CacheQueue()  # what the cache is asked before it is given to a runner
         # Slots that wait for a lock, by node version and run.
         self.locks_pending: dict[UUID, dict[UUID, set[int]]] = {}
         self.unlocked: set[UUID] = set()  # node versions whose environment is known
@@ -227,6 +237,8 @@ class Core:
             planner.fail(run, slot, t, self.fx, failure=result, usage=outcome.usage)
         else:
             planner.complete(run, slot, t, self.fx, output=result, usage=outcome.usage)
+            if self.cache.digests:
+                t.commands.extend(self.cache.keep(run, slot))
         self._give_back(record.id, t)
         return self._dispatch(Out(t))
 
@@ -564,6 +576,7 @@ class Core:
         self._let_go(run_id)
         self.limits.forget(run_id)
         self.limited.forget(run_id, whole=True)
+        self.cache.forget(run_id)
         self.ready.forget(run_id)
         self._queued.pop(run_id, None)
         for version in [each for each, runs in self.locks_pending.items() if run_id in runs]:
@@ -593,6 +606,8 @@ class Core:
             self._set_timer(self._now + definition.queue_timeout_ms / 1000, run.id, slot, Due.QUEUE)
             self._queued.setdefault(run.id, {})[slot] = self._timer_seq
         if version in self.unlocked:
+            if definition.cache_ttl_ms is not None and self.cache.asks(run, slot):
+                return
             lane = self.limits.of_slot(run, slot)
             if lane:
                 self._wait(lane, run, Waiting(run.id, slot, alone))
@@ -727,6 +742,23 @@ class Core:
             for each in ready:
                 self._push(each)
         return True
+
+    def cache_answered(self, answers: Sequence[Answer], *, now: float) -> list[Transition]:
+        """Take over the results that the cache has, and let the other nodes run."""
+        self._now = now
+        out = Out()
+        for answer in answers:
+            run, slot = self.runs.get(answer.ask.run_id), answer.ask.slot
+            if not self.cache.answered(answer) or run is None or not run.may_begin(slot):
+                continue  # what resumes a run asks again
+            if answer.hit is None or run.records[slot] is not None:
+                self._push(Ready(run, slot))
+                continue
+            t = out.of(run.id)
+            cache_queue.complete(run, slot, t, answer.hit, new_id=self.fx.new_id)
+            routes.slot_done(run, slot, t, self.fx, answer.hit.output)
+            routes.settle(run, t, self.fx)
+        return self._dispatch(out)
 
     # --- limits ---------------------------------------------------------------------------------
 

@@ -37,9 +37,15 @@ class RunOptions:
     parent_execution_id: UUID | None = None
     relation: str | None = None
     node_version_id: UUID | None = None  # of a run of one node, which has no workflow
+    ignores_cache: bool = False
+
+    def of_children(self) -> RunOptions:
+        """Give what a run's sub-workflows have of it."""
+        return _NO_CACHE if self.ignores_cache else NO_OPTIONS
 
 
 NO_OPTIONS: Final = RunOptions()
+_NO_CACHE: Final = RunOptions(ignores_cache=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +70,7 @@ class Wishes:
             self.conflict,
             self.reuse,
             self.timeout_ms,
+            *(["ignores_cache"] if kept.ignores_cache else []),
         )
         return repr(parts)
 

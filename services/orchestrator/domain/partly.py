@@ -11,7 +11,13 @@ from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.groups import finish, new_group, pass_over
 from services.orchestrator.domain.restore import split_name
 from services.orchestrator.domain.rows import NodeCopy, Transition
-from services.orchestrator.domain.state import ListOutput, NodeOutput, NodeRecord, Run
+from services.orchestrator.domain.state import (
+    ListOutput,
+    NodeOutput,
+    NodeRecord,
+    Run,
+    file_of,
+)
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.domain.waits import Refusal
 from services.orchestrator.domain.writes import place_row
@@ -114,6 +120,7 @@ def _copy(run: Run, above: int, part: KeptPart, t: Transition, fx: Effects) -> N
             node_version_id=place.node_version_id,
             execution_order=record.order,
             first=True,
+            file_id=file_of(part.output),
         )
     )
     inner: Sequence[NodeOutput | None] = [_copy(run, slot, each, t, fx) for each in part.parts]

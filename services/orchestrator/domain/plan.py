@@ -167,6 +167,7 @@ class Place:
     sub: Plan | None = None
     queue_timeout_ms: int | None = None
     total_timeout_ms: int | None = None
+    cache_ttl_ms: int | None = None  # of a node that runs once, and on a runner
 
     @property
     def direct(self) -> bool:

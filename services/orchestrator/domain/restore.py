@@ -78,6 +78,7 @@ class NodeRow:
     completed_at: datetime | None
     child: UUID | None = None
     age_s: float = 0.0  # since its first attempt began
+    cache_hit: bool = False
 
 
 class SignalRow(NamedTuple):
@@ -349,6 +350,7 @@ def _record(node: NodeRow) -> NodeRecord:
         and node.failure is not None
         and node.failure.error_type == LOST.error_type,
         child=node.child,
+        cache_hit=node.cache_hit,
         age_s=node.age_s,
         cpu_us=node.cpu_us,
         memory_peak_bytes=node.memory_peak_bytes,

@@ -11,7 +11,7 @@ from uuid import UUID
 from services.orchestrator.domain.ends import End, count_end, release_inputs
 from services.orchestrator.domain.plan import FROM_RUN, Definition, Kind, Phase, Plan
 from services.orchestrator.domain.rows import NodeCopy
-from services.orchestrator.domain.state import NodeOutput, NodeRecord, Run
+from services.orchestrator.domain.state import NodeOutput, NodeRecord, Run, file_of
 from services.orchestrator.domain.status import NodeStatus
 
 # The new inputs of places: exact JSON texts by input, by place.
@@ -63,6 +63,7 @@ def take_over(run: Run, kept: Sequence[Kept], *, new_id: Callable[[], UUID]) -> 
                 node_version_id=run.plan.places[each.place].node_version_id,
                 execution_order=record.order,
                 first=True,
+                file_id=file_of(each.output),
             )
         )
     for each in kept:

@@ -38,6 +38,7 @@ class RunInsert(NamedTuple):
     relation: str | None = None
     node_version_id: UUID | None = None  # refuse unless its node is there and may be read
     parent_node_id: str | None = None  # of a sub-workflow: whatever became of it, it is inserted
+    ignores_cache: bool = False
 
 
 class Follows(NamedTuple):
@@ -90,7 +91,10 @@ class NodePlaced(NamedTuple):
 
 
 class NodeCopy(NamedTuple):
-    """A new row of node_executions, born completed: a result that its run takes over."""
+    """A new row of node_executions, born completed: a result that its run takes over.
+
+    A result that is a file stays one file, which is kept for as long as any of its rows is.
+    """
 
     id: UUID
     run_id: UUID
@@ -99,7 +103,10 @@ class NodeCopy(NamedTuple):
     definition_node_id: str
     node_version_id: UUID
     execution_order: int
-    first: bool  # of a run that the same flush inserts, always
+    first: bool  # of a run that the same flush inserts
+    file_id: UUID | None = None
+    revision: int = 1
+    cache_hit: bool = False
 
 
 class SignalWrite(NamedTuple):
@@ -283,7 +290,19 @@ class View(NamedTuple):
     record: NodeRecord
 
 
-Command: TypeAlias = AssignCommand | AckCommand | SupersededCommand | KillCommand | Finished
+class CacheCommand(NamedTuple):
+    """Keep a result, which is committed, for runs that would give its node the same inputs."""
+
+    node_execution_id: UUID
+    node_version_id: UUID
+    tenant_id: UUID
+    digest: str
+    ttl_ms: int
+
+
+Command: TypeAlias = (
+    AssignCommand | AckCommand | SupersededCommand | KillCommand | Finished | CacheCommand
+)
 
 
 @dataclass(slots=True)

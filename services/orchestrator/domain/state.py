@@ -124,6 +124,7 @@ class NodeRecord:
     killing: int | None = None  # the token the runner still knows it by, once told to stop
     child: UUID | None = None  # the execution that runs its sub-workflow
     branch: str = ""  # that a choice took
+    cache_hit: bool = False
     overdue: bool = False  # it is being killed because it took too long in all
     age_s: float = 0.0  # since its first attempt began, when it was read from its rows
     serialization_us: int = 0
@@ -390,6 +391,11 @@ def _field(output: NodeOutput | None, binding: Binding) -> Value:
     if has_files(output):
         return Spliced(tuple(_joined(_pieces(output, binding))))
     return text_of(output, binding.output)
+
+
+def file_of(output: NodeOutput | None) -> UUID | None:
+    """Give the file that an output is, where it is one."""
+    return output.file_id if isinstance(output, FileValue) else None
 
 
 def has_files(output: NodeOutput | None) -> bool:

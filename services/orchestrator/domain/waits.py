@@ -175,6 +175,7 @@ def begin_child(run: Run, slot: int, t: Transition, fx: Effects) -> None:
         input_text=text,
         shard=run.shard,
         parent=(run.id, slot),
+        options=run.options.of_children(),
     )
     first = run.records[slot] is None
     place_row(
@@ -210,6 +211,7 @@ def start_again(run: Run, slot: int, fx: Effects) -> None:
         input_text=text,
         shard=run.shard,
         parent=(run.id, slot),
+        options=run.options.of_children(),
     )
     fx.starts.append(Start(child, _child_row(run, slot, child)))
 
@@ -249,6 +251,7 @@ def _child_row(run: Run, slot: int, child: Run) -> RunInsert:
         parent_execution_id=run.id,
         relation=SUB_WORKFLOW,
         parent_node_id=run.node_id(slot),
+        ignores_cache=child.options.ignores_cache,
     )
 
 

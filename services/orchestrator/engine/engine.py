@@ -14,12 +14,14 @@ import structlog
 
 from services.kit.errors import QflowError, ResourceExhausted, Unavailable
 from services.kit.ids import uuid7
+from services.orchestrator.domain.cache_queue import Answer
 from services.orchestrator.domain.core import Core, EndedChild, Outcome
 from services.orchestrator.domain.limits import Claim, Demand, Limit
 from services.orchestrator.domain.partly import Partly
 from services.orchestrator.domain.restore import latest
 from services.orchestrator.domain.rows import (
     AssignCommand,
+    CacheCommand,
     Command,
     Finished,
     Follows,
@@ -106,6 +108,8 @@ class Engine:
         self.sweep_now = asyncio.Event()
         self.locks_wanted = asyncio.Event()
         self.attempts_begun = asyncio.Event()
+        self.cache_wanted = asyncio.Event()  # set while the cache is asked, or is to keep something
+        self.cache_kept: list[CacheCommand] = []
         self.limits_wanted = asyncio.Event()  # set while the limits' loop has anything to do
         self.limits_changed = True  # since they were last read
         self.limits_reading = asyncio.Lock()  # what was read later is known later
@@ -544,6 +548,10 @@ class Engine:
         """Hold what waits against the limits as they are now."""
         self._apply(self.core.limits_known(limits, now=self.now()))
 
+    def cache_answered(self, answers: Sequence[Answer]) -> None:
+        """Take what the cache says."""
+        self._apply(self.core.cache_answered(answers, now=self.now()))
+
     def slots_taken(self, claims: Sequence[Claim]) -> None:
         """Let those go on for whom places were taken."""
         self._apply(self.core.slots_taken(claims, now=self.now()))
@@ -563,6 +571,8 @@ class Engine:
             self.locks_wanted.set()
         if self.core.limited.wanted:
             self.limits_wanted.set()
+        if self.core.cache.wanted:
+            self.cache_wanted.set()
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -639,6 +649,9 @@ class Engine:
             run = self.core.forget(command.run_id)
             if run is not None and run.completed_at is not None:
                 self.ended.keep(run, self.now())
+        elif isinstance(command, CacheCommand):
+            self.cache_kept.append(command)
+            self.cache_wanted.set()
         else:
             self._tell(command.runner, command)
 

@@ -61,6 +61,7 @@ def execution_to_pb(execution: Execution, plan: Plan) -> pb.Execution:
         node_version_id=str(execution.node_version_id or ""),
         python_version=execution.python_version or "",
         container_id=execution.container_id or "",
+        ignore_cache=bool(execution.ignores_cache),
     )
     if execution.output_data is not None:
         message.output_json = execution.output_data
@@ -94,6 +95,7 @@ def node_to_pb(execution_id: str, node: NodeExecution) -> pb.NodeExecution:
         end_time=timestamp(node.completed_at),
         due_time=timestamp(node.due_at),
         copied_from=str(node.copied_from or ""),
+        cache_hit=bool(node.cache_hit),
     )
     if node.output_file_id is not None:
         message.output_file.file_id = str(node.output_file_id)

@@ -63,7 +63,12 @@ class PlanServicer(plan_service_pb2_grpc.PlanServiceServicer):
             started.plan.timeout_ms
         )
         planned = await plan_execution(
-            self._reader, self._engine, current_caller(), started, timeout_ms
+            self._reader,
+            self._engine,
+            current_caller(),
+            started,
+            timeout_ms,
+            input_json=asked.input_json,
         )
         answer = pb.PlanExecutionResponse(
             execution=starting.execution(started, validate_only=True),
@@ -156,6 +161,7 @@ def _node(workflow: PlannedWorkflow, at: int, place: Place) -> pb.PlannedNode:
         kind=_KINDS[place.kind],
         role=_ROLES[workflow.expected.roles[at]],
         time=None if place.wait is not None else _past(workflow.expected.past[at]),
+        cache_hit=at in workflow.cache_hits,
     )
 
 

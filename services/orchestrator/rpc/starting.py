@@ -74,6 +74,7 @@ def _wishes(request: pb.StartExecutionRequest) -> Wishes:
             labels=dict(request.labels),
             priority=request.priority,
             start_at=start_at,
+            ignores_cache=request.ignore_cache,
         ),
         conflict=conflict,
         reuse=reuse,

@@ -47,6 +47,7 @@ class Execution:
     node_version_id: UUID | None = None
     python_version: str | None = None
     container_id: str | None = None
+    ignores_cache: bool | None = None
     counts: dict[str, int] = field(default_factory=dict)  # rows by status
     parts: int = 0  # how many of them are elements of maps or turns of loops
 
@@ -85,6 +86,8 @@ class NodeExecution:
     stdout_tail: str | None = None
     stderr_tail: str | None = None
     copied_from: UUID | None = None
+    cache_hit: bool | None = None
+    element_counts: dict[str, int] | None = None
 
 
 _GET: Final[LiteralString] = """
@@ -92,7 +95,7 @@ _GET: Final[LiteralString] = """
            started_at, completed_at, cancel_requested_at, deadline_at, error_type, error_message,
            failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
-           CASE WHEN $2 THEN input_data END AS input_data,
+           ignores_cache, CASE WHEN $2 THEN input_data END AS input_data,
            CASE WHEN $3 THEN output_data END AS output_data,
            CASE WHEN $3 THEN error_stack_trace END AS error_stack_trace,
            GREATEST(workflow_executions.revision, nodes.revision) AS revision, nodes.counts,
@@ -124,7 +127,7 @@ _FIND_REQUEST: Final[LiteralString] = """
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
            error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
-           request_digest
+           ignores_cache, request_digest
       FROM workflow_executions
      WHERE tenant_id = current_tenant_id() AND created_by = $1 AND request_id = $2
 """
@@ -145,7 +148,7 @@ _READ: Final[LiteralString] = """
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
            error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
-           CASE WHEN $2 THEN input_data END AS input_data,
+           ignores_cache, CASE WHEN $2 THEN input_data END AS input_data,
            CASE WHEN $2 THEN output_data END AS output_data,
            CASE WHEN $2 THEN error_stack_trace END AS error_stack_trace
       FROM workflow_executions
@@ -164,7 +167,8 @@ _FIND_KEY: Final[LiteralString] = """
     SELECT id, workflow_id, workflow_version, pins_id, status, revision, created_by, created_at,
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
            error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
-           parent_execution_id, relation, node_version_id, python_version, container_id
+           parent_execution_id, relation, node_version_id, python_version, container_id,
+           ignores_cache
       FROM workflow_executions
      WHERE tenant_id = current_tenant_id() AND workflow_id = $1 AND business_key = $2
        AND purge_started_at IS NULL
@@ -211,13 +215,13 @@ _NODES: Final[LiteralString] = """
            node.revision, node.node_version_id, node.execution_order, node.retry_count,
            node.max_retries, node.started_at, node.completed_at, node.due_at, node.error_type,
            node.error_message,
-           node.resource_usage, node.container_id, node.copied_from,
+           node.resource_usage, node.container_id, node.copied_from, node.cache_hit,
            CASE WHEN $4 THEN node.error_stack_trace END AS error_stack_trace,
            CASE WHEN $4 THEN node.output_data END AS output_data,
            CASE WHEN $4 THEN node.output_file_id END AS output_file_id,
            CASE WHEN $4 THEN node.stdout_tail END AS stdout_tail,
            CASE WHEN $4 THEN node.stderr_tail END AS stderr_tail,
-           file.file_size_bytes, file.hash_sha256
+           file.file_size_bytes, file.hash_sha256, file.element_counts
       FROM node_executions AS node
       LEFT JOIN files AS file ON $4 AND file.id = node.output_file_id
      WHERE node.workflow_execution_id = $1
@@ -289,6 +293,7 @@ def of_run(run: Run, completed_at: datetime | None = None) -> Execution:
         parent_execution_id=run.options.parent_execution_id,
         relation=run.options.relation,
         node_version_id=run.options.node_version_id,
+        ignores_cache=run.options.ignores_cache or None,
         python_version=run.plan.places[0].python_version,
         container_id=_container_of(run, place),
         input_data=run.input_text,

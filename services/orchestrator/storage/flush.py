@@ -36,7 +36,7 @@ class Part:
     rows: Callable[[Transition], Collection[tuple[Any, ...]]]
     counted: bool = True  # every given row must be written
     once: bool = False  # rows that many transitions share are given once
-    of_started: bool = False  # counted where their run was started, and nothing else
+    of_first: bool = False  # those of a run that the flush inserts count where it was started
 
 
 # The plans that follow a node which stands elsewhere by now, or may not be read any more.
@@ -70,14 +70,15 @@ _RUN_INSERTS: Final = Part(
     request_id uuid, request_digest text, python_version text, timeout_ms bigint, revision bigint,
     alias text, business_key text, key_reuse text, labels text, priority smallint,
     start_at timestamptz, parent_execution_id uuid, relation text, node_version_id uuid,
-    parent_node_id text
+    parent_node_id text, ignores_cache boolean
     """,
     """
     INSERT INTO workflow_executions
            (id, workflow_id, tenant_id, created_by, workflow_version, pins_id, shard, status,
             input_data, request_id, request_digest, python_version, revision, engine_format,
             created_at, queued_at, started_at, deadline_at, business_key, labels, priority,
-            start_at, parent_execution_id, relation, node_version_id, parent_node_id)
+            start_at, parent_execution_id, relation, node_version_id, parent_node_id,
+            ignores_cache)
     SELECT given.id, given.workflow_id, given.tenant_id, given.created_by, given.workflow_version,
            given.pins_id, given.shard, given.status, given.input_data::json, given.request_id,
            given.request_digest, given.python_version, given.revision, 1,
@@ -85,7 +86,8 @@ _RUN_INSERTS: Final = Part(
            CASE WHEN given.status = 'running' THEN stamp.at END,
            GREATEST(stamp.at, given.start_at) + given.timeout_ms * interval '1 millisecond',
            given.business_key, given.labels::jsonb, given.priority, given.start_at,
-           given.parent_execution_id, given.relation, given.node_version_id, given.parent_node_id
+           given.parent_execution_id, given.relation, given.node_version_id, given.parent_node_id,
+           NULLIF(given.ignores_cache, false)
       FROM fence, stamp, given
       LEFT JOIN workflows ON workflows.id = given.workflow_id
        AND (given.parent_node_id IS NOT NULL
@@ -147,25 +149,48 @@ _COPIES: Final = Part(
     "copied",
     """
     id uuid, run_id uuid, source_id uuid, node_id text, definition_node_id text,
-    node_version_id uuid, execution_order int, first boolean
+    node_version_id uuid, execution_order int, first boolean, file_id uuid, revision bigint,
+    cache_hit boolean
     """,
     """
     INSERT INTO node_executions
            (id, workflow_execution_id, node_id, definition_node_id, node_type, status,
             node_version_id, execution_order, max_retries, attempt_token, revision, started_at,
-            completed_at, output_data, copied_from)
+            completed_at, output_data, output_file_id, copied_from, cache_hit)
     SELECT given.id, given.run_id, given.node_id, given.definition_node_id, source.node_type,
            'completed',
-           given.node_version_id, given.execution_order, 0, 0, 1, stamp.at, stamp.at,
-           source.output_data, source.id
+           given.node_version_id, given.execution_order, 0, 0, given.revision, stamp.at, stamp.at,
+           source.output_data, given.file_id, source.id, NULLIF(given.cache_hit, false)
       FROM fence, stamp, given
-      JOIN node_executions AS source ON source.id = given.source_id
+      JOIN node_executions AS source
+        ON source.id = given.source_id AND source.output_file_id IS NOT DISTINCT FROM given.file_id
      WHERE /*first*/ NOT given.first
      ORDER BY given.id
  RETURNING id
     """,
     lambda t: t.copies,
-    of_started=True,
+    of_first=True,
+)
+
+# Whoever keeps a file says so: retention hands it on. One that has gone meanwhile refuses the rest.
+_FILE_USES: Final = Part(
+    "used_files",
+    "id uuid, run_id uuid, file_id uuid, first boolean",
+    """
+    INSERT INTO file_uses (node_execution_id, file_id, tenant_id)
+    SELECT given.id, given.file_id, file.tenant_id
+      FROM fence, given
+      JOIN files AS file ON file.id = given.file_id
+     WHERE /*first*/ NOT given.first
+     ORDER BY given.file_id, given.id
+ RETURNING node_execution_id
+    """,
+    lambda t: [
+        (each.id, each.run_id, each.file_id, each.first)
+        for each in t.copies
+        if each.file_id is not None
+    ],
+    of_first=True,
 )
 
 _PLACED: Final = Part(
@@ -413,6 +438,7 @@ PARTS: Final = (
     _SIGNALS,
     _SLOT_USES,
     _SLOT_FREES,
+    _FILE_USES,
 )
 
 _HEAD: Final[LiteralString] = """
@@ -458,8 +484,8 @@ def statement(mask: int) -> str:
         at += len(columns)
         if part.counted:
             counted.append(part.name)
-            begun = f" WHERE run_id IN {_STARTED}" if starts else " WHERE false"
-            expected_rows.append(f"{given}{begun if part.of_started else ''}")
+            begun = " WHERE NOT first" + (f" OR run_id IN {_STARTED}" if starts else "")
+            expected_rows.append(f"{given}{begun if part.of_first else ''}")
     # One check for all parts: a call of it costs more than the sums.
     expected = " + ".join(f"(SELECT count(*) FROM {given})" for given in expected_rows) or "0"
     actual = " + ".join(f"(SELECT count(*) FROM {name})" for name in counted) or "0"

@@ -39,7 +39,7 @@ _OPEN: Final[LiteralString] = """
     SELECT id, tenant_id, created_by, status, pins_id, input_data, request_id, revision, shard,
            created_at, started_at, cancel_requested_at, deadline_at, error_type, error_message,
            error_stack_trace, failed_node_id, business_key, labels, priority, start_at,
-           parent_execution_id, relation, node_version_id,
+           parent_execution_id, relation, node_version_id, ignores_cache,
            EXTRACT(epoch FROM start_at - clock_timestamp())::float8 AS starts_s,
            EXTRACT(epoch FROM deadline_at - clock_timestamp())::float8 AS deadline_s
       FROM workflow_executions
@@ -50,7 +50,7 @@ _NODES: Final[LiteralString] = """
     SELECT node.id, node.workflow_execution_id, node.node_id, node.status, node.execution_order,
            node.attempt_token, node.runner_incarnation, node.retry_count, node.delivery_count,
            node.revision, node.output_data, node.output_file_id, node.container_id,
-           node.child_execution_id,
+           node.child_execution_id, node.cache_hit,
            node.error_type, node.error_message, node.error_stack_trace,
            node.started_at, node.completed_at,
            (node.resource_usage ->> 'cpu_us')::bigint AS cpu_us,
@@ -192,6 +192,7 @@ def _to_open_run(
                 parent_execution_id=row["parent_execution_id"],
                 relation=row["relation"],
                 node_version_id=row["node_version_id"],
+                ignores_cache=bool(row["ignores_cache"]),
             ),
         ),
         [_to_node_row(node) for node in nodes],
@@ -255,6 +256,7 @@ def _to_node_row(node: Row) -> NodeRow:
         completed_at=node["completed_at"],
         child=node["child_execution_id"],
         age_s=node["age_s"] or 0.0,
+        cache_hit=bool(node["cache_hit"]),
     )
 
 

@@ -116,6 +116,7 @@ def _row(run: Run, asked: Launch) -> RunInsert:
         parent_execution_id=options.parent_execution_id,
         relation=options.relation,
         node_version_id=options.node_version_id,
+        ignores_cache=options.ignores_cache,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -33,6 +33,7 @@ from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import history as storage
 from services.orchestrator.storage.history import VersionFacts
 from services.orchestrator.usecases.launch import Started
+from services.orchestrator.usecases.predicted_hits import predicted_hits
 from services.orchestrator.usecases.read import Reader
 
 
@@ -43,6 +44,7 @@ class PlannedWorkflow:
     definition: Definition
     plan: Plan
     expected: Forecast
+    cache_hits: Collection[int] = ()  # places whose results are in the cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,13 @@ class Planned:
 
 
 async def plan_execution(
-    reader: Reader, engine: Engine, caller: Caller, started: Started, timeout_ms: int | None
+    reader: Reader,
+    engine: Engine,
+    caller: Caller,
+    started: Started,
+    timeout_ms: int | None,
+    *,
+    input_json: str,
 ) -> Planned:
     """Say what a start that was found valid would do; `timeout_ms` is what the run may take."""
     ways = distinct(started.plan)
@@ -89,6 +97,9 @@ async def plan_execution(
     async with transaction(reader.engine_pool) as db:
         facts = await storage.facts_of_versions(db, caller.tenant_id, wanted)
         definitions = [await _definition(reader, db, plan) for plan in plans]
+    hits: Collection[int] = ()
+    if not started.execution.ignores_cache:
+        hits = await predicted_hits(reader.engine_pool, caller, first, input_json)
     expected = await asyncio.to_thread(forecasts, plans, history)
     pythons = _seats(engine, plans)
     environments = {
@@ -108,7 +119,12 @@ async def plan_execution(
     )
     return Planned(
         workflows=[
-            PlannedWorkflow(definition=definition, plan=plan, expected=each)
+            PlannedWorkflow(
+                definition=definition,
+                plan=plan,
+                expected=each,
+                cache_hits=hits if plan is first else (),
+            )
             for definition, plan, each in zip(definitions, plans, expected, strict=True)
         ],
         versions=_versions(places, facts, environments, history),

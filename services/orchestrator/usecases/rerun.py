@@ -15,16 +15,15 @@ from services.kit.pg import Db, as_caller, transaction
 from services.orchestrator.domain import inputs, proof, reuse
 from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.options import RunOptions, Wishes
-from services.orchestrator.domain.partly import Partly, kept_names, tree
+from services.orchestrator.domain.partly import Partly
 from services.orchestrator.domain.plan import Definition, Kind, Plan
 from services.orchestrator.domain.reuse import FromNode, Kept
-from services.orchestrator.domain.state import NodeOutput
-from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.engine.engine import Engine, NotStarted
 from services.orchestrator.storage import definitions, executions, pins
 from services.orchestrator.storage.definitions import Pins
 from services.orchestrator.storage.executions import Execution, NodeExecution
 from services.orchestrator.storage.recovery import split_object
+from services.orchestrator.usecases import kept_results
 from services.orchestrator.usecases.business_keys import settle_key
 from services.orchestrator.usecases.launch import (
     Launch,
@@ -45,7 +44,6 @@ RETRY: Final = "retry"
 RERUN: Final = "rerun"
 FORK: Final = "fork"
 RETRY_QUARANTINED: Final = "retry_quarantined"
-_PARTS_MAX: Final = 10_000  # of maps that are taken over in part: they are copied in one statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,14 +116,15 @@ class Rerunner:
         kept: tuple[Kept, ...] = ()
         partly: tuple[Partly, ...] = ()
         if again.relation == RETRY_QUARANTINED:
-            kept, partly = await self._unpoisoned(caller, parent, plan)
+            rows, partly = await self._unpoisoned(caller, parent, plan)
+            kept = kept_results.laid_out(plan, rows)
         elif again.relation != RETRY:
-            rows = await self._rows(caller, parent, plan, again, input_json)
+            rows, partly = await self._taken(caller, parent, plan, again, input_json)
             plan = await self._edited(caller, parent, plan, again, rows)
-            kept = _kept(plan, rows)
+            kept = kept_results.laid_out(plan, rows)
         await self._check_nodes(caller, plan, kept)
         check_pythons(self.engine, plan)
-        wishes = _wishes(parent, again.relation)
+        wishes = _wishes(parent, again)
         return Launch(plan=plan, input_json=input_json, wishes=wishes, kept=kept, partly=partly)
 
     async def _check_workflow(self, caller: Caller, plan: Plan) -> None:
@@ -160,10 +159,13 @@ class Rerunner:
                 "NODE_MISSING", f"{lost[0]}: the node behind it is gone or not yours to read"
             )
 
-    async def _rows(
+    async def _taken(
         self, caller: Caller, parent: Execution, plan: Plan, again: Again, input_json: str
-    ) -> dict[int, NodeExecution]:
-        """Give the rows whose results are kept, by place in the order in which they began."""
+    ) -> kept_results.Taken:
+        """Give what is kept: all that completed but for what begins again and hangs on that.
+
+        Of a map that failed the elements that completed are kept, unless it begins again.
+        """
         begin = {_place_of(plan, at, each) for at, each in enumerate(again.from_nodes)}
         if len(begin) < len(again.from_nodes):
             raise _invalid("from_nodes", "names a node twice", "NODE_NAMED_TWICE")
@@ -172,72 +174,32 @@ class Rerunner:
             begin |= reuse.readers_of(plan, reuse.changed_inputs(before, after))
         lost = reuse.below(plan, begin)
         async with as_caller(self.reader.api_pool, caller) as db:
-            rows = await executions.list_nodes(db, parent.id)
-            there = {
-                plan.index[row.node_id]: row
-                for row in rows
-                if row.status is NodeStatus.COMPLETED and row.node_id in plan.index
-            }
-            kept = reuse.closed(plan, [at for at in there if at not in lost])
-            if len(kept) == len(plan.places):
+            found = await kept_results.look(db, parent, plan)
+            in_part = found.broken(plan) - lost if parent.final else set[int]()
+            stand = kept_results.standing(plan, found, lost=lost, in_part=in_part)
+            if len(stand) == len(plan.places) and not in_part:
                 raise FailedPrecondition(
                     "NOTHING_TO_RERUN",
                     "every node completed and would be kept: name nodes in from_nodes, or retry",
                     resource=("execution", str(parent.id)),
                 )
-            ids = [plan.places[at].id for at in kept]
-            whole = await executions.list_nodes(db, parent.id, node_ids=ids, full=True)
-        _refuse_files(parent, whole)
-        return {plan.index[row.node_id]: row for row in whole}
+            return await kept_results.take(db, parent, plan, found, stand=stand, in_part=in_part)
 
     async def _unpoisoned(
         self, caller: Caller, parent: Execution, plan: Plan
-    ) -> tuple[tuple[Kept, ...], tuple[Partly, ...]]:
+    ) -> kept_results.Taken:
         """Give what is kept when the elements that were put aside run again, of their maps too."""
         async with as_caller(self.reader.api_pool, caller) as db:
-            rows = await executions.list_nodes(db, parent.id)
-            wholes = {row.node_id: row for row in rows if row.node_id in plan.index}
-            parts: dict[str, dict[str, NodeStatus]] = {}
-            for row in rows:
-                if row.node_id not in plan.index:
-                    parts.setdefault(row.definition_node_id, {})[row.node_id] = row.status
-            poisoned = {
-                plan.index[name]
-                for name, each in parts.items()
-                if NodeStatus.QUARANTINED in each.values()
-                and wholes[name].status is NodeStatus.COMPLETED
-            }
+            found = await kept_results.look(db, parent, plan)
+            poisoned = found.poisoned()
             if not poisoned:
                 raise FailedPrecondition(
                     "NOTHING_QUARANTINED",
                     "no element of a map was quarantined; RerunExecution runs what failed again",
                     resource=("execution", str(parent.id)),
                 )
-            lost = reuse.below(plan, {each for at in poisoned for each in plan.children[at]})
-            stand = reuse.closed(
-                plan,
-                [
-                    plan.index[name]
-                    for name, row in wholes.items()
-                    if row.status is NodeStatus.COMPLETED and plan.index[name] not in lost
-                ],
-            )
-            places = [at for at in stand if at not in poisoned]
-            maps = [at for at in stand if at in poisoned]
-            names = [name for at in maps for name in kept_names(parts[plan.places[at].id])]
-            if len(names) > _PARTS_MAX:
-                raise FailedPrecondition(
-                    "TOO_MANY_ELEMENTS",
-                    f"{len(names)} elements would be kept, and {_PARTS_MAX} can be; "
-                    "RerunExecution from the map runs all of them again",
-                    resource=("execution", str(parent.id)),
-                )
-            wanted = [plan.places[at].id for at in places] + names
-            whole = await executions.list_nodes(db, parent.id, node_ids=wanted, full=True)
-        _refuse_files(parent, whole)
-        found = {row.node_id: row for row in whole}
-        kept = _kept(plan, {at: found[plan.places[at].id] for at in places})
-        return kept, tuple(_partly(plan, at, found) for at in maps)
+            stand = kept_results.standing(plan, found, lost=(), in_part=poisoned)
+            return await kept_results.take(db, parent, plan, found, stand=stand, in_part=poisoned)
 
     async def _edited(
         self,
@@ -308,64 +270,23 @@ async def _versions(
     return by_place | {place: version.id for place, version in found.items()}
 
 
-def _refuse_files(parent: Execution, rows: Sequence[NodeExecution]) -> None:
-    # Of a map, nothing is in its own row when its lists are long; its elements have it.
-    files = [
-        row.node_id
-        for row in rows
-        if row.output_file_id is not None
-        or (row.output_data is None and row.node_id == row.definition_node_id)
-    ]
-    if files:
-        raise FailedPrecondition(
-            "KEPT_FILES",
-            f"the result of {files[0]} is a file, which would go with the execution that has "
-            "it, or a list that no row holds: name that node in from_nodes of RerunExecution, or "
-            "one before it",
-            node_ids=", ".join(files[:10]),
-            resource=("execution", str(parent.id)),
-        )
+def _wishes(parent: Execution, again: Again) -> Wishes:
+    """Start it as its parent was started, but for its time; a fork stands for something else.
 
-
-def _partly(plan: Plan, at: int, rows: Mapping[str, NodeExecution]) -> Partly:
-    """Lay out the elements of a map that are kept; a map within the map has elements itself."""
-    place = plan.places[at]
-    outputs: dict[str, tuple[UUID, NodeOutput | None]] = {}
-    for name, row in rows.items():
-        if row.definition_node_id != place.id or name == place.id:
-            continue
-        assert row.id is not None
-        texts = split_object(row.output_data) if row.output_data is not None else None
-        output = None if texts is None else tuple(texts[each] for each in place.outputs)
-        outputs[name] = (row.id, output)
-    return Partly(at, tree(place.id, outputs))
-
-
-def _kept(plan: Plan, rows: Mapping[int, NodeExecution]) -> tuple[Kept, ...]:
-    """Lay out the results that are kept; those that nobody reads again stay where they are."""
-    kept = []
-    for at, row in rows.items():
-        assert row.id is not None
-        assert row.output_data is not None
-        texts = split_object(row.output_data)
-        names = plan.places[at].outputs
-        kept.append(Kept(at, row.id, tuple(texts[name] for name in names)))
-    return tuple(kept)
-
-
-def _wishes(parent: Execution, relation: str) -> Wishes:
-    """Start it as its parent was started, but for its time; a fork stands for something else."""
+    Who names nodes wants them to run, whatever the cache has.
+    """
     timeout_ms = None
     begins = parent.created_at
     if parent.deadline_at is not None and begins is not None:
         begins = max(begins, parent.start_at or begins)
         timeout_ms = round((parent.deadline_at - begins).total_seconds() * 1000)
     options = RunOptions(
-        business_key=None if relation == FORK else parent.business_key,
+        business_key=None if again.relation == FORK else parent.business_key,
         labels=parent.labels,
         priority=parent.priority,
         parent_execution_id=parent.id,
-        relation=relation,
+        relation=again.relation,
+        ignores_cache=bool(parent.ignores_cache or again.from_nodes),
         node_version_id=parent.node_version_id,
     )
     return Wishes(options=options, timeout_ms=timeout_ms)

@@ -210,4 +210,5 @@ def _node(plan: Plan, view: View) -> NodeExecution:
         error_message=failure.message if failure else None,
         resource_usage={"cpu_us": record.cpu_us, "memory_peak_bytes": record.memory_peak_bytes},
         container_id=record.container_id,
+        cache_hit=record.cache_hit,
     )

@@ -85,6 +85,7 @@ class WorkflowNode:
     queue_timeout_ms: int | None = None
     total_timeout_ms: int | None = None
     limits: NodeLimits = field(default_factory=NodeLimits)
+    cache_ttl_ms: int | None = None
 
     @property
     def kind(self) -> str:
@@ -108,6 +109,7 @@ class WorkflowNode:
         yield from self.limits.settings()
         yield table.QUEUE_TIMEOUT, self.queue_timeout_ms
         yield table.TOTAL_TIMEOUT, self.total_timeout_ms
+        yield table.CACHE_TTL, self.cache_ttl_ms
         if self.retry is not None:
             yield from self.retry.settings()
 

@@ -43,7 +43,7 @@ from services.registry.domain.exchange_values import Values
 from services.registry.domain.yaml_text import Inline
 
 KINDS: Final = (*BY_KIND, WORKFLOW)
-_SPANS: Final = ("queue_timeout_ms", "total_timeout_ms")
+_SPANS: Final = ("queue_timeout_ms", "total_timeout_ms", "cache_ttl_ms")
 NODE_KEYS: Final = (
     *KINDS,
     *("join", "condition", "on_failure", "phase", "compensates", "map", "loop"),

@@ -104,6 +104,20 @@ TOTAL_TIMEOUT: Final = Setting(
     "::test_a_node_is_killed_once_all_its_attempts_together_took_too_long",
     description="how long all attempts of a node may take together; without limit when unset",
 )
+CACHE_TTL: Final = Setting(
+    name="cache_ttl",
+    kind="duration",
+    unit="ms",
+    default=None,
+    minimum=1_000,
+    maximum=30 * _DAY_MS,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="a result that is young enough is looked up before the node would run",
+    proof="tests/integration/orchestrator/test_result_cache.py"
+    "::test_a_result_is_given_again_until_its_time_is_up",
+    description="how long a result may be given again for the same inputs; never when unset",
+)
 MEMORY_LIMIT: Final = Setting(
     name="memory_limit_bytes",
     kind="integer",
@@ -272,6 +286,7 @@ SETTINGS: Final = (
     *NODE_LIMITS,
     QUEUE_TIMEOUT,
     TOTAL_TIMEOUT,
+    CACHE_TTL,
     MAX_RETRIES,
     INITIAL_DELAY,
     FACTOR,

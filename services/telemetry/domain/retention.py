@@ -36,6 +36,7 @@ RULES: Final = (
     Rule(subject="schedule_ticks", keep_days=30, batch=5000),
     Rule(subject="schedule_backfills", keep_days=30, batch=5000),
     Rule(subject="event_deliveries", keep_days=30, batch=5000),
+    Rule(subject="cached_results", batch=5000),
     Rule(subject="pins", keep_days=30, batch=1000),
     Rule(subject="engine_members", keep_days=7, batch=5000),
     Rule(subject="runner_members", keep_days=7, batch=5000),

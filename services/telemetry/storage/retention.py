@@ -27,6 +27,7 @@ _FORGET_OUTBOX_EVENTS: Final[LiteralString] = "SELECT cleanup_sent_outbox_events
 _FORGET_SCHEDULE_TICKS: Final[LiteralString] = "SELECT cleanup_old_schedule_ticks($1, $2)"
 _FORGET_SCHEDULE_BACKFILLS: Final[LiteralString] = "SELECT cleanup_old_schedule_backfills($1, $2)"
 _FORGET_EVENT_DELIVERIES: Final[LiteralString] = "SELECT cleanup_old_event_deliveries($1, $2)"
+_FORGET_CACHED_RESULTS: Final[LiteralString] = "SELECT cleanup_expired_results($1)"
 _FORGET_PINS: Final[LiteralString] = "SELECT cleanup_unused_pins($1, $2)"
 _FORGET_ENGINE_MEMBERS: Final[LiteralString] = "SELECT cleanup_dead_engine_members($1, $2)"
 _FORGET_RUNNER_MEMBERS: Final[LiteralString] = "SELECT cleanup_dead_runner_members($1, $2)"
@@ -46,6 +47,7 @@ _STATEMENTS: Final[Mapping[str, LiteralString]] = {
     "schedule_ticks": _FORGET_SCHEDULE_TICKS,
     "schedule_backfills": _FORGET_SCHEDULE_BACKFILLS,
     "event_deliveries": _FORGET_EVENT_DELIVERIES,
+    "cached_results": _FORGET_CACHED_RESULTS,
     "pins": _FORGET_PINS,
     "engine_members": _FORGET_ENGINE_MEMBERS,
     "runner_members": _FORGET_RUNNER_MEMBERS,

@@ -11,12 +11,10 @@ from qflow.orchestrator.v1 import attach_service_pb2 as attach
 from qflow.orchestrator.v1 import execution_pb2
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 from qflow.orchestrator.v1.attach_service_pb2_grpc import AttachServiceStub
-from qflow.orchestrator.v1.rerun_service_pb2 import RerunExecutionRequest, RerunNode
 
 from services.kit.ids import uuid7
 from tests import factories
 from tests.fakes.runner import FakeRunner
-from tests.integration.orchestrator import control
 from tests.integration.orchestrator.conftest import Orchestra
 
 HASH = b"\xab" * 32
@@ -174,25 +172,3 @@ async def test_an_element_whose_map_failed_before_it_was_sent_is_taken_back(
     assert [("each[3]", "cancelled")] == orchestra.rows(
         "SELECT node_id, status FROM node_executions WHERE status = 'cancelled'"
     )
-
-
-async def test_a_list_that_its_elements_hold_is_not_kept_in_silence(orchestra: Orchestra) -> None:
-    """Rule 1: a map's own row has neither a text nor a file then."""
-    workflow = made(orchestra, {})
-
-    def answer(define: Any, assign: Any, inputs: dict[str, Any]) -> object:
-        if define.node_id == "make":
-            return [1, 2]
-        return "e" * 40_000 if define.node_id == "each" else 1
-
-    async with orchestra.running():
-        runner = await orchestra.runner(answer)
-        async with runner.attached():
-            first = await control.start(orchestra, workflow)
-            await control.ended(orchestra, first.id)
-            request = RerunExecutionRequest(
-                execution_id=first.id, from_nodes=[RerunNode(node="join")]
-            )
-            call = control.reruns(orchestra).RerunExecution(request)
-            code, reason, facts = await control.refusal(call)
-    assert ("FAILED_PRECONDITION", "KEPT_FILES", "each") == (code, reason, facts["node_ids"])

@@ -317,35 +317,6 @@ async def test_runs_that_nothing_can_be_made_of_are_told_why(
             assert ("FAILED_PRECONDITION", "WORKFLOW_GONE") == (await refusal(call))[:2]
 
 
-async def test_a_result_in_a_file_is_not_kept_in_silence(
-    orchestra: Orchestra, diamond: str
-) -> None:
-    """Rule 1: it would go with the parent."""
-    async with orchestra.running():
-        async with (await orchestra.runner(Worker("d"))).attached():
-            first = await start(orchestra, diamond)
-            await ended(orchestra, first.id)
-            file_id = uuid.uuid4()
-            orchestra.sql.execute(
-                "INSERT INTO files (id, filename, original_filename, file_path, file_size_bytes,"
-                " hash_sha256, tenant_id, created_by, workflow_execution_id)"
-                " VALUES (%s, 'a', 'a', %s, 9, repeat('0', 64), %s, %s, %s)",
-                (file_id, f"{orchestra.owner.id}/{file_id}", orchestra.owner.id,
-                 orchestra.owner.id, first.id),
-            )  # fmt: skip
-            orchestra.sql.execute("SET session_replication_role = replica")  # past the guard
-            orchestra.sql.execute(
-                "UPDATE node_executions SET output_file_id = %s, output_data = NULL"
-                " WHERE node_id = 'a'",
-                (file_id,),
-            )
-            call = reruns(orchestra).RerunExecution(rerun(first.id))
-            code, reason, facts = await refusal(call)
-            assert ("FAILED_PRECONDITION", "KEPT_FILES", "a") == (code, reason, facts["node_ids"])
-            answer = await reruns(orchestra).RerunExecution(rerun(first.id, node("a")))
-    assert 0 == answer.kept_results
-
-
 async def test_a_repeated_request_makes_one_run(orchestra: Orchestra, diamond: str) -> None:
     """I12: also when its parent is gone."""
     request_id = str(uuid.uuid4())

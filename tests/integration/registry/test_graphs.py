@@ -228,6 +228,7 @@ async def test_all_faults_of_constructs_come_at_once(client: Client) -> None:
         ({"for_each": pb.MapPolicy(input="x", max_failed_ratio=1.5)}, "max_failed_ratio"),
         ({"condition": "x" * 4097}, "condition"),
         ({"queue_timeout": Duration(seconds=10**9)}, "queue_timeout"),
+        ({"cache_ttl": Duration(nanos=1)}, "cache_ttl"),
         ({"phase": 77}, "phase"),
     ],
 )

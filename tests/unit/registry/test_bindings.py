@@ -134,6 +134,7 @@ def test_a_setting_out_of_its_limits_is_refused_wherever_it_comes_from(setting: 
         "limits.temporary_bytes": bound(limits=NodeLimits(temporary_bytes=1)),
         "limits.output_bytes": bound(limits=NodeLimits(output_bytes=2**40)),
         "queue_timeout": bound(queue_timeout_ms=0),
+        "cache_ttl": bound(cache_ttl_ms=999),
         "total_timeout": bound(total_timeout_ms=10**15),
         "retry.max_retries": bound(retry=Retry(max_retries=10**9)),
         "retry.initial_delay": bound(retry=Retry(initial_delay_ms=-1)),

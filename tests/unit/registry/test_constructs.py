@@ -289,6 +289,7 @@ def test_a_sleep_is_fed_one_of_its_inputs() -> None:
     [
         ({"queue_timeout_ms": 5}, "queue_timeout"),
         ({"total_timeout_ms": 5}, "total_timeout"),
+        ({"cache_ttl_ms": 5000}, "cache_ttl"),
         ({"mapped": Map(input="subject")}, "for_each"),
         ({"loop": Loop(condition="true", max_turns=2)}, "repeat"),
     ],
@@ -298,6 +299,14 @@ def test_what_has_no_effect_upon_a_built_in_node_is_refused(
 ) -> None:
     place = built_in("p", Approval(name="p"), **fields)
     assert (f"nodes[0].{part}", "SETTING_NOT_HERE") in errors(checked([place], []))
+
+
+@pytest.mark.parametrize(
+    "again", [{"mapped": Map(input="x")}, {"loop": Loop(condition="turn < 3", max_turns=4)}]
+)
+def test_what_runs_more_than_once_is_not_cached(again: dict[str, Any]) -> None:
+    places = checked([node("m", cache_ttl_ms=5000, **again)], [])
+    assert ("nodes[0].cache_ttl", "SETTING_NOT_HERE") in errors(places)
 
 
 # -- joins and conditions

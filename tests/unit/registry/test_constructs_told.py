@@ -121,6 +121,7 @@ def places(draw: st.DrawFn, name: str) -> WorkflowNode:
         loop=draw(st.none() | loops),
         queue_timeout_ms=draw(spans),
         total_timeout_ms=draw(spans),
+        cache_ttl_ms=draw(spans),
     )
 
 

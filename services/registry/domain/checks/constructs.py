@@ -160,10 +160,14 @@ def _undoing(check: Check, node: WorkflowNode, place: str) -> None:
 
 def _built_in(check: Check, node: WorkflowNode, place: str) -> None:
     """Refuse what would have no effect upon a place without an attempt of its own."""
+    if node.cache_ttl_ms is not None and (node.mapped is not None or node.loop is not None):
+        message = f"{node.id} runs for each element or again and again, and is not cached"
+        check.error(f"{place}.cache_ttl", "SETTING_NOT_HERE", message, "remove it")
     if node.construct is None:
         return
     useless = {
         "queue_timeout": node.queue_timeout_ms is not None,
+        "cache_ttl": node.cache_ttl_ms is not None,
     }
     if not isinstance(node.construct, SubWorkflow):
         useless["retry"] = node.retry is not None

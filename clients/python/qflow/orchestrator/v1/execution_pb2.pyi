@@ -394,6 +394,7 @@ class Execution(_message.Message):
     NODE_VERSION_ID_FIELD_NUMBER: _builtins.int
     PYTHON_VERSION_FIELD_NUMBER: _builtins.int
     CONTAINER_ID_FIELD_NUMBER: _builtins.int
+    IGNORE_CACHE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID, set by the server; ids grow with time."""
     workflow_id: _builtins.str
@@ -429,6 +430,8 @@ class Execution(_message.Message):
     """The Python of its first node: `3.11`."""
     container_id: _builtins.str
     """The sandbox of the node that failed, else of the one that ended last, a container's id; known once a node has ended."""
+    ignore_cache: _builtins.bool
+    """Whether nothing of it may be taken from the cache."""
     @_builtins.property
     def output_file(self) -> Global___FileRef:
         """Not set by this version: reserved for outputs above 1 MiB, which fail with `output_too_large` today."""
@@ -503,10 +506,11 @@ class Execution(_message.Message):
         node_version_id: _builtins.str = ...,
         python_version: _builtins.str = ...,
         container_id: _builtins.str = ...,
+        ignore_cache: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_time", b"cancel_time", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "error", b"error", "node_counts", b"node_counts", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "scheduled_start_time", b"scheduled_start_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["business_key", b"business_key", "cancel_time", b"cancel_time", "container_id", b"container_id", "create_time", b"create_time", "created_by", b"created_by", "deadline_time", b"deadline_time", "end_time", b"end_time", "error", b"error", "id", b"id", "input_json", b"input_json", "labels", b"labels", "node_counts", b"node_counts", "node_version_id", b"node_version_id", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "parent_execution_id", b"parent_execution_id", "priority", b"priority", "python_version", b"python_version", "relation", b"relation", "request_id", b"request_id", "resource_usage", b"resource_usage", "revision", b"revision", "scheduled_start_time", b"scheduled_start_time", "start_time", b"start_time", "status", b"status", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["business_key", b"business_key", "cancel_time", b"cancel_time", "container_id", b"container_id", "create_time", b"create_time", "created_by", b"created_by", "deadline_time", b"deadline_time", "end_time", b"end_time", "error", b"error", "id", b"id", "ignore_cache", b"ignore_cache", "input_json", b"input_json", "labels", b"labels", "node_counts", b"node_counts", "node_version_id", b"node_version_id", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "parent_execution_id", b"parent_execution_id", "priority", b"priority", "python_version", b"python_version", "relation", b"relation", "request_id", b"request_id", "resource_usage", b"resource_usage", "revision", b"revision", "scheduled_start_time", b"scheduled_start_time", "start_time", b"start_time", "status", b"status", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["output_json", "output_file"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
@@ -542,6 +546,7 @@ class NodeExecution(_message.Message):
     DUE_TIME_FIELD_NUMBER: _builtins.int
     CHILD_EXECUTION_ID_FIELD_NUMBER: _builtins.int
     COPIED_FROM_FIELD_NUMBER: _builtins.int
+    CACHE_HIT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID; empty while the node is pending and has no row."""
     execution_id: _builtins.str
@@ -573,7 +578,11 @@ class NodeExecution(_message.Message):
     child_execution_id: _builtins.str
     """Of a sub-workflow: the execution that runs it. Else empty."""
     copied_from: _builtins.str
-    """Of a result that was taken over from the run's parent: the node execution that gave it, which may be gone. Else empty."""
+    """Of a result that was taken over from the run's parent, or from the cache: the node execution that gave it, which may be
+    gone. Else empty.
+    """
+    cache_hit: _builtins.bool
+    """Whether the result was taken from the cache: the node did not run."""
     @_builtins.property
     def output_file(self) -> Global___FileRef:
         """The same as a file, when the values are larger than 64 KiB in sum."""
@@ -623,10 +632,11 @@ class NodeExecution(_message.Message):
         due_time: _timestamp_pb2.Timestamp | None = ...,
         child_execution_id: _builtins.str = ...,
         copied_from: _builtins.str = ...,
+        cache_hit: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "end_time", b"end_time", "error", b"error", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_execution_id", b"child_execution_id", "container_id", b"container_id", "copied_from", b"copied_from", "definition_node_id", b"definition_node_id", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "execution_id", b"execution_id", "execution_order", b"execution_order", "id", b"id", "max_retries", b"max_retries", "node_id", b"node_id", "node_version_id", b"node_version_id", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "retry_count", b"retry_count", "revision", b"revision", "start_time", b"start_time", "status", b"status", "stderr_tail", b"stderr_tail", "stdout_tail", b"stdout_tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_hit", b"cache_hit", "child_execution_id", b"child_execution_id", "container_id", b"container_id", "copied_from", b"copied_from", "definition_node_id", b"definition_node_id", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "execution_id", b"execution_id", "execution_order", b"execution_order", "id", b"id", "max_retries", b"max_retries", "node_id", b"node_id", "node_version_id", b"node_version_id", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "retry_count", b"retry_count", "revision", b"revision", "start_time", b"start_time", "status", b"status", "stderr_tail", b"stderr_tail", "stdout_tail", b"stdout_tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["output_json", "output_file"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015

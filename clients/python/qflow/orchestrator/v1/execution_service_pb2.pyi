@@ -60,6 +60,7 @@ class StartExecutionRequest(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    IGNORE_CACHE_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """The workflow's id."""
     workflow_version: _builtins.int
@@ -89,6 +90,10 @@ class StartExecutionRequest(_message.Message):
     priority: _builtins.int
     """From -100 to 100, 0 by default: where runners are short, nodes of runs with a higher one are given out first; runs of
     equal priority take turns.
+    """
+    ignore_cache: _builtins.bool
+    """Whether nothing is taken from the cache: every node of the run, and of its sub-workflows, runs. What they give is
+    kept for others as ever.
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -122,10 +127,11 @@ class StartExecutionRequest(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         priority: _builtins.int = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        ignore_cache: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_business_key", b"_business_key", "business_key", b"business_key", "start_time", b"start_time", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_business_key", b"_business_key", "business_key", b"business_key", "business_key_conflict", b"business_key_conflict", "business_key_reuse", b"business_key_reuse", "input_json", b"input_json", "labels", b"labels", "priority", b"priority", "request_id", b"request_id", "start_time", b"start_time", "timeout", b"timeout", "validate_only", b"validate_only", "workflow_alias", b"workflow_alias", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_business_key", b"_business_key", "business_key", b"business_key", "business_key_conflict", b"business_key_conflict", "business_key_reuse", b"business_key_reuse", "ignore_cache", b"ignore_cache", "input_json", b"input_json", "labels", b"labels", "priority", b"priority", "request_id", b"request_id", "start_time", b"start_time", "timeout", b"timeout", "validate_only", b"validate_only", "workflow_alias", b"workflow_alias", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__business_key: _TypeAlias = _typing.Literal["business_key"]  # noqa: Y015
     _WhichOneofArgType__business_key: _TypeAlias = _typing.Literal["_business_key", b"_business_key"]  # noqa: Y015

@@ -389,6 +389,7 @@ class PlannedNode(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    CACHE_HIT_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Its name in the definition."""
     kind: Global___PlannedNodeKind.ValueType
@@ -398,6 +399,10 @@ class PlannedNode(_message.Message):
     index: _builtins.int
     """What would run: of a Python node an index into `node_versions`, of a sub-workflow one into `workflows`. Unset of others,
     and where that is left out of the answer.
+    """
+    cache_hit: _builtins.bool
+    """Whether its result is in the cache now, so that it would not run; `time` is then what that spares. Looked up for nodes
+    of the workflow itself whose inputs are known before anything runs.
     """
     @_builtins.property
     def time(self) -> Global___PlannedTime:
@@ -411,10 +416,11 @@ class PlannedNode(_message.Message):
         role: Global___PlannedNodeRole.ValueType = ...,
         index: _builtins.int | None = ...,
         time: Global___PlannedTime | None = ...,
+        cache_hit: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "index", b"index", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "index", b"index", "kind", b"kind", "node", b"node", "role", b"role", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "cache_hit", b"cache_hit", "index", b"index", "kind", b"kind", "node", b"node", "role", b"role", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__index: _TypeAlias = _typing.Literal["index"]  # noqa: Y015
     _WhichOneofArgType__index: _TypeAlias = _typing.Literal["_index", b"_index"]  # noqa: Y015

@@ -100,8 +100,8 @@ class RerunServiceServicer:
         where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
         (`NODE_MISSING`); ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or
         `BUSINESS_KEY_IN_USE` where an open run has its business key. Also with
-        FAILED_PRECONDITION where everything would be kept (`NOTHING_TO_RERUN`), a result to be kept is a file (`KEPT_FILES`:
-        name that node, or one before it), or a version does not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not
+        FAILED_PRECONDITION where everything would be kept (`NOTHING_TO_RERUN`), a result to be kept was a file that is gone (`KEPT_FILES`:
+        name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not
         there and inputs that do not fit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -767,6 +767,7 @@ class WorkflowNode(_message.Message):
     QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
     TOTAL_TIMEOUT_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    CACHE_TTL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its name within the workflow: a letter or underscore, then up to 62 letters, digits, underscores or hyphens."""
     node_id: _builtins.str
@@ -855,6 +856,12 @@ class WorkflowNode(_message.Message):
     def limits(self) -> Global___NodeLimits:
         """What one attempt may use, besides its time and memory; the defaults when absent."""
 
+    @_builtins.property
+    def cache_ttl(self) -> _duration_pb2.Duration:
+        """For how long a result may be given again, without running the node, to runs of the tenant that would give it the same
+        inputs: same source, same packages. 1 s to 30 days; never when unset. Not for nodes with `for_each` or `repeat`.
+        """
+
     def __init__(
         self,
         *,
@@ -882,10 +889,11 @@ class WorkflowNode(_message.Message):
         queue_timeout: _duration_pb2.Duration | None = ...,
         total_timeout: _duration_pb2.Duration | None = ...,
         limits: Global___NodeLimits | None = ...,
+        cache_ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "choice", b"choice", "construct", b"construct", "for_each", b"for_each", "join", b"join", "limits", b"limits", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cache_ttl", b"cache_ttl", "choice", b"choice", "construct", b"construct", "for_each", b"for_each", "join", b"join", "limits", b"limits", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "choice", b"choice", "compensates", b"compensates", "condition", b"condition", "construct", b"construct", "for_each", b"for_each", "id", b"id", "join", b"join", "limits", b"limits", "literals", b"literals", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "on_failure", b"on_failure", "parameters", b"parameters", "phase", b"phase", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout", "variables", b"variables", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cache_ttl", b"cache_ttl", "choice", b"choice", "compensates", b"compensates", "condition", b"condition", "construct", b"construct", "for_each", b"for_each", "id", b"id", "join", b"join", "limits", b"limits", "literals", b"literals", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "on_failure", b"on_failure", "parameters", b"parameters", "phase", b"phase", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout", "variables", b"variables", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_construct: _TypeAlias = _typing.Literal["choice", "sleep", "signal", "approval", "sub_workflow"]  # noqa: Y015
     _WhichOneofArgType_construct: _TypeAlias = _typing.Literal["construct", b"construct"]  # noqa: Y015

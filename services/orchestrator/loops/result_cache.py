@@ -1,0 +1,60 @@
+"""The cache of results: asked before nodes run, told what they gave. It never holds a run up."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import asyncpg
+import structlog
+
+from services.kit.errors import QflowError
+from services.kit.loops import wait_either
+from services.kit.pg import Pool, transaction
+from services.orchestrator.domain.cache_queue import Answer
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.engine.journal import BROKEN
+from services.orchestrator.storage import cached_results
+
+log = structlog.get_logger()
+
+_ASKS_MAX: Final = 256
+_ASK_MAX_S: Final = 2.0  # a node that would wait longer runs
+
+
+async def keep_cache(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
+    """Answer what the cache is asked, keep what it is told. Quiet while no node is cached."""
+    while not stop.is_set():
+        await wait_either(engine.cache_wanted, stop, None)
+        engine.cache_wanted.clear()
+        if not stop.is_set():
+            await answer_once(engine, pool)
+            await keep_once(engine, pool)
+
+
+async def answer_once(engine: Engine, pool: Pool) -> None:
+    """Answer what is asked now; where the database does not say, the nodes run."""
+    asks = engine.core.cache.take(_ASKS_MAX)
+    if not asks:
+        return
+    try:
+        async with asyncio.timeout(_ASK_MAX_S), transaction(pool) as db:
+            answers = await cached_results.find(db, asks)
+    except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+        log.warning("cache_not_asked", error=repr(error))
+        answers = [Answer(ask, None, None) for ask in asks]
+    engine.cache_answered(answers)
+
+
+async def keep_once(engine: Engine, pool: Pool) -> None:
+    """Keep what was committed since; what cannot be kept is given up."""
+    kept, engine.cache_kept = engine.cache_kept[:_ASKS_MAX], engine.cache_kept[_ASKS_MAX:]
+    if engine.cache_kept:
+        engine.cache_wanted.set()
+    if not kept:
+        return
+    try:
+        async with asyncio.timeout(_ASK_MAX_S), transaction(pool) as db:
+            await cached_results.keep(db, kept)
+    except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+        log.warning("results_not_cached", count=len(kept), error=repr(error))

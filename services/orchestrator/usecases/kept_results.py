@@ -1,0 +1,167 @@
+"""What a new run takes over from the rows of another: whole results, and elements of maps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+from uuid import UUID
+
+from services.kit.errors import FailedPrecondition
+from services.kit.pg import Db
+from services.orchestrator.domain import reuse
+from services.orchestrator.domain.partly import Partly, kept_names, tree
+from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.reuse import Kept
+from services.orchestrator.domain.state import FileValue, NodeOutput
+from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.storage import executions
+from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.storage.recovery import split_object
+
+_PARTS_MAX: Final = 10_000  # of maps that are taken over in part: they are copied in one statement
+Taken: TypeAlias = tuple[dict[int, NodeExecution], tuple[Partly, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How the nodes of a run stand: the places' own rows, and the parts of maps and loops."""
+
+    wholes: Mapping[int, NodeExecution]
+    parts: Mapping[int, Mapping[str, NodeStatus]]
+
+    def completed(self) -> list[int]:
+        """Give the places that completed, in the order in which they began."""
+        return [at for at, row in self.wholes.items() if row.status is NodeStatus.COMPLETED]
+
+    def poisoned(self) -> set[int]:
+        """Give the maps that completed although elements of them were put aside."""
+        return {
+            at
+            for at in self.completed()
+            if NodeStatus.QUARANTINED in self.parts.get(at, {}).values()
+        }
+
+    def broken(self, plan: Plan) -> set[int]:
+        """Give the maps that failed, or were stopped, of which elements completed."""
+        ended = (NodeStatus.FAILED, NodeStatus.CANCELLED)
+        return {
+            at
+            for at, parts in self.parts.items()
+            if plan.places[at].map is not None
+            and at in self.wholes
+            and self.wholes[at].status in ended
+            and NodeStatus.COMPLETED in parts.values()
+        }
+
+
+async def look(db: Db, parent: Execution, plan: Plan) -> Found:
+    """Read how the nodes of a run stand."""
+    wholes: dict[int, NodeExecution] = {}
+    parts: dict[int, dict[str, NodeStatus]] = {}
+    for row in await executions.list_nodes(db, parent.id):
+        if row.node_id in plan.index:
+            wholes[plan.index[row.node_id]] = row
+        else:
+            parts.setdefault(plan.index[row.definition_node_id], {})[row.node_id] = row.status
+    return Found(wholes, parts)
+
+
+def standing(
+    plan: Plan, found: Found, *, lost: Collection[int], in_part: Collection[int]
+) -> list[int]:
+    """Give the places that may be taken over, those of which only elements are among them.
+
+    What hangs on a map that goes on does not stand: it may end in another way.
+    """
+    gone = {*lost, *reuse.below(plan, {child for at in in_part for child in plan.children[at]})}
+    places = dict.fromkeys([*found.completed(), *sorted(in_part)])
+    return reuse.closed(plan, [at for at in places if at not in gone])
+
+
+async def take(
+    db: Db,
+    parent: Execution,
+    plan: Plan,
+    found: Found,
+    *,
+    stand: Sequence[int],
+    in_part: Collection[int],
+) -> Taken:
+    """Read what is taken over: rows by place, and maps with the elements that are kept of them.
+
+    A map whose list no row holds is taken over as its elements too, all of them.
+    """
+    places = [at for at in stand if at not in in_part]
+    names = [plan.places[at].id for at in places]
+    rows = await executions.list_nodes(db, parent.id, node_ids=names, full=True)
+    wholes = {plan.index[row.node_id]: row for row in rows}
+    spread = [
+        at for at, row in wholes.items() if row.output_data is None and row.output_file_id is None
+    ]
+    maps = [*(at for at in stand if at in in_part), *spread]
+    wanted = [name for at in maps for name in kept_names(found.parts.get(at, {}))]
+    if len(wanted) > _PARTS_MAX:
+        raise FailedPrecondition(
+            "TOO_MANY_ELEMENTS",
+            f"{len(wanted)} elements would be kept, and {_PARTS_MAX} can be; "
+            "RerunExecution from the map runs all of them again",
+            resource=("execution", str(parent.id)),
+        )
+    parts = await executions.list_nodes(db, parent.id, node_ids=wanted, full=True) if maps else []
+    _refuse_gone_files(parent, [*rows, *parts])
+    by_name = {row.node_id: row for row in parts}
+    kept = {at: row for at, row in wholes.items() if at not in spread}
+    return kept, tuple(_partly(plan, at, by_name) for at in maps)
+
+
+def _refuse_gone_files(parent: Execution, rows: Sequence[NodeExecution]) -> None:
+    gone = [
+        row.node_id
+        for row in rows
+        if row.output_file_id is not None and row.file_size_bytes is None
+    ]
+    if gone:
+        raise FailedPrecondition(
+            "KEPT_FILES",
+            f"the result of {gone[0]} was a file, which is gone: name that node in from_nodes of "
+            "RerunExecution, or one before it",
+            node_ids=", ".join(gone[:10]),
+            resource=("execution", str(parent.id)),
+        )
+
+
+def _partly(plan: Plan, at: int, rows: Mapping[str, NodeExecution]) -> Partly:
+    """Lay out the elements of a map that are kept; a map within the map has elements itself."""
+    place = plan.places[at]
+    outputs: dict[str, tuple[UUID, NodeOutput | None]] = {}
+    for name, row in rows.items():
+        if row.definition_node_id == place.id:
+            assert row.id is not None
+            outputs[name] = (row.id, _output(row, place.outputs))
+    return Partly(at, tree(place.id, outputs))
+
+
+def laid_out(plan: Plan, rows: Mapping[int, NodeExecution]) -> tuple[Kept, ...]:
+    """Lay out the results that are kept whole."""
+    kept = []
+    for at, row in rows.items():
+        output = _output(row, plan.places[at].outputs)
+        assert row.id is not None
+        assert output is not None
+        kept.append(Kept(at, row.id, output))
+    return tuple(kept)
+
+
+def _output(row: NodeExecution, names: Sequence[str]) -> NodeOutput | None:
+    if row.output_file_id is not None:
+        return FileValue(
+            row.output_file_id,
+            row.file_size_bytes or 0,
+            bytes.fromhex(row.hash_sha256 or ""),
+            row.element_counts or {},
+        )
+    if row.output_data is None:
+        return None
+    texts = split_object(row.output_data)
+    return tuple(texts[name] for name in names)

@@ -1,1 +1,3 @@
 """Measurements: floors and figures of one run, one JSON line each."""
+
+import services as _services  # noqa: F401  # first: floors and drivers use the services' transport

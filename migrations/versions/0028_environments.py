@@ -8,7 +8,7 @@ from __future__ import annotations
 from migrations.sql import run
 
 revision = "0028"
-down_revision = "0021"
+down_revision = "0026"
 
 _UP = (
     """

@@ -352,7 +352,7 @@ async def test_an_event_that_was_sent_and_not_marked_comes_again_by_its_id(
             workflow = await ledger.workflow(client)
             ledger.open_gate(run)
             events: Any = event_subscription_service_pb2_grpc.EventSubscriptionServiceStub(channel)
-            await events.CreateEventSubscription(
+            made = await events.CreateEventSubscription(
                 event_subscription_service_pb2.CreateEventSubscriptionRequest(
                     name=run, url=url, event_types=[event_pb2.EVENT_TYPE_EXECUTION_COMPLETED]
                 ),
@@ -364,6 +364,6 @@ async def test_an_event_that_was_sent_and_not_marked_comes_again_by_its_id(
             await until(
                 hurt,
                 "SELECT count(*) > 0 AND bool_and(state = 'delivered') FROM event_deliveries"
-                " WHERE event_type <> 'test'",
+                f" WHERE subscription_id = '{made.subscription.id}'",
             )
     assert [2] == list(got.values())

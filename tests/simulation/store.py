@@ -44,6 +44,7 @@ _EMPTY: Final = (
     "memory_peak_bytes",
     "container_id",
     "child_execution_id",
+    "cache_hit",
     "started_at",
     "completed_at",
     "due_at",

@@ -235,11 +235,8 @@ def confirm_stopped(run: Run, slot: int, t: Transition, fx: Effects, *, usage: U
 def _fail_overdue(run: Run, slot: int, t: Transition, fx: Effects, usage: Usage) -> None:
     record = run.records[slot]
     assert record is not None
-    record.overdue, record.failure = False, OVERDUE
-    attempt_row(run, record, t, OVERDUE, usage, outcome="failed", new_id=fx.new_id)
-    change_row(run, slot, t, groups.failed_status(run, slot), usage=usage)
-    touch(run, slot, t)
-    routes.slot_failed(run, slot, t, fx, OVERDUE)
+    record.overdue = False
+    routes.fail_for_good(run, slot, t, fx, OVERDUE, usage=usage)
 
 
 def take_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
@@ -258,11 +255,7 @@ def take_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
         fx.stops.append(record.child)
     elif record.status is NodeStatus.RETRYING:
         run.revision += 1
-        record.failure = OVERDUE
-        error_row(run, t, OVERDUE, new_id=fx.new_id, record=record)
-        change_row(run, slot, t, groups.failed_status(run, slot))
-        touch(run, slot, t)
-        routes.slot_failed(run, slot, t, fx, OVERDUE)
+        routes.fail_for_good(run, slot, t, fx, OVERDUE)
         routes.settle(run, t, fx)
 
 
@@ -275,11 +268,7 @@ def wait_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
         routes.refuse(run, slot, t, fx, NOT_TAKEN)
     elif record.status is NodeStatus.RETRYING:
         run.revision += 1
-        record.failure = NOT_TAKEN
-        error_row(run, t, NOT_TAKEN, new_id=fx.new_id, record=record)
-        change_row(run, slot, t, groups.failed_status(run, slot))
-        touch(run, slot, t)
-        routes.slot_failed(run, slot, t, fx, NOT_TAKEN)
+        routes.fail_for_good(run, slot, t, fx, NOT_TAKEN)
     routes.settle(run, t, fx)
 
 

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 from qflow.types.values import ValueTextError, parse_strict
 
+from services.kit import crash
 from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.environments import Package, packages_in
 from services.runner.domain.limits import MIB, NOTHING_ASKED, Asked, limits_of
@@ -95,6 +96,7 @@ class Attempts:
 
     async def run(self, attempt: Attempt) -> Outcome:
         """Give what became of it; whatever user code does is an outcome, never an exception."""
+        crash.reach("attempt_taken")
         need: Need | None = None
         try:
             need = self._needs.get(_short_key(attempt.request))

@@ -73,6 +73,8 @@ _OWNED = {
         "file_access_logs",
         "environments",
         "runner_members",
+        "tenant_wheels",
+        "package_rules",
     },
     "telemetry": {
         "performance_metrics",

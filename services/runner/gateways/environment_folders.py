@@ -6,6 +6,7 @@ has it whole or not at all.
 
     <tenant>/<key>          an environment; its time of change is when it was used last
     <tenant>/.build         where the tenant's builds take turns: `.lock`, `.cache`, what is staged
+    <tenant>/.wheels        the tenant's own wheels, as links
     <tenant>/.resolve       the cache of resolutions that see the tenant's own wheels
     .resolve                the cache of all others
 """
@@ -118,7 +119,7 @@ def measure(root: Path) -> list[Kept]:
         for folder in _folders(tenant):
             if folder.name in {BUILD, RESOLVE}:
                 kept.append(_cache(root, folder))
-            else:
+            elif not folder.name.startswith("."):
                 kept.append(_measured(root, folder, folder, is_cache=False))
     return kept
 

@@ -12,6 +12,8 @@ import structlog
 from services.runner.gateways.environment_folders import sweep
 from services.runner.usecases.environment_room import Room
 from services.runner.usecases.environments import Environments
+from services.runner.usecases.patience import patiently
+from services.runner.usecases.tenant_packages import TenantPackages
 
 log = structlog.get_logger()
 
@@ -25,6 +27,7 @@ async def keep_environments(
     root: Path,
     environments: Environments,
     room: Room,
+    packages: TenantPackages,
     in_use: Callable[[], frozenset[str]],
     stop: asyncio.Event,
 ) -> None:
@@ -32,6 +35,7 @@ async def keep_environments(
     left = await asyncio.to_thread(sweep, root)
     if left:
         log.warning("builds_swept", left=left)
+    await patiently(packages.sweep)
     while not stop.is_set():
         await _first(stop, environments.stirred, timeout_s=_CHECK_S)
         await _first(stop, timeout_s=_GATHER_S)

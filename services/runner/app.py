@@ -42,6 +42,7 @@ from services.runner.gateways.sandbox.interpreters import prepare_interpreters
 from services.runner.gateways.sandbox.landlock import LandlockHost
 from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
 from services.runner.gateways.uv import Uv
+from services.runner.gateways.uv_pythons import provide_pythons
 from services.runner.gateways.wheel_store import WheelStore
 from services.runner.loops.attach import Streams, greeting_of
 from services.runner.loops.environments import keep_environments
@@ -104,6 +105,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
 async def _runner(
     env: Mapping[str, str], settings: Settings, api_pool: Pool, engine_pool: Pool
 ) -> AsyncIterator[App]:
+    await provide_pythons(settings.pythons_provided, folder=settings.home / "pythons", env=env)
     interpreters = await asyncio.to_thread(_interpreters, settings.home)
     cgroups = CgroupHost.detect(settings.home / settings.name)
     host, proven = await _prove(settings, interpreters, cgroups)

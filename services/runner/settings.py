@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from services.kit import env as read
 from services.kit.env import EnvError
+from services.kit.pythons import VERSIONS
 from services.runner.domain.environments import RequirementError
 from services.runner.domain.limits import Tier
 from services.runner.domain.package_rules import PackageRules, plain_rule
@@ -43,6 +44,7 @@ class Settings:
     test_bind: Path | None
     environments_bytes_max: int
     disk_free_bytes_min: int
+    pythons_provided: tuple[str, ...]
     wheelhouse: Path | None
     packages_offline: bool
     package_rules: PackageRules
@@ -86,6 +88,7 @@ class Settings:
             disk_free_bytes_min=read.integer(
                 env, "QFLOW_DISK_FREE_BYTES_MIN", _GIB // 2, low=0, high=_BYTES_HIGH
             ),
+            pythons_provided=_pythons(env),
             wheelhouse=_wheelhouse(env),
             packages_offline=read.flag(env, "QFLOW_PACKAGES_OFFLINE"),
             package_rules=PackageRules(
@@ -116,6 +119,14 @@ def _tier(env: Mapping[str, str]) -> Tier:
         return Tier(text)
     except ValueError:
         raise EnvError("QFLOW_MINIMUM_TIER must be one of T0 to T4") from None
+
+
+def _pythons(env: Mapping[str, str]) -> tuple[str, ...]:
+    texts = read.text(env, "QFLOW_PYTHONS_PROVIDED", "").split(",")
+    versions = tuple(text.strip() for text in texts if text.strip())
+    if not set(versions) <= set(VERSIONS):
+        raise EnvError(f"QFLOW_PYTHONS_PROVIDED must be of {', '.join(VERSIONS)}")
+    return versions
 
 
 def _wheelhouse(env: Mapping[str, str]) -> Path | None:

@@ -107,8 +107,8 @@ class Uv:
         wheelhouse: Path | None = None,
         offline: bool = False,
     ) -> None:
-        self._program = _find_uv()
-        self._env = _environment(env, wheelhouse=wheelhouse, offline=offline)
+        self._program = find_uv()
+        self._env = uv_environment(env, wheelhouse=wheelhouse, offline=offline)
         self._bubblewrap = bubblewrap
         self._install_bytes_max = install_bytes_max
 
@@ -257,15 +257,17 @@ def _places(env: Mapping[str, str]) -> list[Path]:
     return [place for place in found if len(place.parts) > 1 and place.exists()]
 
 
-def _find_uv() -> Path:
+def find_uv() -> Path:
+    """Give the program of the wheel that this suite was installed with."""
     from uv import find_uv_bin
 
     return Path(find_uv_bin())
 
 
-def _environment(
-    env: Mapping[str, str], *, wheelhouse: Path | None, offline: bool
+def uv_environment(
+    env: Mapping[str, str], *, wheelhouse: Path | None = None, offline: bool = False
 ) -> dict[str, str]:
+    """Give what of a service's environment goes on to uv: how the index is found and trusted."""
     kept = {name: env[name] for name in _PASSED_ON if env.get(name)}
     for pip, uv in _FROM_PIP.items():
         if env.get(pip) and uv not in kept:

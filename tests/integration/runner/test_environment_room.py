@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+import psutil
 import pytest
 
 from services.kit.pg import Pool, open_pool
@@ -265,3 +268,53 @@ def test_what_another_runner_is_building_is_not_swept(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert 0 == sweep(tmp_path)
     assert (shop / "staged").is_dir()
+
+
+_BUILD = """
+import asyncio, sys
+from pathlib import Path
+from services.kit.pythons import ask
+from services.runner.gateways.sandbox.bubblewrap import find_bubblewrap
+from services.runner.gateways.sandbox.port import Interpreter
+from services.runner.gateways.uv import Uv
+
+shop, index, program = map(Path, sys.argv[1:])
+found = ask(program)
+python = Interpreter(
+    version=found.version, executable=found.path, prefix=found.prefix, agent=found.path
+)
+uv = Uv(env={"UV_FIND_LINKS": str(index), "UV_OFFLINE": "1"}, bubblewrap=find_bubblewrap())
+staged = shop / "staged"
+staged.mkdir(parents=True)
+asyncio.run(uv.install(shop / "lock", staged, folder=shop, interpreter=python))
+"""
+
+
+async def test_a_runner_that_is_killed_in_the_middle_of_an_installation_leaves_it_to_the_next(
+    house: Callable[..., House], index: Path, interpreter: Interpreter
+) -> None:
+    """CP8: uv ends with it, what was half there is swept, and the build is made anew."""
+    many = {f"many/file{at}.dat": os.urandom(2000).hex() for at in range(6000)}
+    make_wheel(index, "many", files={"many/__init__.py": "", **many})
+    home = house()
+    lock = await home.resolver.resolve(["many"], home.version, TENANT)
+    shop = home.root / str(TENANT) / ".build"
+    shop.mkdir(parents=True)
+    (shop / "lock").write_text(lock.text)
+    command = [sys.executable, "-c", _BUILD, shop, index, interpreter.executable]
+    with subprocess.Popen([str(each) for each in command]) as runner:  # noqa: ASYNC220
+        async with asyncio.timeout(20):
+            while not any((shop / ".cache").glob(".tmp*/*")) and not any(  # noqa: ASYNC110
+                (shop / "staged").glob("*")
+            ):
+                await asyncio.sleep(0.002)
+        runner.kill()
+    left = psutil.process_iter(["cmdline"])
+    async with asyncio.timeout(10):
+        while any(str(shop) in " ".join(each.info["cmdline"] or ()) for each in left):
+            await asyncio.sleep(0.05)
+            left = psutil.process_iter(["cmdline"])
+    assert sweep(home.root) > 0
+    assert not (shop / "staged").exists()
+    folder = await home.build("many")
+    assert 6001 == len(list((folder / "many").glob("*.*")))

@@ -147,6 +147,10 @@ class Environments:
                     own=own,
                     released_before=rules.released_before(datetime.now(UTC)),
                 )
+        except OSError as problem:
+            raise Unavailable(
+                "RUNNER_DISK_FULL", str(_refused_by_disk(problem)), retry_after_s=5.0
+            ) from None
         except UvError as problem:
             if problem.retryable:
                 raise Unavailable(problem.reason, str(problem), retry_after_s=5.0) from None
@@ -253,7 +257,10 @@ class Environments:
             descriptor = pin(folder)
             built = descriptor is None
             if descriptor is None:
-                await self._build_in_turn(folder, lock, row, on)
+                try:
+                    await self._build_in_turn(folder, lock, row, on)
+                except OSError as problem:
+                    raise _refused_by_disk(problem) from None
                 descriptor = pin(folder)
             if descriptor is not None:
                 break
@@ -342,6 +349,10 @@ class Environments:
         task = asyncio.create_task(telling())
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
+
+
+def _refused_by_disk(problem: OSError) -> EnvironmentFailed:
+    return EnvironmentFailed(f"the disk of the runner refused: {problem.strerror}", retryable=True)
 
 
 def _unsatisfiable(reason: str, message: str) -> InvalidArgument:

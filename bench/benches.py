@@ -18,6 +18,7 @@ import psutil
 from bench import create_node as creating
 from bench import floors
 from bench.definitions import check_workflow, get_workflow
+from bench.environments import known_environment, new_environment
 from bench.figures import figure as _figure
 from bench.flow import ONE, OTHER, SUM, Flow, running
 from bench.lists import list_nodes, search_nodes
@@ -210,4 +211,6 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "check_workflow": check_workflow,
     "create_node": create_node,
     "simulation": simulation,
+    "known_environment": known_environment,
+    "new_environment": new_environment,
 }

@@ -49,7 +49,7 @@ _OWNED: Final = {
     "runner": {
         *("containers", "container_dependencies", "files", "file_access_logs"),
         *("environments", "runner_members", "file_uploads", "file_usage"),
-        *("execution_logs", "node_logs"),
+        *("execution_logs", "node_logs", "tenant_wheels", "package_rules"),
     },
     "telemetry": {"performance_metrics", "error_logs", "system_health", "telemetry_watermarks"},
 }
@@ -115,6 +115,11 @@ _RUN_BY: Final = {
     "runner.storage.containers._LIST": "qflow_runner",
     "runner.storage.environments": "qflow_runner_engine",
     "runner.storage.environment_lists": "qflow_runner",
+    "runner.storage.package_rules": "qflow_runner",
+    "runner.storage.package_rules._OF_TENANT": "qflow_runner_engine",
+    "runner.storage.pythons": "qflow_runner",
+    "runner.storage.wheels": "qflow_runner",
+    "runner.storage.wheels._FILES": "qflow_runner_engine",
     "runner by kit.idempotency": "qflow_runner",
     "runner.storage.files": "qflow_runner_engine",
     "runner.storage.files._GET": "qflow_runner",

@@ -47,6 +47,7 @@ from services.runner.rpc.runners import RunnerFacts, RunnerServicer
 from services.runner.rpc.uploads import UploadServicer
 from services.runner.settings import LEDGER, Settings
 from services.runner.usecases.attempts import Attempts
+from services.runner.usecases.carried import CarriedFiles
 from services.runner.usecases.container_rows import ContainerRows
 from services.runner.usecases.desk import Desk
 from services.runner.usecases.environments import Environments
@@ -128,6 +129,7 @@ async def _runner(
         host,
         keep=settings.spares,
         binds=[(settings.test_bind, LEDGER)] if settings.test_bind else (),
+        exchanges=await asyncio.to_thread(_exchanges, settings),
     )
     pool = InterpreterPool(
         spares=spares, rows=rows, sandboxes_max=settings.sandboxes_max, tier=proven.tier
@@ -138,6 +140,7 @@ async def _runner(
         environments=environments,
         interpreters=interpreters,
         stored=StoredInputs(store, engine_pool),
+        carried=CarriedFiles(store, engine_pool),
     )
     desk = Desk(
         attempts,
@@ -245,6 +248,14 @@ async def _prove(
     if not meets(proven.tier, Tier.T2):
         log.warning("sandbox_weak", tier=proven.tier.value, wants="namespaces and control groups")
     return host, proven
+
+
+def _exchanges(settings: Settings) -> Path:
+    """Give the folder of what is handed to sandboxes, without what a killed runner left there."""
+    folder = settings.home / "exchange" / settings.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o711, parents=True)
+    return folder
 
 
 def _refusal(settings: Settings, tier: Tier) -> str:

@@ -107,6 +107,7 @@ _RUN_BY: Final = {
     "orchestrator.storage.pins._NODE_HEAD": "qflow_orchestrator",
     "orchestrator.storage.recovery": "qflow_orchestrator_engine",
     "orchestrator.storage.shards": "qflow_orchestrator_engine",
+    "runner.storage.carried_files": "qflow_runner_engine",
     "runner.storage.containers": "qflow_runner_engine",
     "runner.storage.containers._LIST": "qflow_runner",
     "runner.storage.environments": "qflow_runner_engine",
@@ -279,7 +280,7 @@ def _repeated_calls() -> Iterator[Statement]:
     """The kit's statements on the answers that are kept, as each service that keeps any."""
     from services.kit import idempotency
 
-    for service in ("registry", "orchestrator"):
+    for service in ("registry", "orchestrator", "runner"):
         for name in _constants(Path(idempotency.__file__)):
             module = f"{service} by kit.idempotency"
             yield Statement(service, module, name, getattr(idempotency, name))

@@ -37,6 +37,7 @@ class Limits:
     open_files: int = 1024
     temporary_bytes: int = 256 * MIB
     output_bytes: int = 64 * MIB
+    file_bytes: int = 4096 * MIB  # of one file, where it is not in memory
 
     def as_json(self, tier: Tier) -> dict[str, object]:
         """Give the form that `containers.resource_limits` keeps."""
@@ -46,6 +47,7 @@ class Limits:
             "pids": self.processes,
             "open_files": self.open_files,
             "temporary_bytes": self.temporary_bytes,
+            "file_bytes": self.file_bytes,
         }
 
 

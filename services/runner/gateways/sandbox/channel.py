@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -34,6 +35,8 @@ class AgentChannel:
         self._received = bytearray()
         self._waiting: asyncio.Future[Reply] | None = None
         self._reply_bytes_max = 0
+        self._descriptors_max = 0
+        self._descriptors: list[int] = []
         self._unsent = memoryview(b"")
         self._broken: str = ""
         loop.add_reader(self._socket.fileno(), self._readable)
@@ -43,11 +46,15 @@ class AgentChannel:
         """Whether no answer can come any more."""
         return bool(self._broken)
 
-    def expect(self, *, reply_bytes_max: int = 1 << 20) -> asyncio.Future[Reply]:
-        """Give a future of the next frame."""
+    def expect(
+        self, *, reply_bytes_max: int = 1 << 20, descriptors_max: int = 0
+    ) -> asyncio.Future[Reply]:
+        """Give a future of the next frame, with so many open files at most."""
         if self._waiting is not None and not self._waiting.done():
             raise RuntimeError("the agent answers one request at a time")
         self._reply_bytes_max = reply_bytes_max
+        self._descriptors_max = descriptors_max
+        self._drop_descriptors()
         self._waiting = self._loop.create_future()
         if self._broken:
             self._waiting.set_exception(SandboxDied(self._broken))
@@ -71,6 +78,7 @@ class AgentChannel:
     def fail(self, message: str, *, oom: bool = False, status: int | None = None) -> None:
         """No answer will come any more."""
         self._broken = self._broken or message
+        self._drop_descriptors()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(SandboxDied(message, oom=oom, status=status))
 
@@ -97,7 +105,7 @@ class AgentChannel:
 
     def _readable(self) -> None:
         try:
-            piece = self._socket.recv(_READ_BYTES)
+            piece = self._receive()
         except BlockingIOError:
             return
         except OSError:
@@ -110,6 +118,22 @@ class AgentChannel:
         self._parse()
         if self._received and (self._waiting is None or self._waiting.done()):
             self._fault("the agent sent what nobody asked for")
+
+    def _receive(self) -> bytes:
+        if not self._descriptors_max:
+            return self._socket.recv(_READ_BYTES)  # the kernel closes what nobody takes
+        piece, descriptors, _, _ = socket.recv_fds(
+            self._socket,
+            _READ_BYTES,
+            self._descriptors_max,
+            socket.MSG_CMSG_CLOEXEC,
+        )
+        self._descriptors += descriptors
+        return piece
+
+    def _drop_descriptors(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
     def _parse(self) -> None:
         waiting = self._waiting
@@ -130,7 +154,8 @@ class AgentChannel:
             return
         body = bytes(memoryview(received)[start : start + body_length])
         del received[: start + body_length]
-        waiting.set_result(Reply(header=header, body=body))
+        descriptors, self._descriptors = tuple(self._descriptors), []
+        waiting.set_result(Reply(header=header, body=body, descriptors=descriptors))
 
     def _fault(self, message: str) -> None:
         """Listen no longer: what goes on sending must not cost the loop anything."""

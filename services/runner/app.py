@@ -29,6 +29,7 @@ from services.kit.pythons import find_pythons
 from services.kit.rpc.auth import Authenticator
 from services.kit.run import App, listener
 from services.runner.domain.limits import Limits, ProbeCheck, Tier, meets
+from services.runner.gateways.file_port import FileBytes
 from services.runner.gateways.file_store import FileStore
 from services.runner.gateways.sandbox.bare import BareHost
 from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost, find_bubblewrap
@@ -111,7 +112,7 @@ async def _runner(
         heartbeat_s=settings.heartbeat_s,
     )
     rows = ContainerRows(engine_pool, lambda: membership.incarnation)
-    store = FileStore(settings.home / "files")
+    store = await asyncio.to_thread(_file_store, settings)
     environments = Environments(
         root=settings.home / "environments",
         uv=Uv(
@@ -248,6 +249,17 @@ async def _prove(
     if not meets(proven.tier, Tier.T2):
         log.warning("sandbox_weak", tier=proven.tier.value, wants="namespaces and control groups")
     return host, proven
+
+
+def _file_store(settings: Settings) -> FileBytes:
+    if not settings.files_bucket:
+        return FileStore(settings.home / "files")
+    # Where it is not used, nobody waits for it to be imported.
+    from services.runner.gateways.object_store import ObjectStore
+
+    return ObjectStore(
+        settings.files_bucket, endpoint=settings.files_endpoint, region=settings.files_region
+    )
 
 
 def _exchanges(settings: Settings) -> Path:

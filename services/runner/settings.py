@@ -37,6 +37,9 @@ class Settings:
     unsafe: bool
     bubblewrap: str
     test_bind: Path | None
+    files_bucket: str
+    files_endpoint: str
+    files_region: str
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -69,6 +72,9 @@ class Settings:
             unsafe=read.flag(env, "QFLOW_UNSAFE_NO_SANDBOX"),
             bubblewrap=read.text(env, "QFLOW_BUBBLEWRAP", ""),
             test_bind=_test_bind(env),
+            files_bucket=read.text(env, "QFLOW_FILES_S3_BUCKET", ""),
+            files_endpoint=read.text(env, "QFLOW_FILES_S3_ENDPOINT", ""),
+            files_region=read.text(env, "QFLOW_FILES_S3_REGION", ""),
         )
 
 

@@ -41,7 +41,7 @@ from services.runner.gateways.sandbox.landlock import LandlockHost
 from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
 from services.runner.gateways.uv import Uv
 from services.runner.loops.attach import Streams, greeting_of
-from services.runner.loops.upkeep import keep_lease, shrink_pool, sweep_files
+from services.runner.loops.upkeep import keep_lease, shrink_pool, sweep_files, sweep_unknown
 from services.runner.rpc.environments import EnvironmentServicer
 from services.runner.rpc.files import FileServicer
 from services.runner.rpc.runners import RunnerFacts, RunnerServicer
@@ -191,6 +191,7 @@ async def _runner(
                 partial(keep_lease, membership, desk, pool, streams),
                 partial(shrink_pool, pool),
                 partial(sweep_files, engine_pool, store),
+                partial(sweep_unknown, engine_pool, store),
                 rows.write_until,
             ],
         )

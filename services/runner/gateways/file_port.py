@@ -78,6 +78,9 @@ class FileBytes(Protocol):
     def remove(self, *, tenant_id: UUID, file_id: UUID) -> None:
         """Remove the bytes, those of an upload too; that they are gone already is fine."""
 
+    def written_before(self, moment_s: float) -> Iterator[tuple[UUID, UUID]]:
+        """Give tenant and id of what was last written to before a moment, in no order."""
+
     def received(self, key: str) -> int:
         """Say how many bytes of an upload are here for good."""
 

@@ -174,6 +174,19 @@ class FileStore:
         for name in (f"{file_id}", f".{file_id}", f".{file_id}.part"):
             (folder / name).unlink(missing_ok=True)
 
+    def written_before(self, moment_s: float) -> Iterator[tuple[UUID, UUID]]:
+        """Give tenant and id of what was last written to before a moment, half written ones too."""
+        if not self._root.is_dir():
+            return
+        for folder in os.scandir(self._root):
+            for entry in os.scandir(folder):
+                name = entry.name.removeprefix(".").removesuffix(".part")
+                try:
+                    if entry.stat().st_mtime < moment_s:
+                        yield UUID(folder.name), UUID(name)
+                except (FileNotFoundError, ValueError):
+                    continue  # it is gone, or it is none of ours
+
     # -- uploads
 
     def received(self, key: str) -> int:

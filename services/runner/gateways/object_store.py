@@ -140,6 +140,18 @@ class ObjectStore:
             if upload:
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload)
 
+    def written_before(self, moment_s: float) -> Iterator[tuple[UUID, UUID]]:
+        """Give tenant and id of what was last written to before a moment."""
+        with _told():
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket):
+                for each in page.get("Contents", ()):
+                    tenant, _, file = each["Key"].partition("/")
+                    try:
+                        if each["LastModified"].timestamp() < moment_s:
+                            yield UUID(tenant), UUID(file)
+                    except ValueError:
+                        continue  # it is none of ours
+
     # -- uploads
 
     def received(self, key: str) -> int:

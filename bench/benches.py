@@ -23,6 +23,7 @@ from bench.figures import figure as _figure
 from bench.flow import ONE, OTHER, SUM, Flow, running
 from bench.lists import list_nodes, search_nodes
 from bench.simulated import simulation
+from bench.values import file_gigabyte, numpy_edge
 
 Bench = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 
@@ -213,4 +214,6 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "simulation": simulation,
     "known_environment": known_environment,
     "new_environment": new_environment,
+    "numpy_edge": numpy_edge,
+    "file_gigabyte": file_gigabyte,
 }

@@ -35,6 +35,7 @@ from services.kit.rpc.auth import Authenticator
 from services.kit.run import App, listener
 from services.runner.domain.limits import Limits, ProbeCheck, Tier, meets
 from services.runner.gateways.docker.host import DockerHost, DockerMissing, DockerSettings
+from services.runner.gateways.file_port import FileBytes
 from services.runner.gateways.file_store import FileStore
 from services.runner.gateways.sandbox.bare import BareHost
 from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost, find_bubblewrap
@@ -54,6 +55,7 @@ from services.runner.loops.upkeep import (
     reap_containers,
     shrink_pool,
     sweep_files,
+    sweep_unknown,
 )
 from services.runner.rpc.environments import EnvironmentServicer, ShownEnvironments
 from services.runner.rpc.files import FileServicer
@@ -64,6 +66,7 @@ from services.runner.rpc.uploads import UploadServicer
 from services.runner.rpc.wheels import WheelServicer
 from services.runner.settings import LEDGER, Settings
 from services.runner.usecases.attempts import Attempts
+from services.runner.usecases.carried import CarriedFiles
 from services.runner.usecases.container_rows import ContainerRows
 from services.runner.usecases.desk import Desk
 from services.runner.usecases.environment_room import Room, RoomLimits
@@ -137,7 +140,7 @@ async def _runner(
     )
     rows = ContainerRows(engine_pool, lambda: membership.incarnation)
     logs = NodeLogs(engine_pool, caps=settings.log_caps)
-    store = FileStore(settings.home / "files")
+    store = await asyncio.to_thread(_file_store, settings)
     folder = settings.home / "environments"
     room = Room(
         folder,
@@ -173,6 +176,7 @@ async def _runner(
         host,
         keep=settings.spares,
         binds=[(settings.test_bind, LEDGER)] if settings.test_bind else (),
+        exchanges=await asyncio.to_thread(_exchanges, settings),
     )
     pool = InterpreterPool(
         spares=spares, rows=rows, sandboxes_max=settings.sandboxes_max, tier=proven.tier
@@ -186,6 +190,7 @@ async def _runner(
         stored=StoredInputs(store, engine_pool),
         logs=logs,
         caps=settings.caps,
+        carried=CarriedFiles(store, engine_pool),
     )
     desk = Desk(
         attempts,
@@ -254,6 +259,7 @@ async def _runner(
                 partial(
                     keep_environments, folder, environments, room, packages, pool.environment_keys
                 ),
+                partial(sweep_unknown, engine_pool, store),
                 rows.write_until,
                 logs.write_until,
                 partial(
@@ -345,6 +351,25 @@ async def _docker(
     except DockerMissing as problem:
         log.warning("docker_missing", fault=str(problem))
         return None, [ProbeCheck("docker", held=False, detail=str(problem))]
+
+
+def _file_store(settings: Settings) -> FileBytes:
+    if not settings.files_bucket:
+        return FileStore(settings.home / "files")
+    # Where it is not used, nobody waits for it to be imported.
+    from services.runner.gateways.object_store import ObjectStore
+
+    return ObjectStore(
+        settings.files_bucket, endpoint=settings.files_endpoint, region=settings.files_region
+    )
+
+
+def _exchanges(settings: Settings) -> Path:
+    """Give the folder of what is handed to sandboxes, without what a killed runner left there."""
+    folder = settings.home / "exchange" / settings.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o711, parents=True)
+    return folder
 
 
 def _refusal(settings: Settings, tier: Tier) -> str:

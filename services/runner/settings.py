@@ -56,6 +56,9 @@ class Settings:
     package_rules: PackageRules
     wheel_bytes_max: int
     tenant_wheels_bytes_max: int
+    files_bucket: str
+    files_endpoint: str
+    files_region: str
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -127,6 +130,9 @@ class Settings:
             tenant_wheels_bytes_max=read.integer(
                 env, "QFLOW_TENANT_WHEELS_BYTES_MAX", 2 * _GIB, low=1, high=_BYTES_HIGH
             ),
+            files_bucket=read.text(env, "QFLOW_FILES_S3_BUCKET", ""),
+            files_endpoint=read.text(env, "QFLOW_FILES_S3_ENDPOINT", ""),
+            files_region=read.text(env, "QFLOW_FILES_S3_REGION", ""),
         )
 
 

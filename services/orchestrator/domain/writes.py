@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from copy import copy
 from typing import Final, TypeAlias
@@ -33,6 +34,11 @@ from services.orchestrator.domain.state import (
     text_of,
 )
 from services.orchestrator.domain.status import NODE_NEXT, RUN_NEXT, NodeStatus, RunStatus
+
+_REFERENCE: Final = re.compile(
+    rb'\{"\$file":"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"\}'
+)
+_REFERENCE_BYTES: Final = 48
 
 NewId: TypeAlias = Callable[[], UUID]
 
@@ -383,20 +389,31 @@ def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) 
         if output is None or binding.output < 0:
             continue
         size, file = _size_of(output, binding.output)
+        file_id = file.file_id if file else _referred(output, binding.output)
         t.flows.append(
             FlowInsert(
                 id=new_id(),
                 run_id=run.id,
                 source_node_id=places[binding.source].id,
                 target_node_id=places[place].id,
-                data_type="file" if file else "json",
+                data_type="file" if file_id else "json",
                 data_size_bytes=size,
                 serialization_us=source.serialization_us if source else 0,
                 transfer_us=usage.transfer_us,
                 conversion=binding.conversion or None,
-                file_id=file.file_id if file else None,
+                file_id=file_id,
             )
         )
+
+
+def _referred(output: NodeOutput, index: int) -> UUID | None:
+    """Give the id of the file that is the value, where an output is nothing but its reference.
+
+    Whether there is such a file, what it holds and how large it is, the database says.
+    """
+    text = output[index] if isinstance(output, tuple) else b""
+    found = _REFERENCE.fullmatch(text) if len(text) == _REFERENCE_BYTES else None
+    return UUID(found[1].decode()) if found is not None else None
 
 
 def _size_of(output: NodeOutput | None, index: int) -> tuple[int, FileValue | None]:

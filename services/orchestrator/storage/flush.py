@@ -326,6 +326,7 @@ _ERRORS: Final = Part(
     lambda t: t.errors,
 )
 
+# A node's reference to a file is only its word: the file counts where it is the run's tenant's.
 _FLOWS: Final = Part(
     "flowed",
     """
@@ -338,10 +339,15 @@ _FLOWS: Final = Part(
            (id, workflow_execution_id, source_node_id, target_node_id, data_type, data_size_bytes,
             serialization_time_ms, transfer_time_ms, serialization_time_us, transfer_time_us,
             conversion, file_id, created_at)
-    SELECT given.id, given.run_id, given.source_node_id, given.target_node_id, given.data_type,
-           given.data_size_bytes, given.serialization_us / 1000, given.transfer_us / 1000,
-           given.serialization_us, given.transfer_us, given.conversion, given.file_id, stamp.at
+    SELECT given.id, given.run_id, given.source_node_id, given.target_node_id,
+           CASE WHEN given.file_id IS NOT NULL AND carried.id IS NULL THEN 'json'
+                ELSE COALESCE(carried.format, given.data_type) END,
+           COALESCE(carried.file_size_bytes, given.data_size_bytes),
+           given.serialization_us / 1000, given.transfer_us / 1000,
+           given.serialization_us, given.transfer_us, given.conversion, carried.id, stamp.at
       FROM fence, stamp, given
+      LEFT JOIN files AS carried ON carried.id = given.file_id AND carried.tenant_id = (
+           SELECT tenant_id FROM workflow_executions AS run WHERE run.id = given.run_id)
      ORDER BY given.id
  RETURNING id
     """,

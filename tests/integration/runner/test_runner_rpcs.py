@@ -39,8 +39,9 @@ __all__ = ["orchestra"]
 class Served:
     """A runner with its address."""
 
-    def __init__(self, address: str, orchestra: Orchestra) -> None:
+    def __init__(self, address: str, orchestra: Orchestra, pid: int) -> None:
         self.address = address
+        self.pid = pid
         self.orchestra = orchestra
 
     def channel(self, token: str) -> grpc.aio.Channel:
@@ -58,7 +59,7 @@ async def served(orchestra: Orchestra, tmp_path: Path) -> AsyncIterator[Served]:
     try:
         await runner.until_said("service_started")
         line = next(each for each in runner.said().splitlines() if "service_started" in each)
-        yield Served(json.loads(line)["addresses"][0], orchestra)
+        yield Served(json.loads(line)["addresses"][0], orchestra, runner.pid)
     finally:
         await runner.stop()
 

@@ -16,6 +16,7 @@ from services.runner.domain.limits import Tier
 from services.runner.domain.node_logs import Stream
 from services.runner.gateways.sandbox.cgroups import Cgroup, no_processors
 from services.runner.gateways.sandbox.channel import AgentChannel
+from services.runner.gateways.sandbox.exchange import files_of, output_of
 from services.runner.gateways.sandbox.output import OutputTail
 from services.runner.gateways.sandbox.port import (
     Header,
@@ -52,6 +53,8 @@ class SandboxProcess:
         self.name = f"{kind}:{spec.sandbox_id}"
         self.tier = tier
         self.environment_path = str(spec.environment or "")
+        self.files_path = str(files_of(spec.exchange)) if spec.exchange else ""
+        self.output_path = str(output_of(spec.exchange)) if spec.exchange else ""
         self._loop = asyncio.get_running_loop()
         self._cgroup = cgroup
         self._channel = AgentChannel(self._loop, on_fault=self._kill_all, on_log=self._told)
@@ -134,10 +137,17 @@ class SandboxProcess:
             raise
 
     async def request(
-        self, header: Header, body: bytes = b"", *, reply_bytes_max: int = 1 << 20
+        self,
+        header: Header,
+        body: bytes = b"",
+        *,
+        reply_bytes_max: int = 1 << 20,
+        descriptors_max: int = 0,
     ) -> Reply:
         """Send one frame and await its answer; raises SandboxDied."""
-        answer = self._channel.expect(reply_bytes_max=reply_bytes_max)
+        answer = self._channel.expect(
+            reply_bytes_max=reply_bytes_max, descriptors_max=descriptors_max
+        )
         self._channel.send(header, body)
         return await answer
 

@@ -40,6 +40,7 @@ _EMPTY: Final = (
     "error_type",
     "error_message",
     "error_stack_trace",
+    "error_detail",
     "cpu_us",
     "memory_peak_bytes",
     "container_id",
@@ -319,6 +320,7 @@ class Store:
             error_type=None,
             error_message=None,
             error_stack_trace=None,
+            error_detail=None,
             due_at=None,
         )
 

@@ -152,6 +152,7 @@ class NodeChange(NamedTuple):
     stderr_tail: str
     container_id: UUID | None
     child_id: UUID | None = None  # kept as it was where it is None
+    error_detail: str | None = None  # JSON text
 
 
 class AttemptInsert(NamedTuple):
@@ -169,6 +170,7 @@ class AttemptInsert(NamedTuple):
     runner: UUID | None
     cpu_us: int
     memory_peak_bytes: int
+    error_detail: str | None = None
 
 
 class ErrorInsert(NamedTuple):
@@ -184,6 +186,7 @@ class ErrorInsert(NamedTuple):
     stack_trace: str
     stdout_tail: str
     stderr_tail: str
+    error_detail: str | None = None
 
 
 class FlowInsert(NamedTuple):

@@ -106,6 +106,7 @@ class Failure:
     stack_trace: str = ""
     retryable: bool = True
     killed: bool = False
+    detail: str | None = None  # JSON text: the exception's class, and what is behind it
 
 
 @dataclass(slots=True, kw_only=True)

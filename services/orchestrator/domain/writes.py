@@ -260,6 +260,7 @@ def change_row(
         stderr_tail=usage.stderr_tail,
         container_id=record.container_id,
         child_id=record.child,
+        error_detail=failure.detail if failure else None,
     )
 
 
@@ -342,6 +343,7 @@ def attempt_row(
             runner=record.runner,
             cpu_us=usage.cpu_us,
             memory_peak_bytes=usage.memory_peak_bytes,
+            error_detail=failure.detail,
         )
     )
 
@@ -368,6 +370,7 @@ def error_row(
             stack_trace=failure.stack_trace,
             stdout_tail=usage.stdout_tail,
             stderr_tail=usage.stderr_tail,
+            error_detail=failure.detail,
         )
     )
 

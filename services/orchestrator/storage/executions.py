@@ -74,6 +74,7 @@ class NodeExecution:
     error_type: str | None = None
     error_message: str | None = None
     error_stack_trace: str | None = None
+    error_detail: str | None = None  # JSON text: what user code raised
     resource_usage: dict[str, Any] | None = None
     container_id: UUID | None = None
     output_data: str | None = None
@@ -213,6 +214,7 @@ _NODES: Final[LiteralString] = """
            node.error_message,
            node.resource_usage, node.container_id, node.copied_from,
            CASE WHEN $4 THEN node.error_stack_trace END AS error_stack_trace,
+           node.error_detail,
            CASE WHEN $4 THEN node.output_data END AS output_data,
            CASE WHEN $4 THEN node.output_file_id END AS output_file_id,
            CASE WHEN $4 THEN node.stdout_tail END AS stdout_tail,

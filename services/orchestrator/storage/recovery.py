@@ -51,7 +51,7 @@ _NODES: Final[LiteralString] = """
            node.attempt_token, node.runner_incarnation, node.retry_count, node.delivery_count,
            node.revision, node.output_data, node.output_file_id, node.container_id,
            node.child_execution_id,
-           node.error_type, node.error_message, node.error_stack_trace,
+           node.error_type, node.error_message, node.error_stack_trace, node.error_detail,
            node.started_at, node.completed_at,
            (node.resource_usage ->> 'cpu_us')::bigint AS cpu_us,
            (node.resource_usage ->> 'memory_peak_bytes')::bigint AS memory_peak_bytes,
@@ -213,13 +213,14 @@ def _to_open_run(
     return OpenRun(run, due_s, row["deadline_s"], ended)
 
 
-def _to_failure(row: Row) -> Failure | None:
+def _to_failure(row: Row, detail: str | None = None) -> Failure | None:
     if row["error_type"] is None:
         return None
     return Failure(
         error_type=row["error_type"],
         message=row["error_message"] or "",
         stack_trace=row["error_stack_trace"] or "",
+        detail=detail,
     )
 
 
@@ -245,7 +246,7 @@ def _to_node_row(node: Row) -> NodeRow:
         delivery_count=node["delivery_count"],
         revision=node["revision"],
         output=output,
-        failure=_to_failure(node),
+        failure=_to_failure(node, node["error_detail"]),
         cpu_us=node["cpu_us"] or 0,
         earlier_cpu_us=node["earlier_cpu_us"],
         memory_peak_bytes=node["memory_peak_bytes"] or 0,

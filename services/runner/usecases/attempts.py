@@ -265,6 +265,7 @@ class Attempts:
             written.close()
             return Outcome(
                 error=_died_error(attempt, died),
+                usage=_usage_of_dead(warm, time.monotonic() - began),
                 stdout_tail=stdout,
                 stderr_tail=stderr,
                 recycle="died",
@@ -413,11 +414,33 @@ def _skim(outputs: Sequence[tuple[str, bytes]]) -> None:
 def _usage(found: object) -> Usage:
     if not isinstance(found, dict):
         return NO_USAGE
+    read, write = 0, 0
+    match found.get("io"):
+        case [int(read), int(write)]:
+            pass
     return Usage(
         cpu_us=_count(found.get("cpu_us")),
         memory_peak_bytes=_count(found.get("max_rss_kb")) * 1024,
         wall_us=_count(found.get("wall_us")),
         serialization_us=_count(found.get("serialization_us")),
+        io_read_bytes=_count(read),
+        io_write_bytes=_count(write),
+    )
+
+
+def _usage_of_dead(warm: Warm, wall_s: float) -> Usage:
+    """Give what an attempt used whose agent cannot tell any more, by its control group.
+
+    The highest mark of memory is of the sandbox's whole life: who died of it was the highest.
+    """
+    used = warm.sandbox.usage()
+    cpu_us = max(0, used.cpu_us - warm.cpu_base_us - warm.cpu_us)
+    warm.cpu_us += cpu_us
+    warm.memory_peak_bytes = max(warm.memory_peak_bytes, used.memory_peak_bytes)
+    return Usage(
+        cpu_us=cpu_us,
+        memory_peak_bytes=used.memory_peak_bytes,
+        wall_us=round(wall_s * 1_000_000),
     )
 
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from qflow.failure.v1 import failure_pb2 as _failure_pb2
 from qflow.isolation.v1 import isolation_pb2 as _isolation_pb2
 import builtins as _builtins
 import sys
@@ -443,6 +444,8 @@ class AttemptFailure(_message.Message):
     STACK_TRACE_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     KILLED_FIELD_NUMBER: _builtins.int
+    EXCEPTION_TYPE_FIELD_NUMBER: _builtins.int
+    CAUSES_FIELD_NUMBER: _builtins.int
     error_type: _builtins.str
     """A stable word; see ExecutionError."""
     message: _builtins.str
@@ -453,6 +456,12 @@ class AttemptFailure(_message.Message):
     """Whether another attempt may succeed: false for faults that would repeat, such as impossible dependencies."""
     killed: _builtins.bool
     """Whether the attempt ended because it was told to by an AttemptKill."""
+    exception_type: _builtins.str
+    """Where user code raised: the name of the exception's class; at most 255 characters."""
+    @_builtins.property
+    def causes(self) -> _containers.RepeatedCompositeFieldContainer[_failure_pb2.Cause]:
+        """What is behind that exception."""
+
     def __init__(
         self,
         *,
@@ -461,10 +470,12 @@ class AttemptFailure(_message.Message):
         stack_trace: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         killed: _builtins.bool = ...,
+        exception_type: _builtins.str = ...,
+        causes: _abc.Iterable[_failure_pb2.Cause] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_type", b"error_type", "killed", b"killed", "message", b"message", "retryable", b"retryable", "stack_trace", b"stack_trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "error_type", b"error_type", "exception_type", b"exception_type", "killed", b"killed", "message", b"message", "retryable", b"retryable", "stack_trace", b"stack_trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

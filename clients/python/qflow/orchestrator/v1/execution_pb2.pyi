@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from qflow.failure.v1 import failure_pb2 as _failure_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -265,6 +266,8 @@ class ExecutionError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     STACK_TRACE_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
+    EXCEPTION_TYPE_FIELD_NUMBER: _builtins.int
+    CAUSES_FIELD_NUMBER: _builtins.int
     error_type: _builtins.str
     """A stable word: `user_error`, `type_error`, `serialization_error`, `timeout`, `oom`, `exited`, `dependency_error`,
     `environment_error`, `runner_lost`, `deadline_exceeded`, ….
@@ -275,6 +278,12 @@ class ExecutionError(_message.Message):
     """The frames of user code; at most 64 KiB. Empty in the BASIC view."""
     node_id: _builtins.str
     """The workflow node that failed first; empty when the run itself failed."""
+    exception_type: _builtins.str
+    """Of a node whose code raised: the name of the exception's class."""
+    @_builtins.property
+    def causes(self) -> _containers.RepeatedCompositeFieldContainer[_failure_pb2.Cause]:
+        """What is behind that exception, the nearest first, and of a group its members; at most 16."""
+
     def __init__(
         self,
         *,
@@ -282,10 +291,12 @@ class ExecutionError(_message.Message):
         message: _builtins.str = ...,
         stack_trace: _builtins.str = ...,
         node_id: _builtins.str = ...,
+        exception_type: _builtins.str = ...,
+        causes: _abc.Iterable[_failure_pb2.Cause] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_type", b"error_type", "message", b"message", "node_id", b"node_id", "stack_trace", b"stack_trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "error_type", b"error_type", "exception_type", b"exception_type", "message", b"message", "node_id", b"node_id", "stack_trace", b"stack_trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -142,6 +142,7 @@ async def _runner(
         stored=StoredInputs(store, engine_pool),
         logs=logs,
         caps=settings.caps,
+        grace_s=settings.grace_s,
     )
     desk = Desk(
         attempts,

@@ -39,6 +39,7 @@ class Settings:
     bubblewrap: str
     log_caps: LogCaps
     caps: Asked
+    grace_s: float
     test_bind: Path | None
 
     @classmethod
@@ -85,6 +86,7 @@ class Settings:
                     for name in Asked._fields
                 }
             ),
+            grace_s=read.seconds(env, "QFLOW_RUNNER_GRACE_S", 1.0, high=5.0),
             test_bind=_test_bind(env),
         )
 

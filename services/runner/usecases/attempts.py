@@ -48,7 +48,6 @@ log = structlog.get_logger()
 
 # Above this a text is checked beside the loop, so that one call does not hold up the others.
 _CHECK_INLINE_BYTES: Final = 16 * 1024
-_TERMINATION_GRACE_S: Final = 1.0
 _NEEDS_KEPT_MAX: Final = 10_000
 # Values that are strict JSON at a glance: most results of small functions.
 _PLAIN: Final = re.compile(rb'-?(?:0|[1-9][0-9]{0,17})|true|false|null|"[ !#-\[\]-~]{0,256}"')
@@ -81,7 +80,9 @@ class Attempts:
         stored: StoredInputs,
         logs: NodeLogs,
         caps: Asked = NOTHING_ASKED,
+        grace_s: float = 1.0,
     ) -> None:
+        self._grace_s = grace_s
         self._caps = caps
         self._pool = pool
         self._logs = logs
@@ -279,7 +280,7 @@ class Attempts:
         return outcome
 
     def _on_timeout(self, attempt: Attempt) -> None:
-        self.tell_to_end(attempt, "timeout", grace_s=_TERMINATION_GRACE_S)
+        self.tell_to_end(attempt, "timeout", grace_s=self._grace_s)
 
     async def _inputs(
         self, request: AttemptRequest, bytes_max: int

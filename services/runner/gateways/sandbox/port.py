@@ -87,7 +87,7 @@ class Sandbox(Protocol):
         """Give the ends of stdout and stderr since `begin_output`."""
 
     def usage(self) -> SandboxUsage:
-        """What it used until now, as the kernel counts it; nothing where nobody does."""
+        """Give what it used until now, as the kernel counts it; nothing where nobody does."""
 
     async def kill(self, *, grace_s: float = 0.0) -> SandboxUsage:
         """End every process inside: SIGTERM to the agent first where a grace is given."""

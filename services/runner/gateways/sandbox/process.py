@@ -159,7 +159,7 @@ class SandboxProcess:
                 self._sink.recorded(level, name, body.decode("utf-8", "replace"))
 
     def usage(self) -> SandboxUsage:
-        """Read what its control group counted until now, also after its end; nothing without one."""
+        """Read what its control group counted until now, also after its end."""
         if self._cgroup is not None:
             self._usage = SandboxUsage(
                 memory_peak_bytes=self._cgroup.memory_peak_bytes(), cpu_us=self._cgroup.cpu_us()

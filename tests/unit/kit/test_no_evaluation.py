@@ -9,7 +9,7 @@ _SERVICES = Path(__file__).parents[3] / "services"
 # The agent is what runs user code, inside the sandbox; the analyzer parses and runs nothing.
 _SANDBOXED = {"runner/agent/agent.py"}
 _MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
-_CALLS = {"eval", "exec", "compile", "__import__"}
+_CALLS = {"eval", "exec", "__import__"}
 
 
 def _faults(path: Path) -> list[str]:

@@ -128,6 +128,8 @@ class Attempts:
                 attempts=warm.uses,
                 cpu_us=warm.cpu_us,
                 memory_peak_bytes=warm.memory_peak_bytes,
+                io_read_bytes=warm.io_read_bytes,
+                io_write_bytes=warm.io_write_bytes,
             )
             self._pool.release(warm, recycle=recycle, worked_s=worked_s)
 
@@ -276,6 +278,8 @@ class Attempts:
         outcome = await self._outcome(attempt, warm, reply)
         written.close()
         warm.cpu_us += outcome.usage.cpu_us
+        warm.io_read_bytes += outcome.usage.io_read_bytes
+        warm.io_write_bytes += outcome.usage.io_write_bytes
         warm.memory_peak_bytes = max(warm.memory_peak_bytes, outcome.usage.memory_peak_bytes)
         return outcome
 

@@ -77,6 +77,8 @@ class Warm:
     cpu_us: int = 0
     memory_peak_bytes: int = 0
     killed: bool = False
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
     cpu_base_us: int = 0  # what the sandbox had used before its first call
 
     @property
@@ -430,6 +432,8 @@ class InterpreterPool:
                 "attempts": warm.uses,
                 "cpu_us": warm.cpu_us,
                 "memory_peak_bytes": max(warm.memory_peak_bytes, usage.memory_peak_bytes),
+                "io_read_bytes": warm.io_read_bytes,
+                "io_write_bytes": warm.io_write_bytes,
             },
         )
 

@@ -43,6 +43,8 @@ _EMPTY: Final = (
     "error_detail",
     "cpu_us",
     "memory_peak_bytes",
+    "io_read_bytes",
+    "io_write_bytes",
     "container_id",
     "child_execution_id",
     "started_at",
@@ -359,6 +361,14 @@ class Store:
                     for each in self.attempts_of[row["id"]]
                     if each["token"] != row["attempt_token"]
                 ),
+                **{
+                    f"earlier_{name}": sum(
+                        each[name]
+                        for each in self.attempts_of[row["id"]]
+                        if each["token"] != row["attempt_token"]
+                    )
+                    for name in ("io_read_bytes", "io_write_bytes")
+                },
                 "age_s": 0.0,  # no node here is limited in all its attempts
                 "earlier_memory_peak_bytes": max(
                     (each["memory_peak_bytes"] for each in self.attempts_of[row["id"]]), default=0

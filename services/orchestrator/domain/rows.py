@@ -127,6 +127,8 @@ class NodeComplete(NamedTuple):
     stdout_tail: str
     stderr_tail: str
     container_id: UUID | None
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
 
 
 class NodeChange(NamedTuple):
@@ -153,6 +155,8 @@ class NodeChange(NamedTuple):
     container_id: UUID | None
     child_id: UUID | None = None  # kept as it was where it is None
     error_detail: str | None = None  # JSON text
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
 
 
 class AttemptInsert(NamedTuple):
@@ -171,6 +175,8 @@ class AttemptInsert(NamedTuple):
     cpu_us: int
     memory_peak_bytes: int
     error_detail: str | None = None
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
 
 
 class ErrorInsert(NamedTuple):
@@ -237,6 +243,8 @@ class RunChange(NamedTuple):
     cpu_us: int
     memory_peak_bytes: int
     container_id: UUID | None = None
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
 
 
 class AssignCommand(NamedTuple):

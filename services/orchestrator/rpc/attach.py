@@ -155,6 +155,8 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
     usage = Usage(
         cpu_us=result.cpu_us,
         memory_peak_bytes=result.memory_peak_bytes,
+        io_read_bytes=max(0, result.io_read_bytes),
+        io_write_bytes=max(0, result.io_write_bytes),
         serialization_us=result.serialization_us,
         transfer_us=result.transfer_us,
         stdout_tail=_storable(result.stdout_tail),

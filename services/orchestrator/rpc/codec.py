@@ -129,4 +129,6 @@ def _usage(usage: dict[str, Any] | None) -> pb.ResourceUsage | None:
     return pb.ResourceUsage(
         cpu_time=duration_ms((usage.get("cpu_us") or 0) / 1000),
         memory_peak_bytes=usage.get("memory_peak_bytes") or 0,
+        io_read_bytes=usage.get("io_read_bytes") or 0,
+        io_write_bytes=usage.get("io_write_bytes") or 0,
     )

@@ -283,7 +283,12 @@ def of_run(run: Run, completed_at: datetime | None = None) -> Execution:
         error_message=failed.message if failed else None,
         error_stack_trace=failed.stack_trace or None if failed else None,
         failed_node_id=(place or None) if failed else None,
-        resource_usage={"cpu_us": run.cpu_us, "memory_peak_bytes": run.memory_peak_bytes},
+        resource_usage={
+            "cpu_us": run.cpu_us,
+            "memory_peak_bytes": run.memory_peak_bytes,
+            "io_read_bytes": run.io_read_bytes,
+            "io_write_bytes": run.io_write_bytes,
+        },
         business_key=run.options.business_key,
         labels=dict(run.options.labels),
         priority=run.options.priority,

@@ -203,7 +203,8 @@ _COMPLETES: Final = Part(
     "completed",
     """
     id uuid, token bigint, output_data text, output_file_id uuid, revision bigint, cpu_us bigint,
-    memory_peak_bytes bigint, stdout_tail text, stderr_tail text, container_id uuid
+    memory_peak_bytes bigint, stdout_tail text, stderr_tail text, container_id uuid,
+    io_read_bytes bigint, io_write_bytes bigint
     """,
     """
     UPDATE node_executions AS node
@@ -215,7 +216,8 @@ _COMPLETES: Final = Part(
            container_id = given.container_id,
            stdout_tail = NULLIF(given.stdout_tail, ''), stderr_tail = NULLIF(given.stderr_tail, ''),
            resource_usage = jsonb_build_object(
-               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
+               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes,
+               'io_read_bytes', given.io_read_bytes, 'io_write_bytes', given.io_write_bytes)
       FROM fence, stamp, given
      WHERE node.id = given.id AND node.attempt_token = given.token AND node.completed_at IS NULL
  RETURNING node.id
@@ -230,7 +232,7 @@ _CHANGES: Final = Part(
     final boolean, due_ms bigint, retry_count int, delivery_count int, error_type text,
     error_message text, stack_trace text, revision bigint, cpu_us bigint,
     memory_peak_bytes bigint, stdout_tail text, stderr_tail text, container_id uuid,
-    child_id uuid, error_detail text
+    child_id uuid, error_detail text, io_read_bytes bigint, io_write_bytes bigint
     """,
     """
     UPDATE node_executions AS node
@@ -247,7 +249,8 @@ _CHANGES: Final = Part(
            container_id = given.container_id,
            child_execution_id = COALESCE(given.child_id, node.child_execution_id),
            resource_usage = jsonb_build_object(
-               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
+               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes,
+               'io_read_bytes', given.io_read_bytes, 'io_write_bytes', given.io_write_bytes)
       FROM fence, stamp, given
      WHERE node.id = given.id AND node.attempt_token = given.token AND node.completed_at IS NULL
  RETURNING node.id
@@ -260,7 +263,8 @@ _ATTEMPTS: Final = Part(
     """
     node_execution_id uuid, attempt int, token bigint, outcome text, error_type text,
     error_message text, stack_trace text, stdout_tail text, stderr_tail text, runner uuid,
-    cpu_us bigint, memory_peak_bytes bigint, error_detail text
+    cpu_us bigint, memory_peak_bytes bigint, error_detail text, io_read_bytes bigint,
+    io_write_bytes bigint
     """,
     """
     INSERT INTO node_attempts
@@ -272,7 +276,8 @@ _ATTEMPTS: Final = Part(
            NULLIF(given.stderr_tail, ''), given.runner, node.started_at,
            GREATEST(stamp.at, node.started_at),
            jsonb_build_object(
-               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes),
+               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes,
+               'io_read_bytes', given.io_read_bytes, 'io_write_bytes', given.io_write_bytes),
            given.error_detail::json
       FROM fence, stamp, given
       JOIN node_executions AS node ON node.id = given.node_execution_id
@@ -379,7 +384,8 @@ _RUN_CHANGES: Final = Part(
     """
     id uuid, status text, starts boolean, final boolean, cancels boolean, output_data text,
     error_type text, error_message text, stack_trace text, failed_node_id text, revision bigint,
-    cpu_us bigint, memory_peak_bytes bigint, container_id uuid
+    cpu_us bigint, memory_peak_bytes bigint, container_id uuid, io_read_bytes bigint,
+    io_write_bytes bigint
     """,
     """
     UPDATE workflow_executions AS run
@@ -393,7 +399,8 @@ _RUN_CHANGES: Final = Part(
            failed_node_id = given.failed_node_id, revision = given.revision,
            container_id = COALESCE(given.container_id::text, run.container_id),
            resource_usage = jsonb_build_object(
-               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
+               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes,
+               'io_read_bytes', given.io_read_bytes, 'io_write_bytes', given.io_write_bytes)
       FROM fence, stamp, given
      WHERE run.id = given.id AND run.completed_at IS NULL
  RETURNING run.id

@@ -55,6 +55,16 @@ _NODES: Final[LiteralString] = """
            node.started_at, node.completed_at,
            (node.resource_usage ->> 'cpu_us')::bigint AS cpu_us,
            (node.resource_usage ->> 'memory_peak_bytes')::bigint AS memory_peak_bytes,
+           (node.resource_usage ->> 'io_read_bytes')::bigint AS io_read_bytes,
+           (node.resource_usage ->> 'io_write_bytes')::bigint AS io_write_bytes,
+           (SELECT COALESCE(sum((resource_usage ->> 'io_read_bytes')::bigint), 0)::bigint
+              FROM node_attempts AS attempt
+             WHERE attempt.node_execution_id = node.id AND attempt.token <> node.attempt_token
+           ) AS earlier_io_read_bytes,
+           (SELECT COALESCE(sum((resource_usage ->> 'io_write_bytes')::bigint), 0)::bigint
+              FROM node_attempts AS attempt
+             WHERE attempt.node_execution_id = node.id AND attempt.token <> node.attempt_token
+           ) AS earlier_io_write_bytes,
            (SELECT COALESCE(sum((resource_usage ->> 'cpu_us')::bigint), 0)::bigint
               FROM node_attempts AS attempt
              WHERE attempt.node_execution_id = node.id AND attempt.token <> node.attempt_token
@@ -251,6 +261,10 @@ def _to_node_row(node: Row) -> NodeRow:
         earlier_cpu_us=node["earlier_cpu_us"],
         memory_peak_bytes=node["memory_peak_bytes"] or 0,
         earlier_memory_peak_bytes=node["earlier_memory_peak_bytes"],
+        io_read_bytes=node["io_read_bytes"] or 0,
+        io_write_bytes=node["io_write_bytes"] or 0,
+        earlier_io_read_bytes=node["earlier_io_read_bytes"],
+        earlier_io_write_bytes=node["earlier_io_write_bytes"],
         container_id=node["container_id"],
         started_at=node["started_at"],
         completed_at=node["completed_at"],

@@ -195,6 +195,8 @@ def _result(finished: Finished) -> pb.AttemptResult:
         token=finished.token,
         cpu_us=usage.cpu_us,
         memory_peak_bytes=usage.memory_peak_bytes,
+        io_read_bytes=usage.io_read_bytes,
+        io_write_bytes=usage.io_write_bytes,
         user_us=usage.wall_us,
         serialization_us=usage.serialization_us,
         transfer_us=finished.transfer_us,

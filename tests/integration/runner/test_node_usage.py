@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import pytest
 from qflow.orchestrator.v1 import execution_pb2
 
 from services.runner.domain.limits import MIB
@@ -76,3 +80,35 @@ async def test_an_attempt_that_is_killed_has_used_what_its_control_group_says(
     assert execution_pb2.EXECUTION_STATUS_FAILED == done.status
     assert "oom" == done.error.error_type
     assert 60 * MIB < done.resource_usage.memory_peak_bytes <= 65 * MIB
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="this kernel counts no I/O")
+async def test_what_is_written_to_a_disk_is_told_by_node_run_and_sandbox(
+    orchestra: Orchestra,
+) -> None:
+    """The sandbox's own file systems are in memory: here it is given a folder on a disk."""
+    disk = Path(tempfile.mkdtemp(dir=Path(__file__).parents[3], prefix=".disk-"))
+    disk.chmod(0o777)
+    try:
+        env = {"QFLOW_TESTING": "1", "QFLOW_RUNNER_TEST_BIND": str(disk)}
+        code = (
+            "import os\n"
+            "def main(x: int) -> int:\n"
+            "    with open('/ledger/written', 'wb') as file:\n"
+            "        file.write(bytes(1 << 20))\n"
+            "        os.fsync(file.fileno())\n"
+            "    return x\n"
+        )
+        async with orchestra.running(), attached(orchestra, **env):
+            done = await run(orchestra, single(orchestra, code))
+    finally:
+        shutil.rmtree(disk)
+    assert execution_pb2.EXECUTION_STATUS_COMPLETED == done.status
+    written = done.resource_usage.io_write_bytes
+    if not written:
+        pytest.skip("the folder of the checkout lies in memory")
+    assert written >= 1 << 20
+    for table in ("node_executions", "containers"):
+        assert [(written,)] == orchestra.rows(
+            f"SELECT (resource_usage ->> 'io_write_bytes')::bigint FROM {table}"
+        )

@@ -236,8 +236,14 @@ class ResourceUsage(_message.Message):
 
     CPU_TIME_FIELD_NUMBER: _builtins.int
     MEMORY_PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    IO_READ_BYTES_FIELD_NUMBER: _builtins.int
+    IO_WRITE_BYTES_FIELD_NUMBER: _builtins.int
     memory_peak_bytes: _builtins.int
     """The most memory that was resident at once."""
+    io_read_bytes: _builtins.int
+    """What was read from disks; what the kernel had in memory is none."""
+    io_write_bytes: _builtins.int
+    """What was written to disks; what stays in memory, as the temporary folder does, is none."""
     @_builtins.property
     def cpu_time(self) -> _duration_pb2.Duration:
         """Processor time, user and system."""
@@ -247,10 +253,12 @@ class ResourceUsage(_message.Message):
         *,
         cpu_time: _duration_pb2.Duration | None = ...,
         memory_peak_bytes: _builtins.int = ...,
+        io_read_bytes: _builtins.int = ...,
+        io_write_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "memory_peak_bytes", b"memory_peak_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "io_read_bytes", b"io_read_bytes", "io_write_bytes", b"io_write_bytes", "memory_peak_bytes", b"memory_peak_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,27 +83,30 @@ async def test_an_attempt_that_is_killed_has_used_what_its_control_group_says(
     assert 60 * MIB < done.resource_usage.memory_peak_bytes <= 65 * MIB
 
 
-@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="this kernel counts no I/O")
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A folder on a disk, where the checkout lies on one."""
+    folder = Path(tempfile.mkdtemp(dir=Path(__file__).parents[3], prefix=".disk-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
 async def test_what_is_written_to_a_disk_is_told_by_node_run_and_sandbox(
-    orchestra: Orchestra,
+    orchestra: Orchestra, disk: Path
 ) -> None:
     """The sandbox's own file systems are in memory: here it is given a folder on a disk."""
-    disk = Path(tempfile.mkdtemp(dir=Path(__file__).parents[3], prefix=".disk-"))
-    disk.chmod(0o777)
-    try:
-        env = {"QFLOW_TESTING": "1", "QFLOW_RUNNER_TEST_BIND": str(disk)}
-        code = (
-            "import os\n"
-            "def main(x: int) -> int:\n"
-            "    with open('/ledger/written', 'wb') as file:\n"
-            "        file.write(bytes(1 << 20))\n"
-            "        os.fsync(file.fileno())\n"
-            "    return x\n"
-        )
-        async with orchestra.running(), attached(orchestra, **env):
-            done = await run(orchestra, single(orchestra, code))
-    finally:
-        shutil.rmtree(disk)
+    env = {"QFLOW_TESTING": "1", "QFLOW_RUNNER_TEST_BIND": str(disk)}
+    code = (
+        "import os\n"
+        "def main(x: int) -> int:\n"
+        "    with open('/ledger/written', 'wb') as file:\n"
+        "        file.write(bytes(1 << 20))\n"
+        "        os.fsync(file.fileno())\n"
+        "    return x\n"
+    )
+    async with orchestra.running(), attached(orchestra, **env):
+        done = await run(orchestra, single(orchestra, code))
     assert execution_pb2.EXECUTION_STATUS_COMPLETED == done.status
     written = done.resource_usage.io_write_bytes
     if not written:

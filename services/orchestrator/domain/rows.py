@@ -354,9 +354,11 @@ class Transition:
             size += len(moved.stack_trace or "")
         for changed in self.changes.values():
             size += len(changed.error_message or "") + len(changed.stack_trace or "")
+            size += len(changed.error_detail or "")
             size += len(changed.stdout_tail) + len(changed.stderr_tail)
         for told in self.errors:  # a failed attempt says the same once more
             copies = 1 + (told.node_execution_id is not None)
             size += copies * (len(told.error_message) + len(told.stack_trace))
+            size += copies * len(told.error_detail or "")
             size += copies * (len(told.stdout_tail) + len(told.stderr_tail))
         return rows, size

@@ -191,6 +191,7 @@ async def _runner(
         logs=logs,
         caps=settings.caps,
         carried=CarriedFiles(store, engine_pool),
+        grace_s=settings.grace_s,
     )
     desk = Desk(
         attempts,

@@ -47,6 +47,7 @@ class Settings:
     docker_image: str
     docker_runtime: str
     docker_cpus: int
+    grace_s: float
     test_bind: Path | None
     environments_bytes_max: int
     disk_free_bytes_min: int
@@ -107,6 +108,7 @@ class Settings:
             docker_image=read.text(env, "QFLOW_DOCKER_IMAGE", "qflow/python:{version}"),
             docker_runtime=read.text(env, "QFLOW_DOCKER_RUNTIME", ""),
             docker_cpus=read.integer(env, "QFLOW_DOCKER_CPUS", 1, low=1, high=1024),
+            grace_s=read.seconds(env, "QFLOW_RUNNER_GRACE_S", 1.0, high=5.0),
             test_bind=_test_bind(env),
             environments_bytes_max=read.integer(
                 env, "QFLOW_ENVIRONMENTS_BYTES_MAX", 20 * _GIB, low=0, high=_BYTES_HIGH

@@ -112,7 +112,7 @@ def place_row(
             complete_row(run, slot, t, output)
         elif status is NodeStatus.WAITING:
             guard, record.token = record.token, token
-            record.cpu_us = record.memory_peak_bytes = 0
+            record.forget_usage()
             change_row(run, slot, t, status, guard=guard, starts=True)
         else:
             change_row(run, slot, t, status)
@@ -207,6 +207,8 @@ def complete_row(
             stdout_tail=usage.stdout_tail,
             stderr_tail=usage.stderr_tail,
             container_id=usage.container_id,
+            io_read_bytes=usage.io_read_bytes,
+            io_write_bytes=usage.io_write_bytes,
         )
     )
 
@@ -266,6 +268,9 @@ def change_row(
         stderr_tail=usage.stderr_tail,
         container_id=record.container_id,
         child_id=record.child,
+        error_detail=failure.detail if failure else None,
+        io_read_bytes=record.io_read_bytes,
+        io_write_bytes=record.io_write_bytes,
     )
 
 
@@ -312,6 +317,8 @@ def write_run(
         cpu_us=run.cpu_us,
         memory_peak_bytes=run.memory_peak_bytes,
         container_id=(failed and failed.container_id) or run.container_id,
+        io_read_bytes=run.io_read_bytes,
+        io_write_bytes=run.io_write_bytes,
     )
     t.run_changes[:] = [change]
     t.revision = run.revision
@@ -348,6 +355,9 @@ def attempt_row(
             runner=record.runner,
             cpu_us=usage.cpu_us,
             memory_peak_bytes=usage.memory_peak_bytes,
+            error_detail=failure.detail,
+            io_read_bytes=usage.io_read_bytes,
+            io_write_bytes=usage.io_write_bytes,
         )
     )
 
@@ -374,6 +384,7 @@ def error_row(
             stack_trace=failure.stack_trace,
             stdout_tail=usage.stdout_tail,
             stderr_tail=usage.stderr_tail,
+            error_detail=failure.detail,
         )
     )
 

@@ -1541,11 +1541,40 @@ def _frames(problem, source):
     return out
 
 
+_CAUSE = "The above exception was the direct cause of the following one:"
+_CONTEXT = "While handling the above exception, another one occurred:"
+
+
+def _members(problem):
+    """The exceptions in a group and in groups within it, a bounded number of them."""
+    found, waiting, seen = [], [problem], 0
+    while waiting and len(found) < MAX_CAUSES and seen < 1000:
+        seen += 1
+        current = waiting.pop(0)
+        inner = getattr(current, "exceptions", None)
+        if _is_group(current) and isinstance(inner, tuple):
+            waiting[:0] = [each for each in inner if isinstance(each, BaseException)]
+        elif current is not problem:
+            found.append(current)
+    return found
+
+
+def _is_group(problem):
+    return sys.version_info >= (3, 11) and isinstance(problem, BaseExceptionGroup)  # noqa: F821
+
+
+def _lines_of(problem, source):
+    name, text = type(problem).__name__[:255], safe_text(problem)
+    lines = ["Traceback (most recent call last):", *_frames(problem, source)]
+    lines.append("%s: %s" % (name, text) if text else name)
+    return name, text, "\n".join(lines)
+
+
 def _cause_of(problem):
     if problem.__cause__ is not None:
-        return problem.__cause__, "The above exception was the direct cause of the following one:"
+        return problem.__cause__, _CAUSE
     if problem.__context__ is not None and not problem.__suppress_context__:
-        return problem.__context__, "While handling the above exception, another one occurred:"
+        return problem.__context__, _CONTEXT
     return None, ""
 
 
@@ -1556,25 +1585,30 @@ def error_of(problem, source, kind="user_error"):
     current, link = problem, ""
     while current is not None and len(chain) < MAX_CAUSES and id(current) not in seen:
         seen.add(id(current))
-        name = type(current).__name__
-        lines = ["Traceback (most recent call last):", *_frames(current, source)]
-        text = safe_text(current)
-        lines.append("%s: %s" % (name, text) if text else name)
+        name, text, lines = _lines_of(current, source)
         following = link
         current, link = _cause_of(current)
-        chain.append((name, text, "\n".join(lines), following))
+        chain.append((name, text, lines, following))
     trace = []
     for _, _, text, following in reversed(chain):
         trace.append(text)
         if following:
             trace.append("\n%s\n" % following)
     name, text = chain[0][0], chain[0][1]
+    causes = [
+        {"kind": "cause" if link is _CAUSE else "context", "exception": n, "message": t[:1000]}
+        for n, t, _, link in chain[1:]
+    ]
+    for number, member in enumerate(_members(problem)):
+        n, t, lines = _lines_of(member, source)
+        trace.append("\nMember %d of the group:\n\n%s" % (number + 1, lines))
+        causes.append({"kind": "member", "exception": n, "message": t[:1000]})
     return {
         "type": kind,
         "message": "%s: %s" % (name, text) if text else name,
         "exception": name,
         "traceback": clean("\n".join(trace), MAX_TRACE),
-        "causes": [clean("%s: %s" % (n, t), 1000) for n, t, _, _ in chain[1:]],
+        "causes": causes,
     }
 
 
@@ -1768,6 +1802,7 @@ class Residue:
     def __init__(self):
         self.last_pid_file = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
         self.last_pid = self._last_pid()
+        self.started = False  # whether the last call started a process or a thread
         self.threads = len(os.listdir("/proc/self/task"))
         self.cwd = os.getcwd()
         self.environment = dict(os.environ._data)
@@ -1782,7 +1817,8 @@ class Residue:
 
     def found(self):
         last_pid = self._last_pid()
-        if last_pid != self.last_pid:
+        self.started = last_pid != self.last_pid
+        if self.started:
             self.last_pid = last_pid
             if len(os.listdir("/proc/self/task")) > self.threads:
                 return "threads"
@@ -1982,11 +2018,70 @@ class Node:
             ) from None
 
 
+class Meter:
+    """What one call used, by the kernel's count: this process, and children it waited for."""
+
+    def __init__(self, clear_refs):
+        self.clear_refs = clear_refs  # open since before rights were given up
+        self.begin()
+
+    def begin(self):
+        """Start again from what is counted now."""
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.peak_kb = own.ru_maxrss
+        self.children_us = _cpu_us(children)
+        self.children_peak_kb = children.ru_maxrss
+        self.children_blocks = (children.ru_inblock, children.ru_oublock)
+        self.blocks = self._blocks(own)
+
+    def _blocks(self, own):
+        read, write = self.children_blocks
+        return own.ru_inblock + read, own.ru_oublock + write
+
+    def end(self, cpu_us, spawned):
+        """The fields of the reply; a call that started no process and read nothing asks once."""
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        peak_kb = own.ru_maxrss
+        more = ""
+        if spawned:
+            children = resource.getrusage(resource.RUSAGE_CHILDREN)
+            children_us = _cpu_us(children)
+            cpu_us += children_us - self.children_us
+            self.children_us = children_us
+            self.children_blocks = (children.ru_inblock, children.ru_oublock)
+            if children.ru_maxrss > self.children_peak_kb:  # else it is an earlier call's
+                self.children_peak_kb = children.ru_maxrss
+                peak_kb = max(peak_kb, children.ru_maxrss)
+        blocks = self._blocks(own)
+        if blocks != self.blocks:
+            read, write = blocks[0] - self.blocks[0], blocks[1] - self.blocks[1]
+            more = ',"io":[%d,%d]' % (read * 512, write * 512)
+            self.blocks = blocks
+        if own.ru_maxrss > self.peak_kb + 4096:
+            self._forget_peak(own.ru_maxrss)
+        return cpu_us, peak_kb, more
+
+    def _forget_peak(self, peak_kb):
+        """The next call's peak is its own, where the kernel can be asked to count it anew."""
+        self.peak_kb = peak_kb
+        try:
+            os.write(self.clear_refs, b"5")
+            self.peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        except OSError:
+            pass
+
+
+def _cpu_us(used):
+    return int((used.ru_utime + used.ru_stime) * 1e6)
+
+
 class Agent:
     """Reads frames until the channel ends."""
 
-    def __init__(self, channel):
+    def __init__(self, channel, meter):
         self.channel = channel
+        self.meter = meter
         self.node = None
         self.residue = None
         self.context = {}
@@ -2043,6 +2138,7 @@ class Agent:
         wall_us = (time.perf_counter_ns() - began) // 1000
         if error is None:
             self.residue = Residue()
+            self.meter.begin()
             self.channel.write({"op": "loaded", "wall_us": wall_us})
         else:
             self.channel.write({"op": "failed", "error": error, "wall_us": wall_us})
@@ -2126,19 +2222,22 @@ class Agent:
         flush_streams()
         self.channel.room = 0  # what comes after the call is nobody's
         recycle = self.left_behind()
-        used = resource.getrusage(resource.RUSAGE_SELF)
+        cpu_us, peak_kb, more = self.meter.end(
+            (time.process_time_ns() - cpu) // 1000, self.residue.started
+        )
         user_us = max(0, left - entered) // 1000
         # Written by hand: it is most of what a short call costs beside the call itself.
         reply = (
             '{"op":"result","id":%d,"recycle":"%s","usage":{"cpu_us":%d,"max_rss_kb":%d,'
-            '"wall_us":%d,"serialization_us":%d},'
+            '"wall_us":%d,"serialization_us":%d%s},'
         ) % (
             header["id"],
             recycle,
-            (time.process_time_ns() - cpu) // 1000,
-            used.ru_maxrss,
+            cpu_us,
+            peak_kb,
             user_us,
             max(0, (done - began) // 1000 - user_us),
+            more,
         )
         if error is None:
             sizes = ",".join(["[%s,%d]" % (name, len(text)) for name, text in texts])
@@ -2543,6 +2642,13 @@ def main():
     del sys.argv[1:]
     sys.argv[0] = FILENAME
     channel = Channel(descriptor)
+    # Opened with the rights that this process still has; where it is barred, peaks only grow.
+    try:
+        clear_refs = fcntl.fcntl(
+            os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC), fcntl.F_DUPFD_CLOEXEC, 200
+        )
+    except OSError:
+        clear_refs = -1
 
     def stop(number, frame):
         if channel.writer == _thread.get_ident():
@@ -2555,7 +2661,7 @@ def main():
     sys.stderr = sys.__stderr__ = open_printed(channel, 2)
     sys.meta_path.insert(0, LoggingWatch(channel))
     try:
-        Agent(channel).serve()
+        Agent(channel, Meter(clear_refs)).serve()
     except Terminated:
         pass
     # Threads that user code left must not keep the sandbox alive.

@@ -53,7 +53,6 @@ log = structlog.get_logger()
 
 # Above this a text is checked beside the loop, so that one call does not hold up the others.
 _CHECK_INLINE_BYTES: Final = 16 * 1024
-_TERMINATION_GRACE_S: Final = 1.0
 _NEEDS_KEPT_MAX: Final = 10_000
 # Values that are strict JSON at a glance: most results of small functions.
 _PLAIN: Final = re.compile(rb'-?(?:0|[1-9][0-9]{0,17})|true|false|null|"[ !#-\[\]-~]{0,256}"')
@@ -87,7 +86,9 @@ class Attempts:
         logs: NodeLogs,
         carried: CarriedFiles,
         caps: Asked = NOTHING_ASKED,
+        grace_s: float = 1.0,
     ) -> None:
+        self._grace_s = grace_s
         self._caps = caps
         self._pool = pool
         self._logs = logs
@@ -144,6 +145,8 @@ class Attempts:
                 attempts=warm.uses,
                 cpu_us=warm.cpu_us,
                 memory_peak_bytes=warm.memory_peak_bytes,
+                io_read_bytes=warm.io_read_bytes,
+                io_write_bytes=warm.io_write_bytes,
             )
             self._pool.release(warm, recycle=recycle, worked_s=worked_s)
 
@@ -342,6 +345,7 @@ class Attempts:
             written.close()
             return Outcome(
                 error=_died_error(attempt, died),
+                usage=_usage_of_dead(warm, time.monotonic() - began),
                 stdout_tail=stdout,
                 stderr_tail=stderr,
                 recycle="died",
@@ -353,6 +357,8 @@ class Attempts:
         if lent is not None:
             outcome = await self._with_files(attempt, warm, lent, reply, outcome)
         warm.cpu_us += outcome.usage.cpu_us
+        warm.io_read_bytes += outcome.usage.io_read_bytes
+        warm.io_write_bytes += outcome.usage.io_write_bytes
         warm.memory_peak_bytes = max(warm.memory_peak_bytes, outcome.usage.memory_peak_bytes)
         return outcome
 
@@ -372,7 +378,7 @@ class Attempts:
         return outcome
 
     def _on_timeout(self, attempt: Attempt) -> None:
-        self.tell_to_end(attempt, "timeout", grace_s=_TERMINATION_GRACE_S)
+        self.tell_to_end(attempt, "timeout", grace_s=self._grace_s)
 
     async def _inputs(
         self, request: AttemptRequest, bytes_max: int
@@ -518,11 +524,33 @@ def _skim(outputs: Sequence[tuple[str, bytes]]) -> None:
 def _usage(found: object) -> Usage:
     if not isinstance(found, dict):
         return NO_USAGE
+    read, write = 0, 0
+    match found.get("io"):
+        case [int(read), int(write)]:
+            pass
     return Usage(
         cpu_us=_count(found.get("cpu_us")),
         memory_peak_bytes=_count(found.get("max_rss_kb")) * 1024,
         wall_us=_count(found.get("wall_us")),
         serialization_us=_count(found.get("serialization_us")),
+        io_read_bytes=_count(read),
+        io_write_bytes=_count(write),
+    )
+
+
+def _usage_of_dead(warm: Warm, wall_s: float) -> Usage:
+    """Give what an attempt used whose agent cannot tell any more, by its control group.
+
+    The highest mark of memory is of the sandbox's whole life: who died of it was the highest.
+    """
+    used = warm.sandbox.usage()
+    cpu_us = max(0, used.cpu_us - warm.cpu_base_us - warm.cpu_us)
+    warm.cpu_us += cpu_us
+    warm.memory_peak_bytes = max(warm.memory_peak_bytes, used.memory_peak_bytes)
+    return Usage(
+        cpu_us=cpu_us,
+        memory_peak_bytes=used.memory_peak_bytes,
+        wall_us=round(wall_s * 1_000_000),
     )
 
 

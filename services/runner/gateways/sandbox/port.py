@@ -98,6 +98,9 @@ class Sandbox(Protocol):
     def output_tails(self) -> tuple[str, str]:
         """Give the ends of stdout and stderr since `begin_output`."""
 
+    def usage(self) -> SandboxUsage:
+        """Give what it used until now, as the kernel counts it; nothing where nobody does."""
+
     async def kill(self, *, grace_s: float = 0.0) -> SandboxUsage:
         """End every process inside: SIGTERM to the agent first where a grace is given."""
 

@@ -171,9 +171,13 @@ class SandboxProcess:
             case {"level": int(level), "name": str(name)} if self._sink is not None:
                 self._sink.recorded(level, name, body.decode("utf-8", "replace"))
 
-    def memory_peak_bytes(self) -> int:
-        """Read the control group's high-water mark; 0 without one."""
-        return self._cgroup.memory_peak_bytes() if self._cgroup else 0
+    def usage(self) -> SandboxUsage:
+        """Read what its control group counted until now, also after its end."""
+        if self._cgroup is not None:
+            self._usage = SandboxUsage(
+                memory_peak_bytes=self._cgroup.memory_peak_bytes(), cpu_us=self._cgroup.cpu_us()
+            )
+        return self._usage
 
     async def kill(self, *, grace_s: float = 0.0) -> SandboxUsage:
         """End every process inside; safe to call twice."""
@@ -203,10 +207,10 @@ class SandboxProcess:
                 self._process.kill()
 
     async def _release(self) -> None:
+        self.usage()
         cgroup, self._cgroup = self._cgroup, None
         if cgroup is None:
             return
-        self._usage = SandboxUsage(memory_peak_bytes=cgroup.memory_peak_bytes())
         for _ in range(100):
             if cgroup.remove():
                 return

@@ -27,6 +27,7 @@ from services.kit.pg import Pool, open_pool
 from services.kit.pythons import find_pythons
 from services.kit.rpc.auth import Authenticator
 from services.kit.run import App, listener
+from services.runner.domain.frames import Machine
 from services.runner.domain.limits import Limits, ProbeCheck, Tier, meets
 from services.runner.gateways.docker.host import DockerHost, DockerMissing, DockerSettings
 from services.runner.gateways.file_store import FileStore
@@ -146,20 +147,27 @@ async def _runner(
         interpreters=interpreters,
         stored=StoredInputs(store, engine_pool),
     )
+    refusal = _refusal(settings, proven.tier)
     desk = Desk(
         attempts,
         membership,
         slots=settings.slots,
         store=Outputs(store, engine_pool).save,
         pythons=pythons,
-        refuse=_refusal(settings, proven.tier),
+        refuse=refusal,
     )
     greet = greeting_of(
         desk,
         lambda: membership.incarnation,
         slots=settings.slots,
-        tiers=(proven.tier,),
+        tiers=() if refusal else (proven.tier,),
         pythons=pythons,
+        machine=Machine(
+            labels=settings.labels,
+            cpus=os.cpu_count() or 1,
+            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            gpus=settings.gpus,
+        ),
     )
     streams = Streams(
         desk,

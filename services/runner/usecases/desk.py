@@ -418,4 +418,5 @@ def _request(
         outputs=definition.outputs,
         timeout_s=assignment.timeout_s or definition.timeout_s or _TIMEOUT_DEFAULT_S,
         memory_bytes=definition.memory_bytes,
+        reuse=definition.reuse,
     )

@@ -18,6 +18,7 @@ import pytest
 
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.effects import Effects
+from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.rows import (
     AckCommand,
@@ -34,6 +35,7 @@ from tests.unit.orchestrator.graphs import random_plan
 from tests.unit.orchestrator.store import Store
 
 TENANT = UUID(int=7)
+_OFFER = Offer(pythons=frozenset({"3.11"}), tier="T2")
 # Per block of eight; the long lane runs 10,000 in all.
 SEEDS = 1250 if os.environ.get("QFLOW_TEST_FULL") else 100
 
@@ -144,7 +146,7 @@ class World:
         held = self.held.setdefault(runner, {})
         kept = self.results.setdefault(runner, [])
         inventory = held | {each.attempt_ref: each.token for each in kept}
-        transitions = self.core.attached(runner, frozenset({"3.11"}), inventory)
+        transitions = self.core.attached(runner, _OFFER, inventory)
         self.submit(transitions)
         self.submit(self.core.granted(runner, self.chance.randint(1, 4), 1))
         for outcome in list(kept):

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from qflow.types import SCALARS, Type, to_json
 
+from services.registry.domain.constructs import Requirements
 from services.registry.domain.definition import (
     Checked,
     Definition,
@@ -128,6 +129,9 @@ def test_a_setting_out_of_its_limits_is_refused_wherever_it_comes_from(setting: 
         "timeout": bound(timeout_ms=-1),
         "memory_limit_bytes": bound(memory_bytes=1),
         "queue_timeout": bound(queue_timeout_ms=0),
+        "runner.cpus": bound(runner=Requirements(cpus=-1)),
+        "runner.memory_bytes": bound(runner=Requirements(memory_bytes=2**60)),
+        "runner.gpus": bound(runner=Requirements(gpus=65)),
         "total_timeout": bound(total_timeout_ms=10**15),
         "retry.max_retries": bound(retry=Retry(max_retries=10**9)),
         "retry.initial_delay": bound(retry=Retry(initial_delay_ms=-1)),

@@ -164,6 +164,8 @@ def _built_in(check: Check, node: WorkflowNode, place: str) -> None:
         return
     useless = {
         "queue_timeout": node.queue_timeout_ms is not None,
+        "reuse": bool(node.reuse),
+        "runner": node.runner is not None,
     }
     if not isinstance(node.construct, SubWorkflow):
         useless["retry"] = node.retry is not None

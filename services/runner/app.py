@@ -271,6 +271,8 @@ async def _prove(
         )
         if proven.tier is not Tier.T0:
             break
+    if docker is not None and host is not docker:
+        await docker.close()
     if not meets(proven.tier, Tier.T2):
         log.warning("sandbox_weak", tier=proven.tier.value, wants="namespaces and control groups")
     return host, Probe(proven.tier, [*missing, *proven.checks])

@@ -1780,7 +1780,14 @@ def import_ahead(spec):
     """
     import ast
     import importlib
+    import linecache  # noqa: F401 - what every child needs, and those of some types
 
+    told = _dump([spec["inputs"], spec["outputs"]])
+    needed = [name for name in ("datetime", "decimal", "uuid") if '"%s' % name in told]
+    if "async def" in spec["code"]:
+        needed.append("asyncio")
+    for name in needed:
+        importlib.import_module(name)
     if spec.get("env") and spec["env"] not in sys.path:
         sys.path.append(spec["env"])
     try:

@@ -142,9 +142,15 @@ async def fork() -> dict[str, Any]:
 
 async def cold_sandbox() -> dict[str, Any]:
     """Milliseconds from nothing to a T2 sandbox with a node loaded; the 99th of a hundred."""
+    spans: list[float] = []
+    bare: list[float] = []
     with _machine() as (_, python, cgroups):
-        spans = await _cold_ms(_sandboxes(cgroups), python, _COLD)
-    return figure(spans, "ms", "lower", target=60.0, floor=0.0, value=_p99(spans)) | {
+        for _ in range(_COLD):
+            spans += await _cold_ms(_sandboxes(cgroups), python, 1)
+            bare += await _cold_ms(BareHost(cgroups=None), python, 1)
+    # The floor is the same without any wall: a Python that starts and imports what an agent needs.
+    floor = statistics.median(bare)
+    return figure(spans, "ms", "lower", target=60.0, floor=floor, value=_p99(spans)) | {
         "median": round(statistics.median(spans), 3)
     }
 

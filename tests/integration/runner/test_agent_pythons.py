@@ -76,7 +76,7 @@ async def test_the_agent_loads_calls_and_forks_on_every_python_that_is_here(
         expected = {"first": 2, "second": ["é"]}
         assert expected == await box.value(x="1")
         error = await box.error(x="-1")
-        assert ("ValueError", "below zero") == (error["exception"], error["message"])
+        assert ("ValueError", "ValueError: below zero") == (error["exception"], error["message"])
         for apart in ("fork", "fresh"):
             known = {"op": "prepare", "version": apart, "apart": apart}
             await sandbox.request(header | known)

@@ -22,6 +22,7 @@ from bench.environments import known_environment, new_environment
 from bench.figures import figure as _figure
 from bench.flow import ONE, OTHER, SUM, Flow, running
 from bench.lists import list_nodes, search_nodes
+from bench.sandboxes import cold_docker, cold_sandbox, fork, warm_docker, warm_over_bare
 from bench.simulated import simulation
 from bench.values import file_gigabyte, numpy_edge
 
@@ -216,4 +217,9 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "new_environment": new_environment,
     "numpy_edge": numpy_edge,
     "file_gigabyte": file_gigabyte,
+    "warm_over_bare": warm_over_bare,
+    "fork": fork,
+    "cold_sandbox": cold_sandbox,
+    "warm_docker": warm_docker,
+    "cold_docker": cold_docker,
 }

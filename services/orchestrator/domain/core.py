@@ -178,7 +178,8 @@ class Core:
         t = Transition(run.id, revision=1, follows=follows)
         out.add(t)
         t.run_inserts.append(row)
-        t.copies.extend(copies)
+        for each in copies:
+            t.copy(each)
         if row.start_at is not None:  # its time is told by the database's clock: `begin_in`
             run.asleep = True
             return

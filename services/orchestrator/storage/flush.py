@@ -185,11 +185,7 @@ _FILE_USES: Final = Part(
      ORDER BY given.file_id, given.id
  RETURNING node_execution_id
     """,
-    lambda t: [
-        (each.id, each.run_id, each.file_id, each.first)
-        for each in t.copies
-        if each.file_id is not None
-    ],
+    lambda t: t.file_uses,
     of_first=True,
 )
 

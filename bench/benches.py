@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psutil
 
@@ -21,6 +21,7 @@ from bench.definitions import check_workflow, get_workflow
 from bench.figures import figure as _figure
 from bench.flow import ONE, OTHER, SUM, Flow, running
 from bench.lists import list_nodes, search_nodes
+from bench.processors import per_node_ms, spent_s
 
 Bench = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 
@@ -45,7 +46,7 @@ async def chain() -> dict[str, Any]:
         floor = await floors.node_ms(flow.suite.database_url)
         for _ in range(3):
             await flow.run(workflow_id, 0)
-        before, spans = await flow.spent(), []
+        before, spans = await _spent(flow), []
         for number in range(_ROUNDS):
             begin = time.perf_counter()
             result = await flow.run(workflow_id, number)
@@ -67,7 +68,7 @@ async def many() -> dict[str, Any]:
         floor = await floors.transactions_per_s(flow.suite.database_url)
         for _ in range(2):
             await _diamonds(flow, workflow_id)
-        before = await flow.spent()
+        before = await _spent(flow)
         rates = [await _diamonds(flow, workflow_id) for _ in range(_ROUNDS)]
         costs = await _costs(flow, before, _ROUNDS * _DIAMONDS * _DIAMOND_NODES)
     return _figure(rates, "nodes/s", "higher", target=1.1 * floor, floor=floor) | costs
@@ -91,7 +92,7 @@ async def hello() -> dict[str, Any]:
         floor = await floors.node_ms(flow.suite.database_url)
         for _ in range(20):
             await flow.run(workflow_id, 0)
-        before, spans = await flow.spent(), []
+        before, spans = await _spent(flow), []
         for number in range(_HELLOS):
             begin = time.perf_counter()
             assert await flow.run(workflow_id, number) == number + 1
@@ -160,22 +161,34 @@ async def create_node() -> dict[str, Any]:
     return figure | {"lines": creating.LINES}
 
 
+class Spent(NamedTuple):
+    """What a suite has taken so far."""
+
+    commits: int
+    wal_bytes: int
+    processors_s: Mapping[str, float]
+
+
+async def _spent(flow: Flow) -> Spent:
+    return Spent(*await flow.spent(), spent_s(flow.suite))
+
+
 def _run(command: list[str], folder: Path) -> None:
     inherited = {name: v for name, v in os.environ.items() if not name.startswith("QFLOW_")}
     subprocess.run(command, cwd=folder, env=inherited, check=True, stdout=sys.stderr)
 
 
-async def _costs(
-    flow: Flow, before: tuple[int, int], nodes: int, *, sandboxes: int = 2
-) -> dict[str, Any]:
+async def _costs(flow: Flow, before: Spent, nodes: int, *, sandboxes: int = 2) -> dict[str, Any]:
+    processors = spent_s(flow.suite)  # first: to ask for the rest takes time of its own
     commits, wal_bytes = await flow.spent()
     tiers = flow.sandboxes()
     assert sum(tiers.values()) >= sandboxes, tiers
     return {
         "tier": tiers,
         "durability": "strict",
-        "commits_per_node": round((commits - before[0]) / nodes, 4),
-        "wal_bytes_per_node": round((wal_bytes - before[1]) / nodes),
+        "commits_per_node": round((commits - before.commits) / nodes, 4),
+        "wal_bytes_per_node": round((wal_bytes - before.wal_bytes) / nodes),
+        "cpu_ms_per_node": per_node_ms(before.processors_s, processors, nodes),
     }
 
 

@@ -11,17 +11,18 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import psutil
 
 from bench import create_node as creating
 from bench import floors
+from bench.costs import costs, spent
 from bench.definitions import check_workflow, get_workflow
 from bench.figures import figure as _figure
 from bench.flow import ONE, OTHER, SUM, Flow, running
 from bench.lists import list_nodes, search_nodes
-from bench.processors import per_node_ms, spent_s
+from bench.scale import fan, large_map, load
 
 Bench = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 
@@ -46,15 +47,15 @@ async def chain() -> dict[str, Any]:
         floor = await floors.node_ms(flow.suite.database_url)
         for _ in range(3):
             await flow.run(workflow_id, 0)
-        before, spans = await _spent(flow), []
+        before, spans = await spent(flow), []
         for number in range(_ROUNDS):
             begin = time.perf_counter()
             result = await flow.run(workflow_id, number)
             spans.append((time.perf_counter() - begin) * 1000 / _CHAIN_NODES)
             assert result == number + _CHAIN_NODES, result
-        costs = await _costs(flow, before, _ROUNDS * _CHAIN_NODES)
+        told = await costs(flow, before, _ROUNDS * _CHAIN_NODES)
     total = sum(floor.values())
-    return _figure(spans, "ms/node", "lower", target=6 * total, floor=total) | floor | costs
+    return _figure(spans, "ms/node", "lower", target=6 * total, floor=total) | floor | told
 
 
 async def many() -> dict[str, Any]:
@@ -68,10 +69,10 @@ async def many() -> dict[str, Any]:
         floor = await floors.transactions_per_s(flow.suite.database_url)
         for _ in range(2):
             await _diamonds(flow, workflow_id)
-        before = await _spent(flow)
+        before = await spent(flow)
         rates = [await _diamonds(flow, workflow_id) for _ in range(_ROUNDS)]
-        costs = await _costs(flow, before, _ROUNDS * _DIAMONDS * _DIAMOND_NODES)
-    return _figure(rates, "nodes/s", "higher", target=1.1 * floor, floor=floor) | costs
+        told = await costs(flow, before, _ROUNDS * _DIAMONDS * _DIAMOND_NODES)
+    return _figure(rates, "nodes/s", "higher", target=1.1 * floor, floor=floor) | told
 
 
 async def _diamonds(flow: Flow, workflow_id: str) -> float:
@@ -92,17 +93,17 @@ async def hello() -> dict[str, Any]:
         floor = await floors.node_ms(flow.suite.database_url)
         for _ in range(20):
             await flow.run(workflow_id, 0)
-        before, spans = await _spent(flow), []
+        before, spans = await spent(flow), []
         for number in range(_HELLOS):
             begin = time.perf_counter()
             assert await flow.run(workflow_id, number) == number + 1
             spans.append((time.perf_counter() - begin) * 1000)
-        costs = await _costs(flow, before, _HELLOS, sandboxes=1)
+        told = await costs(flow, before, _HELLOS, sandboxes=1)
     # Two commits stand on its way, the start's and the end's; the target is the finished engine's.
     total = sum(floor.values()) + floor["commit_ms"]
     p99 = sorted(spans)[int(len(spans) * 0.99)]
     figure = _figure(spans, "ms", "lower", target=_HELLO_TARGET_MS, floor=total)
-    return figure | {"p99": round(p99, 3)} | floor | costs
+    return figure | {"p99": round(p99, 3)} | floor | told
 
 
 async def idle() -> dict[str, Any]:
@@ -161,35 +162,9 @@ async def create_node() -> dict[str, Any]:
     return figure | {"lines": creating.LINES}
 
 
-class Spent(NamedTuple):
-    """What a suite has taken so far."""
-
-    commits: int
-    wal_bytes: int
-    processors_s: Mapping[str, float]
-
-
-async def _spent(flow: Flow) -> Spent:
-    return Spent(*await flow.spent(), spent_s(flow.suite))
-
-
 def _run(command: list[str], folder: Path) -> None:
     inherited = {name: v for name, v in os.environ.items() if not name.startswith("QFLOW_")}
     subprocess.run(command, cwd=folder, env=inherited, check=True, stdout=sys.stderr)
-
-
-async def _costs(flow: Flow, before: Spent, nodes: int, *, sandboxes: int = 2) -> dict[str, Any]:
-    processors = spent_s(flow.suite)  # first: to ask for the rest takes time of its own
-    commits, wal_bytes = await flow.spent()
-    tiers = flow.sandboxes()
-    assert sum(tiers.values()) >= sandboxes, tiers
-    return {
-        "tier": tiers,
-        "durability": "strict",
-        "commits_per_node": round((commits - before.commits) / nodes, 4),
-        "wal_bytes_per_node": round((wal_bytes - before.wal_bytes) / nodes),
-        "cpu_ms_per_node": per_node_ms(before.processors_s, processors, nodes),
-    }
 
 
 def _processes(flow: Flow) -> list[psutil.Process]:
@@ -212,6 +187,9 @@ def _largest(by_name: Mapping[str, float]) -> dict[str, float]:
 BENCHES: Final[Mapping[str, Bench]] = {
     "chain": chain,
     "many": many,
+    "fan": fan,
+    "load": load,
+    "large_map": large_map,
     "hello": hello,
     "idle": idle,
     "idle_memory": idle_memory,

@@ -29,12 +29,18 @@ def check_elements(message: Message) -> None:
 
 def find_rule_faults(message: Message) -> list[FieldViolation]:
     """Find breaches of the rules that the contract states as `buf.validate` options."""
+    if not protovalidate.collect_violations(message, fail_fast=True):
+        return []
     # A fault may be found twice: in the whole, and in the element that has it.
     return [*dict.fromkeys(islice(_rule_faults(message, ""), FAULTS_MAX))]
 
 
 def find_content_faults(message: Message, *, has_nul: bool) -> list[FieldViolation]:
     """Find what no rule says once for all: NUL in a text, a number that names no enum value."""
+    if not has_nul and not any(
+        getattr(message, name) for name in _enum_holders(message.DESCRIPTOR)
+    ):
+        return []
     return [*islice(_content_faults(message, "", texts=has_nul), FAULTS_MAX)]
 
 
@@ -163,6 +169,11 @@ def _content_faults(message: Message, path: str, *, texts: bool) -> Iterator[Fie
 def _holds_enum(field: FieldDescriptor) -> bool:
     inner = () if field.message_type is None else _within(field.message_type)
     return any(each.enum_type is not None for each in (field, *inner))
+
+
+@cache
+def _enum_holders(descriptor: Descriptor) -> tuple[str, ...]:
+    return tuple(field.name for field in descriptor.fields if _holds_enum(field))
 
 
 def _items(

@@ -21,6 +21,7 @@ from bench.definitions import check_workflow, get_workflow
 from bench.figures import figure as _figure
 from bench.flow import ONE, OTHER, SUM, Flow, running
 from bench.lists import list_nodes, search_nodes
+from bench.unary import unary
 
 Bench = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 
@@ -208,4 +209,5 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "get_workflow": get_workflow,
     "check_workflow": check_workflow,
     "create_node": create_node,
+    "unary": unary,
 }

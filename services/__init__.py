@@ -1,4 +1,5 @@
 """The services of Qflow, and how gRPC moves bytes in each of them."""
+
 from __future__ import annotations
 
 import os

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import protovalidate
 from buf.validate import validate_pb2
@@ -37,9 +37,7 @@ def find_rule_faults(message: Message) -> list[FieldViolation]:
 
 def find_content_faults(message: Message, *, has_nul: bool) -> list[FieldViolation]:
     """Find what no rule says once for all: NUL in a text, a number that names no enum value."""
-    if not has_nul and not any(
-        getattr(message, name) for name in _enum_holders(message.DESCRIPTOR)
-    ):
+    if not has_nul and _enums_known(message):
         return []
     return [*islice(_content_faults(message, "", texts=has_nul), FAULTS_MAX)]
 
@@ -171,9 +169,44 @@ def _holds_enum(field: FieldDescriptor) -> bool:
     return any(each.enum_type is not None for each in (field, *inner))
 
 
+class _EnumField(NamedTuple):
+    """A field that is an enum, or within whose message one may stand."""
+
+    name: str
+    numbers: frozenset[int]  # empty for a message
+    is_repeated: bool
+    is_map: bool
+
+
 @cache
-def _enum_holders(descriptor: Descriptor) -> tuple[str, ...]:
-    return tuple(field.name for field in descriptor.fields if _holds_enum(field))
+def _enum_fields(descriptor: Descriptor) -> tuple[_EnumField, ...]:
+    fields = []
+    for field in filter(_holds_enum, descriptor.fields):
+        enum, inner = field.enum_type, field.message_type
+        numbers = frozenset(enum.values_by_number) if enum is not None else frozenset[int]()
+        is_map = inner is not None and inner.GetOptions().map_entry
+        fields.append(_EnumField(field.name, numbers, field.is_repeated, is_map))
+    return tuple(fields)
+
+
+def _enums_known(message: Message) -> bool:
+    """Whether every number names a value, found out without making up where each one stands.
+
+    Maps are left to the search that does.
+    """
+    for field in _enum_fields(message.DESCRIPTOR):
+        value = getattr(message, field.name)
+        if field.is_map:
+            known = not value
+        elif field.numbers:
+            known = field.numbers.issuperset(value) if field.is_repeated else value in field.numbers
+        elif field.is_repeated:
+            known = all(map(_enums_known, value))
+        else:
+            known = not message.HasField(field.name) or _enums_known(value)
+        if not known:
+            return False
+    return True
 
 
 def _items(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -29,10 +29,11 @@ def check_elements(message: Message) -> None:
 
 def find_rule_faults(message: Message) -> list[FieldViolation]:
     """Find breaches of the rules that the contract states as `buf.validate` options."""
-    if not protovalidate.collect_violations(message, fail_fast=True):
+    violations = protovalidate.collect_violations(message, fail_fast=True)
+    if not violations:
         return []
     # A fault may be found twice: in the whole, and in the element that has it.
-    return [*dict.fromkeys(islice(_rule_faults(message, ""), FAULTS_MAX))]
+    return [*dict.fromkeys(islice(_breaches(message, "", violations), FAULTS_MAX))]
 
 
 def find_content_faults(message: Message, *, has_nul: bool) -> list[FieldViolation]:
@@ -112,15 +113,14 @@ def _within(descriptor: Descriptor) -> tuple[FieldDescriptor, ...]:
     return tuple(field for each in seen.values() for field in each.fields)
 
 
-def _rule_faults(message: Message, path: str) -> Iterator[FieldViolation]:
-    """Look for the first fault alone, then for all within what is small enough.
+def _breaches(
+    message: Message, path: str, violations: Sequence[protovalidate.Violation]
+) -> Iterator[FieldViolation]:
+    """Begin with the first fault alone, and look for all within what is small enough.
 
     The library makes up every violation before it tells of any, at a hundred times the cost of
     finding an element right.
     """
-    violations = protovalidate.collect_violations(message, fail_fast=True)
-    if not violations:
-        return
     searched_whole = _count(message, "") <= _SEARCHED_WHOLE_MAX
     if searched_whole:
         violations = protovalidate.collect_violations(message)
@@ -131,7 +131,9 @@ def _rule_faults(message: Message, path: str) -> Iterator[FieldViolation]:
         for field, value in message.ListFields():
             for place, _, item in _items(field, value, f"{path}{field.name}"):
                 if isinstance(item, Message):
-                    yield from _rule_faults(item, f"{place}.")
+                    first = protovalidate.collect_violations(item, fail_fast=True)
+                    if first:
+                        yield from _breaches(item, f"{place}.", first)
 
 
 def _path(path: Any, prefix: str) -> str:

@@ -26,6 +26,7 @@ from bench.lists import list_nodes, search_nodes
 from bench.sandboxes import cold_docker, cold_sandbox, fork, warm_docker, warm_over_bare
 from bench.scale import fan, large_map, load
 from bench.simulated import simulation
+from bench.unary import unary
 from bench.values import file_gigabyte, numpy_edge
 
 Bench = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
@@ -213,4 +214,5 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "cold_sandbox": cold_sandbox,
     "warm_docker": warm_docker,
     "cold_docker": cold_docker,
+    "unary": unary,
 }

@@ -18,35 +18,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TOKEN_BYTES_MAX: Final = 256
-_SUB_MS_UNITS: Final = 4096
-_WORDS: Final = struct.Struct("!512Q")
-_HALVES: Final = struct.Struct("!QQ")
+_SUB_MS_BITS: Final = 12
+_SUB_MS_UNITS: Final = 1 << _SUB_MS_BITS
+_HALVES: Final = struct.Struct(">QQ")
+_RANDOM_BYTES: Final = 4096
 
 
 class _Source:
     """What version 7 takes: a time that never repeats or goes back, and bits nobody can guess.
 
-    The time is one number of milliseconds and 12 bits of their fraction. Random bits are drawn
-    for some hundreds of ids at once: to ask the kernel for each costs more than the rest.
+    The time is one number of milliseconds and 12 bits of their fraction. Random bytes are drawn
+    some hundreds of ids at once: to ask the kernel for each costs more than the rest.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = 0
-        self._random: list[int] = []
+        self._random = b""
+        self._at = 0
 
-    def draw(self) -> tuple[int, int]:
+    def draw(self) -> tuple[int, bytes]:
         now = time.time_ns() * _SUB_MS_UNITS // 1_000_000
         with self._lock:
             self._last = now if now > self._last else self._last + 1
-            if not self._random:
-                self._random = list(_WORDS.unpack(os.urandom(_WORDS.size)))
-            return self._last, self._random.pop()
+            if self._at >= len(self._random):
+                self._random, self._at = os.urandom(_RANDOM_BYTES), 0
+            begin = self._at
+            self._at = begin + 8
+            return self._last, self._random[begin : self._at]
 
     def forget(self) -> None:
         """Draw anew: a forked child must not give the ids that its parent gives."""
         self._lock = threading.Lock()
-        self._random = []
+        self._random = b""
+        self._at = 0
 
 
 _SOURCE: Final = _Source()
@@ -71,8 +76,9 @@ def uuid7() -> UUID:
     the database saves the round trip that would read it back.
     """
     tick, random = _SOURCE.draw()
-    head = (tick // _SUB_MS_UNITS & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | tick % _SUB_MS_UNITS
-    tail = random & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
+    milliseconds, fraction = tick >> _SUB_MS_BITS, tick & (_SUB_MS_UNITS - 1)
+    head = (milliseconds & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | fraction
+    tail = int.from_bytes(random) & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
     return uuid_from_bytes(_HALVES.pack(head, tail))
 
 

@@ -77,9 +77,9 @@ async def test_what_a_killed_runner_left_is_removed_when_the_next_one_starts(
     assert -9 == ended.returncode
     client = docker.from_env()
     try:
-        label = {"label": f"{SANDBOX_LABEL}={name}"}
+        label: dict[str, str | list[str] | bool] = {"label": f"{SANDBOX_LABEL}={name}"}
         [left] = client.containers.list(filters=label)
-        assert left.labels[HOME_LABEL] in left.name
+        assert left.labels[HOME_LABEL] in str(left.name)
         host = await open_docker(interpreters, home)
         try:
             assert [] == client.containers.list(all=True, filters=label)

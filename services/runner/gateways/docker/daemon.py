@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import docker
 import structlog
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError, ContainerError, DockerException, NotFound
 from requests.exceptions import RequestException
 
 from services.runner.gateways.docker.options import HOME_LABEL, SANDBOX_LABEL
@@ -63,6 +63,22 @@ class Daemon:
             return str(self._client.images.get(name).id)
         except NotFound:
             return ""
+
+    def has_program(self, image: str, program: str) -> bool:
+        """Whether an image has a Python of this name that starts."""
+        try:
+            self._client.containers.run(
+                image,
+                entrypoint=[program, "-I", "-S", "-c", "pass"],
+                user="65534:65534",
+                network_mode="none",
+                read_only=True,
+                cap_drop=["ALL"],
+                remove=True,
+            )
+        except (APIError, ContainerError):
+            return False
+        return True
 
     def run(self, options: Mapping[str, Any]) -> str:
         """Create and start a container; give its id."""

@@ -216,12 +216,13 @@ def _survey(
     images = {
         interpreters[version].executable: (image, f"python{version}")
         for version, image in found.items()
-        if image
+        # One image may be all that is named: then it is of the Python that it has.
+        if image and daemon.has_program(image, f"python{version}")
     }
     if not images:
         raise DockerMissing(
-            f"the daemon has no image {settings.image} for any of {', '.join(interpreters)}:"
-            " make or pull one, or set QFLOW_DOCKER_IMAGE"
+            f"the daemon has no image {settings.image} with its Python for any of"
+            f" {', '.join(interpreters)}: make or pull one, or set QFLOW_DOCKER_IMAGE"
         )
     return info, images
 

@@ -1709,6 +1709,7 @@ class Printed(io.RawIOBase):
         self.channel = channel
         self.descriptor = descriptor
         self.header = b'{"op":"log","s":%d}' % descriptor
+        self.name = "<stdout>" if descriptor == 1 else "<stderr>"
 
     def writable(self):
         return True

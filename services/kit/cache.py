@@ -35,13 +35,18 @@ class Cache:
         self._clock = clock
         self._closed_until = 0.0
         self._pause_s = 0.0
+        self.hits = self.misses = 0
 
     async def get(self, key: str) -> bytes | None:
         """Return the value, or None when there is none or nobody to ask."""
-        if self._redis is None or self._resting():
-            return None
-        value = await self._ask(self._redis.get(key))
-        return value if isinstance(value, bytes) else None
+        value = None
+        if self._redis is not None and not self._resting():
+            value = await self._ask(self._redis.get(key))
+        if isinstance(value, bytes):
+            self.hits += 1
+            return value
+        self.misses += 1
+        return None
 
     async def set(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keep a value for a while, if possible."""

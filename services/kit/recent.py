@@ -51,6 +51,7 @@ class Recent(Generic[K, V]):
         self._weight_max = weight_max
         self._clock = clock
         self._weight = 0
+        self.hits = self.misses = 0
         self._kept: OrderedDict[tuple[UUID, K], _Entry[V]] = OrderedDict()
         self._loading: dict[tuple[UUID, K], asyncio.Task[V]] = {}
         # The keys of each tenant, kept or being loaded: to forget one tenant costs what it has.
@@ -62,7 +63,9 @@ class Recent(Generic[K, V]):
         entry = self._kept.get(whole)
         if entry is not None and entry.until > self._clock():
             self._kept.move_to_end(whole)
+            self.hits += 1
             return entry.value
+        self.misses += 1
         task = self._loading.get(whole)
         if task is None:
             # From before the question: its answer is no younger.

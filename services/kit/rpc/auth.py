@@ -59,6 +59,7 @@ class Authenticator:
         self.recheck_s = recheck_s
         self._pool = pool
         self._clock = clock
+        self.hits = self.misses = 0  # of what is known of tokens
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._unknown: OrderedDict[str, _Known] = OrderedDict()
         self._asking: dict[str, asyncio.Task[Caller | None]] = {}
@@ -67,8 +68,10 @@ class Authenticator:
         """Return the caller whose token has this digest; `Unauthenticated` when nobody has it."""
         known = self._known.get(digest) or self._unknown.get(digest)
         if known is None or known.until <= self._clock():
+            self.misses += 1
             caller = await self._ask_once(digest)
         else:
+            self.hits += 1
             caller = known.caller
         if caller is None or caller.expires_at <= datetime.now(UTC):
             raise _refused()

@@ -35,7 +35,7 @@ class Cache:
         self._clock = clock
         self._closed_until = 0.0
         self._pause_s = 0.0
-        self.hits = self.misses = 0
+        self._hits = self._misses = 0
 
     async def get(self, key: str) -> bytes | None:
         """Return the value, or None when there is none or nobody to ask."""
@@ -43,9 +43,9 @@ class Cache:
         if self._redis is not None and not self._resting():
             value = await self._ask(self._redis.get(key))
         if isinstance(value, bytes):
-            self.hits += 1
+            self._hits += 1
             return value
-        self.misses += 1
+        self._misses += 1
         return None
 
     async def set(self, key: str, value: bytes, ttl_s: float) -> None:
@@ -57,6 +57,10 @@ class Cache:
         """Forget a value, if possible; what must not be stale needs a short time to live too."""
         if self._redis is not None and not self._resting():
             await self._ask(self._redis.delete(key))
+
+    def asked(self) -> tuple[int, int]:
+        """Tell how often there was a value, and how often there was none or nobody to ask."""
+        return self._hits, self._misses
 
     async def close(self) -> None:
         """Close the connections."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
+from qflow.telemetry.v1.analytics_service_pb2_grpc import add_AnalyticsServiceServicer_to_server
 from qflow.telemetry.v1.doctor_service_pb2_grpc import add_DoctorServiceServicer_to_server
 from qflow.telemetry.v1.telemetry_service_pb2_grpc import add_TelemetryServiceServicer_to_server
 
@@ -17,6 +18,7 @@ from services.telemetry.gateways.machine import Machine
 from services.telemetry.loops.health import sample_health
 from services.telemetry.loops.metrics import derive_metrics
 from services.telemetry.loops.retention import forget_expired
+from services.telemetry.rpc.analytics import AnalyticsServicer
 from services.telemetry.rpc.doctor import DoctorServicer
 from services.telemetry.rpc.servicer import TelemetryServicer
 from services.telemetry.settings import Settings
@@ -61,6 +63,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             authenticator=authenticator,
             servicers=[
                 (add_TelemetryServiceServicer_to_server, TelemetryServicer(pool)),
+                (add_AnalyticsServiceServicer_to_server, AnalyticsServicer(pool)),
                 (add_DoctorServiceServicer_to_server, DoctorServicer(Doctor(doctor))),
             ],
             figures=[

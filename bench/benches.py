@@ -18,9 +18,12 @@ import psutil
 from bench import create_node as creating
 from bench import floors
 from bench.definitions import check_workflow, get_workflow
+from bench.environments import known_environment, new_environment
 from bench.figures import figure as _figure
 from bench.flow import ONE, OTHER, SUM, Flow, running
 from bench.lists import list_nodes, search_nodes
+from bench.simulated import simulation
+from bench.values import file_gigabyte, numpy_edge
 
 Bench = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 
@@ -208,4 +211,9 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "get_workflow": get_workflow,
     "check_workflow": check_workflow,
     "create_node": create_node,
+    "simulation": simulation,
+    "known_environment": known_environment,
+    "new_environment": new_environment,
+    "numpy_edge": numpy_edge,
+    "file_gigabyte": file_gigabyte,
 }

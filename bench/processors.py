@@ -42,5 +42,5 @@ def per_node_ms(
     """Give milliseconds per node by part, the largest first, and in all."""
     parts = {name: (after[name] - before.get(name, 0.0)) * 1000 / nodes for name in after}
     by_size = sorted(parts.items(), key=lambda part: -part[1])
-    told = {name: round(ms, 3) for name, ms in by_size if ms >= 0.0005}  # noqa: PLR2004  # shown
+    told = {name: round(ms, 3) for name, ms in by_size if ms >= 0.0005}  # shown
     return {"all": round(sum(parts.values()), 3)} | told

@@ -1,5 +1,7 @@
 """The services of Qflow, and how gRPC moves bytes in each of them."""
 
+from __future__ import annotations
+
 import os
 from typing import Final
 

@@ -269,6 +269,7 @@ LINK_FAULTS: Final = (
 
 _CHANGED: Final = ("CONCURRENT_CHANGE", "another change got in between; try again")
 _TOO_SLOW: Final = ("DATABASE_SLOW", "the database took too long; try again")
+FILE_QUOTA_REACHED: Final = "FILE_QUOTA_REACHED"
 _FULL: Final = ("DATABASE_FULL", "the database has no room left; an operator must make some")
 
 
@@ -309,7 +310,7 @@ _STATES: Final[Mapping[str, tuple[type[QflowError], tuple[str, str], float]]] = 
     # Raised where files are counted; what is over stays over until something goes.
     "QF003": (
         ResourceExhausted,
-        ("FILE_QUOTA_REACHED", "the tenant's files are at their quota; delete some"),
+        (FILE_QUOTA_REACHED, "the tenant's files are at their quota; delete some"),
         0.0,
     ),
     "42501": (

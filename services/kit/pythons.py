@@ -115,7 +115,9 @@ def _candidates(env: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
 
 
 def _homes(env: Mapping[str, str]) -> Iterator[Path]:
-    """Give the folders in which version managers keep one folder per Python."""
+    """Give the folders in which version managers, and the runner, keep one folder per Python."""
+    if env.get("QFLOW_HOME"):
+        yield Path(env["QFLOW_HOME"]) / "pythons"
     user = Path(env.get("HOME") or Path.home())
     yield Path(env.get("PYENV_ROOT") or user / ".pyenv") / "versions"
     yield Path(env.get("ASDF_DATA_DIR") or user / ".asdf") / "installs" / "python"

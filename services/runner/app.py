@@ -21,8 +21,12 @@ from qflow.runner.v1.environment_service_pb2_grpc import (
 )
 from qflow.runner.v1.file_service_pb2_grpc import add_FileServiceServicer_to_server
 from qflow.runner.v1.log_service_pb2_grpc import add_LogServiceServicer_to_server
+from qflow.runner.v1.package_rule_service_pb2_grpc import (
+    add_PackageRuleServiceServicer_to_server,
+)
 from qflow.runner.v1.runner_service_pb2_grpc import add_RunnerServiceServicer_to_server
 from qflow.runner.v1.upload_service_pb2_grpc import add_UploadServiceServicer_to_server
+from qflow.runner.v1.wheel_service_pb2_grpc import add_WheelServiceServicer_to_server
 
 from services.kit.env import EnvError
 from services.kit.figures import caches, pools
@@ -32,6 +36,7 @@ from services.kit.rpc.auth import Authenticator
 from services.kit.run import App, listener
 from services.runner.domain.limits import Limits, ProbeCheck, Tier, meets
 from services.runner.gateways.docker.host import DockerHost, DockerMissing, DockerSettings
+from services.runner.gateways.file_port import FileBytes
 from services.runner.gateways.file_store import FileStore
 from services.runner.gateways.sandbox.bare import BareHost
 from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost, find_bubblewrap
@@ -42,6 +47,8 @@ from services.runner.gateways.sandbox.interpreters import prepare_interpreters
 from services.runner.gateways.sandbox.landlock import LandlockHost
 from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
 from services.runner.gateways.uv import Uv
+from services.runner.gateways.uv_pythons import provide_pythons
+from services.runner.gateways.wheel_store import WheelStore
 from services.runner.loops.attach import Streams, greeting_of
 from services.runner.loops.environments import keep_environments
 from services.runner.loops.upkeep import (
@@ -49,14 +56,18 @@ from services.runner.loops.upkeep import (
     reap_containers,
     shrink_pool,
     sweep_files,
+    sweep_unknown,
 )
-from services.runner.rpc.environments import EnvironmentServicer
+from services.runner.rpc.environments import EnvironmentServicer, ShownEnvironments
 from services.runner.rpc.files import FileServicer
 from services.runner.rpc.logs import LogServicer
+from services.runner.rpc.package_rules import PackageRuleServicer
 from services.runner.rpc.runners import RunnerFacts, RunnerServicer
 from services.runner.rpc.uploads import UploadServicer
+from services.runner.rpc.wheels import WheelServicer
 from services.runner.settings import LEDGER, Settings
 from services.runner.usecases.attempts import Attempts
+from services.runner.usecases.carried import CarriedFiles
 from services.runner.usecases.container_rows import ContainerRows
 from services.runner.usecases.desk import Desk
 from services.runner.usecases.environment_room import Room, RoomLimits
@@ -68,8 +79,11 @@ from services.runner.usecases.membership import Membership, Offer
 from services.runner.usecases.node_logs import NodeLogs
 from services.runner.usecases.node_versions import NodeVersions
 from services.runner.usecases.outputs import Outputs
+from services.runner.usecases.prepare import Preparer
 from services.runner.usecases.reaping import Reaper
 from services.runner.usecases.spares import Shape, Spares
+from services.runner.usecases.tenant_packages import TenantPackages
+from services.runner.usecases.wheels import WheelLimits, Wheels
 
 log = structlog.get_logger()
 
@@ -108,6 +122,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
 async def _runner(
     env: Mapping[str, str], settings: Settings, api_pool: Pool, engine_pool: Pool
 ) -> AsyncIterator[App]:
+    await provide_pythons(settings.pythons_provided, folder=settings.home / "pythons", env=env)
     interpreters = await asyncio.to_thread(_interpreters, settings.home)
     cgroups = CgroupHost.detect(settings.home / settings.name)
     host, proven = await _prove(settings, interpreters, cgroups)
@@ -127,7 +142,7 @@ async def _runner(
     )
     rows = ContainerRows(engine_pool, lambda: membership.incarnation)
     logs = NodeLogs(engine_pool, caps=settings.log_caps)
-    store = FileStore(settings.home / "files")
+    store = await asyncio.to_thread(_file_store, settings)
     folder = settings.home / "environments"
     room = Room(
         folder,
@@ -137,6 +152,10 @@ async def _runner(
             free_bytes_min=settings.disk_free_bytes_min,
         ),
     )
+    wheel_store = WheelStore(settings.home / "wheels")
+    packages = TenantPackages(
+        engine_pool, wheel_store, root=folder, deployment=settings.package_rules
+    )
     environments = Environments(
         root=folder,
         uv=Uv(
@@ -145,29 +164,36 @@ async def _runner(
             bubblewrap=find_bubblewrap(settings.bubblewrap)
             if isinstance(host, BubblewrapHost)
             else None,
+            wheelhouse=settings.wheelhouse,
+            offline=settings.packages_offline,
         ),
         host=host,
         interpreters=interpreters,
         pool=engine_pool,
         room=room,
+        packages=packages,
         incarnation=lambda: membership.incarnation,
     )
     spares = Spares(
         host,
         keep=settings.spares,
         binds=[(settings.test_bind, LEDGER)] if settings.test_bind else (),
+        exchanges=await asyncio.to_thread(_exchanges, settings),
     )
     pool = InterpreterPool(
         spares=spares, rows=rows, sandboxes_max=settings.sandboxes_max, tier=proven.tier
     )
+    versions = NodeVersions(engine_pool)
     attempts = Attempts(
         pool=pool,
-        versions=NodeVersions(engine_pool),
+        versions=versions,
         environments=environments,
         interpreters=interpreters,
         stored=StoredInputs(store, engine_pool),
         logs=logs,
         caps=settings.caps,
+        carried=CarriedFiles(store, engine_pool),
+        grace_s=settings.grace_s,
     )
     desk = Desk(
         attempts,
@@ -199,12 +225,25 @@ async def _runner(
     facts = RunnerFacts(
         tier=proven.tier, checks=proven.checks, slots=settings.slots, pythons=pythons
     )
+    shown = ShownEnvironments(
+        api_pool,
+        environments,
+        Preparer(api_pool, versions=versions, environments=environments, sandboxes=pool),
+        pythons={version: each.full_version for version, each in find_pythons().items()},
+    )
+    wheels = Wheels(
+        api_pool,
+        wheel_store,
+        WheelLimits(
+            bytes_max=settings.wheel_bytes_max, tenant_bytes_max=settings.tenant_wheels_bytes_max
+        ),
+    )
     try:
         yield App(
             listener=listener(env, "runner", "127.0.0.1:7103"),
             authenticator=authenticator,
             servicers=[
-                (add_EnvironmentServiceServicer_to_server, EnvironmentServicer(environments)),
+                (add_EnvironmentServiceServicer_to_server, EnvironmentServicer(shown)),
                 (
                     add_RunnerServiceServicer_to_server,
                     RunnerServicer(api_pool, facts, lambda: membership.incarnation),
@@ -212,6 +251,8 @@ async def _runner(
                 (add_FileServiceServicer_to_server, FileServicer(api_pool, store)),
                 (add_UploadServiceServicer_to_server, UploadServicer(api_pool, store)),
                 (add_LogServiceServicer_to_server, LogServicer(api_pool, logs)),
+                (add_WheelServiceServicer_to_server, WheelServicer(wheels)),
+                (add_PackageRuleServiceServicer_to_server, PackageRuleServicer(api_pool)),
             ],
             figures=[
                 partial(figures_of, desk, pool, environments, slots=settings.slots),
@@ -224,7 +265,10 @@ async def _runner(
                 partial(keep_lease, membership, desk, pool, streams),
                 partial(shrink_pool, pool),
                 partial(sweep_files, engine_pool, store),
-                partial(keep_environments, folder, environments, room, pool.environment_keys),
+                partial(
+                    keep_environments, folder, environments, room, packages, pool.environment_keys
+                ),
+                partial(sweep_unknown, engine_pool, store),
                 rows.write_until,
                 logs.write_until,
                 partial(
@@ -316,6 +360,25 @@ async def _docker(
     except DockerMissing as problem:
         log.warning("docker_missing", fault=str(problem))
         return None, [ProbeCheck("docker", held=False, detail=str(problem))]
+
+
+def _file_store(settings: Settings) -> FileBytes:
+    if not settings.files_bucket:
+        return FileStore(settings.home / "files")
+    # Where it is not used, nobody waits for it to be imported.
+    from services.runner.gateways.object_store import ObjectStore
+
+    return ObjectStore(
+        settings.files_bucket, endpoint=settings.files_endpoint, region=settings.files_region
+    )
+
+
+def _exchanges(settings: Settings) -> Path:
+    """Give the folder of what is handed to sandboxes, without what a killed runner left there."""
+    folder = settings.home / "exchange" / settings.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o711, parents=True)
+    return folder
 
 
 def _refusal(settings: Settings, tier: Tier) -> str:

@@ -10,8 +10,11 @@ from typing import Final, Self
 
 from services.kit import env as read
 from services.kit.env import EnvError
+from services.kit.pythons import VERSIONS
+from services.runner.domain.environments import RequirementError
 from services.runner.domain.limits import Asked, Tier
 from services.runner.domain.node_logs import LogCaps
+from services.runner.domain.package_rules import PackageRules, plain_rule
 
 _SLOTS_PER_CORE: Final = 4
 _SANDBOXES_PER_SLOT: Final = 4
@@ -44,9 +47,19 @@ class Settings:
     docker_image: str
     docker_runtime: str
     docker_cpus: int
+    grace_s: float
     test_bind: Path | None
     environments_bytes_max: int
     disk_free_bytes_min: int
+    pythons_provided: tuple[str, ...]
+    wheelhouse: Path | None
+    packages_offline: bool
+    package_rules: PackageRules
+    wheel_bytes_max: int
+    tenant_wheels_bytes_max: int
+    files_bucket: str
+    files_endpoint: str
+    files_region: str
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -95,6 +108,7 @@ class Settings:
             docker_image=read.text(env, "QFLOW_DOCKER_IMAGE", "qflow/python:{version}"),
             docker_runtime=read.text(env, "QFLOW_DOCKER_RUNTIME", ""),
             docker_cpus=read.integer(env, "QFLOW_DOCKER_CPUS", 1, low=1, high=1024),
+            grace_s=read.seconds(env, "QFLOW_RUNNER_GRACE_S", 1.0, high=5.0),
             test_bind=_test_bind(env),
             environments_bytes_max=read.integer(
                 env, "QFLOW_ENVIRONMENTS_BYTES_MAX", 20 * _GIB, low=0, high=_BYTES_HIGH
@@ -102,6 +116,25 @@ class Settings:
             disk_free_bytes_min=read.integer(
                 env, "QFLOW_DISK_FREE_BYTES_MIN", _GIB // 2, low=0, high=_BYTES_HIGH
             ),
+            pythons_provided=_pythons(env),
+            wheelhouse=_wheelhouse(env),
+            packages_offline=read.flag(env, "QFLOW_PACKAGES_OFFLINE"),
+            package_rules=PackageRules(
+                allowed=_rules(env, "QFLOW_PACKAGES_ALLOWED"),
+                denied=_rules(env, "QFLOW_PACKAGES_DENIED"),
+                release_age_days_min=read.integer(
+                    env, "QFLOW_PACKAGES_RELEASE_AGE_DAYS_MIN", 0, high=366
+                ),
+            ),
+            wheel_bytes_max=read.integer(
+                env, "QFLOW_WHEEL_BYTES_MAX", 200 * 1024**2, low=1, high=_BYTES_HIGH
+            ),
+            tenant_wheels_bytes_max=read.integer(
+                env, "QFLOW_TENANT_WHEELS_BYTES_MAX", 2 * _GIB, low=1, high=_BYTES_HIGH
+            ),
+            files_bucket=read.text(env, "QFLOW_FILES_S3_BUCKET", ""),
+            files_endpoint=read.text(env, "QFLOW_FILES_S3_ENDPOINT", ""),
+            files_region=read.text(env, "QFLOW_FILES_S3_REGION", ""),
         )
 
 
@@ -117,6 +150,31 @@ def _tier(env: Mapping[str, str]) -> Tier:
         return Tier(text)
     except ValueError:
         raise EnvError("QFLOW_MINIMUM_TIER must be one of T0 to T4") from None
+
+
+def _pythons(env: Mapping[str, str]) -> tuple[str, ...]:
+    texts = read.text(env, "QFLOW_PYTHONS_PROVIDED", "").split(",")
+    versions = tuple(text.strip() for text in texts if text.strip())
+    if not set(versions) <= set(VERSIONS):
+        raise EnvError(f"QFLOW_PYTHONS_PROVIDED must be of {', '.join(VERSIONS)}")
+    return versions
+
+
+def _wheelhouse(env: Mapping[str, str]) -> Path | None:
+    if not read.optional(env, "QFLOW_WHEELHOUSE"):
+        return None
+    folder = read.path(env, "QFLOW_WHEELHOUSE")
+    if not folder.is_dir():
+        raise EnvError("QFLOW_WHEELHOUSE must be a folder of wheels")
+    return folder
+
+
+def _rules(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    texts = read.text(env, name, "").split(";")
+    try:
+        return tuple(plain_rule(text.strip()) for text in texts if text.strip())
+    except RequirementError as problem:
+        raise EnvError(f"{name} must be names with versions, between `;`: {problem}") from None
 
 
 def _test_bind(env: Mapping[str, str]) -> Path | None:

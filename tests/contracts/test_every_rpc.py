@@ -284,7 +284,7 @@ async def test_a_foreign_id_is_answered_as_the_rule_says_and_like_a_missing_one(
     ]
     kinds = {"node", "workflow", "execution", "file", "tag", "custom_type"}
     kinds |= {"user", "session", "service_token", "schedule", "schedule_backfill"}
-    kinds |= {"event_subscription", "event_delivery", "trigger", "upload"}
+    kinds |= {"event_subscription", "event_delivery", "trigger", "upload", "environment", "wheel"}
     assert kinds == {each.kind for _, each in asked}
     known = {"{own}": own, "{node}": node.id, "{subscription}": subscription}
     for rpc, resource in asked:
@@ -372,6 +372,17 @@ def _things(sql: psycopg.Connection, owner: factories.User) -> dict[str, str]:
         "INSERT INTO triggers (id, workflow_id, name, secret_sha256, tenant_id, created_by)"
         " VALUES (%s, %s, 'a', %s, %s, %s)",
         (trigger, workflow, "0" * 64, owner.id, owner.id),
+    )
+    found["environment"], found["wheel"] = uuid.uuid4(), uuid.uuid4()
+    sql.execute(
+        "INSERT INTO environments (id, key, tenant_id, python_version, platform, lock_digest)"
+        " VALUES (%s, %s, %s, '3.11', 'p', 'd')",
+        (found["environment"], str(found["environment"]), owner.id),
+    )
+    sql.execute(
+        "INSERT INTO tenant_wheels (id, filename, name, version, size_bytes, sha256, tenant_id,"
+        " created_by) VALUES (%s, 'a-1-py3-none-any.whl', 'a', '1', 1, %s, %s, %s)",
+        (found["wheel"], "0" * 64, owner.id, owner.id),
     )
     found |= {"event_subscription": subscription, "event_delivery": delivery, "trigger": trigger}
     found |= {"schedule": schedule, "schedule_backfill": backfill}

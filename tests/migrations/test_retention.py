@@ -326,3 +326,69 @@ def test_ticks_and_backfills_go_when_they_are_old_and_not_while_they_wait(mended
     assert {"skipped", "pending"} == {
         state for (state,) in mended.db.execute("SELECT state FROM schedule_ticks")
     }
+
+
+def test_a_file_that_another_run_keeps_is_handed_on_and_goes_with_the_last(
+    mended: Subject,
+) -> None:
+    """I21, I22: whoever removes it has the rights of retention, and no others."""
+    owner = mended.user()
+    nodes = []
+    for days in (33, 32, 1):
+        run = mended.execution(
+            owner,
+            status="completed",
+            created_at=_ago(days),
+            started_at=_ago(days),
+            completed_at=_ago(days),
+        )
+        node = mended.node_execution(
+            owner,
+            workflow_execution_id=run,
+            node_id="a",
+            status="completed",
+            started_at=_ago(days),
+            completed_at=_ago(days),
+        )
+        nodes.append((run, node))
+    (first, made), *users = nodes
+    kept, other = (
+        mended.file(owner, workflow_execution_id=first, node_execution_id=made) for _ in range(2)
+    )
+    for _, node in users:
+        mended.db.execute(
+            "INSERT INTO file_uses (node_execution_id, file_id, tenant_id) VALUES (%s, %s, %s)",
+            (node, kept, owner),
+        )
+    assert 0 == _until_done(mended, "cleanup_old_executions()")[-1]
+    left = mended.db.execute(
+        "SELECT id, workflow_execution_id, node_execution_id FROM files"
+    ).fetchall()
+    assert [(kept, *nodes[-1])] == left
+    assert [] == mended.db.execute("SELECT 1 FROM file_uses").fetchall()
+    gone = mended.db.execute("SELECT payload ->> 'file_id' FROM outbox_events").fetchall()
+    assert [(str(other),)] == gone
+    assert [0] == _until_done(mended, "cleanup_old_executions()")
+    assert 2 <= sum(_until_done(mended, "cleanup_old_executions(keep => '0 days')"))
+    assert [] == mended.db.execute("SELECT 1 FROM files").fetchall()
+
+
+def test_cached_results_go_when_their_time_is_up_or_with_their_run(mended: Subject) -> None:
+    owner = mended.user()
+    version = mended.insert(
+        "python_node_versions",
+        owner=owner,
+        node_id=mended.insert("python_nodes", owner=owner),
+        version=2,
+    )
+    nodes = [mended.node_execution(owner, node_id=name) for name in "abc"]
+    for node, expires in zip(nodes, (_ago(1), _ago(-1), _ago(-1)), strict=True):
+        mended.db.execute(
+            "INSERT INTO cached_results (tenant_id, digest, node_version_id, node_execution_id,"
+            " expires_at) VALUES (%s, %s, %s, %s, %s)",
+            (owner, uuid4().hex * 2, version, node, expires),
+        )
+    assert [1, 0] == _until_done(mended, "cleanup_expired_results()")
+    mended.db.execute("DELETE FROM node_executions WHERE id = %s", (nodes[1],))
+    left = mended.db.execute("SELECT node_execution_id FROM cached_results").fetchall()
+    assert [(nodes[2],)] == left

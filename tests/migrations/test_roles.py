@@ -79,6 +79,8 @@ _OWNED = {
         "runner_members",
         "execution_logs",
         "node_logs",
+        "tenant_wheels",
+        "package_rules",
     },
     "telemetry": {
         "performance_metrics",

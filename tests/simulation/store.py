@@ -40,10 +40,14 @@ _EMPTY: Final = (
     "error_type",
     "error_message",
     "error_stack_trace",
+    "error_detail",
     "cpu_us",
     "memory_peak_bytes",
+    "io_read_bytes",
+    "io_write_bytes",
     "container_id",
     "child_execution_id",
+    "cache_hit",
     "started_at",
     "completed_at",
     "due_at",
@@ -319,6 +323,7 @@ class Store:
             error_type=None,
             error_message=None,
             error_stack_trace=None,
+            error_detail=None,
             due_at=None,
         )
 
@@ -357,6 +362,14 @@ class Store:
                     for each in self.attempts_of[row["id"]]
                     if each["token"] != row["attempt_token"]
                 ),
+                **{
+                    f"earlier_{name}": sum(
+                        each[name]
+                        for each in self.attempts_of[row["id"]]
+                        if each["token"] != row["attempt_token"]
+                    )
+                    for name in ("io_read_bytes", "io_write_bytes")
+                },
                 "age_s": 0.0,  # no node here is limited in all its attempts
                 "earlier_memory_peak_bytes": max(
                     (each["memory_peak_bytes"] for each in self.attempts_of[row["id"]]), default=0

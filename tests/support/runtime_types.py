@@ -13,6 +13,7 @@ import decimal
 import enum
 import importlib
 import inspect
+import io
 import os
 import pathlib
 import types
@@ -55,6 +56,7 @@ _SCALARS: dict[Any, str] = {
     uuid.UUID: "uuid",
     **dict.fromkeys((pathlib.Path, pathlib.PurePath, pathlib.PosixPath, os.PathLike), "file"),
     pathlib.PurePosixPath: "file",
+    **dict.fromkeys((typing.BinaryIO, io.BufferedReader, io.BufferedIOBase), "file"),
     bytearray: "bytes",
     memoryview: "bytes",
 }

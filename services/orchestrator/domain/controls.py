@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 
-from services.orchestrator.domain import groups, routes, waits
+from services.orchestrator.domain import routes, waits
 from services.orchestrator.domain.effects import Effects, Timer
 from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.rows import Transition
@@ -14,7 +14,6 @@ from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.writes import (
     change_row,
     complete_row,
-    error_row,
     move,
     place_row,
     touch,
@@ -128,9 +127,5 @@ def wait_over(run: Run, slot: int, t: Transition, fx: Effects) -> None:
         failure = Failure(
             error_type=f"{place.kind}_timeout", message=f"{name} did not come in time"
         )
-        record.failure = failure
-        error_row(run, t, failure, new_id=fx.new_id, record=record)
-        change_row(run, slot, t, groups.failed_status(run, slot))
-        touch(run, slot, t)
-        routes.slot_failed(run, slot, t, fx, failure)
+        routes.fail_for_good(run, slot, t, fx, failure)
     routes.settle(run, t, fx)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 from uuid import UUID, uuid5
 
 from qflow.types import ValueTextError, parse_strict
 
+from services.kit.cel import Expression, ExpressionError, compile_expression
 from services.kit.errors import FieldViolation, InvalidArgument
 
 # A call that was overheard may be sent again for so long; it then gives the same run.
 WINDOW: Final = timedelta(minutes=5)
+PAYLOAD: Final = "payload"  # as filters name it
+_FILTERS_MAX: Final = 1_000  # that stay compiled
 
 
 def check_time(sent_at: datetime, now: datetime) -> None:
@@ -38,6 +42,33 @@ def check_value(text: str, *, field: str) -> None:
         parse_strict(text)
     except ValueTextError as error:
         raise _invalid(field, "INPUT_INVALID", str(error)) from None
+
+
+@lru_cache(maxsize=_FILTERS_MAX)
+def _compiled(text: str) -> Expression:
+    return compile_expression(text, {PAYLOAD})
+
+
+def check_filter(text: str) -> None:
+    """Refuse a filter that is no expression over the payload, or that is never true or false."""
+    if not text:
+        return
+    try:
+        expression = _compiled(text)
+    except ExpressionError as error:
+        raise _invalid("filter", "EXPRESSION_INVALID", str(error)) from None
+    if expression.is_never_boolean:
+        raise _invalid("filter", "EXPRESSION_NOT_BOOLEAN", "gives neither true nor false")
+
+
+def passes(text: str, payload: str) -> bool:
+    """Say whether a filter holds; a payload that it cannot be worked out over is refused."""
+    if not text:
+        return True
+    try:
+        return _compiled(text).holds({PAYLOAD: payload.encode()})
+    except ExpressionError as error:
+        raise _invalid("payload_json", "TRIGGER_FILTER_FAILED", f"the filter: {error}") from None
 
 
 def request_id(trigger_id: UUID, *, idempotency_key: str, sent_at: datetime, payload: str) -> UUID:

@@ -93,7 +93,7 @@ def assign(
         waits.limit_total(run, slot, fx)
     else:
         guard, record.token, record.runner = record.token, token, runner
-        record.cpu_us = record.memory_peak_bytes = 0
+        record.forget_usage()
         record.container_id = None
         change_row(run, slot, t, NodeStatus.RUNNING, guard=guard, starts=True)
     record.alone = alone
@@ -235,11 +235,8 @@ def confirm_stopped(run: Run, slot: int, t: Transition, fx: Effects, *, usage: U
 def _fail_overdue(run: Run, slot: int, t: Transition, fx: Effects, usage: Usage) -> None:
     record = run.records[slot]
     assert record is not None
-    record.overdue, record.failure = False, OVERDUE
-    attempt_row(run, record, t, OVERDUE, usage, outcome="failed", new_id=fx.new_id)
-    change_row(run, slot, t, groups.failed_status(run, slot), usage=usage)
-    touch(run, slot, t)
-    routes.slot_failed(run, slot, t, fx, OVERDUE)
+    record.overdue = False
+    routes.fail_for_good(run, slot, t, fx, OVERDUE, usage=usage)
 
 
 def take_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
@@ -258,11 +255,7 @@ def take_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
         fx.stops.append(record.child)
     elif record.status is NodeStatus.RETRYING:
         run.revision += 1
-        record.failure = OVERDUE
-        error_row(run, t, OVERDUE, new_id=fx.new_id, record=record)
-        change_row(run, slot, t, groups.failed_status(run, slot))
-        touch(run, slot, t)
-        routes.slot_failed(run, slot, t, fx, OVERDUE)
+        routes.fail_for_good(run, slot, t, fx, OVERDUE)
         routes.settle(run, t, fx)
 
 
@@ -275,11 +268,7 @@ def wait_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
         routes.refuse(run, slot, t, fx, NOT_TAKEN)
     elif record.status is NodeStatus.RETRYING:
         run.revision += 1
-        record.failure = NOT_TAKEN
-        error_row(run, t, NOT_TAKEN, new_id=fx.new_id, record=record)
-        change_row(run, slot, t, groups.failed_status(run, slot))
-        touch(run, slot, t)
-        routes.slot_failed(run, slot, t, fx, NOT_TAKEN)
+        routes.fail_for_good(run, slot, t, fx, NOT_TAKEN)
     routes.settle(run, t, fx)
 
 
@@ -331,10 +320,13 @@ def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> N
         return
     run.running -= 1
     run.revision += 1
-    usage = Usage(cpu_us=child.cpu_us, memory_peak_bytes=child.memory_peak_bytes)
-    record.cpu_us, record.memory_peak_bytes = usage.cpu_us, usage.memory_peak_bytes
-    run.cpu_us += usage.cpu_us
-    run.memory_peak_bytes = max(run.memory_peak_bytes, usage.memory_peak_bytes)
+    usage = Usage(
+        cpu_us=child.cpu_us,
+        memory_peak_bytes=child.memory_peak_bytes,
+        io_read_bytes=child.io_read_bytes,
+        io_write_bytes=child.io_write_bytes,
+    )
+    _count(run, record, usage)
     if run.is_stopping(slot):
         record.failure = _reason(run)
         change_row(run, slot, t, NodeStatus.CANCELLED, usage=usage)
@@ -369,19 +361,28 @@ def _failure_of(child: Run) -> Failure:
     )
 
 
+def _count(run: Run, record: NodeRecord, usage: Usage) -> None:
+    """Note what an attempt consumed, and add it to what its run did."""
+    record.cpu_us = usage.cpu_us
+    record.memory_peak_bytes = usage.memory_peak_bytes
+    record.io_read_bytes = usage.io_read_bytes
+    record.io_write_bytes = usage.io_write_bytes
+    run.cpu_us += usage.cpu_us
+    run.memory_peak_bytes = max(run.memory_peak_bytes, usage.memory_peak_bytes)
+    run.io_read_bytes += usage.io_read_bytes
+    run.io_write_bytes += usage.io_write_bytes
+
+
 def _over(run: Run, slot: int, usage: Usage, t: Transition | None) -> NodeRecord:
     """Take an attempt off its runner and count what it consumed; `t` gets the runner's Ack."""
     record = run.records[slot]
     assert record is not None, "only what has begun can end"
     assert record.status is NodeStatus.RUNNING, record.status
     run.running -= 1
-    record.cpu_us = usage.cpu_us
-    record.memory_peak_bytes = usage.memory_peak_bytes
+    _count(run, record, usage)
     record.container_id = usage.container_id
     run.container_id = usage.container_id or run.container_id
     record.serialization_us = usage.serialization_us
-    run.cpu_us += usage.cpu_us
-    run.memory_peak_bytes = max(run.memory_peak_bytes, usage.memory_peak_bytes)
     if t is not None and record.runner is not None:
         known = record.token if record.killing is None else record.killing
         t.commands.append(AckCommand(record.runner, record.id, known))

@@ -79,6 +79,10 @@ class NodeRow:
     child: UUID | None = None
     age_s: float = 0.0  # since its first attempt began
     cache_hit: bool = False
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
+    earlier_io_read_bytes: int = 0
+    earlier_io_write_bytes: int = 0
 
 
 class SignalRow(NamedTuple):
@@ -160,6 +164,8 @@ class _Restoration:
         run.order = max(run.order, node.order)
         run.revision = max(run.revision, node.revision)
         run.cpu_us += node.cpu_us + node.earlier_cpu_us
+        run.io_read_bytes += node.io_read_bytes + node.earlier_io_read_bytes
+        run.io_write_bytes += node.io_write_bytes + node.earlier_io_write_bytes
         peak_bytes = max(node.memory_peak_bytes, node.earlier_memory_peak_bytes)
         run.memory_peak_bytes = max(run.memory_peak_bytes, peak_bytes)
         if node.status is NodeStatus.CANCELLED and node.failure == EXPIRED:
@@ -354,6 +360,8 @@ def _record(node: NodeRow) -> NodeRecord:
         age_s=node.age_s,
         cpu_us=node.cpu_us,
         memory_peak_bytes=node.memory_peak_bytes,
+        io_read_bytes=node.io_read_bytes,
+        io_write_bytes=node.io_write_bytes,
         container_id=node.container_id,
         failure=node.failure,
         started_at=node.started_at,

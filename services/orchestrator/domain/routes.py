@@ -11,10 +11,16 @@ from services.orchestrator.domain.effects import Effects, Ready
 from services.orchestrator.domain.ends import End, Verdict, decide, place_over
 from services.orchestrator.domain.plan import Kind, Phase
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.domain.state import Failure, NodeOutput, Run
+from services.orchestrator.domain.state import NO_USAGE, Failure, NodeOutput, Run, Usage
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.domain.waits import Refusal
-from services.orchestrator.domain.writes import error_row, place_row
+from services.orchestrator.domain.writes import (
+    attempt_row,
+    change_row,
+    error_row,
+    place_row,
+    touch,
+)
 
 
 def settle(run: Run, t: Transition, fx: Effects) -> None:
@@ -91,6 +97,28 @@ def refuse(run: Run, place: int, t: Transition, fx: Effects, failure: Failure) -
         failure=failure,
     )
     slot_failed(run, place, t, fx, failure)
+
+
+def fail_for_good(
+    run: Run,
+    slot: int,
+    t: Transition,
+    fx: Effects,
+    failure: Failure,
+    *,
+    usage: Usage | None = None,
+) -> None:
+    """Write that a slot failed without another try, with `usage` where that ends an attempt."""
+    record = run.records[slot]
+    assert record is not None
+    record.failure = failure
+    if usage is None:
+        error_row(run, t, failure, new_id=fx.new_id, record=record)
+    else:
+        attempt_row(run, record, t, failure, usage, outcome="failed", new_id=fx.new_id)
+    change_row(run, slot, t, groups.failed_status(run, slot), usage=usage or NO_USAGE)
+    touch(run, slot, t)
+    slot_failed(run, slot, t, fx, failure)
 
 
 def slot_done(run: Run, slot: int, t: Transition, fx: Effects, output: NodeOutput | None) -> None:

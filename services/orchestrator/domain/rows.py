@@ -134,6 +134,8 @@ class NodeComplete(NamedTuple):
     stdout_tail: str
     stderr_tail: str
     container_id: UUID | None
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
 
 
 class NodeChange(NamedTuple):
@@ -159,6 +161,9 @@ class NodeChange(NamedTuple):
     stderr_tail: str
     container_id: UUID | None
     child_id: UUID | None = None  # kept as it was where it is None
+    error_detail: str | None = None  # JSON text
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
 
 
 class AttemptInsert(NamedTuple):
@@ -176,6 +181,9 @@ class AttemptInsert(NamedTuple):
     runner: UUID | None
     cpu_us: int
     memory_peak_bytes: int
+    error_detail: str | None = None
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
 
 
 class ErrorInsert(NamedTuple):
@@ -191,6 +199,7 @@ class ErrorInsert(NamedTuple):
     stack_trace: str
     stdout_tail: str
     stderr_tail: str
+    error_detail: str | None = None
 
 
 class FlowInsert(NamedTuple):
@@ -241,6 +250,8 @@ class RunChange(NamedTuple):
     cpu_us: int
     memory_peak_bytes: int
     container_id: UUID | None = None
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
 
 
 class AssignCommand(NamedTuple):
@@ -362,9 +373,11 @@ class Transition:
             size += len(moved.stack_trace or "")
         for changed in self.changes.values():
             size += len(changed.error_message or "") + len(changed.stack_trace or "")
+            size += len(changed.error_detail or "")
             size += len(changed.stdout_tail) + len(changed.stderr_tail)
         for told in self.errors:  # a failed attempt says the same once more
             copies = 1 + (told.node_execution_id is not None)
             size += copies * (len(told.error_message) + len(told.stack_trace))
+            size += copies * len(told.error_detail or "")
             size += copies * (len(told.stdout_tail) + len(told.stderr_tail))
         return rows, size

@@ -92,6 +92,8 @@ class Usage(NamedTuple):
     stdout_tail: str = ""
     stderr_tail: str = ""
     container_id: UUID | None = None
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
 
 
 NO_USAGE = Usage()
@@ -106,6 +108,7 @@ class Failure:
     stack_trace: str = ""
     retryable: bool = True
     killed: bool = False
+    detail: str | None = None  # JSON text: the exception's class, and what is behind it
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,11 +133,17 @@ class NodeRecord:
     serialization_us: int = 0
     cpu_us: int = 0
     memory_peak_bytes: int = 0
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
     container_id: UUID | None = None
     failure: Failure | None = None
     due_ms: int | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
+
+    def forget_usage(self) -> None:
+        """Begin an attempt of which nothing is known yet."""
+        self.cpu_us = self.memory_peak_bytes = self.io_read_bytes = self.io_write_bytes = 0
 
 
 class Part(NamedTuple):
@@ -225,6 +234,8 @@ class Run:
     watchers: int = 0  # while there are any, transitions carry copies of what they change
     cpu_us: int = 0
     memory_peak_bytes: int = 0
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
     container_id: UUID | None = field(default=None, compare=False)  # of what ended last
     created_at: datetime | None = None
     started_at: datetime | None = None

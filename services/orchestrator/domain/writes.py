@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from copy import copy
 from typing import Final, TypeAlias
@@ -33,6 +34,11 @@ from services.orchestrator.domain.state import (
     text_of,
 )
 from services.orchestrator.domain.status import NODE_NEXT, RUN_NEXT, NodeStatus, RunStatus
+
+_REFERENCE: Final = re.compile(
+    rb'\{"\$file":"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"\}'
+)
+_REFERENCE_BYTES: Final = 48
 
 NewId: TypeAlias = Callable[[], UUID]
 
@@ -106,7 +112,7 @@ def place_row(
             complete_row(run, slot, t, output)
         elif status is NodeStatus.WAITING:
             guard, record.token = record.token, token
-            record.cpu_us = record.memory_peak_bytes = 0
+            record.forget_usage()
             change_row(run, slot, t, status, guard=guard, starts=True)
         else:
             change_row(run, slot, t, status)
@@ -201,6 +207,8 @@ def complete_row(
             stdout_tail=usage.stdout_tail,
             stderr_tail=usage.stderr_tail,
             container_id=usage.container_id,
+            io_read_bytes=usage.io_read_bytes,
+            io_write_bytes=usage.io_write_bytes,
         )
     )
 
@@ -260,6 +268,9 @@ def change_row(
         stderr_tail=usage.stderr_tail,
         container_id=record.container_id,
         child_id=record.child,
+        error_detail=failure.detail if failure else None,
+        io_read_bytes=record.io_read_bytes,
+        io_write_bytes=record.io_write_bytes,
     )
 
 
@@ -306,6 +317,8 @@ def write_run(
         cpu_us=run.cpu_us,
         memory_peak_bytes=run.memory_peak_bytes,
         container_id=(failed and failed.container_id) or run.container_id,
+        io_read_bytes=run.io_read_bytes,
+        io_write_bytes=run.io_write_bytes,
     )
     t.run_changes[:] = [change]
     t.revision = run.revision
@@ -342,6 +355,9 @@ def attempt_row(
             runner=record.runner,
             cpu_us=usage.cpu_us,
             memory_peak_bytes=usage.memory_peak_bytes,
+            error_detail=failure.detail,
+            io_read_bytes=usage.io_read_bytes,
+            io_write_bytes=usage.io_write_bytes,
         )
     )
 
@@ -368,6 +384,7 @@ def error_row(
             stack_trace=failure.stack_trace,
             stdout_tail=usage.stdout_tail,
             stderr_tail=usage.stderr_tail,
+            error_detail=failure.detail,
         )
     )
 
@@ -383,20 +400,31 @@ def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) 
         if output is None or binding.output < 0:
             continue
         size, file = _size_of(output, binding.output)
+        file_id = file.file_id if file else _referred(output, binding.output)
         t.flows.append(
             FlowInsert(
                 id=new_id(),
                 run_id=run.id,
                 source_node_id=places[binding.source].id,
                 target_node_id=places[place].id,
-                data_type="file" if file else "json",
+                data_type="file" if file_id else "json",
                 data_size_bytes=size,
                 serialization_us=source.serialization_us if source else 0,
                 transfer_us=usage.transfer_us,
                 conversion=binding.conversion or None,
-                file_id=file.file_id if file else None,
+                file_id=file_id,
             )
         )
+
+
+def _referred(output: NodeOutput, index: int) -> UUID | None:
+    """Give the id of the file that is the value, where an output is nothing but its reference.
+
+    Whether there is such a file, what it holds and how large it is, the database says.
+    """
+    text = output[index] if isinstance(output, tuple) else b""
+    found = _REFERENCE.fullmatch(text) if len(text) == _REFERENCE_BYTES else None
+    return UUID(found[1].decode()) if found is not None else None
 
 
 def _size_of(output: NodeOutput | None, index: int) -> tuple[int, FileValue | None]:

@@ -20,10 +20,12 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from services.kit import crash
 from services.kit.errors import QflowError
 from services.kit.figures import Distribution
 from services.kit.ids import uuid7
 from services.orchestrator.domain.rows import Transition
+from services.orchestrator.engine.crash_points import reach_flush
 from services.orchestrator.storage import flush
 
 log = structlog.get_logger()
@@ -277,7 +279,11 @@ class Journal:
             try:
                 statement = await self._statement(prepared.sql)
                 arguments = flush.arguments(prepared, fence.member_id, fence.epoch, self._last)
+                if crash.ARMED:
+                    reach_flush(batch, "before")
                 row = await statement.fetchrow(*arguments)
+                if crash.ARMED:
+                    reach_flush(batch, "after")
             except asyncpg.PostgresError as error:
                 alive = self._db is not None and not self._db.is_closed()
                 state = error.sqlstate or ""

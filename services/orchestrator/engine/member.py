@@ -9,6 +9,7 @@ from uuid import UUID
 
 import structlog
 
+from services.kit import crash
 from services.kit.ids import uuid7
 from services.kit.pg import Pool, transaction
 from services.orchestrator.domain.shares import MemberState
@@ -57,6 +58,7 @@ class Member:
 
     async def renew(self) -> None:
         """Renew the lease now. One that wakes has only the shards that nobody took meanwhile."""
+        crash.reach("lease_renewed_before")
         async with self._renewing, transaction(self._pool) as db:
             if not await members.renew(db, self.id, self.epoch, self.ttl_s):
                 raise FencedError
@@ -65,6 +67,7 @@ class Member:
                 self.owned = await shards.owned(db, self.id)
                 await shards.tell(db, self.id)
             self.live = True
+        crash.reach("lease_renewed_after")
 
     async def rest(
         self, *, state: str = "idle", unless: Callable[[], bool] = lambda: False

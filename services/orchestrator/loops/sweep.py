@@ -8,6 +8,7 @@ from typing import Final
 import asyncpg
 import structlog
 
+from services.kit import crash
 from services.kit.errors import QflowError
 from services.kit.loops import pause, wait_either
 from services.kit.pg import Pool, transaction
@@ -54,6 +55,8 @@ async def sweep_once(engine: Engine, pool: Pool) -> None:
     ]
     async with transaction(pool) as db:
         lost = await members.lost_runners(db, holders, silent=silent)
+    if lost:
+        crash.reach("sweep_fenced")
     for incarnation in lost:
         log.warning("runner_lost", incarnation=str(incarnation))
         engine.lost(incarnation)

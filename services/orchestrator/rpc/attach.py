@@ -16,6 +16,7 @@ from services.kit.errors import Conflict, InvalidArgument
 from services.kit.ids import uuid_from_bytes
 from services.kit.pg import Pool
 from services.kit.rpc import codec as kit
+from services.kit.rpc.failures import detail_of
 from services.orchestrator.domain.core import Outcome
 from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
 from services.orchestrator.domain.state import (
@@ -154,6 +155,8 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
     usage = Usage(
         cpu_us=result.cpu_us,
         memory_peak_bytes=result.memory_peak_bytes,
+        io_read_bytes=max(0, result.io_read_bytes),
+        io_write_bytes=max(0, result.io_write_bytes),
         serialization_us=result.serialization_us,
         transfer_us=result.transfer_us,
         stdout_tail=_storable(result.stdout_tail),
@@ -181,6 +184,7 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
             stack_trace=_storable(failure.stack_trace),
             retryable=failure.retryable,
             killed=failure.killed,
+            detail=detail_of(failure),
         )
     else:
         raise InvalidArgument("OUTCOME_MISSING", "results: each says how the attempt ended")

@@ -7,6 +7,7 @@ from typing import Any, Final
 from qflow.orchestrator.v1 import execution_pb2 as pb
 
 from services.kit.rpc.codec import duration_ms, timestamp
+from services.kit.rpc.failures import add_detail
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.storage.executions import Execution, NodeExecution
@@ -108,6 +109,7 @@ def node_to_pb(execution_id: str, node: NodeExecution) -> pb.NodeExecution:
         message.error.message = node.error_message or ""
         message.error.stack_trace = node.error_stack_trace or ""
         message.error.node_id = node.node_id
+        add_detail(message.error, node.error_detail)
     return message
 
 
@@ -129,4 +131,6 @@ def _usage(usage: dict[str, Any] | None) -> pb.ResourceUsage | None:
     return pb.ResourceUsage(
         cpu_time=duration_ms((usage.get("cpu_us") or 0) / 1000),
         memory_peak_bytes=usage.get("memory_peak_bytes") or 0,
+        io_read_bytes=usage.get("io_read_bytes") or 0,
+        io_write_bytes=usage.get("io_write_bytes") or 0,
     )

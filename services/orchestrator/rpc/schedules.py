@@ -15,7 +15,7 @@ from services.kit.rpc.request_key import answered, request_key
 from services.orchestrator.rpc import schedule_codec as codec
 from services.orchestrator.storage.schedule_ticks import Backfill, Tick
 from services.orchestrator.storage.schedules import Schedule
-from services.orchestrator.usecases import schedules
+from services.orchestrator.usecases import schedule_backfills, schedule_ticks, schedules
 from services.orchestrator.usecases.schedules import Scheduling
 from services.orchestrator.usecases.start import Starter
 
@@ -134,7 +134,7 @@ class ScheduleServicer(pb_grpc.ScheduleServiceServicer):
         timing = None
         if request.HasField("timing"):
             timing = codec.timing_from(request.timing, field="timing")
-        moments = await schedules.preview(
+        moments = await schedule_ticks.preview(
             self._pool,
             current_caller(),
             kit.uuid_or_none(request.schedule_id, field="schedule_id"),
@@ -148,7 +148,7 @@ class ScheduleServicer(pb_grpc.ScheduleServiceServicer):
         self, request: pb.TriggerScheduleRequest, context: Context
     ) -> pb.TriggerScheduleResponse:
         """See the contract."""
-        answer = await schedules.trigger(
+        answer = await schedule_ticks.trigger(
             self._pool,
             current_caller(),
             _id(request),
@@ -164,7 +164,7 @@ class ScheduleServicer(pb_grpc.ScheduleServiceServicer):
         execution_id = kit.uuid_or_none(request.execution_id, field="execution_id")
         states = codec.states_from(list(request.states))
         pages = Pages("orchestrator.ListScheduleTicks", request, schedule_id, execution_id, *states)
-        found = await schedules.list_ticks(
+        found = await schedule_ticks.list_ticks(
             self._pool,
             current_caller(),
             schedule_id=schedule_id,
@@ -182,7 +182,7 @@ class ScheduleServicer(pb_grpc.ScheduleServiceServicer):
         self, request: pb.BackfillScheduleRequest, context: Context
     ) -> pb.BackfillScheduleResponse:
         """See the contract."""
-        answer = await schedules.backfill(
+        answer = await schedule_backfills.backfill(
             self._pool,
             current_caller(),
             _id(request),
@@ -200,7 +200,7 @@ class ScheduleServicer(pb_grpc.ScheduleServiceServicer):
         """See the contract."""
         schedule_id = _id(request)
         pages = Pages("orchestrator.ListScheduleBackfills", request, schedule_id)
-        found = await schedules.list_backfills(
+        found = await schedule_backfills.list_backfills(
             self._pool,
             current_caller(),
             schedule_id,
@@ -217,7 +217,7 @@ class ScheduleServicer(pb_grpc.ScheduleServiceServicer):
     ) -> pb.CancelScheduleBackfillResponse:
         """See the contract."""
         backfill_id = kit.uuid_from(request.backfill_id, field="backfill_id")
-        found = await schedules.cancel_backfill(self._pool, current_caller(), backfill_id)
+        found = await schedule_backfills.cancel_backfill(self._pool, current_caller(), backfill_id)
         return pb.CancelScheduleBackfillResponse(backfill=codec.backfill_to_pb(found))
 
 

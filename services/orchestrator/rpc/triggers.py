@@ -129,7 +129,9 @@ class TriggerServicer(pb_grpc.TriggerServiceServicer):
             payload=request.payload_json,
             idempotency_key=request.idempotency_key,
         )
-        return pb.FireTriggerResponse(execution_id=str(execution_id))
+        return pb.FireTriggerResponse(
+            execution_id=str(execution_id or ""), filtered=execution_id is None
+        )
 
 
 def _id(request: Any) -> Any:
@@ -143,6 +145,7 @@ def _given(request: Any, *, paused: bool = False) -> Given:
         workflow_alias=request.workflow_alias,
         input_json=request.input_json or "{}",
         payload_input=request.payload_input,
+        filter=request.filter,
         paused=paused,
     )
 
@@ -156,6 +159,8 @@ def _trigger(trigger: Trigger) -> trigger_pb2.WorkflowTrigger:
         workflow_alias=trigger.workflow_alias,
         input_json=trigger.input_data,
         payload_input=trigger.payload_input,
+        filter=trigger.filter,
+        filtered_count=trigger.filtered_count,
         paused=trigger.paused_at is not None,
         fire_time=codec.timestamp(trigger.fired_at),
         fired_count=trigger.fired_count,

@@ -75,6 +75,7 @@ class NodeExecution:
     error_type: str | None = None
     error_message: str | None = None
     error_stack_trace: str | None = None
+    error_detail: str | None = None  # JSON text: what user code raised
     resource_usage: dict[str, Any] | None = None
     container_id: UUID | None = None
     output_data: str | None = None
@@ -217,6 +218,7 @@ _NODES: Final[LiteralString] = """
            node.error_message,
            node.resource_usage, node.container_id, node.copied_from, node.cache_hit,
            CASE WHEN $4 THEN node.error_stack_trace END AS error_stack_trace,
+           node.error_detail,
            CASE WHEN $4 THEN node.output_data END AS output_data,
            CASE WHEN $4 THEN node.output_file_id END AS output_file_id,
            CASE WHEN $4 THEN node.stdout_tail END AS stdout_tail,
@@ -285,7 +287,12 @@ def of_run(run: Run, completed_at: datetime | None = None) -> Execution:
         error_message=failed.message if failed else None,
         error_stack_trace=failed.stack_trace or None if failed else None,
         failed_node_id=(place or None) if failed else None,
-        resource_usage={"cpu_us": run.cpu_us, "memory_peak_bytes": run.memory_peak_bytes},
+        resource_usage={
+            "cpu_us": run.cpu_us,
+            "memory_peak_bytes": run.memory_peak_bytes,
+            "io_read_bytes": run.io_read_bytes,
+            "io_write_bytes": run.io_write_bytes,
+        },
         business_key=run.options.business_key,
         labels=dict(run.options.labels),
         priority=run.options.priority,

@@ -228,7 +228,8 @@ _COMPLETES: Final = Part(
     "completed",
     """
     id uuid, token bigint, output_data text, output_file_id uuid, revision bigint, cpu_us bigint,
-    memory_peak_bytes bigint, stdout_tail text, stderr_tail text, container_id uuid
+    memory_peak_bytes bigint, stdout_tail text, stderr_tail text, container_id uuid,
+    io_read_bytes bigint, io_write_bytes bigint
     """,
     """
     UPDATE node_executions AS node
@@ -236,10 +237,12 @@ _COMPLETES: Final = Part(
            completed_at = GREATEST(stamp.at, node.started_at),
            output_data = given.output_data::json, output_file_id = given.output_file_id,
            revision = given.revision, error_type = NULL, error_message = NULL,
-           error_stack_trace = NULL, due_at = NULL, container_id = given.container_id,
+           error_stack_trace = NULL, error_detail = NULL, due_at = NULL,
+           container_id = given.container_id,
            stdout_tail = NULLIF(given.stdout_tail, ''), stderr_tail = NULLIF(given.stderr_tail, ''),
            resource_usage = jsonb_build_object(
-               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
+               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes,
+               'io_read_bytes', given.io_read_bytes, 'io_write_bytes', given.io_write_bytes)
       FROM fence, stamp, given
      WHERE node.id = given.id AND node.attempt_token = given.token AND node.completed_at IS NULL
  RETURNING node.id
@@ -254,7 +257,7 @@ _CHANGES: Final = Part(
     final boolean, due_ms bigint, retry_count int, delivery_count int, error_type text,
     error_message text, stack_trace text, revision bigint, cpu_us bigint,
     memory_peak_bytes bigint, stdout_tail text, stderr_tail text, container_id uuid,
-    child_id uuid
+    child_id uuid, error_detail text, io_read_bytes bigint, io_write_bytes bigint
     """,
     """
     UPDATE node_executions AS node
@@ -265,12 +268,14 @@ _CHANGES: Final = Part(
            due_at = stamp.at + given.due_ms * interval '1 millisecond',
            retry_count = given.retry_count, delivery_count = given.delivery_count,
            error_type = given.error_type, error_message = given.error_message,
-           error_stack_trace = given.stack_trace, revision = given.revision,
+           error_stack_trace = given.stack_trace, error_detail = given.error_detail::json,
+           revision = given.revision,
            stdout_tail = NULLIF(given.stdout_tail, ''), stderr_tail = NULLIF(given.stderr_tail, ''),
            container_id = given.container_id,
            child_execution_id = COALESCE(given.child_id, node.child_execution_id),
            resource_usage = jsonb_build_object(
-               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
+               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes,
+               'io_read_bytes', given.io_read_bytes, 'io_write_bytes', given.io_write_bytes)
       FROM fence, stamp, given
      WHERE node.id = given.id AND node.attempt_token = given.token AND node.completed_at IS NULL
  RETURNING node.id
@@ -283,17 +288,22 @@ _ATTEMPTS: Final = Part(
     """
     node_execution_id uuid, attempt int, token bigint, outcome text, error_type text,
     error_message text, stack_trace text, stdout_tail text, stderr_tail text, runner uuid,
-    cpu_us bigint, memory_peak_bytes bigint
+    cpu_us bigint, memory_peak_bytes bigint, error_detail text, io_read_bytes bigint,
+    io_write_bytes bigint
     """,
     """
     INSERT INTO node_attempts
            (node_execution_id, token, attempt, outcome, error_type, error_message, stack_trace,
-            stdout_tail, stderr_tail, runner_incarnation, started_at, ended_at, resource_usage)
+            stdout_tail, stderr_tail, runner_incarnation, started_at, ended_at, resource_usage,
+            error_detail)
     SELECT given.node_execution_id, given.token, given.attempt, given.outcome, given.error_type,
            given.error_message, NULLIF(given.stack_trace, ''), NULLIF(given.stdout_tail, ''),
            NULLIF(given.stderr_tail, ''), given.runner, node.started_at,
            GREATEST(stamp.at, node.started_at),
-           jsonb_build_object('cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
+           jsonb_build_object(
+               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes,
+               'io_read_bytes', given.io_read_bytes, 'io_write_bytes', given.io_write_bytes),
+           given.error_detail::json
       FROM fence, stamp, given
       JOIN node_executions AS node ON node.id = given.node_execution_id
      ORDER BY given.node_execution_id, given.token
@@ -306,18 +316,19 @@ _ERRORS: Final = Part(
     "logged",
     """
     id uuid, run_id uuid, node_execution_id uuid, tenant_id uuid, container_id uuid,
-    error_type text, error_message text, stack_trace text, stdout_tail text, stderr_tail text
+    error_type text, error_message text, stack_trace text, stdout_tail text, stderr_tail text,
+    error_detail text
     """,
     # The runner writes a sandbox's row by itself, perhaps later than this.
     """
     INSERT INTO error_logs
            (id, error_type, error_message, stack_trace, stdout_tail, stderr_tail,
             workflow_execution_id, node_execution_id, container_id, severity, tenant_id,
-            created_at)
+            created_at, error_detail)
     SELECT given.id, given.error_type, given.error_message,
            NULLIF(given.stack_trace, ''), NULLIF(given.stdout_tail, ''),
            NULLIF(given.stderr_tail, ''), given.run_id, given.node_execution_id,
-           container.id, 'error', given.tenant_id, stamp.at
+           container.id, 'error', given.tenant_id, stamp.at, given.error_detail::json
       FROM fence, stamp, given
       LEFT JOIN containers AS container ON container.id = given.container_id
      ORDER BY given.id
@@ -326,6 +337,7 @@ _ERRORS: Final = Part(
     lambda t: t.errors,
 )
 
+# A node's reference to a file is only its word: the file counts where it is the run's tenant's.
 _FLOWS: Final = Part(
     "flowed",
     """
@@ -338,10 +350,15 @@ _FLOWS: Final = Part(
            (id, workflow_execution_id, source_node_id, target_node_id, data_type, data_size_bytes,
             serialization_time_ms, transfer_time_ms, serialization_time_us, transfer_time_us,
             conversion, file_id, created_at)
-    SELECT given.id, given.run_id, given.source_node_id, given.target_node_id, given.data_type,
-           given.data_size_bytes, given.serialization_us / 1000, given.transfer_us / 1000,
-           given.serialization_us, given.transfer_us, given.conversion, given.file_id, stamp.at
+    SELECT given.id, given.run_id, given.source_node_id, given.target_node_id,
+           CASE WHEN given.file_id IS NOT NULL AND carried.id IS NULL THEN 'json'
+                ELSE COALESCE(carried.format, given.data_type) END,
+           COALESCE(carried.file_size_bytes, given.data_size_bytes),
+           given.serialization_us / 1000, given.transfer_us / 1000,
+           given.serialization_us, given.transfer_us, given.conversion, carried.id, stamp.at
       FROM fence, stamp, given
+      LEFT JOIN files AS carried ON carried.id = given.file_id AND carried.tenant_id = (
+           SELECT tenant_id FROM workflow_executions AS run WHERE run.id = given.run_id)
      ORDER BY given.id
  RETURNING id
     """,
@@ -398,7 +415,8 @@ _RUN_CHANGES: Final = Part(
     """
     id uuid, status text, starts boolean, final boolean, cancels boolean, output_data text,
     error_type text, error_message text, stack_trace text, failed_node_id text, revision bigint,
-    cpu_us bigint, memory_peak_bytes bigint, container_id uuid
+    cpu_us bigint, memory_peak_bytes bigint, container_id uuid, io_read_bytes bigint,
+    io_write_bytes bigint
     """,
     """
     UPDATE workflow_executions AS run
@@ -412,7 +430,8 @@ _RUN_CHANGES: Final = Part(
            failed_node_id = given.failed_node_id, revision = given.revision,
            container_id = COALESCE(given.container_id::text, run.container_id),
            resource_usage = jsonb_build_object(
-               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes)
+               'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes,
+               'io_read_bytes', given.io_read_bytes, 'io_write_bytes', given.io_write_bytes)
       FROM fence, stamp, given
      WHERE run.id = given.id AND run.completed_at IS NULL
  RETURNING run.id

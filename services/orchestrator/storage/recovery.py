@@ -51,10 +51,20 @@ _NODES: Final[LiteralString] = """
            node.attempt_token, node.runner_incarnation, node.retry_count, node.delivery_count,
            node.revision, node.output_data, node.output_file_id, node.container_id,
            node.child_execution_id, node.cache_hit,
-           node.error_type, node.error_message, node.error_stack_trace,
+           node.error_type, node.error_message, node.error_stack_trace, node.error_detail,
            node.started_at, node.completed_at,
            (node.resource_usage ->> 'cpu_us')::bigint AS cpu_us,
            (node.resource_usage ->> 'memory_peak_bytes')::bigint AS memory_peak_bytes,
+           (node.resource_usage ->> 'io_read_bytes')::bigint AS io_read_bytes,
+           (node.resource_usage ->> 'io_write_bytes')::bigint AS io_write_bytes,
+           (SELECT COALESCE(sum((resource_usage ->> 'io_read_bytes')::bigint), 0)::bigint
+              FROM node_attempts AS attempt
+             WHERE attempt.node_execution_id = node.id AND attempt.token <> node.attempt_token
+           ) AS earlier_io_read_bytes,
+           (SELECT COALESCE(sum((resource_usage ->> 'io_write_bytes')::bigint), 0)::bigint
+              FROM node_attempts AS attempt
+             WHERE attempt.node_execution_id = node.id AND attempt.token <> node.attempt_token
+           ) AS earlier_io_write_bytes,
            (SELECT COALESCE(sum((resource_usage ->> 'cpu_us')::bigint), 0)::bigint
               FROM node_attempts AS attempt
              WHERE attempt.node_execution_id = node.id AND attempt.token <> node.attempt_token
@@ -214,13 +224,14 @@ def _to_open_run(
     return OpenRun(run, due_s, row["deadline_s"], ended)
 
 
-def _to_failure(row: Row) -> Failure | None:
+def _to_failure(row: Row, detail: str | None = None) -> Failure | None:
     if row["error_type"] is None:
         return None
     return Failure(
         error_type=row["error_type"],
         message=row["error_message"] or "",
         stack_trace=row["error_stack_trace"] or "",
+        detail=detail,
     )
 
 
@@ -246,11 +257,15 @@ def _to_node_row(node: Row) -> NodeRow:
         delivery_count=node["delivery_count"],
         revision=node["revision"],
         output=output,
-        failure=_to_failure(node),
+        failure=_to_failure(node, node["error_detail"]),
         cpu_us=node["cpu_us"] or 0,
         earlier_cpu_us=node["earlier_cpu_us"],
         memory_peak_bytes=node["memory_peak_bytes"] or 0,
         earlier_memory_peak_bytes=node["earlier_memory_peak_bytes"],
+        io_read_bytes=node["io_read_bytes"] or 0,
+        io_write_bytes=node["io_write_bytes"] or 0,
+        earlier_io_read_bytes=node["earlier_io_read_bytes"],
+        earlier_io_write_bytes=node["earlier_io_write_bytes"],
         container_id=node["container_id"],
         started_at=node["started_at"],
         completed_at=node["completed_at"],

@@ -22,6 +22,7 @@ class Armed:
     workflow_alias: str
     input_data: str
     payload_input: str
+    filter: str
     secret_sha256: str
     is_paused: bool
     now: datetime
@@ -29,7 +30,7 @@ class Armed:
 
 _FIND: Final[LiteralString] = """
     SELECT id, tenant_id, created_by, workflow_id, workflow_version, workflow_alias, input_data,
-           payload_input, secret_sha256, paused_at IS NOT NULL AS is_paused,
+           payload_input, filter, secret_sha256, paused_at IS NOT NULL AS is_paused,
            clock_timestamp() AS now
       FROM triggers WHERE id = $1
 """
@@ -52,6 +53,16 @@ _REFUSED: Final[LiteralString] = """
        SET error_reason = $2, error_message = $3, error_at = clock_timestamp()
      WHERE id = $1
 """
+
+
+_FILTERED: Final[LiteralString] = """
+    UPDATE triggers SET filtered_count = filtered_count + 1 WHERE id = $1
+"""
+
+
+async def filtered(db: Db, trigger_id: UUID) -> None:
+    """Write that a call started nothing, since the filter did not hold."""
+    await db.execute(_FILTERED, trigger_id)
 
 
 async def fired(db: Db, trigger_id: UUID) -> None:

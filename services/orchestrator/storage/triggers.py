@@ -21,12 +21,14 @@ class Trigger:
     workflow_alias: str
     input_data: str  # the exact text
     payload_input: str
+    filter: str
     created_by: UUID
     created_at: datetime
     updated_at: datetime
     paused_at: datetime | None = None
     fired_at: datetime | None = None
     fired_count: int = 0
+    filtered_count: int = 0
     error_reason: str | None = None
     error_message: str | None = None
     error_at: datetime | None = None
@@ -58,11 +60,11 @@ async def count(db: Db) -> int:
 
 _INSERT: Final[LiteralString] = """
     INSERT INTO triggers (id, workflow_id, name, workflow_version, workflow_alias, input_data,
-           payload_input, secret_sha256)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+           payload_input, secret_sha256, filter)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
  RETURNING id, workflow_id, name, workflow_version, workflow_alias, input_data, payload_input,
            paused_at, fired_at, fired_count, error_reason, error_message, error_at, revision,
-           updated_at, created_by, created_at
+           updated_at, created_by, created_at, filter, filtered_count
 """
 
 
@@ -78,6 +80,7 @@ async def insert(db: Db, trigger: Trigger, secret_sha256: str) -> Trigger:
         trigger.input_data,
         trigger.payload_input,
         secret_sha256,
+        trigger.filter,
     )
     assert row is not None
     return Trigger(**dict(row))
@@ -86,7 +89,7 @@ async def insert(db: Db, trigger: Trigger, secret_sha256: str) -> Trigger:
 _GET: Final[LiteralString] = """
     SELECT id, workflow_id, name, workflow_version, workflow_alias, input_data, payload_input,
            paused_at, fired_at, fired_count, error_reason, error_message, error_at, revision,
-           updated_at, created_by, created_at
+           updated_at, created_by, created_at, filter, filtered_count
       FROM triggers WHERE id = $1
 """
 
@@ -100,7 +103,7 @@ async def get(db: Db, trigger_id: UUID) -> Trigger | None:
 _HOLD: Final[LiteralString] = """
     SELECT id, workflow_id, name, workflow_version, workflow_alias, input_data, payload_input,
            paused_at, fired_at, fired_count, error_reason, error_message, error_at, revision,
-           updated_at, created_by, created_at
+           updated_at, created_by, created_at, filter, filtered_count
       FROM triggers WHERE id = $1 FOR UPDATE
 """
 
@@ -114,7 +117,7 @@ async def hold(db: Db, trigger_id: UUID) -> Trigger | None:
 _LIST: Final[LiteralString] = """
     SELECT id, workflow_id, name, workflow_version, workflow_alias, input_data, payload_input,
            paused_at, fired_at, fired_count, error_reason, error_message, error_at, revision,
-           updated_at, created_by, created_at
+           updated_at, created_by, created_at, filter, filtered_count
       FROM triggers
      WHERE tenant_id = current_tenant_id() AND ($1::uuid IS NULL OR workflow_id = $1)
        AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3::uuid))
@@ -135,12 +138,12 @@ async def list_page(
 _UPDATE: Final[LiteralString] = """
     UPDATE triggers
        SET name = $2, workflow_version = $3, workflow_alias = $4, input_data = $5,
-           payload_input = $6, paused_at = $7, revision = revision + 1,
+           payload_input = $6, paused_at = $7, filter = $8, revision = revision + 1,
            updated_at = clock_timestamp()
      WHERE id = $1
  RETURNING id, workflow_id, name, workflow_version, workflow_alias, input_data, payload_input,
            paused_at, fired_at, fired_count, error_reason, error_message, error_at, revision,
-           updated_at, created_by, created_at
+           updated_at, created_by, created_at, filter, filtered_count
 """
 _ROTATE: Final[LiteralString] = """
     UPDATE triggers
@@ -148,7 +151,7 @@ _ROTATE: Final[LiteralString] = """
      WHERE id = $1
  RETURNING id, workflow_id, name, workflow_version, workflow_alias, input_data, payload_input,
            paused_at, fired_at, fired_count, error_reason, error_message, error_at, revision,
-           updated_at, created_by, created_at
+           updated_at, created_by, created_at, filter, filtered_count
 """
 
 
@@ -163,6 +166,7 @@ async def update(db: Db, trigger: Trigger) -> Trigger:
         trigger.input_data,
         trigger.payload_input,
         trigger.paused_at,
+        trigger.filter,
     )
     assert row is not None, "it is held"
     return Trigger(**dict(row))

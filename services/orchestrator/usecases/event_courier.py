@@ -11,6 +11,7 @@ from uuid import UUID
 
 import structlog
 
+from services.kit import crash
 from services.kit.errors import QflowError
 from services.kit.pg import LINK_FAULTS, Pool, transaction, translate
 from services.orchestrator.domain import webhook
@@ -77,6 +78,7 @@ class Courier:
     async def _try(self, parcel: Parcel) -> None:
         answer = await self._answer(parcel)
         try:
+            crash.reach("event_posted")
             await self._write(parcel, answer)
         except Exception as error:
             known = isinstance(error, (QflowError, *LINK_FAULTS)) or translate(error) is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -15,9 +15,6 @@ from services.kit.caller import Caller
 from services.kit.errors import (
     Conflict,
     FailedPrecondition,
-    FieldViolation,
-    InvalidArgument,
-    NotFound,
     ResourceExhausted,
 )
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
@@ -25,26 +22,20 @@ from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.orchestrator.domain import timing as timings
 from services.orchestrator.domain.timing import Timing
-from services.orchestrator.storage import schedule_ticks, schedules
-from services.orchestrator.storage.schedule_ticks import Backfill, Tick
+from services.orchestrator.storage import schedules
 from services.orchestrator.storage.schedules import Definition, Schedule
+from services.orchestrator.usecases.schedule_checks import NO_ID, hold, invalid, missing
 from services.orchestrator.usecases.start import Starter
 
 log = structlog.get_logger()
 
 SCHEDULES_MAX: Final = 1_000
-BACKFILL_TICKS_MAX: Final = 10_000
-BACKFILLS_MAX: Final = 10
-PREVIEW_DEFAULT: Final = 10
 FIELDS: Final = (
     *("name", "description", "workflow_version", "workflow_alias", "input_json", "timing"),
     *("overlap", "catch_up", "catch_up_window", "labels"),
 )
 # What a start depends on: only a change of these is held against the workflow.
 _STARTING: Final = frozenset({"workflow_version", "workflow_alias", "input_json"})
-_FIRST: Final = datetime(1900, 1, 1, tzinfo=UTC)
-_LAST: Final = datetime(8999, 1, 1, tzinfo=UTC)
-_NO_ID: Final = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +65,7 @@ async def create_schedule(
     now, first = await _first(deps.pool, caller, definition.timing)
     schedule_id = uuid7()
     schedule = Schedule(
-        id=_NO_ID if validate_only else schedule_id,
+        id=NO_ID if validate_only else schedule_id,
         workflow_id=workflow_id,
         definition=definition,
         created_by=caller.user_id,
@@ -140,7 +131,7 @@ async def update_schedule(
     """Take what the mask names of a definition."""
     if not mask or any(name not in FIELDS for name in mask):
         fault = f"must name some of {', '.join(FIELDS)}"
-        raise _invalid("update_mask", "UPDATE_MASK_INVALID", fault)
+        raise invalid("update_mask", "UPDATE_MASK_INVALID", fault)
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier
@@ -234,7 +225,7 @@ async def delete_schedule(
         return earlier
 
     async def write(db: Db) -> Schedule:
-        held = await _held(db, schedule_id)
+        held = await hold(db, schedule_id)
         _check_etag(held, etag)
         await schedules.delete(db, schedule_id)
         return held
@@ -242,177 +233,6 @@ async def delete_schedule(
     written = await write_once(pool, caller, key, write)
     log.info("schedule_deleted", schedule_id=str(schedule_id))
     return written
-
-
-async def preview(
-    pool: Pool,
-    caller: Caller,
-    schedule_id: UUID | None,
-    timing: Timing | None,
-    *,
-    after: datetime | None,
-    count: int,
-) -> list[datetime]:
-    """Give the next times, of a schedule or of what could be one."""
-    if (schedule_id is None) == (timing is None):
-        fault = "is one of two that may be given: schedule_id or timing"
-        raise _invalid("timing", "PREVIEW_OF_WHAT", fault)
-    if after is not None:
-        _check_moment(after, field="after_time")
-    if schedule_id is not None:
-        timing = (await get_schedule(pool, caller, schedule_id)).definition.timing
-    async with as_caller(pool, caller) as db:
-        now = after or await schedules.now(db)
-    assert timing is not None
-    if schedule_id is None:
-        await asyncio.to_thread(timings.check, timing, field="timing", now=now)
-    return await asyncio.to_thread(timings.upcoming, timing, now, count=count or PREVIEW_DEFAULT)
-
-
-async def trigger(
-    pool: Pool, caller: Caller, schedule_id: UUID, *, key: RequestKey[Tick] | None
-) -> Tick | Replayed:
-    """Make a tick for now."""
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
-
-    async def write(db: Db) -> Tick:
-        await _held(db, schedule_id)
-        await schedules.wake(db)
-        return await schedule_ticks.trigger(db, schedule_id)
-
-    return await write_once(pool, caller, key, write)
-
-
-async def list_ticks(
-    pool: Pool,
-    caller: Caller,
-    *,
-    schedule_id: UUID | None,
-    execution_id: UUID | None,
-    states: Sequence[str],
-    before: tuple[datetime, UUID] | None,
-    limit: int,
-) -> list[Tick]:
-    """Give a page of ticks."""
-    if schedule_id is None and execution_id is None:
-        fault = "is needed, or execution_id"
-        raise _invalid("schedule_id", "TICKS_OF_WHAT", fault)
-    async with as_caller(pool, caller) as db:
-        return await schedule_ticks.list_page(
-            db,
-            schedule_id=schedule_id,
-            execution_id=execution_id,
-            states=states,
-            before=before,
-            limit=limit,
-        )
-
-
-async def backfill(
-    pool: Pool,
-    caller: Caller,
-    schedule_id: UUID,
-    *,
-    begin: datetime,
-    end: datetime,
-    max_running: int,
-    key: RequestKey[Backfill] | None,
-    validate_only: bool,
-) -> Backfill | Replayed:
-    """Make up for a range of past times."""
-    _check_moment(begin, field="start_time")
-    _check_moment(end, field="end_time")
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
-    schedule = await get_schedule(pool, caller, schedule_id)
-    async with as_caller(pool, caller) as db:
-        now = await schedules.now(db)
-    if not begin < end <= now:
-        fault = "must be after start_time and not in the future"
-        raise _invalid("end_time", "RANGE_INVALID", fault)
-    timing = replace(schedule.definition.timing, starts_at=None, ends_at=end)
-    just_before = begin - timedelta(microseconds=1)
-    moments = await asyncio.to_thread(
-        timings.upcoming, timing, just_before, count=BACKFILL_TICKS_MAX + 1
-    )
-    if not moments:
-        raise _invalid("start_time", "RANGE_INVALID", "no time of the schedule is in the range")
-    if len(moments) > BACKFILL_TICKS_MAX:
-        fault = f"the range has more than {BACKFILL_TICKS_MAX} times; take several"
-        raise _invalid("end_time", "RANGE_TOO_LARGE", fault)
-    made = Backfill(
-        id=_NO_ID if validate_only else uuid7(),
-        schedule_id=schedule_id,
-        from_at=begin,
-        to_at=end,
-        max_running=max_running or 1,
-        state="running",
-        total_count=len(moments),
-        done_count=0,
-        present_count=0,
-        created_by=caller.user_id,
-        created_at=now,
-        completed_at=None,
-    )
-    if validate_only:
-        return made
-
-    async def write(db: Db) -> Backfill:
-        await _held(db, schedule_id)
-        if await schedule_ticks.count_backfills(db, schedule_id) >= BACKFILLS_MAX:
-            raise ResourceExhausted(
-                "BACKFILLS_TOO_MANY",
-                f"a schedule has at most {BACKFILLS_MAX} backfills at a time; cancel one, or wait",
-            )
-        await schedules.wake(db)
-        return await schedule_ticks.insert_backfill(db, made, timing, moments[0])
-
-    return await write_once(pool, caller, key, write)
-
-
-async def list_backfills(
-    pool: Pool,
-    caller: Caller,
-    schedule_id: UUID,
-    *,
-    before: tuple[datetime, UUID] | None,
-    limit: int,
-) -> list[Backfill]:
-    """Give a page of a schedule's backfills."""
-    async with as_caller(pool, caller) as db:
-        return await schedule_ticks.list_backfills(db, schedule_id, before=before, limit=limit)
-
-
-async def cancel_backfill(pool: Pool, caller: Caller, backfill_id: UUID) -> Backfill:
-    """Stop a backfill; one that is stopped already is given as it is."""
-    async with as_caller(pool, caller) as db:
-        found = await schedule_ticks.cancel_backfill(db, backfill_id)
-        await schedules.wake(db)
-    if found is None:
-        raise NotFound(
-            "BACKFILL_NOT_FOUND",
-            "no such backfill; ListScheduleBackfills shows those of a schedule",
-            resource=("schedule_backfill", str(backfill_id)),
-        )
-    if found.state == "completed":
-        raise FailedPrecondition(
-            "BACKFILL_OVER",
-            "the backfill has completed; nothing is left to cancel",
-            resource=("schedule_backfill", str(backfill_id)),
-        )
-    return found
-
-
-def missing(schedule_id: UUID) -> NotFound:
-    """Make the answer for a schedule that the caller cannot see, existing or not."""
-    return NotFound(
-        "SCHEDULE_NOT_FOUND",
-        "no such schedule; ListSchedules shows those you may see",
-        resource=("schedule", str(schedule_id)),
-    )
 
 
 async def _change(
@@ -428,7 +248,7 @@ async def _change(
         return earlier
 
     async def write(db: Db) -> Schedule:
-        held = await _held(db, schedule_id)
+        held = await hold(db, schedule_id)
         after = changed(held)
         if after is held:
             return held
@@ -440,20 +260,13 @@ async def _change(
     return written
 
 
-async def _held(db: Db, schedule_id: UUID) -> Schedule:
-    held = await schedules.hold(db, schedule_id)
-    if held is None:
-        raise missing(schedule_id)
-    return held
-
-
 async def _check_start(
     deps: Scheduling, caller: Caller, workflow_id: UUID, definition: Definition
 ) -> None:
     """Refuse what a start would be refused for now."""
     if definition.workflow_alias and definition.workflow_version:
         fault = "name a version or an alias, not both"
-        raise _invalid("definition.workflow_alias", "VERSION_NAMED_TWICE", fault)
+        raise invalid("definition.workflow_alias", "VERSION_NAMED_TWICE", fault)
     await deps.starter.check(
         caller,
         workflow_id,
@@ -472,7 +285,7 @@ async def _first(pool: Pool, caller: Caller, timing: Timing) -> tuple[datetime, 
 
 def _check_name(definition: Definition) -> None:
     if not definition.name.strip():
-        raise _invalid("definition.name", "NAME_MISSING", "must have 1 to 255 characters")
+        raise invalid("definition.name", "NAME_MISSING", "must have 1 to 255 characters")
 
 
 def _check_etag(held: Schedule, etag: str) -> None:
@@ -482,14 +295,3 @@ def _check_etag(held: Schedule, etag: str) -> None:
             "the schedule changed since it was read; read it again and repeat the change",
             etag=held.etag,
         )
-
-
-def _check_moment(moment: datetime, *, field: str) -> None:
-    if not _FIRST <= moment <= _LAST:
-        raise _invalid(field, "TIME_INVALID", "must be in the years 1900 to 8998")
-
-
-def _invalid(field: str, reason: str, description: str) -> InvalidArgument:
-    return InvalidArgument(
-        reason, f"{field}: {description}", fields=[FieldViolation(field, description, reason)]
-    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
+from services.kit import crash
 from services.kit.caller import Caller
 from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from services.kit.pg import Pool, as_caller, connection, transaction
@@ -206,6 +207,8 @@ class Starter:
                     resource=("workflow", str(workflow_id)),
                 )
             self.engine.core.unlocked |= await unlocked(db, [plan], self.engine.core.unlocked)
+        if store:
+            crash.reach("start_pinned")
         followed = {
             UUID(node["node_id"]): plan.places[plan.index[node["id"]]].node_version_id
             for node in definition.of_kind(Kind.PYTHON)

@@ -42,7 +42,8 @@ log = structlog.get_logger()
 
 TRIGGERS_MAX: Final = 1_000
 FIELDS: Final = (
-    *("name", "workflow_version", "workflow_alias", "input_json", "payload_input", "paused"),
+    *("name", "workflow_version", "workflow_alias", "input_json", "payload_input", "filter"),
+    "paused",
 )
 _PREFIX: Final = "qft"  # of secrets: tells people, and scanners, what they look at
 # Compared with where there is no trigger: that must take as long.
@@ -62,6 +63,7 @@ class Given:
     workflow_alias: str
     input_json: str
     payload_input: str
+    filter: str
     paused: bool = False
 
 
@@ -85,6 +87,7 @@ async def create(
         workflow_alias=given.workflow_alias,
         input_data=given.input_json,
         payload_input=given.payload_input,
+        filter=given.filter,
         created_by=caller.user_id,
         created_at=now,
         updated_at=now,
@@ -152,6 +155,7 @@ async def update(
             workflow_alias=held.workflow_alias,
             input_json=held.input_data,
             payload_input=held.payload_input,
+            filter=held.filter,
             paused=held.paused_at is not None,
         )
         return replace(before, **{name: getattr(given, name) for name in mask})
@@ -168,6 +172,7 @@ async def update(
             workflow_alias=said.workflow_alias,
             input_data=said.input_json,
             payload_input=said.payload_input,
+            filter=said.filter,
             paused_at=paused_at,
         )
         return await triggers.update(db, after)
@@ -210,8 +215,8 @@ async def fire(
     sent_at: datetime,
     payload: str,
     idempotency_key: str,
-) -> UUID:
-    """Start the workflow of a trigger; gives the run's id.
+) -> UUID | None:
+    """Start the workflow of a trigger; gives the run's id, None where its filter does not hold.
 
     A trigger that is not there and a wrong secret are told by nothing, not even by time; only
     whoever has the secret learns anything more.
@@ -229,6 +234,8 @@ async def fire(
         text = await asyncio.to_thread(_inputs, armed, payload)
     else:
         text = _inputs(armed, payload)
+    if not await _passes(starter, armed, payload):
+        return None
     request_id = firing.request_id(
         trigger_id, idempotency_key=idempotency_key, sent_at=sent_at, payload=payload
     )
@@ -252,6 +259,21 @@ async def fire(
         await trigger_calls.fired(db, trigger_id)
     log.info("trigger_fired", trigger_id=str(trigger_id), execution_id=str(execution.id))
     return execution.id
+
+
+async def _passes(starter: Starter, armed: Armed, payload: str) -> bool:
+    """Work the trigger's filter out, beside the loop, and count what does not pass."""
+    if not armed.filter:
+        return True
+    try:
+        if await asyncio.to_thread(firing.passes, armed.filter, payload):
+            return True
+    except InvalidArgument as error:
+        await _note_refusal(starter.engine_pool, armed.id, error)
+        raise
+    async with transaction(starter.engine_pool, durable=False) as db:
+        await trigger_calls.filtered(db, armed.id)
+    return False
 
 
 def _inputs(armed: Armed, payload: str) -> str:
@@ -311,6 +333,8 @@ def _check(given: Given, fields: Sequence[str]) -> None:
     if given.workflow_alias and given.workflow_version:
         fault = "name a version or an alias, not both"
         raise _invalid("workflow_alias", "VERSION_NAMED_TWICE", fault)
+    if "filter" in fields:
+        firing.check_filter(given.filter)
     if "input_json" in fields:
         firing.check_object(given.input_json, field="input_json")
 

@@ -208,7 +208,13 @@ def _node(plan: Plan, view: View) -> NodeExecution:
         completed_at=record.completed_at,
         error_type=failure.error_type if failure else None,
         error_message=failure.message if failure else None,
-        resource_usage={"cpu_us": record.cpu_us, "memory_peak_bytes": record.memory_peak_bytes},
+        error_detail=failure.detail if failure else None,
+        resource_usage={
+            "cpu_us": record.cpu_us,
+            "memory_peak_bytes": record.memory_peak_bytes,
+            "io_read_bytes": record.io_read_bytes,
+            "io_write_bytes": record.io_write_bytes,
+        },
         container_id=record.container_id,
         cache_hit=record.cache_hit,
     )

@@ -13,7 +13,10 @@ from grpc_status import rpc_status
 from qflow.runner.v1 import environment_service_pb2 as pb
 from qflow.runner.v1 import environment_service_pb2_grpc as pb_grpc
 
-_UNSATISFIABLE: Final = "REQUIREMENTS_UNSATISFIABLE"
+# What no waiting helps against; all else may pass.
+_FINAL: Final = frozenset(
+    {"REQUIREMENTS_UNSATISFIABLE", "NO_BINARY", "PACKAGE_REFUSED", "INVALID_REQUIREMENT"}
+)
 _MESSAGE_CHARS_MAX: Final = 2_000
 
 
@@ -75,7 +78,7 @@ class RunnerEnvironments:
 
 
 def _failed(error: grpc.aio.AioRpcError) -> LockFailedError:
-    final = error.code() == grpc.StatusCode.INVALID_ARGUMENT and _reason(error) == _UNSATISFIABLE
+    final = error.code() == grpc.StatusCode.INVALID_ARGUMENT and _reason(error) in _FINAL
     if final or error.code() == grpc.StatusCode.FAILED_PRECONDITION:
         return LockFailedError((error.details() or "")[:_MESSAGE_CHARS_MAX], final=final)
     return LockFailedError("the runner or the package index does not answer", final=False)

@@ -23,6 +23,7 @@ import os
 import re
 import resource
 import signal
+import stat
 import struct
 import sys
 import time
@@ -53,6 +54,8 @@ _TIME_TEXT = re.compile(_TIME, re.ASCII)
 _DATETIME_TEXT = re.compile("%s[T ]%s" % (_DATE, _TIME), re.ASCII)
 _DECIMAL_TEXT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,6})?", re.ASCII)
 _DECIMAL_CHARS_MAX = 4301  # 4,300 digits and a sign
+# Types whose values travel as files: see there.
+CARRIED = ("file", "ndarray", "arrow", "pandas", "polars", "pickle")
 _WATCHED_SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGALRM, _signal.SIGCHLD)
 
 
@@ -222,6 +225,8 @@ def encode_any(value, depth=0):
 
 class Codecs:
     """Compiles codecs; classes are looked up by name in the user's own module."""
+
+    carried = CARRIED
 
     def __init__(self, namespace):
         self.namespace = namespace
@@ -538,21 +543,16 @@ class Codecs:
 
         return encode
 
-    def _decode_file(self, kind, depth):
-        def decode(plain):
-            if type(plain) is not dict or type(plain.get("$file")) is not str:
-                raise _expected('a file as {"$file": id}', plain)
-            return plain
+    def _decode_carried(self, kind, depth):
+        return carried_decoder(kind["t"])
 
-        return decode
+    def _encode_carried(self, kind, depth):
+        return carried_encoder(kind["t"])
 
-    def _encode_file(self, kind, depth):
-        def encode(value):
-            if type(value) is not dict or type(value.get("$file")) is not str:
-                raise _expected('a file as {"$file": id}', value)
-            return {"$file": _check_text(value["$file"])}
-
-        return encode
+    _decode_file = _decode_ndarray = _decode_arrow = _decode_carried
+    _decode_pandas = _decode_polars = _decode_pickle = _decode_carried
+    _encode_file = _encode_ndarray = _encode_arrow = _encode_carried
+    _encode_pandas = _encode_polars = _encode_pickle = _encode_carried
 
     # -- containers
 
@@ -751,6 +751,12 @@ class Codecs:
 
     def _encode_union(self, kind, depth):
         options = by_precision(kind["any_of"])
+        carried = any(option.get("t") in self.carried for option in options)
+        if carried and not _apart(options, self.find):
+            raise Mismatch(
+                "in %s, what is in a file cannot be told from what is not" % type_name(kind),
+                "serialization_error",
+            )
         if _apart(options, self.find):
             members = [(option, self.encoder(option, depth), None) for option in options]
         else:
@@ -1025,7 +1031,7 @@ _WRITES = {
     "str": frozenset((str,)),
     "dict": frozenset((dict,)),
     "record": frozenset((dict,)),
-    "file": frozenset((dict,)),
+    **dict.fromkeys(CARRIED, frozenset((dict,))),
 }
 _WRITES.update(dict.fromkeys(_TEXT_KINDS, _WRITES["str"]))
 _WRITES.update(dict.fromkeys(("list", "tuple", "set", "frozenset", "complex"), frozenset((list,))))
@@ -1064,7 +1070,7 @@ def _as_it_is(kind):
     if tag == "dict":
         key = kind.get("key") or {"t": "str"}
         return key.get("t") in ("str", "any") and _as_it_is(kind.get("value") or {"t": "any"})
-    return tag in ("literal", "none", "bool", "int", "str", "file", "any")
+    return tag in ("literal", "none", "bool", "int", "str", "any")
 
 
 def as_hashable(plain):
@@ -1122,6 +1128,263 @@ def plain_iso(text):
     while digits < len(tail) and tail[digits].isdigit():
         digits += 1
     return "%s.%s%s" % (head, (tail[:digits] + "000000")[:6], tail[digits:])
+
+
+# ---------------------------------------------------------------- values in files
+# What JSON cannot carry well travels as a file, of which the JSON text holds the id alone. Files
+# that come with a call lie read-only where its header says; those that go are handed over as open
+# descriptors, and whoever takes them copies and proves what it reads.
+
+_FORMATS = {"file": "", "ndarray": "npy", "pickle": "pickle"}  # the others are Arrow's file format
+_SUFFIXES = {"npy": ".npy", "arrow": ".arrow", "pickle": ".pickle"}
+_FILES_MAX = 64  # of one call; as many descriptors go with one message
+
+
+class CarriedFiles:
+    """The files of the call under way."""
+
+    def __init__(self):
+        self.begin({})
+
+    def begin(self, header):
+        self.given = header.get("files") or {}  # by id: where it lies, and its format
+        self.ids = list(header.get("file_ids") or ())
+        self.made = []  # (id, format, name, descriptor)
+        self.opened = []
+
+    def place(self, plain, tag="file"):
+        if type(plain) is not dict or type(plain.get("$file")) is not str:
+            raise _expected('a file as {"$file": id}', plain)
+        found = self.given.get(plain["$file"])
+        if found is None:
+            raise Mismatch("the file did not come with the call")
+        if tag == "pickle" and found[1] != tag:
+            raise Mismatch("the file is no pickle that a node of this run gave")
+        return found[0]
+
+    def open(self, place):
+        stream = open(place, "rb")
+        self.opened.append(stream)
+        return stream
+
+    def hand_over(self, descriptor, form, name):
+        if not self.ids:
+            os.close(descriptor)
+            raise Mismatch("a call gives at most %d files" % _FILES_MAX, "output_too_large")
+        file_id = self.ids.pop()
+        self.made.append((file_id, form, name, descriptor))
+        return {"$file": file_id}
+
+    def end(self):
+        for _, _, _, descriptor in self.made:
+            os.close(descriptor)
+        for stream in self.opened:
+            try:
+                stream.close()
+            except BaseException:
+                pass
+        self.made, self.opened, self.given, self.ids = [], [], {}, []
+
+
+FILES = CarriedFiles()
+
+
+def _read_file(place):
+    from pathlib import Path
+
+    return Path(place)
+
+
+def _read_ndarray(place):
+    import numpy
+
+    try:
+        # Private pages of the file itself: nothing is copied but what the node writes to.
+        return numpy.lib.format.open_memmap(place, mode="c").view(numpy.ndarray)
+    except ValueError:  # nothing to map in an empty array; anything else is told by the reader
+        return numpy.load(place, allow_pickle=False)
+
+
+def _read_arrow(place):
+    import pyarrow
+
+    return pyarrow.ipc.open_file(pyarrow.memory_map(place)).read_all()
+
+
+def _read_pandas(place):
+    return _read_arrow(place).to_pandas()
+
+
+def _read_polars(place):
+    import polars
+
+    return polars.read_ipc(place)  # mapped where nothing is compressed
+
+
+def _read_pickle(place):
+    import pickle
+
+    with open(place, "rb") as stream:
+        return pickle.load(stream)  # noqa: S301 - of its own run, in its own sandbox
+
+
+def _write_ndarray(value, stream):
+    import numpy
+
+    if not isinstance(value, numpy.ndarray):
+        raise _expected("numpy.ndarray", value)
+    if value.dtype.hasobject:
+        raise Mismatch("an array of Python objects is not carried", "serialization_error")
+    numpy.lib.format.write_array(stream, value, allow_pickle=False)
+
+
+def _write_arrow(value, stream):
+    import pyarrow
+
+    if not isinstance(value, pyarrow.Table):
+        raise _expected("pyarrow.Table", value)
+    with pyarrow.ipc.new_file(stream, value.schema) as writer:
+        writer.write_table(value)
+
+
+def _write_pandas(value, stream):
+    import pandas
+    import pyarrow
+
+    if not isinstance(value, pandas.DataFrame):
+        raise _expected("pandas.DataFrame", value)
+    _write_arrow(pyarrow.Table.from_pandas(value), stream)
+
+
+def _write_polars(value, stream):
+    import polars
+
+    if not isinstance(value, polars.DataFrame):
+        raise _expected("polars.DataFrame", value)
+    value.write_ipc(stream)
+
+
+def _write_pickle(value, stream):
+    import pickle
+
+    pickle.dump(value, stream, protocol=5)
+
+
+_READERS = {
+    "file": _read_file,
+    "ndarray": _read_ndarray,
+    "arrow": _read_arrow,
+    "pandas": _read_pandas,
+    "polars": _read_polars,
+    "pickle": _read_pickle,
+}
+_WRITERS = {
+    "ndarray": _write_ndarray,
+    "arrow": _write_arrow,
+    "pandas": _write_pandas,
+    "polars": _write_polars,
+    "pickle": _write_pickle,
+}
+
+
+def carried_decoder(tag):
+    read = _READERS[tag]
+
+    def decode(plain):
+        place = FILES.place(plain, tag)
+        try:
+            return read(place)
+        except Mismatch:
+            raise
+        except ImportError as problem:
+            raise Mismatch("%s; declare the package" % safe_text(problem, 200)) from None
+        except MemoryError:
+            raise
+        except Exception as problem:
+            raise Mismatch(
+                "the file holds no %s: %s" % (tag, safe_text(problem, 500)), "serialization_error"
+            ) from None
+
+    return decode
+
+
+def carried_encoder(tag):
+    if tag == "file":
+        return _encode_path
+    write = _WRITERS[tag]
+    form = _FORMATS.get(tag, "arrow")
+
+    def encode(value):
+        descriptor = os.memfd_create("value", os.MFD_CLOEXEC)
+        try:
+            with os.fdopen(os.dup(descriptor), "wb") as stream:
+                write(value, stream)
+        except BaseException as problem:
+            os.close(descriptor)
+            if isinstance(problem, ImportError):
+                raise Mismatch("%s; declare the package" % safe_text(problem, 200)) from None
+            if isinstance(problem, (Mismatch, MemoryError)) or not isinstance(problem, Exception):
+                raise
+            raise Mismatch(
+                "%s cannot be written as %s: %s" % (describe(value), form, safe_text(problem, 500)),
+                "serialization_error",
+            ) from None
+        return FILES.hand_over(descriptor, form, "value" + _SUFFIXES[form])
+
+    return encode
+
+
+def _encode_path(value):
+    if type(value) is dict and type(value.get("$file")) is str:
+        return {"$file": _check_text(value["$file"])}
+    name = ""
+    if isinstance(value, os.PathLike):
+        path = os.fspath(value)
+        path = os.fsdecode(path) if isinstance(path, bytes) else path
+        for file_id, (place, _) in FILES.given.items():
+            if path == place:
+                return {"$file": file_id}  # as it came
+        name = os.path.basename(path)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (OSError, ValueError) as problem:
+            raise Mismatch(
+                "the file cannot be opened: %s" % safe_text(problem, 500), "serialization_error"
+            ) from None
+    elif callable(getattr(value, "getbuffer", None)):
+        descriptor = os.memfd_create("value", os.MFD_CLOEXEC)
+        with os.fdopen(os.dup(descriptor), "wb") as stream:
+            stream.write(value.getbuffer())
+    elif callable(getattr(value, "fileno", None)):
+        try:
+            if callable(getattr(value, "flush", None)) and not value.closed:
+                value.flush()
+            descriptor = os.dup(value.fileno())
+        except (OSError, ValueError) as problem:
+            raise Mismatch(
+                "the stream has no open file: %s" % safe_text(problem, 500), "serialization_error"
+            ) from None
+        name = value.name if isinstance(getattr(value, "name", None), str) else ""
+        name = os.path.basename(name)
+    else:
+        raise _expected("a path or a binary stream", value)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Mismatch("only a regular file can leave a node", "serialization_error")
+    return FILES.hand_over(descriptor, "", clean(name, 200))
+
+
+def wants_stream(annotation):
+    """Whether a parameter asks for an open file instead of its path."""
+    text = annotation if isinstance(annotation, str) else ""
+    if not text:
+        text = "%s.%s" % (
+            getattr(annotation, "__module__", ""),
+            getattr(annotation, "__qualname__", getattr(annotation, "_name", "")),
+        )
+        if getattr(annotation, "__origin__", None) is not None:
+            text = str(annotation)
+    return text.rpartition(".")[2].startswith(("BinaryIO", "IO[bytes]", "BufferedReader"))
 
 
 # ---------------------------------------------------------------- conversions
@@ -1278,11 +1541,40 @@ def _frames(problem, source):
     return out
 
 
+_CAUSE = "The above exception was the direct cause of the following one:"
+_CONTEXT = "While handling the above exception, another one occurred:"
+
+
+def _members(problem):
+    """The exceptions in a group and in groups within it, a bounded number of them."""
+    found, waiting, seen = [], [problem], 0
+    while waiting and len(found) < MAX_CAUSES and seen < 1000:
+        seen += 1
+        current = waiting.pop(0)
+        inner = getattr(current, "exceptions", None)
+        if _is_group(current) and isinstance(inner, tuple):
+            waiting[:0] = [each for each in inner if isinstance(each, BaseException)]
+        elif current is not problem:
+            found.append(current)
+    return found
+
+
+def _is_group(problem):
+    return sys.version_info >= (3, 11) and isinstance(problem, BaseExceptionGroup)  # noqa: F821
+
+
+def _lines_of(problem, source):
+    name, text = type(problem).__name__[:255], safe_text(problem)
+    lines = ["Traceback (most recent call last):", *_frames(problem, source)]
+    lines.append("%s: %s" % (name, text) if text else name)
+    return name, text, "\n".join(lines)
+
+
 def _cause_of(problem):
     if problem.__cause__ is not None:
-        return problem.__cause__, "The above exception was the direct cause of the following one:"
+        return problem.__cause__, _CAUSE
     if problem.__context__ is not None and not problem.__suppress_context__:
-        return problem.__context__, "While handling the above exception, another one occurred:"
+        return problem.__context__, _CONTEXT
     return None, ""
 
 
@@ -1293,25 +1585,30 @@ def error_of(problem, source, kind="user_error"):
     current, link = problem, ""
     while current is not None and len(chain) < MAX_CAUSES and id(current) not in seen:
         seen.add(id(current))
-        name = type(current).__name__
-        lines = ["Traceback (most recent call last):", *_frames(current, source)]
-        text = safe_text(current)
-        lines.append("%s: %s" % (name, text) if text else name)
+        name, text, lines = _lines_of(current, source)
         following = link
         current, link = _cause_of(current)
-        chain.append((name, text, "\n".join(lines), following))
+        chain.append((name, text, lines, following))
     trace = []
     for _, _, text, following in reversed(chain):
         trace.append(text)
         if following:
             trace.append("\n%s\n" % following)
     name, text = chain[0][0], chain[0][1]
+    causes = [
+        {"kind": "cause" if link is _CAUSE else "context", "exception": n, "message": t[:1000]}
+        for n, t, _, link in chain[1:]
+    ]
+    for number, member in enumerate(_members(problem)):
+        n, t, lines = _lines_of(member, source)
+        trace.append("\nMember %d of the group:\n\n%s" % (number + 1, lines))
+        causes.append({"kind": "member", "exception": n, "message": t[:1000]})
     return {
         "type": kind,
         "message": "%s: %s" % (name, text) if text else name,
         "exception": name,
         "traceback": clean("\n".join(trace), MAX_TRACE),
-        "causes": [clean("%s: %s" % (n, t), 1000) for n, t, _, _ in chain[1:]],
+        "causes": causes,
     }
 
 
@@ -1358,10 +1655,10 @@ class Channel:
     def write(self, header):
         self.write_text(_dump(header))
 
-    def write_text(self, header, parts=()):
+    def write_text(self, header, parts=(), descriptors=()):
         head = header.encode("utf-8")
         body = b"".join(parts)
-        self._send(_HEAD.pack(len(head), len(body)) + head + body)
+        self._send(_HEAD.pack(len(head), len(body)) + head + body, descriptors)
 
     def tell(self, header, body):
         """Tell of output; False when there is no room, or this is a child of the agent's process."""
@@ -1371,16 +1668,26 @@ class Channel:
         self._send(_HEAD.pack(len(header), len(body)) + header + body)
         return True
 
-    def _send(self, data):
+    def _send(self, data, descriptors=()):
         with self.lock:
             self.writer = _thread.get_ident()
             try:
+                if descriptors:
+                    data = data[self._send_with(data, descriptors) :]
                 self._write_all(data)
             finally:
                 self.writer = 0
         if self.stopped:
             self.stopped = False
             raise Terminated()
+
+    def _send_with(self, data, descriptors):
+        import array
+        import socket
+
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+        with socket.socket(fileno=os.dup(self.descriptor)) as channel:
+            return channel.sendmsg([data], [rights])
 
     def _write_all(self, data):
         view = memoryview(data)
@@ -1495,6 +1802,7 @@ class Residue:
     def __init__(self):
         self.last_pid_file = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
         self.last_pid = self._last_pid()
+        self.started = False  # whether the last call started a process or a thread
         self.threads = len(os.listdir("/proc/self/task"))
         self.cwd = os.getcwd()
         self.environment = dict(os.environ._data)
@@ -1509,7 +1817,8 @@ class Residue:
 
     def found(self):
         last_pid = self._last_pid()
-        if last_pid != self.last_pid:
+        self.started = last_pid != self.last_pid
+        if self.started:
             self.last_pid = last_pid
             if len(os.listdir("/proc/self/task")) > self.threads:
                 return "threads"
@@ -1592,7 +1901,11 @@ class Node:
     def compile_codecs(self):
         codecs = Codecs(self.module.__dict__)
         self.inputs = [
-            (entry["name"], codecs.decoder(entry["type"]), entry.get("kind") == "keyword")
+            (
+                entry["name"],
+                self._decoder_of(codecs, entry["name"], entry["type"]),
+                entry.get("kind") == "keyword",
+            )
             for entry in self.spec["inputs"]
         ]
         self.outputs = [
@@ -1600,6 +1913,13 @@ class Node:
             for entry in self.spec["outputs"]
         ]
         self.fillers = positional_defaults(self.main)
+
+    def _decoder_of(self, codecs, name, kind):
+        annotations = getattr(self.main, "__annotations__", None)
+        if kind.get("t") == "file" and isinstance(annotations, dict):
+            if wants_stream(annotations.get(name)):
+                return lambda plain: FILES.open(FILES.place(plain))
+        return codecs.decoder(kind)
 
     def decode(self, header, body):
         """The call's arguments: (positional, keyword)."""
@@ -1698,11 +2018,70 @@ class Node:
             ) from None
 
 
+class Meter:
+    """What one call used, by the kernel's count: this process, and children it waited for."""
+
+    def __init__(self, clear_refs):
+        self.clear_refs = clear_refs  # open since before rights were given up
+        self.begin()
+
+    def begin(self):
+        """Start again from what is counted now."""
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.peak_kb = own.ru_maxrss
+        self.children_us = _cpu_us(children)
+        self.children_peak_kb = children.ru_maxrss
+        self.children_blocks = (children.ru_inblock, children.ru_oublock)
+        self.blocks = self._blocks(own)
+
+    def _blocks(self, own):
+        read, write = self.children_blocks
+        return own.ru_inblock + read, own.ru_oublock + write
+
+    def end(self, cpu_us, spawned):
+        """The fields of the reply; a call that started no process and read nothing asks once."""
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        peak_kb = own.ru_maxrss
+        more = ""
+        if spawned:
+            children = resource.getrusage(resource.RUSAGE_CHILDREN)
+            children_us = _cpu_us(children)
+            cpu_us += children_us - self.children_us
+            self.children_us = children_us
+            self.children_blocks = (children.ru_inblock, children.ru_oublock)
+            if children.ru_maxrss > self.children_peak_kb:  # else it is an earlier call's
+                self.children_peak_kb = children.ru_maxrss
+                peak_kb = max(peak_kb, children.ru_maxrss)
+        blocks = self._blocks(own)
+        if blocks != self.blocks:
+            read, write = blocks[0] - self.blocks[0], blocks[1] - self.blocks[1]
+            more = ',"io":[%d,%d]' % (read * 512, write * 512)
+            self.blocks = blocks
+        if own.ru_maxrss > self.peak_kb + 4096:
+            self._forget_peak(own.ru_maxrss)
+        return cpu_us, peak_kb, more
+
+    def _forget_peak(self, peak_kb):
+        """The next call's peak is its own, where the kernel can be asked to count it anew."""
+        self.peak_kb = peak_kb
+        try:
+            os.write(self.clear_refs, b"5")
+            self.peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        except OSError:
+            pass
+
+
+def _cpu_us(used):
+    return int((used.ru_utime + used.ru_stime) * 1e6)
+
+
 class Agent:
     """Reads frames until the channel ends."""
 
-    def __init__(self, channel):
+    def __init__(self, channel, meter):
         self.channel = channel
+        self.meter = meter
         self.node = None
         self.residue = None
         self.context = {}
@@ -1759,6 +2138,7 @@ class Agent:
         wall_us = (time.perf_counter_ns() - began) // 1000
         if error is None:
             self.residue = Residue()
+            self.meter.begin()
             self.channel.write({"op": "loaded", "wall_us": wall_us})
         else:
             self.channel.write({"op": "failed", "error": error, "wall_us": wall_us})
@@ -1781,12 +2161,16 @@ class Agent:
     def call_apart(self, header, body):
         """Call in a child, which loads the code itself; the child has no way to the runner."""
         apart = Apart(self.prepared[header["version"]], header, body)
-        reply, parts = apart.result(self.channel.descriptor)
+        reply, parts, descriptors = apart.result(self.channel.descriptor)
         if apart.killed:
             # By the kernel, for want of memory: the runner learns that from the sandbox's end.
             os._exit(128 + signal.SIGKILL)
         reply["recycle"] = "children" if left_running() else ""
-        self.channel.write_text(_dump(reply), [parts])
+        try:
+            self.channel.write_text(_dump(reply), [parts], descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def set_context(self, context):
         if context == self.context:
@@ -1809,6 +2193,7 @@ class Agent:
         cpu = time.process_time_ns()
         began = entered = left = time.perf_counter_ns()
         texts, error = [], None
+        FILES.begin(header)
         try:
             positional, keyword = node.decode(header, body)
             entered = time.perf_counter_ns()
@@ -1817,6 +2202,8 @@ class Agent:
             texts = node.encode(value)
             value = positional = keyword = None
             size = sum(len(text) for _, text in texts)
+            # Of those that take memory; a file is bounded where it is written.
+            size += sum(os.fstat(made[3]).st_size for made in FILES.made if made[1])
             if size > header["output_bytes_max"]:
                 texts = []
                 error = plain_error(
@@ -1835,26 +2222,34 @@ class Agent:
         flush_streams()
         self.channel.room = 0  # what comes after the call is nobody's
         recycle = self.left_behind()
-        used = resource.getrusage(resource.RUSAGE_SELF)
+        cpu_us, peak_kb, more = self.meter.end(
+            (time.process_time_ns() - cpu) // 1000, self.residue.started
+        )
         user_us = max(0, left - entered) // 1000
         # Written by hand: it is most of what a short call costs beside the call itself.
         reply = (
             '{"op":"result","id":%d,"recycle":"%s","usage":{"cpu_us":%d,"max_rss_kb":%d,'
-            '"wall_us":%d,"serialization_us":%d},'
+            '"wall_us":%d,"serialization_us":%d%s},'
         ) % (
             header["id"],
             recycle,
-            (time.process_time_ns() - cpu) // 1000,
-            used.ru_maxrss,
+            cpu_us,
+            peak_kb,
             user_us,
             max(0, (done - began) // 1000 - user_us),
+            more,
         )
         if error is None:
             sizes = ",".join(["[%s,%d]" % (name, len(text)) for name, text in texts])
-            reply += '"outputs":[%s]}' % sizes
-            self.channel.write_text(reply, [text for _, text in texts])
+            reply += '"outputs":[%s]' % sizes
+            if FILES.made:
+                reply += ',"files":%s' % _dump([made[:3] for made in FILES.made])
+            descriptors = [made[3] for made in FILES.made]
+            self.channel.write_text(reply + "}", [text for _, text in texts], descriptors)
         else:
             self.channel.write_text('%s"error":%s}' % (reply, _dump(error)))
+        if FILES.made or FILES.opened:
+            FILES.end()
 
     def left_behind(self):
         try:
@@ -1947,9 +2342,12 @@ class Apart:
         self.killed = False
 
     def result(self, channel):
-        """The reply's header, and its body."""
+        """The reply's header, its body, and the open files that came with it."""
+        import _socket
+
         began = time.perf_counter_ns()
-        reading, writing = os.pipe()
+        pair = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        reading, writing = pair[0].detach(), pair[1].detach()
         self.child = self._fork(channel, reading, writing)
         os.close(writing)
         previous = signal.signal(signal.SIGTERM, self._pass_on)
@@ -1979,12 +2377,16 @@ class Apart:
             "serialization_us": 0,
         }
         message = "the process ended before it returned (%s)" % how
-        return {
-            "op": "result",
-            "id": self.header["id"],
-            "usage": usage,
-            "error": plain_error("exited", message),
-        }, b""
+        return (
+            {
+                "op": "result",
+                "id": self.header["id"],
+                "usage": usage,
+                "error": plain_error("exited", message),
+            },
+            b"",
+            [],
+        )
 
     def _pass_on(self, number, frame):
         try:
@@ -2029,18 +2431,41 @@ class Apart:
 
 def read_frame(descriptor, body_bytes_max):
     """What a child answers; None where that is no answer. It is no more trusted than its code."""
-    frames = Channel(descriptor)
+    frames = Answers(descriptor)
     try:
         while len(frames.pending) < 8:
             if not frames._more():
-                return None
+                return frames.refuse()
         header_length, body_length = _HEAD.unpack_from(frames.pending)
         if header_length > 256 * 1024 or body_length > body_bytes_max + 4096:
-            return None
+            return frames.refuse()
         header, body = frames.read()
-    except (TypeError, ValueError, Mismatch, RecursionError):
-        return None
-    return (header, body) if type(header) is dict else None
+    except (OSError, TypeError, ValueError, Mismatch, RecursionError):
+        return frames.refuse()
+    return (header, body, frames.descriptors) if type(header) is dict else frames.refuse()
+
+
+class Answers(Channel):
+    """What comes from a child, with open files beside it."""
+
+    def __init__(self, descriptor):
+        import _socket
+
+        super().__init__(descriptor)
+        self.socket = _socket.socket(fileno=os.dup(descriptor))
+        self.room_for = _socket.CMSG_SPACE(4 * _FILES_MAX)
+        self.descriptors = []
+
+    def _more(self, wanted=0):
+        chunk, given, _, _ = self.socket.recvmsg(max(65536, min(wanted, 1 << 20)), self.room_for)
+        for _, _, data in given:
+            self.descriptors += [each for (each,) in struct.iter_unpack("=i", data)]
+        self.pending += chunk
+        return bool(chunk)
+
+    def refuse(self):
+        for descriptor in self.descriptors:
+            os.close(descriptor)
 
 
 def serve_once(writing, spec, header, body):
@@ -2217,6 +2642,13 @@ def main():
     del sys.argv[1:]
     sys.argv[0] = FILENAME
     channel = Channel(descriptor)
+    # Opened with the rights that this process still has; where it is barred, peaks only grow.
+    try:
+        clear_refs = fcntl.fcntl(
+            os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC), fcntl.F_DUPFD_CLOEXEC, 200
+        )
+    except OSError:
+        clear_refs = -1
 
     def stop(number, frame):
         if channel.writer == _thread.get_ident():
@@ -2229,7 +2661,7 @@ def main():
     sys.stderr = sys.__stderr__ = open_printed(channel, 2)
     sys.meta_path.insert(0, LoggingWatch(channel))
     try:
-        Agent(channel).serve()
+        Agent(channel, Meter(clear_refs)).serve()
     except Terminated:
         pass
     # Threads that user code left must not keep the sandbox alive.

@@ -38,6 +38,7 @@ class Limits:
     temporary_bytes: int = 256 * MIB
     output_bytes: int = 64 * MIB
     cpu_millicores: int = 0  # 0: a fair share
+    file_bytes: int = 4096 * MIB  # of one file, where it is not in memory
 
     def as_json(self, tier: Tier) -> dict[str, object]:
         """Give the form that `containers.resource_limits` keeps."""
@@ -48,6 +49,7 @@ class Limits:
             "open_files": self.open_files,
             "temporary_bytes": self.temporary_bytes,
             "output_bytes": self.output_bytes,
+            "file_bytes": self.file_bytes,
             **({"cpu_millicores": self.cpu_millicores} if self.cpu_millicores else {}),
         }
 

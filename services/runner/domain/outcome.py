@@ -26,6 +26,14 @@ class ErrorType(enum.StrEnum):
     ENVIRONMENT = "environment_error"
 
 
+class Cause(NamedTuple):
+    """An exception behind another: its cause, what was being handled, or a member of its group."""
+
+    kind: str  # cause, context or member
+    exception: str
+    message: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptError:
     """Why an attempt failed, bounded whatever the user's code raised."""
@@ -34,7 +42,7 @@ class AttemptError:
     message: str
     exception: str = ""
     traceback: str = ""
-    causes: Sequence[str] = ()
+    causes: Sequence[Cause] = ()
     retryable: bool = True
 
 
@@ -45,6 +53,8 @@ class Usage(NamedTuple):
     memory_peak_bytes: int = 0
     wall_us: int = 0
     serialization_us: int = 0
+    io_read_bytes: int = 0  # from and to disks; what stays in memory is none
+    io_write_bytes: int = 0
 
     @property
     def worked_s(self) -> float:

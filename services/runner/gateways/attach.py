@@ -9,6 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import grpc
+from qflow.failure.v1 import failure_pb2
 from qflow.isolation.v1 import isolation_pb2
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 from qflow.orchestrator.v1.attach_service_pb2_grpc import AttachServiceStub
@@ -32,6 +33,11 @@ from services.runner.domain.limits import Asked
 
 PROTOCOL: Final = 1
 _FRAME_BYTES_MAX: Final = 256 * 1024
+_CAUSES: Final = {
+    "cause": failure_pb2.CAUSE_KIND_CAUSE,
+    "context": failure_pb2.CAUSE_KIND_CONTEXT,
+    "member": failure_pb2.CAUSE_KIND_MEMBER,
+}
 # What is wrong with the question itself: it would be answered so for ever.
 _REFUSALS: Final = frozenset(
     {
@@ -189,6 +195,8 @@ def _result(finished: Finished) -> pb.AttemptResult:
         token=finished.token,
         cpu_us=usage.cpu_us,
         memory_peak_bytes=usage.memory_peak_bytes,
+        io_read_bytes=usage.io_read_bytes,
+        io_write_bytes=usage.io_write_bytes,
         user_us=usage.wall_us,
         serialization_us=usage.serialization_us,
         transfer_us=finished.transfer_us,
@@ -203,6 +211,11 @@ def _result(finished: Finished) -> pb.AttemptResult:
         result.failure.stack_trace = error.traceback
         result.failure.retryable = error.retryable
         result.failure.killed = finished.killed
+        result.failure.exception_type = error.exception
+        for cause in error.causes:
+            result.failure.causes.add(
+                kind=_CAUSES[cause.kind], exception_type=cause.exception, message=cause.message
+            )
     elif finished.file is not None:
         file = result.success.file
         file.file_id = finished.file.file_id.bytes

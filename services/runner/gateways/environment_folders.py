@@ -6,6 +6,7 @@ has it whole or not at all.
 
     <tenant>/<key>          an environment; its time of change is when it was used last
     <tenant>/.build         where the tenant's builds take turns: `.lock`, `.cache`, what is staged
+    <tenant>/.wheels        the tenant's own wheels, as links
     <tenant>/.resolve       the cache of resolutions that see the tenant's own wheels
     .resolve                the cache of all others
 """
@@ -118,7 +119,7 @@ def measure(root: Path) -> list[Kept]:
         for folder in _folders(tenant):
             if folder.name in {BUILD, RESOLVE}:
                 kept.append(_cache(root, folder))
-            else:
+            elif not folder.name.startswith("."):
                 kept.append(_measured(root, folder, folder, is_cache=False))
     return kept
 
@@ -128,25 +129,30 @@ def _cache(root: Path, shop: Path) -> Kept:
 
 
 def _measured(root: Path, folder: Path, whole: Path, *, is_cache: bool) -> Kept:
-    used = folder / LOCK if is_cache else folder
+    used_at, pinned = _use(folder / LOCK if is_cache else folder)
     return Kept(
         name=str(folder.relative_to(root)),
         is_cache=is_cache,
-        used_at=used.stat().st_mtime if used.exists() else 0.0,
-        pinned=used.exists() and _is_held(used),
+        used_at=used_at,
+        pinned=pinned,
         files=dict(_files(whole)),
     )
 
 
-def _is_held(path: Path) -> bool:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _use(path: Path) -> tuple[float, bool]:
+    """Tell when something was used last, and whether it is in use; nothing of what is gone."""
     try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0.0, False
+    try:
+        used_at = os.fstat(descriptor).st_mtime
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        return used_at, True
     finally:
         os.close(descriptor)
-    return False
+    return used_at, False
 
 
 def _files(folder: Path) -> Iterator[tuple[int, int]]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
 
 class FileCorruptError(Exception):
     """The stored bytes are not what was written."""
+
+
+class FileTooLarge(Exception):  # noqa: N818 - it says what is wrong with the file
+    """A file is larger than it may be."""
 
 
 class WrongOffset(Exception):  # noqa: N818 - it says where to go on
@@ -56,8 +61,25 @@ class FileBytes(Protocol):
     def pieces(self, key: str, *, offset: int, limit: int, piece_bytes: int) -> Iterator[bytes]:
         """Give a range in pieces."""
 
+    def lend(self, key: str, place: Path, *, size_bytes: int, sha256: str) -> None:
+        """Make a proven file appear at a place, to be read only; raises FileCorruptError.
+
+        Whoever removes it there takes nothing away.
+        """
+
+    def adopt(
+        self, *, tenant_id: UUID, file_id: UUID, descriptor: int, bytes_max: int
+    ) -> tuple[int, str]:
+        """Copy an open file for good; give the size and SHA-256 of what was copied.
+
+        Raises FileTooLarge, and FileCorruptError for what is no regular file.
+        """
+
     def remove(self, *, tenant_id: UUID, file_id: UUID) -> None:
         """Remove the bytes, those of an upload too; that they are gone already is fine."""
+
+    def written_before(self, moment_s: float) -> Iterator[tuple[UUID, UUID]]:
+        """Give tenant and id of what was last written to before a moment, in no order."""
 
     def received(self, key: str) -> int:
         """Say how many bytes of an upload are here for good."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import shutil
+import stat
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 from uuid import UUID
 
 from services.runner.gateways.file_port import (
     FileCorruptError,
+    FileTooLarge,
     UploadBusy,
     UploadIncomplete,
     UploadWriter,
@@ -22,8 +26,15 @@ from services.runner.gateways.file_port import (
 if TYPE_CHECKING:
     from hashlib import _Hash
 
+    Buffer: TypeAlias = bytes | memoryview
+
 _READ_BYTES: Final = 1024 * 1024
 _DIGESTS_KEPT_MAX: Final = 256
+_PROVEN_KEPT_MAX: Final = 10_000
+# What is stored is not written to again. Others may read it where it is lent: the folder says who.
+_MODE: Final = 0o444
+# Device, inode, size, and when it was last written to.
+_Facts: TypeAlias = tuple[int, int, int, int]
 
 
 class Digests:
@@ -56,9 +67,52 @@ class FileStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._digests = Digests()
+        self._proven: OrderedDict[str, tuple[str, _Facts]] = OrderedDict()
 
     def write(self, *, tenant_id: UUID, file_id: UUID, parts: Sequence[bytes]) -> tuple[int, str]:
         """Store bytes for good, file and folder synced; give their size and SHA-256."""
+        return self._store(tenant_id, file_id, parts)
+
+    def adopt(
+        self, *, tenant_id: UUID, file_id: UUID, descriptor: int, bytes_max: int
+    ) -> tuple[int, str]:
+        """Copy an open file for good; give the size and SHA-256 of what was copied."""
+        size = regular_size(descriptor, bytes_max)
+        return self._store(tenant_id, file_id, pieces_of(descriptor, size))
+
+    def lend(self, key: str, place: Path, *, size_bytes: int, sha256: str) -> None:
+        """Make a proven file appear at a place: as a link, so that nothing is copied."""
+        path = self._path(key)
+        self._prove(path, key, size_bytes, sha256)
+        try:
+            place.hardlink_to(path)
+        except FileExistsError:
+            return
+        except OSError as problem:
+            if problem.errno not in {errno.EXDEV, errno.EMLINK, errno.EPERM}:
+                raise
+            shutil.copyfile(path, place)
+            place.chmod(_MODE)
+
+    def _prove(self, path: Path, key: str, size_bytes: int, sha256: str) -> None:
+        """Prove the bytes, unless this process has and nobody has written to them since."""
+        try:
+            with path.open("rb") as file:
+                facts = _facts(file.fileno())
+                if self._proven.get(key) == (sha256, facts):
+                    return
+                self.check(key, size_bytes=size_bytes, sha256=sha256)
+                os.fchmod(file.fileno(), _MODE)
+                self._remember(key, sha256, _facts(file.fileno()))
+        except OSError:
+            raise FileCorruptError("the bytes of the file are missing") from None
+
+    def _remember(self, key: str, sha256: str, facts: _Facts) -> None:
+        self._proven[key] = (sha256, facts)
+        if len(self._proven) > _PROVEN_KEPT_MAX:
+            self._proven.popitem(last=False)
+
+    def _store(self, tenant_id: UUID, file_id: UUID, parts: Iterable[Buffer]) -> tuple[int, str]:
         folder = self._root / str(tenant_id)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         target = folder / str(file_id)
@@ -73,14 +127,18 @@ class FileStore:
                     digest.update(part)
                     size += len(part)
                 file.flush()
+                os.fchmod(file.fileno(), _MODE)
                 os.fsync(file.fileno())
+                facts = _facts(file.fileno())
             staged.replace(target)
         except BaseException:
             staged.unlink(missing_ok=True)
             raise
         _sync_folder(folder)
         _sync_folder(self._root)
-        return size, digest.hexdigest()
+        found = digest.hexdigest()
+        self._remember(f"{tenant_id}/{file_id}", found, facts)
+        return size, found
 
     def read(self, key: str, *, size_bytes: int, sha256: str) -> bytes:
         """Read a file whole and prove its bytes; raises FileCorruptError."""
@@ -115,6 +173,19 @@ class FileStore:
         folder = self._root / str(tenant_id)
         for name in (f"{file_id}", f".{file_id}", f".{file_id}.part"):
             (folder / name).unlink(missing_ok=True)
+
+    def written_before(self, moment_s: float) -> Iterator[tuple[UUID, UUID]]:
+        """Give tenant and id of what was last written to before a moment, half written ones too."""
+        if not self._root.is_dir():
+            return
+        for folder in os.scandir(self._root):
+            for entry in os.scandir(folder):
+                name = entry.name.removeprefix(".").removesuffix(".part")
+                try:
+                    if entry.stat().st_mtime < moment_s:
+                        yield UUID(folder.name), UUID(name)
+                except (FileNotFoundError, ValueError):
+                    continue  # it is gone, or it is none of ours
 
     # -- uploads
 
@@ -153,8 +224,10 @@ class FileStore:
             if sha256 and found != sha256:
                 partial.unlink()
                 raise FileCorruptError("the bytes of the file are not what the digest says")
+            os.fchmod(descriptor, _MODE)
             os.fsync(descriptor)
             partial.replace(path)
+            self._remember(key, found, _facts(descriptor))
         finally:
             os.close(descriptor)
         _sync_folder(path.parent)
@@ -196,6 +269,33 @@ class _LocalWriter:
             self._digests.keep(self._key, self._digest, at=self.received_bytes)
         finally:
             os.close(self._descriptor)
+
+
+def regular_size(descriptor: int, bytes_max: int) -> int:
+    """Give the size of an open file; raises FileCorruptError and FileTooLarge."""
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        raise FileCorruptError("what was handed over is no regular file")
+    if facts.st_size > bytes_max:
+        raise FileTooLarge
+    return facts.st_size
+
+
+def pieces_of(descriptor: int, size: int) -> Iterator[Buffer]:
+    """Read an open file from its start, in one buffer: no more than it had to begin with."""
+    buffer = memoryview(bytearray(min(size, _READ_BYTES)))
+    at = 0
+    while at < size:
+        count = os.preadv(descriptor, [buffer[: size - at]], at)
+        if not count:
+            return
+        yield buffer[:count]
+        at += count
+
+
+def _facts(descriptor: int) -> _Facts:
+    facts = os.fstat(descriptor)
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _partial(path: Path) -> Path:

@@ -7,11 +7,13 @@ network it has is the machine's, since it must reach the index.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -64,7 +66,9 @@ _ETC: Final = (
 # No core dump, and no file larger than all may be together: blocks of 512 bytes.
 _LIMIT: Final = 'ulimit -c 0 && ulimit -f "$1" && shift && exec "$@"'
 # Wheels alone: a source distribution runs its author's code while it is built.
-_WHEELS_ONLY: Final = ("--only-binary", ":all:", "--no-config", "--quiet", "--color", "never")
+_WHEELS_ONLY: Final = ("--only-binary", ":all:", "--quiet", "--color", "never")
+# A flat index that stands before all others: a name that it has is taken from nowhere else.
+_OWN_INDEX: Final = '[[index]]\nname = "own"\nurl = {url}\nformat = "flat"\n'
 
 
 class UvError(Exception):
@@ -100,9 +104,11 @@ class Uv:
         env: Mapping[str, str],
         bubblewrap: Path | None,
         install_bytes_max: int = INSTALL_BYTES_MAX,
+        wheelhouse: Path | None = None,
+        offline: bool = False,
     ) -> None:
-        self._program = _find_uv()
-        self._env = _environment(env)
+        self._program = find_uv()
+        self._env = uv_environment(env, wheelhouse=wheelhouse, offline=offline)
         self._bubblewrap = bubblewrap
         self._install_bytes_max = install_bytes_max
 
@@ -113,15 +119,24 @@ class Uv:
         folder: Path,
         python_version: str,
         interpreter: Interpreter,
+        own: Path | None = None,
+        released_before: datetime | None = None,
     ) -> str:
-        """Pin requirements for this platform to exact versions with hashes; raises UvError."""
+        """Pin requirements for this platform to exact versions with hashes; raises UvError.
+
+        `own` is a folder of wheels that stands before every index. Of an index only releases from
+        before `released_before` count, and none that it does not tell the time of.
+        """
+        age = ("--exclude-newer", released_before.isoformat()) if released_before else ()
         done = await self._run(
             [
                 *("pip", "compile", "-", "--generate-hashes", "--no-header", "--no-annotate"),
                 *("--python", str(interpreter.executable), "--python-version", python_version),
+                *age,
                 *_WHEELS_ONLY,
             ],
             folder=folder,
+            own=own,
             interpreter=interpreter,
             stdin="\n".join(requirements),
             timeout_s=_RESOLVE_S,
@@ -132,7 +147,13 @@ class Uv:
         return done.stdout
 
     async def install(
-        self, lock: Path, target: Path, *, folder: Path, interpreter: Interpreter
+        self,
+        lock: Path,
+        target: Path,
+        *,
+        folder: Path,
+        interpreter: Interpreter,
+        own: Path | None = None,
     ) -> None:
         """Fetch the locked wheels into a folder, each checked against its hash; raises UvError."""
         done = await self._run(
@@ -142,6 +163,7 @@ class Uv:
                 *("--link-mode", "hardlink", *_WHEELS_ONLY, "-r", str(lock)),
             ],
             folder=folder,
+            own=own,
             interpreter=interpreter,
             stdin="",
             timeout_s=_INSTALL_S,
@@ -156,6 +178,7 @@ class Uv:
         arguments: Sequence[str],
         *,
         folder: Path,
+        own: Path | None,
         interpreter: Interpreter,
         stdin: str,
         timeout_s: float,
@@ -173,9 +196,9 @@ class Uv:
             return folder_bytes(*_changed(cache, since), *((target,) if target else ()))
 
         limit = ["/bin/sh", "-c", _LIMIT, "sh", str(bytes_max // 512)]
-        walls, descriptors = self.walls(folder, interpreter)
+        walls, descriptors = self.walls(folder, interpreter, own)
         env = {**self._env, "HOME": str(cache), "UV_CACHE_DIR": str(cache)}
-        argv = [*limit, *walls, str(self._program), *arguments]
+        argv = [*limit, *walls, str(self._program), *arguments, *_config(folder, own)]
         work = _spawn(argv, env=env, stdin=stdin, timeout_s=timeout_s, pass_fds=descriptors)
         try:
             return await within(work, used=used, bytes_max=bytes_max)
@@ -190,17 +213,28 @@ class Uv:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def walls(self, folder: Path, interpreter: Interpreter) -> tuple[list[str], list[int]]:
+    def walls(
+        self, folder: Path, interpreter: Interpreter, own: Path | None = None
+    ) -> tuple[list[str], list[int]]:
         """Give the command line that goes before uv's, and the descriptors that it reads."""
         if self._bubblewrap is None:
             return [], []
         filter_fd = memory_file("seccomp", build_filter(network=True))
         argv = [str(self._bubblewrap), *separate(as_root=os.geteuid() == 0), *system_folders()]
         argv += ["--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - its own
-        for place in (*_ETC, *_places(self._env), self._program, interpreter.prefix):
+        seen = (*_places(self._env), self._program, interpreter.prefix, *((own,) if own else ()))
+        for place in (*_ETC, *seen):
             argv += ["--ro-bind-try", str(place), str(place)]
         argv += ["--bind", str(folder), str(folder), "--remount-ro", "/", "--chdir", "/"]
         return [*argv, "--seccomp", str(filter_fd), "--"], [filter_fd]
+
+
+def _config(folder: Path, own: Path | None) -> list[str]:
+    if own is None:
+        return ["--no-config"]
+    config = folder / "uv.toml"
+    config.write_text(_OWN_INDEX.format(url=json.dumps(own.as_uri())))
+    return ["--config-file", str(config)]
 
 
 def _changed(cache: Path, since: float) -> list[Path]:
@@ -223,17 +257,26 @@ def _places(env: Mapping[str, str]) -> list[Path]:
     return [place for place in found if len(place.parts) > 1 and place.exists()]
 
 
-def _find_uv() -> Path:
+def find_uv() -> Path:
+    """Give the program of the wheel that this suite was installed with."""
     from uv import find_uv_bin
 
     return Path(find_uv_bin())
 
 
-def _environment(env: Mapping[str, str]) -> dict[str, str]:
+def uv_environment(
+    env: Mapping[str, str], *, wheelhouse: Path | None = None, offline: bool = False
+) -> dict[str, str]:
+    """Give what of a service's environment goes on to uv: how the index is found and trusted."""
     kept = {name: env[name] for name in _PASSED_ON if env.get(name)}
     for pip, uv in _FROM_PIP.items():
         if env.get(pip) and uv not in kept:
             kept[uv] = env[pip]
+    if wheelhouse is not None:
+        others = kept.get("UV_FIND_LINKS", "")
+        kept["UV_FIND_LINKS"] = f"{wheelhouse},{others}" if others else str(wheelhouse)
+    if offline:
+        kept["UV_OFFLINE"] = "1"
     return {
         **kept,
         "PATH": "/usr/bin:/bin",

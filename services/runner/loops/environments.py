@@ -12,6 +12,8 @@ import structlog
 from services.runner.gateways.environment_folders import sweep
 from services.runner.usecases.environment_room import Room
 from services.runner.usecases.environments import Environments
+from services.runner.usecases.patience import passing
+from services.runner.usecases.tenant_packages import TenantPackages
 
 log = structlog.get_logger()
 
@@ -25,6 +27,7 @@ async def keep_environments(
     root: Path,
     environments: Environments,
     room: Room,
+    packages: TenantPackages,
     in_use: Callable[[], frozenset[str]],
     stop: asyncio.Event,
 ) -> None:
@@ -32,6 +35,12 @@ async def keep_environments(
     left = await asyncio.to_thread(sweep, root)
     if left:
         log.warning("builds_swept", left=left)
+    try:
+        await packages.sweep()
+    except Exception as problem:
+        if not passing(problem):
+            raise
+        log.warning("wheels_not_swept", fault=type(problem).__name__)
     while not stop.is_set():
         await _first(stop, environments.stirred, timeout_s=_CHECK_S)
         await _first(stop, timeout_s=_GATHER_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 import structlog
@@ -11,7 +12,7 @@ from services.kit.pg import Pool
 from services.runner.gateways.file_port import FileBytes
 from services.runner.loops.attach import Streams
 from services.runner.usecases.desk import Desk
-from services.runner.usecases.files import give_up_expired, remove_deleted
+from services.runner.usecases.files import give_up_expired, remove_deleted, remove_unknown
 from services.runner.usecases.interpreters import InterpreterPool
 from services.runner.usecases.membership import Membership
 from services.runner.usecases.patience import passing
@@ -22,6 +23,8 @@ log = structlog.get_logger()
 _IDLE_CHECK_S: Final = 30.0
 _FILES_CHECK_S: Final = 60.0
 _CONTAINERS_CHECK_S: Final = 60.0
+_UNKNOWN_CHECK_S: Final = 6 * 3600.0
+_UNKNOWN_AGE_S: Final = 24 * 3600.0
 
 
 async def keep_lease(
@@ -73,6 +76,18 @@ async def reap_containers(reaper: Reaper, stop: asyncio.Event) -> None:
                 raise
             log.warning("containers_not_compared", fault=type(problem).__name__)
         await _wait(stop, _CONTAINERS_CHECK_S)
+
+
+async def sweep_unknown(database: Pool, store: FileBytes, stop: asyncio.Event) -> None:
+    """Remove bytes that a killed process left without a row, once a day old."""
+    while not stop.is_set():
+        try:
+            await remove_unknown(database, store, before_s=time.time() - _UNKNOWN_AGE_S)
+        except Exception as problem:
+            if not passing(problem):
+                raise
+            log.warning("files_not_swept", fault=type(problem).__name__)
+        await _wait(stop, _UNKNOWN_CHECK_S)
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

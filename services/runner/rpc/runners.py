@@ -102,4 +102,13 @@ def _container_to_pb(container: Container) -> pb.Container:
         create_time=codec.timestamp(container.created_at),
         start_time=codec.timestamp(container.started_at),
         stop_time=codec.timestamp(container.stopped_at),
+        io_read_bytes=int(usage.get("io_read_bytes", 0)),
+        io_write_bytes=int(usage.get("io_write_bytes", 0)),
+        limits=pb.ContainerLimits(
+            cpu_millicores=int(limits.get("cpu_millicores", 0)),
+            processes=int(limits.get("pids", 0)),
+            open_files=int(limits.get("open_files", 0)),
+            temporary_bytes=int(limits.get("temporary_bytes", 0)),
+            output_bytes=int(limits.get("output_bytes", 0)),
+        ),
     )

@@ -257,6 +257,18 @@ async def removed(pool: Pool, events: Sequence[UUID]) -> None:
     await pool.execute(_REMOVED, list(events))
 
 
+_UNKNOWN: Final[LiteralString] = """
+    SELECT given.id FROM unnest($1::uuid[]) AS given(id)
+     WHERE NOT EXISTS (SELECT 1 FROM files WHERE files.id = given.id)
+       AND NOT EXISTS (SELECT 1 FROM file_uploads WHERE file_uploads.id = given.id)
+"""
+
+
+async def unknown(pool: Pool, file_ids: Sequence[UUID]) -> set[UUID]:
+    """Give those ids that are no file's and no upload's."""
+    return {row["id"] for row in await pool.fetch(_UNKNOWN, file_ids)}
+
+
 def to_file(row: Row) -> StoredFile:
     """Read a row that has the columns of `RETURNED`."""
     return StoredFile(

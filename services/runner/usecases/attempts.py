@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,9 @@ import msgspec
 import structlog
 from qflow.types.values import ValueTextError, parse_strict
 
+from services.kit import crash
 from services.runner.domain.attempts import AttemptRequest
+from services.runner.domain.carried import Carries, carries_of
 from services.runner.domain.environments import Package, packages_in
 from services.runner.domain.limits import MIB, NOTHING_ASKED, Asked, limits_of
 from services.runner.domain.outcome import (
@@ -32,6 +35,7 @@ from services.runner.domain.reuse import Reuse, reuse_of
 from services.runner.gateways.file_port import FileCorruptError
 from services.runner.gateways.sandbox.port import Interpreter, Reply, SandboxDied
 from services.runner.storage.nodes import NodeVersion
+from services.runner.usecases.carried import CarriedFiles, Lent, NotCarried
 from services.runner.usecases.container_rows import ContainerRow
 from services.runner.usecases.environments import EnvironmentFailed, Environments
 from services.runner.usecases.inputs import InputTooLarge, StoredInputs
@@ -49,7 +53,6 @@ log = structlog.get_logger()
 
 # Above this a text is checked beside the loop, so that one call does not hold up the others.
 _CHECK_INLINE_BYTES: Final = 16 * 1024
-_TERMINATION_GRACE_S: Final = 1.0
 _NEEDS_KEPT_MAX: Final = 10_000
 # Values that are strict JSON at a glance: most results of small functions.
 _PLAIN: Final = re.compile(rb'-?(?:0|[1-9][0-9]{0,17})|true|false|null|"[ !#-\[\]-~]{0,256}"')
@@ -81,8 +84,11 @@ class Attempts:
         interpreters: Mapping[str, Interpreter],
         stored: StoredInputs,
         logs: NodeLogs,
+        carried: CarriedFiles,
         caps: Asked = NOTHING_ASKED,
+        grace_s: float = 1.0,
     ) -> None:
+        self._grace_s = grace_s
         self._caps = caps
         self._pool = pool
         self._logs = logs
@@ -90,11 +96,14 @@ class Attempts:
         self._environments = environments
         self._interpreters = interpreters
         self._stored = stored
+        self._carried = carried
+        self._carries: dict[UUID, Carries] = {}
         self._needs: dict[tuple[int, int, Asked, float, Reuse], Need] = {}
         self._killing: set[asyncio.Task[None]] = set()
 
     async def run(self, attempt: Attempt) -> Outcome:
         """Give what became of it; whatever user code does is an outcome, never an exception."""
+        crash.reach("attempt_taken")
         need: Need | None = None
         try:
             need = self._needs.get(_short_key(attempt.request))
@@ -114,15 +123,15 @@ class Attempts:
         finally:
             if need is not None and need.row is not None and not need.row.taken:
                 need.row.ended("removed")  # another sandbox served the call
+        assert need is not None, "an interpreter is for a need"
         attempt.warm = warm
         attempt.container_id = warm.container_id
         recycle = True
         worked_s: float | None = None
         try:
             if warm.key.reuse.apart:
-                assert need is not None, "an interpreter is had for a need"
                 await self._pool.prepare(warm, need)
-            outcome = await self._call(attempt, warm)
+            outcome = await self._call(attempt, warm, self._carries_of(need.version))
             recycle = bool(outcome.recycle)
             worked_s = None if recycle else outcome.usage.worked_s
             return outcome
@@ -136,6 +145,8 @@ class Attempts:
                 attempts=warm.uses,
                 cpu_us=warm.cpu_us,
                 memory_peak_bytes=warm.memory_peak_bytes,
+                io_read_bytes=warm.io_read_bytes,
+                io_write_bytes=warm.io_write_bytes,
             )
             self._pool.release(warm, recycle=recycle, worked_s=worked_s)
 
@@ -247,10 +258,19 @@ class Attempts:
 
     # -- the call
 
-    async def _call(self, attempt: Attempt, warm: Warm) -> Outcome:
+    def _carries_of(self, version: NodeVersion) -> Carries:
+        known = self._carries.get(version.id)
+        if known is None:
+            if len(self._carries) >= _NEEDS_KEPT_MAX:
+                self._carries.clear()
+            known = self._carries[version.id] = carries_of(
+                version.input_types, version.output_types
+            )
+        return known
+
+    async def _call(self, attempt: Attempt, warm: Warm, carries: Carries) -> Outcome:
         began = time.monotonic()
         request = attempt.request
-        sandbox = warm.sandbox
         if attempt.told:
             return Outcome(error=_told_error(attempt), recycle="told to end")
         try:
@@ -271,19 +291,61 @@ class Attempts:
         }
         if warm.key.reuse.apart:
             header["version"] = str(request.node_version_id)
+        if carries.inputs or carries.outputs:
+            return await self._call_with_files(attempt, warm, carries, (header, body), began)
+        return await self._ask(attempt, warm, header, body, began)
+
+    async def _call_with_files(
+        self,
+        attempt: Attempt,
+        warm: Warm,
+        carries: Carries,
+        frame: tuple[dict[str, Any], bytes],
+        began: float,
+    ) -> Outcome:
+        """Lend the call its files, and take them back whatever became of it."""
+        header, body = frame
+        try:
+            lent = await self._carried.lend(
+                attempt.request, warm.sandbox, carries, _texts(header["inputs"], body)
+            )
+        except NotCarried as refused:
+            return Outcome(error=refused.error)
+        try:
+            header |= lent.header
+            if lent.output is not None:
+                header["context"]["QFLOW_OUTPUT_FILE"] = warm.sandbox.output_path
+            return await self._ask(attempt, warm, header, body, began, lent)
+        finally:
+            await self._carried.give_back(lent)
+
+    async def _ask(
+        self,
+        attempt: Attempt,
+        warm: Warm,
+        header: dict[str, Any],
+        body: bytes,
+        began: float,
+        lent: Lent | None = None,
+    ) -> Outcome:
+        request, sandbox = attempt.request, warm.sandbox
         written = self._logs.open(request)
         sandbox.begin_output(written)
         attempt.transfer_us = round((time.monotonic() - began) * 1_000_000)
         timer = asyncio.get_running_loop().call_later(request.timeout_s, self._on_timeout, attempt)
         try:
             reply = await sandbox.request(
-                header, body, reply_bytes_max=warm.key.limits.output_bytes + 4096
+                header,
+                body,
+                reply_bytes_max=warm.key.limits.output_bytes + 4096,
+                descriptors_max=0 if lent is None else lent.descriptors_max,
             )
         except SandboxDied as died:
             stdout, stderr = sandbox.output_tails()
             written.close()
             return Outcome(
                 error=_died_error(attempt, died),
+                usage=_usage_of_dead(warm, time.monotonic() - began),
                 stdout_tail=stdout,
                 stderr_tail=stderr,
                 recycle="died",
@@ -292,12 +354,31 @@ class Attempts:
             timer.cancel()
         outcome = await self._outcome(attempt, warm, reply)
         written.close()
+        if lent is not None:
+            outcome = await self._with_files(attempt, warm, lent, reply, outcome)
         warm.cpu_us += outcome.usage.cpu_us
+        warm.io_read_bytes += outcome.usage.io_read_bytes
+        warm.io_write_bytes += outcome.usage.io_write_bytes
         warm.memory_peak_bytes = max(warm.memory_peak_bytes, outcome.usage.memory_peak_bytes)
         return outcome
 
+    async def _with_files(
+        self, attempt: Attempt, warm: Warm, lent: Lent, reply: Reply, outcome: Outcome
+    ) -> Outcome:
+        if outcome.error is not None:
+            for descriptor in reply.descriptors:
+                os.close(descriptor)
+            return outcome
+        began = time.monotonic()
+        try:
+            await self._carried.take(attempt.request, warm.sandbox, lent, reply)
+        except NotCarried as refused:
+            return outcome._replace(error=refused.error, outputs=())
+        attempt.transfer_us += round((time.monotonic() - began) * 1_000_000)
+        return outcome
+
     def _on_timeout(self, attempt: Attempt) -> None:
-        self.tell_to_end(attempt, "timeout", grace_s=_TERMINATION_GRACE_S)
+        self.tell_to_end(attempt, "timeout", grace_s=self._grace_s)
 
     async def _inputs(
         self, request: AttemptRequest, bytes_max: int
@@ -355,6 +436,16 @@ class _Refused(Exception):  # noqa: N818 - it carries an error that is an outcom
 
 
 _skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def _texts(entries: Sequence[Sequence[Any]], body: bytes) -> list[tuple[str, bytes]]:
+    """Cut a call's body into its inputs again."""
+    texts = []
+    offset = 0
+    for name, length, _ in entries:
+        texts.append((name, body[offset : offset + length]))
+        offset += length
+    return texts
 
 
 def _short_key(request: AttemptRequest) -> tuple[int, int, Asked, float, Reuse]:
@@ -433,11 +524,33 @@ def _skim(outputs: Sequence[tuple[str, bytes]]) -> None:
 def _usage(found: object) -> Usage:
     if not isinstance(found, dict):
         return NO_USAGE
+    read, write = 0, 0
+    match found.get("io"):
+        case [int(read), int(write)]:
+            pass
     return Usage(
         cpu_us=_count(found.get("cpu_us")),
         memory_peak_bytes=_count(found.get("max_rss_kb")) * 1024,
         wall_us=_count(found.get("wall_us")),
         serialization_us=_count(found.get("serialization_us")),
+        io_read_bytes=_count(read),
+        io_write_bytes=_count(write),
+    )
+
+
+def _usage_of_dead(warm: Warm, wall_s: float) -> Usage:
+    """Give what an attempt used whose agent cannot tell any more, by its control group.
+
+    The highest mark of memory is of the sandbox's whole life: who died of it was the highest.
+    """
+    used = warm.sandbox.usage()
+    cpu_us = max(0, used.cpu_us - warm.cpu_base_us - warm.cpu_us)
+    warm.cpu_us += cpu_us
+    warm.memory_peak_bytes = max(warm.memory_peak_bytes, used.memory_peak_bytes)
+    return Usage(
+        cpu_us=cpu_us,
+        memory_peak_bytes=used.memory_peak_bytes,
+        wall_us=round(wall_s * 1_000_000),
     )
 
 

@@ -152,12 +152,22 @@ class ContainerRow:
         self._name = name
         self._put("running")
 
-    def used(self, *, attempts: int, cpu_us: int, memory_peak_bytes: int) -> None:
+    def used(
+        self,
+        *,
+        attempts: int,
+        cpu_us: int,
+        memory_peak_bytes: int,
+        io_read_bytes: int = 0,
+        io_write_bytes: int = 0,
+    ) -> None:
         """Say what the sandbox has used until now; costs a call nothing but the note."""
         self._usage = {
             "attempts": attempts,
             "cpu_us": cpu_us,
             "memory_peak_bytes": memory_peak_bytes,
+            "io_read_bytes": io_read_bytes,
+            "io_write_bytes": io_write_bytes,
         }
         self._rows.put_usage(self)
 

@@ -30,6 +30,7 @@ from services.runner.domain.outcome import (
 )
 from services.runner.domain.pooling import Pace
 from services.runner.usecases.attempts import Attempt, Attempts
+from services.runner.usecases.carried import NotCarried
 from services.runner.usecases.membership import LeaseLost, Membership
 from services.runner.usecases.pulling import InputsMissing, PullValues, pull_patiently
 
@@ -295,7 +296,10 @@ class Desk:
         size = sum(len(text) for _, text in outcome.outputs)
         if size <= INLINE_BYTES_MAX:
             return self._over(attempt, outcome)
-        file = await self._store(attempt.request, outcome.outputs)
+        try:
+            file = await self._store(attempt.request, outcome.outputs)
+        except NotCarried as refused:
+            return self._over(attempt, outcome._replace(outputs=(), error=refused.error))
         return self._over(attempt, outcome, file)
 
     def _over(

@@ -11,6 +11,7 @@ import platform
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -35,6 +36,7 @@ from services.runner.domain.environments import (
     packages_in,
     plain_requirement,
 )
+from services.runner.domain.package_rules import refusal
 from services.runner.gateways.bom import bill_of_materials
 from services.runner.gateways.disk import folder_bytes, remove_folder
 from services.runner.gateways.environment_folders import BUILD, LOCK, RESOLVE, pin, touch
@@ -44,7 +46,8 @@ from services.runner.gateways.uv import Uv, UvError, disk_full
 from services.runner.storage import environments
 from services.runner.storage.environments import BuildRow
 from services.runner.usecases.environment_room import Room
-from services.runner.usecases.patience import passing
+from services.runner.usecases.patience import passing, patiently
+from services.runner.usecases.tenant_packages import TenantPackages
 
 log = structlog.get_logger()
 
@@ -102,6 +105,7 @@ class Environments:
         interpreters: Mapping[str, Interpreter],
         pool: Pool,
         room: Room,
+        packages: TenantPackages,
         incarnation: Callable[[], UUID],
     ) -> None:
         self._root = root
@@ -110,6 +114,7 @@ class Environments:
         self._interpreters = interpreters
         self._pool = pool
         self._room = room
+        self._packages = packages
         self._incarnation = incarnation
         self._held: dict[str, _Held] = {}
         self._building: dict[str, asyncio.Task[Path]] = {}
@@ -119,15 +124,21 @@ class Environments:
         self.builds_failed = 0
         self.stirred = asyncio.Event()  # set when something was built or used
 
-    async def resolve(self, requirements: Sequence[str], python_version: str) -> Lock:
+    async def resolve(
+        self, requirements: Sequence[str], python_version: str, tenant_id: UUID
+    ) -> Lock:
         """Pin requirements to wheels with hashes; no code of theirs is run.
 
-        InvalidArgument when a requirement is not a plain one or no set of wheels meets them all,
-        FailedPrecondition without such a Python, Unavailable when the index does not answer.
+        InvalidArgument when a requirement is not a plain one, when no set of wheels meets them all
+        or when the tenant's rules refuse one of those that do; FailedPrecondition without such a
+        Python, Unavailable when the index does not answer.
         """
         plain = plain_requirements(requirements)
         interpreter = self._interpreter(python_version)
-        folder = self._root / RESOLVE
+        rules = await self._packages.rules_of(tenant_id)
+        own = await self._packages.own_wheels(tenant_id)
+        # Who has no wheels of its own sees the same packages as all others.
+        folder = self._root / RESOLVE if own is None else self._root / str(tenant_id) / RESOLVE
         try:
             if not await self._room.enough():
                 raise disk_full()
@@ -137,21 +148,28 @@ class Environments:
                     folder=folder,
                     python_version=python_version,
                     interpreter=interpreter,
+                    own=own,
+                    released_before=rules.released_before(datetime.now(UTC)),
                 )
+        except OSError as problem:
+            raise Unavailable(
+                "RUNNER_DISK_FULL", str(_refused_by_disk(problem)), retry_after_s=5.0
+            ) from None
         except UvError as problem:
             if problem.retryable:
                 raise Unavailable(problem.reason, str(problem), retry_after_s=5.0) from None
             reason = (
                 "NO_BINARY" if "no usable wheels" in str(problem) else "REQUIREMENTS_UNSATISFIABLE"
             )
-            raise InvalidArgument(
-                reason, str(problem), fields=[FieldViolation("requirements", str(problem), reason)]
-            ) from None
-        if len(packages_in(text)) > PACKAGES_MAX:
-            raise InvalidArgument(
+            raise _unsatisfiable(reason, str(problem)) from None
+        packages = packages_in(text)
+        forbidden = rules.refused(packages)
+        if forbidden:
+            raise _unsatisfiable("PACKAGE_REFUSED", refusal(forbidden))
+        if len(packages) > PACKAGES_MAX:
+            raise _unsatisfiable(
                 "REQUIREMENTS_UNSATISFIABLE",
                 f"the requirements pull in more than {PACKAGES_MAX} packages",
-                fields=[FieldViolation("requirements", "pull in too many packages")],
             )
         return Lock(text, lock_digest(text))
 
@@ -239,11 +257,18 @@ class Environments:
             package_count=len(packages),
             incarnation=self._incarnation(),
         )
+        rules = await patiently(lambda: self._packages.rules_of(tenant_id))
+        forbidden = rules.refused(packages)
+        if forbidden:
+            raise EnvironmentFailed(refusal(forbidden), retryable=False)
         for _ in range(_TRIES):
             descriptor = pin(folder)
             built = descriptor is None
             if descriptor is None:
-                await self._build_in_turn(folder, lock, row, on)
+                try:
+                    await self._build_in_turn(folder, lock, row, on)
+                except OSError as problem:
+                    raise _refused_by_disk(problem) from None
                 descriptor = pin(folder)
             if descriptor is not None:
                 break
@@ -278,7 +303,7 @@ class Environments:
         try:
             if not await self._room.enough():
                 raise disk_full()
-            await self._build(folder, workshop, lock, row.python_version)
+            await self._build(folder, workshop, lock, row)
         except UvError as problem:
             self._room.note_unknown()
             self.builds_failed += 1
@@ -293,16 +318,19 @@ class Environments:
         with _tolerant("environment_row_delayed"):
             await environments.ready(self._pool, row, took_ms)
 
-    async def _build(self, folder: Path, workshop: Path, lock: str, python_version: str) -> None:
+    async def _build(self, folder: Path, workshop: Path, lock: str, row: BuildRow) -> None:
         """Fill a folder beside the final one and move it into its place in one step."""
-        interpreter = self._interpreter(python_version)
+        interpreter = self._interpreter(row.python_version)
+        own = await patiently(lambda: self._packages.own_wheels(row.tenant_id))
         staged = workshop / "staged"
         try:
             remove_folder(staged)  # of one that was killed
             staged.mkdir(mode=0o755)
             lock_file = workshop / "lock"
             lock_file.write_text(lock)
-            await self._uv.install(lock_file, staged, folder=workshop, interpreter=interpreter)
+            await self._uv.install(
+                lock_file, staged, folder=workshop, interpreter=interpreter, own=own
+            )
             (staged / ".lock").unlink(missing_ok=True)
             await compile_bytecode(self._host, interpreter, staged)
             staged.rename(folder)
@@ -331,6 +359,16 @@ class Environments:
         task = asyncio.create_task(telling())
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
+
+
+def _refused_by_disk(problem: OSError) -> EnvironmentFailed:
+    return EnvironmentFailed(f"the disk of the runner refused: {problem.strerror}", retryable=True)
+
+
+def _unsatisfiable(reason: str, message: str) -> InvalidArgument:
+    return InvalidArgument(
+        reason, message, fields=[FieldViolation("requirements", message, reason)]
+    )
 
 
 def plain_requirements(requirements: Sequence[str]) -> list[str]:

@@ -112,6 +112,25 @@ async def remove_deleted(pool: Pool, store: FileBytes) -> int:
     return len(waiting)
 
 
+async def remove_unknown(pool: Pool, store: FileBytes, *, before_s: float) -> int:
+    """Remove what has no row: a process was killed when the bytes were there and the row was not.
+
+    Only what is older than any attempt, whose row may still be on its way.
+    """
+    found = await asyncio.to_thread(lambda: list(store.written_before(before_s)))
+    removed = 0
+    for begin in range(0, len(found), _REMOVED_AT_ONCE):
+        part = found[begin : begin + _REMOVED_AT_ONCE]
+        unknown = await files.unknown(pool, [file_id for _, file_id in part])
+        for tenant_id, file_id in part:
+            if file_id in unknown:
+                await asyncio.to_thread(store.remove, tenant_id=tenant_id, file_id=file_id)
+                removed += 1
+    if removed:
+        log.warning("files_without_row_removed", count=removed)
+    return removed
+
+
 def _remove_all(store: FileBytes, waiting: list[DeletedFile]) -> None:
     for each in waiting:
         try:

@@ -8,13 +8,15 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 from uuid import UUID
 
 import structlog
 
 from services.runner.domain.environments import Package
 from services.runner.domain.limits import Tier
-from services.runner.domain.outcome import AttemptError, ErrorType
+from services.runner.domain.node_logs import shown
+from services.runner.domain.outcome import AttemptError, Cause, ErrorType
 from services.runner.domain.pooling import (
     IDLE_MAX_S,
     START_COST_S,
@@ -35,6 +37,9 @@ from services.runner.usecases.container_rows import ContainerRow, ContainerRows
 from services.runner.usecases.spares import Shape, Spares
 
 log = structlog.get_logger()
+
+# As many as the orchestrator takes.
+_CAUSES_MAX: Final = 16
 
 
 class LoadFailed(Exception):  # noqa: N818 - it carries the user's error
@@ -74,6 +79,9 @@ class Warm:
     memory_peak_bytes: int = 0
     killed: bool = False
     prepared: set[UUID] = field(default_factory=set)  # versions that it loads anew for each call
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
+    cpu_base_us: int = 0  # what the sandbox had used before its first call
 
     @property
     def container_id(self) -> UUID:
@@ -353,7 +361,14 @@ class InterpreterPool:
             if isinstance(problem, LoadFailed):
                 problem.container_id = row.id
             raise
-        return Warm(row=row, key=need.key, sandbox=sandbox, born=born, since=born)
+        return Warm(
+            row=row,
+            key=need.key,
+            sandbox=sandbox,
+            born=born,
+            since=born,
+            cpu_base_us=sandbox.usage().cpu_us,
+        )
 
     def new_row(self, key: WarmKey, version: NodeVersion) -> ContainerRow:
         """Write the intent of a sandbox."""
@@ -455,6 +470,8 @@ class InterpreterPool:
                 "attempts": warm.uses,
                 "cpu_us": warm.cpu_us,
                 "memory_peak_bytes": max(warm.memory_peak_bytes, usage.memory_peak_bytes),
+                "io_read_bytes": warm.io_read_bytes,
+                "io_write_bytes": warm.io_write_bytes,
             },
         )
 
@@ -477,19 +494,28 @@ def error_from(found: object) -> AttemptError:
         kind = ErrorType(found.get("type", ""))
     except ValueError:
         kind = ErrorType.USER
-    causes = found.get("causes")
     return AttemptError(
         type=kind,
         message=_text(found.get("message"), 16 * 1024),
         exception=_text(found.get("exception"), 255),
         traceback=_text(found.get("traceback"), 64 * 1024),
-        causes=[_text(cause, 1024) for cause in causes[:8]] if isinstance(causes, list) else (),
+        causes=_causes(found.get("causes")),
         retryable=kind is not ErrorType.DEPENDENCY,
     )
+
+
+def _causes(found: object) -> list[Cause]:
+    """Read what is behind an exception; what has another shape is left out."""
+    causes = []
+    for each in found[:_CAUSES_MAX] if isinstance(found, list) else ():
+        match each:
+            case {"kind": "cause" | "context" | "member" as kind, **rest}:
+                exception, message = _text(rest.get("exception"), 255), rest.get("message")
+                causes.append(Cause(kind, exception, _text(message, 4096)))
+    return causes
 
 
 def _text(value: object, limit: int) -> str:
     if not isinstance(value, str):
         return ""
-    cleaned = value.replace("\x00", "�").encode("utf-8", "replace")
-    return cleaned[:limit].decode("utf-8", "ignore")
+    return shown(value).encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")

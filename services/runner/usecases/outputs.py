@@ -12,6 +12,7 @@ from services.runner.domain.attempts import AttemptRequest, FileReference
 from services.runner.domain.lists import count_elements
 from services.runner.gateways.file_port import FileBytes
 from services.runner.storage import files
+from services.runner.usecases.carried import over_quota
 from services.runner.usecases.patience import patiently
 
 
@@ -25,7 +26,7 @@ class Outputs:
     async def save(
         self, request: AttemptRequest, outputs: Sequence[tuple[str, bytes]]
     ) -> FileReference:
-        """Give the reference once bytes and row are durable, in this order.
+        """Give the reference once bytes and row are durable, in this order; raises NotCarried.
 
         The elements of lists are counted here, where the texts are: a map over one begins from that
         number, and the orchestrator never reads the list.
@@ -38,20 +39,28 @@ class Outputs:
             file_id=file_id,
             parts=_object_parts(outputs),
         )
-        await patiently(
-            lambda: files.insert_output(
-                self._pool,
-                file_id,
-                f"{request.node_id}.json"[:255],
-                f"{request.tenant_id}/{file_id}",
-                size,
-                sha256,
-                request.execution_id,
-                request.attempt_ref,
-                request.tenant_id,
-                json.dumps(counts),
+        try:
+            await patiently(
+                lambda: files.insert_output(
+                    self._pool,
+                    file_id,
+                    f"{request.node_id}.json"[:255],
+                    f"{request.tenant_id}/{file_id}",
+                    size,
+                    sha256,
+                    request.execution_id,
+                    request.attempt_ref,
+                    request.tenant_id,
+                    json.dumps(counts),
+                )
             )
-        )
+        except Exception as problem:
+            if (over := over_quota(problem)) is None:
+                raise
+            await asyncio.to_thread(
+                self._store.remove, tenant_id=request.tenant_id, file_id=file_id
+            )
+            raise over from None
         return FileReference(file_id, size, sha256, "", counts=counts)
 
 

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import structlog
 
 from services.kit.errors import Conflict, ResourceExhausted, Unavailable
-from services.kit.pg import translate
+from services.kit.pg import FILE_QUOTA_REACHED, translate
 
 log = structlog.get_logger()
 
@@ -40,4 +40,7 @@ def passing(problem: Exception) -> bool:
     """Whether the fault is the database's absence, and not what was asked of it."""
     if isinstance(problem, (OSError, TimeoutError, Unavailable)):
         return True
-    return isinstance(translate(problem), (Unavailable, Conflict, ResourceExhausted))
+    told = translate(problem)
+    # A tenant's quota does not pass: it is told what it is about.
+    is_quota = told is not None and told.reason == FILE_QUOTA_REACHED
+    return isinstance(told, (Unavailable, Conflict, ResourceExhausted)) and not is_quota

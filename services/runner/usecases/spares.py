@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from services.runner.domain.limits import Limits
+from services.runner.gateways.sandbox.exchange import make_exchange, remove_exchange
 from services.runner.gateways.sandbox.port import (
     Interpreter,
     Sandbox,
@@ -46,11 +47,13 @@ class Spares:
         *,
         keep: int,
         binds: Sequence[tuple[Path, str]] = (),
+        exchanges: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
         self._keep = keep
         self._binds = binds
+        self._exchanges = exchanges
         self._clock = clock
         self._ready: dict[Shape, list[Sandbox]] = {}
         self._filling: dict[Shape, int] = {}
@@ -62,7 +65,7 @@ class Spares:
         """Give a sandbox of a shape: a spare where there is one, else a new one."""
         spare = self._take(shape)
         self.want(shape)
-        return spare or await self._host.start(self._spec(shape))
+        return spare or await self._start(shape)
 
     def want(self, shape: Shape) -> None:
         """Keep spares of a shape for a while; of the last one wanted, for good."""
@@ -124,7 +127,7 @@ class Spares:
     async def _fill(self, shape: Shape) -> None:
         try:
             await asyncio.sleep(_FILL_AFTER_S)
-            sandbox = await self._host.start(self._spec(shape))
+            sandbox = await self._start(shape)
         except SandboxDied as died:
             log.warning("spare_not_started", fault=str(died)[:500])
             return
@@ -137,18 +140,42 @@ class Spares:
         else:
             self._ready.setdefault(shape, []).append(sandbox)
 
-    def _spec(self, shape: Shape) -> SandboxSpec:
+    async def _start(self, shape: Shape) -> Sandbox:
+        sandbox_id = uuid.uuid4()
+        exchange = None
+        if self._exchanges is not None:
+            try:
+                exchange = make_exchange(self._exchanges, sandbox_id)
+            except OSError as problem:
+                raise SandboxDied(f"no place to hand files over: {problem.strerror}") from problem
+        try:
+            sandbox = await self._host.start(self._spec(shape, sandbox_id, exchange))
+        except BaseException:
+            if exchange is not None:
+                remove_exchange(exchange)
+            raise
+        if exchange is not None:
+            sandbox.ended.add_done_callback(lambda _: _forget(exchange))
+        return sandbox
+
+    def _spec(self, shape: Shape, sandbox_id: uuid.UUID, exchange: Path | None) -> SandboxSpec:
         return SandboxSpec(
-            sandbox_id=uuid.uuid4(),
+            sandbox_id=sandbox_id,
             python=shape.interpreter.executable,
             prefix=shape.interpreter.prefix,
             agent=shape.interpreter.agent,
             environment=shape.environment,
             limits=shape.limits,
             binds=self._binds,
+            exchange=exchange,
         )
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _forget(exchange: Path) -> None:
+    """Remove what a dead sandbox had, beside the loop: a file there may be large."""
+    asyncio.get_running_loop().run_in_executor(None, remove_exchange, exchange)

@@ -85,7 +85,9 @@ async def create(
         return Standing(made, 0)
 
     replayed = await replay(pool, caller, key)
-    return replayed if replayed is not None else await write_once(pool, caller, key, write)
+    if replayed is not None:
+        return replayed
+    return await write_once(pool, caller, key, write)
 
 
 async def get(pool: Pool, store: FileBytes, caller: Caller, upload_id: UUID) -> Standing:
@@ -217,7 +219,9 @@ async def cancel(
             raise _missing(upload_id)
 
     replayed = await replay(pool, caller, key)
-    return replayed if replayed is not None else await write_once(pool, caller, key, write_row)
+    if replayed is not None:
+        return replayed
+    return await write_once(pool, caller, key, write_row)
 
 
 async def _get(pool: Pool, caller: Caller, upload_id: UUID) -> Upload:

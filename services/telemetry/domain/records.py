@@ -37,6 +37,7 @@ class ErrorRecord:
     execution_id: UUID | None
     node_execution_id: UUID | None
     created_at: datetime
+    detail: str | None = None  # JSON text: what user code raised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Final
 from qflow.telemetry.v1 import telemetry_service_pb2 as pb
 
 from services.kit.rpc.codec import timestamp
+from services.kit.rpc.failures import add_detail
 from services.telemetry.domain.records import ErrorRecord, HealthSample, Metric
 
 _SEVERITIES: Final = {
@@ -31,7 +32,7 @@ def metric_to_pb(metric: Metric) -> pb.Metric:
 
 def error_to_pb(error: ErrorRecord) -> pb.ErrorLog:
     """Encode an error."""
-    return pb.ErrorLog(
+    message = pb.ErrorLog(
         id=str(error.id),
         error_type=error.error_type,
         error_message=error.message,
@@ -41,6 +42,8 @@ def error_to_pb(error: ErrorRecord) -> pb.ErrorLog:
         node_execution_id=str(error.node_execution_id or ""),
         create_time=timestamp(error.created_at),
     )
+    add_detail(message, error.detail)
+    return message
 
 
 def sample_to_pb(sample: HealthSample) -> pb.HealthSample:

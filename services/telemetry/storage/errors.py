@@ -10,7 +10,7 @@ from services.telemetry.domain.records import ErrorRecord, Position
 
 _LIST_ERRORS: Final[LiteralString] = """
     SELECT id, error_type, error_message, stack_trace, severity, workflow_execution_id,
-           node_execution_id, created_at
+           node_execution_id, created_at, error_detail
       FROM error_logs
      WHERE (created_at, id) < ($1, $2)
      ORDER BY created_at DESC, id DESC
@@ -20,7 +20,7 @@ _LIST_ERRORS: Final[LiteralString] = """
 # A run has few: they are found by the run and sorted, not by walking all errors in order.
 _LIST_ERRORS_OF_EXECUTION: Final[LiteralString] = """
     SELECT id, error_type, error_message, stack_trace, severity, workflow_execution_id,
-           node_execution_id, created_at
+           node_execution_id, created_at, error_detail
       FROM error_logs
      WHERE workflow_execution_id = $4
        AND (created_at, id) < ($1, $2)
@@ -50,4 +50,5 @@ def _to_error(row: Row) -> ErrorRecord:
         execution_id=row["workflow_execution_id"],
         node_execution_id=row["node_execution_id"],
         created_at=row["created_at"],
+        detail=row["error_detail"],
     )

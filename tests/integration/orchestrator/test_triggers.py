@@ -86,6 +86,67 @@ async def test_a_repeated_call_is_the_same_run(orchestra: Orchestra) -> None:
     assert 3 == len(runs(orchestra))
 
 
+async def test_a_call_that_the_filter_does_not_take_starts_nothing(orchestra: Orchestra) -> None:
+    """It is no fault and is counted; a payload over which it cannot be worked out is one."""
+    async with orchestra.running():
+        made = await create(orchestra, filter="payload.x > 1")
+        calls = nobody(orchestra)
+        answers = [
+            await calls.FireTrigger(call(made, payload_json=payload))
+            for payload in ('{"x":1}', '{"x":2}')
+        ]
+        assert [(True, ""), (False, runs(orchestra)[0][0])] == [
+            (each.filtered, each.execution_id) for each in answers
+        ]
+        wrong = ["{}", '{"x":"a"}', '{"x":2,"y":"' + "a" * 70_000 + '"}']
+        for payload in wrong:
+            assert (grpc.StatusCode.INVALID_ARGUMENT, "TRIGGER_FILTER_FAILED") == await refusal(
+                orchestra, call(made, payload_json=payload)
+            )
+        request = pb.GetTriggerRequest(trigger_id=made.trigger.id)
+        shown = (await stub(orchestra).GetTrigger(request)).trigger
+        assert (1, 1, "TRIGGER_FILTER_FAILED") == (
+            shown.fired_count, shown.filtered_count, shown.error_reason,
+        )  # fmt: skip
+        update = pb.UpdateTriggerRequest(
+            trigger_id=made.trigger.id, update_mask=FieldMask(paths=["filter"])
+        )
+        assert "" == (await stub(orchestra).UpdateTrigger(update)).trigger.filter
+        assert not (await calls.FireTrigger(call(made))).filtered
+    assert 2 == len(runs(orchestra))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("payload.x >", "EXPRESSION_INVALID"),
+        ("other.x > 1", "EXPRESSION_INVALID"),
+        ("'a' + 'b'", "EXPRESSION_NOT_BOOLEAN"),
+        ("1", "EXPRESSION_NOT_BOOLEAN"),
+        ("(" * 2000 + "true" + ")" * 2000, "EXPRESSION_INVALID"),
+        (
+            "payload.all(a, payload.all(b, payload.all(c, payload.all(d, a + b + c + d > 1))))",
+            "EXPRESSION_INVALID",
+        ),
+        ("payload == '" + "a" * 4096 + "'", "INVALID_REQUEST"),
+    ],
+)
+async def test_a_filter_that_is_hostile_huge_or_not_boolean_is_refused(
+    orchestra: Orchestra, text: str, reason: str
+) -> None:
+    """B55: when it is made, and when it is changed."""
+    async with orchestra.running():
+        made = await create(orchestra)
+        update = pb.UpdateTriggerRequest(
+            trigger_id=made.trigger.id, update_mask=FieldMask(paths=["filter"]), filter=text
+        )
+        for asked in (create(orchestra, filter=text), stub(orchestra).UpdateTrigger(update)):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await asked
+            assert grpc.StatusCode.INVALID_ARGUMENT == refused.value.code()
+            assert reason == details(refused.value)[0]
+
+
 @pytest.mark.parametrize("late", [301, -301])
 async def test_a_call_of_another_time_is_refused(orchestra: Orchestra, late: float) -> None:
     """X26: a window of five minutes."""

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+import psutil
 import pytest
 
 from services.kit.pg import Pool, open_pool
+from services.runner.domain.package_rules import NO_RULES
 from services.runner.gateways.environment_folders import evict, pin, sweep
 from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost, find_bubblewrap
 from services.runner.gateways.sandbox.port import Interpreter
 from services.runner.gateways.uv import Uv
+from services.runner.gateways.wheel_store import WheelStore
 from services.runner.usecases import environments as module
 from services.runner.usecases.environment_room import Room, RoomLimits
 from services.runner.usecases.environments import EnvironmentFailed, Environments
+from services.runner.usecases.tenant_packages import TenantPackages
 from tests.integration.runner.wheels import make_wheel
 from tests.support.database import Database
 
@@ -39,7 +45,7 @@ class House:
     resolver: Environments
 
     async def build(self, requirement: str) -> Path:
-        lock = await self.resolver.resolve([requirement], self.version)
+        lock = await self.resolver.resolve([requirement], self.version, TENANT)
         key = self.environments.key_of(
             tenant_id=TENANT, python_version=self.version, digest=lock.digest
         )
@@ -95,6 +101,9 @@ def house(
             interpreters=interpreters,
             pool=pool,
             room=room,
+            packages=TenantPackages(
+                pool, WheelStore(tmp_path / "wheels"), root=root, deployment=NO_RULES
+            ),
             incarnation=uuid.uuid4,
         )
         return House(root, environments, room, interpreter.version, resolver or environments)
@@ -120,7 +129,7 @@ async def test_the_longest_unused_environment_goes_when_there_are_too_many(
     await home.room.keep()
     assert (red.is_dir(), green.is_dir(), blue.is_dir()) == (False, True, True)
     with database.connect() as sql:
-        states = dict(sql.execute("SELECT key, state FROM environments").fetchall())
+        states: dict[str, str] = dict(sql.execute("SELECT key, state FROM environments").fetchall())
     assert {red.name: "evicted", green.name: "ready", blue.name: "ready"} == states
     assert home.environments.ready(red.name) is None
     assert red == await home.build("red")
@@ -225,7 +234,7 @@ async def test_a_short_disk_is_given_room_before_a_build(
 ) -> None:
     """F27: what nobody uses makes room for what somebody wants."""
     monkeypatch.setattr(module, "_LET_GO_AFTER_S", -1)
-    home = house(small_disk, free_bytes_min=17 * _MIB, resolver=house().environments)
+    home = house(small_disk, free_bytes_min=21 * _MIB, resolver=house().environments)
     red = await home.build("red")
     await home.environments.let_go(frozenset())
     blue = await home.build("blue")
@@ -259,3 +268,53 @@ def test_what_another_runner_is_building_is_not_swept(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert 0 == sweep(tmp_path)
     assert (shop / "staged").is_dir()
+
+
+_BUILD = """
+import asyncio, sys
+from pathlib import Path
+from services.kit.pythons import ask
+from services.runner.gateways.sandbox.bubblewrap import find_bubblewrap
+from services.runner.gateways.sandbox.port import Interpreter
+from services.runner.gateways.uv import Uv
+
+shop, index, program = map(Path, sys.argv[1:])
+found = ask(program)
+python = Interpreter(
+    version=found.version, executable=found.path, prefix=found.prefix, agent=found.path
+)
+uv = Uv(env={"UV_FIND_LINKS": str(index), "UV_OFFLINE": "1"}, bubblewrap=find_bubblewrap())
+staged = shop / "staged"
+staged.mkdir(parents=True)
+asyncio.run(uv.install(shop / "lock", staged, folder=shop, interpreter=python))
+"""
+
+
+async def test_a_runner_that_is_killed_in_the_middle_of_an_installation_leaves_it_to_the_next(
+    house: Callable[..., House], index: Path, interpreter: Interpreter
+) -> None:
+    """CP8: uv ends with it, what was half there is swept, and the build is made anew."""
+    many = {f"many/file{at}.dat": os.urandom(2000).hex() for at in range(6000)}
+    make_wheel(index, "many", files={"many/__init__.py": "", **many})
+    home = house()
+    lock = await home.resolver.resolve(["many"], home.version, TENANT)
+    shop = home.root / str(TENANT) / ".build"
+    shop.mkdir(parents=True)
+    (shop / "lock").write_text(lock.text)
+    command = [sys.executable, "-c", _BUILD, shop, index, interpreter.executable]
+    with subprocess.Popen([str(each) for each in command]) as runner:  # noqa: ASYNC220
+        async with asyncio.timeout(20):
+            while not any((shop / ".cache").glob(".tmp*/*")) and not any(  # noqa: ASYNC110
+                (shop / "staged").glob("*")
+            ):
+                await asyncio.sleep(0.002)
+        runner.kill()
+    left = psutil.process_iter(["cmdline"])
+    async with asyncio.timeout(10):
+        while any(str(shop) in " ".join(each.info["cmdline"] or ()) for each in left):
+            await asyncio.sleep(0.05)
+            left = psutil.process_iter(["cmdline"])
+    assert sweep(home.root) > 0
+    assert not (shop / "staged").exists()
+    folder = await home.build("many")
+    assert 6001 == len(list((folder / "many").glob("*.*")))

@@ -17,13 +17,16 @@ from services.kit import child
 from services.kit.errors import FailedPrecondition, InvalidArgument
 from services.kit.pg import open_pool
 from services.runner.domain.environments import packages_in
+from services.runner.domain.package_rules import NO_RULES
 from services.runner.gateways.disk import DiskFullError, within
 from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost, find_bubblewrap
 from services.runner.gateways.sandbox.bytecode import take_over
 from services.runner.gateways.sandbox.port import Interpreter
 from services.runner.gateways.uv import Uv, UvError
+from services.runner.gateways.wheel_store import WheelStore
 from services.runner.usecases.environment_room import Room, RoomLimits
 from services.runner.usecases.environments import EnvironmentFailed, Environments
+from services.runner.usecases.tenant_packages import TenantPackages
 from tests.integration.runner.conftest import Start
 from tests.integration.runner.wheels import make_wheel
 from tests.support.database import Database
@@ -70,6 +73,9 @@ async def environments(
         interpreters=interpreters,
         pool=pool,
         room=Room(root, pool, RoomLimits(bytes_max=1 << 40, free_bytes_min=0)),
+        packages=TenantPackages(
+            pool, WheelStore(tmp_path / "wheels"), root=root, deployment=NO_RULES
+        ),
         incarnation=uuid.uuid4,
     )
     yield found
@@ -80,7 +86,7 @@ async def environments(
 async def build(
     environments: Environments, *requirements: str, version: str, tenant_id: UUID = TENANT
 ) -> tuple[Path, Any]:
-    lock = await environments.resolve(requirements, version)
+    lock = await environments.resolve(requirements, version, tenant_id)
     key = environments.key_of(tenant_id=tenant_id, python_version=version, digest=lock.digest)
     told: list[tuple[str, int]] = []
 
@@ -123,7 +129,7 @@ async def test_an_environment_is_built_from_its_lock_and_used(
 async def test_equal_needs_share_one_build(
     environments: Environments, interpreter: Interpreter
 ) -> None:
-    lock = await environments.resolve(["greeter"], interpreter.version)
+    lock = await environments.resolve(["greeter"], interpreter.version, TENANT)
     key = environments.key_of(
         tenant_id=TENANT, python_version=interpreter.version, digest=lock.digest
     )
@@ -302,7 +308,7 @@ async def test_only_names_extras_and_versions_are_requirements(
 ) -> None:
     """B84-B91."""
     with pytest.raises(InvalidArgument) as refused:
-        await environments.resolve([requirement], interpreter.version)
+        await environments.resolve([requirement], interpreter.version, TENANT)
     assert "INVALID_REQUIREMENT" == refused.value.reason
 
 
@@ -312,15 +318,15 @@ async def test_what_cannot_be_met_says_why(
     """B92-B94: missing, conflicting, source only; no source is ever built."""
     for requirements in (["absent-package"], ["greeter==2"], ["polite", "greeter==0.5"]):
         with pytest.raises(InvalidArgument) as refused:
-            await environments.resolve(requirements, interpreter.version)
+            await environments.resolve(requirements, interpreter.version, TENANT)
         assert "REQUIREMENTS_UNSATISFIABLE" == refused.value.reason
         assert "http" not in str(refused.value)
     with pytest.raises(InvalidArgument) as refused:
-        await environments.resolve(["sourceonly"], interpreter.version)
+        await environments.resolve(["sourceonly"], interpreter.version, TENANT)
     assert refused.value.reason in {"NO_BINARY", "REQUIREMENTS_UNSATISFIABLE"}
     assert "pwned" not in os.listdir("/tmp")  # noqa: PTH208
     with pytest.raises(FailedPrecondition):
-        await environments.resolve(["greeter"], "3.99")
+        await environments.resolve(["greeter"], "3.99", TENANT)
 
 
 async def test_a_wheel_that_is_not_the_locked_one_is_refused(

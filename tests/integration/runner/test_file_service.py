@@ -8,15 +8,18 @@ import random
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from qflow.runner.v1 import file_service_pb2 as files_pb
 from qflow.runner.v1 import upload_service_pb2 as pb
 from qflow.runner.v1.file_service_pb2_grpc import FileServiceStub
 from qflow.runner.v1.upload_service_pb2_grpc import UploadServiceStub
 
+from services.runner.gateways.file_store import FileStore
 from tests import factories
 from tests.integration.orchestrator.conftest import orchestra
 from tests.integration.runner.test_runner_rpcs import Served, served
@@ -136,6 +139,58 @@ async def test_wrong_bytes_are_discarded_and_an_empty_file_is_a_file(caller: Cal
     file = await caller.finish(empty, hashlib.sha256().hexdigest())
     assert 0 == file.size_bytes
     assert b"" == await caller.download(file.id)
+
+
+async def test_a_kill_between_the_bytes_and_the_row_is_made_good_by_asking_again(
+    served: Served, caller: Caller
+) -> None:
+    """CP8."""
+    upload = await caller.create(size=3)
+    await caller.write(upload, b"123")
+    key = f"{served.orchestra.owner.id}/{upload.id}"
+    FileStore(served.orchestra.home / "files").finish(key, size_bytes=3, sha256="")
+    assert 3 == await caller.received(upload)
+    file = await caller.finish(upload, hashlib.sha256(b"123").hexdigest())
+    assert b"123" == await caller.download(file.id)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_gigabyte_needs_no_more_memory_than_a_kilobyte(
+    served: Served, caller: Caller
+) -> None:
+    """Up, into a range from its middle, and down."""
+    process = psutil.Process(served.pid)
+    await caller.bring("small", bytes(1024))
+    resting = process.memory_info().rss
+    _forget_peak(served.pid)
+    chunk = random.Random(2).randbytes(1 << 20)
+
+    def parts(upload_id: str) -> Iterable[pb.WriteUploadRequest]:
+        for at in range(1024):
+            yield pb.WriteUploadRequest(upload_id=upload_id if at == 0 else "", chunk=chunk)
+
+    upload = await caller.create(size=1 << 30)
+    await caller.uploads.WriteUpload(parts(upload.id), timeout=200)
+    request = pb.FinishUploadRequest(upload_id=upload.id)
+    file = (await caller.uploads.FinishUpload(request, timeout=60)).file
+    received = 0
+    download = files_pb.DownloadFileRequest(file_id=file.id, offset_bytes=1 << 29)
+    async for part in caller.files.DownloadFile(download, timeout=200):
+        received += len(part.chunk)
+    assert 1 << 29 == received
+    peak = _peak_bytes(served.pid)
+    assert peak - resting < 96 << 20, f"{(peak - resting) >> 20} MiB more than at rest"
+
+
+def _forget_peak(pid: int) -> None:
+    (Path("/proc") / str(pid) / "clear_refs").write_text("5")
+
+
+def _peak_bytes(pid: int) -> int:
+    status = (Path("/proc") / str(pid) / "status").read_text()
+    [line] = [each for each in status.splitlines() if each.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ async def test_an_output_beyond_its_limit_fails_the_node(orchestra: Orchestra) -
         assert execution_pb2.EXECUTION_STATUS_COMPLETED == fits.status, fits
         done = await run(orchestra, workflow, 2000)
     assert execution_pb2.EXECUTION_STATUS_FAILED == done.status
-    assert "output_too_large" == done.error.type
+    assert "output_too_large" == done.error.error_type
 
 
 async def test_a_deployment_allows_no_more_than_it_says(orchestra: Orchestra) -> None:

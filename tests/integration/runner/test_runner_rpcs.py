@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from qflow.isolation.v1 import isolation_pb2
 from qflow.runner.v1 import environment_service_pb2 as environments_pb
 from qflow.runner.v1 import file_service_pb2 as files_pb
+from qflow.runner.v1 import package_rule_service_pb2 as rules_pb
 from qflow.runner.v1 import runner_service_pb2 as pb
+from qflow.runner.v1 import wheel_service_pb2 as wheels_pb
 from qflow.runner.v1.environment_service_pb2_grpc import EnvironmentServiceStub
 from qflow.runner.v1.file_service_pb2_grpc import FileServiceStub
+from qflow.runner.v1.package_rule_service_pb2_grpc import PackageRuleServiceStub
 from qflow.runner.v1.runner_service_pb2_grpc import RunnerServiceStub
+from qflow.runner.v1.wheel_service_pb2_grpc import WheelServiceStub
 
+from services.kit.pythons import version_key
 from services.kit.rpc.channel import open_channel
 from services.runner.gateways.file_store import FileStore
 from tests import factories
@@ -30,8 +39,9 @@ __all__ = ["orchestra"]
 class Served:
     """A runner with its address."""
 
-    def __init__(self, address: str, orchestra: Orchestra) -> None:
+    def __init__(self, address: str, orchestra: Orchestra, pid: int) -> None:
         self.address = address
+        self.pid = pid
         self.orchestra = orchestra
 
     def channel(self, token: str) -> grpc.aio.Channel:
@@ -49,7 +59,7 @@ async def served(orchestra: Orchestra, tmp_path: Path) -> AsyncIterator[Served]:
     try:
         await runner.until_said("service_started")
         line = next(each for each in runner.said().splitlines() if "service_started" in each)
-        yield Served(json.loads(line)["addresses"][0], orchestra)
+        yield Served(json.loads(line)["addresses"][0], orchestra, runner.pid)
     finally:
         await runner.stop()
 
@@ -152,3 +162,133 @@ async def test_only_the_registry_resolves(served: Served) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await EnvironmentServiceStub(channel).ResolveEnvironment(request)
         assert grpc.StatusCode.PERMISSION_DENIED == refused.value.code()
+
+
+async def test_environments_are_prepared_ahead_and_shown(served: Served) -> None:
+    """Each package shows as it is installed; and who asks again waits for the same build."""
+    sql, owner = served.orchestra.sql, served.orchestra.owner
+    node = factories.node(sql, owner, lock="pending")
+    plain = factories.node(sql, owner)
+    workflow = factories.workflow(
+        sql, owner, nodes={"a": node, "b": plain}, edges=[], inputs=(), outputs=[]
+    )
+    request = environments_pb.PrepareEnvironmentRequest(
+        node_id=str(node.id), wait=Duration(seconds=20)
+    )
+    async with served.channel(owner.token) as channel:
+        stub = EnvironmentServiceStub(channel)
+        early = await stub.PrepareEnvironment(request, timeout=30)
+        assert early.complete
+        assert "the dependencies are not resolved yet" == early.nodes[0].problem
+        await _lock(served, node)
+        answer = await stub.PrepareEnvironment(request, timeout=30)
+        assert answer.complete
+        [prepared] = answer.nodes
+        assert (str(node.version_id), "") == (prepared.node_version_id, prepared.problem)
+        found = prepared.environment
+        assert (environments_pb.ENVIRONMENT_STATE_READY, 1) == (found.state, found.package_count)
+        of_workflow = await stub.PrepareEnvironment(
+            environments_pb.PrepareEnvironmentRequest(workflow_id=str(workflow)), timeout=30
+        )
+        by_version = {each.node_version_id: each for each in of_workflow.nodes}
+        assert {str(node.version_id), str(plain.version_id)} == set(by_version)
+        assert not by_version[str(plain.version_id)].HasField("environment")
+        assert found.id == by_version[str(node.version_id)].environment.id
+        described = await _described(stub, found.id)
+        assert described.size_bytes > 0
+        listed = await stub.ListEnvironments(environments_pb.ListEnvironmentsRequest())
+        assert [found.id] == [each.id for each in listed.environments]
+        bom = await stub.GetEnvironmentBom(
+            environments_pb.GetEnvironmentBomRequest(environment_id=found.id)
+        )
+    assert {"python", "greeter"} == {
+        each["name"] for each in json.loads(bom.bom_json)["components"]
+    }
+    async with asyncio.timeout(10):
+        while not (  # noqa: ASYNC110 - rows are written beside the work
+            rows := sql.execute(
+                "SELECT package_name, installation_status FROM container_dependencies"
+            ).fetchall()
+        ):
+            await asyncio.sleep(0.05)
+    assert [("greeter", "completed")] == rows
+
+
+async def _lock(served: Served, node: factories.Node) -> None:
+    token = factories.service_token(served.orchestra.sql, "registry", ["registry"])
+    async with served.channel(token) as channel:
+        lock = await EnvironmentServiceStub(channel).ResolveEnvironment(
+            environments_pb.ResolveEnvironmentRequest(
+                requirements=["greeter"],
+                python_version="3.11",
+                tenant_id=str(served.orchestra.owner.id),
+            )
+        )
+    served.orchestra.sql.execute(
+        "UPDATE node_version_locks SET state = 'locked', lock = %s, lock_digest = %s"
+        " WHERE node_version_id = %s",
+        (lock.lock, lock.lock_digest, node.version_id),
+    )
+
+
+async def _described(stub: EnvironmentServiceStub, environment_id: str) -> Any:
+    request = environments_pb.GetEnvironmentRequest(environment_id=environment_id)
+    async with asyncio.timeout(10):
+        while not (  # noqa: ASYNC110 - rows are written beside the work
+            answer := await stub.GetEnvironment(request)
+        ).environment.has_bom:
+            await asyncio.sleep(0.05)
+    return answer.environment
+
+
+async def test_the_pythons_of_runners_are_listed(served: Served) -> None:
+    async with served.channel(served.orchestra.owner.token) as channel:
+        answer = await EnvironmentServiceStub(channel).ListPythons(
+            environments_pb.ListPythonsRequest()
+        )
+    versions = [each.python_version for each in answer.pythons]
+    assert "3.11" in versions
+    assert versions == sorted(versions, key=version_key)
+    for each in answer.pythons:
+        assert 1 == each.runner_count
+        assert each.full_version.startswith(f"{each.python_version}.")
+
+
+async def test_a_wheel_is_uploaded_and_rules_are_set_over_the_wire(
+    served: Served, tmp_path: Path
+) -> None:
+    data = make_wheel(tmp_path / "made", "mine", files={"mine.py": ""}).read_bytes()
+    header = wheels_pb.WheelHeader(
+        filename="mine-1.0-py3-none-any.whl",
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+    parts = [
+        wheels_pb.UploadWheelRequest(header=header),
+        wheels_pb.UploadWheelRequest(chunk=data[:100]),
+        wheels_pb.UploadWheelRequest(chunk=data[100:]),
+    ]
+    rules = rules_pb.SetPackageRulesRequest(
+        denied=["Evil", "numpy<2"], etag="0", request_id=str(uuid.uuid4())
+    )
+    async with served.channel(served.orchestra.owner.token) as channel:
+        stub = WheelServiceStub(channel)
+        stored = (await stub.UploadWheel(iter(parts))).wheel
+        assert ("mine", "1.0") == (stored.name, stored.version)
+        for wrong in ([], parts[1:]):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.UploadWheel(iter(wrong))
+            assert grpc.StatusCode.INVALID_ARGUMENT == refused.value.code()
+        request = wheels_pb.DeleteWheelRequest(wheel_id=stored.id, request_id=str(uuid.uuid4()))
+        first = await stub.DeleteWheel(request)
+        assert first == await stub.DeleteWheel(request)
+        keeper = PackageRuleServiceStub(channel)
+        before = await keeper.GetPackageRules(rules_pb.GetPackageRulesRequest())
+        assert "0" == before.rules.etag
+        written = await keeper.SetPackageRules(rules)
+        assert ["evil", "numpy<2"] == list(written.rules.denied)
+        assert written == await keeper.SetPackageRules(rules)
+        rules.request_id = ""
+        with pytest.raises(grpc.aio.AioRpcError) as changed:
+            await keeper.SetPackageRules(rules)
+    assert grpc.StatusCode.ABORTED == changed.value.code()

@@ -18,7 +18,7 @@ from services.runner.domain.limits import Limits
 from services.runner.gateways.file_port import FileCorruptError
 from services.runner.gateways.file_store import FileStore
 from services.runner.gateways.sandbox.cgroups import CgroupHost, hand_down
-from services.runner.usecases.files import remove_deleted
+from services.runner.usecases.files import remove_deleted, remove_unknown
 from services.runner.usecases.membership import LeaseLost, Membership, Offer
 from services.runner.usecases.outputs import Outputs
 from tests import factories
@@ -184,6 +184,41 @@ async def test_the_bytes_of_a_deleted_file_go_after_its_row(
         assert 0 == await remove_deleted(pool, store)
         with pytest.raises(FileCorruptError):
             store.read(key, size_bytes=2, sha256=sha256)
+    await pool.close()
+
+
+async def test_bytes_whose_row_a_kill_prevented_are_removed_once_they_are_old(
+    database: Database, tmp_path: Path
+) -> None:
+    """CP8, I20: of a file, and of an upload; what has a row stays, and what is new."""
+    pool = await open_pool(database.url("qflow_runner_engine"), application_name="t", size_max=2)
+    store = FileStore(tmp_path)
+    kept, left, partial, uploading, new = (uuid.uuid4() for _ in range(5))
+    with database.connect() as sql:
+        owner = factories.user(sql)
+        for file_id in (kept, left, new):
+            store.write(tenant_id=owner.id, file_id=file_id, parts=[b"1"])
+        for file_id in (partial, uploading):
+            writer = store.append(f"{owner.id}/{file_id}", offset=0, size_bytes=2)
+            writer.write(b"1")
+            writer.close()
+        sql.execute(
+            "INSERT INTO files (id, filename, original_filename, file_path, file_size_bytes,"
+            " tenant_id, created_by) VALUES (%s, 'a', 'a', %s, 1, %s, %s)",
+            (kept, f"{owner.id}/{kept}", owner.id, owner.id),
+        )
+        sql.execute(
+            "INSERT INTO file_uploads (id, filename, mime_type, file_size_bytes, tenant_id,"
+            " created_by, expires_at) VALUES (%s, 'a', 'a/b', 2, %s, %s, 'tomorrow')",
+            (uploading, owner.id, owner.id),
+        )
+    folder = tmp_path / str(owner.id)
+    for path in folder.iterdir():
+        if str(new) not in path.name:
+            os.utime(path, (1, 1))
+    assert 2 == await remove_unknown(pool, store, before_s=1000)
+    names = {f"{kept}", f".{uploading}.part", f"{new}"}
+    assert names == {path.name for path in folder.iterdir()}
     await pool.close()
 
 

@@ -23,7 +23,7 @@ from services.orchestrator.domain.state import (
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from tests.unit.orchestrator.store import Store
 from tests.unit.orchestrator.test_core import ONE, TENANT, new_core
-from tests.unit.orchestrator.test_simulation import same
+from tests.unit.orchestrator.worlds import same
 
 INT = {"t": "int"}
 

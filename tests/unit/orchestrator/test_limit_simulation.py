@@ -14,7 +14,7 @@ from services.orchestrator.domain.rows import RunInsert, Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
 from tests.unit.orchestrator.graphs import random_plan
-from tests.unit.orchestrator.test_simulation import TENANT, World, check_end, simulate
+from tests.unit.orchestrator.worlds import TENANT, World, check_end, simulate
 
 SEEDS = 60
 WORKFLOW = UUID(int=50)

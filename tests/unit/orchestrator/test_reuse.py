@@ -21,7 +21,7 @@ from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
 from tests.unit.orchestrator.graphs import plan_of, random_plan
 from tests.unit.orchestrator.rich_graphs import Drawing
 from tests.unit.orchestrator.store import Store
-from tests.unit.orchestrator.test_simulation import same
+from tests.unit.orchestrator.worlds import same
 
 TENANT, RUNNER = UUID(int=7), UUID(int=100)
 

@@ -15,7 +15,7 @@ from services.orchestrator.domain.rows import RunInsert
 from services.orchestrator.domain.state import FileValue, Run, Signal
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
 from tests.unit.orchestrator.rich_graphs import rich_plan
-from tests.unit.orchestrator.test_simulation import TENANT, World, simulate
+from tests.unit.orchestrator.worlds import TENANT, World, simulate
 
 SEEDS = 1250 if os.environ.get("QFLOW_TEST_FULL") else 60
 

@@ -34,6 +34,9 @@ class Sandbox:
 
     def begin_output(self) -> None: ...
 
+    def usage(self) -> SandboxUsage:
+        return SandboxUsage()
+
     async def request(self, _: object) -> Reply:
         return Reply(header={"op": "loaded"})
 

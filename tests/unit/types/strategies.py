@@ -26,7 +26,7 @@ from qflow.types import (
     union_of,
 )
 from qflow.types.check import comparable, key_value
-from qflow.types.model import FLAG, combinations
+from qflow.types.model import CARRIED, FLAG, combinations
 
 TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=8)
 INT64 = st.integers(-(2**63) + 1, 2**63 - 1)
@@ -48,7 +48,7 @@ flags = st.dictionaries(NAMES, st.sampled_from([1, 2, 3, 4, 8]), min_size=1, max
 )
 scalars = st.sampled_from(list(SCALARS.values()))
 _single_keys = st.one_of(
-    st.sampled_from([of for name, of in SCALARS.items() if name != "file"]),
+    st.sampled_from([of for name, of in SCALARS.items() if name not in CARRIED]),
     literals,
     enums,
     flags,
@@ -214,7 +214,7 @@ _SCALAR_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "time": st.times().map(lambda value: value.isoformat()),
     "timedelta": st.floats(-1e9, 1e9),
     "uuid": st.uuids().map(str),
-    "file": st.uuids().map(lambda value: {"$file": str(value)}),
+    **dict.fromkeys(CARRIED, st.uuids().map(lambda value: {"$file": str(value)})),
 }
 
 

@@ -24,7 +24,7 @@ from qflow.types import (
     parse_strict,
     to_json,
 )
-from qflow.types.model import FLAG, walk
+from qflow.types.model import CARRIED, FLAG, walk
 from qflow.types.order import by_precision
 
 from services.runner.agent import agent
@@ -36,6 +36,26 @@ RELAXED = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
+
+
+class _Codecs(_AGENT.Codecs):  # type: ignore[misc]  # it has no annotations
+    """The agent's, that take the reference of a file for its value: there is none here."""
+
+    carried = ()
+
+
+def _reference(_self: Any, _kind: Any, _depth: int) -> Any:
+    def same(value: Any) -> Any:
+        if not isinstance(value, dict) or value.keys() != {"$file"}:
+            raise _AGENT.Mismatch("no reference")
+        return value
+
+    return same
+
+
+for _name in CARRIED:
+    setattr(_Codecs, f"_decode_{_name}", _reference)
+    setattr(_Codecs, f"_encode_{_name}", _reference)
 
 
 def _codecs(of: Type) -> Any:
@@ -51,7 +71,7 @@ def _codecs(of: Type) -> Any:
                 namespace[name] = dataclasses.make_dataclass(name, [f.name for f in fields])
             case _:
                 pass
-    return _AGENT.Codecs(namespace)
+    return _Codecs(namespace)
 
 
 def _attempt(codec: Any, value: Any) -> tuple[Any, str]:

@@ -43,7 +43,7 @@ from qflow.types.values import dump_exact
 _PARTS_COMPARED_MAX: Final = 200
 _CONSTANTS_COMPARED_MAX: Final = 50
 _TEXTS: Final = frozenset({"bytes", "decimal", "uuid", "datetime", "date", "time"})
-_AS_IT_IS: Final = frozenset({"none", "bool", "int", "str", "file", "any"})
+_AS_IT_IS: Final = frozenset({"none", "bool", "int", "str", "any"})
 # By a scalar's name, others that read some of what is written for it.
 _ALSO_READ: Final[Mapping[str, frozenset[str]]] = {
     **dict.fromkeys(_TEXTS, frozenset({"str"})),

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from qflow.types.expression import expression
 from qflow.types.model import (
+    CARRIED,
     FLAG,
     Collection,
     Dict,
@@ -292,7 +293,7 @@ _SCALAR_CHECKS: Final[Mapping[str, Callable[[object], bool]]] = {
     "time": _is_text_of(_TIME_TEXT, time.fromisoformat),
     "timedelta": _is_timedelta,
     "uuid": _is_uuid,
-    "file": _is_file,
+    **dict.fromkeys(CARRIED, _is_file),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from qflow.types.check import comparable
 from qflow.types.model import (
     ANY,
+    CARRIED,
     FLAG,
     SCALARS,
     Collection,
@@ -47,7 +48,7 @@ _SCALARS: Final[Mapping[str, tuple[Any, ...]]] = {
     "time": ("12:00:00",),
     "timedelta": (0.5, -1),
     "uuid": (_UUID,),
-    "file": ({"$file": _UUID},),
+    **dict.fromkeys(CARRIED, ({"$file": _UUID},)),
 }
 
 

@@ -25,6 +25,11 @@ _SPELLINGS = {
     "decimal": "Decimal",
     "uuid": "UUID",
     "file": "Path",
+    "ndarray": "numpy.ndarray",
+    "arrow": "pyarrow.Table",
+    "pandas": "pandas.DataFrame",
+    "polars": "polars.DataFrame",
+    "pickle": 'Annotated[Any, "pickle"]',
 }
 
 

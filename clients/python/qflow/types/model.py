@@ -25,7 +25,14 @@ SCALAR_NAMES: Final = (
     "timedelta",
     "uuid",
     "file",
+    "ndarray",
+    "arrow",
+    "pandas",
+    "polars",
+    "pickle",
 )
+# Their values travel as files: what JSON cannot carry well. Its text holds the file's id.
+CARRIED: Final = SCALAR_NAMES[SCALAR_NAMES.index("file") :]
 COLLECTION_KINDS: Final = ("list", "set", "frozenset")
 RECORD_KINDS: Final = ("typeddict", "dataclass", "namedtuple", "pydantic")
 

@@ -68,6 +68,20 @@ SCALARS = {
     "pathlib.PosixPath": "file",
     "pathlib.PurePosixPath": "file",
     "os.PathLike": "file",
+    "typing.BinaryIO": "file",
+    "io.BufferedReader": "file",
+    "io.BufferedIOBase": "file",
+    "numpy.ndarray": "ndarray",
+    "numpy.typing.NDArray": "ndarray",
+    "pyarrow.Table": "arrow",
+    "pandas.DataFrame": "pandas",
+    "polars.DataFrame": "polars",
+}
+# Types of others whose parts in brackets say nothing of how their values travel.
+OPAQUE_PARTS = {
+    "os.PathLike": "file",
+    "numpy.ndarray": "ndarray",
+    "numpy.typing.NDArray": "ndarray",
 }
 LISTS = {
     "builtins.list",
@@ -712,8 +726,9 @@ class Types:
             return self._literal(arguments, depth)
         if name in TUPLES:
             return self._tuple(inner, arguments, depth)
-        if name == "os.PathLike":
-            return {"t": "file"}
+        carried = self._carried(name, arguments)
+        if carried is not None:
+            return {"t": carried}
         kind = self._known(name, node) if name not in APPROXIMATED else None
         if name in APPROXIMATED:
             self._count(name, arguments, 2 if APPROXIMATED[name] == "dict" else 1, node)
@@ -730,6 +745,16 @@ class Types:
         if kind is not None:
             raise Refused("TYPE_NOT_UNDERSTOOD", "%s takes no types in brackets" % name, "", node)
         return self._name(node.value, depth)
+
+    def _carried(self, name, arguments):
+        """The type of values that travel as files whatever stands in the brackets, or None."""
+        if name == "typing.IO" and self.scope.dotted(arguments[0]) == "builtins.bytes":
+            return "file"
+        if name == "typing.Annotated" and any(
+            isinstance(each, ast.Constant) and each.value == "pickle" for each in arguments[1:]
+        ):
+            return "pickle"
+        return OPAQUE_PARTS.get(name)
 
     def _arguments(self, node, name):
         inner = node.slice

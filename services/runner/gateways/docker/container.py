@@ -12,7 +12,7 @@ from services.runner.domain.limits import Tier
 from services.runner.domain.node_logs import Stream
 from services.runner.gateways.docker.daemon import FAULTS, Daemon, End
 from services.runner.gateways.docker.gate import Gate
-from services.runner.gateways.docker.options import ENVIRONMENT_PATH
+from services.runner.gateways.docker.options import ENVIRONMENT_PATH, FILES_PATH, OUTPUT_PATH
 from services.runner.gateways.sandbox.channel import AgentChannel
 from services.runner.gateways.sandbox.output import OutputTail
 from services.runner.gateways.sandbox.port import (
@@ -39,6 +39,8 @@ class Container:
         self.name = name
         self.tier = tier
         self.environment_path = ENVIRONMENT_PATH if spec.environment is not None else ""
+        self.files_path = FILES_PATH if spec.exchange is not None else ""
+        self.output_path = OUTPUT_PATH if spec.exchange is not None else ""
         self._daemon = daemon
         self._gate = gate
         self._loop = asyncio.get_running_loop()
@@ -104,10 +106,17 @@ class Container:
             await self._daemon.call(self._gate.close)
 
     async def request(
-        self, header: Header, body: bytes = b"", *, reply_bytes_max: int = 1 << 20
+        self,
+        header: Header,
+        body: bytes = b"",
+        *,
+        reply_bytes_max: int = 1 << 20,
+        descriptors_max: int = 0,
     ) -> Reply:
         """Send one frame and await its answer; raises SandboxDied."""
-        answer = self._channel.expect(reply_bytes_max=reply_bytes_max)
+        answer = self._channel.expect(
+            reply_bytes_max=reply_bytes_max, descriptors_max=descriptors_max
+        )
         self._channel.send(header, body)
         return await answer
 

@@ -10,12 +10,15 @@ from typing import Any, Final
 from docker.types import HostConfig, LogConfig, Mount, Ulimit
 
 from services.runner.gateways.sandbox.bubblewrap import SANDBOX_ENVIRONMENT
+from services.runner.gateways.sandbox.exchange import files_of, output_of
 from services.runner.gateways.sandbox.port import SandboxSpec
 
 HOME_LABEL: Final = "qflow.home"
 SANDBOX_LABEL: Final = "qflow.sandbox"
 INCARNATION_LABEL: Final = "qflow.incarnation"
 ENVIRONMENT_PATH: Final = "/qflow/environment"
+FILES_PATH: Final = "/qflow/files"
+OUTPUT_PATH: Final = "/qflow/output"
 GATE_PATH: Final = "/qflow/gate"
 GATE_NAME: Final = "agent"
 _AGENT_PATH: Final = "/qflow/agent"
@@ -90,10 +93,10 @@ def _walls(shape: Shape, spec: SandboxSpec, gate: Path) -> dict[str, Any]:
         "pids_limit": limits.processes,
         "mem_limit": limits.memory_bytes,
         "memswap_limit": limits.memory_bytes,
-        "nano_cpus": shape.cpus * _NANO,
+        "nano_cpus": limits.cpu_millicores * _NANO // 1000 or shape.cpus * _NANO,
         "ulimits": [
             Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files),
-            Ulimit(name="fsize", soft=limits.temporary_bytes, hard=limits.temporary_bytes),
+            Ulimit(name="fsize", soft=limits.file_bytes, hard=limits.file_bytes),
             Ulimit(name="core", soft=0, hard=0),
         ],
         "log_config": LogConfig(type="local", config={"max-size": "1m", "max-file": "2"}),
@@ -109,12 +112,16 @@ def _mounts(spec: SandboxSpec, gate: Path) -> list[Mount]:
     read_only = [(spec.agent, _AGENT_PATH), (gate, GATE_PATH)]
     if spec.environment is not None:
         read_only.append((spec.environment, ENVIRONMENT_PATH))
+    writable = [*spec.binds]
+    if spec.exchange is not None:
+        read_only.append((files_of(spec.exchange), FILES_PATH))
+        writable.append((output_of(spec.exchange), OUTPUT_PATH))
     mounts = [
         Mount(place, str(host.resolve()), type="bind", read_only=True, propagation="rprivate")
         for host, place in read_only
     ]
     mounts += [
         Mount(place, str(host.resolve()), type="bind", propagation="rprivate")
-        for host, place in spec.binds
+        for host, place in writable
     ]
     return mounts

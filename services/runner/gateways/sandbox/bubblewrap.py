@@ -13,6 +13,7 @@ from uuid import UUID
 
 from services.runner.domain.limits import Tier
 from services.runner.gateways.sandbox.cgroups import CgroupHost
+from services.runner.gateways.sandbox.exchange import files_of, output_of
 from services.runner.gateways.sandbox.port import Sandbox, SandboxDied, SandboxSpec
 from services.runner.gateways.sandbox.process import SandboxProcess
 from services.runner.gateways.sandbox.seccomp import build_filter
@@ -23,6 +24,8 @@ _USERS: Final = range(61184, 65520)
 _SYSTEM: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC: Final = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
 _ENVIRONMENT_PATH: Final = "/qflow/environment"
+_FILES_PATH: Final = "/qflow/files"
+_OUTPUT_PATH: Final = "/qflow/output"
 SANDBOX_ENVIRONMENT: Final = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/tmp",  # noqa: S108 - the sandbox's own
@@ -95,7 +98,10 @@ class BubblewrapHost:
             raise SandboxDied(f"bubblewrap does not start: {problem.strerror}") from problem
         if spec.environment is not None:
             sandbox.environment_path = _ENVIRONMENT_PATH
+        if spec.exchange is not None:
+            sandbox.files_path, sandbox.output_path = _FILES_PATH, _OUTPUT_PATH
         rlimits = {"CORE": 0, "NOFILE": spec.limits.open_files, "MEMLOCK": 0}
+        rlimits["FSIZE"] = spec.limits.file_bytes
         if cgroup is None:
             rlimits["AS"] = spec.limits.memory_bytes * 4
             rlimits["NPROC"] = spec.limits.processes  # counted within the user namespace
@@ -182,6 +188,9 @@ def _filesystem(spec: SandboxSpec) -> list[str]:
     argv += ["--perms", "0755", "--dir", "/qflow", "--ro-bind", str(spec.agent), "/qflow/agent"]
     if spec.environment is not None:
         argv += ["--ro-bind", str(spec.environment), _ENVIRONMENT_PATH]
+    if spec.exchange is not None:
+        argv += ["--ro-bind", str(files_of(spec.exchange)), _FILES_PATH]
+        argv += ["--bind", str(output_of(spec.exchange)), _OUTPUT_PATH]
     argv += ["--proc", "/proc", "--dev", "/dev"]
     size = str(spec.limits.temporary_bytes)
     for place in ("/dev/shm", "/tmp"):  # noqa: S108

@@ -30,6 +30,7 @@ class Cgroup:
     folders: tuple[Path, ...]
     memory: Path
     version: int
+    accounts: tuple[Path, ...] = ()  # of version 1: where the processors' time is counted
 
     def add(self, pid: int) -> None:
         """Move a process here; what it starts later follows."""
@@ -45,6 +46,12 @@ class Cgroup:
         """Read the most memory that was in use at once."""
         name = "memory.max_usage_in_bytes" if self.version == 1 else "memory.peak"
         return _number(self.memory / name)
+
+    def cpu_us(self) -> int:
+        """Read how much of the processors was used, by all that was ever inside."""
+        if self.version == 2:  # noqa: PLR2004
+            return _counter(self.memory / "cpu.stat", "usage_usec")
+        return next((_number(each / "cpuacct.usage") // 1000 for each in self.accounts), 0)
 
     def kill(self) -> None:
         """SIGKILL to everything inside, until nothing new appears."""
@@ -120,7 +127,8 @@ class CgroupHost:
             for folder in folders:
                 folder.rmdir()
             raise no_processors()
-        return Cgroup(folders, folders[0], self._version)
+        accounts = tuple(each for each in folders if (each / "cpuacct.usage").exists())
+        return Cgroup(folders, folders[0], self._version, accounts)
 
     def names(self) -> set[UUID]:
         """List the sandboxes that have a group here."""
@@ -184,10 +192,10 @@ def _give_processors(folders: Sequence[Path], millicores: int) -> bool:
 def _detect_v1(name: str) -> CgroupHost | None:
     bases = []
     own = _own_paths()
-    for controller in ("memory", "pids", "cpu"):
+    for controller in ("memory", "pids", "cpu", "cpuacct"):
         mount = _ROOT / controller
         if not (mount / "cgroup.procs").exists():
-            if controller == "cpu":
+            if controller.startswith("cpu"):
                 continue
             return None
         for parent in (mount / own.get(controller, "").lstrip("/"), mount):

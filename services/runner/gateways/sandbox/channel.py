@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -46,6 +47,8 @@ class AgentChannel:
         self._waiting: asyncio.Future[Reply] | None = None
         self._reply_bytes_max = 0
         self._log_frames = 0
+        self._descriptors_max = 0
+        self._descriptors: list[int] = []
         self._unsent = memoryview(b"")
         self._broken: str = ""
         loop.add_reader(self._socket.fileno(), self._readable)
@@ -55,12 +58,16 @@ class AgentChannel:
         """Whether no answer can come any more."""
         return bool(self._broken)
 
-    def expect(self, *, reply_bytes_max: int = 1 << 20) -> asyncio.Future[Reply]:
-        """Give a future of the next frame."""
+    def expect(
+        self, *, reply_bytes_max: int = 1 << 20, descriptors_max: int = 0
+    ) -> asyncio.Future[Reply]:
+        """Give a future of the next frame, with so many open files at most."""
         if self._waiting is not None and not self._waiting.done():
             raise RuntimeError("the agent answers one request at a time")
         self._reply_bytes_max = reply_bytes_max
         self._log_frames = 0
+        self._descriptors_max = descriptors_max
+        self._drop_descriptors()
         self._waiting = self._loop.create_future()
         if self._broken:
             self._waiting.set_exception(SandboxDied(self._broken))
@@ -84,6 +91,7 @@ class AgentChannel:
     def fail(self, message: str, *, oom: bool = False, status: int | None = None) -> None:
         """No answer will come any more."""
         self._broken = self._broken or message
+        self._drop_descriptors()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(SandboxDied(message, oom=oom, status=status))
 
@@ -110,7 +118,7 @@ class AgentChannel:
 
     def _readable(self) -> None:
         try:
-            piece = self._socket.recv(_READ_BYTES)
+            piece = self._receive()
         except BlockingIOError:
             return
         except OSError:
@@ -124,12 +132,29 @@ class AgentChannel:
         if self._received and (self._waiting is None or self._waiting.done()):
             self._fault("the agent sent what nobody asked for")
 
+    def _receive(self) -> bytes:
+        if not self._descriptors_max:
+            return self._socket.recv(_READ_BYTES)  # the kernel closes what nobody takes
+        piece, descriptors, _, _ = socket.recv_fds(
+            self._socket,
+            _READ_BYTES,
+            self._descriptors_max,
+            socket.MSG_CMSG_CLOEXEC,
+        )
+        self._descriptors += descriptors
+        return piece
+
+    def _drop_descriptors(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
     def _parse(self) -> None:
         while (frame := self._next_frame()) is not None:
             header, body = frame
             if header.get("op") != "log":
                 assert self._waiting is not None
-                self._waiting.set_result(Reply(header=header, body=body))
+                descriptors, self._descriptors = tuple(self._descriptors), []
+                self._waiting.set_result(Reply(header=header, body=body, descriptors=descriptors))
                 return
             self._log_frames += 1
             if self._log_frames > _LOG_FRAMES_MAX or len(body) > _LOG_BYTES_MAX:

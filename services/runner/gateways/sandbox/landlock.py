@@ -14,6 +14,7 @@ from uuid import UUID
 from services.runner.domain.limits import Tier
 from services.runner.gateways.sandbox.bubblewrap import SANDBOX_ENVIRONMENT, users_of_sandboxes
 from services.runner.gateways.sandbox.cgroups import CgroupHost
+from services.runner.gateways.sandbox.exchange import files_of, output_of
 from services.runner.gateways.sandbox.groups import ProcessGroups
 from services.runner.gateways.sandbox.port import Sandbox, SandboxDied, SandboxSpec
 from services.runner.gateways.sandbox.process import SandboxProcess
@@ -91,10 +92,7 @@ class LandlockHost:
             rlimits["AS"] = spec.limits.memory_bytes * 4
         if uid is not None:
             rlimits["NPROC"] = spec.limits.processes
-        read = [*_READ, *_READ_OF_PROC, str(spec.prefix)]
-        if spec.environment is not None:
-            read.append(str(spec.environment))
-        write = [str(own), *_DEVICES, *(str(host) for host, _ in spec.binds)]
+        read, write = _places(spec, own)
         await sandbox.become_ready(
             uid=uid,
             rlimits=rlimits,
@@ -115,6 +113,18 @@ class LandlockHost:
         if self._cgroups is not None:
             self._cgroups.end(sandbox_id)
         self._groups.end(str(sandbox_id))
+
+
+def _places(spec: SandboxSpec, own: Path) -> tuple[list[str], list[str]]:
+    """Give what the agent may read, and what it may write."""
+    read = [*_READ, *_READ_OF_PROC, str(spec.prefix)]
+    if spec.environment is not None:
+        read.append(str(spec.environment))
+    write = [str(own), *_DEVICES, *(str(host) for host, _ in spec.binds)]
+    if spec.exchange is not None:
+        read.append(str(files_of(spec.exchange)))
+        write.append(str(output_of(spec.exchange)))
+    return read, write
 
 
 def _open_to_all(folder: Path) -> bool:

@@ -30,6 +30,7 @@ class SandboxSpec:
     environment: Path | None
     limits: Limits
     binds: Sequence[tuple[Path, str]] = ()  # (host directory, place), read-write
+    exchange: Path | None = None  # where files are handed over
 
 
 class Reply(NamedTuple):
@@ -37,6 +38,7 @@ class Reply(NamedTuple):
 
     header: Header
     body: bytes = b""
+    descriptors: Sequence[int] = ()  # open files that came along; whoever takes them closes them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +79,16 @@ class Sandbox(Protocol):
     spec: SandboxSpec
     name: str  # the adapter and what this machine calls it: the same for one sandbox always
     environment_path: str  # where the agent finds the packages; empty without any
+    files_path: str  # where it finds files that are handed to it; empty without an exchange
+    output_path: str  # the file that it may write, however large
 
     async def request(
-        self, header: Header, body: bytes = b"", *, reply_bytes_max: int = 1 << 20
+        self,
+        header: Header,
+        body: bytes = b"",
+        *,
+        reply_bytes_max: int = 1 << 20,
+        descriptors_max: int = 0,
     ) -> Reply:
         """Send one frame and await its answer; raises SandboxDied."""
 
@@ -88,6 +97,9 @@ class Sandbox(Protocol):
 
     def output_tails(self) -> tuple[str, str]:
         """Give the ends of stdout and stderr since `begin_output`."""
+
+    def usage(self) -> SandboxUsage:
+        """Give what it used until now, as the kernel counts it; nothing where nobody does."""
 
     async def kill(self, *, grace_s: float = 0.0) -> SandboxUsage:
         """End every process inside: SIGTERM to the agent first where a grace is given."""

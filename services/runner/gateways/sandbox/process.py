@@ -16,6 +16,7 @@ from services.runner.domain.limits import Tier
 from services.runner.domain.node_logs import Stream
 from services.runner.gateways.sandbox.cgroups import Cgroup, no_processors
 from services.runner.gateways.sandbox.channel import AgentChannel
+from services.runner.gateways.sandbox.exchange import files_of, output_of
 from services.runner.gateways.sandbox.output import OutputTail
 from services.runner.gateways.sandbox.port import (
     Header,
@@ -52,6 +53,8 @@ class SandboxProcess:
         self.name = f"{kind}:{spec.sandbox_id}"
         self.tier = tier
         self.environment_path = str(spec.environment or "")
+        self.files_path = str(files_of(spec.exchange)) if spec.exchange else ""
+        self.output_path = str(output_of(spec.exchange)) if spec.exchange else ""
         self._loop = asyncio.get_running_loop()
         self._cgroup = cgroup
         self._channel = AgentChannel(self._loop, on_fault=self._kill_all, on_log=self._told)
@@ -134,10 +137,17 @@ class SandboxProcess:
             raise
 
     async def request(
-        self, header: Header, body: bytes = b"", *, reply_bytes_max: int = 1 << 20
+        self,
+        header: Header,
+        body: bytes = b"",
+        *,
+        reply_bytes_max: int = 1 << 20,
+        descriptors_max: int = 0,
     ) -> Reply:
         """Send one frame and await its answer; raises SandboxDied."""
-        answer = self._channel.expect(reply_bytes_max=reply_bytes_max)
+        answer = self._channel.expect(
+            reply_bytes_max=reply_bytes_max, descriptors_max=descriptors_max
+        )
         self._channel.send(header, body)
         return await answer
 
@@ -161,9 +171,13 @@ class SandboxProcess:
             case {"level": int(level), "name": str(name)} if self._sink is not None:
                 self._sink.recorded(level, name, body.decode("utf-8", "replace"))
 
-    def memory_peak_bytes(self) -> int:
-        """Read the control group's high-water mark; 0 without one."""
-        return self._cgroup.memory_peak_bytes() if self._cgroup else 0
+    def usage(self) -> SandboxUsage:
+        """Read what its control group counted until now, also after its end."""
+        if self._cgroup is not None:
+            self._usage = SandboxUsage(
+                memory_peak_bytes=self._cgroup.memory_peak_bytes(), cpu_us=self._cgroup.cpu_us()
+            )
+        return self._usage
 
     async def kill(self, *, grace_s: float = 0.0) -> SandboxUsage:
         """End every process inside; safe to call twice."""
@@ -193,10 +207,10 @@ class SandboxProcess:
                 self._process.kill()
 
     async def _release(self) -> None:
+        self.usage()
         cgroup, self._cgroup = self._cgroup, None
         if cgroup is None:
             return
-        self._usage = SandboxUsage(memory_peak_bytes=cgroup.memory_peak_bytes())
         for _ in range(100):
             if cgroup.remove():
                 return

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
+from qflow.failure.v1 import failure_pb2 as qflow_dot_failure_dot_v1_dot_failure__pb2
 from qflow.isolation.v1 import isolation_pb2 as qflow_dot_isolation_dot_v1_dot_isolation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*qflow/orchestrator/v1/attach_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\x1a\"qflow/isolation/v1/isolation.proto\"\xfb\x01\n\rAttachRequest\x12\x31\n\x05hello\x18\x01 \x01(\x0b\x32\".qflow.orchestrator.v1.RunnerHello\x12\x31\n\x05grant\x18\x02 \x01(\x0b\x32\".qflow.orchestrator.v1.RunnerGrant\x12@\n\x07results\x18\x03 \x03(\x0b\x32$.qflow.orchestrator.v1.AttemptResultB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x42\n\x08\x64\x65\x63lines\x18\x04 \x03(\x0b\x32%.qflow.orchestrator.v1.AttemptDeclineB\t\xbaH\x06\x92\x01\x03\x10\x90N\"\x84\x04\n\x0e\x41ttachResponse\x12\x35\n\x07welcome\x18\x01 \x01(\x0b\x32$.qflow.orchestrator.v1.RunnerWelcome\x12=\n\x0b\x64\x65\x66initions\x18\x02 \x03(\x0b\x32(.qflow.orchestrator.v1.AttemptDefinition\x12=\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32(.qflow.orchestrator.v1.AttemptAssignment\x12/\n\x04\x61\x63ks\x18\x04 \x03(\x0b\x32!.qflow.orchestrator.v1.AttemptAck\x12<\n\nsuperseded\x18\x05 \x03(\x0b\x32(.qflow.orchestrator.v1.AttemptSuperseded\x12\x31\n\x05kills\x18\x06 \x03(\x0b\x32\".qflow.orchestrator.v1.AttemptKill\x12\x33\n\x06\x64\x65mand\x18\x07 \x01(\x0b\x32#.qflow.orchestrator.v1.RunnerDemand\x12\x33\n\x06owners\x18\x08 \x03(\x0b\x32#.qflow.orchestrator.v1.AttemptOwner\x12\x31\n\x05peers\x18\t \x01(\x0b\x32\".qflow.orchestrator.v1.RunnerPeers\"\x89\x02\n\x0bRunnerHello\x12\x1d\n\x0bincarnation\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x08protocol\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x16\n\x05slots\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12:\n\x05tiers\x18\x04 \x03(\x0e\x32\x18.qflow.isolation.v1.TierB\x11\xbaH\x0e\x92\x01\x0b\x10\x08\"\x07\x82\x01\x04\x10\x01 \x00\x12!\n\x07pythons\x18\x05 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x64\"\x06r\x04\x10\x01\x18\x10\x12I\n\tinventory\x18\x06 \x03(\x0b\x32*.qflow.orchestrator.v1.RunnerInventoryItemB\n\xbaH\x07\x92\x01\x04\x10\xa0\x8d\x06\"v\n\x13RunnerInventoryItem\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.qflow.orchestrator.v1.AttemptState\"<\n\x0bRunnerGrant\x12\x18\n\x07\x63redits\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\"\xe6\x02\n\rAttemptResult\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x38\n\x07success\x18\x03 \x01(\x0b\x32%.qflow.orchestrator.v1.AttemptSuccessH\x00\x12\x38\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32%.qflow.orchestrator.v1.AttemptFailureH\x00\x12\x0e\n\x06\x63pu_us\x18\x05 \x01(\x03\x12\x19\n\x11memory_peak_bytes\x18\x06 \x01(\x03\x12\x0f\n\x07user_us\x18\x07 \x01(\x03\x12\x18\n\x10serialization_us\x18\x08 \x01(\x03\x12\x13\n\x0btransfer_us\x18\t \x01(\x03\x12\x13\n\x0bstdout_tail\x18\n \x01(\t\x12\x13\n\x0bstderr_tail\x18\x0b \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x0c \x01(\x0c\x42\t\n\x07outcome\"c\n\x0e\x41ttemptSuccess\x12\x1a\n\x07outputs\x18\x01 \x03(\x0c\x42\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x35\n\x04\x66ile\x18\x02 \x01(\x0b\x32\'.qflow.orchestrator.v1.AttemptValueFile\"\x94\x02\n\x10\x41ttemptValueFile\x12\x18\n\x07\x66ile_id\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x17\n\x06sha256\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02h \x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x1b\n\x05index\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x00\x88\x01\x01\x12T\n\x06\x63ounts\x18\x06 \x03(\x0b\x32\x33.qflow.orchestrator.v1.AttemptValueFile.CountsEntryB\x0f\xbaH\x0c\x9a\x01\t\x10\x90N*\x04\x1a\x02(\x00\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x42\x08\n\x06_index\"m\n\x0e\x41ttemptFailure\x12\x12\n\nerror_type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x13\n\x0bstack_trace\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12\x0e\n\x06killed\x18\x05 \x01(\x08\"M\n\x0e\x41ttemptDecline\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"1\n\rRunnerWelcome\x12\x11\n\tmember_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\xc1\x02\n\x11\x41ttemptDefinition\x12\x12\n\ndefinition\x18\x01 \x01(\x05\x12 \n\x0fnode_version_id\x18\x02 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x1a\n\ttenant_id\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12:\n\x06inputs\x18\x05 \x03(\x0b\x32*.qflow.orchestrator.v1.AttemptInputBinding\x12\x0f\n\x07outputs\x18\x06 \x03(\t\x12\x12\n\ntimeout_ms\x18\x07 \x01(\x03\x12\x1a\n\x12memory_limit_bytes\x18\x08 \x01(\x03\x12\x16\n\x0epython_version\x18\t \x01(\t\x12\x34\n\x06limits\x18( \x01(\x0b\x32$.qflow.orchestrator.v1.AttemptLimits\"}\n\rAttemptLimits\x12\x16\n\x0e\x63pu_millicores\x18\x01 \x01(\x05\x12\x11\n\tprocesses\x18\x02 \x01(\x05\x12\x12\n\nopen_files\x18\x03 \x01(\x05\x12\x17\n\x0ftemporary_bytes\x18\x04 \x01(\x03\x12\x14\n\x0coutput_bytes\x18\x05 \x01(\x03\"Q\n\x13\x41ttemptInputBinding\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nconversion\x18\x02 \x01(\t\x12\x18\n\x10source_type_json\x18\x03 \x01(\t\"\xc9\x01\n\x11\x41ttemptAssignment\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x12\n\ndefinition\x18\x03 \x01(\x05\x12\x14\n\x0c\x65xecution_id\x18\x04 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x33\n\x06inputs\x18\x06 \x03(\x0b\x32#.qflow.orchestrator.v1.AttemptValue\x12\x0c\n\x04pull\x18\x07 \x01(\x08\x12\x12\n\ntimeout_ms\x18\x08 \x01(\x03\"`\n\x0c\x41ttemptValue\x12\x0e\n\x04json\x18\x01 \x01(\x0cH\x00\x12\x37\n\x04\x66ile\x18\x02 \x01(\x0b\x32\'.qflow.orchestrator.v1.AttemptValueFileH\x00\x42\x07\n\x05place\"0\n\nAttemptAck\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\"7\n\x11\x41ttemptSuperseded\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\"C\n\x0b\x41ttemptKill\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x10\n\x08grace_ms\x18\x03 \x01(\x03\"E\n\x0c\x41ttemptOwner\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x11\n\tmember_id\x18\x03 \x01(\t\" \n\x0bRunnerPeers\x12\x11\n\taddresses\x18\x01 \x03(\t\"\x1f\n\x0cRunnerDemand\x12\x0f\n\x07waiting\x18\x01 \x01(\x05\"?\n\x10GetValuesRequest\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\"v\n\x11GetValuesResponse\x12\r\n\x05input\x18\x01 \x01(\x05\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\x12\x35\n\x04\x66ile\x18\x03 \x01(\x0b\x32\'.qflow.orchestrator.v1.AttemptValueFile\x12\x0c\n\x04last\x18\x04 \x01(\x08*d\n\x0c\x41ttemptState\x12\x1d\n\x19\x41TTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTEMPT_STATE_RUNNING\x10\x01\x12\x1a\n\x16\x41TTEMPT_STATE_FINISHED\x10\x02\x32\xf1\x01\n\rAttachService\x12j\n\x06\x41ttach\x12$.qflow.orchestrator.v1.AttachRequest\x1a%.qflow.orchestrator.v1.AttachResponse\"\x0f\xea\xe0\x18\x0b\n\x01\x03\x1a\x06runner(\x01\x30\x01\x12t\n\tGetValues\x12\'.qflow.orchestrator.v1.GetValuesRequest\x1a(.qflow.orchestrator.v1.GetValuesResponse\"\x12\x90\x02\x01\xea\xe0\x18\x0b\n\x01\x03\x1a\x06runner0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*qflow/orchestrator/v1/attach_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\x1a\x1eqflow/failure/v1/failure.proto\x1a\"qflow/isolation/v1/isolation.proto\"\xfb\x01\n\rAttachRequest\x12\x31\n\x05hello\x18\x01 \x01(\x0b\x32\".qflow.orchestrator.v1.RunnerHello\x12\x31\n\x05grant\x18\x02 \x01(\x0b\x32\".qflow.orchestrator.v1.RunnerGrant\x12@\n\x07results\x18\x03 \x03(\x0b\x32$.qflow.orchestrator.v1.AttemptResultB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x42\n\x08\x64\x65\x63lines\x18\x04 \x03(\x0b\x32%.qflow.orchestrator.v1.AttemptDeclineB\t\xbaH\x06\x92\x01\x03\x10\x90N\"\x84\x04\n\x0e\x41ttachResponse\x12\x35\n\x07welcome\x18\x01 \x01(\x0b\x32$.qflow.orchestrator.v1.RunnerWelcome\x12=\n\x0b\x64\x65\x66initions\x18\x02 \x03(\x0b\x32(.qflow.orchestrator.v1.AttemptDefinition\x12=\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32(.qflow.orchestrator.v1.AttemptAssignment\x12/\n\x04\x61\x63ks\x18\x04 \x03(\x0b\x32!.qflow.orchestrator.v1.AttemptAck\x12<\n\nsuperseded\x18\x05 \x03(\x0b\x32(.qflow.orchestrator.v1.AttemptSuperseded\x12\x31\n\x05kills\x18\x06 \x03(\x0b\x32\".qflow.orchestrator.v1.AttemptKill\x12\x33\n\x06\x64\x65mand\x18\x07 \x01(\x0b\x32#.qflow.orchestrator.v1.RunnerDemand\x12\x33\n\x06owners\x18\x08 \x03(\x0b\x32#.qflow.orchestrator.v1.AttemptOwner\x12\x31\n\x05peers\x18\t \x01(\x0b\x32\".qflow.orchestrator.v1.RunnerPeers\"\x89\x02\n\x0bRunnerHello\x12\x1d\n\x0bincarnation\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x08protocol\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x16\n\x05slots\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12:\n\x05tiers\x18\x04 \x03(\x0e\x32\x18.qflow.isolation.v1.TierB\x11\xbaH\x0e\x92\x01\x0b\x10\x08\"\x07\x82\x01\x04\x10\x01 \x00\x12!\n\x07pythons\x18\x05 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x64\"\x06r\x04\x10\x01\x18\x10\x12I\n\tinventory\x18\x06 \x03(\x0b\x32*.qflow.orchestrator.v1.RunnerInventoryItemB\n\xbaH\x07\x92\x01\x04\x10\xa0\x8d\x06\"v\n\x13RunnerInventoryItem\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.qflow.orchestrator.v1.AttemptState\"<\n\x0bRunnerGrant\x12\x18\n\x07\x63redits\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\"\x95\x03\n\rAttemptResult\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x38\n\x07success\x18\x03 \x01(\x0b\x32%.qflow.orchestrator.v1.AttemptSuccessH\x00\x12\x38\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32%.qflow.orchestrator.v1.AttemptFailureH\x00\x12\x0e\n\x06\x63pu_us\x18\x05 \x01(\x03\x12\x19\n\x11memory_peak_bytes\x18\x06 \x01(\x03\x12\x0f\n\x07user_us\x18\x07 \x01(\x03\x12\x18\n\x10serialization_us\x18\x08 \x01(\x03\x12\x13\n\x0btransfer_us\x18\t \x01(\x03\x12\x13\n\x0bstdout_tail\x18\n \x01(\t\x12\x13\n\x0bstderr_tail\x18\x0b \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x0c \x01(\x0c\x12\x15\n\rio_read_bytes\x18( \x01(\x03\x12\x16\n\x0eio_write_bytes\x18) \x01(\x03\x42\t\n\x07outcome\"c\n\x0e\x41ttemptSuccess\x12\x1a\n\x07outputs\x18\x01 \x03(\x0c\x42\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x35\n\x04\x66ile\x18\x02 \x01(\x0b\x32\'.qflow.orchestrator.v1.AttemptValueFile\"\x94\x02\n\x10\x41ttemptValueFile\x12\x18\n\x07\x66ile_id\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x17\n\x06sha256\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02h \x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x1b\n\x05index\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x00\x88\x01\x01\x12T\n\x06\x63ounts\x18\x06 \x03(\x0b\x32\x33.qflow.orchestrator.v1.AttemptValueFile.CountsEntryB\x0f\xbaH\x0c\x9a\x01\t\x10\x90N*\x04\x1a\x02(\x00\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x42\x08\n\x06_index\"\xc2\x01\n\x0e\x41ttemptFailure\x12\x12\n\nerror_type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x13\n\x0bstack_trace\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12\x0e\n\x06killed\x18\x05 \x01(\x08\x12 \n\x0e\x65xception_type\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x31\n\x06\x63\x61uses\x18\x07 \x03(\x0b\x32\x17.qflow.failure.v1.CauseB\x08\xbaH\x05\x92\x01\x02\x10\x10\"M\n\x0e\x41ttemptDecline\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"1\n\rRunnerWelcome\x12\x11\n\tmember_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\xc1\x02\n\x11\x41ttemptDefinition\x12\x12\n\ndefinition\x18\x01 \x01(\x05\x12 \n\x0fnode_version_id\x18\x02 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x1a\n\ttenant_id\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12:\n\x06inputs\x18\x05 \x03(\x0b\x32*.qflow.orchestrator.v1.AttemptInputBinding\x12\x0f\n\x07outputs\x18\x06 \x03(\t\x12\x12\n\ntimeout_ms\x18\x07 \x01(\x03\x12\x1a\n\x12memory_limit_bytes\x18\x08 \x01(\x03\x12\x16\n\x0epython_version\x18\t \x01(\t\x12\x34\n\x06limits\x18( \x01(\x0b\x32$.qflow.orchestrator.v1.AttemptLimits\"}\n\rAttemptLimits\x12\x16\n\x0e\x63pu_millicores\x18\x01 \x01(\x05\x12\x11\n\tprocesses\x18\x02 \x01(\x05\x12\x12\n\nopen_files\x18\x03 \x01(\x05\x12\x17\n\x0ftemporary_bytes\x18\x04 \x01(\x03\x12\x14\n\x0coutput_bytes\x18\x05 \x01(\x03\"Q\n\x13\x41ttemptInputBinding\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nconversion\x18\x02 \x01(\t\x12\x18\n\x10source_type_json\x18\x03 \x01(\t\"\xc9\x01\n\x11\x41ttemptAssignment\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x12\n\ndefinition\x18\x03 \x01(\x05\x12\x14\n\x0c\x65xecution_id\x18\x04 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x33\n\x06inputs\x18\x06 \x03(\x0b\x32#.qflow.orchestrator.v1.AttemptValue\x12\x0c\n\x04pull\x18\x07 \x01(\x08\x12\x12\n\ntimeout_ms\x18\x08 \x01(\x03\"`\n\x0c\x41ttemptValue\x12\x0e\n\x04json\x18\x01 \x01(\x0cH\x00\x12\x37\n\x04\x66ile\x18\x02 \x01(\x0b\x32\'.qflow.orchestrator.v1.AttemptValueFileH\x00\x42\x07\n\x05place\"0\n\nAttemptAck\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\"7\n\x11\x41ttemptSuperseded\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\"C\n\x0b\x41ttemptKill\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x10\n\x08grace_ms\x18\x03 \x01(\x03\"E\n\x0c\x41ttemptOwner\x12\x13\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x03\x12\x11\n\tmember_id\x18\x03 \x01(\t\" \n\x0bRunnerPeers\x12\x11\n\taddresses\x18\x01 \x03(\t\"\x1f\n\x0cRunnerDemand\x12\x0f\n\x07waiting\x18\x01 \x01(\x05\"?\n\x10GetValuesRequest\x12\x1c\n\x0b\x61ttempt_ref\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\r\n\x05token\x18\x02 \x01(\x03\"v\n\x11GetValuesResponse\x12\r\n\x05input\x18\x01 \x01(\x05\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\x12\x35\n\x04\x66ile\x18\x03 \x01(\x0b\x32\'.qflow.orchestrator.v1.AttemptValueFile\x12\x0c\n\x04last\x18\x04 \x01(\x08*d\n\x0c\x41ttemptState\x12\x1d\n\x19\x41TTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTEMPT_STATE_RUNNING\x10\x01\x12\x1a\n\x16\x41TTEMPT_STATE_FINISHED\x10\x02\x32\xf1\x01\n\rAttachService\x12j\n\x06\x41ttach\x12$.qflow.orchestrator.v1.AttachRequest\x1a%.qflow.orchestrator.v1.AttachResponse\"\x0f\xea\xe0\x18\x0b\n\x01\x03\x1a\x06runner(\x01\x30\x01\x12t\n\tGetValues\x12\'.qflow.orchestrator.v1.GetValuesRequest\x1a(.qflow.orchestrator.v1.GetValuesResponse\"\x12\x90\x02\x01\xea\xe0\x18\x0b\n\x01\x03\x1a\x06runner0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -68,6 +69,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTEMPTVALUEFILE'].fields_by_name['index']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_ATTEMPTVALUEFILE'].fields_by_name['counts']._loaded_options = None
   _globals['_ATTEMPTVALUEFILE'].fields_by_name['counts']._serialized_options = b'\272H\014\232\001\t\020\220N*\004\032\002(\000'
+  _globals['_ATTEMPTFAILURE'].fields_by_name['exception_type']._loaded_options = None
+  _globals['_ATTEMPTFAILURE'].fields_by_name['exception_type']._serialized_options = b'\272H\005r\003\030\377\001'
+  _globals['_ATTEMPTFAILURE'].fields_by_name['causes']._loaded_options = None
+  _globals['_ATTEMPTFAILURE'].fields_by_name['causes']._serialized_options = b'\272H\005\222\001\002\020\020'
   _globals['_ATTEMPTDECLINE'].fields_by_name['attempt_ref']._loaded_options = None
   _globals['_ATTEMPTDECLINE'].fields_by_name['attempt_ref']._serialized_options = b'\272H\004z\002h\020'
   _globals['_ATTEMPTDEFINITION'].fields_by_name['node_version_id']._loaded_options = None
@@ -80,58 +85,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACHSERVICE'].methods_by_name['Attach']._serialized_options = b'\352\340\030\013\n\001\003\032\006runner'
   _globals['_ATTACHSERVICE'].methods_by_name['GetValues']._loaded_options = None
   _globals['_ATTACHSERVICE'].methods_by_name['GetValues']._serialized_options = b'\220\002\001\352\340\030\013\n\001\003\032\006runner'
-  _globals['_ATTEMPTSTATE']._serialized_start=3700
-  _globals['_ATTEMPTSTATE']._serialized_end=3800
-  _globals['_ATTACHREQUEST']._serialized_start=161
-  _globals['_ATTACHREQUEST']._serialized_end=412
-  _globals['_ATTACHRESPONSE']._serialized_start=415
-  _globals['_ATTACHRESPONSE']._serialized_end=931
-  _globals['_RUNNERHELLO']._serialized_start=934
-  _globals['_RUNNERHELLO']._serialized_end=1199
-  _globals['_RUNNERINVENTORYITEM']._serialized_start=1201
-  _globals['_RUNNERINVENTORYITEM']._serialized_end=1319
-  _globals['_RUNNERGRANT']._serialized_start=1321
-  _globals['_RUNNERGRANT']._serialized_end=1381
-  _globals['_ATTEMPTRESULT']._serialized_start=1384
-  _globals['_ATTEMPTRESULT']._serialized_end=1742
-  _globals['_ATTEMPTSUCCESS']._serialized_start=1744
-  _globals['_ATTEMPTSUCCESS']._serialized_end=1843
-  _globals['_ATTEMPTVALUEFILE']._serialized_start=1846
-  _globals['_ATTEMPTVALUEFILE']._serialized_end=2122
-  _globals['_ATTEMPTVALUEFILE_COUNTSENTRY']._serialized_start=2067
-  _globals['_ATTEMPTVALUEFILE_COUNTSENTRY']._serialized_end=2112
-  _globals['_ATTEMPTFAILURE']._serialized_start=2124
-  _globals['_ATTEMPTFAILURE']._serialized_end=2233
-  _globals['_ATTEMPTDECLINE']._serialized_start=2235
-  _globals['_ATTEMPTDECLINE']._serialized_end=2312
-  _globals['_RUNNERWELCOME']._serialized_start=2314
-  _globals['_RUNNERWELCOME']._serialized_end=2363
-  _globals['_ATTEMPTDEFINITION']._serialized_start=2366
-  _globals['_ATTEMPTDEFINITION']._serialized_end=2687
-  _globals['_ATTEMPTLIMITS']._serialized_start=2689
-  _globals['_ATTEMPTLIMITS']._serialized_end=2814
-  _globals['_ATTEMPTINPUTBINDING']._serialized_start=2816
-  _globals['_ATTEMPTINPUTBINDING']._serialized_end=2897
-  _globals['_ATTEMPTASSIGNMENT']._serialized_start=2900
-  _globals['_ATTEMPTASSIGNMENT']._serialized_end=3101
-  _globals['_ATTEMPTVALUE']._serialized_start=3103
-  _globals['_ATTEMPTVALUE']._serialized_end=3199
-  _globals['_ATTEMPTACK']._serialized_start=3201
-  _globals['_ATTEMPTACK']._serialized_end=3249
-  _globals['_ATTEMPTSUPERSEDED']._serialized_start=3251
-  _globals['_ATTEMPTSUPERSEDED']._serialized_end=3306
-  _globals['_ATTEMPTKILL']._serialized_start=3308
-  _globals['_ATTEMPTKILL']._serialized_end=3375
-  _globals['_ATTEMPTOWNER']._serialized_start=3377
-  _globals['_ATTEMPTOWNER']._serialized_end=3446
-  _globals['_RUNNERPEERS']._serialized_start=3448
-  _globals['_RUNNERPEERS']._serialized_end=3480
-  _globals['_RUNNERDEMAND']._serialized_start=3482
-  _globals['_RUNNERDEMAND']._serialized_end=3513
-  _globals['_GETVALUESREQUEST']._serialized_start=3515
-  _globals['_GETVALUESREQUEST']._serialized_end=3578
-  _globals['_GETVALUESRESPONSE']._serialized_start=3580
-  _globals['_GETVALUESRESPONSE']._serialized_end=3698
-  _globals['_ATTACHSERVICE']._serialized_start=3803
-  _globals['_ATTACHSERVICE']._serialized_end=4044
+  _globals['_ATTEMPTSTATE']._serialized_start=3865
+  _globals['_ATTEMPTSTATE']._serialized_end=3965
+  _globals['_ATTACHREQUEST']._serialized_start=193
+  _globals['_ATTACHREQUEST']._serialized_end=444
+  _globals['_ATTACHRESPONSE']._serialized_start=447
+  _globals['_ATTACHRESPONSE']._serialized_end=963
+  _globals['_RUNNERHELLO']._serialized_start=966
+  _globals['_RUNNERHELLO']._serialized_end=1231
+  _globals['_RUNNERINVENTORYITEM']._serialized_start=1233
+  _globals['_RUNNERINVENTORYITEM']._serialized_end=1351
+  _globals['_RUNNERGRANT']._serialized_start=1353
+  _globals['_RUNNERGRANT']._serialized_end=1413
+  _globals['_ATTEMPTRESULT']._serialized_start=1416
+  _globals['_ATTEMPTRESULT']._serialized_end=1821
+  _globals['_ATTEMPTSUCCESS']._serialized_start=1823
+  _globals['_ATTEMPTSUCCESS']._serialized_end=1922
+  _globals['_ATTEMPTVALUEFILE']._serialized_start=1925
+  _globals['_ATTEMPTVALUEFILE']._serialized_end=2201
+  _globals['_ATTEMPTVALUEFILE_COUNTSENTRY']._serialized_start=2146
+  _globals['_ATTEMPTVALUEFILE_COUNTSENTRY']._serialized_end=2191
+  _globals['_ATTEMPTFAILURE']._serialized_start=2204
+  _globals['_ATTEMPTFAILURE']._serialized_end=2398
+  _globals['_ATTEMPTDECLINE']._serialized_start=2400
+  _globals['_ATTEMPTDECLINE']._serialized_end=2477
+  _globals['_RUNNERWELCOME']._serialized_start=2479
+  _globals['_RUNNERWELCOME']._serialized_end=2528
+  _globals['_ATTEMPTDEFINITION']._serialized_start=2531
+  _globals['_ATTEMPTDEFINITION']._serialized_end=2852
+  _globals['_ATTEMPTLIMITS']._serialized_start=2854
+  _globals['_ATTEMPTLIMITS']._serialized_end=2979
+  _globals['_ATTEMPTINPUTBINDING']._serialized_start=2981
+  _globals['_ATTEMPTINPUTBINDING']._serialized_end=3062
+  _globals['_ATTEMPTASSIGNMENT']._serialized_start=3065
+  _globals['_ATTEMPTASSIGNMENT']._serialized_end=3266
+  _globals['_ATTEMPTVALUE']._serialized_start=3268
+  _globals['_ATTEMPTVALUE']._serialized_end=3364
+  _globals['_ATTEMPTACK']._serialized_start=3366
+  _globals['_ATTEMPTACK']._serialized_end=3414
+  _globals['_ATTEMPTSUPERSEDED']._serialized_start=3416
+  _globals['_ATTEMPTSUPERSEDED']._serialized_end=3471
+  _globals['_ATTEMPTKILL']._serialized_start=3473
+  _globals['_ATTEMPTKILL']._serialized_end=3540
+  _globals['_ATTEMPTOWNER']._serialized_start=3542
+  _globals['_ATTEMPTOWNER']._serialized_end=3611
+  _globals['_RUNNERPEERS']._serialized_start=3613
+  _globals['_RUNNERPEERS']._serialized_end=3645
+  _globals['_RUNNERDEMAND']._serialized_start=3647
+  _globals['_RUNNERDEMAND']._serialized_end=3678
+  _globals['_GETVALUESREQUEST']._serialized_start=3680
+  _globals['_GETVALUESREQUEST']._serialized_end=3743
+  _globals['_GETVALUESRESPONSE']._serialized_start=3745
+  _globals['_GETVALUESRESPONSE']._serialized_end=3863
+  _globals['_ATTACHSERVICE']._serialized_start=3968
+  _globals['_ATTACHSERVICE']._serialized_end=4209
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from qflow.failure.v1 import failure_pb2 as _failure_pb2
 from qflow.isolation.v1 import isolation_pb2 as _isolation_pb2
 import builtins as _builtins
 import sys
@@ -280,6 +281,8 @@ class AttemptResult(_message.Message):
     STDOUT_TAIL_FIELD_NUMBER: _builtins.int
     STDERR_TAIL_FIELD_NUMBER: _builtins.int
     CONTAINER_ID_FIELD_NUMBER: _builtins.int
+    IO_READ_BYTES_FIELD_NUMBER: _builtins.int
+    IO_WRITE_BYTES_FIELD_NUMBER: _builtins.int
     attempt_ref: _builtins.bytes
     """The node execution's id, 16 bytes."""
     token: _builtins.int
@@ -300,6 +303,10 @@ class AttemptResult(_message.Message):
     """The end of what it wrote to standard error; at most 8 KiB of valid UTF-8 without NUL."""
     container_id: _builtins.bytes
     """The sandbox: its row's id in `containers`, 16 bytes; empty when none was reached."""
+    io_read_bytes: _builtins.int
+    """What the attempt read from disks."""
+    io_write_bytes: _builtins.int
+    """What the attempt wrote to disks."""
     @_builtins.property
     def success(self) -> Global___AttemptSuccess:
         """The function returned."""
@@ -323,10 +330,12 @@ class AttemptResult(_message.Message):
         stdout_tail: _builtins.str = ...,
         stderr_tail: _builtins.str = ...,
         container_id: _builtins.bytes = ...,
+        io_read_bytes: _builtins.int = ...,
+        io_write_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "success", b"success"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_ref", b"attempt_ref", "container_id", b"container_id", "cpu_us", b"cpu_us", "failure", b"failure", "memory_peak_bytes", b"memory_peak_bytes", "outcome", b"outcome", "serialization_us", b"serialization_us", "stderr_tail", b"stderr_tail", "stdout_tail", b"stdout_tail", "success", b"success", "token", b"token", "transfer_us", b"transfer_us", "user_us", b"user_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_ref", b"attempt_ref", "container_id", b"container_id", "cpu_us", b"cpu_us", "failure", b"failure", "io_read_bytes", b"io_read_bytes", "io_write_bytes", b"io_write_bytes", "memory_peak_bytes", b"memory_peak_bytes", "outcome", b"outcome", "serialization_us", b"serialization_us", "stderr_tail", b"stderr_tail", "stdout_tail", b"stdout_tail", "success", b"success", "token", b"token", "transfer_us", b"transfer_us", "user_us", b"user_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["success", "failure"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -443,6 +452,8 @@ class AttemptFailure(_message.Message):
     STACK_TRACE_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     KILLED_FIELD_NUMBER: _builtins.int
+    EXCEPTION_TYPE_FIELD_NUMBER: _builtins.int
+    CAUSES_FIELD_NUMBER: _builtins.int
     error_type: _builtins.str
     """A stable word; see ExecutionError."""
     message: _builtins.str
@@ -453,6 +464,12 @@ class AttemptFailure(_message.Message):
     """Whether another attempt may succeed: false for faults that would repeat, such as impossible dependencies."""
     killed: _builtins.bool
     """Whether the attempt ended because it was told to by an AttemptKill."""
+    exception_type: _builtins.str
+    """Where user code raised: the name of the exception's class; at most 255 characters."""
+    @_builtins.property
+    def causes(self) -> _containers.RepeatedCompositeFieldContainer[_failure_pb2.Cause]:
+        """What is behind that exception."""
+
     def __init__(
         self,
         *,
@@ -461,10 +478,12 @@ class AttemptFailure(_message.Message):
         stack_trace: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         killed: _builtins.bool = ...,
+        exception_type: _builtins.str = ...,
+        causes: _abc.Iterable[_failure_pb2.Cause] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_type", b"error_type", "killed", b"killed", "message", b"message", "retryable", b"retryable", "stack_trace", b"stack_trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "error_type", b"error_type", "exception_type", b"exception_type", "killed", b"killed", "message", b"message", "retryable", b"retryable", "stack_trace", b"stack_trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

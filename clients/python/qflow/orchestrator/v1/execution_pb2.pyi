@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from qflow.failure.v1 import failure_pb2 as _failure_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -235,8 +236,14 @@ class ResourceUsage(_message.Message):
 
     CPU_TIME_FIELD_NUMBER: _builtins.int
     MEMORY_PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    IO_READ_BYTES_FIELD_NUMBER: _builtins.int
+    IO_WRITE_BYTES_FIELD_NUMBER: _builtins.int
     memory_peak_bytes: _builtins.int
     """The most memory that was resident at once."""
+    io_read_bytes: _builtins.int
+    """What was read from disks; what the kernel had in memory is none."""
+    io_write_bytes: _builtins.int
+    """What was written to disks; what stays in memory, as the temporary folder does, is none."""
     @_builtins.property
     def cpu_time(self) -> _duration_pb2.Duration:
         """Processor time, user and system."""
@@ -246,10 +253,12 @@ class ResourceUsage(_message.Message):
         *,
         cpu_time: _duration_pb2.Duration | None = ...,
         memory_peak_bytes: _builtins.int = ...,
+        io_read_bytes: _builtins.int = ...,
+        io_write_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "memory_peak_bytes", b"memory_peak_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "io_read_bytes", b"io_read_bytes", "io_write_bytes", b"io_write_bytes", "memory_peak_bytes", b"memory_peak_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -265,6 +274,8 @@ class ExecutionError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     STACK_TRACE_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
+    EXCEPTION_TYPE_FIELD_NUMBER: _builtins.int
+    CAUSES_FIELD_NUMBER: _builtins.int
     error_type: _builtins.str
     """A stable word: `user_error`, `type_error`, `serialization_error`, `timeout`, `oom`, `exited`, `dependency_error`,
     `environment_error`, `runner_lost`, `deadline_exceeded`, ….
@@ -275,6 +286,12 @@ class ExecutionError(_message.Message):
     """The frames of user code; at most 64 KiB. Empty in the BASIC view."""
     node_id: _builtins.str
     """The workflow node that failed first; empty when the run itself failed."""
+    exception_type: _builtins.str
+    """Of a node whose code raised: the name of the exception's class."""
+    @_builtins.property
+    def causes(self) -> _containers.RepeatedCompositeFieldContainer[_failure_pb2.Cause]:
+        """What is behind that exception, the nearest first, and of a group its members; at most 16."""
+
     def __init__(
         self,
         *,
@@ -282,10 +299,12 @@ class ExecutionError(_message.Message):
         message: _builtins.str = ...,
         stack_trace: _builtins.str = ...,
         node_id: _builtins.str = ...,
+        exception_type: _builtins.str = ...,
+        causes: _abc.Iterable[_failure_pb2.Cause] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_type", b"error_type", "message", b"message", "node_id", b"node_id", "stack_trace", b"stack_trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "error_type", b"error_type", "exception_type", b"exception_type", "message", b"message", "node_id", b"node_id", "stack_trace", b"stack_trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

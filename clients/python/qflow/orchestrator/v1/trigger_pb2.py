@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#qflow/orchestrator/v1/trigger.proto\x12\x15qflow.orchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x03\n\x0fWorkflowTrigger\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x18\n\x10workflow_version\x18\x04 \x01(\x05\x12\x16\n\x0eworkflow_alias\x18\x05 \x01(\t\x12\x12\n\ninput_json\x18\x06 \x01(\t\x12\x15\n\rpayload_input\x18\x07 \x01(\t\x12\x0e\n\x06paused\x18\x08 \x01(\x08\x12-\n\tfire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x66ired_count\x18\n \x01(\x03\x12\x14\n\x0c\x65rror_reason\x18\x0b \x01(\t\x12\x15\n\rerror_message\x18\x0c \x01(\t\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12\x12\n\ncreated_by\x18\x0e \x01(\t\x12/\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#qflow/orchestrator/v1/trigger.proto\x12\x15qflow.orchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x03\n\x0fWorkflowTrigger\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x18\n\x10workflow_version\x18\x04 \x01(\x05\x12\x16\n\x0eworkflow_alias\x18\x05 \x01(\t\x12\x12\n\ninput_json\x18\x06 \x01(\t\x12\x15\n\rpayload_input\x18\x07 \x01(\t\x12\x0e\n\x06paused\x18\x08 \x01(\x08\x12-\n\tfire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x66ired_count\x18\n \x01(\x03\x12\x14\n\x0c\x65rror_reason\x18\x0b \x01(\t\x12\x15\n\rerror_message\x18\x0c \x01(\t\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12\x12\n\ncreated_by\x18\x0e \x01(\t\x12/\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66ilter\x18\x11 \x01(\t\x12\x16\n\x0e\x66iltered_count\x18\x12 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qflow.orchestrator.v1.trigg
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WORKFLOWTRIGGER']._serialized_start=96
-  _globals['_WORKFLOWTRIGGER']._serialized_end=514
+  _globals['_WORKFLOWTRIGGER']._serialized_end=554
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,8 @@ class WorkflowTrigger(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    FILTERED_COUNT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID, set by the server."""
     name: _builtins.str
@@ -65,6 +67,10 @@ class WorkflowTrigger(_message.Message):
     """Opaque; changes with every change by a caller. A change that carries an old one is refused with ABORTED."""
     created_by: _builtins.str
     """The user its runs are started as."""
+    filter: _builtins.str
+    """Which calls start a run: CEL over `payload`, true or false. Empty: all."""
+    filtered_count: _builtins.int
+    """How many calls started nothing because of the filter."""
     @_builtins.property
     def fire_time(self) -> _timestamp_pb2.Timestamp:
         """When it last started a run; absent before the first."""
@@ -96,10 +102,12 @@ class WorkflowTrigger(_message.Message):
         created_by: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        filter: _builtins.str = ...,
+        filtered_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "fire_time", b"fire_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "error_message", b"error_message", "error_reason", b"error_reason", "etag", b"etag", "fire_time", b"fire_time", "fired_count", b"fired_count", "id", b"id", "input_json", b"input_json", "name", b"name", "paused", b"paused", "payload_input", b"payload_input", "update_time", b"update_time", "workflow_alias", b"workflow_alias", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "error_message", b"error_message", "error_reason", b"error_reason", "etag", b"etag", "filter", b"filter", "filtered_count", b"filtered_count", "fire_time", b"fire_time", "fired_count", b"fired_count", "id", b"id", "input_json", b"input_json", "name", b"name", "paused", b"paused", "payload_input", b"payload_input", "update_time", b"update_time", "workflow_alias", b"workflow_alias", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

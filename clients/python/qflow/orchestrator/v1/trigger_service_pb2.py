@@ -29,7 +29,7 @@ from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 from qflow.orchestrator.v1 import trigger_pb2 as qflow_dot_orchestrator_dot_v1_dot_trigger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+qflow/orchestrator/v1/trigger_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\x1a#qflow/orchestrator/v1/trigger.proto\"\xab\x02\n\x14\x43reateTriggerRequest\x12\x1d\n\x0bworkflow_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12!\n\x10workflow_version\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x39\n\x0eworkflow_alias\x18\x04 \x01(\tB!\xbaH\x1er\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\xd8\x01\x01\x12\x1d\n\ninput_json\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12>\n\rpayload_input\x18\x06 \x01(\tB\'\xbaH$r\"2 ^([A-Za-z_][A-Za-z0-9_]{0,62})?$\x12\x1f\n\nrequest_id\x18\x07 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"`\n\x15\x43reateTriggerResponse\x12\x37\n\x07trigger\x18\x01 \x01(\x0b\x32&.qflow.orchestrator.v1.WorkflowTrigger\x12\x0e\n\x06secret\x18\x02 \x01(\t\"1\n\x11GetTriggerRequest\x12\x1c\n\ntrigger_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"M\n\x12GetTriggerResponse\x12\x37\n\x07trigger\x18\x01 \x01(\x0b\x32&.qflow.orchestrator.v1.WorkflowTrigger\"q\n\x13ListTriggersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12 \n\x0bworkflow_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"i\n\x14ListTriggersResponse\x12\x38\n\x08triggers\x18\x01 \x03(\x0b\x32&.qflow.orchestrator.v1.WorkflowTrigger\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xdb\x03\n\x14UpdateTriggerRequest\x12\x1c\n\ntrigger_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x86\x01\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBU\xbaHR\xba\x01L\n\x15update_mask.max_items\x12\x1bmust name at most 16 fields\x1a\x16size(this.paths) <= 16\xc8\x01\x01\x12\x16\n\x04name\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12!\n\x10workflow_version\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x39\n\x0eworkflow_alias\x18\x06 \x01(\tB!\xbaH\x1er\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\xd8\x01\x01\x12\x1d\n\ninput_json\x18\x07 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12>\n\rpayload_input\x18\x08 \x01(\tB\'\xbaH$r\"2 ^([A-Za-z_][A-Za-z0-9_]{0,62})?$\x12\x0e\n\x06paused\x18\t \x01(\x08\x12\x1f\n\nrequest_id\x18\n \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"P\n\x15UpdateTriggerResponse\x12\x37\n\x07trigger\x18\x01 \x01(\x0b\x32&.qflow.orchestrator.v1.WorkflowTrigger\"s\n\x1aRotateTriggerSecretRequest\x12\x1c\n\ntrigger_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"f\n\x1bRotateTriggerSecretResponse\x12\x37\n\x07trigger\x18\x01 \x01(\x0b\x32&.qflow.orchestrator.v1.WorkflowTrigger\x12\x0e\n\x06secret\x18\x02 \x01(\t\"m\n\x14\x44\x65leteTriggerRequest\x12\x1c\n\ntrigger_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x17\n\x15\x44\x65leteTriggerResponse\"\xc9\x01\n\x12\x46ireTriggerRequest\x12\x1c\n\ntrigger_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\x06secret\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01(\x80\x02\x12\x35\n\tsend_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\x0cpayload_json\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12!\n\x0fidempotency_key\x18\x05 \x01(\tB\x08\xbaH\x05r\x03(\xff\x01\"+\n\x13\x46ireTriggerResponse\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t2\xe1\x08\n\x0eTriggerService\x12\xa2\x01\n\rCreateTrigger\x12+.qflow.orchestrator.v1.CreateTriggerRequest\x1a,.qflow.orchestrator.v1.CreateTriggerResponse\"6\xea\xe0\x18\x32\n\x01\x02\x12\x02\x02\x03\x1a\x0etriggers:write\"\x17\n\x0bworkflow_id\x12\x08workflow(\x01\x12\x9a\x01\n\nGetTrigger\x12(.qflow.orchestrator.v1.GetTriggerRequest\x1a).qflow.orchestrator.v1.GetTriggerResponse\"7\x90\x02\x01\xea\xe0\x18\x30\n\x01\x02\x12\x03\x01\x02\x03\x1a\rtriggers:read\"\x15\n\ntrigger_id\x12\x07trigger(\x01\x12\xa2\x01\n\x0cListTriggers\x12*.qflow.orchestrator.v1.ListTriggersRequest\x1a+.qflow.orchestrator.v1.ListTriggersResponse\"9\x90\x02\x01\xea\xe0\x18\x32\n\x01\x02\x12\x03\x01\x02\x03\x1a\rtriggers:read\"\x17\n\x0bworkflow_id\x12\x08workflow(\x02\x12\xa0\x01\n\rUpdateTrigger\x12+.qflow.orchestrator.v1.UpdateTriggerRequest\x1a,.qflow.orchestrator.v1.UpdateTriggerResponse\"4\xea\xe0\x18\x30\n\x01\x02\x12\x02\x02\x03\x1a\x0etriggers:write\"\x15\n\ntrigger_id\x12\x07trigger(\x01\x12\xb2\x01\n\x13RotateTriggerSecret\x12\x31.qflow.orchestrator.v1.RotateTriggerSecretRequest\x1a\x32.qflow.orchestrator.v1.RotateTriggerSecretResponse\"4\xea\xe0\x18\x30\n\x01\x02\x12\x02\x02\x03\x1a\x0etriggers:write\"\x15\n\ntrigger_id\x12\x07trigger(\x01\x12\xa0\x01\n\rDeleteTrigger\x12+.qflow.orchestrator.v1.DeleteTriggerRequest\x1a,.qflow.orchestrator.v1.DeleteTriggerResponse\"4\xea\xe0\x18\x30\n\x01\x02\x12\x02\x02\x03\x1a\x0etriggers:write\"\x15\n\ntrigger_id\x12\x07trigger(\x01\x12m\n\x0b\x46ireTrigger\x12).qflow.orchestrator.v1.FireTriggerRequest\x1a*.qflow.orchestrator.v1.FireTriggerResponse\"\x07\xea\xe0\x18\x03\n\x01\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+qflow/orchestrator/v1/trigger_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\x1a#qflow/orchestrator/v1/trigger.proto\"\xc5\x02\n\x14\x43reateTriggerRequest\x12\x1d\n\x0bworkflow_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12!\n\x10workflow_version\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x39\n\x0eworkflow_alias\x18\x04 \x01(\tB!\xbaH\x1er\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\xd8\x01\x01\x12\x1d\n\ninput_json\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12>\n\rpayload_input\x18\x06 \x01(\tB\'\xbaH$r\"2 ^([A-Za-z_][A-Za-z0-9_]{0,62})?$\x12\x1f\n\nrequest_id\x18\x07 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x18\n\x06\x66ilter\x18\x08 \x01(\tB\x08\xbaH\x05r\x03(\x80 \"`\n\x15\x43reateTriggerResponse\x12\x37\n\x07trigger\x18\x01 \x01(\x0b\x32&.qflow.orchestrator.v1.WorkflowTrigger\x12\x0e\n\x06secret\x18\x02 \x01(\t\"1\n\x11GetTriggerRequest\x12\x1c\n\ntrigger_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"M\n\x12GetTriggerResponse\x12\x37\n\x07trigger\x18\x01 \x01(\x0b\x32&.qflow.orchestrator.v1.WorkflowTrigger\"q\n\x13ListTriggersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12 \n\x0bworkflow_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"i\n\x14ListTriggersResponse\x12\x38\n\x08triggers\x18\x01 \x03(\x0b\x32&.qflow.orchestrator.v1.WorkflowTrigger\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf5\x03\n\x14UpdateTriggerRequest\x12\x1c\n\ntrigger_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x86\x01\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskBU\xbaHR\xba\x01L\n\x15update_mask.max_items\x12\x1bmust name at most 16 fields\x1a\x16size(this.paths) <= 16\xc8\x01\x01\x12\x16\n\x04name\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12!\n\x10workflow_version\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x39\n\x0eworkflow_alias\x18\x06 \x01(\tB!\xbaH\x1er\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\xd8\x01\x01\x12\x1d\n\ninput_json\x18\x07 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12>\n\rpayload_input\x18\x08 \x01(\tB\'\xbaH$r\"2 ^([A-Za-z_][A-Za-z0-9_]{0,62})?$\x12\x0e\n\x06paused\x18\t \x01(\x08\x12\x1f\n\nrequest_id\x18\n \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x18\n\x06\x66ilter\x18\x0b \x01(\tB\x08\xbaH\x05r\x03(\x80 \"P\n\x15UpdateTriggerResponse\x12\x37\n\x07trigger\x18\x01 \x01(\x0b\x32&.qflow.orchestrator.v1.WorkflowTrigger\"s\n\x1aRotateTriggerSecretRequest\x12\x1c\n\ntrigger_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"f\n\x1bRotateTriggerSecretResponse\x12\x37\n\x07trigger\x18\x01 \x01(\x0b\x32&.qflow.orchestrator.v1.WorkflowTrigger\x12\x0e\n\x06secret\x18\x02 \x01(\t\"m\n\x14\x44\x65leteTriggerRequest\x12\x1c\n\ntrigger_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04\x65tag\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x17\n\x15\x44\x65leteTriggerResponse\"\xc9\x01\n\x12\x46ireTriggerRequest\x12\x1c\n\ntrigger_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\x06secret\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01(\x80\x02\x12\x35\n\tsend_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\x0cpayload_json\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12!\n\x0fidempotency_key\x18\x05 \x01(\tB\x08\xbaH\x05r\x03(\xff\x01\"=\n\x13\x46ireTriggerResponse\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x10\n\x08\x66iltered\x18\x02 \x01(\x08\x32\xe1\x08\n\x0eTriggerService\x12\xa2\x01\n\rCreateTrigger\x12+.qflow.orchestrator.v1.CreateTriggerRequest\x1a,.qflow.orchestrator.v1.CreateTriggerResponse\"6\xea\xe0\x18\x32\n\x01\x02\x12\x02\x02\x03\x1a\x0etriggers:write\"\x17\n\x0bworkflow_id\x12\x08workflow(\x01\x12\x9a\x01\n\nGetTrigger\x12(.qflow.orchestrator.v1.GetTriggerRequest\x1a).qflow.orchestrator.v1.GetTriggerResponse\"7\x90\x02\x01\xea\xe0\x18\x30\n\x01\x02\x12\x03\x01\x02\x03\x1a\rtriggers:read\"\x15\n\ntrigger_id\x12\x07trigger(\x01\x12\xa2\x01\n\x0cListTriggers\x12*.qflow.orchestrator.v1.ListTriggersRequest\x1a+.qflow.orchestrator.v1.ListTriggersResponse\"9\x90\x02\x01\xea\xe0\x18\x32\n\x01\x02\x12\x03\x01\x02\x03\x1a\rtriggers:read\"\x17\n\x0bworkflow_id\x12\x08workflow(\x02\x12\xa0\x01\n\rUpdateTrigger\x12+.qflow.orchestrator.v1.UpdateTriggerRequest\x1a,.qflow.orchestrator.v1.UpdateTriggerResponse\"4\xea\xe0\x18\x30\n\x01\x02\x12\x02\x02\x03\x1a\x0etriggers:write\"\x15\n\ntrigger_id\x12\x07trigger(\x01\x12\xb2\x01\n\x13RotateTriggerSecret\x12\x31.qflow.orchestrator.v1.RotateTriggerSecretRequest\x1a\x32.qflow.orchestrator.v1.RotateTriggerSecretResponse\"4\xea\xe0\x18\x30\n\x01\x02\x12\x02\x02\x03\x1a\x0etriggers:write\"\x15\n\ntrigger_id\x12\x07trigger(\x01\x12\xa0\x01\n\rDeleteTrigger\x12+.qflow.orchestrator.v1.DeleteTriggerRequest\x1a,.qflow.orchestrator.v1.DeleteTriggerResponse\"4\xea\xe0\x18\x30\n\x01\x02\x12\x02\x02\x03\x1a\x0etriggers:write\"\x15\n\ntrigger_id\x12\x07trigger(\x01\x12m\n\x0b\x46ireTrigger\x12).qflow.orchestrator.v1.FireTriggerRequest\x1a*.qflow.orchestrator.v1.FireTriggerResponse\"\x07\xea\xe0\x18\x03\n\x01\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,6 +50,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATETRIGGERREQUEST'].fields_by_name['payload_input']._serialized_options = b'\272H$r\"2 ^([A-Za-z_][A-Za-z0-9_]{0,62})?$'
   _globals['_CREATETRIGGERREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATETRIGGERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_CREATETRIGGERREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_CREATETRIGGERREQUEST'].fields_by_name['filter']._serialized_options = b'\272H\005r\003(\200 '
   _globals['_GETTRIGGERREQUEST'].fields_by_name['trigger_id']._loaded_options = None
   _globals['_GETTRIGGERREQUEST'].fields_by_name['trigger_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_LISTTRIGGERSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -76,6 +78,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATETRIGGERREQUEST'].fields_by_name['payload_input']._serialized_options = b'\272H$r\"2 ^([A-Za-z_][A-Za-z0-9_]{0,62})?$'
   _globals['_UPDATETRIGGERREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_UPDATETRIGGERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_UPDATETRIGGERREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_UPDATETRIGGERREQUEST'].fields_by_name['filter']._serialized_options = b'\272H\005r\003(\200 '
   _globals['_ROTATETRIGGERSECRETREQUEST'].fields_by_name['trigger_id']._loaded_options = None
   _globals['_ROTATETRIGGERSECRETREQUEST'].fields_by_name['trigger_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_ROTATETRIGGERSECRETREQUEST'].fields_by_name['etag']._loaded_options = None
@@ -113,33 +117,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRIGGERSERVICE'].methods_by_name['FireTrigger']._loaded_options = None
   _globals['_TRIGGERSERVICE'].methods_by_name['FireTrigger']._serialized_options = b'\352\340\030\003\n\001\001'
   _globals['_CREATETRIGGERREQUEST']._serialized_start=230
-  _globals['_CREATETRIGGERREQUEST']._serialized_end=529
-  _globals['_CREATETRIGGERRESPONSE']._serialized_start=531
-  _globals['_CREATETRIGGERRESPONSE']._serialized_end=627
-  _globals['_GETTRIGGERREQUEST']._serialized_start=629
-  _globals['_GETTRIGGERREQUEST']._serialized_end=678
-  _globals['_GETTRIGGERRESPONSE']._serialized_start=680
-  _globals['_GETTRIGGERRESPONSE']._serialized_end=757
-  _globals['_LISTTRIGGERSREQUEST']._serialized_start=759
-  _globals['_LISTTRIGGERSREQUEST']._serialized_end=872
-  _globals['_LISTTRIGGERSRESPONSE']._serialized_start=874
-  _globals['_LISTTRIGGERSRESPONSE']._serialized_end=979
-  _globals['_UPDATETRIGGERREQUEST']._serialized_start=982
-  _globals['_UPDATETRIGGERREQUEST']._serialized_end=1457
-  _globals['_UPDATETRIGGERRESPONSE']._serialized_start=1459
-  _globals['_UPDATETRIGGERRESPONSE']._serialized_end=1539
-  _globals['_ROTATETRIGGERSECRETREQUEST']._serialized_start=1541
-  _globals['_ROTATETRIGGERSECRETREQUEST']._serialized_end=1656
-  _globals['_ROTATETRIGGERSECRETRESPONSE']._serialized_start=1658
-  _globals['_ROTATETRIGGERSECRETRESPONSE']._serialized_end=1760
-  _globals['_DELETETRIGGERREQUEST']._serialized_start=1762
-  _globals['_DELETETRIGGERREQUEST']._serialized_end=1871
-  _globals['_DELETETRIGGERRESPONSE']._serialized_start=1873
-  _globals['_DELETETRIGGERRESPONSE']._serialized_end=1896
-  _globals['_FIRETRIGGERREQUEST']._serialized_start=1899
-  _globals['_FIRETRIGGERREQUEST']._serialized_end=2100
-  _globals['_FIRETRIGGERRESPONSE']._serialized_start=2102
-  _globals['_FIRETRIGGERRESPONSE']._serialized_end=2145
-  _globals['_TRIGGERSERVICE']._serialized_start=2148
-  _globals['_TRIGGERSERVICE']._serialized_end=3269
+  _globals['_CREATETRIGGERREQUEST']._serialized_end=555
+  _globals['_CREATETRIGGERRESPONSE']._serialized_start=557
+  _globals['_CREATETRIGGERRESPONSE']._serialized_end=653
+  _globals['_GETTRIGGERREQUEST']._serialized_start=655
+  _globals['_GETTRIGGERREQUEST']._serialized_end=704
+  _globals['_GETTRIGGERRESPONSE']._serialized_start=706
+  _globals['_GETTRIGGERRESPONSE']._serialized_end=783
+  _globals['_LISTTRIGGERSREQUEST']._serialized_start=785
+  _globals['_LISTTRIGGERSREQUEST']._serialized_end=898
+  _globals['_LISTTRIGGERSRESPONSE']._serialized_start=900
+  _globals['_LISTTRIGGERSRESPONSE']._serialized_end=1005
+  _globals['_UPDATETRIGGERREQUEST']._serialized_start=1008
+  _globals['_UPDATETRIGGERREQUEST']._serialized_end=1509
+  _globals['_UPDATETRIGGERRESPONSE']._serialized_start=1511
+  _globals['_UPDATETRIGGERRESPONSE']._serialized_end=1591
+  _globals['_ROTATETRIGGERSECRETREQUEST']._serialized_start=1593
+  _globals['_ROTATETRIGGERSECRETREQUEST']._serialized_end=1708
+  _globals['_ROTATETRIGGERSECRETRESPONSE']._serialized_start=1710
+  _globals['_ROTATETRIGGERSECRETRESPONSE']._serialized_end=1812
+  _globals['_DELETETRIGGERREQUEST']._serialized_start=1814
+  _globals['_DELETETRIGGERREQUEST']._serialized_end=1923
+  _globals['_DELETETRIGGERRESPONSE']._serialized_start=1925
+  _globals['_DELETETRIGGERRESPONSE']._serialized_end=1948
+  _globals['_FIRETRIGGERREQUEST']._serialized_start=1951
+  _globals['_FIRETRIGGERREQUEST']._serialized_end=2152
+  _globals['_FIRETRIGGERRESPONSE']._serialized_start=2154
+  _globals['_FIRETRIGGERRESPONSE']._serialized_end=2215
+  _globals['_TRIGGERSERVICE']._serialized_start=2218
+  _globals['_TRIGGERSERVICE']._serialized_end=3339
 # @@protoc_insertion_point(module_scope)

@@ -34,6 +34,7 @@ class CreateTriggerRequest(_message.Message):
     INPUT_JSON_FIELD_NUMBER: _builtins.int
     PAYLOAD_INPUT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """The workflow to start."""
     name: _builtins.str
@@ -50,6 +51,10 @@ class CreateTriggerRequest(_message.Message):
     """The input that takes the payload. Empty: the payload is an object, and its fields are inputs."""
     request_id: _builtins.str
     """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    filter: _builtins.str
+    """Which calls start a run: CEL over `payload`, the payload as it is sent, that gives true or false; such as
+    `payload.event == "paid"`. Compiled now, and refused where it cannot be bounded. Empty: all.
+    """
     def __init__(
         self,
         *,
@@ -60,10 +65,11 @@ class CreateTriggerRequest(_message.Message):
         input_json: _builtins.str = ...,
         payload_input: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_json", b"input_json", "name", b"name", "payload_input", b"payload_input", "request_id", b"request_id", "workflow_alias", b"workflow_alias", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "input_json", b"input_json", "name", b"name", "payload_input", b"payload_input", "request_id", b"request_id", "workflow_alias", b"workflow_alias", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -217,6 +223,7 @@ class UpdateTriggerRequest(_message.Message):
     PAYLOAD_INPUT_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     trigger_id: _builtins.str
     """The trigger's id."""
     etag: _builtins.str
@@ -237,9 +244,15 @@ class UpdateTriggerRequest(_message.Message):
     """Whether it is paused."""
     request_id: _builtins.str
     """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    filter: _builtins.str
+    """Which calls start a run: CEL over `payload`, the payload as it is sent, that gives true or false; such as
+    `payload.event == "paid"`. Compiled now, and refused where it cannot be bounded. Empty: all.
+    """
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which of the fields below to take: `name`, `workflow_version`, `workflow_alias`, `input_json`, `payload_input`, `paused`. At least one."""
+        """Which of the fields below to take: `name`, `workflow_version`, `workflow_alias`, `input_json`, `payload_input`,
+        `filter`, `paused`. At least one.
+        """
 
     def __init__(
         self,
@@ -254,10 +267,11 @@ class UpdateTriggerRequest(_message.Message):
         payload_input: _builtins.str = ...,
         paused: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "input_json", b"input_json", "name", b"name", "paused", b"paused", "payload_input", b"payload_input", "request_id", b"request_id", "trigger_id", b"trigger_id", "update_mask", b"update_mask", "workflow_alias", b"workflow_alias", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "filter", b"filter", "input_json", b"input_json", "name", b"name", "paused", b"paused", "payload_input", b"payload_input", "request_id", b"request_id", "trigger_id", b"trigger_id", "update_mask", b"update_mask", "workflow_alias", b"workflow_alias", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -441,16 +455,20 @@ class FireTriggerResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    FILTERED_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
-    """The run's id."""
+    """The run's id; empty where the trigger's filter did not hold, and nothing was started."""
+    filtered: _builtins.bool
+    """Whether the trigger's filter did not hold."""
     def __init__(
         self,
         *,
         execution_id: _builtins.str = ...,
+        filtered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id", "filtered", b"filtered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,10 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)qflow/runner/v1/environment_service.proto\x12\x0fqflow.runner.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\"\x93\x01\n\x19ResolveEnvironmentRequest\x12)\n\x0crequirements\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x64\"\x07r\x05\x10\x01\x18\xe8\x07\x12.\n\x0epython_version\x18\x02 \x01(\tB\x16\xbaH\x13r\x11\x32\x0f^3\\.[0-9]{1,2}$\x12\x1b\n\ttenant_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"?\n\x1aResolveEnvironmentResponse\x12\x0c\n\x04lock\x18\x01 \x01(\t\x12\x13\n\x0block_digest\x18\x02 \x01(\t2\x9a\x01\n\x12\x45nvironmentService\x12\x83\x01\n\x12ResolveEnvironment\x12*.qflow.runner.v1.ResolveEnvironmentRequest\x1a+.qflow.runner.v1.ResolveEnvironmentResponse\"\x14\x90\x02\x01\xea\xe0\x18\r\n\x01\x03\x1a\x08registryb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)qflow/runner/v1/environment_service.proto\x12\x0fqflow.runner.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\"\x93\x01\n\x19ResolveEnvironmentRequest\x12)\n\x0crequirements\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x64\"\x07r\x05\x10\x01\x18\xe8\x07\x12.\n\x0epython_version\x18\x02 \x01(\tB\x16\xbaH\x13r\x11\x32\x0f^3\\.[0-9]{1,2}$\x12\x1b\n\ttenant_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"?\n\x1aResolveEnvironmentResponse\x12\x0c\n\x04lock\x18\x01 \x01(\t\x12\x13\n\x0block_digest\x18\x02 \x01(\t\"\xa5\x03\n\x0b\x45nvironment\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x16\n\x0epython_version\x18\x03 \x01(\t\x12\x10\n\x08platform\x18\x04 \x01(\t\x12\x13\n\x0block_digest\x18\x05 \x01(\t\x12\x30\n\x05state\x18\x06 \x01(\x0e\x32!.qflow.runner.v1.EnvironmentState\x12\x15\n\rpackage_count\x18\x07 \x01(\x05\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12-\n\nbuild_time\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x0f\n\x07has_bom\x18\x0b \x01(\x08\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nready_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa0\x02\n\x19PrepareEnvironmentRequest\x12\x1c\n\x07node_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12 \n\x0bworkflow_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x18\n\x07version\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x35\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08\x32\x32\x00:r\xbaHo\x1am\n\x0fprepare.subject\x12(give node_id or workflow_id, one of them\x1a\x30(this.node_id != \'\') != (this.workflow_id != \'\')\"\\\n\x1aPrepareEnvironmentResponse\x12,\n\x05nodes\x18\x01 \x03(\x0b\x32\x1d.qflow.runner.v1.PreparedNode\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"k\n\x0cPreparedNode\x12\x17\n\x0fnode_version_id\x18\x01 \x01(\t\x12\x31\n\x0b\x65nvironment\x18\x02 \x01(\x0b\x32\x1c.qflow.runner.v1.Environment\x12\x0f\n\x07problem\x18\x03 \x01(\t\"9\n\x15GetEnvironmentRequest\x12 \n\x0e\x65nvironment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"K\n\x16GetEnvironmentResponse\x12\x31\n\x0b\x65nvironment\x18\x01 \x01(\x0b\x32\x1c.qflow.runner.v1.Environment\"S\n\x17ListEnvironmentsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"g\n\x18ListEnvironmentsResponse\x12\x32\n\x0c\x65nvironments\x18\x01 \x03(\x0b\x32\x1c.qflow.runner.v1.Environment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x18GetEnvironmentBomRequest\x12 \n\x0e\x65nvironment_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"-\n\x19GetEnvironmentBomResponse\x12\x10\n\x08\x62om_json\x18\x01 \x01(\t\"\x14\n\x12ListPythonsRequest\"F\n\x13ListPythonsResponse\x12/\n\x07pythons\x18\x01 \x03(\x0b\x32\x1e.qflow.runner.v1.OfferedPython\"S\n\rOfferedPython\x12\x16\n\x0epython_version\x18\x01 \x01(\t\x12\x14\n\x0crunner_count\x18\x02 \x01(\x05\x12\x14\n\x0c\x66ull_version\x18\x03 \x01(\t*\xaf\x01\n\x10\x45nvironmentState\x12!\n\x1d\x45NVIRONMENT_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45NVIRONMENT_STATE_BUILDING\x10\x01\x12\x1b\n\x17\x45NVIRONMENT_STATE_READY\x10\x02\x12\x1c\n\x18\x45NVIRONMENT_STATE_FAILED\x10\x03\x12\x1d\n\x19\x45NVIRONMENT_STATE_EVICTED\x10\x04\x32\xbb\x07\n\x12\x45nvironmentService\x12\x83\x01\n\x12ResolveEnvironment\x12*.qflow.runner.v1.ResolveEnvironmentRequest\x1a+.qflow.runner.v1.ResolveEnvironmentResponse\"\x14\x90\x02\x01\xea\xe0\x18\r\n\x01\x03\x1a\x08registry\x12\xba\x01\n\x12PrepareEnvironment\x12*.qflow.runner.v1.PrepareEnvironmentRequest\x1a+.qflow.runner.v1.PrepareEnvironmentResponse\"K\xea\xe0\x18G\n\x01\x02\x12\x02\x02\x03\x1a\x12\x65nvironments:write\"\x0f\n\x07node_id\x12\x04node\"\x17\n\x0bworkflow_id\x12\x08workflow(\x01\x12\xa6\x01\n\x0eGetEnvironment\x12&.qflow.runner.v1.GetEnvironmentRequest\x1a\'.qflow.runner.v1.GetEnvironmentResponse\"C\x90\x02\x01\xea\xe0\x18<\n\x01\x02\x12\x03\x01\x02\x03\x1a\x11\x65nvironments:read\"\x1d\n\x0e\x65nvironment_id\x12\x0b\x65nvironment(\x01\x12\x8d\x01\n\x10ListEnvironments\x12(.qflow.runner.v1.ListEnvironmentsRequest\x1a).qflow.runner.v1.ListEnvironmentsResponse\"$\x90\x02\x01\xea\xe0\x18\x1d\n\x01\x02\x12\x03\x01\x02\x03\x1a\x11\x65nvironments:read(\x02\x12\xaf\x01\n\x11GetEnvironmentBom\x12).qflow.runner.v1.GetEnvironmentBomRequest\x1a*.qflow.runner.v1.GetEnvironmentBomResponse\"C\x90\x02\x01\xea\xe0\x18<\n\x01\x02\x12\x03\x01\x02\x03\x1a\x11\x65nvironments:read\"\x1d\n\x0e\x65nvironment_id\x12\x0b\x65nvironment(\x01\x12w\n\x0bListPythons\x12#.qflow.runner.v1.ListPythonsRequest\x1a$.qflow.runner.v1.ListPythonsResponse\"\x1d\x90\x02\x01\xea\xe0\x18\x16\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0crunners:readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,12 +41,68 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOLVEENVIRONMENTREQUEST'].fields_by_name['python_version']._serialized_options = b'\272H\023r\0212\017^3\\.[0-9]{1,2}$'
   _globals['_RESOLVEENVIRONMENTREQUEST'].fields_by_name['tenant_id']._loaded_options = None
   _globals['_RESOLVEENVIRONMENTREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_PREPAREENVIRONMENTREQUEST'].fields_by_name['node_id']._loaded_options = None
+  _globals['_PREPAREENVIRONMENTREQUEST'].fields_by_name['node_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_PREPAREENVIRONMENTREQUEST'].fields_by_name['workflow_id']._loaded_options = None
+  _globals['_PREPAREENVIRONMENTREQUEST'].fields_by_name['workflow_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_PREPAREENVIRONMENTREQUEST'].fields_by_name['version']._loaded_options = None
+  _globals['_PREPAREENVIRONMENTREQUEST'].fields_by_name['version']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_PREPAREENVIRONMENTREQUEST'].fields_by_name['wait']._loaded_options = None
+  _globals['_PREPAREENVIRONMENTREQUEST'].fields_by_name['wait']._serialized_options = b'\272H\t\252\001\006\"\002\01022\000'
+  _globals['_PREPAREENVIRONMENTREQUEST']._loaded_options = None
+  _globals['_PREPAREENVIRONMENTREQUEST']._serialized_options = b'\272Ho\032m\n\017prepare.subject\022(give node_id or workflow_id, one of them\0320(this.node_id != \'\') != (this.workflow_id != \'\')'
+  _globals['_GETENVIRONMENTREQUEST'].fields_by_name['environment_id']._loaded_options = None
+  _globals['_GETENVIRONMENTREQUEST'].fields_by_name['environment_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_LISTENVIRONMENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTENVIRONMENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTENVIRONMENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTENVIRONMENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_GETENVIRONMENTBOMREQUEST'].fields_by_name['environment_id']._loaded_options = None
+  _globals['_GETENVIRONMENTBOMREQUEST'].fields_by_name['environment_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_ENVIRONMENTSERVICE'].methods_by_name['ResolveEnvironment']._loaded_options = None
   _globals['_ENVIRONMENTSERVICE'].methods_by_name['ResolveEnvironment']._serialized_options = b'\220\002\001\352\340\030\r\n\001\003\032\010registry'
-  _globals['_RESOLVEENVIRONMENTREQUEST']._serialized_start=118
-  _globals['_RESOLVEENVIRONMENTREQUEST']._serialized_end=265
-  _globals['_RESOLVEENVIRONMENTRESPONSE']._serialized_start=267
-  _globals['_RESOLVEENVIRONMENTRESPONSE']._serialized_end=330
-  _globals['_ENVIRONMENTSERVICE']._serialized_start=333
-  _globals['_ENVIRONMENTSERVICE']._serialized_end=487
+  _globals['_ENVIRONMENTSERVICE'].methods_by_name['PrepareEnvironment']._loaded_options = None
+  _globals['_ENVIRONMENTSERVICE'].methods_by_name['PrepareEnvironment']._serialized_options = b'\352\340\030G\n\001\002\022\002\002\003\032\022environments:write\"\017\n\007node_id\022\004node\"\027\n\013workflow_id\022\010workflow(\001'
+  _globals['_ENVIRONMENTSERVICE'].methods_by_name['GetEnvironment']._loaded_options = None
+  _globals['_ENVIRONMENTSERVICE'].methods_by_name['GetEnvironment']._serialized_options = b'\220\002\001\352\340\030<\n\001\002\022\003\001\002\003\032\021environments:read\"\035\n\016environment_id\022\013environment(\001'
+  _globals['_ENVIRONMENTSERVICE'].methods_by_name['ListEnvironments']._loaded_options = None
+  _globals['_ENVIRONMENTSERVICE'].methods_by_name['ListEnvironments']._serialized_options = b'\220\002\001\352\340\030\035\n\001\002\022\003\001\002\003\032\021environments:read(\002'
+  _globals['_ENVIRONMENTSERVICE'].methods_by_name['GetEnvironmentBom']._loaded_options = None
+  _globals['_ENVIRONMENTSERVICE'].methods_by_name['GetEnvironmentBom']._serialized_options = b'\220\002\001\352\340\030<\n\001\002\022\003\001\002\003\032\021environments:read\"\035\n\016environment_id\022\013environment(\001'
+  _globals['_ENVIRONMENTSERVICE'].methods_by_name['ListPythons']._loaded_options = None
+  _globals['_ENVIRONMENTSERVICE'].methods_by_name['ListPythons']._serialized_options = b'\220\002\001\352\340\030\026\n\001\002\022\003\001\002\003\032\014runners:read'
+  _globals['_ENVIRONMENTSTATE']._serialized_start=1930
+  _globals['_ENVIRONMENTSTATE']._serialized_end=2105
+  _globals['_RESOLVEENVIRONMENTREQUEST']._serialized_start=183
+  _globals['_RESOLVEENVIRONMENTREQUEST']._serialized_end=330
+  _globals['_RESOLVEENVIRONMENTRESPONSE']._serialized_start=332
+  _globals['_RESOLVEENVIRONMENTRESPONSE']._serialized_end=395
+  _globals['_ENVIRONMENT']._serialized_start=398
+  _globals['_ENVIRONMENT']._serialized_end=819
+  _globals['_PREPAREENVIRONMENTREQUEST']._serialized_start=822
+  _globals['_PREPAREENVIRONMENTREQUEST']._serialized_end=1110
+  _globals['_PREPAREENVIRONMENTRESPONSE']._serialized_start=1112
+  _globals['_PREPAREENVIRONMENTRESPONSE']._serialized_end=1204
+  _globals['_PREPAREDNODE']._serialized_start=1206
+  _globals['_PREPAREDNODE']._serialized_end=1313
+  _globals['_GETENVIRONMENTREQUEST']._serialized_start=1315
+  _globals['_GETENVIRONMENTREQUEST']._serialized_end=1372
+  _globals['_GETENVIRONMENTRESPONSE']._serialized_start=1374
+  _globals['_GETENVIRONMENTRESPONSE']._serialized_end=1449
+  _globals['_LISTENVIRONMENTSREQUEST']._serialized_start=1451
+  _globals['_LISTENVIRONMENTSREQUEST']._serialized_end=1534
+  _globals['_LISTENVIRONMENTSRESPONSE']._serialized_start=1536
+  _globals['_LISTENVIRONMENTSRESPONSE']._serialized_end=1639
+  _globals['_GETENVIRONMENTBOMREQUEST']._serialized_start=1641
+  _globals['_GETENVIRONMENTBOMREQUEST']._serialized_end=1701
+  _globals['_GETENVIRONMENTBOMRESPONSE']._serialized_start=1703
+  _globals['_GETENVIRONMENTBOMRESPONSE']._serialized_end=1748
+  _globals['_LISTPYTHONSREQUEST']._serialized_start=1750
+  _globals['_LISTPYTHONSREQUEST']._serialized_end=1770
+  _globals['_LISTPYTHONSRESPONSE']._serialized_start=1772
+  _globals['_LISTPYTHONSRESPONSE']._serialized_end=1842
+  _globals['_OFFEREDPYTHON']._serialized_start=1844
+  _globals['_OFFEREDPYTHON']._serialized_end=1927
+  _globals['_ENVIRONMENTSERVICE']._serialized_start=2108
+  _globals['_ENVIRONMENTSERVICE']._serialized_end=3063
 # @@protoc_insertion_point(module_scope)

@@ -5,8 +5,11 @@ Environments: the distributions that nodes run with."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +20,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _EnvironmentState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EnvironmentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EnvironmentState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ENVIRONMENT_STATE_UNSPECIFIED: _EnvironmentState.ValueType  # 0
+    """Not stated."""
+    ENVIRONMENT_STATE_BUILDING: _EnvironmentState.ValueType  # 1
+    """It is being built."""
+    ENVIRONMENT_STATE_READY: _EnvironmentState.ValueType  # 2
+    """It can be used."""
+    ENVIRONMENT_STATE_FAILED: _EnvironmentState.ValueType  # 3
+    """It could not be built; the next run that needs it tries again."""
+    ENVIRONMENT_STATE_EVICTED: _EnvironmentState.ValueType  # 4
+    """It was removed to make room; it is built again when it is needed."""
+
+class EnvironmentState(_EnvironmentState, metaclass=_EnvironmentStateEnumTypeWrapper):
+    """Where an environment stands."""
+
+ENVIRONMENT_STATE_UNSPECIFIED: EnvironmentState.ValueType  # 0
+"""Not stated."""
+ENVIRONMENT_STATE_BUILDING: EnvironmentState.ValueType  # 1
+"""It is being built."""
+ENVIRONMENT_STATE_READY: EnvironmentState.ValueType  # 2
+"""It can be used."""
+ENVIRONMENT_STATE_FAILED: EnvironmentState.ValueType  # 3
+"""It could not be built; the next run that needs it tries again."""
+ENVIRONMENT_STATE_EVICTED: EnvironmentState.ValueType  # 4
+"""It was removed to make room; it is built again when it is needed."""
+Global___EnvironmentState: _TypeAlias = EnvironmentState  # noqa: Y015
 
 @_typing.final
 class ResolveEnvironmentRequest(_message.Message):
@@ -75,3 +110,396 @@ class ResolveEnvironmentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResolveEnvironmentResponse: _TypeAlias = ResolveEnvironmentResponse  # noqa: Y015
+
+@_typing.final
+class Environment(_message.Message):
+    """The packages that nodes of one tenant with the same lock and Python run with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    PYTHON_VERSION_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
+    LOCK_DIGEST_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PACKAGE_COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    BUILD_TIME_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    HAS_BOM_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    READY_TIME_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """A UUID, set by the runner."""
+    key: _builtins.str
+    """What names it on a machine: by tenant, Python, platform and lock."""
+    python_version: _builtins.str
+    """The Python it is for: `3.11`."""
+    platform: _builtins.str
+    """The platform it is for: `linux-x86_64-glibc2.36`."""
+    lock_digest: _builtins.str
+    """Lower-case hexadecimal SHA-256 of its lock."""
+    state: Global___EnvironmentState.ValueType
+    """Where it stands."""
+    package_count: _builtins.int
+    """How many packages are in it."""
+    size_bytes: _builtins.int
+    """What it takes up; 0 until that is known. Environments of one tenant share files, so the sum may be less."""
+    error: _builtins.str
+    """Why it could not be built, for people; empty otherwise."""
+    has_bom: _builtins.bool
+    """Whether `GetEnvironmentBom` has a document of it."""
+    @_builtins.property
+    def build_time(self) -> _duration_pb2.Duration:
+        """How long the build took; absent before its end."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was first wanted."""
+
+    @_builtins.property
+    def ready_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was built; absent before."""
+
+    @_builtins.property
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was used last, to some minutes; absent before."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        key: _builtins.str = ...,
+        python_version: _builtins.str = ...,
+        platform: _builtins.str = ...,
+        lock_digest: _builtins.str = ...,
+        state: Global___EnvironmentState.ValueType = ...,
+        package_count: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        build_time: _duration_pb2.Duration | None = ...,
+        error: _builtins.str = ...,
+        has_bom: _builtins.bool = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        ready_time: _timestamp_pb2.Timestamp | None = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build_time", b"build_time", "create_time", b"create_time", "last_use_time", b"last_use_time", "ready_time", b"ready_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_time", b"build_time", "create_time", b"create_time", "error", b"error", "has_bom", b"has_bom", "id", b"id", "key", b"key", "last_use_time", b"last_use_time", "lock_digest", b"lock_digest", "package_count", b"package_count", "platform", b"platform", "python_version", b"python_version", "ready_time", b"ready_time", "size_bytes", b"size_bytes", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Environment: _TypeAlias = Environment  # noqa: Y015
+
+@_typing.final
+class PrepareEnvironmentRequest(_message.Message):
+    """What to prepare."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """A node."""
+    workflow_id: _builtins.str
+    """A workflow: each of its nodes. Other workflows in it are prepared by themselves."""
+    version: _builtins.int
+    """The version of either; 0 for the current one."""
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait for builds; they go on after that. At most 50 s, and never beyond the call's deadline."""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        wait: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "version", b"version", "wait", b"wait", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrepareEnvironmentRequest: _TypeAlias = PrepareEnvironmentRequest  # noqa: Y015
+
+@_typing.final
+class PrepareEnvironmentResponse(_message.Message):
+    """How far that is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """Whether nothing is being built any more."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreparedNode]:
+        """One for each node version, in no order that means anything."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___PreparedNode] | None = ...,
+        complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrepareEnvironmentResponse: _TypeAlias = PrepareEnvironmentResponse  # noqa: Y015
+
+@_typing.final
+class PreparedNode(_message.Message):
+    """A node version and what it runs in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_VERSION_ID_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    node_version_id: _builtins.str
+    """The node version's id."""
+    problem: _builtins.str
+    """Why there is none, for people: `the dependencies are not resolved yet`. Empty otherwise."""
+    @_builtins.property
+    def environment(self) -> Global___Environment:
+        """Its environment as it stands; absent where it needs no packages, or where `problem` says why there is none."""
+
+    def __init__(
+        self,
+        *,
+        node_version_id: _builtins.str = ...,
+        environment: Global___Environment | None = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "node_version_id", b"node_version_id", "problem", b"problem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreparedNode: _TypeAlias = PreparedNode  # noqa: Y015
+
+@_typing.final
+class GetEnvironmentRequest(_message.Message):
+    """Which environment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVIRONMENT_ID_FIELD_NUMBER: _builtins.int
+    environment_id: _builtins.str
+    """The id."""
+    def __init__(
+        self,
+        *,
+        environment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment_id", b"environment_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEnvironmentRequest: _TypeAlias = GetEnvironmentRequest  # noqa: Y015
+
+@_typing.final
+class GetEnvironmentResponse(_message.Message):
+    """The environment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def environment(self) -> Global___Environment:
+        """It, as it is now."""
+
+    def __init__(
+        self,
+        *,
+        environment: Global___Environment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEnvironmentResponse: _TypeAlias = GetEnvironmentResponse  # noqa: Y015
+
+@_typing.final
+class ListEnvironmentsRequest(_message.Message):
+    """Which page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEnvironmentsRequest: _TypeAlias = ListEnvironmentsRequest  # noqa: Y015
+
+@_typing.final
+class ListEnvironmentsResponse(_message.Message):
+    """A page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVIRONMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty at the end."""
+    @_builtins.property
+    def environments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Environment]:
+        """The environments, newest first."""
+
+    def __init__(
+        self,
+        *,
+        environments: _abc.Iterable[Global___Environment] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environments", b"environments", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEnvironmentsResponse: _TypeAlias = ListEnvironmentsResponse  # noqa: Y015
+
+@_typing.final
+class GetEnvironmentBomRequest(_message.Message):
+    """Of which environment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVIRONMENT_ID_FIELD_NUMBER: _builtins.int
+    environment_id: _builtins.str
+    """The id."""
+    def __init__(
+        self,
+        *,
+        environment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment_id", b"environment_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEnvironmentBomRequest: _TypeAlias = GetEnvironmentBomRequest  # noqa: Y015
+
+@_typing.final
+class GetEnvironmentBomResponse(_message.Message):
+    """The document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOM_JSON_FIELD_NUMBER: _builtins.int
+    bom_json: _builtins.str
+    """A CycloneDX 1.6 document as JSON text."""
+    def __init__(
+        self,
+        *,
+        bom_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bom_json", b"bom_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEnvironmentBomResponse: _TypeAlias = GetEnvironmentBomResponse  # noqa: Y015
+
+@_typing.final
+class ListPythonsRequest(_message.Message):
+    """All of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPythonsRequest: _TypeAlias = ListPythonsRequest  # noqa: Y015
+
+@_typing.final
+class ListPythonsResponse(_message.Message):
+    """The versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PYTHONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pythons(self) -> _containers.RepeatedCompositeFieldContainer[Global___OfferedPython]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        pythons: _abc.Iterable[Global___OfferedPython] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pythons", b"pythons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPythonsResponse: _TypeAlias = ListPythonsResponse  # noqa: Y015
+
+@_typing.final
+class OfferedPython(_message.Message):
+    """A Python version that nodes can run with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PYTHON_VERSION_FIELD_NUMBER: _builtins.int
+    RUNNER_COUNT_FIELD_NUMBER: _builtins.int
+    FULL_VERSION_FIELD_NUMBER: _builtins.int
+    python_version: _builtins.str
+    """The version: `3.11`."""
+    runner_count: _builtins.int
+    """How many runners have it."""
+    full_version: _builtins.str
+    """The full version on the runner that was called: `3.11.7`; empty where it has none."""
+    def __init__(
+        self,
+        *,
+        python_version: _builtins.str = ...,
+        runner_count: _builtins.int = ...,
+        full_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["full_version", b"full_version", "python_version", b"python_version", "runner_count", b"runner_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferedPython: _TypeAlias = OfferedPython  # noqa: Y015

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class EnvironmentServiceStub:
-    """Resolves what nodes need. Environments themselves are built when a run first needs them.
+    """Resolves what nodes need, and shows and prepares the environments that they run in. One is built when a run first needs
+    it, or ahead of that; it never changes, and goes when room is short and nobody has used it for long.
     """
 
     def __init__(self, channel):
@@ -40,10 +41,36 @@ class EnvironmentServiceStub:
                 request_serializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.ResolveEnvironmentRequest.SerializeToString,
                 response_deserializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.ResolveEnvironmentResponse.FromString,
                 _registered_method=True)
+        self.PrepareEnvironment = channel.unary_unary(
+                '/qflow.runner.v1.EnvironmentService/PrepareEnvironment',
+                request_serializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.PrepareEnvironmentRequest.SerializeToString,
+                response_deserializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.PrepareEnvironmentResponse.FromString,
+                _registered_method=True)
+        self.GetEnvironment = channel.unary_unary(
+                '/qflow.runner.v1.EnvironmentService/GetEnvironment',
+                request_serializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.GetEnvironmentRequest.SerializeToString,
+                response_deserializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.GetEnvironmentResponse.FromString,
+                _registered_method=True)
+        self.ListEnvironments = channel.unary_unary(
+                '/qflow.runner.v1.EnvironmentService/ListEnvironments',
+                request_serializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.ListEnvironmentsRequest.SerializeToString,
+                response_deserializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.ListEnvironmentsResponse.FromString,
+                _registered_method=True)
+        self.GetEnvironmentBom = channel.unary_unary(
+                '/qflow.runner.v1.EnvironmentService/GetEnvironmentBom',
+                request_serializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.GetEnvironmentBomRequest.SerializeToString,
+                response_deserializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.GetEnvironmentBomResponse.FromString,
+                _registered_method=True)
+        self.ListPythons = channel.unary_unary(
+                '/qflow.runner.v1.EnvironmentService/ListPythons',
+                request_serializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.ListPythonsRequest.SerializeToString,
+                response_deserializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.ListPythonsResponse.FromString,
+                _registered_method=True)
 
 
 class EnvironmentServiceServicer:
-    """Resolves what nodes need. Environments themselves are built when a run first needs them.
+    """Resolves what nodes need, and shows and prepares the environments that they run in. One is built when a run first needs
+    it, or ahead of that; it never changes, and goes when room is short and nobody has used it for long.
     """
 
     def ResolveEnvironment(self, request, context):
@@ -51,6 +78,46 @@ class EnvironmentServiceServicer:
 
         Fails with INVALID_ARGUMENT (`REQUIREMENTS_UNSATISFIABLE`) when no set of wheels meets them, FAILED_PRECONDITION
         (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrepareEnvironment(self, request, context):
+        """Builds what a node, or each node of a workflow's version, runs in, on the runner that is called, and waits for it.
+
+        Repeating the call goes on waiting: what is there or under way is not built again. A failure is in the answer.
+        Fails with NOT_FOUND for a node or a workflow that the caller cannot read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEnvironment(self, request, context):
+        """Gives one environment of the tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEnvironments(self, request, context):
+        """Lists the tenant's environments, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEnvironmentBom(self, request, context):
+        """Gives what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, what needs what.
+
+        Fails with FAILED_PRECONDITION (`BOM_MISSING`) for an environment that was never built.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPythons(self, request, context):
+        """Lists the Python versions that runners have now, oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -64,6 +131,31 @@ def add_EnvironmentServiceServicer_to_server(servicer, server):
                     request_deserializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.ResolveEnvironmentRequest.FromString,
                     response_serializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.ResolveEnvironmentResponse.SerializeToString,
             ),
+            'PrepareEnvironment': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareEnvironment,
+                    request_deserializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.PrepareEnvironmentRequest.FromString,
+                    response_serializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.PrepareEnvironmentResponse.SerializeToString,
+            ),
+            'GetEnvironment': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEnvironment,
+                    request_deserializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.GetEnvironmentRequest.FromString,
+                    response_serializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.GetEnvironmentResponse.SerializeToString,
+            ),
+            'ListEnvironments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEnvironments,
+                    request_deserializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.ListEnvironmentsRequest.FromString,
+                    response_serializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.ListEnvironmentsResponse.SerializeToString,
+            ),
+            'GetEnvironmentBom': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEnvironmentBom,
+                    request_deserializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.GetEnvironmentBomRequest.FromString,
+                    response_serializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.GetEnvironmentBomResponse.SerializeToString,
+            ),
+            'ListPythons': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPythons,
+                    request_deserializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.ListPythonsRequest.FromString,
+                    response_serializer=qflow_dot_runner_dot_v1_dot_environment__service__pb2.ListPythonsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'qflow.runner.v1.EnvironmentService', rpc_method_handlers)
@@ -73,7 +165,8 @@ def add_EnvironmentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EnvironmentService:
-    """Resolves what nodes need. Environments themselves are built when a run first needs them.
+    """Resolves what nodes need, and shows and prepares the environments that they run in. One is built when a run first needs
+    it, or ahead of that; it never changes, and goes when room is short and nobody has used it for long.
     """
 
     @staticmethod
@@ -93,6 +186,141 @@ class EnvironmentService:
             '/qflow.runner.v1.EnvironmentService/ResolveEnvironment',
             qflow_dot_runner_dot_v1_dot_environment__service__pb2.ResolveEnvironmentRequest.SerializeToString,
             qflow_dot_runner_dot_v1_dot_environment__service__pb2.ResolveEnvironmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareEnvironment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.runner.v1.EnvironmentService/PrepareEnvironment',
+            qflow_dot_runner_dot_v1_dot_environment__service__pb2.PrepareEnvironmentRequest.SerializeToString,
+            qflow_dot_runner_dot_v1_dot_environment__service__pb2.PrepareEnvironmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEnvironment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.runner.v1.EnvironmentService/GetEnvironment',
+            qflow_dot_runner_dot_v1_dot_environment__service__pb2.GetEnvironmentRequest.SerializeToString,
+            qflow_dot_runner_dot_v1_dot_environment__service__pb2.GetEnvironmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEnvironments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.runner.v1.EnvironmentService/ListEnvironments',
+            qflow_dot_runner_dot_v1_dot_environment__service__pb2.ListEnvironmentsRequest.SerializeToString,
+            qflow_dot_runner_dot_v1_dot_environment__service__pb2.ListEnvironmentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEnvironmentBom(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.runner.v1.EnvironmentService/GetEnvironmentBom',
+            qflow_dot_runner_dot_v1_dot_environment__service__pb2.GetEnvironmentBomRequest.SerializeToString,
+            qflow_dot_runner_dot_v1_dot_environment__service__pb2.GetEnvironmentBomResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPythons(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.runner.v1.EnvironmentService/ListPythons',
+            qflow_dot_runner_dot_v1_dot_environment__service__pb2.ListPythonsRequest.SerializeToString,
+            qflow_dot_runner_dot_v1_dot_environment__service__pb2.ListPythonsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EnvironmentServiceStub:
-    """Resolves what nodes need. Environments themselves are built when a run first needs them."""
+    """Resolves what nodes need, and shows and prepares the environments that they run in. One is built when a run first needs
+    it, or ahead of that; it never changes, and goes when room is short and nobody has used it for long.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,10 +41,29 @@ class EnvironmentServiceStub:
     Fails with INVALID_ARGUMENT (`REQUIREMENTS_UNSATISFIABLE`) when no set of wheels meets them, FAILED_PRECONDITION
     (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer.
     """
+    PrepareEnvironment: _grpc.UnaryUnaryMultiCallable[_environment_service_pb2.PrepareEnvironmentRequest, _environment_service_pb2.PrepareEnvironmentResponse]
+    """Builds what a node, or each node of a workflow's version, runs in, on the runner that is called, and waits for it.
+
+    Repeating the call goes on waiting: what is there or under way is not built again. A failure is in the answer.
+    Fails with NOT_FOUND for a node or a workflow that the caller cannot read.
+    """
+    GetEnvironment: _grpc.UnaryUnaryMultiCallable[_environment_service_pb2.GetEnvironmentRequest, _environment_service_pb2.GetEnvironmentResponse]
+    """Gives one environment of the tenant."""
+    ListEnvironments: _grpc.UnaryUnaryMultiCallable[_environment_service_pb2.ListEnvironmentsRequest, _environment_service_pb2.ListEnvironmentsResponse]
+    """Lists the tenant's environments, newest first."""
+    GetEnvironmentBom: _grpc.UnaryUnaryMultiCallable[_environment_service_pb2.GetEnvironmentBomRequest, _environment_service_pb2.GetEnvironmentBomResponse]
+    """Gives what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, what needs what.
+
+    Fails with FAILED_PRECONDITION (`BOM_MISSING`) for an environment that was never built.
+    """
+    ListPythons: _grpc.UnaryUnaryMultiCallable[_environment_service_pb2.ListPythonsRequest, _environment_service_pb2.ListPythonsResponse]
+    """Lists the Python versions that runners have now, oldest first."""
 
 @_typing.type_check_only
 class EnvironmentServiceAsyncStub(EnvironmentServiceStub):
-    """Resolves what nodes need. Environments themselves are built when a run first needs them."""
+    """Resolves what nodes need, and shows and prepares the environments that they run in. One is built when a run first needs
+    it, or ahead of that; it never changes, and goes when room is short and nobody has used it for long.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ResolveEnvironment: _aio.UnaryUnaryMultiCallable[_environment_service_pb2.ResolveEnvironmentRequest, _environment_service_pb2.ResolveEnvironmentResponse]  # type: ignore[assignment]
@@ -51,9 +72,28 @@ class EnvironmentServiceAsyncStub(EnvironmentServiceStub):
     Fails with INVALID_ARGUMENT (`REQUIREMENTS_UNSATISFIABLE`) when no set of wheels meets them, FAILED_PRECONDITION
     (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer.
     """
+    PrepareEnvironment: _aio.UnaryUnaryMultiCallable[_environment_service_pb2.PrepareEnvironmentRequest, _environment_service_pb2.PrepareEnvironmentResponse]  # type: ignore[assignment]
+    """Builds what a node, or each node of a workflow's version, runs in, on the runner that is called, and waits for it.
+
+    Repeating the call goes on waiting: what is there or under way is not built again. A failure is in the answer.
+    Fails with NOT_FOUND for a node or a workflow that the caller cannot read.
+    """
+    GetEnvironment: _aio.UnaryUnaryMultiCallable[_environment_service_pb2.GetEnvironmentRequest, _environment_service_pb2.GetEnvironmentResponse]  # type: ignore[assignment]
+    """Gives one environment of the tenant."""
+    ListEnvironments: _aio.UnaryUnaryMultiCallable[_environment_service_pb2.ListEnvironmentsRequest, _environment_service_pb2.ListEnvironmentsResponse]  # type: ignore[assignment]
+    """Lists the tenant's environments, newest first."""
+    GetEnvironmentBom: _aio.UnaryUnaryMultiCallable[_environment_service_pb2.GetEnvironmentBomRequest, _environment_service_pb2.GetEnvironmentBomResponse]  # type: ignore[assignment]
+    """Gives what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, what needs what.
+
+    Fails with FAILED_PRECONDITION (`BOM_MISSING`) for an environment that was never built.
+    """
+    ListPythons: _aio.UnaryUnaryMultiCallable[_environment_service_pb2.ListPythonsRequest, _environment_service_pb2.ListPythonsResponse]  # type: ignore[assignment]
+    """Lists the Python versions that runners have now, oldest first."""
 
 class EnvironmentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Resolves what nodes need. Environments themselves are built when a run first needs them."""
+    """Resolves what nodes need, and shows and prepares the environments that they run in. One is built when a run first needs
+    it, or ahead of that; it never changes, and goes when room is short and nobody has used it for long.
+    """
 
     @_abc_1.abstractmethod
     def ResolveEnvironment(
@@ -66,5 +106,52 @@ class EnvironmentServiceServicer(metaclass=_abc_1.ABCMeta):
         Fails with INVALID_ARGUMENT (`REQUIREMENTS_UNSATISFIABLE`) when no set of wheels meets them, FAILED_PRECONDITION
         (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer.
         """
+
+    @_abc_1.abstractmethod
+    def PrepareEnvironment(
+        self,
+        request: _environment_service_pb2.PrepareEnvironmentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_environment_service_pb2.PrepareEnvironmentResponse, _abc.Awaitable[_environment_service_pb2.PrepareEnvironmentResponse]]:
+        """Builds what a node, or each node of a workflow's version, runs in, on the runner that is called, and waits for it.
+
+        Repeating the call goes on waiting: what is there or under way is not built again. A failure is in the answer.
+        Fails with NOT_FOUND for a node or a workflow that the caller cannot read.
+        """
+
+    @_abc_1.abstractmethod
+    def GetEnvironment(
+        self,
+        request: _environment_service_pb2.GetEnvironmentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_environment_service_pb2.GetEnvironmentResponse, _abc.Awaitable[_environment_service_pb2.GetEnvironmentResponse]]:
+        """Gives one environment of the tenant."""
+
+    @_abc_1.abstractmethod
+    def ListEnvironments(
+        self,
+        request: _environment_service_pb2.ListEnvironmentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_environment_service_pb2.ListEnvironmentsResponse, _abc.Awaitable[_environment_service_pb2.ListEnvironmentsResponse]]:
+        """Lists the tenant's environments, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetEnvironmentBom(
+        self,
+        request: _environment_service_pb2.GetEnvironmentBomRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_environment_service_pb2.GetEnvironmentBomResponse, _abc.Awaitable[_environment_service_pb2.GetEnvironmentBomResponse]]:
+        """Gives what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, what needs what.
+
+        Fails with FAILED_PRECONDITION (`BOM_MISSING`) for an environment that was never built.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPythons(
+        self,
+        request: _environment_service_pb2.ListPythonsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_environment_service_pb2.ListPythonsResponse, _abc.Awaitable[_environment_service_pb2.ListPythonsResponse]]:
+        """Lists the Python versions that runners have now, oldest first."""
 
 def add_EnvironmentServiceServicer_to_server(servicer: EnvironmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -239,6 +239,9 @@ class Container(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     STOP_TIME_FIELD_NUMBER: _builtins.int
+    IO_READ_BYTES_FIELD_NUMBER: _builtins.int
+    IO_WRITE_BYTES_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID, set by the runner."""
     container_id: _builtins.str
@@ -255,6 +258,10 @@ class Container(_message.Message):
     """How many attempts it made; while it runs, this and what follows may be two seconds old."""
     memory_peak_bytes: _builtins.int
     """The most memory that was resident at once."""
+    io_read_bytes: _builtins.int
+    """What its attempts read from disks; what the kernel had in memory is none."""
+    io_write_bytes: _builtins.int
+    """What its attempts wrote to disks; its own file systems are in memory."""
     @_builtins.property
     def cpu_time(self) -> _duration_pb2.Duration:
         """Processor time it used, user and system."""
@@ -271,6 +278,10 @@ class Container(_message.Message):
     def stop_time(self) -> _timestamp_pb2.Timestamp:
         """When it stopped; absent before."""
 
+    @_builtins.property
+    def limits(self) -> Global___ContainerLimits:
+        """What each of its attempts may use besides memory, as it is enforced."""
+
     def __init__(
         self,
         *,
@@ -286,11 +297,52 @@ class Container(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         stop_time: _timestamp_pb2.Timestamp | None = ...,
+        io_read_bytes: _builtins.int = ...,
+        io_write_bytes: _builtins.int = ...,
+        limits: Global___ContainerLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "create_time", b"create_time", "start_time", b"start_time", "stop_time", b"stop_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "create_time", b"create_time", "limits", b"limits", "start_time", b"start_time", "stop_time", b"stop_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "container_id", b"container_id", "cpu_time", b"cpu_time", "create_time", b"create_time", "id", b"id", "memory_limit_bytes", b"memory_limit_bytes", "memory_peak_bytes", b"memory_peak_bytes", "python_version", b"python_version", "start_time", b"start_time", "status", b"status", "stop_time", b"stop_time", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "container_id", b"container_id", "cpu_time", b"cpu_time", "create_time", b"create_time", "id", b"id", "io_read_bytes", b"io_read_bytes", "io_write_bytes", b"io_write_bytes", "limits", b"limits", "memory_limit_bytes", b"memory_limit_bytes", "memory_peak_bytes", b"memory_peak_bytes", "python_version", b"python_version", "start_time", b"start_time", "status", b"status", "stop_time", b"stop_time", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Container: _TypeAlias = Container  # noqa: Y015
+
+@_typing.final
+class ContainerLimits(_message.Message):
+    """What an attempt may use, besides time and memory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CPU_MILLICORES_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    OPEN_FILES_FIELD_NUMBER: _builtins.int
+    TEMPORARY_BYTES_FIELD_NUMBER: _builtins.int
+    OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
+    cpu_millicores: _builtins.int
+    """How much of the processors, in thousandths of one; 0: a fair share."""
+    processes: _builtins.int
+    """How many processes and threads at once."""
+    open_files: _builtins.int
+    """How many files, pipes and sockets each of its processes may have open."""
+    temporary_bytes: _builtins.int
+    """How much it may write to its temporary folder, and again to shared memory."""
+    output_bytes: _builtins.int
+    """How large the outputs may be in sum."""
+    def __init__(
+        self,
+        *,
+        cpu_millicores: _builtins.int = ...,
+        processes: _builtins.int = ...,
+        open_files: _builtins.int = ...,
+        temporary_bytes: _builtins.int = ...,
+        output_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_millicores", b"cpu_millicores", "open_files", b"open_files", "output_bytes", b"output_bytes", "processes", b"processes", "temporary_bytes", b"temporary_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerLimits: _TypeAlias = ContainerLimits  # noqa: Y015

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from qflow.failure.v1 import failure_pb2 as _failure_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -230,6 +231,8 @@ class ErrorLog(_message.Message):
     EXECUTION_ID_FIELD_NUMBER: _builtins.int
     NODE_EXECUTION_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXCEPTION_TYPE_FIELD_NUMBER: _builtins.int
+    CAUSES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID."""
     error_type: _builtins.str
@@ -244,9 +247,15 @@ class ErrorLog(_message.Message):
     """The run it is about; may be empty."""
     node_execution_id: _builtins.str
     """The node execution it is about; may be empty."""
+    exception_type: _builtins.str
+    """Where user code raised: the name of the exception's class."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was recorded."""
+
+    @_builtins.property
+    def causes(self) -> _containers.RepeatedCompositeFieldContainer[_failure_pb2.Cause]:
+        """What is behind that exception, the nearest first, and of a group its members."""
 
     def __init__(
         self,
@@ -259,10 +268,12 @@ class ErrorLog(_message.Message):
         execution_id: _builtins.str = ...,
         node_execution_id: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        exception_type: _builtins.str = ...,
+        causes: _abc.Iterable[_failure_pb2.Cause] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error_message", b"error_message", "error_type", b"error_type", "execution_id", b"execution_id", "id", b"id", "node_execution_id", b"node_execution_id", "severity", b"severity", "stack_trace", b"stack_trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "create_time", b"create_time", "error_message", b"error_message", "error_type", b"error_type", "exception_type", b"exception_type", "execution_id", b"execution_id", "id", b"id", "node_execution_id", b"node_execution_id", "severity", b"severity", "stack_trace", b"stack_trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""Generated from protos/qflow/failure; see `make proto`."""

@@ -1,0 +1,1 @@
+"""Generated from protos/qflow/failure/v1; see `make proto`."""

@@ -1,0 +1,34 @@
+"""The crash points of a flush: before and after its commit, by what it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from services.kit import crash
+from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.status import NodeStatus
+
+
+def reach_flush(batch: Sequence[Transition], when: str) -> None:
+    """Reach the points of all that a batch writes: `flush_<what>_before`, `flush_<what>_after`."""
+    for what in dict.fromkeys(each for t in batch for each in _contents(t)):
+        crash.reach(f"flush_{what}_{when}")
+
+
+def _contents(t: Transition) -> Iterator[str]:
+    if t.run_inserts:
+        yield "start"
+    if t.node_inserts or any(each.starts for each in t.changes.values()):
+        yield "assign"
+    if t.completes:
+        yield "complete"
+    for change in t.changes.values():
+        if change.status == NodeStatus.RETRYING:
+            yield "retry"
+        if change.status == NodeStatus.CANCELLED:
+            yield "stopped"
+    for moved in t.run_changes:
+        if moved.cancels and not moved.final:
+            yield "cancel"
+        if moved.final:
+            yield "finish"

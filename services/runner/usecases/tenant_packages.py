@@ -1,0 +1,47 @@
+"""What of packages is a tenant's own: the rules on them, and the wheels that it brought."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from uuid import UUID
+
+from services.kit.pg import Pool
+from services.runner.domain.package_rules import PackageRules, RuleBook
+from services.runner.gateways.wheel_store import WheelStore
+from services.runner.storage import package_rules, wheels
+
+
+class TenantPackages:
+    """Answers for any tenant, from the rows as they are now."""
+
+    def __init__(
+        self, pool: Pool, store: WheelStore, *, root: Path, deployment: PackageRules
+    ) -> None:
+        self._pool = pool
+        self._store = store
+        self._root = root
+        self._deployment = deployment
+        self._showing = asyncio.Lock()
+
+    async def rules_of(self, tenant_id: UUID) -> RuleBook:
+        """Give the rules that hold for a tenant: its own and the deployment's."""
+        return RuleBook((self._deployment, await package_rules.of_tenant(self._pool, tenant_id)))
+
+    async def own_wheels(self, tenant_id: UUID) -> Path | None:
+        """Give the folder with the tenant's wheels as they are now; None where it has none."""
+        files = await wheels.files_of(self._pool, tenant_id)
+        folder = self._root / str(tenant_id) / ".wheels"
+        if not files:
+            return None
+        async with self._showing:
+            await asyncio.to_thread(self._store.show, tenant_id, files, folder)
+        return folder
+
+    async def sweep(self) -> int:
+        """Remove what uploads left that never came to a row; give how many that was."""
+        found = 0
+        for tenant_id in await asyncio.to_thread(self._store.tenants):
+            known = await wheels.files_of(self._pool, tenant_id)
+            found += await asyncio.to_thread(self._store.sweep, tenant_id, set(known.values()))
+        return found

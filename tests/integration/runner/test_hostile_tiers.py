@@ -1,0 +1,274 @@
+"""Hostile code at each tier that this machine has: what it reaches, and what is left of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from services.kit.pythons import ask
+from services.runner.domain.limits import Limits, Tier
+from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost
+from services.runner.gateways.sandbox.cgroups import CgroupHost
+from services.runner.gateways.sandbox.groups import ProcessGroups
+from services.runner.gateways.sandbox.interpreters import prepare_interpreters
+from services.runner.gateways.sandbox.landlock import LandlockHost
+from services.runner.gateways.sandbox.port import (
+    Interpreter,
+    Sandbox,
+    SandboxDied,
+    SandboxHost,
+    SandboxSpec,
+)
+from services.runner.gateways.sandbox.process import SandboxProcess
+from tests.integration.runner.conftest import INT, Box, load_header
+
+StartAt = Callable[..., Awaitable[Box]]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where every user may enter: a sandbox at T1 is one of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture(params=["T2", "T1"])
+def host(
+    request: pytest.FixtureRequest,
+    sandbox_host: BubblewrapHost,
+    cgroups: CgroupHost | None,
+    folder: Path,
+) -> SandboxHost:
+    if Tier(request.param) is Tier.T2:
+        return sandbox_host
+    return LandlockHost(folder / "boxes", cgroups=cgroups, groups=ProcessGroups(folder / "groups"))
+
+
+@pytest.fixture(scope="module")
+def everybodys(runner_home: Path) -> Interpreter:
+    """The system's Python, which every user may run."""
+    system = ask(Path("/usr/bin/python3"))
+    if system is None:
+        pytest.skip("the system has no Python of its own")
+    return prepare_interpreters([system], runner_home / "agent")[system.version]
+
+
+@pytest.fixture
+async def start_at(host: SandboxHost, everybodys: Interpreter) -> AsyncIterator[StartAt]:
+    started: list[Sandbox] = []
+
+    async def starting(code: str, *, limits: Limits | None = None, **inputs: object) -> Box:
+        sandbox = await host.start(
+            SandboxSpec(
+                sandbox_id=uuid.uuid4(),
+                python=everybodys.executable,
+                prefix=everybodys.prefix,
+                agent=everybodys.agent,
+                environment=None,
+                limits=limits or Limits(),
+            )
+        )
+        started.append(sandbox)
+        reply = await sandbox.request(load_header(code, inputs))
+        assert "loaded" == reply.header["op"], reply.header
+        return Box(sandbox)
+
+    yield starting
+    for sandbox in started:
+        await sandbox.kill()
+
+
+async def test_rights_are_given_up_for_good(start_at: StartAt) -> None:
+    """X33, X34: no other user, no capability, no program that would give any."""
+    box = await start_at(
+        "import os\n"
+        "def main():\n"
+        "    out = []\n"
+        "    for change in (os.setuid, os.setgid):\n"
+        "        try:\n"
+        "            change(0)\n"
+        "            out.append('changed')\n"
+        "        except OSError:\n"
+        "            pass\n"
+        "    status = dict(l.split(':', 1) for l in open('/proc/self/status') if ':' in l)\n"
+        "    wanted = ('CapEff', 'CapPrm', 'CapBnd', 'NoNewPrivs', 'Seccomp')\n"
+        "    return [out, [status[name].strip() for name in wanted]]\n"
+    )
+    changed, (effective, permitted, _bounding, no_new, filtered) = await box.value()
+    assert [] == changed
+    assert {0} == {int(effective, 16), int(permitted, 16)}
+    assert ["1", "2"] == [no_new, filtered]
+
+
+async def test_no_open_file_of_the_runners_is_inherited(start_at: StartAt) -> None:
+    """X36, X38: pipes, the channel, and what the agent asks the kernel by."""
+    box = await start_at(
+        "import os\n"
+        "def main():\n"
+        "    found = []\n"
+        "    for name in os.listdir('/proc/self/fd'):\n"
+        "        try:\n"
+        "            found.append(os.readlink('/proc/self/fd/' + name))\n"
+        "        except OSError:\n"
+        "            pass\n"
+        "    return found\n"
+    )
+    kinds = {each.split(":")[0] for each in await box.value()}
+    known = {"pipe", "socket", "/dev/null", "/proc/loadavg", "anon_inode"}
+    assert {each for each in kinds if not each.startswith("/proc/")} <= known
+    # Of /proc, its own and the load alone.
+    assert {each.split("/")[-1] for each in kinds if each.startswith("/proc/")} <= {
+        *("loadavg", "clear_refs", "fd"),
+    }
+
+
+async def test_the_runner_is_neither_traced_nor_signalled(start_at: StartAt) -> None:
+    """X42, X43."""
+    box = await start_at(
+        "import ctypes, os\n"
+        "def main(pid):\n"
+        "    libc = ctypes.CDLL(None, use_errno=True)\n"
+        "    out = [libc.ptrace(16, pid, 0, 0)]\n"
+        "    for victim in (pid, os.getppid()):\n"
+        "        try:\n"
+        "            os.kill(victim, 0)\n"
+        "            out.append(0 if victim == pid else -1)\n"
+        "        except OSError:\n"
+        "            out.append(-1)\n"
+        "    try:\n"
+        "        open('/proc/%d/mem' % pid, 'rb').close()\n"
+        "        out.append(0)\n"
+        "    except OSError:\n"
+        "        out.append(-1)\n"
+        "    return out\n",
+        pid=INT,
+    )
+    assert [-1, -1, -1, -1] == await box.value(pid=str(os.getpid()))
+
+
+async def test_a_tree_that_hides_and_ignores_signals_is_gone_in_time(start_at: StartAt) -> None:
+    """B98, G5, E7, I19: also what left the session, where the filter lets it."""
+    box = await start_at(
+        "import os, signal, time\n"
+        "def hide():\n"
+        "    for number in range(1, 32):\n"
+        "        try: signal.signal(number, signal.SIG_IGN)\n"
+        "        except (OSError, ValueError): pass\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))\n"
+        "def main():\n"
+        "    hide()\n"
+        "    for _ in range(3):\n"
+        "        if os.fork() == 0:\n"
+        "            try: os.setsid()\n"
+        "            except OSError: pass\n"
+        "            if os.fork() == 0:\n"
+        "                while True: time.sleep(0.01)\n"
+        "            os._exit(0)\n"
+        "    print('ready', flush=True)\n"
+        "    while True: time.sleep(0.01)\n"
+    )
+    calling = asyncio.create_task(box.call())
+    async with asyncio.timeout(10):
+        while "ready" not in box.sandbox.output_tails()[0]:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+    assert isinstance(box.sandbox, SandboxProcess)
+    assert box.sandbox._cgroup is not None
+    pids = box.sandbox._cgroup.processes()
+    assert len(pids) >= 4
+    began = time.monotonic()
+    await box.sandbox.kill(grace_s=0.5)
+    assert time.monotonic() - began < 7
+    with pytest.raises(SandboxDied):
+        await calling
+    assert [] == [pid for pid in pids if not _is_dead(pid)]
+
+
+async def test_the_time_of_grace_is_the_codes_to_clean_up(start_at: StartAt) -> None:
+    """G5: SIGTERM ends the call as an exception that `finally` sees."""
+    box = await start_at(
+        "import time\n"
+        "def main():\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(600)\n"
+        "    finally:\n"
+        "        print('cleaned up')\n"
+    )
+    calling = asyncio.create_task(box.error())
+    async with asyncio.timeout(10):
+        while "ready" not in box.sandbox.output_tails()[0]:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+    began = time.monotonic()
+    await box.sandbox.kill(grace_s=5)
+    assert time.monotonic() - began < 4  # it does not wait for those that end by themselves
+    assert "cancelled" == (await calling)["type"]
+    assert "cleaned up" in box.sandbox.output_tails()[0]
+
+
+async def test_a_flood_of_forged_lines_ends_the_sandbox_and_not_its_neighbour(
+    start_at: StartAt,
+) -> None:
+    """B99: past what the agent itself would tell, the channel is not listened to."""
+    box = await start_at(
+        "import os, struct, time\n"
+        "def main():\n"
+        '    body = b\'{"op":"log","s":1}\'\n'
+        "    frame = struct.pack('!II', len(body), 0) + body\n"
+        "    for number in range(200, 210):\n"
+        "        try:\n"
+        "            while True: os.write(number, frame * 500)\n"
+        "        except OSError:\n"
+        "            pass\n"
+        "    time.sleep(600)\n"
+    )
+    neighbour = await start_at("def main(x):\n    return x\n", x=INT)
+    with pytest.raises(SandboxDied, match="told more than allowed"):
+        await box.call()
+    assert 3 == await neighbour.value(x="3")
+
+
+async def test_a_million_files_meet_the_end_of_the_sandboxs_own_room(start_at: StartAt) -> None:
+    """B100, X37: many files and a sparse one; the neighbour writes on."""
+    limits = Limits(temporary_bytes=4 << 20, memory_bytes=64 << 20)
+    box = await start_at(
+        "import os\n"
+        "def main():\n"
+        "    own = os.environ['TMPDIR']\n"
+        "    with open(own + '/sparse', 'wb') as file:\n"
+        "        try: os.truncate(file.fileno(), 1 << 40)\n"
+        "        except OSError: pass\n"
+        "    try:\n"
+        "        for at in range(1_000_000):\n"
+        "            with open('%s/%d' % (own, at), 'wb') as file: file.write(b'x' * 4096)\n"
+        "            if at > 20_000: return 'no end'\n"
+        "    except OSError as problem:\n"
+        "        return 'full'\n",
+        limits=limits,
+    )
+    neighbour = await start_at(
+        "import os\ndef main():\n"
+        "    with open(os.environ['TMPDIR'] + '/mine', 'w') as file: return file.write('x')\n"
+    )
+    try:
+        ended = await box.value()
+    except SandboxDied as died:
+        ended = "full" if died.oom else str(died)
+    assert 1 == await neighbour.value()
+    if isinstance(box.sandbox, SandboxProcess) and box.sandbox.tier is Tier.T2:
+        assert "full" == ended
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return True
+    return state in "ZX"

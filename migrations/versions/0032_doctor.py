@@ -9,7 +9,7 @@ from __future__ import annotations
 from migrations.sql import run
 
 revision = "0032"
-down_revision = "0030"
+down_revision = "0031"
 
 # What opens doors, and what was kept of calls: no question is about it.
 _HIDDEN = (

@@ -35,13 +35,18 @@ class Cache:
         self._clock = clock
         self._closed_until = 0.0
         self._pause_s = 0.0
+        self._hits = self._misses = 0
 
     async def get(self, key: str) -> bytes | None:
         """Return the value, or None when there is none or nobody to ask."""
-        if self._redis is None or self._resting():
-            return None
-        value = await self._ask(self._redis.get(key))
-        return value if isinstance(value, bytes) else None
+        value = None
+        if self._redis is not None and not self._resting():
+            value = await self._ask(self._redis.get(key))
+        if isinstance(value, bytes):
+            self._hits += 1
+            return value
+        self._misses += 1
+        return None
 
     async def set(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keep a value for a while, if possible."""
@@ -52,6 +57,10 @@ class Cache:
         """Forget a value, if possible; what must not be stale needs a short time to live too."""
         if self._redis is not None and not self._resting():
             await self._ask(self._redis.delete(key))
+
+    def asked(self) -> tuple[int, int]:
+        """Tell how often there was a value, and how often there was none or nobody to ask."""
+        return self._hits, self._misses
 
     async def close(self) -> None:
         """Close the connections."""

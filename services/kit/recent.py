@@ -51,6 +51,7 @@ class Recent(Generic[K, V]):
         self._weight_max = weight_max
         self._clock = clock
         self._weight = 0
+        self._hits = self._misses = 0
         self._kept: OrderedDict[tuple[UUID, K], _Entry[V]] = OrderedDict()
         self._loading: dict[tuple[UUID, K], asyncio.Task[V]] = {}
         # The keys of each tenant, kept or being loaded: to forget one tenant costs what it has.
@@ -62,7 +63,9 @@ class Recent(Generic[K, V]):
         entry = self._kept.get(whole)
         if entry is not None and entry.until > self._clock():
             self._kept.move_to_end(whole)
+            self._hits += 1
             return entry.value
+        self._misses += 1
         task = self._loading.get(whole)
         if task is None:
             # From before the question: its answer is no younger.
@@ -74,6 +77,10 @@ class Recent(Generic[K, V]):
             task.add_done_callback(lambda done: self._loaded(whole, done))
         # Shielded: the one who asked first may go away while others wait for the answer.
         return await asyncio.shield(task)
+
+    def asked(self) -> tuple[int, int]:
+        """Tell how often an answer was known, and how often it had to be loaded."""
+        return self._hits, self._misses
 
     def forget(self, tenant_id: UUID) -> None:
         """Forget all of a tenant, and what is being loaded for it."""

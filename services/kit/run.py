@@ -22,8 +22,11 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from services.kit import env as settings
 from services.kit import log as logging
 from services.kit import page
+from services.kit.figures import Figures
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.server import BoundServer, Listener, Servicer, open_server
+from services.kit.rpc.tally import Calls
+from services.kit.scrape import address_of, scraped
 
 log = structlog.get_logger()
 
@@ -52,6 +55,8 @@ class App:
     internal_servicers: Sequence[Servicer] = ()
     # Each runs until its event is set; one that raises takes the process down.
     loops: Sequence[Loop] = ()
+    # What it tells of itself to whoever scrapes it.
+    figures: Sequence[Figures] = ()
     # Called once after health says NOT_SERVING and before calls are ended; bounded by 25 s.
     on_drain: Callable[[], Awaitable[None]] | None = None
     # Called last, when no call and no loop runs any more.
@@ -125,6 +130,8 @@ async def _serve(
 ) -> None:
     probe = health.aio.HealthServicer()
     await probe.set("", HealthCheckResponse.NOT_SERVING)
+    metrics_address = address_of(env, name)
+    calls = None if metrics_address is None else Calls()
     servers: list[BoundServer] = []
     pairs = [(app.listener, app.servicers)]
     if app.internal_listener is not None:
@@ -136,9 +143,11 @@ async def _serve(
             authenticator=app.authenticator,
             health_servicer=probe,
             with_reflection=settings.flag(env, "QFLOW_REFLECTION", default=True),
+            calls=calls,
         )
         servers.append(server)
-    async with asyncio.TaskGroup() as tasks:
+    told = [*app.figures, *([calls.figures] if calls else [])]
+    async with scraped(metrics_address, told) as metrics, asyncio.TaskGroup() as tasks:
         for loop in app.loops:
             tasks.create_task(_run_loop(loop, stop))
         try:
@@ -149,6 +158,7 @@ async def _serve(
             log.info(
                 "service_started",
                 addresses=[server.address for server in servers],
+                metrics=metrics,
                 pid=os.getpid(),
                 start_ms=round((time.monotonic() - started) * 1000),
             )

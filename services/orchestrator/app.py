@@ -33,6 +33,7 @@ from qflow.orchestrator.v1.trigger_service_pb2_grpc import add_TriggerServiceSer
 
 from services.kit.env import EnvError
 from services.kit.errors import QflowError, Unavailable
+from services.kit.figures import caches, pools
 from services.kit.listen import listen
 from services.kit.pg import open_pool, prepare_connection
 from services.kit.rpc.auth import Authenticator
@@ -71,6 +72,7 @@ from services.orchestrator.usecases.balance import begin, hand_over
 from services.orchestrator.usecases.controls import Controls
 from services.orchestrator.usecases.event_courier import Courier
 from services.orchestrator.usecases.event_subscriptions import Subscribing
+from services.orchestrator.usecases.figures import figures_of
 from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.limits import LimitKeeper
 from services.orchestrator.usecases.plans import Plans
@@ -197,6 +199,11 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 ),
                 partial(_until_fenced, partial(keep_limits, engine, engine_pool)),
                 partial(keep_cache, engine, engine_pool),
+            ],
+            figures=[
+                partial(figures_of, engine),
+                pools({"api": api_pool, "engine": engine_pool}),
+                caches({"tokens": authenticator.asked}),
             ],
             on_drain=partial(_drain, engine, writing),
         )

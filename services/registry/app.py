@@ -24,6 +24,7 @@ from qflow.registry.v1 import (
 )
 
 from services.kit.cache import Cache
+from services.kit.figures import caches, pools
 from services.kit.pg import Pool, open_pool
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.channel import open_channel
@@ -97,12 +98,15 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             session_lifetime=settings.session_lifetime,
             forget=authenticator.forget,
         )
-        cache = None
+        redis = cache = None
         if settings.redis_url is not None:
             redis = Cache(settings.redis_url)
             stack.push_async_callback(redis.close)
             cache = DefinitionCache(redis, settings.service_token)
         reading, answers = Reading(pool, cache), recent_answers()
+        asked = {"tokens": authenticator.asked, "answers": answers.asked}
+        if redis is not None:
+            asked["definitions"] = redis.asked
         servicers: list[Servicer] = [
             (
                 session_service_pb2_grpc.add_SessionServiceServicer_to_server,
@@ -154,6 +158,10 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             authenticator=authenticator,
             servicers=[forgetting(each, answers) for each in servicers],
             loops=[partial(make_locks, locks)],
+            figures=[
+                pools({"api": pool, "auth": auth_pool, "engine": engine_pool}),
+                caches(asked),
+            ],
         )
 
 

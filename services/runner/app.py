@@ -29,6 +29,7 @@ from qflow.runner.v1.upload_service_pb2_grpc import add_UploadServiceServicer_to
 from qflow.runner.v1.wheel_service_pb2_grpc import add_WheelServiceServicer_to_server
 
 from services.kit.env import EnvError
+from services.kit.figures import caches, pools
 from services.kit.pg import Pool, open_pool
 from services.kit.pythons import find_pythons
 from services.kit.rpc.auth import Authenticator
@@ -72,6 +73,7 @@ from services.runner.usecases.container_rows import ContainerRows
 from services.runner.usecases.desk import Desk
 from services.runner.usecases.environment_room import Room, RoomLimits
 from services.runner.usecases.environments import Environments
+from services.runner.usecases.figures import figures_of
 from services.runner.usecases.inputs import StoredInputs
 from services.runner.usecases.interpreters import InterpreterPool
 from services.runner.usecases.membership import Membership, Offer
@@ -224,6 +226,7 @@ async def _runner(
         root_certificates=settings.root_certificates,
         on_refused=membership.doubt,
     )
+    authenticator = Authenticator(api_pool)
     await membership.begin()
     usual = interpreters.get(_USUAL_PYTHON) or next(reversed(interpreters.values()))
     spares.want(Shape(usual, None, Limits()))
@@ -246,7 +249,7 @@ async def _runner(
     try:
         yield App(
             listener=listener(env, "runner", "127.0.0.1:7103"),
-            authenticator=Authenticator(api_pool),
+            authenticator=authenticator,
             servicers=[
                 (add_EnvironmentServiceServicer_to_server, EnvironmentServicer(shown)),
                 (
@@ -258,6 +261,11 @@ async def _runner(
                 (add_LogServiceServicer_to_server, LogServicer(api_pool, logs)),
                 (add_WheelServiceServicer_to_server, WheelServicer(wheels)),
                 (add_PackageRuleServiceServicer_to_server, PackageRuleServicer(api_pool)),
+            ],
+            figures=[
+                partial(figures_of, desk, pool, environments, slots=settings.slots),
+                pools({"api": api_pool, "engine": engine_pool}),
+                caches({"tokens": authenticator.asked}),
             ],
             loops=[
                 partial(streams.hold_all, settings.attach_addresses),

@@ -14,6 +14,7 @@ from services.standalone.process import StandaloneError
 
 SERVICES: Final = ("registry", "orchestrator", "runner", "telemetry")
 _PORT_BASE: Final = 7100
+_METRICS_OFFSET: Final = 10  # of the port on which a service is scraped
 _PORT_MAX: Final = 65535
 
 Ports: TypeAlias = Literal["fixed", "auto"]
@@ -33,6 +34,7 @@ class Addresses:
 
     listen: Mapping[str, str]
     attach: str
+    metrics: Mapping[str, str]  # host:port
 
     def client(self, service: str) -> str:
         """Give the address a client on this machine dials."""
@@ -46,7 +48,10 @@ class Addresses:
     def env(self, service: str) -> dict[str, str]:
         """Give the settings of one service: its own door, and everybody's address."""
         addresses = {f"QFLOW_{name.upper()}_ADDRESS": self.client(name) for name in SERVICES}
-        own = {f"QFLOW_{service.upper()}_LISTEN": self.listen[service]}
+        own = {
+            f"QFLOW_{service.upper()}_LISTEN": self.listen[service],
+            f"QFLOW_{service.upper()}_METRICS_LISTEN": self.metrics[service],
+        }
         if service == "orchestrator":
             own["QFLOW_ORCHESTRATOR_ATTACH_LISTEN"] = self.attach
         return {**addresses, **own, "QFLOW_ORCHESTRATOR_ATTACH_ADDRESS": self.attach}
@@ -58,16 +63,18 @@ class Addresses:
 
 def plan(env: Mapping[str, str], *, ports: Ports, sockets: Path) -> Addresses:
     """Choose an address for each service and prove that it can be had, or say what is wrong."""
-    listen = _free_ports() if ports == "auto" else _fixed_ports(env)
-    for name in SERVICES:
-        given = env.get(f"QFLOW_{name.upper()}_LISTEN")
-        if given:
-            listen[name] = given
-        _check(f"QFLOW_{name.upper()}_LISTEN", listen[name])
+    listen, metrics = _free_ports() if ports == "auto" else _fixed_ports(env)
+    for planned, suffix in ((listen, "LISTEN"), (metrics, "METRICS_LISTEN")):
+        for name in SERVICES:
+            setting = f"QFLOW_{name.upper()}_{suffix}"
+            given = env.get(setting)
+            if given:
+                planned[name] = given
+            _check(setting, planned[name])
     attach = env.get("QFLOW_ORCHESTRATOR_ATTACH_LISTEN") or f"unix:{sockets / 'attach.sock'}"
     if not attach.startswith("unix:"):
         _check("QFLOW_ORCHESTRATOR_ATTACH_LISTEN", attach)
-    return Addresses(listen, attach)
+    return Addresses(listen, attach, metrics)
 
 
 def check_host(setting: str, host: str) -> None:
@@ -82,25 +89,28 @@ def check_host(setting: str, host: str) -> None:
         ) from error
 
 
-def _fixed_ports(env: Mapping[str, str]) -> dict[str, str]:
+def _fixed_ports(env: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     text = env.get("QFLOW_PORT_BASE") or str(_PORT_BASE)
-    if not text.isdecimal() or not 0 < int(text) <= _PORT_MAX - len(SERVICES):
+    base_max = _PORT_MAX - _METRICS_OFFSET - len(SERVICES)
+    if not text.isdecimal() or not 0 < int(text) <= base_max:
         raise StandaloneError(
-            f"QFLOW_PORT_BASE must be a port number up to {_PORT_MAX - len(SERVICES)}, not {text!r}"
+            f"QFLOW_PORT_BASE must be a port number up to {base_max}, not {text!r}"
         )
-    return {name: f"127.0.0.1:{int(text) + at}" for at, name in enumerate(SERVICES, start=1)}
+    listen, metrics = (
+        {name: f"127.0.0.1:{base + at}" for at, name in enumerate(SERVICES, start=1)}
+        for base in (int(text), int(text) + _METRICS_OFFSET)
+    )
+    return listen, metrics
 
 
-def _free_ports() -> dict[str, str]:
+def _free_ports() -> tuple[dict[str, str], dict[str, str]]:
     # All held at once, so that they differ; a service takes its own a moment later.
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in SERVICES]
+        held = [stack.enter_context(socket.socket()) for _ in range(2 * len(SERVICES))]
         for one in held:
             one.bind(("127.0.0.1", 0))
-        return {
-            name: f"127.0.0.1:{one.getsockname()[1]}"
-            for name, one in zip(SERVICES, held, strict=True)
-        }
+        free = iter([f"127.0.0.1:{one.getsockname()[1]}" for one in held])
+        return {name: next(free) for name in SERVICES}, {name: next(free) for name in SERVICES}
 
 
 def _check(setting: str, listen: str) -> None:
@@ -129,7 +139,7 @@ def _cannot_listen(setting: str, listen: str, error: OSError) -> StandaloneError
         return PortTakenError(
             f"port {port} is taken by another program ({setting}={listen}). See which with "
             f"`ss -ltnp sport = :{port}`; choose other ports with QFLOW_PORT_BASE=7200 (gives "
-            "7201 to 7204), or any free ones with `--ports auto`",
+            "7201 to 7204 and 7211 to 7214), or any free ones with `--ports auto`",
             port=port,
         )
     return StandaloneError(f"{setting}: cannot listen on {listen}: {error.strerror}")

@@ -114,6 +114,7 @@ def _status(home: Home) -> int:
         return _NOT_RUNNING
     try:
         endpoints: dict[str, str] = json.loads((home.run / "endpoints.json").read_text())
+        metrics: dict[str, str] = json.loads((home.run / "metrics.json").read_text())
     except (OSError, ValueError):
         _say(f"a suite (process {holder}) is starting or stopping on {home.root}")
         return _FAILED
@@ -126,6 +127,7 @@ def _status(home: Home) -> int:
     _say(f"a suite (process {holder}) runs on {home.root}")
     for name, serves in zip(SERVICES, answers, strict=True):
         _say(f"  {name:<13}{endpoints[name]:<24}{'serving' if serves else 'NOT SERVING'}")
+        _say(f"  {'':<13}http://{metrics[name]}/metrics")
     return 0 if all(answers) else _FAILED
 
 
@@ -150,7 +152,8 @@ def _parser() -> argparse.ArgumentParser:
         "--ports",
         choices=["fixed", "auto"],
         default="fixed",
-        help="fixed: QFLOW_PORT_BASE+1 to +4, by default 7101 to 7104; auto: any free ones",
+        help="fixed: QFLOW_PORT_BASE+1 to +4, by default 7101 to 7104, and metrics 10 above those; "
+        "auto: any free ones",
     )
     commands.add_parser("demo", help="start, run a real workflow, print its result, stop")
     commands.add_parser("status", help="say what runs and whether it serves")

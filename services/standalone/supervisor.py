@@ -103,6 +103,9 @@ class Supervisor:
         write_private(
             self.home.run / "endpoints.json", json.dumps(self.addresses.as_json(), indent=1)
         )
+        write_private(
+            self.home.run / "metrics.json", json.dumps(dict(self.addresses.metrics), indent=1)
+        )
 
     def _start_postgres(self) -> tuple[str, bool]:
         given = self.env.get("QFLOW_DATABASE_URL")
@@ -358,7 +361,7 @@ class Supervisor:
             self._redis.stop()
         if self._postgres is not None:
             self._postgres.stop()
-        for name in ("endpoints.json", "processes.json"):
+        for name in ("endpoints.json", "metrics.json", "processes.json"):
             (self.home.run / name).unlink(missing_ok=True)
 
     async def _unless_hurried(self, drain: Coroutine[Any, Any, None]) -> None:

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
+from qflow.telemetry.v1.analytics_service_pb2_grpc import add_AnalyticsServiceServicer_to_server
 from qflow.telemetry.v1.doctor_service_pb2_grpc import add_DoctorServiceServicer_to_server
 from qflow.telemetry.v1.telemetry_service_pb2_grpc import add_TelemetryServiceServicer_to_server
 
+from services.kit.figures import caches, pools
 from services.kit.pg import open_pool
 from services.kit.rpc.auth import Authenticator
 from services.kit.run import App
@@ -16,10 +18,12 @@ from services.telemetry.gateways.machine import Machine
 from services.telemetry.loops.health import sample_health
 from services.telemetry.loops.metrics import derive_metrics
 from services.telemetry.loops.retention import forget_expired
+from services.telemetry.rpc.analytics import AnalyticsServicer
 from services.telemetry.rpc.doctor import DoctorServicer
 from services.telemetry.rpc.servicer import TelemetryServicer
 from services.telemetry.settings import Settings
 from services.telemetry.usecases.doctor import Doctor
+from services.telemetry.usecases.figures import Work
 
 # Retention deletes in batches that may take longer than any call.
 _MAINT_STATEMENT_TIMEOUT_S = 60.0
@@ -52,16 +56,23 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         size_max=1,
         statement_timeout_s=_DOCTOR_STATEMENT_TIMEOUT_S,
     )
+    authenticator, work = Authenticator(pool), Work()
     async with pool, maint, doctor:
         yield App(
             listener=settings.listener,
-            authenticator=Authenticator(pool),
+            authenticator=authenticator,
             servicers=[
                 (add_TelemetryServiceServicer_to_server, TelemetryServicer(pool)),
+                (add_AnalyticsServiceServicer_to_server, AnalyticsServicer(pool)),
                 (add_DoctorServiceServicer_to_server, DoctorServicer(Doctor(doctor))),
             ],
+            figures=[
+                work.figures,
+                pools({"api": pool, "maint": maint, "doctor": doctor}),
+                caches({"tokens": authenticator.asked}),
+            ],
             loops=[
-                partial(derive_metrics, maint),
+                partial(derive_metrics, maint, work),
                 partial(
                     sample_health,
                     maint,
@@ -73,6 +84,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     maint,
                     keep=settings.keep,
                     interval_s=settings.retention_interval_s,
+                    work=work,
                 ),
             ],
         )

@@ -247,6 +247,8 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     ("ResumeNode", "execution_id"): {"node": "a"},
     ("SkipNode", "execution_id"): {"node": "a"},
     ("SendSignal", "execution_id"): {"name": "go"},
+    ("QueryMetrics", "execution_id"): {"metricName": "a"},
+    ("QueryMetrics", "workflow_id"): {"metricName": "a"},
     ("AnswerApproval", "execution_id"): {"name": "ok"},
     ("BackfillSchedule", "schedule_id"): {
         "startTime": "2026-01-01T00:00:00Z",

@@ -134,12 +134,15 @@ _RUN_BY: Final = {
     "runner.storage.node_logs": "qflow_runner",
     "runner.storage.node_logs._ADD": "qflow_runner_engine",
     "runner.storage.nodes": "qflow_runner_engine",
+    "telemetry.storage.error_groups": "qflow_telemetry",
     "telemetry.storage.errors": "qflow_telemetry",
     "telemetry.storage.health": "qflow_telemetry",
     "telemetry.storage.health._INSERT_SAMPLE": "qflow_telemetry_maint",
+    "telemetry.storage.metric_buckets": "qflow_telemetry",
     "telemetry.storage.metrics": "qflow_telemetry_maint",
     "telemetry.storage.metrics._LIST_METRICS": "qflow_telemetry",
     "telemetry.storage.retention": "qflow_telemetry_maint",
+    "telemetry.storage.statistics": "qflow_telemetry",
 }
 
 

@@ -75,6 +75,8 @@ def test_status_names_every_service_and_whether_it_serves(suite: Suite) -> None:
     for name, address in suite.endpoints.items():
         if name != "attach":
             assert f"{name:<13}{address:<24}serving" in said
+    metrics = json.loads((suite.home.run / "metrics.json").read_text("utf-8"))
+    assert [] == [each for each in metrics.values() if f"http://{each}/metrics" not in said]
 
 
 def test_the_demo_uses_the_suite_that_runs_and_leaves_it_running(suite: Suite) -> None:

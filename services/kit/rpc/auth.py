@@ -59,6 +59,7 @@ class Authenticator:
         self.recheck_s = recheck_s
         self._pool = pool
         self._clock = clock
+        self._hits = self._misses = 0
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._unknown: OrderedDict[str, _Known] = OrderedDict()
         self._asking: dict[str, asyncio.Task[Caller | None]] = {}
@@ -67,12 +68,18 @@ class Authenticator:
         """Return the caller whose token has this digest; `Unauthenticated` when nobody has it."""
         known = self._known.get(digest) or self._unknown.get(digest)
         if known is None or known.until <= self._clock():
+            self._misses += 1
             caller = await self._ask_once(digest)
         else:
+            self._hits += 1
             caller = known.caller
         if caller is None or caller.expires_at <= datetime.now(UTC):
             raise _refused()
         return caller
+
+    def asked(self) -> tuple[int, int]:
+        """Tell how often a token was known, and how often it was asked for."""
+        return self._hits, self._misses
 
     def forget(self, digest: str) -> None:
         """Forget a token at once, in this process: for whoever has just revoked it."""

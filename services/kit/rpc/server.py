@@ -21,6 +21,7 @@ from services.kit.env import EnvError
 from services.kit.rpc import access_log, admission, auth, deadline, errors, reflection, validate
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.call import Call, Context, Handle, Limits, Method
+from services.kit.rpc.tally import Calls
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 _METADATA_BYTES_MAX: Final = 16 * 1024
@@ -82,6 +83,7 @@ async def open_server(
     authenticator: Authenticator,
     health_servicer: health.aio.HealthServicer,
     with_reflection: bool = True,
+    calls: Calls | None = None,
 ) -> BoundServer:
     """Build a server and bind it; it answers once started.
 
@@ -92,7 +94,7 @@ async def open_server(
         options=_options(listener),
         maximum_concurrent_rpcs=listener.concurrent_max * _UNKNOWN_FACTOR,
     )
-    registering: Any = _Registering(server, listener, authenticator)
+    registering: Any = _Registering(server, listener, authenticator, calls)
     for add_to_server, servicer in servicers:
         add_to_server(servicer, registering)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, registering)
@@ -175,14 +177,22 @@ class _Registering:
     """
 
     def __init__(
-        self, server: grpc.aio.Server, listener: Listener, authenticator: Authenticator
+        self,
+        server: grpc.aio.Server,
+        listener: Listener,
+        authenticator: Authenticator,
+        calls: Calls | None,
     ) -> None:
         self.services: list[str] = []
         self.streams = deadline.OpenStreams()
         self._server = server
         self._listener = listener
         self._authenticator = authenticator
+<<<<<<< HEAD
         self._deadlines = deadline.Deadlines()
+=======
+        self._calls = calls
+>>>>>>> s6-metrics
         self._admission = admission.Admission(listener.concurrent_max)
 
     def add_generic_rpc_handlers(self, _handlers: Sequence[Any]) -> None:
@@ -216,6 +226,8 @@ class _Registering:
             handle = self.streams.stage(handle)
         if method.rule is not None:  # probes of health are too many to be worth a line
             handle = access_log.stage(handle)
+            if self._calls is not None:
+                handle = self._calls.stage(handle, method)
         return _as_grpc(errors.stage(handle), method, handler)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -32,7 +33,7 @@ from services.orchestrator.domain.rows import (
     Transition,
 )
 from services.orchestrator.domain.state import ENGINE_ERROR, Failure, Run, Spliced
-from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus
+from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
 from services.orchestrator.engine.ended import Ended
 from services.orchestrator.engine.hub import Change, Hub
 from services.orchestrator.engine.journal import (
@@ -126,6 +127,8 @@ class Engine:
         self._settled.set()
         self._late: list[tuple[UUID, Outcome]] = []  # said meanwhile
         self.recovering = False
+        self.runs_ended: Counter[RunStatus] = Counter()
+        self.recoveries = 0
         self._rebuilt = 0  # how often memory was made anew from the rows
         self._timer: asyncio.TimerHandle | None = None
         self.journal = Journal(
@@ -165,6 +168,7 @@ class Engine:
         runners keep their results until an Ack, and callers are told to repeat.
         """
         self.recovering = True
+        self.recoveries += 1
         delay_s = 0.05
         while True:
             try:
@@ -649,6 +653,7 @@ class Engine:
         elif isinstance(command, Finished):
             run = self.core.forget(command.run_id)
             if run is not None and run.completed_at is not None:
+                self.runs_ended[run.status] += 1
                 self.ended.keep(run, self.now())
         elif isinstance(command, CacheCommand):
             self.cache_kept.append(command)

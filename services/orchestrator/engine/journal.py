@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import structlog
 
 from services.kit import crash
 from services.kit.errors import QflowError
+from services.kit.figures import Distribution
 from services.kit.ids import uuid7
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.engine.crash_points import reach_flush
@@ -36,6 +38,7 @@ _BUSY_ROWS: Final = 32
 _LARGE_ROWS: Final = 256
 _GATHER_S: Final = 0.003
 _RETRIES_MAX: Final = 8
+_TRANSITIONS_BOUNDS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 # Server errors after which the same statement may well succeed: nothing of it was written.
 _TRANSIENT: Final = ("40", "53", "55", "57014")
@@ -104,6 +107,8 @@ class Journal:
         self._marks: dict[UUID, asyncio.Future[None]] = {}  # by the id of an empty transition
         self._last = _EARLIEST
         self.pending_bytes = 0
+        self.flush_s = Distribution()
+        self.flush_transitions = Distribution(_TRANSITIONS_BOUNDS)
 
     def submit(self, transition: Transition) -> None:
         """Queue a transition; its commands go out once it is durable."""
@@ -228,6 +233,7 @@ class Journal:
             self._let_out(Committed(batch, self._last, frozenset()))
             return
         try:
+            began = time.perf_counter()
             committed = await self._flush(batch)
         except asyncpg.PostgresError as error:
             state = error.sqlstate or ""
@@ -237,6 +243,8 @@ class Journal:
                 raise OutcomeUnknownError from error
             await self._take_apart(batch, error)
         else:
+            self.flush_s.note(time.perf_counter() - began)
+            self.flush_transitions.note(len(batch))
             self._let_out(committed)
 
     def _let_out(self, committed: Committed) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 from uuid import UUID
@@ -92,6 +93,7 @@ class Desk:
         self._pace = Pace()
         self._free_slots = asyncio.Semaphore(slots)
         self._settled = asyncio.Event()
+        self.ended: Counter[str] = Counter()  # attempts, by how
 
     # -- what is in hand
 
@@ -303,6 +305,8 @@ class Desk:
     def _over(
         self, attempt: Attempt, outcome: Outcome, file: FileReference | None = None
     ) -> Finished:
+        error = outcome.error
+        self.ended["completed" if error is None else error.type.value] += 1
         return Finished(
             attempt_ref=attempt.request.attempt_ref,
             token=attempt.request.token,

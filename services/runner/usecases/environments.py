@@ -24,6 +24,7 @@ from services.kit.errors import (
     InvalidArgument,
     Unavailable,
 )
+from services.kit.figures import Distribution
 from services.kit.pg import Pool
 from services.kit.pythons import version_key
 from services.runner.domain.environments import (
@@ -56,6 +57,7 @@ _LOCK_WAIT_S: Final = 0.05
 _TRIES: Final = 3
 # An environment without a sandbox is held so long, in case one is just being started.
 _LET_GO_AFTER_S: Final = 60.0
+_BUILD_BOUNDS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 # Told as packages are installed: (package, status, milliseconds since the start).
 Progress = Callable[[Sequence[Package], str, int | None], None]
@@ -118,6 +120,8 @@ class Environments:
         self._building: dict[str, asyncio.Task[Path]] = {}
         self._resolving = asyncio.Semaphore(_RESOLVES_AT_ONCE)
         self._telling: set[asyncio.Task[None]] = set()
+        self.build_s = Distribution(_BUILD_BOUNDS_S)
+        self.builds_failed = 0
         self.stirred = asyncio.Event()  # set when something was built or used
 
     async def resolve(
@@ -201,6 +205,10 @@ class Environments:
             self._building[key] = building
             building.add_done_callback(lambda _: self._building.pop(key, None))
         return await asyncio.shield(building)
+
+    def census(self) -> dict[str, int]:
+        """Count those that are in place and in use, and those that are being built."""
+        return {"held": len(self._held), "building": len(self._building)}
 
     async def let_go(self, in_use: frozenset[str]) -> None:
         """Let those go that no sandbox uses and nobody asked for lately; say what was used."""
@@ -298,11 +306,13 @@ class Environments:
             await self._build(folder, workshop, lock, row)
         except UvError as problem:
             self._room.note_unknown()
+            self.builds_failed += 1
             on(packages, "failed", round((time.monotonic() - began) * 1000))
             with _tolerant("environment_row_delayed"):
                 await environments.failed(self._pool, folder.name, str(problem))
             raise EnvironmentFailed(str(problem), retryable=problem.retryable) from None
         took_ms = round((time.monotonic() - began) * 1000)
+        self.build_s.note(took_ms / 1000)
         log.info("environment_built", key=folder.name, packages=len(packages), took_ms=took_ms)
         on(packages, "completed", took_ms)
         with _tolerant("environment_row_delayed"):

@@ -128,6 +128,15 @@ class InterpreterPool:
         keys |= {need.key.environment_key for need in self._starved}
         return frozenset(keys) | self._spares.environment_keys()
 
+    def census(self) -> dict[str, int]:
+        """Count the interpreters by state, and the calls that have none yet."""
+        return {
+            "idle": len(self._idle),
+            "busy": len(self._alive) - len(self._idle),
+            "starting": self._starting,
+            "waiting": sum(map(len, self._waiting.values())),
+        }
+
     def acquire_idle(self, key: WarmKey) -> Warm | None:
         """Take a waiting interpreter, the most recently used one: its caches are the warmest."""
         kept = self._idle_by_key.get(key)

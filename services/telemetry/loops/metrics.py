@@ -7,6 +7,7 @@ from typing import Final
 
 from services.kit.loops import repeat
 from services.kit.pg import Pool
+from services.telemetry.usecases.figures import Work
 from services.telemetry.usecases.measure import BATCH_MAX, LATE, RECENT, measure_finished
 
 _BUSY_S: Final = 1.0
@@ -16,7 +17,7 @@ _IDLE_MAX_S: Final = 8.0
 _LATE_EVERY_S: Final = 30.0
 
 
-async def derive_metrics(pool: Pool, stop: asyncio.Event) -> None:
+async def derive_metrics(pool: Pool, work: Work, stop: asyncio.Event) -> None:
     """Look for finished runs: each second while there are some, ever more seldom while not."""
     wait_s = _BUSY_S
     late_at = 0.0
@@ -26,6 +27,7 @@ async def derive_metrics(pool: Pool, stop: asyncio.Event) -> None:
         now = asyncio.get_running_loop().time()
         late = now >= late_at
         measured = await measure_finished(pool, again=LATE if late else RECENT)
+        work.measured += measured
         if late and measured < BATCH_MAX:
             late_at = now + _LATE_EVERY_S
         if measured == BATCH_MAX:

@@ -13,6 +13,7 @@ from services.kit.errors import Unavailable
 from services.kit.pg import LINK_FAULTS, Pool, facts_of, transaction, translate
 from services.telemetry.domain.retention import BATCH_MIN, RULES, Rule, smaller
 from services.telemetry.storage import retention
+from services.telemetry.usecases.figures import Work
 
 log = structlog.get_logger()
 
@@ -23,7 +24,11 @@ _BREATH_S: Final = 0.02
 
 
 async def forget_all(
-    pool: Pool, *, keep: Mapping[str, timedelta], batches_max: int = BATCHES_MAX
+    pool: Pool,
+    *,
+    keep: Mapping[str, timedelta],
+    batches_max: int = BATCHES_MAX,
+    work: Work | None = None,
 ) -> Mapping[str, int]:
     """Remove all rows that are due; gives the number removed of each kind that had any.
 
@@ -47,6 +52,8 @@ async def forget_all(
             continue
         if rows:
             removed[rule.subject] = rows
+            if work is not None:
+                work.forgot(rule.subject, rows)
             log.info("records_forgotten", subject=rule.subject, rows=rows)
         if not is_done:
             log.warning("retention_incomplete", subject=rule.subject, rows=rows)

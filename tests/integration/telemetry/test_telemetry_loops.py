@@ -16,6 +16,7 @@ from services.kit.loops import pause, repeat
 from services.kit.pg import Pool
 from services.telemetry.domain.retention import RULES
 from services.telemetry.loops.metrics import derive_metrics
+from services.telemetry.usecases.figures import Work
 from services.telemetry.usecases.measure import READER, measure_finished
 from services.telemetry.usecases.retain import forget_all
 from tests import factories
@@ -199,7 +200,7 @@ async def test_a_mistake_of_ours_ends_the_loop_loudly() -> None:
 
 async def test_a_waiting_loop_stops_at_once(maint: Pool) -> None:
     stop = asyncio.Event()
-    loop = asyncio.create_task(derive_metrics(maint, stop))
+    loop = asyncio.create_task(derive_metrics(maint, Work(), stop))
     stop.set()
     async with asyncio.timeout(2):
         await loop

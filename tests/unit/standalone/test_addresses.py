@@ -20,11 +20,17 @@ def test_ports_follow_the_base_in_the_order_of_the_services() -> None:
         "telemetry": "127.0.0.1:42104",
     }
     assert planned.attach == "unix:/tmp/s/attach.sock"
+    assert planned.metrics == {
+        "registry": "127.0.0.1:42111",
+        "orchestrator": "127.0.0.1:42112",
+        "runner": "127.0.0.1:42113",
+        "telemetry": "127.0.0.1:42114",
+    }
 
 
-def test_automatic_ports_are_four_different_free_ones() -> None:
+def test_automatic_ports_are_different_free_ones() -> None:
     planned = addresses.plan({}, ports="auto", sockets=SOCKETS)
-    assert len(set(planned.listen.values())) == 4
+    assert len({*planned.listen.values(), *planned.metrics.values()}) == 8
 
 
 def test_a_client_reaches_a_service_that_listens_everywhere_by_loopback() -> None:
@@ -38,7 +44,10 @@ def test_a_client_reaches_a_service_that_listens_everywhere_by_loopback() -> Non
 
 def test_a_service_is_told_its_own_door_only() -> None:
     env = addresses.plan({}, ports="auto", sockets=SOCKETS).env("runner")
-    assert [name for name in env if name.endswith("_LISTEN")] == ["QFLOW_RUNNER_LISTEN"]
+    assert [name for name in env if name.endswith("_LISTEN")] == [
+        "QFLOW_RUNNER_LISTEN",
+        "QFLOW_RUNNER_METRICS_LISTEN",
+    ]
 
 
 def test_a_taken_port_is_named_with_the_setting_that_moves_it() -> None:

@@ -188,11 +188,8 @@ class _Registering:
         self._server = server
         self._listener = listener
         self._authenticator = authenticator
-<<<<<<< HEAD
         self._deadlines = deadline.Deadlines()
-=======
         self._calls = calls
->>>>>>> s6-metrics
         self._admission = admission.Admission(listener.concurrent_max)
 
     def add_generic_rpc_handlers(self, _handlers: Sequence[Any]) -> None:

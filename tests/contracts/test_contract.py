@@ -176,7 +176,8 @@ def test_every_id_of_another_resource_in_a_request_has_its_rule(
             for path, field in _fields(messages, method.input_type)
             if re.fullmatch(
                 r".*(node|workflow|execution|file|tag|template|user|session|service_token"
-                r"|custom_type|schedule|backfill|subscription|delivery|trigger|upload)_ids?",
+                r"|custom_type|schedule|backfill|subscription|delivery|trigger|upload"
+                r"|environment|wheel)_ids?",
                 field.name,
             )
         }

@@ -286,6 +286,8 @@ class Environments:
     async def _build_in_turn(self, folder: Path, lock: str, row: BuildRow, on: Progress) -> None:
         # The tenant's builds take turns: what its cache grows by is then this one's doing.
         workshop = folder.parent / BUILD
+        # Before its turn: in it the tenant's own cache is in use, and cannot make room.
+        await self._room.enough()
         async with _folder_lock(workshop / LOCK):
             if folder.is_dir():  # noqa: ASYNC240 - one look
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.runner.domain.eviction import Kept, to_remove, total_bytes
@@ -46,6 +46,7 @@ def test_a_cache_that_shares_all_it_has_stays_until_its_environment_goes() -> No
     assert 20 == total_bytes(found)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.builds(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from migrations.sql import run
 
 revision = "0028"
-down_revision = "0026"
+down_revision = "0027"
 
 _UP = (
     """

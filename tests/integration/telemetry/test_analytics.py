@@ -78,7 +78,7 @@ async def test_a_metric_can_be_asked_of_one_run_or_one_workflow(
         recorded(sql, run, {1: value})
     stub = analytics(telemetry, runs.owner)
 
-    async def summed(**which: str) -> list[float]:
+    async def summed(**which: Any) -> list[float]:
         request = pb.QueryMetricsRequest(metric_name="m", start_time=at(0), end_time=at(9), **which)
         return [each.sum for each in (await stub.QueryMetrics(request)).buckets]
 
@@ -191,7 +191,7 @@ async def test_errors_are_grouped_by_what_they_have_in_common(
             (kind, message, runs.owner.id, START + timedelta(seconds=second), execution, node),
         )
     stub = analytics(telemetry, runs.owner)
-    asked = {"start_time": at(0), "end_time": at(60)}
+    asked: dict[str, Any] = {"start_time": at(0), "end_time": at(60)}
     answer = await stub.ListErrorGroups(pb.ListErrorGroupsRequest(**asked))
     assert [("user_error", "n0", 3, 2), ("timeout", "n0", 1, 1), ("user_error", "n1", 1, 1)] == [
         (each.error_type, each.node_id, each.count, each.execution_count) for each in answer.groups
@@ -221,8 +221,13 @@ async def test_another_tenant_is_told_nothing(
     )
     own = analytics(telemetry, runs.owner)
     foreign = analytics(telemetry, factories.user(sql, role="admin"))
-    metric = {"metric_name": "m", "start_time": at(0), "end_time": at(9)}
-    for which in ({}, {"execution_id": str(run)}, {"workflow_id": str(runs.workflow_id)}):
+    metric: dict[str, Any] = {"metric_name": "m", "start_time": at(0), "end_time": at(9)}
+    whose: list[dict[str, Any]] = [
+        {},
+        {"execution_id": str(run)},
+        {"workflow_id": str(runs.workflow_id)},
+    ]
+    for which in whose:
         query = pb.QueryMetricsRequest(**metric, **which)
         assert 1 == len((await own.QueryMetrics(query)).buckets)
         assert pb.QueryMetricsResponse() == await foreign.QueryMetrics(query)

@@ -17,12 +17,16 @@ import psutil
 
 from bench import create_node as creating
 from bench import floors
+from bench.costs import costs, spent
 from bench.definitions import check_workflow, get_workflow
 from bench.environments import known_environment, new_environment
 from bench.figures import figure as _figure
 from bench.flow import ONE, OTHER, SUM, Flow, running
 from bench.lists import list_nodes, search_nodes
+from bench.sandboxes import cold_docker, cold_sandbox, fork, warm_docker, warm_over_bare
+from bench.scale import fan, large_map, load
 from bench.simulated import simulation
+from bench.unary import unary
 from bench.values import file_gigabyte, numpy_edge
 
 Bench = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
@@ -48,15 +52,15 @@ async def chain() -> dict[str, Any]:
         floor = await floors.node_ms(flow.suite.database_url)
         for _ in range(3):
             await flow.run(workflow_id, 0)
-        before, spans = await flow.spent(), []
+        before, spans = await spent(flow), []
         for number in range(_ROUNDS):
             begin = time.perf_counter()
             result = await flow.run(workflow_id, number)
             spans.append((time.perf_counter() - begin) * 1000 / _CHAIN_NODES)
             assert result == number + _CHAIN_NODES, result
-        costs = await _costs(flow, before, _ROUNDS * _CHAIN_NODES)
+        told = await costs(flow, before, _ROUNDS * _CHAIN_NODES)
     total = sum(floor.values())
-    return _figure(spans, "ms/node", "lower", target=6 * total, floor=total) | floor | costs
+    return _figure(spans, "ms/node", "lower", target=6 * total, floor=total) | floor | told
 
 
 async def many() -> dict[str, Any]:
@@ -70,10 +74,10 @@ async def many() -> dict[str, Any]:
         floor = await floors.transactions_per_s(flow.suite.database_url)
         for _ in range(2):
             await _diamonds(flow, workflow_id)
-        before = await flow.spent()
+        before = await spent(flow)
         rates = [await _diamonds(flow, workflow_id) for _ in range(_ROUNDS)]
-        costs = await _costs(flow, before, _ROUNDS * _DIAMONDS * _DIAMOND_NODES)
-    return _figure(rates, "nodes/s", "higher", target=1.1 * floor, floor=floor) | costs
+        told = await costs(flow, before, _ROUNDS * _DIAMONDS * _DIAMOND_NODES)
+    return _figure(rates, "nodes/s", "higher", target=1.1 * floor, floor=floor) | told
 
 
 async def _diamonds(flow: Flow, workflow_id: str) -> float:
@@ -94,17 +98,17 @@ async def hello() -> dict[str, Any]:
         floor = await floors.node_ms(flow.suite.database_url)
         for _ in range(20):
             await flow.run(workflow_id, 0)
-        before, spans = await flow.spent(), []
+        before, spans = await spent(flow), []
         for number in range(_HELLOS):
             begin = time.perf_counter()
             assert await flow.run(workflow_id, number) == number + 1
             spans.append((time.perf_counter() - begin) * 1000)
-        costs = await _costs(flow, before, _HELLOS, sandboxes=1)
+        told = await costs(flow, before, _HELLOS, sandboxes=1)
     # Two commits stand on its way, the start's and the end's; the target is the finished engine's.
     total = sum(floor.values()) + floor["commit_ms"]
     p99 = sorted(spans)[int(len(spans) * 0.99)]
     figure = _figure(spans, "ms", "lower", target=_HELLO_TARGET_MS, floor=total)
-    return figure | {"p99": round(p99, 3)} | floor | costs
+    return figure | {"p99": round(p99, 3)} | floor | told
 
 
 async def idle() -> dict[str, Any]:
@@ -168,20 +172,6 @@ def _run(command: list[str], folder: Path) -> None:
     subprocess.run(command, cwd=folder, env=inherited, check=True, stdout=sys.stderr)
 
 
-async def _costs(
-    flow: Flow, before: tuple[int, int], nodes: int, *, sandboxes: int = 2
-) -> dict[str, Any]:
-    commits, wal_bytes = await flow.spent()
-    tiers = flow.sandboxes()
-    assert sum(tiers.values()) >= sandboxes, tiers
-    return {
-        "tier": tiers,
-        "durability": "strict",
-        "commits_per_node": round((commits - before[0]) / nodes, 4),
-        "wal_bytes_per_node": round((wal_bytes - before[1]) / nodes),
-    }
-
-
 def _processes(flow: Flow) -> list[psutil.Process]:
     root = psutil.Process(flow.suite.supervisor_pid)
     return [root, *root.children(recursive=True)]
@@ -202,6 +192,9 @@ def _largest(by_name: Mapping[str, float]) -> dict[str, float]:
 BENCHES: Final[Mapping[str, Bench]] = {
     "chain": chain,
     "many": many,
+    "fan": fan,
+    "load": load,
+    "large_map": large_map,
     "hello": hello,
     "idle": idle,
     "idle_memory": idle_memory,
@@ -216,4 +209,10 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "new_environment": new_environment,
     "numpy_edge": numpy_edge,
     "file_gigabyte": file_gigabyte,
+    "warm_over_bare": warm_over_bare,
+    "fork": fork,
+    "cold_sandbox": cold_sandbox,
+    "warm_docker": warm_docker,
+    "cold_docker": cold_docker,
+    "unary": unary,
 }

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -55,10 +56,24 @@ class Flow:
         )
         return answer.node.id
 
-    async def workflow(self, places: Mapping[str, str], edges: Sequence[Edge], output: str) -> str:
-        """Create an active workflow of integer nodes; returns its id."""
+    async def workflow(
+        self,
+        places: Mapping[str, str],
+        edges: Sequence[Edge],
+        output: str,
+        *,
+        mapped: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
+        """Create an active workflow of nodes; returns its id.
+
+        `mapped` says of places that run once for each element which input takes it.
+        """
+        nodes = [workflow_pb2.WorkflowNode(id=at, node_id=node) for at, node in places.items()]
+        for node in nodes:
+            if node.id in mapped:
+                node.for_each.input = mapped[node.id]
         definition = workflow_pb2.WorkflowDefinition(
-            nodes=[workflow_pb2.WorkflowNode(id=at, node_id=node) for at, node in places.items()],
+            nodes=nodes,
             connections=[
                 workflow_pb2.Connection(
                     source_node=source,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -11,12 +11,12 @@ import psutil
 from tests.support.suite import Suite
 
 
-def spent_s(suite: Suite) -> Counter[str]:
+def spent_s(suite: Suite) -> dict[str, float]:
     """Give the seconds that each part has taken so far, those of its children that ended included.
 
     What runs below the runner is `sandboxes`, and what measures is `driver`.
     """
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = defaultdict(float)
     _add(spent, psutil.Process(), "driver", "")
     for name, mark in suite.marks().items():
         with suppress(psutil.NoSuchProcess):
@@ -28,7 +28,7 @@ def spent_s(suite: Suite) -> Counter[str]:
     return spent
 
 
-def _add(spent: Counter[str], process: psutil.Process, name: str, below: str) -> None:
+def _add(spent: dict[str, float], process: psutil.Process, name: str, below: str) -> None:
     with suppress(psutil.NoSuchProcess):
         times = process.cpu_times()
         spent[name] += times.user + times.system
@@ -42,5 +42,5 @@ def per_node_ms(
     """Give milliseconds per node by part, the largest first, and in all."""
     parts = {name: (after[name] - before.get(name, 0.0)) * 1000 / nodes for name in after}
     by_size = sorted(parts.items(), key=lambda part: -part[1])
-    told = {name: round(ms, 3) for name, ms in by_size if ms >= 0.0005}  # shown
+    told = {name: round(ms, 3) for name, ms in by_size if ms >= 0.0005}
     return {"all": round(sum(parts.values()), 3)} | told

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import logging
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import IO, Final
+from typing import BinaryIO, Final
 
 import orjson
 import structlog
@@ -20,6 +22,9 @@ _LEVELS: Final[Mapping[str, int]] = {
 }
 
 
+FLUSH_S: Final = 0.05
+_LINE: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
+
 # What every line within a call carries: one variable for all, since each costs a copy per call.
 CALL_FIELDS: Final[ContextVar[Mapping[str, str]]] = ContextVar("qflow_call_fields")
 
@@ -27,28 +32,44 @@ CALL_FIELDS: Final[ContextVar[Mapping[str, str]]] = ContextVar("qflow_call_field
 class _Lines:
     """Where JSON lines go, once `configure` has decided that they do."""
 
-    out: IO[bytes] | None = None
+    out: BinaryIO | None = None
     processors: object = None
     service = ""
     threshold = 0
+    # The loop that will flush what is written.
+    flushed_by: asyncio.AbstractEventLoop | None = None
 
 
-def write_line(level: str, event: str, fields: Mapping[str, object]) -> None:
+def write_line(level: str, event: str, **fields: object) -> None:
     """Log a line that comes with every call: as a logger would, without its stages.
 
-    They cost more than everything else that such a line stands for.
+    They cost more than everything else that such a line stands for. It is on its way within
+    `FLUSH_S`, or together with the next line of a logger; what is killed may take it along.
     """
+    out = _Lines.out
     configured = structlog.get_config()["processors"] is _Lines.processors
-    if _Lines.out is None or not configured:
+    if out is None or not configured:
         structlog.get_logger().log(_LEVELS[level], event, **fields)
         return
     if _LEVELS[level] < _Lines.threshold:
         return
-    timestamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    line = {"service": _Lines.service, **fields, "event": event}
-    line |= {"level": level, "timestamp": timestamp}
-    _Lines.out.write(orjson.dumps(line, default=str) + b"\n")
-    _Lines.out.flush()
+    fields |= {"event": event, "level": level, "timestamp": datetime.now(UTC)}
+    line = orjson.dumps({"service": _Lines.service} | fields, default=str, option=_LINE)
+    out.write(line)
+    _flush_soon(out)
+
+
+def _flush_soon(out: BinaryIO) -> None:
+    loop = asyncio.get_running_loop()
+    if _Lines.flushed_by is loop:
+        return
+    _Lines.flushed_by = loop
+    loop.call_later(FLUSH_S, _flush, out)
+
+
+def _flush(out: BinaryIO) -> None:
+    _Lines.flushed_by = None
+    out.flush()
 
 
 def configure(service: str, *, level: str = "info") -> None:
@@ -68,8 +89,8 @@ def configure(service: str, *, level: str = "info") -> None:
         factory: structlog.typing.Processor | object = structlog.WriteLoggerFactory(sys.stdout)
     else:
         tail = [structlog.processors.format_exc_info, _to_json]
-        factory = structlog.BytesLoggerFactory(sys.stdout.buffer)
-        _Lines.out = sys.stdout.buffer
+        _Lines.out = out = _buffered(sys.stdout.buffer)
+        factory = structlog.BytesLoggerFactory(out)
     _Lines.service, _Lines.threshold = service, threshold
     _Lines.processors = processors = [*shared, *tail]
     structlog.configure(
@@ -80,6 +101,12 @@ def configure(service: str, *, level: str = "info") -> None:
     )
     structlog.contextvars.bind_contextvars(service=service)
     _adopt_standard_loggers(threshold)
+
+
+def _buffered(out: BinaryIO) -> BinaryIO:
+    """Collect lines where Python was told not to (PYTHONUNBUFFERED): they are flushed in time."""
+    raw = isinstance(out, io.RawIOBase)
+    return open(out.fileno(), "wb", closefd=False) if raw else out
 
 
 def _merge_call_fields(

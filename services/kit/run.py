@@ -113,7 +113,7 @@ async def _run(name: str, build: Build, env: Mapping[str, str]) -> int:
         _on_signals(stop.set)
         if app.close is not None:
             stack.push_async_callback(app.close)
-        _settle_garbage()
+        settle_garbage()
         await _serve(name, app, stop, env, started)
     except BaseExceptionGroup as group:
         raise _cause(group) from None
@@ -199,7 +199,7 @@ async def _close(stack: AsyncExitStack) -> None:
         log.warning("close_timed_out")
 
 
-def _settle_garbage() -> None:
+def settle_garbage() -> None:
     """Keep what a service was built of out of every later collection, and collect less often."""
     gc.collect()
     gc.freeze()

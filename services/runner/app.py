@@ -34,6 +34,7 @@ from services.kit.pg import Pool, open_pool
 from services.kit.pythons import find_pythons
 from services.kit.rpc.auth import Authenticator
 from services.kit.run import App, listener
+from services.runner.domain.frames import Machine
 from services.runner.domain.limits import Limits, ProbeCheck, Tier, meets
 from services.runner.gateways.docker.host import DockerHost, DockerMissing, DockerSettings
 from services.runner.gateways.file_port import FileBytes
@@ -195,20 +196,27 @@ async def _runner(
         carried=CarriedFiles(store, engine_pool),
         grace_s=settings.grace_s,
     )
+    refusal = _refusal(settings, proven.tier)
     desk = Desk(
         attempts,
         membership,
         slots=settings.slots,
         store=Outputs(store, engine_pool).save,
         pythons=pythons,
-        refuse=_refusal(settings, proven.tier),
+        refuse=refusal,
     )
     greet = greeting_of(
         desk,
         lambda: membership.incarnation,
         slots=settings.slots,
-        tiers=(proven.tier,),
+        tiers=() if refusal else (proven.tier,),
         pythons=pythons,
+        machine=Machine(
+            labels=settings.labels,
+            cpus=os.cpu_count() or 1,
+            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            gpus=settings.gpus,
+        ),
     )
     streams = Streams(
         desk,
@@ -341,6 +349,8 @@ async def _prove(
         )
         if proven.tier is not Tier.T0:
             break
+    if docker is not None and host is not docker:
+        await docker.close()
     if not meets(proven.tier, Tier.T2):
         log.warning("sandbox_weak", tier=proven.tier.value, wants="namespaces and control groups")
     return host, Probe(proven.tier, [*missing, *proven.checks])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,10 @@ _SANDBOXES_PER_SLOT: Final = 4
 LEDGER: Final = "/ledger"
 _GIB: Final = 1024**3
 _BYTES_HIGH: Final = 2**60
+_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+_LABEL_CHARS_MAX: Final = 63
+_LABELS_MAX: Final = 64
+_DEVICES: Final = Path("/dev")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,8 @@ class Settings:
     docker_runtime: str
     docker_cpus: int
     grace_s: float
+    labels: Mapping[str, str]
+    gpus: int
     test_bind: Path | None
     environments_bytes_max: int
     disk_free_bytes_min: int
@@ -109,6 +116,8 @@ class Settings:
             docker_runtime=read.text(env, "QFLOW_DOCKER_RUNTIME", ""),
             docker_cpus=read.integer(env, "QFLOW_DOCKER_CPUS", 1, low=1, high=1024),
             grace_s=read.seconds(env, "QFLOW_RUNNER_GRACE_S", 1.0, high=5.0),
+            labels=_labels(env),
+            gpus=read.integer(env, "QFLOW_RUNNER_GPUS", len(list(_DEVICES.glob("nvidia[0-9]*")))),
             test_bind=_test_bind(env),
             environments_bytes_max=read.integer(
                 env, "QFLOW_ENVIRONMENTS_BYTES_MAX", 20 * _GIB, low=0, high=_BYTES_HIGH
@@ -136,6 +145,23 @@ class Settings:
             files_endpoint=read.text(env, "QFLOW_FILES_S3_ENDPOINT", ""),
             files_region=read.text(env, "QFLOW_FILES_S3_REGION", ""),
         )
+
+
+def _labels(env: Mapping[str, str]) -> Mapping[str, str]:
+    labels: dict[str, str] = {}
+    for part in read.text(env, "QFLOW_RUNNER_LABELS", "").split(","):
+        name, _, value = part.strip().partition("=")
+        if not name:
+            continue
+        if not _LABEL.fullmatch(name) or len(value) > _LABEL_CHARS_MAX:
+            raise EnvError(
+                "QFLOW_RUNNER_LABELS must be name=value, name=value: names of up to 63 lower-case "
+                "letters, digits, dots, hyphens and underscores, values of up to 63 characters"
+            )
+        labels[name] = value
+    if len(labels) > _LABELS_MAX:
+        raise EnvError(f"QFLOW_RUNNER_LABELS has more than {_LABELS_MAX} labels")
+    return labels
 
 
 def _addresses(env: Mapping[str, str], home: Path) -> tuple[str, ...]:

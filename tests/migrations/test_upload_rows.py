@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -105,10 +106,11 @@ def test_what_is_over_a_quota_does_not_get_in(
     mended.db.execute(
         "UPDATE file_usage SET bytes_max = %s, files_max = %s", (bytes_max, files_max)
     )
-    for write in (
+    writes: list[Callable[[], UUID]] = [
         lambda: _upload(mended, owner, 3),
         lambda: mended.file(owner, file_size_bytes=3),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(psycopg.Error) as refused, mended.db.transaction():
             write()
         assert "QF003" == refused.value.sqlstate

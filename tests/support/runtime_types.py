@@ -56,6 +56,15 @@ _SCALARS: dict[Any, str] = {
     uuid.UUID: "uuid",
     **dict.fromkeys((pathlib.Path, pathlib.PurePath, pathlib.PosixPath, os.PathLike), "file"),
     pathlib.PurePosixPath: "file",
+    **{
+        getattr(importlib.import_module(module), name): tag
+        for module, name, tag in (
+            ("numpy", "ndarray", "ndarray"),
+            ("pandas", "DataFrame", "pandas"),
+            ("polars", "DataFrame", "polars"),
+            ("pyarrow", "Table", "arrow"),
+        )
+    },
     **dict.fromkeys((typing.BinaryIO, io.BufferedReader, io.BufferedIOBase), "file"),
     bytearray: "bytes",
     memoryview: "bytes",

@@ -18,7 +18,7 @@ from services.kit.caller import CALLER, Caller, Scopes
 from services.kit.errors import PermissionDenied, QflowError, Unauthenticated, Unavailable
 from services.kit.ids import TOKEN_BYTES_MAX, token_sha256
 from services.kit.pg import Pool, translate
-from services.kit.rpc.call import Call, Context, Handle, Method
+from services.kit.rpc.call import Call, Handle, Metadata, Method
 
 log = structlog.get_logger()
 
@@ -129,17 +129,17 @@ def stage(inner: Handle, method: Method, authenticator: Authenticator) -> Handle
         for kind, role in _CALLERS
         if any(_admits(audience, kind, role, rule) for audience in rule.audiences)
     }
-    scope = rule.scope
+    scope, streams = rule.scope, method.streams
 
     async def handle(call: Call, request: Any) -> Any:
-        digest = _digest(call.context)
+        digest = _digest(call.metadata)
         caller = await authenticator.authenticate(digest)
         call.caller = caller
         if (caller.kind, caller.role) not in admitted or not caller.has_scope(scope):
             check(caller, rule)
         token = CALLER.set(caller)
         try:
-            if not call.method.streams:
+            if not streams:
                 return await inner(call, request)
             return await _rechecked(call, request, inner, _Recheck(authenticator, digest, rule))
         finally:
@@ -219,9 +219,9 @@ async def _rechecked(call: Call, request: Any, inner: Handle, recheck: _Recheck)
         watching.cancel()
 
 
-def _digest(context: Context) -> str:
+def _digest(metadata: Metadata) -> str:
     """Return the digest of the one bearer token; the token itself goes no further."""
-    headers = [value for key, value in context.invocation_metadata() or () if key == _HEADER]
+    headers = [value for key, value in metadata if key == _HEADER]
     if len(headers) != 1 or not isinstance(headers[0], str):
         raise _refused()
     scheme, _, token = headers[0].partition(" ")

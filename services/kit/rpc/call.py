@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import grpc
@@ -13,6 +13,7 @@ from qflow.auth.v1 import auth_pb2
 from services.kit.caller import Caller
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +57,10 @@ class Call:
 
     method: Method
     context: Context
+    # What the caller sent beside the message; grpc makes it anew each time that it is asked.
+    metadata: Metadata
     id: str = ""
     caller: Caller | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Received(NamedTuple):
@@ -70,4 +72,4 @@ class Received(NamedTuple):
 
 # A stage takes the next one inwards and gives the one it makes of it. `request` is a Received,
 # or an asynchronous iterator of them; the result is the response, or None after a stream.
-Handle: TypeAlias = Callable[[Call, Any], Awaitable[Any]]
+Handle: TypeAlias = Callable[[Call, Any], Coroutine[Any, Any, Any]]

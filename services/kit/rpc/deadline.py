@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -13,33 +14,84 @@ from services.kit.rpc.call import Call, Handle, Method
 # What a call to another service leaves for telling its own caller.
 FORWARD_MARGIN_S: Final = 0.05
 
+# How finely unary calls are ended: at most one step too late.
+_STEPS_PER_S: Final = 100
+
 _ENDS_AT: Final[ContextVar[float]] = ContextVar("qflow_deadline")
 
 
-def stage(inner: Handle) -> Handle:
-    """Refuse a call whose time is over, end it when its time is over, and tell whoever it calls."""
+class Deadlines:
+    """The calls of a server by when they must end.
 
-    async def handle(call: Call, request: Any) -> Any:
-        limit_s = limit(call.method, call.context.time_remaining())
-        if limit_s is None:
-            return await inner(call, request)
-        if limit_s <= 0:
-            raise DeadlineExceeded("DEADLINE_PAST", "the deadline was over before the call began")
-        token = _ENDS_AT.set(time.monotonic() + limit_s)
+    Unary calls are many, and nearly all are over long before: they share one timer with all that
+    end in the same hundredth of a second. Streams are few and may last an hour: each has its own.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[int, set[asyncio.Task[Any]]] = {}
+
+    def stage(self, inner: Handle, method: Method) -> Handle:
+        """Refuse a call whose time is over, end it when it is, and tell whoever it calls."""
+        ended = self._timed_stream if method.streams else self._timed_call
+
+        async def handle(call: Call, request: Any) -> Any:
+            limit_s = limit(method, call.context.time_remaining())
+            if limit_s is None:
+                return await inner(call, request)
+            if limit_s <= 0:
+                raise DeadlineExceeded(
+                    "DEADLINE_PAST", "the deadline was over before the call began"
+                )
+            ends_at = time.monotonic() + limit_s
+            token = _ENDS_AT.set(ends_at)
+            try:
+                return await ended(inner(call, request), limit_s, ends_at)
+            finally:
+                _ENDS_AT.reset(token)
+
+        return handle
+
+    async def _timed_call(
+        self, answer: Coroutine[Any, Any, Any], limit_s: float, ends_at: float
+    ) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        step = int(ends_at * _STEPS_PER_S) + 1
+        tasks = self._steps.get(step)
+        if tasks is None:
+            tasks = self._steps[step] = set()
+            asyncio.get_running_loop().call_later(limit_s + 1 / _STEPS_PER_S, self._end, step)
+        tasks.add(task)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            # Only our own cancellation becomes an answer; the client's or the server's stands.
+            if task not in tasks and task.uncancel() == 0:
+                raise _exceeded(limit_s) from None
+            raise
+        finally:
+            tasks.discard(task)
+
+    def _end(self, step: int) -> None:
+        tasks = self._steps.pop(step)
+        while tasks:
+            tasks.pop().cancel()
+
+    async def _timed_stream(
+        self, answer: Coroutine[Any, Any, Any], limit_s: float, _ends_at: float
+    ) -> Any:
         scope = asyncio.timeout(limit_s)
         try:
             async with scope:
-                return await inner(call, request)
+                return await answer
         except TimeoutError:
             if not scope.expired():
                 raise
-            raise DeadlineExceeded(
-                "DEADLINE_EXCEEDED", f"the call took longer than {limit_s:g} s"
-            ) from None
-        finally:
-            _ENDS_AT.reset(token)
+            raise _exceeded(limit_s) from None
 
-    return handle
+
+def _exceeded(limit_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded("DEADLINE_EXCEEDED", f"the call took longer than {limit_s:g} s")
 
 
 class OpenStreams:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import protovalidate
 from buf.validate import validate_pb2
@@ -29,12 +29,17 @@ def check_elements(message: Message) -> None:
 
 def find_rule_faults(message: Message) -> list[FieldViolation]:
     """Find breaches of the rules that the contract states as `buf.validate` options."""
+    violations = protovalidate.collect_violations(message, fail_fast=True)
+    if not violations:
+        return []
     # A fault may be found twice: in the whole, and in the element that has it.
-    return [*dict.fromkeys(islice(_rule_faults(message, ""), FAULTS_MAX))]
+    return [*dict.fromkeys(islice(_breaches(message, "", violations), FAULTS_MAX))]
 
 
 def find_content_faults(message: Message, *, has_nul: bool) -> list[FieldViolation]:
     """Find what no rule says once for all: NUL in a text, a number that names no enum value."""
+    if not has_nul and _enums_known(message):
+        return []
     return [*islice(_content_faults(message, "", texts=has_nul), FAULTS_MAX)]
 
 
@@ -108,15 +113,14 @@ def _within(descriptor: Descriptor) -> tuple[FieldDescriptor, ...]:
     return tuple(field for each in seen.values() for field in each.fields)
 
 
-def _rule_faults(message: Message, path: str) -> Iterator[FieldViolation]:
-    """Look for the first fault alone, then for all within what is small enough.
+def _breaches(
+    message: Message, path: str, violations: Sequence[protovalidate.Violation]
+) -> Iterator[FieldViolation]:
+    """Begin with the first fault alone, and look for all within what is small enough.
 
     The library makes up every violation before it tells of any, at a hundred times the cost of
     finding an element right.
     """
-    violations = protovalidate.collect_violations(message, fail_fast=True)
-    if not violations:
-        return
     searched_whole = _count(message, "") <= _SEARCHED_WHOLE_MAX
     if searched_whole:
         violations = protovalidate.collect_violations(message)
@@ -127,7 +131,9 @@ def _rule_faults(message: Message, path: str) -> Iterator[FieldViolation]:
         for field, value in message.ListFields():
             for place, _, item in _items(field, value, f"{path}{field.name}"):
                 if isinstance(item, Message):
-                    yield from _rule_faults(item, f"{place}.")
+                    first = protovalidate.collect_violations(item, fail_fast=True)
+                    if first:
+                        yield from _breaches(item, f"{place}.", first)
 
 
 def _path(path: Any, prefix: str) -> str:
@@ -163,6 +169,46 @@ def _content_faults(message: Message, path: str, *, texts: bool) -> Iterator[Fie
 def _holds_enum(field: FieldDescriptor) -> bool:
     inner = () if field.message_type is None else _within(field.message_type)
     return any(each.enum_type is not None for each in (field, *inner))
+
+
+class _EnumField(NamedTuple):
+    """A field that is an enum, or within whose message one may stand."""
+
+    name: str
+    numbers: frozenset[int]  # empty for a message
+    is_repeated: bool
+    is_map: bool
+
+
+@cache
+def _enum_fields(descriptor: Descriptor) -> tuple[_EnumField, ...]:
+    fields = []
+    for field in filter(_holds_enum, descriptor.fields):
+        enum, inner = field.enum_type, field.message_type
+        numbers = frozenset(enum.values_by_number) if enum is not None else frozenset[int]()
+        is_map = inner is not None and inner.GetOptions().map_entry
+        fields.append(_EnumField(field.name, numbers, field.is_repeated, is_map))
+    return tuple(fields)
+
+
+def _enums_known(message: Message) -> bool:
+    """Whether every number names a value, found out without making up where each one stands.
+
+    Maps are left to the search that does.
+    """
+    for field in _enum_fields(message.DESCRIPTOR):
+        value = getattr(message, field.name)
+        if field.is_map:
+            known = not value
+        elif field.numbers:
+            known = field.numbers.issuperset(value) if field.is_repeated else value in field.numbers
+        elif field.is_repeated:
+            known = all(map(_enums_known, value))
+        else:
+            known = not message.HasField(field.name) or _enums_known(value)
+        if not known:
+            return False
+    return True
 
 
 def _items(

@@ -188,6 +188,7 @@ class _Registering:
         self._server = server
         self._listener = listener
         self._authenticator = authenticator
+        self._deadlines = deadline.Deadlines()
         self._calls = calls
         self._admission = admission.Admission(listener.concurrent_max)
 
@@ -217,7 +218,7 @@ class _Registering:
         handle = validate.stage(_servicer(handler), method)
         handle = self._admission.stage(handle, method)
         handle = auth.stage(handle, method, self._authenticator)
-        handle = deadline.stage(handle)
+        handle = self._deadlines.stage(handle, method)
         if method.responses_stream:
             handle = self.streams.stage(handle)
         if method.rule is not None:  # probes of health are too many to be worth a line
@@ -255,8 +256,10 @@ def _servicer(handler: Handler) -> Handle:
 
 def _as_grpc(handle: Handle, method: Method, handler: Handler) -> Handler:
     async def serve(request: Any, context: Context) -> Any:
-        call = Call(method, context, access_log.request_id(context))
-        return await handle(call, request)
+        metadata = context.invocation_metadata() or ()
+        return await handle(
+            Call(method, context, metadata, access_log.request_id(metadata)), request
+        )
 
     assert handler.request_deserializer is not None
     # Messages are always read by the stages: grpc itself would wait for the one of a unary call

@@ -175,7 +175,7 @@ def complete(run: Run, slot: int, t: Transition, hit: Hit, *, new_id: NewId) -> 
         revision=run.revision,
         cache_hit=True,
     )
-    t.copies.append(
+    t.copy(
         NodeCopy(
             id=record.id,
             run_id=run.id,

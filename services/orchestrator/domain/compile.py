@@ -11,6 +11,7 @@ from uuid import UUID
 from qflow.types import from_json
 
 from services.kit.cel import Expression, compile_expression
+from services.orchestrator.domain.needs import needs_of
 from services.orchestrator.domain.plan import (
     ERROR_OUTPUT,
     FROM_LITERAL,
@@ -234,6 +235,8 @@ class _Compiler:
             queue_timeout_ms=node.get("queue_timeout_ms"),
             total_timeout_ms=node.get("total_timeout_ms"),
             cache_ttl_ms=node.get("cache_ttl_ms"),
+            reuse=str(node.get("reuse") or ""),
+            needs=needs_of(version.python_version if version else "", node.get("runner")),
         )
 
     def _bindings(

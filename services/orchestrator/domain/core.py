@@ -27,6 +27,7 @@ from services.orchestrator.domain.credits import ReadyQueue, Runner
 from services.orchestrator.domain.effects import Due, Effects, Ready
 from services.orchestrator.domain.limit_queue import WHOLE_RUN, LimitQueue, Waiting
 from services.orchestrator.domain.limits import Claim, Lane, Limit, Limits
+from services.orchestrator.domain.needs import Offer, takes
 from services.orchestrator.domain.partly import Partly, resume
 from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.rows import (
@@ -55,6 +56,7 @@ TOKENS_PER_EPOCH: Final = 1 << 40
 SHARDS: Final = 64
 # Timers of a run itself, where those of its nodes have a place.
 _DEADLINE: Final = -1
+_NOTHING: Final = Offer(pythons=frozenset())  # of a runner that is known by its attempts alone
 BEGIN: Final = -2
 _TIMERS_MIN: Final = 1024
 _UNDER_WAY: Final = frozenset({NodeStatus.RUNNING, NodeStatus.RETRYING, NodeStatus.WAITING})
@@ -176,7 +178,8 @@ class Core:
         t = Transition(run.id, revision=1, follows=follows)
         out.add(t)
         t.run_inserts.append(row)
-        t.copies.extend(copies)
+        for each in copies:
+            t.copy(each)
         if row.start_at is not None:  # its time is told by the database's clock: `begin_in`
             run.asleep = True
             return
@@ -271,7 +274,7 @@ class Core:
         return self._dispatch(Out())
 
     def attached(
-        self, runner_id: UUID, pythons: frozenset[str], inventory: Mapping[UUID, int]
+        self, runner_id: UUID, offer: Offer, inventory: Mapping[UUID, int]
     ) -> list[Transition]:
         """Know a runner whose stream has begun, and agree with it on the attempts it has.
 
@@ -279,8 +282,8 @@ class Core:
         """
         runner = self.runners.get(runner_id)
         if runner is None:
-            runner = self.runners[runner_id] = Runner(incarnation=runner_id, pythons=pythons)
-        runner.connected, runner.grant_epoch, runner.pythons = True, -1, pythons
+            runner = self.runners[runner_id] = Runner(incarnation=runner_id, offer=offer)
+        runner.connected, runner.grant_epoch, runner.offer = True, -1, offer
         out = Out()
         for ref in list(runner.in_flight):
             self._agree(runner_id, ref, inventory.get(ref), out)
@@ -508,7 +511,7 @@ class Core:
             if record.status is NodeStatus.RUNNING and record.runner is not None:
                 runner = self.runners.setdefault(
                     record.runner,
-                    Runner(incarnation=record.runner, pythons=frozenset(), connected=False),
+                    Runner(incarnation=record.runner, offer=_NOTHING, connected=False),
                 )
                 runner.in_flight[record.id] = record.token
                 runner.exclusive = runner.exclusive or record.alone
@@ -601,7 +604,7 @@ class Core:
         if not run.may_begin(slot):
             return
         definition = run.place(slot)
-        version, python = definition.node_version_id, definition.python_version
+        version, wanted = definition.node_version_id, definition.wanted
         if definition.queue_timeout_ms is not None:
             self._set_timer(self._now + definition.queue_timeout_ms / 1000, run.id, slot, Due.QUEUE)
             self._queued.setdefault(run.id, {})[slot] = self._timer_seq
@@ -613,7 +616,7 @@ class Core:
                 self._wait(lane, run, Waiting(run.id, slot, alone))
             else:
                 priority = run.options.priority
-                self.ready.push(run.id, slot, python, priority=priority, alone=alone)
+                self.ready.push(run.id, slot, wanted, priority=priority, alone=alone)
         else:
             self.locks_pending.setdefault(version, {}).setdefault(run.id, set()).add(slot)
 
@@ -669,7 +672,7 @@ class Core:
         if len(able) > 1:
             able.sort(key=lambda each: -each.free)
         for runner in able:
-            found = self.ready.take(runner.pythons)
+            found = self.ready.take(runner.offer)
             if found is not None:
                 self._give(*found, runner, out, alone=False)
                 return True
@@ -678,13 +681,13 @@ class Core:
     def _dispatch_alone(self, out: Out) -> None:
         """Empty a runner for the oldest suspect, one runner at a time, and give it that place."""
         emptying, self._emptying = self._emptying, None
-        for run_id, place, python in self.ready.alone():
+        for run_id, place, wanted in self.ready.alone():
             able = [
                 each
                 for each in self.runners.values()
                 if each.connected
                 and each.credits > 0
-                and python in each.pythons
+                and takes(each.offer, wanted)
                 and not each.exclusive
             ]
             idle = [each for each in able if not each.in_flight]
@@ -805,8 +808,8 @@ class Core:
                     return
             elif run.may_begin(slot):
                 self.limited.keep(waiting, claim)
-                python, priority = run.place(slot).python_version, run.options.priority
-                self.ready.push(run_id, slot, python, priority=priority, alone=alone)
+                wanted, priority = run.place(slot).wanted, run.options.priority
+                self.ready.push(run_id, slot, wanted, priority=priority, alone=alone)
                 return
 
     def _waits_for_limit(self, run: Run) -> bool:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from services.orchestrator.domain.needs import (
+    Needs,
+    Offer,
+    Wanted,
+    action_for,
+    python_of,
+    takes,
+    unmet,
+)
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 
 NAMES_MAX: Final = 10
@@ -22,6 +30,7 @@ class Cause(StrEnum):
     PAUSED = "paused"
     NO_RUNNER = "no_runner"
     NO_PYTHON = "no_python"
+    NO_FITTING_RUNNER = "no_fitting_runner"
     RUNNERS_FULL = "runners_full"
     ENVIRONMENT_PENDING = "environment_pending"
     RETRY_DUE = "retry_due"
@@ -77,7 +86,7 @@ class Ready:
     """A node that could run now and has no runner."""
 
     node_id: str
-    python_version: str
+    wanted: Wanted
     locked: bool  # its environment is not resolved yet
 
 
@@ -94,8 +103,7 @@ class Situation:
     """What the engine sees of a run; `ready` is None where the run is not in its memory."""
 
     ready: Sequence[Ready] | None
-    pythons: AbstractSet[str]  # that attached runners have
-    runners: int
+    offers: Sequence[Offer]  # of the attached runners
     limited: Sequence[Limited] = ()
 
 
@@ -197,20 +205,43 @@ def _unassigned(ready: Sequence[Ready], situation: Situation) -> list[Reason]:
         action = "wait; GetNode shows how far their locks are"
         reasons.append(_about(Cause.ENVIRONMENT_PENDING, locked, said, action=action))
     free = [each for each in ready if not each.locked]
-    if free and not situation.runners:
+    if free and not situation.offers:
         said, names = "no runner is attached", [each.node_id for each in free]
         return [*reasons, _about(Cause.NO_RUNNER, names, said, action="start a runner")]
-    without = [each for each in free if each.python_version not in situation.pythons]
-    for python in sorted({each.python_version for each in without}):
-        names = [each.node_id for each in without if each.python_version == python]
+    pythons = frozenset[str]().union(*(each.pythons for each in situation.offers))
+    without = [each for each in free if python_of(each.wanted) not in pythons]
+    for python in sorted({python_of(each.wanted) for each in without}):
+        names = [each.node_id for each in without if python_of(each.wanted) == python]
         said = f"no runner has Python {python}"
         action = f"install Python {python} for a runner and restart it"
         reasons.append(_about(Cause.NO_PYTHON, names, said, action=action))
-    full = [each.node_id for each in free if each.python_version in situation.pythons]
+    having = [each for each in free if python_of(each.wanted) in pythons]
+    reasons += _unfit(having, situation)
+    full = [
+        each.node_id
+        for each in having
+        if any(takes(offer, each.wanted) for offer in situation.offers)
+    ]
     if full:
         said = "every runner that could take them is full"
         action = "wait, add a runner, or start what matters with a higher priority"
         reasons.append(_about(Cause.RUNNERS_FULL, full, said, action=action))
+    return reasons
+
+
+def _unfit(ready: Sequence[Ready], situation: Situation) -> list[Reason]:
+    """Tell of nodes that ask for what no runner has."""
+    names: dict[Needs, list[str]] = {}
+    for each in ready:
+        if not isinstance(each.wanted, str) and not any(
+            each.wanted.met_by(offer) for offer in situation.offers
+        ):
+            names.setdefault(each.wanted, []).append(each.node_id)
+    reasons = []
+    for needs, of in names.items():
+        lacking = unmet(needs, situation.offers)
+        said = f"no runner has {', '.join(lacking)}"
+        reasons.append(_about(Cause.NO_FITTING_RUNNER, of, said, action=action_for(lacking)))
     return reasons
 
 

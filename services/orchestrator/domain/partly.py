@@ -110,7 +110,7 @@ def _copy(run: Run, above: int, part: KeptPart, t: Transition, fx: Effects) -> N
         id=fx.new_id(), order=run.order, status=NodeStatus.COMPLETED, token=0, revision=1
     )
     place = run.place(slot)
-    t.copies.append(
+    t.copy(
         NodeCopy(
             id=record.id,
             run_id=run.id,

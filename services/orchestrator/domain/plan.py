@@ -11,6 +11,7 @@ from uuid import UUID
 from qflow.types import Type
 
 from services.kit.cel import Expression
+from services.orchestrator.domain.needs import Needs, Wanted
 
 NODE_TIMEOUT_MS_DEFAULT: Final = 600_000
 NODE_MEMORY_BYTES_DEFAULT: Final = 512 * 1024 * 1024
@@ -168,6 +169,13 @@ class Place:
     queue_timeout_ms: int | None = None
     total_timeout_ms: int | None = None
     cache_ttl_ms: int | None = None  # of a node that runs once, and on a runner
+    reuse: str = ""  # how much of a process its calls share; empty: as much as they may
+    needs: Needs | None = None  # of a runner, besides a Python
+
+    @property
+    def wanted(self) -> Wanted:
+        """What it needs of a runner."""
+        return self.python_version if self.needs is None else self.needs
 
     @property
     def direct(self) -> bool:

@@ -109,6 +109,15 @@ class NodeCopy(NamedTuple):
     cache_hit: bool = False
 
 
+class FileUse(NamedTuple):
+    """A row of file_uses: a node's row has a result that is another one's file."""
+
+    id: UUID  # the node's row
+    run_id: UUID
+    file_id: UUID
+    first: bool  # of a run that the same flush inserts
+
+
 class SignalWrite(NamedTuple):
     """A row of execution_signals: a word from outside, and the node that took it, once one did."""
 
@@ -326,6 +335,7 @@ class Transition:
     node_inserts: list[NodeInsert] = field(default_factory=list)
     placed: dict[UUID, NodePlaced] = field(default_factory=dict)  # by row
     copies: list[NodeCopy] = field(default_factory=list)
+    file_uses: list[FileUse] = field(default_factory=list)
     completes: list[NodeComplete] = field(default_factory=list)
     changes: dict[UUID, NodeChange] = field(default_factory=dict)  # by row, each once
     attempts: list[AttemptInsert] = field(default_factory=list)
@@ -341,6 +351,12 @@ class Transition:
     complete_views: bool = True  # whether `views` holds every node that it changed
     revision: int = 0
 
+    def copy(self, row: NodeCopy) -> None:
+        """Add a result that is taken over, and whose file it is where it is one."""
+        self.copies.append(row)
+        if row.file_id is not None:
+            self.file_uses.append(FileUse(row.id, row.run_id, row.file_id, row.first))
+
     def cost(self) -> tuple[int, int]:
         """Count the rows it writes, and about how many bytes they carry."""
         rows = (
@@ -351,6 +367,7 @@ class Transition:
             + len(self.uses)
             + len(self.frees)
             + len(self.copies)
+            + len(self.file_uses)
             + len(self.completes)
             + len(self.changes)
             + len(self.attempts)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from copy import copy
+from functools import lru_cache
 from typing import Final, TypeAlias
 from uuid import UUID
 
@@ -48,10 +49,14 @@ _STARTED: Final = frozenset({NodeStatus.WAITING, NodeStatus.COMPLETED})
 _DUE: Final = frozenset({NodeStatus.RETRYING, NodeStatus.WAITING})
 
 
+# The names of outputs: the same few, again and again.
+_quoted: Final = lru_cache(maxsize=4096)(json.dumps)
+
+
 def object_text(run: Run, slot: int, output: NodeOutput) -> str:
     """Write a slot's outputs as one JSON object, each value exactly as it was produced."""
     names = run.place(slot).outputs
-    parts = (f"{json.dumps(name)}:{text_of(output, at).decode()}" for at, name in enumerate(names))
+    parts = [f"{_quoted(name)}:{text_of(output, at).decode()}" for at, name in enumerate(names)]
     return "{" + ",".join(parts) + "}"
 
 
@@ -67,7 +72,7 @@ def run_output(run: Run) -> str:
             )
         else:
             text = text_of(value, output.output).decode()
-        parts.append(f"{json.dumps(output.name)}:{text}")
+        parts.append(f"{_quoted(output.name)}:{text}")
     return "{" + ",".join(parts) + "}"
 
 

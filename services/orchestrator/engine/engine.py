@@ -18,6 +18,7 @@ from services.kit.ids import uuid7
 from services.orchestrator.domain.cache_queue import Answer
 from services.orchestrator.domain.core import Core, EndedChild, Outcome
 from services.orchestrator.domain.limits import Claim, Demand, Limit
+from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.partly import Partly
 from services.orchestrator.domain.restore import latest
 from services.orchestrator.domain.rows import (
@@ -464,7 +465,7 @@ class Engine:
 
     # --- what runners say -----------------------------------------------------------------------
 
-    def attach(self, runner_id: UUID, pythons: Iterable[str], inventory: dict[UUID, int]) -> Stream:
+    def attach(self, runner_id: UUID, offer: Offer, inventory: dict[UUID, int]) -> Stream:
         """Hold a runner's stream; one it had before ends."""
         earlier = self.streams.get(runner_id)
         if earlier is not None:
@@ -479,7 +480,7 @@ class Engine:
                 stream.send(Owned(ref, token, self.member.id))
             elif not self.shards.whole:
                 self.strays.add(runner_id, ref, known.pop(ref))
-        self._apply(self.core.attached(runner_id, frozenset(pythons), known))
+        self._apply(self.core.attached(runner_id, offer, known))
         self.sweep_now.set()  # a new runner may stand where an old one died
         return stream
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import grpc
 import structlog
+from qflow.isolation.v1 import isolation_pb2
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 from qflow.orchestrator.v1 import attach_service_pb2_grpc
 
@@ -18,6 +19,7 @@ from services.kit.pg import Pool
 from services.kit.rpc import codec as kit
 from services.kit.rpc.failures import detail_of
 from services.orchestrator.domain.core import Outcome
+from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
 from services.orchestrator.domain.state import (
     Failure,
@@ -51,6 +53,13 @@ _ROOM_CHECK_S: Final = 0.02
 _ID_BYTES: Final = 16
 _SHA256_BYTES: Final = 32
 
+_TIERS: Final = {
+    number: name.removeprefix("TIER_") for name, number in isolation_pb2.Tier.items() if number
+}
+_REUSES: Final = {
+    name.removeprefix("REUSE_").lower(): number for name, number in isolation_pb2.Reuse.items()
+}
+
 
 class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
     """Turns frames into events of the engine, and its commands into frames."""
@@ -76,7 +85,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
         inventory = {
             uuid_from_bytes(item.attempt_ref): item.token for item in first.hello.inventory
         }
-        stream = self._engine.attach(runner_id, first.hello.pythons, inventory)
+        stream = self._engine.attach(runner_id, _offer(first.hello), inventory)
         log.info("runner_attached", incarnation=str(runner_id), slots=first.hello.slots)
         reader = asyncio.create_task(self._read(stream, first, request_iterator))
         try:
@@ -304,7 +313,20 @@ def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
                 memory_limit_bytes=command.place.memory_bytes,
                 python_version=command.place.python_version,
                 limits=pb.AttemptLimits(**command.place.limits) if command.place.limits else None,
+                reuse=_REUSES.get(command.place.reuse, isolation_pb2.REUSE_UNSPECIFIED),
             )
+
+
+def _offer(hello: pb.RunnerHello) -> Offer:
+    return Offer(
+        pythons=frozenset(hello.pythons),
+        # The names of the tiers are in their order.
+        tier=max((_TIERS[each] for each in hello.tiers), default=""),
+        labels=frozenset(hello.labels.items()),
+        cpus=hello.cpus,
+        memory_bytes=hello.memory_bytes,
+        gpus=hello.gpus,
+    )
 
 
 def _value_to_pb(value: Value) -> pb.AttemptValue:

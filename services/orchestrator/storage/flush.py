@@ -11,11 +11,12 @@ never starts before its predecessor completed, whatever the clock does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from itertools import chain
+from operator import attrgetter
 from typing import Any, Final, LiteralString
 from uuid import UUID
 
@@ -33,7 +34,7 @@ class Part:
     name: str
     columns: LiteralString  # name and type of each array, in the order of the row's fields
     sql: LiteralString
-    rows: Callable[[Transition], Collection[tuple[Any, ...]]]
+    rows: str  # which field of a transition has its rows
     counted: bool = True  # every given row must be written
     once: bool = False  # rows that many transitions share are given once
     of_first: bool = False  # those of a run that the flush inserts count where it was started
@@ -52,7 +53,7 @@ _FOLLOWS: Final = Part(
         ON version.node_id = node.id AND version.version = node.version
      WHERE version.id IS DISTINCT FROM given.version_id
     """,
-    lambda t: t.follows,
+    "follows",
     counted=False,
     once=True,
 )
@@ -114,7 +115,7 @@ _RUN_INSERTS: Final = Part(
         ON CONFLICT DO NOTHING
  RETURNING id
     """,
-    lambda t: t.run_inserts,
+    "run_inserts",
     counted=False,
 )
 
@@ -137,7 +138,7 @@ _NODE_INSERTS: Final = Part(
      ORDER BY given.id
  RETURNING id
     """,
-    lambda t: t.node_inserts,
+    "node_inserts",
     counted=False,  # a duplicate key raises by itself; those of refused runs are left out
 )
 # With inserted runs in the same flush, their first nodes follow them.
@@ -168,7 +169,7 @@ _COPIES: Final = Part(
      ORDER BY given.id
  RETURNING id
     """,
-    lambda t: t.copies,
+    "copies",
     of_first=True,
 )
 
@@ -185,11 +186,7 @@ _FILE_USES: Final = Part(
      ORDER BY given.file_id, given.id
  RETURNING node_execution_id
     """,
-    lambda t: [
-        (each.id, each.run_id, each.file_id, each.first)
-        for each in t.copies
-        if each.file_id is not None
-    ],
+    "file_uses",
     of_first=True,
 )
 
@@ -220,7 +217,7 @@ _PLACED: Final = Part(
      ORDER BY given.id
  RETURNING id
     """,
-    lambda t: t.placed.values(),
+    "placed",
     counted=False,
 )
 
@@ -247,7 +244,7 @@ _COMPLETES: Final = Part(
      WHERE node.id = given.id AND node.attempt_token = given.token AND node.completed_at IS NULL
  RETURNING node.id
     """,
-    lambda t: t.completes,
+    "completes",
 )
 
 _CHANGES: Final = Part(
@@ -280,7 +277,7 @@ _CHANGES: Final = Part(
      WHERE node.id = given.id AND node.attempt_token = given.token AND node.completed_at IS NULL
  RETURNING node.id
     """,
-    lambda t: t.changes.values(),
+    "changes",
 )
 
 _ATTEMPTS: Final = Part(
@@ -309,7 +306,7 @@ _ATTEMPTS: Final = Part(
      ORDER BY given.node_execution_id, given.token
  RETURNING token
     """,
-    lambda t: t.attempts,
+    "attempts",
 )
 
 _ERRORS: Final = Part(
@@ -334,7 +331,7 @@ _ERRORS: Final = Part(
      ORDER BY given.id
  RETURNING id
     """,
-    lambda t: t.errors,
+    "errors",
 )
 
 # A node's reference to a file is only its word: the file counts where it is the run's tenant's.
@@ -362,7 +359,7 @@ _FLOWS: Final = Part(
      ORDER BY given.id
  RETURNING id
     """,
-    lambda t: t.flows,
+    "flows",
 )
 
 # Written when it comes, and once more when a node takes it.
@@ -382,7 +379,7 @@ _SIGNALS: Final = Part(
      WHERE signal.node_id IS NULL
  RETURNING id
     """,
-    lambda t: t.signals,
+    "signals",
 )
 
 # Places under limits. Neither is counted: a limit that was deleted took its rows along. None can be
@@ -397,7 +394,7 @@ _SLOT_USES: Final = Part(
      WHERE slot.id = given.id AND slot.execution_id IS NULL
  RETURNING slot.id
     """,
-    lambda t: t.uses,
+    "uses",
     counted=False,
 )
 _SLOT_FREES: Final = Part(
@@ -406,7 +403,7 @@ _SLOT_FREES: Final = Part(
     """
     DELETE FROM limit_slots AS slot USING fence, given WHERE slot.id = given.id RETURNING slot.id
     """,
-    lambda t: t.frees,
+    "frees",
     counted=False,
 )
 
@@ -436,7 +433,7 @@ _RUN_CHANGES: Final = Part(
      WHERE run.id = given.id AND run.completed_at IS NULL
  RETURNING run.id
     """,
-    lambda t: t.run_changes,
+    "run_changes",
 )
 
 _FRESH: Final = "given.pins_id NOT IN (SELECT pins_id FROM stale)"
@@ -516,23 +513,28 @@ def statement(mask: int) -> str:
     return f"{text} SELECT (SELECT at FROM stamp) AS at, {ids} AS started, {check}"
 
 
+_fields: Final = attrgetter(*(part.rows for part in PARTS))
+
+
 def prepare(batch: Sequence[Transition]) -> Flush:
     """Lay a batch out as arrays."""
-    mask, arguments = 0, []
-    for bit, part in enumerate(PARTS):
+    mask = 0
+    arguments: list[Any] = []
+    by_part = zip(*map(_fields, batch), strict=True)
+    for bit, (part, found) in enumerate(zip(PARTS, by_part, strict=True)):
+        given = [each for each in found if each]
+        if not given:
+            continue
         if part.once:  # by identity first: they may be ten thousand rows, in hundreds of starts
-            shared = {id(each): each for t in batch if (each := part.rows(t))}.values()
-            rows = list(dict.fromkeys(chain.from_iterable(shared)))
+            shared = {id(each): each for each in given}.values()
+            rows: Iterable[tuple[Any, ...]] = dict.fromkeys(chain.from_iterable(shared))
+        elif isinstance(given[0], dict):
+            rows = chain.from_iterable(each.values() for each in given)
         else:
-            rows = list(chain.from_iterable(part.rows(t) for t in batch))
-        if rows:
-            mask |= 1 << bit
-            arguments.extend(_columns(rows))
+            rows = given[0] if len(given) == 1 else chain.from_iterable(given)
+        mask |= 1 << bit
+        arguments.extend(zip(*rows, strict=True))
     return Flush(statement(mask), arguments)
-
-
-def _columns(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    return list(zip(*rows, strict=True))
 
 
 def arguments(flush: Flush, member_id: UUID, epoch: int, last: datetime) -> list[Any]:

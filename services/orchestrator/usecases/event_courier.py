@@ -78,7 +78,8 @@ class Courier:
     async def _try(self, parcel: Parcel) -> None:
         answer = await self._answer(parcel)
         try:
-            crash.reach("event_posted")
+            if answer.status in _TAKEN:
+                crash.reach("event_posted")
             await self._write(parcel, answer)
         except Exception as error:
             known = isinstance(error, (QflowError, *LINK_FAULTS)) or translate(error) is not None

@@ -70,8 +70,7 @@ async def explain_execution(
             else [each for each in _ready(engine, run) if each.node_id not in held_up]
         ),
         limited=limited,
-        pythons=frozenset().union(*(each.pythons for each in here)),
-        runners=len(here),
+        offers=[each.offer for each in here],
     )
     return execution, explain(state, nodes, situation, now=datetime.now(UTC))
 
@@ -91,7 +90,7 @@ def _ready(engine: Engine, run: Run) -> list[Ready]:
     return [
         Ready(
             node_id=place.id,
-            python_version=place.python_version,
+            wanted=place.wanted,
             locked=place.node_version_id not in engine.core.unlocked,
         )
         for at, place in enumerate(run.plan.places)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -14,9 +15,10 @@ from services.kit.errors import AlreadyExists, FailedPrecondition, Unavailable
 from services.kit.ids import uuid7
 from services.kit.pg import Pool, as_caller
 from services.orchestrator.domain.core import SHARDS
+from services.orchestrator.domain.needs import action_for, unmet
 from services.orchestrator.domain.options import NO_WISHES, Wishes
 from services.orchestrator.domain.partly import Partly
-from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.plan import Place, Plan
 from services.orchestrator.domain.reuse import Kept, take_over
 from services.orchestrator.domain.rows import Follows, RunInsert
 from services.orchestrator.domain.state import Run
@@ -161,6 +163,38 @@ def check_pythons(engine: Engine, plan: Plan) -> None:
         "change the node's python_version, or install that Python for a runner and restart it",
         resource=("workflow", str(plan.workflow_id)) if plan.workflow_id else None,
     )
+
+
+def check_runners(engine: Engine, plan: Plan) -> None:
+    """Refuse what would wait for ever: runners are here, and none can run one of its nodes."""
+    check_pythons(engine, plan)
+    offers = [each.offer for each in engine.core.runners.values() if each.connected]
+    if not offers:
+        return
+    if not any(each.tier for each in offers):
+        raise FailedPrecondition(
+            "TIER_MISSING",
+            "the runners take nothing, for none can isolate code as strongly as its deployment "
+            "asks for with QFLOW_MINIMUM_TIER; GetRunner says what is missing",
+        )
+    for place in _places_below(plan):
+        if place.needs is None or any(place.needs.met_by(each) for each in offers):
+            continue
+        lacking = unmet(place.needs, offers)
+        raise FailedPrecondition(
+            "RUNNER_MISSING",
+            f"node {place.id} needs a runner with {', '.join(lacking)}, and none has it; "
+            f"{action_for(lacking)}",
+            resource=("workflow", str(plan.workflow_id)) if plan.workflow_id else None,
+        )
+
+
+def _places_below(plan: Plan) -> Iterator[Place]:
+    """Give all places of a plan and of the workflows within it."""
+    for place in plan.places:
+        yield place
+        if place.sub is not None:
+            yield from _places_below(place.sub)
 
 
 def changes_all_the_time() -> Unavailable:

@@ -29,7 +29,7 @@ from services.orchestrator.usecases.launch import (
     Launch,
     Started,
     changes_all_the_time,
-    check_pythons,
+    check_runners,
     digest_of,
     launch,
     preview,
@@ -123,7 +123,7 @@ class Rerunner:
             plan = await self._edited(caller, parent, plan, again, rows)
             kept = kept_results.laid_out(plan, rows)
         await self._check_nodes(caller, plan, kept)
-        check_pythons(self.engine, plan)
+        check_runners(self.engine, plan)
         wishes = _wishes(parent, again)
         return Launch(plan=plan, input_json=input_json, wishes=wishes, kept=kept, partly=partly)
 

@@ -19,7 +19,7 @@ from services.orchestrator.usecases.launch import (
     Launch,
     Started,
     changes_all_the_time,
-    check_pythons,
+    check_runners,
     digest_of,
     launch,
     same_request,
@@ -48,7 +48,7 @@ async def run_node(
         if earlier is not None:
             return Started(earlier, await reader.plan(earlier), existing=True)
         plan, version_id = await _plan(reader, engine, caller, node_id, version)
-        check_pythons(engine, plan)
+        check_runners(engine, plan)
         await asyncio.to_thread(inputs.check, plan, input_json)
         kept = replaced(wishes.options, node_version_id=version_id)
         asked = Launch(

@@ -24,7 +24,7 @@ from services.orchestrator.usecases.launch import (
     Launch,
     Started,
     changes_all_the_time,
-    check_pythons,
+    check_runners,
     digest_of,
     launch,
     preview,
@@ -156,7 +156,7 @@ class Starter:
             known = await self._plan(caller, workflow_id, version)
         else:
             known = await self._look_up(caller, workflow_id, version, store=False)
-        check_pythons(self.engine, known.plan)
+        check_runners(self.engine, known.plan)
         if len(input_json) > _CHECK_INLINE_MAX:
             await asyncio.to_thread(inputs.check, known.plan, input_json)
         else:

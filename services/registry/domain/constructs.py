@@ -35,6 +35,22 @@ MAP_DEPTH_MAX: Final = 3
 TURNS_MAX: Final = 1_000
 
 
+# How much of a process calls share, and how strongly they are held; both from least to most strict.
+REUSES: Final = ("warm", "fork", "fresh", "container")
+TIERS: Final = ("T0", "T1", "T2", "T3", "T4")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirements:
+    """What a place requires of the runner that it goes to."""
+
+    isolation: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    cpus: int = 0
+    memory_bytes: int = 0
+    gpus: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Branch:
     """A way out of a choice, taken where its condition is the first that holds."""

@@ -21,6 +21,7 @@ from services.registry.domain.constructs import (
     Join,
     Loop,
     Map,
+    Requirements,
 )
 from services.registry.domain.node_limits import NodeLimits
 from services.registry.domain.setting_table import Setting
@@ -86,6 +87,8 @@ class WorkflowNode:
     total_timeout_ms: int | None = None
     limits: NodeLimits = field(default_factory=NodeLimits)
     cache_ttl_ms: int | None = None
+    reuse: str = ""  # empty: as much as the node's author allows
+    runner: Requirements | None = None
 
     @property
     def kind(self) -> str:
@@ -110,6 +113,10 @@ class WorkflowNode:
         yield table.QUEUE_TIMEOUT, self.queue_timeout_ms
         yield table.TOTAL_TIMEOUT, self.total_timeout_ms
         yield table.CACHE_TTL, self.cache_ttl_ms
+        if self.runner is not None:
+            yield table.RUNNER_CPUS, self.runner.cpus
+            yield table.RUNNER_MEMORY, self.runner.memory_bytes
+            yield table.RUNNER_GPUS, self.runner.gpus
         if self.retry is not None:
             yield from self.retry.settings()
 

@@ -24,6 +24,8 @@ from services.registry.domain.constructs import (
     FINISH,
     N_OF,
     ORDER,
+    REUSES,
+    TIERS,
     WORKFLOW,
     Approval,
     Branch,
@@ -32,6 +34,7 @@ from services.registry.domain.constructs import (
     Join,
     Loop,
     Map,
+    Requirements,
     Signal,
     Sleep,
     SubWorkflow,
@@ -40,13 +43,16 @@ from services.registry.domain.definition import WorkflowNode
 from services.registry.domain.document import Item, Number, Plain
 from services.registry.domain.exact_values import exact
 from services.registry.domain.exchange_values import Values
+from services.registry.domain.stored_constructs import requirements_to_json
 from services.registry.domain.yaml_text import Inline
 
 KINDS: Final = (*BY_KIND, WORKFLOW)
 _SPANS: Final = ("queue_timeout_ms", "total_timeout_ms", "cache_ttl_ms")
+_COUNTS: Final = ("cpus", "memory_bytes", "gpus")
 NODE_KEYS: Final = (
     *KINDS,
     *("join", "condition", "on_failure", "phase", "compensates", "map", "loop"),
+    *("reuse", "runner"),
     *_SPANS,
 )
 CONNECTION_KEYS: Final = ("kind", "branch")
@@ -80,6 +86,17 @@ def written_constructs(node: WorkflowNode) -> dict[str, Plain]:
     for key in _SPANS:
         if getattr(node, key) is not None:
             shown[key] = getattr(node, key)
+    return shown | _where(node)
+
+
+def _where(node: WorkflowNode) -> dict[str, Plain]:
+    """Write how and where it is run."""
+    shown: dict[str, Plain] = {"reuse": node.reuse} if node.reuse else {}
+    if node.runner is not None:
+        said = requirements_to_json(node.runner)
+        if "labels" in said:
+            said["labels"] = Inline(sorted(said["labels"].items()))
+        shown["runner"] = Inline(said)
     return shown
 
 
@@ -145,7 +162,24 @@ def constructs_from(
         given["loop"] = _loop_from(read, found["loop"], f"{path}.loop")
     for key in _SPANS:
         given[key] = read.span(found.get(key), f"{path}.{key}")
+    given["reuse"] = _word(read, found, "reuse", path, REUSES)
+    if "runner" in found:
+        given["runner"] = _requirements_from(read, found["runner"], f"{path}.runner")
     return given
+
+
+def _requirements_from(read: Values, item: Item, path: str) -> Requirements:
+    found = read.members(item, path, optional=("isolation", "labels", *_COUNTS))
+    labels = read.mapping(found["labels"], f"{path}.labels") if "labels" in found else {}
+    return Requirements(
+        isolation=_word(read, found, "isolation", path, TIERS),
+        labels=tuple(
+            sorted(
+                (name, read.text(each, f"{path}.labels.{name}")) for name, each in labels.items()
+            )
+        ),
+        **{key: read.integer(found.get(key), f"{path}.{key}", 0) for key in _COUNTS},
+    )
 
 
 def connection_from(read: Values, found: Mapping[str, Item], path: str) -> tuple[str, str]:

@@ -47,6 +47,10 @@ _NODE: Final = (Level.NODE,)
 _NODE_OR_LESS: Final = (Level.DEPLOYMENT, Level.NODE)
 _LIMIT_PROOF: Final = "tests/integration/runner/test_node_limits.py::"
 _RETRY_PROOF: Final = "tests/unit/orchestrator/test_retry.py::"
+_NEEDS_PROOF: Final = (
+    "tests/unit/orchestrator/test_needs.py"
+    "::test_a_place_goes_to_no_runner_that_lacks_what_it_requires"
+)
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
 
@@ -265,6 +269,78 @@ JITTER: Final = Setting(
     proof=f"{_RETRY_PROOF}test_jitter_takes_off_no_more_than_its_part",
     description="the part of each wait that is drawn at random",
 )
+REUSE: Final = Setting(
+    name="reuse",
+    kind="text",
+    unit="",
+    default=None,
+    levels=_NODE,
+    enforced_by="runner",
+    enforcement="the runner keys interpreters by it, and begins anew as often as it says",
+    proof="tests/integration/runner/test_reuse_of_attempts.py::test_what_calls_share_is_what_the_node_says",
+    description="how much of a process the calls share: warm, fork, fresh or container",
+)
+RUNNER_ISOLATION: Final = Setting(
+    name="runner.isolation",
+    kind="text",
+    unit="",
+    default=None,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="the node goes only to runners that have it; where none has, no run starts",
+    proof=_NEEDS_PROOF,
+    description="the weakest isolation that will do: T0 to T4; else what the deployment asks for",
+)
+RUNNER_LABELS: Final = Setting(
+    name="runner.labels",
+    kind="text",
+    unit="",
+    default=None,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="the node goes only to runners that have it; where none has, no run starts",
+    proof=_NEEDS_PROOF,
+    description="labels that the runner must have",
+)
+RUNNER_CPUS: Final = Setting(
+    name="runner.cpus",
+    kind="integer",
+    unit="processors",
+    default=0,
+    minimum=0,
+    maximum=1024,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="the node goes only to runners that have it; where none has, no run starts",
+    proof=_NEEDS_PROOF,
+    description="how many processors the runner's machine must have",
+)
+RUNNER_MEMORY: Final = Setting(
+    name="runner.memory_bytes",
+    kind="integer",
+    unit="bytes",
+    default=0,
+    minimum=0,
+    maximum=1024**4,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="the node goes only to runners that have it; where none has, no run starts",
+    proof=_NEEDS_PROOF,
+    description="how much memory the runner's machine must have",
+)
+RUNNER_GPUS: Final = Setting(
+    name="runner.gpus",
+    kind="integer",
+    unit="GPUs",
+    default=0,
+    minimum=0,
+    maximum=64,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="the node goes only to runners that have it; where none has, no run starts",
+    proof=_NEEDS_PROOF,
+    description="how many GPUs the runner's machine must have",
+)
 # Said by the node's own version, not by the workflow: here for what is in force.
 PYTHON_VERSION: Final = Setting(
     name="python_version",
@@ -292,6 +368,12 @@ SETTINGS: Final = (
     FACTOR,
     MAX_DELAY,
     JITTER,
+    REUSE,
+    RUNNER_ISOLATION,
+    RUNNER_LABELS,
+    RUNNER_CPUS,
+    RUNNER_MEMORY,
+    RUNNER_GPUS,
     PYTHON_VERSION,
 )
 

@@ -20,6 +20,7 @@ from services.registry.domain.constructs import (
     Join,
     Loop,
     Map,
+    Requirements,
     Signal,
     Sleep,
     SubWorkflow,
@@ -51,7 +52,25 @@ def constructs_to_json(node: WorkflowNode) -> Json:
     for key in _SPANS:
         if getattr(node, key) is not None:
             stored[key] = getattr(node, key)
+    return stored | _where_to_json(node)
+
+
+def _where_to_json(node: WorkflowNode) -> Json:
+    stored: Json = {"reuse": node.reuse} if node.reuse else {}
+    if node.runner is not None:
+        stored["runner"] = requirements_to_json(node.runner)
     return stored
+
+
+def requirements_to_json(runner: Requirements) -> Json:
+    """Write what is required of a runner, and nothing that is not."""
+    said = asdict(runner) | {"labels": dict(runner.labels)}
+    return {key: value for key, value in said.items() if value}
+
+
+def _requirements_from_json(stored: Mapping[str, Any]) -> Requirements:
+    labels = tuple(sorted(dict(stored.get("labels") or {}).items()))
+    return Requirements(**{**stored, "labels": labels})
 
 
 def _construct_to_json(construct: Construct) -> Json:
@@ -84,7 +103,8 @@ def _waited_to_json(construct: Signal | Approval) -> Json:
 
 def constructs_from_json(stored: Mapping[str, Any]) -> Json:
     """Read what `constructs_to_json` wrote, as arguments of a place."""
-    found: Json = {key: stored[key] for key in (*_TEXTS, *_SPANS) if stored.get(key) is not None}
+    told = (*_TEXTS, *_SPANS, "reuse")
+    found: Json = {key: stored[key] for key in told if stored.get(key) is not None}
     if "kind" in stored:
         found["construct"] = _construct_from_json(stored["kind"], stored.get(stored["kind"]) or {})
     if "join" in stored:
@@ -93,6 +113,8 @@ def constructs_from_json(stored: Mapping[str, Any]) -> Json:
         found["mapped"] = Map(**stored["map"])
     if "loop" in stored:
         found["loop"] = Loop(**{**stored["loop"], "carry": tuple(stored["loop"]["carry"].items())})
+    if stored.get("runner") is not None:
+        found["runner"] = _requirements_from_json(stored["runner"])
     return found
 
 

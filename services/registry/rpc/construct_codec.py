@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
+from qflow.isolation.v1 import isolation_pb2
 from qflow.registry.v1 import workflow_pb2 as pb
 from qflow.types import expression, to_text
 
@@ -29,6 +30,7 @@ from services.registry.domain.constructs import (
     Join,
     Loop,
     Map,
+    Requirements,
     Signal,
     Sleep,
     SubWorkflow,
@@ -80,7 +82,22 @@ def constructs_from_pb(message: pb.WorkflowNode, place: str) -> Values:
     for name in _SPANS:
         if message.HasField(name):
             found[f"{name}_ms"] = _span(getattr(message, name), f"{place}.{name}")
+    if message.reuse:
+        found["reuse"] = isolation_pb2.Reuse.Name(message.reuse).removeprefix("REUSE_").lower()
+    if message.HasField("runner"):
+        found["runner"] = _requirements_from_pb(message.runner)
     return found
+
+
+def _requirements_from_pb(message: pb.RunnerRequirements) -> Requirements:
+    tier = isolation_pb2.Tier.Name(message.isolation) if message.isolation else ""
+    return Requirements(
+        isolation=tier.removeprefix("TIER_"),
+        labels=tuple(sorted(message.labels.items())),
+        cpus=message.cpus,
+        memory_bytes=message.memory_bytes,
+        gpus=message.gpus,
+    )
 
 
 def _span(message: Duration, field: str) -> int:
@@ -157,6 +174,22 @@ def add_constructs(message: pb.WorkflowNode, node: WorkflowNode) -> None:
         span_ms = getattr(node, f"{name}_ms")
         if span_ms is not None:
             getattr(message, name).FromMilliseconds(span_ms)
+    _add_where(message, node)
+
+
+def _add_where(message: pb.WorkflowNode, node: WorkflowNode) -> None:
+    if node.reuse:
+        message.reuse = isolation_pb2.Reuse.Value(f"REUSE_{node.reuse.upper()}")
+    if node.runner is not None:
+        message.runner.SetInParent()
+        _add_requirements(message.runner, node.runner)
+
+
+def _add_requirements(message: pb.RunnerRequirements, of: Requirements) -> None:
+    if of.isolation:
+        message.isolation = isolation_pb2.Tier.Value(f"TIER_{of.isolation}")
+    message.labels.update(of.labels)
+    message.cpus, message.memory_bytes, message.gpus = of.cpus, of.memory_bytes, of.gpus
 
 
 def _add_construct(message: pb.WorkflowNode, construct: Construct) -> None:

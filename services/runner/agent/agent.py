@@ -1709,6 +1709,7 @@ class Printed(io.RawIOBase):
         self.channel = channel
         self.descriptor = descriptor
         self.header = b'{"op":"log","s":%d}' % descriptor
+        self.name = "<stdout>" if descriptor == 1 else "<stderr>"
 
     def writable(self):
         return True
@@ -2151,6 +2152,7 @@ class Agent:
         self.prepared[header["version"]] = header
         if header["apart"] == "fork":
             import_ahead(header)
+            flush_streams()  # what is left in a buffer would be printed by every fork
             gc.freeze()
             # With more than one thread there is no fork: what another holds stays held for ever.
             if len(os.listdir("/proc/self/task")) > 1:
@@ -2300,7 +2302,14 @@ def import_ahead(spec):
     """
     import ast
     import importlib
+    import linecache  # noqa: F401 - what every child needs, and those of some types
 
+    told = _dump([spec["inputs"], spec["outputs"]])
+    needed = [name for name in ("datetime", "decimal", "uuid") if '"%s' % name in told]
+    if "async def" in spec["code"]:
+        needed.append("asyncio")
+    for name in needed:
+        importlib.import_module(name)
     if spec.get("env") and spec["env"] not in sys.path:
         sys.path.append(spec["env"])
     try:
@@ -2474,6 +2483,7 @@ def serve_once(writing, spec, header, body):
     descriptor = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 200)
     os.close(writing)
     agent = Agent(Channel(descriptor))
+    draw_anew()
     cpu = time.process_time_ns()
     began = time.perf_counter_ns()
     agent.set_context(header.get("context") or {})
@@ -2499,6 +2509,16 @@ def serve_once(writing, spec, header, body):
     }
     agent.channel.write({"op": "result", "id": header["id"], "usage": usage, "error": error})
     os._exit(0)
+
+
+def draw_anew():
+    """Forks of one process would draw equal numbers; `random` sees to that itself, numpy does not."""
+    module = sys.modules.get("numpy.random")
+    if module is not None:
+        try:
+            module.seed()
+        except BaseException:
+            pass
 
 
 class Nothing:

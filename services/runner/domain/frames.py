@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
@@ -10,6 +10,7 @@ from uuid import UUID
 from services.runner.domain.attempts import FileReference, Spliced
 from services.runner.domain.limits import Asked, Tier
 from services.runner.domain.outcome import Outcome
+from services.runner.domain.reuse import Reuse
 
 Value = bytes | FileReference | Spliced | None
 
@@ -31,6 +32,7 @@ class Definition:
     timeout_s: float
     limits: Asked
     python_version: str
+    reuse: Reuse = Reuse.WARM
 
 
 class Assignment(NamedTuple):
@@ -97,6 +99,16 @@ class Declined(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What nodes may require of this runner, besides a tier and a Python."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    cpus: int = 0
+    memory_bytes: int = 0
+    gpus: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Greeting:
     """Who this runner is, and what it has in hand."""
 
@@ -104,6 +116,7 @@ class Greeting:
     slots: int
     tiers: Sequence[Tier]
     pythons: Sequence[str]
+    machine: Machine
     running: Sequence[tuple[UUID, int]]
     finished: Sequence[tuple[UUID, int]]
 

@@ -22,7 +22,7 @@ class Reuse(enum.StrEnum):
 
 _STRICTNESS: Final = {each: place for place, each in enumerate(Reuse)}
 # An agent keeps the versions it was told of; with one that knows more a new one is begun.
-VERSIONS_MAX: Final = 256
+VERSIONS_MAX: Final = 64
 
 
 def reuse_of(asked: Reuse, *, own_code: bool) -> Reuse:

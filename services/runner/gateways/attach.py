@@ -30,6 +30,7 @@ from services.runner.domain.frames import (
     ValuesNotGiven,
 )
 from services.runner.domain.limits import Asked
+from services.runner.domain.reuse import Reuse
 
 PROTOCOL: Final = 1
 _FRAME_BYTES_MAX: Final = 256 * 1024
@@ -163,6 +164,10 @@ def _hello(greeting: Greeting) -> pb.RunnerHello:
         tiers=[isolation_pb2.Tier.Value(f"TIER_{tier.value}") for tier in greeting.tiers],
         pythons=greeting.pythons,
         inventory=inventory,
+        labels=dict(greeting.machine.labels),
+        cpus=greeting.machine.cpus,
+        memory_bytes=greeting.machine.memory_bytes,
+        gpus=greeting.machine.gpus,
     )
 
 
@@ -251,6 +256,9 @@ def _pairs(items: Sequence[Any]) -> list[tuple[UUID, int]]:
     return [(uuid_from_bytes(each.attempt_ref), each.token) for each in items]
 
 
+_REUSES: Final = {isolation_pb2.Reuse.Value(f"REUSE_{each.name}"): each for each in Reuse}
+
+
 def _definition(each: pb.AttemptDefinition) -> Definition:
     return Definition(
         number=each.definition,
@@ -269,6 +277,7 @@ def _definition(each: pb.AttemptDefinition) -> Definition:
             cpu_millicores=each.limits.cpu_millicores,
         ),
         python_version=each.python_version,
+        reuse=_REUSES.get(each.reuse, Reuse.WARM),
     )
 
 

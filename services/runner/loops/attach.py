@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 from services.kit.loops import wait_either
-from services.runner.domain.frames import Greeting
+from services.runner.domain.frames import Greeting, Machine
 from services.runner.domain.limits import Tier
 from services.runner.gateways.attach import AttachStream, StreamLost
 from services.runner.usecases.desk import Desk, Session
@@ -187,6 +187,9 @@ class Streams:
                         await session.answered.wait()
 
 
+_ANY_MACHINE: Final = Machine()
+
+
 def greeting_of(
     desk: Desk,
     incarnation: Callable[[], UUID],
@@ -194,6 +197,7 @@ def greeting_of(
     slots: int,
     tiers: tuple[Tier, ...],
     pythons: tuple[str, ...],
+    machine: Machine = _ANY_MACHINE,
 ) -> Greet:
     """Make the function that says who this runner is now."""
 
@@ -204,6 +208,7 @@ def greeting_of(
             slots=slots,
             tiers=tiers,
             pythons=pythons,
+            machine=machine,
             running=running,
             finished=finished,
         )

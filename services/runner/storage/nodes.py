@@ -28,11 +28,12 @@ class NodeVersion:
 
 
 _GET: Final[LiteralString] = """
-    SELECT v.id, v.tenant_id, v.code, v.main_function, v.python_version, v.input_types,
+    SELECT v.id, n.tenant_id, v.code, v.main_function, v.python_version, v.input_types,
            v.output_types,
            coalesce(l.state, 'none') AS lock_state, coalesce(l.lock, '') AS lock,
            coalesce(l.lock_digest, '') AS lock_digest, coalesce(l.error, '') AS lock_error
       FROM python_node_versions v
+      JOIN python_nodes n ON n.id = v.node_id
       LEFT JOIN node_version_locks l ON l.node_version_id = v.id
      WHERE v.id = $1
 """

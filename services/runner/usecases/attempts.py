@@ -410,7 +410,8 @@ class Attempts:
             recycle = "out of turn"
         elif "error" in header:
             error = error_from(header["error"])
-            if error.type in {ErrorType.EXITED, ErrorType.OOM}:
+            # Where the call had a process of its own, that has ended with it.
+            if error.type in {ErrorType.EXITED, ErrorType.OOM} and not warm.key.reuse.apart:
                 recycle = recycle or error.type.value
         else:
             try:

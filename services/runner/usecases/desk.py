@@ -426,4 +426,5 @@ def _request(
         outputs=definition.outputs,
         timeout_s=assignment.timeout_s or definition.timeout_s or _TIMEOUT_DEFAULT_S,
         limits=definition.limits,
+        reuse=definition.reuse,
     )

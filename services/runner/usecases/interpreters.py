@@ -198,7 +198,9 @@ class InterpreterPool:
             or worn_out(
                 uses=warm.uses,
                 age_s=now - warm.born,
-                memory_used=warm.memory_peak_bytes / warm.key.limits.memory_bytes,
+                memory_used=0.0  # a call's own process has given it back
+                if warm.key.reuse.apart
+                else warm.memory_peak_bytes / warm.key.limits.memory_bytes,
             )
         ):
             self._end(warm)

@@ -51,7 +51,9 @@ async def set_rules(
         return written
 
     replayed = await replay(pool, caller, key)
-    return replayed or await write_once(pool, caller, key, write)
+    if replayed is not None:
+        return replayed
+    return await write_once(pool, caller, key, write)
 
 
 def etag_of(rules: StoredRules | None) -> str:

@@ -109,7 +109,9 @@ class Wheels:
             return wheel_id
 
         replayed = await replay(self._pool, caller, key)
-        done = replayed or await write_once(self._pool, caller, key, write)
+        if replayed is not None:
+            return replayed
+        done = await write_once(self._pool, caller, key, write)
         await asyncio.to_thread(self._store.remove, caller.tenant_id, wheel_id)
         return done
 

@@ -216,3 +216,27 @@ async def test_where_an_import_begins_threads_there_is_no_fork(
     threaded, reply = await zygote.prepare(FORK, code)
     assert FRESH == reply.header["apart"]
     assert b"2" == (await zygote.call(threaded)).body
+
+
+async def test_forks_do_not_draw_equal_numbers(begin: Begin, short_home: Path) -> None:
+    """A stand-in for numpy's generator, which a fork inherits with its state."""
+    environment = short_home / f"env-{uuid.uuid4()}"
+    folder = environment / "numpy"
+    folder.mkdir(mode=0o755, parents=True)
+    environment.chmod(0o755)
+    (folder / "__init__.py").write_text("print('imported')\n")
+    (folder / "random.py").write_text("import os\nseeds = []\ndef seed():\n    seeds.append(1)\n")
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    zygote = await begin(environment=environment)
+    code = (
+        "import random, numpy.random\n"
+        "def main():\n    return [random.random(), numpy.random.seeds]\n"
+    )
+    version, _ = await zygote.prepare(FORK, code)
+    drawn = []
+    for _ in range(3):
+        number, seeds = json.loads((await zygote.call(version)).body)
+        drawn.append(number)
+        assert ([1], "") == (seeds, zygote.sandbox.output_tails()[0])
+    assert 3 == len(set(drawn))

@@ -26,11 +26,11 @@ def _retry_after_s(error: grpc.aio.AioRpcError) -> float:
     status = status_pb2.Status()
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
-            status.ParseFromString(value)  # type: ignore[arg-type]
+            status.ParseFromString(value)
     info = error_details_pb2.RetryInfo()
     for detail in status.details:
         if detail.Unpack(info):
-            return float(info.retry_delay.seconds) + info.retry_delay.nanos / 1e9
+            return float(info.retry_delay.ToMilliseconds()) / 1000
     return 0.0
 
 

@@ -108,12 +108,10 @@ async def test_a_result_is_given_again_until_its_time_is_up(orchestra: Orchestra
             await kept(orchestra, 3)
     assert first.output_json == again.output_json
     assert [False, True, True] == [nodes[each].cache_hit for each in "abc"]
-    before = dict(
-        orchestra.rows(
-            "SELECT node_id, id::text FROM node_executions WHERE workflow_execution_id = %s",
-            first.id,
-        )
+    rows = orchestra.rows(
+        "SELECT node_id, id::text FROM node_executions WHERE workflow_execution_id = %s", first.id
     )
+    before = {str(name): row_id for name, row_id in rows}
     assert [before["b"], before["c"]] == [nodes[each].copied_from for each in "bc"]
     assert '{"result":3}' == nodes["b"].output_json
     assert {"a": 4, "b": 2, "c": 3} == worker.ran

@@ -19,7 +19,7 @@ from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
 from services.kit.pythons import find_pythons
 from services.runner.domain.environments import lock_digest
-from services.runner.domain.frames import Declined, Greeting, Outgoing, ValuesNotGiven
+from services.runner.domain.frames import Declined, Greeting, Machine, Outgoing, ValuesNotGiven
 from services.runner.domain.limits import Tier
 from services.runner.gateways.attach import AttachStream, StreamLost
 from services.runner.gateways.sandbox.port import Interpreter
@@ -211,6 +211,7 @@ async def test_a_stream_that_ends_anyhow_is_lost_and_its_runner_goes_on(
         slots=1,
         tiers=[Tier.T2],
         pythons=["3.11"],
+        machine=Machine(),
         running=[],
         finished=[],
     )

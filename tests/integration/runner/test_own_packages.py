@@ -218,7 +218,7 @@ async def test_wheels_have_room_to_keep_to(wheels: Wheels, caller: Caller, tmp_p
     with pytest.raises(ResourceExhausted):
         await upload(wheels, caller, b"x" * (1 << 20) + b"x")
     for name in ("one", "two", "three"):
-        data = wheel_bytes(tmp_path, name, files={f"{name}.dat": name * 300_000})
+        data = wheel_bytes(tmp_path, name, files={f"{name}.dat": "x" * 900_000})
         await upload(wheels, caller, data, f"{name}-1.0-py3-none-any.whl")
     data = wheel_bytes(tmp_path, "four", files={"four.dat": "x" * 900_000})
     with pytest.raises(ResourceExhausted):
@@ -406,6 +406,9 @@ def young_index(tmp_path: Path, index: Path) -> Iterator[str]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def do_HEAD(self) -> None:
+            self.send_error(405)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -204,14 +204,13 @@ async def test_environments_are_prepared_ahead_and_shown(served: Served) -> None
     assert {"python", "greeter"} == {
         each["name"] for each in json.loads(bom.bom_json)["components"]
     }
+    rows: list[Any] = []
     async with asyncio.timeout(10):
-        while not (  # noqa: ASYNC110 - rows are written beside the work
-            rows := sql.execute(
+        while [("greeter", "completed")] != rows:
+            await asyncio.sleep(0.05)  # rows are written beside the work
+            rows = sql.execute(
                 "SELECT package_name, installation_status FROM container_dependencies"
             ).fetchall()
-        ):
-            await asyncio.sleep(0.05)
-    assert [("greeter", "completed")] == rows
 
 
 async def _lock(served: Served, node: factories.Node) -> None:
@@ -231,7 +230,7 @@ async def _lock(served: Served, node: factories.Node) -> None:
     )
 
 
-async def _described(stub: EnvironmentServiceStub, environment_id: str) -> Any:
+async def _described(stub: Any, environment_id: str) -> Any:
     request = environments_pb.GetEnvironmentRequest(environment_id=environment_id)
     async with asyncio.timeout(10):
         while not (  # noqa: ASYNC110 - rows are written beside the work

@@ -10,6 +10,7 @@ import pytest
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 
 from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.rows import (
     AssignCommand,
@@ -35,7 +36,7 @@ def new_core(*runners: tuple[UUID, int], unlocked: bool = True) -> Core:
     if unlocked:
         core.unlocked = {UUID(int=at) for at in range(3)}
     for runner, credits_ in runners:
-        core.attached(runner, PYTHONS, {})
+        core.attached(runner, Offer(pythons=PYTHONS, tier="T2"), {})
         core.granted(runner, credits_, 1)
     return core
 
@@ -65,7 +66,7 @@ def holder(run: Run) -> UUID | None:
 def suspected(core: Core, plan: Plan) -> Run:
     """A run whose one place took a runner with it."""
     doomed = UUID(int=next(_IDS))
-    core.attached(doomed, PYTHONS, {})
+    core.attached(doomed, Offer(pythons=PYTHONS, tier="T2"), {})
     core.granted(doomed, 9, 1)  # the freest of all
     run = start(core, plan)
     assert holder(run) == doomed
@@ -93,7 +94,7 @@ def test_a_suspect_that_is_handed_back_still_runs_alone() -> None:
     plan = plan_of([], 1)
     core = new_core()
     suspect = suspected(core, plan)
-    core.attached(ONE, PYTHONS, {})
+    core.attached(ONE, Offer(pythons=PYTHONS, tier="T2"), {})
     core.granted(ONE, 4, 1)
     record = suspect.records[0]
     assert record is not None
@@ -109,13 +110,13 @@ def test_a_suspect_found_in_the_rows_keeps_its_runner_for_itself() -> None:
     plan = plan_of([], 1)
     before = new_core()
     suspect = suspected(before, plan)
-    before.attached(ONE, PYTHONS, {})
+    before.attached(ONE, Offer(pythons=PYTHONS, tier="T2"), {})
     before.granted(ONE, 4, 1)
     after = new_core()
     after.adopt(suspect, now=0.0, due_s={}, deadline_s=None)
     record = suspect.records[0]
     assert record is not None
-    after.attached(ONE, PYTHONS, {record.id: record.token})
+    after.attached(ONE, Offer(pythons=PYTHONS, tier="T2"), {record.id: record.token})
     after.granted(ONE, 4, 1)
     assert holder(start(after, plan)) is None
 

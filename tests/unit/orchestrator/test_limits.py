@@ -24,6 +24,7 @@ from services.orchestrator.domain.limits import (
     compile_key,
     key_of,
 )
+from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.state import NO_USAGE, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
@@ -297,7 +298,7 @@ def test_a_limit_that_is_made_while_a_slot_waits_for_a_runner_holds_for_it() -> 
     run = start(core, PLAN)
     assert 1 == core.ready.size
     limited(core, PLAN, runs=False)
-    core.attached(ONE, frozenset({"3.11"}), {})
+    core.attached(ONE, Offer(pythons=frozenset({"3.11"}), tier="T2"), {})
     core.granted(ONE, 4, 1)
     assert [None] == statuses(run)
     assert 1 == len(taken(core))

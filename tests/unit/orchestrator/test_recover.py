@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.rows import AssignCommand, KillCommand
 from services.orchestrator.usecases.recover import _PIECE_NODES_MAX, _pieces
 from tests.unit.orchestrator.graphs import plan_of
@@ -33,6 +34,6 @@ def test_a_cancelled_run_that_is_loaded_again_is_killed_where_it_runs_and_not_be
     after = new_core()
     after.adopt(run, now=0.0, due_s={}, deadline_s=None)
     assert [] == after.redispatch()
-    [t] = after.attached(ONE, PYTHONS, {record.id: given})
+    [t] = after.attached(ONE, Offer(pythons=PYTHONS, tier="T2"), {record.id: given})
     assert [KillCommand(ONE, record.id, given)] == t.commands
     assert not any(isinstance(each, AssignCommand) for each in t.commands)

@@ -12,6 +12,7 @@ import pytest
 from services.orchestrator.domain import reuse
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.credits import ReadyQueue
+from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.partly import Partly, kept_names, tree
 from services.orchestrator.domain.plan import Definition, Plan
 from services.orchestrator.domain.reuse import Kept
@@ -35,7 +36,7 @@ class Bench:
         self.store = Store()
         self.core = Core(epoch=1, new_id=lambda: next(self.ids), draw=lambda: 0.5)
         self.core.unlocked = {UUID(int=at) for at in range(3)}
-        self.core.attached(RUNNER, frozenset({"3.11"}), {})
+        self.core.attached(RUNNER, Offer(pythons=frozenset({"3.11"}), tier="T2"), {})
         self.core.granted(RUNNER, 1000, 1)
         self.assigned: list[AssignCommand] = []
 
@@ -232,7 +233,7 @@ def test_the_queue_gives_by_priority_and_in_turns(seed: int) -> None:
             queue.push(run_id, place, "3.11", priority=runs[run_id])
             model.append((runs[run_id], run_id, place))
         elif roll < 0.95:
-            found = queue.take(frozenset({"3.11"}))
+            found = queue.take(Offer(pythons=frozenset({"3.11"}), tier="T2"))
             if not model:
                 assert found is None
                 continue
@@ -251,4 +252,4 @@ def test_the_queue_gives_by_priority_and_in_turns(seed: int) -> None:
         assert len(model) == queue.size
     for run_id in runs:
         queue.forget(run_id)
-    assert ({}, 0) == (queue._by_python, queue.size)
+    assert ({}, 0) == (queue._by_need, queue.size)

@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.rows import (
     AckCommand,
@@ -31,6 +32,7 @@ from tests.unit.orchestrator.graphs import random_plan
 from tests.unit.orchestrator.store import Store
 
 TENANT = UUID(int=7)
+_OFFER = Offer(pythons=frozenset({"3.11"}), tier="T2")
 
 
 class World:
@@ -139,7 +141,7 @@ class World:
         held = self.held.setdefault(runner, {})
         kept = self.results.setdefault(runner, [])
         inventory = held | {each.attempt_ref: each.token for each in kept}
-        transitions = self.core.attached(runner, frozenset({"3.11"}), inventory)
+        transitions = self.core.attached(runner, _OFFER, inventory)
         self.submit(transitions)
         self.submit(self.core.granted(runner, self.chance.randint(1, 4), 1))
         for outcome in list(kept):

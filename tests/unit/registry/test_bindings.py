@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from qflow.types import SCALARS, Type, to_json
 
+from services.registry.domain.constructs import Requirements
 from services.registry.domain.definition import (
     Checked,
     Definition,
@@ -135,6 +136,9 @@ def test_a_setting_out_of_its_limits_is_refused_wherever_it_comes_from(setting: 
         "limits.output_bytes": bound(limits=NodeLimits(output_bytes=2**40)),
         "queue_timeout": bound(queue_timeout_ms=0),
         "cache_ttl": bound(cache_ttl_ms=999),
+        "runner.cpus": bound(runner=Requirements(cpus=-1)),
+        "runner.memory_bytes": bound(runner=Requirements(memory_bytes=2**60)),
+        "runner.gpus": bound(runner=Requirements(gpus=65)),
         "total_timeout": bound(total_timeout_ms=10**15),
         "retry.max_retries": bound(retry=Retry(max_retries=10**9)),
         "retry.initial_delay": bound(retry=Retry(initial_delay_ms=-1)),

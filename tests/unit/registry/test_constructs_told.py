@@ -24,6 +24,7 @@ from services.registry.domain.constructs import (
     Join,
     Loop,
     Map,
+    Requirements,
     Signal,
     Sleep,
     SubWorkflow,
@@ -80,6 +81,16 @@ maps = st.builds(
     max_failed=st.none() | st.integers(0, 10_000),
     max_failed_ratio=st.none() | st.floats(0, 1),
 )
+requirements = st.builds(
+    Requirements,
+    isolation=st.sampled_from(["", "T1", "T3"]),
+    labels=st.dictionaries(st.sampled_from(["zone", "disk"]), names).map(
+        lambda each: tuple(sorted(each.items()))
+    ),
+    cpus=st.integers(0, 1024),
+    memory_bytes=st.integers(0, 2**40),
+    gpus=st.integers(0, 64),
+)
 loops = st.builds(
     Loop,
     condition=conditions,
@@ -122,6 +133,8 @@ def places(draw: st.DrawFn, name: str) -> WorkflowNode:
         queue_timeout_ms=draw(spans),
         total_timeout_ms=draw(spans),
         cache_ttl_ms=draw(spans),
+        reuse=draw(st.sampled_from(["", "warm", "fork", "fresh", "container"])),
+        runner=draw(st.none() | requirements),
     )
 
 

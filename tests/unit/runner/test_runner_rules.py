@@ -20,6 +20,7 @@ from services.runner.domain.pooling import (
     worn_out,
     worth_starting,
 )
+from services.runner.domain.reuse import Reuse, reuse_of
 
 LOCK = """\
 idna==3.20 \\
@@ -76,9 +77,10 @@ def test_only_equal_needs_share_an_interpreter() -> None:
         WarmKey(tenant, uuid.uuid4(), "e", Limits()),
         WarmKey(tenant, version, "f", Limits()),
         WarmKey(tenant, version, "e", Limits(memory_bytes=1)),
+        WarmKey(tenant, version, "e", Limits(), Reuse.CONTAINER),
     }
     assert key not in others
-    assert 4 == len(others)
+    assert 5 == len(others)
 
 
 def test_a_short_call_waits_for_a_busy_interpreter_and_a_long_one_does_not() -> None:
@@ -124,6 +126,15 @@ def test_interpreters_wear_out() -> None:
     assert not worn_out(uses=1, age_s=1.0)
     assert worn_out(uses=1_000_000, age_s=1.0)
     assert worn_out(uses=1, age_s=1e6)
+    assert not worn_out(uses=1, age_s=1.0, memory_used=0.85)
+    assert worn_out(uses=1, age_s=1.0, memory_used=0.95)
+
+
+def test_code_of_another_author_is_forked_at_least() -> None:
+    assert list(Reuse) == [reuse_of(each, own_code=True) for each in Reuse]
+    others = [reuse_of(each, own_code=False) for each in Reuse]
+    assert [Reuse.FORK, Reuse.FORK, Reuse.FRESH, Reuse.CONTAINER] == others
+    assert [False, True, True, False] == [each.apart for each in Reuse]
 
 
 def test_a_tier_meets_those_below_it() -> None:

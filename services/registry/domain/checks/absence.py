@@ -36,6 +36,7 @@ from services.registry.domain.definition import Connection, WorkflowNode
 Events: TypeAlias = int
 
 _NOTHING: Final[Events] = 0
+_PLAIN_KINDS: Final = frozenset({DATA, ORDER})
 
 
 @dataclass(slots=True)
@@ -50,6 +51,8 @@ class Absence:
     # Of choices with a default: which it is and how many branches it has, by branch; and all those.
     choices: dict[Events, tuple[str, int]] = field(default_factory=dict)
     taken: Events = _NOTHING
+    # Whether all of it runs or the run fails: then nothing is ever absent.
+    is_whole: bool = False
 
     def _event(self, *event: str) -> Events:
         return 1 << self.bits.setdefault(event, len(self.bits))
@@ -167,15 +170,17 @@ class Absence:
 
 def absence_of(check: Check, ordered: Sequence[str]) -> Absence:
     """Place every node of a graph without cycles, in the order in which they may run."""
-    incoming: dict[str, dict[str, list[Connection]]] = {}
     handled = {each.id for each in check.definition.nodes if each.continues}
+    nodes = {name: check.definition.nodes[at] for name, at in check.places.items()}
+    if not handled and _runs_whole(check):
+        return Absence(nodes, {}, frozenset(), dict.fromkeys(ordered, _NOTHING), is_whole=True)
+    incoming: dict[str, dict[str, list[Connection]]] = {}
     for index in check.sound:
         edge = check.definition.connections[index]
         if edge.source:
             incoming.setdefault(edge.target, {}).setdefault(edge.source, []).append(edge)
             if edge.kind == FAILURE:
                 handled.add(edge.source)
-    nodes = {name: check.definition.nodes[at] for name, at in check.places.items()}
     found = Absence(nodes, incoming, frozenset(handled))
     for name in ordered:
         construct = nodes[name].construct
@@ -186,10 +191,21 @@ def absence_of(check: Check, ordered: Sequence[str]) -> Absence:
     return found
 
 
+def _runs_whole(check: Check) -> bool:
+    """Whether nothing in a graph lets a place be left out: most graphs are so, also large ones."""
+    connections = check.definition.connections
+    return all(connections[index].kind in _PLAIN_KINDS for index in check.sound) and all(
+        each.join is None and not each.condition and each.is_main and not each.compensates
+        for each in check.definition.nodes
+    )
+
+
 def absent_values(
     check: Check, absence: Absence, connections: Sequence[Connection]
 ) -> tuple[Connection, ...]:
     """Say of every edge what its input gets where its source ends without a value."""
+    if absence.is_whole:
+        return tuple(connections)
     decided = list(connections)
     for index in check.sound:
         edge = decided[index]

@@ -168,6 +168,8 @@ def _built_in(check: Check, node: WorkflowNode, place: str) -> None:
     useless = {
         "queue_timeout": node.queue_timeout_ms is not None,
         "cache_ttl": node.cache_ttl_ms is not None,
+        "reuse": bool(node.reuse),
+        "runner": node.runner is not None,
     }
     if not isinstance(node.construct, SubWorkflow):
         useless["retry"] = node.retry is not None

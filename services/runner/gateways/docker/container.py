@@ -51,7 +51,7 @@ class Container:
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._container = ""
         self._killed = False
-        self._peak_bytes = 0
+        self._usage = SandboxUsage()
         self._settling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -140,6 +140,10 @@ class Container:
             case {"level": int(level), "name": str(name)} if self._sink is not None:
                 self._sink.recorded(level, name, body.decode("utf-8", "replace"))
 
+    def usage(self) -> SandboxUsage:
+        """Give what the daemon counted, as it was last read: before the container was ended."""
+        return self._usage
+
     async def kill(self, *, grace_s: float = 0.0) -> SandboxUsage:
         """End the container with all that is in it; safe to call twice."""
         self._killed = True
@@ -148,15 +152,13 @@ class Container:
                 await self._signal("SIGTERM")
                 await asyncio.wait((self._ended,), timeout=grace_s)
             if not self._ended.done():
-                self._peak_bytes = await self._daemon.call(
-                    self._daemon.memory_peak_bytes, self._container
-                )
+                self._usage = await self._daemon.call(self._daemon.usage, self._container)
                 await self._signal("SIGKILL")
                 await asyncio.wait((self._ended,), timeout=_DEATH_TIMEOUT_S)
         if not self._ended.done():
             await self._remove()
             self._close(End(-1, oom=False, printed=""))
-        return SandboxUsage(memory_peak_bytes=self._peak_bytes)
+        return self._usage
 
     def told_end(self, container: str) -> None:
         """Look how it ended, for the daemon says that it has."""

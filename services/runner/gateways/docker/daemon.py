@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import docker
 import structlog
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError, ContainerError, DockerException, NotFound
 from requests.exceptions import RequestException
 
 from services.runner.gateways.docker.options import HOME_LABEL, SANDBOX_LABEL
+from services.runner.gateways.sandbox.port import SandboxUsage
 
 log = structlog.get_logger()
 
@@ -63,6 +64,22 @@ class Daemon:
         except NotFound:
             return ""
 
+    def has_program(self, image: str, program: str) -> bool:
+        """Whether an image has a Python of this name that starts."""
+        try:
+            self._client.containers.run(
+                image,
+                entrypoint=[program, "-I", "-S", "-c", "pass"],
+                user="65534:65534",
+                network_mode="none",
+                read_only=True,
+                cap_drop=["ALL"],
+                remove=True,
+            )
+        except (APIError, ContainerError):
+            return False
+        return True
+
     def run(self, options: Mapping[str, Any]) -> str:
         """Create and start a container; give its id."""
         made = str(self._api.create_container(**options)["Id"])
@@ -90,13 +107,17 @@ class Daemon:
         text = bytes(printed or b"").decode("utf-8", "replace")
         return End(int(state.get("ExitCode", -1)), bool(state.get("OOMKilled")), text[-2000:])
 
-    def memory_peak_bytes(self, container: str) -> int:
-        """Read its high-water mark; 0 where the daemon keeps none."""
+    def usage(self, container: str) -> SandboxUsage:
+        """Read what the daemon counted of it until now; zeros where it keeps none."""
         try:
-            memory = self._api.stats(container, stream=False, one_shot=True)["memory_stats"]
+            found = self._api.stats(container, stream=False, one_shot=True)
+            memory, processors = found["memory_stats"], found["cpu_stats"]["cpu_usage"]
         except (*FAULTS, KeyError, ValueError):
-            return 0
-        return int(memory.get("max_usage") or memory.get("usage") or 0)
+            return SandboxUsage()
+        return SandboxUsage(
+            memory_peak_bytes=int(memory.get("max_usage") or memory.get("usage") or 0),
+            cpu_us=int(processors.get("total_usage") or 0) // 1000,
+        )
 
     def remove(self, container: str) -> None:
         """Remove it with all that is in it, running or not."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
@@ -92,28 +92,13 @@ class DockerHost:
         name = home_name(home)
         try:
             daemon = await asyncio.to_thread(Daemon, name)
-            info = await daemon.call(daemon.info)
         except FAULTS as problem:
-            raise DockerMissing(
-                f"no Docker daemon answers ({type(problem).__name__}): install docker and start it,"
-                " or set DOCKER_HOST"
-            ) from None
-        if settings.runtime and settings.runtime not in info.get("Runtimes", {}):
-            raise DockerMissing(
-                f"the daemon has no runtime {settings.runtime}: install it and name it under"
-                " `runtimes` in /etc/docker/daemon.json"
-            )
-        images: dict[Path, tuple[str, str]] = {}
-        for version, interpreter in interpreters.items():
-            found = await daemon.call(daemon.image_id, settings.image.replace("{version}", version))
-            if found:
-                # By its digest: what the name stands for may change, a container's image never.
-                images[interpreter.executable] = (found, f"python{version}")
-        if not images:
-            raise DockerMissing(
-                f"the daemon has no image {settings.image} for any of {', '.join(interpreters)}:"
-                " make or pull one, or set QFLOW_DOCKER_IMAGE"
-            )
+            raise _no_daemon(problem) from None
+        try:
+            info, images = await daemon.call(_survey, daemon, settings, interpreters)
+        except DockerMissing:
+            await daemon.call(daemon.close)
+            raise
         shape = Shape(
             api_version=daemon.api_version,
             home=name,
@@ -208,6 +193,45 @@ class DockerHost:
     async def _look(self) -> None:
         for container in list(self._containers.values()):
             await container.look()
+
+
+def _survey(
+    daemon: Daemon, settings: DockerSettings, interpreters: Mapping[str, Interpreter]
+) -> tuple[Mapping[str, Any], dict[Path, tuple[str, str]]]:
+    """Ask what the daemon is, and for its image of each Python with the program's name there."""
+    try:
+        info = daemon.info()
+        found = {
+            version: daemon.image_id(settings.image.replace("{version}", version))
+            for version in interpreters
+        }
+    except FAULTS as problem:
+        raise _no_daemon(problem) from None
+    if settings.runtime and settings.runtime not in info.get("Runtimes", {}):
+        raise DockerMissing(
+            f"the daemon has no runtime {settings.runtime}: install it and name it under"
+            " `runtimes` in /etc/docker/daemon.json"
+        )
+    # By its digest: what the name stands for may change, a container's image never.
+    images = {
+        interpreters[version].executable: (image, f"python{version}")
+        for version, image in found.items()
+        # One image may be all that is named: then it is of the Python that it has.
+        if image and daemon.has_program(image, f"python{version}")
+    }
+    if not images:
+        raise DockerMissing(
+            f"the daemon has no image {settings.image} with its Python for any of"
+            f" {', '.join(interpreters)}: make or pull one, or set QFLOW_DOCKER_IMAGE"
+        )
+    return info, images
+
+
+def _no_daemon(problem: BaseException) -> DockerMissing:
+    return DockerMissing(
+        f"no Docker daemon answers ({type(problem).__name__}): install docker and start it, or set"
+        " DOCKER_HOST"
+    )
 
 
 def _remapped(info: Mapping[str, object]) -> bool:

@@ -51,3 +51,43 @@ TIER_T3: Tier.ValueType  # 4
 TIER_T4: Tier.ValueType  # 5
 """A kernel of its own: gVisor or a small virtual machine."""
 Global___Tier: _TypeAlias = Tier  # noqa: Y015
+
+class _Reuse:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReuseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reuse.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REUSE_UNSPECIFIED: _Reuse.ValueType  # 0
+    """Not stated: WARM."""
+    REUSE_WARM: _Reuse.ValueType  # 1
+    """An interpreter with the node's code loaded serves one call after another; what a call leaves in the module's names
+    the next one finds.
+    """
+    REUSE_FORK: _Reuse.ValueType  # 2
+    """Each call is a fork of a process that has imported the packages which the code imports at its top; the code is
+    loaded anew. What another tenant wrote is run like this at least.
+    """
+    REUSE_FRESH: _Reuse.ValueType  # 3
+    """Each call has an interpreter begun anew, in a sandbox that stays."""
+    REUSE_CONTAINER: _Reuse.ValueType  # 4
+    """Each call has a sandbox of its own."""
+
+class Reuse(_Reuse, metaclass=_ReuseEnumTypeWrapper):
+    """How much of a process the calls of a node share. What is stricter costs more for each call."""
+
+REUSE_UNSPECIFIED: Reuse.ValueType  # 0
+"""Not stated: WARM."""
+REUSE_WARM: Reuse.ValueType  # 1
+"""An interpreter with the node's code loaded serves one call after another; what a call leaves in the module's names
+the next one finds.
+"""
+REUSE_FORK: Reuse.ValueType  # 2
+"""Each call is a fork of a process that has imported the packages which the code imports at its top; the code is
+loaded anew. What another tenant wrote is run like this at least.
+"""
+REUSE_FRESH: Reuse.ValueType  # 3
+"""Each call has an interpreter begun anew, in a sandbox that stays."""
+REUSE_CONTAINER: Reuse.ValueType  # 4
+"""Each call has a sandbox of its own."""
+Global___Reuse: _TypeAlias = Reuse  # noqa: Y015

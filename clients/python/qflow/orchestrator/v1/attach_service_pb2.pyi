@@ -165,11 +165,35 @@ class RunnerHello(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     INCARNATION_FIELD_NUMBER: _builtins.int
     PROTOCOL_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     TIERS_FIELD_NUMBER: _builtins.int
     PYTHONS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    CPUS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
     INVENTORY_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """A UUID that is new with every start of the process."""
@@ -177,6 +201,12 @@ class RunnerHello(_message.Message):
     """The version of this protocol: 1."""
     slots: _builtins.int
     """How many attempts it can make at once."""
+    cpus: _builtins.int
+    """The processors of its machine."""
+    memory_bytes: _builtins.int
+    """The memory of its machine."""
+    gpus: _builtins.int
+    """The GPUs of its machine."""
     @_builtins.property
     def tiers(self) -> _containers.RepeatedScalarFieldContainer[_isolation_pb2.Tier.ValueType]:
         """The isolation tiers it offers."""
@@ -184,6 +214,10 @@ class RunnerHello(_message.Message):
     @_builtins.property
     def pythons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The Python versions it has: `3.11`."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What its deployment says of it, which nodes may require."""
 
     @_builtins.property
     def inventory(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunnerInventoryItem]:
@@ -197,11 +231,15 @@ class RunnerHello(_message.Message):
         slots: _builtins.int = ...,
         tiers: _abc.Iterable[_isolation_pb2.Tier.ValueType] | None = ...,
         pythons: _abc.Iterable[_builtins.str] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        cpus: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        gpus: _builtins.int = ...,
         inventory: _abc.Iterable[Global___RunnerInventoryItem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "inventory", b"inventory", "protocol", b"protocol", "pythons", b"pythons", "slots", b"slots", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "gpus", b"gpus", "incarnation", b"incarnation", "inventory", b"inventory", "labels", b"labels", "memory_bytes", b"memory_bytes", "protocol", b"protocol", "pythons", b"pythons", "slots", b"slots", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -560,6 +598,7 @@ class AttemptDefinition(_message.Message):
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     PYTHON_VERSION_FIELD_NUMBER: _builtins.int
+    REUSE_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     definition: _builtins.int
     """The number that assignments refer to it by, until another definition takes the same number. At most 4,096 numbers
@@ -577,6 +616,8 @@ class AttemptDefinition(_message.Message):
     """How much memory one attempt may use."""
     python_version: _builtins.str
     """The Python that the version needs: `3.11`."""
+    reuse: _isolation_pb2.Reuse.ValueType
+    """How much of a process its calls share."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptInputBinding]:
         """The inputs that assignments carry, in order."""
@@ -601,11 +642,12 @@ class AttemptDefinition(_message.Message):
         timeout_ms: _builtins.int = ...,
         memory_limit_bytes: _builtins.int = ...,
         python_version: _builtins.str = ...,
+        reuse: _isolation_pb2.Reuse.ValueType = ...,
         limits: Global___AttemptLimits | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "inputs", b"inputs", "limits", b"limits", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "node_version_id", b"node_version_id", "outputs", b"outputs", "python_version", b"python_version", "tenant_id", b"tenant_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "inputs", b"inputs", "limits", b"limits", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "node_version_id", b"node_version_id", "outputs", b"outputs", "python_version", b"python_version", "reuse", b"reuse", "tenant_id", b"tenant_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,6 +59,8 @@ class _ExecutionCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Execut
     """A caller stopped it at `time`."""
     EXECUTION_CAUSE_LIMITED: _ExecutionCause.ValueType  # 15
     """The run, or nodes of it, wait for a limit."""
+    EXECUTION_CAUSE_NO_FITTING_RUNNER: _ExecutionCause.ValueType  # 20
+    """Nodes could run, and no runner has what they require of one."""
 
 class ExecutionCause(_ExecutionCause, metaclass=_ExecutionCauseEnumTypeWrapper):
     """What kind of reason it is."""
@@ -95,6 +97,8 @@ EXECUTION_CAUSE_CANCELLED: ExecutionCause.ValueType  # 14
 """A caller stopped it at `time`."""
 EXECUTION_CAUSE_LIMITED: ExecutionCause.ValueType  # 15
 """The run, or nodes of it, wait for a limit."""
+EXECUTION_CAUSE_NO_FITTING_RUNNER: ExecutionCause.ValueType  # 20
+"""Nodes could run, and no runner has what they require of one."""
 Global___ExecutionCause: _TypeAlias = ExecutionCause  # noqa: Y015
 
 @_typing.final

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from qflow.isolation.v1 import isolation_pb2 as _isolation_pb2
 from qflow.registry.v1 import tag_pb2 as _tag_pb2
 import builtins as _builtins
 import sys
@@ -738,6 +739,68 @@ class NodeLimits(_message.Message):
 Global___NodeLimits: _TypeAlias = NodeLimits  # noqa: Y015
 
 @_typing.final
+class RunnerRequirements(_message.Message):
+    """What a node requires of the runner that it goes to. Where no runner has it all, no run is started; where the last one
+    that has it is gone, ExplainExecution says what is missing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ISOLATION_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    CPUS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    isolation: _isolation_pb2.Tier.ValueType
+    """The weakest isolation that will do; what the deployment asks for when unset."""
+    cpus: _builtins.int
+    """How many processors its machine must have. They are not set aside for the node."""
+    memory_bytes: _builtins.int
+    """How much memory its machine must have, in bytes. It is not set aside for the node."""
+    gpus: _builtins.int
+    """How many GPUs its machine must have."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that it must have."""
+
+    def __init__(
+        self,
+        *,
+        isolation: _isolation_pb2.Tier.ValueType = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        cpus: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        gpus: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "gpus", b"gpus", "isolation", b"isolation", "labels", b"labels", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunnerRequirements: _TypeAlias = RunnerRequirements  # noqa: Y015
+
+@_typing.final
 class WorkflowNode(_message.Message):
     """One place in the graph, where a node runs."""
 
@@ -768,6 +831,8 @@ class WorkflowNode(_message.Message):
     TOTAL_TIMEOUT_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     CACHE_TTL_FIELD_NUMBER: _builtins.int
+    REUSE_FIELD_NUMBER: _builtins.int
+    RUNNER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its name within the workflow: a letter or underscore, then up to 62 letters, digits, underscores or hyphens."""
     node_id: _builtins.str
@@ -792,6 +857,8 @@ class WorkflowNode(_message.Message):
     """The id of a place that this one undoes: it runs only if the run fails or is cancelled after that one completed, the
     latest first. Empty: it undoes none.
     """
+    reuse: _isolation_pb2.Reuse.ValueType
+    """How much of a process its calls share; WARM when unset."""
     @_builtins.property
     def literals(self) -> _containers.RepeatedCompositeFieldContainer[Global___LiteralInput]:
         """Values for inputs that no connection feeds."""
@@ -862,6 +929,10 @@ class WorkflowNode(_message.Message):
         inputs: same source, same packages. 1 s to 30 days; never when unset. Not for nodes with `for_each` or `repeat`.
         """
 
+    @_builtins.property
+    def runner(self) -> Global___RunnerRequirements:
+        """What it requires of a runner; nothing when unset."""
+
     def __init__(
         self,
         *,
@@ -890,10 +961,12 @@ class WorkflowNode(_message.Message):
         total_timeout: _duration_pb2.Duration | None = ...,
         limits: Global___NodeLimits | None = ...,
         cache_ttl: _duration_pb2.Duration | None = ...,
+        reuse: _isolation_pb2.Reuse.ValueType = ...,
+        runner: Global___RunnerRequirements | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cache_ttl", b"cache_ttl", "choice", b"choice", "construct", b"construct", "for_each", b"for_each", "join", b"join", "limits", b"limits", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cache_ttl", b"cache_ttl", "choice", b"choice", "construct", b"construct", "for_each", b"for_each", "join", b"join", "limits", b"limits", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "runner", b"runner", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cache_ttl", b"cache_ttl", "choice", b"choice", "compensates", b"compensates", "condition", b"condition", "construct", b"construct", "for_each", b"for_each", "id", b"id", "join", b"join", "limits", b"limits", "literals", b"literals", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "on_failure", b"on_failure", "parameters", b"parameters", "phase", b"phase", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout", "variables", b"variables", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cache_ttl", b"cache_ttl", "choice", b"choice", "compensates", b"compensates", "condition", b"condition", "construct", b"construct", "for_each", b"for_each", "id", b"id", "join", b"join", "limits", b"limits", "literals", b"literals", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "on_failure", b"on_failure", "parameters", b"parameters", "phase", b"phase", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "reuse", b"reuse", "runner", b"runner", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout", "variables", b"variables", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_construct: _TypeAlias = _typing.Literal["choice", "sleep", "signal", "approval", "sub_workflow"]  # noqa: Y015
     _WhichOneofArgType_construct: _TypeAlias = _typing.Literal["construct", b"construct"]  # noqa: Y015

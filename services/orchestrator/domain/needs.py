@@ -1,0 +1,95 @@
+"""What a place needs of a runner, and whether one has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+_GIB: Final = 1024**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a runner says that it has; of its processors and memory it sets nothing aside."""
+
+    pythons: frozenset[str]
+    tier: str = ""  # the strongest; empty where its own minimum is missing
+    labels: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+    cpus: int = 0
+    memory_bytes: int = 0
+    gpus: int = 0
+
+
+class Needs(NamedTuple):
+    """What a runner must have besides a Python."""
+
+    python_version: str
+    isolation: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    cpus: int = 0
+    memory_bytes: int = 0
+    gpus: int = 0
+
+    def met_by(self, offer: Offer) -> bool:
+        """Whether a runner has it all."""
+        return self.python_version in offer.pythons and not any(self.lacking(offer))
+
+    def lacking(self, offer: Offer) -> Iterator[str]:
+        """Say what a runner lacks besides a Python, in words."""
+        if self.isolation > offer.tier:
+            yield f"isolation {self.isolation}"
+        for name, value in self.labels:
+            if (name, value) not in offer.labels:
+                yield f"the label {name}={value}"
+        if self.cpus > offer.cpus:
+            yield f"{self.cpus} processors"
+        if self.memory_bytes > offer.memory_bytes:
+            yield f"{self.memory_bytes / _GIB:g} GiB of memory"
+        if self.gpus > offer.gpus:
+            yield f"{self.gpus} GPUs"
+
+
+# What a place waits for in line: most need a Python and nothing else.
+Wanted = str | Needs
+
+
+def needs_of(python_version: str, stored: Mapping[str, Any] | None) -> Needs | None:
+    """Read what a stored place needs; None for a Python and no more."""
+    if not stored:
+        return None
+    labels = tuple(sorted(dict(stored.get("labels") or {}).items()))
+    rest = {key: value for key, value in stored.items() if key != "labels"}
+    return Needs(python_version=python_version, labels=labels, **rest)
+
+
+def python_of(wanted: Wanted) -> str:
+    """Name the Python that is wanted."""
+    return wanted if isinstance(wanted, str) else wanted.python_version
+
+
+def takes(offer: Offer, wanted: Wanted) -> bool:
+    """Whether a runner can run what is wanted."""
+    return wanted in offer.pythons if isinstance(wanted, str) else wanted.met_by(offer)
+
+
+def unmet(wanted: Needs, offers: Sequence[Offer]) -> list[str]:
+    """Name what no runner has, each by itself; where each has one, that none has all."""
+    each = [set(wanted.lacking(offer)) for offer in offers]
+    nobody = set.intersection(*each) if each else set[str]()
+    return sorted(nobody) or ["all that it asks for at once"]
+
+
+_ACTIONS: Final = {
+    "isolation": "install Docker for a runner and set QFLOW_MINIMUM_TIER to that tier, for T4 also "
+    "QFLOW_DOCKER_RUNTIME (runsc), and restart it",
+    "the label": "give a runner the label with QFLOW_RUNNER_LABELS, and restart it",
+}
+
+
+def action_for(lacking: list[str]) -> str:
+    """Say what helps against what is lacking."""
+    for words, action in _ACTIONS.items():
+        if any(each.startswith(words) for each in lacking):
+            return action
+    return "start a runner on a machine that has it, or let the node ask for less"

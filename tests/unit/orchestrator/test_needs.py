@@ -1,0 +1,91 @@
+"""What places require of runners, and who is told what is missing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from services.orchestrator.domain.credits import ReadyQueue
+from services.orchestrator.domain.explain import Cause, Ready, RunState, Situation, explain
+from services.orchestrator.domain.needs import Needs, Offer, action_for, needs_of, unmet
+from services.orchestrator.domain.status import RunStatus
+
+RUN = UUID(int=1)
+PYTHONS = frozenset({"3.11"})
+LARGE = Offer(
+    pythons=PYTHONS,
+    tier="T3",
+    labels=frozenset({("zone", "eu"), ("disk", "fast")}),
+    cpus=8,
+    memory_bytes=32 << 30,
+    gpus=1,
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "lacking"),
+    [
+        ({"isolation": "T3"}, []),
+        ({"isolation": "T4"}, ["isolation T4"]),
+        ({"labels": {"zone": "eu"}}, []),
+        ({"labels": {"zone": "us", "disk": "fast"}}, ["the label zone=us"]),
+        ({"labels": {"gpu": ""}}, ["the label gpu="]),
+        ({"cpus": 8, "memory_bytes": 32 << 30, "gpus": 1}, []),
+        ({"cpus": 9}, ["9 processors"]),
+        ({"memory_bytes": 33 << 30}, ["33 GiB of memory"]),
+        ({"gpus": 2}, ["2 GPUs"]),
+    ],
+)
+def test_a_place_goes_to_no_runner_that_lacks_what_it_requires(
+    asked: dict[str, object], lacking: list[str]
+) -> None:
+    needs = needs_of("3.11", asked)
+    assert needs is not None
+    assert lacking == list(needs.lacking(LARGE))
+    queue = ReadyQueue()
+    queue.push(RUN, 7, needs)
+    found = queue.take(LARGE)
+    assert (None if lacking else (RUN, 7)) == found
+    assert (1 if lacking else 0) == queue.size
+
+
+def test_what_requires_nothing_waits_for_its_python_alone() -> None:
+    assert needs_of("3.11", None) is None
+    assert needs_of("3.11", {}) is None
+    queue = ReadyQueue()
+    queue.push(RUN, 1, "3.12")
+    queue.push(RUN, 2, Needs("3.12", gpus=1))
+    assert queue.take(LARGE) is None
+    queue.push(RUN, 3, "3.11")
+    assert (RUN, 3) == queue.take(LARGE)
+
+
+def test_a_runner_that_may_take_nothing_has_no_tier() -> None:
+    assert ["isolation T0"] == list(Needs("3.11", isolation="T0").lacking(Offer(pythons=PYTHONS)))
+
+
+def test_what_nobody_has_is_named_and_what_helps() -> None:
+    small = Offer(pythons=PYTHONS, tier="T2", cpus=2)
+    needs = Needs("3.11", isolation="T4", labels=(("zone", "eu"),), cpus=4)
+    assert ["isolation T4"] == unmet(needs, [small, LARGE])
+    assert "QFLOW_DOCKER_RUNTIME" in action_for(unmet(needs, [small, LARGE]))
+    apart = [Offer(pythons=PYTHONS, tier="T2", gpus=1), Offer(pythons=PYTHONS, tier="T3")]
+    assert ["all that it asks for at once"] == unmet(Needs("3.11", isolation="T3", gpus=1), apart)
+
+
+def test_an_explanation_tells_which_requirement_nobody_meets() -> None:
+    state = RunState(status=RunStatus.RUNNING)
+    ready = [
+        Ready(node_id="a", wanted=Needs("3.11", labels=(("zone", "us"),)), locked=False),
+        Ready(node_id="b", wanted=Needs("3.11", cpus=2), locked=False),
+        Ready(node_id="c", wanted=Needs("3.9", cpus=2), locked=False),
+    ]
+    told = explain(
+        state, [], Situation(ready=ready, offers=[LARGE]), now=datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    found = {each.cause: (each.nodes, each.message) for each in told}
+    assert (("a",), "no runner has the label zone=us") == found[Cause.NO_FITTING_RUNNER]
+    assert ("c",) == found[Cause.NO_PYTHON][0]
+    assert ("b",) == found[Cause.RUNNERS_FULL][0]

@@ -2482,7 +2482,7 @@ def serve_once(writing, spec, header, body):
     # Away from the low numbers, as the agent's own channel is.
     descriptor = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 200)
     os.close(writing)
-    agent = Agent(Channel(descriptor))
+    agent = Agent(Channel(descriptor), Meter(-1))  # its peak of memory is this call's alone
     draw_anew()
     cpu = time.process_time_ns()
     began = time.perf_counter_ns()
@@ -2525,6 +2525,7 @@ class Nothing:
     """What a process that ends after its call leaves behind is its parent's to look for."""
 
     environment = {}
+    started = True  # nobody looks: what children used is asked for
 
     def found(self):
         return ""

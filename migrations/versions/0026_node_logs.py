@@ -151,6 +151,7 @@ _EXECUTIONS = """
     AS $$
     DECLARE
         victims uuid[];
+        held uuid[];
         removed bigint := 0;
         gone bigint;
     BEGIN
@@ -175,9 +176,31 @@ _EXECUTIONS = """
         END IF;
 
         -- Leaves go at most so many a transaction, in one fixed order, the parents last.
-        DELETE FROM public.files WHERE id IN (
+        held := ARRAY(
             SELECT id FROM public.files
-             WHERE workflow_execution_id = ANY (victims) LIMIT leaves);
+             WHERE workflow_execution_id = ANY (victims) ORDER BY id LIMIT leaves FOR UPDATE);
+        WITH heirs AS (
+            SELECT DISTINCT ON (used.file_id)
+                   used.file_id, used.node_execution_id, node.workflow_execution_id
+              FROM public.file_uses AS used
+              JOIN public.node_executions AS node ON node.id = used.node_execution_id
+              JOIN public.workflow_executions AS run
+                ON run.id = node.workflow_execution_id AND run.purge_started_at IS NULL
+             WHERE used.file_id = ANY (held)
+             ORDER BY used.file_id, used.node_execution_id
+        ), taken AS (
+            DELETE FROM public.file_uses AS used USING heirs
+             WHERE used.node_execution_id = heirs.node_execution_id
+            RETURNING heirs.*
+        )
+        UPDATE public.files
+           SET workflow_execution_id = taken.workflow_execution_id,
+               node_execution_id = taken.node_execution_id
+          FROM taken WHERE files.id = taken.file_id;
+        GET DIAGNOSTICS gone = ROW_COUNT;
+        removed := removed + gone;
+        DELETE FROM public.files
+         WHERE id = ANY (held) AND workflow_execution_id = ANY (victims);
         GET DIAGNOSTICS gone = ROW_COUNT;
         removed := removed + gone;
         DELETE FROM public.performance_metrics WHERE id IN (

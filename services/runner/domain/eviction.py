@@ -49,8 +49,8 @@ def to_remove(kept: Sequence[Kept], excess_bytes: int) -> Iterator[Kept]:
         if idle is not None:
             caches.remove(idle)
             chosen = idle
-        elif environments:
-            chosen = environments.pop(0)
+        elif environments or caches:  # caches that hold the same files free them together
+            chosen = (environments or caches).pop(0)
         else:
             return
         excess_bytes -= _freed_bytes(chosen, holders)

@@ -57,6 +57,11 @@ class Run:
                 sources.setdefault(edge.source, []).append(edge)
         active = {name: any(map(self._active, edges)) for name, edges in sources.items()}
         broken = any(self.ended[name] == "failed" and not active[name] for name in sources)
+        # What stands on a branch waits for it, whatever else feeds it.
+        broken |= any(
+            not active[name] and all(edge.kind == "branch" for edge in edges)
+            for name, edges in sources.items()
+        )
         policy = node.join.policy if node.join else "all"
         if not sources or policy == "all_done":
             return True

@@ -52,7 +52,7 @@ def test_a_container_has_every_wall() -> None:
         "network_disabled": True,
         "stop_timeout": 5,
     }.items() <= made.items()
-    assert {"nofile": 99, "fsize": 5 * MIB, "core": 0} == {
+    assert {"nofile": 99, "fsize": 4096 * MIB, "core": 0} == {
         each["Name"]: each["Hard"] for each in made["Ulimits"]
     }
     assert ("local", "1m") == (made["LogConfig"]["Type"], made["LogConfig"]["Config"]["max-size"])

@@ -720,15 +720,15 @@ class Types:
             return self._union([arguments[0], ast.Constant(None)], depth)
         if name == "typing.Union":
             return self._union(arguments, depth)
+        carried = self._carried(name, arguments)
+        if carried is not None:
+            return {"t": carried}
         if name == "typing.Annotated" or name in WRAPPERS:
             return self.read(arguments[0], depth)
         if name == "typing.Literal":
             return self._literal(arguments, depth)
         if name in TUPLES:
             return self._tuple(inner, arguments, depth)
-        carried = self._carried(name, arguments)
-        if carried is not None:
-            return {"t": carried}
         kind = self._known(name, node) if name not in APPROXIMATED else None
         if name in APPROXIMATED:
             self._count(name, arguments, 2 if APPROXIMATED[name] == "dict" else 1, node)

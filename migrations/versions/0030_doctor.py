@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0032"
-down_revision = "0031"
+revision = "0030"
+down_revision = "0029"
 
 # What opens doors, and what was kept of calls: no question is about it.
 _HIDDEN = (

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0031"
-down_revision = "0030"
+revision = "0029"
+down_revision = "0028"
 
 _UP = (
     "ALTER TABLE files ADD COLUMN format varchar(16)",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0029"
-down_revision = "0028"
+revision = "0027"
+down_revision = "0026"
 
 _TENANT = "tenant_id = (SELECT current_tenant_id())"
 _USER = "(SELECT current_user_id())"

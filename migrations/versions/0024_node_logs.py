@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0026"
-down_revision = "0024"
+revision = "0024"
+down_revision = "0023"
 
 _TENANT = "tenant_id = (SELECT current_tenant_id())"
 # A run that is being purged is gone to callers, and its lines with it: the run's own policy says so.

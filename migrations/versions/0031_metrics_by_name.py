@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0033"
-down_revision = "0032"
+revision = "0031"
+down_revision = "0030"
 
 _UP = (
     """

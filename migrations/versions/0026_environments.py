@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0028"
-down_revision = "0027"
+revision = "0026"
+down_revision = "0025"
 
 _UP = (
     """

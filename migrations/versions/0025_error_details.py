@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0027"
-down_revision = "0026"
+revision = "0025"
+down_revision = "0024"
 
 # json, as the tables keep values: the exact text that the engine wrote. Readers are granted whole
 # tables, and the engine as well.

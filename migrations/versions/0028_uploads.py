@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from migrations.sql import BORROW_GROUPS, RETURN_GROUPS, run
 
-revision = "0030"
-down_revision = "0029"
+revision = "0028"
+down_revision = "0027"
 
 _TENANT = "tenant_id = (SELECT current_tenant_id())"
 _USER = "(SELECT current_user_id())"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0023"
+revision = "0022"
 down_revision = "0021"
 
 _TABLES = (

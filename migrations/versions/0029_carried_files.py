@@ -38,7 +38,29 @@ _UP = (
     """,
     "ALTER TABLE node_data_flow VALIDATE CONSTRAINT node_data_flow_data_type_check",
 )
+# Values of these travel as files; each is itself, and anything is any.
+_TYPES = (
+    """
+    INSERT INTO type_definitions (id, name, category, python_type, description)
+    SELECT ('00000000-0000-4000-8000-' || lpad(number::text, 12, '0'))::uuid,
+           name, 'special', python_type, description
+      FROM (VALUES
+        (60, 'ndarray', 'numpy.ndarray', 'an array of numbers, in a file'),
+        (61, 'arrow', 'pyarrow.Table', 'a table, in a file'),
+        (62, 'pandas', 'pandas.DataFrame', 'a table, in a file'),
+        (63, 'polars', 'polars.DataFrame', 'a table, in a file'),
+        (64, 'pickle', 'Annotated[Any, "pickle"]', 'any Python object, in a file of its run alone')
+      ) AS t(number, name, python_type, description)
+    """,
+    """
+    INSERT INTO type_compatibility (id, source_type_id, target_type_id, is_compatible)
+    SELECT md5('qflow:' || s.name || '>' || t.name)::uuid, s.id, t.id, true
+      FROM type_definitions s JOIN type_definitions t ON t.id = s.id OR t.name = 'any'
+     WHERE s.name IN ('ndarray', 'arrow', 'pandas', 'polars', 'pickle')
+    """,
+)
 _DOWN = (
+    "DELETE FROM type_definitions WHERE name IN ('ndarray', 'arrow', 'pandas', 'polars', 'pickle')",
     "ALTER TABLE node_data_flow DROP CONSTRAINT node_data_flow_data_type_check",
     """
     ALTER TABLE node_data_flow ADD CONSTRAINT node_data_flow_data_type_check
@@ -50,6 +72,7 @@ _DOWN = (
 
 def upgrade() -> None:
     run(_UP)
+    run(_TYPES)
 
 
 def downgrade() -> None:

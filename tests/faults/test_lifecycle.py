@@ -193,7 +193,7 @@ def test_started_by_hand_each_names_the_setting_that_leads_nowhere(
 ) -> None:
     """F34."""
     url = "postgresql://qflow:secret@db.nowhere.invalid/qflow"
-    scopes = ("", "_AUTH", "_ENGINE", "_MAINT")
+    scopes = ("", "_AUTH", "_ENGINE", "_MAINT", "_DOCTOR")
     service = module.rpartition(".")[2].upper()
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],

@@ -19,6 +19,7 @@ from services.orchestrator.domain.rows import Transition
 from services.orchestrator.storage import definitions, flush, limit_slots, recovery
 from services.orchestrator.storage import members as engine_members
 from services.orchestrator.storage import shards as engine_shards
+from services.runner.storage import environments as runner_environments
 from services.runner.storage import members as runner_members
 from tests.simulation.store import Lease, Refused, Row, Store
 
@@ -446,6 +447,7 @@ _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
     runner_members._REST: _rest_runner,
     runner_members._LEAVE: _leave_runner,
     runner_members._BURY: _bury,
+    runner_environments._CLOSE_LEFT: lambda *_: None,  # nobody here builds environments
     limit_slots._LIMITS: lambda _: [],  # nobody here sets limits
     limit_slots._HELD: lambda *_: [],
     recovery._FIND: _find,

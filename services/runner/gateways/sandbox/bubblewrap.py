@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,8 +41,14 @@ SANDBOX_ENVIRONMENT: Final = {
 
 
 def users_of_sandboxes(*, as_root: bool) -> Iterator[int | None]:
-    """Give root a user for each sandbox, for much is counted by user; others have their own."""
-    return itertools.cycle(_USERS) if as_root else itertools.repeat(None)
+    """Give root a user for each sandbox, for much is counted by user; others have their own.
+
+    Where the row of users begins is drawn, so that two runners of a machine hardly share any.
+    """
+    if not as_root:
+        return itertools.repeat(None)
+    first = secrets.randbelow(len(_USERS))
+    return itertools.cycle([*_USERS[first:], *_USERS[:first]])
 
 
 def find_bubblewrap(setting: str = "") -> Path | None:

@@ -82,6 +82,7 @@ class SandboxProcess:
             )
         except OSError:
             self._channel.close()
+            self._channel.far_end.close()
             self._stdout.close()
             self._stderr.close()
             raise

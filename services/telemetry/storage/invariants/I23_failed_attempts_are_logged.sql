@@ -1,10 +1,12 @@
 -- I23: a failed attempt has its row among the errors, a failed run its message
 SELECT 'node_executions' AS place, n.id::text AS what, n.error_type::text AS facts
   FROM node_executions n
-  JOIN workflow_executions w ON w.id = n.workflow_execution_id
  WHERE n.status = 'failed' AND n.copied_from IS NULL AND n.node_type = 'python'
    AND n.completed_at > now() - interval '1 day'
    AND NOT EXISTS (SELECT 1 FROM error_logs e WHERE e.node_execution_id = n.id)
+   AND NOT EXISTS (SELECT 1 FROM node_executions element
+                    WHERE element.workflow_execution_id = n.workflow_execution_id
+                      AND starts_with(element.node_id, n.node_id || '['))
 UNION ALL
 SELECT 'workflow_executions', id::text, 'error_message'
   FROM workflow_executions

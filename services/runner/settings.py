@@ -112,7 +112,7 @@ class Settings:
                     for name in Asked._fields
                 }
             ),
-            docker_image=read.text(env, "QFLOW_DOCKER_IMAGE", "qflow/python:{version}"),
+            docker_image=read.text(env, "QFLOW_DOCKER_IMAGE", "qflow-python:{version}"),
             docker_runtime=read.text(env, "QFLOW_DOCKER_RUNTIME", ""),
             docker_cpus=read.integer(env, "QFLOW_DOCKER_CPUS", 1, low=1, high=1024),
             grace_s=read.seconds(env, "QFLOW_RUNNER_GRACE_S", 1.0, high=5.0),

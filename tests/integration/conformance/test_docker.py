@@ -41,15 +41,13 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 async def test_without_a_daemon_it_says_what_to_install(
     interpreters: dict[str, Interpreter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     with pytest.raises(DockerMissing, match="install docker"):
         await DockerHost.open(DockerSettings(image=IMAGE), interpreters, tmp_path)
-    gc.collect()  # the library leaves a socket that it could not connect to the collector
+    gc.collect()  # a socket that was left open would be told of here
 
 
 @pytest.mark.docker

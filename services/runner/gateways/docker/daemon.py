@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,7 +40,7 @@ class Daemon:
 
     def __init__(self, home: str, *, client: docker.DockerClient | None = None) -> None:
         self._home = home
-        self._client = client or docker.from_env(timeout=_TIMEOUT_S)
+        self._client = client or _client()
         self._api = self._client.api
         self._watching: threading.Thread | None = None
         self._stream: Any = None
@@ -159,3 +161,17 @@ class Daemon:
             with contextlib.suppress(Exception):
                 self._stream.close()
         self._client.close()
+
+
+def _client() -> docker.DockerClient:
+    """Open the daemon that the environment names, or the machine's own."""
+    place = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    if place.startswith("unix://"):
+        # Tried first: where nobody answers, the library leaves its socket open.
+        with socket.socket(socket.AF_UNIX) as trial:
+            trial.settimeout(_TIMEOUT_S)
+            try:
+                trial.connect(place.removeprefix("unix://"))
+            except OSError as problem:
+                raise DockerException(f"{place}: {problem.strerror or problem}") from None
+    return docker.from_env(timeout=_TIMEOUT_S)

@@ -26,7 +26,7 @@ demo: $(STAMP) ## start everything, run a real workflow, print the result, stop
 run: $(STAMP) ## start the whole suite on this machine and stay (QFLOW_HOME, QFLOW_PORT_BASE)
 	@$(PY) -m services.standalone up
 
-test: $(STAMP) ## run the tests, at most ten minutes on two cores (JOBS=2)
+test: $(STAMP) ## run the tests, ten to fifteen minutes on two cores (JOBS=2)
 	@$(PYTEST) -q -m "not slow and not bench and not docker" $(ARGS)
 	@echo "NOT RUN HERE: the Docker tests (make test-docker) and the long lane (make test-all)"
 

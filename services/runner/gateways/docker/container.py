@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from services.runner.domain.limits import Tier
-from services.runner.domain.node_logs import Stream
 from services.runner.gateways.docker.daemon import FAULTS, Daemon, End
 from services.runner.gateways.docker.gate import Gate
 from services.runner.gateways.docker.options import ENVIRONMENT_PATH, FILES_PATH, OUTPUT_PATH
 from services.runner.gateways.sandbox.channel import AgentChannel
-from services.runner.gateways.sandbox.output import OutputTail
+from services.runner.gateways.sandbox.output import Output
 from services.runner.gateways.sandbox.port import (
     Header,
     OutputSink,
@@ -44,10 +42,8 @@ class Container:
         self._daemon = daemon
         self._gate = gate
         self._loop = asyncio.get_running_loop()
-        self._channel = AgentChannel(self._loop, on_fault=self._kill_soon, on_log=self._told)
-        self._stdout = OutputTail(self._loop, Stream.STDOUT)
-        self._stderr = OutputTail(self._loop, Stream.STDERR)
-        self._sink: OutputSink | None = None
+        self._output = Output(self._loop)
+        self._channel = AgentChannel(self._loop, on_fault=self._kill_soon, on_log=self._output.told)
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._container = ""
         self._killed = False
@@ -89,7 +85,7 @@ class Container:
             raise
 
     async def _enter(self, options: Mapping[str, Any]) -> None:
-        ends = (self._channel.far_end.fileno(), self._stdout.write_end, self._stderr.write_end)
+        ends = (self._channel.far_end.fileno(), *self._output.write_ends)
         handing: asyncio.Future[None] = asyncio.ensure_future(self._gate.hand_over(ends))
         try:
             self._container = await self._daemon.call(self._daemon.run, options)
@@ -101,8 +97,7 @@ class Container:
         finally:
             handing.cancel()
             self._channel.far_end.close()
-            os.close(self._stdout.write_end)
-            os.close(self._stderr.write_end)
+            self._output.close_write_ends()
             await self._daemon.call(self._gate.close)
 
     async def request(
@@ -122,23 +117,11 @@ class Container:
 
     def begin_output(self, sink: OutputSink | None = None) -> None:
         """Forget what was printed until now; a sink takes what follows."""
-        self._sink = sink
-        self._stdout.begin(sink)
-        self._stderr.begin(sink)
+        self._output.begin(sink)
 
     def output_tails(self) -> tuple[str, str]:
         """Give what was printed since `begin_output`."""
-        return self._stdout.text(), self._stderr.text()
-
-    def _told(self, header: Header, body: bytes) -> None:
-        """Take what the agent tells of the call's output: Python's own streams and `logging`."""
-        match header:
-            case {"s": 1}:
-                self._stdout.take(body)
-            case {"s": 2}:
-                self._stderr.take(body)
-            case {"level": int(level), "name": str(name)} if self._sink is not None:
-                self._sink.recorded(level, name, body.decode("utf-8", "replace"))
+        return self._output.tails()
 
     def usage(self) -> SandboxUsage:
         """Give what the daemon counted, as it was last read: before the container was ended."""
@@ -185,8 +168,7 @@ class Container:
     def _close(self, end: End) -> None:
         if self._ended.done():
             return
-        self._stdout.close()
-        self._stderr.close()
+        self._output.close()
         if end.oom:
             message = "the sandbox ran out of memory"
         elif self._killed:

@@ -9,7 +9,7 @@ import os
 from typing import Final
 
 from services.runner.domain.node_logs import Stream, shown_bytes
-from services.runner.gateways.sandbox.port import OutputSink
+from services.runner.gateways.sandbox.port import Header, OutputSink
 
 TAIL_BYTES: Final = 8 * 1024 - 64  # a result carries 8 KiB, the mark of what is left out included
 _PIPE_BYTES: Final = 1024 * 1024
@@ -102,3 +102,43 @@ class OutputTail:
                 return False
             self.take(piece)
         return True
+
+
+class Output:
+    """Both streams of a sandbox, and whoever takes what the call under way writes."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._stdout = OutputTail(loop, Stream.STDOUT)
+        self._stderr = OutputTail(loop, Stream.STDERR)
+        self._sink: OutputSink | None = None
+        self.write_ends = (self._stdout.write_end, self._stderr.write_end)
+
+    def begin(self, sink: OutputSink | None = None) -> None:
+        """Forget what was printed until now; a sink takes what follows."""
+        self._sink = sink
+        self._stdout.begin(sink)
+        self._stderr.begin(sink)
+
+    def tails(self) -> tuple[str, str]:
+        """Give the ends of both since `begin`."""
+        return self._stdout.text(), self._stderr.text()
+
+    def told(self, header: Header, body: bytes) -> None:
+        """Take what the agent tells of the call's output: Python's own streams and `logging`."""
+        match header:
+            case {"s": 1}:
+                self._stdout.take(body)
+            case {"s": 2}:
+                self._stderr.take(body)
+            case {"level": int(level), "name": str(name)} if self._sink is not None:
+                self._sink.recorded(level, name, body.decode("utf-8", "replace"))
+
+    def close_write_ends(self) -> None:
+        """Leave the writing to the sandbox, so that its end is the pipes' end."""
+        for end in self.write_ends:
+            os.close(end)
+
+    def close(self) -> None:
+        """Stop reading; what is kept stays readable."""
+        self._stdout.close()
+        self._stderr.close()

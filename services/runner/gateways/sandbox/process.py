@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from services.runner.domain.limits import Tier
-from services.runner.domain.node_logs import Stream
 from services.runner.gateways.sandbox.cgroups import Cgroup, no_processors
 from services.runner.gateways.sandbox.channel import AgentChannel
 from services.runner.gateways.sandbox.exchange import files_of, output_of
-from services.runner.gateways.sandbox.output import OutputTail
+from services.runner.gateways.sandbox.output import Output
 from services.runner.gateways.sandbox.port import (
     Header,
     OutputSink,
@@ -57,15 +56,14 @@ class SandboxProcess:
         self.output_path = str(output_of(spec.exchange)) if spec.exchange else ""
         self._loop = asyncio.get_running_loop()
         self._cgroup = cgroup
-        self._channel = AgentChannel(self._loop, on_fault=self._kill_all, on_log=self._told)
-        self._stdout = OutputTail(self._loop, Stream.STDOUT)
-        self._stderr = OutputTail(self._loop, Stream.STDERR)
-        self._sink: OutputSink | None = None
+        self._output = Output(self._loop)
+        self._channel = AgentChannel(self._loop, on_fault=self._kill_all, on_log=self._output.told)
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._agent_pid = 0
         self._members: list[int] = []
         self._usage = SandboxUsage()
         self._killed = False
+        stdout, stderr = self._output.write_ends
         argv, descriptors = command(self._channel.far_end.fileno())
         try:
             # In the loop's thread, which is the main thread: a sandbox dies with the thread that
@@ -73,8 +71,8 @@ class SandboxProcess:
             self._process = subprocess.Popen(  # noqa: S603
                 argv,
                 stdin=subprocess.DEVNULL,
-                stdout=self._stdout.write_end,
-                stderr=self._stderr.write_end,
+                stdout=stdout,
+                stderr=stderr,
                 pass_fds=(self._channel.far_end.fileno(), *descriptors),
                 env=dict(environment or {}),
                 cwd=folder,
@@ -83,12 +81,10 @@ class SandboxProcess:
         except OSError:
             self._channel.close()
             self._channel.far_end.close()
-            self._stdout.close()
-            self._stderr.close()
+            self._output.close()
             raise
         finally:
-            os.close(self._stdout.write_end)
-            os.close(self._stderr.write_end)
+            self._output.close_write_ends()
             for descriptor in descriptors:
                 os.close(descriptor)
         self._channel.far_end.close()
@@ -154,23 +150,11 @@ class SandboxProcess:
 
     def begin_output(self, sink: OutputSink | None = None) -> None:
         """Forget what was printed until now; a sink takes what follows."""
-        self._sink = sink
-        self._stdout.begin(sink)
-        self._stderr.begin(sink)
+        self._output.begin(sink)
 
     def output_tails(self) -> tuple[str, str]:
         """Give what was printed since `begin_output`."""
-        return self._stdout.text(), self._stderr.text()
-
-    def _told(self, header: Header, body: bytes) -> None:
-        """Take what the agent tells of the call's output: Python's own streams and `logging`."""
-        match header:
-            case {"s": 1}:
-                self._stdout.take(body)
-            case {"s": 2}:
-                self._stderr.take(body)
-            case {"level": int(level), "name": str(name)} if self._sink is not None:
-                self._sink.recorded(level, name, body.decode("utf-8", "replace"))
+        return self._output.tails()
 
     def usage(self) -> SandboxUsage:
         """Read what its control group counted until now, also after its end."""
@@ -234,8 +218,7 @@ class SandboxProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
         status = self._process.wait()
         oom = self._cgroup is not None and self._cgroup.out_of_memory()
-        self._stdout.close()
-        self._stderr.close()
+        self._output.close()
         if oom:
             message = "the sandbox ran out of memory"
         elif self._killed:

@@ -12,14 +12,13 @@ from typing import Any, Final, Self
 
 from qflow.isolation.v1 import isolation_pb2
 from qflow.orchestrator.v1 import execution_pb2
+from qflow.picture import draw
 from qflow.registry.v1 import node_pb2, workflow_pb2
 from qflow.runner.v1 import runner_service_pb2 as runners_pb
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
-
-from examples.picture import draw
 
 FINAL: Final = frozenset(
     {

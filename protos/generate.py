@@ -1,8 +1,9 @@
 """Generate the Python stubs from the protos, or check that the committed ones are what that gives.
 
-`python protos/generate.py` writes clients/python/qflow/<package>/v1/*_pb2*.py[i] and the stubs of
-the vendored rules in clients/python/buf. `--check` generates into a temporary folder and fails when
-a file differs, is missing or is left over.
+`python protos/generate.py` writes clients/python/qflow/<package>/v1/*_pb2*.py[i], the stubs of the
+vendored rules in clients/python/buf, and clients/python/qflow/service_config.json, which calls are
+tried again by. `--check` generates into a temporary folder and fails when a file differs, is
+missing or is left over.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from service_config import service_config
+
 PROTOS = Path(__file__).resolve().parent
 TARGET = PROTOS.parent / "clients" / "python"
 TOOLS = Path(sys.executable).parent
+SERVICE_CONFIG = Path("qflow/service_config.json")
 PACKAGE_DOC = '"""Generated from protos/{path}; see `make proto`."""\n'
 
 
@@ -42,6 +47,10 @@ def generate(target: Path) -> None:
     run([*command, f"--grpc_python_out={target}", f"--mypy_grpc_out=quiet:{target}", *services])
     for folder in sorted({path.parent for path in target.rglob("*_pb2.py")}):
         write_package_files(folder, target)
+    with tempfile.NamedTemporaryFile() as described:
+        run([*command, f"--descriptor_set_out={described.name}", *names])
+        contract = FileDescriptorSet.FromString(Path(described.name).read_bytes())
+    (target / SERVICE_CONFIG).write_text(service_config(contract), encoding="utf-8")
 
 
 def write_package_files(folder: Path, target: Path) -> None:
@@ -62,6 +71,7 @@ def stubs(root: Path) -> set[Path]:
     """All generated files below `root`, relative."""
     found = {path.relative_to(root) for path in root.rglob("*_pb2*.py*")}
     packages = {path.parent / "__init__.py" for path in found}
+    packages.add(SERVICE_CONFIG)
     return {path for path in found | packages if "__pycache__" not in path.parts}
 
 

@@ -1,0 +1,9 @@
+"""`python -m qflow`: the command `qflow`."""
+
+from __future__ import annotations
+
+import sys
+
+from qflow.cli.app import main
+
+sys.exit(main())

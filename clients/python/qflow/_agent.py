@@ -1,0 +1,1 @@
+../../../services/runner/agent/agent.py

@@ -1,0 +1,220 @@
+"""A graph while it is built: places, what feeds them, and what stands around them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final, Literal, TypeAlias
+
+from qflow.authoring.refs import Ref, Source, place_of, source_of
+from qflow.exceptions import AuthoringError
+from qflow.types import Type
+
+Isolation: TypeAlias = Literal["warm", "fork", "fresh", "container"]
+EdgeKind: TypeAlias = Literal["order", "branch", "failure"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """When a failed attempt is tried again: at most `max_retries` times, each wait longer.
+
+    `on` and `never_on` name exception classes (`"ValueError"`); without `on` all are tried again.
+    """
+
+    max_retries: int = 3
+    initial_delay: timedelta = timedelta(seconds=1)
+    factor: float = 2.0
+    max_delay: timedelta = timedelta(seconds=60)
+    jitter: float = 0.1
+    on: tuple[str, ...] = ()
+    never_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a place runs; what is not said is the server's default."""
+
+    id: str = ""
+    retry: Retry | None = None
+    timeout: timedelta | None = None
+    queue_timeout: timedelta | None = None
+    total_timeout: timedelta | None = None
+    memory_bytes: int = 0
+    cpu_millicores: int = 0
+    cache_ttl: timedelta | None = None
+    reuse: Isolation | None = None
+    condition: str = ""
+    join: Literal["all", "any", "all_done"] | int = "all"
+    continue_on_failure: bool = False
+    conversions: Mapping[str, str] = field(default_factory=dict)
+
+    def but(self, **changes: Any) -> Options:
+        """Give a copy with what is given changed."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """A place runs once per element of a list: the input that takes one, and how many at once."""
+
+    input: str
+    max_in_flight: int | None = None
+    max_failed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A place runs again while a CEL condition holds; `carry` says which output is which input."""
+
+    condition: str
+    max_turns: int
+    carry: Mapping[str, str]
+    fail_at_max: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """An edge that carries nothing: it says when its target runs."""
+
+    kind: EdgeKind
+    source: Place
+    branch: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One place of the graph: what runs there, what feeds it, and when."""
+
+    id: str
+    runs: Any  # a Node, a Workflow, or a construct; each module knows its own
+    outputs: tuple[str, ...]
+    fed: dict[str, Source] = field(default_factory=dict, repr=False)
+    literals: dict[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=Options)
+    edges: tuple[Edge, ...] = field(default=(), repr=False)
+    finally_: bool = False
+    compensates: Place | None = None
+    each: Each | None = None
+    repeat: Repeat | None = None
+
+
+@dataclass(slots=True)
+class Input:
+    """What whoever starts the workflow gives."""
+
+    name: str
+    type: Type
+    required: bool
+    default: Any = None
+
+
+@dataclass(slots=True)
+class Graph:
+    """All of a workflow: its places in the order in which they were named."""
+
+    name: str
+    inputs: list[Input] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+    outputs: dict[str, Source] = field(default_factory=dict)
+    edges: tuple[Edge, ...] = ()
+    in_finally: bool = False
+
+    def add(
+        self,
+        runs: Any,
+        name: str,
+        outputs: tuple[str, ...],
+        given: Mapping[str, Any],
+        *,
+        options: Options | None = None,
+        each: Each | None = None,
+        repeat: Repeat | None = None,
+        compensates: Ref | None = None,
+    ) -> Ref:
+        """Add a place, feed it with what is given, and give the ref of its value."""
+        options = options or Options()
+        place = Place(
+            self._free_id(options.id or name, fixed=bool(options.id)),
+            runs,
+            outputs,
+            options=options,
+            edges=self.edges,
+            finally_=self.in_finally,
+            each=each,
+            repeat=repeat,
+            compensates=place_of(compensates) if compensates is not None else None,
+        )
+        for key, value in given.items():
+            if isinstance(value, Ref):
+                place.fed[key] = source_of(value)
+            else:
+                _refuse_hidden(value, place.id, key)
+                place.literals[key] = value
+        self.places.append(place)
+        return Ref(place, outputs)
+
+    def _free_id(self, wanted: str, *, fixed: bool) -> str:
+        taken = {place.id for place in self.places}
+        if wanted not in taken:
+            return wanted
+        if fixed:
+            raise AuthoringError(f"there are two places with the id {wanted}")
+        return next(found for n in range(2, 10**6) if (found := f"{wanted}_{n}") not in taken)
+
+
+_CURRENT: ContextVar[Graph | None] = ContextVar("qflow_graph", default=None)
+_DEPTH_MAX: Final = 64
+
+
+def current() -> Graph | None:
+    """Give the graph that is being built here, if one is."""
+    return _CURRENT.get()
+
+
+def needed(what: str) -> Graph:
+    """Give the graph that is being built; AuthoringError outside of a workflow."""
+    graph = _CURRENT.get()
+    if graph is None:
+        raise AuthoringError(f"{what} stands in a function with @qflow.workflow")
+    return graph
+
+
+@contextmanager
+def building(graph: Graph) -> Iterator[None]:
+    """Let calls of nodes add places to a graph."""
+    token = _CURRENT.set(graph)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+@contextmanager
+def under(*edges: Edge) -> Iterator[None]:
+    """Let the places that are added here have these edges, besides those around."""
+    graph = needed("an edge")
+    before = graph.edges
+    graph.edges = (*before, *edges)
+    try:
+        yield
+    finally:
+        graph.edges = before
+
+
+def _refuse_hidden(value: Any, place: str, name: str, depth: int = 0) -> None:
+    """Refuse a ref within a list or a dict: nothing would carry it."""
+    if depth > _DEPTH_MAX:
+        raise AuthoringError(f"{place}: {name} is nested deeper than {_DEPTH_MAX}")
+    parts = value.values() if isinstance(value, dict) else value
+    if isinstance(value, list | tuple | set | dict):
+        for each in parts:
+            if isinstance(each, Ref):
+                raise AuthoringError(
+                    f"{place}: {name} has {each!r} inside of a {type(value).__name__}: an edge "
+                    "feeds a whole input; put it together in a node"
+                )
+            _refuse_hidden(each, place, name, depth + 1)

@@ -1,0 +1,109 @@
+"""What stands for a value while a workflow is built: where it will come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from qflow.exceptions import AuthoringError
+
+if TYPE_CHECKING:
+    from qflow.authoring.graph import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value comes from: an output of a place, or of no place: an input of the workflow."""
+
+    place: Place | None
+    output: str
+
+    def __str__(self) -> str:
+        return f"{self.place.id}.{self.output}" if self.place else f"input {self.output}"
+
+
+class Ref:
+    """A value that a run will have. It can be handed to nodes, and nothing else.
+
+    Of a place with named outputs each is one of its own: `weather["rain_mm"]` where the node
+    returns a TypedDict, `weather.rain_mm` where it returns a dataclass or a NamedTuple.
+    """
+
+    __slots__ = ("_outputs", "_place")
+
+    def __init__(self, place: Place | None, outputs: tuple[str, ...]) -> None:
+        self._place = place
+        self._outputs = outputs
+
+    def __getitem__(self, output: str) -> Ref:
+        return self._one(output)
+
+    def __getattr__(self, output: str) -> Ref:
+        if output.startswith("__"):
+            raise AttributeError(output)
+        return self._one(output)
+
+    def _one(self, output: str) -> Ref:
+        if self._place is not None and output in self._outputs:
+            return Ref(self._place, (output,))
+        if self._place is None or len(self._outputs) == 1:
+            raise AuthoringError(
+                f"{self!r} is one value: what stands in it is not known while the workflow is "
+                "built. Take it apart in a node, or let the node return a TypedDict or dataclass, "
+                "whose fields are outputs"
+            )
+        raise AuthoringError(f"{self._place.id} gives {', '.join(self._outputs)}, no {output!r}")
+
+    def __repr__(self) -> str:
+        return f"<the value of {self._place.id if self._place else 'an input'}>"
+
+    def _not_yet(self, what: str) -> NoReturn:
+        raise AuthoringError(
+            f"{self!r} cannot be {what} while the workflow is built: do that in a node; for "
+            "branches there is qflow.choice, for lists a node's .map"
+        )
+
+    def __bool__(self) -> bool:  # noqa: PLE0304  # it never returns
+        self._not_yet("tested")
+
+    def __iter__(self) -> Any:
+        self._not_yet("iterated over")
+
+    def __len__(self) -> int:  # noqa: PLE0303  # it never returns
+        self._not_yet("counted")
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Ref):
+            return self is other
+        return self._not_yet("compared")
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __call__(self, *_args: Any, **_named: Any) -> Any:
+        """Refuse: what a value can do is not known yet."""
+        self._not_yet("called")
+
+    def __add__(self, _other: object) -> Any:
+        self._not_yet("reckoned with")
+
+    __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __add__
+    __mod__ = __floordiv__ = __neg__ = __lt__ = __gt__ = __le__ = __ge__ = __add__
+
+
+def source_of(ref: Ref) -> Source:
+    """Give where a ref comes from; AuthoringError where it stands for several outputs at once."""
+    outputs: tuple[str, ...] = ref._outputs  # noqa: SLF001  # a ref's attributes are its outputs
+    place: Place | None = ref._place  # noqa: SLF001
+    if len(outputs) != 1:
+        named = ", ".join(outputs) or "nothing"
+        raise AuthoringError(f"{place.id if place else 'it'} gives {named}: say which one is meant")
+    return Source(place, outputs[0])
+
+
+def place_of(ref: object) -> Place:
+    """Give the place that a ref stands for, for edges that carry no value."""
+    place = ref._place if isinstance(ref, Ref) else None  # noqa: SLF001
+    if place is None:
+        raise AuthoringError("what is waited for is the value of a node")
+    return place

@@ -1,0 +1,92 @@
+"""All commands, and how a command ends.
+
+Exit codes: 0 done · 1 a run failed, was cancelled, or the answer is no · 2 the command is wrong ·
+3 the call was refused · 4 no Qflow was found or reached · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import typer
+
+from qflow.cli import contexts, files, runs, stored, suite
+from qflow.exceptions import (
+    AuthoringError,
+    ConfigurationError,
+    ExecutionFailedError,
+    QflowError,
+)
+
+FAILED: Final = 1
+WRONG: Final = 2
+REFUSED: Final = 3
+UNREACHED: Final = 4
+INTERRUPTED: Final = 130
+
+app = typer.Typer(
+    name="qflow",
+    help="Typed, durable workflows of plain Python functions.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(contexts.app, name="context")
+app.add_typer(stored.nodes, name="node")
+app.add_typer(stored.workflows, name="workflow")
+app.add_typer(files.app, name="files")
+for command, does in (
+    ("up", suite.up),
+    ("doctor", suite.doctor),
+    ("login", contexts.login),
+    ("whoami", contexts.whoami),
+    ("run", runs.run),
+    ("ls", runs.list_),
+    ("show", runs.show),
+    ("watch", runs.watch),
+    ("logs", runs.logs),
+    ("explain", runs.explain),
+    ("cancel", runs.cancel),
+    ("pause", runs.pause),
+    ("resume", runs.resume),
+    ("retry", runs.retry),
+    ("signal", runs.signal),
+    ("approve", runs.approve),
+    ("graph", stored.graph),
+):
+    app.command(command)(does)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do a command; a problem is a sentence that says what to do, never a trace."""
+    try:
+        ended = app(args=arguments, standalone_mode=False)
+    except typer.Exit as done:
+        return done.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except QflowError as error:
+        print(f"qflow: {error}", file=sys.stderr)  # noqa: T201  # what a command is for
+        return _code(error)
+    except Exception as error:
+        show = getattr(error, "show", None)  # a command that is wrong says how by itself
+        if show is None:
+            raise
+        show()
+        return WRONG
+    return ended if isinstance(ended, int) else 0
+
+
+def _code(error: QflowError) -> int:
+    match error:
+        case ConfigurationError():
+            return UNREACHED
+        case AuthoringError():
+            return WRONG
+        case ExecutionFailedError():
+            return FAILED
+    from qflow.errors import UnavailableError
+
+    return UNREACHED if isinstance(error, UnavailableError) else REFUSED

@@ -1,0 +1,162 @@
+"""What commands share: the client, what they print, and functions found in files."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+
+import typer
+
+from qflow.exceptions import AuthoringError
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from rich.console import Console
+
+    from qflow.client.client import Client
+
+T = TypeVar("T")
+
+_PIPE_COLUMNS: Final = 10_000
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one document, always the same.")]
+ContextName = Annotated[
+    str, typer.Option("--context", "-c", help="The context to use; see `qflow context ls`.")
+]
+Home = Annotated[str, typer.Option("--home", help="Use the suite of this home folder, as owner.")]
+
+
+def with_client(
+    does: Callable[[Client], Coroutine[Any, Any, T]], *, context: str = "", home: str = ""
+) -> T:
+    """Open a client, do something with it, close it."""
+    import asyncio
+
+    from qflow.client.client import connect
+
+    async def opened() -> T:
+        async with connect(name=context, home=home) as client:
+            return await does(client)
+
+    return asyncio.run(opened())
+
+
+def console(*, errors: bool = False) -> Console:
+    """Give where to print: in colour on a terminal, plain in a pipe."""
+    from rich.console import Console
+
+    made = Console(stderr=errors, highlight=False, soft_wrap=True)
+    if not made.is_terminal:
+        made.width = _PIPE_COLUMNS  # a line is a line: nobody folds what a program reads
+    return made
+
+
+def print_json(told: Any) -> None:
+    """Print a JSON document."""
+    typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
+
+
+def as_plain(message: Message) -> dict[str, Any]:
+    """Give a message as JSON has it, under the names of the contract; absent fields are absent."""
+    from google.protobuf.json_format import MessageToDict
+
+    return MessageToDict(message, preserving_proto_field_name=True)
+
+
+def found(place: str, kind: str) -> list[Any]:
+    """Give the nodes or workflows of `FILE`, or the one that `FILE:NAME` names.
+
+    The file is loaded as Python loads it: its own folder is where it imports from.
+    """
+    from qflow.authoring.node import Node
+    from qflow.authoring.workflow import Workflow
+
+    wanted: type[Any] = Node if kind == "node" else Workflow
+    file, _, name = place.partition(":")
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise AuthoringError(f"there is no file {file}")
+    module = _load(path)
+    if name:
+        one = getattr(module, name, None)
+        if kind == "node" and callable(one) and not isinstance(one, Node | Workflow):
+            one = Node(one)  # a plain function is a node as it stands
+        if not isinstance(one, wanted):
+            raise AuthoringError(f"{file} has no {kind} {name}")
+        return [one]
+    there = [each for each in vars(module).values() if isinstance(each, wanted)]
+    if not there:
+        raise AuthoringError(f"{file} has no {kind}: mark one with @qflow.{kind}")
+    return list({id(each): each for each in there}.values())
+
+
+def one_found(place: str, kind: str) -> Any:
+    """Give the only node or workflow of a file, or the one that is named."""
+    there = found(place, kind)
+    if len(there) > 1:
+        names = ", ".join(each.__name__ for each in there)
+        raise AuthoringError(f"{place} has several: say which one, as {place}:NAME ({names})")
+    return there[0]
+
+
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise AuthoringError(f"{path.name} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except AuthoringError:
+        raise
+    except Exception as error:
+        raise AuthoringError(
+            f"{path.name} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def inputs_of(given: list[str], text: str) -> dict[str, Any]:
+    """Read the inputs of a run: `NAME=VALUE`, a value as JSON or else as text, over `--input`."""
+    inputs: dict[str, Any] = {}
+    if text:
+        source = Path(text[1:]).read_text("utf-8") if text.startswith("@") else text
+        try:
+            told = json.loads(source)
+        except ValueError as error:
+            raise AuthoringError(f"the input is not JSON: {error}") from None
+        if not isinstance(told, dict):
+            raise AuthoringError("the input is a JSON object of inputs by name")
+        inputs.update(told)
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise AuthoringError(f"an input is NAME=VALUE, not {each!r}")
+        try:
+            inputs[name] = json.loads(value)
+        except ValueError:
+            inputs[name] = value
+    return inputs
+
+
+async def stored_workflow(client: Client, named: str) -> Any:
+    """Find a stored workflow by id or by name."""
+    import uuid
+
+    try:
+        return await client.workflow(str(uuid.UUID(named)))
+    except ValueError:
+        pass
+    quoted = named.replace("\\", "\\\\").replace('"', '\\"')
+    there = [each async for each in client.workflows(f'name = "{quoted}"')]
+    if not there:
+        raise AuthoringError(f"there is no workflow {named!r}: `qflow workflow ls` shows all")
+    if len(there) > 1:
+        ids = ", ".join(each.id for each in there)
+        raise AuthoringError(f"several workflows are named {named!r}: give one's id ({ids})")
+    return await client.workflow(there[0].id)

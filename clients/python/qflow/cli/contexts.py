@@ -1,0 +1,137 @@
+"""Where Qflow is and as whom: contexts, signing in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Final
+
+import typer
+
+from qflow.cli.common import AsJson, ContextName, Home, as_plain, print_json, with_client
+from qflow.exceptions import ConfigurationError
+
+app = typer.Typer(no_args_is_help=True, help="Contexts: which Qflow, and as whom.")
+_SERVICE_PORTS: Final = {"registry": 1, "orchestrator": 2, "runner": 3, "telemetry": 4}
+
+
+@app.command("ls")
+def list_(as_json: AsJson = False) -> None:
+    """List the contexts there are; the one that is used is marked."""
+    from qflow.client.contexts import Contexts
+
+    contexts = Contexts.load()
+    if as_json:
+        print_json(
+            [
+                {"name": name, "registry": each.registry, "current": name == contexts.current}
+                for name, each in sorted(contexts.known.items())
+            ]
+        )
+        return
+    for name, each in sorted(contexts.known.items()):
+        typer.echo(f"{'*' if name == contexts.current else ' '} {name:<20} {each.registry}")
+
+
+@app.command("use")
+def use(name: str) -> None:
+    """Use a context from now on."""
+    from qflow.client.contexts import Contexts
+
+    Contexts.load().use(name)
+
+
+@app.command("rm")
+def remove(name: str) -> None:
+    """Forget a context, with its token."""
+    from qflow.client.contexts import Contexts
+
+    Contexts.load().remove(name)
+
+
+def login(
+    address: Annotated[
+        str, typer.Argument(help="HOST:PORT of the registry; the others are the ports after it.")
+    ],
+    email: Annotated[str, typer.Option(help="Sign in with this address and a password.")] = "",
+    token: Annotated[str, typer.Option(help="Take this token instead.", envvar="QFLOW_TOKEN")] = "",
+    name: Annotated[str, typer.Option(help="What to call the context.")] = "default",
+    orchestrator: Annotated[str, typer.Option(help="HOST:PORT, where it is elsewhere.")] = "",
+    runner: Annotated[str, typer.Option(help="HOST:PORT, where it is elsewhere.")] = "",
+    telemetry: Annotated[str, typer.Option(help="HOST:PORT, where it is elsewhere.")] = "",
+    ca_file: Annotated[str, typer.Option(help="Encrypt, and trust this authority (PEM).")] = "",
+) -> None:
+    """Sign in to a Qflow and keep where it is, and the token, as a context (mode 0600)."""
+    from qflow.client.contexts import Context, Contexts, Tls
+
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise ConfigurationError(f"an address is HOST:PORT, not {address!r}")
+    told = {"orchestrator": orchestrator, "runner": runner, "telemetry": telemetry}
+    first = int(port) - _SERVICE_PORTS["registry"]
+    addresses = {
+        service: told.get(service) or f"{host}:{first + offset}"
+        for service, offset in _SERVICE_PORTS.items()
+    }
+    context = Context(
+        registry=address,
+        orchestrator=addresses["orchestrator"],
+        runner=addresses["runner"],
+        telemetry=addresses["telemetry"],
+        token=token,
+        tls=Tls(ca_file=ca_file) if ca_file else None,
+    )
+    if not token:
+        asked = email or typer.prompt("Email")
+        password = typer.prompt("Password", hide_input=True)
+        context = replace(context, token=_sign_in(context, asked, password))
+    caller = _caller(context)
+    Contexts.load().put(name, context)
+    typer.echo(f"{name}: signed in as {caller} at {address}")
+
+
+def whoami(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
+    """Say who the calls are made as."""
+    caller = with_client(lambda client: client.caller(), context=context, home=home)
+    if as_json:
+        print_json(as_plain(caller))
+        return
+    typer.echo(f"{caller.email} ({'owner' if caller.is_owner else _role(caller.role)})")
+
+
+def _role(role: int) -> str:
+    from qflow.auth.v1 import auth_pb2
+
+    return auth_pb2.Role.Name(role).removeprefix("ROLE_").lower()  # type: ignore[arg-type]
+
+
+def _sign_in(context: object, email: str, password: str) -> str:
+    import asyncio
+
+    from qflow.client.client import Client
+    from qflow.client.contexts import Context
+    from qflow.registry.v1 import session_service_pb2, session_service_pb2_grpc
+
+    async def signing_in() -> str:
+        assert isinstance(context, Context)
+        async with Client(context) as client:
+            stub = client.connection.stub("registry", session_service_pb2_grpc.SessionServiceStub)
+            request = session_service_pb2.SignInRequest(email=email, password=password)
+            answer = await client.connection.call(stub.SignIn, request, address=context.registry)
+            token: str = answer.token
+            return token
+
+    return asyncio.run(signing_in())
+
+
+def _caller(context: object) -> str:
+    import asyncio
+
+    from qflow.client.client import Client
+    from qflow.client.contexts import Context
+
+    async def asking() -> str:
+        assert isinstance(context, Context)
+        async with Client(context) as client:
+            return (await client.caller()).email
+
+    return asyncio.run(asking())

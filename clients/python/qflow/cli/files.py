@@ -1,0 +1,122 @@
+"""Files: brought, fetched, listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qflow.cli.common import AsJson, ContextName, Home, as_plain, console, print_json, with_client
+
+if TYPE_CHECKING:
+    from qflow.client.client import Client
+    from qflow.client.files import Progress
+
+app = typer.Typer(no_args_is_help=True, help="Files that runs take and give.")
+
+
+@app.command("put")
+def put(
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Bring a file; a cut goes on from what had arrived."""
+
+    async def bringing(client: Client) -> Any:
+        with _Bar(path.name) as told:
+            return await client.files.upload(path, progress=told)
+
+    file = with_client(bringing, context=context, home=home)
+    print_json(as_plain(file)) if as_json else typer.echo(file.id)
+
+
+@app.command("get")
+def get(
+    file_id: str,
+    path: Annotated[
+        Path | None, typer.Argument(help="Where to; its own name when left out.")
+    ] = None,
+    context: ContextName = "",
+    home: Home = "",
+) -> None:
+    """Fetch a file; it stands there whole and proven, or not at all."""
+
+    async def fetching(client: Client) -> Path:
+        to = path
+        if to is None:
+            # The name is what somebody said of it: only its last part counts.
+            to = Path(Path((await client.files.about(file_id)).filename).name or file_id)
+        with _Bar(to.name) as told:
+            await client.files.download(file_id, to, progress=told)
+        return to
+
+    typer.echo(with_client(fetching, context=context, home=home))
+
+
+@app.command("ls")
+def list_(
+    run: Annotated[str, typer.Option(help="Only what this run made.")] = "",
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the files there are."""
+
+    async def listing(client: Client) -> list[Any]:
+        return [each async for each in client.files.list(execution_id=run)]
+
+    there = with_client(listing, context=context, home=home)
+    if as_json:
+        print_json([as_plain(each) for each in there])
+        return
+    from qflow.cli import show
+
+    made = show.table("id", "name", "bytes", "run", right=("bytes",))
+    for each in there:
+        made.add_row(each.id, each.filename, f"{each.size_bytes:,}", each.execution_id)
+    console().print(made, markup=False)
+
+
+@app.command("rm")
+def remove(file_id: str, context: ContextName = "", home: Home = "") -> None:
+    """Remove a file that was brought."""
+    with_client(lambda c: c.files.delete(file_id), context=context, home=home)
+
+
+class _Bar:
+    """A progress bar on a terminal, nothing in a pipe."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        out = console(errors=True)
+        if not out.is_terminal:
+            return lambda _done, _all: None
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TransferSpeedColumn,
+        )
+
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            console=out,
+        )
+        self._bar = bar
+        bar.start()
+        task = bar.add_task(self._name, total=None)
+        return lambda done, whole: bar.update(task, completed=done, total=whole)
+
+    def __exit__(self, *_error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,206 @@
+"""How things look in a terminal; in a pipe plain lines, without colour."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from qflow.orchestrator.v1 import execution_pb2
+from qflow.picture import draw
+from qflow.registry.v1 import workflow_pb2
+
+_NODE_PREFIX: Final = len("NODE_EXECUTION_STATUS_")
+_RUN_PREFIX: Final = len("EXECUTION_STATUS_")
+_STYLES: Final = {
+    "running": "yellow",
+    "completed": "green",
+    "failed": "red",
+    "retrying": "magenta",
+    "waiting": "cyan",
+    "paused": "cyan",
+    "cancelled": "red",
+    "quarantined": "red",
+}
+# Ids are for copying: never folded, whatever else has to be.
+_WHOLE: Final = frozenset({"id", "run"})
+_ID_CHARS: Final = 36
+_BAR_WIDTH: Final = 30
+_ROWS_MAX: Final = 200
+
+
+def node_status(node: execution_pb2.NodeExecution) -> str:
+    """Give a node's status as a word: `completed`."""
+    return execution_pb2.NodeExecutionStatus.Name(node.status)[_NODE_PREFIX:].lower()
+
+
+def run_status(run: execution_pb2.Execution) -> str:
+    """Give a run's status as a word."""
+    return execution_pb2.ExecutionStatus.Name(run.status)[_RUN_PREFIX:].lower()
+
+
+def styled(status: str) -> str:
+    """Give a status in its colour, as markup."""
+    style = _STYLES.get(status, "dim")
+    return f"[{style}]{status}[/]"
+
+
+def table(*titles: str, right: Sequence[str] = ()) -> Table:
+    """Give an empty table of the one look that there is."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold")
+    for title in titles:
+        whole = title in _WHOLE
+        made.add_column(
+            title,
+            justify="right" if title in right else "left",
+            overflow="fold" if not whole else "ignore",
+            no_wrap=whole,
+            min_width=_ID_CHARS if whole else None,
+        )
+    return made
+
+
+def took(start: Any, end: Any, *, now_ms: int | None = None) -> str:
+    """Say how long something took; with the time that it is, for how long it has gone on."""
+    if not start.ToMilliseconds():
+        return ""
+    if end.ToMilliseconds():
+        return duration(end.ToMilliseconds() - start.ToMilliseconds())
+    return duration(max(0, now_ms - start.ToMilliseconds())) if now_ms is not None else ""
+
+
+def duration(span_ms: int) -> str:
+    """Say a time as people do."""
+    if span_ms < 10_000:  # noqa: PLR2004  # milliseconds count below ten seconds
+        return f"{span_ms:,} ms"
+    seconds = span_ms // 1000
+    if seconds < 120:  # noqa: PLR2004
+        return f"{seconds} s"
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} h"
+
+
+def picture(definition: workflow_pb2.WorkflowDefinition) -> list[str]:
+    """Draw a graph, in as many lines as it takes."""
+    edges = [(edge.source_node, edge.target_node) for edge in definition.connections]
+    return draw([node.id for node in definition.nodes], [edge for edge in edges if edge[0]])
+
+
+class LiveRun:
+    """A run while it goes: a table and a timeline that are drawn anew, or a line per change."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._run = execution_pb2.Execution()
+        self._nodes: dict[str, execution_pb2.NodeExecution] = {}
+        # Drawn anew by itself, too: time goes on between two changes, and windows change size.
+        live = Live(console=out, get_renderable=self._whole, refresh_per_second=8)
+        self._live = live if out.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.refresh()
+            self._live.stop()
+
+    def update(
+        self, run: execution_pb2.Execution, changed: Iterable[execution_pb2.NodeExecution]
+    ) -> None:
+        """Take what changed."""
+        self._run = run
+        for node in changed:
+            before = self._nodes.get(node.node_id)
+            self._nodes[node.node_id] = node
+            status = node_status(node)
+            known = before is not None and before.status == node.status
+            if self._live is None and not known and status != "pending":
+                line = f"{node.node_id:<24} {status:<11} {took(node.start_time, node.end_time)}"
+                self._out.print(line.rstrip(), markup=False)
+        if self._live is not None:
+            self._live.refresh()
+
+    def _whole(self) -> RenderableType:
+        now_ms = round(time.time() * 1000)
+        counts = self._run.node_counts
+        head = Text.from_markup(
+            f"{self._run.id}  {styled(run_status(self._run))}  "
+            f"{counts.completed} of {counts.total} nodes  "
+            f"{took(self._run.start_time, self._run.end_time, now_ms=now_ms)}"
+        )
+        room = max(3, min(_ROWS_MAX, self._out.size.height - 4))
+        return Group(head, timeline(list(self._nodes.values()), now_ms=now_ms, rows_max=room))
+
+
+def timeline(
+    nodes: Sequence[execution_pb2.NodeExecution], *, now_ms: int | None, rows_max: int = _ROWS_MAX
+) -> Table:
+    """Give the nodes of a run with when each ran, as bars over the whole of it."""
+    made = table("node", "state", "took", "", right=("took",))
+    begun = [node for node in nodes if node.HasField("start_time")]
+    first = min((node.start_time.ToMilliseconds() for node in begun), default=0)
+    last = max(
+        (node.end_time.ToMilliseconds() or now_ms or first for node in begun), default=first + 1
+    )
+    # Where not all fit, those that move: what is over is what one misses least.
+    shown = nodes
+    if len(nodes) > rows_max:
+        moving = [node for node in nodes if node_status(node) not in {"completed", "pending"}]
+        shown = (moving or list(nodes))[:rows_max]
+    for node in shown:
+        status = node_status(node)
+        made.add_row(
+            escape(node.node_id),
+            styled(status),
+            took(node.start_time, node.end_time, now_ms=now_ms if status == "running" else None),
+            f"[{_STYLES.get(status, 'dim')}]{_bar(node, first, last, now_ms)}[/]",
+        )
+    if len(shown) < len(nodes):
+        made.add_row(f"… and {len(nodes) - len(shown)} more", "", "", "")
+    return made
+
+
+def _bar(node: execution_pb2.NodeExecution, first: int, last: int, now_ms: int | None) -> str:
+    if not node.HasField("start_time"):
+        return ""
+    span = max(1, last - first)
+    start = (node.start_time.ToMilliseconds() - first) * _BAR_WIDTH // span
+    end_ms = node.end_time.ToMilliseconds() or now_ms or last
+    end = (end_ms - first) * _BAR_WIDTH // span
+    return " " * min(start, _BAR_WIDTH - 1) + "━" * max(1, min(end, _BAR_WIDTH) - start)
+
+
+def failure(out: Console, run: execution_pb2.Execution) -> None:
+    """Say why a run did not complete, with the frames of user code."""
+    where = f" at {run.error.node_id}" if run.error.node_id else ""
+    out.print(
+        f"{run_status(run)}{where}: {run.error.message or 'no more is known'}",
+        style="red",
+        markup=False,
+    )
+    if run.error.stack_trace:
+        out.print(run.error.stack_trace.rstrip(), markup=False, style="dim")
+
+
+def source_fault(out: Console, code: str, line: int, column: int, message: str) -> None:
+    """Show a line of a source with what was said of it under the place."""
+    lines = code.splitlines()
+    if 0 < line <= len(lines):
+        out.print(f"{line:>5} | {lines[line - 1]}", markup=False)
+        out.print(f"      | {' ' * max(0, column - 1)}^ {message}", markup=False, style="yellow")
+    else:
+        out.print(f"      {message}", markup=False, style="yellow")

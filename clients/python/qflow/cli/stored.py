@@ -1,0 +1,225 @@
+"""Nodes and workflows: sent from files, listed, shown."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from qflow.cli.common import (
+    AsJson,
+    ContextName,
+    Home,
+    as_plain,
+    console,
+    found,
+    print_json,
+    stored_workflow,
+    with_client,
+)
+
+nodes = typer.Typer(no_args_is_help=True, help="Nodes: plain Python functions, stored as source.")
+workflows = typer.Typer(no_args_is_help=True, help="Workflows: graphs of nodes.")
+
+Place = Annotated[str, typer.Argument(help="FILE.py, or FILE.py:NAME.", metavar="FILE[:NAME]")]
+Filter = Annotated[str, typer.Argument(help="A filter: docs/lists.md has the language.")]
+Limit = Annotated[int, typer.Option(help="How many at most.", min=1)]
+
+
+@nodes.command("push")
+def push_nodes(
+    place: Place, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
+    """Store the nodes of a file; the same source again changes nothing."""
+    from qflow.errors import InvalidArgumentError
+
+    out = console(errors=as_json)
+    pushed = []
+    for node in found(place, "node"):
+        try:
+            stored = with_client(lambda c, n=node: c.push_node(n), context=context, home=home)  # type: ignore[misc]
+        except InvalidArgumentError as error:
+            if "line" in error.facts:
+                from qflow.cli import show
+
+                at = int(error.facts["line"]), int(error.facts.get("column", "1"))
+                show.source_fault(out, node.source, *at, error.message)
+            raise
+        pushed.append(as_plain(stored))
+        if not as_json:
+            _say_node(out, stored, node.source)
+    if as_json:
+        print_json(pushed)
+
+
+@nodes.command("ls")
+def list_nodes(
+    filter: Filter = "",
+    limit: Limit = 50,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """List nodes, the newest first."""
+    there = with_client(lambda c: _first(c.nodes(filter), limit), context=context, home=home)
+    if as_json:
+        print_json([as_plain(each) for each in there])
+        return
+    from qflow.cli import show
+
+    made = show.table("id", "name", "version", "signature", right=("version",))
+    for each in there:
+        made.add_row(each.id, each.name, str(each.version), _signature(each))
+    console().print(made, markup=False)
+
+
+@nodes.command("show")
+def show_node(
+    node_id: str, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
+    """Show a node with its source."""
+    stored = with_client(lambda c: c.node(node_id), context=context, home=home)
+    if as_json:
+        print_json(as_plain(stored))
+        return
+    out = console()
+    _say_node(out, stored, stored.code)
+    out.print(f"\n{stored.code.rstrip()}", markup=False)
+
+
+@workflows.command("push")
+def push_workflows(
+    place: Place, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
+    """Store the workflows of a file with their nodes; the same again changes nothing."""
+    pushed = []
+    for workflow in found(place, "workflow"):
+        stored = with_client(lambda c, w=workflow: c.push(w), context=context, home=home)  # type: ignore[misc]
+        pushed.append(as_plain(stored))
+        if not as_json:
+            _say_workflow(stored)
+    if as_json:
+        print_json(pushed)
+
+
+@workflows.command("ls")
+def list_workflows(
+    filter: Filter = "",
+    limit: Limit = 50,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """List workflows, the newest first."""
+    there = with_client(lambda c: _first(c.workflows(filter), limit), context=context, home=home)
+    if as_json:
+        print_json([as_plain(each) for each in there])
+        return
+    from qflow.cli import show
+
+    made = show.table("id", "name", "version", "state", "inputs", right=("version",))
+    for each in there:
+        takes = ", ".join(f"{i.name}: {i.type_expression}" for i in each.definition.inputs)
+        made.add_row(
+            each.id, each.name, str(each.version), "active" if each.active else "draft", takes
+        )
+    console().print(made, markup=False)
+
+
+@workflows.command("show")
+def show_workflow(
+    workflow: str, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
+    """Show a workflow, by name or id, with its graph and what the type check says of each edge."""
+    stored = with_client(lambda c: stored_workflow(c, workflow), context=context, home=home)
+    if as_json:
+        print_json(as_plain(stored))
+        return
+    _say_workflow(stored)
+
+
+def graph(
+    workflow: Annotated[
+        str, typer.Argument(help="A stored workflow's name or id, or FILE.py[:NAME].")
+    ],
+    context: ContextName = "",
+    home: Home = "",
+) -> None:
+    """Draw a workflow's graph, of one that is stored or of a file."""
+    from qflow.picture import draw
+
+    if workflow.partition(":")[0].endswith(".py"):
+        from qflow.cli.common import one_found
+
+        built = one_found(workflow, "workflow").graph
+        edges = [
+            (source.place.id, place.id)
+            for place in built.places
+            for source in place.fed.values()
+            if source.place is not None
+        ] + [(edge.source.id, place.id) for place in built.places for edge in place.edges]
+        lines = draw([place.id for place in built.places], edges)
+    else:
+        from qflow.cli import show
+
+        stored = with_client(lambda c: stored_workflow(c, workflow), context=context, home=home)
+        lines = show.picture(stored.definition)
+    for line in lines:
+        typer.echo(line)
+
+
+async def _first(items: Any, limit: int) -> list[Any]:
+    kept: list[Any] = []
+    async for each in items:
+        kept.append(each)
+        if len(kept) >= limit:
+            break
+    return kept
+
+
+def _signature(node: Any) -> str:
+    takes = ", ".join(
+        f"{each.name}: {each.type_expression}{'' if each.required else ' = …'}"
+        for each in node.inputs
+    )
+    gives = ", ".join(
+        each.type_expression if each.name == "result" else f"{each.name}: {each.type_expression}"
+        for each in node.outputs
+    )
+    return f"({takes}) -> {gives or 'None'}"
+
+
+def _say_node(out: Any, stored: Any, code: str) -> None:
+    from qflow.cli import show
+    from qflow.registry.v1 import node_pb2
+
+    out.print(f"{stored.name} version {stored.version}  {stored.id}", markup=False)
+    out.print(f"  {_signature(stored)}", markup=False)
+    for needed in stored.requirements:
+        state = node_pb2.LockState.Name(stored.lock_state).removeprefix("LOCK_STATE_").lower()
+        out.print(f"  needs {needed.specifier} ({state})", markup=False)
+    for each in stored.diagnostics:
+        hint = f"; {each.hint}" if each.hint else ""
+        show.source_fault(out, code, each.line, each.column, f"{each.message}{hint}")
+
+
+def _say_workflow(stored: Any) -> None:
+    from qflow.cli import show
+    from qflow.registry.v1 import workflow_pb2
+
+    out = console()
+    state = "active" if stored.active else "draft"
+    out.print(f"{stored.name} version {stored.version}, {state}  {stored.id}", markup=False)
+    for line in show.picture(stored.definition):
+        out.print(f"  {line}", markup=False)
+    for edge in stored.definition.connections:
+        if edge.conversion:
+            loses = ", may lose or fail" if edge.lossy else ""
+            start = f"{edge.source_node or 'input'}.{edge.source_output}"
+            out.print(
+                f"  {start} > {edge.target_node}.{edge.target_input}: {edge.conversion}{loses}",
+                markup=False,
+            )
+    for each in stored.findings:
+        name = workflow_pb2.FindingSeverity.Name(each.severity).rpartition("_")[2].lower()
+        out.print(f"  {name}: {each.place}: {each.message}", markup=False, style="yellow")

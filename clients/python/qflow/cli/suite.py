@@ -1,0 +1,39 @@
+"""The suite on this machine, where it is installed beside the client."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from typing import Annotated
+
+import typer
+
+from qflow.exceptions import ConfigurationError
+
+
+def up(
+    home: Annotated[str, typer.Option(help="Its folder; QFLOW_HOME, else .qflow.")] = "",
+) -> int:
+    """Start the whole suite on this machine and stay: PostgreSQL, Redis, four services."""
+    return _standalone(["up"], home)
+
+
+def doctor(
+    home: Annotated[str, typer.Option(help="Its folder; QFLOW_HOME, else .qflow.")] = "",
+) -> int:
+    """Hold the suite on this machine against every invariant; says what is broken."""
+    return _standalone(["doctor"], home)
+
+
+def _standalone(arguments: list[str], home: str) -> int:
+    if importlib.util.find_spec("services") is None:
+        raise ConfigurationError(
+            "the suite is not installed here: this is the client alone. Install qflow-suite, or "
+            "`qflow login` to one that runs elsewhere"
+        )
+    if home:
+        os.environ["QFLOW_HOME"] = home
+    # By name: the client imports nothing of the suite.
+    code: int = importlib.import_module("services.standalone.cli").main(arguments)
+    return code

@@ -1,0 +1,1 @@
+"""The typed client: connections, what is stored, and runs, over the generated stubs."""

@@ -1,0 +1,166 @@
+"""The client for programs without asyncio: the same calls, each waiting for its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, Self, TypeVar
+
+from qflow.authoring.workflow import Workflow
+from qflow.client.client import Client, connect
+from qflow.client.contexts import Context
+from qflow.client.runs import Change, Run
+from qflow.orchestrator.v1 import execution_pb2
+from qflow.registry.v1 import node_pb2, workflow_pb2
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class _Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="qflow-client", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C ends the call, not the loop
+            raise
+
+    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+        async def following() -> tuple[T, ...]:
+            try:
+                return (await anext(items),)
+            except StopAsyncIteration:
+                return ()
+
+        while found := self.wait(following()):
+            yield found[0]
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class BlockingRun(Generic[R]):
+    """A run, each call of which waits for its answer; `run` is the asynchronous one."""
+
+    def __init__(self, loop: _Loop, run: Run[R]) -> None:
+        self._loop = loop
+        self.run = run
+        self.id = run.id
+
+    def result(self, *, timeout_s: float | None = None) -> R:
+        """Wait for the end and give what the run answers with; see `Run.result`."""
+        return self._loop.wait(self.run.result(timeout_s=timeout_s))
+
+    def wait(self, *, timeout_s: float | None = None) -> execution_pb2.Execution:
+        """Wait until the run is over and give it whole, however it ended."""
+        return self._loop.wait(self.run.wait(timeout_s=timeout_s))
+
+    def watch(self) -> Iterator[Change]:
+        """See the run change until it is over."""
+        return self._loop.iterate(self.run.watch())
+
+    def cancel(self) -> execution_pb2.Execution:
+        """Ask the run to stop."""
+        return self._loop.wait(self.run.cancel())
+
+    def signal(self, name: str, value: Any) -> None:
+        """Send a value to what waits for a signal of this name."""
+        self._loop.wait(self.run.signal(name, value))
+
+    def answer(self, name: str, *, approved: bool, comment: str = "") -> None:
+        """Answer an approval of this name."""
+        self._loop.wait(self.run.answer(name, approved=approved, comment=comment))
+
+
+class BlockingClient:
+    """A Qflow, as one caller; `client` is the asynchronous one, for what has no word here."""
+
+    def __init__(self, context: Context | None = None, *, name: str = "", home: str = "") -> None:
+        self._loop = _Loop()
+        self.client: Client = self._loop.wait(_opened(context, name, home))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._loop.wait(self.client.close())
+        self._loop.stop()
+
+    def push(self, workflow: Workflow[..., Any]) -> workflow_pb2.Workflow:
+        """Store a workflow with its nodes; the same again changes nothing."""
+        return self._loop.wait(self.client.push(workflow))
+
+    def run(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Start a run and wait for what it answers with."""
+        return self._loop.wait(self.client.run(workflow, *args, **kwargs))
+
+    def start(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> BlockingRun[R]:
+        """Start a run of what was written here."""
+        run = self._loop.wait(self.client.start(workflow, *args, **kwargs))
+        return BlockingRun(self._loop, run)
+
+    def start_stored(
+        self,
+        workflow_id: str,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        version: int = 0,
+        alias: str = "",
+    ) -> BlockingRun[dict[str, Any]]:
+        """Start a run of a stored workflow, by id and version or alias."""
+        run = self._loop.wait(
+            self.client.start_stored(workflow_id, inputs, version=version, alias=alias)
+        )
+        return BlockingRun(self._loop, run)
+
+    def attach(self, execution_id: str) -> BlockingRun[dict[str, Any]]:
+        """Give a run that was started before."""
+        return BlockingRun(self._loop, self.client.attach(execution_id))
+
+    def nodes(self, filter: str = "") -> Iterator[node_pb2.Node]:
+        """Give the nodes that a filter finds."""
+        return self._loop.iterate(self.client.nodes(filter))
+
+    def workflows(self, filter: str = "") -> Iterator[workflow_pb2.Workflow]:
+        """Give the workflows that a filter finds."""
+        return self._loop.iterate(self.client.workflows(filter))
+
+    def runs(self, filter: str = "") -> Iterator[execution_pb2.Execution]:
+        """Give the runs that a filter finds, newest first."""
+        return self._loop.iterate(self.client.runs(filter))
+
+
+def connect_blocking(
+    context: Context | None = None, *, name: str = "", home: str = ""
+) -> BlockingClient:
+    """Open a client whose calls wait for their answers: see `connect`."""
+    return BlockingClient(context, name=name, home=home)
+
+
+async def _opened(context: Context | None, name: str, home: str) -> Client:
+    # Within the loop: a channel belongs to the loop that it was opened in.
+    return connect(context, name=name, home=home)

@@ -1,0 +1,291 @@
+"""The client: everything that a program does with a Qflow, typed and asynchronous.
+
+async with qflow.connect() as client:
+    run = await client.start(twice, 3)
+    async for change in run.watch():
+        ...
+    print(await run.result())
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Literal, ParamSpec, Self, TypeVar
+
+from qflow import values
+from qflow.authoring.node import Node
+from qflow.authoring.workflow import Workflow
+from qflow.client import contexts
+from qflow.client.connection import Connection
+from qflow.client.contexts import Context
+from qflow.client.files import Files
+from qflow.client.push import Pusher
+from qflow.client.runs import Reading, Run
+from qflow.exceptions import AuthoringError
+from qflow.orchestrator.v1 import (
+    execution_pb2,
+    execution_service_pb2,
+    execution_service_pb2_grpc,
+)
+from qflow.registry.v1 import (
+    node_pb2,
+    node_service_pb2,
+    node_service_pb2_grpc,
+    session_service_pb2,
+    session_service_pb2_grpc,
+    workflow_pb2,
+    workflow_service_pb2,
+    workflow_service_pb2_grpc,
+)
+from qflow.types import ANY, Type, from_text
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartOptions:
+    """How a run is started. `request_id` makes a repeated start the same run."""
+
+    request_id: str = ""
+    business_key: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
+    timeout: timedelta | None = None
+    start_time: datetime | None = None
+    ignore_cache: bool = False
+    on_conflict: Literal["fail", "use_existing", "cancel_existing"] = "fail"
+
+
+_CONFLICT = {
+    "fail": execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_FAIL,
+    "use_existing": execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_USE_EXISTING,
+    "cancel_existing": execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_CANCEL_EXISTING,
+}
+
+
+class Client:
+    """A Qflow, as one caller. Open it with `connect`; `options` says how runs are started."""
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        options: StartOptions | None = None,
+        connection: Connection | None = None,
+    ) -> None:
+        self.context = context
+        self.connection = connection or Connection(context)
+        self.files = Files(self.connection)
+        self._options = options or StartOptions()
+        self._pushed: dict[int, tuple[Any, workflow_pb2.Workflow]] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give back the connections."""
+        await self.connection.close()
+
+    def options(self, **changes: Any) -> Client:
+        """Give this client with runs started as said: see `StartOptions`."""
+        made = Client(
+            self.context, options=replace(self._options, **changes), connection=self.connection
+        )
+        made._pushed = self._pushed  # one client with other options
+        return made
+
+    async def caller(self) -> session_service_pb2.Caller:
+        """Say who the calls are made as."""
+        stub = self.connection.stub("registry", session_service_pb2_grpc.SessionServiceStub)
+        answer = await self._registry(stub.GetCaller, session_service_pb2.GetCallerRequest())
+        caller: session_service_pb2.Caller = answer.caller
+        return caller
+
+    async def push_node(self, node: Node[..., Any]) -> node_pb2.Node:
+        """Store a node; the same source again changes nothing, another makes a new version."""
+        return await Pusher(self.connection).node(node)
+
+    async def push(self, workflow: Workflow[..., Any]) -> workflow_pb2.Workflow:
+        """Store a workflow with its nodes and make it startable; the same again changes nothing.
+
+        Raises `Refused` with every finding where an edge or a place does not fit.
+        """
+        stored = await Pusher(self.connection).workflow(workflow)
+        self._pushed[id(workflow)] = workflow, stored
+        return stored
+
+    async def start(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+        """Start a run of what was written here, storing it first where this client has not yet."""
+        if id(workflow) not in self._pushed:
+            await self.push(workflow)
+        _, stored = self._pushed[id(workflow)]
+        given = workflow.bind(*args, **kwargs)
+        types = {each.name: each.type for each in workflow.graph.inputs}
+        plain = {
+            name: values.to_plain(
+                value,
+                types[name],
+                name=f"input {name}",
+                classes=values.classes_in(workflow.hints.get(name)),
+            )
+            for name, value in given.items()
+        }
+        reading = _reading(workflow, stored)
+        return await self._start(stored.id, stored.version, values.dump(plain), reading)
+
+    async def run(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Start a run and wait for what it answers with: a typed function call, made durable."""
+        run = await self.start(workflow, *args, **kwargs)
+        return await run.result()
+
+    async def start_stored(
+        self,
+        workflow_id: str,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        version: int = 0,
+        alias: str = "",
+    ) -> Run[dict[str, Any]]:
+        """Start a run of a stored workflow, by id and version or alias; inputs by declared type."""
+        stored = await self.workflow(workflow_id, version=0 if alias else version)
+        types = {
+            each.name: from_text(each.type_json) if each.type_json else ANY
+            for each in stored.definition.inputs
+        }
+        unknown = sorted(set(inputs or {}) - set(types))
+        if unknown:
+            there = ", ".join(types) or "none"
+            raise AuthoringError(f"{stored.name} has no input {unknown[0]!r} (there: {there})")
+        plain = {
+            name: values.to_plain(value, types[name], name=f"input {name}")
+            for name, value in (inputs or {}).items()
+        }
+        return await self._start(
+            workflow_id, version, values.dump(plain), Reading(_output_types(stored)), alias=alias
+        )
+
+    async def _start(
+        self, workflow_id: str, version: int, text: str, reading: Reading, *, alias: str = ""
+    ) -> Run[Any]:
+        options = self._options
+        request = execution_service_pb2.StartExecutionRequest(
+            workflow_id=workflow_id,
+            workflow_version=0 if alias else version,
+            workflow_alias=alias,
+            input_json=text,
+            request_id=options.request_id or str(uuid.uuid4()),
+            labels=options.labels,
+            priority=options.priority,
+            ignore_cache=options.ignore_cache,
+        )
+        if options.business_key:
+            request.business_key = options.business_key
+            request.business_key_conflict = _CONFLICT[options.on_conflict]
+        if options.timeout is not None:
+            request.timeout.FromTimedelta(options.timeout)
+        if options.start_time is not None:
+            request.start_time.FromDatetime(options.start_time)
+        stub = self.connection.stub("orchestrator", execution_service_pb2_grpc.ExecutionServiceStub)
+        answer = await self.connection.call(
+            stub.StartExecution, request, address=self.context.orchestrator
+        )
+        return Run(self.connection, answer.execution.id, reading)
+
+    def attach(self, execution_id: str) -> Run[dict[str, Any]]:
+        """Give a run that was started before; its outputs are read as plain JSON values."""
+        return Run(self.connection, execution_id)
+
+    async def node(self, node_id: str, *, version: int = 0) -> node_pb2.Node:
+        """Give a stored node."""
+        stub = self.connection.stub("registry", node_service_pb2_grpc.NodeServiceStub)
+        request = node_service_pb2.GetNodeRequest(node_id=node_id, version=version)
+        node: node_pb2.Node = (await self._registry(stub.GetNode, request)).node
+        return node
+
+    async def nodes(self, filter: str = "") -> AsyncIterator[node_pb2.Node]:
+        """Give the nodes that a filter finds, page by page."""
+        stub = self.connection.stub("registry", node_service_pb2_grpc.NodeServiceStub)
+        request = node_service_pb2.ListNodesRequest(filter=filter, page_size=200)
+        while True:
+            page = await self._registry(stub.ListNodes, request)
+            for each in page.nodes:
+                yield each
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
+    async def workflow(self, workflow_id: str, *, version: int = 0) -> workflow_pb2.Workflow:
+        """Give a stored workflow, whole."""
+        stub = self.connection.stub("registry", workflow_service_pb2_grpc.WorkflowServiceStub)
+        request = workflow_service_pb2.GetWorkflowRequest(workflow_id=workflow_id, version=version)
+        workflow: workflow_pb2.Workflow = (await self._registry(stub.GetWorkflow, request)).workflow
+        return workflow
+
+    async def workflows(self, filter: str = "") -> AsyncIterator[workflow_pb2.Workflow]:
+        """Give the workflows that a filter finds, page by page."""
+        stub = self.connection.stub("registry", workflow_service_pb2_grpc.WorkflowServiceStub)
+        request = workflow_service_pb2.ListWorkflowsRequest(filter=filter, page_size=200)
+        while True:
+            page = await self._registry(stub.ListWorkflows, request)
+            for each in page.workflows:
+                yield each
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
+    async def runs(self, filter: str = "") -> AsyncIterator[execution_pb2.Execution]:
+        """Give the runs that a filter finds, newest first, page by page."""
+        stub = self.connection.stub("orchestrator", execution_service_pb2_grpc.ExecutionServiceStub)
+        request = execution_service_pb2.ListExecutionsRequest(filter=filter, page_size=100)
+        while True:
+            page = await self.connection.call(
+                stub.ListExecutions, request, address=self.context.orchestrator
+            )
+            for each in page.executions:
+                yield each
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
+    async def _registry(self, method: Any, request: Any) -> Any:
+        return await self.connection.call(method, request, address=self.context.registry)
+
+
+def connect(context: Context | None = None, *, name: str = "", home: str = "") -> Client:
+    """Open a client: of a context, of one by name, of a suite's home, or of what is found here.
+
+    See `qflow.client.contexts` for where a context is looked for. Nothing is called yet.
+    """
+    return Client(context or contexts.find(name=name, home=home))
+
+
+def _output_types(stored: workflow_pb2.Workflow) -> dict[str, Type]:
+    return {
+        each.name: from_text(each.type_json) if each.type_json else ANY
+        for each in stored.definition.outputs
+    }
+
+
+def _reading(workflow: Workflow[..., Any], stored: workflow_pb2.Workflow) -> Reading:
+    """Say how the outputs become what the function is annotated to give."""
+    from qflow.local import shaped
+
+    classes: dict[str, Any] = {}
+    for place in workflow.graph.places:
+        if isinstance(place.runs, Node):
+            classes.update(values.classes_in(place.runs.hints.get("return")))
+    classes.update(values.classes_in(workflow.hints.get("return")))
+    return Reading(_output_types(stored), classes, lambda read: shaped(workflow, read))

@@ -1,0 +1,109 @@
+"""Connections to the four services: opened when first used, with the token, errors made ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from qflow.client.contexts import Context, Tls
+from qflow.errors import from_rpc
+from qflow.exceptions import ConfigurationError
+
+Answer = TypeVar("Answer")
+
+CALL_S: Final = 60.0
+_MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
+
+
+class Connection:
+    """The channels of one context. Give it back with `close`."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._stubs: dict[tuple[str, Any], Any] = {}
+        self._metadata = (("authorization", f"Bearer {context.token}"),) if context.token else ()
+
+    def channel(self, service: str) -> grpc.aio.Channel:
+        """Give the channel of a service, for stubs that this client has no words for."""
+        if service not in self._channels:
+            self._channels[service] = _open(self.context.address(service), self.context.tls)
+        return self._channels[service]
+
+    def stub(self, service: str, make: Callable[[grpc.aio.Channel], Any]) -> Any:
+        """Give a generated stub on the channel of its service."""
+        key = (service, make)
+        if key not in self._stubs:
+            self._stubs[key] = make(self.channel(service))
+        return self._stubs[key]
+
+    async def call(
+        self,
+        method: Callable[..., Awaitable[Answer]],
+        request: Any,
+        *,
+        timeout_s: float = CALL_S,
+        address: str = "",
+    ) -> Answer:
+        """Make a unary call; what fails comes as an exception of `qflow.errors`."""
+        try:
+            return await method(request, metadata=self._metadata, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, address=address) from None
+
+    async def stream(
+        self,
+        method: Callable[..., AsyncIterator[Answer]],
+        request: Any,
+        *,
+        timeout_s: float | None = None,
+        address: str = "",
+    ) -> AsyncIterator[Answer]:
+        """Make a call that is answered with a stream; leaving it early ends the call."""
+        call: Any = method(request, metadata=self._metadata, timeout=timeout_s)
+        try:
+            async for each in call:
+                yield each
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, address=address) from None
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Close the channels; calls under way end as cancelled."""
+        channels, self._channels, self._stubs = self._channels, {}, {}
+        for each in channels.values():
+            await each.close()
+
+
+def _open(address: str, tls: Tls | None) -> grpc.aio.Channel:
+    options = [
+        ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+        ("grpc.service_config", service_config()),
+    ]
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=_file(tls.ca_file),
+        private_key=_file(tls.key_file),
+        certificate_chain=_file(tls.certificate_file),
+    )
+    return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def _file(path: str) -> bytes | None:
+    if not path:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def service_config() -> str:
+    """Give the published configuration of calls: which are tried again, when, and how often."""
+    return resources.files("qflow").joinpath("service_config.json").read_text("utf-8")

@@ -1,0 +1,214 @@
+"""A graph that was written in Python as the definition that the registry keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from google.protobuf.duration_pb2 import Duration
+
+from qflow import values
+from qflow.authoring.constructs import ApprovalSpec, ChoiceSpec, SignalSpec, SleepSpec
+from qflow.authoring.graph import Options, Place, Retry
+from qflow.authoring.node import Node
+from qflow.authoring.workflow import Workflow
+from qflow.exceptions import AuthoringError
+from qflow.isolation.v1 import isolation_pb2
+from qflow.registry.v1 import workflow_pb2
+from qflow.types import ANY, Collection, Type, to_text
+
+# Of a node or a sub-workflow: its id and the version that is meant.
+Stored = tuple[str, int]
+
+_REUSE: Final = {
+    "warm": isolation_pb2.REUSE_WARM,
+    "fork": isolation_pb2.REUSE_FORK,
+    "fresh": isolation_pb2.REUSE_FRESH,
+    "container": isolation_pb2.REUSE_CONTAINER,
+}
+_JOIN: Final = {
+    "any": workflow_pb2.JOIN_KIND_ANY,
+    "all_done": workflow_pb2.JOIN_KIND_ALL_DONE,
+}
+_EDGE: Final = {
+    "order": workflow_pb2.CONNECTION_KIND_ORDER,
+    "branch": workflow_pb2.CONNECTION_KIND_BRANCH,
+    "failure": workflow_pb2.CONNECTION_KIND_FAILURE,
+}
+
+
+def definition(
+    workflow: Workflow[..., Any], stored: Callable[[Any], Stored]
+) -> workflow_pb2.WorkflowDefinition:
+    """Write a workflow's graph; `stored` says where each of its nodes and sub-workflows is kept."""
+    graph = workflow.graph
+    made = workflow_pb2.WorkflowDefinition(
+        nodes=[_node(place, stored) for place in graph.places],
+        connections=[each for place in graph.places for each in _connections(place)],
+        inputs=[_input(workflow, index) for index in range(len(graph.inputs))],
+        outputs=[
+            workflow_pb2.WorkflowOutput(
+                name=name, source_node=_place_id(workflow, name), source_output=source.output
+            )
+            for name, source in graph.outputs.items()
+        ],
+    )
+    if workflow.settings.timeout is not None:
+        made.settings.timeout.CopyFrom(_duration(workflow.settings.timeout))
+    return made
+
+
+def _place_id(workflow: Workflow[..., Any], output: str) -> str:
+    place = workflow.graph.outputs[output].place
+    if place is None:
+        raise AuthoringError(f"{workflow.name}: the output {output} is an input of the workflow")
+    return place.id
+
+
+def _input(workflow: Workflow[..., Any], index: int) -> workflow_pb2.WorkflowInput:
+    given = workflow.graph.inputs[index]
+    made = workflow_pb2.WorkflowInput(name=given.name)
+    if given.type != ANY:
+        made.type_json = to_text(given.type)
+    if not given.required:
+        classes = values.classes_in(workflow.hints.get(given.name))
+        made.default_json = values.encode(
+            given.default, given.type, name=f"input {given.name}", classes=classes
+        )
+    return made
+
+
+def _node(place: Place, stored: Callable[[Any], Stored]) -> workflow_pb2.WorkflowNode:
+    made = workflow_pb2.WorkflowNode(id=place.id)
+    _construct(made, place, stored)
+    for name in place.literals:
+        made.literals.add(input=name, value_json=_literal(place, name))
+    _options(made, place.options)
+    if place.finally_:
+        made.phase = workflow_pb2.NODE_PHASE_FINALLY
+    if place.compensates is not None:
+        made.compensates = place.compensates.id
+    if place.each is not None:
+        made.for_each.input = place.each.input
+        if place.each.max_in_flight is not None:
+            made.for_each.max_in_flight = place.each.max_in_flight
+        if place.each.max_failed is not None:
+            made.for_each.max_failed = place.each.max_failed
+    if place.repeat is not None:
+        made.repeat.condition = place.repeat.condition
+        made.repeat.max_turns = place.repeat.max_turns
+        for name, output in place.repeat.carry.items():
+            made.repeat.carry.add(input=name, output=output)
+        if place.repeat.fail_at_max:
+            made.repeat.at_max = workflow_pb2.LOOP_END_FAIL
+    return made
+
+
+def _construct(  # noqa: C901  # one table
+    made: workflow_pb2.WorkflowNode, place: Place, stored: Callable[[Any], Stored]
+) -> None:
+    match place.runs:
+        case Node() | Workflow():
+            made.node_id, made.version = stored(place.runs)
+            if isinstance(place.runs, Workflow):
+                made.sub_workflow.SetInParent()
+        case ChoiceSpec(branches=branches, default=default):
+            for name, condition in branches.items():
+                made.choice.branches.add(name=name, condition=condition)
+            made.choice.default_branch = default
+        case SleepSpec():
+            made.sleep.SetInParent()
+        case SignalSpec() as spec:
+            made.signal.name = spec.name
+            made.signal.type_json = to_text(spec.type)
+            if spec.timeout is not None:
+                made.signal.wait_timeout.CopyFrom(_duration(spec.timeout))
+            if spec.has_default:
+                name = f"the default of {spec.name}"
+                made.signal.default_json = values.encode(spec.default, spec.type, name=name)
+        case ApprovalSpec() as spec:
+            made.approval.name = spec.name
+            if spec.timeout is not None:
+                made.approval.wait_timeout.CopyFrom(_duration(spec.timeout))
+
+
+def _options(made: workflow_pb2.WorkflowNode, options: Options) -> None:
+    if options.retry is not None:
+        made.retry.CopyFrom(_retry(options.retry))
+    for name in ("timeout", "queue_timeout", "total_timeout", "cache_ttl"):
+        given: timedelta | None = getattr(options, name)
+        if given is not None:
+            getattr(made, name).CopyFrom(_duration(given))
+    made.memory_limit_bytes = options.memory_bytes
+    if options.cpu_millicores:
+        made.limits.cpu_millicores = options.cpu_millicores
+    if options.reuse is not None:
+        made.reuse = _REUSE[options.reuse]
+    made.condition = options.condition
+    if isinstance(options.join, int):
+        made.join.kind, made.join.count = workflow_pb2.JOIN_KIND_N_OF, options.join
+    elif options.join in _JOIN:
+        made.join.kind = _JOIN[options.join]
+    if options.continue_on_failure:
+        made.on_failure = workflow_pb2.FAILURE_POLICY_CONTINUE
+
+
+def _retry(retry: Retry) -> workflow_pb2.RetryPolicy:
+    return workflow_pb2.RetryPolicy(
+        max_retries=retry.max_retries,
+        initial_delay=_duration(retry.initial_delay),
+        factor=retry.factor,
+        max_delay=_duration(retry.max_delay),
+        jitter=retry.jitter,
+        retryable_errors=retry.on,
+        non_retryable_errors=retry.never_on,
+    )
+
+
+def _connections(place: Place) -> Iterator[workflow_pb2.Connection]:
+    carried = set()
+    for name, source in place.fed.items():
+        made = workflow_pb2.Connection(
+            source_node=source.place.id if source.place else "",
+            source_output=source.output,
+            target_node=place.id,
+            target_input=name,
+            conversion=place.options.conversions.get(name, ""),
+        )
+        if source.place is not None and source.output not in source.place.outputs:
+            made.kind = workflow_pb2.CONNECTION_KIND_FAILURE  # what it failed with
+            carried.add(source.place.id)
+        yield made
+    for edge in place.edges:
+        if edge.kind == "failure" and edge.source.id in carried:
+            continue
+        yield workflow_pb2.Connection(
+            source_node=edge.source.id,
+            target_node=place.id,
+            kind=_EDGE[edge.kind],
+            branch=edge.branch,
+        )
+
+
+def _literal(place: Place, name: str) -> str:
+    value = place.literals[name]
+    of: Type = ANY
+    classes: values.Classes = {}
+    if isinstance(place.runs, Node):
+        of = place.runs.inputs[name].type
+        classes = values.classes_in(place.runs.hints.get(name))
+        if place.each is not None and place.each.input == name:
+            of = Collection("list", of)
+    elif isinstance(place.runs, Workflow):
+        of = next(each.type for each in place.runs.graph.inputs if each.name == name)
+        classes = values.classes_in(place.runs.hints.get(name))
+    elif isinstance(value, datetime):
+        value = value.isoformat()
+    return values.encode(value, of, name=f"{place.id}.{name}", classes=classes)
+
+
+def _duration(given: timedelta) -> Duration:
+    made = Duration()
+    made.FromTimedelta(given)
+    return made

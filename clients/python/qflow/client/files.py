@@ -1,0 +1,204 @@
+"""Files: brought in parts that survive a cut, fetched with their digest proven."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+from qflow.client.connection import Connection
+from qflow.errors import UnavailableError
+from qflow.exceptions import QflowError
+from qflow.runner.v1 import (
+    file_service_pb2,
+    file_service_pb2_grpc,
+    upload_service_pb2,
+    upload_service_pb2_grpc,
+)
+
+_CHUNK_BYTES: Final = 256 * 1024
+_TRIES: Final = 5
+_PAUSE_S: Final = 0.2
+
+Progress = Callable[[int, int], None]
+
+
+class DigestError(QflowError):
+    """What arrived is not what was sent."""
+
+
+class Files:
+    """The files of the caller's tenant."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._address = connection.context.runner
+        self._files = connection.stub("runner", file_service_pb2_grpc.FileServiceStub)
+        self._uploads = connection.stub("runner", upload_service_pb2_grpc.UploadServiceStub)
+
+    async def upload(
+        self, path: Path | str, *, mime_type: str = "", progress: Progress | None = None
+    ) -> file_service_pb2.File:
+        """Bring a file, in constant memory; a cut goes on from what had arrived.
+
+        `progress` is told the bytes that arrived and those there are.
+        """
+        path = Path(path)
+        size_bytes = path.stat().st_size
+        digest = await asyncio.to_thread(_sha256, path)
+        created = await self._connection.call(
+            self._uploads.CreateUpload,
+            upload_service_pb2.CreateUploadRequest(
+                filename=path.name,
+                mime_type=mime_type,
+                size_bytes=size_bytes,
+                sha256=digest,
+                request_id=str(uuid.uuid4()),
+            ),
+            address=self._address,
+        )
+        upload_id, arrived = created.upload.id, 0
+        for attempt in range(_TRIES):
+            try:
+                arrived = await self._write(path, upload_id, arrived, size_bytes, progress)
+                break
+            except UnavailableError:
+                if attempt == _TRIES - 1:
+                    raise
+                await asyncio.sleep(_PAUSE_S * 2**attempt)
+                there = await self._connection.call(
+                    self._uploads.GetUpload,
+                    upload_service_pb2.GetUploadRequest(upload_id=upload_id),
+                    address=self._address,
+                )
+                arrived = there.upload.received_bytes
+        finished = await self._connection.call(
+            self._uploads.FinishUpload,
+            upload_service_pb2.FinishUploadRequest(
+                upload_id=upload_id, sha256=digest, request_id=str(uuid.uuid4())
+            ),
+            timeout_s=600,
+            address=self._address,
+        )
+        file: file_service_pb2.File = finished.file
+        return file
+
+    async def _write(
+        self, path: Path, upload_id: str, offset: int, size_bytes: int, progress: Progress | None
+    ) -> int:
+        if size_bytes == 0:
+            return 0
+
+        async def parts() -> AsyncIterator[upload_service_pb2.WriteUploadRequest]:
+            sent = offset
+            with path.open("rb") as stream:
+                stream.seek(offset)
+                first = True
+                while chunk := await asyncio.to_thread(stream.read, _CHUNK_BYTES):
+                    part = upload_service_pb2.WriteUploadRequest(chunk=chunk)
+                    if first:
+                        part.upload_id, part.offset_bytes, first = upload_id, offset, False
+                    yield part
+                    sent += len(chunk)
+                    if progress is not None:
+                        progress(sent, size_bytes)
+
+        answer = await self._connection.call(
+            self._uploads.WriteUpload, parts(), timeout_s=24 * 3600, address=self._address
+        )
+        received: int = answer.received_bytes
+        return received
+
+    async def download(
+        self, file_id: str, path: Path | str, *, progress: Progress | None = None
+    ) -> file_service_pb2.File:
+        """Fetch a file to a path; it stands there whole and proven, or not at all."""
+        path = Path(path)
+        half = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            with half.open("xb") as stream:
+                file = await self._fetch(file_id, stream.write, progress)
+                stream.flush()
+                os.fsync(stream.fileno())
+            half.replace(path)
+        finally:
+            half.unlink(missing_ok=True)
+        return file
+
+    async def read(self, file_id: str) -> bytes:
+        """Give the bytes of a file, whole and proven."""
+        parts: list[bytes] = []
+        await self._fetch(file_id, parts.append, None)
+        return b"".join(parts)
+
+    async def _fetch(
+        self, file_id: str, write: Callable[[bytes], object], progress: Progress | None
+    ) -> file_service_pb2.File:
+        file: file_service_pb2.File | None = None
+        digest = hashlib.sha256()
+        arrived = 0
+        attempt = 0
+        while file is None or arrived < file.size_bytes:
+            request = file_service_pb2.DownloadFileRequest(file_id=file_id, offset_bytes=arrived)
+            try:
+                async for part in self._connection.stream(
+                    self._files.DownloadFile, request, address=self._address
+                ):
+                    if part.HasField("file"):
+                        file = part.file
+                        continue
+                    write(part.chunk)
+                    digest.update(part.chunk)
+                    arrived += len(part.chunk)
+                    attempt = 0
+                    if progress is not None and file is not None:
+                        progress(arrived, file.size_bytes)
+            except UnavailableError:
+                attempt += 1
+                if attempt >= _TRIES:
+                    raise
+                await asyncio.sleep(_PAUSE_S * 2**attempt)
+                continue
+            if file is None or arrived < file.size_bytes:
+                raise DigestError(f"the file {file_id} ended after {arrived} bytes")
+        if digest.hexdigest() != file.sha256:
+            raise DigestError(f"the file {file_id} arrived with another digest: fetch it again")
+        return file
+
+    async def about(self, file_id: str) -> file_service_pb2.File:
+        """Say what is known of a file."""
+        request = file_service_pb2.GetFileRequest(file_id=file_id)
+        answer = await self._connection.call(self._files.GetFile, request, address=self._address)
+        file: file_service_pb2.File = answer.file
+        return file
+
+    async def list(
+        self, *, execution_id: str = "", uploaded_only: bool = False
+    ) -> AsyncIterator[file_service_pb2.File]:
+        """Give the files there are, page by page."""
+        request = file_service_pb2.ListFilesRequest(
+            page_size=200, execution_id=execution_id, uploaded_only=uploaded_only
+        )
+        while True:
+            page = await self._connection.call(
+                self._files.ListFiles, request, address=self._address
+            )
+            for each in page.files:
+                yield each
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
+    async def delete(self, file_id: str) -> None:
+        """Remove a file that was brought."""
+        request = file_service_pb2.DeleteFileRequest(file_id=file_id, request_id=str(uuid.uuid4()))
+        await self._connection.call(self._files.DeleteFile, request, address=self._address)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,219 @@
+"""Storing what was written in Python: again and again with the same outcome, by content."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from qflow.authoring.node import Node
+from qflow.authoring.workflow import Workflow
+from qflow.client.connection import Connection
+from qflow.client.definition import Stored, definition
+from qflow.errors import AbortedError
+from qflow.exceptions import AuthoringError, QflowError
+from qflow.registry.v1 import (
+    node_pb2,
+    node_service_pb2,
+    node_service_pb2_grpc,
+    session_service_pb2,
+    session_service_pb2_grpc,
+    workflow_pb2,
+    workflow_service_pb2,
+    workflow_service_pb2_grpc,
+)
+
+Found = TypeVar("Found")
+
+_TRIES: Final = 3
+
+
+class Refused(QflowError):  # noqa: N818  # what happened to it, in the registry's words
+    """A definition was stored as a draft, or not at all: `findings` say where and why."""
+
+    def __init__(self, name: str, findings: list[workflow_pb2.Finding]) -> None:
+        said = (
+            f"  {each.place}: {each.message}{f' ({each.hint})' if each.hint else ''}"
+            for each in findings
+        )
+        super().__init__("\n".join([f"{name} cannot be started:", *said]))
+        self.findings = findings
+
+
+class Pusher:
+    """Stores the nodes and workflows of one caller; what is there already is left as it is."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._address = connection.context.registry
+        self._nodes = connection.stub("registry", node_service_pb2_grpc.NodeServiceStub)
+        self._workflows = connection.stub("registry", workflow_service_pb2_grpc.WorkflowServiceStub)
+        self._owner = ""
+
+    async def node(self, node: Node[..., Any]) -> node_pb2.Node:
+        """Store a node: a new one, a new version of the one of its name, or nothing at all."""
+        for attempt in range(_TRIES):
+            there = await self._find_node(node.name)
+            try:
+                if there is None:
+                    return await self._create_node(node)
+                if _same_node(there, node):
+                    return there
+                return await self._update_node(there, node)
+            except AbortedError:  # somebody else changed it between the look and the change
+                if attempt == _TRIES - 1:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def workflow(self, workflow: Workflow[..., Any]) -> workflow_pb2.Workflow:
+        """Store a workflow with all it consists of, and make it startable.
+
+        Refused tells what hinders that; nodes that were stored by then stay.
+        """
+        stored: dict[int, Stored] = {}
+        for place in workflow.graph.places:
+            runs = place.runs
+            if isinstance(runs, Node):
+                node = await self.node(runs)
+                stored[id(runs)] = node.id, node.version
+            elif isinstance(runs, Workflow):
+                sub = await self.workflow(runs)
+                stored[id(runs)] = sub.id, sub.version
+        wanted = definition(workflow, lambda runs: stored[id(runs)])
+        for attempt in range(_TRIES):
+            there = await self._find_workflow(workflow.name)
+            try:
+                return await self._store_workflow(there, workflow, wanted)
+            except AbortedError:
+                if attempt == _TRIES - 1:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def _create_node(self, node: Node[..., Any]) -> node_pb2.Node:
+        request = node_service_pb2.CreateNodeRequest(
+            name=node.name,
+            description=node.description,
+            code=node.source,
+            main_function=node.function.__name__,
+            python_version=node.python_version,
+        )
+        request.request_id = _request_id(request)
+        answer = await self._call(self._nodes.CreateNode, request)
+        return answer.node  # type: ignore[no-any-return]  # stubs by channel are untyped
+
+    async def _update_node(self, there: node_pb2.Node, node: Node[..., Any]) -> node_pb2.Node:
+        request = node_service_pb2.UpdateNodeRequest(
+            node_id=there.id,
+            etag=there.etag,
+            update_mask=FieldMask(paths=["code", "main_function"]),
+            code=node.source,
+            main_function=node.function.__name__,
+        )
+        if node.description:
+            request.update_mask.paths.append("description")
+            request.description = node.description
+        if node.python_version:
+            request.update_mask.paths.append("python_version")
+            request.python_version = node.python_version
+        request.request_id = _request_id(request)
+        answer = await self._call(self._nodes.UpdateNode, request)
+        return answer.node  # type: ignore[no-any-return]
+
+    async def _store_workflow(
+        self,
+        there: workflow_pb2.Workflow | None,
+        workflow: Workflow[..., Any],
+        wanted: workflow_pb2.WorkflowDefinition,
+    ) -> workflow_pb2.Workflow:
+        if there is None:
+            create = workflow_service_pb2.CreateWorkflowRequest(
+                name=workflow.name,
+                description=workflow.description,
+                definition=wanted,
+                activate=True,
+            )
+            create.request_id = _request_id(create)
+            made = await self._call(self._workflows.CreateWorkflow, create)
+            return _startable(made.workflow)
+        update = workflow_service_pb2.UpdateWorkflowRequest(
+            workflow_id=there.id,
+            etag=there.etag,
+            update_mask=FieldMask(paths=["definition", "description"]),
+            definition=wanted,
+            description=workflow.description,
+            validate_only=True,
+        )
+        # The registry fills in defaults, types and conversions: it says best whether this is new.
+        checked = (await self._call(self._workflows.UpdateWorkflow, update)).workflow
+        same = checked.definition == there.definition
+        if not same or there.description != workflow.description:
+            update.validate_only = False
+            update.request_id = _request_id(update)
+            there = (await self._call(self._workflows.UpdateWorkflow, update)).workflow
+        if not there.active:
+            activate = workflow_service_pb2.ActivateWorkflowRequest(
+                workflow_id=there.id, etag=there.etag, request_id=str(uuid.uuid4())
+            )
+            if there.findings:
+                return _startable(there)
+            there = (await self._call(self._workflows.ActivateWorkflow, activate)).workflow
+        return _startable(there)
+
+    async def _find_node(self, name: str) -> node_pb2.Node | None:
+        request = node_service_pb2.ListNodesRequest(
+            filter=await self._mine(name), page_size=2, view=node_pb2.NODE_VIEW_FULL
+        )
+        found: list[node_pb2.Node] = list((await self._call(self._nodes.ListNodes, request)).nodes)
+        return _only(found, "node", name)
+
+    async def _find_workflow(self, name: str) -> workflow_pb2.Workflow | None:
+        request = workflow_service_pb2.ListWorkflowsRequest(
+            filter=await self._mine(name), page_size=2, view=workflow_pb2.WORKFLOW_VIEW_FULL
+        )
+        answer = await self._call(self._workflows.ListWorkflows, request)
+        found: list[workflow_pb2.Workflow] = list(answer.workflows)
+        return _only(found, "workflow", name)
+
+    async def _mine(self, name: str) -> str:
+        if not self._owner:
+            stub = self._connection.stub("registry", session_service_pb2_grpc.SessionServiceStub)
+            answer = await self._call(stub.GetCaller, session_service_pb2.GetCallerRequest())
+            self._owner = answer.caller.user_id
+        quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+        return f'name = "{quoted}" AND owner = "{self._owner}"'
+
+    async def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        return await self._connection.call(method, request, address=self._address)
+
+
+def _only(found: list[Found], what: str, name: str) -> Found | None:
+    if len(found) > 1:
+        raise AuthoringError(
+            f"there are several {what}s named {name!r}: delete or rename all but one, or give "
+            "this one another name"
+        )
+    return found[0] if found else None
+
+
+def _same_node(there: node_pb2.Node, node: Node[..., Any]) -> bool:
+    return (
+        there.code == node.source
+        and there.main_function == node.function.__name__
+        and node.python_version in ("", there.python_version)
+        and node.description in ("", there.description)
+    )
+
+
+def _startable(workflow: workflow_pb2.Workflow) -> workflow_pb2.Workflow:
+    if not workflow.active:
+        raise Refused(workflow.name, list(workflow.findings))
+    return workflow
+
+
+def _request_id(request: Any) -> str:
+    """Give the request id that the same content always has: a cut-off push goes on where it was."""
+    digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+    return str(uuid.UUID(bytes=digest[:16], version=4))

@@ -1,0 +1,306 @@
+"""One run: wait for it, watch it, steer it. Cut connections are taken up where they were."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+
+from qflow import values
+from qflow.client.connection import Connection
+from qflow.client.files import Files
+from qflow.errors import DeadlineExceededError, UnavailableError
+from qflow.exceptions import ExecutionFailedError
+from qflow.orchestrator.v1 import (
+    control_service_pb2,
+    control_service_pb2_grpc,
+    execution_pb2,
+    execution_service_pb2,
+    execution_service_pb2_grpc,
+    explain_service_pb2,
+    explain_service_pb2_grpc,
+    rerun_service_pb2,
+    rerun_service_pb2_grpc,
+)
+from qflow.runner.v1 import log_service_pb2, log_service_pb2_grpc
+from qflow.types import ANY, Type
+
+R = TypeVar("R")
+
+FINAL: Final = frozenset(
+    {
+        execution_pb2.EXECUTION_STATUS_COMPLETED,
+        execution_pb2.EXECUTION_STATUS_FAILED,
+        execution_pb2.EXECUTION_STATUS_CANCELLED,
+    }
+)
+_WAIT_S: Final = 50
+_PAUSE_S_MAX: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the outputs of a run are read: the type of each, classes, and what is made of them."""
+
+    types: Mapping[str, Type] = field(default_factory=dict)
+    classes: values.Classes = field(default_factory=dict)
+    build: Callable[[dict[str, Any]], Any] = dict
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a watch saw: the run as it stands, and the nodes that changed since the one before."""
+
+    execution: execution_pb2.Execution
+    nodes: tuple[execution_pb2.NodeExecution, ...]
+    revision: int
+
+
+class Run(Generic[R]):
+    """A run on a Qflow; `id` finds it again, from any program."""
+
+    def __init__(
+        self, connection: Connection, execution_id: str, reading: Reading | None = None
+    ) -> None:
+        self.id = execution_id
+        self._connection = connection
+        self._reading = reading or Reading()
+        self._address = connection.context.orchestrator
+        self._executions = connection.stub(
+            "orchestrator", execution_service_pb2_grpc.ExecutionServiceStub
+        )
+        self._control = connection.stub("orchestrator", control_service_pb2_grpc.ControlServiceStub)
+
+    def __repr__(self) -> str:
+        return f"<run {self.id}>"
+
+    async def result(self, *, timeout_s: float | None = None) -> R:
+        """Wait for the end and give what the run answers with.
+
+        Raises ExecutionFailedError where it failed or was cancelled, DeadlineExceededError where
+        it is not over in time; it goes on then.
+        """
+        execution = await self.wait(timeout_s=timeout_s)
+        if execution.status != execution_pb2.EXECUTION_STATUS_COMPLETED:
+            raise _failed(execution)
+        return await self._read(execution.output_json)
+
+    async def wait(self, *, timeout_s: float | None = None) -> execution_pb2.Execution:
+        """Wait until the run is over and give it whole, however it ended."""
+        loop = asyncio.get_running_loop()
+        ends_at = None if timeout_s is None else loop.time() + timeout_s
+        pause = _Pause()
+        while True:
+            left = _WAIT_S if ends_at is None else min(_WAIT_S, ends_at - loop.time())
+            if left <= 0:
+                raise DeadlineExceededError(f"the run {self.id} is not over after {timeout_s} s")
+            waiting = Duration()
+            waiting.FromMilliseconds(max(1, int(left * 1000)))
+            request = execution_service_pb2.WaitExecutionRequest(
+                execution_id=self.id, timeout=waiting, view=execution_pb2.EXECUTION_VIEW_FULL
+            )
+            try:
+                answer = await self._connection.call(
+                    self._executions.WaitExecution,
+                    request,
+                    timeout_s=left + 10,
+                    address=self._address,
+                )
+            except UnavailableError:
+                if ends_at is not None and loop.time() >= ends_at:
+                    raise
+                await pause.next()
+                continue
+            if answer.done:
+                execution: execution_pb2.Execution = answer.execution
+                return execution
+            pause = _Pause()
+
+    async def watch(self) -> AsyncIterator[Change]:
+        """See the run change until it is over; a watch that is cut off goes on where it was."""
+        revision = 0
+        execution = execution_pb2.Execution(id=self.id)
+        pause = _Pause()
+        while execution.status not in FINAL:
+            request = execution_service_pb2.WatchExecutionRequest(
+                execution_id=self.id, after_revision=revision
+            )
+            steps = self._connection.stream(
+                self._executions.WatchExecution, request, address=self._address
+            )
+            try:
+                async for step in steps:
+                    pause = _Pause()
+                    revision = step.revision
+                    event = step.snapshot if step.HasField("snapshot") else step.delta
+                    if event.HasField("execution"):
+                        execution = event.execution
+                    if event.HasField("execution") or event.node_executions:
+                        yield Change(execution, tuple(event.node_executions), revision)
+            except UnavailableError:
+                await pause.next()
+
+    async def get(self) -> execution_pb2.Execution:
+        """Give the run as it stands, whole."""
+        request = execution_service_pb2.GetExecutionRequest(execution_id=self.id)
+        answer = await self._call(self._executions.GetExecution, request)
+        execution: execution_pb2.Execution = answer.execution
+        return execution
+
+    async def nodes(self) -> AsyncIterator[execution_pb2.NodeExecution]:
+        """Give the nodes of the run in the order of its definition, with outputs and traces."""
+        request = execution_service_pb2.ListNodeExecutionsRequest(
+            execution_id=self.id, page_size=500, view=execution_pb2.EXECUTION_VIEW_FULL
+        )
+        while True:
+            page = await self._call(self._executions.ListNodeExecutions, request)
+            for each in page.node_executions:
+                yield each
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
+    async def cancel(self) -> execution_pb2.Execution:
+        """Ask the run to stop; cancelling a cancelled one changes nothing."""
+        request = execution_service_pb2.CancelExecutionRequest(execution_id=self.id)
+        answer = await self._call(self._executions.CancelExecution, request)
+        execution: execution_pb2.Execution = answer.execution
+        return execution
+
+    async def pause(self) -> None:
+        """Let nothing new begin until it is resumed."""
+        request = control_service_pb2.PauseExecutionRequest(execution_id=self.id)
+        await self._call(self._control.PauseExecution, request)
+
+    async def resume(self) -> None:
+        """Go on after a pause."""
+        request = control_service_pb2.ResumeExecutionRequest(execution_id=self.id)
+        await self._call(self._control.ResumeExecution, request)
+
+    async def retry(self) -> Run[R]:
+        """Run it again after a failure, as a new run that keeps the results of what completed."""
+        stub = self._connection.stub("orchestrator", rerun_service_pb2_grpc.RerunServiceStub)
+        request = rerun_service_pb2.RetryExecutionRequest(
+            execution_id=self.id, request_id=str(uuid.uuid4())
+        )
+        answer = await self._call(stub.RetryExecution, request)
+        return Run(self._connection, answer.execution.id, self._reading)
+
+    async def signal(self, name: str, value: Any, *, type: type[Any] | None = None) -> None:
+        """Send a value to what waits for a signal of this name."""
+        request = control_service_pb2.SendSignalRequest(
+            execution_id=self.id,
+            name=name,
+            payload_json=_encoded(value, type, name=f"signal {name}"),
+            request_id=str(uuid.uuid4()),
+        )
+        await self._call(self._control.SendSignal, request)
+
+    async def answer(
+        self, name: str, *, approved: bool, comment: str = "", reply: Any = None
+    ) -> None:
+        """Answer an approval of this name."""
+        request = control_service_pb2.AnswerApprovalRequest(
+            execution_id=self.id,
+            name=name,
+            approved=approved,
+            comment=comment,
+            reply_json="" if reply is None else _encoded(reply, None, name=f"reply to {name}"),
+            request_id=str(uuid.uuid4()),
+        )
+        await self._call(self._control.AnswerApproval, request)
+
+    async def explain(self) -> list[explain_service_pb2.ExecutionReason]:
+        """Say why it is not moving, or why it failed, and the shortest way out."""
+        stub = self._connection.stub("orchestrator", explain_service_pb2_grpc.ExplainServiceStub)
+        request = explain_service_pb2.ExplainExecutionRequest(execution_id=self.id)
+        return list((await self._call(stub.ExplainExecution, request)).reasons)
+
+    async def logs(self, *, follow: bool = False) -> AsyncIterator[log_service_pb2.LogLine]:
+        """Give what the nodes wrote, in order; `follow` goes on until the run is over."""
+        stub = self._connection.stub("runner", log_service_pb2_grpc.LogServiceStub)
+        address = self._connection.context.runner
+        if not follow:
+            listing = log_service_pb2.ListLogsRequest(execution_id=self.id, page_size=1000)
+            while True:
+                page = await self._connection.call(stub.ListLogs, listing, address=address)
+                for line in page.lines:
+                    yield line
+                listing.page_token = page.next_page_token
+                if not listing.page_token:
+                    return
+        request = log_service_pb2.WatchLogsRequest(execution_id=self.id)
+        pause = _Pause()
+        while True:
+            try:
+                async for step in self._connection.stream(stub.WatchLogs, request, address=address):
+                    pause = _Pause()
+                    for line in step.lines:
+                        yield line
+                    request.after_sequence = step.sequence
+                    if step.end:
+                        return
+            except UnavailableError:
+                await pause.next()
+
+    async def _read(self, text: str) -> R:
+        """Read the outputs; a value that was too large to stand among them is fetched."""
+        plain = values.parse(text)
+        for name, each in plain.items():
+            if isinstance(each, dict) and each.keys() == {"$file", "field", "size_bytes"}:
+                stored = await Files(self._connection).read(each["$file"])
+                plain[name] = values.parse(stored.decode())[each["field"]]
+        read = {
+            name: values.from_plain(
+                each,
+                self._reading.types.get(name, ANY),
+                name=f"output {name}",
+                classes=self._reading.classes,
+            )
+            for name, each in plain.items()
+        }
+        made: R = self._reading.build(read)
+        return made
+
+    async def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        return await self._connection.call(method, request, address=self._address)
+
+
+class _Pause:
+    """Waits between tries to reach a service: longer each time, a little at random."""
+
+    def __init__(self) -> None:
+        self._wait_s = 0.1
+
+    async def next(self) -> None:
+        await asyncio.sleep(self._wait_s)
+        self._wait_s = min(self._wait_s * 2, _PAUSE_S_MAX)
+
+
+def _failed(execution: execution_pb2.Execution) -> ExecutionFailedError:
+    if execution.status == execution_pb2.EXECUTION_STATUS_CANCELLED:
+        return ExecutionFailedError(
+            "the run was cancelled", execution_id=execution.id, error_type="cancelled"
+        )
+    error = execution.error
+    return ExecutionFailedError(
+        error.message,
+        execution_id=execution.id,
+        error_type=error.error_type,
+        node_id=error.node_id,
+        stack_trace=error.stack_trace,
+    )
+
+
+def _encoded(value: Any, of: type[Any] | None, *, name: str) -> str:
+    from qflow.authoring.annotations import type_of
+
+    if of is None and value is not None:
+        of = type(value) if not isinstance(value, dict | list | tuple) else None
+    if of is None:
+        return values.encode(value, ANY, name=name)
+    return values.encode(value, type_of(of), name=name, classes=values.classes_in(of))

@@ -1,0 +1,158 @@
+"""What a call to Qflow can fail with: one exception per kind, with the reason and its facts.
+
+try:
+    await client.nodes.get(node_id)
+except qflow.NotFoundError as error:
+    print(error.reason, error.facts)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+from google.rpc import error_details_pb2 as details_pb2
+from grpc_status import rpc_status
+
+from qflow.exceptions import QflowError
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field of a refused request, and what was wrong with it."""
+
+    field: str
+    description: str
+
+
+class CallError(QflowError):
+    """A call that was answered with an error.
+
+    `reason` is a stable word in upper snake case, `facts` what it is about, `violations` the fields
+    that were refused; `retry_after_s` says when to try again, where the server knows.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        facts: Mapping[str, str] | None = None,
+        violations: tuple[FieldViolation, ...] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
+        lines = [message, *(f"  {each.field}: {each.description}" for each in violations)]
+        super().__init__("\n".join(lines))
+        self.message = message
+        self.reason = reason
+        self.facts: Mapping[str, str] = facts or {}
+        self.violations = violations
+        self.retry_after_s = retry_after_s
+
+
+class InvalidArgumentError(CallError):
+    """The request is wrong, whatever stands in the database."""
+
+
+class NotFoundError(CallError):
+    """There is no such thing, or none that the caller may see."""
+
+
+class AlreadyExistsError(CallError):
+    """Something with this name, key or request id is there already."""
+
+
+class FailedPreconditionError(CallError):
+    """Not as things stand: what to change first is in the message."""
+
+
+class AbortedError(CallError):
+    """It was changed meanwhile: read it again and decide anew."""
+
+
+class OutOfRangeError(CallError):
+    """Beyond what there is."""
+
+
+class PermissionDeniedError(CallError):
+    """The caller is known and may not do this."""
+
+
+class UnauthenticatedError(CallError):
+    """No token, or none that counts: sign in again."""
+
+
+class ResourceExhaustedError(CallError):
+    """A limit was reached; `retry_after_s` may say when to try again."""
+
+
+class UnavailableError(CallError):
+    """The service cannot be reached just now."""
+
+
+class DeadlineExceededError(CallError):
+    """No answer came in time; whether it was done is not known."""
+
+
+class CancelledError(CallError):
+    """The call was cancelled."""
+
+
+class DataLossError(CallError):
+    """Something that was stored cannot be read any more."""
+
+
+class UnimplementedError(CallError):
+    """The service does not know this call: it is older than this client."""
+
+
+class InternalError(CallError):
+    """A fault of the service; its log has the whole of it under the id in `facts`."""
+
+
+_KINDS: Final[Mapping[grpc.StatusCode, type[CallError]]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExistsError,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPreconditionError,
+    grpc.StatusCode.ABORTED: AbortedError,
+    grpc.StatusCode.OUT_OF_RANGE: OutOfRangeError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    grpc.StatusCode.CANCELLED: CancelledError,
+    grpc.StatusCode.DATA_LOSS: DataLossError,
+    grpc.StatusCode.UNIMPLEMENTED: UnimplementedError,
+}
+
+
+def from_rpc(error: grpc.aio.AioRpcError, *, address: str = "") -> CallError:
+    """Make an exception of a failed call, with all that its details say."""
+    kind = _KINDS.get(error.code(), InternalError)
+    message = error.details() or error.code().name
+    info, bad, retry = (
+        details_pb2.ErrorInfo(),
+        details_pb2.BadRequest(),
+        details_pb2.RetryInfo(),
+    )
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # any call that has trailers
+    for detail in status.details if status is not None else ():
+        for each in (info, bad, retry):
+            detail.Unpack(each)
+    if kind is UnavailableError and not info.reason and address:
+        message = f"no Qflow answers at {address}: {message}"
+    return kind(
+        message,
+        reason=info.reason,
+        facts=dict(info.metadata),
+        violations=tuple(
+            FieldViolation(each.field, each.description) for each in bad.field_violations
+        ),
+        retry_after_s=retry.retry_delay.ToTimedelta().total_seconds()
+        if retry.HasField("retry_delay")
+        else None,
+    )

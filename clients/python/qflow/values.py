@@ -1,0 +1,134 @@
+"""Python values as the JSON text that Qflow keeps, and back, by declared type.
+
+It is the code that runs beside user code in a sandbox: what a value becomes here it becomes there.
+"""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from qflow import _agent
+from qflow.exceptions import QflowError
+from qflow.types import (
+    ANY,
+    Collection,
+    Dict,
+    Enum,
+    Field,
+    Record,
+    Tuple,
+    Type,
+    Union,
+    VariadicTuple,
+    to_json,
+    union_of,
+)
+
+Classes = Mapping[str, Any]
+_NO_CLASSES: Final[Classes] = {}
+
+
+class ValueTypeError(QflowError):
+    """A value is not of its declared type; the message says where and what was expected."""
+
+
+class _Codecs(_agent.Codecs):
+    """Finds classes by the whole name that a type gives them."""
+
+    def find(self, name: str) -> Any:
+        return self.namespace[name]
+
+
+def encode(value: Any, of: Type, *, name: str, classes: Classes = _NO_CLASSES) -> str:
+    """Write a value of a type as JSON text; `name` is what errors call it."""
+    return dump(to_plain(value, of, name=name, classes=classes))
+
+
+def decode(text: str, of: Type, *, name: str, classes: Classes = _NO_CLASSES) -> Any:
+    """Read a value of a type from JSON text; records whose class is unknown become dicts."""
+    return from_plain(parse(text), of, name=name, classes=classes)
+
+
+def to_plain(value: Any, of: Type, *, name: str, classes: Classes = _NO_CLASSES) -> Any:
+    """Give the JSON value that stands for a value of a type."""
+    try:
+        return _Codecs(classes).encoder(to_json(_known(of, classes)))(value)
+    except _agent.Mismatch as problem:
+        raise ValueTypeError(problem.text(name)) from None
+    except (ValueError, TypeError, RecursionError, OverflowError):
+        raise ValueTypeError(f"{name}: cannot be written as JSON") from None
+
+
+def from_plain(plain: Any, of: Type, *, name: str, classes: Classes = _NO_CLASSES) -> Any:
+    """Give the value of a type that a JSON value stands for."""
+    try:
+        return _Codecs(classes).decoder(to_json(_known(of, classes)))(plain)
+    except _agent.Mismatch as problem:
+        raise ValueTypeError(problem.text(name)) from None
+    except (ValueError, RecursionError):
+        raise ValueTypeError(f"{name}: is not a value of its type") from None
+
+
+def convert(plain: Any, method: str, *, name: str) -> Any:
+    """Apply a conversion of an edge to a JSON value, as a run does."""
+    try:
+        return _agent.CONVERSIONS[method](plain)
+    except _agent.Mismatch as problem:
+        raise ValueTypeError(problem.text(name)) from None
+
+
+def parse(text: str) -> Any:
+    """Read a JSON value exactly: integers of any size, no NaN."""
+    return _agent._parse(text)  # noqa: SLF001  # the agent is one file, its names are its own
+
+
+def dump(plain: Any) -> str:
+    """Write a JSON value exactly: integers of any size, text as it is."""
+    return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _known(of: Type, classes: Classes) -> Type:  # noqa: PLR0911  # one table
+    """Give the type with records and enums whose class is not at hand as plain data."""
+    match of:
+        case Record(kind=kind, name=name, fields=fields):
+            known = [Field(each.name, _known(each.type, classes), each.required) for each in fields]
+            kept = kind if kind == "typeddict" or name in classes else "typeddict"
+            return Record(kept, name, tuple(known))
+        case Enum(name=name):
+            return of if name in classes else ANY
+        case Collection(kind=kind, item=item):
+            return Collection(kind, _known(item, classes))
+        case VariadicTuple(item=item):
+            return VariadicTuple(_known(item, classes))
+        case Tuple(items=items):
+            return Tuple(tuple(_known(each, classes) for each in items))
+        case Dict(key=key, value=value):
+            return Dict(_known(key, classes), _known(value, classes))
+        case Union(any_of=members):
+            return union_of(_known(each, classes) for each in members)
+        case _:
+            return of
+
+
+def classes_in(hint: Any) -> dict[str, Any]:
+    """Give the classes that an annotation is made of, by the names that types give them."""
+    return dict(_classes(hint, set()))
+
+
+def _classes(hint: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    if id(hint) in seen:
+        return
+    seen.add(id(hint))
+    for each in typing.get_args(hint):
+        yield from _classes(each, seen)
+    if isinstance(hint, type) and not hint.__module__.startswith(("builtins", "typing")):
+        yield hint.__qualname__, hint
+        try:
+            inner = typing.get_type_hints(hint, include_extras=True)
+        except Exception:  # noqa: BLE001  # whatever the text of an annotation may raise
+            return
+        for each in inner.values():
+            yield from _classes(each, seen)

@@ -1,0 +1,232 @@
+"""The command `qflow`, as a shell calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.suite import Suite
+
+pytestmark = pytest.mark.timeout(90)
+
+Qflow = Callable[..., subprocess.CompletedProcess[str]]
+
+FLOWS = """
+from __future__ import annotations
+
+import time
+
+import qflow
+
+
+@qflow.node(name="cli test: shout")
+def shout(word: str, times: int = 1) -> str:
+    print("shouting", word)
+    return word.upper() * times
+
+
+@qflow.node(name="cli test: fail")
+def fail(word: str) -> str:
+    raise ValueError("never " + word)
+
+
+@qflow.node(name="cli test: linger")
+def linger(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@qflow.workflow(name="cli test: loud")
+def loud(word: str) -> str:
+    return shout(shout(word))
+
+
+@qflow.workflow(name="cli test: failing")
+def failing(word: str) -> str:
+    return fail(word)
+
+
+@qflow.workflow(name="cli test: lingering")
+def lingering(seconds: float) -> float:
+    return linger(seconds)
+"""
+
+
+@pytest.fixture
+def flows(tmp_path: Path) -> Path:
+    path = tmp_path / "flows.py"
+    path.write_text(FLOWS, "utf-8")
+    return path
+
+
+@pytest.fixture
+def env(suite: Suite, tmp_path: Path) -> dict[str, str]:
+    kept = {name: each for name, each in os.environ.items() if not name.startswith("QFLOW_")}
+    return {**kept, "HOME": str(tmp_path), "QFLOW_HOME": str(suite.home.root)}
+
+
+@pytest.fixture
+def qflow(env: dict[str, str]) -> Qflow:
+    def called(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "qflow", *arguments],
+            env={**env, **more},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    return called
+
+
+def test_a_file_is_run_and_its_output_is_all_that_is_printed(qflow: Qflow, flows: Path) -> None:
+    done = qflow("run", f"{flows}:loud", "word=hé")
+    assert (0, '{"result":"HÉ"}\n') == (done.returncode, done.stdout)
+    local = qflow("run", f"{flows}:loud", "word=hé", "--local")
+    assert (0, "HÉ") == (local.returncode, json.loads(local.stdout.splitlines()[-1]))
+
+
+def test_a_watch_in_a_pipe_is_a_line_per_change_beside_the_output(
+    qflow: Qflow, flows: Path
+) -> None:
+    done = qflow("run", f"{flows}:loud", "word=a", "--watch")
+    assert '{"result":"A"}\n' == done.stdout
+    assert "\x1b" not in done.stderr
+    assert [["shout", "completed"], ["shout_2", "completed"]] == [
+        line.split()[:2] for line in done.stderr.splitlines() if "completed" in line
+    ]
+
+
+def test_a_failure_has_its_code_its_place_and_the_frames(qflow: Qflow, flows: Path) -> None:
+    done = qflow("run", f"{flows}:failing", "word=x")
+    assert (1, "") == (done.returncode, done.stdout)
+    assert "failed at fail: ValueError: never x" in done.stderr or "never x" in done.stderr
+    assert 'raise ValueError("never " + word)' in done.stderr
+
+
+def test_what_was_pushed_is_listed_shown_drawn_and_run_by_name(qflow: Qflow, flows: Path) -> None:
+    pushed = json.loads(qflow("workflow", "push", f"{flows}:loud", "--json").stdout)
+    again = json.loads(qflow("workflow", "push", f"{flows}:loud", "--json").stdout)
+    assert [(each["id"], each["version"]) for each in pushed] == [
+        (each["id"], each["version"]) for each in again
+    ]
+    listed = json.loads(qflow("workflow", "ls", 'name : "cli test: loud"', "--json").stdout)
+    assert pushed[0]["id"] in [each["id"] for each in listed]
+    shown = qflow("workflow", "show", "cli test: loud").stdout
+    assert "└─► shout_2" in shown
+    assert "└─► shout_2" in qflow("graph", f"{flows}:loud").stdout
+    run = qflow("run", "cli test: loud", "word=b", "--detach").stdout.strip()
+    assert 0 == qflow("watch", run).returncode
+    told = json.loads(qflow("show", run, "--json").stdout)
+    assert ["EXECUTION_STATUS_COMPLETED", 2] == [told["execution"]["status"], len(told["nodes"])]
+    assert "shouting b" in qflow("logs", run, "--follow").stdout
+    assert run in qflow("ls", "--limit", "5").stdout
+
+
+def test_a_fault_in_a_source_is_shown_under_its_line(qflow: Qflow, tmp_path: Path) -> None:
+    path = tmp_path / "loose.py"
+    path.write_text(
+        "import qflow\n\n@qflow.node(name='cli test: loose')\ndef f(x):\n    return x\n"
+    )
+    done = qflow("node", "push", str(path))
+    assert 0 == done.returncode, done.stderr
+    assert "    1 | def f(x):\n" in done.stdout
+    assert "^ the parameter x has no annotation" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["run", "none.py"], 2, "there is no file none.py"),
+        (["run", "no such workflow"], 2, "there is no workflow 'no such workflow'"),
+        (["show", "00000000-0000-4000-8000-000000000000"], 3, "no such"),
+        (["show", "x"], 3, "execution_id"),
+        (["nothing"], 2, "No such command"),
+        (["ls", "--context", "nowhere"], 4, "no context 'nowhere'"),
+        (["ls", "status ="], 3, "filter"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_a_code(
+    qflow: Qflow, arguments: list[str], code: int, said: str
+) -> None:
+    done = qflow(*arguments)
+    assert code == done.returncode
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_server_is_told_with_the_address(qflow: Qflow) -> None:
+    nowhere = dict.fromkeys(
+        ["QFLOW_REGISTRY", "QFLOW_ORCHESTRATOR", "QFLOW_RUNNER", "QFLOW_TELEMETRY"], "127.0.0.1:1"
+    )
+    done = qflow("whoami", **nowhere)
+    assert 4 == done.returncode
+    assert "no Qflow answers at 127.0.0.1:1" in done.stderr
+
+
+def test_signing_in_keeps_a_context(qflow: Qflow, suite: Suite, tmp_path: Path) -> None:
+    ports = suite.endpoints
+    arguments = [f"--{each}={ports[each]}" for each in ("orchestrator", "runner", "telemetry")]
+    done = qflow(
+        "login", ports["registry"], *arguments, "--name=here", QFLOW_TOKEN=suite.owner_token
+    )
+    assert "here: signed in as owner@localhost" in done.stdout
+    kept = tmp_path / ".config" / "qflow" / "contexts.json"
+    assert 0o600 == kept.stat().st_mode & 0o777
+    assert "* here" in qflow("context", "ls").stdout
+    assert "owner@localhost (owner)\n" == qflow("whoami", QFLOW_HOME="/nowhere").stdout
+    assert 3 == qflow("login", ports["registry"], "--name=no", QFLOW_TOKEN="qft_x").returncode
+    assert "no" not in qflow("context", "ls").stdout.split()
+
+
+def test_files_are_put_and_got(qflow: Qflow, tmp_path: Path) -> None:
+    (tmp_path / "a b.txt").write_text("hé")
+    file = qflow("files", "put", str(tmp_path / "a b.txt")).stdout.strip()
+    assert 0 == qflow("files", "get", file, str(tmp_path / "back")).returncode
+    assert "hé" == (tmp_path / "back").read_text()
+    assert "a b.txt" in qflow("files", "ls").stdout
+
+
+def test_ctrl_c_asks_once_and_the_run_goes_on(
+    env: dict[str, str], qflow: Qflow, flows: Path
+) -> None:
+    command = [sys.executable, "-m", "qflow", "run", f"{flows}:lingering", "seconds=3", "--watch"]
+    controller, terminal = pty.openpty()
+    running = subprocess.Popen(
+        command,
+        env={**env, "TERM": "xterm"},
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+    )
+    os.close(terminal)
+    said = _read_until(controller, b"running")
+    running.send_signal(signal.SIGINT)
+    said += _read_until(controller, b"[y/N]")
+    os.write(controller, b"\n")
+    assert 130 == running.wait(20)
+    os.close(controller)
+    run = said.decode(errors="replace").rpartition("qflow watch ")[2].split()[0]
+    assert 0 == qflow("watch", run).returncode
+
+
+def _read_until(descriptor: int, wanted: bytes) -> bytes:
+    said = b""
+    ends_at = time.monotonic() + 60
+    while wanted not in said:
+        assert time.monotonic() < ends_at, said
+        if select.select([descriptor], [], [], 1)[0]:
+            said += os.read(descriptor, 65536)
+    return said

@@ -1,0 +1,277 @@
+"""Workflows written as functions: what is built of them, and what they do without a server."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, TypedDict
+
+import pytest
+import qflow
+from qflow.local import run
+
+
+class Table(TypedDict):
+    rain: list[float]
+    days: int
+
+
+@dataclass
+class Report:
+    share: float
+    when: dt.date
+
+
+@qflow.node
+def read(text: str) -> Table:
+    rows = [float(each) for each in text.split(",")]
+    return {"rain": rows, "days": len(rows)}
+
+
+@qflow.node
+def count(rain: list[float], threshold: float = 1.0) -> int:
+    return sum(1 for each in rain if each >= threshold)
+
+
+@qflow.node
+def report(part: float, whole: float) -> Report:
+    return Report(part / whole, dt.date(2026, 1, 2))
+
+
+@qflow.node
+async def square(n: float) -> float:
+    return n * n
+
+
+@qflow.node
+def total(ns: list[float]) -> float:
+    return sum(ns)
+
+
+@qflow.node
+def fail(n: int) -> int:
+    raise ValueError(f"no {n}")
+
+
+@qflow.node
+def message(error: dict[str, str]) -> str:
+    return f"{error['node_id']}: {error['message']}"
+
+
+@qflow.node
+def either(a: str = "", b: str = "") -> str:
+    return a or b
+
+
+@qflow.node
+def shout(n: int) -> str:
+    return f"{n}!"
+
+
+@qflow.node
+def half(n: int) -> int:
+    return n // 2
+
+
+@qflow.node
+def pay(amount: Decimal, ok: bool) -> Decimal:  # noqa: FBT001  # an input is no flag of a call
+    return amount if ok else Decimal(0)
+
+
+@qflow.workflow
+def weather(text: str) -> Report:
+    table = read(text)
+    return report(part=count(table["rain"]), whole=table["days"])
+
+
+@qflow.workflow
+def squares(ns: list[float]) -> float:
+    return total(square.map(ns))
+
+
+@qflow.workflow
+def speak(n: int) -> str:
+    size = qflow.choice({"large": "n > 10"}, default="small", n=n)
+    with size.branch("large"):
+        loud = shout(n)
+    with size.branch("small"):
+        halved = shout(half(n))
+    return either.options(join="any")(loud, halved)
+
+
+@qflow.workflow
+def saved(n: int) -> str:
+    failed = fail(n)
+    with qflow.on_failure(failed) as error:
+        return message(error)
+
+
+def test_inputs_outputs_and_conversions_are_as_in_a_run() -> None:
+    assert Report(2 / 3, dt.date(2026, 1, 2)) == weather.run_local("1,0,3.5")
+
+
+def test_the_function_of_a_node_stays_one() -> None:
+    assert 2 == count([1.0, 2.0])
+    assert "!" in shout.function(3)
+
+
+def test_a_map_runs_each_element() -> None:
+    assert 14.0 == squares.run_local([1, 2, 3])
+
+
+@pytest.mark.parametrize(("n", "said"), [(30, "30!"), (4, "2!")])
+def test_a_choice_takes_one_branch(n: int, said: str) -> None:
+    assert said == speak.run_local(n)
+
+
+def test_a_failure_branch_gets_what_it_failed_with() -> None:
+    assert "fail: ValueError: no 3" == saved.run_local(3)
+
+
+def test_a_failure_that_nobody_handles_ends_the_run() -> None:
+    @qflow.workflow
+    def flow(n: int) -> int:
+        return half(fail(n))
+
+    with pytest.raises(qflow.ExecutionFailedError, match="fail: ValueError: no 4") as failed:
+        flow.run_local(4)
+    assert ("user_error", "fail") == (failed.value.error_type, failed.value.node_id)
+
+
+def test_a_retry_tries_again() -> None:
+    tries = []
+
+    def flaky(n: int) -> int:
+        tries.append(n)
+        if len(tries) < 3:
+            raise OSError("not yet")
+        return n
+
+    node = qflow.node(flaky).options(retry=qflow.Retry(max_retries=2, on=("OSError",)))
+
+    @qflow.workflow
+    def flow(n: int) -> int:
+        return node(n)
+
+    assert 7 == flow.run_local(7)
+    assert [7, 7, 7] == tries
+
+
+def test_signals_and_approvals_are_told_and_waits_take_no_time() -> None:
+    @qflow.workflow
+    def flow() -> Decimal:
+        pause = qflow.sleep(dt.timedelta(days=3))
+        with qflow.after(pause):
+            amount = qflow.signal("amount", Decimal)
+        answer = qflow.approval("boss")
+        return pay(amount, answer["approved"])
+
+    world = qflow.Local(signals={"amount": Decimal("9.90")}, approvals={"boss": True})
+    before = world.now
+    assert Decimal("9.90") == run(flow, {}, world)
+    assert dt.timedelta(days=3) == world.now - before
+    with pytest.raises(qflow.ExecutionFailedError, match="no signal amount is given"):
+        run(flow, {}, qflow.Local())
+
+
+def test_a_loop_carries_its_outputs() -> None:
+    @qflow.workflow
+    def flow(n: int) -> int:
+        return half.repeat(while_="result > 1", max_turns=10, carry={"n": "result"})(n)
+
+    assert 1 == flow.run_local(100)
+
+
+def test_a_sub_workflow_is_a_place() -> None:
+    @qflow.workflow
+    def flow(n: int) -> str:
+        return speak(half(n))
+
+    assert "20!" == flow.run_local(40)
+    assert ["half", "speak"] == [place.id for place in flow.graph.places]
+
+
+def test_compensation_undoes_what_completed_latest_first() -> None:
+    undone: list[str] = []
+
+    def book(name: str) -> str:
+        return name
+
+    def cancel(name: str) -> str:
+        undone.append(name)
+        return name
+
+    booking, cancelling = qflow.node(book), qflow.node(cancel)
+
+    @qflow.workflow
+    def flow() -> int:
+        first = booking.options(id="first")("hotel")
+        second = booking.options(id="second")("flight")
+        cancelling.undoes(first)(first)
+        cancelling.undoes(second)(second)
+        with qflow.after(first, second):
+            return fail(1)
+
+    with pytest.raises(qflow.ExecutionFailedError):
+        flow.run_local()
+    assert ["flight", "hotel"] == undone
+
+
+def test_a_refuted_edge_is_told_before_anything_runs() -> None:
+    @qflow.workflow
+    def flow(text: str) -> int:
+        return half(text)  # type: ignore[arg-type]  # the editor says so too
+
+    with pytest.raises(qflow.EdgeRefusedError, match=r"input text > half\.n does not fit"):
+        flow.run_local("a")
+
+
+def test_a_wrong_value_is_told_with_its_place() -> None:
+    with pytest.raises(qflow.ValueTypeError, match=r"input text: expected str, got int"):
+        weather.run_local(3)  # type: ignore[arg-type]
+
+
+def used_as(what: str, value: Any) -> Any:
+    match what:
+        case "tested":
+            return bool(value)
+        case "iterated over":
+            return list(value)
+        case "reckoned with":
+            return value + 1
+        case _:
+            return value == 3
+
+
+@pytest.mark.parametrize("what", ["tested", "iterated over", "reckoned with", "compared"])
+def test_a_value_that_is_not_known_yet_says_so(what: str) -> None:
+    @qflow.workflow
+    def flow(n: int) -> int:
+        used_as(what, half(n))
+        return half(n)
+
+    with pytest.raises(qflow.AuthoringError, match=f"the value of half> cannot be {what} while"):
+        _ = flow.graph
+
+
+def test_two_places_of_one_node_have_two_names() -> None:
+    @qflow.workflow
+    def flow(n: int) -> int:
+        return half(half(half.options(id="last")(n)))
+
+    assert ["last", "half", "half_2"] == [place.id for place in flow.graph.places]
+
+
+def test_a_workflow_is_not_called_like_a_function() -> None:
+    with pytest.raises(qflow.AuthoringError, match=r"run it with client\.run"):
+        weather("1")
+
+
+def test_an_output_that_is_not_there_is_told_with_those_that_are() -> None:
+    @qflow.workflow
+    def flow(text: str) -> int:
+        return count(read(text)["snow"])  # type: ignore[misc]
+
+    with pytest.raises(qflow.AuthoringError, match="read gives rain, days, no 'snow'"):
+        _ = flow.graph

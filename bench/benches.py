@@ -17,6 +17,7 @@ import psutil
 
 from bench import create_node as creating
 from bench import floors
+from bench.client import cli_help, client_call, local_run
 from bench.costs import costs, spent
 from bench.definitions import check_workflow, get_workflow
 from bench.environments import known_environment, new_environment
@@ -215,4 +216,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "warm_docker": warm_docker,
     "cold_docker": cold_docker,
     "unary": unary,
+    "local_run": local_run,
+    "client_call": client_call,
+    "cli_help": cli_help,
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from qflow import _agent
@@ -54,22 +54,46 @@ def decode(text: str, of: Type, *, name: str, classes: Classes = _NO_CLASSES) ->
 
 def to_plain(value: Any, of: Type, *, name: str, classes: Classes = _NO_CLASSES) -> Any:
     """Give the JSON value that stands for a value of a type."""
-    try:
-        return _Codecs(classes).encoder(to_json(_known(of, classes)))(value)
-    except _agent.Mismatch as problem:
-        raise ValueTypeError(problem.text(name)) from None
-    except (ValueError, TypeError, RecursionError, OverflowError):
-        raise ValueTypeError(f"{name}: cannot be written as JSON") from None
+    return Codec(of, classes).to_plain(value, name=name)
 
 
 def from_plain(plain: Any, of: Type, *, name: str, classes: Classes = _NO_CLASSES) -> Any:
     """Give the value of a type that a JSON value stands for."""
-    try:
-        return _Codecs(classes).decoder(to_json(_known(of, classes)))(plain)
-    except _agent.Mismatch as problem:
-        raise ValueTypeError(problem.text(name)) from None
-    except (ValueError, RecursionError):
-        raise ValueTypeError(f"{name}: is not a value of its type") from None
+    return Codec(of, classes).from_plain(plain, name=name)
+
+
+class Codec:
+    """Writes and reads the values of one type; compiled when first used each way."""
+
+    __slots__ = ("_classes", "_decode", "_encode", "_form")
+
+    def __init__(self, of: Type, classes: Classes = _NO_CLASSES) -> None:
+        self._form = to_json(_known(of, classes))
+        self._classes = classes
+        self._encode: Callable[[Any], Any] | None = None
+        self._decode: Callable[[Any], Any] | None = None
+
+    def to_plain(self, value: Any, *, name: str) -> Any:
+        """Give the JSON value that stands for a value; `name` is what errors call it."""
+        try:
+            if self._encode is None:
+                self._encode = _Codecs(self._classes).encoder(self._form)
+            return self._encode(value)
+        except _agent.Mismatch as problem:
+            raise ValueTypeError(problem.text(name)) from None
+        except (ValueError, TypeError, RecursionError, OverflowError):
+            raise ValueTypeError(f"{name}: cannot be written as JSON") from None
+
+    def from_plain(self, plain: Any, *, name: str) -> Any:
+        """Give the value that a JSON value stands for."""
+        try:
+            if self._decode is None:
+                self._decode = _Codecs(self._classes).decoder(self._form)
+            return self._decode(plain)
+        except _agent.Mismatch as problem:
+            raise ValueTypeError(problem.text(name)) from None
+        except (ValueError, RecursionError):
+            raise ValueTypeError(f"{name}: is not a value of its type") from None
 
 
 def convert(plain: Any, method: str, *, name: str) -> Any:

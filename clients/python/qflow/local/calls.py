@@ -1,0 +1,98 @@
+"""One call of a node as its sandbox makes it: decode, call, encode, each compiled once."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from qflow import values
+from qflow.authoring.graph import Place
+from qflow.authoring.node import Node
+from qflow.exceptions import ExecutionFailedError
+from qflow.types import Collection
+from qflow.values import Codec
+
+
+@dataclass(frozen=True, slots=True)
+class _Codecs:
+    inputs: Mapping[str, Codec]
+    outputs: Mapping[str, Codec]
+    is_one: bool
+
+
+_compiled: Final[WeakKeyDictionary[Node[..., Any], _Codecs]] = WeakKeyDictionary()
+
+
+def call(place: Place, node: Node[..., Any], plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Run a node over JSON values and give its outputs as such; a retry follows at once."""
+    codecs = _compiled.get(node) or _compile(node)
+    arguments = {
+        name: codecs.inputs[name].from_plain(each, name=f"{place.id}: input {name!r}")
+        for name, each in plain.items()
+    }
+    left = place.options.retry.max_retries if place.options.retry else 0
+    while True:
+        try:
+            value = node.function(**arguments)
+            if inspect.isawaitable(value):
+                value = asyncio.run(_awaited(value))
+            break
+        except Exception as error:
+            kind = type(error).__name__
+            if left <= 0 or not _retries(place, kind):
+                raise ExecutionFailedError(
+                    f"{kind}: {error}", error_type="user_error", node_id=place.id
+                ) from error
+            left -= 1
+    return _encoded(place, codecs, value)
+
+
+def literal(place: Place, name: str) -> Any:
+    """Give the JSON value of a literal, as it is written into the definition."""
+    value = place.literals[name]
+    if not isinstance(place.runs, Node) or name not in place.runs.inputs:
+        return value
+    of = place.runs.inputs[name].type
+    if place.each is not None and place.each.input == name:
+        of = Collection("list", of)
+    classes = values.classes_in(place.runs.hints.get(name))
+    return values.to_plain(value, of, name=f"{place.id}.{name}", classes=classes)
+
+
+def _compile(node: Node[..., Any]) -> _Codecs:
+    inputs = {
+        name: Codec(port.type, values.classes_in(node.hints.get(name)))
+        for name, port in node.inputs.items()
+    }
+    classes = values.classes_in(node.hints.get("return"))
+    outputs = {name: Codec(of, classes) for name, of in node.outputs.items()}
+    made = _compiled[node] = _Codecs(inputs, outputs, set(outputs) == {"result"})
+    return made
+
+
+def _retries(place: Place, kind: str) -> bool:
+    retry = place.options.retry
+    return retry is not None and kind not in retry.never_on and (not retry.on or kind in retry.on)
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+def _encoded(place: Place, codecs: _Codecs, value: Any) -> Mapping[str, Any]:
+    if codecs.is_one:
+        return {"result": codecs.outputs["result"].to_plain(value, name=f"{place.id}: output")}
+    named = (
+        value
+        if isinstance(value, dict)
+        else {name: getattr(value, name) for name in codecs.outputs}
+    )
+    return {
+        name: codec.to_plain(named[name], name=f"{place.id}: output {name!r}")
+        for name, codec in codecs.outputs.items()
+        if name in named
+    }

@@ -1,0 +1,95 @@
+"""The edges of a workflow that is written here: their types, and what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from qflow.authoring.constructs import ApprovalSpec, SignalSpec, SleepSpec
+from qflow.authoring.graph import Place
+from qflow.authoring.node import Node
+from qflow.authoring.refs import Source
+from qflow.authoring.workflow import Workflow
+from qflow.exceptions import AuthoringError
+from qflow.types import ANY, NONE, SCALARS, Collection, Dict, Type, VerdictKind, union_of, verdict
+
+Conversions = Mapping[tuple[str, str], str]
+
+_ERROR: Final = Dict(SCALARS["str"], SCALARS["str"])
+_checked: Final[WeakKeyDictionary[Workflow[..., Any], Conversions]] = WeakKeyDictionary()
+
+
+class EdgeRefusedError(AuthoringError):
+    """An edge that the type check refutes: the registry would refuse it as well."""
+
+
+def check(workflow: Workflow[..., Any]) -> Conversions:
+    """Hold every edge against its types, once; gives the conversions, by place and input.
+
+    EdgeRefusedError names the first edge that is refuted.
+    """
+    known = _checked.get(workflow)
+    if known is not None:
+        return known
+    found: dict[tuple[str, str], str] = {}
+    for place in workflow.graph.places:
+        for name, source in place.fed.items():
+            of, _ = type_of_source(workflow, source)
+            said = verdict(of, type_wanted(place, name), place.options.conversions.get(name, ""))
+            if said.kind is VerdictKind.REFUTED:
+                raise EdgeRefusedError(
+                    f"{workflow.name}: {source} > {place.id}.{name} does not fit: {said.reason}"
+                )
+            if said.method:
+                found[place.id, name] = said.method
+        if isinstance(place.runs, Workflow):
+            check(place.runs)
+    _checked[workflow] = found
+    return found
+
+
+def type_of_source(  # noqa: PLR0911  # one table
+    workflow: Workflow[..., Any], source: Source
+) -> tuple[Type, Any]:
+    """Give the type of what a source gives, and the annotation with its classes."""
+    place = source.place
+    if place is None:
+        found = next(each for each in workflow.graph.inputs if each.name == source.output)
+        return found.type, workflow.hints.get(source.output)
+    if source.output == "error" and "error" not in place.outputs:
+        return _ERROR, None
+    match place.runs:
+        case Node() as node:
+            of: Type = node.outputs[source.output]
+            if place.each is not None:
+                of = union_of((of, NONE)) if place.each.max_failed else of
+                of = Collection("list", of)
+            return of, node.hints.get("return")
+        case Workflow() as sub:
+            return type_of_source(sub, sub.graph.outputs[source.output])
+        case SignalSpec(type=kind):
+            return kind, None
+        case SleepSpec():
+            return SCALARS["datetime"], None
+        case ApprovalSpec():
+            return {"approved": SCALARS["bool"], "reply": ANY}.get(
+                source.output, SCALARS["str"]
+            ), None
+        case _:
+            return ANY, None
+
+
+def type_wanted(place: Place, name: str) -> Type:
+    """Give the type that an input of a place takes."""
+    match place.runs:
+        case Node() as node:
+            of = node.inputs[name].type
+            mapped = place.each is not None and place.each.input == name
+            return Collection("list", of) if mapped else of
+        case Workflow() as sub:
+            return next(each.type for each in sub.graph.inputs if each.name == name)
+        case SleepSpec():
+            return SCALARS["float"] if name == "seconds" else SCALARS["datetime"]
+        case _:
+            return ANY

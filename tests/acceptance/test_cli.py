@@ -190,6 +190,48 @@ def test_signing_in_keeps_a_context(qflow: Qflow, suite: Suite, tmp_path: Path) 
     assert "no" not in qflow("context", "ls").stdout.split()
 
 
+def test_a_run_is_planned_and_done_again_from_a_place(qflow: Qflow, flows: Path) -> None:
+    qflow("workflow", "push", f"{flows}:loud")
+    planned = qflow("plan", "cli test: loud", "word=a").stdout
+    assert ["node", "shout", "shout_2"] == [line.split()[0] for line in planned.splitlines()[:3]]
+    run = qflow("run", "cli test: loud", "word=c", "--detach").stdout.strip()
+    assert 0 == qflow("watch", run).returncode
+    again = qflow("rerun", run, "--from", "shout_2")
+    assert (0, '{"result":"C"}\n') == (again.returncode, again.stdout)
+    failed = json.loads(qflow("run", f"{flows}:failing", "word=x", "--json").stdout)
+    assert 1 == qflow("retry", failed["id"]).returncode
+    assert "never x" in qflow("explain", failed["id"]).stdout
+
+
+def test_versions_are_compared(qflow: Qflow, flows: Path) -> None:
+    text = flows.read_text()
+    renamed = text.replace("cli test: loud", "cli test: diffed")
+    flows.write_text(renamed)
+    qflow("workflow", "push", f"{flows}:loud")
+    flows.write_text(renamed.replace("return shout(shout(word))", "return shout(word, 2)"))
+    qflow("workflow", "push", f"{flows}:loud")
+    told = qflow("diff", "cli test: diffed", "1")
+    assert "removed" in told.stdout, told.stderr
+    assert "shout_2" in told.stdout
+
+
+def test_a_schedule_is_made_looked_at_and_removed(qflow: Qflow, flows: Path) -> None:
+    qflow("workflow", "push", f"{flows}:loud")
+    made = qflow(
+        "schedule", "create", "cli test: loud", "word=s", "--cron", "0 6 * * *", "--paused"
+    )
+    assert 0 == made.returncode, made.stderr
+    schedule = made.stdout.strip()
+    listed = qflow("schedule", "ls").stdout
+    assert "0 6 * * *" in next(line for line in listed.splitlines() if schedule in line)
+    moments = json.loads(qflow("schedule", "preview", schedule, "--json").stdout)
+    assert [5, "T06:00:00Z"] == [len(moments), moments[0][10:]]
+    assert 0 == qflow("schedule", "trigger", schedule).returncode
+    assert 0 == qflow("schedule", "rm", schedule).returncode
+    assert schedule not in qflow("schedule", "ls").stdout
+    assert 2 == qflow("schedule", "create", "cli test: loud").returncode
+
+
 def test_files_are_put_and_got(qflow: Qflow, tmp_path: Path) -> None:
     (tmp_path / "a b.txt").write_text("hé")
     file = qflow("files", "put", str(tmp_path / "a b.txt")).stdout.strip()

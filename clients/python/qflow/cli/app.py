@@ -11,7 +11,7 @@ from typing import Final
 
 import typer
 
-from qflow.cli import contexts, files, runs, stored, suite
+from qflow.cli import contexts, files, looking, runs, schedules, stored, suite
 from qflow.exceptions import (
     AuthoringError,
     ConfigurationError,
@@ -36,6 +36,7 @@ app = typer.Typer(
 app.add_typer(contexts.app, name="context")
 app.add_typer(stored.nodes, name="node")
 app.add_typer(stored.workflows, name="workflow")
+app.add_typer(schedules.app, name="schedule")
 app.add_typer(files.app, name="files")
 for command, does in (
     ("up", suite.up),
@@ -52,9 +53,12 @@ for command, does in (
     ("pause", runs.pause),
     ("resume", runs.resume),
     ("retry", runs.retry),
+    ("rerun", runs.rerun),
     ("signal", runs.signal),
     ("approve", runs.approve),
     ("graph", stored.graph),
+    ("plan", looking.plan),
+    ("diff", looking.diff),
 ):
     app.command(command)(does)
 

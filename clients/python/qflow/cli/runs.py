@@ -220,6 +220,29 @@ def retry(
     return with_client(again, context=context, home=home)
 
 
+def rerun(
+    run_id: RunId,
+    places: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="Run again from this place on; the failed ones else."),
+    ] = None,
+    newest: Annotated[
+        bool, typer.Option("--newest", help="With the current versions of these nodes.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="See it run, live.")] = False,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> int:
+    """Run again from some places on, as a new run that keeps the results before them."""
+
+    async def again(client: Client) -> int:
+        started = await client.attach(run_id).rerun(places or [], newest=newest)
+        return await _until_over(started, live=watch, as_json=as_json)
+
+    return with_client(again, context=context, home=home)
+
+
 def signal(
     run_id: RunId,
     name: str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -188,6 +188,22 @@ class Run(Generic[R]):
             execution_id=self.id, request_id=str(uuid.uuid4())
         )
         answer = await self._call(stub.RetryExecution, request)
+        return Run(self._connection, answer.execution.id, self._reading)
+
+    async def rerun(self, places: Sequence[str] = (), *, newest: bool = False) -> Run[R]:
+        """Run it again from these places on, as a new run that keeps the results before them.
+
+        Without places from the failed ones; `newest` takes the current versions of their nodes.
+        """
+        stub = self._connection.stub("orchestrator", rerun_service_pb2_grpc.RerunServiceStub)
+        request = rerun_service_pb2.RerunExecutionRequest(
+            execution_id=self.id, request_id=str(uuid.uuid4())
+        )
+        for place in places:
+            one = request.from_nodes.add(node=place)
+            if newest:
+                one.node_version = 0
+        answer = await self._call(stub.RerunExecution, request)
         return Run(self._connection, answer.execution.id, self._reading)
 
     async def signal(self, name: str, value: Any, *, type: type[Any] | None = None) -> None:

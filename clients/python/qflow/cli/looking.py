@@ -1,0 +1,129 @@
+"""Before and between: what a run would do, and what changed between two versions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qflow.cli.common import (
+    AsJson,
+    ContextName,
+    Home,
+    as_plain,
+    console,
+    inputs_of,
+    print_json,
+    stored_workflow,
+    with_client,
+)
+
+if TYPE_CHECKING:
+    from qflow.client.client import Client
+
+
+def plan(
+    workflow: Annotated[str, typer.Argument(help="The workflow's name or id.")],
+    given: Annotated[
+        list[str] | None, typer.Argument(help="Inputs: NAME=VALUE.", metavar="[NAME=VALUE]…")
+    ] = None,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would do before it does: nodes, cache, environments, time, warnings."""
+    from qflow import values
+    from qflow.orchestrator.v1 import execution_service_pb2, plan_service_pb2
+    from qflow.orchestrator.v1 import plan_service_pb2_grpc as pb_grpc
+
+    async def planning(client: Client) -> Any:
+        stored = await stored_workflow(client, workflow)
+        request = plan_service_pb2.PlanExecutionRequest(
+            start=execution_service_pb2.StartExecutionRequest(
+                workflow_id=stored.id, input_json=values.dump(inputs_of(given or [], ""))
+            )
+        )
+        stub = client.connection.stub("orchestrator", pb_grpc.PlanServiceStub)
+        return await client.connection.call(
+            stub.PlanExecution, request, address=client.context.orchestrator
+        )
+
+    told = with_client(planning, context=context, home=home)
+    if as_json:
+        print_json(as_plain(told))
+        return
+    _say_plan(told)
+
+
+def diff(
+    what: Annotated[str, typer.Argument(help="A workflow's name or id, or a node's id.")],
+    first: Annotated[int, typer.Argument(help="The version before.", min=1)],
+    last: Annotated[int, typer.Argument(help="The version after; 0 for the current.", min=0)] = 0,
+    node: Annotated[bool, typer.Option("--node", help="It is a node.")] = False,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say what changed between two versions, and what of it can break others."""
+    from qflow.registry.v1 import diff_service_pb2 as pb
+    from qflow.registry.v1 import diff_service_pb2_grpc as pb_grpc
+
+    async def comparing(client: Client) -> Any:
+        stub = client.connection.stub("registry", pb_grpc.DiffServiceStub)
+        address = client.context.registry
+        if node:
+            of_node = pb.DiffNodeVersionsRequest(node_id=what, from_version=first, to_version=last)
+            return await client.connection.call(stub.DiffNodeVersions, of_node, address=address)
+        stored = await stored_workflow(client, what)
+        request = pb.DiffWorkflowVersionsRequest(
+            workflow_id=stored.id, from_version=first, to_version=last
+        )
+        return await client.connection.call(stub.DiffWorkflowVersions, request, address=address)
+
+    told = with_client(comparing, context=context, home=home)
+    if as_json:
+        print_json(as_plain(told))
+        return
+    _say_diff(told)
+
+
+def _say_plan(told: Any) -> None:
+    from qflow.cli import show
+    from qflow.orchestrator.v1 import plan_service_pb2 as pb
+
+    out = console()
+    for workflow in told.workflows:
+        made = show.table("node", "kind", "usually", "", right=("usually",))
+        for each in workflow.nodes:
+            kind = pb.PlannedNodeKind.Name(each.kind).rpartition("_")[2].lower()
+            known = each.time.samples > 0
+            usual = show.duration(each.time.median.ToMilliseconds()) if known else ""
+            made.add_row(each.node, kind, usual, "from the cache" if each.cache_hit else "")
+        out.print(made, markup=False)
+    for version in told.node_versions:
+        state = pb.PlannedEnvironment.Name(version.environment)
+        state = state.removeprefix("PLANNED_ENVIRONMENT_").lower().replace("_", " ")
+        if state != "not needed":
+            out.print(f"environment of {version.name}: {state}", markup=False)
+    if told.time.median.ToMilliseconds():
+        spans = [show.duration(each.ToMilliseconds()) for each in (told.time.median, told.time.p90)]
+        out.print(f"expected: {spans[0]}, 90 of 100 within {spans[1]}", markup=False)
+    for warning in told.warnings:
+        out.print(f"warning: {warning.message}", markup=False, style="yellow")
+        if warning.action:
+            out.print(f"  → {warning.action}", markup=False)
+
+
+def _say_diff(told: Any) -> None:
+    from qflow.registry.v1 import diff_service_pb2 as pb
+
+    out = console()
+    for each in told.changes:
+        kind = pb.ChangeKind.Name(each.kind).rpartition("_")[2].lower()
+        breaks = "  (can break others)" if each.can_break else ""
+        values = " → ".join(value for value in (each.before, each.after) if value)
+        out.print(f"{kind} {each.place}: {values}{breaks}", markup=False)
+    text = told.source if told.DESCRIPTOR.name == "DiffNodeVersionsResponse" else told.text
+    styles = {"+": "green", "-": "red", "@": "cyan"}
+    for line in text.text.splitlines():
+        out.print(line, markup=False, style=styles.get(line[:1], ""))

@@ -1,0 +1,244 @@
+"""Schedules: made, listed, looked ahead at, paused, filled in."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from qflow.cli.common import (
+    AsJson,
+    ContextName,
+    Home,
+    as_plain,
+    console,
+    inputs_of,
+    print_json,
+    stored_workflow,
+    with_client,
+)
+from qflow.exceptions import AuthoringError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from qflow.client.client import Client
+
+app = typer.Typer(no_args_is_help=True, help="Schedules: runs that start by the clock.")
+
+ScheduleId = Annotated[str, typer.Argument(help="The schedule's id.", metavar="SCHEDULE")]
+
+_EVERY: Final = re.compile(r"(\d+)\s*(s|m|h|d)")
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@app.command("create")
+def create(
+    workflow: Annotated[str, typer.Argument(help="The workflow's name or id.")],
+    given: Annotated[
+        list[str] | None, typer.Argument(help="Inputs: NAME=VALUE.", metavar="[NAME=VALUE]…")
+    ] = None,
+    cron: Annotated[str, typer.Option(help="Five fields, as cron has them.")] = "",
+    every: Annotated[str, typer.Option(help="Such as 30s, 15m, 6h, 1d.")] = "",
+    zone: Annotated[str, typer.Option(help="The time zone of --cron.")] = "UTC",
+    name: Annotated[str, typer.Option(help="What to call it; the workflow's name else.")] = "",
+    alias: Annotated[str, typer.Option(help="Start what this alias stands for.")] = "",
+    paused: Annotated[bool, typer.Option("--paused", help="Do not begin yet.")] = False,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Start a workflow again and again: by cron or at an interval."""
+    from qflow import values
+    from qflow.orchestrator.v1 import schedule_pb2
+    from qflow.orchestrator.v1 import schedule_service_pb2 as pb
+
+    if bool(cron) == bool(every):
+        raise AuthoringError("say when: either --cron or --every")
+    timing = schedule_pb2.ScheduleTiming()
+    if cron:
+        timing.cron.expression, timing.cron.time_zone = cron, zone
+    else:
+        timing.interval.every.FromTimedelta(_span(every))
+
+    async def creating(client: Client) -> Any:
+        stored = await stored_workflow(client, workflow)
+        request = pb.CreateScheduleRequest(
+            workflow_id=stored.id,
+            paused=paused,
+            request_id=str(uuid.uuid4()),
+            definition=schedule_pb2.ScheduleDefinition(
+                name=name or stored.name,
+                workflow_alias=alias,
+                input_json=values.dump(inputs_of(given or [], "")),
+                timing=timing,
+            ),
+        )
+        return (await _call(client, lambda stub: stub.CreateSchedule, request)).schedule
+
+    made = with_client(creating, context=context, home=home)
+    print_json(as_plain(made)) if as_json else typer.echo(made.id)
+
+
+@app.command("ls")
+def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
+    """List the schedules, with when each starts next."""
+    from qflow.orchestrator.v1 import schedule_service_pb2 as pb
+
+    async def listing(client: Client) -> list[Any]:
+        request, there = pb.ListSchedulesRequest(page_size=200), list[Any]()
+        while True:
+            page = await _call(client, lambda stub: stub.ListSchedules, request)
+            there.extend(page.schedules)
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return there
+
+    there = with_client(listing, context=context, home=home)
+    if as_json:
+        print_json([as_plain(each) for each in there])
+        return
+    from qflow.cli import show
+
+    made = show.table("id", "name", "when", "next", "state")
+    for each in there:
+        made.add_row(
+            each.id,
+            each.definition.name,
+            _when(each.definition.timing),
+            _moment(each.next_time),
+            "paused" if each.paused else "on",
+        )
+    console().print(made, markup=False)
+
+
+@app.command("preview")
+def preview(
+    schedule: ScheduleId,
+    count: Annotated[int, typer.Option(help="How many.", min=1, max=1000)] = 5,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say when it starts next, in UTC."""
+    from qflow.orchestrator.v1 import schedule_service_pb2 as pb
+
+    request = pb.PreviewScheduleRequest(schedule_id=schedule, count=count)
+
+    async def looking(client: Client) -> list[str]:
+        answer = await _call(client, lambda stub: stub.PreviewSchedule, request)
+        return [_moment(each) for each in answer.tick_times]
+
+    moments = with_client(looking, context=context, home=home)
+    print_json(moments) if as_json else typer.echo("\n".join(moments))
+
+
+@app.command("trigger")
+def trigger(schedule: ScheduleId, context: ContextName = "", home: Home = "") -> None:
+    """Start it once, beside its times: the run begins in a moment, see `qflow ls`."""
+    from qflow.orchestrator.v1 import schedule_service_pb2 as pb
+
+    request = pb.TriggerScheduleRequest(schedule_id=schedule, request_id=str(uuid.uuid4()))
+
+    with_client(
+        lambda c: _call(c, lambda stub: stub.TriggerSchedule, request), context=context, home=home
+    )
+
+
+@app.command("pause")
+def pause(
+    schedule: ScheduleId,
+    reason: Annotated[str, typer.Option(help="Why, for others.")] = "",
+    context: ContextName = "",
+    home: Home = "",
+) -> None:
+    """Start nothing until it is resumed."""
+    from qflow.orchestrator.v1 import schedule_service_pb2 as pb
+
+    request = pb.PauseScheduleRequest(
+        schedule_id=schedule, reason=reason, request_id=str(uuid.uuid4())
+    )
+    with_client(
+        lambda c: _call(c, lambda stub: stub.PauseSchedule, request), context=context, home=home
+    )
+
+
+@app.command("resume")
+def resume(schedule: ScheduleId, context: ContextName = "", home: Home = "") -> None:
+    """Go on after a pause."""
+    from qflow.orchestrator.v1 import schedule_service_pb2 as pb
+
+    request = pb.ResumeScheduleRequest(schedule_id=schedule, request_id=str(uuid.uuid4()))
+    with_client(
+        lambda c: _call(c, lambda stub: stub.ResumeSchedule, request), context=context, home=home
+    )
+
+
+@app.command("backfill")
+def backfill(
+    schedule: ScheduleId,
+    first: Annotated[datetime, typer.Argument(help="From when, in UTC: 2026-01-31T12:00:00.")],
+    last: Annotated[datetime, typer.Argument(help="Until when, in UTC.")],
+    max_running: Annotated[int, typer.Option(help="How many at once.", min=1)] = 1,
+    context: ContextName = "",
+    home: Home = "",
+) -> None:
+    """Start the runs that a time in the past would have had; gives the backfill's id."""
+    from qflow.orchestrator.v1 import schedule_service_pb2 as pb
+
+    request = pb.BackfillScheduleRequest(
+        schedule_id=schedule, max_running=max_running, request_id=str(uuid.uuid4())
+    )
+    request.start_time.FromDatetime(first)
+    request.end_time.FromDatetime(last)
+
+    async def filling(client: Client) -> str:
+        answer = await _call(client, lambda stub: stub.BackfillSchedule, request)
+        made: str = answer.backfill.id
+        return made
+
+    typer.echo(with_client(filling, context=context, home=home))
+
+
+@app.command("rm")
+def remove(schedule: ScheduleId, context: ContextName = "", home: Home = "") -> None:
+    """Delete a schedule; its runs stay."""
+    from qflow.orchestrator.v1 import schedule_service_pb2 as pb
+
+    request = pb.DeleteScheduleRequest(schedule_id=schedule, request_id=str(uuid.uuid4()))
+    with_client(
+        lambda c: _call(c, lambda stub: stub.DeleteSchedule, request), context=context, home=home
+    )
+
+
+async def _call(
+    client: Client, method: Callable[[Any], Callable[..., Awaitable[Any]]], request: Any
+) -> Any:
+    from qflow.orchestrator.v1 import schedule_service_pb2_grpc as pb_grpc
+
+    stub = client.connection.stub("orchestrator", pb_grpc.ScheduleServiceStub)
+    return await client.connection.call(method(stub), request, address=client.context.orchestrator)
+
+
+def _span(text: str) -> timedelta:
+    found = _EVERY.fullmatch(text.strip())
+    if found is None:
+        raise AuthoringError(f"an interval is a number and s, m, h or d, not {text!r}")
+    return timedelta(seconds=int(found[1]) * _UNITS_S[found[2]])
+
+
+def _when(timing: Any) -> str:
+    if timing.HasField("cron"):
+        zone = timing.cron.time_zone
+        return f"{timing.cron.expression} {zone if zone != 'UTC' else ''}".rstrip()
+    return f"every {timing.interval.every.ToTimedelta()}"
+
+
+def _moment(given: Any) -> str:
+    if not given.ToMilliseconds():
+        return ""
+    moment: datetime = given.ToDatetime(tzinfo=UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -19,8 +19,8 @@ MEMORY_USED_MAX: Final = 0.9
 _NEWEST_WEIGHT: Final = 0.2
 # Of a version that nobody has timed yet: the first ones show whether more are worth their start.
 _STARTS_AT_ONCE: Final = 2
-# How many times its slots a runner is granted at most, and how much work may about wait for each slot:
-# what is granted could otherwise be done elsewhere.
+# How many times its slots a runner is granted at most, and how much work may wait for each slot, or
+# so: what waits here could be done elsewhere.
 AHEAD_MAX: Final = 32
 _AHEAD_US: Final = 16_000
 _SHORT_US: Final = 2_000

@@ -19,8 +19,10 @@ MEMORY_USED_MAX: Final = 0.9
 _NEWEST_WEIGHT: Final = 0.2
 # Of a version that nobody has timed yet: the first ones show whether more are worth their start.
 _STARTS_AT_ONCE: Final = 2
-# How many times its slots a runner is granted while calls are short.
-AHEAD_MAX: Final = 8
+# How many times its slots a runner is granted at most, and how much work may wait for each slot, or
+# so: what waits here could be done elsewhere.
+AHEAD_MAX: Final = 32
+_AHEAD_US: Final = 16_000
 _SHORT_US: Final = 2_000
 
 
@@ -109,10 +111,11 @@ class Pace:
         """Learn from one attempt; True when the window changes."""
         self.user_us += _NEWEST_WEIGHT * (user_us - self.user_us)
         before = self.ahead
-        if self.user_us < _SHORT_US:
-            self.ahead = AHEAD_MAX
-        elif self.user_us > 4 * _SHORT_US:
+        fits = min(AHEAD_MAX, int(_AHEAD_US / max(self.user_us, 1.0)))
+        if self.user_us > 4 * _SHORT_US:
             self.ahead = 1
+        elif 2 * fits < before or (self.user_us < _SHORT_US and fits >= 2 * before):
+            self.ahead = 1 << (fits.bit_length() - 1)  # in few steps: each is told
         return self.ahead != before
 
 

@@ -117,9 +117,17 @@ def test_short_calls_are_granted_ahead_and_one_long_one_ends_it() -> None:
     pace = Pace()
     for _ in range(200):
         pace.note(10)
-    assert 8 == pace.ahead
+    assert 32 == pace.ahead
     assert pace.note(1_000_000)
     assert 1 == pace.ahead
+
+
+def test_what_is_granted_ahead_is_a_few_milliseconds_of_work_for_each_slot() -> None:
+    pace = Pace()
+    for user_us, ahead in ((1_800, 8), (100, 32), (900, 32), (1_900, 8), (5_000, 2), (9_000, 1)):
+        for _ in range(200):
+            pace.note(user_us)
+        assert ahead == pace.ahead, user_us
 
 
 def test_interpreters_wear_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import secrets
@@ -80,6 +81,27 @@ def uuid7() -> UUID:
     head = (milliseconds & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | fraction
     tail = int.from_bytes(random) & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
     return uuid_from_bytes(_HALVES.pack(head, tail))
+
+
+class _Requests:
+    """Names requests: what this process drew once, and how many requests it has named."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Draw anew: a forked child must not give the names that its parent gives."""
+        self.process = secrets.token_hex(8)
+        self.numbers = itertools.count(1)
+
+
+_REQUESTS: Final = _Requests()
+os.register_at_fork(after_in_child=_REQUESTS.begin)
+
+
+def request_id() -> str:
+    """Name a request for logs and errors: unlike any other, and cheap, since every call has one."""
+    return f"{_REQUESTS.process}-{next(_REQUESTS.numbers):08x}"
 
 
 def new_token(prefix: str = "qf") -> str:

@@ -33,42 +33,38 @@ class _Lines:
     """Where JSON lines go, once `configure` has decided that they do."""
 
     out: BinaryIO | None = None
-    processors: object = None
     service = ""
     threshold = 0
-    # The loop that will flush what is written.
-    flushed_by: asyncio.AbstractEventLoop | None = None
+    flushing = False  # whether what is written will be flushed
 
 
-def write_line(level: str, event: str, **fields: object) -> None:
+def write_line(level: str, event: str, fields: Mapping[str, object]) -> None:
     """Log a line that comes with every call: as a logger would, without its stages.
 
     They cost more than everything else that such a line stands for. It is on its way within
     `FLUSH_S`, or together with the next line of a logger; what is killed may take it along.
     """
     out = _Lines.out
-    configured = structlog.get_config()["processors"] is _Lines.processors
-    if out is None or not configured:
+    if out is None:
         structlog.get_logger().log(_LEVELS[level], event, **fields)
         return
     if _LEVELS[level] < _Lines.threshold:
         return
-    fields |= {"event": event, "level": level, "timestamp": datetime.now(UTC)}
-    line = orjson.dumps({"service": _Lines.service} | fields, default=str, option=_LINE)
-    out.write(line)
-    _flush_soon(out)
-
-
-def _flush_soon(out: BinaryIO) -> None:
-    loop = asyncio.get_running_loop()
-    if _Lines.flushed_by is loop:
-        return
-    _Lines.flushed_by = loop
-    loop.call_later(FLUSH_S, _flush, out)
+    line = {
+        "service": _Lines.service,
+        **fields,
+        "event": event,
+        "level": level,
+        "timestamp": datetime.now(UTC),
+    }
+    out.write(orjson.dumps(line, default=str, option=_LINE))
+    if not _Lines.flushing:
+        _Lines.flushing = True
+        asyncio.get_running_loop().call_later(FLUSH_S, _flush, out)
 
 
 def _flush(out: BinaryIO) -> None:
-    _Lines.flushed_by = None
+    _Lines.flushing = False
     out.flush()
 
 
@@ -92,9 +88,8 @@ def configure(service: str, *, level: str = "info") -> None:
         _Lines.out = out = _buffered(sys.stdout.buffer)
         factory = structlog.BytesLoggerFactory(out)
     _Lines.service, _Lines.threshold = service, threshold
-    _Lines.processors = processors = [*shared, *tail]
     structlog.configure(
-        processors=processors,
+        processors=[*shared, *tail],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=factory,  # type: ignore[arg-type]  # the two factories share no base
         cache_logger_on_first_use=True,

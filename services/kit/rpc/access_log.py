@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import grpc
 
-from services.kit.ids import uuid7
+from services.kit.ids import request_id as new_request_id
 from services.kit.log import CALL_FIELDS, write_line
 from services.kit.rpc.call import Call, Handle, Metadata
 from services.kit.rpc.errors import code_of
 
 REQUEST_ID_KEY: Final = "x-request-id"
-_OK: Final = grpc.StatusCode.OK.name
+OK: Final = grpc.StatusCode.OK
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
@@ -22,17 +22,16 @@ def stage(inner: Handle) -> Handle:
     """Log the call when it ends, and bind its request id to every line logged within it."""
 
     async def handle(call: Call, request: Any) -> Any:
-        started = time.monotonic_ns()
-        level, code = "info", _OK
+        began = time.perf_counter()
+        status = OK
         token = CALL_FIELDS.set({"rpc": call.method.name, "request_id": call.id})
         try:
             return await inner(call, request)
         except BaseException as error:
             status = code_of(error)
-            level, code = "warning" if status in _SERVER_FAULTS else "info", status.name
             raise
         finally:
-            _write(call, level, code, (time.monotonic_ns() - started) / 1e6)
+            write(call, status, time.perf_counter() - began)
             CALL_FIELDS.reset(token)
 
     return handle
@@ -43,23 +42,25 @@ def request_id(metadata: Metadata) -> str:
     for key, value in metadata:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
-    return str(uuid7())
+    return new_request_id()
 
 
-def _write(call: Call, level: str, code: str, duration_ms: float) -> None:
+def write(call: Call, status: grpc.StatusCode, span_s: float) -> None:
+    """Write the line of a call that ended so."""
     caller = call.caller
-    write_line(
-        level,
-        "call_ended",
-        rpc=call.method.name,
-        request_id=call.id,
-        code=code,
-        duration_ms=round(duration_ms, 3),
-        caller_id=str(caller.user_id) if caller else None,
-        caller=caller.kind if caller else "anonymous",
-    )
+    fields = {
+        "rpc": call.method.name,
+        "request_id": call.id,
+        "code": _NAMES[status],
+        "duration_ms": round(span_s * 1000, 3),
+        "caller_id": None if caller is None else str(caller.user_id),
+        "caller": "anonymous" if caller is None else caller.kind,
+    }
+    write_line("warning" if status in _SERVER_FAULTS else "info", "call_ended", fields)
 
 
+# An enum makes its name up each time that it is asked.
+_NAMES: Final = {each: each.name for each in grpc.StatusCode}
 _SERVER_FAULTS: Final = frozenset(
     {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS}
 )

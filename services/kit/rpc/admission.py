@@ -21,22 +21,25 @@ class Admission:
 
     def __init__(self, concurrent_max: int) -> None:
         anonymous_max = max(1, concurrent_max // _ANONYMOUS_SHARE)
-        self._named = _Room(concurrent_max)
-        self._anonymous_calls = _Room(anonymous_max)
-        self._anonymous_streams = _Room(anonymous_max)
+        self._named = Room(concurrent_max)
+        self._anonymous_calls = Room(anonymous_max)
+        self._anonymous_streams = Room(anonymous_max)
+
+    def room(self, method: Method) -> Room:
+        """Give the room that calls of a method share."""
+        if not method.anonymous:
+            return self._named
+        return self._anonymous_streams if method.streams else self._anonymous_calls
 
     def stage(self, inner: Handle, method: Method) -> Handle:
-        """Read the one message of a call that has one, and let it in while there is room."""
-        if not method.anonymous:
-            room = self._named
-        else:
-            room = self._anonymous_streams if method.streams else self._anonymous_calls
+        """Read the one message of a stream that has one, and let it in while there is room."""
+        room = self.room(method)
         if method.requests_stream:
             return room.stage(inner)
         return _received(room.stage(inner), room, method)
 
 
-class _Room:
+class Room:
     """Counts the calls within, and knows those at its door whose message has not come."""
 
     def __init__(self, calls_max: int) -> None:
@@ -45,60 +48,63 @@ class _Room:
         self._waiting: dict[asyncio.Task[Any], None] = {}
 
     def stage(self, inner: Handle) -> Handle:
+        """Let a stream in while there is room."""
+
         async def handle(call: Call, request: Any) -> Any:
-            if self._calls >= self._calls_max:
-                raise _full()
-            self._calls += 1
+            self.enter()
             try:
                 return await inner(call, request)
             finally:
-                self._calls -= 1
+                self.leave()
 
         return handle
+
+    def enter(self) -> None:
+        """Let a call in, which must leave; refuse it where there is no room."""
+        if self._calls >= self._calls_max:
+            raise _full()
+        self._calls += 1
+
+    def leave(self) -> None:
+        """Make room again."""
+        self._calls -= 1
 
     async def receive(self, call: Call) -> Any:
         """Read the message; a call that has waited longest must go when too many wait.
 
         An honest message comes with its headers or right after: it is never the oldest for long.
         """
-        task = asyncio.current_task()
-        assert task is not None
-        if len(self._waiting) >= self._calls_max:
-            oldest = next(iter(self._waiting))
-            del self._waiting[oldest]
+        waiting, task = self._waiting, call.task
+        if len(waiting) >= self._calls_max:
+            oldest = next(iter(waiting))
+            del waiting[oldest]
             oldest.cancel()
-        self._waiting[task] = None
+        waiting[task] = None
         try:
             return await call.context.read()
         except asyncio.CancelledError:
             # Only our own cancellation becomes an answer.
-            if task not in self._waiting and task.uncancel() == 0:
+            if task not in waiting and task.uncancel() == 0:
                 raise _full() from None
             raise
         finally:
-            self._waiting.pop(task, None)
+            waiting.pop(task, None)
 
 
-def _received(inner: Handle, room: _Room, method: Method) -> Handle:
-    # Other calls have a deadline that is short enough.
-    limit_s = method.limits.unary_default_s if method.responses_stream else None
+def _received(inner: Handle, room: Room, method: Method) -> Handle:
+    limit_s = method.limits.unary_default_s  # nothing else bounds it: a stream may last an hour
 
-    async def receive(call: Call) -> Any:
+    async def handle(call: Call, _: Any) -> Any:
         scope = asyncio.timeout(limit_s)
         try:
             async with scope:
-                return await room.receive(call)
+                request = await room.receive(call)
         except TimeoutError:
             if not scope.expired():
                 raise
             raise DeadlineExceeded(
                 "REQUEST_IDLE", f"the call began, but no message came for {limit_s:g} s"
             ) from None
-
-    take = room.receive if limit_s is None else receive
-
-    async def handle(call: Call, _: Any) -> Any:
-        request = await take(call)
         if request is grpc.aio.EOF:
             await asyncio.sleep(VANISHED_S)
             request = Received(None, has_nul=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -39,7 +40,8 @@ _AUTHENTICATE: Final[LiteralString] = """
 @dataclass(slots=True)
 class _Known:
     caller: Caller | None
-    until: float
+    until: float  # by the monotonic clock
+    expires_s: float  # when the token does, by the other clock
 
 
 class Authenticator:
@@ -66,6 +68,17 @@ class Authenticator:
 
     async def authenticate(self, digest: str) -> Caller:
         """Return the caller whose token has this digest; `Unauthenticated` when nobody has it."""
+        return self.remembered(digest) or await self._asked(digest)
+
+    def remembered(self, digest: str) -> Caller | None:
+        """Return the caller without asking anybody; None where that cannot be told."""
+        known = self._known.get(digest)
+        if known is None or known.until <= self._clock() or known.expires_s <= time.time():
+            return None
+        self._hits += 1
+        return known.caller
+
+    async def _asked(self, digest: str) -> Caller:
         known = self._known.get(digest) or self._unknown.get(digest)
         if known is None or known.until <= self._clock():
             self._misses += 1
@@ -111,39 +124,63 @@ class Authenticator:
         if caller is None:
             known, other = other, known
         other.pop(digest, None)  # what it was said before must not hide the answer
-        known[digest] = _Known(caller, until)
+        expires_s = 0.0 if caller is None else _posix_s(caller.expires_at)
+        known[digest] = _Known(caller, until, expires_s)
         known.move_to_end(digest)
         while len(known) > _CACHE_SIZE_MAX:
             known.popitem(last=False)
         return caller
 
 
+class Gate:
+    """Lets through whom the rule of a method admits."""
+
+    def __init__(self, rule: auth_pb2.AuthRule, authenticator: Authenticator) -> None:
+        # What `check` says of everybody, looked up instead of asked of the rule with every call.
+        self._admitted = {
+            (kind, role)
+            for kind, role in _CALLERS
+            if any(_admits(audience, kind, role, rule) for audience in rule.audiences)
+        }
+        self._rule, self._scope = rule, rule.scope
+        self._authenticator = authenticator
+
+    def enter_known(self, call: Call) -> bool:
+        """Let a call through whose token is remembered; False for one that must be asked for."""
+        caller = self._authenticator.remembered(digest_of(call.metadata))
+        if caller is None:
+            return False
+        self._enter(call, caller)
+        return True
+
+    async def enter(self, call: Call) -> None:
+        """Let a call through."""
+        self._enter(call, await self._authenticator.authenticate(digest_of(call.metadata)))
+
+    def _enter(self, call: Call, caller: Caller) -> None:
+        call.caller = caller
+        if (caller.kind, caller.role) not in self._admitted or not caller.has_scope(self._scope):
+            check(caller, self._rule)
+        CALLER.set(caller)  # in the context of the call's own task, with which it goes
+
+
+def gate(method: Method, authenticator: Authenticator) -> Gate | None:
+    """Make the gate of a method; None where it answers anybody."""
+    if method.rule is None or method.anonymous:
+        return None
+    return Gate(method.rule, authenticator)
+
+
 def stage(inner: Handle, method: Method, authenticator: Authenticator) -> Handle:
     """Let through whom the rule admits, and end streams of those it no longer does."""
-    rule = method.rule
-    if rule is None or method.anonymous:
+    entry, rule = gate(method, authenticator), method.rule
+    if entry is None or rule is None:
         return inner
-    # What `check` says of everybody, looked up instead of asked of the rule with every call.
-    admitted = {
-        (kind, role)
-        for kind, role in _CALLERS
-        if any(_admits(audience, kind, role, rule) for audience in rule.audiences)
-    }
-    scope, streams = rule.scope, method.streams
 
     async def handle(call: Call, request: Any) -> Any:
-        digest = _digest(call.metadata)
-        caller = await authenticator.authenticate(digest)
-        call.caller = caller
-        if (caller.kind, caller.role) not in admitted or not caller.has_scope(scope):
-            check(caller, rule)
-        token = CALLER.set(caller)
-        try:
-            if not streams:
-                return await inner(call, request)
-            return await _rechecked(call, request, inner, _Recheck(authenticator, digest, rule))
-        finally:
-            CALLER.reset(token)
+        await entry.enter(call)
+        recheck = _Recheck(authenticator, digest_of(call.metadata), rule)
+        return await _rechecked(call, request, inner, recheck)
 
     return handle
 
@@ -219,7 +256,7 @@ async def _rechecked(call: Call, request: Any, inner: Handle, recheck: _Recheck)
         watching.cancel()
 
 
-def _digest(metadata: Metadata) -> str:
+def digest_of(metadata: Metadata) -> str:
     """Return the digest of the one bearer token; the token itself goes no further."""
     headers = [value for key, value in metadata if key == _HEADER]
     if len(headers) != 1 or not isinstance(headers[0], str):
@@ -269,6 +306,10 @@ def _needed(rule: auth_pb2.AuthRule) -> str:
     if auth_pb2.AUDIENCE_SERVICE in rule.audiences:
         callers.append(f"a service token with the scope {rule.scope}")
     return " or ".join(callers)
+
+
+def _posix_s(moment: datetime) -> float:
+    return math.inf if moment is _NEVER else moment.timestamp()
 
 
 def _to_caller(row: Any, digest: str) -> Caller:

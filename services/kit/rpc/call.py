@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -34,6 +35,8 @@ class Method:
     request: Descriptor
     requests_stream: bool
     responses_stream: bool
+    # Whether the contract says that it changes nothing.
+    reads: bool
     # None for health and reflection alone, which answer anybody.
     rule: auth_pb2.AuthRule | None
     # Whether it is served to users, and not to other services on a listener of their own.
@@ -59,6 +62,8 @@ class Call:
     context: Context
     # What the caller sent beside the message; grpc makes it anew each time that it is asked.
     metadata: Metadata
+    # The one that it runs in: to cancel it ends the call.
+    task: asyncio.Task[Any]
     id: str = ""
     caller: Caller | None = None
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
 from contextvars import ContextVar
 from typing import Any, Final
 
 from services.kit.errors import DeadlineExceeded, Unavailable
-from services.kit.rpc.call import Call, Handle, Method
+from services.kit.rpc.call import Call, Handle, Limits, Method
 
 # What a call to another service leaves for telling its own caller.
 FORWARD_MARGIN_S: Final = 0.05
@@ -21,76 +20,67 @@ _ENDS_AT: Final[ContextVar[float]] = ContextVar("qflow_deadline")
 
 
 class Deadlines:
-    """The calls of a server by when they must end.
+    """The unary calls of a server by when they must end.
 
-    Unary calls are many, and nearly all are over long before: they share one timer with all that
-    end in the same hundredth of a second. Streams are few and may last an hour: each has its own.
+    They are many, and nearly all are over long before: each shares one timer with all that end in
+    the same hundredth of a second. Streams are few and may last an hour: each has its own.
     """
 
     def __init__(self) -> None:
         self._steps: dict[int, set[asyncio.Task[Any]]] = {}
 
-    def stage(self, inner: Handle, method: Method) -> Handle:
-        """Refuse a call whose time is over, end it when it is, and tell whoever it calls."""
-        ended = self._timed_stream if method.streams else self._timed_call
+    def begin(self, task: asyncio.Task[Any], limit_s: float) -> set[asyncio.Task[Any]]:
+        """End a unary call when its time is over, and tell whoever it calls.
 
-        async def handle(call: Call, request: Any) -> Any:
-            limit_s = limit(method, call.context.time_remaining())
-            if limit_s is None:
-                return await inner(call, request)
-            if limit_s <= 0:
-                raise DeadlineExceeded(
-                    "DEADLINE_PAST", "the deadline was over before the call began"
-                )
-            ends_at = time.monotonic() + limit_s
-            token = _ENDS_AT.set(ends_at)
-            try:
-                return await ended(inner(call, request), limit_s, ends_at)
-            finally:
-                _ENDS_AT.reset(token)
-
-        return handle
-
-    async def _timed_call(
-        self, answer: Coroutine[Any, Any, Any], limit_s: float, ends_at: float
-    ) -> Any:
-        task = asyncio.current_task()
-        assert task is not None
+        Gives those that end with it: it must leave them when it ends earlier, and has been ended
+        when it is not among them.
+        """
+        ends_at = begin(limit_s)
         step = int(ends_at * _STEPS_PER_S) + 1
         tasks = self._steps.get(step)
         if tasks is None:
             tasks = self._steps[step] = set()
             asyncio.get_running_loop().call_later(limit_s + 1 / _STEPS_PER_S, self._end, step)
         tasks.add(task)
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            # Only our own cancellation becomes an answer; the client's or the server's stands.
-            if task not in tasks and task.uncancel() == 0:
-                raise _exceeded(limit_s) from None
-            raise
-        finally:
-            tasks.discard(task)
+        return tasks
 
     def _end(self, step: int) -> None:
         tasks = self._steps.pop(step)
         while tasks:
             tasks.pop().cancel()
 
-    async def _timed_stream(
-        self, answer: Coroutine[Any, Any, Any], limit_s: float, _ends_at: float
-    ) -> Any:
+
+def begin(limit_s: float) -> float:
+    """Note when this call must end, for whoever it calls; refuse one whose time is over."""
+    if limit_s <= 0:
+        raise DeadlineExceeded("DEADLINE_PAST", "the deadline was over before the call began")
+    ends_at = time.monotonic() + limit_s
+    _ENDS_AT.set(ends_at)  # in the context of its own task, with which it goes
+    return ends_at
+
+
+def stage(inner: Handle, method: Method) -> Handle:
+    """Refuse a stream whose time is over, end it when it is, and tell whoever it calls."""
+
+    async def handle(call: Call, request: Any) -> Any:
+        limit_s = _stream_limit(method, call.context.time_remaining())
+        if limit_s is None:
+            return await inner(call, request)
+        begin(limit_s)
         scope = asyncio.timeout(limit_s)
         try:
             async with scope:
-                return await answer
+                return await inner(call, request)
         except TimeoutError:
             if not scope.expired():
                 raise
-            raise _exceeded(limit_s) from None
+            raise exceeded(limit_s) from None
+
+    return handle
 
 
-def _exceeded(limit_s: float) -> DeadlineExceeded:
+def exceeded(limit_s: float) -> DeadlineExceeded:
+    """Make the answer to a call that took too long."""
     return DeadlineExceeded("DEADLINE_EXCEEDED", f"the call took longer than {limit_s:g} s")
 
 
@@ -132,13 +122,16 @@ def _draining() -> Unavailable:
     return Unavailable("DRAINING", "the server is stopping; resume at once", retry_after_s=0.1)
 
 
-def limit(method: Method, asked_s: float | None) -> float | None:
-    """Return how long a call may take; None for streams between services, which are held open."""
-    limits = method.limits
-    if method.streams:
-        if not method.public:
-            return None
-        return limits.stream_max_s if asked_s is None else min(asked_s, limits.stream_max_s)
+def _stream_limit(method: Method, asked_s: float | None) -> float | None:
+    """Return how long a stream may last; None for those between services, which are held open."""
+    if not method.public:
+        return None
+    longest_s = method.limits.stream_max_s
+    return longest_s if asked_s is None else min(asked_s, longest_s)
+
+
+def unary_limit(limits: Limits, asked_s: float | None) -> float:
+    """Return how long a unary call may take."""
     return limits.unary_default_s if asked_s is None else min(asked_s, limits.unary_max_s)
 
 

@@ -67,10 +67,16 @@ def stage(inner: Handle) -> Handle:
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception as error:  # noqa: BLE001  # the last place that can see it
-            status = to_status(known(error) or _unforeseen(error, call))
-        return await call.context.abort_with_status(rpc_status.to_status(status))
+            failure = error
+        return await answer(failure, call)
 
     return handle
+
+
+async def answer(error: Exception, call: Call) -> Any:
+    """End the call with the status of what went wrong; it never returns."""
+    status = to_status(known(error) or _unforeseen(error, call))
+    await call.context.abort_with_status(rpc_status.to_status(status))
 
 
 def known(error: Exception) -> QflowError | None:

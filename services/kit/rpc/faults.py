@@ -43,6 +43,24 @@ def find_content_faults(message: Message, *, has_nul: bool) -> list[FieldViolati
     return [*islice(_content_faults(message, "", texts=has_nul), FAULTS_MAX)]
 
 
+def are_lasting(descriptor: Descriptor) -> bool:
+    """Whether what the rules say of a message's bytes once they always say: none asks the time."""
+    return not any(_may_ask_the_time(field) for field in _within(descriptor)) and not (
+        descriptor.GetOptions().HasExtension(validate_pb2.message)
+    )
+
+
+def _may_ask_the_time(field: FieldDescriptor) -> bool:
+    inner = field.message_type
+    if inner is not None:
+        if inner.full_name == "google.protobuf.Timestamp":
+            return True
+        if inner.GetOptions().HasExtension(validate_pb2.message):
+            return True
+    rules = field.GetOptions().Extensions[validate_pb2.field]
+    return bool(rules.cel or rules.cel_expression or rules.HasField("timestamp"))
+
+
 def refusal(faults: list[FieldViolation]) -> InvalidArgument:
     """Make the answer to a message with these faults."""
     first = faults[0]

@@ -14,11 +14,21 @@ from typing import Any, Final, TypeAlias
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 from grpc_health.v1 import health, health_pb2_grpc
 from qflow.auth.v1 import auth_pb2
 
 from services.kit.env import EnvError
-from services.kit.rpc import access_log, admission, auth, deadline, errors, reflection, validate
+from services.kit.rpc import (
+    access_log,
+    admission,
+    auth,
+    deadline,
+    errors,
+    reflection,
+    unary,
+    validate,
+)
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.call import Call, Context, Handle, Limits, Method
 from services.kit.rpc.tally import Calls
@@ -94,7 +104,8 @@ async def open_server(
         options=_options(listener),
         maximum_concurrent_rpcs=listener.concurrent_max * _UNKNOWN_FACTOR,
     )
-    registering: Any = _Registering(server, listener, authenticator, calls)
+    registering: Any = _Registering(listener, authenticator, calls)
+    server.add_generic_rpc_handlers((registering,))
     for add_to_server, servicer in servicers:
         add_to_server(servicer, registering)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, registering)
@@ -169,7 +180,7 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-class _Registering:
+class _Registering(grpc.GenericRpcHandler):
     """Stands in for the server while servicers are added to it: every handler gets its stages here.
 
     Not an interceptor: grpc.aio asks those anew on every call, which costs more than all stages
@@ -178,14 +189,13 @@ class _Registering:
 
     def __init__(
         self,
-        server: grpc.aio.Server,
         listener: Listener,
         authenticator: Authenticator,
         calls: Calls | None,
     ) -> None:
         self.services: list[str] = []
         self.streams = deadline.OpenStreams()
-        self._server = server
+        self._handlers: dict[str, Handler] = {}
         self._listener = listener
         self._authenticator = authenticator
         self._deadlines = deadline.Deadlines()
@@ -199,33 +209,53 @@ class _Registering:
         """Serve a service of the contract; refuse it when an RPC does not say who may call it."""
         self.services.append(service_name)
         service = descriptor_pool.Default().FindServiceByName(service_name)
-        composed = {}
         for method in service.methods:
             known = Method(
                 name=f"/{service_name}/{method.name}",
                 request=method.input_type,
                 requests_stream=method.client_streaming,
                 responses_stream=method.server_streaming,
+                reads=method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS,
                 rule=None if service_name in _OPEN else _rule_of(method),
                 public=self._listener.public,
                 limits=self._listener.limits,
             )
-            composed[method.name] = self._composed(known, handlers[method.name])
-        handler = grpc.method_handlers_generic_handler(service_name, composed)
-        self._server.add_generic_rpc_handlers((handler,))
+            composed = self._stream if known.streams else self._unary
+            self._handlers[known.name] = composed(known, handlers[method.name])
 
-    def _composed(self, method: Method, handler: Handler) -> Handler:
+    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
+        """Find a handler by its full name: one look for all services."""
+        return self._handlers.get(details.method)
+
+    def _unary(self, method: Method, handler: Handler) -> Handler:
+        assert handler.unary_unary is not None
+        assert handler.request_deserializer is not None
+        handle = unary.inner(
+            handler.unary_unary,
+            handler.request_deserializer,
+            method,
+            self._authenticator,
+            self._admission.room(method),
+        )
+        tally = None
+        if self._calls is not None and method.rule is not None:
+            tally = self._calls.of(method)
+        return _as_grpc(unary.outer(handle, method, self._deadlines, tally), method, None, None)
+
+    def _stream(self, method: Method, handler: Handler) -> Handler:
+        assert handler.request_deserializer is not None
         handle = validate.stage(_servicer(handler), method)
         handle = self._admission.stage(handle, method)
         handle = auth.stage(handle, method, self._authenticator)
-        handle = self._deadlines.stage(handle, method)
+        handle = deadline.stage(handle, method)
         if method.responses_stream:
             handle = self.streams.stage(handle)
         if method.rule is not None:  # probes of health are too many to be worth a line
             handle = access_log.stage(handle)
             if self._calls is not None:
                 handle = self._calls.stage(handle, method)
-        return _as_grpc(errors.stage(handle), method, handler)
+        read = validate.reader(handler.request_deserializer)
+        return _as_grpc(errors.stage(handle), method, read, handler.response_serializer)
 
 
 def _rule_of(method: MethodDescriptor) -> auth_pb2.AuthRule:
@@ -254,14 +284,19 @@ def _servicer(handler: Handler) -> Handle:
     return handle
 
 
-def _as_grpc(handle: Handle, method: Method, handler: Handler) -> Handler:
+def _as_grpc(
+    handle: Handle,
+    method: Method,
+    read: Callable[[bytes], Any] | None,
+    write: Callable[[Any], bytes] | None,
+) -> Handler:
     async def serve(request: Any, context: Context) -> Any:
         metadata = context.invocation_metadata() or ()
-        return await handle(
-            Call(method, context, metadata, access_log.request_id(metadata)), request
-        )
+        task = asyncio.current_task()
+        assert task is not None
+        call = Call(method, context, metadata, task, access_log.request_id(metadata))
+        return await handle(call, request)
 
-    assert handler.request_deserializer is not None
     # Messages are always read by the stages: grpc itself would wait for the one of a unary call
     # without a deadline, before anything is known of the caller. On the wire it is the same.
     make: Any = (
@@ -269,9 +304,5 @@ def _as_grpc(handle: Handle, method: Method, handler: Handler) -> Handler:
         if method.responses_stream
         else grpc.stream_unary_rpc_method_handler
     )
-    composed: Handler = make(
-        serve,
-        request_deserializer=validate.reader(handler.request_deserializer),
-        response_serializer=handler.response_serializer,
-    )
+    composed: Handler = make(serve, request_deserializer=read, response_serializer=write)
     return composed

@@ -13,10 +13,12 @@ from services.kit.rpc.call import Call, Handle, Method
 from services.kit.rpc.errors import code_of
 
 _LABELS: Final = ("service", "method")
-_OK: Final = grpc.StatusCode.OK.name
+_OK: Final = grpc.StatusCode.OK
 
 
-class _Tally:
+class Tally:
+    """The calls of one method."""
+
     __slots__ = ("failed", "open", "succeeded", "took_s")
 
     def __init__(self) -> None:
@@ -25,38 +27,45 @@ class _Tally:
         self.failed: dict[str, int] = {}  # by the name of the code
         self.took_s = Distribution()
 
+    def end(self, code: grpc.StatusCode, span_s: float) -> None:
+        """Count a call that was open and ended so."""
+        self.open -= 1
+        if code is _OK:
+            self.succeeded += 1
+        else:
+            self.failed[code.name] = self.failed.get(code.name, 0) + 1
+        self.took_s.note(span_s)
+
 
 class Calls:
     """The calls of one process, by method."""
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[str, str], _Tally] = {}
+        self._tallies: dict[tuple[str, str], Tally] = {}
         self._streams: set[tuple[str, str]] = set()
 
-    def stage(self, inner: Handle, method: Method) -> Handle:
-        """Count the calls of a method."""
+    def of(self, method: Method) -> Tally:
+        """Give the tally of a method."""
         service, _, name = method.name.removeprefix("/").rpartition("/")
-        tally = self._tallies.setdefault((service, name), _Tally())
         if method.streams:
             self._streams.add((service, name))
-        took_s = tally.took_s
-        clock = time.perf_counter
+        return self._tallies.setdefault((service, name), Tally())
+
+    def stage(self, inner: Handle, method: Method) -> Handle:
+        """Count the streams of a method."""
+        tally = self.of(method)
 
         async def handle(call: Call, request: Any) -> Any:
             tally.open += 1
-            began = clock()
+            began = time.perf_counter()
+            code = _OK
             try:
-                answer = await inner(call, request)
+                return await inner(call, request)
             except BaseException as error:
-                code = code_of(error).name
-                tally.failed[code] = tally.failed.get(code, 0) + 1
+                code = code_of(error)
                 raise
-            else:
-                tally.succeeded += 1
-                return answer
             finally:
-                tally.open -= 1
-                took_s.note(clock() - began)
+                tally.end(code, time.perf_counter() - began)
 
         return handle
 
@@ -70,7 +79,7 @@ class Calls:
         ended: list[tuple[Labels, float]] = []
         for key, each in called.items():
             # A rate of failures needs a rate of all calls, so what has none yet is told as 0.
-            ended.append(((*key, _OK), each.succeeded))
+            ended.append(((*key, _OK.name), each.succeeded))
             ended += [((*key, code), count) for code, count in each.failed.items()]
         text = "Calls that ended, by their status code."
         yield Figure("qflow_rpc_calls", text, "counter", (*_LABELS, "code"), ended)

@@ -17,6 +17,9 @@ from services.kit.rpc.call import Call, Handle, Method, Received
 # For a moment a client that vanished looks like one that is done sending: grpc tells of the end of
 # messages first, and cancels the task when it learns of the rest.
 VANISHED_S: Final = 0.001
+_UNREADABLE: Final = (DecodeError, UnicodeDecodeError, RecursionError, ValueError)
+_REMEMBERED_BYTES_MAX: Final = 256
+_REMEMBERED_MAX: Final = 256
 
 
 def reader(parse: Callable[[bytes], Any]) -> Callable[[bytes], Received]:
@@ -25,14 +28,42 @@ def reader(parse: Callable[[bytes], Any]) -> Callable[[bytes], Received]:
     def read(raw: bytes) -> Received:
         try:
             return Received(parse(raw), b"\0" in raw)
-        except (DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        except _UNREADABLE:
             return Received(None, has_nul=False)
 
     return read
 
 
+def unary(parse: Callable[[bytes], Any], method: Method) -> Callable[[bytes], Any]:
+    """Make what reads the message of a unary call and checks it.
+
+    The bytes of a read that were found right are right again: of those that are short enough the
+    latest are remembered, where no rule looks at a clock. What changes something, and what anybody
+    may send, is not: it may hold secrets.
+    """
+    check = _checker(method, searched=method.rule is not None)
+    right: dict[bytes, None] = {}
+    remembers = method.reads and not method.anonymous and faults.are_lasting(method.request)
+
+    def read(raw: bytes) -> Any:
+        if raw in right:
+            return parse(raw)
+        try:
+            message = parse(raw)
+        except _UNREADABLE:
+            message = None
+        check(Received(message, b"\0" in raw))
+        if remembers and len(raw) <= _REMEMBERED_BYTES_MAX:
+            if len(right) >= _REMEMBERED_MAX:
+                del right[next(iter(right))]
+            right[raw] = None
+        return message
+
+    return read
+
+
 def stage(inner: Handle, method: Method) -> Handle:
-    """Give the servicer plain messages, each checked; refuse the first that is wrong.
+    """Give the servicer of a stream plain messages, each checked; refuse the first that is wrong.
 
     Streams between services carry the hot path, and their senders are trusted by token: after
     the first, which says who it is, their messages are read safely, but not searched.
@@ -47,6 +78,16 @@ def stage(inner: Handle, method: Method) -> Handle:
         return await inner(call, _checked(request, check, later, _idle_s(method)))
 
     return handle_stream if method.requests_stream else handle_one
+
+
+def malformed(method: Method) -> InvalidArgument:
+    """Make the answer to bytes that are no message of the method."""
+    name = method.request.full_name
+    return InvalidArgument(
+        "MALFORMED_REQUEST",
+        f"the bytes are no {name}: cut off, nested too deep, or text that is not UTF-8",
+        message_type=name,
+    )
 
 
 def _idle_s(method: Method) -> float | None:
@@ -85,17 +126,12 @@ async def _checked(
 
 
 def _checker(method: Method, *, searched: bool) -> Callable[[Received], Any]:
-    name = method.request.full_name
     if searched:  # a rule that cannot be compiled must stop the start, not a call
         protovalidate.collect_violations(GetMessageClass(method.request)())
 
     def check(received: Received) -> Any:
         if received.message is None:
-            raise InvalidArgument(
-                "MALFORMED_REQUEST",
-                f"the bytes are no {name}: cut off, nested too deep, or text that is not UTF-8",
-                message_type=name,
-            )
+            raise malformed(method)
         if searched:
             faults.check_elements(received.message)
             found = faults.find_rule_faults(received.message)

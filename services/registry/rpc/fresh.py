@@ -25,9 +25,8 @@ Answers: TypeAlias = "Recent[tuple[object, ...], Any]"
 AGE_MAX_S: Final = 1.0
 _PACKAGE: Final = "qflow.registry.v1"
 _BYTES_MAX: Final = 16 * 1024 * 1024
-# What a message takes besides its bytes, and that it takes several times those.
-_OVERHEAD_BYTES: Final = 1024
-_FACTOR: Final = 3
+# What an answer takes besides its bytes.
+_OVERHEAD_BYTES: Final = 512
 
 
 def recent_answers() -> Answers:
@@ -36,9 +35,12 @@ def recent_answers() -> Answers:
 
 
 def kept(answer: Message, *, lasting: bool = True) -> Loaded[Any]:
-    """Say how heavy an answer is; one that will change by itself is not kept."""
-    weight = _FACTOR * answer.ByteSize() + _OVERHEAD_BYTES
-    return Loaded(answer, weight if lasting else 0)
+    """Encode an answer, once for all who will get it; one that changes by itself is not kept.
+
+    The kit sends encoded answers as they are (`services.kit.rpc.unary`).
+    """
+    encoded = answer.SerializeToString()
+    return Loaded(encoded, len(encoded) + _OVERHEAD_BYTES if lasting else 0)
 
 
 def forgetting(entry: Servicer, answers: Answers) -> Servicer:

@@ -16,10 +16,10 @@ import asyncio, structlog
 from services.kit import log
 log.configure("tiny")
 async def main():
-    log.write_line("debug", "not_asked_for")
-    log.write_line("info", "call_ended", code="OK")
+    log.write_line("debug", "not_asked_for", {})
+    log.write_line("info", "call_ended", {"code": "OK"})
     structlog.get_logger().info("something_said")
-    log.write_line("warning", "call_ended", code="INTERNAL")
+    log.write_line("warning", "call_ended", {"code": "INTERNAL"})
     await asyncio.Event().wait()
 asyncio.run(main())
 """

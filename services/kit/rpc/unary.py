@@ -1,0 +1,103 @@
+"""Unary calls: every stage of them in two steps, since nearly all calls are such.
+
+What a stage does is written where that stage is; streams pass the same ones as handles of their
+own. Here they are called in the same order without one coroutine, one argument list and one
+context for each, which would cost a call as much as the stages themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+import grpc
+
+from services.kit.log import CALL_FIELDS
+from services.kit.rpc import access_log, auth, deadline, errors, validate
+from services.kit.rpc.admission import Room
+from services.kit.rpc.auth import Authenticator
+from services.kit.rpc.call import Call, Handle, Method
+from services.kit.rpc.deadline import Deadlines
+from services.kit.rpc.tally import Tally
+
+Answer: TypeAlias = "Callable[[Any, Any], Awaitable[Any]]"
+
+_OK: Final = grpc.StatusCode.OK
+# What ends with a call whose deadline was over before it began.
+_NONE: Final[set[asyncio.Task[Any]]] = set()
+
+
+def inner(
+    behavior: Answer,
+    parse: Callable[[bytes], Any],
+    method: Method,
+    authenticator: Authenticator,
+    room: Room,
+) -> Handle:
+    """Make the inner step: who calls, the message, whether there is room, the servicer.
+
+    It gives the answer encoded.
+    """
+    gate = auth.gate(method, authenticator)
+    read = validate.unary(parse, method)
+
+    async def handle(call: Call, _: Any) -> bytes:
+        if gate is not None and not gate.enter_known(call):
+            await gate.enter(call)
+        raw = await room.receive(call)
+        if raw is grpc.aio.EOF:
+            await asyncio.sleep(validate.VANISHED_S)
+            raise validate.malformed(method)
+        room.enter()
+        try:
+            answer = await behavior(read(raw), call.context)
+        finally:
+            room.leave()
+        # What a servicer has kept encoded goes out as it is.
+        encoded: bytes = answer if type(answer) is bytes else answer.SerializeToString()
+        return encoded
+
+    return handle
+
+
+def outer(handle: Handle, method: Method, deadlines: Deadlines, tally: Tally | None) -> Handle:
+    """Make the outer step: the deadline, how the call ends, its line and its count."""
+    logged = method.rule is not None  # probes of health are too many to be worth a line
+
+    async def serve(call: Call, request: Any) -> Any:
+        began = time.perf_counter()
+        if tally is not None:
+            tally.open += 1
+        CALL_FIELDS.set({"rpc": method.name, "request_id": call.id})
+        code = grpc.StatusCode.INTERNAL
+        ending, limit_s = _NONE, 0.0
+        try:
+            limit_s = deadline.unary_limit(method.limits, call.context.time_remaining())
+            ending = deadlines.begin(call.task, limit_s)
+            answer = await handle(call, request)
+            code = _OK
+            return answer
+        except asyncio.CancelledError as error:
+            # Only our own cancellation becomes an answer; the client's or the server's stands.
+            if call.task in ending or call.task.uncancel() > 0:
+                code = errors.code_of(error)
+                raise
+            failure: Exception = deadline.exceeded(limit_s)
+            code = errors.code_of(failure)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the last place that can see it
+            code = errors.code_of(error)
+            failure = error
+        finally:
+            ending.discard(call.task)
+            span_s = time.perf_counter() - began
+            if logged:
+                access_log.write(call, code, span_s)
+            if tally is not None:
+                tally.end(code, span_s)
+        return await errors.answer(failure, call)
+
+    return serve

@@ -110,6 +110,8 @@ class Situation:
 # What helps against each kind of failure; all others are the node's own.
 _REMEDIES: Final[Mapping[str, str]] = {
     "timeout": "let the node take longer (its timeout), or less to do; then RerunExecution",
+    "heartbeat_timeout": "have the code beat more often, or let it be silent for longer"
+    " (its heartbeat_timeout); then RerunExecution",
     "oom": "give the node more memory, or less to hold at once; then RerunExecution",
     "dependency_error": "correct the node's requirements; then RerunExecution from it with "
     "node_version 0",

@@ -13,7 +13,7 @@ _SHOWN_CHARS_MAX: Final = 200
 class Pulse:
     """What is known of a call by its beats; times are in seconds, of whichever clock is given."""
 
-    __slots__ = ("_began_s", "_beats", "_last_s", "_progress", "timeout_s")
+    __slots__ = ("_beats", "_began_s", "_last_s", "_progress", "timeout_s")
 
     def __init__(self, timeout_s: float, *, now_s: float) -> None:
         self.timeout_s = timeout_s
@@ -32,7 +32,7 @@ class Pulse:
         return self._last_s + self.timeout_s
 
     def progress(self) -> str:
-        """Give how far the code said it had come; nothing where that is no JSON: it is untrusted."""
+        """Give how far the code said it had come: untrusted, so nothing where that is no JSON."""
         if not self._progress or len(self._progress) > PROGRESS_BYTES_MAX:
             return ""
         try:

@@ -27,6 +27,7 @@ from bench.lists import list_nodes, search_nodes
 from bench.sandboxes import cold_docker, cold_sandbox, fork, warm_docker, warm_over_bare
 from bench.scale import fan, large_map, load
 from bench.simulated import simulation
+from bench.standing import idle_schedules, million_finished, waiting_memory
 from bench.unary import unary
 from bench.values import file_gigabyte, numpy_edge
 
@@ -199,6 +200,9 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "hello": hello,
     "idle": idle,
     "idle_memory": idle_memory,
+    "idle_schedules": idle_schedules,
+    "million_finished": million_finished,
+    "waiting_memory": waiting_memory,
     "demo": demo,
     "list_nodes": list_nodes,
     "search_nodes": search_nodes,

@@ -26,8 +26,11 @@ Answer = Callable[[Any, Any, dict[str, Any]], object]
 class Fail(Exception):  # noqa: N818  # what a node does, not a fault of the test
     """Raised by an answer: the attempt fails with this error type."""
 
-    def __init__(self, error_type: str = "user_error", *, retryable: bool = True) -> None:
+    def __init__(
+        self, error_type: str = "user_error", *, retryable: bool = True, progress: str = ""
+    ) -> None:
         super().__init__(error_type)
+        self.progress = progress
         self.error_type = error_type
         self.retryable = retryable
 
@@ -154,7 +157,12 @@ class FakeRunner:
         try:
             answer = self.answer(define, assign, inputs)
         except Fail as failure:
-            self.fail(assign, failure.error_type, retryable=failure.retryable)
+            self.fail(
+                assign,
+                failure.error_type,
+                retryable=failure.retryable,
+                progress=failure.progress,
+            )
         else:
             if answer is not None:
                 self.succeed(assign, answer)
@@ -174,10 +182,15 @@ class FakeRunner:
         *,
         retryable: bool = True,
         killed: bool = False,
+        progress: str = "",
     ) -> None:
         """Answer an attempt with a failure."""
         failure = pb.AttemptFailure(
-            error_type=error_type, message=f"it {error_type}", retryable=retryable, killed=killed
+            error_type=error_type,
+            message=f"it {error_type}",
+            retryable=retryable,
+            killed=killed,
+            progress_json=progress,
         )
         self._send(assign, failure=failure)
 

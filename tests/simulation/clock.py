@@ -23,45 +23,38 @@ class StuckError(AssertionError):
     """Nothing is left that could ever happen, or too much goes on: the world has no end."""
 
 
-class _Soon(asyncio.Handle):
-    """A callback of the next turn."""
-
-    __slots__ = ()
-
-    def __init__(  # asyncio's own looks up debug flags and stacks, for every call
-        self, callback: Callable[..., Any], args: Any, loop: Any, context: Context | None
-    ) -> None:
-        self._callback = callback
-        self._args = args
-        self._loop = loop
-        self._context = context or copy_context()
-        self._cancelled = False
-        self._repr = None
-        self._source_traceback = None
+def _nothing() -> None:
+    """Stand where a callback was that is called off."""
 
 
-class _Later(asyncio.TimerHandle):
-    """A callback of a moment."""
+class _Soon:
+    """A callback of the next turn, or of a moment: of a handle what the library asks for.
 
-    __slots__ = ()
+    Its own handles look up debug flags and stacks, for every call.
+    """
+
+    __slots__ = ("args", "callback", "context", "due", "off")
 
     def __init__(
-        self,
-        when: float,
-        callback: Callable[..., Any],
-        args: Any,
-        loop: Any,
-        context: Context | None,
+        self, callback: Callable[..., Any], args: Any, context: Context | None, due: float
     ) -> None:
-        self._when = when
-        self._scheduled = True
-        self._callback = callback
-        self._args = args
-        self._loop = loop
-        self._context = context or copy_context()
-        self._cancelled = False
-        self._repr = None
-        self._source_traceback = None
+        self.callback = callback
+        self.args = args
+        self.context = context or copy_context()
+        self.due = due
+        self.off = False
+
+    def cancel(self) -> None:
+        """Leave it where it is: it is thrown away when its time comes."""
+        self.off = True
+        self.args = self.context = None  # type: ignore[assignment]
+        self.callback = _nothing
+
+    def cancelled(self) -> bool:
+        return self.off
+
+    def when(self) -> float:
+        return self.due
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -70,13 +63,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
     There are no sockets, threads or signals here: whatever needs one fails at once.
     """
 
-    _ready: deque[asyncio.Handle]
+    _ready: deque[Any]
     _stopping: bool
+    # Asked with every future and task that is made: the answer is False, at the price of no frame.
+    get_debug = staticmethod(bool)
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
-        self._timers: list[tuple[float, int, _Later]] = []
+        self._timers: list[tuple[float, int, _Soon]] = []
         self._timer_count = 0
         self.turns = 0
         self.ends = False  # all that is left is being put away
@@ -91,10 +86,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         callback: Callable[[*_Ts], object],
         *args: *_Ts,
         context: Context | None = None,
-    ) -> asyncio.Handle:
-        handle = _Soon(callback, args, self, context)
+    ) -> Any:
+        handle = _Soon(callback, args, context, 0.0)
         self._ready.append(handle)
         return handle
+
+    call_soon_threadsafe = call_soon  # there is one thread
 
     def call_later(
         self,
@@ -102,7 +99,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         callback: Callable[[*_Ts], object],
         *args: *_Ts,
         context: Context | None = None,
-    ) -> asyncio.TimerHandle:
+    ) -> Any:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(
@@ -111,35 +108,43 @@ class VirtualLoop(asyncio.BaseEventLoop):
         callback: Callable[[*_Ts], object],
         *args: *_Ts,
         context: Context | None = None,
-    ) -> asyncio.TimerHandle:
-        handle = _Later(when, callback, args, self, context)
+    ) -> Any:
+        handle = _Soon(callback, args, context, when)
         self._timer_count += 1
         heapq.heappush(self._timers, (when, self._timer_count, handle))
         return handle
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Leave it where it is: it is thrown away when its time comes."""
 
     def _run_once(self) -> None:
         """Take one turn: what is ready now, and before that whatever the next moment brings."""
         self.turns += 1
         if self.turns == TURNS_MAX and not self.ends:
             raise StuckError(f"{TURNS_MAX} turns, and there is no end")
-        ready, timers = self._ready, self._timers
-        while timers and timers[0][2]._cancelled:
+        ready = self._ready
+        self._turn_the_clock(ready)
+        for _ in range(len(ready)):
+            soon = ready.popleft()
+            if soon.off:
+                continue
+            try:
+                soon.context.run(soon.callback, *soon.args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001  # as the library's own loop takes it
+                told = {"message": f"in {soon.callback}", "exception": error}
+                self.call_exception_handler(told)
+
+    def _turn_the_clock(self, ready: deque[Any]) -> None:
+        timers = self._timers
+        while timers and timers[0][2].off:
             heapq.heappop(timers)
         if not ready and not self._stopping:
             if not timers:
                 raise StuckError("every task waits for ever")
             self._now = max(self._now, timers[0][0])
         while timers and timers[0][0] <= self._now:
-            handle = heapq.heappop(timers)[2]
-            if not handle._cancelled:
-                ready.append(handle)
-        for _ in range(len(ready)):
-            soon = ready.popleft()
-            if not soon._cancelled:
-                soon._run()
+            soon = heapq.heappop(timers)[2]
+            if not soon.off:
+                ready.append(soon)
 
     def _process_events(self, event_list: Any) -> None:
         """There are none."""

@@ -31,7 +31,7 @@ class Act:
         usage = Usage(cpu_us=3, memory_peak_bytes=5, wall_us=round(self.lasts_s * 1_000_000))
         if self.kind == "fail":
             error = AttemptError(type=ErrorType.USER, message="no", retryable=not self.fatal)
-            return Outcome(error=error, usage=usage)
+            return Outcome(error=error, usage=usage, progress=str(self.value))
         return Outcome(outputs=[("result", str(self.value).encode())], usage=usage)
 
 

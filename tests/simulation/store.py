@@ -52,6 +52,18 @@ _EMPTY: Final = (
     "completed_at",
     "due_at",
 )
+# What the query of open nodes adds, of one that has no attempt behind it and waits for nothing.
+_NO_ATTEMPTS: Final[Row] = {
+    "earlier_cpu_us": 0,
+    "earlier_io_read_bytes": 0,
+    "earlier_io_write_bytes": 0,
+    "earlier_memory_peak_bytes": 0,
+    "progress": None,
+    "age_s": 0.0,  # no node here is limited in all its attempts
+    "file_size_bytes": None,
+    "hash_sha256": None,
+    "due_s": None,
+}
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -352,34 +364,24 @@ class Store:
 
     def open_nodes(self, run_id: UUID) -> list[Row]:
         """Lay a run's nodes out as the query of their rows gives them."""
-        rows = sorted(self.nodes_of[run_id].values(), key=lambda row: row["execution_order"])
-        now = self.clock()
-        return [
-            row
-            | {
-                "earlier_cpu_us": sum(
-                    each["cpu_us"]
-                    for each in self.attempts_of[row["id"]]
-                    if each["token"] != row["attempt_token"]
-                ),
-                **{
-                    f"earlier_{name}": sum(
-                        each[name]
-                        for each in self.attempts_of[row["id"]]
-                        if each["token"] != row["attempt_token"]
-                    )
-                    for name in ("io_read_bytes", "io_write_bytes")
-                },
-                "age_s": 0.0,  # no node here is limited in all its attempts
-                "earlier_memory_peak_bytes": max(
-                    (each["memory_peak_bytes"] for each in self.attempts_of[row["id"]]), default=0
-                ),
-                "file_size_bytes": None,
-                "hash_sha256": None,
-                "due_s": None if row["due_at"] is None else (row["due_at"] - now).total_seconds(),
-            }
-            for row in rows
-        ]
+        rows = sorted(self.nodes_of[run_id].values(), key=_in_order)
+        return [self._open_node(row) for row in rows]
+
+    def _open_node(self, row: Row) -> Row:
+        attempts = self.attempts_of.get(row["id"])
+        if not attempts and row["due_at"] is None:
+            return row | _NO_ATTEMPTS
+        due_at = row["due_at"]
+        of = row | _NO_ATTEMPTS
+        of["due_s"] = None if due_at is None else (due_at - self.clock()).total_seconds()
+        for each in attempts or ():
+            if each["token"] != row["attempt_token"]:
+                for name in ("cpu_us", "io_read_bytes", "io_write_bytes"):
+                    of[f"earlier_{name}"] += each[name]
+            peak_bytes = max(of["earlier_memory_peak_bytes"], each["memory_peak_bytes"])
+            of["earlier_memory_peak_bytes"] = peak_bytes
+            of["progress"] = each["progress"] or of["progress"]
+        return of
 
     def is_over(self, run_id: UUID) -> bool:
         """Say whether a run is over for good."""
@@ -389,6 +391,10 @@ class Store:
         """Hold a run that is over against what must be true of it (I4, I5)."""
         for row in self.nodes_of[run_id].values():
             assert row["status"] in NODE_FINAL, f"I4: {row['node_id']} is {row['status']}"
+
+
+def _in_order(row: Row) -> Any:
+    return row["execution_order"]
 
 
 def _refuse(sqlstate: str, message: str) -> NoReturn:

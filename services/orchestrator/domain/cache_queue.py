@@ -136,6 +136,10 @@ class CacheQueue:
         """Give what is asked, oldest first; it stays asked until it is answered."""
         return list(self.wanted.values())[:limit]
 
+    def asked_of(self, run_id: UUID) -> list[int]:
+        """Give the slots of a run that wait for an answer."""
+        return [slot for of, slot in self.wanted if of == run_id]
+
     def answered(self, answer: Answer) -> bool:
         """Take an answer; returns whether anybody still waits for it."""
         ask = answer.ask

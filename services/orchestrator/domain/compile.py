@@ -234,6 +234,7 @@ class _Compiler:
             sub=self.plans.get(name),
             queue_timeout_ms=node.get("queue_timeout_ms"),
             total_timeout_ms=node.get("total_timeout_ms"),
+            heartbeat_timeout_ms=node.get("heartbeat_timeout_ms"),
             cache_ttl_ms=node.get("cache_ttl_ms"),
             reuse=str(node.get("reuse") or ""),
             needs=needs_of(version.python_version if version else "", node.get("runner")),

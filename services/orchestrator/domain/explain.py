@@ -38,6 +38,7 @@ class Cause(StrEnum):
     RUNNER_SILENT = "runner_silent"
     NODES_WAITING = "nodes_waiting"
     LIMITED = "limited"
+    CACHE_ASKED = "cache_asked"
     NOT_HERE = "not_here"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -105,11 +106,14 @@ class Situation:
     ready: Sequence[Ready] | None
     offers: Sequence[Offer]  # of the attached runners
     limited: Sequence[Limited] = ()
+    asked: Sequence[str] = ()  # nodes whose results are looked for in the cache
 
 
 # What helps against each kind of failure; all others are the node's own.
 _REMEDIES: Final[Mapping[str, str]] = {
     "timeout": "let the node take longer (its timeout), or less to do; then RerunExecution",
+    "heartbeat_timeout": "have the code beat more often, or let it be silent for longer"
+    " (its heartbeat_timeout); then RerunExecution",
     "oom": "give the node more memory, or less to hold at once; then RerunExecution",
     "dependency_error": "correct the node's requirements; then RerunExecution from it with "
     "node_version 0",
@@ -149,6 +153,9 @@ def explain(
         reasons.append(Reason(cause=Cause.NOT_HERE, message=said, action="ask again in a moment"))
     elif run.status is not RunStatus.PAUSED:
         reasons += _limited(situation.limited)
+        if situation.asked:
+            said = "the cache is asked for their results; without an answer they run"
+            reasons.append(_about(Cause.CACHE_ASKED, situation.asked, said))
         reasons += _unassigned(situation.ready, situation)
     return reasons + _begun(list(nodes))
 

@@ -168,6 +168,7 @@ class Place:
     sub: Plan | None = None
     queue_timeout_ms: int | None = None
     total_timeout_ms: int | None = None
+    heartbeat_timeout_ms: int | None = None
     cache_ttl_ms: int | None = None  # of a node that runs once, and on a runner
     reuse: str = ""  # how much of a process its calls share; empty: as much as they may
     needs: Needs | None = None  # of a runner, besides a Python

@@ -126,6 +126,7 @@ def fail(
     record = _over(run, slot, usage, t)
     run.revision += 1
     record.failure = failure
+    record.progress = failure.progress or record.progress
     attempt_row(run, record, t, failure, usage, outcome=outcome_of(failure), new_id=fx.new_id)
     _repeat_or_fail(run, slot, t, fx, failure, usage)
     routes.settle(run, t, fx)

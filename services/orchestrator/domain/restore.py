@@ -83,6 +83,7 @@ class NodeRow:
     io_write_bytes: int = 0
     earlier_io_read_bytes: int = 0
     earlier_io_write_bytes: int = 0
+    progress: str | None = None
 
 
 class SignalRow(NamedTuple):
@@ -364,6 +365,7 @@ def _record(node: NodeRow) -> NodeRecord:
         io_write_bytes=node.io_write_bytes,
         container_id=node.container_id,
         failure=node.failure,
+        progress=node.progress,
         started_at=node.started_at,
         completed_at=node.completed_at,
     )

@@ -193,6 +193,7 @@ class AttemptInsert(NamedTuple):
     error_detail: str | None = None
     io_read_bytes: int = 0
     io_write_bytes: int = 0
+    progress: str | None = None  # JSON text
 
 
 class ErrorInsert(NamedTuple):

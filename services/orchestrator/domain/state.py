@@ -109,6 +109,7 @@ class Failure:
     retryable: bool = True
     killed: bool = False
     detail: str | None = None  # JSON text: the exception's class, and what is behind it
+    progress: str | None = None  # JSON text: how far the attempt said it had come
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,6 +139,7 @@ class NodeRecord:
     container_id: UUID | None = None
     failure: Failure | None = None
     due_ms: int | None = None
+    progress: str | None = None  # how far earlier attempts said they had come: JSON text
     started_at: datetime | None = None
     completed_at: datetime | None = None
 

@@ -363,6 +363,7 @@ def attempt_row(
             error_detail=failure.detail,
             io_read_bytes=usage.io_read_bytes,
             io_write_bytes=usage.io_write_bytes,
+            progress=failure.progress,
         )
     )
 

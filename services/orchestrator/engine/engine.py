@@ -720,6 +720,7 @@ class Engine:
                 attempt=record.retry_count + record.delivery_count + 1,
                 values=() if pull else tuple(value for _, value in values if value is not None),
                 pull=pull,
+                progress=record.progress or "",
             )
         )
 

@@ -38,6 +38,7 @@ class Assignment(NamedTuple):
     attempt: int
     values: tuple[Value, ...]
     pull: bool
+    progress: str = ""  # of an earlier attempt, JSON text
 
 
 class Owned(NamedTuple):

@@ -12,6 +12,7 @@ import structlog
 from qflow.isolation.v1 import isolation_pb2
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 from qflow.orchestrator.v1 import attach_service_pb2_grpc
+from qflow.types.values import ValueTextError, parse_strict
 
 from services.kit.errors import Conflict, InvalidArgument
 from services.kit.ids import uuid_from_bytes
@@ -49,6 +50,7 @@ PROTOCOL: Final = 1
 FRAME_BYTES_MAX: Final = 256 * 1024
 CHUNK_BYTES: Final = 128 * 1024
 KILL_GRACE_MS: Final = 2000
+PROGRESS_CHARS_MAX: Final = 8192
 _ROOM_CHECK_S: Final = 0.02
 _ID_BYTES: Final = 16
 _SHA256_BYTES: Final = 32
@@ -194,6 +196,7 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
             retryable=failure.retryable,
             killed=failure.killed,
             detail=detail_of(failure),
+            progress=_progress(failure.progress_json),
         )
     else:
         raise InvalidArgument("OUTCOME_MISSING", "results: each says how the attempt ended")
@@ -203,6 +206,17 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
 def _storable(text: str) -> str:
     """Take out what no column takes; runners do so too, but this one may be another's."""
     return text.replace("\0", "\ufffd")
+
+
+def _progress(text: str) -> str | None:
+    """Take what user code said of its progress where it can be kept; the failure counts anyhow."""
+    if not text or len(text) > PROGRESS_CHARS_MAX:
+        return None
+    try:
+        parse_strict(text)
+    except ValueTextError:
+        return None
+    return text
 
 
 def _attempt(message: pb.AttemptResult | pb.AttemptDecline) -> UUID:
@@ -253,7 +267,7 @@ def _cost(command: Outgoing) -> int:
     match command:
         case Assignment():
             inline = sum(len(value) for value in command.values if isinstance(value, bytes))
-            return 100 + 150 * len(command.values) + inline
+            return 100 + 150 * len(command.values) + inline + 3 * len(command.progress)
         case Definition():
             return 500 + sum(len(each.source_type_json) + 300 for _, each in command.inputs)
         case Peers():
@@ -275,6 +289,7 @@ def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
                 attempt=command.attempt,
                 inputs=[_value_to_pb(value) for value in command.values],
                 pull=command.pull,
+                progress_json=command.progress,
             )
         case AckCommand():
             frame.acks.add(attempt_ref=command.attempt_ref.bytes, token=command.token)
@@ -314,6 +329,7 @@ def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
                 python_version=command.place.python_version,
                 limits=pb.AttemptLimits(**command.place.limits) if command.place.limits else None,
                 reuse=_REUSES.get(command.place.reuse, isolation_pb2.REUSE_UNSPECIFIED),
+                heartbeat_timeout_ms=command.place.heartbeat_timeout_ms or 0,
             )
 
 

@@ -286,13 +286,13 @@ _ATTEMPTS: Final = Part(
     node_execution_id uuid, attempt int, token bigint, outcome text, error_type text,
     error_message text, stack_trace text, stdout_tail text, stderr_tail text, runner uuid,
     cpu_us bigint, memory_peak_bytes bigint, error_detail text, io_read_bytes bigint,
-    io_write_bytes bigint
+    io_write_bytes bigint, progress text
     """,
     """
     INSERT INTO node_attempts
            (node_execution_id, token, attempt, outcome, error_type, error_message, stack_trace,
             stdout_tail, stderr_tail, runner_incarnation, started_at, ended_at, resource_usage,
-            error_detail)
+            error_detail, progress)
     SELECT given.node_execution_id, given.token, given.attempt, given.outcome, given.error_type,
            given.error_message, NULLIF(given.stack_trace, ''), NULLIF(given.stdout_tail, ''),
            NULLIF(given.stderr_tail, ''), given.runner, node.started_at,
@@ -300,7 +300,7 @@ _ATTEMPTS: Final = Part(
            jsonb_build_object(
                'cpu_us', given.cpu_us, 'memory_peak_bytes', given.memory_peak_bytes,
                'io_read_bytes', given.io_read_bytes, 'io_write_bytes', given.io_write_bytes),
-           given.error_detail::json
+           given.error_detail::json, given.progress::json
       FROM fence, stamp, given
       JOIN node_executions AS node ON node.id = given.node_execution_id
      ORDER BY given.node_execution_id, given.token

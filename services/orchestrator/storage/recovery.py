@@ -76,6 +76,12 @@ _NODES: Final[LiteralString] = """
               FROM node_attempts AS attempt
              WHERE attempt.node_execution_id = node.id
            ) AS earlier_memory_peak_bytes,
+           (SELECT attempt.progress::text
+              FROM node_attempts AS attempt
+             WHERE attempt.node_execution_id = node.id AND attempt.progress IS NOT NULL
+             ORDER BY attempt.token DESC
+             LIMIT 1
+           ) AS progress,
            file.file_size_bytes, file.hash_sha256, file.element_counts,
            EXTRACT(epoch FROM node.due_at - clock_timestamp())::float8 AS due_s
       FROM node_executions AS node
@@ -272,6 +278,7 @@ def _to_node_row(node: Row) -> NodeRow:
         child=node["child_execution_id"],
         age_s=node["age_s"] or 0.0,
         cache_hit=bool(node["cache_hit"]),
+        progress=node["progress"],
     )
 
 

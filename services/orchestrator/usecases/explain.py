@@ -62,7 +62,8 @@ async def explain_execution(
     )
     here = [each for each in engine.core.runners.values() if each.connected]
     limited = [] if run is None else _limited(engine, run)
-    held_up = {each.node_id for each in limited}
+    asked = [] if run is None else [run.node_id(at) for at in engine.core.cache.asked_of(run.id)]
+    held_up = {each.node_id for each in limited}.union(asked)
     situation = Situation(
         ready=(
             None
@@ -70,6 +71,7 @@ async def explain_execution(
             else [each for each in _ready(engine, run) if each.node_id not in held_up]
         ),
         limited=limited,
+        asked=asked,
         offers=[each.offer for each in here],
     )
     return execution, explain(state, nodes, situation, now=datetime.now(UTC))

@@ -89,6 +89,7 @@ class WorkflowNode:
     cache_ttl_ms: int | None = None
     reuse: str = ""  # empty: as much as the node's author allows
     runner: Requirements | None = None
+    heartbeat_timeout_ms: int | None = None
 
     @property
     def kind(self) -> str:
@@ -112,6 +113,7 @@ class WorkflowNode:
         yield from self.limits.settings()
         yield table.QUEUE_TIMEOUT, self.queue_timeout_ms
         yield table.TOTAL_TIMEOUT, self.total_timeout_ms
+        yield table.HEARTBEAT_TIMEOUT, self.heartbeat_timeout_ms
         yield table.CACHE_TTL, self.cache_ttl_ms
         if self.runner is not None:
             yield table.RUNNER_CPUS, self.runner.cpus

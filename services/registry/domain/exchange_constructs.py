@@ -47,7 +47,7 @@ from services.registry.domain.stored_constructs import requirements_to_json
 from services.registry.domain.yaml_text import Inline
 
 KINDS: Final = (*BY_KIND, WORKFLOW)
-_SPANS: Final = ("queue_timeout_ms", "total_timeout_ms", "cache_ttl_ms")
+_SPANS: Final = ("queue_timeout_ms", "total_timeout_ms", "heartbeat_timeout_ms", "cache_ttl_ms")
 _COUNTS: Final = ("cpus", "memory_bytes", "gpus")
 NODE_KEYS: Final = (
     *KINDS,

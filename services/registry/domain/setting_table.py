@@ -108,6 +108,20 @@ TOTAL_TIMEOUT: Final = Setting(
     "::test_a_node_is_killed_once_all_its_attempts_together_took_too_long",
     description="how long all attempts of a node may take together; without limit when unset",
 )
+HEARTBEAT_TIMEOUT: Final = Setting(
+    name="heartbeat_timeout",
+    kind="duration",
+    unit="ms",
+    default=None,
+    minimum=100,
+    maximum=_DAY_MS,
+    levels=_NODE,
+    enforced_by="runner",
+    enforcement="the runner kills the sandbox of an attempt whose code falls silent",
+    proof="tests/integration/runner/test_heartbeats.py"
+    "::test_an_attempt_that_falls_silent_is_killed_and_may_be_tried_again",
+    description="how long an attempt may go without a heartbeat; without limit when unset",
+)
 CACHE_TTL: Final = Setting(
     name="cache_ttl",
     kind="duration",
@@ -362,6 +376,7 @@ SETTINGS: Final = (
     *NODE_LIMITS,
     QUEUE_TIMEOUT,
     TOTAL_TIMEOUT,
+    HEARTBEAT_TIMEOUT,
     CACHE_TTL,
     MAX_RETRIES,
     INITIAL_DELAY,

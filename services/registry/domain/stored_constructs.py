@@ -30,7 +30,7 @@ from services.registry.domain.definition import WorkflowNode
 Json = dict[str, Any]
 
 _TEXTS = ("condition", "on_failure", "phase", "compensates")
-_SPANS = ("queue_timeout_ms", "total_timeout_ms", "cache_ttl_ms")
+_SPANS = ("queue_timeout_ms", "total_timeout_ms", "heartbeat_timeout_ms", "cache_ttl_ms")
 
 
 def constructs_to_json(node: WorkflowNode) -> Json:

@@ -53,7 +53,7 @@ CONNECTIONS: Final = {
     FAILURE: pb.CONNECTION_KIND_FAILURE,
 }
 _CONNECTION_WORDS: Final[dict[int, str]] = {number: word for word, number in CONNECTIONS.items()}
-_SPANS: Final = ("queue_timeout", "total_timeout", "cache_ttl")
+_SPANS: Final = ("queue_timeout", "total_timeout", "heartbeat_timeout", "cache_ttl")
 
 
 def connection_kind_from(number: int) -> str:

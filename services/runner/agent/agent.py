@@ -41,10 +41,13 @@ MAX_CAUSES = 8
 MAX_FRAMES = 24
 LOG_FRAME_BYTES = 65536
 LOG_FRAME_COST = 64  # so that lines of a few bytes have an end, too
+PROGRESS_BYTES_MAX = 8192
+BEAT_SPACING_S = 0.1
 MODULE = "qflow_node"
 FILENAME = "node.py"
 AGENT = b""  # this file, read while it can be
 _HEAD = struct.Struct("!II")
+_BEAT = b'{"op":"beat"}'
 # The texts that `qflow.types` takes for values: what leaves a node and what enters one are the same.
 _DATE = r"\d{4}-\d\d-\d\d"
 _OFFSET = r"Z|[+-]\d\d:\d\d(:\d\d(\.\d{6})?)?"
@@ -1668,6 +1671,11 @@ class Channel:
         self._send(_HEAD.pack(len(header), len(body)) + header + body)
         return True
 
+    def beat(self, body):
+        """Tell that the call goes on; nothing from a child of the agent's process."""
+        if os.getpid() == self.pid:
+            self._send(_HEAD.pack(len(_BEAT), len(body)) + _BEAT + body)
+
     def _send(self, data, descriptors=()):
         with self.lock:
             self.writer = _thread.get_ident()
@@ -1789,6 +1797,83 @@ def take_records(logging, channel):
         root.addHandler(handler)
 
     logging.basicConfig = basic_config
+
+
+# ---------------------------------------------------------------- what user code says of itself
+
+
+class Beats:
+    """What the functions of `qflow.attempt` do: say that the attempt goes on, and how far it is.
+
+    No more than ten go out in a second; what was said last is told before a failure is.
+    """
+
+    def __init__(self):
+        self.channel = None  # while a call is under way
+        self.given = ""
+        self.unsent = None
+        self.next_s = 0.0
+
+    def begin(self, channel, given):
+        self.channel = channel
+        self.given = given
+        self.unsent = None
+        self.next_s = 0.0
+
+    def end(self, failed):
+        if failed and self.unsent:
+            self.channel.beat(self.unsent)
+        self.channel = None
+
+    def heartbeat(self, progress=None):
+        """Say that the attempt goes on, and how far it has come: plain JSON of at most 8 KiB."""
+        body = self.unsent or b""
+        if progress is not None:
+            try:
+                body = _dump(encode_any(progress)).encode("utf-8")
+            except Mismatch as problem:
+                raise ValueError(problem.text("progress")) from None
+            if len(body) > PROGRESS_BYTES_MAX:
+                raise ValueError(
+                    "progress is %d bytes; at most %d are kept" % (len(body), PROGRESS_BYTES_MAX)
+                )
+        channel, now_s = self.channel, time.monotonic()
+        if channel is None or now_s < self.next_s:
+            self.unsent = body
+            return
+        self.next_s, self.unsent = now_s + BEAT_SPACING_S, None
+        channel.beat(body)
+
+    def progress(self, default=None):
+        """Give what the latest earlier attempt that said so had come to; else the default."""
+        return _parse(self.given) if self.given else default
+
+
+BEATS = Beats()
+
+
+class OwnModules:
+    """Gives `qflow.attempt` to code that imports it, at no cost where none does."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in ("qflow", "qflow.attempt"):
+            return None
+        from _frozen_importlib import ModuleSpec
+
+        if name == "qflow.attempt":
+            return ModuleSpec(name, self)
+        for finder in sys.meta_path:  # a distribution of that name keeps its other modules
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None:
+                return spec
+        return ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        if module.__name__ == "qflow.attempt":
+            module.heartbeat, module.progress = BEATS.heartbeat, BEATS.progress
 
 
 # ---------------------------------------------------------------- what a call may leave behind
@@ -2163,7 +2248,7 @@ class Agent:
     def call_apart(self, header, body):
         """Call in a child, which loads the code itself; the child has no way to the runner."""
         apart = Apart(self.prepared[header["version"]], header, body)
-        reply, parts, descriptors = apart.result(self.channel.descriptor)
+        reply, parts, descriptors = apart.result(self.channel)
         if apart.killed:
             # By the kernel, for want of memory: the runner learns that from the sandbox's end.
             os._exit(128 + signal.SIGKILL)
@@ -2196,6 +2281,7 @@ class Agent:
         began = entered = left = time.perf_counter_ns()
         texts, error = [], None
         FILES.begin(header)
+        BEATS.begin(self.channel, self.context.get("QFLOW_PROGRESS", ""))
         try:
             positional, keyword = node.decode(header, body)
             entered = time.perf_counter_ns()
@@ -2222,6 +2308,7 @@ class Agent:
             error = self.describe_problem(problem)
         done = time.perf_counter_ns()
         flush_streams()
+        BEATS.end(error is not None)
         self.channel.room = 0  # what comes after the call is nobody's
         recycle = self.left_behind()
         cpu_us, peak_kb, more = self.meter.end(
@@ -2357,11 +2444,11 @@ class Apart:
         began = time.perf_counter_ns()
         pair = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
         reading, writing = pair[0].detach(), pair[1].detach()
-        self.child = self._fork(channel, reading, writing)
+        self.child = self._fork(channel.descriptor, reading, writing)
         os.close(writing)
         previous = signal.signal(signal.SIGTERM, self._pass_on)
         try:
-            reply = read_frame(reading, self.header["output_bytes_max"])
+            reply = self._answer(Answers(reading), channel)
         finally:
             os.close(reading)
             signal.signal(signal.SIGTERM, previous)
@@ -2396,6 +2483,20 @@ class Apart:
             b"",
             [],
         )
+
+    def _answer(self, frames, channel):
+        """Wait for the reply, and pass on that the call goes on: as seldom as the child should."""
+        next_s, unsent = 0.0, None
+        while True:
+            reply = read_frame(frames, self.header["output_bytes_max"])
+            if reply is None or reply[0].get("op") != "beat":
+                if reply is not None and unsent is not None:
+                    channel.beat(unsent)
+                return reply
+            now_s, unsent = time.monotonic(), reply[1][:PROGRESS_BYTES_MAX]
+            if now_s >= next_s:
+                channel.beat(unsent)
+                next_s, unsent = now_s + BEAT_SPACING_S, None
 
     def _pass_on(self, number, frame):
         try:
@@ -2438,9 +2539,8 @@ class Apart:
         os.execv(sys.executable, program)
 
 
-def read_frame(descriptor, body_bytes_max):
-    """What a child answers; None where that is no answer. It is no more trusted than its code."""
-    frames = Answers(descriptor)
+def read_frame(frames, body_bytes_max):
+    """What a child says next; None where that is no frame. It is no more trusted than its code."""
     try:
         while len(frames.pending) < 8:
             if not frames._more():
@@ -2644,6 +2744,7 @@ def prepare_streams():
 
 def main():
     global AGENT
+    sys.meta_path.insert(0, OwnModules())
     if len(sys.argv) == 3:  # one call, which lies in a file
         signal.signal(signal.SIGTERM, on_terminate)
         prepare_streams()

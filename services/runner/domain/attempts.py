@@ -56,3 +56,5 @@ class AttemptRequest(NamedTuple):
     timeout_s: float
     limits: Asked = NOTHING_ASKED
     reuse: Reuse = Reuse.WARM
+    heartbeat_timeout_s: float = 0.0  # 0: it may be silent
+    progress: str = ""  # how far an earlier attempt came, JSON text

@@ -33,6 +33,7 @@ class Definition:
     limits: Asked
     python_version: str
     reuse: Reuse = Reuse.WARM
+    heartbeat_timeout_s: float = 0.0  # 0: it may be silent
 
 
 class Assignment(NamedTuple):
@@ -46,6 +47,7 @@ class Assignment(NamedTuple):
     values: Sequence[Value]
     pull: bool
     timeout_s: float
+    progress: str = ""  # how far an earlier attempt came, JSON text
 
 
 class Kill(NamedTuple):

@@ -19,6 +19,7 @@ class ErrorType(enum.StrEnum):
     SERIALIZATION = "serialization_error"
     OUTPUT_TOO_LARGE = "output_too_large"
     TIMEOUT = "timeout"
+    HEARTBEAT_TIMEOUT = "heartbeat_timeout"
     OOM = "oom"
     EXITED = "exited"
     CANCELLED = "cancelled"
@@ -74,3 +75,4 @@ class Outcome(NamedTuple):
     stdout_tail: str = ""
     stderr_tail: str = ""
     recycle: str = ""
+    progress: str = ""  # how far a failed one said it had come, JSON text

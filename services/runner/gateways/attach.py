@@ -217,6 +217,7 @@ def _result(finished: Finished) -> pb.AttemptResult:
         result.failure.retryable = error.retryable
         result.failure.killed = finished.killed
         result.failure.exception_type = error.exception
+        result.failure.progress_json = outcome.progress
         for cause in error.causes:
             result.failure.causes.add(
                 kind=_CAUSES[cause.kind], exception_type=cause.exception, message=cause.message
@@ -278,6 +279,7 @@ def _definition(each: pb.AttemptDefinition) -> Definition:
         ),
         python_version=each.python_version,
         reuse=_REUSES.get(each.reuse, Reuse.WARM),
+        heartbeat_timeout_s=each.heartbeat_timeout_ms / 1000,
     )
 
 
@@ -291,6 +293,7 @@ def _assignment(each: pb.AttemptAssignment) -> Assignment:
         values=[_value(value) for value in each.inputs],
         pull=each.pull,
         timeout_s=each.timeout_ms / 1000,
+        progress=each.progress_json,
     )
 
 

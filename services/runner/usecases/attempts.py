@@ -31,6 +31,7 @@ from services.runner.domain.outcome import (
     Usage,
 )
 from services.runner.domain.pooling import WarmKey
+from services.runner.domain.pulse import Pulse
 from services.runner.domain.reuse import Reuse, reuse_of
 from services.runner.gateways.file_port import FileCorruptError
 from services.runner.gateways.sandbox.port import Interpreter, Reply, SandboxDied
@@ -65,7 +66,8 @@ class Attempt:
     request: AttemptRequest
     warm: Warm | None = None
     container_id: UUID | None = None
-    told: str = ""  # "", "killed" or "timeout"
+    told: str = ""  # "", "killed", "timeout" or "silent"
+    pulse: Pulse | None = None  # of the call, once it has begun
     grace_s: float = 0.0
     transfer_us: int = 0
     task: asyncio.Task[Any] | None = None
@@ -330,9 +332,12 @@ class Attempts:
     ) -> Outcome:
         request, sandbox = attempt.request, warm.sandbox
         written = self._logs.open(request)
-        sandbox.begin_output(written)
+        loop = asyncio.get_running_loop()
+        pulse = attempt.pulse = Pulse(request.heartbeat_timeout_s, now_s=loop.time())
+        sandbox.begin_output(written, lambda said: pulse.beat(said, now_s=loop.time()))
         attempt.transfer_us = round((time.monotonic() - began) * 1_000_000)
-        timer = asyncio.get_running_loop().call_later(request.timeout_s, self._on_timeout, attempt)
+        timer = loop.call_later(request.timeout_s, self._on_timeout, attempt)
+        watch = loop.create_task(self._watch(attempt, pulse)) if pulse.timeout_s else None
         try:
             reply = await sandbox.request(
                 header,
@@ -349,9 +354,12 @@ class Attempts:
                 stdout_tail=stdout,
                 stderr_tail=stderr,
                 recycle="died",
+                progress=pulse.progress(),
             )
         finally:
             timer.cancel()
+            if watch is not None:
+                watch.cancel()
         outcome = await self._outcome(attempt, warm, reply)
         written.close()
         if lent is not None:
@@ -376,6 +384,13 @@ class Attempts:
             return outcome._replace(error=refused.error, outputs=())
         attempt.transfer_us += round((time.monotonic() - began) * 1_000_000)
         return outcome
+
+    async def _watch(self, attempt: Attempt, pulse: Pulse) -> None:
+        """End an attempt whose code falls silent."""
+        loop = asyncio.get_running_loop()
+        while (left_s := pulse.due_s() - loop.time()) > 0:  # noqa: ASYNC110  # beats move the time
+            await asyncio.sleep(left_s)
+        self.tell_to_end(attempt, "silent", grace_s=self._grace_s)
 
     def _on_timeout(self, attempt: Attempt) -> None:
         self.tell_to_end(attempt, "timeout", grace_s=self._grace_s)
@@ -427,6 +442,7 @@ class Attempts:
             stdout_tail=stdout,
             stderr_tail=stderr,
             recycle=recycle,
+            progress="" if error is None or attempt.pulse is None else attempt.pulse.progress(),
         )
 
 
@@ -462,7 +478,9 @@ def _short_key(request: AttemptRequest) -> tuple[int, int, Asked, float, Reuse]:
 
 def _context(request: AttemptRequest) -> dict[str, str]:
     deadline = datetime.now(UTC) + timedelta(seconds=request.timeout_s)
+    resumed = {"QFLOW_PROGRESS": request.progress} if request.progress else {}
     return {
+        **resumed,
         "QFLOW_RUN_ID": str(request.execution_id),
         "QFLOW_NODE_ID": request.node_id,
         "QFLOW_ATTEMPT": str(request.attempt),
@@ -569,6 +587,8 @@ def _told_error(attempt: Attempt) -> AttemptError:
             type=ErrorType.TIMEOUT,
             message=f"the attempt took longer than {attempt.request.timeout_s:g} s",
         )
+    if attempt.told == "silent" and attempt.pulse is not None:
+        return AttemptError(type=ErrorType.HEARTBEAT_TIMEOUT, message=attempt.pulse.silence())
     return AttemptError(type=ErrorType.CANCELLED, message="the attempt was stopped")
 
 

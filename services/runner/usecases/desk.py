@@ -427,4 +427,6 @@ def _request(
         timeout_s=assignment.timeout_s or definition.timeout_s or _TIMEOUT_DEFAULT_S,
         limits=definition.limits,
         reuse=definition.reuse,
+        heartbeat_timeout_s=definition.heartbeat_timeout_s,
+        progress=assignment.progress,
     )

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from qflow.orchestrator.v1 import execution_pb2, plan_service_pb2
+from qflow.orchestrator.v1 import execution_pb2, explain_service_pb2, plan_service_pb2
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 from qflow.orchestrator.v1.plan_service_pb2_grpc import PlanServiceStub
 from qflow.orchestrator.v1.rerun_service_pb2 import RerunExecutionRequest, RerunNode
@@ -16,6 +16,7 @@ from tests import factories
 from tests.fakes.runner import Fail
 from tests.integration.orchestrator.conftest import Orchestra
 from tests.integration.orchestrator.control import COMPLETED, ended, reruns, start
+from tests.integration.orchestrator.test_explain import only
 from tests.integration.orchestrator.test_large_lists import stored
 from tests.integration.orchestrator.test_reruns import hold_invariants
 
@@ -303,3 +304,17 @@ async def test_a_plan_says_what_is_in_the_cache(orchestra: Orchestra) -> None:
             assert [False] * 3 == await planned(input_json='{"x":1}', ignore_cache=True)
             assert [False] * 3 == await planned(input_json='{"x":9}')
     assert dict.fromkeys("abc", 1) == worker.ran
+
+
+async def test_a_run_says_that_the_cache_is_asked(orchestra: Orchestra) -> None:
+    """Not that it waits for a runner; and a cache that does not answer holds nothing up."""
+    workflow = chain(orchestra, b={}, a={"cache_ttl_ms": _HOUR_MS})
+    async with orchestra.running():
+        async with (await orchestra.runner(Worker(orchestra))).attached():
+            with orchestra.sql.transaction():
+                orchestra.sql.execute("LOCK TABLE cached_results IN ACCESS EXCLUSIVE MODE")
+                started = await start(orchestra, workflow)
+                reason = await only(orchestra, started.id)
+                assert explain_service_pb2.EXECUTION_CAUSE_CACHE_ASKED == reason.cause
+                assert ["a"] == list(reason.nodes)
+                assert COMPLETED == (await ended(orchestra, started.id)).status

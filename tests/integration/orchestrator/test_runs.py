@@ -313,3 +313,36 @@ async def test_a_watch_shows_every_state_and_ends_with_the_run(
         if node.status == execution_pb2.NODE_EXECUTION_STATUS_COMPLETED
     }
     assert {"a", "b", "c", "d"} == completed
+
+
+async def test_how_far_an_attempt_came_outlives_the_orchestrator(orchestra: Orchestra) -> None:
+    """I40: the attempt that another process assigns is told what the failed one had said."""
+    node = factories.node(orchestra.sql, orchestra.owner)
+    retry = {"max_retries": 2, "initial_delay_ms": 1500, "factor": 1.0, "max_delay_ms": 1500}
+    workflow_id = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"a": node},
+        edges=[("", "x", "a", "x")],
+        outputs=[("out", "a")],
+        node_settings={"a": {"retry": {**retry, "jitter": 0.0}}},
+    )
+
+    def half_way(_define: Any, assign: Any, _inputs: dict[str, Any]) -> object:
+        if assign.attempt == 1:
+            raise Fail(progress='{"page":7}')
+        return orjson.loads(assign.progress_json)["page"]
+
+    async with orchestra.running():
+        async with (await orchestra.runner(half_way)).attached() as runner:
+            started = await orchestra.stub.StartExecution(
+                pb.StartExecutionRequest(workflow_id=str(workflow_id), input_json='{"x":5}')
+            )
+            await runner.until(lambda: len(runner.acks) == 1)
+    assert [('{"page":7}',)] == orchestra.rows("SELECT progress::text FROM node_attempts")
+    async with orchestra.running():
+        async with (await orchestra.runner(half_way)).attached():
+            done = await orchestra.stub.WaitExecution(
+                pb.WaitExecutionRequest(execution_id=started.execution.id)
+            )
+    assert '{"out":7}' == done.execution.output_json

@@ -56,6 +56,7 @@ class Box:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
+        self.on_beat: Callable[[bytes], None] | None = None
         self._calls = 0
 
     async def call(
@@ -73,7 +74,7 @@ class Box:
             [name, len(text.encode()), list((conversions or {}).get(name, ()))]
             for name, text in texts.items()
         ]
-        self.sandbox.begin_output()
+        self.sandbox.begin_output(None, self.on_beat)
         return await self.sandbox.request(
             {
                 "op": "call",

@@ -208,6 +208,14 @@ class Store:
             started_at=None,
             completed_at=None,
             child=node.get("child_id"),
+            progress=next(
+                (
+                    each.progress
+                    for each in reversed(self.attempts)
+                    if each.node_execution_id == node["id"] and each.progress
+                ),
+                None,
+            ),
         )
 
 

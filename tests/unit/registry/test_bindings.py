@@ -140,6 +140,7 @@ def test_a_setting_out_of_its_limits_is_refused_wherever_it_comes_from(setting: 
         "runner.memory_bytes": bound(runner=Requirements(memory_bytes=2**60)),
         "runner.gpus": bound(runner=Requirements(gpus=65)),
         "total_timeout": bound(total_timeout_ms=10**15),
+        "heartbeat_timeout": bound(heartbeat_timeout_ms=99),
         "retry.max_retries": bound(retry=Retry(max_retries=10**9)),
         "retry.initial_delay": bound(retry=Retry(initial_delay_ms=-1)),
         "retry.factor": bound(retry=Retry(factor=float("nan"))),

@@ -289,6 +289,7 @@ def test_a_sleep_is_fed_one_of_its_inputs() -> None:
     [
         ({"queue_timeout_ms": 5}, "queue_timeout"),
         ({"total_timeout_ms": 5}, "total_timeout"),
+        ({"heartbeat_timeout_ms": 500}, "heartbeat_timeout"),
         ({"cache_ttl_ms": 5000}, "cache_ttl"),
         ({"mapped": Map(input="subject")}, "for_each"),
         ({"loop": Loop(condition="true", max_turns=2)}, "repeat"),

@@ -132,6 +132,7 @@ def places(draw: st.DrawFn, name: str) -> WorkflowNode:
         loop=draw(st.none() | loops),
         queue_timeout_ms=draw(spans),
         total_timeout_ms=draw(spans),
+        heartbeat_timeout_ms=draw(spans),
         cache_ttl_ms=draw(spans),
         reuse=draw(st.sampled_from(["", "warm", "fork", "fresh", "container"])),
         runner=draw(st.none() | requirements),

@@ -32,7 +32,7 @@ class Sandbox:
     def alive(self) -> bool:
         return self.up
 
-    def begin_output(self) -> None: ...
+    def begin_output(self, *_: object) -> None: ...
 
     def usage(self) -> SandboxUsage:
         return SandboxUsage()

@@ -167,6 +167,7 @@ def _built_in(check: Check, node: WorkflowNode, place: str) -> None:
         return
     useless = {
         "queue_timeout": node.queue_timeout_ms is not None,
+        "heartbeat_timeout": node.heartbeat_timeout_ms is not None,
         "cache_ttl": node.cache_ttl_ms is not None,
         "reuse": bool(node.reuse),
         "runner": node.runner is not None,

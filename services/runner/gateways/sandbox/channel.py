@@ -19,6 +19,9 @@ _READ_BYTES: Final = 256 * 1024
 # The agent itself stops far below: more is not its doing, and would take the loop from others.
 _LOG_FRAMES_MAX: Final = 64 * 1024
 _LOG_BYTES_MAX: Final = 64 * 1024
+# Beats are told of at most ten times a second, those of a call's end and a clock's jitter apart.
+_BEATS_FREE: Final = 100
+_BEATS_PER_S: Final = 20
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict).decode
 
@@ -37,16 +40,20 @@ class AgentChannel:
         *,
         on_fault: Callable[[], None],
         on_log: Callable[[Header, bytes], None],
+        on_beat: Callable[[bytes], None],
     ) -> None:
         self._loop = loop
         self._on_fault = on_fault
         self._on_log = on_log
+        self._on_beat = on_beat
         self._socket, self.far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._received = bytearray()
         self._waiting: asyncio.Future[Reply] | None = None
         self._reply_bytes_max = 0
         self._log_frames = 0
+        self._beats = 0
+        self._asked_at = 0.0
         self._descriptors_max = 0
         self._descriptors: list[int] = []
         self._unsent = memoryview(b"")
@@ -66,6 +73,8 @@ class AgentChannel:
             raise RuntimeError("the agent answers one request at a time")
         self._reply_bytes_max = reply_bytes_max
         self._log_frames = 0
+        self._beats = 0
+        self._asked_at = self._loop.time()
         self._descriptors_max = descriptors_max
         self._drop_descriptors()
         self._waiting = self._loop.create_future()
@@ -151,6 +160,10 @@ class AgentChannel:
     def _parse(self) -> None:
         while (frame := self._next_frame()) is not None:
             header, body = frame
+            if header.get("op") == "beat":
+                if not self._take_beat(body):
+                    return
+                continue
             if header.get("op") != "log":
                 assert self._waiting is not None
                 descriptors, self._descriptors = tuple(self._descriptors), []
@@ -161,6 +174,15 @@ class AgentChannel:
                 self._fault("the agent told more than allowed")
                 return
             self._on_log(header, body)
+
+    def _take_beat(self, body: bytes) -> bool:
+        self._beats += 1
+        allowed = _BEATS_FREE + _BEATS_PER_S * (self._loop.time() - self._asked_at)
+        if self._beats > allowed:
+            self._fault("the agent told of more heartbeats than allowed")
+            return False
+        self._on_beat(body)
+        return True
 
     def _next_frame(self) -> tuple[Header, bytes] | None:
         """Give the next frame, if it is whole and somebody waits for it."""

@@ -9,7 +9,7 @@ import os
 from typing import Final
 
 from services.runner.domain.node_logs import Stream, shown_bytes
-from services.runner.gateways.sandbox.port import Header, OutputSink
+from services.runner.gateways.sandbox.port import Header, OnBeat, OutputSink
 
 TAIL_BYTES: Final = 8 * 1024 - 64  # a result carries 8 KiB, the mark of what is left out included
 _PIPE_BYTES: Final = 1024 * 1024
@@ -111,11 +111,13 @@ class Output:
         self._stdout = OutputTail(loop, Stream.STDOUT)
         self._stderr = OutputTail(loop, Stream.STDERR)
         self._sink: OutputSink | None = None
+        self._on_beat: OnBeat | None = None
         self.write_ends = (self._stdout.write_end, self._stderr.write_end)
 
-    def begin(self, sink: OutputSink | None = None) -> None:
+    def begin(self, sink: OutputSink | None = None, on_beat: OnBeat | None = None) -> None:
         """Forget what was printed until now; a sink takes what follows."""
         self._sink = sink
+        self._on_beat = on_beat
         self._stdout.begin(sink)
         self._stderr.begin(sink)
 
@@ -132,6 +134,11 @@ class Output:
                 self._stderr.take(body)
             case {"level": int(level), "name": str(name)} if self._sink is not None:
                 self._sink.recorded(level, name, body.decode("utf-8", "replace"))
+
+    def beaten(self, progress: bytes) -> None:
+        """Take what the agent tells of the call itself: that it goes on, and how far it is."""
+        if self._on_beat is not None:
+            self._on_beat(progress)
 
     def close_write_ends(self) -> None:
         """Leave the writing to the sandbox, so that its end is the pipes' end."""

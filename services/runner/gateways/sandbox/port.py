@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import asyncio
 
 Header = Mapping[str, Any]
+OnBeat = Callable[[bytes], None]  # takes how far the code has come, JSON text; untrusted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +93,8 @@ class Sandbox(Protocol):
     ) -> Reply:
         """Send one frame and await its answer; raises SandboxDied."""
 
-    def begin_output(self, sink: OutputSink | None = None) -> None:
-        """Forget what was printed until now; a sink takes what follows."""
+    def begin_output(self, sink: OutputSink | None = None, on_beat: OnBeat | None = None) -> None:
+        """Forget what was printed until now; a sink takes what follows, `on_beat` heartbeats."""
 
     def output_tails(self) -> tuple[str, str]:
         """Give the ends of stdout and stderr since `begin_output`."""

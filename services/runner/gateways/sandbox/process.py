@@ -19,6 +19,7 @@ from services.runner.gateways.sandbox.exchange import files_of, output_of
 from services.runner.gateways.sandbox.output import Output
 from services.runner.gateways.sandbox.port import (
     Header,
+    OnBeat,
     OutputSink,
     Reply,
     SandboxDied,
@@ -57,7 +58,12 @@ class SandboxProcess:
         self._loop = asyncio.get_running_loop()
         self._cgroup = cgroup
         self._output = Output(self._loop)
-        self._channel = AgentChannel(self._loop, on_fault=self._kill_all, on_log=self._output.told)
+        self._channel = AgentChannel(
+            self._loop,
+            on_fault=self._kill_all,
+            on_log=self._output.told,
+            on_beat=self._output.beaten,
+        )
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._agent_pid = 0
         self._members: list[int] = []
@@ -148,9 +154,9 @@ class SandboxProcess:
         self._channel.send(header, body)
         return await answer
 
-    def begin_output(self, sink: OutputSink | None = None) -> None:
-        """Forget what was printed until now; a sink takes what follows."""
-        self._output.begin(sink)
+    def begin_output(self, sink: OutputSink | None = None, on_beat: OnBeat | None = None) -> None:
+        """Forget what was printed until now; a sink takes what follows, `on_beat` heartbeats."""
+        self._output.begin(sink, on_beat)
 
     def output_tails(self) -> tuple[str, str]:
         """Give what was printed since `begin_output`."""

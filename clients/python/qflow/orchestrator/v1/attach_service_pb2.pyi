@@ -492,6 +492,7 @@ class AttemptFailure(_message.Message):
     KILLED_FIELD_NUMBER: _builtins.int
     EXCEPTION_TYPE_FIELD_NUMBER: _builtins.int
     CAUSES_FIELD_NUMBER: _builtins.int
+    PROGRESS_JSON_FIELD_NUMBER: _builtins.int
     error_type: _builtins.str
     """A stable word; see ExecutionError."""
     message: _builtins.str
@@ -504,6 +505,8 @@ class AttemptFailure(_message.Message):
     """Whether the attempt ended because it was told to by an AttemptKill."""
     exception_type: _builtins.str
     """Where user code raised: the name of the exception's class; at most 255 characters."""
+    progress_json: _builtins.str
+    """How far the code said it had come, with its last heartbeat that said so: JSON text. Empty when none did."""
     @_builtins.property
     def causes(self) -> _containers.RepeatedCompositeFieldContainer[_failure_pb2.Cause]:
         """What is behind that exception."""
@@ -518,10 +521,11 @@ class AttemptFailure(_message.Message):
         killed: _builtins.bool = ...,
         exception_type: _builtins.str = ...,
         causes: _abc.Iterable[_failure_pb2.Cause] | None = ...,
+        progress_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "error_type", b"error_type", "exception_type", b"exception_type", "killed", b"killed", "message", b"message", "retryable", b"retryable", "stack_trace", b"stack_trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "error_type", b"error_type", "exception_type", b"exception_type", "killed", b"killed", "message", b"message", "progress_json", b"progress_json", "retryable", b"retryable", "stack_trace", b"stack_trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -600,6 +604,7 @@ class AttemptDefinition(_message.Message):
     PYTHON_VERSION_FIELD_NUMBER: _builtins.int
     REUSE_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     definition: _builtins.int
     """The number that assignments refer to it by, until another definition takes the same number. At most 4,096 numbers
     are in use on a stream; within a frame definitions are read before assignments.
@@ -618,6 +623,8 @@ class AttemptDefinition(_message.Message):
     """The Python that the version needs: `3.11`."""
     reuse: _isolation_pb2.Reuse.ValueType
     """How much of a process its calls share."""
+    heartbeat_timeout_ms: _builtins.int
+    """How long one attempt may go without a heartbeat; without limit when 0."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptInputBinding]:
         """The inputs that assignments carry, in order."""
@@ -644,10 +651,11 @@ class AttemptDefinition(_message.Message):
         python_version: _builtins.str = ...,
         reuse: _isolation_pb2.Reuse.ValueType = ...,
         limits: Global___AttemptLimits | None = ...,
+        heartbeat_timeout_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "inputs", b"inputs", "limits", b"limits", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "node_version_id", b"node_version_id", "outputs", b"outputs", "python_version", b"python_version", "reuse", b"reuse", "tenant_id", b"tenant_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "heartbeat_timeout_ms", b"heartbeat_timeout_ms", "inputs", b"inputs", "limits", b"limits", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "node_version_id", b"node_version_id", "outputs", b"outputs", "python_version", b"python_version", "reuse", b"reuse", "tenant_id", b"tenant_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -735,6 +743,7 @@ class AttemptAssignment(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     PULL_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    PROGRESS_JSON_FIELD_NUMBER: _builtins.int
     attempt_ref: _builtins.bytes
     """The node execution's id, 16 bytes."""
     token: _builtins.int
@@ -749,6 +758,8 @@ class AttemptAssignment(_message.Message):
     """Whether the inputs are to be pulled."""
     timeout_ms: _builtins.int
     """How long the attempt may take, when less than the definition says."""
+    progress_json: _builtins.str
+    """How far the last failed attempt that said so had come, JSON text; empty when none did."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptValue]:
         """The inputs in the order of the definition; empty when they are to be pulled with GetValues."""
@@ -764,10 +775,11 @@ class AttemptAssignment(_message.Message):
         inputs: _abc.Iterable[Global___AttemptValue] | None = ...,
         pull: _builtins.bool = ...,
         timeout_ms: _builtins.int = ...,
+        progress_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_ref", b"attempt_ref", "definition", b"definition", "execution_id", b"execution_id", "inputs", b"inputs", "pull", b"pull", "timeout_ms", b"timeout_ms", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_ref", b"attempt_ref", "definition", b"definition", "execution_id", b"execution_id", "inputs", b"inputs", "progress_json", b"progress_json", "pull", b"pull", "timeout_ms", b"timeout_ms", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

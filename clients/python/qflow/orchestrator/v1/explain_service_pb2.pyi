@@ -61,6 +61,8 @@ class _ExecutionCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Execut
     """The run, or nodes of it, wait for a limit."""
     EXECUTION_CAUSE_NO_FITTING_RUNNER: _ExecutionCause.ValueType  # 20
     """Nodes could run, and no runner has what they require of one."""
+    EXECUTION_CAUSE_CACHE_ASKED: _ExecutionCause.ValueType  # 30
+    """Nodes wait for what the cache of results has of them: two seconds at most, then they run."""
 
 class ExecutionCause(_ExecutionCause, metaclass=_ExecutionCauseEnumTypeWrapper):
     """What kind of reason it is."""
@@ -99,6 +101,8 @@ EXECUTION_CAUSE_LIMITED: ExecutionCause.ValueType  # 15
 """The run, or nodes of it, wait for a limit."""
 EXECUTION_CAUSE_NO_FITTING_RUNNER: ExecutionCause.ValueType  # 20
 """Nodes could run, and no runner has what they require of one."""
+EXECUTION_CAUSE_CACHE_ASKED: ExecutionCause.ValueType  # 30
+"""Nodes wait for what the cache of results has of them: two seconds at most, then they run."""
 Global___ExecutionCause: _TypeAlias = ExecutionCause  # noqa: Y015
 
 @_typing.final

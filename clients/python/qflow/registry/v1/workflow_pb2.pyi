@@ -833,6 +833,7 @@ class WorkflowNode(_message.Message):
     CACHE_TTL_FIELD_NUMBER: _builtins.int
     REUSE_FIELD_NUMBER: _builtins.int
     RUNNER_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_TIMEOUT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its name within the workflow: a letter or underscore, then up to 62 letters, digits, underscores or hyphens."""
     node_id: _builtins.str
@@ -933,6 +934,12 @@ class WorkflowNode(_message.Message):
     def runner(self) -> Global___RunnerRequirements:
         """What it requires of a runner; nothing when unset."""
 
+    @_builtins.property
+    def heartbeat_timeout(self) -> _duration_pb2.Duration:
+        """How long an attempt may go without a heartbeat of its code, 100 ms to 24 h: then it is killed and fails, as one that
+        may be tried again. Without limit when unset. The first is due so long after the call has begun.
+        """
+
     def __init__(
         self,
         *,
@@ -963,10 +970,11 @@ class WorkflowNode(_message.Message):
         cache_ttl: _duration_pb2.Duration | None = ...,
         reuse: _isolation_pb2.Reuse.ValueType = ...,
         runner: Global___RunnerRequirements | None = ...,
+        heartbeat_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cache_ttl", b"cache_ttl", "choice", b"choice", "construct", b"construct", "for_each", b"for_each", "join", b"join", "limits", b"limits", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "runner", b"runner", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cache_ttl", b"cache_ttl", "choice", b"choice", "construct", b"construct", "for_each", b"for_each", "heartbeat_timeout", b"heartbeat_timeout", "join", b"join", "limits", b"limits", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "runner", b"runner", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cache_ttl", b"cache_ttl", "choice", b"choice", "compensates", b"compensates", "condition", b"condition", "construct", b"construct", "for_each", b"for_each", "id", b"id", "join", b"join", "limits", b"limits", "literals", b"literals", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "on_failure", b"on_failure", "parameters", b"parameters", "phase", b"phase", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "reuse", b"reuse", "runner", b"runner", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout", "variables", b"variables", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cache_ttl", b"cache_ttl", "choice", b"choice", "compensates", b"compensates", "condition", b"condition", "construct", b"construct", "for_each", b"for_each", "heartbeat_timeout", b"heartbeat_timeout", "id", b"id", "join", b"join", "limits", b"limits", "literals", b"literals", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "on_failure", b"on_failure", "parameters", b"parameters", "phase", b"phase", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "reuse", b"reuse", "runner", b"runner", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout", "variables", b"variables", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_construct: _TypeAlias = _typing.Literal["choice", "sleep", "signal", "approval", "sub_workflow"]  # noqa: Y015
     _WhichOneofArgType_construct: _TypeAlias = _typing.Literal["construct", b"construct"]  # noqa: Y015

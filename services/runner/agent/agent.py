@@ -1623,6 +1623,10 @@ class Channel:
     """Frames on one blocking descriptor that no other part of the process is told of."""
 
     def __init__(self, descriptor):
+        self.begin_anew(descriptor)
+
+    def begin_anew(self, descriptor):
+        """Speak on another descriptor, in a process that may be another: a fork's."""
         self.descriptor = descriptor
         self.pending = bytearray()
         # Threads of user code tell what they print while the answer is written.
@@ -1631,6 +1635,13 @@ class Channel:
         self.stopped = False
         self.pid = os.getpid()
         self.room = 0  # how much more of this call's output may be told
+
+    def on_stop(self, number, frame):
+        """SIGTERM: at once, but for a frame that is being written."""
+        if self.writer == _thread.get_ident():
+            self.stopped = True
+            return
+        raise Terminated()
 
     def read(self):
         """The next (header, body), or None at the end."""
@@ -2163,7 +2174,7 @@ class Agent:
     def call_apart(self, header, body):
         """Call in a child, which loads the code itself; the child has no way to the runner."""
         apart = Apart(self.prepared[header["version"]], header, body)
-        reply, parts, descriptors = apart.result(self.channel.descriptor)
+        reply, parts, descriptors = apart.result(self.channel)
         if apart.killed:
             # By the kernel, for want of memory: the runner learns that from the sandbox's end.
             os._exit(128 + signal.SIGKILL)
@@ -2351,19 +2362,21 @@ class Apart:
         self.killed = False
 
     def result(self, channel):
-        """The reply's header, its body, and the open files that came with it."""
+        """The reply's header, its body, and the open files; output is told on as it comes."""
         import _socket
 
         began = time.perf_counter_ns()
         pair = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
         reading, writing = pair[0].detach(), pair[1].detach()
+        channel.room = self.header.get("log_room", 0)
         self.child = self._fork(channel, reading, writing)
         os.close(writing)
         previous = signal.signal(signal.SIGTERM, self._pass_on)
         try:
-            reply = read_frame(reading, self.header["output_bytes_max"])
+            reply = read_reply(reading, self.header["output_bytes_max"], channel)
         finally:
             os.close(reading)
+            channel.room = 0
             signal.signal(signal.SIGTERM, previous)
         try:
             # It may have answered and not ended: threads that user code left go with it.
@@ -2408,11 +2421,12 @@ class Apart:
         if child:
             return child
         try:
-            os.close(channel)
+            os.close(channel.descriptor)
             os.close(reading)
             signal.signal(signal.SIGTERM, on_terminate)
             if self.spec["apart"] == "fork":
-                serve_once(writing, self.spec, self.header, self.body)
+                # The very channel that streams and `logging` write to; now it ends at the agent.
+                serve_once(channel, writing, self.spec, self.header, self.body)
             else:
                 self._begin_anew(writing)
         except BaseException:
@@ -2438,20 +2452,41 @@ class Apart:
         os.execv(sys.executable, program)
 
 
-def read_frame(descriptor, body_bytes_max):
+def read_reply(descriptor, body_bytes_max, channel):
     """What a child answers; None where that is no answer. It is no more trusted than its code."""
     frames = Answers(descriptor)
     try:
-        while len(frames.pending) < 8:
-            if not frames._more():
+        while True:
+            while len(frames.pending) < 8:
+                if not frames._more():
+                    return frames.refuse()
+            header_length, body_length = _HEAD.unpack_from(frames.pending)
+            if header_length > 256 * 1024 or body_length > body_bytes_max + 4096:
                 return frames.refuse()
-        header_length, body_length = _HEAD.unpack_from(frames.pending)
-        if header_length > 256 * 1024 or body_length > body_bytes_max + 4096:
-            return frames.refuse()
-        header, body = frames.read()
-    except (OSError, TypeError, ValueError, Mismatch, RecursionError):
+            header, body = frames.read()
+            if type(header) is not dict:
+                return frames.refuse()
+            if header.get("op") != "log":
+                return header, body, frames.descriptors
+            if not relay(channel, header, body):
+                return frames.refuse()
+    except (OSError, KeyError, TypeError, ValueError, Mismatch, RecursionError):
         return frames.refuse()
-    return (header, body, frames.descriptors) if type(header) is dict else frames.refuse()
+
+
+def relay(channel, header, body):
+    """Tell the runner what a child told of its output; False where that is nothing of the kind.
+
+    What is past the call's room is not told: a child that keeps to it writes to its descriptors.
+    """
+    if len(body) > LOG_FRAME_BYTES:
+        return False
+    if header.get("s") in (1, 2):
+        told = {"op": "log", "s": header["s"]}
+    else:
+        told = {"op": "log", "level": int(header["level"]), "name": str(header["name"])[:255]}
+    channel.tell(_dump(told).encode("utf-8", "backslashreplace"), body)
+    return True
 
 
 class Answers(Channel):
@@ -2477,12 +2512,14 @@ class Answers(Channel):
             os.close(descriptor)
 
 
-def serve_once(writing, spec, header, body):
+def serve_once(channel, writing, spec, header, body):
     """In the child: load, call, answer, end."""
     # Away from the low numbers, as the agent's own channel is.
-    descriptor = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 200)
+    channel.begin_anew(fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 200))
     os.close(writing)
-    agent = Agent(Channel(descriptor), Meter(-1))  # its peak of memory is this call's alone
+    signal.signal(signal.SIGTERM, channel.on_stop)
+    channel.room = header.get("log_room", 0)
+    agent = Agent(channel, Meter(-1))  # its peak of memory is this call's alone
     draw_anew()
     cpu = time.process_time_ns()
     began = time.perf_counter_ns()
@@ -2501,6 +2538,7 @@ def serve_once(writing, spec, header, body):
         flush_streams()
         os._exit(0)
     flush_streams()
+    channel.room = 0
     usage = {
         "cpu_us": (time.process_time_ns() - cpu) // 1000,
         "max_rss_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
@@ -2637,23 +2675,26 @@ def enter(place):
     return channel
 
 
-def prepare_streams():
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=False)
+def watch_output(channel):
+    """From here on what Python code writes is told on the channel."""
+    sys.stdout = sys.__stdout__ = open_printed(channel, 1)
+    sys.stderr = sys.__stderr__ = open_printed(channel, 2)
+    sys.meta_path.insert(0, LoggingWatch(channel))
 
 
 def main():
     global AGENT
     if len(sys.argv) == 3:  # one call, which lies in a file
         signal.signal(signal.SIGTERM, on_terminate)
-        prepare_streams()
         frames = Channel(int(sys.argv[1]))
         spec, (header, body) = frames.read()[0], frames.read()
         os.close(frames.descriptor)
         writing = int(sys.argv[2])
         del sys.argv[1:]
         sys.argv[0] = FILENAME
-        serve_once(writing, spec, header, body)
+        channel = Channel(writing)
+        watch_output(channel)
+        serve_once(channel, writing, spec, header, body)
     with open(sys.argv[0], "rb") as file:
         AGENT = file.read()
     given = int(sys.argv[1]) if sys.argv[1].isdigit() else enter(sys.argv[1])
@@ -2671,16 +2712,8 @@ def main():
     except OSError:
         clear_refs = -1
 
-    def stop(number, frame):
-        if channel.writer == _thread.get_ident():
-            channel.stopped = True  # a frame is written to its end first
-            return
-        raise Terminated()
-
-    signal.signal(signal.SIGTERM, stop)
-    sys.stdout = sys.__stdout__ = open_printed(channel, 1)
-    sys.stderr = sys.__stderr__ = open_printed(channel, 2)
-    sys.meta_path.insert(0, LoggingWatch(channel))
+    signal.signal(signal.SIGTERM, channel.on_stop)
+    watch_output(channel)
     try:
         Agent(channel, Meter(clear_refs)).serve()
     except Terminated:

@@ -89,6 +89,8 @@ class WorkflowNode:
     cache_ttl_ms: int | None = None
     reuse: str = ""  # empty: as much as the node's author allows
     runner: Requirements | None = None
+    network: str = ""  # empty: none
+    egress_hosts: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:

@@ -2120,7 +2120,7 @@ class Agent:
                 except OSError as problem:
                     self.channel.write({"op": "refused", "why": str(problem)})
                     return
-                self.channel.write({"op": "ready"})
+                self.make_ready(header.get("egress"))
             elif header["op"] == "load":
                 self.load(header)
             elif header["op"] == "prepare":
@@ -2131,6 +2131,22 @@ class Agent:
                 self.call(header, body)
             if self.broken:
                 return
+
+    def make_ready(self, egress):
+        """Hand over the socket that the way out is served on, where there is one."""
+        if not egress:
+            self.channel.write({"op": "ready"})
+            return
+        import socket
+
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(64)
+            place = "http://127.0.0.1:%d" % listener.getsockname()[1]
+            self.channel.write_text('{"op":"ready"}', (), (listener.fileno(),))
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            os.environ[name] = os.environ[name.upper()] = place
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost,127.0.0.1,::1"
 
     def load(self, header):
         began = time.perf_counter_ns()

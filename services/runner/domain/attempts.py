@@ -9,6 +9,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from services.runner.domain.limits import NOTHING_ASKED, Asked
+from services.runner.domain.network import NO_NETWORK, Network
 from services.runner.domain.reuse import Reuse
 
 
@@ -56,3 +57,4 @@ class AttemptRequest(NamedTuple):
     timeout_s: float
     limits: Asked = NOTHING_ASKED
     reuse: Reuse = Reuse.WARM
+    network: Network = NO_NETWORK

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID
 
 from services.runner.domain.limits import Limits, Tier
+from services.runner.domain.network import Reach
 from services.runner.domain.node_logs import Stream
 
 if TYPE_CHECKING:
     import asyncio
 
 Header = Mapping[str, Any]
+# Takes a sandbox's listening socket, closes this process's copy, and answers on it until what it
+# gives is called.
+ServeEgress = Callable[[int], Callable[[], None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,7 @@ class SandboxSpec:
     limits: Limits
     binds: Sequence[tuple[Path, str]] = ()  # (host directory, place), read-write
     exchange: Path | None = None  # where files are handed over
+    egress: ServeEgress | None = None  # of limits whose network is egress: the way out
 
 
 class Reply(NamedTuple):
@@ -116,6 +121,7 @@ class SandboxHost(Protocol):
     """Starts sandboxes of one tier."""
 
     tier: Tier
+    networks: Sequence[Reach]  # what it can give of the network, besides nothing
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
         """Start a sandbox whose agent is ready to load; raises SandboxDied."""

@@ -36,7 +36,9 @@ from services.kit.rpc.auth import Authenticator
 from services.kit.run import App, listener
 from services.runner.domain.frames import Machine
 from services.runner.domain.limits import Limits, ProbeCheck, Tier, meets
+from services.runner.domain.network import Reach
 from services.runner.gateways.docker.host import DockerHost, DockerMissing, DockerSettings
+from services.runner.gateways.egress import egress_for
 from services.runner.gateways.file_port import FileBytes
 from services.runner.gateways.file_store import FileStore
 from services.runner.gateways.sandbox.bare import BareHost
@@ -180,6 +182,7 @@ async def _runner(
         keep=settings.spares,
         binds=[(settings.test_bind, LEDGER)] if settings.test_bind else (),
         exchanges=await asyncio.to_thread(_exchanges, settings),
+        egress=partial(egress_for, settings.network.egress_hosts),
     )
     pool = InterpreterPool(
         spares=spares, rows=rows, sandboxes_max=settings.sandboxes_max, tier=proven.tier
@@ -197,12 +200,16 @@ async def _runner(
         grace_s=settings.grace_s,
     )
     refusal = _refusal(settings, proven.tier)
+    networks = settings.network.offered(host.networks)
+    if Reach.HOST in networks:
+        log.warning("network_host_allowed", setting="QFLOW_NETWORK_HOST")
     desk = Desk(
         attempts,
         membership,
         slots=settings.slots,
         store=Outputs(store, engine_pool).save,
         pythons=pythons,
+        networks=networks,
         refuse=refusal,
     )
     greet = greeting_of(
@@ -216,6 +223,7 @@ async def _runner(
             cpus=os.cpu_count() or 1,
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             gpus=settings.gpus,
+            networks=networks,
         ),
     )
     streams = Streams(
@@ -231,7 +239,12 @@ async def _runner(
     usual = interpreters.get(_USUAL_PYTHON) or next(reversed(interpreters.values()))
     spares.want(Shape(usual, None, Limits()))
     facts = RunnerFacts(
-        tier=proven.tier, checks=proven.checks, slots=settings.slots, pythons=pythons
+        tier=proven.tier,
+        checks=proven.checks,
+        slots=settings.slots,
+        pythons=pythons,
+        networks=networks,
+        egress_hosts=settings.network.egress_hosts,
     )
     shown = ShownEnvironments(
         api_pool,

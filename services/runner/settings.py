@@ -14,6 +14,7 @@ from services.kit.env import EnvError
 from services.kit.pythons import VERSIONS
 from services.runner.domain.environments import RequirementError
 from services.runner.domain.limits import Asked, Tier
+from services.runner.domain.network import NetworkRules, is_host_pattern
 from services.runner.domain.node_logs import LogCaps
 from services.runner.domain.package_rules import PackageRules, plain_rule
 
@@ -25,6 +26,7 @@ _BYTES_HIGH: Final = 2**60
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 _LABEL_CHARS_MAX: Final = 63
 _LABELS_MAX: Final = 64
+_HOSTS_MAX: Final = 1000
 _DEVICES: Final = Path("/dev")
 
 
@@ -67,6 +69,7 @@ class Settings:
     files_bucket: str
     files_endpoint: str
     files_region: str
+    network: NetworkRules
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -144,6 +147,9 @@ class Settings:
             files_bucket=read.text(env, "QFLOW_FILES_S3_BUCKET", ""),
             files_endpoint=read.text(env, "QFLOW_FILES_S3_ENDPOINT", ""),
             files_region=read.text(env, "QFLOW_FILES_S3_REGION", ""),
+            network=NetworkRules(
+                egress_hosts=_hosts(env), host=read.flag(env, "QFLOW_NETWORK_HOST")
+            ),
         )
 
 
@@ -201,6 +207,17 @@ def _rules(env: Mapping[str, str], name: str) -> tuple[str, ...]:
         return tuple(plain_rule(text.strip()) for text in texts if text.strip())
     except RequirementError as problem:
         raise EnvError(f"{name} must be names with versions, between `;`: {problem}") from None
+
+
+def _hosts(env: Mapping[str, str]) -> tuple[str, ...]:
+    texts = read.text(env, "QFLOW_EGRESS_HOSTS", "").split(",")
+    hosts = tuple(text.strip().lower() for text in texts if text.strip())
+    if len(hosts) > _HOSTS_MAX or not all(map(is_host_pattern, hosts)):
+        raise EnvError(
+            "QFLOW_EGRESS_HOSTS must be hosts between commas: example.com, *.example.com or *, "
+            f"each with :port where one is meant; at most {_HOSTS_MAX}"
+        )
+    return hosts
 
 
 def _test_bind(env: Mapping[str, str]) -> Path | None:

@@ -237,7 +237,13 @@ class _Compiler:
             heartbeat_timeout_ms=node.get("heartbeat_timeout_ms"),
             cache_ttl_ms=node.get("cache_ttl_ms"),
             reuse=str(node.get("reuse") or ""),
-            needs=needs_of(version.python_version if version else "", node.get("runner")),
+            needs=needs_of(
+                version.python_version if version else "",
+                node.get("runner"),
+                str(node.get("network") or ""),
+            ),
+            network=str(node.get("network") or ""),
+            egress_hosts=tuple(node.get("egress_hosts") or ()),
         )
 
     def _bindings(

@@ -19,6 +19,7 @@ class Offer:
     cpus: int = 0
     memory_bytes: int = 0
     gpus: int = 0
+    networks: frozenset[str] = field(default_factory=frozenset)  # besides none
 
 
 class Needs(NamedTuple):
@@ -30,6 +31,7 @@ class Needs(NamedTuple):
     cpus: int = 0
     memory_bytes: int = 0
     gpus: int = 0
+    network: str = ""  # empty: none
 
     def met_by(self, offer: Offer) -> bool:
         """Whether a runner has it all."""
@@ -48,19 +50,25 @@ class Needs(NamedTuple):
             yield f"{self.memory_bytes / _GIB:g} GiB of memory"
         if self.gpus > offer.gpus:
             yield f"{self.gpus} GPUs"
+        if self.network and self.network not in offer.networks:
+            yield f"the network {self.network}"
 
 
 # What a place waits for in line: most need a Python and nothing else.
 Wanted = str | Needs
 
 
-def needs_of(python_version: str, stored: Mapping[str, Any] | None) -> Needs | None:
+def needs_of(
+    python_version: str, stored: Mapping[str, Any] | None, network: str = ""
+) -> Needs | None:
     """Read what a stored place needs; None for a Python and no more."""
-    if not stored:
+    network = "" if network == "none" else network
+    if not stored and not network:
         return None
+    stored = stored or {}
     labels = tuple(sorted(dict(stored.get("labels") or {}).items()))
     rest = {key: value for key, value in stored.items() if key != "labels"}
-    return Needs(python_version=python_version, labels=labels, **rest)
+    return Needs(python_version=python_version, labels=labels, network=network, **rest)
 
 
 def python_of(wanted: Wanted) -> str:
@@ -83,6 +91,10 @@ def unmet(wanted: Needs, offers: Sequence[Offer]) -> list[str]:
 _ACTIONS: Final = {
     "isolation": "install Docker for a runner and set QFLOW_MINIMUM_TIER to that tier, for T4 also "
     "QFLOW_DOCKER_RUNTIME (runsc), and restart it",
+    "the network egress": "name the hosts that nodes may reach in QFLOW_EGRESS_HOSTS of a runner, "
+    "and restart it",
+    "the network host": "let a runner allow it with QFLOW_NETWORK_HOST, and restart it; better ask "
+    "for egress",
     "the label": "give a runner the label with QFLOW_RUNNER_LABELS, and restart it",
 }
 

@@ -172,6 +172,8 @@ class Place:
     cache_ttl_ms: int | None = None  # of a node that runs once, and on a runner
     reuse: str = ""  # how much of a process its calls share; empty: as much as they may
     needs: Needs | None = None  # of a runner, besides a Python
+    network: str = ""  # what its code reaches; empty: nothing
+    egress_hosts: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> Wanted:

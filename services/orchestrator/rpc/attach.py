@@ -61,6 +61,10 @@ _TIERS: Final = {
 _REUSES: Final = {
     name.removeprefix("REUSE_").lower(): number for name, number in isolation_pb2.Reuse.items()
 }
+_NETWORKS: Final = {
+    name.removeprefix("NETWORK_").lower(): number for name, number in isolation_pb2.Network.items()
+}
+_NETWORK_WORDS: Final = {number: word for word, number in _NETWORKS.items()}
 
 
 class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
@@ -330,6 +334,8 @@ def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
                 limits=pb.AttemptLimits(**command.place.limits) if command.place.limits else None,
                 reuse=_REUSES.get(command.place.reuse, isolation_pb2.REUSE_UNSPECIFIED),
                 heartbeat_timeout_ms=command.place.heartbeat_timeout_ms or 0,
+                network=_NETWORKS.get(command.place.network, isolation_pb2.NETWORK_UNSPECIFIED),
+                egress_hosts=command.place.egress_hosts,
             )
 
 
@@ -342,6 +348,7 @@ def _offer(hello: pb.RunnerHello) -> Offer:
         cpus=hello.cpus,
         memory_bytes=hello.memory_bytes,
         gpus=hello.gpus,
+        networks=frozenset(_NETWORK_WORDS[each] for each in hello.networks),
     )
 
 

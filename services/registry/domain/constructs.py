@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -38,6 +39,13 @@ TURNS_MAX: Final = 1_000
 # How much of a process calls share, and how strongly they are held; both from least to most strict.
 REUSES: Final = ("warm", "fork", "fresh", "container")
 TIERS: Final = ("T0", "T1", "T2", "T3", "T4")
+# What code reaches of the network, from nothing on.
+NETWORKS: Final = ("none", "egress", "host")
+EGRESS: Final = "egress"
+_LABEL: Final = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+HOST_PATTERN: Final = re.compile(
+    rf"(?=.{{1,260}}\Z)(\*|(\*\.)?{_LABEL}(\.{_LABEL})*)(:[1-9][0-9]{{0,4}})?"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

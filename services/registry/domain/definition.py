@@ -90,6 +90,8 @@ class WorkflowNode:
     reuse: str = ""  # empty: as much as the node's author allows
     runner: Requirements | None = None
     heartbeat_timeout_ms: int | None = None
+    network: str = ""  # empty: none
+    egress_hosts: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:

@@ -23,6 +23,7 @@ from services.registry.domain.constructs import (
     FINALLY,
     FINISH,
     N_OF,
+    NETWORKS,
     ORDER,
     REUSES,
     TIERS,
@@ -52,7 +53,7 @@ _COUNTS: Final = ("cpus", "memory_bytes", "gpus")
 NODE_KEYS: Final = (
     *KINDS,
     *("join", "condition", "on_failure", "phase", "compensates", "map", "loop"),
-    *("reuse", "runner"),
+    *("reuse", "runner", "network", "egress_hosts"),
     *_SPANS,
 )
 CONNECTION_KEYS: Final = ("kind", "branch")
@@ -97,6 +98,10 @@ def _where(node: WorkflowNode) -> dict[str, Plain]:
         if "labels" in said:
             said["labels"] = Inline(sorted(said["labels"].items()))
         shown["runner"] = Inline(said)
+    if node.network:
+        shown["network"] = node.network
+    if node.egress_hosts:
+        shown["egress_hosts"] = [*node.egress_hosts]
     return shown
 
 
@@ -163,6 +168,8 @@ def constructs_from(
     for key in _SPANS:
         given[key] = read.span(found.get(key), f"{path}.{key}")
     given["reuse"] = _word(read, found, "reuse", path, REUSES)
+    given["network"] = _word(read, found, "network", path, NETWORKS)
+    given["egress_hosts"] = read.texts(found.get("egress_hosts"), f"{path}.egress_hosts")
     if "runner" in found:
         given["runner"] = _requirements_from(read, found["runner"], f"{path}.runner")
     return given

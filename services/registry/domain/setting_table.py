@@ -47,6 +47,7 @@ _NODE: Final = (Level.NODE,)
 _NODE_OR_LESS: Final = (Level.DEPLOYMENT, Level.NODE)
 _LIMIT_PROOF: Final = "tests/integration/runner/test_node_limits.py::"
 _RETRY_PROOF: Final = "tests/unit/orchestrator/test_retry.py::"
+_NETWORK_PROOF: Final = "tests/integration/runner/test_node_network.py::"
 _NEEDS_PROOF: Final = (
     "tests/unit/orchestrator/test_needs.py"
     "::test_a_place_goes_to_no_runner_that_lacks_what_it_requires"
@@ -355,6 +356,28 @@ RUNNER_GPUS: Final = Setting(
     proof=_NEEDS_PROOF,
     description="how many GPUs the runner's machine must have",
 )
+NETWORK: Final = Setting(
+    name="network",
+    kind="text",
+    unit="",
+    default=None,
+    levels=_NODE,
+    enforced_by="runner",
+    enforcement="the sandbox's own network namespace; where no runner allows it, no run starts",
+    proof=f"{_NETWORK_PROOF}test_a_network_that_no_deployment_allows_stops_the_start",
+    description="what the code reaches of the network: none, egress or host; none when unset",
+)
+EGRESS_HOSTS: Final = Setting(
+    name="egress_hosts",
+    kind="text",
+    unit="",
+    default=None,
+    levels=_NODE,
+    enforced_by="runner",
+    enforcement="the proxy that is the sandbox's only way out",
+    proof=f"{_NETWORK_PROOF}test_only_hosts_that_node_and_deployment_allow_are_reached",
+    description="the hosts that a node with egress may reach, of those that the deployment allows",
+)
 # Said by the node's own version, not by the workflow: here for what is in force.
 PYTHON_VERSION: Final = Setting(
     name="python_version",
@@ -384,6 +407,8 @@ SETTINGS: Final = (
     MAX_DELAY,
     JITTER,
     REUSE,
+    NETWORK,
+    EGRESS_HOSTS,
     RUNNER_ISOLATION,
     RUNNER_LABELS,
     RUNNER_CPUS,

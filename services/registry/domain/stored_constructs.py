@@ -59,6 +59,10 @@ def _where_to_json(node: WorkflowNode) -> Json:
     stored: Json = {"reuse": node.reuse} if node.reuse else {}
     if node.runner is not None:
         stored["runner"] = requirements_to_json(node.runner)
+    if node.network:
+        stored["network"] = node.network
+    if node.egress_hosts:
+        stored["egress_hosts"] = list(node.egress_hosts)
     return stored
 
 
@@ -103,7 +107,7 @@ def _waited_to_json(construct: Signal | Approval) -> Json:
 
 def constructs_from_json(stored: Mapping[str, Any]) -> Json:
     """Read what `constructs_to_json` wrote, as arguments of a place."""
-    told = (*_TEXTS, *_SPANS, "reuse")
+    told = (*_TEXTS, *_SPANS, "reuse", "network")
     found: Json = {key: stored[key] for key in told if stored.get(key) is not None}
     if "kind" in stored:
         found["construct"] = _construct_from_json(stored["kind"], stored.get(stored["kind"]) or {})
@@ -115,6 +119,8 @@ def constructs_from_json(stored: Mapping[str, Any]) -> Json:
         found["loop"] = Loop(**{**stored["loop"], "carry": tuple(stored["loop"]["carry"].items())})
     if stored.get("runner") is not None:
         found["runner"] = _requirements_from_json(stored["runner"])
+    if stored.get("egress_hosts"):
+        found["egress_hosts"] = tuple(stored["egress_hosts"])
     return found
 
 

@@ -86,6 +86,10 @@ def constructs_from_pb(message: pb.WorkflowNode, place: str) -> Values:
         found["reuse"] = isolation_pb2.Reuse.Name(message.reuse).removeprefix("REUSE_").lower()
     if message.HasField("runner"):
         found["runner"] = _requirements_from_pb(message.runner)
+    if message.network:
+        name = isolation_pb2.Network.Name(message.network)
+        found["network"] = name.removeprefix("NETWORK_").lower()
+    found["egress_hosts"] = tuple(message.egress_hosts)
     return found
 
 
@@ -183,6 +187,9 @@ def _add_where(message: pb.WorkflowNode, node: WorkflowNode) -> None:
     if node.runner is not None:
         message.runner.SetInParent()
         _add_requirements(message.runner, node.runner)
+    if node.network:
+        message.network = isolation_pb2.Network.Value(f"NETWORK_{node.network.upper()}")
+    message.egress_hosts.extend(node.egress_hosts)
 
 
 def _add_requirements(message: pb.RunnerRequirements, of: Requirements) -> None:

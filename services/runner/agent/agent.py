@@ -1626,6 +1626,10 @@ class Channel:
     """Frames on one blocking descriptor that no other part of the process is told of."""
 
     def __init__(self, descriptor):
+        self.begin_anew(descriptor)
+
+    def begin_anew(self, descriptor):
+        """Speak on another descriptor, in a process that may be another: a fork's."""
         self.descriptor = descriptor
         self.pending = bytearray()
         # Threads of user code tell what they print while the answer is written.
@@ -1634,6 +1638,13 @@ class Channel:
         self.stopped = False
         self.pid = os.getpid()
         self.room = 0  # how much more of this call's output may be told
+
+    def on_stop(self, number, frame):
+        """SIGTERM: at once, but for a frame that is being written."""
+        if self.writer == _thread.get_ident():
+            self.stopped = True
+            return
+        raise Terminated()
 
     def read(self):
         """The next (header, body), or None at the end."""
@@ -2194,7 +2205,7 @@ class Agent:
                 except OSError as problem:
                     self.channel.write({"op": "refused", "why": str(problem)})
                     return
-                self.channel.write({"op": "ready"})
+                self.make_ready(header.get("egress"))
             elif header["op"] == "load":
                 self.load(header)
             elif header["op"] == "prepare":
@@ -2205,6 +2216,22 @@ class Agent:
                 self.call(header, body)
             if self.broken:
                 return
+
+    def make_ready(self, egress):
+        """Hand over the socket that the way out is served on, where there is one."""
+        if not egress:
+            self.channel.write({"op": "ready"})
+            return
+        import socket
+
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(64)
+            place = "http://127.0.0.1:%d" % listener.getsockname()[1]
+            self.channel.write_text('{"op":"ready"}', (), (listener.fileno(),))
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            os.environ[name] = os.environ[name.upper()] = place
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost,127.0.0.1,::1"
 
     def load(self, header):
         began = time.perf_counter_ns()
@@ -2438,19 +2465,21 @@ class Apart:
         self.killed = False
 
     def result(self, channel):
-        """The reply's header, its body, and the open files that came with it."""
+        """The reply's header, its body, and the open files; output is told on as it comes."""
         import _socket
 
         began = time.perf_counter_ns()
         pair = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
         reading, writing = pair[0].detach(), pair[1].detach()
-        self.child = self._fork(channel.descriptor, reading, writing)
+        channel.room = self.header.get("log_room", 0)
+        self.child = self._fork(channel, reading, writing)
         os.close(writing)
         previous = signal.signal(signal.SIGTERM, self._pass_on)
         try:
             reply = self._answer(Answers(reading), channel)
         finally:
             os.close(reading)
+            channel.room = 0
             signal.signal(signal.SIGTERM, previous)
         try:
             # It may have answered and not ended: threads that user code left go with it.
@@ -2485,11 +2514,16 @@ class Apart:
         )
 
     def _answer(self, frames, channel):
-        """Wait for the reply, and pass on that the call goes on: as seldom as the child should."""
+        """Wait for the reply; pass on output, and that the call goes on as seldom as it should."""
         next_s, unsent = 0.0, None
         while True:
             reply = read_frame(frames, self.header["output_bytes_max"])
-            if reply is None or reply[0].get("op") != "beat":
+            op = reply[0].get("op") if reply is not None else None
+            if op == "log":
+                if not relay(channel, reply[0], reply[1]):
+                    return frames.refuse()
+                continue
+            if op != "beat":
                 if reply is not None and unsent is not None:
                     channel.beat(unsent)
                 return reply
@@ -2509,11 +2543,12 @@ class Apart:
         if child:
             return child
         try:
-            os.close(channel)
+            os.close(channel.descriptor)
             os.close(reading)
             signal.signal(signal.SIGTERM, on_terminate)
             if self.spec["apart"] == "fork":
-                serve_once(writing, self.spec, self.header, self.body)
+                # The very channel that streams and `logging` write to; now it ends at the agent.
+                serve_once(channel, writing, self.spec, self.header, self.body)
             else:
                 self._begin_anew(writing)
         except BaseException:
@@ -2554,6 +2589,24 @@ def read_frame(frames, body_bytes_max):
     return (header, body, frames.descriptors) if type(header) is dict else frames.refuse()
 
 
+def relay(channel, header, body):
+    """Tell the runner what a child told of its output; False where that is nothing of the kind.
+
+    What is past the call's room is not told: a child that keeps to it writes to its descriptors.
+    """
+    if len(body) > LOG_FRAME_BYTES:
+        return False
+    if header.get("s") in (1, 2):
+        told = {"op": "log", "s": header["s"]}
+    else:
+        try:
+            told = {"op": "log", "level": int(header["level"]), "name": str(header["name"])[:255]}
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return False
+    channel.tell(_dump(told).encode("utf-8", "backslashreplace"), body)
+    return True
+
+
 class Answers(Channel):
     """What comes from a child, with open files beside it."""
 
@@ -2577,12 +2630,14 @@ class Answers(Channel):
             os.close(descriptor)
 
 
-def serve_once(writing, spec, header, body):
+def serve_once(channel, writing, spec, header, body):
     """In the child: load, call, answer, end."""
     # Away from the low numbers, as the agent's own channel is.
-    descriptor = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 200)
+    channel.begin_anew(fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 200))
     os.close(writing)
-    agent = Agent(Channel(descriptor), Meter(-1))  # its peak of memory is this call's alone
+    signal.signal(signal.SIGTERM, channel.on_stop)
+    channel.room = header.get("log_room", 0)
+    agent = Agent(channel, Meter(-1))  # its peak of memory is this call's alone
     draw_anew()
     cpu = time.process_time_ns()
     began = time.perf_counter_ns()
@@ -2601,6 +2656,7 @@ def serve_once(writing, spec, header, body):
         flush_streams()
         os._exit(0)
     flush_streams()
+    channel.room = 0
     usage = {
         "cpu_us": (time.process_time_ns() - cpu) // 1000,
         "max_rss_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
@@ -2737,9 +2793,11 @@ def enter(place):
     return channel
 
 
-def prepare_streams():
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=False)
+def watch_output(channel):
+    """From here on what Python code writes is told on the channel."""
+    sys.stdout = sys.__stdout__ = open_printed(channel, 1)
+    sys.stderr = sys.__stderr__ = open_printed(channel, 2)
+    sys.meta_path.insert(0, LoggingWatch(channel))
 
 
 def main():
@@ -2747,14 +2805,15 @@ def main():
     sys.meta_path.insert(0, OwnModules())
     if len(sys.argv) == 3:  # one call, which lies in a file
         signal.signal(signal.SIGTERM, on_terminate)
-        prepare_streams()
         frames = Channel(int(sys.argv[1]))
         spec, (header, body) = frames.read()[0], frames.read()
         os.close(frames.descriptor)
         writing = int(sys.argv[2])
         del sys.argv[1:]
         sys.argv[0] = FILENAME
-        serve_once(writing, spec, header, body)
+        channel = Channel(writing)
+        watch_output(channel)
+        serve_once(channel, writing, spec, header, body)
     with open(sys.argv[0], "rb") as file:
         AGENT = file.read()
     given = int(sys.argv[1]) if sys.argv[1].isdigit() else enter(sys.argv[1])
@@ -2772,16 +2831,8 @@ def main():
     except OSError:
         clear_refs = -1
 
-    def stop(number, frame):
-        if channel.writer == _thread.get_ident():
-            channel.stopped = True  # a frame is written to its end first
-            return
-        raise Terminated()
-
-    signal.signal(signal.SIGTERM, stop)
-    sys.stdout = sys.__stdout__ = open_printed(channel, 1)
-    sys.stderr = sys.__stderr__ = open_printed(channel, 2)
-    sys.meta_path.insert(0, LoggingWatch(channel))
+    signal.signal(signal.SIGTERM, channel.on_stop)
+    watch_output(channel)
     try:
         Agent(channel, Meter(clear_refs)).serve()
     except Terminated:

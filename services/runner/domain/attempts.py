@@ -9,6 +9,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from services.runner.domain.limits import NOTHING_ASKED, Asked
+from services.runner.domain.network import NO_NETWORK, Network
 from services.runner.domain.reuse import Reuse
 
 
@@ -58,3 +59,4 @@ class AttemptRequest(NamedTuple):
     reuse: Reuse = Reuse.WARM
     heartbeat_timeout_s: float = 0.0  # 0: it may be silent
     progress: str = ""  # how far an earlier attempt came, JSON text
+    network: Network = NO_NETWORK

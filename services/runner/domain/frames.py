@@ -9,6 +9,7 @@ from uuid import UUID
 
 from services.runner.domain.attempts import FileReference, Spliced
 from services.runner.domain.limits import Asked, Tier
+from services.runner.domain.network import NO_NETWORK, Network, Reach
 from services.runner.domain.outcome import Outcome
 from services.runner.domain.reuse import Reuse
 
@@ -34,6 +35,7 @@ class Definition:
     python_version: str
     reuse: Reuse = Reuse.WARM
     heartbeat_timeout_s: float = 0.0  # 0: it may be silent
+    network: Network = NO_NETWORK
 
 
 class Assignment(NamedTuple):
@@ -108,6 +110,7 @@ class Machine:
     cpus: int = 0
     memory_bytes: int = 0
     gpus: int = 0
+    networks: Sequence[Reach] = ()  # besides none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from services.runner.domain.network import NO_NETWORK, Network, Reach
+
 MIB: Final = 1024 * 1024
 
 
@@ -39,6 +41,7 @@ class Limits:
     output_bytes: int = 64 * MIB
     cpu_millicores: int = 0  # 0: a fair share
     file_bytes: int = 4096 * MIB  # of one file, where it is not in memory
+    network: Network = NO_NETWORK
 
     def as_json(self, tier: Tier) -> dict[str, object]:
         """Give the form that `containers.resource_limits` keeps."""
@@ -51,6 +54,8 @@ class Limits:
             "output_bytes": self.output_bytes,
             "file_bytes": self.file_bytes,
             **({"cpu_millicores": self.cpu_millicores} if self.cpu_millicores else {}),
+            "network": self.network.reach.value,
+            **({"egress_hosts": [*self.network.hosts]} if self.network.hosts else {}),
         }
 
 
@@ -78,7 +83,7 @@ _LEAST: Final = Limits(
 )
 
 
-def limits_of(asked: Asked, caps: Asked) -> Limits:
+def limits_of(asked: Asked, caps: Asked, network: Network = NO_NETWORK) -> Limits:
     """Give what is in force: what is asked for or the default, and no more than the caps allow.
 
     A cap of 0 caps nothing.
@@ -89,7 +94,9 @@ def limits_of(asked: Asked, caps: Asked) -> Limits:
         if cap:
             value = min(value or cap, cap)
         chosen[name] = max(value, getattr(_LEAST, name)) if value else 0
-    return Limits(**chosen)
+    if network.reach is not Reach.EGRESS:
+        network = Network(network.reach)
+    return Limits(**chosen, network=network)
 
 
 def meets(tier: Tier, minimum: Tier) -> bool:

@@ -30,6 +30,7 @@ from services.runner.domain.frames import (
     ValuesNotGiven,
 )
 from services.runner.domain.limits import Asked
+from services.runner.domain.network import Network, Reach
 from services.runner.domain.reuse import Reuse
 
 PROTOCOL: Final = 1
@@ -168,6 +169,7 @@ def _hello(greeting: Greeting) -> pb.RunnerHello:
         cpus=greeting.machine.cpus,
         memory_bytes=greeting.machine.memory_bytes,
         gpus=greeting.machine.gpus,
+        networks=[_NETWORK_NUMBERS[reach] for reach in greeting.machine.networks],
     )
 
 
@@ -260,6 +262,12 @@ def _pairs(items: Sequence[Any]) -> list[tuple[UUID, int]]:
 _REUSES: Final = {isolation_pb2.Reuse.Value(f"REUSE_{each.name}"): each for each in Reuse}
 
 
+_NETWORK_NUMBERS: Final = {
+    reach: isolation_pb2.Network.Value(f"NETWORK_{reach.name}") for reach in Reach
+}
+_REACHES: Final = {number: reach for reach, number in _NETWORK_NUMBERS.items()}
+
+
 def _definition(each: pb.AttemptDefinition) -> Definition:
     return Definition(
         number=each.definition,
@@ -280,6 +288,7 @@ def _definition(each: pb.AttemptDefinition) -> Definition:
         python_version=each.python_version,
         reuse=_REUSES.get(each.reuse, Reuse.WARM),
         heartbeat_timeout_s=each.heartbeat_timeout_ms / 1000,
+        network=Network(_REACHES.get(each.network, Reach.NONE), tuple(each.egress_hosts)),
     )
 
 

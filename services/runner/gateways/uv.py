@@ -19,6 +19,7 @@ from typing import Final
 
 from services.kit import child
 from services.runner.domain.environments import without_addresses
+from services.runner.domain.network import Reach
 from services.runner.gateways.disk import DiskFullError, folder_bytes, remove_folder, within
 from services.runner.gateways.sandbox.bubblewrap import memory_file, separate, system_folders
 from services.runner.gateways.sandbox.port import Interpreter
@@ -219,7 +220,7 @@ class Uv:
         """Give the command line that goes before uv's, and the descriptors that it reads."""
         if self._bubblewrap is None:
             return [], []
-        filter_fd = memory_file("seccomp", build_filter(network=True))
+        filter_fd = memory_file("seccomp", build_filter(network=Reach.HOST))
         argv = [str(self._bubblewrap), *separate(as_root=os.geteuid() == 0), *system_folders()]
         argv += ["--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - its own
         seen = (*_places(self._env), self._program, interpreter.prefix, *((own,) if own else ()))

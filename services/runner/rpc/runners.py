@@ -17,6 +17,7 @@ from services.kit.pg import Pool
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
 from services.runner.domain.limits import ProbeCheck, Tier
+from services.runner.domain.network import Reach
 from services.runner.storage.containers import Container
 from services.runner.usecases.sandboxes import list_containers
 
@@ -33,6 +34,9 @@ _STATUS: Final = {
 _TIERS: Final[Mapping[object, isolation_pb2.Tier.ValueType]] = {
     tier: isolation_pb2.Tier.Value(f"TIER_{tier.value}") for tier in Tier
 }
+_NETWORKS: Final[Mapping[object, isolation_pb2.Network.ValueType]] = {
+    reach: isolation_pb2.Network.Value(f"NETWORK_{reach.name}") for reach in Reach
+}
 _KIND: Final = "runner.ListContainers"
 
 
@@ -44,6 +48,8 @@ class RunnerFacts:
     checks: Sequence[ProbeCheck]
     slots: int
     pythons: Sequence[str]
+    networks: Sequence[Reach] = ()
+    egress_hosts: Sequence[str] = ()
 
 
 class RunnerServicer(RunnerServiceServicer):
@@ -68,6 +74,8 @@ class RunnerServicer(RunnerServiceServicer):
             ],
             slots=facts.slots,
             pythons=facts.pythons,
+            networks=[_NETWORKS[reach] for reach in facts.networks],
+            egress_hosts=facts.egress_hosts if Reach.EGRESS in facts.networks else (),
         )
         return pb.GetRunnerResponse(runner=runner)
 
@@ -104,6 +112,8 @@ def _container_to_pb(container: Container) -> pb.Container:
         stop_time=codec.timestamp(container.stopped_at),
         io_read_bytes=int(usage.get("io_read_bytes", 0)),
         io_write_bytes=int(usage.get("io_write_bytes", 0)),
+        network=_NETWORKS.get(limits.get("network"), isolation_pb2.NETWORK_UNSPECIFIED),
+        egress_hosts=limits.get("egress_hosts", ()),
         limits=pb.ContainerLimits(
             cpu_millicores=int(limits.get("cpu_millicores", 0)),
             processes=int(limits.get("pids", 0)),

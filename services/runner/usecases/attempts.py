@@ -22,6 +22,7 @@ from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.carried import Carries, carries_of
 from services.runner.domain.environments import Package, packages_in
 from services.runner.domain.limits import MIB, NOTHING_ASKED, Asked, limits_of
+from services.runner.domain.network import Network
 from services.runner.domain.outcome import (
     INLINE_BYTES_MAX,
     NO_USAGE,
@@ -55,6 +56,7 @@ log = structlog.get_logger()
 # Above this a text is checked beside the loop, so that one call does not hold up the others.
 _CHECK_INLINE_BYTES: Final = 16 * 1024
 _NEEDS_KEPT_MAX: Final = 10_000
+_ShortKey = tuple[int, int, Asked, float, Reuse, Network]
 # Values that are strict JSON at a glance: most results of small functions.
 _PLAIN: Final = re.compile(rb'-?(?:0|[1-9][0-9]{0,17})|true|false|null|"[ !#-\[\]-~]{0,256}"')
 
@@ -100,7 +102,7 @@ class Attempts:
         self._stored = stored
         self._carried = carried
         self._carries: dict[UUID, Carries] = {}
-        self._needs: dict[tuple[int, int, Asked, float, Reuse], Need] = {}
+        self._needs: dict[_ShortKey, Need] = {}
         self._killing: set[asyncio.Task[None]] = set()
 
     async def run(self, attempt: Attempt) -> Outcome:
@@ -176,7 +178,7 @@ class Attempts:
                 python_version=version.python_version,
                 digest=version.lock_digest,
             ),
-            limits_of(request.limits, self._caps),
+            limits_of(request.limits, self._caps, request.network),
             reuse,
         )
 
@@ -465,7 +467,7 @@ def _texts(entries: Sequence[Sequence[Any]], body: bytes) -> list[tuple[str, byt
     return texts
 
 
-def _short_key(request: AttemptRequest) -> tuple[int, int, Asked, float, Reuse]:
+def _short_key(request: AttemptRequest) -> _ShortKey:
     """Name what decides the interpreter, cheap to hash."""
     return (
         request.tenant_id.int,
@@ -473,6 +475,7 @@ def _short_key(request: AttemptRequest) -> tuple[int, int, Asked, float, Reuse]:
         request.limits,
         request.timeout_s,
         request.reuse,
+        request.network,
     )
 
 

@@ -22,6 +22,7 @@ from services.runner.domain.frames import (
     Owned,
     Value,
 )
+from services.runner.domain.network import Reach
 from services.runner.domain.outcome import (
     INLINE_BYTES_MAX,
     AttemptError,
@@ -77,6 +78,7 @@ class Desk:
         slots: int,
         store: StoreOutputs,
         pythons: Sequence[str],
+        networks: Sequence[Reach] = (),
         refuse: str = "",
     ) -> None:
         self._attempts = attempts
@@ -84,6 +86,7 @@ class Desk:
         self._slots = slots
         self._store = store
         self._pythons = frozenset(pythons)
+        self._networks = frozenset((Reach.NONE, *networks))
         self._refuse = refuse  # why nothing is taken at all; empty when all is well
         self._running: dict[UUID, Attempt] = {}
         self._owners: dict[UUID, Session] = {}
@@ -227,6 +230,8 @@ class Desk:
             return "definition_missing"
         if definition.python_version and definition.python_version not in self._pythons:
             return "python_missing"
+        if definition.network.reach not in self._networks:
+            return "network_missing"
         if session.running >= session.ceiling:
             return "over_grant"
         return ""
@@ -429,4 +434,5 @@ def _request(
         reuse=definition.reuse,
         heartbeat_timeout_s=definition.heartbeat_timeout_s,
         progress=assignment.progress,
+        network=definition.network,
     )

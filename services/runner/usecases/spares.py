@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from services.runner.domain.limits import Limits
+from services.runner.domain.network import Network, Reach
 from services.runner.gateways.sandbox.exchange import make_exchange, remove_exchange
 from services.runner.gateways.sandbox.port import (
     Interpreter,
@@ -20,6 +21,7 @@ from services.runner.gateways.sandbox.port import (
     SandboxDied,
     SandboxHost,
     SandboxSpec,
+    ServeEgress,
 )
 
 log = structlog.get_logger()
@@ -48,12 +50,14 @@ class Spares:
         keep: int,
         binds: Sequence[tuple[Path, str]] = (),
         exchanges: Path | None = None,
+        egress: Callable[[Network], ServeEgress] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
         self._keep = keep
         self._binds = binds
         self._exchanges = exchanges
+        self._egress = egress
         self._clock = clock
         self._ready: dict[Shape, list[Sandbox]] = {}
         self._filling: dict[Shape, int] = {}
@@ -159,6 +163,7 @@ class Spares:
         return sandbox
 
     def _spec(self, shape: Shape, sandbox_id: uuid.UUID, exchange: Path | None) -> SandboxSpec:
+        network = shape.limits.network
         return SandboxSpec(
             sandbox_id=sandbox_id,
             python=shape.interpreter.executable,
@@ -168,6 +173,9 @@ class Spares:
             limits=shape.limits,
             binds=self._binds,
             exchange=exchange,
+            egress=self._egress(network)
+            if self._egress is not None and network.reach is Reach.EGRESS
+            else None,
         )
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:

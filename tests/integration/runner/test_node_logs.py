@@ -63,11 +63,12 @@ async def listed(stub: Any, execution_id: str, count: int, **options: Any) -> An
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.parametrize("reuse", ["warm", "fork", "fresh"])
 async def test_prints_and_records_keep_the_order_in_which_they_were_written(
-    orchestra: Orchestra,
+    orchestra: Orchestra, reuse: str
 ) -> None:
     async with orchestra.running(), attached(orchestra) as runner:
-        done = await run(orchestra, single(orchestra, _ORDER))
+        done = await run(orchestra, single(orchestra, _ORDER, reuse=reuse))
         async with logs_of(orchestra, runner) as stub:
             lines = (await listed(stub, done.id, 9)).lines
             assert [

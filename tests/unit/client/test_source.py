@@ -129,8 +129,24 @@ def test_the_declared_dependencies_of_the_file_go_along(load: Load) -> None:
 
 def test_a_node_that_uses_qflow_is_refused_with_the_place(load: Load) -> None:
     module = load("import qflow\n\ndef run(n: int) -> object:\n    return qflow.Retry()\n")
-    with pytest.raises(AuthoringError, match=r"nodes_of_a_test\.py:1: a node does not use Qflow"):
+    with pytest.raises(AuthoringError, match=r"nodes_of_a_test\.py:1: of Qflow a node uses qflow.attempt alone"):
         node_source(module.run)
+
+
+def test_what_an_attempt_may_say_of_itself_goes_along(load: Load) -> None:
+    module = load(
+        """
+        import qflow
+        from qflow.attempt import heartbeat
+
+        @qflow.node
+        def run(n: int) -> int:
+            heartbeat(n)
+            return n
+        """
+    )
+    assert module.run.source.startswith("from qflow.attempt import heartbeat\n")
+    assert "import qflow\n" not in module.run.source
 
 
 def test_a_node_that_needs_a_module_of_ones_own_is_refused(load: Load, tmp_path: Path) -> None:

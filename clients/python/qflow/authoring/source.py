@@ -142,12 +142,12 @@ def _import(statement: ast.Import | ast.ImportFrom, asked: set[str], path: Path)
     level = statement.level if isinstance(statement, ast.ImportFrom) else 0
     for each in names:
         root = (module or each.name).split(".")[0]
-        if root == "qflow":
+        if root == "qflow" and "qflow.attempt" not in (module or each.name, f"{module}.{each.name}"):
             raise AuthoringError(
-                f"{path.name}:{statement.lineno}: a node does not use Qflow: it is a plain "
-                "function that runs where Qflow is not installed"
+                f"{path.name}:{statement.lineno}: of Qflow a node uses qflow.attempt alone: it is a "
+                "plain function that runs where nothing else of it is installed"
             )
-        if level or _is_ones_own(root, path):
+        if root != "qflow" and (level or _is_ones_own(root, path)):
             named = "." * level + (module or each.name)
             raise AuthoringError(
                 f"{path.name}:{statement.lineno}: a node stands alone, and {named} is a module of "

@@ -22,7 +22,9 @@ from services.kit.cel import ExpressionError, compile_expression
 from services.registry.domain.checks.state import Check
 from services.registry.domain.constructs import (
     ANY_OF,
+    EGRESS,
     FINALLY,
+    HOST_PATTERN,
     N_OF,
     Approval,
     Choice,
@@ -163,6 +165,14 @@ def _built_in(check: Check, node: WorkflowNode, place: str) -> None:
     if node.cache_ttl_ms is not None and (node.mapped is not None or node.loop is not None):
         message = f"{node.id} runs for each element or again and again, and is not cached"
         check.error(f"{place}.cache_ttl", "SETTING_NOT_HERE", message, "remove it")
+    for at, host in enumerate(node.egress_hosts):
+        here = f"{place}.egress_hosts[{at}]"
+        if node.network != EGRESS:
+            message = f"{node.id} names hosts, and its network is not egress"
+            check.error(here, "SETTING_NOT_HERE", message, "set the network to egress")
+        elif not HOST_PATTERN.fullmatch(host):
+            message = "must be a name, *.name or *, in lower case, and :port where one is meant"
+            check.error(here, "EGRESS_HOST_INVALID", message)
     if node.construct is None:
         return
     useless = {
@@ -171,6 +181,7 @@ def _built_in(check: Check, node: WorkflowNode, place: str) -> None:
         "cache_ttl": node.cache_ttl_ms is not None,
         "reuse": bool(node.reuse),
         "runner": node.runner is not None,
+        "network": bool(node.network),
     }
     if not isinstance(node.construct, SubWorkflow):
         useless["retry"] = node.retry is not None

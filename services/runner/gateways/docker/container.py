@@ -23,6 +23,7 @@ from services.runner.gateways.sandbox.port import (
     SandboxUsage,
     status_text,
 )
+from services.runner.gateways.sandbox.way_out import make_ready
 
 _START_TIMEOUT_S: Final = 60.0  # the daemon may be busy with others' containers
 _DEATH_TIMEOUT_S: Final = 10.0
@@ -77,9 +78,7 @@ class Container:
                 hello = await greeting
                 if hello.header.get("op") != "hello":
                     raise SandboxDied("the agent did not greet")
-                ready = await self.request(setup)
-                if ready.header.get("op") != "ready":
-                    raise SandboxDied(f"the agent is not ready: {ready.header.get('why', '')}")
+                await make_ready(self, setup)
         except TimeoutError:
             await self.kill()
             raise SandboxDied("the container did not start in time") from None

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from uuid import UUID
 import structlog
 
 from services.runner.domain.limits import Tier
+from services.runner.domain.network import Reach
 from services.runner.gateways.docker.container import Container
 from services.runner.gateways.docker.daemon import FAULTS, Daemon
 from services.runner.gateways.docker.gate import Gate
@@ -71,12 +72,16 @@ class DockerHost:
         folder: Path,
     ) -> None:
         self.tier = tier_of(shape.runtime)
+        # A kernel of its own has sockets of its own, which cannot be handed out of it.
+        self.networks: Sequence[Reach] = () if self.tier is Tier.T4 else (Reach.EGRESS, Reach.HOST)
         self._daemon = daemon
         self._shape = shape
         self._images = images
         self._folder = folder
         self._containers: dict[str, Container] = {}
-        self._filter = base64.b64encode(build_filter()).decode()
+        self._filters = {
+            reach: base64.b64encode(build_filter(network=reach)).decode() for reach in Reach
+        }
         loop = asyncio.get_running_loop()
         daemon.watch(
             on_end=lambda name, container: _in_loop(loop, self._ended, name, container),
@@ -142,7 +147,8 @@ class DockerHost:
         container.ended.add_done_callback(lambda _: self._containers.pop(name, None))
         options = create_options(self._shape, spec, image=image, python=python, gate=gate.folder)
         rlimits = {"CORE": 0, "MEMLOCK": 0}
-        setup = {"op": "setup", "uid": None, "rlimits": rlimits, "filter": self._filter}
+        bars = self._filters[spec.limits.network.reach]
+        setup = {"op": "setup", "uid": None, "rlimits": rlimits, "filter": bars}
         await container.begin(options, setup)
         return container
 

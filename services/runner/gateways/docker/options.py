@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from docker.types import HostConfig, LogConfig, Mount, Ulimit
 
+from services.runner.domain.network import Reach
 from services.runner.gateways.sandbox.bubblewrap import SANDBOX_ENVIRONMENT
 from services.runner.gateways.sandbox.exchange import files_of, output_of
 from services.runner.gateways.sandbox.port import SandboxSpec
@@ -59,10 +60,11 @@ def create_options(
         "user": _NOBODY,
         "working_dir": "/tmp",  # noqa: S108 - the container's own
         "environment": SANDBOX_ENVIRONMENT,
-        "hostname": "sandbox",
+        # On the machine's network it has the machine's name.
+        **({} if spec.limits.network.reach is Reach.HOST else {"hostname": "sandbox"}),
         "labels": _labels(shape, spec),
         "stop_timeout": _STOP_TIMEOUT_S,
-        "network_disabled": True,
+        "network_disabled": spec.limits.network.reach is not Reach.HOST,
         "use_config_proxy": False,
         "host_config": HostConfig(shape.api_version, **_walls(shape, spec, gate)),
     }
@@ -82,7 +84,7 @@ def _walls(shape: Shape, spec: SandboxSpec, gate: Path) -> dict[str, Any]:
     # that was written at run time.
     temporary = f"rw,noexec,nosuid,nodev,mode=1777,size={limits.temporary_bytes}"
     walls = {
-        "network_mode": "none",
+        "network_mode": "host" if limits.network.reach is Reach.HOST else "none",
         "ipc_mode": "private",
         "read_only": True,
         "tmpfs": {"/tmp": temporary},  # noqa: S108

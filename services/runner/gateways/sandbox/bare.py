@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from services.runner.domain.limits import Tier
+from services.runner.domain.network import Reach
 from services.runner.gateways.sandbox.cgroups import CgroupHost
 from services.runner.gateways.sandbox.port import Sandbox, SandboxDied, SandboxSpec
 from services.runner.gateways.sandbox.process import SandboxProcess
@@ -14,6 +16,7 @@ class BareHost:
     """Starts agents as plain processes of this user."""
 
     tier = Tier.T0
+    networks: Sequence[Reach] = (Reach.EGRESS, Reach.HOST)  # nothing is held here in any case
 
     def __init__(self, *, cgroups: CgroupHost | None) -> None:
         self._cgroups = cgroups

@@ -7,12 +7,13 @@ import itertools
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
 from services.runner.domain.limits import Tier
+from services.runner.domain.network import Reach
 from services.runner.gateways.sandbox.cgroups import CgroupHost
 from services.runner.gateways.sandbox.exchange import files_of, output_of
 from services.runner.gateways.sandbox.port import Sandbox, SandboxDied, SandboxSpec
@@ -24,6 +25,8 @@ _NOBODY: Final = 65534
 _USERS: Final = range(61184, 65520)
 _SYSTEM: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC: Final = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
+_CERTIFICATES: Final = ("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/pki/tls/certs")
+_NAMES: Final = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/services")
 _ENVIRONMENT_PATH: Final = "/qflow/environment"
 _FILES_PATH: Final = "/qflow/files"
 _OUTPUT_PATH: Final = "/qflow/output"
@@ -72,6 +75,8 @@ class BubblewrapHost:
     namespace with nested ones disabled.
     """
 
+    networks: Sequence[Reach] = (Reach.EGRESS, Reach.HOST)
+
     def __init__(
         self, program: Path, *, cgroups: CgroupHost | None, as_root: bool | None = None
     ) -> None:
@@ -79,7 +84,7 @@ class BubblewrapHost:
         self._cgroups = cgroups
         self._as_root = os.geteuid() == 0 if as_root is None else as_root
         self._users = users_of_sandboxes(as_root=self._as_root)
-        self._filter = build_filter()
+        self._filters = {reach: build_filter(network=reach) for reach in Reach}
         # Without a control group memory and processes have no hard cap: that is not T2.
         self.tier = Tier.T2 if cgroups is not None else Tier.T1
 
@@ -129,10 +134,11 @@ class BubblewrapHost:
             self._cgroups.end(sandbox_id)
 
     def _command(self, spec: SandboxSpec, channel: int) -> tuple[list[str], list[int]]:
-        filter_fd = memory_file("seccomp", self._filter)
+        reach = spec.limits.network.reach
+        filter_fd = memory_file("seccomp", self._filters[reach])
         options = [
             *separate(as_root=self._as_root),
-            "--unshare-net",
+            *(() if reach is Reach.HOST else ("--unshare-net",)),
             *(("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID") if self._as_root else ()),
             "--clearenv",
             *_filesystem(spec),
@@ -178,6 +184,14 @@ def system_folders() -> list[str]:
     return options
 
 
+def _names_and_certificates(reach: Reach) -> list[str]:
+    """Give bwrap's options for what a network is used with."""
+    if reach is Reach.NONE:
+        return []
+    wanted = _CERTIFICATES if reach is Reach.EGRESS else (*_CERTIFICATES, *_NAMES)
+    return [part for name in wanted for part in ("--ro-bind-try", name, name)]
+
+
 def memory_file(name: str, content: bytes) -> int:
     """Give the descriptor of a file in memory, to be read from its start; the caller closes it."""
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
@@ -187,7 +201,7 @@ def memory_file(name: str, content: bytes) -> int:
 
 
 def _filesystem(spec: SandboxSpec) -> list[str]:
-    argv = system_folders()
+    argv = system_folders() + _names_and_certificates(spec.limits.network.reach)
     made = {"/", "/usr", "/etc", "/tmp", *_SYSTEM}  # noqa: S108
     if not spec.prefix.is_relative_to("/usr"):
         argv += _parents(spec.prefix, made)

@@ -7,11 +7,13 @@ import base64
 import os
 import shutil
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
 from services.runner.domain.limits import Tier
+from services.runner.domain.network import Reach
 from services.runner.gateways.sandbox.bubblewrap import SANDBOX_ENVIRONMENT, users_of_sandboxes
 from services.runner.gateways.sandbox.cgroups import CgroupHost
 from services.runner.gateways.sandbox.exchange import files_of, output_of
@@ -33,6 +35,8 @@ class LandlockHost:
     """
 
     tier = Tier.T1
+    # Without a network of its own there is no way out that could be guarded
+    networks: Sequence[Reach] = ()
 
     def __init__(self, folder: Path, *, cgroups: CgroupHost | None, groups: ProcessGroups) -> None:
         self._folder = folder
@@ -86,6 +90,7 @@ class LandlockHost:
         rlimits = {
             "CORE": 0,
             "NOFILE": spec.limits.open_files,
+            # One number for all files: its folder has no size of its own, so this bounds that too.
             "FSIZE": spec.limits.temporary_bytes,
         }
         if cgroup is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID
 
 from services.runner.domain.limits import Limits, Tier
+from services.runner.domain.network import Reach
 from services.runner.domain.node_logs import Stream
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 Header = Mapping[str, Any]
 OnBeat = Callable[[bytes], None]  # takes how far the code has come, JSON text; untrusted
+# Takes a sandbox's listening socket, closes this process's copy, and answers on it until what it
+# gives is called.
+ServeEgress = Callable[[int], Callable[[], None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class SandboxSpec:
     limits: Limits
     binds: Sequence[tuple[Path, str]] = ()  # (host directory, place), read-write
     exchange: Path | None = None  # where files are handed over
+    egress: ServeEgress | None = None  # of limits whose network is egress: the way out
 
 
 class Reply(NamedTuple):
@@ -117,6 +122,7 @@ class SandboxHost(Protocol):
     """Starts sandboxes of one tier."""
 
     tier: Tier
+    networks: Sequence[Reach]  # what it can give of the network, besides nothing
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
         """Start a sandbox whose agent is ready to load; raises SandboxDied."""

@@ -27,6 +27,7 @@ from services.runner.gateways.sandbox.port import (
     SandboxUsage,
     status_text,
 )
+from services.runner.gateways.sandbox.way_out import make_ready
 
 START_TIMEOUT_S: Final = 20.0
 # After SIGKILL the kernel may take a while to free a large address space.
@@ -122,10 +123,7 @@ class SandboxProcess:
                     raise SandboxDied("the agent did not greet")
                 await asyncio.to_thread(self._confine)
                 setup = {"op": "setup", "uid": uid, "rlimits": rlimits, "confine": confine}
-                ready = await self.request(setup)
-                if ready.header.get("op") != "ready":
-                    why = ready.header.get("why", "")
-                    raise SandboxDied(f"the agent is not ready: {why}")
+                await make_ready(self, setup)
         except TimeoutError:
             await self.kill()
             raise SandboxDied("the sandbox did not start in time") from None

@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import platform
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from services.runner.domain.network import Reach
 
 _LD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JEQ: Final = 0x15
@@ -31,6 +33,14 @@ _CLONE_NEWNS_ANY: Final = 0x7E020080  # NEWNS CGROUP UTS IPC USER PID NET
 _TIOCSTI: Final = 0x5412
 _TIOCLINUX: Final = 0x541C
 _AF_UNIX: Final = 1
+_AF_INET: Final = 2
+_AF_INET6: Final = 10
+_AF_NETLINK: Final = 16
+_FAMILIES: Final[Mapping[Reach, tuple[int, ...]]] = {
+    Reach.NONE: (),
+    Reach.EGRESS: (_AF_INET, _AF_INET6),
+    Reach.HOST: (_AF_INET, _AF_INET6, _AF_NETLINK),
+}
 
 # Common to both architectures where the generic table is used (numbers from asm-generic).
 _X86_64: Final[Mapping[str, int]] = {
@@ -92,11 +102,12 @@ _MACHINES: Final[Mapping[str, _Machine]] = {
 
 
 def build_filter(
-    *, machine: str | None = None, namespaced: bool = True, network: bool = False
+    *, machine: str | None = None, namespaced: bool = True, network: Reach = Reach.NONE
 ) -> bytes:
     """Give the program as the bytes of `struct sock_filter[]`, ready for bwrap's --seccomp.
 
-    Sockets other than AF_UNIX are refused unless for a `network`. Without namespaces
+    Sockets other than AF_UNIX are refused, but for those of the internet where a `network` is
+    reached, and where that is the machine's also what asks for its routes. Without namespaces
     (`namespaced=False`) AF_UNIX is refused too, for abstract names would be in reach, and so is
     leaving the process group, by which the sandbox is killed then; socketpair stays.
     """
@@ -125,8 +136,7 @@ def build_filter(
         [(_JEQ, _TIOCSTI), (_JEQ, _TIOCLINUX)],
         _ERRNO | errno.EPERM,
     )
-    if not network:
-        code.when_socket(shape.socket, allow_unix=namespaced)
+    code.when_socket(shape.socket, (_AF_UNIX, *_FAMILIES[network]) if namespaced else ())
     code.give(_ALLOW)
     return code.bytes()
 
@@ -165,11 +175,12 @@ class _Program:
             self.give(answer)
         self.give(_ALLOW)
 
-    def when_socket(self, number: int, *, allow_unix: bool) -> None:
-        self._instructions.append((_JEQ, 0, 4, number))
+    def when_socket(self, number: int, families: Sequence[int]) -> None:
+        """Allow a call with one of these as its first argument, and refuse it with any other."""
+        self._instructions.append((_JEQ, 0, 2 + 2 * len(families), number))
         self.load(_ARGUMENT_0)
-        self._instructions.append((_JEQ, 0, 1, _AF_UNIX if allow_unix else 0xFFFF))
-        self.give(_ALLOW)
+        for family in families:
+            self.when_equal_return(family, _ALLOW)
         self.give(_ERRNO | errno.EPERM)
 
     def bytes(self) -> bytes:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"qflow/isolation/v1/isolation.proto\x12\x12qflow.isolation.v1*]\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0b\n\x07TIER_T0\x10\x01\x12\x0b\n\x07TIER_T1\x10\x02\x12\x0b\n\x07TIER_T2\x10\x03\x12\x0b\n\x07TIER_T3\x10\x04\x12\x0b\n\x07TIER_T4\x10\x05*d\n\x05Reuse\x12\x15\n\x11REUSE_UNSPECIFIED\x10\x00\x12\x0e\n\nREUSE_WARM\x10\x01\x12\x0e\n\nREUSE_FORK\x10\x02\x12\x0f\n\x0bREUSE_FRESH\x10\x03\x12\x13\n\x0fREUSE_CONTAINER\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"qflow/isolation/v1/isolation.proto\x12\x12qflow.isolation.v1*]\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0b\n\x07TIER_T0\x10\x01\x12\x0b\n\x07TIER_T1\x10\x02\x12\x0b\n\x07TIER_T2\x10\x03\x12\x0b\n\x07TIER_T3\x10\x04\x12\x0b\n\x07TIER_T4\x10\x05*Z\n\x07Network\x12\x17\n\x13NETWORK_UNSPECIFIED\x10\x00\x12\x10\n\x0cNETWORK_NONE\x10\x01\x12\x12\n\x0eNETWORK_EGRESS\x10\x02\x12\x10\n\x0cNETWORK_HOST\x10\x03*d\n\x05Reuse\x12\x15\n\x11REUSE_UNSPECIFIED\x10\x00\x12\x0e\n\nREUSE_WARM\x10\x01\x12\x0e\n\nREUSE_FORK\x10\x02\x12\x0f\n\x0bREUSE_FRESH\x10\x03\x12\x13\n\x0fREUSE_CONTAINER\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TIER']._serialized_start=58
   _globals['_TIER']._serialized_end=151
-  _globals['_REUSE']._serialized_start=153
-  _globals['_REUSE']._serialized_end=253
+  _globals['_NETWORK']._serialized_start=153
+  _globals['_NETWORK']._serialized_end=243
+  _globals['_REUSE']._serialized_start=245
+  _globals['_REUSE']._serialized_end=345
 # @@protoc_insertion_point(module_scope)

@@ -52,6 +52,38 @@ TIER_T4: Tier.ValueType  # 5
 """A kernel of its own: gVisor or a small virtual machine."""
 Global___Tier: _TypeAlias = Tier  # noqa: Y015
 
+class _Network:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NetworkEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Network.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NETWORK_UNSPECIFIED: _Network.ValueType  # 0
+    """Not stated: NONE."""
+    NETWORK_NONE: _Network.ValueType  # 1
+    """Nothing, not even this machine."""
+    NETWORK_EGRESS: _Network.ValueType  # 2
+    """Hosts of the internet that are allowed by name, through a proxy over HTTP and HTTPS: `HTTP_PROXY` and `HTTPS_PROXY`
+    name it. Addresses that are not public are refused, whatever a name stands for.
+    """
+    NETWORK_HOST: _Network.ValueType  # 3
+    """All that the runner's machine reaches, that machine's own services included."""
+
+class Network(_Network, metaclass=_NetworkEnumTypeWrapper):
+    """What user code may reach of the network. Wider is weaker, whatever the tier."""
+
+NETWORK_UNSPECIFIED: Network.ValueType  # 0
+"""Not stated: NONE."""
+NETWORK_NONE: Network.ValueType  # 1
+"""Nothing, not even this machine."""
+NETWORK_EGRESS: Network.ValueType  # 2
+"""Hosts of the internet that are allowed by name, through a proxy over HTTP and HTTPS: `HTTP_PROXY` and `HTTPS_PROXY`
+name it. Addresses that are not public are refused, whatever a name stands for.
+"""
+NETWORK_HOST: Network.ValueType  # 3
+"""All that the runner's machine reaches, that machine's own services included."""
+Global___Network: _TypeAlias = Network  # noqa: Y015
+
 class _Reuse:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015

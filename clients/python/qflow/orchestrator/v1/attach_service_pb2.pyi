@@ -194,6 +194,7 @@ class RunnerHello(_message.Message):
     CPUS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
     INVENTORY_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """A UUID that is new with every start of the process."""
@@ -220,6 +221,10 @@ class RunnerHello(_message.Message):
         """What its deployment says of it, which nodes may require."""
 
     @_builtins.property
+    def networks(self) -> _containers.RepeatedScalarFieldContainer[_isolation_pb2.Network.ValueType]:
+        """What its deployment allows nodes of the network, besides nothing."""
+
+    @_builtins.property
     def inventory(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunnerInventoryItem]:
         """The attempts it has."""
 
@@ -235,11 +240,12 @@ class RunnerHello(_message.Message):
         cpus: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         gpus: _builtins.int = ...,
+        networks: _abc.Iterable[_isolation_pb2.Network.ValueType] | None = ...,
         inventory: _abc.Iterable[Global___RunnerInventoryItem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "gpus", b"gpus", "incarnation", b"incarnation", "inventory", b"inventory", "labels", b"labels", "memory_bytes", b"memory_bytes", "protocol", b"protocol", "pythons", b"pythons", "slots", b"slots", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "gpus", b"gpus", "incarnation", b"incarnation", "inventory", b"inventory", "labels", b"labels", "memory_bytes", b"memory_bytes", "networks", b"networks", "protocol", b"protocol", "pythons", b"pythons", "slots", b"slots", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -545,7 +551,9 @@ class AttemptDecline(_message.Message):
     token: _builtins.int
     """The attempt's token."""
     reason: _builtins.str
-    """Why: `over_grant`, `draining`, `python_missing`, `tier_missing`, `inputs_missing`."""
+    """Why: `over_grant`, `draining`, `python_missing`, `tier_missing`, `network_missing`,
+    `inputs_missing`.
+    """
     def __init__(
         self,
         *,
@@ -605,6 +613,8 @@ class AttemptDefinition(_message.Message):
     REUSE_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    EGRESS_HOSTS_FIELD_NUMBER: _builtins.int
     definition: _builtins.int
     """The number that assignments refer to it by, until another definition takes the same number. At most 4,096 numbers
     are in use on a stream; within a frame definitions are read before assignments.
@@ -625,6 +635,8 @@ class AttemptDefinition(_message.Message):
     """How much of a process its calls share."""
     heartbeat_timeout_ms: _builtins.int
     """How long one attempt may go without a heartbeat; without limit when 0."""
+    network: _isolation_pb2.Network.ValueType
+    """What its code may reach of the network."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptInputBinding]:
         """The inputs that assignments carry, in order."""
@@ -636,6 +648,10 @@ class AttemptDefinition(_message.Message):
     @_builtins.property
     def limits(self) -> Global___AttemptLimits:
         """What one attempt may use besides; the runner's defaults when absent."""
+
+    @_builtins.property
+    def egress_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of EGRESS: the hosts that it may reach, of those that the runner's deployment allows; all of those when empty."""
 
     def __init__(
         self,
@@ -652,10 +668,12 @@ class AttemptDefinition(_message.Message):
         reuse: _isolation_pb2.Reuse.ValueType = ...,
         limits: Global___AttemptLimits | None = ...,
         heartbeat_timeout_ms: _builtins.int = ...,
+        network: _isolation_pb2.Network.ValueType = ...,
+        egress_hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "heartbeat_timeout_ms", b"heartbeat_timeout_ms", "inputs", b"inputs", "limits", b"limits", "memory_limit_bytes", b"memory_limit_bytes", "node_id", b"node_id", "node_version_id", b"node_version_id", "outputs", b"outputs", "python_version", b"python_version", "reuse", b"reuse", "tenant_id", b"tenant_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "egress_hosts", b"egress_hosts", "heartbeat_timeout_ms", b"heartbeat_timeout_ms", "inputs", b"inputs", "limits", b"limits", "memory_limit_bytes", b"memory_limit_bytes", "network", b"network", "node_id", b"node_id", "node_version_id", b"node_version_id", "outputs", b"outputs", "python_version", b"python_version", "reuse", b"reuse", "tenant_id", b"tenant_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

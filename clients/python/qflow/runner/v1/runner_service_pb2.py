@@ -29,7 +29,7 @@ from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 from qflow.isolation.v1 import isolation_pb2 as qflow_dot_isolation_dot_v1_dot_isolation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$qflow/runner/v1/runner_service.proto\x12\x0fqflow.runner.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\x1a\"qflow/isolation/v1/isolation.proto\"\x12\n\x10GetRunnerRequest\"<\n\x11GetRunnerResponse\x12\'\n\x06runner\x18\x01 \x01(\x0b\x32\x17.qflow.runner.v1.Runner\"\x92\x01\n\x06Runner\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12&\n\x04tier\x18\x02 \x01(\x0e\x32\x18.qflow.isolation.v1.Tier\x12+\n\x06\x63hecks\x18\x03 \x03(\x0b\x32\x1b.qflow.runner.v1.ProbeCheck\x12\r\n\x05slots\x18\x04 \x01(\x05\x12\x0f\n\x07pythons\x18\x05 \x03(\t\"8\n\nProbeCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04held\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"Q\n\x15ListContainersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"a\n\x16ListContainersResponse\x12.\n\ncontainers\x18\x01 \x03(\x0b\x32\x1a.qflow.runner.v1.Container\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x04\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x16\n\x0epython_version\x18\x03 \x01(\t\x12\x30\n\x06status\x18\x04 \x01(\x0e\x32 .qflow.runner.v1.ContainerStatus\x12&\n\x04tier\x18\x05 \x01(\x0e\x32\x18.qflow.isolation.v1.Tier\x12\x1a\n\x12memory_limit_bytes\x18\x06 \x01(\x03\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x03\x12+\n\x08\x63pu_time\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11memory_peak_bytes\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tstop_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rio_read_bytes\x18( \x01(\x03\x12\x16\n\x0eio_write_bytes\x18) \x01(\x03\x12\x30\n\x06limits\x18* \x01(\x0b\x32 .qflow.runner.v1.ContainerLimits\"\x7f\n\x0f\x43ontainerLimits\x12\x16\n\x0e\x63pu_millicores\x18\x01 \x01(\x05\x12\x11\n\tprocesses\x18\x02 \x01(\x05\x12\x12\n\nopen_files\x18\x03 \x01(\x05\x12\x17\n\x0ftemporary_bytes\x18\x04 \x01(\x03\x12\x14\n\x0coutput_bytes\x18\x05 \x01(\x03*\xaa\x01\n\x0f\x43ontainerStatus\x12 \n\x1c\x43ONTAINER_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43ONTAINER_STATUS_CREATING\x10\x01\x12\x1c\n\x18\x43ONTAINER_STATUS_RUNNING\x10\x02\x12\x1c\n\x18\x43ONTAINER_STATUS_STOPPED\x10\x03\x12\x1a\n\x16\x43ONTAINER_STATUS_ERROR\x10\x04\x32\x8a\x02\n\rRunnerService\x12q\n\tGetRunner\x12!.qflow.runner.v1.GetRunnerRequest\x1a\".qflow.runner.v1.GetRunnerResponse\"\x1d\x90\x02\x01\xea\xe0\x18\x16\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0crunners:read\x12\x85\x01\n\x0eListContainers\x12&.qflow.runner.v1.ListContainersRequest\x1a\'.qflow.runner.v1.ListContainersResponse\"\"\x90\x02\x01\xea\xe0\x18\x1b\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x63ontainers:read(\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$qflow/runner/v1/runner_service.proto\x12\x0fqflow.runner.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\x1a\"qflow/isolation/v1/isolation.proto\"\x12\n\x10GetRunnerRequest\"<\n\x11GetRunnerResponse\x12\'\n\x06runner\x18\x01 \x01(\x0b\x32\x17.qflow.runner.v1.Runner\"\xd7\x01\n\x06Runner\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12&\n\x04tier\x18\x02 \x01(\x0e\x32\x18.qflow.isolation.v1.Tier\x12+\n\x06\x63hecks\x18\x03 \x03(\x0b\x32\x1b.qflow.runner.v1.ProbeCheck\x12\r\n\x05slots\x18\x04 \x01(\x05\x12\x0f\n\x07pythons\x18\x05 \x03(\t\x12-\n\x08networks\x18\x32 \x03(\x0e\x32\x1b.qflow.isolation.v1.Network\x12\x14\n\x0c\x65gress_hosts\x18\x33 \x03(\t\"8\n\nProbeCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04held\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"Q\n\x15ListContainersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"a\n\x16ListContainersResponse\x12.\n\ncontainers\x18\x01 \x03(\x0b\x32\x1a.qflow.runner.v1.Container\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xca\x04\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x16\n\x0epython_version\x18\x03 \x01(\t\x12\x30\n\x06status\x18\x04 \x01(\x0e\x32 .qflow.runner.v1.ContainerStatus\x12&\n\x04tier\x18\x05 \x01(\x0e\x32\x18.qflow.isolation.v1.Tier\x12\x1a\n\x12memory_limit_bytes\x18\x06 \x01(\x03\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x03\x12+\n\x08\x63pu_time\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11memory_peak_bytes\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tstop_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rio_read_bytes\x18( \x01(\x03\x12\x16\n\x0eio_write_bytes\x18) \x01(\x03\x12\x30\n\x06limits\x18* \x01(\x0b\x32 .qflow.runner.v1.ContainerLimits\x12,\n\x07network\x18\x32 \x01(\x0e\x32\x1b.qflow.isolation.v1.Network\x12\x14\n\x0c\x65gress_hosts\x18\x33 \x03(\t\"\x7f\n\x0f\x43ontainerLimits\x12\x16\n\x0e\x63pu_millicores\x18\x01 \x01(\x05\x12\x11\n\tprocesses\x18\x02 \x01(\x05\x12\x12\n\nopen_files\x18\x03 \x01(\x05\x12\x17\n\x0ftemporary_bytes\x18\x04 \x01(\x03\x12\x14\n\x0coutput_bytes\x18\x05 \x01(\x03*\xaa\x01\n\x0f\x43ontainerStatus\x12 \n\x1c\x43ONTAINER_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43ONTAINER_STATUS_CREATING\x10\x01\x12\x1c\n\x18\x43ONTAINER_STATUS_RUNNING\x10\x02\x12\x1c\n\x18\x43ONTAINER_STATUS_STOPPED\x10\x03\x12\x1a\n\x16\x43ONTAINER_STATUS_ERROR\x10\x04\x32\x8a\x02\n\rRunnerService\x12q\n\tGetRunner\x12!.qflow.runner.v1.GetRunnerRequest\x1a\".qflow.runner.v1.GetRunnerResponse\"\x1d\x90\x02\x01\xea\xe0\x18\x16\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0crunners:read\x12\x85\x01\n\x0eListContainers\x12&.qflow.runner.v1.ListContainersRequest\x1a\'.qflow.runner.v1.ListContainersResponse\"\"\x90\x02\x01\xea\xe0\x18\x1b\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x63ontainers:read(\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,24 +44,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNNERSERVICE'].methods_by_name['GetRunner']._serialized_options = b'\220\002\001\352\340\030\026\n\001\002\022\003\001\002\003\032\014runners:read'
   _globals['_RUNNERSERVICE'].methods_by_name['ListContainers']._loaded_options = None
   _globals['_RUNNERSERVICE'].methods_by_name['ListContainers']._serialized_options = b'\220\002\001\352\340\030\033\n\001\002\022\003\001\002\003\032\017containers:read(\002'
-  _globals['_CONTAINERSTATUS']._serialized_start=1335
-  _globals['_CONTAINERSTATUS']._serialized_end=1505
+  _globals['_CONTAINERSTATUS']._serialized_start=1472
+  _globals['_CONTAINERSTATUS']._serialized_end=1642
   _globals['_GETRUNNERREQUEST']._serialized_start=213
   _globals['_GETRUNNERREQUEST']._serialized_end=231
   _globals['_GETRUNNERRESPONSE']._serialized_start=233
   _globals['_GETRUNNERRESPONSE']._serialized_end=293
   _globals['_RUNNER']._serialized_start=296
-  _globals['_RUNNER']._serialized_end=442
-  _globals['_PROBECHECK']._serialized_start=444
-  _globals['_PROBECHECK']._serialized_end=500
-  _globals['_LISTCONTAINERSREQUEST']._serialized_start=502
-  _globals['_LISTCONTAINERSREQUEST']._serialized_end=583
-  _globals['_LISTCONTAINERSRESPONSE']._serialized_start=585
-  _globals['_LISTCONTAINERSRESPONSE']._serialized_end=682
-  _globals['_CONTAINER']._serialized_start=685
-  _globals['_CONTAINER']._serialized_end=1203
-  _globals['_CONTAINERLIMITS']._serialized_start=1205
-  _globals['_CONTAINERLIMITS']._serialized_end=1332
-  _globals['_RUNNERSERVICE']._serialized_start=1508
-  _globals['_RUNNERSERVICE']._serialized_end=1774
+  _globals['_RUNNER']._serialized_end=511
+  _globals['_PROBECHECK']._serialized_start=513
+  _globals['_PROBECHECK']._serialized_end=569
+  _globals['_LISTCONTAINERSREQUEST']._serialized_start=571
+  _globals['_LISTCONTAINERSREQUEST']._serialized_end=652
+  _globals['_LISTCONTAINERSRESPONSE']._serialized_start=654
+  _globals['_LISTCONTAINERSRESPONSE']._serialized_end=751
+  _globals['_CONTAINER']._serialized_start=754
+  _globals['_CONTAINER']._serialized_end=1340
+  _globals['_CONTAINERLIMITS']._serialized_start=1342
+  _globals['_CONTAINERLIMITS']._serialized_end=1469
+  _globals['_RUNNERSERVICE']._serialized_start=1645
+  _globals['_RUNNERSERVICE']._serialized_end=1911
 # @@protoc_insertion_point(module_scope)

@@ -106,6 +106,8 @@ class Runner(_message.Message):
     CHECKS_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     PYTHONS_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
+    EGRESS_HOSTS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """The incarnation: a UUID that is new with every start of the process."""
     tier: _isolation_pb2.Tier.ValueType
@@ -120,6 +122,14 @@ class Runner(_message.Message):
     def pythons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The Python versions it has: `3.11`."""
 
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedScalarFieldContainer[_isolation_pb2.Network.ValueType]:
+        """What it allows nodes of the network, besides nothing."""
+
+    @_builtins.property
+    def egress_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The hosts that nodes with EGRESS reach at most."""
+
     def __init__(
         self,
         *,
@@ -128,10 +138,12 @@ class Runner(_message.Message):
         checks: _abc.Iterable[Global___ProbeCheck] | None = ...,
         slots: _builtins.int = ...,
         pythons: _abc.Iterable[_builtins.str] | None = ...,
+        networks: _abc.Iterable[_isolation_pb2.Network.ValueType] | None = ...,
+        egress_hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "incarnation", b"incarnation", "pythons", b"pythons", "slots", b"slots", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "egress_hosts", b"egress_hosts", "incarnation", b"incarnation", "networks", b"networks", "pythons", b"pythons", "slots", b"slots", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -242,6 +254,8 @@ class Container(_message.Message):
     IO_READ_BYTES_FIELD_NUMBER: _builtins.int
     IO_WRITE_BYTES_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    EGRESS_HOSTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID, set by the runner."""
     container_id: _builtins.str
@@ -262,6 +276,8 @@ class Container(_message.Message):
     """What its attempts read from disks; what the kernel had in memory is none."""
     io_write_bytes: _builtins.int
     """What its attempts wrote to disks; its own file systems are in memory."""
+    network: _isolation_pb2.Network.ValueType
+    """What it reaches of the network."""
     @_builtins.property
     def cpu_time(self) -> _duration_pb2.Duration:
         """Processor time it used, user and system."""
@@ -282,6 +298,10 @@ class Container(_message.Message):
     def limits(self) -> Global___ContainerLimits:
         """What each of its attempts may use besides memory, as it is enforced."""
 
+    @_builtins.property
+    def egress_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of EGRESS: the hosts that its node names; all that the deployment allows when empty."""
+
     def __init__(
         self,
         *,
@@ -300,10 +320,12 @@ class Container(_message.Message):
         io_read_bytes: _builtins.int = ...,
         io_write_bytes: _builtins.int = ...,
         limits: Global___ContainerLimits | None = ...,
+        network: _isolation_pb2.Network.ValueType = ...,
+        egress_hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "create_time", b"create_time", "limits", b"limits", "start_time", b"start_time", "stop_time", b"stop_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "container_id", b"container_id", "cpu_time", b"cpu_time", "create_time", b"create_time", "id", b"id", "io_read_bytes", b"io_read_bytes", "io_write_bytes", b"io_write_bytes", "limits", b"limits", "memory_limit_bytes", b"memory_limit_bytes", "memory_peak_bytes", b"memory_peak_bytes", "python_version", b"python_version", "start_time", b"start_time", "status", b"status", "stop_time", b"stop_time", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "container_id", b"container_id", "cpu_time", b"cpu_time", "create_time", b"create_time", "egress_hosts", b"egress_hosts", "id", b"id", "io_read_bytes", b"io_read_bytes", "io_write_bytes", b"io_write_bytes", "limits", b"limits", "memory_limit_bytes", b"memory_limit_bytes", "memory_peak_bytes", b"memory_peak_bytes", "network", b"network", "python_version", b"python_version", "start_time", b"start_time", "status", b"status", "stop_time", b"stop_time", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,17 @@ class RayNodes:
     def __init__(self, env: Mapping[str, str]) -> None:
         from ray.cluster_utils import Cluster as RayCluster
 
+        env = {**env, "RAY_USAGE_STATS_ENABLED": "0"}
         os.environ.update(env)  # what a node's operator sets; its workers inherit it
         try:
             common: dict[str, Any] = {"memory": _NODE_BYTES, "include_dashboard": False}
             head = {"num_cpus": 0, **common}
             self.cluster = RayCluster(initialize_head=True, head_node_args=head)
-            self.plain = self.cluster.add_node(num_cpus=1, **common)
-            self.rich = self.cluster.add_node(
-                num_cpus=2, num_gpus=1, labels={"zone": "attic"}, **common
-            )
+            rich = {"num_cpus": 2, "num_gpus": 1, "labels": {"zone": "attic"}, **common}
+            with ThreadPoolExecutor() as both:  # each takes ten seconds, most of them waiting
+                plain = both.submit(self.cluster.add_node, num_cpus=1, **common)
+                self.rich = both.submit(self.cluster.add_node, **rich).result()
+                self.plain = plain.result()
         finally:
             for name in env:
                 del os.environ[name]
@@ -130,7 +133,7 @@ async def until(true: Callable[[], bool], *, timeout_s: float = 40.0) -> None:
 def placed(migrated_template: Template) -> Iterator[tuple[RayNodes, Cluster]]:
     """Give the nodes, and what runs on their database; skip, or fail in CI, without Ray."""
     if importlib.util.find_spec("ray") is None:
-        text = "Ray is missing: .venv/bin/uv pip install -r requirements/ray.lock"
+        text = "Ray is missing: make test-ray installs it"
         if os.environ.get("QFLOW_REQUIRE_RAY"):
             pytest.fail(text)
         pytest.skip(text)

@@ -34,7 +34,7 @@ class Machines(Protocol):
     async def machines(self) -> list[Machine]:
         """List the machines that are there now."""
 
-    def placed(self) -> list[Placed]:
+    def placed(self) -> Sequence[Placed]:
         """List the runners that were asked for and have not ended."""
 
     async def start(self, size: Size, settings: Mapping[str, str]) -> str:

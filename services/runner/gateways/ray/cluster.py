@@ -57,7 +57,7 @@ class RayCluster:
             import ray
         except ImportError:
             raise EnvError(
-                "QFLOW_RUNNER_PLACEMENT=ray needs Ray: pip install -r requirements/ray.lock"
+                "QFLOW_RUNNER_PLACEMENT=ray needs Ray: install the group requirements/ray.lock"
             ) from None
         try:
             await asyncio.to_thread(

@@ -8,7 +8,6 @@ import json
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +58,10 @@ class RayNodes:
             common: dict[str, Any] = {"memory": _NODE_BYTES, "include_dashboard": False}
             head = {"num_cpus": 0, **common}
             self.cluster = RayCluster(initialize_head=True, head_node_args=head)
-            rich = {"num_cpus": 2, "num_gpus": 1, "labels": {"zone": "attic"}, **common}
-            with ThreadPoolExecutor() as both:  # each takes ten seconds, most of them waiting
-                plain = both.submit(self.cluster.add_node, num_cpus=1, **common)
-                self.rich = both.submit(self.cluster.add_node, **rich).result()
-                self.plain = plain.result()
+            self.plain = self.cluster.add_node(num_cpus=1, **common)
+            self.rich = self.cluster.add_node(
+                num_cpus=2, num_gpus=1, labels={"zone": "attic"}, **common
+            )
         finally:
             for name in env:
                 del os.environ[name]

@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,20 +69,27 @@ class RayNodes:
 
     def runners_of(self, node: Any) -> list[psutil.Process]:
         """List the runners that a node has."""
-        return [each for each in _below(node) if each.cmdline()[-1:] == ["services.runner"]]
+        return [each for each in _below(node) if _command(each)[-1:] == ["services.runner"]]
 
     def kill(self, node: Any) -> None:
         """Have a node vanish with all that ran on it, as a machine does whose power fails."""
         gone = _below(node)
         [raylet] = node.all_processes["raylet"]
         for each in [psutil.Process(raylet.process.pid), *gone]:
-            each.kill()
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def _below(node: Any) -> list[psutil.Process]:
     [raylet] = node.all_processes["raylet"]
-    found = psutil.Process(raylet.process.pid).children(recursive=True)
-    return [each for each in found if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    return psutil.Process(raylet.process.pid).children(recursive=True)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    """Give a process's command; nothing of one that has ended."""
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
 
 
 class Site:

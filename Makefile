@@ -9,7 +9,7 @@ TYPED := services clients/python/qflow migrations bench examples tests
 PYTEST := $(PY) -m pytest -n $(or $(JOBS),2) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-docker test-all check fmt fmt-check lint types proto proto-check migrate bench soak lock clean
+.PHONY: help setup demo run test test-docker test-ray test-all check fmt fmt-check lint types proto proto-check migrate bench soak lock clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -27,11 +27,15 @@ run: $(STAMP) ## start the whole suite on this machine and stay (QFLOW_HOME, QFL
 	@$(PY) -m services.standalone up
 
 test: $(STAMP) ## run the tests, ten to fifteen minutes on two cores (JOBS=2)
-	@$(PYTEST) -q -m "not slow and not bench and not docker" $(ARGS)
-	@echo "NOT RUN HERE: the Docker tests (make test-docker) and the long lane (make test-all)"
+	@$(PYTEST) -q -m "not slow and not bench and not docker and not ray" $(ARGS)
+	@echo "NOT RUN HERE: the Docker tests (make test-docker), those on a Ray cluster (make test-ray) and the long lane (make test-all)"
 
 test-docker: $(STAMP) ## run the tests that need a Docker daemon, and fail without one
 	@QFLOW_REQUIRE_DOCKER=1 $(PY) -m pytest -q -m docker $(ARGS)
+
+test-ray: $(STAMP) ## install the ray group and run the tests on a Ray cluster of three nodes
+	@$(BIN)/uv pip install -q --require-hashes --python $(PY) -r requirements/ray.lock
+	@QFLOW_REQUIRE_RAY=1 $(PY) -m pytest -q -m ray $(ARGS)
 
 test-all: $(STAMP) ## run all tests at full length and size
 	@QFLOW_TEST_FULL=1 $(PYTEST) -q -m "not bench" $(ARGS)
@@ -73,6 +77,7 @@ soak: $(STAMP) ## run the fault tests over and over for ROUNDS=5 rounds
 lock: $(STAMP) ## compute the locks anew from requirements/*.in
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes requirements/dev.in -o requirements/dev.lock
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes -c requirements/dev.lock requirements/run.in -o requirements/run.lock
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes -c requirements/dev.lock requirements/ray.in -o requirements/ray.lock
 
 clean: ## remove what was built (not .qflow, which holds data)
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -24,6 +24,7 @@ from bench.environments import known_environment, new_environment
 from bench.figures import figure as _figure
 from bench.flow import ONE, OTHER, SUM, Flow, running
 from bench.lists import list_nodes, search_nodes
+from bench.ray_cluster import ray_dispatch, ray_throughput
 from bench.sandboxes import cold_docker, cold_sandbox, fork, warm_docker, warm_over_bare
 from bench.scale import fan, large_map, load
 from bench.simulated import simulation
@@ -223,4 +224,6 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "local_run": local_run,
     "client_call": client_call,
     "cli_help": cli_help,
+    "ray_dispatch": ray_dispatch,
+    "ray_throughput": ray_throughput,
 }

@@ -63,12 +63,17 @@ class Flow:
         output: str,
         *,
         mapped: Mapping[str, str] = MappingProxyType({}),
+        runner: workflow_pb2.RunnerRequirements | None = None,
     ) -> str:
         """Create an active workflow of nodes; returns its id.
 
-        `mapped` says of places that run once for each element which input takes it.
+        `mapped` says of places that run once for each element which input takes it, `runner` what
+        all of them need.
         """
-        nodes = [workflow_pb2.WorkflowNode(id=at, node_id=node) for at, node in places.items()]
+        nodes = [
+            workflow_pb2.WorkflowNode(id=at, node_id=node, runner=runner)
+            for at, node in places.items()
+        ]
         for node in nodes:
             if node.id in mapped:
                 node.for_each.input = mapped[node.id]
@@ -153,10 +158,10 @@ class Flow:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Flow]:
+async def running(env: Mapping[str, str] = MappingProxyType({})) -> AsyncIterator[Flow]:
     """Start a suite on a folder of its own, with durability on as always."""
     folder = Path(tempfile.mkdtemp(prefix="qfb-", dir="/tmp"))
-    suite = Suite(folder / "home")
+    suite = Suite(folder / "home", env)
     try:
         suite.start()
         async with suite.channel("registry") as registry, suite.channel("orchestrator") as channel:

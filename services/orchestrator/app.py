@@ -25,6 +25,9 @@ from qflow.orchestrator.v1.execution_service_pb2_grpc import (
 from qflow.orchestrator.v1.explain_service_pb2_grpc import add_ExplainServiceServicer_to_server
 from qflow.orchestrator.v1.limit_service_pb2_grpc import add_LimitServiceServicer_to_server
 from qflow.orchestrator.v1.peer_service_pb2_grpc import add_PeerServiceServicer_to_server
+from qflow.orchestrator.v1.placement_service_pb2_grpc import (
+    add_PlacementServiceServicer_to_server,
+)
 from qflow.orchestrator.v1.plan_service_pb2_grpc import add_PlanServiceServicer_to_server
 from qflow.orchestrator.v1.rerun_service_pb2_grpc import add_RerunServiceServicer_to_server
 from qflow.orchestrator.v1.run_service_pb2_grpc import add_RunServiceServicer_to_server
@@ -59,6 +62,7 @@ from services.orchestrator.rpc.executions import ExecutionServicer
 from services.orchestrator.rpc.explanations import ExplainServicer
 from services.orchestrator.rpc.limits import LimitServicer
 from services.orchestrator.rpc.peer import PeerServicer
+from services.orchestrator.rpc.placements import PlacementServicer
 from services.orchestrator.rpc.planning import PlanServicer
 from services.orchestrator.rpc.reruns import RerunServicer
 from services.orchestrator.rpc.runs import RunServicer
@@ -177,6 +181,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             ),
             internal_servicers=[
                 (add_AttachServiceServicer_to_server, AttachServicer(engine, engine_pool)),
+                (add_PlacementServiceServicer_to_server, PlacementServicer(engine)),
                 (
                     add_PeerServiceServicer_to_server,
                     PeerServicer(authenticator, [executions, control, explaining]),

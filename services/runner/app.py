@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -33,10 +33,12 @@ from services.kit.figures import caches, pools
 from services.kit.pg import Pool, open_pool
 from services.kit.pythons import find_pythons
 from services.kit.rpc.auth import Authenticator
-from services.kit.run import App, listener
+from services.kit.run import App, Loop, listener
 from services.runner.domain.frames import Machine
 from services.runner.domain.limits import Limits, ProbeCheck, Tier, meets
 from services.runner.domain.network import Reach
+from services.runner.domain.placing import environment_of
+from services.runner.gateways.demand import watch_demand
 from services.runner.gateways.docker.host import DockerHost, DockerMissing, DockerSettings
 from services.runner.gateways.egress import egress_for
 from services.runner.gateways.file_port import FileBytes
@@ -54,6 +56,7 @@ from services.runner.gateways.uv_pythons import provide_pythons
 from services.runner.gateways.wheel_store import WheelStore
 from services.runner.loops.attach import Streams, greeting_of
 from services.runner.loops.environments import keep_environments
+from services.runner.loops.placing import leave_when_idle, place_runners
 from services.runner.loops.upkeep import (
     keep_lease,
     reap_containers,
@@ -68,7 +71,7 @@ from services.runner.rpc.package_rules import PackageRuleServicer
 from services.runner.rpc.runners import RunnerFacts, RunnerServicer
 from services.runner.rpc.uploads import UploadServicer
 from services.runner.rpc.wheels import WheelServicer
-from services.runner.settings import LEDGER, Settings
+from services.runner.settings import LEDGER, RaySettings, Settings
 from services.runner.usecases.attempts import Attempts
 from services.runner.usecases.carried import CarriedFiles
 from services.runner.usecases.container_rows import ContainerRows
@@ -82,6 +85,7 @@ from services.runner.usecases.membership import Membership, Offer
 from services.runner.usecases.node_logs import NodeLogs
 from services.runner.usecases.node_versions import NodeVersions
 from services.runner.usecases.outputs import Outputs
+from services.runner.usecases.placement import Placement
 from services.runner.usecases.prepare import Preparer
 from services.runner.usecases.reaping import Reaper
 from services.runner.usecases.spares import Shape, Spares
@@ -220,8 +224,8 @@ async def _runner(
         pythons=pythons,
         machine=Machine(
             labels=settings.labels,
-            cpus=os.cpu_count() or 1,
-            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            cpus=settings.cpus,
+            memory_bytes=settings.memory_bytes,
             gpus=settings.gpus,
             networks=networks,
         ),
@@ -281,8 +285,7 @@ async def _runner(
                 caches({"tokens": authenticator.asked}),
             ],
             loops=[
-                partial(streams.hold_all, settings.attach_addresses),
-                streams.drain,
+                *_working(settings, streams, desk, pythons),
                 partial(keep_lease, membership, desk, pool, streams),
                 partial(shrink_pool, pool),
                 partial(sweep_files, engine_pool, store),
@@ -315,6 +318,59 @@ async def _runner(
             await membership.end()
         except Exception as problem:  # noqa: BLE001 - the lease lapses by itself
             log.warning("runner_not_signed_off", fault=type(problem).__name__)
+
+
+def _working(
+    settings: Settings, streams: Streams, desk: Desk, pythons: Sequence[str]
+) -> list[Loop]:
+    """Give what this process does about nodes: runs them, or has runners started that do."""
+    if settings.ray is None:
+        return [
+            partial(streams.hold_all, settings.attach_addresses),
+            streams.drain,
+            partial(leave_when_idle, desk.activity, settings.idle_exit_s),
+        ]
+    return [partial(_place, settings, settings.ray, pythons)]
+
+
+async def _place(
+    settings: Settings, ray: RaySettings, pythons: Sequence[str], stop: asyncio.Event
+) -> None:
+    # Where it is not used, nobody waits for it to be imported.
+    from services.runner.gateways.ray.cluster import RayCluster
+
+    changed = asyncio.Event()
+    cluster = await RayCluster.open(ray.address, on_change=changed.set)
+    try:
+        others = await cluster.others()
+        if others and not settings.files_bucket:
+            raise EnvError(
+                f"QFLOW_FILES_S3_BUCKET is not set, and the cluster has {', '.join(others)} besides"
+                " this machine: runners of several machines share no files without it"
+            )
+        placement = Placement(
+            cluster,
+            plain=ray.plain,
+            runners_max=ray.runners_max,
+            changed=changed,
+            settings_of=partial(
+                environment_of,
+                caps=settings.caps,
+                idle_s=ray.idle_exit_s,
+                addresses=settings.attach_addresses,
+            ),
+        )
+        watch = partial(
+            watch_demand,
+            token=settings.token,
+            root_certificates=settings.root_certificates,
+            pythons=pythons,
+            machines_come=ray.machines_come,
+        )
+        log.info("placing_with_ray", machines=len(await cluster.machines()))
+        await place_runners(placement, cluster, watch, settings.attach_addresses, stop)
+    finally:
+        await cluster.close()
 
 
 def _interpreters(home: Path) -> dict[str, Interpreter]:

@@ -17,6 +17,7 @@ from services.runner.domain.limits import Asked, Tier
 from services.runner.domain.network import NetworkRules, is_host_pattern
 from services.runner.domain.node_logs import LogCaps
 from services.runner.domain.package_rules import PackageRules, plain_rule
+from services.runner.domain.placing import Size
 
 _SLOTS_PER_CORE: Final = 4
 _SANDBOXES_PER_SLOT: Final = 4
@@ -28,6 +29,38 @@ _LABEL_CHARS_MAX: Final = 63
 _LABELS_MAX: Final = 64
 _HOSTS_MAX: Final = 1000
 _DEVICES: Final = Path("/dev")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaySettings:
+    """Where runners are started on a Ray cluster, and what one is of which nothing is asked."""
+
+    address: str
+    runners_max: int
+    machines_come: bool
+    idle_exit_s: float
+    plain: Size
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self | None:
+        """Read it where a deployment places its runners so."""
+        placement = read.text(env, "QFLOW_RUNNER_PLACEMENT", "local")
+        if placement not in {"local", "ray"}:
+            raise EnvError("QFLOW_RUNNER_PLACEMENT must be local or ray")
+        if placement == "local":
+            return None
+        return cls(
+            address=read.text(env, "QFLOW_RAY_ADDRESS", "auto"),
+            runners_max=read.integer(env, "QFLOW_RAY_RUNNERS_MAX", 64, low=1, high=4096),
+            machines_come=read.flag(env, "QFLOW_RAY_AUTOSCALES"),
+            idle_exit_s=read.seconds(env, "QFLOW_RAY_IDLE_S", 300.0, low=1.0),
+            plain=Size(
+                cpus=read.integer(env, "QFLOW_RAY_CPUS", 1, low=1, high=1024),
+                memory_bytes=read.integer(
+                    env, "QFLOW_RAY_MEMORY_BYTES", _GIB, low=64 * 1024**2, high=_BYTES_HIGH
+                ),
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +90,10 @@ class Settings:
     grace_s: float
     labels: Mapping[str, str]
     gpus: int
+    cpus: int
+    memory_bytes: int
+    idle_exit_s: float
+    ray: RaySettings | None
     test_bind: Path | None
     environments_bytes_max: int
     disk_free_bytes_min: int
@@ -121,6 +158,12 @@ class Settings:
             grace_s=read.seconds(env, "QFLOW_RUNNER_GRACE_S", 1.0, high=5.0),
             labels=_labels(env),
             gpus=read.integer(env, "QFLOW_RUNNER_GPUS", len(list(_DEVICES.glob("nvidia[0-9]*")))),
+            cpus=read.integer(env, "QFLOW_RUNNER_CPUS", os.cpu_count() or 1, low=1, high=4096),
+            memory_bytes=read.integer(
+                env, "QFLOW_RUNNER_MEMORY_BYTES", _machine_bytes(), low=1, high=_BYTES_HIGH
+            ),
+            idle_exit_s=read.seconds(env, "QFLOW_RUNNER_IDLE_EXIT_S", 0.0),
+            ray=RaySettings.from_env(env),
             test_bind=_test_bind(env),
             environments_bytes_max=read.integer(
                 env, "QFLOW_ENVIRONMENTS_BYTES_MAX", 20 * _GIB, low=0, high=_BYTES_HIGH
@@ -151,6 +194,10 @@ class Settings:
                 egress_hosts=_hosts(env), host=read.flag(env, "QFLOW_NETWORK_HOST")
             ),
         )
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _labels(env: Mapping[str, str]) -> Mapping[str, str]:

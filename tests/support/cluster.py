@@ -137,25 +137,32 @@ class Cluster:
         self._began.append(process)
         return process
 
-    def runner(self, *orchestrators: OrchestratorProcess) -> RunnerProcess:
-        """Start a runner that is told of these orchestrators alone."""
+    def runner_env(self) -> dict[str, str]:
+        """Give what every runner over this database is told."""
         home = self.folder / "runner"
         home.mkdir(exist_ok=True)
+        return self.database.env | {
+            "QFLOW_HOME": str(home),
+            "QFLOW_LEASE_TTL_S": str(TTL_S),
+            "QFLOW_SERVICE_TOKEN": self.runner_token,
+            "QFLOW_TESTING": "1",
+            "QFLOW_RUNNER_TEST_BIND": str(self.ledger),
+        }
+
+    def runner(self, *orchestrators: OrchestratorProcess, **env: str) -> RunnerProcess:
+        """Start a runner that is told of these orchestrators alone."""
+        told = self.runner_env()
         runner = RunnerProcess(
-            self.database.env
+            told
             | {
-                "QFLOW_HOME": str(home),
-                "QFLOW_LEASE_TTL_S": str(TTL_S),
-                "QFLOW_RUNNER_LISTEN": f"unix:{home}/runner.sock",
-                "QFLOW_SERVICE_TOKEN": self.runner_token,
+                "QFLOW_RUNNER_LISTEN": f"unix:{told['QFLOW_HOME']}/runner.sock",
                 "QFLOW_ORCHESTRATOR_ATTACH_ADDRESS": ",".join(
                     f"unix:{each.home}/run/attach.sock" for each in orchestrators
                 ),
                 "QFLOW_RUNNER_SLOTS": "8",
-                "QFLOW_TESTING": "1",
-                "QFLOW_RUNNER_TEST_BIND": str(self.ledger),
-            },
-            self.folder / "runner.log",
+            }
+            | env,
+            self.folder / f"runner-{len(self._began)}.log",
         ).start()
         self._began.append(runner)
         return runner

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-
 from qflow.picture import COLUMNS_MAX, draw
+
 from examples.weather import workflow as weather
 
 Edges = set[tuple[str, str]]

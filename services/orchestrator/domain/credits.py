@@ -76,6 +76,16 @@ class ReadyQueue:
         self.size -= 1
         return run_id, place
 
+    def waiting(self) -> dict[Wanted, int]:
+        """Count what waits by what it needs, those that must run alone too."""
+        found = {
+            wanted: sum(len(places) for runs in levels.values() for places in runs.values())
+            for wanted, levels in self._by_need.items()
+        }
+        for wanted in self._alone.values():
+            found[wanted] = found.get(wanted, 0) + 1
+        return found
+
     def alone(self) -> Iterator[tuple[UUID, int, Wanted]]:
         """Give the places that must run alone, oldest first."""
         for (run_id, place), wanted in list(self._alone.items()):

@@ -45,6 +45,7 @@ from services.orchestrator.engine.journal import (
     OutcomeUnknownError,
 )
 from services.orchestrator.engine.member import Member
+from services.orchestrator.engine.placements import Placements
 from services.orchestrator.engine.shards import Shards, Strays
 from services.orchestrator.engine.streams import Assignment, Owned, Peers, Stream
 from services.orchestrator.engine.streams import Command as Told
@@ -101,6 +102,7 @@ class Engine:
         self.member = member
         self.shards = shards or Shards()
         self.strays = Strays()
+        self.placements = Placements()
         self.hub = Hub()
         self.core = self._new_core()
         self.streams: dict[UUID, Stream] = {}

@@ -167,10 +167,15 @@ def check_pythons(engine: Engine, plan: Plan) -> None:
 
 def check_runners(engine: Engine, plan: Plan) -> None:
     """Refuse what would wait for ever: runners are here, and none can run one of its nodes."""
-    check_pythons(engine, plan)
-    offers = [each.offer for each in engine.core.runners.values() if each.connected]
-    if not offers:
+    if engine.placements.machines_come:
         return
+    coming = engine.placements.offers()
+    if not coming:  # else a Python comes with them, which ones they say
+        check_pythons(engine, plan)
+    offers = [each.offer for each in engine.core.runners.values() if each.connected]
+    if not offers and not coming:
+        return
+    offers += coming
     if not any(each.tier for each in offers):
         raise FailedPrecondition(
             "TIER_MISSING",

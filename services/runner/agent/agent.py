@@ -1615,6 +1615,15 @@ def error_of(problem, source, kind="user_error"):
     }
 
 
+def no_passing():
+    """A kernel of a sandbox's own may let no open file out to the runner."""
+    return plain_error(
+        "serialization_error",
+        "files cannot leave this sandbox: its kernel passes no open file on; return the value as"
+        " JSON, or run the node in another tier",
+    )
+
+
 def plain_error(kind, message):
     return {"type": kind, "message": message, "exception": "", "traceback": "", "causes": []}
 
@@ -2282,6 +2291,11 @@ class Agent:
         reply["recycle"] = "children" if left_running() else ""
         try:
             self.channel.write_text(_dump(reply), [parts], descriptors)
+        except OSError:
+            if not descriptors:
+                raise
+            kept = {name: reply[name] for name in ("op", "id", "recycle", "usage")}
+            self.channel.write({**kept, "error": no_passing()})
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -2357,12 +2371,17 @@ class Agent:
         )
         if error is None:
             sizes = ",".join(["[%s,%d]" % (name, len(text)) for name, text in texts])
-            reply += '"outputs":[%s]' % sizes
+            whole = reply + '"outputs":[%s]' % sizes
             if FILES.made:
-                reply += ',"files":%s' % _dump([made[:3] for made in FILES.made])
+                whole += ',"files":%s' % _dump([made[:3] for made in FILES.made])
             descriptors = [made[3] for made in FILES.made]
-            self.channel.write_text(reply + "}", [text for _, text in texts], descriptors)
-        else:
+            try:
+                self.channel.write_text(whole + "}", [text for _, text in texts], descriptors)
+            except OSError:
+                if not descriptors:
+                    raise
+                error = no_passing()
+        if error is not None:
             self.channel.write_text('%s"error":%s}' % (reply, _dump(error)))
         if FILES.made or FILES.opened:
             FILES.end()

@@ -104,6 +104,10 @@ class Desk:
         """Whether attempts are under way."""
         return bool(self._running)
 
+    def activity(self) -> tuple[bool, int]:
+        """Whether there is anything in hand, and how many attempts have ended until now."""
+        return bool(self._running or self._finished), self.ended.total()
+
     def inventory(self) -> tuple[list[tuple[UUID, int]], list[tuple[UUID, int]]]:
         """List what runs and what is finished and not acknowledged."""
         running = [(ref, attempt.request.token) for ref, attempt in self._running.items()]

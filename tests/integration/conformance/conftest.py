@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -26,12 +27,14 @@ from services.runner.gateways.sandbox.port import Interpreter, Sandbox, SandboxH
 from tests.integration.runner.conftest import Box, load_header
 
 IMAGE = "qflow-ci/debian:bookworm"  # .ci/base-image makes it
+GVISOR = "runsc"  # as .ci/docker names it
 _IMAGE_PYTHON = "3.11"
 ADAPTERS = (
     "process",
     "landlock",
     "sandbox",
     pytest.param("docker", marks=pytest.mark.docker),
+    pytest.param("gvisor", marks=pytest.mark.docker),
 )
 
 
@@ -75,22 +78,35 @@ async def host(
             program = find_bubblewrap()
             assert program is not None, "no bubblewrap: run `make setup`"
             yield BubblewrapHost(program, cgroups=cgroups)
-        case _:
-            docker_host = await open_docker(interpreters, short_home)
+        case name:
+            runtime = GVISOR if name == "gvisor" else ""
+            docker_host = await open_docker(interpreters, short_home, runtime=runtime)
             yield docker_host
             await docker_host.close()
 
 
-async def open_docker(interpreters: dict[str, Interpreter], home: Path) -> DockerHost:
+async def open_docker(
+    interpreters: dict[str, Interpreter], home: Path, *, runtime: str = ""
+) -> DockerHost:
     client = docker.from_env()
     try:
         client.images.get(IMAGE)
+        if runtime and runtime not in client.info()["Runtimes"]:
+            without_gvisor()
     except ImageNotFound:
         pytest.fail(f"the daemon has no image {IMAGE}: run .ci/base-image")
     finally:
         client.close()
     wanted = {_IMAGE_PYTHON: interpreters[_IMAGE_PYTHON]}
-    return await DockerHost.open(DockerSettings(image=IMAGE), wanted, home)
+    return await DockerHost.open(DockerSettings(image=IMAGE, runtime=runtime), wanted, home)
+
+
+def without_gvisor() -> None:
+    """Skip, or fail where the machine was prepared for it."""
+    text = f"the Docker daemon has no runtime {GVISOR}: .ci/docker starts one that has"
+    if os.environ.get("QFLOW_REQUIRE_GVISOR"):
+        pytest.fail(text)
+    pytest.skip(text)
 
 
 @pytest.fixture

@@ -12,10 +12,13 @@ from pathlib import Path
 import docker
 import pytest
 
+from services.runner.domain.limits import Limits
 from services.runner.gateways.docker.host import DockerHost, DockerMissing, DockerSettings
 from services.runner.gateways.docker.options import HOME_LABEL, SANDBOX_LABEL
-from services.runner.gateways.sandbox.port import Interpreter
-from tests.integration.conformance.conftest import IMAGE, open_docker
+from services.runner.gateways.sandbox.exchange import make_exchange
+from services.runner.gateways.sandbox.port import Interpreter, SandboxSpec
+from tests.integration.conformance.conftest import GVISOR, IMAGE, open_docker
+from tests.integration.runner.conftest import load_header
 
 _LEAVES = """
 import asyncio, os, signal, sys
@@ -62,6 +65,48 @@ async def test_without_its_runtime_or_image_it_says_which(
         await DockerHost.open(
             DockerSettings(image="qflow-tests/none:{version}"), interpreters, tmp_path
         )
+
+
+_GIVES_A_FILE = """
+from pathlib import Path
+def main(x):
+    Path("/tmp/given").write_text("x")
+    return Path("/tmp/given")
+"""
+
+
+@pytest.mark.docker
+async def test_a_kernel_that_lets_no_open_file_out_is_told_as_the_nodes_error(
+    interpreters: dict[str, Interpreter], short_home: Path
+) -> None:
+    """And the sandbox serves the next call."""
+    host = await open_docker(interpreters, short_home, runtime=GVISOR)
+    python, sandbox_id = interpreters["3.11"], uuid.uuid4()
+    sandbox = await host.start(
+        SandboxSpec(
+            sandbox_id=sandbox_id,
+            python=python.executable,
+            prefix=python.prefix,
+            agent=python.agent,
+            environment=None,
+            limits=Limits(),
+            exchange=make_exchange(short_home / "exchange", sandbox_id),
+        )
+    )
+    load = load_header(_GIVES_A_FILE, {"x": {"t": "int"}}, {"result": {"t": "file"}})
+    call = {"op": "call", "id": 1, "output_bytes_max": 65536, "file_ids": [str(uuid.uuid4())]}
+    call |= {"inputs": [["x", 1, []]]}
+    try:
+        loaded = await sandbox.request(load)
+        assert "loaded" == loaded.header["op"], loaded.header
+        for _ in range(2):
+            reply = await sandbox.request(call, b"1", descriptors_max=1)
+            assert "serialization_error" == reply.header["error"]["type"]
+            assert "files cannot leave this sandbox" in reply.header["error"]["message"]
+            assert () == tuple(reply.descriptors)
+    finally:
+        await sandbox.kill()
+        await host.close()
 
 
 @pytest.mark.docker

@@ -110,6 +110,7 @@ class DockerHost:
             incarnation=str(uuid.uuid4()),
             runtime=settings.runtime,
             cpus=settings.cpus,
+            own_kernel=tier_of(settings.runtime) is Tier.T4,
         )
         if not _remapped(info):
             log.warning("docker_users_not_remapped", wants="userns-remap, or a rootless daemon")

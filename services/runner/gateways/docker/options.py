@@ -25,6 +25,9 @@ GATE_NAME: Final = "agent"
 _AGENT_PATH: Final = "/qflow/agent"
 _NOBODY: Final = "65534:65534"
 _STOP_TIMEOUT_S: Final = 5
+# What a kernel of a container's own takes of the processes that are counted, as it works: below
+# that it does not start.
+_KERNEL_THREADS: Final = 128
 _NANO: Final = 1_000_000_000
 
 
@@ -37,6 +40,7 @@ class Shape:
     incarnation: str
     runtime: str = ""  # the daemon's default when empty
     cpus: int = 1
+    own_kernel: bool = False
 
 
 def container_name(shape: Shape, spec: SandboxSpec) -> str:
@@ -92,7 +96,7 @@ def _walls(shape: Shape, spec: SandboxSpec, gate: Path) -> dict[str, Any]:
         "cap_drop": ["ALL"],
         # The daemon's own filter and AppArmor profile stay on; the agent adds a stricter filter.
         "security_opt": ["no-new-privileges"],
-        "pids_limit": limits.processes,
+        "pids_limit": limits.processes + (_KERNEL_THREADS if shape.own_kernel else 0),
         "mem_limit": limits.memory_bytes,
         "memswap_limit": limits.memory_bytes,
         "nano_cpus": limits.cpu_millicores * _NANO // 1000 or shape.cpus * _NANO,

@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -23,6 +22,7 @@ from services.kit import env as settings
 from services.kit import log as logging
 from services.kit import page
 from services.kit.figures import Figures
+from services.kit.rpc import tls
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.server import BoundServer, Listener, Servicer, open_server
 from services.kit.rpc.tally import Calls
@@ -85,15 +85,11 @@ def listener(
 ) -> Listener:
     """Read where a service listens: `QFLOW_<SERVICE>_LISTEN`, with TLS when it is configured."""
     public = suffix == "LISTEN"
-    certificate = settings.optional(env, "QFLOW_TLS_CERTIFICATE_FILE")
-    key = settings.optional(env, "QFLOW_TLS_KEY_FILE")
-    if (certificate is None) != (key is None):
-        raise settings.EnvError("QFLOW_TLS_CERTIFICATE_FILE and QFLOW_TLS_KEY_FILE go together")
-    tls = (Path(key).read_bytes(), Path(certificate).read_bytes()) if key and certificate else None
     return Listener(
         address=settings.text(env, f"QFLOW_{service.upper()}_{suffix}", default),
         public=public,
-        tls=tls,
+        tls=tls.users_tls(env) if public else tls.services_tls(env),
+        services_prove=tls.service_pair(env) is not None,
     )
 
 

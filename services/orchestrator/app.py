@@ -129,7 +129,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         load=partial(load, engine_pool, plans),
         shards=shards,
     )
-    peers = Peers(settings.token, root_certificates=settings.root_certificates)
+    peers = Peers(settings.token, trust=settings.trust)
     authenticator = Authenticator(api_pool)
     starter = Starter(api_pool, engine_pool, engine, plans)
     watcher = Watcher(reader, engine)

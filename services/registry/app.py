@@ -70,7 +70,9 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         pool = await _pool(stack, settings.database_url, "qflow-registry", settings.pool_size_max)
         auth_pool = await _pool(stack, settings.auth_database_url, "qflow-registry-auth", 2)
         engine_pool = await _pool(stack, settings.engine_database_url, "qflow-registry-engine", 4)
-        channel = open_channel(settings.runner_address, settings.service_token)
+        channel = open_channel(
+            settings.runner_address, settings.service_token, trust=settings.trust, peer="runner"
+        )
         stack.push_async_callback(channel.close)
         authenticator = Authenticator(pool)
         locks = Locks(engine_pool, RunnerEnvironments(channel))

@@ -19,6 +19,7 @@ from services.kit.errors import PermissionDenied, QflowError, Unauthenticated, U
 from services.kit.ids import TOKEN_BYTES_MAX, token_sha256
 from services.kit.pg import Pool, translate
 from services.kit.rpc.call import Call, Handle, Metadata, Method
+from services.kit.rpc.tls import prove_service
 
 log = structlog.get_logger()
 
@@ -118,8 +119,13 @@ class Authenticator:
         return caller
 
 
-def stage(inner: Handle, method: Method, authenticator: Authenticator) -> Handle:
-    """Let through whom the rule admits, and end streams of those it no longer does."""
+def stage(
+    inner: Handle, method: Method, authenticator: Authenticator, *, services_prove: bool = False
+) -> Handle:
+    """Let through whom the rule admits, and end streams of those it no longer does.
+
+    With `services_prove` a service must also be the one that its connection's certificate names.
+    """
     rule = method.rule
     if rule is None or method.anonymous:
         return inner
@@ -137,6 +143,8 @@ def stage(inner: Handle, method: Method, authenticator: Authenticator) -> Handle
         call.caller = caller
         if (caller.kind, caller.role) not in admitted or not caller.has_scope(scope):
             check(caller, rule)
+        if services_prove and caller.kind == "service":
+            prove_service(call.context, caller.name)
         token = CALLER.set(caller)
         try:
             if not streams:

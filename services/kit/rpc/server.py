@@ -22,6 +22,7 @@ from services.kit.rpc import access_log, admission, auth, deadline, errors, refl
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.call import Call, Context, Handle, Limits, Method
 from services.kit.rpc.tally import Calls
+from services.kit.rpc.tls import ServerTls
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 _METADATA_BYTES_MAX: Final = 16 * 1024
@@ -54,7 +55,14 @@ class Listener:
     public: bool = True  # False: other services alone, whose streams are held open
     concurrent_max: int = _CONCURRENT_MAX
     limits: Limits = field(default_factory=Limits)
-    tls: tuple[bytes, bytes] | None = field(default=None, repr=False)  # private key, certificates
+    tls: ServerTls | None = None
+    # A service's token is not enough: its certificate must say the same.
+    services_prove: bool = False
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a unix socket, whose file lets its owner's processes in and nobody else."""
+        return self.address.startswith("unix:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +136,7 @@ def _options(listener: Listener) -> list[tuple[str, int]]:
 
 
 def _bind(server: grpc.aio.Server, listener: Listener) -> str:
-    address = listener.address
-    unix = address.startswith("unix:")
+    address, unix = listener.address, listener.local
     if unix:
         path = Path(address.removeprefix("unix://").removeprefix("unix:"))
         if len(str(path).encode()) > _UNIX_PATH_BYTES_MAX:
@@ -142,9 +149,8 @@ def _bind(server: grpc.aio.Server, listener: Listener) -> str:
         except OSError:
             raise EnvError(f"cannot listen on {address}: its folder cannot be made") from None
     try:
-        if listener.tls is not None:
-            credentials = grpc.ssl_server_credentials([listener.tls])
-            port = server.add_secure_port(address, credentials)
+        if listener.tls is not None and not unix:
+            port = server.add_secure_port(address, listener.tls.credentials())
         elif unix or is_loopback(address):
             port = server.add_insecure_port(address)
         else:
@@ -217,7 +223,8 @@ class _Registering:
     def _composed(self, method: Method, handler: Handler) -> Handler:
         handle = validate.stage(_servicer(handler), method)
         handle = self._admission.stage(handle, method)
-        handle = auth.stage(handle, method, self._authenticator)
+        prove = self._listener.services_prove and not self._listener.local
+        handle = auth.stage(handle, method, self._authenticator, services_prove=prove)
         handle = self._deadlines.stage(handle, method)
         if method.responses_stream:
             handle = self.streams.stage(handle)

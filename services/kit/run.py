@@ -21,6 +21,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from services.kit import env as settings
 from services.kit import log as logging
 from services.kit import page
+from services.kit.audit import Recorder
 from services.kit.figures import Figures
 from services.kit.rpc import tls
 from services.kit.rpc.auth import Authenticator
@@ -35,6 +36,7 @@ DRAIN_MAX_S: Final = 27.0
 _CLOSE_MAX_S: Final = 3.0
 # What stays of the time to drain for calls that are still open after it.
 _CALLS_MIN_S: Final = 2.0
+_RECORD_MAX_S: Final = 1.0
 # Calls make few cycles: looking for them every 700 objects is mostly looking in vain.
 _GARBAGE_THRESHOLDS: Final = (20_000, 20, 50)
 _OK: Final = 0
@@ -61,6 +63,8 @@ class App:
     on_drain: Callable[[], Awaitable[None]] | None = None
     # Called last, when no call and no loop runs any more.
     close: Callable[[], Awaitable[None]] | None = None
+    # Notes what calls change.
+    recorder: Recorder | None = None
 
 
 Build = Callable[[Mapping[str, str]], AbstractAsyncContextManager[App]]
@@ -140,11 +144,13 @@ async def _serve(
             health_servicer=probe,
             with_reflection=settings.flag(env, "QFLOW_REFLECTION", default=True),
             calls=calls,
+            recorder=app.recorder,
         )
         servers.append(server)
     told = [*app.figures, *([calls.figures] if calls else [])]
     async with scraped(metrics_address, told) as metrics, asyncio.TaskGroup() as tasks:
-        for loop in app.loops:
+        recording = () if app.recorder is None else (app.recorder.write_until,)
+        for loop in (*app.loops, *recording):
             tasks.create_task(_run_loop(loop, stop))
         try:
             for server in servers:
@@ -184,6 +190,12 @@ async def _drain(
             log.exception("drain_failed")
     grace_s = max(0.0, ends_at - time.monotonic())
     await asyncio.gather(*(server.stop(grace_s) for server in servers))
+    if app.recorder is not None:
+        try:
+            async with asyncio.timeout(_RECORD_MAX_S):
+                await app.recorder.close()
+        except TimeoutError:
+            log.error("audit_records_lost")  # noqa: TRY400  # nothing is wrong here
 
 
 async def _close(stack: AsyncExitStack) -> None:

@@ -17,8 +17,18 @@ from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health, health_pb2_grpc
 from qflow.auth.v1 import auth_pb2
 
+from services.kit.audit import Recorder
 from services.kit.env import EnvError
-from services.kit.rpc import access_log, admission, auth, deadline, errors, reflection, validate
+from services.kit.rpc import (
+    access_log,
+    admission,
+    audit,
+    auth,
+    deadline,
+    errors,
+    reflection,
+    validate,
+)
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.call import Call, Context, Handle, Limits, Method
 from services.kit.rpc.tally import Calls
@@ -92,6 +102,7 @@ async def open_server(
     health_servicer: health.aio.HealthServicer,
     with_reflection: bool = True,
     calls: Calls | None = None,
+    recorder: Recorder | None = None,
 ) -> BoundServer:
     """Build a server and bind it; it answers once started.
 
@@ -102,7 +113,7 @@ async def open_server(
         options=_options(listener),
         maximum_concurrent_rpcs=listener.concurrent_max * _UNKNOWN_FACTOR,
     )
-    registering: Any = _Registering(server, listener, authenticator, calls)
+    registering: Any = _Registering(server, listener, authenticator, calls, recorder)
     for add_to_server, servicer in servicers:
         add_to_server(servicer, registering)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, registering)
@@ -188,6 +199,7 @@ class _Registering:
         listener: Listener,
         authenticator: Authenticator,
         calls: Calls | None,
+        recorder: Recorder | None,
     ) -> None:
         self.services: list[str] = []
         self.streams = deadline.OpenStreams()
@@ -196,6 +208,7 @@ class _Registering:
         self._authenticator = authenticator
         self._deadlines = deadline.Deadlines()
         self._calls = calls
+        self._recorder = recorder
         self._admission = admission.Admission(listener.concurrent_max)
 
     def add_generic_rpc_handlers(self, _handlers: Sequence[Any]) -> None:
@@ -213,6 +226,7 @@ class _Registering:
                 requests_stream=method.client_streaming,
                 responses_stream=method.server_streaming,
                 rule=None if service_name in _OPEN else _rule_of(method),
+                changes=audit.changes(method),
                 public=self._listener.public,
                 limits=self._listener.limits,
             )
@@ -222,6 +236,8 @@ class _Registering:
 
     def _composed(self, method: Method, handler: Handler) -> Handler:
         handle = validate.stage(_servicer(handler), method)
+        if self._recorder is not None and method.changes:
+            handle = audit.stage(handle, method, self._recorder)
         handle = self._admission.stage(handle, method)
         prove = self._listener.services_prove and not self._listener.local
         handle = auth.stage(handle, method, self._authenticator, services_prove=prove)

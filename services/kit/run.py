@@ -92,6 +92,7 @@ def listener(
     return Listener(
         address=settings.text(env, f"QFLOW_{service.upper()}_{suffix}", default),
         public=public,
+        calls_per_second_max=settings.integer(env, "QFLOW_CALLS_PER_SECOND_MAX", 0, high=1_000_000),
         tls=tls.users_tls(env) if public else tls.services_tls(env),
         services_prove=tls.service_pair(env) is not None,
     )

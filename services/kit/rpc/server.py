@@ -31,6 +31,7 @@ from services.kit.rpc import (
 )
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.call import Call, Context, Handle, Limits, Method
+from services.kit.rpc.fair_share import FairShare
 from services.kit.rpc.tally import Calls
 from services.kit.rpc.tls import ServerTls
 
@@ -64,6 +65,7 @@ class Listener:
     address: str  # host:port, or unix:path
     public: bool = True  # False: other services alone, whose streams are held open
     concurrent_max: int = _CONCURRENT_MAX
+    calls_per_second_max: int = 0  # of one user; 0: as many as they like
     limits: Limits = field(default_factory=Limits)
     tls: ServerTls | None = None
     # A service's token is not enough: its certificate must say the same.
@@ -210,6 +212,9 @@ class _Registering:
         self._calls = calls
         self._recorder = recorder
         self._admission = admission.Admission(listener.concurrent_max)
+        self._share = FairShare(
+            listener.concurrent_max, calls_per_second_max=listener.calls_per_second_max
+        )
 
     def add_generic_rpc_handlers(self, _handlers: Sequence[Any]) -> None:
         """Do nothing: generated code adds the same handlers by name next."""
@@ -238,6 +243,8 @@ class _Registering:
         handle = validate.stage(_servicer(handler), method)
         if self._recorder is not None and method.changes:
             handle = audit.stage(handle, method, self._recorder)
+        if self._listener.public:
+            handle = self._share.stage(handle)
         handle = self._admission.stage(handle, method)
         prove = self._listener.services_prove and not self._listener.local
         handle = auth.stage(handle, method, self._authenticator, services_prove=prove)

@@ -32,14 +32,15 @@ from examples import show
 from examples.weather import workflow as weather
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from qflow.registry.v1.node_service_pb2_grpc import NodeServiceAsyncStub
 
     Metadata = Sequence[tuple[str, str]]
+    Connect = Callable[..., grpc.aio.Channel]
 
 # Values may be large: the data travels as one text of 48 KiB, and the default limit is 4 MiB.
-_OPTIONS: Final = [("grpc.max_receive_message_length", 16 * 1024 * 1024)]
+_OPTIONS: Final = (("grpc.max_receive_message_length", 16 * 1024 * 1024),)
 _CALL_S: Final = 60.0
 _WATCH_S: Final = 600.0
 _CUTS_MAX: Final = 30
@@ -51,13 +52,20 @@ class LockError(Exception):
     """The exact versions of a node's dependencies are not to be had."""
 
 
-async def run(endpoints: Mapping[str, str], token_file: Path, console: Console) -> int:
+async def run(
+    endpoints: Mapping[str, str],
+    token_file: Path,
+    console: Console,
+    *,
+    connect: Connect = grpc.aio.insecure_channel,
+    authorities: str | None = None,
+) -> int:
     """Create, start, watch and print; gives the exit code of the demo."""
     bearer = _bearer(token_file)
     async with (
-        grpc.aio.insecure_channel(endpoints["registry"], options=_OPTIONS) as registry,
-        grpc.aio.insecure_channel(endpoints["orchestrator"], options=_OPTIONS) as orchestrator,
-        grpc.aio.insecure_channel(endpoints["runner"], options=_OPTIONS) as runner,
+        connect(endpoints["registry"], options=_OPTIONS) as registry,
+        connect(endpoints["orchestrator"], options=_OPTIONS) as orchestrator,
+        connect(endpoints["runner"], options=_OPTIONS) as runner,
     ):
         try:
             workflow = await _store(registry, bearer, console)
@@ -73,7 +81,7 @@ async def run(endpoints: Mapping[str, str], token_file: Path, console: Console) 
         show.failure(console, execution)
         return 1
     show.result(console, json.loads(execution.output_json))
-    show.calls(console, endpoints, token_file, execution.id)
+    show.calls(console, endpoints, token_file, execution.id, authorities=authorities)
     return 0
 
 

@@ -156,16 +156,22 @@ def failure(console: Console, execution: execution_pb2.Execution) -> None:
 
 
 def calls(
-    console: Console, endpoints: Mapping[str, str], token_file: Path, execution_id: str
+    console: Console,
+    endpoints: Mapping[str, str],
+    token_file: Path,
+    execution_id: str,
+    *,
+    authorities: str | None = None,
 ) -> None:
-    """Print how to ask for the same by hand."""
+    """Print how to ask for the same by hand; with TLS `authorities` is the file to believe."""
+    reached = "-plaintext" if authorities is None else f"-cacert {shlex.quote(authorities)}"
     console.print("\nAsk for it by hand, while the suite runs", style="bold")
     header = f'-H "authorization: Bearer $(cat {shlex.quote(str(token_file))})"'
     for service, method in (
         ("orchestrator", "qflow.orchestrator.v1.ExecutionService/GetExecution"),
         ("orchestrator", "qflow.orchestrator.v1.ExecutionService/ListNodeExecutions"),
     ):
-        console.print(f"  grpcurl -plaintext {header} \\", markup=False)
+        console.print(f"  grpcurl {reached} {header} \\", markup=False)
         console.print(f"""    -d '{{"execution_id": "{execution_id}"}}' \\""", markup=False)
         console.print(f"    {endpoints[service]} {method}", markup=False)
 

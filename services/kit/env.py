@@ -77,14 +77,3 @@ def path(env: Mapping[str, str], name: str, default: Path | None = None) -> Path
     if not value and default is None:
         raise EnvError(f"{name} is not set")
     return Path(value or str(default)).expanduser().absolute()
-
-
-def certificates(env: Mapping[str, str]) -> bytes | None:
-    """Return the certificates that other services are believed by; None for plain text."""
-    if not optional(env, "QFLOW_TLS_CA_FILE"):
-        return None
-    file = path(env, "QFLOW_TLS_CA_FILE")
-    try:
-        return file.read_bytes()
-    except OSError:
-        raise EnvError(f"QFLOW_TLS_CA_FILE: {file} cannot be read") from None

@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -22,7 +21,9 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from services.kit import env as settings
 from services.kit import log as logging
 from services.kit import page
+from services.kit.audit import Recorder
 from services.kit.figures import Figures
+from services.kit.rpc import tls
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.server import BoundServer, Listener, Servicer, open_server
 from services.kit.rpc.tally import Calls
@@ -35,6 +36,7 @@ DRAIN_MAX_S: Final = 27.0
 _CLOSE_MAX_S: Final = 3.0
 # What stays of the time to drain for calls that are still open after it.
 _CALLS_MIN_S: Final = 2.0
+_RECORD_MAX_S: Final = 1.0
 # Calls make few cycles: looking for them every 700 objects is mostly looking in vain.
 _GARBAGE_THRESHOLDS: Final = (20_000, 20, 50)
 _OK: Final = 0
@@ -61,6 +63,8 @@ class App:
     on_drain: Callable[[], Awaitable[None]] | None = None
     # Called last, when no call and no loop runs any more.
     close: Callable[[], Awaitable[None]] | None = None
+    # Notes what calls change.
+    recorder: Recorder | None = None
 
 
 Build = Callable[[Mapping[str, str]], AbstractAsyncContextManager[App]]
@@ -85,15 +89,12 @@ def listener(
 ) -> Listener:
     """Read where a service listens: `QFLOW_<SERVICE>_LISTEN`, with TLS when it is configured."""
     public = suffix == "LISTEN"
-    certificate = settings.optional(env, "QFLOW_TLS_CERTIFICATE_FILE")
-    key = settings.optional(env, "QFLOW_TLS_KEY_FILE")
-    if (certificate is None) != (key is None):
-        raise settings.EnvError("QFLOW_TLS_CERTIFICATE_FILE and QFLOW_TLS_KEY_FILE go together")
-    tls = (Path(key).read_bytes(), Path(certificate).read_bytes()) if key and certificate else None
     return Listener(
         address=settings.text(env, f"QFLOW_{service.upper()}_{suffix}", default),
         public=public,
-        tls=tls,
+        calls_per_second_max=settings.integer(env, "QFLOW_CALLS_PER_SECOND_MAX", 0, high=1_000_000),
+        tls=tls.users_tls(env) if public else tls.services_tls(env),
+        services_prove=tls.service_pair(env) is not None,
     )
 
 
@@ -144,11 +145,13 @@ async def _serve(
             health_servicer=probe,
             with_reflection=settings.flag(env, "QFLOW_REFLECTION", default=True),
             calls=calls,
+            recorder=app.recorder,
         )
         servers.append(server)
     told = [*app.figures, *([calls.figures] if calls else [])]
     async with scraped(metrics_address, told) as metrics, asyncio.TaskGroup() as tasks:
-        for loop in app.loops:
+        recording = () if app.recorder is None else (app.recorder.write_until,)
+        for loop in (*app.loops, *recording):
             tasks.create_task(_run_loop(loop, stop))
         try:
             for server in servers:
@@ -188,6 +191,12 @@ async def _drain(
             log.exception("drain_failed")
     grace_s = max(0.0, ends_at - time.monotonic())
     await asyncio.gather(*(server.stop(grace_s) for server in servers))
+    if app.recorder is not None:
+        try:
+            async with asyncio.timeout(_RECORD_MAX_S):
+                await app.recorder.close()
+        except TimeoutError:
+            log.error("audit_records_lost")  # noqa: TRY400  # nothing is wrong here
 
 
 async def _close(stack: AsyncExitStack) -> None:

@@ -34,6 +34,7 @@ from qflow.orchestrator.v1.run_service_pb2_grpc import add_RunServiceServicer_to
 from qflow.orchestrator.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
 from qflow.orchestrator.v1.trigger_service_pb2_grpc import add_TriggerServiceServicer_to_server
 
+from services.kit.audit import Recorder
 from services.kit.env import EnvError
 from services.kit.errors import QflowError, Unavailable
 from services.kit.figures import caches, pools
@@ -133,7 +134,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         load=partial(load, engine_pool, plans),
         shards=shards,
     )
-    peers = Peers(settings.token, root_certificates=settings.root_certificates)
+    peers = Peers(settings.token, trust=settings.trust)
     authenticator = Authenticator(api_pool)
     starter = Starter(api_pool, engine_pool, engine, plans)
     watcher = Watcher(reader, engine)
@@ -155,6 +156,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         yield App(
             listener=listener(env, "orchestrator", "127.0.0.1:7102"),
             authenticator=authenticator,
+            recorder=Recorder(engine_pool, "orchestrator"),
             servicers=[
                 (add_ExecutionServiceServicer_to_server, executions),
                 (

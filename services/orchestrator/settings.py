@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from services.kit import env as read
+from services.kit.rpc.tls import Trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class Settings:
     webhook_key_file: Path
     webhook_loopback: bool
     token: str = field(repr=False)
-    root_certificates: bytes | None = field(repr=False)
+    trust: Trust | None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -43,7 +44,7 @@ class Settings:
             attach_listen=attach_listen,
             attach_advertise=read.text(env, "QFLOW_ORCHESTRATOR_ATTACH_ADVERTISE", attach_listen),
             token=read.text(env, "QFLOW_SERVICE_TOKEN", ""),
-            root_certificates=read.certificates(env),
+            trust=Trust.from_env(env),
             standby=read.flag(env, "QFLOW_ORCHESTRATOR_STANDBY"),
             webhook_key_file=read.path(
                 env, "QFLOW_WEBHOOK_KEY_FILE", home / "secrets" / "webhook.key"

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from qflow.registry.v1 import (
+    audit_service_pb2_grpc,
     builtin_node_service_pb2_grpc,
     diff_service_pb2_grpc,
     exchange_service_pb2_grpc,
@@ -23,6 +24,7 @@ from qflow.registry.v1 import (
     workflow_service_pb2_grpc,
 )
 
+from services.kit.audit import Recorder
 from services.kit.cache import Cache
 from services.kit.figures import caches, pools
 from services.kit.pg import Pool, open_pool
@@ -37,6 +39,7 @@ from services.registry.gateways.graph_checker import GraphChecker
 from services.registry.gateways.passwords import Passwords
 from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.loops.locks import make_locks
+from services.registry.rpc.audit import AuditServicer
 from services.registry.rpc.builtin_nodes import BuiltinNodeServicer
 from services.registry.rpc.diffs import DiffServicer
 from services.registry.rpc.exchange import ExchangeServicer
@@ -70,7 +73,9 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         pool = await _pool(stack, settings.database_url, "qflow-registry", settings.pool_size_max)
         auth_pool = await _pool(stack, settings.auth_database_url, "qflow-registry-auth", 2)
         engine_pool = await _pool(stack, settings.engine_database_url, "qflow-registry-engine", 4)
-        channel = open_channel(settings.runner_address, settings.service_token)
+        channel = open_channel(
+            settings.runner_address, settings.service_token, trust=settings.trust, peer="runner"
+        )
         stack.push_async_callback(channel.close)
         authenticator = Authenticator(pool)
         locks = Locks(engine_pool, RunnerEnvironments(channel))
@@ -148,6 +153,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 SettingsServicer(workflows),
             ),
             (user_service_pb2_grpc.add_UserServiceServicer_to_server, UserServicer(identity)),
+            (audit_service_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(auth_pool)),
             (
                 service_token_service_pb2_grpc.add_ServiceTokenServiceServicer_to_server,
                 ServiceTokenServicer(identity),
@@ -156,6 +162,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         yield App(
             listener=listener(env, "registry", settings.listen_default),
             authenticator=authenticator,
+            recorder=Recorder(engine_pool, "registry"),
             servicers=[forgetting(each, answers) for each in servicers],
             loops=[partial(make_locks, locks)],
             figures=[

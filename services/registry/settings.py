@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from services.kit import env as read
 from services.kit.pythons import VERSIONS
+from services.kit.rpc.tls import Trust
 from services.registry.domain.setting_table import CAPPED
 
 _LISTEN_DEFAULT: Final = "127.0.0.1:7101"
@@ -27,7 +28,8 @@ class Settings:
     service_token: str = field(repr=False)
     redis_url: str | None = field(repr=False)  # None: everything is asked of PostgreSQL
     listen_default: str
-    runner_address: str
+    runner_address: str  # where services reach it
+    trust: Trust | None
     session_lifetime: timedelta
     python_version: str
     caps: Mapping[str, int]  # of what nodes may use, by setting; the runner enforces them
@@ -50,7 +52,12 @@ class Settings:
             service_token=read.text(env, "QFLOW_SERVICE_TOKEN", ""),
             redis_url=read.optional(env, "QFLOW_REDIS_URL"),
             listen_default=_LISTEN_DEFAULT,
-            runner_address=read.text(env, "QFLOW_RUNNER_ADDRESS", _RUNNER_DEFAULT),
+            runner_address=read.text(
+                env,
+                "QFLOW_RUNNER_INTERNAL_ADDRESS",
+                read.text(env, "QFLOW_RUNNER_ADDRESS", _RUNNER_DEFAULT),
+            ),
+            trust=Trust.from_env(env),
             session_lifetime=timedelta(seconds=lifetime_s),
             python_version=python_version,
             caps=_caps(env),

@@ -28,6 +28,7 @@ from qflow.runner.v1.runner_service_pb2_grpc import add_RunnerServiceServicer_to
 from qflow.runner.v1.upload_service_pb2_grpc import add_UploadServiceServicer_to_server
 from qflow.runner.v1.wheel_service_pb2_grpc import add_WheelServiceServicer_to_server
 
+from services.kit.audit import Recorder
 from services.kit.env import EnvError
 from services.kit.figures import caches, pools
 from services.kit.pg import Pool, open_pool
@@ -235,7 +236,7 @@ async def _runner(
         greet,
         joined=membership.joined,
         token=settings.token,
-        root_certificates=settings.root_certificates,
+        trust=settings.trust,
         on_refused=membership.doubt,
     )
     authenticator = Authenticator(api_pool)
@@ -263,12 +264,18 @@ async def _runner(
             bytes_max=settings.wheel_bytes_max, tenant_bytes_max=settings.tenant_wheels_bytes_max
         ),
     )
+    for_services = (add_EnvironmentServiceServicer_to_server, EnvironmentServicer(shown))
     try:
         yield App(
             listener=listener(env, "runner", "127.0.0.1:7103"),
             authenticator=authenticator,
+            recorder=Recorder(engine_pool, "runner"),
+            internal_listener=None
+            if settings.internal_listen is None
+            else listener(env, "runner", settings.internal_listen, suffix="INTERNAL_LISTEN"),
+            internal_servicers=[for_services],
             servicers=[
-                (add_EnvironmentServiceServicer_to_server, EnvironmentServicer(shown)),
+                for_services,
                 (
                     add_RunnerServiceServicer_to_server,
                     RunnerServicer(api_pool, facts, lambda: membership.incarnation),

@@ -12,6 +12,7 @@ from typing import Final, Self
 from services.kit import env as read
 from services.kit.env import EnvError
 from services.kit.pythons import VERSIONS
+from services.kit.rpc.tls import Trust, service_pair
 from services.runner.domain.environments import RequirementError
 from services.runner.domain.limits import Asked, Tier
 from services.runner.domain.network import NetworkRules, is_host_pattern
@@ -70,7 +71,9 @@ class Settings:
     database_url: str = field(repr=False)
     engine_database_url: str = field(repr=False)
     token: str = field(repr=False)
-    root_certificates: bytes | None = field(repr=False)
+    trust: Trust | None
+    # Where other services reach it; None: where users do.
+    internal_listen: str | None
     home: Path
     name: str
     attach_addresses: tuple[str, ...]
@@ -120,7 +123,9 @@ class Settings:
             database_url=read.required(env, "QFLOW_RUNNER_DATABASE_URL"),
             engine_database_url=read.required(env, "QFLOW_RUNNER_ENGINE_DATABASE_URL"),
             token=read.required(env, "QFLOW_SERVICE_TOKEN"),
-            root_certificates=read.certificates(env),
+            trust=Trust.from_env(env),
+            internal_listen=read.optional(env, "QFLOW_RUNNER_INTERNAL_LISTEN")
+            or (f"unix:{home}/run/runner.sock" if service_pair(env) else None),
             home=home,
             name=read.text(env, "QFLOW_RUNNER_NAME", "runner"),
             attach_addresses=_addresses(env, home),

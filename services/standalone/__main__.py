@@ -1,4 +1,4 @@
-"""`python -m services.standalone [up|demo|status|token|create-user]`: Qflow on one machine."""
+"""`python -m services.standalone [up|demo|status|token|…]`: Qflow on one machine."""
 
 from __future__ import annotations
 

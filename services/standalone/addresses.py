@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from services.standalone import tls_files
 from services.standalone.process import StandaloneError
 
 SERVICES: Final = ("registry", "orchestrator", "runner", "telemetry")
@@ -35,6 +36,8 @@ class Addresses:
     listen: Mapping[str, str]
     attach: str
     metrics: Mapping[str, str]  # host:port
+    # Where other services reach the runner, when they prove to each other who they are.
+    runner_internal: str | None = None
 
     def client(self, service: str) -> str:
         """Give the address a client on this machine dials."""
@@ -54,6 +57,10 @@ class Addresses:
         }
         if service == "orchestrator":
             own["QFLOW_ORCHESTRATOR_ATTACH_LISTEN"] = self.attach
+        if self.runner_internal is not None:
+            addresses["QFLOW_RUNNER_INTERNAL_ADDRESS"] = self.runner_internal
+            if service == "runner":
+                own["QFLOW_RUNNER_INTERNAL_LISTEN"] = self.runner_internal
         return {**addresses, **own, "QFLOW_ORCHESTRATOR_ATTACH_ADDRESS": self.attach}
 
     def as_json(self) -> dict[str, str]:
@@ -72,9 +79,13 @@ def plan(env: Mapping[str, str], *, ports: Ports, sockets: Path) -> Addresses:
                 planned[name] = given
             _check(setting, planned[name])
     attach = env.get("QFLOW_ORCHESTRATOR_ATTACH_LISTEN") or f"unix:{sockets / 'attach.sock'}"
-    if not attach.startswith("unix:"):
-        _check("QFLOW_ORCHESTRATOR_ATTACH_LISTEN", attach)
-    return Addresses(listen, attach, metrics)
+    _check("QFLOW_ORCHESTRATOR_ATTACH_LISTEN", attach)
+    internal = env.get("QFLOW_RUNNER_INTERNAL_LISTEN")
+    if internal:
+        _check("QFLOW_RUNNER_INTERNAL_LISTEN", internal)
+    elif tls_files.wanted(env):
+        internal = f"unix:{sockets / 'runner.sock'}"
+    return Addresses(listen, attach, metrics, internal or None)
 
 
 def check_host(setting: str, host: str) -> None:

@@ -9,6 +9,7 @@ import os
 import shlex
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Final
 
 from services.standalone import hints
@@ -17,6 +18,7 @@ from services.standalone.bootstrap import OWNER_TOKEN
 from services.standalone.home import Home
 from services.standalone.process import StandaloneError
 from services.standalone.supervisor import Supervisor, nothing_runs, told_isolation
+from services.standalone.tls_files import ENDPOINTS_KEY
 
 _FAILED: Final = 1
 _NOT_RUNNING: Final = 3
@@ -41,14 +43,16 @@ def _do(asked: argparse.Namespace, home: Home) -> int:
             return _status(home)
         case "token":
             return _token(home)
-        case "create-user":
+        case "create-user" | "doctor":
             from services.standalone import people  # imports the registry: only here
 
-            return people.create_user(home, email=asked.email, role=asked.role)
-        case "doctor":
-            from services.standalone import people  # imports the registry: only here
-
-            return people.examine(home, asked.arguments)
+            return (
+                people.examine(home, asked.arguments)
+                if asked.command == "doctor"
+                else people.create_user(home, email=asked.email, role=asked.role)
+            )
+        case "certificates":
+            return _certificates(asked, home)
         case "demo":
             from services.standalone.demo import demo  # imports clients: only here
 
@@ -88,6 +92,9 @@ def _welcome(suite: Supervisor, seconds: float) -> str:
     token = shlex.quote(str(suite.home.secrets / OWNER_TOKEN))
     renew = hints.standalone("token", home=root)
     registry = suite.addresses.client("registry")
+    reached = (
+        "-plaintext" if suite.authorities is None else f"-cacert {shlex.quote(suite.authorities)}"
+    )
     return "\n".join(
         [
             f"Qflow is ready after {seconds:.1f} s.",
@@ -98,8 +105,8 @@ def _welcome(suite: Supervisor, seconds: float) -> str:
             f"  {'home':<13}{root}",
             f"  {'owner token':<13}{token} (a new one, which ends this: {renew})",
             "Try:",
-            f"  grpcurl -plaintext {registry} list",
-            f'  grpcurl -plaintext -H "authorization: Bearer $(cat {token})" \\',
+            f"  grpcurl {reached} {registry} list",
+            f'  grpcurl {reached} -H "authorization: Bearer $(cat {token})" \\',
             f"      {registry} qflow.registry.v1.SessionService/GetCaller",
             "Stop with Ctrl-C.",
         ]
@@ -121,7 +128,8 @@ def _status(home: Home) -> int:
     from services.standalone.probe import serving  # imports gRPC: only here
 
     async def ask() -> list[bool]:
-        return await asyncio.gather(*(serving(endpoints[name]) for name in SERVICES))
+        authorities = endpoints.get(ENDPOINTS_KEY)
+        return await asyncio.gather(*(serving(endpoints[name], authorities) for name in SERVICES))
 
     answers = asyncio.run(ask())
     _say(f"a suite (process {holder}) runs on {home.root}")
@@ -137,6 +145,14 @@ def _token(home: Home) -> int:
 
     path = people.renew_owner_token(home)
     _say(f"the owner's token before this one no longer works; a new one lies in {path}")
+    return 0
+
+
+def _certificates(asked: argparse.Namespace, home: Home) -> int:
+    from services.standalone import certificates  # imports what makes keys: only here
+
+    folder = home.tls if asked.folder is None else asked.folder
+    _say(certificates.main(folder, asked.host, days=asked.days, renew=asked.renew))
     return 0
 
 
@@ -164,6 +180,15 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", help="ask of every invariant of the database whether it holds", add_help=False
     )
     doctor.add_argument("arguments", nargs=argparse.REMAINDER)
+    certificates = commands.add_parser(
+        "certificates", help="make the certificates for TLS, or renew those that are due"
+    )
+    certificates.add_argument("--folder", type=Path, help="default: tls in the home")
+    certificates.add_argument(
+        "--host", action="append", default=[], help="a name or address that users dial"
+    )
+    certificates.add_argument("--days", type=int, choices=range(1, 367), default=7, metavar="DAYS")
+    certificates.add_argument("--renew", action="store_true", help="make all services' anew")
     user = commands.add_parser(
         "create-user", help="make a user; asks for the password, or reads it from a pipe"
     )

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from services.standalone.addresses import SERVICES
 from services.standalone.home import Home
 from services.standalone.process import StandaloneError
 from services.standalone.supervisor import Supervisor, nothing_runs, told_isolation
+from services.standalone.tls_files import ENDPOINTS_KEY
 
 # What a shell gives for a program that Ctrl-C ended.
 _INTERRUPTED: Final = 130
@@ -63,7 +65,7 @@ def _alone(
         say(f"Isolation: {told_isolation(started.isolation)}.")
         if refused := nothing_runs(started.isolation, env):
             raise StandaloneError(refused)
-        ended.append(await _example(started.addresses.as_json(), home, console))
+        ended.append(await _example(started.endpoints(), home, console))
         return ended[0]
 
     try:
@@ -79,9 +81,17 @@ def _alone(
 
 async def _example(endpoints: Mapping[str, str], home: Home, console: Console) -> int:
     from examples.demo import run  # late: it loads the client
+    from services.standalone.reach import open_local
 
     token_file = home.secrets / bootstrap.OWNER_TOKEN
-    return await run({name: endpoints[name] for name in SERVICES}, token_file, console)
+    authorities = endpoints.get(ENDPOINTS_KEY)
+    return await run(
+        {name: endpoints[name] for name in SERVICES},
+        token_file,
+        console,
+        connect=partial(open_local, authorities=authorities),
+        authorities=authorities,
+    )
 
 
 def _endpoints(home: Home) -> dict[str, str]:

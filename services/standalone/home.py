@@ -32,6 +32,7 @@ class Home:
         self.secrets = self.root / "secrets"
         self.log = self.root / "log"
         self.run = self.root / "run"
+        self.tls = self.root / "tls"
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:

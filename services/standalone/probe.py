@@ -1,6 +1,6 @@
 """Wait until services say that they serve; a process of its own, so the supervisor stays lean.
 
-    python -m services.standalone.probe registry=127.0.0.1:7101 …
+    python -m services.standalone.probe registry=127.0.0.1:7101 … [authorities=FILE]
 
 Prints the name of each as it becomes ready, then how the runner isolates user code, and ends with 0
 when all are ready.
@@ -22,6 +22,8 @@ from qflow.runner.v1 import runner_service_pb2
 
 from services.standalone.bootstrap import OWNER_TOKEN
 from services.standalone.home import Home
+from services.standalone.reach import open_local
+from services.standalone.tls_files import ENDPOINTS_KEY
 
 _ASK_AGAIN_S = 0.05
 _OPTIONS = (
@@ -32,9 +34,9 @@ _OPTIONS = (
 )
 
 
-async def serving(address: str) -> bool:
+async def serving(address: str, authorities: str | None = None) -> bool:
     """Ask once whether the service at an address serves."""
-    async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
+    async with open_local(address, authorities, options=_OPTIONS) as channel:
         try:
             ask = channel.unary_unary(
                 "/grpc.health.v1.Health/Check",
@@ -47,15 +49,15 @@ async def serving(address: str) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-async def _report(name: str, address: str) -> None:
-    while not await serving(address):  # noqa: ASYNC110 - another process cannot set our event
+async def _report(name: str, address: str, authorities: str | None) -> None:
+    while not await serving(address, authorities):  # noqa: ASYNC110 - another process cannot set our event
         await asyncio.sleep(_ASK_AGAIN_S)
     print(name, flush=True)  # noqa: T201 - the supervisor reads it
 
 
-async def isolation(address: str, token: str) -> str:
+async def isolation(address: str, token: str, authorities: str | None = None) -> str:
     """Ask a runner which tier it has proven, and what the proof found wanting."""
-    async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
+    async with open_local(address, authorities, options=_OPTIONS) as channel:
         ask = channel.unary_unary(
             "/qflow.runner.v1.RunnerService/GetRunner",
             request_serializer=runner_service_pb2.GetRunnerRequest.SerializeToString,
@@ -76,13 +78,15 @@ async def isolation(address: str, token: str) -> str:
 
 async def _main(arguments: list[str], env: Mapping[str, str]) -> None:
     addresses = dict(argument.split("=", 1) for argument in arguments)
+    authorities = addresses.pop(ENDPOINTS_KEY, None)
     async with asyncio.TaskGroup() as tasks:
         for name, address in addresses.items():
-            tasks.create_task(_report(name, address))
+            tasks.create_task(_report(name, address, authorities))
     home = Home.from_env(env)
     with suppress(OSError, grpc.aio.AioRpcError):  # told where it can be; nothing hangs on it
         token = (home.secrets / OWNER_TOKEN).read_text(encoding="utf-8").strip()
-        print(f"isolation={await isolation(addresses['runner'], token)}", flush=True)  # noqa: T201
+        told = await isolation(addresses["runner"], token, authorities)
+        print(f"isolation={told}", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

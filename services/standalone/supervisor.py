@@ -15,18 +15,20 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from services.kit import env as read
-from services.standalone import addresses, process, redis
+from services.standalone import addresses, process, redis, tls_files
 from services.standalone.addresses import SERVICES, Addresses, Ports
 from services.standalone.home import Home, write_private
 from services.standalone.kept import Kept, all_gone, backoff_s, first_of
 from services.standalone.postgres import Binaries, Postgres
 from services.standalone.process import ProcessMark, StandaloneError, describe_exit
+from services.standalone.tls_files import ENDPOINTS_KEY
 
 _READY_TIMEOUT_S: Final = 60.0
 _FIRST_FAILURES_MAX: Final = 3
 _EXIT_MISCONFIGURED: Final = 2  # how a service says that another try will not help
 _STEADY_S: Final = 30.0
 _LOG_CHECK_S: Final = 10.0
+_CERTIFICATES_CHECK_S: Final = 3600.0  # they are renewed when half of their life is over
 # From SIGTERM to the end: runners hand over what they finish while orchestrators still take it.
 _STOP_ORDER: Final = ((("runner",), 20.0), (("orchestrator", "registry", "telemetry"), 6.0))
 _KILL_WAIT_S: Final = 1.0
@@ -53,6 +55,7 @@ class Supervisor:
     cache: str = field(init=False, default="")
     database: str = field(init=False, default="")
     isolation: str = field(init=False, default="unknown")
+    authorities: str | None = field(init=False, default=None)  # None: plain text
     _kept: dict[str, Kept] = field(init=False, default_factory=dict)
     _postgres: Postgres | None = field(init=False, default=None)
     _redis: redis.Redis | None = field(init=False, default=None)
@@ -85,6 +88,9 @@ class Supervisor:
 
     async def _start(self) -> None:
         self.addresses = addresses.plan(self.env, ports=self.ports, sockets=self.home.sockets())
+        if tls_files.wanted(self.env):
+            self.authorities = str(tls_files.believed(self.home.tls, self.env))
+            await self._make_certificates()
         database_url, embedded = self._start_postgres()
         preparing = self._python("services.standalone.prepare", log="prepare", pipes=True)
         try:
@@ -100,12 +106,27 @@ class Supervisor:
             preparing.communicate()  # closes the pipes
         for name in SERVICES:
             self._keep(name, self._service_starter(name, prepared, redis_url))
-        write_private(
-            self.home.run / "endpoints.json", json.dumps(self.addresses.as_json(), indent=1)
-        )
+        write_private(self.home.run / "endpoints.json", json.dumps(self.endpoints(), indent=1))
         write_private(
             self.home.run / "metrics.json", json.dumps(dict(self.addresses.metrics), indent=1)
         )
+
+    def endpoints(self) -> dict[str, str]:
+        """Give what a client on this machine needs: addresses, and whom to believe if it is TLS."""
+        believed = {} if self.authorities is None else {ENDPOINTS_KEY: self.authorities}
+        return {**self.addresses.as_json(), **believed}
+
+    async def _make_certificates(self) -> None:
+        """Have certificates made, or renewed where they are due: services notice by themselves."""
+        making = self._python(
+            *("services.standalone", "certificates", "--folder", str(self.home.tls)),
+            log="certificates",
+        )
+        if code := await process.wait(making):
+            raise StandaloneError(
+                f"no certificates could be made ({describe_exit(code)}). "
+                + self._log_of("certificates")
+            )
 
     def _start_postgres(self) -> tuple[str, bool]:
         given = self.env.get("QFLOW_DATABASE_URL")
@@ -194,6 +215,11 @@ class Supervisor:
         env = {
             **self._clean_env(),
             **self.addresses.env(name),
+            **(
+                {}
+                if self.authorities is None
+                else tls_files.settings_of(self.home.tls, name, self.env)
+            ),
             # Its own logins: nobody gets another's, nor the migrating owner's.
             **{
                 f"{login.upper()}_DATABASE_URL": url
@@ -253,6 +279,8 @@ class Supervisor:
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(self._restart(kept)) for kept in self._kept.values()]
             background.append(tasks.create_task(self._cap_logs()))
+            if self.authorities is not None:
+                background.append(tasks.create_task(self._renew_certificates()))
             try:
                 await self._unless_stopped(work())
             finally:
@@ -281,7 +309,7 @@ class Supervisor:
         """Wait until every service serves; the probe says so name by name."""
         probe = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.standalone.probe"),
-            *(f"{name}={self.addresses.client(name)}" for name in SERVICES),
+            *(f"{name}={address}" for name, address in self._probed().items()),
             stdout=subprocess.PIPE,
             env=self._clean_env(),
         )
@@ -305,6 +333,13 @@ class Supervisor:
             if probe.returncode is None:
                 probe.kill()
                 await probe.wait()
+
+    def _probed(self) -> dict[str, str]:
+        return {
+            name: address
+            for name, address in self.endpoints().items()
+            if name in {*SERVICES, ENDPOINTS_KEY}
+        }
 
     async def _restart(self, kept: Kept) -> None:
         """Start a child again whenever it ends, waiting longer each time it ends soon."""
@@ -333,6 +368,14 @@ class Supervisor:
             except (StandaloneError, OSError) as error:
                 # OSError: the machine has no process, memory or file left at the moment.
                 self.say(f"{kept.name}: {error}")
+
+    async def _renew_certificates(self) -> None:
+        while True:
+            await asyncio.sleep(_CERTIFICATES_CHECK_S)
+            try:
+                await self._make_certificates()
+            except (StandaloneError, OSError) as error:
+                self.say(f"certificates: {error}")
 
     async def _cap_logs(self) -> None:
         while True:

@@ -10,6 +10,7 @@ from qflow.telemetry.v1.analytics_service_pb2_grpc import add_AnalyticsServiceSe
 from qflow.telemetry.v1.doctor_service_pb2_grpc import add_DoctorServiceServicer_to_server
 from qflow.telemetry.v1.telemetry_service_pb2_grpc import add_TelemetryServiceServicer_to_server
 
+from services.kit.audit import Recorder
 from services.kit.figures import caches, pools
 from services.kit.pg import open_pool
 from services.kit.rpc.auth import Authenticator
@@ -61,6 +62,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         yield App(
             listener=settings.listener,
             authenticator=authenticator,
+            recorder=Recorder(pool, "telemetry"),
             servicers=[
                 (add_TelemetryServiceServicer_to_server, TelemetryServicer(pool)),
                 (add_AnalyticsServiceServicer_to_server, AnalyticsServicer(pool)),

@@ -42,7 +42,9 @@ class Settings:
             retention_interval_s=read.seconds(env, "QFLOW_RETENTION_INTERVAL_S", 3600.0, low=1.0),
             keep={
                 rule.subject: timedelta(
-                    days=read.integer(env, rule.setting, rule.keep_days, low=1, high=36_500)
+                    days=read.integer(
+                        env, rule.setting, rule.keep_days, low=rule.keep_days_min, high=36_500
+                    )
                 )
                 for rule in RULES
                 if rule.keep_days is not None

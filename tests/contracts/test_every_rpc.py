@@ -106,7 +106,7 @@ async def reflected(address: str, version: str) -> AsyncIterator[Any]:
         await call.done_writing()
 
 
-async def code_of(rpc: Rpc, token: str | None) -> grpc.StatusCode:
+async def code_of(rpc: Rpc, token: str | None, *, timeout_s: float = 20) -> grpc.StatusCode:
     """Call an RPC with an empty request and tell how that ended."""
     metadata = [] if token is None else [("authorization", f"Bearer {token}")]
     async with grpc.aio.insecure_channel(rpc.address) as channel:
@@ -114,7 +114,7 @@ async def code_of(rpc: Rpc, token: str | None) -> grpc.StatusCode:
         # A stream is refused before its first message; writing one meanwhile may be told as the
         # client library's own INTERNAL ("Internal error from Core"), which no server said.
         requests = () if rpc.kind.startswith("stream") else (b"",)
-        call = multi(*requests, metadata=metadata, timeout=20)
+        call = multi(*requests, metadata=metadata, timeout=timeout_s)
         try:
             if rpc.kind.endswith("unary"):
                 await call

@@ -62,6 +62,11 @@ _BESIDES: Final = {
     ("orchestrator", "error_logs", "Insert"),
     ("orchestrator", "runner_members", "Update"),
     ("runner", "outbox_events", "Update"),
+    *(
+        (service, table, "Insert")
+        for service in _OWNED
+        for table in ("audit_chains", "audit_records", "audit_seals")
+    ),
     ("runner", "idempotency_keys", "Insert"),
 }
 # Which login runs a module's statements, and where one statement is another's. A module that is
@@ -71,6 +76,11 @@ _RUN_BY: Final = {
     "registry by kit.idempotency": "qflow_registry",
     "registry.storage.deletion": "qflow_registry",
     "registry.storage.identity": "qflow_registry_auth",
+    "registry.storage.audit_history": "qflow_registry_auth",
+    "registry by kit.audit": "qflow_registry_engine",
+    "orchestrator by kit.audit": "qflow_orchestrator_engine",
+    "runner by kit.audit": "qflow_runner_engine",
+    "telemetry by kit.audit": "qflow_telemetry",
     "registry.storage.lists": "qflow_registry",
     "registry.storage.lists._NODES_BY_TEXT": "qflow_registry_engine",
     "registry.storage.lists._WORKFLOWS_BY_TEXT": "qflow_registry_engine",
@@ -173,6 +183,7 @@ def _statements() -> Iterator[Statement]:
     yield from _execution_lists()
     yield from _tags()
     yield from _repeated_calls()
+    yield from _noted_calls()
 
 
 def _constants(path: Path) -> list[str]:
@@ -289,6 +300,15 @@ def _tags() -> Iterator[Statement]:
                 place = f"{tables.tags}: {name}"
                 module = "registry.storage.tags"
                 yield Statement("registry", module, place, getattr(tables, name))
+
+
+def _noted_calls() -> Iterator[Statement]:
+    """The kit's statements of the audit history, as each service: they all add to it."""
+    from services.kit import audit
+
+    for service in _OWNED:
+        for name in _constants(Path(audit.__file__)):
+            yield Statement(service, f"{service} by kit.audit", name, getattr(audit, name))
 
 
 def _repeated_calls() -> Iterator[Statement]:

@@ -96,6 +96,18 @@ _BESIDES = {
     ("qflow_registry", "idempotency_keys", "INSERT"),
     ("qflow_runner", "idempotency_keys", "INSERT"),
     ("qflow_registry_auth", "idempotency_keys", "INSERT"),
+    # What calls changed: each service adds to its own chains.
+    *(
+        (login, table, "INSERT")
+        for login in (
+            "qflow_registry_engine",
+            "qflow_orchestrator_engine",
+            "qflow_runner_engine",
+            "qflow_telemetry",
+        )
+        for table in ("audit_chains", "audit_records", "audit_seals")
+    ),
+    ("qflow_telemetry_maint", "audit_checkpoints", "INSERT"),  # what stands for forgotten seals
     ("qflow_runner", "idempotency_keys", "INSERT"),
     # Its group counts files in a trigger.
     ("qflow_telemetry_maint", "file_usage", "INSERT"),
@@ -130,6 +142,8 @@ _RETENTION = {
     "node_logs",
     "file_uses",
     "cached_results",
+    "audit_records",
+    "audit_seals",
 }
 # Tables without any tenant's data.
 _GLOBAL = {

@@ -19,9 +19,12 @@ import psycopg
 from qflow.registry.v1 import session_service_pb2, session_service_pb2_grpc
 
 from services.kit.rpc.channel import open_channel
+from services.kit.rpc.tls import Trust
 from services.standalone import process
 from services.standalone.home import Home
 from services.standalone.process import ProcessMark, wait_until
+from services.standalone.reach import open_local
+from services.standalone.tls_files import ENDPOINTS_KEY
 
 _READY_S = 60.0
 _STOP_S = 45.0
@@ -135,12 +138,21 @@ class Suite:
 
     def channel(self, service: str, *, token: str | None = None) -> grpc.aio.Channel:
         """Open a channel that sends the owner's token; close it, or use `async with`."""
-        return open_channel(self.endpoints[service], self.owner_token if token is None else token)
+        shown = self.owner_token if token is None else token
+        return open_channel(self.endpoints[service], shown, trust=self.trust)
+
+    @property
+    def trust(self) -> Trust | None:
+        """By what clients believe the services; None where they speak in plain text."""
+        authorities = self.endpoints.get(ENDPOINTS_KEY)
+        return None if authorities is None else Trust(authorities=Path(authorities))
 
     async def sign_in(self) -> str:
         """Give the token of a new session of the owner, for a test that ends or spoils it."""
         password = (self.home.secrets / "owner.password").read_text("utf-8").strip()
-        async with grpc.aio.insecure_channel(self.endpoints["registry"]) as channel:
+        async with open_local(
+            self.endpoints["registry"], self.endpoints.get(ENDPOINTS_KEY)
+        ) as channel:
             stub: Any = session_service_pb2_grpc.SessionServiceStub(channel)
             answer = await stub.SignIn(
                 session_service_pb2.SignInRequest(email="owner@localhost", password=password),
@@ -183,4 +195,4 @@ class Suite:
 
 
 # What a developer may set for a whole test run.
-_PASSED_ON = ("QFLOW_POSTGRES_BIN", "QFLOW_LOG_LEVEL", "QFLOW_TEST_FULL")
+_PASSED_ON = ("QFLOW_POSTGRES_BIN", "QFLOW_LOG_LEVEL", "QFLOW_TEST_FULL", "QFLOW_TLS")

@@ -20,6 +20,7 @@ from services.kit.errors import PermissionDenied, QflowError, Unauthenticated, U
 from services.kit.ids import TOKEN_BYTES_MAX, token_sha256
 from services.kit.pg import Pool, translate
 from services.kit.rpc.call import Call, Handle, Metadata, Method
+from services.kit.rpc.tls import prove_service
 
 log = structlog.get_logger()
 
@@ -133,9 +134,14 @@ class Authenticator:
 
 
 class Gate:
-    """Lets through whom the rule of a method admits."""
+    """Lets through whom the rule of a method admits.
 
-    def __init__(self, rule: auth_pb2.AuthRule, authenticator: Authenticator) -> None:
+    With `services_prove` a service must also be the one that its connection's certificate names.
+    """
+
+    def __init__(
+        self, rule: auth_pb2.AuthRule, authenticator: Authenticator, *, services_prove: bool = False
+    ) -> None:
         # What `check` says of everybody, looked up instead of asked of the rule with every call.
         self._admitted = {
             (kind, role)
@@ -144,6 +150,7 @@ class Gate:
         }
         self._rule, self._scope = rule, rule.scope
         self._authenticator = authenticator
+        self._services_prove = services_prove
 
     def enter_known(self, call: Call) -> bool:
         """Let a call through whose token is remembered; False for one that must be asked for."""
@@ -161,19 +168,25 @@ class Gate:
         call.caller = caller
         if (caller.kind, caller.role) not in self._admitted or not caller.has_scope(self._scope):
             check(caller, self._rule)
+        if self._services_prove and caller.kind == "service":
+            prove_service(call.context, caller.name)
         CALLER.set(caller)  # in the context of the call's own task, with which it goes
 
 
-def gate(method: Method, authenticator: Authenticator) -> Gate | None:
+def gate(
+    method: Method, authenticator: Authenticator, *, services_prove: bool = False
+) -> Gate | None:
     """Make the gate of a method; None where it answers anybody."""
     if method.rule is None or method.anonymous:
         return None
-    return Gate(method.rule, authenticator)
+    return Gate(method.rule, authenticator, services_prove=services_prove)
 
 
-def stage(inner: Handle, method: Method, authenticator: Authenticator) -> Handle:
+def stage(
+    inner: Handle, method: Method, authenticator: Authenticator, *, services_prove: bool = False
+) -> Handle:
     """Let through whom the rule admits, and end streams of those it no longer does."""
-    entry, rule = gate(method, authenticator), method.rule
+    entry, rule = gate(method, authenticator, services_prove=services_prove), method.rule
     if entry is None or rule is None:
         return inner
 

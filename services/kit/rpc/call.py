@@ -42,6 +42,8 @@ class Method:
     # Whether it is served to users, and not to other services on a listener of their own.
     public: bool
     limits: Limits
+    # Whether a call may change something for a user, which is noted.
+    changes: bool = False
 
     @property
     def streams(self) -> bool:

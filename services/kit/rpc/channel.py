@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any, Final, Self
 
 import grpc
 
 from services.kit.rpc import deadline
 from services.kit.rpc.server import MESSAGE_BYTES_MAX
+from services.kit.rpc.tls import Trust, host_of
 
 _UNARY_DEFAULT_S: Final = 10.0
 # Well above what servers allow: a ping that comes too early ends the connection.
 _KEEPALIVE_S: Final = 45
+# How long calls may take that wait on a connection whose certificates are no longer the files'.
+_RETIRING_S: Final = 60.0
 
 
 def open_channel(
-    address: str, token: str, *, root_certificates: bytes | None = None
+    address: str, token: str, *, trust: Trust | None = None, peer: str | None = None
 ) -> grpc.aio.Channel:
-    """Open a channel that sends the token with every call; plain text without certificates.
+    """Open a channel that sends the token with every call; plain text without `trust`.
 
-    A unix socket is plain text all the same. A unary call without a timeout gets 10 seconds, and
-    no call outlives the one it is made for.
+    A unix socket is plain text all the same. Where TLS is mutual, the server must be the service
+    `peer`, wherever it listens. A unary call without a timeout gets 10 seconds, and no call
+    outlives the one it is made for.
     """
-    options = [
+    options: list[tuple[str, Any]] = [
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
         ("grpc.keepalive_time_ms", _KEEPALIVE_S * 1000),
@@ -32,12 +38,11 @@ def open_channel(
         ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
     ]
-    if root_certificates is None or address.startswith("unix:"):
-        channel = grpc.aio.insecure_channel(address, options=options)
-    else:
-        credentials = grpc.ssl_channel_credentials(root_certificates)
-        channel = grpc.aio.secure_channel(address, credentials, options=options)
-    return _TokenChannel(channel, token)
+    if trust is None or address.startswith("unix:"):
+        return _TokenChannel(grpc.aio.insecure_channel(address, options=options), token)
+    if trust.pair is not None and peer is not None:
+        options.append(("grpc.ssl_target_name_override", host_of(peer)))
+    return _TlsChannel(address, token, trust=trust, options=options)
 
 
 class _TokenChannel(grpc.aio.Channel):
@@ -50,11 +55,14 @@ class _TokenChannel(grpc.aio.Channel):
         self._channel = channel
         self._metadata = (("authorization", f"Bearer {token}"),)
 
+    def _current(self) -> grpc.aio.Channel:
+        return self._channel
+
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._channel.close()
+        await self.close()
 
     async def close(self, grace: float | None = None) -> None:
         await self._channel.close(grace)
@@ -69,23 +77,70 @@ class _TokenChannel(grpc.aio.Channel):
         await self._channel.channel_ready()
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return self._begin(self._channel.unary_unary(*args, **kwargs), _UNARY_DEFAULT_S)
+        return self._begin(lambda of: of.unary_unary(*args, **kwargs), _UNARY_DEFAULT_S)
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return self._begin(self._channel.unary_stream(*args, **kwargs), None)
+        return self._begin(lambda of: of.unary_stream(*args, **kwargs), None)
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return self._begin(self._channel.stream_unary(*args, **kwargs), None)
+        return self._begin(lambda of: of.stream_unary(*args, **kwargs), None)
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return self._begin(self._channel.stream_stream(*args, **kwargs), None)
+        return self._begin(lambda of: of.stream_stream(*args, **kwargs), None)
 
-    def _begin(self, begin: Any, default_s: float | None) -> Any:
+    def _begin(self, make: Callable[[grpc.aio.Channel], Any], default_s: float | None) -> Any:
+        made_of = self._current()
+        begin = make(made_of)
+
         def call(*args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+            nonlocal made_of, begin
+            channel = self._current()
+            if channel is not made_of:
+                made_of, begin = channel, make(channel)
             kwargs["metadata"] = (*self._metadata, *(kwargs.get("metadata") or ()))
             return begin(*args, timeout=_timeout_s(timeout or default_s), **kwargs)
 
         return call
+
+
+class _TlsChannel(_TokenChannel):
+    """Is made anew when its files have changed, as soon as it has to connect anyway.
+
+    A connection that stands needs no new certificate; one that is made needs one that holds.
+    """
+
+    def __init__(
+        self, address: str, token: str, *, trust: Trust, options: list[tuple[str, Any]]
+    ) -> None:
+        self._address = address
+        self._trust = trust
+        self._options = options
+        self._credentials = trust.credentials()
+        self._retiring: set[asyncio.Task[None]] = set()
+        super().__init__(self._made(), token)
+
+    async def close(self, grace: float | None = None) -> None:
+        for task in self._retiring:
+            task.cancel()
+        await super().close(grace)
+
+    def _current(self) -> grpc.aio.Channel:
+        if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
+            self._renew()
+        return self._channel
+
+    def _renew(self) -> None:
+        credentials = self._trust.credentials()
+        if credentials is self._credentials:
+            return
+        self._credentials = credentials
+        retiring = asyncio.ensure_future(self._channel.close(_RETIRING_S))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        self._channel = self._made()
+
+    def _made(self) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(self._address, self._credentials, options=self._options)
 
 
 def _timeout_s(asked_s: float | None) -> float | None:

@@ -106,6 +106,18 @@ class Pages:
             case _:
                 raise page.token_refused()
 
+    def after_values(self, *types: type) -> tuple[Any, ...] | None:
+        """Give the last row shown by values of these types; None for the first page."""
+        if self._after is None:
+            return None
+        if [type(each) for each in self._after] != [*types]:
+            raise page.token_refused()
+        return tuple(self._after)
+
+    def token_after(self, key: Sequence[page.PageKey]) -> str:
+        """Give the token of the page after the row with this key."""
+        return page.encode_token(self._kind, self._digest, self._caller, key)
+
     async def cut(
         self,
         rows: Iterable[Row],

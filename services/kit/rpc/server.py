@@ -18,10 +18,12 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from grpc_health.v1 import health, health_pb2_grpc
 from qflow.auth.v1 import auth_pb2
 
+from services.kit.audit import Recorder
 from services.kit.env import EnvError
 from services.kit.rpc import (
     access_log,
     admission,
+    audit,
     auth,
     deadline,
     errors,
@@ -31,7 +33,9 @@ from services.kit.rpc import (
 )
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.call import Call, Context, Handle, Limits, Method
+from services.kit.rpc.fair_share import FairShare
 from services.kit.rpc.tally import Calls
+from services.kit.rpc.tls import ServerTls
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 _METADATA_BYTES_MAX: Final = 16 * 1024
@@ -63,8 +67,16 @@ class Listener:
     address: str  # host:port, or unix:path
     public: bool = True  # False: other services alone, whose streams are held open
     concurrent_max: int = _CONCURRENT_MAX
+    calls_per_second_max: int = 0  # of one user; 0: as many as they like
     limits: Limits = field(default_factory=Limits)
-    tls: tuple[bytes, bytes] | None = field(default=None, repr=False)  # private key, certificates
+    tls: ServerTls | None = None
+    # A service's token is not enough: its certificate must say the same.
+    services_prove: bool = False
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a unix socket, whose file lets its owner's processes in and nobody else."""
+        return self.address.startswith("unix:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +106,7 @@ async def open_server(
     health_servicer: health.aio.HealthServicer,
     with_reflection: bool = True,
     calls: Calls | None = None,
+    recorder: Recorder | None = None,
 ) -> BoundServer:
     """Build a server and bind it; it answers once started.
 
@@ -104,7 +117,7 @@ async def open_server(
         options=_options(listener),
         maximum_concurrent_rpcs=listener.concurrent_max * _UNKNOWN_FACTOR,
     )
-    registering: Any = _Registering(listener, authenticator, calls)
+    registering: Any = _Registering(listener, authenticator, calls, recorder)
     server.add_generic_rpc_handlers((registering,))
     for add_to_server, servicer in servicers:
         add_to_server(servicer, registering)
@@ -139,8 +152,7 @@ def _options(listener: Listener) -> list[tuple[str, int]]:
 
 
 def _bind(server: grpc.aio.Server, listener: Listener) -> str:
-    address = listener.address
-    unix = address.startswith("unix:")
+    address, unix = listener.address, listener.local
     if unix:
         path = Path(address.removeprefix("unix://").removeprefix("unix:"))
         if len(str(path).encode()) > _UNIX_PATH_BYTES_MAX:
@@ -153,9 +165,8 @@ def _bind(server: grpc.aio.Server, listener: Listener) -> str:
         except OSError:
             raise EnvError(f"cannot listen on {address}: its folder cannot be made") from None
     try:
-        if listener.tls is not None:
-            credentials = grpc.ssl_server_credentials([listener.tls])
-            port = server.add_secure_port(address, credentials)
+        if listener.tls is not None and not unix:
+            port = server.add_secure_port(address, listener.tls.credentials())
         elif unix or is_loopback(address):
             port = server.add_insecure_port(address)
         else:
@@ -192,15 +203,21 @@ class _Registering(grpc.GenericRpcHandler):
         listener: Listener,
         authenticator: Authenticator,
         calls: Calls | None,
+        recorder: Recorder | None,
     ) -> None:
         self.services: list[str] = []
         self.streams = deadline.OpenStreams()
         self._handlers: dict[str, Handler] = {}
         self._listener = listener
+        self._services_prove = listener.services_prove and not listener.local
         self._authenticator = authenticator
         self._deadlines = deadline.Deadlines()
         self._calls = calls
+        self._recorder = recorder
         self._admission = admission.Admission(listener.concurrent_max)
+        self._share = FairShare(
+            listener.concurrent_max, calls_per_second_max=listener.calls_per_second_max
+        )
 
     def add_generic_rpc_handlers(self, _handlers: Sequence[Any]) -> None:
         """Do nothing: generated code adds the same handlers by name next."""
@@ -217,6 +234,7 @@ class _Registering(grpc.GenericRpcHandler):
                 responses_stream=method.server_streaming,
                 reads=method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS,
                 rule=None if service_name in _OPEN else _rule_of(method),
+                changes=audit.changes(method),
                 public=self._listener.public,
                 limits=self._listener.limits,
             )
@@ -230,12 +248,17 @@ class _Registering(grpc.GenericRpcHandler):
     def _unary(self, method: Method, handler: Handler) -> Handler:
         assert handler.unary_unary is not None
         assert handler.request_deserializer is not None
+        notes = None
+        if self._recorder is not None and method.changes:
+            notes = audit.Notes(method, self._recorder)
         handle = unary.inner(
             handler.unary_unary,
             handler.request_deserializer,
             method,
-            self._authenticator,
-            self._admission.room(method),
+            gate=auth.gate(method, self._authenticator, services_prove=self._services_prove),
+            room=self._admission.room(method),
+            share=self._share if self._listener.public else None,
+            notes=notes,
         )
         tally = None
         if self._calls is not None and method.rule is not None:
@@ -245,8 +268,14 @@ class _Registering(grpc.GenericRpcHandler):
     def _stream(self, method: Method, handler: Handler) -> Handler:
         assert handler.request_deserializer is not None
         handle = validate.stage(_servicer(handler), method)
+        if self._recorder is not None and method.changes:
+            handle = audit.stage(handle, method, self._recorder)
+        if self._listener.public:
+            handle = self._share.stage(handle)
         handle = self._admission.stage(handle, method)
-        handle = auth.stage(handle, method, self._authenticator)
+        handle = auth.stage(
+            handle, method, self._authenticator, services_prove=self._services_prove
+        )
         handle = deadline.stage(handle, method)
         if method.responses_stream:
             handle = self.streams.stage(handle)

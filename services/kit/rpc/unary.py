@@ -15,11 +15,13 @@ from typing import Any, Final, TypeAlias
 import grpc
 
 from services.kit.log import CALL_FIELDS
-from services.kit.rpc import access_log, auth, deadline, errors, validate
+from services.kit.rpc import access_log, deadline, errors, validate
 from services.kit.rpc.admission import Room
-from services.kit.rpc.auth import Authenticator
+from services.kit.rpc.audit import Notes
+from services.kit.rpc.auth import Gate
 from services.kit.rpc.call import Call, Handle, Method
 from services.kit.rpc.deadline import Deadlines
+from services.kit.rpc.fair_share import FairShare
 from services.kit.rpc.tally import Tally
 
 Answer: TypeAlias = "Callable[[Any, Any], Awaitable[Any]]"
@@ -33,15 +35,29 @@ def inner(
     behavior: Answer,
     parse: Callable[[bytes], Any],
     method: Method,
-    authenticator: Authenticator,
+    *,
+    gate: Gate | None,
     room: Room,
+    share: FairShare | None,
+    notes: Notes | None,
 ) -> Handle:
-    """Make the inner step: who calls, the message, whether there is room, the servicer.
+    """Make the inner step: who calls, the message, whether there is room, the servicer, the note.
 
     It gives the answer encoded.
     """
-    gate = auth.gate(method, authenticator)
     read = validate.unary(parse, method)
+
+    async def noted(call: Call, raw: bytes, notes: Notes) -> Any:
+        told, message, answer, failed = notes.begin(), None, None, None
+        try:
+            message = read(raw)
+            answer = await behavior(message, call.context)
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            notes.end(call, told, message=message, answer=answer, error=failed)
+        return answer
 
     async def handle(call: Call, _: Any) -> bytes:
         if gate is not None and not gate.enter_known(call):
@@ -51,10 +67,18 @@ def inner(
             await asyncio.sleep(validate.VANISHED_S)
             raise validate.malformed(method)
         room.enter()
+        user = None
         try:
-            answer = await behavior(read(raw), call.context)
+            if share is not None:
+                user = share.enter(call)
+            if notes is None:
+                answer = await behavior(read(raw), call.context)
+            else:
+                answer = await noted(call, raw, notes)
         finally:
             room.leave()
+            if user is not None and share is not None:
+                share.leave(user)
         # What a servicer has kept encoded goes out as it is.
         encoded: bytes = answer if type(answer) is bytes else answer.SerializeToString()
         return encoded

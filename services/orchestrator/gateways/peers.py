@@ -12,6 +12,7 @@ from qflow.orchestrator.v1.peer_service_pb2_grpc import PeerServiceStub
 from services.kit.errors import QflowError
 from services.kit.rpc.channel import open_channel
 from services.kit.rpc.errors import relayed
+from services.kit.rpc.tls import Trust
 
 NOT_OWNER: Final = "NOT_OWNER"
 
@@ -28,9 +29,9 @@ class PeerGone(Exception):  # noqa: N818  # what happened, for the caller to loo
 class Peers:
     """One channel to each, made when it is needed."""
 
-    def __init__(self, token: str, *, root_certificates: bytes | None = None) -> None:
+    def __init__(self, token: str, *, trust: Trust | None = None) -> None:
         self._token = token
-        self._root_certificates = root_certificates
+        self._trust = trust
         self._stubs: dict[str, tuple[grpc.aio.Channel, Any]] = {}
 
     async def call(
@@ -72,7 +73,7 @@ class Peers:
 
     def _stub(self, address: str) -> Any:
         if address not in self._stubs:
-            channel = open_channel(address, self._token, root_certificates=self._root_certificates)
+            channel = open_channel(address, self._token, trust=self._trust, peer="orchestrator")
             self._stubs[address] = (channel, PeerServiceStub(channel))
         return self._stubs[address][1]
 

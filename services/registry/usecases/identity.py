@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
+from services.kit.audit import tell_change
 from services.kit.caller import Caller
 from services.kit.errors import PermissionDenied
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
@@ -74,7 +75,8 @@ async def note(
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write into the audit trail what the caller does."""
+    """Write into the audit trail what the caller does, and tell it to the record of the call."""
+    tell_change(before or {}, after or {})
     await audit.insert_event(
         db,
         action,

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import structlog
 
+from services.kit.audit import tell_change
 from services.kit.caller import Caller
 from services.kit.errors import InvalidArgument, NotFound, Unauthenticated
 from services.kit.idempotency import Replayed, RequestKey
@@ -67,6 +68,7 @@ async def sign_in(deps: Identity, *, email: str, password: str, peer: str) -> Si
         async with transaction(deps.auth_pool) as db:
             await identity.update_password_hash(db, user.id, renewed, was=user.password_hash)
     log.info("signed_in", user_id=str(user.id))
+    tell_change({}, {"user_id": str(user.id)})
     return signed_in
 
 

@@ -16,6 +16,7 @@ from qflow.orchestrator.v1.attach_service_pb2_grpc import AttachServiceStub
 
 from services.kit.ids import uuid_from_bytes
 from services.kit.rpc.channel import open_channel
+from services.kit.rpc.tls import Trust
 from services.runner.domain.attempts import FileReference, Spliced
 from services.runner.domain.frames import (
     Assignment,
@@ -61,8 +62,8 @@ class StreamLost(Exception):  # noqa: N818 - it ends a stream, not an attempt
 class AttachStream:
     """One held stream to one orchestrator."""
 
-    def __init__(self, address: str, token: str, *, root_certificates: bytes | None = None) -> None:
-        self._channel = open_channel(address, token, root_certificates=root_certificates)
+    def __init__(self, address: str, token: str, *, trust: Trust | None = None) -> None:
+        self._channel = open_channel(address, token, trust=trust, peer="orchestrator")
         self._stub: Any = AttachServiceStub(self._channel)
         self._call: Any = None
         self._closed = False

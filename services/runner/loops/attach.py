@@ -12,6 +12,7 @@ from uuid import UUID
 import structlog
 
 from services.kit.loops import wait_either
+from services.kit.rpc.tls import Trust
 from services.runner.domain.frames import Greeting, Machine
 from services.runner.domain.limits import Tier
 from services.runner.gateways.attach import AttachStream, StreamLost
@@ -39,7 +40,7 @@ class Streams:
         *,
         joined: asyncio.Event,
         token: str,
-        root_certificates: bytes | None = None,
+        trust: Trust | None = None,
         on_refused: Callable[[], None],
     ) -> None:
         """`on_refused` is told when an orchestrator says that this incarnation is fenced."""
@@ -48,7 +49,7 @@ class Streams:
         self._joined = joined
         self._greet = greet
         self._token = token
-        self._root_certificates = root_certificates
+        self._trust = trust
         self._open: set[AttachStream] = set()
         self._over = asyncio.Event()
         self._sessions: dict[str, Session] = {}  # by address, of those that are attached
@@ -119,7 +120,7 @@ class Streams:
 
     async def _hold_once(self, address: str, over: asyncio.Task[Any], *, found: bool) -> bool:
         """Attach and serve until the stream is lost; whether it was made at all."""
-        stream = AttachStream(address, self._token, root_certificates=self._root_certificates)
+        stream = AttachStream(address, self._token, trust=self._trust)
         self._open.add(stream)
         session = self._desk.open_session(stream.get_values)
         attached = False

@@ -13,6 +13,7 @@ class Rule:
     subject: str
     batch: int
     keep_days: int | None = None
+    keep_days_min: int = 1
 
     @property
     def setting(self) -> str:
@@ -30,6 +31,7 @@ RULES: Final = (
     Rule(subject="error_logs", keep_days=90, batch=5000),
     Rule(subject="system_health", keep_days=30, batch=5000),
     Rule(subject="file_access_logs", keep_days=90, batch=5000),
+    Rule(subject="audit_records", keep_days=365, keep_days_min=30, batch=5000),
     Rule(subject="sessions", batch=5000),
     Rule(subject="idempotency_keys", batch=5000),
     Rule(subject="outbox_events", keep_days=7, batch=5000),

@@ -21,6 +21,7 @@ _FORGET_METRICS: Final[LiteralString] = "SELECT cleanup_old_metrics($1, $2)"
 _FORGET_ERROR_LOGS: Final[LiteralString] = "SELECT cleanup_old_error_logs($1, $2)"
 _FORGET_SYSTEM_HEALTH: Final[LiteralString] = "SELECT cleanup_old_system_health($1, $2)"
 _FORGET_FILE_ACCESS_LOGS: Final[LiteralString] = "SELECT cleanup_old_file_access_logs($1, $2)"
+_FORGET_AUDIT_RECORDS: Final[LiteralString] = "SELECT cleanup_old_audit_records($1, $2)"
 _FORGET_SESSIONS: Final[LiteralString] = "SELECT cleanup_expired_sessions($1)"
 _FORGET_IDEMPOTENCY_KEYS: Final[LiteralString] = "SELECT cleanup_expired_idempotency_keys($1)"
 _FORGET_OUTBOX_EVENTS: Final[LiteralString] = "SELECT cleanup_sent_outbox_events($1, $2)"
@@ -41,6 +42,7 @@ _STATEMENTS: Final[Mapping[str, LiteralString]] = {
     "error_logs": _FORGET_ERROR_LOGS,
     "system_health": _FORGET_SYSTEM_HEALTH,
     "file_access_logs": _FORGET_FILE_ACCESS_LOGS,
+    "audit_records": _FORGET_AUDIT_RECORDS,
     "sessions": _FORGET_SESSIONS,
     "idempotency_keys": _FORGET_IDEMPOTENCY_KEYS,
     "outbox_events": _FORGET_OUTBOX_EVENTS,

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from services.kit.rpc.call import Limits
-from tests.integration.kit.conftest import Service
+from tests.integration.kit.conftest import VIEWER, Service
 from tests.integration.kit.test_kit_wire import BEARER, SERVICE, reason
 
 SMALL = {"concurrent_max": 20}
@@ -48,13 +48,25 @@ async def test_streams_above_the_limit_are_refused_at_once(service: Service) -> 
     """B16, with a small limit in place of a thousand."""
     async with service.channel() as channel:
         stub = service.stubs.grpc.KitTestServiceStub(channel)
-        calls = [stub.Chat() for _ in range(20)]
+        calls = [stub.Chat() for _ in range(15)]
         for call in calls:
             await call.write(service.pb.Note(text="x"))
             await call.read()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Chat().read()
-        assert_full(caught.value)
+        assert (caught.value.code(), reason(caught.value)) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "TOO_MANY_CALLS_OF_CALLER",
+        )
+        async with service.channel(VIEWER) as another:  # others have room, until that is taken
+            others = service.stubs.grpc.KitTestServiceStub(another)
+            more = [others.Chat() for _ in range(5)]
+            for call in more:
+                await call.write(service.pb.Note(text="x"))
+                await call.read()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await others.Chat().read()
+            assert_full(caught.value)
         assert health_pb2.HealthCheckResponse.SERVING == await check(channel)
         for call in calls:
             call.cancel()

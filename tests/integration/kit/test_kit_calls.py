@@ -25,6 +25,7 @@ from services.kit.rpc.call import Limits
 from services.kit.rpc.channel import open_channel
 from services.kit.rpc.errors import DOMAIN
 from services.kit.rpc.server import Listener, open_server
+from services.kit.rpc.tls import Trust
 from services.kit.run import listener
 from tests.integration.kit.conftest import USER, Service
 from tests.integration.kit.test_kit_auth import KINDS, outcome
@@ -387,7 +388,7 @@ async def test_with_certificates_a_server_may_be_reached_from_anywhere(
     )
     await server.start()
     address = server.address.replace("0.0.0.0", "localhost")
-    async with open_channel(address, USER, root_certificates=certificate.read_bytes()) as channel:
+    async with open_channel(address, USER, trust=Trust(authorities=certificate)) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         answer = await stub.Check(health_pb2.HealthCheckRequest())
         assert health_pb2.HealthCheckResponse.SERVING == answer.status

@@ -141,9 +141,12 @@ async def running_registry(
             app.servicers,
             authenticator=app.authenticator,
             health_servicer=health.aio.HealthServicer(),
+            recorder=app.recorder,
         )
         await server.start()
-        loops = [asyncio.ensure_future(loop(stop)) for loop in app.loops]
+        assert app.recorder is not None
+        running_loops = (*app.loops, app.recorder.write_until)
+        loops = [asyncio.ensure_future(loop(stop)) for loop in running_loops]
         running = Registry(server.address)
         yield running
         for client in running.clients:

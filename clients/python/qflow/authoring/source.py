@@ -142,13 +142,11 @@ def _import(statement: ast.Import | ast.ImportFrom, asked: set[str], path: Path)
     level = statement.level if isinstance(statement, ast.ImportFrom) else 0
     for each in names:
         root = (module or each.name).split(".")[0]
-        if root == "qflow" and "qflow.attempt" not in (
-            module or each.name,
-            f"{module}.{each.name}",
-        ):
+        meant = {module or each.name, f"{module}.{each.name}"}
+        if root == "qflow" and "qflow.attempt" not in meant:
             raise AuthoringError(
-                f"{path.name}:{statement.lineno}: of Qflow a node uses qflow.attempt alone: it is a "
-                "plain function that runs where nothing else of it is installed"
+                f"{path.name}:{statement.lineno}: of Qflow a node uses qflow.attempt alone: it is "
+                "a plain function that runs where nothing else of it is installed"
             )
         if root != "qflow" and (level or _is_ones_own(root, path)):
             named = "." * level + (module or each.name)

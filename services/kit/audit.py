@@ -1,0 +1,227 @@
+"""The audit history: what calls changed, in one chain per process, sealed with every flush.
+
+Like `idempotency_keys` its tables are no service's own: each adds to them by this code, and under
+its own login to its own chains alone. A seal is the digest of its records and of the seal before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, LiteralString
+from uuid import UUID, uuid4
+
+import asyncpg
+import structlog
+
+from services.kit.errors import Unavailable
+from services.kit.loops import pause, wait_either
+from services.kit.pg import LINK_FAULTS, Pool
+
+log = structlog.get_logger()
+
+NOTHING: Final = b"\0" * 32  # what stands before the first seal of all
+_FLUSH_S: Final = 0.25
+_SEALED_MAX: Final = 500
+_WAITING_MAX: Final = 10_000
+_PAUSE_MAX_S: Final = 5.0
+_RETRY_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One call: whose, which, how it ended, on what; the JSON texts are kept as they are."""
+
+    tenant_id: UUID
+    actor_id: UUID
+    session_id: UUID
+    method: str
+    outcome: str
+    reason: str
+    targets: str
+    before: str
+    after: str
+    call_id: str
+    occurred_at: datetime
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a call tells of the values that it changes, while it runs."""
+
+    before: dict[str, Any] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
+
+
+_CHANGES: Final[ContextVar[Changes | None]] = ContextVar("qflow_audit_changes", default=None)
+
+
+def tell_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Add values to the record of the call that is under way; outside of calls, do nothing."""
+    changes = _CHANGES.get()
+    if changes is not None:
+        changes.before.update(before)
+        changes.after.update(after)
+
+
+def begin_changes() -> Changes:
+    """Collect what the call that begins here tells of its changes."""
+    changes = Changes()
+    _CHANGES.set(changes)
+    return changes
+
+
+def digest_of(
+    chain_id: UUID, number: int, previous: bytes, *, first_record: int, records: Sequence[Record]
+) -> bytes:
+    """Compute a seal: of its place, the seal before and every value of its records."""
+    digest = hashlib.sha256(previous)
+    digest.update(f"{chain_id} {number} {first_record} {len(records)}\n".encode())
+    for each in records:
+        values = (
+            *(str(each.tenant_id), str(each.actor_id), str(each.session_id)),
+            *(each.method, each.outcome, each.reason),
+            *(each.targets, each.before, each.after, each.call_id),
+            each.occurred_at.astimezone(UTC).isoformat(timespec="microseconds"),
+        )
+        digest.update(json.dumps(values, ensure_ascii=True).encode() + b"\n")
+    return digest.digest()
+
+
+class Recorder:
+    """Gathers the records of one process, and writes and seals them a few times a second."""
+
+    def __init__(self, pool: Pool, service: str) -> None:
+        self._pool = pool
+        self._service = service
+        self._waiting: list[Record] = []
+        self._came = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._chain: _Chain | None = None
+
+    def check_room(self) -> None:
+        """Raise while so much waits to be written that a further call could not be noted."""
+        if len(self._waiting) >= _WAITING_MAX:
+            raise Unavailable(
+                "AUDIT_BEHIND",
+                "what is done cannot be noted at the moment; try again",
+                retry_after_s=_RETRY_S,
+            )
+
+    def add(self, record: Record) -> None:
+        """Take a record; it is written within a fraction of a second."""
+        self._waiting.append(record)
+        self._came.set()
+
+    async def write_until(self, stop: asyncio.Event) -> None:
+        """Write what comes until told to stop; while the database is away it waits."""
+        pause_s = _FLUSH_S
+        while not stop.is_set():
+            await wait_either(self._came, stop, None)
+            await pause(stop, pause_s)  # the next ones share the seal
+            try:
+                await self.flush()
+                pause_s = _FLUSH_S
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, *LINK_FAULTS) as error:
+                log.warning("audit_not_written", fault=type(error).__name__)
+                pause_s = min(pause_s * 2, _PAUSE_MAX_S)
+
+    async def close(self) -> None:
+        """Write what still waits, for as long as whoever calls allows."""
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, *LINK_FAULTS):
+            await self.flush()
+            return
+        log.error("audit_records_lost", records=len(self._waiting))
+
+    async def flush(self) -> None:
+        """Write and seal all that waits."""
+        async with self._writing:
+            while self._waiting:
+                records = self._waiting[:_SEALED_MAX]
+                if self._chain is None:
+                    self._chain = await _open_chain(self._pool, self._service)
+                self._chain = await _write(self._pool, self._chain, records)
+                del self._waiting[: len(records)]
+            self._came.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    id: UUID
+    number: int  # of the last seal
+    last_record: int
+    digest: bytes
+    sealed_at: datetime
+
+
+# The seal at which the login's chain before this one ends: one that is taken out whole is missed.
+_LATEST: Final[LiteralString] = """
+    SELECT s.chain_id, s.number, s.digest
+      FROM audit_chains c
+      JOIN LATERAL (SELECT chain_id, number, digest FROM audit_seals
+                     WHERE chain_id = c.id ORDER BY number DESC LIMIT 1) s ON true
+     WHERE c.login = current_user
+     ORDER BY c.started_at DESC
+     LIMIT 1
+"""
+_OPEN: Final[LiteralString] = """
+    INSERT INTO audit_chains (id, service, follows_chain_id, follows_number)
+    VALUES ($1, $2, $3, $4)
+"""
+
+
+async def _open_chain(pool: Pool, service: str) -> _Chain:
+    chain_id = uuid4()
+    async with pool.acquire() as db:
+        latest = await db.fetchrow(_LATEST)
+        follows = (None, None) if latest is None else (latest["chain_id"], latest["number"])
+        await db.execute(_OPEN, chain_id, service, *follows)
+    digest = NOTHING if latest is None else bytes(latest["digest"])
+    return _Chain(chain_id, 0, 0, digest, datetime.min.replace(tzinfo=UTC))
+
+
+_WRITE: Final[LiteralString] = """
+    WITH seal AS (
+        INSERT INTO audit_seals
+               (chain_id, number, first_record, last_record, previous, digest, sealed_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)
+    )
+    INSERT INTO audit_records
+           (chain_id, number, tenant_id, actor_id, session_id, method, outcome, reason, targets,
+            before, after, call_id, occurred_at)
+    SELECT $1, $3 + r.place - 1, r.tenant_id, r.actor_id, r.session_id, r.method, r.outcome,
+           r.reason, r.targets::json, r.before::json, r.after::json, r.call_id, r.occurred_at
+      FROM unnest($8::uuid[], $9::uuid[], $10::uuid[], $11::text[], $12::text[], $13::text[],
+                  $14::text[], $15::text[], $16::text[], $17::text[], $18::timestamptz[])
+           WITH ORDINALITY AS r(tenant_id, actor_id, session_id, method, outcome, reason, targets,
+                                before, after, call_id, occurred_at, place)
+"""
+
+
+async def _write(pool: Pool, chain: _Chain, records: Sequence[Record]) -> _Chain:
+    """Write records and their seal, both or neither; the chain as it stands then."""
+    first, number = chain.last_record + 1, chain.number + 1
+    digest = digest_of(chain.id, number, chain.digest, first_record=first, records=records)
+    # A clock that was set back must not make a later seal seem older.
+    sealed_at = max(datetime.now(UTC), chain.sealed_at)
+    after = _Chain(chain.id, number, chain.last_record + len(records), digest, sealed_at)
+    # Nobody else adds to this chain: where the seal stands, an answer was lost on its way.
+    with suppress(asyncpg.UniqueViolationError):
+        await pool.execute(
+            _WRITE,
+            *(chain.id, number, first, after.last_record, chain.digest, digest, sealed_at),
+            *([getattr(each, name) for each in records] for name in _COLUMNS),
+        )
+    return after
+
+
+_COLUMNS: Final = (
+    *("tenant_id", "actor_id", "session_id", "method", "outcome", "reason"),
+    *("targets", "before", "after", "call_id", "occurred_at"),
+)

@@ -1,0 +1,174 @@
+"""Notes every call that may change something, once it has ended, with what it was about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from qflow.auth.v1 import auth_pb2
+
+from services.kit import audit
+from services.kit.audit import Changes, Record, Recorder
+from services.kit.errors import QflowError
+from services.kit.rpc.call import Call, Handle, Method, Received
+from services.kit.rpc.errors import code_of
+
+_NOBODY: Final = UUID(int=0)
+_TARGETS_MAX: Final = 100
+_TEXT_CHARS_MAX: Final = 200
+# Of what was made or changed: which it is now. The values of a definition stand in its versions.
+_SHOWN: Final = ("id", "name", "version", "current_version", "etag", "status", "active", "role")
+_READS: Final = 1  # idempotency_level NO_SIDE_EFFECTS
+
+Pick = Callable[[Any], Iterator[str]]
+
+
+def changes(method: MethodDescriptor) -> bool:
+    """Whether calls of an RPC are noted: those of users that are not marked as reading alone."""
+    rule: auth_pb2.AuthRule = method.GetOptions().Extensions[auth_pb2.rule]
+    meant = {*rule.audiences} - {auth_pb2.AUDIENCE_SERVICE}
+    return bool(meant) and int(method.GetOptions().idempotency_level) != _READS
+
+
+class Notes:
+    """Notes how each call of a method ended that got as far as its servicer.
+
+    Not what is refused before that, as malformed or not allowed: it changed nothing. Without a
+    token only what went well is noted, in nobody's name.
+    """
+
+    def __init__(self, method: Method, recorder: Recorder) -> None:
+        assert method.rule is not None
+        self._resources = [(each.kind, _picker(each.field)) for each in method.rule.resources]
+        self._recorder = recorder
+
+    def begin(self) -> Changes:
+        """Make room for a note before anything changes; gives what the call may tell of that."""
+        self._recorder.check_room()
+        return audit.begin_changes()
+
+    def end(
+        self,
+        call: Call,
+        told: Changes,
+        *,
+        message: Message | None,
+        answer: Message | None,
+        error: BaseException | None,
+    ) -> None:
+        """Note how the call ended."""
+        outcome = "OK" if error is None else code_of(error).name
+        reason = error.reason if isinstance(error, QflowError) else ""
+        if not _left_out(call, outcome, message):
+            ended = (outcome, reason)
+            self._recorder.add(
+                _record(call, ended, message, answer, told, resources=self._resources)
+            )
+
+
+def stage(inner: Handle, method: Method, recorder: Recorder) -> Handle:
+    """Note how each call ended: see `Notes`."""
+    notes = Notes(method, recorder)
+
+    async def handle(call: Call, request: Any) -> Any:
+        told, answer, failed = notes.begin(), None, None
+        try:
+            answer = await inner(call, request)
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            message = request.message if isinstance(request, Received) else None
+            notes.end(call, told, message=message, answer=answer, error=failed)
+        return answer
+
+    return handle
+
+
+def _left_out(call: Call, outcome: str, message: Message | None) -> bool:
+    if outcome == "INVALID_ARGUMENT" or (call.caller is None and outcome != "OK"):
+        return True
+    return bool(getattr(message, "validate_only", False))
+
+
+def _record(
+    call: Call,
+    end: tuple[str, str],
+    message: Message | None,
+    answer: Message | None,
+    told: Changes,
+    *,
+    resources: Sequence[tuple[str, Pick]],
+) -> Record:
+    caller, (outcome, reason) = call.caller, end
+    targets = [
+        {"kind": kind, "id": value[:_TEXT_CHARS_MAX]}
+        for kind, pick in resources
+        for value in (() if message is None else pick(message))
+        if value
+    ]
+    before, after = dict(told.before), _shown(answer) | told.after
+    etag = getattr(message, "etag", "")
+    if etag:
+        before["etag"] = str(etag)[:_TEXT_CHARS_MAX]
+    return Record(
+        tenant_id=_NOBODY if caller is None else caller.tenant_id,
+        actor_id=_NOBODY if caller is None else caller.user_id,
+        session_id=_NOBODY if caller is None else caller.session_id,
+        method=call.method.name,
+        outcome=outcome,
+        reason=reason,
+        targets=_json(targets[:_TARGETS_MAX]),
+        before=_json(before),
+        after=_json(after),
+        call_id=call.id,
+        occurred_at=datetime.now(UTC),
+    )
+
+
+def _shown(answer: Message | None) -> dict[str, Any]:
+    """Give which thing the answer shows, and its state; nothing of lists and plain values."""
+    if answer is None:
+        return {}
+    for descriptor, value in answer.ListFields():
+        if descriptor.message_type is None or descriptor.is_repeated:
+            continue
+        fields = descriptor.message_type.fields_by_name
+        if "id" in fields:
+            return {
+                name: _plain(getattr(value, name)) for name in _SHOWN if _is_plain(fields, name)
+            }
+    return {}
+
+
+def _is_plain(fields: Any, name: str) -> bool:
+    return name in fields and fields[name].message_type is None and not fields[name].is_repeated
+
+
+def _plain(value: Any) -> Any:
+    return value[:_TEXT_CHARS_MAX] if isinstance(value, str) else value
+
+
+def _picker(path: str) -> Pick:
+    """Make what gives the values at a dotted path of a message; lists give each of theirs."""
+    first, _, rest = path.partition(".")
+    further = _picker(rest) if rest else None
+
+    def pick(message: Any) -> Iterator[str]:
+        value = getattr(message, first, "")
+        for each in (value,) if isinstance(value, str | Message) else value:
+            if further is not None:
+                yield from further(each)
+            elif isinstance(each, str):
+                yield each
+
+    return pick
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, default=str).decode()

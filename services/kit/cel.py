@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ _BUILT_COST: Final = 12
 _MESSAGE_CHARS_MAX: Final = 300
 
 _POSITION: Final = re.compile(r"ERROR: <input>:(\d+):(\d+): ([^\n]*)")
+_COMPILED: Final = "cel.cel"
 _loading = threading.Lock()
 _library: Any = None
 
@@ -140,6 +142,11 @@ def _loaded() -> Any:
     global _library  # noqa: PLW0603 (loaded once for the process, like any module)
     with _loading:
         if _library is None:
+            # Under its own name: a compiled part can be begun once in a process, and whoever
+            # imports the package besides gets this one.
+            if _COMPILED in sys.modules:
+                _library = sys.modules[_COMPILED]
+                return _library
             found = importlib.util.find_spec("cel")
             assert found
             assert found.submodule_search_locations
@@ -150,7 +157,7 @@ def _loaded() -> Any:
             assert spec.loader
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
-            _library = module
+            _library = sys.modules[_COMPILED] = module
     return _library
 
 

@@ -32,7 +32,7 @@ def call_of(user: UUID, kind: Kind = "user") -> Any:
         expires_at=datetime.max.replace(tzinfo=UTC),
     )
     nothing: Any = None
-    return Call(nothing, nothing, (), caller=caller)
+    return Call(nothing, nothing, (), nothing, caller=caller)
 
 
 async def inner(_call: Call, request: Any) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from migrations.sql import run
 
 revision = "0043"
-down_revision = "0031"
+down_revision = "0034"
 
 _TABLES = (
     # Whose it is stands in its row: a login adds to its own chains alone.

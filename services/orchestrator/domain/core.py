@@ -8,7 +8,7 @@ then do its commands go out. So memory may run ahead of the database, but nothin
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -211,14 +211,28 @@ class Core:
         return self.due(now=now)
 
     def outcome(self, runner_id: UUID, outcome: Outcome, *, now: float) -> list[Transition]:
-        """Take a runner's word on an attempt; where it is late the runner is told to forget it.
+        """Take a runner's word on one attempt."""
+        return self.outcomes(runner_id, (outcome,), now=now)
 
-        It is told behind what was decided before: only once that is durable is this one late.
+    def outcomes(
+        self, runner_id: UUID, outcomes: Iterable[Outcome], *, now: float
+    ) -> list[Transition]:
+        """Take a runner's word on attempts; where one is late the runner is told to forget it.
+
+        It is told behind what was decided before: only once that is durable is this one late. What
+        they let begin is given out once for all of them.
         """
         self._now = now
+        out = Out()
+        for outcome in outcomes:
+            self._take_outcome(runner_id, outcome, out)
+        return self._dispatch(out)
+
+    def _take_outcome(self, runner_id: UUID, outcome: Outcome, out: Out) -> None:
         known = self._refs.get(outcome.attempt_ref)
         if known is None:
-            return [_late(runner_id, outcome)]
+            out.add(_late(runner_id, outcome))
+            return
         run, slot = known
         record = run.records[slot]
         assert record is not None
@@ -229,8 +243,9 @@ class Core:
             or record.runner != runner_id
         ):
             # A repetition of what is on its way to disk gets its Ack from that; all else is late.
-            repeated = record.runner == runner_id and outcome.token == record.token
-            return [] if repeated else [_late(runner_id, outcome)]
+            if record.runner != runner_id or outcome.token != record.token:
+                out.add(_late(runner_id, outcome))
+            return
         t = Transition(run.id)
         result = unusable.checked(run, slot, outcome.result)
         self._free(runner_id, record.id)
@@ -243,7 +258,7 @@ class Core:
             if self.cache.digests:
                 t.commands.extend(self.cache.keep(run, slot))
         self._give_back(record.id, t)
-        return self._dispatch(Out(t))
+        out.add(t)
 
     def declined(self, runner_id: UUID, ref: UUID, token: int) -> list[Transition]:
         """Take back an attempt that its runner does not take."""
@@ -657,10 +672,11 @@ class Core:
     def _dispatch(self, out: Out) -> list[Transition]:
         """Give ready slots to runners while both last; returns all transitions, oldest first."""
         self._follow(out)
-        if self.ready.size:
-            self._dispatch_alone(out)
-            while self.ready.size and self._dispatch_one(out):
-                pass
+        if not self.ready.size:
+            return out.transitions
+        self._dispatch_alone(out)
+        while self.ready.size and self._dispatch_one(out):
+            pass
         return self._follow(out)
 
     def _dispatch_one(self, out: Out) -> bool:

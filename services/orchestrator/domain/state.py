@@ -349,6 +349,13 @@ class Run:
                 return _field(self.groups[part.group].outputs[part.number - 1], binding)
         return self.given(binding)
 
+    def inputs(self, slot: int) -> list[Value | None]:
+        """Give all inputs of a slot, as `value` gives each."""
+        bindings = self.bindings(slot)
+        if self.part(slot) is None:
+            return [self.given(binding) for binding in bindings]
+        return [self.value(slot, at) for at in range(len(bindings))]
+
     def given(self, binding: Binding) -> Value | None:
         """Give what a source other than a map or loop gives."""
         source = binding.source

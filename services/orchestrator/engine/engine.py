@@ -505,20 +505,22 @@ class Engine:
 
     def outcomes(self, runner_id: UUID, outcomes: Iterable[Outcome]) -> None:
         """Take a runner's word on attempts."""
-        now = self.now()
+        known = []
         for outcome in outcomes:
-            if self._loading and self.core.find(outcome.attempt_ref) is None:
+            if self.core.find(outcome.attempt_ref) is not None:
+                known.append(outcome)
+            elif self._loading:
                 self._late.append((runner_id, outcome))  # it may belong to what is being loaded
-                continue
-            if not self.shards.whole and self.core.find(outcome.attempt_ref) is None:
+            elif not self.shards.whole:
                 self.strays.add(runner_id, outcome.attempt_ref, outcome.token)
-                continue
-            try:
-                self._apply(self.core.outcome(runner_id, outcome, now=now))
-            except Exception:
-                # Memory may stand half-way between two states: the rows do not.
-                log.exception("outcome_not_taken", attempt_ref=str(outcome.attempt_ref))
-                self.journal.doubt()
+            else:
+                known.append(outcome)
+        try:
+            self._apply(self.core.outcomes(runner_id, known, now=self.now()))
+        except Exception:
+            # Memory may stand half-way between two states: the rows do not.
+            log.exception("outcomes_not_taken", attempts=len(known))
+            self.journal.doubt()
 
     def declined(self, runner_id: UUID, ref: UUID, token: int) -> None:
         """Take back an attempt."""
@@ -705,13 +707,13 @@ class Engine:
             return
         bindings = run.bindings(command.slot)
         self.attempts_begun.set()
-        values = [(at, run.value(command.slot, at)) for at in range(len(bindings))]
-        given = tuple(at for at, value in values if value is not None)
-        inline = sum(len(value) for _, value in values if isinstance(value, bytes))
+        values = run.inputs(command.slot)
+        given = tuple([at for at, value in enumerate(values) if value is not None])
+        inline = sum([len(value) for value in values if isinstance(value, bytes)])
         place = run.place_of(command.slot)
         first = bindings is run.plan.places[place].inputs
         definition = stream.define(run.plan, place, run.tenant_id, given, first=first)
-        spliced = any(isinstance(value, Spliced) for _, value in values)
+        spliced = any(isinstance(value, Spliced) for value in values)
         pull = spliced or inline > INLINE_BYTES_MAX
         stream.send(
             Assignment(
@@ -720,7 +722,7 @@ class Engine:
                 definition=definition.number,
                 run_id=run.id,
                 attempt=record.retry_count + record.delivery_count + 1,
-                values=() if pull else tuple(value for _, value in values if value is not None),
+                values=() if pull else tuple([value for value in values if value is not None]),
                 pull=pull,
                 progress=record.progress or "",
             )

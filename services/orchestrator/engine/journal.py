@@ -312,14 +312,17 @@ class Journal:
 
 def _keys(t: Transition) -> list[UUID]:
     """Return the rows that it inserts or updates."""
-    keys = [each.id for each in t.run_inserts]
-    keys += [each.id for each in t.run_changes]
+    keys = [each.id for each in t.completes]
     keys += [each.id for each in t.node_inserts]
-    keys += [each.id for each in t.completes]
-    keys += t.placed
-    keys += [each.id for each in t.copies]
-    keys += t.changes
-    keys += [each.id for each in t.signals]
-    keys += [each.id for each in t.uses]
-    keys += [each.id for each in t.frees]
+    if t.run_inserts or t.run_changes:
+        keys += [each.id for each in t.run_inserts]
+        keys += [each.id for each in t.run_changes]
+    if t.changes or t.placed:
+        keys += t.changes
+        keys += t.placed
+    if t.copies or t.signals or t.uses or t.frees:
+        keys += [each.id for each in t.copies]
+        keys += [each.id for each in t.signals]
+        keys += [each.id for each in t.uses]
+        keys += [each.id for each in t.frees]
     return keys

@@ -147,8 +147,8 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
         if not run.has_inputs(slot):
             self._engine.take_back(run, slot)
             raise Conflict("ATTEMPT_SUPERSEDED", "token: what the attempt was a part of has ended")
-        values = [run.value(slot, at) for at in range(len(run.bindings(slot)))]
-        for at, value in enumerate(value for value in values if value is not None):
+        given = [value for value in run.inputs(slot) if value is not None]
+        for at, value in enumerate(given):
             for part in _parts(at, value):
                 yield part
 

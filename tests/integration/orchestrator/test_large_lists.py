@@ -154,14 +154,16 @@ async def test_an_element_whose_map_failed_before_it_was_sent_is_taken_back(
             )
             await runner.until(lambda: len(runner.assigns) == 4)
             one, other, third = runner.assigns[1:]
-            # In one frame: the first frees a credit for the next element, the other ends the map
-            # before that element's row is written.
+            # In two frames, for those of one are taken together: the first frees a credit for the
+            # next element, the other ends the map while that element's row is being written.
             success, failure = attach.AttemptSuccess(outputs=[b"1"]), attach.AttemptFailure()
             runner.say(
-                attach.AttemptResult(attempt_ref=one.attempt_ref, token=one.token, success=success),
+                attach.AttemptResult(attempt_ref=one.attempt_ref, token=one.token, success=success)
+            )
+            runner.say(
                 attach.AttemptResult(
                     attempt_ref=other.attempt_ref, token=other.token, failure=failure
-                ),
+                )
             )
             await runner.until(lambda: len(runner.superseded) == 1)
             runner.succeed(third, 1)

@@ -167,6 +167,19 @@ def test_a_late_word_is_answered_behind_what_made_it_late() -> None:
     assert (0, 0) == late.cost()
 
 
+def test_what_the_results_of_one_message_let_begin_is_given_out_once_for_all() -> None:
+    core = new_core((ONE, 4))
+    run = start(core, plan_of([(0, 2), (1, 2), (0, 3)], 4))
+    first, second = run.records[0], run.records[1]
+    assert first is not None
+    assert second is not None
+    outcomes = [Outcome(each.id, each.token, (b"1",), NO_USAGE) for each in (first, second)]
+    ended, begun = core.outcomes(ONE, outcomes, now=1.0)
+    assert [[first.id], [second.id]] == [[each.id for each in t.completes] for t in (ended, begun)]
+    assert [] == ended.node_inserts
+    assert {"n2", "n3"} == {each.node_id for each in begun.node_inserts}
+
+
 def test_what_a_run_may_answer_is_counted_in_bytes() -> None:
     """R24: an answer of fewer characters than bytes must still fit a message."""
     core = new_core((ONE, 1))

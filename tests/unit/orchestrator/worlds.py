@@ -130,12 +130,12 @@ class World:
     def _finish(self, runner: UUID, ref: UUID, token: int, result: Any) -> None:
         outcome = Outcome(ref, token, result, Usage(cpu_us=3))
         self.results[runner].append(outcome)
-        self.say(runner, outcome)
+        self.say(runner, [outcome])
 
-    def say(self, runner: UUID, outcome: Outcome) -> None:
-        """Send a result, perhaps twice."""
-        for _ in range(self.chance.choice((1, 1, 2))):
-            self.submit(self.core.outcome(runner, outcome, now=self.now))
+    def say(self, runner: UUID, outcomes: Sequence[Outcome]) -> None:
+        """Send results in one message, each perhaps twice."""
+        told = [each for each in outcomes for _ in range(self.chance.choice((1, 1, 2)))]
+        self.submit(self.core.outcomes(runner, told, now=self.now))
 
     def attach(self, runner: UUID) -> None:
         held = self.held.setdefault(runner, {})
@@ -144,24 +144,27 @@ class World:
         transitions = self.core.attached(runner, _OFFER, inventory)
         self.submit(transitions)
         self.submit(self.core.granted(runner, self.chance.randint(1, 4), 1))
-        for outcome in list(kept):
-            self.say(runner, outcome)
+        self.say(runner, kept)
 
     def work(self) -> None:
         runner = self.chance.choice(list(self.held))
         if not self.held[runner]:
             return
-        ref = self.chance.choice(list(self.held[runner]))
-        token = self.held[runner].pop(ref)
-        roll = self.chance.random()
-        if roll < 0.8:
-            self._finish(runner, ref, token, self.result())
-        elif roll < 0.93:
-            retryable = self.chance.random() < 0.8
-            failure = Failure(error_type="user_error", message="no", retryable=retryable)
-            self._finish(runner, ref, token, failure)
-        else:
-            self.submit(self.core.declined(runner, ref, token))
+        outcomes: list[Outcome] = []
+        for _ in range(self.chance.randint(1, min(4, len(self.held[runner])))):
+            ref = self.chance.choice(list(self.held[runner]))
+            token = self.held[runner].pop(ref)
+            roll = self.chance.random()
+            if roll < 0.8:
+                outcomes.append(Outcome(ref, token, self.result(), Usage(cpu_us=3)))
+            elif roll < 0.93:
+                retryable = self.chance.random() < 0.8
+                failure = Failure(error_type="user_error", message="no", retryable=retryable)
+                outcomes.append(Outcome(ref, token, failure, Usage(cpu_us=3)))
+            else:
+                self.submit(self.core.declined(runner, ref, token))
+        self.results[runner] += outcomes
+        self.say(runner, outcomes)
 
     def result(self) -> tuple[bytes, ...] | FileValue:
         """Give what an attempt gives."""

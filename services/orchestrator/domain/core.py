@@ -619,7 +619,7 @@ class Core:
         if not run.may_begin(slot):
             return
         definition = run.place(slot)
-        version, wanted = definition.node_version_id, definition.wanted
+        version = definition.node_version_id
         if definition.queue_timeout_ms is not None:
             self._set_timer(self._now + definition.queue_timeout_ms / 1000, run.id, slot, Due.QUEUE)
             self._queued.setdefault(run.id, {})[slot] = self._timer_seq
@@ -630,10 +630,19 @@ class Core:
             if lane:
                 self._wait(lane, run, Waiting(run.id, slot, alone))
             else:
-                priority = run.options.priority
-                self.ready.push(run.id, slot, wanted, priority=priority, alone=alone)
+                self._await_runner(run, slot, alone=alone)
         else:
             self.locks_pending.setdefault(version, {}).setdefault(run.id, set()).add(slot)
+
+    def _await_runner(self, run: Run, slot: int, *, alone: bool) -> None:
+        self.ready.push(
+            run.id,
+            slot,
+            run.place(slot).wanted,
+            tenant_id=run.tenant_id,
+            priority=run.options.priority,
+            alone=alone,
+        )
 
     def _follow(self, out: Out) -> list[Transition]:
         """Carry out what events left to do, in other runs too; returns all transitions."""
@@ -824,8 +833,7 @@ class Core:
                     return
             elif run.may_begin(slot):
                 self.limited.keep(waiting, claim)
-                wanted, priority = run.place(slot).wanted, run.options.priority
-                self.ready.push(run_id, slot, wanted, priority=priority, alone=alone)
+                self._await_runner(run, slot, alone=alone)
                 return
 
     def _waits_for_limit(self, run: Run) -> bool:

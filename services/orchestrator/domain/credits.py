@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final, TypeAlias
 from uuid import UUID
 
 from services.orchestrator.domain.needs import Offer, Wanted, takes
+
+_TENANTS_MAX: Final = 10_000  # whose last turn is remembered
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,30 +36,46 @@ class Runner:
         return self.credits - len(self.in_flight) if self.connected else 0
 
 
+# What waits on one level of priority: tenants, their runs, and the places of each.
+_Level: TypeAlias = OrderedDict[UUID | None, OrderedDict[UUID, deque[int]]]
+
+
 class ReadyQueue:
     """Places that wait for a credit, by what they need of a runner.
 
-    Runs of the highest priority come first, and take turns among themselves.
+    Those of the highest priority come first. Tenants take turns, whatever their nodes need, and so
+    do the runs of each: who floods the queue holds nobody else up.
     """
 
     def __init__(self) -> None:
-        self._by_need: dict[Wanted, dict[int, OrderedDict[UUID, deque[int]]]] = {}
+        self._by_need: dict[Wanted, dict[int, _Level]] = {}
         self._alone: OrderedDict[tuple[UUID, int], Wanted] = OrderedDict()
+        self._tenants: dict[UUID, UUID | None] = {}  # of runs that wait
+        self._turns: OrderedDict[UUID | None, int] = OrderedDict()  # when each was served last
+        self._turn = 0
         self.size = 0
 
     def push(
-        self, run_id: UUID, place: int, wanted: Wanted, *, priority: int = 0, alone: bool = False
+        self,
+        run_id: UUID,
+        place: int,
+        wanted: Wanted,
+        *,
+        tenant_id: UUID | None = None,
+        priority: int = 0,
+        alone: bool = False,
     ) -> None:
         """Add a place; those that must run alone go before all others."""
         if alone:
             self._alone[run_id, place] = wanted
         else:
-            levels = self._by_need.setdefault(wanted, {})
-            levels.setdefault(priority, OrderedDict()).setdefault(run_id, deque()).append(place)
+            level = self._by_need.setdefault(wanted, {}).setdefault(priority, OrderedDict())
+            level.setdefault(tenant_id, OrderedDict()).setdefault(run_id, deque()).append(place)
+            self._tenants[run_id] = tenant_id
         self.size += 1
 
     def take(self, offer: Offer) -> tuple[UUID, int] | None:
-        """Take the next place that a runner can run; its run goes to the end."""
+        """Take the next place that a runner can run; its run and tenant go to the end."""
         able = [
             (max(levels), wanted)
             for wanted, levels in self._by_need.items()
@@ -64,15 +83,18 @@ class ReadyQueue:
         ]
         if not able:
             return None
-        priority, wanted = max(able, key=lambda each: each[0])  # of equal ones the first
-        levels = self._by_need[wanted]
-        runs = levels[priority]
+        priority, wanted = able[0] if len(able) == 1 else self._next(able)
+        level = self._by_need[wanted][priority]
+        tenant_id, runs = level.popitem(last=False)
         run_id, places = runs.popitem(last=False)
         place = places.popleft()
         if places:
             runs[run_id] = places
-        elif not runs:
+        if runs:
+            level[tenant_id] = runs
+        elif not level:
             self._drop(wanted, priority)
+        self._serve(tenant_id)
         self.size -= 1
         return run_id, place
 
@@ -86,6 +108,22 @@ class ReadyQueue:
             found[wanted] = found.get(wanted, 0) + 1
         return found
 
+    def _next(self, able: list[tuple[int, Wanted]]) -> tuple[int, Wanted]:
+        """Choose among needs of the highest priority: whose tenant was served longest ago."""
+        highest = max(priority for priority, _ in able)
+        turns = self._turns
+        return min(
+            (each for each in able if each[0] == highest),
+            key=lambda each: turns.get(next(iter(self._by_need[each[1]][highest])), 0),
+        )
+
+    def _serve(self, tenant_id: UUID | None) -> None:
+        self._turn += 1
+        self._turns[tenant_id] = self._turn
+        self._turns.move_to_end(tenant_id)
+        if len(self._turns) > _TENANTS_MAX:
+            self._turns.popitem(last=False)
+
     def alone(self) -> Iterator[tuple[UUID, int, Wanted]]:
         """Give the places that must run alone, oldest first."""
         for (run_id, place), wanted in list(self._alone.items()):
@@ -98,10 +136,16 @@ class ReadyQueue:
 
     def forget(self, run_id: UUID) -> None:
         """Drop all places of a run."""
+        tenant_id = self._tenants.pop(run_id, None)
         for wanted, levels in list(self._by_need.items()):
-            for priority, runs in list(levels.items()):
+            for priority, level in list(levels.items()):
+                runs = level.get(tenant_id)
+                if runs is None:
+                    continue
                 self.size -= len(runs.pop(run_id, ()))
                 if not runs:
+                    del level[tenant_id]
+                if not level:
                     self._drop(wanted, priority)
         for key in [key for key in self._alone if key[0] == run_id]:
             del self._alone[key]

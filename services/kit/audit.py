@@ -83,7 +83,8 @@ def digest_of(
     """Compute a seal: of its place, the seal before and every value of its records."""
     digest = hashlib.sha256(previous)
     place = [chain_id, number, first_record]
-    digest.update(orjson.dumps([place, [_values(each) for each in records]]))
+    # By `str`, since the driver's UUIDs are not quite those of the standard library.
+    digest.update(orjson.dumps([place, [_values(each) for each in records]], default=str))
     return digest.digest()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
@@ -18,6 +17,7 @@ from typing import Any, Final, LiteralString
 from uuid import UUID, uuid4
 
 import asyncpg
+import orjson
 import structlog
 
 from services.kit.errors import Unavailable
@@ -82,16 +82,17 @@ def digest_of(
 ) -> bytes:
     """Compute a seal: of its place, the seal before and every value of its records."""
     digest = hashlib.sha256(previous)
-    digest.update(f"{chain_id} {number} {first_record} {len(records)}\n".encode())
-    for each in records:
-        values = (
-            *(str(each.tenant_id), str(each.actor_id), str(each.session_id)),
-            *(each.method, each.outcome, each.reason),
-            *(each.targets, each.before, each.after, each.call_id),
-            each.occurred_at.astimezone(UTC).isoformat(timespec="microseconds"),
-        )
-        digest.update(json.dumps(values, ensure_ascii=True).encode() + b"\n")
+    place = [chain_id, number, first_record]
+    # By `str`, since the driver's UUIDs are not quite those of the standard library.
+    digest.update(orjson.dumps([place, [_values(each) for each in records]], default=str))
     return digest.digest()
+
+
+def _values(each: Record) -> tuple[Any, ...]:
+    # Moments are in UTC both when they are written and when they are read.
+    who = (each.tenant_id, each.actor_id, each.session_id)
+    what = (each.method, each.outcome, each.reason, each.targets, each.before, each.after)
+    return (*who, *what, each.call_id, each.occurred_at)
 
 
 class Recorder:

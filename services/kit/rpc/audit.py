@@ -112,7 +112,8 @@ def _record(
         for value in (() if message is None else pick(message))
         if value
     ]
-    before, after = dict(told.before), _shown(answer) | told.after
+    before, after = told.before, _shown(answer)
+    after.update(told.after)
     etag = getattr(message, "etag", "")
     if etag:
         before["etag"] = str(etag)[:_TEXT_CHARS_MAX]
@@ -135,15 +136,30 @@ def _shown(answer: Message | None) -> dict[str, Any]:
     """Give which thing the answer shows, and its state; nothing of lists and plain values."""
     if answer is None:
         return {}
-    for descriptor, value in answer.ListFields():
-        if descriptor.message_type is None or descriptor.is_repeated:
-            continue
-        fields = descriptor.message_type.fields_by_name
-        if "id" in fields:
-            return {
-                name: _plain(getattr(value, name)) for name in _SHOWN if _is_plain(fields, name)
-            }
-    return {}
+    part, names = _part_of(answer)
+    if not part or not answer.HasField(part):
+        return {}
+    thing = getattr(answer, part)
+    return {name: _plain(getattr(thing, name)) for name in names}
+
+
+def _part_of(answer: Message) -> tuple[str, Sequence[str]]:
+    """Find the field of an answer that shows a thing with an id, and what is told of it."""
+    found = _PARTS.get(type(answer))
+    if found is None:
+        found = "", ()
+        for each in answer.DESCRIPTOR.fields:
+            if each.message_type is None or each.is_repeated:
+                continue
+            fields = each.message_type.fields_by_name
+            if "id" in fields:
+                found = each.name, [name for name in _SHOWN if _is_plain(fields, name)]
+                break
+        _PARTS[type(answer)] = found
+    return found
+
+
+_PARTS: Final[dict[type[Message], tuple[str, Sequence[str]]]] = {}
 
 
 def _is_plain(fields: Any, name: str) -> bool:
@@ -171,4 +187,6 @@ def _picker(path: str) -> Pick:
 
 
 def _json(value: Any) -> str:
+    if not value:
+        return "{}" if isinstance(value, dict) else "[]"
     return orjson.dumps(value, default=str).decode()

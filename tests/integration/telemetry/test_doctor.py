@@ -272,7 +272,11 @@ def test_its_login_reads_every_table_but_those_of_accounts(sql: psycopg.Connecti
         " AND NOT has_any_column_privilege('qflow_telemetry_doctor', oid, 'SELECT')"
     )
     assert {
+        "audit_chains",
+        "audit_checkpoints",
         "audit_events",
+        "audit_records",
+        "audit_seals",
         "credential_tokens",
         "idempotency_keys",
         "service_tokens",

@@ -246,9 +246,10 @@ def _lists() -> Iterator[Statement]:
                 limit=1,
                 full=False,
             )
-            for among_ids in (True, False):
-                text, _ = lists.statement(listed, question, among_ids=among_ids)
-                place = f"{listed.table}: {name} {among_ids=}"
+            for shape in ("all", "among_ids", "first"):
+                chosen = {} if shape == "all" else {shape: True}
+                text, _ = lists.statement(listed, question, **chosen)
+                place = f"{listed.table}: {name} {shape}"
                 yield Statement("registry", "registry.storage.lists", place, text)
 
 

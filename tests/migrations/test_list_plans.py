@@ -116,9 +116,12 @@ def _asked(
     order: Order = lists.NEWEST_FIRST,
     after: tuple[Any, UUID] | None = None,
     ids: list[UUID] | None = None,
+    first: bool = False,
 ) -> dict[str, Any]:
     question = Question(expression=parse(text), order=order, after=after, limit=51, full=False)
-    statement, parameters = lists.statement(listed, question, among_ids=ids is not None)
+    statement, parameters = lists.statement(
+        listed, question, among_ids=ids is not None, first=first
+    )
     whose: object = filled.owner if ids is None else ids
     with _acting(filled, "qflow_registry") as db:
         return _plan(db, statement, [whose, 51, False, *parameters])
@@ -156,6 +159,30 @@ def test_a_page_of_every_order_walks_its_own_indexes(
         found = _read(plan)
         assert _OWN[listed.table, field.name] in found, field.name
         assert 1 == len(found & _SHOWN) == len(found) - 1, found
+
+
+@_LISTS
+@pytest.mark.parametrize("later", [True, False], ids=["later", "first"])
+def test_a_search_looks_at_the_first_rows_by_the_index_of_its_order_and_at_no_more(
+    filled: Filled, listed: Listed, *, later: bool
+) -> None:
+    """I31: what it looks at is bounded before the filter is asked, whatever that lets through."""
+    for field in listed.orders:
+        key = "load 5" if field.key_type is str else datetime.now(UTC)
+        after = (key, _NOBODY) if later else None
+        for text in ("load", "load tags : rare"):
+            plan = _asked(filled, listed, text, order=Order(field, True), after=after, first=True)
+            found = _read(plan)
+            assert _OWN[listed.table, field.name] in found, found
+            assert f"all of {listed.table}" not in found
+            (bounded,) = [
+                part
+                for part in _parts(plan)
+                if part["Node Type"] == "Limit" and part["Plan Rows"] == lists.WALKED_MAX
+            ]
+            (walk,) = [p for p in bounded["Plans"] if p["Parent Relationship"] == "Outer"]
+            assert _OWN[listed.table, field.name] == walk["Index Name"]
+            assert "load" not in walk["Filter"]
 
 
 @_LISTS

@@ -36,8 +36,15 @@ def find_rule_faults(message: Message) -> list[FieldViolation]:
     return [*dict.fromkeys(islice(_breaches(message, "", violations), FAULTS_MAX))]
 
 
-def find_content_faults(message: Message, *, has_nul: bool) -> list[FieldViolation]:
-    """Find what no rule says once for all: NUL in a text, a number that names no enum value."""
+def find_content_faults(
+    message: Message, *, has_nul: bool, keeps_rules: bool = False
+) -> list[FieldViolation]:
+    """Find what no rule says once for all: NUL in a text, a number that names no enum value.
+
+    In a message that keeps its rules, an enum whose rule admits its values alone has one of them.
+    """
+    if not has_nul and (keeps_rules and _rules_know_enums(message.DESCRIPTOR)):
+        return []
     if not has_nul and _enums_known(message):
         return []
     return [*islice(_content_faults(message, "", texts=has_nul), FAULTS_MAX)]
@@ -181,6 +188,19 @@ def _content_faults(message: Message, path: str, *, texts: bool) -> Iterator[Fie
             elif kind.enum_type is not None and item not in kind.enum_type.values_by_number:
                 description = f"{item} is no value of {kind.enum_type.name}"
                 yield FieldViolation(place, description, "ENUM_UNKNOWN")
+
+
+@cache
+def _rules_know_enums(descriptor: Descriptor) -> bool:
+    """Whether every enum in a message, and in all that can stand within, has such a rule."""
+    return all(_is_defined_only(each) for each in _within(descriptor) if each.enum_type is not None)
+
+
+def _is_defined_only(field: FieldDescriptor) -> bool:
+    rules = field.GetOptions().Extensions[validate_pb2.field]
+    if rules.ignore == validate_pb2.IGNORE_ALWAYS:
+        return False
+    return bool((rules.repeated.items if field.is_repeated else rules).enum.defined_only)
 
 
 @cache

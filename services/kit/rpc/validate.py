@@ -135,7 +135,9 @@ def _checker(method: Method, *, searched: bool) -> Callable[[Received], Any]:
         if searched:
             faults.check_elements(received.message)
             found = faults.find_rule_faults(received.message)
-            found += faults.find_content_faults(received.message, has_nul=received.has_nul)
+            found += faults.find_content_faults(
+                received.message, has_nul=received.has_nul, keeps_rules=not found
+            )
             if found:
                 raise faults.refusal(found)
         return received.message

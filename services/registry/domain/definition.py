@@ -23,6 +23,7 @@ from services.registry.domain.constructs import (
     Map,
     Requirements,
 )
+from services.registry.domain.node_limits import DEFAULT as DEFAULT_LIMITS
 from services.registry.domain.node_limits import NodeLimits
 from services.registry.domain.setting_table import Setting
 
@@ -85,7 +86,7 @@ class WorkflowNode:
     loop: Loop | None = None
     queue_timeout_ms: int | None = None
     total_timeout_ms: int | None = None
-    limits: NodeLimits = field(default_factory=NodeLimits)
+    limits: NodeLimits = DEFAULT_LIMITS
     cache_ttl_ms: int | None = None
     reuse: str = ""  # empty: as much as the node's author allows
     runner: Requirements | None = None

@@ -28,6 +28,8 @@ class NodeLimits:
 
     def as_json(self) -> dict[str, int]:
         """Give what is not the default, as the tables keep it and documents show it."""
+        if self is DEFAULT:
+            return {}
         return {
             name: value
             for name in NAMES
@@ -41,4 +43,5 @@ class NodeLimits:
 
 
 NAMES: Final = tuple(each.name for each in fields(NodeLimits))
+# What a node has that says nothing: one value for all, known by what it is.
 DEFAULT: Final = NodeLimits()

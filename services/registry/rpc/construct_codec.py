@@ -54,6 +54,7 @@ CONNECTIONS: Final = {
 }
 _CONNECTION_WORDS: Final[dict[int, str]] = {number: word for word, number in CONNECTIONS.items()}
 _SPANS: Final = ("queue_timeout", "total_timeout", "heartbeat_timeout", "cache_ttl")
+_SPANS_MS: Final = tuple((name, f"{name}_ms") for name in _SPANS)
 
 
 def connection_kind_from(number: int) -> str:
@@ -159,8 +160,10 @@ def _loop_from_pb(message: pb.LoopPolicy) -> Loop:
 
 def add_constructs(message: pb.WorkflowNode, node: WorkflowNode) -> None:
     """Encode what a place says besides what every place says, where it says any of it."""
-    message.condition = node.condition
-    message.compensates = node.compensates
+    if node.condition:
+        message.condition = node.condition
+    if node.compensates:
+        message.compensates = node.compensates
     if node.continues:
         message.on_failure = pb.FAILURE_POLICY_CONTINUE
     if node.phase == FINALLY:
@@ -174,14 +177,14 @@ def add_constructs(message: pb.WorkflowNode, node: WorkflowNode) -> None:
         _add_map(message.for_each, node.mapped)
     if node.loop is not None:
         _add_loop(message.repeat, node.loop)
-    for name in _SPANS:
-        span_ms = getattr(node, f"{name}_ms")
+    _add_how(message, node)
+
+
+def _add_how(message: pb.WorkflowNode, node: WorkflowNode) -> None:
+    for name, attribute in _SPANS_MS:
+        span_ms = getattr(node, attribute)
         if span_ms is not None:
             getattr(message, name).FromMilliseconds(span_ms)
-    _add_where(message, node)
-
-
-def _add_where(message: pb.WorkflowNode, node: WorkflowNode) -> None:
     if node.reuse:
         message.reuse = isolation_pb2.Reuse.Value(f"REUSE_{node.reuse.upper()}")
     if node.runner is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from qflow.registry.v1 import workflow_pb2 as pb
@@ -24,6 +24,7 @@ from services.registry.domain.definition import (
     WorkflowNode,
     WorkflowOutput,
 )
+from services.registry.domain.node_limits import DEFAULT as DEFAULT_LIMITS
 from services.registry.domain.node_limits import NAMES as LIMIT_NAMES
 from services.registry.domain.node_limits import NodeLimits
 from services.registry.rpc.construct_codec import (
@@ -44,6 +45,8 @@ VERDICTS: Final = {
     "conversion": pb.VERDICT_CONVERSION,
     "refuted": pb.VERDICT_REFUTED,
 }
+# The fields of a place that says no more than what runs there.
+_PLAIN: Final = frozenset({"id", "node_id", "version", "literals"})
 _SEVERITIES: Final = {
     "info": pb.FINDING_SEVERITY_INFO,
     "warning": pb.FINDING_SEVERITY_WARNING,
@@ -92,15 +95,21 @@ def definition_from_pb(message: pb.WorkflowDefinition) -> Definition:
 
 def _node_from_pb(message: pb.WorkflowNode, index: int, ids: dict[str, UUID]) -> WorkflowNode:
     place = f"nodes[{index}]"
+    text = message.node_id
+    node_id = ids.get(text)
+    if node_id is not None and all(field.name in _PLAIN for field, _ in message.ListFields()):
+        # Most say which node runs, and leave all else as it is.
+        literals = tuple((each.input, each.value_json) for each in message.literals)
+        return WorkflowNode(
+            id=message.id, node_id=node_id, version=message.version, literals=literals
+        )
     constructs = constructs_from_pb(message, place)
     construct = constructs.get("construct")
     builtin = BY_KIND.get(construct.kind) if construct is not None else None
-    node_id = ids.get(message.node_id)
-    if not message.node_id and builtin is not None:
+    if not text and builtin is not None:
         node_id = builtin.id
     elif node_id is None:
-        node_id = codec.uuid_from(message.node_id, field=f"{place}.node_id")
-        ids[message.node_id] = node_id
+        node_id = ids[text] = codec.uuid_from(text, field=f"{place}.node_id")
     timeout_ms = TIMEOUT_MS_DEFAULT
     if message.HasField("timeout"):
         timeout_ms = max(1, codec.milliseconds_from(message.timeout, field=f"{place}.timeout"))
@@ -116,7 +125,7 @@ def _node_from_pb(message: pb.WorkflowNode, index: int, ids: dict[str, UUID]) ->
         parameters=tuple((each.input, each.parameter) for each in message.parameters),
         limits=NodeLimits.from_json({name: getattr(message.limits, name) for name in LIMIT_NAMES})
         if message.HasField("limits")
-        else NodeLimits(),
+        else DEFAULT_LIMITS,
         **constructs,
     )
 
@@ -198,14 +207,11 @@ def _add_node(definition: pb.WorkflowDefinition, node: WorkflowNode) -> None:
         node_id=str(node.node_id),
         version=node.version,
         memory_limit_bytes=node.memory_bytes,
-        variables=[
-            pb.VariableInput(input=name, variable=variable) for name, variable in node.variables
-        ],
-        parameters=[
-            pb.ParameterInput(input=name, parameter=parameter)
-            for name, parameter in node.parameters
-        ],
     )
+    for name, variable in node.variables:
+        message.variables.add(input=name, variable=variable)
+    for name, parameter in node.parameters:
+        message.parameters.add(input=name, parameter=parameter)
     message.timeout.FromMilliseconds(node.timeout_ms)
     for name, value in node.limits.as_json().items():
         setattr(message.limits, name, value)
@@ -224,28 +230,31 @@ def _add_node(definition: pb.WorkflowDefinition, node: WorkflowNode) -> None:
 
 
 def _add_connection(definition: pb.WorkflowDefinition, edge: Connection) -> None:
-    definition.connections.add(**_edge(edge))
+    # Nearly all edges carry a value as it is: what is set besides is set where there is any.
+    message = definition.connections.add(
+        source_node=edge.source,
+        source_output=edge.source_output,
+        target_node=edge.target,
+        target_input=edge.target_input,
+        verdict=VERDICTS[edge.verdict],
+        kind=CONNECTIONS[edge.kind],
+    )
+    if edge.conversion:
+        message.conversion = edge.conversion
+        message.lossy = not edge.is_lossless
+    if edge.branch:
+        message.branch = edge.branch
+    if edge.counter_example:
+        message.counter_example_json = edge.counter_example
+    if edge.absent == ABSENT_NULL:
+        message.null_when_absent = True
 
 
 def connection_to_pb(edge: Connection) -> pb.Connection:
     """Encode an edge as it was judged."""
-    return pb.Connection(**_edge(edge))
-
-
-def _edge(edge: Connection) -> dict[str, Any]:
-    return {
-        "source_node": edge.source,
-        "source_output": edge.source_output,
-        "target_node": edge.target,
-        "target_input": edge.target_input,
-        "conversion": edge.conversion,
-        "verdict": VERDICTS[edge.verdict],
-        "lossy": not edge.is_lossless,
-        "counter_example_json": edge.counter_example,
-        "kind": CONNECTIONS[edge.kind],
-        "branch": edge.branch,
-        "null_when_absent": edge.absent == ABSENT_NULL,
-    }
+    alone = pb.WorkflowDefinition()
+    _add_connection(alone, edge)
+    return alone.connections[0]
 
 
 def findings_to_pb(findings: Sequence[Finding]) -> list[pb.Finding]:

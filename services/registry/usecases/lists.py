@@ -55,8 +55,8 @@ async def find(
 
     Of what was deleted the caller's own tenant alone is shown any.
 
-    Where the filter demands a text or a tag, what has it is looked up first; only where that is
-    too much is the list walked in its order, and then a page of it is soon full.
+    Where the filter demands a text or a tag, what has it is looked up, unless the list's first rows
+    fill the page; only where that is too much is the list walked further, and is soon full too.
     """
     question = Question(
         expression=asked.expression,
@@ -70,18 +70,14 @@ async def find(
     # One value of a filter is in every row, another in none: no plan is right for both.
     async with as_caller(pool, caller, plans_by_value=asked.expression is not None) as db:
         ids = await _by_tag(db, caller, asked.listed, terms)
-        if ids is None:
-            ids = await _by_text(search, caller, asked.listed, terms)
+        parts = [part for part in map(_searched, terms) if len(part) >= _PART_CHARS_MIN]
+        if ids is None and parts:
+            # To look up what is everywhere takes longer than to walk up to it.
+            page = await lists.find_first(db, asked.listed, question, tenant_id=caller.tenant_id)
+            if page:
+                return page
+            ids = await lists.ids_by_text(search, asked.listed, parts, tenant_id=caller.tenant_id)
         return await lists.find(db, asked.listed, question, tenant_id=caller.tenant_id, ids=ids)
-
-
-async def _by_text(
-    search: Pool, caller: Caller, listed: Listed, terms: Sequence[Word | Comparison]
-) -> list[UUID] | None:
-    parts = [part for part in map(_searched, terms) if len(part) >= _PART_CHARS_MIN]
-    if not parts:
-        return None
-    return await lists.ids_by_text(search, listed, parts, tenant_id=caller.tenant_id)
 
 
 def _searched(term: Word | Comparison) -> str:

@@ -10,6 +10,7 @@ from qflow.registry.v1 import node_service_pb2 as nodes_rpc
 from qflow.registry.v1 import workflow_pb2
 from qflow.registry.v1 import workflow_service_pb2 as workflows_rpc
 
+from services.registry.storage import lists
 from tests import factories
 from tests.integration.registry.conftest import Client, Registry, refused
 
@@ -270,6 +271,48 @@ async def test_a_search_finds_ones_own_and_what_is_shown_to_everybody(
     for text in ("secret", "name:secret", "", f"owner = {other.id} OR secret"):
         expected = ["secret mine", "secret template"]
         assert expected == await _workflow_names(client, text), text
+
+
+@pytest.mark.parametrize("order_by", ["", "create_time", "name", "update_time desc"])
+@pytest.mark.parametrize("walked", [1, 4, 500], ids=["one", "some", "all"])
+async def test_a_search_gives_the_same_pages_however_many_of_the_first_rows_it_looks_at(
+    registry: Registry,
+    sql: psycopg.Connection,
+    user: factories.User,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    order_by: str,
+    walked: int,
+) -> None:
+    """What is common, rare, or common among others' nodes: no row is left out or out of turn."""
+    monkeypatch.setattr(lists, "WALKED_MAX", walked)
+    other = factories.user(sql)
+    for at in range(8):
+        _node(sql, user, f"often {at % 3} {'seldom' if at == 6 else ''}")
+        _node(sql, other, f"often {at % 3}", is_public=at % 2 == 0)
+        _node(sql, other, f"seldom {at % 3}", is_template=True)
+    client = registry.client(user.token)
+    everything = await _pages(client, "", order_by, size=100)
+    assert 8 + 4 + 8 == len(everything)
+    for word, count in (("often", 12), ("seldom", 9), ("often seldom", 1), ("never", 0)):
+        wanted = [each for each in everything if all(part in each[1] for part in word.split())]
+        assert count == len(wanted)
+        for size in (1, 3, 100):
+            assert wanted == await _pages(client, word, order_by, size=size), (word, size)
+
+
+async def _pages(client: Client, text: str, order_by: str, *, size: int) -> list[tuple[str, str]]:
+    found, token = [], ""
+    while True:
+        page = await client.nodes.ListNodes(
+            nodes_rpc.ListNodesRequest(
+                filter=text, order_by=order_by, page_size=size, page_token=token
+            )
+        )
+        found += [(each.id, each.name) for each in page.nodes]
+        token = page.next_page_token
+        if not token:
+            return found
 
 
 async def test_what_is_found_too_often_for_the_index_is_found_by_walking(

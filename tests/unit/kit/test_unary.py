@@ -123,3 +123,31 @@ def _all_within(message: Any) -> list[Any]:
                 found[inner.full_name] = inner
                 waiting.append(inner)
     return list(found.values())
+
+
+def test_enums_are_not_searched_where_their_rules_were_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """B8: whatever rule is missing, a number that is no value is found."""
+    searched: list[Any] = []
+
+    def known(message: Any) -> bool:
+        searched.append(message)
+        return True
+
+    monkeypatch.setattr(faults, "_enums_known", known)
+    message = GetWorkflowRequest(workflow_id=_ID)
+    assert [] == faults.find_content_faults(message, has_nul=False, keeps_rules=True)
+    assert not searched
+    faults.find_content_faults(message, has_nul=False, keeps_rules=False)
+    assert [message] == searched
+
+
+def test_an_enum_without_a_rule_of_its_own_is_searched_for() -> None:
+    """B8."""
+    unruled = auth_pb2.AuthRule.DESCRIPTOR
+    assert not faults._rules_know_enums(unruled)
+    assert faults._rules_know_enums(GetWorkflowRequest.DESCRIPTOR)
+    wrong = GetWorkflowRequest(workflow_id=_ID, view=77)  # type: ignore[arg-type]
+    assert faults.find_rule_faults(wrong)
+    assert faults.find_content_faults(wrong, has_nul=False, keeps_rules=False)

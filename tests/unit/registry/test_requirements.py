@@ -67,7 +67,7 @@ def test_a_requirement_has_one_spelling(text: str, canonical: str) -> None:
     ],
 )
 def test_anything_but_name_extras_and_versions_is_refused(text: str) -> None:
-    """B84 to B91."""
+    """B84, B85, B86, B87, B88, B90, B91."""
     with pytest.raises(RequirementError):
         normalise(text)
 

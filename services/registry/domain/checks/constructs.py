@@ -76,8 +76,8 @@ def constructs(check: Check, connections: Mapping[str, Collection[str]]) -> None
         fed.setdefault(fed_node, []).append(name)
     for index, node in enumerate(check.definition.nodes):
         place, names = f"nodes[{index}]", fed.get(node.id, ())
-        types = _types(check.known[index])
         if node.condition:
+            types = _types(check.known[index])
             _condition(check, f"{place}.condition", node.condition, names, types)
         if isinstance(node.construct, Choice):
             _choice(check, node.construct, f"{place}.choice", names)

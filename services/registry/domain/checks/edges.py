@@ -51,18 +51,25 @@ def ends(check: Check) -> None:
 
 def _joins(check: Check, edge: Connection, place: str) -> bool:
     sound = True
-    for part, name in (("source_node", edge.source), ("target_node", edge.target)):
-        if name not in check.places and (name or part == "target_node"):
-            message = f"there is no node {name} in this workflow"
-            check.error(f"{place}.{part}", "UNKNOWN_NODE", message)
-            sound = False
+    if edge.target not in check.places or (edge.source and edge.source not in check.places):
+        for part, name in (("source_node", edge.source), ("target_node", edge.target)):
+            if name not in check.places and (name or part == "target_node"):
+                message = f"there is no node {name} in this workflow"
+                check.error(f"{place}.{part}", "UNKNOWN_NODE", message)
+                sound = False
     if sound and edge.source == edge.target:
         message = f"{edge.source} feeds itself"
         check.error(place, "SELF_EDGE", message, "a node runs once, when its inputs are there")
         return False
     if not sound:
         return False
-    return _shape(check, edge, place) and _phases(check, edge, place) and _ports(check, edge, place)
+    # Nearly all are plain: a value goes from an output to an input.
+    plain = edge.kind == DATA and edge.source_output and edge.target_input and not edge.branch
+    return (
+        (plain or _shape(check, edge, place))
+        and _phases(check, edge, place)
+        and _ports(check, edge, place)
+    )
 
 
 def _shape(check: Check, edge: Connection, place: str) -> bool:
@@ -124,6 +131,8 @@ def _phases(check: Check, edge: Connection, place: str) -> bool:
     if not edge.source:
         return True
     source, target = _node(check, edge.source), _node(check, edge.target)
+    if not (source.phase or target.phase or source.compensates or target.compensates):
+        return True
     code = message = hint = ""
     if source.phase == FINALLY and target.phase != FINALLY:
         code = "FINALLY_FEEDS_MAIN"

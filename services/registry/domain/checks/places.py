@@ -28,9 +28,23 @@ def settings(check: Check) -> None:
     """Hold every setting against the table, wherever the definition came from."""
     for setting, fault in outside(check.definition.settings()):
         check.error(setting.name, "SETTING_OUT_OF_BOUNDS", fault)
+    within: set[tuple[object, ...]] = set()  # most nodes have the settings of another
     for index, node in enumerate(check.definition.nodes):
-        for setting, fault in outside(node.settings()):
+        if _settings_of(node) in within:
+            continue
+        faults = list(outside(node.settings()))
+        for setting, fault in faults:
             check.error(f"nodes[{index}].{setting.name}", "SETTING_OUT_OF_BOUNDS", fault)
+        if not faults:
+            within.add(_settings_of(node))
+
+
+def _settings_of(node: WorkflowNode) -> tuple[object, ...]:
+    """Tell nodes of the same settings; parts of several values by which they are, not by those."""
+    parts = (id(node.limits), id(node.runner), id(node.retry))
+    spans = (node.timeout_ms, node.queue_timeout_ms, node.total_timeout_ms, node.cache_ttl_ms)
+    rest = (node.heartbeat_timeout_ms, node.memory_bytes, node.network, node.egress_hosts)
+    return (*parts, *spans, *rest)
 
 
 def places(check: Check) -> None:

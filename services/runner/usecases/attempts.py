@@ -354,6 +354,7 @@ class Attempts:
             )
         finally:
             timer.cancel()
+        crash.reach("attempt_answered")
         outcome = await self._outcome(attempt, warm, reply)
         written.close()
         if lent is not None:

@@ -362,6 +362,7 @@ class Attempts:
             timer.cancel()
             if watch is not None:
                 watch.cancel()
+        crash.reach("attempt_answered")
         outcome = await self._outcome(attempt, warm, reply)
         written.close()
         if lent is not None:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import structlog
 
+from services.kit import crash
 from services.runner.domain.environments import Package
 from services.runner.domain.limits import Tier
 from services.runner.domain.node_logs import shown
@@ -349,10 +350,12 @@ class InterpreterPool:
         row.taken = True
         born = self._clock()
         sandbox: Sandbox | None = None
+        crash.reach("container_intended")
         try:
             sandbox = await self._spares.start(
                 Shape(need.interpreter, need.environment, need.key.limits)
             )
+            crash.reach("container_started")
             row.running(sandbox.name)
             if not need.key.reuse.apart:
                 await self._load_code(need, sandbox)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 
+from services.kit import crash
 from services.kit.ids import uuid7
 from services.kit.pg import Pool
 from services.runner.domain.attempts import AttemptRequest, FileReference
@@ -39,6 +40,7 @@ class Outputs:
             file_id=file_id,
             parts=_object_parts(outputs),
         )
+        crash.reach("output_bytes_stored")
         try:
             await patiently(
                 lambda: files.insert_output(

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
+from qflow.isolation.v1 import isolation_pb2
 from qflow.registry.v1 import builtin_node_service_pb2 as builtin_rpc
 from qflow.registry.v1 import diff_service_pb2 as diff_rpc
 from qflow.registry.v1 import exchange_service_pb2 as exchange_rpc
@@ -70,6 +71,8 @@ async def _graph(client: Client) -> pb.WorkflowDefinition:
     )
     one.retry.retryable_errors.append("TimeoutError")
     one.condition = "x < 1000"
+    one.network = isolation_pb2.NETWORK_EGRESS
+    one.egress_hosts.extend(["*.example.com", "db.example.org:5432"])
     at_end.phase = pb.NODE_PHASE_FINALLY
     undo.compensates = "one"
     which = pb.WorkflowNode(id="which")
@@ -134,6 +137,8 @@ async def test_every_construct_is_stored_and_read_again(client: Client) -> None:
     assert "int" == nodes["go"].signal.type_expression
     assert Duration(seconds=60) == nodes["go"].signal.wait_timeout
     assert ["TimeoutError"] == list(nodes["one"].retry.retryable_errors)
+    assert isolation_pb2.NETWORK_EGRESS == nodes["one"].network
+    assert ["*.example.com", "db.example.org:5432"] == list(nodes["one"].egress_hosts)
     assert pb.LOOP_END_FAIL == nodes["turns"].repeat.at_max
     assert (1, 10) == (nodes["each"].for_each.max_failed, nodes["each"].for_each.max_in_flight)
     assert "one" == nodes["undo"].compensates

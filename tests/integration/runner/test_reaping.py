@@ -22,6 +22,7 @@ class Host:
     """A host with strays, which remembers what it was told to end."""
 
     tier: Any = "T2"
+    networks: Any = ()
 
     def __init__(self, strays: set[UUID]) -> None:
         self.left = strays

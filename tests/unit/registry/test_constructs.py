@@ -291,6 +291,7 @@ def test_a_sleep_is_fed_one_of_its_inputs() -> None:
         ({"total_timeout_ms": 5}, "total_timeout"),
         ({"heartbeat_timeout_ms": 500}, "heartbeat_timeout"),
         ({"cache_ttl_ms": 5000}, "cache_ttl"),
+        ({"network": "egress"}, "network"),
         ({"mapped": Map(input="subject")}, "for_each"),
         ({"loop": Loop(condition="true", max_turns=2)}, "repeat"),
     ],
@@ -300,6 +301,17 @@ def test_what_has_no_effect_upon_a_built_in_node_is_refused(
 ) -> None:
     place = built_in("p", Approval(name="p"), **fields)
     assert (f"nodes[0].{part}", "SETTING_NOT_HERE") in errors(checked([place], []))
+
+
+@pytest.mark.parametrize("host", ["https://a.b", "A.b", "a..b", "*.*.b", "a b", "a:0", "[::1]", ""])
+def test_hosts_are_named_in_one_way(host: str) -> None:
+    found = errors(checked([node("m", network="egress", egress_hosts=("a.b", host))], []))
+    assert ("nodes[0].egress_hosts[1]", "EGRESS_HOST_INVALID") in found
+
+
+def test_hosts_are_named_where_the_network_is_egress_alone() -> None:
+    found = errors(checked([node("m", network="host", egress_hosts=("a.b",))], []))
+    assert ("nodes[0].egress_hosts[0]", "SETTING_NOT_HERE") in found
 
 
 @pytest.mark.parametrize(

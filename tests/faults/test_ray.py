@@ -176,7 +176,7 @@ async def site(placed: tuple[RayNodes, Cluster]) -> AsyncIterator[Site]:
 
 async def test_a_node_goes_to_the_only_machine_that_has_what_it_asks_for(site: Site) -> None:
     """And one that asks for what no machine has is refused before it starts."""
-    asks = {"gpus": 1, "labels": {"zone": "attic"}, "memory_bytes": 1024**3}
+    asks: dict[str, Any] = {"gpus": 1, "labels": {"zone": "attic"}, "memory_bytes": 1024**3}
     run = await site.start(site.workflow(**asks), 1)
     await site.begun(run)
     assert 1 == len(site.nodes.runners_of(site.nodes.rich))

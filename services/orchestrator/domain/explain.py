@@ -105,6 +105,8 @@ class Situation:
 
     ready: Sequence[Ready] | None
     offers: Sequence[Offer]  # of the attached runners
+    coming: Sequence[Offer] = ()  # of those that a placement can start
+    machines_come: bool = False  # of any kind, for what waits
     limited: Sequence[Limited] = ()
     asked: Sequence[str] = ()  # nodes whose results are looked for in the cache
 
@@ -212,6 +214,12 @@ def _unassigned(ready: Sequence[Ready], situation: Situation) -> list[Reason]:
         action = "wait; GetNode shows how far their locks are"
         reasons.append(_about(Cause.ENVIRONMENT_PENDING, locked, said, action=action))
     free = [each for each in ready if not each.locked]
+    coming = [each for each in free if _comes_for(each, situation)]
+    if coming:
+        said, names = "a runner is started for them", [each.node_id for each in coming]
+        action = "wait; where none comes the placing runner's log says why"
+        reasons.append(_about(Cause.NO_RUNNER, names, said, action=action))
+        free = [each for each in free if each not in coming]
     if free and not situation.offers:
         said, names = "no runner is attached", [each.node_id for each in free]
         return [*reasons, _about(Cause.NO_RUNNER, names, said, action="start a runner")]
@@ -234,6 +242,13 @@ def _unassigned(ready: Sequence[Ready], situation: Situation) -> list[Reason]:
         action = "wait, add a runner, or start what matters with a higher priority"
         reasons.append(_about(Cause.RUNNERS_FULL, full, said, action=action))
     return reasons
+
+
+def _comes_for(ready: Ready, situation: Situation) -> bool:
+    """Whether no runner could take it, and one that can be started would."""
+    if any(takes(offer, ready.wanted) for offer in situation.offers):
+        return False
+    return situation.machines_come or any(takes(offer, ready.wanted) for offer in situation.coming)
 
 
 def _unfit(ready: Sequence[Ready], situation: Situation) -> list[Reason]:

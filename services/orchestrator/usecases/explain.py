@@ -73,6 +73,8 @@ async def explain_execution(
         limited=limited,
         asked=asked,
         offers=[each.offer for each in here],
+        coming=engine.placements.offers(),
+        machines_come=engine.placements.machines_come,
     )
     return execution, explain(state, nodes, situation, now=datetime.now(UTC))
 

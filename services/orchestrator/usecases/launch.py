@@ -150,7 +150,8 @@ async def same_request(
 
 def check_pythons(engine: Engine, plan: Plan) -> None:
     """Refuse what would wait for ever: runners are here, and none has a Python it needs."""
-    here = engine.core.pythons()
+    coming = engine.placements.offers()
+    here = engine.core.pythons().union(*(each.pythons for each in coming))
     if not here or plan.pythons <= here:
         return
     missing = min(plan.pythons - here)
@@ -169,9 +170,8 @@ def check_runners(engine: Engine, plan: Plan) -> None:
     """Refuse what would wait for ever: runners are here, and none can run one of its nodes."""
     if engine.placements.machines_come:
         return
+    check_pythons(engine, plan)
     coming = engine.placements.offers()
-    if not coming:  # else a Python comes with them, which ones they say
-        check_pythons(engine, plan)
     offers = [each.offer for each in engine.core.runners.values() if each.connected]
     if not offers and not coming:
         return

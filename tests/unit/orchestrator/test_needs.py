@@ -89,3 +89,34 @@ def test_an_explanation_tells_which_requirement_nobody_meets() -> None:
     assert (("a",), "no runner has the label zone=us") == found[Cause.NO_FITTING_RUNNER]
     assert ("c",) == found[Cause.NO_PYTHON][0]
     assert ("b",) == found[Cause.RUNNERS_FULL][0]
+
+
+def test_an_explanation_tells_of_a_runner_that_is_started() -> None:
+    state = RunState(status=RunStatus.RUNNING)
+    ready = [
+        Ready(node_id="a", wanted="3.11", locked=False),
+        Ready(node_id="b", wanted=Needs("3.11", gpus=99), locked=False),
+    ]
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    told = explain(state, [], Situation(ready=ready, offers=[], coming=[LARGE]), now=now)
+    assert [(Cause.NO_RUNNER, ("a",)), (Cause.NO_RUNNER, ("b",))] == [
+        (each.cause, each.nodes) for each in told
+    ]
+    assert ["a runner is started for them", "no runner is attached"] == [
+        each.message for each in told
+    ]
+    told = explain(state, [], Situation(ready=ready, offers=[], machines_come=True), now=now)
+    assert [("a", "b")] == [each.nodes for each in told]
+
+
+def test_the_queue_counts_what_waits_by_what_it_needs() -> None:
+    """Those that must run alone too: they wait for a runner like the others."""
+    queue = ReadyQueue()
+    needs = Needs("3.11", gpus=1)
+    for place in range(3):
+        queue.push(RUN, place, "3.11", priority=place)
+    queue.push(RUN, 3, needs)
+    queue.push(RUN, 4, needs, alone=True)
+    assert {"3.11": 3, needs: 2} == queue.waiting()
+    queue.forget(RUN)
+    assert {} == queue.waiting()

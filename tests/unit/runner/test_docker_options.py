@@ -85,6 +85,8 @@ def test_its_name_and_labels_say_whose_it_is_and_nothing_of_the_machine() -> Non
 def test_a_runtime_with_a_kernel_of_its_own_is_a_stronger_tier() -> None:
     assert "Runtime" not in options()
     assert "runsc" == options(runtime="runsc")["Runtime"]
+    # Its threads are counted as the container's processes.
+    assert 9 + 128 == options(runtime="runsc", own_kernel=True)["PidsLimit"]
     tiers = [tier_of(name) for name in ("", "runc", "crun", "runsc", "kata-qemu")]
     assert [Tier.T3, Tier.T3, Tier.T3, Tier.T4, Tier.T4] == tiers
 

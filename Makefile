@@ -8,6 +8,9 @@ TYPED := services clients/python/qflow migrations bench examples tests
 # Two test processes share a small machine well; the suite of all services runs in one of them.
 PYTEST := $(PY) -m pytest -n $(or $(JOBS),2) --dist loadgroup
 
+# Everything here starts many Pythons: what they import is compiled once, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run test test-docker test-ray test-all check fmt fmt-check lint types proto proto-check migrate bench soak lock clean
 

@@ -370,7 +370,7 @@ async def _place(
         watch = partial(
             watch_demand,
             token=settings.token,
-            root_certificates=settings.root_certificates,
+            trust=settings.trust,
             pythons=pythons,
             machines_come=ray.machines_come,
         )

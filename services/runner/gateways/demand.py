@@ -12,6 +12,7 @@ from qflow.orchestrator.v1 import placement_service_pb2 as pb
 from qflow.orchestrator.v1.placement_service_pb2_grpc import PlacementServiceStub
 
 from services.kit.rpc.channel import open_channel
+from services.kit.rpc.tls import Trust
 from services.runner.domain.placing import Machine, Waiting
 from services.runner.gateways.attach import StreamLost
 
@@ -25,7 +26,7 @@ async def watch_demand(
     machines: Sequence[Machine],
     *,
     token: str,
-    root_certificates: bytes | None,
+    trust: Trust | None,
     pythons: Sequence[str],
     machines_come: bool,
 ) -> AsyncIterator[Mapping[Waiting, int]]:
@@ -35,7 +36,7 @@ async def watch_demand(
         machines=[_machine(each) for each in machines],
         machines_come=machines_come,
     )
-    channel = open_channel(address, token, root_certificates=root_certificates)
+    channel = open_channel(address, token, trust=trust, peer="orchestrator")
     stub: Any = PlacementServiceStub(channel)
     try:
         async for response in stub.WatchDemand(request):

@@ -6,6 +6,7 @@ from typing import Any, Final, Self
 
 import grpc
 
+from services.kit import traces
 from services.kit.rpc import deadline
 from services.kit.rpc.server import MESSAGE_BYTES_MAX
 
@@ -82,7 +83,9 @@ class _TokenChannel(grpc.aio.Channel):
 
     def _begin(self, begin: Any, default_s: float | None) -> Any:
         def call(*args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
-            kwargs["metadata"] = (*self._metadata, *(kwargs.get("metadata") or ()))
+            metadata = (*self._metadata, *(kwargs.get("metadata") or ()))
+            place = traces.CURRENT.get(None)
+            kwargs["metadata"] = metadata if place is None else (*metadata, (traces.KEY, place))
             return begin(*args, timeout=_timeout_s(timeout or default_s), **kwargs)
 
         return call

@@ -18,10 +18,20 @@ from grpc_health.v1 import health, health_pb2_grpc
 from qflow.auth.v1 import auth_pb2
 
 from services.kit.env import EnvError
-from services.kit.rpc import access_log, admission, auth, deadline, errors, reflection, validate
+from services.kit.rpc import (
+    access_log,
+    admission,
+    auth,
+    deadline,
+    errors,
+    reflection,
+    spans,
+    validate,
+)
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.call import Call, Context, Handle, Limits, Method
 from services.kit.rpc.tally import Calls
+from services.kit.traces import Tracer
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 _METADATA_BYTES_MAX: Final = 16 * 1024
@@ -84,6 +94,7 @@ async def open_server(
     health_servicer: health.aio.HealthServicer,
     with_reflection: bool = True,
     calls: Calls | None = None,
+    tracer: Tracer | None = None,
 ) -> BoundServer:
     """Build a server and bind it; it answers once started.
 
@@ -94,7 +105,7 @@ async def open_server(
         options=_options(listener),
         maximum_concurrent_rpcs=listener.concurrent_max * _UNKNOWN_FACTOR,
     )
-    registering: Any = _Registering(server, listener, authenticator, calls)
+    registering: Any = _Registering(server, listener, authenticator, calls, tracer)
     for add_to_server, servicer in servicers:
         add_to_server(servicer, registering)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, registering)
@@ -182,6 +193,7 @@ class _Registering:
         listener: Listener,
         authenticator: Authenticator,
         calls: Calls | None,
+        tracer: Tracer | None,
     ) -> None:
         self.services: list[str] = []
         self.streams = deadline.OpenStreams()
@@ -190,6 +202,7 @@ class _Registering:
         self._authenticator = authenticator
         self._deadlines = deadline.Deadlines()
         self._calls = calls
+        self._tracer = tracer
         self._admission = admission.Admission(listener.concurrent_max)
 
     def add_generic_rpc_handlers(self, _handlers: Sequence[Any]) -> None:
@@ -222,6 +235,8 @@ class _Registering:
         if method.responses_stream:
             handle = self.streams.stage(handle)
         if method.rule is not None:  # probes of health are too many to be worth a line
+            if self._tracer is not None:
+                handle = spans.stage(handle, method, self._tracer)
             handle = access_log.stage(handle)
             if self._calls is not None:
                 handle = self._calls.stage(handle, method)

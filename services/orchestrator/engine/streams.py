@@ -38,6 +38,7 @@ class Assignment(NamedTuple):
     attempt: int
     values: tuple[Value, ...]
     pull: bool
+    traceparent: str = ""  # the run's place in a trace
 
 
 class Owned(NamedTuple):

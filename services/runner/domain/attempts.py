@@ -56,3 +56,4 @@ class AttemptRequest(NamedTuple):
     timeout_s: float
     limits: Asked = NOTHING_ASKED
     reuse: Reuse = Reuse.WARM
+    traceparent: str = ""  # the run's place in a trace

@@ -46,6 +46,7 @@ class Assignment(NamedTuple):
     values: Sequence[Value]
     pull: bool
     timeout_s: float
+    traceparent: str = ""
 
 
 class Kill(NamedTuple):

@@ -291,6 +291,7 @@ def _assignment(each: pb.AttemptAssignment) -> Assignment:
         values=[_value(value) for value in each.inputs],
         pull=each.pull,
         timeout_s=each.timeout_ms / 1000,
+        traceparent=each.traceparent,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
@@ -33,6 +34,7 @@ from services.runner.usecases.attempts import Attempt, Attempts
 from services.runner.usecases.carried import NotCarried
 from services.runner.usecases.membership import LeaseLost, Membership
 from services.runner.usecases.pulling import InputsMissing, PullValues, pull_patiently
+from services.runner.usecases.trace import Trace
 
 log = structlog.get_logger()
 
@@ -78,11 +80,13 @@ class Desk:
         store: StoreOutputs,
         pythons: Sequence[str],
         refuse: str = "",
+        trace: Trace | None = None,
     ) -> None:
         self._attempts = attempts
         self._membership = membership
         self._slots = slots
         self._store = store
+        self._trace = trace
         self._pythons = frozenset(pythons)
         self._refuse = refuse  # why nothing is taken at all; empty when all is well
         self._running: dict[UUID, Attempt] = {}
@@ -270,7 +274,10 @@ class Desk:
             )
             attempt.request = _request(definition, assignment, values)
         async with self._free_slots:
+            began_ns = time.time_ns()
             outcome = await self._attempts.run(attempt)
+        if self._trace is not None and attempt.request.traceparent:
+            self._trace(attempt.request, outcome, began_ns)
         if self._pace.note(outcome.usage.wall_us):
             self._share()
         return await self._finish(attempt, outcome)
@@ -427,4 +434,5 @@ def _request(
         timeout_s=assignment.timeout_s or definition.timeout_s or _TIMEOUT_DEFAULT_S,
         limits=definition.limits,
         reuse=definition.reuse,
+        traceparent=assignment.traceparent,
     )

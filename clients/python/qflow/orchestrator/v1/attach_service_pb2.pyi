@@ -735,6 +735,7 @@ class AttemptAssignment(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     PULL_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     attempt_ref: _builtins.bytes
     """The node execution's id, 16 bytes."""
     token: _builtins.int
@@ -749,6 +750,8 @@ class AttemptAssignment(_message.Message):
     """Whether the inputs are to be pulled."""
     timeout_ms: _builtins.int
     """How long the attempt may take, when less than the definition says."""
+    traceparent: _builtins.str
+    """The run's place in a trace, in the W3C's form: `00-<trace>-<span>-<flags>`. Empty where it is in none."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptValue]:
         """The inputs in the order of the definition; empty when they are to be pulled with GetValues."""
@@ -764,10 +767,11 @@ class AttemptAssignment(_message.Message):
         inputs: _abc.Iterable[Global___AttemptValue] | None = ...,
         pull: _builtins.bool = ...,
         timeout_ms: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_ref", b"attempt_ref", "definition", b"definition", "execution_id", b"execution_id", "inputs", b"inputs", "pull", b"pull", "timeout_ms", b"timeout_ms", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_ref", b"attempt_ref", "definition", b"definition", "execution_id", b"execution_id", "inputs", b"inputs", "pull", b"pull", "timeout_ms", b"timeout_ms", "token", b"token", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

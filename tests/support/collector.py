@@ -50,7 +50,7 @@ class _Servicer(pb_grpc.TraceServiceServicer):
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
 
-    async def Export(
+    async def Export(  # noqa: N802  # the contract's name
         self, request: pb.ExportTraceServiceRequest, _context: Any
     ) -> pb.ExportTraceServiceResponse:
         for resource in request.resource_spans:

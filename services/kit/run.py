@@ -20,7 +20,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from services.kit import env as settings
 from services.kit import log as logging
-from services.kit import page
+from services.kit import page, traces
 from services.kit.audit import Recorder
 from services.kit.figures import Figures
 from services.kit.rpc import tls
@@ -110,6 +110,7 @@ async def _run(name: str, build: Build, env: Mapping[str, str]) -> int:
     started = time.monotonic()
     stack = AsyncExitStack()
     try:
+        await stack.enter_async_context(traces.told(name, env))
         app = await stack.enter_async_context(build(env))
         _on_signals(stop.set)
         if app.close is not None:
@@ -146,6 +147,7 @@ async def _serve(
             with_reflection=settings.flag(env, "QFLOW_REFLECTION", default=True),
             calls=calls,
             recorder=app.recorder,
+            tracer=traces.tracer(),
         )
         servers.append(server)
     told = [*app.figures, *([calls.figures] if calls else [])]

@@ -34,6 +34,7 @@ from qflow.orchestrator.v1.run_service_pb2_grpc import add_RunServiceServicer_to
 from qflow.orchestrator.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
 from qflow.orchestrator.v1.trigger_service_pb2_grpc import add_TriggerServiceServicer_to_server
 
+from services.kit import traces
 from services.kit.audit import Recorder
 from services.kit.env import EnvError
 from services.kit.errors import QflowError, Unavailable
@@ -86,6 +87,7 @@ from services.orchestrator.usecases.recover import load
 from services.orchestrator.usecases.rerun import Rerunner
 from services.orchestrator.usecases.schedule_runs import Scheduler
 from services.orchestrator.usecases.start import Starter
+from services.orchestrator.usecases.trace import told_by
 from services.orchestrator.usecases.watch import Watcher
 
 log = structlog.get_logger()
@@ -133,6 +135,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         ),
         load=partial(load, engine_pool, plans),
         shards=shards,
+        trace=told_by(tracer) if (tracer := traces.tracer()) else None,
     )
     peers = Peers(settings.token, trust=settings.trust)
     authenticator = Authenticator(api_pool)

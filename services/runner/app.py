@@ -28,6 +28,7 @@ from qflow.runner.v1.runner_service_pb2_grpc import add_RunnerServiceServicer_to
 from qflow.runner.v1.upload_service_pb2_grpc import add_UploadServiceServicer_to_server
 from qflow.runner.v1.wheel_service_pb2_grpc import add_WheelServiceServicer_to_server
 
+from services.kit import traces
 from services.kit.audit import Recorder
 from services.kit.env import EnvError
 from services.kit.figures import caches, pools
@@ -91,6 +92,7 @@ from services.runner.usecases.prepare import Preparer
 from services.runner.usecases.reaping import Reaper
 from services.runner.usecases.spares import Shape, Spares
 from services.runner.usecases.tenant_packages import TenantPackages
+from services.runner.usecases.trace import told_by
 from services.runner.usecases.wheels import WheelLimits, Wheels
 
 log = structlog.get_logger()
@@ -216,6 +218,7 @@ async def _runner(
         pythons=pythons,
         networks=networks,
         refuse=refusal,
+        trace=told_by(tracer) if (tracer := traces.tracer()) else None,
     )
     greet = greeting_of(
         desk,

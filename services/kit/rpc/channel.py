@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 import grpc
 
+from services.kit import traces
 from services.kit.rpc import deadline
 from services.kit.rpc.server import MESSAGE_BYTES_MAX
 from services.kit.rpc.tls import Trust, host_of
@@ -97,7 +98,9 @@ class _TokenChannel(grpc.aio.Channel):
             channel = self._current()
             if channel is not made_of:
                 made_of, begin = channel, make(channel)
-            kwargs["metadata"] = (*self._metadata, *(kwargs.get("metadata") or ()))
+            metadata = (*self._metadata, *(kwargs.get("metadata") or ()))
+            place = traces.CURRENT.get(None)
+            kwargs["metadata"] = metadata if place is None else (*metadata, (traces.KEY, place))
             return begin(*args, timeout=_timeout_s(timeout or default_s), **kwargs)
 
         return call

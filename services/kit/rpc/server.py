@@ -28,6 +28,7 @@ from services.kit.rpc import (
     deadline,
     errors,
     reflection,
+    spans,
     unary,
     validate,
 )
@@ -36,6 +37,7 @@ from services.kit.rpc.call import Call, Context, Handle, Limits, Method
 from services.kit.rpc.fair_share import FairShare
 from services.kit.rpc.tally import Calls
 from services.kit.rpc.tls import ServerTls
+from services.kit.traces import Tracer
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 _METADATA_BYTES_MAX: Final = 16 * 1024
@@ -107,6 +109,7 @@ async def open_server(
     with_reflection: bool = True,
     calls: Calls | None = None,
     recorder: Recorder | None = None,
+    tracer: Tracer | None = None,
 ) -> BoundServer:
     """Build a server and bind it; it answers once started.
 
@@ -117,7 +120,7 @@ async def open_server(
         options=_options(listener),
         maximum_concurrent_rpcs=listener.concurrent_max * _UNKNOWN_FACTOR,
     )
-    registering: Any = _Registering(listener, authenticator, calls, recorder)
+    registering: Any = _Registering(listener, authenticator, calls, recorder, tracer)
     server.add_generic_rpc_handlers((registering,))
     for add_to_server, servicer in servicers:
         add_to_server(servicer, registering)
@@ -204,6 +207,7 @@ class _Registering(grpc.GenericRpcHandler):
         authenticator: Authenticator,
         calls: Calls | None,
         recorder: Recorder | None,
+        tracer: Tracer | None,
     ) -> None:
         self.services: list[str] = []
         self.streams = deadline.OpenStreams()
@@ -214,6 +218,7 @@ class _Registering(grpc.GenericRpcHandler):
         self._deadlines = deadline.Deadlines()
         self._calls = calls
         self._recorder = recorder
+        self._tracer = tracer
         self._admission = admission.Admission(listener.concurrent_max)
         self._share = FairShare(
             listener.concurrent_max, calls_per_second_max=listener.calls_per_second_max
@@ -260,6 +265,8 @@ class _Registering(grpc.GenericRpcHandler):
             share=self._share if self._listener.public else None,
             notes=notes,
         )
+        if self._tracer is not None and method.rule is not None:
+            handle = spans.stage(handle, method, self._tracer)
         tally = None
         if self._calls is not None and method.rule is not None:
             tally = self._calls.of(method)
@@ -280,6 +287,8 @@ class _Registering(grpc.GenericRpcHandler):
         if method.responses_stream:
             handle = self.streams.stage(handle)
         if method.rule is not None:  # probes of health are too many to be worth a line
+            if self._tracer is not None:
+                handle = spans.stage(handle, method, self._tracer)
             handle = access_log.stage(handle)
             if self._calls is not None:
                 handle = self._calls.stage(handle, method)

@@ -9,6 +9,8 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
+from services.kit import traces
+
 
 class KeyConflict(StrEnum):
     """What a start does while a run with its business key is open."""
@@ -38,10 +40,14 @@ class RunOptions:
     relation: str | None = None
     node_version_id: UUID | None = None  # of a run of one node, which has no workflow
     ignores_cache: bool = False
+    traceparent: str | None = None  # its place in a trace: whose part it is
 
-    def of_children(self) -> RunOptions:
+    def of_children(self, execution_id: UUID) -> RunOptions:
         """Give what a run's sub-workflows have of it."""
-        return _NO_CACHE if self.ignores_cache else NO_OPTIONS
+        if self.traceparent is None:
+            return _NO_CACHE if self.ignores_cache else NO_OPTIONS
+        place = traces.below(self.traceparent, traces.execution_span(execution_id))
+        return RunOptions(ignores_cache=self.ignores_cache, traceparent=place)
 
 
 NO_OPTIONS: Final = RunOptions()

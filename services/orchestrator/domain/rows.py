@@ -39,6 +39,7 @@ class RunInsert(NamedTuple):
     node_version_id: UUID | None = None  # refuse unless its node is there and may be read
     parent_node_id: str | None = None  # of a sub-workflow: whatever became of it, it is inserted
     ignores_cache: bool = False
+    traceparent: str | None = None  # of what it is a part; kept only where traces are told
 
 
 class Follows(NamedTuple):

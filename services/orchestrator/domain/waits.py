@@ -175,7 +175,7 @@ def begin_child(run: Run, slot: int, t: Transition, fx: Effects) -> None:
         input_text=text,
         shard=run.shard,
         parent=(run.id, slot),
-        options=run.options.of_children(),
+        options=run.options.of_children(run.id),
     )
     first = run.records[slot] is None
     place_row(
@@ -211,7 +211,7 @@ def start_again(run: Run, slot: int, fx: Effects) -> None:
         input_text=text,
         shard=run.shard,
         parent=(run.id, slot),
-        options=run.options.of_children(),
+        options=run.options.of_children(run.id),
     )
     fx.starts.append(Start(child, _child_row(run, slot, child)))
 
@@ -252,6 +252,7 @@ def _child_row(run: Run, slot: int, child: Run) -> RunInsert:
         relation=SUB_WORKFLOW,
         parent_node_id=run.node_id(slot),
         ignores_cache=child.options.ignores_cache,
+        traceparent=child.options.traceparent,
     )
 
 

@@ -13,6 +13,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from services.kit import traces
 from services.kit.errors import QflowError, ResourceExhausted, Unavailable
 from services.kit.ids import uuid7
 from services.orchestrator.domain.cache_queue import Answer
@@ -98,6 +99,7 @@ class Engine:
         connect: Callable[[], Awaitable[asyncpg.Connection[asyncpg.Record]]],
         load: Load,
         shards: Shards | None = None,
+        trace: Callable[[Run], None] | None = None,
     ) -> None:
         self.member = member
         self.shards = shards or Shards()
@@ -119,6 +121,7 @@ class Engine:
         self.limits_reading = asyncio.Lock()  # what was read later is known later
         self.limits_freed: set[UUID] = set()  # that other members have to hear of
         self._load = load
+        self._trace = trace  # told of runs that are over, where traces are told
         self._waiting: dict[UUID, asyncio.Future[None]] = {}  # starts by run
         self._cancels: dict[UUID, asyncio.Future[None]] = {}  # by run
         # What callers changed: by transition, while it is on its way to disk.
@@ -659,6 +662,8 @@ class Engine:
             if run is not None and run.completed_at is not None:
                 self.runs_ended[run.status] += 1
                 self.ended.keep(run, self.now())
+                if self._trace is not None:
+                    self._trace(run)
         elif isinstance(command, CacheCommand):
             self.cache_kept.append(command)
             self.cache_wanted.set()
@@ -715,6 +720,7 @@ class Engine:
         definition = stream.define(run.plan, place, run.tenant_id, given, first=first)
         spliced = any(isinstance(value, Spliced) for value in values)
         pull = spliced or inline > INLINE_BYTES_MAX
+        place_in_trace = run.options.traceparent
         stream.send(
             Assignment(
                 attempt_ref=record.id,
@@ -725,6 +731,9 @@ class Engine:
                 values=() if pull else tuple([value for value in values if value is not None]),
                 pull=pull,
                 progress=record.progress or "",
+                traceparent=traces.below(place_in_trace, traces.execution_span(run.id))
+                if place_in_trace
+                else "",
             )
         )
 

@@ -39,6 +39,7 @@ class Assignment(NamedTuple):
     values: tuple[Value, ...]
     pull: bool
     progress: str = ""  # of an earlier attempt, JSON text
+    traceparent: str = ""  # the run's place in a trace
 
 
 class Owned(NamedTuple):

@@ -294,6 +294,7 @@ def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
                 inputs=[_value_to_pb(value) for value in command.values],
                 pull=command.pull,
                 progress_json=command.progress,
+                traceparent=command.traceparent,
             )
         case AckCommand():
             frame.acks.add(attempt_ref=command.attempt_ref.bytes, token=command.token)

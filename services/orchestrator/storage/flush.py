@@ -71,7 +71,7 @@ _RUN_INSERTS: Final = Part(
     request_id uuid, request_digest text, python_version text, timeout_ms bigint, revision bigint,
     alias text, business_key text, key_reuse text, labels text, priority smallint,
     start_at timestamptz, parent_execution_id uuid, relation text, node_version_id uuid,
-    parent_node_id text, ignores_cache boolean
+    parent_node_id text, ignores_cache boolean, traceparent text
     """,
     """
     INSERT INTO workflow_executions
@@ -79,7 +79,7 @@ _RUN_INSERTS: Final = Part(
             input_data, request_id, request_digest, python_version, revision, engine_format,
             created_at, queued_at, started_at, deadline_at, business_key, labels, priority,
             start_at, parent_execution_id, relation, node_version_id, parent_node_id,
-            ignores_cache)
+            ignores_cache, traceparent)
     SELECT given.id, given.workflow_id, given.tenant_id, given.created_by, given.workflow_version,
            given.pins_id, given.shard, given.status, given.input_data::json, given.request_id,
            given.request_digest, given.python_version, given.revision, 1,
@@ -88,7 +88,7 @@ _RUN_INSERTS: Final = Part(
            GREATEST(stamp.at, given.start_at) + given.timeout_ms * interval '1 millisecond',
            given.business_key, given.labels::jsonb, given.priority, given.start_at,
            given.parent_execution_id, given.relation, given.node_version_id, given.parent_node_id,
-           NULLIF(given.ignores_cache, false)
+           NULLIF(given.ignores_cache, false), given.traceparent
       FROM fence, stamp, given
       LEFT JOIN workflows ON workflows.id = given.workflow_id
        AND (given.parent_node_id IS NOT NULL

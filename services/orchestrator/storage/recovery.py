@@ -39,7 +39,7 @@ _OPEN: Final[LiteralString] = """
     SELECT id, tenant_id, created_by, status, pins_id, input_data, request_id, revision, shard,
            created_at, started_at, cancel_requested_at, deadline_at, error_type, error_message,
            error_stack_trace, failed_node_id, business_key, labels, priority, start_at,
-           parent_execution_id, relation, node_version_id, ignores_cache,
+           parent_execution_id, relation, node_version_id, ignores_cache, traceparent,
            EXTRACT(epoch FROM start_at - clock_timestamp())::float8 AS starts_s,
            EXTRACT(epoch FROM deadline_at - clock_timestamp())::float8 AS deadline_s
       FROM workflow_executions
@@ -209,6 +209,7 @@ def _to_open_run(
                 relation=row["relation"],
                 node_version_id=row["node_version_id"],
                 ignores_cache=bool(row["ignores_cache"]),
+                traceparent=row["traceparent"],
             ),
         ),
         [_to_node_row(node) for node in nodes],

@@ -6,17 +6,18 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 from uuid import UUID
 
+from services.kit import traces
 from services.kit.caller import Caller
 from services.kit.errors import AlreadyExists, FailedPrecondition, Unavailable
 from services.kit.ids import uuid7
 from services.kit.pg import Pool, as_caller
 from services.orchestrator.domain.core import SHARDS
 from services.orchestrator.domain.needs import action_for, unmet
-from services.orchestrator.domain.options import NO_WISHES, Wishes
+from services.orchestrator.domain.options import NO_WISHES, RunOptions, Wishes
 from services.orchestrator.domain.partly import Partly
 from services.orchestrator.domain.plan import Place, Plan
 from services.orchestrator.domain.reuse import Kept, take_over
@@ -85,8 +86,17 @@ def new_run(caller: Caller, asked: Launch) -> Run:
         input_values=split_object(text),
         input_text=text,
         request_id=asked.request_id,
-        options=asked.wishes.options,
+        options=_traced(asked.wishes.options),
     )
+
+
+def _traced(options: RunOptions) -> RunOptions:
+    """Make a run a part of the trace in which it is started, or of one that begins with it."""
+    tracer = traces.tracer()
+    if tracer is None:
+        return options
+    place = traces.CURRENT.get(None) or tracer.begin()
+    return options if place is None else replace(options, traceparent=place)
 
 
 def _row(run: Run, asked: Launch) -> RunInsert:
@@ -119,6 +129,7 @@ def _row(run: Run, asked: Launch) -> RunInsert:
         relation=options.relation,
         node_version_id=options.node_version_id,
         ignores_cache=options.ignores_cache,
+        traceparent=run.options.traceparent,
     )
 
 

@@ -60,3 +60,4 @@ class AttemptRequest(NamedTuple):
     heartbeat_timeout_s: float = 0.0  # 0: it may be silent
     progress: str = ""  # how far an earlier attempt came, JSON text
     network: Network = NO_NETWORK
+    traceparent: str = ""  # the run's place in a trace

@@ -50,6 +50,7 @@ class Assignment(NamedTuple):
     pull: bool
     timeout_s: float
     progress: str = ""  # how far an earlier attempt came, JSON text
+    traceparent: str = ""
 
 
 class Kill(NamedTuple):

@@ -304,6 +304,7 @@ def _assignment(each: pb.AttemptAssignment) -> Assignment:
         pull=each.pull,
         timeout_s=each.timeout_ms / 1000,
         progress=each.progress_json,
+        traceparent=each.traceparent,
     )
 
 

@@ -50,6 +50,7 @@ from services.runner.usecases.interpreters import (
 )
 from services.runner.usecases.node_logs import NodeLogs
 from services.runner.usecases.node_versions import NodeVersions
+from services.runner.usecases.trace import place_of, tell_build
 
 log = structlog.get_logger()
 
@@ -200,7 +201,7 @@ class Attempts:
                 )
             )
         key = self._key(request, version)
-        folder, row = await self._environment(key, version)
+        folder, row = await self._environment(key, version, request)
         need = Need(
             key=key,
             version=version,
@@ -215,7 +216,7 @@ class Attempts:
         return replace(need, row=row) if row is not None else need
 
     async def _environment(
-        self, key: WarmKey, version: NodeVersion
+        self, key: WarmKey, version: NodeVersion, request: AttemptRequest
     ) -> tuple[Path | None, ContainerRow | None]:
         """Find or build the environment; a build shows in the row of the sandbox that waits."""
         if version.lock_state == "failed":
@@ -238,6 +239,7 @@ class Attempts:
             row.packages(packages, status, lock_digest=version.lock_digest, time_ms=time_ms)
 
         try:
+            began_ns = time.time_ns()
             folder = await self._environments.ensure(
                 key.environment_key,
                 version.lock,
@@ -258,6 +260,8 @@ class Attempts:
                     type=ErrorType.DEPENDENCY, message=str(failed), retryable=failed.retryable
                 )
             ) from None
+        if row is not None and request.traceparent:
+            tell_build(request, began_ns, packages=len(packages_in(version.lock)))
         return folder, row
 
     # -- the call
@@ -482,15 +486,18 @@ def _short_key(request: AttemptRequest) -> _ShortKey:
 
 def _context(request: AttemptRequest) -> dict[str, str]:
     deadline = datetime.now(UTC) + timedelta(seconds=request.timeout_s)
-    resumed = {"QFLOW_PROGRESS": request.progress} if request.progress else {}
-    return {
-        **resumed,
+    told = {
         "QFLOW_RUN_ID": str(request.execution_id),
         "QFLOW_NODE_ID": request.node_id,
         "QFLOW_ATTEMPT": str(request.attempt),
         "QFLOW_IDEMPOTENCY_KEY": str(request.attempt_ref),  # the same for every attempt of the node
         "QFLOW_DEADLINE": deadline.isoformat(),
     }
+    if request.traceparent:  # the W3C's name for it: tracing libraries look there
+        told["TRACEPARENT"] = place_of(request)
+    if request.progress:
+        told["QFLOW_PROGRESS"] = request.progress
+    return told
 
 
 def _split(entries: object, body: bytes, wanted: Sequence[str]) -> list[tuple[str, bytes]]:

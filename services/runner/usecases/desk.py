@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
@@ -34,6 +35,7 @@ from services.runner.usecases.attempts import Attempt, Attempts
 from services.runner.usecases.carried import NotCarried
 from services.runner.usecases.membership import LeaseLost, Membership
 from services.runner.usecases.pulling import InputsMissing, PullValues, pull_patiently
+from services.runner.usecases.trace import Trace
 
 log = structlog.get_logger()
 
@@ -80,11 +82,13 @@ class Desk:
         pythons: Sequence[str],
         networks: Sequence[Reach] = (),
         refuse: str = "",
+        trace: Trace | None = None,
     ) -> None:
         self._attempts = attempts
         self._membership = membership
         self._slots = slots
         self._store = store
+        self._trace = trace
         self._pythons = frozenset(pythons)
         self._networks = frozenset((Reach.NONE, *networks))
         self._refuse = refuse  # why nothing is taken at all; empty when all is well
@@ -279,7 +283,10 @@ class Desk:
             )
             attempt.request = _request(definition, assignment, values)
         async with self._free_slots:
+            began_ns = time.time_ns()
             outcome = await self._attempts.run(attempt)
+        if self._trace is not None and attempt.request.traceparent:
+            self._trace(attempt.request, outcome, began_ns)
         if self._pace.note(outcome.usage.wall_us):
             self._share()
         return await self._finish(attempt, outcome)
@@ -439,4 +446,5 @@ def _request(
         heartbeat_timeout_s=definition.heartbeat_timeout_s,
         progress=assignment.progress,
         network=definition.network,
+        traceparent=assignment.traceparent,
     )

@@ -762,6 +762,7 @@ class AttemptAssignment(_message.Message):
     PULL_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     PROGRESS_JSON_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     attempt_ref: _builtins.bytes
     """The node execution's id, 16 bytes."""
     token: _builtins.int
@@ -778,6 +779,8 @@ class AttemptAssignment(_message.Message):
     """How long the attempt may take, when less than the definition says."""
     progress_json: _builtins.str
     """How far the last failed attempt that said so had come, JSON text; empty when none did."""
+    traceparent: _builtins.str
+    """The run's place in a trace, in the W3C's form: `00-<trace>-<span>-<flags>`. Empty where it is in none."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptValue]:
         """The inputs in the order of the definition; empty when they are to be pulled with GetValues."""
@@ -794,10 +797,11 @@ class AttemptAssignment(_message.Message):
         pull: _builtins.bool = ...,
         timeout_ms: _builtins.int = ...,
         progress_json: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_ref", b"attempt_ref", "definition", b"definition", "execution_id", b"execution_id", "inputs", b"inputs", "progress_json", b"progress_json", "pull", b"pull", "timeout_ms", b"timeout_ms", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_ref", b"attempt_ref", "definition", b"definition", "execution_id", b"execution_id", "inputs", b"inputs", "progress_json", b"progress_json", "pull", b"pull", "timeout_ms", b"timeout_ms", "token", b"token", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

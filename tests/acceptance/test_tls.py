@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
+import qflow
 
 from tests.support.client import Step, connected
 from tests.support.suite import Suite
@@ -58,6 +60,12 @@ async def test_a_suite_speaks_tls_and_takes_renewed_certificates_while_it_runs(
     for address in (*suite.endpoints.values(), f"127.0.0.1:{internal}"):
         if not address.startswith("/"):
             assert await refuses_plain_text(address)
+    async with qflow.connect(home=str(suite.home.root)) as client:
+        assert "owner@localhost" == (await client.caller()).email
+        plain = replace(client.context, tls=None)
+    async with qflow.Client(plain) as stranger:
+        with pytest.raises(qflow.UnavailableError):
+            await stranger.caller()
     before = suite.marks()
     assert "certificates for registry, orchestrator, runner, telemetry" in renewed(suite)
     assert '{"sum":42}' == await added(suite)

@@ -48,6 +48,9 @@ def test_the_suite_of_this_machine_comes_last(env: dict[str, str]) -> None:
     (home / "run" / "endpoints.json").write_text(json.dumps(addresses))
     (home / "secrets" / "owner.token").write_text("t\n")
     assert Context(**addresses, token="t") == find(env)  # type: ignore[arg-type]
+    told = {**addresses, "authorities": "/there/authority.crt"}
+    (home / "run" / "endpoints.json").write_text(json.dumps(told))
+    assert Tls(ca_file="/there/authority.crt") == find(env).tls
     assert find(env) == of_home(home, env)
 
 

@@ -80,7 +80,10 @@ def of_home(home: Path, env: Mapping[str, str] | None = None) -> Context:
             token = (home / "secrets" / "owner.token").read_text("utf-8").strip()
         except OSError as error:
             raise ConfigurationError(f"the owner's token cannot be read: {error}") from None
-    return _context({**{each: addresses[each] for each in SERVICES}, "token": token})
+    told: dict[str, Any] = {each: addresses[each] for each in SERVICES}
+    if authorities := addresses.get("authorities"):  # the suite speaks TLS
+        told["tls"] = {"ca_file": authorities}
+    return _context({**told, "token": token})
 
 
 @dataclass(frozen=True, slots=True)

@@ -794,7 +794,9 @@ class Codecs:
                     return member
             if combines and type(plain) is int:
                 try:
-                    return cls(plain)
+                    made = cls(plain)
+                    if made.value == plain:  # Python 3.11.2 drops bits that no member has
+                        return made
                 except ValueError:
                     pass
             raise Mismatch("not a value of %s" % kind["name"])

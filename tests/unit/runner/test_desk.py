@@ -321,7 +321,7 @@ async def test_short_calls_widen_the_window(desk: Desk, attempts: ScriptedAttemp
         await settle()
         attempts.begun[token].set_result(Outcome(usage=Usage(wall_us=5)))
         await settle()
-    assert 16 == session.credits
+    assert 64 == session.credits
 
 
 async def test_a_draining_desk_takes_nothing_and_waits_for_what_runs(

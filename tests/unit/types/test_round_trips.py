@@ -31,6 +31,9 @@ from services.runner.agent import agent
 from tests.unit.types.strategies import TYPES, UNIONS, narrowed, scalars, values_of
 
 _AGENT: Any = agent  # it runs under Python 3.9 and has no annotations
+# Python 3.11.2 has no flag for bits that stand in a member of several alone; the agent refuses what
+# would come back as another value.
+LOSES_BITS = enum.Flag("Loses", {"a": 3, "b": 4}, boundary=enum.CONFORM)(7).value != 7
 RELAXED = settings(
     max_examples=150,
     deadline=None,
@@ -127,6 +130,7 @@ def test_no_flag_of_a_union_is_taken_for_another() -> None:
 @given(st.data(), TYPES | UNIONS)
 def test_what_passes_the_check_is_read_by_the_agent(data: st.DataObject, of: Type) -> None:
     """Python holds no two equal elements or keys, nor unhashable ones: all else is read."""
+    assume(not LOSES_BITS or not any(isinstance(e, Enum) and e.base == FLAG for e in walk(of)))
     codecs = _codecs(of)
     member = data.draw(narrowed(of))
     wire = data.draw(values_of(member))

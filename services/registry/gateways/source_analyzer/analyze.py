@@ -1050,10 +1050,14 @@ class Members:
             return self.add(name, name.lower())
         if not all(isinstance(each, (int, float)) for each in self.written):
             return False
-        # Python counted on from the last value before 3.11, and from the largest since.
-        newer = sys.version_info >= (3, 11)
-        last = (max(reversed(self.written)) if newer else self.written[-1]) if self.written else 0
-        return self.add(name, 1 << last.bit_length() if self.flags else last + 1)
+        return self.add(name, self._next())
+
+    def _next(self):
+        # From the last value or the largest, as this very Python does: 3.11.2 and 3.11.7 differ.
+        import enum
+
+        numbered = enum.Flag if self.flags else enum.Enum
+        return numbered._generate_next_value_("", 1, len(self.written), self.written[:])
 
     def add(self, name, value):
         """Add a value as it is written; whether its member has one that is known."""

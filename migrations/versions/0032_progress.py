@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0034"
+revision = "0032"
 down_revision = "0031"
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0040"
-down_revision = "0034"
+revision = "0033"
+down_revision = "0032"
 
 # Null where traces are not told. The place of a span, as the W3C writes it: version, trace, span,
 # flags; a span of zeros where the trace begins with the execution.

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0043"
-down_revision = "0040"
+revision = "0034"
+down_revision = "0033"
 
 _TABLES = (
     # Whose it is stands in its row: a login adds to its own chains alone.

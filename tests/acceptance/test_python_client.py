@@ -18,6 +18,8 @@ import qflow
 from qflow.client import contexts
 from qflow.client.client import Client
 from qflow.client.files import Files
+from qflow.registry.v1.workflow_service_pb2 import DeleteWorkflowRequest
+from qflow.registry.v1.workflow_service_pb2_grpc import WorkflowServiceStub
 
 from tests.support.suite import Suite
 
@@ -122,6 +124,29 @@ async def test_pushes_at_once_make_one_of_each(client: Client) -> None:
 
     stored = await asyncio.gather(*(client.push(flow) for _ in range(4)))
     assert 1 == len({each.id for each in stored})
+
+
+async def test_two_nodes_of_one_name_are_told_apart(client: Client) -> None:
+    other = qflow.Node[[int], str](wide.function, name=big.name)
+
+    @qflow.workflow(name="client test: one name")
+    def flow(n: int) -> str:
+        return other(big(n))
+
+    with pytest.raises(qflow.AuthoringError, match="are not the same"):
+        await client.push(flow)
+
+
+async def test_what_was_deleted_is_stored_anew(client: Client) -> None:
+    @qflow.workflow(name="client test: deleted")
+    def flow(n: int) -> int:
+        return big(n)
+
+    first = await client.push(flow)
+    stub = client.connection.stub("registry", WorkflowServiceStub)
+    deleted = DeleteWorkflowRequest(workflow_id=first.id, etag=first.etag)
+    await client.connection.call(stub.DeleteWorkflow, deleted)
+    assert first.id != (await client.push(flow)).id
 
 
 async def test_a_start_that_is_repeated_is_one_run(client: Client) -> None:

@@ -139,7 +139,10 @@ def from_rpc(error: grpc.aio.AioRpcError, *, address: str = "") -> CallError:
         details_pb2.BadRequest(),
         details_pb2.RetryInfo(),
     )
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # any call that has trailers
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # any call that has trailers
+    except ValueError:  # something between here and there answered in its place
+        status = None
     for detail in status.details if status is not None else ():
         for each in (info, bad, retry):
             detail.Unpack(each)

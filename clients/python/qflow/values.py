@@ -26,6 +26,7 @@ from qflow.types import (
     to_json,
     union_of,
 )
+from qflow.types.model import CARRIED
 
 Classes = Mapping[str, Any]
 _NO_CLASSES: Final[Classes] = {}
@@ -36,10 +37,39 @@ class ValueTypeError(QflowError):
 
 
 class _Codecs(_agent.Codecs):
-    """Finds classes by the whole name that a type gives them."""
+    """Finds classes by the whole name that a type gives them; files stand as their references."""
+
+    # Unions and sets look at it: a file's value, for the agent, is the file.
+    carried: tuple[str, ...] = ()
 
     def find(self, name: str) -> Any:
         return self.namespace[name]
+
+
+class _LocalCodecs(_Codecs):
+    """What travels as a file is handed on as it is: in one process nothing has to be written."""
+
+
+def _reference(_self: _Codecs, kind: Mapping[str, Any], _depth: int) -> Callable[[Any], Any]:
+    def same(value: Any) -> Any:
+        if isinstance(value, dict) and value.keys() == {"$file"}:
+            return value
+        raise _agent.Mismatch(
+            f"a {kind['t']} travels as a file: bring it with client.files.upload and give "
+            "{'$file': its id}"
+        )
+
+    return same
+
+
+def _as_it_is(_self: _Codecs, _kind: Mapping[str, Any], _depth: int) -> Callable[[Any], Any]:
+    return lambda value: value
+
+
+for _name in CARRIED:
+    for _way in ("decode", "encode"):
+        setattr(_Codecs, f"_{_way}_{_name}", _reference)
+        setattr(_LocalCodecs, f"_{_way}_{_name}", _as_it_is)
 
 
 def encode(value: Any, of: Type, *, name: str, classes: Classes = _NO_CLASSES) -> str:
@@ -65,11 +95,11 @@ def from_plain(plain: Any, of: Type, *, name: str, classes: Classes = _NO_CLASSE
 class Codec:
     """Writes and reads the values of one type; compiled when first used each way."""
 
-    __slots__ = ("_classes", "_decode", "_encode", "_form")
+    __slots__ = ("_codecs", "_decode", "_encode", "_form")
 
-    def __init__(self, of: Type, classes: Classes = _NO_CLASSES) -> None:
+    def __init__(self, of: Type, classes: Classes = _NO_CLASSES, *, is_local: bool = False) -> None:
         self._form = to_json(_known(of, classes))
-        self._classes = classes
+        self._codecs = (_LocalCodecs if is_local else _Codecs)(classes)
         self._encode: Callable[[Any], Any] | None = None
         self._decode: Callable[[Any], Any] | None = None
 
@@ -77,7 +107,7 @@ class Codec:
         """Give the JSON value that stands for a value; `name` is what errors call it."""
         try:
             if self._encode is None:
-                self._encode = _Codecs(self._classes).encoder(self._form)
+                self._encode = self._codecs.encoder(self._form)
             return self._encode(value)
         except _agent.Mismatch as problem:
             raise ValueTypeError(problem.text(name)) from None
@@ -88,7 +118,7 @@ class Codec:
         """Give the value that a JSON value stands for."""
         try:
             if self._decode is None:
-                self._decode = _Codecs(self._classes).decoder(self._form)
+                self._decode = self._codecs.decoder(self._form)
             return self._decode(plain)
         except _agent.Mismatch as problem:
             raise ValueTypeError(problem.text(name)) from None

@@ -5,10 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
 import qflow
+from qflow import values
+from qflow.authoring.annotations import type_of
 from qflow.local import run
 
 
@@ -261,6 +264,32 @@ def test_two_places_of_one_node_have_two_names() -> None:
         return half(half(half.options(id="last")(n)))
 
     assert ["last", "half", "half_2"] == [place.id for place in flow.graph.places]
+
+
+def test_what_travels_as_a_file_is_handed_on_as_it_is(tmp_path: Path) -> None:
+    def write(folder: Path, text: str) -> Path:
+        made = folder / "made"
+        made.write_text(text)
+        return made
+
+    def read_back(path: Path) -> str:
+        return path.read_text()
+
+    writing, reading = qflow.node(write), qflow.node(read_back)
+
+    @qflow.workflow
+    def flow(folder: Path, text: str) -> str:
+        return reading(writing(folder, text))
+
+    assert "hé" == flow.run_local(tmp_path, "hé")
+
+
+def test_an_input_that_is_a_file_is_given_by_its_reference() -> None:
+    of = type_of(Path)
+    reference = {"$file": "7c9e6679-7425-40de-944b-e07fc1f90ae7"}
+    assert reference == values.to_plain(reference, of, name="input report")
+    with pytest.raises(qflow.ValueTypeError, match=r"input report: a file travels as a file"):
+        values.to_plain(Path("/etc/passwd"), of, name="input report")
 
 
 def test_a_workflow_is_not_called_like_a_function() -> None:

@@ -92,6 +92,8 @@ def type_of(hint: Any) -> Type:  # noqa: PLR0911  # one table
     if isinstance(hint, typing.NewType):
         return type_of(hint.__supertype__)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated and "pickle" in arguments[1:]:
+        return SCALARS["pickle"]
     if origin in (typing.Annotated, typing.Required, typing.NotRequired):
         return type_of(arguments[0])
     if origin in (typing.Union, types.UnionType):

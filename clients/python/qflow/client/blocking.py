@@ -49,6 +49,7 @@ class _Loop:
             yield found[0]
 
     def stop(self) -> None:
+        self.wait(self._loop.shutdown_asyncgens())  # watches that were left in the middle
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -92,7 +93,11 @@ class BlockingClient:
 
     def __init__(self, context: Context | None = None, *, name: str = "", home: str = "") -> None:
         self._loop = _Loop()
-        self.client: Client = self._loop.wait(_opened(context, name, home))
+        try:
+            self.client: Client = self._loop.wait(_opened(context, name, home))
+        except BaseException:
+            self._loop.stop()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 
 from qflow.authoring.node import Node
 from qflow.authoring.workflow import Workflow
@@ -26,9 +27,11 @@ from qflow.registry.v1 import (
     workflow_service_pb2_grpc,
 )
 
-Found = TypeVar("Found")
+Found = TypeVar("Found", node_pb2.Node, workflow_pb2.Workflow)
 
 _TRIES: Final = 3
+# Those that were deleted included.
+_SAME_NAME_MAX: Final = 100
 
 
 class Refused(QflowError):  # noqa: N818  # what happened to it, in the registry's words
@@ -52,14 +55,15 @@ class Pusher:
         self._nodes = connection.stub("registry", node_service_pb2_grpc.NodeServiceStub)
         self._workflows = connection.stub("registry", workflow_service_pb2_grpc.WorkflowServiceStub)
         self._owner = ""
+        self._pushed: dict[str, tuple[str, Stored]] = {}
 
     async def node(self, node: Node[..., Any]) -> node_pb2.Node:
         """Store a node: a new one, a new version of the one of its name, or nothing at all."""
         for attempt in range(_TRIES):
-            there = await self._find_node(node.name)
+            there, deleted = await self._find_node(node.name)
             try:
                 if there is None:
-                    return await self._create_node(node)
+                    return await self._create_node(node, deleted)
                 if _same_node(there, node):
                     return there
                 return await self._update_node(there, node)
@@ -77,22 +81,38 @@ class Pusher:
         for place in workflow.graph.places:
             runs = place.runs
             if isinstance(runs, Node):
-                node = await self.node(runs)
-                stored[id(runs)] = node.id, node.version
+                stored[id(runs)] = await self._once(runs)
             elif isinstance(runs, Workflow):
                 sub = await self.workflow(runs)
                 stored[id(runs)] = sub.id, sub.version
         wanted = definition(workflow, lambda runs: stored[id(runs)])
         for attempt in range(_TRIES):
-            there = await self._find_workflow(workflow.name)
+            there, deleted = await self._find_workflow(workflow.name)
             try:
-                return await self._store_workflow(there, workflow, wanted)
+                if there is None:
+                    return await self._create_workflow(workflow, wanted, deleted)
+                return await self._change_workflow(there, workflow, wanted)
             except AbortedError:
                 if attempt == _TRIES - 1:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    async def _create_node(self, node: Node[..., Any]) -> node_pb2.Node:
+    async def _once(self, node: Node[..., Any]) -> Stored:
+        """Store a node once, at however many places it stands."""
+        known = self._pushed.get(node.name)
+        if known is not None:
+            source, stored = known
+            if source != node.source:
+                raise AuthoringError(
+                    f"two nodes are named {node.name!r} and are not the same: each push would "
+                    "replace one by the other; name one of them, @qflow.node(name=…)"
+                )
+            return stored
+        made = await self.node(node)
+        self._pushed[node.name] = node.source, (made.id, made.version)
+        return made.id, made.version
+
+    async def _create_node(self, node: Node[..., Any], deleted: int) -> node_pb2.Node:
         request = node_service_pb2.CreateNodeRequest(
             name=node.name,
             description=node.description,
@@ -100,7 +120,7 @@ class Pusher:
             main_function=node.function.__name__,
             python_version=node.python_version,
         )
-        request.request_id = _request_id(request)
+        request.request_id = _request_id(request, deleted)
         answer = await self._call(self._nodes.CreateNode, request)
         return answer.node  # type: ignore[no-any-return]  # stubs by channel are untyped
 
@@ -122,22 +142,28 @@ class Pusher:
         answer = await self._call(self._nodes.UpdateNode, request)
         return answer.node  # type: ignore[no-any-return]
 
-    async def _store_workflow(
+    async def _create_workflow(
         self,
-        there: workflow_pb2.Workflow | None,
+        workflow: Workflow[..., Any],
+        wanted: workflow_pb2.WorkflowDefinition,
+        deleted: int,
+    ) -> workflow_pb2.Workflow:
+        create = workflow_service_pb2.CreateWorkflowRequest(
+            name=workflow.name,
+            description=workflow.description,
+            definition=wanted,
+            activate=True,
+        )
+        create.request_id = _request_id(create, deleted)
+        made = await self._call(self._workflows.CreateWorkflow, create)
+        return _startable(made.workflow)
+
+    async def _change_workflow(
+        self,
+        there: workflow_pb2.Workflow,
         workflow: Workflow[..., Any],
         wanted: workflow_pb2.WorkflowDefinition,
     ) -> workflow_pb2.Workflow:
-        if there is None:
-            create = workflow_service_pb2.CreateWorkflowRequest(
-                name=workflow.name,
-                description=workflow.description,
-                definition=wanted,
-                activate=True,
-            )
-            create.request_id = _request_id(create)
-            made = await self._call(self._workflows.CreateWorkflow, create)
-            return _startable(made.workflow)
         update = workflow_service_pb2.UpdateWorkflowRequest(
             workflow_id=there.id,
             etag=there.etag,
@@ -162,16 +188,22 @@ class Pusher:
             there = (await self._call(self._workflows.ActivateWorkflow, activate)).workflow
         return _startable(there)
 
-    async def _find_node(self, name: str) -> node_pb2.Node | None:
+    async def _find_node(self, name: str) -> tuple[node_pb2.Node | None, int]:
         request = node_service_pb2.ListNodesRequest(
-            filter=await self._mine(name), page_size=2, view=node_pb2.NODE_VIEW_FULL
+            filter=await self._mine(name),
+            page_size=_SAME_NAME_MAX,
+            view=node_pb2.NODE_VIEW_FULL,
+            show_deleted=True,
         )
         found: list[node_pb2.Node] = list((await self._call(self._nodes.ListNodes, request)).nodes)
         return _only(found, "node", name)
 
-    async def _find_workflow(self, name: str) -> workflow_pb2.Workflow | None:
+    async def _find_workflow(self, name: str) -> tuple[workflow_pb2.Workflow | None, int]:
         request = workflow_service_pb2.ListWorkflowsRequest(
-            filter=await self._mine(name), page_size=2, view=workflow_pb2.WORKFLOW_VIEW_FULL
+            filter=await self._mine(name),
+            page_size=_SAME_NAME_MAX,
+            view=workflow_pb2.WORKFLOW_VIEW_FULL,
+            show_deleted=True,
         )
         answer = await self._call(self._workflows.ListWorkflows, request)
         found: list[workflow_pb2.Workflow] = list(answer.workflows)
@@ -189,13 +221,15 @@ class Pusher:
         return await self._connection.call(method, request, address=self._address)
 
 
-def _only(found: list[Found], what: str, name: str) -> Found | None:
-    if len(found) > 1:
+def _only(found: list[Found], what: str, name: str) -> tuple[Found | None, int]:
+    """Give the one that is there, if one is, and how many of its name were deleted."""
+    there = [each for each in found if not each.HasField("delete_time")]
+    if len(there) > 1:
         raise AuthoringError(
             f"there are several {what}s named {name!r}: delete or rename all but one, or give "
             "this one another name"
         )
-    return found[0] if found else None
+    return (there[0] if there else None), len(found) - len(there)
 
 
 def _same_node(there: node_pb2.Node, node: Node[..., Any]) -> bool:
@@ -213,7 +247,10 @@ def _startable(workflow: workflow_pb2.Workflow) -> workflow_pb2.Workflow:
     return workflow
 
 
-def _request_id(request: Any) -> str:
-    """Give the request id that the same content always has: a cut-off push goes on where it was."""
-    digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
-    return str(uuid.UUID(bytes=digest[:16], version=4))
+def _request_id(request: Message, deleted: int = 0) -> str:
+    """Give the request id that the same content always has: a cut-off push goes on where it was.
+
+    What was deleted is not made again by its old id, so how many were counts as content.
+    """
+    content = request.SerializeToString(deterministic=True) + str(deleted).encode()
+    return str(uuid.UUID(bytes=hashlib.sha256(content).digest()[:16], version=4))

@@ -142,6 +142,8 @@ class Run(Generic[R]):
                     if event.HasField("execution") or event.node_executions:
                         yield Change(execution, tuple(event.node_executions), revision)
             except UnavailableError:
+                pass
+            if execution.status not in FINAL:  # cut off, or asked to go elsewhere
                 await pause.next()
 
     async def get(self) -> execution_pb2.Execution:
@@ -261,7 +263,8 @@ class Run(Generic[R]):
                     if step.end:
                         return
             except UnavailableError:
-                await pause.next()
+                pass
+            await pause.next()  # cut off, or asked to go elsewhere
 
     async def _read(self, text: str) -> R:
         """Read the outputs; a value that was too large to stand among them is fetched."""

@@ -60,16 +60,16 @@ def literal(place: Place, name: str) -> Any:
     if place.each is not None and place.each.input == name:
         of = Collection("list", of)
     classes = values.classes_in(place.runs.hints.get(name))
-    return values.to_plain(value, of, name=f"{place.id}.{name}", classes=classes)
+    return Codec(of, classes, is_local=True).to_plain(value, name=f"{place.id}.{name}")
 
 
 def _compile(node: Node[..., Any]) -> _Codecs:
     inputs = {
-        name: Codec(port.type, values.classes_in(node.hints.get(name)))
+        name: Codec(port.type, values.classes_in(node.hints.get(name)), is_local=True)
         for name, port in node.inputs.items()
     }
     classes = values.classes_in(node.hints.get("return"))
-    outputs = {name: Codec(of, classes) for name, of in node.outputs.items()}
+    outputs = {name: Codec(of, classes, is_local=True) for name, of in node.outputs.items()}
     made = _compiled[node] = _Codecs(inputs, outputs, set(outputs) == {"result"})
     return made
 

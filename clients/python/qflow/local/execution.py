@@ -17,6 +17,7 @@ from qflow.exceptions import AuthoringError, ExecutionFailedError, QflowError
 from qflow.local.calls import call, literal
 from qflow.local.conditions import holds
 from qflow.local.edges import Conversions, check, type_of_source
+from qflow.values import Codec
 
 _SKIPPED: Final = object()
 
@@ -66,8 +67,8 @@ class LocalRun:
                 raise AuthoringError(f"{self.workflow.name}: the input {each.name} is missing")
             value = given.get(each.name, each.default)
             classes = values.classes_in(self.workflow.hints.get(each.name))
-            self.inputs[each.name] = values.to_plain(
-                value, each.type, name=f"input {each.name}", classes=classes
+            self.inputs[each.name] = Codec(each.type, classes, is_local=True).to_plain(
+                value, name=f"input {each.name}"
             )
 
     def _turn(self, place: Place, *, anyway: bool = False) -> None:
@@ -280,7 +281,8 @@ class LocalRun:
         if plain is None:
             return None
         of, hint = type_of_source(self.workflow, source)
-        return values.from_plain(plain, of, name=str(source), classes=values.classes_in(hint))
+        codec = Codec(of, values.classes_in(hint), is_local=True)
+        return codec.from_plain(plain, name=str(source))
 
 
 def _may_lack(place: Place, name: str) -> bool:

@@ -87,15 +87,17 @@ def create(
 def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
     """List the schedules, with when each starts next."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
+    from qflow.orchestrator.v1 import schedule_service_pb2_grpc as pb_grpc
 
     async def listing(client: Client) -> list[Any]:
-        request, there = pb.ListSchedulesRequest(page_size=200), list[Any]()
-        while True:
-            page = await _call(client, lambda stub: stub.ListSchedules, request)
-            there.extend(page.schedules)
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return there
+        stub = client.connection.stub("orchestrator", pb_grpc.ScheduleServiceStub)
+        pages = client.connection.pages(
+            stub.ListSchedules,
+            pb.ListSchedulesRequest(page_size=200),
+            "schedules",
+            address=client.context.orchestrator,
+        )
+        return [each async for each in pages]
 
     there = with_client(listing, context=context, home=home)
     if as_json:

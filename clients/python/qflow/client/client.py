@@ -219,13 +219,11 @@ class Client:
         """Give the nodes that a filter finds, page by page."""
         stub = self.connection.stub("registry", node_service_pb2_grpc.NodeServiceStub)
         request = node_service_pb2.ListNodesRequest(filter=filter, page_size=200)
-        while True:
-            page = await self._registry(stub.ListNodes, request)
-            for each in page.nodes:
-                yield each
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
+        pages = self.connection.pages(
+            stub.ListNodes, request, "nodes", address=self.context.registry
+        )
+        async for each in pages:
+            yield each
 
     async def workflow(self, workflow_id: str, *, version: int = 0) -> workflow_pb2.Workflow:
         """Give a stored workflow, whole."""
@@ -238,27 +236,21 @@ class Client:
         """Give the workflows that a filter finds, page by page."""
         stub = self.connection.stub("registry", workflow_service_pb2_grpc.WorkflowServiceStub)
         request = workflow_service_pb2.ListWorkflowsRequest(filter=filter, page_size=200)
-        while True:
-            page = await self._registry(stub.ListWorkflows, request)
-            for each in page.workflows:
-                yield each
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
+        pages = self.connection.pages(
+            stub.ListWorkflows, request, "workflows", address=self.context.registry
+        )
+        async for each in pages:
+            yield each
 
     async def runs(self, filter: str = "") -> AsyncIterator[execution_pb2.Execution]:
         """Give the runs that a filter finds, newest first, page by page."""
         stub = self.connection.stub("orchestrator", execution_service_pb2_grpc.ExecutionServiceStub)
         request = execution_service_pb2.ListExecutionsRequest(filter=filter, page_size=100)
-        while True:
-            page = await self.connection.call(
-                stub.ListExecutions, request, address=self.context.orchestrator
-            )
-            for each in page.executions:
-                yield each
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
+        pages = self.connection.pages(
+            stub.ListExecutions, request, "executions", address=self.context.orchestrator
+        )
+        async for each in pages:
+            yield each
 
     async def _registry(self, method: Any, request: Any) -> Any:
         return await self.connection.call(method, request, address=self.context.registry)

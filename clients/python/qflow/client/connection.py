@@ -55,6 +55,18 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, address=address) from None
 
+    async def pages(
+        self, method: Callable[..., Awaitable[Any]], request: Any, field: str, *, address: str = ""
+    ) -> AsyncIterator[Any]:
+        """Give what stands in a field of every page of a list, page by page."""
+        while True:
+            page = await self.call(method, request, address=address)
+            for each in getattr(page, field):
+                yield each
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
     async def stream(
         self,
         method: Callable[..., AsyncIterator[Answer]],

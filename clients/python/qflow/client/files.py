@@ -183,15 +183,11 @@ class Files:
         request = file_service_pb2.ListFilesRequest(
             page_size=200, execution_id=execution_id, uploaded_only=uploaded_only
         )
-        while True:
-            page = await self._connection.call(
-                self._files.ListFiles, request, address=self._address
-            )
-            for each in page.files:
-                yield each
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
+        pages = self._connection.pages(
+            self._files.ListFiles, request, "files", address=self._address
+        )
+        async for each in pages:
+            yield each
 
     async def delete(self, file_id: str) -> None:
         """Remove a file that was brought."""

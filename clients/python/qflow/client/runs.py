@@ -158,13 +158,11 @@ class Run(Generic[R]):
         request = execution_service_pb2.ListNodeExecutionsRequest(
             execution_id=self.id, page_size=500, view=execution_pb2.EXECUTION_VIEW_FULL
         )
-        while True:
-            page = await self._call(self._executions.ListNodeExecutions, request)
-            for each in page.node_executions:
-                yield each
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
+        pages = self._connection.pages(
+            self._executions.ListNodeExecutions, request, "node_executions", address=self._address
+        )
+        async for each in pages:
+            yield each
 
     async def cancel(self) -> execution_pb2.Execution:
         """Ask the run to stop; cancelling a cancelled one changes nothing."""
@@ -244,13 +242,11 @@ class Run(Generic[R]):
         address = self._connection.context.runner
         if not follow:
             listing = log_service_pb2.ListLogsRequest(execution_id=self.id, page_size=1000)
-            while True:
-                page = await self._connection.call(stub.ListLogs, listing, address=address)
-                for line in page.lines:
-                    yield line
-                listing.page_token = page.next_page_token
-                if not listing.page_token:
-                    return
+            async for line in self._connection.pages(
+                stub.ListLogs, listing, "lines", address=address
+            ):
+                yield line
+            return
         request = log_service_pb2.WatchLogsRequest(execution_id=self.id)
         pause = _Pause()
         while True:

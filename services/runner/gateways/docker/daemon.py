@@ -22,6 +22,8 @@ from services.runner.gateways.sandbox.port import SandboxUsage
 log = structlog.get_logger()
 
 _TIMEOUT_S: Final = 30
+# One that takes calls and answers none is told as none, before whoever started the runner gives up.
+_FIRST_ANSWER_S: Final = 10
 _AGAIN_S: Final = 0.5
 FAULTS: Final = (DockerException, RequestException, OSError)
 
@@ -169,9 +171,11 @@ def _client() -> docker.DockerClient:
     if place.startswith("unix://"):
         # Tried first: where nobody answers, the library leaves its socket open.
         with socket.socket(socket.AF_UNIX) as trial:
-            trial.settimeout(_TIMEOUT_S)
+            trial.settimeout(_FIRST_ANSWER_S)
             try:
                 trial.connect(place.removeprefix("unix://"))
             except OSError as problem:
                 raise DockerException(f"{place}: {problem.strerror or problem}") from None
-    return docker.from_env(timeout=_TIMEOUT_S)
+    client = docker.from_env(timeout=_FIRST_ANSWER_S)  # asks for its version at once
+    client.api.timeout = _TIMEOUT_S
+    return client

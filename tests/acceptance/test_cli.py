@@ -155,6 +155,7 @@ def test_a_fault_in_a_source_is_shown_under_its_line(qflow: Qflow, tmp_path: Pat
         (["nothing"], 2, "No such command"),
         (["ls", "--context", "nowhere"], 4, "no context 'nowhere'"),
         (["ls", "status ="], 3, "filter"),
+        (["run", "x", "--input", "@nothing-here"], 2, "nothing-here"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_a_code(
@@ -185,7 +186,7 @@ def test_signing_in_keeps_a_context(qflow: Qflow, suite: Suite, tmp_path: Path) 
     kept = tmp_path / ".config" / "qflow" / "contexts.json"
     assert 0o600 == kept.stat().st_mode & 0o777
     assert "* here" in qflow("context", "ls").stdout
-    assert "owner@localhost (owner)\n" == qflow("whoami", QFLOW_HOME="/nowhere").stdout
+    assert "owner@localhost (owner)\n" == qflow("whoami", QFLOW_HOME="").stdout
     assert 3 == qflow("login", ports["registry"], "--name=no", QFLOW_TOKEN="qft_x").returncode
     assert "no" not in qflow("context", "ls").stdout.split()
 

@@ -41,11 +41,15 @@ if TYPE_CHECKING:
     from qflow.authoring.workflow import Workflow, workflow
     from qflow.client.blocking import BlockingClient, connect_blocking
     from qflow.client.client import Client, connect
+    from qflow.client.files import DigestError
+    from qflow.client.push import Refused
     from qflow.client.runs import Run
     from qflow.errors import (
         AbortedError,
         AlreadyExistsError,
         CallError,
+        CancelledError,
+        DataLossError,
         DeadlineExceededError,
         FailedPreconditionError,
         FieldViolation,
@@ -77,12 +81,14 @@ _HOMES: Final = {
     "qflow.authoring.workflow": "Workflow workflow",
     "qflow.client.blocking": "BlockingClient connect_blocking",
     "qflow.client.client": "Client connect",
+    "qflow.client.files": "DigestError",
+    "qflow.client.push": "Refused",
     "qflow.client.runs": "Run",
     "qflow.errors": (
-        "AbortedError AlreadyExistsError CallError DeadlineExceededError FailedPreconditionError "
-        "FieldViolation InternalError InvalidArgumentError NotFoundError OutOfRangeError "
-        "PermissionDeniedError ResourceExhaustedError UnauthenticatedError UnavailableError "
-        "UnimplementedError"
+        "AbortedError AlreadyExistsError CallError CancelledError DataLossError "
+        "DeadlineExceededError FailedPreconditionError FieldViolation InternalError "
+        "InvalidArgumentError NotFoundError OutOfRangeError PermissionDeniedError "
+        "ResourceExhaustedError UnauthenticatedError UnavailableError UnimplementedError"
     ),
     "qflow.exceptions": "AuthoringError ConfigurationError ExecutionFailedError QflowError",
     "qflow.local": "EdgeRefusedError Local",
@@ -97,10 +103,13 @@ __all__ = [
     "AuthoringError",
     "BlockingClient",
     "CallError",
+    "CancelledError",
     "Choice",
     "Client",
     "ConfigurationError",
+    "DataLossError",
     "DeadlineExceededError",
+    "DigestError",
     "EdgeRefusedError",
     "ExecutionFailedError",
     "FailedPreconditionError",
@@ -114,6 +123,7 @@ __all__ = [
     "OutOfRangeError",
     "PermissionDeniedError",
     "QflowError",
+    "Refused",
     "ResourceExhaustedError",
     "Retry",
     "Run",

@@ -6,8 +6,9 @@
     async def test_it_doubles_for_real(qflow_client):
         assert 12 == await qflow_client.run(twice, 3)
 
-`qflow_client` uses the Qflow that is told of (see `qflow.client.contexts`), else it starts the
-suite of this machine for the session, where it is installed, and skips the test where it is not.
+Async fixtures are those of pytest-asyncio in its auto mode. `qflow_client` uses the Qflow that is
+told of (see `qflow.client.contexts`), else it starts the suite of this machine for the session,
+where it is installed, and skips the test where it is not.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from qflow.local import Local, run
 _READY: Final = "Qflow is ready"
 _READY_S: Final = 120.0
 _STOP_S: Final = 45.0
+_REAL: Final = frozenset({"QFLOW_DATABASE_URL", "QFLOW_REDIS_URL"})
 
 
 @pytest.fixture
@@ -67,7 +69,9 @@ def qflow_context() -> Iterator[Context]:
     with tempfile.TemporaryDirectory(prefix="qflow-test-") as folder:
         process = subprocess.Popen(
             [sys.executable, "-m", "services.standalone", "up", "--ports", "auto"],
-            env={**os.environ, "QFLOW_HOME": folder},
+            # Its own database and cache, whatever this shell works with.
+            env={name: each for name, each in os.environ.items() if name not in _REAL}
+            | {"QFLOW_HOME": folder},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -76,7 +80,11 @@ def qflow_context() -> Iterator[Context]:
             yield contexts.of_home(Path(folder))
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(_STOP_S)
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @pytest.fixture

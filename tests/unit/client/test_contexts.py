@@ -19,9 +19,12 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 
 def test_a_kept_context_is_found_again_and_private(env: dict[str, str]) -> None:
+    home = env.pop("QFLOW_HOME")
     kept = Contexts.load(env).put("prod", HERE)
     assert HERE == find(env)
     assert HERE == find(env, name="prod")
+    with pytest.raises(ConfigurationError, match="none runs on"):
+        find({**env, "QFLOW_HOME": home})  # whoever names a suite does not mean another
     assert 0o600 == stat.S_IMODE(kept.path.stat().st_mode)
     assert "secret" not in repr(HERE)
 
@@ -29,7 +32,7 @@ def test_a_kept_context_is_found_again_and_private(env: dict[str, str]) -> None:
 def test_tls_is_kept(env: dict[str, str]) -> None:
     safe = Context(registry="r", orchestrator="o", runner="n", telemetry="t", tls=Tls(ca_file="ca"))
     Contexts.load(env).put("safe", safe)
-    assert safe == find(env)
+    assert safe == find(env, name="safe")
 
 
 def test_the_environment_comes_before_the_file(env: dict[str, str]) -> None:

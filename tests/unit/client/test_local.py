@@ -220,6 +220,20 @@ def test_compensation_undoes_what_completed_latest_first() -> None:
         flow.run_local()
     assert ["flight", "hotel"] == undone
 
+    @qflow.workflow
+    def other_way_round() -> int:
+        first = booking.options(id="first")("hotel")
+        second = booking.options(id="second")("flight")
+        cancelling.undoes(second)(second)
+        cancelling.undoes(first)(first)
+        with qflow.after(first, second):
+            return fail(1)
+
+    undone.clear()
+    with pytest.raises(qflow.ExecutionFailedError):
+        other_way_round.run_local()
+    assert ["flight", "hotel"] == undone
+
 
 def test_a_refuted_edge_is_told_before_anything_runs() -> None:
     @qflow.workflow
@@ -264,6 +278,109 @@ def test_two_places_of_one_node_have_two_names() -> None:
         return half(half(half.options(id="last")(n)))
 
     assert ["last", "half", "half_2"] == [place.id for place in flow.graph.places]
+
+
+@qflow.node
+def merge(a: int = 0, b: int = 0) -> str:
+    return f"{a},{b}"
+
+
+def test_order_edges_of_a_join_count_as_its_values_do() -> None:
+    @qflow.workflow
+    def flow(n: int) -> str:
+        size = qflow.choice({"large": "n > 10"}, default="small", n=n)
+        with size.branch("large"):
+            large = half(n)
+        with size.branch("small"):
+            small = half(n)
+        with qflow.after(large, small):
+            return shout(n)
+
+    assert "30!" == flow.run_local(30)
+
+
+def test_what_failed_breaks_the_join_that_reads_it() -> None:
+    @qflow.workflow
+    def flow(n: int) -> str:
+        lost = fail.options(continue_on_failure=True)(n)
+        merged = merge(lost, half(n))
+        return either.options(join="any")(merged, shout(n))
+
+    assert "4!" == flow.run_local(4)
+
+
+def test_what_comes_last_runs_whatever_it_reads() -> None:
+    seen: list[str] = []
+
+    def clean(a: int = -1) -> int:
+        seen.append(f"clean {a}")
+        return a
+
+    cleaning = qflow.node(clean)
+
+    @qflow.workflow
+    def flow(n: int) -> int:
+        failed = fail(n)
+        with qflow.finally_():
+            cleaning(failed)
+        return failed
+
+    with pytest.raises(qflow.ExecutionFailedError):
+        flow.run_local(1)
+    assert ["clean -1"] == seen
+
+
+def test_a_condition_reads_literals_too() -> None:
+    @qflow.workflow
+    def flow() -> str:
+        skipped = half.options(condition="n > 3")(1)
+        return either.options(join="any")(shout(skipped), shout(half.options(condition="n > 3")(9)))
+
+    assert "4!" == flow.run_local()
+
+
+def test_what_one_node_does_to_its_input_no_other_sees() -> None:
+    def spoil(x: Any) -> int:
+        x.append(0)
+        return len(x)
+
+    def count_of(x: Any, after: int) -> int:
+        return len(x) + 0 * after
+
+    spoiling, counting = qflow.node(spoil), qflow.node(count_of)
+
+    @qflow.workflow
+    def flow(x: Any) -> int:
+        return counting(x, spoiling(x))
+
+    assert 1 == flow.run_local([7])
+
+
+async def test_an_async_node_runs_where_a_loop_runs_already() -> None:
+    assert 14.0 == squares.run_local([1, 2, 3])
+
+
+def test_a_node_that_leaves_is_a_failure() -> None:
+    def leave(n: int) -> int:
+        raise SystemExit(0)
+
+    leaving = qflow.node(leave)
+
+    @qflow.workflow
+    def flow(n: int) -> int:
+        return leaving(n)
+
+    with pytest.raises(qflow.ExecutionFailedError, match="leave: SystemExit: 0"):
+        flow.run_local(1)
+
+
+def test_a_workflow_that_calls_itself_is_refused() -> None:
+    @qflow.workflow
+    def flow(n: int) -> int:
+        return flow(n)
+
+    with pytest.raises(qflow.AuthoringError, match="flow calls itself"):
+        flow.run_local(1)
 
 
 def test_what_travels_as_a_file_is_handed_on_as_it_is(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ class Workflow(Generic[P, R]):
         self.description = description or inspect.getdoc(function) or ""
         self.settings = settings or WorkflowOptions()
         self.default_options = options or Options()
+        self._building = False
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
         self.__wrapped__ = function
@@ -116,6 +117,8 @@ class Workflow(Generic[P, R]):
     @cached_property
     def graph(self) -> Graph:
         """Give the graph, by calling the function once with what stands for its inputs."""
+        if self._building:
+            raise AuthoringError(f"{self.name} calls itself: a sub-workflow ends somewhere")
         graph = Graph(self.name)
         given: dict[str, Any] = {}
         for name, each in inspect.signature(self.function).parameters.items():
@@ -125,8 +128,12 @@ class Workflow(Generic[P, R]):
             kind = type_of(self.hints[name]) if name in self.hints else ANY
             graph.inputs.append(Input(name, kind, required, None if required else each.default))
             given[name] = Ref(None, (name,))
-        with building(graph):
-            result = cast("Callable[..., Any]", self.function)(**given)
+        self._building = True
+        try:
+            with building(graph):
+                result = cast("Callable[..., Any]", self.function)(**given)
+        finally:
+            self._building = False
         graph.outputs = {name: source_of(ref) for name, ref in self._outputs(result).items()}
         if not graph.places:
             raise AuthoringError(f"{self.name} calls no node")

@@ -71,6 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
         return done.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except OSError as error:
+        print(f"qflow: {error}", file=sys.stderr)  # noqa: T201
+        return WRONG
     except QflowError as error:
         print(f"qflow: {error}", file=sys.stderr)  # noqa: T201  # what a command is for
         return _code(error)
@@ -84,10 +87,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _code(error: QflowError) -> int:
+    from qflow.values import ValueTypeError
+
     match error:
         case ConfigurationError():
             return UNREACHED
-        case AuthoringError():
+        case AuthoringError() | ValueTypeError():
             return WRONG
         case ExecutionFailedError():
             return FAILED

@@ -59,7 +59,8 @@ def run(
     """
     inputs = inputs_of(given or [], text)
     if local:
-        _print_output(one_found(workflow, "workflow").run_local(**inputs))
+        authored = one_found(workflow, "workflow")
+        _print_output(authored.run_local(**_typed(authored, inputs)), authored.hints.get("return"))
         return 0
 
     async def running(client: Client) -> int:
@@ -115,6 +116,8 @@ def list_(
     if as_json:
         print_json([as_plain(each) for each in there])
         return
+    from rich.markup import escape
+
     from qflow.cli import show
 
     made = show.table("run", "workflow", "state", "nodes", "took", "started", right=("took",))
@@ -122,7 +125,7 @@ def list_(
         counts = each.node_counts
         made.add_row(
             each.id,
-            names.get(each.workflow_id, each.workflow_id or "(one node)"),
+            escape(names.get(each.workflow_id, each.workflow_id or "(one node)")),
             show.styled(show.run_status(each)),
             f"{counts.completed}/{counts.total}",
             show.took(each.start_time, each.end_time),
@@ -336,9 +339,9 @@ async def _asked(started: Run[Any]) -> int:
     return 130
 
 
-def _print_output(value: Any) -> None:
-    from qflow import values
+def _print_output(value: Any, hint: Any) -> None:
     from qflow.authoring.annotations import type_of
+    from qflow.values import Codec, classes_in, dump
 
-    of = type_of(type(value)) if not isinstance(value, dict | list | tuple) else type_of(Any)
-    typer.echo(values.encode(value, of, name="the result", classes=values.classes_in(type(value))))
+    codec = Codec(type_of(hint), classes_in(hint), is_local=True)
+    typer.echo(dump(codec.to_plain(value, name="the result")))

@@ -26,8 +26,15 @@ def doctor(
     return _standalone(["doctor"], home)
 
 
+def _is_installed() -> bool:
+    try:
+        return importlib.util.find_spec("services.standalone") is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def _standalone(arguments: list[str], home: str) -> int:
-    if importlib.util.find_spec("services") is None:
+    if not _is_installed():
         raise ConfigurationError(
             "the suite is not installed here: this is the client alone. Install qflow-suite, or "
             "`qflow login` to one that runs elsewhere"

@@ -92,6 +92,7 @@ class BlockingClient:
     """A Qflow, as one caller; `client` is the asynchronous one, for what has no word here."""
 
     def __init__(self, context: Context | None = None, *, name: str = "", home: str = "") -> None:
+        self._closed = False
         self._loop = _Loop()
         try:
             self.client: Client = self._loop.wait(_opened(context, name, home))
@@ -111,9 +112,11 @@ class BlockingClient:
         self.close()
 
     def close(self) -> None:
-        """Give back the connections."""
-        self._loop.wait(self.client.close())
-        self._loop.stop()
+        """Give back the connections; a second time changes nothing."""
+        if not self._closed:
+            self._closed = True
+            self._loop.wait(self.client.close())
+            self._loop.stop()
 
     def push(self, workflow: Workflow[..., Any]) -> workflow_pb2.Workflow:
         """Store a workflow with its nodes; the same again changes nothing."""

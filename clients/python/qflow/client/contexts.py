@@ -1,8 +1,8 @@
 """Where Qflow is and as whom to call it: named contexts in one file, or the suite of this machine.
 
 A context is looked for in what the program says, in the environment (`QFLOW_REGISTRY` and the
-others with `QFLOW_TOKEN`), in the file of contexts (`QFLOW_CONTEXT` names one), and last in the
-home folder of a suite on this machine (`QFLOW_HOME`, or `.qflow` here).
+others with `QFLOW_TOKEN`; `QFLOW_CONTEXT`, a context by name; `QFLOW_HOME`, the home folder of a
+suite on this machine), then the context that `qflow login` kept last, and last `.qflow` here.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def find(env: Mapping[str, str] | None = None, *, name: str = "", home: str = ""
     wanted = name or (env.get("QFLOW_CONTEXT", "") if not home else "")
     if wanted:
         return contexts.get(wanted)
-    if not home and contexts.current:
+    if not home and contexts.current and not env.get("QFLOW_HOME"):
         return contexts.get(contexts.current)
     return of_home(Path(home or env.get("QFLOW_HOME", "") or ".qflow"), env)
 

@@ -40,6 +40,7 @@ FINAL: Final = frozenset(
 )
 _WAIT_S: Final = 50
 _PAUSE_S_MAX: Final = 5.0
+_AWAY_S_MAX: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +111,10 @@ class Run(Generic[R]):
                     timeout_s=left + 10,
                     address=self._address,
                 )
-            except UnavailableError:
+            except UnavailableError as error:
                 if ends_at is not None and loop.time() >= ends_at:
                     raise
-                await pause.next()
+                await pause.next(error)
                 continue
             if answer.done:
                 execution: execution_pb2.Execution = answer.execution
@@ -125,6 +126,7 @@ class Run(Generic[R]):
         revision = 0
         execution = execution_pb2.Execution(id=self.id)
         pause = _Pause()
+        failed: UnavailableError | None = None
         while execution.status not in FINAL:
             request = execution_service_pb2.WatchExecutionRequest(
                 execution_id=self.id, after_revision=revision
@@ -141,10 +143,10 @@ class Run(Generic[R]):
                         execution = event.execution
                     if event.HasField("execution") or event.node_executions:
                         yield Change(execution, tuple(event.node_executions), revision)
-            except UnavailableError:
-                pass
+            except UnavailableError as error:
+                failed = error
             if execution.status not in FINAL:  # cut off, or asked to go elsewhere
-                await pause.next()
+                await pause.next(failed)
 
     async def get(self) -> execution_pb2.Execution:
         """Give the run as it stands, whole."""
@@ -249,6 +251,7 @@ class Run(Generic[R]):
             return
         request = log_service_pb2.WatchLogsRequest(execution_id=self.id)
         pause = _Pause()
+        failed: UnavailableError | None = None
         while True:
             try:
                 async for step in self._connection.stream(stub.WatchLogs, request, address=address):
@@ -258,9 +261,9 @@ class Run(Generic[R]):
                     request.after_sequence = step.sequence
                     if step.end:
                         return
-            except UnavailableError:
-                pass
-            await pause.next()  # cut off, or asked to go elsewhere
+            except UnavailableError as error:
+                failed = error
+            await pause.next(failed)  # cut off, or asked to go elsewhere
 
     async def _read(self, text: str) -> R:
         """Read the outputs; a value that was too large to stand among them is fetched."""
@@ -290,8 +293,13 @@ class _Pause:
 
     def __init__(self) -> None:
         self._wait_s = 0.1
+        self._waited_s = 0.0
 
-    async def next(self) -> None:
+    async def next(self, error: UnavailableError | None = None) -> None:
+        """Wait; raise the error where nothing was reached for longer than a restart takes."""
+        if error is not None and self._waited_s >= _AWAY_S_MAX:
+            raise error
+        self._waited_s += self._wait_s
         await asyncio.sleep(self._wait_s)
         self._wait_s = min(self._wait_s * 2, _PAUSE_S_MAX)
 

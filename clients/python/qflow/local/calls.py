@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -30,18 +32,20 @@ _compiled: Final[WeakKeyDictionary[Node[..., Any], _Codecs]] = WeakKeyDictionary
 def call(place: Place, node: Node[..., Any], plain: Mapping[str, Any]) -> Mapping[str, Any]:
     """Run a node over JSON values and give its outputs as such; a retry follows at once."""
     codecs = _compiled.get(node) or _compile(node)
-    arguments = {
-        name: codecs.inputs[name].from_plain(each, name=f"{place.id}: input {name!r}")
-        for name, each in plain.items()
-    }
+    arguments = {}
+    for name, each in plain.items():
+        value = codecs.inputs[name].from_plain(each, name=f"{place.id}: input {name!r}")
+        # What is decoded is new; what is not must not be shared with the next node.
+        shared = value is each and isinstance(value, list | dict)
+        arguments[name] = copy.deepcopy(value) if shared else value
     left = place.options.retry.max_retries if place.options.retry else 0
     while True:
         try:
             value = node.function(**arguments)
             if inspect.isawaitable(value):
-                value = asyncio.run(_awaited(value))
+                value = _waited_for(value)
             break
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             kind = type(error).__name__
             if left <= 0 or not _retries(place, kind):
                 raise ExecutionFailedError(
@@ -77,6 +81,16 @@ def _compile(node: Node[..., Any]) -> _Codecs:
 def _retries(place: Place, kind: str) -> bool:
     retry = place.options.retry
     return retry is not None and kind not in retry.never_on and (not retry.on or kind in retry.on)
+
+
+def _waited_for(value: Any) -> Any:
+    """Wait for what an async node gives, in a thread of its own where a loop runs here already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_awaited(value))
+    with ThreadPoolExecutor(1) as beside:
+        return beside.submit(asyncio.run, _awaited(value)).result()
 
 
 async def _awaited(value: Any) -> Any:

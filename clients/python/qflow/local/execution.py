@@ -17,6 +17,7 @@ from qflow.exceptions import AuthoringError, ExecutionFailedError, QflowError
 from qflow.local.calls import call, literal
 from qflow.local.conditions import holds
 from qflow.local.edges import Conversions, check, type_of_source
+from qflow.local.joins import takes_none, wanted
 from qflow.values import Codec
 
 _SKIPPED: Final = object()
@@ -72,14 +73,15 @@ class LocalRun:
             )
 
     def _turn(self, place: Place, *, anyway: bool = False) -> None:
-        handles = any(edge.kind == "failure" for edge in place.edges)
-        if (self.failed is not None and not anyway) or not self._wanted(place, handles=handles):
+        stopped = self.failed is not None and not anyway
+        if stopped or not wanted(place, self.state, self._branch_of):
             self.state[id(place)] = "skipped"
             return
         try:
             given = {name: self._fed(place, name, source) for name, source in place.fed.items()}
             literals = {name: literal(place, name) for name in place.literals}
-            if place.options.condition and not holds(place.options.condition, given):
+            seen = {**literals, **{n: each for n, each in given.items() if each is not _SKIPPED}}
+            if place.options.condition and not holds(place.options.condition, seen):
                 self.state[id(place)] = "skipped"
                 return
             outputs = self._perform(place, given, literals)
@@ -109,29 +111,8 @@ class LocalRun:
         if not handled and not place.options.continue_on_failure and self.failed is None:
             self.failed = error
 
-    def _wanted(self, place: Place, *, handles: bool) -> bool:
-        """Whether its turn comes: its branch was taken, its sources ended as its join asks."""
-        for edge in place.edges:
-            state = self.state.get(id(edge.source), "skipped")
-            if edge.kind == "failure" and state != "failed":
-                return False
-            if edge.kind == "branch" and self.plain.get((id(edge.source), "branch")) != edge.branch:
-                return False
-            if edge.kind == "order" and state != "completed" and place.options.join == "all":
-                return False
-        sources = [each.place for each in place.fed.values() if each.place is not None]
-        if handles or not sources:
-            return True
-        active = sum(self.state.get(id(each)) == "completed" for each in sources)
-        join = place.options.join
-        if join == "all":
-            required = [
-                each.place
-                for name, each in place.fed.items()
-                if each.place is not None and not _may_lack(place, name)
-            ]
-            return all(self.state.get(id(each)) == "completed" for each in required) and active > 0
-        return True if join == "all_done" else active >= (1 if join == "any" else join)
+    def _branch_of(self, choice: Place) -> Any:
+        return self.plain.get((id(choice), "branch"))
 
     def _fed(self, place: Place, name: str, source: Source) -> Any:
         if source.place is None:
@@ -146,7 +127,11 @@ class LocalRun:
     def _perform(
         self, place: Place, given: Mapping[str, Any], literals: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        present = {name: plain for name, plain in given.items() if plain is not _SKIPPED}
+        present = {
+            name: None if plain is _SKIPPED else plain
+            for name, plain in given.items()
+            if plain is not _SKIPPED or _is_null(place, name)
+        }
         match place.runs:
             case Node() as node:
                 if place.each is not None:
@@ -223,7 +208,7 @@ class LocalRun:
     ) -> Mapping[str, Any]:
         assert place.each is not None
         name = place.each.input
-        items = {**literals, **given}[name]
+        items = {**literals, **given}.get(name) or []
         rest = {key: plain for key, plain in given.items() if key != name}
         fixed = {key: value for key, value in literals.items() if key != name}
         lists: dict[str, list[Any]] = {output: [] for output in node.outputs}
@@ -266,10 +251,14 @@ class LocalRun:
         return outputs
 
     def _compensate(self) -> None:
-        undoing = [each for each in self.workflow.graph.places if each.compensates is not None]
-        for place in reversed(undoing):
-            if self.state.get(id(place.compensates)) == "completed":
-                self._turn(place, anyway=True)
+        undoing = {
+            id(each.compensates): each
+            for each in self.workflow.graph.places
+            if each.compensates is not None
+        }
+        for done in reversed(list(self.state)):  # what completed last is undone first
+            if done in undoing and self.state[done] == "completed":
+                self._turn(undoing[done], anyway=True)
 
     def _plain_of(self, source: Source) -> Any:
         if source.place is None:
@@ -285,8 +274,7 @@ class LocalRun:
         return codec.from_plain(plain, name=str(source))
 
 
-def _may_lack(place: Place, name: str) -> bool:
-    """Whether an input does without a value: it has a default."""
-    if not isinstance(place.runs, Node) or name not in place.runs.inputs:
-        return True
-    return not place.runs.inputs[name].required
+def _is_null(place: Place, name: str) -> bool:
+    """Whether a skipped source gives None: the input must be there, and takes it."""
+    port = place.runs.inputs.get(name) if isinstance(place.runs, Node) else None
+    return port is not None and port.required and takes_none(port.type)

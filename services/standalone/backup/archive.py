@@ -24,7 +24,7 @@ from services.standalone.process import StandaloneError
 SLOT: Final = "qflow_archive"
 PARTIAL: Final = ".partial"
 _PIECE_BYTES: Final = 1 << 20
-_STATUS_S: Final = 5
+_STATUS_S: Final = 2
 _LOST_SLOT: Final[LiteralString] = """
     SELECT EXISTS (SELECT 1 FROM pg_replication_slots
                     WHERE slot_name = %s AND NOT active AND wal_status = 'lost')

@@ -160,7 +160,11 @@ def promote(home: Home, settings: BackupSettings | None, *, binaries: Binaries) 
             home,
             binaries,
             # An end of its own history: what the old server still writes can never be taken for it.
-            {"restore_command": "false", "primary_conninfo": "", "hba_file": trusting(data.parent)},
+            {
+                "restore_command": "false",
+                "hot_standby": "off",
+                "hba_file": trusting(data.parent),
+            },
         )
         server.prepare()
         write_beside(data, "postgresql.auto.conf", "")

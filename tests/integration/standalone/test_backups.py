@@ -164,8 +164,16 @@ def test_a_full_disk_is_said_and_leaves_nothing(place: Place) -> None:
     place.folder.make()
     script = 'mount -t tmpfs -o size=1m tmpfs "$1" && "$2" -m services.standalone.backup take base'
     done = subprocess.run(
-        ["unshare", "-Urm", "sh", "-c", f'{script}; ls -A "$1"', "sh"]
-        + [str(place.folder.backups), sys.executable],
+        [
+            "unshare",
+            "-Urm",
+            "sh",
+            "-c",
+            f'{script}; ls -A "$1"',
+            "sh",
+            str(place.folder.backups),
+            sys.executable,
+        ],
         env=environment(place),
         capture_output=True,
         text=True,
@@ -230,7 +238,7 @@ def _until_received(place: Place, moment: object) -> None:
         assert wanted is not None
         for _ in range(600):
             row = db.execute(
-                "SELECT flush_lsn >= %s FROM pg_stat_replication "
+                "SELECT write_lsn >= %s FROM pg_stat_replication "
                 "WHERE application_name = 'qflow_archive'",
                 wanted,
             ).fetchone()

@@ -58,6 +58,7 @@ _BESIDES: Final = {
     ("registry", "idempotency_keys", "Insert"),
     ("orchestrator", "idempotency_keys", "Insert"),
     ("runner", "idempotency_keys", "Insert"),
+    ("telemetry", "idempotency_keys", "Insert"),
     ("orchestrator", "outbox_events", "Update"),
     ("orchestrator", "error_logs", "Insert"),
     ("orchestrator", "runner_members", "Update"),

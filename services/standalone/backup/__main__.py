@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import logging
 import os
@@ -10,20 +11,21 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from services.standalone.backup import keeping
-from services.standalone.backup.archive import Archive
 from services.standalone.backup.folder import Entry
 from services.standalone.backup.settings import BackupSettings
-from services.standalone.backup.source import Source
-from services.standalone.backup.take import take
-from services.standalone.backup.verify import verify
 from services.standalone.home import Home
 from services.standalone.postgres import Binaries
 from services.standalone.process import StandaloneError
+
+if TYPE_CHECKING:
+    from services.standalone.backup.source import Source
+
+_PR_SET_PDEATHSIG: Final = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
     asked = _parser().parse_args(arguments)
+    if parent := os.environ.get("QFLOW_BACKUP_PARENT"):
+        _end_with(int(parent))
     home = Home.from_env(os.environ)
     try:
         answer = _do(asked, BackupSettings.from_env(home, os.environ))
@@ -59,19 +63,22 @@ def _do(asked: argparse.Namespace, settings: BackupSettings) -> dict[str, Any]:
             return {
                 "backups": [as_json(each) for each in folder.entries()],
                 "shipped_at": _shipped_at(folder.wal / "shipped"),
+                "timeline": _source().history() if asked.timeline else "",
             }
         case "take":
+            from services.standalone.backup.take import take
+
             manifest = take(
                 _source(),
                 folder,
                 kind=asked.kind,
                 files=settings.files,
                 key=settings.key,
+                backup_id=asked.id,
             )
             return as_json(folder.entry(manifest.id))
         case "verify":
-            _verify(asked.id, settings)
-            return as_json(folder.entry(asked.id))
+            return _verify(asked.id, settings)
         case "delete":
             keeping.remove_one(folder, folder.entry(asked.id))
             return {}
@@ -81,7 +88,9 @@ def _do(asked: argparse.Namespace, settings: BackupSettings) -> dict[str, Any]:
             return _archive(settings)
 
 
-def _verify(backup_id: str, settings: BackupSettings) -> None:
+def _verify(backup_id: str, settings: BackupSettings) -> dict[str, Any]:
+    from services.standalone.backup.verify import verify
+
     verify(
         settings.folder,
         settings.folder.entry(backup_id),
@@ -89,9 +98,12 @@ def _verify(backup_id: str, settings: BackupSettings) -> None:
         key=settings.key,
         scratch=settings.scratch,
     )
+    return as_json(settings.folder.entry(backup_id))
 
 
 def _archive(settings: BackupSettings) -> dict[str, Any]:
+    from services.standalone.backup.archive import Archive
+
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -103,6 +115,8 @@ def _archive(settings: BackupSettings) -> dict[str, Any]:
 
 
 def _source() -> Source:
+    from services.standalone.backup.source import Source  # imports a driver: not to list
+
     url = os.environ.get("QFLOW_BACKUP_DATABASE_URL")
     if not url:
         raise StandaloneError(
@@ -112,11 +126,18 @@ def _source() -> Source:
     return Source(url, Binaries.find(os.environ))
 
 
-def _shipped_at(record: Path) -> float | None:
+def _shipped_at(record: Path) -> str | None:
     try:
-        return float(record.read_text("ascii"))
-    except (OSError, ValueError):
+        return record.read_text("ascii").strip()
+    except OSError:
         return None
+
+
+def _end_with(parent: int) -> None:
+    """End in order when the process that asked is gone: nobody reads the answer then."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,11 +145,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m services.standalone.backup", description=__doc__
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list")
+    commands.add_parser("list").add_argument("--timeline", action="store_true")
     commands.add_parser("forget")
     commands.add_parser("archive")
     taken = commands.add_parser("take")
     taken.add_argument("kind", choices=["base", "dump"])
+    taken.add_argument("--id")
     for name in ("verify", "delete"):
         commands.add_parser(name).add_argument("id")
     return parser

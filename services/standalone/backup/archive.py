@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, LiteralString
 
 from services.standalone import process
 from services.standalone.backup import bytes_of_files
-from services.standalone.backup.folder import SEGMENT, BackupFolder
+from services.standalone.backup.folder import PARTIAL, SEGMENT, BackupFolder
 from services.standalone.backup.sealed import ENCRYPTED, PLAIN, CorruptError, Writer, stored
 from services.standalone.backup.source import Source
+from services.standalone.home import write_private
 from services.standalone.process import StandaloneError
 
 SLOT: Final = "qflow_archive"
-PARTIAL: Final = ".partial"
 _PIECE_BYTES: Final = 1 << 20
 _STATUS_S: Final = 2
 _LOST_SLOT: Final[LiteralString] = """
@@ -72,8 +72,7 @@ class Archive:
     def ship(self) -> int:
         """Copy what is new to the backups; give how many segments that was."""
         count, self._shipped = _ship(self.incoming, self.folder, self.key, self._shipped)
-        record = self.folder.wal / "shipped"
-        record.write_text(f"{time.time():.3f}\n", encoding="ascii")
+        write_private(self.folder.wal / "shipped", datetime.now(UTC).isoformat())
         return count
 
     def keep_files(self) -> None:
@@ -93,12 +92,7 @@ class Archive:
     def _same_database(self) -> None:
         """Begin anew where the database is another than the one whose WAL lies here."""
         record = self.incoming / "system"
-        system_id = self.source.facts().system_id
-        with self.source.connected() as db:
-            timeline = db.execute(
-                "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
-            ).fetchone()
-        now = f"{system_id} {timeline[0] if timeline else ''}"
+        now = self.source.history()
         before = record.read_text("ascii") if record.exists() else now
         if before != now:
             self.ship()

@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, LiteralString
 
 import psycopg
 
+from services.standalone.backup.manifest import Listed
 from services.standalone.backup.sealed import CorruptError, Writer, pieces, stored
 
 _PIECE_BYTES: Final = 1 << 20
 _FILES: Final[LiteralString] = """
     SELECT file_path::text, file_size_bytes, coalesce(hash_sha256, '')::text FROM files
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A row of `files`: where its bytes lie, and what they are."""
-
-    key: str
-    size_bytes: int
-    sha256: str
-
-    def line(self) -> bytes:
-        """Give it as a line of a listing."""
-        return json.dumps([self.key, self.size_bytes, self.sha256]).encode() + b"\n"
-
-    @classmethod
-    def of(cls, line: bytes) -> Listed:
-        """Read a line of a listing."""
-        return cls(*json.loads(line))
 
 
 def listed(db: psycopg.Connection) -> Iterator[Listed]:

@@ -26,7 +26,8 @@ from services.standalone.process import StandaloneError
 MANIFEST: Final = "manifest.json"
 REPORT: Final = "report.json"
 LISTING: Final = "files.jsonl"
-_PARTIAL: Final = ".partial-"
+PARTIAL: Final = ".partial"  # of a segment that is not full yet
+_UNFINISHED: Final = ".partial-"
 _ID: Final = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{8}")
 SEGMENT: Final = re.compile(r"[0-9A-F]{24}")
 
@@ -74,7 +75,7 @@ class BackupFolder:
                 raise StandaloneError(
                     f"another process works on the backups in {self.root}; try again when it ended"
                 ) from None
-            for left in self.backups.glob(f"{_PARTIAL}*"):
+            for left in self.backups.glob(f"{_UNFINISHED}*"):
                 shutil.rmtree(left, ignore_errors=True)
             yield
         finally:
@@ -83,7 +84,7 @@ class BackupFolder:
     @contextmanager
     def begun(self, backup_id: str) -> Iterator[Path]:
         """Give a folder to fill, which becomes a backup when the block ends well."""
-        partial = self.backups / f"{_PARTIAL}{backup_id}"
+        partial = self.backups / f"{_UNFINISHED}{backup_id}"
         partial.mkdir(mode=0o700)
         try:
             yield partial
@@ -124,7 +125,7 @@ class BackupFolder:
 
     def remove(self, entry: Entry) -> None:
         """Remove a backup: first its name, so that a half-removed one is none."""
-        gone = self.backups / f"{_PARTIAL}{entry.id}"
+        gone = self.backups / f"{_UNFINISHED}{entry.id}"
         entry.path.rename(gone)
         sync_folder(self.backups)
         shutil.rmtree(gone, ignore_errors=True)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from services.standalone.backup.archive import PARTIAL
-from services.standalone.backup.bytes_of_files import Listed
-from services.standalone.backup.folder import SEGMENT, BackupFolder, Entry
+from services.standalone.backup.folder import PARTIAL, SEGMENT, BackupFolder, Entry
+from services.standalone.backup.manifest import Listed
 from services.standalone.backup.sealed import CorruptError
 
 KEEP_DEFAULT: Final = 7

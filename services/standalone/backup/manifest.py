@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -11,6 +12,24 @@ from services.standalone.backup.sealed import CorruptError, Part
 
 Kind = Literal["base", "dump"]
 FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A row of `files`: where its bytes lie, and what they are."""
+
+    key: str
+    size_bytes: int
+    sha256: str
+
+    def line(self) -> bytes:
+        """Give it as a line of a listing."""
+        return json.dumps([self.key, self.size_bytes, self.sha256]).encode() + b"\n"
+
+    @classmethod
+    def of(cls, line: bytes) -> Listed:
+        """Read a line of a listing."""
+        return cls(*json.loads(line))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

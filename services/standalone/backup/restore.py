@@ -19,8 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from migrations.roles import set_password
 from services.standalone.backup import keys
-from services.standalone.backup.archive import PARTIAL
-from services.standalone.backup.folder import MANIFEST, SEGMENT, BackupFolder, Entry
+from services.standalone.backup.folder import MANIFEST, PARTIAL, SEGMENT, BackupFolder, Entry
 from services.standalone.backup.manifest import Manifest
 from services.standalone.backup.sealed import CorruptError, digest, pieces, stored
 from services.standalone.postgres import DATABASE, SUPERUSER, Binaries, Postgres

@@ -13,7 +13,6 @@ from typing import IO, Final, LiteralString
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from migrations.urls import driver_url
 from services.standalone.postgres import Binaries
 from services.standalone.process import StandaloneError
 
@@ -43,7 +42,13 @@ class Source:
     """A database by the URL of a login that reads everything and may replicate."""
 
     def __init__(self, url: str, binaries: Binaries) -> None:
-        self._url = driver_url(url)
+        try:
+            self._told = conninfo_to_dict(url)
+        except psycopg.ProgrammingError:  # it would quote the address, password and all
+            raise StandaloneError(
+                "the address of the database is none: postgresql://user:password@host:5432/database"
+            ) from None
+        self._url = url
         self.binaries = binaries
 
     @contextmanager
@@ -69,18 +74,22 @@ class Source:
         """Ask what it is; its programs here must be able to read it."""
         with self.connected() as db:
             row = db.execute(_FACTS).fetchone()
+        assert row is not None
+        major, database, superuser, revision = row
+        return Facts(major, database, superuser, revision, self.history().split()[0])
+
+    def history(self) -> str:
+        """Name the server, and the timeline that it is in."""
         with psycopg.connect(self._url, replication="database", autocommit=True) as walsender:
             identified = walsender.execute("IDENTIFY_SYSTEM").fetchone()
-        assert row is not None
         assert identified is not None
-        major, database, superuser, revision = row
-        return Facts(major, database, superuser, revision, str(identified[0]))
+        return f"{identified[0]} {int(identified[1]):08X}"
 
     def command(self, program: str, *arguments: str, name: str = "qflow-backup") -> list[str]:
         """Give a program's command line; the password travels by its environment alone."""
         told: dict[str, str | int | None] = {
             key: value
-            for key, value in conninfo_to_dict(self._url).items()
+            for key, value in self._told.items()
             if key not in ("password", "passfile", "application_name")
         }
         told["application_name"] = name
@@ -95,7 +104,7 @@ class Source:
     @property
     def environment(self) -> Mapping[str, str]:
         """Give what the programs need to know."""
-        password = conninfo_to_dict(self._url).get("password")
+        password = self._told.get("password")
         told = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
         return {**told, "PGPASSWORD": str(password)} if password else told
 

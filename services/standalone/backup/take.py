@@ -15,9 +15,8 @@ from psycopg import sql
 
 from services.kit import crash
 from services.standalone.backup import bytes_of_files, keys
-from services.standalone.backup.bytes_of_files import Listed
 from services.standalone.backup.folder import LISTING, MANIFEST, BackupFolder
-from services.standalone.backup.manifest import Kind, Manifest, id_of
+from services.standalone.backup.manifest import Kind, Listed, Manifest, id_of
 from services.standalone.backup.sealed import Part, Writer
 from services.standalone.backup.source import Facts, Source
 from services.standalone.process import StandaloneError
@@ -41,6 +40,7 @@ def take(
     files: Path | None,
     key: bytes | None,
     with_passwords: bool = False,
+    backup_id: str | None = None,
 ) -> Manifest:
     """Take one backup; it is in the folder whole when this returns, and not at all otherwise.
 
@@ -48,7 +48,7 @@ def take(
     what roles sign in with only where it is to be loaded at once.
     """
     began = datetime.now(UTC)
-    backup_id = id_of(began, secrets.token_hex(4))
+    backup_id = backup_id or id_of(began, secrets.token_hex(4))
     with folder.locked(), _room(folder), folder.begun(backup_id) as partial:
         facts = source.facts()
         _refuse_other_programs(source, facts, kind)

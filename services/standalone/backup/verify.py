@@ -20,9 +20,8 @@ from psycopg.conninfo import conninfo_to_dict
 from services.kit.errors import QflowError
 from services.kit.pg import open_pool
 from services.standalone.backup import bytes_of_files, keys
-from services.standalone.backup.bytes_of_files import Listed
 from services.standalone.backup.folder import REPORT, BackupFolder, Entry
-from services.standalone.backup.manifest import Manifest, Report
+from services.standalone.backup.manifest import Listed, Manifest, Report
 from services.standalone.backup.restore import prove, refuse_unfit, restored
 from services.standalone.backup.sealed import CorruptError
 from services.standalone.backup.take import count_rows

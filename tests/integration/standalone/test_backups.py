@@ -24,12 +24,6 @@ from tests.support.database import Database
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(params=[None, KEY], ids=["plain", "encrypted"])
-def key(request: pytest.FixtureRequest) -> bytes | None:
-    found: bytes | None = request.param
-    return found
-
-
 @pytest.fixture
 def place(tmp_path: Path, database: Database) -> Place:
     return Place(tmp_path, database)
@@ -43,7 +37,15 @@ def flip(path: Path, *, at: int) -> None:
         file.write(bytes([before[0] ^ 1]))
 
 
-@pytest.mark.parametrize("kind", ["base", "dump"])
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        ("base", None),
+        ("dump", KEY),
+        pytest.param("base", KEY, marks=pytest.mark.slow),
+        pytest.param("dump", None, marks=pytest.mark.slow),
+    ],
+)
 def test_a_backup_is_restored_and_what_must_hold_holds_in_the_copy(
     place: Place, kind: Kind, key: bytes | None
 ) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from services.standalone.backup import keeping
-from services.standalone.backup.folder import Entry
+from services.standalone.backup.folder import GAP, SHIPPED, Entry
 from services.standalone.backup.settings import BackupSettings
 from services.standalone.home import Home
 from services.standalone.postgres import Binaries
@@ -62,14 +62,21 @@ def _do(asked: argparse.Namespace, settings: BackupSettings) -> dict[str, Any]:
         case "list":
             return {
                 "backups": [as_json(each) for each in folder.entries()],
-                "shipped_at": _shipped_at(folder.wal / "shipped"),
+                "shipped_at": _moment_in(folder.wal / SHIPPED),
+                "gap_at": _moment_in(folder.wal / GAP),
                 "timeline": _source().history() if asked.timeline else "",
             }
         case "take":
             from services.standalone.backup.take import take
 
+            source = _source()
+            if asked.archived:
+                from services.standalone.backup.archive import hold_wal
+
+                folder.make()
+                hold_wal(source, folder)
             manifest = take(
-                _source(),
+                source,
                 folder,
                 kind=asked.kind,
                 files=settings.files,
@@ -126,7 +133,7 @@ def _source() -> Source:
     return Source(url, Binaries.find(os.environ))
 
 
-def _shipped_at(record: Path) -> str | None:
+def _moment_in(record: Path) -> str | None:
     try:
         return record.read_text("ascii").strip()
     except OSError:
@@ -151,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     taken = commands.add_parser("take")
     taken.add_argument("kind", choices=["base", "dump"])
     taken.add_argument("--id")
+    taken.add_argument("--archived", action="store_true", help="the archive goes on from it")
     for name in ("verify", "delete"):
         commands.add_parser(name).add_argument("id")
     return parser

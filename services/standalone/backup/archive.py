@@ -16,7 +16,7 @@ from typing import Final, LiteralString
 
 from services.standalone import process
 from services.standalone.backup import bytes_of_files
-from services.standalone.backup.folder import PARTIAL, SEGMENT, BackupFolder
+from services.standalone.backup.folder import GAP, PARTIAL, SEGMENT, SHIPPED, BackupFolder
 from services.standalone.backup.sealed import ENCRYPTED, PLAIN, CorruptError, Writer, stored
 from services.standalone.backup.source import Source
 from services.standalone.home import write_private
@@ -25,9 +25,8 @@ from services.standalone.process import StandaloneError
 SLOT: Final = "qflow_archive"
 _PIECE_BYTES: Final = 1 << 20
 _STATUS_S: Final = 2
-_LOST_SLOT: Final[LiteralString] = """
-    SELECT EXISTS (SELECT 1 FROM pg_replication_slots
-                    WHERE slot_name = %s AND NOT active AND wal_status = 'lost')
+_SLOT: Final[LiteralString] = """
+    SELECT wal_status FROM pg_replication_slots WHERE slot_name = %s
 """
 _DROP_SLOT: Final[LiteralString] = "SELECT pg_drop_replication_slot(%s)"
 
@@ -72,7 +71,7 @@ class Archive:
     def ship(self) -> int:
         """Copy what is new to the backups; give how many segments that was."""
         count, self._shipped = _ship(self.incoming, self.folder, self.key, self._shipped)
-        write_private(self.folder.wal / "shipped", datetime.now(UTC).isoformat())
+        write_private(self.folder.wal / SHIPPED, datetime.now(UTC).isoformat())
         return count
 
     def keep_files(self) -> None:
@@ -101,17 +100,11 @@ class Archive:
         record.write_text(now, "ascii")
 
     def _make_slot(self) -> None:
-        """Have the server hold WAL back for us; a slot that it gave up on is made anew."""
-        with self.source.connected() as db:
-            if db.execute(_LOST_SLOT, (SLOT,)).fetchone() == (True,):
-                db.execute(_DROP_SLOT, (SLOT,))
-                shutil.rmtree(self.incoming)
-                self.incoming.mkdir(mode=0o700)
-        command = self.source.command(
-            "pg_receivewal", f"--slot={SLOT}", "--create-slot", "--if-not-exists"
-        )
-        with self.source.output(command) as out:
-            out.read()
+        """Have the server hold WAL back; what came before a gap leads nowhere."""
+        if hold_wal(self.source, self.folder):
+            shutil.rmtree(self.incoming)
+            self.incoming.mkdir(mode=0o700)
+            (self.incoming / "system").write_text(self.source.history(), "ascii")
 
     def _receive(self) -> subprocess.Popen[bytes]:
         return process.start(
@@ -126,6 +119,27 @@ class Archive:
             env=self.source.environment,
             cwd=Path("/"),
         )
+
+
+def hold_wal(source: Source, folder: BackupFolder) -> bool:
+    """Have the server hold back for the archive all WAL from now on; tell whether that is new.
+
+    Between what was archived before and what comes now WAL may be missing, which is written down:
+    no base backup that began before leads over it.
+    """
+    began = datetime.now(UTC)
+    with source.connected() as db:
+        found = db.execute(_SLOT, (SLOT,)).fetchone()
+        # A slot of another folder's archive serves this one from now on alone.
+        if found is not None and found[0] != "lost" and (folder.wal / GAP).exists():
+            return False
+        if found is not None and found[0] == "lost":
+            db.execute(_DROP_SLOT, (SLOT,))
+    write_private(folder.wal / GAP, began.isoformat())
+    command = source.command("pg_receivewal", f"--slot={SLOT}", "--create-slot", "--if-not-exists")
+    with source.output(command) as out:
+        out.read()
+    return True
 
 
 def incoming_of(folder: BackupFolder) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, LiteralString
 
 import psycopg
 
@@ -38,6 +38,10 @@ from services.standalone.process import ProcessMark, StandaloneError
 REPLICA: Final = "qflow_replica"
 _END_LADDER: Final = ((signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0))
 _REPLAY_TIMEOUT_S: Final = 3600.0
+_MAKE_SLOT: Final[LiteralString] = """
+    SELECT pg_create_physical_replication_slot(%s, true)
+     WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = %s)
+"""
 
 
 def server_of(
@@ -238,11 +242,7 @@ def _copy_primary(target: Path, source: Source, home: Home) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     with source.connected() as db:
-        db.execute(
-            "SELECT pg_create_physical_replication_slot(%s, true) WHERE NOT EXISTS "
-            "(SELECT 1 FROM pg_replication_slots WHERE slot_name = %s)",
-            (REPLICA, REPLICA),
-        )
+        db.execute(_MAKE_SLOT, (REPLICA, REPLICA))
     command = source.command(
         *("pg_basebackup", "-D", str(fresh), "-X", "stream", "-c", "fast", "-R"),
         f"--slot={REPLICA}",

@@ -26,6 +26,8 @@ from services.standalone.process import StandaloneError
 MANIFEST: Final = "manifest.json"
 REPORT: Final = "report.json"
 LISTING: Final = "files.jsonl"
+SHIPPED: Final = "shipped"  # in wal: when something was last copied there
+GAP: Final = "gap"  # in wal: since when it is without a gap
 PARTIAL: Final = ".partial"  # of a segment that is not full yet
 _UNFINISHED: Final = ".partial-"
 _ID: Final = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{8}")

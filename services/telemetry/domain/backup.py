@@ -80,10 +80,12 @@ def is_due(
     *,
     failed_at: datetime | None,
     timeline: str,
+    gap_at: datetime | None,
 ) -> bool:
     """Tell whether a base backup is due, of backups sorted from the newest.
 
-    One of another history leads to no moment of this one: a new one is due at once.
+    One of another history, or from before a gap of the archive, leads to no moment of now: then a
+    new one is due at once.
     """
     if failed_at is not None and now - failed_at < RETRY_AFTER:
         return False
@@ -91,7 +93,10 @@ def is_due(
         (
             each
             for each in backups
-            if each.kind == "base" and each.timeline == timeline and each.started_at is not None
+            if each.kind == "base"
+            and each.timeline == timeline
+            and each.started_at is not None
+            and (gap_at is None or each.started_at > gap_at)
         ),
         None,
     )

@@ -34,6 +34,7 @@ class Listed:
 
     backups: list[Backup]
     archived_at: datetime | None
+    gap_at: datetime | None  # no base backup from before goes on to a moment after it
     timeline: str
 
 
@@ -55,10 +56,10 @@ class BackupProgram:
             return self._known[1]
         arguments = ("list", *(["--timeline"] if asks_server else []))
         answer = await self._run(*arguments, timeout_s=_SHORT_S)
-        shipped = answer["shipped_at"]
         listed = Listed(
             backups=[_to_backup(each) for each in answer["backups"]],
-            archived_at=None if shipped is None else datetime.fromisoformat(shipped),
+            archived_at=_moment(answer["shipped_at"]),
+            gap_at=_moment(answer["gap_at"]),
             timeline=answer["timeline"],
         )
         self._known = marks, listed
@@ -67,7 +68,12 @@ class BackupProgram:
     def _marks(self) -> list[tuple[str, int]]:
         """Give what changes when there is anything new to list; a damaged file is none of it."""
         folder = Path(self._env.get("QFLOW_BACKUP_FOLDER", "")) / "backups"
-        paths = [folder, folder.parent / "wal" / "shipped", *folder.glob("*/*.json")]
+        paths = [
+            folder,
+            folder.parent / "wal" / "shipped",
+            folder.parent / "wal" / "gap",
+            *folder.glob("*/*.json"),
+        ]
         found = []
         for path in sorted(paths):
             with suppress(OSError):
@@ -76,7 +82,7 @@ class BackupProgram:
 
     async def take(self, kind: BackupKind, backup_id: str) -> None:
         """Take a backup under an id; raises BackupRefused with the reason."""
-        await self._run("take", kind, "--id", backup_id, timeout_s=_LONG_S)
+        await self._run("take", kind, "--id", backup_id, "--archived", timeout_s=_LONG_S)
 
     async def verify(self, backup_id: str) -> None:
         """Prove a backup; what was found stands beside it."""
@@ -126,6 +132,10 @@ class BackupProgram:
 
 # What the program reads besides its own settings.
 _SETTINGS: Final = ("QFLOW_HOME", "QFLOW_POSTGRES_BIN", "QFLOW_FILES_S3_BUCKET")
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def _to_backup(told: Mapping[str, Any]) -> Backup:

@@ -71,7 +71,7 @@ class Backups:
         self._failed_at: datetime | None = None
         self._last_problem = ""
         self._failures = 0
-        self._seen = Listed(backups=[], archived_at=None, timeline="")
+        self._seen = Listed(backups=[], archived_at=None, gap_at=None, timeline="")
 
     # What callers ask.
 
@@ -169,7 +169,12 @@ class Backups:
             raise Unavailable("BACKUPS_INTERRUPTED", error.message) from error
         now = datetime.now(UTC)
         due = is_due(
-            seen.backups, self.policy, now, failed_at=self._failed_at, timeline=seen.timeline
+            seen.backups,
+            self.policy,
+            now,
+            failed_at=self._failed_at,
+            timeline=seen.timeline,
+            gap_at=seen.gap_at,
         )
         if due and self._work is None:
             backup = Backup(

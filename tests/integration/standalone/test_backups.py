@@ -7,14 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from services.standalone.backup import keeping
-from services.standalone.backup.archive import Archive
-from services.standalone.backup.folder import MANIFEST, REPORT
+from services.standalone.backup.archive import Archive, hold_wal
+from services.standalone.backup.folder import GAP, MANIFEST, REPORT
 from services.standalone.backup.manifest import Kind
 from services.standalone.process import StandaloneError
 from tests import factories
@@ -25,8 +26,10 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-def place(tmp_path: Path, database: Database) -> Place:
-    return Place(tmp_path, database)
+def place(tmp_path: Path, database: Database) -> Iterator[Place]:
+    yield Place(tmp_path, database)
+    with database.connect() as db:
+        db.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
 
 
 def flip(path: Path, *, at: int) -> None:
@@ -250,6 +253,22 @@ def _until_received(place: Place, moment: object) -> None:
     raise AssertionError("nothing was received")
 
 
+def test_an_archive_that_begins_says_since_when_it_is_without_a_gap(place: Place) -> None:
+    """A base backup from before leads over no gap; one that has the archive hold WAL first does."""
+    place.folder.make()
+    assert hold_wal(place.source, place.folder)
+    assert not hold_wal(place.source, place.folder)
+    gap = datetime.fromisoformat((place.folder.wal / GAP).read_text("ascii"))
+    assert place.take().started_at > gap
+    with place.database.connect() as db:
+        db.execute("SELECT pg_drop_replication_slot('qflow_archive')")
+    assert hold_wal(place.source, place.folder)
+    assert datetime.fromisoformat((place.folder.wal / GAP).read_text("ascii")) > gap
+    (place.folder.wal / GAP).unlink()  # the slot served another folder
+    assert hold_wal(place.source, place.folder)
+    assert not hold_wal(place.source, place.folder)
+
+
 def test_an_archive_whose_database_is_another_begins_anew(place: Place) -> None:
     archive = Archive(place.source, place.folder, None, None)
     archive.folder.make()
@@ -266,5 +285,3 @@ def test_an_archive_whose_database_is_another_begins_anew(place: Place) -> None:
     archive.run(interval_s=1.0, wait=once)
     assert waited == [1.0]
     assert not segment.exists()
-    with place.database.connect() as db:
-        db.execute("SELECT pg_drop_replication_slot('qflow_archive')")

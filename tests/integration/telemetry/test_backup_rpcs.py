@@ -192,23 +192,33 @@ def base(*, age: timedelta, timeline: str = "1 00000001", verified: bool = False
 
 
 @pytest.mark.parametrize(
-    ("backups", "failed_ago", "due"),
+    ("backups", "failed_ago", "gap_ago", "due"),
     [
-        ([], None, True),
-        ([], timedelta(minutes=14), False),
-        ([], timedelta(minutes=16), True),
-        ([base(age=timedelta(hours=23))], None, False),
-        ([base(age=timedelta(hours=24))], None, True),
-        ([base(age=timedelta(hours=1), timeline="1 00000002")], None, True),
+        ([], None, None, True),
+        ([], timedelta(minutes=14), None, False),
+        ([], timedelta(minutes=16), None, True),
+        ([base(age=timedelta(hours=23))], None, None, False),
+        ([base(age=timedelta(hours=24))], None, None, True),
+        ([base(age=timedelta(hours=1), timeline="1 00000002")], None, None, True),
+        ([base(age=timedelta(hours=2))], None, timedelta(hours=1), True),
+        ([base(age=timedelta(hours=2))], None, timedelta(hours=3), False),
     ],
 )
 def test_a_backup_is_due_by_the_age_of_the_newest_of_this_history(
     backups: list[Backup],
     failed_ago: timedelta | None,
+    gap_ago: timedelta | None,
     due: bool,  # noqa: FBT001
 ) -> None:
     failed_at = None if failed_ago is None else _NOW - failed_ago
-    found = is_due(backups, _POLICY, _NOW, failed_at=failed_at, timeline="1 00000001")
+    found = is_due(
+        backups,
+        _POLICY,
+        _NOW,
+        failed_at=failed_at,
+        timeline="1 00000001",
+        gap_at=None if gap_ago is None else _NOW - gap_ago,
+    )
     assert found is due
 
 

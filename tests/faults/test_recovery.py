@@ -124,13 +124,15 @@ def until_replicated(db: psycopg.Connection, name: str) -> None:
 async def test_a_suite_goes_back_to_a_moment_before_a_mistake(
     suite_factory: SuiteFactory, ledger: Ledger, backups: dict[str, str]
 ) -> None:
-    """F19, E20: with a run under way at that moment, which then goes on.
+    """F4, F19, E20: with a run under way at that moment, which then goes on.
 
-    The suite takes and proves its first backup by itself, and archives what is committed after it.
+    The suite takes and proves its first backup by itself, and archives what is committed after it,
+    over a kill of telemetry too.
     """
     suite = suite_factory(env={**ledger.env, **backups})
     home = suite.home.root
     await until_proven(suite)
+    suite.wait_restarted("telemetry", suite.kill_service("telemetry"))
     execution_id = await begun_run(suite, ledger, "back")
     with suite.sql() as db:
         moment = db.execute("SELECT clock_timestamp()").fetchone()

@@ -48,6 +48,7 @@ def flip(path: Path, *, at: int) -> None:
         pytest.param("base", KEY, marks=pytest.mark.slow),
         pytest.param("dump", None, marks=pytest.mark.slow),
     ],
+    ids=["base", "encrypted dump", "encrypted base", "dump"],
 )
 def test_a_backup_is_restored_and_what_must_hold_holds_in_the_copy(
     place: Place, kind: Kind, key: bytes | None

@@ -17,6 +17,7 @@ import psutil
 
 from bench import create_node as creating
 from bench import floors
+from bench.backups import backup_gigabyte
 from bench.client import cli_help, client_call, local_run
 from bench.costs import costs, spent
 from bench.definitions import check_workflow, get_workflow
@@ -224,6 +225,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "local_run": local_run,
     "client_call": client_call,
     "cli_help": cli_help,
+    "backup_gigabyte": backup_gigabyte,
     "ray_dispatch": ray_dispatch,
     "ray_throughput": ray_throughput,
 }

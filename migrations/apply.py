@@ -11,6 +11,7 @@ import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
@@ -30,8 +31,24 @@ def upgrade(database_url: str, home: Path | str, *, revision: str = HEAD) -> dic
     The passwords are kept in `home`/secrets/logins.json and used again: one home, one set of
     passwords. Roles are the server's, so two homes over one server would take turns.
     """
+    _refuse_later(database_url)
     patiently(configuration(database_url), lambda config: command.upgrade(config, revision))
     return logins.ensure_logins(database_url, Path(home))
+
+
+class LaterVersion(ValueError):  # noqa: N818 - says what the data are
+    """The data were brought to a schema that this version of Qflow does not know."""
+
+
+def _refuse_later(database_url: str) -> None:
+    found = current(database_url)
+    known = ScriptDirectory.from_config(configuration(database_url))
+    if found is not None and all(found != each.revision for each in known.walk_revisions()):
+        raise LaterVersion(
+            f"the data are of a later version of Qflow: their schema is {found}, this version knows "
+            f"those up to {known.get_current_head()}. Nothing was changed; start the later version, "
+            "or restore a backup of this one"
+        )
 
 
 def downgrade(database_url: str, *, revision: str = "base") -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from services.standalone import hints
 from services.standalone.addresses import SERVICES, Ports
+from services.standalone.backup import arguments
 from services.standalone.bootstrap import OWNER_TOKEN
 from services.standalone.home import Home
 from services.standalone.process import StandaloneError
@@ -24,9 +25,9 @@ _FAILED: Final = 1
 _NOT_RUNNING: Final = 3
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(given: list[str] | None = None) -> int:
     """Do the command; a problem is one message that says what to do, never a trace."""
-    asked = _parser().parse_args(arguments)
+    asked = _parser().parse_args(given)
     home = Home.from_env(os.environ)
     try:
         return _do(asked, home)
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _do(asked: argparse.Namespace, home: Home) -> int:
+def _do(asked: argparse.Namespace, home: Home) -> int:  # noqa: PLR0911 - one for each command
     match asked.command:
         case "status":
             return _status(home)
@@ -53,6 +54,10 @@ def _do(asked: argparse.Namespace, home: Home) -> int:
             )
         case "certificates":
             return _certificates(asked, home)
+        case command if command in arguments.NAMES:
+            from services.standalone.backup import commands  # imports much: only here
+
+            return commands.do(asked, home, say=_say)
         case "demo":
             from services.standalone.demo import demo  # imports clients: only here
 
@@ -189,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     certificates.add_argument("--days", type=int, choices=range(1, 367), default=7, metavar="DAYS")
     certificates.add_argument("--renew", action="store_true", help="make all services' anew")
+    arguments.add_to(commands)
     user = commands.add_parser(
         "create-user", help="make a user; asks for the password, or reads it from a pipe"
     )

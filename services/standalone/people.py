@@ -24,7 +24,7 @@ def renew_owner_token(home: Home) -> str:
     """Give the path of the file that holds the owner's new token; the one before ends."""
     # What is done is said by the command.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    with _logins(home) as urls:
+    with logins(home) as urls:
         try:
             return str(bootstrap.renew_owner_token(urls, home.root))
         except EnvError as error:
@@ -33,14 +33,14 @@ def renew_owner_token(home: Home) -> str:
 
 def create_user(home: Home, *, email: str, role: str) -> int:
     """Make a user by the registry's own command, which asks for the password; gives its code."""
-    with _logins(home) as urls:
+    with logins(home) as urls:
         env = {"QFLOW_REGISTRY_AUTH_DATABASE_URL": urls["qflow_registry_auth"]}
         return registry(["create-user", f"--role={role}", "--", email], env)
 
 
 def examine(home: Home, arguments: list[str]) -> int:
     """Ask of every invariant whether it holds, by telemetry's own command; gives its code."""
-    with _logins(home) as urls:
+    with logins(home) as urls:
         url = urls.get("qflow_telemetry_doctor")
         if url is None:
             run = hints.make("run", home=home.root, env=os.environ)
@@ -51,7 +51,7 @@ def examine(home: Home, arguments: list[str]) -> int:
 
 
 @contextmanager
-def _logins(home: Home) -> Iterator[dict[str, str]]:
+def logins(home: Home) -> Iterator[dict[str, str]]:
     """Give the logins' URLs; the embedded database is started for them where none runs."""
     given = os.environ.get("QFLOW_DATABASE_URL")
     if given or home.holder() is not None:

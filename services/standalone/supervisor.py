@@ -32,6 +32,7 @@ _CERTIFICATES_CHECK_S: Final = 3600.0  # they are renewed when half of their lif
 # From SIGTERM to the end: runners hand over what they finish while orchestrators still take it.
 _STOP_ORDER: Final = ((("runner",), 20.0), (("orchestrator", "registry", "telemetry"), 6.0))
 _KILL_WAIT_S: Final = 1.0
+_BACKUP_LOGIN: Final = "qflow_backup"
 _STOPPING: Final = (
     f"Stopping: what runs has up to {_STOP_ORDER[0][1]:.0f} s to end; Ctrl-C again ends it now."
 )
@@ -225,6 +226,7 @@ class Supervisor:
                 f"{login.upper()}_DATABASE_URL": url
                 for login, url in prepared["urls"].items()
                 if f"{login}_".startswith(f"qflow_{name}_")
+                or (login == _BACKUP_LOGIN and name == "telemetry")
             },
             "QFLOW_SERVICE_TOKEN": prepared["tokens"][name],
             **({"QFLOW_REDIS_URL": redis_url} if redis_url else {}),

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from qflow.telemetry.v1.analytics_service_pb2_grpc import add_AnalyticsServiceServicer_to_server
+from qflow.telemetry.v1.backup_service_pb2_grpc import add_BackupServiceServicer_to_server
 from qflow.telemetry.v1.doctor_service_pb2_grpc import add_DoctorServiceServicer_to_server
 from qflow.telemetry.v1.telemetry_service_pb2_grpc import add_TelemetryServiceServicer_to_server
 
@@ -15,14 +16,18 @@ from services.kit.figures import caches, pools
 from services.kit.pg import open_pool
 from services.kit.rpc.auth import Authenticator
 from services.kit.run import App
+from services.telemetry.gateways.backup_program import BackupProgram
 from services.telemetry.gateways.machine import Machine
+from services.telemetry.loops.backups import archive_wal, take_backups
 from services.telemetry.loops.health import sample_health
 from services.telemetry.loops.metrics import derive_metrics
 from services.telemetry.loops.retention import forget_expired
 from services.telemetry.rpc.analytics import AnalyticsServicer
+from services.telemetry.rpc.backups import BackupServicer
 from services.telemetry.rpc.doctor import DoctorServicer
 from services.telemetry.rpc.servicer import TelemetryServicer
 from services.telemetry.settings import Settings
+from services.telemetry.usecases.backups import Backups
 from services.telemetry.usecases.doctor import Doctor
 from services.telemetry.usecases.figures import Work
 
@@ -58,6 +63,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         statement_timeout_s=_DOCTOR_STATEMENT_TIMEOUT_S,
     )
     authenticator, work = Authenticator(pool), Work()
+    backups = Backups(pool, BackupProgram(env), settings.backups)
     async with pool, maint, doctor:
         yield App(
             listener=settings.listener,
@@ -67,9 +73,11 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 (add_TelemetryServiceServicer_to_server, TelemetryServicer(pool)),
                 (add_AnalyticsServiceServicer_to_server, AnalyticsServicer(pool)),
                 (add_DoctorServiceServicer_to_server, DoctorServicer(Doctor(doctor))),
+                (add_BackupServiceServicer_to_server, BackupServicer(backups)),
             ],
             figures=[
                 work.figures,
+                backups.figures,
                 pools({"api": pool, "maint": maint, "doctor": doctor}),
                 caches({"tokens": authenticator.asked}),
             ],
@@ -87,6 +95,11 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     keep=settings.keep,
                     interval_s=settings.retention_interval_s,
                     work=work,
+                ),
+                *(
+                    (partial(take_backups, backups), partial(archive_wal, backups))
+                    if settings.backups.is_enabled
+                    else ()
                 ),
             ],
         )

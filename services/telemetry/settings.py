@@ -11,6 +11,7 @@ from typing import Self
 from services.kit import env as read
 from services.kit.rpc.server import Listener
 from services.kit.run import listener
+from services.telemetry.domain.backup import BackupPolicy
 from services.telemetry.domain.retention import RULES
 
 
@@ -27,10 +28,14 @@ class Settings:
     health_interval_s: float
     retention_interval_s: float
     keep: Mapping[str, timedelta]
+    backups: BackupPolicy
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """Read the environment; a missing or wrong value stops the process with its name."""
+        keeps_backups = read.optional(env, "QFLOW_BACKUP_FOLDER") is not None
+        if keeps_backups:
+            read.required(env, "QFLOW_BACKUP_DATABASE_URL")  # the program reads it by itself
         return cls(
             database_url=read.required(env, "QFLOW_TELEMETRY_DATABASE_URL"),
             maint_database_url=read.required(env, "QFLOW_TELEMETRY_MAINT_DATABASE_URL"),
@@ -49,4 +54,14 @@ class Settings:
                 for rule in RULES
                 if rule.keep_days is not None
             },
+            backups=BackupPolicy(
+                is_enabled=keeps_backups,
+                interval=timedelta(
+                    seconds=read.seconds(
+                        env, "QFLOW_BACKUP_INTERVAL_S", 86_400.0, low=60.0, high=31 * 86_400.0
+                    )
+                ),
+                keep=read.integer(env, "QFLOW_BACKUP_KEEP", 7, low=1, high=1000),
+                verifies=read.flag(env, "QFLOW_BACKUP_VERIFY", default=True),
+            ),
         )

@@ -20,7 +20,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from migrations.roles import LOGINS
+from migrations.roles import BACKUP, LOGINS
 from tests.support.database import Database, Template
 
 _SERVICES = Path(__file__).resolve().parents[2] / "services"
@@ -58,6 +58,7 @@ _BESIDES: Final = {
     ("registry", "idempotency_keys", "Insert"),
     ("orchestrator", "idempotency_keys", "Insert"),
     ("runner", "idempotency_keys", "Insert"),
+    ("telemetry", "idempotency_keys", "Insert"),
     ("orchestrator", "outbox_events", "Update"),
     ("orchestrator", "error_logs", "Insert"),
     ("orchestrator", "runner_members", "Update"),
@@ -81,6 +82,7 @@ _RUN_BY: Final = {
     "orchestrator by kit.audit": "qflow_orchestrator_engine",
     "runner by kit.audit": "qflow_runner_engine",
     "telemetry by kit.audit": "qflow_telemetry",
+    "telemetry by kit.idempotency": "qflow_telemetry",
     "registry.storage.lists": "qflow_registry",
     "registry.storage.lists._NODES_BY_TEXT": "qflow_registry_engine",
     "registry.storage.lists._WORKFLOWS_BY_TEXT": "qflow_registry_engine",
@@ -177,13 +179,19 @@ def _statements() -> Iterator[Statement]:
             value = getattr(importlib.import_module(f"services.{module}"), name)
             place = f"{module}.{name}"
             if place not in _PARTS and value.lstrip(" \n(").startswith(_VERBS):
-                yield Statement(module.split(".")[0], module, name, value)
+                yield Statement(module.split(".")[0], module, name, _numbered(value))
     yield from _flushes()
     yield from _lists()
     yield from _execution_lists()
     yield from _tags()
     yield from _repeated_calls()
     yield from _noted_calls()
+
+
+def _numbered(text: str) -> str:
+    """Give psycopg's parameters the numbers by which the server knows them."""
+    first, *rest = text.split("%s")
+    return first + "".join(f"${at}{each}" for at, each in enumerate(rest, 1))
 
 
 def _constants(path: Path) -> list[str]:
@@ -316,7 +324,7 @@ def _repeated_calls() -> Iterator[Statement]:
     """The kit's statements on the answers that are kept, as each service that keeps any."""
     from services.kit import idempotency
 
-    for service in ("registry", "orchestrator", "runner"):
+    for service in _OWNED:
         for name in _constants(Path(idempotency.__file__)):
             module = f"{service} by kit.idempotency"
             yield Statement(service, module, name, getattr(idempotency, name))
@@ -329,6 +337,8 @@ def _logins(statement: Statement) -> list[str]:
     known = _RUN_BY.get(statement.place) or _RUN_BY.get(statement.module)
     if known:
         return [known]
+    if statement.service == "standalone":
+        return [BACKUP]
     if statement.service == "kit":
         return [login for login, group in LOGINS.items() if group == "qflow_api"]
     return [login for login in LOGINS if login.split("_")[1] == statement.service]

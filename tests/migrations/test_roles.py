@@ -95,6 +95,7 @@ _BESIDES = {
     ("qflow_orchestrator", "idempotency_keys", "INSERT"),
     ("qflow_registry", "idempotency_keys", "INSERT"),
     ("qflow_runner", "idempotency_keys", "INSERT"),
+    ("qflow_telemetry", "idempotency_keys", "INSERT"),
     ("qflow_registry_auth", "idempotency_keys", "INSERT"),
     # What calls changed: each service adds to its own chains.
     *(

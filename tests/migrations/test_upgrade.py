@@ -20,7 +20,7 @@ from tests.migrations.catalogue import FINGERPRINT, LEFTOVERS
 from tests.support.database import Database, Template
 
 _ROOT = Path(__file__).resolve().parents[2]
-_HEAD = "0034"
+_HEAD = "0038"
 
 
 def fingerprint(database: Database) -> list[str]:
@@ -62,6 +62,18 @@ def test_each_step_can_be_taken_back_alone(blank: Database) -> None:
         migrations.downgrade(blank.url(), revision="-1")
         migrations.upgrade(blank.url(), blank.home, revision=revision)
     assert migrations.current(blank.url()) == _HEAD
+
+
+def test_data_of_a_later_version_are_refused_and_left_as_they_are(blank: Database) -> None:
+    """F37: the version before meets what the next one made."""
+    migrations.upgrade(blank.url(), blank.home)
+    with blank.connect() as db:
+        db.execute("UPDATE alembic_version SET version_num = '9999'")
+    before = fingerprint(blank)
+    one = migrator(blank, "upgrade")
+    assert "the data are of a later version of Qflow: their schema is 9999" in one.communicate()[1]
+    assert one.returncode == 2
+    assert fingerprint(blank) == before
 
 
 def test_two_migrators_at_once_make_one_schema(migrated: Database, blank: Database) -> None:

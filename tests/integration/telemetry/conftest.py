@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,11 +117,17 @@ async def telemetry(
     database: Database, tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[Telemetry]:
     """The whole service with its loops; a test may set more of its environment indirectly."""
-    env = database.env | {"QFLOW_HOME": str(tmp_path), "QFLOW_TELEMETRY_LISTEN": "127.0.0.1:0"}
-    env |= getattr(request, "param", {})
+    async with serving(database, tmp_path, getattr(request, "param", {})) as running:
+        yield running
+
+
+@asynccontextmanager
+async def serving(database: Database, home: Path, more: dict[str, str]) -> AsyncIterator[Telemetry]:
+    """Run telemetry on a home, with more of its environment."""
+    env = database.env | {"QFLOW_HOME": str(home), "QFLOW_TELEMETRY_LISTEN": "127.0.0.1:0"}
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
-        app = await stack.enter_async_context(build(env))
+        app = await stack.enter_async_context(build(env | more))
         server = await open_server(
             app.listener,
             app.servicers,

@@ -1,0 +1,292 @@
+"""What is done with a home's own server: restored in place, made a replica, promoted, upgraded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, LiteralString
+
+import psycopg
+
+from services.standalone import process
+from services.standalone.backup import bytes_of_files
+from services.standalone.backup.archive import ship_rest
+from services.standalone.backup.folder import BackupFolder, Entry
+from services.standalone.backup.manifest import Manifest
+from services.standalone.backup.restore import (
+    TRUST,
+    make_ours,
+    prove,
+    refuse_unfit,
+    restored,
+    trusting,
+    write_beside,
+)
+from services.standalone.backup.sealed import CorruptError
+from services.standalone.backup.settings import BackupSettings
+from services.standalone.backup.source import Source
+from services.standalone.backup.take import count_rows, take
+from services.standalone.home import Home
+from services.standalone.postgres import Binaries, Postgres
+from services.standalone.process import ProcessMark, StandaloneError
+
+REPLICA: Final = "qflow_replica"
+_END_LADDER: Final = ((signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0))
+_REPLAY_TIMEOUT_S: Final = 3600.0
+_MAKE_SLOT: Final[LiteralString] = """
+    SELECT pg_create_physical_replication_slot(%s, true)
+     WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = %s)
+"""
+
+
+def server_of(
+    home: Home, binaries: Binaries, settings: Mapping[str, str] | None = None
+) -> Postgres:
+    """Describe a home's embedded server."""
+    return Postgres(
+        home.root / "postgres",
+        binaries=binaries,
+        sockets=home.sockets(),
+        password=home.secret("postgres.password"),
+        log=home.log / "postgres.log",
+        settings=settings,
+    )
+
+
+def restore(
+    home: Home,
+    settings: BackupSettings,
+    entry: Entry,
+    *,
+    binaries: Binaries,
+    to: datetime | None,
+    replace: bool,
+) -> Path | None:
+    """Make a home's server and files those of a backup, as of a moment where one is given.
+
+    What was there before is kept beside it; gives where.
+    """
+    with home.locked(), settings.folder.locked():
+        target = home.root / "postgres"
+        if (target / "data").exists() and not replace:
+            raise StandaloneError(
+                f"{target} holds a database; with --replace it is kept beside the restored one, "
+                "or choose another QFLOW_HOME"
+            )
+        if (target / "data").exists():
+            server_of(home, binaries).reap()
+        try:
+            manifest, _ = prove(settings.folder, entry)
+            refuse_unfit(manifest, binaries, settings.key)
+            _refuse_moment(manifest, to)
+            ship_rest(settings.folder, settings.key)
+            with _beside(target) as place:
+                with restored(
+                    settings.folder,
+                    entry,
+                    manifest,
+                    place=place,
+                    sockets=home.sockets(),
+                    binaries=binaries,
+                    password=home.secret("postgres.password"),
+                    key=settings.key,
+                    to=to,
+                ) as (_, way_in):
+                    if manifest.files_kept:
+                        give_back_files(way_in, settings, home)
+                return _swap(place, target)
+        except CorruptError as error:
+            raise StandaloneError(f"backup {entry.id} is damaged: {error}") from error
+
+
+def give_back_files(way_in: str, settings: BackupSettings, home: Home) -> int:
+    """Write the bytes that the rows tell of and the home lacks; give how many files that were."""
+    count = 0
+    with psycopg.connect(way_in, autocommit=True) as db:
+        for each in bytes_of_files.listed(db):
+            place = home.root / "files" / each.key
+            if place.is_file() and place.stat().st_size == each.size_bytes:
+                continue
+            bytes_of_files.give_back(
+                each, pool=settings.folder.files, target=home.root / "files", key=settings.key
+            )
+            count += 1
+    return count
+
+
+def follow(home: Home, source: Source, *, say: Callable[[str], None]) -> int:
+    """Be a streaming replica of another server until told to end."""
+    with home.locked():
+        target = home.root / "postgres"
+        if not (target / "data").exists():
+            _copy_primary(target, source, home)
+        elif not (target / "data" / "standby.signal").exists():
+            raise StandaloneError(f"{target} holds a database that is no replica")
+        server = server_of(home, source.binaries)
+        server.prepare()
+        stopped: list[int] = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopped.append(1))
+        server.spawn()
+        try:
+            server.wait_ready(timeout_s=_REPLAY_TIMEOUT_S)
+            say(f"following; make it the server with `promote` on QFLOW_HOME={home.root}")
+            child = server.child
+            assert child is not None
+            while not stopped and child.poll() is None:
+                process.wait_until(lambda: bool(stopped) or child.poll() is not None, timeout_s=1.0)
+            if child.returncode is not None:
+                raise StandaloneError(
+                    f"the replica ended ({process.describe_exit(child.returncode)}):\n"
+                    + process.tail(server.log)
+                )
+        finally:
+            server.stop()
+    return 0
+
+
+def promote(home: Home, settings: BackupSettings | None, *, binaries: Binaries) -> None:
+    """Make a replica an ordinary server with all that it received; the old one must be down."""
+    data = home.root / "postgres" / "data"
+    if not (data / "standby.signal").exists():
+        raise StandaloneError(f"{data} is no replica; there is nothing to promote")
+    holder = home.holder()
+    mark = ProcessMark.of(holder) if holder else None
+    if mark is not None and not mark.end(_END_LADDER):
+        raise StandaloneError(f"the replica's process {mark.pid} does not end")
+    with home.locked():
+        server = server_of(
+            home,
+            binaries,
+            # An end of its own history: what the old server still writes can never be taken for it.
+            {
+                "restore_command": "false",
+                "hot_standby": "off",
+                "hba_file": trusting(data.parent),
+            },
+        )
+        server.prepare()
+        write_beside(data, "postgresql.auto.conf", "")
+        write_beside(data, "recovery.signal", "")
+        (data / "standby.signal").unlink()
+        write_beside(data, TRUST, "local all all trust\n")
+        server.spawn()
+        try:
+            server.wait_ready(timeout_s=_REPLAY_TIMEOUT_S)
+            way_in = make_ours(server, home.secret("postgres.password"))
+            if settings is not None and settings.files is not None:
+                give_back_files(way_in, settings, home)
+        finally:
+            server.stop()
+            (data / TRUST).unlink(missing_ok=True)
+
+
+def upgrade(home: Home, *, old: Binaries, new: Binaries) -> Path:
+    """Take a home's database to a later major version of PostgreSQL; give the old folder."""
+    with home.locked():
+        target = home.root / "postgres"
+        if not (target / "data" / "PG_VERSION").exists():
+            raise StandaloneError(f"there is no database in {target}")
+        if new.major <= old.major:
+            raise StandaloneError(
+                f"the data are of PostgreSQL {old.major}, and the programs of this version of "
+                f"Qflow are {new.major}: nothing to upgrade"
+            )
+        work = home.root / "upgrade"
+        shutil.rmtree(work, ignore_errors=True)
+        folder = BackupFolder(work, home)
+        before = server_of(home, old)
+        before.start()
+        try:
+            source = Source(before.url(), new)
+            manifest = take(source, folder, kind="dump", files=None, key=None, with_passwords=True)
+        finally:
+            before.stop()
+        with _beside(target) as place:
+            with restored(
+                folder,
+                folder.entry(manifest.id),
+                manifest,
+                place=place,
+                sockets=home.sockets(),
+                binaries=new,
+                password=home.secret("postgres.password"),
+                key=None,
+            ) as (_, way_in):
+                _compare_rows(manifest, way_in)
+            kept = _swap(place, target)
+        shutil.rmtree(work, ignore_errors=True)
+        assert kept is not None
+        return kept
+
+
+def _compare_rows(manifest: Manifest, way_in: str) -> None:
+    with psycopg.connect(way_in, autocommit=True) as db:
+        counts = count_rows(db)
+    if counts != manifest.rows:
+        other = sorted(name for name in counts if counts[name] != manifest.rows.get(name))
+        raise StandaloneError(
+            f"the new database has other rows than the old one in {', '.join(other)}; nothing "
+            "was changed"
+        )
+
+
+def _copy_primary(target: Path, source: Source, home: Home) -> None:
+    """Copy the primary's files, with where to follow it; a copy that was cut off begins again."""
+    fresh = target / "data.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with source.connected() as db:
+        db.execute(_MAKE_SLOT, (REPLICA, REPLICA))
+    command = source.command(
+        *("pg_basebackup", "-D", str(fresh), "-X", "stream", "-c", "fast", "-R"),
+        f"--slot={REPLICA}",
+        name=REPLICA,
+    )
+    with source.output(command) as out:
+        out.read()
+    (fresh / "postmaster.pid").unlink(missing_ok=True)
+    fresh.chmod(0o700)
+    fresh.rename(target / "data")
+    home.make()
+
+
+def _refuse_moment(manifest: Manifest, to: datetime | None) -> None:
+    if to is None:
+        return
+    if manifest.kind != "base":
+        raise StandaloneError("a dump is of one moment; only a base backup goes on to another")
+    if to <= manifest.recovery_point:
+        raise StandaloneError(
+            f"backup {manifest.id} is of {manifest.recovery_point.isoformat()}: to go back to "
+            f"{to.isoformat()}, choose an older one"
+        )
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Give a place beside the final one; what is left there by a killed restore goes first."""
+    place = target.with_name(f"{target.name}.restoring")
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _swap(place: Path, target: Path) -> Path | None:
+    """Put the new server in the old one's place, and give where the old one is kept."""
+    kept = None
+    if target.exists():
+        if (target / "tuning.conf").exists():
+            shutil.copy2(target / "tuning.conf", place / "tuning.conf")
+        kept = target.with_name(f"{target.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        target.rename(kept)
+    place.rename(target)
+    os.sync()
+    return kept

@@ -1,0 +1,97 @@
+"""Bytes of runs' files: each kept once beside the backups, for it never changes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, LiteralString
+
+import psycopg
+
+from services.standalone.backup.manifest import Listed
+from services.standalone.backup.sealed import CorruptError, Writer, pieces, stored
+
+_PIECE_BYTES: Final = 1 << 20
+_FILES: Final[LiteralString] = """
+    SELECT file_path::text, file_size_bytes, coalesce(hash_sha256, '')::text FROM files
+"""
+
+
+def listed(db: psycopg.Connection) -> Iterator[Listed]:
+    """Give every row, some at a time."""
+    with db.transaction(), db.cursor(name="files") as cursor:
+        cursor.itersize = 5000
+        for row in cursor.execute(_FILES):
+            yield Listed(*row)
+
+
+def keep_new(
+    db: psycopg.Connection, *, source: Path, pool: Path, key: bytes | None
+) -> tuple[int, list[Listed]]:
+    """Copy what the pool lacks; give how many were copied, and the rows whose bytes it now has."""
+    copied, found = 0, []
+    for each in listed(db):
+        folder, name = _place(pool, each.key)
+        if stored(folder, name) is None:
+            try:
+                _copy(source / each.key, folder, name, each, key)
+            except FileNotFoundError:
+                continue  # forgotten since its row was read; one that should be there shows below
+            copied += 1
+        found.append(each)
+    return copied, found
+
+
+def give_back(each: Listed, *, pool: Path, target: Path, key: bytes | None) -> None:
+    """Write a file's bytes where the store has them; raises CorruptError where they are not so."""
+    place = target / each.key
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    beside = place.with_name(f".{place.name}.restored")
+    try:
+        with beside.open("wb") as file:
+            for piece in _proven(each, pool, key):
+                file.write(piece)
+        beside.chmod(0o600)
+        beside.replace(place)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check(each: Listed, *, pool: Path, key: bytes | None) -> None:
+    """Read a kept file whole; raises CorruptError where its bytes are not as its row says."""
+    for _ in _proven(each, pool, key):
+        pass
+
+
+def _proven(each: Listed, pool: Path, key: bytes | None) -> Iterator[bytes]:
+    path = stored(*_place(pool, each.key))
+    if path is None:
+        raise CorruptError(f"the bytes of file {each.key} are missing")
+    digest, size = hashlib.sha256(), 0
+    for piece in pieces(path, key):
+        digest.update(piece)
+        size += len(piece)
+        yield piece
+    if size != each.size_bytes or (each.sha256 and digest.hexdigest() != each.sha256):
+        raise CorruptError(f"the bytes of file {each.key} are not those its row tells of")
+
+
+def _copy(path: Path, folder: Path, name: str, each: Listed, key: bytes | None) -> None:
+    with path.open("rb") as file:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with Writer(folder / name, key) as writer:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+                writer.write(piece)
+            if each.sha256 and digest.hexdigest() != each.sha256:
+                raise CorruptError(
+                    f"file {each.key} on disk is not what its row tells of: it is damaged there"
+                )
+            writer.finish()
+
+
+def _place(pool: Path, key: str) -> tuple[Path, str]:
+    tenant, _, name = key.partition("/")
+    return pool / tenant, name

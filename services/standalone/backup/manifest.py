@@ -1,0 +1,124 @@
+"""What a backup says of itself, and what proving it found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, Self
+
+from services.standalone.backup.sealed import CorruptError, Part
+
+Kind = Literal["base", "dump"]
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A row of `files`: where its bytes lie, and what they are."""
+
+    key: str
+    size_bytes: int
+    sha256: str
+
+    def line(self) -> bytes:
+        """Give it as a line of a listing."""
+        return json.dumps([self.key, self.size_bytes, self.sha256]).encode() + b"\n"
+
+    @classmethod
+    def of(cls, line: bytes) -> Listed:
+        """Read a line of a listing."""
+        return cls(*json.loads(line))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """One backup: where it came from, to which moment it goes, and every file with its digest."""
+
+    id: str
+    kind: Kind
+    started_at: datetime
+    recovery_point: datetime  # by the database's clock: all that was committed by then is in it
+    finished_at: datetime
+    postgres_major: int
+    schema_revision: str
+    database: str
+    superuser: str
+    system_id: str
+    first_segment: str  # of the WAL, without which it is not consistent; empty for a dump
+    key_id: str
+    parts: Sequence[Part]
+    files_count: int
+    files_bytes: int
+    files_kept: bool  # false: they lie in an object store, which has copies of its own
+    rows: Mapping[str, int]  # of each table, in a dump
+
+    @property
+    def size_bytes(self) -> int:
+        """What its own files take; those of runs are shared by all backups."""
+        return sum(part.size_bytes for part in self.parts)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give plain values."""
+        return {**_plain(asdict(self)), "format": FORMAT}
+
+    @classmethod
+    def read(cls, facts: Mapping[str, Any]) -> Self:
+        """Read plain values; raises CorruptError for what this version cannot read."""
+        if facts.get("format") != FORMAT:
+            raise CorruptError(
+                f"the backup has format {facts.get('format')}, this version reads {FORMAT}: "
+                "use the version of Qflow that made it, or a later one"
+            )
+        told = {name: value for name, value in facts.items() if name != "format"}
+        for name in ("started_at", "recovery_point", "finished_at"):
+            told[name] = datetime.fromisoformat(told[name])
+        told["parts"] = tuple(Part(**part) for part in told["parts"])
+        return cls(**told)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What restoring a backup into a server of its own, and looking at the copy, found."""
+
+    backup_id: str
+    verified_at: datetime
+    recovery_point: datetime  # the last moment that the copy has
+    recovery_time_s: float  # from nothing to a server that answers
+    problems: Sequence[str]
+    invariants_held: int
+    invariants_asked: int
+    files_checked: int
+    rows_read: int
+    signed_here: bool
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the backup can be relied upon."""
+        return not self.problems
+
+    def as_json(self) -> dict[str, Any]:
+        """Give plain values."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def read(cls, facts: Mapping[str, Any]) -> Self:
+        """Read plain values."""
+        told = dict(facts)
+        for name in ("verified_at", "recovery_point"):
+            told[name] = datetime.fromisoformat(told[name])
+        told["problems"] = tuple(told["problems"])
+        return cls(**told)
+
+
+def id_of(moment: datetime, noise: str) -> str:
+    """Name a backup so that names sort by time."""
+    return f"{moment.astimezone(UTC):%Y%m%dT%H%M%S%fZ}-{noise}"
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in values.items()
+    }

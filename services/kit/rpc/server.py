@@ -52,6 +52,7 @@ _PING_INTERVAL_MIN_S: Final = 30
 _KEEPALIVE_S: Final = 60
 _KEEPALIVE_INTERNAL_S: Final = 10
 _KEEPALIVE_TIMEOUT_S: Final = 10
+_FIRST_WRITE_S: Final = 2
 
 # What answers without a token, by full name; nothing is matched by prefix or suffix.
 _OPEN: Final = frozenset({health.SERVICE_NAME, reflection.V1, reflection.V1ALPHA})
@@ -315,11 +316,30 @@ def _servicer(handler: Handler) -> Handle:
         if not inspect.isasyncgen(answer):
             return await answer
         async with aclosing(answer) as messages:
+            first = True
             async for message in messages:
-                await call.context.write(message)
+                if first:
+                    await _write_first(call.context, message)
+                    first = False
+                else:
+                    await call.context.write(message)
         return None
 
     return handle
+
+
+async def _write_first(context: Context, message: Any) -> None:
+    """Write a stream's first message whole, though the stream be ended meanwhile.
+
+    The answer's head goes with it. grpc.aio would send that once more with the status of a call
+    whose head is still on its way, fail to, and leave both sides waiting.
+    """
+    writing = asyncio.ensure_future(context.write(message))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing], timeout=_FIRST_WRITE_S)
+        raise
 
 
 def _as_grpc(

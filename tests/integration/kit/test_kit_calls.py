@@ -282,6 +282,30 @@ async def test_a_stopping_server_tells_open_streams_to_resume_elsewhere(service:
     assert reason(caught.value) == "DRAINING"
 
 
+async def test_a_stream_that_is_ended_while_its_first_message_is_written_is_told_why(
+    service: Service,
+) -> None:
+    """CP27."""
+    stopping: list[asyncio.Task[None]] = []
+
+    async def stream(_request: Any, _context: Any) -> AsyncIterator[Any]:
+        # It takes its first step as soon as the write waits.
+        stopping.append(asyncio.create_task(service.server.stop(20)))
+        yield service.pb.Note(text="x")
+        await asyncio.Event().wait()
+
+    service.behaviors.stream = stream
+    async with service.channel() as channel:
+        call = service.stubs.grpc.KitTestServiceStub(channel).Count(service.pb.Note())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async with asyncio.timeout(10):
+                async for _ in call:
+                    pass
+        await asyncio.wait_for(stopping[0], 10)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert reason(caught.value) == "DRAINING"
+
+
 async def test_a_stopping_server_lets_unary_calls_finish(service: Service) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 

@@ -33,11 +33,11 @@ class Server:
 
     context = SimpleNamespace(runner="a")
 
-    async def CreateUpload(self, _request: Any) -> Any:
+    async def CreateUpload(self, _request: Any) -> Any:  # noqa: N802  # the RPC's name
         upload = upload_service_pb2.Upload(id="u")
         return upload_service_pb2.CreateUploadResponse(upload=upload)
 
-    async def WriteUpload(self, parts: Any) -> Any:
+    async def WriteUpload(self, parts: Any) -> Any:  # noqa: N802  # the RPC's name
         async for part in parts:
             if part.upload_id:
                 assert len(self.received) == part.offset_bytes
@@ -48,11 +48,11 @@ class Server:
             self.received += part.chunk
         return upload_service_pb2.WriteUploadResponse(received_bytes=len(self.received))
 
-    async def GetUpload(self, _request: Any) -> Any:
+    async def GetUpload(self, _request: Any) -> Any:  # noqa: N802  # the RPC's name
         upload = upload_service_pb2.Upload(id="u", received_bytes=len(self.received))
         return upload_service_pb2.GetUploadResponse(upload=upload)
 
-    async def FinishUpload(self, request: Any) -> Any:
+    async def FinishUpload(self, request: Any) -> Any:  # noqa: N802  # the RPC's name
         assert hashlib.sha256(self.received).hexdigest() == request.sha256
         return upload_service_pb2.FinishUploadResponse(file=file_service_pb2.File(id="u"))
 

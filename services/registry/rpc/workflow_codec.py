@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from qflow.registry.v1 import workflow_pb2 as pb
-from qflow.types import Type, expression, to_text
+from qflow.types import Type
 
 from services.kit.rpc import codec
 from services.registry.domain.builtins import BY_KIND
@@ -34,6 +34,7 @@ from services.registry.rpc.construct_codec import (
     constructs_from_pb,
 )
 from services.registry.rpc.tag_codec import attached_to_pb
+from services.registry.rpc.type_texts import type_texts
 from services.registry.rpc.unknown_settings import check_settings_known
 from services.registry.storage.versions import Version
 from services.registry.storage.workflows import Workflow
@@ -318,8 +319,8 @@ def workflow_version_to_pb(version: Version[Workflow], *, with_graph: bool) -> p
 
 
 def _text(of: Type | None) -> str:
-    return "" if of is None else to_text(of)
+    return "" if of is None else type_texts(of)[0]
 
 
 def _expression(of: Type | None) -> str:
-    return "" if of is None else expression(of)
+    return "" if of is None else type_texts(of)[1]

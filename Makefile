@@ -12,7 +12,7 @@ PYTEST := $(PY) -m pytest -n $(or $(JOBS),2) --dist loadgroup
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-slow test-docker test-ray test-all check fmt fmt-check lint types proto proto-check migrate bench soak lock clean
+.PHONY: fmt-check $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(MAKEFILE_LIST))
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -70,6 +70,9 @@ proto-check: $(STAMP) ## check the stubs, lint the protos, refuse breaking chang
 	@$(PY) protos/generate.py --check
 	@cd protos && ../$(BIN)/buf lint
 	@mkdir -p build && $(BIN)/buf build protos -o build/image.binpb && $(BIN)/buf breaking build/image.binpb --config protos/buf.yaml --against protos/image.binpb
+
+cases: $(STAMP) ## print which tests name which case of docs/cases.md
+	@$(PY) -m tests.support.cases
 
 migrate: $(STAMP) ## bring the database of QFLOW_DATABASE_URL to this version
 	@$(PY) -m migrations upgrade $(ARGS)

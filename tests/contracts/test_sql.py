@@ -84,8 +84,8 @@ _RUN_BY: Final = {
     "telemetry by kit.audit": "qflow_telemetry",
     "telemetry by kit.idempotency": "qflow_telemetry",
     "registry.storage.lists": "qflow_registry",
-    "registry.storage.lists._NODES_BY_TEXT": "qflow_registry_engine",
-    "registry.storage.lists._WORKFLOWS_BY_TEXT": "qflow_registry_engine",
+    "registry.storage.candidates": "qflow_registry",
+    "registry.storage.candidates by text": "qflow_registry_engine",
     "registry.storage.locks": "qflow_registry_engine",
     "registry.storage.nodes": "qflow_registry",
     "registry.storage.uses": "qflow_registry",
@@ -225,7 +225,7 @@ def _lists() -> Iterator[Statement]:
     """
     from services.kit.filter.language import Comparison, Expression, Word
     from services.kit.filter.order import Order
-    from services.registry.storage import lists
+    from services.registry.storage import candidates, lists
 
     values = {"owner": str(UUID(int=0)), "create_time": "2026-01-01", "update_time": "2026-01-01"}
     flags = dict.fromkeys(("public", "template", "active"), "true")
@@ -254,11 +254,17 @@ def _lists() -> Iterator[Statement]:
                 limit=1,
                 full=False,
             )
-            for shape in ("all", "among_ids", "first"):
-                chosen = {} if shape == "all" else {shape: True}
-                text, _ = lists.statement(listed, question, **chosen)
+            for shape in ("all", "among_ids", "near"):
+                walked = lists.WALKED_FIRST if shape == "near" else 0
+                text, _ = lists.statement(
+                    listed, question, among_ids=shape == "among_ids", walked=walked
+                )
                 place = f"{listed.table}: {name} {shape}"
                 yield Statement("registry", "registry.storage.lists", place, text)
+            for short in (True, False):
+                text, _ = candidates.by_text_statement(listed, question, short=short)
+                place = f"{listed.table}: {name} {short=}"
+                yield Statement("registry", "registry.storage.candidates by text", place, text)
 
 
 def _execution_lists() -> Iterator[Statement]:

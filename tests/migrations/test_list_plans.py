@@ -16,7 +16,7 @@ from psycopg import sql
 
 from services.kit.filter.language import parse
 from services.kit.filter.order import Order
-from services.registry.storage import lists
+from services.registry.storage import candidates, lists
 from services.registry.storage.lists import Listed, Question
 from tests.migrations.subject import Subject
 from tests.support.database import Database, Template
@@ -116,11 +116,11 @@ def _asked(
     order: Order = lists.NEWEST_FIRST,
     after: tuple[Any, UUID] | None = None,
     ids: list[UUID] | None = None,
-    first: bool = False,
+    walked: int = 0,
 ) -> dict[str, Any]:
     question = Question(expression=parse(text), order=order, after=after, limit=51, full=False)
     statement, parameters = lists.statement(
-        listed, question, among_ids=ids is not None, first=first
+        listed, question, among_ids=ids is not None, walked=walked
     )
     whose: object = filled.owner if ids is None else ids
     with _acting(filled, "qflow_registry") as db:
@@ -171,14 +171,15 @@ def test_a_search_looks_at_the_first_rows_by_the_index_of_its_order_and_at_no_mo
         key = "load 5" if field.key_type is str else datetime.now(UTC)
         after = (key, _NOBODY) if later else None
         for text in ("load", "load tags : rare"):
-            plan = _asked(filled, listed, text, order=Order(field, True), after=after, first=True)
+            order, most = Order(field, True), lists.WALKED_FIRST
+            plan = _asked(filled, listed, text, order=order, after=after, walked=most)
             found = _read(plan)
             assert _OWN[listed.table, field.name] in found, found
             assert f"all of {listed.table}" not in found
             (bounded,) = [
                 part
                 for part in _parts(plan)
-                if part["Node Type"] == "Limit" and part["Plan Rows"] == lists.WALKED_MAX
+                if part["Node Type"] == "Limit" and part["Plan Rows"] == most
             ]
             (walk,) = [p for p in bounded["Plans"] if p["Parent Relationship"] == "Outer"]
             assert _OWN[listed.table, field.name] == walk["Index Name"]
@@ -207,15 +208,44 @@ def test_what_was_looked_up_is_read_by_its_id(filled: Filled, listed: Listed) ->
 
 
 @_LISTS
-@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
-def test_a_search_reads_its_two_indexes_and_no_table_whole(
-    filled: Filled, listed: Listed, mode: str
+def test_many_candidates_are_read_each_by_its_id_under_the_callers_policy(
+    filled: Filled, listed: Listed
 ) -> None:
-    with _acting(filled, "qflow_registry_engine") as db:
-        db.execute(f"SET LOCAL plan_cache_mode = {mode}".encode())
-        plan = _plan(db, listed.by_text, [filled.owner, ["load 77"], lists.CANDIDATES_MAX])
-    expected = {f"{listed.table}_search_idx", f"{listed.table}_shown_search_idx"}
-    assert expected == _read(plan)
+    """I31: an array of ids once had the planner walk all of the tenant's index for it."""
+    with filled.database.connect() as db:
+        rows = db.execute(f"SELECT id FROM {listed.table} LIMIT 2000".encode()).fetchall()
+    for order in (Order(field, descending=True) for field in listed.orders):
+        plan = _asked(filled, listed, "load", order=order, ids=[row[0] for row in rows])
+        assert {f"{listed.table}_pkey"} == _read(plan)
+
+
+def _candidates(
+    filled: Filled, listed: Listed, login: str, *, short: bool, mode: str = "force_custom_plan"
+) -> Iterator[dict[str, Any]]:
+    """The plans of a look-up in every order, on the first page and on a later one."""
+    for field in listed.orders:
+        key = "load 5" if field.key_type is str else datetime.now(UTC)
+        for after in (None, (key, _NOBODY)):
+            question = Question(
+                expression=None, order=Order(field, True), after=after, limit=51, full=False
+            )
+            text, more = candidates.by_text_statement(listed, question, short=short)
+            parameters = [filled.owner, ["q7" if short else "load 77"], candidates.CANDIDATES_MAX]
+            with _acting(filled, login) as db:
+                db.execute(f"SET LOCAL plan_cache_mode = {mode}".encode())
+                yield _plan(db, text, [*parameters, *more])
+
+
+@_LISTS
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize(("short", "index"), [(False, "search_idx"), (True, "letters_idx")])
+def test_a_search_reads_its_two_indexes_and_no_table_whole(
+    filled: Filled, listed: Listed, mode: str, index: str, *, short: bool
+) -> None:
+    """I31: also of one letter or two, in every order, at every depth."""
+    expected = {f"{listed.table}_{index}", f"{listed.table}_shown_{index}"}
+    for plan in _candidates(filled, listed, "qflow_registry_engine", short=short, mode=mode):
+        assert expected == _read(plan)
 
 
 @_LISTS
@@ -223,15 +253,15 @@ def test_row_level_security_keeps_a_search_of_a_callers_login_from_its_index(
     filled: Filled, listed: Listed
 ) -> None:
     """Why the engine's login looks first: were this otherwise, no other login would be needed."""
-    with _acting(filled, "qflow_registry") as db:
-        plan = _plan(db, listed.by_text, [filled.owner, ["load 77"], lists.CANDIDATES_MAX])
-    assert not {name for name in _read(plan) if name.endswith("search_idx")}
+    for plan in _candidates(filled, listed, "qflow_registry", short=False):
+        assert not {name for name in _read(plan) if name.endswith("search_idx")}
 
 
 @_LISTS
 def test_a_tag_is_looked_up_by_its_name(filled: Filled, listed: Listed) -> None:
     with _acting(filled, "qflow_registry") as db:
-        plan = _plan(db, listed.by_tag, [filled.owner, "rare", lists.CANDIDATES_MAX])
+        text = candidates.BY_TAG[listed.table]
+        plan = _plan(db, text, [filled.owner, "rare", candidates.CANDIDATES_MAX])
     kind = {"python_nodes": "python_node"}.get(listed.table, "workflow")
     # The policy on relations looks at their rows; the relations themselves fill one page.
     assert _read(plan) <= {

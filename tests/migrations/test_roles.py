@@ -145,6 +145,8 @@ _RETENTION = {
     "cached_results",
     "audit_records",
     "audit_seals",
+    "python_nodes",
+    "workflows",
 }
 # Tables without any tenant's data.
 _GLOBAL = {

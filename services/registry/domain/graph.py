@@ -71,7 +71,7 @@ def _filled(run: Check) -> Definition:
     places(run)
     run.bindings.unused(definition)
     ends(run)
-    constructs(run, _sources(run))
+    constructs(run)
     taken = inputs(run)
     connections = verdicts(run, {each.name: each.type for each in taken if each.type is not None})
     ordered = order(run)
@@ -99,13 +99,3 @@ def _filled(run: Check) -> Definition:
         outputs=shown,
         parameters=parameters,
     )
-
-
-def _sources(run: Check) -> dict[str, set[str]]:
-    """Give the nodes that each node waits for, whatever the edges say."""
-    found: dict[str, set[str]] = {}
-    for index in run.sound:
-        edge = run.definition.connections[index]
-        if edge.source:
-            found.setdefault(edge.target, set()).add(edge.source)
-    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+from uuid import UUID
 
 from services.registry.domain.definition import INFO, Checked, Connection, Finding
 
@@ -35,6 +36,15 @@ class Difference:
     impact: Impact
     edges: tuple[EdgeChange, ...] = ()
     findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A schedule that starts the workflow."""
+
+    id: UUID
+    name: str
+    is_paused: bool
 
 
 UNTOUCHED: Final = Difference(Impact.NONE)

@@ -61,4 +61,8 @@ def _touched_to_pb(touched: Touched) -> pb.WorkflowImpact:
             for each in difference.edges
         ],
         findings=findings_to_pb(difference.findings),
+        schedules=[
+            pb.ScheduleImpact(schedule_id=str(each.id), name=each.name, paused=each.is_paused)
+            for each in touched.schedules
+        ],
     )

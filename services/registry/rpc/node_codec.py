@@ -7,11 +7,11 @@ from typing import Final
 from uuid import UUID
 
 from qflow.registry.v1 import node_pb2 as pb
-from qflow.types import expression, to_text
 
 from services.kit.rpc import codec
-from services.registry.domain.source import Diagnostic
+from services.registry.domain.source import Diagnostic, Output, Parameter
 from services.registry.rpc.tag_codec import attached_to_pb
+from services.registry.rpc.type_texts import type_texts
 from services.registry.storage.nodes import Node
 from services.registry.storage.versions import Version
 
@@ -40,23 +40,8 @@ def node_to_pb(
         main_function=node.main_function,
         is_async=node.is_async,
         python_version=node.python_version,
-        inputs=[
-            pb.Parameter(
-                name=each.name,
-                type_expression=expression(each.type),
-                type_json=to_text(each.type),
-                kind=_KINDS[each.kind],
-                required=each.required,
-                default_json=each.default_json or "",
-            )
-            for each in node.inputs
-        ],
-        outputs=[
-            pb.OutputField(
-                name=each.name, type_expression=expression(each.type), type_json=to_text(each.type)
-            )
-            for each in node.outputs
-        ],
+        inputs=[_input(each) for each in node.inputs],
+        outputs=[_output(each) for each in node.outputs],
         requirements=[
             pb.Requirement(
                 specifier=each.requirement, provenance=each.source, import_name=each.import_name
@@ -88,6 +73,23 @@ def node_to_pb(
         cloned_from=_origin(node.cloned_from),
         kind=pb.NODE_KIND_PYTHON,
     )
+
+
+def _input(each: Parameter) -> pb.Parameter:
+    text, shown = type_texts(each.type)
+    return pb.Parameter(
+        name=each.name,
+        type_expression=shown,
+        type_json=text,
+        kind=_KINDS[each.kind],
+        required=each.required,
+        default_json=each.default_json or "",
+    )
+
+
+def _output(each: Output) -> pb.OutputField:
+    text, shown = type_texts(each.type)
+    return pb.OutputField(name=each.name, type_expression=shown, type_json=text)
 
 
 def _origin(model: tuple[UUID, int] | None) -> pb.NodeOrigin | None:

@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from qflow.registry.v1 import workflow_pb2 as pb
-from qflow.types import Type, expression, to_text
+from qflow.types import Type
 
 from services.kit.rpc import codec
 from services.registry.domain.builtins import BY_KIND
@@ -34,6 +34,7 @@ from services.registry.rpc.construct_codec import (
     constructs_from_pb,
 )
 from services.registry.rpc.tag_codec import attached_to_pb
+from services.registry.rpc.type_texts import type_texts
 from services.registry.rpc.unknown_settings import check_settings_known
 from services.registry.storage.versions import Version
 from services.registry.storage.workflows import Workflow
@@ -193,18 +194,22 @@ def definition_to_pb(definition: Definition, *, with_graph: bool = True) -> pb.W
         ],
     )
     if with_graph:
+        ids: dict[int, str] = {}
         for node in definition.nodes:
-            _add_node(message, node)
+            _add_node(message, node, ids)
         for edge in definition.connections:
             _add_connection(message, edge)
     return message
 
 
-def _add_node(definition: pb.WorkflowDefinition, node: WorkflowNode) -> None:
+def _add_node(definition: pb.WorkflowDefinition, node: WorkflowNode, ids: dict[int, str]) -> None:
     # Added in place: a message that is made first and appended then is copied.
+    shown = ids.get(id(node.node_id))  # a few nodes stand at many places
+    if shown is None:
+        shown = ids[id(node.node_id)] = str(node.node_id)
     message = definition.nodes.add(
         id=node.id,
-        node_id=str(node.node_id),
+        node_id=shown,
         version=node.version,
         memory_limit_bytes=node.memory_bytes,
     )
@@ -213,8 +218,9 @@ def _add_node(definition: pb.WorkflowDefinition, node: WorkflowNode) -> None:
     for name, parameter in node.parameters:
         message.parameters.add(input=name, parameter=parameter)
     message.timeout.FromMilliseconds(node.timeout_ms)
-    for name, value in node.limits.as_json().items():
-        setattr(message.limits, name, value)
+    if node.limits is not DEFAULT_LIMITS:
+        for name, value in node.limits.as_json().items():
+            setattr(message.limits, name, value)
     for name, value_json in node.literals:
         message.literals.add(input=name, value_json=value_json)
     if node.retry is not None:
@@ -313,8 +319,8 @@ def workflow_version_to_pb(version: Version[Workflow], *, with_graph: bool) -> p
 
 
 def _text(of: Type | None) -> str:
-    return "" if of is None else to_text(of)
+    return "" if of is None else type_texts(of)[0]
 
 
 def _expression(of: Type | None) -> str:
-    return "" if of is None else expression(of)
+    return "" if of is None else type_texts(of)[1]

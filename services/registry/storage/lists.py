@@ -27,15 +27,14 @@ from services.kit.filter.fields import (
 from services.kit.filter.language import Expression
 from services.kit.filter.order import Order, OrderField
 from services.kit.page import Found
-from services.kit.pg import Db, Pool, connection
-
-# Above so many candidates a search walks the list's own order instead: what is found that often is
-# met soon. Of 100,000 rows the two ways cost the same at about two thousand.
-CANDIDATES_MAX: Final = 2_000
+from services.kit.pg import Db
 
 # So many of the tenant's own rows are looked at before anything is looked up: what one row in ten
-# has fills a page within them, and what is rare pays two milliseconds more.
-WALKED_MAX: Final = 500
+# has fills a page within them, and what is rare pays two milliseconds more. Where they promise to
+# fill it within half of `WALKED_MAX`, up to that many are looked at: nothing is gained by looking
+# up what is so common, and what they promise is not always so.
+WALKED_FIRST: Final = 500
+WALKED_MAX: Final = 8_000
 
 _TAGGED_NODE: Final = """EXISTS (
     SELECT FROM python_node_tag_relations r JOIN python_node_tags t ON t.id = r.tag_id
@@ -72,66 +71,7 @@ class Listed:
     size_bytes: LiteralString  # about how large a row is once read; $3 says whether whole
     fields: FieldTable
     orders: Sequence[OrderField]
-    by_text: LiteralString
-    by_tag: LiteralString
 
-
-# Both kinds of candidates come as one array, or as null where they are more than $3: what is
-# thrown away need not travel.
-#
-# By text: run by the engine's login, whose policy hides nothing and so keeps no operator from the
-# index. What it gives are ids, and the caller's statement decides about them. See migration 0011.
-_NODES_BY_TEXT: Final[LiteralString] = """
-    SELECT CASE WHEN count(*) <= $3 THEN COALESCE(array_agg(id), '{}') END
-      FROM ((SELECT id FROM python_nodes
-              WHERE search_grams(tenant_id, name || E'\\n' || COALESCE(description, ''))
-                    @> ARRAY(SELECT unnest(search_grams($1::uuid, part))
-                               FROM unnest($2::text[]) AS part)
-              LIMIT $3::integer + 1)
-            UNION
-            (SELECT id FROM python_nodes
-              WHERE (is_template OR is_public)
-                AND search_grams('00000000-0000-0000-0000-000000000000'::uuid,
-                                 name || E'\\n' || COALESCE(description, ''))
-                    @> ARRAY(SELECT unnest(
-                                 search_grams('00000000-0000-0000-0000-000000000000', part))
-                               FROM unnest($2::text[]) AS part)
-              LIMIT $3::integer + 1)) AS candidates
-"""
-
-_WORKFLOWS_BY_TEXT: Final[LiteralString] = """
-    SELECT CASE WHEN count(*) <= $3 THEN COALESCE(array_agg(id), '{}') END
-      FROM ((SELECT id FROM workflows
-              WHERE search_grams(tenant_id, name || E'\\n' || COALESCE(description, ''))
-                    @> ARRAY(SELECT unnest(search_grams($1::uuid, part))
-                               FROM unnest($2::text[]) AS part)
-              LIMIT $3::integer + 1)
-            UNION
-            (SELECT id FROM workflows
-              WHERE is_template
-                AND search_grams('00000000-0000-0000-0000-000000000000'::uuid,
-                                 name || E'\\n' || COALESCE(description, ''))
-                    @> ARRAY(SELECT unnest(
-                                 search_grams('00000000-0000-0000-0000-000000000000', part))
-                               FROM unnest($2::text[]) AS part)
-              LIMIT $3::integer + 1)) AS candidates
-"""
-
-_NODES_BY_TAG: Final[LiteralString] = """
-    SELECT CASE WHEN count(*) <= $3 THEN COALESCE(array_agg(id), '{}') END
-      FROM (SELECT r.node_id AS id
-              FROM python_node_tags t JOIN python_node_tag_relations r ON r.tag_id = t.id
-             WHERE t.tenant_id = $1 AND t.name = $2
-             LIMIT $3::integer + 1) AS candidates
-"""
-
-_WORKFLOWS_BY_TAG: Final[LiteralString] = """
-    SELECT CASE WHEN count(*) <= $3 THEN COALESCE(array_agg(id), '{}') END
-      FROM (SELECT r.workflow_id AS id
-              FROM workflow_tags t JOIN workflow_tag_relations r ON r.tag_id = t.id
-             WHERE t.tenant_id = $1 AND t.name = $2
-             LIMIT $3::integer + 1) AS candidates
-"""
 
 # A column of JSON is told by its size on disk, compressed: about an eighth of what it becomes.
 NODES: Final = Listed(
@@ -148,8 +88,6 @@ NODES: Final = Listed(
         _WORDS,
     ),
     orders=_ORDERS,
-    by_text=_NODES_BY_TEXT,
-    by_tag=_NODES_BY_TAG,
 )
 WORKFLOWS: Final = Listed(
     table="workflows",
@@ -167,8 +105,6 @@ WORKFLOWS: Final = Listed(
         _WORDS,
     ),
     orders=_ORDERS,
-    by_text=_WORKFLOWS_BY_TEXT,
-    by_tag=_WORKFLOWS_BY_TAG,
 )
 
 
@@ -207,7 +143,8 @@ _BY_ORDER: Final = """
      LIMIT $2::integer
 """
 # A page of what is common: where the first rows of the tenant's own fill it, it is whole, since all
-# that is shown to everybody is looked at up to there as well. Otherwise it gives nothing.
+# that is shown to everybody is looked at up to there as well. Otherwise it gives what is there of
+# the tenant's own: how many tell how far a page would be.
 _BY_FIRST: Final = """
     WITH own AS MATERIALIZED (
         SELECT listed.id, {column} AS key, {size_bytes} AS size_bytes
@@ -225,44 +162,49 @@ _BY_FIRST: Final = """
             (SELECT listed.id, {column} AS key, {size_bytes} AS size_bytes
                FROM {table} AS listed
               WHERE {shown} AND {standing} AND listed.tenant_id <> $1::uuid
-                AND {begun} AND {filter}
+                AND {begun} AND {filter} AND (SELECT count(*) FROM own) = $2::integer
               ORDER BY {column} {direction}, listed.id {direction}
               LIMIT $2::integer)) AS found
-     WHERE (SELECT count(*) FROM own) = $2::integer
      ORDER BY key {direction}, id {direction}
      LIMIT $2::integer
 """
+# Each row by its key: under the policy the planner would walk a tenant's whole index for an array.
 _BY_ID: Final = """
     SELECT listed.id, {column} AS key, {size_bytes} AS size_bytes
-      FROM {table} AS listed
-     WHERE listed.id = ANY ($1::uuid[]) AND {condition}
+      FROM unnest($1::uuid[]) AS asked (id),
+           LATERAL (SELECT * FROM {table} AS one WHERE one.id = asked.id OFFSET 0) AS listed
+     WHERE {condition}
      ORDER BY {column} {direction}, listed.id {direction}
      LIMIT $2::integer
 """
 
 
+def begun(question: Question) -> tuple[str, tuple[object, ...]]:
+    """Give the condition that a row stands after the page before; its parameters are $4 and $5."""
+    condition = _ANY if question.with_deleted else _STANDING
+    if question.after is None:
+        return condition, ()
+    by, beyond = question.order.field, question.order.beyond
+    after = _AFTER.format(column=by.column, beyond=beyond, type=by.sql_type)
+    return condition + after, question.after
+
+
 def statement(
-    listed: Listed, question: Question, *, among_ids: bool = False, first: bool = False
+    listed: Listed, question: Question, *, among_ids: bool = False, walked: int = 0
 ) -> tuple[str, tuple[object, ...]]:
     """Put the statement of a question together; gives its text and its parameters from $4 on.
 
     $1 is the caller's tenant, or the ids to choose from; $2 the limit; $3 whether rows are whole.
-    With `first` it looks at so many rows of the tenant's own, and no further.
+    With `walked` it looks at so many rows of the tenant's own, and no further.
     """
     order = question.order
-    begun = _ANY if question.with_deleted else _STANDING
-    parameters = tuple[object, ...]()
-    if question.after is not None:
-        begun += _AFTER.format(
-            column=order.field.column, beyond=order.beyond, type=order.field.sql_type
-        )
-        parameters = question.after
+    standing, parameters = begun(question)
     filtered = _ANY
     if question.expression is not None:
         compiled = compile_filter(question.expression, listed.fields, first=4 + len(parameters))
         filtered = compiled.sql
         parameters += compiled.parameters
-    shape = _BY_FIRST if first else _BY_ID if among_ids else _BY_ORDER
+    shape = _BY_FIRST if walked else _BY_ID if among_ids else _BY_ORDER
     text = shape.format(
         table=listed.table,
         shown=listed.shown,
@@ -270,10 +212,10 @@ def statement(
         size_bytes=listed.size_bytes,
         column=order.field.column,
         direction=order.direction,
-        condition=f"{begun} AND {filtered}",
-        begun=begun,
+        condition=f"{standing} AND {filtered}",
+        begun=standing,
         filter=filtered,
-        walked=WALKED_MAX,
+        walked=walked,
     )
     return text, parameters
 
@@ -291,26 +233,13 @@ async def find(
     return [Found(row["id"], row["key"], row["size_bytes"]) for row in rows]
 
 
-async def find_first(db: Db, listed: Listed, question: Question, *, tenant_id: UUID) -> list[Found]:
-    """Find a page of what is common; nothing where the first rows do not fill it."""
-    text, parameters = statement(listed, question, first=True)
+async def find_near(
+    db: Db, listed: Listed, question: Question, *, tenant_id: UUID, walked: int
+) -> list[Found]:
+    """Find a page of what is common among so many rows of the tenant's own.
+
+    A page that is not full says how much of these rows the filter lets through, and is no page.
+    """
+    text, parameters = statement(listed, question, walked=walked)
     rows = await db.fetch(text, tenant_id, question.limit, question.full, *parameters)
     return [Found(row["id"], row["key"], row["size_bytes"]) for row in rows]
-
-
-async def ids_by_text(
-    pool: Pool, listed: Listed, parts: Sequence[str], *, tenant_id: UUID
-) -> list[UUID] | None:
-    """Find what may hold all these parts of three letters or more; None where that is too much.
-
-    These are candidates: their letters are there, perhaps in another order.
-    """
-    async with connection(pool) as db:
-        ids: list[UUID] | None = await db.fetchval(listed.by_text, tenant_id, parts, CANDIDATES_MAX)
-    return ids
-
-
-async def ids_by_tag(db: Db, listed: Listed, name: str, *, tenant_id: UUID) -> list[UUID] | None:
-    """Find what the caller's tenant has tied to a tag; None where that is too much."""
-    ids: list[UUID] | None = await db.fetchval(listed.by_tag, tenant_id, name, CANDIDATES_MAX)
-    return ids

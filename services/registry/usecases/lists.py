@@ -14,13 +14,13 @@ from services.kit.filter.language import Comparison, Expression, Word, parse
 from services.kit.filter.order import Order, order_from
 from services.kit.page import Found
 from services.kit.pg import Db, Pool, as_caller
-from services.registry.storage import lists
+from services.registry.storage import candidates, lists
 from services.registry.storage.lists import NEWEST_FIRST, NODES, WORKFLOWS, Listed, Question
 
 __all__ = ["NODES", "WORKFLOWS", "Asked", "asked_from", "find"]
 
-# The index of a search holds letters by threes.
-_PART_CHARS_MIN: Final = 3
+# The first candidates in the list's order are read alone: nearly all of them are what is sought.
+_CANDIDATES_PER_ROW: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,38 @@ async def find(
     terms = required(asked.expression)
     # One value of a filter is in every row, another in none: no plan is right for both.
     async with as_caller(pool, caller, plans_by_value=asked.expression is not None) as db:
+        tenant_id = caller.tenant_id
         ids = await _by_tag(db, caller, asked.listed, terms)
-        parts = [part for part in map(_searched, terms) if len(part) >= _PART_CHARS_MIN]
-        if ids is None and parts:
-            # To look up what is everywhere takes longer than to walk up to it.
-            page = await lists.find_first(db, asked.listed, question, tenant_id=caller.tenant_id)
-            if page:
+        texts = [text for text in map(_searched, terms) if text]
+        if ids is None and texts:
+            page = await _near(db, asked.listed, question, tenant_id)
+            if page is not None:
                 return page
-            ids = await lists.ids_by_text(search, asked.listed, parts, tenant_id=caller.tenant_id)
-        return await lists.find(db, asked.listed, question, tenant_id=caller.tenant_id, ids=ids)
+            ids = await candidates.ids_by_text(
+                search, asked.listed, question, texts, tenant_id=tenant_id
+            )
+            first = _CANDIDATES_PER_ROW * limit
+            if ids is not None and len(ids) > first:
+                page = await lists.find(
+                    db, asked.listed, question, tenant_id=tenant_id, ids=ids[:first]
+                )
+                if len(page) == limit:
+                    return page
+        return await lists.find(db, asked.listed, question, tenant_id=tenant_id, ids=ids)
+
+
+async def _near(db: Db, listed: Listed, question: Question, tenant_id: UUID) -> list[Found] | None:
+    """Find a page among the first rows, and some more where they promise one; None if it is not.
+
+    To look up what is everywhere takes longer than to walk up to it.
+    """
+    first = lists.WALKED_FIRST
+    page = await lists.find_near(db, listed, question, tenant_id=tenant_id, walked=first)
+    if len(page) < question.limit <= len(page) * (lists.WALKED_MAX // 2 // first):
+        page = await lists.find_near(
+            db, listed, question, tenant_id=tenant_id, walked=lists.WALKED_MAX
+        )
+    return page if len(page) == question.limit else None
 
 
 def _searched(term: Word | Comparison) -> str:
@@ -95,7 +118,7 @@ async def _by_tag(
     for term in terms:
         match term:
             case Comparison("tags", ":", name):
-                ids = await lists.ids_by_tag(db, listed, name, tenant_id=caller.tenant_id)
+                ids = await candidates.ids_by_tag(db, listed, name, tenant_id=caller.tenant_id)
                 if ids is not None:
                     return ids
             case _:

@@ -40,6 +40,8 @@ RULES: Final = (
     Rule(subject="event_deliveries", keep_days=30, batch=5000),
     Rule(subject="cached_results", batch=5000),
     Rule(subject="pins", keep_days=30, batch=1000),
+    Rule(subject="deleted_workflows", keep_days=90, batch=100),
+    Rule(subject="deleted_nodes", keep_days=90, batch=100),
     Rule(subject="engine_members", keep_days=7, batch=5000),
     Rule(subject="runner_members", keep_days=7, batch=5000),
 )

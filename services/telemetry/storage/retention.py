@@ -30,6 +30,8 @@ _FORGET_SCHEDULE_BACKFILLS: Final[LiteralString] = "SELECT cleanup_old_schedule_
 _FORGET_EVENT_DELIVERIES: Final[LiteralString] = "SELECT cleanup_old_event_deliveries($1, $2)"
 _FORGET_CACHED_RESULTS: Final[LiteralString] = "SELECT cleanup_expired_results($1)"
 _FORGET_PINS: Final[LiteralString] = "SELECT cleanup_unused_pins($1, $2)"
+_FORGET_DELETED_WORKFLOWS: Final[LiteralString] = "SELECT cleanup_deleted_workflows($1, $2)"
+_FORGET_DELETED_NODES: Final[LiteralString] = "SELECT cleanup_deleted_nodes($1, $2)"
 _FORGET_ENGINE_MEMBERS: Final[LiteralString] = "SELECT cleanup_dead_engine_members($1, $2)"
 _FORGET_RUNNER_MEMBERS: Final[LiteralString] = "SELECT cleanup_dead_runner_members($1, $2)"
 
@@ -51,6 +53,8 @@ _STATEMENTS: Final[Mapping[str, LiteralString]] = {
     "event_deliveries": _FORGET_EVENT_DELIVERIES,
     "cached_results": _FORGET_CACHED_RESULTS,
     "pins": _FORGET_PINS,
+    "deleted_workflows": _FORGET_DELETED_WORKFLOWS,
+    "deleted_nodes": _FORGET_DELETED_NODES,
     "engine_members": _FORGET_ENGINE_MEMBERS,
     "runner_members": _FORGET_RUNNER_MEMBERS,
 }

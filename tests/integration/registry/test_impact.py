@@ -173,3 +173,48 @@ async def test_what_a_variable_feeds_is_looked_at_too(client: Client) -> None:
     told = (await _analyze(client, node.id, TEXT_INPUT)).workflows[0]
     assert told.impact == node_impact_pb2.IMPACT_BREAKS
     assert {each.code for each in told.findings} == {"TYPE_REFUTED"}
+
+
+async def test_the_schedules_that_start_what_breaks_are_named(
+    client: Client, sql: psycopg.Connection, user: factories.User
+) -> None:
+    """By the current version, its number or an alias that points at it; others start other code."""
+    changed = await client.node(SOURCE)
+    made = await _workflow(client, "w", [place("a", on=changed)], [".n -> a.x"])
+    other = await _workflow(client, "other", [place("a", on=changed)], [".n -> a.x"])
+    sql.execute(
+        "INSERT INTO workflow_versions (workflow_id, version, nodes, connections, created_by)"
+        " SELECT workflow_id, 2, nodes, connections, created_by FROM workflow_versions"
+        "  WHERE workflow_id = %s",
+        (made.id,),
+    )
+    for alias, version in (("prod", 1), ("next", 2)):
+        sql.execute(
+            "INSERT INTO workflow_aliases (workflow_id, tenant_id, name, version, created_by)"
+            " VALUES (%s, %s, %s, %s, %s)",
+            (made.id, user.id, alias, version, user.id),
+        )
+    for name, workflow, version, alias, paused in (
+        ("newest", made, 0, "", False),
+        ("first", made, 1, "", True),
+        ("second", made, 2, "", False),
+        ("by prod", made, 0, "prod", False),
+        ("by next", made, 0, "next", False),
+        ("by nothing", made, 0, "gone", False),
+        ("another's", other, 0, "", False),
+    ):
+        sql.execute(
+            "INSERT INTO schedules (workflow_id, name, workflow_version, workflow_alias, paused_at,"
+            " timing, overlap, catch_up, catch_up_window_ms, tenant_id, created_by)"
+            " VALUES (%s, %s, %s, %s, CASE WHEN %s THEN now() END, '{}', 'skip', 'none', 1, %s,"
+            " %s)",
+            (workflow.id, name, version, alias, paused, user.id, user.id),
+        )
+    told = {
+        each.workflow_id: each for each in (await _analyze(client, changed.id, RENAMED)).workflows
+    }
+    assert node_impact_pb2.IMPACT_BREAKS == told[made.id].impact
+    assert {("newest", False), ("first", True), ("by prod", False)} == {
+        (each.name, each.paused) for each in told[made.id].schedules
+    }
+    assert ["another's"] == [each.name for each in told[other.id].schedules]

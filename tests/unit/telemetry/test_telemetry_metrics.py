@@ -22,7 +22,7 @@ RUN = FinishedExecution(
     started_at=NOON + timedelta(milliseconds=20),
     completed_at=NOON + timedelta(milliseconds=1520.5),
     cpu_us=2_500_000,
-    memory_peak_bytes=2**40,
+    memory_peak_bytes=2**40,  # B76
     node_count=7,
     retry_count=2,
 )

@@ -171,7 +171,7 @@ class Absence:
 def absence_of(check: Check, ordered: Sequence[str]) -> Absence:
     """Place every node of a graph without cycles, in the order in which they may run."""
     handled = {each.id for each in check.definition.nodes if each.continues}
-    nodes = {name: check.definition.nodes[at] for name, at in check.places.items()}
+    nodes = check.named
     if not handled and _runs_whole(check):
         return Absence(nodes, {}, frozenset(), dict.fromkeys(ordered, _NOTHING), is_whole=True)
     incoming: dict[str, dict[str, list[Connection]]] = {}
@@ -193,8 +193,7 @@ def absence_of(check: Check, ordered: Sequence[str]) -> Absence:
 
 def _runs_whole(check: Check) -> bool:
     """Whether nothing in a graph lets a place be left out: most graphs are so, also large ones."""
-    connections = check.definition.connections
-    return all(connections[index].kind in _PLAIN_KINDS for index in check.sound) and all(
+    return check.kinds <= _PLAIN_KINDS and all(
         each.join is None and not each.condition and each.is_main and not each.compensates
         for each in check.definition.nodes
     )

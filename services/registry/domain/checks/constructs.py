@@ -69,22 +69,38 @@ def _waited(check: Check, construct: Signal | Approval, place: str) -> Signal | 
     return replace(construct, type=of, type_text="")
 
 
-def constructs(check: Check, connections: Mapping[str, Collection[str]]) -> None:
-    """Check every place by itself; `connections` has the sources of each, all kinds of edges."""
+def constructs(check: Check) -> None:
+    """Check every place by itself."""
+    places = [(at, node) for at, node in enumerate(check.definition.nodes) if not _is_bare(node)]
+    if not places:
+        return
     fed: dict[str, list[str]] = {}
     for fed_node, name in check.fed:
         fed.setdefault(fed_node, []).append(name)
-    for index, node in enumerate(check.definition.nodes):
+    for index, node in places:
         place, names = f"nodes[{index}]", fed.get(node.id, ())
         if node.condition:
             types = _types(check.known[index])
             _condition(check, f"{place}.condition", node.condition, names, types)
         if isinstance(node.construct, Choice):
             _choice(check, node.construct, f"{place}.choice", names)
-        _join(check, node, place, len(connections.get(node.id, ())))
+        _join(check, node, place, len(set(check.parents.get(node.id, ()))))
         _undoing(check, node, place)
         _built_in(check, node, place)
         _again(check, node, place, check.inner[index], names)
+
+
+def _is_bare(node: WorkflowNode) -> bool:
+    """Whether a place says nothing that this looks at, as most do."""
+    return not (
+        node.construct
+        or node.condition
+        or node.join
+        or node.compensates
+        or node.mapped
+        or node.loop
+        or node.egress_hosts
+    )
 
 
 def _types(signature: Signature | None) -> dict[str, Type]:

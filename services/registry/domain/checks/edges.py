@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -39,14 +39,34 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def ends(check: Check) -> None:
     """Find the edges whose ends exist, which are the graph."""
     seen: dict[tuple[str, ...], int] = {}
+    apart = {each.id for each in check.definition.nodes if each.phase or each.compensates}
     for index, edge in enumerate(check.definition.connections):
         place = f"connections[{index}]"
         first = seen.setdefault(edge.ends, index)
         if first != index:
             message = f"is the same edge as connections[{first}]"
             check.error(place, "DUPLICATE_EDGE", message)
+        elif _is_plain(check, edge, apart):
+            if check.feed(edge.target, edge.target_input, place):
+                check.join(index, edge)
         elif _joins(check, edge, place):
-            check.sound.append(index)
+            check.join(index, edge)
+
+
+def _is_plain(check: Check, edge: Connection, apart: Container[str]) -> bool:
+    """Whether an edge carries a value between two ports that are there, as nearly all do.
+
+    Of all others `_joins` finds out what they are, and what is wrong with them.
+    """
+    if edge.kind or edge.branch or edge.source == edge.target or edge.target in apart:
+        return False
+    target = check.seen.get(edge.target)
+    if target is None or target.is_open or edge.target_input not in target.inputs:
+        return False
+    if not edge.source:
+        return bool(edge.source_output)
+    source = check.seen.get(edge.source)
+    return source is not None and edge.source_output in source.outputs and edge.source not in apart
 
 
 def _joins(check: Check, edge: Connection, place: str) -> bool:
@@ -63,13 +83,7 @@ def _joins(check: Check, edge: Connection, place: str) -> bool:
         return False
     if not sound:
         return False
-    # Nearly all are plain: a value goes from an output to an input.
-    plain = edge.kind == DATA and edge.source_output and edge.target_input and not edge.branch
-    return (
-        (plain or _shape(check, edge, place))
-        and _phases(check, edge, place)
-        and _ports(check, edge, place)
-    )
+    return _shape(check, edge, place) and _phases(check, edge, place) and _ports(check, edge, place)
 
 
 def _shape(check: Check, edge: Connection, place: str) -> bool:
@@ -155,7 +169,7 @@ def _phases(check: Check, edge: Connection, place: str) -> bool:
 
 
 def _node(check: Check, name: str) -> WorkflowNode:
-    return check.definition.nodes[check.places[name]]
+    return check.named[name]
 
 
 def _ports(check: Check, edge: Connection, place: str) -> bool:
@@ -185,10 +199,10 @@ def verdicts(check: Check, inputs: Mapping[str, Type]) -> tuple[Connection, ...]
     connections = list(check.definition.connections)
     for index in check.sound:
         edge = connections[index]
-        if not edge.is_value:
+        if edge.kind and not edge.is_value:
             continue
         source = _source_type(check, edge, inputs)
-        target = check.signature_of(edge.target)
+        target = check.seen[edge.target]
         spec = input_of(target, edge.target_input) if target is not None else None
         if source is not None and spec is not None:
             connections[index] = _typed(check, edge, index, source, spec)
@@ -200,15 +214,14 @@ def _source_type(check: Check, edge: Connection, inputs: Mapping[str, Type]) -> 
         return inputs.get(edge.source_output)
     if edge.kind == FAILURE:
         return ERROR_TYPE
-    signature = check.signature_of(edge.source)
+    signature = check.seen[edge.source]
     return signature.outputs.get(edge.source_output) if signature is not None else None
 
 
 def _typed(check: Check, edge: Connection, index: int, source: Type, spec: InputSpec) -> Connection:
     """Judge an edge; a list that is mapped is held against the input by its elements."""
-    place = f"connections[{index}]"
     target = spec.type
-    mapped = _node(check, edge.target).mapped
+    mapped = check.named[edge.target].mapped
     of = source
     if mapped is not None and mapped.input == edge.target_input:
         element = element_of(source, mapped.depth)
@@ -218,9 +231,10 @@ def _typed(check: Check, edge: Connection, index: int, source: Type, spec: Input
         elif edge.conversion or check.judge(source, target, "").kind not in _AS_IT_STANDS:
             levels = f"{mapped.depth} levels of lists" if mapped.depth > 1 else "a list"
             message = f"{edge.target} goes through {levels}, and is fed {expression(source)}"
+            place = f"connections[{index}]"
             check.error(place, "MAP_NOT_A_LIST", message, "feed it a list, or remove for_each")
             return replace(edge, verdict=VerdictKind.REFUTED.value)
-    judged = _judged(check, edge, place, of, target)
+    judged = _judged(check, edge, index, of, target)
     if judged.conversion and (of is not source or not _is_stored(check, edge)):
         return replace(judged, source_type=of)
     return judged
@@ -235,8 +249,19 @@ def _is_stored(check: Check, edge: Connection) -> bool:
     return plain and node.mapped is None and edge.kind == DATA
 
 
-def _judged(check: Check, edge: Connection, place: str, source: Type, target: Type) -> Connection:
-    said, opaque = check.judge_known(source, target, edge.conversion)
+def _judged(check: Check, edge: Connection, index: int, source: Type, target: Type) -> Connection:
+    said, opaque, kind, is_plain = check.judge_known(source, target, edge.conversion)
+    if is_plain:
+        return Connection(
+            source=edge.source,
+            source_output=edge.source_output,
+            target=edge.target,
+            target_input=edge.target_input,
+            conversion=said.method,
+            verdict=kind,
+            kind=edge.kind,
+        )
+    place = f"connections[{index}]"
     if opaque is not None:
         message = f"values of {opaque} are not carried between nodes"
         hint = "pass plain values or records, or join the two nodes into one"
@@ -244,7 +269,7 @@ def _judged(check: Check, edge: Connection, place: str, source: Type, target: Ty
         return replace(edge, verdict=VerdictKind.REFUTED.value)
     if not said.fits and edge.conversion in LOSSLESS:
         # Inserted when the nodes had other types: chosen anew as if it did not stand there.
-        said, _ = check.judge_known(source, target, "")
+        said, _, kind, _ = check.judge_known(source, target, "")
     if not said.fits:
         message = said.reason
         if said.counter_example is not None:
@@ -256,14 +281,13 @@ def _judged(check: Check, edge: Connection, place: str, source: Type, target: Ty
     elif not said.lossless:
         message = f"{said.method} may lose something or fail at run time"
         check.add(INFO, place, "CONVERSION_LOSSY", message)
-    return Connection(
-        source=edge.source,
-        source_output=edge.source_output,
-        target=edge.target,
-        target_input=edge.target_input,
+    return replace(
+        edge,
         conversion=said.method,
-        verdict=said.kind.value,
-        kind=edge.kind,
+        verdict=kind,
+        branch="",
+        absent="",
+        source_type=None,
         counter_example=_shown_whole(said.counter_example),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from typing import Final
 
 from services.registry.domain.checks.state import Check
@@ -15,15 +15,15 @@ def order(check: Check) -> list[str] | None:
 
     Every kind of edge counts: nothing runs that waits for itself in any way.
     """
-    children, parents = _adjacency(check)
-    ready = deque(name for name in check.places if not parents[name])
+    parents = {name: len(sources) for name, sources in check.parents.items()}
+    ready = deque(name for name in check.places if name not in parents)
     left = dict.fromkeys(check.places)
     ordered = []
     while ready:
         name = ready.popleft()
         del left[name]
         ordered.append(name)
-        for child in children.get(name, ()):
+        for child in check.children.get(name, ()):
             parents[child] -= 1
             if not parents[child]:
                 ready.append(child)
@@ -31,17 +31,6 @@ def order(check: Check) -> list[str] | None:
         _name_cycle(check, left)
         return None
     return ordered
-
-
-def _adjacency(check: Check) -> tuple[dict[str, list[str]], Counter[str]]:
-    children: dict[str, list[str]] = {}
-    parents: Counter[str] = Counter()
-    for index in check.sound:
-        edge = check.definition.connections[index]
-        if edge.source:
-            children.setdefault(edge.source, []).append(edge.target)
-            parents[edge.target] += 1
-    return children, parents
 
 
 def _name_cycle(check: Check, left: dict[str, None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from qflow.types import NONE, Type, union_of
@@ -73,16 +73,18 @@ def _sinks(check: Check) -> list[WorkflowOutput]:
 
 def missing_inputs(check: Check) -> None:
     """Warn of inputs that have to be fed and are not."""
+    required: dict[int, list[str]] = {}  # most signatures stand at many places
     for index, node in enumerate(check.definition.nodes):
         signature = check.known[index]
         if signature is None:
             continue
-        missing = [
-            name
-            for name, spec in signature.inputs.items()
-            if spec.required and (node.id, name) not in check.fed
-        ]
-        for name in missing:
+        names = required.get(id(signature))
+        if names is None:
+            names = [name for name, spec in signature.inputs.items() if spec.required]
+            required[id(signature)] = names
+        for name in names:
+            if (node.id, name) in check.fed:
+                continue
             message = f"nothing feeds the required input {name} of {node.id}"
             hint = "add a connection or a literal"
             check.add(WARNING, f"nodes[{index}]", "INPUT_MISSING", message, hint)
@@ -102,17 +104,7 @@ def _span(check: Check, node: str, place: str) -> None:
 
 def unreachable(check: Check, shown: Sequence[WorkflowOutput]) -> None:
     """Warn of nodes whose work no output of the workflow shows, and that run for nothing else."""
-    backwards: dict[str, list[str]] = {}
-    for index in check.sound:
-        edge = check.definition.connections[index]
-        backwards.setdefault(edge.target, []).append(edge.source)
-    reached = {each.node for each in shown} | _for_effect(check)
-    queue = deque(reached)
-    while queue:
-        for parent in backwards.get(queue.popleft(), ()):
-            if parent and parent not in reached:
-                reached.add(parent)
-                queue.append(parent)
+    reached = _walk({each.node for each in shown} | _for_effect(check), check.parents)
     for index, node in enumerate(check.definition.nodes):
         if node.id not in reached and check.known[index] is not None:
             message = f"{node.id} reaches no output of the workflow"
@@ -122,17 +114,19 @@ def unreachable(check: Check, shown: Sequence[WorkflowOutput]) -> None:
 
 def _for_effect(check: Check) -> set[str]:
     """Give the places that run for what they do: at the end, to undo, on a branch, on a failure."""
-    forwards: dict[str, list[str]] = {}
     found = {each.id for each in check.definition.nodes if not each.is_main}
-    for index in check.sound:
-        edge = check.definition.connections[index]
-        forwards.setdefault(edge.source, []).append(edge.target)
-        if edge.kind in (BRANCH, FAILURE):
-            found.add(edge.target)
+    if check.kinds & {BRANCH, FAILURE}:
+        edges = [check.definition.connections[index] for index in check.sound]
+        found |= {edge.target for edge in edges if edge.kind in (BRANCH, FAILURE)}
+    return _walk(found, check.children)
+
+
+def _walk(found: set[str], ways: Mapping[str, Sequence[str]]) -> set[str]:
+    """Add all that can be reached."""
     queue = deque(found)
     while queue:
-        for child in forwards.get(queue.popleft(), ()):
-            if child not in found:
-                found.add(child)
-                queue.append(child)
+        for name in ways.get(queue.popleft(), ()):
+            if name not in found:
+                found.add(name)
+                queue.append(name)
     return found

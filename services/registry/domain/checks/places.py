@@ -50,16 +50,31 @@ def _settings_of(node: WorkflowNode) -> tuple[object, ...]:
 def places(check: Check) -> None:
     """Find what stands at each place, and check what is written into it."""
     made: dict[tuple[int, Map], Signature] = {}
+    # Of the Python nodes that nothing was told of: most stand at many places. By which UUID it is,
+    # since those are slow keys, and callers' definitions have one of each.
+    right: dict[tuple[int, int], Signature] = {}
     for index, node in enumerate(check.definition.nodes):
         place = f"nodes[{index}]"
-        inner = _standing(check, node)
+        key = (id(node.node_id), node.version)
+        inner = right.get(key) if node.construct is None else None
+        is_right = inner is not None
+        if inner is None:
+            inner = _standing(check, node)
+        seen = inner if node.mapped is None else _seen(inner, node.mapped, made)
         check.inner.append(inner)
-        check.known.append(_seen(inner, node, made))
+        check.known.append(seen)
         first = check.places.setdefault(node.id, index)
         if first != index:
             message = f"{node.id} is the id of nodes[{first}] already"
             check.error(f"{place}.id", "DUPLICATE_NODE_ID", message)
-        _place(check, node, check.known[index], place, twin=first != index)
+        else:
+            check.named[node.id], check.seen[node.id] = node, seen
+        if not is_right:
+            is_right = _stands(check, node, seen, place) and node.construct is None
+            if is_right and inner is not None:
+                right[key] = inner
+        if seen is not None and (node.literals or node.variables or node.parameters):
+            _written(check, node, seen, place, twin=first != index)
 
 
 def _standing(check: Check, node: WorkflowNode) -> Signature | None:
@@ -72,12 +87,11 @@ def _standing(check: Check, node: WorkflowNode) -> Signature | None:
 
 
 def _seen(
-    inner: Signature | None, node: WorkflowNode, made: dict[tuple[int, Map], Signature]
+    inner: Signature | None, mapped: Map, made: dict[tuple[int, Map], Signature]
 ) -> Signature | None:
     """Give the signature as edges see it: a map takes lists of elements, and gives lists."""
-    mapped = node.mapped
-    if inner is None or mapped is None:
-        return inner
+    if inner is None:
+        return None
     key = (id(inner), mapped)
     if key not in made:
         inputs = dict(inner.inputs)
@@ -99,18 +113,25 @@ def input_of(signature: Signature, name: str) -> InputSpec | None:
     return signature.inputs.get(name)
 
 
-def _place(
-    check: Check, node: WorkflowNode, signature: Signature | None, place: str, *, twin: bool
-) -> None:
+def _stands(check: Check, node: WorkflowNode, signature: Signature | None, place: str) -> bool:
+    """See that there is such a node, and that its outputs can leave it; tells whether all is so."""
+    before = len(check.findings)
     _identity(check, node, place)
     if signature is None:
         _absent(check, node, place)
-        return
+        return False
     for name, of in signature.outputs.items():
         opaque = contains_named(of)
         if opaque is not None:
             message = f"the output {name} holds {opaque}, which cannot leave a node"
             check.add(WARNING, place, "OUTPUT_NOT_CARRIED", message, "return plain values")
+    return len(check.findings) == before
+
+
+def _written(
+    check: Check, node: WorkflowNode, signature: Signature, place: str, *, twin: bool
+) -> None:
+    """Check what the place itself gives to its inputs."""
     for index, (name, text) in enumerate(node.literals):
         here = f"{place}.literals[{index}]"
         spec = input_of(signature, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from qflow.types import (
     Type,
@@ -20,14 +20,25 @@ from qflow.types import (
 from services.registry.domain.bindings import Bindings
 from services.registry.domain.definition import (
     ERROR,
+    Connection,
     Definition,
     Finding,
     Signature,
     Signatures,
+    WorkflowNode,
 )
 
 SUGGESTED_MAX: Final = 10
 _NO_VARIABLES: Final[Mapping[str, Type]] = {}
+
+
+class Judged(NamedTuple):
+    """What is known of an edge between two types."""
+
+    said: Verdict
+    opaque: str | None  # what cannot be carried, as it is called
+    verdict: str  # as it is stored
+    is_plain: bool  # it fits, loses nothing and can be carried: there is nothing to be told
 
 
 @dataclass(slots=True)
@@ -38,15 +49,22 @@ class Check:
     signatures: Signatures
     findings: list[Finding] = field(default_factory=list)
     places: dict[str, int] = field(default_factory=dict)
+    # The place of each id, and what edges see there; of two of the same id the first.
+    named: dict[str, WorkflowNode] = field(default_factory=dict)
+    seen: dict[str, Signature | None] = field(default_factory=dict)
     # What edges see at each place, in order: looked up once, since UUIDs are slow keys.
     known: list[Signature | None] = field(default_factory=list)
     # The same without what a map makes of it: what one element, or one turn, has.
     inner: list[Signature | None] = field(default_factory=list)
     # (node, input) that something feeds, with the place of what does.
     fed: dict[tuple[str, str], str] = field(default_factory=dict)
-    # Edges whose ends exist and that are no copies: the graph.
+    # Edges whose ends exist and that are no copies: the graph. Its kinds of edges, and by place
+    # where they come from and lead to, once for each edge.
     sound: list[int] = field(default_factory=list)
-    judged: dict[tuple[int, int, str], tuple[Verdict, str | None]] = field(default_factory=dict)
+    kinds: set[str] = field(default_factory=set)
+    parents: dict[str, list[str]] = field(default_factory=dict)
+    children: dict[str, list[str]] = field(default_factory=dict)
+    judged: dict[tuple[int, int, str], Judged] = field(default_factory=dict)
     compared: dict[tuple[Type, Type, str], Verdict] = field(default_factory=dict)
     bindings: Bindings = field(init=False)
 
@@ -63,7 +81,7 @@ class Check:
 
     def signature_of(self, name: str) -> Signature | None:
         """Give what edges see at a place that exists; None where nothing is known of it."""
-        return self.known[self.places[name]]
+        return self.seen[name]
 
     def value(self, place: str, of: Type, text: str) -> None:
         """Note what hinders a text from being a value of a type."""
@@ -91,12 +109,18 @@ class Check:
         hint = f"it has {', '.join(names[:SUGGESTED_MAX])}" if names else f"it has no {kind}s"
         self.error(place, code, f"{node} has no {kind} {name}", hint)
 
-    def judge_known(
-        self, source: Type, target: Type, conversion: str
-    ) -> tuple[Verdict, str | None]:
+    def join(self, index: int, edge: Connection) -> None:
+        """Take an edge into the graph."""
+        self.sound.append(index)
+        self.kinds.add(edge.kind)
+        if edge.source:
+            self.children.setdefault(edge.source, []).append(edge.target)
+            self.parents.setdefault(edge.target, []).append(edge.source)
+
+    def judge_known(self, source: Type, target: Type, conversion: str) -> Judged:
         """Compare two types once, by which they are: to hash a large one costs what it holds.
 
-        Gives what cannot be carried besides. The types live as long as the signatures do.
+        The types live as long as the signatures do.
         """
         key = (id(source), id(target), conversion)
         known = self.judged.get(key)
@@ -105,7 +129,8 @@ class Check:
             opaque = None
             if said.kind is not VerdictKind.CONVERSION:
                 opaque = contains_named(source) or contains_named(target)
-            known = self.judged[key] = (said, opaque)
+            plain = said.fits and said.lossless and opaque is None
+            known = self.judged[key] = Judged(said, opaque, said.kind.value, plain)
         return known
 
     def judge(self, source: Type, target: Type, conversion: str) -> Verdict:

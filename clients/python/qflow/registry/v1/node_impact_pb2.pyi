@@ -85,6 +85,36 @@ class EdgeChange(_message.Message):
 Global___EdgeChange: _TypeAlias = EdgeChange  # noqa: Y015
 
 @_typing.final
+class ScheduleImpact(_message.Message):
+    """A schedule that starts the workflow at the version that was looked at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.str
+    """The schedule's id."""
+    name: _builtins.str
+    """Its name."""
+    paused: _builtins.bool
+    """Whether it starts nothing at present."""
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "paused", b"paused", "schedule_id", b"schedule_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleImpact: _TypeAlias = ScheduleImpact  # noqa: Y015
+
+@_typing.final
 class WorkflowImpact(_message.Message):
     """One workflow in which the node stands."""
 
@@ -98,6 +128,7 @@ class WorkflowImpact(_message.Message):
     PLACES_FIELD_NUMBER: _builtins.int
     EDGES_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
+    SCHEDULES_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """The workflow's id."""
     name: _builtins.str
@@ -122,6 +153,12 @@ class WorkflowImpact(_message.Message):
         conversions that would mend it.
         """
 
+    @_builtins.property
+    def schedules(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduleImpact]:
+        """The schedules that start this version, be it the current one, by its number or by an alias, newest first: at most
+        100. Where the change breaks the workflow, what they start fails.
+        """
+
     def __init__(
         self,
         *,
@@ -133,10 +170,11 @@ class WorkflowImpact(_message.Message):
         places: _abc.Iterable[_builtins.str] | None = ...,
         edges: _abc.Iterable[Global___EdgeChange] | None = ...,
         findings: _abc.Iterable[_workflow_pb2.Finding] | None = ...,
+        schedules: _abc.Iterable[Global___ScheduleImpact] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "edges", b"edges", "findings", b"findings", "impact", b"impact", "name", b"name", "places", b"places", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "edges", b"edges", "findings", b"findings", "impact", b"impact", "name", b"name", "places", b"places", "schedules", b"schedules", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,7 @@ class NodeServiceStub:
     DeleteNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.DeleteNodeRequest, _node_service_pb2.DeleteNodeResponse]
     """Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
     versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
+    When it has been deleted for long and nothing that is kept refers to it any more, it goes for good.
 
     Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
     """
@@ -115,6 +116,7 @@ class NodeServiceAsyncStub(NodeServiceStub):
     DeleteNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.DeleteNodeRequest, _node_service_pb2.DeleteNodeResponse]  # type: ignore[assignment]
     """Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
     versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
+    When it has been deleted for long and nothing that is kept refers to it any more, it goes for good.
 
     Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
     """
@@ -210,6 +212,7 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_node_service_pb2.DeleteNodeResponse, _abc.Awaitable[_node_service_pb2.DeleteNodeResponse]]:
         """Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
         versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
+        When it has been deleted for long and nothing that is kept refers to it any more, it goes for good.
 
         Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
         """

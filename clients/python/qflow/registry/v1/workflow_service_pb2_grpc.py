@@ -192,7 +192,8 @@ class WorkflowServiceServicer:
 
     def DeleteWorkflow(self, request, context):
         """Deletes a workflow, until it is undeleted. It is listed no more and cannot be started; runs that are under way go
-        on. Deleting a deleted workflow changes nothing.
+        on. Deleting a deleted workflow changes nothing. When it has been deleted for long and nothing that is kept refers
+        to it any more, it goes for good.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

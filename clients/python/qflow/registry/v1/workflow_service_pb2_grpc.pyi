@@ -80,7 +80,8 @@ class WorkflowServiceStub:
     """
     DeleteWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.DeleteWorkflowRequest, _workflow_service_pb2.DeleteWorkflowResponse]
     """Deletes a workflow, until it is undeleted. It is listed no more and cannot be started; runs that are under way go
-    on. Deleting a deleted workflow changes nothing.
+    on. Deleting a deleted workflow changes nothing. When it has been deleted for long and nothing that is kept refers
+    to it any more, it goes for good.
     """
     UndeleteWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.UndeleteWorkflowRequest, _workflow_service_pb2.UndeleteWorkflowResponse]
     """Takes a deletion back. Undeleting a workflow that is not deleted changes nothing.
@@ -141,7 +142,8 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     """
     DeleteWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.DeleteWorkflowRequest, _workflow_service_pb2.DeleteWorkflowResponse]  # type: ignore[assignment]
     """Deletes a workflow, until it is undeleted. It is listed no more and cannot be started; runs that are under way go
-    on. Deleting a deleted workflow changes nothing.
+    on. Deleting a deleted workflow changes nothing. When it has been deleted for long and nothing that is kept refers
+    to it any more, it goes for good.
     """
     UndeleteWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.UndeleteWorkflowRequest, _workflow_service_pb2.UndeleteWorkflowResponse]  # type: ignore[assignment]
     """Takes a deletion back. Undeleting a workflow that is not deleted changes nothing.
@@ -265,7 +267,8 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_service_pb2.DeleteWorkflowResponse, _abc.Awaitable[_workflow_service_pb2.DeleteWorkflowResponse]]:
         """Deletes a workflow, until it is undeleted. It is listed no more and cannot be started; runs that are under way go
-        on. Deleting a deleted workflow changes nothing.
+        on. Deleting a deleted workflow changes nothing. When it has been deleted for long and nothing that is kept refers
+        to it any more, it goes for good.
         """
 
     @_abc_1.abstractmethod

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Literal
 
 import structlog
 
@@ -20,22 +20,42 @@ _PAUSE_MAX_S: Final = 15.0
 
 async def pause(stop: asyncio.Event, seconds: float) -> bool:
     """Wait that long or until told to stop; returns whether to stop."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return False
-    return True
+    await wait_any((stop,), seconds)
+    return stop.is_set()
 
 
 async def wait_either(event: asyncio.Event, stop: asyncio.Event, seconds: float | None) -> None:
     """Wait for an event, the end, or the time."""
-    waits = [asyncio.create_task(event.wait()), asyncio.create_task(stop.wait())]
+    await wait_any((event, stop), seconds)
+
+
+async def wait_any(events: Sequence[asyncio.Event], seconds: float | None = None) -> None:
+    """Wait for any of some events, or the time; others get a turn even where nothing is waited for.
+
+    One future stands in the queues of all: a task for each event would cost ten times as much, and
+    every loop of a service waits so.
+    """
+    if any(event.is_set() for event in events):
+        await asyncio.sleep(0)
+        return
+    loop = asyncio.get_running_loop()
+    woken: asyncio.Future[Literal[True]] = loop.create_future()
+    queues = [event._waiters for event in events]  # noqa: SLF001  # what its own wait() does
+    for queue in queues:
+        queue.append(woken)
+    timer = None if seconds is None else loop.call_later(seconds, _wake, woken)
     try:
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await woken
     finally:
-        for each in waits:
-            each.cancel()
+        if timer is not None:
+            timer.cancel()
+        for queue in queues:
+            queue.remove(woken)
+
+
+def _wake(waiting: asyncio.Future[Literal[True]]) -> None:
+    if not waiting.done():
+        waiting.set_result(True)
 
 
 async def repeat(

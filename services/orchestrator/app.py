@@ -74,6 +74,7 @@ from services.orchestrator.settings import Settings
 from services.orchestrator.storage.limit_slots import CHANNEL as LIMITS_CHANNEL
 from services.orchestrator.storage.limit_slots import freed_by
 from services.orchestrator.storage.shards import CHANNEL
+from services.orchestrator.usecases.agenda import glance
 from services.orchestrator.usecases.balance import begin, hand_over
 from services.orchestrator.usecases.controls import Controls
 from services.orchestrator.usecases.event_courier import Courier
@@ -117,12 +118,14 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     lock = await _lock_home(settings.home, standby=settings.standby)
     plans = Plans()
     shards = Shards()
+    schedules_changed, events_changed = asyncio.Event(), asyncio.Event()
     member = Member(
         engine_pool,
         host=f"{socket.gethostname()}:{settings.home}",
         address=settings.attach_advertise,
         proof=True,
         ttl_s=settings.lease_ttl_s,
+        glance=partial(glance, schedules_changed, events_changed),
     )
     reader = Reader(api_pool, engine_pool, plans)
 
@@ -148,7 +151,6 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     control = ControlServicer(controls=Controls(reader, engine), router=router)
     explaining = ExplainServicer(reader, engine, router)
     scheduler = Scheduler(pool=engine_pool, starter=starter, reader=reader, engine=engine)
-    schedules_changed, events_changed = asyncio.Event(), asyncio.Event()
     webhook_key = read_or_make(settings.webhook_key_file)
     webhooks = Webhooks(loopback=settings.webhook_loopback)
     courier = Courier(engine_pool, webhooks, webhook_key, done=events_changed.set)

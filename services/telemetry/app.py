@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,6 +14,7 @@ from qflow.telemetry.v1.telemetry_service_pb2_grpc import add_TelemetryServiceSe
 
 from services.kit.audit import Recorder
 from services.kit.figures import caches, pools
+from services.kit.listen import listen
 from services.kit.pg import open_pool
 from services.kit.rpc.auth import Authenticator
 from services.kit.run import App
@@ -35,6 +37,9 @@ from services.telemetry.usecases.figures import Work
 _MAINT_STATEMENT_TIMEOUT_S = 60.0
 # A question of the doctor's may read a whole table.
 _DOCTOR_STATEMENT_TIMEOUT_S = 60.0
+
+# On which an orchestrator says that it has begun to work, or has stopped.
+_MEMBERS_CHANNEL = "qflow_members"
 
 
 @asynccontextmanager
@@ -62,7 +67,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         size_max=1,
         statement_timeout_s=_DOCTOR_STATEMENT_TIMEOUT_S,
     )
-    authenticator, work = Authenticator(pool), Work()
+    authenticator, work, stirred = Authenticator(pool), Work(), asyncio.Event()
     backups = Backups(pool, BackupProgram(env), settings.backups)
     async with pool, maint, doctor:
         yield App(
@@ -82,7 +87,13 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 caches({"tokens": authenticator.asked}),
             ],
             loops=[
-                partial(derive_metrics, maint, work),
+                partial(derive_metrics, maint, work, stirred),
+                partial(
+                    listen,
+                    settings.maint_database_url,
+                    {_MEMBERS_CHANNEL: stirred},
+                    application_name="qflow-telemetry-listener",
+                ),
                 partial(
                     sample_health,
                     maint,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 from uuid import UUID
 
@@ -11,7 +11,7 @@ import structlog
 
 from services.kit import crash
 from services.kit.ids import uuid7
-from services.kit.pg import Pool, transaction
+from services.kit.pg import Db, Pool, transaction
 from services.orchestrator.domain.shares import MemberState
 from services.orchestrator.engine.journal import Fence, FencedError
 from services.orchestrator.storage import members, shards
@@ -29,8 +29,18 @@ _SILENT_MAX_S: Final = 86_400.0
 class Member:
     """One row of engine_members, when it was last renewed, and the shards that are its own."""
 
-    def __init__(self, pool: Pool, *, host: str, address: str, proof: bool, ttl_s: float) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        host: str,
+        address: str,
+        proof: bool,
+        ttl_s: float,
+        glance: Callable[[Db], Awaitable[None]] | None = None,
+    ) -> None:
         self._pool = pool
+        self._glance = glance  # what else is looked at whenever the members are
         self._host = host
         self._address = address
         self._proof = proof  # holds the home's lock: no other process of this home is alive
@@ -105,6 +115,8 @@ class Member:
             if not self.live:
                 await members.look_in(db, self.id, self.epoch)
             found = await shards.survey(db, silent_after_s=_SILENT_AFTER_S)
+            if self._glance is not None:
+                await self._glance(db)
         for each in dead:
             log.warning("member_dead", member_id=str(each))
         if all(each.id != self.id for each in found):

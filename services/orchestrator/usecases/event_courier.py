@@ -21,7 +21,7 @@ from services.orchestrator.storage.event_courier import Parcel
 
 log = structlog.get_logger()
 
-SAFETY_S: Final = 60.0
+SAFETY_S: Final = 3600.0  # the look at the members sees once a minute what nobody told
 _CROWDED_S: Final = 0.2
 _EVENTS_MAX: Final = 200
 _AT_ONCE_MAX: Final = 16

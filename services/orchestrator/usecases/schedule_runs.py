@@ -39,8 +39,9 @@ from services.orchestrator.usecases.start import Starter
 
 log = structlog.get_logger()
 
-# Somebody looks so often though nothing is due: a notification may be lost with its connection.
-SAFETY_S: Final = 60.0
+# A notification may be lost with its connection: what is due is also seen, once a minute, by the
+# look at the members, which wakes this. Nothing else is to be waited for.
+SAFETY_S: Final = 3600.0
 # What another has just taken is not asked for again at once.
 _CROWDED_S: Final = 0.2
 _DUE_MAX: Final = 50

@@ -15,7 +15,7 @@ from services.registry.usecases.locks import Locks
 log = structlog.get_logger()
 
 # Locks of another replica, or of a process that is gone, are found by looking now and then.
-_SWEEP_S: Final = 60.0
+_SWEEP_S: Final = 300.0
 _WAIT_MIN_S: Final = 0.5
 
 

@@ -38,12 +38,13 @@ class Locks:
         """Make all locks that are due; gives the seconds until the next is, None with none."""
         while True:
             async with transaction(self._pool) as db:
+                wait = await locks.next_due_in(db)  # most of the time there is none at all
+                if wait is None or wait.total_seconds() > 0:
+                    break
                 due = await locks.claim_due(db, limit=_BATCH)
             if not due:
-                break
+                break  # another has just taken them
             await asyncio.wait({self._begin(each) for each in due})
-        async with transaction(self._pool) as db:
-            wait = await locks.next_due_in(db)
         return None if wait is None else max(0.0, wait.total_seconds())
 
     async def close(self) -> None:

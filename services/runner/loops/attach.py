@@ -11,7 +11,7 @@ from uuid import UUID
 
 import structlog
 
-from services.kit.loops import wait_either
+from services.kit.loops import wait_any, wait_either
 from services.kit.rpc.tls import Trust
 from services.runner.domain.frames import Greeting, Machine
 from services.runner.domain.limits import Tier
@@ -80,13 +80,10 @@ class Streams:
         One that was only told of is left when it does not answer and nobody tells of it any more.
         """
         over = asyncio.create_task(self._over.wait())
-        stopping = asyncio.create_task(stop.wait())
         pause_s = _PAUSE_MIN_S
         try:
             while not self._over.is_set():
-                joined = asyncio.create_task(self._joined.wait())
-                await asyncio.wait({joined, over}, return_when=asyncio.FIRST_COMPLETED)
-                joined.cancel()
+                await wait_either(self._joined, self._over, None)
                 attached = await self._hold_once(address, over, found=found)
                 if found and (
                     address in self._other_names or (not attached and address not in self._peers())
@@ -97,14 +94,9 @@ class Streams:
                     return
                 # Jitter: after a restart all runners come back, and not in one instant.
                 wait_s = pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - only spreads load
-                await asyncio.wait(
-                    {over, stopping} if not stop.is_set() else {over},
-                    timeout=wait_s,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
+                await wait_any((self._over,) if stop.is_set() else (self._over, stop), wait_s)
         finally:
             over.cancel()
-            stopping.cancel()
             self._holding.discard(address)
 
     async def drain(self, stop: asyncio.Event) -> None:
@@ -183,9 +175,7 @@ class Streams:
             session.answered.clear()
             await stream.send(outgoing)
             if outgoing.results:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_ANSWER_MAX_S):
-                        await session.answered.wait()
+                await wait_any((session.answered,), _ANSWER_MAX_S)
 
 
 _ANY_MACHINE: Final = Machine()

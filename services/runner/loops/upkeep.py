@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import count
 from typing import Final
 
 import structlog
@@ -12,7 +13,12 @@ from services.kit.pg import Pool
 from services.runner.gateways.file_port import FileBytes
 from services.runner.loops.attach import Streams
 from services.runner.usecases.desk import Desk
-from services.runner.usecases.files import give_up_expired, remove_deleted, remove_unknown
+from services.runner.usecases.files import (
+    anything_to_sweep,
+    give_up_expired,
+    remove_deleted,
+    remove_unknown,
+)
 from services.runner.usecases.interpreters import InterpreterPool
 from services.runner.usecases.membership import Membership
 from services.runner.usecases.patience import passing
@@ -23,6 +29,7 @@ log = structlog.get_logger()
 _IDLE_CHECK_S: Final = 30.0
 _FILES_CHECK_S: Final = 60.0
 _CONTAINERS_CHECK_S: Final = 60.0
+_ROWS_EVERY: Final = 5  # looks: sandboxes are counted here, their rows by the database
 _UNKNOWN_CHECK_S: Final = 6 * 3600.0
 _UNKNOWN_AGE_S: Final = 24 * 3600.0
 
@@ -55,10 +62,11 @@ async def sweep_files(database: Pool, store: FileBytes, stop: asyncio.Event) -> 
     """Give up uploads that nobody finished; remove what deleted files leave on disk."""
     while not stop.is_set():
         try:
-            while await give_up_expired(database):
-                pass
-            while await remove_deleted(database, store):
-                pass
+            if await anything_to_sweep(database):
+                while await give_up_expired(database):
+                    pass
+                while await remove_deleted(database, store):
+                    pass
         except Exception as problem:
             if not passing(problem):
                 raise
@@ -68,9 +76,11 @@ async def sweep_files(database: Pool, store: FileBytes, stop: asyncio.Event) -> 
 
 async def reap_containers(reaper: Reaper, stop: asyncio.Event) -> None:
     """End sandboxes without a row, and rows without a sandbox."""
-    while not stop.is_set():
+    for look in count():
+        if stop.is_set():
+            return
         try:
-            await reaper.look()
+            await reaper.look(rows=look % _ROWS_EVERY == 0)
         except Exception as problem:
             if not passing(problem):
                 raise

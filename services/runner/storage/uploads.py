@@ -97,6 +97,17 @@ async def delete(db: Db, upload_id: UUID) -> bool:
 
 
 # Later than nobody can write to it any more: a call that began in time may go on for a while.
+_TO_SWEEP: Final[LiteralString] = """
+    SELECT EXISTS (SELECT FROM file_uploads WHERE expires_at < now() - interval '2 hours')
+        OR EXISTS (SELECT FROM outbox_events WHERE kind = 'file_deleted' AND sent_at IS NULL)
+"""
+
+
+async def anything_to_sweep(pool: Pool) -> bool:
+    """Say whether there are uploads to give up or bytes of deleted files."""
+    return bool(await pool.fetchval(_TO_SWEEP))
+
+
 _DELETE_EXPIRED: Final[LiteralString] = """
     DELETE FROM file_uploads WHERE id IN (
         SELECT id FROM file_uploads WHERE expires_at < now() - interval '2 hours'

@@ -98,6 +98,11 @@ def _missing(file_id: UUID) -> NotFound:
     return NotFound("FILE_NOT_FOUND", "there is no such file", resource=("file", str(file_id)))
 
 
+async def anything_to_sweep(pool: Pool) -> bool:
+    """Say whether uploads ran out or deleted files left bytes: one question where there is none."""
+    return await uploads.anything_to_sweep(pool)
+
+
 async def give_up_expired(pool: Pool) -> int:
     """Give up uploads that nobody finished; their bytes follow as those of deleted files do."""
     return await uploads.delete_expired(pool, _REMOVED_AT_ONCE)

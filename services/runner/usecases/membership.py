@@ -13,6 +13,7 @@ from uuid import UUID
 import structlog
 
 from services.kit.errors import QflowError
+from services.kit.loops import wait_either
 from services.kit.pg import Pool, translate
 from services.runner.storage import containers, environments, members
 
@@ -138,14 +139,11 @@ class Membership:
         if stop.is_set():
             await asyncio.sleep(min(self._heartbeat_s, 0.05))
             return
-        waits = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(stop.wait())]
         # A renewal that hangs past the safe time must not stop the clock that ends the attempts.
         seconds = None if resting else self._heartbeat_s
         if busy() and not resting:
             seconds = min(self._heartbeat_s, max(self._safe_until - self._clock(), 0.05))
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+        await wait_either(event, stop, seconds)
         if resting and self._wanted.is_set():
             self._idle_since = self._clock()
 

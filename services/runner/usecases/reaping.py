@@ -32,11 +32,17 @@ class Reaper:
         self._kept = kept
         self._suspects: frozenset[UUID] = frozenset()
 
-    async def look(self) -> tuple[int, int]:
+    async def look(self, *, rows: bool = True) -> tuple[int, int]:
         """Look once: how many sandboxes were ended, and how many rows were closed."""
         strays = await self._host.strays()
         for sandbox_id in strays:
             await self._host.remove(sandbox_id)
+        lost = await self._close_lost() if rows else frozenset[UUID]()
+        if strays or lost:
+            log.warning("containers_reaped", sandboxes=len(strays), rows=len(lost))
+        return len(strays), len(lost)
+
+    async def _close_lost(self) -> frozenset[UUID]:
         incarnation = self._incarnation()
         open_rows = await containers.open_rows(self._pool, incarnation)
         # A row that was closed a moment ago may wait to be written: only the second look counts.
@@ -45,6 +51,4 @@ class Reaper:
         self._suspects = unkept
         if lost:
             await containers.close_lost(self._pool, incarnation, lost)
-        if strays or lost:
-            log.warning("containers_reaped", sandboxes=len(strays), rows=len(lost))
-        return len(strays), len(lost)
+        return lost

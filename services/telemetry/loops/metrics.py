@@ -1,4 +1,4 @@
-"""Metrics follow finished runs within seconds, and cost next to nothing while none finish."""
+"""Metrics follow finished runs within seconds, and cost nothing while nobody runs any."""
 
 from __future__ import annotations
 
@@ -8,31 +8,52 @@ from typing import Final
 from services.kit.loops import repeat
 from services.kit.pg import Pool
 from services.telemetry.usecases.figures import Work
-from services.telemetry.usecases.measure import BATCH_MAX, LATE, RECENT, measure_finished
+from services.telemetry.usecases.measure import (
+    BATCH_MAX,
+    LATE,
+    RECENT,
+    measure_finished,
+    orchestrators_rest,
+)
 
 _BUSY_S: Final = 1.0
 _IDLE_MAX_S: Final = 8.0
+# While every orchestrator rests no run can end, and the first that wakes says so. What is said
+# while the connection is broken is found by looking now and then.
+_RESTING_S: Final = 300.0
 # Runs that were committed long after their clock are few: to look for them costs a walk through
 # all of the last minutes, and they can wait.
 _LATE_EVERY_S: Final = 30.0
 
 
-async def derive_metrics(pool: Pool, work: Work, stop: asyncio.Event) -> None:
-    """Look for finished runs: each second while there are some, ever more seldom while not."""
+async def derive_metrics(
+    pool: Pool, work: Work, stirred: asyncio.Event, stop: asyncio.Event
+) -> None:
+    """Look for finished runs: each second while there are some, ever more seldom while not.
+
+    Not at all while no orchestrator is at work, until `stirred` says that one is.
+    """
     wait_s = _BUSY_S
     late_at = 0.0
+    idle = False
 
     async def step() -> float:
-        nonlocal wait_s, late_at
+        nonlocal wait_s, late_at, idle
+        # Before the look, so that nothing ends between the two unseen.
+        resting = idle and await orchestrators_rest(pool)
         now = asyncio.get_running_loop().time()
-        late = now >= late_at
+        late = resting or now >= late_at  # the last look before a long rest is the thorough one
         measured = await measure_finished(pool, again=LATE if late else RECENT)
         work.measured += measured
         if late and measured < BATCH_MAX:
             late_at = now + _LATE_EVERY_S
         if measured == BATCH_MAX:
             return 0.0
+        idle = not measured
+        if resting and idle:
+            wait_s = _BUSY_S
+            return _RESTING_S
         wait_s = _BUSY_S if measured else min(wait_s * 2, _IDLE_MAX_S)
         return wait_s
 
-    await repeat(stop, step, name="derive_metrics")
+    await repeat(stop, step, name="derive_metrics", wake=stirred)

@@ -72,6 +72,16 @@ async def insert_metrics(db: Db, metrics: Sequence[Metric]) -> None:
     await db.execute(_INSERT_METRICS, *map(list, zip(*columns, strict=True)))
 
 
+_MEMBERS_REST: Final[LiteralString] = """
+    SELECT NOT EXISTS (SELECT FROM engine_members WHERE state = 'live')
+"""
+
+
+async def members_rest(db: Db) -> bool:
+    """Say whether no orchestrator holds a lease: then none has a run to end."""
+    return bool(await db.fetchval(_MEMBERS_REST))
+
+
 # A run may be committed after one that ended later, so the last moments before the mark are looked
 # at again; the marker metric tells which runs of them were measured already.
 _FINISHED_EXECUTIONS: Final[LiteralString] = """

@@ -52,3 +52,9 @@ async def measure_finished(pool: Pool, *, again: timedelta = LATE) -> int:
         )
     log.debug("executions_measured", executions=len(found), metrics=len(derived))
     return len(found)
+
+
+async def orchestrators_rest(pool: Pool) -> bool:
+    """Say whether no orchestrator is at work: what is to be measured then is all there."""
+    async with pool.acquire() as db:
+        return await metrics.members_rest(db)

@@ -17,7 +17,7 @@ from services.kit.pg import Pool
 from services.telemetry.domain.retention import RULES
 from services.telemetry.loops.metrics import derive_metrics
 from services.telemetry.usecases.figures import Work
-from services.telemetry.usecases.measure import READER, measure_finished
+from services.telemetry.usecases.measure import READER, measure_finished, orchestrators_rest
 from services.telemetry.usecases.retain import forget_all
 from tests import factories
 from tests.integration.telemetry.conftest import Runs, Telemetry
@@ -200,11 +200,41 @@ async def test_a_mistake_of_ours_ends_the_loop_loudly() -> None:
 
 async def test_a_waiting_loop_stops_at_once(maint: Pool) -> None:
     stop = asyncio.Event()
-    loop = asyncio.create_task(derive_metrics(maint, Work(), stop))
+    loop = asyncio.create_task(derive_metrics(maint, Work(), asyncio.Event(), stop))
     stop.set()
     async with asyncio.timeout(2):
         await loop
     assert await pause(stop, 60)
+
+
+async def test_metrics_rest_with_the_orchestrators_and_come_back_with_them(
+    maint: Pool, runs: Runs, sql: psycopg.Connection
+) -> None:
+    work, stirred, stop = Work(), asyncio.Event(), asyncio.Event()
+    loop = asyncio.create_task(derive_metrics(maint, work, stirred, stop))
+    async with asyncio.timeout(20):
+        while not stirred._waiters:  # noqa: ASYNC110  # it has looked, and waits
+            await asyncio.sleep(0.05)
+    made = runs.finished()
+    stirred.set()
+    async with asyncio.timeout(20):
+        while not work.measured:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert [str(made)] == list(measured(sql))
+    stop.set()
+    await loop
+
+
+async def test_an_orchestrator_with_a_lease_is_at_work(
+    maint: Pool, sql: psycopg.Connection
+) -> None:
+    sql.execute(
+        "INSERT INTO engine_members (id, epoch, state, host, formats, expires_at, started_at)"
+        " VALUES (gen_random_uuid(), 1, 'live', 'here', '{1}', now() + interval '9 s', now())"
+    )
+    assert not await orchestrators_rest(maint)
+    sql.execute("UPDATE engine_members SET state = 'idle', expires_at = NULL")
+    assert await orchestrators_rest(maint)
 
 
 @pytest.mark.usefixtures("telemetry")

@@ -31,7 +31,8 @@ from services.runner.domain.outcome import (
     Outcome,
 )
 from services.runner.domain.pooling import Pace
-from services.runner.usecases.attempts import Attempt, Attempts
+from services.runner.usecases.attempt import Attempt
+from services.runner.usecases.attempts import Attempts
 from services.runner.usecases.carried import NotCarried
 from services.runner.usecases.membership import LeaseLost, Membership
 from services.runner.usecases.pulling import InputsMissing, PullValues, pull_patiently

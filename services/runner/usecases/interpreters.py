@@ -5,19 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
-from uuid import UUID
+from collections.abc import Callable, Coroutine
 
 import structlog
 
-from services.kit import crash
-from services.runner.domain.environments import Package
-from services.runner.domain.limits import Tier
-from services.runner.domain.node_logs import shown
-from services.runner.domain.outcome import AttemptError, Cause, ErrorType
 from services.runner.domain.pooling import (
     IDLE_MAX_S,
     START_COST_S,
@@ -28,66 +19,11 @@ from services.runner.domain.pooling import (
     worth_starting,
 )
 from services.runner.domain.reuse import VERSIONS_MAX, Reuse
-from services.runner.gateways.sandbox.port import (
-    Interpreter,
-    Sandbox,
-    SandboxDied,
-)
-from services.runner.storage.nodes import NodeVersion
-from services.runner.usecases.container_rows import ContainerRow, ContainerRows
-from services.runner.usecases.spares import Shape, Spares
+from services.runner.gateways.sandbox.port import SandboxDied
+from services.runner.usecases.loading import Loader
+from services.runner.usecases.warm import LoadFailed, Need, Warm
 
 log = structlog.get_logger()
-
-# As many as the orchestrator takes.
-_CAUSES_MAX: Final = 16
-
-
-class LoadFailed(Exception):  # noqa: N818 - it carries the user's error
-    """The node's code could not be loaded."""
-
-    def __init__(self, error: AttemptError, *, printed: tuple[str, str] = ("", "")) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.printed = printed
-        self.container_id: UUID | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """What an interpreter must be to serve a call."""
-
-    key: WarmKey
-    version: NodeVersion
-    interpreter: Interpreter
-    environment: Path | None
-    packages: Sequence[Package]
-    load_timeout_s: float
-    row: ContainerRow | None = None  # written already, to show the installation of packages
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Warm:
-    """One interpreter of the pool."""
-
-    row: ContainerRow
-    key: WarmKey
-    sandbox: Sandbox
-    born: float
-    since: float = 0.0
-    uses: int = 0
-    cpu_us: int = 0
-    memory_peak_bytes: int = 0
-    killed: bool = False
-    prepared: set[UUID] = field(default_factory=set)  # versions that it loads anew for each call
-    io_read_bytes: int = 0
-    io_write_bytes: int = 0
-    cpu_base_us: int = 0  # what the sandbox had used before its first call
-
-    @property
-    def container_id(self) -> UUID:
-        """The id of its row."""
-        return self.row.id
 
 
 class InterpreterPool:
@@ -96,16 +32,13 @@ class InterpreterPool:
     def __init__(
         self,
         *,
-        spares: Spares,
-        rows: ContainerRows,
+        loader: Loader,
         sandboxes_max: int,
-        tier: Tier,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._spares = spares
-        self._rows = rows
+        self._loader = loader
+        self._spares = loader.spares
         self._sandboxes_max = sandboxes_max
-        self._tier = tier
         self._clock = clock
         self._idle: OrderedDict[Warm, None] = OrderedDict()  # the least recently used first
         self._idle_by_key: dict[WarmKey, list[Warm]] = {}
@@ -212,17 +145,6 @@ class InterpreterPool:
         if self._starved:
             self._feed_starved()
 
-    async def prepare(self, warm: Warm, need: Need) -> None:
-        """Tell an interpreter of a version that it loads anew for each call."""
-        if not need.key.reuse.apart or need.version.id in warm.prepared:
-            return
-        try:
-            await self._load_code(need, warm.sandbox)
-        except LoadFailed as failed:
-            failed.container_id = warm.container_id
-            raise
-        warm.prepared.add(need.version.id)
-
     async def kill(self, warm: Warm, *, grace_s: float) -> None:
         """End an interpreter that runs an attempt; its call then fails with SandboxDied."""
         warm.killed = True
@@ -313,7 +235,7 @@ class InterpreterPool:
         problem: Exception | None = None
         warm = None
         try:
-            warm = await self._load(need)
+            warm = await self._loader.load(need)
         except (LoadFailed, SandboxDied) as failed:
             problem = failed
         except Exception as broken:
@@ -339,84 +261,6 @@ class InterpreterPool:
             self._idle_by_key.setdefault(warm.key, []).append(warm)
         if self._starved:
             self._feed_starved()
-
-    async def _load(self, need: Need) -> Warm:
-        row = need.row
-        if row is None or row.taken:
-            row = self.new_row(need.key, need.version)
-            row.packages(
-                need.packages, "completed", lock_digest=need.version.lock_digest, time_ms=0
-            )
-        row.taken = True
-        born = self._clock()
-        sandbox: Sandbox | None = None
-        crash.reach("container_intended")
-        try:
-            sandbox = await self._spares.start(
-                Shape(need.interpreter, need.environment, need.key.limits)
-            )
-            crash.reach("container_started")
-            row.running(sandbox.name)
-            if not need.key.reuse.apart:
-                await self._load_code(need, sandbox)
-        except BaseException as problem:
-            if sandbox is not None:
-                await sandbox.kill()
-            row.ended("error")
-            if isinstance(problem, LoadFailed):
-                problem.container_id = row.id
-            raise
-        return Warm(
-            row=row,
-            key=need.key,
-            sandbox=sandbox,
-            born=born,
-            since=born,
-            cpu_base_us=sandbox.usage().cpu_us,
-        )
-
-    def new_row(self, key: WarmKey, version: NodeVersion) -> ContainerRow:
-        """Write the intent of a sandbox."""
-        return ContainerRow(
-            self._rows,
-            tenant_id=key.tenant_id,
-            node_version_id=version.id,
-            python_version=version.python_version,
-            limits={**key.limits.as_json(self._tier), "reuse": key.reuse.value},
-        )
-
-    async def _load_code(self, need: Need, sandbox: Sandbox) -> None:
-        version = need.version
-        header = {
-            "op": "prepare" if need.key.reuse.apart else "load",
-            "version": str(version.id),
-            "apart": need.key.reuse.value,
-            "code": version.code,
-            "main": version.main_function,
-            "inputs": version.input_types,
-            "outputs": version.output_types,
-            "env": sandbox.environment_path,
-        }
-        sandbox.begin_output()
-        try:
-            async with asyncio.timeout(need.load_timeout_s):
-                reply = await sandbox.request(header)
-        except TimeoutError:
-            raise LoadFailed(
-                AttemptError(
-                    type=ErrorType.TIMEOUT,
-                    message=f"the code was not loaded within {need.load_timeout_s:g} s",
-                ),
-                printed=sandbox.output_tails(),
-            ) from None
-        except SandboxDied as died:
-            kind = ErrorType.OOM if died.oom else ErrorType.EXITED
-            raise LoadFailed(
-                AttemptError(type=kind, message=f"while the code was loaded: {died}"),
-                printed=sandbox.output_tails(),
-            ) from None
-        if reply.header.get("op") != "loaded":
-            raise LoadFailed(error_from(reply.header.get("error")), printed=sandbox.output_tails())
 
     # -- handing over and ending
 
@@ -489,38 +333,3 @@ class InterpreterPool:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("sandbox_task_failed", exc_info=task.exception())
-
-
-def error_from(found: object) -> AttemptError:
-    """Read the agent's error; it is untrusted, so each part is bounded and checked."""
-    if not isinstance(found, dict):
-        return AttemptError(type=ErrorType.EXITED, message="the agent's answer cannot be read")
-    try:
-        kind = ErrorType(found.get("type", ""))
-    except ValueError:
-        kind = ErrorType.USER
-    return AttemptError(
-        type=kind,
-        message=_text(found.get("message"), 16 * 1024),
-        exception=_text(found.get("exception"), 255),
-        traceback=_text(found.get("traceback"), 64 * 1024),
-        causes=_causes(found.get("causes")),
-        retryable=kind is not ErrorType.DEPENDENCY,
-    )
-
-
-def _causes(found: object) -> list[Cause]:
-    """Read what is behind an exception; what has another shape is left out."""
-    causes = []
-    for each in found[:_CAUSES_MAX] if isinstance(found, list) else ():
-        match each:
-            case {"kind": "cause" | "context" | "member" as kind, **rest}:
-                exception, message = _text(rest.get("exception"), 255), rest.get("message")
-                causes.append(Cause(kind, exception, _text(message, 4096)))
-    return causes
-
-
-def _text(value: object, limit: int) -> str:
-    if not isinstance(value, str):
-        return ""
-    return shown(value).encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")

@@ -18,7 +18,7 @@ from services.runner.domain.outcome import (
     Outcome,
     Usage,
 )
-from services.runner.gateways.sandbox.port import Reply
+from services.runner.gateways.sandbox.port import Reply, Talk
 from services.runner.usecases.attempt import Attempt, told_error
 from services.runner.usecases.warm import Warm, error_from
 
@@ -29,10 +29,10 @@ _PLAIN: Final = re.compile(rb'-?(?:0|[1-9][0-9]{0,17})|true|false|null|"[ !#-\[\
 _skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-async def outcome_of(attempt: Attempt, warm: Warm, reply: Reply) -> Outcome:
+async def outcome_of(attempt: Attempt, warm: Warm, talk: Talk, reply: Reply) -> Outcome:
     """Give what became of a call that was answered."""
     header = reply.header
-    stdout, stderr = warm.sandbox.output_tails()
+    stdout, stderr = talk.output_tails()
     usage = usage_from(header.get("usage"))
     recycle = str(header.get("recycle") or "")[:100]
     error: AttemptError | None = None
@@ -140,7 +140,8 @@ def usage_of_dead(warm: Warm, wall_s: float) -> Usage:
     The highest mark of memory is of the sandbox's whole life: who died of it was the highest.
     """
     used = warm.sandbox.usage()
-    cpu_us = max(0, used.cpu_us - warm.cpu_base_us - warm.cpu_us)
+    # Of several calls each had its part.
+    cpu_us = max(0, used.cpu_us - warm.cpu_base_us - warm.cpu_us) // max(1, warm.calls)
     warm.cpu_us += cpu_us
     warm.memory_peak_bytes = max(warm.memory_peak_bytes, used.memory_peak_bytes)
     return Usage(

@@ -11,7 +11,7 @@ from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.limits import MIB
 from services.runner.domain.outcome import AttemptError, ErrorType
 from services.runner.domain.pulse import Pulse
-from services.runner.gateways.sandbox.port import SandboxDied
+from services.runner.gateways.sandbox.port import SandboxDied, SharedTalk
 from services.runner.usecases.warm import Warm
 
 
@@ -21,6 +21,8 @@ class Attempt:
 
     request: AttemptRequest
     warm: Warm | None = None
+    talk: SharedTalk | None = None  # of a call that is not the only one in its interpreter
+    alone: bool = False  # it ended with others once, and is made again with none beside it
     container_id: UUID | None = None
     told: str = ""  # "", "killed", "timeout" or "silent"
     pulse: Pulse | None = None  # of the call, once it has begun

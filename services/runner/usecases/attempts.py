@@ -6,19 +6,19 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from uuid import UUID
 
 from services.kit import crash
 from services.runner.domain.attempts import AttemptRequest
-from services.runner.domain.carried import Carries, carries_of
+from services.runner.domain.carried import Carries
 from services.runner.domain.limits import MIB
 from services.runner.domain.outcome import AttemptError, ErrorType, Outcome
+from services.runner.domain.pooling import WarmKey
 from services.runner.domain.pulse import Pulse
 from services.runner.gateways.file_port import FileCorruptError
-from services.runner.gateways.sandbox.port import Reply, SandboxDied
-from services.runner.storage.nodes import NodeVersion
+from services.runner.gateways.sandbox.port import Reply, SandboxDied, Talk
 from services.runner.usecases.answers import outcome_of, usage_of_dead
 from services.runner.usecases.attempt import (
     Attempt,
@@ -36,7 +36,8 @@ from services.runner.usecases.node_logs import NodeLogs
 from services.runner.usecases.trace import place_of
 from services.runner.usecases.warm import LoadFailed, Need, Warm
 
-_CARRIES_KEPT_MAX: Final = 10_000
+# Calls that meet hide what each leaves: after so many the interpreter is let go, to be looked at.
+_UNPROVEN_MAX: Final = 1_000
 
 
 class Attempts:
@@ -60,7 +61,6 @@ class Attempts:
         self._needs = needs
         self._stored = stored
         self._carried = carried
-        self._carries: dict[UUID, Carries] = {}
         self._killing: set[asyncio.Task[None]] = set()
 
     async def run(self, attempt: Attempt) -> Outcome:
@@ -69,10 +69,13 @@ class Attempts:
         need: Need | None = None
         try:
             need = self._needs.known(attempt.request)
-            warm = None if need is None else self._pool.acquire_idle(need.key)
+            alone = attempt.alone
+            warm = None if need is None else self._pool.acquire_open(need.key, alone=alone)
             if warm is None:
                 if need is None or not self._needs.stands(need):
                     need = await self._needs.make(attempt.request)
+                if alone:
+                    need = replace(need, alone=True)
                 warm = await self._pool.acquire(need)
         except Refused as refused:
             return Outcome(error=refused.error)
@@ -93,7 +96,7 @@ class Attempts:
         try:
             if warm.key.reuse.apart:
                 await self._loader.prepare(warm, need)
-            outcome = await self._call(attempt, warm, self._carries_of(need.version))
+            outcome = await self._call(attempt, warm, need.carries)
             recycle = bool(outcome.recycle)
             worked_s = None if recycle else outcome.usage.worked_s
             return outcome
@@ -102,7 +105,7 @@ class Attempts:
             error = told_error(attempt) if attempt.told else failed.error
             return Outcome(error=error, stdout_tail=stdout, stderr_tail=stderr)
         finally:
-            attempt.warm = None
+            attempt.warm = attempt.talk = None
             warm.row.used(
                 attempts=warm.uses,
                 cpu_us=warm.cpu_us,
@@ -118,23 +121,29 @@ class Attempts:
             attempt.told = why
             attempt.grace_s = grace_s
         if attempt.warm is not None:
-            killing = asyncio.ensure_future(self._pool.kill(attempt.warm, grace_s=grace_s))
+            killing = asyncio.ensure_future(self._end(attempt, attempt.warm, grace_s=grace_s))
             self._killing.add(killing)
             killing.add_done_callback(self._killing.discard)
         elif attempt.task is not None and why == "killed":
             attempt.task.cancel()
 
-    # -- the call
+    async def key_of(self, request: AttemptRequest) -> WarmKey | None:
+        """Give what a request's interpreter is known by; None where the version is not there."""
+        return await self._needs.key_of(request)
 
-    def _carries_of(self, version: NodeVersion) -> Carries:
-        known = self._carries.get(version.id)
-        if known is None:
-            if len(self._carries) >= _CARRIES_KEPT_MAX:
-                self._carries.clear()
-            known = self._carries[version.id] = carries_of(
-                version.input_types, version.output_types
-            )
-        return known
+    async def _end(self, attempt: Attempt, warm: Warm, *, grace_s: float) -> None:
+        """End the call: by its task where others are in the interpreter, which then retires."""
+        talk = attempt.talk
+        if talk is not None:
+            self._pool.retire(warm)
+            talk.cancel()
+            await asyncio.wait((talk.answered,), timeout=max(grace_s, self._grace_s))
+            if talk.answered.done():
+                return
+            grace_s = 0.0
+        await self._pool.kill(warm, grace_s=grace_s)
+
+    # -- the call
 
     async def _call(self, attempt: Attempt, warm: Warm, carries: Carries) -> Outcome:
         began = time.monotonic()
@@ -196,24 +205,29 @@ class Attempts:
         began: float,
         lent: Lent | None = None,
     ) -> Outcome:
-        request, sandbox = attempt.request, warm.sandbox
+        request = attempt.request
+        talk: Talk = warm.sandbox
+        if warm.shared is not None:
+            talk = attempt.talk = warm.shared.begin()
         written = self._logs.open(request)
         loop = asyncio.get_running_loop()
         pulse = attempt.pulse = Pulse(request.heartbeat_timeout_s, now_s=loop.time())
-        sandbox.begin_output(written, lambda said: pulse.beat(said, now_s=loop.time()))
+        talk.begin_output(written, lambda said: pulse.beat(said, now_s=loop.time()))
         attempt.transfer_us = round((time.monotonic() - began) * 1_000_000)
         timer = loop.call_later(request.timeout_s, self._on_timeout, attempt)
         watch = loop.create_task(self._watch(attempt, pulse)) if pulse.timeout_s else None
         try:
-            reply = await sandbox.request(
+            reply = await talk.request(
                 header,
                 body,
                 reply_bytes_max=warm.key.limits.output_bytes + 4096,
                 descriptors_max=0 if lent is None else lent.descriptors_max,
             )
         except SandboxDied as died:
-            stdout, stderr = sandbox.output_tails()
+            stdout, stderr = talk.output_tails()
             written.close()
+            if attempt.talk is not None and attempt.talk.met and not attempt.told:
+                return Outcome(again=True, recycle="died")
             return Outcome(
                 error=died_error(attempt, died),
                 usage=usage_of_dead(warm, time.monotonic() - began),
@@ -227,7 +241,7 @@ class Attempts:
             if watch is not None:
                 watch.cancel()
         crash.reach("attempt_answered")
-        outcome = await outcome_of(attempt, warm, reply)
+        outcome = await outcome_of(attempt, warm, talk, reply)
         written.close()
         if lent is not None:
             outcome = await self._with_files(attempt, warm, lent, reply, outcome)
@@ -235,6 +249,10 @@ class Attempts:
         warm.io_read_bytes += outcome.usage.io_read_bytes
         warm.io_write_bytes += outcome.usage.io_write_bytes
         warm.memory_peak_bytes = max(warm.memory_peak_bytes, outcome.usage.memory_peak_bytes)
+        if warm.shared is not None:
+            warm.unproven = 0 if reply.header.get("quiet") is True else warm.unproven + 1
+            if warm.unproven >= _UNPROVEN_MAX and not outcome.recycle:
+                return outcome._replace(recycle="unproven")
         return outcome
 
     async def _with_files(

@@ -1,4 +1,4 @@
-"""The pool of warm interpreters: one attempt at a time in each, reused by tenant and version."""
+"""The pool of warm interpreters, reused by tenant and version; most serve one call at a time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class InterpreterPool:
         self._sandboxes_max = sandboxes_max
         self._clock = clock
         self._idle: OrderedDict[Warm, None] = OrderedDict()  # the least recently used first
-        self._idle_by_key: dict[WarmKey, list[Warm]] = {}
+        self._open: dict[WarmKey, list[Warm]] = {}  # those that take one more call
         self._loads: dict[WarmKey, Load] = {}
         self._waiting: dict[WarmKey, deque[tuple[Need, asyncio.Future[Warm]]]] = {}
         self._alive: set[Warm] = set()
@@ -71,28 +71,30 @@ class InterpreterPool:
             "waiting": sum(map(len, self._waiting.values())),
         }
 
-    def acquire_idle(self, key: WarmKey) -> Warm | None:
-        """Take a waiting interpreter, the most recently used one: its caches are the warmest."""
-        kept = self._idle_by_key.get(key)
-        while kept:
-            warm = kept.pop()
-            del self._idle[warm]
-            if not kept:
-                del self._idle_by_key[key]
+    def acquire_open(self, key: WarmKey, *, alone: bool = False) -> Warm | None:
+        """Take an interpreter that has room, the one used last: its caches are the warmest."""
+        while kept := self._open.get(key):
+            warm = kept[-1]
+            if alone and warm.calls:
+                warm = next((each for each in reversed(kept) if not each.calls), warm)
+                if warm.calls:
+                    return None
             if warm.sandbox.alive():
-                self._take(warm)
+                self._take(warm, alone=alone)
                 return warm
-            self._end(warm)
+            self._shut(warm)
+            if not warm.calls:
+                self._end(warm)
         return None
 
     async def acquire(self, need: Need) -> Warm:
         """Take an interpreter, waiting for one or starting one; raises LoadFailed, SandboxDied."""
-        warm = self.acquire_idle(need.key)
+        warm = self.acquire_open(need.key, alone=need.alone)
         if warm is not None:
             return warm
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Warm] = loop.create_future()
-        load = self._loads.setdefault(need.key, Load())
+        load = self._load_of(need.key)
         self._waiting.setdefault(need.key, deque()).append((need, waiter))
         starts = worth_starting(load)
         load.waiting += 1
@@ -118,11 +120,13 @@ class InterpreterPool:
         interpreter it waited for processors, of which one interpreter more would not give it more.
         """
         now = self._clock()
-        load = self._loads.setdefault(warm.key, Load())
+        load = self._load_of(warm.key)
         load.busy -= 1
         held_s = now - warm.since
         load.note(held_s if worked_s is None else min(held_s, worked_s))
         warm.since = now
+        warm.calls -= 1
+        warm.alone = False
         if (
             recycle
             or self._closed
@@ -137,13 +141,15 @@ class InterpreterPool:
                 else warm.memory_peak_bytes / warm.key.limits.memory_bytes,
             )
         ):
-            self._end(warm)
-        elif not self._hand_over(warm):
-            self._idle[warm] = None
-            self._idle_by_key.setdefault(warm.key, []).append(warm)
-            self._forget_load(warm.key)
+            self.retire(warm)
+        self._settle(warm)
         if self._starved:
             self._feed_starved()
+
+    def retire(self, warm: Warm) -> None:
+        """Give an interpreter no call any more; it ends after those that are in it."""
+        warm.retired = True
+        self._shut(warm)
 
     async def kill(self, warm: Warm, *, grace_s: float) -> None:
         """End an interpreter that runs an attempt; its call then fails with SandboxDied."""
@@ -192,9 +198,9 @@ class InterpreterPool:
     def _start_if_waiting(self, need: Need, waiter: asyncio.Future[Warm], served: int) -> None:
         if waiter.done() or self._closed:
             return
-        load = self._loads.setdefault(need.key, Load())
+        load = self._load_of(need.key)
         asked = any(each.key == need.key for each in self._starved)
-        if not asked and load.waiting > load.starting and stuck(load, served):
+        if not asked and load.waiting > load.starting * load.width and stuck(load, served):
             self._start(need)
         # As long as it waits: what was started may fail, or end before its turn comes.
         asyncio.get_running_loop().call_later(
@@ -206,7 +212,7 @@ class InterpreterPool:
             self._starved.append(need)
             return
         self._starting += 1
-        self._loads.setdefault(need.key, Load()).starting += 1
+        self._load_of(need.key).starting += 1
         self._spawn(self._start_one(need))
 
     def _evict(self) -> bool:
@@ -243,12 +249,12 @@ class InterpreterPool:
             problem = SandboxDied(f"the sandbox could not be started: {type(broken).__name__}")
         finally:
             self._starting -= 1
-            load = self._loads.setdefault(need.key, Load())
+            load = self._load_of(need.key)
             load.starting -= 1
         if warm is None:
             waiter = self._next_waiter(need.key)
             if waiter is not None and problem is not None:
-                waiter.set_exception(problem)
+                waiter[1].set_exception(problem)
             if self._starved:
                 self._feed_starved()
             return
@@ -256,53 +262,91 @@ class InterpreterPool:
         warm.sandbox.ended.add_done_callback(lambda _: self._ended_by_itself(warm))
         if self._closed:
             self._end(warm)
-        elif not self._hand_over(warm):
-            self._idle[warm] = None
-            self._idle_by_key.setdefault(warm.key, []).append(warm)
+        else:
+            self._settle(warm)
         if self._starved:
             self._feed_starved()
 
     # -- handing over and ending
 
-    def _take(self, warm: Warm) -> None:
+    def _take(self, warm: Warm, *, alone: bool = False) -> None:
+        if not warm.calls:
+            self._idle.pop(warm, None)
+            warm.since = self._clock()
         warm.uses += 1
-        warm.since = self._clock()
-        self._loads.setdefault(warm.key, Load()).busy += 1
+        warm.calls += 1
+        warm.alone = alone
+        self._load_of(warm.key).busy += 1
+        if not warm.room:
+            self._shut(warm)
 
-    def _hand_over(self, warm: Warm) -> bool:
-        waiter = self._next_waiter(warm.key)
-        if waiter is None:
-            return False
-        self._take(warm)
-        waiter.set_result(warm)
-        return True
+    def _settle(self, warm: Warm) -> None:
+        """Give what room there is to who waits, and know it by what is left."""
+        while warm.room and (waiter := self._next_waiter(warm.key, empty=not warm.calls)):
+            need, future = waiter
+            self._take(warm, alone=need.alone)
+            future.set_result(warm)
+        if warm.retired and not warm.calls:
+            self._end(warm)
+            return
+        if not warm.calls:
+            self._idle[warm] = None
+        if warm.room:
+            kept = self._open.setdefault(warm.key, [])
+            if warm not in kept:
+                kept.append(warm)
+        if not warm.calls:
+            self._forget_load(warm.key)
 
-    def _next_waiter(self, key: WarmKey) -> asyncio.Future[Warm] | None:
+    def _shut(self, warm: Warm) -> None:
+        """Offer its room to nobody."""
+        kept = self._open.get(warm.key)
+        if kept is None or warm not in kept:
+            return
+        kept.remove(warm)
+        if not kept:
+            del self._open[warm.key]
+
+    def _next_waiter(
+        self, key: WarmKey, *, empty: bool = True
+    ) -> tuple[Need, asyncio.Future[Warm]] | None:
+        """Take who has waited longest, of those who may enter: some want an empty interpreter."""
         waiting = self._waiting.get(key)
-        while waiting:
-            _, waiter = waiting.popleft()
-            if not waiting:
-                self._waiting.pop(key, None)
-            if not waiter.done():
-                return waiter
-        return None
+        if waiting is None:
+            return None
+        while waiting and waiting[0][1].done():
+            waiting.popleft()
+        may_enter = (
+            each for each in waiting if not each[1].done() and (empty or not each[0].alone)
+        )
+        found = next(may_enter, None)
+        if found is not None:
+            waiting.remove(found)
+        if not waiting:
+            del self._waiting[key]
+        return found
+
+    def _load_of(self, key: WarmKey) -> Load:
+        load = self._loads.get(key)
+        if load is None:
+            load = self._loads[key] = Load(width=key.concurrency)
+        return load
 
     def _forget_load(self, key: WarmKey) -> None:
         load = self._loads.get(key)
-        if load and not (load.busy or load.starting or load.waiting or key in self._idle_by_key):
+        if load and not (load.busy or load.starting or load.waiting or key in self._open):
             del self._loads[key]
 
     def _drop_idle(self, warm: Warm) -> None:
         del self._idle[warm]
-        kept = self._idle_by_key[warm.key]
-        kept.remove(warm)
-        if not kept:
-            del self._idle_by_key[warm.key]
+        self._shut(warm)
 
     def _ended_by_itself(self, warm: Warm) -> None:
         if warm in self._idle:
             self._drop_idle(warm)
             self._end(warm)
+        else:
+            self._shut(warm)
 
     def _end(self, warm: Warm) -> None:
         if warm in self._alive:

@@ -53,6 +53,11 @@ class Loader:
             row.running(sandbox.name)
             if not need.key.reuse.apart:
                 await self._load_code(need, sandbox)
+            shared = (
+                sandbox.share(reply_bytes_max=need.key.limits.output_bytes + 4096)
+                if need.key.concurrency > 1
+                else None
+            )
         except BaseException as problem:
             if sandbox is not None:
                 await sandbox.kill()
@@ -66,17 +71,19 @@ class Loader:
             sandbox=sandbox,
             born=born,
             since=born,
+            shared=shared,
             cpu_base_us=sandbox.usage().cpu_us,
         )
 
     def new_row(self, key: WarmKey, version: NodeVersion) -> ContainerRow:
         """Write the intent of a sandbox."""
+        several = {"concurrency": key.concurrency} if key.concurrency > 1 else {}
         return ContainerRow(
             self._rows,
             tenant_id=key.tenant_id,
             node_version_id=version.id,
             python_version=version.python_version,
-            limits={**key.limits.as_json(self._tier), "reuse": key.reuse.value},
+            limits={**key.limits.as_json(self._tier), "reuse": key.reuse.value, **several},
         )
 
     async def _load_code(self, need: Need, sandbox: Sandbox) -> None:
@@ -89,6 +96,7 @@ class Loader:
             "main": version.main_function,
             "inputs": version.input_types,
             "outputs": version.output_types,
+            "concurrency": need.key.concurrency,
             "env": sandbox.environment_path,
         }
         sandbox.begin_output()

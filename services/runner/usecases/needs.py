@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from services.runner.domain.attempts import AttemptRequest
+from services.runner.domain.carried import carries_of
 from services.runner.domain.environments import Package, packages_in
 from services.runner.domain.limits import NOTHING_ASKED, Asked, limits_of
 from services.runner.domain.network import Network
 from services.runner.domain.outcome import AttemptError, ErrorType
 from services.runner.domain.pooling import WarmKey
-from services.runner.domain.reuse import Reuse, reuse_of
+from services.runner.domain.reuse import Reuse, calls_at_once, reuse_of
 from services.runner.gateways.sandbox.port import Interpreter
 from services.runner.storage.nodes import NodeVersion
 from services.runner.usecases.attempt import Refused, environment_error
@@ -27,7 +28,7 @@ from services.runner.usecases.trace import tell_build
 from services.runner.usecases.warm import Need
 
 _NEEDS_KEPT_MAX: Final = 10_000
-_ShortKey = tuple[int, int, Asked, float, Reuse, Network]
+_ShortKey = tuple[int, int, Asked, float, Reuse, Network, int]
 
 
 class Needs:
@@ -61,11 +62,25 @@ class Needs:
             ),
             limits_of(request.limits, self._caps, request.network),
             reuse,
+            calls_at_once(
+                request.concurrency,
+                reuse,
+                is_async=version.is_async,
+                carries_files=any(carries_of(version.input_types, version.output_types)),
+            ),
         )
 
     def known(self, request: AttemptRequest) -> Need | None:
         """Give the need of a request like one before it."""
         return self._needs.get(_short_key(request))
+
+    async def key_of(self, request: AttemptRequest) -> WarmKey | None:
+        """Give what a request's interpreter is known by; None where the version is not there."""
+        known = self.known(request)
+        if known is not None:
+            return known.key
+        version = await self._versions.get(request.node_version_id)
+        return None if version is None else self._key(request, version)
 
     def stands(self, need: Need) -> bool:
         """Whether the environment of a need that was met before is still there."""
@@ -94,6 +109,7 @@ class Needs:
             environment=folder,
             packages=packages_in(version.lock),
             load_timeout_s=request.timeout_s,
+            carries=carries_of(version.input_types, version.output_types),
         )
         if len(self._needs) >= _NEEDS_KEPT_MAX:
             self._needs.clear()
@@ -159,4 +175,5 @@ def _short_key(request: AttemptRequest) -> _ShortKey:
         request.timeout_s,
         request.reuse,
         request.network,
+        request.concurrency,
     )

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from services.runner.domain.carried import NO_FILES, Carries
 from services.runner.domain.environments import Package
 from services.runner.domain.node_logs import shown
 from services.runner.domain.outcome import AttemptError, Cause, ErrorType
 from services.runner.domain.pooling import WarmKey
-from services.runner.gateways.sandbox.port import Interpreter, Sandbox
+from services.runner.gateways.sandbox.port import Interpreter, Sandbox, SharedCalls
 from services.runner.storage.nodes import NodeVersion
 from services.runner.usecases.container_rows import ContainerRow
 
@@ -40,6 +41,8 @@ class Need:
     environment: Path | None
     packages: Sequence[Package]
     load_timeout_s: float
+    carries: Carries = NO_FILES
+    alone: bool = False  # no other call may be in it
     row: ContainerRow | None = None  # written already, to show the installation of packages
 
 
@@ -60,11 +63,22 @@ class Warm:
     io_read_bytes: int = 0
     io_write_bytes: int = 0
     cpu_base_us: int = 0  # what the sandbox had used before its first call
+    shared: SharedCalls | None = None  # where it serves several calls at once
+    calls: int = 0
+    alone: bool = False  # the call in it wants no other beside it
+    retired: bool = False  # it takes no call any more
+    unproven: int = 0  # calls since it was last seen that nothing was left behind
 
     @property
     def container_id(self) -> UUID:
         """The id of its row."""
         return self.row.id
+
+    @property
+    def room(self) -> bool:
+        """Whether it takes one more call."""
+        free = self.calls < self.key.concurrency if self.shared is not None else not self.calls
+        return free and not self.retired and not self.alone
 
 
 def error_from(found: object) -> AttemptError:

@@ -90,9 +90,9 @@ def node(
     )
     db.execute(
         "INSERT INTO python_node_versions (id, node_id, version, name, code, main_function,"
-        " python_version, input_types, output_types, created_by)"
-        " VALUES (%s, %s, 1, 'n', %s, %s, %s, %s, %s, %s)",
-        (made.version_id, made.id, *common),
+        " python_version, input_types, output_types, created_by, is_async)"
+        " VALUES (%s, %s, 1, 'n', %s, %s, %s, %s, %s, %s, %s)",
+        (made.version_id, made.id, *common, "async def main" in code),
     )
     db.execute(
         "INSERT INTO node_version_locks (node_version_id, tenant_id, state) VALUES (%s, %s, %s)",

@@ -83,7 +83,9 @@ from services.runner.usecases.environments import Environments
 from services.runner.usecases.figures import figures_of
 from services.runner.usecases.inputs import StoredInputs
 from services.runner.usecases.interpreters import InterpreterPool
+from services.runner.usecases.loading import Loader
 from services.runner.usecases.membership import Membership, Offer
+from services.runner.usecases.needs import Needs
 from services.runner.usecases.node_logs import NodeLogs
 from services.runner.usecases.node_versions import NodeVersions
 from services.runner.usecases.outputs import Outputs
@@ -191,18 +193,21 @@ async def _runner(
         exchanges=await asyncio.to_thread(_exchanges, settings),
         egress=partial(egress_for, settings.network.egress_hosts),
     )
-    pool = InterpreterPool(
-        spares=spares, rows=rows, sandboxes_max=settings.sandboxes_max, tier=proven.tier
-    )
+    loader = Loader(spares=spares, rows=rows, tier=proven.tier)
+    pool = InterpreterPool(loader=loader, sandboxes_max=settings.sandboxes_max)
     versions = NodeVersions(engine_pool)
     attempts = Attempts(
         pool=pool,
-        versions=versions,
-        environments=environments,
-        interpreters=interpreters,
+        loader=loader,
+        needs=Needs(
+            versions=versions,
+            environments=environments,
+            interpreters=interpreters,
+            loader=loader,
+            caps=settings.caps,
+        ),
         stored=StoredInputs(store, engine_pool),
         logs=logs,
-        caps=settings.caps,
         carried=CarriedFiles(store, engine_pool),
         grace_s=settings.grace_s,
     )
@@ -257,15 +262,8 @@ async def _runner(
     shown = ShownEnvironments(
         api_pool,
         environments,
-        Preparer(api_pool, versions=versions, environments=environments, sandboxes=pool),
+        Preparer(api_pool, versions=versions, environments=environments, sandboxes=loader),
         pythons={version: each.full_version for version, each in find_pythons().items()},
-    )
-    wheels = Wheels(
-        api_pool,
-        wheel_store,
-        WheelLimits(
-            bytes_max=settings.wheel_bytes_max, tenant_bytes_max=settings.tenant_wheels_bytes_max
-        ),
     )
     for_services = (add_EnvironmentServiceServicer_to_server, EnvironmentServicer(shown))
     try:
@@ -286,7 +284,10 @@ async def _runner(
                 (add_FileServiceServicer_to_server, FileServicer(api_pool, store)),
                 (add_UploadServiceServicer_to_server, UploadServicer(api_pool, store)),
                 (add_LogServiceServicer_to_server, LogServicer(api_pool, logs)),
-                (add_WheelServiceServicer_to_server, WheelServicer(wheels)),
+                (
+                    add_WheelServiceServicer_to_server,
+                    WheelServicer(_wheels(settings, api_pool, wheel_store)),
+                ),
                 (add_PackageRuleServiceServicer_to_server, PackageRuleServicer(api_pool)),
             ],
             figures=[
@@ -468,6 +469,13 @@ def _exchanges(settings: Settings) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o711, parents=True)
     return folder
+
+
+def _wheels(settings: Settings, pool: Pool, store: WheelStore) -> Wheels:
+    limits = WheelLimits(
+        bytes_max=settings.wheel_bytes_max, tenant_bytes_max=settings.tenant_wheels_bytes_max
+    )
+    return Wheels(pool, store, limits)
 
 
 def _refusal(settings: Settings, tier: Tier) -> str:

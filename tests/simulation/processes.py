@@ -26,7 +26,7 @@ from services.orchestrator.usecases.recover import load
 from services.runner.domain.limits import Tier
 from services.runner.domain.outcome import AttemptError, ErrorType, Outcome, Usage
 from services.runner.loops.attach import Streams, greeting_of
-from services.runner.usecases.attempts import Attempt
+from services.runner.usecases.attempt import Attempt
 from services.runner.usecases.desk import Desk
 from services.runner.usecases.membership import Membership, Offer
 from services.runner.usecases.pulling import InputsMissing

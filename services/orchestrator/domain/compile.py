@@ -244,6 +244,7 @@ class _Compiler:
             ),
             network=str(node.get("network") or ""),
             egress_hosts=tuple(node.get("egress_hosts") or ()),
+            concurrency=int(node.get("concurrency") or 0),
         )
 
     def _bindings(

@@ -174,6 +174,7 @@ class Place:
     needs: Needs | None = None  # of a runner, besides a Python
     network: str = ""  # what its code reaches; empty: nothing
     egress_hosts: tuple[str, ...] = ()
+    concurrency: int = 0  # how many calls one interpreter serves at once; 0: one
 
     @property
     def wanted(self) -> Wanted:

@@ -337,6 +337,7 @@ def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
                 heartbeat_timeout_ms=command.place.heartbeat_timeout_ms or 0,
                 network=_NETWORKS.get(command.place.network, isolation_pb2.NETWORK_UNSPECIFIED),
                 egress_hosts=command.place.egress_hosts,
+                concurrency=command.place.concurrency,
             )
 
 

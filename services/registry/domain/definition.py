@@ -93,6 +93,7 @@ class WorkflowNode:
     heartbeat_timeout_ms: int | None = None
     network: str = ""  # empty: none
     egress_hosts: tuple[str, ...] = ()
+    concurrency: int = 0  # 0: one call at a time
 
     @property
     def kind(self) -> str:
@@ -118,6 +119,7 @@ class WorkflowNode:
         yield table.TOTAL_TIMEOUT, self.total_timeout_ms
         yield table.HEARTBEAT_TIMEOUT, self.heartbeat_timeout_ms
         yield table.CACHE_TTL, self.cache_ttl_ms
+        yield table.CONCURRENCY, self.concurrency or 1
         if self.runner is not None:
             yield table.RUNNER_CPUS, self.runner.cpus
             yield table.RUNNER_MEMORY, self.runner.memory_bytes
@@ -246,6 +248,8 @@ class Signature:
     is_workflow: bool = False
     # Whether it takes whatever is connected to it, under any name.
     is_open: bool = False
+    # Whether its calls may meet on one event loop: it is an `async def`.
+    is_async: bool = False
 
 
 # By node and by the version that was asked for; 0 asks for the current one. None: no such version.

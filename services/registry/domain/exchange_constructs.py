@@ -53,7 +53,7 @@ _COUNTS: Final = ("cpus", "memory_bytes", "gpus")
 NODE_KEYS: Final = (
     *KINDS,
     *("join", "condition", "on_failure", "phase", "compensates", "map", "loop"),
-    *("reuse", "runner", "network", "egress_hosts"),
+    *("reuse", "runner", "network", "egress_hosts", "concurrency"),
     *_SPANS,
 )
 CONNECTION_KEYS: Final = ("kind", "branch")
@@ -102,6 +102,8 @@ def _where(node: WorkflowNode) -> dict[str, Plain]:
         shown["network"] = node.network
     if node.egress_hosts:
         shown["egress_hosts"] = [*node.egress_hosts]
+    if node.concurrency:
+        shown["concurrency"] = node.concurrency
     return shown
 
 
@@ -170,6 +172,7 @@ def constructs_from(
     given["reuse"] = _word(read, found, "reuse", path, REUSES)
     given["network"] = _word(read, found, "network", path, NETWORKS)
     given["egress_hosts"] = read.texts(found.get("egress_hosts"), f"{path}.egress_hosts")
+    given["concurrency"] = read.integer(found.get("concurrency"), f"{path}.concurrency", 0)
     if "runner" in found:
         given["runner"] = _requirements_from(read, found["runner"], f"{path}.runner")
     return given

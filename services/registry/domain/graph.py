@@ -19,6 +19,7 @@ from services.registry.domain.checks.order import order
 from services.registry.domain.checks.outputs import missing_inputs, outputs, unreachable
 from services.registry.domain.checks.places import places, settings
 from services.registry.domain.checks.state import Check
+from services.registry.domain.checks.together import together
 from services.registry.domain.definition import (
     CONNECTIONS_MAX,
     ERROR,
@@ -72,6 +73,7 @@ def _filled(run: Check) -> Definition:
     run.bindings.unused(definition)
     ends(run)
     constructs(run)
+    together(run)
     taken = inputs(run)
     connections = verdicts(run, {each.name: each.type for each in taken if each.type is not None})
     ordered = order(run)

@@ -295,6 +295,19 @@ REUSE: Final = Setting(
     proof="tests/integration/runner/test_reuse_of_attempts.py::test_what_calls_share_is_what_the_node_says",
     description="how much of a process the calls share: warm, fork, fresh or container",
 )
+CONCURRENCY: Final = Setting(
+    name="concurrency",
+    kind="integer",
+    unit="calls",
+    default=1,
+    minimum=0,
+    maximum=64,
+    levels=_NODE,
+    enforced_by="runner",
+    enforcement="an interpreter takes no more calls at once",
+    proof="tests/integration/runner/test_calls_at_once.py::test_no_more_calls_meet_than_the_node_says",
+    description="how many calls of an async def one interpreter serves at once",
+)
 RUNNER_ISOLATION: Final = Setting(
     name="runner.isolation",
     kind="text",
@@ -407,6 +420,7 @@ SETTINGS: Final = (
     MAX_DELAY,
     JITTER,
     REUSE,
+    CONCURRENCY,
     NETWORK,
     EGRESS_HOSTS,
     RUNNER_ISOLATION,

@@ -108,6 +108,7 @@ def signature_from_texts(stored: Mapping[str, str]) -> Signature:
             for each in orjson.loads(stored["output_types"])
         },
         is_workflow=bool(stored.get("is_workflow")),
+        is_async=bool(stored.get("is_async")),
     )
 
 

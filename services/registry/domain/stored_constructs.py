@@ -63,6 +63,8 @@ def _where_to_json(node: WorkflowNode) -> Json:
         stored["network"] = node.network
     if node.egress_hosts:
         stored["egress_hosts"] = list(node.egress_hosts)
+    if node.concurrency:
+        stored["concurrency"] = node.concurrency
     return stored
 
 
@@ -107,7 +109,7 @@ def _waited_to_json(construct: Signal | Approval) -> Json:
 
 def constructs_from_json(stored: Mapping[str, Any]) -> Json:
     """Read what `constructs_to_json` wrote, as arguments of a place."""
-    told = (*_TEXTS, *_SPANS, "reuse", "network")
+    told = (*_TEXTS, *_SPANS, "reuse", "network", "concurrency")
     found: Json = {key: stored[key] for key in told if stored.get(key) is not None}
     if "kind" in stored:
         found["construct"] = _construct_from_json(stored["kind"], stored.get(stored["kind"]) or {})

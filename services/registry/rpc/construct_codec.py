@@ -91,6 +91,7 @@ def constructs_from_pb(message: pb.WorkflowNode, place: str) -> Values:
         name = isolation_pb2.Network.Name(message.network)
         found["network"] = name.removeprefix("NETWORK_").lower()
     found["egress_hosts"] = tuple(message.egress_hosts)
+    found["concurrency"] = message.concurrency
     return found
 
 
@@ -193,6 +194,7 @@ def _add_how(message: pb.WorkflowNode, node: WorkflowNode) -> None:
     if node.network:
         message.network = isolation_pb2.Network.Value(f"NETWORK_{node.network.upper()}")
     message.egress_hosts.extend(node.egress_hosts)
+    message.concurrency = node.concurrency
 
 
 def _add_requirements(message: pb.RunnerRequirements, of: Requirements) -> None:

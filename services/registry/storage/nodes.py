@@ -250,7 +250,7 @@ async def list_nodes(
 
 # One row per pair asked for, in order; the columns are null where there is no such version.
 _GET_SIGNATURES: Final[LiteralString] = """
-    SELECT asked.node_id, asked.version, v.python_version,
+    SELECT asked.node_id, asked.version, v.python_version, v.is_async,
            v.input_types::json AS input_types, v.output_types::json AS output_types
       FROM unnest($1::uuid[], $2::int[]) AS asked (node_id, version)
       LEFT JOIN python_nodes n ON n.id = asked.node_id AND n.deleted_at IS NULL
@@ -274,6 +274,7 @@ async def get_signatures(db: Db, asked: Sequence[tuple[UUID, int]]) -> Signature
             "python_version": row["python_version"],
             "input_types": row["input_types"],
             "output_types": row["output_types"],
+            "is_async": "yes" if row["is_async"] else "",
         }
         for row in rows
     }

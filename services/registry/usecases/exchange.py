@@ -248,6 +248,7 @@ def _signature(node: Node) -> dict[str, str]:
         "python_version": node.python_version,
         "input_types": orjson.dumps(inputs_to_json(node.inputs)).decode(),
         "output_types": orjson.dumps(outputs_to_json(node.outputs)).decode(),
+        "is_async": "yes" if node.is_async else "",
     }
 
 

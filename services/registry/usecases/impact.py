@@ -109,6 +109,7 @@ def _signature(node: Node) -> _Row:
         "python_version": node.python_version,
         "input_types": orjson.dumps(inputs_to_json(node.inputs)).decode(),
         "output_types": orjson.dumps(outputs_to_json(node.outputs)).decode(),
+        "is_async": "yes" if node.is_async else "",
     }
 
 

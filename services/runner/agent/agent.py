@@ -1626,6 +1626,13 @@ def no_passing():
     )
 
 
+def too_large(size, size_max):
+    if size <= size_max:
+        return None
+    text = "the outputs are %d bytes; the limit is %d" % (size, size_max)
+    return plain_error("output_too_large", text)
+
+
 def plain_error(kind, message):
     return {"type": kind, "message": message, "exception": "", "traceback": "", "causes": []}
 
@@ -1639,10 +1646,13 @@ class Channel:
     def __init__(self, descriptor):
         self.begin_anew(descriptor)
 
+    current = None  # where several calls are under way: gives the one that is asked from, or None
+
     def begin_anew(self, descriptor):
         """Speak on another descriptor, in a process that may be another: a fork's."""
         self.descriptor = descriptor
         self.pending = bytearray()
+        self.missing = 0  # what the next frame is known to lack
         # Threads of user code tell what they print while the answer is written.
         self.lock = _thread.allocate_lock()
         self.writer = 0  # the thread within a frame, which must not be left half written
@@ -1659,14 +1669,23 @@ class Channel:
 
     def read(self):
         """The next (header, body), or None at the end."""
-        while len(self.pending) < 8:
-            if not self._more():
+        while True:
+            frame = self.whole()
+            if frame is not None:
+                return frame
+            if not self._more(self.missing):
                 return None
+
+    def whole(self):
+        """The next (header, body) where it has come whole, else None."""
+        self.missing = 0
+        if len(self.pending) < 8:
+            return None
         header_length, body_length = _HEAD.unpack_from(self.pending)
         total = 8 + header_length + body_length
-        while len(self.pending) < total:
-            if not self._more(total - len(self.pending)):
-                return None
+        if len(self.pending) < total:
+            self.missing = total - len(self.pending)
+            return None
         header = _parse(self.pending[8 : 8 + header_length].decode("utf-8"))
         body = bytes(self.pending[8 + header_length : total])
         del self.pending[:total]
@@ -1687,16 +1706,22 @@ class Channel:
 
     def tell(self, header, body):
         """Tell of output; False when there is no room, or this is a child of the agent's process."""
-        if self.room <= 0 or os.getpid() != self.pid:
+        holder = self
+        if self.current is not None:
+            holder = self.current()
+            if holder is None:
+                return False  # of no call, or of a thread that does not know of which
+            header = holder.named(header)
+        if holder.room <= 0 or os.getpid() != self.pid:
             return False
-        self.room -= len(body) + LOG_FRAME_COST
+        holder.room -= len(body) + LOG_FRAME_COST
         self._send(_HEAD.pack(len(header), len(body)) + header + body)
         return True
 
-    def beat(self, body):
+    def beat(self, body, header=_BEAT):
         """Tell that the call goes on; nothing from a child of the agent's process."""
         if os.getpid() == self.pid:
-            self._send(_HEAD.pack(len(_BEAT), len(body)) + _BEAT + body)
+            self._send(_HEAD.pack(len(header), len(body)) + header + body)
 
     def _send(self, data, descriptors=()):
         with self.lock:
@@ -1830,6 +1855,8 @@ class Beats:
     No more than ten go out in a second; what was said last is told before a failure is.
     """
 
+    current = None  # where several calls are under way: gives the one that is asked from, or None
+
     def __init__(self):
         self.channel = None  # while a call is under way
         self.given = ""
@@ -1849,6 +1876,9 @@ class Beats:
 
     def heartbeat(self, progress=None):
         """Say that the attempt goes on, and how far it has come: plain JSON of at most 8 KiB."""
+        own = self._own()
+        if own is not self:
+            return own.heartbeat(progress)
         body = self.unsent or b""
         if progress is not None:
             try:
@@ -1862,13 +1892,18 @@ class Beats:
         channel, now_s = self.channel, time.monotonic()
         if channel is None or now_s < self.next_s:
             self.unsent = body
-            return
+            return None
         self.next_s, self.unsent = now_s + BEAT_SPACING_S, None
-        channel.beat(body)
+        return channel.beat(body)
 
     def progress(self, default=None):
         """Give what the latest earlier attempt that said so had come to; else the default."""
-        return _parse(self.given) if self.given else default
+        given = self._own().given
+        return _parse(given) if given else default
+
+    def _own(self):
+        call = None if self.current is None else self.current()
+        return self if call is None else call.beats
 
 
 BEATS = Beats()
@@ -1932,6 +1967,10 @@ class Residue:
                 return "threads"
             if self._others():
                 return "children"
+        return self.changed()
+
+    def changed(self):
+        """What is not as it was, of what no call under way changes for itself alone."""
         if os.environ._data != self.environment:
             return "environment"
         if [_signal.getsignal(number) for number in _WATCHED_SIGNALS] != self.handlers:
@@ -2195,6 +2234,7 @@ class Agent:
         self.context = {}
         self.broken = False
         self.prepared = {}
+        self.together = None
 
     def serve(self):
         self.channel.write(
@@ -2208,17 +2248,18 @@ class Agent:
         while True:
             frame = self.channel.read()
             if frame is None:
-                return
+                return None
             header, body = frame
             if header["op"] == "setup":
                 try:
                     apply_limits(header)
                 except OSError as problem:
-                    self.channel.write({"op": "refused", "why": str(problem)})
-                    return
+                    return self.channel.write({"op": "refused", "why": str(problem)})
                 self.make_ready(header.get("egress"))
             elif header["op"] == "load":
                 self.load(header)
+                if self.together is not None:
+                    return self.together.serve()
             elif header["op"] == "prepare":
                 self.prepare(header)
             elif header["op"] == "call" and "version" in header:
@@ -2226,7 +2267,7 @@ class Agent:
             elif header["op"] == "call":
                 self.call(header, body)
             if self.broken:
-                return
+                return None
 
     def make_ready(self, egress):
         """Hand over the socket that the way out is served on, where there is one."""
@@ -2252,6 +2293,8 @@ class Agent:
             self.node = Node(header)
             self.node.run_module()
             self.node.compile_codecs()
+            if header.get("concurrency", 1) > 1:
+                self.together = Together(self)
         except Terminated:
             self.broken = True
             error = plain_error("cancelled", "stopped while the node's code was loaded")
@@ -2335,13 +2378,9 @@ class Agent:
             size = sum(len(text) for _, text in texts)
             # Of those that take memory; a file is bounded where it is written.
             size += sum(os.fstat(made[3]).st_size for made in FILES.made if made[1])
-            if size > header["output_bytes_max"]:
+            error = too_large(size, header["output_bytes_max"])
+            if error is not None:
                 texts = []
-                error = plain_error(
-                    "output_too_large",
-                    "the outputs are %d bytes; the limit is %d"
-                    % (size, header["output_bytes_max"]),
-                )
         except Terminated:
             self.broken = True
             error = plain_error("cancelled", "stopped by a signal from the runner")
@@ -2415,6 +2454,252 @@ class Agent:
             error["message"] += "; declare the package that brings it in a PEP 723 block"
             return error
         return error_of(problem, source)
+
+
+# ---------------------------------------------------------------- several calls at once
+
+
+class Call:
+    """One call of several: what is its own while they share a process."""
+
+    def __init__(self, header, channel):
+        self.number = header["id"]
+        self.channel = channel
+        self.context = header.get("context") or {}
+        self.room = header.get("log_room", 0)
+        self.output_bytes_max = header["output_bytes_max"]
+        self.beats = Beats()
+        self.streams = {}
+        self.used = [0, 0, 0]  # processors' microseconds, blocks read, blocks written
+        self.begun = self.told = False
+        self.task = None
+
+    def named(self, header):
+        """The header of what this call tells."""
+        return header[:-1] + b',"c":%d}' % self.number
+
+    def beat(self, body):
+        self.channel.beat(body, self.named(_BEAT))
+
+    def stream(self, descriptor):
+        found = self.streams.get(descriptor)
+        if found is None:
+            found = self.streams[descriptor] = open_printed(self.channel, descriptor)
+        return found
+
+    def cancel(self):
+        self.told = True
+        if self.begun:  # else it would end before it could answer
+            self.task.cancel()
+
+
+class Routed(io.TextIOBase):
+    """A standard stream: what is printed goes to that of the call which prints it.
+
+    What no call is known for goes to the descriptor.
+    """
+
+    def __init__(self, common, current):
+        super().__init__()
+        self.common = common
+        self.current = current
+
+    def _own(self):
+        call = self.current()
+        return self.common if call is None else call.stream(self.common.fileno())
+
+    def write(self, text):
+        return self._own().write(text)
+
+    def flush(self):
+        self._own().flush()
+
+    def writable(self):
+        return True
+
+    def fileno(self):
+        return self.common.fileno()
+
+    def reconfigure(self, **options):
+        self._own().reconfigure(**options)
+
+    @property
+    def buffer(self):
+        return self._own().buffer
+
+    @property
+    def name(self):
+        return self.common.buffer.raw.name
+
+    encoding = property(lambda self: "utf-8")
+    errors = property(lambda self: "backslashreplace")
+
+
+def share_environment(current):
+    """Let `os.environ` show each call its own variables; it stays the object that it was."""
+
+    class Environment(type(os.environ)):
+        def __getitem__(self, name):
+            call = current()
+            if call is not None and name in call.context:
+                return call.context[name]
+            return super().__getitem__(name)
+
+        def __iter__(self):
+            yield from super().__iter__()
+            call = current()
+            yield from () if call is None else call.context
+
+        def __len__(self):
+            call = current()
+            return super().__len__() + (0 if call is None else len(call.context))
+
+    os.environ.__class__ = Environment
+
+
+class Shares:
+    """Divides what the process uses among the calls that are under way meanwhile, in equal parts."""
+
+    def __init__(self):
+        self.before = self._counted()
+
+    def _counted(self):
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return (
+            _cpu_us(own) + _cpu_us(children),
+            own.ru_inblock + children.ru_inblock,
+            own.ru_oublock + children.ru_oublock,
+        )
+
+    def divide(self, calls):
+        """Note what was used since the last time, by these."""
+        now = self._counted()
+        for call in calls:
+            for at, (before, after) in enumerate(zip(self.before, now)):
+                call.used[at] += (after - before) / len(calls)
+        self.before = now
+
+
+class Together:
+    """Calls one `async def` several times at once, on one event loop.
+
+    What is a call's own goes with its context: tasks that it begins have it, and threads that
+    asyncio begins for it.
+    """
+
+    def __init__(self, agent):
+        import asyncio
+        import contextvars
+
+        self.agent, self.node, self.channel = agent, agent.node, agent.channel
+        self.asyncio, self.new_context = asyncio, contextvars.copy_context
+        self.variable = contextvars.ContextVar("qflow_call", default=None)
+        self.loop = self.node.loop = asyncio.new_event_loop()
+        self.calls = {}
+        self.shares = Shares()
+        current = self.variable.get
+        self.channel.current = BEATS.current = current
+        sys.stdout = sys.__stdout__ = Routed(sys.stdout, current)
+        sys.stderr = sys.__stderr__ = Routed(sys.stderr, current)
+        share_environment(current)
+
+    def serve(self):
+        self.loop.add_reader(self.channel.descriptor, self._readable)
+        self.loop.run_forever()
+
+    def _readable(self):
+        if not self.channel._more(self.channel.missing):
+            self.loop.stop()
+            return
+        while True:
+            frame = self.channel.whole()
+            if frame is None:
+                return
+            header, body = frame
+            if header["op"] == "call":
+                self._begin(header, body)
+            elif header["op"] == "cancel" and header["id"] in self.calls:
+                self.calls[header["id"]].cancel()
+
+    def _begin(self, header, body):
+        call = Call(header, self.channel)
+        self.shares.divide(self.calls.values())
+        self.calls[call.number] = call
+        call.beats.begin(call, call.context.get("QFLOW_PROGRESS", ""))
+        context = self.new_context()
+        context.run(self.variable.set, call)
+        call.task = context.run(self.loop.create_task, self._run(call, header, body))
+
+    async def _run(self, call, header, body):
+        call.begun = True
+        texts, error = [], None
+        began = entered = left = time.perf_counter_ns()
+        try:
+            if call.told:
+                raise self.asyncio.CancelledError
+            positional, keyword = self.node.decode(header, body)
+            entered = time.perf_counter_ns()
+            value = self.node.main(*positional, **keyword)
+            if isinstance(value, types.CoroutineType):
+                value = await value
+            left = time.perf_counter_ns()
+            texts = self.node.encode(value)
+            value = positional = keyword = None
+            error = too_large(sum(len(text) for _, text in texts), call.output_bytes_max)
+        except BaseException as problem:
+            if entered != began and left == began:
+                left = time.perf_counter_ns()
+            if call.told and isinstance(problem, self.asyncio.CancelledError):
+                error = plain_error("cancelled", "stopped by the runner")
+            else:
+                error = self.agent.describe_problem(problem)
+        done = time.perf_counter_ns()
+        for stream in call.streams.values():
+            try:
+                stream.flush()
+            except BaseException:
+                pass
+        call.beats.end(error is not None)
+        call.room = 0  # what comes after the call is nobody's
+        user_us = max(0, left - entered) // 1000
+        self._answer(call, texts, error, (user_us, max(0, (done - began) // 1000 - user_us)))
+
+    def _answer(self, call, texts, error, spent):
+        self.shares.divide(self.calls.values())
+        del self.calls[call.number]
+        cpu_us, read, written = call.used
+        reply = {
+            "op": "result",
+            "id": call.number,
+            "recycle": self._left_behind(),
+            "quiet": not self.calls,
+            "usage": {
+                "cpu_us": int(cpu_us),
+                "max_rss_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+                "wall_us": spent[0],
+                "serialization_us": spent[1],
+                "io": [int(read) * 512, int(written) * 512],
+            },
+        }
+        if error is not None:
+            reply["error"] = error
+            return self.channel.write(reply)
+        sizes = ",".join(["[%s,%d]" % (name, len(text)) for name, text in texts])
+        head = '%s,"outputs":[%s]}' % (_dump(reply)[:-1], sizes)
+        return self.channel.write_text(head, [text for _, text in texts])
+
+    def _left_behind(self):
+        """What the calls left, once none is under way; else what none of them may change."""
+        try:
+            if self.calls:
+                return self.agent.residue.changed()
+            own = self.asyncio.current_task(self.loop)
+            if any(task is not own for task in self.asyncio.all_tasks(self.loop)):
+                return "asyncio tasks"
+            return self.agent.residue.found()
+        except BaseException:
+            return "unknown state"
 
 
 # ---------------------------------------------------------------- calls in processes of their own

@@ -61,3 +61,4 @@ class AttemptRequest(NamedTuple):
     progress: str = ""  # how far an earlier attempt came, JSON text
     network: Network = NO_NETWORK
     traceparent: str = ""  # the run's place in a trace
+    concurrency: int = 1  # how many calls may share an interpreter at the same time

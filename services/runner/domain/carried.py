@@ -27,6 +27,9 @@ class Carries(NamedTuple):
     outputs: bool
 
 
+NO_FILES: Final = Carries(frozenset(), outputs=False)
+
+
 def carries_of(
     inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
 ) -> Carries:

@@ -36,6 +36,7 @@ class Definition:
     reuse: Reuse = Reuse.WARM
     heartbeat_timeout_s: float = 0.0  # 0: it may be silent
     network: Network = NO_NETWORK
+    concurrency: int = 1  # how many calls may share an interpreter at the same time
 
 
 class Assignment(NamedTuple):

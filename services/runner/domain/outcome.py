@@ -76,3 +76,4 @@ class Outcome(NamedTuple):
     stderr_tail: str = ""
     recycle: str = ""
     progress: str = ""  # how far a failed one said it had come, JSON text
+    again: bool = False  # it ended with its sandbox, for what another call did: nothing is known

@@ -39,6 +39,7 @@ class WarmKey:
     environment_key: str
     limits: Limits
     reuse: Reuse = Reuse.WARM
+    concurrency: int = 1  # how many calls it serves at once
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -49,6 +50,7 @@ class WarmKey:
             self.environment_key,
             self.limits,
             self.reuse,
+            self.concurrency,
         )
         object.__setattr__(self, "_hash", hash(parts))
 
@@ -58,12 +60,13 @@ class WarmKey:
 
 @dataclass(slots=True)
 class Load:
-    """How busy the interpreters of one key are."""
+    """How busy the interpreters of one key are: `busy` counts calls."""
 
     busy: int = 0
     starting: int = 0
     waiting: int = 0
     served: int = 0
+    width: int = 1  # how many calls one interpreter serves at once
     hold_s: float = 1.0  # how long a call's own work holds one, smoothed; unknown counts as long
 
     def note(self, hold_s: float) -> None:
@@ -77,6 +80,8 @@ class Load:
 
 def worth_starting(load: Load) -> bool:
     """Whether one more interpreter serves a new call sooner than those at work would."""
+    if load.width > 1 and load.starting * load.width > load.waiting:
+        return False  # there will be room for it
     if load.busy == 0:
         return load.starting < _STARTS_AT_ONCE
     return (load.waiting + 1) / load.busy * load.hold_s > START_COST_S

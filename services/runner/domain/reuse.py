@@ -25,6 +25,15 @@ _STRICTNESS: Final = {each: place for place, each in enumerate(Reuse)}
 VERSIONS_MAX: Final = 64
 
 
+def calls_at_once(asked: int, reuse: Reuse, *, is_async: bool, carries_files: bool) -> int:
+    """Give how many calls one interpreter serves at once: of an `async def` whose calls may meet.
+
+    The place where files are handed over is the sandbox's, not a call's.
+    """
+    may = reuse is Reuse.WARM and is_async and not carries_files
+    return max(1, asked) if may else 1
+
+
 def reuse_of(asked: Reuse, *, own_code: bool) -> Reuse:
     """Give what holds for a call: code of another author's never meets a process twice."""
     least = Reuse.WARM if own_code else Reuse.FORK

@@ -290,6 +290,7 @@ def _definition(each: pb.AttemptDefinition) -> Definition:
         reuse=_REUSES.get(each.reuse, Reuse.WARM),
         heartbeat_timeout_s=each.heartbeat_timeout_ms / 1000,
         network=Network(_REACHES.get(each.network, Reach.NONE), tuple(each.egress_hosts)),
+        concurrency=each.concurrency or 1,
     )
 
 

@@ -25,11 +25,12 @@ class NodeVersion:
     lock: str
     lock_digest: str
     lock_error: str
+    is_async: bool = False
 
 
 _GET: Final[LiteralString] = """
     SELECT v.id, n.tenant_id, v.code, v.main_function, v.python_version, v.input_types,
-           v.output_types,
+           v.output_types, v.is_async,
            coalesce(l.state, 'none') AS lock_state, coalesce(l.lock, '') AS lock,
            coalesce(l.lock_digest, '') AS lock_digest, coalesce(l.error, '') AS lock_error
       FROM python_node_versions v
@@ -58,4 +59,5 @@ def _to_version(row: Row) -> NodeVersion:
         lock=row["lock"],
         lock_digest=row["lock_digest"],
         lock_error=row["lock_error"],
+        is_async=row["is_async"],
     )

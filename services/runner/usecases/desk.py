@@ -31,10 +31,12 @@ from services.runner.domain.outcome import (
     Outcome,
 )
 from services.runner.domain.pooling import Pace
-from services.runner.usecases.attempts import Attempt, Attempts
+from services.runner.usecases.attempt import Attempt
+from services.runner.usecases.attempts import Attempts
 from services.runner.usecases.carried import NotCarried
 from services.runner.usecases.membership import LeaseLost, Membership
 from services.runner.usecases.pulling import InputsMissing, PullValues, pull_patiently
+from services.runner.usecases.slots import Slots
 from services.runner.usecases.trace import Trace
 
 log = structlog.get_logger()
@@ -98,7 +100,7 @@ class Desk:
         self._sessions: list[Session] = []
         self._grant_epoch = 0
         self._pace = Pace()
-        self._free_slots = asyncio.Semaphore(slots)
+        self._places = Slots(slots, on_change=self._share)
         self._settled = asyncio.Event()
         self.ended: Counter[str] = Counter()  # attempts, by how
 
@@ -282,14 +284,26 @@ class Desk:
                 lambda: self._sources(assignment.attempt_ref),
             )
             attempt.request = _request(definition, assignment, values)
-        async with self._free_slots:
-            began_ns = time.time_ns()
-            outcome = await self._attempts.run(attempt)
+        began_ns = time.time_ns()
+        outcome = await self._run_once(attempt)
+        if outcome.again:
+            log.info("attempt_made_again", attempt_ref=str(assignment.attempt_ref))
+            attempt.alone = True
+            outcome = await self._run_once(attempt)
         if self._trace is not None and attempt.request.traceparent:
             self._trace(attempt.request, outcome, began_ns)
         if self._pace.note(outcome.usage.wall_us):
             self._share()
         return await self._finish(attempt, outcome)
+
+    async def _run_once(self, attempt: Attempt) -> Outcome:
+        if attempt.request.concurrency > 1 and not attempt.alone:
+            key = await self._attempts.key_of(attempt.request)
+            if key is not None and key.concurrency > 1:
+                async with self._places.seat(key, seats=key.concurrency):
+                    return await self._attempts.run(attempt)
+        async with self._places.single:
+            return await self._attempts.run(attempt)
 
     def _sources(self, ref: UUID) -> Iterator[PullValues]:
         """Whom to ask for an attempt's inputs: its owner's stream, then any that may own it."""
@@ -400,8 +414,10 @@ class Desk:
     def _share(self) -> None:
         """Grant each orchestrator its part by demand, at least one; nothing while refusing."""
         total = sum(1 + session.demand for session in self._sessions)
+        more = self._places.more()
         for session in self._sessions:
             part = max(1, self._slots * (1 + session.demand) // total) * self._pace.ahead
+            part += more * (1 + session.demand) // total
             credits_now = 0 if self._refuse else part
             if credits_now != session.credits or session.outgoing.grant is not None:
                 self._grant_epoch += 1
@@ -447,4 +463,5 @@ def _request(
         progress=assignment.progress,
         network=definition.network,
         traceparent=assignment.traceparent,
+        concurrency=definition.concurrency,
     )

@@ -1,23 +1,14 @@
-"""The pool of warm interpreters: one attempt at a time in each, reused by tenant and version."""
+"""The pool of warm interpreters, reused by tenant and version; most serve one call at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
-from uuid import UUID
+from collections.abc import Callable, Coroutine
 
 import structlog
 
-from services.kit import crash
-from services.runner.domain.environments import Package
-from services.runner.domain.limits import Tier
-from services.runner.domain.node_logs import shown
-from services.runner.domain.outcome import AttemptError, Cause, ErrorType
 from services.runner.domain.pooling import (
     IDLE_MAX_S,
     START_COST_S,
@@ -28,66 +19,11 @@ from services.runner.domain.pooling import (
     worth_starting,
 )
 from services.runner.domain.reuse import VERSIONS_MAX, Reuse
-from services.runner.gateways.sandbox.port import (
-    Interpreter,
-    Sandbox,
-    SandboxDied,
-)
-from services.runner.storage.nodes import NodeVersion
-from services.runner.usecases.container_rows import ContainerRow, ContainerRows
-from services.runner.usecases.spares import Shape, Spares
+from services.runner.gateways.sandbox.port import SandboxDied
+from services.runner.usecases.loading import Loader
+from services.runner.usecases.warm import LoadFailed, Need, Warm
 
 log = structlog.get_logger()
-
-# As many as the orchestrator takes.
-_CAUSES_MAX: Final = 16
-
-
-class LoadFailed(Exception):  # noqa: N818 - it carries the user's error
-    """The node's code could not be loaded."""
-
-    def __init__(self, error: AttemptError, *, printed: tuple[str, str] = ("", "")) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.printed = printed
-        self.container_id: UUID | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """What an interpreter must be to serve a call."""
-
-    key: WarmKey
-    version: NodeVersion
-    interpreter: Interpreter
-    environment: Path | None
-    packages: Sequence[Package]
-    load_timeout_s: float
-    row: ContainerRow | None = None  # written already, to show the installation of packages
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Warm:
-    """One interpreter of the pool."""
-
-    row: ContainerRow
-    key: WarmKey
-    sandbox: Sandbox
-    born: float
-    since: float = 0.0
-    uses: int = 0
-    cpu_us: int = 0
-    memory_peak_bytes: int = 0
-    killed: bool = False
-    prepared: set[UUID] = field(default_factory=set)  # versions that it loads anew for each call
-    io_read_bytes: int = 0
-    io_write_bytes: int = 0
-    cpu_base_us: int = 0  # what the sandbox had used before its first call
-
-    @property
-    def container_id(self) -> UUID:
-        """The id of its row."""
-        return self.row.id
 
 
 class InterpreterPool:
@@ -96,19 +32,16 @@ class InterpreterPool:
     def __init__(
         self,
         *,
-        spares: Spares,
-        rows: ContainerRows,
+        loader: Loader,
         sandboxes_max: int,
-        tier: Tier,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._spares = spares
-        self._rows = rows
+        self._loader = loader
+        self._spares = loader.spares
         self._sandboxes_max = sandboxes_max
-        self._tier = tier
         self._clock = clock
         self._idle: OrderedDict[Warm, None] = OrderedDict()  # the least recently used first
-        self._idle_by_key: dict[WarmKey, list[Warm]] = {}
+        self._open: dict[WarmKey, list[Warm]] = {}  # those that take one more call
         self._loads: dict[WarmKey, Load] = {}
         self._waiting: dict[WarmKey, deque[tuple[Need, asyncio.Future[Warm]]]] = {}
         self._alive: set[Warm] = set()
@@ -138,28 +71,30 @@ class InterpreterPool:
             "waiting": sum(map(len, self._waiting.values())),
         }
 
-    def acquire_idle(self, key: WarmKey) -> Warm | None:
-        """Take a waiting interpreter, the most recently used one: its caches are the warmest."""
-        kept = self._idle_by_key.get(key)
-        while kept:
-            warm = kept.pop()
-            del self._idle[warm]
-            if not kept:
-                del self._idle_by_key[key]
+    def acquire_open(self, key: WarmKey, *, alone: bool = False) -> Warm | None:
+        """Take an interpreter that has room, the one used last: its caches are the warmest."""
+        while kept := self._open.get(key):
+            warm = kept[-1]
+            if alone and warm.calls:
+                warm = next((each for each in reversed(kept) if not each.calls), warm)
+                if warm.calls:
+                    return None
             if warm.sandbox.alive():
-                self._take(warm)
+                self._take(warm, alone=alone)
                 return warm
-            self._end(warm)
+            self._shut(warm)
+            if not warm.calls:
+                self._end(warm)
         return None
 
     async def acquire(self, need: Need) -> Warm:
         """Take an interpreter, waiting for one or starting one; raises LoadFailed, SandboxDied."""
-        warm = self.acquire_idle(need.key)
+        warm = self.acquire_open(need.key, alone=need.alone)
         if warm is not None:
             return warm
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Warm] = loop.create_future()
-        load = self._loads.setdefault(need.key, Load())
+        load = self._load_of(need.key)
         self._waiting.setdefault(need.key, deque()).append((need, waiter))
         starts = worth_starting(load)
         load.waiting += 1
@@ -185,11 +120,13 @@ class InterpreterPool:
         interpreter it waited for processors, of which one interpreter more would not give it more.
         """
         now = self._clock()
-        load = self._loads.setdefault(warm.key, Load())
+        load = self._load_of(warm.key)
         load.busy -= 1
         held_s = now - warm.since
         load.note(held_s if worked_s is None else min(held_s, worked_s))
         warm.since = now
+        warm.calls -= 1
+        warm.alone = False
         if (
             recycle
             or self._closed
@@ -204,24 +141,15 @@ class InterpreterPool:
                 else warm.memory_peak_bytes / warm.key.limits.memory_bytes,
             )
         ):
-            self._end(warm)
-        elif not self._hand_over(warm):
-            self._idle[warm] = None
-            self._idle_by_key.setdefault(warm.key, []).append(warm)
-            self._forget_load(warm.key)
+            self.retire(warm)
+        self._settle(warm)
         if self._starved:
             self._feed_starved()
 
-    async def prepare(self, warm: Warm, need: Need) -> None:
-        """Tell an interpreter of a version that it loads anew for each call."""
-        if not need.key.reuse.apart or need.version.id in warm.prepared:
-            return
-        try:
-            await self._load_code(need, warm.sandbox)
-        except LoadFailed as failed:
-            failed.container_id = warm.container_id
-            raise
-        warm.prepared.add(need.version.id)
+    def retire(self, warm: Warm) -> None:
+        """Give an interpreter no call any more; it ends after those that are in it."""
+        warm.retired = True
+        self._shut(warm)
 
     async def kill(self, warm: Warm, *, grace_s: float) -> None:
         """End an interpreter that runs an attempt; its call then fails with SandboxDied."""
@@ -270,9 +198,9 @@ class InterpreterPool:
     def _start_if_waiting(self, need: Need, waiter: asyncio.Future[Warm], served: int) -> None:
         if waiter.done() or self._closed:
             return
-        load = self._loads.setdefault(need.key, Load())
+        load = self._load_of(need.key)
         asked = any(each.key == need.key for each in self._starved)
-        if not asked and load.waiting > load.starting and stuck(load, served):
+        if not asked and load.waiting > load.starting * load.width and stuck(load, served):
             self._start(need)
         # As long as it waits: what was started may fail, or end before its turn comes.
         asyncio.get_running_loop().call_later(
@@ -284,7 +212,7 @@ class InterpreterPool:
             self._starved.append(need)
             return
         self._starting += 1
-        self._loads.setdefault(need.key, Load()).starting += 1
+        self._load_of(need.key).starting += 1
         self._spawn(self._start_one(need))
 
     def _evict(self) -> bool:
@@ -313,7 +241,7 @@ class InterpreterPool:
         problem: Exception | None = None
         warm = None
         try:
-            warm = await self._load(need)
+            warm = await self._loader.load(need)
         except (LoadFailed, SandboxDied) as failed:
             problem = failed
         except Exception as broken:
@@ -321,12 +249,12 @@ class InterpreterPool:
             problem = SandboxDied(f"the sandbox could not be started: {type(broken).__name__}")
         finally:
             self._starting -= 1
-            load = self._loads.setdefault(need.key, Load())
+            load = self._load_of(need.key)
             load.starting -= 1
         if warm is None:
             waiter = self._next_waiter(need.key)
             if waiter is not None and problem is not None:
-                waiter.set_exception(problem)
+                waiter[1].set_exception(problem)
             if self._starved:
                 self._feed_starved()
             return
@@ -334,131 +262,91 @@ class InterpreterPool:
         warm.sandbox.ended.add_done_callback(lambda _: self._ended_by_itself(warm))
         if self._closed:
             self._end(warm)
-        elif not self._hand_over(warm):
-            self._idle[warm] = None
-            self._idle_by_key.setdefault(warm.key, []).append(warm)
+        else:
+            self._settle(warm)
         if self._starved:
             self._feed_starved()
 
-    async def _load(self, need: Need) -> Warm:
-        row = need.row
-        if row is None or row.taken:
-            row = self.new_row(need.key, need.version)
-            row.packages(
-                need.packages, "completed", lock_digest=need.version.lock_digest, time_ms=0
-            )
-        row.taken = True
-        born = self._clock()
-        sandbox: Sandbox | None = None
-        crash.reach("container_intended")
-        try:
-            sandbox = await self._spares.start(
-                Shape(need.interpreter, need.environment, need.key.limits)
-            )
-            crash.reach("container_started")
-            row.running(sandbox.name)
-            if not need.key.reuse.apart:
-                await self._load_code(need, sandbox)
-        except BaseException as problem:
-            if sandbox is not None:
-                await sandbox.kill()
-            row.ended("error")
-            if isinstance(problem, LoadFailed):
-                problem.container_id = row.id
-            raise
-        return Warm(
-            row=row,
-            key=need.key,
-            sandbox=sandbox,
-            born=born,
-            since=born,
-            cpu_base_us=sandbox.usage().cpu_us,
-        )
-
-    def new_row(self, key: WarmKey, version: NodeVersion) -> ContainerRow:
-        """Write the intent of a sandbox."""
-        return ContainerRow(
-            self._rows,
-            tenant_id=key.tenant_id,
-            node_version_id=version.id,
-            python_version=version.python_version,
-            limits={**key.limits.as_json(self._tier), "reuse": key.reuse.value},
-        )
-
-    async def _load_code(self, need: Need, sandbox: Sandbox) -> None:
-        version = need.version
-        header = {
-            "op": "prepare" if need.key.reuse.apart else "load",
-            "version": str(version.id),
-            "apart": need.key.reuse.value,
-            "code": version.code,
-            "main": version.main_function,
-            "inputs": version.input_types,
-            "outputs": version.output_types,
-            "env": sandbox.environment_path,
-        }
-        sandbox.begin_output()
-        try:
-            async with asyncio.timeout(need.load_timeout_s):
-                reply = await sandbox.request(header)
-        except TimeoutError:
-            raise LoadFailed(
-                AttemptError(
-                    type=ErrorType.TIMEOUT,
-                    message=f"the code was not loaded within {need.load_timeout_s:g} s",
-                ),
-                printed=sandbox.output_tails(),
-            ) from None
-        except SandboxDied as died:
-            kind = ErrorType.OOM if died.oom else ErrorType.EXITED
-            raise LoadFailed(
-                AttemptError(type=kind, message=f"while the code was loaded: {died}"),
-                printed=sandbox.output_tails(),
-            ) from None
-        if reply.header.get("op") != "loaded":
-            raise LoadFailed(error_from(reply.header.get("error")), printed=sandbox.output_tails())
-
     # -- handing over and ending
 
-    def _take(self, warm: Warm) -> None:
+    def _take(self, warm: Warm, *, alone: bool = False) -> None:
+        if not warm.calls:
+            self._idle.pop(warm, None)
+            warm.since = self._clock()
         warm.uses += 1
-        warm.since = self._clock()
-        self._loads.setdefault(warm.key, Load()).busy += 1
+        warm.calls += 1
+        warm.alone = alone
+        self._load_of(warm.key).busy += 1
+        if not warm.room:
+            self._shut(warm)
 
-    def _hand_over(self, warm: Warm) -> bool:
-        waiter = self._next_waiter(warm.key)
-        if waiter is None:
-            return False
-        self._take(warm)
-        waiter.set_result(warm)
-        return True
+    def _settle(self, warm: Warm) -> None:
+        """Give what room there is to who waits, and know it by what is left."""
+        while warm.room and (waiter := self._next_waiter(warm.key, empty=not warm.calls)):
+            need, future = waiter
+            self._take(warm, alone=need.alone)
+            future.set_result(warm)
+        if warm.retired and not warm.calls:
+            self._end(warm)
+            return
+        if not warm.calls:
+            self._idle[warm] = None
+        if warm.room:
+            kept = self._open.setdefault(warm.key, [])
+            if warm not in kept:
+                kept.append(warm)
+        if not warm.calls:
+            self._forget_load(warm.key)
 
-    def _next_waiter(self, key: WarmKey) -> asyncio.Future[Warm] | None:
+    def _shut(self, warm: Warm) -> None:
+        """Offer its room to nobody."""
+        kept = self._open.get(warm.key)
+        if kept is None or warm not in kept:
+            return
+        kept.remove(warm)
+        if not kept:
+            del self._open[warm.key]
+
+    def _next_waiter(
+        self, key: WarmKey, *, empty: bool = True
+    ) -> tuple[Need, asyncio.Future[Warm]] | None:
+        """Take who has waited longest, of those who may enter: some want an empty interpreter."""
         waiting = self._waiting.get(key)
-        while waiting:
-            _, waiter = waiting.popleft()
-            if not waiting:
-                self._waiting.pop(key, None)
-            if not waiter.done():
-                return waiter
-        return None
+        if waiting is None:
+            return None
+        while waiting and waiting[0][1].done():
+            waiting.popleft()
+        may_enter = (
+            each for each in waiting if not each[1].done() and (empty or not each[0].alone)
+        )
+        found = next(may_enter, None)
+        if found is not None:
+            waiting.remove(found)
+        if not waiting:
+            del self._waiting[key]
+        return found
+
+    def _load_of(self, key: WarmKey) -> Load:
+        load = self._loads.get(key)
+        if load is None:
+            load = self._loads[key] = Load(width=key.concurrency)
+        return load
 
     def _forget_load(self, key: WarmKey) -> None:
         load = self._loads.get(key)
-        if load and not (load.busy or load.starting or load.waiting or key in self._idle_by_key):
+        if load and not (load.busy or load.starting or load.waiting or key in self._open):
             del self._loads[key]
 
     def _drop_idle(self, warm: Warm) -> None:
         del self._idle[warm]
-        kept = self._idle_by_key[warm.key]
-        kept.remove(warm)
-        if not kept:
-            del self._idle_by_key[warm.key]
+        self._shut(warm)
 
     def _ended_by_itself(self, warm: Warm) -> None:
         if warm in self._idle:
             self._drop_idle(warm)
             self._end(warm)
+        else:
+            self._shut(warm)
 
     def _end(self, warm: Warm) -> None:
         if warm in self._alive:
@@ -489,38 +377,3 @@ class InterpreterPool:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("sandbox_task_failed", exc_info=task.exception())
-
-
-def error_from(found: object) -> AttemptError:
-    """Read the agent's error; it is untrusted, so each part is bounded and checked."""
-    if not isinstance(found, dict):
-        return AttemptError(type=ErrorType.EXITED, message="the agent's answer cannot be read")
-    try:
-        kind = ErrorType(found.get("type", ""))
-    except ValueError:
-        kind = ErrorType.USER
-    return AttemptError(
-        type=kind,
-        message=_text(found.get("message"), 16 * 1024),
-        exception=_text(found.get("exception"), 255),
-        traceback=_text(found.get("traceback"), 64 * 1024),
-        causes=_causes(found.get("causes")),
-        retryable=kind is not ErrorType.DEPENDENCY,
-    )
-
-
-def _causes(found: object) -> list[Cause]:
-    """Read what is behind an exception; what has another shape is left out."""
-    causes = []
-    for each in found[:_CAUSES_MAX] if isinstance(found, list) else ():
-        match each:
-            case {"kind": "cause" | "context" | "member" as kind, **rest}:
-                exception, message = _text(rest.get("exception"), 255), rest.get("message")
-                causes.append(Cause(kind, exception, _text(message, 4096)))
-    return causes
-
-
-def _text(value: object, limit: int) -> str:
-    if not isinstance(value, str):
-        return ""
-    return shown(value).encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")

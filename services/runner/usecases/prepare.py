@@ -19,7 +19,7 @@ from services.runner.storage.environment_lists import StoredEnvironment
 from services.runner.storage.nodes import NodeVersion
 from services.runner.usecases.container_rows import ContainerRow
 from services.runner.usecases.environments import EnvironmentFailed, Environments
-from services.runner.usecases.interpreters import InterpreterPool
+from services.runner.usecases.loading import Loader
 from services.runner.usecases.node_versions import NodeVersions
 
 _BUILDS_AT_ONCE: Final = 2
@@ -44,7 +44,7 @@ class Preparer:
         *,
         versions: NodeVersions,
         environments: Environments,
-        sandboxes: InterpreterPool,
+        sandboxes: Loader,
     ) -> None:
         self._pool = pool
         self._versions = versions

@@ -139,6 +139,7 @@ async def start(host: SandboxHost, python: Interpreter) -> AsyncIterator[Start]:
         limits: Limits | None = None,
         binds: Sequence[tuple[Path, str]] = (),
         environment: Path | None = None,
+        load: bool = True,
     ) -> Box:
         sandbox = await host.start(
             SandboxSpec(
@@ -152,6 +153,8 @@ async def start(host: SandboxHost, python: Interpreter) -> AsyncIterator[Start]:
             )
         )
         started.append(sandbox)
+        if not load:
+            return Box(sandbox)
         header = load_header(code, inputs) | {"env": sandbox.environment_path}
         reply = await sandbox.request(header)
         assert "loaded" == reply.header["op"], reply.header

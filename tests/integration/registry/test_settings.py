@@ -89,6 +89,7 @@ async def test_what_is_in_force_says_where_it_comes_from(client: Client) -> None
         "total_timeout": ("null", DEFAULT),
         "heartbeat_timeout": ("null", DEFAULT),
         "cache_ttl": ("null", DEFAULT),
+        "concurrency": ("1", DEFAULT),
         "retry.max_retries": ("0", DEFAULT),
         "python_version": ('"3.11"', DEPLOYMENT),
     }
@@ -100,6 +101,7 @@ async def test_what_is_in_force_says_where_it_comes_from(client: Client) -> None
         "total_timeout": ("null", DEFAULT),
         "heartbeat_timeout": ("null", DEFAULT),
         "cache_ttl": ("null", DEFAULT),
+        "concurrency": ("1", DEFAULT),
         "retry.max_retries": ("3", DEFAULT),
         "retry.initial_delay": ("1000", DEFAULT),
         "retry.factor": ("3.0", NODE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -106,13 +107,19 @@ def on_failure(text: str) -> Connection:
     return edge(text, "failure")
 
 
-def checked(nodes: list[WorkflowNode], edges: list[str | Connection], **fields: Any) -> Checked:
+def checked(
+    nodes: list[WorkflowNode],
+    edges: list[str | Connection],
+    *,
+    signatures: Mapping[UUID, Signature] = SIGNATURES,
+    **fields: Any,
+) -> Checked:
     definition = Definition(
         nodes=tuple(nodes),
         connections=tuple(edge(each) if isinstance(each, str) else each for each in edges),
         **fields,
     )
-    return check(definition, {(node_id, 0): each for node_id, each in SIGNATURES.items()})
+    return check(definition, {(node_id, 0): each for node_id, each in signatures.items()})
 
 
 def errors(result: Checked) -> list[tuple[str, str]]:
@@ -312,6 +319,24 @@ def test_hosts_are_named_in_one_way(host: str) -> None:
 def test_hosts_are_named_where_the_network_is_egress_alone() -> None:
     found = errors(checked([node("m", network="host", egress_hosts=("a.b",))], []))
     assert ("nodes[0].egress_hosts[0]", "SETTING_NOT_HERE") in found
+
+
+def test_calls_meet_where_the_function_is_async_and_keeps_its_interpreter() -> None:
+    signatures = {
+        **SIGNATURES,
+        ONE: signature({"x": INT}, is_async=True),
+        TEXT: signature({"x": STR}, SCALARS["file"], is_async=True),
+    }
+    place = "nodes[0].concurrency", "CALLS_NOT_TOGETHER"
+    for refused in (
+        node("p", PAIR, concurrency=2),  # no async def
+        node("p", concurrency=2, reuse="fork"),
+        node("p", TEXT, concurrency=2),  # gives a file
+        built_in("p", Approval(name="p"), concurrency=2),
+    ):
+        assert place in errors(checked([refused], [], signatures=signatures)), refused
+    for taken in (node("p", concurrency=64, reuse="warm"), node("p", PAIR, concurrency=1)):
+        assert place not in errors(checked([taken], [], signatures=signatures)), taken
 
 
 @pytest.mark.parametrize(

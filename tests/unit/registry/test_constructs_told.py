@@ -136,6 +136,7 @@ def places(draw: st.DrawFn, name: str) -> WorkflowNode:
         cache_ttl_ms=draw(spans),
         reuse=draw(st.sampled_from(["", "warm", "fork", "fresh", "container"])),
         runner=draw(st.none() | requirements),
+        concurrency=draw(st.sampled_from([0, 1, 64])),
     )
 
 

@@ -22,7 +22,8 @@ from services.runner.domain.frames import (
 )
 from services.runner.domain.limits import NOTHING_ASKED
 from services.runner.domain.outcome import Outcome, Usage
-from services.runner.usecases.attempts import Attempt, Attempts
+from services.runner.usecases.attempt import Attempt
+from services.runner.usecases.attempts import Attempts
 from services.runner.usecases.desk import Desk, Session
 from services.runner.usecases.membership import Membership
 

@@ -8,7 +8,7 @@ import pytest
 from qflow.types.values import ValueTextError
 
 from services.runner.domain.outcome import INLINE_BYTES_MAX
-from services.runner.usecases.attempts import _check
+from services.runner.usecases.answers import check_outputs
 
 FILLER = b"0," * INLINE_BYTES_MAX
 
@@ -30,7 +30,7 @@ FILLER = b"0," * INLINE_BYTES_MAX
 async def test_a_forged_result_is_refused_before_it_reaches_a_row(text: bytes) -> None:
     """B57, B58, B59, B105."""
     with pytest.raises(ValueTextError):
-        await _check([("result", text)])
+        await check_outputs([("result", text)])
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ async def test_a_forged_result_is_refused_before_it_reaches_a_row(text: bytes) -
 )
 async def test_a_forged_result_is_refused_before_it_becomes_a_file(text: bytes) -> None:
     with pytest.raises(ValueTextError):
-        await _check([("result", text)])
+        await check_outputs([("result", text)])
 
 
 async def test_a_large_result_takes_little_more_than_its_text() -> None:
@@ -52,7 +52,7 @@ async def test_a_large_result_takes_little_more_than_its_text() -> None:
     text = b"[" + b",".join([b"[]"] * 1_000_000) + b"]"
     tracemalloc.start()
     try:
-        await _check([("result", text)])
+        await check_outputs([("result", text)])
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -18,7 +18,9 @@ from services.runner.gateways.sandbox.port import (
     SandboxUsage,
 )
 from services.runner.storage.nodes import NodeVersion
-from services.runner.usecases.interpreters import InterpreterPool, Need
+from services.runner.usecases.interpreters import InterpreterPool
+from services.runner.usecases.loading import Loader
+from services.runner.usecases.warm import Need
 
 
 class Sandbox:
@@ -73,16 +75,16 @@ class Row:
     def ended(self, *_: object) -> None: ...
 
 
-class Pool(InterpreterPool):
+class OwnRows(Loader):
     def new_row(self, key: WarmKey, version: NodeVersion) -> Any:
         del key, version
         return Row()
 
 
-def a_pool(*, failing: set[int]) -> tuple[Pool, Spares]:
+def a_pool(*, failing: set[int]) -> tuple[InterpreterPool, Spares]:
     spares = Spares(failing=failing)
-    pool = Pool(spares=cast("Any", spares), rows=cast("Any", None), sandboxes_max=16, tier=Tier.T2)
-    return pool, spares
+    loader = OwnRows(spares=cast("Any", spares), rows=cast("Any", None), tier=Tier.T2)
+    return InterpreterPool(loader=loader, sandboxes_max=16), spares
 
 
 def a_need() -> Need:

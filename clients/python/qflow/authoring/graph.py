@@ -47,6 +47,7 @@ class Options:
     cpu_millicores: int = 0
     cache_ttl: timedelta | None = None
     reuse: Isolation | None = None
+    concurrency: int = 0
     condition: str = ""
     join: Literal["all", "any", "all_done"] | int = "all"
     continue_on_failure: bool = False

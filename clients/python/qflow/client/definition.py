@@ -145,6 +145,7 @@ def _options(made: workflow_pb2.WorkflowNode, options: Options) -> None:
         made.limits.cpu_millicores = options.cpu_millicores
     if options.reuse is not None:
         made.reuse = _REUSE[options.reuse]
+    made.concurrency = options.concurrency
     made.condition = options.condition
     if isinstance(options.join, int):
         made.join.kind, made.join.count = workflow_pb2.JOIN_KIND_N_OF, options.join

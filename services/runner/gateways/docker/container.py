@@ -23,6 +23,7 @@ from services.runner.gateways.sandbox.port import (
     SandboxUsage,
     status_text,
 )
+from services.runner.gateways.sandbox.shared import SharedAgent
 from services.runner.gateways.sandbox.way_out import make_ready
 
 _START_TIMEOUT_S: Final = 60.0  # the daemon may be busy with others' containers
@@ -127,6 +128,10 @@ class Container:
     def output_tails(self) -> tuple[str, str]:
         """Give what was printed since `begin_output`."""
         return self._output.tails()
+
+    def share(self, *, reply_bytes_max: int) -> SharedAgent:
+        """Let several calls be under way from now on."""
+        return SharedAgent(self._channel, self._output, reply_bytes_max=reply_bytes_max)
 
     def usage(self) -> SandboxUsage:
         """Give what the daemon counted, as it was last read: before the container was ended."""

@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -17,13 +17,23 @@ _HEAD: Final = struct.Struct("!II")
 _HEADER_BYTES_MAX: Final = 256 * 1024
 _READ_BYTES: Final = 256 * 1024
 # The agent itself stops far below: more is not its doing, and would take the loop from others.
-_LOG_FRAMES_MAX: Final = 64 * 1024
-_LOG_BYTES_MAX: Final = 64 * 1024
+LOG_FRAMES_MAX: Final = 64 * 1024
+LOG_BYTES_MAX: Final = 64 * 1024
 # Beats are told of at most ten times a second, those of a call's end and a clock's jitter apart.
 _BEATS_FREE: Final = 100
 _BEATS_PER_S: Final = 20
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict).decode
+
+
+class FrameTaker(Protocol):
+    """Takes the frames of an agent that serves several calls at once."""
+
+    def take(self, header: Header, body: bytes) -> str:
+        """Take one frame; gives what is wrong with it, or nothing."""
+
+    def failed(self, died: SandboxDied) -> None:
+        """Learn that no frame will come any more."""
 
 
 class AgentChannel:
@@ -50,6 +60,7 @@ class AgentChannel:
         self._socket.setblocking(False)
         self._received = bytearray()
         self._waiting: asyncio.Future[Reply] | None = None
+        self._taker: FrameTaker | None = None
         self._reply_bytes_max = 0
         self._log_frames = 0
         self._beats = 0
@@ -82,6 +93,13 @@ class AgentChannel:
             self._waiting.set_exception(SandboxDied(self._broken))
         return self._waiting
 
+    def share(self, taker: FrameTaker, *, reply_bytes_max: int) -> None:
+        """Hand all frames on from now on: several calls are under way, answered in any order."""
+        self._taker = taker
+        self._reply_bytes_max = reply_bytes_max
+        if self._broken:
+            taker.failed(SandboxDied(self._broken))
+
     def send(self, header: Header, body: bytes) -> None:
         """Write one frame; what the socket does not take at once follows when it can."""
         head = _encode(header)
@@ -101,6 +119,8 @@ class AgentChannel:
         """No answer will come any more."""
         self._broken = self._broken or message
         self._drop_descriptors()
+        if self._taker is not None:
+            self._taker.failed(SandboxDied(message, oom=oom, status=status))
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(SandboxDied(message, oom=oom, status=status))
 
@@ -138,7 +158,7 @@ class AgentChannel:
             return
         self._received += piece
         self._parse()
-        if self._received and (self._waiting is None or self._waiting.done()):
+        if self._received and self._taker is None and not self._is_awaited():
             self._fault("the agent sent what nobody asked for")
 
     def _receive(self) -> bytes:
@@ -160,6 +180,11 @@ class AgentChannel:
     def _parse(self) -> None:
         while (frame := self._next_frame()) is not None:
             header, body = frame
+            if self._taker is not None:
+                if fault := self._taker.take(header, body):
+                    self._fault(fault)
+                    return
+                continue
             if header.get("op") == "beat":
                 if not self._take_beat(body):
                     return
@@ -170,15 +195,14 @@ class AgentChannel:
                 self._waiting.set_result(Reply(header=header, body=body, descriptors=descriptors))
                 return
             self._log_frames += 1
-            if self._log_frames > _LOG_FRAMES_MAX or len(body) > _LOG_BYTES_MAX:
+            if self._log_frames > LOG_FRAMES_MAX or len(body) > LOG_BYTES_MAX:
                 self._fault("the agent told more than allowed")
                 return
             self._on_log(header, body)
 
     def _take_beat(self, body: bytes) -> bool:
         self._beats += 1
-        allowed = _BEATS_FREE + _BEATS_PER_S * (self._loop.time() - self._asked_at)
-        if self._beats > allowed:
+        if self._beats > beats_allowed(self._loop.time() - self._asked_at):
             self._fault("the agent told of more heartbeats than allowed")
             return False
         self._on_beat(body)
@@ -187,7 +211,7 @@ class AgentChannel:
     def _next_frame(self) -> tuple[Header, bytes] | None:
         """Give the next frame, if it is whole and somebody waits for it."""
         received = self._received
-        if self._waiting is None or self._waiting.done() or len(received) < _HEAD.size:
+        if len(received) < _HEAD.size or (self._taker is None and not self._is_awaited()):
             return None
         header_length, body_length = _HEAD.unpack_from(received)
         if header_length > _HEADER_BYTES_MAX or body_length > self._reply_bytes_max:
@@ -205,9 +229,17 @@ class AgentChannel:
         del received[: start + body_length]
         return header, body
 
+    def _is_awaited(self) -> bool:
+        return self._waiting is not None and not self._waiting.done()
+
     def _fault(self, message: str) -> None:
         """Listen no longer: what goes on sending must not cost the loop anything."""
         self._loop.remove_reader(self._socket.fileno())
         self._received.clear()
         self.fail(message)
         self._on_fault()
+
+
+def beats_allowed(seconds: float) -> float:
+    """Give how many heartbeats a call may have told of after so long."""
+    return _BEATS_FREE + _BEATS_PER_S * seconds

@@ -20,6 +20,34 @@ _FREE_BYTES: Final = 16 * 1024 * 1024
 _PAUSE_S: Final = 0.005
 
 
+class Tail:
+    """The last bytes of what was written."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self.total = 0
+
+    def clear(self) -> None:
+        """Forget what came until now."""
+        self._kept.clear()
+        self.total = 0
+
+    def take(self, piece: bytes) -> None:
+        """Take what was written."""
+        self.total += len(piece)
+        self._kept += piece[-TAIL_BYTES:]
+        if len(self._kept) > 2 * TAIL_BYTES:
+            del self._kept[:-TAIL_BYTES]
+
+    def text(self) -> str:
+        """Give the end of it, marked where the start is left out."""
+        if self.total == 0:
+            return ""
+        text = shown_bytes(bytes(self._kept[-TAIL_BYTES:]))
+        left_out = self.total - min(self.total, TAIL_BYTES)
+        return f"[{left_out} bytes left out]\n{text}" if left_out else text
+
+
 class OutputTail:
     """Drains one pipe and keeps its last bytes."""
 
@@ -31,8 +59,7 @@ class OutputTail:
         os.set_blocking(self._read, False)
         with contextlib.suppress(OSError):  # above the user's pipe quota the default size stays
             fcntl.fcntl(self._write_end(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self._kept = bytearray()
-        self._total = 0
+        self._tail = Tail()
         self._resume: asyncio.TimerHandle | None = None
         self._open = True
         loop.add_reader(self._read, self._readable)
@@ -42,16 +69,12 @@ class OutputTail:
 
     def begin(self, sink: OutputSink | None = None) -> None:
         """Forget what came until now; a sink takes what comes from now on."""
-        self._kept.clear()
-        self._total = 0
+        self._tail.clear()
         self._sink = sink
 
     def take(self, piece: bytes) -> None:
         """Take what was written to this stream, from the pipe or told by the agent."""
-        self._total += len(piece)
-        self._kept += piece[-TAIL_BYTES:]
-        if len(self._kept) > 2 * TAIL_BYTES:
-            del self._kept[:-TAIL_BYTES]
+        self._tail.take(piece)
         if self._sink is not None:
             self._sink.printed(self._stream, piece)
 
@@ -62,11 +85,7 @@ class OutputTail:
         """
         if self._open:
             self._drain(limit=4)
-        if self._total == 0:
-            return ""
-        text = shown_bytes(bytes(self._kept[-TAIL_BYTES:]))
-        left_out = self._total - min(self._total, TAIL_BYTES)
-        return f"[{left_out} bytes left out]\n{text}" if left_out else text
+        return self._tail.text()
 
     def close(self) -> None:
         """Stop reading; what is kept stays readable."""
@@ -82,7 +101,7 @@ class OutputTail:
     def _readable(self) -> None:
         if not self._drain(limit=1):
             self._loop.remove_reader(self._read)
-        elif self._total > _FREE_BYTES and self._resume is None:
+        elif self._tail.total > _FREE_BYTES and self._resume is None:
             self._loop.remove_reader(self._read)
             self._resume = self._loop.call_later(_PAUSE_S, self._go_on)
 

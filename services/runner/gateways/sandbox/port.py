@@ -78,15 +78,8 @@ class OutputSink(Protocol):
         """Take one record of `logging`. Untrusted, like all that an agent says."""
 
 
-class Sandbox(Protocol):
-    """A live sandbox with an agent inside that answers one request at a time."""
-
-    tier: Tier
-    spec: SandboxSpec
-    name: str  # the adapter and what this machine calls it: the same for one sandbox always
-    environment_path: str  # where the agent finds the packages; empty without any
-    files_path: str  # where it finds files that are handed to it; empty without an exchange
-    output_path: str  # the file that it may write, however large
+class Talk(Protocol):
+    """What one call says to an agent, and hears."""
 
     async def request(
         self,
@@ -103,6 +96,42 @@ class Sandbox(Protocol):
 
     def output_tails(self) -> tuple[str, str]:
         """Give the ends of stdout and stderr since `begin_output`."""
+
+
+class SharedTalk(Talk, Protocol):
+    """The same, of a call that is not the only one."""
+
+    @property
+    def answered(self) -> asyncio.Future[Reply]:
+        """Done once there is an answer, or none will come."""
+
+    @property
+    def met(self) -> bool:
+        """Whether another call was under way at the same time: what ended both may be of either."""
+
+    def cancel(self) -> None:
+        """Have the call's task cancelled; what becomes of it is its answer."""
+
+
+class SharedCalls(Protocol):
+    """An agent that serves several calls at once."""
+
+    def begin(self) -> SharedTalk:
+        """Begin one more call."""
+
+
+class Sandbox(Talk, Protocol):
+    """A live sandbox with an agent inside that answers one request at a time."""
+
+    tier: Tier
+    spec: SandboxSpec
+    name: str  # the adapter and what this machine calls it: the same for one sandbox always
+    environment_path: str  # where the agent finds the packages; empty without any
+    files_path: str  # where it finds files that are handed to it; empty without an exchange
+    output_path: str  # the file that it may write, however large
+
+    def share(self, *, reply_bytes_max: int) -> SharedCalls:
+        """Let several calls be under way from now on: its agent has loaded code that can."""
 
     def usage(self) -> SandboxUsage:
         """Give what it used until now, as the kernel counts it; nothing where nobody does."""

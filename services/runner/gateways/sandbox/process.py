@@ -27,6 +27,7 @@ from services.runner.gateways.sandbox.port import (
     SandboxUsage,
     status_text,
 )
+from services.runner.gateways.sandbox.shared import SharedAgent
 from services.runner.gateways.sandbox.way_out import make_ready
 
 START_TIMEOUT_S: Final = 20.0
@@ -159,6 +160,10 @@ class SandboxProcess:
     def output_tails(self) -> tuple[str, str]:
         """Give what was printed since `begin_output`."""
         return self._output.tails()
+
+    def share(self, *, reply_bytes_max: int) -> SharedAgent:
+        """Let several calls be under way from now on."""
+        return SharedAgent(self._channel, self._output, reply_bytes_max=reply_bytes_max)
 
     def usage(self) -> SandboxUsage:
         """Read what its control group counted until now, also after its end."""

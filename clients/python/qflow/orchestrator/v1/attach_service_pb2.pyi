@@ -615,6 +615,7 @@ class AttemptDefinition(_message.Message):
     HEARTBEAT_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
     EGRESS_HOSTS_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
     definition: _builtins.int
     """The number that assignments refer to it by, until another definition takes the same number. At most 4,096 numbers
     are in use on a stream; within a frame definitions are read before assignments.
@@ -637,6 +638,10 @@ class AttemptDefinition(_message.Message):
     """How long one attempt may go without a heartbeat; without limit when 0."""
     network: _isolation_pb2.Network.ValueType
     """What its code may reach of the network."""
+    concurrency: _builtins.int
+    """How many calls one interpreter serves at once; one when 0. Of an `async def` alone, and where its author is of the
+    tenant.
+    """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptInputBinding]:
         """The inputs that assignments carry, in order."""
@@ -670,10 +675,11 @@ class AttemptDefinition(_message.Message):
         heartbeat_timeout_ms: _builtins.int = ...,
         network: _isolation_pb2.Network.ValueType = ...,
         egress_hosts: _abc.Iterable[_builtins.str] | None = ...,
+        concurrency: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "egress_hosts", b"egress_hosts", "heartbeat_timeout_ms", b"heartbeat_timeout_ms", "inputs", b"inputs", "limits", b"limits", "memory_limit_bytes", b"memory_limit_bytes", "network", b"network", "node_id", b"node_id", "node_version_id", b"node_version_id", "outputs", b"outputs", "python_version", b"python_version", "reuse", b"reuse", "tenant_id", b"tenant_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "definition", b"definition", "egress_hosts", b"egress_hosts", "heartbeat_timeout_ms", b"heartbeat_timeout_ms", "inputs", b"inputs", "limits", b"limits", "memory_limit_bytes", b"memory_limit_bytes", "network", b"network", "node_id", b"node_id", "node_version_id", b"node_version_id", "outputs", b"outputs", "python_version", b"python_version", "reuse", b"reuse", "tenant_id", b"tenant_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -836,6 +836,7 @@ class WorkflowNode(_message.Message):
     HEARTBEAT_TIMEOUT_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
     EGRESS_HOSTS_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its name within the workflow: a letter or underscore, then up to 62 letters, digits, underscores or hyphens."""
     node_id: _builtins.str
@@ -864,6 +865,11 @@ class WorkflowNode(_message.Message):
     """How much of a process its calls share; WARM when unset."""
     network: _isolation_pb2.Network.ValueType
     """What it may reach of the network; NONE when unset. Where no runner's deployment allows it, no run is started."""
+    concurrency: _builtins.int
+    """Of an `async def` that keeps its interpreter WARM and carries no files: how many of its calls one interpreter serves
+    at once, at most 64; one after another when unset. What the place may use then holds for all of them together, and
+    of what they used each is told an equal part. Calls of another tenant's node never meet.
+    """
     @_builtins.property
     def literals(self) -> _containers.RepeatedCompositeFieldContainer[Global___LiteralInput]:
         """Values for inputs that no connection feeds."""
@@ -983,10 +989,11 @@ class WorkflowNode(_message.Message):
         heartbeat_timeout: _duration_pb2.Duration | None = ...,
         network: _isolation_pb2.Network.ValueType = ...,
         egress_hosts: _abc.Iterable[_builtins.str] | None = ...,
+        concurrency: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cache_ttl", b"cache_ttl", "choice", b"choice", "construct", b"construct", "for_each", b"for_each", "heartbeat_timeout", b"heartbeat_timeout", "join", b"join", "limits", b"limits", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "runner", b"runner", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cache_ttl", b"cache_ttl", "choice", b"choice", "compensates", b"compensates", "condition", b"condition", "construct", b"construct", "egress_hosts", b"egress_hosts", "for_each", b"for_each", "heartbeat_timeout", b"heartbeat_timeout", "id", b"id", "join", b"join", "limits", b"limits", "literals", b"literals", "memory_limit_bytes", b"memory_limit_bytes", "network", b"network", "node_id", b"node_id", "on_failure", b"on_failure", "parameters", b"parameters", "phase", b"phase", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "reuse", b"reuse", "runner", b"runner", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout", "variables", b"variables", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cache_ttl", b"cache_ttl", "choice", b"choice", "compensates", b"compensates", "concurrency", b"concurrency", "condition", b"condition", "construct", b"construct", "egress_hosts", b"egress_hosts", "for_each", b"for_each", "heartbeat_timeout", b"heartbeat_timeout", "id", b"id", "join", b"join", "limits", b"limits", "literals", b"literals", "memory_limit_bytes", b"memory_limit_bytes", "network", b"network", "node_id", b"node_id", "on_failure", b"on_failure", "parameters", b"parameters", "phase", b"phase", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "reuse", b"reuse", "runner", b"runner", "signal", b"signal", "sleep", b"sleep", "sub_workflow", b"sub_workflow", "timeout", b"timeout", "total_timeout", b"total_timeout", "variables", b"variables", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_construct: _TypeAlias = _typing.Literal["choice", "sleep", "signal", "approval", "sub_workflow"]  # noqa: Y015
     _WhichOneofArgType_construct: _TypeAlias = _typing.Literal["construct", b"construct"]  # noqa: Y015

@@ -1,0 +1,155 @@
+"""What an agent answered, read as what it is: untrusted."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from qflow.types.values import ValueTextError, parse_strict
+
+from services.runner.domain.outcome import (
+    INLINE_BYTES_MAX,
+    NO_USAGE,
+    AttemptError,
+    ErrorType,
+    Outcome,
+    Usage,
+)
+from services.runner.gateways.sandbox.port import Reply, Talk
+from services.runner.usecases.attempt import Attempt, told_error
+from services.runner.usecases.warm import Warm, error_from
+
+# Above this a text is checked beside the loop, so that one call does not hold up the others.
+_CHECK_INLINE_BYTES: Final = 16 * 1024
+# Values that are strict JSON at a glance: most results of small functions.
+_PLAIN: Final = re.compile(rb'-?(?:0|[1-9][0-9]{0,17})|true|false|null|"[ !#-\[\]-~]{0,256}"')
+_skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+async def outcome_of(attempt: Attempt, warm: Warm, talk: Talk, reply: Reply) -> Outcome:
+    """Give what became of a call that was answered."""
+    header = reply.header
+    stdout, stderr = talk.output_tails()
+    usage = usage_from(header.get("usage"))
+    recycle = str(header.get("recycle") or "")[:100]
+    error: AttemptError | None = None
+    outputs: list[tuple[str, bytes]] = []
+    if attempt.told:
+        error, recycle = told_error(attempt), recycle or "told to end"
+    elif header.get("op") != "result" or header.get("id") != attempt.request.token:
+        error = AttemptError(type=ErrorType.EXITED, message="the agent answered out of turn")
+        recycle = "out of turn"
+    elif "error" in header:
+        error = error_from(header["error"])
+        # Where the call had a process of its own, that has ended with it.
+        if error.type in {ErrorType.EXITED, ErrorType.OOM} and not warm.key.reuse.apart:
+            recycle = recycle or error.type.value
+    else:
+        try:
+            outputs = cut_outputs(header.get("outputs"), reply.body, attempt.request.outputs)
+            await check_outputs(outputs)
+        except ValueTextError as problem:
+            error = AttemptError(type=ErrorType.SERIALIZATION, message=str(problem)[:1000])
+            outputs = []
+    return Outcome(
+        outputs=outputs,
+        error=error,
+        usage=usage,
+        stdout_tail=stdout,
+        stderr_tail=stderr,
+        recycle=recycle,
+        progress="" if error is None or attempt.pulse is None else attempt.pulse.progress(),
+    )
+
+
+def cut_outputs(entries: object, body: bytes, wanted: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Cut the body into the outputs that are wanted, in their order."""
+    found: dict[str, bytes] = {}
+    offset = 0
+    if not isinstance(entries, list):
+        raise ValueTextError("the agent's outputs cannot be read")
+    for entry in entries:
+        match entry:
+            case [str(name), int(length)] if 0 <= length <= len(body) - offset:
+                found[name] = body[offset : offset + length]
+                offset += length
+            case _:
+                raise ValueTextError("the agent's outputs cannot be read")
+    missing = [name for name in wanted if name not in found]
+    if missing or offset != len(body):
+        raise ValueTextError(f"the output {missing[0] if missing else ''!r} is missing")
+    return [(name, found[name]) for name in wanted]
+
+
+async def check_outputs(outputs: Sequence[tuple[str, bytes]]) -> None:
+    """Prove that what left the sandbox is JSON: user code may have forged it.
+
+    What goes into rows is read strictly. What becomes a file, tens of megabytes perhaps, is only
+    skimmed, for no more than its own size: whoever takes it as an input reads it strictly, inside
+    a sandbox.
+    """
+    size = sum(len(text) for _, text in outputs)
+    if size <= _CHECK_INLINE_BYTES:
+        _read_strictly(outputs)
+    else:
+        check = _read_strictly if size <= INLINE_BYTES_MAX else _skim
+        await asyncio.to_thread(check, outputs)
+
+
+def _read_strictly(outputs: Sequence[tuple[str, bytes]]) -> None:
+    for _, text in outputs:
+        if _PLAIN.fullmatch(text) is None:
+            parse_strict(text)
+
+
+def _skim(outputs: Sequence[tuple[str, bytes]]) -> None:
+    for _, text in outputs:
+        try:
+            text.decode()
+            _skip(text)
+        except (UnicodeDecodeError, msgspec.DecodeError) as problem:
+            raise ValueTextError(f"is not JSON: {problem}") from None
+        except RecursionError:
+            raise ValueTextError("is nested too deep") from None
+
+
+def usage_from(found: object) -> Usage:
+    """Read what an agent says that a call used."""
+    if not isinstance(found, dict):
+        return NO_USAGE
+    read, write = 0, 0
+    match found.get("io"):
+        case [int(read), int(write)]:
+            pass
+    return Usage(
+        cpu_us=_count(found.get("cpu_us")),
+        memory_peak_bytes=_count(found.get("max_rss_kb")) * 1024,
+        wall_us=_count(found.get("wall_us")),
+        serialization_us=_count(found.get("serialization_us")),
+        io_read_bytes=_count(read),
+        io_write_bytes=_count(write),
+    )
+
+
+def usage_of_dead(warm: Warm, wall_s: float) -> Usage:
+    """Give what an attempt used whose agent cannot tell any more, by its control group.
+
+    The highest mark of memory is of the sandbox's whole life: who died of it was the highest.
+    """
+    used = warm.sandbox.usage()
+    # Of several calls each had its part.
+    cpu_us = max(0, used.cpu_us - warm.cpu_base_us - warm.cpu_us) // max(1, warm.calls)
+    warm.cpu_us += cpu_us
+    warm.memory_peak_bytes = max(warm.memory_peak_bytes, used.memory_peak_bytes)
+    return Usage(
+        cpu_us=cpu_us,
+        memory_peak_bytes=used.memory_peak_bytes,
+        wall_us=round(wall_s * 1_000_000),
+    )
+
+
+def _count(value: object) -> int:
+    return min(value, 2**50) if isinstance(value, int) and value > 0 else 0

@@ -156,13 +156,14 @@ async def transaction(pool: Pool, *, durable: bool = True) -> AsyncIterator[Db]:
 
 @asynccontextmanager
 async def as_caller(
-    pool: Pool, caller: Caller, *, plans_by_value: bool = False
+    pool: Pool, caller: Caller, *, plans_by_value: bool = False, durable: bool = True
 ) -> AsyncIterator[Db]:
     """Run one transaction whose row-level security sees this caller and nobody else.
 
     Beginning and identity travel in one round trip, and the identity ends with the transaction.
     With `plans_by_value` each statement is planned for the parameters that it has: about a
-    millisecond, for statements whose best plan depends on them.
+    millisecond, for statements whose best plan depends on them. One that is not durable is as
+    `transaction` has it.
     """
     assert caller.role in _ROLES, caller.role
     begin = (
@@ -172,6 +173,8 @@ async def as_caller(
     )
     if plans_by_value:
         begin += "; SET LOCAL plan_cache_mode = force_custom_plan"
+    if not durable:
+        begin += "; SET LOCAL synchronous_commit = off"
     async with _begun(pool, begin) as db:
         yield db
 

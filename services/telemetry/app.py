@@ -10,6 +10,9 @@ from functools import partial
 from qflow.telemetry.v1.analytics_service_pb2_grpc import add_AnalyticsServiceServicer_to_server
 from qflow.telemetry.v1.backup_service_pb2_grpc import add_BackupServiceServicer_to_server
 from qflow.telemetry.v1.doctor_service_pb2_grpc import add_DoctorServiceServicer_to_server
+from qflow.telemetry.v1.metric_service_pb2_grpc import add_MetricServiceServicer_to_server
+from qflow.telemetry.v1.retention_service_pb2_grpc import add_RetentionServiceServicer_to_server
+from qflow.telemetry.v1.tail_service_pb2_grpc import add_TailServiceServicer_to_server
 from qflow.telemetry.v1.telemetry_service_pb2_grpc import add_TelemetryServiceServicer_to_server
 
 from services.kit.audit import Recorder
@@ -27,11 +30,15 @@ from services.telemetry.loops.retention import forget_expired
 from services.telemetry.rpc.analytics import AnalyticsServicer
 from services.telemetry.rpc.backups import BackupServicer
 from services.telemetry.rpc.doctor import DoctorServicer
+from services.telemetry.rpc.metrics import MetricServicer
+from services.telemetry.rpc.retention import RetentionServicer
 from services.telemetry.rpc.servicer import TelemetryServicer
+from services.telemetry.rpc.tails import TailServicer
 from services.telemetry.settings import Settings
 from services.telemetry.usecases.backups import Backups
 from services.telemetry.usecases.doctor import Doctor
 from services.telemetry.usecases.figures import Work
+from services.telemetry.usecases.retention import Retention
 
 # Retention deletes in batches that may take longer than any call.
 _MAINT_STATEMENT_TIMEOUT_S = 60.0
@@ -68,6 +75,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         statement_timeout_s=_DOCTOR_STATEMENT_TIMEOUT_S,
     )
     authenticator, work, stirred = Authenticator(pool), Work(), asyncio.Event()
+    retention = Retention(pool, maint, settings.keep, work)
     backups = Backups(pool, BackupProgram(env), settings.backups)
     async with pool, maint, doctor:
         yield App(
@@ -79,6 +87,9 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 (add_AnalyticsServiceServicer_to_server, AnalyticsServicer(pool)),
                 (add_DoctorServiceServicer_to_server, DoctorServicer(Doctor(doctor))),
                 (add_BackupServiceServicer_to_server, BackupServicer(backups)),
+                (add_MetricServiceServicer_to_server, MetricServicer(pool)),
+                (add_RetentionServiceServicer_to_server, RetentionServicer(retention)),
+                (add_TailServiceServicer_to_server, TailServicer(pool)),
             ],
             figures=[
                 work.figures,
@@ -102,8 +113,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 ),
                 partial(
                     forget_expired,
-                    maint,
-                    keep=settings.keep,
+                    retention,
                     interval_s=settings.retention_interval_s,
                     work=work,
                 ),

@@ -51,7 +51,10 @@ _OWNED: Final = {
         *("environments", "runner_members", "file_uploads", "file_usage"),
         *("execution_logs", "node_logs", "tenant_wheels", "package_rules"),
     },
-    "telemetry": {"performance_metrics", "error_logs", "system_health", "telemetry_watermarks"},
+    "telemetry": {
+        *("performance_metrics", "error_logs", "system_health", "telemetry_watermarks"),
+        *("metric_rollups", "retention_rules", "retention_runs"),
+    },
 }
 # Tables that no service has to itself, and the exceptions that grants name.
 _BESIDES: Final = {
@@ -151,9 +154,19 @@ _RUN_BY: Final = {
     "telemetry.storage.health": "qflow_telemetry",
     "telemetry.storage.health._INSERT_SAMPLE": "qflow_telemetry_maint",
     "telemetry.storage.metric_buckets": "qflow_telemetry",
+    "telemetry.storage.metric_points": "qflow_telemetry",
+    "telemetry.storage.metric_rollups": "qflow_telemetry",
+    "telemetry.storage.tails": "qflow_telemetry",
     "telemetry.storage.metrics": "qflow_telemetry_maint",
     "telemetry.storage.metrics._LIST_METRICS": "qflow_telemetry",
     "telemetry.storage.retention": "qflow_telemetry_maint",
+    "telemetry.storage.retention_due": "qflow_telemetry_maint",
+    "telemetry.storage.retention_rules": "qflow_telemetry",
+    "telemetry.storage.retention_rules._OF_ALL": "qflow_telemetry_maint",
+    "telemetry.storage.retention_runs": "qflow_telemetry_maint",
+    "telemetry.storage.retention_runs._ASK": "qflow_telemetry",
+    "telemetry.storage.retention_runs._GET": "qflow_telemetry",
+    "telemetry.storage.retention_runs._LIST": "qflow_telemetry",
     "telemetry.storage.statistics": "qflow_telemetry",
 }
 
@@ -183,6 +196,7 @@ def _statements() -> Iterator[Statement]:
     yield from _flushes()
     yield from _lists()
     yield from _execution_lists()
+    yield from _error_lists()
     yield from _tags()
     yield from _repeated_calls()
     yield from _noted_calls()
@@ -303,6 +317,23 @@ def _execution_lists() -> Iterator[Statement]:
             text, _ = lists.statement(question, among_ids=among_ids)
             module = "orchestrator.storage.execution_lists"
             yield Statement("orchestrator", module, f"{name} {among_ids=}", text)
+
+
+def _error_lists() -> Iterator[Statement]:
+    """The list of errors with each operator of each field, of all runs and of one."""
+    from services.kit.filter.language import Comparison, Word
+    from services.telemetry.storage import errors
+
+    values = {"severity": "error", "workflow": str(UUID(int=0)), "create_time": "2026-01-01"}
+    asked = {
+        f"{field.name} {operator}": Comparison(field.name, operator, values.get(field.name, "x"))
+        for field in errors.FIELDS.fields
+        for operator in field.sql
+    }
+    for execution_id in (None, UUID(int=0)):
+        for name, expression in {"all": None, "a word": Word("x"), **asked}.items():
+            text, _ = errors.statement(expression, execution_id)
+            yield Statement("telemetry", "telemetry.storage.errors", name, text)
 
 
 def _tags() -> Iterator[Statement]:

@@ -24,9 +24,10 @@ FUNCTIONS_OF_PUBLIC: Final = """
        AND EXISTS (SELECT 1 FROM aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) a
                     WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')
 """
+# A body that was read when the function was made looks up no name later.
 FUNCTIONS_WITHOUT_PATH: Final = """
     SELECT p.oid::regprocedure FROM pg_proc p
-     WHERE p.pronamespace = 'public'::regnamespace
+     WHERE p.pronamespace = 'public'::regnamespace AND p.prosqlbody IS NULL
        AND NOT EXISTS (SELECT 1 FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=pg_catalog%%')
 """
 VIEWS_OF_THEIR_OWNER: Final = """

@@ -87,6 +87,9 @@ _OWNED = {
         "error_logs",
         "system_health",
         "telemetry_watermarks",
+        "metric_rollups",
+        "retention_rules",
+        "retention_runs",
     },
 }
 # Beyond its own tables a service may do exactly this.
@@ -130,8 +133,12 @@ _RETENTION = {
     "file_access_logs",
     "performance_metrics",
     "error_logs",
+    "metric_rollups",
+    "retention_runs",
+    "environments",
     "system_health",
     "user_sessions",
+    "user_service_tokens",
     "idempotency_keys",
     "outbox_events",
     "engine_members",
@@ -577,7 +584,6 @@ def test_schedules_are_changed_by_their_tenants_users_alone(mended: Subject) -> 
     [
         ("qflow_runner", "containers"),
         ("qflow_orchestrator", "workflow_executions"),
-        ("qflow_telemetry", "performance_metrics"),
         ("qflow_telemetry", "error_logs"),
     ],
 )

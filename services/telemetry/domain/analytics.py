@@ -16,6 +16,10 @@ BUCKETS_MAX: Final = 1000
 LOOKED_AT_MAX: Final = 10_000
 NODES_MAX: Final = 1000
 EDGES_MAX: Final = 20
+# Up to so many values are read one by one.
+VALUES_MAX: Final = 20_000
+# How far a percentile of what was added up may be from the exact one, as a part of its value.
+SUMMED_ERROR: Final = 0.01
 GROUPS_MAX: Final = 50
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -53,6 +57,28 @@ def bucket_width(span: Range, width: timedelta | None) -> timedelta:
     return width
 
 
+def shared_minutes(span: Range, width: timedelta) -> list[datetime]:
+    """Give the minutes that an end of the range or of a bucket lies within."""
+    found = set()
+    at = span.start
+    while at < span.end:
+        found.add(at.replace(second=0, microsecond=0))
+        at += width
+    found.add(span.end.replace(second=0, microsecond=0))
+    return sorted(
+        minute for minute in found if not _is_whole(minute, span, width) and minute < span.end
+    )
+
+
+def _is_whole(minute: datetime, span: Range, width: timedelta) -> bool:
+    last = minute + timedelta(minutes=1, microseconds=-1)
+    return (
+        minute >= span.start
+        and last < span.end
+        and (minute - span.start) // width == (last - span.start) // width
+    )
+
+
 def _wrong(field: str, text: str, reason: str) -> InvalidArgument:
     fields = [FieldViolation(field, text, reason)]
     return InvalidArgument(reason, f"{field} {text}", fields=fields)
@@ -68,6 +94,14 @@ class Bucket:
     min: float
     max: float
     percentiles: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buckets:
+    """The buckets of a metric, and how far their percentiles may be from the exact ones."""
+
+    buckets: Sequence[Bucket]
+    error: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,11 @@ from uuid import UUID
 
 # Where a page begins: before this moment, and at the same moment before this id.
 Position: TypeAlias = tuple[datetime, UUID]
-NEWEST: Final[Position] = (datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
+# How far a tail is: behind this transaction, and within it behind this id.
+TailPosition: TypeAlias = tuple[int, UUID]
+LAST_ID: Final = UUID(int=2**128 - 1)
+SEVERITIES: Final = ("info", "warning", "error", "critical")  # from the least
+NEWEST: Final[Position] = (datetime(9999, 1, 1, tzinfo=UTC), LAST_ID)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

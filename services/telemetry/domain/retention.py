@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +17,8 @@ class Rule:
     batch: int
     keep_days: int | None = None
     keep_days_min: int = 1
+    # Whether a tenant may keep its own for less long.
+    by_tenant: bool = False
 
     @property
     def setting(self) -> str:
@@ -23,16 +28,19 @@ class Rule:
 
 # In this order: what hangs on executions goes with them.
 RULES: Final = (
-    Rule(subject="executions", keep_days=30, batch=1000),
+    Rule(subject="executions", keep_days=30, batch=1000, by_tenant=True),
     Rule(subject="node_logs", keep_days=30, batch=5000),
     Rule(subject="temporary_files", batch=1000),
     Rule(subject="containers", keep_days=30, batch=5000),
-    Rule(subject="metrics", keep_days=90, batch=5000),
-    Rule(subject="error_logs", keep_days=90, batch=5000),
+    Rule(subject="metrics", keep_days=90, batch=5000, by_tenant=True),
+    Rule(subject="metric_minutes", keep_days=90, batch=5000),
+    Rule(subject="metric_hours", keep_days=730, batch=5000),
+    Rule(subject="error_logs", keep_days=90, batch=5000, by_tenant=True),
     Rule(subject="system_health", keep_days=30, batch=5000),
     Rule(subject="file_access_logs", keep_days=90, batch=5000),
     Rule(subject="audit_records", keep_days=365, keep_days_min=30, batch=5000),
     Rule(subject="sessions", batch=5000),
+    Rule(subject="service_tokens", keep_days=30, batch=5000),
     Rule(subject="idempotency_keys", batch=5000),
     Rule(subject="outbox_events", keep_days=7, batch=5000),
     Rule(subject="schedule_ticks", keep_days=30, batch=5000),
@@ -42,13 +50,92 @@ RULES: Final = (
     Rule(subject="pins", keep_days=30, batch=1000),
     Rule(subject="deleted_workflows", keep_days=90, batch=100),
     Rule(subject="deleted_nodes", keep_days=90, batch=100),
+    Rule(subject="environments", keep_days=90, batch=1000),
+    Rule(subject="retention_runs", keep_days=90, batch=1000),
     Rule(subject="engine_members", keep_days=7, batch=5000),
     Rule(subject="runner_members", keep_days=7, batch=5000),
 )
 
 BATCH_MIN: Final = 100
+# A batch that takes longer holds others up; one that takes less may grow again.
+_LONG_S: Final = 0.25
+_SHORT_S: Final = 0.1
 
 
 def smaller(batch: int) -> int:
     """Give the batch to try after one that took too long."""
     return max(BATCH_MIN, batch // 4)
+
+
+def fitting(batch: int, took_s: float, *, most: int) -> int:
+    """Give the batch to try after one that took so long."""
+    if took_s > _LONG_S:
+        return max(BATCH_MIN, batch // 2)
+    if took_s < _SHORT_S:
+        return min(most, batch * 2)
+    return batch
+
+
+def rule_of(subject: str) -> Rule | None:
+    """Find a rule by what it is about."""
+    return next((rule for rule in RULES if rule.subject == subject), None)
+
+
+@dataclass(slots=True)
+class Removed:
+    """What a pass did with one kind of record."""
+
+    subject: str
+    rows: int = 0
+    is_incomplete: bool = False
+    fault: str = ""
+    batches: int = 0
+    longest_ms: int = 0
+
+    def counted(self, rows: int, took_s: float) -> None:
+        """Add a batch."""
+        self.rows += rows
+        self.batches += 1
+        self.longest_ms = max(self.longest_ms, round(took_s * 1000))
+
+    def as_json(self) -> dict[str, Any]:
+        """Give it as it is kept."""
+        return {
+            "subject": self.subject,
+            "rows": self.rows,
+            "incomplete": self.is_incomplete,
+            "fault": self.fault,
+            "batches": self.batches,
+            "longest_ms": self.longest_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionRun:
+    """One pass of retention, asked for or due."""
+
+    id: UUID
+    state: str
+    requested_by: UUID | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    removed: Sequence[Removed]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantRule:
+    """For how long a tenant keeps one kind of its own records."""
+
+    subject: str
+    keep_days: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """How much of one kind is due; no count where the database took too long."""
+
+    subject: str
+    count: int | None
+    has_more: bool = False

@@ -1,31 +1,37 @@
-"""Retention on a timer."""
+"""Retention on a timer, and when it is asked for."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
-from datetime import timedelta
 from typing import Final
 
-from services.kit.loops import pause, repeat
-from services.kit.pg import Pool
+from services.kit.loops import repeat, wait_either
 from services.telemetry.usecases.figures import Work
-from services.telemetry.usecases.retain import forget_all
+from services.telemetry.usecases.retention import Retention
 
 # A suite that has just started has better things to do.
 _FIRST_MAX_S: Final = 60.0
+# Another process may have been asked, and have ended before it began.
+_LOOK_S: Final = 60.0
 
 
 async def forget_expired(
-    pool: Pool, stop: asyncio.Event, *, keep: Mapping[str, timedelta], interval_s: float, work: Work
+    retention: Retention, stop: asyncio.Event, *, interval_s: float, work: Work
 ) -> None:
-    """Forget what is due soon after the start and at each interval."""
+    """Forget what is due soon after the start, at each interval, and whenever somebody asks."""
+    clock = asyncio.get_running_loop()
+    due_at = clock.time()
 
     async def step() -> float:
-        await forget_all(pool, keep=keep, work=work)
-        work.passed()
-        return interval_s * random.uniform(0.9, 1.1)  # noqa: S311  # replicas drift apart
+        nonlocal due_at
+        if clock.time() >= due_at or await retention.is_asked():
+            await retention.make_pass()
+            work.passed()
+            # Replicas drift apart.
+            due_at = clock.time() + interval_s * random.uniform(0.9, 1.1)  # noqa: S311
+        return min(_LOOK_S, max(0.0, due_at - clock.time()))
 
-    if not await pause(stop, min(_FIRST_MAX_S, interval_s)):
-        await repeat(stop, step, name="forget_expired")
+    await wait_either(retention.asked, stop, min(_FIRST_MAX_S, interval_s))
+    if not stop.is_set():
+        await repeat(stop, step, name="forget_expired", wake=retention.asked)

@@ -52,7 +52,9 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             execution_id=uuid_or_none(request.execution_id, field="execution_id"),
             workflow_id=uuid_or_none(request.workflow_id, field="workflow_id"),
         )
-        return pb.QueryMetricsResponse(buckets=[_bucket_to_pb(each) for each in found])
+        return pb.QueryMetricsResponse(
+            buckets=[_bucket_to_pb(each) for each in found.buckets], percentile_error=found.error
+        )
 
     async def GetWorkflowStatistics(
         self, request: pb.GetWorkflowStatisticsRequest, context: Context

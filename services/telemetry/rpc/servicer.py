@@ -46,10 +46,11 @@ class TelemetryServicer(TelemetryServiceServicer):
     ) -> pb.ListErrorsResponse:
         """See the contract."""
         execution_id = uuid_or_none(request.execution_id, field="execution_id")
-        pages = Pages("ListErrors", request, execution_id)
+        pages = Pages("ListErrors", request, execution_id, request.filter)
         found = await lists.list_errors(
             self._pool,
             current_caller(),
+            filter_text=request.filter,
             execution_id=execution_id,
             after=pages.after_moment(),
             limit=pages.limit,

@@ -76,10 +76,11 @@ async def buckets(
         rows = await db.fetch(_BUCKETS_OF_WORKFLOW, *given, workflow_id)
     else:
         rows = await db.fetch(_BUCKETS, *given)
-    return [_to_bucket(row) for row in rows]
+    return [to_bucket(row) for row in rows]
 
 
-def _to_bucket(row: Row) -> Bucket:
+def to_bucket(row: Row) -> Bucket:
+    """Read a bucket."""
     return Bucket(
         starts_at=row["starts_at"],
         count=row["values"],

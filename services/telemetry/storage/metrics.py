@@ -44,7 +44,7 @@ async def list_metrics(
         rows = await db.fetch(_LIST_METRICS, name, *after, limit)
     else:
         rows = await db.fetch(_LIST_METRICS_OF_EXECUTION, name, *after, limit, execution_id)
-    return [_to_metric(row) for row in rows]
+    return [to_metric(row) for row in rows]
 
 
 _INSERT_METRICS: Final[LiteralString] = """
@@ -140,7 +140,8 @@ async def begin_measuring(db: Db, *, reader: str) -> None:
     await db.execute(_LOCK_READER, reader)
 
 
-def _to_metric(row: Row) -> Metric:
+def to_metric(row: Row) -> Metric:
+    """Read a metric."""
     return Metric(
         id=row["id"],
         name=row["metric_name"],

@@ -10,13 +10,16 @@ from services.kit.caller import Caller
 from services.kit.pg import Pool, as_caller
 from services.telemetry.domain.analytics import (
     GROUPS_MAX,
-    Bucket,
+    SUMMED_ERROR,
+    VALUES_MAX,
+    Buckets,
     ErrorGroup,
     Range,
     WorkflowStatistics,
     bucket_width,
+    shared_minutes,
 )
-from services.telemetry.storage import error_groups, metric_buckets, statistics
+from services.telemetry.storage import error_groups, metric_buckets, metric_rollups, statistics
 
 
 async def query_metrics(
@@ -29,19 +32,41 @@ async def query_metrics(
     percentiles: Sequence[float],
     execution_id: UUID | None,
     workflow_id: UUID | None,
-) -> list[Bucket]:
-    """Give a metric in buckets; what is foreign has none."""
+) -> Buckets:
+    """Give a metric in buckets; what is foreign has none.
+
+    Where there are not too many, values are read one by one: if none is missing, what was measured
+    is told exactly.
+    """
     wide = bucket_width(span, width)
     async with as_caller(pool, caller, plans_by_value=True) as db:
-        return await metric_buckets.buckets(
-            db,
-            name=name,
-            span=span,
-            width=wide,
-            percentiles=percentiles,
-            execution_id=execution_id,
-            workflow_id=workflow_id,
+        summed = (
+            await metric_rollups.buckets(
+                db,
+                name=name,
+                span=span,
+                width=wide,
+                percentiles=percentiles,
+                workflow_id=workflow_id,
+                shared_minutes=shared_minutes(span, wide),
+            )
+            if execution_id is None
+            else []
         )
+        count = sum(each.count for each in summed)
+        if count <= VALUES_MAX:
+            exact = await metric_buckets.buckets(
+                db,
+                name=name,
+                span=span,
+                width=wide,
+                percentiles=percentiles,
+                execution_id=execution_id,
+                workflow_id=workflow_id,
+            )
+            if sum(each.count for each in exact) >= count:
+                return Buckets(buckets=exact, error=0.0)
+        return Buckets(buckets=summed, error=SUMMED_ERROR)
 
 
 async def workflow_statistics(

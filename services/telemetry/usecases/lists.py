@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from services.kit.caller import Caller
+from services.kit.filter.language import parse
 from services.kit.pg import Pool, as_caller
 from services.telemetry.domain.records import NEWEST, ErrorRecord, HealthSample, Metric, Position
 from services.telemetry.storage import errors, health, metrics
@@ -27,12 +28,23 @@ async def list_metrics(
 
 
 async def list_errors(
-    pool: Pool, caller: Caller, *, execution_id: UUID | None, after: Position | None, limit: int
+    pool: Pool,
+    caller: Caller,
+    *,
+    filter_text: str,
+    execution_id: UUID | None,
+    after: Position | None,
+    limit: int,
 ) -> list[ErrorRecord]:
-    """Give errors after a position; foreign runs have none."""
+    """Give errors after a position that a filter lets through; foreign runs have none."""
+    expression = parse(filter_text)
     async with as_caller(pool, caller) as db:
         return await errors.list_errors(
-            db, execution_id=execution_id, after=after or NEWEST, limit=limit
+            db,
+            expression=expression,
+            execution_id=execution_id,
+            after=after or NEWEST,
+            limit=limit,
         )
 
 

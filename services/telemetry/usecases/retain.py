@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Final
+from uuid import UUID
 
 import structlog
 
 from services.kit.errors import Unavailable
-from services.kit.pg import LINK_FAULTS, Pool, facts_of, transaction, translate
-from services.telemetry.domain.retention import BATCH_MIN, RULES, Rule, smaller
-from services.telemetry.storage import retention
+from services.kit.pg import LINK_FAULTS, Db, Pool, connection, facts_of, transaction, translate
+from services.telemetry.domain.retention import (
+    BATCH_MIN,
+    RULES,
+    Removed,
+    Rule,
+    fitting,
+    smaller,
+)
+from services.telemetry.storage import retention, retention_rules
 from services.telemetry.usecases.figures import Work
 
 log = structlog.get_logger()
@@ -22,6 +32,9 @@ BATCHES_MAX: Final = 1000
 # Room for others between two batches.
 _BREATH_S: Final = 0.02
 
+# Removes one batch of so many rows; gives how many went, or None while another process is at it.
+Batch = Callable[[Db, int], Awaitable[int | None]]
+
 
 async def forget_all(
     pool: Pool,
@@ -29,19 +42,25 @@ async def forget_all(
     keep: Mapping[str, timedelta],
     batches_max: int = BATCHES_MAX,
     work: Work | None = None,
+    report: list[Removed] | None = None,
 ) -> Mapping[str, int]:
     """Remove all rows that are due; gives the number removed of each kind that had any.
 
     A kind that cannot be removed holds up none of those after it: its fault is raised at the end.
+    What was done is added to a report, the fault included.
     """
-    removed: dict[str, int] = {}
+    told = [] if report is None else report
     failed: Exception | None = None
     for rule in RULES:
+        removed = Removed(rule.subject)
+        told.append(removed)
         try:
-            rows, is_done = await _forget(pool, rule, keep.get(rule.subject), batches_max)
+            await _forget(pool, rule, keep.get(rule.subject), batches_max, removed)
         except Exception as error:
             if _is_away(error):
                 raise
+            fault = translate(error)
+            removed.fault = type(error).__name__ if fault is None else fault.reason
             log.warning(
                 "retention_failed",
                 subject=rule.subject,
@@ -49,17 +68,15 @@ async def forget_all(
                 **facts_of(error),
             )
             failed = failed or error
-            continue
-        if rows:
-            removed[rule.subject] = rows
+        if removed.rows:
             if work is not None:
-                work.forgot(rule.subject, rows)
-            log.info("records_forgotten", subject=rule.subject, rows=rows)
-        if not is_done:
-            log.warning("retention_incomplete", subject=rule.subject, rows=rows)
+                work.forgot(rule.subject, removed.rows)
+            log.info("records_forgotten", subject=rule.subject, rows=removed.rows)
+        if removed.is_incomplete:
+            log.warning("retention_incomplete", subject=rule.subject, rows=removed.rows)
     if failed is not None:
         raise failed
-    return removed
+    return {each.subject: each.rows for each in told if each.rows}
 
 
 def _is_away(error: Exception) -> bool:
@@ -71,14 +88,45 @@ def _is_away(error: Exception) -> bool:
 
 
 async def _forget(
-    pool: Pool, rule: Rule, keep: timedelta | None, batches_max: int
-) -> tuple[int, bool]:
-    """Remove batch after batch, each its own transaction; smaller ones where one took too long."""
-    rows, batch = 0, rule.batch
+    pool: Pool, rule: Rule, keep: timedelta | None, batches_max: int, removed: Removed
+) -> None:
+    """Remove what is due by the tenants' own rules, then by the deployment's."""
+    if rule.by_tenant and keep is not None:
+        async with connection(pool) as db:
+            tenants = await retention_rules.rules_of_all(db, rule.subject)
+        for tenant_id, days in tenants:
+            own = timedelta(days=days)
+            if own < keep:
+                # Executions are hidden, and counted when they go below.
+                counted = Removed(rule.subject) if rule.subject == "executions" else removed
+                do = partial(_of_tenant, rule.subject, tenant_id, own)
+                await _in_batches(pool, rule, do, batches_max, counted)
+    await _in_batches(pool, rule, partial(_of_all, rule.subject, keep), batches_max, removed)
+
+
+async def _of_tenant(
+    subject: str, tenant_id: UUID, keep: timedelta, db: Db, batch: int
+) -> int | None:
+    return await retention.forget_tenant_batch(db, subject, tenant_id, keep=keep, batch=batch)
+
+
+async def _of_all(subject: str, keep: timedelta | None, db: Db, batch: int) -> int | None:
+    return await retention.forget_batch(db, subject, keep=keep, batch=batch)
+
+
+async def _in_batches(
+    pool: Pool, rule: Rule, do: Batch, batches_max: int, removed: Removed
+) -> None:
+    """Remove batch after batch, each its own transaction; smaller ones where one took too long.
+
+    One of the least size that the database cannot do in its time ends this kind for this pass.
+    """
+    batch = rule.batch
     for _ in range(batches_max):
+        began = time.monotonic()
         try:
             async with transaction(pool) as db:
-                gone = await retention.forget_batch(db, rule.subject, keep=keep, batch=batch)
+                gone = await do(db, batch)
         except Exception as error:
             fault = translate(error)
             too_slow = isinstance(fault, Unavailable) and fault.reason == "DATABASE_SLOW"
@@ -87,7 +135,9 @@ async def _forget(
             batch = smaller(batch)
             continue
         if not gone:
-            return rows, True
-        rows += gone
+            return
+        took_s = time.monotonic() - began
+        removed.counted(gone, took_s)
+        batch = fitting(batch, took_s, most=rule.batch)
         await asyncio.sleep(_BREATH_S)
-    return rows, False
+    removed.is_incomplete = True

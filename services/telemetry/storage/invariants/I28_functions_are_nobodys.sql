@@ -8,6 +8,7 @@ UNION ALL
 SELECT p.oid::regprocedure::text, 'search_path', 'not set'
   FROM pg_proc p
  WHERE p.pronamespace = 'public'::regnamespace
+   AND p.prosqlbody IS NULL -- a body that was read when the function was made looks up no name later
    AND NOT EXISTS (SELECT 1 FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=pg_catalog%')
 UNION ALL
 SELECT relname::text, 'security_invoker', 'not set'

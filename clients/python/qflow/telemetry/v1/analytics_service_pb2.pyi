@@ -53,7 +53,7 @@ class QueryMetricsRequest(_message.Message):
 
     @_builtins.property
     def percentiles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Which percentiles to give of each bucket, from 0 to 100. They are exact, between two values interpolated."""
+        """Which percentiles to give of each bucket, from 0 to 100. Those that are exact are interpolated between two values."""
 
     def __init__(
         self,
@@ -81,6 +81,9 @@ class QueryMetricsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BUCKETS_FIELD_NUMBER: _builtins.int
+    PERCENTILE_ERROR_FIELD_NUMBER: _builtins.int
+    percentile_error: _builtins.float
+    """How far percentiles may be from the exact ones, as a part of their value: 0, or 0.01."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricBucket]:
         """By their start; those in which nothing was recorded are left out."""
@@ -89,10 +92,11 @@ class QueryMetricsResponse(_message.Message):
         self,
         *,
         buckets: _abc.Iterable[Global___MetricBucket] | None = ...,
+        percentile_error: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "percentile_error", b"percentile_error"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -60,6 +60,11 @@ class AnalyticsServiceServicer:
 
     def QueryMetrics(self, request, context):
         """Aggregates one metric over a range, in buckets of one width.
+
+        Up to some 20,000 values are read one by one, and percentiles are exact. Of more, and of what is only kept summed
+        up, minutes and hours are added up: counts, sums and extremes are as exact, percentiles are right to one hundredth
+        of their value. Sums by the minute are kept for 90 days and by the hour for two years by default; of a range whose
+        ends have no minutes any more, only its whole hours are counted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,13 @@ class AnalyticsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AnalyticsServiceAsyncStub: ...
     QueryMetrics: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.QueryMetricsRequest, _analytics_service_pb2.QueryMetricsResponse]
-    """Aggregates one metric over a range, in buckets of one width."""
+    """Aggregates one metric over a range, in buckets of one width.
+
+    Up to some 20,000 values are read one by one, and percentiles are exact. Of more, and of what is only kept summed
+    up, minutes and hours are added up: counts, sums and extremes are as exact, percentiles are right to one hundredth
+    of their value. Sums by the minute are kept for 90 days and by the hour for two years by default; of a range whose
+    ends have no minutes any more, only its whole hours are counted.
+    """
     GetWorkflowStatistics: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetWorkflowStatisticsRequest, _analytics_service_pb2.GetWorkflowStatisticsResponse]
     """Tells how the executions of a workflow went that were created in a range, and how its nodes and edges did. It looks
     at the newest 10,000 of them; retention forgets older ones, so an answer may cover less than the range.
@@ -52,7 +58,13 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     QueryMetrics: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.QueryMetricsRequest, _analytics_service_pb2.QueryMetricsResponse]  # type: ignore[assignment]
-    """Aggregates one metric over a range, in buckets of one width."""
+    """Aggregates one metric over a range, in buckets of one width.
+
+    Up to some 20,000 values are read one by one, and percentiles are exact. Of more, and of what is only kept summed
+    up, minutes and hours are added up: counts, sums and extremes are as exact, percentiles are right to one hundredth
+    of their value. Sums by the minute are kept for 90 days and by the hour for two years by default; of a range whose
+    ends have no minutes any more, only its whole hours are counted.
+    """
     GetWorkflowStatistics: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetWorkflowStatisticsRequest, _analytics_service_pb2.GetWorkflowStatisticsResponse]  # type: ignore[assignment]
     """Tells how the executions of a workflow went that were created in a range, and how its nodes and edges did. It looks
     at the newest 10,000 of them; retention forgets older ones, so an answer may cover less than the range.
@@ -71,7 +83,13 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _analytics_service_pb2.QueryMetricsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_analytics_service_pb2.QueryMetricsResponse, _abc.Awaitable[_analytics_service_pb2.QueryMetricsResponse]]:
-        """Aggregates one metric over a range, in buckets of one width."""
+        """Aggregates one metric over a range, in buckets of one width.
+
+        Up to some 20,000 values are read one by one, and percentiles are exact. Of more, and of what is only kept summed
+        up, minutes and hours are added up: counts, sums and extremes are as exact, percentiles are right to one hundredth
+        of their value. Sums by the minute are kept for 90 days and by the hour for two years by default; of a range whose
+        ends have no minutes any more, only its whole hours are counted.
+        """
 
     @_abc_1.abstractmethod
     def GetWorkflowStatistics(

@@ -28,7 +28,7 @@ from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 from qflow.failure.v1 import failure_pb2 as qflow_dot_failure_dot_v1_dot_failure__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*qflow/telemetry/v1/telemetry_service.proto\x12\x12qflow.telemetry.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\x1a\x1eqflow/failure/v1/failure.proto\"\x8f\x01\n\x12ListMetricsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12!\n\x0c\x65xecution_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x0bmetric_name\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\"[\n\x13ListMetricsResponse\x12+\n\x07metrics\x18\x01 \x03(\x0b\x32\x1a.qflow.telemetry.v1.Metric\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9b\x01\n\x06Metric\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0bmetric_name\x18\x02 \x01(\t\x12\x14\n\x0cmetric_value\x18\x03 \x01(\x01\x12\x13\n\x0bmetric_unit\x18\x04 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x05 \x01(\t\x12/\n\x0brecord_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"p\n\x11ListErrorsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12!\n\x0c\x65xecution_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"[\n\x12ListErrorsResponse\x12,\n\x06\x65rrors\x18\x01 \x03(\x0b\x32\x1c.qflow.telemetry.v1.ErrorLog\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xae\x02\n\x08\x45rrorLog\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nerror_type\x18\x02 \x01(\t\x12\x15\n\rerror_message\x18\x03 \x01(\t\x12\x13\n\x0bstack_trace\x18\x04 \x01(\t\x12\x33\n\x08severity\x18\x05 \x01(\x0e\x32!.qflow.telemetry.v1.ErrorSeverity\x12\x14\n\x0c\x65xecution_id\x18\x06 \x01(\t\x12\x19\n\x11node_execution_id\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x65xception_type\x18\t \x01(\t\x12\'\n\x06\x63\x61uses\x18\n \x03(\x0b\x32\x17.qflow.failure.v1.Cause\"T\n\x18ListHealthSamplesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"g\n\x19ListHealthSamplesResponse\x12\x31\n\x07samples\x18\x01 \x03(\x0b\x32 .qflow.telemetry.v1.HealthSample\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe8\x01\n\x0cHealthSample\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tnode_name\x18\x02 \x01(\t\x12\x19\n\x11\x63pu_usage_percent\x18\x03 \x01(\x01\x12\x1c\n\x14memory_usage_percent\x18\x04 \x01(\x01\x12\x1a\n\x12\x64isk_usage_percent\x18\x05 \x01(\x01\x12\x19\n\x11\x61\x63tive_containers\x18\x06 \x01(\x05\x12\x18\n\x10\x61\x63tive_workflows\x18\x07 \x01(\x05\x12/\n\x0brecord_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x9b\x01\n\rErrorSeverity\x12\x1e\n\x1a\x45RROR_SEVERITY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45RROR_SEVERITY_INFO\x10\x01\x12\x1a\n\x16\x45RROR_SEVERITY_WARNING\x10\x02\x12\x18\n\x14\x45RROR_SEVERITY_ERROR\x10\x03\x12\x1b\n\x17\x45RROR_SEVERITY_CRITICAL\x10\x04\x32\xd7\x03\n\x10TelemetryService\x12\x9a\x01\n\x0bListMetrics\x12&.qflow.telemetry.v1.ListMetricsRequest\x1a\'.qflow.telemetry.v1.ListMetricsResponse\":\x90\x02\x01\xea\xe0\x18\x33\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0cmetrics:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x02\x12\x96\x01\n\nListErrors\x12%.qflow.telemetry.v1.ListErrorsRequest\x1a&.qflow.telemetry.v1.ListErrorsResponse\"9\x90\x02\x01\xea\xe0\x18\x32\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0b\x65rrors:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x02\x12\x8c\x01\n\x11ListHealthSamples\x12,.qflow.telemetry.v1.ListHealthSamplesRequest\x1a-.qflow.telemetry.v1.ListHealthSamplesResponse\"\x1a\x90\x02\x01\xea\xe0\x18\x13\n\x01\x02\x12\x01\x03\x1a\x0bhealth:readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*qflow/telemetry/v1/telemetry_service.proto\x12\x12qflow.telemetry.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\x1a\x1eqflow/failure/v1/failure.proto\"\x8f\x01\n\x12ListMetricsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12!\n\x0c\x65xecution_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x0bmetric_name\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\"[\n\x13ListMetricsResponse\x12+\n\x07metrics\x18\x01 \x03(\x0b\x32\x1a.qflow.telemetry.v1.Metric\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9b\x01\n\x06Metric\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0bmetric_name\x18\x02 \x01(\t\x12\x14\n\x0cmetric_value\x18\x03 \x01(\x01\x12\x13\n\x0bmetric_unit\x18\x04 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x05 \x01(\t\x12/\n\x0brecord_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8a\x01\n\x11ListErrorsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12!\n\x0c\x65xecution_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x18\n\x06\x66ilter\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\"[\n\x12ListErrorsResponse\x12,\n\x06\x65rrors\x18\x01 \x03(\x0b\x32\x1c.qflow.telemetry.v1.ErrorLog\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xae\x02\n\x08\x45rrorLog\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nerror_type\x18\x02 \x01(\t\x12\x15\n\rerror_message\x18\x03 \x01(\t\x12\x13\n\x0bstack_trace\x18\x04 \x01(\t\x12\x33\n\x08severity\x18\x05 \x01(\x0e\x32!.qflow.telemetry.v1.ErrorSeverity\x12\x14\n\x0c\x65xecution_id\x18\x06 \x01(\t\x12\x19\n\x11node_execution_id\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x65xception_type\x18\t \x01(\t\x12\'\n\x06\x63\x61uses\x18\n \x03(\x0b\x32\x17.qflow.failure.v1.Cause\"T\n\x18ListHealthSamplesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"g\n\x19ListHealthSamplesResponse\x12\x31\n\x07samples\x18\x01 \x03(\x0b\x32 .qflow.telemetry.v1.HealthSample\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe8\x01\n\x0cHealthSample\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tnode_name\x18\x02 \x01(\t\x12\x19\n\x11\x63pu_usage_percent\x18\x03 \x01(\x01\x12\x1c\n\x14memory_usage_percent\x18\x04 \x01(\x01\x12\x1a\n\x12\x64isk_usage_percent\x18\x05 \x01(\x01\x12\x19\n\x11\x61\x63tive_containers\x18\x06 \x01(\x05\x12\x18\n\x10\x61\x63tive_workflows\x18\x07 \x01(\x05\x12/\n\x0brecord_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x9b\x01\n\rErrorSeverity\x12\x1e\n\x1a\x45RROR_SEVERITY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45RROR_SEVERITY_INFO\x10\x01\x12\x1a\n\x16\x45RROR_SEVERITY_WARNING\x10\x02\x12\x18\n\x14\x45RROR_SEVERITY_ERROR\x10\x03\x12\x1b\n\x17\x45RROR_SEVERITY_CRITICAL\x10\x04\x32\xd7\x03\n\x10TelemetryService\x12\x9a\x01\n\x0bListMetrics\x12&.qflow.telemetry.v1.ListMetricsRequest\x1a\'.qflow.telemetry.v1.ListMetricsResponse\":\x90\x02\x01\xea\xe0\x18\x33\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0cmetrics:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x02\x12\x96\x01\n\nListErrors\x12%.qflow.telemetry.v1.ListErrorsRequest\x1a&.qflow.telemetry.v1.ListErrorsResponse\"9\x90\x02\x01\xea\xe0\x18\x32\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0b\x65rrors:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x02\x12\x8c\x01\n\x11ListHealthSamples\x12,.qflow.telemetry.v1.ListHealthSamplesRequest\x1a-.qflow.telemetry.v1.ListHealthSamplesResponse\"\x1a\x90\x02\x01\xea\xe0\x18\x13\n\x01\x02\x12\x01\x03\x1a\x0bhealth:readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,6 +49,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTERRORSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_LISTERRORSREQUEST'].fields_by_name['execution_id']._loaded_options = None
   _globals['_LISTERRORSREQUEST'].fields_by_name['execution_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_LISTERRORSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_LISTERRORSREQUEST'].fields_by_name['filter']._serialized_options = b'\272H\005r\003\030\320\017'
   _globals['_LISTHEALTHSAMPLESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTHEALTHSAMPLESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTHEALTHSAMPLESREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -59,26 +61,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TELEMETRYSERVICE'].methods_by_name['ListErrors']._serialized_options = b'\220\002\001\352\340\0302\n\001\002\022\003\001\002\003\032\013errors:read\"\031\n\014execution_id\022\texecution(\002'
   _globals['_TELEMETRYSERVICE'].methods_by_name['ListHealthSamples']._loaded_options = None
   _globals['_TELEMETRYSERVICE'].methods_by_name['ListHealthSamples']._serialized_options = b'\220\002\001\352\340\030\023\n\001\002\022\001\003\032\013health:read'
-  _globals['_ERRORSEVERITY']._serialized_start=1522
-  _globals['_ERRORSEVERITY']._serialized_end=1677
+  _globals['_ERRORSEVERITY']._serialized_start=1549
+  _globals['_ERRORSEVERITY']._serialized_end=1704
   _globals['_LISTMETRICSREQUEST']._serialized_start=187
   _globals['_LISTMETRICSREQUEST']._serialized_end=330
   _globals['_LISTMETRICSRESPONSE']._serialized_start=332
   _globals['_LISTMETRICSRESPONSE']._serialized_end=423
   _globals['_METRIC']._serialized_start=426
   _globals['_METRIC']._serialized_end=581
-  _globals['_LISTERRORSREQUEST']._serialized_start=583
-  _globals['_LISTERRORSREQUEST']._serialized_end=695
-  _globals['_LISTERRORSRESPONSE']._serialized_start=697
-  _globals['_LISTERRORSRESPONSE']._serialized_end=788
-  _globals['_ERRORLOG']._serialized_start=791
-  _globals['_ERRORLOG']._serialized_end=1093
-  _globals['_LISTHEALTHSAMPLESREQUEST']._serialized_start=1095
-  _globals['_LISTHEALTHSAMPLESREQUEST']._serialized_end=1179
-  _globals['_LISTHEALTHSAMPLESRESPONSE']._serialized_start=1181
-  _globals['_LISTHEALTHSAMPLESRESPONSE']._serialized_end=1284
-  _globals['_HEALTHSAMPLE']._serialized_start=1287
-  _globals['_HEALTHSAMPLE']._serialized_end=1519
-  _globals['_TELEMETRYSERVICE']._serialized_start=1680
-  _globals['_TELEMETRYSERVICE']._serialized_end=2151
+  _globals['_LISTERRORSREQUEST']._serialized_start=584
+  _globals['_LISTERRORSREQUEST']._serialized_end=722
+  _globals['_LISTERRORSRESPONSE']._serialized_start=724
+  _globals['_LISTERRORSRESPONSE']._serialized_end=815
+  _globals['_ERRORLOG']._serialized_start=818
+  _globals['_ERRORLOG']._serialized_end=1120
+  _globals['_LISTHEALTHSAMPLESREQUEST']._serialized_start=1122
+  _globals['_LISTHEALTHSAMPLESREQUEST']._serialized_end=1206
+  _globals['_LISTHEALTHSAMPLESRESPONSE']._serialized_start=1208
+  _globals['_LISTHEALTHSAMPLESRESPONSE']._serialized_end=1311
+  _globals['_HEALTHSAMPLE']._serialized_start=1314
+  _globals['_HEALTHSAMPLE']._serialized_end=1546
+  _globals['_TELEMETRYSERVICE']._serialized_start=1707
+  _globals['_TELEMETRYSERVICE']._serialized_end=2178
 # @@protoc_insertion_point(module_scope)

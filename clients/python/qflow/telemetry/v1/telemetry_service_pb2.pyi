@@ -168,22 +168,29 @@ class ListErrorsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
     """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
     execution_id: _builtins.str
     """Only those of this run; empty for all."""
+    filter: _builtins.str
+    """Which of them, in the language of every list: fields `severity` (`info`, `warning`, `error`, `critical`; also
+    compared by `>=` and its like), `error_type`, `exception_type`, `node` (its id within the workflow), `workflow`,
+    `create_time`, and words of the message.
+    """
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         execution_id: _builtins.str = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,190 @@
+"""How much is due, counted without removing anything: the conditions of the cleanup functions.
+
+That both say the same is tested for each kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final, LiteralString
+
+from services.kit.pg import Db
+
+COUNTED_MAX: Final = 100_000
+
+_EXECUTIONS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM workflow_executions
+         WHERE completed_at IS NOT NULL AND status IN ('completed', 'failed', 'cancelled')
+           AND completed_at < clock_timestamp() - $2::interval
+         LIMIT $1::integer + 1) AS due
+"""
+_NODE_LOGS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM execution_logs log
+          JOIN workflow_executions run ON run.id = log.workflow_execution_id
+          JOIN node_logs line ON line.workflow_execution_id = log.workflow_execution_id
+         WHERE log.updated_at < clock_timestamp() - $2::interval AND run.completed_at IS NOT NULL
+         LIMIT $1::integer + 1) AS due
+"""
+_TEMPORARY_FILES: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM files f LEFT JOIN workflow_executions e ON e.id = f.workflow_execution_id
+         WHERE f.is_temporary AND f.expires_at < clock_timestamp()
+           AND (e.id IS NULL OR e.completed_at IS NOT NULL)
+         LIMIT $1::integer + 1) AS due
+"""
+_CONTAINERS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM containers
+         WHERE stopped_at < clock_timestamp() - $2::interval
+           AND status IN ('stopped', 'error', 'removed')
+         LIMIT $1::integer + 1) AS due
+"""
+_METRICS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM performance_metrics WHERE recorded_at < clock_timestamp() - $2::interval
+         LIMIT $1::integer + 1) AS due
+"""
+_METRIC_MINUTES: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM metric_rollups
+         WHERE span_s = 60 AND starts_at < clock_timestamp() - $2::interval
+         LIMIT $1::integer + 1) AS due
+"""
+_METRIC_HOURS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM metric_rollups
+         WHERE span_s = 3600 AND starts_at < clock_timestamp() - $2::interval
+         LIMIT $1::integer + 1) AS due
+"""
+_ERROR_LOGS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM error_logs WHERE created_at < clock_timestamp() - $2::interval
+         LIMIT $1::integer + 1) AS due
+"""
+_SYSTEM_HEALTH: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM system_health WHERE recorded_at < clock_timestamp() - $2::interval
+         LIMIT $1::integer + 1) AS due
+"""
+_FILE_ACCESS_LOGS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM file_access_logs WHERE accessed_at < clock_timestamp() - $2::interval
+         LIMIT $1::integer + 1) AS due
+"""
+_AUDIT_RECORDS: Final[LiteralString] = """
+    SELECT LEAST($1::bigint + 1, COALESCE(sum(last_record - first_record + 1), 0))::bigint
+      FROM audit_seals
+     WHERE sealed_at < clock_timestamp() - GREATEST($2::interval, interval '30 days')
+"""
+_SESSIONS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM user_sessions WHERE expires_at < clock_timestamp()
+         LIMIT $1::integer + 1) AS due
+"""
+_SERVICE_TOKENS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM user_service_tokens WHERE expires_at < clock_timestamp() - $2::interval
+         LIMIT $1::integer + 1) AS due
+"""
+_IDEMPOTENCY_KEYS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM idempotency_keys WHERE expires_at < clock_timestamp()
+         LIMIT $1::integer + 1) AS due
+"""
+_OUTBOX_EVENTS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM outbox_events WHERE sent_at < clock_timestamp() - $2::interval
+         LIMIT $1::integer + 1) AS due
+"""
+_SCHEDULE_TICKS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM schedule_ticks
+         WHERE updated_at < clock_timestamp() - $2::interval AND state <> 'pending'
+         LIMIT $1::integer + 1) AS due
+"""
+_SCHEDULE_BACKFILLS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM schedule_backfills WHERE completed_at < clock_timestamp() - $2::interval
+         LIMIT $1::integer + 1) AS due
+"""
+_EVENT_DELIVERIES: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM event_deliveries
+         WHERE updated_at < clock_timestamp() - $2::interval AND state <> 'pending'
+         LIMIT $1::integer + 1) AS due
+"""
+_CACHED_RESULTS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM cached_results WHERE expires_at < clock_timestamp()
+         LIMIT $1::integer + 1) AS due
+"""
+# What may go is a question of its own, which the function answers; whoever asks undoes it.
+_PINS: Final[LiteralString] = "SELECT cleanup_unused_pins($2::interval, $1::integer + 1)"
+_ENVIRONMENTS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM environments
+         WHERE state IN ('evicted', 'failed')
+           AND GREATEST(last_used_at, created_at) < clock_timestamp() - $2::interval
+         LIMIT $1::integer + 1) AS due
+"""
+_RETENTION_RUNS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM retention_runs WHERE ended_at < clock_timestamp() - $2::interval
+         LIMIT $1::integer + 1) AS due
+"""
+_ENGINE_MEMBERS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM engine_members
+         WHERE (state IN ('fenced', 'gone') AND updated_at < clock_timestamp() - $2::interval
+                OR state = 'live' AND expires_at < clock_timestamp() - $2::interval)
+           AND epoch < (SELECT max(epoch) FROM engine_members)
+           AND NOT EXISTS (SELECT FROM engine_shards WHERE member_id = engine_members.id)
+         LIMIT $1::integer + 1) AS due
+"""
+_RUNNER_MEMBERS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM runner_members
+         WHERE (state IN ('fenced', 'gone') AND updated_at < clock_timestamp() - $2::interval
+                OR state = 'live' AND expires_at < clock_timestamp() - $2::interval)
+           AND NOT EXISTS (
+               SELECT FROM containers
+                WHERE runner_incarnation = incarnation
+                  AND status IN ('creating', 'running', 'removing'))
+         LIMIT $1::integer + 1) AS due
+"""
+
+_STATEMENTS: Final[Mapping[str, LiteralString]] = {
+    "executions": _EXECUTIONS,
+    "node_logs": _NODE_LOGS,
+    "temporary_files": _TEMPORARY_FILES,
+    "containers": _CONTAINERS,
+    "metrics": _METRICS,
+    "metric_minutes": _METRIC_MINUTES,
+    "metric_hours": _METRIC_HOURS,
+    "error_logs": _ERROR_LOGS,
+    "system_health": _SYSTEM_HEALTH,
+    "file_access_logs": _FILE_ACCESS_LOGS,
+    "audit_records": _AUDIT_RECORDS,
+    "sessions": _SESSIONS,
+    "service_tokens": _SERVICE_TOKENS,
+    "idempotency_keys": _IDEMPOTENCY_KEYS,
+    "outbox_events": _OUTBOX_EVENTS,
+    "schedule_ticks": _SCHEDULE_TICKS,
+    "schedule_backfills": _SCHEDULE_BACKFILLS,
+    "event_deliveries": _EVENT_DELIVERIES,
+    "cached_results": _CACHED_RESULTS,
+    "pins": _PINS,
+    "environments": _ENVIRONMENTS,
+    "retention_runs": _RETENTION_RUNS,
+    "engine_members": _ENGINE_MEMBERS,
+    "runner_members": _RUNNER_MEMBERS,
+}
+
+
+async def count_due(db: Db, subject: str, *, keep: timedelta | None) -> int:
+    """Count what is due of a kind, and no more than one above the most; undo the transaction."""
+    given = (COUNTED_MAX,) if keep is None else (COUNTED_MAX, keep)
+    return int(await db.fetchval(_STATEMENTS[subject], *given))

@@ -1,0 +1,130 @@
+"""retention_runs: passes of retention, asked for or due, and what they removed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final, LiteralString
+from uuid import UUID
+
+from services.kit.pg import Db, Row
+from services.telemetry.domain.records import Position
+from services.telemetry.domain.retention import Removed, RetentionRun
+
+_ASK: Final[LiteralString] = """
+    INSERT INTO retention_runs (id, state, requested_by) VALUES ($1, 'asked', current_user_id())
+ RETURNING id, state, requested_by, created_at, started_at, ended_at, report
+"""
+
+
+async def ask(db: Db, run_id: UUID) -> RetentionRun:
+    """Write that the transaction's caller, an administrator, asks for a pass."""
+    row = await db.fetchrow(_ASK, run_id)
+    assert row is not None
+    return _to_run(row)
+
+
+_GET: Final[LiteralString] = """
+    SELECT id, state, requested_by, created_at, started_at, ended_at, report
+      FROM retention_runs
+     WHERE id = $1
+"""
+
+
+async def get_run(db: Db, run_id: UUID) -> RetentionRun | None:
+    """Read one pass."""
+    row = await db.fetchrow(_GET, run_id)
+    return None if row is None else _to_run(row)
+
+
+_LIST: Final[LiteralString] = """
+    SELECT id, state, requested_by, created_at, started_at, ended_at, report
+      FROM retention_runs
+     WHERE (created_at, id) < ($1, $2)
+     ORDER BY created_at DESC, id DESC
+     LIMIT $3
+"""
+
+
+async def list_runs(db: Db, *, after: Position, limit: int) -> list[RetentionRun]:
+    """Read a page, newest first."""
+    return [_to_run(row) for row in await db.fetch(_LIST, *after, limit)]
+
+
+_BEGIN_DUE: Final[LiteralString] = """
+    INSERT INTO retention_runs (id, state, started_at) VALUES ($1, 'running', clock_timestamp())
+"""
+
+
+async def begin_due(db: Db, run_id: UUID) -> None:
+    """Write that a pass which became due begins."""
+    await db.execute(_BEGIN_DUE, run_id)
+
+
+_BEGIN_ASKED: Final[LiteralString] = """
+    UPDATE retention_runs SET state = 'running', started_at = clock_timestamp()
+     WHERE id IN (
+        SELECT id FROM retention_runs
+         WHERE state = 'asked' ORDER BY created_at LIMIT 100 FOR UPDATE SKIP LOCKED)
+ RETURNING id
+"""
+
+
+async def begin_asked(db: Db) -> Sequence[UUID]:
+    """Take up all passes that were asked for: one does for all of them."""
+    return [row["id"] for row in await db.fetch(_BEGIN_ASKED)]
+
+
+_IS_ASKED: Final[LiteralString] = """
+    SELECT EXISTS (SELECT FROM retention_runs WHERE state = 'asked')
+"""
+
+
+async def is_asked(db: Db) -> bool:
+    """Tell whether a pass is asked for that nobody has taken up."""
+    return bool(await db.fetchval(_IS_ASKED))
+
+
+_END: Final[LiteralString] = """
+    UPDATE retention_runs SET state = $2, ended_at = clock_timestamp(), report = $3::jsonb
+     WHERE id = ANY($1::uuid[])
+"""
+
+
+async def end(db: Db, run_ids: Sequence[UUID], *, state: str, removed: Sequence[Removed]) -> None:
+    """Write how a pass went."""
+    await db.execute(_END, run_ids, state, [each.as_json() for each in removed])
+
+
+# A pass takes minutes; one that has not ended for so long has nobody who works on it.
+_INTERRUPT: Final[LiteralString] = """
+    UPDATE retention_runs SET state = 'interrupted', ended_at = clock_timestamp()
+     WHERE state = 'running' AND started_at < clock_timestamp() - $1::interval
+"""
+
+
+async def interrupt(db: Db, *, after: timedelta) -> None:
+    """Write of passes that began so long ago that they were not brought to their end."""
+    await db.execute(_INTERRUPT, after)
+
+
+def _to_run(row: Row) -> RetentionRun:
+    return RetentionRun(
+        id=row["id"],
+        state=row["state"],
+        requested_by=row["requested_by"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        removed=[
+            Removed(
+                subject=each["subject"],
+                rows=each["rows"],
+                is_incomplete=each["incomplete"],
+                fault=each["fault"],
+                batches=each["batches"],
+                longest_ms=each["longest_ms"],
+            )
+            for each in row["report"]
+        ],
+    )

@@ -46,6 +46,8 @@ _OWNED = {
         "sign_in_attempts",
         "audit_events",
         "custom_type_uses",
+        "tenant_members",
+        "tenant_invitations",
     },
     "orchestrator": {
         "workflow_executions",

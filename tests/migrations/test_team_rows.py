@@ -142,6 +142,7 @@ def test_a_definition_moves_from_who_leads_its_tenant_to_where_they_may_create(
         assert not moved(read_only)
         assert not moved(others)
         assert moved(team)
+        assert 1 == mended.count(move, team, thing)
     with _acting(mended, ada, _AUTH, tenant=team):
         assert not moved(ada)  # it is the team's now, which ada does not lead
     with _acting(mended, ben, _AUTH, tenant=team):
@@ -154,7 +155,8 @@ def test_a_token_is_nobodys_in_a_team_that_its_user_is_not_in(mended: Subject) -
     team = _team(mended, admin=ada, user=ben)
     digest = "b" * 64
     mended.db.execute(
-        "INSERT INTO user_sessions (user_id, session_token, expires_at) VALUES (%s, %s, 'tomorrow')",
+        "INSERT INTO user_sessions (user_id, session_token, expires_at)"
+        " VALUES (%s, %s, 'tomorrow')",
         (ben, digest),
     )
     ask = "SELECT tenant_id, role, is_owner, team_role FROM authenticate(%s, %s)"

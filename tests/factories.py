@@ -43,6 +43,18 @@ def user(db: psycopg.Connection, *, role: str = "user", is_owner: bool = False) 
     return made
 
 
+def team(db: psycopg.Connection, **members: User) -> UUID:
+    """Make a team of one member in each role that is named."""
+    made = uuid7()
+    db.execute("INSERT INTO tenants (id, kind, name) VALUES (%s, 'team', 'team')", (made,))
+    for role, member in members.items():
+        db.execute(
+            "INSERT INTO tenant_members (tenant_id, user_id, role) VALUES (%s, %s, %s)",
+            (made, member.id, role),
+        )
+    return made
+
+
 def service_token(db: psycopg.Connection, name: str, scopes: Sequence[str]) -> str:
     """Make a service's token."""
     token = new_token()

@@ -14,6 +14,7 @@ from services.kit.errors import Unauthenticated
 
 Role = Literal["admin", "user", "viewer", "service"]
 Kind = Literal["user", "service"]
+TeamRole = Literal["", "admin", "user", "viewer"]
 # Said out loud: a list of scopes that is empty allows nothing.
 Scopes = frozenset[str] | Literal["all"]
 
@@ -31,9 +32,22 @@ class Caller:
     name: str
     session_id: UUID
     expires_at: datetime
+    # What they are in the team that they act for; empty where they act for themselves. `role` is
+    # no more than either this or their account allows, and never an administrator's in a team.
+    team_role: TeamRole = ""
     # Of the token that they called with; empty outside of calls. Another process of the same
     # service can ask by it who that is.
     token_digest: str = field(default="", repr=False, compare=False)
+
+    @property
+    def administers_tenant(self) -> bool:
+        """Whether the tenant's own affairs are theirs to decide: their own, or a team they lead."""
+        return self.role != "viewer" and self.team_role in {"", "admin"}
+
+    @property
+    def team_id(self) -> UUID | None:
+        """The team that they act for; None where they act for themselves."""
+        return self.tenant_id if self.team_role else None
 
     def has_scope(self, scope: str) -> bool:
         """Whether the token reaches so far; whether the role does is another question."""

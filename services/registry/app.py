@@ -16,6 +16,7 @@ from qflow.registry.v1 import (
     session_service_pb2_grpc,
     settings_service_pb2_grpc,
     tag_service_pb2_grpc,
+    team_service_pb2_grpc,
     template_service_pb2_grpc,
     type_service_pb2_grpc,
     user_service_pb2_grpc,
@@ -49,6 +50,7 @@ from services.registry.rpc.service_tokens import ServiceTokenServicer
 from services.registry.rpc.sessions import SessionServicer
 from services.registry.rpc.settings import SettingsServicer
 from services.registry.rpc.tags import TagServicer
+from services.registry.rpc.teams import TeamServicer
 from services.registry.rpc.templates import TemplateServicer
 from services.registry.rpc.types import TypeServicer
 from services.registry.rpc.users import UserServicer
@@ -102,6 +104,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             passwords=Passwords(),
             session_lifetime=settings.session_lifetime,
             forget=authenticator.forget,
+            forget_member=authenticator.forget_member,
         )
         redis = cache = None
         if settings.redis_url is not None:
@@ -153,6 +156,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 SettingsServicer(workflows),
             ),
             (user_service_pb2_grpc.add_UserServiceServicer_to_server, UserServicer(identity)),
+            (team_service_pb2_grpc.add_TeamServiceServicer_to_server, TeamServicer(identity)),
             (audit_service_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(auth_pool)),
             (
                 service_token_service_pb2_grpc.add_ServiceTokenServiceServicer_to_server,

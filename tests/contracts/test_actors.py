@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from uuid import UUID, uuid4
 
 import grpc
 import psycopg
@@ -105,6 +106,41 @@ async def test_a_role_opens_what_its_rule_says_and_nothing_else(suite: Suite, ro
         code for rpc, code in zip(rpcs, found, strict=True) if _ROLES[role] not in rpc.rule.roles
     ]
     assert {*refused} <= {grpc.StatusCode.PERMISSION_DENIED}
+
+
+@pytest.mark.parametrize("account", ["admin", "viewer"])
+@pytest.mark.parametrize("role", _ROLES)
+async def test_a_member_may_in_a_team_what_account_and_role_both_allow(
+    suite: Suite, role: str, account: str
+) -> None:
+    """E14, X17: and no RPC that administers the deployment is let in from within a team."""
+    rpcs = [rpc for rpc in await every_rpc(suite) if auth_pb2.AUDIENCE_USER in rpc.rule.audiences]
+    room = asyncio.Semaphore(_AT_ONCE)
+    with suite.sql() as sql:
+        members = [factories.user(sql, role=account) for _ in rpcs]
+        teams = [factories.team(sql, **{role: member}) for member in members]
+
+    async def told(rpc: Rpc, token: str, team: UUID) -> grpc.StatusCode:
+        async with room:
+            return await code_of(rpc, token, timeout_s=_CALL_S, tenant=team)
+
+    found = await asyncio.gather(*map(told, rpcs, [each.token for each in members], teams))
+    acts_as = auth_pb2.ROLE_VIEWER if "viewer" in {role, account} else auth_pb2.ROLE_USER
+    let_in = {rpc.path for rpc, code in zip(rpcs, found, strict=True) if code not in _DENIED}
+    assert {rpc.path for rpc in rpcs if acts_as in rpc.rule.roles} == let_in
+
+
+async def test_a_team_of_others_and_one_that_is_not_there_are_the_same_to_every_rpc(
+    suite: Suite,
+) -> None:
+    """E14, X14."""
+    with suite.sql() as sql:
+        stranger = factories.user(sql, role="admin")
+        team = factories.team(sql, admin=factories.user(sql))
+    meant = [rpc for rpc in await every_rpc(suite) if auth_pb2.AUDIENCE_USER in rpc.rule.audiences]
+    for tenant in (team, uuid4()):
+        expected = dict.fromkeys((rpc.path for rpc in meant), grpc.StatusCode.PERMISSION_DENIED)
+        assert expected == await codes(meant, stranger.token, tenant=tenant)
 
 
 async def test_a_token_that_calls_itself_a_runner_is_no_runner(suite: Suite) -> None:

@@ -106,9 +106,13 @@ async def reflected(address: str, version: str) -> AsyncIterator[Any]:
         await call.done_writing()
 
 
-async def code_of(rpc: Rpc, token: str | None, *, timeout_s: float = 20) -> grpc.StatusCode:
-    """Call an RPC with an empty request and tell how that ended."""
+async def code_of(
+    rpc: Rpc, token: str | None, *, timeout_s: float = 20, tenant: object = ""
+) -> grpc.StatusCode:
+    """Call an RPC with an empty request, perhaps for a team, and tell how that ended."""
     metadata = [] if token is None else [("authorization", f"Bearer {token}")]
+    if tenant:
+        metadata.append(("qflow-tenant", str(tenant)))
     async with grpc.aio.insecure_channel(rpc.address) as channel:
         multi: Any = getattr(channel, rpc.kind)(rpc.path)
         # A stream is refused before its first message; writing one meanwhile may be told as the
@@ -125,8 +129,10 @@ async def code_of(rpc: Rpc, token: str | None, *, timeout_s: float = 20) -> grpc
         return grpc.StatusCode.OK
 
 
-async def codes(rpcs: list[Rpc], token: str | None) -> dict[str, grpc.StatusCode]:
-    found = await asyncio.gather(*(code_of(rpc, token) for rpc in rpcs))
+async def codes(
+    rpcs: list[Rpc], token: str | None, *, tenant: object = ""
+) -> dict[str, grpc.StatusCode]:
+    found = await asyncio.gather(*(code_of(rpc, token, tenant=tenant) for rpc in rpcs))
     return {rpc.path: code for rpc, code in zip(rpcs, found, strict=True)}
 
 
@@ -250,6 +256,14 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     ("QueryMetrics", "execution_id"): {"metricName": "a"},
     ("QueryMetrics", "workflow_id"): {"metricName": "a"},
     ("AnswerApproval", "execution_id"): {"name": "ok"},
+    ("UpdateTeam", "team_id"): {"name": "x"},
+    ("InviteTeamMember", "team_id"): {"email": "a@example.org", "role": "ROLE_USER"},
+    ("UpdateTeamMember", "team_id"): {"userId": "{own}", "role": "ROLE_USER"},
+    ("RemoveTeamMember", "team_id"): {"userId": "{own}"},
+    ("TransferNode", "node_id"): {"tenantId": "{own}"},
+    ("TransferNode", "tenant_id"): {"nodeId": "{node}"},
+    ("TransferWorkflow", "workflow_id"): {"tenantId": "{own}"},
+    ("TransferWorkflow", "tenant_id"): {"workflowId": "{own}"},
     ("BackfillSchedule", "schedule_id"): {
         "startTime": "2026-01-01T00:00:00Z",
         "endTime": "2026-01-02T00:00:00Z",
@@ -285,6 +299,7 @@ async def test_a_foreign_id_is_answered_as_the_rule_says_and_like_a_missing_one(
     kinds = {"node", "workflow", "execution", "file", "tag", "custom_type"}
     kinds |= {"user", "session", "service_token", "schedule", "schedule_backfill"}
     kinds |= {"event_subscription", "event_delivery", "trigger", "upload", "environment", "wheel"}
+    kinds |= {"team", "team_invitation"}
     assert kinds == {each.kind for _, each in asked}
     known = {"{own}": own, "{node}": node.id, "{subscription}": subscription}
     for rpc, resource in asked:
@@ -383,6 +398,12 @@ def _things(sql: psycopg.Connection, owner: factories.User) -> dict[str, str]:
         "INSERT INTO tenant_wheels (id, filename, name, version, size_bytes, sha256, tenant_id,"
         " created_by) VALUES (%s, 'a-1-py3-none-any.whl', 'a', '1', 1, %s, %s, %s)",
         (found["wheel"], "0" * 64, owner.id, owner.id),
+    )
+    found["team"], found["team_invitation"] = factories.team(sql, admin=owner), uuid.uuid4()
+    sql.execute(
+        "INSERT INTO tenant_invitations (id, tenant_id, email, role, created_by, expires_at)"
+        " VALUES (%s, %s, 'a@example.org', 'user', %s, 'tomorrow')",
+        (found["team_invitation"], found["team"], owner.id),
     )
     found |= {"event_subscription": subscription, "event_delivery": delivery, "trigger": trigger}
     found |= {"schedule": schedule, "schedule_backfill": backfill}

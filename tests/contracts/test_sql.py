@@ -37,6 +37,7 @@ _OWNED: Final = {
         *("custom_types", "custom_type_uses", "workflow_node_uses"),
         *("workflow_aliases", "workflow_alias_changes", "variables"),
         *("credential_tokens", "user_service_tokens", "sign_in_attempts", "audit_events"),
+        *("tenant_members", "tenant_invitations"),
     },
     "orchestrator": {
         *("workflow_executions", "node_executions", "node_data_flow", "node_attempts"),
@@ -80,6 +81,8 @@ _RUN_BY: Final = {
     "registry by kit.idempotency": "qflow_registry",
     "registry.storage.deletion": "qflow_registry",
     "registry.storage.identity": "qflow_registry_auth",
+    "registry.storage.teams": "qflow_registry_auth",
+    "registry.storage.transfers": "qflow_registry_auth",
     "registry.storage.audit_history": "qflow_registry_auth",
     "registry by kit.audit": "qflow_registry_engine",
     "orchestrator by kit.audit": "qflow_orchestrator_engine",

@@ -9,15 +9,21 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, NamedTuple
 from uuid import UUID
 
 import structlog
 from qflow.auth.v1 import auth_pb2
 
 from services.kit.caller import CALLER, Caller, Scopes
-from services.kit.errors import PermissionDenied, QflowError, Unauthenticated, Unavailable
-from services.kit.ids import TOKEN_BYTES_MAX, token_sha256
+from services.kit.errors import (
+    InvalidArgument,
+    PermissionDenied,
+    QflowError,
+    Unauthenticated,
+    Unavailable,
+)
+from services.kit.ids import TOKEN_BYTES_MAX, canonical_uuid, token_sha256
 from services.kit.pg import Pool, translate
 from services.kit.rpc.call import Call, Handle, Metadata, Method
 from services.kit.rpc.tls import prove_service
@@ -26,6 +32,12 @@ log = structlog.get_logger()
 
 CACHE_S: Final = 5.0
 RECHECK_S: Final = 60.0
+# Whoever is taken out of a team is out within five seconds, from open streams too: so long an
+# answer holds, and so long a stream goes without asking.
+TEAM_CACHE_S: Final = 2.0
+TEAM_RECHECK_S: Final = 2.0
+# The tenant that a call acts for; without it the token's own.
+TENANT_KEY: Final = "qflow-tenant"
 _CACHE_SIZE_MAX: Final = 4096
 _HEADER: Final = "authorization"
 _SCHEME: Final = "bearer"
@@ -33,14 +45,22 @@ _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _NOBODY: Final = UUID(int=0)
 
 _AUTHENTICATE: Final[LiteralString] = """
-    SELECT user_id, tenant_id, role, is_owner, kind, name, scopes, session_id, expires_at
-      FROM authenticate($1)
+    SELECT user_id, tenant_id, role, is_owner, kind, name, scopes, session_id, expires_at, team_role
+      FROM authenticate($1, $2)
 """
+
+
+class Credential(NamedTuple):
+    """What a call says of its caller: the digest of a token, and the tenant to act for, if any."""
+
+    digest: str
+    tenant_id: UUID | None = None
 
 
 @dataclass(slots=True)
 class _Known:
-    caller: Caller | None
+    caller: Caller | None  # None: nobody, or no member of the tenant
+    is_stranger: bool  # whether somebody, who is no member
     until: float  # by the monotonic clock
     expires_s: float  # when the token does, by the other clock
 
@@ -63,33 +83,40 @@ class Authenticator:
         self._pool = pool
         self._clock = clock
         self._hits = self._misses = 0
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._unknown: OrderedDict[str, _Known] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[Caller | None]] = {}
+        self._known: OrderedDict[Credential, _Known] = OrderedDict()
+        self._unknown: OrderedDict[Credential, _Known] = OrderedDict()
+        self._asking: dict[Credential, asyncio.Task[_Known]] = {}
 
-    async def authenticate(self, digest: str) -> Caller:
-        """Return the caller whose token has this digest; `Unauthenticated` when nobody has it."""
-        return self.remembered(digest) or await self._asked(digest)
+    async def authenticate(self, credential: Credential) -> Caller:
+        """Return whose token this is, as they are in the tenant that it is used for.
 
-    def remembered(self, digest: str) -> Caller | None:
+        `Unauthenticated` when nobody has it, `PermissionDenied` where they are no member of that.
+        """
+        return self.remembered(credential) or await self._asked(credential)
+
+    def remembered(self, credential: Credential) -> Caller | None:
         """Return the caller without asking anybody; None where that cannot be told."""
-        known = self._known.get(digest)
+        known = self._known.get(credential)
         if known is None or known.until <= self._clock() or known.expires_s <= time.time():
             return None
         self._hits += 1
         return known.caller
 
-    async def _asked(self, digest: str) -> Caller:
-        known = self._known.get(digest) or self._unknown.get(digest)
+    async def _asked(self, credential: Credential) -> Caller:
+        known = self._known.get(credential) or self._unknown.get(credential)
         if known is None or known.until <= self._clock():
             self._misses += 1
-            caller = await self._ask_once(digest)
+            known = await self._ask_once(credential)
         else:
             self._hits += 1
-            caller = known.caller
-        if caller is None or caller.expires_at <= datetime.now(UTC):
+        if known.is_stranger:
+            raise PermissionDenied(
+                "NOT_A_MEMBER",
+                f"the caller may not act for the tenant that {TENANT_KEY} names",
+            )
+        if known.caller is None or known.caller.expires_at <= datetime.now(UTC):
             raise _refused()
-        return caller
+        return known.caller
 
     def asked(self) -> tuple[int, int]:
         """Tell how often a token was known, and how often it was asked for."""
@@ -97,40 +124,56 @@ class Authenticator:
 
     def forget(self, digest: str) -> None:
         """Forget a token at once, in this process: for whoever has just revoked it."""
-        self._known.pop(digest, None)
+        self._known.pop(Credential(digest), None)
+        for each in [known for known in self._known if known.digest == digest]:
+            del self._known[each]
 
-    async def _ask_once(self, digest: str) -> Caller | None:
+    def forget_member(self, tenant_id: UUID, user_id: UUID) -> None:
+        """Forget at once, in this process, what somebody was in a team."""
+        gone = [
+            credential
+            for credential, known in self._known.items()
+            if known.caller is not None
+            and (known.caller.tenant_id, known.caller.user_id) == (tenant_id, user_id)
+        ]
+        for each in gone:
+            del self._known[each]
+
+    async def _ask_once(self, credential: Credential) -> _Known:
         """Ask the database; calls that come meanwhile with the same token share the question."""
-        asking = self._asking.get(digest)
+        asking = self._asking.get(credential)
         if asking is None:
-            asking = asyncio.create_task(self._ask(digest))
-            self._asking[digest] = asking
-            asking.add_done_callback(lambda _: self._asking.pop(digest, None))
+            asking = asyncio.create_task(self._ask(credential))
+            self._asking[credential] = asking
+            asking.add_done_callback(lambda _: self._asking.pop(credential, None))
         # Shielded: the one who asked first may go away while others wait for the answer.
         return await asyncio.shield(asking)
 
-    async def _ask(self, digest: str) -> Caller | None:
-        until = self._clock() + CACHE_S  # from before the question: its answer is no younger
+    async def _ask(self, credential: Credential) -> _Known:
+        began = self._clock()  # from before the question: its answer is no younger
         try:
-            row = await self._pool.fetchrow(_AUTHENTICATE, digest)
+            row = await self._pool.fetchrow(_AUTHENTICATE, *credential)
         except (OSError, TimeoutError) as error:
             raise _unavailable() from error
         except Exception as error:
             if translate(error) is None:
                 raise
             raise _unavailable() from error
-        caller = None if row is None else _to_caller(row, digest)
+        is_stranger = row is not None and row["tenant_id"] is None
+        caller = None if row is None or is_stranger else _to_caller(row, credential.digest)
         # Apart from each other: whoever tries tokens must not push out those that are good.
         known, other = self._known, self._unknown
         if caller is None:
             known, other = other, known
-        other.pop(digest, None)  # what it was said before must not hide the answer
+        other.pop(credential, None)  # what it was said before must not hide the answer
         expires_s = 0.0 if caller is None else _posix_s(caller.expires_at)
-        known[digest] = _Known(caller, until, expires_s)
-        known.move_to_end(digest)
+        in_team = is_stranger or (caller is not None and caller.team_role != "")
+        until = began + (TEAM_CACHE_S if in_team else CACHE_S)
+        told = known[credential] = _Known(caller, is_stranger, until, expires_s)
+        known.move_to_end(credential)
         while len(known) > _CACHE_SIZE_MAX:
             known.popitem(last=False)
-        return caller
+        return told
 
 
 class Gate:
@@ -154,7 +197,7 @@ class Gate:
 
     def enter_known(self, call: Call) -> bool:
         """Let a call through whose token is remembered; False for one that must be asked for."""
-        caller = self._authenticator.remembered(digest_of(call.metadata))
+        caller = self._authenticator.remembered(credential_of(call.metadata))
         if caller is None:
             return False
         self._enter(call, caller)
@@ -162,7 +205,12 @@ class Gate:
 
     async def enter(self, call: Call) -> None:
         """Let a call through."""
-        self._enter(call, await self._authenticator.authenticate(digest_of(call.metadata)))
+        self._enter(call, await self._authenticator.authenticate(credential_of(call.metadata)))
+
+    async def leave(self, call: Call) -> None:
+        """Hold an answer back from whoever was taken out of their team while they waited for it."""
+        caller = await self._authenticator.authenticate(credential_of(call.metadata))
+        check(caller, self._rule)
 
     def _enter(self, call: Call, caller: Caller) -> None:
         call.caller = caller
@@ -192,7 +240,7 @@ def stage(
 
     async def handle(call: Call, request: Any) -> Any:
         await entry.enter(call)
-        recheck = _Recheck(authenticator, digest_of(call.metadata), rule)
+        recheck = _Recheck(authenticator, credential_of(call.metadata), rule)
         return await _rechecked(call, request, inner, recheck)
 
     return handle
@@ -225,15 +273,18 @@ def _admits(
 @dataclass(frozen=True, slots=True)
 class _Recheck:
     authenticator: Authenticator
-    digest: str
+    credential: Credential
     rule: auth_pb2.AuthRule
 
     async def until_refused(self, caller: Caller) -> QflowError:
         """Return when the caller of an open stream must go, with the reason."""
+        recheck_s = self.authenticator.recheck_s
+        if caller.team_role:
+            recheck_s = min(recheck_s, TEAM_RECHECK_S)
         while True:
-            await asyncio.sleep(self.authenticator.recheck_s)
+            await asyncio.sleep(recheck_s)
             try:
-                check(await self.authenticator.authenticate(self.digest), self.rule)
+                check(await self.authenticator.authenticate(self.credential), self.rule)
             except Unavailable as error:
                 # A service outlives the database's absence; whether a user may still see
                 # what the stream shows is not known any more.
@@ -269,9 +320,30 @@ async def _rechecked(call: Call, request: Any, inner: Handle, recheck: _Recheck)
         watching.cancel()
 
 
-def digest_of(metadata: Metadata) -> str:
-    """Return the digest of the one bearer token; the token itself goes no further."""
-    headers = [value for key, value in metadata if key == _HEADER]
+def credential_of(metadata: Metadata) -> Credential:
+    """Return the digest of the one bearer token, and the tenant; the token goes no further."""
+    headers: list[str | bytes] = []
+    tenants: list[str | bytes] = []
+    for key, value in metadata:
+        if key == _HEADER:
+            headers.append(value)
+        elif key == TENANT_KEY:
+            tenants.append(value)
+    digest = _digest_of(headers)
+    return Credential(digest, _tenant_of(tenants) if tenants else None)
+
+
+def _tenant_of(headers: list[str | bytes]) -> UUID:
+    named = headers[0] if len(headers) == 1 else None
+    found = canonical_uuid(named) if isinstance(named, str) else None
+    if found is None:
+        raise InvalidArgument(
+            "TENANT_INVALID", f"{TENANT_KEY} in the metadata must be the id of one tenant"
+        )
+    return found
+
+
+def _digest_of(headers: list[str | bytes]) -> str:
     if len(headers) != 1 or not isinstance(headers[0], str):
         raise _refused()
     scheme, _, token = headers[0].partition(" ")
@@ -339,6 +411,7 @@ def _to_caller(row: Any, digest: str) -> Caller:
         name=row["name"],
         session_id=row["session_id"] or _NOBODY,
         expires_at=expires_at,
+        team_role=row["team_role"],
         token_digest=digest,
     )
 

@@ -46,6 +46,7 @@ def inner(
     It gives the answer encoded.
     """
     read = validate.unary(parse, method)
+    told_only = method.reads  # what a call has changed is answered, whatever became of its caller
 
     async def noted(call: Call, raw: bytes, notes: Notes) -> Any:
         told, message, answer, failed = notes.begin(), None, None, None
@@ -79,6 +80,8 @@ def inner(
             room.leave()
             if user is not None and share is not None:
                 share.leave(user)
+        if told_only and gate is not None and call.caller is not None and call.caller.team_role:
+            await gate.leave(call)
         # What a servicer has kept encoded goes out as it is.
         encoded: bytes = answer if type(answer) is bytes else answer.SerializeToString()
         return encoded

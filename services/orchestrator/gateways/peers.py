@@ -9,6 +9,7 @@ import grpc
 from qflow.orchestrator.v1 import peer_service_pb2 as pb
 from qflow.orchestrator.v1.peer_service_pb2_grpc import PeerServiceStub
 
+from services.kit.caller import Caller
 from services.kit.errors import QflowError
 from services.kit.rpc.channel import open_channel
 from services.kit.rpc.errors import relayed
@@ -39,12 +40,17 @@ class Peers:
         address: str,
         method: str,
         request: bytes,
-        digest: str,
+        caller: Caller,
         *,
         timeout_s: float | None = None,
     ) -> bytes:
         """Have another one answer a call; raises what it raised there, or PeerGone."""
-        asked = pb.ForwardCallRequest(method=method, request=request, token_digest=digest)
+        asked = pb.ForwardCallRequest(
+            method=method,
+            request=request,
+            token_digest=caller.token_digest,
+            tenant_id=str(caller.team_id or ""),
+        )
         try:
             answer = await self._stub(address).ForwardCall(asked, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
@@ -52,10 +58,15 @@ class Peers:
         return bytes(answer.response)
 
     async def stream(
-        self, address: str, method: str, request: bytes, digest: str
+        self, address: str, method: str, request: bytes, caller: Caller
     ) -> AsyncIterator[bytes]:
         """Have another one answer with a stream; raises what it raised there, or PeerGone."""
-        asked = pb.ForwardStreamRequest(method=method, request=request, token_digest=digest)
+        asked = pb.ForwardStreamRequest(
+            method=method,
+            request=request,
+            token_digest=caller.token_digest,
+            tenant_id=str(caller.team_id or ""),
+        )
         call = self._stub(address).ForwardStream(asked)
         try:
             async for answer in call:

@@ -71,7 +71,7 @@ async def ask(
         address,
         f"/{servicer.service}/{name}",
         request.SerializeToString(),
-        current_caller().token_digest,
+        current_caller(),
         timeout_s=timeout_s,
     )
     return True, GetMessageClass(described.output_type).FromString(raw)
@@ -87,7 +87,7 @@ async def follow(servicer: Routed, name: str, request: Any) -> AsyncIterator[Any
         address,
         f"/{servicer.service}/{name}",
         request.SerializeToString(),
-        current_caller().token_digest,
+        current_caller(),
     )
     return (message.FromString(each) async for each in raw)
 

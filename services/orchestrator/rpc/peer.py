@@ -15,8 +15,8 @@ from qflow.orchestrator.v1 import peer_service_pb2_grpc
 
 from services.kit.caller import caller_scope
 from services.kit.errors import InvalidArgument
-from services.kit.rpc import auth
-from services.kit.rpc.auth import Authenticator
+from services.kit.rpc import auth, codec
+from services.kit.rpc.auth import Authenticator, Credential
 from services.orchestrator.rpc.forwarding import Routed, method_of
 from services.orchestrator.usecases.forward import FORWARDED
 
@@ -35,7 +35,7 @@ class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
     ) -> pb.ForwardCallResponse:
         """Make a unary call."""
         handler, inner, rule = self._found(request.method, request.request, streams=False)
-        caller = await self._authenticator.authenticate(request.token_digest)
+        caller = await self._authenticator.authenticate(_credential(request))
         auth.check(caller, rule)
         with caller_scope(caller), _forwarded():
             response = await handler(inner, context)
@@ -46,7 +46,7 @@ class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
     ) -> AsyncIterator[pb.ForwardStreamResponse]:
         """Make a call that answers with a stream."""
         handler, inner, rule = self._found(request.method, request.request, streams=True)
-        caller = await self._authenticator.authenticate(request.token_digest)
+        caller = await self._authenticator.authenticate(_credential(request))
         auth.check(caller, rule)
         with caller_scope(caller), _forwarded():
             async with aclosing(handler(inner, context)) as responses:
@@ -70,6 +70,11 @@ class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
         except DecodeError:
             raise InvalidArgument("MALFORMED_REQUEST", "request: cannot be read") from None
         return handler, inner, described.GetOptions().Extensions[auth_pb2.rule]
+
+
+def _credential(request: pb.ForwardCallRequest | pb.ForwardStreamRequest) -> Credential:
+    team_id = codec.uuid_or_none(request.tenant_id, field="tenant_id")
+    return Credential(request.token_digest, team_id)
 
 
 @contextmanager

@@ -18,15 +18,19 @@ class Owner:
     role: str
     is_owner: bool
     is_active: bool
+    team_role: str | None  # in the team that was asked about; None for who is not in it
 
 
-_OWNER: Final[LiteralString] = (
-    "SELECT id, email, role, is_owner, is_active FROM users WHERE id = $1"
-)
+_OWNER: Final[LiteralString] = """
+    SELECT u.id, u.email, u.role, u.is_owner, u.is_active, m.role AS team_role
+      FROM users u
+      LEFT JOIN tenant_members m ON m.tenant_id = $2 AND m.user_id = u.id
+     WHERE u.id = $1
+"""
 
 
-async def get(db: Db, user_id: UUID) -> Owner:
-    """Give a user."""
-    row = await db.fetchrow(_OWNER, user_id)
+async def get(db: Db, user_id: UUID, tenant_id: UUID) -> Owner:
+    """Give a user, and what they are in a tenant."""
+    row = await db.fetchrow(_OWNER, user_id, tenant_id)
     assert row is not None, "a user who made something is never deleted"
     return Owner(**dict(row))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, cast
 from uuid import UUID
 
-from services.kit.caller import Caller
+from services.kit.caller import Caller, TeamRole
 from services.kit.errors import FailedPrecondition, PermissionDenied
 from services.kit.pg import Pool, transaction
 from services.orchestrator.storage import owners
@@ -15,16 +15,27 @@ _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _NO_SESSION: Final = UUID(int=0)
 _MAY_START: Final = frozenset({"user", "admin"})
 # Reasons that do not pass by themselves.
-LASTING: Final = frozenset({"WORKFLOW_NOT_FOUND", "OWNER_INACTIVE", "NOT_ALLOWED"})
+LASTING: Final = frozenset(
+    {"WORKFLOW_NOT_FOUND", "OWNER_INACTIVE", "OWNER_NOT_A_MEMBER", "NOT_ALLOWED"}
+)
 
 
 async def caller_of(engine_pool: Pool, user_id: UUID, tenant_id: UUID) -> Caller:
     """Give a user as a caller; refused where the user may start nothing any more."""
     async with transaction(engine_pool) as db:
-        owner = await owners.get(db, user_id)
+        owner = await owners.get(db, user_id, tenant_id)
     if not owner.is_active:
         raise FailedPrecondition(
             "OWNER_INACTIVE", "the user who made this was deactivated or anonymised"
+        )
+    in_team = tenant_id != user_id
+    if in_team and owner.team_role is None:
+        raise FailedPrecondition(
+            "OWNER_NOT_A_MEMBER", "the user who made this is not in the team any more"
+        )
+    if in_team and owner.team_role not in _MAY_START:
+        raise PermissionDenied(
+            "NOT_ALLOWED", f"the user who made this is a {owner.team_role} in the team now"
         )
     if owner.role not in _MAY_START:
         raise PermissionDenied(
@@ -33,8 +44,9 @@ async def caller_of(engine_pool: Pool, user_id: UUID, tenant_id: UUID) -> Caller
     return Caller(
         user_id=owner.id,
         tenant_id=tenant_id,
-        role="admin" if owner.role == "admin" else "user",
-        is_owner=owner.is_owner,
+        role="admin" if owner.role == "admin" and not in_team else "user",
+        is_owner=owner.is_owner and not in_team,
+        team_role=cast("TeamRole", owner.team_role or "") if in_team else "",
         scopes="all",
         kind="user",
         name=owner.email,

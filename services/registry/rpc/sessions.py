@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from qflow.auth.v1 import auth_pb2
 from qflow.registry.v1 import session_service_pb2 as pb
 from qflow.registry.v1 import session_service_pb2_grpc as pb_grpc
 
@@ -60,6 +61,9 @@ class SessionServicer(pb_grpc.SessionServiceServicer):
                 email=caller.name,
                 role=ROLES[caller.role],
                 is_owner=caller.is_owner,
+                team_role=ROLES[caller.team_role]
+                if caller.team_role
+                else auth_pb2.ROLE_UNSPECIFIED,
             ),
             expire_time=codec.timestamp(caller.expires_at),
         )

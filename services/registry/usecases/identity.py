@@ -29,6 +29,8 @@ class Identity:
     session_lifetime: timedelta
     # Tells this process's own cache of callers that a token has ended; others learn in 5 seconds.
     forget: Callable[[str], None]
+    # The same of what somebody was in a team: the team's id, the user's.
+    forget_member: Callable[[UUID, UUID], None] = lambda _team_id, _user_id: None
 
     def forget_all(self, digests: Iterable[str]) -> None:
         """Forget every token of these digests."""

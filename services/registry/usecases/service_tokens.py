@@ -43,7 +43,7 @@ PREFIX: Final = "qf_service"
 # What is about accounts takes a session: a token that leaks must not be able to make others, and
 # must not outlive the password that it was made under.
 _SESSIONS_ALONE: Final = frozenset(
-    {"account:read", "account:write", "sessions:write", "users:write"}
+    {"account:read", "account:write", "sessions:write", "users:write", "teams:write"}
 )
 
 

@@ -31,13 +31,17 @@ _IDENTITIES = """
     CREATE TABLE identities (digest text PRIMARY KEY, role text, kind text, scopes text[],
                              expires_at timestamptz DEFAULT 'infinity',
                              user_id uuid DEFAULT gen_random_uuid());
-    CREATE FUNCTION authenticate(sha256 text)
+    CREATE TABLE members (tenant_id uuid, user_id uuid, role text);
+    CREATE FUNCTION authenticate(sha256 text, for_tenant uuid)
     RETURNS TABLE (user_id uuid, tenant_id uuid, role text, is_owner boolean, kind text, name text,
-                   scopes text[], session_id uuid, expires_at timestamptz)
+                   scopes text[], session_id uuid, expires_at timestamptz, team_role text)
     LANGUAGE sql STABLE AS $$
-        SELECT i.user_id, i.user_id, i.role, false, i.kind, i.role, i.scopes, NULL::uuid,
-               i.expires_at
-          FROM identities i WHERE i.digest = sha256
+        SELECT i.user_id, CASE WHEN for_tenant IS NULL THEN i.user_id ELSE m.tenant_id END,
+               COALESCE(m.role, i.role), false, i.kind, i.role, i.scopes, NULL::uuid,
+               i.expires_at, COALESCE(m.role, '')
+          FROM identities i
+          LEFT JOIN members m ON m.tenant_id = for_tenant AND m.user_id = i.user_id
+         WHERE i.digest = sha256
     $$;
 """
 

@@ -16,7 +16,7 @@ from qflow.auth.v1 import auth_pb2
 from services.kit.caller import Caller, Kind, Role, Scopes, current_caller
 from services.kit.errors import PermissionDenied, Unauthenticated
 from services.kit.ids import token_sha256
-from services.kit.rpc.auth import Authenticator, check
+from services.kit.rpc.auth import Authenticator, Credential, check
 from services.kit.rpc.server import Listener, open_server
 from tests.integration.kit.conftest import SERVICE as SERVICE_TOKEN
 from tests.integration.kit.conftest import USER, VIEWER, Service
@@ -237,14 +237,14 @@ async def test_an_identity_is_remembered_and_asked_for_once_at_a_time(
     now = 100.0
     authenticator = Authenticator(service.pool, clock=lambda: now)
     callers: list[Caller] = await asyncio.gather(
-        *(authenticator.authenticate(token_sha256(USER)) for _ in range(50))
+        *(authenticator.authenticate(Credential(token_sha256(USER))) for _ in range(50))
     )
     assert len({id(caller) for caller in callers}) == 1
     await service.pool.execute("DELETE FROM identities")
-    assert callers[0] is await authenticator.authenticate(token_sha256(USER))
+    assert callers[0] is await authenticator.authenticate(Credential(token_sha256(USER)))
     now += 5.0
     with pytest.raises(Unauthenticated):
-        await authenticator.authenticate(token_sha256(USER))
+        await authenticator.authenticate(Credential(token_sha256(USER)))
 
 
 async def test_that_a_token_is_not_known_is_remembered_too_though_it_once_was(
@@ -253,19 +253,19 @@ async def test_that_a_token_is_not_known_is_remembered_too_though_it_once_was(
     """X4."""
     now = 100.0
     authenticator = Authenticator(service.pool, clock=lambda: now)
-    await authenticator.authenticate(token_sha256(USER))
+    await authenticator.authenticate(Credential(token_sha256(USER)))
     await service.pool.execute("UPDATE identities SET digest = 'gone' WHERE role = 'user'")
     for _ in range(2):
         now += 5.0
         with pytest.raises(Unauthenticated):
-            await authenticator.authenticate(token_sha256(USER))
+            await authenticator.authenticate(Credential(token_sha256(USER)))
     await service.pool.execute(
         "UPDATE identities SET digest = $1 WHERE role = 'user'", token_sha256(USER)
     )
     with pytest.raises(Unauthenticated):  # for five seconds the database is not asked
-        await authenticator.authenticate(token_sha256(USER))
+        await authenticator.authenticate(Credential(token_sha256(USER)))
     now += 5.0
-    assert "user" == (await authenticator.authenticate(token_sha256(USER))).role
+    assert "user" == (await authenticator.authenticate(Credential(token_sha256(USER)))).role
 
 
 @pytest.mark.parametrize("service", [{"recheck_s": 0.01}], indirect=True)

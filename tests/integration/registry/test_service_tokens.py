@@ -20,7 +20,7 @@ from qflow.registry.v1 import user_service_pb2 as users
 from services.kit.errors import Unauthenticated
 from services.kit.ids import token_sha256
 from services.kit.pg import open_pool
-from services.kit.rpc.auth import Authenticator
+from services.kit.rpc.auth import Authenticator, Credential
 from services.registry.rpc.scopes import scopes_of
 from tests.integration.registry.accounts import Account, caller, signed_in, trail
 from tests.integration.registry.conftest import Registry, refused
@@ -155,7 +155,7 @@ async def test_a_revoked_token_is_refused_here_at_once_and_elsewhere_within_five
     pool = await open_pool(database.url("qflow_orchestrator"), application_name="test", size_max=1)
     now = 100.0
     elsewhere = Authenticator(pool, clock=lambda: now)
-    await elsewhere.authenticate(token_sha256(made.token))
+    await elsewhere.authenticate(Credential(token_sha256(made.token)))
 
     request = pb.RevokeServiceTokenRequest(service_token_id=made.service_token.id)
     await ada.tokens.RevokeServiceToken(request)
@@ -163,7 +163,7 @@ async def test_a_revoked_token_is_refused_here_at_once_and_elsewhere_within_five
     assert said.code == grpc.StatusCode.UNAUTHENTICATED
     now += 5.0
     with pytest.raises(Unauthenticated):
-        await elsewhere.authenticate(token_sha256(made.token))
+        await elsewhere.authenticate(Credential(token_sha256(made.token)))
     await pool.close()
     gone = await refused(ada.tokens.RevokeServiceToken(request))
     assert (gone.code, gone.reason) == (grpc.StatusCode.NOT_FOUND, "SERVICE_TOKEN_NOT_FOUND")

@@ -12,7 +12,7 @@ from qflow.registry.v1 import session_service_pb2 as pb
 
 from services.kit.ids import new_token, token_sha256
 from services.kit.pg import open_pool
-from services.kit.rpc.auth import Authenticator
+from services.kit.rpc.auth import Authenticator, Credential
 from services.registry.gateways.passwords import Passwords
 from tests.integration.registry.accounts import Account, again, caller, signed_in, trail
 from tests.integration.registry.conftest import Registry, refused
@@ -157,11 +157,11 @@ async def test_another_service_refuses_an_ended_session_within_five_seconds(
     now = 100.0
     elsewhere = Authenticator(pool, clock=lambda: now)
     digest = token_sha256(ada.token)
-    assert str((await elsewhere.authenticate(digest)).user_id) == ada.id
+    assert str((await elsewhere.authenticate(Credential(digest))).user_id) == ada.id
     await admin.sessions.RevokeAllSessions(pb.RevokeAllSessionsRequest(user_id=ada.id))
     now += 5.0
     with pytest.raises(Exception, match="a valid token is needed"):
-        await elsewhere.authenticate(digest)
+        await elsewhere.authenticate(Credential(digest))
     await pool.close()
 
 

@@ -26,7 +26,7 @@ class Connection:
         self.context = context
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._stubs: dict[tuple[str, Any], Any] = {}
-        self._metadata = (("authorization", f"Bearer {context.token}"),) if context.token else ()
+        self._metadata = _metadata(context)
 
     def channel(self, service: str) -> grpc.aio.Channel:
         """Give the channel of a service, for stubs that this client has no words for."""
@@ -90,6 +90,12 @@ class Connection:
         channels, self._channels, self._stubs = self._channels, {}, {}
         for each in channels.values():
             await each.close()
+
+
+def _metadata(context: Context) -> tuple[tuple[str, str], ...]:
+    token = (("authorization", f"Bearer {context.token}"),) if context.token else ()
+    tenant = (("qflow-tenant", context.tenant),) if context.tenant else ()
+    return (*token, *tenant)
 
 
 def _open(address: str, tls: Tls | None) -> grpc.aio.Channel:

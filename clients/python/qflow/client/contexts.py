@@ -34,7 +34,11 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The address of each service (`host:port`), the token, and how it is encrypted (None: not)."""
+    """The address of each service (`host:port`), the token, and how it is encrypted (None: not).
+
+    `tenant` is the id of the team to act for; empty for oneself. `QFLOW_TENANT` says it for
+    whatever context is found.
+    """
 
     registry: str
     orchestrator: str
@@ -42,6 +46,7 @@ class Context:
     telemetry: str
     token: str = field(default="", repr=False)
     tls: Tls | None = None
+    tenant: str = ""
 
     def address(self, service: str) -> str:
         """Give the address of a service."""
@@ -52,6 +57,12 @@ class Context:
 def find(env: Mapping[str, str] | None = None, *, name: str = "", home: str = "") -> Context:
     """Find the context that holds here; ConfigurationError says where it was looked for."""
     env = os.environ if env is None else env
+    found = _find(env, name=name, home=home)
+    tenant = env.get("QFLOW_TENANT", "")
+    return replace(found, tenant=tenant) if tenant else found
+
+
+def _find(env: Mapping[str, str], *, name: str, home: str) -> Context:
     if not name and not home and (told := _from_env(env)) is not None:
         return told
     contexts = Contexts.load(env)

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(qflow/orchestrator/v1/peer_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\"z\n\x12\x46orwardCallRequest\x12\x1a\n\x06method\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x1b\n\x07request\x18\x02 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\xfc\x01\x12+\n\x0ctoken_digest\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\"\'\n\x13\x46orwardCallResponse\x12\x10\n\x08response\x18\x01 \x01(\x0c\"|\n\x14\x46orwardStreamRequest\x12\x1a\n\x06method\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x1b\n\x07request\x18\x02 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\xfc\x01\x12+\n\x0ctoken_digest\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\")\n\x15\x46orwardStreamResponse\x12\x10\n\x08response\x18\x01 \x01(\x0c\x32\x90\x02\n\x0bPeerService\x12{\n\x0b\x46orwardCall\x12).qflow.orchestrator.v1.ForwardCallRequest\x1a*.qflow.orchestrator.v1.ForwardCallResponse\"\x15\xea\xe0\x18\x11\n\x01\x03\x1a\x0corchestrator\x12\x83\x01\n\rForwardStream\x12+.qflow.orchestrator.v1.ForwardStreamRequest\x1a,.qflow.orchestrator.v1.ForwardStreamResponse\"\x15\xea\xe0\x18\x11\n\x01\x03\x1a\x0corchestrator0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(qflow/orchestrator/v1/peer_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\"\x9a\x01\n\x12\x46orwardCallRequest\x12\x1a\n\x06method\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x1b\n\x07request\x18\x02 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\xfc\x01\x12+\n\x0ctoken_digest\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x1e\n\ttenant_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\'\n\x13\x46orwardCallResponse\x12\x10\n\x08response\x18\x01 \x01(\x0c\"\x9c\x01\n\x14\x46orwardStreamRequest\x12\x1a\n\x06method\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x1b\n\x07request\x18\x02 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\xfc\x01\x12+\n\x0ctoken_digest\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x1e\n\ttenant_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\")\n\x15\x46orwardStreamResponse\x12\x10\n\x08response\x18\x01 \x01(\x0c\x32\x90\x02\n\x0bPeerService\x12{\n\x0b\x46orwardCall\x12).qflow.orchestrator.v1.ForwardCallRequest\x1a*.qflow.orchestrator.v1.ForwardCallResponse\"\x15\xea\xe0\x18\x11\n\x01\x03\x1a\x0corchestrator\x12\x83\x01\n\rForwardStream\x12+.qflow.orchestrator.v1.ForwardStreamRequest\x1a,.qflow.orchestrator.v1.ForwardStreamResponse\"\x15\xea\xe0\x18\x11\n\x01\x03\x1a\x0corchestrator0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,24 +39,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FORWARDCALLREQUEST'].fields_by_name['request']._serialized_options = b'\272H\007z\005\030\200\200\374\001'
   _globals['_FORWARDCALLREQUEST'].fields_by_name['token_digest']._loaded_options = None
   _globals['_FORWARDCALLREQUEST'].fields_by_name['token_digest']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{64}$'
+  _globals['_FORWARDCALLREQUEST'].fields_by_name['tenant_id']._loaded_options = None
+  _globals['_FORWARDCALLREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_FORWARDSTREAMREQUEST'].fields_by_name['method']._loaded_options = None
   _globals['_FORWARDSTREAMREQUEST'].fields_by_name['method']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
   _globals['_FORWARDSTREAMREQUEST'].fields_by_name['request']._loaded_options = None
   _globals['_FORWARDSTREAMREQUEST'].fields_by_name['request']._serialized_options = b'\272H\007z\005\030\200\200\374\001'
   _globals['_FORWARDSTREAMREQUEST'].fields_by_name['token_digest']._loaded_options = None
   _globals['_FORWARDSTREAMREQUEST'].fields_by_name['token_digest']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{64}$'
+  _globals['_FORWARDSTREAMREQUEST'].fields_by_name['tenant_id']._loaded_options = None
+  _globals['_FORWARDSTREAMREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_PEERSERVICE'].methods_by_name['ForwardCall']._loaded_options = None
   _globals['_PEERSERVICE'].methods_by_name['ForwardCall']._serialized_options = b'\352\340\030\021\n\001\003\032\014orchestrator'
   _globals['_PEERSERVICE'].methods_by_name['ForwardStream']._loaded_options = None
   _globals['_PEERSERVICE'].methods_by_name['ForwardStream']._serialized_options = b'\352\340\030\021\n\001\003\032\014orchestrator'
-  _globals['_FORWARDCALLREQUEST']._serialized_start=122
-  _globals['_FORWARDCALLREQUEST']._serialized_end=244
-  _globals['_FORWARDCALLRESPONSE']._serialized_start=246
-  _globals['_FORWARDCALLRESPONSE']._serialized_end=285
-  _globals['_FORWARDSTREAMREQUEST']._serialized_start=287
-  _globals['_FORWARDSTREAMREQUEST']._serialized_end=411
-  _globals['_FORWARDSTREAMRESPONSE']._serialized_start=413
-  _globals['_FORWARDSTREAMRESPONSE']._serialized_end=454
-  _globals['_PEERSERVICE']._serialized_start=457
-  _globals['_PEERSERVICE']._serialized_end=729
+  _globals['_FORWARDCALLREQUEST']._serialized_start=123
+  _globals['_FORWARDCALLREQUEST']._serialized_end=277
+  _globals['_FORWARDCALLRESPONSE']._serialized_start=279
+  _globals['_FORWARDCALLRESPONSE']._serialized_end=318
+  _globals['_FORWARDSTREAMREQUEST']._serialized_start=321
+  _globals['_FORWARDSTREAMREQUEST']._serialized_end=477
+  _globals['_FORWARDSTREAMRESPONSE']._serialized_start=479
+  _globals['_FORWARDSTREAMRESPONSE']._serialized_end=520
+  _globals['_PEERSERVICE']._serialized_start=523
+  _globals['_PEERSERVICE']._serialized_end=795
 # @@protoc_insertion_point(module_scope)

@@ -25,22 +25,26 @@ class ForwardCallRequest(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     TOKEN_DIGEST_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """The RPC, as on the wire: `/package.Service/Method`."""
     request: _builtins.bytes
     """Its request, as on the wire; below the 4 MiB that any message may have."""
     token_digest: _builtins.str
     """The digest of the token of the user who called: SHA-256, lower-case hexadecimal."""
+    tenant_id: _builtins.str
+    """The team that the user acts for; empty where the user acts for themselves."""
     def __init__(
         self,
         *,
         method: _builtins.str = ...,
         request: _builtins.bytes = ...,
         token_digest: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "request", b"request", "token_digest", b"token_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "request", b"request", "tenant_id", b"tenant_id", "token_digest", b"token_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -77,22 +81,26 @@ class ForwardStreamRequest(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     TOKEN_DIGEST_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """The RPC, as on the wire: `/package.Service/Method`."""
     request: _builtins.bytes
     """Its request, as on the wire; below the 4 MiB that any message may have."""
     token_digest: _builtins.str
     """The digest of the token of the user who called: SHA-256, lower-case hexadecimal."""
+    tenant_id: _builtins.str
+    """The team that the user acts for; empty where the user acts for themselves."""
     def __init__(
         self,
         *,
         method: _builtins.str = ...,
         request: _builtins.bytes = ...,
         token_digest: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "request", b"request", "token_digest", b"token_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "request", b"request", "tenant_id", b"tenant_id", "token_digest", b"token_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

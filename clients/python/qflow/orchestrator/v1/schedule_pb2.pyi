@@ -316,7 +316,9 @@ class ScheduleError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """A stable word, the one that StartExecution would have been refused with, or `OWNER_INACTIVE`."""
+    """A stable word, the one that StartExecution would have been refused with, or `OWNER_INACTIVE`,
+    or `OWNER_NOT_A_MEMBER` where its user has left the team.
+    """
     message: _builtins.str
     """For people."""
     @_builtins.property

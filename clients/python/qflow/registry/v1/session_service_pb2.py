@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'qflow/registry/v1/session_service.proto\x12\x11qflow.registry.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\"K\n\rSignInRequest\x12\x19\n\x05\x65mail\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x03\x18\xff\x01\x12\x1f\n\x08password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01(\x80\x08\"\x80\x01\n\x0eSignInResponse\x12\x12\n\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x19.qflow.registry.v1.Caller\"\x10\n\x0eSignOutRequest\"\x11\n\x0fSignOutResponse\"\x12\n\x10GetCallerRequest\"o\n\x11GetCallerResponse\x12)\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x19.qflow.registry.v1.Caller\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"p\n\x06\x43\x61ller\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12!\n\x04role\x18\x04 \x01(\x0e\x32\x13.qflow.auth.v1.Role\x12\x10\n\x08is_owner\x18\x05 \x01(\x08\"\x99\x01\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x05 \x01(\x08\"m\n\x13ListSessionsRequest\x12\x1c\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"]\n\x14ListSessionsResponse\x12,\n\x08sessions\x18\x01 \x03(\x0b\x32\x1a.qflow.registry.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"U\n\x14RevokeSessionRequest\x12\x1c\n\nsession_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x17\n\x15RevokeSessionResponse\"Y\n\x18RevokeAllSessionsRequest\x12\x1c\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"5\n\x19RevokeAllSessionsResponse\x12\x18\n\x10revoked_sessions\x18\x01 \x01(\x05\x32\xa3\x06\n\x0eSessionService\x12V\n\x06SignIn\x12 .qflow.registry.v1.SignInRequest\x1a!.qflow.registry.v1.SignInResponse\"\x07\xea\xe0\x18\x03\n\x01\x01\x12n\n\x07SignOut\x12!.qflow.registry.v1.SignOutRequest\x1a\".qflow.registry.v1.SignOutResponse\"\x1c\xea\xe0\x18\x18\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0esessions:write\x12v\n\tGetCaller\x12#.qflow.registry.v1.GetCallerRequest\x1a$.qflow.registry.v1.GetCallerResponse\"\x1e\x90\x02\x01\xea\xe0\x18\x17\n\x01\x02\x12\x03\x01\x02\x03\x1a\rsessions:read\x12\x92\x01\n\x0cListSessions\x12&.qflow.registry.v1.ListSessionsRequest\x1a\'.qflow.registry.v1.ListSessionsResponse\"1\x90\x02\x01\xea\xe0\x18*\n\x01\x02\x12\x03\x01\x02\x03\x1a\rsessions:read\"\x0f\n\x07user_id\x12\x04user(\x01\x12\x99\x01\n\rRevokeSession\x12\'.qflow.registry.v1.RevokeSessionRequest\x1a(.qflow.registry.v1.RevokeSessionResponse\"5\xea\xe0\x18\x31\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0esessions:write\"\x15\n\nsession_id\x12\x07session(\x01\x12\x9f\x01\n\x11RevokeAllSessions\x12+.qflow.registry.v1.RevokeAllSessionsRequest\x1a,.qflow.registry.v1.RevokeAllSessionsResponse\"/\xea\xe0\x18+\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0esessions:write\"\x0f\n\x07user_id\x12\x04user(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'qflow/registry/v1/session_service.proto\x12\x11qflow.registry.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\"K\n\rSignInRequest\x12\x19\n\x05\x65mail\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x03\x18\xff\x01\x12\x1f\n\x08password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01(\x80\x08\"\x80\x01\n\x0eSignInResponse\x12\x12\n\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x19.qflow.registry.v1.Caller\"\x10\n\x0eSignOutRequest\"\x11\n\x0fSignOutResponse\"\x12\n\x10GetCallerRequest\"o\n\x11GetCallerResponse\x12)\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x19.qflow.registry.v1.Caller\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x98\x01\n\x06\x43\x61ller\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12!\n\x04role\x18\x04 \x01(\x0e\x32\x13.qflow.auth.v1.Role\x12\x10\n\x08is_owner\x18\x05 \x01(\x08\x12&\n\tteam_role\x18\x06 \x01(\x0e\x32\x13.qflow.auth.v1.Role\"\x99\x01\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x05 \x01(\x08\"m\n\x13ListSessionsRequest\x12\x1c\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"]\n\x14ListSessionsResponse\x12,\n\x08sessions\x18\x01 \x03(\x0b\x32\x1a.qflow.registry.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"U\n\x14RevokeSessionRequest\x12\x1c\n\nsession_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x17\n\x15RevokeSessionResponse\"Y\n\x18RevokeAllSessionsRequest\x12\x1c\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"5\n\x19RevokeAllSessionsResponse\x12\x18\n\x10revoked_sessions\x18\x01 \x01(\x05\x32\xa3\x06\n\x0eSessionService\x12V\n\x06SignIn\x12 .qflow.registry.v1.SignInRequest\x1a!.qflow.registry.v1.SignInResponse\"\x07\xea\xe0\x18\x03\n\x01\x01\x12n\n\x07SignOut\x12!.qflow.registry.v1.SignOutRequest\x1a\".qflow.registry.v1.SignOutResponse\"\x1c\xea\xe0\x18\x18\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0esessions:write\x12v\n\tGetCaller\x12#.qflow.registry.v1.GetCallerRequest\x1a$.qflow.registry.v1.GetCallerResponse\"\x1e\x90\x02\x01\xea\xe0\x18\x17\n\x01\x02\x12\x03\x01\x02\x03\x1a\rsessions:read\x12\x92\x01\n\x0cListSessions\x12&.qflow.registry.v1.ListSessionsRequest\x1a\'.qflow.registry.v1.ListSessionsResponse\"1\x90\x02\x01\xea\xe0\x18*\n\x01\x02\x12\x03\x01\x02\x03\x1a\rsessions:read\"\x0f\n\x07user_id\x12\x04user(\x01\x12\x99\x01\n\rRevokeSession\x12\'.qflow.registry.v1.RevokeSessionRequest\x1a(.qflow.registry.v1.RevokeSessionResponse\"5\xea\xe0\x18\x31\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0esessions:write\"\x15\n\nsession_id\x12\x07session(\x01\x12\x9f\x01\n\x11RevokeAllSessions\x12+.qflow.registry.v1.RevokeAllSessionsRequest\x1a,.qflow.registry.v1.RevokeAllSessionsResponse\"/\xea\xe0\x18+\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0esessions:write\"\x0f\n\x07user_id\x12\x04user(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -78,22 +78,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCALLERREQUEST']._serialized_end=413
   _globals['_GETCALLERRESPONSE']._serialized_start=415
   _globals['_GETCALLERRESPONSE']._serialized_end=526
-  _globals['_CALLER']._serialized_start=528
-  _globals['_CALLER']._serialized_end=640
-  _globals['_SESSION']._serialized_start=643
-  _globals['_SESSION']._serialized_end=796
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=798
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=907
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=909
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1002
-  _globals['_REVOKESESSIONREQUEST']._serialized_start=1004
-  _globals['_REVOKESESSIONREQUEST']._serialized_end=1089
-  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1091
-  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1114
-  _globals['_REVOKEALLSESSIONSREQUEST']._serialized_start=1116
-  _globals['_REVOKEALLSESSIONSREQUEST']._serialized_end=1205
-  _globals['_REVOKEALLSESSIONSRESPONSE']._serialized_start=1207
-  _globals['_REVOKEALLSESSIONSRESPONSE']._serialized_end=1260
-  _globals['_SESSIONSERVICE']._serialized_start=1263
-  _globals['_SESSIONSERVICE']._serialized_end=2066
+  _globals['_CALLER']._serialized_start=529
+  _globals['_CALLER']._serialized_end=681
+  _globals['_SESSION']._serialized_start=684
+  _globals['_SESSION']._serialized_end=837
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=839
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=948
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=950
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1043
+  _globals['_REVOKESESSIONREQUEST']._serialized_start=1045
+  _globals['_REVOKESESSIONREQUEST']._serialized_end=1130
+  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1132
+  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1155
+  _globals['_REVOKEALLSESSIONSREQUEST']._serialized_start=1157
+  _globals['_REVOKEALLSESSIONSREQUEST']._serialized_end=1246
+  _globals['_REVOKEALLSESSIONSRESPONSE']._serialized_start=1248
+  _globals['_REVOKEALLSESSIONSRESPONSE']._serialized_end=1301
+  _globals['_SESSIONSERVICE']._serialized_start=1304
+  _globals['_SESSIONSERVICE']._serialized_end=2107
 # @@protoc_insertion_point(module_scope)

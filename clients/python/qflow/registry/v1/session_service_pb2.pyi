@@ -172,16 +172,23 @@ class Caller(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     IS_OWNER_FIELD_NUMBER: _builtins.int
+    TEAM_ROLE_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user's id, a UUID."""
     tenant_id: _builtins.str
-    """The tenant's id, a UUID. A user's personal tenant has the user's id."""
+    """The tenant's id, a UUID. A user's personal tenant has the user's id; that of a team is the one that `qflow-tenant`
+    in the metadata of the call names.
+    """
     email: _builtins.str
     """The user's email address."""
     role: _auth_pb2.Role.ValueType
     """The user's role in the tenant."""
     is_owner: _builtins.bool
     """Whether the user owns the deployment."""
+    team_role: _auth_pb2.Role.ValueType
+    """What the user is in the team that the call acts for; unspecified where it acts for the user. `role` is no more than
+    either this or the account allows.
+    """
     def __init__(
         self,
         *,
@@ -190,10 +197,11 @@ class Caller(_message.Message):
         email: _builtins.str = ...,
         role: _auth_pb2.Role.ValueType = ...,
         is_owner: _builtins.bool = ...,
+        team_role: _auth_pb2.Role.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "is_owner", b"is_owner", "role", b"role", "tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "is_owner", b"is_owner", "role", b"role", "team_role", b"team_role", "tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 BIN := .venv/bin
 STAMP := .venv/setup.stamp
-TYPED := services clients/python/qflow migrations bench examples tests
+TYPED := services clients/python/qflow clients/generate.py migrations bench examples tests
 
 # Two test processes share a small machine well; the suite of all services runs in one of them.
 PYTEST := $(PY) -m pytest -n $(or $(JOBS),2) --dist loadgroup
@@ -12,7 +12,7 @@ PYTEST := $(PY) -m pytest -n $(or $(JOBS),2) --dist loadgroup
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-docker test-ray test-all check fmt fmt-check lint types proto proto-check migrate bench soak lock clean
+.PHONY: help setup demo run test test-docker test-ray test-all check fmt fmt-check lint types proto proto-check clients test-clients migrate bench soak lock clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -30,8 +30,8 @@ run: $(STAMP) ## start the whole suite on this machine and stay (QFLOW_HOME, QFL
 	@$(PY) -m services.standalone up
 
 test: $(STAMP) ## run the tests, ten to fifteen minutes on two cores (JOBS=2)
-	@$(PYTEST) -q -m "not slow and not bench and not docker and not ray" $(ARGS)
-	@echo "NOT RUN HERE: the Docker tests (make test-docker), those on a Ray cluster (make test-ray) and the long lane (make test-all)"
+	@$(PYTEST) -q -m "not slow and not bench and not docker and not ray and not clients" $(ARGS)
+	@echo "NOT RUN HERE: the Docker tests (make test-docker), the clients of other languages (make test-clients), those on a Ray cluster (make test-ray) and the long lane (make test-all)"
 
 test-docker: $(STAMP) ## run the tests that need a Docker daemon, and fail without one
 	@QFLOW_REQUIRE_DOCKER=1 $(PY) -m pytest -q -m docker $(ARGS)
@@ -41,7 +41,7 @@ test-ray: $(STAMP) ## install the ray group and run the tests on a Ray cluster o
 	@QFLOW_REQUIRE_RAY=1 $(PY) -m pytest -q -m ray $(ARGS)
 
 test-all: $(STAMP) ## run all tests at full length and size
-	@QFLOW_TEST_FULL=1 $(PYTEST) -q -m "not bench" $(ARGS)
+	@QFLOW_TEST_FULL=1 $(PYTEST) -q -m "not bench and not clients" $(ARGS)
 
 check: fmt-check lint types proto-check ## check format, lint, types, rooms and contract; no tests
 
@@ -67,6 +67,12 @@ proto-check: $(STAMP) ## check the stubs, lint the protos, refuse breaking chang
 	@$(PY) protos/generate.py --check
 	@cd protos && ../$(BIN)/buf lint
 	@mkdir -p build && $(BIN)/buf build protos -o build/image.binpb && $(BIN)/buf breaking build/image.binpb --config protos/buf.yaml --against protos/image.binpb
+
+clients: $(STAMP) ## generate the stubs of the clients (ONLY="go java"; Rust and C++ generate as they compile)
+	@$(PY) clients/generate.py $(ONLY)
+
+test-clients: $(STAMP) ## compile every client, run its example on a live suite, and the gateway (needs their compilers)
+	@QFLOW_TEST_CLIENTS=1 $(PY) -m pytest -q -m clients tests/clients $(ARGS)
 
 migrate: $(STAMP) ## bring the database of QFLOW_DATABASE_URL to this version
 	@$(PY) -m migrations upgrade $(ARGS)

@@ -88,7 +88,8 @@ def typescript(target: Path) -> None:
     }
     shutil.rmtree(target / "src" / "gen", ignore_errors=True)
     _buf([plugin], more=[PROTOS / "vendor/google/rpc/error_details.proto"])
-    shutil.copyfile(SERVICE_CONFIG, target / "src" / "gen" / "service_config.json")
+    config = f"export const serviceConfig = {SERVICE_CONFIG.read_text('utf-8').rstrip()};\n"
+    (target / "src" / "gen" / "service_config.ts").write_text(config, encoding="utf-8")
 
 
 def java(target: Path) -> None:
@@ -122,17 +123,15 @@ LANGUAGES: Final[Mapping[str, Language]] = {
 
 def _buf(plugins: list[dict[str, Any]], *, more: list[Path] | None = None, **prefixes: str) -> None:
     """Run the plugins over the contract; `prefixes` are options that the protos leave open."""
-    template = {
-        "version": "v2",
-        "managed": {
-            "enabled": bool(prefixes),
+    template: dict[str, Any] = {"version": "v2", "plugins": plugins}
+    if prefixes:
+        template["managed"] = {
+            "enabled": True,
             "disable": [{"path": "buf"}, {"path": "google"}],
             "override": [
                 {"file_option": name, "value": value} for name, value in prefixes.items()
             ],
-        },
-        "plugins": plugins,
-    }
+        }
     paths = [PROTOS / "qflow", *(more or [])]
     chosen = [word for path in paths for word in ("--path", str(path))]
     buf = str(Path(sys.executable).parent / "buf")

@@ -1,4 +1,4 @@
-"""Generate the stubs of the clients from the protos: `make clients`, or some: `generate.py go java`.
+"""Generate the stubs of the clients from the protos: all, or some: `generate.py go java`.
 
 Go's are committed, because a Go module is taken from the repository as it stands; `--check` fails
 where they are not what the protos give. TypeScript's and Java's go into their packages when those
@@ -128,9 +128,7 @@ def _buf(plugins: list[dict[str, Any]], *, more: list[Path] | None = None, **pre
         template["managed"] = {
             "enabled": True,
             "disable": [{"path": "buf"}, {"path": "google"}],
-            "override": [
-                {"file_option": name, "value": value} for name, value in prefixes.items()
-            ],
+            "override": [{"file_option": name, "value": value} for name, value in prefixes.items()],
         }
     paths = [PROTOS / "qflow", *(more or [])]
     chosen = [word for path in paths for word in ("--path", str(path))]
@@ -163,9 +161,7 @@ def _maven_tool(artifact: str) -> Path:
     return program
 
 
-def _run(
-    command: list[str], *, folder: Path = ROOT, env: Mapping[str, str] | None = None
-) -> None:
+def _run(command: list[str], *, folder: Path = ROOT, env: Mapping[str, str] | None = None) -> None:
     """Run a generator; its own message says what is wrong."""
     done = subprocess.run(command, cwd=folder, env={**os.environ, **(env or {})}, check=False)
     if done.returncode != 0:

@@ -51,6 +51,7 @@ export function optionsFromEnvironment(env: NodeJS.ProcessEnv = process.env): Op
 export class Client {
   /** What calls carry as bearer token; empty for none. */
   token: string;
+  closed = false;
   readonly #options: Options;
   readonly #open = new Map<string, { transport: Transport; sessions: Http2SessionManager }>();
 
@@ -72,6 +73,7 @@ export class Client {
 
   /** Ends the connections; calls under way fail. */
   close(): void {
+    this.closed = true;
     for (const { sessions } of this.#open.values()) sessions.abort();
     this.#open.clear();
   }

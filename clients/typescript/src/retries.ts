@@ -32,16 +32,21 @@ export function withRetries(transport: Transport, deadlineMs: number): Transport
         try {
           return await transport.unary(method, signal, left, header, input, contextValues);
         } catch (error) {
-          const lost = ConnectError.from(error).code === Code.Unavailable;
           const pause = backoff * (0.8 + 0.4 * Math.random());
           const spent = !policy || attempt >= policy.maxAttempts || Date.now() + pause >= ends;
-          if (!lost || spent || signal?.aborted) throw error;
+          if (!isLost(error) || spent || signal?.aborted) throw error;
           await new Promise((wake) => setTimeout(wake, pause));
           backoff = Math.min(backoff * policy.backoffMultiplier, seconds(policy.maxBackoff));
         }
       }
     },
   };
+}
+
+/** Says whether a call failed because the service was not reached, or its connection ended: then Node
+ * tells of a stream that was aborted or cancelled. Of calls that change nothing, a service says neither. */
+export function isLost(error: unknown): boolean {
+  return [Code.Unavailable, Code.Aborted, Code.Canceled].includes(ConnectError.from(error).code);
 }
 
 /** Reads a span as JSON has it, "0.1s", in milliseconds. */

@@ -1,6 +1,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 
 import type { Client } from "./client.js";
+import { isLost } from "./retries.js";
 import { ExecutionStatus } from "./gen/qflow/orchestrator/v1/execution_pb.js";
 import { ExecutionService, type WatchExecutionResponse } from "./gen/qflow/orchestrator/v1/execution_service_pb.js";
 
@@ -39,9 +40,7 @@ export async function* watch(
         if (told && isFinal(event.value.execution?.status)) return;
       }
     } catch (error) {
-      // A connection that ends in the middle of an answer may be told as one that was aborted.
-      const code = ConnectError.from(error).code;
-      if (code !== Code.Unavailable && code !== Code.Aborted) throw error;
+      if (!isLost(error) || client.closed) throw error;
       cut = error;
     }
     if (away >= AWAY_MAX_MS) throw cut ?? new ConnectError("the watch ends again and again", Code.Unavailable);

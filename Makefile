@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 BIN := .venv/bin
 STAMP := .venv/setup.stamp
-TYPED := services clients/python/qflow migrations bench examples tests
+TYPED := services clients/python/qflow clients/generate.py migrations bench examples tests
 
 # Two test processes share a small machine well; the suite of all services runs in one of them.
 PYTEST := $(PY) -m pytest -n $(or $(JOBS),2) --dist loadgroup
@@ -30,11 +30,11 @@ run: $(STAMP) ## start the whole suite on this machine and stay (QFLOW_HOME, QFL
 	@$(PY) -m services.standalone up
 
 test: $(STAMP) ## run the tests, ten minutes on two cores (JOBS=2)
-	@$(PYTEST) -q -m "not slow and not bench and not docker and not ray" $(ARGS)
-	@echo "NOT RUN HERE: the slow tests (make test-slow), the Docker tests (make test-docker), those on a Ray cluster (make test-ray); all at full length: make test-all"
+	@$(PYTEST) -q -m "not slow and not bench and not docker and not ray and not clients" $(ARGS)
+	@echo "NOT RUN HERE: the slow tests (make test-slow), the Docker tests (make test-docker), the clients of other languages (make test-clients), those on a Ray cluster (make test-ray); all at full length: make test-all"
 
 test-slow: $(STAMP) ## run what make test leaves out for its time
-	@$(PYTEST) -q -m "slow and not bench and not docker and not ray" $(ARGS)
+	@$(PYTEST) -q -m "slow and not bench and not docker and not ray and not clients" $(ARGS)
 
 test-docker: $(STAMP) ## run the tests that need a Docker daemon, and fail without one
 	@QFLOW_REQUIRE_DOCKER=1 $(PY) -m pytest -q -m docker $(ARGS)
@@ -44,7 +44,7 @@ test-ray: $(STAMP) ## install the ray group and run the tests on a Ray cluster o
 	@QFLOW_REQUIRE_RAY=1 $(PY) -m pytest -q -m ray $(ARGS)
 
 test-all: $(STAMP) ## run all tests at full length and size
-	@QFLOW_TEST_FULL=1 $(PYTEST) -q -m "not bench" $(ARGS)
+	@QFLOW_TEST_FULL=1 $(PYTEST) -q -m "not bench and not clients" $(ARGS)
 
 check: fmt-check lint types proto-check ## check format, lint, types, rooms and contract; no tests
 
@@ -73,6 +73,12 @@ proto-check: $(STAMP) ## check the stubs, lint the protos, refuse breaking chang
 
 cases: $(STAMP) ## print which tests name which case of docs/cases.md
 	@$(PY) -m tests.support.cases
+
+clients: $(STAMP) ## generate the stubs of the clients (ONLY="go java"; Rust and C++ generate as they compile)
+	@$(PY) clients/generate.py $(ONLY)
+
+test-clients: $(STAMP) ## compile every client, run its example on a live suite, and the gateway (needs their compilers)
+	@QFLOW_TEST_CLIENTS=1 $(PY) -m pytest -q -m clients tests/clients $(ARGS)
 
 migrate: $(STAMP) ## bring the database of QFLOW_DATABASE_URL to this version
 	@$(PY) -m migrations upgrade $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -11,8 +12,42 @@ _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"", "0", "false", "no", "off"})
 
 
+SECRETS_FOLDER: Final = "QFLOW_SECRETS_FOLDER"
+_SETTING: Final = re.compile(r"QFLOW_[A-Z0-9_]+")
+_SECRET_BYTES_MAX: Final = 64 * 1024
+
+
 class EnvError(ValueError):
     """A setting is missing, cannot be read or leads nowhere; the process must not start."""
+
+
+def with_secrets(env: Mapping[str, str]) -> Mapping[str, str]:
+    """Add the settings that lie as files in QFLOW_SECRETS_FOLDER; what is set besides wins.
+
+    Each file is named as the setting whose value it holds, as container engines, Kubernetes and
+    systemd lay secrets out. Other files there are left to whoever knows their names.
+    """
+    if not optional(env, SECRETS_FOLDER):
+        return env
+    folder = path(env, SECRETS_FOLDER)
+    try:
+        names = [each.name for each in folder.iterdir() if _SETTING.fullmatch(each.name)]
+        found = {name: _secret(folder / name) for name in names}
+    except OSError as error:
+        raise EnvError(f"{SECRETS_FOLDER} cannot be read: {error.strerror}") from None
+    return {**found, **{name: value for name, value in env.items() if value or name not in found}}
+
+
+def _secret(file: Path) -> str:
+    with file.open("rb") as opened:
+        content = opened.read(_SECRET_BYTES_MAX + 1)
+    try:
+        text = content.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        text = "\0"
+    if len(content) > _SECRET_BYTES_MAX or not text.isprintable():
+        raise EnvError(f"{SECRETS_FOLDER}: {file.name} must be one line of text")
+    return text
 
 
 def required(env: Mapping[str, str], name: str) -> str:

@@ -75,7 +75,7 @@ def run_service(name: str, build: Build) -> int:
     logging.configure(name, level=os.environ.get("QFLOW_LOG_LEVEL", "info"))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_run(name, build, os.environ))
+            return runner.run(_run(name, build, settings.with_secrets(os.environ)))
     except settings.EnvError as error:
         log.error("service_misconfigured", fault=str(error))  # noqa: TRY400  # no trace needed
         return _MISCONFIGURED

@@ -29,6 +29,7 @@ def main(arguments: list[str], env: Mapping[str, str]) -> int:
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
     try:
+        env = settings.with_secrets(env)
         url = settings.required(env, "QFLOW_REGISTRY_AUTH_DATABASE_URL")
         if asked.command == "create-user":
             # Before there is a loop, in which Ctrl-C would not end the question.

@@ -54,6 +54,15 @@ def _do(asked: argparse.Namespace, home: Home) -> int:  # noqa: PLR0911 - one fo
             )
         case "certificates":
             return _certificates(asked, home)
+        case "provision":
+            from services.standalone import provision  # imports the registry: only here
+
+            _say(
+                provision.provision(
+                    home, asked.folder, os.environ, hosts=asked.host, days=asked.days
+                )
+            )
+            return 0
         case command if command in arguments.NAMES:
             from services.standalone.backup import commands  # imports much: only here
 
@@ -194,6 +203,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     certificates.add_argument("--days", type=int, choices=range(1, 367), default=7, metavar="DAYS")
     certificates.add_argument("--renew", action="store_true", help="make all services' anew")
+    provisioned = commands.add_parser(
+        "provision",
+        help="for services started one by one: migrate the database, lay out the secrets of each",
+    )
+    provisioned.add_argument("--folder", type=Path, required=True, help="each service's lie below")
+    provisioned.add_argument(
+        "--host", action="append", default=[], help="a name or address that users dial"
+    )
+    provisioned.add_argument("--days", type=int, choices=range(1, 367), default=90, metavar="DAYS")
     arguments.add_to(commands)
     user = commands.add_parser(
         "create-user", help="make a user; asks for the password, or reads it from a pipe"

@@ -32,6 +32,7 @@ def main(arguments: list[str], env: Mapping[str, str]) -> int:
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
     try:
+        env = settings.with_secrets(env)
         url = settings.required(env, "QFLOW_TELEMETRY_DOCTOR_DATABASE_URL")
         return asyncio.run(_examine(url, asked))
     except (QflowError, settings.EnvError) as error:

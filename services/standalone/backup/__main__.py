@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from services.kit import env as read
 from services.standalone.backup import keeping
 from services.standalone.backup.folder import GAP, SHIPPED, Entry
 from services.standalone.backup.settings import BackupSettings
@@ -39,8 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
         _end_with(int(parent))
     home = Home.from_env(os.environ)
     try:
+        # Into the environment, from which the programs that are started here have theirs.
+        os.environ.update(read.with_secrets(os.environ))
         answer = _do(asked, BackupSettings.from_env(home, os.environ))
-    except StandaloneError as error:
+    except (StandaloneError, read.EnvError) as error:
         answer = {"error": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")
     return "error" in answer

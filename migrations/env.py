@@ -7,6 +7,7 @@ queues behind a long transaction with the whole service queueing behind it; the 
 from __future__ import annotations
 
 import os
+import time
 
 import psycopg
 from alembic import context
@@ -17,7 +18,8 @@ from migrations.roles import ensure_roles
 from migrations.urls import driver_url
 
 # One migrator at a time in one database. Two keys: a name for "Qflow" and one for "migrations".
-_MUTEX = "SELECT pg_advisory_xact_lock(1902931319, 1)"
+_MUTEX = "SELECT pg_try_advisory_xact_lock(1902931319, 1)"
+_MUTEX_PAUSE_S = 0.1
 # Nothing may wait for a table longer than this: the running services queue behind the waiter.
 _LOCK_TIMEOUT = os.environ.get("QFLOW_MIGRATE_LOCK_TIMEOUT", "1s")
 
@@ -34,6 +36,16 @@ def _connect(url: str) -> psycopg.Connection:
     return connection
 
 
+def _enter(mutex: psycopg.Connection) -> None:
+    """Take the lock, asked for again and again: a statement that waited would hold a snapshot.
+
+    For its end an index that is built CONCURRENTLY by whoever has the lock would wait, and never
+    see it.
+    """
+    while mutex.execute(_MUTEX).fetchone() != (True,):
+        time.sleep(_MUTEX_PAUSE_S)
+
+
 def run_migrations() -> None:
     """Run inside the migrators' lock; a killed migrator frees it with its connection."""
     if context.is_offline_mode():
@@ -43,7 +55,7 @@ def run_migrations() -> None:
         mutex.execute("SET LOCAL lock_timeout = 0")
         mutex.execute("SET LOCAL statement_timeout = 0")
         mutex.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-        mutex.execute(_MUTEX)
+        _enter(mutex)
         with _connect(url) as roles:
             ensure_roles(roles)
         engine = create_engine(

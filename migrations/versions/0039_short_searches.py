@@ -4,8 +4,8 @@ search_letters() gives each letter of a text and each two in a row, hashed as se
 them by threes. Scripts that write a word with one sign or two need it, and so does whatever is
 rare: without it such a search reads all rows of a tenant, 0.3 s of 100,000.
 
-Figures with 100,000 nodes, 90,000 of them one tenant's: the index has 22 MB beside the 21 MB of the
-other, and a row of 90 letters costs 0.2 ms more to write.
+Figures with 100,000 nodes, 90,000 of them one tenant's: the index has 18 MB beside the 21 MB of the
+other, and a row of 90 letters costs 0.3 ms more to write.
 """
 
 from __future__ import annotations

@@ -94,6 +94,8 @@ def test_a_node_stays_while_a_run_of_it_alone_is_kept(mended: Subject) -> None:
         workflow_version=None,
         node_version_id=version,
         status="completed",
+        created_at=_OLD,
+        started_at=_OLD,
         completed_at=_NOW,
     )
     assert 0 == _purge(mended, _NODES)
@@ -107,7 +109,13 @@ def test_a_workflow_stays_while_a_run_of_it_is_kept_and_then_goes_whole(mended: 
     owner = mended.user()
     workflow = _workflow(mended, owner)
     mended.execution(
-        owner, workflow_id=workflow, workflow_version=2, status="failed", completed_at=_OLD
+        owner,
+        workflow_id=workflow,
+        workflow_version=2,
+        status="failed",
+        created_at=_OLD,
+        started_at=_OLD,
+        completed_at=_OLD,
     )
     mended.db.execute(
         "INSERT INTO workflow_aliases (workflow_id, tenant_id, name, version, created_by)"

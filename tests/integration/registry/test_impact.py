@@ -183,8 +183,10 @@ async def test_the_schedules_that_start_what_breaks_are_named(
     made = await _workflow(client, "w", [place("a", on=changed)], [".n -> a.x"])
     other = await _workflow(client, "other", [place("a", on=changed)], [".n -> a.x"])
     sql.execute(
-        "INSERT INTO workflow_versions (workflow_id, version, nodes, connections, created_by)"
-        " SELECT workflow_id, 2, nodes, connections, created_by FROM workflow_versions"
+        "INSERT INTO workflow_versions (workflow_id, version, name, nodes, connections,"
+        " python_version, created_by)"
+        " SELECT workflow_id, 2, name, nodes, connections, python_version, created_by"
+        "   FROM workflow_versions"
         "  WHERE workflow_id = %s",
         (made.id,),
     )

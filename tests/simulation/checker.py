@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
+from services.kit.ids import uuid_from_bytes
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import NodeRecord, Run
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL
@@ -112,7 +112,7 @@ class Checker:
         """Look at a frame that reaches a runner: no Ack may be ahead of what is committed."""
         nodes = self.world.store.nodes
         for ack in frame.acks:
-            row = nodes[UUID(bytes=ack.attempt_ref)]
+            row = nodes[uuid_from_bytes(ack.attempt_ref)]
             open_ = row["status"] == "running" and row["attempt_token"] == ack.token
             assert not open_, "G2: an Ack before its result is committed"
 

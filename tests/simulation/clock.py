@@ -23,38 +23,25 @@ class StuckError(AssertionError):
     """Nothing is left that could ever happen, or too much goes on: the world has no end."""
 
 
-def _nothing() -> None:
-    """Stand where a callback was that is called off."""
-
-
-class _Soon:
+class _Soon(list[Any]):
     """A callback of the next turn, or of a moment: of a handle what the library asks for.
 
-    Its own handles look up debug flags and stacks, for every call.
+    Its own handles look up debug flags and stacks, for every call. A list of callback, arguments,
+    context and moment is made without a frame; where it is called off the first of them is None.
     """
 
-    __slots__ = ("args", "callback", "context", "due", "off")
-
-    def __init__(
-        self, callback: Callable[..., Any], args: Any, context: Context | None, due: float
-    ) -> None:
-        self.callback = callback
-        self.args = args
-        self.context = context or copy_context()
-        self.due = due
-        self.off = False
+    __slots__ = ()
 
     def cancel(self) -> None:
         """Leave it where it is: it is thrown away when its time comes."""
-        self.off = True
-        self.args = self.context = None  # type: ignore[assignment]
-        self.callback = _nothing
+        self[:3] = (None, None, None)
 
     def cancelled(self) -> bool:
-        return self.off
+        return self[0] is None
 
     def when(self) -> float:
-        return self.due
+        due: float = self[3]
+        return due
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -87,7 +74,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *args: *_Ts,
         context: Context | None = None,
     ) -> Any:
-        handle = _Soon(callback, args, context, 0.0)
+        handle = _Soon((callback, args, context or copy_context(), 0.0))
         self._ready.append(handle)
         return handle
 
@@ -100,7 +87,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *args: *_Ts,
         context: Context | None = None,
     ) -> Any:
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        when = self._now + delay
+        handle = _Soon((callback, args, context or copy_context(), when))
+        self._timer_count += 1
+        heapq.heappush(self._timers, (when, self._timer_count, handle))
+        return handle
 
     def call_at(
         self,
@@ -109,42 +100,42 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *args: *_Ts,
         context: Context | None = None,
     ) -> Any:
-        handle = _Soon(callback, args, context, when)
+        handle = _Soon((callback, args, context or copy_context(), when))
         self._timer_count += 1
         heapq.heappush(self._timers, (when, self._timer_count, handle))
         return handle
 
-    def _run_once(self) -> None:
-        """Take one turn: what is ready now, and before that whatever the next moment brings."""
-        self.turns += 1
-        if self.turns == TURNS_MAX and not self.ends:
-            raise StuckError(f"{TURNS_MAX} turns, and there is no end")
-        ready = self._ready
-        self._turn_the_clock(ready)
-        for _ in range(len(ready)):
-            soon = ready.popleft()
-            if soon.off:
-                continue
-            try:
-                soon.context.run(soon.callback, *soon.args)
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as error:  # noqa: BLE001  # as the library's own loop takes it
-                told = {"message": f"in {soon.callback}", "exception": error}
-                self.call_exception_handler(told)
+    def _run_once(self) -> None:  # noqa: C901  # frames are what a turn costs: it has one
+        """Take turns until told to stop: what is ready, and then whatever the next moment brings.
 
-    def _turn_the_clock(self, ready: deque[Any]) -> None:
-        timers = self._timers
-        while timers and timers[0][2].off:
-            heapq.heappop(timers)
-        if not ready and not self._stopping:
-            if not timers:
-                raise StuckError("every task waits for ever")
-            self._now = max(self._now, timers[0][0])
-        while timers and timers[0][0] <= self._now:
-            soon = heapq.heappop(timers)[2]
-            if not soon.off:
-                ready.append(soon)
+        The library's own loop comes here for each turn.
+        """
+        ready, timers, pop = self._ready, self._timers, heapq.heappop
+        while True:
+            self.turns += 1
+            if self.turns == TURNS_MAX and not self.ends:
+                raise StuckError(f"{TURNS_MAX} turns, and there is no end")
+            while timers and timers[0][2][0] is None:
+                pop(timers)
+            if not ready and not self._stopping:
+                if not timers:
+                    raise StuckError("every task waits for ever")
+                self._now = max(self._now, timers[0][0])
+            while timers and timers[0][0] <= self._now:
+                ready.append(pop(timers)[2])
+            for _ in range(len(ready)):
+                callback, args, context, _ = ready.popleft()
+                if callback is None:
+                    continue
+                try:
+                    context.run(callback, *args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # noqa: BLE001  # as the library's own loop takes it
+                    told = {"message": f"in {callback}", "exception": error}
+                    self.call_exception_handler(told)
+            if self._stopping:
+                return
 
     def _process_events(self, event_list: Any) -> None:
         """There are none."""

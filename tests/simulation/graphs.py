@@ -14,18 +14,25 @@ from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
+from services.kit.ids import uuid_from_bytes
 from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
 
 SHAPES: Final = 400
 NODES_MIN: Final = 20  # of all graphs of a world
 _INT: Final = {"t": "int"}
+_ID_BYTES: Final = 16
 _VERSIONS: Final = 4  # node versions that all graphs share, each with a lock of its own
 
 
 def version_ids() -> list[UUID]:
     """Give the node versions that graphs are made of."""
-    return [UUID(int=10 + at) for at in range(_VERSIONS)]
+    return [_id(10 + at) for at in range(_VERSIONS)]
+
+
+def _id(number: int) -> UUID:
+    """Give an id of the class that the engine's ids have."""
+    return uuid_from_bytes(number.to_bytes(_ID_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,7 @@ def _compile(
         ]
     sinks = [at for at in range(size) if not any(source == at for source, _ in edges)]
     definition = Definition(
-        workflow_id=UUID(int=1_000_000 + number),
+        workflow_id=_id(1_000_000 + number),
         version=1,
         nodes=[{"id": f"n{at}", "retry": retry} for at in range(size)],
         connections=connections,
@@ -118,7 +125,7 @@ def _compile(
         )
         for at in range(size)
     }
-    return compile_plan(definition, versions, pins_id=UUID(int=2_000_000 + number))
+    return compile_plan(definition, versions, pins_id=_id(2_000_000 + number))
 
 
 def _edge(source: str, output: str, target: int, name: str) -> dict[str, str]:

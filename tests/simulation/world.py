@@ -13,6 +13,7 @@ from uuid import UUID
 
 import structlog
 
+from services.kit.ids import uuid_from_bytes
 from services.orchestrator.domain.plan import Plan
 from tests.simulation import graphs
 from tests.simulation.checker import Checker
@@ -30,6 +31,7 @@ FAULTS_MIN: Final = 3
 EVERY_PYTHON: Final = ("3.11", "3.12")
 _HEALED_MAX_S: Final = 60.0
 _TRACE_MAX: Final = 400
+_ID_BYTES: Final = 16
 
 
 class World:
@@ -69,7 +71,7 @@ class World:
         self.network.observers.append(self.checker.told)
 
     def new_id(self) -> UUID:
-        return UUID(int=next(self._ids))
+        return uuid_from_bytes(next(self._ids).to_bytes(_ID_BYTES))
 
     def plan_of(self, run_id: UUID) -> Plan:
         return self.plans.by_id[self.store.runs[run_id]["pins_id"]]

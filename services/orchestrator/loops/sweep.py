@@ -27,13 +27,10 @@ _LOCKS_S: Final = 0.5
 async def sweep_runners(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
     """Fence runners that are gone and give their attempts to others. Quiet when nothing runs."""
     while not stop.is_set():
-        silent = bool(engine.silent_since)
-        attempts = any(runner.in_flight for runner in engine.core.runners.values())
-        wait_s = _WATCHFUL_S if silent else _CALM_S if attempts else None
-        if wait_s is None:
+        if not any(runner.in_flight for runner in engine.core.runners.values()):
             await wait_either(engine.attempts_begun, stop, None)
-        else:
-            await wait_either(engine.sweep_now, stop, wait_s)
+        # A lease outlasts the wait by far: what begins now, and is over before, asks for no look.
+        await wait_either(engine.sweep_now, stop, _WATCHFUL_S if engine.silent_since else _CALM_S)
         engine.attempts_begun.clear()
         engine.sweep_now.clear()
         if stop.is_set():

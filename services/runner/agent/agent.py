@@ -2127,8 +2127,9 @@ class Node:
         lines = [line + "\n" for line in self.source]
         linecache.cache[FILENAME] = (len(self.spec["code"]), None, lines, FILENAME)
 
-    def run_module(self):
-        program = compile(self.spec["code"], FILENAME, "exec", dont_inherit=True)
+    def run_module(self, program=None):
+        if program is None:
+            program = compile(self.spec["code"], FILENAME, "exec", dont_inherit=True)
         exec(program, self.module.__dict__)  # noqa: S102 - this is what a sandbox is for
         self.main = self.module.__dict__.get(self.spec["main"])
         if not callable(self.main):
@@ -2323,6 +2324,7 @@ class Agent:
         self.context = {}
         self.broken = False
         self.prepared = {}
+        self.programs = {}  # of versions that are forked: their code, compiled
         self.together = None
 
     def serve(self):
@@ -2407,6 +2409,8 @@ class Agent:
         self.prepared[header["version"]] = header
         if header["apart"] == "fork":
             import_ahead(header)
+            self.programs[header["version"]] = compiled_ahead(header["code"])
+            rehearse(header)
             flush_streams()  # what is left in a buffer would be printed by every fork
             gc.freeze()
             # With more than one thread there is no fork: what another holds stays held for ever.
@@ -2417,7 +2421,8 @@ class Agent:
 
     def call_apart(self, header, body):
         """Call in a child, which loads the code itself; the child has no way to the runner."""
-        apart = Apart(self.prepared[header["version"]], header, body)
+        version = header["version"]
+        apart = Apart(self.prepared[version], header, body, self.programs.get(version))
         reply, parts, descriptors = apart.result(self.channel)
         if apart.killed:
             # By the kernel, for want of memory: the runner learns that from the sandbox's end.
@@ -2841,6 +2846,54 @@ def import_ahead(spec):
                 continue
 
 
+def compiled_ahead(code):
+    """The compiled code, or None: what cannot be compiled is said by the child that tries."""
+    try:
+        return compile(code, FILENAME, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+_NOTHING_NODE = {
+    "code": "def main(x):\n    return x\n",
+    "main": "main",
+    "inputs": [{"name": "x", "type": {"t": "int"}}],
+    "outputs": [{"name": "result", "type": {"t": "int"}}],
+}
+_REHEARSALS = 16  # more than it takes Python to note how code is run
+
+
+def rehearse(spec):
+    """Make calls of a node that does nothing, and the codecs of one to come.
+
+    Python writes into code and classes how they are used. What it has written before a fork stands
+    in pages that forks share; each would write it anew, into copies of its own.
+    """
+    try:
+        nowhere = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    agent = Agent(Channel(nowhere), Meter(-1))
+    agent.residue = Nothing()
+    call = {"id": 0, "inputs": [["x", 1, []]], "output_bytes_max": 1024}
+    for _ in range(_REHEARSALS):
+        agent.node = Node(_NOTHING_NODE)
+        agent.node.run_module()
+        agent.node.compile_codecs()
+        agent.call({**call, "context": {"QFLOW_NODE_ID": "n"}}, b"1")
+        agent.set_context({})
+        codecs = Codecs({})
+        for compiled, entries in ((codecs.decoder, "inputs"), (codecs.encoder, "outputs")):
+            for entry in spec[entries]:
+                try:
+                    compiled(entry["type"])
+                except Exception:  # classes are the code's own
+                    continue
+    os.close(nowhere)
+    del sys.modules[MODULE]
+    SHOWN.node = None
+
+
 def left_running():
     """Whether a process is left of a call's: each comes to this one when its parent ends."""
     while True:
@@ -2855,10 +2908,11 @@ def left_running():
 class Apart:
     """One call in a child: forked from here, or begun from nothing where that is asked for."""
 
-    def __init__(self, spec, header, body):
+    def __init__(self, spec, header, body, program=None):
         self.spec = spec
         self.header = header
         self.body = body
+        self.program = program
         self.child = 0
         self.killed = False
 
@@ -2947,7 +3001,7 @@ class Apart:
             _signal.signal(_signal.SIGTERM, on_terminate)
             if self.spec["apart"] == "fork":
                 # The very channel that streams and `logging` write to; now it ends at the agent.
-                serve_once(channel, writing, self.spec, self.header, self.body)
+                serve_once(channel, writing, self.spec, self.header, self.body, self.program)
             else:
                 self._begin_anew(writing)
         except BaseException:
@@ -3029,7 +3083,7 @@ class Answers(Channel):
             os.close(descriptor)
 
 
-def serve_once(channel, writing, spec, header, body):
+def serve_once(channel, writing, spec, header, body, program=None):
     """In the child: load, call, answer, end."""
     # Away from the low numbers, as the agent's own channel is.
     channel.begin_anew(fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 200))
@@ -3043,7 +3097,7 @@ def serve_once(channel, writing, spec, header, body):
     agent.set_context(header.get("context") or {})
     try:
         agent.node = Node(spec)
-        agent.node.run_module()
+        agent.node.run_module(program)
         agent.node.compile_codecs()
     except Terminated:
         error = plain_error("cancelled", "stopped while the node's code was loaded")

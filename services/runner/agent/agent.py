@@ -8,27 +8,22 @@ A frame is `!II` (length of the header, length of the body), a JSON header and t
 values, so that a value keeps the exact text it was produced as.
 """
 
-from __future__ import annotations
-
+# Of the modules in C, and of those that a Python has loaded by itself: what `json`, `re`, `enum` and `signal` import
+# is most of what a sandbox takes to start, and many nodes need none of it.
+import _json
 import _signal
+import _struct as struct
 import _thread
-import base64
-import enum
 import fcntl
 import gc
 import io
-import json
 import math
 import os
-import re
 import resource
-import signal
 import stat
-import struct
 import sys
 import time
-import types
-from collections import deque
+from _collections import deque
 
 PROTOCOL = 1
 MAX_DEPTH = 64
@@ -52,14 +47,41 @@ _BEAT = b'{"op":"beat"}'
 _DATE = r"\d{4}-\d\d-\d\d"
 _OFFSET = r"Z|[+-]\d\d:\d\d(:\d\d(\.\d{6})?)?"
 _TIME = r"\d\d:\d\d(:\d\d(\.\d{1,6})?)?(%s)?" % _OFFSET
-_DATE_TEXT = re.compile(_DATE, re.ASCII)
-_TIME_TEXT = re.compile(_TIME, re.ASCII)
-_DATETIME_TEXT = re.compile("%s[T ]%s" % (_DATE, _TIME), re.ASCII)
-_DECIMAL_TEXT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,6})?", re.ASCII)
+
+
+class Pattern:
+    """A regular expression that is compiled when it is first asked."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def fullmatch(self, value):
+        import re
+
+        self.fullmatch = re.compile(self.text, re.ASCII).fullmatch
+        return self.fullmatch(value)
+
+
+_DATE_TEXT = Pattern(_DATE)
+_TIME_TEXT = Pattern(_TIME)
+_DATETIME_TEXT = Pattern("%s[T ]%s" % (_DATE, _TIME))
+_DECIMAL_TEXT = Pattern(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,6})?")
 _DECIMAL_CHARS_MAX = 4301  # 4,300 digits and a sign
 # Types whose values travel as files: see there.
 CARRIED = ("file", "ndarray", "arrow", "pandas", "polars", "pickle")
 _WATCHED_SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGALRM, _signal.SIGCHLD)
+
+
+ModuleType, FunctionType = type(sys), type(lambda: 0)
+
+
+async def _nothing():
+    pass
+
+
+_made = _nothing()
+CoroutineType = type(_made)
+_made.close()
 
 
 class Mismatch(Exception):
@@ -89,7 +111,38 @@ def _refuse_constant(name):
     raise Mismatch("%s is not JSON" % name, "serialization_error")
 
 
-_parse = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_BLANK = " \t\n\r"
+
+
+class Scanned:
+    """What the scanner in C asks for: strict JSON, as `json.JSONDecoder` reads it."""
+
+    strict = True
+    object_hook = array_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = staticmethod(_refuse_constant)
+
+    def __init__(self, object_pairs_hook=None):
+        self.object_pairs_hook = object_pairs_hook
+        self.scan = _json.make_scanner(self)
+
+    def decode(self, text):
+        """The value that a text is; raises ValueError."""
+        start = len(text) - len(text.lstrip(_BLANK))
+        try:
+            value, end = self.scan(text, start)
+        except (
+            StopIteration,
+            SystemError,
+        ):  # the latter, where `json` is not there to be raised of
+            raise ValueError("not JSON") from None
+        if text[end:].strip(_BLANK):
+            raise ValueError("not JSON: something follows it")
+        return value
+
+
+_parse = Scanned().decode
 
 
 def _refuse_twice(pairs):
@@ -99,10 +152,21 @@ def _refuse_twice(pairs):
     return made
 
 
-_parse_pairs = json.JSONDecoder(
-    parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice
-).decode
-_dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_parse_pairs = Scanned(_refuse_twice).decode
+
+
+def _refuse_other(value):
+    raise TypeError("%s is not JSON" % describe(value))
+
+
+_encode_chunks = _json.make_encoder(
+    None, _refuse_other, _json.encode_basestring, None, ":", ",", False, False, False
+)
+
+
+def _dump(value):
+    """JSON text without blanks, of plain values; neither NaN nor Infinity."""
+    return "".join(_encode_chunks(value, 0))
 
 
 def describe(value):
@@ -365,6 +429,8 @@ class Codecs:
     _encode_none = _decode_none
 
     def _decode_bytes(self, kind, depth):
+        import base64
+
         def decode(plain):
             if type(plain) is not str:
                 raise _expected("bytes as base64 text", plain)
@@ -376,6 +442,8 @@ class Codecs:
         return decode
 
     def _encode_bytes(self, kind, depth):
+        import base64
+
         def encode(value):
             if not isinstance(value, (bytes, bytearray, memoryview)):
                 raise _expected("bytes", value)
@@ -784,6 +852,8 @@ class Codecs:
         return self._decode_literal(kind, depth)
 
     def _decode_enum(self, kind, depth):
+        import enum
+
         cls = self.find(kind["name"])
         combines = issubclass(cls, enum.Flag)
 
@@ -1004,7 +1074,8 @@ def _shape(value, loose=False):
         return kind
     value = _unwrap_numpy(value)
     kind = type(value)
-    if isinstance(value, enum.Enum):
+    enum = sys.modules.get("enum")
+    if enum is not None and isinstance(value, enum.Enum):
         return kind
     if loose:
         kind = next((base for base, classes in _WRITTEN_AS if isinstance(value, classes)), kind)
@@ -1048,10 +1119,11 @@ def _writes(kind, find):
     if kind.get("t") == "literal":
         return {type(value) for value in kind["values"]}
     if kind.get("t") == "enum":
+        import enum
+
         cls = find(kind["name"])
-        if issubclass(
-            cls, enum.Flag
-        ):  # lists no member of several bits, and none at all is a value
+        # Lists no member of several bits, and none at all is a value.
+        if issubclass(cls, enum.Flag):
             return {int}
         return {type(member.value) for member in cls}
     return _WRITES.get(kind.get("t"), _WRITES["any"])
@@ -1785,30 +1857,43 @@ def open_printed(channel, descriptor):
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
-class LoggingWatch:
-    """Gives `logging` its handler when user code imports it, at no cost where none does."""
+class ImportWatch:
+    """Does something with a module when user code imports it, at no cost where none does."""
 
-    def __init__(self, channel):
-        self.channel = channel
+    def __init__(self, awaited):
+        self.awaited = awaited  # by name, what takes the module
 
     def find_spec(self, name, path=None, target=None):
-        if name != "logging":
+        take = self.awaited.pop(name, None)
+        if take is None:
             return None
-        sys.meta_path.remove(self)
         for finder in sys.meta_path:
             spec = finder.find_spec(name, path, target)
             if spec is not None:
                 break
         else:
             return None
-        load, channel = spec.loader.exec_module, self.channel
+        load = spec.loader.exec_module
 
         def exec_module(module):
             load(module)
-            take_records(module, channel)
+            take(module)
 
         spec.loader.exec_module = exec_module
         return spec
+
+
+class Shown:
+    """The node whose lines are shown."""
+
+    node = None
+
+    def show(self, linecache):
+        if self.node is not None:
+            self.node.show(linecache)
+
+
+SHOWN = Shown()
 
 
 def take_records(logging, channel):
@@ -2007,7 +2092,7 @@ class Residue:
 
 def positional_defaults(function):
     """The defaults of positional-only parameters: those after an unfed one cannot go by name."""
-    while isinstance(getattr(function, "__wrapped__", None), types.FunctionType):
+    while isinstance(getattr(function, "__wrapped__", None), FunctionType):
         function = function.__wrapped__
     code = getattr(function, "__code__", None)
     if code is None:
@@ -2030,16 +2115,21 @@ class Node:
         self.spec = spec
         if spec.get("env"):
             sys.path.append(spec["env"])
-        self.module = types.ModuleType(MODULE)
+        self.module = ModuleType(MODULE)
         self.module.__file__ = FILENAME
         sys.modules[MODULE] = self.module
-        import linecache
+        SHOWN.node = self
+        if "linecache" in sys.modules:
+            SHOWN.show(sys.modules["linecache"])
 
+    def show(self, linecache):
+        """Let tracebacks and `inspect` find the lines of the code, which is in no file."""
         lines = [line + "\n" for line in self.source]
-        linecache.cache[FILENAME] = (len(code), None, lines, FILENAME)
+        linecache.cache[FILENAME] = (len(self.spec["code"]), None, lines, FILENAME)
 
-    def run_module(self):
-        program = compile(self.spec["code"], FILENAME, "exec", dont_inherit=True)
+    def run_module(self, program=None):
+        if program is None:
+            program = compile(self.spec["code"], FILENAME, "exec", dont_inherit=True)
         exec(program, self.module.__dict__)  # noqa: S102 - this is what a sandbox is for
         self.main = self.module.__dict__.get(self.spec["main"])
         if not callable(self.main):
@@ -2106,7 +2196,7 @@ class Node:
 
     def run(self, positional, keyword):
         value = self.main(*positional, **keyword)
-        if isinstance(value, types.CoroutineType):
+        if isinstance(value, CoroutineType):
             return self._run_async(value)
         return value
 
@@ -2234,6 +2324,7 @@ class Agent:
         self.context = {}
         self.broken = False
         self.prepared = {}
+        self.programs = {}  # of versions that are forked: their code, compiled
         self.together = None
 
     def serve(self):
@@ -2318,6 +2409,8 @@ class Agent:
         self.prepared[header["version"]] = header
         if header["apart"] == "fork":
             import_ahead(header)
+            self.programs[header["version"]] = compiled_ahead(header["code"])
+            rehearse(header)
             flush_streams()  # what is left in a buffer would be printed by every fork
             gc.freeze()
             # With more than one thread there is no fork: what another holds stays held for ever.
@@ -2328,11 +2421,12 @@ class Agent:
 
     def call_apart(self, header, body):
         """Call in a child, which loads the code itself; the child has no way to the runner."""
-        apart = Apart(self.prepared[header["version"]], header, body)
+        version = header["version"]
+        apart = Apart(self.prepared[version], header, body, self.programs.get(version))
         reply, parts, descriptors = apart.result(self.channel)
         if apart.killed:
             # By the kernel, for want of memory: the runner learns that from the sandbox's end.
-            os._exit(128 + signal.SIGKILL)
+            os._exit(128 + _signal.SIGKILL)
         reply["recycle"] = "children" if left_running() else ""
         try:
             self.channel.write_text(_dump(reply), [parts], descriptors)
@@ -2641,7 +2735,7 @@ class Together:
             positional, keyword = self.node.decode(header, body)
             entered = time.perf_counter_ns()
             value = self.node.main(*positional, **keyword)
-            if isinstance(value, types.CoroutineType):
+            if isinstance(value, CoroutineType):
                 value = await value
             left = time.perf_counter_ns()
             texts = self.node.encode(value)
@@ -2715,38 +2809,89 @@ def keep_apart():
             raise OSError(ctypes.get_errno(), "prctl")
 
 
+_ONLY_AST = 0x400  # `ast.PyCF_ONLY_AST`: `ast` itself would be imported for this alone
+
+
 def import_ahead(spec):
     """Import what the code imports at its top, once for all forks; its own lines are not run.
 
     What cannot be imported is left to the child, which says why.
     """
-    import ast
-    import importlib
-    import linecache  # noqa: F401 - what every child needs, and those of some types
+    import _ast
 
     told = _dump([spec["inputs"], spec["outputs"]])
     needed = [name for name in ("datetime", "decimal", "uuid") if '"%s' % name in told]
+    if '"bytes' in told:
+        needed.append("base64")
     if "async def" in spec["code"]:
         needed.append("asyncio")
     for name in needed:
-        importlib.import_module(name)
+        __import__(name)
     if spec.get("env") and spec["env"] not in sys.path:
         sys.path.append(spec["env"])
     try:
-        lines = ast.parse(spec["code"]).body
+        lines = compile(spec["code"], FILENAME, "exec", _ONLY_AST, dont_inherit=True).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
     for line in lines:
         names = []
-        if isinstance(line, ast.Import):
+        if isinstance(line, _ast.Import):
             names = [each.name for each in line.names]
-        elif isinstance(line, ast.ImportFrom) and not line.level and line.module:
+        elif isinstance(line, _ast.ImportFrom) and not line.level and line.module:
             names = [line.module]
         for name in names:
             try:
-                importlib.import_module(name)
+                __import__(name)
             except BaseException:
                 continue
+
+
+def compiled_ahead(code):
+    """The compiled code, or None: what cannot be compiled is said by the child that tries."""
+    try:
+        return compile(code, FILENAME, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+_NOTHING_NODE = {
+    "code": "def main(x):\n    return x\n",
+    "main": "main",
+    "inputs": [{"name": "x", "type": {"t": "int"}}],
+    "outputs": [{"name": "result", "type": {"t": "int"}}],
+}
+_REHEARSALS = 16  # more than it takes Python to note how code is run
+
+
+def rehearse(spec):
+    """Make calls of a node that does nothing, and the codecs of one to come.
+
+    Python writes into code and classes how they are used. What it has written before a fork stands
+    in pages that forks share; each would write it anew, into copies of its own.
+    """
+    try:
+        nowhere = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    agent = Agent(Channel(nowhere), Meter(-1))
+    agent.residue = Nothing()
+    call = {"id": 0, "inputs": [["x", 1, []]], "output_bytes_max": 1024}
+    for _ in range(_REHEARSALS):
+        agent.node = Node(_NOTHING_NODE)
+        agent.node.run_module()
+        agent.node.compile_codecs()
+        agent.call({**call, "context": {"QFLOW_NODE_ID": "n"}}, b"1")
+        agent.set_context({})
+        codecs = Codecs({})
+        for compiled, entries in ((codecs.decoder, "inputs"), (codecs.encoder, "outputs")):
+            for entry in spec[entries]:
+                try:
+                    compiled(entry["type"])
+                except Exception:  # classes are the code's own
+                    continue
+    os.close(nowhere)
+    del sys.modules[MODULE]
+    SHOWN.node = None
 
 
 def left_running():
@@ -2763,10 +2908,11 @@ def left_running():
 class Apart:
     """One call in a child: forked from here, or begun from nothing where that is asked for."""
 
-    def __init__(self, spec, header, body):
+    def __init__(self, spec, header, body, program=None):
         self.spec = spec
         self.header = header
         self.body = body
+        self.program = program
         self.child = 0
         self.killed = False
 
@@ -2780,27 +2926,28 @@ class Apart:
         channel.room = self.header.get("log_room", 0)
         self.child = self._fork(channel, reading, writing)
         os.close(writing)
-        previous = signal.signal(signal.SIGTERM, self._pass_on)
+        previous = _signal.signal(_signal.SIGTERM, self._pass_on)
         try:
             reply = self._answer(Answers(reading), channel)
         finally:
             os.close(reading)
             channel.room = 0
-            signal.signal(signal.SIGTERM, previous)
+            _signal.signal(_signal.SIGTERM, previous)
         try:
             # It may have answered and not ended: threads that user code left go with it.
-            os.kill(self.child, signal.SIGKILL) if reply is not None else None
+            os.kill(self.child, _signal.SIGKILL) if reply is not None else None
         except ProcessLookupError:
             pass
         _, status, used = os.wait4(self.child, 0)
         if reply is not None:
             return reply
-        self.killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        how = (
-            "signal %s" % signal.Signals(os.WTERMSIG(status)).name
-            if os.WIFSIGNALED(status)
-            else "exit status %d" % os.WEXITSTATUS(status)
-        )
+        self.killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == _signal.SIGKILL
+        if os.WIFSIGNALED(status):
+            import signal
+
+            how = "signal %s" % signal.Signals(os.WTERMSIG(status)).name
+        else:
+            how = "exit status %d" % os.WEXITSTATUS(status)
         usage = {
             "cpu_us": int((used.ru_utime + used.ru_stime) * 1000000),
             "max_rss_kb": used.ru_maxrss,
@@ -2840,7 +2987,7 @@ class Apart:
 
     def _pass_on(self, number, frame):
         try:
-            os.kill(self.child, signal.SIGTERM)
+            os.kill(self.child, _signal.SIGTERM)
         except ProcessLookupError:
             pass
 
@@ -2851,10 +2998,10 @@ class Apart:
         try:
             os.close(channel.descriptor)
             os.close(reading)
-            signal.signal(signal.SIGTERM, on_terminate)
+            _signal.signal(_signal.SIGTERM, on_terminate)
             if self.spec["apart"] == "fork":
                 # The very channel that streams and `logging` write to; now it ends at the agent.
-                serve_once(channel, writing, self.spec, self.header, self.body)
+                serve_once(channel, writing, self.spec, self.header, self.body, self.program)
             else:
                 self._begin_anew(writing)
         except BaseException:
@@ -2936,12 +3083,12 @@ class Answers(Channel):
             os.close(descriptor)
 
 
-def serve_once(channel, writing, spec, header, body):
+def serve_once(channel, writing, spec, header, body, program=None):
     """In the child: load, call, answer, end."""
     # Away from the low numbers, as the agent's own channel is.
     channel.begin_anew(fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 200))
     os.close(writing)
-    signal.signal(signal.SIGTERM, channel.on_stop)
+    _signal.signal(_signal.SIGTERM, channel.on_stop)
     channel.room = header.get("log_room", 0)
     agent = Agent(channel, Meter(-1))  # its peak of memory is this call's alone
     draw_anew()
@@ -2950,7 +3097,7 @@ def serve_once(channel, writing, spec, header, body):
     agent.set_context(header.get("context") or {})
     try:
         agent.node = Node(spec)
-        agent.node.run_module()
+        agent.node.run_module(program)
         agent.node.compile_codecs()
     except Terminated:
         error = plain_error("cancelled", "stopped while the node's code was loaded")
@@ -3041,7 +3188,7 @@ def confine(spec):
             raise OSError(ctypes.get_errno(), what)
         return result
 
-    check(libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "prctl")
+    check(libc.prctl(_PR_SET_PDEATHSIG, int(_signal.SIGKILL), 0, 0, 0), "prctl")
     check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
     abi = check(libc.syscall(_LANDLOCK_CREATE, None, 0, 1), "landlock")
     bits = 13 if abi == 1 else 14 if abi == 2 else 15 if abi < 5 else 16
@@ -3070,6 +3217,7 @@ def confine(spec):
 
 def install_filter(libc, text):
     """Bar system calls for good, on top of what bars them already."""
+    import base64
     import ctypes
 
     program = base64.b64decode(text)
@@ -3103,14 +3251,15 @@ def watch_output(channel):
     """From here on what Python code writes is told on the channel."""
     sys.stdout = sys.__stdout__ = open_printed(channel, 1)
     sys.stderr = sys.__stderr__ = open_printed(channel, 2)
-    sys.meta_path.insert(0, LoggingWatch(channel))
+    awaited = {"logging": lambda module: take_records(module, channel), "linecache": SHOWN.show}
+    sys.meta_path.insert(0, ImportWatch(awaited))
 
 
 def main():
     global AGENT
     sys.meta_path.insert(0, OwnModules())
     if len(sys.argv) == 3:  # one call, which lies in a file
-        signal.signal(signal.SIGTERM, on_terminate)
+        _signal.signal(_signal.SIGTERM, on_terminate)
         frames = Channel(int(sys.argv[1]))
         spec, (header, body) = frames.read()[0], frames.read()
         os.close(frames.descriptor)
@@ -3137,7 +3286,7 @@ def main():
     except OSError:
         clear_refs = -1
 
-    signal.signal(signal.SIGTERM, channel.on_stop)
+    _signal.signal(_signal.SIGTERM, channel.on_stop)
     watch_output(channel)
     try:
         Agent(channel, Meter(clear_refs)).serve()

@@ -21,6 +21,7 @@ from services.runner.gateways.sandbox.process import SandboxProcess
 from services.runner.gateways.sandbox.seccomp import build_filter
 
 _NOBODY: Final = 65534
+_HELPERS: Final = 2  # bwrap's own processes, outside of the sandbox and as its first
 # Where systemd takes users for a single service: nobody else's, and mapped where few users are.
 _USERS: Final = range(61184, 65520)
 _SYSTEM: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -93,7 +94,7 @@ class BubblewrapHost:
         cgroup = None
         if self._cgroups is not None:
             try:
-                cgroup = self._cgroups.create(str(spec.sandbox_id), spec.limits)
+                cgroup = self._cgroups.create(str(spec.sandbox_id), spec.limits, helpers=_HELPERS)
             except OSError as problem:
                 raise SandboxDied(f"no control group: {problem.strerror}") from problem
         try:

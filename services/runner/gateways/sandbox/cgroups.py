@@ -21,6 +21,11 @@ from services.runner.domain.limits import Limits
 
 _ROOT: Final = Path("/sys/fs/cgroup")
 _PERIOD_US: Final = 100_000
+# A process of one thread may step into a group of version 1 by itself, at once. Who moves another
+# waits until no process of the machine is just being started: some milliseconds.
+_STEP_IN: Final = (
+    'while [ "$1" != -- ]; do echo 0 > "$1" || exit 126; shift; done; shift; exec "$@"'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +36,22 @@ class Cgroup:
     memory: Path
     version: int
     accounts: tuple[Path, ...] = ()  # of version 1: where the processors' time is counted
+    entered: tuple[Path, ...] = ()  # of version 1: what a command steps into by itself
+
+    def command(self, argv: list[str]) -> list[str]:
+        """Give the command that runs another one in here, as far as it can enter by itself."""
+        if not self.entered:
+            return argv
+        tasks = [str(folder / "tasks") for folder in self.entered]
+        return ["/bin/sh", "-c", _STEP_IN, "sh", *tasks, "--", *argv]
 
     def add(self, pid: int) -> None:
-        """Move a process here; what it starts later follows."""
+        """Move a process to where it is not by itself; what it starts later follows."""
         for folder in self.folders:
-            (folder / "cgroup.procs").write_text(str(pid))
+            if folder not in self.entered:
+                (folder / "cgroup.procs").write_text(str(pid))
+            elif pid not in _processes_in(folder):
+                raise OSError(errno.ESRCH, "the agent is not in its control group")
 
     def out_of_memory(self) -> bool:
         """Whether the kernel killed something here for want of memory."""
@@ -69,11 +85,7 @@ class Cgroup:
 
     def processes(self) -> list[int]:
         """List the processes inside."""
-        try:
-            text = (self.folders[0] / "cgroup.procs").read_text()
-        except OSError:
-            return []
-        return [int(pid) for pid in text.split()]
+        return _processes_in(self.folders[0])
 
     def remove(self) -> bool:
         """Remove the folders; False while a dying process still holds one."""
@@ -106,8 +118,12 @@ class CgroupHost:
         name = "qflow-" + hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]
         return _detect_v1(name) or _detect_v2(name)
 
-    def create(self, name: str, limits: Limits) -> Cgroup:
-        """Make a group with its caps set; raises OSError."""
+    def create(self, name: str, limits: Limits, *, helpers: int = 0) -> Cgroup:
+        """Make a group with its caps set; raises OSError.
+
+        `helpers` are the processes around the agent, which a command that steps in brings along.
+        """
+        helpers = helpers if self._version == 1 else 0
         folders = tuple(base / name for base in self._bases)
         for folder in folders:
             # With parents: a runner that ended on the same home may just have removed the base.
@@ -122,13 +138,21 @@ class CgroupHost:
                     (folder / "memory.swap.max").write_text("0")
                     (folder / "memory.oom.group").write_text("1")
             if (folder / "pids.max").exists():
-                (folder / "pids.max").write_text(str(limits.processes))
+                (folder / "pids.max").write_text(str(limits.processes + helpers))
         if limits.cpu_millicores and not _give_processors(folders, limits.cpu_millicores):
             for folder in folders:
                 folder.rmdir()
             raise no_processors()
         accounts = tuple(each for each in folders if (each / "cpuacct.usage").exists())
-        return Cgroup(folders, folders[0], self._version, accounts)
+        # A part of the processors is the node's own code's: an interpreter starts at full speed.
+        entered = [each for each in folders if not _is_throttled(each, limits)]
+        return Cgroup(
+            folders,
+            folders[0],
+            self._version,
+            accounts,
+            entered=tuple(entered) if self._version == 1 else (),
+        )
 
     def names(self) -> set[UUID]:
         """List the sandboxes that have a group here."""
@@ -173,6 +197,10 @@ def no_processors() -> OSError:
         "the cpu controller is not to be had here, so a node cannot be held to a share of the"
         " processors; delegate it to the runner, or take away cpu_millicores",
     )
+
+
+def _is_throttled(folder: Path, limits: Limits) -> bool:
+    return bool(limits.cpu_millicores) and (folder / "cpu.cfs_quota_us").exists()
 
 
 def _give_processors(folders: Sequence[Path], millicores: int) -> bool:
@@ -259,6 +287,13 @@ def _counter(path: Path, name: str) -> int:
     except (OSError, ValueError):
         return 0
     return 0
+
+
+def _processes_in(folder: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
 
 
 def _number(path: Path) -> int:

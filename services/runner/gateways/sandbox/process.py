@@ -73,6 +73,8 @@ class SandboxProcess:
         self._killed = False
         stdout, stderr = self._output.write_ends
         argv, descriptors = command(self._channel.far_end.fileno())
+        if cgroup is not None:
+            argv = cgroup.command(argv)
         try:
             # In the loop's thread, which is the main thread: a sandbox dies with the thread that
             # started it. No preexec_fn, so the child is made by vfork and runs no Python of ours.
@@ -122,12 +124,18 @@ class SandboxProcess:
                 hello = await self._channel.expect()
                 if hello.header.get("op") != "hello":
                     raise SandboxDied("the agent did not greet")
-                await asyncio.to_thread(self._confine)
+                if self._cgroup is None or self._cgroup.entered:
+                    self._confine()
+                else:  # to move another process may take the kernel a while
+                    await asyncio.to_thread(self._confine)
                 setup = {"op": "setup", "uid": uid, "rlimits": rlimits, "confine": confine}
                 await make_ready(self, setup)
         except TimeoutError:
             await self.kill()
             raise SandboxDied("the sandbox did not start in time") from None
+        except OSError as problem:
+            await self.kill()
+            raise SandboxDied(f"no control group: {problem.strerror}") from problem
         except SandboxDied as problem:
             await self.kill()
             printed = " ".join(text for text in self.output_tails() if text).strip()

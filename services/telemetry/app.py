@@ -93,7 +93,11 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 caches({"tokens": authenticator.asked}),
             ],
             loops=[
-                partial(derive_metrics, maint, work),
+                *(
+                    (partial(derive_metrics, maint, work, with_nodes=settings.measures_nodes),)
+                    if settings.measures_executions
+                    else ()
+                ),
                 partial(
                     sample_health,
                     maint,

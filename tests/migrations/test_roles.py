@@ -42,7 +42,7 @@ _OWNED = {
         "workflow_alias_changes",
         "variables",
         "credential_tokens",
-            "sign_in_attempts",
+        "sign_in_attempts",
         "audit_events",
         "custom_type_uses",
     },

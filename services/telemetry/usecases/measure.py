@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from services.kit import crash
 from services.kit.ids import uuid7
 from services.kit.pg import Pool, transaction
 from services.telemetry.domain.metrics import MARKER, metrics_of
@@ -51,6 +52,7 @@ async def measure_finished(pool: Pool, *, again: timedelta = LATE, with_nodes: b
         await metrics.insert_metrics(db, derived)
         if with_nodes:
             await derived_metrics.insert_of_nodes(db, [each.id for each in found], at=at)
+        crash.reach("metrics_derived")
         last = found[-1]
         await metrics.advance_watermark(
             db, reader=READER, completed_at=last.completed_at, execution_id=last.id

@@ -216,7 +216,7 @@ async def test_a_pass_that_is_asked_for_is_made_and_told_of(
 async def test_what_could_not_be_removed_stands_in_the_history(
     retention: Retention, sql: psycopg.Connection
 ) -> None:
-    """F14: the reason is one word, and no text of the database."""
+    """The reason is one word, and no text of the database."""
     sql.execute("ALTER FUNCTION cleanup_old_metrics RENAME TO gone")
     with pytest.raises(Exception, match="cleanup_old_metrics"):
         await retention.make_pass()

@@ -25,6 +25,7 @@ from bench.environments import known_environment, new_environment
 from bench.figures import figure as _figure
 from bench.flow import ONE, OTHER, SUM, Flow, running
 from bench.lists import list_nodes, search_nodes
+from bench.metrics import metric_points, metrics_cost, percentiles
 from bench.ray_cluster import ray_dispatch, ray_throughput
 from bench.sandboxes import cold_docker, cold_sandbox, fork, warm_docker, warm_over_bare
 from bench.scale import fan, large_map, load
@@ -226,6 +227,9 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "client_call": client_call,
     "cli_help": cli_help,
     "backup_gigabyte": backup_gigabyte,
+    "metric_points": metric_points,
+    "percentiles": percentiles,
+    "metrics_cost": metrics_cost,
     "ray_dispatch": ray_dispatch,
     "ray_throughput": ray_throughput,
 }

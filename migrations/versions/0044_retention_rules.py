@@ -187,25 +187,11 @@ _LAST = (
         "ended_at < clock_timestamp() - keep ORDER BY created_at, id",
     ),
     _cleanup(
-        "cleanup_expired_service_tokens",
-        "user_service_tokens",
-        "expires_at < clock_timestamp() - keep ORDER BY expires_at, id",
-    ),
-    _cleanup(
         "cleanup_gone_environments",
         "environments",
         "state IN ('evicted', 'failed') AND GREATEST(last_used_at, created_at)"
         " < clock_timestamp() - keep",
     ),
-    """
-    CREATE POLICY user_service_tokens_maint_select ON user_service_tokens FOR SELECT TO qflow_maint
-     USING (true)
-    """,
-    """
-    CREATE POLICY user_service_tokens_maint_delete ON user_service_tokens FOR DELETE TO qflow_maint
-     USING (expires_at < now() - interval '1 day')
-    """,
-    "GRANT SELECT (id, expires_at), DELETE ON user_service_tokens TO qflow_telemetry_maint",
     """
     CREATE POLICY environments_maint_delete ON environments FOR DELETE TO qflow_maint
      USING (state IN ('evicted', 'failed')
@@ -218,7 +204,6 @@ _SIGNATURES = (
     "cleanup_tenant_metrics(uuid, interval, integer)",
     "cleanup_tenant_error_logs(uuid, interval, integer)",
     "cleanup_old_retention_runs(interval, integer)",
-    "cleanup_expired_service_tokens(interval, integer)",
     "cleanup_gone_environments(interval, integer)",
 )
 
@@ -235,12 +220,6 @@ def downgrade() -> None:
     run(f"DROP FUNCTION {each}" for each in _SIGNATURES)
     run(
         (
-            "DROP POLICY user_service_tokens_maint_select ON user_service_tokens",
-            "DROP POLICY user_service_tokens_maint_delete ON user_service_tokens",
-            """
-            REVOKE SELECT (id, expires_at), DELETE ON user_service_tokens
-              FROM qflow_telemetry_maint
-            """,
             "DROP POLICY environments_maint_delete ON environments",
             "REVOKE DELETE ON environments FROM qflow_telemetry_maint",
             "DROP TABLE retention_runs, retention_rules",

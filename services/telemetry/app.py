@@ -98,7 +98,19 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 caches({"tokens": authenticator.asked}),
             ],
             loops=[
-                partial(derive_metrics, maint, work, stirred),
+                *(
+                    (
+                        partial(
+                            derive_metrics,
+                            maint,
+                            work,
+                            stirred,
+                            with_nodes=settings.measures_nodes,
+                        ),
+                    )
+                    if settings.measures_executions
+                    else ()
+                ),
                 partial(
                     listen,
                     settings.maint_database_url,

@@ -27,6 +27,8 @@ class Settings:
     pool_size_max: int
     health_interval_s: float
     retention_interval_s: float
+    measures_executions: bool
+    measures_nodes: bool
     keep: Mapping[str, timedelta]
     backups: BackupPolicy
 
@@ -45,6 +47,8 @@ class Settings:
             pool_size_max=read.integer(env, "QFLOW_POOL_SIZE_MAX", 10, low=1, high=100),
             health_interval_s=read.seconds(env, "QFLOW_HEALTH_INTERVAL_S", 60.0, low=1.0),
             retention_interval_s=read.seconds(env, "QFLOW_RETENTION_INTERVAL_S", 3600.0, low=1.0),
+            measures_executions=read.flag(env, "QFLOW_EXECUTION_METRICS", default=True),
+            measures_nodes=read.flag(env, "QFLOW_NODE_METRICS", default=False),
             keep={
                 rule.subject: timedelta(
                     days=read.integer(

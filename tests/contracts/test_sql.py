@@ -153,6 +153,7 @@ _RUN_BY: Final = {
     "runner.storage.node_logs._ADD": "qflow_runner_engine",
     "runner.storage.nodes": "qflow_runner_engine",
     "telemetry.storage.error_groups": "qflow_telemetry",
+    "telemetry.storage.derived_metrics": "qflow_telemetry_maint",
     "telemetry.storage.errors": "qflow_telemetry",
     "telemetry.storage.health": "qflow_telemetry",
     "telemetry.storage.health._INSERT_SAMPLE": "qflow_telemetry_maint",

@@ -42,7 +42,6 @@ _OWNED = {
         "workflow_alias_changes",
         "variables",
         "credential_tokens",
-        "user_service_tokens",
         "sign_in_attempts",
         "audit_events",
         "custom_type_uses",

@@ -40,7 +40,6 @@ RULES: Final = (
     Rule(subject="file_access_logs", keep_days=90, batch=5000),
     Rule(subject="audit_records", keep_days=365, keep_days_min=30, batch=5000),
     Rule(subject="sessions", batch=5000),
-    Rule(subject="service_tokens", keep_days=30, batch=5000),
     Rule(subject="idempotency_keys", batch=5000),
     Rule(subject="outbox_events", keep_days=7, batch=5000),
     Rule(subject="schedule_ticks", keep_days=30, batch=5000),

@@ -13,6 +13,7 @@ from services.telemetry.usecases.measure import (
     LATE,
     RECENT,
     measure_finished,
+    measure_stopped,
     orchestrators_rest,
 )
 
@@ -27,7 +28,12 @@ _LATE_EVERY_S: Final = 30.0
 
 
 async def derive_metrics(
-    pool: Pool, work: Work, stirred: asyncio.Event, stop: asyncio.Event
+    pool: Pool,
+    work: Work,
+    stirred: asyncio.Event,
+    stop: asyncio.Event,
+    *,
+    with_nodes: bool = False,
 ) -> None:
     """Look for finished runs: each second while there are some, ever more seldom while not.
 
@@ -43,10 +49,13 @@ async def derive_metrics(
         resting = idle and await orchestrators_rest(pool)
         now = asyncio.get_running_loop().time()
         late = resting or now >= late_at  # the last look before a long rest is the thorough one
-        measured = await measure_finished(pool, again=LATE if late else RECENT)
+        measured = await measure_finished(
+            pool, again=LATE if late else RECENT, with_nodes=with_nodes
+        )
         work.measured += measured
         if late and measured < BATCH_MAX:
             late_at = now + _LATE_EVERY_S
+            await measure_stopped(pool)
         if measured == BATCH_MAX:
             return 0.0
         idle = not measured

@@ -123,7 +123,7 @@ _ADVANCE_WATERMARK: Final[LiteralString] = """
 
 
 async def advance_watermark(
-    db: Db, *, reader: str, completed_at: datetime, execution_id: UUID
+    db: Db, *, reader: str, completed_at: datetime, execution_id: UUID | None
 ) -> None:
     """Remember how far finished runs have been measured; it never goes back."""
     await db.execute(_ADVANCE_WATERMARK, reader, completed_at, execution_id)

@@ -28,7 +28,6 @@ _FORGET_SYSTEM_HEALTH: Final[LiteralString] = "SELECT cleanup_old_system_health(
 _FORGET_FILE_ACCESS_LOGS: Final[LiteralString] = "SELECT cleanup_old_file_access_logs($1, $2)"
 _FORGET_AUDIT_RECORDS: Final[LiteralString] = "SELECT cleanup_old_audit_records($1, $2)"
 _FORGET_SESSIONS: Final[LiteralString] = "SELECT cleanup_expired_sessions($1)"
-_FORGET_SERVICE_TOKENS: Final[LiteralString] = "SELECT cleanup_expired_service_tokens($1, $2)"
 _FORGET_IDEMPOTENCY_KEYS: Final[LiteralString] = "SELECT cleanup_expired_idempotency_keys($1)"
 _FORGET_OUTBOX_EVENTS: Final[LiteralString] = "SELECT cleanup_sent_outbox_events($1, $2)"
 _FORGET_SCHEDULE_TICKS: Final[LiteralString] = "SELECT cleanup_old_schedule_ticks($1, $2)"
@@ -56,7 +55,6 @@ _STATEMENTS: Final[Mapping[str, LiteralString]] = {
     "file_access_logs": _FORGET_FILE_ACCESS_LOGS,
     "audit_records": _FORGET_AUDIT_RECORDS,
     "sessions": _FORGET_SESSIONS,
-    "service_tokens": _FORGET_SERVICE_TOKENS,
     "idempotency_keys": _FORGET_IDEMPOTENCY_KEYS,
     "outbox_events": _FORGET_OUTBOX_EVENTS,
     "schedule_ticks": _FORGET_SCHEDULE_TICKS,

@@ -84,11 +84,6 @@ _SESSIONS: Final[LiteralString] = """
         SELECT FROM user_sessions WHERE expires_at < clock_timestamp()
          LIMIT $1::integer + 1) AS due
 """
-_SERVICE_TOKENS: Final[LiteralString] = """
-    SELECT count(*) FROM (
-        SELECT FROM user_service_tokens WHERE expires_at < clock_timestamp() - $2::interval
-         LIMIT $1::integer + 1) AS due
-"""
 _IDEMPOTENCY_KEYS: Final[LiteralString] = """
     SELECT count(*) FROM (
         SELECT FROM idempotency_keys WHERE expires_at < clock_timestamp()
@@ -169,7 +164,6 @@ _STATEMENTS: Final[Mapping[str, LiteralString]] = {
     "file_access_logs": _FILE_ACCESS_LOGS,
     "audit_records": _AUDIT_RECORDS,
     "sessions": _SESSIONS,
-    "service_tokens": _SERVICE_TOKENS,
     "idempotency_keys": _IDEMPOTENCY_KEYS,
     "outbox_events": _OUTBOX_EVENTS,
     "schedule_ticks": _SCHEDULE_TICKS,

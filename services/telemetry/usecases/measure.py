@@ -7,22 +7,26 @@ from typing import Final
 
 import structlog
 
+from services.kit import crash
 from services.kit.ids import uuid7
 from services.kit.pg import Pool, transaction
 from services.telemetry.domain.metrics import MARKER, metrics_of
-from services.telemetry.storage import metrics
+from services.telemetry.storage import derived_metrics, metrics
 
 log = structlog.get_logger()
 
 READER: Final = "execution_metrics"
+SANDBOX_READER: Final = "sandbox_metrics"
 BATCH_MAX: Final = 500
 # Longer than a flush of the engine takes from its clock to its commit, and than any may take.
 RECENT: Final = timedelta(seconds=2)
 LATE: Final = timedelta(seconds=90)
 
 
-async def measure_finished(pool: Pool, *, again: timedelta = LATE) -> int:
+async def measure_finished(pool: Pool, *, again: timedelta = LATE, with_nodes: bool = False) -> int:
     """Measure the next runs that are over; tells how many, 0 when all are measured.
+
+    Their nodes are measured one by one where that is asked for: it is many times as much.
 
     Those that ended up to `again` before the last one that was measured are looked at once more.
     """
@@ -46,6 +50,9 @@ async def measure_finished(pool: Pool, *, again: timedelta = LATE) -> int:
             metric for execution in found for metric in metrics_of(execution, new_id=uuid7, at=at)
         ]
         await metrics.insert_metrics(db, derived)
+        if with_nodes:
+            await derived_metrics.insert_of_nodes(db, [each.id for each in found], at=at)
+        crash.reach("metrics_derived")
         last = found[-1]
         await metrics.advance_watermark(
             db, reader=READER, completed_at=last.completed_at, execution_id=last.id
@@ -58,3 +65,20 @@ async def orchestrators_rest(pool: Pool) -> bool:
     """Say whether no orchestrator is at work: what is to be measured then is all there."""
     async with pool.acquire() as db:
         return await metrics.members_rest(db)
+
+
+async def measure_stopped(pool: Pool) -> int:
+    """Measure the next sandboxes that stopped; tells how many, 0 when all are measured."""
+    async with pool.acquire() as db:
+        if not await derived_metrics.any_stopped(db, reader=SANDBOX_READER, again=LATE):
+            return 0
+    async with transaction(pool, durable=False) as db:
+        await metrics.begin_measuring(db, reader=SANDBOX_READER)
+        count, last_at = await derived_metrics.insert_of_sandboxes(
+            db, reader=SANDBOX_READER, again=LATE, limit=BATCH_MAX, at=datetime.now(UTC)
+        )
+        if last_at is not None:
+            await metrics.advance_watermark(
+                db, reader=SANDBOX_READER, completed_at=last_at, execution_id=None
+            )
+    return count

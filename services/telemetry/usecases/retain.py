@@ -12,6 +12,7 @@ from uuid import UUID
 
 import structlog
 
+from services.kit import crash
 from services.kit.errors import Unavailable
 from services.kit.pg import LINK_FAULTS, Db, Pool, connection, facts_of, transaction, translate
 from services.telemetry.domain.retention import (
@@ -127,6 +128,8 @@ async def _in_batches(
         try:
             async with transaction(pool) as db:
                 gone = await do(db, batch)
+                if gone:
+                    crash.reach("retention_batch")
         except Exception as error:
             fault = translate(error)
             too_slow = isinstance(fault, Unavailable) and fault.reason == "DATABASE_SLOW"

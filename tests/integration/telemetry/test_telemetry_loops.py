@@ -17,7 +17,12 @@ from services.kit.pg import Pool
 from services.telemetry.domain.retention import RULES
 from services.telemetry.loops.metrics import derive_metrics
 from services.telemetry.usecases.figures import Work
-from services.telemetry.usecases.measure import READER, measure_finished, orchestrators_rest
+from services.telemetry.usecases.measure import (
+    READER,
+    measure_finished,
+    measure_stopped,
+    orchestrators_rest,
+)
 from services.telemetry.usecases.retain import forget_all
 from tests import factories
 from tests.integration.telemetry.conftest import Runs, Telemetry
@@ -40,6 +45,63 @@ async def test_every_finished_run_is_measured_once(
     assert 0 == await measure_finished(maint)
     assert dict.fromkeys(made, 5) == measured(sql)
     assert [(READER,)] == sql.execute("SELECT name FROM telemetry_watermarks").fetchall()
+
+
+async def test_nodes_are_measured_where_that_is_asked_for(
+    maint: Pool, runs: Runs, sql: psycopg.Connection
+) -> None:
+    """I24: each of them, by its own row; what a row does not say is left out."""
+    runs.finished(nodes=3)
+    await measure_finished(maint)
+    assert (
+        []
+        == sql.execute(
+            "SELECT 1 FROM performance_metrics WHERE node_execution_id IS NOT NULL"
+        ).fetchall()
+    )
+    run = runs.finished(nodes=2)
+    sql.execute(
+        "UPDATE node_executions SET resource_usage = '{\"cpu_us\": 2000000}' WHERE node_id = 'n1'"
+    )
+    assert 1 == await measure_finished(maint, with_nodes=True)
+    found = sql.execute(
+        "SELECT n.node_id, m.metric_name, m.metric_value::float8, m.workflow_execution_id"
+        " FROM performance_metrics m JOIN node_executions n ON n.id = m.node_execution_id"
+        " ORDER BY 1, 2"
+    ).fetchall()
+    assert [
+        ("n0", "node_duration_ms", 100.0, run),
+        ("n1", "node_cpu_seconds", 2.0, run),
+        ("n1", "node_duration_ms", 100.0, run),
+    ] == found
+
+
+async def test_a_sandbox_that_stopped_is_measured_once(
+    maint: Pool, owner: factories.User, sql: psycopg.Connection
+) -> None:
+    assert 0 == await measure_stopped(maint)
+    for name, stopped in (("over", "now()"), ("open", "NULL")):
+        sql.execute(
+            "INSERT INTO containers (container_id, python_version, status, tenant_id, created_by,"
+            " started_at, stopped_at, resource_usage) VALUES (%s, '3.11', %s, %s, %s,"
+            f" now() - interval '3 s', {stopped}, %s)",
+            (
+                name,
+                "removed" if name == "over" else "running",
+                owner.id,
+                owner.id,
+                '{"cpu_us": 500000, "memory_peak_bytes": 1024}',
+            ),
+        )
+    assert 1 == await measure_stopped(maint)
+    assert 0 == await measure_stopped(maint)
+    assert [
+        ("container_cpu_seconds", 0.5, owner.id),
+        ("container_lifetime_ms", 3000.0, owner.id),
+        ("container_memory_peak_bytes", 1024.0, owner.id),
+    ] == sql.execute(
+        "SELECT metric_name, metric_value::float8, tenant_id FROM performance_metrics ORDER BY 1"
+    ).fetchall()
 
 
 async def test_two_at_once_measure_each_run_once(

@@ -96,6 +96,51 @@ async def test_errors_are_listed_newest_first_and_page_by_page(
     }
 
 
+async def test_errors_are_searched_by_what_they_are_and_what_they_say(
+    telemetry: Telemetry, runs: Runs, sql: psycopg.Connection
+) -> None:
+    """B78, B79: whatever stands in a filter is a value, never a part of the statement."""
+    run = runs.finished(status="failed")
+    sql.execute(
+        "INSERT INTO error_logs (error_type, error_message, severity, workflow_execution_id,"
+        " node_execution_id, tenant_id, error_detail)"
+        " SELECT 'user_error', '100% of %_it', 'error', workflow_execution_id, id, %(owner)s,"
+        ' \'{"exception": "KeyError", "causes": []}\' FROM node_executions'
+        " WHERE node_id = 'n1'".replace("100% of %_it", "100%% of %%_it"),
+        {"owner": runs.owner.id},
+    )
+    for severity in ("info", "warning", "critical"):
+        sql.execute(
+            "INSERT INTO error_logs (error_type, error_message, severity, tenant_id)"
+            " VALUES ('timeout', %s, %s, %s)",
+            (f"it is {severity}", severity, runs.owner.id),
+        )
+    stub = telemetry.stub(runs.owner)
+
+    async def found(text: str, **more: Any) -> set[str]:
+        request = pb.ListErrorsRequest(filter=text, page_size=2, **more)
+        errors = await all_pages(stub.ListErrors, request, "errors")
+        return {each.error_message.removeprefix("it is ") for each in errors}
+
+    every = {"100% of %_it", "info", "warning", "critical"}
+    assert every == await found("")
+    assert {"critical"} == await found("severity = critical")
+    assert {"critical", "100% of %_it"} == await found('severity >= "error"')
+    assert {"info", "warning"} == await found("severity < error")
+    assert {"100% of %_it"} == await found("%_")
+    assert {"100% of %_it"} == await found("exception_type:keyerr AND node = n1")
+    assert {"info", "critical"} == await found("(info OR critical) error_type = timeout")
+    assert {"100% of %_it"} == await found(f"workflow = {runs.workflow_id}")
+    assert every - {"100% of %_it"} == await found(f"workflow != {runs.workflow_id}")
+    assert {"100% of %_it"} == await found("severity = error", execution_id=str(run))
+    assert set() == await found("severity = info", execution_id=str(run))
+    assert set() == await found('"\'; DROP TABLE error_logs; --"')
+    for wrong in ("severity = bad", "secret = 1", "severity : info", "create_time > x", "(" * 20):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await found(wrong)
+        assert grpc.StatusCode.INVALID_ARGUMENT == refused.value.code(), wrong
+
+
 async def test_pages_of_errors_are_cut_by_their_bytes_and_lose_none(
     telemetry: Telemetry, runs: Runs, sql: psycopg.Connection
 ) -> None:

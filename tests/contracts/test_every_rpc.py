@@ -256,6 +256,8 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     ("QueryMetrics", "execution_id"): {"metricName": "a"},
     ("QueryMetrics", "workflow_id"): {"metricName": "a"},
     ("AnswerApproval", "execution_id"): {"name": "ok"},
+    ("GrantSecret", "node_id"): {"name": "X"},
+    ("RevokeSecret", "node_id"): {"name": "X"},
     ("UpdateTeam", "team_id"): {"name": "x"},
     ("InviteTeamMember", "team_id"): {"email": "a@example.org", "role": "ROLE_USER"},
     ("UpdateTeamMember", "team_id"): {"userId": "{own}", "role": "ROLE_USER"},

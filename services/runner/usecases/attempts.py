@@ -34,12 +34,19 @@ from services.runner.domain.outcome import (
 from services.runner.domain.pooling import WarmKey
 from services.runner.domain.pulse import Pulse
 from services.runner.domain.reuse import Reuse, reuse_of
+from services.runner.domain.secrets import Mask
 from services.runner.gateways.file_port import FileCorruptError
 from services.runner.gateways.sandbox.port import Interpreter, Reply, SandboxDied
 from services.runner.storage.nodes import NodeVersion
 from services.runner.usecases.carried import CarriedFiles, Lent, NotCarried
 from services.runner.usecases.container_rows import ContainerRow
 from services.runner.usecases.environments import EnvironmentFailed, Environments
+from services.runner.usecases.granted_secrets import (
+    NOTHING_GRANTED,
+    Granted,
+    GrantedSecrets,
+    SecretsRefused,
+)
 from services.runner.usecases.inputs import InputTooLarge, StoredInputs
 from services.runner.usecases.interpreters import (
     InterpreterPool,
@@ -57,7 +64,7 @@ log = structlog.get_logger()
 # Above this a text is checked beside the loop, so that one call does not hold up the others.
 _CHECK_INLINE_BYTES: Final = 16 * 1024
 _NEEDS_KEPT_MAX: Final = 10_000
-_ShortKey = tuple[int, int, Asked, float, Reuse, Network]
+_ShortKey = tuple[int, int, Asked, float, Reuse, Network, str]
 # Values that are strict JSON at a glance: most results of small functions.
 _PLAIN: Final = re.compile(rb'-?(?:0|[1-9][0-9]{0,17})|true|false|null|"[ !#-\[\]-~]{0,256}"')
 
@@ -73,6 +80,7 @@ class Attempt:
     pulse: Pulse | None = None  # of the call, once it has begun
     grace_s: float = 0.0
     transfer_us: int = 0
+    granted: Granted = NOTHING_GRANTED
     task: asyncio.Task[Any] | None = None
     begun: bool = False  # whether the task has taken its first step
 
@@ -90,6 +98,7 @@ class Attempts:
         stored: StoredInputs,
         logs: NodeLogs,
         carried: CarriedFiles,
+        secrets: GrantedSecrets | None = None,
         caps: Asked = NOTHING_ASKED,
         grace_s: float = 1.0,
     ) -> None:
@@ -102,6 +111,7 @@ class Attempts:
         self._interpreters = interpreters
         self._stored = stored
         self._carried = carried
+        self._secrets = secrets
         self._carries: dict[UUID, Carries] = {}
         self._needs: dict[_ShortKey, Need] = {}
         self._killing: set[asyncio.Task[None]] = set()
@@ -111,11 +121,12 @@ class Attempts:
         crash.reach("attempt_taken")
         need: Need | None = None
         try:
-            need = self._needs.get(_short_key(attempt.request))
+            granted = attempt.granted = await self._granted(attempt.request)
+            need = self._needs.get(_short_key(attempt.request, granted))
             warm = None if need is None else self._pool.acquire_idle(need.key)
             if warm is None:
                 if need is None or not self._stands(need):
-                    need = await self._need(attempt.request)
+                    need = await self._need(attempt.request, granted)
                 warm = await self._pool.acquire(need)
         except _Refused as refused:
             return Outcome(error=refused.error)
@@ -169,8 +180,24 @@ class Attempts:
 
     # -- before the call
 
-    def _key(self, request: AttemptRequest, version: NodeVersion) -> WarmKey:
-        reuse = reuse_of(request.reuse, own_code=version.tenant_id == request.tenant_id)
+    async def _granted(self, request: AttemptRequest) -> Granted:
+        if self._secrets is None:
+            return NOTHING_GRANTED
+        tenant_id, version_id = request.tenant_id, request.node_version_id
+        known = self._secrets.known(tenant_id, version_id)
+        if known is not None:
+            return known
+        try:
+            return await self._secrets.read(tenant_id, version_id)
+        except SecretsRefused as refused:
+            raise _Refused(_environment_error(str(refused), retryable=False)) from None
+
+    def _key(self, request: AttemptRequest, version: NodeVersion, granted: Granted) -> WarmKey:
+        reuse = reuse_of(
+            request.reuse,
+            own_code=version.tenant_id == request.tenant_id,
+            with_secrets=bool(granted.mark),
+        )
         return WarmKey(
             request.tenant_id,
             None if reuse.apart else version.id,
@@ -181,6 +208,7 @@ class Attempts:
             ),
             limits_of(request.limits, self._caps, request.network),
             reuse,
+            granted.mark,
         )
 
     def _stands(self, need: Need) -> bool:
@@ -189,7 +217,7 @@ class Attempts:
             self._environments.ready(need.key.environment_key) is not None
         )
 
-    async def _need(self, request: AttemptRequest) -> Need:
+    async def _need(self, request: AttemptRequest, granted: Granted) -> Need:
         version = await self._versions.get(request.node_version_id)
         if version is None:
             raise _Refused(_environment_error("the node version does not exist", retryable=False))
@@ -200,7 +228,7 @@ class Attempts:
                     f"this runner has no Python {version.python_version}", retryable=False
                 )
             )
-        key = self._key(request, version)
+        key = self._key(request, version, granted)
         folder, row = await self._environment(key, version, request)
         need = Need(
             key=key,
@@ -212,7 +240,7 @@ class Attempts:
         )
         if len(self._needs) >= _NEEDS_KEPT_MAX:
             self._needs.clear()
-        self._needs[_short_key(request)] = need
+        self._needs[_short_key(request, granted)] = need
         return replace(need, row=row) if row is not None else need
 
     async def _environment(
@@ -294,7 +322,7 @@ class Attempts:
             "id": request.token,
             "inputs": inputs,
             "output_bytes_max": warm.key.limits.output_bytes,
-            "context": _context(request),
+            "context": _context(request) | attempt.granted.variables,
             "log_room": self._logs.caps.bytes_max,
         }
         if warm.key.reuse.apart:
@@ -340,7 +368,8 @@ class Attempts:
         written = self._logs.open(request)
         loop = asyncio.get_running_loop()
         pulse = attempt.pulse = Pulse(request.heartbeat_timeout_s, now_s=loop.time())
-        sandbox.begin_output(written, lambda said: pulse.beat(said, now_s=loop.time()))
+        mask = attempt.granted.mask
+        sandbox.begin_output(written, lambda said: pulse.beat(said, now_s=loop.time()), mask)
         attempt.transfer_us = round((time.monotonic() - began) * 1_000_000)
         timer = loop.call_later(request.timeout_s, self._on_timeout, attempt)
         watch = loop.create_task(self._watch(attempt, pulse)) if pulse.timeout_s else None
@@ -431,13 +460,15 @@ class Attempts:
             error = AttemptError(type=ErrorType.EXITED, message="the agent answered out of turn")
             recycle = "out of turn"
         elif "error" in header:
-            error = error_from(header["error"])
+            error = _masked(error_from(header["error"]), attempt.granted.mask)
             # Where the call had a process of its own, that has ended with it.
             if error.type in {ErrorType.EXITED, ErrorType.OOM} and not warm.key.reuse.apart:
                 recycle = recycle or error.type.value
         else:
             try:
                 outputs = _split(header.get("outputs"), reply.body, attempt.request.outputs)
+                if mask := attempt.granted.mask:
+                    outputs = [(name, mask.value(text)) for name, text in outputs]
                 await _check(outputs)
             except ValueTextError as problem:
                 error = AttemptError(type=ErrorType.SERIALIZATION, message=str(problem)[:1000])
@@ -472,7 +503,23 @@ def _texts(entries: Sequence[Sequence[Any]], body: bytes) -> list[tuple[str, byt
     return texts
 
 
-def _short_key(request: AttemptRequest) -> _ShortKey:
+def _masked(error: AttemptError, mask: Mask) -> AttemptError:
+    """Take secrets out of whatever an error says."""
+    if not mask:
+        return error
+    return replace(
+        error,
+        message=mask.text(error.message),
+        exception=mask.text(error.exception),
+        traceback=mask.text(error.traceback),
+        causes=[
+            each._replace(exception=mask.text(each.exception), message=mask.text(each.message))
+            for each in error.causes
+        ],
+    )
+
+
+def _short_key(request: AttemptRequest, granted: Granted) -> _ShortKey:
     """Name what decides the interpreter, cheap to hash."""
     return (
         request.tenant_id.int,
@@ -481,6 +528,7 @@ def _short_key(request: AttemptRequest) -> _ShortKey:
         request.timeout_s,
         request.reuse,
         request.network,
+        granted.mark,
     )
 
 

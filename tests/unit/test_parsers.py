@@ -104,7 +104,7 @@ _TABLE = FieldTable((text_field("name", "name"), time_field("create_time", "crea
 def _source(text: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        told = analyze(text, "", None)
+        told = analyze(text, "", None)  # type: ignore[no-untyped-call]  # for any Python
     assert told["function"] is not None or told["diagnostics"]
 
 

@@ -89,10 +89,18 @@ bench: $(STAMP) ## measure, one JSON line per figure (ONLY=chain one, ONLY=list 
 soak: $(STAMP) ## run the fault tests over and over for ROUNDS=5 rounds
 	@for round in $$(seq $(or $(ROUNDS),5)); do echo "round $$round"; QFLOW_TEST_FULL=1 $(PY) -m pytest -q tests/faults $(ARGS) || exit 1; done
 
+audit: $(STAMP) ## look the locks up among known vulnerabilities; fails where nobody could be asked
+	@$(BIN)/uv pip install -q --require-hashes --python $(PY) -r requirements/audit.lock
+	@$(PY) requirements/audit.py $(ARGS)
+
+sbom: $(STAMP) ## write what the suite is made of to build/sbom.json, as CycloneDX
+	@mkdir -p build && PYTHONPATH=. $(PY) requirements/bill_of_materials.py > build/sbom.json
+
 lock: $(STAMP) ## compute the locks anew from requirements/*.in
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes requirements/dev.in -o requirements/dev.lock
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes -c requirements/dev.lock requirements/run.in -o requirements/run.lock
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes -c requirements/dev.lock requirements/ray.in -o requirements/ray.lock
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes -c requirements/dev.lock requirements/audit.in -o requirements/audit.lock
 
 clean: ## remove what was built (not .qflow, which holds data)
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

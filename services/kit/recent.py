@@ -112,6 +112,11 @@ class Recent(Generic[K, V]):
             task.exception()  # those who wait have it; nobody may be left to
 
     def _keep(self, whole: tuple[UUID, K], entry: _Entry[V]) -> None:
+        # What is too old to be given goes now, and not only where the bound is reached: else a
+        # moment with many different questions is remembered for as long as the process lives.
+        now = self._clock()
+        while self._kept and next(iter(self._kept.values())).until <= now:
+            self._drop(next(iter(self._kept)))
         self._kept[whole] = entry
         self._weight += entry.weight
         while self._weight > self._weight_max:

@@ -25,6 +25,7 @@ from qflow.runner.v1.package_rule_service_pb2_grpc import (
     add_PackageRuleServiceServicer_to_server,
 )
 from qflow.runner.v1.runner_service_pb2_grpc import add_RunnerServiceServicer_to_server
+from qflow.runner.v1.secret_service_pb2_grpc import add_SecretServiceServicer_to_server
 from qflow.runner.v1.upload_service_pb2_grpc import add_UploadServiceServicer_to_server
 from qflow.runner.v1.wheel_service_pb2_grpc import add_WheelServiceServicer_to_server
 
@@ -53,12 +54,14 @@ from services.runner.gateways.sandbox.groups import ProcessGroups
 from services.runner.gateways.sandbox.interpreters import prepare_interpreters
 from services.runner.gateways.sandbox.landlock import LandlockHost
 from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
+from services.runner.gateways.secret_box import LocalKeys
 from services.runner.gateways.uv import Uv
 from services.runner.gateways.uv_pythons import provide_pythons
 from services.runner.gateways.wheel_store import WheelStore
 from services.runner.loops.attach import Streams, greeting_of
 from services.runner.loops.environments import keep_environments
 from services.runner.loops.placing import leave_when_idle, place_runners
+from services.runner.loops.secrets import rewrap_secrets
 from services.runner.loops.upkeep import (
     keep_lease,
     reap_containers,
@@ -71,6 +74,7 @@ from services.runner.rpc.files import FileServicer
 from services.runner.rpc.logs import LogServicer
 from services.runner.rpc.package_rules import PackageRuleServicer
 from services.runner.rpc.runners import RunnerFacts, RunnerServicer
+from services.runner.rpc.secrets import SecretServicer
 from services.runner.rpc.uploads import UploadServicer
 from services.runner.rpc.wheels import WheelServicer
 from services.runner.settings import LEDGER, RaySettings, Settings
@@ -81,6 +85,7 @@ from services.runner.usecases.desk import Desk
 from services.runner.usecases.environment_room import Room, RoomLimits
 from services.runner.usecases.environments import Environments
 from services.runner.usecases.figures import figures_of
+from services.runner.usecases.granted_secrets import GrantedSecrets
 from services.runner.usecases.inputs import StoredInputs
 from services.runner.usecases.interpreters import InterpreterPool
 from services.runner.usecases.loading import Loader
@@ -92,6 +97,7 @@ from services.runner.usecases.outputs import Outputs
 from services.runner.usecases.placement import Placement
 from services.runner.usecases.prepare import Preparer
 from services.runner.usecases.reaping import Reaper
+from services.runner.usecases.secrets import Secrets
 from services.runner.usecases.spares import Shape, Spares
 from services.runner.usecases.tenant_packages import TenantPackages
 from services.runner.usecases.trace import told_by
@@ -195,7 +201,7 @@ async def _runner(
     )
     loader = Loader(spares=spares, rows=rows, tier=proven.tier)
     pool = InterpreterPool(loader=loader, sandboxes_max=settings.sandboxes_max)
-    versions = NodeVersions(engine_pool)
+    versions, secrets = NodeVersions(engine_pool), _secrets(env, api_pool, engine_pool)
     attempts = Attempts(
         pool=pool,
         loader=loader,
@@ -209,6 +215,7 @@ async def _runner(
         stored=StoredInputs(store, engine_pool),
         logs=logs,
         carried=CarriedFiles(store, engine_pool),
+        secrets=secrets.granted,
         grace_s=settings.grace_s,
     )
     refusal = _refusal(settings, proven.tier)
@@ -289,6 +296,7 @@ async def _runner(
                     WheelServicer(_wheels(settings, api_pool, wheel_store)),
                 ),
                 (add_PackageRuleServiceServicer_to_server, PackageRuleServicer(api_pool)),
+                (add_SecretServiceServicer_to_server, SecretServicer(secrets)),
             ],
             figures=[
                 partial(figures_of, desk, pool, environments, slots=settings.slots),
@@ -304,6 +312,7 @@ async def _runner(
                     keep_environments, folder, environments, room, packages, pool.environment_keys
                 ),
                 partial(sweep_unknown, engine_pool, store),
+                partial(rewrap_secrets, secrets.granted),
                 rows.write_until,
                 logs.write_until,
                 partial(
@@ -329,6 +338,11 @@ async def _runner(
             await membership.end()
         except Exception as problem:  # noqa: BLE001 - the lease lapses by itself
             log.warning("runner_not_signed_off", fault=type(problem).__name__)
+
+
+def _secrets(env: Mapping[str, str], api_pool: Pool, engine_pool: Pool) -> Secrets:
+    keys = LocalKeys.from_env(env)
+    return Secrets(api_pool, keys, GrantedSecrets(engine_pool, keys))
 
 
 def _working(

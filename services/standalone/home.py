@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import hashlib
 import json
@@ -91,6 +92,17 @@ class Home:
             value = secrets.token_hex(24)
             write_private(path, value + "\n")
             return value
+
+    def secrets_key(self) -> Path:
+        """Give the file of the root key of secrets, making a random one the first time.
+
+        Whoever loses it loses the secrets: it is no part of a backup of the database.
+        """
+        path = self.secrets / "secrets.key"
+        if not path.exists():
+            key = base64.b64encode(secrets.token_bytes(32)).decode("ascii")
+            write_private(path, f"k1:{key}\n")
+        return path
 
     def sockets(self) -> Path:
         """Give a folder for unix sockets whose path is short enough, closed to all others."""

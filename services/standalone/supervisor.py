@@ -33,6 +33,8 @@ _CERTIFICATES_CHECK_S: Final = 3600.0  # they are renewed when half of their lif
 _STOP_ORDER: Final = ((("runner",), 20.0), (("orchestrator", "registry", "telemetry"), 6.0))
 _KILL_WAIT_S: Final = 1.0
 _BACKUP_LOGIN: Final = "qflow_backup"
+# What opens secrets is for the runner alone.
+_SECRETS_KEYS: Final = ("QFLOW_SECRETS_KEY_FILE", "QFLOW_SECRETS_KEYS")
 _STOPPING: Final = (
     f"Stopping: what runs has up to {_STOP_ORDER[0][1]:.0f} s to end; Ctrl-C again ends it now."
 )
@@ -229,16 +231,22 @@ class Supervisor:
                 or (login == _BACKUP_LOGIN and name == "telemetry")
             },
             "QFLOW_SERVICE_TOKEN": prepared["tokens"][name],
+            **(self._secrets_key() if name == "runner" else {}),
             **({"QFLOW_REDIS_URL": redis_url} if redis_url else {}),
         }
         return lambda: self._python(f"services.{name}", log=name, env=env)
+
+    def _secrets_key(self) -> dict[str, str]:
+        """Give the runner alone what opens secrets: what our environment says, or our own key."""
+        told = {name: self.env[name] for name in _SECRETS_KEYS if self.env.get(name)}
+        return told or {"QFLOW_SECRETS_KEY_FILE": str(self.home.secrets_key())}
 
     def _clean_env(self) -> dict[str, str]:
         """Give our environment without secrets that are for one process only."""
         return {
             name: value
             for name, value in self.env.items()
-            if name != "QFLOW_SERVICE_TOKEN"
+            if name not in {"QFLOW_SERVICE_TOKEN", *_SECRETS_KEYS}
             and not (name.startswith("QFLOW_") and name.endswith("_URL"))
         } | {
             "QFLOW_HOME": str(self.home.root),

@@ -256,14 +256,18 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     ("QueryMetrics", "execution_id"): {"metricName": "a"},
     ("QueryMetrics", "workflow_id"): {"metricName": "a"},
     ("AnswerApproval", "execution_id"): {"name": "ok"},
+    ("GrantSecret", "node_id"): {"name": "X"},
+    ("RevokeSecret", "node_id"): {"name": "X"},
     ("UpdateTeam", "team_id"): {"name": "x"},
     ("InviteTeamMember", "team_id"): {"email": "a@example.org", "role": "ROLE_USER"},
     ("UpdateTeamMember", "team_id"): {"userId": "{own}", "role": "ROLE_USER"},
     ("RemoveTeamMember", "team_id"): {"userId": "{own}"},
-    ("TransferNode", "node_id"): {"tenantId": "{own}"},
-    ("TransferNode", "tenant_id"): {"nodeId": "{node}"},
-    ("TransferWorkflow", "workflow_id"): {"tenantId": "{own}"},
-    ("TransferWorkflow", "tenant_id"): {"workflowId": "{own}"},
+    ("UpdateTeamMember", "user_id"): {"teamId": "{team}", "role": "ROLE_USER"},
+    ("RemoveTeamMember", "user_id"): {"teamId": "{team}"},
+    ("TransferNode", "node_id"): {"targetTenantId": "{own}"},
+    ("TransferNode", "target_tenant_id"): {"nodeId": "{node}"},
+    ("TransferWorkflow", "workflow_id"): {"targetTenantId": "{own}"},
+    ("TransferWorkflow", "target_tenant_id"): {"workflowId": "{own}"},
     ("BackfillSchedule", "schedule_id"): {
         "startTime": "2026-01-01T00:00:00Z",
         "endTime": "2026-01-02T00:00:00Z",
@@ -285,6 +289,7 @@ async def test_a_foreign_id_is_answered_as_the_rule_says_and_like_a_missing_one(
         foreign = _things(sql, factories.user(sql))
         caller = factories.user(sql)
         subscription = _things(sql, caller)["event_subscription"]
+        team = factories.team(sql, admin=caller)
     async with suite.channel("registry", token=caller.token) as channel:
         client = Client(channel, channel)
         node = await client.create_node("own", "def one() -> int:\n    return 1\n")
@@ -301,7 +306,7 @@ async def test_a_foreign_id_is_answered_as_the_rule_says_and_like_a_missing_one(
     kinds |= {"event_subscription", "event_delivery", "trigger", "upload", "environment", "wheel"}
     kinds |= {"team", "team_invitation"}
     assert kinds == {each.kind for _, each in asked}
-    known = {"{own}": own, "{node}": node.id, "{subscription}": subscription}
+    known = {"{own}": own, "{node}": node.id, "{subscription}": subscription, "{team}": str(team)}
     for rpc, resource in asked:
         answer = resource.foreign_answer or rpc.rule.foreign_answer
         told = [

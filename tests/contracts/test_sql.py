@@ -51,6 +51,7 @@ _OWNED: Final = {
         *("containers", "container_dependencies", "files", "file_access_logs"),
         *("environments", "runner_members", "file_uploads", "file_usage"),
         *("execution_logs", "node_logs", "tenant_wheels", "package_rules"),
+        *("secrets", "secret_versions", "secret_grants"),
     },
     "telemetry": {
         *("performance_metrics", "error_logs", "system_health", "telemetry_watermarks"),
@@ -139,6 +140,10 @@ _RUN_BY: Final = {
     "runner.storage.pythons": "qflow_runner",
     "runner.storage.wheels": "qflow_runner",
     "runner.storage.wheels._FILES": "qflow_runner_engine",
+    "runner.storage.secrets": "qflow_runner",
+    "runner.storage.secrets._GRANTED": "qflow_runner_engine",
+    "runner.storage.secrets._UNDER_OTHERS": "qflow_runner_engine",
+    "runner.storage.secrets._REWRAP": "qflow_runner_engine",
     "runner.storage.files": "qflow_runner_engine",
     "runner.storage.files._GET": "qflow_runner",
     "runner.storage.files._DELETE": "qflow_runner",

@@ -82,6 +82,9 @@ _OWNED = {
         "node_logs",
         "tenant_wheels",
         "package_rules",
+        "secrets",
+        "secret_versions",
+        "secret_grants",
     },
     "telemetry": {
         "performance_metrics",

@@ -41,7 +41,7 @@ class RunnerProcess:
     def said(self) -> str:
         return self._log.read_text("utf-8", errors="replace") if self._log.exists() else ""
 
-    async def until_said(self, text: str, *, times: int = 1, timeout_s: float = 20.0) -> None:
+    async def until_said(self, text: str, *, times: int = 1, timeout_s: float = 60.0) -> None:
         """Wait for an event in its log."""
         try:
             async with asyncio.timeout(timeout_s):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +46,61 @@ def _versions(lock: Path) -> dict[str, str]:
     joined = lock.read_text("utf-8").replace("\\\n", " ")
     found = (_PINNED.match(line) for line in joined.splitlines())
     return {each["name"]: each["version"] for each in found if each}
+
+
+def test_the_bill_of_materials_names_every_package_of_the_lock_and_is_the_same_each_time() -> None:
+    """X54."""
+    first, second = (_ran("bill_of_materials.py").stdout for _ in range(2))
+    assert first == second
+    told = json.loads(first)
+    assert ("CycloneDX", "1.6") == (told["bomFormat"], told["specVersion"])
+    shown = {each["name"]: each for each in told["components"] if each["type"] == "library"}
+    locked = _versions(ROOT / "requirements" / "run.lock")
+    assert {_plain(name): version for name, version in locked.items()} == {
+        name: each["version"] for name, each in shown.items()
+    }
+    for name, each in shown.items():
+        assert any(way["hashes"] for way in each["externalReferences"]), name
+
+
+@pytest.mark.parametrize(
+    ("answers", "code", "said"),
+    [
+        ({"dependencies": [{"name": "a", "version": "1", "vulns": []}]}, 0, "0 with known"),
+        (
+            {
+                "dependencies": [
+                    {"name": "a", "version": "1", "vulns": [{"id": "V-1", "fix_versions": ["2"]}]}
+                ]
+            },
+            1,
+            "a 1: V-1 (fixed in 2)",
+        ),
+        ({"dependencies": [{"name": "a", "skip_reason": "unknown"}]}, 3, "NOT AUDITED"),
+        (None, 3, "NOT AUDITED"),
+    ],
+    ids=["clean", "vulnerable", "a mirror that knows none", "nobody answers"],
+)
+def test_that_nobody_could_be_asked_is_never_a_clean_audit(
+    tmp_path: Path, answers: object, code: int, said: str
+) -> None:
+    """X54: the program that asks is played by one that answers so."""
+    (tmp_path / "pip_audit.py").write_text(f"print({json.dumps(answers)!r})\n", "utf-8")
+    ended = _ran("audit.py", "a.lock", PYTHONPATH=str(tmp_path))
+    assert code == ended.returncode
+    assert said in ended.stdout
+
+
+def _ran(program: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "requirements" / program, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def _plain(name: str) -> str:
+    return name.partition("[")[0]

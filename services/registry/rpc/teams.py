@@ -222,7 +222,7 @@ class TeamServicer(pb_grpc.TeamServiceServicer):
             self._deps,
             current_caller(),
             codec.uuid_from(request.node_id, field="node_id"),
-            codec.uuid_from(request.tenant_id, field="tenant_id"),
+            codec.uuid_from(request.target_tenant_id, field="target_tenant_id"),
             etag=request.etag,
             key=request_key(request, "registry.TransferNode", lambda _: pb.TransferNodeResponse()),
         )
@@ -236,7 +236,7 @@ class TeamServicer(pb_grpc.TeamServiceServicer):
             self._deps,
             current_caller(),
             codec.uuid_from(request.workflow_id, field="workflow_id"),
-            codec.uuid_from(request.tenant_id, field="tenant_id"),
+            codec.uuid_from(request.target_tenant_id, field="target_tenant_id"),
             etag=request.etag,
             key=request_key(request, "registry.TransferWorkflow", _moved),
         )

@@ -31,7 +31,7 @@ class WarmKey:
     """Who may share an interpreter: one tenant's calls of one node version, equally limited.
 
     Where each call has a process of its own, the versions of one environment share it: then it
-    holds nobody's code, and `node_version_id` is None.
+    holds nobody's code, and `node_version_id` is None. Calls with other secrets never share one.
     """
 
     tenant_id: UUID
@@ -40,6 +40,7 @@ class WarmKey:
     limits: Limits
     reuse: Reuse = Reuse.WARM
     concurrency: int = 1  # how many calls it serves at once
+    secrets: str = ""  # which ones calls get, in which versions
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -51,6 +52,7 @@ class WarmKey:
             self.limits,
             self.reuse,
             self.concurrency,
+            self.secrets,
         )
         object.__setattr__(self, "_hash", hash(parts))
 

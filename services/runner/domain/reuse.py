@@ -34,7 +34,7 @@ def calls_at_once(asked: int, reuse: Reuse, *, is_async: bool, carries_files: bo
     return max(1, asked) if may else 1
 
 
-def reuse_of(asked: Reuse, *, own_code: bool) -> Reuse:
-    """Give what holds for a call: code of another author's never meets a process twice."""
-    least = Reuse.WARM if own_code else Reuse.FORK
+def reuse_of(asked: Reuse, *, own_code: bool, with_secrets: bool = False) -> Reuse:
+    """Give what holds for a call: another's code, or with secrets, never meets a process twice."""
+    least = Reuse.WARM if own_code and not with_secrets else Reuse.FORK
     return max(asked, least, key=_STRICTNESS.__getitem__)

@@ -12,6 +12,7 @@ from services.runner.domain.limits import MIB
 from services.runner.domain.outcome import AttemptError, ErrorType
 from services.runner.domain.pulse import Pulse
 from services.runner.gateways.sandbox.port import SandboxDied, SharedTalk
+from services.runner.usecases.granted_secrets import NOTHING_GRANTED, Granted
 from services.runner.usecases.warm import Warm
 
 
@@ -28,6 +29,7 @@ class Attempt:
     pulse: Pulse | None = None  # of the call, once it has begun
     grace_s: float = 0.0
     transfer_us: int = 0
+    granted: Granted = NOTHING_GRANTED
     task: asyncio.Task[Any] | None = None
     begun: bool = False  # whether the task has taken its first step
 

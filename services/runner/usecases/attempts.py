@@ -28,6 +28,12 @@ from services.runner.usecases.attempt import (
     told_error,
 )
 from services.runner.usecases.carried import CarriedFiles, Lent, NotCarried
+from services.runner.usecases.granted_secrets import (
+    NOTHING_GRANTED,
+    Granted,
+    GrantedSecrets,
+    SecretsRefused,
+)
 from services.runner.usecases.inputs import InputTooLarge, StoredInputs
 from services.runner.usecases.interpreters import InterpreterPool
 from services.runner.usecases.loading import Loader
@@ -52,6 +58,7 @@ class Attempts:
         stored: StoredInputs,
         logs: NodeLogs,
         carried: CarriedFiles,
+        secrets: GrantedSecrets | None = None,
         grace_s: float = 1.0,
     ) -> None:
         self._grace_s = grace_s
@@ -61,6 +68,7 @@ class Attempts:
         self._needs = needs
         self._stored = stored
         self._carried = carried
+        self._secrets = secrets
         self._killing: set[asyncio.Task[None]] = set()
 
     async def run(self, attempt: Attempt) -> Outcome:
@@ -68,12 +76,13 @@ class Attempts:
         crash.reach("attempt_taken")
         need: Need | None = None
         try:
-            need = self._needs.known(attempt.request)
+            granted = attempt.granted = await self._granted(attempt.request)
+            need = self._needs.known(attempt.request, granted)
             alone = attempt.alone
             warm = None if need is None else self._pool.acquire_open(need.key, alone=alone)
             if warm is None:
                 if need is None or not self._needs.stands(need):
-                    need = await self._needs.make(attempt.request)
+                    need = await self._needs.make(attempt.request, granted)
                 if alone:
                     need = replace(need, alone=True)
                 warm = await self._pool.acquire(need)
@@ -143,6 +152,18 @@ class Attempts:
             grace_s = 0.0
         await self._pool.kill(warm, grace_s=grace_s)
 
+    async def _granted(self, request: AttemptRequest) -> Granted:
+        if self._secrets is None:
+            return NOTHING_GRANTED
+        tenant_id, version_id = request.tenant_id, request.node_version_id
+        known = self._secrets.known(tenant_id, version_id)
+        if known is not None:
+            return known
+        try:
+            return await self._secrets.read(tenant_id, version_id)
+        except SecretsRefused as refused:
+            raise Refused(environment_error(str(refused), retryable=False)) from None
+
     # -- the call
 
     async def _call(self, attempt: Attempt, warm: Warm, carries: Carries) -> Outcome:
@@ -163,7 +184,7 @@ class Attempts:
             "id": request.token,
             "inputs": inputs,
             "output_bytes_max": warm.key.limits.output_bytes,
-            "context": _context(request),
+            "context": _context(request) | attempt.granted.variables,
             "log_room": self._logs.caps.bytes_max,
         }
         if warm.key.reuse.apart:
@@ -212,7 +233,8 @@ class Attempts:
         written = self._logs.open(request)
         loop = asyncio.get_running_loop()
         pulse = attempt.pulse = Pulse(request.heartbeat_timeout_s, now_s=loop.time())
-        talk.begin_output(written, lambda said: pulse.beat(said, now_s=loop.time()))
+        mask = attempt.granted.mask
+        talk.begin_output(written, lambda said: pulse.beat(said, now_s=loop.time()), mask)
         attempt.transfer_us = round((time.monotonic() - began) * 1_000_000)
         timer = loop.call_later(request.timeout_s, self._on_timeout, attempt)
         watch = loop.create_task(self._watch(attempt, pulse)) if pulse.timeout_s else None

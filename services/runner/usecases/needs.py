@@ -22,13 +22,14 @@ from services.runner.storage.nodes import NodeVersion
 from services.runner.usecases.attempt import Refused, environment_error
 from services.runner.usecases.container_rows import ContainerRow
 from services.runner.usecases.environments import EnvironmentFailed, Environments
+from services.runner.usecases.granted_secrets import NOTHING_GRANTED, Granted
 from services.runner.usecases.loading import Loader
 from services.runner.usecases.node_versions import NodeVersions
 from services.runner.usecases.trace import tell_build
 from services.runner.usecases.warm import Need
 
 _NEEDS_KEPT_MAX: Final = 10_000
-_ShortKey = tuple[int, int, Asked, float, Reuse, Network, int]
+_ShortKey = tuple[int, int, Asked, float, Reuse, Network, int, str]
 
 
 class Needs:
@@ -50,8 +51,12 @@ class Needs:
         self._caps = caps
         self._needs: dict[_ShortKey, Need] = {}
 
-    def _key(self, request: AttemptRequest, version: NodeVersion) -> WarmKey:
-        reuse = reuse_of(request.reuse, own_code=version.tenant_id == request.tenant_id)
+    def _key(self, request: AttemptRequest, version: NodeVersion, granted: Granted) -> WarmKey:
+        reuse = reuse_of(
+            request.reuse,
+            own_code=version.tenant_id == request.tenant_id,
+            with_secrets=bool(granted.mark),
+        )
         return WarmKey(
             request.tenant_id,
             None if reuse.apart else version.id,
@@ -68,19 +73,20 @@ class Needs:
                 is_async=version.is_async,
                 carries_files=any(carries_of(version.input_types, version.output_types)),
             ),
+            granted.mark,
         )
 
-    def known(self, request: AttemptRequest) -> Need | None:
+    def known(self, request: AttemptRequest, granted: Granted) -> Need | None:
         """Give the need of a request like one before it."""
-        return self._needs.get(_short_key(request))
+        return self._needs.get(_short_key(request, granted))
 
     async def key_of(self, request: AttemptRequest) -> WarmKey | None:
         """Give what a request's interpreter is known by; None where the version is not there."""
-        known = self.known(request)
+        known = self.known(request, NOTHING_GRANTED)
         if known is not None:
             return known.key
         version = await self._versions.get(request.node_version_id)
-        return None if version is None else self._key(request, version)
+        return None if version is None else self._key(request, version, NOTHING_GRANTED)
 
     def stands(self, need: Need) -> bool:
         """Whether the environment of a need that was met before is still there."""
@@ -88,7 +94,7 @@ class Needs:
             self._environments.ready(need.key.environment_key) is not None
         )
 
-    async def make(self, request: AttemptRequest) -> Need:
+    async def make(self, request: AttemptRequest, granted: Granted) -> Need:
         """Find out what a request needs, its environment built; raises Refused."""
         version = await self._versions.get(request.node_version_id)
         if version is None:
@@ -100,7 +106,7 @@ class Needs:
                     f"this runner has no Python {version.python_version}", retryable=False
                 )
             )
-        key = self._key(request, version)
+        key = self._key(request, version, granted)
         folder, row = await self._environment(key, version, request)
         need = Need(
             key=key,
@@ -113,7 +119,7 @@ class Needs:
         )
         if len(self._needs) >= _NEEDS_KEPT_MAX:
             self._needs.clear()
-        self._needs[_short_key(request)] = need
+        self._needs[_short_key(request, granted)] = need
         return replace(need, row=row) if row is not None else need
 
     async def _environment(
@@ -166,7 +172,7 @@ class Needs:
         return folder, row
 
 
-def _short_key(request: AttemptRequest) -> _ShortKey:
+def _short_key(request: AttemptRequest, granted: Granted) -> _ShortKey:
     """Name what decides the interpreter, cheap to hash."""
     return (
         request.tenant_id.int,
@@ -176,4 +182,5 @@ def _short_key(request: AttemptRequest) -> _ShortKey:
         request.reuse,
         request.network,
         request.concurrency,
+        granted.mark,
     )

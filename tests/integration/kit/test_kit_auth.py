@@ -290,6 +290,59 @@ async def test_an_open_stream_ends_when_its_token_is_revoked(service: Service, k
     await service.behaviors.ended.wait()
 
 
+TEAM = "0190d6c1-5f2e-7c3a-9d5b-1f0e2d3c4b5a"
+_JOIN = f"INSERT INTO members SELECT '{TEAM}', user_id, 'user' FROM identities WHERE role = 'user'"
+_ACTING = {"metadata": (("qflow-tenant", TEAM),)}
+
+
+@pytest.mark.parametrize("service", [{"recheck_s": 0.01}], indirect=True)
+async def test_an_open_stream_of_whoever_left_the_team_ends_within_five_seconds(
+    service: Service,
+) -> None:
+    """X4, X7: nothing tells this service that they did."""
+    await service.pool.execute(_JOIN)
+
+    async def stream(_request: Any, _context: Any) -> AsyncIterator[Any]:
+        yield service.pb.Note(text="first")
+        await asyncio.Event().wait()
+
+    service.behaviors.stream = stream
+    async with service.channel() as channel:
+        call = service.stubs.grpc.KitTestServiceStub(channel).Count(service.pb.Note(), **_ACTING)
+        assert (await call.read()).text == "first"
+        await service.pool.execute("DELETE FROM members")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asyncio.wait_for(call.read(), 5)
+    assert (grpc.StatusCode.PERMISSION_DENIED, "NOT_A_MEMBER") == (
+        caught.value.code(),
+        reason(caught.value),
+    )
+
+
+@pytest.mark.parametrize("method", ["Say", "Change"])
+async def test_what_was_asked_while_still_in_the_team_is_told_only_of_what_was_done(
+    service: Service, method: str
+) -> None:
+    """X4: a read that waited is held back; who changed something learns that it is done."""
+    await service.pool.execute(_JOIN)
+
+    async def leave(request: Any, _context: Any) -> Any:
+        await service.pool.execute("DELETE FROM members")
+        service.authenticator.forget(token_sha256(USER))
+        return service.pb.Note(text="answer")
+
+    service.behaviors.unary = leave
+    async with service.channel() as channel:
+        stub = service.stubs.grpc.KitTestServiceStub(channel)
+        call = getattr(stub, method)(service.pb.Note(), **_ACTING)
+        if method == "Change":
+            assert "answer" == (await call).text
+            return
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+    assert grpc.StatusCode.PERMISSION_DENIED == caught.value.code()
+
+
 async def test_a_service_does_not_start_with_an_rpc_that_has_no_rule(service: Service) -> None:
     stubs = service.stubs.grpc
     with pytest.raises(TypeError, match=r"UnruledService\.Forgotten does not say who may call it"):

@@ -302,6 +302,13 @@ async def test_a_run_that_is_not_over_is_cancelled_for_the_next(orchestra: Orche
     )
 
 
+# One that the user who made it is not in.
+_INTO_A_TEAM = (
+    "WITH team AS (INSERT INTO tenants (kind, name) VALUES ('team', 't') RETURNING id)"
+    " UPDATE schedules SET tenant_id = (SELECT id FROM team)"
+)
+
+
 @pytest.mark.parametrize(
     ("harm", "reason", "paused"),
     [
@@ -309,6 +316,11 @@ async def test_a_run_that_is_not_over_is_cancelled_for_the_next(orchestra: Orche
         ("UPDATE workflows SET deleted_at = now()", "WORKFLOW_NOT_FOUND", True),
         ("UPDATE users SET is_active = false WHERE NOT is_owner", "OWNER_INACTIVE", True),
         ("UPDATE users SET role = 'viewer' WHERE NOT is_owner", "NOT_ALLOWED", True),
+        (
+            _INTO_A_TEAM,
+            "OWNER_NOT_A_MEMBER",
+            True,
+        ),
     ],
 )
 async def test_a_start_that_is_refused_is_shown_and_not_lost(

@@ -318,7 +318,7 @@ async def test_a_workflow_goes_to_a_team_with_its_nodes_and_all_its_versions(per
     node = await ada.client.node(CODE)
     made = await workflow_on(ada, node)
     moved = await ada.teams.TransferWorkflow(
-        pb.TransferWorkflowRequest(workflow_id=made.id, tenant_id=team_id)
+        pb.TransferWorkflowRequest(workflow_id=made.id, target_tenant_id=team_id)
     )
     assert [node.id] == list(moved.node_ids)
     ask = workflows.GetWorkflowRequest(workflow_id=made.id, version=1)
@@ -330,7 +330,7 @@ async def test_a_workflow_goes_to_a_team_with_its_nodes_and_all_its_versions(per
     rename = workflows.UpdateWorkflowRequest(workflow_id=made.id, name="ours")
     rename.update_mask.paths.append("name")
     await ben.client.workflows.UpdateWorkflow(rename, **acting(team_id))
-    back = pb.TransferWorkflowRequest(workflow_id=made.id, tenant_id=str(ben.user.id))
+    back = pb.TransferWorkflowRequest(workflow_id=made.id, target_tenant_id=str(ben.user.id))
     told = await refused(ben.teams.TransferWorkflow(back, **acting(team_id)))
     assert "NOT_TEAM_ADMIN" == told.reason
 
@@ -341,9 +341,9 @@ async def test_nothing_goes_that_something_which_stays_needs(person: Any) -> Non
     node = await ada.client.node(CODE)
     first, second = await workflow_on(ada, node), await workflow_on(ada, node)
     for call in (
-        ada.teams.TransferNode(pb.TransferNodeRequest(node_id=node.id, tenant_id=team_id)),
+        ada.teams.TransferNode(pb.TransferNodeRequest(node_id=node.id, target_tenant_id=team_id)),
         ada.teams.TransferWorkflow(
-            pb.TransferWorkflowRequest(workflow_id=first.id, tenant_id=team_id)
+            pb.TransferWorkflowRequest(workflow_id=first.id, target_tenant_id=team_id)
         ),
     ):
         told = await refused(call)
@@ -352,7 +352,7 @@ async def test_nothing_goes_that_something_which_stays_needs(person: Any) -> Non
         workflows.DeleteWorkflowRequest(workflow_id=second.id)
     )
     await ada.teams.TransferWorkflow(
-        pb.TransferWorkflowRequest(workflow_id=first.id, tenant_id=team_id)
+        pb.TransferWorkflowRequest(workflow_id=first.id, target_tenant_id=team_id)
     )
 
 
@@ -361,12 +361,12 @@ async def test_an_active_workflow_and_one_that_changed_stay(person: Any) -> None
     ada = person()
     team_id = await team_of(ada)
     made = await workflow_on(ada, await ada.client.node(CODE))
-    stale = pb.TransferWorkflowRequest(workflow_id=made.id, tenant_id=team_id, etag="1-1")
+    stale = pb.TransferWorkflowRequest(workflow_id=made.id, target_tenant_id=team_id, etag="1-1")
     assert "ETAG_MISMATCH" == (await refused(ada.teams.TransferWorkflow(stale))).reason
     await ada.client.workflows.ActivateWorkflow(
         workflows.ActivateWorkflowRequest(workflow_id=made.id)
     )
-    move = pb.TransferWorkflowRequest(workflow_id=made.id, tenant_id=team_id)
+    move = pb.TransferWorkflowRequest(workflow_id=made.id, target_tenant_id=team_id)
     assert "WORKFLOW_ACTIVE" == (await refused(ada.teams.TransferWorkflow(move))).reason
 
 
@@ -378,7 +378,7 @@ async def test_a_node_goes_to_where_the_caller_may_create_and_nowhere_else(perso
 
     def move(tenant_id: object) -> Any:
         return ada.teams.TransferNode(
-            pb.TransferNodeRequest(node_id=node.id, tenant_id=str(tenant_id))
+            pb.TransferNodeRequest(node_id=node.id, target_tenant_id=str(tenant_id))
         )
 
     for tenant, reason in (

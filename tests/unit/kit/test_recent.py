@@ -39,6 +39,19 @@ async def test_a_value_is_kept_no_longer_than_it_may_be() -> None:
     assert await recent.get(ONE, "k", source.load) == 2
 
 
+async def test_what_is_too_old_makes_room_though_nobody_asks_for_it_again() -> None:
+    """E17: many questions of one moment are not remembered for ever."""
+    now = 0.0
+    recent: Recent[str, int] = Recent(ttl_s=5.0, weight_max=1_000, clock=lambda: now)
+    source = Source()
+    for at in range(100):
+        await recent.get(ONE, str(at), source.load)
+    assert len(recent) == 100
+    now = 5.0
+    await recent.get(ONE, "next", source.load)
+    assert len(recent) == 1
+
+
 async def test_the_age_counts_from_before_the_question() -> None:
     now = 0.0
     recent: Recent[str, int] = Recent(ttl_s=5.0, weight_max=10, clock=lambda: now)

@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from services.runner.domain.limits import Tier
+from services.runner.domain.secrets import NO_MASK, Mask
 from services.runner.gateways.docker.daemon import FAULTS, Daemon, End
 from services.runner.gateways.docker.gate import Gate
 from services.runner.gateways.docker.options import ENVIRONMENT_PATH, FILES_PATH, OUTPUT_PATH
@@ -121,9 +122,17 @@ class Container:
         self._channel.send(header, body)
         return await answer
 
-    def begin_output(self, sink: OutputSink | None = None, on_beat: OnBeat | None = None) -> None:
-        """Forget what was printed until now; a sink takes what follows, `on_beat` heartbeats."""
-        self._output.begin(sink, on_beat)
+    def begin_output(
+        self,
+        sink: OutputSink | None = None,
+        on_beat: OnBeat | None = None,
+        mask: Mask = NO_MASK,
+    ) -> None:
+        """Forget what was printed until now; a sink takes what follows, `on_beat` heartbeats.
+
+        Nothing that the mask takes out is kept or passed on.
+        """
+        self._output.begin(sink, on_beat, mask)
 
     def output_tails(self) -> tuple[str, str]:
         """Give what was printed since `begin_output`."""

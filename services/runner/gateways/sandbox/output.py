@@ -9,6 +9,7 @@ import os
 from typing import Final
 
 from services.runner.domain.node_logs import Stream, shown_bytes
+from services.runner.domain.secrets import NO_MASK, Mask, StreamMask
 from services.runner.gateways.sandbox.port import Header, OnBeat, OutputSink
 
 TAIL_BYTES: Final = 8 * 1024 - 64  # a result carries 8 KiB, the mark of what is left out included
@@ -55,6 +56,7 @@ class OutputTail:
         self._loop = loop
         self._stream = stream
         self._sink: OutputSink | None = None
+        self._mask: StreamMask | None = None
         self._read, self.write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._read, False)
         with contextlib.suppress(OSError):  # above the user's pipe quota the default size stays
@@ -67,13 +69,17 @@ class OutputTail:
     def _write_end(self) -> int:
         return self.write_end
 
-    def begin(self, sink: OutputSink | None = None) -> None:
-        """Forget what came until now; a sink takes what comes from now on."""
+    def begin(self, sink: OutputSink | None = None, mask: Mask = NO_MASK) -> None:
+        """Forget what came until now; a sink takes what comes from now on, without secrets."""
         self._tail.clear()
         self._sink = sink
+        self._mask = StreamMask(mask) if mask else None
 
     def take(self, piece: bytes) -> None:
         """Take what was written to this stream, from the pipe or told by the agent."""
+        self._keep(piece if self._mask is None else self._mask.feed(piece))
+
+    def _keep(self, piece: bytes) -> None:
         self._tail.take(piece)
         if self._sink is not None:
             self._sink.printed(self._stream, piece)
@@ -85,6 +91,8 @@ class OutputTail:
         """
         if self._open:
             self._drain(limit=4)
+        if self._mask is not None and (rest := self._mask.end()):
+            self._keep(rest)
         return self._tail.text()
 
     def close(self) -> None:
@@ -131,14 +139,21 @@ class Output:
         self._stderr = OutputTail(loop, Stream.STDERR)
         self._sink: OutputSink | None = None
         self._on_beat: OnBeat | None = None
+        self._mask = NO_MASK
         self.write_ends = (self._stdout.write_end, self._stderr.write_end)
 
-    def begin(self, sink: OutputSink | None = None, on_beat: OnBeat | None = None) -> None:
-        """Forget what was printed until now; a sink takes what follows."""
+    def begin(
+        self,
+        sink: OutputSink | None = None,
+        on_beat: OnBeat | None = None,
+        mask: Mask = NO_MASK,
+    ) -> None:
+        """Forget what was printed until now; a sink takes what follows, without secrets."""
         self._sink = sink
         self._on_beat = on_beat
-        self._stdout.begin(sink)
-        self._stderr.begin(sink)
+        self._mask = mask
+        self._stdout.begin(sink, mask)
+        self._stderr.begin(sink, mask)
 
     def tails(self) -> tuple[str, str]:
         """Give the ends of both since `begin`."""
@@ -152,12 +167,14 @@ class Output:
             case {"s": 2}:
                 self._stderr.take(body)
             case {"level": int(level), "name": str(name)} if self._sink is not None:
-                self._sink.recorded(level, name, body.decode("utf-8", "replace"))
+                self._sink.recorded(
+                    level, self._mask.text(name), self._mask.raw(body).decode("utf-8", "replace")
+                )
 
     def beaten(self, progress: bytes) -> None:
         """Take what the agent tells of the call itself: that it goes on, and how far it is."""
         if self._on_beat is not None:
-            self._on_beat(progress)
+            self._on_beat(self._mask.value(progress) if progress else progress)
 
     def close_write_ends(self) -> None:
         """Leave the writing to the sandbox, so that its end is the pipes' end."""

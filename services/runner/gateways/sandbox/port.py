@@ -13,6 +13,7 @@ from uuid import UUID
 from services.runner.domain.limits import Limits, Tier
 from services.runner.domain.network import Reach
 from services.runner.domain.node_logs import Stream
+from services.runner.domain.secrets import NO_MASK, Mask
 
 if TYPE_CHECKING:
     import asyncio
@@ -91,8 +92,16 @@ class Talk(Protocol):
     ) -> Reply:
         """Send one frame and await its answer; raises SandboxDied."""
 
-    def begin_output(self, sink: OutputSink | None = None, on_beat: OnBeat | None = None) -> None:
-        """Forget what was printed until now; a sink takes what follows, `on_beat` heartbeats."""
+    def begin_output(
+        self,
+        sink: OutputSink | None = None,
+        on_beat: OnBeat | None = None,
+        mask: Mask = NO_MASK,
+    ) -> None:
+        """Forget what was printed until now; a sink takes what follows, `on_beat` heartbeats.
+
+        Nothing that the mask takes out is kept or passed on.
+        """
 
     def output_tails(self) -> tuple[str, str]:
         """Give the ends of stdout and stderr since `begin_output`."""

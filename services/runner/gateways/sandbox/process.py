@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from services.runner.domain.limits import Tier
+from services.runner.domain.secrets import NO_MASK, Mask
 from services.runner.gateways.sandbox.cgroups import Cgroup, no_processors
 from services.runner.gateways.sandbox.channel import AgentChannel
 from services.runner.gateways.sandbox.exchange import files_of, output_of
@@ -161,9 +162,17 @@ class SandboxProcess:
         self._channel.send(header, body)
         return await answer
 
-    def begin_output(self, sink: OutputSink | None = None, on_beat: OnBeat | None = None) -> None:
-        """Forget what was printed until now; a sink takes what follows, `on_beat` heartbeats."""
-        self._output.begin(sink, on_beat)
+    def begin_output(
+        self,
+        sink: OutputSink | None = None,
+        on_beat: OnBeat | None = None,
+        mask: Mask = NO_MASK,
+    ) -> None:
+        """Forget what was printed until now; a sink takes what follows, `on_beat` heartbeats.
+
+        Nothing that the mask takes out is kept or passed on.
+        """
+        self._output.begin(sink, on_beat, mask)
 
     def output_tails(self) -> tuple[str, str]:
         """Give what was printed since `begin_output`."""

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 
 from services.runner.domain.node_logs import Stream
+from services.runner.domain.secrets import NO_MASK, Mask
 from services.runner.gateways.sandbox.channel import (
     LOG_BYTES_MAX,
     LOG_FRAMES_MAX,
@@ -108,8 +109,14 @@ class SharedCall:
         """Done once there is an answer, or none will come."""
         return self._answered
 
-    def begin_output(self, sink: OutputSink | None = None, on_beat: OnBeat | None = None) -> None:
+    def begin_output(
+        self,
+        sink: OutputSink | None = None,
+        on_beat: OnBeat | None = None,
+        mask: Mask = NO_MASK,
+    ) -> None:
         """Have what this call writes taken by a sink, and its heartbeats by `on_beat`."""
+        assert not mask, "a call with secrets has a process of its own"
         self._sink, self._on_beat = sink, on_beat
 
     def output_tails(self) -> tuple[str, str]:

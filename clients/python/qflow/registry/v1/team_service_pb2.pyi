@@ -853,12 +853,12 @@ class TransferNodeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NODE_ID_FIELD_NUMBER: _builtins.int
-    TENANT_ID_FIELD_NUMBER: _builtins.int
+    TARGET_TENANT_ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node's id."""
-    tenant_id: _builtins.str
+    target_tenant_id: _builtins.str
     """The tenant that it goes to: a team's id, or the caller's own."""
     etag: _builtins.str
     """The etag that the change is based on. Empty to change whatever is there."""
@@ -868,13 +868,13 @@ class TransferNodeRequest(_message.Message):
         self,
         *,
         node_id: _builtins.str = ...,
-        tenant_id: _builtins.str = ...,
+        target_tenant_id: _builtins.str = ...,
         etag: _builtins.str = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "node_id", b"node_id", "request_id", b"request_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "node_id", b"node_id", "request_id", b"request_id", "target_tenant_id", b"target_tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -904,12 +904,12 @@ class TransferWorkflowRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
-    TENANT_ID_FIELD_NUMBER: _builtins.int
+    TARGET_TENANT_ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """The workflow's id."""
-    tenant_id: _builtins.str
+    target_tenant_id: _builtins.str
     """The tenant that it goes to: a team's id, or the caller's own."""
     etag: _builtins.str
     """The etag that the change is based on. Empty to change whatever is there."""
@@ -919,13 +919,13 @@ class TransferWorkflowRequest(_message.Message):
         self,
         *,
         workflow_id: _builtins.str = ...,
-        tenant_id: _builtins.str = ...,
+        target_tenant_id: _builtins.str = ...,
         etag: _builtins.str = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "request_id", b"request_id", "tenant_id", b"tenant_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "request_id", b"request_id", "target_tenant_id", b"target_tenant_id", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

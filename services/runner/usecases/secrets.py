@@ -1,0 +1,260 @@
+"""Secrets: set, gone back to, granted to nodes; nobody reads one again but the nodes it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+from uuid import UUID
+
+from services.kit.audit import tell_change
+from services.kit.caller import Caller
+from services.kit.errors import (
+    Conflict,
+    FailedPrecondition,
+    FieldViolation,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+)
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.ids import uuid7
+from services.kit.pg import Db, Pool, as_caller
+from services.runner.domain.secrets import GRANTED_MAX, SECRETS_MAX, VERSIONS_KEPT
+from services.runner.gateways.secret_box import RootKeys, seal
+from services.runner.storage import secrets as stored
+from services.runner.storage.secrets import Grant, Secret, SecretVersion
+from services.runner.usecases.granted_secrets import GrantedSecrets
+
+T = TypeVar("T")
+After = tuple[datetime, UUID] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What the use cases of secrets need; without root keys a deployment keeps none."""
+
+    pool: Pool
+    keys: RootKeys | None
+    granted: GrantedSecrets
+
+
+async def set_secret(
+    deps: Secrets,
+    caller: Caller,
+    name: str,
+    value: str,
+    *,
+    description: str,
+    etag: str = "",
+    key: RequestKey[Secret] | None = None,
+) -> Secret | Replayed:
+    """Make a secret, or a new version of it, which nodes get from now on."""
+    keys = _keys(deps)
+
+    async def write(db: Db) -> Secret:
+        await stored.lock(db, caller.tenant_id)
+        before = await stored.get(db, caller.tenant_id, name)
+        _check_etag(before, etag)
+        if before is None:
+            if await stored.count(db, caller.tenant_id) >= SECRETS_MAX:
+                raise ResourceExhausted(
+                    "TOO_MANY_SECRETS", f"a tenant has at most {SECRETS_MAX:,} secrets; delete one"
+                )
+            secret_id, version = uuid7(), 1
+            await stored.insert(db, secret_id, name, description)
+        else:
+            secret_id, version = before.id, before.last_version + 1
+            await stored.update(
+                db,
+                secret_id,
+                description=description or before.description,
+                current_version=version,
+                last_version=version,
+            )
+        sealed = seal(keys, value, tenant_id=caller.tenant_id, secret_id=secret_id, version=version)
+        await stored.insert_version(db, secret_id, version, sealed)
+        await stored.delete_versions(db, secret_id, up_to=version - VERSIONS_KEPT, but=version)
+        tell_change(
+            {"version": before.current_version} if before else {},
+            {"name": name, "version": version, "key_id": sealed.key_id},
+        )
+        return await _found(db, caller, name)
+
+    return await _written(deps, caller, key, write)
+
+
+async def use_version(
+    deps: Secrets,
+    caller: Caller,
+    name: str,
+    version: int,
+    *,
+    etag: str = "",
+    key: RequestKey[Secret] | None = None,
+) -> Secret | Replayed:
+    """Have nodes get another version that is kept."""
+
+    async def write(db: Db) -> Secret:
+        await stored.lock(db, caller.tenant_id)
+        before = await _found(db, caller, name)
+        _check_etag(before, etag)
+        kept = await stored.list_versions(db, before.id)
+        if version not in {each.version for each in kept}:
+            raise NotFound(
+                "SECRET_VERSION_NOT_FOUND",
+                f"no version {version} of the secret is kept; GetSecret shows which are",
+                resource=("secret", name),
+            )
+        await stored.update(
+            db,
+            before.id,
+            description=before.description,
+            current_version=version,
+            last_version=before.last_version,
+        )
+        tell_change({"version": before.current_version}, {"name": name, "version": version})
+        return await _found(db, caller, name)
+
+    return await _written(deps, caller, key, write)
+
+
+async def get_secret(
+    deps: Secrets, caller: Caller, name: str
+) -> tuple[Secret, Sequence[SecretVersion]]:
+    """Find a secret and the versions that are kept; never what they hold."""
+    async with as_caller(deps.pool, caller) as db:
+        found = await _found(db, caller, name)
+        return found, await stored.list_versions(db, found.id)
+
+
+async def list_secrets(
+    deps: Secrets, caller: Caller, *, after: After, limit: int
+) -> Sequence[Secret]:
+    """List the secrets of the caller's tenant."""
+    async with as_caller(deps.pool, caller) as db:
+        return await stored.list_secrets(db, caller.tenant_id, after=after, limit=limit)
+
+
+async def delete_secret(
+    deps: Secrets,
+    caller: Caller,
+    name: str,
+    *,
+    etag: str = "",
+    key: RequestKey[Secret] | None = None,
+) -> Secret | Replayed:
+    """Remove a secret with all versions and grants."""
+
+    async def write(db: Db) -> Secret:
+        await stored.lock(db, caller.tenant_id)
+        before = await _found(db, caller, name)
+        _check_etag(before, etag)
+        await stored.delete(db, before.id)
+        tell_change({"name": name, "version": before.current_version}, {})
+        return before
+
+    return await _written(deps, caller, key, write)
+
+
+async def grant(
+    deps: Secrets, caller: Caller, name: str, node_id: UUID, *, key: RequestKey[None] | None = None
+) -> Replayed | None:
+    """Give a node of the tenant a secret, in all of its versions, those to come included."""
+
+    async def write(db: Db) -> None:
+        await stored.lock(db, caller.tenant_id)
+        # The node first: of a stranger's nothing else may be told than that it is not there.
+        if not await stored.has_node(db, node_id, caller.tenant_id):
+            raise _no_node(node_id)
+        found = await _found(db, caller, name)
+        if await stored.count_grants(db, node_id, caller.tenant_id) >= GRANTED_MAX:
+            raise ResourceExhausted(
+                "TOO_MANY_GRANTS", f"a node gets at most {GRANTED_MAX} secrets; revoke one"
+            )
+        await stored.insert_grant(db, found.id, node_id)
+        tell_change({}, {"name": name, "node_id": str(node_id)})
+
+    return await _written(deps, caller, key, write)
+
+
+async def revoke(
+    deps: Secrets, caller: Caller, name: str, node_id: UUID, *, key: RequestKey[None] | None = None
+) -> Replayed | None:
+    """Take a secret from a node; calls that are under way keep what they have."""
+
+    async def write(db: Db) -> None:
+        if not await stored.has_node(db, node_id, caller.tenant_id):
+            raise _no_node(node_id)
+        found = await _found(db, caller, name)
+        if not await stored.delete_grant(db, found.id, node_id):
+            raise NotFound(
+                "GRANT_NOT_FOUND", "the node has no such grant", resource=("node", str(node_id))
+            )
+        tell_change({"name": name, "node_id": str(node_id)}, {})
+
+    return await _written(deps, caller, key, write)
+
+
+async def list_grants(
+    deps: Secrets, caller: Caller, name: str, *, after: After, limit: int
+) -> Sequence[Grant]:
+    """List the nodes that get a secret."""
+    async with as_caller(deps.pool, caller) as db:
+        found = await _found(db, caller, name)
+        return await stored.list_grants(db, found.id, after=after, limit=limit)
+
+
+async def _written(
+    deps: Secrets,
+    caller: Caller,
+    key: RequestKey[T] | None,
+    write: Callable[[Db], Awaitable[T]],
+) -> T | Replayed:
+    if not caller.administers_tenant:
+        raise PermissionDenied(
+            "NOT_TEAM_ADMIN", "only who administers the team may do this; ask one of them"
+        )
+    earlier = await replay(deps.pool, caller, key)
+    if earlier is not None:
+        return earlier
+    written = await write_once(deps.pool, caller, key, write)
+    deps.granted.forget(caller.tenant_id)
+    return written
+
+
+def _keys(deps: Secrets) -> RootKeys:
+    if deps.keys is None:
+        raise FailedPrecondition(
+            "SECRETS_NOT_CONFIGURED",
+            "this deployment has no key to keep secrets under: set QFLOW_SECRETS_KEY_FILE",
+        )
+    return deps.keys
+
+
+async def _found(db: Db, caller: Caller, name: str) -> Secret:
+    found = await stored.get(db, caller.tenant_id, name)
+    if found is None:
+        fault = "there is no such secret; ListSecrets shows those there are"
+        raise NotFound(
+            "SECRET_NOT_FOUND",
+            f"name {name}: {fault}",
+            fields=[FieldViolation("name", fault, "SECRET_NOT_FOUND")],
+            resource=("secret", name),
+        )
+    return found
+
+
+def _check_etag(before: Secret | None, etag: str) -> None:
+    current = before.etag if before else ""
+    if etag and etag != current:
+        raise Conflict(
+            "ETAG_MISMATCH",
+            "the secret changed since it was read; read it again and repeat the change",
+            etag=current,
+        )
+
+
+def _no_node(node_id: UUID) -> NotFound:
+    return NotFound("NODE_NOT_FOUND", "there is no such node", resource=("node", str(node_id)))

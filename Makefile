@@ -12,7 +12,7 @@ PYTEST := $(PY) -m pytest -n $(or $(JOBS),2) --dist loadgroup
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-docker test-ray test-all check fmt fmt-check lint types proto proto-check clients test-clients migrate bench soak lock clean
+.PHONY: help setup demo run test test-docker test-ray test-all check fmt fmt-check lint types proto proto-check clients test-clients reference migrate bench soak lock clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -73,6 +73,9 @@ clients: $(STAMP) ## generate the stubs of the clients (ONLY="go java"; Rust and
 
 test-clients: $(STAMP) ## compile every client, run its example on a live suite, and the gateway (needs their compilers)
 	@QFLOW_TEST_CLIENTS=1 $(PY) -m pytest -q -m clients tests/clients $(ARGS)
+
+reference: $(STAMP) ## write the reference of the contract from its comments (build/reference)
+	@$(PY) protos/reference.py build/reference
 
 migrate: $(STAMP) ## bring the database of QFLOW_DATABASE_URL to this version
 	@$(PY) -m migrations upgrade $(ARGS)

@@ -148,7 +148,7 @@ def java(target: Path) -> None:
     shutil.rmtree(sources, ignore_errors=True)
     sources.mkdir(parents=True)
     stubs = [str(_maven_tool(PROTOC_GEN_GRPC_JAVA))]
-    plugins = [
+    plugins: list[dict[str, Any]] = [
         {
             "protoc_builtin": "java",
             "protoc_path": str(_maven_tool(PROTOC_JAVA)),

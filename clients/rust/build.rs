@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     files.sort();
     let mut contract = protox::compile(&files, ["protos", "protos/vendor"])?;
     // The rules of fields are options, which prost does not read.
-    contract.file.retain(|file| file.package().starts_with("qflow."));
+    contract.file.retain(|file| !file.package().starts_with("buf."));
     tonic_prost_build::configure()
         .build_server(false)
         .extern_path(".google.rpc.Status", "::tonic_types::Status")

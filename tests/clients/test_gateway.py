@@ -138,7 +138,7 @@ def test_a_run_goes_from_its_source_to_its_result(gateway: str, suite: Suite) ->
     status, lines = curl(f"{EXECUTIONS}/WatchExecution", {"execution_id": run_id})
     assert 200 == status
     steps = [line["result"] for line in lines]
-    last = max(steps, key=lambda step: int(step["revision"]))
+    last = max(steps, key=lambda step: int(step.get("revision", 0)))
     seen = last.get("delta") or next(step["snapshot"] for step in steps if "snapshot" in step)
     assert "EXECUTION_STATUS_COMPLETED" == seen["execution"]["status"]
     told = curl.answer(f"{EXECUTIONS}/GetExecution", {"execution_id": run_id})["execution"]
@@ -223,7 +223,7 @@ def test_it_speaks_tls_and_beyond_loopback_nothing_else(
     program: Path, suite: Suite, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "services.standalone", "certificates", "--host", "127.0.0.1"]
-    run([*command, "--folder", tmp_path, "--days", "2"])
+    run([*command, "--folder", str(tmp_path), "--days", "2"])
     told = {
         "QFLOW_TLS_CERTIFICATE_FILE": str(tmp_path / "registry.crt"),
         "QFLOW_TLS_KEY_FILE": str(tmp_path / "registry.key"),
@@ -236,7 +236,7 @@ def test_it_speaks_tls_and_beyond_loopback_nothing_else(
             "curl",
             "-sS",
             "--cacert",
-            tmp_path / "authority.crt",
+            str(tmp_path / "authority.crt"),
             f"https://{address}/healthz",
         ]
         assert "serving\n" == run(health)

@@ -37,7 +37,10 @@ def test_every_recipe_works_as_it_stands(suite: Suite) -> None:
         done = subprocess.run(
             ["bash", "-ec", "\n".join(blocks(GUIDE))],
             cwd=folder,
-            env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+            env={
+                "PATH": f"{folder}:{os.environ['PATH']}",
+                "QFLOW_HOME": str(suite.home.root),
+            },
             capture_output=True,
             text=True,
             check=False,

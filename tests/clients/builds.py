@@ -60,6 +60,9 @@ def python() -> list[str]:
 def go() -> list[str]:
     """Compile the Go module and its example; its committed stubs are checked first."""
     run([sys.executable, CLIENTS / "generate.py", "--check"])
+    assert "" == run(
+        ["gofmt", "-l", "client.go", "refusal.go", "watch.go", "example"], CLIENTS / "go"
+    )
     run(["go", "vet", ".", "./example"], CLIENTS / "go")
     run(["go", "build", "-o", KEPT / "go" / "trip", "./example"], CLIENTS / "go")
     return [str(KEPT / "go" / "trip")]
@@ -91,6 +94,7 @@ def java() -> list[str]:
 def rust() -> list[str]:
     """Compile the crate and its example."""
     target = {"CARGO_TARGET_DIR": str(KEPT / "rust")}
+    run(["cargo", "fmt", "--check"], CLIENTS / "rust")
     run(["cargo", "build", "-q", "--example", "trip"], CLIENTS / "rust", target)
     return [str(KEPT / "rust" / "debug" / "examples" / "trip")]
 

@@ -80,6 +80,9 @@ clients: $(STAMP) ## generate the stubs of the clients (ONLY="go java"; Rust and
 test-clients: $(STAMP) ## compile every client, run its example on a live suite, and the gateway (needs their compilers)
 	@QFLOW_TEST_CLIENTS=1 $(PY) -m pytest -q -m clients tests/clients $(ARGS)
 
+reference: $(STAMP) ## write the reference of the contract from its comments (build/reference)
+	@$(PY) protos/reference.py build/reference
+
 migrate: $(STAMP) ## bring the database of QFLOW_DATABASE_URL to this version
 	@$(PY) -m migrations upgrade $(ARGS)
 

@@ -9,7 +9,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     files.sort();
     let mut contract = protox::compile(&files, ["protos", "protos/vendor"])?;
     // The rules of fields are options, which prost does not read.
-    contract.file.retain(|file| file.package().starts_with("qflow."));
+    contract
+        .file
+        .retain(|file| !file.package().starts_with("buf."));
     tonic_prost_build::configure()
         .build_server(false)
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
@@ -23,7 +25,10 @@ fn find(folder: &Path, files: &mut Vec<String>) -> Result<(), Box<dyn Error>> {
         let path = entry?.path();
         if path.is_dir() {
             find(&path, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "proto") {
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension == "proto")
+        {
             let name = path.strip_prefix("protos")?;
             files.push(name.to_string_lossy().into_owned());
         }

@@ -1,8 +1,8 @@
 // The whole trip: sign in, create two nodes from source and a workflow of them, start it, watch it
 // over a cut, read what it gives, bring a file and fetch it, be refused.
 //
-//     QFLOW_REGISTRY=127.0.0.1:7101 QFLOW_ORCHESTRATOR=127.0.0.1:7102 QFLOW_RUNNER=127.0.0.1:7103 \
-//     QFLOW_EMAIL=owner@localhost QFLOW_PASSWORD=… build/trip
+// It reads QFLOW_REGISTRY, QFLOW_ORCHESTRATOR, QFLOW_RUNNER (127.0.0.1:7101 and so on), QFLOW_EMAIL and
+// QFLOW_PASSWORD.
 #include <openssl/evp.h>
 #include <openssl/rand.h>
 

@@ -50,7 +50,10 @@ async fn main() -> Result<()> {
     let client = Client::new(&Options::from_environment())?;
     let read = |name| env::var(name).unwrap_or_default();
     let session = SessionServiceClient::new(client.registry.clone())
-        .sign_in(SignInRequest { email: read("QFLOW_EMAIL"), password: read("QFLOW_PASSWORD") })
+        .sign_in(SignInRequest {
+            email: read("QFLOW_EMAIL"),
+            password: read("QFLOW_PASSWORD"),
+        })
         .await?
         .into_inner();
     client.set_token(&session.token);
@@ -69,15 +72,24 @@ async fn create_node(client: &Client, place: &str, code: &str) -> Result<String>
         request_id: Uuid::new_v4().to_string(),
         ..Default::default()
     };
-    let made = NodeServiceClient::new(client.registry.clone()).create_node(request).await?;
+    let made = NodeServiceClient::new(client.registry.clone())
+        .create_node(request)
+        .await?;
     Ok(made.into_inner().node.unwrap_or_default().id)
 }
 
 async fn create_workflow(client: &Client) -> Result<String> {
     let next = create_node(client, "next", NEXT).await?;
     let tell = create_node(client, "tell", TELL).await?;
-    let place = |id: &str, node_id| WorkflowNode { id: id.into(), node_id, ..Default::default() };
-    let input = |name: &str| WorkflowInput { name: name.into(), ..Default::default() };
+    let place = |id: &str, node_id| WorkflowNode {
+        id: id.into(),
+        node_id,
+        ..Default::default()
+    };
+    let input = |name: &str| WorkflowInput {
+        name: name.into(),
+        ..Default::default()
+    };
     let edge = |from: &str, output: &str, to: &str, input: &str| Connection {
         source_node: from.into(),
         source_output: output.into(),
@@ -108,7 +120,9 @@ async fn create_workflow(client: &Client) -> Result<String> {
         }),
         ..Default::default()
     };
-    let made = WorkflowServiceClient::new(client.registry.clone()).create_workflow(request).await?;
+    let made = WorkflowServiceClient::new(client.registry.clone())
+        .create_workflow(request)
+        .await?;
     Ok(made.into_inner().workflow.unwrap_or_default().id)
 }
 
@@ -173,10 +187,18 @@ async fn files(client: &Client) -> Result<()> {
         request_id: Uuid::new_v4().to_string(),
         ..Default::default()
     };
-    let upload = uploads.create_upload(request).await?.into_inner().upload.unwrap_or_default();
+    let upload = uploads
+        .create_upload(request)
+        .await?
+        .into_inner()
+        .upload
+        .unwrap_or_default();
     let mut parts: Vec<_> = content
         .chunks(CHUNK_BYTES)
-        .map(|chunk| WriteUploadRequest { chunk: chunk.to_vec().into(), ..Default::default() })
+        .map(|chunk| WriteUploadRequest {
+            chunk: chunk.to_vec().into(),
+            ..Default::default()
+        })
         .collect();
     parts[0].upload_id = upload.id.clone();
     uploads.write_upload(tokio_stream::iter(parts)).await?;
@@ -185,10 +207,20 @@ async fn files(client: &Client) -> Result<()> {
         sha256: hex::encode(Sha256::digest(&content)),
         request_id: Uuid::new_v4().to_string(),
     };
-    let file = uploads.finish_upload(request).await?.into_inner().file.unwrap_or_default();
-    let request = DownloadFileRequest { file_id: file.id, ..Default::default() };
-    let mut parts =
-        FileServiceClient::new(client.runner.clone()).download_file(request).await?.into_inner();
+    let file = uploads
+        .finish_upload(request)
+        .await?
+        .into_inner()
+        .file
+        .unwrap_or_default();
+    let request = DownloadFileRequest {
+        file_id: file.id,
+        ..Default::default()
+    };
+    let mut parts = FileServiceClient::new(client.runner.clone())
+        .download_file(request)
+        .await?
+        .into_inner();
     let mut back = Vec::new();
     while let Some(answer) = parts.message().await? {
         if let Some(Part::Chunk(chunk)) = answer.part {
@@ -203,9 +235,15 @@ async fn files(client: &Client) -> Result<()> {
 }
 
 async fn refused(client: &Client) -> Result<()> {
-    let request =
-        StartExecutionRequest { workflow_id: "no id".into(), priority: 101, ..Default::default() };
-    match ExecutionServiceClient::new(client.orchestrator.clone()).start_execution(request).await {
+    let request = StartExecutionRequest {
+        workflow_id: "no id".into(),
+        priority: 101,
+        ..Default::default()
+    };
+    match ExecutionServiceClient::new(client.orchestrator.clone())
+        .start_execution(request)
+        .await
+    {
         Ok(_) => Err("it was not refused".into()),
         Err(status) => {
             let refusal = Refusal::from(&status);

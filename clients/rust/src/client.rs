@@ -89,7 +89,11 @@ impl Client {
         let token = Arc::new(RwLock::new(options.token.clone()));
         let connect = |address: &str| -> Result<Connection, Error> {
             // What nobody gave an address of is never reached.
-            let address = if address.is_empty() { "address.invalid:1" } else { address };
+            let address = if address.is_empty() {
+                "address.invalid:1"
+            } else {
+                address
+            };
             let scheme = if tls.is_some() { "https" } else { "http" };
             let mut endpoint =
                 Endpoint::from_shared(format!("{scheme}://{address}")).map_err(Error::Transport)?;
@@ -97,7 +101,11 @@ impl Client {
                 endpoint = endpoint.tls_config(tls.clone()).map_err(Error::Transport)?;
             }
             let deadline = options.deadline.unwrap_or(DEADLINE);
-            Ok(Connection::new(endpoint.connect_lazy(), token.clone(), deadline))
+            Ok(Connection::new(
+                endpoint.connect_lazy(),
+                token.clone(),
+                deadline,
+            ))
         };
         Ok(Self {
             registry: connect(&options.registry)?,

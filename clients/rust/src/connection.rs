@@ -41,7 +41,8 @@ static UNARY: LazyLock<HashMap<String, Option<Policy>>> = LazyLock::new(|| {
             factor: policy["backoffMultiplier"].as_u64().unwrap_or(1) as u32,
         });
         for name in each["name"].as_array().into_iter().flatten() {
-            let [service, method] = ["service", "method"].map(|key| name[key].as_str().unwrap_or(""));
+            let [service, method] =
+                ["service", "method"].map(|key| name[key].as_str().unwrap_or(""));
             found.insert(format!("/{service}/{method}"), policy.clone());
         }
     }
@@ -59,14 +60,19 @@ pub struct Connection {
 
 impl Connection {
     pub(crate) fn new(channel: Channel, token: Arc<RwLock<String>>, deadline: Duration) -> Self {
-        Self { channel, token, deadline }
+        Self {
+            channel,
+            token,
+            deadline,
+        }
     }
 
     fn prepare(&self, request: &mut Request<Body>) -> Option<Policy> {
         let token = self.token.read().expect("nobody panics with it").clone();
-        if let (false, Ok(mut bearer)) =
-            (token.is_empty(), HeaderValue::from_str(&format!("Bearer {token}")))
-        {
+        if let (false, Ok(mut bearer)) = (
+            token.is_empty(),
+            HeaderValue::from_str(&format!("Bearer {token}")),
+        ) {
             bearer.set_sensitive(true);
             request.headers_mut().insert("authorization", bearer);
         }
@@ -121,13 +127,20 @@ async fn repeat(
         tokio::time::sleep(backoff).await;
         backoff = (backoff * policy.factor).min(policy.backoff_max);
     }
-    send(channel, Request::from_parts(head, Body::new(Full::new(message)))).await
+    send(
+        channel,
+        Request::from_parts(head, Body::new(Full::new(message))),
+    )
+    .await
 }
 
 /// Whether the service was not reached, or said UNAVAILABLE (14) before anything else.
 fn lost(answer: &Result<Response<Body>, BoxError>) -> bool {
     match answer {
-        Ok(answer) => answer.headers().get("grpc-status").is_some_and(|status| status == "14"),
+        Ok(answer) => answer
+            .headers()
+            .get("grpc-status")
+            .is_some_and(|status| status == "14"),
         Err(_) => true,
     }
 }

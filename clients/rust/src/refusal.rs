@@ -22,7 +22,9 @@ impl From<&Status> for Refusal {
     fn from(status: &Status) -> Self {
         let details = status.get_error_details();
         let info = details.error_info();
-        let violations = details.bad_request().map(|bad| bad.field_violations.as_slice());
+        let violations = details
+            .bad_request()
+            .map(|bad| bad.field_violations.as_slice());
         Self {
             code: status.code(),
             message: status.message().to_owned(),

@@ -121,9 +121,12 @@ class Run(Generic[R]):
                 return execution
             pause = _Pause()
 
-    async def watch(self) -> AsyncIterator[Change]:
-        """See the run change until it is over; a watch that is cut off goes on where it was."""
-        revision = 0
+    async def watch(self, *, after_revision: int = 0) -> AsyncIterator[Change]:
+        """See the run change until it is over; a watch that is cut off goes on where it was.
+
+        `after_revision` goes on after a change that was seen before.
+        """
+        revision = after_revision
         execution = execution_pb2.Execution(id=self.id)
         pause = _Pause()
         failed: UnavailableError | None = None

@@ -32,6 +32,7 @@ from services.standalone.probe import serving
 from services.standalone.reach import open_local
 from tests.docker import stand_ins
 from tests.docker.conftest import CHECKOUT, reaching_the_index
+from tests.support.tools import tool
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
 
@@ -53,7 +54,7 @@ class Project:
     def compose(self, *arguments: str) -> str:
         files = [part for each in self.files for part in ("--file", str(each))]
         done = subprocess.run(
-            [tool(), "--project-name", self.name, *files, *arguments],
+            [tool("docker-compose"), "--project-name", self.name, *files, *arguments],
             env={**os.environ, **self.env},
             capture_output=True,
             text=True,
@@ -71,17 +72,6 @@ class Project:
         label = f"com.docker.compose.project={self.name}"
         found = self.daemon.containers.list(all=True, filters={"label": label})
         return "\n".join(f"{c.name} {c.status}: {c.logs(tail=15).decode()}" for c in found)
-
-
-def tool() -> str:
-    done = subprocess.run(
-        [CHECKOUT / ".ci" / "tools", "docker-compose"], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        if os.environ.get("QFLOW_REQUIRE_DOCKER"):
-            pytest.fail(done.stderr)
-        pytest.skip(done.stderr)
-    return done.stdout.strip()
 
 
 def free_ports(count: int) -> list[int]:
@@ -256,7 +246,16 @@ def test_a_deployment_serves_survives_and_keeps_what_it_was_given(
 
 def test_the_file_is_one_that_compose_reads_with_monitoring_too() -> None:
     done = subprocess.run(
-        [tool(), "--file", str(_FILE), "--profile", "monitoring", "config", "--format", "json"],
+        [
+            tool("docker-compose"),
+            "--file",
+            str(_FILE),
+            "--profile",
+            "monitoring",
+            "config",
+            "--format",
+            "json",
+        ],
         capture_output=True,
         text=True,
         check=False,

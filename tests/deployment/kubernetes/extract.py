@@ -3,7 +3,7 @@
     go mod download -json k8s.io/kubernetes@v1.34.4      # says where it lies: Dir
     python tests/deployment/kubernetes/extract.py DIR > tests/deployment/kubernetes/v1.34.json
 
-Descriptions, defaults and the rules of patches are left out, unknown fields are refused: what remains
+Descriptions, defaults and rules of patches are left out, unknown fields refused: what remains
 says which manifests an API server takes.
 """
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _LINK: Final = re.compile(r"(!?\[[^\]]*\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
+SETTINGS_PAGE: Final = "docs/workflow-settings.md"
 _PAGES: Final = ("*.md", "docs/**/*.md", "deploy/*.md", "bench/*.md")
 
 
@@ -27,6 +28,34 @@ def main(into: Path) -> None:
         for page in ROOT.glob(pattern):
             _lay(page, into)
     shutil.move(into / "README.md", into / "index.md")
+    (into / SETTINGS_PAGE).write_text(settings_page(), "utf-8")
+
+
+def settings_page() -> str:
+    """Give the reference of the settings of workflows and nodes, from the table that validates."""
+    sys.path[:0] = [str(ROOT)]
+    from services.registry.domain.setting_table import SETTINGS  # late: a hook needs it not
+
+    rows = [
+        "# Settings of workflows and nodes",
+        "",
+        "Made from the table by which the registry checks them, as `GetSettingsSchema` gives it.",
+        "",
+        "| Setting | Kind | Default | From | To | What it says | What enforces it |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in SETTINGS:
+        unit = f", {each.unit}" if each.unit else ""
+        figures = " | ".join(_figure(one) for one in (each.default, each.minimum, each.maximum))
+        rows.append(
+            f"| `{each.name}` | {each.kind}{unit} | {figures} | {each.description} | "
+            f"{each.enforced_by}: {each.enforcement} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:,}"
 
 
 def _lay(page: Path, into: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
@@ -72,6 +74,23 @@ def test_each_service_finds_its_own_secrets_and_nobody_elses(
 
     assert "the certificates hold" in said
     assert before == files_of(folder) | {"owner": (home.secrets / "owner.token").read_text()}
+
+
+@pytest.mark.timeout(60)
+def test_a_migration_of_the_schema_alone_needs_no_home_and_locks_nobody_out(
+    database: Database,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "migrations", "upgrade", "--schema-only"],
+        env={"PATH": "/usr/bin:/bin", "QFLOW_DATABASE_URL": database.url()},
+        cwd=Path(__file__).resolve().parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 0 == done.returncode, done.stderr
+    with database.connect("qflow_registry") as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_without_the_owners_address_it_says_which_setting_is_missing(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_each_service_finds_its_own_secrets_and_nobody_elses(
 ) -> None:
     """Provisioned twice, as every `up` does: nothing that is in use changes."""
     folder = tmp_path / "out"
-    env = {"QFLOW_DATABASE_URL": database.url()}
+    env = {"QFLOW_DATABASE_URL": database.url(), "QFLOW_TLS_HOSTS": "qflow.example.com, 192.0.2.7"}
 
     said = provision(home, folder, env, hosts=["qflow.example.org"], days=90)
 
@@ -63,7 +63,9 @@ def test_each_service_finds_its_own_secrets_and_nobody_elses(
             (folder / service / "service.crt").read_bytes()
         )
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        assert "qflow.example.org" in names.get_values_for_type(x509.DNSName)
+        assert {"qflow.example.org", "qflow.example.com"} <= {
+            *names.get_values_for_type(x509.DNSName)
+        }
         modes = {stat.S_IMODE(each.stat().st_mode) for each in (folder / service).iterdir()}
         assert {0o600} == modes
         assert 0o700 == stat.S_IMODE((folder / service).stat().st_mode)

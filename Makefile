@@ -99,11 +99,17 @@ audit: $(STAMP) ## look the locks up among known vulnerabilities; fails where no
 sbom: $(STAMP) ## write what the suite is made of to build/sbom.json, as CycloneDX
 	@mkdir -p build && PYTHONPATH=. $(PY) requirements/bill_of_materials.py > build/sbom.json
 
+docs: $(STAMP) ## build the docs site, strictly, into build/site
+	@test -x build/docs-env/bin/mkdocs || { $(BIN)/uv venv -q --python $(PY) build/docs-env && $(BIN)/uv pip install -q --require-hashes --python build/docs-env/bin/python -r requirements/docs.lock; }
+	@$(PY) docs/lay_out.py build/docs
+	@NO_MKDOCS_2_WARNING=1 build/docs-env/bin/mkdocs build -q --strict
+
 lock: $(STAMP) ## compute the locks anew from requirements/*.in
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes requirements/dev.in -o requirements/dev.lock
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes -c requirements/dev.lock requirements/run.in -o requirements/run.lock
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes -c requirements/dev.lock requirements/ray.in -o requirements/ray.lock
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes -c requirements/dev.lock requirements/audit.in -o requirements/audit.lock
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes -c requirements/dev.lock requirements/docs.in -o requirements/docs.lock
 
 clean: ## remove what was built (not .qflow, which holds data)
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

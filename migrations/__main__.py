@@ -11,7 +11,7 @@ import psycopg
 from alembic.util import CommandError
 from sqlalchemy.exc import OperationalError
 
-from migrations.apply import HEAD, complaint, current, downgrade, upgrade
+from migrations.apply import HEAD, complaint, current, downgrade, upgrade, upgrade_schema
 from migrations.roles import RolesRefused
 
 
@@ -20,6 +20,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m migrations", description=__doc__)
     parser.add_argument("command", choices=["upgrade", "downgrade", "current"])
     parser.add_argument("revision", nargs="?", help="default: head for upgrade, base for downgrade")
+    parser.add_argument(
+        "--schema-only",
+        action="store_true",
+        help="upgrade: leave the logins' passwords as they are, and need no QFLOW_HOME",
+    )
     arguments = parser.parse_args()
     url = os.environ.get("QFLOW_DATABASE_URL", "")
     if not url:
@@ -27,7 +32,9 @@ def main() -> int:
     # A server that drops what is sent to it must not hold the command for minutes.
     os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
     try:
-        if arguments.command == "upgrade":
+        if arguments.command == "upgrade" and arguments.schema_only:
+            upgrade_schema(url, revision=arguments.revision or HEAD)
+        elif arguments.command == "upgrade":
             home = os.environ.get("QFLOW_HOME", "")
             if not home:
                 return _refuse("set QFLOW_HOME to the folder that keeps the logins' passwords")

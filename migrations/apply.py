@@ -31,9 +31,14 @@ def upgrade(database_url: str, home: Path | str, *, revision: str = HEAD) -> dic
     The passwords are kept in `home`/secrets/logins.json and used again: one home, one set of
     passwords. Roles are the server's, so two homes over one server would take turns.
     """
+    upgrade_schema(database_url, revision=revision)
+    return logins.ensure_logins(database_url, Path(home))
+
+
+def upgrade_schema(database_url: str, *, revision: str = HEAD) -> None:
+    """Migrate up and leave the logins' passwords to whoever keeps them."""
     _refuse_later(database_url)
     patiently(configuration(database_url), lambda config: command.upgrade(config, revision))
-    return logins.ensure_logins(database_url, Path(home))
 
 
 class LaterVersion(ValueError):  # noqa: N818 - says what the data are

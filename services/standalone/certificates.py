@@ -72,7 +72,7 @@ def ensure(
 
 def hosts_of(env: Mapping[str, str]) -> list[str]:
     """Give the names and addresses by which users may reach this machine's services."""
-    found = [socket.gethostname(), *_listed(env.get("QFLOW_TLS_HOSTS", ""))]
+    found = [socket.gethostname(), *listed(env)]
     for service in SERVICES:
         listen = env.get(f"QFLOW_{service.upper()}_LISTEN", "")
         if not listen.startswith("unix:"):
@@ -80,7 +80,9 @@ def hosts_of(env: Mapping[str, str]) -> list[str]:
     return [host for host in found if host not in _ANYWHERE]
 
 
-def _listed(text: str) -> Iterator[str]:
+def listed(env: Mapping[str, str]) -> Iterator[str]:
+    """Give the names and addresses of QFLOW_TLS_HOSTS."""
+    text = env.get("QFLOW_TLS_HOSTS", "")
     yield from (each.strip() for each in text.split(",") if each.strip())
 
 

@@ -48,7 +48,8 @@ def provision(
         raise StandaloneError(f"QFLOW_DATABASE_URL: {error}") from None
     except ValueError as error:  # it names the setting: EnvError, or an address that is none
         raise StandaloneError(str(error)) from None
-    renewed = certificates.ensure(home.tls, hosts, days=days)
+    # Not by this machine's own name, which in a container is another each time.
+    renewed = certificates.ensure(home.tls, [*certificates.listed(env), *hosts], days=days)
     for service in SERVICES:
         _lay_out(home, folder / service, service, prepared["urls"], prepared["tokens"][service])
     told = f"new certificates for {', '.join(renewed)}" if renewed else "the certificates hold"

@@ -241,6 +241,41 @@ def test_files_are_put_and_got(qflow: Qflow, tmp_path: Path) -> None:
     assert "a b.txt" in qflow("files", "ls").stdout
 
 
+def test_a_file_replaces_nothing_under_the_name_that_another_chose(
+    qflow: Qflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.txt").write_text("theirs")
+    file = qflow("files", "put", "mine.txt").stdout.strip()
+    Path("mine.txt").write_text("mine")
+    refused = qflow("files", "get", file)
+    assert 2 == refused.returncode
+    assert "mine.txt is there already" in refused.stderr
+    assert "mine" == Path("mine.txt").read_text()
+    told = json.loads(qflow("files", "get", file, "--force", "--json").stdout)
+    assert ("mine.txt", file) == (told["path"], told["file"]["id"])
+    assert "theirs" == Path("mine.txt").read_text()
+
+
+def test_whoever_steers_a_run_reads_how_it_stands_as_json(qflow: Qflow, flows: Path) -> None:
+    run = qflow("run", f"{flows}:lingering", "seconds=30", "--detach").stdout.strip()
+    told = [json.loads(qflow(word, run, "--json").stdout) for word in ("pause", "resume", "cancel")]
+    assert [run] * 3 == [each["id"] for each in told]
+    assert told[2]["status"] == "EXECUTION_STATUS_CANCELLED"
+    drawn = json.loads(qflow("graph", f"{flows}:loud", "--json").stdout)
+    assert {
+        "nodes": ["shout", "shout_2"],
+        "edges": [{"source_node": "shout", "target_node": "shout_2"}],
+    } == drawn
+
+
+def test_backups_that_are_not_kept_are_told_as_such(qflow: Qflow) -> None:
+    assert "No backups are kept: set QFLOW_BACKUP_FOLDER" in qflow("backup", "status").stdout
+    refused = qflow("backup", "take")
+    assert 3 == refused.returncode
+    assert "QFLOW_BACKUP_FOLDER" in refused.stderr
+
+
 def test_ctrl_c_asks_once_and_the_run_goes_on(
     env: dict[str, str], qflow: Qflow, flows: Path
 ) -> None:

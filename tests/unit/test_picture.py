@@ -52,6 +52,16 @@ def test_what_is_too_wide_is_put_into_words() -> None:
     assert "a_rather_long_name_5" == drawn[-1]
 
 
+def test_a_draft_is_drawn_with_what_its_edges_name() -> None:
+    assert ["a ─┐", "   └─► b"] == draw(["a"], [("a", "b")])
+    assert ["b ─┐", "   └─► a"] == draw(["a"], [("b", "a")])
+
+
+def test_a_circle_is_put_into_words() -> None:
+    assert ["a > b", "b > a, c", "c"] == draw(["a", "b"], [("a", "b"), ("b", "a"), ("b", "c")])
+    assert ["a > a"] == draw(["a"], [("a", "a")])
+
+
 @st.composite
 def graphs(draw_from: st.DrawFn) -> tuple[list[str], Edges]:
     nodes = [f"n{at}" for at in range(draw_from(st.integers(1, 9)))]

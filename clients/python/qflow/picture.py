@@ -25,12 +25,19 @@ class _Rail:
 
 
 def draw(nodes: Sequence[str], edges: Iterable[tuple[str, str]]) -> list[str]:
-    """Give the lines of the picture; where it would be too wide, a line of words for each node."""
+    """Give the lines of the picture; where it would be too wide, a line of words for each node.
+
+    A draft may be wrong still: nodes that edges alone know are drawn too, and a graph that goes
+    round in a circle, which has no left and no right, is put into words.
+    """
     after: dict[str, list[str]] = {node: [] for node in nodes}
     for start, end in edges:
-        if end not in after[start]:
+        after.setdefault(end, [])
+        if end not in after.setdefault(start, []):
             after[start].append(end)
     rows = _rows(after)
+    if len(rows) < len(after):
+        return [line for node in after for line in _in_words(node, after[node])]
     picture = _Picture(after, rows, _layers(after, rows)).lines()
     if max(map(len, picture), default=0) <= COLUMNS_MAX:
         return picture

@@ -11,7 +11,7 @@ from typing import Final
 
 import typer
 
-from qflow.cli import contexts, files, looking, runs, schedules, stored, suite
+from qflow.cli import backups, contexts, files, looking, runs, schedules, stored, suite
 from qflow.exceptions import (
     AuthoringError,
     ConfigurationError,
@@ -38,6 +38,7 @@ app.add_typer(stored.nodes, name="node")
 app.add_typer(stored.workflows, name="workflow")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(files.app, name="files")
+app.add_typer(backups.app, name="backup")
 for command, does in (
     ("up", suite.up),
     ("doctor", suite.doctor),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from qflow.cli.common import AsJson, ContextName, Home, as_plain, print_json, with_client
-from qflow.exceptions import ConfigurationError
+from qflow.exceptions import AuthoringError, ConfigurationError
+
+if TYPE_CHECKING:
+    from qflow.client.contexts import Context
 
 app = typer.Typer(no_args_is_help=True, help="Contexts: which Qflow, and as whom.")
 _SERVICE_PORTS: Final = {"registry": 1, "orchestrator": 2, "runner": 3, "telemetry": 4}
@@ -53,16 +56,27 @@ def login(
         str, typer.Argument(help="HOST:PORT of the registry; the others are the ports after it.")
     ],
     email: Annotated[str, typer.Option(help="Sign in with this address and a password.")] = "",
-    token: Annotated[str, typer.Option(help="Take this token instead.", envvar="QFLOW_TOKEN")] = "",
+    token: Annotated[
+        str, typer.Option(help="Take this token instead; without --email QFLOW_TOKEN's.")
+    ] = "",
     name: Annotated[str, typer.Option(help="What to call the context.")] = "default",
     orchestrator: Annotated[str, typer.Option(help="HOST:PORT, where it is elsewhere.")] = "",
     runner: Annotated[str, typer.Option(help="HOST:PORT, where it is elsewhere.")] = "",
     telemetry: Annotated[str, typer.Option(help="HOST:PORT, where it is elsewhere.")] = "",
     ca_file: Annotated[str, typer.Option(help="Encrypt, and trust this authority (PEM).")] = "",
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Encrypt, and trust this machine's authorities.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Sign in to a Qflow and keep where it is, and the token, as a context (mode 0600)."""
+    import os
+
     from qflow.client.contexts import Context, Contexts, Tls
 
+    if email and token:
+        raise AuthoringError("sign in with --email or with --token, not with both")
+    token = token or ("" if email else os.environ.get("QFLOW_TOKEN", ""))
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         raise ConfigurationError(f"an address is HOST:PORT, not {address!r}")
@@ -78,15 +92,45 @@ def login(
         runner=addresses["runner"],
         telemetry=addresses["telemetry"],
         token=token,
-        tls=Tls(ca_file=ca_file) if ca_file else None,
+        tls=Tls(ca_file=ca_file) if ca_file or tls else None,
     )
+    _refuse_plain_text(context)
     if not token:
         asked = email or typer.prompt("Email")
         password = typer.prompt("Password", hide_input=True)
         context = replace(context, token=_sign_in(context, asked, password))
     caller = _caller(context)
     Contexts.load().put(name, context)
+    if as_json:
+        print_json({"name": name, "registry": address, "email": caller})
+        return
     typer.echo(f"{name}: signed in as {caller} at {address}")
+
+
+def _refuse_plain_text(context: Context) -> None:
+    """Send no password and no token where others could read them on their way."""
+    if context.tls is not None:
+        return
+    told = (context.registry, context.orchestrator, context.runner, context.telemetry)
+    if far := [each for each in told if not _is_here(each)]:
+        raise AuthoringError(
+            f"{far[0]} is another machine, and what is sent to it in plain text can be read on its "
+            "way. Nothing was sent. Encrypt: --ca-file FILE with the authority of its certificates "
+            "(authority.crt of the deployment), or --tls where this machine knows it already; or "
+            "reach it through a tunnel, as 127.0.0.1"
+        )
+
+
+def _is_here(address: str) -> bool:
+    import ipaddress
+
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def whoami(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qflow.cli.common import AsJson, ContextName, Home, as_plain, console, print_json, with_client
+from qflow.exceptions import AuthoringError
 
 if TYPE_CHECKING:
     from qflow.client.client import Client
@@ -39,21 +41,38 @@ def get(
     path: Annotated[
         Path | None, typer.Argument(help="Where to; its own name when left out.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace what stands there already.")
+    ] = False,
     context: ContextName = "",
     home: Home = "",
+    as_json: AsJson = False,
 ) -> None:
-    """Fetch a file; it stands there whole and proven, or not at all."""
+    """Fetch a file; it stands there whole and proven, or not at all.
 
-    async def fetching(client: Client) -> Path:
+    Under its own name, which somebody else chose, it replaces nothing without --force.
+    """
+
+    async def fetching(client: Client) -> tuple[Path, Any]:
         to = path
         if to is None:
-            # The name is what somebody said of it: only its last part counts.
-            to = Path(Path((await client.files.about(file_id)).filename).name or file_id)
+            to = _own_name((await client.files.about(file_id)).filename, file_id, force=force)
         with _Bar(to.name) as told:
-            await client.files.download(file_id, to, progress=told)
-        return to
+            return to, await client.files.download(file_id, to, progress=told)
 
-    typer.echo(with_client(fetching, context=context, home=home))
+    to, file = with_client(fetching, context=context, home=home)
+    print_json({"path": str(to), "file": as_plain(file)}) if as_json else typer.echo(to)
+
+
+def _own_name(filename: str, file_id: str, *, force: bool) -> Path:
+    """Give where a file goes by its own name, of which only the last part counts."""
+    to = Path(Path(filename).name or file_id)
+    if not force and os.path.lexists(to):
+        raise AuthoringError(
+            f"{to} is there already, and the file's name was chosen by whoever brought it: say "
+            f"where to (`qflow files get {file_id} PATH`), or --force to replace it"
+        )
+    return to
 
 
 @app.command("ls")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from qflow.client.runs import Run
 
 _FAILED = 1
+_START_S = 15.0  # how long Ctrl-C waits for the answer to a start that was sent
 RunId = Annotated[str, typer.Argument(help="The run's id.", metavar="RUN")]
 
 
@@ -65,14 +67,18 @@ def run(
 
     async def running(client: Client) -> int:
         client = client.options(business_key=key) if key else client
-        started: Run[Any]
+        starting: Coroutine[Any, Any, Run[Any]]
         if workflow.partition(":")[0].endswith(".py"):
             authored = one_found(workflow, "workflow")
             inputs_read = _typed(authored, inputs)
-            started = await client.start(authored, **inputs_read)
+            await client.push(authored)
+            starting = client.start(authored, **inputs_read)
         else:
             stored = await stored_workflow(client, workflow)
-            started = await client.start_stored(stored.id, inputs, alias=alias)
+            starting = client.start_stored(stored.id, inputs, alias=alias)
+        started, interrupted = await _begun(starting)
+        if interrupted:
+            return await _asked(started)
         if detach:
             print_json({"id": started.id}) if as_json else typer.echo(started.id)
             return 0
@@ -192,19 +198,25 @@ def explain(
             typer.echo(f"  → {each.action}")
 
 
-def cancel(run_id: RunId, context: ContextName = "", home: Home = "") -> None:
+def cancel(
+    run_id: RunId, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
     """Ask a run to stop; its processes are gone within seconds."""
-    with_client(lambda c: c.attach(run_id).cancel(), context=context, home=home)
+    _steer(run_id, lambda one: one.cancel(), context=context, home=home, as_json=as_json)
 
 
-def pause(run_id: RunId, context: ContextName = "", home: Home = "") -> None:
+def pause(
+    run_id: RunId, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
     """Let nothing new begin until the run is resumed."""
-    with_client(lambda c: c.attach(run_id).pause(), context=context, home=home)
+    _steer(run_id, lambda one: one.pause(), context=context, home=home, as_json=as_json)
 
 
-def resume(run_id: RunId, context: ContextName = "", home: Home = "") -> None:
+def resume(
+    run_id: RunId, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
     """Go on after a pause."""
-    with_client(lambda c: c.attach(run_id).resume(), context=context, home=home)
+    _steer(run_id, lambda one: one.resume(), context=context, home=home, as_json=as_json)
 
 
 def retry(
@@ -217,7 +229,9 @@ def retry(
     """Run a failed run again, as a new one that keeps what had completed."""
 
     async def again(client: Client) -> int:
-        started = await client.attach(run_id).retry()
+        started, interrupted = await _begun(client.attach(run_id).retry())
+        if interrupted:
+            return await _asked(started)
         return await _until_over(started, live=watch, as_json=as_json)
 
     return with_client(again, context=context, home=home)
@@ -240,7 +254,11 @@ def rerun(
     """Run again from some places on, as a new run that keeps the results before them."""
 
     async def again(client: Client) -> int:
-        started = await client.attach(run_id).rerun(places or [], newest=newest)
+        started, interrupted = await _begun(
+            client.attach(run_id).rerun(places or [], newest=newest)
+        )
+        if interrupted:
+            return await _asked(started)
         return await _until_over(started, live=watch, as_json=as_json)
 
     return with_client(again, context=context, home=home)
@@ -252,10 +270,11 @@ def signal(
     value: Annotated[str, typer.Argument(help="JSON, or else text.")] = "null",
     context: ContextName = "",
     home: Home = "",
+    as_json: AsJson = False,
 ) -> None:
     """Send a value to what waits for a signal of this name."""
     sent = inputs_of([f"value={value}"], "")["value"]
-    with_client(lambda c: c.attach(run_id).signal(name, sent), context=context, home=home)
+    _steer(run_id, lambda one: one.signal(name, sent), context=context, home=home, as_json=as_json)
 
 
 def approve(
@@ -265,13 +284,36 @@ def approve(
     comment: Annotated[str, typer.Option(help="What to say with it.")] = "",
     context: ContextName = "",
     home: Home = "",
+    as_json: AsJson = False,
 ) -> None:
     """Answer what waits for a person's approval."""
-    with_client(
-        lambda c: c.attach(run_id).answer(name, approved=not reject, comment=comment),
+    _steer(
+        run_id,
+        lambda one: one.answer(name, approved=not reject, comment=comment),
         context=context,
         home=home,
+        as_json=as_json,
     )
+
+
+def _steer(
+    run_id: str,
+    does: Callable[[Run[Any]], Coroutine[Any, Any, object]],
+    *,
+    context: str,
+    home: str,
+    as_json: bool,
+) -> None:
+    """Do something to a run; as JSON it is printed as it stands after that."""
+
+    async def steering(client: Client) -> Any:
+        one = client.attach(run_id)
+        await does(one)
+        return await one.get() if as_json else None
+
+    execution = with_client(steering, context=context, home=home)
+    if as_json:
+        print_json(as_plain(execution))
 
 
 def _typed(authored: Any, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -292,6 +334,22 @@ def _typed(authored: Any, inputs: dict[str, Any]) -> dict[str, Any]:
         )
         for name, value in inputs.items()
     }
+
+
+async def _begun(starting: Coroutine[Any, Any, Run[Any]]) -> tuple[Run[Any], bool]:
+    """Start a run; Ctrl-C meanwhile waits for its id, so that no run begins unseen."""
+    task = asyncio.ensure_future(starting)
+    try:
+        return await asyncio.shield(task), False
+    except asyncio.CancelledError:
+        if task.cancelled():
+            raise
+        typer.echo("\nThe start is under way; waiting for the run's id …", err=True)
+        try:
+            return await asyncio.wait_for(task, _START_S), True
+        except TimeoutError:
+            typer.echo("No answer: the run may have begun, `qflow ls` shows it.", err=True)
+            raise asyncio.CancelledError from None
 
 
 async def _until_over(started: Run[Any], *, live: bool, as_json: bool) -> int:

@@ -139,15 +139,19 @@ def preview(
 
 
 @app.command("trigger")
-def trigger(schedule: ScheduleId, context: ContextName = "", home: Home = "") -> None:
+def trigger(
+    schedule: ScheduleId, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
     """Start it once, beside its times: the run begins in a moment, see `qflow ls`."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.TriggerScheduleRequest(schedule_id=schedule, request_id=str(uuid.uuid4()))
 
-    with_client(
+    answer = with_client(
         lambda c: _call(c, lambda stub: stub.TriggerSchedule, request), context=context, home=home
     )
+    if as_json:
+        print_json(as_plain(answer))
 
 
 @app.command("pause")

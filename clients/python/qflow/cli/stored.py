@@ -144,6 +144,7 @@ def graph(
     ],
     context: ContextName = "",
     home: Home = "",
+    as_json: AsJson = False,
 ) -> None:
     """Draw a workflow's graph, of one that is stored or of a file."""
     from qflow.picture import draw
@@ -158,13 +159,20 @@ def graph(
             for source in place.fed.values()
             if source.place is not None
         ] + [(edge.source.id, place.id) for place in built.places for edge in place.edges]
-        lines = draw([place.id for place in built.places], edges)
+        places = [place.id for place in built.places]
     else:
-        from qflow.cli import show
-
         stored = with_client(lambda c: stored_workflow(c, workflow), context=context, home=home)
-        lines = show.picture(stored.definition)
-    for line in lines:
+        places = [place.id for place in stored.definition.nodes]
+        edges = [
+            (edge.source_node, edge.target_node)
+            for edge in stored.definition.connections
+            if edge.source_node
+        ]
+    if as_json:
+        told = [{"source_node": start, "target_node": end} for start, end in dict.fromkeys(edges)]
+        print_json({"nodes": places, "edges": told})
+        return
+    for line in draw(places, edges):
         typer.echo(line)
 
 

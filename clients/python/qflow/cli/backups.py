@@ -1,0 +1,180 @@
+"""Backups of a Qflow that keeps them: taken, proven, listed. For administrators.
+
+Going back to one is a command of the machine itself, where the suite is stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from qflow.cli.common import AsJson, ContextName, Home, as_plain, console, print_json, with_client
+
+if TYPE_CHECKING:
+    from qflow.client.client import Client
+
+app = typer.Typer(no_args_is_help=True, help="Backups of a Qflow that keeps them.")
+BackupId = Annotated[str, typer.Argument(help="The backup's id.", metavar="BACKUP")]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Do not wait until it is done.")]
+_FAILED: Final = 1
+_LOOK_S: Final = 1.0
+
+
+@app.command("take")
+def take(
+    dump: Annotated[bool, typer.Option("--dump", help="The rows alone, not the server.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Prove it as well, by restoring it aside.")
+    ] = False,
+    detach: Detach = False,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> int:
+    """Take a backup now."""
+    from qflow.telemetry.v1 import backup_service_pb2 as pb
+
+    request = pb.StartBackupRequest(
+        kind=pb.BACKUP_KIND_DUMP if dump else pb.BACKUP_KIND_BASE,
+        verify=verify,
+        request_id=str(uuid.uuid4()),
+    )
+    return _done(lambda stub: stub.StartBackup, request, detach, context, home, as_json)
+
+
+@app.command("verify")
+def verify(
+    backup: BackupId,
+    detach: Detach = False,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> int:
+    """Prove a backup: it is restored aside, and every row and file is examined."""
+    from qflow.telemetry.v1 import backup_service_pb2 as pb
+
+    request = pb.VerifyBackupRequest(backup_id=backup, request_id=str(uuid.uuid4()))
+    return _done(lambda stub: stub.VerifyBackup, request, detach, context, home, as_json)
+
+
+@app.command("ls")
+def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
+    """List the backups there are, and what proving them found."""
+    from qflow.telemetry.v1 import backup_service_pb2 as pb
+
+    async def listing(client: Client) -> list[Any]:
+        pages = client.connection.pages(
+            _stub(client).ListBackups,
+            pb.ListBackupsRequest(page_size=200),
+            "backups",
+            address=client.context.telemetry,
+        )
+        return [each async for each in pages]
+
+    there = with_client(listing, context=context, home=home)
+    if as_json:
+        print_json([as_plain(each) for each in there])
+        return
+    from qflow.cli import show
+
+    made = show.table("backup", "kind", "state", "bytes", "goes back to", right=("bytes",))
+    for each in there:
+        made.add_row(
+            each.id,
+            _word(pb.BackupKind.Name(each.kind)),
+            _word(pb.BackupState.Name(each.state)),
+            f"{each.size_bytes + each.file_size_bytes:,}",
+            each.recovery_point_time.ToDatetime().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+    console().print(made, markup=False)
+
+
+@app.command("status")
+def status(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
+    """Say whether backups are kept, and how much a loss would cost now."""
+    from qflow.telemetry.v1 import backup_service_pb2 as pb
+
+    told = with_client(
+        lambda c: _call(c, lambda stub: stub.GetBackupStatus, pb.GetBackupStatusRequest()),
+        context=context,
+        home=home,
+    )
+    if as_json:
+        print_json(as_plain(told))
+        return
+    if not told.enabled:
+        typer.echo("No backups are kept: set QFLOW_BACKUP_FOLDER where telemetry runs.")
+        return
+    typer.echo(f"Every {told.interval.ToTimedelta()}, {told.keep_count} of each kind are kept.")
+    for what, moment in (
+        ("the newest that is proven", told.last_verify_time),
+        ("archived up to", told.archive_time),
+    ):
+        stands = f"{moment.ToDatetime():%Y-%m-%dT%H:%M:%SZ}" if moment.seconds else "none yet"
+        typer.echo(f"  {what}: {stands}")
+    if told.last_problem:
+        typer.echo(f"  problem: {told.last_problem}")
+
+
+@app.command("rm")
+def remove(backup: BackupId, context: ContextName = "", home: Home = "") -> None:
+    """Remove a backup."""
+    from qflow.telemetry.v1 import backup_service_pb2 as pb
+
+    request = pb.DeleteBackupRequest(backup_id=backup, request_id=str(uuid.uuid4()))
+    with_client(
+        lambda c: _call(c, lambda stub: stub.DeleteBackup, request), context=context, home=home
+    )
+
+
+def _done(
+    method: Callable[[Any], Callable[..., Awaitable[Any]]],
+    request: Any,
+    detach: bool,
+    context: str,
+    home: str,
+    as_json: bool,
+) -> int:
+    """Begin something with a backup and, unless it is let go, wait until it is done."""
+    from qflow.telemetry.v1 import backup_service_pb2 as pb
+
+    under_way = {pb.BACKUP_STATE_TAKING, pb.BACKUP_STATE_VERIFYING}
+
+    async def doing(client: Client) -> Any:
+        backup = (await _call(client, method, request)).backup
+        while not detach and backup.state in under_way:
+            await asyncio.sleep(_LOOK_S)
+            asked = pb.GetBackupRequest(backup_id=backup.id)
+            backup = (await _call(client, lambda stub: stub.GetBackup, asked)).backup
+        return backup
+
+    backup = with_client(doing, context=context, home=home)
+    if as_json:
+        print_json(as_plain(backup))
+    else:
+        typer.echo(backup.id)
+        for problem in backup.problems:
+            typer.echo(f"  {problem}", err=True)
+    return _FAILED if backup.state == pb.BACKUP_STATE_FAILED else 0
+
+
+def _word(name: str) -> str:
+    return name.rpartition("_")[2].lower()
+
+
+def _stub(client: Client) -> Any:
+    from qflow.telemetry.v1 import backup_service_pb2_grpc as pb_grpc
+
+    return client.connection.stub("telemetry", pb_grpc.BackupServiceStub)
+
+
+async def _call(
+    client: Client, method: Callable[[Any], Callable[..., Awaitable[Any]]], request: Any
+) -> Any:
+    return await client.connection.call(
+        method(_stub(client)), request, address=client.context.telemetry
+    )

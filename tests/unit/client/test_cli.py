@@ -1,0 +1,104 @@
+"""What the command `qflow` does before and without any server."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qflow.cli import runs
+from qflow.cli.app import main
+from qflow.client import connection
+
+
+@pytest.fixture(autouse=True)
+def _nobodys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("QFLOW_TOKEN", "QFLOW_HOME", "QFLOW_CONTEXT", "QFLOW_REGISTRY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("QFLOW_CONFIG", str(tmp_path / "contexts.json"))
+
+
+@pytest.mark.parametrize(
+    "address", ["192.0.2.7:7101", "qflow.example.org:7101", "[2001:db8::1]:7101"]
+)
+@pytest.mark.parametrize("how", [("--email=a@example.org",), ("--token=qft_x",)])
+def test_no_password_and_no_token_goes_to_another_machine_in_plain_text(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    how: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr("typer.prompt", lambda *_a, **_k: pytest.fail("it asked for a password"))
+    assert 2 == main(["login", address, *how])
+    said = capsys.readouterr().err
+    assert f"{address} is another machine" in said
+    assert "--ca-file" in said
+
+
+def test_one_service_elsewhere_is_enough_to_refuse(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["login", "127.0.0.1:7101", "--token=x", "--runner=192.0.2.7:7103"]
+    assert 2 == main(arguments)
+    assert "192.0.2.7:7103 is another machine" in capsys.readouterr().err
+
+
+def test_an_address_given_by_email_is_not_overruled_by_a_token_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def prompt(text: str, **_options: Any) -> str:
+        asked.append(text)
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("QFLOW_TOKEN", "qft_of_somebody_else")
+    monkeypatch.setattr("typer.prompt", prompt)
+    assert 130 == main(["login", "127.0.0.1:1", "--email=ada@example.org"])
+    assert ["Password"] == asked
+
+
+def test_an_email_and_a_token_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None:
+    assert 2 == main(["login", "127.0.0.1:1", "--email=a@example.org", "--token=x"])
+    assert "not with both" in capsys.readouterr().err
+
+
+async def test_ctrl_c_while_a_run_is_started_waits_for_its_id() -> None:
+    sent, answered = asyncio.Event(), asyncio.Event()
+
+    async def starting() -> Any:
+        sent.set()
+        await answered.wait()
+        return "the run"
+
+    begun = asyncio.create_task(runs._begun(starting()))
+    await sent.wait()
+    begun.cancel()
+    await asyncio.sleep(0)
+    assert not begun.done()
+    answered.set()
+    assert ("the run", True) == await begun
+
+
+async def test_a_start_that_nobody_answers_does_not_hold_whoever_leaves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runs, "_START_S", 0.01)
+    sent = asyncio.Event()
+
+    async def starting() -> Any:
+        sent.set()
+        await asyncio.Event().wait()
+
+    begun = asyncio.create_task(runs._begun(starting()))
+    await sent.wait()
+    begun.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await begun
+    assert "the run may have begun" in capsys.readouterr().err
+
+
+def test_a_peer_that_is_gone_is_noticed_and_servers_are_not_pinged_too_often() -> None:
+    kept = dict(connection._KEEPALIVE)
+    assert 30_000 < kept["grpc.keepalive_time_ms"] <= 60_000
+    assert kept["grpc.keepalive_timeout_ms"] <= 20_000
+    assert 0 == kept["grpc.http2.max_pings_without_data"]

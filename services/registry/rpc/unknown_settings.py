@@ -25,13 +25,12 @@ _PARTS: Final = frozenset(
 def check_settings_known(definition: pb.WorkflowDefinition) -> None:
     """Refuse a definition with a field that means nothing here, naming where it stands."""
     # To ask each part costs more than to decode it; nearly always there is nothing to be found.
-    known = type(definition)()
-    known.CopyFrom(definition)
-    known.DiscardUnknownFields()
-    if known.ByteSize() == definition.ByteSize():
+    raw = definition.SerializeToString()
+    definition.DiscardUnknownFields()
+    if definition.ByteSize() == len(raw):
         return
     faults = []
-    for place, message in _holders(definition):
+    for place, message in _holders(pb.WorkflowDefinition.FromString(raw)):
         numbers = _unknown_numbers(message)
         if numbers:
             shown = ", ".join(map(str, numbers[:10]))

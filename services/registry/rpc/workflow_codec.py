@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
+from google.protobuf.duration_pb2 import Duration
 from qflow.registry.v1 import workflow_pb2 as pb
 from qflow.types import Type
 
@@ -46,8 +47,6 @@ VERDICTS: Final = {
     "conversion": pb.VERDICT_CONVERSION,
     "refuted": pb.VERDICT_REFUTED,
 }
-# The fields of a place that says no more than what runs there.
-_PLAIN: Final = frozenset({"id", "node_id", "version", "literals"})
 _SEVERITIES: Final = {
     "info": pb.FINDING_SEVERITY_INFO,
     "warning": pb.FINDING_SEVERITY_WARNING,
@@ -61,18 +60,20 @@ def definition_from_pb(message: pb.WorkflowDefinition) -> Definition:
     timeout = message.settings.timeout if message.settings.HasField("timeout") else None
     ids: dict[str, UUID] = {}  # a few nodes stand at many places
     return Definition(
-        nodes=tuple(_node_from_pb(each, index, ids) for index, each in enumerate(message.nodes)),
+        nodes=tuple([_node_from_pb(each, index, ids) for index, each in enumerate(message.nodes)]),
         connections=tuple(
-            Connection(
-                source=each.source_node,
-                source_output=each.source_output,
-                target=each.target_node,
-                target_input=each.target_input,
-                conversion=each.conversion,
-                kind=connection_kind_from(each.kind),
-                branch=each.branch,
-            )
-            for each in message.connections
+            [
+                Connection(
+                    source=each.source_node,
+                    source_output=each.source_output,
+                    target=each.target_node,
+                    target_input=each.target_input,
+                    conversion=each.conversion,
+                    kind=connection_kind_from(each.kind),
+                    branch=each.branch,
+                )
+                for each in message.connections
+            ]
         ),
         inputs=tuple(_input_from_pb(each) for each in message.inputs),
         outputs=tuple(
@@ -98,12 +99,13 @@ def _node_from_pb(message: pb.WorkflowNode, index: int, ids: dict[str, UUID]) ->
     place = f"nodes[{index}]"
     text = message.node_id
     node_id = ids.get(text)
-    if node_id is not None and all(field.name in _PLAIN for field, _ in message.ListFields()):
-        # Most say which node runs, and leave all else as it is.
-        literals = tuple((each.input, each.value_json) for each in message.literals)
-        return WorkflowNode(
-            id=message.id, node_id=node_id, version=message.version, literals=literals
-        )
+    literals = tuple([(each.input, each.value_json) for each in message.literals])
+    if node_id is not None:
+        name, version = message.id, message.version
+        # Most say which node runs and leave all else as it is: they have these fields alone.
+        said = bool(name) + bool(text) + bool(version) + bool(literals)
+        if len(message.ListFields()) == said:
+            return WorkflowNode(id=name, node_id=node_id, version=version, literals=literals)
     constructs = constructs_from_pb(message, place)
     construct = constructs.get("construct")
     builtin = BY_KIND.get(construct.kind) if construct is not None else None
@@ -118,7 +120,7 @@ def _node_from_pb(message: pb.WorkflowNode, index: int, ids: dict[str, UUID]) ->
         id=message.id,
         node_id=node_id,
         version=message.version,
-        literals=tuple((each.input, each.value_json) for each in message.literals),
+        literals=literals,
         retry=_retry_from_pb(message.retry, place) if message.HasField("retry") else None,
         timeout_ms=timeout_ms,
         memory_bytes=message.memory_limit_bytes or MEMORY_BYTES_DEFAULT,
@@ -194,19 +196,30 @@ def definition_to_pb(definition: Definition, *, with_graph: bool = True) -> pb.W
         ],
     )
     if with_graph:
-        ids: dict[int, str] = {}
+        texts = _Texts({}, {})
         for node in definition.nodes:
-            _add_node(message, node, ids)
+            _add_node(message, node, texts)
         for edge in definition.connections:
             _add_connection(message, edge)
     return message
 
 
-def _add_node(definition: pb.WorkflowDefinition, node: WorkflowNode, ids: dict[int, str]) -> None:
+class _Texts(NamedTuple):
+    """What many places of a graph have alike, once it is encoded: ids by which they are, spans."""
+
+    ids: dict[int, str]
+    spans: dict[int, Duration]
+
+
+def _add_node(definition: pb.WorkflowDefinition, node: WorkflowNode, texts: _Texts) -> None:
     # Added in place: a message that is made first and appended then is copied.
-    shown = ids.get(id(node.node_id))  # a few nodes stand at many places
+    shown = texts.ids.get(id(node.node_id))
     if shown is None:
-        shown = ids[id(node.node_id)] = str(node.node_id)
+        shown = texts.ids[id(node.node_id)] = str(node.node_id)
+    span = texts.spans.get(node.timeout_ms)
+    if span is None:
+        span = texts.spans[node.timeout_ms] = Duration()
+        span.FromMilliseconds(node.timeout_ms)
     message = definition.nodes.add(
         id=node.id,
         node_id=shown,
@@ -217,7 +230,7 @@ def _add_node(definition: pb.WorkflowDefinition, node: WorkflowNode, ids: dict[i
         message.variables.add(input=name, variable=variable)
     for name, parameter in node.parameters:
         message.parameters.add(input=name, parameter=parameter)
-    message.timeout.FromMilliseconds(node.timeout_ms)
+    message.timeout.CopyFrom(span)
     if node.limits is not DEFAULT_LIMITS:
         for name, value in node.limits.as_json().items():
             setattr(message.limits, name, value)

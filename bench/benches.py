@@ -31,6 +31,7 @@ from bench.sandboxes import cold_docker, cold_sandbox, fork, warm_docker, warm_o
 from bench.scale import fan, large_map, load
 from bench.simulated import simulation
 from bench.standing import idle_schedules, million_finished, waiting_memory
+from bench.takeover import takeover
 from bench.unary import unary
 from bench.values import file_gigabyte, numpy_edge
 
@@ -206,6 +207,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "idle_schedules": idle_schedules,
     "million_finished": million_finished,
     "waiting_memory": waiting_memory,
+    "takeover": takeover,
     "demo": demo,
     "list_nodes": list_nodes,
     "search_nodes": search_nodes,

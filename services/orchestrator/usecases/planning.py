@@ -33,7 +33,7 @@ from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import history as storage
 from services.orchestrator.storage.history import VersionFacts
 from services.orchestrator.usecases.launch import Started
-from services.orchestrator.usecases.predicted_hits import predicted_hits
+from services.orchestrator.usecases.predicted_hits import PlanKey, key_of, predicted_hits
 from services.orchestrator.usecases.read import Reader
 
 
@@ -97,7 +97,7 @@ async def plan_execution(
     async with transaction(reader.engine_pool) as db:
         facts = await storage.facts_of_versions(db, caller.tenant_id, wanted)
         definitions = [await _definition(reader, db, plan) for plan in plans]
-    hits: Collection[int] = ()
+    hits: Mapping[PlanKey, Collection[int]] = {}
     if not started.execution.ignores_cache:
         hits = await predicted_hits(reader.engine_pool, caller, first, input_json)
     expected = await asyncio.to_thread(forecasts, plans, history)
@@ -123,7 +123,7 @@ async def plan_execution(
                 definition=definition,
                 plan=plan,
                 expected=each,
-                cache_hits=hits if plan is first else (),
+                cache_hits=hits.get(key_of(plan), ()),
             )
             for definition, plan, each in zip(definitions, plans, expected, strict=True)
         ],

@@ -1,53 +1,138 @@
-"""Which nodes of a run would be taken from the cache, before anything of it runs."""
+"""Which nodes of a run would be taken from the cache, before anything of it runs.
+
+Sub-workflows are looked into as the engine would begin them. Each stands once in a plan, however
+often and wherever it is used: a node of one is a hit where it is so in every use.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeAlias
+from uuid import UUID
 
 from services.kit.caller import Caller
 from services.kit.ids import uuid7
 from services.kit.pg import Pool, transaction
+from services.orchestrator.domain import waits
 from services.orchestrator.domain.cache_queue import ask_for
 from services.orchestrator.domain.plan import Plan
-from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.state import Run, UnreadableError
 from services.orchestrator.domain.status import RunStatus
+from services.orchestrator.domain.writes import run_output
 from services.orchestrator.storage import cached_results
 from services.orchestrator.storage.recovery import split_object
 
-_DEPTH_MAX: Final = 100  # nodes one after the other, each of which is known by the one before
+# Nodes one after the other, each of which is known by the one before, over all that is looked into.
+_DEPTH_MAX: Final = 100
 _ASKS_MAX: Final = 1000  # of one depth
 
+PlanKey: TypeAlias = tuple[UUID | None, int | None]
 
-async def predicted_hits(pool: Pool, caller: Caller, plan: Plan, input_json: str) -> set[int]:
-    """Give the places whose results are in the cache, as far as their inputs are known.
+
+def key_of(plan: Plan) -> PlanKey:
+    """Name a workflow's version."""
+    return plan.workflow_id, plan.workflow_version
+
+
+async def predicted_hits(
+    pool: Pool, caller: Caller, plan: Plan, input_json: str
+) -> Mapping[PlanKey, set[int]]:
+    """Give, by workflow, the places whose results are in the cache, as far as inputs are known.
 
     Those are known that come from the run's inputs, literals, and results of the cache.
     """
-    waiting = {at for at, place in enumerate(plan.places) if place.cache_ttl_ms is not None}
-    hits: set[int] = set()
-    if not waiting:
-        return hits
-    run = Run(
-        id=uuid7(),
-        plan=plan,
-        tenant_id=caller.tenant_id,
-        created_by=caller.user_id,
-        status=RunStatus.PENDING,
-        input_values=split_object(input_json or "{}"),
+    if not _caches(plan):
+        return {}
+    search = _Search(pool, caller)
+    await search.look(plan, split_object(input_json or "{}"))
+    return search.found
+
+
+def _caches(plan: Plan) -> bool:
+    return any(
+        place.cache_ttl_ms is not None or (place.sub is not None and _caches(place.sub))
+        for place in plan.places
     )
-    for _ in range(_DEPTH_MAX):
-        known = sorted(at for at in waiting if _is_known(run, at))
-        waiting.difference_update(known)
+
+
+class _Search:
+    """One look through a plan and all that is in it; bounded in all, not by each part."""
+
+    def __init__(self, pool: Pool, caller: Caller) -> None:
+        self.found: dict[PlanKey, set[int]] = {}
+        self._pool = pool
+        self._caller = caller
+        self._left = _DEPTH_MAX
+
+    async def look(self, plan: Plan, values: dict[str, bytes]) -> Run:
+        """Look into a workflow with these inputs; gives a run that has what the cache would."""
+        run = Run(
+            id=uuid7(),
+            plan=plan,
+            tenant_id=self._caller.tenant_id,
+            created_by=self._caller.user_id,
+            status=RunStatus.PENDING,
+            input_values=values,
+        )
+        hits: set[int] = set()
+        waiting = {
+            at
+            for at, place in enumerate(plan.places)
+            if place.cache_ttl_ms is not None or (place.sub is not None and not place.grouped)
+        }
+        while known := sorted(at for at in waiting if self._left and _is_known(run, at)):
+            waiting.difference_update(known)
+            hits |= await self._ask(run, known)
+            for at in known:
+                if plan.places[at].sub is not None:
+                    await self._look_into(run, at)
+        self._note(plan, hits)
+        for at, place in enumerate(plan.places):
+            if place.sub is not None and (at in waiting or place.grouped):
+                self._nothing_known(place.sub)
+        return run
+
+    async def _ask(self, run: Run, known: list[int]) -> set[int]:
         asks = [ask for at in known if (ask := ask_for(run, at)) is not None][:_ASKS_MAX]
         if not asks:
-            break
-        async with transaction(pool) as db:
+            return set()
+        self._left -= 1
+        async with transaction(self._pool) as db:
             answers = await cached_results.find(db, asks)
+        hits = set()
         for answer in answers:
             if answer.hit is not None:
                 hits.add(answer.ask.slot)
                 run.outputs[answer.ask.slot] = answer.hit.output
-    return hits
+        return hits
+
+    async def _look_into(self, run: Run, at: int) -> None:
+        """Look into a sub-workflow; what it would answer is known where all of that is."""
+        plan = run.plan.places[at].sub
+        assert plan is not None
+        try:
+            values = run.values(at)
+        except UnreadableError:  # the engine would not begin it
+            self._nothing_known(plan)
+            return
+        names = {each.name for each in plan.inputs}
+        given = {name: value for name, value in values.items() if name in names}
+        inside = await self.look(plan, given)
+        if all(each.source in inside.outputs for each in plan.outputs):
+            run.outputs[at] = waits.outputs_of(run, at, run_output(inside))
+
+    def _note(self, plan: Plan, hits: set[int]) -> None:
+        key = key_of(plan)
+        self.found[key] = self.found[key] & hits if key in self.found else hits
+
+    def _nothing_known(self, plan: Plan) -> None:
+        key = key_of(plan)
+        if self.found.get(key) == set():
+            return  # nor of what is in it
+        self._note(plan, set())
+        for place in plan.places:
+            if place.sub is not None:
+                self._nothing_known(place.sub)
 
 
 def _is_known(run: Run, place: int) -> bool:

@@ -306,6 +306,50 @@ async def test_a_plan_says_what_is_in_the_cache(orchestra: Orchestra) -> None:
     assert dict.fromkeys("abc", 1) == worker.ran
 
 
+async def test_a_plan_says_of_sub_workflows_what_is_in_the_cache(orchestra: Orchestra) -> None:
+    """What one would answer is known where all of it is; a node is a hit where it always is."""
+    one = factories.node(orchestra.sql, orchestra.owner)
+    cached = {"cache_ttl_ms": _HOUR_MS}
+    inner = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"i": one},
+        edges=[("", "x", "i", "x")],
+        outputs=[("out", "i")],
+        node_settings={"i": cached},
+    )
+    sub = {"kind": "workflow", "node_id": str(inner), "version": 0}
+    both = {
+        name: factories.workflow(
+            orchestra.sql,
+            orchestra.owner,
+            nodes={"u": sub, "v": sub, "z": one},
+            edges=[("", "x", "u", "x"), ("u", "out", "z", "x"), (*second, "v", "x")],
+            outputs=[("out", "z")],
+            node_settings={"z": cached},
+        )
+        for name, second in {"same": ("", "x"), "after": ("u", "out")}.items()
+    }
+
+    async def planned(workflow: object, input_json: str) -> list[list[bool]]:
+        stub = PlanServiceStub(orchestra.channel(orchestra.owner.token))
+        request = pb.StartExecutionRequest(workflow_id=str(workflow), input_json=input_json)
+        answer = await stub.PlanExecution(plan_service_pb2.PlanExecutionRequest(start=request))
+        return [[node.cache_hit for node in each.nodes] for each in answer.workflows]
+
+    nothing = [[False, False, False], [False]]
+    async with orchestra.running():
+        async with (await orchestra.runner(Worker(orchestra))).attached():
+            assert nothing == await planned(both["same"], '{"x":1}')
+            await run(orchestra, str(both["same"]))  # i of 1 is 2; z of 2 is 3
+            await kept(orchestra, 2)
+            assert [[False, False, True], [True]] == await planned(both["same"], '{"x":1}')
+            assert nothing == await planned(both["same"], '{"x":5}')
+            # The same node, as i of 2, is in the cache as z of 2 is; i of 3 is not.
+            assert [[False, False, True], [True]] == await planned(both["after"], '{"x":1}')
+            assert [[False, False, False], [False]] == await planned(both["after"], '{"x":2}')
+
+
 async def test_a_run_says_that_the_cache_is_asked(orchestra: Orchestra) -> None:
     """Not that it waits for a runner; and a cache that does not answer holds nothing up."""
     workflow = chain(orchestra, b={}, a={"cache_ttl_ms": _HOUR_MS})

@@ -402,7 +402,7 @@ class PlannedNode(_message.Message):
     """
     cache_hit: _builtins.bool
     """Whether its result is in the cache now, so that it would not run; `time` is then what that spares. Looked up for nodes
-    of the workflow itself whose inputs are known before anything runs.
+    whose inputs are known before anything runs. Of a sub-workflow's node: whether that is so wherever it is used.
     """
     @_builtins.property
     def time(self) -> Global___PlannedTime:

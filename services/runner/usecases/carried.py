@@ -44,9 +44,9 @@ _NOT_PLAIN: Final = re.compile(r"[\x00-\x1f\x7f/\\]")
 class NotCarried(Exception):  # noqa: N818 - it carries an error that is an outcome
     """A file cannot be given to a node, or taken from it."""
 
-    def __init__(self, kind: ErrorType, message: str) -> None:
+    def __init__(self, kind: ErrorType, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
-        self.error = AttemptError(type=kind, message=message, retryable=False)
+        self.error = AttemptError(type=kind, message=message, retryable=retryable)
 
 
 @dataclass(slots=True)
@@ -181,6 +181,8 @@ class CarriedFiles:
             ) from None
         except FileCorruptError as problem:
             raise NotCarried(ErrorType.SERIALIZATION, str(problem)) from None
+        except OSError as problem:
+            raise refused_by_disk(problem) from problem
         row = CarriedFile(
             id=file_id,
             filename=_plain_name(name) if name else f"{request.node_id}.bin",
@@ -220,6 +222,13 @@ class CarriedFiles:
         """Remove what was lent. What is mapped or open still stays readable for who has it."""
         if lent.folders or lent.output is not None:
             await asyncio.to_thread(_clear, lent)
+
+
+def refused_by_disk(problem: OSError) -> NotCarried:
+    """Give what an attempt is told whose result the runner's own disk does not take now."""
+    log.error("result_not_stored", fault=problem.strerror)
+    text = f"the disk of the runner does not take the result: {problem.strerror}"
+    return NotCarried(ErrorType.ENVIRONMENT, text, retryable=True)
 
 
 def over_quota(problem: Exception) -> NotCarried | None:

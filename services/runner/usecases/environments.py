@@ -40,7 +40,7 @@ from services.runner.domain.package_rules import refusal
 from services.runner.gateways.bom import bill_of_materials
 from services.runner.gateways.disk import folder_bytes, remove_folder
 from services.runner.gateways.environment_folders import BUILD, LOCK, RESOLVE, pin, touch
-from services.runner.gateways.sandbox.bytecode import compile_bytecode
+from services.runner.gateways.sandbox.bytecode import compiler
 from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
 from services.runner.gateways.uv import Uv, UvError, disk_full
 from services.runner.storage import environments
@@ -330,11 +330,12 @@ class Environments:
             staged.mkdir(mode=0o755)
             lock_file = workshop / "lock"
             lock_file.write_text(lock)
-            await self._uv.install(
-                lock_file, staged, folder=workshop, interpreter=interpreter, own=own
-            )
-            (staged / ".lock").unlink(missing_ok=True)
-            await compile_bytecode(self._host, interpreter, staged)
+            async with compiler(self._host, interpreter, staged) as compile_modules:
+                await self._uv.install(
+                    lock_file, staged, folder=workshop, interpreter=interpreter, own=own
+                )
+                (staged / ".lock").unlink(missing_ok=True)
+                await compile_modules()
             staged.rename(folder)
         except OSError as problem:
             raise UvError(f"the disk refused: {problem.strerror}", retryable=True) from None

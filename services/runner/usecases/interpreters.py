@@ -84,6 +84,7 @@ class InterpreterPool:
                 return warm
             self._shut(warm)
             if not warm.calls:
+                self._idle.pop(warm, None)
                 self._end(warm)
         return None
 

@@ -13,7 +13,7 @@ from services.runner.domain.attempts import AttemptRequest, FileReference
 from services.runner.domain.lists import count_elements
 from services.runner.gateways.file_port import FileBytes
 from services.runner.storage import files
-from services.runner.usecases.carried import over_quota
+from services.runner.usecases.carried import over_quota, refused_by_disk
 from services.runner.usecases.patience import patiently
 
 
@@ -34,12 +34,15 @@ class Outputs:
         """
         file_id = uuid7()
         counts = await asyncio.to_thread(_counts, outputs)
-        size, sha256 = await asyncio.to_thread(
-            self._store.write,
-            tenant_id=request.tenant_id,
-            file_id=file_id,
-            parts=_object_parts(outputs),
-        )
+        try:
+            size, sha256 = await asyncio.to_thread(
+                self._store.write,
+                tenant_id=request.tenant_id,
+                file_id=file_id,
+                parts=_object_parts(outputs),
+            )
+        except OSError as problem:
+            raise refused_by_disk(problem) from problem
         crash.reach("output_bytes_stored")
         try:
             await patiently(

@@ -198,7 +198,7 @@ async def test_what_they_use_is_told_in_parts_whose_sum_is_the_whole(start: Star
 
 
 async def test_what_ends_one_ends_all_of_them_and_says_that_they_met(start: Start) -> None:
-    """B107, X28."""
+    """B107."""
     code = MEET + "import os\nasync def main(x):\n    await meet(2)\n    os._exit(7)\n"
     box = await together(start, code)
     calls = [box.begin(1), box.begin(2)]
@@ -225,7 +225,7 @@ async def test_what_is_left_behind_is_told_when_none_is_under_way(start: Start) 
 
 
 async def test_an_answer_for_nobody_ends_the_sandbox(start: Start) -> None:
-    """X35: of what the agent says nothing is believed; user code may have written it."""
+    """X38: of what the agent says nothing is believed; user code may have written it."""
     code = (
         "import os, struct\n"
         "async def main(x):\n"

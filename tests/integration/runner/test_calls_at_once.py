@@ -102,7 +102,7 @@ async def test_lines_of_calls_that_meet_stand_with_their_own_run(orchestra: Orch
 async def test_whoever_ends_the_interpreter_fails_alone(
     orchestra: Orchestra, ending: str, told: str
 ) -> None:
-    """X31, B96, B107: the sandbox's end is nobody's until it ends under one call alone."""
+    """B96, B107: the sandbox's end is nobody's until it ends under one call alone."""
     code = MEET + (
         "import os\n"
         "async def main(x: int) -> int:\n"

@@ -65,7 +65,13 @@ def everybodys(runner_home: Path) -> Interpreter:
 async def start_at(host: SandboxHost, everybodys: Interpreter) -> AsyncIterator[StartAt]:
     started: list[Sandbox] = []
 
-    async def starting(code: str, *, limits: Limits | None = None, **inputs: object) -> Box:
+    async def starting(
+        code: str,
+        *,
+        limits: Limits | None = None,
+        outputs: dict[str, object] | None = None,
+        **inputs: object,
+    ) -> Box:
         sandbox = await host.start(
             SandboxSpec(
                 sandbox_id=uuid.uuid4(),
@@ -77,7 +83,7 @@ async def start_at(host: SandboxHost, everybodys: Interpreter) -> AsyncIterator[
             )
         )
         started.append(sandbox)
-        reply = await sandbox.request(load_header(code, inputs))
+        reply = await sandbox.request(load_header(code, inputs, outputs))
         assert "loaded" == reply.header["op"], reply.header
         return Box(sandbox)
 
@@ -264,6 +270,75 @@ async def test_a_million_files_meet_the_end_of_the_sandboxs_own_room(start_at: S
     assert 1 == await neighbour.value()
     if isinstance(box.sandbox, SandboxProcess) and box.sandbox.tier is Tier.T2:
         assert "full" == ended
+
+
+async def test_a_link_that_is_changed_meanwhile_leads_nowhere_but_inside(
+    start_at: StartAt, folder: Path
+) -> None:
+    """X35: what leaves is an open file, and no name of the sandbox's is followed outside."""
+    secret = folder / "secret"
+    secret.write_text("of the machine")
+    secret.chmod(0o644)
+    box = await start_at(
+        "import os, pathlib, threading\n"
+        "def main(secret):\n"
+        "    own = os.environ['TMPDIR']\n"
+        "    with open(own + '/mine', 'w') as file: file.write('mine')\n"
+        "    link, stop = own + '/link', []\n"
+        "    def change():\n"
+        "        while not stop:\n"
+        "            for to in (secret, own + '/mine'):\n"
+        "                os.symlink(to, own + '/next')\n"
+        "                os.replace(own + '/next', link)\n"
+        "    os.symlink(own + '/mine', link)\n"
+        "    thread = threading.Thread(target=change)\n"
+        "    thread.start()\n"
+        "    found = set()\n"
+        "    for _ in range(2000):\n"
+        "        try:\n"
+        "            with open(link) as file: found.add(file.read())\n"
+        "        except OSError: pass\n"
+        "    stop.append(1)\n"
+        "    thread.join()\n"
+        "    return sorted(found)\n",
+        secret={"t": "str"},
+    )
+    assert await box.value(secret=f'"{secret}"') in (["mine"], [])
+    leaving = await start_at(
+        "import os, pathlib\n"
+        "def main(secret):\n"
+        "    link = os.environ['TMPDIR'] + '/link'\n"
+        "    os.symlink(secret, link)\n"
+        "    return pathlib.Path(link)\n",
+        outputs={"result": {"t": "file"}},
+        secret={"t": "str"},
+    )
+    error = await leaving.error(secret=f'"{secret}"')
+    assert "serialization_error" == error["type"]
+    assert "cannot be opened" in error["message"]
+
+
+async def test_nothing_can_be_typed_into_a_terminal(start_at: StartAt) -> None:
+    """X40: TIOCSTI and TIOCLINUX would speak for whoever sits there."""
+    box = await start_at(
+        "import fcntl, os\n"
+        "def main():\n"
+        "    done = []\n"
+        "    places = [0, 1, 2]\n"
+        "    for name in ('/dev/tty', '/dev/console', '/dev/ptmx'):\n"
+        "        try: places.append(os.open(name, os.O_RDWR | os.O_NOCTTY))\n"
+        "        except OSError: pass\n"
+        "    for place in places:\n"
+        "        for request, given in ((0x5412, b'x'), (0x541C, b'\\x03')):\n"
+        "            try:\n"
+        "                fcntl.ioctl(place, request, given)\n"
+        "                done.append([place, request])\n"
+        "            except OSError as problem:\n"
+        "                done.append(problem.errno)\n"
+        "    return done\n"
+    )
+    # Refused by the filter, whatever the descriptor is.
+    assert {1} == set(await box.value())
 
 
 def _is_dead(pid: int) -> bool:

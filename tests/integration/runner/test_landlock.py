@@ -18,7 +18,7 @@ import pytest
 
 from services.kit.pythons import ask
 from services.runner.domain.limits import Limits
-from services.runner.gateways.sandbox.bytecode import compile_bytecode
+from services.runner.gateways.sandbox.bytecode import compiler
 from services.runner.gateways.sandbox.canary import probe
 from services.runner.gateways.sandbox.cgroups import CgroupHost
 from services.runner.gateways.sandbox.groups import ProcessGroups
@@ -190,7 +190,9 @@ async def test_an_environment_is_compiled_at_this_tier_too(
     folder = boxes.parent / "environment"
     folder.mkdir()
     (folder / "module.py").write_text("x = 1\n")
-    await compile_bytecode(LandlockHost(boxes, cgroups=None, groups=groups), interpreter, folder)
+    host = LandlockHost(boxes, cgroups=None, groups=groups)
+    async with compiler(host, interpreter, folder) as compile_modules:
+        await compile_modules()
     [compiled] = folder.rglob("*.pyc")
     assert (os.geteuid(), 0o644) == (compiled.stat().st_uid, compiled.stat().st_mode & 0o777)
     assert {"environment"} == {path.name for path in boxes.parent.iterdir()} - {"boxes"}

@@ -214,6 +214,35 @@ async def test_what_runs_when_the_daemon_goes_away_goes_on_and_its_end_is_heard_
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.docker
+async def test_a_container_hangs_on_no_network_that_could_be_pruned(
+    relay: Relay, interpreters: dict[str, Interpreter], short_home: Path
+) -> None:
+    """F32: its way out, where it has one, is a socket that is handed out of it."""
+    del relay  # the daemon is reached through it
+    host = await opened(interpreters, short_home / "pruned")
+    python = interpreters["3.11"]
+    sandbox = await host.start(
+        SandboxSpec(
+            sandbox_id=uuid.uuid4(),
+            python=python.executable,
+            prefix=python.prefix,
+            agent=python.agent,
+            environment=None,
+            limits=Limits(),
+        )
+    )
+    client = docker.from_env()
+    try:
+        container = client.containers.get(sandbox.name.partition(":")[2])
+        assert {"none"} == set(container.attrs["NetworkSettings"]["Networks"])
+    finally:
+        client.close()
+        await sandbox.kill()
+        await host.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.docker
 @pytest.mark.slow
 async def test_a_daemon_that_takes_calls_and_answers_none_is_no_daemon(
     relay: Relay, interpreters: dict[str, Interpreter], short_home: Path

@@ -335,6 +335,8 @@ def test_calls_meet_where_the_function_is_async_and_keeps_its_interpreter() -> N
         built_in("p", Approval(name="p"), concurrency=2),
     ):
         assert place in errors(checked([refused], [], signatures=signatures)), refused
+    bounds = errors(checked([node("o"), node("p", concurrency=65)], [], signatures=signatures))
+    assert ("nodes[1].concurrency", "SETTING_OUT_OF_BOUNDS") in bounds
     for taken in (node("p", concurrency=64, reuse="warm"), node("p", PAIR, concurrency=1)):
         assert place not in errors(checked([taken], [], signatures=signatures)), taken
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 from uuid import UUID
 
@@ -20,8 +21,9 @@ from services.runner.domain.frames import (
     Value,
     ValuesNotGiven,
 )
-from services.runner.domain.limits import NOTHING_ASKED
+from services.runner.domain.limits import NOTHING_ASKED, Limits
 from services.runner.domain.outcome import Outcome, Usage
+from services.runner.domain.pooling import WarmKey
 from services.runner.usecases.attempt import Attempt
 from services.runner.usecases.attempts import Attempts
 from services.runner.usecases.desk import Desk, Session
@@ -37,11 +39,22 @@ class ScriptedAttempts:
     def __init__(self) -> None:
         self.begun: dict[int, asyncio.Future[Outcome]] = {}
         self.told: list[tuple[int, str]] = []
+        self.alone: list[tuple[int, bool]] = []
 
     async def run(self, attempt: Attempt) -> Outcome:
+        self.alone.append((attempt.request.token, attempt.alone))
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.begun[attempt.request.token] = future
         return await future
+
+    async def key_of(self, request: AttemptRequest) -> WarmKey:
+        return WarmKey(
+            request.tenant_id,
+            request.node_version_id,
+            "",
+            Limits(),
+            concurrency=request.concurrency,
+        )
 
     def tell_to_end(self, attempt: Attempt, why: str, *, grace_s: float) -> None:
         attempt.grace_s = grace_s
@@ -130,8 +143,14 @@ def assign(ref: UUID, token: int, **changes: Any) -> Incoming:
     return Incoming(definitions=[DEFINITION], assignments=[assignment])
 
 
+def assign_together(token: int) -> Incoming:
+    """One of several calls that may be in an interpreter at once."""
+    incoming = assign(UUID(int=token), token)
+    return replace(incoming, definitions=[replace(DEFINITION, concurrency=4)])
+
+
 async def settle() -> None:
-    for _ in range(5):
+    for _ in range(10):
         await asyncio.sleep(0)
 
 
@@ -194,6 +213,43 @@ async def test_what_is_over_the_grant_is_declined(desk: Desk) -> None:
     declined = session.take_outgoing().declines
     assert [(3, "over_grant")] == [(each.token, each.reason) for each in declined]
     desk.abandon_all()
+
+
+async def test_calls_that_meet_are_granted_beyond_the_slots_while_they_come(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    session = desk.open_session(no_values)
+    granted = [session.credits]
+    for token in (1, 2, 3, 4):
+        desk.take(session, assign_together(token))
+        await settle()
+        granted.append(session.credits)
+    # One slot has four seats: three more than it, and no seat that nobody would take.
+    assert [2, 3, 5, 5, 5] == granted
+    assert [1, 2, 3, 4] == list(attempts.begun)
+    for each in attempts.begun.values():
+        each.set_result(Outcome())
+    await settle()
+    assert 2 == session.credits
+
+
+async def test_what_ended_with_another_is_made_again_alone_and_told_once(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    session = desk.open_session(no_values)
+    for token in (1, 2):
+        desk.take(session, assign_together(token))
+    await settle()
+    for each in list(attempts.begun.values()):
+        each.set_result(Outcome(again=True))
+    await settle()
+    assert [] == sent(session)
+    assert [(1, False), (2, False), (1, True), (2, True)] == attempts.alone
+    for each in attempts.begun.values():
+        each.set_result(Outcome())
+    await settle()
+    assert [1, 2] == sorted(sent(session))
+    assert {"completed": 2} == dict(desk.ended)
 
 
 async def test_slots_are_shared_by_demand_and_nobody_gets_none(desk: Desk) -> None:

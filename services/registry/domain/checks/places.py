@@ -44,7 +44,7 @@ def _settings_of(node: WorkflowNode) -> tuple[object, ...]:
     parts = (id(node.limits), id(node.runner), id(node.retry))
     spans = (node.timeout_ms, node.queue_timeout_ms, node.total_timeout_ms, node.cache_ttl_ms)
     rest = (node.heartbeat_timeout_ms, node.memory_bytes, node.network, node.egress_hosts)
-    return (*parts, *spans, *rest)
+    return (*parts, *spans, *rest, node.concurrency)
 
 
 def places(check: Check) -> None:

@@ -10,6 +10,8 @@ import asyncio
 import os
 import stat
 import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -84,44 +86,71 @@ _LOAD: Final = {
 }
 
 
-async def compile_bytecode(host: SandboxHost, interpreter: Interpreter, folder: Path) -> None:
-    """Compile a folder's modules as far as that can be done; without it imports are only slower."""
+@asynccontextmanager
+async def compiler(
+    host: SandboxHost, interpreter: Interpreter, folder: Path
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Begin a sandbox beside whatever fills a folder; what it gives compiles the modules there.
+
+    As far as that can be done: without it imports are only slower.
+    """
     target = folder.with_name(f"bytecode-{uuid.uuid4()}")
     target.mkdir()
-    try:
-        # Under root the sandbox is a user of its own; nobody else knows the folder's name.
-        target.chmod(0o777 if os.geteuid() == 0 else 0o700)
-        spec = SandboxSpec(
-            sandbox_id=uuid.uuid4(),
-            python=interpreter.executable,
-            prefix=interpreter.prefix,
-            agent=interpreter.agent,
-            environment=folder,
-            limits=Limits(),
-            binds=[(target, str(target))],
-        )
+    # Under root the sandbox is a user of its own; nobody else knows the folder's name.
+    target.chmod(0o777 if os.geteuid() == 0 else 0o700)
+    spec = SandboxSpec(
+        sandbox_id=uuid.uuid4(),
+        python=interpreter.executable,
+        prefix=interpreter.prefix,
+        agent=interpreter.agent,
+        environment=folder,
+        limits=Limits(),
+        binds=[(target, str(target))],
+    )
+    starting = asyncio.create_task(_start(host, spec))
+
+    async def compile_modules() -> None:
         try:
-            sandbox = await host.start(spec)
-            try:
-                async with asyncio.timeout(_TIMEOUT_S):
-                    await within(
-                        _compile(sandbox, target),
-                        used=partial(folder_bytes, target),
-                        bytes_max=_BYTES_MAX,
-                    )
-            finally:
-                await sandbox.kill()
+            sandbox = await starting
+            async with asyncio.timeout(_TIMEOUT_S):
+                await within(
+                    _compile(sandbox, target),
+                    used=partial(folder_bytes, target),
+                    bytes_max=_BYTES_MAX,
+                )
         except (SandboxDied, TimeoutError, DiskFullError) as problem:
             log.warning("bytecode_incomplete", fault=str(problem)[:500] or "out of time")
+        await _end(starting)  # nothing writes there any more
         await asyncio.to_thread(take_over, target, folder)
+
+    try:
+        yield compile_modules
     finally:
+        await _end(starting)
         await asyncio.to_thread(remove_folder, target)
 
 
+async def _start(host: SandboxHost, spec: SandboxSpec) -> Sandbox:
+    sandbox = await host.start(spec)
+    try:
+        loaded = await sandbox.request(_LOAD)
+        if loaded.header.get("op") != "loaded":
+            raise SandboxDied(f"the compiler does not load: {loaded.header.get('error')}")
+    except BaseException:
+        await sandbox.kill()
+        raise
+    return sandbox
+
+
+async def _end(starting: asyncio.Task[Sandbox]) -> None:
+    """End the sandbox, however far it is; its own faults are told by who awaits it."""
+    starting.cancel()
+    await asyncio.wait({starting})
+    if not starting.cancelled() and starting.exception() is None:
+        await starting.result().kill()
+
+
 async def _compile(sandbox: Sandbox, target: Path) -> None:
-    loaded = await sandbox.request(_LOAD)
-    if loaded.header.get("op") != "loaded":
-        raise SandboxDied(f"the compiler does not load: {loaded.header.get('error')}")
     values = (sandbox.environment_path, str(target), _SOURCE_BYTES_MAX, _BYTES_MAX)
     texts = [msgspec.json.encode(value) for value in values]
     given = [[name, len(text), []] for name, text in zip(_INPUTS, texts, strict=True)]

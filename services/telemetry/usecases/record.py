@@ -46,7 +46,6 @@ async def record_points(
         sums = [
             every
             for each in found.series
-            if not each.keeps_points
             for every in sums_of(
                 each, None if each.execution_id is None else workflows[each.execution_id]
             )

@@ -55,7 +55,7 @@ def test_what_leaked_is_counted(suite: Suite, tmp_path: Path) -> None:
     """Each kind, planted and taken away again."""
     assert {} == settled(suite)
     with suite.sql() as db:
-        [(tenant,)] = db.execute("SELECT tenant_id FROM users WHERE is_owner").fetchall()
+        [(tenant,)] = db.execute("SELECT id FROM users WHERE is_owner").fetchall()
         stray = suite.home.root / "files" / str(tenant) / str(uuid.uuid4())
         stray.parent.mkdir(parents=True, exist_ok=True)
         stray.write_bytes(b"x")

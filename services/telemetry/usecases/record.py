@@ -57,7 +57,8 @@ async def record_points(
         )
 
     if key is not None:
-        replayed = await replay(pool, caller, key)
-        return replayed or await write_once(pool, caller, key, write)
+        if (replayed := await replay(pool, caller, key)) is not None:
+            return replayed
+        return await write_once(pool, caller, key, write)
     async with as_caller(pool, caller, durable=False) as db:
         return await write(db)

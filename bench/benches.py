@@ -27,6 +27,7 @@ from bench.flow import ONE, OTHER, SUM, Flow, running
 from bench.lists import list_nodes, search_nodes
 from bench.metrics import metric_points, metrics_cost, percentiles
 from bench.ray_cluster import ray_dispatch, ray_throughput
+from bench.retention import retention
 from bench.sandboxes import cold_docker, cold_sandbox, fork, warm_docker, warm_over_bare
 from bench.scale import fan, large_map, load
 from bench.simulated import simulation
@@ -232,6 +233,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "metric_points": metric_points,
     "percentiles": percentiles,
     "metrics_cost": metrics_cost,
+    "retention": retention,
     "ray_dispatch": ray_dispatch,
     "ray_throughput": ray_throughput,
 }

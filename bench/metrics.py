@@ -129,7 +129,7 @@ async def percentiles() -> dict[str, Any]:
 def _fill(suite: Suite, end: datetime) -> None:
     """Record ten million values: summed up as they would be, the last minute of them as rows."""
     with suite.sql() as db:
-        [(tenant,)] = db.execute("SELECT tenant_id FROM users WHERE is_owner").fetchall()
+        [(tenant,)] = db.execute("SELECT id FROM users WHERE is_owner").fetchall()
         db.execute("CREATE UNLOGGED TABLE bench_values (value double precision, at timestamptz)")
         db.execute("SELECT setseed(0.5)")
         db.execute(

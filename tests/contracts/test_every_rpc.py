@@ -255,6 +255,9 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
     ("SendSignal", "execution_id"): {"name": "go"},
     ("QueryMetrics", "execution_id"): {"metricName": "a"},
     ("QueryMetrics", "workflow_id"): {"metricName": "a"},
+    ("RecordMetrics", "series.execution_id"): {
+        "series": [{"metricName": "m", "points": [{"metricValue": 1}]}]
+    },
     ("AnswerApproval", "execution_id"): {"name": "ok"},
     ("GrantSecret", "node_id"): {"name": "X"},
     ("RevokeSecret", "node_id"): {"name": "X"},

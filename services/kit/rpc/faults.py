@@ -177,8 +177,8 @@ def _reason(rule_id: str) -> str:
 
 def _content_faults(message: Message, path: str, *, texts: bool) -> Iterator[FieldViolation]:
     for field, value in message.ListFields():
-        if not texts and not _holds_enum(field):
-            continue
+        if not (_holds_enum(field) or (texts and _holds_text(field))):
+            continue  # numbers alone: there may be ten thousand of them
         for place, kind, item in _items(field, value, f"{path}{field.name}"):
             if isinstance(item, Message):
                 yield from _content_faults(item, f"{place}.", texts=texts)
@@ -207,6 +207,12 @@ def _is_defined_only(field: FieldDescriptor) -> bool:
 def _holds_enum(field: FieldDescriptor) -> bool:
     inner = () if field.message_type is None else _within(field.message_type)
     return any(each.enum_type is not None for each in (field, *inner))
+
+
+@cache
+def _holds_text(field: FieldDescriptor) -> bool:
+    inner = () if field.message_type is None else _within(field.message_type)
+    return any(each.type == FieldDescriptor.TYPE_STRING for each in (field, *inner))
 
 
 class _EnumField(NamedTuple):

@@ -34,12 +34,19 @@ _INSERT_POINTS: Final[LiteralString] = """
            AS point(id, place, value, recorded_at)
       JOIN unnest($5::text[], $6::text[], $7::uuid[]) WITH ORDINALITY
            AS series(name, unit, execution_id, place) ON series.place = point.place
-     ORDER BY point.id
 """
 
 
+_SUMMED: Final[LiteralString] = "SELECT set_config('qflow.metrics_summed', 'on', true)"
+
+
 async def insert_points(db: Db, kept: Sequence[Series]) -> None:
-    """Write each point as a row of the caller's tenant; the schema sums them up."""
+    """Write each point as a row of the caller's tenant, and leave it to the caller to sum them up.
+
+    Whoever writes rows has them summed up by the schema; here others are added in the same
+    transaction, and sums are locked in their order once.
+    """
+    await db.execute(_SUMMED)
     places = [place for place, each in enumerate(kept, start=1) for _ in each.values]
     await db.execute(
         _INSERT_POINTS,

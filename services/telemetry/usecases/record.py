@@ -46,7 +46,6 @@ async def record_points(
         sums = [
             every
             for each in found.series
-            if not each.keeps_points
             for every in sums_of(
                 each, None if each.execution_id is None else workflows[each.execution_id]
             )
@@ -58,7 +57,8 @@ async def record_points(
         )
 
     if key is not None:
-        replayed = await replay(pool, caller, key)
-        return replayed or await write_once(pool, caller, key, write)
+        if (replayed := await replay(pool, caller, key)) is not None:
+            return replayed
+        return await write_once(pool, caller, key, write)
     async with as_caller(pool, caller, durable=False) as db:
         return await write(db)

@@ -85,8 +85,9 @@ class Retention:
             own = await retention_rules.set_rule(db, subject, keep_days=keep_days)
             return self._in_force(rule, own)
 
-        replayed = await replay(self._pool, caller, key)
-        return replayed or await write_once(self._pool, caller, key, write)
+        if (replayed := await replay(self._pool, caller, key)) is not None:
+            return replayed
+        return await write_once(self._pool, caller, key, write)
 
     async def reset_rule(
         self, caller: Caller, subject: str, *, etag: str, key: RequestKey[RuleInForce] | None
@@ -99,8 +100,9 @@ class Retention:
             await retention_rules.delete_rule(db, subject)
             return self._in_force(rule, None)
 
-        replayed = await replay(self._pool, caller, key)
-        return replayed or await write_once(self._pool, caller, key, write)
+        if (replayed := await replay(self._pool, caller, key)) is not None:
+            return replayed
+        return await write_once(self._pool, caller, key, write)
 
     async def due(self) -> list[Due]:
         """Count what a pass would remove by the deployment's rules; nothing is removed."""
@@ -114,8 +116,9 @@ class Retention:
         async def write(db: Db) -> RetentionRun:
             return await retention_runs.ask(db, uuid7())
 
-        replayed = await replay(self._pool, caller, key)
-        asked = replayed or await write_once(self._pool, caller, key, write)
+        if (replayed := await replay(self._pool, caller, key)) is not None:
+            return replayed
+        asked = await write_once(self._pool, caller, key, write)
         self.asked.set()
         return asked
 

@@ -59,9 +59,13 @@ async def test_nodes_are_measured_where_that_is_asked_for(
             "SELECT 1 FROM performance_metrics WHERE node_execution_id IS NOT NULL"
         ).fetchall()
     )
-    run = runs.finished(nodes=2)
+    run = runs.finished(nodes=1)
     sql.execute(
-        "UPDATE node_executions SET resource_usage = '{\"cpu_us\": 2000000}' WHERE node_id = 'n1'"
+        "INSERT INTO node_executions (workflow_execution_id, node_id, node_type, status,"
+        " started_at, completed_at, execution_order, output_data, resource_usage)"
+        " SELECT id, 'n1', 'python', 'completed', started_at, completed_at, 1, '{}',"
+        " '{\"cpu_us\": 2000000}' FROM workflow_executions WHERE id = %s",
+        (run,),
     )
     assert 1 == await measure_finished(maint, with_nodes=True)
     found = sql.execute(

@@ -1,0 +1,124 @@
+"""What finished work left behind on one machine, counted: zero of each kind, once all is quiet.
+
+The doctor's questions are about the database alone; these hold it against processes and folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import psutil
+import psycopg
+
+from services.standalone.process import wait_until
+from tests.support.suite import Suite
+
+_QUIET_S: Final = 30.0
+
+_SLOTS: Final = """
+    SELECT slot.id::text FROM limit_slots slot
+      LEFT JOIN workflow_executions run ON run.id = slot.execution_id
+     WHERE run.id IS NULL OR run.completed_at IS NOT NULL
+"""
+_MEMBERS: Final = """
+    SELECT id::text FROM engine_members
+     WHERE state = 'live' AND expires_at < clock_timestamp() - interval '1 min'
+     UNION ALL
+    SELECT incarnation::text FROM runner_members
+     WHERE state = 'live' AND expires_at < clock_timestamp() - interval '1 min'
+"""
+_OPEN_CONTAINERS: Final = """
+    SELECT count(*) FROM containers WHERE status IN ('creating', 'running')
+"""
+_LOST_CONTAINERS: Final = """
+    SELECT c.id::text FROM containers c
+      LEFT JOIN runner_members r ON r.incarnation = c.runner_incarnation
+     WHERE c.status IN ('creating', 'running') AND (r.incarnation IS NULL OR r.state = 'gone')
+"""
+_FILES: Final = "SELECT file_path, file_size_bytes, hash_sha256 FROM files"
+_UPLOADS: Final = "SELECT tenant_id || '/' || id FROM file_uploads"
+_READY: Final = "SELECT path FROM environments WHERE state = 'ready'"
+
+
+def leaks(suite: Suite) -> dict[str, list[str]]:
+    """Give what leaked, by kind; kinds of which nothing did are left out."""
+    with suite.sql() as db:
+        found = {
+            "slots": _keys(db, _SLOTS),
+            "members": _keys(db, _MEMBERS),
+            "containers": [*_containers(suite, db)],
+            "files": [*_files(suite.home.root / "files", db)],
+            "environments": [*_environments(db)],
+        }
+    return {kind: keys for kind, keys in found.items() if keys}
+
+
+def settled(
+    suite: Suite, look: Callable[[Suite], dict[str, list[str]]] = leaks
+) -> dict[str, list[str]]:
+    """Give what is still left when there was time for all that goes by itself."""
+    wait_until(lambda: not look(suite), timeout_s=_QUIET_S)
+    return look(suite)
+
+
+def _keys(db: psycopg.Connection, query: str) -> list[str]:
+    return [key for (key,) in db.execute(query.encode())]
+
+
+def _containers(suite: Suite, db: psycopg.Connection) -> Iterator[str]:
+    """I18, both ways: a row that is open without a sandbox, and a sandbox without an open row."""
+    yield from _keys(db, _LOST_CONTAINERS)
+    [(rows,)] = db.execute(_OPEN_CONTAINERS.encode()).fetchall()
+    there = len(sandboxes(suite))
+    if rows != there:
+        yield f"{rows} open rows for {there} sandboxes"
+
+
+def sandboxes(suite: Suite) -> list[psutil.Process]:
+    """Find the sandboxes of the runner: its children that run the agent."""
+    runner = psutil.Process(suite.marks()["runner"].pid)
+    return [each for each in runner.children() if _runs_agent(each)]
+
+
+def _runs_agent(process: psutil.Process) -> bool:
+    try:
+        return any("agent" in part for part in process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+
+
+def _files(root: Path, db: psycopg.Connection) -> Iterator[str]:
+    """I20: bytes that are not those of their row, and bytes without a row."""
+    known = set(_keys(db, _UPLOADS))
+    for key, size, digest in db.execute(_FILES.encode()):
+        known.add(key)
+        path = root / key
+        if not path.is_file():
+            yield f"{key}: no bytes"
+        elif path.stat().st_size != size:
+            yield f"{key}: {path.stat().st_size} bytes, not {size}"
+        elif digest and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            yield f"{key}: other bytes"
+    for folder in root.iterdir() if root.is_dir() else ():
+        for path in folder.iterdir() if _is_uuid(folder.name) else ():
+            key = f"{folder.name}/{path.name}"
+            if _is_uuid(path.name) and key not in known:
+                yield f"{key}: no row"
+
+
+def _environments(db: psycopg.Connection) -> Iterator[str]:
+    """One that is said to be ready is there."""
+    for path in _keys(db, _READY):
+        if path and not Path(path).is_dir():
+            yield f"{path}: no folder"
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False

@@ -468,7 +468,7 @@ class Attempts:
             try:
                 outputs = _split(header.get("outputs"), reply.body, attempt.request.outputs)
                 if mask := attempt.granted.mask:
-                    outputs = [(name, mask.value(text)) for name, text in outputs]
+                    outputs = await asyncio.to_thread(_masked_outputs, outputs, mask)
                 await _check(outputs)
             except ValueTextError as problem:
                 error = AttemptError(type=ErrorType.SERIALIZATION, message=str(problem)[:1000])
@@ -501,6 +501,10 @@ def _texts(entries: Sequence[Sequence[Any]], body: bytes) -> list[tuple[str, byt
         texts.append((name, body[offset : offset + length]))
         offset += length
     return texts
+
+
+def _masked_outputs(outputs: list[tuple[str, bytes]], mask: Mask) -> list[tuple[str, bytes]]:
+    return [(name, mask.value(text)) for name, text in outputs]
 
 
 def _masked(error: AttemptError, mask: Mask) -> AttemptError:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import quote
+
+from services.runner.domain.outcome import AttemptError
 
 # The variable of the process by which a node reads a secret of this name.
 VARIABLE_PREFIX: Final = "QFLOW_SECRET_"
@@ -70,6 +72,25 @@ class Mask:
         except (ValueError, RecursionError):
             return json.dumps(MASKED).encode()
         return masked
+
+    def outputs(self, outputs: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+        """Give outputs by name without secrets; a matter of their size."""
+        return [(name, self.value(text)) for name, text in outputs]
+
+    def error(self, error: AttemptError) -> AttemptError:
+        """Give an error that says no secret, nor do those behind it."""
+        if not self:
+            return error
+        return replace(
+            error,
+            message=self.text(error.message),
+            exception=self.text(error.exception),
+            traceback=self.text(error.traceback),
+            causes=[
+                each._replace(exception=self.text(each.exception), message=self.text(each.message))
+                for each in error.causes
+            ],
+        )
 
 
 NO_MASK: Final = Mask(())

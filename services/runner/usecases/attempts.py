@@ -34,7 +34,6 @@ from services.runner.domain.outcome import (
 from services.runner.domain.pooling import WarmKey
 from services.runner.domain.pulse import Pulse
 from services.runner.domain.reuse import Reuse, reuse_of
-from services.runner.domain.secrets import Mask
 from services.runner.gateways.file_port import FileCorruptError
 from services.runner.gateways.sandbox.port import Interpreter, Reply, SandboxDied
 from services.runner.storage.nodes import NodeVersion
@@ -460,7 +459,7 @@ class Attempts:
             error = AttemptError(type=ErrorType.EXITED, message="the agent answered out of turn")
             recycle = "out of turn"
         elif "error" in header:
-            error = _masked(error_from(header["error"]), attempt.granted.mask)
+            error = attempt.granted.mask.error(error_from(header["error"]))
             # Where the call had a process of its own, that has ended with it.
             if error.type in {ErrorType.EXITED, ErrorType.OOM} and not warm.key.reuse.apart:
                 recycle = recycle or error.type.value
@@ -468,7 +467,7 @@ class Attempts:
             try:
                 outputs = _split(header.get("outputs"), reply.body, attempt.request.outputs)
                 if mask := attempt.granted.mask:
-                    outputs = await asyncio.to_thread(_masked_outputs, outputs, mask)
+                    outputs = await asyncio.to_thread(mask.outputs, outputs)
                 await _check(outputs)
             except ValueTextError as problem:
                 error = AttemptError(type=ErrorType.SERIALIZATION, message=str(problem)[:1000])
@@ -501,26 +500,6 @@ def _texts(entries: Sequence[Sequence[Any]], body: bytes) -> list[tuple[str, byt
         texts.append((name, body[offset : offset + length]))
         offset += length
     return texts
-
-
-def _masked_outputs(outputs: list[tuple[str, bytes]], mask: Mask) -> list[tuple[str, bytes]]:
-    return [(name, mask.value(text)) for name, text in outputs]
-
-
-def _masked(error: AttemptError, mask: Mask) -> AttemptError:
-    """Take secrets out of whatever an error says."""
-    if not mask:
-        return error
-    return replace(
-        error,
-        message=mask.text(error.message),
-        exception=mask.text(error.exception),
-        traceback=mask.text(error.traceback),
-        causes=[
-            each._replace(exception=mask.text(each.exception), message=mask.text(each.message))
-            for each in error.causes
-        ],
-    )
 
 
 def _short_key(request: AttemptRequest, granted: Granted) -> _ShortKey:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import quote
+
+from services.runner.domain.outcome import AttemptError
 
 # The variable of the process by which a node reads a secret of this name.
 VARIABLE_PREFIX: Final = "QFLOW_SECRET_"
@@ -17,6 +18,7 @@ GRANTED_MAX: Final = 32
 VERSIONS_KEPT: Final = 10
 # What stands in place of a secret.
 MASKED: Final = "***"
+_MARK: Final = MASKED.encode()
 # A line of a longer secret counts by itself from this length on: shorter ones are common words.
 _LINE_CHARS_MIN: Final = 8
 
@@ -38,21 +40,25 @@ class Mask:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {form for secret in secrets for form in _forms(secret)}
-        # The longest first, so that a secret within another does not leave the rest of it.
-        self.forms: Final = sorted((each.encode() for each in forms), key=len, reverse=True)
-        self._pattern = re.compile(b"|".join(map(re.escape, self.forms))) if forms else None
+        forms = {form.encode() for secret in secrets for form in _forms(secret)}
+        # The longest first, so that a secret within another does not leave the rest of it. Each is
+        # looked for by itself: that is linear whatever they are, where one pattern of all would
+        # let a secret of many equal letters hold up the runner.
+        self._forms = sorted(forms, key=len, reverse=True)
+        self.bytes_max: Final = max((len(each) for each in forms if b"\n" not in each), default=0)
 
     def __bool__(self) -> bool:
-        return self._pattern is not None
+        return bool(self._forms)
 
     def raw(self, text: bytes) -> bytes:
         """Give bytes without secrets."""
-        return text if self._pattern is None else self._pattern.sub(MASKED.encode(), text)
+        for form in self._forms:
+            text = text.replace(form, _MARK)
+        return text
 
     def text(self, text: str) -> str:
         """Give a text without secrets."""
-        if self._pattern is None or not text:
+        if not self._forms or not text:
             return text
         return self.raw(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
@@ -67,6 +73,25 @@ class Mask:
             return json.dumps(MASKED).encode()
         return masked
 
+    def outputs(self, outputs: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+        """Give outputs by name without secrets; a matter of their size."""
+        return [(name, self.value(text)) for name, text in outputs]
+
+    def error(self, error: AttemptError) -> AttemptError:
+        """Give an error that says no secret, nor do those behind it."""
+        if not self:
+            return error
+        return replace(
+            error,
+            message=self.text(error.message),
+            exception=self.text(error.exception),
+            traceback=self.text(error.traceback),
+            causes=[
+                each._replace(exception=self.text(each.exception), message=self.text(each.message))
+                for each in error.causes
+            ],
+        )
+
 
 NO_MASK: Final = Mask(())
 
@@ -74,7 +99,8 @@ NO_MASK: Final = Mask(())
 class StreamMask:
     """Takes secrets out of a stream, also where they come in pieces.
 
-    What may be the beginning of one is held back until more comes, or the end.
+    Lines are shown when they end: nothing looked for goes over more than one, since of a secret of
+    several lines each is looked for. Of a line that does not end, what may begin a secret is held.
     """
 
     def __init__(self, mask: Mask) -> None:
@@ -84,7 +110,8 @@ class StreamMask:
     def feed(self, piece: bytes) -> bytes:
         """Give what can be shown already."""
         text = self._mask.raw(self._held + piece)
-        at = len(text) - self._unfinished(text)
+        ended = text.rfind(b"\n") + 1
+        at = max(ended, len(text) - self._mask.bytes_max + 1, 0)
         self._held = text[at:]
         return text[:at]
 
@@ -92,10 +119,6 @@ class StreamMask:
         """Give what was held back."""
         held, self._held = self._held, b""
         return held
-
-    def _unfinished(self, text: bytes) -> int:
-        """Count the bytes at the end with which some form may begin."""
-        return max((_overlap(text, form) for form in self._mask.forms), default=0)
 
 
 def variables_of(secrets: Mapping[str, str]) -> dict[str, str]:
@@ -117,14 +140,3 @@ def _forms(secret: str) -> Iterable[str]:
     for line in secret.splitlines():
         if len(line) >= _LINE_CHARS_MIN:
             yield line
-
-
-def _overlap(text: bytes, form: bytes) -> int:
-    """Give how long the longest end of a text is with which a form begins, and does not end."""
-    start = max(0, len(text) - len(form) + 1)
-    at = text.find(form[:1], start)
-    while at != -1:
-        if form.startswith(text[at:]):
-            return len(text) - at
-        at = text.find(form[:1], at + 1)
-    return 0

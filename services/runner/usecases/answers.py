@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -19,7 +18,6 @@ from services.runner.domain.outcome import (
     Outcome,
     Usage,
 )
-from services.runner.domain.secrets import Mask
 from services.runner.gateways.sandbox.port import Reply, Talk
 from services.runner.usecases.attempt import Attempt, told_error
 from services.runner.usecases.warm import Warm, error_from
@@ -45,7 +43,7 @@ async def outcome_of(attempt: Attempt, warm: Warm, talk: Talk, reply: Reply) -> 
         error = AttemptError(type=ErrorType.EXITED, message="the agent answered out of turn")
         recycle = "out of turn"
     elif "error" in header:
-        error = masked(error_from(header["error"]), attempt.granted.mask)
+        error = attempt.granted.mask.error(error_from(header["error"]))
         # Where the call had a process of its own, that has ended with it.
         if error.type in {ErrorType.EXITED, ErrorType.OOM} and not warm.key.reuse.apart:
             recycle = recycle or error.type.value
@@ -53,7 +51,7 @@ async def outcome_of(attempt: Attempt, warm: Warm, talk: Talk, reply: Reply) -> 
         try:
             outputs = cut_outputs(header.get("outputs"), reply.body, attempt.request.outputs)
             if mask := attempt.granted.mask:
-                outputs = [(name, mask.value(text)) for name, text in outputs]
+                outputs = await asyncio.to_thread(mask.outputs, outputs)
             await check_outputs(outputs)
         except ValueTextError as problem:
             error = AttemptError(type=ErrorType.SERIALIZATION, message=str(problem)[:1000])
@@ -66,22 +64,6 @@ async def outcome_of(attempt: Attempt, warm: Warm, talk: Talk, reply: Reply) -> 
         stderr_tail=stderr,
         recycle=recycle,
         progress="" if error is None or attempt.pulse is None else attempt.pulse.progress(),
-    )
-
-
-def masked(error: AttemptError, mask: Mask) -> AttemptError:
-    """Take secrets out of whatever an error says."""
-    if not mask:
-        return error
-    return replace(
-        error,
-        message=mask.text(error.message),
-        exception=mask.text(error.exception),
-        traceback=mask.text(error.traceback),
-        causes=[
-            each._replace(exception=mask.text(each.exception), message=mask.text(each.message))
-            for each in error.causes
-        ],
     )
 
 

@@ -24,9 +24,12 @@ pytestmark = pytest.mark.timeout(40)
 
 
 @asynccontextmanager
-async def tiny(**env: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def tiny(limits: str = "", **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start it; `limits` are the shell's words for what it may have."""
     paths = os.pathsep.join((str(ROOT), str(ROOT / "clients/python")))
+    shell = ["sh", "-c", f'ulimit {limits} && exec "$@"', "sh"] if limits else []
     process = await asyncio.create_subprocess_exec(
+        *shell,
         sys.executable,
         str(TINY),
         env={**os.environ, "PYTHONPATH": paths, "TINY_DATABASE_URL": "postgresql://x@/x", **env},
@@ -84,6 +87,41 @@ def test_no_local_variable_is_shown_on_a_terminal() -> None:
     assert b"call_crashed" in shown
     assert b"it failed" in shown
     assert b"canary" not in shown
+
+
+async def test_a_service_without_files_left_goes_on_for_those_it_has_and_takes_others_later() -> (
+    None
+):
+    """F41, X50: whoever opens all the connections that there are takes nobody's."""
+    async with tiny(limits="-n 64") as process:
+        [*_, started] = await events_until(process, "service_started")
+        [address] = started["addresses"]
+        host, _, port = address.rpartition(":")
+        check = health_pb2.HealthCheckRequest()
+        async with grpc.aio.insecure_channel(address) as channel:
+            known: Any = health_pb2_grpc.HealthStub(channel)
+            await known.Check(check, timeout=10)
+            taken = [await asyncio.open_connection(host, int(port)) for _ in range(100)]
+            for _ in range(5):
+                await known.Check(check, timeout=10)
+            assert process.returncode is None
+            for _, writer in taken:
+                writer.close()
+            async with grpc.aio.insecure_channel(address) as other:
+                new: Any = health_pb2_grpc.HealthStub(other)
+                await new.Check(check, timeout=20, wait_for_ready=True)
+            await known.Check(check, timeout=10)
+        process.send_signal(signal.SIGTERM)
+        await events_until(process, "")
+        assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("limits", ["-n 12", "-v 200000"])
+async def test_a_service_that_can_have_next_to_nothing_ends_and_does_not_hang(limits: str) -> None:
+    """F41: files, memory."""
+    async with tiny(limits=limits) as process:
+        async with asyncio.timeout(30):
+            assert await process.wait() != 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

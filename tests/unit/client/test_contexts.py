@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from qflow import ConfigurationError
+from qflow.client.connection import Connection
 from qflow.client.contexts import Context, Contexts, Tls, find, of_home
 
 HERE = Context(registry="r:1", orchestrator="o:2", runner="n:3", telemetry="t:4", token="secret")
@@ -33,6 +36,24 @@ def test_tls_is_kept(env: dict[str, str]) -> None:
     safe = Context(registry="r", orchestrator="o", runner="n", telemetry="t", tls=Tls(ca_file="ca"))
     Contexts.load(env).put("safe", safe)
     assert safe == find(env, name="safe")
+
+
+async def test_the_tenant_to_act_for_is_kept_told_by_the_environment_and_said_with_every_call(
+    env: dict[str, str],
+) -> None:
+    team, other = "0190d6c1-5f2e-7c3a-9d5b-1f0e2d3c4b5a", "0190d6c1-5f2e-7c3a-9d5b-1f0e2d3c4b5b"
+    Contexts.load(env).put("ours", replace(HERE, tenant=team))
+    assert team == find(env, name="ours").tenant
+    found = find({**env, "QFLOW_TENANT": other}, name="ours")
+    assert other == found.tenant
+    said: list[Any] = []
+
+    async def method(_request: Any, **options: Any) -> str:
+        said.append(options["metadata"])
+        return "answer"
+
+    assert "answer" == await Connection(found).call(method, None)
+    assert [(("authorization", "Bearer secret"), ("qflow-tenant", other))] == said
 
 
 def test_the_environment_comes_before_the_file(env: dict[str, str]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from uuid import uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.kit.env import EnvError
@@ -52,6 +53,7 @@ def test_a_secret_within_another_leaves_nothing_of_it() -> None:
     assert "***" == Mask(["secret", "my secret word"]).text("my secret word")
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.sampled_from([b"abcabd", b"abc", b"ab", b"x", b"\n", b"abcabdabcabd", b"a"])),
     st.data(),
@@ -69,11 +71,23 @@ def test_however_a_stream_is_cut_it_shows_what_the_whole_would(
     assert mask.raw(whole) == shown + stream.end()
 
 
-def test_a_stream_is_held_back_no_longer_than_it_may_begin_a_secret() -> None:
+def test_a_stream_is_shown_line_by_line_and_holds_no_more_than_may_begin_a_secret() -> None:
     stream = StreamMask(Mask(["abcabd"]))
-    assert b"x" == stream.feed(b"xabc")
-    assert b"abcz" == stream.feed(b"z")
-    assert b"" == stream.end()
+    assert b"line\n" == stream.feed(b"line\nabc")
+    assert b"***\n" == stream.feed(b"abd\nx")
+    longest = Mask(["abcabd"]).bytes_max
+    shown = stream.feed(b"y" * 1_000)
+    assert len(shown) == 1_001 - longest + 1
+    assert b"x" + b"y" * 1_000 == shown + stream.end()
+
+
+def test_no_secret_makes_looking_for_it_slow() -> None:
+    """B99: one of many equal letters, in a text of no others."""
+    mask = Mask(["a" * 8_000 + "b"])
+    stream, began = StreamMask(mask), time.process_time()
+    shown = b"".join(stream.feed(b"a" * 64 * 1024) for _ in range(16)) + stream.end()
+    assert len(shown) == 1024 * 1024
+    assert time.process_time() - began < 2
 
 
 def test_an_output_that_is_no_json_any_more_becomes_the_mark() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.runner.gateways.secret_box import LocalKeys
 from services.standalone.home import Home, write_private
 from services.standalone.process import ProcessMark, StandaloneError
 
@@ -33,6 +34,20 @@ def test_a_secret_is_random_stays_the_same_and_is_ours_alone(tmp_path: Path) -> 
     assert home.secret("postgres.password") == secret
     assert stat.S_IMODE((home.secrets / "postgres.password").stat().st_mode) == 0o600
     assert stat.S_IMODE(home.secrets.stat().st_mode) == 0o700
+
+
+def test_the_root_key_of_secrets_stays_the_same_opens_them_and_is_ours_alone(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path / "home")
+    home.make()
+    path = home.secrets_key()
+    before = path.read_bytes()
+    found = LocalKeys.from_env({"QFLOW_SECRETS_KEY_FILE": str(path)})
+    assert found is not None
+    assert "k1" == found.current
+    assert home.secrets_key().read_bytes() == before
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_deep_home_gets_a_short_private_folder_for_its_sockets(tmp_path: Path) -> None:

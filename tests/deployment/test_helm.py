@@ -48,10 +48,11 @@ _ALL: Final = {
 
 
 def helm(*arguments: str, values: Any = None, folder: Path) -> subprocess.CompletedProcess[str]:
-    given = []
+    # Said, because a helm that was built without its makefile takes Kubernetes to be 1.20.
+    given = ["--kube-version", "1.34.0"]
     if values is not None:
         (folder / "values.json").write_text(json.dumps(values))
-        given = ["--values", str(folder / "values.json")]
+        given += ["--values", str(folder / "values.json")]
     return subprocess.run(
         [tool("helm"), *arguments, *given],
         env={"HOME": str(folder), "PATH": "/usr/bin:/bin"},

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -125,6 +128,43 @@ async def test_backups_are_taken_and_proven_by_themselves_and_when_asked(
     await stub.DeleteBackup(pb.DeleteBackupRequest(backup_id=first.id))
     async with refused(grpc.StatusCode.NOT_FOUND, "BACKUP_NOT_FOUND"):
         await stub.GetBackup(pb.GetBackupRequest(backup_id=first.id))
+
+
+@pytest.mark.slow
+async def test_the_command_takes_proves_lists_and_removes_a_backup(
+    kept: Telemetry, admin: factories.User
+) -> None:
+    told: list[str] = []
+
+    async def qflow(*arguments: str) -> str:
+        services = ("REGISTRY", "ORCHESTRATOR", "RUNNER", "TELEMETRY")
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "qflow", "backup", *arguments),
+            env={
+                **os.environ,
+                **{f"QFLOW_{name}": kept.address for name in services},
+                "QFLOW_TOKEN": admin.token,
+            },
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, said = await child.communicate()
+        told.append(said.decode())
+        assert child.returncode == 0, said.decode()
+        return out.decode()
+
+    stub = stub_of(kept, admin)
+    # The schedule's own first one, which is due at once, would be in the way.
+    await until(
+        lambda: stub.GetBackupStatus(pb.GetBackupStatusRequest()),
+        lambda status: status.HasField("last_verify_time") and not status.busy_backup_id,
+    )
+    taken = json.loads(await qflow("take", "--dump", "--verify", "--json"))
+    assert taken["state"] == "BACKUP_STATE_VERIFIED"
+    assert taken["id"] in await qflow("ls")
+    assert "the newest that is proven" in await qflow("status")
+    await qflow("rm", taken["id"])
+    assert taken["id"] not in await qflow("ls")
 
 
 @pytest.mark.slow

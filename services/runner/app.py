@@ -33,6 +33,7 @@ from services.kit import traces
 from services.kit.audit import Recorder
 from services.kit.env import EnvError
 from services.kit.figures import caches, pools
+from services.kit.listen import listen
 from services.kit.pg import Pool, open_pool
 from services.kit.pythons import find_pythons
 from services.kit.rpc.auth import Authenticator
@@ -78,6 +79,7 @@ from services.runner.rpc.secrets import SecretServicer
 from services.runner.rpc.uploads import UploadServicer
 from services.runner.rpc.wheels import WheelServicer
 from services.runner.settings import LEDGER, RaySettings, Settings
+from services.runner.storage.secrets import CHANGED as SECRETS_CHANGED
 from services.runner.usecases.attempts import Attempts
 from services.runner.usecases.carried import CarriedFiles
 from services.runner.usecases.container_rows import ContainerRows
@@ -313,6 +315,12 @@ async def _runner(
                 ),
                 partial(sweep_unknown, engine_pool, store),
                 partial(rewrap_secrets, secrets.granted),
+                partial(
+                    listen,
+                    settings.engine_database_url,
+                    {SECRETS_CHANGED: secrets.granted.changed},
+                    application_name="qflow-runner-listener",
+                ),
                 rows.write_until,
                 logs.write_until,
                 partial(

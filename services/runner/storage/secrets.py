@@ -53,6 +53,16 @@ class Grant:
     created_at: datetime
 
 
+# What runners listen to.
+CHANGED: Final = "qflow_secrets"
+_TELL: Final[LiteralString] = "SELECT pg_notify('qflow_secrets', '')"
+
+
+async def tell(db: Db) -> None:
+    """Tell every runner, with the commit, that secrets or grants changed."""
+    await db.execute(_TELL)
+
+
 # One change of a tenant's secrets at a time: so they are counted as they are.
 _LOCK: Final[LiteralString] = """
     SELECT pg_advisory_xact_lock(hashtextextended('secrets ' || $1::text, 0))

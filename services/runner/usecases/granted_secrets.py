@@ -1,7 +1,8 @@
-"""What nodes get of their tenant's secrets, read anew for nearly every call, opened here alone."""
+"""What nodes get of their tenant's secrets, kept until a change is told, opened here alone."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,8 +21,8 @@ from services.runner.usecases.patience import patiently
 
 log = structlog.get_logger()
 
-# What changed elsewhere holds here so soon; what this process changed, at once.
-_AGE_MAX_S: Final = 0.25
+# What changed elsewhere holds here so soon, also where nobody could tell.
+_AGE_MAX_S: Final = 5.0
 _KEPT_MAX: Final = 1_000
 _BATCH: Final = 100
 
@@ -56,17 +57,25 @@ class GrantedSecrets:
         self._keys = keys
         self._clock = clock
         self._known: OrderedDict[tuple[UUID, UUID], tuple[Granted, float]] = OrderedDict()
+        self._changes = 0
+        self.changed = asyncio.Event()  # set by whoever hears that secrets or grants changed
 
     def known(self, tenant_id: UUID, node_version_id: UUID) -> Granted | None:
-        """Give what was read in this moment; None where it must be asked for."""
+        """Give what was read and has not changed since; None where it must be asked for."""
+        if self.changed.is_set():
+            self.changed.clear()
+            self._forget_all()
         found = self._known.get((tenant_id, node_version_id))
         return None if found is None or found[1] <= self._clock() else found[0]
 
     async def read(self, tenant_id: UUID, node_version_id: UUID) -> Granted:
         """Read what a node version gets in a run of a tenant; raises SecretsRefused."""
         until = self._clock() + _AGE_MAX_S  # from before the question: its answer is no younger
+        changes = self._changes
         found = await patiently(lambda: stored.granted(self._pool, tenant_id, node_version_id))
         granted = self._opened(found)
+        if self.changed.is_set() or changes != self._changes:
+            return granted  # it may be of before the change: good for this call, and for no other
         key = (tenant_id, node_version_id)
         self._known[key] = (granted, until)
         self._known.move_to_end(key)
@@ -76,8 +85,13 @@ class GrantedSecrets:
 
     def forget(self, tenant_id: UUID) -> None:
         """Forget what a tenant's nodes get."""
+        self._changes += 1
         for key in [each for each in self._known if each[0] == tenant_id]:
             del self._known[key]
+
+    def _forget_all(self) -> None:
+        self._changes += 1
+        self._known.clear()
 
     def _opened(self, found: list[StoredVersion]) -> Granted:
         if not found:

@@ -219,7 +219,13 @@ async def _written(
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier
-    written = await write_once(deps.pool, caller, key, write)
+
+    async def write_and_tell(db: Db) -> T:
+        made = await write(db)
+        await stored.tell(db)
+        return made
+
+    written = await write_once(deps.pool, caller, key, write_and_tell)
     deps.granted.forget(caller.tenant_id)
     return written
 

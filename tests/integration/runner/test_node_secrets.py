@@ -133,6 +133,24 @@ async def test_a_node_without_a_grant_gets_nothing_and_one_that_loses_it_neither
             assert "none" in (await run(orchestra, with_it)).output_json
 
 
+async def test_what_another_runner_was_told_holds_here_at_once(orchestra: Orchestra) -> None:
+    """And is not asked for with every call: what is known holds until a change is told."""
+    place = {**_KEY, "QFLOW_RUNNER_LABELS": "at=here"}
+    workflow = single(orchestra, runner={"labels": {"at": "here"}})
+    node_id = node_of(orchestra, workflow)
+    async with (
+        orchestra.running(),
+        attached(orchestra, **place),
+        attached(orchestra, **_KEY) as other,
+        secrets_of(orchestra, other) as stub,
+    ):
+        assert "none" in (await run(orchestra, workflow)).output_json
+        await granted(stub, node_id)
+        assert "***" in (await run(orchestra, workflow)).output_json
+        await stub.RevokeSecret(pb.RevokeSecretRequest(name="API_KEY", node_id=node_id))
+        assert "none" in (await run(orchestra, workflow)).output_json
+
+
 async def test_versions_follow_each_other_and_one_can_be_gone_back_to(
     orchestra: Orchestra,
 ) -> None:

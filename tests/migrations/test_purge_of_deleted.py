@@ -118,8 +118,12 @@ def test_a_workflow_stays_while_a_run_of_it_is_kept_and_then_goes_whole(mended: 
         completed_at=_OLD,
     )
     mended.db.execute(
-        "INSERT INTO workflow_aliases (workflow_id, tenant_id, name, version, created_by)"
-        " VALUES (%s, %s, 'prod', 1, %s)",
+        "WITH change AS (INSERT INTO workflow_alias_changes"
+        "   (workflow_id, alias, kind, to_version, tenant_id, created_by)"
+        "   VALUES (%s, 'prod', 'set', 1, %s, %s) RETURNING *)"
+        " INSERT INTO workflow_aliases"
+        " (workflow_id, name, version, promotion_id, change_id, tenant_id, created_by)"
+        " SELECT workflow_id, alias, to_version, id, id, tenant_id, created_by FROM change",
         (workflow, owner, owner),
     )
     assert 0 == _purge(mended, _WORKFLOWS)
@@ -127,7 +131,8 @@ def test_a_workflow_stays_while_a_run_of_it_is_kept_and_then_goes_whole(mended: 
         assert mended.value("SELECT cleanup_old_executions()") > 0
         assert 0 == mended.value("SELECT cleanup_old_executions()")
     assert 1 == _purge(mended, _WORKFLOWS)
-    for table in ("workflows", "workflow_versions", "workflow_aliases"):
+    tables = ("workflows", "workflow_versions", "workflow_aliases", "workflow_alias_changes")
+    for table in tables:
         assert 0 == mended.count(f"SELECT 1 FROM {table}"), table
 
 

@@ -192,9 +192,13 @@ async def test_the_schedules_that_start_what_breaks_are_named(
     )
     for alias, version in (("prod", 1), ("next", 2)):
         sql.execute(
-            "INSERT INTO workflow_aliases (workflow_id, tenant_id, name, version, created_by)"
-            " VALUES (%s, %s, %s, %s, %s)",
-            (made.id, user.id, alias, version, user.id),
+            "WITH change AS (INSERT INTO workflow_alias_changes"
+            "   (workflow_id, alias, kind, to_version, tenant_id, created_by)"
+            "   VALUES (%s, %s, 'set', %s, %s, %s) RETURNING *)"
+            " INSERT INTO workflow_aliases"
+            " (workflow_id, name, version, promotion_id, change_id, tenant_id, created_by)"
+            " SELECT workflow_id, alias, to_version, id, id, tenant_id, created_by FROM change",
+            (made.id, alias, version, user.id, user.id),
         )
     for name, workflow, version, alias, paused in (
         ("newest", made, 0, "", False),

@@ -23,8 +23,6 @@ log = structlog.get_logger()
 _PAUSE_MIN_S: Final = 0.05
 _PAUSE_MAX_S: Final = 2.0
 _DRAIN_S: Final = 25.0
-# A message on the stream costs more than a warm call: what is about to end joins the same write.
-_GATHER_TICKS_MAX: Final = 4
 _ANSWER_MAX_S: Final = 0.01
 
 Greet = Callable[[], Greeting]

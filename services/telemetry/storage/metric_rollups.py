@@ -26,12 +26,14 @@ _BUCKETS: Final[LiteralString] = """
          WHERE $7 = '00000000-0000-0000-0000-000000000000'::uuid OR EXISTS (
                SELECT FROM workflow_executions e
                 WHERE e.id = m.workflow_execution_id AND e.workflow_id = $7)),
+    found AS MATERIALIZED (
+        SELECT minute, count(*) AS rows FROM single GROUP BY minute),
     minutes AS MATERIALIZED (
         SELECT r.starts_at, r.value_count, r.value_sum, r.value_min, r.value_max, r.marks,
                r.mark_counts, r.starts_at = ANY($8) AS is_ragged,
-               r.value_count > (SELECT count(*) FROM single WHERE single.minute = r.starts_at)
-                   AS is_short
+               r.value_count > COALESCE(found.rows, 0) AS is_short
           FROM metric_rollups r
+          LEFT JOIN found ON found.minute = r.starts_at
          CROSS JOIN LATERAL (SELECT date_trunc('hour', r.starts_at, 'UTC')) AS whole(hour)
          WHERE r.metric_name = $1 AND r.workflow_id = $7 AND r.span_s = 60
            AND r.starts_at >= $2::timestamptz - interval '1 minute' AND r.starts_at < $3
@@ -56,8 +58,9 @@ _BUCKETS: Final[LiteralString] = """
                ARRAY[metric_mark(s.value)], ARRAY[count(*)]
           FROM single s
          WHERE s.recorded_at >= $2 AND s.recorded_at < $3
-           AND NOT EXISTS (
-               SELECT FROM minutes WHERE minutes.starts_at = s.minute AND minutes.is_short)
+           AND s.minute <> ALL (ARRAY(
+               SELECT minutes.starts_at FROM minutes
+                WHERE minutes.is_short AND minutes.is_ragged))
          GROUP BY 1, metric_mark(s.value)),
     sums AS MATERIALIZED (
         SELECT starts_at, sum(value_count)::bigint AS values, sum(value_sum) AS sum,

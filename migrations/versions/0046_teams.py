@@ -294,6 +294,8 @@ def upgrade() -> None:
             """
             GRANT EXECUTE ON FUNCTION authenticate(text, uuid) TO qflow_api, qflow_engine, qflow_maint
             """,
+            # For policies of what only those who lead a tenant may change.
+            "GRANT EXECUTE ON FUNCTION member_role(uuid) TO qflow_api",
         )
     )
     run(_RULES)

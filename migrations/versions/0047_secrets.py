@@ -126,7 +126,6 @@ _POLICIES = (
 )
 
 _GRANTS = (
-    "GRANT EXECUTE ON FUNCTION member_role(uuid) TO qflow_api",
     "GRANT SELECT, INSERT, DELETE ON secrets, secret_grants TO qflow_runner",
     """
     GRANT UPDATE (description, current_version, last_version, revision, updated_by)
@@ -148,9 +147,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    run(
-        (
-            "DROP TABLE secret_grants, secret_versions, secrets",
-            "REVOKE EXECUTE ON FUNCTION member_role(uuid) FROM qflow_api",
-        )
-    )
+    run(("DROP TABLE secret_grants, secret_versions, secrets",))

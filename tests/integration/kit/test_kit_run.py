@@ -116,10 +116,9 @@ async def test_a_service_without_files_left_goes_on_for_those_it_has_and_takes_o
         assert await process.wait() == 0
 
 
-@pytest.mark.parametrize("limits", ["-n 12", "-v 200000"])
-async def test_a_service_that_can_have_next_to_nothing_ends_and_does_not_hang(limits: str) -> None:
-    """F41: files, memory."""
-    async with tiny(limits=limits) as process:
+async def test_a_service_that_can_open_next_to_nothing_ends_and_does_not_hang() -> None:
+    """F41."""
+    async with tiny(limits="-n 12") as process:
         async with asyncio.timeout(30):
             assert await process.wait() != 0
 

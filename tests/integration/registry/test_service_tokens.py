@@ -66,7 +66,7 @@ async def test_a_token_makes_no_tokens_and_touches_no_account(
     """X17: with every scope that an administrator can give."""
     said = await refused(admin.tokens.CreateServiceToken(_create("users:write")))
     assert (said.code, said.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "SCOPE_REFUSED")
-    held_back = {"account:read", "account:write", "sessions:write", "users:write"}
+    held_back = {"account:read", "account:write", "sessions:write", "users:write", "teams:write"}
     scopes = scopes_of("admin") - held_back
     made = await admin.tokens.CreateServiceToken(_create(*scopes))
     backend = caller(registry, made.token)

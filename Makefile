@@ -12,7 +12,7 @@ PYTEST := $(PY) -m pytest -n $(or $(JOBS),2) --dist loadgroup
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-docker test-ray test-all check fmt fmt-check lint types proto proto-check clients test-clients reference migrate bench soak lock clean
+.PHONY: help setup demo run test test-slow test-docker test-ray test-all check fmt fmt-check lint types proto proto-check clients test-clients reference migrate bench soak lock clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -29,9 +29,12 @@ demo: $(STAMP) ## start everything, run a real workflow, print the result, stop
 run: $(STAMP) ## start the whole suite on this machine and stay (QFLOW_HOME, QFLOW_PORT_BASE)
 	@$(PY) -m services.standalone up
 
-test: $(STAMP) ## run the tests, ten to fifteen minutes on two cores (JOBS=2)
+test: $(STAMP) ## run the tests, ten minutes on two cores (JOBS=2)
 	@$(PYTEST) -q -m "not slow and not bench and not docker and not ray and not clients" $(ARGS)
-	@echo "NOT RUN HERE: the Docker tests (make test-docker), the clients of other languages (make test-clients), those on a Ray cluster (make test-ray) and the long lane (make test-all)"
+	@echo "NOT RUN HERE: the slow tests (make test-slow), the Docker tests (make test-docker), the clients of other languages (make test-clients), those on a Ray cluster (make test-ray); all at full length: make test-all"
+
+test-slow: $(STAMP) ## run what make test leaves out for its time
+	@$(PYTEST) -q -m "slow and not bench and not docker and not ray and not clients" $(ARGS)
 
 test-docker: $(STAMP) ## run the tests that need a Docker daemon, and fail without one
 	@QFLOW_REQUIRE_DOCKER=1 $(PY) -m pytest -q -m docker $(ARGS)

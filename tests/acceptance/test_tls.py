@@ -44,6 +44,7 @@ async def added(suite: Suite) -> str:
     return str(execution.output_json)
 
 
+@pytest.mark.slow
 async def test_a_suite_speaks_tls_and_takes_renewed_certificates_while_it_runs(
     suite_factory: SuiteFactory,
 ) -> None:

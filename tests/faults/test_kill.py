@@ -103,6 +103,7 @@ _LARGE = 900_000  # characters: far above what an assignment carries, below what
 _PULLS = 8
 
 
+@pytest.mark.slow
 async def test_no_attempt_fails_when_the_orchestrator_is_killed_while_it_gives_inputs(
     hurt: Suite,
 ) -> None:
@@ -202,6 +203,7 @@ async def test_nothing_committed_is_lost_when_postgresql_is_killed(
     assert {name: hurt.marks()[name] for name in SERVICES} == before
 
 
+@pytest.mark.slow
 async def test_a_stall_longer_than_the_leases_costs_one_attempt_and_no_run(
     hurt: Suite, ledger: Ledger
 ) -> None:
@@ -234,6 +236,7 @@ async def test_a_run_survives_the_death_of_all_four_services_at_once(
     await _struck(hurt, ledger, SERVICES, begun=HELD_TWICE)
 
 
+@pytest.mark.slow
 async def test_a_run_survives_the_kill_of_the_whole_suite(hurt: Suite, ledger: Ledger) -> None:
     """A start after kill -9 of the supervisor finds the run and completes it."""
     run = "kill-everything"

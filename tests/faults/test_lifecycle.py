@@ -240,6 +240,7 @@ def test_migrating_a_database_that_is_not_there_is_refused_in_one_line(
     assert "cret" not in line
 
 
+@pytest.mark.slow
 def test_a_service_that_cannot_start_stops_the_suite_with_the_end_of_its_log(folder: Path) -> None:
     refused = standalone("up", "--ports", "auto", home=folder, QFLOW_POOL_SIZE_MAX="many")
     assert refused.returncode == 1
@@ -273,6 +274,7 @@ async def test_sigterm_lets_a_running_node_finish_and_ends_within_thirty_seconds
         assert broken(connection) == {}
 
 
+@pytest.mark.slow
 def test_given_servers_are_used_instead_of_embedded_ones(
     suite_factory: SuiteFactory, folder: Path, redis_url: str
 ) -> None:
@@ -298,6 +300,7 @@ def test_given_servers_are_used_instead_of_embedded_ones(
         server.stop()
 
 
+@pytest.mark.slow
 def test_nothing_is_left_when_the_suite_has_stopped(suite_factory: SuiteFactory) -> None:
     suite = suite_factory()
     left = suite.marks()

@@ -163,6 +163,7 @@ async def test_twenty_restarts_one_after_the_other_fail_no_run(cluster: Cluster)
     proven(cluster, started)
 
 
+@pytest.mark.slow
 async def test_a_standby_takes_over_at_once_when_the_other_process_of_its_home_dies(
     cluster: Cluster,
 ) -> None:

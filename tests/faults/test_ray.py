@@ -191,11 +191,14 @@ async def test_what_a_lost_machine_ran_is_done_again_on_another(site: Site) -> N
     """R6: by its lease; the machine's share of the run is told once, and idle runners leave."""
     run = await site.start(site.workflow(), 1)
     await site.begun(run)
-    [runner] = site.nodes.runners_of(site.nodes.plain)
-    site.nodes.kill(site.nodes.plain)
+    lost, other = site.nodes.plain, site.nodes.rich
+    if not site.nodes.runners_of(lost):  # Ray decides, and nothing binds it to either
+        lost, other = other, lost
+    [runner] = site.nodes.runners_of(lost)
+    site.nodes.kill(lost)
     await site.begun(run, times=2)
     assert not runner.is_running()
-    [_] = site.nodes.runners_of(site.nodes.rich)
+    [_] = site.nodes.runners_of(other)
     site.let_go()
     execution = await site.finished(run)
     assert COMPLETED == execution.status
@@ -205,4 +208,4 @@ async def test_what_a_lost_machine_ran_is_done_again_on_another(site: Site) -> N
         "SELECT delivery_count FROM node_executions WHERE workflow_execution_id = %s", (run,)
     ).fetchall()
     assert 1 == deliveries
-    await until(lambda: [] == site.nodes.runners_of(site.nodes.rich))
+    await until(lambda: [] == site.nodes.runners_of(other))

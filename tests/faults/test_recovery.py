@@ -121,6 +121,7 @@ def until_replicated(db: psycopg.Connection, name: str) -> None:
     assert wait_until(has_all, timeout_s=30.0), f"{name} did not receive all"
 
 
+@pytest.mark.slow
 async def test_a_suite_goes_back_to_a_moment_before_a_mistake(
     suite_factory: SuiteFactory, ledger: Ledger, backups: dict[str, str]
 ) -> None:
@@ -206,6 +207,7 @@ async def test_a_synchronous_replica_that_is_promoted_has_every_commit(
     await completes(other, ledger, "over", execution_id)
 
 
+@pytest.mark.slow
 async def test_a_home_of_the_version_before_is_upgraded_with_a_run_under_way(
     suite_factory: SuiteFactory, ledger: Ledger
 ) -> None:

@@ -47,6 +47,7 @@ async def _status(channel: grpc.aio.Channel, method: MethodDescriptor, request: 
     return "OK"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_a_field_of_the_next_version_changes_no_answer_of_any_rpc(
     suite_factory: SuiteFactory,

@@ -74,6 +74,7 @@ def _asked(s: Subject, owner: UUID, statement: str, arguments: str) -> set[str]:
     return _indexes(row[0][0]["Plan"])
 
 
+@pytest.mark.slow
 def test_the_values_of_a_metric_are_read_by_its_name_and_time(
     filled: tuple[Subject, UUID, UUID],
 ) -> None:
@@ -94,6 +95,7 @@ def test_the_values_of_a_metric_are_read_by_its_name_and_time(
     assert not [name for name in found if name.startswith("all of performance_metrics")]
 
 
+@pytest.mark.slow
 def test_a_workflows_runs_and_their_nodes_are_found_by_its_own_index(
     filled: tuple[Subject, UUID, UUID],
 ) -> None:
@@ -109,6 +111,7 @@ def test_a_workflows_runs_and_their_nodes_are_found_by_its_own_index(
         assert not {"all of node_executions", "all of workflow_executions"} & found
 
 
+@pytest.mark.slow
 def test_errors_are_grouped_from_the_tenants_newest(filled: tuple[Subject, UUID, UUID]) -> None:
     """I31."""
     s, owner, workflow = filled

@@ -567,6 +567,7 @@ async def test_a_deleted_schedule_takes_its_ticks_and_leaves_its_runs(
     assert [(1,)] == orchestra.rows("SELECT count(*) FROM workflow_executions")
 
 
+@pytest.mark.slow
 async def test_a_hundred_schedules_that_are_not_due_cost_nothing(orchestra: Orchestra) -> None:
     async with orchestra.running():
         made = await create(orchestra)

@@ -254,6 +254,7 @@ async def test_another_tenants_nodes_and_workflow_are_as_absent_ones(
         assert (said.code, said.reason) == (grpc.StatusCode.NOT_FOUND, "WORKFLOW_NOT_FOUND")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(90)
 async def test_a_large_workflow_goes_out_and_comes_back(client: Client) -> None:
     node = await client.node("def f(x: int = 0) -> int: return x")

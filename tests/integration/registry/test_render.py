@@ -61,6 +61,7 @@ async def test_either_an_id_or_a_definition_is_drawn(client: Client) -> None:
     assert (said.code, said.reason) == (grpc.StatusCode.NOT_FOUND, "WORKFLOW_NOT_FOUND")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 async def test_ten_thousand_nodes_are_drawn_as_text_and_refused_as_an_image(
     client: Client,

@@ -225,6 +225,7 @@ async def test_how_long_a_refusal_takes_tells_nothing(
     assert min(medians.values()) > 0.6 * max(medians.values()), medians
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_a_flood_of_sign_ins_is_refused_and_nobody_else_is_held_up(
     registry: Registry, database: Database

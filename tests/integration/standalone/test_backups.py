@@ -71,7 +71,15 @@ def test_a_backup_is_restored_and_what_must_hold_holds_in_the_copy(
         assert manifest.rows["files"] == 1
 
 
-@pytest.mark.parametrize("name", ["base.tar.gz", "files.jsonl.gz", MANIFEST, "bytes of a file"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base.tar.gz",
+        pytest.param("files.jsonl.gz", marks=pytest.mark.slow),
+        pytest.param(MANIFEST, marks=pytest.mark.slow),
+        pytest.param("bytes of a file", marks=pytest.mark.slow),
+    ],
+)
 def test_a_flipped_byte_is_found(place: Place, name: str) -> None:
     """F42, CP29: wherever it is, and the report says which file it was."""
     stored = place.add_file(b"kept " * 1000)
@@ -86,6 +94,7 @@ def test_a_flipped_byte_is_found(place: Place, name: str) -> None:
     assert any(told in problem for problem in report.problems), report.problems
 
 
+@pytest.mark.slow
 def test_what_was_signed_cannot_be_changed(place: Place) -> None:
     """A report that says more than was found is no report."""
     manifest = place.take()
@@ -149,6 +158,7 @@ def program(place: Place, *arguments: str, **env: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["backup_copies", "backup_before_manifest"])
 def test_a_backup_that_is_killed_is_none_and_leaves_nothing_for_the_next(
     place: Place, point: str
@@ -197,6 +207,7 @@ def test_two_at_once_are_refused(place: Place) -> None:
         place.take()
 
 
+@pytest.mark.slow
 def test_the_newest_are_kept_with_the_wal_and_files_that_they_need(place: Place) -> None:
     """The one that is proven stays, however old."""
     first = place.add_file(b"first")
@@ -215,6 +226,7 @@ def test_the_newest_are_kept_with_the_wal_and_files_that_they_need(place: Place)
     assert not (place.folder.files / f"{first}.gz").exists()
 
 
+@pytest.mark.slow
 def test_what_was_committed_after_a_backup_is_in_the_archive_within_seconds(place: Place) -> None:
     """The recovery point: what is in the copy was committed after the backup was taken."""
     place.take()

@@ -75,6 +75,7 @@ async def refused(code: grpc.StatusCode, reason: str) -> AsyncIterator[None]:
     assert any(reason.encode() in value for _, value in trailers if isinstance(value, bytes))
 
 
+@pytest.mark.slow
 async def test_backups_are_taken_and_proven_by_themselves_and_when_asked(
     kept: Telemetry, admin: factories.User
 ) -> None:

@@ -111,6 +111,7 @@ def _of_module(path: Path, name: str) -> Iterator[Read]:
             yield Read(f"{name}.{each.name}", code, raw, report, real, names, annotated)
 
 
+@pytest.mark.slow
 def test_what_is_fully_annotated_is_read_whole() -> None:
     annotated = [read for read in corpus() if read.annotated]
     assert len(annotated) >= FUNCTIONS_MIN
@@ -130,6 +131,7 @@ def test_what_could_not_be_read_is_explained_with_its_place() -> None:
     assert {code for read in corpus() for code in read.unread} <= {"TYPE_RECURSIVE"}
 
 
+@pytest.mark.slow
 def test_parameters_are_those_of_inspect_signature() -> None:
     for read in corpus():
         function = read.report.function

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from qflow.client.connection import Connection
-from qflow.errors import UnavailableError
+from qflow.errors import InternalError, UnavailableError
 from qflow.exceptions import QflowError
 from qflow.runner.v1 import (
     file_service_pb2,
@@ -66,7 +66,9 @@ class Files:
             try:
                 arrived = await self._write(path, upload_id, arrived, size_bytes, progress)
                 break
-            except UnavailableError:
+            except (UnavailableError, InternalError):
+                # INTERNAL: grpc's own word where the server ended the call while a part was being
+                # sent, whatever the server said; the next try hears that.
                 if attempt == _TRIES - 1:
                     raise
                 await asyncio.sleep(_PAUSE_S * 2**attempt)

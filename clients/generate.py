@@ -109,7 +109,9 @@ def _write_register(folder: Path) -> None:
             found
             for path in sorted(package.glob("*.pb.gw.go"))
             if _for_users(PROTOS / path.relative_to(folder).with_suffix("").with_suffix(""))
-            for found in re.findall(r"^func (Register\w+Handler)\(", path.read_text("utf-8"), re.MULTILINE)
+            for found in re.findall(
+                r"^func (Register\w+Handler)\(", path.read_text("utf-8"), re.MULTILINE
+            )
         ]
         imports.append(f'\t{service}v1 "qflow.dev/gateway/translate/qflow/{service}/v1"')
         entries = "".join(f"\t\t{service}v1.{name},\n" for name in names)

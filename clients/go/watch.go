@@ -58,7 +58,20 @@ func (client *Client) Watch(
 					return
 				}
 			}
-			cut := errors.Is(err, io.EOF) || status.Code(err) == codes.Unavailable
+			if errors.Is(err, io.EOF) {
+				// It may have been over at the revision that the watch goes on after.
+				var now *orchestratorv1.GetExecutionResponse
+				now, err = stub.GetExecution(ctx, &orchestratorv1.GetExecutionRequest{
+					ExecutionId: executionID, View: orchestratorv1.ExecutionView_EXECUTION_VIEW_BASIC,
+				})
+				if err == nil && Final(now.GetExecution().GetStatus()) {
+					return
+				}
+			}
+			cut := err == nil || status.Code(err) == codes.Unavailable
+			if err == nil && away >= awayMax {
+				err = status.Error(codes.Unavailable, "the watch ends again and again")
+			}
 			if !cut || away >= awayMax {
 				yield(nil, err)
 				return

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -126,5 +127,14 @@ def answer(suite: Suite, arguments: Sequence[str]) -> str:
             case "describe":
                 return str(client.database.FindFileContainingSymbol(rest[2]).name)
             case _:
-                answers = client.call(verb, json.loads(options["-d"]))
+                answers = client.call(verb, as_read(json.loads(options["-d"])))
                 return "\n".join(json.dumps(each, indent=2, ensure_ascii=False) for each in answers)
+
+
+def as_read(request: dict[str, Any]) -> dict[str, Any]:
+    """Give a request as JSON has it: grpcurl alone takes a mask of fields as an object."""
+    if "update_mask" in request:
+        paths: list[str] = request["update_mask"]["paths"]
+        camel = [re.sub(r"_(.)", lambda found: found[1].upper(), path) for path in paths]
+        request["update_mask"] = ",".join(camel)
+    return request

@@ -152,12 +152,13 @@ void watch(const qflow::Client& client, const std::string& execution) {
     return seen == 0;
   }));
   std::cout << "watching again after revision " << seen << std::endl;
-  std::string output;
-  check(qflow::watch(client, execution, seen, [&](const auto& step) {
-    if (step.delta().execution().has_output_json()) output = step.delta().execution().output_json();
-    return true;
-  }));
-  const auto told = nlohmann::json::parse(output);
+  check(qflow::watch(client, execution, seen, [](const auto&) { return true; }));
+  orchestrator::GetExecutionRequest request;
+  request.set_execution_id(execution);
+  orchestrator::GetExecutionResponse ended;
+  const auto stub = orchestrator::ExecutionService::NewStub(client.orchestrator());
+  check(stub->GetExecution(client.context().get(), request, &ended));
+  const auto told = nlohmann::json::parse(ended.execution().output_json());
   const auto number = told.at("number").get<std::int64_t>();
   const auto text = told.at("text").get<std::string>();
   std::cout << "number: " << number << std::endl << "text: " << text << std::endl;

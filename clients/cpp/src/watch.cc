@@ -49,7 +49,16 @@ grpc::Status watch(const Client& client, const std::string& execution_id, std::i
         return grpc::Status::OK;
       }
     }
-    const auto cut = steps->Finish();
+    auto cut = steps->Finish();
+    if (cut.ok()) {
+      // It may have been over at the revision that the watch goes on after.
+      orchestrator::v1::GetExecutionRequest question;
+      question.set_execution_id(execution_id);
+      question.set_view(orchestrator::v1::EXECUTION_VIEW_BASIC);
+      orchestrator::v1::GetExecutionResponse now;
+      cut = stub->GetExecution(client.context().get(), question, &now);
+      if (cut.ok() && is_final(now.execution().status())) return cut;
+    }
     if (!cut.ok() && cut.error_code() != grpc::StatusCode::UNAVAILABLE) return cut;
     if (away >= kAwayMax) {
       return cut.ok() ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "the watch ends again and again") : cut;

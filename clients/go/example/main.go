@@ -151,21 +151,22 @@ func watch(ctx context.Context, client *qflow.Client, execution string) error {
 		}
 	}
 	fmt.Println("watching again after revision", seen)
-	var last *orchestratorv1.Execution
-	for step, err := range client.Watch(ctx, execution, seen) {
+	for _, err := range client.Watch(ctx, execution, seen) {
 		if err != nil {
 			return err
 		}
-		if now := step.GetDelta().GetExecution(); now != nil {
-			last = now
-		}
+	}
+	stub := orchestratorv1.NewExecutionServiceClient(client.Orchestrator)
+	ended, err := stub.GetExecution(ctx, &orchestratorv1.GetExecutionRequest{ExecutionId: execution})
+	if err != nil {
+		return err
 	}
 	var output struct {
 		Number int64  `json:"number"`
 		Text   string `json:"text"`
 	}
-	if err := json.Unmarshal([]byte(last.GetOutputJson()), &output); err != nil {
-		return fmt.Errorf("%v: %w", last, err)
+	if err := json.Unmarshal([]byte(ended.GetExecution().GetOutputJson()), &output); err != nil {
+		return fmt.Errorf("%v: %w", ended, err)
 	}
 	fmt.Println("number:", output.Number)
 	fmt.Println("text:", output.Text)

@@ -6,9 +6,9 @@ import dev.qflow.client.Options;
 import dev.qflow.client.Refusal;
 import dev.qflow.client.Watch;
 import dev.qflow.orchestrator.v1.ExecutionServiceGrpc;
+import dev.qflow.orchestrator.v1.GetExecutionRequest;
 import dev.qflow.orchestrator.v1.StartExecutionRequest;
 import dev.qflow.orchestrator.v1.StartExecutionResponse;
-import dev.qflow.orchestrator.v1.WatchExecutionResponse;
 import dev.qflow.registry.v1.Connection;
 import dev.qflow.registry.v1.CreateNodeRequest;
 import dev.qflow.registry.v1.CreateWorkflowRequest;
@@ -165,15 +165,12 @@ public final class Trip {
       }
     }
     OUT.println("watching again after revision " + seen);
-    String output = "{}";
     try (Watch steps = client.watch(execution, seen)) {
-      while (steps.hasNext()) {
-        WatchExecutionResponse step = steps.next();
-        if (step.getDelta().getExecution().hasOutputJson()) {
-          output = step.getDelta().getExecution().getOutputJson();
-        }
-      }
+      steps.forEachRemaining(step -> {});
     }
+    GetExecutionRequest request = GetExecutionRequest.newBuilder().setExecutionId(execution).build();
+    var stub = ExecutionServiceGrpc.newBlockingStub(client.orchestrator());
+    String output = stub.getExecution(request).getExecution().getOutputJson();
     JsonObject told = JsonParser.parseString(output).getAsJsonObject();
     long number = told.get("number").getAsBigInteger().longValueExact();
     String text = told.get("text").getAsString();

@@ -10,8 +10,8 @@ use qflow_client::{
     Client, Options, Refusal,
     qflow::{
         orchestrator::v1::{
-            StartExecutionRequest, execution::Output,
-            execution_service_client::ExecutionServiceClient, watch_execution_response::Event,
+            GetExecutionRequest, StartExecutionRequest, execution::Output,
+            execution_service_client::ExecutionServiceClient,
         },
         registry::v1::{
             Connection, CreateNodeRequest, CreateWorkflowRequest, SignInRequest,
@@ -155,15 +155,21 @@ async fn watch(client: &Client, execution: &str) -> Result<()> {
         }
     }
     println!("watching again after revision {seen}");
-    let mut output = String::new();
     let mut steps = pin!(client.watch(execution, seen));
     while let Some(step) = steps.next().await {
-        if let Some(Event::Delta(delta)) = step?.event {
-            if let Some(Output::OutputJson(json)) = delta.execution.and_then(|now| now.output) {
-                output = json;
-            }
-        }
+        step?;
     }
+    let request = GetExecutionRequest {
+        execution_id: execution.to_owned(),
+        ..Default::default()
+    };
+    let ended = ExecutionServiceClient::new(client.orchestrator.clone())
+        .get_execution(request)
+        .await?;
+    let Some(Output::OutputJson(output)) = ended.into_inner().execution.and_then(|now| now.output)
+    else {
+        return Err("the run failed".into());
+    };
     #[derive(Deserialize)]
     struct Told {
         number: i64,

@@ -7,8 +7,9 @@ use tonic::{Code, Status};
 use crate::{
     Client,
     qflow::orchestrator::v1::{
-        Execution, ExecutionStatus, WatchExecutionRequest, WatchExecutionResponse,
-        execution_service_client::ExecutionServiceClient, watch_execution_response::Event,
+        Execution, ExecutionStatus, ExecutionView, GetExecutionRequest, WatchExecutionRequest,
+        WatchExecutionResponse, execution_service_client::ExecutionServiceClient,
+        watch_execution_response::Event,
     },
 };
 
@@ -56,7 +57,20 @@ impl Client {
                                 return;
                             }
                         }
-                        Ok(None) => break Status::unavailable("the watch ended early"),
+                        Ok(None) => {
+                            // It may have been over at the revision that the watch goes on after.
+                            let request = GetExecutionRequest {
+                                execution_id: execution_id.clone(),
+                                view: ExecutionView::Basic.into(),
+                            };
+                            match stub.get_execution(request).await {
+                                Ok(now) if is_final(
+                                    now.get_ref().execution.as_ref().map(Execution::status).unwrap_or_default(),
+                                ) => return,
+                                Ok(_) => break Status::unavailable("the watch ends again and again"),
+                                Err(status) => break status,
+                            }
+                        }
                         Err(status) => break status,
                     }
                 };

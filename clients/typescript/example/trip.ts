@@ -104,13 +104,11 @@ async function watch(client: Client, execution: string): Promise<void> {
     if (seen > 0n) break;
   }
   console.log("watching again after revision", String(seen));
-  let output = "{}";
-  for await (const { event } of client.watch(execution, seen)) {
-    if (event.case === "delta" && event.value.execution?.output.case === "outputJson") {
-      output = event.value.execution.output.value;
-    }
-  }
-  const told = parse(output, undefined, (digits) => BigInt(digits)) as { number: bigint; text: string };
+  for await (const _ of client.watch(execution, seen));
+  const ended = await client.of(ExecutionService).getExecution({ executionId: execution });
+  const output = ended.execution?.output;
+  if (output?.case !== "outputJson") throw new Error("the run failed");
+  const told = parse(output.value, undefined, (digits) => BigInt(digits)) as { number: bigint; text: string };
   console.log("number:", String(told.number));
   console.log("text:", told.text);
   if (told.number !== NUMBER + 1n || told.text !== `${NAME}: ${NUMBER + 1n}`) {

@@ -2,7 +2,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 
 import type { Client } from "./client.js";
 import { isLost } from "./retries.js";
-import { ExecutionStatus } from "./gen/qflow/orchestrator/v1/execution_pb.js";
+import { ExecutionStatus, ExecutionView } from "./gen/qflow/orchestrator/v1/execution_pb.js";
 import { ExecutionService, type WatchExecutionResponse } from "./gen/qflow/orchestrator/v1/execution_service_pb.js";
 
 const PAUSE_MIN_MS = 100;
@@ -39,6 +39,9 @@ export async function* watch(
         const told = event.case === "snapshot" || event.case === "delta";
         if (told && isFinal(event.value.execution?.status)) return;
       }
+      // It may have been over at the revision that the watch goes on after.
+      const { execution } = await executions.getExecution({ executionId, view: ExecutionView.BASIC });
+      if (isFinal(execution?.status)) return;
     } catch (error) {
       if (!isLost(error) || client.closed) throw error;
       cut = error;

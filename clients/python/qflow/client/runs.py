@@ -146,6 +146,9 @@ class Run(Generic[R]):
                         execution = event.execution
                     if event.HasField("execution") or event.node_executions:
                         yield Change(execution, tuple(event.node_executions), revision)
+                if execution.status not in FINAL:
+                    # It may have been over at the revision that the watch goes on after.
+                    execution = await self.get()
             except UnavailableError as error:
                 failed = error
             if execution.status not in FINAL:  # cut off, or asked to go elsewhere

@@ -3,6 +3,8 @@ package dev.qflow.client;
 import dev.qflow.orchestrator.v1.Execution;
 import dev.qflow.orchestrator.v1.ExecutionServiceGrpc;
 import dev.qflow.orchestrator.v1.ExecutionStatus;
+import dev.qflow.orchestrator.v1.ExecutionView;
+import dev.qflow.orchestrator.v1.GetExecutionRequest;
 import dev.qflow.orchestrator.v1.WatchExecutionRequest;
 import dev.qflow.orchestrator.v1.WatchExecutionResponse;
 import io.grpc.Channel;
@@ -82,6 +84,10 @@ public final class Watch implements Iterator<WatchExecutionResponse>, AutoClosea
         if (steps.hasNext()) {
           return steps.next();
         }
+        if (isOver()) {
+          close();
+          return null;
+        }
       } catch (StatusRuntimeException error) {
         if (error.getStatus().getCode() != Status.Code.UNAVAILABLE) {
           throw error;
@@ -99,6 +105,17 @@ public final class Watch implements Iterator<WatchExecutionResponse>, AutoClosea
         throw Status.CANCELLED.withCause(stopped).asRuntimeException();
       }
     }
+  }
+
+  /** Asks whether the run was over at the revision that the watch goes on after. */
+  private boolean isOver() {
+    GetExecutionRequest request =
+        GetExecutionRequest.newBuilder()
+            .setExecutionId(executionId)
+            .setView(ExecutionView.EXECUTION_VIEW_BASIC)
+            .build();
+    return isFinal(
+        ExecutionServiceGrpc.newBlockingStub(channel).getExecution(request).getExecution().getStatus());
   }
 
   private Iterator<WatchExecutionResponse> open() {

@@ -297,9 +297,9 @@ async def test_a_stream_that_is_ended_while_its_first_message_is_written_is_told
     service.behaviors.stream = stream
     async with service.channel() as channel:
         call = service.stubs.grpc.KitTestServiceStub(channel).Count(service.pb.Note(), timeout=10)
+        await call.read()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            while await call.read():
-                pass
+            await call.read()
         await asyncio.wait_for(stopping[0], 10)
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     assert reason(caught.value) == "DRAINING"

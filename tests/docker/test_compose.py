@@ -218,9 +218,10 @@ def test_a_deployment_serves_survives_and_keeps_what_it_was_given(
         # What it may know came as files: whoever inspects the container reads no secret.
         secret = [each for each in container.attrs["Config"]["Env"] if "://qflow_" in each]
         assert [] == secret
-        code, owner = container.exec_run(["sh", "-c", "ls /run/qflow"])
-        logins = [each for each in owner.decode().split() if each.endswith("_DATABASE_URL")]
+        code, listed = container.exec_run(["ls", "/run/qflow"])
         assert 0 == code
+        assert isinstance(listed, bytes)
+        logins = [each for each in listed.decode().split() if each.endswith("_DATABASE_URL")]
         assert logins
         foreign = [name for name in SERVICES if name != service]
         assert not [each for each in logins if each.split("_")[1].lower() in foreign]

@@ -120,7 +120,9 @@ def project(
     daemon: docker.DockerClient, images: dict[str, str], wheels: Path, tmp_path: Path
 ) -> Iterator[Project]:
     override = tmp_path / "override.yaml"
-    offline = {"QFLOW_WHEELHOUSE": "/wheels", "QFLOW_PACKAGES_OFFLINE": "1"}
+    # What the base image says of an index holds for building alone.
+    nowhere = dict.fromkeys(["PIP_FIND_LINKS", "UV_FIND_LINKS"], "")
+    offline = {"QFLOW_WHEELHOUSE": "/wheels", "QFLOW_PACKAGES_OFFLINE": "1", **nowhere}
     runner = {"environment": offline, "volumes": [f"{wheels}:/wheels:ro"]}
     override.write_text(json.dumps({"services": {"runner": runner}}))
     ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))

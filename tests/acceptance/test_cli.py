@@ -261,7 +261,8 @@ def test_whoever_steers_a_run_reads_how_it_stands_as_json(qflow: Qflow, flows: P
     run = qflow("run", f"{flows}:lingering", "seconds=30", "--detach").stdout.strip()
     told = [json.loads(qflow(word, run, "--json").stdout) for word in ("pause", "resume", "cancel")]
     assert [run] * 3 == [each["id"] for each in told]
-    assert told[2]["status"] == "EXECUTION_STATUS_CANCELLED"
+    ended = json.loads(qflow("watch", run, "--json").stdout)
+    assert "EXECUTION_STATUS_CANCELLED" == ended["status"]
     drawn = json.loads(qflow("graph", f"{flows}:loud", "--json").stdout)
     assert {
         "nodes": ["shout", "shout_2"],

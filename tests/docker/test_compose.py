@@ -120,7 +120,9 @@ def project(
     daemon: docker.DockerClient, images: dict[str, str], wheels: Path, tmp_path: Path
 ) -> Iterator[Project]:
     override = tmp_path / "override.yaml"
-    offline = {"QFLOW_WHEELHOUSE": "/wheels", "QFLOW_PACKAGES_OFFLINE": "1"}
+    # What the base image says of an index holds for building alone.
+    nowhere = dict.fromkeys(["PIP_FIND_LINKS", "UV_FIND_LINKS"], "")
+    offline = {"QFLOW_WHEELHOUSE": "/wheels", "QFLOW_PACKAGES_OFFLINE": "1", **nowhere}
     runner = {"environment": offline, "volumes": [f"{wheels}:/wheels:ro"]}
     override.write_text(json.dumps({"services": {"runner": runner}}))
     ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
@@ -218,9 +220,10 @@ def test_a_deployment_serves_survives_and_keeps_what_it_was_given(
         # What it may know came as files: whoever inspects the container reads no secret.
         secret = [each for each in container.attrs["Config"]["Env"] if "://qflow_" in each]
         assert [] == secret
-        code, owner = container.exec_run(["sh", "-c", "ls /run/qflow"])
-        logins = [each for each in owner.decode().split() if each.endswith("_DATABASE_URL")]
+        code, listed = container.exec_run(["ls", "/run/qflow"])
         assert 0 == code
+        assert isinstance(listed, bytes)
+        logins = [each for each in listed.decode().split() if each.endswith("_DATABASE_URL")]
         assert logins
         foreign = [name for name in SERVICES if name != service]
         assert not [each for each in logins if each.split("_")[1].lower() in foreign]

@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import click
 import pytest
-import typer.main
 import yaml
-from qflow.cli.app import app
+from qflow.cli.app import main
 
 from services.standalone.cli import _parser as suite_parser
 
@@ -62,16 +60,9 @@ def starting(program: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-def parsed(arguments: list[str]) -> None:
-    """Read a command line of `qflow` as far as nothing is done yet."""
-    command: click.Command = typer.main.get_command(app)
-    context = click.Context(command, info_name="qflow")
-    while isinstance(command, click.Group):
-        _, found, arguments = command.resolve_command(context, arguments)
-        assert found is not None
-        command = found
-        context = click.Context(command, parent=context, info_name=command.name)
-    command.make_parser(context).parse_args(list(arguments))
+def is_read(arguments: list[str]) -> bool:
+    """Have `qflow` read a command line and do nothing: help is given once all options are known."""
+    return main([*arguments, "--help"]) == 0
 
 
 @pytest.mark.parametrize("page", _PROGRAMS)
@@ -100,11 +91,8 @@ def test_every_block_is_text_of_its_language(page: Path) -> None:
 def test_every_command_of_qflow_has_the_arguments_that_pages_give_it() -> None:
     found = starting("qflow")
     assert len(found) > 25
-    for page, arguments in found:
-        try:
-            parsed(arguments)
-        except click.UsageError as error:
-            pytest.fail(f"{page}: qflow {shlex.join(arguments)}: {error.format_message()}")
+    unread = [f"{page}: {shlex.join(words)}" for page, words in found if not is_read(words)]
+    assert [] == unread
 
 
 def test_every_command_of_the_suite_has_the_arguments_that_pages_give_it() -> None:
@@ -118,8 +106,8 @@ def test_every_command_of_the_suite_has_the_arguments_that_pages_give_it() -> No
 
 
 def test_a_command_that_there_is_not_is_found() -> None:
-    with pytest.raises(click.UsageError):
-        parsed(["run", "--wath"])
+    assert not is_read(["run", "order", "--wath"])
+    assert not is_read(["rnu", "order"])
 
 
 def test_every_target_of_make_that_a_page_names_is_there() -> None:

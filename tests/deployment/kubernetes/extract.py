@@ -57,7 +57,7 @@ def plain(schema: dict[str, Any], source: dict[str, Any], into: dict[str, Any]) 
         name = schema["$ref"].rpartition("/")[2]
         take(name, source, into)
         return {"$ref": f"#/definitions/{name}"}
-    found = {key: schema[key] for key in _KEPT if key in schema}
+    found: dict[str, Any] = {key: schema[key] for key in _KEPT if key in schema}
     if "properties" in schema:
         found["properties"] = {
             name: plain(each, source, into) for name, each in schema["properties"].items()

@@ -24,7 +24,7 @@ _SHORT: Final = "search_letters"
 # travel. They come in the list's order, so that the first of them mostly fill a page.
 #
 # By text: run by the engine's login, whose policy hides nothing and so keeps no operator from the
-# index. See migrations 0011 and 0039.
+# index. See migrations 0011 and 0036.
 _BY_TEXT: Final = """
     SELECT CASE WHEN count(*) <= $3
                 THEN COALESCE(array_agg(id ORDER BY key {direction}, id {direction}), '{{}}')

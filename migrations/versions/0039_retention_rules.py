@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0044"
-down_revision = "0043"
+revision = "0039"
+down_revision = "0038"
 
 _TENANT = "tenant_id = (SELECT current_tenant_id())"
 _WRITTEN = f"{_TENANT} AND (SELECT current_role_name()) IN ('admin', 'user')"

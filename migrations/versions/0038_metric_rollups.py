@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0043"
-down_revision = "0040"
+revision = "0038"
+down_revision = "0037"
 
 _TENANT = "tenant_id = (SELECT current_tenant_id())"
 _WRITTEN = f"{_TENANT} AND (SELECT current_role_name()) IN ('admin', 'user')"

@@ -14,8 +14,8 @@ from alembic import op
 
 from migrations.sql import run
 
-revision = "0040"
-down_revision = "0039"
+revision = "0037"
+down_revision = "0036"
 
 # Nodes and workflows that stand in a stored version, whoever owns it.
 _PLACES = "jsonb_path_query_array({of}nodes, '$[*].node_id')"

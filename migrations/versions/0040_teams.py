@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from migrations.sql import BORROW_GROUPS, RETURN_GROUPS, run
 
-revision = "0046"
-down_revision = "0044"
+revision = "0040"
+down_revision = "0039"
 
 _ROLE = "text NOT NULL CONSTRAINT {}_role_check CHECK (role IN ('admin', 'user', 'viewer'))"
 _ME = "(SELECT current_user_id())"

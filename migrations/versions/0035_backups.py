@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0038"
+revision = "0035"
 down_revision = "0034"
 
 _UP = ("GRANT SELECT, INSERT ON idempotency_keys TO qflow_telemetry",)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0047"
-down_revision = "0046"
+revision = "0041"
+down_revision = "0040"
 
 _TENANT = "tenant_id = (SELECT current_tenant_id())"
 _USER = "(SELECT current_user_id())"

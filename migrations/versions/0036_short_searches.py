@@ -14,8 +14,8 @@ from alembic import op
 
 from migrations.sql import run
 
-revision = "0039"
-down_revision = "0038"
+revision = "0036"
+down_revision = "0035"
 
 # Repeated as a whole where a migrator was killed while it built an index.
 _LETTERS = """

@@ -1128,7 +1128,10 @@ type AttemptDefinition struct {
 	// What its code may reach of the network.
 	Network v1.Network `protobuf:"varint,50,opt,name=network,proto3,enum=qflow.isolation.v1.Network" json:"network,omitempty"`
 	// Of EGRESS: the hosts that it may reach, of those that the runner's deployment allows; all of those when empty.
-	EgressHosts   []string `protobuf:"bytes,51,rep,name=egress_hosts,json=egressHosts,proto3" json:"egress_hosts,omitempty"`
+	EgressHosts []string `protobuf:"bytes,51,rep,name=egress_hosts,json=egressHosts,proto3" json:"egress_hosts,omitempty"`
+	// How many calls one interpreter serves at once; one when 0. Of an `async def` alone, and where its author is of the
+	// tenant.
+	Concurrency   int32 `protobuf:"varint,52,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1259,6 +1262,13 @@ func (x *AttemptDefinition) GetEgressHosts() []string {
 		return x.EgressHosts
 	}
 	return nil
+}
+
+func (x *AttemptDefinition) GetConcurrency() int32 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
 }
 
 // What one attempt may use, besides its time and memory; 0 is the default of each.
@@ -2182,7 +2192,7 @@ const file_qflow_orchestrator_v1_attach_service_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"B\n" +
 	"\rRunnerWelcome\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\"\xf0\x04\n" +
+	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\"\x92\x05\n" +
 	"\x11AttemptDefinition\x12\x1e\n" +
 	"\n" +
 	"definition\x18\x01 \x01(\x05R\n" +
@@ -2200,7 +2210,8 @@ const file_qflow_orchestrator_v1_attach_service_proto_rawDesc = "" +
 	"\x06limits\x18\x15 \x01(\v2$.qflow.orchestrator.v1.AttemptLimitsR\x06limits\x120\n" +
 	"\x14heartbeat_timeout_ms\x18\x1e \x01(\x03R\x12heartbeatTimeoutMs\x125\n" +
 	"\anetwork\x182 \x01(\x0e2\x1b.qflow.isolation.v1.NetworkR\anetwork\x12!\n" +
-	"\fegress_hosts\x183 \x03(\tR\vegressHosts\"\xbf\x01\n" +
+	"\fegress_hosts\x183 \x03(\tR\vegressHosts\x12 \n" +
+	"\vconcurrency\x184 \x01(\x05R\vconcurrency\"\xbf\x01\n" +
 	"\rAttemptLimits\x12%\n" +
 	"\x0ecpu_millicores\x18\x01 \x01(\x05R\rcpuMillicores\x12\x1c\n" +
 	"\tprocesses\x18\x02 \x01(\x05R\tprocesses\x12\x1d\n" +

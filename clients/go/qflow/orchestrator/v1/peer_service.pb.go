@@ -33,7 +33,9 @@ type ForwardCallRequest struct {
 	// Its request, as on the wire; below the 4 MiB that any message may have.
 	Request []byte `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`
 	// The digest of the token of the user who called: SHA-256, lower-case hexadecimal.
-	TokenDigest   string `protobuf:"bytes,3,opt,name=token_digest,json=tokenDigest,proto3" json:"token_digest,omitempty"`
+	TokenDigest string `protobuf:"bytes,3,opt,name=token_digest,json=tokenDigest,proto3" json:"token_digest,omitempty"`
+	// The team that the user acts for; empty where the user acts for themselves.
+	TenantId      string `protobuf:"bytes,4,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -85,6 +87,13 @@ func (x *ForwardCallRequest) GetRequest() []byte {
 func (x *ForwardCallRequest) GetTokenDigest() string {
 	if x != nil {
 		return x.TokenDigest
+	}
+	return ""
+}
+
+func (x *ForwardCallRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
 	}
 	return ""
 }
@@ -143,7 +152,9 @@ type ForwardStreamRequest struct {
 	// Its request, as on the wire; below the 4 MiB that any message may have.
 	Request []byte `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`
 	// The digest of the token of the user who called: SHA-256, lower-case hexadecimal.
-	TokenDigest   string `protobuf:"bytes,3,opt,name=token_digest,json=tokenDigest,proto3" json:"token_digest,omitempty"`
+	TokenDigest string `protobuf:"bytes,3,opt,name=token_digest,json=tokenDigest,proto3" json:"token_digest,omitempty"`
+	// The team that the user acts for; empty where the user acts for themselves.
+	TenantId      string `protobuf:"bytes,4,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -199,6 +210,13 @@ func (x *ForwardStreamRequest) GetTokenDigest() string {
 	return ""
 }
 
+func (x *ForwardStreamRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
 // One message of the answer.
 type ForwardStreamResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -249,21 +267,23 @@ var File_qflow_orchestrator_v1_peer_service_proto protoreflect.FileDescriptor
 
 const file_qflow_orchestrator_v1_peer_service_proto_rawDesc = "" +
 	"\n" +
-	"(qflow/orchestrator/v1/peer_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\"\x98\x01\n" +
+	"(qflow/orchestrator/v1/peer_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\"\xc2\x01\n" +
 	"\x12ForwardCallRequest\x12\"\n" +
 	"\x06method\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x06method\x12$\n" +
 	"\arequest\x18\x02 \x01(\fB\n" +
 	"\xbaH\az\x05\x18\x80\x80\xfc\x01R\arequest\x128\n" +
-	"\ftoken_digest\x18\x03 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\vtokenDigest\"1\n" +
+	"\ftoken_digest\x18\x03 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\vtokenDigest\x12(\n" +
+	"\ttenant_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\btenantId\"1\n" +
 	"\x13ForwardCallResponse\x12\x1a\n" +
-	"\bresponse\x18\x01 \x01(\fR\bresponse\"\x9a\x01\n" +
+	"\bresponse\x18\x01 \x01(\fR\bresponse\"\xc4\x01\n" +
 	"\x14ForwardStreamRequest\x12\"\n" +
 	"\x06method\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x06method\x12$\n" +
 	"\arequest\x18\x02 \x01(\fB\n" +
 	"\xbaH\az\x05\x18\x80\x80\xfc\x01R\arequest\x128\n" +
-	"\ftoken_digest\x18\x03 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\vtokenDigest\"3\n" +
+	"\ftoken_digest\x18\x03 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\vtokenDigest\x12(\n" +
+	"\ttenant_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\btenantId\"3\n" +
 	"\x15ForwardStreamResponse\x12\x1a\n" +
 	"\bresponse\x18\x01 \x01(\fR\bresponse2\x90\x02\n" +
 	"\vPeerService\x12{\n" +

@@ -669,7 +669,7 @@ type PlannedNode struct {
 	// How long it takes as a whole, with all elements of a map and all turns of a loop. Unset where that is not known.
 	Time *PlannedTime `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
 	// Whether its result is in the cache now, so that it would not run; `time` is then what that spares. Looked up for nodes
-	// of the workflow itself whose inputs are known before anything runs.
+	// whose inputs are known before anything runs. Of a sub-workflow's node: whether that is so wherever it is used.
 	CacheHit      bool `protobuf:"varint,6,opt,name=cache_hit,json=cacheHit,proto3" json:"cache_hit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -610,7 +610,8 @@ func (*ScheduleTiming_Interval) isScheduleTiming_Times() {}
 // Why a schedule could not start a run.
 type ScheduleError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A stable word, the one that StartExecution would have been refused with, or `OWNER_INACTIVE`.
+	// A stable word, the one that StartExecution would have been refused with, or `OWNER_INACTIVE`,
+	// or `OWNER_NOT_A_MEMBER` where its user has left the team.
 	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	// For people.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`

@@ -145,6 +145,70 @@ func (x *EdgeChange) GetAfter() *Connection {
 	return nil
 }
 
+// A schedule that starts the workflow at the version that was looked at.
+type ScheduleImpact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The schedule's id.
+	ScheduleId string `protobuf:"bytes,1,opt,name=schedule_id,json=scheduleId,proto3" json:"schedule_id,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Whether it starts nothing at present.
+	Paused        bool `protobuf:"varint,3,opt,name=paused,proto3" json:"paused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScheduleImpact) Reset() {
+	*x = ScheduleImpact{}
+	mi := &file_qflow_registry_v1_node_impact_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScheduleImpact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScheduleImpact) ProtoMessage() {}
+
+func (x *ScheduleImpact) ProtoReflect() protoreflect.Message {
+	mi := &file_qflow_registry_v1_node_impact_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScheduleImpact.ProtoReflect.Descriptor instead.
+func (*ScheduleImpact) Descriptor() ([]byte, []int) {
+	return file_qflow_registry_v1_node_impact_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ScheduleImpact) GetScheduleId() string {
+	if x != nil {
+		return x.ScheduleId
+	}
+	return ""
+}
+
+func (x *ScheduleImpact) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ScheduleImpact) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
 // One workflow in which the node stands.
 type WorkflowImpact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -164,14 +228,17 @@ type WorkflowImpact struct {
 	Edges []*EdgeChange `protobuf:"bytes,7,rep,name=edges,proto3" json:"edges,omitempty"`
 	// What would hinder it from being started and does not now, worst first: at most 100. A refuted edge tells the
 	// conversions that would mend it.
-	Findings      []*Finding `protobuf:"bytes,8,rep,name=findings,proto3" json:"findings,omitempty"`
+	Findings []*Finding `protobuf:"bytes,8,rep,name=findings,proto3" json:"findings,omitempty"`
+	// The schedules that start this version, be it the current one, by its number or by an alias, newest first: at most
+	// 100. Where the change breaks the workflow, what they start fails.
+	Schedules     []*ScheduleImpact `protobuf:"bytes,9,rep,name=schedules,proto3" json:"schedules,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WorkflowImpact) Reset() {
 	*x = WorkflowImpact{}
-	mi := &file_qflow_registry_v1_node_impact_proto_msgTypes[1]
+	mi := &file_qflow_registry_v1_node_impact_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -183,7 +250,7 @@ func (x *WorkflowImpact) String() string {
 func (*WorkflowImpact) ProtoMessage() {}
 
 func (x *WorkflowImpact) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_node_impact_proto_msgTypes[1]
+	mi := &file_qflow_registry_v1_node_impact_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -196,7 +263,7 @@ func (x *WorkflowImpact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkflowImpact.ProtoReflect.Descriptor instead.
 func (*WorkflowImpact) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_node_impact_proto_rawDescGZIP(), []int{1}
+	return file_qflow_registry_v1_node_impact_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *WorkflowImpact) GetWorkflowId() string {
@@ -255,6 +322,13 @@ func (x *WorkflowImpact) GetFindings() []*Finding {
 	return nil
 }
 
+func (x *WorkflowImpact) GetSchedules() []*ScheduleImpact {
+	if x != nil {
+		return x.Schedules
+	}
+	return nil
+}
+
 var File_qflow_registry_v1_node_impact_proto protoreflect.FileDescriptor
 
 const file_qflow_registry_v1_node_impact_proto_rawDesc = "" +
@@ -264,7 +338,12 @@ const file_qflow_registry_v1_node_impact_proto_rawDesc = "" +
 	"EdgeChange\x12\x14\n" +
 	"\x05place\x18\x01 \x01(\tR\x05place\x125\n" +
 	"\x06before\x18\x02 \x01(\v2\x1d.qflow.registry.v1.ConnectionR\x06before\x123\n" +
-	"\x05after\x18\x03 \x01(\v2\x1d.qflow.registry.v1.ConnectionR\x05after\"\xaf\x02\n" +
+	"\x05after\x18\x03 \x01(\v2\x1d.qflow.registry.v1.ConnectionR\x05after\"]\n" +
+	"\x0eScheduleImpact\x12\x1f\n" +
+	"\vschedule_id\x18\x01 \x01(\tR\n" +
+	"scheduleId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06paused\x18\x03 \x01(\bR\x06paused\"\xf0\x02\n" +
 	"\x0eWorkflowImpact\x12\x1f\n" +
 	"\vworkflow_id\x18\x01 \x01(\tR\n" +
 	"workflowId\x12\x12\n" +
@@ -274,7 +353,8 @@ const file_qflow_registry_v1_node_impact_proto_rawDesc = "" +
 	"\x06impact\x18\x05 \x01(\x0e2\x19.qflow.registry.v1.ImpactR\x06impact\x12\x16\n" +
 	"\x06places\x18\x06 \x03(\tR\x06places\x123\n" +
 	"\x05edges\x18\a \x03(\v2\x1d.qflow.registry.v1.EdgeChangeR\x05edges\x126\n" +
-	"\bfindings\x18\b \x03(\v2\x1a.qflow.registry.v1.FindingR\bfindings*Y\n" +
+	"\bfindings\x18\b \x03(\v2\x1a.qflow.registry.v1.FindingR\bfindings\x12?\n" +
+	"\tschedules\x18\t \x03(\v2!.qflow.registry.v1.ScheduleImpactR\tschedules*Y\n" +
 	"\x06Impact\x12\x16\n" +
 	"\x12IMPACT_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vIMPACT_NONE\x10\x01\x12\x13\n" +
@@ -295,25 +375,27 @@ func file_qflow_registry_v1_node_impact_proto_rawDescGZIP() []byte {
 }
 
 var file_qflow_registry_v1_node_impact_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_qflow_registry_v1_node_impact_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_qflow_registry_v1_node_impact_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_qflow_registry_v1_node_impact_proto_goTypes = []any{
 	(Impact)(0),            // 0: qflow.registry.v1.Impact
 	(*EdgeChange)(nil),     // 1: qflow.registry.v1.EdgeChange
-	(*WorkflowImpact)(nil), // 2: qflow.registry.v1.WorkflowImpact
-	(*Connection)(nil),     // 3: qflow.registry.v1.Connection
-	(*Finding)(nil),        // 4: qflow.registry.v1.Finding
+	(*ScheduleImpact)(nil), // 2: qflow.registry.v1.ScheduleImpact
+	(*WorkflowImpact)(nil), // 3: qflow.registry.v1.WorkflowImpact
+	(*Connection)(nil),     // 4: qflow.registry.v1.Connection
+	(*Finding)(nil),        // 5: qflow.registry.v1.Finding
 }
 var file_qflow_registry_v1_node_impact_proto_depIdxs = []int32{
-	3, // 0: qflow.registry.v1.EdgeChange.before:type_name -> qflow.registry.v1.Connection
-	3, // 1: qflow.registry.v1.EdgeChange.after:type_name -> qflow.registry.v1.Connection
+	4, // 0: qflow.registry.v1.EdgeChange.before:type_name -> qflow.registry.v1.Connection
+	4, // 1: qflow.registry.v1.EdgeChange.after:type_name -> qflow.registry.v1.Connection
 	0, // 2: qflow.registry.v1.WorkflowImpact.impact:type_name -> qflow.registry.v1.Impact
 	1, // 3: qflow.registry.v1.WorkflowImpact.edges:type_name -> qflow.registry.v1.EdgeChange
-	4, // 4: qflow.registry.v1.WorkflowImpact.findings:type_name -> qflow.registry.v1.Finding
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	5, // 4: qflow.registry.v1.WorkflowImpact.findings:type_name -> qflow.registry.v1.Finding
+	2, // 5: qflow.registry.v1.WorkflowImpact.schedules:type_name -> qflow.registry.v1.ScheduleImpact
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_qflow_registry_v1_node_impact_proto_init() }
@@ -328,7 +410,7 @@ func file_qflow_registry_v1_node_impact_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_qflow_registry_v1_node_impact_proto_rawDesc), len(file_qflow_registry_v1_node_impact_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -66,6 +66,7 @@ type NodeServiceClient interface {
 	CloneNode(ctx context.Context, in *CloneNodeRequest, opts ...grpc.CallOption) (*CloneNodeResponse, error)
 	// Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
 	// versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
+	// When it has been deleted for long and nothing that is kept refers to it any more, it goes for good.
 	//
 	// Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
 	DeleteNode(ctx context.Context, in *DeleteNodeRequest, opts ...grpc.CallOption) (*DeleteNodeResponse, error)
@@ -220,6 +221,7 @@ type NodeServiceServer interface {
 	CloneNode(context.Context, *CloneNodeRequest) (*CloneNodeResponse, error)
 	// Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
 	// versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
+	// When it has been deleted for long and nothing that is kept refers to it any more, it goes for good.
 	//
 	// Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
 	DeleteNode(context.Context, *DeleteNodeRequest) (*DeleteNodeResponse, error)

@@ -316,14 +316,18 @@ type Caller struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The user's id, a UUID.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// The tenant's id, a UUID. A user's personal tenant has the user's id.
+	// The tenant's id, a UUID. A user's personal tenant has the user's id; that of a team is the one that `qflow-tenant`
+	// in the metadata of the call names.
 	TenantId string `protobuf:"bytes,2,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// The user's email address.
 	Email string `protobuf:"bytes,3,opt,name=email,proto3" json:"email,omitempty"`
 	// The user's role in the tenant.
 	Role v1.Role `protobuf:"varint,4,opt,name=role,proto3,enum=qflow.auth.v1.Role" json:"role,omitempty"`
 	// Whether the user owns the deployment.
-	IsOwner       bool `protobuf:"varint,5,opt,name=is_owner,json=isOwner,proto3" json:"is_owner,omitempty"`
+	IsOwner bool `protobuf:"varint,5,opt,name=is_owner,json=isOwner,proto3" json:"is_owner,omitempty"`
+	// What the user is in the team that the call acts for; unspecified where it acts for the user. `role` is no more than
+	// either this or the account allows.
+	TeamRole      v1.Role `protobuf:"varint,6,opt,name=team_role,json=teamRole,proto3,enum=qflow.auth.v1.Role" json:"team_role,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -391,6 +395,13 @@ func (x *Caller) GetIsOwner() bool {
 		return x.IsOwner
 	}
 	return false
+}
+
+func (x *Caller) GetTeamRole() v1.Role {
+	if x != nil {
+		return x.TeamRole
+	}
+	return v1.Role(0)
 }
 
 // A session, without its token.
@@ -807,13 +818,14 @@ const file_qflow_registry_v1_session_service_proto_rawDesc = "" +
 	"\x11GetCallerResponse\x121\n" +
 	"\x06caller\x18\x01 \x01(\v2\x19.qflow.registry.v1.CallerR\x06caller\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"\x98\x01\n" +
+	"expireTime\"\xca\x01\n" +
 	"\x06Caller\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x14\n" +
 	"\x05email\x18\x03 \x01(\tR\x05email\x12'\n" +
 	"\x04role\x18\x04 \x01(\x0e2\x13.qflow.auth.v1.RoleR\x04role\x12\x19\n" +
-	"\bis_owner\x18\x05 \x01(\bR\aisOwner\"\xc6\x01\n" +
+	"\bis_owner\x18\x05 \x01(\bR\aisOwner\x120\n" +
+	"\tteam_role\x18\x06 \x01(\x0e2\x13.qflow.auth.v1.RoleR\bteamRole\"\xc6\x01\n" +
 	"\aSession\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\auser_id\x18\x02 \x01(\tR\x06userId\x12;\n" +
@@ -898,26 +910,27 @@ var file_qflow_registry_v1_session_service_proto_depIdxs = []int32{
 	6,  // 2: qflow.registry.v1.GetCallerResponse.caller:type_name -> qflow.registry.v1.Caller
 	14, // 3: qflow.registry.v1.GetCallerResponse.expire_time:type_name -> google.protobuf.Timestamp
 	15, // 4: qflow.registry.v1.Caller.role:type_name -> qflow.auth.v1.Role
-	14, // 5: qflow.registry.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	14, // 6: qflow.registry.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
-	7,  // 7: qflow.registry.v1.ListSessionsResponse.sessions:type_name -> qflow.registry.v1.Session
-	0,  // 8: qflow.registry.v1.SessionService.SignIn:input_type -> qflow.registry.v1.SignInRequest
-	2,  // 9: qflow.registry.v1.SessionService.SignOut:input_type -> qflow.registry.v1.SignOutRequest
-	4,  // 10: qflow.registry.v1.SessionService.GetCaller:input_type -> qflow.registry.v1.GetCallerRequest
-	8,  // 11: qflow.registry.v1.SessionService.ListSessions:input_type -> qflow.registry.v1.ListSessionsRequest
-	10, // 12: qflow.registry.v1.SessionService.RevokeSession:input_type -> qflow.registry.v1.RevokeSessionRequest
-	12, // 13: qflow.registry.v1.SessionService.RevokeAllSessions:input_type -> qflow.registry.v1.RevokeAllSessionsRequest
-	1,  // 14: qflow.registry.v1.SessionService.SignIn:output_type -> qflow.registry.v1.SignInResponse
-	3,  // 15: qflow.registry.v1.SessionService.SignOut:output_type -> qflow.registry.v1.SignOutResponse
-	5,  // 16: qflow.registry.v1.SessionService.GetCaller:output_type -> qflow.registry.v1.GetCallerResponse
-	9,  // 17: qflow.registry.v1.SessionService.ListSessions:output_type -> qflow.registry.v1.ListSessionsResponse
-	11, // 18: qflow.registry.v1.SessionService.RevokeSession:output_type -> qflow.registry.v1.RevokeSessionResponse
-	13, // 19: qflow.registry.v1.SessionService.RevokeAllSessions:output_type -> qflow.registry.v1.RevokeAllSessionsResponse
-	14, // [14:20] is the sub-list for method output_type
-	8,  // [8:14] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	15, // 5: qflow.registry.v1.Caller.team_role:type_name -> qflow.auth.v1.Role
+	14, // 6: qflow.registry.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	14, // 7: qflow.registry.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	7,  // 8: qflow.registry.v1.ListSessionsResponse.sessions:type_name -> qflow.registry.v1.Session
+	0,  // 9: qflow.registry.v1.SessionService.SignIn:input_type -> qflow.registry.v1.SignInRequest
+	2,  // 10: qflow.registry.v1.SessionService.SignOut:input_type -> qflow.registry.v1.SignOutRequest
+	4,  // 11: qflow.registry.v1.SessionService.GetCaller:input_type -> qflow.registry.v1.GetCallerRequest
+	8,  // 12: qflow.registry.v1.SessionService.ListSessions:input_type -> qflow.registry.v1.ListSessionsRequest
+	10, // 13: qflow.registry.v1.SessionService.RevokeSession:input_type -> qflow.registry.v1.RevokeSessionRequest
+	12, // 14: qflow.registry.v1.SessionService.RevokeAllSessions:input_type -> qflow.registry.v1.RevokeAllSessionsRequest
+	1,  // 15: qflow.registry.v1.SessionService.SignIn:output_type -> qflow.registry.v1.SignInResponse
+	3,  // 16: qflow.registry.v1.SessionService.SignOut:output_type -> qflow.registry.v1.SignOutResponse
+	5,  // 17: qflow.registry.v1.SessionService.GetCaller:output_type -> qflow.registry.v1.GetCallerResponse
+	9,  // 18: qflow.registry.v1.SessionService.ListSessions:output_type -> qflow.registry.v1.ListSessionsResponse
+	11, // 19: qflow.registry.v1.SessionService.RevokeSession:output_type -> qflow.registry.v1.RevokeSessionResponse
+	13, // 20: qflow.registry.v1.SessionService.RevokeAllSessions:output_type -> qflow.registry.v1.RevokeAllSessionsResponse
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_qflow_registry_v1_session_service_proto_init() }

@@ -1587,7 +1587,11 @@ type WorkflowNode struct {
 	Network v1.Network `protobuf:"varint,32,opt,name=network,proto3,enum=qflow.isolation.v1.Network" json:"network,omitempty"`
 	// Of EGRESS: the hosts that it may reach, `example.com`, `*.example.com` for all names below one, or `*`; with `:port`
 	// where it is neither 80 nor 443. Of those alone that the deployment allows, too; all of them when empty.
-	EgressHosts   []string `protobuf:"bytes,33,rep,name=egress_hosts,json=egressHosts,proto3" json:"egress_hosts,omitempty"`
+	EgressHosts []string `protobuf:"bytes,33,rep,name=egress_hosts,json=egressHosts,proto3" json:"egress_hosts,omitempty"`
+	// Of an `async def` that keeps its interpreter WARM and carries no files: how many of its calls one interpreter serves
+	// at once, at most 64; one after another when unset. What the place may use then holds for all of them together, and
+	// of what they used each is told an equal part. Calls of another tenant's node never meet.
+	Concurrency   int32 `protobuf:"varint,34,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1847,6 +1851,13 @@ func (x *WorkflowNode) GetEgressHosts() []string {
 		return x.EgressHosts
 	}
 	return nil
+}
+
+func (x *WorkflowNode) GetConcurrency() int32 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
 }
 
 type isWorkflowNode_Construct interface {
@@ -2897,7 +2908,7 @@ const file_qflow_registry_v1_workflow_proto_rawDesc = "" +
 	"\x04gpus\x18\x05 \x01(\x05B\t\xbaH\x06\x1a\x04\x18@(\x00R\x04gpus\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xda\x0f\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x87\x10\n" +
 	"\fWorkflowNode\x125\n" +
 	"\x02id\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_-]{0,62}$R\x02id\x12$\n" +
 	"\anode_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\x06nodeId\x12!\n" +
@@ -2932,7 +2943,8 @@ const file_qflow_registry_v1_workflow_proto_rawDesc = "" +
 	"\x06runner\x18\x1b \x01(\v2%.qflow.registry.v1.RunnerRequirementsR\x06runner\x12[\n" +
 	"\x11heartbeat_timeout\x18\x1c \x01(\v2\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x04\b\x80\xa3\x052\x05\x10\x80\xc2\xd7/R\x10heartbeatTimeout\x12?\n" +
 	"\anetwork\x18  \x01(\x0e2\x1b.qflow.isolation.v1.NetworkB\b\xbaH\x05\x82\x01\x02\x10\x01R\anetwork\x12\xa5\x01\n" +
-	"\fegress_hosts\x18! \x03(\tB\x81\x01\xbaH~\x92\x01{\x10d\"wru\x18\x84\x022p^(\\*|(\\*\\.)?[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*)(:[1-9][0-9]{0,4})?$R\vegressHostsB\v\n" +
+	"\fegress_hosts\x18! \x03(\tB\x81\x01\xbaH~\x92\x01{\x10d\"wru\x18\x84\x022p^(\\*|(\\*\\.)?[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*)(:[1-9][0-9]{0,4})?$R\vegressHosts\x12+\n" +
+	"\vconcurrency\x18\" \x01(\x05B\t\xbaH\x06\x1a\x04\x18@(\x00R\vconcurrencyB\v\n" +
 	"\tconstruct\"\x87\x04\n" +
 	"\n" +
 	"Connection\x12(\n" +

@@ -81,7 +81,8 @@ type WorkflowServiceClient interface {
 	// not be stored now: each node that the caller may not use is named.
 	CloneWorkflow(ctx context.Context, in *CloneWorkflowRequest, opts ...grpc.CallOption) (*CloneWorkflowResponse, error)
 	// Deletes a workflow, until it is undeleted. It is listed no more and cannot be started; runs that are under way go
-	// on. Deleting a deleted workflow changes nothing.
+	// on. Deleting a deleted workflow changes nothing. When it has been deleted for long and nothing that is kept refers
+	// to it any more, it goes for good.
 	DeleteWorkflow(ctx context.Context, in *DeleteWorkflowRequest, opts ...grpc.CallOption) (*DeleteWorkflowResponse, error)
 	// Takes a deletion back. Undeleting a workflow that is not deleted changes nothing.
 	//
@@ -264,7 +265,8 @@ type WorkflowServiceServer interface {
 	// not be stored now: each node that the caller may not use is named.
 	CloneWorkflow(context.Context, *CloneWorkflowRequest) (*CloneWorkflowResponse, error)
 	// Deletes a workflow, until it is undeleted. It is listed no more and cannot be started; runs that are under way go
-	// on. Deleting a deleted workflow changes nothing.
+	// on. Deleting a deleted workflow changes nothing. When it has been deleted for long and nothing that is kept refers
+	// to it any more, it goes for good.
 	DeleteWorkflow(context.Context, *DeleteWorkflowRequest) (*DeleteWorkflowResponse, error)
 	// Takes a deletion back. Undeleting a workflow that is not deleted changes nothing.
 	//

@@ -42,7 +42,7 @@ type QueryMetricsRequest struct {
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// How long a bucket is; the whole range where it is unset. At most 1,000 may fit the range.
 	BucketWidth *durationpb.Duration `protobuf:"bytes,6,opt,name=bucket_width,json=bucketWidth,proto3" json:"bucket_width,omitempty"`
-	// Which percentiles to give of each bucket, from 0 to 100. They are exact, between two values interpolated.
+	// Which percentiles to give of each bucket, from 0 to 100. Those that are exact are interpolated between two values.
 	Percentiles   []float64 `protobuf:"fixed64,7,rep,packed,name=percentiles,proto3" json:"percentiles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -131,9 +131,11 @@ func (x *QueryMetricsRequest) GetPercentiles() []float64 {
 type QueryMetricsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// By their start; those in which nothing was recorded are left out.
-	Buckets       []*MetricBucket `protobuf:"bytes,1,rep,name=buckets,proto3" json:"buckets,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Buckets []*MetricBucket `protobuf:"bytes,1,rep,name=buckets,proto3" json:"buckets,omitempty"`
+	// How far percentiles may be from the exact ones, as a part of their value: 0, or 0.01.
+	PercentileError float64 `protobuf:"fixed64,2,opt,name=percentile_error,json=percentileError,proto3" json:"percentile_error,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *QueryMetricsResponse) Reset() {
@@ -171,6 +173,13 @@ func (x *QueryMetricsResponse) GetBuckets() []*MetricBucket {
 		return x.Buckets
 	}
 	return nil
+}
+
+func (x *QueryMetricsResponse) GetPercentileError() float64 {
+	if x != nil {
+		return x.PercentileError
+	}
+	return 0
 }
 
 // What was recorded in one stretch of time.
@@ -1027,9 +1036,10 @@ const file_qflow_telemetry_v1_analytics_service_proto_rawDesc = "" +
 	"\bend_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12O\n" +
 	"\fbucket_width\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x8a\x8a\x0f2\x02\b\x01R\vbucketWidth\x12@\n" +
 	"\vpercentiles\x18\a \x03(\x01B\x1e\xbaH\x1b\x92\x01\x18\x10\n" +
-	"\"\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00R\vpercentiles\"R\n" +
+	"\"\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00R\vpercentiles\"}\n" +
 	"\x14QueryMetricsResponse\x12:\n" +
-	"\abuckets\x18\x01 \x03(\v2 .qflow.telemetry.v1.MetricBucketR\abuckets\"\xcb\x01\n" +
+	"\abuckets\x18\x01 \x03(\v2 .qflow.telemetry.v1.MetricBucketR\abuckets\x12)\n" +
+	"\x10percentile_error\x18\x02 \x01(\x01R\x0fpercentileError\"\xcb\x01\n" +
 	"\fMetricBucket\x129\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x14\n" +

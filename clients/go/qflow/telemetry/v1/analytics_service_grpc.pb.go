@@ -34,6 +34,11 @@ const (
 // rows, and by the time that the database may take, after which it is UNAVAILABLE with the reason `DATABASE_SLOW`.
 type AnalyticsServiceClient interface {
 	// Aggregates one metric over a range, in buckets of one width.
+	//
+	// Up to some 20,000 values are read one by one, and percentiles are exact. Of more, and of what is only kept summed
+	// up, minutes and hours are added up: counts, sums and extremes are as exact, percentiles are right to one hundredth
+	// of their value. Sums by the minute are kept for 90 days and by the hour for two years by default; of a range whose
+	// ends have no minutes any more, only its whole hours are counted.
 	QueryMetrics(ctx context.Context, in *QueryMetricsRequest, opts ...grpc.CallOption) (*QueryMetricsResponse, error)
 	// Tells how the executions of a workflow went that were created in a range, and how its nodes and edges did. It looks
 	// at the newest 10,000 of them; retention forgets older ones, so an answer may cover less than the range.
@@ -88,6 +93,11 @@ func (c *analyticsServiceClient) ListErrorGroups(ctx context.Context, in *ListEr
 // rows, and by the time that the database may take, after which it is UNAVAILABLE with the reason `DATABASE_SLOW`.
 type AnalyticsServiceServer interface {
 	// Aggregates one metric over a range, in buckets of one width.
+	//
+	// Up to some 20,000 values are read one by one, and percentiles are exact. Of more, and of what is only kept summed
+	// up, minutes and hours are added up: counts, sums and extremes are as exact, percentiles are right to one hundredth
+	// of their value. Sums by the minute are kept for 90 days and by the hour for two years by default; of a range whose
+	// ends have no minutes any more, only its whole hours are counted.
 	QueryMetrics(context.Context, *QueryMetricsRequest) (*QueryMetricsResponse, error)
 	// Tells how the executions of a workflow went that were created in a range, and how its nodes and edges did. It looks
 	// at the newest 10,000 of them; retention forgets older ones, so an answer may cover less than the range.

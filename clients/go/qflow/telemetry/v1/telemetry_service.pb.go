@@ -315,7 +315,11 @@ type ListErrorsRequest struct {
 	// The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only those of this run; empty for all.
-	ExecutionId   string `protobuf:"bytes,3,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	ExecutionId string `protobuf:"bytes,3,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	// Which of them, in the language of every list: fields `severity` (`info`, `warning`, `error`, `critical`; also
+	// compared by `>=` and its like), `error_type`, `exception_type`, `node` (its id within the workflow), `workflow`,
+	// `create_time`, and words of the message.
+	Filter        string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -367,6 +371,13 @@ func (x *ListErrorsRequest) GetPageToken() string {
 func (x *ListErrorsRequest) GetExecutionId() string {
 	if x != nil {
 		return x.ExecutionId
+	}
+	return ""
+}
+
+func (x *ListErrorsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
 	}
 	return ""
 }
@@ -796,12 +807,13 @@ const file_qflow_telemetry_v1_telemetry_service_proto_rawDesc = "" +
 	"metricUnit\x12!\n" +
 	"\fexecution_id\x18\x05 \x01(\tR\vexecutionId\x12;\n" +
 	"\vrecord_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"recordTime\"\x92\x01\n" +
+	"recordTime\"\xb4\x01\n" +
 	"\x11ListErrorsRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12.\n" +
-	"\fexecution_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\vexecutionId\"r\n" +
+	"\fexecution_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\vexecutionId\x12 \n" +
+	"\x06filter\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xd0\x0fR\x06filter\"r\n" +
 	"\x12ListErrorsResponse\x124\n" +
 	"\x06errors\x18\x01 \x03(\v2\x1c.qflow.telemetry.v1.ErrorLogR\x06errors\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa2\x03\n" +

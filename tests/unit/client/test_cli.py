@@ -76,7 +76,8 @@ async def test_ctrl_c_while_a_run_is_started_waits_for_its_id() -> None:
     await asyncio.sleep(0)
     assert not begun.done()
     answered.set()
-    assert ("the run", True) == await begun
+    found: tuple[Any, bool] = await begun
+    assert ("the run", True) == found
 
 
 async def test_a_start_that_nobody_answers_does_not_hold_whoever_leaves(

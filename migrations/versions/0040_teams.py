@@ -279,6 +279,7 @@ _GRANTS = (
     "GRANT SELECT ON tenant_members TO qflow_orchestrator_engine",
     # Whoever writes a row computes its entries in the index.
     "GRANT EXECUTE ON FUNCTION search_grams(uuid, text) TO qflow_auth",
+    "GRANT EXECUTE ON FUNCTION search_letters(uuid, text) TO qflow_auth",
     # What the functions read as their owner.
     "GRANT SELECT ON tenant_members, tenant_invitations, tenants TO qflow_auth",
 )
@@ -326,6 +327,7 @@ def downgrade() -> None:
     run(
         (
             "REVOKE EXECUTE ON FUNCTION search_grams(uuid, text) FROM qflow_auth",
+            "REVOKE EXECUTE ON FUNCTION search_letters(uuid, text) FROM qflow_auth",
             "REVOKE SELECT ON tenants FROM qflow_auth",
             "DROP POLICY tenants_auth_update ON tenants",
             """

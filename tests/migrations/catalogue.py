@@ -58,6 +58,7 @@ PREFIX_INDEXES: Final = """
       JOIN pg_class cb ON cb.oid = b.indexrelid AND cb.relam = ca.relam
       JOIN pg_class t ON t.oid = a.indrelid AND t.relnamespace = 'public'::regnamespace
      WHERE a.indpred IS NULL AND b.indpred IS NULL AND NOT a.indisunique
+       AND pg_get_expr(a.indexprs, t.oid) IS NOT DISTINCT FROM pg_get_expr(b.indexprs, t.oid)
        AND b.indkey::text || ' ' LIKE a.indkey::text || ' %%'
 """
 # All that a schema is, one line each: to hold two databases against each other.

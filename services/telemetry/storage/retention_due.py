@@ -118,6 +118,32 @@ _CACHED_RESULTS: Final[LiteralString] = """
 """
 # What may go is a question of its own, which the function answers; whoever asks undoes it.
 _PINS: Final[LiteralString] = "SELECT cleanup_unused_pins($2::interval, $1::integer + 1)"
+_DELETED_WORKFLOWS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM workflows w
+         WHERE w.deleted_at < clock_timestamp() - $2::interval
+           AND NOT EXISTS (SELECT FROM workflow_executions e WHERE e.workflow_id = w.id)
+           AND NOT EXISTS (
+               SELECT FROM workflow_versions v
+                WHERE jsonb_path_query_array(v.nodes, '$[*].node_id')
+                      @> jsonb_build_array(w.id::text)
+                  AND v.workflow_id <> w.id)
+         LIMIT $1::integer + 1) AS due
+"""
+_DELETED_NODES: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM python_nodes n
+         WHERE n.deleted_at < clock_timestamp() - $2::interval
+           AND NOT EXISTS (
+               SELECT FROM workflow_versions v
+                WHERE jsonb_path_query_array(v.nodes, '$[*].node_id')
+                      @> jsonb_build_array(n.id::text))
+           AND NOT EXISTS (
+               SELECT FROM python_node_versions p
+                 JOIN workflow_executions e ON e.node_version_id = p.id
+                WHERE p.node_id = n.id)
+         LIMIT $1::integer + 1) AS due
+"""
 _ENVIRONMENTS: Final[LiteralString] = """
     SELECT count(*) FROM (
         SELECT FROM environments
@@ -171,6 +197,8 @@ _STATEMENTS: Final[Mapping[str, LiteralString]] = {
     "event_deliveries": _EVENT_DELIVERIES,
     "cached_results": _CACHED_RESULTS,
     "pins": _PINS,
+    "deleted_workflows": _DELETED_WORKFLOWS,
+    "deleted_nodes": _DELETED_NODES,
     "environments": _ENVIRONMENTS,
     "retention_runs": _RETENTION_RUNS,
     "engine_members": _ENGINE_MEMBERS,

@@ -18,6 +18,8 @@ from services.standalone.process import wait_until
 from tests.support.suite import Suite
 
 _QUIET_S: Final = 30.0
+# Sandboxes that are ready for whoever comes, and are nobody's yet: one of the last shape stays.
+_SPARES: Final = 1
 
 _SLOTS: Final = """
     SELECT slot.id::text FROM limit_slots slot
@@ -52,7 +54,7 @@ def leaks(suite: Suite) -> dict[str, list[str]]:
             "members": _keys(db, _MEMBERS),
             "containers": [*_containers(suite, db)],
             "files": [*_files(suite.home.root / "files", db)],
-            "environments": [*_environments(db)],
+            "environments": [*_environments(suite.home.root / "environments", db)],
         }
     return {kind: keys for kind, keys in found.items() if keys}
 
@@ -74,7 +76,7 @@ def _containers(suite: Suite, db: psycopg.Connection) -> Iterator[str]:
     yield from _keys(db, _LOST_CONTAINERS)
     [(rows,)] = db.execute(_OPEN_CONTAINERS.encode()).fetchall()
     there = len(sandboxes(suite))
-    if rows != there:
+    if not rows <= there <= rows + _SPARES:
         yield f"{rows} open rows for {there} sandboxes"
 
 
@@ -110,10 +112,10 @@ def _files(root: Path, db: psycopg.Connection) -> Iterator[str]:
                 yield f"{key}: no row"
 
 
-def _environments(db: psycopg.Connection) -> Iterator[str]:
+def _environments(root: Path, db: psycopg.Connection) -> Iterator[str]:
     """One that is said to be ready is there."""
     for path in _keys(db, _READY):
-        if path and not Path(path).is_dir():
+        if path and not (root / path).is_dir():
             yield f"{path}: no folder"
 
 

@@ -21,6 +21,7 @@ from services.runner.gateways.sandbox.cgroups import CgroupHost, hand_down
 from services.runner.usecases.files import remove_deleted, remove_unknown
 from services.runner.usecases.membership import LeaseLost, Membership, Offer
 from services.runner.usecases.outputs import Outputs
+from services.standalone.process import wait_until
 from tests import factories
 from tests.support.database import Database
 
@@ -295,7 +296,8 @@ def test_what_a_killed_runner_left_is_reaped(tmp_path: Path) -> None:
     host = CgroupHost.detect(tmp_path)
     assert host is not None, "no control groups here"
     group = host.create("left", Limits())
-    with subprocess.Popen(["/bin/sleep", "600"]) as sleeper:
+    with subprocess.Popen(group.command(["/bin/sleep", "600"])) as sleeper:
+        wait_until(lambda: not group.entered or sleeper.pid in group.processes(), timeout_s=10)
         group.add(sleeper.pid)
         assert 1 <= host.reap()
         assert -9 == sleeper.wait(5)

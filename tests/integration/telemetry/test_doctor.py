@@ -281,6 +281,11 @@ def test_its_login_reads_every_table_but_those_of_accounts(sql: psycopg.Connecti
         "idempotency_keys",
         "service_tokens",
         "sign_in_attempts",
+        "secret_grants",
+        "secret_versions",
+        "secrets",
+        "tenant_invitations",
+        "tenant_members",
         "user_service_tokens",
         "user_sessions",
     } == {name for (name,) in unread}

@@ -145,6 +145,7 @@ def test_a_setting_out_of_its_limits_is_refused_wherever_it_comes_from(setting: 
         "retry.initial_delay": bound(retry=Retry(initial_delay_ms=-1)),
         "retry.factor": bound(retry=Retry(factor=float("nan"))),
         "retry.max_delay": bound(retry=Retry(max_delay_ms=10**12)),
+        "concurrency": bound(concurrency=65),
         "retry.jitter": bound(retry=Retry(jitter=1e99)),
     }[setting.name]  # type: ignore[attr-defined]
     faults = [each for each in checked(outside).findings if each.code == "SETTING_OUT_OF_BOUNDS"]

@@ -12,19 +12,20 @@ SOCKETS = Path("/tmp/s")
 
 
 def test_ports_follow_the_base_in_the_order_of_the_services() -> None:
-    planned = addresses.plan({"QFLOW_PORT_BASE": "42100"}, ports="fixed", sockets=SOCKETS)
+    # Below those that the kernel gives to whoever connects.
+    planned = addresses.plan({"QFLOW_PORT_BASE": "21300"}, ports="fixed", sockets=SOCKETS)
     assert planned.listen == {
-        "registry": "127.0.0.1:42101",
-        "orchestrator": "127.0.0.1:42102",
-        "runner": "127.0.0.1:42103",
-        "telemetry": "127.0.0.1:42104",
+        "registry": "127.0.0.1:21301",
+        "orchestrator": "127.0.0.1:21302",
+        "runner": "127.0.0.1:21303",
+        "telemetry": "127.0.0.1:21304",
     }
     assert planned.attach == "unix:/tmp/s/attach.sock"
     assert planned.metrics == {
-        "registry": "127.0.0.1:42111",
-        "orchestrator": "127.0.0.1:42112",
-        "runner": "127.0.0.1:42113",
-        "telemetry": "127.0.0.1:42114",
+        "registry": "127.0.0.1:21311",
+        "orchestrator": "127.0.0.1:21312",
+        "runner": "127.0.0.1:21313",
+        "telemetry": "127.0.0.1:21314",
     }
 
 
@@ -35,11 +36,11 @@ def test_automatic_ports_are_different_free_ones() -> None:
 
 def test_a_client_reaches_a_service_that_listens_everywhere_by_loopback() -> None:
     planned = addresses.plan(
-        {"QFLOW_REGISTRY_LISTEN": "0.0.0.0:42109"}, ports="auto", sockets=SOCKETS
+        {"QFLOW_REGISTRY_LISTEN": "0.0.0.0:21309"}, ports="auto", sockets=SOCKETS
     )
-    assert planned.client("registry") == "127.0.0.1:42109"
-    assert planned.env("registry")["QFLOW_REGISTRY_LISTEN"] == "0.0.0.0:42109"
-    assert planned.env("runner")["QFLOW_REGISTRY_ADDRESS"] == "127.0.0.1:42109"
+    assert planned.client("registry") == "127.0.0.1:21309"
+    assert planned.env("registry")["QFLOW_REGISTRY_LISTEN"] == "0.0.0.0:21309"
+    assert planned.env("runner")["QFLOW_REGISTRY_ADDRESS"] == "127.0.0.1:21309"
 
 
 def test_a_service_is_told_its_own_door_only() -> None:

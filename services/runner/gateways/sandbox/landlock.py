@@ -98,11 +98,15 @@ class LandlockHost:
         if uid is not None:
             rlimits["NPROC"] = spec.limits.processes
         read, write = _places(spec, own)
-        await sandbox.become_ready(
-            uid=uid,
-            rlimits=rlimits,
-            confine={"read": read, "write": write, "filter": self._filter},
-        )
+        try:
+            await sandbox.become_ready(
+                uid=uid,
+                rlimits=rlimits,
+                confine={"read": read, "write": write, "filter": self._filter},
+            )
+        except SandboxDied:
+            self._groups.forget(name)  # now, and not only when the loop comes to it
+            raise
         return sandbox
 
     async def living(self) -> set[UUID]:

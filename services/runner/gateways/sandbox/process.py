@@ -72,6 +72,7 @@ class SandboxProcess:
         self._members: list[int] = []
         self._usage = SandboxUsage()
         self._killed = False
+        self._releasing: asyncio.Future[None] | None = None
         stdout, stderr = self._output.write_ends
         argv, descriptors = command(self._channel.far_end.fileno())
         if cgroup is not None:
@@ -218,15 +219,13 @@ class SandboxProcess:
                 self._process.kill()
 
     async def _release(self) -> None:
+        """Remove the group once nobody is in it; whoever ends the sandbox waits for that."""
         self.usage()
         cgroup, self._cgroup = self._cgroup, None
-        if cgroup is None:
-            return
-        for _ in range(100):
-            if cgroup.remove():
-                return
-            cgroup.kill()
-            await asyncio.sleep(0.01)
+        if cgroup is not None:
+            self._releasing = asyncio.ensure_future(_remove(cgroup))
+        if self._releasing is not None:
+            await asyncio.shield(self._releasing)
 
     def _confine(self) -> None:
         """Put the agent in its control group, found from outside, before it reads user code."""
@@ -255,6 +254,14 @@ class SandboxProcess:
         self._channel.close()
         if not self._ended.done():
             self._ended.set_result(status)
+
+
+async def _remove(cgroup: Cgroup) -> None:
+    for _ in range(100):
+        if cgroup.remove():
+            return
+        cgroup.kill()
+        await asyncio.sleep(0.01)
 
 
 def _children(pid: int) -> Sequence[int]:

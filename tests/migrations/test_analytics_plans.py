@@ -11,6 +11,8 @@ import pytest
 from services.telemetry.storage import error_groups, metric_buckets, statistics
 from tests.migrations.subject import Subject
 
+pytestmark = pytest.mark.timeout(120)
+
 _RUNS = 20_000
 _SPAN = "now() - interval '2 days', now()"
 # A tenant of one workflow has the same runs in both.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 from uuid import UUID
@@ -13,7 +14,7 @@ from services.kit import crash
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, transaction
 from services.orchestrator.domain.shares import MemberState
-from services.orchestrator.engine.journal import Fence, FencedError
+from services.orchestrator.engine.journal import BROKEN, Fence, FencedError
 from services.orchestrator.storage import members, shards
 from services.orchestrator.storage.flush import ENGINE_FORMAT
 
@@ -24,6 +25,7 @@ FORMATS: Final = (ENGINE_FORMAT,)
 # that may be the database's doing; after a day it is fenced.
 _SILENT_AFTER_S: Final = 180.0
 _SILENT_MAX_S: Final = 86_400.0
+_ASK_AGAIN_S: Final = 0.2
 
 
 class Member:
@@ -49,6 +51,7 @@ class Member:
         self.epoch = 0
         self.live = False
         self.owned: frozenset[int] = frozenset()
+        self._certain_until_s = 0.0  # by the monotonic clock
         self._renewing = asyncio.Lock()
 
     async def join(self) -> None:
@@ -66,10 +69,27 @@ class Member:
             await self.renew()
         return Fence(self.id, self.epoch)
 
+    async def holds(self) -> bool:
+        """Whether no other member can have taken over: asked only where the lease may be over.
+
+        A process that stood still would otherwise go on in its last word, and give out what the
+        other has long had done. One that rests has given its lease back, and nothing to say.
+        """
+        while self.live and time.monotonic() >= self._certain_until_s:
+            try:
+                await self.renew()
+            except FencedError:
+                return False
+            except BROKEN as error:
+                log.warning("lease_not_certain", error=repr(error))
+                await asyncio.sleep(_ASK_AGAIN_S)
+        return True
+
     async def renew(self) -> None:
         """Renew the lease now. One that wakes has only the shards that nobody took meanwhile."""
         crash.reach("lease_renewed_before")
         async with self._renewing, transaction(self._pool) as db:
+            began_s = time.monotonic()
             if not await members.renew(db, self.id, self.epoch, self.ttl_s):
                 raise FencedError
             if not self.live:
@@ -77,6 +97,7 @@ class Member:
                 self.owned = await shards.owned(db, self.id)
                 await shards.tell(db, self.id)
             self.live = True
+            self._certain_until_s = began_s + self.ttl_s
         crash.reach("lease_renewed_after")
 
     async def rest(

@@ -100,7 +100,10 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
                 welcome=pb.RunnerWelcome(member_id=str(member.id), epoch=member.epoch)
             )
             while not stream.closed:
-                for frame in _frames(await stream.take()):
+                commands = await stream.take()
+                if not await member.holds():
+                    break
+                for frame in _frames(commands):
                     yield frame
             if reader.done():
                 await reader  # tells why, when it failed

@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from services.kit import crash
+from services.kit.errors import QflowError
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, transaction
 from services.orchestrator.domain.shares import MemberState
@@ -80,7 +82,7 @@ class Member:
                 await self.renew()
             except FencedError:
                 return False
-            except BROKEN as error:
+            except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
                 log.warning("lease_not_certain", error=repr(error))
                 await asyncio.sleep(_ASK_AGAIN_S)
         return True

@@ -231,12 +231,16 @@ async def test_a_container_hangs_on_no_network_that_could_be_pruned(
             limits=Limits(),
         )
     )
-    client = docker.from_env()
+
+    def networks() -> set[str]:
+        with contextlib.closing(docker.from_env()) as client:
+            container = client.containers.get(sandbox.name.partition(":")[2])
+            return set(container.attrs["NetworkSettings"]["Networks"])
+
     try:
-        container = client.containers.get(sandbox.name.partition(":")[2])
-        assert {"none"} == set(container.attrs["NetworkSettings"]["Networks"])
+        # Beside the loop, in which the relay works.
+        assert await asyncio.to_thread(networks) <= {"none"}
     finally:
-        client.close()
         await sandbox.kill()
         await host.close()
 

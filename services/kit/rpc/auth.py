@@ -124,7 +124,6 @@ class Authenticator:
 
     def forget(self, digest: str) -> None:
         """Forget a token at once, in this process: for whoever has just revoked it."""
-        self._known.pop(Credential(digest), None)
         for each in [known for known in self._known if known.digest == digest]:
             del self._known[each]
 

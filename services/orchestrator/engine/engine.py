@@ -14,7 +14,7 @@ import asyncpg
 import structlog
 
 from services.kit import traces
-from services.kit.errors import QflowError, ResourceExhausted, Unavailable
+from services.kit.errors import ResourceExhausted, Unavailable
 from services.kit.ids import uuid7
 from services.orchestrator.domain.cache_queue import Answer
 from services.orchestrator.domain.core import Core, EndedChild, Outcome
@@ -38,7 +38,7 @@ from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatu
 from services.orchestrator.engine.ended import Ended
 from services.orchestrator.engine.hub import Change, Hub
 from services.orchestrator.engine.journal import (
-    BROKEN,
+    DATABASE_FAULTS,
     Committed,
     Fence,
     FencedError,
@@ -181,7 +181,7 @@ class Engine:
                 await self.member.advance()
                 await self._rebuild()
                 break
-            except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+            except DATABASE_FAULTS as error:
                 log.warning("recovery_waits", error=repr(error))
             await asyncio.sleep(delay_s * random.uniform(0.5, 1))  # noqa: S311
             delay_s = min(delay_s * 2, _RECONNECT_MAX_S)
@@ -247,7 +247,7 @@ class Engine:
         self._settled.clear()
         try:
             loaded = await self._load(ids=[run_id])
-        except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+        except DATABASE_FAULTS as error:
             raise OutcomeUnknownError from error  # all is loaded again, once that is possible
         finally:
             self._loading = False

@@ -44,6 +44,8 @@ _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _TRANSIENT: Final = ("40", "53", "55", "57014")
 # The connection is gone or in disorder: whether the statement was carried out is not known.
 BROKEN: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+# Whatever the database may answer, or not: who can wait tries again.
+DATABASE_FAULTS: Final = (QflowError, asyncpg.PostgresError, *BROKEN)
 # Errors of one execution's rows: it is found and taken out, the others go on.
 _CULPABLE: Final = ("22", "23", flush.GUARD_MISSED)
 
@@ -274,7 +276,7 @@ class Journal:
             attempt += 1
             try:
                 fence = await self._ensure_live(again)
-            except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+            except DATABASE_FAULTS as error:
                 raise OutcomeUnknownError from error
             try:
                 statement = await self._statement(prepared.sql)

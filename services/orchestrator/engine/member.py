@@ -8,15 +8,13 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from uuid import UUID
 
-import asyncpg
 import structlog
 
 from services.kit import crash
-from services.kit.errors import QflowError
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, transaction
 from services.orchestrator.domain.shares import MemberState
-from services.orchestrator.engine.journal import BROKEN, Fence, FencedError
+from services.orchestrator.engine.journal import DATABASE_FAULTS, Fence, FencedError
 from services.orchestrator.storage import members, shards
 from services.orchestrator.storage.flush import ENGINE_FORMAT
 
@@ -82,7 +80,7 @@ class Member:
                 await self.renew()
             except FencedError:
                 return False
-            except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+            except DATABASE_FAULTS as error:
                 log.warning("lease_not_certain", error=repr(error))
                 await asyncio.sleep(_ASK_AGAIN_S)
         return True

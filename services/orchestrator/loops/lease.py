@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-import asyncpg
 import structlog
 
-from services.kit.errors import QflowError
 from services.kit.loops import pause, wait_either
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.engine.journal import BROKEN
+from services.orchestrator.engine.journal import DATABASE_FAULTS
 
 log = structlog.get_logger()
 
@@ -39,6 +37,6 @@ async def keep_lease(engine: Engine, stop: asyncio.Event) -> None:
                 continue
             if member.live:  # also while it is not known yet whether more comes
                 await member.renew()
-        except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+        except DATABASE_FAULTS as error:
             log.warning("lease_not_renewed", error=repr(error))
         await pause(stop, min(member.ttl_s / _HEARTBEATS_PER_TTL, _IDLE_AFTER_S))

@@ -10,12 +10,11 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from services.kit.errors import QflowError
 from services.kit.ids import uuid7
 from services.kit.loops import pause, wait_either
 from services.kit.pg import Pool, transaction
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.engine.journal import BROKEN
+from services.orchestrator.engine.journal import DATABASE_FAULTS
 from services.orchestrator.storage import limit_slots
 from services.orchestrator.storage.flush import FENCED
 from services.orchestrator.usecases.limits import read_limits
@@ -49,7 +48,7 @@ async def keep_limits(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
             engine.core.limited.ripen(engine.now())
             while await take_once(engine, pool):
                 pass
-        except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+        except DATABASE_FAULTS as error:
             log.warning("limits_not_kept", error=repr(error))
             engine.limits_wanted.set()
             if await pause(stop, _AGAIN_S):

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
-import asyncpg
 import structlog
 
-from services.kit.errors import QflowError
 from services.kit.loops import pause, wait_either
 from services.kit.pg import Pool, transaction
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.engine.journal import BROKEN
+from services.orchestrator.engine.journal import DATABASE_FAULTS
 from services.orchestrator.engine.streams import Demand
 from services.orchestrator.storage import shards
 from services.orchestrator.usecases.balance import look
@@ -31,7 +29,7 @@ async def keep_share(engine: Engine, stop: asyncio.Event) -> None:
         engine.shards.look.clear()
         try:
             wait_s = await _unless_stopped(engine, stop)
-        except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+        except DATABASE_FAULTS as error:
             log.warning("members_not_seen", error=repr(error))
             wait_s = _AGAIN_S
         await wait_either(engine.shards.look, stop, wait_s)
@@ -60,7 +58,7 @@ async def judge_strays(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
             continue
         try:
             await _judge(engine, pool, strays)
-        except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+        except DATABASE_FAULTS as error:
             log.warning("strays_not_judged", error=repr(error))
             for (runner, ref), token in strays.items():
                 engine.strays.add(runner, ref, token)

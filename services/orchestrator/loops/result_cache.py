@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-import asyncpg
 import structlog
 
-from services.kit.errors import QflowError
 from services.kit.loops import wait_either
 from services.kit.pg import Pool, transaction
 from services.orchestrator.domain.cache_queue import Answer
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.engine.journal import BROKEN
+from services.orchestrator.engine.journal import DATABASE_FAULTS
 from services.orchestrator.storage import cached_results
 
 log = structlog.get_logger()
@@ -40,7 +38,7 @@ async def answer_once(engine: Engine, pool: Pool) -> None:
     try:
         async with asyncio.timeout(_ASK_MAX_S), transaction(pool) as db:
             answers = await cached_results.find(db, asks)
-    except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+    except DATABASE_FAULTS as error:
         log.warning("cache_not_asked", error=repr(error))
         answers = [Answer(ask, None, None) for ask in asks]
     engine.cache_answered(answers)
@@ -56,5 +54,5 @@ async def keep_once(engine: Engine, pool: Pool) -> None:
     try:
         async with asyncio.timeout(_ASK_MAX_S), transaction(pool) as db:
             await cached_results.keep(db, kept)
-    except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+    except DATABASE_FAULTS as error:
         log.warning("results_not_cached", count=len(kept), error=repr(error))

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-import asyncpg
 import structlog
 
 from services.kit import crash
-from services.kit.errors import QflowError
 from services.kit.loops import pause, wait_either
 from services.kit.pg import Pool, transaction
 from services.orchestrator.domain.state import Failure
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.engine.journal import BROKEN
+from services.orchestrator.engine.journal import DATABASE_FAULTS
 from services.orchestrator.storage import definitions, members
 
 log = structlog.get_logger()
@@ -37,7 +35,7 @@ async def sweep_runners(engine: Engine, pool: Pool, stop: asyncio.Event) -> None
             return
         try:
             await sweep_once(engine, pool)
-        except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+        except DATABASE_FAULTS as error:
             log.warning("sweep_failed", error=repr(error))
 
 
@@ -71,7 +69,7 @@ async def watch_locks(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
         try:
             async with transaction(pool) as db:
                 locks = await definitions.get_locks(db, waiting)
-        except (QflowError, asyncpg.PostgresError, *BROKEN) as error:
+        except DATABASE_FAULTS as error:
             log.warning("locks_not_read", error=repr(error))
             continue
         for lock in locks:

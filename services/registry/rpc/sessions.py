@@ -9,10 +9,9 @@ from qflow.registry.v1 import session_service_pb2 as pb
 from qflow.registry.v1 import session_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import Caller, current_caller
-from services.kit.idempotency import Replayed
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
-from services.kit.rpc.request_key import request_key
+from services.kit.rpc.request_key import answered, request_key
 from services.registry.rpc.peers import peer_of
 from services.registry.rpc.user_codec import ROLES
 from services.registry.storage.sessions import Session
@@ -112,9 +111,7 @@ class SessionServicer(pb_grpc.SessionServiceServicer):
             codec.uuid_or_none(request.user_id, field="user_id"),
             key=request_key(request, "registry.RevokeAllSessions", _revoked),
         )
-        if isinstance(answer, Replayed):
-            return pb.RevokeAllSessionsResponse.FromString(answer.response)
-        return _revoked(answer)
+        return answered(pb.RevokeAllSessionsResponse, answer, _revoked)
 
 
 def _revoked(count: int) -> pb.RevokeAllSessionsResponse:

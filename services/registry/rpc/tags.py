@@ -11,11 +11,10 @@ from qflow.registry.v1 import tag_service_pb2 as pb
 from qflow.registry.v1 import tag_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
-from services.kit.idempotency import Replayed
 from services.kit.pg import Pool
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
-from services.kit.rpc.request_key import request_key
+from services.kit.rpc.request_key import answered, request_key
 from services.registry.domain.tags import AttachedTag
 from services.registry.rpc.tag_codec import attached_to_pb, tag_to_pb
 from services.registry.storage.tags import Tag
@@ -51,9 +50,7 @@ class TagServicer(pb_grpc.TagServiceServicer):
             key=request_key(request, "registry.CreateTag", created),
             validate_only=request.validate_only,
         )
-        if isinstance(answer, Replayed):
-            return pb.CreateTagResponse.FromString(answer.response)
-        return created(answer)
+        return answered(pb.CreateTagResponse, answer, created)
 
     async def GetTag(self, request: pb.GetTagRequest, context: Any) -> pb.GetTagResponse:
         """See the contract."""
@@ -100,9 +97,7 @@ class TagServicer(pb_grpc.TagServiceServicer):
             key=request_key(request, "registry.UpdateTag", updated),
             validate_only=request.validate_only,
         )
-        if isinstance(answer, Replayed):
-            return pb.UpdateTagResponse.FromString(answer.response)
-        return updated(answer)
+        return answered(pb.UpdateTagResponse, answer, updated)
 
     async def DeleteTag(self, request: pb.DeleteTagRequest, context: Any) -> pb.DeleteTagResponse:
         """See the contract."""
@@ -118,9 +113,7 @@ class TagServicer(pb_grpc.TagServiceServicer):
             _tag_id(request),
             key=request_key(request, "registry.DeleteTag", deleted),
         )
-        if isinstance(answer, Replayed):
-            return pb.DeleteTagResponse.FromString(answer.response)
-        return deleted(answer)
+        return answered(pb.DeleteTagResponse, answer, deleted)
 
     async def ChangeNodeTags(
         self, request: pb.ChangeNodeTagsRequest, context: Any
@@ -135,9 +128,7 @@ class TagServicer(pb_grpc.TagServiceServicer):
             remove=_ids(request.remove_tag_ids, "remove_tag_ids"),
             key=request_key(request, "registry.ChangeNodeTags", _node_changed),
         )
-        if isinstance(answer, Replayed):
-            return pb.ChangeNodeTagsResponse.FromString(answer.response)
-        return _node_changed(answer)
+        return answered(pb.ChangeNodeTagsResponse, answer, _node_changed)
 
     async def ChangeWorkflowTags(
         self, request: pb.ChangeWorkflowTagsRequest, context: Any
@@ -152,9 +143,7 @@ class TagServicer(pb_grpc.TagServiceServicer):
             remove=_ids(request.remove_tag_ids, "remove_tag_ids"),
             key=request_key(request, "registry.ChangeWorkflowTags", _workflow_changed),
         )
-        if isinstance(answer, Replayed):
-            return pb.ChangeWorkflowTagsResponse.FromString(answer.response)
-        return _workflow_changed(answer)
+        return answered(pb.ChangeWorkflowTagsResponse, answer, _workflow_changed)
 
 
 def _node_changed(attached: Sequence[AttachedTag]) -> pb.ChangeNodeTagsResponse:

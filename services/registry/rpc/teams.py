@@ -9,10 +9,9 @@ from qflow.registry.v1 import team_service_pb2 as pb
 from qflow.registry.v1 import team_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
-from services.kit.idempotency import Replayed
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
-from services.kit.rpc.request_key import request_key
+from services.kit.rpc.request_key import answered, request_key
 from services.registry.domain.teams import Invitation, Member, Team
 from services.registry.rpc.user_codec import ROLES, lifetime_from, role_from
 from services.registry.usecases import teams, transfers
@@ -40,9 +39,7 @@ class TeamServicer(pb_grpc.TeamServiceServicer):
             request.name,
             key=request_key(request, "registry.CreateTeam", _created),
         )
-        if isinstance(answer, Replayed):
-            return pb.CreateTeamResponse.FromString(answer.response)
-        return _created(answer)
+        return answered(pb.CreateTeamResponse, answer, _created)
 
     async def GetTeam(self, request: pb.GetTeamRequest, context: Any) -> pb.GetTeamResponse:
         """See the contract."""
@@ -72,9 +69,7 @@ class TeamServicer(pb_grpc.TeamServiceServicer):
             etag=request.etag,
             key=request_key(request, "registry.UpdateTeam", _updated),
         )
-        if isinstance(answer, Replayed):
-            return pb.UpdateTeamResponse.FromString(answer.response)
-        return _updated(answer)
+        return answered(pb.UpdateTeamResponse, answer, _updated)
 
     async def InviteTeamMember(
         self, request: pb.InviteTeamMemberRequest, context: Any
@@ -89,9 +84,7 @@ class TeamServicer(pb_grpc.TeamServiceServicer):
             lifetime=lifetime_from(request, teams.INVITATION),
             key=request_key(request, "registry.InviteTeamMember", _invited),
         )
-        if isinstance(answer, Replayed):
-            return pb.InviteTeamMemberResponse.FromString(answer.response)
-        return _invited(answer)
+        return answered(pb.InviteTeamMemberResponse, answer, _invited)
 
     async def ListTeamInvitations(
         self, request: pb.ListTeamInvitationsRequest, context: Any
@@ -149,9 +142,7 @@ class TeamServicer(pb_grpc.TeamServiceServicer):
             codec.uuid_from(request.invitation_id, field="invitation_id"),
             key=request_key(request, "registry.AcceptTeamInvitation", _joined),
         )
-        if isinstance(answer, Replayed):
-            return pb.AcceptTeamInvitationResponse.FromString(answer.response)
-        return _joined(answer)
+        return answered(pb.AcceptTeamInvitationResponse, answer, _joined)
 
     async def ListTeamMembers(
         self, request: pb.ListTeamMembersRequest, context: Any
@@ -183,9 +174,7 @@ class TeamServicer(pb_grpc.TeamServiceServicer):
             etag=request.etag,
             key=request_key(request, "registry.UpdateTeamMember", _changed),
         )
-        if isinstance(answer, Replayed):
-            return pb.UpdateTeamMemberResponse.FromString(answer.response)
-        return _changed(answer)
+        return answered(pb.UpdateTeamMemberResponse, answer, _changed)
 
     async def RemoveTeamMember(
         self, request: pb.RemoveTeamMemberRequest, context: Any
@@ -240,9 +229,7 @@ class TeamServicer(pb_grpc.TeamServiceServicer):
             etag=request.etag,
             key=request_key(request, "registry.TransferWorkflow", _moved),
         )
-        if isinstance(answer, Replayed):
-            return pb.TransferWorkflowResponse.FromString(answer.response)
-        return _moved(answer)
+        return answered(pb.TransferWorkflowResponse, answer, _moved)
 
 
 def _team_id(request: Any) -> UUID:

@@ -8,9 +8,8 @@ from qflow.registry.v1 import template_service_pb2 as pb
 from qflow.registry.v1 import template_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
-from services.kit.idempotency import Replayed
 from services.kit.rpc import codec
-from services.kit.rpc.request_key import request_key
+from services.kit.rpc.request_key import answered, request_key
 from services.registry.rpc.sizes import check_answerable
 from services.registry.rpc.workflow_codec import workflow_to_pb
 from services.registry.usecases.templates import create_from_template
@@ -40,9 +39,7 @@ class TemplateServicer(pb_grpc.TemplateServiceServicer):
             validate_only=request.validate_only,
             guard=_answerable,
         )
-        if isinstance(answer, Replayed):
-            return pb.CreateWorkflowFromTemplateResponse.FromString(answer.response)
-        return _made(answer)
+        return answered(pb.CreateWorkflowFromTemplateResponse, answer, _made)
 
 
 def _answerable(answer: WorkflowAnswer) -> None:

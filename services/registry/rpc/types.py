@@ -8,10 +8,9 @@ from qflow.registry.v1 import type_service_pb2 as pb
 from qflow.registry.v1 import type_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
-from services.kit.idempotency import Replayed
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
-from services.kit.rpc.request_key import request_key
+from services.kit.rpc.request_key import answered, request_key
 from services.registry.rpc.sizes import check_answerable
 from services.registry.rpc.type_codec import (
     comparison_to_pb,
@@ -65,9 +64,7 @@ class TypeServicer(pb_grpc.TypeServiceServicer):
             validate_only=request.validate_only,
             guard=_answerable,
         )
-        if isinstance(answer, Replayed):
-            return pb.CreateCustomTypeResponse.FromString(answer.response)
-        return _created(answer)
+        return answered(pb.CreateCustomTypeResponse, answer, _created)
 
     async def GetCustomType(
         self, request: pb.GetCustomTypeRequest, context: Any
@@ -109,9 +106,7 @@ class TypeServicer(pb_grpc.TypeServiceServicer):
             validate_only=request.validate_only,
             guard=_answerable,
         )
-        if isinstance(answer, Replayed):
-            return pb.UpdateCustomTypeResponse.FromString(answer.response)
-        return _updated(answer)
+        return answered(pb.UpdateCustomTypeResponse, answer, _updated)
 
     async def DeleteCustomType(
         self, request: pb.DeleteCustomTypeRequest, context: Any

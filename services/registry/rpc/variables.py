@@ -9,11 +9,10 @@ from qflow.registry.v1 import variable_service_pb2_grpc as pb_grpc
 from qflow.types import expression, to_text
 
 from services.kit.caller import current_caller
-from services.kit.idempotency import Replayed
 from services.kit.pg import Pool
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
-from services.kit.rpc.request_key import request_key
+from services.kit.rpc.request_key import answered, request_key
 from services.registry.storage.variables import Variable
 from services.registry.usecases import variables
 from services.registry.usecases.variables import Given
@@ -43,9 +42,7 @@ class VariableServicer(pb_grpc.VariableServiceServicer):
             key=request_key(request, "registry.SetVariable", _was_set),
             validate_only=request.validate_only,
         )
-        if isinstance(answer, Replayed):
-            return pb.SetVariableResponse.FromString(answer.response)
-        return _was_set(answer)
+        return answered(pb.SetVariableResponse, answer, _was_set)
 
     async def GetVariable(
         self, request: pb.GetVariableRequest, context: Any

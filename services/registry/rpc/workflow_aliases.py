@@ -8,10 +8,9 @@ from qflow.registry.v1 import workflow_alias_service_pb2 as pb
 from qflow.registry.v1 import workflow_alias_service_pb2_grpc as pb_grpc
 
 from services.kit.caller import current_caller
-from services.kit.idempotency import Replayed
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
-from services.kit.rpc.request_key import request_key
+from services.kit.rpc.request_key import answered, request_key
 from services.registry.storage.workflow_aliases import Alias, Change
 from services.registry.usecases import workflow_aliases as aliases
 from services.registry.usecases.workflow_aliases import Expected
@@ -45,9 +44,7 @@ class WorkflowAliasServicer(pb_grpc.WorkflowAliasServiceServicer):
             key=request_key(request, "registry.SetWorkflowAlias", _was_set),
             validate_only=request.validate_only,
         )
-        if isinstance(answer, Replayed):
-            return pb.SetWorkflowAliasResponse.FromString(answer.response)
-        return _was_set(answer)
+        return answered(pb.SetWorkflowAliasResponse, answer, _was_set)
 
     async def RollbackWorkflowAlias(
         self, request: pb.RollbackWorkflowAliasRequest, context: Any
@@ -61,9 +58,7 @@ class WorkflowAliasServicer(pb_grpc.WorkflowAliasServiceServicer):
             expected=Expected(etag=request.etag),
             key=request_key(request, "registry.RollbackWorkflowAlias", _rolled_back),
         )
-        if isinstance(answer, Replayed):
-            return pb.RollbackWorkflowAliasResponse.FromString(answer.response)
-        return _rolled_back(answer)
+        return answered(pb.RollbackWorkflowAliasResponse, answer, _rolled_back)
 
     async def DeleteWorkflowAlias(
         self, request: pb.DeleteWorkflowAliasRequest, context: Any

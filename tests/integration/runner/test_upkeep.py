@@ -291,14 +291,23 @@ def test_a_key_is_two_uuids_or_nothing(tmp_path: Path, key: str) -> None:
         FileStore(tmp_path).read(key, size_bytes=0, sha256="")
 
 
+def is_named(pid: int, name: str) -> bool:
+    return name == Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 def test_what_a_killed_runner_left_is_reaped(tmp_path: Path) -> None:
     """I19, R31: processes and groups."""
     host = CgroupHost.detect(tmp_path)
     assert host is not None, "no control groups here"
     group = host.create("left", Limits())
     with subprocess.Popen(group.command(["/bin/sleep", "600"])) as sleeper:
-        wait_until(lambda: not group.entered or sleeper.pid in group.processes(), timeout_s=10)
-        group.add(sleeper.pid)
+        try:
+            # It steps into one hierarchy after the other, and is the command itself after the last.
+            wait_until(lambda: is_named(sleeper.pid, "sleep"), timeout_s=10)
+            group.add(sleeper.pid)
+        except BaseException:
+            sleeper.kill()
+            raise
         assert 1 <= host.reap()
         assert -9 == sleeper.wait(5)
     host.reap()

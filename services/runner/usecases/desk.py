@@ -42,6 +42,8 @@ from services.runner.usecases.trace import Trace
 log = structlog.get_logger()
 
 _TIMEOUT_DEFAULT_S: Final = 600.0
+# Of attempts that are over: an orchestrator that stood still may ask for one that another has settled.
+_SETTLED_MAX: Final = 10_000
 
 # Stores outputs that are too large to travel: (request, outputs) -> where they lie.
 StoreOutputs = Callable[[AttemptRequest, Sequence[tuple[str, bytes]]], Awaitable[FileReference]]
@@ -97,6 +99,7 @@ class Desk:
         self._running: dict[UUID, Attempt] = {}
         self._owners: dict[UUID, Session] = {}
         self._finished: dict[UUID, Finished] = {}
+        self._settled_by: dict[UUID, tuple[int, str]] = {}  # token and orchestrator, oldest first
         self._sessions: list[Session] = []
         self._grant_epoch = 0
         self._pace = Pace()
@@ -146,9 +149,9 @@ class Desk:
         for definition in frame.definitions:
             session.definitions[definition.number] = definition
         for ref, token in frame.acks:
-            self._forget(ref, token)
+            self._settle(session, ref, token)
         for ref, token in frame.superseded:
-            self._forget(ref, token)
+            self._settle(session, ref, token)
             self._abandon(ref, token)
         for owned in frame.owners:
             self._own(session, owned)
@@ -224,6 +227,8 @@ class Desk:
             self._abandon(ref, running.request.token)
         definition = session.definitions.get(assignment.definition)
         reason = self._reason_to_decline(session, definition)
+        if self._is_settled(session, ref, token):
+            reason = "settled"
         if reason or definition is None:
             self._send(session, Declined(ref, token, reason))
             return
@@ -362,13 +367,23 @@ class Desk:
             session.outgoing.declines.append(answer)
         session.ready.set()
 
-    def _forget(self, ref: UUID, token: int) -> None:
+    def _settle(self, session: Session, ref: UUID, token: int) -> None:
+        """Keep a result no longer, and know who has it: its orchestrator wrote that down first."""
+        self._settled_by.pop(ref, None)
+        self._settled_by[ref] = token, session.member
+        if len(self._settled_by) > _SETTLED_MAX:
+            del self._settled_by[next(iter(self._settled_by))]
         finished = self._finished.get(ref)
         if finished is not None and finished.token <= token:
             del self._finished[ref]
             for session in self._sessions:
                 session.offered.discard(ref)
             self._settled.set()
+
+    def _is_settled(self, session: Session, ref: UUID, token: int) -> bool:
+        """Whether another orchestrator has the result: who asks lost its run, and does not know."""
+        settled_token, member = self._settled_by.get(ref, (-1, ""))
+        return token <= settled_token and session.member != member
 
     def _abandon(self, ref: UUID, token: int) -> None:
         """End an attempt whose result nobody wants."""

@@ -189,6 +189,29 @@ async def test_the_same_assignment_again_runs_once(desk: Desk, attempts: Scripte
     assert [7, 7] == sent(session)
 
 
+async def test_what_another_orchestrator_has_settled_is_not_run_again_for_one_that_stood_still(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    """F7, I10: its last word, said before it stood still, may come after the other's."""
+    stopped = desk.open_session(no_values)
+    stopped.member = "a"
+    other = desk.open_session(no_values)
+    other.member = "b"
+    for settled in (Incoming(acks=[(REF, 7)]), Incoming(superseded=[(REF, 7)])):
+        desk.take(other, assign(REF, 7))
+        await settle()
+        attempts.begun.pop(7).set_result(Outcome())
+        await settle()
+        desk.take(other, settled)
+        desk.take(stopped, assign(REF, 7))
+        await settle()
+        assert {} == attempts.begun
+        assert ["settled"] == [each.reason for each in stopped.take_outgoing().declines]
+    desk.take(stopped, assign(REF, 8))
+    await settle()
+    assert [8] == list(attempts.begun)
+
+
 async def test_a_higher_token_ends_the_attempt_before_it(
     desk: Desk, attempts: ScriptedAttempts
 ) -> None:

@@ -985,7 +985,7 @@ type AttemptDecline struct {
 	// The attempt's token.
 	Token int64 `protobuf:"varint,2,opt,name=token,proto3" json:"token,omitempty"`
 	// Why: `over_grant`, `draining`, `python_missing`, `tier_missing`, `network_missing`,
-	// `inputs_missing`.
+	// `inputs_missing`, or `settled`: another orchestrator has its result.
 	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

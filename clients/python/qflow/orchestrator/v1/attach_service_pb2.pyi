@@ -552,7 +552,7 @@ class AttemptDecline(_message.Message):
     """The attempt's token."""
     reason: _builtins.str
     """Why: `over_grant`, `draining`, `python_missing`, `tier_missing`, `network_missing`,
-    `inputs_missing`.
+    `inputs_missing`, or `settled`: another orchestrator has its result.
     """
     def __init__(
         self,

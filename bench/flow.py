@@ -19,7 +19,9 @@ import grpc
 import psycopg
 from qflow.orchestrator.v1 import execution_pb2
 from qflow.orchestrator.v1 import execution_service_pb2 as executions_pb
+from qflow.orchestrator.v1 import run_service_pb2 as runs_pb
 from qflow.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
+from qflow.orchestrator.v1.run_service_pb2_grpc import RunServiceStub
 from qflow.registry.v1 import node_service_pb2 as nodes_pb
 from qflow.registry.v1 import workflow_pb2
 from qflow.registry.v1 import workflow_service_pb2 as workflows_pb
@@ -30,6 +32,7 @@ from tests.support.suite import Suite
 
 if TYPE_CHECKING:
     from qflow.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceAsyncStub
+    from qflow.orchestrator.v1.run_service_pb2_grpc import RunServiceAsyncStub
 
 # Backends tell what they committed at most once a second.
 _STATISTICS_S: Final = 1.5
@@ -48,6 +51,7 @@ class Flow:
     suite: Suite
     registry: grpc.aio.Channel
     executions: ExecutionServiceAsyncStub
+    runs: RunServiceAsyncStub
 
     async def node(self, code: str) -> str:
         """Create a node from source; returns its id."""
@@ -102,13 +106,17 @@ class Flow:
         """Run it to its end and give its output."""
         return await self.result(await self.start(workflow_id, x))
 
+    async def execute(self, workflow_id: str, x: int) -> int:
+        """Run it to its end in one call and give its output."""
+        answer = await self.runs.ExecuteWorkflow(
+            runs_pb.ExecuteWorkflowRequest(start=_start(workflow_id, x)), timeout=60
+        )
+        assert answer.done
+        return _output(answer.execution)
+
     async def start(self, workflow_id: str, x: int) -> str:
         """Start it; returns the execution's id."""
-        started = await self.executions.StartExecution(
-            executions_pb.StartExecutionRequest(
-                workflow_id=workflow_id, input_json=json.dumps({"x": x})
-            )
-        )
+        started = await self.executions.StartExecution(_start(workflow_id, x))
         return started.execution.id
 
     async def all_over(self, workflow_id: str) -> None:
@@ -132,9 +140,7 @@ class Flow:
         request = executions_pb.WaitExecutionRequest(execution_id=execution_id)
         while not (answer := await self.executions.WaitExecution(request, timeout=60)).done:
             pass
-        execution = answer.execution
-        assert execution.status == execution_pb2.EXECUTION_STATUS_COMPLETED, execution
-        return int(json.loads(execution.output_json)["o"])
+        return _output(answer.execution)
 
     def sandboxes(self) -> dict[str, int]:
         """Count the sandboxes that ran, by tier."""
@@ -157,6 +163,17 @@ class Flow:
         return int(row[0]), int(row[1])
 
 
+def _start(workflow_id: str, x: int) -> executions_pb.StartExecutionRequest:
+    return executions_pb.StartExecutionRequest(
+        workflow_id=workflow_id, input_json=json.dumps({"x": x})
+    )
+
+
+def _output(execution: execution_pb2.Execution) -> int:
+    assert execution.status == execution_pb2.EXECUTION_STATUS_COMPLETED, execution
+    return int(json.loads(execution.output_json)["o"])
+
+
 @asynccontextmanager
 async def running(env: Mapping[str, str] = MappingProxyType({})) -> AsyncIterator[Flow]:
     """Start a suite on a folder of its own, with durability on as always."""
@@ -165,7 +182,7 @@ async def running(env: Mapping[str, str] = MappingProxyType({})) -> AsyncIterato
     try:
         suite.start()
         async with suite.channel("registry") as registry, suite.channel("orchestrator") as channel:
-            yield Flow(suite, registry, ExecutionServiceStub(channel))
+            yield Flow(suite, registry, ExecutionServiceStub(channel), RunServiceStub(channel))
     finally:
         suite.stop()
         shutil.rmtree(folder, ignore_errors=True)

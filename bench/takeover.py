@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -64,6 +65,6 @@ async def _killed(flow: Flow, workflow_id: str, x: int) -> float:
     assert row is not None
     assert row[0] is not None, "the run was over before the kill"
     async with flow.suite.channel("orchestrator") as channel:
-        result = await Flow(flow.suite, flow.registry, ExecutionServiceStub(channel)).result(run)
+        result = await replace(flow, executions=ExecutionServiceStub(channel)).result(run)
     assert result == x + _NODES, result
     return float(row[0]) - killed_at

@@ -17,7 +17,8 @@ from services.kit import traces
 from services.kit.errors import ResourceExhausted, Unavailable
 from services.kit.ids import uuid7
 from services.orchestrator.domain.cache_queue import Answer
-from services.orchestrator.domain.core import Core, EndedChild, Outcome
+from services.orchestrator.domain.children import EndedChild
+from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.limits import Claim, Demand, Limit
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.partly import Partly

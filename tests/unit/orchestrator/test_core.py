@@ -20,7 +20,7 @@ from services.orchestrator.domain.rows import (
     SupersededCommand,
     Transition,
 )
-from services.orchestrator.domain.state import NO_USAGE, Failure, Run
+from services.orchestrator.domain.state import ENGINE_ERROR, NO_USAGE, Failure, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.rpc.attach import _outcome
 from services.orchestrator.storage import flush
@@ -221,6 +221,16 @@ def limited(plan: Plan, **limits: int) -> Plan:
     """A plan whose first place has limits."""
     place = replace(plan.places[0], **limits)  # type: ignore[arg-type]
     return replace(plan, places=(place, *plan.places[1:]))
+
+
+def test_the_row_of_a_run_that_was_broken_off_says_so_also_when_it_is_cancelled_then() -> None:
+    """Who loads it again must begin nothing of what would close it."""
+    core = new_core((ONE, 1))
+    run = start(core, plan_of([], 1))
+    [broken] = core.break_off(run.id, Failure(error_type=ENGINE_ERROR, message="it cannot"))
+    [cancelled] = core.cancel(run.id)
+    for t in (broken, cancelled):
+        assert [ENGINE_ERROR] == [each.error_type for each in t.run_changes]
 
 
 def test_what_no_runner_takes_in_its_time_fails() -> None:

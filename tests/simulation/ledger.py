@@ -58,6 +58,7 @@ class Ledger:
         script = world.scripts[request.execution_id][request.node_id]
         chance = world.chance
         if world.declining and chance.random() < 0.3:
+            self.begun[ref, token] -= 1  # nothing of it has: the same may be given out again
             return Act("decline", 0.0)
         self._under_way[ref][token] = incarnation
         if row["delivery_count"] < script.kills and runner.alive:

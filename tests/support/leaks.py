@@ -6,15 +6,17 @@ The doctor's questions are about the database alone; these hold it against proce
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import psutil
 import psycopg
 
 from services.standalone.process import wait_until
+from tests.support.invariants import broken
 from tests.support.suite import Suite
 
 _QUIET_S: Final = 30.0
@@ -65,6 +67,19 @@ def settled(
     """Give what is still left when there was time for all that goes by itself."""
     wait_until(lambda: not look(suite), timeout_s=_QUIET_S)
     return look(suite)
+
+
+def examined(suite: Suite) -> dict[str, Any]:
+    """Give what the doctor finds broken on a suite and what leaked there, once all is quiet."""
+    deadline = time.monotonic() + _QUIET_S
+    while (found := _broken_and_leaked(suite)) and time.monotonic() < deadline:
+        time.sleep(0.25)  # an examination is no cheap question
+    return found
+
+
+def _broken_and_leaked(suite: Suite) -> dict[str, Any]:
+    with suite.sql() as db:
+        return {**broken(db), **leaks(suite)}
 
 
 def _keys(db: psycopg.Connection, query: str) -> list[str]:

@@ -145,5 +145,5 @@ async def _is_there(dependency: Dependency) -> bool:
         return False
 
 
-def _status(serves: bool) -> HealthCheckResponse.ServingStatus.ValueType:  # noqa: FBT001
+def _status(serves: bool) -> Any:  # noqa: FBT001
     return HealthCheckResponse.SERVING if serves else HealthCheckResponse.NOT_SERVING

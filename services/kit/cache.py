@@ -67,6 +67,10 @@ class Cache:
         """Tell how often there was a value, and how often there was none or nobody to ask."""
         return self._hits, self._misses
 
+    async def answers(self) -> bool:
+        """Tell whether Redis is there; also while it is not asked because it was away."""
+        return self._redis is not None and bool(await self._ask(self._redis.ping()))
+
     async def close(self) -> None:
         """Close the connections."""
         if self._redis is not None:

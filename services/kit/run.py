@@ -15,7 +15,6 @@ from typing import Final
 
 import structlog
 import uvloop
-from grpc_health.v1 import health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from services.kit import env as settings
@@ -25,6 +24,7 @@ from services.kit.audit import Recorder
 from services.kit.figures import Figures
 from services.kit.rpc import tls
 from services.kit.rpc.auth import Authenticator
+from services.kit.rpc.health import Dependency, Health
 from services.kit.rpc.server import BoundServer, Listener, Servicer, open_server
 from services.kit.rpc.tally import Calls
 from services.kit.scrape import address_of, scraped
@@ -59,6 +59,8 @@ class App:
     loops: Sequence[Loop] = ()
     # What it tells of itself to whoever scrapes it.
     figures: Sequence[Figures] = ()
+    # What it leans on, as grpc.health tells.
+    dependencies: Sequence[Dependency] = ()
     # Called once after health says NOT_SERVING and before calls are ended; bounded by 25 s.
     on_drain: Callable[[], Awaitable[None]] | None = None
     # Called last, when no call and no loop runs any more.
@@ -130,7 +132,7 @@ async def _run(name: str, build: Build, env: Mapping[str, str]) -> int:
 async def _serve(
     name: str, app: App, stop: asyncio.Event, env: Mapping[str, str], started: float
 ) -> None:
-    probe = health.aio.HealthServicer()
+    probe = Health(name, app.dependencies)
     await probe.set("", HealthCheckResponse.NOT_SERVING)
     metrics_address = address_of(env, name)
     calls = None if metrics_address is None else Calls()
@@ -158,8 +160,7 @@ async def _serve(
         try:
             for server in servers:
                 await server.start()
-            await probe.set("", HealthCheckResponse.SERVING)
-            await probe.set(f"qflow.{name}", HealthCheckResponse.SERVING)
+            await probe.start(service for server in servers for service in server.services)
             log.info(
                 "service_started",
                 addresses=[server.address for server in servers],
@@ -178,9 +179,7 @@ async def _run_loop(loop: Loop, stop: asyncio.Event) -> None:
     await loop(stop)
 
 
-async def _drain(
-    app: App, servers: Sequence[BoundServer], probe: health.aio.HealthServicer
-) -> None:
+async def _drain(app: App, servers: Sequence[BoundServer], probe: Health) -> None:
     """Say that no new work is taken, let go of it, let calls end."""
     ends_at = time.monotonic() + DRAIN_MAX_S
     log.info("service_draining")

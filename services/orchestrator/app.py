@@ -42,6 +42,7 @@ from services.kit.figures import caches, pools
 from services.kit.listen import listen
 from services.kit.pg import open_pool, prepare_connection
 from services.kit.rpc.auth import Authenticator
+from services.kit.rpc.health import database
 from services.kit.run import App, Loop, listener
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import BROKEN, FencedError
@@ -212,6 +213,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 partial(_until_fenced, partial(keep_limits, engine, engine_pool)),
                 partial(keep_cache, engine, engine_pool),
             ],
+            dependencies=[database(engine_pool)],
             figures=[
                 partial(figures_of, engine),
                 pools({"api": api_pool, "engine": engine_pool}),

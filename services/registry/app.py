@@ -31,6 +31,7 @@ from services.kit.figures import caches, pools
 from services.kit.pg import Pool, open_pool
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.channel import open_channel
+from services.kit.rpc.health import Dependency, database
 from services.kit.rpc.server import Servicer
 from services.kit.run import App, listener, run_service
 from services.registry.gateways.definition_cache import DefinitionCache
@@ -107,9 +108,11 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             forget_member=authenticator.forget_member,
         )
         redis = cache = None
+        leaned_on = [database(pool)]
         if settings.redis_url is not None:
             redis = Cache(settings.redis_url)
             stack.push_async_callback(redis.close)
+            leaned_on.append(Dependency("redis", redis.answers, essential=False))
             cache = DefinitionCache(redis, settings.service_token)
         reading, answers = Reading(pool, cache), recent_answers()
         asked = {"tokens": authenticator.asked, "answers": answers.asked}
@@ -169,6 +172,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             recorder=Recorder(engine_pool, "registry"),
             servicers=[forgetting(each, answers) for each in servicers],
             loops=[partial(make_locks, locks)],
+            dependencies=leaned_on,
             figures=[
                 pools({"api": pool, "auth": auth_pool, "engine": engine_pool}),
                 caches(asked),

@@ -37,6 +37,7 @@ from services.kit.listen import listen
 from services.kit.pg import Pool, open_pool
 from services.kit.pythons import find_pythons
 from services.kit.rpc.auth import Authenticator
+from services.kit.rpc.health import database, disk
 from services.kit.run import App, Loop, listener
 from services.runner.domain.frames import Machine
 from services.runner.domain.limits import Limits, ProbeCheck, Tier, meets
@@ -302,6 +303,7 @@ async def _runner(
                 (add_PackageRuleServiceServicer_to_server, PackageRuleServicer(api_pool)),
                 (add_SecretServiceServicer_to_server, SecretServicer(secrets)),
             ],
+            dependencies=[database(engine_pool), disk(settings.home)],
             figures=[
                 partial(figures_of, desk, pool, environments, slots=settings.slots),
                 pools({"api": api_pool, "engine": engine_pool}),

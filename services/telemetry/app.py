@@ -20,6 +20,7 @@ from services.kit.figures import caches, pools
 from services.kit.listen import listen
 from services.kit.pg import open_pool
 from services.kit.rpc.auth import Authenticator
+from services.kit.rpc.health import database, disk
 from services.kit.run import App
 from services.telemetry.gateways.backup_program import BackupProgram
 from services.telemetry.gateways.machine import Machine
@@ -36,6 +37,7 @@ from services.telemetry.rpc.servicer import TelemetryServicer
 from services.telemetry.rpc.tails import TailServicer
 from services.telemetry.settings import Settings
 from services.telemetry.usecases.backups import Backups
+from services.telemetry.usecases.condition import Condition
 from services.telemetry.usecases.doctor import Doctor
 from services.telemetry.usecases.figures import Work
 from services.telemetry.usecases.retention import Retention
@@ -75,6 +77,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         statement_timeout_s=_DOCTOR_STATEMENT_TIMEOUT_S,
     )
     authenticator, work, stirred = Authenticator(pool), Work(), asyncio.Event()
+    condition = Condition()
     retention = Retention(pool, maint, settings.keep, work)
     backups = Backups(pool, BackupProgram(env), settings.backups)
     async with pool, maint, doctor:
@@ -91,8 +94,10 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 (add_RetentionServiceServicer_to_server, RetentionServicer(retention)),
                 (add_TailServiceServicer_to_server, TailServicer(pool)),
             ],
+            dependencies=[database(pool), disk(settings.home)],
             figures=[
                 work.figures,
+                condition.figures,
                 backups.figures,
                 pools({"api": pool, "maint": maint, "doctor": doctor}),
                 caches({"tokens": authenticator.asked}),
@@ -121,6 +126,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     sample_health,
                     maint,
                     Machine(settings.home),
+                    condition,
                     interval_s=settings.health_interval_s,
                 ),
                 partial(

@@ -73,5 +73,5 @@ async def test_what_is_told_follows_the_conventions_of_prometheus(suite: Suite) 
 # Few values each, and none that says who somebody is: no id of a run, a tenant or a user.
 _LABELS: Final = {
     *("service", "method", "code", "pool", "state", "cache", "status", "reason"),
-    *("outcome", "subject", "le"),
+    *("outcome", "subject", "table", "le"),
 }

@@ -32,6 +32,8 @@ from tests.support.suite import Suite
 pytestmark = [pytest.mark.timeout(120)]
 SERVICES = ("registry", "orchestrator", "runner", "telemetry")
 OPEN = {"grpc.health.v1.Health", V1, V1ALPHA}
+# Rows of files whose bytes nobody ever asks for.
+PLANTS = {"files"}
 _SCHEDULE = {"name": "s", "timing": {"cron": {"expression": "0 0 1 1 *"}}}
 _SUBSCRIPTION = {
     "name": "s",

@@ -8,15 +8,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.leaks import examined
 from tests.support.suite import Suite
 
 # Leases that lapse soon, so that a fault test waits seconds.
 QUICK = {"QFLOW_LEASE_TTL_S": "3"}
 
 SuiteFactory = Callable[..., Suite]
+_SHARED = pytest.StashKey[Suite | None]()
+_KNOWN = pytest.StashKey[dict[str, list[Any]]]()
 
 
 def discard(folder: Path) -> None:
@@ -27,14 +31,46 @@ def discard(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _the_suite_is_examined(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What the tests of a module did to the shared suite left nothing behind, and broke nothing.
+
+    A module says in `PLANTS` which kinds of leaks it makes on purpose. What one module has left
+    is not held against those after it.
+    """
+    stash = request.session.stash
+    yield
+    shared = stash.get(_SHARED, None) if _uses_suite(request) else None
+    if shared is None:
+        return
+    known = stash.setdefault(_KNOWN, {})
+    found = examined(shared, known)
+    for kind, rows in found.items():
+        known.setdefault(kind, []).extend(rows)
+    planted = getattr(request.module, "PLANTS", ())
+    found = {kind: rows for kind, rows in found.items() if kind not in planted}
+    assert {} == found, f"after {request.node.name}"
+
+
+def _uses_suite(request: pytest.FixtureRequest) -> bool:
+    """Whether a test of the module that is over had the shared suite."""
+    return any(
+        item.path == request.path and "suite" in getattr(item, "fixturenames", ())
+        for item in request.session.items
+    )
+
+
 @pytest.fixture(scope="session")
-def suite() -> Iterator[Suite]:
+def suite(request: pytest.FixtureRequest) -> Iterator[Suite]:
     """One running suite for all tests that leave it as they found it."""
     folder = Path(tempfile.mkdtemp(prefix="qfs-", dir="/tmp"))
     running = Suite(folder)
     try:
-        yield running.start()
+        shared = running.start()
+        request.session.stash[_SHARED] = shared
+        yield shared
     finally:
+        request.session.stash[_SHARED] = None
         running.stop()
         discard(folder)
 

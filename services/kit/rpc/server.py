@@ -89,6 +89,8 @@ class BoundServer:
     server: grpc.aio.Server
     address: str
     _streams: deadline.OpenStreams
+    # Full names of what it serves.
+    services: Sequence[str] = ()
 
     async def start(self) -> None:
         """Begin to answer."""
@@ -128,7 +130,7 @@ async def open_server(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, registering)
     if with_reflection:
         reflection.add_to_server(registering, registering.services)
-    return BoundServer(server, _bind(server, listener), registering.streams)
+    return BoundServer(server, _bind(server, listener), registering.streams, registering.services)
 
 
 def _options(listener: Listener) -> list[tuple[str, int]]:

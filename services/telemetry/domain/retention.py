@@ -56,23 +56,11 @@ RULES: Final = (
 )
 
 BATCH_MIN: Final = 100
-# A batch that takes longer holds others up; one that takes less may grow again.
-_LONG_S: Final = 0.25
-_SHORT_S: Final = 0.1
 
 
 def smaller(batch: int) -> int:
     """Give the batch to try after one that took too long."""
     return max(BATCH_MIN, batch // 4)
-
-
-def fitting(batch: int, took_s: float, *, most: int) -> int:
-    """Give the batch to try after one that took so long."""
-    if took_s > _LONG_S:
-        return max(BATCH_MIN, batch // 2)
-    if took_s < _SHORT_S:
-        return min(most, batch * 2)
-    return batch
 
 
 def rule_of(subject: str) -> Rule | None:

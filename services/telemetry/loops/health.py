@@ -1,8 +1,9 @@
-"""A sample of the machine's health at a fixed interval."""
+"""A sample of the machine's health, and a look at the database, at a fixed interval."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from services.kit.ids import uuid7
 from services.kit.loops import repeat
 from services.kit.pg import Pool
 from services.telemetry.domain.records import Usage
+from services.telemetry.usecases.condition import Condition
 from services.telemetry.usecases.sample import take_sample
 
 
@@ -21,12 +23,18 @@ class HasUsage(Protocol):
 
 
 async def sample_health(
-    pool: Pool, machine: HasUsage, stop: asyncio.Event, *, interval_s: float
+    pool: Pool,
+    machine: HasUsage,
+    condition: Condition,
+    stop: asyncio.Event,
+    *,
+    interval_s: float,
 ) -> None:
-    """Write a sample now and at each interval."""
+    """Write a sample now and at each interval, and look at the database."""
 
     async def step() -> float:
         await take_sample(pool, machine.usage(), sample_id=uuid7(), at=datetime.now(UTC))
+        await condition.look(pool, time.monotonic())
         return interval_s
 
     await repeat(stop, step, name="sample_health")

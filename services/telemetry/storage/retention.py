@@ -79,6 +79,16 @@ async def forget_batch(db: Db, subject: str, *, keep: timedelta | None, batch: i
     return int(await db.fetchval(_STATEMENTS[subject], *arguments))
 
 
+_TRANSACTIONS: Final[LiteralString] = """
+    SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()
+"""
+
+
+async def transactions(db: Db) -> int:
+    """Count the transactions of everybody that ended in this database, about a second ago."""
+    return int(await db.fetchval(_TRANSACTIONS))
+
+
 _HIDE_EXECUTIONS: Final[LiteralString] = "SELECT hide_tenant_executions($1, $2, $3)"
 _FORGET_TENANT_METRICS: Final[LiteralString] = "SELECT cleanup_tenant_metrics($1, $2, $3)"
 _FORGET_TENANT_ERRORS: Final[LiteralString] = "SELECT cleanup_tenant_error_logs($1, $2, $3)"

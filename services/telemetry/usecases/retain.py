@@ -15,12 +15,12 @@ import structlog
 from services.kit import crash
 from services.kit.errors import Unavailable
 from services.kit.pg import LINK_FAULTS, Db, Pool, connection, facts_of, transaction, translate
+from services.telemetry.domain.pace import Pace
 from services.telemetry.domain.retention import (
     BATCH_MIN,
     RULES,
     Removed,
     Rule,
-    fitting,
     smaller,
 )
 from services.telemetry.storage import retention, retention_rules
@@ -29,9 +29,7 @@ from services.telemetry.usecases.figures import Work
 log = structlog.get_logger()
 
 # Per kind of record and pass: what is left is for the next pass, and is told.
-BATCHES_MAX: Final = 1000
-# Room for others between two batches.
-_BREATH_S: Final = 0.02
+BATCHES_MAX: Final = 10_000
 
 # Removes one batch of so many rows; gives how many went, or None while another process is at it.
 Batch = Callable[[Db, int], Awaitable[int | None]]
@@ -51,12 +49,13 @@ async def forget_all(
     What was done is added to a report, the fault included.
     """
     told = [] if report is None else report
+    pace = Pace()
     failed: Exception | None = None
     for rule in RULES:
         removed = Removed(rule.subject)
         told.append(removed)
         try:
-            await _forget(pool, rule, keep.get(rule.subject), batches_max, removed)
+            await _forget(pool, pace, rule, keep.get(rule.subject), batches_max, removed)
         except Exception as error:
             if _is_away(error):
                 raise
@@ -89,7 +88,12 @@ def _is_away(error: Exception) -> bool:
 
 
 async def _forget(
-    pool: Pool, rule: Rule, keep: timedelta | None, batches_max: int, removed: Removed
+    pool: Pool,
+    pace: Pace,
+    rule: Rule,
+    keep: timedelta | None,
+    batches_max: int,
+    removed: Removed,
 ) -> None:
     """Remove what is due by the tenants' own rules, then by the deployment's."""
     if rule.by_tenant and keep is not None:
@@ -101,8 +105,9 @@ async def _forget(
                 # Executions are hidden, and counted when they go below.
                 counted = Removed(rule.subject) if rule.subject == "executions" else removed
                 do = partial(_of_tenant, rule.subject, tenant_id, own)
-                await _in_batches(pool, rule, do, batches_max, counted)
-    await _in_batches(pool, rule, partial(_of_all, rule.subject, keep), batches_max, removed)
+                await _in_batches(pool, pace, rule, do, batches_max, counted)
+    do = partial(_of_all, rule.subject, keep)
+    await _in_batches(pool, pace, rule, do, batches_max, removed)
 
 
 async def _of_tenant(
@@ -116,19 +121,20 @@ async def _of_all(subject: str, keep: timedelta | None, db: Db, batch: int) -> i
 
 
 async def _in_batches(
-    pool: Pool, rule: Rule, do: Batch, batches_max: int, removed: Removed
+    pool: Pool, pace: Pace, rule: Rule, do: Batch, batches_max: int, removed: Removed
 ) -> None:
     """Remove batch after batch, each its own transaction; smaller ones where one took too long.
 
     One of the least size that the database cannot do in its time ends this kind for this pass.
     """
-    batch = rule.batch
+    batch = pace.first_batch(most=rule.batch)
     for _ in range(batches_max):
         began = time.monotonic()
         try:
             async with transaction(pool) as db:
                 gone = await do(db, batch)
                 if gone:
+                    pace.seen(await retention.transactions(db), time.monotonic())
                     crash.reach("retention_batch")
         except Exception as error:
             fault = translate(error)
@@ -140,7 +146,8 @@ async def _in_batches(
         if not gone:
             return
         took_s = time.monotonic() - began
+        pace.done()
         removed.counted(gone, took_s)
-        batch = fitting(batch, took_s, most=rule.batch)
-        await asyncio.sleep(_BREATH_S)
+        batch = pace.batch_after(batch, took_s, most=rule.batch)
+        await asyncio.sleep(pace.breath_s(took_s))
     removed.is_incomplete = True

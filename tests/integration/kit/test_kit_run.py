@@ -209,3 +209,42 @@ async def test_reflection_can_be_switched_off() -> None:
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await channel.unary_unary(path)(b"", timeout=5)
                 assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_health_tells_of_what_a_service_leans_on_when_it_is_asked(tmp_path: Path) -> None:
+    """F11, F13: what is away stops those who ask for it, and not the process that takes calls."""
+    leaned_on = tmp_path / "leaned-on"
+    leaned_on.touch()
+    async with tiny(TINY_FILE=str(leaned_on)) as process:
+        [*_, started] = await events_until(process, "service_started")
+        [address] = started["addresses"]
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            watch = stub.Watch(health_pb2.HealthCheckRequest(service="qflow.tiny"))
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            leaned_on.unlink()
+            async with asyncio.timeout(20):
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            # Without the database it may still do something useful.
+            assert {
+                "": True,
+                "qflow.tiny": False,
+                "qflow.tiny.file": False,
+                "qflow.tiny.postgres": False,
+            } == {name: await _serves(stub, name) for name in _NAMES}
+            leaned_on.touch()
+            async with asyncio.timeout(20):
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            with pytest.raises(grpc.aio.AioRpcError, match="NOT_FOUND"):
+                await _serves(stub, "qflow.nobody")
+        process.send_signal(signal.SIGTERM)
+        await events_until(process, "")
+        assert await process.wait() == 0
+
+
+_NAMES = ("", "qflow.tiny", "qflow.tiny.file", "qflow.tiny.postgres")
+
+
+async def _serves(stub: Any, name: str) -> bool:
+    answer = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=20)
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -6,11 +6,14 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 
 import structlog
 
 from services.kit.pg import open_pool
 from services.kit.rpc.auth import Authenticator
+from services.kit.rpc.health import Dependency, database
 from services.kit.run import App, listener, main
 
 log = structlog.get_logger()
@@ -35,6 +38,10 @@ async def hang() -> None:
     await asyncio.Event().wait()
 
 
+def leans_on(file: str) -> Dependency:
+    return Dependency("file", partial(asyncio.to_thread, Path(file).exists))
+
+
 @asynccontextmanager
 async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     # Without a connection of its own it starts where no server is.
@@ -44,6 +51,10 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         listener=listener(env, "tiny", "127.0.0.1:0"),
         authenticator=Authenticator(pool),
         servicers=[],
+        dependencies=[
+            *([leans_on(env["TINY_FILE"])] if "TINY_FILE" in env else ()),
+            Dependency("postgres", database(pool).is_there, essential=False),
+        ],
         loops=[crash if env.get("TINY_LOOP") == "crash" else idle],
         on_drain=drain,
         close=hang if env.get("TINY_CLOSE") == "hang" else pool.close,

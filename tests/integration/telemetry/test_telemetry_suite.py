@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from qflow.telemetry.v1 import telemetry_service_pb2 as pb
 from qflow.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceStub
 
@@ -57,3 +58,28 @@ async def _metrics(telemetry: Any, execution_id: str) -> dict[str, float]:
             if answer.metrics:
                 return {metric.metric_name: metric.metric_value for metric in answer.metrics}
             await asyncio.sleep(0.1)
+
+
+async def test_each_service_tells_of_what_it_leans_on(suite: Suite) -> None:
+    """F11, F13, F27: by grpc.health, without a token, and by the names of its own services."""
+    leans_on = {
+        "registry": ("postgres", "redis"),
+        "orchestrator": ("postgres",),
+        "runner": ("postgres", "disk"),
+        "telemetry": ("postgres", "disk"),
+    }
+    for service, dependencies in leans_on.items():
+        own = f"qflow.{service}"
+        async with suite.channel(service) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            for name in ("", own, *(f"{own}.{each}" for each in dependencies), _ITS[service]):
+                answer = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=20)
+                assert health_pb2.HealthCheckResponse.SERVING == answer.status, name
+
+
+_ITS = {
+    "registry": "qflow.registry.v1.NodeService",
+    "orchestrator": "qflow.orchestrator.v1.ExecutionService",
+    "runner": "qflow.runner.v1.RunnerService",
+    "telemetry": "qflow.telemetry.v1.TelemetryService",
+}

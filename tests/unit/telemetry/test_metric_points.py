@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from services.telemetry.domain.analytics import Range, shared_minutes
 from services.telemetry.domain.points import Series, checked, mark_of, sums_of
-from services.telemetry.domain.retention import BATCH_MIN, fitting
 
 _NOW_US = 1_800_000_000_000_000
 _VALUES = st.floats(min_value=-1e23, max_value=1e23, allow_nan=False)
@@ -83,11 +82,3 @@ def test_minutes_are_shared_where_an_end_lies_within_them() -> None:
     assert [0, 30, 59] == [(each - _START) // timedelta(minutes=1) for each in found]
     seconds = shared_minutes(Range(_START, _START + timedelta(minutes=3)), timedelta(seconds=20))
     assert [0, 1, 2] == [(each - _START) // timedelta(minutes=1) for each in seconds]
-
-
-def test_a_batch_shrinks_where_it_is_slow_and_grows_again() -> None:
-    """E9."""
-    assert 500 == fitting(1000, 0.3, most=1000)
-    assert BATCH_MIN == fitting(BATCH_MIN, 9.0, most=1000)
-    assert 1000 == fitting(600, 0.01, most=1000)
-    assert 600 == fitting(600, 0.2, most=1000)

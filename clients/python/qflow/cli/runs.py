@@ -23,11 +23,13 @@ from qflow.cli.common import (
     stored_workflow,
     with_client,
 )
-from qflow.exceptions import AuthoringError
+from qflow.exceptions import AuthoringError, QflowError
 
 if TYPE_CHECKING:
+    from qflow.cli.show import LiveRun
     from qflow.client.client import Client
     from qflow.client.runs import Run
+    from qflow.orchestrator.v1 import execution_pb2
 
 _FAILED = 1
 _START_S = 15.0  # how long Ctrl-C waits for the answer to a start that was sent
@@ -82,7 +84,7 @@ def run(
         if detach:
             print_json({"id": started.id}) if as_json else typer.echo(started.id)
             return 0
-        return await _until_over(started, live=watch, as_json=as_json)
+        return await _until_over(client, started, live=watch, as_json=as_json)
 
     return with_client(running, context=context, home=home)
 
@@ -93,7 +95,7 @@ def watch(
     """See a run that goes on, live, and what it answers with."""
 
     async def watching(client: Client) -> int:
-        return await _until_over(client.attach(run_id), live=True, as_json=as_json)
+        return await _until_over(client, client.attach(run_id), live=True, as_json=as_json)
 
     return with_client(watching, context=context, home=home)
 
@@ -232,7 +234,7 @@ def retry(
         started, interrupted = await _begun(client.attach(run_id).retry())
         if interrupted:
             return await _asked(started)
-        return await _until_over(started, live=watch, as_json=as_json)
+        return await _until_over(client, started, live=watch, as_json=as_json)
 
     return with_client(again, context=context, home=home)
 
@@ -259,7 +261,7 @@ def rerun(
         )
         if interrupted:
             return await _asked(started)
-        return await _until_over(started, live=watch, as_json=as_json)
+        return await _until_over(client, started, live=watch, as_json=as_json)
 
     return with_client(again, context=context, home=home)
 
@@ -352,12 +354,14 @@ async def _begun(starting: Coroutine[Any, Any, Run[Any]]) -> tuple[Run[Any], boo
             raise asyncio.CancelledError from None
 
 
-async def _until_over(started: Run[Any], *, live: bool, as_json: bool) -> int:
+async def _until_over(client: Client, started: Run[Any], *, live: bool, as_json: bool) -> int:
     """Wait for the end, live or not, and print what came of it."""
     from qflow.cli import show as look
     from qflow.orchestrator.v1 import execution_pb2
 
-    waiting = asyncio.ensure_future(_seen(started) if live and not as_json else started.wait())
+    waiting = asyncio.ensure_future(
+        _seen(client, started) if live and not as_json else started.wait()
+    )
     try:
         await asyncio.shield(waiting)
     except asyncio.CancelledError:  # Ctrl-C
@@ -375,12 +379,28 @@ async def _until_over(started: Run[Any], *, live: bool, as_json: bool) -> int:
     return 0 if one.status == execution_pb2.EXECUTION_STATUS_COMPLETED else _FAILED
 
 
-async def _seen(started: Run[Any]) -> None:
+async def _seen(client: Client, started: Run[Any]) -> None:
     from qflow.cli import show as look
 
-    with look.LiveRun(console(errors=True)) as view:
-        async for change in started.watch():
-            view.update(change.execution, change.nodes)
+    out = console(errors=True)
+    drawing: asyncio.Task[None] | None = None
+    try:
+        with look.LiveRun(out) as view:
+            async for change in started.watch():
+                view.update(change.execution, change.nodes)
+                if drawing is None and out.is_terminal and change.execution.workflow_id:
+                    # Beside the watch: what changes is not to wait for how it looks.
+                    drawing = asyncio.create_task(_drawn(client, view, change.execution))
+    finally:
+        if drawing is not None:
+            drawing.cancel()  # what is over needs no more than what is there
+
+
+async def _drawn(client: Client, view: LiveRun, execution: execution_pb2.Execution) -> None:
+    """Show the graph of a run; one that may not be read is done without."""
+    with suppress(QflowError):
+        stored = await client.workflow(execution.workflow_id, version=execution.workflow_version)
+        view.draw_graph(stored.definition)
 
 
 async def _asked(started: Run[Any]) -> int:

@@ -106,6 +106,7 @@ def grpcurl(suite: Suite, folder: Path) -> Iterator[list[tuple[str, int, str]]]:
             self.wfile.write(json.dumps([code, said]).encode() + b"\n")
 
     door = folder / "door"
+    door.unlink(missing_ok=True)  # of whoever asked in this folder before
     program = folder / "grpcurl"
     (folder / "stand_in.py").write_text(STAND_IN)
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {folder}/stand_in.py {door} "$@"\n')

@@ -24,7 +24,6 @@ from qflow.client.contexts import of_home
 from qflow.orchestrator.v1 import execution_pb2
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
-from bench.client import ONE
 from bench.figures import figure
 from bench.flow import Flow, running
 
@@ -38,11 +37,19 @@ _WATCH: Final = "/qflow.orchestrator.v1.ExecutionService/WatchExecution"
 _COMPLETED: Final = execution_pb2.NODE_EXECUTION_STATUS_COMPLETED
 
 
+def add(n: int, more: int) -> int:
+    """Be as good as nothing: what is measured stands around it."""
+    return n + more
+
+
+ADD: Final = qflow.node(add)
+
+
 @qflow.workflow(name="bench: told")
 def told(n: int) -> int:
     """Run a node each time that a signal says so."""
     for number in range(_ROUNDS):
-        n = ONE(qflow.signal(f"go{number}", int))
+        n = ADD(n, qflow.signal(f"go{number}", int))
     return n
 
 
@@ -89,7 +96,7 @@ async def watchers() -> dict[str, Any]:
         orchestrator = psutil.Process(flow.suite.marks()["orchestrator"].pid)
         warm = await client.start(told, 0)
         for number in range(_ROUNDS):
-            await warm.signal(f"go{number}", number)
+            await warm.signal(f"go{number}", 1)
         await warm.result()
         run = await client.start(told, 0)
         await asyncio.sleep(_SETTLE_S)
@@ -100,10 +107,10 @@ async def watchers() -> dict[str, Any]:
             await asyncio.sleep(_SETTLE_S)
             grown = orchestrator.memory_full_info().uss - before
             for number in range(_ROUNDS):
-                await run.signal(f"go{number}", number)
+                await run.signal(f"go{number}", 1)
                 await asyncio.sleep(1.0)
             assert await run.result() == _ROUNDS
-        nodes = [each async for each in run.nodes() if each.node_version_id]
+        nodes = [each async for each in run.nodes() if each.node_id.startswith("add")]
         assert len(nodes) == _ROUNDS
         late = [(seen.last_at(n.node_id) - n.end_time.ToNanoseconds() / 1e9) * 1000 for n in nodes]
         ended_at = (await run.get()).end_time.ToNanoseconds() / 1e9
@@ -189,7 +196,7 @@ def _pictured_ms(flows: Path, env: dict[str, str]) -> float:
             said += os.read(controller, 65_536)
         except OSError:  # it has ended
             break
-        if not shown and b"one_more" in said and b" nodes" in said:
+        if not shown and b"one_more" in said:  # the graph of the workflow
             shown = (time.perf_counter() - begin) * 1000
     os.close(controller)
     assert running_.wait(30) == 0, said

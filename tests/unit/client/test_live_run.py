@@ -8,34 +8,25 @@ from itertools import pairwise
 import pytest
 from qflow.cli.show import LiveRun
 from qflow.orchestrator.v1 import execution_pb2
-from qflow.registry.v1 import workflow_pb2
 from rich.console import Console
 
 RUNNING = execution_pb2.NODE_EXECUTION_STATUS_RUNNING
 COMPLETED = execution_pb2.NODE_EXECUTION_STATUS_COMPLETED
 
 
-def definition(*places: str) -> workflow_pb2.WorkflowDefinition:
-    """Give a graph of places in a line."""
-    return workflow_pb2.WorkflowDefinition(
-        nodes=[workflow_pb2.WorkflowNode(id=each) for each in places],
-        connections=[
-            workflow_pb2.Connection(source_node=one, target_node=other)
-            for one, other in pairwise(places)
-        ],
-    )
+def line(*places: str) -> list[tuple[str, str]]:
+    """Give the edges of places in a line."""
+    return list(pairwise(places))
 
 
-def drawn(
-    graph: workflow_pb2.WorkflowDefinition, nodes: dict[str, int], *, width: int, height: int
-) -> str:
+def drawn(nodes: dict[str, int], *, width: int, height: int) -> str:
     """Draw a run once, as a terminal of this size shows it last."""
     screen = io.StringIO()
     out = Console(
         file=screen, force_terminal=True, width=width, height=height, color_system="standard"
     )
     with LiveRun(out) as view:
-        view.draw_graph(graph)
+        view.draw_graph(list(nodes), line(*nodes))
         view.update(
             execution_pb2.Execution(id="r", status=execution_pb2.EXECUTION_STATUS_RUNNING),
             [
@@ -47,9 +38,7 @@ def drawn(
 
 
 def test_the_graph_stands_above_the_timeline_in_the_colours_of_its_states() -> None:
-    screen = drawn(
-        definition("read", "write"), {"read": COMPLETED, "write": RUNNING}, width=80, height=30
-    )
+    screen = drawn({"read": COMPLETED, "write": RUNNING}, width=80, height=30)
     graph = next(line for line in screen.splitlines() if "►" in line or "└" in line)
     assert "\x1b[33mwrite" in graph
     assert "\x1b[32mread" in screen
@@ -61,5 +50,14 @@ def test_a_window_without_room_for_the_graph_shows_the_timeline_alone(
     width: int, height: int
 ) -> None:
     places = [f"place_{number}" for number in range(4)]
-    screen = drawn(definition(*places), dict.fromkeys(places, RUNNING), width=width, height=height)
+    screen = drawn(dict.fromkeys(places, RUNNING), width=width, height=height)
     assert "►" not in screen
+
+
+def test_the_graph_is_there_before_anything_is_known_of_the_run() -> None:
+    screen = io.StringIO()
+    with LiveRun(Console(file=screen, force_terminal=True, width=80, height=30)) as view:
+        view.draw_graph(["read", "write"], line("read", "write"))
+    assert "starting" in screen.getvalue()
+    assert "write" in screen.getvalue()
+    assert "starting" not in screen.getvalue().rpartition("\x1b[?1049l")[2]

@@ -112,8 +112,8 @@ class LiveRun:
         self._live = live if out.is_terminal else None
 
     def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
+        if self._live is not None and not self._live.is_started:
+            self._live.start(refresh=True)
         return self
 
     def __exit__(
@@ -122,9 +122,19 @@ class LiveRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._live is not None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Give the terminal back, with what of the run was seen last; the second time nothing."""
+        if self._live is not None and self._live.is_started:
             self._live.stop()
-            self._out.print(self._whole())  # what stays, as it stands now
+            if self._run.id:
+                self._out.print(self._whole())
+
+    @property
+    def lacks_graph(self) -> bool:
+        """Whether there is a terminal that could show a graph, and none is known yet."""
+        return self._live is not None and not self._picture
 
     def update(
         self, run: execution_pb2.Execution, changed: Iterable[execution_pb2.NodeExecution]
@@ -142,10 +152,10 @@ class LiveRun:
         if self._live is not None:
             self._live.refresh()
 
-    def draw_graph(self, definition: workflow_pb2.WorkflowDefinition) -> None:
+    def draw_graph(self, nodes: Sequence[str], edges: Iterable[tuple[str, str]]) -> None:
         """Show the graph above the timeline from now on, where the window has room for both."""
-        self._picture = picture(definition)
-        if self._live is not None:
+        self._picture = draw(nodes, [edge for edge in edges if edge[0]])
+        if self._live is not None and self._live.is_started:
             self._live.refresh()
 
     def _graph(self) -> list[Text]:
@@ -173,6 +183,8 @@ class LiveRun:
             f"{took(self._run.start_time, self._run.end_time, now_ms=now_ms)}"
         )
         graph = self._graph()
+        if not self._run.id:
+            return Group(Text("starting …"), *graph)
         room = max(3, min(_ROWS_MAX, self._out.size.height - 4 - len(graph)))
         return Group(
             head, *graph, timeline(list(self._nodes.values()), now_ms=now_ms, rows_max=room)

@@ -13,7 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from services.kit.errors import QflowError
-from services.orchestrator.engine.engine import Engine, NotStarted
+from services.orchestrator.engine.callers import NotStarted
+from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import FencedError
 from services.orchestrator.engine.member import Member
 from services.orchestrator.engine.shards import Shards
@@ -76,7 +77,8 @@ class Orchestrator(Process):
         super().__init__(world)
         self.address = address
         pool = cast("Any", self.database)
-        self.member = Member(pool, host=host, address=address, proof=True, ttl_s=TTL_S)
+        clock = asyncio.get_running_loop().time
+        self.member = Member(pool, host=host, address=address, proof=True, ttl_s=TTL_S, clock=clock)
         self.engine = Engine(
             member=self.member,
             connect=self._connect,

@@ -42,7 +42,7 @@ from services.runner.usecases.trace import Trace
 log = structlog.get_logger()
 
 _TIMEOUT_DEFAULT_S: Final = 600.0
-# Of attempts that are over: an orchestrator that stood still may ask for one that another has settled.
+# Attempts that are over: an orchestrator that stood still may ask for one that another settled.
 _SETTLED_MAX: Final = 10_000
 
 # Stores outputs that are too large to travel: (request, outputs) -> where they lie.
@@ -151,7 +151,7 @@ class Desk:
         for ref, token in frame.acks:
             self._settle(session, ref, token)
         for ref, token in frame.superseded:
-            self._settle(session, ref, token)
+            self._forget(ref, token)
             self._abandon(ref, token)
         for owned in frame.owners:
             self._own(session, owned)
@@ -368,16 +368,19 @@ class Desk:
         session.ready.set()
 
     def _settle(self, session: Session, ref: UUID, token: int) -> None:
-        """Keep a result no longer, and know who has it: its orchestrator wrote that down first."""
+        """Keep a result no longer, and know who has it: only what is committed is acknowledged."""
         self._settled_by.pop(ref, None)
         self._settled_by[ref] = token, session.member
         if len(self._settled_by) > _SETTLED_MAX:
             del self._settled_by[next(iter(self._settled_by))]
+        self._forget(ref, token)
+
+    def _forget(self, ref: UUID, token: int) -> None:
         finished = self._finished.get(ref)
         if finished is not None and finished.token <= token:
             del self._finished[ref]
-            for session in self._sessions:
-                session.offered.discard(ref)
+            for each in self._sessions:
+                each.offered.discard(ref)
             self._settled.set()
 
     def _is_settled(self, session: Session, ref: UUID, token: int) -> bool:

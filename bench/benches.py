@@ -36,6 +36,7 @@ from bench.standing import idle_schedules, million_finished, waiting_memory
 from bench.takeover import takeover
 from bench.unary import unary
 from bench.values import file_gigabyte, numpy_edge
+from bench.watchers import first_picture, watchers
 
 Bench = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 
@@ -248,6 +249,8 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "local_run": local_run,
     "client_call": client_call,
     "cli_help": cli_help,
+    "first_picture": first_picture,
+    "watchers": watchers,
     "backup_gigabyte": backup_gigabyte,
     "metric_points": metric_points,
     "percentiles": percentiles,

@@ -307,5 +307,8 @@ def _read_until(descriptor: int, wanted: bytes) -> bytes:
     while wanted not in said:
         assert time.monotonic() < ends_at, said
         if select.select([descriptor], [], [], 1)[0]:
-            said += os.read(descriptor, 65536)
+            try:
+                said += os.read(descriptor, 65536)
+            except OSError:  # whoever wrote there has ended
+                pytest.fail(f"it ended without saying {wanted!r}: {said.decode(errors='replace')}")
     return said

@@ -240,6 +240,16 @@ def test_it_speaks_tls_and_beyond_loopback_nothing_else(
             f"https://{address}/healthz",
         ]
         assert "serving\n" == run(health)
+        # What an image that has nothing else asks with.
+        asked = environment(suite) | told | {"QFLOW_GATEWAY_LISTEN": address}
+        assert (
+            0 == subprocess.run([program, "check"], env=asked, check=False, timeout=30).returncode
+        )
+    gone = subprocess.run(
+        [program, "check"], env=asked, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert 1 == gone.returncode
+    assert "connection refused" in gone.stderr
     open_to_all = environment(suite) | {"QFLOW_GATEWAY_LISTEN": "0.0.0.0:0"}
     refused = subprocess.run(
         [program], env=open_to_all, capture_output=True, text=True, check=False, timeout=30

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.acceptance.test_grpcurl import GUIDE, PORTS, a_checkout, blocks
+from tests.acceptance.test_grpcurl import GUIDE, PORTS, a_checkout, blocks, undrained
 from tests.clients.builds import KEPT, insist, run
 from tests.support.suite import Suite
 
@@ -21,7 +21,7 @@ def test_every_recipe_works_as_it_stands(suite: Suite) -> None:
     program = KEPT / "grpcurl"
     if not program.exists():
         run(["go", "install", MODULE], env={"GOBIN": str(KEPT)})
-    with a_checkout(suite) as folder:
+    with undrained(suite), a_checkout(suite) as folder:
         # The guide's ports lead to where this suite listens.
         ports = "".join(
             f" -e s/127.0.0.1:{port}$/{suite.endpoints[service]}/"

@@ -247,7 +247,7 @@ def test_a_deployment_serves_survives_and_keeps_what_it_was_given(
     assert before == executions(project, token, authority)
 
 
-def test_the_file_is_one_that_compose_reads_with_monitoring_too() -> None:
+def test_the_file_is_one_that_compose_reads_with_all_that_may_be_added() -> None:
     done = subprocess.run(
         [
             tool("docker-compose"),
@@ -255,6 +255,8 @@ def test_the_file_is_one_that_compose_reads_with_monitoring_too() -> None:
             str(_FILE),
             "--profile",
             "monitoring",
+            "--profile",
+            "gateway",
             "config",
             "--format",
             "json",
@@ -265,9 +267,8 @@ def test_the_file_is_one_that_compose_reads_with_monitoring_too() -> None:
     )
     assert 0 == done.returncode, done.stderr
     services = json.loads(done.stdout)["services"]
-    assert {*SERVICES, "keys", "provision", "postgres", "redis", "prometheus", "grafana"} == {
-        *services
-    }
+    beside = {"keys", "provision", "postgres", "redis", "prometheus", "grafana", "gateway"}
+    assert {*SERVICES, *beside} == {*services}
     for name, each in services.items():
         assert "privileged" not in each
         published = [port for port in each.get("ports", []) if port["host_ip"] != "127.0.0.1"]

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         AuthoringError,
         ConfigurationError,
         ExecutionFailedError,
+        LocalFileError,
         QflowError,
     )
     from qflow.local import EdgeRefusedError, Local
@@ -90,7 +91,9 @@ _HOMES: Final = {
         "InvalidArgumentError NotFoundError OutOfRangeError PermissionDeniedError "
         "ResourceExhaustedError UnauthenticatedError UnavailableError UnimplementedError"
     ),
-    "qflow.exceptions": "AuthoringError ConfigurationError ExecutionFailedError QflowError",
+    "qflow.exceptions": (
+        "AuthoringError ConfigurationError ExecutionFailedError LocalFileError QflowError"
+    ),
     "qflow.local": "EdgeRefusedError Local",
     "qflow.values": "ValueTypeError",
 }
@@ -117,6 +120,7 @@ __all__ = [
     "InternalError",
     "InvalidArgumentError",
     "Local",
+    "LocalFileError",
     "Node",
     "NotFoundError",
     "Options",

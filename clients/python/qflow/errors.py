@@ -16,6 +16,7 @@ import grpc
 from google.rpc import error_details_pb2 as details_pb2
 from grpc_status import rpc_status
 
+from qflow import unreached
 from qflow.exceptions import QflowError
 
 
@@ -43,7 +44,9 @@ class CallError(QflowError):
         violations: tuple[FieldViolation, ...] = (),
         retry_after_s: float | None = None,
     ) -> None:
-        lines = [message, *(f"  {each.field}: {each.description}" for each in violations)]
+        told = [f"{each.field}: {each.description}" for each in violations]
+        # One violation is often all that the message says.
+        lines = [message, *(f"  {each}" for each in told if each != message)]
         super().__init__("\n".join(lines))
         self.message = message
         self.reason = reason
@@ -130,8 +133,13 @@ _KINDS: Final[Mapping[grpc.StatusCode, type[CallError]]] = {
 }
 
 
-def from_rpc(error: grpc.aio.AioRpcError, *, address: str = "") -> CallError:
-    """Make an exception of a failed call, with all that its details say."""
+def from_rpc(
+    error: grpc.aio.AioRpcError, *, address: str = "", encrypted: bool = False
+) -> CallError:
+    """Make an exception of a failed call, with all that its details say.
+
+    With the address, and whether TLS was spoken, one that reached nobody says what to do.
+    """
     kind = _KINDS.get(error.code(), InternalError)
     message = error.details() or error.code().name
     info, bad, retry = (
@@ -147,7 +155,10 @@ def from_rpc(error: grpc.aio.AioRpcError, *, address: str = "") -> CallError:
         for each in (info, bad, retry):
             detail.Unpack(each)
     if kind is UnavailableError and not info.reason and address:
-        message = f"no Qflow answers at {address}: {message}"
+        message = unreached.sentence(address, message, encrypted=encrypted)
+    if kind is UnimplementedError and not info.reason:
+        where = f" at {address}" if address else ""
+        message = f"the Qflow{where} does not know this call: it is older than this client"
     return kind(
         message,
         reason=info.reason,

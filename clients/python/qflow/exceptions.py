@@ -18,6 +18,10 @@ class ConfigurationError(QflowError):
     """It is not known where Qflow is, or as whom to call it."""
 
 
+class LocalFileError(QflowError):
+    """A file of this machine cannot be read or written: why, and what to do, is in the message."""
+
+
 class ExecutionFailedError(QflowError):
     """A run ended without a result.
 

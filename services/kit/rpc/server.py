@@ -41,7 +41,8 @@ from services.kit.traces import Tracer
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 _METADATA_BYTES_MAX: Final = 16 * 1024
-_CONCURRENT_MAX: Final = 1000
+# A thousand watchers of one user, and room beside them.
+_CONCURRENT_MAX: Final = 2000
 # What one connection may have open: more than a server takes, so that whoever asks for too much is
 # told so and does not wait for ever; and all connections together, until callers are known.
 _STREAMS_FACTOR: Final = 2

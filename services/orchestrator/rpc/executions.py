@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing
 from typing import Any, Final, cast
 
@@ -21,6 +22,7 @@ from services.orchestrator.engine.hub import Moved
 from services.orchestrator.gateways.peers import PeerGone
 from services.orchestrator.rpc import codec, starting
 from services.orchestrator.rpc.forwarding import ask, follow, may_be_forwarded, to_owner
+from services.orchestrator.storage.executions import Execution
 from services.orchestrator.usecases import listing
 from services.orchestrator.usecases.cancel import cancel_execution
 from services.orchestrator.usecases.forward import Router, owner_gone
@@ -40,6 +42,10 @@ _FULL: Final = execution_pb2.EXECUTION_VIEW_FULL
 # Of one message of a watch: beside its nodes there is room for an input and an output.
 _PART_NODES_MAX: Final = 500
 _PART_BYTES_MAX: Final = 1024 * 1024
+# Deltas that are kept for other watchers: few and small, what they tell is over in a moment.
+_SHARED_MAX: Final = 32
+_SHARED_NODES_MAX: Final = 50
+_SHARED_OUTPUT_MAX: Final = 64 * 1024
 
 
 class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
@@ -61,6 +67,7 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
         self._reader = reader
         self._engine = engine
         self._watcher = watcher
+        self._deltas = _Deltas()
 
     async def StartExecution(
         self, request: pb.StartExecutionRequest, context: Context
@@ -212,7 +219,7 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
             current_caller(), execution_id, after_revision=request.after_revision
         )
         async for step in steps:
-            for message in _messages(str(execution_id), step):
+            for message in self._deltas.messages(str(execution_id), step):
                 yield message
 
     @to_owner
@@ -227,6 +234,33 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
             kit.uuid_from(request.execution_id, field="execution_id"),
         )
         return pb.CancelExecutionResponse(execution=codec.execution_to_pb(execution, plan))
+
+
+class _Deltas:
+    """Deltas as they were encoded last: watchers of a run that keep up are all told the same."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[object, ...], list[pb.WatchExecutionResponse]]
+        self._known = OrderedDict()
+
+    def messages(self, execution_id: str, step: Step) -> Iterable[pb.WatchExecutionResponse]:
+        """Encode a step, once for all who have seen the same before it."""
+        execution = step.execution
+        if step.kind != "delta" or execution is None or not _is_small(execution, step):
+            return _messages(execution_id, step)
+        # What a delta says follows from the run and from where in its history it begins and ends.
+        key = (execution_id, step.seen, step.revision, execution.status, len(step.nodes))
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = list(_messages(execution_id, step))
+            if len(self._known) > _SHARED_MAX:
+                self._known.popitem(last=False)
+        return known
+
+
+def _is_small(execution: Execution, step: Step) -> bool:
+    output_chars = len(execution.output_data or "")
+    return output_chars <= _SHARED_OUTPUT_MAX and len(step.nodes) <= _SHARED_NODES_MAX
 
 
 def _messages(execution_id: str, step: Step) -> Iterator[pb.WatchExecutionResponse]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qflow.cli import runs
+from qflow.cli import watching
 from qflow.cli.app import main
 from qflow.client import connection
 
@@ -70,7 +70,7 @@ async def test_ctrl_c_while_a_run_is_started_waits_for_its_id() -> None:
         await answered.wait()
         return "the run"
 
-    begun = asyncio.create_task(runs._begun(starting()))
+    begun = asyncio.create_task(watching.begun(starting()))
     await sent.wait()
     begun.cancel()
     await asyncio.sleep(0)
@@ -83,14 +83,14 @@ async def test_ctrl_c_while_a_run_is_started_waits_for_its_id() -> None:
 async def test_a_start_that_nobody_answers_does_not_hold_whoever_leaves(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(runs, "_START_S", 0.01)
+    monkeypatch.setattr(watching, "_START_S", 0.01)
     sent = asyncio.Event()
 
     async def starting() -> Any:
         sent.set()
         await asyncio.Event().wait()
 
-    begun = asyncio.create_task(runs._begun(starting()))
+    begun = asyncio.create_task(watching.begun(starting()))
     await sent.wait()
     begun.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -124,6 +124,17 @@ class Graph:
     edges: tuple[Edge, ...] = ()
     in_finally: bool = False
 
+    def picture(self) -> tuple[list[str], list[tuple[str, str]]]:
+        """Give what is drawn of it: the ids of its places, and which of them leads to which."""
+        fed = [
+            (source.place.id, place.id)
+            for place in self.places
+            for source in place.fed.values()
+            if source.place is not None
+        ]
+        led = [(edge.source.id, place.id) for place in self.places for edge in place.edges]
+        return [place.id for place in self.places], fed + led
+
     def add(
         self,
         runs: Any,

@@ -6,6 +6,7 @@ Exit codes: 0 done · 1 a run failed, was cancelled, or the answer is no · 2 th
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Final
 
@@ -16,6 +17,7 @@ from qflow.exceptions import (
     AuthoringError,
     ConfigurationError,
     ExecutionFailedError,
+    LocalFileError,
     QflowError,
 )
 
@@ -66,6 +68,7 @@ for command, does in (
 
 def main(arguments: list[str] | None = None) -> int:
     """Do a command; a problem is a sentence that says what to do, never a trace."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it has to say is told in a sentence
     try:
         ended = app(args=arguments, standalone_mode=False)
     except typer.Exit as done:
@@ -73,10 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except OSError as error:
-        print(f"qflow: {error}", file=sys.stderr)  # noqa: T201
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"qflow: {where}{error.strerror or error}", file=sys.stderr)  # noqa: T201
         return WRONG
     except QflowError as error:
-        print(f"qflow: {error}", file=sys.stderr)  # noqa: T201  # what a command is for
+        print(f"qflow: {error}{_hint(error)}", file=sys.stderr)  # noqa: T201  # what it is for
         return _code(error)
     except Exception as error:
         show = getattr(error, "show", None)  # a command that is wrong says how by itself
@@ -87,13 +91,20 @@ def main(arguments: list[str] | None = None) -> int:
     return ended if isinstance(ended, int) else 0
 
 
+def _hint(error: QflowError) -> str:
+    """Say what to type next, where that is not for the service to know."""
+    if getattr(error, "reason", "") != "TOKEN_REFUSED":
+        return ""
+    return ". The token is wrong, or no longer holds: sign in again with `qflow login ADDRESS`"
+
+
 def _code(error: QflowError) -> int:
     from qflow.values import ValueTypeError
 
     match error:
         case ConfigurationError():
             return UNREACHED
-        case AuthoringError() | ValueTypeError():
+        case AuthoringError() | LocalFileError() | ValueTypeError():
             return WRONG
         case ExecutionFailedError():
             return FAILED

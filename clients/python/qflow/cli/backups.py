@@ -5,7 +5,6 @@ Going back to one is a command of the machine itself, where the suite is stopped
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -140,6 +139,8 @@ def _done(
     as_json: bool,
 ) -> int:
     """Begin something with a backup and, unless it is let go, wait until it is done."""
+    import asyncio
+
     from qflow.telemetry.v1 import backup_service_pb2 as pb
 
     under_way = {pb.BACKUP_STATE_TAKING, pb.BACKUP_STATE_VERIFYING}

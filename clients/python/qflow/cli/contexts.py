@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Contexts: which Qflow, and as whom.")
 _SERVICE_PORTS: Final = {"registry": 1, "orchestrator": 2, "runner": 3, "telemetry": 4}
+_PORT_MAX: Final = 65_535
 
 
 @app.command("ls")
@@ -78,7 +79,7 @@ def login(
         raise AuthoringError("sign in with --email or with --token, not with both")
     token = token or ("" if email else os.environ.get("QFLOW_TOKEN", ""))
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit():
+    if not colon or not host or not port.isdigit() or not 0 < int(port) <= _PORT_MAX:
         raise ConfigurationError(f"an address is HOST:PORT, not {address!r}")
     told = {"orchestrator": orchestrator, "runner": runner, "telemetry": telemetry}
     first = int(port) - _SERVICE_PORTS["registry"]

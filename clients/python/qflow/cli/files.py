@@ -39,7 +39,7 @@ def put(
 def get(
     file_id: str,
     path: Annotated[
-        Path | None, typer.Argument(help="Where to; its own name when left out.")
+        Path | None, typer.Argument(help="Where to; its own name in a folder, or here.")
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Replace what stands there already.")
@@ -50,13 +50,15 @@ def get(
 ) -> None:
     """Fetch a file; it stands there whole and proven, or not at all.
 
-    Under its own name, which somebody else chose, it replaces nothing without --force.
+    By its own name, which somebody else chose, it replaces nothing without --force.
     """
+    in_folder = path is not None and os.path.isdir(path)  # noqa: PTH112  # also of a name too long
 
     async def fetching(client: Client) -> tuple[Path, Any]:
         to = path
-        if to is None:
-            to = _own_name((await client.files.about(file_id)).filename, file_id, force=force)
+        if to is None or in_folder:
+            name = (await client.files.about(file_id)).filename
+            to = _own_name(to or Path(), name, file_id, force=force)
         with _Bar(to.name) as told:
             return to, await client.files.download(file_id, to, progress=told)
 
@@ -64,9 +66,9 @@ def get(
     print_json({"path": str(to), "file": as_plain(file)}) if as_json else typer.echo(to)
 
 
-def _own_name(filename: str, file_id: str, *, force: bool) -> Path:
-    """Give where a file goes by its own name, of which only the last part counts."""
-    to = Path(Path(filename).name or file_id)
+def _own_name(folder: Path, filename: str, file_id: str, *, force: bool) -> Path:
+    """Give where in a folder a file goes by its own name, of which only the last part counts."""
+    to = folder / (Path(filename).name or file_id)
     if not force and os.path.lexists(to):
         raise AuthoringError(
             f"{to} is there already, and the file's name was chosen by whoever brought it: say "

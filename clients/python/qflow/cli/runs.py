@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
     from qflow.client.client import Client
     from qflow.client.runs import Run
 
-_FAILED = 1
-_START_S = 15.0  # how long Ctrl-C waits for the answer to a start that was sent
 RunId = Annotated[str, typer.Argument(help="The run's id.", metavar="RUN")]
 
 
@@ -65,37 +61,46 @@ def run(
         _print_output(authored.run_local(**_typed(authored, inputs)), authored.hints.get("return"))
         return 0
 
+    from qflow.cli import watching
+
+    authored = None
+    if workflow.partition(":")[0].endswith(".py"):
+        authored = one_found(workflow, "workflow")
+        inputs = _typed(authored, inputs)
+    view = watching.begin(authored) if watch and not as_json and not detach else None
+
     async def running(client: Client) -> int:
         client = client.options(business_key=key) if key else client
         starting: Coroutine[Any, Any, Run[Any]]
-        if workflow.partition(":")[0].endswith(".py"):
-            authored = one_found(workflow, "workflow")
-            inputs_read = _typed(authored, inputs)
+        if authored is not None:
             await client.push(authored)
-            starting = client.start(authored, **inputs_read)
+            starting = client.start(authored, **inputs)
         else:
             stored = await stored_workflow(client, workflow)
             starting = client.start_stored(stored.id, inputs, alias=alias)
-        started, interrupted = await _begun(starting)
+        started, interrupted = await watching.begun(starting, view)
         if interrupted:
-            return await _asked(started)
+            return await watching.asked(started)
         if detach:
             print_json({"id": started.id}) if as_json else typer.echo(started.id)
             return 0
-        return await _until_over(started, live=watch, as_json=as_json)
+        return await watching.until_over(client, started, view, as_json=as_json)
 
-    return with_client(running, context=context, home=home)
+    with view or nullcontext():
+        return with_client(running, context=context, home=home)
 
 
 def watch(
     run_id: RunId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> int:
     """See a run that goes on, live, and what it answers with."""
+    from qflow.cli import watching
 
-    async def watching(client: Client) -> int:
-        return await _until_over(client.attach(run_id), live=True, as_json=as_json)
+    async def seeing(client: Client) -> int:
+        view = None if as_json else watching.begin()
+        return await watching.until_over(client, client.attach(run_id), view, as_json=as_json)
 
-    return with_client(watching, context=context, home=home)
+    return with_client(seeing, context=context, home=home)
 
 
 def list_(
@@ -227,12 +232,14 @@ def retry(
     as_json: AsJson = False,
 ) -> int:
     """Run a failed run again, as a new one that keeps what had completed."""
+    from qflow.cli import watching
 
     async def again(client: Client) -> int:
-        started, interrupted = await _begun(client.attach(run_id).retry())
+        started, interrupted = await watching.begun(client.attach(run_id).retry())
         if interrupted:
-            return await _asked(started)
-        return await _until_over(started, live=watch, as_json=as_json)
+            return await watching.asked(started)
+        view = watching.begin() if watch and not as_json else None
+        return await watching.until_over(client, started, view, as_json=as_json)
 
     return with_client(again, context=context, home=home)
 
@@ -252,14 +259,16 @@ def rerun(
     as_json: AsJson = False,
 ) -> int:
     """Run again from some places on, as a new run that keeps the results before them."""
+    from qflow.cli import watching
 
     async def again(client: Client) -> int:
-        started, interrupted = await _begun(
+        started, interrupted = await watching.begun(
             client.attach(run_id).rerun(places or [], newest=newest)
         )
         if interrupted:
-            return await _asked(started)
-        return await _until_over(started, live=watch, as_json=as_json)
+            return await watching.asked(started)
+        view = watching.begin() if watch and not as_json else None
+        return await watching.until_over(client, started, view, as_json=as_json)
 
     return with_client(again, context=context, home=home)
 
@@ -334,67 +343,6 @@ def _typed(authored: Any, inputs: dict[str, Any]) -> dict[str, Any]:
         )
         for name, value in inputs.items()
     }
-
-
-async def _begun(starting: Coroutine[Any, Any, Run[Any]]) -> tuple[Run[Any], bool]:
-    """Start a run; Ctrl-C meanwhile waits for its id, so that no run begins unseen."""
-    task = asyncio.ensure_future(starting)
-    try:
-        return await asyncio.shield(task), False
-    except asyncio.CancelledError:
-        if task.cancelled():
-            raise
-        typer.echo("\nThe start is under way; waiting for the run's id …", err=True)
-        try:
-            return await asyncio.wait_for(task, _START_S), True
-        except TimeoutError:
-            typer.echo("No answer: the run may have begun, `qflow ls` shows it.", err=True)
-            raise asyncio.CancelledError from None
-
-
-async def _until_over(started: Run[Any], *, live: bool, as_json: bool) -> int:
-    """Wait for the end, live or not, and print what came of it."""
-    from qflow.cli import show as look
-    from qflow.orchestrator.v1 import execution_pb2
-
-    waiting = asyncio.ensure_future(_seen(started) if live and not as_json else started.wait())
-    try:
-        await asyncio.shield(waiting)
-    except asyncio.CancelledError:  # Ctrl-C
-        waiting.cancel()
-        with suppress(asyncio.CancelledError):
-            await waiting  # what is drawn live stands still before anything is asked
-        return await _asked(started)
-    one = await started.get()
-    if as_json:
-        print_json(as_plain(one))
-    elif one.status == execution_pb2.EXECUTION_STATUS_COMPLETED:
-        typer.echo(one.output_json)
-    else:
-        look.failure(console(errors=True), one)
-    return 0 if one.status == execution_pb2.EXECUTION_STATUS_COMPLETED else _FAILED
-
-
-async def _seen(started: Run[Any]) -> None:
-    from qflow.cli import show as look
-
-    with look.LiveRun(console(errors=True)) as view:
-        async for change in started.watch():
-            view.update(change.execution, change.nodes)
-
-
-async def _asked(started: Run[Any]) -> int:
-    """Ask once what is to become of a run whose watcher leaves: it is never lost."""
-    typer.echo(f"\nThe run goes on: qflow watch {started.id}", err=True)
-    if sys.stdin.isatty():
-        try:
-            answer = input("Cancel it? [y/N] ")  # noqa: ASYNC250  # nothing else goes on here
-        except (EOFError, KeyboardInterrupt):
-            answer = ""
-        if answer.strip().lower() in {"y", "yes"}:
-            await started.cancel()
-            typer.echo("It was asked to stop.", err=True)
-    return 130
 
 
 def _print_output(value: Any, hint: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -32,8 +33,13 @@ _STYLES: Final = {
 # Ids are for copying: never folded, whatever else has to be.
 _WHOLE: Final = frozenset({"id", "run"})
 _ID_CHARS: Final = 36
-_BAR_WIDTH: Final = 30
+# Words that are read at a glance: in a narrow window it is the bars that give way.
+_SHORT: Final = frozenset({"state", "took"})
+_SHORT_CHARS: Final = 28
+_BAR_CHARS_MIN: Final = 4
+_BAR_CHARS_MAX: Final = 30
 _ROWS_MAX: Final = 200
+_PLACE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # an id of a place in a graph
 
 
 def node_status(node: execution_pb2.NodeExecution) -> str:
@@ -61,7 +67,7 @@ def table(*titles: str, right: Sequence[str] = ()) -> Table:
             title,
             justify="right" if title in right else "left",
             overflow="fold" if not whole else "ignore",
-            no_wrap=whole,
+            no_wrap=whole or title in _SHORT,
             min_width=_ID_CHARS if whole else None,
         )
     return made
@@ -99,13 +105,15 @@ class LiveRun:
         self._out = out
         self._run = execution_pb2.Execution()
         self._nodes: dict[str, execution_pb2.NodeExecution] = {}
-        # Drawn anew by itself, too: time goes on between two changes, and windows change size.
-        live = Live(console=out, get_renderable=self._whole, refresh_per_second=8)
+        self._picture: list[str] = []
+        # Drawn anew by itself, too: time goes on between two changes, and windows change size. On
+        # the terminal's other screen: of what a smaller window folded nothing can be taken back.
+        live = Live(console=out, get_renderable=self._whole, refresh_per_second=8, screen=True)
         self._live = live if out.is_terminal else None
 
     def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
+        if self._live is not None and not self._live.is_started:
+            self._live.start(refresh=True)
         return self
 
     def __exit__(
@@ -114,9 +122,19 @@ class LiveRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._live is not None:
-            self._live.refresh()
+        self.leave()
+
+    def leave(self) -> None:
+        """Give the terminal back, with what of the run was seen last; the second time nothing."""
+        if self._live is not None and self._live.is_started:
             self._live.stop()
+            if self._run.id:
+                self._out.print(self._whole())
+
+    @property
+    def lacks_graph(self) -> bool:
+        """Whether there is a terminal that could show a graph, and none is known yet."""
+        return self._live is not None and not self._picture
 
     def update(
         self, run: execution_pb2.Execution, changed: Iterable[execution_pb2.NodeExecution]
@@ -134,6 +152,28 @@ class LiveRun:
         if self._live is not None:
             self._live.refresh()
 
+    def draw_graph(self, nodes: Sequence[str], edges: Iterable[tuple[str, str]]) -> None:
+        """Show the graph above the timeline from now on, where the window has room for both."""
+        self._picture = draw(nodes, [edge for edge in edges if edge[0]])
+        if self._live is not None and self._live.is_started:
+            self._live.refresh()
+
+    def _graph(self) -> list[Text]:
+        """Give the graph with each place in the colour of its state, or nothing."""
+        height, width = self._out.size.height, self._out.size.width
+        if len(self._picture) > height // 3 or max(map(len, self._picture), default=0) > width:
+            return []
+        states = {
+            node.definition_node_id or node.node_id: node_status(node)
+            for node in self._nodes.values()
+        }
+        lines = [Text(line, style="dim") for line in self._picture]
+        for line in lines:
+            for word in _PLACE.finditer(line.plain):
+                if word[0] in states:
+                    line.stylize(f"not dim {_STYLES.get(states[word[0]], 'dim')}", *word.span())
+        return [*lines, Text()]
+
     def _whole(self) -> RenderableType:
         now_ms = round(time.time() * 1000)
         counts = self._run.node_counts
@@ -142,12 +182,21 @@ class LiveRun:
             f"{counts.completed} of {counts.total} nodes  "
             f"{took(self._run.start_time, self._run.end_time, now_ms=now_ms)}"
         )
-        room = max(3, min(_ROWS_MAX, self._out.size.height - 4))
-        return Group(head, timeline(list(self._nodes.values()), now_ms=now_ms, rows_max=room))
+        graph = self._graph()
+        if not self._run.id:
+            return Group(Text("starting …"), *graph)
+        room = max(3, min(_ROWS_MAX, self._out.size.height - 4 - len(graph)))
+        return Group(
+            head, *graph, timeline(list(self._nodes.values()), now_ms=now_ms, rows_max=room)
+        )
 
 
 def timeline(
-    nodes: Sequence[execution_pb2.NodeExecution], *, now_ms: int | None, rows_max: int = _ROWS_MAX
+    nodes: Sequence[execution_pb2.NodeExecution],
+    *,
+    now_ms: int | None,
+    rows_max: int = _ROWS_MAX,
+    width: int = 80,
 ) -> Table:
     """Give the nodes of a run with when each ran, as bars over the whole of it."""
     made = table("node", "state", "took", "", right=("took",))
@@ -161,27 +210,35 @@ def timeline(
     if len(nodes) > rows_max:
         moving = [node for node in nodes if node_status(node) not in {"completed", "pending"}]
         shown = (moving or list(nodes))[:rows_max]
+    names = max((len(node.node_id) for node in shown), default=0)
+    bar_chars = max(_BAR_CHARS_MIN, min(_BAR_CHARS_MAX, width - names - _SHORT_CHARS))
     for node in shown:
         status = node_status(node)
         made.add_row(
             escape(node.node_id),
             styled(status),
             took(node.start_time, node.end_time, now_ms=now_ms if status == "running" else None),
-            f"[{_STYLES.get(status, 'dim')}]{_bar(node, first, last, now_ms)}[/]",
+            Text(
+                _bar(node, (first, last), now_ms, chars=bar_chars),
+                style=_STYLES.get(status, "dim"),
+            ),
         )
     if len(shown) < len(nodes):
         made.add_row(f"… and {len(nodes) - len(shown)} more", "", "", "")
     return made
 
 
-def _bar(node: execution_pb2.NodeExecution, first: int, last: int, now_ms: int | None) -> str:
+def _bar(
+    node: execution_pb2.NodeExecution, span: tuple[int, int], now_ms: int | None, *, chars: int
+) -> str:
     if not node.HasField("start_time"):
         return ""
-    span = max(1, last - first)
-    start = (node.start_time.ToMilliseconds() - first) * _BAR_WIDTH // span
+    first, last = span
+    whole = max(1, last - first)
+    start = (node.start_time.ToMilliseconds() - first) * chars // whole
     end_ms = node.end_time.ToMilliseconds() or now_ms or last
-    end = (end_ms - first) * _BAR_WIDTH // span
-    return " " * min(start, _BAR_WIDTH - 1) + "━" * max(1, min(end, _BAR_WIDTH) - start)
+    end = (end_ms - first) * chars // whole
+    return " " * min(start, chars - 1) + "━" * max(1, min(end, chars) - start)
 
 
 def failure(out: Console, run: execution_pb2.Execution) -> None:

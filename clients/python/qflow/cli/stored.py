@@ -152,14 +152,7 @@ def graph(
     if workflow.partition(":")[0].endswith(".py"):
         from qflow.cli.common import one_found
 
-        built = one_found(workflow, "workflow").graph
-        edges = [
-            (source.place.id, place.id)
-            for place in built.places
-            for source in place.fed.values()
-            if source.place is not None
-        ] + [(edge.source.id, place.id) for place in built.places for edge in place.edges]
-        places = [place.id for place in built.places]
+        places, edges = one_found(workflow, "workflow").graph.picture()
     else:
         stored = with_client(lambda c: stored_workflow(c, workflow), context=context, home=home)
         places = [place.id for place in stored.definition.nodes]

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from qflow.client.contexts import Context, Tls
-from qflow.errors import from_rpc
+from qflow.errors import CallError, from_rpc
 from qflow.exceptions import ConfigurationError
 
 Answer = TypeVar("Answer")
@@ -60,7 +60,7 @@ class Connection:
         try:
             return await method(request, metadata=self._metadata, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, address=address) from None
+            raise self._failed(error, address) from None
 
     async def pages(
         self, method: Callable[..., Awaitable[Any]], request: Any, field: str, *, address: str = ""
@@ -88,9 +88,12 @@ class Connection:
             async for each in call:
                 yield each
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, address=address) from None
+            raise self._failed(error, address) from None
         finally:
             call.cancel()
+
+    def _failed(self, error: grpc.aio.AioRpcError, address: str) -> CallError:
+        return from_rpc(error, address=address, encrypted=self.context.tls is not None)
 
     async def close(self) -> None:
         """Close the channels; calls under way end as cancelled."""
@@ -113,8 +116,13 @@ def _open(address: str, tls: Tls | None) -> grpc.aio.Channel:
     ]
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)
+    authorities = _file(tls.ca_file)
+    if authorities is not None and b"-----BEGIN CERTIFICATE-----" not in authorities:
+        raise ConfigurationError(
+            f"{tls.ca_file} holds no certificate: name the file (PEM) of the authority to trust"
+        )
     credentials = grpc.ssl_channel_credentials(
-        root_certificates=_file(tls.ca_file),
+        root_certificates=authorities,
         private_key=_file(tls.key_file),
         certificate_chain=_file(tls.certificate_file),
     )

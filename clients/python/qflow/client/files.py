@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import uuid
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from qflow.client.connection import Connection
+from qflow.client.patience import Patience
 from qflow.errors import InternalError, UnavailableError
-from qflow.exceptions import QflowError
+from qflow.exceptions import LocalFileError, QflowError
 from qflow.runner.v1 import (
     file_service_pb2,
     file_service_pb2_grpc,
@@ -21,8 +23,6 @@ from qflow.runner.v1 import (
 )
 
 _CHUNK_BYTES: Final = 256 * 1024
-_TRIES: Final = 5
-_PAUSE_S: Final = 0.2
 
 Progress = Callable[[int, int], None]
 
@@ -48,6 +48,9 @@ class Files:
         `progress` is told the bytes that arrived and those there are.
         """
         path = Path(path)
+        if not path.is_file():  # a device or a pipe has no size that could be told beforehand
+            there = "is no ordinary file" if path.exists() else "is not there"
+            raise LocalFileError(f"{path} {there}; nothing was sent")
         size_bytes = path.stat().st_size
         digest = await asyncio.to_thread(_sha256, path)
         created = await self._connection.call(
@@ -61,23 +64,8 @@ class Files:
             ),
             address=self._address,
         )
-        upload_id, arrived = created.upload.id, 0
-        for attempt in range(_TRIES):
-            try:
-                arrived = await self._write(path, upload_id, arrived, size_bytes, progress)
-                break
-            except (UnavailableError, InternalError):
-                # INTERNAL: grpc's own word where the server ended the call while a part was being
-                # sent, whatever the server said; the next try hears that.
-                if attempt == _TRIES - 1:
-                    raise
-                await asyncio.sleep(_PAUSE_S * 2**attempt)
-                there = await self._connection.call(
-                    self._uploads.GetUpload,
-                    upload_service_pb2.GetUploadRequest(upload_id=upload_id),
-                    address=self._address,
-                )
-                arrived = there.upload.received_bytes
+        upload_id = created.upload.id
+        await self._send(path, upload_id, size_bytes, progress)
         finished = await self._connection.call(
             self._uploads.FinishUpload,
             upload_service_pb2.FinishUploadRequest(
@@ -88,6 +76,31 @@ class Files:
         )
         file: file_service_pb2.File = finished.file
         return file
+
+    async def _send(
+        self, path: Path, upload_id: str, size_bytes: int, progress: Progress | None
+    ) -> None:
+        """Send all parts; after a cut from what had arrived, which the service is asked for."""
+        asked = upload_service_pb2.GetUploadRequest(upload_id=upload_id)
+        arrived, patience, is_cut = 0, Patience(), False
+        while True:
+            try:
+                if is_cut:
+                    there = await self._connection.call(
+                        self._uploads.GetUpload, asked, address=self._address
+                    )
+                    if there.upload.received_bytes > arrived:
+                        patience = Patience()
+                    arrived = there.upload.received_bytes
+                await self._write(path, upload_id, arrived, size_bytes, progress)
+                return
+            except (UnavailableError, InternalError) as error:
+                # INTERNAL without a reason: grpc's own word where the server ended the call while a
+                # part was being sent, whatever the server said; the next try hears that.
+                if isinstance(error, InternalError) and error.reason:
+                    raise
+                is_cut = True
+                await patience.wait(error)
 
     async def _write(
         self, path: Path, upload_id: str, offset: int, size_bytes: int, progress: Progress | None
@@ -120,13 +133,16 @@ class Files:
     ) -> file_service_pb2.File:
         """Fetch a file to a path; it stands there whole and proven, or not at all."""
         path = Path(path)
-        half = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        # Beside it, so that taking its place is one step; short, so that no name becomes too long.
+        half = path.with_name(f".qflow-{uuid.uuid4().hex[:12]}")
         try:
             with half.open("xb") as stream:
                 file = await self._fetch(file_id, stream.write, progress)
                 stream.flush()
                 os.fsync(stream.fileno())
             half.replace(path)
+        except OSError as error:
+            raise _unwritten(path, error) from None
         finally:
             half.unlink(missing_ok=True)
         return file
@@ -143,7 +159,7 @@ class Files:
         file: file_service_pb2.File | None = None
         digest = hashlib.sha256()
         arrived = 0
-        attempt = 0
+        patience = Patience()
         while file is None or arrived < file.size_bytes:
             request = file_service_pb2.DownloadFileRequest(file_id=file_id, offset_bytes=arrived)
             try:
@@ -156,14 +172,11 @@ class Files:
                     write(part.chunk)
                     digest.update(part.chunk)
                     arrived += len(part.chunk)
-                    attempt = 0
+                    patience = Patience()
                     if progress is not None and file is not None:
                         progress(arrived, file.size_bytes)
-            except UnavailableError:
-                attempt += 1
-                if attempt >= _TRIES:
-                    raise
-                await asyncio.sleep(_PAUSE_S * 2**attempt)
+            except UnavailableError as error:
+                await patience.wait(error)
                 continue
             if file is None or arrived < file.size_bytes:
                 raise DigestError(f"the file {file_id} ended after {arrived} bytes")
@@ -195,6 +208,24 @@ class Files:
         """Remove a file that was brought."""
         request = file_service_pb2.DeleteFileRequest(file_id=file_id, request_id=str(uuid.uuid4()))
         await self._connection.call(self._files.DeleteFile, request, address=self._address)
+
+
+def _unwritten(path: Path, error: OSError) -> LocalFileError:
+    """Say why a file was not written; nothing of it is left."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            why = "there is no room left on that disk. Make some, or say another place"
+        case errno.ENOENT | errno.ENOTDIR:
+            why = f"there is no folder {path.parent}. Make it, or say another place"
+        case errno.EISDIR:
+            why = "that is a folder. Say the file's name as well"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            why = f"nothing may be written to {path.parent}. Say another place"
+        case errno.ENAMETOOLONG:
+            why = "that name is too long. Say a shorter one"
+        case _:
+            why = error.strerror or str(error)
+    return LocalFileError(f"{path} was not written: {why}")
 
 
 def _sha256(path: Path) -> str:

@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from qflow import values
 from qflow.client.connection import Connection
 from qflow.client.files import Files
+from qflow.client.patience import Patience
 from qflow.errors import DeadlineExceededError, UnavailableError
 from qflow.exceptions import ExecutionFailedError
 from qflow.orchestrator.v1 import (
@@ -39,8 +40,6 @@ FINAL: Final = frozenset(
     }
 )
 _WAIT_S: Final = 50
-_PAUSE_S_MAX: Final = 5.0
-_AWAY_S_MAX: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,7 @@ class Run(Generic[R]):
         """Wait until the run is over and give it whole, however it ended."""
         loop = asyncio.get_running_loop()
         ends_at = None if timeout_s is None else loop.time() + timeout_s
-        pause = _Pause()
+        pause = Patience()
         while True:
             left = _WAIT_S if ends_at is None else min(_WAIT_S, ends_at - loop.time())
             if left <= 0:
@@ -114,12 +113,12 @@ class Run(Generic[R]):
             except UnavailableError as error:
                 if ends_at is not None and loop.time() >= ends_at:
                     raise
-                await pause.next(error)
+                await pause.wait(error)
                 continue
             if answer.done:
                 execution: execution_pb2.Execution = answer.execution
                 return execution
-            pause = _Pause()
+            pause = Patience()
 
     async def watch(self, *, after_revision: int = 0) -> AsyncIterator[Change]:
         """See the run change until it is over; a watch that is cut off goes on where it was.
@@ -128,7 +127,7 @@ class Run(Generic[R]):
         """
         revision = after_revision
         execution = execution_pb2.Execution(id=self.id)
-        pause = _Pause()
+        pause = Patience()
         failed: UnavailableError | None = None
         while execution.status not in FINAL:
             request = execution_service_pb2.WatchExecutionRequest(
@@ -139,7 +138,7 @@ class Run(Generic[R]):
             )
             try:
                 async for step in steps:
-                    pause = _Pause()
+                    pause = Patience()
                     revision = step.revision
                     event = step.snapshot if step.HasField("snapshot") else step.delta
                     if event.HasField("execution"):
@@ -152,7 +151,7 @@ class Run(Generic[R]):
             except UnavailableError as error:
                 failed = error
             if execution.status not in FINAL:  # cut off, or asked to go elsewhere
-                await pause.next(failed)
+                await pause.wait(failed)
 
     async def get(self) -> execution_pb2.Execution:
         """Give the run as it stands, whole."""
@@ -256,12 +255,12 @@ class Run(Generic[R]):
                 yield line
             return
         request = log_service_pb2.WatchLogsRequest(execution_id=self.id)
-        pause = _Pause()
+        pause = Patience()
         failed: UnavailableError | None = None
         while True:
             try:
                 async for step in self._connection.stream(stub.WatchLogs, request, address=address):
-                    pause = _Pause()
+                    pause = Patience()
                     for line in step.lines:
                         yield line
                     request.after_sequence = step.sequence
@@ -269,7 +268,7 @@ class Run(Generic[R]):
                         return
             except UnavailableError as error:
                 failed = error
-            await pause.next(failed)  # cut off, or asked to go elsewhere
+            await pause.wait(failed)  # cut off, or asked to go elsewhere
 
     async def _read(self, text: str) -> R:
         """Read the outputs; a value that was too large to stand among them is fetched."""
@@ -292,22 +291,6 @@ class Run(Generic[R]):
 
     async def _call(self, method: Callable[..., Any], request: Any) -> Any:
         return await self._connection.call(method, request, address=self._address)
-
-
-class _Pause:
-    """Waits between tries to reach a service: longer each time, a little at random."""
-
-    def __init__(self) -> None:
-        self._wait_s = 0.1
-        self._waited_s = 0.0
-
-    async def next(self, error: UnavailableError | None = None) -> None:
-        """Wait; raise the error where nothing was reached for longer than a restart takes."""
-        if error is not None and self._waited_s >= _AWAY_S_MAX:
-            raise error
-        self._waited_s += self._wait_s
-        await asyncio.sleep(self._wait_s)
-        self._wait_s = min(self._wait_s * 2, _PAUSE_S_MAX)
 
 
 def _failed(execution: execution_pb2.Execution) -> ExecutionFailedError:

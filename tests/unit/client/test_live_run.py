@@ -1,0 +1,63 @@
+"""What is drawn of a run while it goes, in windows of any size."""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+
+import pytest
+from qflow.cli.show import LiveRun
+from qflow.orchestrator.v1 import execution_pb2
+from rich.console import Console
+
+RUNNING = execution_pb2.NODE_EXECUTION_STATUS_RUNNING
+COMPLETED = execution_pb2.NODE_EXECUTION_STATUS_COMPLETED
+
+
+def line(*places: str) -> list[tuple[str, str]]:
+    """Give the edges of places in a line."""
+    return list(pairwise(places))
+
+
+def drawn(nodes: dict[str, int], *, width: int, height: int) -> str:
+    """Draw a run once, as a terminal of this size shows it last."""
+    screen = io.StringIO()
+    out = Console(
+        file=screen, force_terminal=True, width=width, height=height, color_system="standard"
+    )
+    with LiveRun(out) as view:
+        view.draw_graph(list(nodes), line(*nodes))
+        view.update(
+            execution_pb2.Execution(id="r", status=execution_pb2.EXECUTION_STATUS_RUNNING),
+            [
+                execution_pb2.NodeExecution(node_id=each, status=status)  # type: ignore[arg-type]
+                for each, status in nodes.items()
+            ],
+        )
+    return screen.getvalue().rpartition("\x1b[?1049l")[2]  # back on the screen that stays
+
+
+def test_the_graph_stands_above_the_timeline_in_the_colours_of_its_states() -> None:
+    screen = drawn({"read": COMPLETED, "write": RUNNING}, width=80, height=30)
+    graph = next(line for line in screen.splitlines() if "►" in line or "└" in line)
+    assert "\x1b[33mwrite" in graph
+    assert "\x1b[32mread" in screen
+    assert screen.index("►") < screen.index("state")
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 5), (10, 30), (1, 1)])
+def test_a_window_without_room_for_the_graph_shows_the_timeline_alone(
+    width: int, height: int
+) -> None:
+    places = [f"place_{number}" for number in range(4)]
+    screen = drawn(dict.fromkeys(places, RUNNING), width=width, height=height)
+    assert "►" not in screen
+
+
+def test_the_graph_is_there_before_anything_is_known_of_the_run() -> None:
+    screen = io.StringIO()
+    with LiveRun(Console(file=screen, force_terminal=True, width=80, height=30)) as view:
+        view.draw_graph(["read", "write"], line("read", "write"))
+    assert "starting" in screen.getvalue()
+    assert "write" in screen.getvalue()
+    assert "starting" not in screen.getvalue().rpartition("\x1b[?1049l")[2]

@@ -108,7 +108,7 @@ def timers_forgotten() -> Any:
     original = Core.adopt
 
     def adopt(self: Core, run: Run, **given: Any) -> None:
-        with patch.object(self, "_set_timer", lambda *_: None):
+        with patch.object(self.timers, "set", lambda *_: None):
             original(self, run, **given)
 
     return patch.object(Core, "adopt", adopt)

@@ -12,7 +12,8 @@ from services.orchestrator.domain.core import SHARDS
 from services.orchestrator.domain.rows import RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL, RunStatus
-from services.orchestrator.engine.engine import Engine, NotStarted
+from services.orchestrator.engine.callers import NotStarted
+from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.usecases.plans import unlocked
 from tests.simulation import graphs

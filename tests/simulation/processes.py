@@ -13,7 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from services.kit.errors import QflowError
-from services.orchestrator.engine.engine import Engine, NotStarted
+from services.orchestrator.engine.callers import NotStarted
+from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import FencedError
 from services.orchestrator.engine.member import Member
 from services.orchestrator.engine.shards import Shards

@@ -7,7 +7,6 @@ then do its commands go out. So memory may run ahead of the database, but nothin
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -15,22 +14,25 @@ from uuid import UUID
 
 from services.orchestrator.domain import (
     cache_queue,
+    children,
     controls,
     failed_edges,
-    groups,
     planner,
     routes,
     unusable,
     waits,
 )
-from services.orchestrator.domain.cache_queue import Answer, CacheQueue
-from services.orchestrator.domain.credits import ReadyQueue, Runner
-from services.orchestrator.domain.effects import Due, Effects, Ready
-from services.orchestrator.domain.limit_queue import WHOLE_RUN, LimitQueue, Waiting
-from services.orchestrator.domain.limits import Claim, Lane, Limit, Limits
-from services.orchestrator.domain.needs import Offer, takes
+from services.orchestrator.domain.cache_queue import Answer
+from services.orchestrator.domain.children import EndedChild
+from services.orchestrator.domain.credits import Runner
+from services.orchestrator.domain.dispatch import Dispatch
+from services.orchestrator.domain.effects import Due, Ready
+from services.orchestrator.domain.limit_queue import WHOLE_RUN
+from services.orchestrator.domain.limits import Claim, Limit, Limits
+from services.orchestrator.domain.needs import Offer
+from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.partly import Partly, resume
-from services.orchestrator.domain.plan import Kind, Plan
+from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.rows import (
     AssignCommand,
     Finished,
@@ -38,30 +40,16 @@ from services.orchestrator.domain.rows import (
     KillCommand,
     NodeCopy,
     RunInsert,
-    SlotFree,
-    SlotUse,
     SupersededCommand,
     Transition,
 )
-from services.orchestrator.domain.state import (
-    NO_USAGE,
-    Failure,
-    FileValue,
-    Run,
-    Signal,
-    Usage,
-)
+from services.orchestrator.domain.state import NO_USAGE, Failure, FileValue, Run, Signal, Usage
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.timers import BEGIN, DEADLINE, Timer
 
-TOKENS_PER_EPOCH: Final = 1 << 40
 SHARDS: Final = 64
-# Timers of a run itself, where those of its nodes have a place.
-_DEADLINE: Final = -1
 _NOTHING: Final = Offer(pythons=frozenset())  # of a runner that is known by its attempts alone
-BEGIN: Final = -2
-_TIMERS_MIN: Final = 1024
 _UNDER_WAY: Final = frozenset({NodeStatus.RUNNING, NodeStatus.RETRYING, NodeStatus.WAITING})
-_GIVEABLE: Final = frozenset({NodeStatus.RETRYING, NodeStatus.PENDING})
 
 
 class Outcome(NamedTuple):
@@ -73,46 +61,8 @@ class Outcome(NamedTuple):
     usage: Usage
 
 
-class EndedChild(NamedTuple):
-    """How a sub-workflow's execution ended, as its row says."""
-
-    id: UUID
-    status: RunStatus
-    output_data: str | None
-    error_type: str | None
-    error_message: str | None
-    failed_node_id: str | None
-
-
-class Out:
-    """The transitions that an event makes, in the order in which they must be written."""
-
-    __slots__ = ("_latest", "transitions")
-
-    def __init__(self, *transitions: Transition) -> None:
-        self.transitions = list(transitions)
-        self._latest = {t.run_id: t for t in transitions}
-
-    def add(self, t: Transition) -> None:
-        """Add a transition behind the others."""
-        self.transitions.append(t)
-        self._latest[t.run_id] = t
-
-    def of(self, run_id: UUID) -> Transition:
-        """Give the transition of a run that more can be added to."""
-        t = self._latest.get(run_id)
-        if t is None:
-            self.add(t := Transition(run_id))
-        return t
-
-    def after(self, run_id: UUID) -> Transition:
-        """Give a transition of a run behind all others."""
-        self.add(t := Transition(run_id))
-        return t
-
-
-class Core:
-    """The runs of one orchestrator, the runners, and what waits for them."""
+class Core(Dispatch):
+    """What happens to the runs of one orchestrator."""
 
     def __init__(
         self,
@@ -122,32 +72,11 @@ class Core:
         draw: Callable[[], float],
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.runs: dict[UUID, Run] = {}
-        self.runners: dict[UUID, Runner] = {}
-        self.ready = ReadyQueue()
-        self.limits = Limits()
-        self.limited = LimitQueue()  # what waits for places under limits
-        self.held: dict[UUID, Claim] = {}  # those places, by the run or node row that has them
-        self.cache = CacheQueue()  # what the cache is asked before it is given to a runner
-        # Slots that wait for a lock, by node version and run.
-        self.locks_pending: dict[UUID, dict[UUID, set[int]]] = {}
-        self.unlocked: set[UUID] = set()  # node versions whose environment is known
-        # Runners that were fenced: one that does not know it yet must be given nothing more.
-        self.fenced: set[UUID] = set()
-        self._emptying: UUID | None = None  # the runner that is given nothing until it is empty
-        self._refs: dict[UUID, tuple[Run, int]] = {}
-        self._timers: list[tuple[float, int, UUID, int, Due]] = []
-        # Timers of slots that wait for a runner no longer than they may: by run and slot.
-        self._queued: dict[UUID, dict[int, int]] = {}
-        self._timer_seq = 0
-        self._timers_max = _TIMERS_MIN  # above it, timers of runs that are over are thrown out
-        self._token = epoch * TOKENS_PER_EPOCH
+        super().__init__(epoch=epoch, new_id=new_id, draw=draw, wall=wall)
         self._adopted: dict[UUID, None] = {}  # runs that were read from rows and not yet revived
         self._ended_children: dict[UUID, EndedChild] = {}
-        self._now = 0.0
-        self.fx = Effects(new_id=new_id, draw=draw, next_token=self._next_token, wall=wall)
 
-    # --- events: each returns the transitions that it makes -------------------------------------
+    # --- events of runs: each returns the transitions that it makes -----------------------------
 
     def start(
         self,
@@ -185,7 +114,7 @@ class Core:
             run.asleep = True
             return
         if row.timeout_ms is not None:
-            self._set_timer(self._now + row.timeout_ms / 1000, run.id, _DEADLINE)
+            self.timers.set(self._now + row.timeout_ms / 1000, run.id, DEADLINE)
         resume(run, partly, t, self.fx)
         if self._waits_for_limit(run):
             return
@@ -206,10 +135,63 @@ class Core:
     ) -> list[Transition]:
         """Begin a run that was to start at a time, once that is so many seconds away."""
         begins = now + max(delay_s, 0.0)
-        self._set_timer(begins, run.id, BEGIN)
+        self.timers.set(begins, run.id, BEGIN)
         if timeout_ms is not None:
-            self._set_timer(begins + timeout_ms / 1000, run.id, _DEADLINE)
+            self.timers.set(begins + timeout_ms / 1000, run.id, DEADLINE)
         return self.due(now=now)
+
+    def due(self, *, now: float) -> list[Transition]:
+        """Let the timers run off whose time has come."""
+        self._now = now
+        out = Out()
+        for timer in self.timers.due(now):
+            run = self.runs.get(timer.run_id)
+            if run is None or run.status in RUN_FINAL:
+                continue
+            if timer.slot == BEGIN:
+                if run.asleep and not self._waits_for_limit(run):
+                    run.asleep = False
+                    routes.revive(run, out.of(run.id), self.fx)
+            elif timer.slot == DEADLINE:
+                if not (run.closing or run.cancelling or run.expired or run.failure):
+                    t = out.of(run.id)
+                    planner.stop(run, t, self.fx, cancel=False)
+                    self._unqueue(run.id)
+            elif timer.slot < len(run.records):
+                self._slot_due(run, timer, out)
+        return self._dispatch(out)
+
+    def _slot_due(self, run: Run, timer: Timer, out: Out) -> None:
+        slot = timer.slot
+        record = run.records[slot]
+        if timer.what is Due.QUEUE:
+            if self.timers.still_queued(timer) and run.may_begin(slot):
+                self.timers.taken(run.id, slot)
+                planner.wait_too_long(run, slot, out.of(run.id), self.fx)
+        elif record is None or not run.is_open(slot):
+            return
+        elif timer.what is Due.TOTAL:
+            planner.take_too_long(run, slot, out.of(run.id), self.fx)
+        elif record.status is NodeStatus.RETRYING:
+            self._repeat(run, slot, out, alone=record.alone and record.delivery_count > 0)
+        elif record.status is NodeStatus.WAITING and record.due_ms is not None:
+            t = out.of(run.id)
+            controls.wait_over(run, slot, t, self.fx)
+
+    def _repeat(self, run: Run, slot: int, out: Out, *, alone: bool) -> None:
+        if not run.may_begin(slot):
+            return  # it is paused: what resumes it looks at this slot again
+        if run.place(slot).kind is Kind.PYTHON:
+            self._push(Ready(run, slot, alone))
+        else:
+            planner.again(run, slot, out.of(run.id), self.fx)
+
+    @property
+    def next_timer(self) -> float | None:
+        """When `due` is to be called next."""
+        return self.timers.next_at
+
+    # --- what runners say -------------------------------------------------------------------------
 
     def outcome(self, runner_id: UUID, outcome: Outcome, *, now: float) -> list[Transition]:
         """Take a runner's word on one attempt."""
@@ -354,6 +336,8 @@ class Core:
             del self.runners[runner_id]
         return self._dispatch(out)
 
+    # --- what callers want ------------------------------------------------------------------------
+
     def cancel(self, run_id: UUID) -> list[Transition]:
         """Stop a run on a caller's word; nothing where it is stopping already."""
         run = self.runs[run_id]
@@ -423,6 +407,8 @@ class Core:
         controls.take_signal(self.runs[run_id], name, t, self.fx, signal)
         return self._dispatch(Out(t))
 
+    # --- what is known by now ---------------------------------------------------------------------
+
     def lock_known(self, node_version_id: UUID, failure: Failure | None) -> list[Transition]:
         """Let the slots go that waited for a node version's lock, or fail them with its fault."""
         waiting = self.locks_pending.pop(node_version_id, {})
@@ -442,337 +428,6 @@ class Core:
                 self._unqueue(run_id)
         return self._dispatch(out)
 
-    def due(self, *, now: float) -> list[Transition]:
-        """Let the timers run off whose time has come."""
-        self._now = now
-        out = Out()
-        while self._timers and self._timers[0][0] <= now:
-            _, seq, run_id, slot, what = heapq.heappop(self._timers)
-            run = self.runs.get(run_id)
-            if run is None or run.status in RUN_FINAL:
-                continue
-            if slot == BEGIN:
-                if run.asleep and not self._waits_for_limit(run):
-                    run.asleep = False
-                    routes.revive(run, out.of(run_id), self.fx)
-            elif slot == _DEADLINE:
-                if not (run.closing or run.cancelling or run.expired or run.failure):
-                    t = out.of(run_id)
-                    planner.stop(run, t, self.fx, cancel=False)
-                    self._unqueue(run_id)
-            elif slot < len(run.records):
-                self._slot_due(run, slot, what, seq, out)
-        return self._dispatch(out)
-
-    def _slot_due(self, run: Run, slot: int, what: Due, seq: int, out: Out) -> None:
-        record = run.records[slot]
-        if what is Due.QUEUE:
-            queued = self._queued.get(run.id, {})
-            if queued.get(slot) == seq and run.may_begin(slot):
-                del queued[slot]
-                planner.wait_too_long(run, slot, out.of(run.id), self.fx)
-            return
-        if record is None or not run.is_open(slot):
-            return
-        if what is Due.TOTAL:
-            planner.take_too_long(run, slot, out.of(run.id), self.fx)
-        elif record.status is NodeStatus.RETRYING:
-            self._repeat(run, slot, out, alone=record.alone and record.delivery_count > 0)
-        elif record.status is NodeStatus.WAITING and record.due_ms is not None:
-            t = out.of(run.id)
-            controls.wait_over(run, slot, t, self.fx)
-
-    def _repeat(self, run: Run, slot: int, out: Out, *, alone: bool) -> None:
-        if not run.may_begin(slot):
-            return  # it is paused: what resumes it looks at this slot again
-        if run.place(slot).kind is Kind.PYTHON:
-            self._push(Ready(run, slot, alone))
-        else:
-            planner.again(run, slot, out.of(run.id), self.fx)
-
-    def pythons(self) -> frozenset[str]:
-        """Give the Pythons that runners which are here have; none while none is here."""
-        return frozenset().union(*(each.pythons for each in self.runners.values()))
-
-    @property
-    def next_timer(self) -> float | None:
-        """When `due` is to be called next."""
-        return self._timers[0][0] if self._timers else None
-
-    # --- memory ---------------------------------------------------------------------------------
-
-    def adopt(
-        self, run: Run, *, now: float, due_s: dict[int, float], deadline_s: float | None
-    ) -> None:
-        """Take over a run as its rows say it stands; `redispatch` begins what may begin.
-
-        `due_s` says for its slots that retry or wait in how many seconds they are due, and under
-        `BEGIN` when a run begins that was to start at a time.
-        """
-        self._now = now
-        self.runs[run.id] = run
-        self._adopted[run.id] = None
-        run.asleep = due_s.get(BEGIN, 0.0) > 0
-        if run.asleep:
-            self._set_timer(now + due_s[BEGIN], run.id, BEGIN)
-        for slot, record in enumerate(run.records):
-            if record is None:
-                continue
-            self._refs[record.id] = (run, slot)
-            # The member that had it before may count from a higher epoch.
-            self._token = max(self._token, record.token)
-            limit_ms = run.place(slot).total_timeout_ms
-            if limit_ms is not None and record.status not in NODE_FINAL:
-                left_s = max(0.0, limit_ms / 1000 - record.age_s)
-                self._set_timer(now + left_s, run.id, slot, Due.TOTAL)
-            if record.status is NodeStatus.RUNNING and record.runner is not None:
-                runner = self.runners.setdefault(
-                    record.runner,
-                    Runner(incarnation=record.runner, offer=_NOTHING, connected=False),
-                )
-                runner.in_flight[record.id] = record.token
-                runner.exclusive = runner.exclusive or record.alone
-            elif record.status is NodeStatus.RETRYING:
-                if record.delivery_count and due_s.get(slot, 0) <= 0:
-                    self._push(Ready(run, slot, alone=True))
-                else:
-                    self._set_timer(now + max(due_s.get(slot, 0), 0), run.id, slot)
-            elif slot in due_s:
-                record.due_ms = max(0, round(due_s[slot] * 1000))
-                self._set_timer(now + max(due_s[slot], 0), run.id, slot)
-        if deadline_s is not None:
-            self._set_timer(now + max(deadline_s, 0), run.id, _DEADLINE)
-
-    def child_ended(self, child: EndedChild) -> None:
-        """Know how a sub-workflow ended whose parent was read from its rows."""
-        self._ended_children[child.id] = child
-
-    def redispatch(self) -> list[Transition]:
-        """Begin what may begin and give out what waits, after runs were adopted or forgotten."""
-        out = Out()
-        adopted, self._adopted = self._adopted, {}
-        for run_id in adopted:
-            run = self.runs.get(run_id)
-            if run is None or run.status in RUN_FINAL:
-                continue
-            if _unbegun(run) and run_id not in self.held:
-                self._waits_for_limit(run)
-            t = Transition(run_id)
-            for slot, record in enumerate(list(run.records)):  # an end may begin others
-                if record is not None and record.child and record.status is NodeStatus.WAITING:
-                    self._meet_child(run, slot, record.child, t)
-            routes.revive(run, t, self.fx)
-            if t.cost() != (0, 0) or t.commands:
-                out.add(t)
-        self._ended_children.clear()
-        return self._dispatch(out)
-
-    def _meet_child(self, run: Run, slot: int, child_id: UUID, t: Transition) -> None:
-        """Find the run of a sub-workflow: in memory, among those that ended, or nowhere."""
-        child = self.runs.get(child_id)
-        ended = self._ended_children.get(child_id)
-        if child is not None:
-            child.parent = (run.id, slot)
-            if run.is_stopping(slot) and not child.cancelling:
-                self.fx.stops.append(child_id)
-        elif ended is not None:
-            planner.child_over(run, slot, t, self.fx, _ended_run(run, slot, ended))
-        elif run.is_open(slot):
-            waits.start_again(run, slot, self.fx)
-        else:
-            planner.child_over(run, slot, t, self.fx, _never_begun(run, slot, child_id))
-
-    def forget(self, run_id: UUID) -> Run | None:
-        """Drop a run from memory: it is over, or is to be loaded again."""
-        run = self.runs.pop(run_id, None)
-        if run is None:
-            return None
-        for record in run.records:
-            if record is not None:
-                self._refs.pop(record.id, None)
-                self._let_go(record.id)
-                if record.runner is not None:
-                    self._free(record.runner, record.id)
-        self._let_go(run_id)
-        self.limits.forget(run_id)
-        self.limited.forget(run_id, whole=True)
-        self.cache.forget(run_id)
-        self.ready.forget(run_id)
-        self._queued.pop(run_id, None)
-        for version in [each for each, runs in self.locks_pending.items() if run_id in runs]:
-            del self.locks_pending[version][run_id]
-            if not self.locks_pending[version]:
-                del self.locks_pending[version]
-        return run
-
-    def find(self, ref: UUID) -> tuple[Run, int] | None:
-        """Return the run and place of a node row."""
-        return self._refs.get(ref)
-
-    def _unqueue(self, run_id: UUID) -> None:
-        """Drop what waits of a run, for a runner or for a limit; not the run itself."""
-        self.ready.forget(run_id)
-        self.limited.forget(run_id)
-
-    # --- giving out work ------------------------------------------------------------------------
-
-    def _push(self, ready: Ready) -> None:
-        run, slot, alone = ready
-        if not run.may_begin(slot):
-            return
-        definition = run.place(slot)
-        version = definition.node_version_id
-        if definition.queue_timeout_ms is not None:
-            self._set_timer(self._now + definition.queue_timeout_ms / 1000, run.id, slot, Due.QUEUE)
-            self._queued.setdefault(run.id, {})[slot] = self._timer_seq
-        if version in self.unlocked:
-            if definition.cache_ttl_ms is not None and self.cache.asks(run, slot):
-                return
-            lane = self.limits.of_slot(run, slot)
-            if lane:
-                self._wait(lane, run, Waiting(run.id, slot, alone))
-            else:
-                self._await_runner(run, slot, alone=alone)
-        else:
-            self.locks_pending.setdefault(version, {}).setdefault(run.id, set()).add(slot)
-
-    def _await_runner(self, run: Run, slot: int, *, alone: bool) -> None:
-        self.ready.push(
-            run.id,
-            slot,
-            run.place(slot).wanted,
-            tenant_id=run.tenant_id,
-            priority=run.options.priority,
-            alone=alone,
-        )
-
-    def _follow(self, out: Out) -> list[Transition]:
-        """Carry out what events left to do, in other runs too; returns all transitions."""
-        fx = self.fx
-        while fx.pending:
-            ready, fx.ready = fx.ready, []
-            for each in ready:
-                self._push(each)
-            timers, fx.timers = fx.timers, []
-            for run, slot, delay_ms, what in timers:
-                self._set_timer(self._now + delay_ms / 1000, run.id, slot, what)
-            starts, fx.starts = fx.starts, []
-            for start in starts:
-                self._begin(start.run, start.row, out)
-            stops, fx.stops = fx.stops, []
-            for child_id in stops:
-                child = self.runs.get(child_id)
-                if child is not None and not child.cancelling and child.status not in RUN_FINAL:
-                    t = out.of(child_id)
-                    planner.stop(child, t, fx, cancel=True)
-                    self._unqueue(child_id)
-            ended, fx.ended = fx.ended, []
-            for child in ended:
-                self._child_over(child, out)
-        self._finish(out)
-        return out.transitions
-
-    def _child_over(self, child: Run, out: Out) -> None:
-        """Tell the parent, behind the child's end: it must not be durable before that is."""
-        assert child.parent is not None
-        parent = self.runs.get(child.parent[0])
-        if parent is not None:
-            t = out.after(parent.id)
-            planner.child_over(parent, child.parent[1], t, self.fx, child)
-
-    def _dispatch(self, out: Out) -> list[Transition]:
-        """Give ready slots to runners while both last; returns all transitions, oldest first."""
-        self._follow(out)
-        if not self.ready.size:
-            return out.transitions
-        self._dispatch_alone(out)
-        while self.ready.size and self._dispatch_one(out):
-            pass
-        return self._follow(out)
-
-    def _dispatch_one(self, out: Out) -> bool:
-        able = [
-            each
-            for each in self.runners.values()
-            if each.free > 0 and not each.exclusive and each.incarnation != self._emptying
-        ]
-        if len(able) > 1:
-            able.sort(key=lambda each: -each.free)
-        for runner in able:
-            found = self.ready.take(runner.offer)
-            if found is not None:
-                self._give(*found, runner, out, alone=False)
-                return True
-        return False
-
-    def _dispatch_alone(self, out: Out) -> None:
-        """Empty a runner for the oldest suspect, one runner at a time, and give it that place."""
-        emptying, self._emptying = self._emptying, None
-        for run_id, place, wanted in self.ready.alone():
-            able = [
-                each
-                for each in self.runners.values()
-                if each.connected
-                and each.credits > 0
-                and takes(each.offer, wanted)
-                and not each.exclusive
-            ]
-            idle = [each for each in able if not each.in_flight]
-            if not able:
-                continue
-            if idle:
-                self.ready.take_alone(run_id, place)
-                idle[0].exclusive = self._give(run_id, place, idle[0], out, alone=True)
-            else:
-                # The one that is being emptied already, if it will do: to change would take longer.
-                first = min(
-                    able, key=lambda each: (each.incarnation != emptying, len(each.in_flight))
-                )
-                self._emptying = first.incarnation
-                return
-
-    def _give(self, run_id: UUID, slot: int, runner: Runner, out: Out, *, alone: bool) -> bool:
-        claim = self.limited.claim(run_id, slot)
-        given = self._give_claimed(run_id, slot, runner, out, alone=alone, claim=claim)
-        if claim is not None and not given:
-            self.limited.abandon(claim)
-        return given
-
-    def _give_claimed(
-        self, run_id: UUID, slot: int, runner: Runner, out: Out, *, alone: bool, claim: Claim | None
-    ) -> bool:
-        run = self.runs.get(run_id)
-        if run is None or not run.may_begin(slot):
-            return False
-        lane = self.limits.of_slot(run, slot) if claim is None else ()
-        if lane:  # a limit that was made while it waited for a runner
-            self._wait(lane, run, Waiting(run_id, slot, alone))
-            return False
-        if self._queued:
-            self._queued.get(run_id, {}).pop(slot, None)
-        group = run.groups.get(slot)
-        if group is not None:
-            group.queued = False
-            if not group.room:
-                return False
-            slot = groups.next_part(run, group)
-        else:
-            before = run.records[slot]
-            if before is not None and before.status not in _GIVEABLE:
-                return False  # it was queued twice: its run was loaded again meanwhile
-        t = out.of(run_id)
-        record = planner.assign(run, slot, t, self.fx, runner=runner.incarnation, alone=alone)
-        self._refs[record.id] = (run, slot)
-        runner.in_flight[record.id] = record.token
-        if claim is not None:
-            self._use(claim, run_id, record.id, t)
-        if group is not None:
-            groups.fill(run, group, t, self.fx)
-            ready, self.fx.ready = self.fx.ready, []
-            for each in ready:
-                self._push(each)
-        return True
-
     def cache_answered(self, answers: Sequence[Answer], *, now: float) -> list[Transition]:
         """Take over the results that the cache has, and let the other nodes run."""
         self._now = now
@@ -789,8 +444,6 @@ class Core:
             routes.slot_done(run, slot, t, self.fx, answer.hit.output)
             routes.settle(run, t, self.fx)
         return self._dispatch(out)
-
-    # --- limits ---------------------------------------------------------------------------------
 
     def limits_known(self, limits: Sequence[Limit], *, now: float) -> list[Transition]:
         """Know the limits of all tenants; what waits is held against what they are now."""
@@ -838,30 +491,132 @@ class Core:
                 self._await_runner(run, slot, alone=alone)
                 return
 
-    def _waits_for_limit(self, run: Run) -> bool:
-        """Hold a run up that needs a place of its own before anything of it begins."""
-        lane = self.limits.of_run(run)
-        if lane:
-            run.asleep = True
-            self._wait(lane, run, Waiting(run.id, WHOLE_RUN))
-        return bool(lane)
+    # --- memory -----------------------------------------------------------------------------------
 
-    def _wait(self, lane: Lane, run: Run, waiting: Waiting) -> None:
-        priority = run.options.priority
-        self.limited.push(lane, waiting, owner=run.created_by, priority=priority)
+    def adopt(
+        self, run: Run, *, now: float, due_s: dict[int, float], deadline_s: float | None
+    ) -> None:
+        """Take over a run as its rows say it stands; `redispatch` begins what may begin.
 
-    def _use(self, claim: Claim, run_id: UUID, row: UUID | None, t: Transition) -> None:
-        self.held[row or run_id] = claim
-        t.uses.extend(SlotUse(each, run_id, row) for each in claim.slots)
+        `due_s` says for its slots that retry or wait in how many seconds they are due, and under
+        `BEGIN` when a run begins that was to start at a time.
+        """
+        self._now = now
+        self.runs[run.id] = run
+        self._adopted[run.id] = None
+        run.asleep = due_s.get(BEGIN, 0.0) > 0
+        if run.asleep:
+            self.timers.set(now + due_s[BEGIN], run.id, BEGIN)
+        for slot, record in enumerate(run.records):
+            if record is None:
+                continue
+            self._refs[record.id] = (run, slot)
+            # The member that had it before may count from a higher epoch.
+            self._token = max(self._token, record.token)
+            limit_ms = run.place(slot).total_timeout_ms
+            if limit_ms is not None and record.status not in NODE_FINAL:
+                left_s = max(0.0, limit_ms / 1000 - record.age_s)
+                self.timers.set(now + left_s, run.id, slot, Due.TOTAL)
+            if record.status is NodeStatus.RUNNING and record.runner is not None:
+                runner = self.runners.setdefault(
+                    record.runner,
+                    Runner(incarnation=record.runner, offer=_NOTHING, connected=False),
+                )
+                runner.in_flight[record.id] = record.token
+                runner.exclusive = runner.exclusive or record.alone
+            elif record.status is NodeStatus.RETRYING:
+                if record.delivery_count and due_s.get(slot, 0) <= 0:
+                    self._push(Ready(run, slot, alone=True))
+                else:
+                    self.timers.set(now + max(due_s.get(slot, 0), 0), run.id, slot)
+            elif slot in due_s:
+                record.due_ms = max(0, round(due_s[slot] * 1000))
+                self.timers.set(now + max(due_s[slot], 0), run.id, slot)
+        if deadline_s is not None:
+            self.timers.set(now + max(deadline_s, 0), run.id, DEADLINE)
 
-    def _give_back(self, row: UUID, t: Transition) -> None:
-        """Give back the places that a run or node row has, with the change that ends it."""
-        claim = self.held.pop(row, None)
-        if claim is not None:
-            t.frees.extend(
-                SlotFree(slot, *demand)
-                for slot, demand in zip(claim.slots, claim.lane, strict=True)
-            )
+    def child_ended(self, child: EndedChild) -> None:
+        """Know how a sub-workflow ended whose parent was read from its rows."""
+        self._ended_children[child.id] = child
+
+    def redispatch(self) -> list[Transition]:
+        """Begin what may begin and give out what waits, after runs were adopted or forgotten."""
+        out = Out()
+        adopted, self._adopted = self._adopted, {}
+        for run_id in adopted:
+            run = self.runs.get(run_id)
+            if run is None or run.status in RUN_FINAL:
+                continue
+            if _unbegun(run) and run_id not in self.held:
+                self._waits_for_limit(run)
+            t = Transition(run_id)
+            for slot, record in enumerate(list(run.records)):  # an end may begin others
+                if record is not None and record.child and record.status is NodeStatus.WAITING:
+                    self._meet_child(run, slot, record.child, t)
+            routes.revive(run, t, self.fx)
+            if t.cost() != (0, 0) or t.commands:
+                out.add(t)
+        self._ended_children.clear()
+        return self._dispatch(out)
+
+    def _meet_child(self, run: Run, slot: int, child_id: UUID, t: Transition) -> None:
+        """Find the run of a sub-workflow: in memory, among those that ended, or nowhere."""
+        child = self.runs.get(child_id)
+        ended = self._ended_children.get(child_id)
+        if child is not None:
+            child.parent = (run.id, slot)
+            if run.is_stopping(slot) and not child.cancelling:
+                self.fx.stops.append(child_id)
+        elif ended is not None:
+            planner.child_over(run, slot, t, self.fx, children.ended_run(run, slot, ended))
+        elif run.is_open(slot):
+            waits.start_again(run, slot, self.fx)
+        else:
+            planner.child_over(run, slot, t, self.fx, children.never_begun(run, slot, child_id))
+
+    # --- after each event -------------------------------------------------------------------------
+
+    def _dispatch(self, out: Out) -> list[Transition]:
+        """Give ready slots to runners while both last; returns all transitions, oldest first."""
+        self._follow(out)
+        if not self.ready.size:
+            return out.transitions
+        self._give_out(out)
+        return self._follow(out)
+
+    def _follow(self, out: Out) -> list[Transition]:
+        """Carry out what events left to do, in other runs too; returns all transitions."""
+        fx = self.fx
+        while fx.pending:
+            ready, fx.ready = fx.ready, []
+            for each in ready:
+                self._push(each)
+            timers, fx.timers = fx.timers, []
+            for run, slot, delay_ms, what in timers:
+                self.timers.set(self._now + delay_ms / 1000, run.id, slot, what)
+            starts, fx.starts = fx.starts, []
+            for start in starts:
+                self._begin(start.run, start.row, out)
+            stops, fx.stops = fx.stops, []
+            for child_id in stops:
+                child = self.runs.get(child_id)
+                if child is not None and not child.cancelling and child.status not in RUN_FINAL:
+                    t = out.of(child_id)
+                    planner.stop(child, t, fx, cancel=True)
+                    self._unqueue(child_id)
+            ended, fx.ended = fx.ended, []
+            for child in ended:
+                self._child_over(child, out)
+        self._finish(out)
+        return out.transitions
+
+    def _child_over(self, child: Run, out: Out) -> None:
+        """Tell the parent, behind the child's end: it must not be durable before that is."""
+        assert child.parent is not None
+        parent = self.runs.get(child.parent[0])
+        if parent is not None:
+            t = out.after(parent.id)
+            planner.child_over(parent, child.parent[1], t, self.fx, child)
 
     def _finish(self, out: Out) -> None:
         """Say in first rows how their runs stand, and give back the places of runs that end."""
@@ -870,36 +625,6 @@ class Core:
                 _tell_status(self.runs[t.run_id], t)
             if t.run_id in self.held and any(isinstance(each, Finished) for each in t.commands):
                 self._give_back(t.run_id, t)
-
-    def _let_go(self, row: UUID) -> None:
-        """Forget the places that a row has: where that was not written, they are given back."""
-        claim = self.held.pop(row, None)
-        if claim is not None:
-            self.limited.abandon(claim)
-
-    # --- runners and timers ---------------------------------------------------------------------
-
-    def _free(self, runner_id: UUID, ref: UUID) -> None:
-        runner = self.runners.get(runner_id)
-        if runner is None:
-            return
-        runner.in_flight.pop(ref, None)
-        if not runner.in_flight:
-            runner.exclusive = False
-            if not runner.connected:
-                del self.runners[runner_id]
-
-    def _next_token(self) -> int:
-        self._token += 1
-        return self._token
-
-    def _set_timer(self, at: float, run_id: UUID, slot: int, what: Due = Due.NEXT) -> None:
-        self._timer_seq += 1
-        heapq.heappush(self._timers, (at, self._timer_seq, run_id, slot, what))
-        if len(self._timers) > self._timers_max:
-            self._timers = [each for each in self._timers if each[2] in self.runs]
-            heapq.heapify(self._timers)
-            self._timers_max = max(_TIMERS_MIN, 2 * len(self._timers))
 
 
 def _unbegun(run: Run) -> bool:
@@ -914,35 +639,6 @@ def _tell_status(run: Run, t: Transition) -> None:
     begun = bool(t.node_inserts) or any(each.starts for each in t.placed.values())
     status = RunStatus.RUNNING if begun else RunStatus.PENDING
     t.run_inserts[0] = t.run_inserts[0]._replace(status=status, revision=run.revision)
-
-
-def _ended_run(run: Run, slot: int, ended: EndedChild) -> Run:
-    """Give what a parent has to know of a sub-workflow that is over."""
-    plan = run.place(slot).sub
-    assert plan is not None
-    child = _bare_child(run, plan, ended.id, ended.status)
-    child.output_data = ended.output_data
-    if ended.error_type is not None:
-        failure = Failure(error_type=ended.error_type, message=ended.error_message or "")
-        child.failure = (ended.failed_node_id or "", failure)
-    return child
-
-
-def _never_begun(run: Run, slot: int, child_id: UUID) -> Run:
-    plan = run.place(slot).sub
-    assert plan is not None
-    return _bare_child(run, plan, child_id, RunStatus.CANCELLED)
-
-
-def _bare_child(run: Run, plan: Plan, child_id: UUID, status: RunStatus) -> Run:
-    return Run(
-        id=child_id,
-        plan=plan,
-        tenant_id=run.tenant_id,
-        created_by=run.created_by,
-        status=status,
-        input_values={},
-    )
 
 
 def _late(runner_id: UUID, outcome: Outcome) -> Transition:

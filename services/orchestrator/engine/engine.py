@@ -17,7 +17,8 @@ from services.kit import traces
 from services.kit.errors import ResourceExhausted, Unavailable
 from services.kit.ids import uuid7
 from services.orchestrator.domain.cache_queue import Answer
-from services.orchestrator.domain.core import Core, EndedChild, Outcome
+from services.orchestrator.domain.children import EndedChild
+from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.limits import Claim, Demand, Limit
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.partly import Partly
@@ -35,6 +36,7 @@ from services.orchestrator.domain.rows import (
 )
 from services.orchestrator.domain.state import ENGINE_ERROR, Failure, Run, Spliced
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
+from services.orchestrator.engine.callers import Callers, try_again
 from services.orchestrator.engine.ended import Ended
 from services.orchestrator.engine.hub import Change, Hub
 from services.orchestrator.engine.journal import (
@@ -61,10 +63,6 @@ _END_MAX_S: Final = 5.0
 _SHARD_WAIT_S: Final = 5.0
 # The first time a run is loaded again, the second time it is ended; then it is let lie.
 _REFUSALS_MAX: Final = 2
-
-
-class NotStarted(Exception):  # noqa: N818  # what happened, for the caller to look into
-    """A run was not inserted: its workflow went away or changed, or its request id is taken."""
 
 
 class Loaded:
@@ -122,10 +120,7 @@ class Engine:
         self.limits_freed: set[UUID] = set()  # that other members have to hear of
         self._load = load
         self._trace = trace  # told of runs that are over, where traces are told
-        self._waiting: dict[UUID, asyncio.Future[None]] = {}  # starts by run
-        self._cancels: dict[UUID, asyncio.Future[None]] = {}  # by run
-        # What callers changed: by transition, while it is on its way to disk.
-        self._changes: dict[int, tuple[UUID, asyncio.Future[None]]] = {}
+        self._callers = Callers()
         self._refusals: dict[UUID, int] = {}  # of runs since something of them was last written
         self._loading = False
         self._settled = asyncio.Event()  # not while a run is loaded again
@@ -162,9 +157,7 @@ class Engine:
         finally:
             self.recovering = True  # nothing writes any more: nobody may wait for it
             self.journal.end()
-            for future in [*self._waiting.values(), *self._cancels.values()]:
-                _reject(future, _try_again())
-            self._reject_changes(None)
+            self._callers.all_loaded_again(())
 
     async def _recover(self) -> None:
         """Forget and reload: the only rollback. Nothing an older epoch wrote can still arrive.
@@ -201,21 +194,11 @@ class Engine:
         self.core.fenced |= earlier.fenced
         self._refusals.clear()
         self.silent_since.clear()
-        waiting, self._waiting = self._waiting, {}
-        cancels, self._cancels = self._cancels, {}
-        self._reject_changes(None)
         for stream in list(self.streams.values()):
             stream.close()  # runners come back and say what they have
         self.streams.clear()
         self._adopt(loaded)
-        for run_id, future in waiting.items():
-            # Written after all, or not at all: a repetition with the same request id is safe.
-            if run_id in self.core.runs:
-                _resolve(future)
-            else:
-                _reject(future, _try_again())
-        for future in cancels.values():
-            _reject(future, _try_again())
+        self._callers.all_loaded_again(self.core.runs)
         self.hub.resync()
         log.info("executions_loaded", count=len(loaded.runs), epoch=self.member.epoch)
 
@@ -253,13 +236,7 @@ class Engine:
             self._loading = False
             self._settled.set()
             late, self._late = self._late, []
-        self._reject_changes(run_id)
-        cancel = self._cancels.pop(run_id, None)
-        if cancel is not None:
-            _reject(cancel, _try_again())
-        future = self._waiting.pop(run_id, None)
-        if future is not None:
-            _resolve(future) if loaded.runs else _reject(future, _try_again())
+        self._callers.loaded_again(run_id, there=bool(loaded.runs))
         refusals = self._refusals[run_id] = self._refusals.get(run_id, 0) + 1
         if refusals > _REFUSALS_MAX:
             log.error("execution_given_up", execution_id=str(run_id), reason=reason)
@@ -298,14 +275,13 @@ class Engine:
         """
         shard = await self._draw(row.shard)  # the row's own only says how starts are spread
         if self.recovering:
-            raise _try_again()
+            raise try_again()
         run.shard, row = shard, row._replace(shard=shard)
         if self.journal.pending_bytes > JOURNAL_BYTES_MAX:
             raise ResourceExhausted(
                 "JOURNAL_FULL", "the engine is behind with writing; try again", retry_after_s=1.0
             )
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[run.id] = future
+        future = self._callers.start(run.id)
         now = self.now()
         self._apply(
             self.core.start(run, row, now=now, follows=follows, copies=copies, partly=partly)
@@ -315,17 +291,17 @@ class Engine:
     async def cancel(self, run_id: UUID) -> None:
         """Ask a run to stop; returns once that is committed."""
         if self.recovering:
-            raise _try_again()
+            raise try_again()
         run = self.core.runs.get(run_id)
         if run is None or run.cancel_requested_at is not None:
             return
-        future = self._cancels.get(run_id)
+        future = self._callers.cancelling(run_id)
         if future is None and run.status in RUN_FINAL:
             with self.hub.subscribed(run_id, ends_only=True) as end:  # it is on its way to disk
                 await end.next(_END_MAX_S)
             return
         if future is None:
-            future = self._cancels[run_id] = asyncio.get_running_loop().create_future()
+            future = self._callers.cancel(run_id)
             self._apply(self.core.cancel(run_id))
         await asyncio.shield(future)
 
@@ -341,7 +317,7 @@ class Engine:
             await self.member.renew()
         except FencedError:
             self.shards.look.set()  # that ends the process
-            raise _try_again() from None
+            raise try_again() from None
         if not self.shards.ready <= self.member.owned:  # taken while it rested: no run was in them
             self.shards.put(self.shards.ready & self.member.owned)
         self.work.set()
@@ -456,17 +432,9 @@ class Engine:
         changes = list(transitions)
         if not changes:
             return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._changes[id(changes[-1])] = (run_id, future)
+        future = self._callers.change(run_id, changes[-1])
         self._apply(changes)
         await asyncio.shield(future)
-
-    def _reject_changes(self, run_id: UUID | None) -> None:
-        """Tell callers that what they changed in a run, or in any, may not have been written."""
-        for key, (changed, future) in list(self._changes.items()):
-            if run_id is None or changed == run_id:
-                del self._changes[key]
-                _reject(future, _try_again())
 
     # --- what runners say -----------------------------------------------------------------------
 
@@ -617,12 +585,7 @@ class Engine:
                 self.limits_wanted.set()
             for command in t.commands:
                 self._carry_out(command)
-            if self._changes and (changed := self._changes.pop(id(t), None)) is not None:
-                _resolve(changed[1])
-            if self._cancels and any(change.cancels for change in t.run_changes):
-                waiting = self._cancels.pop(t.run_id, None)
-                if waiting is not None:
-                    _resolve(waiting)
+            self._callers.written(t)
         for run_id in refused:
             self.core.forget(run_id)
             self.journal.drop(run_id)  # what followed its start would be refused as well
@@ -630,10 +593,8 @@ class Engine:
             self._apply(self.core.redispatch())
 
     def _answer_start(self, t: Transition, run: Run | None, committed: Committed) -> bool:
-        future = self._waiting.pop(t.run_id, None)
         if t.run_id not in committed.started:
-            if future is not None:
-                _reject(future, NotStarted())
+            self._callers.refused(t.run_id)
             return False
         if run is not None:
             run.created_at = committed.at
@@ -650,8 +611,7 @@ class Engine:
                 timeout_ms = row.timeout_ms
                 begun = self.core.begin_in(run, delay_s, now=self.now(), timeout_ms=timeout_ms)
                 self._apply(begun)
-        if future is not None:
-            _resolve(future)
+        self._callers.started(t.run_id)
         return True
 
     def _carry_out(self, command: Command) -> None:
@@ -751,22 +711,3 @@ class Engine:
         run = self.core.runs.get(run_id)
         if run is not None:
             run.watchers = max(0, run.watchers + change)
-
-
-def _try_again() -> Unavailable:
-    return Unavailable(
-        "ENGINE_RECOVERING",
-        "the engine lost its database for a moment; repeat the call with the same request id",
-        retry_after_s=1.0,
-    )
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _reject(future: asyncio.Future[None], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # whoever waited may have gone: then nobody needs to hear it

@@ -10,12 +10,13 @@ from uuid import UUID
 import msgspec
 
 from services.kit.pg import Db, Row
-from services.orchestrator.domain.core import BEGIN, EndedChild
+from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.options import RunOptions
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.restore import NodeRow, RunRow, SignalRow, restore
 from services.orchestrator.domain.state import Failure, FileValue, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.timers import BEGIN
 from services.orchestrator.domain.waits import Refusal
 
 _FIND: Final[LiteralString] = """

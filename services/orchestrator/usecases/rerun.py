@@ -18,7 +18,8 @@ from services.orchestrator.domain.options import RunOptions, Wishes
 from services.orchestrator.domain.partly import Partly
 from services.orchestrator.domain.plan import Definition, Kind, Plan
 from services.orchestrator.domain.reuse import FromNode, Kept
-from services.orchestrator.engine.engine import Engine, NotStarted
+from services.orchestrator.engine.callers import NotStarted
+from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import definitions, executions, pins
 from services.orchestrator.storage.definitions import Pins
 from services.orchestrator.storage.executions import Execution, NodeExecution

@@ -13,7 +13,8 @@ from services.kit.pg import as_caller, transaction
 from services.orchestrator.domain import inputs
 from services.orchestrator.domain.options import Wishes
 from services.orchestrator.domain.plan import Plan
-from services.orchestrator.engine.engine import Engine, NotStarted
+from services.orchestrator.engine.callers import NotStarted
+from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import pins
 from services.orchestrator.usecases.launch import (
     Launch,

@@ -16,7 +16,8 @@ from services.orchestrator.domain import inputs
 from services.orchestrator.domain.options import NO_WISHES, Wishes
 from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.rows import Follows
-from services.orchestrator.engine.engine import Engine, NotStarted
+from services.orchestrator.engine.callers import NotStarted
+from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import definitions
 from services.orchestrator.storage.executions import Execution
 from services.orchestrator.usecases.business_keys import settle_key

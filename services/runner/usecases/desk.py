@@ -42,7 +42,7 @@ from services.runner.usecases.trace import Trace
 log = structlog.get_logger()
 
 _TIMEOUT_DEFAULT_S: Final = 600.0
-# Of attempts that are over: an orchestrator that stood still may ask for one that another has settled.
+# Attempts that are over: an orchestrator that stood still may ask for one that another settled.
 _SETTLED_MAX: Final = 10_000
 
 # Stores outputs that are too large to travel: (request, outputs) -> where they lie.
@@ -376,8 +376,8 @@ class Desk:
         finished = self._finished.get(ref)
         if finished is not None and finished.token <= token:
             del self._finished[ref]
-            for session in self._sessions:
-                session.offered.discard(ref)
+            for each in self._sessions:
+                each.offered.discard(ref)
             self._settled.set()
 
     def _is_settled(self, session: Session, ref: UUID, token: int) -> bool:

@@ -128,7 +128,7 @@ def test_timers_of_runs_that_are_over_do_not_pile_up() -> None:
         run = start(core, plan, timeout_ms=86_400_000)
         core.cancel(run.id)
         core.forget(run.id)
-    assert len(core._timers) <= 1025
+    assert len(core.timers) <= 1025
 
 
 def test_what_waited_for_a_lock_is_forgotten_with_its_run() -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from services.orchestrator.domain.core import EndedChild
+from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.rows import RunInsert
 from services.orchestrator.domain.state import FileValue, Run, Signal

@@ -1,0 +1,48 @@
+"""What a parent has to know of a sub-workflow's execution that is over."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from uuid import UUID
+
+from services.orchestrator.domain.state import Failure, Run
+from services.orchestrator.domain.status import RunStatus
+
+
+class EndedChild(NamedTuple):
+    """How a sub-workflow's execution ended, as its row says."""
+
+    id: UUID
+    status: RunStatus
+    output_data: str | None
+    error_type: str | None
+    error_message: str | None
+    failed_node_id: str | None
+
+
+def ended_run(parent: Run, slot: int, ended: EndedChild) -> Run:
+    """Give the run of a sub-workflow as far as its row tells of it."""
+    child = _bare(parent, slot, ended.id, ended.status)
+    child.output_data = ended.output_data
+    if ended.error_type is not None:
+        failure = Failure(error_type=ended.error_type, message=ended.error_message or "")
+        child.failure = (ended.failed_node_id or "", failure)
+    return child
+
+
+def never_begun(parent: Run, slot: int, child_id: UUID) -> Run:
+    """Give a run that was to begin and has no row: it counts as cancelled."""
+    return _bare(parent, slot, child_id, RunStatus.CANCELLED)
+
+
+def _bare(parent: Run, slot: int, child_id: UUID, status: RunStatus) -> Run:
+    plan = parent.place(slot).sub
+    assert plan is not None
+    return Run(
+        id=child_id,
+        plan=plan,
+        tenant_id=parent.tenant_id,
+        created_by=parent.created_by,
+        status=status,
+        input_values={},
+    )

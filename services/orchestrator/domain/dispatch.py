@@ -1,0 +1,263 @@
+"""Who is given what: all that a slot waits for until a runner takes it.
+
+That is a lock of its node version, a word of the cache, places under limits, and a runner's credit,
+in this order. The places are given back when its row ends, or its run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from services.orchestrator.domain import groups, planner
+from services.orchestrator.domain.cache_queue import CacheQueue
+from services.orchestrator.domain.credits import ReadyQueue, Runner
+from services.orchestrator.domain.effects import Effects, Ready
+from services.orchestrator.domain.limit_queue import WHOLE_RUN, LimitQueue, Waiting
+from services.orchestrator.domain.limits import Claim, Lane, Limits
+from services.orchestrator.domain.needs import takes
+from services.orchestrator.domain.out import Out
+from services.orchestrator.domain.rows import SlotFree, SlotUse, Transition
+from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.timers import Timers
+
+TOKENS_PER_EPOCH: Final = 1 << 40
+_GIVEABLE: Final = frozenset({NodeStatus.RETRYING, NodeStatus.PENDING})
+
+
+class Dispatch:
+    """The runs of one orchestrator, the runners, and what waits for them."""
+
+    def __init__(
+        self,
+        *,
+        epoch: int,
+        new_id: Callable[[], UUID],
+        draw: Callable[[], float],
+        wall: Callable[[], datetime],
+    ) -> None:
+        self.runs: dict[UUID, Run] = {}
+        self.runners: dict[UUID, Runner] = {}
+        self.timers = Timers(self.runs)
+        self.ready = ReadyQueue()
+        self.limits = Limits()
+        self.limited = LimitQueue()  # what waits for places under limits
+        self.held: dict[UUID, Claim] = {}  # those places, by the run or node row that has them
+        self.cache = CacheQueue()  # what the cache is asked before it is given to a runner
+        # Slots that wait for a lock, by node version and run.
+        self.locks_pending: dict[UUID, dict[UUID, set[int]]] = {}
+        self.unlocked: set[UUID] = set()  # node versions whose environment is known
+        # Runners that were fenced: one that does not know it yet must be given nothing more.
+        self.fenced: set[UUID] = set()
+        self._emptying: UUID | None = None  # the runner that is given nothing until it is empty
+        self._refs: dict[UUID, tuple[Run, int]] = {}
+        self._token = epoch * TOKENS_PER_EPOCH
+        self._now = 0.0
+        self.fx = Effects(new_id=new_id, draw=draw, next_token=self._next_token, wall=wall)
+
+    def pythons(self) -> frozenset[str]:
+        """Give the Pythons that runners which are here have; none while none is here."""
+        return frozenset().union(*(each.pythons for each in self.runners.values()))
+
+    def find(self, ref: UUID) -> tuple[Run, int] | None:
+        """Return the run and place of a node row."""
+        return self._refs.get(ref)
+
+    def forget(self, run_id: UUID) -> Run | None:
+        """Drop a run from memory: it is over, or is to be loaded again."""
+        run = self.runs.pop(run_id, None)
+        if run is None:
+            return None
+        for record in run.records:
+            if record is not None:
+                self._refs.pop(record.id, None)
+                self._let_go(record.id)
+                if record.runner is not None:
+                    self._free(record.runner, record.id)
+        self._let_go(run_id)
+        self.limits.forget(run_id)
+        self.limited.forget(run_id, whole=True)
+        self.cache.forget(run_id)
+        self.ready.forget(run_id)
+        self.timers.forget(run_id)
+        for version in [each for each, runs in self.locks_pending.items() if run_id in runs]:
+            del self.locks_pending[version][run_id]
+            if not self.locks_pending[version]:
+                del self.locks_pending[version]
+        return run
+
+    def _unqueue(self, run_id: UUID) -> None:
+        """Drop what waits of a run, for a runner or for a limit; not the run itself."""
+        self.ready.forget(run_id)
+        self.limited.forget(run_id)
+
+    # --- what a slot waits for ------------------------------------------------------------------
+
+    def _push(self, ready: Ready) -> None:
+        run, slot, alone = ready
+        if not run.may_begin(slot):
+            return
+        definition = run.place(slot)
+        version = definition.node_version_id
+        if definition.queue_timeout_ms is not None:
+            self.timers.set_queued(self._now + definition.queue_timeout_ms / 1000, run.id, slot)
+        if version in self.unlocked:
+            if definition.cache_ttl_ms is not None and self.cache.asks(run, slot):
+                return
+            lane = self.limits.of_slot(run, slot)
+            if lane:
+                self._wait(lane, run, Waiting(run.id, slot, alone))
+            else:
+                self._await_runner(run, slot, alone=alone)
+        else:
+            self.locks_pending.setdefault(version, {}).setdefault(run.id, set()).add(slot)
+
+    def _await_runner(self, run: Run, slot: int, *, alone: bool) -> None:
+        self.ready.push(
+            run.id,
+            slot,
+            run.place(slot).wanted,
+            tenant_id=run.tenant_id,
+            priority=run.options.priority,
+            alone=alone,
+        )
+
+    # --- runners --------------------------------------------------------------------------------
+
+    def _give_out(self, out: Out) -> None:
+        """Give ready slots to runners while both last."""
+        self._dispatch_alone(out)
+        while self.ready.size and self._dispatch_one(out):
+            pass
+
+    def _dispatch_one(self, out: Out) -> bool:
+        able = [
+            each
+            for each in self.runners.values()
+            if each.free > 0 and not each.exclusive and each.incarnation != self._emptying
+        ]
+        if len(able) > 1:
+            able.sort(key=lambda each: -each.free)
+        for runner in able:
+            found = self.ready.take(runner.offer)
+            if found is not None:
+                self._give(*found, runner, out, alone=False)
+                return True
+        return False
+
+    def _dispatch_alone(self, out: Out) -> None:
+        """Empty a runner for the oldest suspect, one runner at a time, and give it that place."""
+        emptying, self._emptying = self._emptying, None
+        for run_id, place, wanted in self.ready.alone():
+            able = [
+                each
+                for each in self.runners.values()
+                if each.connected
+                and each.credits > 0
+                and takes(each.offer, wanted)
+                and not each.exclusive
+            ]
+            idle = [each for each in able if not each.in_flight]
+            if not able:
+                continue
+            if idle:
+                self.ready.take_alone(run_id, place)
+                idle[0].exclusive = self._give(run_id, place, idle[0], out, alone=True)
+            else:
+                # The one that is being emptied already, if it will do: to change would take longer.
+                first = min(
+                    able, key=lambda each: (each.incarnation != emptying, len(each.in_flight))
+                )
+                self._emptying = first.incarnation
+                return
+
+    def _give(self, run_id: UUID, slot: int, runner: Runner, out: Out, *, alone: bool) -> bool:
+        claim = self.limited.claim(run_id, slot)
+        given = self._give_claimed(run_id, slot, runner, out, alone=alone, claim=claim)
+        if claim is not None and not given:
+            self.limited.abandon(claim)
+        return given
+
+    def _give_claimed(
+        self, run_id: UUID, slot: int, runner: Runner, out: Out, *, alone: bool, claim: Claim | None
+    ) -> bool:
+        run = self.runs.get(run_id)
+        if run is None or not run.may_begin(slot):
+            return False
+        lane = self.limits.of_slot(run, slot) if claim is None else ()
+        if lane:  # a limit that was made while it waited for a runner
+            self._wait(lane, run, Waiting(run_id, slot, alone))
+            return False
+        self.timers.taken(run_id, slot)
+        group = run.groups.get(slot)
+        if group is not None:
+            group.queued = False
+            if not group.room:
+                return False
+            slot = groups.next_part(run, group)
+        else:
+            before = run.records[slot]
+            if before is not None and before.status not in _GIVEABLE:
+                return False  # it was queued twice: its run was loaded again meanwhile
+        t = out.of(run_id)
+        record = planner.assign(run, slot, t, self.fx, runner=runner.incarnation, alone=alone)
+        self._refs[record.id] = (run, slot)
+        runner.in_flight[record.id] = record.token
+        if claim is not None:
+            self._use(claim, run_id, record.id, t)
+        if group is not None:
+            groups.fill(run, group, t, self.fx)
+            ready, self.fx.ready = self.fx.ready, []
+            for each in ready:
+                self._push(each)
+        return True
+
+    def _free(self, runner_id: UUID, ref: UUID) -> None:
+        runner = self.runners.get(runner_id)
+        if runner is None:
+            return
+        runner.in_flight.pop(ref, None)
+        if not runner.in_flight:
+            runner.exclusive = False
+            if not runner.connected:
+                del self.runners[runner_id]
+
+    def _next_token(self) -> int:
+        self._token += 1
+        return self._token
+
+    # --- places under limits --------------------------------------------------------------------
+
+    def _waits_for_limit(self, run: Run) -> bool:
+        """Hold a run up that needs a place of its own before anything of it begins."""
+        lane = self.limits.of_run(run)
+        if lane:
+            run.asleep = True
+            self._wait(lane, run, Waiting(run.id, WHOLE_RUN))
+        return bool(lane)
+
+    def _wait(self, lane: Lane, run: Run, waiting: Waiting) -> None:
+        priority = run.options.priority
+        self.limited.push(lane, waiting, owner=run.created_by, priority=priority)
+
+    def _use(self, claim: Claim, run_id: UUID, row: UUID | None, t: Transition) -> None:
+        self.held[row or run_id] = claim
+        t.uses.extend(SlotUse(each, run_id, row) for each in claim.slots)
+
+    def _give_back(self, row: UUID, t: Transition) -> None:
+        """Give back the places that a run or node row has, with the change that ends it."""
+        claim = self.held.pop(row, None)
+        if claim is not None:
+            t.frees.extend(
+                SlotFree(slot, *demand)
+                for slot, demand in zip(claim.slots, claim.lane, strict=True)
+            )
+
+    def _let_go(self, row: UUID) -> None:
+        """Forget the places that a row has: where that was not written, they are given back."""
+        claim = self.held.pop(row, None)
+        if claim is not None:
+            self.limited.abandon(claim)

@@ -1,0 +1,34 @@
+"""The transitions that one event makes."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from services.orchestrator.domain.rows import Transition
+
+
+class Out:
+    """The transitions that an event makes, in the order in which they must be written."""
+
+    __slots__ = ("_latest", "transitions")
+
+    def __init__(self, *transitions: Transition) -> None:
+        self.transitions = list(transitions)
+        self._latest = {t.run_id: t for t in transitions}
+
+    def add(self, t: Transition) -> None:
+        """Add a transition behind the others."""
+        self.transitions.append(t)
+        self._latest[t.run_id] = t
+
+    def of(self, run_id: UUID) -> Transition:
+        """Give the transition of a run that more can be added to."""
+        t = self._latest.get(run_id)
+        if t is None:
+            self.add(t := Transition(run_id))
+        return t
+
+    def after(self, run_id: UUID) -> Transition:
+        """Give a transition of a run behind all others."""
+        self.add(t := Transition(run_id))
+        return t

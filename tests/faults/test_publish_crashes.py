@@ -72,7 +72,7 @@ async def test_a_version_that_was_cut_off_is_wholly_there_or_not_at_all(
             sql, user, nodes={"a": node}, edges=[("", "x", "a", "x")], outputs=[("y", "a")]
         )
         ids = {"node": str(node.id), "workflow": str(workflow_id)}
-        request = _change(kind, ids[kind])
+        request = _change(kind, ids[kind], str(node.id))
         table = "python_node_versions" if kind == "node" else "workflow_versions"
         wire.arm(f"INSERT INTO {table}".encode(), moment)
         async with open_channel(process.address, user.token) as channel:
@@ -89,7 +89,7 @@ async def test_a_version_that_was_cut_off_is_wholly_there_or_not_at_all(
         assert [1, 2] == _versions(sql, kind, ids[kind])
 
 
-def _change(kind: str, its_id: str) -> Any:
+def _change(kind: str, its_id: str, node_id: str) -> Any:
     key = str(uuid.uuid4())
     if kind == "node":
         return node_rpc.UpdateNodeRequest(
@@ -101,7 +101,15 @@ def _change(kind: str, its_id: str) -> Any:
         )
     return workflow_rpc.UpdateWorkflowRequest(
         workflow_id=its_id,
-        definition=workflow_pb2.WorkflowDefinition(),
+        definition=workflow_pb2.WorkflowDefinition(
+            nodes=[
+                workflow_pb2.WorkflowNode(
+                    id="a",
+                    node_id=node_id,
+                    literals=[workflow_pb2.LiteralInput(input="x", value_json="1")],
+                )
+            ]
+        ),
         update_mask=FieldMask(paths=["definition"]),
         request_id=key,
     )

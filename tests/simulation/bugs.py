@@ -15,6 +15,7 @@ from services.orchestrator.domain import core, ends, planner, routes
 from services.orchestrator.domain import restore as restoring
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.effects import Effects
+from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.rows import AckCommand, Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus
@@ -90,17 +91,17 @@ def retry_not_counted() -> Any:
 
 def result_of_another_taken() -> Any:
     """Whoever answers is believed: neither the runner nor the token is looked at."""
-    original = Core.outcome
+    original = Core._take_outcome
 
-    def outcome(self: Core, runner_id: UUID, told: Outcome, *, now: float) -> list[Transition]:
+    def take(self: Core, runner_id: UUID, told: Outcome, out: Out) -> None:
         known = self._refs.get(told.attempt_ref)
         record = known and known[0].records[known[1]]
         if record and record.status is NodeStatus.RUNNING and record.killing is None:
             assert record.runner is not None
-            return original(self, record.runner, told._replace(token=record.token), now=now)
-        return original(self, runner_id, told, now=now)
+            runner_id, told = record.runner, told._replace(token=record.token)
+        original(self, runner_id, told, out)
 
-    return patch.object(Core, "outcome", outcome)
+    return patch.object(Core, "_take_outcome", take)
 
 
 def timers_forgotten() -> Any:
@@ -141,16 +142,17 @@ def output_dropped_early() -> Any:
 
 def killing_token_misread() -> Any:
     """Word of a killed attempt is held against the new token, which its runner never heard of."""
-    original = Core.outcome
+    original = Core._take_outcome
 
-    def outcome(self: Core, runner_id: UUID, told: Outcome, *, now: float) -> list[Transition]:
+    def take(self: Core, runner_id: UUID, told: Outcome, out: Out) -> None:
         known = self._refs.get(told.attempt_ref)
         record = known and known[0].records[known[1]]
         if record and record.killing is not None and told.token != record.token:
-            return [core._late(runner_id, told)]
-        return original(self, runner_id, told, now=now)
+            out.add(core._late(runner_id, told))
+        else:
+            original(self, runner_id, told, out)
 
-    return patch.object(Core, "outcome", outcome)
+    return patch.object(Core, "_take_outcome", take)
 
 
 def done_counted_twice() -> Any:
@@ -204,6 +206,15 @@ def alone_forgotten() -> Any:
     return patch.object(planner, "lose", lose)
 
 
+def speaks_without_its_lease() -> Any:
+    """Whoever does not know whether another has its runs by now tells runners what it remembers."""
+
+    async def knows(_: Engine) -> bool:
+        return True
+
+    return patch.object(Engine, "knows", knows)
+
+
 BUGS: Final[dict[str, Bug]] = {
     each.__name__: each
     for each in (
@@ -221,6 +232,7 @@ BUGS: Final[dict[str, Bug]] = {
         epoch_not_advanced,
         queue_survives_recovery,
         alone_forgotten,
+        speaks_without_its_lease,
     )
 }
 

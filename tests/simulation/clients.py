@@ -14,6 +14,7 @@ from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL, RunStatus
 from services.orchestrator.engine.callers import NotStarted
 from services.orchestrator.engine.engine import Engine
+from services.orchestrator.engine.hub import Moved
 from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.usecases.plans import unlocked
 from tests.simulation import graphs
@@ -173,7 +174,10 @@ async def _watched(engine: Engine, run_id: UUID) -> None:
     with engine.hub.subscribed(run_id) as subscription:
         engine.watch(run_id, 1)
         while not final:
-            change = await subscription.next()
+            try:
+                change = await subscription.next()
+            except Moved:
+                return  # the run is another's: who watches is told to go there
             assert change is not None
             assert change.revision >= revision or not change.complete, "I13: a revision went back"
             revision, final = max(revision, change.revision), change.final

@@ -101,7 +101,12 @@ class Nemesis:
 
     def _poison(self) -> str:
         world = self._world
-        open_runs = [each for each in world.store.runs if not world.store.is_over(each)]
+        # Each once: a run that is refused three times in a row is let lie for an operator.
+        open_runs = [
+            each
+            for each in world.store.runs
+            if each not in world.poisoned and not world.store.is_over(each)
+        ]
         if not open_runs:
             return self._flush()
         run_id = world.chance.choice(open_runs)

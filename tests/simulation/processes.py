@@ -77,7 +77,8 @@ class Orchestrator(Process):
         super().__init__(world)
         self.address = address
         pool = cast("Any", self.database)
-        self.member = Member(pool, host=host, address=address, proof=True, ttl_s=TTL_S)
+        clock = asyncio.get_running_loop().time
+        self.member = Member(pool, host=host, address=address, proof=True, ttl_s=TTL_S, clock=clock)
         self.engine = Engine(
             member=self.member,
             connect=self._connect,

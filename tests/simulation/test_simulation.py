@@ -25,10 +25,15 @@ from tests.simulation.world import World, quiet
 _FULL = bool(os.environ.get("QFLOW_TEST_FULL"))
 _BUG_SEEDS_MAX = 1000
 # The others take up to a few hundred seeds.
-_FOUND_SOON = ("ack_before_commit", "transitions_swapped", "done_counted_twice")
+_FOUND_SOON = (
+    "ack_before_commit",
+    "transitions_swapped",
+    "done_counted_twice",
+    "speaks_without_its_lease",
+)
 _RULES = (core, dispatch, timers, planner, credits_, restore, retry)
 # What no world comes to yet: other tests do. Its graphs have neither maps, loops, waits nor
-# sub-workflows, and its clients neither pause, skip nor signal.
+# sub-workflows, its clients neither pause, skip nor signal, and it has neither limits nor a cache.
 _UNREACHED = frozenset(
     {
         "core.Core.begin_in",
@@ -55,7 +60,16 @@ _UNREACHED = frozenset(
         "restore._Restoration._is_empty",
         "restore._Restoration._item",
         "restore._Restoration._group",
-        "restore._split",
+        "restore.split_name",
+        "core.Core.cache_answered",
+        "core.Core.slots_taken",
+        "core.Core._go_on",
+        "credits.ReadyQueue.waiting",
+        "credits.ReadyQueue.waiting.<locals>.<dictcomp>",
+        "credits.Runner.pythons",
+        "dispatch.Dispatch._wait",
+        "dispatch.Dispatch._use",
+        "dispatch.Dispatch._give_back.<locals>.<genexpr>",
     }
 )
 

@@ -193,10 +193,6 @@ class Core(Dispatch):
 
     # --- what runners say -------------------------------------------------------------------------
 
-    def outcome(self, runner_id: UUID, outcome: Outcome, *, now: float) -> list[Transition]:
-        """Take a runner's word on one attempt."""
-        return self.outcomes(runner_id, (outcome,), now=now)
-
     def outcomes(
         self, runner_id: UUID, outcomes: Iterable[Outcome], *, now: float
     ) -> list[Transition]:

@@ -23,6 +23,7 @@ from services.orchestrator.domain.rows import (
     View,
 )
 from services.orchestrator.domain.state import (
+    ENGINE_ERROR,
     NO_USAGE,
     Failure,
     FileValue,
@@ -300,10 +301,12 @@ def write_run(
 ) -> None:
     """Write the run's row as it now is. Two changes of it within a transition merge.
 
-    While a run closes, its row says already why it will fail: no other row may say so.
+    While a run closes, its row says already why it will fail: no other row may say so. One that the
+    engine broke off is known by that, even if it is cancelled then.
     """
     place, failure = run.failure or ("", None)
-    failing = run.status is RunStatus.FAILED or (not final and not run.cancelling)
+    broken_off = failure is not None and failure.error_type == ENGINE_ERROR
+    failing = run.status is RunStatus.FAILED or (not final and (broken_off or not run.cancelling))
     told = failure if failing else None
     told_place = run.plan.index.get(place)
     failed = run.records[told_place] if told_place is not None else None

@@ -322,6 +322,24 @@ class Engine:
             self.shards.put(self.shards.ready & self.member.owned)
         self.work.set()
 
+    async def knows(self) -> bool:
+        """Whether what memory says of runs is so: no other member can have any of them by now.
+
+        Asked before runners are told anything that follows from it.
+        """
+        if self.member.certain:
+            return True
+        rested = not self.member.live
+        if not await self.member.holds():
+            self.shards.look.set()  # that ends the process
+            return False
+        if rested:
+            self.work.set()
+            if not self.shards.ready <= self.member.owned:
+                self.journal.doubt()  # others have some of it: all is loaded again
+                return False
+        return True
+
     async def _draw(self, wanted: int) -> int:
         """Give a shard for a run that starts: no event comes between, so that it stays here."""
         while True:

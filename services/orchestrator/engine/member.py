@@ -40,6 +40,7 @@ class Member:
         proof: bool,
         ttl_s: float,
         glance: Callable[[Db], Awaitable[None]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
         self._glance = glance  # what else is looked at whenever the members are
@@ -51,7 +52,9 @@ class Member:
         self.epoch = 0
         self.live = False
         self.owned: frozenset[int] = frozenset()
-        self._certain_until_s = 0.0  # by the monotonic clock
+        # Not the loop's clock, which knows after a standstill only at its next turn.
+        self._clock = clock
+        self._certain_until_s = 0.0
         self._renewing = asyncio.Lock()
 
     async def join(self) -> None:
@@ -69,13 +72,18 @@ class Member:
             await self.renew()
         return Fence(self.id, self.epoch)
 
+    @property
+    def certain(self) -> bool:
+        """Whether no other member can have taken over: the lease still runs."""
+        return self.live and self._clock() < self._certain_until_s
+
     async def holds(self) -> bool:
-        """Whether no other member can have taken over: asked only where the lease may be over.
+        """Be certain again, where that is possible; False once another member took over.
 
         A process that stood still would otherwise go on in its last word, and give out what the
-        other has long had done. One that rests has given its lease back, and nothing to say.
+        other has long had done; so would one that has a new epoch, and memory of the one before.
         """
-        while self.live and time.monotonic() >= self._certain_until_s:
+        while not self.certain:
             try:
                 await self.renew()
             except FencedError:
@@ -89,7 +97,7 @@ class Member:
         """Renew the lease now. One that wakes has only the shards that nobody took meanwhile."""
         crash.reach("lease_renewed_before")
         async with self._renewing, transaction(self._pool) as db:
-            began_s = time.monotonic()
+            began_s = self._clock()
             if not await members.renew(db, self.id, self.epoch, self.ttl_s):
                 raise FencedError
             if not self.live:

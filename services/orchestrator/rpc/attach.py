@@ -55,6 +55,9 @@ _ROOM_CHECK_S: Final = 0.02
 _ID_BYTES: Final = 16
 _SHA256_BYTES: Final = 32
 
+# What follows from what is known of runs; the rest is as true of a member that rests.
+_OF_MEMORY: Final = (Assignment, AckCommand, SupersededCommand, KillCommand, Owned)
+
 _TIERS: Final = {
     number: name.removeprefix("TIER_") for name, number in isolation_pb2.Tier.items() if number
 }
@@ -101,7 +104,9 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
             )
             while not stream.closed:
                 commands = await stream.take()
-                if not await member.holds():
+                if any(isinstance(each, _OF_MEMORY) for each in commands) and (
+                    not await self._engine.knows() or stream.closed
+                ):
                     break
                 for frame in _frames(commands):
                     yield frame

@@ -151,7 +151,7 @@ class Desk:
         for ref, token in frame.acks:
             self._settle(session, ref, token)
         for ref, token in frame.superseded:
-            self._settle(session, ref, token)
+            self._forget(ref, token)
             self._abandon(ref, token)
         for owned in frame.owners:
             self._own(session, owned)
@@ -368,11 +368,14 @@ class Desk:
         session.ready.set()
 
     def _settle(self, session: Session, ref: UUID, token: int) -> None:
-        """Keep a result no longer, and know who has it: its orchestrator wrote that down first."""
+        """Keep a result no longer, and know who has it: only what is committed is acknowledged."""
         self._settled_by.pop(ref, None)
         self._settled_by[ref] = token, session.member
         if len(self._settled_by) > _SETTLED_MAX:
             del self._settled_by[next(iter(self._settled_by))]
+        self._forget(ref, token)
+
+    def _forget(self, ref: UUID, token: int) -> None:
         finished = self._finished.get(ref)
         if finished is not None and finished.token <= token:
             del self._finished[ref]

@@ -53,7 +53,7 @@ def test_a_miss_runs_and_its_result_is_kept_once_it_is_committed() -> None:
     record = run.records[0]
     assert record is not None
     assert NodeStatus.RUNNING is record.status
-    [t] = core.outcome(ONE, Outcome(record.id, record.token, (b"1",), NO_USAGE), now=2.0)
+    [t] = core.outcomes(ONE, [Outcome(record.id, record.token, (b"1",), NO_USAGE)], now=2.0)
     kept = [each for each in t.commands if isinstance(each, CacheCommand)]
     assert [CacheCommand(record.id, ask.node_version_id, run.tenant_id, "digest", 1000)] == kept
 
@@ -64,7 +64,7 @@ def test_nothing_is_kept_where_the_database_did_not_say_under_what() -> None:
     core.cache_answered([Answer(asked(core), None, None)], now=1.0)
     record = run.records[0]
     assert record is not None
-    [t] = core.outcome(ONE, Outcome(record.id, record.token, (b"1",), NO_USAGE), now=2.0)
+    [t] = core.outcomes(ONE, [Outcome(record.id, record.token, (b"1",), NO_USAGE)], now=2.0)
     assert not [each for each in t.commands if isinstance(each, CacheCommand)]
 
 

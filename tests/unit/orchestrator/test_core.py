@@ -20,7 +20,7 @@ from services.orchestrator.domain.rows import (
     SupersededCommand,
     Transition,
 )
-from services.orchestrator.domain.state import NO_USAGE, Failure, Run
+from services.orchestrator.domain.state import ENGINE_ERROR, NO_USAGE, Failure, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.rpc.attach import _outcome
 from services.orchestrator.storage import flush
@@ -147,7 +147,7 @@ def test_a_result_that_cannot_be_stored_fails_its_attempt(result: tuple[bytes, .
     run = start(core, plan_of([], 1))
     record = run.records[0]
     assert record is not None
-    [t] = core.outcome(ONE, Outcome(record.id, record.token, result, NO_USAGE), now=0.0)
+    [t] = core.outcomes(ONE, [Outcome(record.id, record.token, result, NO_USAGE)], now=0.0)
     assert RunStatus.FAILED == run.status
     assert ["exited"] == [error.error_type for error in t.errors]
 
@@ -159,10 +159,10 @@ def test_a_late_word_is_answered_behind_what_made_it_late() -> None:
     record = run.records[0]
     assert record is not None
     first = Outcome(record.id, record.token, Failure(error_type="user_error", message=""), NO_USAGE)
-    core.outcome(ONE, first, now=0.0)
+    core.outcomes(ONE, [first], now=0.0)
     [again] = core.due(now=10.0)
     assert any(isinstance(each, AssignCommand) for each in again.commands)
-    [late] = core.outcome(ONE, first, now=10.0)
+    [late] = core.outcomes(ONE, [first], now=10.0)
     assert [SupersededCommand(ONE, record.id, first.token)] == late.commands
     assert (0, 0) == late.cost()
 
@@ -187,7 +187,7 @@ def test_what_a_run_may_answer_is_counted_in_bytes() -> None:
     record = run.records[0]
     assert record is not None
     text = ('"' + "é" * 600_000 + '"').encode()
-    core.outcome(ONE, Outcome(record.id, record.token, (text,), NO_USAGE), now=0.0)
+    core.outcomes(ONE, [Outcome(record.id, record.token, (text,), NO_USAGE)], now=0.0)
     assert run.failure is not None
     assert "output_too_large" == run.failure[1].error_type
 
@@ -223,6 +223,16 @@ def limited(plan: Plan, **limits: int) -> Plan:
     return replace(plan, places=(place, *plan.places[1:]))
 
 
+def test_the_row_of_a_run_that_was_broken_off_says_so_also_when_it_is_cancelled_then() -> None:
+    """Who loads it again must begin nothing of what would close it."""
+    core = new_core((ONE, 1))
+    run = start(core, plan_of([], 1))
+    [broken] = core.break_off(run.id, Failure(error_type=ENGINE_ERROR, message="it cannot"))
+    [cancelled] = core.cancel(run.id)
+    for t in (broken, cancelled):
+        assert [ENGINE_ERROR] == [each.error_type for each in t.run_changes]
+
+
 def test_what_no_runner_takes_in_its_time_fails() -> None:
     core = new_core()
     run = start(core, limited(plan_of([], 1), queue_timeout_ms=500))
@@ -245,13 +255,13 @@ def test_a_node_is_killed_once_all_its_attempts_together_took_too_long() -> None
     record = run.records[0]
     assert record is not None
     fault = Failure(error_type="user_error", message="")
-    core.outcome(ONE, Outcome(record.id, record.token, fault, NO_USAGE), now=0.5)
+    core.outcomes(ONE, [Outcome(record.id, record.token, fault, NO_USAGE)], now=0.5)
     core.due(now=0.8)
     assert NodeStatus.RUNNING == record.status
     [t] = core.due(now=1.0)
     [kill] = [each for each in t.commands if isinstance(each, KillCommand)]
     killed = Failure(error_type="cancelled", message="", killed=True)
-    core.outcome(ONE, Outcome(record.id, kill.token, killed, NO_USAGE), now=1.1)
+    core.outcomes(ONE, [Outcome(record.id, kill.token, killed, NO_USAGE)], now=1.1)
     assert run.failure is not None
     assert ("total_timeout", RunStatus.FAILED) == (run.failure[1].error_type, run.status)
 
@@ -268,7 +278,7 @@ def test_a_sub_workflow_that_takes_too_long_is_cancelled_and_fails_its_node() ->
     commands = [each for t in core.due(now=1.0) for each in t.commands]
     [kill] = [each for each in commands if isinstance(each, KillCommand)]
     killed = Failure(error_type="cancelled", message="", killed=True)
-    core.outcome(ONE, Outcome(record.id, kill.token, killed, NO_USAGE), now=1.1)
+    core.outcomes(ONE, [Outcome(record.id, kill.token, killed, NO_USAGE)], now=1.1)
     assert RunStatus.CANCELLED == child.status
     assert run.failure is not None
     assert ("total_timeout", RunStatus.FAILED) == (run.failure[1].error_type, run.status)

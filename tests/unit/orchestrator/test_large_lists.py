@@ -99,7 +99,7 @@ class Subject:
         if isinstance(result, FileValue):
             self.store.files[result.file_id] = result
         outcome = Outcome(record.id, record.token, result, NO_USAGE)  # type: ignore[arg-type]
-        self._apply(self.core.outcome(ONE, outcome, now=0.0))
+        self._apply(self.core.outcomes(ONE, [outcome], now=0.0))
 
     def read_again(self) -> Run:
         """Give the run as its rows say; memory is the same."""

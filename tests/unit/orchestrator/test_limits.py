@@ -263,7 +263,7 @@ def test_an_attempt_begins_with_its_place_and_gives_it_back_as_it_ends() -> None
     assert record is not None
     assert [(UUID(int=500), run.id, record.id)] == [tuple(each) for each in t.uses]
     outcome = Outcome(record.id, record.token, (b"1",), NO_USAGE)
-    [t] = core.outcome(ONE, outcome, now=2.0)
+    [t] = core.outcomes(ONE, [outcome], now=2.0)
     assert [(UUID(int=500), FEW, NO_KEY)] == [tuple(each) for each in t.frees]
     assert {} == core.held
 
@@ -326,7 +326,7 @@ def test_a_run_gives_its_place_back_with_its_end_and_not_before() -> None:
         record = run.records[at]
         assert record is not None
         outcome = Outcome(record.id, record.token, (b"1",), NO_USAGE)
-        transitions = core.outcome(ONE, outcome, now=2.0)
+        transitions = core.outcomes(ONE, [outcome], now=2.0)
         freed.append(sum(len(t.frees) for t in transitions))
     assert RunStatus.COMPLETED is run.status
     assert [0, 1] == freed

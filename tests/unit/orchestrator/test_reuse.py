@@ -79,7 +79,7 @@ class Bench:
         if self.chance.random() < fails:
             result = Failure(error_type="user_error", message="no", retryable=False)
         outcome = Outcome(record.id, command.token, result, NO_USAGE)
-        self.apply(self.core.outcome(RUNNER, outcome, now=0.0))
+        self.apply(self.core.outcomes(RUNNER, [outcome], now=0.0))
 
 
 @pytest.mark.parametrize("seed", range(200))

@@ -180,7 +180,7 @@ class World:
         del self.held[runner]
         late = self.results.pop(runner)
         for outcome in late:
-            for t in self.core.outcome(runner, outcome, now=self.now):
+            for t in self.core.outcomes(runner, [outcome], now=self.now):
                 assert (0, 0) == t.cost(), "a late word changes nothing"
         self.attach(next(self.ids))
 

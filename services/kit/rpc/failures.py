@@ -38,10 +38,19 @@ def detail_of(message: Any) -> str | None:
 
 
 def add_detail(message: Any, detail: str | None) -> None:
-    """Set a message's `exception_type` and `causes` from what `detail_of` gave."""
+    """Set a message's `exception_type`, `causes` and `edge` from what is stored.
+
+    That is what `detail_of` gave, and the engine's word on the edge.
+    """
     if detail is None:
         return
     stored = orjson.loads(detail)
+    if edge := stored.get("edge"):
+        message.edge.source_node_id = edge["source"]
+        message.edge.source_output = edge["source_output"]
+        message.edge.target_node_id = edge["target"]
+        message.edge.target_input = edge["target_input"]
+        message.edge.conversion = edge["conversion"]
     message.exception_type = stored["exception"]
     for each in stored["causes"]:
         message.causes.add(

@@ -9,11 +9,12 @@ from services.orchestrator.domain import routes, waits
 from services.orchestrator.domain.effects import Effects, Timer
 from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.domain.state import Failure, Run, Signal
+from services.orchestrator.domain.state import NO_USAGE, Failure, Run, Signal
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.writes import (
     change_row,
     complete_row,
+    flow_rows,
     move,
     place_row,
     touch,
@@ -102,6 +103,7 @@ def take_signal(run: Run, name: str, t: Transition, fx: Effects, signal: Signal)
     waits.forget_waiting(run, slot)
     waits.write_signal(run, slot, t, signal, name)
     complete_row(run, slot, t, signal.outputs)
+    flow_rows(run, slot, t, NO_USAGE, fx.new_id)
     touch(run, slot, t)
     routes.slot_done(run, slot, t, fx, signal.outputs)
     routes.settle(run, t, fx)
@@ -120,6 +122,7 @@ def wait_over(run: Run, slot: int, t: Transition, fx: Effects) -> None:
         output = (place.wait.default,)
     if output is not None:
         complete_row(run, slot, t, output)
+        flow_rows(run, slot, t, NO_USAGE, fx.new_id)
         touch(run, slot, t)
         routes.slot_done(run, slot, t, fx, output)
     else:

@@ -16,6 +16,7 @@ from services.orchestrator.domain import (
     cache_queue,
     children,
     controls,
+    failed_edges,
     planner,
     routes,
     unusable,
@@ -230,7 +231,8 @@ class Core(Dispatch):
         if record.killing is not None:
             planner.confirm_stopped(run, slot, t, self.fx, usage=outcome.usage)
         elif isinstance(result, Failure):
-            planner.fail(run, slot, t, self.fx, failure=result, usage=outcome.usage)
+            failure = failed_edges.named(run, slot, result)
+            planner.fail(run, slot, t, self.fx, failure=failure, usage=outcome.usage)
         else:
             planner.complete(run, slot, t, self.fx, output=result, usage=outcome.usage)
             if self.cache.digests:

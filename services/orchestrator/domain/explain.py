@@ -119,6 +119,8 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "oom": "give the node more memory, or less to hold at once; then RerunExecution",
     "dependency_error": "correct the node's requirements; then RerunExecution from it with "
     "node_version 0",
+    "conversion_error": "correct what gives the value, or the conversion on the edge that the "
+    "message names; then RerunExecution",
     "environment_error": "see the runner's log: the environment could not be built; then "
     "RerunExecution",
     "runner_lost": "see the runner's log: it was lost with this node, more than once; then "

@@ -17,6 +17,7 @@ from services.orchestrator.domain.effects import Effects, Ready
 from services.orchestrator.domain.plan import Binding, Kind, Plan
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import (
+    NO_USAGE,
     Failure,
     FileList,
     FilePart,
@@ -32,7 +33,7 @@ from services.orchestrator.domain.state import (
 )
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
 from services.orchestrator.domain.waits import Refusal
-from services.orchestrator.domain.writes import place_row
+from services.orchestrator.domain.writes import flow_rows, place_row
 
 ELEMENTS_MAX: Final = 1_000_000
 _LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -225,8 +226,8 @@ def _turn_over(run: Run, group: Group, turn: int, t: Transition, fx: Effects) ->
     try:
         again = rule.condition.holds(_turn_values(run, group, turn))
     except (ExpressionError, UnreadableError) as error:
-        failure = Failure(error_type="condition_error", message=f"loop: {error}", retryable=False)
-        fail(run, group, t, fx, failure)
+        refused = waits.refusal(run, group.slot, "condition_error", error, "loop: ")
+        fail(run, group, t, fx, refused.failure)
         return
     if again and group.begun < group.count:
         fill(run, group, t, fx)
@@ -272,6 +273,7 @@ def finish(run: Run, group: Group, t: Transition, fx: Effects) -> None:
         token=0,
         output=output,
     )
+    flow_rows(run, group.slot, t, NO_USAGE, fx.new_id)
     fx.over.append((group.slot, output, None))
 
 

@@ -112,8 +112,7 @@ def complete(
     _over(run, slot, usage, t)
     run.revision += 1
     complete_row(run, slot, t, output, usage)
-    if slot < len(run.plan.places):
-        flow_rows(run, slot, t, usage, fx.new_id)
+    flow_rows(run, slot, t, usage, fx.new_id)
     touch(run, slot, t)
     routes.slot_done(run, slot, t, fx, output)
     routes.settle(run, t, fx)
@@ -337,6 +336,7 @@ def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> N
     elif child.status is RunStatus.COMPLETED:
         output = waits.outputs_of(run, slot, child.output_data or "{}")
         complete_row(run, slot, t, output, usage)
+        flow_rows(run, slot, t, NO_USAGE, fx.new_id)
         touch(run, slot, t)
         routes.slot_done(run, slot, t, fx, output)
     else:

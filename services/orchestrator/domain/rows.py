@@ -89,6 +89,7 @@ class NodePlaced(NamedTuple):
     output_data: str | None
     error_type: str | None
     error_message: str | None
+    error_detail: str | None  # JSON text
 
 
 class NodeCopy(NamedTuple):

@@ -15,6 +15,8 @@ from datetime import datetime
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
+from qflow.types import ConversionError, convert
+
 from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
 from services.orchestrator.domain.plan import FROM_RUN, FROM_TURN, Binding, Phase, Place, Plan
 from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
@@ -82,6 +84,14 @@ class UnreadableError(Exception):
     """A value that the engine does not hold itself, where it has to read one."""
 
 
+class UnconvertedError(UnreadableError):
+    """A value that the conversion on its edge does not take; `input` is the one it was for."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.input = name
+
+
 class Usage(NamedTuple):
     """What an attempt consumed and printed."""
 
@@ -110,6 +120,7 @@ class Failure:
     killed: bool = False
     detail: str | None = None  # JSON text: the exception's class, and what is behind it
     progress: str | None = None  # JSON text: how far the attempt said it had come
+    input: str = ""  # the input whose value was not taken, as the runner tells it
 
 
 @dataclass(slots=True, kw_only=True)
@@ -392,8 +403,20 @@ class Run:
                 message = f"the input {binding.name} is larger than the engine reads (64 KiB)"
                 raise UnreadableError(message)
             if value is not None:
-                found[binding.name] = value
+                found[binding.name] = self._converted(slot, binding, value)
         return found
+
+    def _converted(self, slot: int, binding: Binding, value: bytes) -> bytes:
+        """Convert a value as its edge says: a runner does so for code, and nobody else for this."""
+        if not binding.conversion:
+            return value
+        rule = self.place(slot).map
+        is_mapped = rule is not None and binding.name == rule.input
+        levels = rule.depth - self.depth(slot) if rule is not None and is_mapped else 0
+        try:
+            return convert(value, binding.conversion, depth=levels)
+        except ConversionError as error:
+            raise UnconvertedError(f"input {binding.name!r}: {error}", binding.name) from None
 
 
 def _element(group: Group, index: int) -> Value:

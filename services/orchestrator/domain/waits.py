@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
 from services.kit.cel import ExpressionError
+from services.orchestrator.domain import failed_edges
 from services.orchestrator.domain.effects import Due, Effects, Start, Timer
 from services.orchestrator.domain.plan import Kind, Place, Plan
 from services.orchestrator.domain.rows import RunInsert, SignalWrite, Transition
 from services.orchestrator.domain.state import (
+    NO_USAGE,
     Failure,
     NodeOutput,
     Run,
     Signal,
+    UnconvertedError,
     UnreadableError,
 )
 from services.orchestrator.domain.status import NodeStatus, RunStatus
-from services.orchestrator.domain.writes import change_row, place_row, touch
+from services.orchestrator.domain.writes import change_row, flow_rows, place_row, touch
 
 SUB_WORKFLOW: Final = "sub_workflow"
+CONVERSION_ERROR: Final = "conversion_error"
 INPUT_BYTES_MAX: Final = 1024 * 1024
 _SLEEP_MS_MAX: Final = 366 * 86_400_000
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -36,13 +41,22 @@ class Refusal(Exception):  # noqa: N818  # what a node cannot do is its failure,
         self.failure = Failure(error_type=error_type, message=message, retryable=False)
 
 
+def refusal(run: Run, slot: int, error_type: str, error: Exception, where: str = "") -> Refusal:
+    """Give the refusal of a place whose inputs cannot be read, which tells a conversion's fault."""
+    if not isinstance(error, UnconvertedError):
+        return Refusal(error_type, f"{where}{error}")
+    refused = Refusal(CONVERSION_ERROR, str(error))
+    refused.failure = failed_edges.named(run, slot, replace(refused.failure, input=error.input))
+    return refused
+
+
 def holds(run: Run, slot: int, place: Place) -> bool:
     """Evaluate a place's condition over its inputs."""
     assert place.condition is not None
     try:
         return place.condition.holds(run.values(slot, place.condition.names))
     except (ExpressionError, UnreadableError) as error:
-        raise Refusal("condition_error", f"condition: {error}") from None
+        raise refusal(run, slot, "condition_error", error, "condition: ") from None
 
 
 def begin(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput | None:
@@ -81,7 +95,7 @@ def _choose(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput:
                 taken = name
                 break
     except (ExpressionError, UnreadableError) as error:
-        raise Refusal("condition_error", f"branch {name}: {error}") from None
+        raise refusal(run, slot, "condition_error", error, f"branch {name}: ") from None
     output = (json.dumps(taken or "").encode(),)
     record = place_row(
         run,
@@ -93,6 +107,7 @@ def _choose(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput:
         output=output,
     )
     record.branch = taken or ""
+    flow_rows(run, slot, t, NO_USAGE, fx.new_id)
     return output
 
 
@@ -101,7 +116,7 @@ def _delay_ms(run: Run, slot: int, wall: datetime) -> int:
     try:
         values = {name: json.loads(text) for name, text in run.values(slot).items()}
     except (UnreadableError, ValueError) as error:
-        raise Refusal("sleep_invalid", str(error)) from None
+        raise refusal(run, slot, "sleep_invalid", error) from None
     seconds, until = values.get("seconds"), values.get("until")
     if isinstance(seconds, int | float) and not isinstance(seconds, bool):
         delay_ms = seconds * 1000
@@ -141,6 +156,7 @@ def _listen(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput | Non
         token=fx.next_token(),
         output=signal.outputs,
     )
+    flow_rows(run, slot, t, NO_USAGE, fx.new_id)
     return signal.outputs
 
 
@@ -220,7 +236,7 @@ def _inputs(run: Run, slot: int, plan: Plan) -> tuple[dict[str, bytes], str]:
     try:
         values = run.values(slot)
     except UnreadableError as error:
-        raise Refusal("input_too_large", str(error)) from None
+        raise refusal(run, slot, "input_too_large", error) from None
     known = {each.name for each in plan.inputs}
     given = {name: value for name, value in values.items() if name in known}
     text = "{" + ",".join(f"{json.dumps(n)}:{v.decode()}" for n, v in given.items()) + "}"

@@ -156,6 +156,7 @@ def place_row(
         output_data=None if output is None else inline_text(run, slot, output),
         error_type=failure.error_type if failure else None,
         error_message=failure.message if failure else None,
+        error_detail=failure.detail if failure else None,
     )
     if status in _STARTED:
         set_running(run, t)
@@ -248,6 +249,7 @@ def change_row(
             retry_count=record.retry_count,
             error_type=failure.error_type if failure else None,
             error_message=failure.message if failure else None,
+            error_detail=failure.detail if failure else None,
         )
         return
     earlier = t.changes.get(record.id)
@@ -399,8 +401,13 @@ def error_row(
 
 
 def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) -> None:
-    """Add a row for each edge that brought a completed node its input."""
+    """Add a row for each edge that brought a completed node its input.
+
+    A map or loop has its edges once, not for each element or turn: those are no places.
+    """
     places = run.plan.places
+    if place >= len(places):
+        return
     for binding in places[place].inputs:
         if binding.source < 0:
             continue

@@ -209,6 +209,7 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
             killed=failure.killed,
             detail=detail_of(failure),
             progress=_progress(failure.progress_json),
+            input=failure.input,
         )
     else:
         raise InvalidArgument("OUTCOME_MISSING", "results: each says how the attempt ended")

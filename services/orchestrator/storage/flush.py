@@ -196,14 +196,14 @@ _PLACED: Final = Part(
     id uuid, run_id uuid, node_id text, definition_node_id text, node_type text,
     node_version_id uuid, status text, execution_order int, max_retries int, token bigint,
     revision bigint, retry_count int, first boolean, starts boolean, due_ms bigint, child_id uuid,
-    output_data text, error_type text, error_message text
+    output_data text, error_type text, error_message text, error_detail text
     """,
     """
     INSERT INTO node_executions
            (id, workflow_execution_id, node_id, definition_node_id, node_type, status,
             node_version_id, execution_order, max_retries, attempt_token, revision, retry_count,
             started_at, completed_at, due_at, child_execution_id, output_data, error_type,
-            error_message)
+            error_message, error_detail)
     SELECT given.id, given.run_id, given.node_id, given.definition_node_id, given.node_type,
            given.status, given.node_version_id, given.execution_order, given.max_retries,
            given.token, given.revision, given.retry_count,
@@ -211,7 +211,8 @@ _PLACED: Final = Part(
            CASE WHEN given.status IN ('completed', 'failed', 'skipped', 'cancelled', 'quarantined')
                 THEN stamp.at END,
            stamp.at + given.due_ms * interval '1 millisecond', given.child_id,
-           given.output_data::json, given.error_type, given.error_message
+           given.output_data::json, given.error_type, given.error_message,
+           given.error_detail::json
       FROM fence, stamp, given
      WHERE /*first*/ NOT given.first
      ORDER BY given.id

@@ -17,6 +17,7 @@ from services.registry.domain.checks.edges import ends, verdicts
 from services.registry.domain.checks.inputs import inputs
 from services.registry.domain.checks.order import order
 from services.registry.domain.checks.outputs import missing_inputs, outputs, unreachable
+from services.registry.domain.checks.pickles import pickles
 from services.registry.domain.checks.places import places, settings
 from services.registry.domain.checks.state import Check
 from services.registry.domain.checks.together import together
@@ -75,6 +76,7 @@ def _filled(run: Check) -> Definition:
     constructs(run)
     together(run)
     taken = inputs(run)
+    pickles(run)
     connections = verdicts(run, {each.name: each.type for each in taken if each.type is not None})
     ordered = order(run)
     absence = None

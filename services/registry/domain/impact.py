@@ -39,12 +39,21 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
-    """A schedule that starts the workflow."""
+class Starter:
+    """A schedule or trigger that starts the workflow."""
 
     id: UUID
     name: str
     is_paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Starters:
+    """What starts the version that was looked at, be it by its number or as the current one."""
+
+    schedules: tuple[Starter, ...] = ()
+    triggers: tuple[Starter, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 UNTOUCHED: Final = Difference(Impact.NONE)

@@ -63,6 +63,11 @@ def _touched_to_pb(touched: Touched) -> pb.WorkflowImpact:
         findings=findings_to_pb(difference.findings),
         schedules=[
             pb.ScheduleImpact(schedule_id=str(each.id), name=each.name, paused=each.is_paused)
-            for each in touched.schedules
+            for each in touched.starters.schedules
         ],
+        triggers=[
+            pb.TriggerImpact(trigger_id=str(each.id), name=each.name, paused=each.is_paused)
+            for each in touched.starters.triggers
+        ],
+        aliases=touched.starters.aliases,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, LiteralString
 from uuid import UUID
 
-from services.kit.pg import Db
-from services.registry.domain.impact import SHOWN_MAX, Schedule
+from services.kit.pg import Db, Row
+from services.registry.domain.impact import SHOWN_MAX, Starter, Starters
 
 # The caller's own alone: nobody else's is the caller's to mend. The graphs themselves are read one
 # by one afterwards: a page of large ones would be hundreds of megabytes.
@@ -45,19 +46,38 @@ async def list_users(
 
 
 # An alias is looked up as a start would: the version that it points at now.
-_LIST_SCHEDULES: Final[LiteralString] = """
-    SELECT s.id, s.name, s.paused_at IS NOT NULL AS is_paused
-      FROM schedules s
-      LEFT JOIN workflow_aliases a ON a.workflow_id = s.workflow_id AND a.name = s.workflow_alias
-     WHERE s.workflow_id = $1
-       AND CASE WHEN s.workflow_alias <> '' THEN a.version = $2
-                ELSE s.workflow_version IN (0, $2) END
-     ORDER BY s.created_at DESC, s.id DESC
-     LIMIT $3
+_LIST_STARTERS: Final[LiteralString] = """
+    WITH given AS (
+        SELECT 'schedule' AS kind, id, name, workflow_version, workflow_alias, paused_at, created_at
+          FROM schedules WHERE workflow_id = $1
+         UNION ALL
+        SELECT 'trigger', id, name, workflow_version, workflow_alias, paused_at, created_at
+          FROM triggers WHERE workflow_id = $1),
+    starts AS (
+        SELECT g.kind, g.id, g.name, g.paused_at IS NOT NULL AS is_paused,
+               row_number() OVER (PARTITION BY g.kind ORDER BY g.created_at DESC, g.id DESC) AS at
+          FROM given g
+          LEFT JOIN workflow_aliases a ON a.workflow_id = $1 AND a.name = g.workflow_alias
+         WHERE CASE WHEN g.workflow_alias <> '' THEN a.version = $2
+                    ELSE g.workflow_version IN (0, $2) END
+         UNION ALL
+        SELECT 'alias', a.id, a.name, false, row_number() OVER (ORDER BY a.name)
+          FROM workflow_aliases a WHERE a.workflow_id = $1 AND a.version = $2)
+    SELECT kind, id, name, is_paused FROM starts WHERE at <= $3 ORDER BY kind, at
 """
 
 
-async def list_schedules(db: Db, workflow_id: UUID, *, version: int) -> tuple[Schedule, ...]:
-    """List the schedules that start a workflow at its version `version`, the current one."""
-    rows = await db.fetch(_LIST_SCHEDULES, workflow_id, version, SHOWN_MAX)
-    return tuple(Schedule(row["id"], row["name"], row["is_paused"]) for row in rows)
+async def list_starters(db: Db, workflow_id: UUID, *, version: int) -> Starters:
+    """List what starts a workflow at its version `version`, the current one."""
+    rows = await db.fetch(_LIST_STARTERS, workflow_id, version, SHOWN_MAX)
+    return Starters(
+        schedules=_starters(rows, "schedule"),
+        triggers=_starters(rows, "trigger"),
+        aliases=tuple(row["name"] for row in rows if row["kind"] == "alias"),
+    )
+
+
+def _starters(rows: Iterable[Row], kind: str) -> tuple[Starter, ...]:
+    return tuple(
+        Starter(row["id"], row["name"], row["is_paused"]) for row in rows if row["kind"] == kind
+    )

@@ -16,7 +16,7 @@ from services.kit.caller import Caller
 from services.kit.errors import ResourceExhausted
 from services.kit.pg import as_caller
 from services.registry.domain.definition import WARNING, Definition, Finding
-from services.registry.domain.impact import UNTOUCHED, Difference, Impact, Schedule, compare
+from services.registry.domain.impact import UNTOUCHED, Difference, Impact, Starters, compare
 from services.registry.domain.stored import inputs_to_json, outputs_to_json
 from services.registry.gateways.graph_checker import GraphChecker
 from services.registry.storage import impact as storage
@@ -39,7 +39,7 @@ class Touched:
 
     workflow: Workflow
     places: tuple[str, ...]
-    schedules: tuple[Schedule, ...]
+    starters: Starters
     difference: Difference
 
 
@@ -128,16 +128,16 @@ async def _touched(
         standing = await standing_in(db, workflow.definition, workflow_id)
         stored: dict[tuple[UUID, int], _Row | None] = dict(standing.signatures)
         known = await variables.get_types(db, workflow.definition.variables, workflow_id)
-        schedules = await storage.list_schedules(db, workflow_id, version=workflow.version)
+        starters = await storage.list_starters(db, workflow_id, version=workflow.version)
     [(node_id, (old, new, pinned))] = change.items()
     keys = {(node_id, 0), (node_id, pinned)}
     places = tuple(e.id for e in workflow.definition.nodes if (e.node_id, e.version) in keys)
     if old == new:
-        return Touched(workflow, places, schedules, UNTOUCHED)
+        return Touched(workflow, places, starters, UNTOUCHED)
     then = {key: old if key in keys else row for key, row in stored.items()}
     now = {key: new if key in keys else row for key, row in stored.items()}
     difference = await _difference(checker, _unjudged(workflow.definition), then, now, known)
-    return Touched(workflow, places, schedules, difference)
+    return Touched(workflow, places, starters, difference)
 
 
 def _unjudged(definition: Definition) -> Definition:

@@ -91,6 +91,7 @@ class Mismatch(Exception):
         super().__init__(message)
         self.kind = kind
         self.path = ""
+        self.input = ""  # the parameter that it was for
 
     def under(self, step):
         self.path = "%s%s" % (step, self.path)
@@ -1566,6 +1567,27 @@ CONVERSIONS = {
 }
 
 
+def _converted(method, plain):
+    """What an edge's conversion makes of a value; its fault tells the value's shape alone."""
+    try:
+        return CONVERSIONS[method](plain)
+    except Mismatch as problem:
+        text = "%s %s: %s" % (method, _shape_told(plain), problem.args[0])
+    except KeyError:
+        text = "%s is no conversion that this runner knows" % method
+    except (ValueError, RecursionError):
+        text = "%s %s: the value cannot be converted" % (method, _shape_told(plain))
+    raise Mismatch(text, "conversion_error")
+
+
+def _shape_told(plain):
+    if type(plain) is str:
+        return "of a text of %d characters" % len(plain)
+    if type(plain) in (list, dict):
+        return "of a %s of %d" % (type(plain).__name__, len(plain))
+    return "of a value of %s" % describe(plain)
+
+
 # ---------------------------------------------------------------- errors
 
 
@@ -2104,6 +2126,13 @@ def positional_defaults(function):
     return {name: with_default[name] for name in only if name in with_default}
 
 
+def _of_input(name, problem):
+    """The same fault, told of the parameter that the value was for."""
+    told = Mismatch(problem.text("input %r" % name), problem.kind)
+    told.input = name
+    return told
+
+
 class Node:
     """One loaded node version."""
 
@@ -2178,14 +2207,12 @@ class Node:
                 raw, conversion = given.pop(name)
                 plain = _parse(raw.decode("utf-8"))
                 for method in conversion or ():
-                    plain = CONVERSIONS[method](plain)
+                    plain = _converted(method, plain)
                 value = decode(plain)
             except Mismatch as problem:
-                raise Mismatch(problem.text("input %r" % name), problem.kind) from None
+                raise _of_input(name, problem) from None
             except (ValueError, RecursionError):
-                raise Mismatch("input %r is not strict JSON" % name) from None
-            except KeyError:
-                raise Mismatch("input %r: unknown conversion" % name) from None
+                raise _of_input(name, Mismatch("not strict JSON")) from None
             if by_name or not in_order:
                 keyword[name] = value
             else:
@@ -2532,9 +2559,11 @@ class Agent:
     def describe_problem(self, problem, loading=False):
         source = self.node.source if self.node is not None else []
         if isinstance(problem, Mismatch):
-            return plain_error(
+            error = plain_error(
                 problem.kind, clean(str(problem.args[0]) + problem.path, MAX_MESSAGE)
             )
+            error["input"] = problem.input
+            return error
         if isinstance(problem, SystemExit):
             error = error_of(problem, source, "exited")
             error["message"] = "the code called sys.exit(%s) before it returned" % safe_text(

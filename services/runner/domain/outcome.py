@@ -16,6 +16,7 @@ class ErrorType(enum.StrEnum):
 
     USER = "user_error"
     TYPE = "type_error"
+    CONVERSION = "conversion_error"
     SERIALIZATION = "serialization_error"
     OUTPUT_TOO_LARGE = "output_too_large"
     TIMEOUT = "timeout"
@@ -45,6 +46,7 @@ class AttemptError:
     traceback: str = ""
     causes: Sequence[Cause] = ()
     retryable: bool = True
+    input: str = ""  # the parameter whose value was not taken
 
 
 class Usage(NamedTuple):

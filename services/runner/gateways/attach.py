@@ -220,6 +220,7 @@ def _result(finished: Finished) -> pb.AttemptResult:
         result.failure.retryable = error.retryable
         result.failure.killed = finished.killed
         result.failure.exception_type = error.exception
+        result.failure.input = error.input
         result.failure.progress_json = outcome.progress
         for cause in error.causes:
             result.failure.causes.add(

@@ -95,7 +95,9 @@ def error_from(found: object) -> AttemptError:
         exception=_text(found.get("exception"), 255),
         traceback=_text(found.get("traceback"), 64 * 1024),
         causes=_causes(found.get("causes")),
-        retryable=kind is not ErrorType.DEPENDENCY,
+        # The same value would be refused again.
+        retryable=kind not in {ErrorType.DEPENDENCY, ErrorType.CONVERSION},
+        input=_text(found.get("input"), 255),
     )
 
 

@@ -175,7 +175,7 @@ async def test_what_a_variable_feeds_is_looked_at_too(client: Client) -> None:
     assert {each.code for each in told.findings} == {"TYPE_REFUTED"}
 
 
-async def test_the_schedules_that_start_what_breaks_are_named(
+async def test_what_starts_what_breaks_is_named(
     client: Client, sql: psycopg.Connection, user: factories.User
 ) -> None:
     """By the current version, its number or an alias that points at it; others start other code."""
@@ -216,11 +216,21 @@ async def test_the_schedules_that_start_what_breaks_are_named(
             " %s)",
             (workflow.id, name, version, alias, paused, user.id, user.id),
         )
+        sql.execute(
+            "INSERT INTO triggers (workflow_id, name, workflow_version, workflow_alias, paused_at,"
+            " secret_sha256, tenant_id, created_by)"
+            " VALUES (%s, %s, %s, %s, CASE WHEN %s THEN now() END, %s, %s, %s)",
+            (workflow.id, name, version, alias, paused, "0" * 64, user.id, user.id),
+        )
     told = {
         each.workflow_id: each for each in (await _analyze(client, changed.id, RENAMED)).workflows
     }
     assert node_impact_pb2.IMPACT_BREAKS == told[made.id].impact
-    assert {("newest", False), ("first", True), ("by prod", False)} == {
-        (each.name, each.paused) for each in told[made.id].schedules
-    }
-    assert ["another's"] == [each.name for each in told[other.id].schedules]
+    for starters in (told[made.id].schedules, told[made.id].triggers):
+        assert [("by prod", False), ("first", True), ("newest", False)] == [
+            (each.name, each.paused) for each in starters
+        ]
+    assert ["prod"] == list(told[made.id].aliases)
+    for starters in (told[other.id].schedules, told[other.id].triggers):
+        assert ["another's"] == [each.name for each in starters]
+    assert not told[other.id].aliases

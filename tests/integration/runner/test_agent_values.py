@@ -392,7 +392,8 @@ async def test_conversions_are_made_by_the_consumer_and_never_silently(
         for method, text, kind in REFUSED:
             await reload(box, {"value": kind}, {"result": kind})
             reply = await box.call({"value": text}, conversions={"value": [method]})
-            assert "error" in reply.header, method
+            error = reply.header["error"]
+            assert ("conversion_error", "value") == (error["type"], error["input"]), method
 
 
 async def test_records_give_named_outputs(start: Start) -> None:

@@ -328,8 +328,39 @@ async def test_the_nodes_own_grammar_decides() -> None:
     code = "type Table[T] = dict[str, T]\ndef f[T: int](x: T, y: Table[int]) -> None: ..."
     new = await read(code, version="3.12")
     assert new.function is not None
-    assert [expression(each.type) for each in new.function.inputs] == ["int", "dict[str, Any]"]
+    assert [expression(each.type) for each in new.function.inputs] == ["int", "dict[str, int]"]
     assert codes(await read(code, version="3.11")) == ["SYNTAX_ERROR"]
+
+
+GENERIC_ALIASES = """
+type Pair[T] = tuple[T, T]
+type Nested[T] = Pair[list[T]]
+type Same[T] = T
+type Bounded[T: (int, str)] = list[T]
+type Loop[T] = list[Same[Loop[T]]]
+type Names[*Ts] = tuple[*Ts]
+"""
+FILLED = {
+    "Pair[int]": "tuple[int, int]",
+    "Pair": "tuple[Any, Any]",
+    "Nested[str]": "tuple[list[str], list[str]]",
+    "Same[Same[bool]]": "bool",
+    "Pair['Pair[int]']": "tuple[tuple[int, int], tuple[int, int]]",
+    "Bounded[int] | None": "list[int] | None",
+    "Bounded": "list[int | str]",
+}
+
+
+@pytest.mark.skipif("3.12" not in find_pythons(), reason="needs Python 3.12")
+async def test_generic_aliases_take_what_stands_in_their_brackets() -> None:
+    parameters = ", ".join(f"p{at}: {text}" for at, text in enumerate(FILLED))
+    code = f"{GENERIC_ALIASES}\ndef f({parameters}) -> None: ..."
+    found = await read(code, version="3.12")
+    assert found.function is not None
+    assert list(FILLED.values()) == [expression(each.type) for each in found.function.inputs]
+    for wrong, code_of in (("Loop[int]", "TYPE_RECURSIVE"), ("Pair[" * 12 + "int" + "]" * 12, "")):
+        said = await read(f"{GENERIC_ALIASES}\ndef f(x: {wrong}) -> None: ...", version="3.12")
+        assert [code_of or "TYPE_TOO_LARGE"] == codes(said)
 
 
 COUNTED_ON = "class E(enum.Enum):\n  A = 5\n  B = 1\n  C: int = enum.auto()"

@@ -10,6 +10,7 @@ from qflow.types.ambiguity import Ambiguity, ambiguous
 from qflow.types.check import ValueFault, check_value
 from qflow.types.codec import TypeFormatError, from_json, from_text, to_json, to_text
 from qflow.types.conversions import LOSSLESS, LOSSY, METHODS
+from qflow.types.convert import ConversionError, convert
 from qflow.types.expression import expression
 from qflow.types.model import (
     ANY,
@@ -43,6 +44,7 @@ __all__ = [
     "SCALARS",
     "Ambiguity",
     "Collection",
+    "ConversionError",
     "Dict",
     "Enum",
     "Field",
@@ -62,6 +64,7 @@ __all__ = [
     "ambiguous",
     "check_value",
     "contains_named",
+    "convert",
     "dump_exact",
     "expression",
     "from_json",

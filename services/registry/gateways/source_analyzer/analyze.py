@@ -389,6 +389,15 @@ _BLOCKS += tuple(getattr(ast, name) for name in ("Match",) if hasattr(ast, name)
 # ---------------------------------------------------------------- types
 
 
+class Argument:
+    """What is given for a type parameter, and what the names in it mean."""
+
+    def __init__(self, node, variables, opened):
+        self.node = node
+        self.variables = variables
+        self.open = opened
+
+
 class Types:
     """Turns annotations into structural forms."""
 
@@ -635,7 +644,7 @@ class Types:
             raise Refused("TYPE_NOT_UNDERSTOOD", "%s is a function, not a type" % first, "", node)
         return None
 
-    def _opened(self, name, node, read, parameters):
+    def _opened(self, name, node, read, parameters, given=None):
         if name in self.open:
             raise Refused(
                 "TYPE_RECURSIVE",
@@ -646,7 +655,7 @@ class Types:
         self.open.append(name)
         outer = self.variables
         # Its own type parameters, not those of whoever names it.
-        self.variables = {each.name: each for each in parameters}
+        self.variables = given or {each.name: each for each in parameters}
         try:
             return read()
         finally:
@@ -701,6 +710,15 @@ class Types:
         return {"t": "record", "kind": "typeddict", "name": name, "fields": fields}
 
     def _variable(self, parameter, depth):
+        if isinstance(parameter, Argument):
+            # Read where it is used, so that its parts and depth count there, by the names that
+            # hold where it was written.
+            inner = self.variables, self.open
+            self.variables, self.open = parameter.variables, list(parameter.open)
+            try:
+                return self.read(parameter.node, depth)
+            finally:
+                self.variables, self.open = inner
         bound = getattr(parameter, "bound", None)
         if bound is None:
             return {"t": "any"}
@@ -744,7 +762,26 @@ class Types:
             return {"t": "dict", "key": key, "value": self.read(arguments[1], depth + 1)}
         if kind is not None:
             raise Refused("TYPE_NOT_UNDERSTOOD", "%s takes no types in brackets" % name, "", node)
-        return self._name(node.value, depth)
+        filled = self._filled(node, arguments, depth)
+        return self._name(node.value, depth) if filled is None else filled
+
+    def _filled(self, node, arguments, depth):
+        """A generic alias (`type Pair[T] = …`) with its parameters given, or None."""
+        alias = getattr(node.value, "id", "")
+        parameters = self.scope.parameters.get(alias, ())
+        if alias in self.variables or len(parameters) != len(arguments) or not parameters:
+            return None
+        if any(type(each).__name__ != "TypeVar" for each in parameters):
+            return None
+        given = [Argument(each, self.variables, list(self.open)) for each in arguments]
+        value = self.scope.aliases[alias]
+        return self._opened(
+            alias,
+            node,
+            lambda: self._alias(alias, value, node, depth),
+            parameters,
+            dict(zip((each.name for each in parameters), given)),
+        )
 
     def _carried(self, name, arguments):
         """The type of values that travel as files whatever stands in the brackets, or None."""

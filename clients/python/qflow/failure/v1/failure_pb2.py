@@ -24,15 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eqflow/failure/v1/failure.proto\x12\x10qflow.failure.v1\"[\n\x05\x43\x61use\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.qflow.failure.v1.CauseKind\x12\x16\n\x0e\x65xception_type\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*l\n\tCauseKind\x12\x1a\n\x16\x43\x41USE_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41USE_KIND_CAUSE\x10\x01\x12\x16\n\x12\x43\x41USE_KIND_CONTEXT\x10\x02\x12\x15\n\x11\x43\x41USE_KIND_MEMBER\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eqflow/failure/v1/failure.proto\x12\x10qflow.failure.v1\"[\n\x05\x43\x61use\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.qflow.failure.v1.CauseKind\x12\x16\n\x0e\x65xception_type\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"}\n\nFailedEdge\x12\x16\n\x0esource_node_id\x18\x01 \x01(\t\x12\x15\n\rsource_output\x18\x02 \x01(\t\x12\x16\n\x0etarget_node_id\x18\x03 \x01(\t\x12\x14\n\x0ctarget_input\x18\x04 \x01(\t\x12\x12\n\nconversion\x18\x05 \x01(\t*l\n\tCauseKind\x12\x1a\n\x16\x43\x41USE_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41USE_KIND_CAUSE\x10\x01\x12\x16\n\x12\x43\x41USE_KIND_CONTEXT\x10\x02\x12\x15\n\x11\x43\x41USE_KIND_MEMBER\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qflow.failure.v1.failure_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CAUSEKIND']._serialized_start=145
-  _globals['_CAUSEKIND']._serialized_end=253
+  _globals['_CAUSEKIND']._serialized_start=272
+  _globals['_CAUSEKIND']._serialized_end=380
   _globals['_CAUSE']._serialized_start=52
   _globals['_CAUSE']._serialized_end=143
+  _globals['_FAILEDEDGE']._serialized_start=145
+  _globals['_FAILEDEDGE']._serialized_end=270
 # @@protoc_insertion_point(module_scope)

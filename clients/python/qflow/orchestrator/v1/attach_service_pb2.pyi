@@ -498,6 +498,7 @@ class AttemptFailure(_message.Message):
     KILLED_FIELD_NUMBER: _builtins.int
     EXCEPTION_TYPE_FIELD_NUMBER: _builtins.int
     CAUSES_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
     PROGRESS_JSON_FIELD_NUMBER: _builtins.int
     error_type: _builtins.str
     """A stable word; see ExecutionError."""
@@ -511,6 +512,8 @@ class AttemptFailure(_message.Message):
     """Whether the attempt ended because it was told to by an AttemptKill."""
     exception_type: _builtins.str
     """Where user code raised: the name of the exception's class; at most 255 characters."""
+    input: _builtins.str
+    """The input whose value could not be converted or is not of its type; empty for all other failures."""
     progress_json: _builtins.str
     """How far the code said it had come, with its last heartbeat that said so: JSON text. Empty when none did."""
     @_builtins.property
@@ -527,11 +530,12 @@ class AttemptFailure(_message.Message):
         killed: _builtins.bool = ...,
         exception_type: _builtins.str = ...,
         causes: _abc.Iterable[_failure_pb2.Cause] | None = ...,
+        input: _builtins.str = ...,
         progress_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "error_type", b"error_type", "exception_type", b"exception_type", "killed", b"killed", "message", b"message", "progress_json", b"progress_json", "retryable", b"retryable", "stack_trace", b"stack_trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "error_type", b"error_type", "exception_type", b"exception_type", "input", b"input", "killed", b"killed", "message", b"message", "progress_json", b"progress_json", "retryable", b"retryable", "stack_trace", b"stack_trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -276,8 +276,9 @@ class ExecutionError(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     EXCEPTION_TYPE_FIELD_NUMBER: _builtins.int
     CAUSES_FIELD_NUMBER: _builtins.int
+    EDGE_FIELD_NUMBER: _builtins.int
     error_type: _builtins.str
-    """A stable word: `user_error`, `type_error`, `serialization_error`, `timeout`, `oom`, `exited`, `dependency_error`,
+    """A stable word: `user_error`, `type_error`, `conversion_error`, `serialization_error`, `timeout`, `oom`, `exited`, `dependency_error`,
     `environment_error`, `runner_lost`, `deadline_exceeded`, ….
     """
     message: _builtins.str
@@ -292,6 +293,12 @@ class ExecutionError(_message.Message):
     def causes(self) -> _containers.RepeatedCompositeFieldContainer[_failure_pb2.Cause]:
         """What is behind that exception, the nearest first, and of a group its members; at most 16."""
 
+    @_builtins.property
+    def edge(self) -> _failure_pb2.FailedEdge:
+        """Of a `conversion_error`, and of a `type_error` of an input: the edge that brought the value. Absent for all others,
+        for values that the workflow itself states, and on the run.
+        """
+
     def __init__(
         self,
         *,
@@ -301,10 +308,11 @@ class ExecutionError(_message.Message):
         node_id: _builtins.str = ...,
         exception_type: _builtins.str = ...,
         causes: _abc.Iterable[_failure_pb2.Cause] | None = ...,
+        edge: _failure_pb2.FailedEdge | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["edge", b"edge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "error_type", b"error_type", "exception_type", b"exception_type", "message", b"message", "node_id", b"node_id", "stack_trace", b"stack_trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "edge", b"edge", "error_type", b"error_type", "exception_type", b"exception_type", "message", b"message", "node_id", b"node_id", "stack_trace", b"stack_trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,19 +25,21 @@ _sym_db = _symbol_database.Default()
 from qflow.registry.v1 import workflow_pb2 as qflow_dot_registry_dot_v1_dot_workflow__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#qflow/registry/v1/node_impact.proto\x12\x11qflow.registry.v1\x1a qflow/registry/v1/workflow.proto\"x\n\nEdgeChange\x12\r\n\x05place\x18\x01 \x01(\t\x12-\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x1d.qflow.registry.v1.Connection\x12,\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x1d.qflow.registry.v1.Connection\"C\n\x0eScheduleImpact\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06paused\x18\x03 \x01(\x08\"\xa1\x02\n\x0eWorkflowImpact\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x08\x12)\n\x06impact\x18\x05 \x01(\x0e\x32\x19.qflow.registry.v1.Impact\x12\x0e\n\x06places\x18\x06 \x03(\t\x12,\n\x05\x65\x64ges\x18\x07 \x03(\x0b\x32\x1d.qflow.registry.v1.EdgeChange\x12,\n\x08\x66indings\x18\x08 \x03(\x0b\x32\x1a.qflow.registry.v1.Finding\x12\x34\n\tschedules\x18\t \x03(\x0b\x32!.qflow.registry.v1.ScheduleImpact*Y\n\x06Impact\x12\x16\n\x12IMPACT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bIMPACT_NONE\x10\x01\x12\x13\n\x0fIMPACT_CONVERTS\x10\x02\x12\x11\n\rIMPACT_BREAKS\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#qflow/registry/v1/node_impact.proto\x12\x11qflow.registry.v1\x1a qflow/registry/v1/workflow.proto\"x\n\nEdgeChange\x12\r\n\x05place\x18\x01 \x01(\t\x12-\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x1d.qflow.registry.v1.Connection\x12,\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x1d.qflow.registry.v1.Connection\"C\n\x0eScheduleImpact\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06paused\x18\x03 \x01(\x08\"A\n\rTriggerImpact\x12\x12\n\ntrigger_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06paused\x18\x03 \x01(\x08\"\xe6\x02\n\x0eWorkflowImpact\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x08\x12)\n\x06impact\x18\x05 \x01(\x0e\x32\x19.qflow.registry.v1.Impact\x12\x0e\n\x06places\x18\x06 \x03(\t\x12,\n\x05\x65\x64ges\x18\x07 \x03(\x0b\x32\x1d.qflow.registry.v1.EdgeChange\x12,\n\x08\x66indings\x18\x08 \x03(\x0b\x32\x1a.qflow.registry.v1.Finding\x12\x34\n\tschedules\x18\t \x03(\x0b\x32!.qflow.registry.v1.ScheduleImpact\x12\x32\n\x08triggers\x18\n \x03(\x0b\x32 .qflow.registry.v1.TriggerImpact\x12\x0f\n\x07\x61liases\x18\x0b \x03(\t*Y\n\x06Impact\x12\x16\n\x12IMPACT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bIMPACT_NONE\x10\x01\x12\x13\n\x0fIMPACT_CONVERTS\x10\x02\x12\x11\n\rIMPACT_BREAKS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qflow.registry.v1.node_impact_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_IMPACT']._serialized_start=575
-  _globals['_IMPACT']._serialized_end=664
+  _globals['_IMPACT']._serialized_start=711
+  _globals['_IMPACT']._serialized_end=800
   _globals['_EDGECHANGE']._serialized_start=92
   _globals['_EDGECHANGE']._serialized_end=212
   _globals['_SCHEDULEIMPACT']._serialized_start=214
   _globals['_SCHEDULEIMPACT']._serialized_end=281
-  _globals['_WORKFLOWIMPACT']._serialized_start=284
-  _globals['_WORKFLOWIMPACT']._serialized_end=573
+  _globals['_TRIGGERIMPACT']._serialized_start=283
+  _globals['_TRIGGERIMPACT']._serialized_end=348
+  _globals['_WORKFLOWIMPACT']._serialized_start=351
+  _globals['_WORKFLOWIMPACT']._serialized_end=709
 # @@protoc_insertion_point(module_scope)

@@ -115,6 +115,36 @@ class ScheduleImpact(_message.Message):
 Global___ScheduleImpact: _TypeAlias = ScheduleImpact  # noqa: Y015
 
 @_typing.final
+class TriggerImpact(_message.Message):
+    """A trigger that starts the workflow at the version that was looked at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIGGER_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    trigger_id: _builtins.str
+    """The trigger's id."""
+    name: _builtins.str
+    """Its name."""
+    paused: _builtins.bool
+    """Whether it starts nothing at present."""
+    def __init__(
+        self,
+        *,
+        trigger_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "paused", b"paused", "trigger_id", b"trigger_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TriggerImpact: _TypeAlias = TriggerImpact  # noqa: Y015
+
+@_typing.final
 class WorkflowImpact(_message.Message):
     """One workflow in which the node stands."""
 
@@ -129,6 +159,8 @@ class WorkflowImpact(_message.Message):
     EDGES_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     SCHEDULES_FIELD_NUMBER: _builtins.int
+    TRIGGERS_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """The workflow's id."""
     name: _builtins.str
@@ -159,6 +191,14 @@ class WorkflowImpact(_message.Message):
         100. Where the change breaks the workflow, what they start fails.
         """
 
+    @_builtins.property
+    def triggers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TriggerImpact]:
+        """The triggers that start this version, told as schedules are."""
+
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The aliases that point at this version, by name: at most 100. A start by any of them runs the changed node."""
+
     def __init__(
         self,
         *,
@@ -171,10 +211,12 @@ class WorkflowImpact(_message.Message):
         edges: _abc.Iterable[Global___EdgeChange] | None = ...,
         findings: _abc.Iterable[_workflow_pb2.Finding] | None = ...,
         schedules: _abc.Iterable[Global___ScheduleImpact] | None = ...,
+        triggers: _abc.Iterable[Global___TriggerImpact] | None = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "edges", b"edges", "findings", b"findings", "impact", b"impact", "name", b"name", "places", b"places", "schedules", b"schedules", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "aliases", b"aliases", "edges", b"edges", "findings", b"findings", "impact", b"impact", "name", b"name", "places", b"places", "schedules", b"schedules", "triggers", b"triggers", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

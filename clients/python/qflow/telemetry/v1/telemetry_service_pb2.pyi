@@ -240,6 +240,7 @@ class ErrorLog(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXCEPTION_TYPE_FIELD_NUMBER: _builtins.int
     CAUSES_FIELD_NUMBER: _builtins.int
+    EDGE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID."""
     error_type: _builtins.str
@@ -264,6 +265,10 @@ class ErrorLog(_message.Message):
     def causes(self) -> _containers.RepeatedCompositeFieldContainer[_failure_pb2.Cause]:
         """What is behind that exception, the nearest first, and of a group its members."""
 
+    @_builtins.property
+    def edge(self) -> _failure_pb2.FailedEdge:
+        """The edge that brought a value which the node could not take; absent for all other errors."""
+
     def __init__(
         self,
         *,
@@ -277,10 +282,11 @@ class ErrorLog(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         exception_type: _builtins.str = ...,
         causes: _abc.Iterable[_failure_pb2.Cause] | None = ...,
+        edge: _failure_pb2.FailedEdge | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "edge", b"edge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "create_time", b"create_time", "error_message", b"error_message", "error_type", b"error_type", "exception_type", b"exception_type", "execution_id", b"execution_id", "id", b"id", "node_execution_id", b"node_execution_id", "severity", b"severity", "stack_trace", b"stack_trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "create_time", b"create_time", "edge", b"edge", "error_message", b"error_message", "error_type", b"error_type", "exception_type", b"exception_type", "execution_id", b"execution_id", "id", b"id", "node_execution_id", b"node_execution_id", "severity", b"severity", "stack_trace", b"stack_trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

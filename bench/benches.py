@@ -31,6 +31,7 @@ from bench.ray_cluster import ray_dispatch, ray_throughput
 from bench.retention import retention
 from bench.sandboxes import cold_docker, cold_sandbox, fork, warm_docker, warm_over_bare
 from bench.scale import fan, large_map, load
+from bench.security import secure_cost
 from bench.simulated import simulation
 from bench.standing import idle_schedules, million_finished, waiting_memory
 from bench.takeover import takeover
@@ -255,6 +256,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "metric_points": metric_points,
     "percentiles": percentiles,
     "metrics_cost": metrics_cost,
+    "secure_cost": secure_cost,
     "retention": retention,
     "ray_dispatch": ray_dispatch,
     "ray_throughput": ray_throughput,

@@ -86,6 +86,10 @@ class ResourceExhausted(QflowError):
     """A limit or a quota is reached."""
 
 
+class QuotaExceeded(ResourceExhausted):
+    """A quota of somebody is used up: the facts `subject` and `quota` say whose and which."""
+
+
 class Unavailable(QflowError):
     """It does not work now; the same call may work in a moment."""
 

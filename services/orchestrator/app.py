@@ -29,6 +29,7 @@ from qflow.orchestrator.v1.placement_service_pb2_grpc import (
     add_PlacementServiceServicer_to_server,
 )
 from qflow.orchestrator.v1.plan_service_pb2_grpc import add_PlanServiceServicer_to_server
+from qflow.orchestrator.v1.quota_service_pb2_grpc import add_QuotaServiceServicer_to_server
 from qflow.orchestrator.v1.rerun_service_pb2_grpc import add_RerunServiceServicer_to_server
 from qflow.orchestrator.v1.run_service_pb2_grpc import add_RunServiceServicer_to_server
 from qflow.orchestrator.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
@@ -48,6 +49,7 @@ from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import BROKEN, FencedError
 from services.orchestrator.engine.member import Member
 from services.orchestrator.engine.shards import Shards
+from services.orchestrator.engine.treasury import Treasury
 from services.orchestrator.gateways.peers import Peers
 from services.orchestrator.gateways.webhook_key import read_or_make
 from services.orchestrator.gateways.webhooks import Webhooks
@@ -55,6 +57,7 @@ from services.orchestrator.loops.events import deliver_events
 from services.orchestrator.loops.lease import keep_lease
 from services.orchestrator.loops.limits import keep_limits
 from services.orchestrator.loops.members import judge_strays, keep_share, tell_demand
+from services.orchestrator.loops.quotas import keep_quotas
 from services.orchestrator.loops.result_cache import keep_cache
 from services.orchestrator.loops.schedules import run_schedules
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
@@ -67,6 +70,7 @@ from services.orchestrator.rpc.limits import LimitServicer
 from services.orchestrator.rpc.peer import PeerServicer
 from services.orchestrator.rpc.placements import PlacementServicer
 from services.orchestrator.rpc.planning import PlanServicer
+from services.orchestrator.rpc.quotas import QuotaServicer
 from services.orchestrator.rpc.reruns import RerunServicer
 from services.orchestrator.rpc.runs import RunServicer
 from services.orchestrator.rpc.schedules import ScheduleServicer
@@ -84,6 +88,7 @@ from services.orchestrator.usecases.figures import figures_of
 from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.limits import LimitKeeper
 from services.orchestrator.usecases.plans import Plans
+from services.orchestrator.usecases.quotas import QuotaKeeper
 from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.recover import load
 from services.orchestrator.usecases.rerun import Rerunner
@@ -140,6 +145,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         load=partial(load, engine_pool, plans),
         shards=shards,
         trace=told_by(tracer) if (tracer := traces.tracer()) else None,
+        treasury=Treasury(engine_pool),
     )
     peers = Peers(settings.token, trust=settings.trust)
     authenticator = Authenticator(api_pool)
@@ -183,6 +189,10 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     add_LimitServiceServicer_to_server,
                     LimitServicer(LimitKeeper(api_pool, engine_pool, engine)),
                 ),
+                (
+                    add_QuotaServiceServicer_to_server,
+                    QuotaServicer(QuotaKeeper(api_pool, engine_pool, engine)),
+                ),
             ],
             internal_listener=listener(
                 env, "orchestrator", settings.attach_listen, suffix="ATTACH_LISTEN"
@@ -212,6 +222,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 ),
                 partial(_until_fenced, partial(keep_limits, engine, engine_pool)),
                 partial(keep_cache, engine, engine_pool),
+                partial(keep_quotas, engine, engine_pool),
             ],
             dependencies=[database(engine_pool)],
             figures=[

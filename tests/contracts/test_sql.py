@@ -45,6 +45,7 @@ _OWNED: Final = {
         *("schedules", "schedule_ticks", "schedule_backfills"),
         *("event_subscriptions", "event_deliveries", "triggers"),
         *("execution_limits", "limit_slots", "limit_buckets"),
+        *("tenant_quotas", "tenant_usage", "execution_budgets"),
         *("file_uses", "cached_results"),
     },
     "runner": {
@@ -125,6 +126,8 @@ _RUN_BY: Final = {
     "orchestrator.storage.history._FACTS": "qflow_orchestrator_engine",
     "orchestrator.storage.limit_slots": "qflow_orchestrator_engine",
     "orchestrator.storage.limits": "qflow_orchestrator",
+    "orchestrator.storage.quotas": "qflow_orchestrator",
+    "orchestrator.storage.quota_usage": "qflow_orchestrator_engine",
     "orchestrator.storage.members": "qflow_orchestrator_engine",
     "orchestrator.storage.pins": "qflow_orchestrator_engine",
     "orchestrator.storage.pins._NODE_HEAD": "qflow_orchestrator",

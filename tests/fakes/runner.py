@@ -42,6 +42,7 @@ class FakeRunner:
     channel: grpc.aio.Channel
     answer: Answer
     slots: int = 8
+    cpu_us: int = 100  # that each attempt says it took
     incarnation: UUID = field(default_factory=uuid7)
     assigns: list[pb.AttemptAssignment] = field(default_factory=list)
     acks: list[pb.AttemptAck] = field(default_factory=list)
@@ -213,7 +214,7 @@ class FakeRunner:
         result = pb.AttemptResult(
             attempt_ref=assign.attempt_ref,
             token=assign.token,
-            cpu_us=100,
+            cpu_us=self.cpu_us,
             memory_peak_bytes=1 << 20,
             serialization_us=5,
             transfer_us=7,

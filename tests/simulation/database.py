@@ -16,7 +16,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.storage import definitions, flush, limit_slots, recovery
+from services.orchestrator.storage import definitions, flush, limit_slots, quota_usage, recovery
 from services.orchestrator.storage import members as engine_members
 from services.orchestrator.storage import shards as engine_shards
 from services.runner.storage import environments as runner_environments
@@ -450,6 +450,8 @@ _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
     runner_environments._CLOSE_LEFT: lambda *_: None,  # nobody here builds environments
     limit_slots._LIMITS: lambda _: [],  # nobody here sets limits
     limit_slots._HELD: lambda *_: [],
+    quota_usage._QUOTAS: lambda _: [],
+    quota_usage._BUDGETS: lambda *_: [],
     recovery._FIND: _find,
     recovery._OPEN: _open,
     recovery._NODES: _nodes,

@@ -36,6 +36,7 @@ _CODES: Final[Mapping[type[QflowError], grpc.StatusCode]] = {
     errors.Conflict: grpc.StatusCode.ABORTED,
     errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.QuotaExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -180,6 +181,12 @@ def _details(error: QflowError) -> Iterator[Message]:
             type=error.reason, subject=subject, description=error.message[:_MESSAGE_CHARS_MAX]
         )
         yield details_pb2.PreconditionFailure(violations=[violation])
+    if isinstance(error, errors.QuotaExceeded):
+        quota = details_pb2.QuotaFailure.Violation(
+            subject=error.facts.get("subject", ""),
+            description=error.message[:_MESSAGE_CHARS_MAX],
+        )
+        yield details_pb2.QuotaFailure(violations=[quota])
     if error.fields:
         yield _bad_request(error)
 

@@ -7,6 +7,7 @@ from typing import Final
 from services.orchestrator.domain import waits
 from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.ends import End, place_over
+from services.orchestrator.domain.ledger import BUDGET_EXCEEDED, QUOTA_EXCEEDED
 from services.orchestrator.domain.rows import Finished, Transition
 from services.orchestrator.domain.state import Failure, Run, UnreadableError
 from services.orchestrator.domain.status import (
@@ -15,9 +16,18 @@ from services.orchestrator.domain.status import (
     NodeStatus,
     RunStatus,
 )
-from services.orchestrator.domain.writes import change_row, move, run_output, touch, write_run
+from services.orchestrator.domain.writes import (
+    change_row,
+    move,
+    partial_output,
+    run_output,
+    touch,
+    write_run,
+)
 
 OUTPUT_BYTES_MAX: Final = 1024 * 1024
+# Ends of runs that were well: what they have by then is given.
+_PARTIAL: Final = frozenset({BUDGET_EXCEEDED, QUOTA_EXCEEDED})
 
 
 def advance(run: Run, t: Transition, fx: Effects) -> bool:
@@ -113,6 +123,8 @@ def _finish_by_outcome(run: Run, t: Transition, fx: Effects) -> None:
     if run.cancelling:
         _finish(run, t, fx, RunStatus.CANCELLED)
     elif run.failure is not None:
+        if run.failure[1].error_type in _PARTIAL and run.parent is None:
+            run.output_data = _partial_output(run)
         _finish(run, t, fx, RunStatus.FAILED)
     else:
         failure = _take_output(run)
@@ -131,6 +143,14 @@ def _take_output(run: Run) -> Failure | None:
         return _too_large(size)
     run.output_data = text
     return None
+
+
+def _partial_output(run: Run) -> str | None:
+    try:
+        text = partial_output(run)
+    except UnreadableError:
+        return None
+    return text if len(text.encode()) <= OUTPUT_BYTES_MAX else None
 
 
 def _too_large(size: int) -> Failure:

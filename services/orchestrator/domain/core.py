@@ -8,7 +8,7 @@ then do its commands go out. So memory may run ahead of the database, but nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -22,11 +22,13 @@ from services.orchestrator.domain import (
     unusable,
     waits,
 )
+from services.orchestrator.domain.amounts import Amounts
 from services.orchestrator.domain.cache_queue import Answer
 from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.credits import Runner
 from services.orchestrator.domain.dispatch import Dispatch
 from services.orchestrator.domain.effects import Due, Ready
+from services.orchestrator.domain.ledger import Budget, Quota
 from services.orchestrator.domain.limit_queue import WHOLE_RUN
 from services.orchestrator.domain.limits import Claim, Limit, Limits
 from services.orchestrator.domain.needs import Offer
@@ -40,14 +42,24 @@ from services.orchestrator.domain.rows import (
     KillCommand,
     NodeCopy,
     RunInsert,
+    Spend,
     SupersededCommand,
     Transition,
 )
-from services.orchestrator.domain.state import NO_USAGE, Failure, FileValue, Run, Signal, Usage
+from services.orchestrator.domain.state import (
+    NO_USAGE,
+    Failure,
+    FileValue,
+    NodeRecord,
+    Run,
+    Signal,
+    Usage,
+)
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.timers import BEGIN, DEADLINE, Timer
 
 SHARDS: Final = 64
+_MICROSECOND: Final = timedelta(microseconds=1)
 _NOTHING: Final = Offer(pythons=frozenset())  # of a runner that is known by its attempts alone
 _UNDER_WAY: Final = frozenset({NodeStatus.RUNNING, NodeStatus.RETRYING, NodeStatus.WAITING})
 
@@ -87,9 +99,12 @@ class Core(Dispatch):
         follows: tuple[Follows, ...] = (),
         copies: Sequence[NodeCopy] = (),
         partly: Sequence[Partly] = (),
+        budget: Budget | None = None,
     ) -> list[Transition]:
         """Begin a run: its row, what it takes over, its first nodes where a runner has a credit."""
         self._now = now
+        if budget is not None:
+            self.ledger.budgets[run.id] = budget
         out = Out()
         self._begin(run, row, out, follows, copies, partly)
         return self._dispatch(out)
@@ -228,6 +243,7 @@ class Core(Dispatch):
         t = Transition(run.id)
         result = unusable.checked(run, slot, outcome.result)
         self._free(runner_id, record.id)
+        spent = self._charge(run, record, outcome.usage, t) if self.ledger else None
         if record.killing is not None:
             planner.confirm_stopped(run, slot, t, self.fx, usage=outcome.usage)
         elif isinstance(result, Failure):
@@ -239,6 +255,28 @@ class Core(Dispatch):
                 t.commands.extend(self.cache.keep(run, slot))
         self._give_back(record.id, t)
         out.add(t)
+        if spent is not None:
+            self._exhaust(self._root(run), spent, out)
+
+    def _charge(self, run: Run, record: NodeRecord, usage: Usage, t: Transition) -> Failure | None:
+        """Count what an attempt consumed; says why its run ends where that was the last of it."""
+        wall_us = 0
+        if record.started_at is not None:
+            wall_us = max(0, (self.fx.wall() - record.started_at) // _MICROSECOND)
+        return self.ledger.charge(run, self._root(run), usage, wall_us=wall_us, t=t)
+
+    def _root(self, run: Run) -> Run:
+        """Give the run that a caller started, of which this one is a sub-workflow or itself."""
+        while run.parent is not None and run.parent[0] in self.runs:
+            run = self.runs[run.parent[0]]
+        return run
+
+    def _exhaust(self, root: Run, failure: Failure, out: Out) -> None:
+        """Let nothing more begin of what used up what it may; what runs ends."""
+        for run in self._family(root.id):
+            if not (run.closing or run.cancelling or run.expired or run.failure):
+                planner.exhaust(run, out.of(run.id), self.fx, failure)
+                self._unqueue(run.id)
 
     def declined(self, runner_id: UUID, ref: UUID, token: int) -> list[Transition]:
         """Take back an attempt that its runner does not take."""
@@ -460,6 +498,22 @@ class Core(Dispatch):
                 routes.revive(run, out.of(run_id), self.fx)
         return self._dispatch(out)
 
+    def quotas_known(self, quotas: Mapping[UUID, Quota]) -> None:
+        """Know the quotas of all tenants."""
+        self.ledger.quotas = quotas
+
+    def quotas_used(self, used: Mapping[UUID, Amounts]) -> list[Transition]:
+        """End the runs of tenants that used up their day."""
+        out = Out()
+        for run in list(self.runs.values()):
+            spent = used.get(run.tenant_id)
+            if spent is None or run.parent is not None or run.status in RUN_FINAL:
+                continue
+            failure = self.ledger.overdrawn(run, spent)
+            if failure is not None:
+                self._exhaust(run, failure, out)
+        return self._dispatch(out)
+
     def slots_taken(self, claims: Sequence[Claim], *, now: float) -> list[Transition]:
         """Let those go on for whom places were taken."""
         self._now = now
@@ -553,6 +607,10 @@ class Core(Dispatch):
             if t.cost() != (0, 0) or t.commands:
                 out.add(t)
         self._ended_children.clear()
+        for run_id in [each for each in adopted if each in self.ledger.budgets]:
+            spent = self.ledger.budgets[run_id].spent
+            if spent is not None and run_id in self.runs:
+                self._exhaust(self.runs[run_id], spent, out)
         return self._dispatch(out)
 
     def _meet_child(self, run: Run, slot: int, child_id: UUID, t: Transition) -> None:
@@ -621,6 +679,11 @@ class Core(Dispatch):
                 _tell_status(self.runs[t.run_id], t)
             if t.run_id in self.held and any(isinstance(each, Finished) for each in t.commands):
                 self._give_back(t.run_id, t)
+            if t.run_id in self.ledger.budgets and any(
+                isinstance(each, Finished) for each in t.commands
+            ):
+                kept = tuple(each for each in t.spends if not each.over)
+                t.spends = (*kept, Spend(t.run_id, 0, 0, 0, over=True))
 
 
 def _unbegun(run: Run) -> bool:

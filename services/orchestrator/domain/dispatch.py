@@ -15,6 +15,7 @@ from services.orchestrator.domain import groups, planner
 from services.orchestrator.domain.cache_queue import CacheQueue
 from services.orchestrator.domain.credits import ReadyQueue, Runner
 from services.orchestrator.domain.effects import Effects, Ready
+from services.orchestrator.domain.ledger import Ledger
 from services.orchestrator.domain.limit_queue import WHOLE_RUN, LimitQueue, Waiting
 from services.orchestrator.domain.limits import Claim, Lane, Limits
 from services.orchestrator.domain.needs import takes
@@ -43,6 +44,7 @@ class Dispatch:
         self.runners: dict[UUID, Runner] = {}
         self.timers = Timers(self.runs)
         self.ready = ReadyQueue()
+        self.ledger = Ledger()  # what runs may consume, where that is limited
         self.limits = Limits()
         self.limited = LimitQueue()  # what waits for places under limits
         self.held: dict[UUID, Claim] = {}  # those places, by the run or node row that has them
@@ -78,6 +80,7 @@ class Dispatch:
                 if record.runner is not None:
                     self._free(record.runner, record.id)
         self._let_go(run_id)
+        self.ledger.budgets.pop(run_id, None)
         self.limits.forget(run_id)
         self.limited.forget(run_id, whole=True)
         self.cache.forget(run_id)

@@ -127,6 +127,9 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "RerunExecution",
     "deadline_exceeded": "give the run more time: the workflow's timeout, or the start's; then "
     "RerunExecution",
+    "budget_exceeded": "start it with a larger budget, or have it consume less",
+    "quota_exceeded": "wait until midnight UTC, or ask an administrator for a larger quota; then "
+    "RerunExecution",
     "output_too_large": "let the workflow declare fewer outputs, then RerunExecution",
     "engine_error": "see the orchestrator's log; then RetryExecution",
 }

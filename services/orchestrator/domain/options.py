@@ -10,6 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from services.kit import traces
+from services.orchestrator.domain.amounts import NOTHING, Amounts
 
 
 class KeyConflict(StrEnum):
@@ -62,6 +63,7 @@ class Wishes:
     conflict: KeyConflict = KeyConflict.FAIL
     reuse: KeyReuse = KeyReuse.ALLOW
     timeout_ms: int | None = None
+    budget: Amounts = NOTHING
 
     def digest(self) -> str:
         """Tell requests apart; empty for one without wishes."""
@@ -77,6 +79,7 @@ class Wishes:
             self.reuse,
             self.timeout_ms,
             *(["ignores_cache"] if kept.ignores_cache else []),
+            *([tuple(self.budget)] if self.budget != NOTHING else []),
         )
         return repr(parts)
 

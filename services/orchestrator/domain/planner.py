@@ -208,6 +208,16 @@ def refuse(run: Run, slot: int, t: Transition, fx: Effects, failure: Failure) ->
     routes.settle(run, t, fx)
 
 
+def exhaust(run: Run, t: Transition, fx: Effects, failure: Failure) -> None:
+    """End a run that used up what it may: nothing new begins, and what runs ends."""
+    run.revision += 1
+    run.asleep = False
+    run.failure = ("", failure)
+    error_row(run, t, failure, new_id=fx.new_id)
+    write_run(run, t)
+    routes.settle(run, t, fx)
+
+
 def again(run: Run, slot: int, t: Transition, fx: Effects) -> None:
     """Begin a slot again whose backoff is over and that needs no runner."""
     assert run.place(slot).kind is Kind.WORKFLOW

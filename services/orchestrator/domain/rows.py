@@ -245,6 +245,24 @@ class SlotFree(NamedTuple):
     key: str
 
 
+class Charge(NamedTuple):
+    """What an attempt adds to what its tenant used today."""
+
+    tenant_id: UUID
+    cpu_us: int
+    gb_us: int
+
+
+class Spend(NamedTuple):
+    """What an attempt takes from the budget of its run, or that the run is over."""
+
+    execution_id: UUID
+    nodes: int
+    cpu_us: int
+    gb_us: int
+    over: bool
+
+
 class RunChange(NamedTuple):
     """A change of a row of workflow_executions that is not final."""
 
@@ -348,6 +366,8 @@ class Transition:
     uses: list[SlotUse] = field(default_factory=list)
     frees: list[SlotFree] = field(default_factory=list)
     run_changes: list[RunChange] = field(default_factory=list)
+    charges: tuple[Charge, ...] = ()
+    spends: tuple[Spend, ...] = ()
     commands: list[Command] = field(default_factory=list)
     begun: list[NodeRecord] = field(default_factory=list)  # attempts that it starts
     views: list[View] = field(default_factory=list)  # nodes as they then stood

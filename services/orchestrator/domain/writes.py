@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from functools import lru_cache
 from typing import Final, TypeAlias
 from uuid import UUID
 
-from services.orchestrator.domain.plan import Kind
+from services.orchestrator.domain.plan import Kind, RunOutput
 from services.orchestrator.domain.rows import (
     AttemptInsert,
     ErrorInsert,
@@ -63,8 +63,17 @@ def object_text(run: Run, slot: int, output: NodeOutput) -> str:
 
 def run_output(run: Run) -> str:
     """Write the run's outputs as one JSON object; a value in a file stands as its reference."""
+    return _outputs_text(run, run.plan.outputs)
+
+
+def partial_output(run: Run) -> str:
+    """Write those of the run's outputs whose nodes were completed, as `run_output` does."""
+    return _outputs_text(run, [each for each in run.plan.outputs if each.source in run.outputs])
+
+
+def _outputs_text(run: Run, outputs: Iterable[RunOutput]) -> str:
     parts = []
-    for output in run.plan.outputs:
+    for output in outputs:
         value = run.outputs.get(output.source)
         if isinstance(value, FileValue):
             field = run.plan.places[output.source].outputs[output.output]

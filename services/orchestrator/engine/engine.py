@@ -16,9 +16,11 @@ import structlog
 from services.kit import traces
 from services.kit.errors import ResourceExhausted, Unavailable
 from services.kit.ids import uuid7
+from services.orchestrator.domain.amounts import NOTHING, Amounts
 from services.orchestrator.domain.cache_queue import Answer
 from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.ledger import Budget, Quota
 from services.orchestrator.domain.limits import Claim, Demand, Limit
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.partly import Partly
@@ -52,6 +54,7 @@ from services.orchestrator.engine.placements import Placements
 from services.orchestrator.engine.shards import Shards, Strays
 from services.orchestrator.engine.streams import Assignment, Owned, Peers, Stream
 from services.orchestrator.engine.streams import Command as Told
+from services.orchestrator.engine.treasury import Treasury
 
 log = structlog.get_logger()
 
@@ -74,6 +77,8 @@ class Loaded:
         self.ended_children: list[EndedChild] = []
         self.limits: list[Limit] = []
         self.held: dict[UUID, Claim] = {}  # places under limits, by the run or node row
+        self.quotas: Mapping[UUID, Quota] = {}  # by tenant
+        self.budgets: dict[UUID, Budget] = {}  # by run
         # Ends of runs whose rows no run can be made of.
         self.given_up: list[Transition] = []
 
@@ -98,6 +103,7 @@ class Engine:
         load: Load,
         shards: Shards | None = None,
         trace: Callable[[Run], None] | None = None,
+        treasury: Treasury | None = None,
     ) -> None:
         self.member = member
         self.shards = shards or Shards()
@@ -118,7 +124,9 @@ class Engine:
         self.limits_changed = True  # since they were last read
         self.limits_reading = asyncio.Lock()  # what was read later is known later
         self.limits_freed: set[UUID] = set()  # that other members have to hear of
+        self.quota_charged = asyncio.Event()  # set while tenants with quotas used something of them
         self._load = load
+        self.treasury = treasury
         self._trace = trace  # told of runs that are over, where traces are told
         self._callers = Callers()
         self._refusals: dict[UUID, int] = {}  # of runs since something of them was last written
@@ -209,6 +217,8 @@ class Engine:
         now = self.now()
         self.core.unlocked |= loaded.unlocked
         self.core.held |= loaded.held
+        self.core.quotas_known(loaded.quotas)
+        self.core.ledger.budgets |= loaded.budgets
         self._apply(self.core.limits_known(loaded.limits, now=now))
         self.hear_of_limits()  # they may have changed since they were read
         for run, due_s, deadline_s in loaded.runs:
@@ -268,6 +278,7 @@ class Engine:
         follows: tuple[Follows, ...],
         copies: Sequence[NodeCopy] = (),
         partly: Sequence[Partly] = (),
+        budget: Budget | None = None,
     ) -> None:
         """Start a run; returns once it is committed, and what it follows was so in that moment.
 
@@ -283,10 +294,28 @@ class Engine:
             )
         future = self._callers.start(run.id)
         now = self.now()
-        self._apply(
-            self.core.start(run, row, now=now, follows=follows, copies=copies, partly=partly)
+        begun = self.core.start(
+            run, row, now=now, follows=follows, copies=copies, partly=partly, budget=budget
         )
+        self._apply(begun)
         await asyncio.shield(future)
+
+    async def reserve(self, run: Run, asked: Amounts) -> Budget | None:
+        """Take what a run may consume out of what its tenant has left; None without a limit.
+
+        Raises `QuotaExceeded` where that is too little.
+        """
+        ledger = self.core.ledger
+        if self.treasury is None or (asked == NOTHING and run.tenant_id not in ledger.quotas):
+            return None
+        return await self.treasury.reserve(
+            ledger, self.member.id, tenant_id=run.tenant_id, run_id=run.id, asked=asked
+        )
+
+    async def unreserve(self, run: Run) -> None:
+        """Give that back: the run did not begin."""
+        assert self.treasury is not None
+        await self.treasury.release(self.member.id, run.id)
 
     async def cancel(self, run_id: UUID) -> None:
         """Ask a run to stop; returns once that is committed."""
@@ -546,6 +575,14 @@ class Engine:
         """Hold what waits against the limits as they are now."""
         self._apply(self.core.limits_known(limits, now=self.now()))
 
+    def quotas_known(self, quotas: Mapping[UUID, Quota]) -> None:
+        """Know the quotas of all tenants as they are now."""
+        self.core.quotas_known(quotas)
+
+    def quotas_used(self, used: Mapping[UUID, Amounts]) -> None:
+        """End the runs of tenants that used up their day."""
+        self._apply(self.core.quotas_used(used))
+
     def cache_answered(self, answers: Sequence[Answer]) -> None:
         """Take what the cache says."""
         self._apply(self.core.cache_answered(answers, now=self.now()))
@@ -571,6 +608,8 @@ class Engine:
             self.limits_wanted.set()
         if self.core.cache.wanted:
             self.cache_wanted.set()
+        if self.core.ledger.charged:
+            self.quota_charged.set()
         self._set_timer()
 
     def _set_timer(self) -> None:

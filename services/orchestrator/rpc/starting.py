@@ -17,6 +17,7 @@ from services.kit.rpc import codec as kit
 from services.kit.rpc import deadline
 from services.orchestrator.domain.options import KeyConflict, KeyReuse, RunOptions, Wishes
 from services.orchestrator.rpc import codec
+from services.orchestrator.rpc.quotas import amounts
 from services.orchestrator.usecases.launch import Started
 from services.orchestrator.usecases.start import Starter
 
@@ -79,6 +80,7 @@ def _wishes(request: pb.StartExecutionRequest) -> Wishes:
         conflict=conflict,
         reuse=reuse,
         timeout_ms=timeout_ms(request),
+        budget=amounts(request.budget),
     )
 
 

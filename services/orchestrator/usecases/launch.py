@@ -12,7 +12,12 @@ from uuid import UUID
 
 from services.kit import traces
 from services.kit.caller import Caller
-from services.kit.errors import AlreadyExists, FailedPrecondition, Unavailable
+from services.kit.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    ResourceExhausted,
+    Unavailable,
+)
 from services.kit.ids import uuid7
 from services.kit.pg import Pool, as_caller
 from services.orchestrator.domain.core import SHARDS
@@ -24,7 +29,7 @@ from services.orchestrator.domain.reuse import Kept, take_over
 from services.orchestrator.domain.rows import Follows, RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
-from services.orchestrator.engine.engine import Engine
+from services.orchestrator.engine.engine import Engine, NotStarted
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution
 from services.orchestrator.storage.recovery import split_object
@@ -60,10 +65,19 @@ class Launch:
 
 
 async def launch(engine: Engine, caller: Caller, asked: Launch) -> Execution:
-    """Begin a run and give it once it is committed; `NotStarted` where the flush refused it."""
+    """Begin a run and give it once it is committed; `NotStarted` where the flush refused it.
+
+    Raises `QuotaExceeded` where the tenant has too little left for it.
+    """
     run = new_run(caller, asked)
     copies = take_over(run, asked.kept, new_id=uuid7)
-    await engine.start(run, _row(run, asked), asked.follows, copies, asked.partly)
+    budget = await engine.reserve(run, asked.wishes.budget)
+    try:
+        await engine.start(run, _row(run, asked), asked.follows, copies, asked.partly, budget)
+    except (NotStarted, ResourceExhausted):  # that it began is out of question
+        if budget is not None:
+            await engine.unreserve(run)
+        raise
     return executions.without_values(executions.of_run(run))
 
 

@@ -23,7 +23,7 @@ from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller, transaction
 from services.orchestrator.domain.limits import compile_key
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.storage import limit_slots
+from services.orchestrator.storage import limit_slots, quota_usage
 from services.orchestrator.storage import limits as stored
 from services.orchestrator.storage.limits import StoredLimit
 
@@ -45,15 +45,17 @@ class Allowed:
 
 
 async def read_limits(engine: Engine, pool: Pool) -> None:
-    """Have the engine know the limits as they are now."""
+    """Have the engine know the limits, and the quotas of tenants, as they are now."""
     async with engine.limits_reading:
         engine.limits_changed = False
         try:
             async with transaction(pool) as db:
                 limits = await limit_slots.get_limits(db)
+                quotas = await quota_usage.get_quotas(db)
         except BaseException:
             engine.limits_changed = True
             raise
+        engine.quotas_known(quotas)
         engine.limits_known(limits)
 
 

@@ -13,7 +13,7 @@ from services.kit.pg import Pool, transaction
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.unusable import give_up
 from services.orchestrator.engine.engine import Loaded
-from services.orchestrator.storage import limit_slots, recovery
+from services.orchestrator.storage import limit_slots, quota_usage, recovery
 from services.orchestrator.storage.flush import ENGINE_FORMAT
 from services.orchestrator.storage.recovery import LostRun
 from services.orchestrator.usecases.plans import Plans, unlocked
@@ -43,10 +43,12 @@ async def load(
         by_pins = await plans.by_pins(db, set(pins.values()))
         loaded.unlocked = await unlocked(db, by_pins.values(), set())
         loaded.limits = await limit_slots.get_limits(db)
+        loaded.quotas = await quota_usage.get_quotas(db)
     for piece in _pieces(pins, by_pins):
         async with transaction(pool) as db:
             found = await recovery.open_runs(db, piece, by_pins)
             loaded.held |= await limit_slots.get_held(db, piece)
+            loaded.budgets |= await quota_usage.get_budgets(db, piece)
         for each in found:
             if isinstance(each, LostRun):
                 log.error("execution_unreadable", execution_id=str(each.id), reason=each.reason)

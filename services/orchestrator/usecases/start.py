@@ -10,7 +10,13 @@ from uuid import UUID
 
 from services.kit import crash
 from services.kit.caller import Caller
-from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
+from services.kit.errors import (
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    QuotaExceeded,
+)
 from services.kit.pg import Pool, as_caller, connection, transaction
 from services.orchestrator.domain import inputs
 from services.orchestrator.domain.options import NO_WISHES, Wishes
@@ -119,9 +125,9 @@ class Starter:
                 self._known.drop((caller.tenant_id, workflow_id, version))
                 earlier = await self._same_request(caller, request_id, digest)
                 earlier = earlier or await self._settle_key(caller, workflow_id, wishes)
-            except (NotFound, FailedPrecondition, InvalidArgument):
+            except (NotFound, FailedPrecondition, InvalidArgument, QuotaExceeded):
                 # The same request is answered as before, whatever became of the workflow since:
-                # it may be gone, not fit its nodes any more, or take other inputs.
+                # it may be gone, not fit its nodes any more, take other inputs, or be too much.
                 earlier = await self._same_request(caller, request_id, digest)
                 if earlier is None:
                     raise

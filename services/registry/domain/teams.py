@@ -125,6 +125,15 @@ def last_admin(team_id: UUID) -> FailedPrecondition:
     )
 
 
+def not_empty(team_id: UUID) -> FailedPrecondition:
+    """Make the refusal to delete a team that has something."""
+    return FailedPrecondition(
+        "TEAM_NOT_EMPTY",
+        "the team has nodes or workflows; delete them, or transfer them to another tenant, first",
+        resource=("team", str(team_id)),
+    )
+
+
 def too_many(reason: str, what: str, most: int) -> ResourceExhausted:
     """Make the refusal of one more."""
     return ResourceExhausted(reason, f"{what} at most {most:,}", limit=str(most))

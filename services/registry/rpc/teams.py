@@ -71,6 +71,19 @@ class TeamServicer(pb_grpc.TeamServiceServicer):
         )
         return answered(pb.UpdateTeamResponse, answer, _updated)
 
+    async def DeleteTeam(
+        self, request: pb.DeleteTeamRequest, context: Any
+    ) -> pb.DeleteTeamResponse:
+        """See the contract."""
+        answer = await teams.delete_team(
+            self._deps,
+            current_caller(),
+            _team_id(request),
+            etag=request.etag,
+            key=request_key(request, "registry.DeleteTeam", _deleted),
+        )
+        return answered(pb.DeleteTeamResponse, answer, _deleted)
+
     async def InviteTeamMember(
         self, request: pb.InviteTeamMemberRequest, context: Any
     ) -> pb.InviteTeamMemberResponse:
@@ -238,6 +251,10 @@ def _team_id(request: Any) -> UUID:
 
 def _created(team: Team) -> pb.CreateTeamResponse:
     return pb.CreateTeamResponse(team=_team(team))
+
+
+def _deleted(_: Team) -> pb.DeleteTeamResponse:
+    return pb.DeleteTeamResponse()
 
 
 def _updated(team: Team) -> pb.UpdateTeamResponse:

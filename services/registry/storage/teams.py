@@ -186,6 +186,44 @@ async def delete_member(db: Db, team_id: UUID, user_id: UUID) -> list[str]:
     return [row["token_sha256"] for row in await db.fetch(_DELETE_TOKENS, team_id, user_id)]
 
 
+_HAS_DEFINITIONS: Final[LiteralString] = """
+    SELECT EXISTS (SELECT FROM workflows WHERE tenant_id = $1 AND deleted_at IS NULL)
+        OR EXISTS (SELECT FROM python_nodes WHERE tenant_id = $1 AND deleted_at IS NULL)
+"""
+
+
+async def has_definitions(db: Db, team_id: UUID) -> bool:
+    """Tell whether a team that the caller leads has nodes or workflows."""
+    return bool(await db.fetchval(_HAS_DEFINITIONS, team_id))
+
+
+_MARK_DELETED: Final[LiteralString] = """
+    UPDATE tenants SET deleted_at = clock_timestamp()
+     WHERE id = $1 AND kind = 'team' AND deleted_at IS NULL RETURNING id
+"""
+_DELETE_ALL_INVITATIONS: Final[LiteralString] = """
+    DELETE FROM tenant_invitations WHERE tenant_id = $1
+"""
+_DELETE_ALL_TOKENS: Final[LiteralString] = """
+    DELETE FROM user_service_tokens WHERE tenant_id = $1 RETURNING token_sha256
+"""
+_DELETE_ALL_MEMBERS: Final[LiteralString] = """
+    DELETE FROM tenant_members WHERE tenant_id = $1 RETURNING user_id
+"""
+
+
+async def delete_team(db: Db, team_id: UUID) -> tuple[list[UUID], list[str]]:
+    """Take everybody out of a team, the caller who leads it last of all.
+
+    Gives who was in it, and the digests of the tokens that ended.
+    """
+    marked = await db.fetchval(_MARK_DELETED, team_id)
+    assert marked is not None, "who leads it may"
+    await db.execute(_DELETE_ALL_INVITATIONS, team_id)
+    ended = [row["token_sha256"] for row in await db.fetch(_DELETE_ALL_TOKENS, team_id)]
+    return [row["user_id"] for row in await db.fetch(_DELETE_ALL_MEMBERS, team_id)], ended
+
+
 _INVITATION: Final[LiteralString] = """
     i.id, i.tenant_id AS team_id, t.name AS team_name, i.email, i.role, i.created_by,
     i.created_at, i.expires_at

@@ -77,6 +77,38 @@ async def rename_team(
     return await write(deps, caller, key, change)
 
 
+async def delete_team(
+    deps: Identity,
+    caller: Caller,
+    team_id: UUID,
+    *,
+    etag: str = "",
+    key: RequestKey[Team] | None = None,
+) -> Team | Replayed:
+    """Delete a team that the caller leads and that has nothing; everybody is out of it."""
+    members: list[UUID] = []
+    ended: list[str] = []
+
+    async def change(db: Db) -> Team:
+        team = await _led(db, caller, team_id)
+        teams.check_etag("team", team.etag, etag)
+        if await stored.has_definitions(db, team_id):
+            raise teams.not_empty(team_id)
+        before = {"name": team.name}
+        await note(db, caller, "team.delete", ("team", team_id), before=before)
+        gone, tokens = await stored.delete_team(db, team_id)
+        members.extend(gone)
+        ended.extend(tokens)
+        return team
+
+    answer = await write(deps, caller, key, change)
+    for user_id in members:
+        deps.forget_member(team_id, user_id)
+    deps.forget_all(ended)
+    log.info("team_deleted", team_id=str(team_id), members=len(members))
+    return answer
+
+
 async def list_members(
     deps: Identity, caller: Caller, team_id: UUID, *, after: After, limit: int
 ) -> Sequence[Member]:

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from qflow.orchestrator.v1 import execution_pb2 as _execution_pb2
+from qflow.orchestrator.v1 import quota_pb2 as _quota_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -61,6 +62,7 @@ class StartExecutionRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     IGNORE_CACHE_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """The workflow's id."""
     workflow_version: _builtins.int
@@ -111,6 +113,13 @@ class StartExecutionRequest(_message.Message):
         shorter, that holds. At least a millisecond.
         """
 
+    @_builtins.property
+    def budget(self) -> _quota_pb2.ResourceAmounts:
+        """What the run may consume with its sub-workflows, at most. It is taken out of what the tenant has left of its quota: where
+        that is too little the start fails with RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`). Where the quota says less of a run, that
+        holds. A run that used it up fails with `budget_exceeded`, and gives what outputs it has by then.
+        """
+
     def __init__(
         self,
         *,
@@ -128,10 +137,11 @@ class StartExecutionRequest(_message.Message):
         priority: _builtins.int = ...,
         timeout: _duration_pb2.Duration | None = ...,
         ignore_cache: _builtins.bool = ...,
+        budget: _quota_pb2.ResourceAmounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_business_key", b"_business_key", "business_key", b"business_key", "start_time", b"start_time", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_business_key", b"_business_key", "budget", b"budget", "business_key", b"business_key", "start_time", b"start_time", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_business_key", b"_business_key", "business_key", b"business_key", "business_key_conflict", b"business_key_conflict", "business_key_reuse", b"business_key_reuse", "ignore_cache", b"ignore_cache", "input_json", b"input_json", "labels", b"labels", "priority", b"priority", "request_id", b"request_id", "start_time", b"start_time", "timeout", b"timeout", "validate_only", b"validate_only", "workflow_alias", b"workflow_alias", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_business_key", b"_business_key", "budget", b"budget", "business_key", b"business_key", "business_key_conflict", b"business_key_conflict", "business_key_reuse", b"business_key_reuse", "ignore_cache", b"ignore_cache", "input_json", b"input_json", "labels", b"labels", "priority", b"priority", "request_id", b"request_id", "start_time", b"start_time", "timeout", b"timeout", "validate_only", b"validate_only", "workflow_alias", b"workflow_alias", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__business_key: _TypeAlias = _typing.Literal["business_key"]  # noqa: Y015
     _WhichOneofArgType__business_key: _TypeAlias = _typing.Literal["_business_key", b"_business_key"]  # noqa: Y015

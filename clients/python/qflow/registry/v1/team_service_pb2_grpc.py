@@ -60,6 +60,11 @@ class TeamServiceStub:
                 request_serializer=qflow_dot_registry_dot_v1_dot_team__service__pb2.UpdateTeamRequest.SerializeToString,
                 response_deserializer=qflow_dot_registry_dot_v1_dot_team__service__pb2.UpdateTeamResponse.FromString,
                 _registered_method=True)
+        self.DeleteTeam = channel.unary_unary(
+                '/qflow.registry.v1.TeamService/DeleteTeam',
+                request_serializer=qflow_dot_registry_dot_v1_dot_team__service__pb2.DeleteTeamRequest.SerializeToString,
+                response_deserializer=qflow_dot_registry_dot_v1_dot_team__service__pb2.DeleteTeamResponse.FromString,
+                _registered_method=True)
         self.InviteTeamMember = channel.unary_unary(
                 '/qflow.registry.v1.TeamService/InviteTeamMember',
                 request_serializer=qflow_dot_registry_dot_v1_dot_team__service__pb2.InviteTeamMemberRequest.SerializeToString,
@@ -154,6 +159,18 @@ class TeamServiceServicer:
 
         Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, and with ABORTED (`ETAG_MISMATCH`) when it
         changed since the etag was read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTeam(self, request, context):
+        """Deletes a team: nobody is in it any more, its invitations and the tokens that members have for it end, and it is out
+        everywhere within five seconds. Schedules and triggers of it start nothing more; what it had otherwise goes as retention
+        says.
+
+        Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, with FAILED_PRECONDITION (`TEAM_NOT_EMPTY`) while
+        it has nodes or workflows that are not deleted, and with ABORTED (`ETAG_MISMATCH`) when it changed since the etag was read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -282,6 +299,11 @@ def add_TeamServiceServicer_to_server(servicer, server):
                     servicer.UpdateTeam,
                     request_deserializer=qflow_dot_registry_dot_v1_dot_team__service__pb2.UpdateTeamRequest.FromString,
                     response_serializer=qflow_dot_registry_dot_v1_dot_team__service__pb2.UpdateTeamResponse.SerializeToString,
+            ),
+            'DeleteTeam': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTeam,
+                    request_deserializer=qflow_dot_registry_dot_v1_dot_team__service__pb2.DeleteTeamRequest.FromString,
+                    response_serializer=qflow_dot_registry_dot_v1_dot_team__service__pb2.DeleteTeamResponse.SerializeToString,
             ),
             'InviteTeamMember': grpc.unary_unary_rpc_method_handler(
                     servicer.InviteTeamMember,
@@ -453,6 +475,33 @@ class TeamService:
             '/qflow.registry.v1.TeamService/UpdateTeam',
             qflow_dot_registry_dot_v1_dot_team__service__pb2.UpdateTeamRequest.SerializeToString,
             qflow_dot_registry_dot_v1_dot_team__service__pb2.UpdateTeamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTeam(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.registry.v1.TeamService/DeleteTeam',
+            qflow_dot_registry_dot_v1_dot_team__service__pb2.DeleteTeamRequest.SerializeToString,
+            qflow_dot_registry_dot_v1_dot_team__service__pb2.DeleteTeamResponse.FromString,
             options,
             channel_credentials,
             insecure,

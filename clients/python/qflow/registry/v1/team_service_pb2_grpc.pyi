@@ -54,6 +54,14 @@ class TeamServiceStub:
     Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, and with ABORTED (`ETAG_MISMATCH`) when it
     changed since the etag was read.
     """
+    DeleteTeam: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.DeleteTeamRequest, _team_service_pb2.DeleteTeamResponse]
+    """Deletes a team: nobody is in it any more, its invitations and the tokens that members have for it end, and it is out
+    everywhere within five seconds. Schedules and triggers of it start nothing more; what it had otherwise goes as retention
+    says.
+
+    Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, with FAILED_PRECONDITION (`TEAM_NOT_EMPTY`) while
+    it has nodes or workflows that are not deleted, and with ABORTED (`ETAG_MISMATCH`) when it changed since the etag was read.
+    """
     InviteTeamMember: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.InviteTeamMemberRequest, _team_service_pb2.InviteTeamMemberResponse]
     """Invites whoever has an address, or will have, to a team. Inviting again replaces the invitation before.
 
@@ -134,6 +142,14 @@ class TeamServiceAsyncStub(TeamServiceStub):
 
     Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, and with ABORTED (`ETAG_MISMATCH`) when it
     changed since the etag was read.
+    """
+    DeleteTeam: _aio.UnaryUnaryMultiCallable[_team_service_pb2.DeleteTeamRequest, _team_service_pb2.DeleteTeamResponse]  # type: ignore[assignment]
+    """Deletes a team: nobody is in it any more, its invitations and the tokens that members have for it end, and it is out
+    everywhere within five seconds. Schedules and triggers of it start nothing more; what it had otherwise goes as retention
+    says.
+
+    Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, with FAILED_PRECONDITION (`TEAM_NOT_EMPTY`) while
+    it has nodes or workflows that are not deleted, and with ABORTED (`ETAG_MISMATCH`) when it changed since the etag was read.
     """
     InviteTeamMember: _aio.UnaryUnaryMultiCallable[_team_service_pb2.InviteTeamMemberRequest, _team_service_pb2.InviteTeamMemberResponse]  # type: ignore[assignment]
     """Invites whoever has an address, or will have, to a team. Inviting again replaces the invitation before.
@@ -236,6 +252,20 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, and with ABORTED (`ETAG_MISMATCH`) when it
         changed since the etag was read.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteTeam(
+        self,
+        request: _team_service_pb2.DeleteTeamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_team_service_pb2.DeleteTeamResponse, _abc.Awaitable[_team_service_pb2.DeleteTeamResponse]]:
+        """Deletes a team: nobody is in it any more, its invitations and the tokens that members have for it end, and it is out
+        everywhere within five seconds. Schedules and triggers of it start nothing more; what it had otherwise goes as retention
+        says.
+
+        Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, with FAILED_PRECONDITION (`TEAM_NOT_EMPTY`) while
+        it has nodes or workflows that are not deleted, and with ABORTED (`ETAG_MISMATCH`) when it changed since the etag was read.
         """
 
     @_abc_1.abstractmethod

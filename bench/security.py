@@ -1,0 +1,52 @@
+"""What security costs: the same work with walls between those who speak, and without."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Final
+
+from bench.figures import figure
+from bench.flow import Flow, running
+from bench.metrics import diamond, rate
+
+_ROUNDS: Final = 10
+_TABLES: Final = """
+    SELECT format('ALTER TABLE %I DISABLE ROW LEVEL SECURITY', relname) FROM pg_class
+     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relrowsecurity
+"""
+
+
+async def secure_cost() -> dict[str, Any]:
+    """How much of its throughput the engine keeps with TLS and row-level security, by turns.
+
+    TLS is between users and services, and mutual between runner and orchestrator. Who calls is
+    asked in both: a service that does not is none.
+    """
+    tls = {"QFLOW_TLS": "1", "QFLOW_ORCHESTRATOR_ATTACH_LISTEN": f"127.0.0.1:{_free_port()}"}
+    async with running(tls) as secure, running() as bare:
+        assert secure.suite.trust is not None
+        _let_all_through(bare)
+        ids = [await diamond(each) for each in (secure, bare)]
+        for flow, workflow_id in zip((secure, bare), ids, strict=True):
+            await rate(flow, workflow_id)
+        ratios = []
+        for number in range(_ROUNDS):
+            turns = [(secure, ids[0]), (bare, ids[1])]
+            rates = {}
+            for flow, workflow_id in turns if number % 2 else reversed(turns):
+                rates[workflow_id] = await rate(flow, workflow_id)
+            ratios.append(rates[ids[0]] / rates[ids[1]])
+    return figure(ratios, "of the throughput", "higher", target=0.9, floor=1.0)
+
+
+def _let_all_through(flow: Flow) -> None:
+    with flow.suite.sql() as db:
+        for (statement,) in db.execute(_TABLES).fetchall():
+            db.execute(statement)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port

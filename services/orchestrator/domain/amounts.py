@@ -1,0 +1,27 @@
+"""Amounts of what runs consume: attempts at nodes, time of processors, memory over time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+_US: Final = 1_000_000
+
+
+class Amounts(NamedTuple):
+    """So much of each resource; None where nothing is said of it."""
+
+    nodes: int | None = None  # attempts at nodes
+    cpu_us: int | None = None
+    gb_us: int | None = None  # GiB of memory times microseconds
+
+
+NOTHING: Final = Amounts()
+_UNITS: Final = ((1, "attempts at nodes"), (_US, "CPU seconds"), (_US, "GB seconds"))
+
+
+def exceeded(most: Amounts, used: Amounts) -> Iterator[str]:
+    """Say in words which amounts are used up."""
+    for limit, taken, (unit, name) in zip(most, used, _UNITS, strict=True):
+        if limit is not None and taken is not None and taken >= limit:
+            yield f"{limit / unit:g} {name}"

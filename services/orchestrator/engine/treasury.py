@@ -1,0 +1,65 @@
+"""What a run is to have is taken out of what its tenant has left before anything of it begins."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+from services.kit.errors import QuotaExceeded
+from services.kit.pg import Pool, transaction
+from services.orchestrator.domain.amounts import NOTHING, Amounts
+from services.orchestrator.domain.ledger import Budget, Ledger
+from services.orchestrator.storage import quota_usage
+from services.orchestrator.storage.quota_usage import Refused
+
+_US: Final = 1_000_000
+_SECONDS: Final = frozenset({"cpu_seconds_per_day", "gb_seconds_per_day"})
+
+
+class Treasury:
+    """Gives runs their budgets, one tenant's runs one after the other."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def reserve(
+        self, ledger: Ledger, member_id: UUID, *, tenant_id: UUID, run_id: UUID, asked: Amounts
+    ) -> Budget:
+        """Take what a run is to have; raises `QuotaExceeded` where its tenant has too little."""
+        quota = ledger.quotas.get(tenant_id)
+        most = NOTHING if quota is None else quota.per_run
+        wanted = Amounts(*map(_least, asked, most))
+        async with transaction(self._pool) as db:
+            answer = await quota_usage.reserve(db, tenant_id, member_id, run_id, wanted)
+        if isinstance(answer, Refused):
+            raise _refused(tenant_id, answer)
+        return answer
+
+    async def release(self, member_id: UUID, run_id: UUID) -> None:
+        """Give back what was taken for a run that did not begin."""
+        async with transaction(self._pool) as db:
+            await quota_usage.release(db, member_id, run_id)
+
+
+def _least(asked: int | None, most: int | None) -> int | None:
+    if asked is None or most is None:
+        return most if asked is None else asked
+    return min(asked, most)
+
+
+def _refused(tenant_id: UUID, answer: Refused) -> QuotaExceeded:
+    unit = _US if answer.by in _SECONDS else 1
+    later = (
+        "wait until runs have ended, or end some"
+        if answer.by == "executions_running"
+        else "start it with a smaller budget, or after midnight UTC"
+    )
+    return QuotaExceeded(
+        "QUOTA_EXCEEDED",
+        f"the tenant's quota {answer.by} is {answer.most / unit:g}, and {answer.used / unit:g} of "
+        f"it are taken or promised to runs; {later}, or ask an administrator for more",
+        subject=f"tenant/{tenant_id}",
+        quota=answer.by,
+        limit=f"{answer.most / unit:g}",
+        used=f"{answer.used / unit:g}",
+    )

@@ -1,0 +1,97 @@
+"""Quotas: set by those who run the deployment, told to tenants with what they used of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from uuid import UUID
+
+import structlog
+
+from services.kit.caller import Caller
+from services.kit.errors import Conflict, FieldViolation, NotFound
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.pg import Db, Pool, as_caller, transaction
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.storage import limit_slots, quota_usage, quotas
+from services.orchestrator.storage.quota_usage import Usage
+from services.orchestrator.storage.quotas import Numbers, StoredQuota
+from services.orchestrator.usecases.limits import read_limits
+
+log = structlog.get_logger()
+
+
+class Account(NamedTuple):
+    """A tenant's quota, and what it used of it."""
+
+    quota: StoredQuota
+    usage: Usage
+
+
+class QuotaKeeper:
+    """Keeps the quotas of tenants."""
+
+    def __init__(self, api_pool: Pool, engine_pool: Pool, engine: Engine) -> None:
+        self._api_pool = api_pool
+        self._engine_pool = engine_pool
+        self._engine = engine
+
+    async def get(self, caller: Caller, tenant_id: UUID) -> Account:
+        """Give a tenant's quota with what it used; `NotFound` for a tenant that there is not."""
+        await self._check(tenant_id)
+        async with as_caller(self._api_pool, caller) as db:
+            found = await quotas.get_quota(db, tenant_id)
+        return await self._with_usage(found)
+
+    async def set(
+        self,
+        caller: Caller,
+        tenant_id: UUID,
+        numbers: Numbers,
+        *,
+        etag: str,
+        key: RequestKey[Account] | None,
+    ) -> Account | Replayed:
+        """Have a tenant be limited so: for what begins from now on."""
+
+        async def write(db: Db) -> Account:
+            await quotas.lock(db, tenant_id)
+            before = await quotas.get_quota(db, tenant_id)
+            if etag and etag != before.etag:
+                raise Conflict(
+                    "ETAG_MISMATCH",
+                    "the quota changed since it was read; read it again and repeat the change",
+                    etag=before.etag,
+                )
+            return await self._with_usage(await quotas.set_quota(db, tenant_id, numbers))
+
+        await self._check(tenant_id)
+        if (replayed := await replay(self._api_pool, caller, key)) is not None:
+            return replayed
+        answer = await write_once(self._api_pool, caller, key, write)
+        log.info("quota_set", tenant_id=str(tenant_id))
+        await read_limits(self._engine, self._engine_pool)
+        async with transaction(self._engine_pool) as db:
+            await limit_slots.tell_changed(db)
+        return answer
+
+    async def _check(self, tenant_id: UUID) -> None:
+        """Look for the tenant as the engine: an administrator sees no other's row."""
+        async with transaction(self._engine_pool) as db:
+            if not await quota_usage.tenant_exists(db, tenant_id):
+                raise _no_tenant(tenant_id)
+
+    async def _with_usage(self, quota: StoredQuota) -> Account:
+        async with transaction(self._engine_pool) as db:
+            return Account(quota, await quota_usage.get_usage(db, quota.tenant_id))
+
+
+def _no_tenant(tenant_id: UUID) -> NotFound:
+    fault = (
+        "there is no such tenant; a user's own has the id of the user, a team's that of the team"
+    )
+    return NotFound(
+        "TENANT_NOT_FOUND",
+        f"tenant_id {tenant_id}: {fault}",
+        fields=[FieldViolation("tenant_id", fault, "TENANT_NOT_FOUND")],
+        resource=("tenant", str(tenant_id)),
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from migrations.sql import run
 
 revision = "0044"
-down_revision = "0041"
+down_revision = "0042"
 
 _TENANT = "tenant_id = (SELECT current_tenant_id())"
 _ADMIN = "(SELECT current_role_name()) = 'admin'"

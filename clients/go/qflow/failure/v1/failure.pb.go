@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: qflow/failure/v1/failure.proto
 
-// What user code raised, as data.
+// What user code raised, and what it could not be given, as data.
 
 package failurev1
 
@@ -144,6 +144,88 @@ func (x *Cause) GetMessage() string {
 	return ""
 }
 
+// The edge over which a value came that its node could not take.
+type FailedEdge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that gave it; empty for an input of the run.
+	SourceNodeId string `protobuf:"bytes,1,opt,name=source_node_id,json=sourceNodeId,proto3" json:"source_node_id,omitempty"`
+	// The output of that node, or the run's input.
+	SourceOutput string `protobuf:"bytes,2,opt,name=source_output,json=sourceOutput,proto3" json:"source_output,omitempty"`
+	// The node that was to take it.
+	TargetNodeId string `protobuf:"bytes,3,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
+	// The input of it.
+	TargetInput string `protobuf:"bytes,4,opt,name=target_input,json=targetInput,proto3" json:"target_input,omitempty"`
+	// The conversion on the edge; empty for none.
+	Conversion    string `protobuf:"bytes,5,opt,name=conversion,proto3" json:"conversion,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailedEdge) Reset() {
+	*x = FailedEdge{}
+	mi := &file_qflow_failure_v1_failure_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailedEdge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailedEdge) ProtoMessage() {}
+
+func (x *FailedEdge) ProtoReflect() protoreflect.Message {
+	mi := &file_qflow_failure_v1_failure_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailedEdge.ProtoReflect.Descriptor instead.
+func (*FailedEdge) Descriptor() ([]byte, []int) {
+	return file_qflow_failure_v1_failure_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *FailedEdge) GetSourceNodeId() string {
+	if x != nil {
+		return x.SourceNodeId
+	}
+	return ""
+}
+
+func (x *FailedEdge) GetSourceOutput() string {
+	if x != nil {
+		return x.SourceOutput
+	}
+	return ""
+}
+
+func (x *FailedEdge) GetTargetNodeId() string {
+	if x != nil {
+		return x.TargetNodeId
+	}
+	return ""
+}
+
+func (x *FailedEdge) GetTargetInput() string {
+	if x != nil {
+		return x.TargetInput
+	}
+	return ""
+}
+
+func (x *FailedEdge) GetConversion() string {
+	if x != nil {
+		return x.Conversion
+	}
+	return ""
+}
+
 var File_qflow_failure_v1_failure_proto protoreflect.FileDescriptor
 
 const file_qflow_failure_v1_failure_proto_rawDesc = "" +
@@ -152,7 +234,16 @@ const file_qflow_failure_v1_failure_proto_rawDesc = "" +
 	"\x05Cause\x12/\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1b.qflow.failure.v1.CauseKindR\x04kind\x12%\n" +
 	"\x0eexception_type\x18\x02 \x01(\tR\rexceptionType\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*l\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xc0\x01\n" +
+	"\n" +
+	"FailedEdge\x12$\n" +
+	"\x0esource_node_id\x18\x01 \x01(\tR\fsourceNodeId\x12#\n" +
+	"\rsource_output\x18\x02 \x01(\tR\fsourceOutput\x12$\n" +
+	"\x0etarget_node_id\x18\x03 \x01(\tR\ftargetNodeId\x12!\n" +
+	"\ftarget_input\x18\x04 \x01(\tR\vtargetInput\x12\x1e\n" +
+	"\n" +
+	"conversion\x18\x05 \x01(\tR\n" +
+	"conversion*l\n" +
 	"\tCauseKind\x12\x1a\n" +
 	"\x16CAUSE_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10CAUSE_KIND_CAUSE\x10\x01\x12\x16\n" +
@@ -173,10 +264,11 @@ func file_qflow_failure_v1_failure_proto_rawDescGZIP() []byte {
 }
 
 var file_qflow_failure_v1_failure_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_qflow_failure_v1_failure_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_qflow_failure_v1_failure_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_qflow_failure_v1_failure_proto_goTypes = []any{
-	(CauseKind)(0), // 0: qflow.failure.v1.CauseKind
-	(*Cause)(nil),  // 1: qflow.failure.v1.Cause
+	(CauseKind)(0),     // 0: qflow.failure.v1.CauseKind
+	(*Cause)(nil),      // 1: qflow.failure.v1.Cause
+	(*FailedEdge)(nil), // 2: qflow.failure.v1.FailedEdge
 }
 var file_qflow_failure_v1_failure_proto_depIdxs = []int32{
 	0, // 0: qflow.failure.v1.Cause.kind:type_name -> qflow.failure.v1.CauseKind
@@ -198,7 +290,7 @@ func file_qflow_failure_v1_failure_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_qflow_failure_v1_failure_proto_rawDesc), len(file_qflow_failure_v1_failure_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   1,
+			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

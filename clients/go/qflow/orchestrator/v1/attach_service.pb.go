@@ -885,6 +885,8 @@ type AttemptFailure struct {
 	ExceptionType string `protobuf:"bytes,6,opt,name=exception_type,json=exceptionType,proto3" json:"exception_type,omitempty"`
 	// What is behind that exception.
 	Causes []*v11.Cause `protobuf:"bytes,7,rep,name=causes,proto3" json:"causes,omitempty"`
+	// The input whose value could not be converted or is not of its type; empty for all other failures.
+	Input string `protobuf:"bytes,8,opt,name=input,proto3" json:"input,omitempty"`
 	// How far the code said it had come, with its last heartbeat that said so: JSON text. Empty when none did.
 	ProgressJson  string `protobuf:"bytes,30,opt,name=progress_json,json=progressJson,proto3" json:"progress_json,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -968,6 +970,13 @@ func (x *AttemptFailure) GetCauses() []*v11.Cause {
 		return x.Causes
 	}
 	return nil
+}
+
+func (x *AttemptFailure) GetInput() string {
+	if x != nil {
+		return x.Input
+	}
+	return ""
 }
 
 func (x *AttemptFailure) GetProgressJson() string {
@@ -2173,7 +2182,7 @@ const file_qflow_orchestrator_v1_attach_service_proto_rawDesc = "" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01B\b\n" +
-	"\x06_index\"\xbb\x02\n" +
+	"\x06_index\"\xdb\x02\n" +
 	"\x0eAttemptFailure\x12\x1d\n" +
 	"\n" +
 	"error_type\x18\x01 \x01(\tR\terrorType\x12\x18\n" +
@@ -2183,7 +2192,8 @@ const file_qflow_orchestrator_v1_attach_service_proto_rawDesc = "" +
 	"\tretryable\x18\x04 \x01(\bR\tretryable\x12\x16\n" +
 	"\x06killed\x18\x05 \x01(\bR\x06killed\x12/\n" +
 	"\x0eexception_type\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\rexceptionType\x129\n" +
-	"\x06causes\x18\a \x03(\v2\x17.qflow.failure.v1.CauseB\b\xbaH\x05\x92\x01\x02\x10\x10R\x06causes\x12-\n" +
+	"\x06causes\x18\a \x03(\v2\x17.qflow.failure.v1.CauseB\b\xbaH\x05\x92\x01\x02\x10\x10R\x06causes\x12\x1e\n" +
+	"\x05input\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x05input\x12-\n" +
 	"\rprogress_json\x18\x1e \x01(\tB\b\xbaH\x05r\x03(\x80@R\fprogressJson\"h\n" +
 	"\x0eAttemptDecline\x12(\n" +
 	"\vattempt_ref\x18\x01 \x01(\fB\a\xbaH\x04z\x02h\x10R\n" +

@@ -487,7 +487,7 @@ func (x *ResourceUsage) GetIoWriteBytes() int64 {
 // Why a node or a run failed. A failure of user code is data here, never an RPC error.
 type ExecutionError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A stable word: `user_error`, `type_error`, `serialization_error`, `timeout`, `oom`, `exited`, `dependency_error`,
+	// A stable word: `user_error`, `type_error`, `conversion_error`, `serialization_error`, `timeout`, `oom`, `exited`, `dependency_error`,
 	// `environment_error`, `runner_lost`, `deadline_exceeded`, ….
 	ErrorType string `protobuf:"bytes,1,opt,name=error_type,json=errorType,proto3" json:"error_type,omitempty"`
 	// For people; at most 16 KiB.
@@ -499,7 +499,10 @@ type ExecutionError struct {
 	// Of a node whose code raised: the name of the exception's class.
 	ExceptionType string `protobuf:"bytes,5,opt,name=exception_type,json=exceptionType,proto3" json:"exception_type,omitempty"`
 	// What is behind that exception, the nearest first, and of a group its members; at most 16.
-	Causes        []*v1.Cause `protobuf:"bytes,6,rep,name=causes,proto3" json:"causes,omitempty"`
+	Causes []*v1.Cause `protobuf:"bytes,6,rep,name=causes,proto3" json:"causes,omitempty"`
+	// Of a `conversion_error`, and of a `type_error` of an input: the edge that brought the value. Absent for all others,
+	// for values that the workflow itself states, and on the run.
+	Edge          *v1.FailedEdge `protobuf:"bytes,7,opt,name=edge,proto3" json:"edge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -572,6 +575,13 @@ func (x *ExecutionError) GetExceptionType() string {
 func (x *ExecutionError) GetCauses() []*v1.Cause {
 	if x != nil {
 		return x.Causes
+	}
+	return nil
+}
+
+func (x *ExecutionError) GetEdge() *v1.FailedEdge {
+	if x != nil {
+		return x.Edge
 	}
 	return nil
 }
@@ -1299,7 +1309,7 @@ const file_qflow_orchestrator_v1_execution_proto_rawDesc = "" +
 	"\bcpu_time\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\acpuTime\x12*\n" +
 	"\x11memory_peak_bytes\x18\x02 \x01(\x03R\x0fmemoryPeakBytes\x12\"\n" +
 	"\rio_read_bytes\x18\x03 \x01(\x03R\vioReadBytes\x12$\n" +
-	"\x0eio_write_bytes\x18\x04 \x01(\x03R\fioWriteBytes\"\xdb\x01\n" +
+	"\x0eio_write_bytes\x18\x04 \x01(\x03R\fioWriteBytes\"\x8d\x02\n" +
 	"\x0eExecutionError\x12\x1d\n" +
 	"\n" +
 	"error_type\x18\x01 \x01(\tR\terrorType\x12\x18\n" +
@@ -1308,7 +1318,8 @@ const file_qflow_orchestrator_v1_execution_proto_rawDesc = "" +
 	"stackTrace\x12\x17\n" +
 	"\anode_id\x18\x04 \x01(\tR\x06nodeId\x12%\n" +
 	"\x0eexception_type\x18\x05 \x01(\tR\rexceptionType\x12/\n" +
-	"\x06causes\x18\x06 \x03(\v2\x17.qflow.failure.v1.CauseR\x06causes\"\xde\x01\n" +
+	"\x06causes\x18\x06 \x03(\v2\x17.qflow.failure.v1.CauseR\x06causes\x120\n" +
+	"\x04edge\x18\a \x01(\v2\x1c.qflow.failure.v1.FailedEdgeR\x04edge\"\xde\x01\n" +
 	"\n" +
 	"NodeCounts\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\x05R\x05total\x12\x18\n" +
@@ -1464,35 +1475,37 @@ var file_qflow_orchestrator_v1_execution_proto_goTypes = []any{
 	nil,                            // 11: qflow.orchestrator.v1.Execution.LabelsEntry
 	(*durationpb.Duration)(nil),    // 12: google.protobuf.Duration
 	(*v1.Cause)(nil),               // 13: qflow.failure.v1.Cause
-	(*timestamppb.Timestamp)(nil),  // 14: google.protobuf.Timestamp
+	(*v1.FailedEdge)(nil),          // 14: qflow.failure.v1.FailedEdge
+	(*timestamppb.Timestamp)(nil),  // 15: google.protobuf.Timestamp
 }
 var file_qflow_orchestrator_v1_execution_proto_depIdxs = []int32{
 	12, // 0: qflow.orchestrator.v1.ResourceUsage.cpu_time:type_name -> google.protobuf.Duration
 	13, // 1: qflow.orchestrator.v1.ExecutionError.causes:type_name -> qflow.failure.v1.Cause
-	1,  // 2: qflow.orchestrator.v1.Execution.status:type_name -> qflow.orchestrator.v1.ExecutionStatus
-	5,  // 3: qflow.orchestrator.v1.Execution.output_file:type_name -> qflow.orchestrator.v1.FileRef
-	7,  // 4: qflow.orchestrator.v1.Execution.error:type_name -> qflow.orchestrator.v1.ExecutionError
-	8,  // 5: qflow.orchestrator.v1.Execution.node_counts:type_name -> qflow.orchestrator.v1.NodeCounts
-	6,  // 6: qflow.orchestrator.v1.Execution.resource_usage:type_name -> qflow.orchestrator.v1.ResourceUsage
-	14, // 7: qflow.orchestrator.v1.Execution.create_time:type_name -> google.protobuf.Timestamp
-	14, // 8: qflow.orchestrator.v1.Execution.start_time:type_name -> google.protobuf.Timestamp
-	14, // 9: qflow.orchestrator.v1.Execution.end_time:type_name -> google.protobuf.Timestamp
-	14, // 10: qflow.orchestrator.v1.Execution.cancel_time:type_name -> google.protobuf.Timestamp
-	14, // 11: qflow.orchestrator.v1.Execution.deadline_time:type_name -> google.protobuf.Timestamp
-	11, // 12: qflow.orchestrator.v1.Execution.labels:type_name -> qflow.orchestrator.v1.Execution.LabelsEntry
-	14, // 13: qflow.orchestrator.v1.Execution.scheduled_start_time:type_name -> google.protobuf.Timestamp
-	2,  // 14: qflow.orchestrator.v1.NodeExecution.status:type_name -> qflow.orchestrator.v1.NodeExecutionStatus
-	5,  // 15: qflow.orchestrator.v1.NodeExecution.output_file:type_name -> qflow.orchestrator.v1.FileRef
-	7,  // 16: qflow.orchestrator.v1.NodeExecution.error:type_name -> qflow.orchestrator.v1.ExecutionError
-	6,  // 17: qflow.orchestrator.v1.NodeExecution.resource_usage:type_name -> qflow.orchestrator.v1.ResourceUsage
-	14, // 18: qflow.orchestrator.v1.NodeExecution.start_time:type_name -> google.protobuf.Timestamp
-	14, // 19: qflow.orchestrator.v1.NodeExecution.end_time:type_name -> google.protobuf.Timestamp
-	14, // 20: qflow.orchestrator.v1.NodeExecution.due_time:type_name -> google.protobuf.Timestamp
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	14, // 2: qflow.orchestrator.v1.ExecutionError.edge:type_name -> qflow.failure.v1.FailedEdge
+	1,  // 3: qflow.orchestrator.v1.Execution.status:type_name -> qflow.orchestrator.v1.ExecutionStatus
+	5,  // 4: qflow.orchestrator.v1.Execution.output_file:type_name -> qflow.orchestrator.v1.FileRef
+	7,  // 5: qflow.orchestrator.v1.Execution.error:type_name -> qflow.orchestrator.v1.ExecutionError
+	8,  // 6: qflow.orchestrator.v1.Execution.node_counts:type_name -> qflow.orchestrator.v1.NodeCounts
+	6,  // 7: qflow.orchestrator.v1.Execution.resource_usage:type_name -> qflow.orchestrator.v1.ResourceUsage
+	15, // 8: qflow.orchestrator.v1.Execution.create_time:type_name -> google.protobuf.Timestamp
+	15, // 9: qflow.orchestrator.v1.Execution.start_time:type_name -> google.protobuf.Timestamp
+	15, // 10: qflow.orchestrator.v1.Execution.end_time:type_name -> google.protobuf.Timestamp
+	15, // 11: qflow.orchestrator.v1.Execution.cancel_time:type_name -> google.protobuf.Timestamp
+	15, // 12: qflow.orchestrator.v1.Execution.deadline_time:type_name -> google.protobuf.Timestamp
+	11, // 13: qflow.orchestrator.v1.Execution.labels:type_name -> qflow.orchestrator.v1.Execution.LabelsEntry
+	15, // 14: qflow.orchestrator.v1.Execution.scheduled_start_time:type_name -> google.protobuf.Timestamp
+	2,  // 15: qflow.orchestrator.v1.NodeExecution.status:type_name -> qflow.orchestrator.v1.NodeExecutionStatus
+	5,  // 16: qflow.orchestrator.v1.NodeExecution.output_file:type_name -> qflow.orchestrator.v1.FileRef
+	7,  // 17: qflow.orchestrator.v1.NodeExecution.error:type_name -> qflow.orchestrator.v1.ExecutionError
+	6,  // 18: qflow.orchestrator.v1.NodeExecution.resource_usage:type_name -> qflow.orchestrator.v1.ResourceUsage
+	15, // 19: qflow.orchestrator.v1.NodeExecution.start_time:type_name -> google.protobuf.Timestamp
+	15, // 20: qflow.orchestrator.v1.NodeExecution.end_time:type_name -> google.protobuf.Timestamp
+	15, // 21: qflow.orchestrator.v1.NodeExecution.due_time:type_name -> google.protobuf.Timestamp
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_qflow_orchestrator_v1_execution_proto_init() }

@@ -65,7 +65,11 @@ type StartExecutionRequest struct {
 	Timeout *durationpb.Duration `protobuf:"bytes,13,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// Whether nothing is taken from the cache: every node of the run, and of its sub-workflows, runs. What they give is
 	// kept for others as ever.
-	IgnoreCache   bool `protobuf:"varint,14,opt,name=ignore_cache,json=ignoreCache,proto3" json:"ignore_cache,omitempty"`
+	IgnoreCache bool `protobuf:"varint,14,opt,name=ignore_cache,json=ignoreCache,proto3" json:"ignore_cache,omitempty"`
+	// What the run may consume with its sub-workflows, at most. It is taken out of what the tenant has left of its quota: where
+	// that is too little the start fails with RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`). Where the quota says less of a run, that
+	// holds. A run that used it up fails with `budget_exceeded`, and gives what outputs it has by then.
+	Budget        *ResourceAmounts `protobuf:"bytes,15,opt,name=budget,proto3" json:"budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,6 +200,13 @@ func (x *StartExecutionRequest) GetIgnoreCache() bool {
 		return x.IgnoreCache
 	}
 	return false
+}
+
+func (x *StartExecutionRequest) GetBudget() *ResourceAmounts {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
 }
 
 // The run.
@@ -1224,7 +1235,7 @@ var File_qflow_orchestrator_v1_execution_service_proto protoreflect.FileDescript
 
 const file_qflow_orchestrator_v1_execution_service_proto_rawDesc = "" +
 	"\n" +
-	"-qflow/orchestrator/v1/execution_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\x1a%qflow/orchestrator/v1/execution.proto\"\xed\a\n" +
+	"-qflow/orchestrator/v1/execution_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\x1a%qflow/orchestrator/v1/execution.proto\x1a!qflow/orchestrator/v1/quota.proto\"\xad\b\n" +
 	"\x15StartExecutionRequest\x12)\n" +
 	"\vworkflow_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"workflowId\x122\n" +
@@ -1245,7 +1256,8 @@ const file_qflow_orchestrator_v1_execution_service_proto_rawDesc = "" +
 	"start_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12.\n" +
 	"\bpriority\x18\f \x01(\x05B\x12\xbaH\x0f\x1a\r\x18d(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01R\bpriority\x12H\n" +
 	"\atimeout\x18\r \x01(\v2\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\b\x80\x8a\x8a\x0f2\x04\x10\xc0\x84=R\atimeout\x12!\n" +
-	"\fignore_cache\x18\x0e \x01(\bR\vignoreCache\x1a9\n" +
+	"\fignore_cache\x18\x0e \x01(\bR\vignoreCache\x12>\n" +
+	"\x06budget\x18\x0f \x01(\v2&.qflow.orchestrator.v1.ResourceAmountsR\x06budget\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0f\n" +
@@ -1373,10 +1385,11 @@ var file_qflow_orchestrator_v1_execution_service_proto_goTypes = []any{
 	(BusinessKeyReusePolicy)(0),        // 20: qflow.orchestrator.v1.BusinessKeyReusePolicy
 	(*timestamppb.Timestamp)(nil),      // 21: google.protobuf.Timestamp
 	(*durationpb.Duration)(nil),        // 22: google.protobuf.Duration
-	(*Execution)(nil),                  // 23: qflow.orchestrator.v1.Execution
-	(ExecutionView)(0),                 // 24: qflow.orchestrator.v1.ExecutionView
-	(ExecutionStatus)(0),               // 25: qflow.orchestrator.v1.ExecutionStatus
-	(*NodeExecution)(nil),              // 26: qflow.orchestrator.v1.NodeExecution
+	(*ResourceAmounts)(nil),            // 23: qflow.orchestrator.v1.ResourceAmounts
+	(*Execution)(nil),                  // 24: qflow.orchestrator.v1.Execution
+	(ExecutionView)(0),                 // 25: qflow.orchestrator.v1.ExecutionView
+	(ExecutionStatus)(0),               // 26: qflow.orchestrator.v1.ExecutionStatus
+	(*NodeExecution)(nil),              // 27: qflow.orchestrator.v1.NodeExecution
 }
 var file_qflow_orchestrator_v1_execution_service_proto_depIdxs = []int32{
 	19, // 0: qflow.orchestrator.v1.StartExecutionRequest.business_key_conflict:type_name -> qflow.orchestrator.v1.BusinessKeyConflictPolicy
@@ -1384,45 +1397,46 @@ var file_qflow_orchestrator_v1_execution_service_proto_depIdxs = []int32{
 	18, // 2: qflow.orchestrator.v1.StartExecutionRequest.labels:type_name -> qflow.orchestrator.v1.StartExecutionRequest.LabelsEntry
 	21, // 3: qflow.orchestrator.v1.StartExecutionRequest.start_time:type_name -> google.protobuf.Timestamp
 	22, // 4: qflow.orchestrator.v1.StartExecutionRequest.timeout:type_name -> google.protobuf.Duration
-	23, // 5: qflow.orchestrator.v1.StartExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
-	24, // 6: qflow.orchestrator.v1.GetExecutionRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
-	23, // 7: qflow.orchestrator.v1.GetExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
-	25, // 8: qflow.orchestrator.v1.ListExecutionsRequest.statuses:type_name -> qflow.orchestrator.v1.ExecutionStatus
-	24, // 9: qflow.orchestrator.v1.ListExecutionsRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
-	23, // 10: qflow.orchestrator.v1.ListExecutionsResponse.executions:type_name -> qflow.orchestrator.v1.Execution
-	24, // 11: qflow.orchestrator.v1.ListNodeExecutionsRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
-	26, // 12: qflow.orchestrator.v1.ListNodeExecutionsResponse.node_executions:type_name -> qflow.orchestrator.v1.NodeExecution
-	22, // 13: qflow.orchestrator.v1.WaitExecutionRequest.timeout:type_name -> google.protobuf.Duration
-	24, // 14: qflow.orchestrator.v1.WaitExecutionRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
-	23, // 15: qflow.orchestrator.v1.WaitExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
-	12, // 16: qflow.orchestrator.v1.WatchExecutionResponse.snapshot:type_name -> qflow.orchestrator.v1.WatchSnapshot
-	13, // 17: qflow.orchestrator.v1.WatchExecutionResponse.bookmark:type_name -> qflow.orchestrator.v1.WatchBookmark
-	14, // 18: qflow.orchestrator.v1.WatchExecutionResponse.delta:type_name -> qflow.orchestrator.v1.WatchDelta
-	15, // 19: qflow.orchestrator.v1.WatchExecutionResponse.progress:type_name -> qflow.orchestrator.v1.WatchProgress
-	23, // 20: qflow.orchestrator.v1.WatchSnapshot.execution:type_name -> qflow.orchestrator.v1.Execution
-	26, // 21: qflow.orchestrator.v1.WatchSnapshot.node_executions:type_name -> qflow.orchestrator.v1.NodeExecution
-	23, // 22: qflow.orchestrator.v1.WatchDelta.execution:type_name -> qflow.orchestrator.v1.Execution
-	26, // 23: qflow.orchestrator.v1.WatchDelta.node_executions:type_name -> qflow.orchestrator.v1.NodeExecution
-	23, // 24: qflow.orchestrator.v1.CancelExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
-	0,  // 25: qflow.orchestrator.v1.ExecutionService.StartExecution:input_type -> qflow.orchestrator.v1.StartExecutionRequest
-	2,  // 26: qflow.orchestrator.v1.ExecutionService.GetExecution:input_type -> qflow.orchestrator.v1.GetExecutionRequest
-	4,  // 27: qflow.orchestrator.v1.ExecutionService.ListExecutions:input_type -> qflow.orchestrator.v1.ListExecutionsRequest
-	6,  // 28: qflow.orchestrator.v1.ExecutionService.ListNodeExecutions:input_type -> qflow.orchestrator.v1.ListNodeExecutionsRequest
-	8,  // 29: qflow.orchestrator.v1.ExecutionService.WaitExecution:input_type -> qflow.orchestrator.v1.WaitExecutionRequest
-	10, // 30: qflow.orchestrator.v1.ExecutionService.WatchExecution:input_type -> qflow.orchestrator.v1.WatchExecutionRequest
-	16, // 31: qflow.orchestrator.v1.ExecutionService.CancelExecution:input_type -> qflow.orchestrator.v1.CancelExecutionRequest
-	1,  // 32: qflow.orchestrator.v1.ExecutionService.StartExecution:output_type -> qflow.orchestrator.v1.StartExecutionResponse
-	3,  // 33: qflow.orchestrator.v1.ExecutionService.GetExecution:output_type -> qflow.orchestrator.v1.GetExecutionResponse
-	5,  // 34: qflow.orchestrator.v1.ExecutionService.ListExecutions:output_type -> qflow.orchestrator.v1.ListExecutionsResponse
-	7,  // 35: qflow.orchestrator.v1.ExecutionService.ListNodeExecutions:output_type -> qflow.orchestrator.v1.ListNodeExecutionsResponse
-	9,  // 36: qflow.orchestrator.v1.ExecutionService.WaitExecution:output_type -> qflow.orchestrator.v1.WaitExecutionResponse
-	11, // 37: qflow.orchestrator.v1.ExecutionService.WatchExecution:output_type -> qflow.orchestrator.v1.WatchExecutionResponse
-	17, // 38: qflow.orchestrator.v1.ExecutionService.CancelExecution:output_type -> qflow.orchestrator.v1.CancelExecutionResponse
-	32, // [32:39] is the sub-list for method output_type
-	25, // [25:32] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	23, // 5: qflow.orchestrator.v1.StartExecutionRequest.budget:type_name -> qflow.orchestrator.v1.ResourceAmounts
+	24, // 6: qflow.orchestrator.v1.StartExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
+	25, // 7: qflow.orchestrator.v1.GetExecutionRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
+	24, // 8: qflow.orchestrator.v1.GetExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
+	26, // 9: qflow.orchestrator.v1.ListExecutionsRequest.statuses:type_name -> qflow.orchestrator.v1.ExecutionStatus
+	25, // 10: qflow.orchestrator.v1.ListExecutionsRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
+	24, // 11: qflow.orchestrator.v1.ListExecutionsResponse.executions:type_name -> qflow.orchestrator.v1.Execution
+	25, // 12: qflow.orchestrator.v1.ListNodeExecutionsRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
+	27, // 13: qflow.orchestrator.v1.ListNodeExecutionsResponse.node_executions:type_name -> qflow.orchestrator.v1.NodeExecution
+	22, // 14: qflow.orchestrator.v1.WaitExecutionRequest.timeout:type_name -> google.protobuf.Duration
+	25, // 15: qflow.orchestrator.v1.WaitExecutionRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
+	24, // 16: qflow.orchestrator.v1.WaitExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
+	12, // 17: qflow.orchestrator.v1.WatchExecutionResponse.snapshot:type_name -> qflow.orchestrator.v1.WatchSnapshot
+	13, // 18: qflow.orchestrator.v1.WatchExecutionResponse.bookmark:type_name -> qflow.orchestrator.v1.WatchBookmark
+	14, // 19: qflow.orchestrator.v1.WatchExecutionResponse.delta:type_name -> qflow.orchestrator.v1.WatchDelta
+	15, // 20: qflow.orchestrator.v1.WatchExecutionResponse.progress:type_name -> qflow.orchestrator.v1.WatchProgress
+	24, // 21: qflow.orchestrator.v1.WatchSnapshot.execution:type_name -> qflow.orchestrator.v1.Execution
+	27, // 22: qflow.orchestrator.v1.WatchSnapshot.node_executions:type_name -> qflow.orchestrator.v1.NodeExecution
+	24, // 23: qflow.orchestrator.v1.WatchDelta.execution:type_name -> qflow.orchestrator.v1.Execution
+	27, // 24: qflow.orchestrator.v1.WatchDelta.node_executions:type_name -> qflow.orchestrator.v1.NodeExecution
+	24, // 25: qflow.orchestrator.v1.CancelExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
+	0,  // 26: qflow.orchestrator.v1.ExecutionService.StartExecution:input_type -> qflow.orchestrator.v1.StartExecutionRequest
+	2,  // 27: qflow.orchestrator.v1.ExecutionService.GetExecution:input_type -> qflow.orchestrator.v1.GetExecutionRequest
+	4,  // 28: qflow.orchestrator.v1.ExecutionService.ListExecutions:input_type -> qflow.orchestrator.v1.ListExecutionsRequest
+	6,  // 29: qflow.orchestrator.v1.ExecutionService.ListNodeExecutions:input_type -> qflow.orchestrator.v1.ListNodeExecutionsRequest
+	8,  // 30: qflow.orchestrator.v1.ExecutionService.WaitExecution:input_type -> qflow.orchestrator.v1.WaitExecutionRequest
+	10, // 31: qflow.orchestrator.v1.ExecutionService.WatchExecution:input_type -> qflow.orchestrator.v1.WatchExecutionRequest
+	16, // 32: qflow.orchestrator.v1.ExecutionService.CancelExecution:input_type -> qflow.orchestrator.v1.CancelExecutionRequest
+	1,  // 33: qflow.orchestrator.v1.ExecutionService.StartExecution:output_type -> qflow.orchestrator.v1.StartExecutionResponse
+	3,  // 34: qflow.orchestrator.v1.ExecutionService.GetExecution:output_type -> qflow.orchestrator.v1.GetExecutionResponse
+	5,  // 35: qflow.orchestrator.v1.ExecutionService.ListExecutions:output_type -> qflow.orchestrator.v1.ListExecutionsResponse
+	7,  // 36: qflow.orchestrator.v1.ExecutionService.ListNodeExecutions:output_type -> qflow.orchestrator.v1.ListNodeExecutionsResponse
+	9,  // 37: qflow.orchestrator.v1.ExecutionService.WaitExecution:output_type -> qflow.orchestrator.v1.WaitExecutionResponse
+	11, // 38: qflow.orchestrator.v1.ExecutionService.WatchExecution:output_type -> qflow.orchestrator.v1.WatchExecutionResponse
+	17, // 39: qflow.orchestrator.v1.ExecutionService.CancelExecution:output_type -> qflow.orchestrator.v1.CancelExecutionResponse
+	33, // [33:40] is the sub-list for method output_type
+	26, // [26:33] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_qflow_orchestrator_v1_execution_service_proto_init() }
@@ -1431,6 +1445,7 @@ func file_qflow_orchestrator_v1_execution_service_proto_init() {
 		return
 	}
 	file_qflow_orchestrator_v1_execution_proto_init()
+	file_qflow_orchestrator_v1_quota_proto_init()
 	file_qflow_orchestrator_v1_execution_service_proto_msgTypes[0].OneofWrappers = []any{}
 	file_qflow_orchestrator_v1_execution_service_proto_msgTypes[11].OneofWrappers = []any{
 		(*WatchExecutionResponse_Snapshot)(nil),

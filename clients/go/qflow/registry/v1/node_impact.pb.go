@@ -209,6 +209,70 @@ func (x *ScheduleImpact) GetPaused() bool {
 	return false
 }
 
+// A trigger that starts the workflow at the version that was looked at.
+type TriggerImpact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The trigger's id.
+	TriggerId string `protobuf:"bytes,1,opt,name=trigger_id,json=triggerId,proto3" json:"trigger_id,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Whether it starts nothing at present.
+	Paused        bool `protobuf:"varint,3,opt,name=paused,proto3" json:"paused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TriggerImpact) Reset() {
+	*x = TriggerImpact{}
+	mi := &file_qflow_registry_v1_node_impact_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TriggerImpact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TriggerImpact) ProtoMessage() {}
+
+func (x *TriggerImpact) ProtoReflect() protoreflect.Message {
+	mi := &file_qflow_registry_v1_node_impact_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TriggerImpact.ProtoReflect.Descriptor instead.
+func (*TriggerImpact) Descriptor() ([]byte, []int) {
+	return file_qflow_registry_v1_node_impact_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TriggerImpact) GetTriggerId() string {
+	if x != nil {
+		return x.TriggerId
+	}
+	return ""
+}
+
+func (x *TriggerImpact) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TriggerImpact) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
 // One workflow in which the node stands.
 type WorkflowImpact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -231,14 +295,18 @@ type WorkflowImpact struct {
 	Findings []*Finding `protobuf:"bytes,8,rep,name=findings,proto3" json:"findings,omitempty"`
 	// The schedules that start this version, be it the current one, by its number or by an alias, newest first: at most
 	// 100. Where the change breaks the workflow, what they start fails.
-	Schedules     []*ScheduleImpact `protobuf:"bytes,9,rep,name=schedules,proto3" json:"schedules,omitempty"`
+	Schedules []*ScheduleImpact `protobuf:"bytes,9,rep,name=schedules,proto3" json:"schedules,omitempty"`
+	// The triggers that start this version, told as schedules are.
+	Triggers []*TriggerImpact `protobuf:"bytes,10,rep,name=triggers,proto3" json:"triggers,omitempty"`
+	// The aliases that point at this version, by name: at most 100. A start by any of them runs the changed node.
+	Aliases       []string `protobuf:"bytes,11,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WorkflowImpact) Reset() {
 	*x = WorkflowImpact{}
-	mi := &file_qflow_registry_v1_node_impact_proto_msgTypes[2]
+	mi := &file_qflow_registry_v1_node_impact_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -250,7 +318,7 @@ func (x *WorkflowImpact) String() string {
 func (*WorkflowImpact) ProtoMessage() {}
 
 func (x *WorkflowImpact) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_node_impact_proto_msgTypes[2]
+	mi := &file_qflow_registry_v1_node_impact_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -263,7 +331,7 @@ func (x *WorkflowImpact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkflowImpact.ProtoReflect.Descriptor instead.
 func (*WorkflowImpact) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_node_impact_proto_rawDescGZIP(), []int{2}
+	return file_qflow_registry_v1_node_impact_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *WorkflowImpact) GetWorkflowId() string {
@@ -329,6 +397,20 @@ func (x *WorkflowImpact) GetSchedules() []*ScheduleImpact {
 	return nil
 }
 
+func (x *WorkflowImpact) GetTriggers() []*TriggerImpact {
+	if x != nil {
+		return x.Triggers
+	}
+	return nil
+}
+
+func (x *WorkflowImpact) GetAliases() []string {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
+}
+
 var File_qflow_registry_v1_node_impact_proto protoreflect.FileDescriptor
 
 const file_qflow_registry_v1_node_impact_proto_rawDesc = "" +
@@ -343,7 +425,12 @@ const file_qflow_registry_v1_node_impact_proto_rawDesc = "" +
 	"\vschedule_id\x18\x01 \x01(\tR\n" +
 	"scheduleId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
-	"\x06paused\x18\x03 \x01(\bR\x06paused\"\xf0\x02\n" +
+	"\x06paused\x18\x03 \x01(\bR\x06paused\"Z\n" +
+	"\rTriggerImpact\x12\x1d\n" +
+	"\n" +
+	"trigger_id\x18\x01 \x01(\tR\ttriggerId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06paused\x18\x03 \x01(\bR\x06paused\"\xc8\x03\n" +
 	"\x0eWorkflowImpact\x12\x1f\n" +
 	"\vworkflow_id\x18\x01 \x01(\tR\n" +
 	"workflowId\x12\x12\n" +
@@ -354,7 +441,10 @@ const file_qflow_registry_v1_node_impact_proto_rawDesc = "" +
 	"\x06places\x18\x06 \x03(\tR\x06places\x123\n" +
 	"\x05edges\x18\a \x03(\v2\x1d.qflow.registry.v1.EdgeChangeR\x05edges\x126\n" +
 	"\bfindings\x18\b \x03(\v2\x1a.qflow.registry.v1.FindingR\bfindings\x12?\n" +
-	"\tschedules\x18\t \x03(\v2!.qflow.registry.v1.ScheduleImpactR\tschedules*Y\n" +
+	"\tschedules\x18\t \x03(\v2!.qflow.registry.v1.ScheduleImpactR\tschedules\x12<\n" +
+	"\btriggers\x18\n" +
+	" \x03(\v2 .qflow.registry.v1.TriggerImpactR\btriggers\x12\x18\n" +
+	"\aaliases\x18\v \x03(\tR\aaliases*Y\n" +
 	"\x06Impact\x12\x16\n" +
 	"\x12IMPACT_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vIMPACT_NONE\x10\x01\x12\x13\n" +
@@ -375,27 +465,29 @@ func file_qflow_registry_v1_node_impact_proto_rawDescGZIP() []byte {
 }
 
 var file_qflow_registry_v1_node_impact_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_qflow_registry_v1_node_impact_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_qflow_registry_v1_node_impact_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_qflow_registry_v1_node_impact_proto_goTypes = []any{
 	(Impact)(0),            // 0: qflow.registry.v1.Impact
 	(*EdgeChange)(nil),     // 1: qflow.registry.v1.EdgeChange
 	(*ScheduleImpact)(nil), // 2: qflow.registry.v1.ScheduleImpact
-	(*WorkflowImpact)(nil), // 3: qflow.registry.v1.WorkflowImpact
-	(*Connection)(nil),     // 4: qflow.registry.v1.Connection
-	(*Finding)(nil),        // 5: qflow.registry.v1.Finding
+	(*TriggerImpact)(nil),  // 3: qflow.registry.v1.TriggerImpact
+	(*WorkflowImpact)(nil), // 4: qflow.registry.v1.WorkflowImpact
+	(*Connection)(nil),     // 5: qflow.registry.v1.Connection
+	(*Finding)(nil),        // 6: qflow.registry.v1.Finding
 }
 var file_qflow_registry_v1_node_impact_proto_depIdxs = []int32{
-	4, // 0: qflow.registry.v1.EdgeChange.before:type_name -> qflow.registry.v1.Connection
-	4, // 1: qflow.registry.v1.EdgeChange.after:type_name -> qflow.registry.v1.Connection
+	5, // 0: qflow.registry.v1.EdgeChange.before:type_name -> qflow.registry.v1.Connection
+	5, // 1: qflow.registry.v1.EdgeChange.after:type_name -> qflow.registry.v1.Connection
 	0, // 2: qflow.registry.v1.WorkflowImpact.impact:type_name -> qflow.registry.v1.Impact
 	1, // 3: qflow.registry.v1.WorkflowImpact.edges:type_name -> qflow.registry.v1.EdgeChange
-	5, // 4: qflow.registry.v1.WorkflowImpact.findings:type_name -> qflow.registry.v1.Finding
+	6, // 4: qflow.registry.v1.WorkflowImpact.findings:type_name -> qflow.registry.v1.Finding
 	2, // 5: qflow.registry.v1.WorkflowImpact.schedules:type_name -> qflow.registry.v1.ScheduleImpact
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	3, // 6: qflow.registry.v1.WorkflowImpact.triggers:type_name -> qflow.registry.v1.TriggerImpact
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_qflow_registry_v1_node_impact_proto_init() }
@@ -410,7 +502,7 @@ func file_qflow_registry_v1_node_impact_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_qflow_registry_v1_node_impact_proto_rawDesc), len(file_qflow_registry_v1_node_impact_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

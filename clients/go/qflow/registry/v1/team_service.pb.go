@@ -731,6 +731,107 @@ func (x *UpdateTeamResponse) GetTeam() *Team {
 	return nil
 }
 
+// Which team is to go.
+type DeleteTeamRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The team's id.
+	TeamId string `protobuf:"bytes,1,opt,name=team_id,json=teamId,proto3" json:"team_id,omitempty"`
+	// The etag that the deletion is based on. Empty to delete whatever is there.
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteTeamRequest) Reset() {
+	*x = DeleteTeamRequest{}
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteTeamRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteTeamRequest) ProtoMessage() {}
+
+func (x *DeleteTeamRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteTeamRequest.ProtoReflect.Descriptor instead.
+func (*DeleteTeamRequest) Descriptor() ([]byte, []int) {
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DeleteTeamRequest) GetTeamId() string {
+	if x != nil {
+		return x.TeamId
+	}
+	return ""
+}
+
+func (x *DeleteTeamRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *DeleteTeamRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// It is gone.
+type DeleteTeamResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteTeamResponse) Reset() {
+	*x = DeleteTeamResponse{}
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteTeamResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteTeamResponse) ProtoMessage() {}
+
+func (x *DeleteTeamResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteTeamResponse.ProtoReflect.Descriptor instead.
+func (*DeleteTeamResponse) Descriptor() ([]byte, []int) {
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{12}
+}
+
 // Whom to invite, to be what.
 type InviteTeamMemberRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -750,7 +851,7 @@ type InviteTeamMemberRequest struct {
 
 func (x *InviteTeamMemberRequest) Reset() {
 	*x = InviteTeamMemberRequest{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[11]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +863,7 @@ func (x *InviteTeamMemberRequest) String() string {
 func (*InviteTeamMemberRequest) ProtoMessage() {}
 
 func (x *InviteTeamMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[11]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +876,7 @@ func (x *InviteTeamMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteTeamMemberRequest.ProtoReflect.Descriptor instead.
 func (*InviteTeamMemberRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{11}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *InviteTeamMemberRequest) GetTeamId() string {
@@ -824,7 +925,7 @@ type InviteTeamMemberResponse struct {
 
 func (x *InviteTeamMemberResponse) Reset() {
 	*x = InviteTeamMemberResponse{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[12]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +937,7 @@ func (x *InviteTeamMemberResponse) String() string {
 func (*InviteTeamMemberResponse) ProtoMessage() {}
 
 func (x *InviteTeamMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[12]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +950,7 @@ func (x *InviteTeamMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteTeamMemberResponse.ProtoReflect.Descriptor instead.
 func (*InviteTeamMemberResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{12}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *InviteTeamMemberResponse) GetInvitation() *TeamInvitation {
@@ -874,7 +975,7 @@ type ListTeamInvitationsRequest struct {
 
 func (x *ListTeamInvitationsRequest) Reset() {
 	*x = ListTeamInvitationsRequest{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[13]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +987,7 @@ func (x *ListTeamInvitationsRequest) String() string {
 func (*ListTeamInvitationsRequest) ProtoMessage() {}
 
 func (x *ListTeamInvitationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[13]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +1000,7 @@ func (x *ListTeamInvitationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTeamInvitationsRequest.ProtoReflect.Descriptor instead.
 func (*ListTeamInvitationsRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{13}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListTeamInvitationsRequest) GetTeamId() string {
@@ -936,7 +1037,7 @@ type ListTeamInvitationsResponse struct {
 
 func (x *ListTeamInvitationsResponse) Reset() {
 	*x = ListTeamInvitationsResponse{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[14]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1049,7 @@ func (x *ListTeamInvitationsResponse) String() string {
 func (*ListTeamInvitationsResponse) ProtoMessage() {}
 
 func (x *ListTeamInvitationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[14]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1062,7 @@ func (x *ListTeamInvitationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTeamInvitationsResponse.ProtoReflect.Descriptor instead.
 func (*ListTeamInvitationsResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{14}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListTeamInvitationsResponse) GetInvitations() []*TeamInvitation {
@@ -991,7 +1092,7 @@ type ListReceivedTeamInvitationsRequest struct {
 
 func (x *ListReceivedTeamInvitationsRequest) Reset() {
 	*x = ListReceivedTeamInvitationsRequest{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[15]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1104,7 @@ func (x *ListReceivedTeamInvitationsRequest) String() string {
 func (*ListReceivedTeamInvitationsRequest) ProtoMessage() {}
 
 func (x *ListReceivedTeamInvitationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[15]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1117,7 @@ func (x *ListReceivedTeamInvitationsRequest) ProtoReflect() protoreflect.Message
 
 // Deprecated: Use ListReceivedTeamInvitationsRequest.ProtoReflect.Descriptor instead.
 func (*ListReceivedTeamInvitationsRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{15}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListReceivedTeamInvitationsRequest) GetPageSize() int32 {
@@ -1046,7 +1147,7 @@ type ListReceivedTeamInvitationsResponse struct {
 
 func (x *ListReceivedTeamInvitationsResponse) Reset() {
 	*x = ListReceivedTeamInvitationsResponse{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[16]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1058,7 +1159,7 @@ func (x *ListReceivedTeamInvitationsResponse) String() string {
 func (*ListReceivedTeamInvitationsResponse) ProtoMessage() {}
 
 func (x *ListReceivedTeamInvitationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[16]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1071,7 +1172,7 @@ func (x *ListReceivedTeamInvitationsResponse) ProtoReflect() protoreflect.Messag
 
 // Deprecated: Use ListReceivedTeamInvitationsResponse.ProtoReflect.Descriptor instead.
 func (*ListReceivedTeamInvitationsResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{16}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListReceivedTeamInvitationsResponse) GetInvitations() []*TeamInvitation {
@@ -1101,7 +1202,7 @@ type DeleteTeamInvitationRequest struct {
 
 func (x *DeleteTeamInvitationRequest) Reset() {
 	*x = DeleteTeamInvitationRequest{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[17]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1214,7 @@ func (x *DeleteTeamInvitationRequest) String() string {
 func (*DeleteTeamInvitationRequest) ProtoMessage() {}
 
 func (x *DeleteTeamInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[17]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1227,7 @@ func (x *DeleteTeamInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTeamInvitationRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTeamInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{17}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteTeamInvitationRequest) GetInvitationId() string {
@@ -1152,7 +1253,7 @@ type DeleteTeamInvitationResponse struct {
 
 func (x *DeleteTeamInvitationResponse) Reset() {
 	*x = DeleteTeamInvitationResponse{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[18]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1164,7 +1265,7 @@ func (x *DeleteTeamInvitationResponse) String() string {
 func (*DeleteTeamInvitationResponse) ProtoMessage() {}
 
 func (x *DeleteTeamInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[18]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1177,7 +1278,7 @@ func (x *DeleteTeamInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTeamInvitationResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTeamInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{18}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{20}
 }
 
 // Which invitation to accept.
@@ -1193,7 +1294,7 @@ type AcceptTeamInvitationRequest struct {
 
 func (x *AcceptTeamInvitationRequest) Reset() {
 	*x = AcceptTeamInvitationRequest{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[19]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1306,7 @@ func (x *AcceptTeamInvitationRequest) String() string {
 func (*AcceptTeamInvitationRequest) ProtoMessage() {}
 
 func (x *AcceptTeamInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[19]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1319,7 @@ func (x *AcceptTeamInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptTeamInvitationRequest.ProtoReflect.Descriptor instead.
 func (*AcceptTeamInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{19}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AcceptTeamInvitationRequest) GetInvitationId() string {
@@ -1246,7 +1347,7 @@ type AcceptTeamInvitationResponse struct {
 
 func (x *AcceptTeamInvitationResponse) Reset() {
 	*x = AcceptTeamInvitationResponse{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[20]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1258,7 +1359,7 @@ func (x *AcceptTeamInvitationResponse) String() string {
 func (*AcceptTeamInvitationResponse) ProtoMessage() {}
 
 func (x *AcceptTeamInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[20]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1271,7 +1372,7 @@ func (x *AcceptTeamInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptTeamInvitationResponse.ProtoReflect.Descriptor instead.
 func (*AcceptTeamInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{20}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AcceptTeamInvitationResponse) GetTeam() *Team {
@@ -1296,7 +1397,7 @@ type ListTeamMembersRequest struct {
 
 func (x *ListTeamMembersRequest) Reset() {
 	*x = ListTeamMembersRequest{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[21]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1409,7 @@ func (x *ListTeamMembersRequest) String() string {
 func (*ListTeamMembersRequest) ProtoMessage() {}
 
 func (x *ListTeamMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[21]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1422,7 @@ func (x *ListTeamMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTeamMembersRequest.ProtoReflect.Descriptor instead.
 func (*ListTeamMembersRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{21}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListTeamMembersRequest) GetTeamId() string {
@@ -1358,7 +1459,7 @@ type ListTeamMembersResponse struct {
 
 func (x *ListTeamMembersResponse) Reset() {
 	*x = ListTeamMembersResponse{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[22]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1471,7 @@ func (x *ListTeamMembersResponse) String() string {
 func (*ListTeamMembersResponse) ProtoMessage() {}
 
 func (x *ListTeamMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[22]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1484,7 @@ func (x *ListTeamMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTeamMembersResponse.ProtoReflect.Descriptor instead.
 func (*ListTeamMembersResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{22}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListTeamMembersResponse) GetMembers() []*TeamMember {
@@ -1419,7 +1520,7 @@ type UpdateTeamMemberRequest struct {
 
 func (x *UpdateTeamMemberRequest) Reset() {
 	*x = UpdateTeamMemberRequest{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[23]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1532,7 @@ func (x *UpdateTeamMemberRequest) String() string {
 func (*UpdateTeamMemberRequest) ProtoMessage() {}
 
 func (x *UpdateTeamMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[23]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1545,7 @@ func (x *UpdateTeamMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTeamMemberRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTeamMemberRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{23}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UpdateTeamMemberRequest) GetTeamId() string {
@@ -1493,7 +1594,7 @@ type UpdateTeamMemberResponse struct {
 
 func (x *UpdateTeamMemberResponse) Reset() {
 	*x = UpdateTeamMemberResponse{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[24]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +1606,7 @@ func (x *UpdateTeamMemberResponse) String() string {
 func (*UpdateTeamMemberResponse) ProtoMessage() {}
 
 func (x *UpdateTeamMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[24]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +1619,7 @@ func (x *UpdateTeamMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTeamMemberResponse.ProtoReflect.Descriptor instead.
 func (*UpdateTeamMemberResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{24}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *UpdateTeamMemberResponse) GetMember() *TeamMember {
@@ -1543,7 +1644,7 @@ type RemoveTeamMemberRequest struct {
 
 func (x *RemoveTeamMemberRequest) Reset() {
 	*x = RemoveTeamMemberRequest{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[25]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1555,7 +1656,7 @@ func (x *RemoveTeamMemberRequest) String() string {
 func (*RemoveTeamMemberRequest) ProtoMessage() {}
 
 func (x *RemoveTeamMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[25]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1568,7 +1669,7 @@ func (x *RemoveTeamMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTeamMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTeamMemberRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{25}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RemoveTeamMemberRequest) GetTeamId() string {
@@ -1601,7 +1702,7 @@ type RemoveTeamMemberResponse struct {
 
 func (x *RemoveTeamMemberResponse) Reset() {
 	*x = RemoveTeamMemberResponse{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[26]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1714,7 @@ func (x *RemoveTeamMemberResponse) String() string {
 func (*RemoveTeamMemberResponse) ProtoMessage() {}
 
 func (x *RemoveTeamMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[26]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1727,7 @@ func (x *RemoveTeamMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTeamMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTeamMemberResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{26}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{28}
 }
 
 // Which team to leave.
@@ -1642,7 +1743,7 @@ type LeaveTeamRequest struct {
 
 func (x *LeaveTeamRequest) Reset() {
 	*x = LeaveTeamRequest{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[27]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +1755,7 @@ func (x *LeaveTeamRequest) String() string {
 func (*LeaveTeamRequest) ProtoMessage() {}
 
 func (x *LeaveTeamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[27]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +1768,7 @@ func (x *LeaveTeamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveTeamRequest.ProtoReflect.Descriptor instead.
 func (*LeaveTeamRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{27}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LeaveTeamRequest) GetTeamId() string {
@@ -1693,7 +1794,7 @@ type LeaveTeamResponse struct {
 
 func (x *LeaveTeamResponse) Reset() {
 	*x = LeaveTeamResponse{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[28]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1705,7 +1806,7 @@ func (x *LeaveTeamResponse) String() string {
 func (*LeaveTeamResponse) ProtoMessage() {}
 
 func (x *LeaveTeamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[28]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1718,7 +1819,7 @@ func (x *LeaveTeamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveTeamResponse.ProtoReflect.Descriptor instead.
 func (*LeaveTeamResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{28}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{30}
 }
 
 // Which node goes where.
@@ -1738,7 +1839,7 @@ type TransferNodeRequest struct {
 
 func (x *TransferNodeRequest) Reset() {
 	*x = TransferNodeRequest{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[29]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1750,7 +1851,7 @@ func (x *TransferNodeRequest) String() string {
 func (*TransferNodeRequest) ProtoMessage() {}
 
 func (x *TransferNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[29]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1763,7 +1864,7 @@ func (x *TransferNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferNodeRequest.ProtoReflect.Descriptor instead.
 func (*TransferNodeRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{29}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TransferNodeRequest) GetNodeId() string {
@@ -1803,7 +1904,7 @@ type TransferNodeResponse struct {
 
 func (x *TransferNodeResponse) Reset() {
 	*x = TransferNodeResponse{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[30]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1815,7 +1916,7 @@ func (x *TransferNodeResponse) String() string {
 func (*TransferNodeResponse) ProtoMessage() {}
 
 func (x *TransferNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[30]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1828,7 +1929,7 @@ func (x *TransferNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferNodeResponse.ProtoReflect.Descriptor instead.
 func (*TransferNodeResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{30}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{32}
 }
 
 // Which workflow goes where.
@@ -1848,7 +1949,7 @@ type TransferWorkflowRequest struct {
 
 func (x *TransferWorkflowRequest) Reset() {
 	*x = TransferWorkflowRequest{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[31]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +1961,7 @@ func (x *TransferWorkflowRequest) String() string {
 func (*TransferWorkflowRequest) ProtoMessage() {}
 
 func (x *TransferWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[31]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +1974,7 @@ func (x *TransferWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*TransferWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{31}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TransferWorkflowRequest) GetWorkflowId() string {
@@ -1915,7 +2016,7 @@ type TransferWorkflowResponse struct {
 
 func (x *TransferWorkflowResponse) Reset() {
 	*x = TransferWorkflowResponse{}
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[32]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2028,7 @@ func (x *TransferWorkflowResponse) String() string {
 func (*TransferWorkflowResponse) ProtoMessage() {}
 
 func (x *TransferWorkflowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[32]
+	mi := &file_qflow_registry_v1_team_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2041,7 @@ func (x *TransferWorkflowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferWorkflowResponse.ProtoReflect.Descriptor instead.
 func (*TransferWorkflowResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{32}
+	return file_qflow_registry_v1_team_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TransferWorkflowResponse) GetNodeIds() []string {
@@ -2009,7 +2110,13 @@ const file_qflow_registry_v1_team_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"A\n" +
 	"\x12UpdateTeamResponse\x12+\n" +
-	"\x04team\x18\x01 \x01(\v2\x17.qflow.registry.v1.TeamR\x04team\"\x89\x02\n" +
+	"\x04team\x18\x01 \x01(\v2\x17.qflow.registry.v1.TeamR\x04team\"\x80\x01\n" +
+	"\x11DeleteTeamRequest\x12!\n" +
+	"\ateam_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06teamId\x12\x1c\n" +
+	"\x04etag\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x04etag\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x14\n" +
+	"\x12DeleteTeamResponse\"\x89\x02\n" +
 	"\x17InviteTeamMemberRequest\x12!\n" +
 	"\ateam_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06teamId\x12 \n" +
 	"\x05email\x18\x02 \x01(\tB\n" +
@@ -2093,7 +2200,7 @@ const file_qflow_registry_v1_team_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"5\n" +
 	"\x18TransferWorkflowResponse\x12\x19\n" +
-	"\bnode_ids\x18\x01 \x03(\tR\anodeIds2\xc9\x12\n" +
+	"\bnode_ids\x18\x01 \x03(\tR\anodeIds2\xd2\x13\n" +
 	"\vTeamService\x12s\n" +
 	"\n" +
 	"CreateTeam\x12$.qflow.registry.v1.CreateTeamRequest\x1a%.qflow.registry.v1.CreateTeamResponse\"\x18\xea\xe0\x18\x14\n" +
@@ -2107,6 +2214,10 @@ const file_qflow_registry_v1_team_service_proto_rawDesc = "" +
 	"teams:read\x90\x02\x01\x12\x86\x01\n" +
 	"\n" +
 	"UpdateTeam\x12$.qflow.registry.v1.UpdateTeamRequest\x1a%.qflow.registry.v1.UpdateTeamResponse\"+\xea\xe0\x18'\n" +
+	"\x01\x02\x12\x02\x02\x03\x1a\vteams:write\"\x0f\n" +
+	"\ateam_id\x12\x04team(\x01\x12\x86\x01\n" +
+	"\n" +
+	"DeleteTeam\x12$.qflow.registry.v1.DeleteTeamRequest\x1a%.qflow.registry.v1.DeleteTeamResponse\"+\xea\xe0\x18'\n" +
 	"\x01\x02\x12\x02\x02\x03\x1a\vteams:write\"\x0f\n" +
 	"\ateam_id\x12\x04team(\x01\x12\x98\x01\n" +
 	"\x10InviteTeamMember\x12*.qflow.registry.v1.InviteTeamMemberRequest\x1a+.qflow.registry.v1.InviteTeamMemberResponse\"+\xea\xe0\x18'\n" +
@@ -2162,7 +2273,7 @@ func file_qflow_registry_v1_team_service_proto_rawDescGZIP() []byte {
 	return file_qflow_registry_v1_team_service_proto_rawDescData
 }
 
-var file_qflow_registry_v1_team_service_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_qflow_registry_v1_team_service_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_qflow_registry_v1_team_service_proto_goTypes = []any{
 	(*Team)(nil),                                // 0: qflow.registry.v1.Team
 	(*TeamMember)(nil),                          // 1: qflow.registry.v1.TeamMember
@@ -2175,85 +2286,89 @@ var file_qflow_registry_v1_team_service_proto_goTypes = []any{
 	(*ListTeamsResponse)(nil),                   // 8: qflow.registry.v1.ListTeamsResponse
 	(*UpdateTeamRequest)(nil),                   // 9: qflow.registry.v1.UpdateTeamRequest
 	(*UpdateTeamResponse)(nil),                  // 10: qflow.registry.v1.UpdateTeamResponse
-	(*InviteTeamMemberRequest)(nil),             // 11: qflow.registry.v1.InviteTeamMemberRequest
-	(*InviteTeamMemberResponse)(nil),            // 12: qflow.registry.v1.InviteTeamMemberResponse
-	(*ListTeamInvitationsRequest)(nil),          // 13: qflow.registry.v1.ListTeamInvitationsRequest
-	(*ListTeamInvitationsResponse)(nil),         // 14: qflow.registry.v1.ListTeamInvitationsResponse
-	(*ListReceivedTeamInvitationsRequest)(nil),  // 15: qflow.registry.v1.ListReceivedTeamInvitationsRequest
-	(*ListReceivedTeamInvitationsResponse)(nil), // 16: qflow.registry.v1.ListReceivedTeamInvitationsResponse
-	(*DeleteTeamInvitationRequest)(nil),         // 17: qflow.registry.v1.DeleteTeamInvitationRequest
-	(*DeleteTeamInvitationResponse)(nil),        // 18: qflow.registry.v1.DeleteTeamInvitationResponse
-	(*AcceptTeamInvitationRequest)(nil),         // 19: qflow.registry.v1.AcceptTeamInvitationRequest
-	(*AcceptTeamInvitationResponse)(nil),        // 20: qflow.registry.v1.AcceptTeamInvitationResponse
-	(*ListTeamMembersRequest)(nil),              // 21: qflow.registry.v1.ListTeamMembersRequest
-	(*ListTeamMembersResponse)(nil),             // 22: qflow.registry.v1.ListTeamMembersResponse
-	(*UpdateTeamMemberRequest)(nil),             // 23: qflow.registry.v1.UpdateTeamMemberRequest
-	(*UpdateTeamMemberResponse)(nil),            // 24: qflow.registry.v1.UpdateTeamMemberResponse
-	(*RemoveTeamMemberRequest)(nil),             // 25: qflow.registry.v1.RemoveTeamMemberRequest
-	(*RemoveTeamMemberResponse)(nil),            // 26: qflow.registry.v1.RemoveTeamMemberResponse
-	(*LeaveTeamRequest)(nil),                    // 27: qflow.registry.v1.LeaveTeamRequest
-	(*LeaveTeamResponse)(nil),                   // 28: qflow.registry.v1.LeaveTeamResponse
-	(*TransferNodeRequest)(nil),                 // 29: qflow.registry.v1.TransferNodeRequest
-	(*TransferNodeResponse)(nil),                // 30: qflow.registry.v1.TransferNodeResponse
-	(*TransferWorkflowRequest)(nil),             // 31: qflow.registry.v1.TransferWorkflowRequest
-	(*TransferWorkflowResponse)(nil),            // 32: qflow.registry.v1.TransferWorkflowResponse
-	(v1.Role)(0),                                // 33: qflow.auth.v1.Role
-	(*timestamppb.Timestamp)(nil),               // 34: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),                 // 35: google.protobuf.Duration
+	(*DeleteTeamRequest)(nil),                   // 11: qflow.registry.v1.DeleteTeamRequest
+	(*DeleteTeamResponse)(nil),                  // 12: qflow.registry.v1.DeleteTeamResponse
+	(*InviteTeamMemberRequest)(nil),             // 13: qflow.registry.v1.InviteTeamMemberRequest
+	(*InviteTeamMemberResponse)(nil),            // 14: qflow.registry.v1.InviteTeamMemberResponse
+	(*ListTeamInvitationsRequest)(nil),          // 15: qflow.registry.v1.ListTeamInvitationsRequest
+	(*ListTeamInvitationsResponse)(nil),         // 16: qflow.registry.v1.ListTeamInvitationsResponse
+	(*ListReceivedTeamInvitationsRequest)(nil),  // 17: qflow.registry.v1.ListReceivedTeamInvitationsRequest
+	(*ListReceivedTeamInvitationsResponse)(nil), // 18: qflow.registry.v1.ListReceivedTeamInvitationsResponse
+	(*DeleteTeamInvitationRequest)(nil),         // 19: qflow.registry.v1.DeleteTeamInvitationRequest
+	(*DeleteTeamInvitationResponse)(nil),        // 20: qflow.registry.v1.DeleteTeamInvitationResponse
+	(*AcceptTeamInvitationRequest)(nil),         // 21: qflow.registry.v1.AcceptTeamInvitationRequest
+	(*AcceptTeamInvitationResponse)(nil),        // 22: qflow.registry.v1.AcceptTeamInvitationResponse
+	(*ListTeamMembersRequest)(nil),              // 23: qflow.registry.v1.ListTeamMembersRequest
+	(*ListTeamMembersResponse)(nil),             // 24: qflow.registry.v1.ListTeamMembersResponse
+	(*UpdateTeamMemberRequest)(nil),             // 25: qflow.registry.v1.UpdateTeamMemberRequest
+	(*UpdateTeamMemberResponse)(nil),            // 26: qflow.registry.v1.UpdateTeamMemberResponse
+	(*RemoveTeamMemberRequest)(nil),             // 27: qflow.registry.v1.RemoveTeamMemberRequest
+	(*RemoveTeamMemberResponse)(nil),            // 28: qflow.registry.v1.RemoveTeamMemberResponse
+	(*LeaveTeamRequest)(nil),                    // 29: qflow.registry.v1.LeaveTeamRequest
+	(*LeaveTeamResponse)(nil),                   // 30: qflow.registry.v1.LeaveTeamResponse
+	(*TransferNodeRequest)(nil),                 // 31: qflow.registry.v1.TransferNodeRequest
+	(*TransferNodeResponse)(nil),                // 32: qflow.registry.v1.TransferNodeResponse
+	(*TransferWorkflowRequest)(nil),             // 33: qflow.registry.v1.TransferWorkflowRequest
+	(*TransferWorkflowResponse)(nil),            // 34: qflow.registry.v1.TransferWorkflowResponse
+	(v1.Role)(0),                                // 35: qflow.auth.v1.Role
+	(*timestamppb.Timestamp)(nil),               // 36: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),                 // 37: google.protobuf.Duration
 }
 var file_qflow_registry_v1_team_service_proto_depIdxs = []int32{
-	33, // 0: qflow.registry.v1.Team.role:type_name -> qflow.auth.v1.Role
-	34, // 1: qflow.registry.v1.Team.create_time:type_name -> google.protobuf.Timestamp
-	33, // 2: qflow.registry.v1.TeamMember.role:type_name -> qflow.auth.v1.Role
-	34, // 3: qflow.registry.v1.TeamMember.create_time:type_name -> google.protobuf.Timestamp
-	33, // 4: qflow.registry.v1.TeamInvitation.role:type_name -> qflow.auth.v1.Role
-	34, // 5: qflow.registry.v1.TeamInvitation.create_time:type_name -> google.protobuf.Timestamp
-	34, // 6: qflow.registry.v1.TeamInvitation.expire_time:type_name -> google.protobuf.Timestamp
+	35, // 0: qflow.registry.v1.Team.role:type_name -> qflow.auth.v1.Role
+	36, // 1: qflow.registry.v1.Team.create_time:type_name -> google.protobuf.Timestamp
+	35, // 2: qflow.registry.v1.TeamMember.role:type_name -> qflow.auth.v1.Role
+	36, // 3: qflow.registry.v1.TeamMember.create_time:type_name -> google.protobuf.Timestamp
+	35, // 4: qflow.registry.v1.TeamInvitation.role:type_name -> qflow.auth.v1.Role
+	36, // 5: qflow.registry.v1.TeamInvitation.create_time:type_name -> google.protobuf.Timestamp
+	36, // 6: qflow.registry.v1.TeamInvitation.expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 7: qflow.registry.v1.CreateTeamResponse.team:type_name -> qflow.registry.v1.Team
 	0,  // 8: qflow.registry.v1.GetTeamResponse.team:type_name -> qflow.registry.v1.Team
 	0,  // 9: qflow.registry.v1.ListTeamsResponse.teams:type_name -> qflow.registry.v1.Team
 	0,  // 10: qflow.registry.v1.UpdateTeamResponse.team:type_name -> qflow.registry.v1.Team
-	33, // 11: qflow.registry.v1.InviteTeamMemberRequest.role:type_name -> qflow.auth.v1.Role
-	35, // 12: qflow.registry.v1.InviteTeamMemberRequest.lifetime:type_name -> google.protobuf.Duration
+	35, // 11: qflow.registry.v1.InviteTeamMemberRequest.role:type_name -> qflow.auth.v1.Role
+	37, // 12: qflow.registry.v1.InviteTeamMemberRequest.lifetime:type_name -> google.protobuf.Duration
 	2,  // 13: qflow.registry.v1.InviteTeamMemberResponse.invitation:type_name -> qflow.registry.v1.TeamInvitation
 	2,  // 14: qflow.registry.v1.ListTeamInvitationsResponse.invitations:type_name -> qflow.registry.v1.TeamInvitation
 	2,  // 15: qflow.registry.v1.ListReceivedTeamInvitationsResponse.invitations:type_name -> qflow.registry.v1.TeamInvitation
 	0,  // 16: qflow.registry.v1.AcceptTeamInvitationResponse.team:type_name -> qflow.registry.v1.Team
 	1,  // 17: qflow.registry.v1.ListTeamMembersResponse.members:type_name -> qflow.registry.v1.TeamMember
-	33, // 18: qflow.registry.v1.UpdateTeamMemberRequest.role:type_name -> qflow.auth.v1.Role
+	35, // 18: qflow.registry.v1.UpdateTeamMemberRequest.role:type_name -> qflow.auth.v1.Role
 	1,  // 19: qflow.registry.v1.UpdateTeamMemberResponse.member:type_name -> qflow.registry.v1.TeamMember
 	3,  // 20: qflow.registry.v1.TeamService.CreateTeam:input_type -> qflow.registry.v1.CreateTeamRequest
 	5,  // 21: qflow.registry.v1.TeamService.GetTeam:input_type -> qflow.registry.v1.GetTeamRequest
 	7,  // 22: qflow.registry.v1.TeamService.ListTeams:input_type -> qflow.registry.v1.ListTeamsRequest
 	9,  // 23: qflow.registry.v1.TeamService.UpdateTeam:input_type -> qflow.registry.v1.UpdateTeamRequest
-	11, // 24: qflow.registry.v1.TeamService.InviteTeamMember:input_type -> qflow.registry.v1.InviteTeamMemberRequest
-	13, // 25: qflow.registry.v1.TeamService.ListTeamInvitations:input_type -> qflow.registry.v1.ListTeamInvitationsRequest
-	15, // 26: qflow.registry.v1.TeamService.ListReceivedTeamInvitations:input_type -> qflow.registry.v1.ListReceivedTeamInvitationsRequest
-	17, // 27: qflow.registry.v1.TeamService.DeleteTeamInvitation:input_type -> qflow.registry.v1.DeleteTeamInvitationRequest
-	19, // 28: qflow.registry.v1.TeamService.AcceptTeamInvitation:input_type -> qflow.registry.v1.AcceptTeamInvitationRequest
-	21, // 29: qflow.registry.v1.TeamService.ListTeamMembers:input_type -> qflow.registry.v1.ListTeamMembersRequest
-	23, // 30: qflow.registry.v1.TeamService.UpdateTeamMember:input_type -> qflow.registry.v1.UpdateTeamMemberRequest
-	25, // 31: qflow.registry.v1.TeamService.RemoveTeamMember:input_type -> qflow.registry.v1.RemoveTeamMemberRequest
-	27, // 32: qflow.registry.v1.TeamService.LeaveTeam:input_type -> qflow.registry.v1.LeaveTeamRequest
-	29, // 33: qflow.registry.v1.TeamService.TransferNode:input_type -> qflow.registry.v1.TransferNodeRequest
-	31, // 34: qflow.registry.v1.TeamService.TransferWorkflow:input_type -> qflow.registry.v1.TransferWorkflowRequest
-	4,  // 35: qflow.registry.v1.TeamService.CreateTeam:output_type -> qflow.registry.v1.CreateTeamResponse
-	6,  // 36: qflow.registry.v1.TeamService.GetTeam:output_type -> qflow.registry.v1.GetTeamResponse
-	8,  // 37: qflow.registry.v1.TeamService.ListTeams:output_type -> qflow.registry.v1.ListTeamsResponse
-	10, // 38: qflow.registry.v1.TeamService.UpdateTeam:output_type -> qflow.registry.v1.UpdateTeamResponse
-	12, // 39: qflow.registry.v1.TeamService.InviteTeamMember:output_type -> qflow.registry.v1.InviteTeamMemberResponse
-	14, // 40: qflow.registry.v1.TeamService.ListTeamInvitations:output_type -> qflow.registry.v1.ListTeamInvitationsResponse
-	16, // 41: qflow.registry.v1.TeamService.ListReceivedTeamInvitations:output_type -> qflow.registry.v1.ListReceivedTeamInvitationsResponse
-	18, // 42: qflow.registry.v1.TeamService.DeleteTeamInvitation:output_type -> qflow.registry.v1.DeleteTeamInvitationResponse
-	20, // 43: qflow.registry.v1.TeamService.AcceptTeamInvitation:output_type -> qflow.registry.v1.AcceptTeamInvitationResponse
-	22, // 44: qflow.registry.v1.TeamService.ListTeamMembers:output_type -> qflow.registry.v1.ListTeamMembersResponse
-	24, // 45: qflow.registry.v1.TeamService.UpdateTeamMember:output_type -> qflow.registry.v1.UpdateTeamMemberResponse
-	26, // 46: qflow.registry.v1.TeamService.RemoveTeamMember:output_type -> qflow.registry.v1.RemoveTeamMemberResponse
-	28, // 47: qflow.registry.v1.TeamService.LeaveTeam:output_type -> qflow.registry.v1.LeaveTeamResponse
-	30, // 48: qflow.registry.v1.TeamService.TransferNode:output_type -> qflow.registry.v1.TransferNodeResponse
-	32, // 49: qflow.registry.v1.TeamService.TransferWorkflow:output_type -> qflow.registry.v1.TransferWorkflowResponse
-	35, // [35:50] is the sub-list for method output_type
-	20, // [20:35] is the sub-list for method input_type
+	11, // 24: qflow.registry.v1.TeamService.DeleteTeam:input_type -> qflow.registry.v1.DeleteTeamRequest
+	13, // 25: qflow.registry.v1.TeamService.InviteTeamMember:input_type -> qflow.registry.v1.InviteTeamMemberRequest
+	15, // 26: qflow.registry.v1.TeamService.ListTeamInvitations:input_type -> qflow.registry.v1.ListTeamInvitationsRequest
+	17, // 27: qflow.registry.v1.TeamService.ListReceivedTeamInvitations:input_type -> qflow.registry.v1.ListReceivedTeamInvitationsRequest
+	19, // 28: qflow.registry.v1.TeamService.DeleteTeamInvitation:input_type -> qflow.registry.v1.DeleteTeamInvitationRequest
+	21, // 29: qflow.registry.v1.TeamService.AcceptTeamInvitation:input_type -> qflow.registry.v1.AcceptTeamInvitationRequest
+	23, // 30: qflow.registry.v1.TeamService.ListTeamMembers:input_type -> qflow.registry.v1.ListTeamMembersRequest
+	25, // 31: qflow.registry.v1.TeamService.UpdateTeamMember:input_type -> qflow.registry.v1.UpdateTeamMemberRequest
+	27, // 32: qflow.registry.v1.TeamService.RemoveTeamMember:input_type -> qflow.registry.v1.RemoveTeamMemberRequest
+	29, // 33: qflow.registry.v1.TeamService.LeaveTeam:input_type -> qflow.registry.v1.LeaveTeamRequest
+	31, // 34: qflow.registry.v1.TeamService.TransferNode:input_type -> qflow.registry.v1.TransferNodeRequest
+	33, // 35: qflow.registry.v1.TeamService.TransferWorkflow:input_type -> qflow.registry.v1.TransferWorkflowRequest
+	4,  // 36: qflow.registry.v1.TeamService.CreateTeam:output_type -> qflow.registry.v1.CreateTeamResponse
+	6,  // 37: qflow.registry.v1.TeamService.GetTeam:output_type -> qflow.registry.v1.GetTeamResponse
+	8,  // 38: qflow.registry.v1.TeamService.ListTeams:output_type -> qflow.registry.v1.ListTeamsResponse
+	10, // 39: qflow.registry.v1.TeamService.UpdateTeam:output_type -> qflow.registry.v1.UpdateTeamResponse
+	12, // 40: qflow.registry.v1.TeamService.DeleteTeam:output_type -> qflow.registry.v1.DeleteTeamResponse
+	14, // 41: qflow.registry.v1.TeamService.InviteTeamMember:output_type -> qflow.registry.v1.InviteTeamMemberResponse
+	16, // 42: qflow.registry.v1.TeamService.ListTeamInvitations:output_type -> qflow.registry.v1.ListTeamInvitationsResponse
+	18, // 43: qflow.registry.v1.TeamService.ListReceivedTeamInvitations:output_type -> qflow.registry.v1.ListReceivedTeamInvitationsResponse
+	20, // 44: qflow.registry.v1.TeamService.DeleteTeamInvitation:output_type -> qflow.registry.v1.DeleteTeamInvitationResponse
+	22, // 45: qflow.registry.v1.TeamService.AcceptTeamInvitation:output_type -> qflow.registry.v1.AcceptTeamInvitationResponse
+	24, // 46: qflow.registry.v1.TeamService.ListTeamMembers:output_type -> qflow.registry.v1.ListTeamMembersResponse
+	26, // 47: qflow.registry.v1.TeamService.UpdateTeamMember:output_type -> qflow.registry.v1.UpdateTeamMemberResponse
+	28, // 48: qflow.registry.v1.TeamService.RemoveTeamMember:output_type -> qflow.registry.v1.RemoveTeamMemberResponse
+	30, // 49: qflow.registry.v1.TeamService.LeaveTeam:output_type -> qflow.registry.v1.LeaveTeamResponse
+	32, // 50: qflow.registry.v1.TeamService.TransferNode:output_type -> qflow.registry.v1.TransferNodeResponse
+	34, // 51: qflow.registry.v1.TeamService.TransferWorkflow:output_type -> qflow.registry.v1.TransferWorkflowResponse
+	36, // [36:52] is the sub-list for method output_type
+	20, // [20:36] is the sub-list for method input_type
 	20, // [20:20] is the sub-list for extension type_name
 	20, // [20:20] is the sub-list for extension extendee
 	0,  // [0:20] is the sub-list for field type_name
@@ -2270,7 +2385,7 @@ func file_qflow_registry_v1_team_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_qflow_registry_v1_team_service_proto_rawDesc), len(file_qflow_registry_v1_team_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

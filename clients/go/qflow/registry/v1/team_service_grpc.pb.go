@@ -25,6 +25,7 @@ const (
 	TeamService_GetTeam_FullMethodName                     = "/qflow.registry.v1.TeamService/GetTeam"
 	TeamService_ListTeams_FullMethodName                   = "/qflow.registry.v1.TeamService/ListTeams"
 	TeamService_UpdateTeam_FullMethodName                  = "/qflow.registry.v1.TeamService/UpdateTeam"
+	TeamService_DeleteTeam_FullMethodName                  = "/qflow.registry.v1.TeamService/DeleteTeam"
 	TeamService_InviteTeamMember_FullMethodName            = "/qflow.registry.v1.TeamService/InviteTeamMember"
 	TeamService_ListTeamInvitations_FullMethodName         = "/qflow.registry.v1.TeamService/ListTeamInvitations"
 	TeamService_ListReceivedTeamInvitations_FullMethodName = "/qflow.registry.v1.TeamService/ListReceivedTeamInvitations"
@@ -62,6 +63,13 @@ type TeamServiceClient interface {
 	// Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, and with ABORTED (`ETAG_MISMATCH`) when it
 	// changed since the etag was read.
 	UpdateTeam(ctx context.Context, in *UpdateTeamRequest, opts ...grpc.CallOption) (*UpdateTeamResponse, error)
+	// Deletes a team: nobody is in it any more, its invitations and the tokens that members have for it end, and it is out
+	// everywhere within five seconds. Schedules and triggers of it start nothing more; what it had otherwise goes as retention
+	// says.
+	//
+	// Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, with FAILED_PRECONDITION (`TEAM_NOT_EMPTY`) while
+	// it has nodes or workflows that are not deleted, and with ABORTED (`ETAG_MISMATCH`) when it changed since the etag was read.
+	DeleteTeam(ctx context.Context, in *DeleteTeamRequest, opts ...grpc.CallOption) (*DeleteTeamResponse, error)
 	// Invites whoever has an address, or will have, to a team. Inviting again replaces the invitation before.
 	//
 	// It is answered alike whether anybody has the address. Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`), and with
@@ -152,6 +160,16 @@ func (c *teamServiceClient) UpdateTeam(ctx context.Context, in *UpdateTeamReques
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(UpdateTeamResponse)
 	err := c.cc.Invoke(ctx, TeamService_UpdateTeam_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *teamServiceClient) DeleteTeam(ctx context.Context, in *DeleteTeamRequest, opts ...grpc.CallOption) (*DeleteTeamResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteTeamResponse)
+	err := c.cc.Invoke(ctx, TeamService_DeleteTeam_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -292,6 +310,13 @@ type TeamServiceServer interface {
 	// Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, and with ABORTED (`ETAG_MISMATCH`) when it
 	// changed since the etag was read.
 	UpdateTeam(context.Context, *UpdateTeamRequest) (*UpdateTeamResponse, error)
+	// Deletes a team: nobody is in it any more, its invitations and the tokens that members have for it end, and it is out
+	// everywhere within five seconds. Schedules and triggers of it start nothing more; what it had otherwise goes as retention
+	// says.
+	//
+	// Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, with FAILED_PRECONDITION (`TEAM_NOT_EMPTY`) while
+	// it has nodes or workflows that are not deleted, and with ABORTED (`ETAG_MISMATCH`) when it changed since the etag was read.
+	DeleteTeam(context.Context, *DeleteTeamRequest) (*DeleteTeamResponse, error)
 	// Invites whoever has an address, or will have, to a team. Inviting again replaces the invitation before.
 	//
 	// It is answered alike whether anybody has the address. Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`), and with
@@ -359,6 +384,9 @@ func (UnimplementedTeamServiceServer) ListTeams(context.Context, *ListTeamsReque
 }
 func (UnimplementedTeamServiceServer) UpdateTeam(context.Context, *UpdateTeamRequest) (*UpdateTeamResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateTeam not implemented")
+}
+func (UnimplementedTeamServiceServer) DeleteTeam(context.Context, *DeleteTeamRequest) (*DeleteTeamResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteTeam not implemented")
 }
 func (UnimplementedTeamServiceServer) InviteTeamMember(context.Context, *InviteTeamMemberRequest) (*InviteTeamMemberResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method InviteTeamMember not implemented")
@@ -482,6 +510,24 @@ func _TeamService_UpdateTeam_Handler(srv interface{}, ctx context.Context, dec f
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(TeamServiceServer).UpdateTeam(ctx, req.(*UpdateTeamRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TeamService_DeleteTeam_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteTeamRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TeamServiceServer).DeleteTeam(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TeamService_DeleteTeam_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TeamServiceServer).DeleteTeam(ctx, req.(*DeleteTeamRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -706,6 +752,10 @@ var TeamService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "UpdateTeam",
 			Handler:    _TeamService_UpdateTeam_Handler,
+		},
+		{
+			MethodName: "DeleteTeam",
+			Handler:    _TeamService_DeleteTeam_Handler,
 		},
 		{
 			MethodName: "InviteTeamMember",

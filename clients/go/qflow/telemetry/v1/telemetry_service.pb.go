@@ -459,7 +459,9 @@ type ErrorLog struct {
 	// Where user code raised: the name of the exception's class.
 	ExceptionType string `protobuf:"bytes,9,opt,name=exception_type,json=exceptionType,proto3" json:"exception_type,omitempty"`
 	// What is behind that exception, the nearest first, and of a group its members.
-	Causes        []*v1.Cause `protobuf:"bytes,10,rep,name=causes,proto3" json:"causes,omitempty"`
+	Causes []*v1.Cause `protobuf:"bytes,10,rep,name=causes,proto3" json:"causes,omitempty"`
+	// The edge that brought a value which the node could not take; absent for all other errors.
+	Edge          *v1.FailedEdge `protobuf:"bytes,11,opt,name=edge,proto3" json:"edge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -560,6 +562,13 @@ func (x *ErrorLog) GetExceptionType() string {
 func (x *ErrorLog) GetCauses() []*v1.Cause {
 	if x != nil {
 		return x.Causes
+	}
+	return nil
+}
+
+func (x *ErrorLog) GetEdge() *v1.FailedEdge {
+	if x != nil {
+		return x.Edge
 	}
 	return nil
 }
@@ -816,7 +825,7 @@ const file_qflow_telemetry_v1_telemetry_service_proto_rawDesc = "" +
 	"\x06filter\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xd0\x0fR\x06filter\"r\n" +
 	"\x12ListErrorsResponse\x124\n" +
 	"\x06errors\x18\x01 \x03(\v2\x1c.qflow.telemetry.v1.ErrorLogR\x06errors\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa2\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd4\x03\n" +
 	"\bErrorLog\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -831,7 +840,8 @@ const file_qflow_telemetry_v1_telemetry_service_proto_rawDesc = "" +
 	"createTime\x12%\n" +
 	"\x0eexception_type\x18\t \x01(\tR\rexceptionType\x12/\n" +
 	"\x06causes\x18\n" +
-	" \x03(\v2\x17.qflow.failure.v1.CauseR\x06causes\"i\n" +
+	" \x03(\v2\x17.qflow.failure.v1.CauseR\x06causes\x120\n" +
+	"\x04edge\x18\v \x01(\v2\x1c.qflow.failure.v1.FailedEdgeR\x04edge\"i\n" +
 	"\x18ListHealthSamplesRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
@@ -894,6 +904,7 @@ var file_qflow_telemetry_v1_telemetry_service_proto_goTypes = []any{
 	(*HealthSample)(nil),              // 9: qflow.telemetry.v1.HealthSample
 	(*timestamppb.Timestamp)(nil),     // 10: google.protobuf.Timestamp
 	(*v1.Cause)(nil),                  // 11: qflow.failure.v1.Cause
+	(*v1.FailedEdge)(nil),             // 12: qflow.failure.v1.FailedEdge
 }
 var file_qflow_telemetry_v1_telemetry_service_proto_depIdxs = []int32{
 	3,  // 0: qflow.telemetry.v1.ListMetricsResponse.metrics:type_name -> qflow.telemetry.v1.Metric
@@ -902,19 +913,20 @@ var file_qflow_telemetry_v1_telemetry_service_proto_depIdxs = []int32{
 	0,  // 3: qflow.telemetry.v1.ErrorLog.severity:type_name -> qflow.telemetry.v1.ErrorSeverity
 	10, // 4: qflow.telemetry.v1.ErrorLog.create_time:type_name -> google.protobuf.Timestamp
 	11, // 5: qflow.telemetry.v1.ErrorLog.causes:type_name -> qflow.failure.v1.Cause
-	9,  // 6: qflow.telemetry.v1.ListHealthSamplesResponse.samples:type_name -> qflow.telemetry.v1.HealthSample
-	10, // 7: qflow.telemetry.v1.HealthSample.record_time:type_name -> google.protobuf.Timestamp
-	1,  // 8: qflow.telemetry.v1.TelemetryService.ListMetrics:input_type -> qflow.telemetry.v1.ListMetricsRequest
-	4,  // 9: qflow.telemetry.v1.TelemetryService.ListErrors:input_type -> qflow.telemetry.v1.ListErrorsRequest
-	7,  // 10: qflow.telemetry.v1.TelemetryService.ListHealthSamples:input_type -> qflow.telemetry.v1.ListHealthSamplesRequest
-	2,  // 11: qflow.telemetry.v1.TelemetryService.ListMetrics:output_type -> qflow.telemetry.v1.ListMetricsResponse
-	5,  // 12: qflow.telemetry.v1.TelemetryService.ListErrors:output_type -> qflow.telemetry.v1.ListErrorsResponse
-	8,  // 13: qflow.telemetry.v1.TelemetryService.ListHealthSamples:output_type -> qflow.telemetry.v1.ListHealthSamplesResponse
-	11, // [11:14] is the sub-list for method output_type
-	8,  // [8:11] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	12, // 6: qflow.telemetry.v1.ErrorLog.edge:type_name -> qflow.failure.v1.FailedEdge
+	9,  // 7: qflow.telemetry.v1.ListHealthSamplesResponse.samples:type_name -> qflow.telemetry.v1.HealthSample
+	10, // 8: qflow.telemetry.v1.HealthSample.record_time:type_name -> google.protobuf.Timestamp
+	1,  // 9: qflow.telemetry.v1.TelemetryService.ListMetrics:input_type -> qflow.telemetry.v1.ListMetricsRequest
+	4,  // 10: qflow.telemetry.v1.TelemetryService.ListErrors:input_type -> qflow.telemetry.v1.ListErrorsRequest
+	7,  // 11: qflow.telemetry.v1.TelemetryService.ListHealthSamples:input_type -> qflow.telemetry.v1.ListHealthSamplesRequest
+	2,  // 12: qflow.telemetry.v1.TelemetryService.ListMetrics:output_type -> qflow.telemetry.v1.ListMetricsResponse
+	5,  // 13: qflow.telemetry.v1.TelemetryService.ListErrors:output_type -> qflow.telemetry.v1.ListErrorsResponse
+	8,  // 14: qflow.telemetry.v1.TelemetryService.ListHealthSamples:output_type -> qflow.telemetry.v1.ListHealthSamplesResponse
+	12, // [12:15] is the sub-list for method output_type
+	9,  // [9:12] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_qflow_telemetry_v1_telemetry_service_proto_init() }

@@ -68,8 +68,13 @@ class Cache:
         return self._hits, self._misses
 
     async def answers(self) -> bool:
-        """Tell whether Redis is there; also while it is not asked because it was away."""
-        return self._redis is not None and bool(await self._ask(self._redis.ping()))
+        """Tell whether Redis is there, however long that takes, also while no call asks it."""
+        from redis.exceptions import RedisError  # late: see _client
+
+        try:
+            return self._redis is not None and bool(await self._redis.ping())
+        except (RedisError, OSError):
+            return False
 
     async def close(self) -> None:
         """Close the connections."""

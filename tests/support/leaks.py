@@ -84,7 +84,7 @@ def examined(suite: Suite, known: Mapping[str, list[Any]]) -> dict[str, list[Any
 def _broken_and_leaked(suite: Suite, known: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
     with suite.sql() as db:
         # Shapes of sandboxes come and go with a module's nodes, and each may have its spare.
-        found = {**broken(db), **leaks(suite, spares=_SPARES_OF_MANY)}
+        found: dict[str, list[Any]] = {**broken(db), **leaks(suite, spares=_SPARES_OF_MANY)}
     new = {
         kind: [row for row in rows if row not in known.get(kind, ())]
         for kind, rows in found.items()

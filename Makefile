@@ -89,7 +89,8 @@ migrate: $(STAMP) ## bring the database of QFLOW_DATABASE_URL to this version
 bench: $(STAMP) ## measure, one JSON line per figure (ONLY=chain one, ONLY=list their names)
 	@$(PY) -m bench $(ONLY)
 
-soak: $(STAMP) ## run the fault tests over and over for ROUNDS=5 rounds
+soak: $(STAMP) ## send a million mutated messages (MESSAGES), then the fault tests over and over for ROUNDS=5 rounds
+	@QFLOW_TEST_FUZZ=$(or $(MESSAGES),1000000) $(PY) -m pytest -q tests/contracts/test_fuzz.py
 	@for round in $$(seq $(or $(ROUNDS),5)); do echo "round $$round"; QFLOW_TEST_FULL=1 $(PY) -m pytest -q tests/faults $(ARGS) || exit 1; done
 
 audit: $(STAMP) ## look the locks up among known vulnerabilities; fails where nobody could be asked

@@ -21,9 +21,9 @@ from tests import factories
 from tests.contracts.test_every_rpc import Rpc, every_rpc
 from tests.support.suite import Suite
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 # QFLOW_TEST_FUZZ=1000000 sends a million; QFLOW_TEST_FUZZ_SEED chooses others.
 _MESSAGES = int(os.environ.get("QFLOW_TEST_FUZZ") or 5_000)
+pytestmark = [pytest.mark.timeout(900 + _MESSAGES // 50), pytest.mark.slow]
 _SEED = int(os.environ.get("QFLOW_TEST_FUZZ_SEED") or 20_261_126)
 _AT_ONCE = 24
 _CALL_S = 30.0

@@ -108,7 +108,7 @@ async def test_a_refusal_names_its_quota_in_details_that_programs_read(
     status, failure = status_pb2.Status(), error_details_pb2.QuotaFailure()
     for key, value in refused_call.value.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
-            status.ParseFromString(value)  # type: ignore[arg-type]
+            status.ParseFromString(value)
     assert any(detail.Unpack(failure) for detail in status.details)
     assert f"tenant/{orchestra.owner.id}" == failure.violations[0].subject
     assert "executions_per_day" in failure.violations[0].description

@@ -34,8 +34,7 @@ async def workflow(
     client: Client,
     nodes: list[workflow_pb2.WorkflowNode],
     edges: list[workflow_pb2.Connection],
-    output: str,
-    name: str = "result",
+    output: str = "",
 ) -> workflow_pb2.Workflow:
     answer = await client.workflows.CreateWorkflow(
         workflow_service_pb2.CreateWorkflowRequest(
@@ -45,8 +44,12 @@ async def workflow(
                 nodes=nodes,
                 connections=edges,
                 outputs=[
-                    workflow_pb2.WorkflowOutput(name="y", source_node=output, source_output=name)
-                ],
+                    workflow_pb2.WorkflowOutput(
+                        name="y", source_node=output, source_output="result"
+                    )
+                ]
+                if output
+                else [],
             ),
         ),
         timeout=30,
@@ -144,12 +147,10 @@ async def test_conversions_run_into_workflows_maps_and_conditions(
             edge("one.result > sub.n", "str_to_int"),
             edge("one.result > big.n", "str_to_int"),
         ],
-        "sub",
-        "y",
     )
     run = await client.run(made, {"x": "1 2", "z": "7"})
     assert (COMPLETED, "") == (run.status, run.error.message)
-    assert {"y": 8} == json.loads(run.output_json)
+    assert {"each": [2, 3], "sub": 8, "big": 8} == json.loads(run.output_json)
     assert {
         ("split", "each", "str_to_int"),
         ("one", "sub", "str_to_int"),

@@ -138,7 +138,8 @@ async def _watching(flow: Flow, run_id: str, seen: Watchers) -> AsyncIterator[No
     # Some at a time: what stands is read for each, and connections to the database are few.
     for first in range(0, _WATCHERS, _AT_ONCE):
         for at in range(first, min(first + _AT_ONCE, _WATCHERS)):
-            call = channels[at % _CHANNELS].unary_stream(_WATCH)(request, metadata=metadata)
+            method: Any = channels[at % _CHANNELS].unary_stream(_WATCH)  # of bytes, unread
+            call = method(request, metadata=metadata)
             calls.append(call)
             following.append(asyncio.create_task(seen.follow(at, call)))
         await seen.stand(first, len(calls))

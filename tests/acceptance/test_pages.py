@@ -164,7 +164,7 @@ def blocks() -> Iterator[Block]:
 
 
 BLOCKS: Final = {each.key: each for each in blocks()}
-EXECUTED: Final = [each for key, each in BLOCKS.items() if key not in ELSEWHERE | NOBODY]
+EXECUTED: Final = [each for key, each in BLOCKS.items() if key not in {**ELSEWHERE, **NOBODY}]
 SHELL: Final = [each for each in EXECUTED if not each.name.startswith("py")]
 PYTHON: Final = [each for each in EXECUTED if each.name.startswith("py")]
 

@@ -30,6 +30,7 @@ from bench.flow import Flow, running
 _WATCHERS: Final = 1_000
 _CHANNELS: Final = 20  # a server lets a connection have a hundred calls at once
 _ROUNDS: Final = 7
+_AT_ONCE: Final = 50
 _OPEN_S: Final = 60.0
 _SETTLE_S: Final = 3.0
 _STARTS: Final = 15
@@ -66,10 +67,10 @@ class Watchers:
             self.came[at].append((time.time(), message))
             self._arrived.set()
 
-    async def all_have(self, messages: int) -> None:
-        """Wait until every watch has had so many."""
+    async def stand(self, first: int, end: int) -> None:
+        """Wait until these watches have had what stands, and the bookmark."""
         async with asyncio.timeout(_OPEN_S):
-            while min(map(len, self.came)) < messages:
+            while min(map(len, self.came[first:end])) < 2:
                 self._arrived.clear()
                 await self._arrived.wait()
 
@@ -103,7 +104,6 @@ async def watchers() -> dict[str, Any]:
         before = orchestrator.memory_full_info().uss
         seen = Watchers()
         async with _watching(flow, run.id, seen):
-            await seen.all_have(2)  # what stands, and the bookmark
             await asyncio.sleep(_SETTLE_S)
             grown = orchestrator.memory_full_info().uss - before
             for number in range(_ROUNDS):
@@ -133,11 +133,16 @@ async def _watching(flow: Flow, run_id: str, seen: Watchers) -> AsyncIterator[No
     channels = [grpc.aio.insecure_channel(address, options=options) for _ in range(_CHANNELS)]
     metadata = (("authorization", f"Bearer {flow.suite.owner_token}"),)
     request = pb.WatchExecutionRequest(execution_id=str(UUID(run_id))).SerializeToString()
-    calls = [
-        channels[at % _CHANNELS].unary_stream(_WATCH)(request, metadata=metadata)
-        for at in range(_WATCHERS)
-    ]
-    following = [asyncio.create_task(seen.follow(at, call)) for at, call in enumerate(calls)]
+    calls: list[grpc.aio.UnaryStreamCall[Any, bytes]] = []
+    following: list[asyncio.Task[None]] = []
+    # Some at a time: what stands is read for each, and connections to the database are few.
+    for first in range(0, _WATCHERS, _AT_ONCE):
+        for at in range(first, min(first + _AT_ONCE, _WATCHERS)):
+            method: Any = channels[at % _CHANNELS].unary_stream(_WATCH)  # of bytes, unread
+            call = method(request, metadata=metadata)
+            calls.append(call)
+            following.append(asyncio.create_task(seen.follow(at, call)))
+        await seen.stand(first, len(calls))
     try:
         yield
         await asyncio.wait_for(asyncio.gather(*following), _OPEN_S)

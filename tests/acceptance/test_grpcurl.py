@@ -75,7 +75,7 @@ def undrained(suite: Suite) -> Iterator[None]:
     yield
     suite.wait_restarted("runner", before)
     with grpc.insecure_channel(suite.endpoints["runner"]) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         answer = health.Check(health_pb2.HealthCheckRequest(), timeout=60, wait_for_ready=True)
     assert health_pb2.HealthCheckResponse.SERVING == answer.status
 

@@ -6,7 +6,7 @@ STAMP := .venv/setup.stamp
 TYPED := services clients/python/qflow clients/generate.py migrations bench examples tests
 
 # Two test processes share a small machine well; the suite of all services runs in one of them.
-PYTEST := $(PY) -m pytest -n $(or $(JOBS),2) --dist loadgroup
+PYTEST := $(PY) -m pytest -n $(or $(JOBS),2) --dist loadfile
 
 # Everything here starts many Pythons: what they import is compiled once, whatever the shell says.
 unexport PYTHONDONTWRITEBYTECODE

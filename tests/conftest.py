@@ -10,6 +10,9 @@ from functools import cache
 
 import pytest
 import structlog
+from xdist.remote import Producer
+
+from tests.support.sharing import SUITE, ByFile, unit_of
 
 pytest_plugins = ["tests.support.servers", "tests.support.suite_fixtures"]
 
@@ -33,13 +36,16 @@ def _logs_are_each_tests_own() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-# First of all hooks, so that xdist sees the groups.
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile | None:
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        # One process runs all tests that need the whole suite: two cores carry one, not two.
-        if _WHOLE_SUITE & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group("suite"))
+        uses_it = _WHOLE_SUITE & set(getattr(item, "fixturenames", ()))
+        if uses_it and unit_of(item.nodeid.split("::", 1)[0]) != SUITE:
+            raise pytest.UsageError(f"{item.nodeid}: import the type of the suite that it uses")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

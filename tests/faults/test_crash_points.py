@@ -35,7 +35,7 @@ from tests.support.ledger import NODES, Ledger
 from tests.support.suite import Suite
 from tests.support.suite_fixtures import QUICK, discard
 
-pytestmark = [pytest.mark.xdist_group("suite"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 _PATIENCE_S = 60.0
 _PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}

@@ -29,7 +29,7 @@ from tests.support.ledger import NODES, Ledger
 from tests.support.suite import Suite
 from tests.support.suite_fixtures import QUICK, discard
 
-pytestmark = [pytest.mark.xdist_group("suite"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 ONCE = dict.fromkeys(NODES, 1)
 HELD_TWICE = ONCE | {"held": 2}

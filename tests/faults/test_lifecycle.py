@@ -28,7 +28,7 @@ from tests.support.ledger import NODES, Ledger
 from tests.support.suite import Suite
 from tests.support.suite_fixtures import SuiteFactory
 
-pytestmark = [pytest.mark.xdist_group("suite"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture

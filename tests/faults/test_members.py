@@ -21,7 +21,7 @@ from tests.support.database import Database
 from tests.support.invariants import broken
 from tests.support.suite_fixtures import discard
 
-pytestmark = [pytest.mark.xdist_group("suite"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 COMPLETED = execution_pb2.EXECUTION_STATUS_COMPLETED
 _RUNS = 50

@@ -26,7 +26,6 @@ from tests.support.suite_fixtures import discard
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.xdist_group("suite"),
     pytest.mark.timeout(180),
 ]
 

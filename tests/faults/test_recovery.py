@@ -28,7 +28,7 @@ from tests.support.ledger import Ledger
 from tests.support.suite import Suite
 from tests.support.suite_fixtures import SuiteFactory, discard
 
-pytestmark = [pytest.mark.xdist_group("suite"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 _ROOT = Path(__file__).resolve().parents[2]
 
 

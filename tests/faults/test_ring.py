@@ -18,7 +18,6 @@ from tests.support.suite import Suite
 from tests.support.suite_fixtures import QUICK, discard
 
 pytestmark = [
-    pytest.mark.xdist_group("suite"),
     pytest.mark.timeout(180),
     pytest.mark.slow,
 ]

@@ -17,7 +17,6 @@ from tests.support.suite import Suite
 __all__ = ["armory", "checked", "hurt", "ledger"]
 
 pytestmark = [
-    pytest.mark.xdist_group("suite"),
     pytest.mark.timeout(180),
     pytest.mark.slow,
 ]

@@ -14,7 +14,7 @@ from tests.support.invariants import OF_RUNS, broken
 from tests.support.leaks import leaks, settled
 from tests.support.suite import Suite
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("suite")]
+pytestmark = pytest.mark.timeout(180)
 
 _LARGE = "def main(x: int) -> str:\n    return 'x' * (200_000 + x)\n"
 _BREAK = "def main(x: int) -> int:\n    raise ValueError(x)\n"

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from qflow.runner.v1.environment_service_pb2_grpc import (
@@ -43,7 +43,6 @@ from services.runner.domain.limits import Limits, ProbeCheck, Tier, meets
 from services.runner.domain.network import Reach
 from services.runner.domain.placing import environment_of
 from services.runner.gateways.demand import watch_demand
-from services.runner.gateways.docker.host import DockerHost, DockerMissing, DockerSettings
 from services.runner.gateways.egress import egress_for
 from services.runner.gateways.file_port import FileBytes
 from services.runner.gateways.file_store import FileStore
@@ -105,6 +104,9 @@ from services.runner.usecases.tenant_packages import TenantPackages
 from services.runner.usecases.trace import told_by
 from services.runner.usecases.wheels import WheelLimits, Wheels
 
+if TYPE_CHECKING:
+    from services.runner.gateways.docker.host import DockerHost
+
 log = structlog.get_logger()
 
 _LOCK_WAIT_S: Final = 15.0
@@ -146,8 +148,8 @@ async def _runner(
     interpreters = await asyncio.to_thread(_interpreters, settings.home)
     cgroups = CgroupHost.detect(settings.home / settings.name)
     host, proven = await _prove(settings, interpreters, cgroups)
-    if isinstance(host, DockerHost):  # where there is no image, there is no such Python
-        interpreters = host.pythons(interpreters)
+    if (containers := _containers(host)) is not None:  # only Pythons that have an image
+        interpreters = containers.pythons(interpreters)
     pythons = tuple(interpreters)
     membership = Membership(
         engine_pool,
@@ -338,8 +340,8 @@ async def _runner(
         await pool.close()
         await rows.flush()
         await logs.flush()
-        if isinstance(host, DockerHost):
-            await host.close()
+        if containers is not None:
+            await containers.close()
         if cgroups is not None:
             cgroups.close()
         try:
@@ -464,6 +466,9 @@ async def _docker(
     """Open the daemon where containers are asked for; what it lacks is told like an attack."""
     if not meets(settings.minimum_tier, Tier.T3):
         return None, []
+    # Where no containers are asked for, nobody waits for it to be imported.
+    from services.runner.gateways.docker.host import DockerHost, DockerMissing, DockerSettings
+
     wanted = DockerSettings(
         image=settings.docker_image, runtime=settings.docker_runtime, cpus=settings.docker_cpus
     )
@@ -472,6 +477,14 @@ async def _docker(
     except DockerMissing as problem:
         log.warning("docker_missing", fault=str(problem))
         return None, [ProbeCheck("docker", held=False, detail=str(problem))]
+
+
+def _containers(host: SandboxHost) -> DockerHost | None:
+    if not meets(host.tier, Tier.T3):
+        return None
+    from services.runner.gateways.docker.host import DockerHost  # late, as above
+
+    return host if isinstance(host, DockerHost) else None
 
 
 def _file_store(settings: Settings) -> FileBytes:

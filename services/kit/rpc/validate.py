@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import cache
 from typing import Any, Final
 
 import protovalidate
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
@@ -125,9 +127,14 @@ async def _checked(
         check = later
 
 
+@cache  # once for all listeners and servers of a process
+def _compile(request: Descriptor) -> None:
+    protovalidate.collect_violations(GetMessageClass(request)())
+
+
 def _checker(method: Method, *, searched: bool) -> Callable[[Received], Any]:
     if searched:  # a rule that cannot be compiled must stop the start, not a call
-        protovalidate.collect_violations(GetMessageClass(method.request)())
+        _compile(method.request)
 
     def check(received: Received) -> Any:
         if received.message is None:

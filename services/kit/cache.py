@@ -29,9 +29,14 @@ class Cache:
     """
 
     def __init__(
-        self, redis_url: str | None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        redis_url: str | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        timeout_s: float = _TIMEOUT_S,
     ) -> None:
-        self._redis: Redis | None = _client(redis_url) if redis_url else None
+        self._redis: Redis | None = _client(redis_url, timeout_s) if redis_url else None
+        self._timeout_s = timeout_s
         self._clock = clock
         self._closed_until = 0.0
         self._pause_s = 0.0
@@ -74,7 +79,7 @@ class Cache:
         from redis.exceptions import RedisError  # late: see _client
 
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 value = await reply
         except (RedisError, OSError, TimeoutError, ValueError) as error:
             self._rest(error)
@@ -91,7 +96,7 @@ class Cache:
         self._closed_until = self._clock() + self._pause_s
 
 
-def _client(url: str) -> Redis:
+def _client(url: str, timeout_s: float) -> Redis:
     # Imported late: the client costs 17 MB, and a service without a cache should not pay for it.
     from redis.asyncio import Redis
     from redis.asyncio.retry import Retry
@@ -99,8 +104,8 @@ def _client(url: str) -> Redis:
 
     return Redis.from_url(
         url,
-        socket_timeout=_TIMEOUT_S,
-        socket_connect_timeout=_TIMEOUT_S,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         max_connections=8,
     )

@@ -130,6 +130,7 @@ def _of(rule: ModuleType, functions: Iterable[str]) -> list[str]:
     return [f"{rule.__name__.rpartition('.')[2]}.{each}" for each in functions]
 
 
+@pytest.mark.timeout(60)  # two processes of their own
 def test_a_seed_replays_as_it_was_in_any_process() -> None:
     """What one process found another one finds, whatever order its hashes give."""
     script = "from tests.simulation.test_simulation import digest; print(digest(11))"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 from uuid import UUID
 
+import grpc
 import pytest
 from qflow.orchestrator.v1 import attach_service_pb2 as attach
 from qflow.orchestrator.v1 import execution_pb2
@@ -76,6 +78,19 @@ async def pulled(runner: FakeRunner, assign: attach.AttemptAssignment) -> list[A
     assert [*[False] * (len(parts) - 1), True] == [part.last for part in parts]
     assert {0} == {part.input for part in parts}
     return [part.file.file_id if part.HasField("file") else part.chunk for part in parts]
+
+
+async def read(runner: FakeRunner) -> None:
+    """Wait until what was sent on the runner's stream is read: calls that came later are answered.
+
+    What they ask for is refused, which needs no database.
+    """
+    stub = AttachServiceStub(runner.channel)
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await anext(
+                aiter(stub.GetValues(attach.GetValuesRequest(attempt_ref=bytes(16), token=1)))
+            )
 
 
 def made(orchestra: Orchestra, mapped: dict[str, Any]) -> str:
@@ -157,14 +172,22 @@ async def test_an_element_whose_map_failed_before_it_was_sent_is_taken_back(
             # In two frames, for those of one are taken together: the first frees a credit for the
             # next element, the other ends the map while that element's row is being written.
             success, failure = attach.AttemptSuccess(outputs=[b"1"]), attach.AttemptFailure()
-            runner.say(
-                attach.AttemptResult(attempt_ref=one.attempt_ref, token=one.token, success=success)
-            )
-            runner.say(
-                attach.AttemptResult(
-                    attempt_ref=other.attempt_ref, token=other.token, failure=failure
+            with orchestra.sql.transaction():
+                orchestra.sql.execute("LOCK TABLE node_executions IN SHARE MODE")
+                runner.say(
+                    attach.AttemptResult(
+                        attempt_ref=one.attempt_ref, token=one.token, success=success
+                    )
                 )
-            )
+                async with asyncio.timeout(15):
+                    while not orchestra.rows("SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110  # rows give no signal
+                        await asyncio.sleep(0.01)
+                runner.say(
+                    attach.AttemptResult(
+                        attempt_ref=other.attempt_ref, token=other.token, failure=failure
+                    )
+                )
+                await read(runner)
             await runner.until(lambda: len(runner.superseded) == 1)
             runner.succeed(third, 1)
             done = await orchestra.stub.WaitExecution(

@@ -157,7 +157,10 @@ async def test_what_is_kept_lets_nobody_in(
     sql.execute("UPDATE python_nodes SET is_public = true")
     request = node_rpc.GetNodeRequest(node_id=node_id)
     assert (await other.nodes.GetNode(request)).node.code == CODE
-    assert redis_server.command("DBSIZE") == ":1"
+    async with asyncio.timeout(15):  # what took too long is not kept: the next reader keeps it
+        while redis_server.command("DBSIZE") != ":1":
+            await _forget(other)
+            await other.nodes.GetNode(request)
     sql.execute("UPDATE python_nodes SET is_public = false")
     await _forget(other)
     assert (await refused(other.nodes.GetNode(request))).code == grpc.StatusCode.NOT_FOUND
@@ -230,7 +233,7 @@ async def test_replicas_with_one_secret_share_what_is_kept_and_others_do_not(
             asked.append(loaded)
             return loaded
 
-        cache = Cache(redis_url)
+        cache = Cache(redis_url, timeout_s=10)  # on a busy machine too it is no miss
         try:
             return await DefinitionCache(cache, secret).through(
                 "code", what, 1, tenant_id=what, load=load

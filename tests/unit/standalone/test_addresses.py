@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import random
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,21 +13,34 @@ from services.standalone.process import StandaloneError
 SOCKETS = Path("/tmp/s")
 
 
+def _free_base() -> int:
+    """Find ports in a row that nobody has, below those that the kernel gives out."""
+    for base in random.sample(range(10_000, 32_000, 20), 100):
+        with ExitStack() as stack:
+            try:
+                for port in range(base + 1, base + 15):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return base
+    raise AssertionError("no ports in a row are free")
+
+
 def test_ports_follow_the_base_in_the_order_of_the_services() -> None:
-    # Below those that the kernel gives to whoever connects.
-    planned = addresses.plan({"QFLOW_PORT_BASE": "21300"}, ports="fixed", sockets=SOCKETS)
+    base = _free_base()
+    planned = addresses.plan({"QFLOW_PORT_BASE": f"{base}"}, ports="fixed", sockets=SOCKETS)
     assert planned.listen == {
-        "registry": "127.0.0.1:21301",
-        "orchestrator": "127.0.0.1:21302",
-        "runner": "127.0.0.1:21303",
-        "telemetry": "127.0.0.1:21304",
+        "registry": f"127.0.0.1:{base + 1}",
+        "orchestrator": f"127.0.0.1:{base + 2}",
+        "runner": f"127.0.0.1:{base + 3}",
+        "telemetry": f"127.0.0.1:{base + 4}",
     }
     assert planned.attach == "unix:/tmp/s/attach.sock"
     assert planned.metrics == {
-        "registry": "127.0.0.1:21311",
-        "orchestrator": "127.0.0.1:21312",
-        "runner": "127.0.0.1:21313",
-        "telemetry": "127.0.0.1:21314",
+        "registry": f"127.0.0.1:{base + 11}",
+        "orchestrator": f"127.0.0.1:{base + 12}",
+        "runner": f"127.0.0.1:{base + 13}",
+        "telemetry": f"127.0.0.1:{base + 14}",
     }
 
 
@@ -35,12 +50,12 @@ def test_automatic_ports_are_different_free_ones() -> None:
 
 
 def test_a_client_reaches_a_service_that_listens_everywhere_by_loopback() -> None:
-    planned = addresses.plan(
-        {"QFLOW_REGISTRY_LISTEN": "0.0.0.0:21309"}, ports="auto", sockets=SOCKETS
-    )
-    assert planned.client("registry") == "127.0.0.1:21309"
-    assert planned.env("registry")["QFLOW_REGISTRY_LISTEN"] == "0.0.0.0:21309"
-    assert planned.env("runner")["QFLOW_REGISTRY_ADDRESS"] == "127.0.0.1:21309"
+    port = _free_base() + 1
+    told = {"QFLOW_REGISTRY_LISTEN": f"0.0.0.0:{port}"}
+    planned = addresses.plan(told, ports="auto", sockets=SOCKETS)
+    assert planned.client("registry") == f"127.0.0.1:{port}"
+    assert planned.env("registry")["QFLOW_REGISTRY_LISTEN"] == f"0.0.0.0:{port}"
+    assert planned.env("runner")["QFLOW_REGISTRY_ADDRESS"] == f"127.0.0.1:{port}"
 
 
 def test_a_service_is_told_its_own_door_only() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -9,17 +10,25 @@ import pytest
 
 from services.orchestrator.storage import history
 from tests.migrations.subject import Subject
+from tests.support.database import Database, Template
 
 _EXECUTIONS = 20_000
 
 
-@pytest.fixture
-def filled(mended: Subject) -> tuple[Subject, UUID]:
+@pytest.fixture(scope="module")
+def _full(template: Template) -> Iterator[tuple[Database, UUID]]:
     """Twenty tenants of a thousand executions each, nearly all over; the last tenant's id."""
+    with template.clone() as database:
+        with database.connect() as db:
+            owner = _fill(Subject(db, mended=True))
+        yield database, owner
+
+
+def _fill(s: Subject) -> UUID:
     for _ in range(20):
-        owner = mended.user()
-        workflow = mended.workflow(owner)
-        mended.db.execute(
+        owner = s.user()
+        workflow = s.workflow(owner)
+        s.db.execute(
             "INSERT INTO workflow_executions (workflow_id, workflow_version, tenant_id, created_by,"
             "  shard, created_at, started_at, completed_at, status)"
             " SELECT %s, 1, %s, %s, n %% 64, at, at, CASE WHEN n > 3 THEN at END,"
@@ -28,15 +37,23 @@ def filled(mended: Subject) -> tuple[Subject, UUID]:
             "        LATERAL (SELECT now() - n * interval '1 h') AS t(at)",
             (workflow, owner, owner, _EXECUTIONS // 20),
         )
-    mended.db.execute(
+    s.db.execute(
         "INSERT INTO node_executions (workflow_execution_id, node_id, node_type, status,"
         "  started_at, completed_at, execution_order)"
         " SELECT id, 'n' || n, 'python', 'completed', started_at, started_at, n"
         "   FROM workflow_executions, generate_series(1, 3) AS n WHERE tenant_id = %s",
         (owner,),
     )
-    mended.db.execute("ANALYZE")
-    return mended, owner
+    s.db.execute("ANALYZE")
+    return owner
+
+
+@pytest.fixture
+def filled(_full: tuple[Database, UUID]) -> Iterator[tuple[Subject, UUID]]:
+    """The same inside a transaction that is rolled back."""
+    database, owner = _full
+    with database.connect() as db, db.transaction(force_rollback=True):
+        yield Subject(db, mended=True), owner
 
 
 def _indexes(plan: dict[str, Any]) -> set[str]:

@@ -29,7 +29,8 @@ from services.orchestrator.domain.reuse import Kept, take_over
 from services.orchestrator.domain.rows import Follows, RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
-from services.orchestrator.engine.engine import Engine, NotStarted
+from services.orchestrator.engine.callers import NotStarted
+from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution
 from services.orchestrator.storage.recovery import split_object

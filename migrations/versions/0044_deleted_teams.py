@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from migrations.sql import BORROW_GROUPS, RETURN_GROUPS, run
 
-revision = "0045"
-down_revision = "0044"
+revision = "0044"
+down_revision = "0043"
 
 _IS_FOUNDER = """
     CREATE OR REPLACE FUNCTION is_founder(of_tenant uuid) RETURNS boolean

@@ -6,8 +6,8 @@ from importlib import import_module
 
 from migrations.sql import run
 
-revision = "0048"
-down_revision = "0045"
+revision = "0045"
+down_revision = "0044"
 
 # So many runs are taken as leave together no more leaves than a transaction may delete; they were
 # a fixed number before, whose leaves took two transactions more than their runs, and as many again

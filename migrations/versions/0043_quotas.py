@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0044"
+revision = "0043"
 down_revision = "0042"
 
 _TENANT = "tenant_id = (SELECT current_tenant_id())"

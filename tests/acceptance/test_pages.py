@@ -268,6 +268,8 @@ def test_every_command_of_the_page_of_commands_does_what_it_says(
     executed = 0
     for line in BLOCKS[CLI].lines():
         for command in re.split(r";\s+(?=qflow )", line.partition(" #")[0]):
+            if any(re.search(each, command.strip()) for each in LEFT_OUT):
+                continue
             words = shlex.split(command)[1:]
             verb = " ".join(words[:2]) if words[0] in GROUPS else words[0]
             if verb == "files get":

@@ -268,6 +268,8 @@ def test_every_command_of_the_page_of_commands_does_what_it_says(
     executed = 0
     for line in BLOCKS[CLI].lines():
         for command in re.split(r";\s+(?=qflow )", line.partition(" #")[0]):
+            if any(re.search(each, command.strip()) for each in LEFT_OUT):
+                continue
             words = shlex.split(command)[1:]
             verb = " ".join(words[:2]) if words[0] in GROUPS else words[0]
             if verb == "files get":
@@ -280,6 +282,8 @@ def test_every_command_of_the_page_of_commands_does_what_it_says(
             arguments += runs.addresses(arguments)
             code = main(arguments)
             said = capsys.readouterr()
+            while "is being worked on" in said.err:  # the backup that a suite makes of itself
+                code, said = main(arguments), capsys.readouterr()
             # What fails by itself fails again; everything else does what it says.
             assert (1 if verb == "retry" else 0) == code, f"{command}: {said.out}{said.err}"
             brought = said.out.strip() if verb == "files put" else brought

@@ -206,15 +206,6 @@ def alone_forgotten() -> Any:
     return patch.object(planner, "lose", lose)
 
 
-def speaks_without_its_lease() -> Any:
-    """Whoever does not know whether another has its runs by now tells runners what it remembers."""
-
-    async def knows(_: Engine) -> bool:
-        return True
-
-    return patch.object(Engine, "knows", knows)
-
-
 BUGS: Final[dict[str, Bug]] = {
     each.__name__: each
     for each in (
@@ -232,7 +223,6 @@ BUGS: Final[dict[str, Bug]] = {
         epoch_not_advanced,
         queue_survives_recovery,
         alone_forgotten,
-        speaks_without_its_lease,
     )
 }
 

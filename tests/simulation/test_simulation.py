@@ -29,7 +29,6 @@ _FOUND_SOON = (
     "ack_before_commit",
     "transitions_swapped",
     "done_counted_twice",
-    "speaks_without_its_lease",
 )
 _RULES = (core, dispatch, timers, planner, credits_, restore, retry)
 # What no world comes to yet: other tests do. Its graphs have neither maps, loops, waits nor

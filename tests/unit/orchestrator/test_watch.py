@@ -13,7 +13,7 @@ from services.orchestrator.domain.state import NodeRecord
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.engine.hub import Change
 from services.orchestrator.storage.executions import Execution, NodeExecution
-from services.orchestrator.usecases.watch import _View
+from services.orchestrator.usecases.watch import Watcher, _View
 from tests.unit.orchestrator.graphs import plan_of
 
 RUN = UUID(int=5)
@@ -38,7 +38,8 @@ async def test_a_run_that_ended_between_two_changes_is_told_with_all_its_nodes(
         async def get(self, *_: object, **__: object) -> tuple[Execution, Any]:
             return after, plan
 
-    view = _View(cast("Any", None), cast("Any", Reader()), before, plan)
+    watcher = Watcher(cast("Any", Reader()), cast("Any", None))
+    view = _View(cast("Any", None), watcher, before, plan)
     row = NodeExecution(node_id="n0", status=NodeStatus.CANCELLED, revision=8)
 
     async def rows(_after_revision: int) -> list[NodeExecution]:

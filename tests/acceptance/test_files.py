@@ -6,7 +6,10 @@ import json
 import subprocess
 import sys
 
+import grpc
 import pytest
+from qflow.orchestrator.v1 import run_service_pb2 as runs_pb
+from qflow.orchestrator.v1.run_service_pb2_grpc import RunServiceStub
 from qflow.runner.v1 import file_service_pb2 as files_pb
 
 from tests.integration.runner.test_file_service import Caller
@@ -90,11 +93,16 @@ async def test_a_pickle_goes_over_an_edge_and_to_nobody_else(suite: Suite) -> No
         assert COMPLETED == ended.status, ended
         outputs = json.loads(ended.output_json)
         assert "{'self': {5}}" == outputs["r"]
-        alone = await client.create_workflow(
-            "alone", [Step("b", taker)], [".given > b.given"], inputs={"given": "pickle"}
-        )
-        refused = await client.run(alone, {"given": outputs["p"]})
-        assert FAILED == refused.status
+        with pytest.raises(grpc.aio.AioRpcError, match="what a caller brings is none"):
+            await client.create_workflow(
+                "alone", [Step("b", taker)], [".given > b.given"], inputs={"given": "pickle"}
+            )
+        async with suite.channel("orchestrator") as orchestrator:
+            asked = runs_pb.RunNodeRequest(
+                node_id=taker.id, input_json=json.dumps({"given": outputs["p"]})
+            )
+            refused = await RunServiceStub(orchestrator).RunNode(asked, timeout=60)
+        assert FAILED == refused.execution.status
         assert "its own run" in str(refused)
         listed = await Caller(channel).files.ListFiles(
             files_pb.ListFilesRequest(execution_id=ended.id)

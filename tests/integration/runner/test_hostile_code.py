@@ -51,7 +51,7 @@ async def test_a_fork_bomb_meets_the_limit_of_processes(start: Start) -> None:
     assert 1 == await neighbour.value(x="1")
     pids = _group_of(box.sandbox)
     await box.sandbox.kill()
-    assert [] == [pid for pid in pids if _alive(pid)]
+    await _until(lambda: not any(_alive(pid) for pid in pids))
 
 
 async def test_a_memory_bomb_ends_as_out_of_memory(start: Start) -> None:
@@ -99,10 +99,11 @@ async def test_code_that_ignores_signals_and_double_forks_is_gone_after_the_kill
     assert len(pids) >= 2
     began = time.monotonic()
     await box.sandbox.kill(grace_s=0.2)
-    assert time.monotonic() - began < 7
     with pytest.raises(SandboxDied, match="stopped"):
         await calling
-    assert [] == [pid for pid in pids if _alive(pid)]
+    # Each has its SIGKILL by now; the kernel takes them down one after the other.
+    await _until(lambda: not any(_alive(pid) for pid in pids))
+    assert time.monotonic() - began < 7
 
 
 async def test_endless_output_keeps_its_end_with_a_mark(start: Start) -> None:

@@ -278,6 +278,7 @@ def test_its_login_reads_every_table_but_those_of_accounts(sql: psycopg.Connecti
         "audit_records",
         "audit_seals",
         "credential_tokens",
+        "execution_budgets",
         "idempotency_keys",
         "service_tokens",
         "sign_in_attempts",
@@ -286,6 +287,8 @@ def test_its_login_reads_every_table_but_those_of_accounts(sql: psycopg.Connecti
         "secrets",
         "tenant_invitations",
         "tenant_members",
+        "tenant_quotas",
+        "tenant_usage",
         "user_service_tokens",
         "user_sessions",
     } == {name for (name,) in unread}

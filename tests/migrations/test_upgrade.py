@@ -53,7 +53,7 @@ def test_up_down_and_up_again_give_the_same_schema(migrated: Database, blank: Da
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)  # three runs of the migrator for each step
+@pytest.mark.timeout(300)  # three runs of the migrator for each step
 def test_each_step_can_be_taken_back_alone(blank: Database) -> None:
     versions = Path(migrations.__file__).parent / "versions"
     revisions = sorted(path.name[:4] for path in versions.glob("[0-9]*.py"))

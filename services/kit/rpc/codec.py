@@ -49,6 +49,14 @@ def moment(encoded: Timestamp) -> datetime:
     return _EPOCH + timedelta(seconds=encoded.seconds, microseconds=encoded.nanos // 1000)
 
 
+def moment_from(encoded: Timestamp, *, field: str, reason: str = "INVALID_FIELD") -> datetime:
+    """Decode a moment that a caller gave."""
+    try:
+        return moment(encoded)
+    except OverflowError:
+        raise invalid(field, "must lie within the years 1 to 9999", reason) from None
+
+
 def duration_ms(milliseconds: float | None) -> Duration | None:
     """Encode a span given in milliseconds; None stays unset."""
     if milliseconds is None:

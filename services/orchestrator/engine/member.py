@@ -123,12 +123,13 @@ class Member:
 
     async def advance(self) -> None:
         """Take a new epoch, after which no older flush can be written."""
-        async with transaction(self._pool) as db:
-            epoch = await members.advance(db, self.id, self.epoch)
-        if epoch is None:
-            raise FencedError
-        self.epoch = epoch
-        self.live = False
+        async with self._renewing:  # by the old epoch a renewal would find this member fenced
+            async with transaction(self._pool) as db:
+                epoch = await members.advance(db, self.id, self.epoch)
+            if epoch is None:
+                raise FencedError
+            self.epoch = epoch
+            self.live = False
 
     # --- shards: all by one loop, one after the other -------------------------------------------
 

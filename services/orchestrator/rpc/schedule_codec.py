@@ -87,10 +87,7 @@ def moment_or_none(message: object, field: str) -> datetime | None:
 
 def moment_from(encoded: Timestamp, *, field: str) -> datetime:
     """Decode a time to the microsecond."""
-    try:
-        return codec.moment(encoded)
-    except (ValueError, OverflowError):
-        raise codec.invalid(field, "is no time of the years 1 to 9999", "TIME_INVALID") from None
+    return codec.moment_from(encoded, field=field, reason="TIME_INVALID")
 
 
 def states_from(numbers: list[int]) -> list[str]:

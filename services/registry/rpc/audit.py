@@ -100,10 +100,7 @@ class AuditServicer(pb_grpc.AuditServiceServicer):
 def _moment(request: Any, field: str) -> datetime | None:
     if not request.HasField(field):
         return None
-    try:
-        return codec.moment(getattr(request, field))
-    except OverflowError:
-        raise codec.invalid(field, "must lie within the years 1 to 9999") from None
+    return codec.moment_from(getattr(request, field), field=field)
 
 
 def _fault_to_pb(fault: Fault) -> pb.AuditFault:

@@ -33,7 +33,9 @@ class UploadServicer(UploadServiceServicer):
         self, request: pb.CreateUploadRequest, context: Context
     ) -> pb.CreateUploadResponse:
         """Begin an upload."""
-        expires_at = codec.moment(request.expire_time) if request.HasField("expire_time") else None
+        expires_at = None
+        if request.HasField("expire_time"):
+            expires_at = codec.moment_from(request.expire_time, field="expire_time")
         made = await uploads.create(
             self._pool,
             current_caller(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from qflow.telemetry.v1 import analytics_service_pb2 as pb
 from qflow.telemetry.v1.analytics_service_pb2_grpc import AnalyticsServiceServicer
 
@@ -14,9 +13,8 @@ from services.kit.pg import Pool
 from services.kit.rpc.call import Context
 from services.kit.rpc.codec import (
     duration_ms,
-    invalid,
     milliseconds_from,
-    moment,
+    moment_from,
     timestamp,
     uuid_from,
     uuid_or_none,
@@ -94,16 +92,13 @@ def _range(
     *,
     usual: timedelta,
 ) -> domain.Range:
-    start = _moment(request.start_time, "start_time") if request.HasField("start_time") else None
-    end = _moment(request.end_time, "end_time") if request.HasField("end_time") else None
+    start = (
+        moment_from(request.start_time, field="start_time")
+        if request.HasField("start_time")
+        else None
+    )
+    end = moment_from(request.end_time, field="end_time") if request.HasField("end_time") else None
     return domain.range_of(start, end, now=datetime.now(UTC), usual=usual)
-
-
-def _moment(encoded: Timestamp, field: str) -> datetime:
-    try:
-        return moment(encoded)
-    except OverflowError:
-        raise invalid(field, "is beyond the calendar") from None
 
 
 def _rate(part: int, whole: int) -> float:

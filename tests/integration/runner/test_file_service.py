@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from qflow.runner.v1 import file_service_pb2 as files_pb
 from qflow.runner.v1 import upload_service_pb2 as pb
 from qflow.runner.v1.file_service_pb2_grpc import FileServiceStub
@@ -215,6 +216,7 @@ async def test_sizes_types_digests_and_ends_are_checked(caller: Caller) -> None:
         {"sha256": "x"},
         {"expire_time": past},
         {"expire_time": far},
+        {"expire_time": Timestamp(seconds=2**63 - 1)},
     ):
         code, _ = await refused(caller.create(**wrong))
         assert grpc.StatusCode.INVALID_ARGUMENT == code, wrong

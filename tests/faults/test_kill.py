@@ -226,6 +226,8 @@ async def test_a_stall_longer_than_the_leases_costs_one_attempt_and_no_run(
     assert execution.status == COMPLETED, execution.error
     assert dict(ledger.begun(run)) == HELD_TWICE
     with hurt.sql() as connection:
+        # What the earlier incarnation's sandboxes were, the runner writes down as it goes.
+        await asyncio.to_thread(wait_until, lambda: not broken(connection), timeout_s=30)
         assert broken(connection) == {}
 
 

@@ -60,7 +60,7 @@ def test_where_nothing_can_hold_user_code_the_demo_says_so_and_what_to_do(
     fresh = machine(security_opt=["seccomp=" + json.dumps(_NOTHING_HOLDS)])
     clone(fresh, user="root", folder="/srv")
 
-    said = fresh.run(f"{_CACHES} && timeout 120 make demo", folder="/srv/qflow")
+    said = fresh.run(f"{_CACHES} && timeout 400 make demo", folder="/srv/qflow")
 
     assert said.code != 0, said.text
     assert re.search(r"^Isolation: T0.*WEAKER", said.text, re.MULTILINE), said.text
@@ -74,7 +74,7 @@ def test_root_in_its_own_closed_folder_is_told_where_to_go(machine: MachineFacto
     fresh = machine()
     clone(fresh, user="root", folder="/root")
 
-    said = fresh.run(f"{_CACHES} && timeout 120 make demo", folder="/root/qflow")
+    said = fresh.run(f"{_CACHES} && timeout 400 make demo", folder="/root/qflow")
 
     assert said.code != 0, said.text
     assert "PostgreSQL does not run as root" in said.text

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -85,8 +85,15 @@ def _broken_and_leaked(suite: Suite, known: Mapping[str, list[Any]]) -> dict[str
     with suite.sql() as db:
         # Shapes of sandboxes come and go with a module's nodes, and each may have its spare.
         found: dict[str, list[Any]] = {**broken(db), **leaks(suite, spares=_SPARES_OF_MANY)}
+    return beyond(known, found)
+
+
+def beyond(
+    known: Mapping[str, Sequence[Any]], found: Mapping[str, Sequence[Any]]
+) -> dict[str, list[Any]]:
+    """Give what was found and not known before, by kind: a suite is shared by many tests."""
     new = {
-        kind: [row for row in rows if row not in known.get(kind, ())]
+        kind: [each for each in rows if each not in known.get(kind, ())]
         for kind, rows in found.items()
     }
     return {kind: rows for kind, rows in new.items() if rows}

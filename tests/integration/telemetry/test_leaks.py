@@ -13,7 +13,7 @@ from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
 from tests.support.client import COMPLETED, FAILED, Step, connected
 from tests.support.invariants import OF_RUNS, broken
-from tests.support.leaks import leaks, settled
+from tests.support.leaks import beyond, leaks, settled
 from tests.support.suite import Suite
 
 pytestmark = pytest.mark.timeout(180)
@@ -25,11 +25,7 @@ _SLOW = "import time\n\ndef main(x: int) -> int:\n    time.sleep(600)\n    retur
 
 def since(suite: Suite, before: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Give what leaked since; others may have planted something in the suite that all share."""
-    new = {
-        kind: [each for each in keys if each not in before.get(kind, ())]
-        for kind, keys in leaks(suite).items()
-    }
-    return {kind: keys for kind, keys in new.items() if keys}
+    return beyond(before, leaks(suite))
 
 
 async def test_runs_of_every_end_leave_nothing_behind(suite: Suite) -> None:

@@ -1267,6 +1267,71 @@ class CarriedFiles:
 FILES = CarriedFiles()
 
 
+_SPARE_BYTES_MIN = 1 << 20
+_SPARE_BYTES_MAX = 16 << 20  # little beside any limit of memory
+
+
+class SparePages:
+    """A file in memory whose pages are there before an array needs them.
+
+    To get pages from the kernel takes several times as long as to fill them. They are got while no
+    call waits: as many as the last array would have taken.
+    """
+
+    def __init__(self):
+        self.wanted = 0  # bytes; 0 when there is nothing to get
+        self.kept = None  # (descriptor, mapping)
+        self.full = None  # the mapping of the one that was handed over
+
+    def filled(self, parts):
+        """A descriptor of a file that holds these bytes, or None where that is not prepared."""
+        size = sum(len(part) for part in parts)
+        if self.kept is None or size > len(self.kept[1]):
+            if _SPARE_BYTES_MIN <= size <= _SPARE_BYTES_MAX:
+                self.wanted = size
+            return None
+        (descriptor, mapping), self.kept = self.kept, None
+        self.full, self.wanted = mapping, len(mapping)
+        at = 0
+        for part in parts:
+            mapping[at : at + len(part)] = part
+            at += len(part)
+        try:
+            os.ftruncate(descriptor, size)
+        except OSError:  # user code closed what is not its own
+            return None
+        return descriptor
+
+    def prepare(self):
+        if self.full is not None:
+            self.full.close()
+            self.full = None
+        size, self.wanted = self.wanted, 0
+        if not size:
+            return
+        import mmap
+
+        self.drop()
+        descriptor = os.memfd_create("value", os.MFD_CLOEXEC)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            at_once = getattr(mmap, "MAP_POPULATE", 0)  # from Python 3.10 on
+            mapping = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | at_once)
+        except (OSError, ValueError):  # a limit: then it is as without
+            os.close(descriptor)
+            return
+        self.kept = descriptor, mapping
+
+    def drop(self):
+        if self.kept is not None:
+            os.close(self.kept[0])
+            self.kept[1].close()
+            self.kept = None
+
+
+SPARE = SparePages()
+
+
 def _read_file(place):
     from pathlib import Path
 
@@ -1314,6 +1379,25 @@ def _write_ndarray(value, stream):
     if value.dtype.hasobject:
         raise Mismatch("an array of Python objects is not carried", "serialization_error")
     numpy.lib.format.write_array(stream, value, allow_pickle=False)
+
+
+def _ndarray_in_place(value):
+    """The array in pages that are there already, as a descriptor; None where it has to be written."""
+    import io
+
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(value) is not numpy.ndarray:
+        return None
+    if value.dtype.hasobject or not value.flags.c_contiguous:
+        return None
+    if value.nbytes < _SPARE_BYTES_MIN:  # their pages are got in no time that counts
+        return None
+    form, header = numpy.lib.format, io.BytesIO()
+    try:
+        form.write_array_header_1_0(header, form.header_data_from_array_1_0(value))
+    except ValueError:  # of a table with very many columns
+        return None
+    return SPARE.filled([header.getvalue(), value.reshape(-1).view("u1")])
 
 
 def _write_arrow(value, stream):
@@ -1393,6 +1477,9 @@ def carried_encoder(tag):
     form = _FORMATS.get(tag, "arrow")
 
     def encode(value):
+        descriptor = _ndarray_in_place(value) if tag == "ndarray" else None
+        if descriptor is not None:
+            return FILES.hand_over(descriptor, form, "value" + _SUFFIXES[form])
         descriptor = os.memfd_create("value", os.MFD_CLOEXEC)
         try:
             with os.fdopen(os.dup(descriptor), "wb") as stream:
@@ -1784,6 +1871,12 @@ class Channel:
         body = bytes(self.pending[8 + header_length : total])
         del self.pending[:total]
         return header, body
+
+    def waiting(self):
+        """Whether something has come that was not read yet."""
+        import select
+
+        return bool(self.pending or select.select([self.descriptor], [], [], 0)[0])
 
     def _more(self, wanted=0):
         chunk = os.read(self.descriptor, max(65536, min(wanted, 1 << 20)))
@@ -2384,6 +2477,8 @@ class Agent:
                 self.call_apart(header, body)
             elif header["op"] == "call":
                 self.call(header, body)
+                if not self.channel.waiting():
+                    SPARE.prepare()
             if self.broken:
                 return None
 
@@ -3099,6 +3194,12 @@ class Answers(Channel):
         self.socket = _socket.socket(fileno=os.dup(descriptor))
         self.room_for = _socket.CMSG_SPACE(4 * _FILES_MAX)
         self.descriptors = []
+
+    def waiting(self):
+        """Whether something has come that was not read yet."""
+        import select
+
+        return bool(self.pending or select.select([self.descriptor], [], [], 0)[0])
 
     def _more(self, wanted=0):
         chunk, given, _, _ = self.socket.recvmsg(max(65536, min(wanted, 1 << 20)), self.room_for)

@@ -224,6 +224,49 @@ async def test_an_array_is_mapped_by_its_reader_and_is_the_readers_own(bench: Be
     assert [("npy", "application/x-npy", "T2")] == rows
 
 
+async def test_the_next_array_finds_its_pages_ready(bench: Bench) -> None:
+    """B61: whether it is as large as the one before it, smaller, larger, or of another type."""
+    maker = await bench.node(
+        "import os\n"
+        "import numpy as np\n"
+        "def ready() -> int:\n"
+        "    at = '/proc/self/fd'\n"
+        "    own = [f'{at}/{each}' for each in os.listdir(at) if os.path.lexists(f'{at}/{each}')]\n"
+        "    found = [os.stat(each) for each in own if 'memfd:value' in os.readlink(each)]\n"
+        "    return sum({each.st_ino: each.st_size for each in found}.values())\n"
+        "def main(kind: str, size: int) -> np.ndarray:\n"
+        "    made = np.arange(size, dtype='i8')\n"
+        "    made[0] = ready()\n"
+        "    return made.view('M8[s]') if kind == 'moments' else made\n",
+        {"kind": STR, "size": INT},
+        ARRAY,
+    )
+    reader = await bench.node(
+        "import numpy as np\n"
+        "def main(x: np.ndarray) -> list[int]:\n"
+        "    x = x.view('i8')\n"
+        "    return [int(x[0]), x.size, int(x[1:].sum())]\n",
+        {"x": ARRAY},
+        {"t": "list", "item": INT},
+    )
+    head, ready = 128, 0  # of numpy's format, and what stood ready for the call
+    for kind, size, after in [
+        ("numbers", 1_000_000, 1_000_000),
+        ("numbers", 1_000_000, 1_000_000),
+        ("numbers", 500_000, 1_000_000),
+        ("moments", 1_000_000, 1_000_000),
+        ("numbers", 1_500_000, 1_500_000),  # does not fit
+        ("numbers", 1_500_000, 1_500_000),
+        ("numbers", 3_000_000, 1_500_000),  # more than is ever kept ready
+        ("numbers", 10, 1_500_000),
+        ("numbers", 1_500_000, 1_500_000),
+    ]:
+        made = await maker.call(kind=kind, size=size)
+        expected = [ready, size, size * (size - 1) // 2]
+        assert expected == await reader.call(x=made), (kind, size)
+        ready = head + 8 * after
+
+
 @pytest.mark.parametrize("tag", ["arrow", "pandas", "polars"])
 async def test_a_table_goes_from_node_to_node(bench: Bench, tag: str) -> None:
     make = {

@@ -37,7 +37,8 @@ _SOURCE_BYTES_MAX: Final = 2 * 1024 * 1024
 # Of all together; the largest packages stay far below.
 _BYTES_MAX: Final = 1024 * 1024 * 1024
 
-# Runs on Python 3.9 too. The small ones first: one that takes all the memory ends the rest.
+# Runs on Python 3.9 too. A process for each core, as uv has; in each the small ones first: one that
+# takes all the memory ends what comes after it.
 _CODE: Final = """
 import importlib.util
 import os
@@ -54,11 +55,33 @@ def main(source, target, each_bytes_max, bytes_max):
         for name in names:
             path = os.path.join(folder, name)
             known = os.lstat(path)
-            if name.endswith(".py") and stat.S_ISREG(known.st_mode):
+            if (
+                name.endswith(".py")
+                and stat.S_ISREG(known.st_mode)
+                and known.st_size <= each_bytes_max
+            ):
                 found.append((known.st_size, path))
+    found.sort()
+    cores = len(os.sched_getaffinity(0))
+    children = []
+    for at in range(1, cores):
+        child = os.fork()
+        if child == 0:
+            try:
+                compile_all(found[at::cores], source, target, bytes_max // cores)
+            finally:
+                os._exit(0)
+        children.append(child)
+    compile_all(found[::cores], source, target, bytes_max // cores)
+    for child in children:
+        os.waitpid(child, 0)
+    os.umask(0o077)
+
+
+def compile_all(share, source, target, bytes_max):
     written = 0
-    for size, path in sorted(found):
-        if size > each_bytes_max or written > bytes_max:
+    for _, path in share:
+        if written > bytes_max:
             break
         place = target + importlib.util.cache_from_source(path)[len(source):]
         try:
@@ -71,8 +94,6 @@ def main(source, target, each_bytes_max, bytes_max):
             written += os.stat(place).st_size
         except Exception:
             continue  # packages carry files for other Pythons
-    os.umask(0o077)
-    return written
 """
 _INPUTS: Final = {"source": "str", "target": "str", "each_bytes_max": "int", "bytes_max": "int"}
 _LOAD: Final = {
@@ -82,7 +103,7 @@ _LOAD: Final = {
     "inputs": [
         {"name": name, "type": {"t": kind}, "kind": "positional"} for name, kind in _INPUTS.items()
     ],
-    "outputs": [{"name": "result", "type": {"t": "int"}}],
+    "outputs": [{"name": "result", "type": {"t": "none"}}],
 }
 
 

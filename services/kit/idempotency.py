@@ -99,12 +99,14 @@ class _RehearsedError(Exception):
     """Everything went well, and is undone."""
 
 
-async def rehearse(pool: Pool, caller: Caller, write: Callable[[Db], Awaitable[T]]) -> None:
+async def rehearse(pool: Pool, caller: Caller, write: Callable[[Db], Awaitable[T]]) -> T:
     """Run one transaction and undo it: whatever would refuse the write refuses here."""
+    results: list[T] = []
     with suppress(_RehearsedError):
         async with as_caller(pool, caller) as db:
-            await write(db)
+            results.append(await write(db))
             raise _RehearsedError
+    return results[0]
 
 
 _GET: Final[LiteralString] = """

@@ -330,7 +330,7 @@ def _loop(node: Mapping[str, Any], names: set[str], outputs: Sequence[str]) -> L
     rule = node.get("loop")
     if not rule:
         return None
-    carry = {str(name): outputs.index(output) for name, output in (rule["carry"] or {}).items()}
+    carry = {str(name): outputs.index(output) for name, output in (rule.get("carry") or {}).items()}
     return LoopRule(
         condition=compile_expression(
             rule["condition"], names | set(carry) | set(outputs) | {"turn"}

@@ -13,7 +13,6 @@ import structlog
 
 from services.kit.caller import Caller
 from services.kit.errors import (
-    Conflict,
     FieldViolation,
     InvalidArgument,
     NotFound,
@@ -22,6 +21,7 @@ from services.kit.errors import (
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
+from services.kit.updates import check_etag, check_mask
 from services.orchestrator.domain import webhook
 from services.orchestrator.domain.web_address import Refused, check_url
 from services.orchestrator.storage import definitions
@@ -117,9 +117,7 @@ async def update(
     key: RequestKey[Subscription] | None,
 ) -> Subscription | Replayed:
     """Take what the mask names."""
-    if not mask or any(name not in FIELDS for name in mask):
-        fault = f"must name some of {', '.join(FIELDS)}"
-        raise _invalid("update_mask", "UPDATE_MASK_INVALID", fault)
+    check_mask(mask, FIELDS)
     _check(deps, given, mask)
 
     def changed(held: Subscription) -> Subscription:
@@ -279,12 +277,7 @@ async def _held(db: Db, subscription_id: UUID, etag: str) -> Subscription:
     held = await rows.hold(db, subscription_id)
     if held is None:
         raise _missing(subscription_id)
-    if etag and etag != held.etag:
-        raise Conflict(
-            "ETAG_MISMATCH",
-            "the subscription changed since it was read; read it again and repeat the change",
-            etag=held.etag,
-        )
+    check_etag("subscription", held.etag, etag)
     return held
 
 

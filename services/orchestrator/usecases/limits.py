@@ -13,7 +13,6 @@ from services.kit.caller import Caller
 from services.kit.cel import ExpressionError
 from services.kit.errors import (
     AlreadyExists,
-    Conflict,
     FieldViolation,
     InvalidArgument,
     NotFound,
@@ -21,6 +20,7 @@ from services.kit.errors import (
 )
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller, transaction
+from services.kit.updates import check_etag
 from services.orchestrator.domain.limits import compile_key
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import limit_slots, quota_usage
@@ -120,7 +120,7 @@ class LimitKeeper:
             before = await _get(db, name)
             if _is_repeated(before, allowed):
                 return before
-            _check_etag(before, etag)
+            check_etag("limit", before.etag, etag)
             await stored.lock(db, before.id)
             after = await stored.update_limit(
                 db,
@@ -143,7 +143,7 @@ class LimitKeeper:
         async with as_caller(self._api_pool, caller) as db:
             await stored.lock_tenant(db, caller.tenant_id)
             before = await _get(db, name)
-            _check_etag(before, etag)
+            check_etag("limit", before.etag, etag)
             await stored.lock(db, before.id)
             await stored.delete_limit(db, before.id)
         log.info("limit_deleted", name=name, limit_id=str(before.id))
@@ -213,15 +213,6 @@ def _is_repeated(before: StoredLimit, allowed: Allowed) -> bool:
             fields=[FieldViolation("request_id", "was used for another request")],
         )
     return True
-
-
-def _check_etag(before: StoredLimit, etag: str) -> None:
-    if etag and etag != before.etag:
-        raise Conflict(
-            "ETAG_MISMATCH",
-            "the limit changed since it was read; read it again and repeat the change",
-            etag=before.etag,
-        )
 
 
 async def _get(db: Db, name: str) -> StoredLimit:

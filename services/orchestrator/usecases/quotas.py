@@ -8,9 +8,10 @@ from uuid import UUID
 import structlog
 
 from services.kit.caller import Caller
-from services.kit.errors import Conflict, FieldViolation, NotFound
+from services.kit.errors import FieldViolation, NotFound
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.pg import Db, Pool, as_caller, transaction
+from services.kit.updates import check_etag
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import limit_slots, quota_usage, quotas
 from services.orchestrator.storage.quota_usage import Usage
@@ -56,12 +57,7 @@ class QuotaKeeper:
         async def write(db: Db) -> Account:
             await quotas.lock(db, tenant_id)
             before = await quotas.get_quota(db, tenant_id)
-            if etag and etag != before.etag:
-                raise Conflict(
-                    "ETAG_MISMATCH",
-                    "the quota changed since it was read; read it again and repeat the change",
-                    etag=before.etag,
-                )
+            check_etag("quota", before.etag, etag)
             return await self._with_usage(await quotas.set_quota(db, tenant_id, numbers))
 
         await self._check(tenant_id)

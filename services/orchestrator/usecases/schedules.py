@@ -13,13 +13,13 @@ import structlog
 
 from services.kit.caller import Caller
 from services.kit.errors import (
-    Conflict,
     FailedPrecondition,
     ResourceExhausted,
 )
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
+from services.kit.updates import check_etag, check_mask
 from services.orchestrator.domain import timing as timings
 from services.orchestrator.domain.timing import Timing
 from services.orchestrator.storage import schedules
@@ -129,9 +129,7 @@ async def update_schedule(
     validate_only: bool,
 ) -> Schedule | Replayed:
     """Take what the mask names of a definition."""
-    if not mask or any(name not in FIELDS for name in mask):
-        fault = f"must name some of {', '.join(FIELDS)}"
-        raise invalid("update_mask", "UPDATE_MASK_INVALID", fault)
+    check_mask(mask, FIELDS)
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier
@@ -148,7 +146,7 @@ async def update_schedule(
     expected = etag or before.etag
 
     def changed(held: Schedule) -> Schedule:
-        _check_etag(held, expected)
+        check_etag("schedule", held.etag, expected)
         if first is None or held.paused_at is not None:
             return replace(held, definition=said)
         fire_at = timings.put_off(said.timing, held.id, first)
@@ -171,7 +169,7 @@ async def pause_schedule(
     """Let a schedule be due no more until it is resumed."""
 
     def changed(held: Schedule) -> Schedule:
-        _check_etag(held, etag)
+        check_etag("schedule", held.etag, etag)
         paused_at = held.paused_at or datetime.now(UTC)
         return replace(held, paused_at=paused_at, pause_reason=reason, due_at=None, fire_at=None)
 
@@ -196,7 +194,7 @@ async def resume_schedule(
     first = await asyncio.to_thread(timings.next_after, before.definition.timing, now)
 
     def changed(held: Schedule) -> Schedule:
-        _check_etag(held, etag or before.etag)
+        check_etag("schedule", held.etag, etag or before.etag)
         if held.paused_at is None:
             return held
         if first is None:
@@ -226,7 +224,7 @@ async def delete_schedule(
 
     async def write(db: Db) -> Schedule:
         held = await hold(db, schedule_id)
-        _check_etag(held, etag)
+        check_etag("schedule", held.etag, etag)
         await schedules.delete(db, schedule_id)
         return held
 
@@ -286,12 +284,3 @@ async def _first(pool: Pool, caller: Caller, timing: Timing) -> tuple[datetime, 
 def _check_name(definition: Definition) -> None:
     if not definition.name.strip():
         raise invalid("definition.name", "NAME_MISSING", "must have 1 to 255 characters")
-
-
-def _check_etag(held: Schedule, etag: str) -> None:
-    if etag and etag != held.etag:
-        raise Conflict(
-            "ETAG_MISMATCH",
-            "the schedule changed since it was read; read it again and repeat the change",
-            etag=held.etag,
-        )

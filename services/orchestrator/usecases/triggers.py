@@ -30,6 +30,7 @@ from services.kit.errors import (
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import new_token, token_sha256, uuid7
 from services.kit.pg import Db, Pool, as_caller, transaction
+from services.kit.updates import check_etag, check_mask
 from services.orchestrator.domain import firing
 from services.orchestrator.storage import definitions, trigger_calls, triggers
 from services.orchestrator.storage.recovery import split_object
@@ -144,9 +145,7 @@ async def update(
     key: RequestKey[Trigger] | None,
 ) -> Trigger | Replayed:
     """Take what the mask names."""
-    if not mask or any(name not in FIELDS for name in mask):
-        fault = f"must name some of {', '.join(FIELDS)}"
-        raise _invalid("update_mask", "UPDATE_MASK_INVALID", fault)
+    check_mask(mask, FIELDS)
 
     def merged(held: Trigger) -> Given:
         before = Given(
@@ -318,12 +317,7 @@ async def _held(db: Db, trigger_id: UUID, etag: str) -> Trigger:
     held = await triggers.hold(db, trigger_id)
     if held is None:
         raise _missing(trigger_id)
-    if etag and etag != held.etag:
-        raise Conflict(
-            "ETAG_MISMATCH",
-            "the trigger changed since it was read; read it again and repeat the change",
-            etag=held.etag,
-        )
+    check_etag("trigger", held.etag, etag)
     return held
 
 

@@ -9,10 +9,7 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from services.kit.errors import (
-    Conflict,
     FailedPrecondition,
-    FieldViolation,
-    InvalidArgument,
     NotFound,
     QflowError,
 )
@@ -68,28 +65,6 @@ def merged(before: Account, changes: Account, mask: Sequence[str]) -> Account:
     if before.is_owner and after.role != "admin":
         raise is_owner(before)
     return after
-
-
-def check_mask(mask: Sequence[str], allowed: Sequence[str]) -> None:
-    """Refuse a mask that names nothing, or what cannot be changed."""
-    if mask and all(name in allowed for name in mask):
-        return
-    description = f"must name some of {', '.join(allowed)}"
-    raise InvalidArgument(
-        "UPDATE_MASK_INVALID",
-        f"update_mask {description}",
-        fields=[FieldViolation("update_mask", description, "UPDATE_MASK_INVALID")],
-    )
-
-
-def check_etag(account: Account, etag: str) -> None:
-    """Refuse a change of what is no longer as it was read."""
-    if etag and etag != account.etag:
-        raise Conflict(
-            "ETAG_MISMATCH",
-            "the user changed since it was read; read it again and repeat the change",
-            etag=account.etag,
-        )
 
 
 def check_not_anonymized(account: Account) -> None:

@@ -27,6 +27,7 @@ _SPECIFIERS_MAX: Final = 10
 _EXTRAS_MAX: Final = 10
 _BLOCK_BYTES_MAX: Final = 16 * 1024
 _KEY_PARTS_MAX: Final = 32
+_HINT: Final = 'write it so: dependencies = ["requests>=2,<3"]'
 # A TOML key of more parts than that, bare or quoted: reading it takes the square of their number.
 _LONG_KEY: Final = re.compile(
     r"""(?:(?:(?<![\w-])[\w-]++|(?<!\\)"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+)"""
@@ -168,7 +169,8 @@ def _read_block(text: str, line: int, found: list[Diagnostic]) -> Dependencies:
         requires = ""
     if len(declared) > REQUIREMENTS_MAX:
         message = f"{len(declared)} requirements; at most {REQUIREMENTS_MAX} are taken"
-        found.append(_fault("TOO_MANY_REQUIREMENTS", message, line))
+        hint = "declare those that the source imports; what they need comes with them"
+        found.append(_fault("TOO_MANY_REQUIREMENTS", message, line, hint))
         declared = []
     requirements: dict[str, Requirement] = {}
     for each in declared:
@@ -208,8 +210,8 @@ def _line_of(text: str, requirement: str, line: int) -> int:
     return line
 
 
-def _fault(code: str, message: str, line: int) -> Diagnostic:
-    return Diagnostic("error", code, message, "", line, 1)
+def _fault(code: str, message: str, line: int, hint: str = _HINT) -> Diagnostic:
+    return Diagnostic("error", code, message, hint, line, 1)
 
 
 def check_python(requires: str, python_version: str) -> Diagnostic | None:

@@ -38,7 +38,7 @@ class Diagnostic:
     severity: str
     code: str
     message: str
-    hint: str = ""
+    hint: str
     line: int = 0
     column: int = 0
 
@@ -108,7 +108,7 @@ def worst_first(diagnostics: Sequence[Diagnostic]) -> tuple[Diagnostic, ...]:
     )
 
 
-def failed(code: str, message: str, hint: str = "") -> SourceReport:
+def failed(code: str, message: str, hint: str) -> SourceReport:
     """Make the report of a source that could not be read at all."""
     return SourceReport(None, (), (Diagnostic("error", code, message, hint),))
 
@@ -179,7 +179,7 @@ def _parameter(
                 "warning",
                 "DEFAULT_NOT_OF_TYPE",
                 f"the default of {raw['name']} is not of its type; the function itself fills it in",
-                "",
+                "widen the type, or take another default",
                 raw["line"],
                 raw["column"],
             )
@@ -219,6 +219,8 @@ def _type(raw: object, line: int, diagnostics: list[Diagnostic]) -> Type:
         return from_json(raw)
     except TypeFormatError as error:
         diagnostics.append(
-            Diagnostic("error", "TYPE_NOT_UNDERSTOOD", f"the type {error}", "", line)
+            Diagnostic(
+                "error", "TYPE_NOT_UNDERSTOOD", f"the type {error}", "write a plainer type", line
+            )
         )
         return ANY

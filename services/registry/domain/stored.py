@@ -268,15 +268,16 @@ def _retry_from_json(stored: Mapping[str, Any]) -> Retry:
 
 
 def _node_from_json(stored: Mapping[str, Any]) -> WorkflowNode:
-    retry = stored["retry"]
+    # Whatever the orchestrator runs is read here too: a key that is absent has its default.
+    retry = stored.get("retry")
     return WorkflowNode(
         id=stored["id"],
         node_id=UUID(stored["node_id"]),
-        version=stored["version"],
-        literals=tuple(stored["parameters"].items()),
+        version=stored.get("version") or 0,
+        literals=tuple((stored.get("parameters") or {}).items()),
         retry=None if retry is None else _retry_from_json(retry),
-        timeout_ms=stored["timeout_ms"] or TIMEOUT_MS_DEFAULT,
-        memory_bytes=stored["memory_bytes"] or MEMORY_BYTES_DEFAULT,
+        timeout_ms=stored.get("timeout_ms") or TIMEOUT_MS_DEFAULT,
+        memory_bytes=stored.get("memory_bytes") or MEMORY_BYTES_DEFAULT,
         variables=tuple(stored.get("variables", {}).items()),
         parameters=tuple(stored.get("template_parameters", {}).items()),
         limits=NodeLimits.from_json(stored.get("limits") or {}),
@@ -290,7 +291,7 @@ def _connection_from_json(stored: Mapping[str, Any]) -> Connection:
         source_output=stored["source_output"],
         target=stored["target"],
         target_input=stored["target_input"],
-        conversion=stored["conversion"],
+        conversion=stored.get("conversion", ""),
         verdict=stored.get("verdict", ""),
         kind=stored.get("kind", ""),
         branch=stored.get("branch", ""),

@@ -118,7 +118,8 @@ def constructs_from_json(stored: Mapping[str, Any]) -> Json:
     if "map" in stored:
         found["mapped"] = Map(**stored["map"])
     if "loop" in stored:
-        found["loop"] = Loop(**{**stored["loop"], "carry": tuple(stored["loop"]["carry"].items())})
+        carry = tuple((stored["loop"].get("carry") or {}).items())
+        found["loop"] = Loop(**{**stored["loop"], "carry": carry})
     if stored.get("runner") is not None:
         found["runner"] = _requirements_from_json(stored["runner"])
     if stored.get("egress_hosts"):
@@ -130,11 +131,11 @@ def _construct_from_json(kind: str, stored: Mapping[str, Any]) -> Construct | No
     match kind:
         case Choice.kind:
             branches = tuple(Branch(each["name"], each["condition"]) for each in stored["branches"])
-            return Choice(branches=branches, default=stored["default"])
+            return Choice(branches=branches, default=stored.get("default"))
         case Sleep.kind:
             return Sleep()
         case Signal.kind:
-            return Signal(**_waited_from_json(stored), default_json=stored["default"])
+            return Signal(**_waited_from_json(stored), default_json=stored.get("default"))
         case Approval.kind:
             return Approval(**_waited_from_json(stored))
         case SubWorkflow.kind:
@@ -144,10 +145,10 @@ def _construct_from_json(kind: str, stored: Mapping[str, Any]) -> Construct | No
 
 
 def _waited_from_json(stored: Mapping[str, Any]) -> Json:
-    of = stored["type"]
+    of = stored.get("type")
     return {
-        "name": stored["name"],
+        "name": stored.get("name") or "",
         "type": None if of is None else from_json(of),
-        "timeout_ms": stored["timeout_ms"],
+        "timeout_ms": stored.get("timeout_ms"),
         "type_text": stored.get("type_text", ""),
     }

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from services.kit.caller import Caller
 from services.kit.errors import (
-    Conflict,
     FailedPrecondition,
     NotFound,
     PermissionDenied,
@@ -76,16 +75,6 @@ def check_leads(team: Team, caller: Caller) -> None:
     """Refuse what only those who lead a team may do; a viewer's account leads none."""
     if team.role != "admin" or caller.role == "viewer":
         raise not_team_admin()
-
-
-def check_etag(kind: str, current: str, etag: str) -> None:
-    """Refuse a change of what is no longer as it was read."""
-    if etag and etag != current:
-        raise Conflict(
-            "ETAG_MISMATCH",
-            f"the {kind} changed since it was read; read it again and repeat the change",
-            etag=current,
-        )
 
 
 def not_team_admin() -> PermissionDenied:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from qflow.registry.v1 import node_pb2
@@ -19,6 +20,7 @@ from services.registry.gateways.graph_checker import GraphChecker
 from services.registry.rpc.builtin_nodes import builtin_node
 from services.registry.rpc.fresh import Answers, kept
 from services.registry.rpc.impact_codec import analysis_to_pb
+from services.registry.rpc.listing import listed
 from services.registry.rpc.node_codec import node_to_pb, node_version_to_pb
 from services.registry.rpc.sizes import check_answerable
 from services.registry.storage.nodes import Node
@@ -84,27 +86,21 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:
         """See the contract."""
-        asked = lists.asked_from(lists.NODES, filter_text=request.filter, order_by=request.order_by)
-        deleted = request.show_deleted
-        pages = Pages(_LIST, request, request.view, request.filter, request.order_by, deleted)
-        caller, pool = current_caller(), self._deps.pool
         with_code = request.view == node_pb2.NODE_VIEW_FULL
-        found = await lists.find(
-            pool,
-            self._deps.search,
-            caller,
-            asked,
-            after=pages.after_key(asked.order.field.key_type),
-            limit=pages.limit,
+        shown, token = await listed(
+            self._deps,
+            request,
+            _LIST,
+            lists.NODES,
             full=with_code,
-            with_deleted=deleted,
-        )
-        shown, token = await pages.cut_found(
-            found,
-            read=lambda ids: nodes.read_nodes(
-                pool, caller, ids, with_code=with_code, with_deleted=deleted
+            read=partial(
+                nodes.read_nodes,
+                self._deps.pool,
+                current_caller(),
+                with_code=with_code,
+                with_deleted=request.show_deleted,
             ),
-            encode=lambda node: node_to_pb(node, with_code=with_code),
+            encode=partial(node_to_pb, with_code=with_code),
         )
         return pb.ListNodesResponse(nodes=shown, next_page_token=token)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 from qflow.registry.v1 import workflow_pb2
@@ -14,6 +15,7 @@ from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
 from services.kit.rpc.request_key import answered, request_key
 from services.registry.rpc.fresh import Answers, kept
+from services.registry.rpc.listing import listed
 from services.registry.rpc.sizes import check_answerable
 from services.registry.rpc.workflow_codec import (
     definition_from_pb,
@@ -80,29 +82,21 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
         self, request: pb.ListWorkflowsRequest, context: Any
     ) -> pb.ListWorkflowsResponse:
         """See the contract."""
-        asked = lists.asked_from(
-            lists.WORKFLOWS, filter_text=request.filter, order_by=request.order_by
-        )
-        deleted = request.show_deleted
-        pages = Pages(_LIST, request, request.view, request.filter, request.order_by, deleted)
-        caller, pool = current_caller(), self._deps.pool
         with_graph = request.view == workflow_pb2.WORKFLOW_VIEW_FULL
-        found = await lists.find(
-            pool,
-            self._deps.search,
-            caller,
-            asked,
-            after=pages.after_key(asked.order.field.key_type),
-            limit=pages.limit,
+        shown, token = await listed(
+            self._deps,
+            request,
+            _LIST,
+            lists.WORKFLOWS,
             full=with_graph,
-            with_deleted=deleted,
-        )
-        shown, token = await pages.cut_found(
-            found,
-            read=lambda ids: workflows.read_workflows(
-                pool, caller, ids, with_graph=with_graph, with_deleted=deleted
+            read=partial(
+                workflows.read_workflows,
+                self._deps.pool,
+                current_caller(),
+                with_graph=with_graph,
+                with_deleted=request.show_deleted,
             ),
-            encode=lambda workflow: workflow_to_pb(workflow, with_graph=with_graph),
+            encode=partial(workflow_to_pb, with_graph=with_graph),
         )
         return pb.ListWorkflowsResponse(workflows=shown, next_page_token=token)
 

@@ -64,6 +64,21 @@ class Node:
         return f"{self.current_version}-{self.updated_at.timestamp() * 1_000_000:.0f}"
 
 
+def _shown(node: Node) -> tuple[object, ...]:
+    """Give what the columns from `name` to `is_async` hold, in their order."""
+    return (
+        node.name,
+        node.description,
+        node.code,
+        node.main_function,
+        node.python_version,
+        requirements_to_json(node.requirements),
+        inputs_to_json(node.inputs),
+        outputs_to_json(node.outputs),
+        node.is_async,
+    )
+
+
 _INSERT_NODE: Final[LiteralString] = """
     INSERT INTO python_nodes
            (id, name, description, code, main_function, python_version, dependencies, input_types,
@@ -79,15 +94,7 @@ async def insert_node(db: Db, node: Node) -> tuple[datetime, datetime]:
     row = await db.fetchrow(
         _INSERT_NODE,
         node.id,
-        node.name,
-        node.description,
-        node.code,
-        node.main_function,
-        node.python_version,
-        requirements_to_json(node.requirements),
-        inputs_to_json(node.inputs),
-        outputs_to_json(node.outputs),
-        node.is_async,
+        *_shown(node),
         node.tenant_id,
         node.created_by,
         *(node.cloned_from or (None, None)),
@@ -100,7 +107,7 @@ _INSERT_VERSION: Final[LiteralString] = """
     WITH version AS (
         INSERT INTO python_node_versions
                (id, node_id, version, name, description, code, main_function, python_version,
-                input_types, output_types, dependencies, is_async, created_by)
+                dependencies, input_types, output_types, is_async, created_by)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
      RETURNING id
     )
@@ -127,15 +134,7 @@ async def insert_version_alone(db: Db, node: Node) -> None:
         node.version_id,
         node.id,
         node.version,
-        node.name,
-        node.description,
-        node.code,
-        node.main_function,
-        node.python_version,
-        inputs_to_json(node.inputs),
-        outputs_to_json(node.outputs),
-        requirements_to_json(node.requirements),
-        node.is_async,
+        *_shown(node),
         node.created_by,
     )
 
@@ -157,15 +156,7 @@ async def update_node(db: Db, node: Node, *, was: int) -> datetime | None:
         _UPDATE_NODE,
         node.id,
         was,
-        node.name,
-        node.description,
-        node.code,
-        node.main_function,
-        node.python_version,
-        requirements_to_json(node.requirements),
-        inputs_to_json(node.inputs),
-        outputs_to_json(node.outputs),
-        node.is_async,
+        *_shown(node),
         node.version,
         node.is_public,
         node.is_template,

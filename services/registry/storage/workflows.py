@@ -41,6 +41,13 @@ class Workflow:
         return f"{self.current_version}-{self.updated_at.timestamp() * 1_000_000:.0f}"
 
 
+def _graph(workflow: Workflow) -> tuple[object, ...]:
+    """Give what the columns from `nodes` to `python_version` hold, in their order."""
+    stored = definition_to_json(workflow.definition)
+    columns = ("nodes", "connections", "settings", "input_types", "output_types")
+    return (*(stored[column] for column in columns), workflow.python_version)
+
+
 _INSERT_WORKFLOW: Final[LiteralString] = """
     INSERT INTO workflows
            (id, name, description, nodes, connections, settings, input_types, output_types,
@@ -53,18 +60,12 @@ _INSERT_WORKFLOW: Final[LiteralString] = """
 
 async def insert_workflow(db: Db, workflow: Workflow) -> tuple[datetime, datetime]:
     """Add a workflow; gives when it was created and changed."""
-    stored = definition_to_json(workflow.definition)
     row = await db.fetchrow(
         _INSERT_WORKFLOW,
         workflow.id,
         workflow.name,
         workflow.description,
-        stored["nodes"],
-        stored["connections"],
-        stored["settings"],
-        stored["input_types"],
-        stored["output_types"],
-        workflow.python_version,
+        *_graph(workflow),
         workflow.is_active,
         workflow.tenant_id,
         workflow.created_by,
@@ -84,19 +85,13 @@ _INSERT_VERSION: Final[LiteralString] = """
 
 async def insert_version(db: Db, version_id: UUID, workflow: Workflow, *, author: UUID) -> None:
     """Add the version that a workflow shows."""
-    stored = definition_to_json(workflow.definition)
     await db.execute(
         _INSERT_VERSION,
         version_id,
         workflow.id,
         workflow.version,
         workflow.name,
-        stored["nodes"],
-        stored["connections"],
-        stored["settings"],
-        stored["input_types"],
-        stored["output_types"],
-        workflow.python_version,
+        *_graph(workflow),
         author,
     )
 
@@ -114,19 +109,13 @@ _UPDATE_WORKFLOW: Final[LiteralString] = """
 
 async def update_workflow(db: Db, workflow: Workflow, *, was: int) -> datetime | None:
     """Save what a workflow shows now; None where its version changed meanwhile."""
-    stored = definition_to_json(workflow.definition)
     updated_at: datetime | None = await db.fetchval(
         _UPDATE_WORKFLOW,
         workflow.id,
         was,
         workflow.name,
         workflow.description,
-        stored["nodes"],
-        stored["connections"],
-        stored["settings"],
-        stored["input_types"],
-        stored["output_types"],
-        workflow.python_version,
+        *_graph(workflow),
         workflow.is_active,
         workflow.version,
         workflow.is_template,

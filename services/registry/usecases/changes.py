@@ -2,45 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from services.kit.caller import Caller
 from services.kit.errors import (
-    Conflict,
     FailedPrecondition,
-    FieldViolation,
-    InvalidArgument,
     NotFound,
     PermissionDenied,
 )
+from services.kit.ids import uuid7
 from services.kit.pg import Db
-from services.registry.storage import nodes, workflows
+from services.kit.updates import check_etag
+from services.registry.storage import deletion, nodes, workflows
 from services.registry.storage.nodes import Node
 from services.registry.storage.workflows import Workflow
 
 T = TypeVar("T", Node, Workflow)
 
+NOBODY: Final = UUID(int=0)  # the id of what was only validated
+
+
+class Mark(Protocol):
+    """Marks one that is held as deleted, or as not; gives when it was deleted and changed."""
+
+    def __call__(
+        self, db: Db, thing_id: UUID, /, *, deleted: bool
+    ) -> Awaitable[tuple[datetime | None, datetime]]:
+        """Mark it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind(Generic[T]):
-    """What is changed: its name to people, and how one is read and held."""
+    """What is changed: its name to people, and how one is read, held and marked as deleted."""
 
     name: str
     get: Callable[[Db, UUID], Awaitable[T | None]]
     lock: Callable[[Db, UUID], Awaitable[bool]]
+    mark: Mark
 
 
 NODE: Final[Kind[Node]] = Kind(
-    name="node", get=partial(nodes.get_node, with_code=False), lock=nodes.lock_node
+    name="node",
+    get=partial(nodes.get_node, with_code=False),
+    lock=nodes.lock_node,
+    mark=deletion.mark_node,
 )
 WORKFLOW: Final[Kind[Workflow]] = Kind(
     name="workflow",
     get=partial(workflows.get_workflow, with_graph=False),
     lock=workflows.lock_workflow,
+    mark=deletion.mark_workflow,
 )
 
 
@@ -52,7 +69,7 @@ async def hold(db: Db, kind: Kind[T], thing_id: UUID, *, etag: str = "") -> T:
         raise not_found(kind.name, thing_id)
     if not held:
         raise _not_yours(kind.name)
-    check_etag(kind.name, current, etag)
+    check_etag(kind.name, current.etag, etag)
     return current
 
 
@@ -60,8 +77,24 @@ def check_changeable(kind: str, thing: Node | Workflow, caller: Caller, *, etag:
     """Raise unless the caller may change it, it is not deleted, and it is what the etag says."""
     if thing.tenant_id != caller.tenant_id:
         raise _not_yours(kind)
-    check_etag(kind, thing, etag)
+    check_etag(kind, thing.etag, etag)
     check_live(kind, thing)
+
+
+def copied(model: T, caller: Caller, *, name: str, validate_only: bool) -> T:
+    """Make a private copy of the caller's own, at version 1; only validated, it has no id."""
+    return replace(
+        model,
+        id=NOBODY if validate_only else uuid7(),
+        version=1,
+        current_version=1,
+        name=name or model.name,
+        tags=(),
+        tenant_id=caller.tenant_id,
+        created_by=caller.user_id,
+        is_template=False,
+        cloned_from=(model.id, model.version),
+    )
 
 
 def check_live(kind: str, thing: Node | Workflow) -> None:
@@ -72,33 +105,6 @@ def check_live(kind: str, thing: Node | Workflow) -> None:
             f"the {kind} is deleted; undelete it first",
             resource=(kind, str(thing.id)),
         )
-
-
-def check_etag(kind: str, thing: Node | Workflow, etag: str) -> None:
-    """Raise where it changed since the etag was read; an empty one says nothing."""
-    if etag and etag != thing.etag:
-        raise stale(kind, thing.etag)
-
-
-def check_mask(mask: Sequence[str], known: Sequence[str]) -> None:
-    """Raise unless the mask names some of the known fields, and no other."""
-    if mask and all(name in known for name in mask):
-        return
-    description = f"must name some of {', '.join(known)}"
-    raise InvalidArgument(
-        "UPDATE_MASK_INVALID",
-        f"update_mask {description}",
-        fields=[FieldViolation("update_mask", description, "UPDATE_MASK_INVALID")],
-    )
-
-
-def stale(kind: str, current: str) -> Conflict:
-    """Say that it changed meanwhile, and what its etag is now."""
-    return Conflict(
-        "ETAG_MISMATCH",
-        f"the {kind} changed since it was read; read it again and repeat the change",
-        etag=current,
-    )
 
 
 def not_found(kind: str, thing_id: UUID) -> NotFound:

@@ -14,7 +14,6 @@ from qflow.types import Type, TypeFormatError, contains_named, from_json, to_jso
 from services.kit.caller import Caller
 from services.kit.errors import (
     AlreadyExists,
-    Conflict,
     FailedPrecondition,
     FieldViolation,
     InvalidArgument,
@@ -23,6 +22,7 @@ from services.kit.errors import (
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
+from services.kit.updates import check_etag
 from services.registry.domain.custom_type import RESERVED, Written, record_of
 from services.registry.domain.json_schema import SchemaError, type_from_schema
 from services.registry.domain.source import SourceReport
@@ -206,7 +206,7 @@ async def update_custom_type(
     if earlier is not None:
         return earlier
     before = await get_custom_type(deps.pool, caller, type_id)
-    _check_etag(before, etag)
+    check_etag("type", before.etag, etag)
     after = before if description is None else replace(before, description=description)
     if written is not None and written != before.written:
         made = await _defined(deps, caller, before.name, written)
@@ -239,7 +239,7 @@ async def delete_custom_type(
 
     async def write(db: Db) -> None:
         before = await _find(db, type_id)
-        _check_etag(before, etag)
+        check_etag("type", before.etag, etag)
         await _hold(db, before)
         # Asked again under the lock: a node that was made meanwhile counts.
         now = await _find(db, type_id)
@@ -287,7 +287,7 @@ async def _hold(db: Db, before: CustomType) -> None:
     """Lock the type, and see that it is still what the change was made from."""
     if not await custom_types.lock_type(db, before.id):
         raise _not_found(before.id)
-    _check_etag(await _find(db, before.id), before.etag)
+    check_etag("type", (await _find(db, before.id)).etag, before.etag)
 
 
 async def _find(db: Db, type_id: UUID) -> CustomType:
@@ -295,15 +295,6 @@ async def _find(db: Db, type_id: UUID) -> CustomType:
     if found is None:
         raise _not_found(type_id)
     return found
-
-
-def _check_etag(custom: CustomType, etag: str) -> None:
-    if etag and etag != custom.etag:
-        raise Conflict(
-            "ETAG_MISMATCH",
-            "the type changed since it was read; read it again and repeat the change",
-            etag=custom.etag,
-        )
 
 
 def _invalid(reason: str, field: str, description: str) -> InvalidArgument:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from uuid import UUID
 
@@ -10,10 +11,9 @@ import structlog
 from services.kit.caller import Caller
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.pg import Db, Pool
-from services.registry.storage import deletion
 from services.registry.storage.nodes import Node
 from services.registry.storage.workflows import Workflow
-from services.registry.usecases.changes import NODE, WORKFLOW, hold
+from services.registry.usecases.changes import NODE, WORKFLOW, Kind, T, hold
 from services.registry.usecases.node_uses import (
     check_nodes,
     check_unused,
@@ -33,22 +33,14 @@ async def mark_node(
     key: RequestKey[Node] | None = None,
 ) -> Node | Replayed:
     """Delete a node that no workflow of its tenant uses, or take that back; twice is as once."""
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
 
-    async def write(db: Db) -> Node:
-        node = await hold(db, NODE, node_id, etag=etag)
-        if deleted == (node.deleted_at is not None):
-            return node
+    async def check(db: Db, node: Node) -> None:
         if deleted:
             await check_unused(db, node)
-        deleted_at, updated_at = await deletion.mark_node(db, node_id, deleted=deleted)
-        return replace(node, deleted_at=deleted_at, updated_at=updated_at)
 
-    written = await write_once(pool, caller, key, write)
-    log.info("node_deleted" if deleted else "node_undeleted", node_id=str(node_id))
-    return written
+    return await _mark(
+        pool, caller, NODE, node_id, deleted=deleted, etag=etag, key=key, check=check
+    )
 
 
 async def mark_workflow(
@@ -61,22 +53,42 @@ async def mark_workflow(
     key: RequestKey[Workflow] | None = None,
 ) -> Workflow | Replayed:
     """Delete a workflow that no other of its tenant runs, or take that back; twice is as once."""
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
 
-    async def write(db: Db) -> Workflow:
-        workflow = await hold(db, WORKFLOW, workflow_id, etag=etag)
-        if deleted == (workflow.deleted_at is not None):
-            return workflow
+    async def check(db: Db, workflow: Workflow) -> None:
         if deleted:
             await check_workflow_unused(db, workflow)
         else:  # its nodes were free to go meanwhile
             await check_nodes(db, workflow)
-        deleted_at, updated_at = await deletion.mark_workflow(db, workflow_id, deleted=deleted)
-        return replace(workflow, deleted_at=deleted_at, updated_at=updated_at)
+
+    return await _mark(
+        pool, caller, WORKFLOW, workflow_id, deleted=deleted, etag=etag, key=key, check=check
+    )
+
+
+async def _mark(
+    pool: Pool,
+    caller: Caller,
+    kind: Kind[T],
+    thing_id: UUID,
+    *,
+    deleted: bool,
+    etag: str,
+    key: RequestKey[T] | None,
+    check: Callable[[Db, T], Awaitable[None]],
+) -> T | Replayed:
+    earlier = await replay(pool, caller, key)
+    if earlier is not None:
+        return earlier
+
+    async def write(db: Db) -> T:
+        held = await hold(db, kind, thing_id, etag=etag)
+        if deleted == (held.deleted_at is not None):
+            return held
+        await check(db, held)
+        deleted_at, updated_at = await kind.mark(db, thing_id, deleted=deleted)
+        return replace(held, deleted_at=deleted_at, updated_at=updated_at)
 
     written = await write_once(pool, caller, key, write)
-    event = "workflow_deleted" if deleted else "workflow_undeleted"
-    log.info(event, workflow_id=str(workflow_id))
+    event = f"{kind.name}_{'deleted' if deleted else 'undeleted'}"
+    log.info(event, **{f"{kind.name}_id": str(thing_id)})
     return written

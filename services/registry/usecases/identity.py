@@ -11,8 +11,8 @@ from uuid import UUID
 from services.kit.audit import tell_change
 from services.kit.caller import Caller
 from services.kit.errors import PermissionDenied
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
-from services.kit.pg import Db, Pool, as_caller
+from services.kit.idempotency import Replayed, RequestKey, rehearse, replay, write_once
+from services.kit.pg import Db, Pool
 from services.registry.domain import accounts
 from services.registry.gateways.passwords import Passwords
 from services.registry.storage import audit
@@ -38,10 +38,6 @@ class Identity:
             self.forget(digest)
 
 
-class _RehearsedError(Exception):
-    """All was well, and nothing is to be stored."""
-
-
 async def write(
     deps: Identity,
     caller: Caller,
@@ -54,18 +50,12 @@ async def write(
 
     What is only validated is really done and then taken back: the database has its say too.
     """
-    if not validate_only:
-        earlier = await replay(deps.auth_pool, caller, key)
-        if earlier is not None:
-            return earlier
-        return await write_once(deps.auth_pool, caller, key, change)
-    result: list[T] = []
-    try:
-        async with as_caller(deps.auth_pool, caller) as db:
-            result.append(await change(db))
-            raise _RehearsedError
-    except _RehearsedError:
-        return result[0]
+    if validate_only:
+        return await rehearse(deps.auth_pool, caller, change)
+    earlier = await replay(deps.auth_pool, caller, key)
+    if earlier is not None:
+        return earlier
+    return await write_once(deps.auth_pool, caller, key, change)
 
 
 async def note(

@@ -17,7 +17,7 @@ from services.kit.pg import Db, Pool, as_caller
 from services.registry.storage import candidates, lists
 from services.registry.storage.lists import NEWEST_FIRST, NODES, WORKFLOWS, Listed, Question
 
-__all__ = ["NODES", "WORKFLOWS", "Asked", "asked_from", "find"]
+__all__ = ["NODES", "WORKFLOWS", "Asked", "Listed", "asked_from", "find"]
 
 # The first candidates in the list's order are read alone: nearly all of them are what is sought.
 _CANDIDATES_PER_ROW: Final = 2

@@ -12,19 +12,21 @@ from services.kit.caller import Caller
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
+from services.kit.updates import stale
 from services.registry.domain.texts import name_from
 from services.registry.storage import custom_types, nodes, versions
 from services.registry.storage.nodes import Node
 from services.registry.storage.versions import Version
 from services.registry.usecases.changes import (
+    NOBODY,
     NODE,
     check_changeable,
     check_live,
+    copied,
     hold,
     not_found,
-    stale,
 )
-from services.registry.usecases.nodes import NOBODY, NodeAnswer, Nodes, get_node, when_locked
+from services.registry.usecases.nodes import NodeAnswer, Nodes, get_node, when_locked
 
 log = structlog.get_logger()
 
@@ -108,18 +110,9 @@ async def clone_node(
     model = await get_node(deps.pool, caller, node_id, version=version)
     check_live(NODE.name, model)
     copy = replace(
-        model,
-        id=NOBODY if validate_only else uuid7(),
+        copied(model, caller, name=name, validate_only=validate_only),
         version_id=NOBODY if validate_only else uuid7(),
-        version=1,
-        current_version=1,
-        name=name or model.name,
-        tags=(),
-        tenant_id=caller.tenant_id,
-        created_by=caller.user_id,
         is_public=False,
-        is_template=False,
-        cloned_from=(model.id, model.version),
     )
     guard(NodeAnswer(copy))
     if validate_only:

@@ -23,6 +23,7 @@ from services.kit.idempotency import (
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.pythons import VERSIONS
+from services.kit.updates import check_mask, stale
 from services.registry.domain.requirements import (
     Requirement,
     check_python,
@@ -37,12 +38,11 @@ from services.registry.storage.custom_types import CustomType
 from services.registry.storage.locks import PendingLock
 from services.registry.storage.nodes import Node
 from services.registry.usecases.changes import (
+    NOBODY,
     NODE,
     check_changeable,
-    check_mask,
     hold,
     not_found,
-    stale,
 )
 from services.registry.usecases.custom_types import read_with_custom_types
 from services.registry.usecases.locks import Locks
@@ -53,7 +53,6 @@ log = structlog.get_logger()
 CODE_BYTES_MAX: Final = 1024 * 1024
 # How long a call waits for a lock before it answers `pending`.
 LOCK_WAIT_S: Final = 5.0
-NOBODY: Final = UUID(int=0)
 _BYTE_ORDER_MARK: Final = "\ufeff"
 _FIELDS: Final = (
     *("name", "description", "code", "main_function", "python_version"),

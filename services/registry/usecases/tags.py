@@ -22,6 +22,7 @@ from services.kit.errors import (
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
+from services.kit.updates import check_mask
 from services.registry.domain.tags import AttachedTag
 from services.registry.domain.texts import description_from, name_from
 from services.registry.storage import tags
@@ -109,7 +110,7 @@ async def update_tag(
     validate_only: bool = False,
 ) -> Tag | Replayed:
     """Change what the mask names; of two changes at once the later one stays."""
-    _check_mask(mask)
+    check_mask(mask, _FIELDS)
     earlier = await replay(pool, caller, key)
     if earlier is not None:
         return earlier
@@ -238,14 +239,3 @@ def _name(text: str) -> str:
             "TEXT_INVALID", f"name {description}", fields=[FieldViolation("name", description)]
         )
     return name_from(text)
-
-
-def _check_mask(mask: Sequence[str]) -> None:
-    if mask and all(name in _FIELDS for name in mask):
-        return
-    description = f"must name some of {', '.join(_FIELDS)}"
-    raise InvalidArgument(
-        "UPDATE_MASK_INVALID",
-        f"update_mask {description}",
-        fields=[FieldViolation("update_mask", description, "UPDATE_MASK_INVALID")],
-    )

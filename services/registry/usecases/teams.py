@@ -14,6 +14,7 @@ from services.kit.caller import Caller
 from services.kit.idempotency import Replayed, RequestKey
 from services.kit.ids import uuid7
 from services.kit.pg import Db, as_caller
+from services.kit.updates import check_etag
 from services.registry.domain import teams
 from services.registry.domain.identity import email_from
 from services.registry.domain.teams import Invitation, Member, Team
@@ -69,7 +70,7 @@ async def rename_team(
 
     async def change(db: Db) -> Team:
         team = await _led(db, caller, team_id)
-        teams.check_etag("team", team.etag, etag)
+        check_etag("team", team.etag, etag)
         updated_at = await stored.rename_team(db, team_id, name)
         await note(db, caller, "team.rename", ("team", team_id))
         return replace(team, name=name, updated_at=updated_at)
@@ -91,7 +92,7 @@ async def delete_team(
 
     async def change(db: Db) -> Team:
         team = await _led(db, caller, team_id)
-        teams.check_etag("team", team.etag, etag)
+        check_etag("team", team.etag, etag)
         if await stored.has_definitions(db, team_id):
             raise teams.not_empty(team_id)
         before = {"name": team.name}
@@ -133,7 +134,7 @@ async def update_member(
     async def change(db: Db) -> Member:
         await _led(db, caller, team_id)
         before = await _member(db, team_id, user_id)
-        teams.check_etag("member", before.etag, etag)
+        check_etag("member", before.etag, etag)
         if before.role == role:
             return before
         if before.role == "admin":

@@ -12,6 +12,7 @@ from services.kit.caller import Caller
 from services.kit.errors import FailedPrecondition, PermissionDenied
 from services.kit.idempotency import Replayed, RequestKey
 from services.kit.pg import Db
+from services.kit.updates import check_etag
 from services.registry.domain import teams
 from services.registry.storage import transfers as stored
 from services.registry.storage.transfers import Moved
@@ -38,7 +39,7 @@ async def transfer_node(
         found = await stored.get_node(db, node_id, caller.tenant_id)
         await _check_may_move(db, caller, found, tenant_id, kind="node", thing_id=node_id)
         held = await stored.hold_nodes(db, [node_id], caller.tenant_id)
-        _check_etag("node", _one(held, node_id), etag)
+        check_etag("node", _one(held, node_id).etag, etag)
         await _check_nodes(db, caller, [node_id])
         await stored.move_nodes(db, [node_id], source=caller.tenant_id, target=tenant_id)
         await note(
@@ -72,7 +73,7 @@ async def transfer_workflow(
         held = await stored.hold_workflow(db, workflow_id, caller.tenant_id)
         if held is None:  # it went in this moment
             raise not_found("workflow", workflow_id)
-        _check_etag("workflow", held, etag)
+        check_etag("workflow", held.etag, etag)
         await _check_workflow(db, caller, held)
         used = await stored.list_used(db, workflow_id)
         nodes = [each.id for each in await stored.hold_nodes(db, used, caller.tenant_id)]
@@ -114,10 +115,6 @@ def _one(held: Sequence[Moved], node_id: UUID) -> Moved:
     if not held:  # it went in this moment
         raise not_found("node", node_id)
     return held[0]
-
-
-def _check_etag(kind: str, held: Moved, etag: str) -> None:
-    teams.check_etag(kind, held.etag, etag)
 
 
 async def _check_workflow(db: Db, caller: Caller, held: Moved) -> None:

@@ -15,6 +15,7 @@ from services.kit.errors import AlreadyExists, FieldViolation
 from services.kit.idempotency import Replayed, RequestKey
 from services.kit.ids import new_token, token_sha256, uuid7
 from services.kit.pg import Db, as_caller
+from services.kit.updates import check_etag, check_mask
 from services.registry.domain import accounts
 from services.registry.domain.accounts import Account
 from services.registry.domain.identity import email_from
@@ -138,7 +139,7 @@ async def update_user(
     validate_only: bool = False,
 ) -> Account | Replayed:
     """Change what the mask names; a new role ends the user's sessions."""
-    accounts.check_mask(mask, allowed)
+    check_mask(mask, allowed)
     _check_names(draft)
     ended: list[str] = []
 
@@ -305,7 +306,7 @@ async def _locked(db: Db, user_id: UUID, etag: str) -> Account:
     found = await users.lock_user(db, user_id)
     if found is None:
         raise accounts.not_found(user_id)
-    accounts.check_etag(found, etag)
+    check_etag("user", found.etag, etag)
     return found
 
 

@@ -21,7 +21,6 @@ from qflow.types import (
 
 from services.kit.caller import Caller
 from services.kit.errors import (
-    Conflict,
     FailedPrecondition,
     FieldViolation,
     InvalidArgument,
@@ -32,6 +31,7 @@ from services.kit.errors import (
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
+from services.kit.updates import check_etag
 from services.registry.domain.texts import description_from
 from services.registry.domain.type_size import type_size
 from services.registry.storage import variables as stored
@@ -80,7 +80,7 @@ async def set_variable(
         await _check_owner(db, caller, workflow_id)
         await stored.lock_tenant(db, caller.tenant_id)
         before = await stored.get_variable(db, given.name, workflow_id)
-        _check_etag(before, etag)
+        check_etag("variable", before.etag if before else "", etag)
         of = declared or await _kept_type(before, value)
         after = _changed(before, workflow_id, given, of, caller)
         if before is None:
@@ -149,7 +149,7 @@ async def delete_variable(
         before = await stored.get_variable(db, name, workflow_id)
         if before is None:
             raise _not_found(name)
-        _check_etag(before, etag)
+        check_etag("variable", before.etag, etag)
         readers = await stored.find_readers(db, name, workflow_id, limit=_READERS_SHOWN_MAX + 1)
         if readers:
             raise _in_use(name, readers)
@@ -241,16 +241,6 @@ def _changed(
         description=given.description,
         updated_by=caller.user_id,
     )
-
-
-def _check_etag(before: Variable | None, etag: str) -> None:
-    current = before.etag if before else ""
-    if etag and etag != current:
-        raise Conflict(
-            "ETAG_MISMATCH",
-            "the variable changed since it was read; read it again and repeat the change",
-            etag=current,
-        )
 
 
 def _in_use(name: str, readers: list[tuple[UUID, str]]) -> FailedPrecondition:

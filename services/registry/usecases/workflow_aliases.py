@@ -22,6 +22,7 @@ from services.kit.errors import (
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
+from services.kit.updates import check_etag
 from services.registry.storage import workflow_aliases as stored
 from services.registry.storage.workflow_aliases import Alias, Change
 from services.registry.usecases.workflows import (
@@ -206,12 +207,7 @@ async def _hold_existing(db: Db, workflow_id: UUID, name: str) -> Alias:
 def _check(before: Alias | None, expected: Expected) -> None:
     """Refuse a change that is based on something else."""
     current = before.etag if before else ""
-    if expected.etag and expected.etag != current:
-        raise Conflict(
-            "ETAG_MISMATCH",
-            "the alias changed since it was read; read it again and repeat the change",
-            etag=current,
-        )
+    check_etag("alias", current, expected.etag)
     version = before.version if before else 0
     if expected.version is not None and expected.version != version:
         stands = f"stands for version {version}" if before else "does not exist"

@@ -16,24 +16,23 @@ from services.kit.idempotency import (
     replay,
     write_once,
 )
-from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.registry.domain.texts import name_from
-from services.registry.storage import versions, workflows
+from services.registry.storage import versions
 from services.registry.storage.versions import Version
 from services.registry.storage.workflows import Workflow
 from services.registry.usecases.changes import (
     WORKFLOW,
     check_changeable,
     check_live,
+    copied,
     not_found,
 )
-from services.registry.usecases.node_uses import check_nodes
 from services.registry.usecases.workflows import (
-    NOBODY,
     WorkflowAnswer,
     Workflows,
     get_workflow,
+    insert_workflow,
     next_version,
     prove,
     require_up_to_date,
@@ -113,19 +112,10 @@ async def clone_workflow(
     proven = await prove(deps, caller, model.definition)
     require_up_to_date(proven.checked, complete=False)
     copy = replace(
-        model,
-        id=NOBODY if validate_only else uuid7(),
-        version=1,
-        current_version=1,
-        name=name or model.name,
-        tags=(),
+        copied(model, caller, name=name, validate_only=validate_only),
         definition=proven.checked.definition,
         python_version=proven.python_version,
         is_active=False,
-        tenant_id=caller.tenant_id,
-        created_by=caller.user_id,
-        is_template=False,
-        cloned_from=(model.id, model.version),
     )
     answer = WorkflowAnswer(copy, proven.checked.findings)
     guard(answer)
@@ -133,11 +123,7 @@ async def clone_workflow(
         return answer
 
     async def write(db: Db) -> WorkflowAnswer:
-        created_at, updated_at = await workflows.insert_workflow(db, copy)
-        await workflows.insert_version(db, uuid7(), copy, author=caller.user_id)
-        await check_nodes(db, copy)
-        stored = replace(copy, created_at=created_at, updated_at=updated_at)
-        return replace(answer, workflow=stored)
+        return replace(answer, workflow=await insert_workflow(db, copy))
 
     written = await write_once(deps.pool, caller, key, write)
     if isinstance(written, WorkflowAnswer):

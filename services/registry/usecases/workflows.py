@@ -22,6 +22,7 @@ from services.kit.idempotency import (
 )
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
+from services.kit.updates import check_mask, stale
 from services.registry.domain.definition import (
     ERROR,
     INFO,
@@ -35,19 +36,17 @@ from services.registry.gateways.graph_checker import GraphChecker
 from services.registry.storage import variables, workflows
 from services.registry.storage.workflows import Workflow
 from services.registry.usecases.changes import (
+    NOBODY,
     WORKFLOW,
     check_changeable,
-    check_mask,
     hold,
     not_found,
-    stale,
 )
 from services.registry.usecases.node_uses import check_nodes, check_workflow_not_in_templates
 from services.registry.usecases.signatures import Standing, pinned_to_others, standing_in
 
 log = structlog.get_logger()
 
-NOBODY: Final = UUID(int=0)
 _FIELDS: Final = ("name", "description", "definition", "is_template")
 
 

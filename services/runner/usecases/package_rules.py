@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from services.kit.caller import Caller
-from services.kit.errors import Conflict, FieldViolation, InvalidArgument
+from services.kit.errors import FieldViolation, InvalidArgument
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.pg import Db, Pool, as_caller
+from services.kit.updates import check_etag, stale
 from services.runner.domain.environments import RequirementError
 from services.runner.domain.package_rules import PackageRules, plain_rule
 from services.runner.storage import package_rules
@@ -40,14 +41,13 @@ async def set_rules(
 
     async def write(db: Db) -> StoredRules:
         found = await package_rules.get(db)
-        if etag and etag != etag_of(found):
-            raise _changed(found)
+        check_etag("set of rules", etag_of(found), etag)
         if found is None:
             written = await package_rules.insert(db, plain)
         else:
             written = await package_rules.update(db, plain, found.revision)
         if written is None:  # somebody else was quicker
-            raise _changed(await package_rules.get(db))
+            raise stale("set of rules", etag_of(await package_rules.get(db)))
         return written
 
     replayed = await replay(pool, caller, key)
@@ -71,11 +71,3 @@ def _plain(rules: Sequence[str], field: str) -> list[str]:
     if faults:
         raise InvalidArgument("INVALID_REQUIREMENT", faults[0].description, fields=faults)
     return sorted(set(plain))
-
-
-def _changed(found: StoredRules | None) -> Conflict:
-    return Conflict(
-        "ETAG_MISMATCH",
-        "the rules have changed meanwhile; read them again",
-        etag=etag_of(found),
-    )

@@ -11,7 +11,6 @@ from uuid import UUID
 from services.kit.audit import tell_change
 from services.kit.caller import Caller
 from services.kit.errors import (
-    Conflict,
     FailedPrecondition,
     FieldViolation,
     NotFound,
@@ -21,6 +20,7 @@ from services.kit.errors import (
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
+from services.kit.updates import check_etag
 from services.runner.domain.secrets import GRANTED_MAX, SECRETS_MAX, VERSIONS_KEPT
 from services.runner.gateways.secret_box import RootKeys, seal
 from services.runner.storage import secrets as stored
@@ -56,7 +56,7 @@ async def set_secret(
     async def write(db: Db) -> Secret:
         await stored.lock(db, caller.tenant_id)
         before = await stored.get(db, caller.tenant_id, name)
-        _check_etag(before, etag)
+        check_etag("secret", before.etag if before else "", etag)
         if before is None:
             if await stored.count(db, caller.tenant_id) >= SECRETS_MAX:
                 raise ResourceExhausted(
@@ -99,7 +99,7 @@ async def use_version(
     async def write(db: Db) -> Secret:
         await stored.lock(db, caller.tenant_id)
         before = await _found(db, caller, name)
-        _check_etag(before, etag)
+        check_etag("secret", before.etag, etag)
         kept = await stored.list_versions(db, before.id)
         if version not in {each.version for each in kept}:
             raise NotFound(
@@ -150,7 +150,7 @@ async def delete_secret(
     async def write(db: Db) -> Secret:
         await stored.lock(db, caller.tenant_id)
         before = await _found(db, caller, name)
-        _check_etag(before, etag)
+        check_etag("secret", before.etag, etag)
         await stored.delete(db, before.id)
         tell_change({"name": name, "version": before.current_version}, {})
         return before
@@ -250,16 +250,6 @@ async def _found(db: Db, caller: Caller, name: str) -> Secret:
             resource=("secret", name),
         )
     return found
-
-
-def _check_etag(before: Secret | None, etag: str) -> None:
-    current = before.etag if before else ""
-    if etag and etag != current:
-        raise Conflict(
-            "ETAG_MISMATCH",
-            "the secret changed since it was read; read it again and repeat the change",
-            etag=current,
-        )
 
 
 def _no_node(node_id: UUID) -> NotFound:

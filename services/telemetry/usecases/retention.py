@@ -11,10 +11,11 @@ from typing import Final
 from uuid import UUID
 
 from services.kit.caller import Caller
-from services.kit.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from services.kit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller, connection, transaction, translate
+from services.kit.updates import check_etag
 from services.telemetry.domain.records import NEWEST, Position
 from services.telemetry.domain.retention import (
     RULES,
@@ -81,7 +82,7 @@ class Retention:
             )
 
         async def write(db: Db) -> RuleInForce:
-            _check_etag(await retention_rules.get_rule(db, subject), etag)
+            check_etag("rule", etag_of(await retention_rules.get_rule(db, subject)), etag)
             own = await retention_rules.set_rule(db, subject, keep_days=keep_days)
             return self._in_force(rule, own)
 
@@ -96,7 +97,7 @@ class Retention:
         rule = self._settable(subject)
 
         async def write(db: Db) -> RuleInForce:
-            _check_etag(await retention_rules.get_rule(db, subject), etag)
+            check_etag("rule", etag_of(await retention_rules.get_rule(db, subject)), etag)
             await retention_rules.delete_rule(db, subject)
             return self._in_force(rule, None)
 
@@ -212,10 +213,3 @@ class _UndoneError(Exception):
 def etag_of(rule: TenantRule | None) -> str:
     """Give what changes with each change of a tenant's rule."""
     return "" if rule is None else f"{rule.revision}-{rule.keep_days}"
-
-
-def _check_etag(before: TenantRule | None, etag: str) -> None:
-    if etag and etag != etag_of(before):
-        raise Conflict(
-            "ETAG_MISMATCH", "the rule was changed meanwhile; read it again", etag=etag_of(before)
-        )

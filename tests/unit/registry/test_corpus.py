@@ -126,6 +126,7 @@ def test_what_could_not_be_read_is_explained_with_its_place() -> None:
         for each in read.report.errors:
             assert each.message, read.name
             assert each.line, read.name
+            assert each.hint, read.name
         if read.report.function is None:
             assert read.report.errors, read.name
     assert {code for read in corpus() for code in read.unread} <= {"TYPE_RECURSIVE"}

@@ -4,7 +4,16 @@ import textwrap
 from typing import Any
 
 import pytest
-from qflow.types import SCALARS, Named, VerdictKind, check_value, expression, verdict
+from qflow.types import (
+    SCALARS,
+    Named,
+    Record,
+    VerdictKind,
+    check_value,
+    expression,
+    to_json,
+    verdict,
+)
 
 from services.kit.pythons import find_pythons
 from services.registry.domain.source import SourceReport
@@ -60,6 +69,7 @@ async def read(code: str, main_function: str = "", version: str = "3.11") -> Sou
     analysis = await SourceAnalyzer().analyze(
         code, main_function=main_function, python_version=version
     )
+    assert all(each.hint for each in analysis.report.diagnostics), analysis.report.diagnostics
     return analysis.report
 
 
@@ -361,6 +371,70 @@ async def test_generic_aliases_take_what_stands_in_their_brackets() -> None:
     for wrong, code_of in (("Loop[int]", "TYPE_RECURSIVE"), ("Pair[" * 12 + "int" + "]" * 12, "")):
         said = await read(f"{GENERIC_ALIASES}\ndef f(x: {wrong}) -> None: ...", version="3.12")
         assert [code_of or "TYPE_TOO_LARGE"] == codes(said)
+
+
+GENERIC_CLASSES = """
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar, Union
+from pydantic import BaseModel
+K = TypeVar("K")
+V = TypeVar("V", bound=int)
+@dataclass
+class Box(Generic[V]):
+    value: V
+    more: list[V]
+class Pair(NamedTuple, Generic[K, V]):
+    left: K
+    right: "Box[V]"
+class Page(BaseModel, Generic[K]):
+    items: list[K]
+    next: Union["Page[K]", None] = None
+class Rows(BaseModel, Generic[K]):
+    items: list[K]
+class Apart(Generic[K]):
+    pass
+"""
+FIELDS = {
+    "Box[bool]": ["bool", "list[bool]"],
+    "Box": ["int", "list[int]"],
+    "'Box[int]'": ["int", "list[int]"],
+    "Pair[str, bool]": ["str", "Box"],
+    "Rows['Rows[int]']": ["list[Rows]"],
+    "Rows[K]": ["list[Any]"],
+}
+
+
+@pytest.mark.parametrize("text", list(FIELDS))
+async def test_generic_classes_take_what_stands_in_their_brackets(text: str) -> None:
+    found = await read(f"{GENERIC_CLASSES}\ndef f(x: {text}) -> None: ...")
+    assert found.function is not None
+    (record,) = [each.type for each in found.function.inputs]
+    assert isinstance(record, Record)
+    assert FIELDS[text] == [expression(each.type) for each in record.fields]
+
+
+async def test_a_generic_class_that_holds_itself_or_has_no_fields_is_told() -> None:
+    for text, told in (("Page[int]", "TYPE_RECURSIVE"), ("Apart[int]", "TYPE_NOT_CARRIED")):
+        found = await read(f"{GENERIC_CLASSES}\ndef f(x: {text}) -> None: ...")
+        assert told in [each.code for each in found.diagnostics]
+
+
+@pytest.mark.skipif("3.12" not in find_pythons(), reason="needs Python 3.12")
+async def test_generic_classes_of_python_3_12_do_so_too() -> None:
+    code = """
+from dataclasses import dataclass
+from typing import TypeAliasType
+@dataclass
+class Box[T: int]:
+    value: T
+Boxes = TypeAliasType("Boxes", list[Box[bool]])
+def f(x: Box[bool], y: Boxes, z: Box) -> None: ...
+"""
+    found = await read(code, version="3.12")
+    assert found.function is not None
+    shown = [to_json(each.type) for each in found.function.inputs]
+    fields = [(each.get("item") or each)["fields"][0]["type"]["t"] for each in shown]
+    assert ["bool", "bool", "int"] == fields
 
 
 COUNTED_ON = "class E(enum.Enum):\n  A = 5\n  B = 1\n  C: int = enum.auto()"

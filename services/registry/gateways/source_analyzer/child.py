@@ -71,7 +71,11 @@ class SourceAnalyzer:
         """
         interpreter = await asyncio.to_thread(closest, python_version)
         if interpreter is None:
-            report = failed("NO_INTERPRETER", "this machine has no Python that could read it")
+            report = failed(
+                "NO_INTERPRETER",
+                "this machine has no Python that could read it",
+                "have one installed beside the registry",
+            )
             return Analysis(report, "")
         request = orjson.dumps(
             {
@@ -104,6 +108,7 @@ def _with_grammar(report: SourceReport, used: Interpreter, wanted: str) -> Sourc
         "info",
         "GRAMMAR_OF_OTHER_VERSION",
         f"Python {wanted} is not on this machine; {used.version} read the source instead",
+        f"with Python {wanted} installed beside the registry, its own grammar decides",
     )
     return replace(report, diagnostics=worst_first([*report.diagnostics, told]))
 

@@ -1,0 +1,34 @@
+"""What every update says besides what it changes: which fields, and what it is based on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.kit.errors import Conflict, FieldViolation, InvalidArgument
+
+
+def check_mask(mask: Sequence[str], known: Sequence[str]) -> None:
+    """Raise unless the mask names some of the known fields, and no other."""
+    if mask and all(name in known for name in mask):
+        return
+    description = f"must name some of {', '.join(known)}"
+    raise InvalidArgument(
+        "UPDATE_MASK_INVALID",
+        f"update_mask {description}",
+        fields=[FieldViolation("update_mask", description, "UPDATE_MASK_INVALID")],
+    )
+
+
+def check_etag(kind: str, current: str, etag: str) -> None:
+    """Raise where it changed since the etag was read; an empty one says nothing."""
+    if etag and etag != current:
+        raise stale(kind, current)
+
+
+def stale(kind: str, current: str) -> Conflict:
+    """Say that it changed meanwhile, and what its etag is now."""
+    return Conflict(
+        "ETAG_MISMATCH",
+        f"the {kind} changed since it was read; read it again and repeat the change",
+        etag=current,
+    )

@@ -1,0 +1,106 @@
+"""What a source imports, each module once."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+
+from .report import ERROR
+from .scope import TRIES
+
+IMPORTS_MAX = 1_000
+
+
+def read_imports(tree, scope, report):
+    """Top-level names of the imported modules, each once, with where and whether guarded."""
+    found = {}
+    stack = [(statement, False, False) for statement in reversed(tree.body)]
+    while stack:
+        here, guarded, typing_only = stack.pop()
+        if isinstance(here, ast.ImportFrom) and here.level:
+            report.add(
+                ERROR,
+                "RELATIVE_IMPORT",
+                "a node is one file: there is nothing to import relatively",
+                "put what it needs into the source",
+                here,
+            )
+        elif isinstance(here, (ast.Import, ast.ImportFrom)) and not typing_only:
+            names = (
+                [alias.name for alias in here.names]
+                if isinstance(here, ast.Import)
+                else [here.module or ""]
+            )
+            for name in names:
+                _keep_import(found, name, here, guarded)
+        guards = isinstance(here, TRIES) and _guards_imports(here)
+        checking = isinstance(here, ast.If) and scope.checks_types(here.test)
+        body = set(map(id, getattr(here, "body", ()) if guards or checking else ()))
+        for child in _statements_in(here):
+            inside = id(child) in body
+            stack.append(
+                (child, guarded or (guards and inside), typing_only or (checking and inside))
+            )
+    return list(found.values())
+
+
+def _statements_in(node):
+    """The statements in a statement's blocks: no expression holds one, and most nodes are those."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for each in getattr(node, name, ()):
+            yield each
+
+
+def _keep_import(found, name, node, guarded):
+    top = name.split(".")[0]
+    known = found.get(top)
+    if known is not None:
+        known["guarded"] = known["guarded"] and guarded
+        known["modules"].append(name) if len(known["modules"]) < 20 else None
+    elif len(found) < IMPORTS_MAX:
+        found[top] = {
+            "name": top,
+            "modules": [name],
+            "line": node.lineno,
+            "standard": is_standard(top),
+            "guarded": guarded,
+        }
+
+
+def _guards_imports(node):
+    for handler in node.handlers:
+        if handler.type is None:
+            return True
+        kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+        for kind in kinds:
+            if isinstance(kind, ast.Name) and kind.id in (
+                "ImportError",
+                "ModuleNotFoundError",
+                "Exception",
+            ):
+                return True
+    return False
+
+
+def is_standard(name):
+    """Whether a module comes with this very Python."""
+    names = getattr(sys, "stdlib_module_names", None)
+    if names is None:
+        names = _listed_standard()
+    return name in names or name == "__future__"
+
+
+def _listed_standard():
+    """Python 3.9 has no list of its own modules: look at its folder, once."""
+    if not _LISTED:
+        _LISTED.update(sys.builtin_module_names)
+        folder = os.path.dirname(os.__file__)
+        for path in (folder, os.path.join(folder, "lib-dynload")):
+            if os.path.isdir(path):
+                _LISTED.update(entry.split(".")[0] for entry in os.listdir(path))
+        _LISTED.discard("site-packages")
+    return _LISTED
+
+
+_LISTED = set()

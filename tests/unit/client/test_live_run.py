@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -61,3 +63,30 @@ def test_the_graph_is_there_before_anything_is_known_of_the_run() -> None:
     assert "starting" in screen.getvalue()
     assert "write" in screen.getvalue()
     assert "starting" not in screen.getvalue().rpartition("\x1b[?1049l")[2]
+
+
+FIRST = """
+import io, sys
+import qflow
+from qflow.cli import app
+from qflow.cli.show import live
+from rich.console import Console
+
+@qflow.node
+def double(n: int) -> int:
+    return 2 * n
+
+@qflow.workflow
+def twice(n: int) -> int:
+    return double(double(n))
+
+with live(twice):
+    print(sorted({"asyncio", "google.protobuf", "grpc", "pydantic"} & set(sys.modules)))
+"""
+
+
+def test_the_first_picture_waits_for_nothing_that_asks_or_judges() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", FIRST], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "[]\n" == said.stdout

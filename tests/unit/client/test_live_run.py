@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from qflow.cli.show import LiveRun
@@ -81,12 +83,20 @@ def twice(n: int) -> int:
     return double(double(n))
 
 with live(twice):
-    print(sorted({"asyncio", "google.protobuf", "grpc", "pydantic"} & set(sys.modules)))
+    there = sorted({"asyncio", "google.protobuf", "grpc", "pydantic"} & set(sys.modules))
+print(there)
 """
 
 
-def test_the_first_picture_waits_for_nothing_that_asks_or_judges() -> None:
+def test_the_first_picture_waits_for_nothing_that_asks_or_judges(tmp_path: Path) -> None:
+    (tmp_path / "first.py").write_text(FIRST)
     said = subprocess.run(
-        [sys.executable, "-c", FIRST], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, tmp_path / "first.py"],
+        env={**os.environ, "FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "80", "LINES": "30"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
+    assert "double_2" in said.stderr
     assert "[]\n" == said.stdout

@@ -12,7 +12,7 @@ PYTEST := $(PY) -m pytest -n $(or $(JOBS),3) --dist loadfile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: fmt-check $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(MAKEFILE_LIST))
+.PHONY: fmt-check settings-check $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(MAKEFILE_LIST))
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -47,7 +47,7 @@ test-ray: $(STAMP) ## install the ray group and run the tests on a Ray cluster o
 test-all: $(STAMP) ## run all tests at full length and size
 	@QFLOW_TEST_FULL=1 $(PYTEST) -q -m "not bench and not clients" $(ARGS)
 
-check: fmt-check lint types proto-check ## check format, lint, types, rooms and contract; no tests
+check: fmt-check lint types proto-check settings-check ## check format, lint, types, rooms and contract; no tests
 
 fmt: $(STAMP) ## format the code and mend what lint can mend
 	@$(BIN)/ruff format -q .
@@ -71,6 +71,12 @@ proto-check: $(STAMP) ## check the stubs, lint the protos, refuse breaking chang
 	@$(PY) protos/generate.py --check
 	@cd protos && ../$(BIN)/buf lint
 	@mkdir -p build && $(BIN)/buf build protos -o build/image.binpb && $(BIN)/buf breaking build/image.binpb --config protos/buf.yaml --against protos/image.binpb
+
+settings: $(STAMP) ## write what the code says of each setting into docs/settings.md
+	@$(PY) docs/settings_page.py
+
+settings-check: $(STAMP)
+	@$(PY) docs/settings_page.py --check
 
 cases: $(STAMP) ## print which tests name which case of docs/cases.md
 	@$(PY) -m tests.support.cases

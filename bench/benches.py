@@ -19,7 +19,7 @@ import psutil
 from bench import create_node as creating
 from bench import floors
 from bench.backups import backup_gigabyte
-from bench.client import cli_help, client_call, local_run
+from bench.client import cli_help, client_call, local_run, sdk_overhead
 from bench.costs import costs, spent
 from bench.definitions import check_workflow, get_workflow
 from bench.environments import known_environment, new_environment
@@ -249,6 +249,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "unary": unary,
     "local_run": local_run,
     "client_call": client_call,
+    "sdk_overhead": sdk_overhead,
     "cli_help": cli_help,
     "first_picture": first_picture,
     "watchers": watchers,

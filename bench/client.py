@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
 import sys
 import time
 import uuid
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
 
 import qflow
 from qflow.client.client import Client
@@ -22,6 +24,7 @@ from bench.flow import running
 _ROUNDS: Final = 9
 _NODES: Final = 100
 _CALLS: Final = 500
+_PAIRS: Final = 40
 _STARTS: Final = 20
 
 
@@ -72,6 +75,70 @@ async def client_call() -> dict[str, Any]:
             added.append((time.perf_counter() - begin) * 1e6 / _CALLS - bare)
     told = figure(added, "us/call", "lower", target=30.0, floor=0.0)
     return told | {"stub_us": round(statistics.median(raw), 1)}
+
+
+@qflow.workflow
+def hello(n: int) -> int:
+    """Call one node."""
+    return ONE(n)
+
+
+async def sdk_overhead() -> dict[str, Any]:
+    """Percent that the client adds to a run of one node, over the raw stubs, run by run in turns.
+
+    Both start it and wait for what it gives; `added_us` is the client's own processor time a run.
+    """
+    async with running() as flow, Client(of_home(flow.suite.home.root)) as client:
+        stub = client.connection.stub("orchestrator", pb_grpc.ExecutionServiceStub)
+        metadata = (("authorization", f"Bearer {client.context.token}"),)
+        stored = await client.push(hello)
+
+        async def raw(n: int) -> None:
+            started = await stub.StartExecution(
+                pb.StartExecutionRequest(
+                    workflow_id=stored.id,
+                    workflow_version=stored.version,
+                    input_json=json.dumps({"n": n}),
+                    request_id=str(uuid.uuid4()),
+                ),
+                metadata=metadata,
+                timeout=60,
+            )
+            wait = pb.WaitExecutionRequest(execution_id=started.execution.id)
+            wait.timeout.FromSeconds(50)
+            ended = await stub.WaitExecution(wait, metadata=metadata, timeout=60)
+            assert json.loads(ended.execution.output_json) == {"result": n + 1}
+
+        async def typed(n: int) -> None:
+            assert await client.run(hello, n) == n + 1
+
+        await _timed(raw, _PAIRS), await _timed(typed, _PAIRS)  # warm
+        more, bare, added = [], [], []
+        for _ in range(_ROUNDS):
+            pairs = [(await _timed(raw), await _timed(typed)) for _ in range(_PAIRS)]
+            plain = statistics.median(one.took_us for one, _ in pairs)
+            bare.append(plain)
+            more.append((statistics.median(two.took_us for _, two in pairs) / plain - 1) * 100)
+            added.append(sum(two.spent_us - one.spent_us for one, two in pairs) / _PAIRS)
+    told = figure(more, "%", "lower", target=5.0, floor=0.0)
+    return told | {
+        "stub_us": round(statistics.median(bare), 1),
+        "added_us": round(statistics.median(added), 1),
+    }
+
+
+class Took(NamedTuple):
+    """What something took of the clock and of this process."""
+
+    took_us: float
+    spent_us: float
+
+
+async def _timed(does: Callable[[int], Awaitable[None]], times: int = 1) -> Took:
+    begin, spent = time.perf_counter(), time.process_time()
+    for number in range(times):
+        await does(number)
+    return Took((time.perf_counter() - begin) * 1e6, (time.process_time() - spent) * 1e6)
 
 
 async def cli_help() -> dict[str, Any]:

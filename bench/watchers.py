@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-import grpc
 import psutil
 import qflow
 from qflow.client.client import Client
@@ -26,9 +25,11 @@ from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
 from bench.figures import figure
 from bench.flow import Flow, running
+from bench.frames import Connection, connect
+from bench.processors import spent_s
 
 _WATCHERS: Final = 1_000
-_CHANNELS: Final = 20  # a server lets a connection have a hundred calls at once
+_CONNECTIONS: Final = 20
 _ROUNDS: Final = 7
 _AT_ONCE: Final = 50
 _OPEN_S: Final = 60.0
@@ -59,20 +60,23 @@ class Watchers:
 
     def __init__(self) -> None:
         self.came: list[list[tuple[float, bytes]]] = [[] for _ in range(_WATCHERS)]
-        self._arrived = asyncio.Event()
+        self.connections: list[Connection] = []
 
-    async def follow(self, at: int, call: grpc.aio.UnaryStreamCall[Any, bytes]) -> None:
-        """Note every message of one watch."""
-        async for message in call:
-            self.came[at].append((time.time(), message))
-            self._arrived.set()
+    def told(self, number: int, at: float, message: bytes) -> None:
+        """Note a message of one watch."""
+        self.came[number].append((at, message))
 
     async def stand(self, first: int, end: int) -> None:
         """Wait until these watches have had what stands, and the bookmark."""
         async with asyncio.timeout(_OPEN_S):
-            while min(map(len, self.came[first:end])) < 2:
-                self._arrived.clear()
-                await self._arrived.wait()
+            while min(map(len, self.came[first:end])) < 2:  # noqa: ASYNC110  # bytes on a socket
+                await asyncio.sleep(0.02)
+
+    async def end(self) -> None:
+        """Wait until the server has ended all of them."""
+        async with asyncio.timeout(_OPEN_S):
+            while sum(len(each.ended) for each in self.connections) < _WATCHERS:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
     def last_at(self, place: str) -> float:
         """Give when the last of all learnt that a place has completed."""
@@ -91,7 +95,9 @@ class Watchers:
 async def watchers() -> dict[str, Any]:
     """Milliseconds from a node's commit to the last of 1,000 watchers of its run, in one service.
 
-    `end_ms` is the same of the run's own end; `watcher_kb` what one more watcher takes there.
+    `end_ms` is the same of the run's own end; `watcher_kb` what one more watcher takes there. Of
+    one delta `server_us` is the service's processor time a watcher, `driver_us` what reading it
+    took on the same machine.
     """
     async with running() as flow, Client(of_home(flow.suite.home.root)) as client:
         orchestrator = psutil.Process(flow.suite.marks()["orchestrator"].pid)
@@ -106,15 +112,19 @@ async def watchers() -> dict[str, Any]:
         async with _watching(flow, run.id, seen):
             await asyncio.sleep(_SETTLE_S)
             grown = orchestrator.memory_full_info().uss - before
+            began = spent_s(flow.suite)
             for number in range(_ROUNDS):
                 await run.signal(f"go{number}", 1)
                 await asyncio.sleep(1.0)
+            spent = spent_s(flow.suite)
             assert await run.result() == _ROUNDS
         nodes = [each async for each in run.nodes() if each.node_id.startswith("add")]
         assert len(nodes) == _ROUNDS
         late = [(seen.last_at(n.node_id) - n.end_time.ToNanoseconds() / 1e9) * 1000 for n in nodes]
         ended_at = (await run.get()).end_time.ToNanoseconds() / 1e9
         end_ms = (max(each[-1][0] for each in seen.came) - ended_at) * 1000
+    # What stood, and the bookmark, had come before.
+    deltas = sum(map(len, seen.came)) - 2 * _WATCHERS
     # The last node ends the run: that is told apart.
     report = figure(late[:-1], "ms", "lower", target=100.0, floor=0.0)
     return report | {
@@ -122,36 +132,31 @@ async def watchers() -> dict[str, Any]:
         "watcher_kb": round(grown / 1024 / _WATCHERS, 1),
         "watcher_kb_target": 50,
         "watchers": _WATCHERS,
+        "deltas": deltas // _WATCHERS,
+        "server_us": round((spent["orchestrator"] - began["orchestrator"]) * 1e6 / deltas, 1),
+        "driver_us": round((spent["driver"] - began["driver"]) * 1e6 / deltas, 1),
     }
 
 
 @asynccontextmanager
 async def _watching(flow: Flow, run_id: str, seen: Watchers) -> AsyncIterator[None]:
     """Open all watches, over some connections as clients on one machine have."""
-    options = [("grpc.use_local_subchannel_pool", 1)]
     address = flow.suite.endpoints["orchestrator"]
-    channels = [grpc.aio.insecure_channel(address, options=options) for _ in range(_CHANNELS)]
-    metadata = (("authorization", f"Bearer {flow.suite.owner_token}"),)
+    seen.connections = [await connect(address, seen.told) for _ in range(_CONNECTIONS)]
+    headers = {"authorization": f"Bearer {flow.suite.owner_token}"}
     request = pb.WatchExecutionRequest(execution_id=str(UUID(run_id))).SerializeToString()
-    calls: list[grpc.aio.UnaryStreamCall[Any, bytes]] = []
-    following: list[asyncio.Task[None]] = []
-    # Some at a time: what stands is read for each, and connections to the database are few.
-    for first in range(0, _WATCHERS, _AT_ONCE):
-        for at in range(first, min(first + _AT_ONCE, _WATCHERS)):
-            method: Any = channels[at % _CHANNELS].unary_stream(_WATCH)  # of bytes, unread
-            call = method(request, metadata=metadata)
-            calls.append(call)
-            following.append(asyncio.create_task(seen.follow(at, call)))
-        await seen.stand(first, len(calls))
     try:
+        # Some at a time: what stands is read for each, and connections to the database are few.
+        for first in range(0, _WATCHERS, _AT_ONCE):
+            end = min(first + _AT_ONCE, _WATCHERS)
+            for at in range(first, end):
+                seen.connections[at % _CONNECTIONS].open(at, _WATCH, headers, request)
+            await seen.stand(first, end)
         yield
-        await asyncio.wait_for(asyncio.gather(*following), _OPEN_S)
+        await seen.end()
     finally:
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*following, return_exceptions=True)
-        for channel in channels:
-            await channel.close()
+        for each in seen.connections:
+            each.close()
 
 
 async def first_picture() -> dict[str, Any]:

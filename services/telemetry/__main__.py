@@ -45,7 +45,7 @@ def main(arguments: list[str], env: Mapping[str, str]) -> int:
 async def _examine(url: str, asked: argparse.Namespace) -> int:
     from services.kit.pg import open_pool  # late: serving opens its own
     from services.telemetry.domain.invariant import Verdict
-    from services.telemetry.domain.report import told
+    from services.telemetry.domain.report import as_json, told
     from services.telemetry.usecases.doctor import Doctor
 
     async with await open_pool(
@@ -58,7 +58,7 @@ async def _examine(url: str, asked: argparse.Namespace) -> int:
         found = await Doctor(pool).examine(
             asked.invariants, rows_max=asked.rows, settle_s=asked.settle
         )
-    print(told(found))  # noqa: T201
+    print(as_json(found) if asked.json else told(found))  # noqa: T201
     return 0 if all(each.verdict is Verdict.HOLDS for each in found) else _UNHEALTHY
 
 
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="ask of every invariant whether it holds")
     doctor.add_argument("invariants", nargs="*", help="ids or names (I4); all where none is given")
     doctor.add_argument("--rows", type=int, default=20, help="how many breaches to show of each")
+    doctor.add_argument("--json", action="store_true", help="print one JSON document")
     doctor.add_argument(
         "--settle", type=float, default=5.0, help="seconds before a second look at what may pass"
     )

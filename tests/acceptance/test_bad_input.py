@@ -30,6 +30,14 @@ class Done:
 Qflow = Callable[..., Done]
 # A mount of one's own, as whoever runs the tests may make it.
 OWN_MOUNTS = ["unshare", "--user", "--map-root-user", "--mount"]
+# Do a command, and say last how much memory it took at most.
+MEASURED = """
+import resource, sys
+from qflow.cli.app import main
+code = main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)
+sys.exit(code)
+"""
 NOT_THERE = "00000000-0000-4000-8000-000000000000"
 
 
@@ -105,6 +113,38 @@ def test_a_full_disk_is_told_and_nothing_of_the_file_is_left(qflow: Qflow, tmp_p
     assert (2, "") == (done.returncode, done.stdout)
     said = "qflow: small/it was not written: there is no room left on that disk."
     assert done.stderr.startswith(said)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_file_beyond_two_gigabytes_goes_there_and_back_in_little_memory(
+    qflow: Qflow, tmp_path: Path
+) -> None:
+    size = 2**31 + 7  # more than a signed 32-bit number counts
+    with (tmp_path / "large").open("wb") as large:
+        large.seek(size - 4)
+        large.write(b"last")
+
+    def measured(*arguments: str) -> tuple[str, int]:
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURED, "files", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert 0 == done.returncode, done.stderr
+        return done.stdout.strip(), int(done.stderr.splitlines()[-1])
+
+    file, sending_mib = measured("put", "large")
+    (tmp_path / "large").unlink()
+    _, fetching_mib = measured("get", file, "back")
+    back = tmp_path / "back"
+    assert size == back.stat().st_size
+    with back.open("rb") as read:
+        read.seek(-8, os.SEEK_END)
+        assert b"\0\0\0\0last" == read.read()
+    assert max(sending_mib, fetching_mib) < 200
+    assert 0 == qflow("files", "rm", file).returncode
 
 
 @pytest.mark.parametrize(

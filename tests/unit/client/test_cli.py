@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 from qflow.cli import watching
-from qflow.cli.app import main
+from qflow.cli.app import app, main
 from qflow.client import connection
 
 
@@ -103,3 +105,21 @@ def test_a_peer_that_is_gone_is_noticed_and_servers_are_not_pinged_too_often() -
     assert 30_000 < kept["grpc.keepalive_time_ms"] <= 60_000
     assert kept["grpc.keepalive_timeout_ms"] <= 20_000
     assert 0 == kept["grpc.http2.max_pings_without_data"]
+
+
+def test_every_command_speaks_json() -> None:
+    """All but `up`, which stays until it is stopped."""
+
+    def commands(group: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+        for name, each in group.commands.items():
+            if hasattr(each, "commands"):
+                yield from commands(each, (*path, name))
+            else:
+                yield " ".join((*path, name)), each
+
+    there = dict(commands(typer.main.get_command(app), ()))
+    assert {"run", "schedule pause", "context rm", "files rm", "doctor"} <= set(there)
+    mute = {
+        name for name, each in there.items() if all("--json" not in p.opts for p in each.params)
+    }
+    assert {"up"} == mute

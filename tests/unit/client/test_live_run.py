@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from qflow.cli.show import LiveRun
@@ -61,3 +65,38 @@ def test_the_graph_is_there_before_anything_is_known_of_the_run() -> None:
     assert "starting" in screen.getvalue()
     assert "write" in screen.getvalue()
     assert "starting" not in screen.getvalue().rpartition("\x1b[?1049l")[2]
+
+
+FIRST = """
+import io, sys
+import qflow
+from qflow.cli import app
+from qflow.cli.show import live
+from rich.console import Console
+
+@qflow.node
+def double(n: int) -> int:
+    return 2 * n
+
+@qflow.workflow
+def twice(n: int) -> int:
+    return double(double(n))
+
+with live(twice):
+    there = sorted({"asyncio", "google.protobuf", "grpc", "pydantic"} & set(sys.modules))
+print(there)
+"""
+
+
+def test_the_first_picture_waits_for_nothing_that_asks_or_judges(tmp_path: Path) -> None:
+    (tmp_path / "first.py").write_text(FIRST)
+    said = subprocess.run(
+        [sys.executable, tmp_path / "first.py"],
+        env={**os.environ, "FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "80", "LINES": "30"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "double_2" in said.stderr
+    assert "[]\n" == said.stdout

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
@@ -18,6 +20,7 @@ from tests.unit.orchestrator.graphs import plan_of
 
 RUN = UUID(int=5)
 AT = datetime(2026, 1, 1, tzinfo=UTC)
+CALLER = cast("Any", SimpleNamespace(tenant_id=UUID(int=1)))
 
 
 async def test_a_run_that_ended_between_two_changes_is_told_with_all_its_nodes(
@@ -39,7 +42,7 @@ async def test_a_run_that_ended_between_two_changes_is_told_with_all_its_nodes(
             return after, plan
 
     watcher = Watcher(cast("Any", Reader()), cast("Any", None))
-    view = _View(cast("Any", None), watcher, before, plan)
+    view = _View(CALLER, watcher, before, plan)
     row = NodeExecution(node_id="n0", status=NodeStatus.CANCELLED, revision=8)
 
     async def rows(_after_revision: int) -> list[NodeExecution]:
@@ -51,3 +54,70 @@ async def test_a_run_that_ended_between_two_changes_is_told_with_all_its_nodes(
     step = await view.follow(change)
     assert step is not None
     assert [NodeStatus.CANCELLED] == [node.status for node in step.nodes]
+
+
+def running(*, revision: int = 2) -> Execution:
+    return Execution(
+        id=RUN, workflow_id=RUN, workflow_version=1, pins_id=RUN, status=RunStatus.RUNNING,
+        revision=revision, created_by=RUN, created_at=AT,
+    )  # fmt: skip
+
+
+def moved(revision: int, status: NodeStatus, *, row: bool = False) -> Change:
+    record = NodeRecord(id=RUN, order=1, status=status, token=1, revision=revision)
+    return Change(revision, [View("n0", 0, record)], complete=True, final=False, row=row)
+
+
+async def test_watchers_who_have_seen_the_same_are_told_what_was_made_for_the_first() -> None:
+    plan = plan_of([], 1)
+    watcher = Watcher(cast("Any", None), cast("Any", None))
+    first, second, behind = (
+        _View(CALLER, watcher, running(revision=seen), plan) for seen in (2, 2, 1)
+    )
+    change = moved(3, NodeStatus.RUNNING)
+    told = [await each.follow(change) for each in (first, second, behind)]
+    assert told[0] is not None
+    assert told[0] is told[1]
+    assert told[2] is not told[0], "it has missed something"
+    assert [2, 1] == [each.seen for each in (told[0], told[2]) if each is not None]
+    # What the others were spared they know all the same: each goes on by itself.
+    for each in (first, second):
+        later = await each.follow(moved(4, NodeStatus.COMPLETED))
+        assert later is not None
+        assert later.execution is not None
+        assert ({"completed": 1}, 3) == (later.execution.counts, later.seen)
+
+
+async def test_another_tenants_watcher_is_told_nothing_that_was_read_for_the_first() -> None:
+    plan = plan_of([], 1)
+    watcher = Watcher(cast("Any", None), cast("Any", None))
+    other = cast("Any", SimpleNamespace(tenant_id=UUID(int=2)))
+    views = [_View(caller, watcher, running(), plan) for caller in (CALLER, other)]
+    change = moved(3, NodeStatus.RUNNING)
+    told = [await each.follow(change) for each in views]
+    assert told[0] is not told[1]
+
+
+async def test_a_row_that_changed_is_read_once_for_all_who_watch_it() -> None:
+    plan = plan_of([], 1)
+    asked: list[int] = []
+    asking, answer = asyncio.Event(), asyncio.Event()
+
+    class Reader:
+        async def get(self, *_: object, **__: object) -> tuple[Execution, Any]:
+            asked.append(1)
+            asking.set()
+            await answer.wait()
+            return running(revision=3), plan
+
+    watcher = Watcher(cast("Any", Reader()), cast("Any", None))
+    views = [_View(CALLER, watcher, running(), plan) for _ in range(3)]
+    change = moved(3, NodeStatus.RUNNING, row=True)
+    following = [asyncio.create_task(each.follow(change)) for each in views]
+    await asking.wait()
+    following[0].cancel()  # the one that asked goes away
+    await asyncio.sleep(0)
+    answer.set()
+    told = await asyncio.gather(*following[1:])
+    assert [3, 3] == [each.revision for each in told if each is not None]
+    assert [1] == asked

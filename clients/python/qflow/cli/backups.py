@@ -120,14 +120,18 @@ def status(context: ContextName = "", home: Home = "", as_json: AsJson = False) 
 
 
 @app.command("rm")
-def remove(backup: BackupId, context: ContextName = "", home: Home = "") -> None:
+def remove(
+    backup: BackupId, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
     """Remove a backup."""
     from qflow.telemetry.v1 import backup_service_pb2 as pb
 
     request = pb.DeleteBackupRequest(backup_id=backup, request_id=str(uuid.uuid4()))
-    with_client(
+    answer = with_client(
         lambda c: _call(c, lambda stub: stub.DeleteBackup, request), context=context, home=home
     )
+    if as_json:
+        print_json(as_plain(answer))
 
 
 def _done(

@@ -27,7 +27,7 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         print_json(
             [
-                {"name": name, "registry": each.registry, "current": name == contexts.current}
+                _told(name, each, current=name == contexts.current)
                 for name, each in sorted(contexts.known.items())
             ]
         )
@@ -37,19 +37,30 @@ def list_(as_json: AsJson = False) -> None:
 
 
 @app.command("use")
-def use(name: str) -> None:
+def use(name: str, as_json: AsJson = False) -> None:
     """Use a context from now on."""
     from qflow.client.contexts import Contexts
 
-    Contexts.load().use(name)
+    contexts = Contexts.load()
+    contexts.use(name)
+    if as_json:
+        print_json(_told(name, contexts.known[name], current=True))
 
 
 @app.command("rm")
-def remove(name: str) -> None:
+def remove(name: str, as_json: AsJson = False) -> None:
     """Forget a context, with its token."""
     from qflow.client.contexts import Contexts
 
-    Contexts.load().remove(name)
+    contexts = Contexts.load()
+    gone = contexts.known.get(name)
+    contexts.remove(name)
+    if as_json and gone is not None:
+        print_json(_told(name, gone, current=False))
+
+
+def _told(name: str, context: Context, *, current: bool) -> dict[str, object]:
+    return {"name": name, "registry": context.registry, "current": current}
 
 
 def login(

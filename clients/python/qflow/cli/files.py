@@ -102,9 +102,13 @@ def list_(
 
 
 @app.command("rm")
-def remove(file_id: str, context: ContextName = "", home: Home = "") -> None:
+def remove(
+    file_id: str, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
     """Remove a file that was brought."""
     with_client(lambda c: c.files.delete(file_id), context=context, home=home)
+    if as_json:
+        print_json({})  # what the contract answers with
 
 
 class _Bar:

@@ -61,15 +61,18 @@ def run(
         _print_output(authored.run_local(**_typed(authored, inputs)), authored.hints.get("return"))
         return 0
 
-    from qflow.cli import watching
-
     authored = None
     if workflow.partition(":")[0].endswith(".py"):
         authored = one_found(workflow, "workflow")
-        inputs = _typed(authored, inputs)
-    view = watching.begin(authored) if watch and not as_json and not detach else None
+    view = None
+    if watch and not as_json and not detach:
+        from qflow.cli.show import live
+
+        view = live(authored)
 
     async def running(client: Client) -> int:
+        from qflow.cli import watching
+
         client = client.options(business_key=key) if key else client
         starting: Coroutine[Any, Any, Run[Any]]
         if authored is not None:
@@ -86,7 +89,10 @@ def run(
             return 0
         return await watching.until_over(client, started, view, as_json=as_json)
 
+    # The picture first: what it takes to judge and to ask is imported when that is there.
     with view or nullcontext():
+        if authored is not None:
+            inputs = _typed(authored, inputs)
         return with_client(running, context=context, home=home)
 
 
@@ -95,9 +101,10 @@ def watch(
 ) -> int:
     """See a run that goes on, live, and what it answers with."""
     from qflow.cli import watching
+    from qflow.cli.show import live
 
     async def seeing(client: Client) -> int:
-        view = None if as_json else watching.begin()
+        view = None if as_json else live()
         return await watching.until_over(client, client.attach(run_id), view, as_json=as_json)
 
     return with_client(seeing, context=context, home=home)
@@ -233,12 +240,13 @@ def retry(
 ) -> int:
     """Run a failed run again, as a new one that keeps what had completed."""
     from qflow.cli import watching
+    from qflow.cli.show import live
 
     async def again(client: Client) -> int:
         started, interrupted = await watching.begun(client.attach(run_id).retry())
         if interrupted:
             return await watching.asked(started)
-        view = watching.begin() if watch and not as_json else None
+        view = live() if watch and not as_json else None
         return await watching.until_over(client, started, view, as_json=as_json)
 
     return with_client(again, context=context, home=home)
@@ -260,6 +268,7 @@ def rerun(
 ) -> int:
     """Run again from some places on, as a new run that keeps the results before them."""
     from qflow.cli import watching
+    from qflow.cli.show import live
 
     async def again(client: Client) -> int:
         started, interrupted = await watching.begun(
@@ -267,7 +276,7 @@ def rerun(
         )
         if interrupted:
             return await watching.asked(started)
-        view = watching.begin() if watch and not as_json else None
+        view = live() if watch and not as_json else None
         return await watching.until_over(client, started, view, as_json=as_json)
 
     return with_client(again, context=context, home=home)

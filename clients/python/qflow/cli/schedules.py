@@ -146,12 +146,7 @@ def trigger(
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.TriggerScheduleRequest(schedule_id=schedule, request_id=str(uuid.uuid4()))
-
-    answer = with_client(
-        lambda c: _call(c, lambda stub: stub.TriggerSchedule, request), context=context, home=home
-    )
-    if as_json:
-        print_json(as_plain(answer))
+    _do(lambda stub: stub.TriggerSchedule, request, context, home, as_json)
 
 
 @app.command("pause")
@@ -160,6 +155,7 @@ def pause(
     reason: Annotated[str, typer.Option(help="Why, for others.")] = "",
     context: ContextName = "",
     home: Home = "",
+    as_json: AsJson = False,
 ) -> None:
     """Start nothing until it is resumed."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
@@ -167,20 +163,18 @@ def pause(
     request = pb.PauseScheduleRequest(
         schedule_id=schedule, reason=reason, request_id=str(uuid.uuid4())
     )
-    with_client(
-        lambda c: _call(c, lambda stub: stub.PauseSchedule, request), context=context, home=home
-    )
+    _do(lambda stub: stub.PauseSchedule, request, context, home, as_json)
 
 
 @app.command("resume")
-def resume(schedule: ScheduleId, context: ContextName = "", home: Home = "") -> None:
+def resume(
+    schedule: ScheduleId, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
     """Go on after a pause."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.ResumeScheduleRequest(schedule_id=schedule, request_id=str(uuid.uuid4()))
-    with_client(
-        lambda c: _call(c, lambda stub: stub.ResumeSchedule, request), context=context, home=home
-    )
+    _do(lambda stub: stub.ResumeSchedule, request, context, home, as_json)
 
 
 @app.command("backfill")
@@ -191,6 +185,7 @@ def backfill(
     max_running: Annotated[int, typer.Option(help="How many at once.", min=1)] = 1,
     context: ContextName = "",
     home: Home = "",
+    as_json: AsJson = False,
 ) -> None:
     """Start the runs that a time in the past would have had; gives the backfill's id."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
@@ -201,23 +196,34 @@ def backfill(
     request.start_time.FromDatetime(first)
     request.end_time.FromDatetime(last)
 
-    async def filling(client: Client) -> str:
-        answer = await _call(client, lambda stub: stub.BackfillSchedule, request)
-        made: str = answer.backfill.id
-        return made
-
-    typer.echo(with_client(filling, context=context, home=home))
+    answer = _do(lambda stub: stub.BackfillSchedule, request, context, home, as_json)
+    if not as_json:
+        typer.echo(answer.backfill.id)
 
 
 @app.command("rm")
-def remove(schedule: ScheduleId, context: ContextName = "", home: Home = "") -> None:
+def remove(
+    schedule: ScheduleId, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
     """Delete a schedule; its runs stay."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.DeleteScheduleRequest(schedule_id=schedule, request_id=str(uuid.uuid4()))
-    with_client(
-        lambda c: _call(c, lambda stub: stub.DeleteSchedule, request), context=context, home=home
-    )
+    _do(lambda stub: stub.DeleteSchedule, request, context, home, as_json)
+
+
+def _do(
+    method: Callable[[Any], Callable[..., Awaitable[Any]]],
+    request: Any,
+    context: str,
+    home: str,
+    as_json: bool,
+) -> Any:
+    """Make one call; as JSON its answer is printed."""
+    answer = with_client(lambda c: _call(c, method, request), context=context, home=home)
+    if as_json:
+        print_json(as_plain(answer))
+    return answer
 
 
 async def _call(

@@ -1,4 +1,7 @@
-"""How things look in a terminal; in a pipe plain lines, without colour."""
+"""How things look in a terminal; in a pipe plain lines, without colour.
+
+What services tell is imported when they have told something: the first picture needs none of it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,9 +17,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from qflow.orchestrator.v1 import execution_pb2
+from qflow.cli.common import console
 from qflow.picture import draw
-from qflow.registry.v1 import workflow_pb2
+
+if TYPE_CHECKING:
+    from qflow.orchestrator.v1 import execution_pb2
+    from qflow.registry.v1 import workflow_pb2
 
 _NODE_PREFIX: Final = len("NODE_EXECUTION_STATUS_")
 _RUN_PREFIX: Final = len("EXECUTION_STATUS_")
@@ -44,11 +50,15 @@ _PLACE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # an id of a place in a 
 
 def node_status(node: execution_pb2.NodeExecution) -> str:
     """Give a node's status as a word: `completed`."""
+    from qflow.orchestrator.v1 import execution_pb2
+
     return execution_pb2.NodeExecutionStatus.Name(node.status)[_NODE_PREFIX:].lower()
 
 
 def run_status(run: execution_pb2.Execution) -> str:
     """Give a run's status as a word."""
+    from qflow.orchestrator.v1 import execution_pb2
+
     return execution_pb2.ExecutionStatus.Name(run.status)[_RUN_PREFIX:].lower()
 
 
@@ -98,12 +108,23 @@ def picture(definition: workflow_pb2.WorkflowDefinition) -> list[str]:
     return draw([node.id for node in definition.nodes], [edge for edge in edges if edge[0]])
 
 
+def live(authored: Any = None) -> LiveRun:
+    """Give the view of a run; of what was written here the graph is shown before anything is asked.
+
+    Enter it to show it; what is entered again goes on.
+    """
+    view = LiveRun(console(errors=True))
+    if authored is not None:
+        view.draw_graph(*authored.graph.picture())
+    return view
+
+
 class LiveRun:
     """A run while it goes: a table and a timeline that are drawn anew, or a line per change."""
 
     def __init__(self, out: Console) -> None:
         self._out = out
-        self._run = execution_pb2.Execution()
+        self._run: execution_pb2.Execution | None = None
         self._nodes: dict[str, execution_pb2.NodeExecution] = {}
         self._picture: list[str] = []
         # Drawn anew by itself, too: time goes on between two changes, and windows change size. On
@@ -128,7 +149,7 @@ class LiveRun:
         """Give the terminal back, with what of the run was seen last; the second time nothing."""
         if self._live is not None and self._live.is_started:
             self._live.stop()
-            if self._run.id:
+            if self._run is not None:
                 self._out.print(self._whole())
 
     @property
@@ -175,6 +196,9 @@ class LiveRun:
         return [*lines, Text()]
 
     def _whole(self) -> RenderableType:
+        graph = self._graph()
+        if self._run is None:
+            return Group(Text("starting …"), *graph)
         now_ms = round(time.time() * 1000)
         counts = self._run.node_counts
         head = Text.from_markup(
@@ -182,9 +206,6 @@ class LiveRun:
             f"{counts.completed} of {counts.total} nodes  "
             f"{took(self._run.start_time, self._run.end_time, now_ms=now_ms)}"
         )
-        graph = self._graph()
-        if not self._run.id:
-            return Group(Text("starting …"), *graph)
         room = max(3, min(_ROWS_MAX, self._out.size.height - 4 - len(graph)))
         return Group(
             head, *graph, timeline(list(self._nodes.values()), now_ms=now_ms, rows_max=room)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from qflow.cli import builds
 from qflow.cli.common import (
     AsJson,
     ContextName,
@@ -18,38 +19,60 @@ from qflow.cli.common import (
     with_client,
 )
 
+if TYPE_CHECKING:
+    from qflow.client.client import Client
+
 nodes = typer.Typer(no_args_is_help=True, help="Nodes: plain Python functions, stored as source.")
 workflows = typer.Typer(no_args_is_help=True, help="Workflows: graphs of nodes.")
 
 Place = Annotated[str, typer.Argument(help="FILE.py, or FILE.py:NAME.", metavar="FILE[:NAME]")]
 Filter = Annotated[str, typer.Argument(help="A filter: docs/lists.md has the language.")]
 Limit = Annotated[int, typer.Option(help="How many at most.", min=1)]
+Build = Annotated[
+    bool, typer.Option("--build", "-b", help="Build what it runs in, too, and wait for that.")
+]
+
+_FAILED: Final = 1
 
 
 @nodes.command("push")
 def push_nodes(
-    place: Place, context: ContextName = "", home: Home = "", as_json: AsJson = False
-) -> None:
+    place: Place,
+    build: Build = False,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> int:
     """Store the nodes of a file; the same source again changes nothing."""
     from qflow.errors import InvalidArgumentError
 
     out = console(errors=as_json)
+    there = found(place, "node")
     pushed = []
-    for node in found(place, "node"):
-        try:
-            stored = with_client(lambda c, n=node: c.push_node(n), context=context, home=home)  # type: ignore[misc]
-        except InvalidArgumentError as error:
-            if "line" in error.facts:
-                from qflow.cli import show
 
-                at = int(error.facts["line"]), int(error.facts.get("column", "1"))
-                show.source_fault(out, node.source, *at, error.message)
-            raise
-        pushed.append(as_plain(stored))
-        if not as_json:
-            _say_node(out, stored, node.source)
+    async def pushing(client: Client) -> bool:
+        ready = True
+        for node in there:
+            try:
+                stored = await client.push_node(node)
+            except InvalidArgumentError as error:
+                if "line" in error.facts:
+                    from qflow.cli import show
+
+                    at = int(error.facts["line"]), int(error.facts.get("column", "1"))
+                    show.source_fault(out, node.source, *at, error.message)
+                raise
+            pushed.append(as_plain(stored))
+            if not as_json:
+                _say_node(out, stored, node.source)
+            if build:
+                ready &= await builds.build(client, name=stored.name, node_id=stored.id)
+        return ready
+
+    ready = with_client(pushing, context=context, home=home)
     if as_json:
         print_json(pushed)
+    return 0 if ready else _FAILED
 
 
 @nodes.command("ls")
@@ -89,17 +112,31 @@ def show_node(
 
 @workflows.command("push")
 def push_workflows(
-    place: Place, context: ContextName = "", home: Home = "", as_json: AsJson = False
-) -> None:
+    place: Place,
+    build: Build = False,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> int:
     """Store the workflows of a file with their nodes; the same again changes nothing."""
+    there = found(place, "workflow")
     pushed = []
-    for workflow in found(place, "workflow"):
-        stored = with_client(lambda c, w=workflow: c.push(w), context=context, home=home)  # type: ignore[misc]
-        pushed.append(as_plain(stored))
-        if not as_json:
-            _say_workflow(stored)
+
+    async def pushing(client: Client) -> bool:
+        ready = True
+        for workflow in there:
+            stored = await client.push(workflow)
+            pushed.append(as_plain(stored))
+            if not as_json:
+                _say_workflow(stored)
+            if build:
+                ready &= await builds.build(client, name=stored.name, workflow_id=stored.id)
+        return ready
+
+    ready = with_client(pushing, context=context, home=home)
     if as_json:
         print_json(pushed)
+    return 0 if ready else _FAILED
 
 
 @workflows.command("ls")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from qflow.cli.common import AsJson
 from qflow.exceptions import ConfigurationError
 
 
@@ -21,9 +22,10 @@ def up(
 
 def doctor(
     home: Annotated[str, typer.Option(help="Its folder; QFLOW_HOME, else .qflow.")] = "",
+    as_json: AsJson = False,
 ) -> int:
     """Hold the suite on this machine against every invariant; says what is broken."""
-    return _standalone(["doctor"], home)
+    return _standalone(["doctor", *(["--json"] if as_json else [])], home)
 
 
 def _is_installed() -> bool:

@@ -24,17 +24,6 @@ _INTERRUPTED: Final = 130
 _START_S: Final = 15.0  # how long Ctrl-C waits for the answer to a start that was sent
 
 
-def begin(authored: Any = None) -> LiveRun:
-    """Give the view of a run; of what was written here the graph is shown before anything is asked.
-
-    Enter it to show it; what is entered again goes on.
-    """
-    view = LiveRun(console(errors=True))
-    if authored is not None:
-        view.draw_graph(*authored.graph.picture())
-    return view
-
-
 async def begun(
     starting: Coroutine[Any, Any, Run[Any]], view: LiveRun | None = None
 ) -> tuple[Run[Any], bool]:

@@ -161,6 +161,18 @@ def test_a_page_of_every_order_walks_its_own_indexes(
         assert 1 == len(found & _SHOWN) == len(found) - 1, found
 
 
+def test_nodes_of_one_python_are_found_without_reading_those_of_others(filled: Filled) -> None:
+    """I31: a version that other tenants use much costs this one nothing."""
+    plan = _asked(filled, lists.NODES, 'load python_version = "3.99"')
+    (found,) = [
+        part["Index Cond"]
+        for part in _parts(plan)
+        if part.get("Index Name") == "idx_python_nodes_python_version"
+        and "tenant_id" in part["Index Cond"]
+    ]
+    assert "3.99" in found
+
+
 @_LISTS
 @pytest.mark.parametrize("later", [True, False], ids=["later", "first"])
 def test_a_search_looks_at_the_first_rows_by_the_index_of_its_order_and_at_no_more(

@@ -327,7 +327,7 @@ async def _pages(client: Client, text: str, order_by: str, *, size: int) -> list
 async def test_what_is_found_too_often_for_the_index_is_found_by_walking(
     client: Client, sql: psycopg.Connection, user: factories.User
 ) -> None:
-    """More than two thousand candidates, with some that are asked for among the last."""
+    """More candidates than are taken, with some that are asked for among the last."""
     made = factories.node(sql, user)
     sql.execute(
         "INSERT INTO python_nodes (name, code, main_function, python_version, input_types,"

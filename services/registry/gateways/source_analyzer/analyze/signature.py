@@ -79,6 +79,7 @@ def read_function(function, types, report):
         "is_async": isinstance(function, ast.AsyncFunctionDef),
         "docstring": (ast.get_docstring(function) or "")[:DOCSTRING_CHARS_MAX],
         "line": function.lineno,
+        "column": report.column(function.lineno, function.col_offset),
         "parameters": _parameters(function, types, report),
         "returns": _returns(function, types, report),
     }

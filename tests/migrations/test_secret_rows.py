@@ -101,11 +101,6 @@ def test_indexes_are_changed_by_who_leads_their_tenant_and_send_its_own_secrets_
         assert not mended.does(
             lambda: mended.count("UPDATE package_indexes SET secret_id = %s", theirs)
         )
-    mended.db.execute(
-        "INSERT INTO package_indexes (tenant_id, name, url, created_by, updated_by)"
-        " VALUES (%s, 'corp', 'https://a.example/', %s, %s)",
-        (owner, owner, owner),
-    )
     for user, role, seen, may in (
         (other, "user", 0, 0),
         (owner, "viewer", 1, 0),

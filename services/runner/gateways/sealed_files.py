@@ -1,6 +1,4 @@
-"""The bytes of files sealed at rest: the folder of files, with each file in pieces of its own seal.
-
-    mark (8) · data key (16) · salt (32) · pieces of 64 KiB, each with a tag (16)
+"""The bytes of files sealed at rest: a folder of files in the form of `services.kit.sealed_form`.
 
 A piece is bound to its file, its place and to whether it is the last: none can be moved, left out
 or cut off. So a range is read without what stands before it. Sizes and digests are those of the
@@ -22,15 +20,21 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from services.kit.errors import Unavailable
-from services.kit.sealed_data import SALT_BYTES, DataKeys, value_key
+from services.kit.sealed_data import DataKeys, value_key
+from services.kit.sealed_form import (
+    DIGEST_BYTES,
+    HEAD_BYTES,
+    ID_BYTES,
+    MARK,
+    PIECE_BYTES,
+    SALT_BYTES,
+    TAG_BYTES,
+    clear_size,
+    piece_count,
+)
 from services.runner.gateways.file_port import FileCorruptError
 from services.runner.gateways.file_store import MODE, FileStore
 
-_MARK: Final = b"\x89QFLOW\x01\n"
-_ID_BYTES: Final = 16
-_HEAD_BYTES: Final = len(_MARK) + _ID_BYTES + SALT_BYTES
-_PIECE_BYTES: Final = 64 * 1024
-_TAG_BYTES: Final = 16
 _READ_BYTES: Final = 1024 * 1024
 
 
@@ -53,7 +57,7 @@ class SealedFileStore(FileStore):
 
     def read(self, key: str, *, size_bytes: int, sha256: str) -> bytes:
         """Read a file whole and prove its bytes; raises FileCorruptError."""
-        if not self._is_sealed(key):
+        if not self._is_sealed(key, size_bytes):
             return super().read(key, size_bytes=size_bytes, sha256=sha256)
         data = b"".join(self._clear(key))
         _prove(len(data), hashlib.sha256(data).hexdigest(), size_bytes, sha256)
@@ -61,7 +65,7 @@ class SealedFileStore(FileStore):
 
     def check(self, key: str, *, size_bytes: int, sha256: str) -> None:
         """Prove a file's bytes without holding them; raises FileCorruptError."""
-        if not self._is_sealed(key):
+        if not self._is_sealed(key, size_bytes):
             return super().check(key, size_bytes=size_bytes, sha256=sha256)
         counted = _Counted(self._clear(key))
         for _ in counted:
@@ -83,7 +87,7 @@ class SealedFileStore(FileStore):
 
     def lend(self, key: str, place: Path, *, size_bytes: int, sha256: str) -> None:
         """Make a proven file appear at a place: as a clear copy, whoever removes it."""
-        if not self._is_sealed(key):
+        if not self._is_sealed(key, size_bytes):
             return super().lend(key, place, size_bytes=size_bytes, sha256=sha256)
         if place.exists():
             return None
@@ -102,7 +106,7 @@ class SealedFileStore(FileStore):
     def received(self, key: str) -> int:
         """Say how many bytes of an upload are here for good."""
         found = super().received(key)
-        return _clear_size(found) if self._is_sealed(key) else found
+        return clear_size(found) if self._is_sealed(key) else found
 
     def finish(self, key: str, *, size_bytes: int, sha256: str) -> str:
         """Make a complete upload the file, sealed; raises what the port says."""
@@ -123,27 +127,36 @@ class SealedFileStore(FileStore):
 
     # -- the form of a sealed file
 
-    def _is_sealed(self, key: str) -> bool:
+    def _is_sealed(self, key: str, size_bytes: int = -1) -> bool:
+        """Say whether a file is sealed; one that has the size of its clear bytes is not."""
         try:
             with self._path(key).open("rb") as file:
-                return file.read(len(_MARK)) == _MARK
+                marked = file.read(len(MARK)) == MARK
+                return marked and os.fstat(file.fileno()).st_size != size_bytes
         except FileNotFoundError:
             return False
 
     def _sealed(self, parts: Iterable[bytes], name: str) -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        for piece in self._pieces_of(parts, name):
+            digest.update(piece)
+            yield piece
+        yield digest.digest()
+
+    def _pieces_of(self, parts: Iterable[bytes], name: str) -> Iterator[bytes]:
         try:
             key_id, key = self._keys.current()
         except Unavailable as problem:  # a moment after the very first start
             raise OSError(errno.EAGAIN, str(problem)) from None
         salt = os.urandom(SALT_BYTES)
-        yield _MARK + key_id.bytes + salt
+        yield MARK + key_id.bytes + salt
         cipher = AESGCM(value_key(key, salt))
         held, at = bytearray(), 0
         for part in parts:
             held += part
-            while len(held) > _PIECE_BYTES:  # the last one is known only when there is no more
-                piece = bytes(held[:_PIECE_BYTES])
-                del held[:_PIECE_BYTES]
+            while len(held) > PIECE_BYTES:  # the last one is known only when there is no more
+                piece = bytes(held[:PIECE_BYTES])
+                del held[:PIECE_BYTES]
                 yield cipher.encrypt(_nonce(at, last=False), piece, name.encode())
                 at += 1
         yield cipher.encrypt(_nonce(at, last=True), bytes(held), name.encode())
@@ -157,23 +170,25 @@ class SealedFileStore(FileStore):
             raise FileCorruptError("the bytes of the file are missing") from None
 
     def _opened(self, file: BinaryIO, name: str, offset: int) -> Iterator[bytes]:
-        head = file.read(_HEAD_BYTES)
-        key_id, salt = head[len(_MARK) : len(_MARK) + _ID_BYTES], head[len(_MARK) + _ID_BYTES :]
+        head = file.read(HEAD_BYTES)
+        key_id, salt = head[len(MARK) : len(MARK) + ID_BYTES], head[len(MARK) + ID_BYTES :]
         if len(salt) != SALT_BYTES:
             raise FileCorruptError("the bytes of the file are not what was written")
         cipher = AESGCM(value_key(self._keys.key(UUID(bytes=key_id)), salt))
-        sealed_bytes = _PIECE_BYTES + _TAG_BYTES
-        count = -(-(os.fstat(file.fileno()).st_size - _HEAD_BYTES) // sealed_bytes)
-        first = offset // _PIECE_BYTES
-        file.seek(_HEAD_BYTES + first * sealed_bytes)
+        sealed_bytes = PIECE_BYTES + TAG_BYTES
+        size = os.fstat(file.fileno()).st_size
+        count, end = piece_count(size), size - DIGEST_BYTES
+        first = offset // PIECE_BYTES
+        file.seek(HEAD_BYTES + first * sealed_bytes)
         for at in range(first, count):
             nonce = _nonce(at, last=at == count - 1)
             try:
-                piece = cipher.decrypt(nonce, file.read(sealed_bytes), name.encode())
+                sealed = file.read(min(sealed_bytes, end - file.tell()))
+                piece = cipher.decrypt(nonce, sealed, name.encode())
             except (InvalidTag, ValueError):
                 raise FileCorruptError("the bytes of the file are not what was written") from None
-            yield piece[offset - at * _PIECE_BYTES :] if at == first else piece
-        if count == 0:
+            yield piece[offset - at * PIECE_BYTES :] if at == first else piece
+        if count <= 0:
             raise FileCorruptError("the bytes of the file are not what was written")
 
 
@@ -194,11 +209,6 @@ class _Counted:
 
 def _nonce(at: int, *, last: bool) -> bytes:
     return at.to_bytes(8, "big") + bytes([last]) + bytes(3)
-
-
-def _clear_size(sealed_bytes: int) -> int:
-    body = sealed_bytes - _HEAD_BYTES
-    return body - _TAG_BYTES * -(-body // (_PIECE_BYTES + _TAG_BYTES))
 
 
 def _prove(size_found: int, sha256_found: str, size_bytes: int, sha256: str) -> None:

@@ -6,11 +6,13 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from services.kit.sealed_data import DataKeys
+from services.kit.sealed_form import MARK, Passing
 from services.runner.gateways.file_port import FileCorruptError
 from services.runner.gateways.file_store import FileStore
 from services.runner.gateways.sealed_files import SealedFileStore
@@ -59,10 +61,11 @@ def test_a_file_comes_out_as_it_went_in(store: SealedFileStore, tmp_path: Path, 
 
 _CHANGES: dict[str, Callable[[bytes], bytes]] = {
     "a byte": lambda data: data[:100] + bytes([data[100] ^ 1]) + data[101:],
-    "cut off": lambda data: data[: 56 + _PIECE + 16],
+    "cut off": lambda data: data[: 56 + _PIECE + 16] + data[-32:],
+    "a byte of the digest's": lambda data: data[:-1],
     "cut in the head": lambda data: data[:20],
     "pieces left out": lambda data: data[:56] + data[56 + _PIECE + 16 :],
-    "no pieces": lambda data: data[:56],
+    "no pieces": lambda data: data[:56] + data[-32:],
 }
 
 
@@ -121,3 +124,38 @@ def test_without_a_key_nothing_is_stored(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not known"):
         written(store, b"x")
     assert [] == [each for each in (tmp_path / "files").rglob("*") if each.is_file()]
+
+
+@pytest.mark.parametrize("size", _SIZES)
+def test_who_keeps_a_sealed_file_without_keys_sees_that_it_is_whole(
+    store: SealedFileStore, tmp_path: Path, size: int
+) -> None:
+    """As backups do: damage anywhere shows, and so does another file's size."""
+    key, sha256 = written(store, os.urandom(size))
+    stored = (tmp_path / "files" / key).read_bytes()
+
+    def proven(data: bytes, **row: Any) -> bool:
+        passing = Passing()
+        for at in range(0, len(data), 1000):
+            passing.feed(data[at : at + 1000])
+        return passing.proves(**{"size_bytes": size, "sha256": sha256, **row})
+
+    assert proven(stored)
+    assert not proven(stored, size_bytes=size + 1)
+    assert not proven(stored[:-1])
+    for at in (0, 30, len(stored) // 2, len(stored) - 1):
+        assert not proven(stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :])
+
+
+def test_a_clear_file_that_begins_like_a_sealed_one_is_what_it_is(
+    tmp_path: Path, keys: DataKeys
+) -> None:
+    """Nobody spoils a backup or a store by what they upload."""
+    data = MARK + bytes(200)
+    key, sha256 = written(FileStore(tmp_path / "files"), data)
+    store = SealedFileStore(tmp_path / "files", keys, seals=True)
+    assert data == store.read(key, size_bytes=len(data), sha256=sha256)
+    store.check(key, size_bytes=len(data), sha256=sha256)
+    passing = Passing()
+    passing.feed(data)
+    assert passing.proves(size_bytes=len(data), sha256=sha256)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -58,8 +59,11 @@ async def open_pool(
     size_min: int = 1,
     size_max: int = 10,
     statement_timeout_s: float = 5.0,
+    opened: Callable[[str], str] | None = None,
 ) -> Pool:
     """Open connections to one database under one login.
+
+    Where data is sealed at rest, `opened` gives the clear text of what is read as `json`.
 
     A server that is down or still recovering is waited for, since it and its services are often
     started together; one that refuses the login, or whose host has no address, fails at once.
@@ -84,7 +88,7 @@ async def open_pool(
                 timeout=_CONNECT_TIMEOUT_S,
                 command_timeout=statement_timeout_s + _LINK_GRACE_S,
                 server_settings=settings,
-                init=prepare_connection,
+                init=partial(prepare_connection, opened=opened),
                 reset=_no_further_reset,
             )
         except (OSError, ValueError, asyncpg.PostgresError) as error:
@@ -128,8 +132,12 @@ def _why_nobody_enters(url: str, error: Exception) -> str:
             )
 
 
-async def prepare_connection(db: asyncpg.Connection[asyncpg.Record]) -> None:
+async def prepare_connection(
+    db: asyncpg.Connection[asyncpg.Record], opened: Callable[[str], str] | None = None
+) -> None:
     """Teach a connection that `jsonb` values are Python objects (pools do it by themselves)."""
+    if opened is not None:
+        await db.set_type_codec("json", schema="pg_catalog", encoder=str, decoder=opened)
     await db.set_type_codec(
         "jsonb",
         schema="pg_catalog",

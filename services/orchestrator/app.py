@@ -36,6 +36,7 @@ from qflow.orchestrator.v1.schedule_service_pb2_grpc import add_ScheduleServiceS
 from qflow.orchestrator.v1.trigger_service_pb2_grpc import add_TriggerServiceServicer_to_server
 
 from services.kit import traces
+from services.kit.at_rest import data_at_rest
 from services.kit.audit import Recorder
 from services.kit.env import EnvError
 from services.kit.errors import QflowError, Unavailable
@@ -108,18 +109,27 @@ _LOCK_POLL_S = 0.05  # of a standby, which is to take over within half a second
 async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     """Put the orchestrator together, own the shards, load what is open."""
     settings = Settings.from_env(env)
+    at_rest = data_at_rest(env)
     api_pool = await open_pool(
         settings.database_url,
         application_name="qflow-orchestrator",
         setting="QFLOW_ORCHESTRATOR_DATABASE_URL",
         size_max=settings.pool_size_max,
+        opened=at_rest.opened,
     )
     engine_pool = await open_pool(
         settings.engine_database_url,
         application_name="qflow-engine",
         setting="QFLOW_ORCHESTRATOR_ENGINE_DATABASE_URL",
         size_max=3,
+        opened=at_rest.opened,
     )
+    try:
+        await at_rest.begin(engine_pool)
+    except EnvError:
+        await api_pool.close()
+        await engine_pool.close()
+        raise
     # The last thing to wait for: one that stands by has all else done when its turn comes.
     lock = await _lock_home(settings.home, standby=settings.standby)
     plans = Plans()
@@ -146,6 +156,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         shards=shards,
         trace=told_by(tracer) if (tracer := traces.tracer()) else None,
         treasury=Treasury(engine_pool),
+        seal=at_rest.seal,
     )
     peers = Peers(settings.token, trust=settings.trust)
     authenticator = Authenticator(api_pool)
@@ -223,6 +234,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 partial(_until_fenced, partial(keep_limits, engine, engine_pool)),
                 partial(keep_cache, engine, engine_pool),
                 partial(keep_quotas, engine, engine_pool),
+                *at_rest.loops,
             ],
             dependencies=[database(engine_pool)],
             figures=[

@@ -21,6 +21,9 @@ from qflow.runner.v1.environment_service_pb2_grpc import (
 )
 from qflow.runner.v1.file_service_pb2_grpc import add_FileServiceServicer_to_server
 from qflow.runner.v1.log_service_pb2_grpc import add_LogServiceServicer_to_server
+from qflow.runner.v1.package_index_service_pb2_grpc import (
+    add_PackageIndexServiceServicer_to_server,
+)
 from qflow.runner.v1.package_rule_service_pb2_grpc import (
     add_PackageRuleServiceServicer_to_server,
 )
@@ -30,12 +33,14 @@ from qflow.runner.v1.upload_service_pb2_grpc import add_UploadServiceServicer_to
 from qflow.runner.v1.wheel_service_pb2_grpc import add_WheelServiceServicer_to_server
 
 from services.kit import traces
+from services.kit.at_rest import AtRest, data_at_rest
 from services.kit.audit import Recorder
 from services.kit.env import EnvError
 from services.kit.figures import caches, pools
 from services.kit.listen import listen
 from services.kit.pg import Pool, open_pool
 from services.kit.pythons import find_pythons
+from services.kit.root_keys import LocalKeys
 from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.health import database, disk
 from services.kit.run import App, Loop, listener
@@ -55,7 +60,6 @@ from services.runner.gateways.sandbox.groups import ProcessGroups
 from services.runner.gateways.sandbox.interpreters import prepare_interpreters
 from services.runner.gateways.sandbox.landlock import LandlockHost
 from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
-from services.runner.gateways.secret_box import LocalKeys
 from services.runner.gateways.uv import Uv
 from services.runner.gateways.uv_pythons import provide_pythons
 from services.runner.gateways.wheel_store import WheelStore
@@ -73,6 +77,7 @@ from services.runner.loops.upkeep import (
 from services.runner.rpc.environments import EnvironmentServicer, ShownEnvironments
 from services.runner.rpc.files import FileServicer
 from services.runner.rpc.logs import LogServicer
+from services.runner.rpc.package_indexes import PackageIndexServicer
 from services.runner.rpc.package_rules import PackageRuleServicer
 from services.runner.rpc.runners import RunnerFacts, RunnerServicer
 from services.runner.rpc.secrets import SecretServicer
@@ -96,6 +101,7 @@ from services.runner.usecases.needs import Needs
 from services.runner.usecases.node_logs import NodeLogs
 from services.runner.usecases.node_versions import NodeVersions
 from services.runner.usecases.outputs import Outputs
+from services.runner.usecases.package_indexes import PackageIndexes
 from services.runner.usecases.placement import Placement
 from services.runner.usecases.prepare import Preparer
 from services.runner.usecases.reaping import Reaper
@@ -126,6 +132,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         setting="QFLOW_RUNNER_DATABASE_URL",
         size_max=4,
     )
+    at_rest = data_at_rest(env, makes=False)
     engine_pool = await open_pool(
         settings.engine_database_url,
         application_name="qflow-runner-engine",
@@ -133,7 +140,8 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         size_max=3,
     )
     try:
-        async with _runner(env, settings, api_pool, engine_pool) as app:
+        await at_rest.begin(engine_pool)
+        async with _runner(env, settings, api_pool, engine_pool, at_rest) as app:
             yield app
     finally:
         await api_pool.close()
@@ -143,7 +151,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
 
 @asynccontextmanager
 async def _runner(
-    env: Mapping[str, str], settings: Settings, api_pool: Pool, engine_pool: Pool
+    env: Mapping[str, str], settings: Settings, api_pool: Pool, engine_pool: Pool, at_rest: AtRest
 ) -> AsyncIterator[App]:
     await provide_pythons(settings.pythons_provided, folder=settings.home / "pythons", env=env)
     interpreters = await asyncio.to_thread(_interpreters, settings.home)
@@ -165,7 +173,7 @@ async def _runner(
     )
     rows = ContainerRows(engine_pool, lambda: membership.incarnation)
     logs = NodeLogs(engine_pool, caps=settings.log_caps)
-    store = await asyncio.to_thread(_file_store, settings)
+    store = await asyncio.to_thread(_file_store, settings, at_rest)
     folder = settings.home / "environments"
     room = Room(
         folder,
@@ -176,8 +184,14 @@ async def _runner(
         ),
     )
     wheel_store = WheelStore(settings.home / "wheels")
+    versions, secrets = NodeVersions(engine_pool), _secrets(env, api_pool, engine_pool)
     packages = TenantPackages(
-        engine_pool, wheel_store, root=folder, deployment=settings.package_rules
+        engine_pool,
+        wheel_store,
+        root=folder,
+        deployment=settings.package_rules,
+        keys=secrets.keys,
+        trusted=settings.package_index_hosts,
     )
     environments = Environments(
         root=folder,
@@ -189,6 +203,7 @@ async def _runner(
             else None,
             wheelhouse=settings.wheelhouse,
             offline=settings.packages_offline,
+            trusted=settings.package_index_hosts,
         ),
         host=host,
         interpreters=interpreters,
@@ -206,7 +221,6 @@ async def _runner(
     )
     loader = Loader(spares=spares, rows=rows, tier=proven.tier)
     pool = InterpreterPool(loader=loader, sandboxes_max=settings.sandboxes_max)
-    versions, secrets = NodeVersions(engine_pool), _secrets(env, api_pool, engine_pool)
     attempts = Attempts(
         pool=pool,
         loader=loader,
@@ -302,6 +316,10 @@ async def _runner(
                 ),
                 (add_PackageRuleServiceServicer_to_server, PackageRuleServicer(api_pool)),
                 (add_SecretServiceServicer_to_server, SecretServicer(secrets)),
+                (
+                    add_PackageIndexServiceServicer_to_server,
+                    PackageIndexServicer(PackageIndexes(api_pool, settings.package_index_hosts)),
+                ),
             ],
             dependencies=[database(engine_pool), disk(settings.home)],
             figures=[
@@ -319,6 +337,7 @@ async def _runner(
                 ),
                 partial(sweep_unknown, engine_pool, store),
                 partial(rewrap_secrets, secrets.granted),
+                *at_rest.loops,
                 partial(
                     listen,
                     settings.engine_database_url,
@@ -489,9 +508,16 @@ def _containers(host: SandboxHost) -> DockerHost | None:
     return host if isinstance(host, DockerHost) else None
 
 
-def _file_store(settings: Settings) -> FileBytes:
+def _file_store(settings: Settings, at_rest: AtRest) -> FileBytes:
     if not settings.files_bucket:
-        return FileStore(settings.home / "files")
+        folder = settings.home / "files"
+        if at_rest.keys is None:
+            return FileStore(folder)
+        from services.runner.gateways.sealed_files import SealedFileStore  # late, as below
+
+        return SealedFileStore(folder, at_rest.keys, seals=at_rest.seals)
+    if at_rest.seals:
+        log.warning("files_left_to_the_bucket", bucket=settings.files_bucket)
     # Where it is not used, nobody waits for it to be imported.
     from services.runner.gateways.object_store import ObjectStore
 

@@ -104,6 +104,7 @@ class Settings:
     wheelhouse: Path | None
     packages_offline: bool
     package_rules: PackageRules
+    package_index_hosts: tuple[str, ...]
     wheel_bytes_max: int
     tenant_wheels_bytes_max: int
     files_bucket: str
@@ -186,6 +187,7 @@ class Settings:
                     env, "QFLOW_PACKAGES_RELEASE_AGE_DAYS_MIN", 0, high=366
                 ),
             ),
+            package_index_hosts=_hosts(env, "QFLOW_PACKAGE_INDEX_HOSTS"),
             wheel_bytes_max=read.integer(
                 env, "QFLOW_WHEEL_BYTES_MAX", 200 * 1024**2, low=1, high=_BYTES_HIGH
             ),
@@ -196,7 +198,8 @@ class Settings:
             files_endpoint=read.text(env, "QFLOW_FILES_S3_ENDPOINT", ""),
             files_region=read.text(env, "QFLOW_FILES_S3_REGION", ""),
             network=NetworkRules(
-                egress_hosts=_hosts(env), host=read.flag(env, "QFLOW_NETWORK_HOST")
+                egress_hosts=_hosts(env, "QFLOW_EGRESS_HOSTS"),
+                host=read.flag(env, "QFLOW_NETWORK_HOST"),
             ),
         )
 
@@ -261,12 +264,12 @@ def _rules(env: Mapping[str, str], name: str) -> tuple[str, ...]:
         raise EnvError(f"{name} must be names with versions, between `;`: {problem}") from None
 
 
-def _hosts(env: Mapping[str, str]) -> tuple[str, ...]:
-    texts = read.text(env, "QFLOW_EGRESS_HOSTS", "").split(",")
+def _hosts(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    texts = read.text(env, name, "").split(",")
     hosts = tuple(text.strip().lower() for text in texts if text.strip())
     if len(hosts) > _HOSTS_MAX or not all(map(is_host_pattern, hosts)):
         raise EnvError(
-            "QFLOW_EGRESS_HOSTS must be hosts between commas: example.com, *.example.com or *, "
+            f"{name} must be hosts between commas: example.com, *.example.com or *, "
             f"each with :port where one is meant; at most {_HOSTS_MAX}"
         )
     return hosts

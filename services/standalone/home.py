@@ -98,7 +98,18 @@ class Home:
 
         Whoever loses it loses the secrets: it is no part of a backup of the database.
         """
-        path = self.secrets / "secrets.key"
+        return self._root_key("secrets.key")
+
+    def data_key(self, *, make: bool) -> Path | None:
+        """Give the file of the root key of data at rest; None where there is none and none is made.
+
+        Whoever loses it loses the inputs and outputs that are sealed: it is in no backup either.
+        """
+        there = make or (self.secrets / "data.key").exists()
+        return self._root_key("data.key") if there else None
+
+    def _root_key(self, name: str) -> Path:
+        path = self.secrets / name
         if not path.exists():
             key = base64.b64encode(secrets.token_bytes(32)).decode("ascii")
             write_private(path, f"k1:{key}\n")

@@ -35,6 +35,7 @@ _KILL_WAIT_S: Final = 1.0
 _BACKUP_LOGIN: Final = "qflow_backup"
 # What opens secrets is for the runner alone.
 _SECRETS_KEYS: Final = ("QFLOW_SECRETS_KEY_FILE", "QFLOW_SECRETS_KEYS")
+_DATA_KEYS: Final = ("QFLOW_DATA_KEY_FILE", "QFLOW_DATA_KEYS")
 _STOPPING: Final = (
     f"Stopping: what runs has up to {_STOP_ORDER[0][1]:.0f} s to end; Ctrl-C again ends it now."
 )
@@ -232,6 +233,7 @@ class Supervisor:
             },
             "QFLOW_SERVICE_TOKEN": prepared["tokens"][name],
             **(self._secrets_key() if name == "runner" else {}),
+            **(self._data_key() if name in {"runner", "orchestrator"} else {}),
             **({"QFLOW_REDIS_URL": redis_url} if redis_url else {}),
         }
         return lambda: self._python(f"services.{name}", log=name, env=env)
@@ -241,12 +243,18 @@ class Supervisor:
         told = {name: self.env[name] for name in _SECRETS_KEYS if self.env.get(name)}
         return told or {"QFLOW_SECRETS_KEY_FILE": str(self.home.secrets_key())}
 
+    def _data_key(self) -> dict[str, str]:
+        """Give what opens data at rest: what our environment says, or our own key, if there is."""
+        told = {name: self.env[name] for name in _DATA_KEYS if self.env.get(name)}
+        own = self.home.data_key(make=not told and read.flag(self.env, "QFLOW_ENCRYPT_DATA"))
+        return told or ({} if own is None else {"QFLOW_DATA_KEY_FILE": str(own)})
+
     def _clean_env(self) -> dict[str, str]:
         """Give our environment without secrets that are for one process only."""
         return {
             name: value
             for name, value in self.env.items()
-            if name not in {"QFLOW_SERVICE_TOKEN", *_SECRETS_KEYS}
+            if name not in {"QFLOW_SERVICE_TOKEN", *_SECRETS_KEYS, *_DATA_KEYS}
             and not (name.startswith("QFLOW_") and name.endswith("_URL"))
         } | {
             "QFLOW_HOME": str(self.home.root),

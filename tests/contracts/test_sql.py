@@ -46,13 +46,13 @@ _OWNED: Final = {
         *("event_subscriptions", "event_deliveries", "triggers"),
         *("execution_limits", "limit_slots", "limit_buckets"),
         *("tenant_quotas", "tenant_usage", "execution_budgets"),
-        *("file_uses", "cached_results"),
+        *("file_uses", "cached_results", "data_keys"),
     },
     "runner": {
         *("containers", "container_dependencies", "files", "file_access_logs"),
         *("environments", "runner_members", "file_uploads", "file_usage"),
         *("execution_logs", "node_logs", "tenant_wheels", "package_rules"),
-        *("secrets", "secret_versions", "secret_grants"),
+        *("secrets", "secret_versions", "secret_grants", "package_indexes"),
     },
     "telemetry": {
         *("performance_metrics", "error_logs", "system_health", "telemetry_watermarks"),
@@ -88,6 +88,8 @@ _RUN_BY: Final = {
     "registry.storage.audit_history": "qflow_registry_auth",
     "registry by kit.audit": "qflow_registry_engine",
     "orchestrator by kit.audit": "qflow_orchestrator_engine",
+    "orchestrator by kit.data_keys": "qflow_orchestrator_engine",
+    "runner by kit.data_keys": "qflow_runner_engine",
     "runner by kit.audit": "qflow_runner_engine",
     "telemetry by kit.audit": "qflow_telemetry",
     "telemetry by kit.idempotency": "qflow_telemetry",
@@ -139,6 +141,8 @@ _RUN_BY: Final = {
     "runner.storage.containers._LIST": "qflow_runner",
     "runner.storage.environments": "qflow_runner_engine",
     "runner.storage.environment_lists": "qflow_runner",
+    "runner.storage.package_indexes": "qflow_runner",
+    "runner.storage.package_indexes._OF_TENANT": "qflow_runner_engine",
     "runner.storage.package_rules": "qflow_runner",
     "runner.storage.package_rules._OF_TENANT": "qflow_runner_engine",
     "runner.storage.pythons": "qflow_runner",
@@ -214,6 +218,7 @@ def _statements() -> Iterator[Statement]:
     yield from _tags()
     yield from _repeated_calls()
     yield from _noted_calls()
+    yield from _data_keys()
 
 
 def _numbered(text: str) -> str:
@@ -379,6 +384,17 @@ def _repeated_calls() -> Iterator[Statement]:
         for name in _constants(Path(idempotency.__file__)):
             module = f"{service} by kit.idempotency"
             yield Statement(service, module, name, getattr(idempotency, name))
+
+
+def _data_keys() -> Iterator[Statement]:
+    """The statements on data keys, of which the runner only reads."""
+    from services.kit import at_rest, data_keys
+
+    read = {"_ANY": at_rest._ANY, "_LIST": data_keys._LIST}
+    written = {name: getattr(data_keys, name) for name in ("_LOCK", "_INSERT", "_REWRAP")}
+    for service, found in (("orchestrator", read | written), ("runner", read)):
+        for name, text in found.items():
+            yield Statement(service, f"{service} by kit.data_keys", name, text)
 
 
 STATEMENTS = list(_statements())

@@ -89,6 +89,8 @@ _KEPT: Final = {
     "tenant_wheels": _DEFINITION,
     "tenant_members": "one row per person and team, of which both have few",
     "tenant_invitations": "what is over goes when the next is made; a team has few",
+    "package_indexes": _DEFINITION,
+    "data_keys": "one a month",
     "secrets": _DEFINITION,
     "secret_versions": "ten per secret",
     "secret_grants": _WITH_PARENT,

@@ -72,6 +72,7 @@ _OWNED = {
         "execution_budgets",
         "file_uses",
         "cached_results",
+        "data_keys",
     },
     "runner": {
         "containers",
@@ -86,6 +87,7 @@ _OWNED = {
         "node_logs",
         "tenant_wheels",
         "package_rules",
+        "package_indexes",
         "secrets",
         "secret_versions",
         "secret_grants",

@@ -79,3 +79,34 @@ def test_nothing_is_granted_to_a_strangers_node_nor_of_a_strangers_secret(
         assert mended.does(lambda: mended.count(_GRANT, mine, node))
         assert not mended.does(lambda: mended.count(_GRANT, mine, public))
         assert not mended.does(lambda: mended.count(_GRANT, theirs, node))
+
+
+_INDEX = (
+    "INSERT INTO package_indexes (name, url, username, secret_id)"
+    " VALUES ('corp', 'https://a.example/', 'u', %s)"
+)
+
+
+def test_indexes_are_changed_by_who_leads_their_tenant_and_send_its_own_secrets_alone(
+    mended: Subject,
+) -> None:
+    """X14, X16, X17: a stranger's secret is sent nowhere."""
+    owner, other = mended.user(), mended.user()
+    mine, theirs = _secret(mended, owner), _secret(mended, other)
+    with mended.acting(owner, "qflow_runner", role="viewer"):
+        assert not mended.does(lambda: mended.count(_INDEX, mine))
+    with mended.acting(owner, "qflow_runner"):
+        assert not mended.does(lambda: mended.count(_INDEX, theirs))
+        assert 1 == mended.count(_INDEX, mine)
+        assert not mended.does(
+            lambda: mended.count("UPDATE package_indexes SET secret_id = %s", theirs)
+        )
+    for user, role, seen, may in (
+        (other, "user", 0, 0),
+        (owner, "viewer", 1, 0),
+        (owner, "user", 1, 1),
+    ):
+        with mended.acting(user, "qflow_runner", role=role):
+            assert seen == mended.count("SELECT 1 FROM package_indexes")
+            assert may == mended.count("UPDATE package_indexes SET url = 'https://b.example/'")
+            assert may == mended.count("DELETE FROM package_indexes")

@@ -156,10 +156,15 @@ class CacheQueue:
         for key in [key for key in self.wanted if key[0] == run_id]:
             del self.wanted[key]
 
-    def keep(self, run: Run, slot: int) -> Iterator[CacheCommand]:
-        """Give the command to keep the result of a slot that completed, where that was asked."""
+    def keep(self, run: Run, slot: int, output: NodeOutput) -> Iterator[CacheCommand]:
+        """Give the command to keep the result of a slot that completed, where that was asked.
+
+        Not one that names a file; in the rows this could not be told of what is sealed.
+        """
         digest = self.digests.get(run.id, {}).get(slot)
         record, place = run.records[slot], run.place(slot)
+        if isinstance(output, tuple) and any(b'"$file"' in text for text in output):
+            return  # nobody could say whether that file is still there
         if digest is not None and record is not None and place.cache_ttl_ms is not None:
             yield CacheCommand(
                 record.id, place.node_version_id, run.tenant_id, digest, place.cache_ttl_ms

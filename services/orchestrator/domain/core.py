@@ -252,7 +252,7 @@ class Core(Dispatch):
         else:
             planner.complete(run, slot, t, self.fx, output=result, usage=outcome.usage)
             if self.cache.digests:
-                t.commands.extend(self.cache.keep(run, slot))
+                t.commands.extend(self.cache.keep(run, slot, result))
         self._give_back(record.id, t)
         out.add(t)
         if spent is not None:

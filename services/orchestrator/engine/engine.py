@@ -55,6 +55,7 @@ from services.orchestrator.engine.shards import Shards, Strays
 from services.orchestrator.engine.streams import Assignment, Owned, Peers, Stream
 from services.orchestrator.engine.streams import Command as Told
 from services.orchestrator.engine.treasury import Treasury
+from services.orchestrator.storage.flush import Seal
 
 log = structlog.get_logger()
 
@@ -104,6 +105,7 @@ class Engine:
         shards: Shards | None = None,
         trace: Callable[[Run], None] | None = None,
         treasury: Treasury | None = None,
+        seal: Seal | None = None,
     ) -> None:
         self.member = member
         self.shards = shards or Shards()
@@ -144,6 +146,7 @@ class Engine:
             ensure_live=self._ensure_live,
             release=self._released,
             culprit=self._take_out,
+            seal=seal,
         )
 
     # --- life -----------------------------------------------------------------------------------

@@ -91,11 +91,13 @@ class Journal:
         ensure_live: Callable[[bool], Awaitable[Fence]],
         release: Callable[[Committed], None],
         culprit: Callable[[UUID, str], Awaitable[None]],
+        seal: flush.Seal | None = None,
     ) -> None:
         self._connect = connect
         self._ensure_live = ensure_live
         self._release = release
         self._culprit = culprit
+        self._seal = seal
         self._queue: deque[_Queued] = deque()
         self._wake = asyncio.Event()
         self._doubted = False
@@ -269,7 +271,7 @@ class Journal:
             await self._write([t for t in batch if t.run_id == run_id])
 
     async def _flush(self, batch: Sequence[Transition]) -> Committed:
-        prepared = flush.prepare(batch)
+        prepared = flush.prepare(batch, self._seal)
         again = False
         attempt = 0
         while True:

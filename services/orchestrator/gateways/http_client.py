@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from services.orchestrator.domain.web_address import (
+from services.kit.web_address import (
     Refused,
     check_address,
     check_url,

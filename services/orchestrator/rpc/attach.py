@@ -19,6 +19,7 @@ from services.kit.ids import uuid_from_bytes
 from services.kit.pg import Pool
 from services.kit.rpc import codec as kit
 from services.kit.rpc.failures import detail_of
+from services.kit.sealed_mark import SEALED_MARK
 from services.orchestrator.domain.core import Outcome
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
@@ -229,7 +230,7 @@ def _progress(text: str) -> str | None:
         parse_strict(text)
     except ValueTextError:
         return None
-    return text
+    return None if text.startswith(SEALED_MARK) else text
 
 
 def _attempt(message: pb.AttemptResult | pb.AttemptDecline) -> UUID:

@@ -70,7 +70,6 @@ async def find(db: Db, asks: Sequence[Ask]) -> list[Answer]:
     return [_to_answer(ask, by_ask.get(at)) for at, ask in enumerate(asks)]
 
 
-# A text that names a file is not kept: nobody could say whether that file is still there.
 _KEEP: Final[LiteralString] = """
     INSERT INTO cached_results
            (tenant_id, digest, node_version_id, node_execution_id, file_sha256, expires_at)
@@ -82,9 +81,7 @@ _KEEP: Final[LiteralString] = """
       JOIN node_executions AS source
         ON source.id = given.node_execution_id AND source.status = 'completed'
       LEFT JOIN files AS file ON file.id = source.output_file_id
-     WHERE (source.output_file_id IS NULL
-            AND source.output_data::text NOT LIKE '%"$file"%')
-        OR file.hash_sha256 IS NOT NULL
+     WHERE source.output_file_id IS NULL OR file.hash_sha256 IS NOT NULL
      ORDER BY given.tenant_id, given.digest, source.completed_at DESC
         ON CONFLICT (tenant_id, digest) DO UPDATE
        SET node_version_id = EXCLUDED.node_version_id,

@@ -11,17 +11,18 @@ never starts before its predecessor completed, whatever the clock does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, TypeAlias
 from uuid import UUID
 
 from services.orchestrator.domain.rows import Transition
 
+Seal: TypeAlias = Callable[[str], str]
 FENCED: Final = "QF002"
 GUARD_MISSED: Final = "QF001"
 ENGINE_FORMAT: Final = 1
@@ -38,6 +39,7 @@ class Part:
     counted: bool = True  # every given row must be written
     once: bool = False  # rows that many transitions share are given once
     of_first: bool = False  # those of a run that the flush inserts count where it was started
+    data: tuple[str, ...] = ()  # columns with what is sealed where data at rest is
 
 
 # The plans that follow a node which stands elsewhere by now, or may not be read any more.
@@ -117,6 +119,7 @@ _RUN_INSERTS: Final = Part(
     """,
     "run_inserts",
     counted=False,
+    data=("input_data",),
 )
 
 _NODE_INSERTS: Final = Part(
@@ -220,6 +223,7 @@ _PLACED: Final = Part(
     """,
     "placed",
     counted=False,
+    data=("output_data",),
 )
 
 _COMPLETES: Final = Part(
@@ -246,6 +250,7 @@ _COMPLETES: Final = Part(
  RETURNING node.id
     """,
     "completes",
+    data=("output_data",),
 )
 
 _CHANGES: Final = Part(
@@ -308,6 +313,7 @@ _ATTEMPTS: Final = Part(
  RETURNING token
     """,
     "attempts",
+    data=("progress",),
 )
 
 _ERRORS: Final = Part(
@@ -381,6 +387,7 @@ _SIGNALS: Final = Part(
  RETURNING id
     """,
     "signals",
+    data=("payload",),
 )
 
 # Places under limits. Neither is counted: a limit that was deleted took its rows along. None can be
@@ -435,6 +442,7 @@ _RUN_CHANGES: Final = Part(
  RETURNING run.id
     """,
     "run_changes",
+    data=("output_data",),
 )
 
 # Each member adds to a row of its own: none waits for another's flush.
@@ -558,8 +566,8 @@ def statement(mask: int) -> str:
 _fields: Final = attrgetter(*(part.rows for part in PARTS))
 
 
-def prepare(batch: Sequence[Transition]) -> Flush:
-    """Lay a batch out as arrays."""
+def prepare(batch: Sequence[Transition], seal: Seal | None = None) -> Flush:
+    """Lay a batch out as arrays; `seal` gives what is stored in place of user data."""
     mask = 0
     arguments: list[Any] = []
     by_part = zip(*map(_fields, batch), strict=True)
@@ -575,8 +583,20 @@ def prepare(batch: Sequence[Transition]) -> Flush:
         else:
             rows = given[0] if len(given) == 1 else chain.from_iterable(given)
         mask |= 1 << bit
-        arguments.extend(zip(*rows, strict=True))
+        columns: Iterable[Iterable[Any]] = zip(*rows, strict=True)
+        if seal is not None and part.data:
+            columns = _sealed(columns, part, seal)
+        arguments.extend(columns)
     return Flush(statement(mask), arguments)
+
+
+def _sealed(columns: Iterable[Iterable[Any]], part: Part, seal: Seal) -> Iterable[Iterable[Any]]:
+    names = [column.split()[0] for column in part.columns.split(",")]
+    for name, values in zip(names, columns, strict=True):
+        if name in part.data:
+            yield [None if each is None else seal(each) for each in values]
+        else:
+            yield values
 
 
 def arguments(flush: Flush, member_id: UUID, epoch: int, last: datetime) -> list[Any]:

@@ -77,7 +77,7 @@ _NODES: Final[LiteralString] = """
               FROM node_attempts AS attempt
              WHERE attempt.node_execution_id = node.id
            ) AS earlier_memory_peak_bytes,
-           (SELECT attempt.progress::text
+           (SELECT attempt.progress
               FROM node_attempts AS attempt
              WHERE attempt.node_execution_id = node.id AND attempt.progress IS NOT NULL
              ORDER BY attempt.token DESC

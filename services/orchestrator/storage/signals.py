@@ -23,7 +23,7 @@ class SignalRow:
 
 
 _FIND: Final[LiteralString] = """
-    SELECT workflow_execution_id, name, payload::text AS payload, sent_by, node_id
+    SELECT workflow_execution_id, name, payload, sent_by, node_id
       FROM execution_signals WHERE id = $1
 """
 

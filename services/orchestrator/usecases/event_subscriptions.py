@@ -22,8 +22,8 @@ from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.updates import check_etag, check_mask
+from services.kit.web_address import Refused, check_url
 from services.orchestrator.domain import webhook
-from services.orchestrator.domain.web_address import Refused, check_url
 from services.orchestrator.storage import definitions
 from services.orchestrator.storage import event_subscriptions as rows
 from services.orchestrator.storage.event_subscriptions import Delivery, Subscription

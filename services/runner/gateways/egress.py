@@ -1,9 +1,13 @@
-"""Starts the proxy that is a sandbox's way out, one for each: it knows one tenant's hosts alone."""
+"""Starts the proxy that is a sandbox's way out, one for each: it knows one tenant's hosts alone.
+
+So does the one by which a tenant's own package indexes are asked.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +29,19 @@ def egress_for(deployment: Sequence[str], network: Network) -> ServeEgress:
     return partial(_serve, rules)
 
 
-def _serve(rules: Sequence[Sequence[str]], listener: int) -> Callable[[], None]:
+def proxy_to(hosts: Sequence[str], *, trusted: Sequence[str]) -> tuple[str, Callable[[], None]]:
+    """Start a proxy on this machine's loopback; gives its address and what ends it.
+
+    It reaches `hosts`, by public addresses alone but for those that are `trusted`.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    return f"http://127.0.0.1:{port}", _serve([hosts], listener.detach(), trusted=trusted)
+
+
+def _serve(
+    rules: Sequence[Sequence[str]], listener: int, *, trusted: Sequence[str] = ()
+) -> Callable[[], None]:
     """Start a proxy on a listening socket; raises OSError. It ends with this process at last."""
     try:
         # Its stdin tells it the end, also that of a runner which was killed.
@@ -43,7 +59,7 @@ def _serve(rules: Sequence[Sequence[str]], listener: int) -> Callable[[], None]:
         os.close(listener)
     assert proxy.stdin is not None
     try:
-        proxy.stdin.write(json.dumps(rules).encode() + b"\n")
+        proxy.stdin.write(json.dumps({"rules": rules, "trusted": trusted}).encode() + b"\n")
         proxy.stdin.flush()
     except OSError:
         _end(proxy)

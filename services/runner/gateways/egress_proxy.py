@@ -1,8 +1,9 @@
 """The way out of one sandbox, as a program of its own: `egress_proxy.py <listening socket>`.
 
 An HTTP proxy: CONNECT, and plain requests by their whole address. Which hosts are allowed comes as
-JSON in the first line of stdin; the end of stdin is the end of the program. Standard library alone,
-and run without rights: what it reads was written by strangers, on either side.
+JSON in the first line of stdin, and which of them may be private; the end of stdin is the end of
+the program. Standard library alone, and run without rights: what it reads was written by strangers,
+on either side.
 
 A name is resolved here and once. What it stands for is checked, and the address that was checked is
 the one that is connected to; a redirect comes back as a request of its own. What an allowed host
@@ -110,10 +111,12 @@ class Proxy:
         self,
         rules: Sequence[Sequence[str]],
         *,
+        trusted: Sequence[str] = (),
         resolve: Resolve = resolve,
         connect: Connect = connect,
     ) -> None:
         self._rules = rules  # a host must be in each of these lists
+        self._trusted = trusted  # hosts whose addresses may be private
         self._resolve = resolve
         self._connect = connect
         self._connections = 0
@@ -178,7 +181,10 @@ class Proxy:
             found = await self._resolve(host, port)
         except (OSError, UnicodeError):
             raise Refused(502, f"the name {host} is not known") from None
-        public = [each for each in found if is_public(each)][:_ADDRESSES_MAX]
+        if allows(self._trusted, host, port):
+            public = list(found)[:_ADDRESSES_MAX]
+        else:
+            public = [each for each in found if is_public(each)][:_ADDRESSES_MAX]
         if not public:
             raise Refused(403, f"{host} has no public address, and others are not reached")
         for address in public:
@@ -312,11 +318,11 @@ def give_up_rights() -> None:
 async def main() -> None:
     """Serve the socket that was given."""
     listener = socket.socket(fileno=int(sys.argv[1]))
-    rules = json.loads(sys.stdin.buffer.readline())
+    told = json.loads(sys.stdin.buffer.readline())
     give_up_rights()
     listener.setblocking(False)
     ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
-    await serve(listener, Proxy(rules), ended)
+    await serve(listener, Proxy(told["rules"], trusted=told["trusted"]), ended)
 
 
 if __name__ == "__main__":

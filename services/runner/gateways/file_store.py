@@ -32,7 +32,7 @@ _READ_BYTES: Final = 1024 * 1024
 _DIGESTS_KEPT_MAX: Final = 256
 _PROVEN_KEPT_MAX: Final = 10_000
 # What is stored is not written to again. Others may read it where it is lent: the folder says who.
-_MODE: Final = 0o444
+MODE: Final = 0o444
 # Device, inode, size, and when it was last written to.
 _Facts: TypeAlias = tuple[int, int, int, int]
 
@@ -92,7 +92,7 @@ class FileStore:
             if problem.errno not in {errno.EXDEV, errno.EMLINK, errno.EPERM}:
                 raise
             shutil.copyfile(path, place)
-            place.chmod(_MODE)
+            place.chmod(MODE)
 
     def _prove(self, path: Path, key: str, size_bytes: int, sha256: str) -> None:
         """Prove the bytes, unless this process has and nobody has written to them since."""
@@ -102,7 +102,7 @@ class FileStore:
                 if self._proven.get(key) == (sha256, facts):
                     return
                 self.check(key, size_bytes=size_bytes, sha256=sha256)
-                os.fchmod(file.fileno(), _MODE)
+                os.fchmod(file.fileno(), MODE)
                 self._remember(key, sha256, _facts(file.fileno()))
         except OSError:
             raise FileCorruptError("the bytes of the file are missing") from None
@@ -127,7 +127,7 @@ class FileStore:
                     digest.update(part)
                     size += len(part)
                 file.flush()
-                os.fchmod(file.fileno(), _MODE)
+                os.fchmod(file.fileno(), MODE)
                 os.fsync(file.fileno())
                 facts = _facts(file.fileno())
             staged.replace(target)
@@ -202,7 +202,7 @@ class FileStore:
         """Go on with an upload; raises WrongOffset and UploadBusy."""
         path = self._path(key)
         if path.exists():  # it is finished, but for its row
-            raise WrongOffset(path.stat().st_size)
+            raise WrongOffset(self.received(key))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return _LocalWriter(_partial(path), key, self._digests, offset=offset)
 
@@ -224,7 +224,7 @@ class FileStore:
             if sha256 and found != sha256:
                 partial.unlink()
                 raise FileCorruptError("the bytes of the file are not what the digest says")
-            os.fchmod(descriptor, _MODE)
+            os.fchmod(descriptor, MODE)
             os.fsync(descriptor)
             partial.replace(path)
             self._remember(key, found, _facts(descriptor))

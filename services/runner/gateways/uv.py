@@ -2,7 +2,9 @@
 
 Where namespaces can be had it sees the system's libraries, one Python, what its settings name, and
 one folder to write to, with its cache and what it fills: hard links end where a mount does. The
-network it has is the machine's, since it must reach the index.
+network it has is the machine's, since it must reach the index. Where a tenant names indexes it is
+led through a proxy, which looks at the addresses that are called; what those indexes ask for it is
+told in its environment, and nowhere else.
 """
 
 from __future__ import annotations
@@ -10,17 +12,23 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from services.kit import child
 from services.runner.domain.environments import without_addresses
 from services.runner.domain.network import Reach
+from services.runner.domain.package_indexes import OpenIndex, as_config, credentials, host_of
+from services.runner.domain.secrets import Mask
 from services.runner.gateways.disk import DiskFullError, folder_bytes, remove_folder, within
+from services.runner.gateways.egress import proxy_to
 from services.runner.gateways.sandbox.bubblewrap import memory_file, separate, system_folders
 from services.runner.gateways.sandbox.port import Interpreter
 from services.runner.gateways.sandbox.seccomp import build_filter
@@ -31,6 +39,7 @@ _RESOLVE_BYTES_MAX: Final = 500 * 1024**2
 INSTALL_BYTES_MAX: Final = 2 * 1024**3
 _OUTPUT_BYTES_MAX: Final = 4 * 1024 * 1024
 _UNSATISFIABLE: Final = 1
+INDEX_REFUSES: Final = "INDEX_REFUSES"
 # What an operator has set for pip goes for uv too, which does not read it itself.
 _FROM_PIP: Final = {
     "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
@@ -69,7 +78,9 @@ _LIMIT: Final = 'ulimit -c 0 && ulimit -f "$1" && shift && exec "$@"'
 # Wheels alone: a source distribution runs its author's code while it is built.
 _WHEELS_ONLY: Final = ("--only-binary", ":all:", "--quiet", "--color", "never")
 # A flat index that stands before all others: a name that it has is taken from nowhere else.
-_OWN_INDEX: Final = '[[index]]\nname = "own"\nurl = {url}\nformat = "flat"\n'
+_OWN_INDEX: Final = '[[index]]\nname = "Own"\nurl = {url}\nformat = "flat"\n'
+_PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
+_REFUSED_US: Final = re.compile(r"\b(401 Unauthorized|403 Forbidden)\b|Missing credentials")
 
 
 class UvError(Exception):
@@ -107,8 +118,10 @@ class Uv:
         install_bytes_max: int = INSTALL_BYTES_MAX,
         wheelhouse: Path | None = None,
         offline: bool = False,
+        trusted: Sequence[str] = (),
     ) -> None:
         self._program = find_uv()
+        self._trusted = trusted  # hosts of tenants' indexes that may be private
         self._env = uv_environment(env, wheelhouse=wheelhouse, offline=offline)
         self._bubblewrap = bubblewrap
         self._install_bytes_max = install_bytes_max
@@ -121,12 +134,14 @@ class Uv:
         python_version: str,
         interpreter: Interpreter,
         own: Path | None = None,
+        indexes: Sequence[OpenIndex] = (),
         released_before: datetime | None = None,
     ) -> str:
         """Pin requirements for this platform to exact versions with hashes; raises UvError.
 
-        `own` is a folder of wheels that stands before every index. Of an index only releases from
-        before `released_before` count, and none that it does not tell the time of.
+        `own` is a folder of wheels that stands before every index, and `indexes` stand before the
+        deployment's: a name that one of them has is taken from nowhere behind it. Of an index only
+        releases from before `released_before` count, and none that it does not tell the time of.
         """
         age = ("--exclude-newer", released_before.isoformat()) if released_before else ()
         done = await self._run(
@@ -138,13 +153,14 @@ class Uv:
             ],
             folder=folder,
             own=own,
+            indexes=indexes,
             interpreter=interpreter,
             stdin="\n".join(requirements),
             timeout_s=_RESOLVE_S,
             bytes_max=_RESOLVE_BYTES_MAX,
         )
         if done.status != 0:
-            raise _error(done)
+            raise _error(done, indexes)
         return done.stdout
 
     async def install(
@@ -155,6 +171,7 @@ class Uv:
         folder: Path,
         interpreter: Interpreter,
         own: Path | None = None,
+        indexes: Sequence[OpenIndex] = (),
     ) -> None:
         """Fetch the locked wheels into a folder, each checked against its hash; raises UvError."""
         done = await self._run(
@@ -165,6 +182,7 @@ class Uv:
             ],
             folder=folder,
             own=own,
+            indexes=indexes,
             interpreter=interpreter,
             stdin="",
             timeout_s=_INSTALL_S,
@@ -172,7 +190,7 @@ class Uv:
             target=target,
         )
         if done.status != 0:
-            raise _error(done)
+            raise _error(done, indexes)
 
     async def _run(
         self,
@@ -180,6 +198,7 @@ class Uv:
         *,
         folder: Path,
         own: Path | None,
+        indexes: Sequence[OpenIndex],
         interpreter: Interpreter,
         stdin: str,
         timeout_s: float,
@@ -199,10 +218,17 @@ class Uv:
         limit = ["/bin/sh", "-c", _LIMIT, "sh", str(bytes_max // 512)]
         walls, descriptors = self.walls(folder, interpreter, own)
         env = {**self._env, "HOME": str(cache), "UV_CACHE_DIR": str(cache)}
-        argv = [*limit, *walls, str(self._program), *arguments, *_config(folder, own)]
-        work = _spawn(argv, env=env, stdin=stdin, timeout_s=timeout_s, pass_fds=descriptors)
         try:
-            return await within(work, used=used, bytes_max=bytes_max)
+            with _config(folder, own, indexes) as config, self._way_to(indexes) as way:
+                argv = [*limit, *walls, str(self._program), *arguments, *config]
+                work = _spawn(
+                    argv,
+                    env={**env, **way, **credentials(indexes)},
+                    stdin=stdin,
+                    timeout_s=timeout_s,
+                    pass_fds=descriptors,
+                )
+                return await within(work, used=used, bytes_max=bytes_max)
         except DiskFullError:
             if target is not None:
                 remove_folder(cache)
@@ -213,6 +239,27 @@ class Uv:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    @contextmanager
+    def _way_to(self, indexes: Sequence[OpenIndex]) -> Iterator[Mapping[str, str]]:
+        """Give the variables that lead to indexes which tenants chose.
+
+        Through a proxy that calls no private address; where the deployment has one of its own,
+        that is the only way out, and its rules hold.
+        """
+        if not indexes or any(name.lower() in _PROXIES for name in self._env):
+            yield {}
+            return
+        hosts = ["*", *(host_of(each.url) for each in indexes), *self._trusted]
+        proxy, end = proxy_to(hosts, trusted=self._trusted)
+        try:
+            yield {
+                **{name: proxy for each in _PROXIES for name in (each, each.upper())},
+                # The deployment's own index may be anywhere, and is reached as ever.
+                "NO_PROXY": ",".join(_hosts_in(self._env)),
+            }
+        finally:
+            end()
 
     def walls(
         self, folder: Path, interpreter: Interpreter, own: Path | None = None
@@ -230,12 +277,19 @@ class Uv:
         return [*argv, "--seccomp", str(filter_fd), "--"], [filter_fd]
 
 
-def _config(folder: Path, own: Path | None) -> list[str]:
-    if own is None:
-        return ["--no-config"]
-    config = folder / "uv.toml"
-    config.write_text(_OWN_INDEX.format(url=json.dumps(own.as_uri())))
-    return ["--config-file", str(config)]
+@contextmanager
+def _config(
+    folder: Path, own: Path | None, indexes: Sequence[OpenIndex]
+) -> Iterator[Sequence[str]]:
+    """Give the arguments that name the tenant's own indexes; their file is gone after."""
+    if own is None and not indexes:
+        yield ["--no-config"]
+        return
+    text = "" if own is None else _OWN_INDEX.format(url=json.dumps(own.as_uri()))
+    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".toml") as file:
+        file.write(text + as_config(indexes))
+        file.flush()
+        yield ["--config-file", file.name]
 
 
 def _changed(cache: Path, since: float) -> list[Path]:
@@ -256,6 +310,12 @@ def _places(env: Mapping[str, str]) -> list[Path]:
     parts = {part for value in env.values() for part in (value, *re.split(r"[\s,:]+", value))}
     found = [Path(part) for part in sorted(parts) if part.startswith("/")]
     return [place for place in found if len(place.parts) > 1 and place.exists()]
+
+
+def _hosts_in(env: Mapping[str, str]) -> list[str]:
+    """List the hosts of the addresses that settings name."""
+    parts = {part for value in env.values() for part in re.split(r"[\s,]+", value)}
+    return sorted({host for each in parts if "://" in each and (host := urlsplit(each).hostname)})
 
 
 def find_uv() -> Path:
@@ -317,9 +377,19 @@ async def _spawn(
     )
 
 
-def _error(done: _Done) -> UvError:
+def _error(done: _Done, indexes: Sequence[OpenIndex]) -> UvError:
     if "os error 28" in done.stderr:  # ENOSPC: of bytes, or of files
         return disk_full()
-    text = without_addresses(done.stderr or done.stdout or f"uv ended with status {done.status}")
+    # No secret is known to stand there; that none ever does is seen to here.
+    mask = Mask(each.password for each in indexes if each.password)
+    said = mask.text(done.stderr or done.stdout or f"uv ended with status {done.status}")
+    text = without_addresses(said)
+    if indexes and _REFUSED_US.search(said):
+        names = ", ".join(each.name for each in indexes)
+        return UvError(
+            f"a package index does not let us in; see to the secrets of {names}: {text}",
+            retryable=False,
+            reason=INDEX_REFUSES,
+        )
     unreachable = "Failed to fetch" in done.stderr or "error sending request" in done.stderr
     return UvError(text, retryable=unreachable or done.status not in (_UNSATISFIABLE, 2))

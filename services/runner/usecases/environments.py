@@ -42,10 +42,11 @@ from services.runner.gateways.disk import folder_bytes, remove_folder
 from services.runner.gateways.environment_folders import BUILD, LOCK, RESOLVE, pin, touch
 from services.runner.gateways.sandbox.bytecode import compiler
 from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
-from services.runner.gateways.uv import Uv, UvError, disk_full
+from services.runner.gateways.uv import INDEX_REFUSES, Uv, UvError, disk_full
 from services.runner.storage import environments
 from services.runner.storage.environments import BuildRow
 from services.runner.usecases.environment_room import Room
+from services.runner.usecases.package_indexes import IndexRefused
 from services.runner.usecases.patience import passing, patiently
 from services.runner.usecases.tenant_packages import TenantPackages
 
@@ -131,14 +132,20 @@ class Environments:
 
         InvalidArgument when a requirement is not a plain one, when no set of wheels meets them all
         or when the tenant's rules refuse one of those that do; FailedPrecondition without such a
-        Python, Unavailable when the index does not answer.
+        Python or where an index of the tenant's lets nobody in, Unavailable when the index does not
+        answer.
         """
         plain = plain_requirements(requirements)
         interpreter = self._interpreter(python_version)
         rules = await self._packages.rules_of(tenant_id)
         own = await self._packages.own_wheels(tenant_id)
-        # Who has no wheels of its own sees the same packages as all others.
-        folder = self._root / RESOLVE if own is None else self._root / str(tenant_id) / RESOLVE
+        try:
+            indexes = await self._packages.indexes(tenant_id)
+        except IndexRefused as problem:
+            raise FailedPrecondition("INDEX_UNUSABLE", str(problem)) from None
+        # Who has neither wheels nor indexes of its own sees the same packages as all others.
+        shared = own is None and not indexes
+        folder = self._root / RESOLVE if shared else self._root / str(tenant_id) / RESOLVE
         try:
             if not await self._room.enough():
                 raise disk_full()
@@ -149,6 +156,7 @@ class Environments:
                     python_version=python_version,
                     interpreter=interpreter,
                     own=own,
+                    indexes=indexes,
                     released_before=rules.released_before(datetime.now(UTC)),
                 )
         except OSError as problem:
@@ -158,6 +166,8 @@ class Environments:
         except UvError as problem:
             if problem.retryable:
                 raise Unavailable(problem.reason, str(problem), retry_after_s=5.0) from None
+            if problem.reason == INDEX_REFUSES:
+                raise FailedPrecondition(problem.reason, str(problem)) from None
             reason = (
                 "NO_BINARY" if "no usable wheels" in str(problem) else "REQUIREMENTS_UNSATISFIABLE"
             )
@@ -324,6 +334,10 @@ class Environments:
         """Fill a folder beside the final one and move it into its place in one step."""
         interpreter = self._interpreter(row.python_version)
         own = await patiently(lambda: self._packages.own_wheels(row.tenant_id))
+        try:
+            indexes = await patiently(lambda: self._packages.indexes(row.tenant_id))
+        except IndexRefused as problem:
+            raise UvError(str(problem), retryable=False) from None
         staged = workshop / "staged"
         try:
             remove_folder(staged)  # of one that was killed
@@ -332,7 +346,12 @@ class Environments:
             lock_file.write_text(lock)
             async with compiler(self._host, interpreter, staged) as compile_modules:
                 await self._uv.install(
-                    lock_file, staged, folder=workshop, interpreter=interpreter, own=own
+                    lock_file,
+                    staged,
+                    folder=workshop,
+                    interpreter=interpreter,
+                    own=own,
+                    indexes=indexes,
                 )
                 (staged / ".lock").unlink(missing_ok=True)
                 await compile_modules()

@@ -13,8 +13,9 @@ from uuid import UUID
 import structlog
 
 from services.kit.pg import Pool
+from services.kit.root_keys import CannotOpen, RootKeys
 from services.runner.domain.secrets import NO_MASK, Mask, variables_of
-from services.runner.gateways.secret_box import CannotOpen, RootKeys, rewrap, unseal
+from services.runner.gateways.secret_box import rewrap, unseal
 from services.runner.storage import secrets as stored
 from services.runner.storage.secrets import StoredVersion
 from services.runner.usecases.patience import patiently

@@ -20,9 +20,11 @@ from services.kit.errors import (
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
+from services.kit.root_keys import RootKeys
 from services.kit.updates import check_etag
 from services.runner.domain.secrets import GRANTED_MAX, SECRETS_MAX, VERSIONS_KEPT
-from services.runner.gateways.secret_box import RootKeys, seal
+from services.runner.gateways.secret_box import seal
+from services.runner.storage import package_indexes
 from services.runner.storage import secrets as stored
 from services.runner.storage.secrets import Grant, Secret, SecretVersion
 from services.runner.usecases.granted_secrets import GrantedSecrets
@@ -151,6 +153,12 @@ async def delete_secret(
         await stored.lock(db, caller.tenant_id)
         before = await _found(db, caller, name)
         check_etag("secret", before.etag, etag)
+        if (index := await package_indexes.that_asks_for(db, before.id)) is not None:
+            raise FailedPrecondition(
+                "SECRET_IN_USE",
+                f"the package index {index} asks for it; give that another one or delete it first",
+                resource=("secret", name),
+            )
         await stored.delete(db, before.id)
         tell_change({"name": name, "version": before.current_version}, {})
         return before

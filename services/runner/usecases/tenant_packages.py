@@ -1,27 +1,40 @@
-"""What of packages is a tenant's own: the rules on them, and the wheels that it brought."""
+"""What of packages is a tenant's own: rules on them, wheels that it brought, indexes it names."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
 from services.kit.pg import Pool
+from services.kit.root_keys import RootKeys
+from services.runner.domain.package_indexes import OpenIndex
 from services.runner.domain.package_rules import PackageRules, RuleBook
 from services.runner.gateways.wheel_store import WheelStore
-from services.runner.storage import package_rules, wheels
+from services.runner.storage import package_indexes, package_rules, wheels
+from services.runner.usecases.package_indexes import opened
 
 
 class TenantPackages:
     """Answers for any tenant, from the rows as they are now."""
 
     def __init__(
-        self, pool: Pool, store: WheelStore, *, root: Path, deployment: PackageRules
+        self,
+        pool: Pool,
+        store: WheelStore,
+        *,
+        root: Path,
+        deployment: PackageRules,
+        keys: RootKeys | None = None,
+        trusted: Sequence[str] = (),
     ) -> None:
         self._pool = pool
         self._store = store
         self._root = root
         self._deployment = deployment
+        self._keys = keys
+        self._trusted = trusted
         self._showing = asyncio.Lock()
 
     async def rules_of(self, tenant_id: UUID) -> RuleBook:
@@ -37,6 +50,11 @@ class TenantPackages:
         async with self._showing:
             await asyncio.to_thread(self._store.show, tenant_id, files, folder)
         return folder
+
+    async def indexes(self, tenant_id: UUID) -> Sequence[OpenIndex]:
+        """Give the tenant's indexes with what they ask for, in clear; raises IndexRefused."""
+        found = await package_indexes.of_tenant(self._pool, tenant_id)
+        return [opened(each, self._keys, trusted=self._trusted) for each in found]
 
     async def sweep(self) -> int:
         """Remove what uploads left that never came to a row; give how many that was."""

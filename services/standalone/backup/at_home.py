@@ -13,6 +13,7 @@ from typing import Final, LiteralString
 
 import psycopg
 
+from services.kit.sealed_form import clear_size
 from services.standalone import process
 from services.standalone.backup import bytes_of_files
 from services.standalone.backup.archive import ship_rest
@@ -110,13 +111,19 @@ def give_back_files(way_in: str, settings: BackupSettings, home: Home) -> int:
     with psycopg.connect(way_in, autocommit=True) as db:
         for each in bytes_of_files.listed(db):
             place = home.root / "files" / each.key
-            if place.is_file() and place.stat().st_size == each.size_bytes:
+            if place.is_file() and each.size_bytes in sizes_of(place):
                 continue
             bytes_of_files.give_back(
                 each, pool=settings.folder.files, target=home.root / "files", key=settings.key
             )
             count += 1
     return count
+
+
+def sizes_of(place: Path) -> tuple[int, int]:
+    """Give the size of a stored file, and what it has of clear bytes where it is sealed."""
+    size = place.stat().st_size
+    return size, clear_size(size)
 
 
 def follow(home: Home, source: Source, *, say: Callable[[str], None]) -> int:

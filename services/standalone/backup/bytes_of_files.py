@@ -1,14 +1,17 @@
-"""Bytes of runs' files: each kept once beside the backups, for it never changes."""
+"""Bytes of runs' files: each kept once beside the backups, for it never changes.
+
+Those that are sealed at rest are kept as they are: nobody here could open them.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, LiteralString
 
 import psycopg
 
+from services.kit.sealed_form import Passing
 from services.standalone.backup.manifest import Listed
 from services.standalone.backup.sealed import CorruptError, Writer, pieces, stored
 
@@ -68,24 +71,23 @@ def _proven(each: Listed, pool: Path, key: bytes | None) -> Iterator[bytes]:
     path = stored(*_place(pool, each.key))
     if path is None:
         raise CorruptError(f"the bytes of file {each.key} are missing")
-    digest, size = hashlib.sha256(), 0
+    passing = Passing()
     for piece in pieces(path, key):
-        digest.update(piece)
-        size += len(piece)
+        passing.feed(piece)
         yield piece
-    if size != each.size_bytes or (each.sha256 and digest.hexdigest() != each.sha256):
+    if not passing.proves(size_bytes=each.size_bytes, sha256=each.sha256):
         raise CorruptError(f"the bytes of file {each.key} are not those its row tells of")
 
 
 def _copy(path: Path, folder: Path, name: str, each: Listed, key: bytes | None) -> None:
     with path.open("rb") as file:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        digest = hashlib.sha256()
+        passing = Passing()
         with Writer(folder / name, key) as writer:
             while piece := file.read(_PIECE_BYTES):
-                digest.update(piece)
+                passing.feed(piece)
                 writer.write(piece)
-            if each.sha256 and digest.hexdigest() != each.sha256:
+            if not passing.proves(size_bytes=each.size_bytes, sha256=each.sha256):
                 raise CorruptError(
                     f"file {each.key} on disk is not what its row tells of: it is damaged there"
                 )

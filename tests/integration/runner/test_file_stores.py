@@ -1,4 +1,4 @@
-"""What every place for files does: a folder, and a store that speaks S3."""
+"""What every place for files does: a folder, one whose files are sealed, a store that speaks S3."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
+from services.kit.sealed_data import DataKeys
 from services.runner.gateways import object_store
 from services.runner.gateways.file_port import (
     FileBytes,
@@ -24,6 +25,7 @@ from services.runner.gateways.file_port import (
 )
 from services.runner.gateways.file_store import FileStore
 from services.runner.gateways.object_store import ObjectStore
+from services.runner.gateways.sealed_files import SealedFileStore
 
 MIB = 1024 * 1024
 # Two parts and a bit of a third, whatever their size.
@@ -41,12 +43,16 @@ def endpoint() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture(params=["folder", "objects"])
+@pytest.fixture(params=["folder", "sealed", "objects"])
 def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> FileBytes:
     if request.param == "folder":
         return FileStore(tmp_path / "files")
+    if request.param == "sealed":
+        keys = DataKeys()
+        keys.learn({TENANT: b"1" * 32}, TENANT)
+        return SealedFileStore(tmp_path / "files", keys, seals=True)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     bucket = f"files-{uuid.uuid4()}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from uuid import UUID
@@ -13,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.kit.web_address import Refused, check_address, check_url
 from services.orchestrator.domain import webhook
-from services.orchestrator.domain.web_address import Refused, check_address, check_url
 
 _ID = UUID(int=5)
 _KEY = b"k" * 32
@@ -40,6 +41,21 @@ def test_what_is_not_public_is_not_called(text: str) -> None:
 @pytest.mark.parametrize("text", ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111", "2a00::1"])
 def test_what_is_public_is_called(text: str) -> None:
     check_address(ip_address(text), loopback=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "called"),
+    [
+        *(("http://pypi.corp:8080/simple/", True), ("https://10.0.0.7:8443/simple/", True)),
+        *(("http://pypi.corp/simple/", False), ("http://other.corp:8080/simple/", False)),
+        *(("http://u:p@pypi.corp:8080/", False), ("ftp://pypi.corp:8080/", False)),
+    ],
+)
+def test_hosts_that_a_deployment_trusts_may_be_private_and_plain(url: str, *, called: bool) -> None:
+    """X27: by host and port, and by nothing else."""
+    hosts = {("pypi.corp", 8080), ("10.0.0.7", 8443)}
+    with nullcontext() if called else pytest.raises(Refused):
+        check_url(url, loopback=False, trusted=lambda host, port: (host, port) in hosts)
 
 
 def test_a_deployment_may_allow_its_own_machine_and_nothing_else() -> None:

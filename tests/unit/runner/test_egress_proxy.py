@@ -44,11 +44,11 @@ class World:
         writer.close()
 
     @asynccontextmanager
-    async def proxy(self, *rules: Sequence[str]) -> AsyncIterator[int]:
+    async def proxy(self, *rules: Sequence[str], trusted: Sequence[str] = ()) -> AsyncIterator[int]:
         """Give the port of a proxy with these rules."""
         upstream = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self._port = upstream.sockets[0].getsockname()[1]
-        proxy = Proxy(rules, resolve=self.resolve, connect=self.connect)
+        proxy = Proxy(rules, trusted=trusted, resolve=self.resolve, connect=self.connect)
         server = await asyncio.start_server(proxy.answer, "127.0.0.1", 0, limit=16384)
         try:
             yield server.sockets[0].getsockname()[1]
@@ -70,6 +70,17 @@ async def say(port: int, text: bytes) -> bytes:
 
 def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
+
+
+async def test_private_addresses_are_those_of_hosts_and_ports_that_are_trusted_alone() -> None:
+    """X27: what a deployment says of one host says nothing of another."""
+    world = World({"pypi.corp": ["10.0.0.7"], "other.corp": ["10.0.0.8"]})
+    async with world.proxy(["*", "pypi.corp:8443"], trusted=["pypi.corp:8443"]) as port:
+        assert 200 == status(await say(port, b"CONNECT pypi.corp:8443 HTTP/1.1\r\n\r\n"))
+        for refused in (b"pypi.corp:443", b"other.corp:443", b"other.corp:8443"):
+            answer = await say(port, b"CONNECT " + refused + b" HTTP/1.1\r\n\r\n")
+            assert 403 == status(answer), refused
+    assert [("10.0.0.7", 8443)] == world.connected
 
 
 async def test_a_tunnel_goes_to_the_address_that_was_checked() -> None:

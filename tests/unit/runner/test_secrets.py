@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.kit.env import EnvError
+from services.kit.root_keys import CannotOpen, LocalKeys
 from services.runner.domain.secrets import Mask, StreamMask
-from services.runner.gateways.secret_box import CannotOpen, LocalKeys, rewrap, seal, unseal
+from services.runner.gateways.secret_box import rewrap, seal, unseal
 
 _K1 = "k1:" + base64.b64encode(b"1" * 32).decode()
 _K2 = "k2:" + base64.b64encode(b"2" * 32).decode()

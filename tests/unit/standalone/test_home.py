@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.runner.gateways.secret_box import LocalKeys
+from services.kit.root_keys import LocalKeys
 from services.standalone.home import Home, write_private
 from services.standalone.process import ProcessMark, StandaloneError
 
@@ -47,6 +47,19 @@ def test_the_root_key_of_secrets_stays_the_same_opens_them_and_is_ours_alone(
     assert found is not None
     assert "k1" == found.current
     assert home.secrets_key().read_bytes() == before
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_root_key_of_data_is_made_once_it_is_needed_and_stays(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.make()
+    assert home.data_key(make=False) is None
+    path = home.data_key(make=True)
+    assert path is not None
+    before = path.read_bytes()
+    assert before != home.secrets_key().read_bytes()
+    assert path == home.data_key(make=False) == home.data_key(make=True)
+    assert before == path.read_bytes()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

@@ -54,6 +54,8 @@ type SecretServiceClient interface {
 	// Fails with NOT_FOUND (`SECRET_VERSION_NOT_FOUND`), ABORTED (`ETAG_MISMATCH`).
 	UseSecretVersion(ctx context.Context, in *UseSecretVersionRequest, opts ...grpc.CallOption) (*UseSecretVersionResponse, error)
 	// Removes a secret with all of its versions and grants.
+	//
+	// Fails with ABORTED (`ETAG_MISMATCH`), FAILED_PRECONDITION (`SECRET_IN_USE`) while a package index asks for it.
 	DeleteSecret(ctx context.Context, in *DeleteSecretRequest, opts ...grpc.CallOption) (*DeleteSecretResponse, error)
 	// Gives a node of the tenant a secret, in all of its versions, those to come included: whoever may change the node may
 	// read what it is granted.
@@ -179,6 +181,8 @@ type SecretServiceServer interface {
 	// Fails with NOT_FOUND (`SECRET_VERSION_NOT_FOUND`), ABORTED (`ETAG_MISMATCH`).
 	UseSecretVersion(context.Context, *UseSecretVersionRequest) (*UseSecretVersionResponse, error)
 	// Removes a secret with all of its versions and grants.
+	//
+	// Fails with ABORTED (`ETAG_MISMATCH`), FAILED_PRECONDITION (`SECRET_IN_USE`) while a package index asks for it.
 	DeleteSecret(context.Context, *DeleteSecretRequest) (*DeleteSecretResponse, error)
 	// Gives a node of the tenant a secret, in all of its versions, those to come included: whoever may change the node may
 	// read what it is granted.

@@ -121,6 +121,8 @@ class SecretServiceServicer:
 
     def DeleteSecret(self, request, context):
         """Removes a secret with all of its versions and grants.
+
+        Fails with ABORTED (`ETAG_MISMATCH`), FAILED_PRECONDITION (`SECRET_IN_USE`) while a package index asks for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -53,7 +53,10 @@ class SecretServiceStub:
     Fails with NOT_FOUND (`SECRET_VERSION_NOT_FOUND`), ABORTED (`ETAG_MISMATCH`).
     """
     DeleteSecret: _grpc.UnaryUnaryMultiCallable[_secret_service_pb2.DeleteSecretRequest, _secret_service_pb2.DeleteSecretResponse]
-    """Removes a secret with all of its versions and grants."""
+    """Removes a secret with all of its versions and grants.
+
+    Fails with ABORTED (`ETAG_MISMATCH`), FAILED_PRECONDITION (`SECRET_IN_USE`) while a package index asks for it.
+    """
     GrantSecret: _grpc.UnaryUnaryMultiCallable[_secret_service_pb2.GrantSecretRequest, _secret_service_pb2.GrantSecretResponse]
     """Gives a node of the tenant a secret, in all of its versions, those to come included: whoever may change the node may
     read what it is granted.
@@ -93,7 +96,10 @@ class SecretServiceAsyncStub(SecretServiceStub):
     Fails with NOT_FOUND (`SECRET_VERSION_NOT_FOUND`), ABORTED (`ETAG_MISMATCH`).
     """
     DeleteSecret: _aio.UnaryUnaryMultiCallable[_secret_service_pb2.DeleteSecretRequest, _secret_service_pb2.DeleteSecretResponse]  # type: ignore[assignment]
-    """Removes a secret with all of its versions and grants."""
+    """Removes a secret with all of its versions and grants.
+
+    Fails with ABORTED (`ETAG_MISMATCH`), FAILED_PRECONDITION (`SECRET_IN_USE`) while a package index asks for it.
+    """
     GrantSecret: _aio.UnaryUnaryMultiCallable[_secret_service_pb2.GrantSecretRequest, _secret_service_pb2.GrantSecretResponse]  # type: ignore[assignment]
     """Gives a node of the tenant a secret, in all of its versions, those to come included: whoever may change the node may
     read what it is granted.
@@ -160,7 +166,10 @@ class SecretServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _secret_service_pb2.DeleteSecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_secret_service_pb2.DeleteSecretResponse, _abc.Awaitable[_secret_service_pb2.DeleteSecretResponse]]:
-        """Removes a secret with all of its versions and grants."""
+        """Removes a secret with all of its versions and grants.
+
+        Fails with ABORTED (`ETAG_MISMATCH`), FAILED_PRECONDITION (`SECRET_IN_USE`) while a package index asks for it.
+        """
 
     @_abc_1.abstractmethod
     def GrantSecret(

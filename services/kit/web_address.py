@@ -1,13 +1,15 @@
-"""Where events may be posted to: public addresses, over TLS, named in the plain way."""
+"""Which addresses that others chose are called: public ones, over TLS, named in the plain way."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 Address = IPv4Address | IPv6Address
+Trusted = Callable[[str, int], bool]
 
 URL_BYTES_MAX: Final = 2048
 _HOST: Final = re.compile(r"(?=.{1,253}\Z)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+")
@@ -28,24 +30,23 @@ class Refused(Exception):  # noqa: N818  # it says what became of the address
     """Why an address is not called."""
 
 
-def check_url(url: str, *, loopback: bool) -> None:
-    """Refuse what is no address that may be called; what a name stands for is seen when it is."""
-    if len(url.encode()) > URL_BYTES_MAX:
-        raise Refused(f"has more than {URL_BYTES_MAX} bytes")
-    if not url.isascii() or not url.isprintable() or any(each in url for each in ' \\"<>^`{|}'):
-        raise Refused("may have printable ASCII characters alone, the others in percent notation")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise Refused("is no URL") from None
+def check_url(url: str, *, loopback: bool, trusted: Trusted | None = None) -> None:
+    """Refuse what is no address that may be called; what a name stands for is seen when it is.
+
+    Hosts and ports that a deployment trusts may be private, and plain http.
+    """
+    parts, port = _read(url)
     host = parts.hostname or ""
-    if parts.scheme not in ({"https", "http"} if loopback else {"https"}):
+    default_port = 80 if parts.scheme == "http" else 443
+    is_trusted = trusted is not None and trusted(host, default_port if port is None else port)
+    if parts.scheme not in ({"https", "http"} if loopback or is_trusted else {"https"}):
         raise Refused("must begin with https://")
     if parts.username is not None or parts.password is not None or "#" in url:
         raise Refused("must have no user, no password and no fragment")
     if port == 0:
         raise Refused("has a port that is none")
+    if is_trusted:
+        return
     literal = literal_address(host)
     if literal is not None:
         check_address(literal, loopback=loopback)
@@ -54,6 +55,18 @@ def check_url(url: str, *, loopback: bool) -> None:
         raise Refused("must name its host by a name, or by an address in the usual notation")
     if parts.scheme == "http" and host != "localhost":
         raise Refused("must begin with https://")
+
+
+def _read(url: str) -> tuple[SplitResult, int | None]:
+    if len(url.encode()) > URL_BYTES_MAX:
+        raise Refused(f"has more than {URL_BYTES_MAX} bytes")
+    if not url.isascii() or not url.isprintable() or any(each in url for each in ' \\"<>^`{|}'):
+        raise Refused("may have printable ASCII characters alone, the others in percent notation")
+    try:
+        parts = urlsplit(url)
+        return parts, parts.port
+    except ValueError:
+        raise Refused("is no URL") from None
 
 
 def literal_address(host: str) -> Address | None:

@@ -1,0 +1,99 @@
+"""Inputs and outputs at rest: texts that are sealed where they are written, opened where read.
+
+A sealed text is a JSON string, `"qf1.<data key>.<base64>"`. What it takes the place of is an object
+or a list: so nothing clear is taken for sealed, and no column needs another type. Each is under a
+key of its own, derived from the data key by a random salt: data keys wear out by no number of
+values. Keys are looked up in memory alone, since what opens is called while rows are decoded.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import os
+import re
+from collections.abc import Mapping
+from typing import Final
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from services.kit.errors import Unavailable
+from services.kit.sealed_form import SALT_BYTES
+from services.kit.sealed_mark import SEALED_MARK
+
+_HEAD: Final = re.compile(r'"qf1\.([0-9a-f]{32})\.')
+_NONCE: Final = bytes(12)  # the key is the value's own, and used once
+
+
+class DataKeys:
+    """The data keys that this process knows, and the one that it seals with."""
+
+    def __init__(self) -> None:
+        self._known: Mapping[UUID, bytes] = {}
+        self._current: UUID | None = None
+
+    def learn(self, keys: Mapping[UUID, bytes], current: UUID | None) -> None:
+        """Take what the database has now."""
+        self._known, self._current = keys, current
+
+    def seal(self, text: str) -> str:
+        """Give the JSON string that stands in place of a JSON text."""
+        key_id, key = self.current()
+        salt = os.urandom(SALT_BYTES)
+        sealed = AESGCM(value_key(key, salt)).encrypt(_NONCE, text.encode(), key_id.bytes)
+        return f'{SEALED_MARK}{key_id.hex}.{base64.b64encode(salt + sealed).decode("ascii")}"'
+
+    def open(self, text: str) -> str:
+        """Give a text as it was; one that is not sealed is given as it is.
+
+        Raises Unavailable where the key is not known here yet.
+        """
+        if not text.startswith(SEALED_MARK):
+            return text
+        found = _HEAD.match(text)
+        raw = b"" if found is None else _decoded(text[found.end() : -1])
+        if found is None or len(raw) < SALT_BYTES:
+            return text
+        key_id = UUID(found[1])
+        key = value_key(self.key(key_id), raw[:SALT_BYTES])
+        try:
+            return AESGCM(key).decrypt(_NONCE, raw[SALT_BYTES:], key_id.bytes).decode()
+        except (InvalidTag, ValueError):
+            return text  # it was changed: whoever reads it finds neither object nor list
+
+    def current(self) -> tuple[UUID, bytes]:
+        """Give the key that new values are sealed with; raises Unavailable without one."""
+        if self._current is None:
+            raise _not_known()
+        return self._current, self._known[self._current]
+
+    def key(self, key_id: UUID) -> bytes:
+        """Give a key; raises Unavailable where it is not known here."""
+        found = self._known.get(key_id)
+        if found is None:
+            raise _not_known()
+        return found
+
+
+def value_key(key: bytes, salt: bytes) -> bytes:
+    """Derive the key of one value."""
+    return hmac.digest(key, b"qflow value " + salt, "sha256")
+
+
+def _decoded(text: str) -> bytes:
+    """Read base64; nothing where it is none."""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        return b""
+
+
+def _not_known() -> Unavailable:
+    return Unavailable(
+        "DATA_KEY_UNKNOWN",
+        "the key that the data is under is not known here yet; try again",
+        retry_after_s=5.0,
+    )

@@ -1,0 +1,136 @@
+"""Private package indexes of tenants, and the sealed secrets that they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, LiteralString
+from uuid import UUID
+
+from services.kit.pg import Db, Pool
+from services.runner.domain.secrets import Sealed
+from services.runner.storage.secrets import StoredVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageIndex:
+    """An index, and the name of its secret."""
+
+    id: UUID
+    name: str
+    url: str
+    username: str
+    secret_name: str | None
+    revision: int
+    created_by: UUID
+    updated_by: UUID
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def etag(self) -> str:
+        """What changes with every change, and is not the same for one that is made again."""
+        return f"{self.revision}-{self.updated_at.timestamp() * 1_000_000:.0f}"
+
+
+_LIST: Final[LiteralString] = """
+    SELECT i.id, i.name, i.url, i.username, s.name AS secret_name, i.revision, i.created_by,
+           i.updated_by, i.created_at, i.updated_at
+      FROM package_indexes i
+      LEFT JOIN secrets s ON s.id = i.secret_id
+     WHERE i.tenant_id = $1 AND ($2::text IS NULL OR i.name = $2)
+     ORDER BY i.name
+"""
+
+
+async def list_indexes(db: Db, tenant_id: UUID) -> Sequence[PackageIndex]:
+    """List the indexes of a tenant by name."""
+    return [PackageIndex(**dict(row)) for row in await db.fetch(_LIST, tenant_id, None)]
+
+
+async def get(db: Db, tenant_id: UUID, name: str) -> PackageIndex | None:
+    """Find an index of a tenant."""
+    row = await db.fetchrow(_LIST, tenant_id, name)
+    return None if row is None else PackageIndex(**dict(row))
+
+
+_INSERT: Final[LiteralString] = """
+    INSERT INTO package_indexes (id, name, url, username, secret_id) VALUES ($1, $2, $3, $4, $5)
+"""
+_UPDATE: Final[LiteralString] = """
+    UPDATE package_indexes
+       SET url = $2, username = $3, secret_id = $4, revision = revision + 1,
+           updated_by = current_user_id()
+     WHERE id = $1
+"""
+_DELETE: Final[LiteralString] = """
+    DELETE FROM package_indexes WHERE id = $1
+"""
+_ASKS_FOR: Final[LiteralString] = """
+    SELECT name FROM package_indexes WHERE secret_id = $1 ORDER BY name LIMIT 1
+"""
+
+
+async def insert(
+    db: Db, index_id: UUID, *, name: str, url: str, username: str, secret_id: UUID | None
+) -> None:
+    """Add an index."""
+    await db.execute(_INSERT, index_id, name, url, username, secret_id)
+
+
+async def update(
+    db: Db, index_id: UUID, *, url: str, username: str, secret_id: UUID | None
+) -> None:
+    """Change an index."""
+    await db.execute(_UPDATE, index_id, url, username, secret_id)
+
+
+async def delete(db: Db, index_id: UUID) -> None:
+    """Remove an index."""
+    await db.execute(_DELETE, index_id)
+
+
+async def that_asks_for(db: Db, secret_id: UUID) -> str | None:
+    """Name an index that asks for a secret."""
+    found: str | None = await db.fetchval(_ASKS_FOR, secret_id)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class SealedIndex:
+    """An index as builds use it: with the secret's current version, where it asks for one."""
+
+    name: str
+    url: str
+    username: str
+    secret: StoredVersion | None
+
+
+_OF_TENANT: Final[LiteralString] = """
+    SELECT i.name AS index_name, i.url, i.username, s.tenant_id, s.id AS secret_id, s.name,
+           v.version, v.key_id, v.wrapped_key, v.sealed
+      FROM package_indexes i
+      LEFT JOIN secrets s ON s.id = i.secret_id AND s.tenant_id = i.tenant_id
+      LEFT JOIN secret_versions v ON v.secret_id = s.id AND v.version = s.current_version
+       AND v.tenant_id = i.tenant_id
+     WHERE i.tenant_id = $1
+     ORDER BY i.name
+"""
+
+
+async def of_tenant(pool: Pool, tenant_id: UUID) -> Sequence[SealedIndex]:
+    """Read what a tenant's builds ask, in that order."""
+    found = []
+    for row in await pool.fetch(_OF_TENANT, tenant_id):
+        secret = None
+        if row["version"] is not None:
+            secret = StoredVersion(
+                tenant_id=row["tenant_id"],
+                secret_id=row["secret_id"],
+                name=row["name"],
+                version=row["version"],
+                sealed=Sealed(row["key_id"], row["wrapped_key"], row["sealed"]),
+            )
+        found.append(SealedIndex(row["index_name"], row["url"], row["username"], secret))
+    return found

@@ -1,0 +1,203 @@
+"""Setting, listing and removing a tenant's private package indexes, and opening them for builds."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+from uuid import UUID
+
+from services.kit.audit import tell_change
+from services.kit.caller import Caller
+from services.kit.errors import (
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+)
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.ids import uuid7
+from services.kit.pg import Db, Pool, as_caller
+from services.kit.root_keys import CannotOpen, RootKeys
+from services.kit.updates import check_etag
+from services.kit.web_address import Refused, check_url
+from services.runner.domain.package_indexes import INDEXES_MAX, OpenIndex
+from services.runner.gateways.egress_proxy import allows
+from services.runner.gateways.secret_box import unseal
+from services.runner.storage import package_indexes as stored
+from services.runner.storage import secrets
+from services.runner.storage.package_indexes import PackageIndex, SealedIndex
+
+T = TypeVar("T")
+
+
+class IndexRefused(Exception):  # noqa: N818 - it says what happened
+    """What an index asks for cannot be opened here, or its address may not be called any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackageIndexes:
+    """What the use cases of indexes need; `trusted` are hosts that may be private."""
+
+    pool: Pool
+    trusted: Sequence[str]
+
+
+async def set_index(
+    deps: PackageIndexes,
+    caller: Caller,
+    name: str,
+    *,
+    url: str,
+    username: str,
+    secret_name: str,
+    etag: str = "",
+    key: RequestKey[PackageIndex] | None = None,
+) -> PackageIndex | Replayed:
+    """Make an index, or change it; builds use it from now on."""
+    _check(url, username=username, secret_name=secret_name, trusted=deps.trusted)
+
+    async def write(db: Db) -> PackageIndex:
+        await secrets.lock(db, caller.tenant_id)
+        before = await stored.get(db, caller.tenant_id, name)
+        check_etag("package index", before.etag if before else "", etag)
+        secret_id = await _secret_id(db, caller, secret_name) if secret_name else None
+        if before is None:
+            if len(await stored.list_indexes(db, caller.tenant_id)) >= INDEXES_MAX:
+                raise ResourceExhausted(
+                    "TOO_MANY_INDEXES", f"a tenant has at most {INDEXES_MAX} indexes; delete one"
+                )
+            await stored.insert(
+                db, uuid7(), name=name, url=url, username=username, secret_id=secret_id
+            )
+        else:
+            await stored.update(db, before.id, url=url, username=username, secret_id=secret_id)
+        tell_change(_told(before), {"name": name, "url": url, "secret_name": secret_name})
+        return await _found(db, caller, name)
+
+    return await _written(deps, caller, key, write)
+
+
+async def list_indexes(deps: PackageIndexes, caller: Caller) -> Sequence[PackageIndex]:
+    """List the indexes of the caller's tenant, by name."""
+    async with as_caller(deps.pool, caller) as db:
+        return await stored.list_indexes(db, caller.tenant_id)
+
+
+async def delete_index(
+    deps: PackageIndexes,
+    caller: Caller,
+    name: str,
+    *,
+    etag: str = "",
+    key: RequestKey[PackageIndex] | None = None,
+) -> PackageIndex | Replayed:
+    """Remove an index."""
+
+    async def write(db: Db) -> PackageIndex:
+        await secrets.lock(db, caller.tenant_id)
+        before = await _found(db, caller, name)
+        check_etag("package index", before.etag, etag)
+        await stored.delete(db, before.id)
+        tell_change(_told(before), {})
+        return before
+
+    return await _written(deps, caller, key, write)
+
+
+def opened(sealed: SealedIndex, keys: RootKeys | None, *, trusted: Sequence[str]) -> OpenIndex:
+    """Give an index as a build uses it; raises IndexRefused."""
+    try:  # again, whatever was checked when it was set: settings change
+        check_url(sealed.url, loopback=False, trusted=partial(allows, trusted))
+    except Refused as refused:
+        raise IndexRefused(f"the package index {sealed.name}: its address {refused}") from None
+    if sealed.secret is None:
+        return OpenIndex(sealed.name, sealed.url)
+    if keys is None:
+        raise IndexRefused(
+            f"the package index {sealed.name} asks for a secret, and this runner has no key to it"
+        )
+    secret = sealed.secret
+    try:
+        password = unseal(
+            keys,
+            secret.sealed,
+            tenant_id=secret.tenant_id,
+            secret_id=secret.secret_id,
+            version=secret.version,
+        )
+    except CannotOpen as problem:
+        raise IndexRefused(f"the secret of the package index {sealed.name}: {problem}") from None
+    return OpenIndex(sealed.name, sealed.url, sealed.username, password)
+
+
+def _check(url: str, *, username: str, secret_name: str, trusted: Sequence[str]) -> None:
+    try:
+        check_url(url, loopback=False, trusted=partial(allows, trusted))
+    except Refused as refused:
+        fault = (
+            f"the address {refused}; a private host has to be in the deployment's "
+            "QFLOW_PACKAGE_INDEX_HOSTS"
+        )
+        raise InvalidArgument(
+            "INDEX_URL_REFUSED",
+            f"url: {fault}",
+            fields=[FieldViolation("url", fault, "INDEX_URL_REFUSED")],
+        ) from None
+    if bool(username) != bool(secret_name):
+        fault = "a user name and a secret come together; set both or neither"
+        raise InvalidArgument(
+            "CREDENTIAL_INCOMPLETE",
+            f"username: {fault}",
+            fields=[FieldViolation("username", fault, "CREDENTIAL_INCOMPLETE")],
+        )
+
+
+async def _written(
+    deps: PackageIndexes,
+    caller: Caller,
+    key: RequestKey[T] | None,
+    write: Callable[[Db], Awaitable[T]],
+) -> T | Replayed:
+    if not caller.administers_tenant:
+        raise PermissionDenied(
+            "NOT_TEAM_ADMIN", "only who administers the team may do this; ask one of them"
+        )
+    earlier = await replay(deps.pool, caller, key)
+    if earlier is not None:
+        return earlier
+    return await write_once(deps.pool, caller, key, write)
+
+
+async def _secret_id(db: Db, caller: Caller, name: str) -> UUID:
+    found = await secrets.get(db, caller.tenant_id, name)
+    if found is None:
+        fault = "there is no such secret; SetSecret makes it"
+        raise NotFound(
+            "SECRET_NOT_FOUND",
+            f"secret_name {name}: {fault}",
+            fields=[FieldViolation("secret_name", fault, "SECRET_NOT_FOUND")],
+            resource=("secret", name),
+        )
+    return found.id
+
+
+async def _found(db: Db, caller: Caller, name: str) -> PackageIndex:
+    found = await stored.get(db, caller.tenant_id, name)
+    if found is None:
+        fault = "there is no such package index; ListPackageIndexes shows those there are"
+        raise NotFound(
+            "INDEX_NOT_FOUND",
+            f"name {name}: {fault}",
+            fields=[FieldViolation("name", fault, "INDEX_NOT_FOUND")],
+            resource=("package_index", name),
+        )
+    return found
+
+
+def _told(index: PackageIndex | None) -> dict[str, str]:
+    if index is None:
+        return {}
+    return {"name": index.name, "url": index.url, "secret_name": index.secret_name or ""}

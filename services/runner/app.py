@@ -205,7 +205,9 @@ async def _runner(
         egress=partial(egress_for, settings.network.egress_hosts),
     )
     loader = Loader(spares=spares, rows=rows, tier=proven.tier)
-    pool = InterpreterPool(loader=loader, sandboxes_max=settings.sandboxes_max)
+    pool = environments.occupants = InterpreterPool(
+        loader=loader, sandboxes_max=settings.sandboxes_max
+    )
     versions, secrets = NodeVersions(engine_pool), _secrets(env, api_pool, engine_pool)
     attempts = Attempts(
         pool=pool,

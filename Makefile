@@ -96,8 +96,9 @@ migrate: $(STAMP) ## bring the database of QFLOW_DATABASE_URL to this version
 bench: $(STAMP) ## measure, one JSON line per figure (ONLY=chain one, ONLY=list their names)
 	@$(PY) -m bench $(ONLY)
 
-soak: $(STAMP) ## run the fault tests over and over for ROUNDS=5 rounds
+soak: $(STAMP) ## run the fault tests over and over for ROUNDS=5 rounds, and send FUZZ=1000000 mutated messages
 	@for round in $$(seq $(or $(ROUNDS),5)); do echo "round $$round"; QFLOW_TEST_FULL=1 $(PY) -m pytest -q tests/faults $(ARGS) || exit 1; done
+	@echo "mutated messages"; QFLOW_TEST_FUZZ=$(or $(FUZZ),1000000) $(PY) -m pytest -q tests/contracts/test_fuzz.py tests/unit/test_parsers.py
 
 audit: $(STAMP) ## look the locks up among known vulnerabilities; fails where nobody could be asked
 	@$(BIN)/uv pip install -q --require-hashes --python $(PY) -r requirements/audit.lock

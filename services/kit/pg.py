@@ -26,6 +26,7 @@ from services.kit.errors import (
     Conflict,
     PermissionDenied,
     QflowError,
+    QuotaExceeded,
     ResourceExhausted,
     Unavailable,
 )
@@ -281,6 +282,7 @@ LINK_FAULTS: Final = (
 _CHANGED: Final = ("CONCURRENT_CHANGE", "another change got in between; try again")
 _TOO_SLOW: Final = ("DATABASE_SLOW", "the database took too long; try again")
 FILE_QUOTA_REACHED: Final = "FILE_QUOTA_REACHED"
+_FILES_OVER_QUOTA: Final = "QF003"
 _FULL: Final = ("DATABASE_FULL", "the database has no room left; an operator must make some")
 
 
@@ -290,6 +292,8 @@ def translate(error: BaseException) -> QflowError | None:
     The texts are bland on purpose: the driver's own may quote values and names.
     """
     match error:
+        case asyncpg.PostgresError() if error.sqlstate == _FILES_OVER_QUOTA:
+            return _files_over_quota(getattr(error, "detail", None))
         case asyncpg.PostgresError():
             return _translate_state(error.sqlstate or "")
         case asyncpg.InterfaceError() if "clos" in str(error):
@@ -318,12 +322,6 @@ _STATES: Final[Mapping[str, tuple[type[QflowError], tuple[str, str], float]]] = 
     "53300": (Unavailable, _UNAVAILABLE, 1.0),
     "53100": (ResourceExhausted, _FULL, 30.0),
     "53200": (ResourceExhausted, _FULL, 5.0),
-    # Raised where files are counted; what is over stays over until something goes.
-    "QF003": (
-        ResourceExhausted,
-        (FILE_QUOTA_REACHED, "the tenant's files are at their quota; delete some"),
-        0.0,
-    ),
     "42501": (
         PermissionDenied,
         ("NOT_ALLOWED", "this row or table is not the caller's to change"),
@@ -343,6 +341,24 @@ def _translate_state(sqlstate: str) -> QflowError | None:
         return None
     kind, (reason, message), retry_after_s = found
     return kind(reason, message, retry_after_s=retry_after_s or None)
+
+
+def _files_over_quota(detail: str | None) -> QflowError:
+    """Say which number is over, as the trigger that counts files told: nothing of it is a value.
+
+    What is over stays over until something goes; so no later moment is named.
+    """
+    if not detail:
+        return ResourceExhausted(
+            FILE_QUOTA_REACHED, "the tenant's files are at their quota; delete some"
+        )
+    told = orjson.loads(detail)
+    return QuotaExceeded(
+        FILE_QUOTA_REACHED,
+        f"the tenant's quota {told['quota']} is {told['limit']}, and {told['used']} of it are "
+        "used: with this it would be more; delete files, or ask an administrator for more",
+        **told,
+    )
 
 
 def facts_of(error: BaseException) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from services.kit import env as settings
 from services.kit import log as logging
-from services.kit import page, traces
+from services.kit import machine, page, traces
 from services.kit.audit import Recorder
 from services.kit.figures import Figures
 from services.kit.rpc import tls
@@ -76,6 +76,7 @@ def run_service(name: str, build: Build) -> int:
     """Run a service until it is told to stop or fails; returns the exit code of the process."""
     logging.configure(name, level=os.environ.get("QFLOW_LOG_LEVEL", "info"))
     try:
+        machine.claim()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_run(name, build, settings.with_secrets(os.environ)))
     except settings.EnvError as error:

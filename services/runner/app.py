@@ -220,7 +220,9 @@ async def _runner(
         egress=partial(egress_for, settings.network.egress_hosts),
     )
     loader = Loader(spares=spares, rows=rows, tier=proven.tier)
-    pool = InterpreterPool(loader=loader, sandboxes_max=settings.sandboxes_max)
+    pool = environments.occupants = InterpreterPool(
+        loader=loader, sandboxes_max=settings.sandboxes_max
+    )
     attempts = Attempts(
         pool=pool,
         loader=loader,

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,47 @@ def test_whoever_steers_a_run_reads_how_it_stands_as_json(qflow: Qflow, flows: P
         "nodes": ["shout", "shout_2"],
         "edges": [{"source_node": "shout", "target_node": "shout_2"}],
     } == drawn
+
+
+def test_a_quota_is_shown_and_set(qflow: Qflow, flows: Path) -> None:
+    mine = json.loads(qflow("quota", "--json").stdout)
+    tenant = mine["tenant_id"]
+    done = qflow("quota", "set", tenant, "stored_files=2k", "per_day.moved_bytes=1.5GiB")
+    try:
+        assert 0 == done.returncode, done.stderr
+        told = json.loads(qflow("quota", "set", tenant, "environments=9", "--json").stdout)
+        assert {"stored_files": "2000", "environments": "9"} == {
+            name: each for name, each in told["quota"].items() if isinstance(each, str)
+        }
+        qflow("run", f"{flows}:loud", "word=a")
+        lines = qflow("quota", "show").stdout.splitlines()
+        rows = {line.split()[0]: line.split()[1:] for line in lines}
+        assert "1.5 GiB" in " ".join(rows["per_day.moved_bytes"])
+        assert "2" == rows["per_day.nodes"][0]
+        assert ["any"] == rows["per_day.nodes"][1:]
+        assert "2,000" in rows["stored_files"]
+        over = qflow("run", f"{flows}:loud", "word=a", "--budget", "nodes=1")
+        assert (1, True) == (over.returncode, "budget of 1 attempts" in over.stderr)
+    finally:
+        lifted = ("stored_files=0", "per_day.moved_bytes=0", "environments=0")
+        assert 0 == qflow("quota", "set", tenant, *lifted).returncode
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("quota", "set", str(uuid.uuid4()), "nodes=1"), 2, "a quota has no 'nodes'"),
+        (("quota", "set", str(uuid.uuid4()), "environments"), 2, "an amount is NAME=NUMBER"),
+        (("quota", "set", str(uuid.uuid4()), "environments=x"), 2, "an amount is NAME=NUMBER"),
+        (("quota", "show", str(uuid.uuid4())), 3, "there is no such tenant"),
+        (("run", "nothing", "--budget", "bytes"), 2, "an amount is NAME=NUMBER"),
+    ],
+)
+def test_a_quota_that_is_none_is_told_with_what_to_do(
+    arguments: tuple[str, ...], code: int, told: str, qflow: Qflow
+) -> None:
+    refused = qflow(*arguments)
+    assert (code, True) == (refused.returncode, told in refused.stderr), refused.stderr
 
 
 def test_backups_that_are_not_kept_are_told_as_such(qflow: Qflow) -> None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import importlib
 import os
 import random
 import re
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +33,7 @@ pytestmark = [pytest.mark.timeout(900 + _MESSAGES // 50), pytest.mark.slow]
 _SEED = int(os.environ.get("QFLOW_TEST_FUZZ_SEED") or 20_261_126)
 _AT_ONCE = 24
 _CALL_S = 30.0
+_SILENT_S = 0.25
 _DEPTH_MAX = 3
 _LEFT_UNSET = 0.45
 _GROWTH_MAX = 1.10
@@ -100,6 +107,7 @@ def mutated(raw: bytes, chance: random.Random) -> bytes:
     return raw
 
 
+@functools.cache
 def request_of(rpc: Rpc) -> type[Any]:
     full_name, name = rpc.path.strip("/").split("/")
     package, _, service = full_name.rpartition(".")
@@ -114,28 +122,56 @@ class Fuzzing:
 
     rpcs: list[Rpc]
     tokens: list[str]
-    chance: random.Random
+    seed: int
     faults: list[str] = field(default_factory=list)
     channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
+    calls: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    took_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    sent: Counter[str] = field(default_factory=Counter)
+
+    def told(self) -> str:
+        """Say what the time went to: how long whoever sent them waited for answers."""
+        slowest = sorted(self.took_s, key=self.took_s.__getitem__, reverse=True)[:15]
+        lines = [
+            f"{self.took_s[each]:8.1f} s {self.sent[each]:6} {each.rpartition('.')[2]}"
+            for each in slowest
+        ]
+        return "\n".join([f"{self.sent.total()} messages", *lines])
 
     async def many(self, count: int) -> None:
-        """Send so many messages."""
-        for _ in range(0, count, _AT_ONCE):
-            async with asyncio.TaskGroup() as tasks:
-                for rpc in self.chance.choices(self.rpcs, k=_AT_ONCE):
-                    raw = filled(request_of(rpc)(), self.chance).SerializeToString()
-                    token = self.chance.choice(self.tokens)
-                    tasks.create_task(self._one(rpc, mutated(raw, self.chance), token))
+        """Send so many messages: each sender its own, whatever the others wait for."""
+        chances = [random.Random(f"{self.seed} {each}") for each in range(_AT_ONCE)]
+        self.seed += 1
+        async with asyncio.TaskGroup() as tasks:
+            for chance in chances:
+                tasks.create_task(self._some(count // _AT_ONCE, chance))
+
+    async def _some(self, count: int, chance: random.Random) -> None:
+        for rpc in chance.choices(self.rpcs, k=count):
+            raw = filled(request_of(rpc)(), chance).SerializeToString()
+            await self._one(rpc, mutated(raw, chance), chance.choice(self.tokens))
+
+    def _call(self, rpc: Rpc) -> Callable[..., Any]:
+        if rpc.path not in self.calls:
+            if rpc.address not in self.channels:
+                self.channels[rpc.address] = grpc.aio.insecure_channel(rpc.address)
+            self.calls[rpc.path] = getattr(self.channels[rpc.address], rpc.kind)(rpc.path)
+        return self.calls[rpc.path]
 
     async def _one(self, rpc: Rpc, raw: bytes, token: str) -> None:
-        if rpc.address not in self.channels:
-            self.channels[rpc.address] = grpc.aio.insecure_channel(rpc.address)
-        multi: Any = getattr(self.channels[rpc.address], rpc.kind)(rpc.path)
         asked: Any = iter([raw]) if rpc.kind.startswith("stream") else raw
-        call = multi(asked, metadata=[("authorization", f"Bearer {token}")], timeout=_CALL_S)
+        began = time.monotonic()
+        call = self._call(rpc)(
+            asked, metadata=[("authorization", f"Bearer {token}")], timeout=_CALL_S
+        )
         try:
-            async with asyncio.timeout(2 * _CALL_S):
-                await (call if rpc.kind.endswith("unary") else call.read())
+            if rpc.kind.endswith("unary"):
+                async with asyncio.timeout(2 * _CALL_S):
+                    await call
+            else:  # one that has nothing to say yet waits for it, and may
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_SILENT_S):
+                        await call.read()
         except grpc.aio.AioRpcError as error:
             if error.code() in _FAULTS or leaks(error.details() or ""):
                 self.faults.append(f"{rpc.path} {error.code().name} {error.details()} {raw!r}")
@@ -143,6 +179,8 @@ class Fuzzing:
             self.faults.append(f"{rpc.path} hung {raw!r}")
         finally:
             call.cancel()
+            self.took_s[rpc.path] += time.monotonic() - began
+            self.sent[rpc.path] += 1
 
 
 async def test_no_mutated_message_makes_a_server_fail(suite: Suite) -> None:
@@ -154,7 +192,7 @@ async def test_no_mutated_message_makes_a_server_fail(suite: Suite) -> None:
         for rpc in await every_rpc(suite)
         if {*rpc.rule.audiences} != {auth_pb2.AUDIENCE_SERVICE} and not _LEFT_OUT.search(rpc.path)
     ]
-    fuzzing = Fuzzing(rpcs, tokens, random.Random(_SEED))
+    fuzzing = Fuzzing(rpcs, tokens, _SEED)
     before = {name: mark for name, mark in suite.marks().items() if name in _WATCHED}
     await fuzzing.many(_MESSAGES // 2)
     assert before == {name: mark for name, mark in suite.marks().items() if name in _WATCHED}
@@ -162,6 +200,7 @@ async def test_no_mutated_message_makes_a_server_fail(suite: Suite) -> None:
     await fuzzing.many(_MESSAGES // 2)
     for channel in fuzzing.channels.values():
         await channel.close()
+    sys.stderr.write(f"{fuzzing.told()}\n")  # shown of a test that failed, and with -s
     assert not fuzzing.faults, "\n".join(fuzzing.faults[:20])
     assert before == {name: mark for name, mark in suite.marks().items() if name in _WATCHED}
     grown = {name: resident(mark.pid) / half[name] for name, mark in before.items()}

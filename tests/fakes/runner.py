@@ -43,6 +43,7 @@ class FakeRunner:
     answer: Answer
     slots: int = 8
     cpu_us: int = 100  # that each attempt says it took
+    moved_bytes: int = 10  # that each attempt says it was given and gave
     incarnation: UUID = field(default_factory=uuid7)
     assigns: list[pb.AttemptAssignment] = field(default_factory=list)
     acks: list[pb.AttemptAck] = field(default_factory=list)
@@ -218,6 +219,7 @@ class FakeRunner:
             memory_peak_bytes=1 << 20,
             serialization_us=5,
             transfer_us=7,
+            moved_bytes=self.moved_bytes,
             stdout_tail="out",
             **outcome,  # type: ignore[arg-type]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -114,4 +115,30 @@ def test_what_is_over_a_quota_does_not_get_in(
         with pytest.raises(psycopg.Error) as refused, mended.db.transaction():
             write()
         assert "QF003" == refused.value.sqlstate
+    assert (2, 1) == _usage(mended, owner)
+
+
+def test_a_tenants_own_quota_of_files_stands_above_that_of_the_deployment(mended: Subject) -> None:
+    """B71: more or less of it, and what refused says so in numbers."""
+    owner, other = mended.user(), mended.user()
+    for tenant in (owner, other):
+        mended.file(tenant, file_size_bytes=2)
+    mended.db.execute("UPDATE file_usage SET bytes_max = 4, files_max = 1")
+    mended.db.execute(
+        "INSERT INTO tenant_quotas (tenant_id, stored_bytes, stored_files, updated_by)"
+        " VALUES (%s, 6, 2, %s)",
+        (owner, owner),
+    )
+    with mended.acting(owner, "qflow_runner"):
+        upload = _upload(mended, owner, 3)
+    assert (5, 2) == _usage(mended, owner)
+    for size, told in ((2, ("stored_bytes", 6, 5)), (1, ("stored_files", 2, 2))):
+        with pytest.raises(psycopg.Error) as refused, mended.db.transaction():
+            _upload(mended, owner, size)
+        detail = json.loads(refused.value.diag.message_detail or "")
+        assert told == (detail["quota"], detail["limit"], detail["used"])
+        assert f"tenant/{owner}" == detail["subject"]
+    with pytest.raises(psycopg.Error), mended.db.transaction():
+        _upload(mended, other, 1)
+    mended.db.execute("DELETE FROM file_uploads WHERE id = %s", (upload,))
     assert (2, 1) == _usage(mended, owner)

@@ -20,6 +20,7 @@ from qflow.types import TypeFormatError, ValueTextError, expression, from_text, 
 from qflow.types.ambiguity import ambiguous
 from qflow.types.codec import to_text
 
+from services.kit.cel import ExpressionError, compile_expression
 from services.kit.errors import InvalidArgument
 from services.kit.filter.fields import FieldTable, compile_filter, text_field, time_field
 from services.kit.filter.language import parse
@@ -28,6 +29,7 @@ from services.registry.domain.document import DocumentError
 from services.registry.domain.exchange_reading import read
 from services.registry.domain.yaml_text import read_yaml
 from services.registry.gateways.source_analyzer.analyze import analyze
+from services.runner.domain.environments import RequirementError, plain_requirement
 
 _COUNT = min(int(os.environ.get("QFLOW_TEST_FUZZ") or 200), 20_000)
 # A text of a few hundred letters takes milliseconds; on a machine that is busy, more.
@@ -98,6 +100,56 @@ _YAML = [
     ),
     *("connections:\n", "a.result -> b.x\n", "python: |\n", "!!python/object:os.system ", "~", "#"),
 ]
+_CEL = [
+    *("x", "rows", ".name", "[0]", "[", "]", "(", ")", " && ", " || ", "!", " in ", " ? ", " : "),
+    *("size(", "rows.filter(r, ", "rows.map(r, ", "has(", "matches(", "duration('1s')", "{'a': 1}"),
+    *(
+        " + ",
+        " - ",
+        " / ",
+        " % ",
+        "0",
+        "1.5",
+        "1e999",
+        "9" * 40,
+        "'",
+        '"',
+        "b'\\xff'",
+        "\\u",
+        "true",
+    ),
+    *("null", "rows.exists(r, r > ", "type(", "-", "(" * 40, "[" * 40, ".", ",", "==", "<", "r"),
+]
+_REQUIREMENT = [
+    *(
+        "numpy",
+        "==",
+        ">=",
+        "<",
+        "~=",
+        "===",
+        "!=",
+        "1.0",
+        "1.*",
+        "[extra]",
+        "[",
+        "]",
+        ",",
+        ";",
+        " ",
+    ),
+    *(
+        "python_version < '3'",
+        "@ https://a/b.whl",
+        "git+",
+        "--index-url",
+        "-r ",
+        "file:",
+        "../",
+        "\n",
+    ),
+    *("1!1.0", "+local", "9" * 40, "#egg=a", "\x00", "é"),
+]
 _TABLE = FieldTable((text_field("name", "name"), time_field("create_time", "created_at")), "true")
 
 
@@ -138,6 +190,18 @@ def _yaml(text: str) -> None:
         read(read_yaml(text))
 
 
+def _cel(text: str) -> None:
+    with contextlib.suppress(ExpressionError):
+        compiled = compile_expression(text, {"x", "rows"})
+        compiled.evaluate({"x": b"1", "rows": b'[1, "a", {"name": null}]'})
+
+
+def _requirement(text: str) -> None:
+    with contextlib.suppress(RequirementError):
+        plain = plain_requirement(text)
+        assert plain == plain_requirement(plain)
+
+
 @pytest.mark.parametrize(
     ("reads", "pieces"),
     [
@@ -147,8 +211,10 @@ def _yaml(text: str) -> None:
         (_filter, _FILTER),
         (_cron, _CRON),
         (_yaml, _YAML),
+        (_cel, _CEL),
+        (_requirement, _REQUIREMENT),
     ],
-    ids=["source", "type", "value", "filter", "cron", "yaml"],
+    ids=["source", "type", "value", "filter", "cron", "yaml", "cel", "requirement"],
 )
 def test_a_parser_answers_or_refuses_whatever_it_is_given(
     reads: Callable[[str], None], pieces: list[str]

@@ -683,7 +683,7 @@ class Core(Dispatch):
                 isinstance(each, Finished) for each in t.commands
             ):
                 kept = tuple(each for each in t.spends if not each.over)
-                t.spends = (*kept, Spend(t.run_id, 0, 0, 0, over=True))
+                t.spends = (*kept, Spend(t.run_id, 0, 0, 0, 0, over=True))
 
 
 def _unbegun(run: Run) -> bool:

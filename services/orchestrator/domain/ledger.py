@@ -33,11 +33,13 @@ class Budget:
     nodes: int = 0
     cpu_us: int = 0
     gb_us: int = 0
+    moved_bytes: int = 0
 
     @property
     def spent(self) -> Failure | None:
         """Why the run ends, once it is used up."""
-        found = next(exceeded(self.most, Amounts(self.nodes, self.cpu_us, self.gb_us)), None)
+        used = Amounts(self.nodes, self.cpu_us, self.gb_us, self.moved_bytes)
+        found = next(exceeded(self.most, used), None)
         if found is None:
             return None
         return Failure(
@@ -67,7 +69,8 @@ class Ledger:
         """Count an attempt with the change that ends it; gives why its run ends if that does."""
         gb_us = usage.memory_peak_bytes * wall_us >> 30
         if run.tenant_id in self.quotas:
-            t.charges = (*t.charges, Charge(run.tenant_id, usage.cpu_us, gb_us))
+            charge = Charge(run.tenant_id, usage.cpu_us, gb_us, usage.moved_bytes)
+            t.charges = (*t.charges, charge)
             self.charged.add(run.tenant_id)
         budget = self.budgets.get(root.id)
         if budget is None:
@@ -75,7 +78,9 @@ class Ledger:
         budget.nodes += 1
         budget.cpu_us += usage.cpu_us
         budget.gb_us += gb_us
-        t.spends = (*t.spends, Spend(root.id, 1, usage.cpu_us, gb_us, over=False))
+        budget.moved_bytes += usage.moved_bytes
+        spend = Spend(root.id, 1, usage.cpu_us, gb_us, usage.moved_bytes, over=False)
+        t.spends = (*t.spends, spend)
         return budget.spent
 
     def overdrawn(self, run: Run, used: Amounts) -> Failure | None:

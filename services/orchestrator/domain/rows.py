@@ -251,6 +251,7 @@ class Charge(NamedTuple):
     tenant_id: UUID
     cpu_us: int
     gb_us: int
+    moved_bytes: int
 
 
 class Spend(NamedTuple):
@@ -260,6 +261,7 @@ class Spend(NamedTuple):
     nodes: int
     cpu_us: int
     gb_us: int
+    moved_bytes: int
     over: bool
 
 

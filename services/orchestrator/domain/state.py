@@ -104,6 +104,7 @@ class Usage(NamedTuple):
     container_id: UUID | None = None
     io_read_bytes: int = 0
     io_write_bytes: int = 0
+    moved_bytes: int = 0  # of the values and files that it was given and gave
 
 
 NO_USAGE = Usage()

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from services.kit.errors import QuotaExceeded
 from services.kit.pg import Pool, transaction
-from services.orchestrator.domain.amounts import NOTHING, Amounts
+from services.orchestrator.domain.amounts import NOTHING, Amounts, plain
 from services.orchestrator.domain.ledger import Budget, Ledger
 from services.orchestrator.storage import quota_usage
 from services.orchestrator.storage.quota_usage import Refused
@@ -56,10 +56,11 @@ def _refused(tenant_id: UUID, answer: Refused) -> QuotaExceeded:
     )
     return QuotaExceeded(
         "QUOTA_EXCEEDED",
-        f"the tenant's quota {answer.by} is {answer.most / unit:g}, and {answer.used / unit:g} of "
-        f"it are taken or promised to runs; {later}, or ask an administrator for more",
+        f"the tenant's quota {answer.by} is {plain(answer.most, unit)}, and "
+        f"{plain(answer.used, unit)} of it are taken or promised to runs; {later}, or ask an "
+        "administrator for more",
         subject=f"tenant/{tenant_id}",
         quota=answer.by,
-        limit=f"{answer.most / unit:g}",
-        used=f"{answer.used / unit:g}",
+        limit=plain(answer.most, unit),
+        used=plain(answer.used, unit),
     )

@@ -181,6 +181,7 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
         memory_peak_bytes=result.memory_peak_bytes,
         io_read_bytes=max(0, result.io_read_bytes),
         io_write_bytes=max(0, result.io_write_bytes),
+        moved_bytes=max(0, result.moved_bytes),
         serialization_us=result.serialization_us,
         transfer_us=result.transfer_us,
         stdout_tail=_storable(result.stdout_tail),

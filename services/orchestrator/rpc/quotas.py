@@ -60,6 +60,7 @@ def amounts(said: quota_pb2.ResourceAmounts) -> Amounts:
         said.nodes or None,
         said.cpu_seconds * _US or None,
         said.gb_seconds * _US or None,
+        said.moved_bytes or None,
     )
     return NOTHING if found == NOTHING else found
 
@@ -78,6 +79,12 @@ def _numbers(said: quota_pb2.Quota) -> Numbers:
         execution_nodes=said.per_execution.nodes or None,
         execution_cpu_s=said.per_execution.cpu_seconds or None,
         execution_gb_s=said.per_execution.gb_seconds or None,
+        moved_bytes_per_day=said.per_day.moved_bytes or None,
+        execution_moved_bytes=said.per_execution.moved_bytes or None,
+        stored_bytes=said.stored_bytes or None,
+        stored_files=said.stored_files or None,
+        environments=said.environments or None,
+        environment_bytes=said.environment_bytes or None,
     )
 
 
@@ -97,12 +104,18 @@ def _quota(account: Account) -> quota_pb2.TenantQuota:
                 nodes=said.nodes_per_day or 0,
                 cpu_seconds=said.cpu_s_per_day or 0,
                 gb_seconds=said.gb_s_per_day or 0,
+                moved_bytes=said.moved_bytes_per_day or 0,
             ),
             per_execution=quota_pb2.ResourceAmounts(
                 nodes=said.execution_nodes or 0,
                 cpu_seconds=said.execution_cpu_s or 0,
                 gb_seconds=said.execution_gb_s or 0,
+                moved_bytes=said.execution_moved_bytes or 0,
             ),
+            stored_bytes=said.stored_bytes or 0,
+            stored_files=said.stored_files or 0,
+            environments=said.environments or 0,
+            environment_bytes=said.environment_bytes or 0,
         ),
         usage=quota_pb2.QuotaUsage(
             executions_running=used.executions_running,
@@ -110,6 +123,11 @@ def _quota(account: Account) -> quota_pb2.TenantQuota:
             nodes=used.nodes,
             cpu_seconds=used.cpu_us / _US,
             gb_seconds=used.gb_us / _US,
+            moved_bytes=used.moved_bytes,
+            stored_bytes=used.stored_bytes,
+            stored_files=used.stored_files,
+            environments=used.environments,
+            environment_bytes=used.environment_bytes,
         ),
         etag=quota.etag,
         updated_by="" if quota.updated_by is None else str(quota.updated_by),

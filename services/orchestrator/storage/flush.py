@@ -448,17 +448,18 @@ _RUN_CHANGES: Final = Part(
 # Each member adds to a row of its own: none waits for another's flush.
 _CHARGES: Final = Part(
     "charged",
-    "tenant_id uuid, cpu_us bigint, gb_us bigint",
+    "tenant_id uuid, cpu_us bigint, gb_us bigint, moved_bytes bigint",
     """
-    INSERT INTO tenant_usage AS used (tenant_id, day, member_id, nodes, cpu_us, gb_us)
+    INSERT INTO tenant_usage AS used (tenant_id, day, member_id, nodes, cpu_us, gb_us, moved_bytes)
     SELECT given.tenant_id, (stamp.at AT TIME ZONE 'UTC')::date, $1, count(*),
-           sum(given.cpu_us), sum(given.gb_us)
+           sum(given.cpu_us), sum(given.gb_us), sum(given.moved_bytes)
       FROM fence, stamp, given
      GROUP BY given.tenant_id, stamp.at
      ORDER BY given.tenant_id
         ON CONFLICT (tenant_id, day, member_id) DO UPDATE
        SET nodes = used.nodes + EXCLUDED.nodes, cpu_us = used.cpu_us + EXCLUDED.cpu_us,
-           gb_us = used.gb_us + EXCLUDED.gb_us
+           gb_us = used.gb_us + EXCLUDED.gb_us,
+           moved_bytes = used.moved_bytes + EXCLUDED.moved_bytes
  RETURNING tenant_id
     """,
     "charges",
@@ -467,15 +468,19 @@ _CHARGES: Final = Part(
 # A run's row is changed once, whatever ended of it; it may be gone, where it was swept.
 _SPENDS: Final = Part(
     "spent",
-    "execution_id uuid, nodes bigint, cpu_us bigint, gb_us bigint, over boolean",
+    """
+    execution_id uuid, nodes bigint, cpu_us bigint, gb_us bigint, moved_bytes bigint, over boolean
+    """,
     """
     UPDATE execution_budgets AS budget
        SET nodes_used = budget.nodes_used + each.nodes,
            cpu_us_used = budget.cpu_us_used + each.cpu_us,
-           gb_us_used = budget.gb_us_used + each.gb_us, over = budget.over OR each.over
+           gb_us_used = budget.gb_us_used + each.gb_us,
+           moved_bytes_used = budget.moved_bytes_used + each.moved_bytes,
+           over = budget.over OR each.over
       FROM fence,
            (SELECT execution_id, sum(nodes) AS nodes, sum(cpu_us) AS cpu_us, sum(gb_us) AS gb_us,
-                   bool_or(over) AS over
+                   sum(moved_bytes) AS moved_bytes, bool_or(over) AS over
               FROM given GROUP BY execution_id) AS each
      WHERE budget.execution_id = each.execution_id
  RETURNING budget.execution_id

@@ -14,8 +14,8 @@ from services.orchestrator.domain.ledger import Budget, Quota
 _US: Final = 1_000_000
 
 _QUOTAS: Final[LiteralString] = """
-    SELECT tenant_id, nodes_per_day, cpu_s_per_day, gb_s_per_day, execution_nodes,
-           execution_cpu_s, execution_gb_s
+    SELECT tenant_id, nodes_per_day, cpu_s_per_day, gb_s_per_day, moved_bytes_per_day,
+           execution_nodes, execution_cpu_s, execution_gb_s, execution_moved_bytes
       FROM tenant_quotas
 """
 
@@ -27,9 +27,17 @@ async def get_quotas(db: Db) -> dict[UUID, Quota]:
 
 def _to_quota(row: Row) -> Quota:
     return Quota(
-        per_day=Amounts(row["nodes_per_day"], _us(row["cpu_s_per_day"]), _us(row["gb_s_per_day"])),
+        per_day=Amounts(
+            row["nodes_per_day"],
+            _us(row["cpu_s_per_day"]),
+            _us(row["gb_s_per_day"]),
+            row["moved_bytes_per_day"],
+        ),
         per_run=Amounts(
-            row["execution_nodes"], _us(row["execution_cpu_s"]), _us(row["execution_gb_s"])
+            row["execution_nodes"],
+            _us(row["execution_cpu_s"]),
+            _us(row["execution_gb_s"]),
+            row["execution_moved_bytes"],
         ),
     )
 
@@ -47,7 +55,8 @@ async def tenant_exists(db: Db, tenant_id: UUID) -> bool:
 
 
 _BUDGETS: Final[LiteralString] = """
-    SELECT execution_id, nodes, cpu_us, gb_us, nodes_used, cpu_us_used, gb_us_used
+    SELECT execution_id, nodes, cpu_us, gb_us, moved_bytes, nodes_used, cpu_us_used, gb_us_used,
+           moved_bytes_used
       FROM execution_budgets WHERE execution_id = ANY($1)
 """
 
@@ -56,10 +65,11 @@ async def get_budgets(db: Db, run_ids: Collection[UUID]) -> dict[UUID, Budget]:
     """Give the budgets of those runs that have one."""
     return {
         row["execution_id"]: Budget(
-            Amounts(row["nodes"], row["cpu_us"], row["gb_us"]),
+            Amounts(row["nodes"], row["cpu_us"], row["gb_us"], row["moved_bytes"]),
             row["nodes_used"],
             row["cpu_us_used"],
             row["gb_us_used"],
+            row["moved_bytes_used"],
         )
         for row in await db.fetch(_BUDGETS, list(run_ids))
     }
@@ -75,8 +85,8 @@ class Refused:
 
 
 _RESERVE: Final[LiteralString] = """
-    SELECT refused_by, most, used, held_nodes, held_cpu_us, held_gb_us
-      FROM engine_reserve($1, $2, $3, $4, $5, $6)
+    SELECT refused_by, most, used, held_nodes, held_cpu_us, held_gb_us, held_moved_bytes
+      FROM engine_reserve($1, $2, $3, $4, $5, $6, $7)
 """
 
 
@@ -88,7 +98,9 @@ async def reserve(
     assert row is not None
     if row["refused_by"] is not None:
         return Refused(row["refused_by"], row["most"], row["used"])
-    return Budget(Amounts(row["held_nodes"], row["held_cpu_us"], row["held_gb_us"]))
+    return Budget(
+        Amounts(row["held_nodes"], row["held_cpu_us"], row["held_gb_us"], row["held_moved_bytes"])
+    )
 
 
 # The run that is not there is not counted among those of the day either.
@@ -111,13 +123,13 @@ async def release(db: Db, member_id: UUID, run_id: UUID) -> None:
 # With what is promised to the open runs that have a budget.
 _USED: Final[LiteralString] = """
     SELECT tenant_id, sum(nodes)::bigint AS nodes, sum(cpu_us)::bigint AS cpu_us,
-           sum(gb_us)::bigint AS gb_us
+           sum(gb_us)::bigint AS gb_us, sum(moved_bytes)::bigint AS moved_bytes
       FROM (
-        SELECT tenant_id, nodes, cpu_us, gb_us FROM tenant_usage
+        SELECT tenant_id, nodes, cpu_us, gb_us, moved_bytes FROM tenant_usage
          WHERE tenant_id = ANY($1) AND day = (clock_timestamp() AT TIME ZONE 'UTC')::date
          UNION ALL
         SELECT tenant_id, GREATEST(0, nodes - nodes_used), GREATEST(0, cpu_us - cpu_us_used),
-               GREATEST(0, gb_us - gb_us_used)
+               GREATEST(0, gb_us - gb_us_used), GREATEST(0, moved_bytes - moved_bytes_used)
           FROM execution_budgets WHERE tenant_id = ANY($1) AND NOT over
       ) AS each
      GROUP BY tenant_id
@@ -127,18 +139,26 @@ _USED: Final[LiteralString] = """
 async def get_used(db: Db, tenant_ids: Collection[UUID]) -> dict[UUID, Amounts]:
     """Give what tenants used today, with what their open runs may still take."""
     rows = await db.fetch(_USED, list(tenant_ids))
-    return {row["tenant_id"]: Amounts(row["nodes"], row["cpu_us"], row["gb_us"]) for row in rows}
+    return {
+        row["tenant_id"]: Amounts(row["nodes"], row["cpu_us"], row["gb_us"], row["moved_bytes"])
+        for row in rows
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a tenant has under way, and used today."""
+    """What a tenant has under way, used today, and keeps."""
 
     executions_running: int = 0
     executions: int = 0
     nodes: int = 0
     cpu_us: int = 0
     gb_us: int = 0
+    moved_bytes: int = 0
+    stored_bytes: int = 0
+    stored_files: int = 0
+    environments: int = 0
+    environment_bytes: int = 0
 
 
 _USAGE: Final[LiteralString] = """
@@ -148,14 +168,21 @@ _USAGE: Final[LiteralString] = """
            COALESCE(sum(executions), 0)::bigint AS executions,
            COALESCE(sum(nodes), 0)::bigint AS nodes,
            COALESCE(sum(cpu_us), 0)::bigint AS cpu_us,
-           COALESCE(sum(gb_us), 0)::bigint AS gb_us
+           COALESCE(sum(gb_us), 0)::bigint AS gb_us,
+           COALESCE(sum(moved_bytes), 0)::bigint AS moved_bytes,
+           COALESCE((SELECT bytes FROM file_usage WHERE tenant_id = $1), 0) AS stored_bytes,
+           COALESCE((SELECT files FROM file_usage WHERE tenant_id = $1), 0) AS stored_files,
+           (SELECT count(*) FROM environments
+             WHERE tenant_id = $1 AND state = 'ready') AS environments,
+           (SELECT COALESCE(sum(size_bytes), 0)::bigint FROM environments
+             WHERE tenant_id = $1 AND state = 'ready') AS environment_bytes
       FROM tenant_usage
      WHERE tenant_id = $1 AND day = (clock_timestamp() AT TIME ZONE 'UTC')::date
 """
 
 
 async def get_usage(db: Db, tenant_id: UUID) -> Usage:
-    """Give what a tenant has under way, and used since midnight UTC while it had a quota."""
+    """Give what a tenant has under way, used since midnight UTC while it had a quota, and keeps."""
     row = await db.fetchrow(_USAGE, tenant_id)
     assert row is not None
     return Usage(**row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from typing import Final, LiteralString
 from uuid import UUID
@@ -22,6 +22,12 @@ class Numbers:
     execution_nodes: int | None = None
     execution_cpu_s: int | None = None
     execution_gb_s: int | None = None
+    moved_bytes_per_day: int | None = None
+    execution_moved_bytes: int | None = None
+    stored_bytes: int | None = None
+    stored_files: int | None = None
+    environments: int | None = None
+    environment_bytes: int | None = None
 
 
 NO_NUMBERS: Final = Numbers()
@@ -45,8 +51,9 @@ class StoredQuota:
 
 _GET: Final[LiteralString] = """
     SELECT tenant_id, executions_running, executions_per_day, nodes_per_day, cpu_s_per_day,
-           gb_s_per_day, execution_nodes, execution_cpu_s, execution_gb_s, revision, updated_by,
-           updated_at
+           gb_s_per_day, execution_nodes, execution_cpu_s, execution_gb_s, moved_bytes_per_day,
+           execution_moved_bytes, stored_bytes, stored_files, environments, environment_bytes,
+           revision, updated_by, updated_at
       FROM tenant_quotas WHERE tenant_id = $1
 """
 
@@ -70,36 +77,31 @@ async def lock(db: Db, tenant_id: UUID) -> None:
 _SET: Final[LiteralString] = """
     INSERT INTO tenant_quotas AS quota
            (tenant_id, executions_running, executions_per_day, nodes_per_day, cpu_s_per_day,
-            gb_s_per_day, execution_nodes, execution_cpu_s, execution_gb_s)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+            gb_s_per_day, execution_nodes, execution_cpu_s, execution_gb_s, moved_bytes_per_day,
+            execution_moved_bytes, stored_bytes, stored_files, environments, environment_bytes)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
         ON CONFLICT (tenant_id) DO UPDATE
        SET executions_running = EXCLUDED.executions_running,
            executions_per_day = EXCLUDED.executions_per_day,
            nodes_per_day = EXCLUDED.nodes_per_day, cpu_s_per_day = EXCLUDED.cpu_s_per_day,
            gb_s_per_day = EXCLUDED.gb_s_per_day, execution_nodes = EXCLUDED.execution_nodes,
            execution_cpu_s = EXCLUDED.execution_cpu_s, execution_gb_s = EXCLUDED.execution_gb_s,
+           moved_bytes_per_day = EXCLUDED.moved_bytes_per_day,
+           execution_moved_bytes = EXCLUDED.execution_moved_bytes,
+           stored_bytes = EXCLUDED.stored_bytes, stored_files = EXCLUDED.stored_files,
+           environments = EXCLUDED.environments, environment_bytes = EXCLUDED.environment_bytes,
            revision = quota.revision + 1, updated_by = current_user_id(),
            updated_at = clock_timestamp()
  RETURNING tenant_id, executions_running, executions_per_day, nodes_per_day, cpu_s_per_day,
-           gb_s_per_day, execution_nodes, execution_cpu_s, execution_gb_s, revision, updated_by,
-           updated_at
+           gb_s_per_day, execution_nodes, execution_cpu_s, execution_gb_s, moved_bytes_per_day,
+           execution_moved_bytes, stored_bytes, stored_files, environments, environment_bytes,
+           revision, updated_by, updated_at
 """
 
 
 async def set_quota(db: Db, tenant_id: UUID, numbers: Numbers) -> StoredQuota:
     """Write a tenant's quota: all that is said, as it is said."""
-    row = await db.fetchrow(
-        _SET,
-        tenant_id,
-        numbers.executions_running,
-        numbers.executions_per_day,
-        numbers.nodes_per_day,
-        numbers.cpu_s_per_day,
-        numbers.gb_s_per_day,
-        numbers.execution_nodes,
-        numbers.execution_cpu_s,
-        numbers.execution_gb_s,
-    )
+    row = await db.fetchrow(_SET, tenant_id, *astuple(numbers))  # in the order of the statement
     assert row is not None
     return _to_quota(row)
 

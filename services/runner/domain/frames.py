@@ -94,6 +94,7 @@ class Finished(NamedTuple):
     container_id: UUID | None = None
     transfer_us: int = 0
     killed: bool = False
+    moved_bytes: int = 0
 
 
 class Declined(NamedTuple):

@@ -208,6 +208,7 @@ def _result(finished: Finished) -> pb.AttemptResult:
         user_us=usage.wall_us,
         serialization_us=usage.serialization_us,
         transfer_us=finished.transfer_us,
+        moved_bytes=finished.moved_bytes,
         stdout_tail=outcome.stdout_tail,
         stderr_tail=outcome.stderr_tail,
         container_id=finished.container_id.bytes if finished.container_id else b"",

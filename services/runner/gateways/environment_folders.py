@@ -20,11 +20,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from services.runner.domain.eviction import Kept
-from services.runner.gateways.disk import remove_folder
+from services.runner.gateways.disk import folder_bytes, remove_folder
 
 BUILD: Final = ".build"
 RESOLVE: Final = ".resolve"
@@ -122,6 +122,23 @@ def measure(root: Path) -> list[Kept]:
             elif not folder.name.startswith("."):
                 kept.append(_measured(root, folder, folder, is_cache=False))
     return kept
+
+
+class Built(NamedTuple):
+    """An environment that lies on the disk."""
+
+    key: str
+    used_at: float
+    size_bytes: int  # 0 where nobody asked
+
+
+def built_of(tenant: Path, *, sized: bool) -> list[Built]:
+    """Give the environments of a tenant's folder. To know their sizes takes long: in a thread."""
+    return [
+        Built(each.name, _use(each)[0], folder_bytes(each) if sized else 0)
+        for each in _folders(tenant)
+        if not each.name.startswith(".")
+    ]
 
 
 def _cache(root: Path, shop: Path) -> Kept:

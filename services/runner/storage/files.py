@@ -201,11 +201,15 @@ class Usage:
     files_max: int
 
 
-# Who has no file yet has no row: then the quota is what a new one would say.
+# Who has no file yet has no row: then the quota is what a new one would say. What the tenant's own
+# quota says stands above what the deployment gives everybody.
 _GET_USAGE: Final[LiteralString] = """
-    SELECT coalesce(max(bytes), 0) AS bytes, coalesce(max(files), 0) AS files,
-           max(bytes_max) AS bytes_max, max(files_max) AS files_max
-      FROM file_usage WHERE tenant_id = current_tenant_id()
+    SELECT coalesce(max(used.bytes), 0) AS bytes, coalesce(max(used.files), 0) AS files,
+           coalesce(max(quota.stored_bytes), max(used.bytes_max)) AS bytes_max,
+           coalesce(max(quota.stored_files), max(used.files_max)) AS files_max
+      FROM (SELECT current_tenant_id() AS id) AS tenant
+      LEFT JOIN file_usage AS used ON used.tenant_id = tenant.id
+      LEFT JOIN tenant_quotas AS quota ON quota.tenant_id = tenant.id
 """
 _BYTES_MAX: Final = 107_374_182_400
 _FILES_MAX: Final = 1_000_000

@@ -29,6 +29,7 @@ class Attempt:
     pulse: Pulse | None = None  # of the call, once it has begun
     grace_s: float = 0.0
     transfer_us: int = 0
+    moved_bytes: int = 0  # of the values and files that it was given and gave
     granted: Granted = NOTHING_GRANTED
     task: asyncio.Task[Any] | None = None
     begun: bool = False  # whether the task has taken its first step

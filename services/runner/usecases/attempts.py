@@ -179,6 +179,7 @@ class Attempts:
             limit = warm.key.limits.memory_bytes // MIB
             message = f"out of memory: the inputs alone take more than the limit, {limit} MiB"
             return Outcome(error=AttemptError(type=ErrorType.OOM, message=message, retryable=False))
+        attempt.moved_bytes = len(body)
         header = {
             "op": "call",
             "id": request.token,
@@ -209,6 +210,7 @@ class Attempts:
             )
         except NotCarried as refused:
             return Outcome(error=refused.error)
+        attempt.moved_bytes += lent.size_bytes
         try:
             header |= lent.header
             if lent.output is not None:
@@ -286,9 +288,10 @@ class Attempts:
             return outcome
         began = time.monotonic()
         try:
-            await self._carried.take(attempt.request, warm.sandbox, lent, reply)
+            taken_bytes = await self._carried.take(attempt.request, warm.sandbox, lent, reply)
         except NotCarried as refused:
             return outcome._replace(error=refused.error, outputs=())
+        attempt.moved_bytes += taken_bytes
         attempt.transfer_us += round((time.monotonic() - began) * 1_000_000)
         return outcome
 

@@ -57,6 +57,7 @@ class Lent:
     folders: list[Path] = field(default_factory=list)
     ids: Sequence[str] = ()
     output: Path | None = None
+    size_bytes: int = 0  # of the files that it was lent
 
     @property
     def descriptors_max(self) -> int:
@@ -124,6 +125,7 @@ class CarriedFiles:
             places[str(file_id)] = [f"{sandbox.files_path}/{file_id}/{name}", row.format]
             try:
                 await asyncio.to_thread(self._lend_one, row, own, name)
+                lent.size_bytes += row.size_bytes
             except (FileCorruptError, OSError) as problem:
                 log.exception("file_not_lent", file_id=str(file_id))
                 raise NotCarried(
@@ -137,8 +139,8 @@ class CarriedFiles:
 
     async def take(
         self, request: AttemptRequest, sandbox: Sandbox, lent: Lent, reply: Reply
-    ) -> None:
-        """Store what the call gives: bytes first, then rows, all of them or none.
+    ) -> int:
+        """Store what the call gives: bytes first, then rows, all of them or none; say how much.
 
         What the sandbox still holds open it may go on changing: what is copied is what is hashed.
         """
@@ -156,6 +158,7 @@ class CarriedFiles:
                 os.close(descriptor)
         if made:
             await self._commit(request, sandbox, made)
+        return sum(row.size_bytes for row, _ in made)
 
     async def _take_one(
         self,

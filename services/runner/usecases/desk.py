@@ -329,6 +329,7 @@ class Desk:
 
     async def _finish(self, attempt: Attempt, outcome: Outcome) -> Finished:
         size = sum(len(text) for _, text in outcome.outputs)
+        attempt.moved_bytes += size
         if size <= INLINE_BYTES_MAX:
             return self._over(attempt, outcome)
         try:
@@ -350,6 +351,7 @@ class Desk:
             container_id=attempt.container_id,
             transfer_us=attempt.transfer_us,
             killed=attempt.told == "killed",
+            moved_bytes=attempt.moved_bytes,
         )
 
     def _answer(self, owner: Session, answer: Finished | Declined) -> None:

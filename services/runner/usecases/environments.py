@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 import structlog
@@ -45,6 +45,7 @@ from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
 from services.runner.gateways.uv import INDEX_REFUSES, Uv, UvError, disk_full
 from services.runner.storage import environments
 from services.runner.storage.environments import BuildRow
+from services.runner.usecases.environment_quota import EnvironmentQuotas
 from services.runner.usecases.environment_room import Room
 from services.runner.usecases.package_indexes import IndexRefused
 from services.runner.usecases.patience import passing, patiently
@@ -58,6 +59,8 @@ _LOCK_WAIT_S: Final = 0.05
 _TRIES: Final = 3
 # An environment without a sandbox is held so long, in case one is just being started.
 _LET_GO_AFTER_S: Final = 60.0
+# Where another needs its room: so that one that somebody just asked for gets its sandbox.
+_JUST_ASKED_FOR_S: Final = 2.0
 _BUILD_BOUNDS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 # Told as packages are installed: (package, status, milliseconds since the start).
@@ -70,6 +73,16 @@ class EnvironmentFailed(Exception):  # noqa: N818 - the built-in has the plain n
     def __init__(self, message: str, *, retryable: bool) -> None:
         super().__init__(message)
         self.retryable = retryable
+
+
+class Occupants(Protocol):
+    """Who has environments: the sandboxes of this runner."""
+
+    def environment_keys(self) -> frozenset[str]:
+        """Name those that sandboxes have, or that calls wait for."""
+
+    def vacate(self, environment_key: str) -> None:
+        """End the sandboxes of one that nothing works in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,7 @@ class Environments:
         room: Room,
         packages: TenantPackages,
         incarnation: Callable[[], UUID],
+        quotas: EnvironmentQuotas | None = None,
     ) -> None:
         self._root = root
         self._uv = uv
@@ -117,6 +131,8 @@ class Environments:
         self._room = room
         self._packages = packages
         self._incarnation = incarnation
+        self._quotas = quotas or EnvironmentQuotas(root, pool)
+        self.occupants: Occupants | None = None  # once there are any
         self._held: dict[str, _Held] = {}
         self._building: dict[str, asyncio.Task[Path]] = {}
         self._resolving = asyncio.Semaphore(_RESOLVES_AT_ONCE)
@@ -242,6 +258,18 @@ class Environments:
         while self._telling:
             await asyncio.wait(self._telling)
 
+    def _free(self, key: str) -> None:
+        """Let one go that this runner used lately, where nothing works in it any more."""
+        held = self._held.get(key)
+        if held is None or time.time() - held.used_at < _JUST_ASKED_FOR_S:
+            return
+        if self.occupants is not None:
+            self.occupants.vacate(key)
+            if key in self.occupants.environment_keys():
+                return
+        del self._held[key]
+        os.close(held.descriptor)
+
     def _interpreter(self, python_version: str) -> Interpreter:
         interpreter = self._interpreters.get(python_version)
         if interpreter is None:
@@ -315,6 +343,8 @@ class Environments:
         try:
             if not await self._room.enough():
                 raise disk_full()
+            if over := await self._quotas.make_room(row.tenant_id, free=self._free):
+                raise UvError(over, retryable=True)
             await self._build(folder, workshop, lock, row)
         except UvError as problem:
             self._room.note_unknown()

@@ -171,6 +171,13 @@ class InterpreterPool:
             self._end(warm)
         return None
 
+    def vacate(self, environment_key: str) -> None:
+        """End what is idle in an environment; what works there goes on."""
+        for warm in [each for each in self._idle if each.key.environment_key == environment_key]:
+            self._drop_idle(warm)
+            self._end(warm)
+        self._spares.vacate(environment_key)
+
     async def close(self) -> None:
         """End everything."""
         self._closed = True

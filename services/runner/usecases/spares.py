@@ -100,6 +100,14 @@ class Spares:
                 self._wanted.pop(shape, None)
                 self._ready.pop(shape, None)
 
+    def vacate(self, environment_key: str) -> None:
+        """End the spares of an environment, and want none any more."""
+        for shape in list(self._wanted):
+            if shape.environment is not None and shape.environment.name == environment_key:
+                del self._wanted[shape]
+                for sandbox in self._ready.pop(shape, ()):
+                    self._spawn(self._end(sandbox))
+
     async def drop(self) -> None:
         """End all spares."""
         ready, self._ready = self._ready, {}

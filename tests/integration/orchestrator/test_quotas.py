@@ -254,6 +254,61 @@ async def test_two_orchestrators_give_the_last_place_to_one_run(orchestra: Orche
     assert [(3,)] == orchestra.rows(open_runs)
 
 
+async def test_what_attempts_move_is_counted_for_their_run_and_for_the_day(
+    orchestra: Orchestra,
+) -> None:
+    workflow = three(orchestra)
+    async with orchestra.running():
+        await set_quota(orchestra, per_day=Amounts(moved_bytes=10_000))
+        runner = await orchestra.runner(add_one)
+        runner.moved_bytes = 3_000
+        async with runner.attached():
+            run = await start(orchestra, workflow, budget=Amounts(moved_bytes=6_000))
+            over = await ended(orchestra, run.id)
+            assert (FAILED, "budget_exceeded") == (over.status, over.error.error_type)
+            assert {"first": 2} == json.loads(over.output_json)
+            assert "6000 bytes moved" in over.error.message
+            assert 6_000 == (await used(orchestra)).moved_bytes
+            facts = await refused(orchestra, workflow, budget=Amounts(moved_bytes=5_000))
+            assert ("moved_bytes_per_day", "10000", "6000") == (
+                facts["quota"],
+                facts["limit"],
+                facts["used"],
+            )
+            # So quick a run is over before anybody looks at the day; the next is refused.
+            await ended(orchestra, (await start(orchestra, workflow)).id)
+            assert "15000" == (await refused(orchestra, workflow))["used"]
+
+
+async def test_what_a_tenant_keeps_is_told_with_its_quota(orchestra: Orchestra) -> None:
+    async with orchestra.running():
+        said: dict[str, Any] = {"stored_bytes": 1 << 40, "stored_files": 7, "environments": 3}
+        found = await set_quota(orchestra, **said, environment_bytes=1 << 30)
+        assert quota_pb2.Quota(
+            **said,
+            environment_bytes=1 << 30,
+            per_day=Amounts(),
+            per_execution=Amounts(),
+        ) == (found.quota)
+        orchestra.sql.execute(
+            "INSERT INTO environments (key, tenant_id, python_version, platform, lock_digest, path,"
+            " state, size_bytes) SELECT name, %s, '3.11', 'l', repeat('a', 64), %s || '/' || name,"
+            " state, 5 FROM (VALUES ('a', 'ready'), ('b', 'evicted')) AS each(name, state)",
+            (orchestra.owner.id, str(orchestra.owner.id)),
+        )
+        orchestra.sql.execute(
+            "INSERT INTO file_usage (tenant_id, bytes, files) VALUES (%s, 40, 2)",
+            (orchestra.owner.id,),
+        )
+        usage = await used(orchestra)
+        assert (40, 2, 1, 5) == (
+            usage.stored_bytes,
+            usage.stored_files,
+            usage.environments,
+            usage.environment_bytes,
+        )
+
+
 async def test_sub_workflows_consume_the_budget_of_the_run_that_they_are_of(
     orchestra: Orchestra,
 ) -> None:

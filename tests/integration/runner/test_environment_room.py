@@ -9,7 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
@@ -24,9 +24,11 @@ from services.runner.gateways.sandbox.port import Interpreter
 from services.runner.gateways.uv import Uv
 from services.runner.gateways.wheel_store import WheelStore
 from services.runner.usecases import environments as module
+from services.runner.usecases.environment_quota import EnvironmentQuotas
 from services.runner.usecases.environment_room import Room, RoomLimits
 from services.runner.usecases.environments import EnvironmentFailed, Environments
 from services.runner.usecases.tenant_packages import TenantPackages
+from tests import factories
 from tests.integration.runner.wheels import make_wheel
 from tests.support.database import Database
 
@@ -89,6 +91,7 @@ def house(
         bytes_max: int = 1 << 40,
         free_bytes_min: int = 0,
         resolver: Environments | None = None,
+        patience_s: float = 5.0,
     ) -> House:
         root = root or tmp_path / "environments"
         room = Room(root, pool, RoomLimits(bytes_max=bytes_max, free_bytes_min=free_bytes_min))
@@ -105,6 +108,7 @@ def house(
                 pool, WheelStore(tmp_path / "wheels"), root=root, deployment=NO_RULES
             ),
             incarnation=uuid.uuid4,
+            quotas=EnvironmentQuotas(root, pool, patience_s=patience_s),
         )
         return House(root, environments, room, interpreter.version, resolver or environments)
 
@@ -244,6 +248,113 @@ async def test_a_short_disk_is_given_room_before_a_build(
     with pytest.raises(EnvironmentFailed, match="full") as failed:
         await home.build("red")
     assert failed.value.retryable
+
+
+@dataclass
+class Sandboxes:
+    """Environments that sandboxes have: some work, all others are idle."""
+
+    working: set[str] = field(default_factory=set)
+    vacated: list[str] = field(default_factory=list)
+
+    def environment_keys(self) -> frozenset[str]:
+        return frozenset(self.working)
+
+    def vacate(self, environment_key: str) -> None:
+        self.vacated.append(environment_key)
+
+
+@pytest.fixture
+def quota(database: Database) -> Iterator[Callable[..., None]]:
+    """Says what the tenant may have of environments."""
+    with database.connect() as sql:
+        sql.execute("INSERT INTO tenants (id, kind, name) VALUES (%s, 'team', 't')", (TENANT,))
+        user = factories.user(sql).id
+
+        def say(environments: int | None = None, environment_bytes: int | None = None) -> None:
+            sql.execute(
+                "INSERT INTO tenant_quotas AS q (tenant_id, environments, environment_bytes,"
+                " updated_by) VALUES (%s, %s, %s, %s) ON CONFLICT (tenant_id) DO UPDATE"
+                " SET environments = EXCLUDED.environments,"
+                " environment_bytes = EXCLUDED.environment_bytes",
+                (TENANT, environments, environment_bytes, user),
+            )
+
+        yield say
+
+
+async def test_for_one_more_than_the_quota_says_the_longest_unused_goes(
+    house: Callable[..., House],
+    quota: Callable[..., None],
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though this runner held it in case somebody asks: what is idle in it ends."""
+    monkeypatch.setattr(module, "_JUST_ASKED_FOR_S", 0)
+    quota(environments=2)
+    home = house()
+    sandboxes = home.environments.occupants = Sandboxes()
+    red, green = await home.build("red"), await home.build("green")
+    os.utime(red, (1, 1))
+    blue = await home.build("blue")
+    assert (False, True, True) == (red.is_dir(), green.is_dir(), blue.is_dir())
+    assert [red.name] == sandboxes.vacated
+    assert home.environments.ready(red.name) is None
+    with database.connect() as sql:
+        states: dict[str, str] = dict(sql.execute("SELECT key, state FROM environments").fetchall())
+    assert {red.name: "evicted", green.name: "ready", blue.name: "ready"} == states
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"environments": 1}, "environments is 1, and 1 of it"),
+        ({"environment_bytes": _MIB}, "environment_bytes is 1048576"),
+    ],
+)
+async def test_an_environment_in_use_stays_and_the_quota_is_named(
+    said: dict[str, int],
+    told: str,
+    house: Callable[..., House],
+    quota: Callable[..., None],
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_JUST_ASKED_FOR_S", 0)
+    quota(**said)
+    home = house(patience_s=0.3)
+    red = await home.build("red")
+    home.environments.occupants = Sandboxes({red.name})
+    with pytest.raises(EnvironmentFailed, match=told) as failed:
+        await home.build("blue")
+    assert failed.value.retryable
+    assert red.is_dir()
+    assert red == await home.build("red")  # what is there is no new one
+    with database.connect() as sql:
+        query = "SELECT error FROM environments WHERE state = 'failed'"
+        [(error,)] = sql.execute(query).fetchall()
+    assert told in error
+    home.environments.occupants = Sandboxes()
+    assert (await home.build("blue")).is_dir()
+    assert not red.is_dir()
+
+
+async def test_a_build_waits_for_an_environment_to_become_idle(
+    house: Callable[..., House], quota: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_JUST_ASKED_FOR_S", 0)
+    quota(environments=1)
+    home = house(patience_s=30)
+    red = await home.build("red")
+    sandboxes = home.environments.occupants = Sandboxes({red.name})
+    building = asyncio.create_task(home.build("blue"))
+    async with asyncio.timeout(20):
+        while not sandboxes.vacated:  # noqa: ASYNC110  # it tells nobody that it looked
+            await asyncio.sleep(0.01)
+    assert red.is_dir()
+    sandboxes.working.clear()
+    assert (await building).is_dir()
+    assert not red.is_dir()
 
 
 def test_what_killed_builds_left_is_swept(tmp_path: Path) -> None:

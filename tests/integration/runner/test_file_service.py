@@ -15,6 +15,7 @@ import grpc
 import psutil
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2, status_pb2
 from qflow.runner.v1 import file_service_pb2 as files_pb
 from qflow.runner.v1 import upload_service_pb2 as pb
 from qflow.runner.v1.file_service_pb2_grpc import FileServiceStub
@@ -240,6 +241,17 @@ async def test_what_is_over_the_quota_is_refused_and_leaves_nothing(
         usage.used_files,
         usage.max_files,
     )
+    sql.execute(
+        "INSERT INTO tenant_quotas (tenant_id, stored_bytes, updated_by)"
+        " SELECT tenant_id, 11, tenant_id FROM file_usage"
+    )
+    assert 11 == (await caller.files.GetFileUsage(files_pb.GetFileUsageRequest())).max_bytes
+    with pytest.raises(grpc.aio.AioRpcError) as over:
+        await caller.create(size=7)
+    status, failure = status_pb2.Status(), error_details_pb2.QuotaFailure()
+    status.ParseFromString(dict(over.value.trailing_metadata() or ())["grpc-status-details-bin"])
+    assert any(detail.Unpack(failure) for detail in status.details)
+    assert "stored_bytes is 11, and 5 of it are used" in failure.violations[0].description
     upload = await caller.create(size=5)
     await caller.write(upload, b"123")
     await caller.uploads.CancelUpload(pb.CancelUploadRequest(upload_id=upload.id))

@@ -12,11 +12,14 @@ import pytest
 from qflow.orchestrator.v1 import execution_pb2
 
 from services.runner.domain.limits import MIB
+from tests import factories
 from tests.integration.orchestrator.conftest import Orchestra, orchestra
 from tests.integration.runner.conftest import INT, Box, Start
 from tests.integration.runner.test_attach import attached, run, single
 
 __all__ = ["orchestra"]
+
+FILE, STR = {"t": "file"}, {"t": "str"}
 
 
 async def _used(box: Box, **texts: str) -> dict[str, Any]:
@@ -81,6 +84,43 @@ async def test_an_attempt_that_is_killed_has_used_what_its_control_group_says(
     assert execution_pb2.EXECUTION_STATUS_FAILED == done.status
     assert "oom" == done.error.error_type
     assert 60 * MIB < done.resource_usage.memory_peak_bytes <= 65 * MIB
+
+
+async def test_what_an_attempt_moved_is_what_it_was_given_and_gave(orchestra: Orchestra) -> None:
+    """Its texts, and the files that they refer to: also those that are in no row."""
+    produce = (
+        "import pathlib, os\n"
+        "def main(x: int) -> pathlib.Path:\n"
+        "    place = pathlib.Path(os.environ['QFLOW_OUTPUT_FILE'])\n"
+        "    place.write_bytes(b'y' * 5000)\n"
+        "    return place\n"
+    )
+    consume = (
+        "import pathlib\n"
+        "def main(f: pathlib.Path) -> str:\n    return f.read_text() + 'z' * 95000\n"
+    )
+    sql, owner = orchestra.sql, orchestra.owner
+    workflow = str(
+        factories.workflow(
+            sql,
+            owner,
+            nodes={
+                "a": factories.node(sql, owner, code=produce, gives=FILE),
+                "b": factories.node(sql, owner, code=consume, inputs=["f"], takes=FILE, gives=STR),
+            },
+            edges=[("", "x", "a", "x"), ("a", "result", "b", "f")],
+            outputs=[("out", "b")],
+        )
+    )
+    sql.execute(
+        "INSERT INTO tenant_quotas (tenant_id, executions_running, updated_by) VALUES (%s, 9, %s)",
+        (owner.id, owner.id),
+    )
+    async with orchestra.running(), attached(orchestra):
+        assert execution_pb2.EXECUTION_STATUS_COMPLETED == (await run(orchestra, workflow)).status
+    [(moved,)] = orchestra.rows("SELECT sum(moved_bytes)::int FROM tenant_usage")
+    reference = len('{"$file":"00000000-0000-0000-0000-000000000000"}')
+    assert 1 + (reference + 5000) * 2 + 100_002 == moved
 
 
 @pytest.fixture

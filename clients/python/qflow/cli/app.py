@@ -12,7 +12,7 @@ from typing import Final
 
 import typer
 
-from qflow.cli import backups, contexts, files, looking, runs, schedules, stored, suite
+from qflow.cli import backups, contexts, files, looking, quotas, runs, schedules, stored, suite
 from qflow.exceptions import (
     AuthoringError,
     ConfigurationError,
@@ -41,6 +41,7 @@ app.add_typer(stored.workflows, name="workflow")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(files.app, name="files")
 app.add_typer(backups.app, name="backup")
+app.add_typer(quotas.app, name="quota")
 for command, does in (
     ("up", suite.up),
     ("doctor", suite.doctor),

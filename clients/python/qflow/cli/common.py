@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PIPE_COLUMNS: Final = 10_000
+_UNITS: Final = {"": 1} | {
+    unit: base**power
+    for power, letter in enumerate("kmgt", 1)
+    for unit, base in ((letter, 1000), (f"{letter}i", 1024))
+}
+_AMOUNT: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]+)?)\s*([kmgt]i?)?b?", re.IGNORECASE)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one document, always the same.")]
 ContextName = Annotated[
@@ -143,6 +150,21 @@ def inputs_of(given: list[str], text: str) -> dict[str, Any]:
         except ValueError:
             inputs[name] = value
     return inputs
+
+
+def amounts_of(given: list[str]) -> dict[str, int]:
+    """Read amounts of resources: `NAME=AMOUNT`, with or without a unit."""
+    amounts: dict[str, int] = {}
+    for each in given:
+        name, equals, amount = each.partition("=")
+        found = _AMOUNT.fullmatch(amount.strip())
+        if not equals or found is None:
+            raise AuthoringError(
+                f"an amount is NAME=NUMBER, such as cpu_seconds=600, stored_files=10k or "
+                f"stored_bytes=1.5GiB, not {each!r}"
+            )
+        amounts[name] = round(float(found[1]) * _UNITS[(found[2] or "").lower()])
+    return amounts
 
 
 async def stored_workflow(client: Client, named: str) -> Any:

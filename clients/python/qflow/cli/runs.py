@@ -13,6 +13,7 @@ from qflow.cli.common import (
     AsJson,
     ContextName,
     Home,
+    amounts_of,
     as_plain,
     console,
     inputs_of,
@@ -42,6 +43,10 @@ def run(
     ] = "",
     alias: Annotated[str, typer.Option(help="The version that this alias stands for.")] = "",
     key: Annotated[str, typer.Option(help="A business key: one open run has it.")] = "",
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="What it may consume, such as cpu_seconds=60.", metavar="NAME=AMOUNT"),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="See it run, live.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for it.")] = False,
     local: Annotated[
@@ -55,7 +60,7 @@ def run(
 
     Ctrl-C asks once what is to become of the run; it goes on unless you say otherwise.
     """
-    inputs = inputs_of(given or [], text)
+    inputs, amounts = inputs_of(given or [], text), amounts_of(budget or [])
     if local:
         authored = one_found(workflow, "workflow")
         _print_output(authored.run_local(**_typed(authored, inputs)), authored.hints.get("return"))
@@ -73,7 +78,7 @@ def run(
     async def running(client: Client) -> int:
         from qflow.cli import watching
 
-        client = client.options(business_key=key) if key else client
+        client = client.options(business_key=key, budget=amounts)
         starting: Coroutine[Any, Any, Run[Any]]
         if authored is not None:
             await client.push(authored)

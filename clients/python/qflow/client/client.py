@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar
+from typing import Any, Final, Literal, ParamSpec, Self, TypeVar
 
 from qflow import values
 from qflow.authoring.node import Node
@@ -30,6 +30,7 @@ from qflow.orchestrator.v1 import (
     execution_pb2,
     execution_service_pb2,
     execution_service_pb2_grpc,
+    quota_pb2,
 )
 from qflow.registry.v1 import (
     node_pb2,
@@ -49,7 +50,10 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOptions:
-    """How a run is started. `request_id` makes a repeated start the same run."""
+    """How a run is started. `request_id` makes a repeated start the same run.
+
+    A run ends once it used up its `budget`, with the outputs it has by then.
+    """
 
     request_id: str = ""
     business_key: str = ""
@@ -59,8 +63,10 @@ class StartOptions:
     start_time: datetime | None = None
     ignore_cache: bool = False
     on_conflict: Literal["fail", "use_existing", "cancel_existing"] = "fail"
+    budget: Mapping[str, int] = field(default_factory=dict)  # by resource, as `BUDGETED` names them
 
 
+BUDGETED: Final = tuple(quota_pb2.ResourceAmounts.DESCRIPTOR.fields_by_name)
 _CONFLICT = {
     "fail": execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_FAIL,
     "use_existing": execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_USE_EXISTING,
@@ -181,6 +187,9 @@ class Client:
         self, workflow_id: str, version: int, text: str, reading: Reading, *, alias: str = ""
     ) -> Run[Any]:
         options = self._options
+        if unknown := sorted(set(options.budget) - set(BUDGETED)):
+            there = ", ".join(BUDGETED)
+            raise AuthoringError(f"a budget has no {unknown[0]!r} (there: {there})")
         request = execution_service_pb2.StartExecutionRequest(
             workflow_id=workflow_id,
             workflow_version=0 if alias else version,
@@ -190,6 +199,7 @@ class Client:
             labels=options.labels,
             priority=options.priority,
             ignore_cache=options.ignore_cache,
+            budget=quota_pb2.ResourceAmounts(**options.budget) if options.budget else None,
         )
         if options.business_key:
             request.business_key = options.business_key

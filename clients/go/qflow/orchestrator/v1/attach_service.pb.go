@@ -559,7 +559,9 @@ type AttemptResult struct {
 	// What the attempt read from disks.
 	IoReadBytes int64 `protobuf:"varint,40,opt,name=io_read_bytes,json=ioReadBytes,proto3" json:"io_read_bytes,omitempty"`
 	// What the attempt wrote to disks.
-	IoWriteBytes  int64 `protobuf:"varint,41,opt,name=io_write_bytes,json=ioWriteBytes,proto3" json:"io_write_bytes,omitempty"`
+	IoWriteBytes int64 `protobuf:"varint,41,opt,name=io_write_bytes,json=ioWriteBytes,proto3" json:"io_write_bytes,omitempty"`
+	// The bytes of the values and files that it was given and gave. 0 where the runner does not tell.
+	MovedBytes    int64 `protobuf:"varint,42,opt,name=moved_bytes,json=movedBytes,proto3" json:"moved_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -699,6 +701,13 @@ func (x *AttemptResult) GetIoReadBytes() int64 {
 func (x *AttemptResult) GetIoWriteBytes() int64 {
 	if x != nil {
 		return x.IoWriteBytes
+	}
+	return 0
+}
+
+func (x *AttemptResult) GetMovedBytes() int64 {
+	if x != nil {
+		return x.MovedBytes
 	}
 	return 0
 }
@@ -2146,7 +2155,7 @@ const file_qflow_orchestrator_v1_attach_service_proto_rawDesc = "" +
 	"\vRunnerGrant\x12!\n" +
 	"\acredits\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\acredits\x12\x1f\n" +
 	"\vgrant_epoch\x18\x02 \x01(\x03R\n" +
-	"grantEpoch\"\xb7\x04\n" +
+	"grantEpoch\"\xd8\x04\n" +
 	"\rAttemptResult\x12(\n" +
 	"\vattempt_ref\x18\x01 \x01(\fB\a\xbaH\x04z\x02h\x10R\n" +
 	"attemptRef\x12\x14\n" +
@@ -2166,7 +2175,9 @@ const file_qflow_orchestrator_v1_attach_service_proto_rawDesc = "" +
 	"stderrTail\x12!\n" +
 	"\fcontainer_id\x18\f \x01(\fR\vcontainerId\x12\"\n" +
 	"\rio_read_bytes\x18( \x01(\x03R\vioReadBytes\x12$\n" +
-	"\x0eio_write_bytes\x18) \x01(\x03R\fioWriteBytesB\t\n" +
+	"\x0eio_write_bytes\x18) \x01(\x03R\fioWriteBytes\x12\x1f\n" +
+	"\vmoved_bytes\x18* \x01(\x03R\n" +
+	"movedBytesB\t\n" +
 	"\aoutcome\"r\n" +
 	"\x0eAttemptSuccess\x12#\n" +
 	"\aoutputs\x18\x01 \x03(\fB\t\xbaH\x06\x92\x01\x03\x10\x90NR\aoutputs\x12;\n" +

@@ -33,7 +33,9 @@ type ResourceAmounts struct {
 	// Seconds of processors, over all attempts; 0: not limited.
 	CpuSeconds int64 `protobuf:"varint,2,opt,name=cpu_seconds,json=cpuSeconds,proto3" json:"cpu_seconds,omitempty"`
 	// GiB of memory times seconds: of each attempt its peak, times how long it took; 0: not limited.
-	GbSeconds     int64 `protobuf:"varint,3,opt,name=gb_seconds,json=gbSeconds,proto3" json:"gb_seconds,omitempty"`
+	GbSeconds int64 `protobuf:"varint,3,opt,name=gb_seconds,json=gbSeconds,proto3" json:"gb_seconds,omitempty"`
+	// Bytes of the values and files that attempts were given and gave; 0: not limited.
+	MovedBytes    int64 `protobuf:"varint,4,opt,name=moved_bytes,json=movedBytes,proto3" json:"moved_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -89,6 +91,13 @@ func (x *ResourceAmounts) GetGbSeconds() int64 {
 	return 0
 }
 
+func (x *ResourceAmounts) GetMovedBytes() int64 {
+	if x != nil {
+		return x.MovedBytes
+	}
+	return 0
+}
+
 // What a tenant may consume.
 type Quota struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -99,9 +108,18 @@ type Quota struct {
 	// What all executions consume in a day.
 	PerDay *ResourceAmounts `protobuf:"bytes,3,opt,name=per_day,json=perDay,proto3" json:"per_day,omitempty"`
 	// What one execution consumes with its sub-workflows, at most: the budget of those that ask for none or for more.
-	PerExecution  *ResourceAmounts `protobuf:"bytes,4,opt,name=per_execution,json=perExecution,proto3" json:"per_execution,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	PerExecution *ResourceAmounts `protobuf:"bytes,4,opt,name=per_execution,json=perExecution,proto3" json:"per_execution,omitempty"`
+	// Bytes of files that are kept, uploads and results of runs included; 0: what the deployment gives everybody, 100 GiB.
+	StoredBytes int64 `protobuf:"varint,5,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
+	// How many files are kept; 0: what the deployment gives everybody, a million.
+	StoredFiles int64 `protobuf:"varint,6,opt,name=stored_files,json=storedFiles,proto3" json:"stored_files,omitempty"`
+	// How many environments are built at once on a runner's disk; 0: any number. For another the one that was used the longest
+	// ago goes, never one in use.
+	Environments int64 `protobuf:"varint,7,opt,name=environments,proto3" json:"environments,omitempty"`
+	// What those take up there; 0: as much as there is. The one that passes it stays, and no other is built until one may go.
+	EnvironmentBytes int64 `protobuf:"varint,8,opt,name=environment_bytes,json=environmentBytes,proto3" json:"environment_bytes,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Quota) Reset() {
@@ -162,6 +180,34 @@ func (x *Quota) GetPerExecution() *ResourceAmounts {
 	return nil
 }
 
+func (x *Quota) GetStoredBytes() int64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+func (x *Quota) GetStoredFiles() int64 {
+	if x != nil {
+		return x.StoredFiles
+	}
+	return 0
+}
+
+func (x *Quota) GetEnvironments() int64 {
+	if x != nil {
+		return x.Environments
+	}
+	return 0
+}
+
+func (x *Quota) GetEnvironmentBytes() int64 {
+	if x != nil {
+		return x.EnvironmentBytes
+	}
+	return 0
+}
+
 // What a tenant used, or what it has under way.
 type QuotaUsage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -174,9 +220,19 @@ type QuotaUsage struct {
 	// Seconds of processors that those took.
 	CpuSeconds float64 `protobuf:"fixed64,4,opt,name=cpu_seconds,json=cpuSeconds,proto3" json:"cpu_seconds,omitempty"`
 	// GiB of memory times seconds that those took.
-	GbSeconds     float64 `protobuf:"fixed64,5,opt,name=gb_seconds,json=gbSeconds,proto3" json:"gb_seconds,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	GbSeconds float64 `protobuf:"fixed64,5,opt,name=gb_seconds,json=gbSeconds,proto3" json:"gb_seconds,omitempty"`
+	// Bytes of values and files that those were given and gave.
+	MovedBytes int64 `protobuf:"varint,6,opt,name=moved_bytes,json=movedBytes,proto3" json:"moved_bytes,omitempty"`
+	// Bytes of files that are kept.
+	StoredBytes int64 `protobuf:"varint,7,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
+	// Files that are kept.
+	StoredFiles int64 `protobuf:"varint,8,opt,name=stored_files,json=storedFiles,proto3" json:"stored_files,omitempty"`
+	// Environments that are built, over all runners.
+	Environments int64 `protobuf:"varint,9,opt,name=environments,proto3" json:"environments,omitempty"`
+	// What those take up; files that several share are counted for each.
+	EnvironmentBytes int64 `protobuf:"varint,10,opt,name=environment_bytes,json=environmentBytes,proto3" json:"environment_bytes,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *QuotaUsage) Reset() {
@@ -244,6 +300,41 @@ func (x *QuotaUsage) GetGbSeconds() float64 {
 	return 0
 }
 
+func (x *QuotaUsage) GetMovedBytes() int64 {
+	if x != nil {
+		return x.MovedBytes
+	}
+	return 0
+}
+
+func (x *QuotaUsage) GetStoredBytes() int64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+func (x *QuotaUsage) GetStoredFiles() int64 {
+	if x != nil {
+		return x.StoredFiles
+	}
+	return 0
+}
+
+func (x *QuotaUsage) GetEnvironments() int64 {
+	if x != nil {
+		return x.Environments
+	}
+	return 0
+}
+
+func (x *QuotaUsage) GetEnvironmentBytes() int64 {
+	if x != nil {
+		return x.EnvironmentBytes
+	}
+	return 0
+}
+
 // A tenant's quota with its usage.
 type TenantQuota struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -251,7 +342,7 @@ type TenantQuota struct {
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// What it may consume.
 	Quota *Quota `protobuf:"bytes,2,opt,name=quota,proto3" json:"quota,omitempty"`
-	// What it used. Nothing is counted while a tenant has no quota, other than what is open.
+	// What it used. While a tenant has no quota nothing is counted of its day; what is open and what is kept always is.
 	Usage *QuotaUsage `protobuf:"bytes,3,opt,name=usage,proto3" json:"usage,omitempty"`
 	// Opaque; changes with every change. Empty while no quota was ever set.
 	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
@@ -339,7 +430,7 @@ var File_qflow_orchestrator_v1_quota_proto protoreflect.FileDescriptor
 
 const file_qflow_orchestrator_v1_quota_proto_rawDesc = "" +
 	"\n" +
-	"!qflow/orchestrator/v1/quota.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x01\n" +
+	"!qflow/orchestrator/v1/quota.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x01\n" +
 	"\x0fResourceAmounts\x12#\n" +
 	"\x05nodes\x18\x01 \x01(\x03B\r\xbaH\n" +
 	"\"\b\x18\x80\x94\xeb\xdc\x03(\x00R\x05nodes\x12.\n" +
@@ -348,14 +439,22 @@ const file_qflow_orchestrator_v1_quota_proto_rawDesc = "" +
 	"cpuSeconds\x12,\n" +
 	"\n" +
 	"gb_seconds\x18\x03 \x01(\x03B\r\xbaH\n" +
-	"\"\b\x18\x80\x94\xeb\xdc\x03(\x00R\tgbSeconds\"\x90\x02\n" +
+	"\"\b\x18\x80\x94\xeb\xdc\x03(\x00R\tgbSeconds\x121\n" +
+	"\vmoved_bytes\x18\x04 \x01(\x03B\x10\xbaH\r\"\v\x18\x80\x80\x80\x80\x80\x80\x80\x02(\x00R\n" +
+	"movedBytes\"\xe9\x03\n" +
 	"\x05Quota\x12<\n" +
 	"\x12executions_running\x18\x01 \x01(\x03B\r\xbaH\n" +
 	"\"\b\x18\x80\x94\xeb\xdc\x03(\x00R\x11executionsRunning\x12;\n" +
 	"\x12executions_per_day\x18\x02 \x01(\x03B\r\xbaH\n" +
 	"\"\b\x18\x80\x94\xeb\xdc\x03(\x00R\x10executionsPerDay\x12?\n" +
 	"\aper_day\x18\x03 \x01(\v2&.qflow.orchestrator.v1.ResourceAmountsR\x06perDay\x12K\n" +
-	"\rper_execution\x18\x04 \x01(\v2&.qflow.orchestrator.v1.ResourceAmountsR\fperExecution\"\xb1\x01\n" +
+	"\rper_execution\x18\x04 \x01(\v2&.qflow.orchestrator.v1.ResourceAmountsR\fperExecution\x123\n" +
+	"\fstored_bytes\x18\x05 \x01(\x03B\x10\xbaH\r\"\v\x18\x80\x80\x80\x80\x80\x80\x80\x02(\x00R\vstoredBytes\x120\n" +
+	"\fstored_files\x18\x06 \x01(\x03B\r\xbaH\n" +
+	"\"\b\x18\x80\x94\xeb\xdc\x03(\x00R\vstoredFiles\x121\n" +
+	"\fenvironments\x18\a \x01(\x03B\r\xbaH\n" +
+	"\"\b\x18\x80\x94\xeb\xdc\x03(\x00R\fenvironments\x12=\n" +
+	"\x11environment_bytes\x18\b \x01(\x03B\x10\xbaH\r\"\v\x18\x80\x80\x80\x80\x80\x80\x80\x02(\x00R\x10environmentBytes\"\xe9\x02\n" +
 	"\n" +
 	"QuotaUsage\x12-\n" +
 	"\x12executions_running\x18\x01 \x01(\x03R\x11executionsRunning\x12\x1e\n" +
@@ -366,7 +465,14 @@ const file_qflow_orchestrator_v1_quota_proto_rawDesc = "" +
 	"\vcpu_seconds\x18\x04 \x01(\x01R\n" +
 	"cpuSeconds\x12\x1d\n" +
 	"\n" +
-	"gb_seconds\x18\x05 \x01(\x01R\tgbSeconds\"\x87\x02\n" +
+	"gb_seconds\x18\x05 \x01(\x01R\tgbSeconds\x12\x1f\n" +
+	"\vmoved_bytes\x18\x06 \x01(\x03R\n" +
+	"movedBytes\x12!\n" +
+	"\fstored_bytes\x18\a \x01(\x03R\vstoredBytes\x12!\n" +
+	"\fstored_files\x18\b \x01(\x03R\vstoredFiles\x12\"\n" +
+	"\fenvironments\x18\t \x01(\x03R\fenvironments\x12+\n" +
+	"\x11environment_bytes\x18\n" +
+	" \x01(\x03R\x10environmentBytes\"\x87\x02\n" +
 	"\vTenantQuota\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x122\n" +
 	"\x05quota\x18\x02 \x01(\v2\x1c.qflow.orchestrator.v1.QuotaR\x05quota\x127\n" +

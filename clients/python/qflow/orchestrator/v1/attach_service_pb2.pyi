@@ -327,6 +327,7 @@ class AttemptResult(_message.Message):
     CONTAINER_ID_FIELD_NUMBER: _builtins.int
     IO_READ_BYTES_FIELD_NUMBER: _builtins.int
     IO_WRITE_BYTES_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
     attempt_ref: _builtins.bytes
     """The node execution's id, 16 bytes."""
     token: _builtins.int
@@ -351,6 +352,8 @@ class AttemptResult(_message.Message):
     """What the attempt read from disks."""
     io_write_bytes: _builtins.int
     """What the attempt wrote to disks."""
+    moved_bytes: _builtins.int
+    """The bytes of the values and files that it was given and gave. 0 where the runner does not tell."""
     @_builtins.property
     def success(self) -> Global___AttemptSuccess:
         """The function returned."""
@@ -376,10 +379,11 @@ class AttemptResult(_message.Message):
         container_id: _builtins.bytes = ...,
         io_read_bytes: _builtins.int = ...,
         io_write_bytes: _builtins.int = ...,
+        moved_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "success", b"success"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_ref", b"attempt_ref", "container_id", b"container_id", "cpu_us", b"cpu_us", "failure", b"failure", "io_read_bytes", b"io_read_bytes", "io_write_bytes", b"io_write_bytes", "memory_peak_bytes", b"memory_peak_bytes", "outcome", b"outcome", "serialization_us", b"serialization_us", "stderr_tail", b"stderr_tail", "stdout_tail", b"stdout_tail", "success", b"success", "token", b"token", "transfer_us", b"transfer_us", "user_us", b"user_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_ref", b"attempt_ref", "container_id", b"container_id", "cpu_us", b"cpu_us", "failure", b"failure", "io_read_bytes", b"io_read_bytes", "io_write_bytes", b"io_write_bytes", "memory_peak_bytes", b"memory_peak_bytes", "moved_bytes", b"moved_bytes", "outcome", b"outcome", "serialization_us", b"serialization_us", "stderr_tail", b"stderr_tail", "stdout_tail", b"stdout_tail", "success", b"success", "token", b"token", "transfer_us", b"transfer_us", "user_us", b"user_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["success", "failure"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!qflow/orchestrator/v1/quota.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"v\n\x0fResourceAmounts\x12\x1c\n\x05nodes\x18\x01 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12\"\n\x0b\x63pu_seconds\x18\x02 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12!\n\ngb_seconds\x18\x03 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\"\xd5\x01\n\x05Quota\x12)\n\x12\x65xecutions_running\x18\x01 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12)\n\x12\x65xecutions_per_day\x18\x02 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12\x37\n\x07per_day\x18\x03 \x01(\x0b\x32&.qflow.orchestrator.v1.ResourceAmounts\x12=\n\rper_execution\x18\x04 \x01(\x0b\x32&.qflow.orchestrator.v1.ResourceAmounts\"t\n\nQuotaUsage\x12\x1a\n\x12\x65xecutions_running\x18\x01 \x01(\x03\x12\x12\n\nexecutions\x18\x02 \x01(\x03\x12\r\n\x05nodes\x18\x03 \x01(\x03\x12\x13\n\x0b\x63pu_seconds\x18\x04 \x01(\x01\x12\x12\n\ngb_seconds\x18\x05 \x01(\x01\"\xd2\x01\n\x0bTenantQuota\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12+\n\x05quota\x18\x02 \x01(\x0b\x32\x1c.qflow.orchestrator.v1.Quota\x12\x30\n\x05usage\x18\x03 \x01(\x0b\x32!.qflow.orchestrator.v1.QuotaUsage\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x12\n\nupdated_by\x18\x05 \x01(\t\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!qflow/orchestrator/v1/quota.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x01\n\x0fResourceAmounts\x12\x1c\n\x05nodes\x18\x01 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12\"\n\x0b\x63pu_seconds\x18\x02 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12!\n\ngb_seconds\x18\x03 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12%\n\x0bmoved_bytes\x18\x04 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x80\x80\x80\x80\x80\x02(\x00\"\xf4\x02\n\x05Quota\x12)\n\x12\x65xecutions_running\x18\x01 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12)\n\x12\x65xecutions_per_day\x18\x02 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12\x37\n\x07per_day\x18\x03 \x01(\x0b\x32&.qflow.orchestrator.v1.ResourceAmounts\x12=\n\rper_execution\x18\x04 \x01(\x0b\x32&.qflow.orchestrator.v1.ResourceAmounts\x12&\n\x0cstored_bytes\x18\x05 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x80\x80\x80\x80\x80\x02(\x00\x12#\n\x0cstored_files\x18\x06 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12#\n\x0c\x65nvironments\x18\x07 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12+\n\x11\x65nvironment_bytes\x18\x08 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x80\x80\x80\x80\x80\x02(\x00\"\xe6\x01\n\nQuotaUsage\x12\x1a\n\x12\x65xecutions_running\x18\x01 \x01(\x03\x12\x12\n\nexecutions\x18\x02 \x01(\x03\x12\r\n\x05nodes\x18\x03 \x01(\x03\x12\x13\n\x0b\x63pu_seconds\x18\x04 \x01(\x01\x12\x12\n\ngb_seconds\x18\x05 \x01(\x01\x12\x13\n\x0bmoved_bytes\x18\x06 \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x07 \x01(\x03\x12\x14\n\x0cstored_files\x18\x08 \x01(\x03\x12\x14\n\x0c\x65nvironments\x18\t \x01(\x03\x12\x19\n\x11\x65nvironment_bytes\x18\n \x01(\x03\"\xd2\x01\n\x0bTenantQuota\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12+\n\x05quota\x18\x02 \x01(\x0b\x32\x1c.qflow.orchestrator.v1.Quota\x12\x30\n\x05usage\x18\x03 \x01(\x0b\x32!.qflow.orchestrator.v1.QuotaUsage\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x12\n\nupdated_by\x18\x05 \x01(\t\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,16 +39,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOURCEAMOUNTS'].fields_by_name['cpu_seconds']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
   _globals['_RESOURCEAMOUNTS'].fields_by_name['gb_seconds']._loaded_options = None
   _globals['_RESOURCEAMOUNTS'].fields_by_name['gb_seconds']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
+  _globals['_RESOURCEAMOUNTS'].fields_by_name['moved_bytes']._loaded_options = None
+  _globals['_RESOURCEAMOUNTS'].fields_by_name['moved_bytes']._serialized_options = b'\272H\r\"\013\030\200\200\200\200\200\200\200\002(\000'
   _globals['_QUOTA'].fields_by_name['executions_running']._loaded_options = None
   _globals['_QUOTA'].fields_by_name['executions_running']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
   _globals['_QUOTA'].fields_by_name['executions_per_day']._loaded_options = None
   _globals['_QUOTA'].fields_by_name['executions_per_day']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
-  _globals['_RESOURCEAMOUNTS']._serialized_start=122
-  _globals['_RESOURCEAMOUNTS']._serialized_end=240
-  _globals['_QUOTA']._serialized_start=243
-  _globals['_QUOTA']._serialized_end=456
-  _globals['_QUOTAUSAGE']._serialized_start=458
-  _globals['_QUOTAUSAGE']._serialized_end=574
-  _globals['_TENANTQUOTA']._serialized_start=577
-  _globals['_TENANTQUOTA']._serialized_end=787
+  _globals['_QUOTA'].fields_by_name['stored_bytes']._loaded_options = None
+  _globals['_QUOTA'].fields_by_name['stored_bytes']._serialized_options = b'\272H\r\"\013\030\200\200\200\200\200\200\200\002(\000'
+  _globals['_QUOTA'].fields_by_name['stored_files']._loaded_options = None
+  _globals['_QUOTA'].fields_by_name['stored_files']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
+  _globals['_QUOTA'].fields_by_name['environments']._loaded_options = None
+  _globals['_QUOTA'].fields_by_name['environments']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
+  _globals['_QUOTA'].fields_by_name['environment_bytes']._loaded_options = None
+  _globals['_QUOTA'].fields_by_name['environment_bytes']._serialized_options = b'\272H\r\"\013\030\200\200\200\200\200\200\200\002(\000'
+  _globals['_RESOURCEAMOUNTS']._serialized_start=123
+  _globals['_RESOURCEAMOUNTS']._serialized_end=280
+  _globals['_QUOTA']._serialized_start=283
+  _globals['_QUOTA']._serialized_end=655
+  _globals['_QUOTAUSAGE']._serialized_start=658
+  _globals['_QUOTAUSAGE']._serialized_end=888
+  _globals['_TENANTQUOTA']._serialized_start=891
+  _globals['_TENANTQUOTA']._serialized_end=1101
 # @@protoc_insertion_point(module_scope)

@@ -26,22 +26,26 @@ class ResourceAmounts(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     CPU_SECONDS_FIELD_NUMBER: _builtins.int
     GB_SECONDS_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
     nodes: _builtins.int
     """Attempts at nodes; 0: not limited."""
     cpu_seconds: _builtins.int
     """Seconds of processors, over all attempts; 0: not limited."""
     gb_seconds: _builtins.int
     """GiB of memory times seconds: of each attempt its peak, times how long it took; 0: not limited."""
+    moved_bytes: _builtins.int
+    """Bytes of the values and files that attempts were given and gave; 0: not limited."""
     def __init__(
         self,
         *,
         nodes: _builtins.int = ...,
         cpu_seconds: _builtins.int = ...,
         gb_seconds: _builtins.int = ...,
+        moved_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "gb_seconds", b"gb_seconds", "nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "gb_seconds", b"gb_seconds", "moved_bytes", b"moved_bytes", "nodes", b"nodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -57,10 +61,24 @@ class Quota(_message.Message):
     EXECUTIONS_PER_DAY_FIELD_NUMBER: _builtins.int
     PER_DAY_FIELD_NUMBER: _builtins.int
     PER_EXECUTION_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_FILES_FIELD_NUMBER: _builtins.int
+    ENVIRONMENTS_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_BYTES_FIELD_NUMBER: _builtins.int
     executions_running: _builtins.int
     """How many executions are open at once, sub-workflows not counted; 0: any number."""
     executions_per_day: _builtins.int
     """How many executions begin in a day, sub-workflows not counted; 0: any number."""
+    stored_bytes: _builtins.int
+    """Bytes of files that are kept, uploads and results of runs included; 0: what the deployment gives everybody, 100 GiB."""
+    stored_files: _builtins.int
+    """How many files are kept; 0: what the deployment gives everybody, a million."""
+    environments: _builtins.int
+    """How many environments are built at once on a runner's disk; 0: any number. For another the one that was used the longest
+    ago goes, never one in use.
+    """
+    environment_bytes: _builtins.int
+    """What those take up there; 0: as much as there is. The one that passes it stays, and no other is built until one may go."""
     @_builtins.property
     def per_day(self) -> Global___ResourceAmounts:
         """What all executions consume in a day."""
@@ -76,10 +94,14 @@ class Quota(_message.Message):
         executions_per_day: _builtins.int = ...,
         per_day: Global___ResourceAmounts | None = ...,
         per_execution: Global___ResourceAmounts | None = ...,
+        stored_bytes: _builtins.int = ...,
+        stored_files: _builtins.int = ...,
+        environments: _builtins.int = ...,
+        environment_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["per_day", b"per_day", "per_execution", b"per_execution"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["executions_per_day", b"executions_per_day", "executions_running", b"executions_running", "per_day", b"per_day", "per_execution", b"per_execution"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment_bytes", b"environment_bytes", "environments", b"environments", "executions_per_day", b"executions_per_day", "executions_running", b"executions_running", "per_day", b"per_day", "per_execution", b"per_execution", "stored_bytes", b"stored_bytes", "stored_files", b"stored_files"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,6 +118,11 @@ class QuotaUsage(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     CPU_SECONDS_FIELD_NUMBER: _builtins.int
     GB_SECONDS_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_FILES_FIELD_NUMBER: _builtins.int
+    ENVIRONMENTS_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_BYTES_FIELD_NUMBER: _builtins.int
     executions_running: _builtins.int
     """Executions that are open, sub-workflows not counted."""
     executions: _builtins.int
@@ -106,6 +133,16 @@ class QuotaUsage(_message.Message):
     """Seconds of processors that those took."""
     gb_seconds: _builtins.float
     """GiB of memory times seconds that those took."""
+    moved_bytes: _builtins.int
+    """Bytes of values and files that those were given and gave."""
+    stored_bytes: _builtins.int
+    """Bytes of files that are kept."""
+    stored_files: _builtins.int
+    """Files that are kept."""
+    environments: _builtins.int
+    """Environments that are built, over all runners."""
+    environment_bytes: _builtins.int
+    """What those take up; files that several share are counted for each."""
     def __init__(
         self,
         *,
@@ -114,10 +151,15 @@ class QuotaUsage(_message.Message):
         nodes: _builtins.int = ...,
         cpu_seconds: _builtins.float = ...,
         gb_seconds: _builtins.float = ...,
+        moved_bytes: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
+        stored_files: _builtins.int = ...,
+        environments: _builtins.int = ...,
+        environment_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "executions", b"executions", "executions_running", b"executions_running", "gb_seconds", b"gb_seconds", "nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "environment_bytes", b"environment_bytes", "environments", b"environments", "executions", b"executions", "executions_running", b"executions_running", "gb_seconds", b"gb_seconds", "moved_bytes", b"moved_bytes", "nodes", b"nodes", "stored_bytes", b"stored_bytes", "stored_files", b"stored_files"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -147,7 +189,7 @@ class TenantQuota(_message.Message):
 
     @_builtins.property
     def usage(self) -> Global___QuotaUsage:
-        """What it used. Nothing is counted while a tenant has no quota, other than what is open."""
+        """What it used. While a tenant has no quota nothing is counted of its day; what is open and what is kept always is."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:

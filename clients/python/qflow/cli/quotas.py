@@ -1,0 +1,169 @@
+"""Quotas: what a tenant may consume and keep, and what of it is used."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from qflow.cli.common import (
+    AsJson,
+    ContextName,
+    Home,
+    amounts_of,
+    as_plain,
+    console,
+    print_json,
+    with_client,
+)
+from qflow.exceptions import AuthoringError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from qflow.client.client import Client
+
+app = typer.Typer(
+    help="Quotas: what a tenant may consume and keep, and what of it is used. Alone: yours."
+)
+# Names of numbers, as the contract has them: what each counts, and where its use stands.
+_NAMES: Final = {
+    "executions_running": "executions_running",
+    "executions_per_day": "executions",
+    "per_day.nodes": "nodes",
+    "per_day.cpu_seconds": "cpu_seconds",
+    "per_day.gb_seconds": "gb_seconds",
+    "per_day.moved_bytes": "moved_bytes",
+    "per_execution.nodes": "",
+    "per_execution.cpu_seconds": "",
+    "per_execution.gb_seconds": "",
+    "per_execution.moved_bytes": "",
+    "stored_bytes": "stored_bytes",
+    "stored_files": "stored_files",
+    "environments": "environments",
+    "environment_bytes": "environment_bytes",
+}
+_BAR_CHARS: Final = 20
+_NEARLY: Final = 0.8
+
+
+@app.callback(invoke_without_command=True)
+def own(
+    called: typer.Context, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
+    """Show the quota of the tenant that you act for."""
+    if called.invoked_subcommand is None:
+        show("", context=context, home=home, as_json=as_json)
+
+
+@app.command("show")
+def show(
+    tenant: Annotated[
+        str, typer.Argument(help="A tenant's id, for administrators; without one, yours.")
+    ] = "",
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show a quota, and what of it is used."""
+    _print(with_client(lambda c: _read(c, tenant), context=context, home=home), as_json=as_json)
+
+
+@app.command("set")
+def set_(
+    tenant: Annotated[str, typer.Argument(help="The tenant's id.")],
+    given: Annotated[
+        list[str],
+        typer.Argument(
+            help="NAME=AMOUNT, as `show` names them; 0 lifts one.", metavar="NAME=AMOUNT…"
+        ),
+    ],
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Change numbers of a tenant's quota; those that are not named stay. For administrators.
+
+    Amounts may have a unit: 36000, 10k, 1.5GiB.
+    """
+    from qflow.orchestrator.v1 import quota_service_pb2 as pb
+
+    numbers = amounts_of(given)
+    if unknown := [name for name in numbers if name not in _NAMES]:
+        raise AuthoringError(f"a quota has no {unknown[0]!r} (there: {', '.join(_NAMES)})")
+
+    async def setting(client: Client) -> Any:
+        before = await _read(client, tenant)
+        for name, amount in numbers.items():
+            group, _, field = name.rpartition(".")
+            setattr(getattr(before.quota, group) if group else before.quota, field, amount)
+        request = pb.SetTenantQuotaRequest(
+            tenant_id=tenant, quota=before.quota, etag=before.etag, request_id=str(uuid.uuid4())
+        )
+        return (await _call(client, lambda stub: stub.SetTenantQuota, request)).quota
+
+    _print(with_client(setting, context=context, home=home), as_json=as_json)
+
+
+async def _read(client: Client, tenant: str) -> Any:
+    from qflow.orchestrator.v1 import quota_service_pb2 as pb
+
+    if tenant:
+        request = pb.GetTenantQuotaRequest(tenant_id=tenant)
+        return (await _call(client, lambda stub: stub.GetTenantQuota, request)).quota
+    return (await _call(client, lambda stub: stub.GetQuota, pb.GetQuotaRequest())).quota
+
+
+async def _call(
+    client: Client, method: Callable[[Any], Callable[..., Awaitable[Any]]], request: Any
+) -> Any:
+    from qflow.orchestrator.v1 import quota_service_pb2_grpc as pb_grpc
+
+    stub = client.connection.stub("orchestrator", pb_grpc.QuotaServiceStub)
+    return await client.connection.call(method(stub), request, address=client.context.orchestrator)
+
+
+def _print(told: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json(as_plain(told))
+        return
+    console().print(_table(told))
+
+
+def _table(told: Any) -> Table:
+    """Give a row per number: its name, what is used, what there is, and how full that is."""
+    from rich.text import Text
+
+    from qflow.cli import show
+
+    made = show.table("quota", "used", "of", "", right=("used", "of"))
+    for name, use in _NAMES.items():
+        group, _, field = name.rpartition(".")
+        limit = getattr(getattr(told.quota, group) if group else told.quota, field)
+        used = getattr(told.usage, use) if use else None
+        made.add_row(
+            name,
+            "" if used is None else _plain(name, used),
+            _plain(name, limit) if limit else "any",
+            Text("") if used is None or not limit else _bar(Text, used / limit),
+        )
+    return made
+
+
+def _plain(name: str, amount: float) -> str:
+    if not name.endswith("bytes"):
+        return f"{amount:,.10g}"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1 << 10:
+            return f"{amount:.3g} {unit}"
+        amount /= 1 << 10
+    return f"{amount:,.4g} TiB"
+
+
+def _bar(text: Any, share: float) -> Any:
+    full = min(_BAR_CHARS, round(share * _BAR_CHARS))
+    style = "red" if share >= 1 else "yellow" if share >= _NEARLY else "green"
+    bar = text("━" * full, style=style)
+    return bar.append("─" * (_BAR_CHARS - full), style="dim").append(f" {share:.0%}", style=style)

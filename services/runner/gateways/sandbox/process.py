@@ -72,6 +72,7 @@ class SandboxProcess:
         self._members: list[int] = []
         self._usage = SandboxUsage()
         self._killed = False
+        self._why = ""
         self._releasing: asyncio.Future[None] | None = None
         stdout, stderr = self._output.write_ends
         argv, descriptors = command(self._channel.far_end.fileno())
@@ -118,9 +119,17 @@ class SandboxProcess:
         return not self._ended.done() and not self._channel.broken
 
     async def become_ready(
-        self, *, uid: int | None, rlimits: dict[str, int], confine: Header | None = None
+        self,
+        *,
+        uid: int | None,
+        rlimits: dict[str, int],
+        rooms: Sequence[str] = (),
+        confine: Header | None = None,
     ) -> None:
-        """Take the agent's greeting, confine it, and let it give up its rights."""
+        """Take the agent's greeting, confine it, and let it give up its rights.
+
+        `rooms` are temporary folders of the sandbox's own: what calls leave there is looked for.
+        """
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 hello = await self._channel.expect()
@@ -131,7 +140,7 @@ class SandboxProcess:
                 else:  # to move another process may take the kernel a while
                     await asyncio.to_thread(self._confine)
                 setup = {"op": "setup", "uid": uid, "rlimits": rlimits, "confine": confine}
-                await make_ready(self, setup)
+                await make_ready(self, {**setup, "rooms": rooms})
         except TimeoutError:
             await self.kill()
             raise SandboxDied("the sandbox did not start in time") from None
@@ -204,6 +213,11 @@ class SandboxProcess:
         await self._release()
         return self._usage
 
+    def end(self, why: str) -> None:
+        """End every process inside at once, and have whoever waits for an answer told why."""
+        self._why = why
+        self._kill_all()
+
     def _kill_all(self) -> None:
         """Kill the namespace's first process, which takes the rest with it, then the group."""
         for pid in self._members:
@@ -246,6 +260,8 @@ class SandboxProcess:
         self._output.close()
         if oom:
             message = "the sandbox ran out of memory"
+        elif self._why:
+            message = self._why
         elif self._killed:
             message = "the sandbox was stopped"
         else:

@@ -2209,27 +2209,27 @@ class Rooms:
     """The sandbox's own temporary folders: what one call leaves there the next has to do without."""
 
     def __init__(self, places=()):
-        self.places = places
+        self.places = [place for place in places if os.path.isdir(place)]
         # Elsewhere they are folders of the machine's, whose room says nothing of a call's.
-        self.sized = [place for place in places if os.path.ismount(place)]
+        self.sized = [place for place in self.places if os.path.ismount(place)]
         self.settle()
 
     def settle(self):
         """What is there now belongs to what was loaded, and stays."""
         self.kept = [set(os.listdir(place)) for place in self.places]
-        self.free = self._free()
-
-    def _free(self):
-        found = [os.statvfs(place) for place in self.sized]
-        return [(each.f_bfree, each.f_blocks, each.f_ffree, each.f_files) for each in found]
+        self.floors = []
+        for place in self.sized:
+            room = os.statvfs(place)
+            blocks, files = room.f_bfree - room.f_blocks // 8, room.f_ffree - room.f_files // 8
+            self.floors.append((place, blocks, files))
 
     def crowded(self):
         """Whether calls left more than an eighth of a room filled."""
-        return any(
-            before - now > room // 8
-            for was, found in zip(self.free, self._free())
-            for before, now, room in ((was[0], found[0], found[1]), (was[2], found[2], found[3]))
-        )
+        for place, blocks, files in self.floors:
+            room = os.statvfs(place)
+            if room.f_bfree < blocks or room.f_ffree < files:
+                return True
+        return False
 
     def empty(self):
         """Remove what a call left; False where that is too much, or does not go."""

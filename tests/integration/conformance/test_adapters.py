@@ -72,8 +72,8 @@ async def test_a_call_that_is_told_to_end_may_clean_up_in_its_grace(start: Start
     box = await start(
         "import time\n"
         "def main():\n"
-        "    print('ready', flush=True)\n"
         "    try:\n"
+        "        print('ready', flush=True)\n"
         "        time.sleep(600)\n"
         "    finally:\n"
         "        print('cleaned', flush=True)\n"
@@ -155,8 +155,8 @@ async def test_a_call_that_leaves_much_in_its_temporary_room_is_noticed(
     start: Start, host: SandboxHost
 ) -> None:
     """B100: else calls that each keep to the limit would fail of what others left."""
-    if not meets(host.tier, Tier.T2):
-        pytest.skip("no room of its own to measure: T1's is looked at from outside")
+    if host.tier not in {Tier.T2, Tier.T3}:
+        pytest.skip("T1's room is looked at from outside, and a kernel of its own may not tell it")
     code = (
         "import os, tempfile\n"
         "def main(x):\n"

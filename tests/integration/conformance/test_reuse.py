@@ -217,8 +217,8 @@ async def test_a_call_that_is_told_to_end_may_clean_up(begin: Begin) -> None:
     code = (
         "import time\n"
         "def main():\n"
-        "    print('ready', flush=True)\n"
         "    try:\n"
+        "        print('ready', flush=True)\n"
         "        time.sleep(600)\n"
         "    finally:\n"
         "        print('cleaned', flush=True)\n"

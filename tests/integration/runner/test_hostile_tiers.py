@@ -12,7 +12,7 @@ import pytest
 from services.runner.domain.limits import Limits, Tier
 from services.runner.gateways.sandbox.port import SandboxDied
 from services.runner.gateways.sandbox.process import SandboxProcess
-from tests.integration.runner.conftest import INT, Start
+from tests.integration.runner.conftest import INT, Box, Start
 
 
 async def test_rights_are_given_up_for_good(start_at: Start) -> None:
@@ -105,9 +105,7 @@ async def test_a_tree_that_hides_and_ignores_signals_is_gone_in_time(start_at: S
         "    while True: pass\n"
     )
     calling = asyncio.create_task(box.call())
-    async with asyncio.timeout(10):
-        while "ready" not in box.sandbox.output_tails()[0]:  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.01)
+    await _ready(box)
     assert isinstance(box.sandbox, SandboxProcess)
     assert box.sandbox._cgroup is not None
     pids = box.sandbox._cgroup.processes()
@@ -122,6 +120,22 @@ async def test_a_tree_that_hides_and_ignores_signals_is_gone_in_time(start_at: S
             await asyncio.sleep(0.01)
 
 
+async def test_what_is_in_c_code_and_hears_no_signal_is_ended(start_at: Start) -> None:
+    """B112: it holds the interpreter's lock, so that no handler of Python's runs."""
+    box = await start_at(
+        "import itertools\ndef main():\n"
+        "    print('ready', flush=True)\n"
+        "    return sum(itertools.repeat(0))\n"
+    )
+    calling = asyncio.create_task(box.call())
+    await _ready(box)
+    began = time.monotonic()
+    await box.sandbox.kill(grace_s=0.3)
+    assert time.monotonic() - began < 7
+    with pytest.raises(SandboxDied, match="stopped"):
+        await calling
+
+
 async def test_the_time_of_grace_is_the_codes_to_clean_up(start_at: Start) -> None:
     """G5: SIGTERM ends the call as an exception that `finally` sees."""
     box = await start_at(
@@ -134,9 +148,7 @@ async def test_the_time_of_grace_is_the_codes_to_clean_up(start_at: Start) -> No
         "        print('cleaned up')\n"
     )
     calling = asyncio.create_task(box.error())
-    async with asyncio.timeout(10):
-        while "ready" not in box.sandbox.output_tails()[0]:  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.01)
+    await _ready(box)
     began = time.monotonic()
     await box.sandbox.kill(grace_s=5)
     assert time.monotonic() - began < 4  # it does not wait for those that end by themselves
@@ -318,6 +330,12 @@ async def test_nothing_can_be_typed_into_a_terminal(start_at: Start) -> None:
     )
     # Refused by the filter, whatever the descriptor is.
     assert {1} == set(await box.value())
+
+
+async def _ready(box: Box) -> None:
+    async with asyncio.timeout(10):
+        while "ready" not in box.sandbox.output_tails()[0]:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
 
 
 def _is_dead(pid: int) -> bool:

@@ -7,6 +7,7 @@ there can be more. A single file is bounded at once, by RLIMIT_FSIZE.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -24,7 +25,11 @@ _ENTRY_BYTES: Final = 4096
 async def hold(sandbox: SandboxProcess, folder: Path, bytes_max: int) -> None:
     """End a sandbox that has more in its folder than it may; until it has ended anyway."""
     while not sandbox.ended.done():
-        if await asyncio.to_thread(_has_more, folder, sandbox.pid, bytes_max):
+        try:
+            more = await asyncio.to_thread(_has_more, folder, sandbox.pid, bytes_max)
+        except FileNotFoundError:  # it has ended, and its folder is gone
+            return
+        if more:
             sandbox.end(
                 "the sandbox was ended: it had more in its temporary folder than the limit,"
                 f" {bytes_max // MIB} MiB"
@@ -46,27 +51,28 @@ def _has_more(folder: Path, pid: int, bytes_max: int) -> bool:
                         return True
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
+        except PermissionError:  # hidden from its own user
+            return True
         except OSError:  # removed meanwhile
             continue
-    return used + sum(_deleted(pid).values()) > bytes_max
+    return used + _deleted_bytes(pid, folder.stat().st_dev) > bytes_max
 
 
-def _deleted(first: int) -> dict[tuple[int, int], int]:
-    """Give the sizes of files without a name that a process or one below it holds open."""
-    found: dict[tuple[int, int], int] = {}
+def _deleted_bytes(first: int, device: int) -> int:
+    """Add up the files without a name that a process or one below it holds open."""
+    found: dict[int, int] = {}
     pids = [first]
     while pids:
         place = Path(f"/proc/{pids.pop()}")
-        try:
+        with contextlib.suppress(OSError):  # ended meanwhile, or only root may look
             for thread in (place / "task").iterdir():
                 pids.extend(int(each) for each in (thread / "children").read_text().split())
             for descriptor in (place / "fd").iterdir():
-                seen = descriptor.stat()
-                if stat.S_ISREG(seen.st_mode) and seen.st_nlink == 0:
-                    found[seen.st_dev, seen.st_ino] = _size(seen)
-        except OSError:  # ended meanwhile, or of a user whose files only root may look at
-            continue
-    return found
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    seen = descriptor.stat()
+                    if stat.S_ISREG(seen.st_mode) and (seen.st_dev, seen.st_nlink) == (device, 0):
+                        found[seen.st_ino] = _size(seen)
+    return sum(found.values())
 
 
 def _size(seen: os.stat_result) -> int:

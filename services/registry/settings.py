@@ -11,7 +11,7 @@ from typing import Final, Self
 from services.kit import env as read
 from services.kit.pythons import VERSIONS
 from services.kit.rpc.tls import Trust
-from services.registry.domain.setting_table import CAPPED
+from services.registry.domain.setting_table import CAPPED, Setting
 
 _LISTEN_DEFAULT: Final = "127.0.0.1:7101"
 _RUNNER_DEFAULT: Final = "127.0.0.1:7103"
@@ -67,10 +67,13 @@ class Settings:
 
 def _caps(env: Mapping[str, str]) -> Mapping[str, int]:
     """Read QFLOW_NODE_<LIMIT>_MAX, as the runner does; 0 caps nothing."""
-    found = {}
-    for setting in CAPPED:
-        short = setting.name.removeprefix("limits.").replace("memory_limit_bytes", "memory_bytes")
-        cap = read.integer(env, f"QFLOW_NODE_{short.upper()}_MAX", 0, high=1024**4)
-        if cap:
-            found[setting.name] = cap
-    return found
+    found = {setting.name: _cap(env, setting) for setting in CAPPED}
+    return {name: cap for name, cap in found.items() if cap}
+
+
+def _cap(env: Mapping[str, str], setting: Setting) -> int:
+    if setting.kind == "duration":
+        name = f"QFLOW_NODE_{setting.name.upper()}_S_MAX"
+        return round(read.seconds(env, name, 0.0) * 1000)
+    short = setting.name.removeprefix("limits.").replace("memory_limit_bytes", "memory_bytes")
+    return read.integer(env, f"QFLOW_NODE_{short.upper()}_MAX", 0, high=1024**4)

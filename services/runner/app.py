@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import os
 import shutil
 import socket
@@ -251,6 +252,7 @@ async def _runner(
         pythons=pythons,
         networks=networks,
         refuse=refusal,
+        attempt_s_max=settings.attempt_s_max or math.inf,
         trace=told_by(tracer) if (tracer := traces.tracer()) else None,
     )
     greet = greeting_of(

@@ -87,6 +87,7 @@ class Settings:
     bubblewrap: str
     log_caps: LogCaps
     caps: Asked
+    attempt_s_max: float  # 0: as long as its node may take
     docker_image: str
     docker_runtime: str
     docker_cpus: int
@@ -158,6 +159,7 @@ class Settings:
                     for name in Asked._fields
                 }
             ),
+            attempt_s_max=read.seconds(env, "QFLOW_NODE_TIMEOUT_S_MAX", 0.0),
             docker_image=read.text(env, "QFLOW_DOCKER_IMAGE", "qflow-python:{version}"),
             docker_runtime=read.text(env, "QFLOW_DOCKER_RUNTIME", ""),
             docker_cpus=read.integer(env, "QFLOW_DOCKER_CPUS", 1, low=1, high=1024),

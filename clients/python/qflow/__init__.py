@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         sleep,
         sleep_until,
     )
-    from qflow.authoring.graph import Options, Retry
+    from qflow.authoring.graph import Options, Retry, Runner
     from qflow.authoring.node import Node, node
     from qflow.authoring.workflow import Workflow, workflow
     from qflow.client.blocking import BlockingClient, connect_blocking
@@ -77,7 +77,7 @@ _HOMES: Final = {
     "qflow.authoring.constructs": (
         "Approval Choice after approval choice finally_ on_failure signal sleep sleep_until"
     ),
-    "qflow.authoring.graph": "Options Retry",
+    "qflow.authoring.graph": "Options Retry Runner",
     "qflow.authoring.node": "Node node",
     "qflow.authoring.workflow": "Workflow workflow",
     "qflow.client.blocking": "BlockingClient connect_blocking",
@@ -131,6 +131,7 @@ __all__ = [
     "ResourceExhaustedError",
     "Retry",
     "Run",
+    "Runner",
     "UnauthenticatedError",
     "UnavailableError",
     "UnimplementedError",

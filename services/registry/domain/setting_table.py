@@ -76,7 +76,7 @@ NODE_TIMEOUT: Final = Setting(
     default=600_000,
     minimum=1,
     maximum=_DAY_MS,
-    levels=_NODE,
+    levels=_NODE_OR_LESS,
     enforced_by="runner",
     enforcement="the runner kills the sandbox of an attempt that takes longer",
     proof="tests/integration/runner/test_attach.py::test_a_timeout_and_an_error_say_what_happened",
@@ -217,7 +217,7 @@ OUTPUT_BYTES: Final = Setting(
 )
 NODE_LIMITS: Final = (CPU, PROCESSES, OPEN_FILES, TEMPORARY_BYTES, OUTPUT_BYTES)
 # What a deployment may cap.
-CAPPED: Final = (MEMORY_LIMIT, *NODE_LIMITS)
+CAPPED: Final = (NODE_TIMEOUT, MEMORY_LIMIT, *NODE_LIMITS)
 MAX_RETRIES: Final = Setting(
     name="retry.max_retries",
     kind="integer",

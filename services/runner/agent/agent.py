@@ -2167,7 +2167,7 @@ class Residue:
                 return "threads"
             if self._others():
                 return "children"
-        return self.changed()
+        return self.changed() or ("temporary files" if ROOMS.crowded() else "")
 
     def changed(self):
         """What is not as it was, of what no call under way changes for itself alone."""
@@ -2200,6 +2200,67 @@ class Residue:
         except OSError:  # no namespace of its own: others' processes are none of its business
             return False
         return any(name.isdigit() and int(name) not in (1, own) for name in names)
+
+
+_LEFT_FILES_MAX = 256
+
+
+class Rooms:
+    """The sandbox's own temporary folders: what one call leaves there the next has to do without."""
+
+    def __init__(self, places=()):
+        self.places = [place for place in places if os.path.isdir(place)]
+        # Elsewhere they are folders of the machine's, whose room says nothing of a call's.
+        self.sized = [place for place in self.places if os.path.ismount(place)]
+        self.settle()
+
+    def settle(self):
+        """What is there now belongs to what was loaded, and stays."""
+        self.kept = [set(os.listdir(place)) for place in self.places]
+        self.floors = []
+        for place in self.sized:
+            room = os.statvfs(place)
+            blocks, files = room.f_bfree - room.f_blocks // 8, room.f_ffree - room.f_files // 8
+            self.floors.append((place, blocks, files))
+
+    def crowded(self):
+        """Whether calls left more than an eighth of a room filled."""
+        for place, blocks, files in self.floors:
+            room = os.statvfs(place)
+            if room.f_bfree < blocks or room.f_ffree < files:
+                return True
+        return False
+
+    def empty(self):
+        """Remove what a call left; False where that is too much, or does not go."""
+        left = _LEFT_FILES_MAX
+        for place, kept in zip(self.places, self.kept):
+            for name in os.listdir(place):
+                if name not in kept:
+                    left = removed(os.path.join(place, name), left)
+        return left > 0
+
+
+def removed(path, left):
+    """Remove a file or a folder with all in it; how many more may be removed, 0 after a fault."""
+    if left <= 0:
+        return 0
+    try:
+        if os.path.isdir(path) and not os.path.islink(path):
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    left = removed(entry.path, left)
+                    if left <= 0:
+                        return 0
+            os.rmdir(path)
+        else:
+            os.unlink(path)
+    except OSError:
+        return 0
+    return left - 1
+
+
+ROOMS = Rooms()
 
 
 # ---------------------------------------------------------------- loading and calling
@@ -2466,6 +2527,7 @@ class Agent:
                     apply_limits(header)
                 except OSError as problem:
                     return self.channel.write({"op": "refused", "why": str(problem)})
+                ROOMS.__init__(header.get("rooms") or ())
                 self.make_ready(header.get("egress"))
             elif header["op"] == "load":
                 self.load(header)
@@ -2518,6 +2580,7 @@ class Agent:
         wall_us = (time.perf_counter_ns() - began) // 1000
         if error is None:
             self.residue = Residue()
+            ROOMS.settle()
             self.meter.begin()
             self.channel.write({"op": "loaded", "wall_us": wall_us})
         else:
@@ -2538,6 +2601,7 @@ class Agent:
             # With more than one thread there is no fork: what another holds stays held for ever.
             if len(os.listdir("/proc/self/task")) > 1:
                 header["apart"] = "fresh"
+        ROOMS.settle()
         wall_us = (time.perf_counter_ns() - began) // 1000
         self.channel.write({"op": "loaded", "wall_us": wall_us, "apart": header["apart"]})
 
@@ -2550,6 +2614,8 @@ class Agent:
             # By the kernel, for want of memory: the runner learns that from the sandbox's end.
             os._exit(128 + _signal.SIGKILL)
         reply["recycle"] = "children" if left_running() else ""
+        if not reply["recycle"] and not ROOMS.empty():
+            reply["recycle"] = "temporary files"
         try:
             self.channel.write_text(_dump(reply), [parts], descriptors)
         except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -86,6 +87,7 @@ class Desk:
         pythons: Sequence[str],
         networks: Sequence[Reach] = (),
         refuse: str = "",
+        attempt_s_max: float = math.inf,
         trace: Trace | None = None,
     ) -> None:
         self._attempts = attempts
@@ -95,6 +97,7 @@ class Desk:
         self._trace = trace
         self._pythons = frozenset(pythons)
         self._networks = frozenset((Reach.NONE, *networks))
+        self._attempt_s_max = attempt_s_max
         self._refuse = refuse  # why nothing is taken at all; empty when all is well
         self._running: dict[UUID, Attempt] = {}
         self._owners: dict[UUID, Session] = {}
@@ -232,7 +235,7 @@ class Desk:
         if reason or definition is None:
             self._send(session, Declined(ref, token, reason))
             return
-        attempt = Attempt(_request(definition, assignment))
+        attempt = Attempt(_request(definition, assignment, self._attempt_s_max))
         self._running[ref] = attempt
         self._owners[ref] = session
         session.running += 1
@@ -288,7 +291,7 @@ class Desk:
                 len(definition.inputs),
                 lambda: self._sources(assignment.attempt_ref),
             )
-            attempt.request = _request(definition, assignment, values)
+            attempt.request = _request(definition, assignment, self._attempt_s_max, values)
         began_ns = time.time_ns()
         outcome = await self._run_once(attempt)
         if outcome.again:
@@ -458,8 +461,12 @@ _BROKEN: Final = Outcome(
 
 
 def _request(
-    definition: Definition, assignment: Assignment, values: Sequence[Value] | None = None
+    definition: Definition,
+    assignment: Assignment,
+    attempt_s_max: float,
+    values: Sequence[Value] | None = None,
 ) -> AttemptRequest:
+    asked_s = assignment.timeout_s or definition.timeout_s or _TIMEOUT_DEFAULT_S
     given = assignment.values if values is None else values
     inputs = [
         Input(name, value, conversion)
@@ -476,7 +483,7 @@ def _request(
         attempt=assignment.attempt,
         inputs=inputs,
         outputs=definition.outputs,
-        timeout_s=assignment.timeout_s or definition.timeout_s or _TIMEOUT_DEFAULT_S,
+        timeout_s=min(asked_s, attempt_s_max),
         limits=definition.limits,
         reuse=definition.reuse,
         heartbeat_timeout_s=definition.heartbeat_timeout_s,

@@ -57,6 +57,10 @@ _RESOLVES_AT_ONCE: Final = 2
 _LOCK_WAIT_S: Final = 0.05
 # Between a build and its use somebody who makes room may take it: seldom, and never so often.
 _TRIES: Final = 3
+_ONLY_WHEELS: Final = (
+    "only wheels are taken: build one where that is safe and upload it (WheelService.UploadWheel), "
+    "or choose a version that has one"
+)
 # An environment without a sandbox is held so long, in case one is just being started.
 _LET_GO_AFTER_S: Final = 60.0
 # Where another needs its room: so that one that somebody just asked for gets its sandbox.
@@ -184,10 +188,10 @@ class Environments:
                 raise Unavailable(problem.reason, str(problem), retry_after_s=5.0) from None
             if problem.reason == INDEX_REFUSES:
                 raise FailedPrecondition(problem.reason, str(problem)) from None
-            reason = (
-                "NO_BINARY" if "no usable wheels" in str(problem) else "REQUIREMENTS_UNSATISFIABLE"
-            )
-            raise _unsatisfiable(reason, str(problem)) from None
+            if "no usable wheels" in str(problem):
+                raise _unsatisfiable("NO_BINARY", f"{problem}
+{_ONLY_WHEELS}") from None
+            raise _unsatisfiable("REQUIREMENTS_UNSATISFIABLE", str(problem)) from None
         packages = packages_in(text)
         forbidden = rules.refused(packages)
         if forbidden:

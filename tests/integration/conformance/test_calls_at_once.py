@@ -225,7 +225,7 @@ async def test_what_is_left_behind_is_told_when_none_is_under_way(start: Start) 
 
 
 async def test_an_answer_for_nobody_ends_the_sandbox(start: Start) -> None:
-    """X38: of what the agent says nothing is believed; user code may have written it."""
+    """B107: of what the agent says nothing is believed; user code may have written it."""
     code = (
         "import os, struct\n"
         "async def main(x):\n"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.runner.domain.limits import MIB, Limits
+from services.runner.domain.limits import MIB, Limits, Tier
 from services.runner.gateways.sandbox.port import (
     Interpreter,
     Reply,
@@ -108,8 +108,55 @@ async def test_nothing_of_a_call_is_there_in_the_next(begin: Begin, apart: str) 
 
 
 @both
+async def test_files_that_a_call_leaves_are_gone_in_the_next(
+    begin: Begin, host: SandboxHost, apart: str
+) -> None:
+    """A folder with a link in it too; and what is too much to remove takes the sandbox with it."""
+    if host.tier is Tier.T0:
+        pytest.skip("a bare process has no temporary folder of its own")
+    code = (
+        "import os\n"
+        "def main(x):\n"
+        "    own = os.environ['TMPDIR']\n"
+        "    found = os.listdir(own)\n"
+        "    os.makedirs(own + '/a/b')\n"
+        "    os.symlink('/usr', own + '/a/link')\n"
+        "    for at in range(x): open('%s/a/b/%d' % (own, at), 'w').close()\n"
+        "    return [found, os.path.isdir('/usr/bin')]\n"
+    )
+    zygote = await begin()
+    version, _ = await zygote.prepare(apart, code, {"x": INT})
+    for _ in range(2):
+        reply = await zygote.call(version, x="20")
+        assert [[], True] == json.loads(reply.body), reply.header
+        assert "" == reply.header["recycle"]
+    reply = await zygote.call(version, x="500")
+    assert "temporary files" == reply.header["recycle"]
+
+
+async def test_files_that_an_import_makes_stay(
+    begin: Begin, host: SandboxHost, short_home: Path
+) -> None:
+    """As a library's cache does, which it made once for all forks."""
+    if host.tier is Tier.T0:
+        pytest.skip("a bare process has no temporary folder of its own")
+    environment = short_home / f"env-{uuid.uuid4()}"
+    environment.mkdir(mode=0o755)
+    module = environment / "with_cache.py"
+    module.write_text(
+        "import os\nplace = os.environ['TMPDIR'] + '/cache'\nopen(place, 'w').close()\n"
+    )
+    module.chmod(0o644)
+    zygote = await begin(environment=environment)
+    code = "import os, with_cache\ndef main():\n    return os.path.exists(with_cache.place)\n"
+    version, _ = await zygote.prepare(FORK, code)
+    for _ in range(2):
+        assert b"true" == (await zygote.call(version)).body
+
+
+@both
 async def test_how_a_call_fails_is_told_and_the_sandbox_serves_on(begin: Begin, apart: str) -> None:
-    """B100: also what ends the process, which is the call's own here."""
+    """B107: also what ends the process, which is the call's own here."""
     zygote = await begin()
     faults = {
         "def main():\n    return 1 / 0\n": "user_error",
@@ -129,7 +176,7 @@ async def test_how_a_call_fails_is_told_and_the_sandbox_serves_on(begin: Begin, 
 
 
 async def test_a_call_cannot_speak_for_the_agent(begin: Begin) -> None:
-    """X30: the runner's channel is not in the child, and what it forges is read as its own."""
+    """B107: the runner's channel is not in the child, and what it forges is read as its own."""
     zygote = await begin()
     forged = (
         "import os, struct\n"
@@ -170,8 +217,8 @@ async def test_a_call_that_is_told_to_end_may_clean_up(begin: Begin) -> None:
     code = (
         "import time\n"
         "def main():\n"
-        "    print('ready', flush=True)\n"
         "    try:\n"
+        "        print('ready', flush=True)\n"
         "        time.sleep(600)\n"
         "    finally:\n"
         "        print('cleaned', flush=True)\n"

@@ -59,7 +59,7 @@ async def test_the_schema_tells_what_is_enforced_and_by_whom(client: Client) -> 
         1,
         86_400_000,
     )
-    assert (timeout.enforced_by, list(timeout.levels)) == ("runner", [NODE])
+    assert (timeout.enforced_by, list(timeout.levels)) == ("runner", [DEPLOYMENT, NODE])
     assert not found["settings.timeout"].HasField("default_value")
     assert list(found["python_version"].levels) == [DEPLOYMENT, NODE]
     assert all(each.description and each.enforcement for each in answer.settings)

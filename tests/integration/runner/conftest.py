@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.kit.pythons import find_pythons
-from services.runner.domain.limits import Limits
+from services.kit.pythons import ask, find_pythons
+from services.runner.domain.limits import Limits, Tier
 from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost, find_bubblewrap
 from services.runner.gateways.sandbox.cgroups import CgroupHost
+from services.runner.gateways.sandbox.groups import ProcessGroups
 from services.runner.gateways.sandbox.interpreters import prepare_interpreters
-from services.runner.gateways.sandbox.port import Interpreter, Reply, Sandbox, SandboxSpec
+from services.runner.gateways.sandbox.landlock import LandlockHost
+from services.runner.gateways.sandbox.port import (
+    Interpreter,
+    Reply,
+    Sandbox,
+    SandboxHost,
+    SandboxSpec,
+)
 
 INT = {"t": "int"}
 ANY = {"t": "any"}
@@ -106,6 +116,49 @@ Start = Callable[..., Awaitable[Box]]
 @pytest.fixture
 async def start(sandbox_host: BubblewrapHost, interpreter: Interpreter) -> AsyncIterator[Start]:
     """`await start(code, inputs={"x": type}, outputs={"result": type})` gives a Box."""
+    async with _starting(sandbox_host, interpreter) as starting:
+        yield starting
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where every user may enter: a sandbox at T1 is one of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture(params=["T2", "T1"])
+def host(
+    request: pytest.FixtureRequest,
+    sandbox_host: BubblewrapHost,
+    cgroups: CgroupHost | None,
+    folder: Path,
+) -> SandboxHost:
+    """Each tier that this machine has without a daemon."""
+    if Tier(request.param) is Tier.T2:
+        return sandbox_host
+    return LandlockHost(folder / "boxes", cgroups=cgroups, groups=ProcessGroups(folder / "groups"))
+
+
+@pytest.fixture(scope="session")
+def everybodys(runner_home: Path) -> Interpreter:
+    """The system's Python, which every user may run."""
+    system = ask(Path("/usr/bin/python3"))
+    if system is None:
+        pytest.skip("the system has no Python of its own")
+    return prepare_interpreters([system], runner_home / "agent")[system.version]
+
+
+@pytest.fixture
+async def start_at(host: SandboxHost, everybodys: Interpreter) -> AsyncIterator[Start]:
+    """`start`, at each tier in turn."""
+    async with _starting(host, everybodys) as starting:
+        yield starting
+
+
+@asynccontextmanager
+async def _starting(host: SandboxHost, interpreter: Interpreter) -> AsyncIterator[Start]:
     started: list[Sandbox] = []
 
     async def starting(
@@ -120,7 +173,7 @@ async def start(sandbox_host: BubblewrapHost, interpreter: Interpreter) -> Async
         load: bool = True,
     ) -> Box:
         chosen = python or interpreter
-        sandbox = await sandbox_host.start(
+        sandbox = await host.start(
             SandboxSpec(
                 sandbox_id=uuid.uuid4(),
                 python=chosen.executable,
@@ -136,9 +189,11 @@ async def start(sandbox_host: BubblewrapHost, interpreter: Interpreter) -> Async
             assert reply.header["op"] == "loaded", reply.header
         return Box(sandbox)
 
-    yield starting
-    for sandbox in started:
-        await sandbox.kill()
+    try:
+        yield starting
+    finally:
+        for sandbox in started:
+            await sandbox.kill()
 
 
 def load_header(

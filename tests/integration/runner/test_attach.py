@@ -318,7 +318,7 @@ async def test_a_cancelled_run_leaves_no_process(orchestra: Orchestra) -> None:
 
 
 async def test_a_timeout_and_an_error_say_what_happened(orchestra: Orchestra) -> None:
-    """B97, B112."""
+    """B97."""
     async with orchestra.running(), attached(orchestra):
         slow = await run(
             orchestra,

@@ -345,7 +345,7 @@ async def test_a_file_keeps_its_name_and_bytes_and_passes_through_uncopied(bench
 
 
 async def test_what_is_no_regular_file_does_not_leave(bench: Bench) -> None:
-    """X33, X34: pipes, devices, folders, links to what is not there, and what is too large."""
+    """X35, X36, X38: pipes, devices, folders, links to what is not there, and what is too large."""
     maker = await bench.node(
         "import os\nfrom pathlib import Path\n"
         "def main(kind: str) -> Path:\n"

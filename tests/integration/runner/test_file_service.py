@@ -147,7 +147,7 @@ async def test_wrong_bytes_are_discarded_and_an_empty_file_is_a_file(caller: Cal
 async def test_a_kill_between_the_bytes_and_the_row_is_made_good_by_asking_again(
     served: Served, caller: Caller
 ) -> None:
-    """CP8."""
+    """CP11."""
     upload = await caller.create(size=3)
     await caller.write(upload, b"123")
     key = f"{served.orchestra.owner.id}/{upload.id}"

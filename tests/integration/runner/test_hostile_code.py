@@ -1,4 +1,4 @@
-"""Hostile code at run time: contained, told, and the neighbours unharmed."""
+"""Hostile code at each tier: contained, told, and the neighbours unharmed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from services.runner.domain.limits import MIB, Limits
+from services.runner.domain.limits import MIB, Limits, Tier
 from services.runner.gateways.sandbox.bubblewrap import BubblewrapHost
 from services.runner.gateways.sandbox.canary import probe
 from services.runner.gateways.sandbox.port import Interpreter, Sandbox, SandboxDied
@@ -23,16 +23,16 @@ from tests.integration.runner.conftest import INT, Start
 async def test_the_default_tier_is_proven_by_its_own_attacks(
     sandbox_host: BubblewrapHost, interpreters: dict[str, Interpreter]
 ) -> None:
-    """E15, X30-X45: the canary tries; every Python holds."""
+    """E15, X30-X34, X37, X45: the canary tries; every Python holds."""
     for interpreter in (interpreters[min(interpreters)], interpreters[max(interpreters)]):
         found = await probe(sandbox_host, interpreter)
         assert "T2" == found.tier, found.open
         assert [] == found.open
 
 
-async def test_a_fork_bomb_meets_the_limit_of_processes(start: Start) -> None:
+async def test_a_fork_bomb_meets_the_limit_of_processes(start_at: Start) -> None:
     """B95."""
-    box = await start(
+    box = await start_at(
         "import os, time\n"
         "def main():\n"
         "    made = 0\n"
@@ -46,15 +46,16 @@ async def test_a_fork_bomb_meets_the_limit_of_processes(start: Start) -> None:
         "    return made\n",
         limits=Limits(processes=32),
     )
-    neighbour = await start("def main(x):\n    return x\n", inputs={"x": INT})
+    neighbour = await start_at("def main(x):\n    return x\n", inputs={"x": INT})
     assert await box.value() < 32
     assert 1 == await neighbour.value(x="1")
     pids = _group_of(box.sandbox)
+    assert len(pids) > 8
     await box.sandbox.kill()
     await _until(lambda: not any(_alive(pid) for pid in pids))
 
 
-async def test_a_memory_bomb_ends_as_out_of_memory(start: Start) -> None:
+async def test_a_memory_bomb_ends_as_out_of_memory(start_at: Start) -> None:
     """B96, F29."""
     listed = (
         "def main():\n    held = []\n    while True:\n        held.append(bytearray(1 << 22))\n"
@@ -64,7 +65,7 @@ async def test_a_memory_bomb_ends_as_out_of_memory(start: Start) -> None:
         "    for at in range(0, 1 << 30, 4096):\n        m[at] = 1\n"
     )
     for code in (listed, mapped):
-        box = await start(code, limits=Limits(memory_bytes=64 * MIB))
+        box = await start_at(code, limits=Limits(memory_bytes=64 * MIB))
         began = time.monotonic()
         with pytest.raises(SandboxDied) as died:
             await box.call()
@@ -72,43 +73,9 @@ async def test_a_memory_bomb_ends_as_out_of_memory(start: Start) -> None:
         assert time.monotonic() - began < 5
 
 
-async def test_code_that_ignores_signals_and_double_forks_is_gone_after_the_kill(
-    start: Start,
-) -> None:
-    """B97, B98, G5, R30."""
-    box = await start(
-        "import os, signal, time\n"
-        "def main():\n"
-        "    for number in range(1, 32):\n"
-        "        try:\n"
-        "            signal.signal(number, signal.SIG_IGN)\n"
-        "        except (OSError, ValueError):\n"
-        "            pass\n"
-        "    if os.fork() == 0:\n"
-        "        os.setsid()\n"
-        "        if os.fork() == 0:\n"
-        "            while True: time.sleep(1)\n"
-        "        os._exit(0)\n"
-        "    print('ready', flush=True)\n"
-        "    while True:\n"
-        "        pass\n"
-    )
-    calling = asyncio.create_task(box.call())
-    await _until(lambda: "ready" in box.sandbox.output_tails()[0])
-    pids = _group_of(box.sandbox)
-    assert len(pids) >= 2
-    began = time.monotonic()
-    await box.sandbox.kill(grace_s=0.2)
-    with pytest.raises(SandboxDied, match="stopped"):
-        await calling
-    # Each has its SIGKILL by now; the kernel takes them down one after the other.
-    await _until(lambda: not any(_alive(pid) for pid in pids))
-    assert time.monotonic() - began < 7
-
-
-async def test_endless_output_keeps_its_end_with_a_mark(start: Start) -> None:
+async def test_endless_output_keeps_its_end_with_a_mark(start_at: Start) -> None:
     """B99."""
-    box = await start(
+    box = await start_at(
         "import os\n"
         "def main():\n"
         "    for _ in range(300):\n"
@@ -126,11 +93,12 @@ async def test_endless_output_keeps_its_end_with_a_mark(start: Start) -> None:
     assert "" == stderr
 
 
-async def test_a_full_tmp_is_the_sandboxs_own_problem(start: Start) -> None:
+async def test_a_full_tmp_is_the_sandboxs_own_problem(start_at: Start) -> None:
     """B100."""
-    box = await start(
+    box = await start_at(
+        "import os\n"
         "def main():\n"
-        "    with open('/tmp/sparse', 'wb') as file:\n"
+        "    with open(os.environ['TMPDIR'] + '/large', 'wb') as file:\n"
         "        try:\n"
         "            for _ in range(1000):\n"
         "                file.write(b'x' * (1 << 20))\n"
@@ -139,12 +107,13 @@ async def test_a_full_tmp_is_the_sandboxs_own_problem(start: Start) -> None:
         "            return problem.strerror\n",
         limits=Limits(temporary_bytes=8 * MIB),
     )
-    assert "No space left on device" == await box.value()
+    # Of a folder of the machine's a single file is bounded; its sum, see test_hostile_tiers.
+    assert await box.value() in {"No space left on device", "File too large"}
 
 
-async def test_descriptors_and_threads_have_limits(start: Start) -> None:
+async def test_descriptors_and_threads_have_limits(start_at: Start) -> None:
     """B101."""
-    box = await start(
+    box = await start_at(
         "import os, threading, time\n"
         "def main():\n"
         "    held, threads = [], 0\n"
@@ -169,23 +138,23 @@ async def test_descriptors_and_threads_have_limits(start: Start) -> None:
     assert threads < 64
 
 
-async def test_a_process_that_ends_never_counts_as_returned(start: Start) -> None:
+async def test_a_process_that_ends_never_counts_as_returned(start_at: Start) -> None:
     """B107."""
     for code, seen in (
         ("import os\ndef main():\n    os._exit(0)\n", "exit status 0"),
         ("import ctypes\ndef main():\n    ctypes.string_at(0)\n", "SIGSEGV"),
     ):
-        box = await start(code)
+        box = await start_at(code)
         with pytest.raises(SandboxDied, match=seen):
             await box.call()
-    box = await start("import sys\ndef main():\n    sys.exit(0)\n")
+    box = await start_at("import sys\ndef main():\n    sys.exit(0)\n")
     assert "exited" == (await box.error())["type"]
 
 
-async def test_nothing_of_the_machine_is_to_be_seen(start: Start, tmp_path: Path) -> None:
+async def test_nothing_of_the_machine_is_to_be_seen(start_at: Start, tmp_path: Path) -> None:
     """B102, B103, X30-X32: files, environment and processes of others, places on the machine."""
     (tmp_path / "secret").write_text("canary")
-    box = await start(
+    box = await start_at(
         "import os\n"
         "def main(places):\n"
         "    found = []\n"
@@ -195,15 +164,19 @@ async def test_nothing_of_the_machine_is_to_be_seen(start: Start, tmp_path: Path
         "        except OSError:\n"
         "            pass\n"
         "    names = sorted(os.environ)\n"
-        "    first = open('/proc/1/cmdline').read().split('\\0')\n"
-        "    return [found, names, os.getuid(), sorted(os.listdir('/')), first]\n",
+        "    try: first = open('/proc/1/cmdline').read().split('\\0')\n"
+        "    except OSError: first = []\n"
+        "    try: root = sorted(os.listdir('/'))\n"
+        "    except OSError: root = []\n"
+        "    return [found, names, os.getuid(), root, first]\n",
         inputs={"places": {"t": "list", "item": {"t": "str"}}},
     )
     places = ["/proc/1/environ", "/etc/shadow", "/etc/passwd", "/proc/1/mem", "/root/.bashrc"]
     places.append(str(tmp_path / "secret"))
     found, environment, uid, root, first = await box.value(places=json.dumps(places))
     assert [] == found
-    assert 61184 <= uid <= 65534
+    assert uid != os.getuid() or box.sandbox.tier is Tier.T1
+    assert uid != 0
     assert [] == [part for part in first if "bind" in part or part.endswith(".pyc")]
     assert [] == [name for name in environment if "QFLOW" in name or "TOKEN" in name]
     assert set(root) <= {
@@ -213,15 +186,15 @@ async def test_nothing_of_the_machine_is_to_be_seen(start: Start, tmp_path: Path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a user for each sandbox")
-async def test_what_the_kernel_counts_by_user_is_each_sandboxs_own(start: Start) -> None:
+async def test_what_the_kernel_counts_by_user_is_each_sandboxs_own(start_at: Start) -> None:
     """B101: inotify instances, pipes' pages, queued signals: one takes none from another."""
     code = "import os\ndef main():\n    return os.getuid()\n"
-    assert await (await start(code)).value() != await (await start(code)).value()
+    assert await (await start_at(code)).value() != await (await start_at(code)).value()
 
 
-async def test_no_kind_of_network_answers(start: Start) -> None:
-    """B104, X44."""
-    box = await start(
+async def test_no_kind_of_network_answers(start_at: Start) -> None:
+    """B104, X40, X45."""
+    box = await start_at(
         "import socket\n"
         "def main():\n"
         "    out = {}\n"
@@ -242,9 +215,9 @@ async def test_no_kind_of_network_answers(start: Start) -> None:
     assert {"Operation not permitted"} == set((await box.value()).values())
 
 
-async def test_dangerous_system_calls_are_refused(start: Start) -> None:
-    """B114, X37, X39-X41: namespaces, mounts, tracing, bpf, io_uring, keys, terminal input."""
-    box = await start(
+async def test_dangerous_system_calls_are_refused(start_at: Start) -> None:
+    """B114, X37, X41, X42: namespaces, mounts, tracing, bpf, io_uring, keys, terminal input."""
+    box = await start_at(
         "import ctypes, os\n"
         "def main():\n"
         "    libc = ctypes.CDLL(None, use_errno=True)\n"
@@ -268,10 +241,11 @@ async def test_dangerous_system_calls_are_refused(start: Start) -> None:
     assert {} == {name: number for name, number in refused.items() if number != 1}
 
 
-async def test_killing_everything_kills_only_itself(start: Start) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="where this fails it would end all of one user's")
+async def test_killing_everything_kills_only_itself(start_at: Start) -> None:
     """X43: kill(-1)."""
-    neighbour = await start("def main(x):\n    return x\n", inputs={"x": INT})
-    box = await start(
+    neighbour = await start_at("def main(x):\n    return x\n", inputs={"x": INT})
+    box = await start_at(
         "import os, signal\ndef main():\n    os.kill(-1, signal.SIGKILL)\n    return 1\n"
     )
     with suppress(SandboxDied):
@@ -279,8 +253,8 @@ async def test_killing_everything_kills_only_itself(start: Start) -> None:
     assert 2 == await neighbour.value(x="2")
 
 
-async def test_what_a_call_leaves_behind_is_noticed(start: Start) -> None:
-    """B109, X45: threads, children, folder, environment, signal handlers, timers, tasks."""
+async def test_what_a_call_leaves_behind_is_noticed(start_at: Start) -> None:
+    """B109, X44: threads, children, folder, environment, signal handlers, timers, tasks."""
     header = "import os, signal, subprocess, sys, threading, time, asyncio\n"
     for code, left in (
         ("threading.Thread(target=time.sleep, args=(60,), daemon=True).start()", "threads"),
@@ -293,18 +267,18 @@ async def test_what_a_call_leaves_behind_is_noticed(start: Start) -> None:
         ("sys.stdout = None", "streams"),
         ("pass", ""),
     ):
-        box = await start(f"{header}def main():\n    {code}\n    return 1\n")
+        box = await start_at(f"{header}def main():\n    {code}\n    return 1\n")
         reply = await box.call()
         assert left == reply.header["recycle"], code
-    box = await start(
+    box = await start_at(
         f"{header}async def main():\n    asyncio.ensure_future(asyncio.sleep(60))\n    return 1\n"
     )
     assert "asyncio tasks" == (await box.call()).header["recycle"]
 
 
-async def test_printing_a_frame_is_printing(start: Start) -> None:
+async def test_printing_a_frame_is_printing(start_at: Start) -> None:
     """What user code writes to its streams is never taken for a result."""
-    box = await start(
+    box = await start_at(
         "import os, struct, json\n"
         "def main():\n"
         "    head = json.dumps({'op': 'result', 'id': 1, 'outputs': [['result', 2]]}).encode()\n"
@@ -327,13 +301,13 @@ async def test_printing_a_frame_is_printing(start: Start) -> None:
     ids=["a result and then junk", "too deep", "no text", "too large"],
 )
 async def test_who_breaks_the_channels_rules_is_ended_and_costs_no_more(
-    start: Start, sent: str, then: str
+    start_at: Start, sent: str, then: str
 ) -> None:
     """B107: a forged result, or none that can be read, and then bytes without end."""
     loop = asyncio.get_running_loop()
     problems: list[object] = []
     loop.set_exception_handler(lambda _, context: problems.append(context))
-    box = await start(
+    box = await start_at(
         "import os, struct\n"
         "def frame(head):\n"
         "    return struct.pack('!II', len(head), 0) + head\n"
@@ -351,9 +325,9 @@ async def test_who_breaks_the_channels_rules_is_ended_and_costs_no_more(
     assert [] == problems
 
 
-async def test_a_hostile_exception_is_truncated(start: Start) -> None:
+async def test_a_hostile_exception_is_truncated(start_at: Start) -> None:
     """B110."""
-    box = await start(
+    box = await start_at(
         "class Bad(Exception):\n"
         "    def __str__(self): raise RuntimeError('no')\n"
         "def main(kind):\n"

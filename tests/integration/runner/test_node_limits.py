@@ -133,6 +133,18 @@ async def test_a_deployment_allows_no_more_than_it_says(orchestra: Orchestra) ->
     assert [10, 100 << 20] == [told["pids"], told["memory_bytes"]]
 
 
+async def test_a_deployment_lets_no_attempt_take_longer_than_it_says(orchestra: Orchestra) -> None:
+    """X20: the node asks for an hour."""
+    code = "import time\ndef main(x: int) -> int:\n    time.sleep(600)\n    return x\n"
+    async with orchestra.running(), attached(orchestra, QFLOW_NODE_TIMEOUT_S_MAX="0.5"):
+        done = await run(orchestra, single(orchestra, code, timeout_ms=3_600_000))
+    assert execution_pb2.EXECUTION_STATUS_FAILED == done.status
+    assert ("timeout", "the attempt took longer than 0.5 s") == (
+        done.error.error_type,
+        done.error.message,
+    )
+
+
 def test_what_is_in_force_is_asked_for_or_the_default_within_caps_that_let_it_start() -> None:
     assert Limits() == limits_of(Asked(), Asked())
     assert 7 << 30 == limits_of(Asked(memory_bytes=7 << 30), Asked()).memory_bytes

@@ -191,7 +191,7 @@ async def test_the_bytes_of_a_deleted_file_go_after_its_row(
 async def test_bytes_whose_row_a_kill_prevented_are_removed_once_they_are_old(
     database: Database, tmp_path: Path
 ) -> None:
-    """CP8, I20: of a file, and of an upload; what has a row stays, and what is new."""
+    """CP11, I20: of a file, and of an upload; what has a row stays, and what is new."""
     pool = await open_pool(database.url("qflow_runner_engine"), application_name="t", size_max=2)
     store = FileStore(tmp_path)
     kept, left, partial, uploading, new = (uuid.uuid4() for _ in range(5))

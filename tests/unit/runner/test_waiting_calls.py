@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,7 +53,7 @@ class Sandbox:
 class Spares:
     """Starts sandboxes; those whose number is in `failing` die."""
 
-    def __init__(self, *, failing: set[int]) -> None:
+    def __init__(self, *, failing: Collection[int]) -> None:
         self.started = 0
         self._failing = failing
 
@@ -60,6 +62,8 @@ class Spares:
         if self.started in self._failing:
             raise SandboxDied("it did not start")
         return Sandbox()
+
+    async def shrink(self) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -81,16 +85,21 @@ class OwnRows(Loader):
         return Row()
 
 
-def a_pool(*, failing: set[int]) -> tuple[InterpreterPool, Spares]:
+def a_pool(
+    *,
+    failing: Collection[int] = frozenset(),
+    sandboxes_max: int = 16,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[InterpreterPool, Spares]:
     spares = Spares(failing=failing)
     loader = OwnRows(spares=cast("Any", spares), rows=cast("Any", None), tier=Tier.T2)
-    return InterpreterPool(loader=loader, sandboxes_max=16), spares
+    return InterpreterPool(loader=loader, sandboxes_max=sandboxes_max, clock=clock), spares
 
 
-def a_need() -> Need:
+def a_need(version_number: int = 2) -> Need:
     version = NodeVersion(
         tenant_id=uuid.UUID(int=1),
-        id=uuid.UUID(int=2),
+        id=uuid.UUID(int=version_number),
         python_version="3.11",
         code="",
         main_function="main",
@@ -127,7 +136,7 @@ async def test_a_call_is_served_though_the_start_that_was_meant_for_it_failed() 
 
 
 async def test_a_call_is_served_though_every_call_before_it_ends_its_interpreter() -> None:
-    pool, spares = a_pool(failing=set())
+    pool, spares = a_pool()
     served = 0
 
     async def call() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,6 +15,8 @@ from qflow.exceptions import AuthoringError
 from qflow.types import Type
 
 Isolation: TypeAlias = Literal["warm", "fork", "fresh", "container"]
+Network: TypeAlias = Literal["none", "egress", "host"]
+Tier: TypeAlias = Literal["T0", "T1", "T2", "T3", "T4"]
 EdgeKind: TypeAlias = Literal["order", "branch", "failure"]
 
 
@@ -35,6 +37,20 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Runner:
+    """What a place requires of the machine that runs it; nothing of it is set aside.
+
+    `isolation` is the weakest tier that will do.
+    """
+
+    isolation: Tier | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    cpus: int = 0
+    memory_bytes: int = 0
+    gpus: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How a place runs; what is not said is the server's default."""
 
@@ -43,8 +59,16 @@ class Options:
     timeout: timedelta | None = None
     queue_timeout: timedelta | None = None
     total_timeout: timedelta | None = None
+    heartbeat_timeout: timedelta | None = None
     memory_bytes: int = 0
     cpu_millicores: int = 0
+    processes: int = 0
+    open_files: int = 0
+    temporary_bytes: int = 0
+    output_bytes: int = 0
+    network: Network | None = None
+    egress_hosts: Sequence[str] = ()
+    runner: Runner | None = None
     cache_ttl: timedelta | None = None
     reuse: Isolation | None = None
     concurrency: int = 0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
 from qflow import values
 from qflow.authoring.constructs import ApprovalSpec, ChoiceSpec, SignalSpec, SleepSpec
-from qflow.authoring.graph import Options, Place, Retry
+from qflow.authoring.graph import Options, Place, Retry, Runner
 from qflow.authoring.node import Node
 from qflow.authoring.workflow import Workflow
 from qflow.exceptions import AuthoringError
@@ -18,6 +18,7 @@ from qflow.isolation.v1 import isolation_pb2
 from qflow.registry.v1 import workflow_pb2
 from qflow.types import ANY, Collection, Type, to_text
 
+T = TypeVar("T")
 # Of a node or a sub-workflow: its id and the version that is meant.
 Stored = tuple[str, int]
 
@@ -27,6 +28,20 @@ _REUSE: Final = {
     "fresh": isolation_pb2.REUSE_FRESH,
     "container": isolation_pb2.REUSE_CONTAINER,
 }
+_NETWORK: Final = {
+    "none": isolation_pb2.NETWORK_NONE,
+    "egress": isolation_pb2.NETWORK_EGRESS,
+    "host": isolation_pb2.NETWORK_HOST,
+}
+_TIER: Final = {
+    "T0": isolation_pb2.TIER_T0,
+    "T1": isolation_pb2.TIER_T1,
+    "T2": isolation_pb2.TIER_T2,
+    "T3": isolation_pb2.TIER_T3,
+    "T4": isolation_pb2.TIER_T4,
+}
+_DURATIONS: Final = ("timeout", "queue_timeout", "total_timeout", "heartbeat_timeout", "cache_ttl")
+_LIMITS: Final = ("cpu_millicores", "processes", "open_files", "temporary_bytes", "output_bytes")
 _JOIN: Final = {
     "any": workflow_pb2.JOIN_KIND_ANY,
     "all_done": workflow_pb2.JOIN_KIND_ALL_DONE,
@@ -136,15 +151,13 @@ def _construct(  # noqa: C901  # one table
 def _options(made: workflow_pb2.WorkflowNode, options: Options) -> None:
     if options.retry is not None:
         made.retry.CopyFrom(_retry(options.retry))
-    for name in ("timeout", "queue_timeout", "total_timeout", "cache_ttl"):
+    for name in _DURATIONS:
         given: timedelta | None = getattr(options, name)
         if given is not None:
             getattr(made, name).CopyFrom(_duration(given))
-    made.memory_limit_bytes = options.memory_bytes
-    if options.cpu_millicores:
-        made.limits.cpu_millicores = options.cpu_millicores
+    _resources(made, options)
     if options.reuse is not None:
-        made.reuse = _REUSE[options.reuse]
+        made.reuse = _one_of(_REUSE, options.reuse, "reuse")
     made.concurrency = options.concurrency
     made.condition = options.condition
     if isinstance(options.join, int):
@@ -153,6 +166,37 @@ def _options(made: workflow_pb2.WorkflowNode, options: Options) -> None:
         made.join.kind = _JOIN[options.join]
     if options.continue_on_failure:
         made.on_failure = workflow_pb2.FAILURE_POLICY_CONTINUE
+
+
+def _resources(made: workflow_pb2.WorkflowNode, options: Options) -> None:
+    """Write what a place may use and reach, and what it needs of a machine."""
+    made.memory_limit_bytes = options.memory_bytes
+    for name in _LIMITS:
+        if limit := getattr(options, name):
+            setattr(made.limits, name, limit)
+    if options.network is not None:
+        made.network = _one_of(_NETWORK, options.network, "network")
+    made.egress_hosts.extend(options.egress_hosts)
+    if options.runner is not None:
+        made.runner.CopyFrom(_runner(options.runner))
+
+
+def _runner(runner: Runner) -> workflow_pb2.RunnerRequirements:
+    made = workflow_pb2.RunnerRequirements(
+        labels=runner.labels,
+        cpus=runner.cpus,
+        memory_bytes=runner.memory_bytes,
+        gpus=runner.gpus,
+    )
+    if runner.isolation is not None:
+        made.isolation = _one_of(_TIER, runner.isolation, "runner.isolation")
+    return made
+
+
+def _one_of(known: Mapping[str, T], given: str, name: str) -> T:
+    if given not in known:
+        raise AuthoringError(f"{name}: {given!r} is none of {', '.join(known)}")
+    return known[given]
 
 
 def _retry(retry: Retry) -> workflow_pb2.RetryPolicy:

@@ -8,35 +8,31 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from services.runner.domain.limits import Tier
-from services.runner.domain.secrets import NO_MASK, Mask
 from services.runner.gateways.docker.daemon import FAULTS, Daemon, End
 from services.runner.gateways.docker.gate import Gate
 from services.runner.gateways.docker.options import ENVIRONMENT_PATH, FILES_PATH, OUTPUT_PATH
-from services.runner.gateways.sandbox.channel import AgentChannel
-from services.runner.gateways.sandbox.output import Output
+from services.runner.gateways.sandbox.held import HeldAgent
 from services.runner.gateways.sandbox.port import (
     Header,
-    OnBeat,
-    OutputSink,
     Reply,
     SandboxDied,
     SandboxSpec,
     SandboxUsage,
     status_text,
 )
-from services.runner.gateways.sandbox.shared import SharedAgent
 from services.runner.gateways.sandbox.way_out import make_ready
 
 _START_TIMEOUT_S: Final = 60.0  # the daemon may be busy with others' containers
 _DEATH_TIMEOUT_S: Final = 10.0
 
 
-class Container:
+class Container(HeldAgent):
     """A long-lived container; its calls go over descriptors that the gate handed in."""
 
     def __init__(
         self, spec: SandboxSpec, *, name: str, tier: Tier, daemon: Daemon, gate: Gate
     ) -> None:
+        super().__init__(on_fault=self._kill_soon)
         self.spec = spec
         self.name = name
         self.tier = tier
@@ -45,29 +41,11 @@ class Container:
         self.output_path = OUTPUT_PATH if spec.exchange is not None else ""
         self._daemon = daemon
         self._gate = gate
-        self._loop = asyncio.get_running_loop()
-        self._output = Output(self._loop)
-        self._channel = AgentChannel(
-            self._loop,
-            on_fault=self._kill_soon,
-            on_log=self._output.told,
-            on_beat=self._output.beaten,
-        )
-        self._ended: asyncio.Future[int] = self._loop.create_future()
         self._container = ""
         self._killed = False
         self._usage = SandboxUsage()
         self._settling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-
-    @property
-    def ended(self) -> asyncio.Future[int]:
-        """Done, with the exit status, once the container is gone."""
-        return self._ended
-
-    def alive(self) -> bool:
-        """Tell whether the container still runs and can answer."""
-        return not self._ended.done() and not self._channel.broken
 
     async def begin(self, options: Mapping[str, Any], setup: Header) -> None:
         """Start it and await its agent, which then lowers its own rights; raises SandboxDied."""
@@ -106,41 +84,6 @@ class Container:
             self._channel.far_end.close()
             self._output.close_write_ends()
             await self._daemon.call(self._gate.close)
-
-    async def request(
-        self,
-        header: Header,
-        body: bytes = b"",
-        *,
-        reply_bytes_max: int = 1 << 20,
-        descriptors_max: int = 0,
-    ) -> Reply:
-        """Send one frame and await its answer; raises SandboxDied."""
-        answer = self._channel.expect(
-            reply_bytes_max=reply_bytes_max, descriptors_max=descriptors_max
-        )
-        self._channel.send(header, body)
-        return await answer
-
-    def begin_output(
-        self,
-        sink: OutputSink | None = None,
-        on_beat: OnBeat | None = None,
-        mask: Mask = NO_MASK,
-    ) -> None:
-        """Forget what was printed until now; a sink takes what follows, `on_beat` heartbeats.
-
-        Nothing that the mask takes out is kept or passed on.
-        """
-        self._output.begin(sink, on_beat, mask)
-
-    def output_tails(self) -> tuple[str, str]:
-        """Give what was printed since `begin_output`."""
-        return self._output.tails()
-
-    def share(self, *, reply_bytes_max: int) -> SharedAgent:
-        """Let several calls be under way from now on."""
-        return SharedAgent(self._channel, self._output, reply_bytes_max=reply_bytes_max)
 
     def usage(self) -> SandboxUsage:
         """Give what the daemon counted, as it was last read: before the container was ended."""

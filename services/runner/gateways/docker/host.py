@@ -23,6 +23,7 @@ from services.runner.gateways.docker.container import Container
 from services.runner.gateways.docker.daemon import FAULTS, Daemon
 from services.runner.gateways.docker.gate import Gate
 from services.runner.gateways.docker.options import Shape, container_name, create_options
+from services.runner.gateways.sandbox.bubblewrap import TEMPORARY
 from services.runner.gateways.sandbox.port import (
     Interpreter,
     Sandbox,
@@ -149,7 +150,13 @@ class DockerHost:
         options = create_options(self._shape, spec, image=image, python=python, gate=gate.folder)
         rlimits = {"CORE": 0, "MEMLOCK": 0}
         bars = self._filters[spec.limits.network.reach]
-        setup = {"op": "setup", "uid": None, "rlimits": rlimits, "filter": bars}
+        setup = {
+            "op": "setup",
+            "uid": None,
+            "rlimits": rlimits,
+            "filter": bars,
+            "rooms": TEMPORARY,
+        }
         await container.begin(options, setup)
         return container
 

@@ -31,6 +31,8 @@ _NAMES: Final = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/s
 _ENVIRONMENT_PATH: Final = "/qflow/environment"
 _FILES_PATH: Final = "/qflow/files"
 _OUTPUT_PATH: Final = "/qflow/output"
+# File systems in memory, of the sandbox's own.
+TEMPORARY: Final = ("/dev/shm", "/tmp")  # noqa: S108
 SANDBOX_ENVIRONMENT: Final = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/tmp",  # noqa: S108 - the sandbox's own
@@ -118,7 +120,7 @@ class BubblewrapHost:
         if cgroup is None:
             rlimits["AS"] = spec.limits.memory_bytes * 4
             rlimits["NPROC"] = spec.limits.processes  # counted within the user namespace
-        await sandbox.become_ready(uid=next(self._users), rlimits=rlimits)
+        await sandbox.become_ready(uid=next(self._users), rlimits=rlimits, rooms=TEMPORARY)
         return sandbox
 
     async def living(self) -> set[UUID]:
@@ -215,7 +217,7 @@ def _filesystem(spec: SandboxSpec) -> list[str]:
         argv += ["--bind", str(output_of(spec.exchange)), _OUTPUT_PATH]
     argv += ["--proc", "/proc", "--dev", "/dev"]
     size = str(spec.limits.temporary_bytes)
-    for place in ("/dev/shm", "/tmp"):  # noqa: S108
+    for place in TEMPORARY:
         argv += ["--perms", "1777", "--size", size, "--tmpfs", place]
     for host, place in spec.binds:
         argv += [*_parents(Path(place), made), "--bind", str(host), place]

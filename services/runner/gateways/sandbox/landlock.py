@@ -20,6 +20,7 @@ from services.runner.gateways.sandbox.exchange import files_of, output_of
 from services.runner.gateways.sandbox.groups import ProcessGroups
 from services.runner.gateways.sandbox.port import Sandbox, SandboxDied, SandboxSpec
 from services.runner.gateways.sandbox.process import SandboxProcess
+from services.runner.gateways.sandbox.room import hold
 from services.runner.gateways.sandbox.seccomp import build_filter
 
 _READ: Final = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
@@ -42,6 +43,7 @@ class LandlockHost:
         self._folder = folder
         self._cgroups = cgroups
         self._groups = groups
+        self._holding: set[asyncio.Future[None]] = set()
         self._users = users_of_sandboxes(as_root=os.geteuid() == 0)
         self._filter = base64.b64encode(build_filter(namespaced=False)).decode()
 
@@ -90,7 +92,7 @@ class LandlockHost:
         rlimits = {
             "CORE": 0,
             "NOFILE": spec.limits.open_files,
-            # One number for all files: its folder has no size of its own, so this bounds that too.
+            # Of one file, at once; the sum of all is looked at now and then.
             "FSIZE": spec.limits.temporary_bytes,
         }
         if cgroup is None:
@@ -102,11 +104,15 @@ class LandlockHost:
             await sandbox.become_ready(
                 uid=uid,
                 rlimits=rlimits,
+                rooms=[str(own)],
                 confine={"read": read, "write": write, "filter": self._filter},
             )
         except SandboxDied:
             self._groups.forget(name)  # now, and not only when the loop comes to it
             raise
+        holding = asyncio.ensure_future(hold(sandbox, own, spec.limits.temporary_bytes))
+        self._holding.add(holding)
+        holding.add_done_callback(self._holding.discard)
         return sandbox
 
     async def living(self) -> set[UUID]:

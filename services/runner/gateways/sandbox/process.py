@@ -13,22 +13,16 @@ from pathlib import Path
 from typing import Final
 
 from services.runner.domain.limits import Tier
-from services.runner.domain.secrets import NO_MASK, Mask
 from services.runner.gateways.sandbox.cgroups import Cgroup, no_processors
-from services.runner.gateways.sandbox.channel import AgentChannel
 from services.runner.gateways.sandbox.exchange import files_of, output_of
-from services.runner.gateways.sandbox.output import Output
+from services.runner.gateways.sandbox.held import HeldAgent
 from services.runner.gateways.sandbox.port import (
     Header,
-    OnBeat,
-    OutputSink,
-    Reply,
     SandboxDied,
     SandboxSpec,
     SandboxUsage,
     status_text,
 )
-from services.runner.gateways.sandbox.shared import SharedAgent
 from services.runner.gateways.sandbox.way_out import make_ready
 
 START_TIMEOUT_S: Final = 20.0
@@ -36,7 +30,7 @@ START_TIMEOUT_S: Final = 20.0
 _DEATH_TIMEOUT_S: Final = 5.0
 
 
-class SandboxProcess:
+class SandboxProcess(HeldAgent):
     """A sandbox made of processes on this machine."""
 
     def __init__(
@@ -52,26 +46,19 @@ class SandboxProcess:
     ) -> None:
         if cgroup is None and spec.limits.cpu_millicores:
             raise no_processors()
+        super().__init__(on_fault=self._kill_all)
         self.spec = spec
         self.name = f"{kind}:{spec.sandbox_id}"
         self.tier = tier
         self.environment_path = str(spec.environment or "")
         self.files_path = str(files_of(spec.exchange)) if spec.exchange else ""
         self.output_path = str(output_of(spec.exchange)) if spec.exchange else ""
-        self._loop = asyncio.get_running_loop()
         self._cgroup = cgroup
-        self._output = Output(self._loop)
-        self._channel = AgentChannel(
-            self._loop,
-            on_fault=self._kill_all,
-            on_log=self._output.told,
-            on_beat=self._output.beaten,
-        )
-        self._ended: asyncio.Future[int] = self._loop.create_future()
         self._agent_pid = 0
         self._members: list[int] = []
         self._usage = SandboxUsage()
         self._killed = False
+        self._why = ""
         self._releasing: asyncio.Future[None] | None = None
         stdout, stderr = self._output.write_ends
         argv, descriptors = command(self._channel.far_end.fileno())
@@ -104,23 +91,22 @@ class SandboxProcess:
         self._loop.add_reader(self._pidfd, self._exited)
 
     @property
-    def ended(self) -> asyncio.Future[int]:
-        """Done, with the exit status, once the sandbox is gone."""
-        return self._ended
-
-    @property
     def pid(self) -> int:
         """The outermost process."""
         return self._process.pid
 
-    def alive(self) -> bool:
-        """Tell whether the sandbox still runs and can answer."""
-        return not self._ended.done() and not self._channel.broken
-
     async def become_ready(
-        self, *, uid: int | None, rlimits: dict[str, int], confine: Header | None = None
+        self,
+        *,
+        uid: int | None,
+        rlimits: dict[str, int],
+        rooms: Sequence[str] = (),
+        confine: Header | None = None,
     ) -> None:
-        """Take the agent's greeting, confine it, and let it give up its rights."""
+        """Take the agent's greeting, confine it, and let it give up its rights.
+
+        `rooms` are temporary folders of the sandbox's own: what calls leave there is looked for.
+        """
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 hello = await self._channel.expect()
@@ -131,7 +117,7 @@ class SandboxProcess:
                 else:  # to move another process may take the kernel a while
                     await asyncio.to_thread(self._confine)
                 setup = {"op": "setup", "uid": uid, "rlimits": rlimits, "confine": confine}
-                await make_ready(self, setup)
+                await make_ready(self, {**setup, "rooms": rooms})
         except TimeoutError:
             await self.kill()
             raise SandboxDied("the sandbox did not start in time") from None
@@ -147,41 +133,6 @@ class SandboxProcess:
         except BaseException:
             await self.kill()
             raise
-
-    async def request(
-        self,
-        header: Header,
-        body: bytes = b"",
-        *,
-        reply_bytes_max: int = 1 << 20,
-        descriptors_max: int = 0,
-    ) -> Reply:
-        """Send one frame and await its answer; raises SandboxDied."""
-        answer = self._channel.expect(
-            reply_bytes_max=reply_bytes_max, descriptors_max=descriptors_max
-        )
-        self._channel.send(header, body)
-        return await answer
-
-    def begin_output(
-        self,
-        sink: OutputSink | None = None,
-        on_beat: OnBeat | None = None,
-        mask: Mask = NO_MASK,
-    ) -> None:
-        """Forget what was printed until now; a sink takes what follows, `on_beat` heartbeats.
-
-        Nothing that the mask takes out is kept or passed on.
-        """
-        self._output.begin(sink, on_beat, mask)
-
-    def output_tails(self) -> tuple[str, str]:
-        """Give what was printed since `begin_output`."""
-        return self._output.tails()
-
-    def share(self, *, reply_bytes_max: int) -> SharedAgent:
-        """Let several calls be under way from now on."""
-        return SharedAgent(self._channel, self._output, reply_bytes_max=reply_bytes_max)
 
     def usage(self) -> SandboxUsage:
         """Read what its control group counted until now, also after its end."""
@@ -203,6 +154,11 @@ class SandboxProcess:
             await asyncio.wait((self._ended,), timeout=_DEATH_TIMEOUT_S)
         await self._release()
         return self._usage
+
+    def end(self, why: str) -> None:
+        """End every process inside at once, and have whoever waits for an answer told why."""
+        self._why = why
+        self._kill_all()
 
     def _kill_all(self) -> None:
         """Kill the namespace's first process, which takes the rest with it, then the group."""
@@ -246,6 +202,8 @@ class SandboxProcess:
         self._output.close()
         if oom:
             message = "the sandbox ran out of memory"
+        elif self._why:
+            message = self._why
         elif self._killed:
             message = "the sandbox was stopped"
         else:

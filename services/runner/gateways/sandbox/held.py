@@ -1,0 +1,71 @@
+"""What every sandbox of this machine has, whatever it is made of: an agent's channel and output."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from services.runner.domain.secrets import NO_MASK, Mask
+from services.runner.gateways.sandbox.channel import AgentChannel
+from services.runner.gateways.sandbox.output import Output
+from services.runner.gateways.sandbox.port import Header, OnBeat, OutputSink, Reply
+from services.runner.gateways.sandbox.shared import SharedAgent
+
+
+class HeldAgent:
+    """Talks to an agent; whoever extends it starts and ends what that lives in."""
+
+    def __init__(self, *, on_fault: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._output = Output(self._loop)
+        self._channel = AgentChannel(
+            self._loop,
+            on_fault=on_fault,
+            on_log=self._output.told,
+            on_beat=self._output.beaten,
+        )
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+
+    @property
+    def ended(self) -> asyncio.Future[int]:
+        """Done, with the exit status, once the sandbox is gone."""
+        return self._ended
+
+    def alive(self) -> bool:
+        """Tell whether the sandbox still runs and can answer."""
+        return not self._ended.done() and not self._channel.broken
+
+    async def request(
+        self,
+        header: Header,
+        body: bytes = b"",
+        *,
+        reply_bytes_max: int = 1 << 20,
+        descriptors_max: int = 0,
+    ) -> Reply:
+        """Send one frame and await its answer; raises SandboxDied."""
+        answer = self._channel.expect(
+            reply_bytes_max=reply_bytes_max, descriptors_max=descriptors_max
+        )
+        self._channel.send(header, body)
+        return await answer
+
+    def begin_output(
+        self,
+        sink: OutputSink | None = None,
+        on_beat: OnBeat | None = None,
+        mask: Mask = NO_MASK,
+    ) -> None:
+        """Forget what was printed until now; a sink takes what follows, `on_beat` heartbeats.
+
+        Nothing that the mask takes out is kept or passed on.
+        """
+        self._output.begin(sink, on_beat, mask)
+
+    def output_tails(self) -> tuple[str, str]:
+        """Give what was printed since `begin_output`."""
+        return self._output.tails()
+
+    def share(self, *, reply_bytes_max: int) -> SharedAgent:
+        """Let several calls be under way from now on."""
+        return SharedAgent(self._channel, self._output, reply_bytes_max=reply_bytes_max)

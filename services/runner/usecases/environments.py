@@ -189,8 +189,7 @@ class Environments:
             if problem.reason == INDEX_REFUSES:
                 raise FailedPrecondition(problem.reason, str(problem)) from None
             if "no usable wheels" in str(problem):
-                raise _unsatisfiable("NO_BINARY", f"{problem}
-{_ONLY_WHEELS}") from None
+                raise _unsatisfiable("NO_BINARY", f"{problem}\n{_ONLY_WHEELS}") from None
             raise _unsatisfiable("REQUIREMENTS_UNSATISFIABLE", str(problem)) from None
         packages = packages_in(text)
         forbidden = rules.refused(packages)

@@ -51,7 +51,7 @@ async def _nothing(*_: Any) -> None:
     """There are no sandboxes to close."""
 
 
-def _prepare(batch: Sequence[Transition]) -> Any:
+def _prepare(batch: Sequence[Transition], _seal: object = None) -> Any:
     return SimpleNamespace(sql="flush", batch=list(batch))
 
 

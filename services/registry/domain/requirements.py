@@ -246,6 +246,7 @@ def _guess(imports: Sequence[Import], found: list[Diagnostic]) -> tuple[Requirem
                     f"{each.name} is imported where its absence is handled; it is not installed",
                     "declare it in a `# /// script` block if the node needs it",
                     each.line,
+                    each.column,
                 )
             )
             continue

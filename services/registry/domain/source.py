@@ -71,6 +71,7 @@ class Import:
     line: int
     standard: bool
     guarded: bool
+    column: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,12 @@ def read_report(raw: Mapping[str, Any]) -> SourceReport:
     ]
     imports = tuple(
         Import(
-            each["name"], tuple(each["modules"]), each["line"], each["standard"], each["guarded"]
+            each["name"],
+            tuple(each["modules"]),
+            each["line"],
+            each["standard"],
+            each["guarded"],
+            each["column"],
         )
         for each in raw["imports"]
     )
@@ -141,13 +147,13 @@ def _function(raw: Mapping[str, Any], diagnostics: list[Diagnostic]) -> Function
     inputs = []
     room = _DEFAULTS_COST_MAX
     for each in raw["parameters"]:
-        of = _type(each["type"], each["line"], diagnostics)
+        of = _type(each["type"], each, diagnostics)
         default = each["default_json"]
         if default is not None:
             room -= len(default) * type_size(of)
         inputs.append(_parameter(each, of, default if room >= 0 else None, diagnostics))
-    returns = _type(raw["returns"], raw["line"], diagnostics)
-    _warn_ambiguous("what is returned", returns, raw["line"], diagnostics)
+    returns = _type(raw["returns"], raw, diagnostics)
+    _warn_ambiguous("what is returned", returns, raw, diagnostics)
     outputs = outputs_of(returns)
     return Function(raw["name"], raw["is_async"], raw["docstring"], tuple(inputs), outputs)
 
@@ -172,7 +178,7 @@ def outputs_of(returns: Type) -> tuple[Output, ...]:
 def _parameter(
     raw: Mapping[str, Any], of: Type, default: str | None, diagnostics: list[Diagnostic]
 ) -> Parameter:
-    _warn_ambiguous(raw["name"], of, raw["line"], diagnostics)
+    _warn_ambiguous(raw["name"], of, raw, diagnostics)
     if default is not None and not _is_value(of, default):
         diagnostics.append(
             Diagnostic(
@@ -188,7 +194,9 @@ def _parameter(
     return Parameter(raw["name"], of, raw["kind"], raw["required"], default)
 
 
-def _warn_ambiguous(what: str, of: Type, line: int, diagnostics: list[Diagnostic]) -> None:
+def _warn_ambiguous(
+    what: str, of: Type, at: Mapping[str, Any], diagnostics: list[Diagnostic]
+) -> None:
     found = ambiguous(of)
     if found is None:
         return
@@ -202,7 +210,8 @@ def _warn_ambiguous(what: str, of: Type, line: int, diagnostics: list[Diagnostic
             f"in the type of {what}, {union}, what is written as {written} may be read as {read}",
             "declare one of them, or records that differ in their fields; what a function returns "
             "and would be read as another member fails",
-            line,
+            at["line"],
+            at["column"],
         )
     )
 
@@ -214,13 +223,18 @@ def _is_value(of: Type, text: str) -> bool:
         return False
 
 
-def _type(raw: object, line: int, diagnostics: list[Diagnostic]) -> Type:
+def _type(raw: object, at: Mapping[str, Any], diagnostics: list[Diagnostic]) -> Type:
     try:
         return from_json(raw)
     except TypeFormatError as error:
         diagnostics.append(
             Diagnostic(
-                "error", "TYPE_NOT_UNDERSTOOD", f"the type {error}", "write a plainer type", line
+                "error",
+                "TYPE_NOT_UNDERSTOOD",
+                f"the type {error}",
+                "write a plainer type",
+                at["line"],
+                at["column"],
             )
         )
         return ANY

@@ -69,7 +69,9 @@ async def read(code: str, main_function: str = "", version: str = "3.11") -> Sou
     analysis = await SourceAnalyzer().analyze(
         code, main_function=main_function, python_version=version
     )
-    assert all(each.hint for each in analysis.report.diagnostics), analysis.report.diagnostics
+    for each in analysis.report.diagnostics:
+        assert each.hint, each
+        assert bool(each.line) == bool(each.column) or each.code == "SYNTAX_ERROR", each
     return analysis.report
 
 
@@ -371,6 +373,16 @@ async def test_generic_aliases_take_what_stands_in_their_brackets() -> None:
     for wrong, code_of in (("Loop[int]", "TYPE_RECURSIVE"), ("Pair[" * 12 + "int" + "]" * 12, "")):
         said = await read(f"{GENERIC_ALIASES}\ndef f(x: {wrong}) -> None: ...", version="3.12")
         assert [code_of or "TYPE_TOO_LARGE"] == codes(said)
+
+
+UNPACKED = "from typing import *\nTs = TypeVarTuple('Ts')\ndef f(x: {}) -> None: ..."
+
+
+@pytest.mark.parametrize("text", ["tuple[*Ts]", "Tuple[int, Unpack[Ts]]"])
+async def test_a_tuple_of_unpacked_types_takes_any(text: str) -> None:
+    found = await read(UNPACKED.format(text))
+    assert found.function is not None
+    assert ["tuple[Any, ...]"] == [expression(each.type) for each in found.function.inputs]
 
 
 GENERIC_CLASSES = """

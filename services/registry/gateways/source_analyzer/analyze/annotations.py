@@ -126,6 +126,12 @@ class Types:
                     members.append(each)
         return members[0] if len(members) == 1 else {"t": "union", "any_of": members}
 
+    def is_unpacked(self, node):
+        """Whether it stands for any number of types: `*Ts`, `Unpack[Ts]`."""
+        if isinstance(node, ast.Subscript):
+            return self.scope.dotted(node.value) == "typing.Unpack"
+        return isinstance(node, ast.Starred)
+
     def name(self, node, depth):
         """The form that a name means."""
         name = self.scope.dotted(node)

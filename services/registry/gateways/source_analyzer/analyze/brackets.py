@@ -126,6 +126,8 @@ def _count(name, arguments, wanted, node):
 def _tuple(types, inner, arguments, depth):
     if isinstance(inner, ast.Tuple) and not arguments:
         return {"t": "tuple", "items": []}
+    if any(map(types.is_unpacked, arguments)):
+        return {"t": "tuple", "item": {"t": "any"}}  # how many there are is not written here
     last = arguments[-1]
     if len(arguments) == 2 and isinstance(last, ast.Constant) and last.value is Ellipsis:
         return {"t": "tuple", "item": types.read(arguments[0], depth + 1)}

@@ -33,7 +33,7 @@ def read_imports(tree, scope, report):
                 else [here.module or ""]
             )
             for name in names:
-                _keep_import(found, name, here, guarded)
+                _keep_import(found, name, here, guarded, report)
         guards = isinstance(here, TRIES) and _guards_imports(here)
         checking = isinstance(here, ast.If) and scope.checks_types(here.test)
         body = set(map(id, getattr(here, "body", ()) if guards or checking else ()))
@@ -52,7 +52,7 @@ def _statements_in(node):
             yield each
 
 
-def _keep_import(found, name, node, guarded):
+def _keep_import(found, name, node, guarded, report):
     top = name.split(".")[0]
     known = found.get(top)
     if known is not None:
@@ -63,6 +63,7 @@ def _keep_import(found, name, node, guarded):
             "name": top,
             "modules": [name],
             "line": node.lineno,
+            "column": report.column(node.lineno, node.col_offset),
             "standard": is_standard(top),
             "guarded": guarded,
         }

@@ -74,12 +74,13 @@ def read_function(function, types, report):
         each.name: each for each in getattr(function, "type_params", ()) if hasattr(each, "name")
     }
     _check_decorators(function, types.scope, report)
+    given = function.returns or function  # where what it gives is told
     return {
         "name": function.name,
         "is_async": isinstance(function, ast.AsyncFunctionDef),
         "docstring": (ast.get_docstring(function) or "")[:DOCSTRING_CHARS_MAX],
-        "line": function.lineno,
-        "column": report.column(function.lineno, function.col_offset),
+        "line": given.lineno,
+        "column": report.column(given.lineno, given.col_offset),
         "parameters": _parameters(function, types, report),
         "returns": _returns(function, types, report),
     }

@@ -32,7 +32,7 @@ _STOP_LADDER: Final = (
 )
 
 _SETTINGS: Final[Mapping[str, str]] = {
-    "shared_buffers": "64MB",
+    "shared_buffers": "128MB",
     "huge_pages": "off",
     "max_connections": "120",
     "work_mem": "4MB",

@@ -163,8 +163,16 @@ def test_a_fault_in_a_source_is_shown_under_its_line(qflow: Qflow, tmp_path: Pat
     )
     done = qflow("node", "push", str(path))
     assert 0 == done.returncode, done.stderr
-    assert "    1 | def f(x):\n" in done.stdout
+    assert "    4 | def f(x):\n" in done.stdout, "as it stands in the file"
     assert "^ the parameter x has no annotation" in done.stdout
+    path.write_text(path.read_text().replace("f(x)", "f(x: Nope)"))
+    refused = qflow("node", "push", str(path))
+    assert (3, "") == (refused.returncode, refused.stdout)
+    assert [
+        "    4 | def f(x: Nope):",
+        "      |          ^ the name Nope is not defined; import or define it, or write Any",
+        "qflow: cli test: loose was not stored",
+    ] == refused.stderr.splitlines()
 
 
 @pytest.mark.parametrize(

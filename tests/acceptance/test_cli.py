@@ -165,11 +165,11 @@ def test_a_fault_in_a_source_is_shown_under_its_line(qflow: Qflow, tmp_path: Pat
     assert 0 == done.returncode, done.stderr
     assert "    4 | def f(x):\n" in done.stdout, "as it stands in the file"
     assert "^ the parameter x has no annotation" in done.stdout
-    path.write_text(path.read_text().replace("f(x)", "f(x: Nope)"))
+    path.write_text(path.read_text().replace("f(x)", "f(x: 'Nope')"))
     refused = qflow("node", "push", str(path))
     assert (3, "") == (refused.returncode, refused.stdout)
     assert [
-        "    4 | def f(x: Nope):",
+        "    4 | def f(x: 'Nope'):",
         "      |          ^ the name Nope is not defined; import or define it, or write Any",
         "qflow: cli test: loose was not stored",
     ] == refused.stderr.splitlines()
@@ -298,6 +298,14 @@ def test_whoever_steers_a_run_reads_how_it_stands_as_json(qflow: Qflow, flows: P
         "nodes": ["shout", "shout_2"],
         "edges": [{"source_node": "shout", "target_node": "shout_2"}],
     } == drawn
+
+
+def test_the_doctor_is_asked_for_json(qflow: Qflow) -> None:
+    told = json.loads(qflow("doctor", "--json").stdout)
+    assert len(told["findings"]) > 20
+    assert told["healthy"] is all(
+        "INVARIANT_VERDICT_HOLDS" == each["verdict"] for each in told["findings"]
+    )
 
 
 def test_backups_that_are_not_kept_are_told_as_such(qflow: Qflow) -> None:

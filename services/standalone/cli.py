@@ -190,8 +190,12 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "token", help="make a new token for the owner, end the one before, say where it lies"
     )
+    # What follows is the doctor's own, options too: here no letter begins one.
     doctor = commands.add_parser(
-        "doctor", help="ask of every invariant of the database whether it holds", add_help=False
+        "doctor",
+        help="ask of every invariant of the database whether it holds",
+        add_help=False,
+        prefix_chars="+",
     )
     doctor.add_argument("arguments", nargs=argparse.REMAINDER)
     certificates = commands.add_parser(

@@ -164,8 +164,16 @@ def test_a_fault_in_a_source_is_shown_under_its_line(qflow: Qflow, tmp_path: Pat
     )
     done = qflow("node", "push", str(path))
     assert 0 == done.returncode, done.stderr
-    assert "    1 | def f(x):\n" in done.stdout
+    assert "    4 | def f(x):\n" in done.stdout, "as it stands in the file"
     assert "^ the parameter x has no annotation" in done.stdout
+    path.write_text(path.read_text().replace("f(x)", "f(x: 'Nope')"))
+    refused = qflow("node", "push", str(path))
+    assert (3, "") == (refused.returncode, refused.stdout)
+    assert [
+        "    4 | def f(x: 'Nope'):",
+        "      |          ^ the name Nope is not defined; import or define it, or write Any",
+        "qflow: cli test: loose was not stored",
+    ] == refused.stderr.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -332,6 +340,14 @@ def test_a_quota_that_is_none_is_told_with_what_to_do(
 ) -> None:
     refused = qflow(*arguments)
     assert (code, True) == (refused.returncode, told in refused.stderr), refused.stderr
+
+
+def test_the_doctor_is_asked_for_json(qflow: Qflow) -> None:
+    told = json.loads(qflow("doctor", "--json").stdout)
+    assert len(told["findings"]) > 20
+    assert told["healthy"] is all(
+        "INVARIANT_VERDICT_HOLDS" == each["verdict"] for each in told["findings"]
+    )
 
 
 def test_backups_that_are_not_kept_are_told_as_such(qflow: Qflow) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -15,6 +16,7 @@ from qflow.orchestrator.v1 import execution_pb2
 from rich.console import Console
 
 RUNNING = execution_pb2.NODE_EXECUTION_STATUS_RUNNING
+PENDING = execution_pb2.NODE_EXECUTION_STATUS_PENDING
 COMPLETED = execution_pb2.NODE_EXECUTION_STATUS_COMPLETED
 
 
@@ -65,6 +67,40 @@ def test_the_graph_is_there_before_anything_is_known_of_the_run() -> None:
     assert "starting" in screen.getvalue()
     assert "write" in screen.getvalue()
     assert "starting" not in screen.getvalue().rpartition("\x1b[?1049l")[2]
+
+
+@pytest.mark.parametrize("width", [50, 60, 81])
+def test_no_line_of_the_timeline_is_folded(width: int) -> None:
+    screen = io.StringIO()
+    with LiveRun(Console(file=screen, force_terminal=True, width=width, height=30)) as view:
+        nodes = [
+            execution_pb2.NodeExecution(node_id=each, status=COMPLETED)
+            for each in ("read", "write_it_down")
+        ]
+        for each in nodes:
+            each.start_time.FromMilliseconds(1_000)
+            each.end_time.FromMilliseconds(10_999)
+        view.update(execution_pb2.Execution(id="r"), nodes)
+    last = screen.getvalue().rpartition("\x1b[?1049l")[2]
+    lines = [re.sub("\x1b\\[[0-9;]*m", "", line).strip() for line in last.splitlines()]
+    begin = next(at for at, line in enumerate(lines) if line.startswith("node"))
+    assert ["node", "read", "write_it_down"] == [line.split()[0] for line in lines[begin:] if line]
+
+
+def test_where_not_all_fit_those_that_move_are_first_and_the_room_is_used() -> None:
+    nodes: dict[str, int] = {
+        "a": COMPLETED,
+        "b": COMPLETED,
+        "c": RUNNING,
+        "d": PENDING,
+        "e": COMPLETED,
+    }
+    screen = drawn(nodes, width=80, height=7)
+    shown = [
+        line.split()[0] for line in screen.splitlines() if line[:2] in {f"{n} " for n in nodes}
+    ]
+    assert ["a", "c", "d"] == shown
+    assert "… and 2 more" in screen
 
 
 FIRST = """

@@ -54,7 +54,7 @@ class Workflow(Generic[P, R]):
         self.__wrapped__ = function
 
     def __repr__(self) -> str:
-        return f"<workflow {self.name}{inspect.signature(self.function)}>"
+        return f"<workflow {self.name}{self._signature}>"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Add a sub-workflow to the workflow that is built here."""
@@ -86,7 +86,7 @@ class Workflow(Generic[P, R]):
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """Give the inputs by name; AuthoringError where they are not those of the workflow."""
         try:
-            return dict(inspect.signature(self.function).bind(*args, **kwargs).arguments)
+            return dict(self._signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
             raise AuthoringError(f"{self.name}: {error}") from None
 
@@ -98,6 +98,10 @@ class Workflow(Generic[P, R]):
         from qflow.local import run  # late: authoring alone needs no runner
 
         return cast("R", run(self, self.bind(*args, **kwargs)))
+
+    @cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.function)
 
     @cached_property
     def hints(self) -> Mapping[str, Any]:
@@ -121,7 +125,7 @@ class Workflow(Generic[P, R]):
             raise AuthoringError(f"{self.name} calls itself: a sub-workflow ends somewhere")
         graph = Graph(self.name)
         given: dict[str, Any] = {}
-        for name, each in inspect.signature(self.function).parameters.items():
+        for name, each in self._signature.parameters.items():
             if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD, each.POSITIONAL_ONLY):
                 raise AuthoringError(f"{self.name}: inputs have names, so * and / are not for them")
             required = each.default is each.empty

@@ -41,7 +41,7 @@ _WHOLE: Final = frozenset({"id", "run"})
 _ID_CHARS: Final = 36
 # Words that are read at a glance: in a narrow window it is the bars that give way.
 _SHORT: Final = frozenset({"state", "took"})
-_SHORT_CHARS: Final = 28
+_SHORT_CHARS: Final = 32  # the longest of both, and what stands between the columns
 _BAR_CHARS_MIN: Final = 4
 _BAR_CHARS_MAX: Final = 30
 _ROWS_MAX: Final = 200
@@ -207,9 +207,8 @@ class LiveRun:
             f"{took(self._run.start_time, self._run.end_time, now_ms=now_ms)}"
         )
         room = max(3, min(_ROWS_MAX, self._out.size.height - 4 - len(graph)))
-        return Group(
-            head, *graph, timeline(list(self._nodes.values()), now_ms=now_ms, rows_max=room)
-        )
+        nodes, width = list(self._nodes.values()), self._out.size.width
+        return Group(head, *graph, timeline(nodes, now_ms=now_ms, rows_max=room, width=width))
 
 
 def timeline(
@@ -226,11 +225,7 @@ def timeline(
     last = max(
         (node.end_time.ToMilliseconds() or now_ms or first for node in begun), default=first + 1
     )
-    # Where not all fit, those that move: what is over is what one misses least.
-    shown = nodes
-    if len(nodes) > rows_max:
-        moving = [node for node in nodes if node_status(node) not in {"completed", "pending"}]
-        shown = (moving or list(nodes))[:rows_max]
+    shown = nodes if len(nodes) <= rows_max else _missed_most(nodes, rows_max)
     names = max((len(node.node_id) for node in shown), default=0)
     bar_chars = max(_BAR_CHARS_MIN, min(_BAR_CHARS_MAX, width - names - _SHORT_CHARS))
     for node in shown:
@@ -247,6 +242,15 @@ def timeline(
     if len(shown) < len(nodes):
         made.add_row(f"… and {len(nodes) - len(shown)} more", "", "", "")
     return made
+
+
+def _missed_most(
+    nodes: Sequence[execution_pb2.NodeExecution], rows_max: int
+) -> list[execution_pb2.NodeExecution]:
+    """Give what fits, in order: those that move first, then what is to come, then what is over."""
+    rank = {"pending": 1, "completed": 2}
+    kept = sorted(range(len(nodes)), key=lambda at: rank.get(node_status(nodes[at]), 0))[:rows_max]
+    return [nodes[at] for at in sorted(kept)]
 
 
 def _bar(
@@ -274,11 +278,19 @@ def failure(out: Console, run: execution_pb2.Execution) -> None:
         out.print(run.error.stack_trace.rstrip(), markup=False, style="dim")
 
 
-def source_fault(out: Console, code: str, line: int, column: int, message: str) -> None:
-    """Show a line of a source with what was said of it under the place."""
-    lines = code.splitlines()
+def source_fault(
+    out: Console, code: str, line: int, column: int, message: str, *, file: str = ""
+) -> None:
+    """Show a line of a source with what was said of it under the place.
+
+    What goes out of a file is a part of it: the line has the number that it has there, where one
+    line alone reads so.
+    """
+    lines, whole = code.splitlines(), file.splitlines()
     if 0 < line <= len(lines):
-        out.print(f"{line:>5} | {lines[line - 1]}", markup=False)
+        text = lines[line - 1]
+        number = whole.index(text) + 1 if whole.count(text) == 1 else line
+        out.print(f"{number:>5} | {text}", markup=False)
         out.print(f"      | {' ' * max(0, column - 1)}^ {message}", markup=False, style="yellow")
     else:
         out.print(f"      {message}", markup=False, style="yellow")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -21,6 +23,7 @@ from qflow.cli.common import (
 
 if TYPE_CHECKING:
     from qflow.client.client import Client
+    from qflow.errors import CallError
 
 nodes = typer.Typer(no_args_is_help=True, help="Nodes: plain Python functions, stored as source.")
 workflows = typer.Typer(no_args_is_help=True, help="Workflows: graphs of nodes.")
@@ -33,6 +36,8 @@ Build = Annotated[
 ]
 
 _FAILED: Final = 1
+_REFUSED: Final = 3
+_AT: Final = re.compile(r"^line \d+, column \d+: | \(line \d+, column \d+\)$")
 
 
 @nodes.command("push")
@@ -48,6 +53,7 @@ def push_nodes(
 
     out = console(errors=as_json)
     there = found(place, "node")
+    file = Path(place.partition(":")[0]).read_text("utf-8")
     pushed = []
 
     async def pushing(client: Client) -> bool:
@@ -56,15 +62,13 @@ def push_nodes(
             try:
                 stored = await client.push_node(node)
             except InvalidArgumentError as error:
-                if "line" in error.facts:
-                    from qflow.cli import show
-
-                    at = int(error.facts["line"]), int(error.facts.get("column", "1"))
-                    show.source_fault(out, node.source, *at, error.message)
-                raise
+                if "line" not in error.facts:
+                    raise
+                _say_refused(error, node, file)
+                raise typer.Exit(_REFUSED) from None
             pushed.append(as_plain(stored))
             if not as_json:
-                _say_node(out, stored, node.source)
+                _say_node(out, stored, node.source, file=file)
             if build:
                 ready &= await builds.build(client, name=stored.name, node_id=stored.id)
         return ready
@@ -227,7 +231,18 @@ def _signature(node: Any) -> str:
     return f"({takes}) -> {gives or 'None'}"
 
 
-def _say_node(out: Any, stored: Any, code: str) -> None:
+def _say_refused(error: CallError, node: Any, file: str) -> None:
+    """Show what is wrong with a source under its line."""
+    from qflow.cli import show
+
+    at = int(error.facts["line"]), int(error.facts.get("column", "1"))
+    said = error.violations[0].description if error.violations else error.message
+    text = _AT.sub("", said)
+    show.source_fault(console(errors=True), node.source, *at, text, file=file)
+    typer.echo(f"qflow: {node.name} was not stored", err=True)
+
+
+def _say_node(out: Any, stored: Any, code: str, *, file: str = "") -> None:
     from qflow.cli import show
     from qflow.registry.v1 import node_pb2
 
@@ -238,7 +253,8 @@ def _say_node(out: Any, stored: Any, code: str) -> None:
         out.print(f"  needs {needed.specifier} ({state})", markup=False)
     for each in stored.diagnostics:
         hint = f"; {each.hint}" if each.hint else ""
-        show.source_fault(out, code, each.line, each.column, f"{each.message}{hint}")
+        said = f"{each.message}{hint}"
+        show.source_fault(out, code, each.line, each.column, said, file=file)
 
 
 def _say_workflow(stored: Any) -> None:

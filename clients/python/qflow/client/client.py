@@ -74,6 +74,16 @@ _CONFLICT = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Pushed:
+    """A workflow that was stored, and how its values are written and read: made once."""
+
+    workflow: Workflow[..., Any]  # kept alive: its identity finds it again
+    stored: workflow_pb2.Workflow
+    inputs: Mapping[str, values.Codec]
+    reading: Reading
+
+
 class Client:
     """A Qflow, as one caller. Open it with `connect`; `options` says how runs are started."""
 
@@ -88,7 +98,7 @@ class Client:
         self.connection = connection or Connection(context)
         self.files = Files(self.connection)
         self._options = options or StartOptions()
-        self._pushed: dict[int, tuple[Any, workflow_pb2.Workflow]] = {}
+        self._pushed: dict[int, _Pushed] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -130,26 +140,21 @@ class Client:
         Raises `Refused` with every finding where an edge or a place does not fit.
         """
         stored = await Pusher(self.connection).workflow(workflow)
-        self._pushed[id(workflow)] = workflow, stored
+        self._pushed[id(workflow)] = _Pushed(
+            workflow, stored, _codecs(workflow), _reading(workflow, stored)
+        )
         return stored
 
     async def start(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> Run[R]:
         """Start a run of what was written here, storing it first where this client has not yet."""
         if id(workflow) not in self._pushed:
             await self.push(workflow)
-        _, stored = self._pushed[id(workflow)]
-        given = workflow.bind(*args, **kwargs)
-        types = {each.name: each.type for each in workflow.graph.inputs}
+        pushed = self._pushed[id(workflow)]
         plain = {
-            name: values.to_plain(
-                value,
-                types[name],
-                name=f"input {name}",
-                classes=values.classes_in(workflow.hints.get(name)),
-            )
-            for name, value in given.items()
+            name: pushed.inputs[name].to_plain(value, name=f"input {name}")
+            for name, value in workflow.bind(*args, **kwargs).items()
         }
-        reading = _reading(workflow, stored)
+        stored, reading = pushed.stored, pushed.reading
         return await self._start(stored.id, stored.version, values.dump(plain), reading)
 
     async def run(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -278,6 +283,14 @@ def _output_types(stored: workflow_pb2.Workflow) -> dict[str, Type]:
     return {
         each.name: from_text(each.type_json) if each.type_json else ANY
         for each in stored.definition.outputs
+    }
+
+
+def _codecs(workflow: Workflow[..., Any]) -> dict[str, values.Codec]:
+    """Give what writes each input, by the type that its annotation says."""
+    return {
+        each.name: values.Codec(each.type, values.classes_in(workflow.hints.get(each.name)))
+        for each in workflow.graph.inputs
     }
 
 

@@ -49,6 +49,16 @@ class Reading:
     types: Mapping[str, Type] = field(default_factory=dict)
     classes: values.Classes = field(default_factory=dict)
     build: Callable[[dict[str, Any]], Any] = dict
+    # What reads each output: compiled for the first run of many.
+    _codecs: dict[str, values.Codec] = field(default_factory=dict, compare=False)
+
+    def value(self, name: str, plain: Any) -> Any:
+        """Give the value of an output that a JSON value stands for."""
+        codec = self._codecs.get(name)
+        if codec is None:
+            codec = values.Codec(self.types.get(name, ANY), self.classes)
+            self._codecs[name] = codec
+        return codec.from_plain(plain, name=f"output {name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,16 +287,9 @@ class Run(Generic[R]):
             if isinstance(each, dict) and each.keys() == {"$file", "field", "size_bytes"}:
                 stored = await Files(self._connection).read(each["$file"])
                 plain[name] = values.parse(stored.decode())[each["field"]]
-        read = {
-            name: values.from_plain(
-                each,
-                self._reading.types.get(name, ANY),
-                name=f"output {name}",
-                classes=self._reading.classes,
-            )
-            for name, each in plain.items()
-        }
-        made: R = self._reading.build(read)
+        reading = self._reading
+        read = {name: reading.value(name, each) for name, each in plain.items()}
+        made: R = reading.build(read)
         return made
 
     async def _call(self, method: Callable[..., Any], request: Any) -> Any:

@@ -37,7 +37,7 @@ _SILENT_S = 0.25
 _DEPTH_MAX = 3
 _LEFT_UNSET = 0.45
 _GROWTH_MAX = 1.10
-_GROWTH_FROM = 50_000  # before that, caches with bounds are still being filled
+_GROWTH_FROM = 200_000  # before that, caches with bounds are still being filled
 _TEXTS = (
     *("", "a", "0", "-1", "..", "../../etc/passwd", "%", "_", "'; DROP TABLE users; --"),
     *("\0", "\u202e", "é" * 200, "a" * 5_000, "{}", "[]", "null", "NaN", "1e999", "* * * * *"),

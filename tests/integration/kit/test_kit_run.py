@@ -93,7 +93,7 @@ async def test_a_service_without_files_left_goes_on_for_those_it_has_and_takes_o
     None
 ):
     """F41, X50: whoever opens all the connections that there are takes nobody's."""
-    async with tiny(limits="-n 64") as process:
+    async with tiny(limits="-n 256") as process:
         [*_, started] = await events_until(process, "service_started")
         [address] = started["addresses"]
         host, _, port = address.rpartition(":")
@@ -101,7 +101,7 @@ async def test_a_service_without_files_left_goes_on_for_those_it_has_and_takes_o
         async with grpc.aio.insecure_channel(address) as channel:
             known: Any = health_pb2_grpc.HealthStub(channel)
             await known.Check(check, timeout=10)
-            taken = [await asyncio.open_connection(host, int(port)) for _ in range(100)]
+            taken = [await asyncio.open_connection(host, int(port)) for _ in range(400)]
             for _ in range(5):
                 await known.Check(check, timeout=10)
             assert process.returncode is None

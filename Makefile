@@ -35,10 +35,10 @@ test: $(STAMP) ## run the tests, a quarter of an hour on two cores (JOBS=3)
 
 # Nearly all of these run suites, which mostly wait: a suite in each process.
 test-slow: $(STAMP) ## run what make test leaves out for its time
-	@$(PY) -m pytest -n $(or $(JOBS),2) --dist loadscope -q -m "slow and not bench and not docker and not ray and not clients" $(ARGS)
+	@$(PY) -m pytest -n $(or $(JOBS),2) --dist loadscope --no-loadscope-reorder -q -m "slow and not bench and not docker and not ray and not clients" $(ARGS)
 
 test-docker: $(STAMP) ## run the tests that need a Docker daemon, and fail without one
-	@QFLOW_REQUIRE_DOCKER=1 $(PY) -m pytest -q -m docker $(ARGS)
+	@QFLOW_REQUIRE_DOCKER=1 $(PY) -m pytest -n $(or $(JOBS),2) --dist loadfile -q -m docker $(ARGS)
 
 test-ray: $(STAMP) ## install the ray group and run the tests on a Ray cluster of three nodes
 	@$(BIN)/uv pip install -q --require-hashes --python $(PY) -r requirements/ray.lock

@@ -29,7 +29,7 @@ demo: $(STAMP) ## start everything, run a real workflow, print the result, stop
 run: $(STAMP) ## start the whole suite on this machine and stay (QFLOW_HOME, QFLOW_PORT_BASE)
 	@$(PY) -m services.standalone up
 
-test: $(STAMP) ## run the tests, a quarter of an hour on two cores (JOBS=3)
+test: $(STAMP) ## run the tests, ten minutes on two cores (JOBS=3)
 	@$(PYTEST) -q -m "not slow and not bench and not docker and not ray and not clients" $(ARGS)
 	@echo "NOT RUN HERE: the slow tests (make test-slow), the Docker tests (make test-docker), the clients of other languages (make test-clients), those on a Ray cluster (make test-ray); all at full length: make test-all"
 

@@ -29,16 +29,16 @@ demo: $(STAMP) ## start everything, run a real workflow, print the result, stop
 run: $(STAMP) ## start the whole suite on this machine and stay (QFLOW_HOME, QFLOW_PORT_BASE)
 	@$(PY) -m services.standalone up
 
-test: $(STAMP) ## run the tests, a quarter of an hour on two cores (JOBS=3)
+test: $(STAMP) ## run the tests, ten minutes on two cores (JOBS=3)
 	@$(PYTEST) -q -m "not slow and not bench and not docker and not ray and not clients" $(ARGS)
 	@echo "NOT RUN HERE: the slow tests (make test-slow), the Docker tests (make test-docker), the clients of other languages (make test-clients), those on a Ray cluster (make test-ray); all at full length: make test-all"
 
 # Nearly all of these run suites, which mostly wait: a suite in each process.
 test-slow: $(STAMP) ## run what make test leaves out for its time
-	@$(PY) -m pytest -n $(or $(JOBS),2) --dist loadscope -q -m "slow and not bench and not docker and not ray and not clients" $(ARGS)
+	@$(PY) -m pytest -n $(or $(JOBS),2) --dist loadscope --no-loadscope-reorder -q -m "slow and not bench and not docker and not ray and not clients" $(ARGS)
 
 test-docker: $(STAMP) ## run the tests that need a Docker daemon, and fail without one
-	@QFLOW_REQUIRE_DOCKER=1 $(PY) -m pytest -q -m docker $(ARGS)
+	@QFLOW_REQUIRE_DOCKER=1 $(PY) -m pytest -n $(or $(JOBS),2) --dist loadfile -q -m docker $(ARGS)
 
 test-ray: $(STAMP) ## install the ray group and run the tests on a Ray cluster of three nodes
 	@$(BIN)/uv pip install -q --require-hashes --python $(PY) -r requirements/ray.lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -46,6 +47,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         uses_it = _WHOLE_SUITE & set(getattr(item, "fixturenames", ()))
         if uses_it and unit_of(item.nodeid.split("::", 1)[0]) != SUITE:
             raise pytest.UsageError(f"{item.nodeid}: import the type of the suite that it uses")
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage no more among all that was imported and collected, as services do.
+
+    That takes a second of the processor each time, in whatever test it happens to come.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

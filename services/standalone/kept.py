@@ -12,7 +12,6 @@ from typing import Final
 from services.standalone import process
 
 _BACKOFF_FIRST_S: Final = 0.25
-_BACKOFF_MAX_S: Final = 30.0
 
 
 @dataclass(slots=True)
@@ -26,11 +25,11 @@ class Kept:
     ready: bool = False
 
 
-def backoff_s(failures: int) -> float:
-    """Give the pause before a start: none after the first end, then doubling to half a minute."""
+def backoff_s(failures: int, *, max_s: float) -> float:
+    """Give the pause before a start: none after the first end, then doubling to the longest."""
     if failures <= 1:
         return 0.0
-    return min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2.0 ** min(failures - 2, 10))
+    return min(max_s, _BACKOFF_FIRST_S * 2.0 ** min(failures - 2, 20))
 
 
 async def all_gone(children: Sequence[subprocess.Popen[bytes]], *, timeout_s: float) -> None:

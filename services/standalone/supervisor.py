@@ -27,6 +27,7 @@ _READY_TIMEOUT_S: Final = 60.0
 _FIRST_FAILURES_MAX: Final = 3
 _EXIT_MISCONFIGURED: Final = 2  # how a service says that another try will not help
 _STEADY_S: Final = 30.0
+_RESTART_PAUSE_MAX_S: Final = 30.0
 _LOG_CHECK_S: Final = 10.0
 _CERTIFICATES_CHECK_S: Final = 3600.0  # they are renewed when half of their life is over
 # From SIGTERM to the end: runners hand over what they finish while orchestrators still take it.
@@ -60,6 +61,7 @@ class Supervisor:
     database: str = field(init=False, default="")
     isolation: str = field(init=False, default="unknown")
     authorities: str | None = field(init=False, default=None)  # None: plain text
+    _restart_pause_max_s: float = field(init=False, default=_RESTART_PAUSE_MAX_S)
     _kept: dict[str, Kept] = field(init=False, default_factory=dict)
     _postgres: Postgres | None = field(init=False, default=None)
     _redis: redis.Redis | None = field(init=False, default=None)
@@ -76,9 +78,18 @@ class Supervisor:
         with self.home.locked():
             self._reap()
             try:
+                self._restart_pause_max_s = read.seconds(
+                    self.env,
+                    "QFLOW_RESTART_PAUSE_MAX_S",
+                    _RESTART_PAUSE_MAX_S,
+                    low=0.1,
+                    high=3600.0,
+                )
                 if not await self._unless_stopped(self._start()):
                     return 0
                 return await self._until_end(then)
+            except read.EnvError as error:
+                raise StandaloneError(str(error)) from None
             except BaseExceptionGroup as group:
                 raise first_of(group, StandaloneError) or group from None
             finally:
@@ -376,7 +387,7 @@ class Supervisor:
                 )
                 self._stopping.set()
                 return
-            pause_s = backoff_s(kept.failures)
+            pause_s = backoff_s(kept.failures, max_s=self._restart_pause_max_s)
             self.say(f"{kept.name} ended ({describe_exit(code)}), starts again in {pause_s:g} s")
             await asyncio.sleep(pause_s)
             try:

@@ -360,7 +360,9 @@ def test_backups_that_are_not_kept_are_told_as_such(qflow: Qflow) -> None:
 def test_ctrl_c_asks_once_and_the_run_goes_on(
     env: dict[str, str], qflow: Qflow, flows: Path
 ) -> None:
-    command = [sys.executable, "-m", "qflow", "run", f"{flows}:lingering", "seconds=3", "--watch"]
+    # A shell begins what it runs in the background deaf to Ctrl-C, and so everything below it.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "qflow"]
+    command += ["run", f"{flows}:lingering", "seconds=3", "--watch"]
     controller, terminal = pty.openpty()
     running = subprocess.Popen(
         command,

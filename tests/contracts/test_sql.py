@@ -21,7 +21,7 @@ import psycopg
 import pytest
 
 from migrations.roles import BACKUP, LOGINS
-from tests.support.database import Database, Template
+from tests.support.database import Template
 
 _SERVICES = Path(__file__).resolve().parents[2] / "services"
 _VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
@@ -412,14 +412,15 @@ def _logins(statement: Statement) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def planning(migrated_template: Template) -> Iterator[Database]:
-    """One database for all: planning changes nothing."""
-    with migrated_template.clone() as fresh:
-        yield fresh
+def planning(migrated_template: Template) -> Iterator[psycopg.Connection]:
+    """One connection for all, which knows the schema by then: planning changes nothing."""
+    with migrated_template.clone() as fresh, fresh.connect() as db:
+        yield db
 
 
 def _planned(db: psycopg.Connection, statement: Statement, login: str) -> dict[str, Any]:
     """Plan the statement under the login; planning asks for its rights and changes nothing."""
+    db.execute("DEALLOCATE ALL")
     with db.transaction(force_rollback=True):
         db.execute("SET LOCAL plan_cache_mode = force_generic_plan")
         db.execute(f"PREPARE planned AS {statement.sql}".encode())
@@ -432,8 +433,6 @@ def _planned(db: psycopg.Connection, statement: Statement, login: str) -> dict[s
         call = f"planned({arguments})" if arguments else "planned"
         row = db.execute(f"EXPLAIN (FORMAT json) EXECUTE {call}".encode()).fetchone()
         assert row is not None
-        db.execute("RESET ROLE")
-        db.execute("DEALLOCATE planned")
     plan: dict[str, Any] = (row[0] if isinstance(row[0], list) else json.loads(row[0]))[0]["Plan"]
     return plan
 
@@ -458,19 +457,17 @@ def test_there_are_statements_of_every_service() -> None:
 
 @pytest.mark.parametrize("statement", STATEMENTS, ids=lambda s: s.place)
 def test_a_statement_fits_the_schema_its_login_and_its_service(
-    statement: Statement, planning: Database
+    statement: Statement, planning: psycopg.Connection
 ) -> None:
     refusals = []
-    with planning.connect() as db:
-        for login in _logins(statement):
-            try:
-                plan = _planned(db, statement, login)
-            except psycopg.errors.InsufficientPrivilege as error:
-                db.execute("DEALLOCATE ALL")
-                refusals.append(f"{login}: {error}")
-                continue
-            assert not _foreign(statement.service, _written(plan))
-            return
+    for login in _logins(statement):
+        try:
+            plan = _planned(planning, statement, login)
+        except psycopg.errors.InsufficientPrivilege as error:
+            refusals.append(f"{login}: {error}")
+            continue
+        assert not _foreign(statement.service, _written(plan))
+        return
     raise AssertionError(f"no login may run it: {refusals}")
 
 

@@ -30,6 +30,7 @@ from qflow.registry.v1 import node_service_pb2, workflow_pb2
 from services.standalone.process import ProcessMark, wait_until
 from tests.faults.test_schedule_kills import receiving, until
 from tests.support.client import CANCELLED, COMPLETED, Client, Step, connected
+from tests.support.furnished import furnish
 from tests.support.invariants import broken
 from tests.support.ledger import NODES, Ledger
 from tests.support.suite import Suite
@@ -100,6 +101,7 @@ def hurt(ledger: Ledger, armory: Armory) -> Iterator[Suite]:
     """One suite that has to survive every test of this file, one after the other."""
     folder = Path(tempfile.mkdtemp(prefix="qff-", dir="/tmp"))
     more = {"QFLOW_CRASH_AT": f"@{armory.file}", "QFLOW_WEBHOOK_LOOPBACK": "1"}
+    furnish(folder, QUICK)
     suite = Suite(folder, {**QUICK, **ledger.env, **more})
     try:
         yield suite.start()

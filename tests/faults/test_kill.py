@@ -24,6 +24,7 @@ from qflow.registry.v1.workflow_alias_service_pb2_grpc import WorkflowAliasServi
 from services.standalone.addresses import SERVICES
 from services.standalone.process import wait_until
 from tests.support.client import COMPLETED, Step, connected
+from tests.support.furnished import furnish
 from tests.support.invariants import broken
 from tests.support.ledger import NODES, Ledger
 from tests.support.suite import Suite
@@ -46,6 +47,7 @@ def ledger() -> Iterator[Ledger]:
 def hurt(ledger: Ledger) -> Iterator[Suite]:
     """One suite that has to survive every test of this file, one after the other."""
     folder = Path(tempfile.mkdtemp(prefix="qff-", dir="/tmp"))
+    furnish(folder, QUICK)
     suite = Suite(folder, {**QUICK, **ledger.env})
     try:
         yield suite.start()

@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 
 from tests.support.client import COMPLETED, Step, connected
+from tests.support.furnished import furnish
 from tests.support.invariants import broken
 from tests.support.suite import Suite
 from tests.support.suite_fixtures import QUICK, discard
@@ -30,6 +31,7 @@ PASS = "import time\ndef step(token: int) -> int:\n    time.sleep(0.05)\n    ret
 @pytest.fixture
 def hurt() -> Iterator[Suite]:
     folder = Path(tempfile.mkdtemp(prefix="qfr-", dir="/tmp"))
+    furnish(folder, QUICK)
     suite = Suite(folder, dict(QUICK))
     try:
         yield suite.start()

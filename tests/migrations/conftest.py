@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cache, cached_property
 from pathlib import Path
 
 import psycopg
@@ -26,15 +28,68 @@ _OWN = "18"
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
+class Stand:
+    """A PostgreSQL of one version, and the databases on it that tests share, each made once."""
+
+    def __init__(self, server: Postgres, template: Template, kept: ExitStack) -> None:
+        self.server = server
+        self.template = template
+        self._kept = kept
+
+    @cached_property
+    def mended(self) -> Database:
+        """The migrated schema; whoever uses it rolls back."""
+        return self._kept.enter_context(self.template.clone())
+
+    @cached_property
+    def seed(self) -> Database:
+        """The seed's own statements, as far as they load, and a role that may touch everything."""
+        empty = replace(self.template, name="template1")
+        fresh = self._kept.enter_context(empty.clone())
+        with fresh.connect() as owner:
+            for statement in statements():
+                try:
+                    owner.execute(statement)
+                except psycopg.errors.UndefinedFunction:
+                    assert statement.startswith("CREATE POLICY")
+            if not owner.execute("SELECT 1 FROM pg_roles WHERE rolname = 'seed_app'").fetchone():
+                owner.execute("CREATE ROLE seed_app")
+            owner.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO seed_app")
+        return fresh
+
+
+@pytest.fixture(scope="session")
+def _stands(
+    postgres_server: Postgres, migrated_template: Template
+) -> Iterator[Callable[[str], Stand]]:
+    """Give the stand of a version. It stays: the next file begins with the first version again.
+
+    A server with the versions as its parameters would be taken down for each of them in turn.
+    """
+    with ExitStack() as kept:
+
+        @cache
+        def stand_of(version: str) -> Stand:
+            if version == _OWN and not os.environ.get("QFLOW_POSTGRES_BIN"):
+                return Stand(postgres_server, migrated_template, kept)
+            server = kept.enter_context(_started(_binaries(version)))
+            home = server.folder.parent / "home"
+            home.mkdir()
+            return Stand(server, make_template(server, home), kept)
+
+        yield stand_of
+
+
 @pytest.fixture(scope="session", params=VERSIONS)
-def server(request: pytest.FixtureRequest) -> Iterator[Postgres]:
+def stand(request: pytest.FixtureRequest, _stands: Callable[[str], Stand]) -> Stand:
+    """What there is of the asked version."""
+    return _stands(request.param)
+
+
+@pytest.fixture(scope="session")
+def server(stand: Stand) -> Postgres:
     """One PostgreSQL of the asked version."""
-    version: str = request.param
-    if version == _OWN and not os.environ.get("QFLOW_POSTGRES_BIN"):
-        yield request.getfixturevalue("postgres_server")
-        return
-    with _started(_binaries(version)) as other:
-        yield other
+    return stand.server
 
 
 def _binaries(version: str) -> Binaries:
@@ -89,14 +144,9 @@ def powerless_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def template(server: Postgres, request: pytest.FixtureRequest) -> Template:
+def template(stand: Stand) -> Template:
     """A migrated database of that server, to be copied."""
-    if server is request.getfixturevalue("postgres_server"):
-        shared: Template = request.getfixturevalue("migrated_template")
-        return shared
-    home = server.folder.parent / "home"
-    home.mkdir()
-    return make_template(server, home)
+    return stand.template
 
 
 @pytest.fixture
@@ -118,39 +168,17 @@ def blank(server: Postgres, template: Template) -> Iterator[Database]:
         yield fresh
 
 
-@pytest.fixture(scope="session")
-def _mended_database(template: Template) -> Iterator[Database]:
-    with template.clone() as fresh:
-        yield fresh
-
-
-@pytest.fixture(scope="session")
-def _seed_database(server: Postgres) -> Iterator[Database]:
-    """The seed's own statements, as far as they load, and a role that may touch everything."""
-    empty = Template(server=server, name="template1", home=server.folder, login_urls={})
-    with empty.clone() as fresh, fresh.connect() as owner:
-        for statement in statements():
-            try:
-                owner.execute(statement)
-            except psycopg.errors.UndefinedFunction:
-                assert statement.startswith("CREATE POLICY")
-        if not owner.execute("SELECT 1 FROM pg_roles WHERE rolname = 'seed_app'").fetchone():
-            owner.execute("CREATE ROLE seed_app")
-        owner.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO seed_app")
-        yield fresh
-
-
 @pytest.fixture
-def mended(_mended_database: Database) -> Iterator[Subject]:
+def mended(stand: Stand) -> Iterator[Subject]:
     """The migrated schema inside a transaction that is rolled back."""
-    with _mended_database.connect() as owner, owner.transaction(force_rollback=True):
+    with stand.mended.connect() as owner, owner.transaction(force_rollback=True):
         yield Subject(owner, mended=True)
 
 
 @pytest.fixture
-def literal_seed(_seed_database: Database) -> Iterator[Subject]:
+def literal_seed(stand: Stand) -> Iterator[Subject]:
     """What the seed's statements give when run as they stand."""
-    with _seed_database.connect() as owner, owner.transaction(force_rollback=True):
+    with stand.seed.connect() as owner, owner.transaction(force_rollback=True):
         yield Subject(owner, mended=False)
 
 

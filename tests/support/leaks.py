@@ -70,13 +70,17 @@ def settled(
     return look(suite)
 
 
-def examined(suite: Suite, known: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+def examined(
+    suite: Suite, known: Mapping[str, list[Any]], *, planted: frozenset[str] = frozenset()
+) -> dict[str, list[Any]]:
     """Give what the doctor finds broken on a suite and what leaked there, once all is quiet.
 
-    What is known already is left out.
+    What is known already is left out; what was planted stays, and is not waited for.
     """
     deadline = time.monotonic() + _QUIET_S
-    while (found := _broken_and_leaked(suite, known)) and time.monotonic() < deadline:
+    while (found := _broken_and_leaked(suite, known)).keys() - planted:
+        if time.monotonic() > deadline:
+            break
         time.sleep(0.25)  # an examination is no cheap question
     return found
 

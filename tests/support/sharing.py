@@ -15,6 +15,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 SUITE = "suite"
+IMAGES = "images"
 _ROOT = Path(__file__).resolve().parents[2]
 _USES_IT = re.compile(
     r"^from tests\.support\.(client|cluster|suite|suite_fixtures) import", re.MULTILINE
@@ -24,8 +25,12 @@ _USES_IT = re.compile(
 @cache
 def unit_of(file: str) -> str:
     """Name what a file of tests runs together with, in one process and in its order."""
+    text = (_ROOT / file).read_text("utf-8")
     # Two cores carry one suite of all services, not two; and whoever uses one says its type.
-    return SUITE if _USES_IT.search((_ROOT / file).read_text("utf-8")) else file
+    if _USES_IT.search(text):
+        return SUITE
+    # Images of the services have one name each, and are built once.
+    return IMAGES if "reaching_the_index(" in text else file
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.furnished import furnish
 from tests.support.leaks import examined
 from tests.support.suite import Suite
 
-# Leases that lapse soon, so that a fault test waits seconds.
-QUICK = {"QFLOW_LEASE_TTL_S": "3"}
+# Leases that lapse soon, and processes that are started again soon however often a test kills them.
+QUICK = {"QFLOW_LEASE_TTL_S": "3", "QFLOW_RESTART_PAUSE_MAX_S": "0.5"}
 
 SuiteFactory = Callable[..., Suite]
 _SHARED = pytest.StashKey[Suite | None]()
@@ -44,12 +45,13 @@ def _the_suite_is_examined(request: pytest.FixtureRequest) -> Iterator[None]:
     if shared is None:
         return
     known = stash.setdefault(_KNOWN, {})
-    found = examined(shared, known)
+    planted = frozenset[str](getattr(request.module, "PLANTS", ()))
+    found = examined(shared, known, planted=planted)
     for kind, rows in found.items():
         known.setdefault(kind, []).extend(rows)
-    planted = getattr(request.module, "PLANTS", ())
-    found = {kind: rows for kind, rows in found.items() if kind not in planted}
-    assert {} == found, f"after {request.node.name}"
+    assert {} == {kind: rows for kind, rows in found.items() if kind not in planted}, (
+        f"after {request.node.name}"
+    )
 
 
 def _uses_suite(request: pytest.FixtureRequest) -> bool:
@@ -87,6 +89,7 @@ def suite_factory() -> Iterator[SuiteFactory]:
         if folder is None:
             folder = Path(tempfile.mkdtemp(prefix="qff-", dir="/tmp"))
             folders.append(folder)
+            furnish(folder, env or {})
         one = Suite(folder, {**QUICK, **(env or {})})
         made.append(one)
         return one.start() if start else one

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from tests.support.sharing import SUITE, ByFile, unit_of
+from tests.support.sharing import IMAGES, SUITE, ByFile, unit_of
 
 _QUICK = [f"tests/unit/kit/test_cel.py::test_{number}" for number in range(5)]
 _OTHER = [f"tests/unit/kit/test_filter.py::test_{number}[a::b]" for number in range(5)]
@@ -30,6 +30,13 @@ class Node:
 def test_files_that_use_the_whole_suite_are_one_unit_and_others_are_their_own() -> None:
     assert {SUITE} == {unit_of(each.split("::")[0]) for each in _SUITE}
     assert "tests/unit/kit/test_cel.py" == unit_of("tests/unit/kit/test_cel.py")
+
+
+def test_files_that_build_the_images_of_the_services_are_one_unit() -> None:
+    assert {IMAGES} == {
+        unit_of(f"tests/docker/{each}.py")
+        for each in ("test_compose", "test_services_in_containers")
+    }
 
 
 def test_a_file_runs_in_one_process_and_the_suite_in_the_one_that_begins() -> None:

@@ -53,7 +53,7 @@ async def call_raw(service: Service, method: str, kind: str, raw: bytes) -> grpc
     channel = service.bare()
     multi: Any = getattr(channel, kind)(f"{SERVICE}/{method}")
     request: Any = iter([raw]) if kind.startswith("stream") else raw
-    call = multi(request, metadata=BEARER, timeout=15)  # cost is counted by processor time
+    call = multi(request, metadata=BEARER, timeout=50)  # cost is counted by processor time
     with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012  # the block is what is tried
         if kind.endswith("unary"):
             await call

@@ -18,6 +18,7 @@ import pytest
 
 from services.kit.pythons import ask
 from services.runner.domain.limits import Limits
+from services.runner.gateways.sandbox import groups as groups_of_sandboxes
 from services.runner.gateways.sandbox.bytecode import compiler
 from services.runner.gateways.sandbox.canary import probe
 from services.runner.gateways.sandbox.cgroups import CgroupHost
@@ -248,3 +249,19 @@ async def test_what_a_killed_runner_left_without_control_groups_is_reaped(
         assert other.poll() is None
         other.kill()
     assert [] == list(records.iterdir())
+
+
+def test_a_process_that_ends_while_its_group_is_looked_at_does_not_save_the_others() -> None:
+    """R31: whoever forks without a pause always has one that does."""
+    with subprocess.Popen(["/bin/sleep", "600"], start_new_session=True) as brief:
+        seen = groups_of_sandboxes._process(brief.pid)
+        assert seen is not None
+        record = groups_of_sandboxes._Record(
+            group=brief.pid,
+            started_ticks=seen.started_ticks,
+            user=os.getuid(),
+            boot=Path("/proc/sys/kernel/random/boot_id").read_text(),
+        )
+        assert False is groups_of_sandboxes._is_of(record, seen)  # it has no filter
+        brief.kill()
+    assert None is groups_of_sandboxes._is_of(record, seen)

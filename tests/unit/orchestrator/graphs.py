@@ -23,7 +23,8 @@ def plan_of(edges: list[tuple[int, int]], size: int, *, max_retries: int = 0) ->
         connections += [
             _edge(f"n{source}", "result", target, f"x{at}") for at, source in enumerate(sources)
         ]
-    sinks = [at for at in range(size) if not any(source == at for source, _ in edges)]
+    read = {source for source, _ in edges}
+    sinks = [at for at in range(size) if at not in read]
     retry = {"max_retries": max_retries, "initial_delay_ms": 10, "jitter": 0.5}
     definition = Definition(
         workflow_id=uuid.uuid4(),

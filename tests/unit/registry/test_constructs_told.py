@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from services.registry.domain.workflow_diff import workflow_diff
 from services.registry.domain.yaml_text import read_yaml, to_yaml
 from services.registry.rpc.workflow_codec import definition_from_pb, definition_to_pb
 
+_EXAMPLES = 200 if os.environ.get("QFLOW_TEST_FULL") else 50
 NODE, OTHER = UUID(int=2**100 + 7), UUID(int=2**100 + 8)
 INT = SCALARS["int"]
 SOURCE = Source(
@@ -178,7 +180,7 @@ def with_types(definition: Definition) -> Definition:
     return told(replace(definition, nodes=tuple(nodes)))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(definitions())
 def test_a_stored_graph_is_the_same_after_a_document(definition: Definition) -> None:
     stored = definition_to_json(definition)
@@ -193,7 +195,7 @@ def test_a_stored_graph_is_the_same_after_a_document(definition: Definition) -> 
         assert document == written(once_more)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(definitions())
 def test_a_stored_graph_is_the_same_after_a_message(definition: Definition) -> None:
     message = definition_to_pb(definition)
@@ -201,7 +203,7 @@ def test_a_stored_graph_is_the_same_after_a_message(definition: Definition) -> N
     assert told(definition) == with_types(definition_from_pb(again))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(definitions())
 def test_every_graph_is_drawn_and_is_no_other_than_itself(definition: Definition) -> None:
     chart = chart_of("w", definition, ["n"] * 3)

@@ -110,5 +110,6 @@ def test_a_log_over_its_cap_keeps_its_end_in_one_predecessor(tmp_path: Path) -> 
     assert len((tmp_path / "a.log.1").read_bytes()) == 50
 
 
-def test_a_crash_loop_waits_longer_each_time_up_to_half_a_minute() -> None:
-    assert [backoff_s(n) for n in range(1, 11)] == [0, 0.25, 0.5, 1, 2, 4, 8, 16, 30, 30]
+def test_a_crash_loop_waits_longer_each_time_up_to_the_longest_pause() -> None:
+    pauses = [backoff_s(n, max_s=30.0) for n in range(1, 11)]
+    assert pauses == [0, 0.25, 0.5, 1, 2, 4, 8, 16, 30, 30]

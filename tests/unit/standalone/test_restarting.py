@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from services.standalone import process
 from services.standalone.home import Home
@@ -18,13 +21,14 @@ class OneChildOfAFullMachine(Supervisor):
     """A suite of one child, on a machine that twice has no process left for another."""
 
     starts = 0
-    again = asyncio.Event()
+    again: asyncio.Event
 
     async def _start(self) -> None:
+        self.again = asyncio.Event()
         self._keep("telemetry", self._child)
 
     def _child(self) -> subprocess.Popen[bytes]:
-        type(self).starts += 1
+        self.starts += 1
         if self.starts in (2, 3):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         if self.starts > 3:
@@ -36,9 +40,15 @@ class OneChildOfAFullMachine(Supervisor):
         self._kept["telemetry"].ready = True
 
 
-async def test_a_machine_without_a_process_to_spare_is_asked_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("env", "pauses"),
+    [({}, ["0", "0.25", "0.5"]), ({"QFLOW_RESTART_PAUSE_MAX_S": "0.2"}, ["0", "0.2", "0.2"])],
+)
+async def test_a_machine_without_a_process_to_spare_is_asked_again(
+    tmp_path: Path, env: dict[str, str], pauses: list[str]
+) -> None:
     said: list[str] = []
-    suite = OneChildOfAFullMachine(home=Home(tmp_path), env={}, ports="auto", say=said.append)
+    suite = OneChildOfAFullMachine(home=Home(tmp_path), env=env, ports="auto", say=said.append)
 
     async def lose_the_child(_suite: Supervisor) -> int:
         first = suite._kept["telemetry"].child
@@ -53,3 +63,11 @@ async def test_a_machine_without_a_process_to_spare_is_asked_again(tmp_path: Pat
 
     assert await suite.run(lose_the_child) == 7
     assert 2 == sum(os.strerror(errno.EAGAIN) in line for line in said)
+    assert pauses == [each for line in said for each in re.findall("starts again in (.*) s$", line)]
+
+
+async def test_a_longest_pause_that_is_none_stops_the_start(tmp_path: Path) -> None:
+    env = {"QFLOW_RESTART_PAUSE_MAX_S": "0"}
+    suite = OneChildOfAFullMachine(home=Home(tmp_path), env=env, ports="auto", say=print)
+    with pytest.raises(process.StandaloneError, match="QFLOW_RESTART_PAUSE_MAX_S must be between"):
+        await suite.run(lambda _: asyncio.sleep(0, 0))

@@ -74,7 +74,9 @@ class ProcessGroups:
         with contextlib.suppress(msgspec.DecodeError, FileNotFoundError):
             record = msgspec.json.decode(file.read_bytes(), type=_Record)
             members = [each for each in _processes() if each.group == record.group]
-            if members and all(_is_of(record, each) for each in members):
+            # One that ends meanwhile tells nothing: who forks without a pause would be spared.
+            known = [of for each in members if (of := _is_of(record, each)) is not None]
+            if known and all(known):
                 killed = True
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(record.group, signal.SIGKILL)
@@ -82,9 +84,10 @@ class ProcessGroups:
         return killed
 
 
-def _is_of(record: _Record, process: _Process) -> bool:
+def _is_of(record: _Record, process: _Process) -> bool | None:
     """Whether a process is the sandbox's, and not of a group that was given the same number.
 
+    None when it has ended.
     The first process may be gone, and the number stays taken while the group has members. What
     tells them from others cannot be shed: the filter, the user, the session that was not left.
     """
@@ -95,7 +98,7 @@ def _is_of(record: _Record, process: _Process) -> bool:
     try:
         text = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False
+        return None
     status = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     return (
         process.started_ticks >= record.started_ticks

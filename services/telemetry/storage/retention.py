@@ -14,8 +14,9 @@ _LOCK: Final[LiteralString] = """
     SELECT pg_try_advisory_xact_lock(hashtext('qflow.telemetry'), hashtext('retention'))
 """
 
+# A batch of few runs costs as much as dozens of nodes before it has removed one.
 _FORGET_EXECUTIONS: Final[LiteralString] = """
-    SELECT cleanup_old_executions($1, $2, 5 * $2::integer)
+    SELECT cleanup_old_executions($1, $2, LEAST(5000, 10 * $2::integer))
 """
 _FORGET_NODE_LOGS: Final[LiteralString] = "SELECT cleanup_old_node_logs($1, $2)"
 _FORGET_TEMPORARY_FILES: Final[LiteralString] = "SELECT cleanup_temporary_files($1)"

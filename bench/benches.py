@@ -25,6 +25,7 @@ from bench.definitions import check_workflow, get_workflow
 from bench.environments import known_environment, new_environment
 from bench.figures import figure as _figure
 from bench.flow import ONE, OTHER, SUM, Flow, running
+from bench.growth import growth
 from bench.lists import list_nodes, search_nodes
 from bench.metrics import metric_points, metrics_cost, percentiles
 from bench.ray_cluster import ray_dispatch, ray_throughput
@@ -259,6 +260,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "metrics_cost": metrics_cost,
     "secure_cost": secure_cost,
     "retention": retention,
+    "growth": growth,
     "ray_dispatch": ray_dispatch,
     "ray_throughput": ray_throughput,
 }

@@ -26,7 +26,7 @@ from services.telemetry.gateways.backup_program import BackupProgram
 from services.telemetry.gateways.machine import Machine
 from services.telemetry.loops.backups import archive_wal, take_backups
 from services.telemetry.loops.health import sample_health
-from services.telemetry.loops.metrics import derive_metrics
+from services.telemetry.loops.metrics import follow_finished
 from services.telemetry.loops.retention import forget_expired
 from services.telemetry.rpc.analytics import AnalyticsServicer
 from services.telemetry.rpc.backups import BackupServicer
@@ -106,7 +106,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 *(
                     (
                         partial(
-                            derive_metrics,
+                            follow_finished,
                             maint,
                             work,
                             stirred,

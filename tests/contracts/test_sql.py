@@ -56,7 +56,8 @@ _OWNED: Final = {
     },
     "telemetry": {
         *("performance_metrics", "error_logs", "system_health", "telemetry_watermarks"),
-        *("metric_rollups", "retention_rules", "retention_runs"),
+        *("metric_rollups", "workflow_rollups", "rolled_up_executions"),
+        *("retention_rules", "retention_runs"),
     },
 }
 # Tables that no service has to itself, and the exceptions that grants name.
@@ -186,6 +187,9 @@ _RUN_BY: Final = {
     "telemetry.storage.retention_runs._GET": "qflow_telemetry",
     "telemetry.storage.retention_runs._LIST": "qflow_telemetry",
     "telemetry.storage.statistics": "qflow_telemetry",
+    "telemetry.storage.workflow_rollups": "qflow_telemetry",
+    "telemetry.storage.workflow_rollups._ENDED": "qflow_telemetry_maint",
+    "telemetry.storage.workflow_rollups._ROLL_UP": "qflow_telemetry_maint",
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
+import grpc
 import psutil
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -315,4 +316,50 @@ async def test_nodes_that_begin_after_a_kill_have_the_variables_of_the_start(
     assert execution.status == COMPLETED, execution.error
     assert dict(ledger.begun(run)) == ONCE
     with hurt.sql() as connection:
+        assert broken(connection) == {}
+
+
+def _may_write(suite: Suite, *, may: bool) -> None:
+    """Have the server refuse writes, or take them again: in sessions that are open, too."""
+    with suite.sql() as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        if may:
+            connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        else:
+            connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+@pytest.mark.slow
+async def test_a_database_that_takes_no_writes_holds_runs_up_and_fails_none(
+    hurt: Suite, ledger: Ledger
+) -> None:
+    """F14, I1, I39: whoever writes is told that it is unavailable; no process ends."""
+    run = "read-only"
+    before = {name: hurt.marks()[name] for name in SERVICES}
+    async with connected(hurt) as client:
+        workflow = await ledger.workflow(client)
+        execution_id = await client.start(workflow, {"run": run, "start": 10})
+        ledger.wait_begun(run)
+        _may_write(hurt, may=False)
+        try:
+            ledger.open_gate(run)
+            for refused in (
+                client.create_node("late", "def late() -> int:\n    return 1\n"),
+                client.start(workflow, {"run": f"{run}-refused", "start": 1}),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as error:
+                    await refused
+                assert grpc.StatusCode.UNAVAILABLE == error.value.code()
+        finally:
+            _may_write(hurt, may=True)
+        execution = await client.finished(execution_id)
+        assert execution.status == COMPLETED, execution.error
+        assert dict(ledger.begun(run)) in (ONCE, HELD_TWICE)
+        ledger.open_gate(f"{run}-after")
+        after = await client.run(workflow, {"run": f"{run}-after", "start": 10})
+        assert after.status == COMPLETED
+    assert {name: hurt.marks()[name] for name in SERVICES} == before
+    with hurt.sql() as connection:
+        await asyncio.to_thread(wait_until, lambda: not broken(connection), timeout_s=30)
         assert broken(connection) == {}

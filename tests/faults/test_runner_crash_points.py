@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 
 import pytest
 from qflow.registry.v1 import workflow_pb2
 
+from services.standalone.process import wait_until
 from tests.faults.test_crash_points import Armory, _replaced, armory, checked, hurt, ledger
 from tests.faults.test_schedule_kills import until
 from tests.support.client import COMPLETED, Client, Step, connected
+from tests.support.leaks import leaks
 from tests.support.ledger import NODES, Ledger
 from tests.support.suite import Suite
 
@@ -93,6 +96,31 @@ async def test_bytes_that_were_stored_without_their_row_are_no_result(
             "SELECT count(*) FROM files WHERE workflow_execution_id = %s", (execution.id,)
         ).fetchall()
     assert 1 == rows
+
+
+@pytest.mark.parametrize("point", ["deleted_bytes_found", "deleted_bytes_removed"])
+async def test_bytes_follow_the_row_that_retention_removed(
+    point: str, hurt: Suite, ledger: Ledger, armory: Armory
+) -> None:
+    """CP22, F35; I20, I22: the event stands until they are gone, and the next runner goes on."""
+    async with connected(hurt) as client:
+        workflow = await _large(client)
+        run = {"run": f"run-{uuid.uuid4().hex}", "start": 10}
+        execution = await client.finished(await client.start(workflow, run))
+    assert execution.status == COMPLETED, execution.error
+    waiting = "SELECT count(*) {} 0 FROM outbox_events WHERE kind = 'file_deleted' AND sent_at IS"
+    armory.arm(point)
+    with hurt.sql() as connection:
+        connection.execute("SELECT cleanup_old_executions('0 s')")
+        left = connection.execute(
+            "SELECT 1 FROM files WHERE workflow_execution_id = %s", (execution.id,)
+        ).fetchall()
+    assert [] == left
+    hurt.kill_service("runner")  # the next looks at once, and dies as it does
+    assert await asyncio.to_thread(wait_until, armory.was_reached, timeout_s=60)
+    await until(hurt, f"{waiting.format('=')} NULL")
+    await until(hurt, f"{waiting.format('>')} NOT NULL")
+    assert "files" not in leaks(hurt)
 
 
 async def _large(client: Client) -> workflow_pb2.Workflow:

@@ -111,3 +111,29 @@ def test_metrics_of_a_batch_that_was_killed_are_derived_once(
     summed = "SELECT sum(value_count) FROM metric_rollups WHERE span_s = 60 AND workflow_id = "
     assert 35 == _count(sql, f"{summed} '00000000-0000-0000-0000-000000000000'")
     assert {} == broken(sql, of=("I24",))
+
+
+def test_sums_of_a_batch_that_was_killed_count_each_run_once(
+    database: Database, runs: Runs, sql: psycopg.Connection, tmp_path: Path
+) -> None:
+    """CP26, CP21, F4: killed as it sums up, and as it forgets what was never summed up."""
+    for ago in ("40 days", "35 days", "1 day", "0 s"):
+        for _ in range(5):
+            runs.finished(ago=ago, nodes=2)
+    for point in ("runs_rolled_up:1", "retention_batch:1"):
+        with telemetry(database, tmp_path, QFLOW_CRASH_AT=point) as child:
+            assert wait_until(lambda: child.poll() is not None, timeout_s=60)
+            assert -signal.SIGKILL == child.returncode
+    summed = "SELECT COALESCE(sum(ended_count), 0) FROM workflow_rollups WHERE kind = '{}'"
+    with telemetry(database, tmp_path):
+        assert wait_until(
+            lambda: (
+                10 == _count(sql, "SELECT count(*) FROM workflow_executions")
+                and 20 == _count(sql, summed.format("run"))
+            ),
+            timeout_s=60,
+        )
+    assert 20 == _count(sql, summed.format("run"))
+    assert 40 == _count(sql, summed.format("node"))
+    assert 10 == _count(sql, "SELECT count(*) FROM rolled_up_executions")
+    assert {} == broken(sql, of=("I21",))

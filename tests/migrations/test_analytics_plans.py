@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from services.telemetry.storage import error_groups, metric_buckets, statistics
+from services.telemetry.storage import error_groups, metric_buckets, statistics, workflow_rollups
 from tests.migrations.subject import Subject
 
 pytestmark = pytest.mark.timeout(120)
@@ -105,14 +105,27 @@ def test_a_workflows_runs_and_their_nodes_are_found_by_its_own_index(
 ) -> None:
     """I31."""
     s, owner, workflow = filled
-    given = f"'{workflow}', {_SPAN}, 10000"
+    given = f"'{workflow}', {_SPAN}, 10000, 0"
     found = _asked(s, owner, statistics._RUNS, given)
     assert found <= _RUN_INDEXES
     assert found
+    assert _asked(s, owner, statistics._COUNT, given) <= _RUN_INDEXES
     for statement in (statistics._NODES, statistics._EDGES):
         found = _asked(s, owner, statement, f"{given}, 100")
         assert found & _RUN_INDEXES
         assert not {"all of node_executions", "all of workflow_executions"} & found
+
+
+@pytest.mark.slow
+def test_sums_of_a_workflow_are_found_by_their_key(filled: tuple[Subject, UUID, UUID]) -> None:
+    """I31."""
+    s, owner, workflow = filled
+    s.db.execute("SELECT roll_up_executions(array_agg(id)) FROM workflow_executions")
+    s.db.execute("ANALYZE workflow_rollups")
+    given = f"'{workflow}', {_SPAN}, 0"
+    assert {"workflow_rollups_pkey"} == _asked(s, owner, workflow_rollups._COUNT, given)
+    found = _asked(s, owner, workflow_rollups._SUMMED, f"{given}, 'node', 100")
+    assert {"workflow_rollups_pkey"} == found
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ _COVERED: Final = {
     "container_dependencies": "containers",
     "performance_metrics": "metrics",
     "metric_rollups": "metric_minutes",
+    "workflow_rollups": "workflow_hours",
+    "rolled_up_executions": "executions",
     "error_logs": "error_logs",
     "system_health": "system_health",
     "file_access_logs": "file_access_logs",
@@ -114,4 +116,4 @@ def test_every_table_has_a_rule_or_a_reason(mended: Subject) -> None:
 def test_every_rule_removes_and_counts_and_is_of_some_table() -> None:
     subjects = {rule.subject for rule in RULES}
     assert subjects == set(_STATEMENTS) == set(_COUNTED)
-    assert subjects == set(_COVERED.values()) | {"metric_hours"}
+    assert subjects == set(_COVERED.values()) | {"metric_hours", "workflow_days"}

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import structlog
 
+from services.kit import crash
 from services.kit.caller import Caller
 from services.kit.errors import DataLoss, FailedPrecondition, NotFound, OutOfRange
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
@@ -112,7 +113,9 @@ async def remove_deleted(pool: Pool, store: FileBytes) -> int:
     """Remove the bytes of deleted files, then mark them; a crash between only repeats it."""
     waiting = await files.deleted(pool, _REMOVED_AT_ONCE)
     if waiting:
+        crash.reach("deleted_bytes_found")
         await asyncio.to_thread(_remove_all, store, waiting)
+        crash.reach("deleted_bytes_removed")
         await files.removed(pool, [each.event_id for each in waiting])
     return len(waiting)
 

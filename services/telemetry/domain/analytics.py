@@ -12,7 +12,7 @@ from services.kit.errors import FieldViolation, InvalidArgument
 
 RANGE_MAX: Final = timedelta(days=366)
 BUCKETS_MAX: Final = 1000
-# How many runs, or errors, an answer looks at.
+# How many runs, or errors, an answer looks at one by one.
 LOOKED_AT_MAX: Final = 10_000
 NODES_MAX: Final = 1000
 EDGES_MAX: Final = 20
@@ -55,6 +55,12 @@ def bucket_width(span: Range, width: timedelta | None) -> timedelta:
         text = f"is so small that more than {BUCKETS_MAX:,} fit the range"
         raise _wrong("bucket_width", text, "TOO_MANY_BUCKETS")
     return width
+
+
+def whole_hours(span: Range) -> Range:
+    """Give the hours that a range lies in."""
+    last = span.end + timedelta(hours=1, microseconds=-1)
+    return Range(*(each.replace(minute=0, second=0, microsecond=0) for each in (span.start, last)))
 
 
 def shared_minutes(span: Range, width: timedelta) -> list[datetime]:
@@ -155,8 +161,10 @@ class WorkflowStatistics:
     """All of one workflow; without runs there is nothing to tell."""
 
     runs: RunStatistics | None
-    nodes: Sequence[NodeStatistics]
-    edges: Sequence[EdgeStatistics]
+    nodes: Sequence[NodeStatistics] = ()
+    edges: Sequence[EdgeStatistics] = ()
+    # How far percentiles may be from the exact ones.
+    error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

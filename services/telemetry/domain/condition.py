@@ -18,6 +18,7 @@ HOT_TABLES: Final = (
     "performance_metrics",
     "runner_members",
     "workflow_executions",
+    "workflow_rollups",
 )
 
 

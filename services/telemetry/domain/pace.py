@@ -13,11 +13,13 @@ _BUSY_PER_S: Final = 20.0
 _SPAN_S: Final = 1.0
 # A batch that takes longer holds others up; one that takes less may grow again.
 _LONG_S: Final = 0.25
-_LONG_BUSY_S: Final = 0.05
 _BREATH_S: Final = 0.02
-# Beside others a fifth of the time is enough to keep up with them: removing a run takes less than
+# Whoever comes while a batch has a processor waits for as long: that is to be less than a commit.
+_LONG_BUSY_S: Final = 0.005
+BATCH_BUSY_MIN: Final = 5
+# Beside others a tenth of the time is enough to keep up with them: removing a run takes less than
 # a tenth of what running it took.
-_REST: Final = 4.0
+_REST: Final = 9.0
 
 
 @dataclass(slots=True)
@@ -44,13 +46,13 @@ class Pace:
 
     def first_batch(self, *, most: int) -> int:
         """Give the batch to begin with."""
-        return min(most, BATCH_MIN) if self.is_busy else most
+        return min(most, BATCH_BUSY_MIN) if self.is_busy else most
 
     def batch_after(self, batch: int, took_s: float, *, most: int) -> int:
         """Give the batch to try after one that took so long."""
-        long_s = _LONG_BUSY_S if self.is_busy else _LONG_S
+        long_s, least = (_LONG_BUSY_S, BATCH_BUSY_MIN) if self.is_busy else (_LONG_S, BATCH_MIN)
         if took_s > long_s:
-            return max(BATCH_MIN, batch // 2)
+            return max(least, batch // 2)
         if took_s < long_s / 2.5:
             return min(most, batch * 2)
         return batch

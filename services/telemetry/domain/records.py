@@ -69,6 +69,14 @@ class HealthSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndedRun:
+    """A run that is over, and since when."""
+
+    id: UUID
+    completed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedExecution:
     """What the rows of a run that is over say about its cost."""
 

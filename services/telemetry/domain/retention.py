@@ -19,6 +19,8 @@ class Rule:
     keep_days_min: int = 1
     # Whether a tenant may keep its own for less long.
     by_tenant: bool = False
+    # Whether bytes go with each row, which no crash of the database brings back.
+    frees_bytes: bool = False
 
     @property
     def setting(self) -> str:
@@ -30,11 +32,13 @@ class Rule:
 RULES: Final = (
     Rule(subject="executions", keep_days=30, batch=1000, by_tenant=True),
     Rule(subject="node_logs", keep_days=30, batch=5000),
-    Rule(subject="temporary_files", batch=1000),
+    Rule(subject="temporary_files", batch=1000, frees_bytes=True),
     Rule(subject="containers", keep_days=30, batch=5000),
     Rule(subject="metrics", keep_days=90, batch=5000, by_tenant=True),
     Rule(subject="metric_minutes", keep_days=90, batch=5000),
     Rule(subject="metric_hours", keep_days=730, batch=5000),
+    Rule(subject="workflow_hours", keep_days=14, batch=1000),
+    Rule(subject="workflow_days", keep_days=730, batch=5000),
     Rule(subject="error_logs", keep_days=90, batch=5000, by_tenant=True),
     Rule(subject="system_health", keep_days=30, batch=5000),
     Rule(subject="file_access_logs", keep_days=90, batch=5000),

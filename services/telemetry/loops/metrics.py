@@ -1,4 +1,4 @@
-"""Metrics follow finished runs within seconds, and cost nothing while nobody runs any."""
+"""Metrics and sums follow finished runs within seconds, and cost nothing while nobody runs any."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from services.telemetry.usecases.measure import (
     measure_stopped,
     orchestrators_rest,
 )
+from services.telemetry.usecases.roll_up import roll_up_finished
 
 _BUSY_S: Final = 1.0
 _IDLE_MAX_S: Final = 8.0
@@ -27,7 +28,7 @@ _RESTING_S: Final = 300.0
 _LATE_EVERY_S: Final = 30.0
 
 
-async def derive_metrics(
+async def follow_finished(
     pool: Pool,
     work: Work,
     stirred: asyncio.Event,
@@ -49,20 +50,20 @@ async def derive_metrics(
         resting = idle and await orchestrators_rest(pool)
         now = asyncio.get_running_loop().time()
         late = resting or now >= late_at  # the last look before a long rest is the thorough one
-        measured = await measure_finished(
-            pool, again=LATE if late else RECENT, with_nodes=with_nodes
-        )
+        again = LATE if late else RECENT
+        measured = await measure_finished(pool, again=again, with_nodes=with_nodes)
         work.measured += measured
-        if late and measured < BATCH_MAX:
+        seen = max(measured, await roll_up_finished(pool, again=again))
+        if late and seen < BATCH_MAX:
             late_at = now + _LATE_EVERY_S
             await measure_stopped(pool)
-        if measured == BATCH_MAX:
+        if seen == BATCH_MAX:
             return 0.0
-        idle = not measured
+        idle = not seen
         if resting and idle:
             wait_s = _BUSY_S
             return _RESTING_S
-        wait_s = _BUSY_S if measured else min(wait_s * 2, _IDLE_MAX_S)
+        wait_s = _BUSY_S if seen else min(wait_s * 2, _IDLE_MAX_S)
         return wait_s
 
-    await repeat(stop, step, name="derive_metrics", wake=stirred)
+    await repeat(stop, step, name="follow_finished", wake=stirred)

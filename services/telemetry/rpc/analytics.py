@@ -63,6 +63,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             current_caller(),
             uuid_from(request.workflow_id, field="workflow_id"),
             _range(request, usual=_WEEK),
+            version=request.workflow_version,
         )
         if found.runs is None:
             return pb.GetWorkflowStatisticsResponse()
@@ -71,6 +72,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             nodes=[_node_to_pb(each) for each in found.nodes],
             edges=[_edge_to_pb(each) for each in found.edges],
             oldest_create_time=timestamp(found.runs.oldest_at),
+            percentile_error=found.error,
         )
 
     async def ListErrorGroups(

@@ -14,8 +14,9 @@ _LOCK: Final[LiteralString] = """
     SELECT pg_try_advisory_xact_lock(hashtext('qflow.telemetry'), hashtext('retention'))
 """
 
+# A batch of few runs costs as much as dozens of nodes before it has removed one.
 _FORGET_EXECUTIONS: Final[LiteralString] = """
-    SELECT cleanup_old_executions($1, $2, 5 * $2::integer)
+    SELECT cleanup_old_executions($1, $2, LEAST(5000, 10 * $2::integer))
 """
 _FORGET_NODE_LOGS: Final[LiteralString] = "SELECT cleanup_old_node_logs($1, $2)"
 _FORGET_TEMPORARY_FILES: Final[LiteralString] = "SELECT cleanup_temporary_files($1)"
@@ -23,6 +24,8 @@ _FORGET_CONTAINERS: Final[LiteralString] = "SELECT cleanup_old_containers($1, $2
 _FORGET_METRICS: Final[LiteralString] = "SELECT cleanup_old_metrics($1, $2)"
 _FORGET_METRIC_MINUTES: Final[LiteralString] = "SELECT cleanup_old_metric_rollups(60, $1, $2)"
 _FORGET_METRIC_HOURS: Final[LiteralString] = "SELECT cleanup_old_metric_rollups(3600, $1, $2)"
+_FORGET_WORKFLOW_HOURS: Final[LiteralString] = "SELECT cleanup_old_workflow_rollups(3600, $1, $2)"
+_FORGET_WORKFLOW_DAYS: Final[LiteralString] = "SELECT cleanup_old_workflow_rollups(86400, $1, $2)"
 _FORGET_ERROR_LOGS: Final[LiteralString] = "SELECT cleanup_old_error_logs($1, $2)"
 _FORGET_SYSTEM_HEALTH: Final[LiteralString] = "SELECT cleanup_old_system_health($1, $2)"
 _FORGET_FILE_ACCESS_LOGS: Final[LiteralString] = "SELECT cleanup_old_file_access_logs($1, $2)"
@@ -50,6 +53,8 @@ _STATEMENTS: Final[Mapping[str, LiteralString]] = {
     "metrics": _FORGET_METRICS,
     "metric_minutes": _FORGET_METRIC_MINUTES,
     "metric_hours": _FORGET_METRIC_HOURS,
+    "workflow_hours": _FORGET_WORKFLOW_HOURS,
+    "workflow_days": _FORGET_WORKFLOW_DAYS,
     "error_logs": _FORGET_ERROR_LOGS,
     "system_health": _FORGET_SYSTEM_HEALTH,
     "file_access_logs": _FORGET_FILE_ACCESS_LOGS,

@@ -59,6 +59,20 @@ _METRIC_HOURS: Final[LiteralString] = """
          WHERE span_s = 3600 AND starts_at < clock_timestamp() - $2::interval
          LIMIT $1::integer + 1) AS due
 """
+_WORKFLOW_HOURS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM workflow_rollups
+         WHERE span_s = 3600
+           AND starts_at < date_trunc('day', clock_timestamp() - $2::interval, 'UTC')
+         LIMIT $1::integer + 1) AS due
+"""
+_WORKFLOW_DAYS: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM workflow_rollups
+         WHERE span_s = 86400
+           AND starts_at < date_trunc('day', clock_timestamp() - $2::interval, 'UTC')
+         LIMIT $1::integer + 1) AS due
+"""
 _ERROR_LOGS: Final[LiteralString] = """
     SELECT count(*) FROM (
         SELECT FROM error_logs WHERE created_at < clock_timestamp() - $2::interval
@@ -185,6 +199,8 @@ _STATEMENTS: Final[Mapping[str, LiteralString]] = {
     "metrics": _METRICS,
     "metric_minutes": _METRIC_MINUTES,
     "metric_hours": _METRIC_HOURS,
+    "workflow_hours": _WORKFLOW_HOURS,
+    "workflow_days": _WORKFLOW_DAYS,
     "error_logs": _ERROR_LOGS,
     "system_health": _SYSTEM_HEALTH,
     "file_access_logs": _FILE_ACCESS_LOGS,

@@ -1,4 +1,4 @@
-"""How runs of a workflow went: over the newest of a range, found by the workflow's own index."""
+"""How runs of a workflow went, from their rows: found by the workflow's own index."""
 
 from __future__ import annotations
 
@@ -18,11 +18,28 @@ from services.telemetry.domain.analytics import (
     Took,
 )
 
+# One more than is looked at: then there are too many.
+_COUNT: Final[LiteralString] = """
+    SELECT count(*) FROM (
+        SELECT FROM workflow_executions
+         WHERE workflow_id = $1 AND created_at >= $2 AND created_at < $3
+           AND ($5 = 0 OR workflow_version = $5) AND completed_at IS NOT NULL
+         LIMIT $4::integer + 1) AS over
+"""
+
+
+async def count(db: Db, workflow_id: UUID, span: Range, *, version: int) -> int:
+    """Tell how many runs are over, or one more than are looked at one by one."""
+    given = (workflow_id, span.start, span.end, LOOKED_AT_MAX, version)
+    return int(await db.fetchval(_COUNT, *given))
+
+
 _RUNS: Final[LiteralString] = """
     WITH looked_at AS (
         SELECT status, created_at, queued_at, started_at, completed_at, resource_usage
           FROM workflow_executions
          WHERE workflow_id = $1 AND created_at >= $2 AND created_at < $3
+           AND ($5 = 0 OR workflow_version = $5)
          ORDER BY created_at DESC, id DESC
          LIMIT $4)
     SELECT count(completed_at) AS ended,
@@ -40,20 +57,10 @@ _RUNS: Final[LiteralString] = """
 """
 
 
-async def runs(db: Db, workflow_id: UUID, span: Range) -> RunStatistics | None:
+async def runs(db: Db, workflow_id: UUID, span: Range, *, version: int) -> RunStatistics | None:
     """Sum up runs; None where there are none that the transaction's caller may see."""
-    row = await db.fetchrow(_RUNS, workflow_id, span.start, span.end, LOOKED_AT_MAX)
-    if row is None or row["oldest_at"] is None:
-        return None
-    return RunStatistics(
-        ended=row["ended"],
-        completed=row["completed"],
-        failed=row["failed"],
-        duration=_took(row["took"]),
-        queue_time=_took(row["queued"]),
-        cpu_s=row["cpu_s"],
-        oldest_at=row["oldest_at"],
-    )
+    row = await db.fetchrow(_RUNS, workflow_id, span.start, span.end, LOOKED_AT_MAX, version)
+    return None if row is None or row["oldest_at"] is None else to_runs(row)
 
 
 _NODES: Final[LiteralString] = """
@@ -61,6 +68,7 @@ _NODES: Final[LiteralString] = """
         SELECT id
           FROM workflow_executions
          WHERE workflow_id = $1 AND created_at >= $2 AND created_at < $3
+           AND ($5 = 0 OR workflow_version = $5)
          ORDER BY created_at DESC, id DESC
          LIMIT $4)
     SELECT COALESCE(n.definition_node_id, n.node_id) AS node_id,
@@ -77,14 +85,14 @@ _NODES: Final[LiteralString] = """
      WHERE n.started_at IS NOT NULL AND n.completed_at IS NOT NULL
      GROUP BY 1
      ORDER BY sum(n.completed_at - n.started_at) DESC, 1
-     LIMIT $5
+     LIMIT $6
 """
 
 
-async def nodes(db: Db, workflow_id: UUID, span: Range) -> list[NodeStatistics]:
+async def nodes(db: Db, workflow_id: UUID, span: Range, *, version: int) -> list[NodeStatistics]:
     """Sum up the nodes of the same runs, the one that took longest in all first."""
-    given = (workflow_id, span.start, span.end, LOOKED_AT_MAX, NODES_MAX)
-    return [_to_node(row) for row in await db.fetch(_NODES, *given)]
+    given = (workflow_id, span.start, span.end, LOOKED_AT_MAX, version, NODES_MAX)
+    return [to_node(row) for row in await db.fetch(_NODES, *given)]
 
 
 _EDGES: Final[LiteralString] = """
@@ -92,10 +100,13 @@ _EDGES: Final[LiteralString] = """
         SELECT id
           FROM workflow_executions
          WHERE workflow_id = $1 AND created_at >= $2 AND created_at < $3
+           AND ($5 = 0 OR workflow_version = $5)
          ORDER BY created_at DESC, id DESC
          LIMIT $4),
     carried AS (
-        SELECT f.source_node_id, f.target_node_id, f.data_size_bytes,
+        SELECT regexp_replace(f.source_node_id, '[[#].*', '') AS source_node_id,
+               regexp_replace(f.target_node_id, '[[#].*', '') AS target_node_id,
+               f.data_size_bytes,
                (COALESCE(f.serialization_time_us, 0) + COALESCE(f.transfer_time_us, 0))::float8
                    / 1000 AS took_ms
           FROM looked_at
@@ -107,31 +118,46 @@ _EDGES: Final[LiteralString] = """
      GROUP BY source_node_id, target_node_id
      ORDER BY (percentile_cont(0.95) WITHIN GROUP (ORDER BY took_ms)) DESC,
               source_node_id, target_node_id
-     LIMIT $5
+     LIMIT $6
 """
 
 
-async def edges(db: Db, workflow_id: UUID, span: Range) -> list[EdgeStatistics]:
+async def edges(db: Db, workflow_id: UUID, span: Range, *, version: int) -> list[EdgeStatistics]:
     """Sum up the edges of the same runs, the slowest first."""
-    given = (workflow_id, span.start, span.end, LOOKED_AT_MAX, EDGES_MAX)
+    given = (workflow_id, span.start, span.end, LOOKED_AT_MAX, version, EDGES_MAX)
     return [_to_edge(row) for row in await db.fetch(_EDGES, *given)]
 
 
-def _took(percentiles: Sequence[float | None] | None) -> Took | None:
+def to_took(percentiles: Sequence[float | None] | None) -> Took | None:
+    """Read three percentiles; None where nothing was measured."""
     if not percentiles or percentiles[0] is None:
         return None
     p50, p95, p99 = (float(each or 0) for each in percentiles)
     return Took(p50_ms=p50, p95_ms=p95, p99_ms=p99)
 
 
-def _to_node(row: Row) -> NodeStatistics:
+def to_runs(row: Row) -> RunStatistics:
+    """Read what is said of runs."""
+    return RunStatistics(
+        ended=row["ended"],
+        completed=row["completed"],
+        failed=row["failed"],
+        duration=to_took(row["took"]),
+        queue_time=to_took(row["queued"]),
+        cpu_s=row["cpu_s"],
+        oldest_at=row["oldest_at"],
+    )
+
+
+def to_node(row: Row) -> NodeStatistics:
+    """Read what is said of a node."""
     return NodeStatistics(
         node_id=row["node_id"],
         ended=row["ended"],
         completed=row["completed"],
         failed=row["failed"],
         flaky=row["flaky"],
-        duration=_took(row["took"]),
+        duration=to_took(row["took"]),
         cpu_s=row["cpu_s"],
     )
 
@@ -141,6 +167,6 @@ def _to_edge(row: Row) -> EdgeStatistics:
         source_node_id=row["source_node_id"],
         target_node_id=row["target_node_id"],
         count=row["values"],
-        duration=_took(row["took"]),
+        duration=to_took(row["took"]),
         mean_bytes=row["mean_bytes"],
     )

@@ -131,7 +131,8 @@ async def _in_batches(
     for _ in range(batches_max):
         began = time.monotonic()
         try:
-            async with transaction(pool) as db:
+            # What a crash of the database brings back, the next pass removes.
+            async with transaction(pool, durable=rule.frees_bytes) as db:
                 gone = await do(db, batch)
                 if gone:
                     pace.seen(await retention.transactions(db), time.monotonic())

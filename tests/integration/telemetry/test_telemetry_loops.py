@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from services.kit.errors import Unavailable
 from services.kit.loops import pause, repeat
 from services.kit.pg import Pool
+from services.telemetry.domain.pace import BATCH_BUSY_MIN
 from services.telemetry.domain.retention import RULES
-from services.telemetry.loops.metrics import derive_metrics
+from services.telemetry.loops.metrics import follow_finished
 from services.telemetry.usecases.figures import Work
 from services.telemetry.usecases.measure import (
     READER,
@@ -167,7 +168,8 @@ async def test_expired_records_go_and_only_they(
         " '1 day' FROM generate_series(0, 39) d"
     )
     removed = await forget_all(maint, keep=KEEP)
-    assert {"executions", "sessions", "system_health"} == set(removed)
+    # What the runs summed up to is of hours that are long over.
+    assert {"executions", "workflow_hours", "sessions", "system_health"} == set(removed)
     assert 10 == removed["system_health"]
     # Two runs, each with two nodes and five metrics.
     assert 2 * (1 + 2 + 5) == removed["executions"]
@@ -184,10 +186,13 @@ async def test_what_does_not_fit_in_a_pass_is_told_and_left_for_the_next(
     """S3."""
     sql.execute(
         "INSERT INTO system_health (node_name, recorded_at)"
-        " SELECT 'x', now() - interval '99 days' FROM generate_series(1, 101)"
+        " SELECT 'x', now() - interval '99 days' FROM generate_series(1, %s)",
+        (BATCH_BUSY_MIN + 1,),
     )
     with capture_logs() as lines:
-        assert {"system_health": 100} == dict(await forget_all(maint, keep=KEEP, batches_max=1))
+        assert {"system_health": BATCH_BUSY_MIN} == dict(
+            await forget_all(maint, keep=KEEP, batches_max=1)
+        )
     assert "retention_incomplete" in [line["event"] for line in lines]
     assert {"system_health": 1} == dict(await forget_all(maint, keep=KEEP))
 
@@ -266,7 +271,7 @@ async def test_a_mistake_of_ours_ends_the_loop_loudly() -> None:
 
 async def test_a_waiting_loop_stops_at_once(maint: Pool) -> None:
     stop = asyncio.Event()
-    loop = asyncio.create_task(derive_metrics(maint, Work(), asyncio.Event(), stop))
+    loop = asyncio.create_task(follow_finished(maint, Work(), asyncio.Event(), stop))
     stop.set()
     async with asyncio.timeout(2):
         await loop
@@ -277,7 +282,7 @@ async def test_metrics_rest_with_the_orchestrators_and_come_back_with_them(
     maint: Pool, runs: Runs, sql: psycopg.Connection
 ) -> None:
     work, stirred, stop = Work(), asyncio.Event(), asyncio.Event()
-    loop = asyncio.create_task(derive_metrics(maint, work, stirred, stop))
+    loop = asyncio.create_task(follow_finished(maint, work, stirred, stop))
     async with asyncio.timeout(20):
         while not stirred._waiters:  # noqa: ASYNC110  # it has looked, and waits
             await asyncio.sleep(0.05)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from migrations.sql import run
 
 revision = "example_1"
-down_revision = "0046"
+down_revision = "0050"
 
 _STATEMENTS = (
     # No default that rewrites the table, no NOT NULL: taken in an instant.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from services.telemetry.domain.pace import Pace
+import pytest
+
+from services.telemetry.domain.pace import BATCH_BUSY_MIN, Pace
 from services.telemetry.domain.retention import BATCH_MIN
 
 
@@ -18,18 +20,19 @@ def _after(*, of_others: int, own: int = 0) -> Pace:
 
 def test_it_is_gentle_until_it_knows_better() -> None:
     pace = Pace()
-    assert BATCH_MIN == pace.first_batch(most=1000)
+    assert BATCH_BUSY_MIN == pace.first_batch(most=1000)
     pace.seen(5, 10.0)
     assert pace.is_busy
 
 
-def test_beside_others_it_takes_a_fifth_of_the_time_in_short_batches() -> None:
+def test_beside_others_it_takes_a_tenth_of_the_time_in_short_batches() -> None:
     """E9, F35."""
     pace = _after(of_others=200)
     assert pace.is_busy
-    assert 0.4 == pace.breath_s(0.1)
-    assert 100 == pace.batch_after(200, 0.06, most=1000)
-    assert 400 == pace.batch_after(200, 0.01, most=1000)
+    assert 0.9 == pytest.approx(pace.breath_s(0.1))
+    assert 20 == pace.batch_after(40, 0.006, most=1000)
+    assert BATCH_BUSY_MIN == pace.batch_after(BATCH_BUSY_MIN, 9.0, most=1000)
+    assert 80 == pace.batch_after(40, 0.0015, most=1000)
 
 
 def test_alone_it_goes_as_fast_as_it_can_whatever_it_does_itself() -> None:

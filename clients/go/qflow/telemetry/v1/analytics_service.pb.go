@@ -290,9 +290,11 @@ type GetWorkflowStatisticsRequest struct {
 	// Runs that were created from then on; 7 days before the end where it is unset.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// Runs that were created before then; now where it is unset. At most 366 days after the start.
-	EndTime       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// Only those of this version of the workflow; 0 for all.
+	WorkflowVersion int32 `protobuf:"varint,4,opt,name=workflow_version,json=workflowVersion,proto3" json:"workflow_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetWorkflowStatisticsRequest) Reset() {
@@ -346,6 +348,13 @@ func (x *GetWorkflowStatisticsRequest) GetEndTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *GetWorkflowStatisticsRequest) GetWorkflowVersion() int32 {
+	if x != nil {
+		return x.WorkflowVersion
+	}
+	return 0
+}
+
 // How it went. Nothing is set of a workflow without runs in the range.
 type GetWorkflowStatisticsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -355,10 +364,12 @@ type GetWorkflowStatisticsResponse struct {
 	Nodes []*NodeStatistics `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// The edges whose values took longest to be carried, the slowest first; at most 20.
 	Edges []*EdgeStatistics `protobuf:"bytes,3,rep,name=edges,proto3" json:"edges,omitempty"`
-	// When the oldest run that was looked at was created; later than the start where there were too many.
+	// When the oldest run that was counted was created.
 	OldestCreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=oldest_create_time,json=oldestCreateTime,proto3" json:"oldest_create_time,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// How far percentiles may be from the exact ones, as a part of their value: 0, or 0.01.
+	PercentileError float64 `protobuf:"fixed64,5,opt,name=percentile_error,json=percentileError,proto3" json:"percentile_error,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetWorkflowStatisticsResponse) Reset() {
@@ -417,6 +428,13 @@ func (x *GetWorkflowStatisticsResponse) GetOldestCreateTime() *timestamppb.Times
 		return x.OldestCreateTime
 	}
 	return nil
+}
+
+func (x *GetWorkflowStatisticsResponse) GetPercentileError() float64 {
+	if x != nil {
+		return x.PercentileError
+	}
+	return 0
 }
 
 // How runs went.
@@ -695,9 +713,9 @@ func (x *NodeStatistics) GetCpuSeconds() float64 {
 // How long values took on their way along an edge, written and carried.
 type EdgeStatistics struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The node that gave them.
+	// The node that gave them: all its elements and turns together.
 	SourceNodeId string `protobuf:"bytes,1,opt,name=source_node_id,json=sourceNodeId,proto3" json:"source_node_id,omitempty"`
-	// The node that took them.
+	// The node that took them, likewise.
 	TargetNodeId string `protobuf:"bytes,2,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
 	// How many there were.
 	Count int64 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
@@ -1048,18 +1066,20 @@ const file_qflow_telemetry_v1_analytics_service_proto_rawDesc = "" +
 	"\x04mean\x18\x04 \x01(\x01R\x04mean\x12\x10\n" +
 	"\x03min\x18\x05 \x01(\x01R\x03min\x12\x10\n" +
 	"\x03max\x18\x06 \x01(\x01R\x03max\x12 \n" +
-	"\vpercentiles\x18\a \x03(\x01R\vpercentiles\"\xbb\x01\n" +
+	"\vpercentiles\x18\a \x03(\x01R\vpercentiles\"\xef\x01\n" +
 	"\x1cGetWorkflowStatisticsRequest\x12)\n" +
 	"\vworkflow_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"workflowId\x129\n" +
 	"\n" +
 	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
-	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"\x94\x02\n" +
+	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x122\n" +
+	"\x10workflow_version\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x0fworkflowVersion\"\xbf\x02\n" +
 	"\x1dGetWorkflowStatisticsResponse\x125\n" +
 	"\x04runs\x18\x01 \x01(\v2!.qflow.telemetry.v1.RunStatisticsR\x04runs\x128\n" +
 	"\x05nodes\x18\x02 \x03(\v2\".qflow.telemetry.v1.NodeStatisticsR\x05nodes\x128\n" +
 	"\x05edges\x18\x03 \x03(\v2\".qflow.telemetry.v1.EdgeStatisticsR\x05edges\x12H\n" +
-	"\x12oldest_create_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x10oldestCreateTime\"\xcb\x02\n" +
+	"\x12oldest_create_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x10oldestCreateTime\x12)\n" +
+	"\x10percentile_error\x18\x05 \x01(\x01R\x0fpercentileError\"\xcb\x02\n" +
 	"\rRunStatistics\x12\x1f\n" +
 	"\vended_count\x18\x01 \x01(\x03R\n" +
 	"endedCount\x12'\n" +

@@ -40,8 +40,13 @@ type AnalyticsServiceClient interface {
 	// of their value. Sums by the minute are kept for 90 days and by the hour for two years by default; of a range whose
 	// ends have no minutes any more, only its whole hours are counted.
 	QueryMetrics(ctx context.Context, in *QueryMetricsRequest, opts ...grpc.CallOption) (*QueryMetricsResponse, error)
-	// Tells how the executions of a workflow went that were created in a range, and how its nodes and edges did. It looks
-	// at the newest 10,000 of them; retention forgets older ones, so an answer may cover less than the range.
+	// Tells how the executions of a workflow went that were created in a range, and how its nodes and edges did.
+	//
+	// Up to 10,000 that are all still there are looked at one by one, and what is told is exact. Of more, and once
+	// retention has forgotten some, sums are added up that were made before: of the hours in which the range lies, and of
+	// what is more than 14 days old, of the days that begin in it (both by default; days are kept for two years). Their
+	// counts are as exact, percentiles are right to one hundredth of their value. Runs are summed up some seconds after
+	// their end.
 	GetWorkflowStatistics(ctx context.Context, in *GetWorkflowStatisticsRequest, opts ...grpc.CallOption) (*GetWorkflowStatisticsResponse, error)
 	// Groups the errors of a range by what they have in common, the largest groups first. It looks at the newest 10,000.
 	ListErrorGroups(ctx context.Context, in *ListErrorGroupsRequest, opts ...grpc.CallOption) (*ListErrorGroupsResponse, error)
@@ -99,8 +104,13 @@ type AnalyticsServiceServer interface {
 	// of their value. Sums by the minute are kept for 90 days and by the hour for two years by default; of a range whose
 	// ends have no minutes any more, only its whole hours are counted.
 	QueryMetrics(context.Context, *QueryMetricsRequest) (*QueryMetricsResponse, error)
-	// Tells how the executions of a workflow went that were created in a range, and how its nodes and edges did. It looks
-	// at the newest 10,000 of them; retention forgets older ones, so an answer may cover less than the range.
+	// Tells how the executions of a workflow went that were created in a range, and how its nodes and edges did.
+	//
+	// Up to 10,000 that are all still there are looked at one by one, and what is told is exact. Of more, and once
+	// retention has forgotten some, sums are added up that were made before: of the hours in which the range lies, and of
+	// what is more than 14 days old, of the days that begin in it (both by default; days are kept for two years). Their
+	// counts are as exact, percentiles are right to one hundredth of their value. Runs are summed up some seconds after
+	// their end.
 	GetWorkflowStatistics(context.Context, *GetWorkflowStatisticsRequest) (*GetWorkflowStatisticsResponse, error)
 	// Groups the errors of a range by what they have in common, the largest groups first. It looks at the newest 10,000.
 	ListErrorGroups(context.Context, *ListErrorGroupsRequest) (*ListErrorGroupsResponse, error)

@@ -161,8 +161,11 @@ class GetWorkflowStatisticsRequest(_message.Message):
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    WORKFLOW_VERSION_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """The workflow."""
+    workflow_version: _builtins.int
+    """Only those of this version of the workflow; 0 for all."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Runs that were created from then on; 7 days before the end where it is unset."""
@@ -177,10 +180,11 @@ class GetWorkflowStatisticsRequest(_message.Message):
         workflow_id: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        workflow_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -196,6 +200,9 @@ class GetWorkflowStatisticsResponse(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     EDGES_FIELD_NUMBER: _builtins.int
     OLDEST_CREATE_TIME_FIELD_NUMBER: _builtins.int
+    PERCENTILE_ERROR_FIELD_NUMBER: _builtins.int
+    percentile_error: _builtins.float
+    """How far percentiles may be from the exact ones, as a part of their value: 0, or 0.01."""
     @_builtins.property
     def runs(self) -> Global___RunStatistics:
         """The runs that are over."""
@@ -210,7 +217,7 @@ class GetWorkflowStatisticsResponse(_message.Message):
 
     @_builtins.property
     def oldest_create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the oldest run that was looked at was created; later than the start where there were too many."""
+        """When the oldest run that was counted was created."""
 
     def __init__(
         self,
@@ -219,10 +226,11 @@ class GetWorkflowStatisticsResponse(_message.Message):
         nodes: _abc.Iterable[Global___NodeStatistics] | None = ...,
         edges: _abc.Iterable[Global___EdgeStatistics] | None = ...,
         oldest_create_time: _timestamp_pb2.Timestamp | None = ...,
+        percentile_error: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_create_time", b"oldest_create_time", "runs", b"runs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "nodes", b"nodes", "oldest_create_time", b"oldest_create_time", "runs", b"runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "nodes", b"nodes", "oldest_create_time", b"oldest_create_time", "percentile_error", b"percentile_error", "runs", b"runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -378,9 +386,9 @@ class EdgeStatistics(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     MEAN_BYTES_FIELD_NUMBER: _builtins.int
     source_node_id: _builtins.str
-    """The node that gave them."""
+    """The node that gave them: all its elements and turns together."""
     target_node_id: _builtins.str
-    """The node that took them."""
+    """The node that took them, likewise."""
     count: _builtins.int
     """How many there were."""
     mean_bytes: _builtins.float

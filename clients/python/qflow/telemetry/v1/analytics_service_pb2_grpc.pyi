@@ -44,8 +44,13 @@ class AnalyticsServiceStub:
     ends have no minutes any more, only its whole hours are counted.
     """
     GetWorkflowStatistics: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.GetWorkflowStatisticsRequest, _analytics_service_pb2.GetWorkflowStatisticsResponse]
-    """Tells how the executions of a workflow went that were created in a range, and how its nodes and edges did. It looks
-    at the newest 10,000 of them; retention forgets older ones, so an answer may cover less than the range.
+    """Tells how the executions of a workflow went that were created in a range, and how its nodes and edges did.
+
+    Up to 10,000 that are all still there are looked at one by one, and what is told is exact. Of more, and once
+    retention has forgotten some, sums are added up that were made before: of the hours in which the range lies, and of
+    what is more than 14 days old, of the days that begin in it (both by default; days are kept for two years). Their
+    counts are as exact, percentiles are right to one hundredth of their value. Runs are summed up some seconds after
+    their end.
     """
     ListErrorGroups: _grpc.UnaryUnaryMultiCallable[_analytics_service_pb2.ListErrorGroupsRequest, _analytics_service_pb2.ListErrorGroupsResponse]
     """Groups the errors of a range by what they have in common, the largest groups first. It looks at the newest 10,000."""
@@ -66,8 +71,13 @@ class AnalyticsServiceAsyncStub(AnalyticsServiceStub):
     ends have no minutes any more, only its whole hours are counted.
     """
     GetWorkflowStatistics: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.GetWorkflowStatisticsRequest, _analytics_service_pb2.GetWorkflowStatisticsResponse]  # type: ignore[assignment]
-    """Tells how the executions of a workflow went that were created in a range, and how its nodes and edges did. It looks
-    at the newest 10,000 of them; retention forgets older ones, so an answer may cover less than the range.
+    """Tells how the executions of a workflow went that were created in a range, and how its nodes and edges did.
+
+    Up to 10,000 that are all still there are looked at one by one, and what is told is exact. Of more, and once
+    retention has forgotten some, sums are added up that were made before: of the hours in which the range lies, and of
+    what is more than 14 days old, of the days that begin in it (both by default; days are kept for two years). Their
+    counts are as exact, percentiles are right to one hundredth of their value. Runs are summed up some seconds after
+    their end.
     """
     ListErrorGroups: _aio.UnaryUnaryMultiCallable[_analytics_service_pb2.ListErrorGroupsRequest, _analytics_service_pb2.ListErrorGroupsResponse]  # type: ignore[assignment]
     """Groups the errors of a range by what they have in common, the largest groups first. It looks at the newest 10,000."""
@@ -97,8 +107,13 @@ class AnalyticsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _analytics_service_pb2.GetWorkflowStatisticsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_analytics_service_pb2.GetWorkflowStatisticsResponse, _abc.Awaitable[_analytics_service_pb2.GetWorkflowStatisticsResponse]]:
-        """Tells how the executions of a workflow went that were created in a range, and how its nodes and edges did. It looks
-        at the newest 10,000 of them; retention forgets older ones, so an answer may cover less than the range.
+        """Tells how the executions of a workflow went that were created in a range, and how its nodes and edges did.
+
+        Up to 10,000 that are all still there are looked at one by one, and what is told is exact. Of more, and once
+        retention has forgotten some, sums are added up that were made before: of the hours in which the range lies, and of
+        what is more than 14 days old, of the days that begin in it (both by default; days are kept for two years). Their
+        counts are as exact, percentiles are right to one hundredth of their value. Runs are summed up some seconds after
+        their end.
         """
 
     @_abc_1.abstractmethod

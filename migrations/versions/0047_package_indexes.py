@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0048"
-down_revision = "0045"
+revision = "0047"
+down_revision = "0046"
 
 _TENANT = "tenant_id = (SELECT current_tenant_id())"
 _USER = "(SELECT current_user_id())"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from migrations.sql import run
 
-revision = "0049"
-down_revision = "0048"
+revision = "0048"
+down_revision = "0047"
 
 _UP = (
     """

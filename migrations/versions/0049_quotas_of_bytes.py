@@ -11,8 +11,8 @@ from importlib import import_module
 
 from migrations.sql import BORROW_GROUPS, RETURN_GROUPS, run
 
-revision = "0051"
-down_revision = "0045"
+revision = "0049"
+down_revision = "0048"
 
 # A pebibyte, and few enough that a thousand times as many are still a bigint.
 _BYTES_MOST = 1 << 50

@@ -264,6 +264,9 @@ def test_every_command_of_the_page_of_commands_does_what_it_says(
     monkeypatch.setattr("typer.prompt", lambda *_a, **_k: password)
     Path("report.pdf").write_bytes(b"%PDF-1.7")
     runs = Runs(place)
+    with place.suite.sql() as sql:
+        query = "SELECT id::text FROM users WHERE email = 'owner@localhost'"
+        [(tenant,)] = sql.execute(query).fetchall()
     brought = ""
     executed = 0
     for line in BLOCKS[CLI].lines():
@@ -279,6 +282,7 @@ def test_every_command_of_the_page_of_commands_does_what_it_says(
                 arguments.append(brought)
             arguments = [each.replace("FILE.py", "examples/client/orders.py") for each in arguments]
             arguments = [each.replace("NAME", "order") for each in arguments]
+            arguments = [each.replace("TENANT", tenant) for each in arguments]
             arguments += runs.addresses(arguments)
             code = main(arguments)
             said = capsys.readouterr()

@@ -45,6 +45,7 @@ _NAMES: Final = {
     "environments": "environments",
     "environment_bytes": "environment_bytes",
 }
+_UNSAID: Final = dict.fromkeys(("stored_bytes", "stored_files"), "default")
 _BAR_CHARS: Final = 20
 _NEARLY: Final = 0.8
 
@@ -146,7 +147,7 @@ def _table(told: Any) -> Table:
         made.add_row(
             name,
             "" if used is None else _plain(name, used),
-            _plain(name, limit) if limit else "any",
+            _plain(name, limit) if limit else _UNSAID.get(name, "any"),
             Text("") if used is None or not limit else _bar(Text, used / limit),
         )
     return made
@@ -154,7 +155,7 @@ def _table(told: Any) -> Table:
 
 def _plain(name: str, amount: float) -> str:
     if not name.endswith("bytes"):
-        return f"{amount:,.10g}"
+        return f"{round(amount, 1):,.12g}"
     for unit in ("B", "KiB", "MiB", "GiB"):
         if amount < 1 << 10:
             return f"{amount:.3g} {unit}"

@@ -5,20 +5,21 @@ A simulation that finds them is one whose silence means something.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from unittest.mock import patch
 from uuid import UUID
 
-from services.orchestrator.domain import core, ends, planner, routes
+from services.orchestrator.domain import core, ends, groups, planner, routes, waits
 from services.orchestrator.domain import restore as restoring
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.rows import AckCommand, Transition
 from services.orchestrator.domain.state import Run
-from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import Journal
 from services.orchestrator.engine.member import Member
@@ -206,6 +207,75 @@ def alone_forgotten() -> Any:
     return patch.object(planner, "lose", lose)
 
 
+def map_joins_early() -> Any:
+    """A map is over as soon as all but one of its elements are."""
+    original = groups.part_over
+
+    def part_over(run: Run, slot: int, *given: Any, **named: Any) -> None:
+        part = run.part(slot)
+        group = run.groups.get(part.group) if part is not None else None
+        if group is not None and group.begun == group.count and group.open == 2:
+            group.open -= 1
+        original(run, slot, *given, **named)
+
+    return patch.object(groups, "part_over", part_over)
+
+
+def word_taken_twice() -> Any:
+    """A word that came early stays there for the next one that waits."""
+    original = waits._listen
+
+    def listen(run: Run, slot: int, *given: Any) -> Any:
+        rule = run.place(slot).wait
+        assert rule is not None
+        early = list(run.signals.get(rule.name, ()))
+        output = original(run, slot, *given)
+        if early:
+            run.signals[rule.name] = deque(early)
+        return output
+
+    return patch.object(waits, "_listen", listen)
+
+
+def pause_forgotten_at_restore() -> Any:
+    """Whoever takes a run over lets it go on, paused or not."""
+    original = restoring.restore
+
+    def restore(*given: Any) -> Run:
+        run = original(*given)
+        if run.status is RunStatus.PAUSED:
+            run.status = RunStatus.RUNNING
+        return run
+
+    return patch.object(recovery, "restore", restore)
+
+
+def sub_workflow_left_running() -> Any:
+    """A run that is stopped does not stop its sub-workflows, and does not wait for them."""
+    original = planner.stop
+
+    def stop(run: Run, t: Transition, fx: Effects, **named: Any) -> None:
+        children = [each for each in run.records if each is not None and each.child is not None]
+        waiting = [each for each in children if each.status is NodeStatus.WAITING]
+        run.running -= len(waiting)
+        original(run, t, fx, **named)
+        fx.stops.clear()
+
+    return patch.object(planner, "stop", stop)
+
+
+def join_of_any_waits_for_none() -> Any:
+    """A place that any of its sources is enough for begins without one."""
+    original = ends.decide
+
+    def decide(run: Run, place: int) -> ends.Verdict:
+        if run.plan.places[place].needed is not None and run.remaining[place]:
+            return ends.Verdict.RUN
+        return original(run, place)
+
+    return patch.object(routes, "decide", decide)
+
+
 BUGS: Final[dict[str, Bug]] = {
     each.__name__: each
     for each in (
@@ -223,6 +293,11 @@ BUGS: Final[dict[str, Bug]] = {
         epoch_not_advanced,
         queue_survives_recovery,
         alone_forgotten,
+        map_joins_early,
+        word_taken_twice,
+        pause_forgotten_at_restore,
+        sub_workflow_left_running,
+        join_of_any_waits_for_none,
     )
 }
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from services.kit.errors import ResourceExhausted, Unavailable
 from services.orchestrator.domain.core import SHARDS
+from services.orchestrator.domain.options import RunOptions
 from services.orchestrator.domain.rows import RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL, RunStatus
@@ -18,9 +20,11 @@ from services.orchestrator.engine.hub import Moved
 from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.usecases.plans import unlocked
 from tests.simulation import graphs
+from tests.simulation.steering import Steering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from datetime import datetime
 
     from services.orchestrator.domain.plan import Plan
     from tests.simulation.processes import Orchestrator
@@ -36,54 +40,61 @@ class Clients:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.nodes = 0  # of the graphs that are started
         self.accepted: dict[UUID, UUID] = {}  # runs by request
+        self.steering = Steering(self, world)
 
     async def work(self) -> None:
         """Do all that clients do; returns once everything they asked for is answered."""
         world, chance = self._world, self._world.chance
         tasks = []
-        while self.nodes < graphs.NODES_MIN:
+        nodes = 0
+        while nodes < graphs.NODES_MIN:
             plan = graphs.shape(chance.randrange(graphs.SHAPES))
-            self.nodes += len(plan.places)
-            world.plans.by_id[plan.pins_id] = plan
+            nodes += len(plan.places)
+            world.plans.know(plan)
             at_s = 0.0 if chance.random() < 0.5 else chance.random() * _SPREAD_S
             cancel_s = chance.random() * 1.5 if chance.random() < 0.12 else None
             tasks.append(asyncio.ensure_future(self._one(plan, at_s, cancel_s)))
         await asyncio.gather(*tasks)
+        # What fails, is cancelled or takes another branch leaves nodes out: more has to be done.
+        while len(world.store.nodes) < graphs.NODES_MIN:
+            if all(map(world.store.is_over, world.store.runs)):
+                plan = graphs.shape(chance.randrange(graphs.SHAPES))
+                world.plans.know(plan)
+                await self._one(plan, 0.0, None)
+            await asyncio.sleep(_RETRY_S)
 
     async def _one(self, plan: Plan, at_s: float, cancel_s: float | None) -> None:
         await asyncio.sleep(at_s)
-        world = self._world
+        world, chance = self._world, self._world.chance
         request = world.new_id()
-        given = world.chance.randrange(100)
-        scripts = {
-            each.id: graphs.draw_script(world.chance, each.retry.max_retries)
-            for each in plan.places
-        }
-        again = world.chance.random() < 0.15  # a client that did not hear the answer
-        run_id = await self._start(plan, request, given, scripts)
+        given = chance.randrange(100)
+        later_s = chance.random() * 2 if chance.random() < 0.08 else None
+        start_at = None if later_s is None else world.store.clock() + timedelta(seconds=later_s)
+        again = chance.random() < 0.15  # a client that did not hear the answer
+        run_id = await self._start(plan, request, given, start_at)
         if run_id is None:
             return
         if again:
-            twice = await self._start(plan, request, given, scripts)
+            twice = await self._start(plan, request, given, start_at)
             assert twice == run_id, "I12: one request, two runs"
-        if world.chance.random() < 0.3:
+        if chance.random() < 0.3:
             self._watch(run_id)
+        steering = asyncio.ensure_future(self.steering.steer(run_id))
         if cancel_s is not None:
             await asyncio.sleep(cancel_s)
             await self._cancel(run_id)
+        await steering
 
     async def _start(
-        self, plan: Plan, request: UUID, given: int, scripts: dict[str, graphs.Script]
+        self, plan: Plan, request: UUID, given: int, start_at: datetime | None
     ) -> UUID | None:
         """Ask until there is an answer; None when the workflow is gone."""
         world = self._world
         while True:
-            run = self._new_run(plan, request, given)
-            world.scripts[run.id], world.given[run.id] = scripts, given
+            run = self._new_run(plan, request, given, start_at)
             try:
-                await self._ask(self._starting(run), run.id)
+                await self.ask(self._starting(run), run.id)
             except NotStarted:
                 earlier = world.store.requests.get((OWNER, request))
                 if earlier is None:
@@ -96,6 +107,7 @@ class Clients:
             else:
                 run_id = run.id
             assert run_id in world.store.runs, "G1: accepted, and not there"
+            assert world.store.runs[run_id]["input_data"] == run.input_text
             world.note(f"run {run_id.int & 0xFFFF} of {len(plan.places)} nodes is accepted")
             self.accepted[request] = run_id
             return run_id
@@ -109,7 +121,7 @@ class Clients:
 
         return start
 
-    def _new_run(self, plan: Plan, request: UUID, given: int) -> Run:
+    def _new_run(self, plan: Plan, request: UUID, given: int, start_at: datetime | None) -> Run:
         text = f'{{"x":{given}}}'
         return Run(
             id=self._world.new_id(),
@@ -120,6 +132,7 @@ class Clients:
             input_values=split_object(text),
             input_text=text,
             request_id=request,
+            options=RunOptions(start_at=start_at),
         )
 
     def _watch(self, run_id: UUID) -> None:
@@ -134,7 +147,7 @@ class Clients:
         row = world.store.runs[run_id]
         while row["status"] not in RUN_FINAL:
             try:
-                await self._ask(lambda each: each.engine.cancel(run_id), run_id)
+                await self.ask(lambda each: each.engine.cancel(run_id), run_id)
             except (Unavailable, OSError):
                 await asyncio.sleep(_RETRY_S)
                 continue
@@ -144,7 +157,7 @@ class Clients:
                 return
             await asyncio.sleep(_RETRY_S)
 
-    async def _ask(
+    async def ask(
         self, call: Callable[[Orchestrator], Coroutine[Any, Any, None]], run_id: UUID
     ) -> None:
         """Make a call to an orchestrator that is there; its death is UNAVAILABLE."""
@@ -164,6 +177,7 @@ class Clients:
         store = self._world.store
         for request, run_id in self.accepted.items():
             assert store.requests[OWNER, request] == run_id, "I12: one request, two runs"
+        self.steering.check()
         for run_id in self._world.cancelled:
             assert store.runs[run_id]["status"] == "cancelled", "I14: only cancelled can follow"
 
@@ -201,4 +215,5 @@ def _row_of(run: Run) -> RunInsert:
         python_version=plan.places[0].python_version,
         timeout_ms=plan.timeout_ms,
         revision=1,
+        start_at=run.options.start_at,
     )

@@ -16,7 +16,14 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.storage import definitions, flush, limit_slots, quota_usage, recovery
+from services.orchestrator.storage import (
+    definitions,
+    flush,
+    limit_slots,
+    quota_usage,
+    recovery,
+    signals,
+)
 from services.orchestrator.storage import members as engine_members
 from services.orchestrator.storage import shards as engine_shards
 from services.runner.storage import environments as runner_environments
@@ -158,10 +165,22 @@ class Database:
         self.faults.count(name)
         return LinkLostError(name)
 
+    def _root_of(self, run_id: UUID, parents: dict[UUID, UUID | None]) -> UUID:
+        """Give the run that a caller started, of a run in the rows or among those to come."""
+        while True:
+            row = self.store.runs.get(run_id)
+            parent = parents.get(run_id) if row is None else row["parent_execution_id"]
+            if parent is None:
+                return run_id
+            run_id = parent
+
     def _refuse(self, batch: Sequence[Transition]) -> None:
+        if not self.faults.poisoned:
+            return
         runs = {t.run_id for t in batch}
-        for run_id in self.faults.poisoned.keys() & runs:
-            if len(runs) == 1:
+        parents = {row.id: row.parent_execution_id for t in batch for row in t.run_inserts}
+        for run_id in sorted(self.faults.poisoned.keys() & runs):
+            if len({self._root_of(each, parents) for each in runs}) == 1:
                 self.faults.count("run refused by the journal")
                 self.faults.poisoned[run_id] -= 1
                 if not self.faults.poisoned[run_id]:
@@ -406,6 +425,14 @@ def _signals(store: Store, ids: Sequence[UUID]) -> list[Row]:
     ]
 
 
+def _signal(store: Store, signal_id: UUID) -> Row | None:
+    row = store.signals.get(signal_id)
+    if row is None:
+        return None
+    names = ("name", "payload", "sent_by", "node_id")
+    return {"workflow_execution_id": row["run_id"]} | {name: row[name] for name in names}
+
+
 def _open(store: Store, ids: Sequence[UUID]) -> list[Row]:
     return [store.open_run(store.runs[each]) for each in sorted(ids) if not store.is_over(each)]
 
@@ -456,6 +483,7 @@ _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
     recovery._OPEN: _open,
     recovery._NODES: _nodes,
     recovery._SIGNALS: _signals,
+    signals._FIND: _signal,
     recovery._CHILDREN: _children,
     definitions._LOCKS: _locks,
 }

@@ -1,17 +1,16 @@
-"""Graphs of any shape, and what user code does at each of their places.
+"""Graphs of any shape and of every kind of node; the same number is the same graph everywhere.
 
-What a place gives is a plain function of its inputs, so that a sequential evaluation tells what a
-run must give; how its attempts go is drawn per run and known before it starts.
+What a place gives is a plain function of its inputs, so that the rows of a run can be held against
+each other: `oracle.py` does.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from services.kit.ids import uuid_from_bytes
@@ -19,10 +18,21 @@ from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
 
 SHAPES: Final = 400
-NODES_MIN: Final = 20  # of all graphs of a world
+NODES_MIN: Final = 20  # of a world
+WORDS: Final = ("first word", "second word")  # that signals are sent under
+BRANCH: Final = "even"  # of a choice, where its input is so
+MAPPED: Final = "list"  # the input that maps run over
+# A condition of nodes, and the one of choices, as CEL has them; `holds` and `branch` say the same.
+_CONDITION: Final = "x == null || x % 4 != 1"
+_IS_EVEN: Final = "x == null || x % 2 == 0"
 _INT: Final = {"t": "int"}
 _ID_BYTES: Final = 16
 _VERSIONS: Final = 4  # node versions that all graphs share, each with a lock of its own
+_PLAIN_SHARE: Final = 0.4  # of graphs that have nothing but nodes and edges
+_INNER: Final = 24  # graphs that serve as sub-workflows
+_LISTS: Final = {1: ("[1,2,3]", "[]", "[4,5]"), 2: ("[[1,2],[],[3]]", "[[4]]")}
+_ANSWERS: Final = {"choice": "branch", "approval": "reply"}
+_VALUED: Final = (None, "signal", "workflow")  # kinds whose answer the oracle can tell
 
 
 def version_ids() -> list[UUID]:
@@ -35,130 +45,288 @@ def _id(number: int) -> UUID:
     return uuid_from_bytes(number.to_bytes(_ID_BYTES))
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
-    """What the attempts at one place do, one after another."""
-
-    failures: int = 0  # that come before it succeeds
-    fatal: bool = False  # they forbid a retry
-    kills: int = 0  # runners that it takes with it before it answers
-    lasts_s: float = 0.05
-
-    def dooms(self, max_retries: int) -> bool:
-        """Whether it never succeeds, however often it may be tried."""
-        return self.failures > (0 if self.fatal else max_retries) or self.kills >= _POISON
-
-
-_POISON: Final = 99
-
-
-def draw_script(chance: random.Random, max_retries: int) -> Script:
-    """Draw what a place does; most do as they should."""
-    lasts_s = chance.choice((0.0, 0.001, 0.02, 0.1, 0.4)) * (0.5 + chance.random())
-    roll = chance.random()
-    for share, script in (
-        (0.84, Script(lasts_s=lasts_s)),
-        (0.95, Script(failures=chance.randint(0, max_retries), lasts_s=lasts_s)),
-        (0.965, Script(failures=max_retries + 1, lasts_s=lasts_s)),
-        (0.975, Script(failures=1, fatal=True, lasts_s=lasts_s)),
-        (0.99, Script(kills=1, lasts_s=lasts_s)),
-        (0.992, Script(kills=_POISON, lasts_s=lasts_s)),
-    ):
-        if roll < share:
-            return script
-    return Script(lasts_s=2.0)
-
-
 @lru_cache(maxsize=SHAPES)
 def shape(number: int) -> Plan:
-    """Give one of the graphs; the same number is the same graph in every process."""
+    """Give one of the graphs."""
     chance = random.Random(f"shape {number}")
+    drawing = _Drawing(chance, number)
     size = chance.choice((1, 2, 5, 8, 12, 20))
-    edges = {
-        (chance.randrange(target), target)
-        for target in range(1, size)
-        for _ in range(chance.choice((0, 1, 1, 2, 3)))
-    }
-    python = chance.choice(("3.11", "3.11", "3.11", "3.12"))
-    timeout_ms = chance.choice((None, None, None, None, 1500))
-    retry = {
-        "max_retries": chance.choice((0, 0, 1, 3)),
-        "initial_delay_ms": chance.choice((0, 20, 300)),
-        "jitter": 0.5,
-    }
-    return _compile(number, sorted(edges), size, python, retry, timeout_ms)
+    if chance.random() < _PLAIN_SHARE:
+        drawing.draw_plain(size)
+        return drawing.plan(timeout_ms=chance.choice((None, None, None, None, 1500)))
+    drawing.draw(size, inner=True)
+    drawing.draw_later_phases()
+    return drawing.plan(timeout_ms=chance.choice((None, None, None, None, None, 2500)))
 
 
-def _compile(
-    number: int,
-    edges: list[tuple[int, int]],
-    size: int,
-    python: str,
-    retry: Mapping[str, object],
-    timeout_ms: int | None,
-) -> Plan:
-    incoming: dict[int, list[int]] = {at: [] for at in range(size)}
-    for source, target in edges:
-        incoming[target].append(source)
-    connections = []
-    for target, sources in incoming.items():
-        if not sources:
-            connections.append(_edge("", "x", target, "x"))
-        connections += [
-            _edge(f"n{source}", "result", target, f"x{at}") for at, source in enumerate(sources)
-        ]
-    sinks = [at for at in range(size) if not any(source == at for source, _ in edges)]
-    definition = Definition(
-        workflow_id=_id(1_000_000 + number),
-        version=1,
-        nodes=[{"id": f"n{at}", "retry": retry} for at in range(size)],
-        connections=connections,
-        settings={"timeout_ms": timeout_ms},
-        input_types=[{"name": "x", "type": _INT, "required": True}],
-        output_types=[{"name": f"o{at}", "node_id": f"n{at}", "output": "result"} for at in sinks],
-    )
-    versions = {
-        f"n{at}": NodeVersion(
-            id=version_ids()[(at + number) % _VERSIONS],
-            python_version=python,
-            output_types=[{"name": "result", "type": _INT}],
-        )
-        for at in range(size)
-    }
-    return compile_plan(definition, versions, pins_id=_id(2_000_000 + number))
+@lru_cache(maxsize=_INNER)
+def _inner(number: int) -> Plan:
+    """Give a graph that serves as a sub-workflow."""
+    chance = random.Random(f"inner {number}")
+    drawing = _Drawing(chance, SHAPES + number)
+    drawing.draw(chance.choice((1, 2, 3)), inner=number % 4 == 0)
+    return drawing.plan(timeout_ms=None, single=True)
 
 
-def _edge(source: str, output: str, target: int, name: str) -> dict[str, str]:
-    return {
-        "source": source,
-        "source_output": output,
-        "target": f"n{target}",
-        "target_input": name,
-        "conversion": "",
-    }
+@dataclass(slots=True)
+class _Drawing:
+    """A definition that grows node by node."""
 
+    chance: random.Random
+    number: int
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    connections: list[dict[str, Any]] = field(default_factory=list)
+    inner: dict[str, Plan] = field(default_factory=dict)
+    retry: Mapping[str, object] = field(init=False)
+    python: str = field(init=False)
 
-def answer(node_id: str, inputs: Mapping[str, int]) -> int:
-    """Compute what a node gives for its inputs."""
-    total = sum((at + 1) * value for at, (_, value) in enumerate(sorted(inputs.items())))
-    return (31 * total + 7 * int(node_id.removeprefix("n")) + 1) % 9973
-
-
-def evaluate(plan: Plan, given: int) -> dict[str, int]:
-    """Run a graph plainly, one place after another; gives each one's value."""
-    values: dict[str, int] = {}
-    for place in plan.places:  # the graphs above list sources before their readers
-        inputs = {
-            each.name: values[plan.places[each.source].id] if each.source >= 0 else given
-            for each in place.inputs
+    def __post_init__(self) -> None:
+        chance = self.chance
+        self.python = chance.choice(("3.11", "3.11", "3.11", "3.12"))
+        self.retry = {
+            "max_retries": chance.choice((0, 0, 1, 3)),
+            "initial_delay_ms": chance.choice((0, 20, 300)),
+            "jitter": 0.5,
         }
-        values[place.id] = answer(place.id, inputs)
-    return values
+
+    # --- nodes ----------------------------------------------------------------------------------
+
+    def draw_plain(self, size: int) -> None:
+        """Draw nodes that run once, on runners, and nothing but edges between them."""
+        for at in range(size):
+            name = self._node()
+            tries = self.chance.choice((0, 1, 1, 2, 3)) if at else 0
+            for source in sorted({self.chance.randrange(at) for _ in range(tries)}):
+                self._data(f"n{source}", name, f"x{source}")
+            if not any(each["target"] == name for each in self.connections):
+                self._data("", name, "x", "x")
+
+    def draw(self, size: int, *, inner: bool) -> None:
+        """Draw nodes of every kind."""
+        self._data("", self._node(), "x", "x")
+        for at in range(1, size):
+            self._grow(at, inner=inner)
+
+    def draw_later_phases(self) -> None:
+        """Add what undoes nodes, and what runs at the very end."""
+        chance, main = self.chance, [each["id"] for each in self.nodes]
+        for name in main:
+            if chance.random() < 0.08:
+                undo = self._node(compensates=name, parameters={"x": "1"})
+                if self._kind(name) in _VALUED:
+                    self._data(name, undo, f"x{name[1:]}")
+        for _ in range(chance.choice((0, 0, 0, 1, 2))):
+            last = self._node(phase="finally", parameters={"x": "2"})
+            source = chance.choice(main)
+            if self._kind(source) in _VALUED:
+                self._data(source, last, f"x{source[1:]}")
+
+    def _grow(self, at: int, *, inner: bool) -> None:
+        chance = self.chance
+        count = min(at, chance.choice((1, 1, 1, 2, 3)))
+        sources = [f"n{each}" for each in sorted(chance.sample(range(at), count))]
+        what = self._what(inner=inner)
+        if chance.random() < 0.15:
+            policy = chance.choice(("any", "n_of", "all_done"))
+            what["join"] = {"policy": policy, "count": chance.randint(1, count)}
+        if chance.random() < 0.15:
+            what["on_failure"] = "continue"
+        sub = what.pop("sub", None)
+        name = self._node(**what)
+        if sub is not None:
+            self.inner[name] = sub
+        self._feed(self.nodes[-1], sources)
+
+    def _node(self, **what: Any) -> str:
+        name = f"n{len(self.nodes)}"
+        self.nodes.append({"id": name, "retry": self.retry, "parameters": {}, **what})
+        return name
+
+    def _what(self, *, inner: bool) -> dict[str, Any]:
+        """Draw of which kind a node is."""
+        chance = self.chance
+        kinds = (self._python, self._map, self._loop, self._choice, self._sleep, self._signal)
+        kind = chance.choices((*kinds, self._approval, self._sub), (50, 14, 8, 7, 5, 7, 2, 8))[0]
+        return self._python() if kind == self._sub and not inner else kind()
+
+    def _python(self) -> dict[str, Any]:
+        chance, roll = self.chance, self.chance.random()
+        if roll < 0.1:
+            return {"condition": _CONDITION}
+        if roll < 0.16:
+            return {"total_timeout_ms": chance.choice((150, 600))}
+        return {"queue_timeout_ms": chance.choice((200, 800))} if roll < 0.22 else {}
+
+    def _map(self) -> dict[str, Any]:
+        chance = self.chance
+        rule = {
+            "input": MAPPED,
+            "depth": chance.choice((1, 1, 2)),
+            "max_in_flight": chance.choice((None, 1, 2)),
+            "max_failed": chance.choice((None, 1, 1)),
+        }
+        return {"map": rule} | ({"queue_timeout_ms": 500} if chance.random() < 0.1 else {})
+
+    def _loop(self) -> dict[str, Any]:
+        chance = self.chance
+        turns = chance.choice((1, 2, 3, 9))
+        return {
+            "loop": {
+                "condition": f"turn < {turns}",
+                "max_turns": 3,
+                "carry": {"x": "result"} if chance.random() < 0.7 else {},
+                "at_max": chance.choice(("finish", "fail")),
+            }
+        }
+
+    def _choice(self) -> dict[str, Any]:
+        branches = [{"name": BRANCH, "condition": _IS_EVEN}]
+        return {"kind": "choice", "choice": {"branches": branches, "default": "odd"}}
+
+    def _sleep(self) -> dict[str, Any]:
+        seconds = self.chance.choice(("0.05", "0.4", "1.2"))
+        return {"kind": "sleep", "parameters": {"seconds": seconds}}
+
+    def _signal(self) -> dict[str, Any]:
+        chance = self.chance
+        rule = {
+            "name": chance.choice(WORDS),
+            "type": _INT,
+            "timeout_ms": chance.choice((None, 300, 900)),
+            "default": chance.choice((None, "7", "7")),
+        }
+        return {"kind": "signal", "signal": rule}
+
+    def _approval(self) -> dict[str, Any]:
+        return {"kind": "approval", "approval": {"timeout_ms": self.chance.choice((None, 900))}}
+
+    def _sub(self) -> dict[str, Any]:
+        mapped = {"map": {"input": "x", "max_in_flight": 2}} if self.chance.random() < 0.25 else {}
+        limited = {"total_timeout_ms": 700} if self.chance.random() < 0.15 else {}
+        return {"kind": "workflow", "sub": _inner(self._an_inner()), **mapped, **limited}
+
+    def _an_inner(self) -> int:
+        """Draw a sub-workflow; those that have others inside are not drawn by each other."""
+        number = self.chance.randrange(_INNER)
+        return number + 1 if self.number >= SHAPES and number % 4 == 0 else number
+
+    # --- edges ----------------------------------------------------------------------------------
+
+    def _feed(self, node: dict[str, Any], sources: list[str]) -> None:
+        """Connect a node to its sources, and give it values to read."""
+        chance, name, kind = self.chance, node["id"], node.get("kind")
+        wanted = {None: "x", "choice": "x", "workflow": "x"}.get(kind, "")
+        if node.get("map"):
+            wanted = node["map"]["input"]
+        early = node.get("join", {}).get("policy") in ("any", "n_of")  # before all sources are over
+        for source in sources:
+            of = self._kind(source)
+            if of == "choice":
+                self._order(source, name, "branch", chance.choice((BRANCH, "odd")))
+            elif chance.random() < 0.12:
+                self._order(source, name, "failure")
+            elif early or not wanted or self._misfits(node, source) or chance.random() < 0.2:
+                self._order(source, name)
+            else:
+                several = kind is None and not node.get("map")
+                self._data(source, name, wanted if wanted != "more" else f"x{source[1:]}")
+                wanted = "more" if several else ""  # the first is what conditions and turns read
+        reads = {each["target_input"] for each in self.connections if each["target"] == name}
+        depth = node["map"].get("depth") or 1 if node.get("map") else 0
+        if depth and node["map"]["input"] not in reads:
+            node["parameters"][node["map"]["input"]] = chance.choice(_LISTS[depth])
+        elif kind in (None, "choice", "workflow") and not depth and "x" not in reads:
+            node["parameters"]["x"] = chance.choice(("1", "2"))
+
+    def _kind(self, name: str) -> str | None:
+        kind: str | None = self.nodes[int(name[1:])].get("kind")
+        return kind
+
+    def _gives_list(self, name: str) -> bool:
+        return "map" in self.nodes[int(name[1:])]
+
+    def _misfits(self, node: dict[str, Any], source: str) -> bool:
+        """Say whether a node cannot read what a source gives, or it is not known what that is."""
+        if self._kind(source) not in _VALUED:
+            return True
+        if node.get("map"):
+            return not self._gives_list(source) or node["map"].get("depth") == 2
+        return self._gives_list(source) and bool(node.get("kind") or node.get("condition"))
+
+    def _data(self, source: str, target: str, name: str, output: str = "result") -> None:
+        absent = {"absent": "null"} if source else {}
+        self._edge(source, target, source_output=output, target_input=name, **absent)
+
+    def _order(self, source: str, target: str, kind: str = "order", branch: str = "") -> None:
+        self._edge(source, target, kind=kind, branch=branch)
+
+    def _edge(self, source: str, target: str, **what: Any) -> None:
+        edge = {"source_output": "", "target_input": "", "conversion": ""}
+        self.connections.append({**edge, "source": source, "target": target, **what})
+
+    # --- the whole ------------------------------------------------------------------------------
+
+    def plan(self, *, timeout_ms: int | None, single: bool = False) -> Plan:
+        """Compile it; `single` has one output, which is the last node's."""
+        main = [each for each in self.nodes if not {"compensates", "phase"} & each.keys()]
+        names = {each["id"] for each in main}
+        read = {each["source"] for each in self.connections if each["target"] in names}
+        sinks = [each for each in main if each["id"] not in read]
+        outputs = [
+            {
+                "name": f"o{each['id'][1:]}",
+                "node_id": each["id"],
+                "output": _ANSWERS.get(each.get("kind", ""), "result"),
+            }
+            for each in sinks
+        ]
+        if single:
+            numbers = [each for each in main if each.get("kind") in _VALUED and "map" not in each]
+            last = numbers[-1]["id"]
+            outputs = [{"name": "result", "node_id": last, "output": "result"}]
+        definition = Definition(
+            workflow_id=_id(1_000_000 + self.number),
+            version=1,
+            nodes=self.nodes,
+            connections=self.connections,
+            settings={"timeout_ms": timeout_ms},
+            input_types=[{"name": "x", "type": _INT, "required": True}],
+            output_types=outputs,
+        )
+        versions = {
+            each["id"]: NodeVersion(
+                id=version_ids()[(at + self.number) % _VERSIONS],
+                python_version=self.python,
+                output_types=[{"name": "result", "type": _INT}],
+            )
+            for at, each in enumerate(self.nodes)
+            if "kind" not in each
+        }
+        pins_id = _id(2_000_000 + self.number)
+        return compile_plan(definition, versions, pins_id=pins_id, plans=self.inner)
 
 
-def output_text(plan: Plan, values: Mapping[str, int]) -> str:
-    """Give the output of a run whose places gave these values."""
-    parts = [
-        f"{json.dumps(each.name)}:{values[plan.places[each.source].id]}" for each in plan.outputs
-    ]
-    return "{" + ",".join(parts) + "}"
+# --- what places give ---------------------------------------------------------------------------
+
+
+def answer(place_id: str, inputs: Mapping[str, Any]) -> int:
+    """Compute what user code gives for its inputs."""
+    total = sum((at + 1) * _number(value) for at, (_, value) in enumerate(sorted(inputs.items())))
+    return (31 * total + 7 * int(place_id.removeprefix("n")) + 1) % 9973
+
+
+def _number(value: Any) -> int:
+    """Make a number of anything: of a list its sum, of nothing none."""
+    if isinstance(value, list):
+        return sum(map(_number, value)) + len(value)
+    return value if isinstance(value, int) else 0
+
+
+def holds(x: Any) -> bool:
+    """Say whether the condition of nodes holds."""
+    return x is None or x % 4 != 1
+
+
+def branch(x: Any) -> str:
+    """Give the branch that a choice takes."""
+    return BRANCH if x is None or x % 2 == 0 else "odd"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.outcome import AttemptError, ErrorType, Outcome, Usage
 from tests.simulation import graphs
+from tests.simulation.oracle import Reading
 
 if TYPE_CHECKING:
     from tests.simulation.processes import Runner
@@ -55,7 +56,7 @@ class Ledger:
         inputs = {each.name: json.loads(bytes(each.value)) for each in request.inputs}  # type: ignore[arg-type]
         if self._holds_lease(incarnation):
             self._check(request, inputs)
-        script = world.scripts[request.execution_id][request.node_id]
+        script = world.script(request.execution_id, row["node_id"], row["max_retries"])
         chance = world.chance
         if world.declining and chance.random() < 0.3:
             self.begun[ref, token] -= 1  # nothing of it has: the same may be given out again
@@ -83,20 +84,15 @@ class Ledger:
         row = self._world.store.runners.get(incarnation)
         return row is not None and row.state in ("live", "idle")
 
-    def _check(self, request: AttemptRequest, inputs: dict[str, int]) -> None:
+    def _check(self, request: AttemptRequest, inputs: dict[str, Any]) -> None:
         world, ref = self._world, request.attempt_ref
         run = world.store.runs[request.execution_id]
         assert not world.store.is_over(run["id"]), "G3: an attempt begins after the run is over"
         assert self.begun[ref, request.token] == 1, "I11: one attempt begins twice"
         for token, other in self._under_way[ref].items():
             assert token == request.token or not self._holds_lease(other), "I11: two at once"
-        plan = world.plan_of(request.execution_id)
-        rows = world.store.nodes_of[run["id"]]
-        for each in plan.places[plan.index[request.node_id]].inputs:
-            if each.source < 0:
-                assert inputs[each.name] == world.given[run["id"]]
-                continue
-            source = rows.get(plan.places[each.source].id)
-            assert source is not None, "G3: an attempt begins without a parent"
-            assert source["status"] == "completed", f"G3: {each.name} is {source['status']}"
-            assert json.loads(source["output_data"])["result"] == inputs[each.name]
+        row = world.store.nodes[ref]
+        # What is absent is given as nothing, or not given at all.
+        given = Reading(world, row["run_id"]).inputs(row)
+        read = {name: inputs.get(name) for name in given.keys() | inputs.keys()}
+        assert read == given, f"G3: {row['node_id']} reads {read}, not {given}"

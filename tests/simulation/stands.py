@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from services.orchestrator.domain import core
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.engine import engine, journal, member
 from services.orchestrator.loops import members, sweep
@@ -35,6 +36,7 @@ def stood_in(world: World) -> Iterator[None]:
         put(journal, "flush", _FLUSH)
         put(engine, "uuid7", world.new_id)
         put(journal, "uuid7", world.new_id)
+        put(core, "datetime", SimpleNamespace(now=lambda _: world.store.clock()))
         put(member, "uuid7", world.new_id)
         put(membership, "uuid", SimpleNamespace(uuid4=world.new_id))
         put(membership, "containers", SimpleNamespace(close_left=_nothing))

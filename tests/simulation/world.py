@@ -23,6 +23,7 @@ from tests.simulation.database import Faults
 from tests.simulation.ledger import Ledger
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.processes import Orchestrator, Runner
+from tests.simulation.scripts import Script, script_of
 from tests.simulation.stands import stood_in
 from tests.simulation.store import Store
 from tests.simulation.wire import Network
@@ -59,8 +60,7 @@ class World:
         self.addresses = ["first", "second"] if self.chance.random() < 0.3 else ["first"]
         self.orchestrators: list[Orchestrator] = []
         self.runners: list[Runner] = []
-        self.scripts: dict[UUID, dict[str, graphs.Script]] = {}
-        self.given: dict[UUID, int] = {}
+        self.by_hand: dict[tuple[UUID, str], str] = {}  # what ended a node: outputs, or empty
         self.poisoned: set[UUID] = set()  # runs that the journal was made to refuse
         self.cancel_asked: set[UUID] = set()
         self.cancelled: set[UUID] = set()  # where that was answered
@@ -72,6 +72,10 @@ class World:
 
     def new_id(self) -> UUID:
         return uuid_from_bytes(next(self._ids).to_bytes(_ID_BYTES))
+
+    def script(self, run_id: UUID, node_id: str, max_retries: int) -> Script:
+        """Give what the attempts at a row do."""
+        return script_of(self.seed, run_id, node_id, max_retries)
 
     def plan_of(self, run_id: UUID) -> Plan:
         return self.plans.by_id[self.store.runs[run_id]["pins_id"]]
@@ -143,12 +147,14 @@ class World:
         working = self.loop.create_task(self.clients.work())
         await self.nemesis.work()
         self.nemesis.heal()
+        helping = self.loop.create_task(self.clients.steering.help())
         until = self.loop.time() + _HEALED_MAX_S
         while not (working.done() and self._is_over()):
             self._raise_problems()
             assert self.loop.time() < until, f"stuck: {self._open() or self.orchestrators}"
             await asyncio.sleep(0.1)
         working.result()
+        helping.cancel()
         await asyncio.sleep(0.1)  # what is on its way to runners arrives
         self._raise_problems()
         self._check_ends()
@@ -182,7 +188,7 @@ class World:
             raise self._problems[0]
 
     def _check_ends(self) -> None:
-        assert self.clients.nodes >= graphs.NODES_MIN
+        assert len(self.store.nodes) >= graphs.NODES_MIN
         assert sum(self.nemesis.hit.values()) >= FAULTS_MIN
         self.clients.check()
         for orchestrator in self.orchestrators:
@@ -231,6 +237,14 @@ class Plans:
 
     def __init__(self) -> None:
         self.by_id: dict[UUID, Plan] = {}
+
+    def know(self, plan: Plan) -> None:
+        """Have a plan found, and those of its sub-workflows."""
+        if plan.pins_id not in self.by_id:
+            self.by_id[plan.pins_id] = plan
+            for place in plan.places:
+                if place.sub is not None:
+                    self.know(place.sub)
 
     async def by_pins(self, _: Any, ids: Iterable[UUID]) -> dict[UUID, Plan]:
         return {each: self.by_id[each] for each in ids}

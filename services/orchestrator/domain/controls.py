@@ -91,14 +91,17 @@ def skip_node(
 
 
 def take_signal(run: Run, name: str, t: Transition, fx: Effects, signal: Signal) -> None:
-    """Give a word from outside to the place that has waited for it longest, or keep it."""
-    run.revision += 1
-    t.revision = run.revision
+    """Give a word from outside to the place that has waited for it longest, or keep it.
+
+    A word that is kept is no change of the run: no row could say a revision that it had.
+    """
     slots = run.waiting.get(name)
     if not slots:
         waits.write_signal(run, None, t, signal, name)
         run.signals.setdefault(name, deque()).append(signal)
         return
+    run.revision += 1
+    t.revision = run.revision
     slot = slots[0]
     waits.forget_waiting(run, slot)
     waits.write_signal(run, slot, t, signal, name)

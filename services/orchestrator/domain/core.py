@@ -34,7 +34,7 @@ from services.orchestrator.domain.limits import Claim, Limit, Limits
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.partly import Partly, resume
-from services.orchestrator.domain.plan import Kind
+from services.orchestrator.domain.plan import Kind, Phase
 from services.orchestrator.domain.rows import (
     AssignCommand,
     Finished,
@@ -415,6 +415,15 @@ class Core(Dispatch):
             found += [self.runs[each] for each in children if each in self.runs]
         return [run for run in found if run.status not in RUN_FINAL]
 
+    def root_of(self, run_id: UUID) -> UUID:
+        """Give the run that a caller started, of which a run is a part or which it is itself."""
+        run = self.runs.get(run_id)
+        return run_id if run is None else self._root(run).id
+
+    def part_of(self, run_id: UUID) -> list[UUID]:
+        """Give a run, with all that are a part of it, over or not."""
+        return [run_id, *(each for each in self.runs if each != run_id == self.root_of(each))]
+
     def pause_node(self, run_id: UUID, place: int) -> list[Transition]:
         """Hold up a node that is not running, until it is let go."""
         t = Transition(run_id)
@@ -453,13 +462,13 @@ class Core(Dispatch):
             run = self.runs.get(run_id)
             if run is None:
                 continue
-            if failure is None:
-                for slot in sorted(slots):
+            for slot in sorted(slots):
+                if failure is None:
                     self._push(Ready(run, slot))
-            elif run.may_begin(min(slots)):
-                t = out.of(run_id)
-                planner.refuse(run, min(slots), t, self.fx, failure)
-                self._unqueue(run_id)
+                elif run.may_begin(slot):
+                    planner.refuse(run, slot, out.of(run_id), self.fx, failure)
+                    if run.place(slot).phase is Phase.MAIN:
+                        self._unqueue(run_id)
         return self._dispatch(out)
 
     def cache_answered(self, answers: Sequence[Answer], *, now: float) -> list[Transition]:

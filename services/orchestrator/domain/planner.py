@@ -11,7 +11,7 @@ from uuid import UUID
 
 from services.orchestrator.domain import groups, retry, routes, waits
 from services.orchestrator.domain.effects import Effects, Timer
-from services.orchestrator.domain.plan import Kind
+from services.orchestrator.domain.plan import Kind, Phase
 from services.orchestrator.domain.rows import (
     AckCommand,
     AssignCommand,
@@ -35,6 +35,7 @@ from services.orchestrator.domain.writes import (
     complete_row,
     error_row,
     flow_rows,
+    move,
     outcome_of,
     set_running,
     touch,
@@ -161,11 +162,11 @@ def lose(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
     record.failure = LOST
     attempt_row(run, record, t, LOST, NO_USAGE, outcome="lost", new_id=fx.new_id)
     if not run.is_open(slot):
-        stopped = NodeStatus.FAILED
+        stopped = groups.failed_status(run, slot)
         if run.is_stopping(slot):
             stopped, record.failure = NodeStatus.CANCELLED, _reason(run)
         change_row(run, slot, t, stopped)
-        if stopped is NodeStatus.FAILED:
+        if stopped is not NodeStatus.CANCELLED:
             routes.slot_failed(run, slot, t, fx, LOST)
     elif record.overdue:
         _fail_overdue(run, slot, t, fx, NO_USAGE)
@@ -201,7 +202,13 @@ def hand_back(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
 
 
 def refuse(run: Run, slot: int, t: Transition, fx: Effects, failure: Failure) -> None:
-    """Take the fault of a place that can never begin: the run stops as for a node that failed."""
+    """Take the fault of a place that can never begin: the run stops as for a node that failed.
+
+    What closes a run fails by itself: whatever else closes it goes on.
+    """
+    if run.place(slot).phase is not Phase.MAIN:
+        _never_begin(run, slot, t, fx, failure)
+        return
     error_row(run, t, failure, new_id=fx.new_id)
     if run.failure is None:
         run.failure = (run.place(slot).id, failure)
@@ -270,15 +277,20 @@ def take_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
 
 
 def wait_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
-    """Fail a slot that no runner took in its time; a map fails as a whole."""
+    """Fail a slot that no runner took in its time."""
+    _never_begin(run, slot, t, fx, NOT_TAKEN)
+
+
+def _never_begin(run: Run, slot: int, t: Transition, fx: Effects, failure: Failure) -> None:
+    """Fail a slot that waits for a runner; a map fails as a whole."""
     record, group = run.records[slot], run.groups.get(slot)
     if group is not None:
-        groups.fail(run, group, t, fx, NOT_TAKEN)
+        groups.fail(run, group, t, fx, failure)
     elif record is None or record.status is NodeStatus.PENDING:
-        routes.refuse(run, slot, t, fx, NOT_TAKEN)
+        routes.refuse(run, slot, t, fx, failure)
     elif record.status is NodeStatus.RETRYING:
         run.revision += 1
-        routes.fail_for_good(run, slot, t, fx, NOT_TAKEN)
+        routes.fail_for_good(run, slot, t, fx, failure)
     routes.settle(run, t, fx)
 
 
@@ -312,7 +324,11 @@ def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool) -> None:
             waits.stop_waiting(run, slot, t, NodeStatus.CANCELLED)
     run.groups.clear()
     run.waiting.clear()
-    write_run(run, t, cancels=cancel)
+    run.revision += 1  # younger than what it stops, older than what begins after it
+    resumes = cancel and run.status is RunStatus.PAUSED  # nobody else can any more
+    if resumes:
+        move(run, RunStatus.RUNNING)
+    write_run(run, t, cancels=cancel, starts=resumes and run.started_at is None)
     routes.settle(run, t, fx)
 
 

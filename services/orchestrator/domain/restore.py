@@ -121,7 +121,7 @@ def restore(
     run.expired = row.failure == ("", EXPIRED)
     if row.failure is not None and row.failure[1].error_type == ENGINE_ERROR:
         run.expired = run.closing = run.abandoned = True
-    _Restoration(run, {node.node_id: node for node in nodes}).all()
+    _Restoration(run, {node.node_id: node for node in nodes}, row.revision).all()
     for signal in signals:
         word = Signal(signal.id, signal.sent_by, signal.outputs)
         run.signals.setdefault(signal.name, deque()).append(word)
@@ -134,6 +134,7 @@ class _Restoration:
 
     run: Run
     rows: Mapping[str, NodeRow]
+    revision: int  # of the run's own row
     slots: dict[str, int] = field(default_factory=dict)
     parts: dict[int, dict[int, int]] = field(default_factory=dict)  # of groups: slots by index
 
@@ -147,7 +148,8 @@ class _Restoration:
                 failed = self._place(slot, node)
                 if failed is not None:
                     failures.append((node.revision, *failed))
-            self._open(slot, node)
+        for node in self.rows.values():  # a row that is older than its sources' reads them too
+            self._open(self.slots[node.node_id], node)
         self._failure(failures)
         self._forget_read_outputs()
         self._closing()
@@ -293,8 +295,12 @@ class _Restoration:
             return
         run.closing = True
         run.seeded = set(begun)
-        stops = [place for place in begun if self._record_of(place).status is NodeStatus.CANCELLED]
-        run.abandoned = run.cancelling and bool(stops)
+        # A cancel writes the run's row: what closes the run and is older was begun before it.
+        run.abandoned = run.cancelling and any(
+            self._record_of(place).status is NodeStatus.CANCELLED
+            or self._record_of(place).revision < self.revision
+            for place in begun
+        )
         main_failed = run.failure is not None and (
             run.failure[0] not in run.plan.index
             or run.plan.places[run.plan.index[run.failure[0]]].phase is Phase.MAIN

@@ -147,6 +147,7 @@ class Engine:
             release=self._released,
             culprit=self._take_out,
             seal=seal,
+            family=self._root_of,
         )
 
     # --- life -----------------------------------------------------------------------------------
@@ -237,19 +238,26 @@ class Engine:
         self._apply([*loaded.given_up, *self.core.redispatch()])
 
     async def _take_out(self, run_id: UUID, reason: str) -> None:
-        """Load a run again that the journal could not write; the second time, end it."""
-        self.core.forget(run_id)
+        """Load a run again that the journal could not write; the second time, end it.
+
+        With it goes all that is a part of it: none of that may be ahead of the others' rows.
+        """
+        family = self.core.part_of(run_id)
+        for each in family:
+            self.core.forget(each)
         self._loading = True
         self._settled.clear()
         try:
-            loaded = await self._load(ids=[run_id])
+            loaded = await self._load(ids=family)
         except DATABASE_FAULTS as error:
             raise OutcomeUnknownError from error  # all is loaded again, once that is possible
         finally:
             self._loading = False
             self._settled.set()
             late, self._late = self._late, []
-        self._callers.loaded_again(run_id, there=bool(loaded.runs))
+        there = {run.id for run, _, _ in loaded.runs}
+        for each in family:
+            self._callers.loaded_again(each, there=each in there)
         refusals = self._refusals[run_id] = self._refusals.get(run_id, 0) + 1
         if refusals > _REFUSALS_MAX:
             log.error("execution_given_up", execution_id=str(run_id), reason=reason)
@@ -267,6 +275,9 @@ class Engine:
             self._apply(self.core.break_off(run_id, failure))
         for runner_id, outcome in late:
             self.outcomes(runner_id, [outcome])
+
+    def _root_of(self, run_id: UUID) -> UUID:
+        return self.core.root_of(run_id)  # of the core that there is by then
 
     async def settled(self) -> None:
         """Wait while a run is loaded again: what a runner has of it cannot be judged meanwhile."""
@@ -647,8 +658,9 @@ class Engine:
                 self._carry_out(command)
             self._callers.written(t)
         for run_id in refused:
-            self.core.forget(run_id)
             self.journal.drop(run_id)  # what followed its start would be refused as well
+            for each in self.core.part_of(run_id):
+                self.core.forget(each)
         if refused:
             self._apply(self.core.redispatch())
 
@@ -695,7 +707,9 @@ class Engine:
             record.started_at = at
         final = any(change.final for change in t.run_changes)
         if run is not None:
-            if t.begun and run.started_at is None:
+            starts = any(change.starts for change in t.run_changes)
+            starts = starts or any(row.status == RunStatus.RUNNING for row in t.run_inserts)
+            if starts and run.started_at is None:
                 run.started_at = at
             if final:
                 run.completed_at = max(at, run.started_at or at)

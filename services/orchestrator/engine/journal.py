@@ -82,7 +82,10 @@ class _Queued(NamedTuple):
 
 
 class Journal:
-    """One writer; `release` is called after each commit, `culprit` for a run it cannot write."""
+    """One writer; `release` is called after each commit, `culprit` for a run it cannot write.
+
+    A run and its sub-workflows, one `family`, are refused as one: none may be ahead of another.
+    """
 
     def __init__(
         self,
@@ -91,6 +94,7 @@ class Journal:
         ensure_live: Callable[[bool], Awaitable[Fence]],
         release: Callable[[Committed], None],
         culprit: Callable[[UUID, str], Awaitable[None]],
+        family: Callable[[UUID], UUID],
         seal: flush.Seal | None = None,
     ) -> None:
         self._connect = connect
@@ -98,6 +102,7 @@ class Journal:
         self._release = release
         self._culprit = culprit
         self._seal = seal
+        self._family = family
         self._queue: deque[_Queued] = deque()
         self._wake = asyncio.Event()
         self._doubted = False
@@ -132,8 +137,9 @@ class Journal:
         return not self._queue and not self._writing
 
     def drop(self, run_id: UUID) -> None:
-        """Forget what is queued for a run that will be loaded again."""
-        kept = [each for each in self._queue if each.transition.run_id != run_id]
+        """Forget what is queued for a run that will be loaded again, and its parts."""
+        family = self._family
+        kept = [each for each in self._queue if family(each.transition.run_id) != run_id]
         self._queue = deque(kept)
         self._queued_rows = sum(each.rows for each in kept)
         self.pending_bytes = sum(each.size for each in kept)
@@ -260,15 +266,18 @@ class Journal:
                     mark.set_result(None)
 
     async def _take_apart(self, batch: list[Transition], error: asyncpg.PostgresError) -> None:
-        """Write a refused batch run by run; the one that is refused again is the culprit."""
-        runs = list(dict.fromkeys(t.run_id for t in batch))
-        if len(runs) == 1:
-            log.error("flush_refused", execution_id=str(runs[0]), error=str(error))
-            self.drop(runs[0])
-            await self._culprit(runs[0], str(error))
+        """Write a refused batch family by family; the one that is refused again is the culprit."""
+        families: dict[UUID, list[Transition]] = {}
+        for t in batch:
+            families.setdefault(self._family(t.run_id), []).append(t)
+        if len(families) == 1:
+            (root,) = families
+            log.error("flush_refused", execution_id=str(root), error=str(error))
+            self.drop(root)
+            await self._culprit(root, str(error))
             return
-        for run_id in runs:
-            await self._write([t for t in batch if t.run_id == run_id])
+        for transitions in families.values():
+            await self._write(transitions)
 
     async def _flush(self, batch: Sequence[Transition]) -> Committed:
         prepared = flush.prepare(batch, self._seal)

@@ -227,7 +227,8 @@ def _to_open_run(
         for record in run.records
         if record is not None and record.child is not None and record.child in children
     ]
-    if run.status is RunStatus.PENDING and (row["starts_s"] or 0) > 0:
+    stopped = run.cancelling or run.failure is not None  # what closes it waits for nothing
+    if not stopped and (row["starts_s"] or 0) > 0:
         due_s[BEGIN] = row["starts_s"]
     return OpenRun(run, due_s, row["deadline_s"], ended)
 

@@ -1,0 +1,234 @@
+"""What whole worlds have found in the core, each as small as it can be told."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from services.orchestrator.domain.compile import compile_plan
+from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.needs import Offer
+from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
+from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.state import NO_USAGE, Failure, Run, Signal
+from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.engine.journal import Journal
+from services.orchestrator.storage import recovery
+from tests.unit.orchestrator.graphs import INT
+from tests.unit.orchestrator.store import Store
+from tests.unit.orchestrator.test_core import ONE, PYTHONS, TENANT, new_core, start
+
+_PINS = count(5000)
+
+
+def plan_of(*nodes: dict[str, Any], edges: tuple[tuple[int, int, str], ...] = ()) -> Plan:
+    """Compile nodes n0, n1, …, with edges of data from one to an input of another."""
+    placed = [{"id": f"n{at}", "parameters": {"x": "1"}, **node} for at, node in enumerate(nodes)]
+    connections = [
+        {
+            "source": f"n{source}",
+            "source_output": "result",
+            "target": f"n{target}",
+            "target_input": name,
+        }
+        for source, target, name in edges
+    ]
+    versions = {
+        node["id"]: NodeVersion(
+            id=UUID(int=at), python_version="3.11", output_types=[{"name": "result", "type": INT}]
+        )
+        for at, node in enumerate(placed)
+        if "kind" not in node
+    }
+    definition = Definition(
+        workflow_id=UUID(int=next(_PINS)),
+        version=1,
+        nodes=placed,
+        connections=connections,
+        settings={},
+        input_types=[],
+        output_types=[],
+    )
+    return compile_plan(definition, versions, pins_id=UUID(int=next(_PINS)))
+
+
+def answer(core: Core, run: Run, slot: int, result: Any = (b"1",)) -> list[Transition]:
+    record = run.records[slot]
+    assert record is not None
+    return core.outcomes(ONE, [Outcome(record.id, record.token, result, NO_USAGE)], now=0.0)
+
+
+def test_a_finally_node_without_an_environment_fails_and_does_not_hold_its_run_up() -> None:
+    core = new_core((ONE, 1))
+    run = start(core, plan_of({}, *({} for _ in range(3)), {"phase": "finally"}))
+    for slot in range(4):
+        core.unlocked.add(UUID(int=slot))
+    core.lock_known(UUID(int=3), None)
+    for slot in range(4):
+        answer(core, run, slot)
+    assert RunStatus.RUNNING == run.status
+    core.lock_known(UUID(int=4), Failure(error_type="dependency_error", message="no such package"))
+    last = run.records[4]
+    assert last is not None
+    assert (RunStatus.FAILED, NodeStatus.FAILED) == (run.status, last.status)
+
+
+def test_a_paused_run_that_is_cancelled_closes_without_being_resumed() -> None:
+    core = new_core()
+    run = start(core, plan_of({}, {"phase": "finally"}))
+    core.pause(run.id)
+    core.cancel(run.id)
+    core.attached(ONE, Offer(pythons=PYTHONS, tier="T2"), {})
+    core.granted(ONE, 1, 1)
+    answer(core, run, 1)
+    assert RunStatus.CANCELLED == run.status
+
+
+def test_a_run_that_was_cancelled_while_it_closed_is_read_from_its_rows_as_that() -> None:
+    core = new_core((ONE, 1))
+    run, written = _started(core, plan_of({}, {"phase": "finally"}))
+    written += answer(core, run, 0)
+    written += core.cancel(run.id)
+    assert [True, True] == [run.abandoned, _restored(run, written).abandoned]
+
+
+def test_what_closes_a_run_after_its_cancel_is_read_from_its_rows_as_that() -> None:
+    core = new_core()
+    run, written = _started(core, plan_of({}, {"phase": "finally"}))
+    written += core.cancel(run.id)
+    written += core.attached(ONE, Offer(pythons=PYTHONS, tier="T2"), {})
+    written += core.granted(ONE, 1, 1)
+    assert run.records[1] is not None
+    assert [False, False] == [run.abandoned, _restored(run, written).abandoned]
+
+
+def test_a_map_that_was_held_up_before_its_list_was_there_has_its_elements_after_a_crash() -> None:
+    """Its row is older than the row of what it maps over."""
+    core = new_core((ONE, 1))
+    mapped = {"map": {"input": "list"}}
+    first = {"map": {"input": "list"}, "parameters": {"list": "[1,2]"}}
+    plan = plan_of(first, mapped, edges=((0, 1, "list"),))
+    run, written = _started(core, plan)
+    written += core.pause_node(run.id, 1)
+    written += answer(core, run, 2)
+    written += answer(core, run, 3)
+    written += core.resume_node(run.id, 1)
+    assert [2, 2] == [run.groups[1].count, _restored(run, written).groups[1].count]
+
+
+def test_a_word_that_nobody_took_yet_is_no_change_of_its_run() -> None:
+    """No row could say a revision that it had: after a crash it would be given out again."""
+    core = new_core()
+    run = start(core, plan_of({"kind": "signal", "signal": {"name": "word"}, "parameters": {}}, {}))
+    before = run.revision
+    core.signal(run.id, "other", Signal(UUID(int=1), TENANT, (b"1",)))
+    assert before == run.revision
+
+
+def test_what_a_map_tolerates_is_put_aside_also_once_its_run_has_failed() -> None:
+    core = new_core((ONE, 2))
+    rule = {"input": "list", "max_failed": 1}
+    run = start(core, plan_of({"map": rule, "parameters": {"list": "[1]"}}, {}))
+    core.detached(ONE)
+    answer(core, run, 1, Failure(error_type="user_error", message="no", retryable=False))
+    core.lost(ONE)
+    element = run.records[2]
+    assert element is not None
+    assert NodeStatus.QUARANTINED == element.status
+
+
+def test_a_run_that_was_paused_before_its_time_still_waits_for_it_after_a_crash() -> None:
+    core = new_core()
+    plan = plan_of({})
+    run = start(core, plan)
+    row = dict.fromkeys(_RUN_COLUMNS) | {
+        "id": run.id,
+        "tenant_id": TENANT,
+        "created_by": TENANT,
+        "status": "paused",
+        "revision": 2,
+        "labels": {},
+        "priority": 0,
+        "starts_s": 5.0,
+    }
+    found = recovery._to_open_run(row, [], plan, [], {})  # type: ignore[arg-type]
+    assert [5.0] == list(found.due_s.values())
+
+
+async def test_a_run_and_its_sub_workflows_are_refused_as_one() -> None:
+    """A sub-workflow that was written without the node that runs it would run on its own."""
+    parent, child, other = (UUID(int=at) for at in (1, 2, 3))
+    refused: list[UUID] = []
+    let_out: list[UUID] = []
+
+    async def culprit(run_id: UUID, _: str) -> None:
+        refused.append(run_id)
+
+    journal = Journal(
+        None,  # type: ignore[arg-type]
+        ensure_live=None,  # type: ignore[arg-type]
+        release=lambda committed: let_out.extend(t.run_id for t in committed.batch),
+        culprit=culprit,
+        family=lambda run_id: parent if run_id == child else run_id,
+    )
+
+    async def write(batch: list[Transition]) -> None:
+        if parent in {t.run_id for t in batch}:
+            await journal._take_apart(batch, asyncpg.PostgresError("refused"))
+        else:
+            let_out.extend(t.run_id for t in batch)
+
+    journal._write = write  # type: ignore[method-assign]
+    journal.submit(Transition(child))
+    await write([Transition(parent), Transition(child), Transition(other)])
+    assert ([parent], [other]) == (refused, let_out)
+    assert journal.idle
+
+
+# --- helpers ------------------------------------------------------------------------------------
+
+_RUN_COLUMNS = (
+    "input_data",
+    "request_id",
+    "created_at",
+    "started_at",
+    "cancel_requested_at",
+    "deadline_at",
+    "error_type",
+    "failed_node_id",
+    "shard",
+    "business_key",
+    "start_at",
+    "parent_execution_id",
+    "relation",
+    "node_version_id",
+    "ignores_cache",
+    "traceparent",
+    "deadline_s",
+)
+
+
+def _started(core: Core, plan: Plan) -> tuple[Run, list[Transition]]:
+    """Start a run, and keep what that wrote."""
+    kept: list[Transition] = []
+    original = core.start
+
+    def keeping(*given: Any, **named: Any) -> list[Transition]:
+        kept.extend(original(*given, **named))
+        return kept
+
+    core.start = keeping  # type: ignore[method-assign]
+    run = start(core, plan)
+    core.start = original  # type: ignore[method-assign]
+    return run, kept
+
+
+def _restored(run: Run, written: list[Transition]) -> Run:
+    """Read a run from what was written of it."""
+    store = Store()
+    for t in written:
+        store.apply(t)
+    return store.restore(run.id, run.plan)

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from services.orchestrator.domain import core
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.engine import engine, journal, member
+from services.orchestrator.engine import journal, member, outlet
 from services.orchestrator.loops import members, sweep
 from services.orchestrator.storage import flush
 from services.orchestrator.usecases import recover, runners
@@ -34,7 +34,7 @@ def stood_in(world: World) -> Iterator[None]:
         for module in (member, members, sweep, recover, runners):
             put(module, "transaction", transaction)
         put(journal, "flush", _FLUSH)
-        put(engine, "uuid7", world.new_id)
+        put(outlet, "uuid7", world.new_id)
         put(journal, "uuid7", world.new_id)
         put(core, "datetime", SimpleNamespace(now=lambda _: world.store.clock()))
         put(member, "uuid7", world.new_id)

@@ -1,0 +1,362 @@
+"""The memory: loads open runs and forgets them, as shards come and go and flushes fail."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Final, Protocol
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from services.kit.errors import Unavailable
+from services.orchestrator.domain.children import EndedChild
+from services.orchestrator.domain.core import Outcome
+from services.orchestrator.domain.ledger import Budget, Quota
+from services.orchestrator.domain.limits import Claim, Limit
+from services.orchestrator.domain.restore import latest
+from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.state import ENGINE_ERROR, Failure, Run
+from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.engine.callers import try_again
+from services.orchestrator.engine.hub import Change
+from services.orchestrator.engine.journal import (
+    DATABASE_FAULTS,
+    Fence,
+    FencedError,
+    Journal,
+    OutcomeUnknownError,
+)
+from services.orchestrator.engine.member import Member
+from services.orchestrator.engine.outlet import Outlet
+from services.orchestrator.engine.shards import Shards, Strays
+from services.orchestrator.engine.streams import Owned, Stream
+from services.orchestrator.engine.treasury import Treasury
+from services.orchestrator.storage.flush import Seal
+
+log = structlog.get_logger()
+
+_RECONNECT_MAX_S: Final = 2.0
+# The first time a run is loaded again, the second time it is ended; then it is let lie.
+_REFUSALS_MAX: Final = 2
+
+
+class Loaded:
+    """Open runs as their rows say they stand."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[Run, dict[int, float], float | None]] = []
+        self.unlocked: set[UUID] = set()
+        self.ended_children: list[EndedChild] = []
+        self.limits: list[Limit] = []
+        self.held: dict[UUID, Claim] = {}  # places under limits, by the run or node row
+        self.quotas: Mapping[UUID, Quota] = {}  # by tenant
+        self.budgets: dict[UUID, Budget] = {}  # by run
+        # Ends of runs whose rows no run can be made of.
+        self.given_up: list[Transition] = []
+
+
+class Load(Protocol):
+    """Gives open runs: the named ones, or those of some shards."""
+
+    async def __call__(
+        self, *, ids: Sequence[UUID] | None = None, shards: Sequence[int] | None = None
+    ) -> Loaded:
+        """Give them as their rows stand now."""
+
+
+class Memory(Outlet):
+    """What is known of the runs in this member's shards: as their rows say, and never less."""
+
+    def __init__(
+        self,
+        *,
+        member: Member,
+        connect: Callable[[], Awaitable[asyncpg.Connection[asyncpg.Record]]],
+        load: Load,
+        shards: Shards | None = None,
+        trace: Callable[[Run], None] | None = None,
+        treasury: Treasury | None = None,
+        seal: Seal | None = None,
+    ) -> None:
+        super().__init__(member=member, shards=shards, trace=trace)
+        self.strays = Strays()
+        self._load = load
+        self.treasury = treasury
+        self._loading = False
+        self._settled = asyncio.Event()  # not while a run is loaded again
+        self._settled.set()
+        self._late: list[tuple[UUID, Outcome]] = []  # said meanwhile
+        self.recoveries = 0
+        self._rebuilt = 0  # how often memory was made anew from the rows
+        self.journal = Journal(
+            connect,
+            ensure_live=self._ensure_live,
+            release=self._released,
+            culprit=self._take_out,
+            seal=seal,
+            family=self._root_of,
+        )
+
+    async def begin(self) -> None:
+        """Load what is open in the member's shards."""
+        await self._rebuild()
+        self.work.set()  # the lease that it joined with is to be given back when nothing comes
+
+    async def run(self) -> None:
+        """Write until cancelled; raises `FencedError` when another member took over."""
+        try:
+            while True:
+                try:
+                    await self.journal.run()
+                except OutcomeUnknownError as error:
+                    log.warning("journal_outcome_unknown", error=repr(error.__cause__))
+                    await self._recover()
+        finally:
+            self.recovering = True  # nothing writes any more: nobody may wait for it
+            self.journal.end()
+            self._callers.all_loaded_again(())
+
+    async def _recover(self) -> None:
+        """Forget and reload: the only rollback. Nothing an older epoch wrote can still arrive.
+
+        What streams and callers say meanwhile goes to the old core and is forgotten with it:
+        runners keep their results until an Ack, and callers are told to repeat.
+        """
+        self.recovering = True
+        self.recoveries += 1
+        delay_s = 0.05
+        while True:
+            try:
+                await self.journal.close()
+                await self.member.advance()
+                await self._rebuild()
+                break
+            except DATABASE_FAULTS as error:
+                log.warning("recovery_waits", error=repr(error))
+            await asyncio.sleep(delay_s * random.uniform(0.5, 1))  # noqa: S311
+            delay_s = min(delay_s * 2, _RECONNECT_MAX_S)
+
+    async def _rebuild(self) -> None:
+        await self.member.read_owned()
+        owned = self.member.owned
+        loaded = await self._load(shards=sorted(owned))
+        self._rebuilt += 1
+        self.shards.put(owned)
+        # From here on nothing waits: no event may see half of the old and half of the new.
+        self.recovering = False
+        self.journal.clear()
+        earlier, self.core = self.core, self._new_core()
+        # What was learnt of locks and of runners that were fenced is as true as before.
+        self.core.unlocked |= earlier.unlocked
+        self.core.fenced |= earlier.fenced
+        self._refusals.clear()
+        self.silent_since.clear()
+        for stream in list(self.streams.values()):
+            stream.close()  # runners come back and say what they have
+        self.streams.clear()
+        self._adopt(loaded)
+        self._callers.all_loaded_again(self.core.runs)
+        self.hub.resync()
+        log.info("executions_loaded", count=len(loaded.runs), epoch=self.member.epoch)
+
+    def _adopt(self, loaded: Loaded) -> None:
+        now = self.now()
+        self.core.unlocked |= loaded.unlocked
+        self.core.held |= loaded.held
+        self.core.quotas_known(loaded.quotas)
+        self.core.ledger.budgets |= loaded.budgets
+        self._apply(self.core.limits_known(loaded.limits, now=now))
+        self.hear_of_limits()  # they may have changed since they were read
+        for run, due_s, deadline_s in loaded.runs:
+            self.journal.not_before(latest(run))
+            run.watchers = self.hub.watchers(run.id)
+            self.core.adopt(run, now=now, due_s=due_s, deadline_s=deadline_s)
+        for child in loaded.ended_children:
+            self.core.child_ended(child)
+        for runner_id, runner in self.core.runners.items():
+            if not runner.connected:
+                self.silent_since.setdefault(runner_id, now)
+                self.attempts_begun.set()
+        self._apply([*loaded.given_up, *self.core.redispatch()])
+
+    async def settled(self) -> None:
+        """Wait while a run is loaded again: what a runner has of it cannot be judged meanwhile."""
+        await self._settled.wait()
+
+    def outcomes(self, runner_id: UUID, outcomes: Iterable[Outcome]) -> None:
+        """Take a runner's word on attempts."""
+        known = []
+        for outcome in outcomes:
+            if self.core.find(outcome.attempt_ref) is not None:
+                known.append(outcome)
+            elif self._loading:
+                self._late.append((runner_id, outcome))  # it may belong to what is being loaded
+            elif not self.shards.whole:
+                self.strays.add(runner_id, outcome.attempt_ref, outcome.token)
+            else:
+                known.append(outcome)
+        try:
+            self._apply(self.core.outcomes(runner_id, known, now=self.now()))
+        except Exception:
+            # Memory may stand half-way between two states: the rows do not.
+            log.exception("outcomes_not_taken", attempts=len(known))
+            self.journal.doubt()
+
+    async def _take_out(self, run_id: UUID, reason: str) -> None:
+        """Load a run again that the journal could not write; the second time, end it.
+
+        With it goes all that is a part of it: none of that may be ahead of the others' rows.
+        """
+        family = self.core.part_of(run_id)
+        for each in family:
+            self.core.forget(each)
+        self._loading = True
+        self._settled.clear()
+        try:
+            loaded = await self._load(ids=family)
+        except DATABASE_FAULTS as error:
+            raise OutcomeUnknownError from error  # all is loaded again, once that is possible
+        finally:
+            self._loading = False
+            self._settled.set()
+            late, self._late = self._late, []
+        there = {run.id for run, _, _ in loaded.runs}
+        for each in family:
+            self._callers.loaded_again(each, there=each in there)
+        refusals = self._refusals[run_id] = self._refusals.get(run_id, 0) + 1
+        if refusals > _REFUSALS_MAX:
+            log.error("execution_given_up", execution_id=str(run_id), reason=reason)
+            return  # not even its end can be written: an operator has to look
+        self._adopt(loaded)
+        # What its runners have, and what memory knew of that, may differ: they say it anew.
+        for run, _, _ in loaded.runs:
+            for record in run.records:
+                if record is not None and record.runner in self.streams:
+                    self._drop(self.streams[record.runner])
+        if refusals == _REFUSALS_MAX and run_id in self.core.runs:
+            failure = Failure(
+                error_type=ENGINE_ERROR, message=f"the engine could not record it: {reason}"
+            )
+            self._apply(self.core.break_off(run_id, failure))
+        for runner_id, outcome in late:
+            self.outcomes(runner_id, [outcome])
+
+    def _root_of(self, run_id: UUID) -> UUID:
+        return self.core.root_of(run_id)  # of the core that there is by then
+
+    def _drop(self, stream: Stream) -> None:
+        """End a stream from this side; its runner comes back and says what it has."""
+        stream.close()
+        self.detach(stream)
+
+    def detach(self, stream: Stream) -> None:
+        """Know that a stream has ended."""
+        if self.streams.get(stream.runner) is not stream:
+            return
+        del self.streams[stream.runner]
+        if stream.runner in self.core.runners:
+            self.core.detached(stream.runner)
+        if stream.runner in self.core.runners:
+            self.silent_since[stream.runner] = self.now()
+            self.attempts_begun.set()
+            self.sweep_now.set()
+
+    def hear_of_limits(self, freed: UUID | None = None) -> None:
+        """Know that limits changed, or that a place of one was given back elsewhere."""
+        if freed is None:
+            self.limits_changed = True
+        else:
+            self.core.limited.stir(freed)
+        self.limits_wanted.set()
+
+    async def wake(self) -> None:
+        """Hold the lease, so that what this member owns stays its own."""
+        try:
+            await self.member.renew()
+        except FencedError:
+            self.shards.look.set()  # that ends the process
+            raise try_again() from None
+        if not self.shards.ready <= self.member.owned:  # taken while it rested: no run was in them
+            self.shards.put(self.shards.ready & self.member.owned)
+        self.work.set()
+
+    async def knows(self) -> bool:
+        """Whether what memory says of runs is so: no other member can have any of them by now.
+
+        Asked before runners are told anything that follows from it.
+        """
+        if self.member.certain:
+            return True
+        rested = not self.member.live
+        if not await self.member.holds():
+            self.shards.look.set()  # that ends the process
+            return False
+        if rested:
+            self.work.set()
+            if not self.shards.ready <= self.member.owned:
+                self.journal.doubt()  # others have some of it: all is loaded again
+                return False
+        return True
+
+    async def _ensure_live(self, again: bool) -> Fence:  # noqa: FBT001  # as the member has it
+        fence = await self.member.ensure_live(again)
+        if not self.shards.ready <= self.member.owned:
+            raise Unavailable("SHARDS_TAKEN", "others took shards while this member had no lease")
+        return fence
+
+    async def take_in(self, shards: Collection[int]) -> None:
+        """Load the runs of shards that have come to this member, and have their runners report."""
+        rebuilt = self._rebuilt
+        loaded = await self._load(shards=sorted(shards))
+        if rebuilt != self._rebuilt:
+            return  # all was loaded meanwhile, these among it
+        self.shards.put(self.shards.ready | frozenset(shards))
+        self._adopt(loaded)
+        self._ask_runners(loaded)
+        for run, _, _ in loaded.runs:
+            self.hub.publish(run.id, Change(0, [], complete=False, final=False))
+        log.info("shards_taken_in", shards=len(shards), executions=len(loaded.runs))
+
+    def _ask_runners(self, loaded: Loaded) -> None:
+        """Have runners say anew what they have: memory and they may differ on these runs."""
+        runners = {
+            each.runner
+            for run, _, _ in loaded.runs
+            for each in run.records
+            if each is not None and each.status is NodeStatus.RUNNING
+        }
+        for runner in runners & self.streams.keys():
+            assert runner is not None
+            self._drop(self.streams[runner])
+
+    async def release(self, shard: int, taker: UUID) -> bool:
+        """Give a shard to another member: write what is queued, forget its runs, then let it go.
+
+        Whether it was given. Where it was not its runs are loaded again, with the next look.
+        """
+        rebuilt = self._rebuilt
+        self.shards.put(self.shards.ready - {shard})
+        if not await self.journal.written():  # the starts that drew it are answered now
+            return False
+        runs = [run for run in self.core.runs.values() if run.shard == shard]
+        held = [
+            (each.runner, Owned(each.id, each.killing or each.token, taker))
+            for run in runs
+            for each in run.records
+            if each is not None and each.status is NodeStatus.RUNNING and each.runner is not None
+        ]
+        for run in runs:
+            self.core.forget(run.id)
+        if not await self.journal.written() or rebuilt != self._rebuilt:
+            return False
+        given = await self.member.give(shard, taker)
+        if given:
+            for runner, owned in held:
+                self._tell(runner, owned)
+            for run in runs:
+                self.hub.moved(run.id)
+        self._apply(self.core.redispatch())
+        return given

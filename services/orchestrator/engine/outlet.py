@@ -1,0 +1,279 @@
+"""The outlet: lets out what is committed: answers, assignments, news."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from services.kit import traces
+from services.kit.ids import uuid7
+from services.orchestrator.domain.core import Core
+from services.orchestrator.domain.limits import Demand
+from services.orchestrator.domain.rows import (
+    AssignCommand,
+    CacheCommand,
+    Command,
+    Finished,
+    SupersededCommand,
+    Transition,
+)
+from services.orchestrator.domain.state import Run, Spliced
+from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
+from services.orchestrator.engine.callers import Callers
+from services.orchestrator.engine.ended import Ended
+from services.orchestrator.engine.hub import Change, Hub
+from services.orchestrator.engine.journal import (
+    Committed,
+    Journal,
+)
+from services.orchestrator.engine.member import Member
+from services.orchestrator.engine.placements import Placements
+from services.orchestrator.engine.shards import Shards
+from services.orchestrator.engine.streams import Assignment, Owned, Peers, Stream
+from services.orchestrator.engine.streams import Command as Told
+
+INLINE_BYTES_MAX: Final = 64 * 1024
+
+
+class Outlet:
+    """Queues what the core makes of an event, and carries out what hangs on it once it is durable.
+
+    How runs come into what it knows, and leave it, is told by `Memory`.
+    """
+
+    journal: Journal
+
+    def __init__(
+        self,
+        *,
+        member: Member,
+        shards: Shards | None = None,
+        trace: Callable[[Run], None] | None = None,
+    ) -> None:
+        self.member = member
+        self.shards = shards or Shards()
+        self.placements = Placements()
+        self.hub = Hub()
+        self.core = self._new_core()
+        self.streams: dict[UUID, Stream] = {}
+        self.ended = Ended()
+        self.silent_since: dict[UUID, float] = {}  # runners with attempts and without a stream
+        self.work = asyncio.Event()  # set while there is anything to keep a lease for
+        self.sweep_now = asyncio.Event()
+        self.locks_wanted = asyncio.Event()
+        self.attempts_begun = asyncio.Event()
+        self.cache_wanted = asyncio.Event()  # set while the cache is asked, or is to keep something
+        self.cache_kept: list[CacheCommand] = []
+        self.limits_wanted = asyncio.Event()  # set while the limits' loop has anything to do
+        self.limits_changed = True  # since they were last read
+        self.limits_reading = asyncio.Lock()  # what was read later is known later
+        self.limits_freed: set[UUID] = set()  # that other members have to hear of
+        self.quota_charged = asyncio.Event()  # set while tenants with quotas used something of them
+        self._trace = trace  # told of runs that are over, where traces are told
+        self._callers = Callers()
+        self._refusals: dict[UUID, int] = {}  # of runs since something of them was last written
+        self.recovering = False
+        self.runs_ended: Counter[RunStatus] = Counter()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def busy(self) -> bool:
+        """Whether there is anything to keep a lease for."""
+        return bool(self.core.runs) or not self.journal.idle
+
+    def now(self) -> float:
+        """Give the loop's clock, which every timer of the engine goes by."""
+        return asyncio.get_running_loop().time()
+
+    def tell_all(self, command: Told) -> None:
+        """Tell every runner."""
+        for runner in self.streams:
+            self._tell(runner, command)
+
+    def known_peers(self) -> Peers:
+        """Give where runners find the other members."""
+        return Peers(tuple(sorted(set(self.shards.peers.values()))))
+
+    def superseded(self, runner_id: UUID, ref: UUID, token: int) -> None:
+        """Have a runner forget an attempt that no member waits for."""
+        self._tell(runner_id, SupersededCommand(runner_id, ref, token))
+
+    def elsewhere(self, runner_id: UUID, ref: UUID, token: int, owner: UUID) -> None:
+        """Have a runner offer an attempt to the member that owns its run."""
+        self._tell(runner_id, Owned(ref, token, owner))
+
+    def take_back(self, run: Run, slot: int) -> None:
+        """Take an attempt off its runner that has no inputs: its map or loop ended before it."""
+        record = run.records[slot]
+        if record is None or record.runner is None:
+            return
+        token = record.token if record.killing is None else record.killing
+        self.superseded(record.runner, record.id, token)
+        self._apply(self.core.declined(record.runner, record.id, token))
+
+    def _new_core(self) -> Core:
+        return Core(epoch=self.member.epoch, new_id=uuid7, draw=random.random)
+
+    def _apply(self, transitions: Iterable[Transition]) -> None:
+        for transition in transitions:
+            self.journal.submit(transition)
+        if self.core.runs or not self.journal.idle:
+            self.work.set()
+        if self.core.locks_pending:
+            self.locks_wanted.set()
+        if self.core.limited.wanted:
+            self.limits_wanted.set()
+        if self.core.cache.wanted:
+            self.cache_wanted.set()
+        if self.core.ledger.charged:
+            self.quota_charged.set()
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        at = self.core.next_timer
+        if self._timer is not None:
+            if at is not None and self._timer.when() <= at and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if at is not None:
+            self._timer = asyncio.get_running_loop().call_at(at, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self._apply(self.core.due(now=self.now()))
+
+    def _released(self, committed: Committed) -> None:
+        """Let out what hangs on a batch, in order."""
+        refused = []
+        for t in committed.batch:
+            run = self.core.runs.get(t.run_id)
+            if t.run_inserts and not self._answer_start(t, run, committed):
+                refused.append(t.run_id)
+                continue
+            self._stamp(t, run, committed.at)
+            self._refusals.pop(t.run_id, None)
+            if t.frees:
+                self.core.limited.freed(Demand(each.limit_id, each.key) for each in t.frees)
+                self.limits_freed.update(each.limit_id for each in t.frees)
+                self.limits_wanted.set()
+            for command in t.commands:
+                self._carry_out(command)
+            self._callers.written(t)
+        for run_id in refused:
+            self.journal.drop(run_id)  # what followed its start would be refused as well
+            for each in self.core.part_of(run_id):
+                self.core.forget(each)
+        if refused:
+            self._apply(self.core.redispatch())
+
+    def _answer_start(self, t: Transition, run: Run | None, committed: Committed) -> bool:
+        if t.run_id not in committed.started:
+            self._callers.refused(t.run_id)
+            return False
+        if run is not None:
+            run.created_at = committed.at
+            for record in run.records if t.copies else ():
+                if record is not None and record.status is NodeStatus.COMPLETED:
+                    record.started_at = record.started_at or committed.at
+                    record.completed_at = record.completed_at or committed.at
+            row = t.run_inserts[0]
+            begins = max(committed.at, row.start_at or committed.at)
+            if row.timeout_ms is not None:
+                run.deadline_at = begins + timedelta(milliseconds=row.timeout_ms)
+            if row.start_at is not None:
+                delay_s = (begins - committed.at).total_seconds()
+                timeout_ms = row.timeout_ms
+                begun = self.core.begin_in(run, delay_s, now=self.now(), timeout_ms=timeout_ms)
+                self._apply(begun)
+        self._callers.started(t.run_id)
+        return True
+
+    def _carry_out(self, command: Command) -> None:
+        if isinstance(command, AssignCommand):
+            self._send_assignment(command)
+        elif isinstance(command, Finished):
+            run = self.core.forget(command.run_id)
+            if run is not None and run.completed_at is not None:
+                self.runs_ended[run.status] += 1
+                self.ended.keep(run, self.now())
+                if self._trace is not None:
+                    self._trace(run)
+        elif isinstance(command, CacheCommand):
+            self.cache_kept.append(command)
+            self.cache_wanted.set()
+        else:
+            self._tell(command.runner, command)
+
+    def _stamp(self, t: Transition, run: Run | None, at: datetime) -> None:
+        for record in t.begun:
+            record.started_at = at
+        final = any(change.final for change in t.run_changes)
+        if run is not None:
+            starts = any(change.starts for change in t.run_changes)
+            starts = starts or any(row.status == RunStatus.RUNNING for row in t.run_inserts)
+            if starts and run.started_at is None:
+                run.started_at = at
+            if final:
+                run.completed_at = max(at, run.started_at or at)
+            if any(change.cancels for change in t.run_changes):
+                run.cancel_requested_at = run.cancel_requested_at or at
+        if not t.revision or not self.hub.watched(t.run_id):
+            return
+        for _, _, view in t.views:
+            if view.started_at is None or any(view.id == each.id for each in t.begun):
+                view.started_at = at
+            if view.status in NODE_FINAL:
+                view.completed_at = max(at, view.started_at)
+        complete = t.complete_views and run is not None
+        row = bool(t.run_changes)
+        self.hub.publish(t.run_id, Change(t.revision, t.views, complete, final, row))
+
+    def _tell(self, runner_id: UUID, command: Told) -> None:
+        stream = self.streams.get(runner_id)
+        if stream is not None:
+            stream.send(command)
+
+    def _send_assignment(self, command: AssignCommand) -> None:
+        stream = self.streams.get(command.runner)
+        run = self.core.runs.get(command.run_id)
+        record = run.records[command.slot] if run is not None else None
+        if stream is None or run is None or record is None:
+            return  # it is sent when the runner comes back
+        if record.status is not NodeStatus.RUNNING:
+            return  # said twice, before and after its stream broke, and answered already
+        if command.token not in (record.token, record.killing):
+            return  # a later one follows. One to be killed goes out: its Kill wants an answer
+        if not run.has_inputs(command.slot):
+            self.take_back(run, command.slot)
+            return
+        bindings = run.bindings(command.slot)
+        self.attempts_begun.set()
+        values = run.inputs(command.slot)
+        given = tuple([at for at, value in enumerate(values) if value is not None])
+        inline = sum([len(value) for value in values if isinstance(value, bytes)])
+        place = run.place_of(command.slot)
+        first = bindings is run.plan.places[place].inputs
+        definition = stream.define(run.plan, place, run.tenant_id, given, first=first)
+        spliced = any(isinstance(value, Spliced) for value in values)
+        pull = spliced or inline > INLINE_BYTES_MAX
+        place_in_trace = run.options.traceparent
+        stream.send(
+            Assignment(
+                attempt_ref=record.id,
+                token=command.token,
+                definition=definition.number,
+                run_id=run.id,
+                attempt=record.retry_count + record.delivery_count + 1,
+                values=() if pull else tuple([value for value in values if value is not None]),
+                pull=pull,
+                progress=record.progress or "",
+                traceparent=traces.below(place_in_trace, traces.execution_span(run.id))
+                if place_in_trace
+                else "",
+            )
+        )

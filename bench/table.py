@@ -29,9 +29,9 @@ def main(files: list[str]) -> int:
 def _row(name: str, one: Mapping[str, Any]) -> str:
     unit = one["unit"]
     low, high = map(_figure, one["spread"])
-    spread = "" if low == high else f" ({low}–{high})"
+    spread = "" if low == high else f" ({low} to {high})"
     floor = _figure(one["floor"]) if one["ratio"] is not None else ""
-    ratio = f"{one['ratio']:.2f} ×" if one["ratio"] is not None else ""
+    ratio = f"{one['ratio']:.2f} x" if one["ratio"] is not None else ""
     bound = ("≤ " if one["better"] == "lower" else "≥ ") + _figure(one["target"])
     meaning = (BENCHES[name].__doc__ or "").split("\n")[0].rstrip(".")
     met = "yes" if one["met"] else "**no**"

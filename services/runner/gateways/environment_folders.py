@@ -13,12 +13,13 @@ has it whole or not at all.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -35,6 +36,7 @@ _GONE: Final = "gone-"
 _LEFT: Final = ("staged", "lock", "bytecode-*", f"{_GONE}*", f"{CACHE}/.tmp*")
 # A walk lets others have the interpreter now and then.
 _FILES_AT_ONCE: Final = 2_000
+_LOCK_WAIT_S: Final = 0.05
 
 
 def pin(folder: Path) -> int | None:
@@ -203,5 +205,24 @@ def _locked(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             held = False
         yield held
+    finally:
+        os.close(descriptor)
+
+
+@asynccontextmanager
+async def in_turn(path: Path, *, shared: bool = False) -> AsyncIterator[None]:
+    """Hold a lock that other runners of this machine see; it ends with the process."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # not in a thread: builds are long, and threads few
+                await asyncio.sleep(_LOCK_WAIT_S)
+        os.utime(descriptor)  # when the folder's cache was used last
+        yield
     finally:
         os.close(descriptor)

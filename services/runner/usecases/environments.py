@@ -4,63 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import os
 import platform
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 from uuid import UUID
 
 import structlog
 
-from services.kit.errors import (
-    FailedPrecondition,
-    FieldViolation,
-    InvalidArgument,
-    Unavailable,
-)
 from services.kit.figures import Distribution
 from services.kit.pg import Pool
-from services.kit.pythons import version_key
 from services.runner.domain.environments import (
-    PACKAGES_MAX,
     Package,
-    RequirementError,
     environment_key,
-    lock_digest,
     packages_in,
-    plain_requirement,
 )
 from services.runner.domain.package_rules import refusal
 from services.runner.gateways.bom import bill_of_materials
 from services.runner.gateways.disk import folder_bytes, remove_folder
-from services.runner.gateways.environment_folders import BUILD, LOCK, RESOLVE, pin, touch
+from services.runner.gateways.environment_folders import BUILD, LOCK, in_turn, pin, touch
 from services.runner.gateways.sandbox.bytecode import compiler
 from services.runner.gateways.sandbox.port import Interpreter, SandboxHost
-from services.runner.gateways.uv import INDEX_REFUSES, Uv, UvError, disk_full
+from services.runner.gateways.uv import Uv, UvError, disk_full
 from services.runner.storage import environments
 from services.runner.storage.environments import BuildRow
 from services.runner.usecases.environment_quota import EnvironmentQuotas
 from services.runner.usecases.environment_room import Room
 from services.runner.usecases.package_indexes import IndexRefused
 from services.runner.usecases.patience import passing, patiently
+from services.runner.usecases.resolution import Lock, Resolver, python_of
 from services.runner.usecases.tenant_packages import TenantPackages
 
 log = structlog.get_logger()
 
-_RESOLVES_AT_ONCE: Final = 2
-_LOCK_WAIT_S: Final = 0.05
 # Between a build and its use somebody who makes room may take it: seldom, and never so often.
 _TRIES: Final = 3
-_ONLY_WHEELS: Final = (
-    "only wheels are taken: build one where that is safe and upload it (WheelService.UploadWheel), "
-    "or choose a version that has one"
-)
 # An environment without a sandbox is held so long, in case one is just being started.
 _LET_GO_AFTER_S: Final = 60.0
 # Where another needs its room: so that one that somebody just asked for gets its sandbox.
@@ -87,14 +69,6 @@ class Occupants(Protocol):
 
     def vacate(self, environment_key: str) -> None:
         """End the sandboxes of one that nothing works in."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lock:
-    """What a resolver pinned."""
-
-    text: str
-    digest: str
 
 
 @dataclass(slots=True)
@@ -139,7 +113,9 @@ class Environments:
         self.occupants: Occupants | None = None  # once there are any
         self._held: dict[str, _Held] = {}
         self._building: dict[str, asyncio.Task[Path]] = {}
-        self._resolving = asyncio.Semaphore(_RESOLVES_AT_ONCE)
+        self._resolver = Resolver(
+            root=root, uv=uv, interpreters=interpreters, room=room, packages=packages
+        )
         self._telling: set[asyncio.Task[None]] = set()
         self.build_s = Distribution(_BUILD_BOUNDS_S)
         self.builds_failed = 0
@@ -148,59 +124,8 @@ class Environments:
     async def resolve(
         self, requirements: Sequence[str], python_version: str, tenant_id: UUID
     ) -> Lock:
-        """Pin requirements to wheels with hashes; no code of theirs is run.
-
-        InvalidArgument when a requirement is not a plain one, when no set of wheels meets them all
-        or when the tenant's rules refuse one of those that do; FailedPrecondition without such a
-        Python or where an index of the tenant's lets nobody in, Unavailable when the index does not
-        answer.
-        """
-        plain = plain_requirements(requirements)
-        interpreter = self._interpreter(python_version)
-        rules = await self._packages.rules_of(tenant_id)
-        own = await self._packages.own_wheels(tenant_id)
-        try:
-            indexes = await self._packages.indexes(tenant_id)
-        except IndexRefused as problem:
-            raise FailedPrecondition("INDEX_UNUSABLE", str(problem)) from None
-        # Who has neither wheels nor indexes of its own sees the same packages as all others.
-        shared = own is None and not indexes
-        folder = self._root / RESOLVE if shared else self._root / str(tenant_id) / RESOLVE
-        try:
-            if not await self._room.enough():
-                raise disk_full()
-            async with self._resolving, _folder_lock(folder / LOCK, shared=True):
-                text = await self._uv.resolve(
-                    plain,
-                    folder=folder,
-                    python_version=python_version,
-                    interpreter=interpreter,
-                    own=own,
-                    indexes=indexes,
-                    released_before=rules.released_before(datetime.now(UTC)),
-                )
-        except OSError as problem:
-            raise Unavailable(
-                "RUNNER_DISK_FULL", str(_refused_by_disk(problem)), retry_after_s=5.0
-            ) from None
-        except UvError as problem:
-            if problem.retryable:
-                raise Unavailable(problem.reason, str(problem), retry_after_s=5.0) from None
-            if problem.reason == INDEX_REFUSES:
-                raise FailedPrecondition(problem.reason, str(problem)) from None
-            if "no usable wheels" in str(problem):
-                raise _unsatisfiable("NO_BINARY", f"{problem}\n{_ONLY_WHEELS}") from None
-            raise _unsatisfiable("REQUIREMENTS_UNSATISFIABLE", str(problem)) from None
-        packages = packages_in(text)
-        forbidden = rules.refused(packages)
-        if forbidden:
-            raise _unsatisfiable("PACKAGE_REFUSED", refusal(forbidden))
-        if len(packages) > PACKAGES_MAX:
-            raise _unsatisfiable(
-                "REQUIREMENTS_UNSATISFIABLE",
-                f"the requirements pull in more than {PACKAGES_MAX} packages",
-            )
-        return Lock(text, lock_digest(text))
+        """Pin requirements to wheels with hashes: see `Resolver`."""
+        return await self._resolver.resolve(requirements, python_version, tenant_id)
 
     def key_of(self, *, tenant_id: UUID, python_version: str, digest: str) -> str:
         """Name a tenant's environment of a lock on this machine; empty for no lock."""
@@ -273,17 +198,6 @@ class Environments:
         del self._held[key]
         os.close(held.descriptor)
 
-    def _interpreter(self, python_version: str) -> Interpreter:
-        interpreter = self._interpreters.get(python_version)
-        if interpreter is None:
-            raise FailedPrecondition(
-                "PYTHON_MISSING",
-                f"this runner has no Python {python_version}; it has "
-                + ", ".join(sorted(self._interpreters, key=version_key)),
-                python_version=python_version,
-            )
-        return interpreter
-
     async def _ensure(
         self, key: str, lock: str, digest: str, python_version: str, tenant_id: UUID, on: Progress
     ) -> Path:
@@ -329,7 +243,7 @@ class Environments:
         workshop = folder.parent / BUILD
         # Before its turn: in it the tenant's own cache is in use, and cannot make room.
         await self._room.enough()
-        async with _folder_lock(workshop / LOCK):
+        async with in_turn(workshop / LOCK):
             if folder.is_dir():  # noqa: ASYNC240 - one look
                 return
             with _tolerant("environment_row_delayed"):
@@ -365,7 +279,7 @@ class Environments:
 
     async def _build(self, folder: Path, workshop: Path, lock: str, row: BuildRow) -> None:
         """Fill a folder beside the final one and move it into its place in one step."""
-        interpreter = self._interpreter(row.python_version)
+        interpreter = python_of(self._interpreters, row.python_version)
         own = await patiently(lambda: self._packages.own_wheels(row.tenant_id))
         try:
             indexes = await patiently(lambda: self._packages.indexes(row.tenant_id))
@@ -420,49 +334,10 @@ def _refused_by_disk(problem: OSError) -> EnvironmentFailed:
     return EnvironmentFailed(f"the disk of the runner refused: {problem.strerror}", retryable=True)
 
 
-def _unsatisfiable(reason: str, message: str) -> InvalidArgument:
-    return InvalidArgument(
-        reason, message, fields=[FieldViolation("requirements", message, reason)]
-    )
-
-
-def plain_requirements(requirements: Sequence[str]) -> list[str]:
-    """Spell requirements plainly; InvalidArgument names each that is not a plain one."""
-    plain = []
-    faults = []
-    for position, text in enumerate(requirements):
-        try:
-            plain.append(plain_requirement(text))
-        except RequirementError as problem:
-            faults.append(FieldViolation(f"requirements[{position}]", str(problem)))
-    if faults:
-        raise InvalidArgument("INVALID_REQUIREMENT", faults[0].description, fields=faults)
-    return plain
-
-
 @functools.cache
 def _platform() -> str:
     libc, version = platform.libc_ver()
     return f"linux-{platform.machine()}-{libc or 'musl'}{version}"
-
-
-@contextlib.asynccontextmanager
-async def _folder_lock(path: Path, *, shared: bool = False) -> AsyncIterator[None]:
-    """Hold a lock that other runners of this machine see; it ends with the process."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:  # not in a thread: builds are long, and threads few
-                await asyncio.sleep(_LOCK_WAIT_S)
-        os.utime(descriptor)  # when the folder's cache was used last
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -93,10 +93,12 @@ def _real(t: Transition, written: Written, store: Store, owner: UUID, workflow: 
     inserts = []
     for row in t.run_inserts:
         taken = row.request_id is not None and (row.created_by, row.request_id) in store.requests
-        met = workflow if taken else uuid7()  # where no request was in its way, its workflow was
+        there = taken or row.parent_node_id is not None  # sub-workflows begin whatever became of it
+        met = workflow if there else uuid7()  # where no request was in its way, its workflow was
         inserts.append(row._replace(workflow_id=met, tenant_id=owner, created_by=owner))
     errors = [row._replace(tenant_id=owner) for row in t.errors]
-    return replace(t, run_inserts=inserts, errors=errors)
+    signals = [row._replace(tenant_id=owner, sent_by=owner) for row in t.signals]
+    return replace(t, run_inserts=inserts, errors=errors, signals=signals)
 
 
 async def _write(db: Any, batch: list[Transition], written: Written, seed: int) -> None:
@@ -133,6 +135,10 @@ async def _compare(db: Any, store: Store, seed: int) -> None:
         assert _value(store.nodes[row["id"]]["output_data"]) == _value(row["output_data"])
     attempts = await db.fetch("SELECT node_execution_id, token FROM node_attempts")
     assert store.attempts.keys() == {tuple(row) for row in attempts}, f"seed {seed}"
+    words = await db.fetch("SELECT id, node_id FROM execution_signals")
+    assert {row["id"]: row["node_id"] for row in words} == {
+        each: row["node_id"] for each, row in store.signals.items()
+    }, f"seed {seed}"
     for name, rows in (("node_data_flow", store.flows), ("error_logs", store.errors)):
         ids = await db.fetch(f"SELECT id FROM {name}")
         assert rows.keys() == {row["id"] for row in ids}, f"seed {seed}: {name}"

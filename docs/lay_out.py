@@ -18,6 +18,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 _LINK: Final = re.compile(r"(!?\[[^\]]*\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 SETTINGS_PAGE: Final = "docs/workflow-settings.md"
+DECISIONS_PAGE: Final = "docs/adr/README.md"
 _PAGES: Final = ("*.md", "docs/**/*.md", "deploy/*.md", "bench/*.md")
 
 
@@ -29,6 +30,15 @@ def main(into: Path) -> None:
             _lay(page, into)
     shutil.move(into / "README.md", into / "index.md")
     (into / SETTINGS_PAGE).write_text(settings_page(), "utf-8")
+    with (into / DECISIONS_PAGE).open("a", encoding="utf-8") as page:
+        page.write(decisions())
+
+
+def decisions() -> str:
+    """List all decisions by their titles."""
+    pages = sorted((ROOT / DECISIONS_PAGE).parent.glob("0*.md"))
+    titles = ((page, page.read_text("utf-8").split("\n", 1)[0].lstrip("# ")) for page in pages)
+    return "\n" + "".join(f"- [{title}]({page.name})\n" for page, title in titles)
 
 
 def settings_page() -> str:

@@ -1,7 +1,8 @@
 """Seeded worlds of the engine: core, journal, recovery, sweep, dispatch and the runner's session.
 
 G1, G2, G3, I1 to I8, I10 to I14, I36, E5, rule by rule in `checker.py`, `oracle.py`, `ends.py`,
-`ledger.py`, `steering.py` and `clients.py`. A seed that fails is replayed by `python -m tests.simulation SEED`.
+`ledger.py`, `steering.py` and `clients.py`. A seed that fails is replayed by
+`python -m tests.simulation SEED`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import structlog
 
 from services.kit.ids import uuid_from_bytes
 from services.orchestrator.domain.plan import Plan
-from tests.simulation import graphs
+from tests.simulation import graphs, limits
 from tests.simulation.checker import Checker
 from tests.simulation.clients import Clients
 from tests.simulation.clock import VirtualLoop
@@ -68,7 +68,7 @@ class World:
         self.declining = False
         self._problems: list[BaseException] = []
         self.clock_moved = False
-        self.store.observers.append(self.checker.written)
+        self.store.observers += [self.checker.written, lambda _: limits.check(self.store)]
         self.network.observers.append(self.checker.told)
 
     def new_id(self) -> UUID:
@@ -144,6 +144,7 @@ class World:
         """Let faults befall it for a while, then heal it: everything that was accepted ends."""
         for version in graphs.version_ids():
             self.store.locks[version] = "none"
+        self.clients.draw()
         self.start_orchestrator("first", host="home")
         for _ in range(self.chance.randint(1, 3)):
             self.start_runner()

@@ -16,6 +16,7 @@ from services.orchestrator.domain import core, ends, groups, planner, routes, wa
 from services.orchestrator.domain import restore as restoring
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.effects import Effects
+from services.orchestrator.domain.limits import Lane, Limits
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.rows import AckCommand, Transition
 from services.orchestrator.domain.state import Run
@@ -276,6 +277,16 @@ def join_of_any_waits_for_none() -> Any:
     return patch.object(routes, "decide", decide)
 
 
+def limits_looked_at_seldom() -> Any:
+    """Some attempts begin without a place under their limits."""
+    original = Limits.of_slot
+
+    def of_slot(self: Limits, run: Run, slot: int) -> Lane:
+        return original(self, run, slot) if slot % 3 else ()
+
+    return patch.object(Limits, "of_slot", of_slot)
+
+
 BUGS: Final[dict[str, Bug]] = {
     each.__name__: each
     for each in (
@@ -298,6 +309,7 @@ BUGS: Final[dict[str, Bug]] = {
         pause_forgotten_at_restore,
         sub_workflow_left_running,
         join_of_any_waits_for_none,
+        limits_looked_at_seldom,
     )
 }
 

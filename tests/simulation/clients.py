@@ -19,7 +19,7 @@ from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.hub import Moved
 from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.usecases.plans import unlocked
-from tests.simulation import graphs
+from tests.simulation import graphs, limits
 from tests.simulation.steering import Steering
 
 if TYPE_CHECKING:
@@ -41,16 +41,23 @@ class Clients:
     def __init__(self, world: World) -> None:
         self._world = world
         self.accepted: dict[UUID, UUID] = {}  # runs by request
+        self._plans: list[Plan] = []
         self.steering = Steering(self, world)
+
+    def draw(self) -> None:
+        """Draw the graphs that are started, and the limits that hold for them."""
+        chance, nodes = self._world.chance, 0
+        while nodes < graphs.NODES_MIN:
+            plan = graphs.shape(chance.randrange(graphs.SHAPES))
+            nodes += len(plan.places)
+            self._plans.append(plan)
+        limits.draw(self._world, self._plans, OWNER)
 
     async def work(self) -> None:
         """Do all that clients do; returns once everything they asked for is answered."""
         world, chance = self._world, self._world.chance
         tasks = []
-        nodes = 0
-        while nodes < graphs.NODES_MIN:
-            plan = graphs.shape(chance.randrange(graphs.SHAPES))
-            nodes += len(plan.places)
+        for plan in self._plans:
             world.plans.know(plan)
             at_s = 0.0 if chance.random() < 0.5 else chance.random() * _SPREAD_S
             cancel_s = chance.random() * 1.5 if chance.random() < 0.12 else None

@@ -19,7 +19,6 @@ from services.orchestrator.domain.rows import Transition
 from services.orchestrator.storage import (
     definitions,
     flush,
-    limit_slots,
     quota_usage,
     recovery,
     signals,
@@ -28,6 +27,7 @@ from services.orchestrator.storage import members as engine_members
 from services.orchestrator.storage import shards as engine_shards
 from services.runner.storage import environments as runner_environments
 from services.runner.storage import members as runner_members
+from tests.simulation import limits
 from tests.simulation.store import Lease, Refused, Row, Store
 
 FATES: Final = (
@@ -475,8 +475,6 @@ _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
     runner_members._LEAVE: _leave_runner,
     runner_members._BURY: _bury,
     runner_environments._CLOSE_LEFT: lambda *_: None,  # nobody here builds environments
-    limit_slots._LIMITS: lambda _: [],  # nobody here sets limits
-    limit_slots._HELD: lambda *_: [],
     quota_usage._QUOTAS: lambda _: [],
     quota_usage._BUDGETS: lambda *_: [],
     recovery._FIND: _find,
@@ -486,4 +484,5 @@ _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
     signals._FIND: _signal,
     recovery._CHILDREN: _children,
     definitions._LOCKS: _locks,
+    **limits.ANSWERS,
 }

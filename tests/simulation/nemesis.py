@@ -101,11 +101,12 @@ class Nemesis:
 
     def _poison(self) -> str:
         world = self._world
-        # Each once: a run that is refused three times in a row is let lie for an operator.
+        # Each family once: one that is refused three times in a row is let lie for an operator.
+        known = {world.store.root_of(each) for each in world.poisoned}
         open_runs = [
             each
             for each in world.store.runs
-            if each not in world.poisoned and not world.store.is_over(each)
+            if world.store.root_of(each) not in known and not world.store.is_over(each)
         ]
         if not open_runs:
             return self._flush()

@@ -19,9 +19,11 @@ from services.orchestrator.engine.journal import FencedError
 from services.orchestrator.engine.member import Member
 from services.orchestrator.engine.shards import Shards
 from services.orchestrator.loops.lease import keep_lease
+from services.orchestrator.loops.limits import keep_limits
 from services.orchestrator.loops.members import judge_strays, keep_share, tell_demand
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
+from services.orchestrator.storage.limit_slots import freed_by
 from services.orchestrator.usecases.balance import begin
 from services.orchestrator.usecases.recover import load
 from services.runner.domain.limits import Tier
@@ -98,11 +100,18 @@ class Orchestrator(Process):
             raise OSError
         self._journals = Database(self.world.store, self.world.faults)
         self.world.store.listeners[self.member.id] = self._heard
+        self.world.store.limit_listeners[self.member.id] = self._heard_of_limits
         return self._journals
 
     def _heard(self, told_by: str) -> None:
         if told_by != str(self.member.id) and not self.database.cut:
             self.engine.shards.look.set()
+
+    def _heard_of_limits(self, told: str) -> None:
+        member_id, limit_ids = freed_by(told)
+        if member_id != self.member.id and not self.database.cut:
+            for each in limit_ids or (None,):
+                self.engine.hear_of_limits(each)
 
     def part(self, *, parted: bool) -> None:
         """Part this process from database and runners, or let it have them again."""
@@ -130,6 +139,7 @@ class Orchestrator(Process):
         self.spawn(watch_locks(self.engine, pool, self.stop))
         self.spawn(judge_strays(self.engine, pool, self.stop))
         self.spawn(tell_demand(self.engine, self.stop))
+        self.spawn(self._until_fenced(keep_limits(self.engine, pool, self.stop)))
         self.spawn(self._until_fenced(keep_lease(self.engine, self.stop)))
         self.spawn(self._until_fenced(keep_share(self.engine, self.stop)))
         await self._until_fenced(self.engine.run())
@@ -149,6 +159,7 @@ class Orchestrator(Process):
     def kill(self) -> None:
         super().kill()
         self.world.store.listeners.pop(self.member.id, None)
+        self.world.store.limit_listeners.pop(self.member.id, None)
         network = self.world.network
         if self._servicer is not None:
             if network.servers.get(self.address) is self._servicer:

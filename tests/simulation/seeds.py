@@ -50,6 +50,7 @@ def live_through(seeds: Sequence[int]) -> Report:
             report.seeds += 1
             report.nodes += len(world.store.nodes)
             report.hits.update(world.hits)
+            world.forget()
             collect()
     return report
 

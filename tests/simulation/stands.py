@@ -11,8 +11,9 @@ from unittest.mock import patch
 from services.orchestrator.domain import core
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.engine import journal, member, outlet
-from services.orchestrator.loops import members, sweep
+from services.orchestrator.loops import limits, members, sweep
 from services.orchestrator.storage import flush
+from services.orchestrator.usecases import limits as limit_usecases
 from services.orchestrator.usecases import recover, runners
 from services.runner.gateways import attach
 from services.runner.usecases import membership
@@ -31,8 +32,9 @@ def stood_in(world: World) -> Iterator[None]:
         def put(target: Any, name: str, value: Any) -> None:
             stack.enter_context(patch.object(target, name, value))
 
-        for module in (member, members, sweep, recover, runners):
+        for module in (member, members, sweep, recover, runners, limits, limit_usecases):
             put(module, "transaction", transaction)
+        put(limits, "uuid7", world.new_id)
         put(journal, "flush", _FLUSH)
         put(outlet, "uuid7", world.new_id)
         put(journal, "uuid7", world.new_id)

@@ -120,6 +120,9 @@ class Store:
         self.flows: dict[UUID, Row] = {}
         self.requests: dict[tuple[UUID, UUID], UUID] = {}
         self.locks: dict[UUID, str] = {}
+        self.limits: list[Row] = []
+        self.slots: dict[UUID, Row] = {}  # places under them
+        self.limit_listeners: dict[UUID, Callable[[str], None]] = {}
         self.gone_workflows: set[UUID] = set()
         self.children_of: defaultdict[UUID, list[UUID]] = defaultdict(list)  # runs by their parent
         self.taken: dict[tuple[UUID, str], UUID] = {}  # signals by the run and node that took each
@@ -260,6 +263,12 @@ class Store:
                 self._place(placed, at)
         for signal in t.signals:
             self._take_signal(signal)
+        for use in t.uses:
+            slot = self.slots.get(use.id)
+            if slot is not None and slot["execution_id"] is None:
+                slot.update(execution_id=use.run_id, node_execution_id=use.node_execution_id)
+        for free in t.frees:
+            self.slots.pop(free.id, None)
         for done in t.completes:
             self._complete(done, at)
         for moved in t.changes.values():
@@ -405,6 +414,12 @@ class Store:
             of["earlier_memory_peak_bytes"] = peak_bytes
             of["progress"] = each["progress"] or of["progress"]
         return of
+
+    def root_of(self, run_id: UUID) -> UUID:
+        """Give the run that a caller started, of which a run is a part or which it is itself."""
+        while (parent := self.runs[run_id]["parent_execution_id"]) is not None:
+            run_id = parent
+        return run_id
 
     def is_over(self, run_id: UUID) -> bool:
         """Say whether a run is over for good."""

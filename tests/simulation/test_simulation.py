@@ -1,7 +1,8 @@
 """Seeded worlds of the engine: core, journal, recovery, sweep, dispatch and the runner's session.
 
 G1, G2, G3, I1 to I8, I10 to I14, I36, E5, rule by rule in `checker.py`, `oracle.py`, `ends.py`,
-`ledger.py`, `steering.py` and `clients.py`. A seed that fails is replayed by `python -m tests.simulation SEED`.
+`ledger.py`, `steering.py` and `clients.py`. A seed that fails is replayed by
+`python -m tests.simulation SEED`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tests.simulation.world import World, quiet
 _FULL = bool(os.environ.get("QFLOW_TEST_FULL"))
 _BUG_SEEDS_MAX = 1000
 _RULES = (core, dispatch, timers, planner, credits_, restore, retry)
-# What no world comes to, and what does: worlds have neither limits, budgets nor a cache.
+# What no world comes to, and what does: worlds have neither budgets nor a cache.
 _UNREACHED = frozenset(
     {
         "dispatch.Dispatch.pythons",  # asked by starts before they come here
@@ -39,11 +40,6 @@ _UNREACHED = frozenset(
         "core.Core.quotas_used",
         "planner.exhaust",
         "core.Core.cache_answered",  # test_cache_queue
-        "core.Core.slots_taken",  # test_limit_simulation
-        "core.Core._go_on",
-        "dispatch.Dispatch._wait",
-        "dispatch.Dispatch._use",
-        "dispatch.Dispatch._give_back.<locals>.<genexpr>",
     }
 )
 

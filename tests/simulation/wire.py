@@ -18,6 +18,7 @@ from services.kit.errors import FailedPrecondition, QflowError
 from services.orchestrator.rpc.attach import AttachServicer
 
 LATENCY_S = 0.002
+UNREACHED_S = 0.2
 
 
 class Network:
@@ -82,7 +83,8 @@ class Call:
         servicer = network.servers.get(address)
         self.servicer = servicer
         if servicer is None or not network.cut.isdisjoint((address, runner)):
-            self._finish(grpc.StatusCode.UNAVAILABLE, "connection refused")
+            # A host that is away answers nothing: it takes the library a while to say so.
+            self._loop.call_later(UNREACHED_S, self._finish, grpc.StatusCode.UNAVAILABLE, "away")
         else:
             self._serving = self._loop.create_task(self._serve(servicer))
 

@@ -15,7 +15,7 @@ import structlog
 
 from services.kit.ids import uuid_from_bytes
 from services.orchestrator.domain.plan import Plan
-from tests.simulation import graphs
+from tests.simulation import graphs, limits
 from tests.simulation.checker import Checker
 from tests.simulation.clients import Clients
 from tests.simulation.clock import VirtualLoop
@@ -60,6 +60,7 @@ class World:
         self.addresses = ["first", "second"] if self.chance.random() < 0.3 else ["first"]
         self.orchestrators: list[Orchestrator] = []
         self.runners: list[Runner] = []
+        self.processes: list[Orchestrator | Runner] = []  # all that there ever were
         self.by_hand: dict[tuple[UUID, str], str] = {}  # what ended a node: outputs, or empty
         self.poisoned: set[UUID] = set()  # runs that the journal was made to refuse
         self.cancel_asked: set[UUID] = set()
@@ -67,7 +68,7 @@ class World:
         self.declining = False
         self._problems: list[BaseException] = []
         self.clock_moved = False
-        self.store.observers.append(self.checker.written)
+        self.store.observers += [self.checker.written, lambda _: limits.check(self.store)]
         self.network.observers.append(self.checker.told)
 
     def new_id(self) -> UUID:
@@ -91,6 +92,7 @@ class World:
         self.note(f"an orchestrator begins at {address} on {host}")
         started = Orchestrator(self, address, host=host)
         self.orchestrators.append(started)
+        self.processes.append(started)
         return started
 
     def orchestrator_ended(self, ended: Orchestrator) -> None:
@@ -121,6 +123,7 @@ class World:
         )
         self.note(f"{runner.name} begins with {slots} slots and {pythons}")
         self.runners.append(runner)
+        self.processes.append(runner)
         return runner
 
     def crash_runner(self, which: Runner) -> None:
@@ -141,6 +144,7 @@ class World:
         """Let faults befall it for a while, then heal it: everything that was accepted ends."""
         for version in graphs.version_ids():
             self.store.locks[version] = "none"
+        self.clients.draw()
         self.start_orchestrator("first", host="home")
         for _ in range(self.chance.randint(1, 3)):
             self.start_runner()
@@ -225,6 +229,17 @@ class World:
             self.loop.run_until_complete(gathered)
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
+
+    def forget(self) -> None:
+        """Take it apart, for what comes after it: to look for cycles in it costs a fifth of it."""
+        for process in self.processes:
+            engine = getattr(process, "engine", None)
+            if engine is not None:
+                vars(engine.core).clear()
+                vars(engine).clear()
+            vars(process).clear()
+        for each in (self.store, self.network, self.ledger, self.checker, self):
+            vars(each).clear()
 
     @property
     def hits(self) -> dict[str, int]:

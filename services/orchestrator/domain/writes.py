@@ -124,7 +124,7 @@ def place_row(
         if status in _STARTED:
             set_running(run, t)
         if status is NodeStatus.COMPLETED:
-            complete_row(run, slot, t, output)
+            complete_row(run, slot, t, output, _consumed(record))
         elif status is NodeStatus.WAITING:
             guard, record.token = record.token, token
             record.forget_usage()
@@ -172,6 +172,16 @@ def place_row(
         t.begun.append(record)
     touch(run, slot, t)
     return record
+
+
+def _consumed(record: NodeRecord) -> Usage:
+    """Give what the last attempt consumed of a node that is ended by hand."""
+    return Usage(
+        cpu_us=record.cpu_us,
+        memory_peak_bytes=record.memory_peak_bytes,
+        io_read_bytes=record.io_read_bytes,
+        io_write_bytes=record.io_write_bytes,
+    )
 
 
 def inline_text(run: Run, slot: int, output: NodeOutput) -> str | None:

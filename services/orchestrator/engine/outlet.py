@@ -214,9 +214,7 @@ class Outlet:
             record.started_at = at
         final = any(change.final for change in t.run_changes)
         if run is not None:
-            starts = any(change.starts for change in t.run_changes)
-            starts = starts or any(row.status == RunStatus.RUNNING for row in t.run_inserts)
-            if starts and run.started_at is None:
+            if run.started_at is None and _starts(t):
                 run.started_at = at
             if final:
                 run.completed_at = max(at, run.started_at or at)
@@ -277,3 +275,10 @@ class Outlet:
                 else "",
             )
         )
+
+
+def _starts(t: Transition) -> bool:
+    """Say whether a transition writes that its run has started, as its row then says."""
+    if any(change.starts for change in t.run_changes):
+        return True
+    return any(row.status == RunStatus.RUNNING for row in t.run_inserts)

@@ -40,7 +40,7 @@ async def keep_limits(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
         try:
             if engine.limits_changed:
                 await read_limits(engine, pool)
-            if engine.core.limited.size and engine.now() - swept_at >= _SWEEP_S:
+            if engine.core.limited.size and engine.now() >= swept_at + _SWEEP_S:
                 swept_at = engine.now()
                 await _sweep(engine, pool)
             await give_back(engine, pool)

@@ -227,10 +227,19 @@ def _to_open_run(
         for record in run.records
         if record is not None and record.child is not None and record.child in children
     ]
-    stopped = run.cancelling or run.failure is not None  # what closes it waits for nothing
-    if not stopped and (row["starts_s"] or 0) > 0:
+    if (row["starts_s"] or 0) > 0 and _waits_for_its_time(run):
         due_s[BEGIN] = row["starts_s"]
     return OpenRun(run, due_s, row["deadline_s"], ended)
+
+
+def _waits_for_its_time(run: Run) -> bool:
+    """Say whether nothing of a run has begun, paused or not; what closes one waits for nothing."""
+    if run.cancelling or run.failure is not None:
+        return False
+    return not any(
+        each is not None and (each.runner is not None or each.status is NodeStatus.WAITING)
+        for each in run.records
+    )
 
 
 def _to_failure(row: Row, detail: str | None = None) -> Failure | None:

@@ -13,7 +13,7 @@ from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.domain.state import NO_USAGE, Failure, Run, Signal
+from services.orchestrator.domain.state import NO_USAGE, Failure, Run, Signal, Usage
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.engine.journal import Journal
 from services.orchestrator.storage import recovery
@@ -156,6 +156,17 @@ def test_a_run_that_was_paused_before_its_time_still_waits_for_it_after_a_crash(
     }
     found = recovery._to_open_run(row, [], plan, [], {})  # type: ignore[arg-type]
     assert [5.0] == list(found.due_s.values())
+
+
+def test_what_a_node_consumed_that_is_ended_by_hand_is_read_from_its_row() -> None:
+    core = new_core((ONE, 1))
+    run = start(core, plan_of({"retry": {"max_retries": 1}}, {}))
+    record = run.records[0]
+    assert record is not None
+    fault = Failure(error_type="user_error", message="no")
+    core.outcomes(ONE, [Outcome(record.id, record.token, fault, Usage(cpu_us=3))], now=0.0)
+    [done] = [each for t in core.skip_node(run.id, 0, (b"1",)) for each in t.completes]
+    assert 3 == done.cpu_us
 
 
 async def test_a_run_and_its_sub_workflows_are_refused_as_one() -> None:

@@ -32,7 +32,7 @@ from bench.ray_cluster import ray_dispatch, ray_throughput
 from bench.retention import retention
 from bench.sandboxes import cold_docker, cold_sandbox, fork, warm_docker, warm_over_bare
 from bench.scale import fan, large_map, load
-from bench.security import secure_cost
+from bench.security import refusals, secure_cost
 from bench.simulated import simulation
 from bench.standing import idle_schedules, million_finished, waiting_memory
 from bench.takeover import takeover
@@ -259,6 +259,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "percentiles": percentiles,
     "metrics_cost": metrics_cost,
     "secure_cost": secure_cost,
+    "refusals": refusals,
     "retention": retention,
     "growth": growth,
     "ray_dispatch": ray_dispatch,

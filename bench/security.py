@@ -1,4 +1,4 @@
-"""What security costs: the same work with walls between those who speak, and without."""
+"""What security costs: the same work with walls and without, and how long a refusal takes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any, Final
 from bench.figures import figure
 from bench.flow import Flow, running
 from bench.metrics import diamond, rate
+from tests.contracts.test_fuzz import fuzzing_of
 
 _ROUNDS: Final = 10
+_MESSAGES: Final = 5_000
+_REFUSED_MS: Final = 100.0
 _TABLES: Final = """
     SELECT format('ALTER TABLE %I DISABLE ROW LEVEL SECURITY', relname) FROM pg_class
      WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relrowsecurity
@@ -37,6 +40,21 @@ async def secure_cost() -> dict[str, Any]:
                 rates[workflow_id] = await rate(flow, workflow_id)
             ratios.append(rates[ids[0]] / rates[ids[1]])
     return figure(ratios, "of the throughput", "higher", target=0.9, floor=1.0)
+
+
+async def refusals() -> dict[str, Any]:
+    """Milliseconds until a wrong message to any RPC is refused, one after another: the p99."""
+    async with running() as flow:
+        fuzzing = await fuzzing_of(flow.suite)
+        await fuzzing.one_by_one(_MESSAGES // 10)
+        fuzzing.refused_ms.clear()
+        await fuzzing.one_by_one(_MESSAGES)
+        await fuzzing.close()
+    assert not fuzzing.faults, fuzzing.faults[0]
+    spans = sorted(fuzzing.refused_ms)
+    p99 = spans[int(len(spans) * 0.99)]
+    found = figure(spans, "ms (p99)", "lower", target=_REFUSED_MS, floor=0.0, value=p99)
+    return found | {"median": round(spans[len(spans) // 2], 3)}
 
 
 def _let_all_through(flow: Flow) -> None:

@@ -128,6 +128,7 @@ class Fuzzing:
     calls: dict[str, Callable[..., Any]] = field(default_factory=dict)
     took_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     sent: Counter[str] = field(default_factory=Counter)
+    refused_ms: list[float] = field(default_factory=list)
 
     def told(self) -> str:
         """Say what the time went to: how long whoever sent them waited for answers."""
@@ -138,6 +139,11 @@ class Fuzzing:
         ]
         return "\n".join([f"{self.sent.total()} messages", *lines])
 
+    async def close(self) -> None:
+        """Close the channels."""
+        for channel in self.channels.values():
+            await channel.close()
+
     async def many(self, count: int) -> None:
         """Send so many messages: each sender its own, whatever the others wait for."""
         chances = [random.Random(f"{self.seed} {each}") for each in range(_AT_ONCE)]
@@ -145,6 +151,10 @@ class Fuzzing:
         async with asyncio.TaskGroup() as tasks:
             for chance in chances:
                 tasks.create_task(self._some(count // _AT_ONCE, chance))
+
+    async def one_by_one(self, count: int) -> None:
+        """Send so many messages, each once the one before it was answered."""
+        await self._some(count, random.Random(self.seed))
 
     async def _some(self, count: int, chance: random.Random) -> None:
         for rpc in chance.choices(self.rpcs, k=count):
@@ -173,6 +183,7 @@ class Fuzzing:
                     async with asyncio.timeout(_SILENT_S):
                         await call.read()
         except grpc.aio.AioRpcError as error:
+            self.refused_ms.append((time.monotonic() - began) * 1000)
             if error.code() in _FAULTS or leaks(error.details() or ""):
                 self.faults.append(f"{rpc.path} {error.code().name} {error.details()} {raw!r}")
         except TimeoutError:
@@ -183,8 +194,8 @@ class Fuzzing:
             self.sent[rpc.path] += 1
 
 
-async def test_no_mutated_message_makes_a_server_fail(suite: Suite) -> None:
-    """E17, E18, E19: no UNKNOWN, INTERNAL, crash, hang, growth, or word of what went on inside."""
+async def fuzzing_of(suite: Suite) -> Fuzzing:
+    """Give what sends messages to all RPCs of a suite that users may call."""
     with suite.sql() as sql:
         tokens = [factories.user(sql, role=role).token for role in ("user", "admin", "viewer")]
     rpcs = [
@@ -192,14 +203,18 @@ async def test_no_mutated_message_makes_a_server_fail(suite: Suite) -> None:
         for rpc in await every_rpc(suite)
         if {*rpc.rule.audiences} != {auth_pb2.AUDIENCE_SERVICE} and not _LEFT_OUT.search(rpc.path)
     ]
-    fuzzing = Fuzzing(rpcs, tokens, _SEED)
+    return Fuzzing(rpcs, tokens, _SEED)
+
+
+async def test_no_mutated_message_makes_a_server_fail(suite: Suite) -> None:
+    """E17, E18, E19: no UNKNOWN, INTERNAL, crash, hang, growth, or word of what went on inside."""
+    fuzzing = await fuzzing_of(suite)
     before = {name: mark for name, mark in suite.marks().items() if name in _WATCHED}
     await fuzzing.many(_MESSAGES // 2)
     assert before == {name: mark for name, mark in suite.marks().items() if name in _WATCHED}
     half = {name: resident(mark.pid) for name, mark in before.items()}
     await fuzzing.many(_MESSAGES // 2)
-    for channel in fuzzing.channels.values():
-        await channel.close()
+    await fuzzing.close()
     sys.stderr.write(f"{fuzzing.told()}\n")  # shown of a test that failed, and with -s
     assert not fuzzing.faults, "\n".join(fuzzing.faults[:20])
     assert before == {name: mark for name, mark in suite.marks().items() if name in _WATCHED}

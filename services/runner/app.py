@@ -370,7 +370,7 @@ async def _runner(
         if cgroups is not None:
             cgroups.close()
         try:
-            await membership.end()
+            await membership.end(in_order=desk.drained)
         except Exception as problem:  # noqa: BLE001 - the lease lapses by itself
             log.warning("runner_not_signed_off", fault=type(problem).__name__)
 

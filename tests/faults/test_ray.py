@@ -207,6 +207,6 @@ async def test_what_a_lost_machine_ran_is_done_again_on_another(site: Site) -> N
         "SELECT delivery_count FROM node_executions WHERE workflow_execution_id = %s", (run,)
     ).fetchall()
     # One for each runner that was lost with it: on a machine without a breath the next one's lease
-    # of seconds may lapse as well. One that user code saw nothing of would be one too many.
+    # of seconds may lapse as well. What crossed with an idle runner's leaving was never delivered.
     assert site.cluster.begun()[f"{run} a"] - 1 == deliveries
     await until(lambda: [] == site.nodes.runners_of(other))

@@ -364,10 +364,10 @@ def _rest_runner(store: Store, incarnation: UUID) -> bool | None:
     return True
 
 
-def _leave_runner(store: Store, incarnation: UUID) -> None:
+def _leave_runner(store: Store, incarnation: UUID, in_order: object) -> None:
     row = store.runners.get(incarnation)
-    if row is not None:
-        row.state, row.expires_at = "gone", None
+    if row is not None and row.state in ("live", "idle"):
+        row.state, row.expires_at = "gone" if in_order else "fenced", None
 
 
 def _bury(store: Store, host: str, incarnation: UUID) -> None:
@@ -392,11 +392,11 @@ def _fence_runners(store: Store, incarnations: Sequence[UUID], silent: Sequence[
             row.state = "fenced"
 
 
-def _live_runners(store: Store, incarnations: Sequence[UUID]) -> list[Row]:
+def _states(store: Store, incarnations: Sequence[UUID]) -> list[Row]:
     return [
-        {"incarnation": each}
+        {"incarnation": each, "state": store.runners[each].state}
         for each in incarnations
-        if each in store.runners and store.runners[each].state in ("live", "idle")
+        if each in store.runners
     ]
 
 
@@ -468,7 +468,7 @@ _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
     engine_members._REST: _rest,
     engine_members._IS_FENCED: _is_fenced,
     engine_members._FENCE_RUNNERS: _fence_runners,
-    engine_members._LIVE_RUNNERS: _live_runners,
+    engine_members._STATES: _states,
     runner_members._JOIN: _join_runner,
     runner_members._RENEW: _renew_runner,
     runner_members._REST: _rest_runner,

@@ -350,8 +350,12 @@ class Core(Dispatch):
         if not runner.in_flight:
             del self.runners[runner_id]
 
-    def lost(self, runner_id: UUID) -> list[Transition]:
-        """Take back all attempts of a runner that was fenced; they begin again, alone."""
+    def lost(self, runner_id: UUID, *, in_order: bool = False) -> list[Transition]:
+        """Take back all attempts of a runner that was fenced; they begin again, alone.
+
+        Of one that left in order none had begun: they crossed with its leaving, and are as if it
+        had declined them.
+        """
         self.fenced.add(runner_id)
         runner = self.runners.get(runner_id)
         if runner is None:
@@ -362,8 +366,11 @@ class Core(Dispatch):
             run, slot = self._refs[ref]
             t = out.of(run.id)
             self._give_back(ref, t)
-            if planner.lose(run, slot, t, self.fx):
+            record = run.records[slot]
+            if not in_order and planner.lose(run, slot, t, self.fx):
                 self._push(Ready(run, slot, alone=True))
+            elif in_order and record is not None and planner.hand_back(run, slot, t, self.fx):
+                self._push(Ready(run, slot, alone=record.alone))
         runner.in_flight.clear()
         runner.exclusive = False
         if not runner.connected:

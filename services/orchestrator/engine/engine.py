@@ -175,10 +175,10 @@ class Engine(Memory):
         if runner_id in self.core.runners:
             self._apply(self.core.granted(runner_id, credits_, grant_epoch))
 
-    def lost(self, runner_id: UUID) -> None:
-        """Take back all attempts of a fenced runner."""
+    def lost(self, runner_id: UUID, *, in_order: bool = False) -> None:
+        """Take back all attempts of a runner that was fenced, or that has left in order."""
         self.silent_since.pop(runner_id, None)
-        self._apply(self.core.lost(runner_id))
+        self._apply(self.core.lost(runner_id, in_order=in_order))
         stream = self.streams.get(runner_id)
         if stream is not None:
             stream.close()

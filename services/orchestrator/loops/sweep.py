@@ -52,9 +52,12 @@ async def sweep_once(engine: Engine, pool: Pool) -> None:
         lost = await members.lost_runners(db, holders, silent=silent)
     if lost:
         crash.reach("sweep_fenced")
-    for incarnation in lost:
-        log.warning("runner_lost", incarnation=str(incarnation))
-        engine.lost(incarnation)
+    for incarnation, in_order in lost.items():
+        if in_order:
+            log.info("runner_left", incarnation=str(incarnation))
+        else:
+            log.warning("runner_lost", incarnation=str(incarnation))
+        engine.lost(incarnation, in_order=in_order)
 
 
 async def watch_locks(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:

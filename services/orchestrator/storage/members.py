@@ -115,17 +115,21 @@ _FENCE_RUNNERS: Final[LiteralString] = """
        AND (state = 'live' AND expires_at < clock_timestamp()
          OR state = 'idle' AND incarnation = ANY($2))
 """
-_LIVE_RUNNERS: Final[LiteralString] = """
-    SELECT incarnation FROM runner_members
-     WHERE incarnation = ANY($1) AND state IN ('live', 'idle')
+_STATES: Final[LiteralString] = """
+    SELECT incarnation, state FROM runner_members WHERE incarnation = ANY($1)
 """
 
 
 async def lost_runners(
     db: Db, incarnations: Sequence[UUID], *, silent: Iterable[UUID]
-) -> list[UUID]:
-    """Fence the runners whose leases ran out; returns all of the given that are fenced or gone."""
+) -> dict[UUID, bool]:
+    """Fence the runners whose leases ran out; returns all of the given that are fenced or gone.
+
+    With each whether it left in order: then what it has not answered never began.
+    """
     await db.execute(_FENCE_RUNNERS, list(incarnations), list(silent))
-    rows = await db.fetch(_LIVE_RUNNERS, list(incarnations))
-    alive = {row["incarnation"] for row in rows}
-    return [each for each in incarnations if each not in alive]
+    states = {
+        row["incarnation"]: row["state"] for row in await db.fetch(_STATES, list(incarnations))
+    }
+    ended = [each for each in incarnations if states.get(each) not in ("live", "idle")]
+    return {each: states.get(each) == "gone" for each in ended}

@@ -51,14 +51,18 @@ async def rest(pool: Pool, incarnation: UUID) -> bool:
 
 _LEAVE: Final[LiteralString] = """
     UPDATE runner_members
-       SET state = 'gone', expires_at = NULL, updated_at = clock_timestamp()
-     WHERE incarnation = $1
+       SET state = CASE WHEN $2 THEN 'gone' ELSE 'fenced' END, expires_at = NULL,
+           updated_at = clock_timestamp()
+     WHERE incarnation = $1 AND state IN ('live', 'idle')
 """
 
 
-async def leave(pool: Pool, incarnation: UUID) -> None:
-    """Say that this incarnation is over and its processes are dead."""
-    await pool.execute(_LEAVE, incarnation)
+async def leave(pool: Pool, incarnation: UUID, *, in_order: bool) -> None:
+    """Say that this incarnation is over and its processes are dead.
+
+    In order: what it was given and has not answered never began.
+    """
+    await pool.execute(_LEAVE, incarnation, in_order)
 
 
 # On one machine a runner that holds its home's lock and has killed what an earlier one left is

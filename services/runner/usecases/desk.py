@@ -99,6 +99,7 @@ class Desk:
         self._networks = frozenset((Reach.NONE, *networks))
         self._attempt_s_max = attempt_s_max
         self._refuse = refuse  # why nothing is taken at all; empty when all is well
+        self.drained = False  # whether all that it ever began is answered, and nothing new is taken
         self._running: dict[UUID, Attempt] = {}
         self._owners: dict[UUID, Session] = {}
         self._finished: dict[UUID, Finished] = {}
@@ -201,6 +202,7 @@ class Desk:
                     await self._settled.wait()
         except TimeoutError:
             log.warning("drain_incomplete", running=len(self._running))
+        self.drained = not self._running and not self._finished
 
     def abandon_all(self) -> None:
         """Forget everything: the lease is lost, and nobody would take a result."""

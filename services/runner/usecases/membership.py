@@ -128,9 +128,9 @@ class Membership:
         self._idle_since = self._clock()
         self._wanted.set()
 
-    async def end(self) -> None:
-        """Say that this incarnation is over."""
-        await members.leave(self._pool, self.incarnation)
+    async def end(self, *, in_order: bool) -> None:
+        """Say that this incarnation is over; in order when nothing that it began is unanswered."""
+        await members.leave(self._pool, self.incarnation, in_order=in_order)
 
     async def _sleep(self, stop: asyncio.Event, busy: Callable[[], bool]) -> None:
         """Until the next heartbeat; for ever while nothing runs."""
@@ -193,7 +193,7 @@ class Membership:
         await on_lost()
         while not stop.is_set():
             try:
-                await members.leave(self._pool, before)
+                await members.leave(self._pool, before, in_order=False)
                 await self._join()
             except Exception as problem:  # noqa: BLE001 - the database comes back some time
                 log.warning("runner_not_joined", fault=type(problem).__name__)

@@ -12,12 +12,14 @@ from typing import Any, cast
 import pytest
 
 from services.kit.ids import uuid7
-from services.kit.pg import Pool, open_pool
+from services.kit.pg import Pool, open_pool, transaction
+from services.orchestrator.storage.members import lost_runners
 from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.limits import Limits
 from services.runner.gateways.file_port import FileCorruptError
 from services.runner.gateways.file_store import FileStore
 from services.runner.gateways.sandbox.cgroups import CgroupHost, hand_down
+from services.runner.storage.members import join as members_join
 from services.runner.usecases.files import remove_deleted, remove_unknown
 from services.runner.usecases.membership import LeaseLost, Membership, Offer
 from services.runner.usecases.outputs import Outputs
@@ -106,7 +108,7 @@ async def test_without_renewal_everything_ends_before_the_lease_does(database: D
             with pytest.raises(LeaseLost):  # it was given to the incarnation that is over
                 await late[0]
             rows = sql.execute("SELECT incarnation, state FROM runner_members").fetchall()
-            assert {(before, "gone"), (member.incarnation, "idle")} == set(rows)
+            assert {(before, "fenced"), (member.incarnation, "idle")} == set(rows)
     finally:
         stop.set()
         await keeping
@@ -139,6 +141,37 @@ async def test_a_runner_that_was_fenced_while_it_rested_comes_back_when_it_is_to
         stop.set()
         await keeping
         await pool.close()
+
+
+async def test_how_a_runner_ended_is_what_the_orchestrator_reads(database: Database) -> None:
+    """F8, F12: who left in order had answered all that it began; a fence stays what it is."""
+    pool = await open_pool(database.url("qflow_runner_engine"), application_name="t", size_max=2)
+    sweeping = await open_pool(
+        database.url("qflow_orchestrator_engine"), application_name="t", size_max=1
+    )
+    members = [Membership(pool, OFFER, ttl_s=9.0, heartbeat_s=3.0) for _ in range(4)]
+    for member in members:
+        await members_join(pool, member.incarnation, "here", "T2", 1, ["3.11"])
+    left, broken_off, fenced, here = members
+    with database.connect() as sql:
+        sql.execute(
+            "UPDATE runner_members SET state = 'fenced' WHERE incarnation = %s",
+            (fenced.incarnation,),
+        )
+    await left.end(in_order=True)
+    await broken_off.end(in_order=False)
+    await fenced.end(in_order=True)
+    async with transaction(sweeping) as db:
+        ids = [each.incarnation for each in members]
+        lost = await lost_runners(db, ids, silent=[])
+    assert lost == {
+        left.incarnation: True,
+        broken_off.incarnation: False,
+        fenced.incarnation: False,
+    }
+    await pool.close()
+    await sweeping.close()
+    assert here.incarnation not in lost
 
 
 async def test_a_successor_buries_those_before_it(database: Database) -> None:

@@ -90,6 +90,21 @@ def test_a_suspect_empties_one_runner_and_no_other() -> None:
     assert None not in [holder(run) for run in core.runs.values()]
 
 
+def test_what_crosses_with_a_runner_that_leaves_was_never_given() -> None:
+    """F8: neither attempt nor delivery, and nothing to be run alone for."""
+    plan = plan_of([], 1)
+    core = new_core((OTHER, 1))
+    core.attached(ONE, Offer(pythons=PYTHONS, tier="T2"), {})
+    core.granted(ONE, 9, 1)
+    run = start(core, plan)
+    assert ONE == holder(run)
+    core.detached(ONE)
+    core.lost(ONE, in_order=True)
+    record = run.records[0]
+    assert record is not None
+    assert (OTHER, 0, False) == (holder(run), record.delivery_count, record.alone)
+
+
 def test_a_suspect_that_is_handed_back_still_runs_alone() -> None:
     plan = plan_of([], 1)
     core = new_core()

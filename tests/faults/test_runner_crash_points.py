@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import time
 import uuid
 
 import pytest
@@ -80,7 +82,10 @@ async def test_a_run_survives_the_death_of_its_runner(
 async def test_bytes_that_were_stored_without_their_row_are_no_result(
     hurt: Suite, ledger: Ledger, armory: Armory
 ) -> None:
-    """CP11; I19, I21: the node runs again, and what reads its result reads the second one."""
+    """CP11; I19-I21: the node runs again, and what reads its result reads the second one.
+
+    The first one's bytes stay until no attempt can bring their row: the next runner removes them.
+    """
     run = f"run-{uuid.uuid4().hex}"
     async with connected(hurt) as client:
         workflow = await _large(client)
@@ -96,6 +101,14 @@ async def test_bytes_that_were_stored_without_their_row_are_no_result(
             "SELECT count(*) FROM files WHERE workflow_execution_id = %s", (execution.id,)
         ).fetchall()
     assert 1 == rows
+    [left] = leaks(hurt)["files"]
+    key, said = left.split(": ")
+    assert "no row" == said
+    without_row = hurt.home.root / "files" / key
+    two_days_ago_s = time.time() - 2 * 86_400
+    os.utime(without_row, (two_days_ago_s, two_days_ago_s))
+    hurt.kill_service("runner")  # the next looks at once
+    assert await asyncio.to_thread(wait_until, lambda: not without_row.exists(), timeout_s=60)
 
 
 @pytest.mark.parametrize("point", ["deleted_bytes_found", "deleted_bytes_removed"])

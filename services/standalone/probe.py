@@ -28,7 +28,6 @@ from services.standalone.tls_files import ENDPOINTS_KEY
 _ASK_AGAIN_S = 0.05
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 200),
     ("grpc.enable_http_proxy", 0),
 )

@@ -16,6 +16,9 @@ from services.kit.rpc.tls import Trust, host_of
 _UNARY_DEFAULT_S: Final = 10.0
 # Well above what servers allow: a ping that comes too early ends the connection.
 _KEEPALIVE_S: Final = 45
+# How long a connection may take to be made, its handshakes with it (gRPC's "min reconnect backoff"
+# is that, and no pause): TCP sends again after one second and after three what got lost.
+_CONNECT_S: Final = 5
 # How long calls may take that wait on a connection whose certificates are no longer the files'.
 _RETIRING_S: Final = 60.0
 
@@ -36,7 +39,7 @@ def open_channel(
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", _CONNECT_S * 1000),
         ("grpc.max_reconnect_backoff_ms", 2_000),
     ]
     if trust is None or address.startswith("unix:"):

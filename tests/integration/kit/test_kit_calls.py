@@ -30,6 +30,7 @@ from services.kit.run import listener
 from tests.integration.kit.conftest import USER, Service
 from tests.integration.kit.test_kit_auth import KINDS, outcome
 from tests.integration.kit.test_kit_wire import BEARER, SERVICE, fields, reason
+from tests.support.link import Link
 
 TOKEN: list[tuple[str, str | bytes]] = [("authorization", f"Bearer {USER}")]
 
@@ -442,3 +443,15 @@ async def bind(service: Service, address: str) -> None:
         authenticator=service.authenticator,
         health_servicer=service.health,
     )
+
+
+async def test_a_connection_that_takes_a_second_to_be_made_is_waited_for(service: Service) -> None:
+    """A server is far away, or its machine is busy: the first call is not refused for it."""
+    async with (
+        Link.to(service.server.address) as link,
+        open_channel(link.address, USER) as channel,
+    ):
+        link.hold("up", "down")
+        asyncio.get_running_loop().call_later(1, link.heal)
+        stub: Any = service.stubs.grpc.KitTestServiceStub(channel)
+        assert "hi" == (await stub.Say(service.pb.Note(text="hi"), timeout=10)).text

@@ -30,12 +30,15 @@ class Done:
 Qflow = Callable[..., Done]
 # A mount of one's own, as whoever runs the tests may make it.
 OWN_MOUNTS = ["unshare", "--user", "--map-root-user", "--mount"]
-# Do a command, and say last how much memory it took at most.
+# Do a command, and say last how much memory it took at most: by what the kernel counts of this
+# program alone, for `ru_maxrss` begins with what the process had that started it.
 MEASURED = """
-import resource, sys
+import sys
+from pathlib import Path
 from qflow.cli.app import main
 code = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(int(status["VmHWM"].split()[0]) // 1024, file=sys.stderr)
 sys.exit(code)
 """
 NOT_THERE = "00000000-0000-4000-8000-000000000000"

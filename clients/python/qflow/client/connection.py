@@ -24,6 +24,12 @@ _KEEPALIVE: Final = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
+# What arrives before it is read stays below this, for each stream: gRPC's own estimate grows to
+# hundreds of MiB where the disk or the machine is slow.
+_AHEAD: Final = (
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 4 * 1024 * 1024),
+)
 
 
 class Connection:
@@ -113,6 +119,7 @@ def _open(address: str, tls: Tls | None) -> grpc.aio.Channel:
         ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
         ("grpc.service_config", service_config()),
         *_KEEPALIVE,
+        *_AHEAD,
     ]
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)

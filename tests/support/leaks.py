@@ -46,6 +46,11 @@ _LOST_CONTAINERS: Final = """
 """
 _FILES: Final = "SELECT file_path, file_size_bytes, hash_sha256 FROM files"
 _UPLOADS: Final = "SELECT tenant_id || '/' || id FROM file_uploads"
+# A deleted file's bytes go with the runner's next look, once a minute: no leak while that is due.
+_TO_REMOVE: Final = """
+    SELECT tenant_id || '/' || (payload ->> 'file_id') FROM outbox_events
+     WHERE kind = 'file_deleted' AND sent_at IS NULL
+"""
 _READY: Final = "SELECT path FROM environments WHERE state = 'ready'"
 
 
@@ -131,7 +136,7 @@ def _runs_agent(process: psutil.Process) -> bool:
 
 def _files(root: Path, db: psycopg.Connection) -> Iterator[str]:
     """I20: bytes that are not those of their row, and bytes without a row."""
-    known = set(_keys(db, _UPLOADS))
+    known = {*_keys(db, _UPLOADS), *_keys(db, _TO_REMOVE)}
     for key, size, digest in db.execute(_FILES.encode()):
         known.add(key)
         path = root / key

@@ -1281,7 +1281,7 @@ class SparePages:
     def __init__(self):
         self.wanted = 0  # bytes; 0 when there is nothing to get
         self.kept = None  # (descriptor, mapping)
-        self.full = None  # the mapping of the one that was handed over
+        self.full = None  # (mapping, parts) of the one that was handed over: they go after the answer
 
     def filled(self, parts):
         """A descriptor of a file that holds these bytes, or None where that is not prepared."""
@@ -1291,20 +1291,21 @@ class SparePages:
                 self.wanted = size
             return None
         (descriptor, mapping), self.kept = self.kept, None
-        self.full, self.wanted = mapping, len(mapping)
+        self.full, self.wanted = (mapping, parts), len(mapping)
         at = 0
         for part in parts:
             mapping[at : at + len(part)] = part
             at += len(part)
         try:
-            os.ftruncate(descriptor, size)
+            if size < len(mapping):
+                os.ftruncate(descriptor, size)
         except OSError:  # user code closed what is not its own
             return None
         return descriptor
 
     def prepare(self):
         if self.full is not None:
-            self.full.close()
+            self.full[0].close()
             self.full = None
         size, self.wanted = self.wanted, 0
         if not size:

@@ -1229,6 +1229,7 @@ class CarriedFiles:
         self.ids = list(header.get("file_ids") or ())
         self.made = []  # (id, format, name, descriptor)
         self.opened = []
+        self.mapped = []  # what maps a file: it is let go after the answer
 
     def place(self, plain, tag="file"):
         if type(plain) is not dict or type(plain.get("$file")) is not str:
@@ -1261,7 +1262,7 @@ class CarriedFiles:
                 stream.close()
             except BaseException:
                 pass
-        self.made, self.opened, self.given, self.ids = [], [], {}, []
+        self.made, self.opened, self.mapped, self.given, self.ids = [], [], [], {}, []
 
 
 FILES = CarriedFiles()
@@ -1344,9 +1345,11 @@ def _read_ndarray(place):
 
     try:
         # Private pages of the file itself: nothing is copied but what the node writes to.
-        return numpy.lib.format.open_memmap(place, mode="c").view(numpy.ndarray)
+        array = numpy.lib.format.open_memmap(place, mode="c").view(numpy.ndarray)
     except ValueError:  # nothing to map in an empty array; anything else is told by the reader
         return numpy.load(place, allow_pickle=False)
+    FILES.mapped.append(array)
+    return array
 
 
 def _read_arrow(place):
@@ -2707,7 +2710,7 @@ class Agent:
                 error = no_passing()
         if error is not None:
             self.channel.write_text('%s"error":%s}' % (reply, _dump(error)))
-        if FILES.made or FILES.opened:
+        if FILES.made or FILES.opened or FILES.mapped:
             FILES.end()
 
     def left_behind(self):

@@ -1282,7 +1282,9 @@ class SparePages:
     def __init__(self):
         self.wanted = 0  # bytes; 0 when there is nothing to get
         self.kept = None  # (descriptor, mapping)
-        self.full = None  # (mapping, parts) of the one that was handed over: they go after the answer
+        self.full = (
+            None  # (mapping, parts) of the one that was handed over: they go after the answer
+        )
 
     def filled(self, parts):
         """A descriptor of a file that holds these bytes, or None where that is not prepared."""

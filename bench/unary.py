@@ -88,7 +88,7 @@ class _Answering(workflow_service_pb2_grpc.WorkflowServiceServicer):
 class _OneUser:
     """Answers the one question that an Authenticator asks, without a database."""
 
-    async def fetchrow(self, _query: str, _digest: str) -> dict[str, Any]:
+    async def fetchrow(self, _query: str, *_credential: object) -> dict[str, Any]:
         ids = dict.fromkeys(("user_id", "tenant_id", "session_id"), uuid7())
         return ids | {
             "role": "user",
@@ -96,6 +96,7 @@ class _OneUser:
             "kind": "user",
             "name": "bench",
             "scopes": None,
+            "team_role": "",
             "expires_at": None,
         }
 

@@ -87,13 +87,18 @@ async def test_a_service_outlives_streams_without_number_and_clients_that_vanish
     address = suite.endpoints[service]
     streams = [rpc for rpc in rpcs if rpc.address == address and rpc.kind != "unary_unary"]
     paths = [(rpc.path, rpc.kind) for rpc in streams] or [(_READS[service], "stream_unary")]
-    async with suite.channel(service) as crowd:
+    # On a connection of its own: channels of one process to one address share theirs.
+    alone = [("grpc.use_local_subchannel_pool", 1)]
+    bearer = [("authorization", f"Bearer {suite.owner_token}")]
+    async with grpc.aio.insecure_channel(address, options=alone) as crowd:
         begun = []
         for number in range(_STREAMS):
             path, kind = paths[number % len(paths)]
             method: Any = getattr(crowd, kind)(path)
             begun.append(
-                method(timeout=30) if kind.startswith("stream") else method(b"", timeout=30)
+                method(timeout=30, metadata=bearer)
+                if kind.startswith("stream")
+                else method(b"", timeout=30, metadata=bearer)
             )
         async with suite.channel(service) as other:
             assert grpc.StatusCode.OK == await _code(other, _READS[service], b"")

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
-from services.kit.errors import Unauthenticated
+from services.kit.errors import PermissionDenied, Unauthenticated
 
 Role = Literal["admin", "user", "viewer", "service"]
 Kind = Literal["user", "service"]
@@ -63,6 +63,19 @@ def current_caller() -> Caller:
         return CALLER.get()
     except LookupError:
         raise Unauthenticated("NO_CALLER", "this needs a signed-in caller") from None
+
+
+def check_administers(caller: Caller) -> None:
+    """Refuse what only those may do who administer the tenant that they act for."""
+    if not caller.administers_tenant:
+        raise not_team_admin()
+
+
+def not_team_admin() -> PermissionDenied:
+    """Make the refusal of what only an administrator of the team may do."""
+    return PermissionDenied(
+        "NOT_TEAM_ADMIN", "only who administers the team may do this; ask one of them"
+    )
 
 
 @contextmanager

@@ -7,7 +7,6 @@ that is not known, though nothing is asked of the database while rows are decode
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, LiteralString
 from uuid import UUID
@@ -17,6 +16,7 @@ import structlog
 from services.kit.env import EnvError
 from services.kit.errors import QflowError
 from services.kit.ids import uuid7
+from services.kit.loops import pause
 from services.kit.pg import LINK_FAULTS, Pool, Row, connection, transaction, translate
 from services.kit.root_keys import CannotOpen, RootKeys, new_key
 from services.kit.sealed_data import DataKeys
@@ -110,8 +110,7 @@ class KeyRing:
         """Look now and then, until told to stop."""
         found = True
         while not stop.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _LOOK_S if found else _WAIT_S)
+            await pause(stop, _LOOK_S if found else _WAIT_S)
             try:
                 found = await self.look()
             except (QflowError, *LINK_FAULTS) as problem:

@@ -24,7 +24,7 @@ from services.kit.errors import Unavailable
 from services.kit.sealed_form import SALT_BYTES
 from services.kit.sealed_mark import SEALED_MARK
 
-_HEAD: Final = re.compile(r'"qf1\.([0-9a-f]{32})\.')
+_HEAD: Final = re.compile(re.escape(SEALED_MARK) + r"([0-9a-f]{32})\.")
 _NONCE: Final = bytes(12)  # the key is the value's own, and used once
 
 

@@ -367,10 +367,10 @@ class Core(Dispatch):
             t = out.of(run.id)
             self._give_back(ref, t)
             record = run.records[slot]
-            if not in_order and planner.lose(run, slot, t, self.fx):
-                self._push(Ready(run, slot, alone=True))
-            elif in_order and record is not None and planner.hand_back(run, slot, t, self.fx):
-                self._push(Ready(run, slot, alone=record.alone))
+            assert record is not None
+            take_back = planner.hand_back if in_order else planner.lose
+            if take_back(run, slot, t, self.fx):
+                self._push(Ready(run, slot, alone=record.alone or not in_order))
         runner.in_flight.clear()
         runner.exclusive = False
         if not runner.connected:
@@ -429,7 +429,8 @@ class Core(Dispatch):
 
     def part_of(self, run_id: UUID) -> list[UUID]:
         """Give a run, with all that are a part of it, over or not."""
-        return [run_id, *(each for each in self.runs if each != run_id == self.root_of(each))]
+        parts = (each for each in self.runs if self.root_of(each) == run_id)
+        return [run_id, *(each for each in parts if each != run_id)]
 
     def pause_node(self, run_id: UUID, place: int) -> list[Transition]:
         """Hold up a node that is not running, until it is let go."""

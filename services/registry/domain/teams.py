@@ -7,11 +7,10 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from services.kit.caller import Caller
+from services.kit.caller import Caller, not_team_admin
 from services.kit.errors import (
     FailedPrecondition,
     NotFound,
-    PermissionDenied,
     ResourceExhausted,
 )
 
@@ -75,13 +74,6 @@ def check_leads(team: Team, caller: Caller) -> None:
     """Refuse what only those who lead a team may do; a viewer's account leads none."""
     if team.role != "admin" or caller.role == "viewer":
         raise not_team_admin()
-
-
-def not_team_admin() -> PermissionDenied:
-    """Make the refusal of what only an administrator of the team may do."""
-    return PermissionDenied(
-        "NOT_TEAM_ADMIN", "only who administers the team may do this; ask one of them"
-    )
 
 
 def not_found(team_id: UUID) -> NotFound:

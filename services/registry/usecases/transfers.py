@@ -8,7 +8,7 @@ from uuid import UUID
 
 import structlog
 
-from services.kit.caller import Caller
+from services.kit.caller import Caller, check_administers
 from services.kit.errors import FailedPrecondition, PermissionDenied
 from services.kit.idempotency import Replayed, RequestKey
 from services.kit.pg import Db
@@ -103,8 +103,7 @@ async def _check_may_move(
     role = await stored.get_role(db, target)
     if role is None:
         raise teams.not_found(target)
-    if not caller.administers_tenant:
-        raise teams.not_team_admin()
+    check_administers(caller)
     if role not in _WRITERS:
         raise PermissionDenied("NOT_A_WRITER", "the caller may only read in the tenant it goes to")
     if target == caller.tenant_id:

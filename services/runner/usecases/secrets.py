@@ -9,12 +9,11 @@ from typing import TypeVar
 from uuid import UUID
 
 from services.kit.audit import tell_change
-from services.kit.caller import Caller
+from services.kit.caller import Caller, check_administers
 from services.kit.errors import (
     FailedPrecondition,
     FieldViolation,
     NotFound,
-    PermissionDenied,
     ResourceExhausted,
 )
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
@@ -220,10 +219,7 @@ async def _written(
     key: RequestKey[T] | None,
     write: Callable[[Db], Awaitable[T]],
 ) -> T | Replayed:
-    if not caller.administers_tenant:
-        raise PermissionDenied(
-            "NOT_TEAM_ADMIN", "only who administers the team may do this; ask one of them"
-        )
+    check_administers(caller)
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier

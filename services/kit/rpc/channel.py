@@ -10,7 +10,7 @@ import grpc
 
 from services.kit import traces
 from services.kit.rpc import deadline
-from services.kit.rpc.server import MESSAGE_BYTES_MAX
+from services.kit.rpc.server import MESSAGE_BYTES_MAX, READ_AHEAD
 from services.kit.rpc.tls import Trust, host_of
 
 _UNARY_DEFAULT_S: Final = 10.0
@@ -33,6 +33,7 @@ def open_channel(
     outlives the one it is made for.
     """
     options: list[tuple[str, Any]] = [
+        *READ_AHEAD,
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
         ("grpc.keepalive_time_ms", _KEEPALIVE_S * 1000),

@@ -40,6 +40,12 @@ from services.kit.rpc.tls import ServerTls
 from services.kit.traces import Tracer
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+# What of a stream arrives before it is read stays below this: gRPC's own estimate of what to ask
+# for grows to hundreds of MiB where the disk or the machine is slow.
+READ_AHEAD: Final = (
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", MESSAGE_BYTES_MAX),
+)
 _METADATA_BYTES_MAX: Final = 16 * 1024
 # A thousand watchers of one user, and room beside them.
 _CONCURRENT_MAX: Final = 2000
@@ -139,6 +145,7 @@ def _options(listener: Listener) -> list[tuple[str, int]]:
     keepalive_s = _KEEPALIVE_S if public else _KEEPALIVE_INTERNAL_S
     ping_interval_min_s = _PING_INTERVAL_MIN_S if public else _KEEPALIVE_INTERNAL_S / 2
     options = [
+        *READ_AHEAD,
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_concurrent_streams", listener.concurrent_max * _STREAMS_FACTOR),

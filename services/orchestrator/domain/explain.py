@@ -154,7 +154,9 @@ def explain(
     reasons = []
     if run.status is RunStatus.PAUSED:
         said = "the run is paused: nothing new begins"
-        reasons.append(Reason(cause=Cause.PAUSED, message=said, action="resume it"))
+        reasons.append(
+            Reason(cause=Cause.PAUSED, message=said, action="let it go on with ResumeExecution")
+        )
     if situation.ready is None:
         said = "another orchestrator has the run, or this one is reading it anew"
         reasons.append(Reason(cause=Cause.NOT_HERE, message=said, action="ask again in a moment"))

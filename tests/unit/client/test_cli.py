@@ -11,6 +11,7 @@ import pytest
 import typer.main
 from qflow.cli import watching
 from qflow.cli.app import app, main
+from qflow.cli.runs import in_shell
 from qflow.client import connection
 
 
@@ -123,3 +124,15 @@ def test_every_command_speaks_json() -> None:
         name for name, each in there.items() if all("--json" not in p.opts for p in each.params)
     }
     assert {"up"} == mute
+
+
+@pytest.mark.parametrize(
+    ("action", "told"),
+    [
+        ("mend the code; then RerunExecution", "mend the code; then `qflow rerun`"),
+        ("let it go on with ResumeExecution", "let it go on with `qflow resume`"),
+        ("start a runner", "start a runner"),
+    ],
+)
+def test_what_helps_is_told_as_a_command(action: str, told: str) -> None:
+    assert in_shell(action) == told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
     from qflow.client.runs import Run
 
 RunId = Annotated[str, typer.Argument(help="The run's id.", metavar="RUN")]
+
+# What the service tells every kind of caller to call has a command here.
+_COMMANDS: Final = {
+    "RerunExecution": "qflow rerun",
+    "RetryExecution": "qflow retry",
+    "ResumeExecution": "qflow resume",
+    "SendSignal": "qflow signal",
+    "AnswerApproval": "qflow approve",
+}
 
 
 def run(
@@ -212,7 +221,14 @@ def explain(
     for each in reasons:
         typer.echo(each.message)
         if each.action:
-            typer.echo(f"  → {each.action}")
+            typer.echo(f"  → {in_shell(each.action)}")
+
+
+def in_shell(action: str) -> str:
+    """Give what helps with the commands of this program in place of RPCs' names."""
+    for rpc, command in _COMMANDS.items():
+        action = action.replace(rpc, f"`{command}`")
+    return action
 
 
 def cancel(

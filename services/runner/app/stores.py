@@ -1,0 +1,92 @@
+"""What the runner keeps: its home's lock, files, wheels, secrets, what it hands to sandboxes."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from services.kit.at_rest import AtRest
+from services.kit.env import EnvError
+from services.kit.pg import Pool
+from services.kit.root_keys import LocalKeys
+from services.runner.gateways.file_port import FileBytes
+from services.runner.gateways.file_store import FileStore
+from services.runner.gateways.wheel_store import WheelStore
+from services.runner.settings import Settings
+from services.runner.usecases.granted_secrets import GrantedSecrets
+from services.runner.usecases.secrets import Secrets
+from services.runner.usecases.wheels import WheelLimits, Wheels
+
+log = structlog.get_logger()
+
+_LOCK_WAIT_S: Final = 15.0
+
+
+async def lock_home(settings: Settings) -> int:
+    """Hold the home's lock: whoever has it knows that no earlier runner of it is alive."""
+    folder = settings.home / "run"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{settings.name}.lock"
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(lock)
+                raise EnvError(
+                    f"another runner holds {path}; stop it, or set QFLOW_RUNNER_NAME"
+                ) from None
+            await asyncio.sleep(0.1)
+        else:
+            return lock
+
+
+def file_store(settings: Settings, at_rest: AtRest) -> FileBytes:
+    """Give where files are: a folder, sealed where data at rest is, or a bucket."""
+    if not settings.files_bucket:
+        folder = settings.home / "files"
+        if at_rest.keys is None:
+            return FileStore(folder)
+        from services.runner.gateways.sealed_files import SealedFileStore  # late, as below
+
+        return SealedFileStore(folder, at_rest.keys, seals=at_rest.seals)
+    if at_rest.seals:
+        log.warning("files_left_to_the_bucket", bucket=settings.files_bucket)
+    # Where it is not used, nobody waits for it to be imported.
+    from services.runner.gateways.object_store import ObjectStore
+
+    return ObjectStore(
+        settings.files_bucket, endpoint=settings.files_endpoint, region=settings.files_region
+    )
+
+
+def exchanges(settings: Settings) -> Path:
+    """Give the folder of what is handed to sandboxes, without what a killed runner left there."""
+    folder = settings.home / "exchange" / settings.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o711, parents=True)
+    return folder
+
+
+def wheels_of(settings: Settings, pool: Pool, store: WheelStore) -> Wheels:
+    """Give the wheels that tenants bring, within their bounds."""
+    limits = WheelLimits(
+        bytes_max=settings.wheel_bytes_max, tenant_bytes_max=settings.tenant_wheels_bytes_max
+    )
+    return Wheels(pool, store, limits)
+
+
+def secrets_of(env: Mapping[str, str], api_pool: Pool, engine_pool: Pool) -> Secrets:
+    """Give the secrets of tenants, under this deployment's root keys."""
+    keys = LocalKeys.from_env(env)
+    return Secrets(api_pool, keys, GrantedSecrets(engine_pool, keys))

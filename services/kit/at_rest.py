@@ -74,7 +74,8 @@ class AtRest:
 def data_at_rest(env: Mapping[str, str], *, makes: bool = True) -> AtRest:
     """Read what a deployment says."""
     seals = read.flag(env, "QFLOW_ENCRYPT_DATA")
-    if not env.get("QFLOW_DATA_KEY_FILE") and not env.get("QFLOW_DATA_KEYS"):
+    given = (env.get("QFLOW_DATA_KEY_FILE"), env.get("QFLOW_DATA_KEYS"))
+    if not any(given) and not read.laid_out(env, "data.key"):
         if seals:
             raise EnvError("QFLOW_ENCRYPT_DATA needs root keys: set QFLOW_DATA_KEY_FILE")
         return AtRest()

@@ -38,6 +38,13 @@ def with_secrets(env: Mapping[str, str]) -> Mapping[str, str]:
     return {**found, **{name: value for name, value in env.items() if value or name not in found}}
 
 
+def laid_out(env: Mapping[str, str], name: str) -> str:
+    """Give the path of a file in QFLOW_SECRETS_FOLDER; empty where it is not there."""
+    folder = optional(env, SECRETS_FOLDER)
+    file = Path(folder) / name if folder else None
+    return str(file) if file is not None and file.exists() else ""
+
+
 def _secret(file: Path) -> str:
     with file.open("rb") as opened:
         content = opened.read(_SECRET_BYTES_MAX + 1)

@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 import migrations
 from migrations.roles import RolesRefused
 from services.kit import env as read
+from services.kit.root_keys import DATA, SECRETS, file_of
 from services.standalone import certificates, tls_files
 from services.standalone.addresses import SERVICES
 from services.standalone.home import Home, write_private
@@ -51,7 +52,9 @@ def provision(
     # Not by this machine's own name, which in a container is another each time.
     renewed = certificates.ensure(home.tls, [*certificates.listed(env), *hosts], days=days)
     for service in SERVICES:
-        _lay_out(home, folder / service, service, prepared["urls"], prepared["tokens"][service])
+        _lay_out(
+            home, folder / service, service, env, prepared["urls"], prepared["tokens"][service]
+        )
     told = f"new certificates for {', '.join(renewed)}" if renewed else "the certificates hold"
     return f"the database is of this version; {told}; secrets of each service lie under {folder}"
 
@@ -67,7 +70,23 @@ def settings_of(service: str, urls: Mapping[str, str], token: str) -> dict[str, 
     return {**own, "QFLOW_SERVICE_TOKEN": token}
 
 
-def _lay_out(home: Home, folder: Path, service: str, urls: Mapping[str, str], token: str) -> None:
+def root_keys_of(home: Home, service: str, env: Mapping[str, str]) -> dict[str, Path]:
+    """Give what opens secrets, to runners alone, and data at rest, to those who seal it."""
+    keys = {SECRETS: home.secrets_key()} if service == "runner" else {}
+    if service in {"runner", "orchestrator"}:
+        data = home.data_key(make=read.flag(env, "QFLOW_ENCRYPT_DATA"))
+        keys |= {} if data is None else {DATA: data}
+    return keys
+
+
+def _lay_out(
+    home: Home,
+    folder: Path,
+    service: str,
+    env: Mapping[str, str],
+    urls: Mapping[str, str],
+    token: str,
+) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, value in settings_of(service, urls, token).items():
@@ -82,5 +101,7 @@ def _lay_out(home: Home, folder: Path, service: str, urls: Mapping[str, str], to
             write_private(folder / name, source.read_text("ascii"))
         if service == "orchestrator":
             write_private(folder / WEBHOOK_KEY, home.secret(WEBHOOK_KEY) + "\n")
+        for purpose, key in root_keys_of(home, service, env).items():
+            write_private(folder / file_of(purpose), key.read_text("ascii"))
     except OSError as error:
         raise StandaloneError(f"{folder}: cannot be written ({error.strerror})") from None

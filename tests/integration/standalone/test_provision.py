@@ -13,6 +13,8 @@ import pytest
 from cryptography import x509
 
 from services.kit import env as settings
+from services.kit.at_rest import data_at_rest
+from services.kit.root_keys import DATA, LocalKeys
 from services.standalone.home import Home
 from services.standalone.process import StandaloneError
 from services.standalone.provision import provision
@@ -70,12 +72,39 @@ def test_each_service_finds_its_own_secrets_and_nobody_elses(
         assert {0o600} == modes
         assert 0o700 == stat.S_IMODE((folder / service).stat().st_mode)
     assert (folder / "orchestrator" / "webhook.key").is_file()
+    keys = {each.relative_to(folder).as_posix() for each in folder.rglob("*s.key")}
+    assert {"runner/secrets.key"} == keys
+    runner = {"QFLOW_SECRETS_FOLDER": str(folder / "runner")}
+    assert LocalKeys.from_env(runner) == LocalKeys.from_env(
+        {"QFLOW_SECRETS_KEY_FILE": str(home.secrets / "secrets.key")}
+    )
+    assert LocalKeys.from_env(runner, DATA) is None
     before = files_of(folder) | {"owner": (home.secrets / "owner.token").read_text()}
 
     said = provision(home, folder, env, hosts=["qflow.example.org"], days=90)
 
     assert "the certificates hold" in said
     assert before == files_of(folder) | {"owner": (home.secrets / "owner.token").read_text()}
+
+
+@pytest.mark.timeout(60)
+def test_those_who_seal_data_find_its_root_keys_once_it_is_to_be_sealed(
+    database: Database, home: Home, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    env = {"QFLOW_DATABASE_URL": database.url(), "QFLOW_ENCRYPT_DATA": "1"}
+    provision(home, folder, env, hosts=[], days=90)
+    provision(home, folder, env | {"QFLOW_ENCRYPT_DATA": "0"}, hosts=[], days=90)
+    found = {}
+    for service in _LOGINS:
+        laid = {"QFLOW_SECRETS_FOLDER": str(folder / service), "QFLOW_ENCRYPT_DATA": "1"}
+        if service in {"runner", "orchestrator"}:
+            assert data_at_rest(laid).seal is not None
+            found[service] = LocalKeys.from_env(laid, DATA)
+        else:
+            with pytest.raises(settings.EnvError, match="QFLOW_DATA_KEY_FILE"):
+                data_at_rest(laid)
+    assert found["runner"] == found["orchestrator"]
 
 
 @pytest.mark.timeout(60)

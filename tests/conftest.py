@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 
+import hypothesis
 import pytest
 import structlog
 from xdist.remote import Producer
@@ -18,6 +19,13 @@ from tests.support.sharing import SUITE, ByFile, unit_of
 pytest_plugins = ["tests.support.servers", "tests.support.suite_fixtures"]
 
 _WHOLE_SUITE = {"suite", "suite_factory"}
+
+# How long an example takes says nothing on a machine that others use too. The same examples each
+# time, but where there is time for others.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, derandomize=not os.environ.get("QFLOW_TEST_FULL"), database=None
+)
+hypothesis.settings.load_profile("suite")
 
 
 @cache

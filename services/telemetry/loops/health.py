@@ -33,8 +33,14 @@ async def sample_health(
     """Write a sample now and at each interval, and look at the database."""
 
     async def step() -> float:
-        await take_sample(pool, machine.usage(), sample_id=uuid7(), at=datetime.now(UTC))
-        await condition.look(pool, time.monotonic())
+        await take_sample(
+            pool,
+            machine.usage(),
+            condition,
+            sample_id=uuid7(),
+            at=datetime.now(UTC),
+            now_s=time.monotonic(),
+        )
         return interval_s
 
     await repeat(stop, step, name="sample_health")

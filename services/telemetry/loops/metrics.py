@@ -22,7 +22,7 @@ _BUSY_S: Final = 1.0
 _IDLE_MAX_S: Final = 8.0
 # While every orchestrator rests no run can end, and the first that wakes says so. What is said
 # while the connection is broken is found by looking now and then.
-_RESTING_S: Final = 300.0
+_RESTING_S: Final = 900.0
 # Runs that were committed long after their clock are few: to look for them costs a walk through
 # all of the last minutes, and they can wait.
 _LATE_EVERY_S: Final = 30.0

@@ -13,7 +13,7 @@ from services.telemetry.usecases.retention import Retention
 # A suite that has just started has better things to do.
 _FIRST_MAX_S: Final = 60.0
 # Another process may have been asked, and have ended before it began.
-_LOOK_S: Final = 60.0
+_LOOK_S: Final = 300.0
 
 
 async def forget_expired(

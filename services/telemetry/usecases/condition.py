@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from services.kit.figures import Figure, gauge
-from services.kit.pg import Pool, connection
+from services.kit.pg import Db
 from services.telemetry.domain.condition import HOT_TABLES, OpenSince, TableRows
 from services.telemetry.storage import condition
 
@@ -19,12 +19,11 @@ class Condition:
         self._size_bytes = 0
         self._rows: Sequence[TableRows] = ()
 
-    async def look(self, pool: Pool, now_s: float) -> None:
+    async def look(self, db: Db, now_s: float) -> None:
         """Look anew; the time is of a clock that never goes back."""
-        async with connection(pool) as db:
-            names = await condition.open_transactions(db)
-            self._rows = await condition.rows_of(db, HOT_TABLES)
-            self._size_bytes = await condition.size_bytes(db)
+        names = await condition.open_transactions(db)
+        self._rows = await condition.rows_of(db, HOT_TABLES)
+        self._size_bytes = await condition.size_bytes(db)
         self._oldest_s = self._since.oldest_s(names, now_s)
 
     def figures(self) -> Iterable[Figure]:

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import yaml
 
-from services.kit.pg import Pool
+from services.kit.pg import Pool, connection
 from services.telemetry.usecases.condition import Condition
 from tests.integration.telemetry.conftest import Runs
 
@@ -29,6 +29,11 @@ def _alert(name: str) -> str:
     return str(expression)
 
 
+async def _look(condition: Condition, maint: Pool, now_s: float) -> None:
+    async with connection(maint) as db:
+        await condition.look(db, now_s)
+
+
 async def test_a_transaction_that_stays_open_is_told_of_while_it_does(
     maint: Pool, sql: psycopg.Connection
 ) -> None:
@@ -37,11 +42,11 @@ async def test_a_transaction_that_stays_open_is_told_of_while_it_does(
     condition = Condition()
     with sql.transaction():
         sql.execute("SELECT count(*) FROM workflow_executions")
-        await condition.look(maint, 1_000.0)
+        await _look(condition, maint, 1_000.0)
         assert 0.0 == _told(condition)["database_oldest_transaction_seconds"]
-        await condition.look(maint, 2_800.0)
+        await _look(condition, maint, 2_800.0)
         assert 1_800.0 == _told(condition)["database_oldest_transaction_seconds"]
-    await condition.look(maint, 2_860.0)
+    await _look(condition, maint, 2_860.0)
     assert _told(condition)["database_oldest_transaction_seconds"] < 600
 
 
@@ -59,12 +64,12 @@ async def test_rows_that_nobody_vacuums_are_counted_until_somebody_does(
     sql.execute("DELETE FROM error_logs")
     sql.execute("SELECT pg_stat_force_next_flush()")
     condition = Condition()
-    await condition.look(maint, 0.0)
+    await _look(condition, maint, 0.0)
     before = _told(condition)
     assert before["table_rows.error_logs.dead"] > 10_000
     assert before["table_rows.error_logs.dead"] > 0.5 * before["table_rows.error_logs.live"]
     sql.execute("VACUUM error_logs")
-    await condition.look(maint, 60.0)
+    await _look(condition, maint, 60.0)
     after = _told(condition)
     assert after["table_rows.error_logs.dead"] < 10_000
     assert 0 < after["database_size_bytes"] < before["database_size_bytes"] + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import random
@@ -236,8 +237,10 @@ async def _told(db: Db, workflow_id: UUID) -> tuple[Any, Any, Any]:
 
 
 async def _forget(maint: Pool, subject: str, days: int, *, batch: int) -> None:
-    gone: int | None = 1
-    while gone:
+    gone: int | None = None
+    while gone != 0:
+        if gone is None:  # the service is at it itself, for a moment
+            await asyncio.sleep(0.01)
         async with transaction(maint) as db:
             keep = timedelta(days=days)
             gone = await retention.forget_batch(db, subject, keep=keep, batch=batch)

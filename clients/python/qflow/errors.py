@@ -8,12 +8,14 @@ except qflow.NotFoundError as error:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2 as details_pb2
+from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from qflow import unreached
@@ -133,6 +135,9 @@ _KINDS: Final[Mapping[grpc.StatusCode, type[CallError]]] = {
 }
 
 
+_BY_NUMBER: Final = {code.value[0]: kind for code, kind in _KINDS.items()}
+
+
 def from_rpc(
     error: grpc.aio.AioRpcError, *, address: str = "", encrypted: bool = False
 ) -> CallError:
@@ -142,23 +147,33 @@ def from_rpc(
     """
     kind = _KINDS.get(error.code(), InternalError)
     message = error.details() or error.code().name
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # any call that has trailers
+    except ValueError:  # something between here and there answered in its place
+        status = None
+    told = _made(kind, message, status.details if status is not None else ())
+    if kind is UnavailableError and not told.reason and address:
+        return kind(unreached.sentence(address, message, encrypted=encrypted))
+    if kind is UnimplementedError and not told.reason:
+        where = f" at {address}" if address else ""
+        return kind(f"the Qflow{where} does not know this call: it is older than this client")
+    return told
+
+
+def from_status(status: status_pb2.Status) -> CallError:
+    """Make an exception of what one item of a batch was refused with."""
+    return _made(_BY_NUMBER.get(status.code, InternalError), status.message, status.details)
+
+
+def _made(kind: type[CallError], message: str, details: Iterable[AnyMessage]) -> CallError:
     info, bad, retry = (
         details_pb2.ErrorInfo(),
         details_pb2.BadRequest(),
         details_pb2.RetryInfo(),
     )
-    try:
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # any call that has trailers
-    except ValueError:  # something between here and there answered in its place
-        status = None
-    for detail in status.details if status is not None else ():
+    for detail in details:
         for each in (info, bad, retry):
             detail.Unpack(each)
-    if kind is UnavailableError and not info.reason and address:
-        message = unreached.sentence(address, message, encrypted=encrypted)
-    if kind is UnimplementedError and not info.reason:
-        where = f" at {address}" if address else ""
-        message = f"the Qflow{where} does not know this call: it is older than this client"
     return kind(
         message,
         reason=info.reason,

@@ -106,12 +106,14 @@ def _record(
     resources: Sequence[tuple[str, Pick]],
 ) -> Record:
     caller, (outcome, reason) = call.caller, end
-    targets = [
-        {"kind": kind, "id": value[:_TEXT_CHARS_MAX]}
+    # Each once: a batch may name one a thousand times, among others that nobody has checked.
+    named = dict.fromkeys(
+        (kind, value[:_TEXT_CHARS_MAX].replace("\0", ""))
         for kind, pick in resources
         for value in (() if message is None else pick(message))
         if value
-    ]
+    )
+    targets = [{"kind": kind, "id": value} for kind, value in named]
     before, after = told.before, _shown(answer)
     after.update(told.after)
     etag = getattr(message, "etag", "")

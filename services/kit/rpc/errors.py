@@ -56,6 +56,7 @@ _ELSEWHERE: Final = frozenset(
 # Trailers share the 16 KiB that HTTP/2 headers may have, in base64: a long list is cut.
 _DETAILS_BYTES_MAX: Final = 6 * 1024
 _MESSAGE_CHARS_MAX: Final = 1024
+_CHAR_BYTES_MAX: Final = 4
 _VIOLATIONS_MAX: Final = 100
 
 
@@ -150,21 +151,20 @@ def code_of(error: BaseException) -> grpc.StatusCode:
     return grpc.StatusCode.INTERNAL if found is None else _CODES[type(found)]
 
 
-def to_status(error: QflowError) -> status_pb2.Status:
-    """Encode an error: its code, its text, and details a program can read."""
-    status = status_pb2.Status(
-        code=_CODES[type(error)].value[0], message=error.message[:_MESSAGE_CHARS_MAX]
-    )
-    for detail in _details(error):
+def to_status(error: QflowError, *, bytes_max: int = _DETAILS_BYTES_MAX) -> status_pb2.Status:
+    """Encode an error: its code, its text, and details a program can read, as many as fit."""
+    chars_max = min(_MESSAGE_CHARS_MAX, bytes_max // _CHAR_BYTES_MAX)
+    status = status_pb2.Status(code=_CODES[type(error)].value[0], message=error.message[:chars_max])
+    for detail in _details(error, bytes_max):
         packed = AnyMessage()
         packed.Pack(detail)
-        if status.ByteSize() + packed.ByteSize() > _DETAILS_BYTES_MAX:
+        if status.ByteSize() + packed.ByteSize() > bytes_max:
             break
         status.details.append(packed)
     return status
 
 
-def _details(error: QflowError) -> Iterator[Message]:
+def _details(error: QflowError, bytes_max: int) -> Iterator[Message]:
     yield details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.facts)
     if error.retry_after_s is not None:
         retry = details_pb2.RetryInfo()
@@ -188,13 +188,13 @@ def _details(error: QflowError) -> Iterator[Message]:
         )
         yield details_pb2.QuotaFailure(violations=[quota])
     if error.fields:
-        yield _bad_request(error)
+        yield _bad_request(error, bytes_max)
 
 
-def _bad_request(error: QflowError) -> details_pb2.BadRequest:
+def _bad_request(error: QflowError, bytes_max: int) -> details_pb2.BadRequest:
     """List the faults, as many as fit into the trailers."""
     bad = details_pb2.BadRequest()
-    room = _DETAILS_BYTES_MAX - 2048
+    room = bytes_max - bytes_max // 3  # the rest is for the other details
     for fault in error.fields[:_VIOLATIONS_MAX]:
         violation = details_pb2.BadRequest.FieldViolation(
             field=fault.field[:256], description=fault.description[:512], reason=fault.reason

@@ -108,7 +108,7 @@ def _lists(descriptor: Descriptor) -> Mapping[int, tuple[int, bool]]:
     """Tell by number how long a field may be, if it is a list, and whether lists stand within."""
     lists = {}
     for field in descriptor.fields:
-        inner = field.message_type
+        inner = _searched(field)
         nested = inner is not None and any(each.is_repeated for each in _within(inner))
         if field.is_repeated or nested:
             lists[field.number] = (_elements_max(field) if field.is_repeated else 0, nested)
@@ -125,13 +125,25 @@ def _elements_max(field: FieldDescriptor) -> int:
 
 
 @cache
+def _searched(field: FieldDescriptor) -> Descriptor | None:
+    """Give the message type of a field that is searched with the whole; None where there is none.
+
+    The items of a list whose rule ignores them are checked one by one by who takes them, so that
+    what is wrong with one hinders no other: `validate.check_item`.
+    """
+    rules = field.GetOptions().Extensions[validate_pb2.field]
+    by_item = field.is_repeated and rules.repeated.items.ignore == validate_pb2.IGNORE_ALWAYS
+    return None if by_item else field.message_type
+
+
+@cache
 def _within(descriptor: Descriptor) -> tuple[FieldDescriptor, ...]:
     """Give the fields of a message and of every message that can stand within it."""
     seen = {descriptor.full_name: descriptor}
     waiting = [descriptor]
     while waiting:
         for field in waiting.pop().fields:
-            inner = field.message_type
+            inner = _searched(field)
             if inner is not None and inner.full_name not in seen:
                 seen[inner.full_name] = inner
                 waiting.append(inner)
@@ -154,6 +166,8 @@ def _breaches(
         yield FieldViolation(place, violation.proto.message, _reason(violation.proto.rule_id))
     if not searched_whole:
         for field, value in message.ListFields():
+            if _searched(field) is None:
+                continue
             for place, _, item in _items(field, value, f"{path}{field.name}"):
                 if isinstance(item, Message):
                     first = protovalidate.collect_violations(item, fail_fast=True)
@@ -205,13 +219,15 @@ def _is_defined_only(field: FieldDescriptor) -> bool:
 
 @cache
 def _holds_enum(field: FieldDescriptor) -> bool:
-    inner = () if field.message_type is None else _within(field.message_type)
+    searched = _searched(field)
+    inner = () if searched is None else _within(searched)
     return any(each.enum_type is not None for each in (field, *inner))
 
 
 @cache
 def _holds_text(field: FieldDescriptor) -> bool:
-    inner = () if field.message_type is None else _within(field.message_type)
+    searched = _searched(field)
+    inner = () if searched is None else _within(searched)
     return any(each.type == FieldDescriptor.TYPE_STRING for each in (field, *inner))
 
 

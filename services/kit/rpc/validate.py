@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import protovalidate
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from services.kit.errors import DeadlineExceeded, InvalidArgument
@@ -82,6 +82,14 @@ def stage(inner: Handle, method: Method) -> Handle:
     return handle_stream if method.requests_stream else handle_one
 
 
+def check_item(message: Message) -> None:
+    """Refuse one message of a list whose items the contract leaves to who takes them.
+
+    In the same words as where it comes alone.
+    """
+    _search(message, has_nul=b"\0" in message.SerializeToString())
+
+
 def malformed(method: Method) -> InvalidArgument:
     """Make the answer to bytes that are no message of the method."""
     name = method.request.full_name
@@ -140,13 +148,15 @@ def _checker(method: Method, *, searched: bool) -> Callable[[Received], Any]:
         if received.message is None:
             raise malformed(method)
         if searched:
-            faults.check_elements(received.message)
-            found = faults.find_rule_faults(received.message)
-            found += faults.find_content_faults(
-                received.message, has_nul=received.has_nul, keeps_rules=not found
-            )
-            if found:
-                raise faults.refusal(found)
+            _search(received.message, has_nul=received.has_nul)
         return received.message
 
     return check
+
+
+def _search(message: Message, *, has_nul: bool) -> None:
+    faults.check_elements(message)
+    found = faults.find_rule_faults(message)
+    found += faults.find_content_faults(message, has_nul=has_nul, keeps_rules=not found)
+    if found:
+        raise faults.refusal(found)

@@ -26,21 +26,39 @@ def try_again() -> Unavailable:
     )
 
 
+class Starts:
+    """Runs that begin together: who started them waits once, for all of them."""
+
+    __slots__ = ("_left", "done", "refused")
+
+    def __init__(self, count: int) -> None:
+        self.done = _future()
+        self.refused: dict[UUID, Exception] = {}  # by run; the others are committed
+        self._left = count
+
+    def answer(self, run_id: UUID, error: Exception | None = None) -> None:
+        """Know what became of one of them."""
+        if error is not None:
+            self.refused[run_id] = error
+        self._left -= 1
+        if not self._left:
+            _resolve(self.done)
+
+
 class Callers:
     """Their futures; each is answered once: by the commit, or by what came instead of it."""
 
     def __init__(self) -> None:
-        self._starts: dict[UUID, asyncio.Future[None]] = {}  # by run
+        self._starts: dict[UUID, Starts] = {}  # by run
         self._cancels: dict[UUID, asyncio.Future[None]] = {}  # by run
         # By transition, each with its run.
         self._changes: dict[int, tuple[UUID, asyncio.Future[None]]] = {}
 
     # --- who waits ------------------------------------------------------------------------------
 
-    def start(self, run_id: UUID) -> asyncio.Future[None]:
-        """Wait for a run's first row."""
-        future = self._starts[run_id] = _future()
-        return future
+    def start(self, run_id: UUID, starts: Starts) -> None:
+        """Wait for a run's first row, with those of others."""
+        self._starts[run_id] = starts
 
     def cancel(self, run_id: UUID) -> asyncio.Future[None]:
         """Wait until a run's cancellation is written."""
@@ -60,11 +78,11 @@ class Callers:
 
     def started(self, run_id: UUID) -> None:
         """Know that a run's first row is written."""
-        _resolve(self._starts.pop(run_id, None))
+        self._answer_start(run_id)
 
     def refused(self, run_id: UUID) -> None:
         """Know that a run was not inserted."""
-        _reject(self._starts.pop(run_id, None), NotStarted())
+        self._answer_start(run_id, NotStarted())
 
     def written(self, t: Transition) -> None:
         """Know that a transition is durable."""
@@ -77,22 +95,24 @@ class Callers:
         """Know that a run is what its rows say, whatever was queued for it."""
         self._reject_changes(run_id)
         _reject(self._cancels.pop(run_id, None), try_again())
-        self._answer_start(run_id, there=there)
+        self._start_told(run_id, there=there)
 
     def all_loaded_again(self, there: Container[UUID]) -> None:
         """Know that these runs are there, as their rows say, and no others."""
         self._reject_changes(None)
         for run_id in list(self._starts):
-            self._answer_start(run_id, there=run_id in there)
+            self._start_told(run_id, there=run_id in there)
         for run_id in list(self._cancels):
             _reject(self._cancels.pop(run_id), try_again())
 
-    def _answer_start(self, run_id: UUID, *, there: bool) -> None:
+    def _start_told(self, run_id: UUID, *, there: bool) -> None:
         # Written after all, or not at all.
-        if there:
-            self.started(run_id)
-        else:
-            _reject(self._starts.pop(run_id, None), try_again())
+        self._answer_start(run_id, None if there else try_again())
+
+    def _answer_start(self, run_id: UUID, error: Exception | None = None) -> None:
+        starts = self._starts.pop(run_id, None)
+        if starts is not None:
+            starts.answer(run_id, error)
 
     def _reject_changes(self, run_id: UUID | None) -> None:
         for key, (changed, future) in list(self._changes.items()):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from services.kit.errors import ResourceExhausted, Unavailable
+from services.kit.errors import QflowError, QuotaExceeded, ResourceExhausted, Unavailable
 from services.orchestrator.domain.amounts import NOTHING, Amounts
 from services.orchestrator.domain.cache_queue import Answer
 from services.orchestrator.domain.ledger import Budget, Quota
@@ -22,7 +22,7 @@ from services.orchestrator.domain.rows import (
 )
 from services.orchestrator.domain.state import Failure, Run
 from services.orchestrator.domain.status import RUN_FINAL
-from services.orchestrator.engine.callers import try_again
+from services.orchestrator.engine.callers import Starts, try_again
 from services.orchestrator.engine.memory import Memory
 from services.orchestrator.engine.streams import Owned, Stream
 
@@ -30,6 +30,19 @@ JOURNAL_BYTES_MAX: Final = 8 * 1024 * 1024
 STREAM_PAUSE_BYTES: Final = 32 * 1024 * 1024
 _END_MAX_S: Final = 5.0
 _SHARD_WAIT_S: Final = 5.0
+# Of many starts at once so many share a turn of the loop, a few milliseconds: a flush of its own.
+_START_SLICE: Final = 250
+
+
+class Beginning(NamedTuple):
+    """A run as it is handed to the engine, with its row."""
+
+    run: Run
+    row: RunInsert
+    follows: tuple[Follows, ...] = ()
+    copies: Sequence[NodeCopy] = ()
+    partly: Sequence[Partly] = ()
+    budget: Budget | None = None
 
 
 class Engine(Memory):
@@ -41,7 +54,7 @@ class Engine(Memory):
         self,
         run: Run,
         row: RunInsert,
-        follows: tuple[Follows, ...],
+        follows: tuple[Follows, ...] = (),
         copies: Sequence[NodeCopy] = (),
         partly: Sequence[Partly] = (),
         budget: Budget | None = None,
@@ -50,38 +63,77 @@ class Engine(Memory):
 
         Raises `NotStarted` when it was refused; the caller looks why.
         """
-        shard = await self._draw(row.shard)  # the row's own only says how starts are spread
+        starts = Starts(1)
+        beginning = Beginning(run, row, follows, copies, partly, budget)
+        self._begin(beginning, await self._draw(row.shard), starts)
+        await starts.done
+        for error in starts.refused.values():
+            raise error
+
+    async def start_many(self, beginnings: Sequence[Beginning]) -> Mapping[UUID, Exception]:
+        """Start runs; returns once all are committed or refused: which were, and why, by run."""
+        starts = Starts(len(beginnings))
+        for number, each in enumerate(beginnings, 1):
+            try:
+                self._begin(each, await self._draw(each.row.shard), starts)
+            except QflowError as error:
+                starts.answer(each.run.id, error)
+            if not number % _START_SLICE:
+                await asyncio.sleep(0)  # streams and timers have their turn
+        if beginnings:
+            await starts.done
+        return starts.refused
+
+    def _begin(self, beginning: Beginning, shard: int, starts: Starts) -> None:
+        run, row, follows, copies, partly, budget = beginning
         if self.recovering:
             raise try_again()
-        run.shard, row = shard, row._replace(shard=shard)
         if self.journal.pending_bytes > JOURNAL_BYTES_MAX:
             raise ResourceExhausted(
                 "JOURNAL_FULL", "the engine is behind with writing; try again", retry_after_s=1.0
             )
-        future = self._callers.start(run.id)
-        now = self.now()
+        run.shard = shard  # the row's own only says how starts are spread
+        self._callers.start(run.id, starts)
         begun = self.core.start(
-            run, row, now=now, follows=follows, copies=copies, partly=partly, budget=budget
+            run,
+            row if row.shard == shard else row._replace(shard=shard),
+            now=self.now(),
+            follows=follows,
+            copies=copies,
+            partly=partly,
+            budget=budget,
         )
         self._apply(begun)
-        await asyncio.shield(future)
 
     async def reserve(self, run: Run, asked: Amounts) -> Budget | None:
         """Take what a run may consume out of what its tenant has left; None without a limit.
 
         Raises `QuotaExceeded` where that is too little.
         """
-        ledger = self.core.ledger
-        if self.treasury is None or (asked == NOTHING and run.tenant_id not in ledger.quotas):
-            return None
-        return await self.treasury.reserve(
-            ledger, self.member.id, tenant_id=run.tenant_id, run_id=run.id, asked=asked
-        )
+        for answer in (await self.reserve_many([(run, asked)])).values():
+            if isinstance(answer, QuotaExceeded):
+                raise answer
+            return answer
+        return None
 
-    async def unreserve(self, run: Run) -> None:
-        """Give that back: the run did not begin."""
+    async def reserve_many(
+        self, wanted: Iterable[tuple[Run, Amounts]]
+    ) -> Mapping[UUID, Budget | QuotaExceeded]:
+        """Do the same for each of many runs, in their order; those without a limit are left out."""
+        if self.treasury is None:
+            return {}
+        ledger = self.core.ledger
+        limited = [
+            (run, asked)
+            for run, asked in wanted
+            if asked != NOTHING or run.tenant_id in ledger.quotas
+        ]
+        return await self.treasury.reserve(ledger, self.member.id, limited) if limited else {}
+
+    async def unreserve(self, runs: Collection[UUID]) -> None:
+        """Give that back: these runs did not begin."""
         assert self.treasury is not None
-        await self.treasury.release(self.member.id, run.id)
+        await self.treasury.release(self.member.id, runs)
 
     async def cancel(self, run_id: UUID) -> None:
         """Ask a run to stop; returns once that is committed."""

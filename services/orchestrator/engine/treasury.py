@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from services.kit.errors import QuotaExceeded
 from services.kit.pg import Pool, transaction
 from services.orchestrator.domain.amounts import NOTHING, Amounts, plain
 from services.orchestrator.domain.ledger import Budget, Ledger
+from services.orchestrator.domain.state import Run
 from services.orchestrator.storage import quota_usage
 from services.orchestrator.storage.quota_usage import Refused
 
@@ -23,22 +25,27 @@ class Treasury:
         self._pool = pool
 
     async def reserve(
-        self, ledger: Ledger, member_id: UUID, *, tenant_id: UUID, run_id: UUID, asked: Amounts
-    ) -> Budget:
-        """Take what a run is to have; raises `QuotaExceeded` where its tenant has too little."""
-        quota = ledger.quotas.get(tenant_id)
-        most = NOTHING if quota is None else quota.per_run
-        wanted = Amounts(*map(_least, asked, most))
+        self, ledger: Ledger, member_id: UUID, wanted: Sequence[tuple[Run, Amounts]]
+    ) -> dict[UUID, Budget | QuotaExceeded]:
+        """Take what each run is to have, or nothing of it where its tenant has too little."""
+        told: dict[UUID, Budget | QuotaExceeded] = {}
         async with transaction(self._pool) as db:
-            answer = await quota_usage.reserve(db, tenant_id, member_id, run_id, wanted)
-        if isinstance(answer, Refused):
-            raise _refused(tenant_id, answer)
-        return answer
+            for run, asked in wanted:
+                quota = ledger.quotas.get(run.tenant_id)
+                most = NOTHING if quota is None else quota.per_run
+                amounts = Amounts(*map(_least, asked, most))
+                answer = await quota_usage.reserve(db, run.tenant_id, member_id, run.id, amounts)
+                if isinstance(answer, Refused):
+                    told[run.id] = _refused(run.tenant_id, answer)
+                else:
+                    told[run.id] = answer
+        return told
 
-    async def release(self, member_id: UUID, run_id: UUID) -> None:
-        """Give back what was taken for a run that did not begin."""
+    async def release(self, member_id: UUID, runs: Collection[UUID]) -> None:
+        """Give back what was taken for runs that did not begin."""
         async with transaction(self._pool) as db:
-            await quota_usage.release(db, member_id, run_id)
+            for run_id in runs:
+                await quota_usage.release(db, member_id, run_id)
 
 
 def _least(asked: int | None, most: int | None) -> int | None:

@@ -21,6 +21,7 @@ from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.hub import Moved
 from services.orchestrator.gateways.peers import PeerGone
 from services.orchestrator.rpc import codec, starting
+from services.orchestrator.rpc.batch_starting import start_batch
 from services.orchestrator.rpc.forwarding import ask, follow, may_be_forwarded, to_owner
 from services.orchestrator.storage.executions import Execution
 from services.orchestrator.usecases import listing
@@ -77,6 +78,14 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
         return pb.StartExecutionResponse(
             execution=starting.execution(started, validate_only=request.validate_only),
             existing=started.existing,
+        )
+
+    async def BatchStartExecutions(
+        self, request: pb.BatchStartExecutionsRequest, context: Context
+    ) -> pb.BatchStartExecutionsResponse:
+        """Start many runs; an answer means that those which began are committed."""
+        return pb.BatchStartExecutionsResponse(
+            items=await start_batch(self._starter, request.starts)
         )
 
     async def GetExecution(

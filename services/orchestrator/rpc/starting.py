@@ -20,6 +20,7 @@ from services.orchestrator.rpc import codec
 from services.orchestrator.rpc.quotas import amounts
 from services.orchestrator.usecases.launch import Started
 from services.orchestrator.usecases.start import Starter
+from services.orchestrator.usecases.start_many import Asked
 
 _AHEAD_MAX: Final = timedelta(days=366)
 WAIT_DEFAULT_S: Final = 30.0
@@ -41,18 +42,32 @@ _REUSE: Final[Mapping[int, KeyReuse]] = {
 
 async def start(starter: Starter, request: pb.StartExecutionRequest) -> Started:
     """Start what a request says."""
+    asked = asked_from(request)
+    return await starter.start(
+        current_caller(),
+        asked.workflow_id,
+        asked.version,
+        asked.input_json,
+        asked.request_id,
+        alias=asked.alias,
+        wishes=asked.wishes,
+        validate_only=asked.validate_only,
+    )
+
+
+def asked_from(request: pb.StartExecutionRequest) -> Asked:
+    """Read what a request says; what is only checked is no request that comes again."""
     if request.workflow_alias and request.workflow_version:
         raise _refused("workflow_alias", "name a version or an alias, not both", _TWICE)
     request_id = kit.uuid_or_none(request.request_id, field="request_id")
-    return await starter.start(
-        current_caller(),
+    return Asked(
         kit.uuid_from(request.workflow_id, field="workflow_id"),
         request.workflow_version,
         request.input_json,
         None if request.validate_only else request_id,
-        alias=request.workflow_alias,
-        wishes=_wishes(request),
-        validate_only=request.validate_only,
+        request.workflow_alias,
+        _wishes(request),
+        request.validate_only,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from datetime import datetime
@@ -123,24 +123,26 @@ async def get(
 
 
 # One digest covers the arguments, so equal requests are told from reused ids without the body.
-_FIND_REQUEST: Final[LiteralString] = """
+_FIND_REQUESTS: Final[LiteralString] = """
     SELECT id, workflow_id, workflow_version, pins_id, status, revision, created_by, created_at,
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
            error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
            ignores_cache, request_digest
       FROM workflow_executions
-     WHERE tenant_id = current_tenant_id() AND created_by = $1 AND request_id = $2
+     WHERE tenant_id = current_tenant_id() AND created_by = $1 AND request_id = ANY($2)
 """
 
 
-async def find_request(db: Db, created_by: UUID, request_id: UUID) -> tuple[Execution, str] | None:
-    """Give the execution that a request id started, and the digest of that request."""
-    row = await db.fetchrow(_FIND_REQUEST, created_by, request_id)
-    if row is None:
-        return None
-    values = dict(row)
-    return _to_execution(values), values["request_digest"]
+async def find_requests(
+    db: Db, created_by: UUID, request_ids: Iterable[UUID]
+) -> dict[UUID, tuple[Execution, str]]:
+    """Give the executions that request ids started, each with the digest of its request."""
+    found = {}
+    for row in await db.fetch(_FIND_REQUESTS, created_by, list(request_ids)):
+        values = dict(row)
+        found[values["request_id"]] = _to_execution(values), values["request_digest"]
+    return found
 
 
 # Rows by id, for pages that were found before.

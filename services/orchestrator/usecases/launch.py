@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from services.kit import traces
@@ -15,12 +15,14 @@ from services.kit.caller import Caller
 from services.kit.errors import (
     AlreadyExists,
     FailedPrecondition,
+    QflowError,
     ResourceExhausted,
     Unavailable,
 )
 from services.kit.ids import uuid7
 from services.kit.pg import Pool, as_caller
 from services.orchestrator.domain.core import SHARDS
+from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.needs import action_for, unmet
 from services.orchestrator.domain.options import NO_WISHES, RunOptions, Wishes
 from services.orchestrator.domain.partly import Partly
@@ -30,10 +32,13 @@ from services.orchestrator.domain.rows import Follows, RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
 from services.orchestrator.engine.callers import NotStarted
-from services.orchestrator.engine.engine import Engine
+from services.orchestrator.engine.engine import Beginning, Engine
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution
 from services.orchestrator.storage.recovery import split_object
+
+# After these that a run began is out of question.
+_NEVER_BEGAN: Final = (NotStarted, ResourceExhausted)
 
 
 class Started(NamedTuple):
@@ -75,11 +80,37 @@ async def launch(engine: Engine, caller: Caller, asked: Launch) -> Execution:
     budget = await engine.reserve(run, asked.wishes.budget)
     try:
         await engine.start(run, _row(run, asked), asked.follows, copies, asked.partly, budget)
-    except (NotStarted, ResourceExhausted):  # that it began is out of question
+    except _NEVER_BEGAN:
         if budget is not None:
-            await engine.unreserve(run)
+            await engine.unreserve([run.id])
         raise
     return executions.without_values(executions.of_run(run))
+
+
+async def launch_many(
+    engine: Engine, caller: Caller, asked: Iterable[Launch]
+) -> list[Run | NotStarted | QflowError]:
+    """Begin runs that take nothing over, and give each once all are committed, or why it is not."""
+    runs = [(new_run(caller, each), each) for each in asked]
+    budgets: dict[UUID, Budget] = {}
+    told: dict[UUID, Any] = {}
+    reserved = await engine.reserve_many((run, each.wishes.budget) for run, each in runs)
+    for run_id, answer in reserved.items():
+        if isinstance(answer, Budget):
+            budgets[run_id] = answer
+        else:
+            told[run_id] = answer
+    told |= await engine.start_many(
+        [
+            Beginning(run, _row(run, each), each.follows, budget=budgets.get(run.id))
+            for run, each in runs
+            if run.id not in told
+        ]
+    )
+    unused = [each for each in budgets if isinstance(told.get(each), _NEVER_BEGAN)]
+    if unused:
+        await engine.unreserve(unused)
+    return [told.get(run.id, run) for run, _ in runs]
 
 
 def preview(caller: Caller, asked: Launch) -> Started:
@@ -153,25 +184,47 @@ def digest_of(*parts: object) -> str:
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 
+class Earlier(NamedTuple):
+    """What a request id started before."""
+
+    execution: Execution
+    digest: str  # of the request that had it
+
+    def answer(self, digest: str) -> Execution | AlreadyExists:
+        """Give what a request with the same id is answered with: its run where it asks the same."""
+        if self.digest == digest:
+            return self.execution
+        return AlreadyExists(
+            "REQUEST_ID_REUSED",
+            "request_id was used to start something else; use a new one",
+            resource=("execution", str(self.execution.id)),
+            execution_id=self.execution.id,
+        )
+
+
+async def earlier_requests(
+    pool: Pool, caller: Caller, request_ids: Collection[UUID]
+) -> dict[UUID, Earlier]:
+    """Give what these request ids started before; those that are new are left out."""
+    if not request_ids:
+        return {}
+    async with as_caller(pool, caller) as db:
+        found = await executions.find_requests(db, caller.user_id, request_ids)
+    return {request_id: Earlier(*each) for request_id, each in found.items()}
+
+
 async def same_request(
     pool: Pool, caller: Caller, request_id: UUID | None, digest: str
 ) -> Execution | None:
     """Give what an equal request started before; `AlreadyExists` where it asked something else."""
     if request_id is None:
         return None
-    async with as_caller(pool, caller) as db:
-        earlier = await executions.find_request(db, caller.user_id, request_id)
-    if earlier is None:
-        return None
-    execution, known = earlier
-    if known != digest:
-        raise AlreadyExists(
-            "REQUEST_ID_REUSED",
-            "request_id was used to start something else; use a new one",
-            resource=("execution", str(execution.id)),
-            execution_id=execution.id,
-        )
-    return execution
+    for earlier in (await earlier_requests(pool, caller, [request_id])).values():
+        answer = earlier.answer(digest)
+        if isinstance(answer, AlreadyExists):
+            raise answer
+        return answer
+    return None
 
 
 def check_pythons(engine: Engine, plan: Plan) -> None:

@@ -54,7 +54,7 @@ Stamp = tuple[UUID, int]  # of a variable: another after every change of it
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class Known:
     """What a start found out that the next one may use."""
 
     plan: Plan
@@ -73,7 +73,7 @@ class Starter:
     plans: Plans
     # By tenant, workflow and version asked for: a guess that the flush checks. A stale one inserts
     # nothing and is looked up again.
-    _known: Recent[tuple[UUID, UUID, int], _Known] = field(
+    _known: Recent[tuple[UUID, UUID, int], Known] = field(
         default_factory=lambda: Recent(_PLACES_MAX)
     )
     _stamps: Shared[tuple[UUID, UUID, frozenset[str]], dict[str, Stamp]] = field(init=False)
@@ -98,8 +98,9 @@ class Starter:
 
         With `validate_only` everything is checked as it stands and nothing is stored.
         """
-        said = wishes.digest()
-        digest = digest_of(workflow_id, alias or version, input_json, *([said] if said else []))
+        digest = ""
+        if request_id is not None:
+            digest = digest_of_start(workflow_id, alias or version, input_json, wishes)
         for _ in range(_TRIES_MAX):
             try:
                 if alias:
@@ -122,7 +123,7 @@ class Starter:
                     return await self._again(holder) if holder else preview(caller, asked)
                 return Started(await launch(self.engine, caller, asked), known.plan)
             except NotStarted:
-                self._known.drop((caller.tenant_id, workflow_id, version))
+                self.forget(caller, workflow_id, version)
                 earlier = await self._same_request(caller, request_id, digest)
                 earlier = earlier or await self._settle_key(caller, workflow_id, wishes)
             except (NotFound, FailedPrecondition, InvalidArgument, QuotaExceeded):
@@ -149,6 +150,25 @@ class Starter:
             version = await self._aliased(caller, workflow_id, alias)
         await self._fitting(caller, workflow_id, version, input_json)
 
+    async def known(self, caller: Caller, workflow_id: UUID, version: int, alias: str) -> Known:
+        """Give the plan of a start, where there is a runner for it."""
+        if alias:
+            version = await self._aliased(caller, workflow_id, alias)
+        found = await self._plan(caller, workflow_id, version)
+        check_runners(self.engine, found.plan)
+        return found
+
+    async def check_inputs(self, plan: Plan, input_json: str) -> None:
+        """Refuse inputs that a plan does not take."""
+        if len(input_json) > _CHECK_INLINE_MAX:
+            await asyncio.to_thread(inputs.check, plan, input_json)
+        else:
+            inputs.check(plan, input_json)
+
+    def forget(self, caller: Caller, workflow_id: UUID, version: int) -> None:
+        """Look a plan up anew for the next start: the flush refused one."""
+        self._known.drop((caller.tenant_id, workflow_id, version))
+
     async def _fitting(
         self,
         caller: Caller,
@@ -157,23 +177,20 @@ class Starter:
         input_json: str,
         *,
         store: bool = True,
-    ) -> _Known:
+    ) -> Known:
         """Find the plan of a start, and hold its inputs against it."""
         if store:
             known = await self._plan(caller, workflow_id, version)
         else:
             known = await self._look_up(caller, workflow_id, version, store=False)
         check_runners(self.engine, known.plan)
-        if len(input_json) > _CHECK_INLINE_MAX:
-            await asyncio.to_thread(inputs.check, known.plan, input_json)
-        else:
-            inputs.check(known.plan, input_json)
+        await self.check_inputs(known.plan, input_json)
         return known
 
     async def _again(self, earlier: Execution) -> Started:
         return Started(earlier, await self._plan_of(earlier), existing=True)
 
-    async def _plan(self, caller: Caller, workflow_id: UUID, version: int) -> _Known:
+    async def _plan(self, caller: Caller, workflow_id: UUID, version: int) -> Known:
         key = (caller.tenant_id, workflow_id, version)
         known = self._known.get(key)
         if known is not None and await self._still_reads(
@@ -184,7 +201,7 @@ class Starter:
 
     async def _look_up(
         self, caller: Caller, workflow_id: UUID, version: int, *, store: bool
-    ) -> _Known:
+    ) -> Known:
         """Find the plan of a workflow as it stands now, and keep it for the next start."""
         async with as_caller(self.api_pool, caller) as db:
             head = await definitions.get_head(db, workflow_id)
@@ -223,7 +240,7 @@ class Starter:
         }
         follows = tuple(Follows(plan.pins_id, caller.tenant_id, *each) for each in followed.items())
         stamps = {each.name: each.stamp for each in variables}
-        found = _Known(plan, None if version else head.version, follows, stamps)
+        found = Known(plan, None if version else head.version, follows, stamps)
         if store and not plan.floating:  # no flush checks where a sub-workflow stands
             key = (caller.tenant_id, workflow_id, version)
             self._known.keep(key, found, weight=weight_of(plan, texts))
@@ -267,6 +284,12 @@ class Starter:
         self, caller: Caller, request_id: UUID | None, digest: str
     ) -> Execution | None:
         return await same_request(self.api_pool, caller, request_id, digest)
+
+
+def digest_of_start(workflow_id: UUID, named: str | int, input_json: str, wishes: Wishes) -> str:
+    """Tell starts with the same request id apart; `named` is the alias or the version asked for."""
+    said = wishes.digest()
+    return digest_of(workflow_id, named, input_json, *([said] if said else []))
 
 
 def _missing(workflow_id: UUID) -> NotFound:

@@ -9,28 +9,27 @@ async with qflow.connect() as client:
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Final, Literal, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from qflow import values
 from qflow.authoring.node import Node
 from qflow.authoring.workflow import Workflow
-from qflow.client import contexts
+from qflow.client import contexts, starting
 from qflow.client.connection import Connection
 from qflow.client.contexts import Context
 from qflow.client.files import Files
 from qflow.client.push import Pusher
 from qflow.client.runs import Reading, Run
+from qflow.client.starting import StartOptions
+from qflow.errors import CallError, from_status
 from qflow.exceptions import AuthoringError
 from qflow.orchestrator.v1 import (
     execution_pb2,
     execution_service_pb2,
     execution_service_pb2_grpc,
-    quota_pb2,
 )
 from qflow.registry.v1 import (
     node_pb2,
@@ -46,32 +45,6 @@ from qflow.types import ANY, Type, from_text
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartOptions:
-    """How a run is started. `request_id` makes a repeated start the same run.
-
-    A run ends once it used up its `budget`, with the outputs it has by then.
-    """
-
-    request_id: str = ""
-    business_key: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    priority: int = 0
-    timeout: timedelta | None = None
-    start_time: datetime | None = None
-    ignore_cache: bool = False
-    on_conflict: Literal["fail", "use_existing", "cancel_existing"] = "fail"
-    budget: Mapping[str, int] = field(default_factory=dict)  # by resource, as `BUDGETED` names them
-
-
-BUDGETED: Final = tuple(quota_pb2.ResourceAmounts.DESCRIPTOR.fields_by_name)
-_CONFLICT = {
-    "fail": execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_FAIL,
-    "use_existing": execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_USE_EXISTING,
-    "cancel_existing": execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_CANCEL_EXISTING,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +123,35 @@ class Client:
         if id(workflow) not in self._pushed:
             await self.push(workflow)
         pushed = self._pushed[id(workflow)]
-        plain = {
-            name: pushed.inputs[name].to_plain(value, name=f"input {name}")
-            for name, value in workflow.bind(*args, **kwargs).items()
-        }
+        text = _text(pushed.inputs, workflow.bind(*args, **kwargs))
         stored, reading = pushed.stored, pushed.reading
-        return await self._start(stored.id, stored.version, values.dump(plain), reading)
+        return await self._start(stored.id, stored.version, text, reading)
 
     async def run(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Start a run and wait for what it answers with: a typed function call, made durable."""
         run = await self.start(workflow, *args, **kwargs)
         return await run.result()
+
+    async def start_many(
+        self,
+        workflow: Workflow[..., R],
+        inputs: Iterable[Mapping[str, Any]],
+        *,
+        business_keys: Sequence[str] = (),
+    ) -> list[Run[R] | CallError]:
+        """Start a run for each of the inputs, by name, a thousand in one call.
+
+        Gives for each in its order the run, or what it was refused with: the others begin all the
+        same. With a `request_id` in the options a repetition gives the runs that there are.
+        """
+        if id(workflow) not in self._pushed:
+            await self.push(workflow)
+        pushed = self._pushed[id(workflow)]
+        texts = [_text(pushed.inputs, workflow.bind(**each)) for each in inputs]
+        stored, reading = pushed.stored, pushed.reading
+        return await self._start_many(
+            stored.id, stored.version, texts, reading, business_keys=business_keys
+        )
 
     async def start_stored(
         self,
@@ -172,52 +163,59 @@ class Client:
     ) -> Run[dict[str, Any]]:
         """Start a run of a stored workflow, by id and version or alias; inputs by declared type."""
         stored = await self.workflow(workflow_id, version=0 if alias else version)
-        types = {
-            each.name: from_text(each.type_json) if each.type_json else ANY
-            for each in stored.definition.inputs
-        }
-        unknown = sorted(set(inputs or {}) - set(types))
-        if unknown:
-            there = ", ".join(types) or "none"
-            raise AuthoringError(f"{stored.name} has no input {unknown[0]!r} (there: {there})")
-        plain = {
-            name: values.to_plain(value, types[name], name=f"input {name}")
-            for name, value in (inputs or {}).items()
-        }
-        return await self._start(
-            workflow_id, version, values.dump(plain), Reading(_output_types(stored)), alias=alias
+        (text,) = _stored_texts(stored, [inputs or {}])
+        reading = Reading(_output_types(stored))
+        return await self._start(workflow_id, version, text, reading, alias=alias)
+
+    async def start_many_stored(
+        self,
+        workflow_id: str,
+        inputs: Iterable[Mapping[str, Any]],
+        *,
+        version: int = 0,
+        alias: str = "",
+        business_keys: Sequence[str] = (),
+    ) -> list[Run[dict[str, Any]] | CallError]:
+        """Do with a stored workflow as `start_many` does."""
+        stored = await self.workflow(workflow_id, version=0 if alias else version)
+        texts = _stored_texts(stored, inputs)
+        reading = Reading(_output_types(stored))
+        return await self._start_many(
+            workflow_id, version, texts, reading, alias=alias, business_keys=business_keys
         )
 
     async def _start(
         self, workflow_id: str, version: int, text: str, reading: Reading, *, alias: str = ""
     ) -> Run[Any]:
-        options = self._options
-        if unknown := sorted(set(options.budget) - set(BUDGETED)):
-            there = ", ".join(BUDGETED)
-            raise AuthoringError(f"a budget has no {unknown[0]!r} (there: {there})")
-        request = execution_service_pb2.StartExecutionRequest(
-            workflow_id=workflow_id,
-            workflow_version=0 if alias else version,
-            workflow_alias=alias,
-            input_json=text,
-            request_id=options.request_id or str(uuid.uuid4()),
-            labels=options.labels,
-            priority=options.priority,
-            ignore_cache=options.ignore_cache,
-            budget=quota_pb2.ResourceAmounts(**options.budget) if options.budget else None,
-        )
-        if options.business_key:
-            request.business_key = options.business_key
-            request.business_key_conflict = _CONFLICT[options.on_conflict]
-        if options.timeout is not None:
-            request.timeout.FromTimedelta(options.timeout)
-        if options.start_time is not None:
-            request.start_time.FromDatetime(options.start_time)
-        stub = self.connection.stub("orchestrator", execution_service_pb2_grpc.ExecutionServiceStub)
-        answer = await self.connection.call(
-            stub.StartExecution, request, address=self.context.orchestrator
-        )
+        request = starting.request(self._options, workflow_id, version, alias, text)
+        answer = await self._orchestrator("StartExecution", request)
         return Run(self.connection, answer.execution.id, reading)
+
+    async def _start_many(
+        self,
+        workflow_id: str,
+        version: int,
+        texts: Sequence[str],
+        reading: Reading,
+        *,
+        alias: str = "",
+        business_keys: Sequence[str] = (),
+    ) -> list[Run[Any] | CallError]:
+        several = starting.each_options(self._options, len(texts), business_keys)
+        starts = [
+            starting.request(options, workflow_id, version, alias, text)
+            for options, text in zip(several, texts, strict=True)
+        ]
+        begun: list[Run[Any] | CallError] = []
+        for request in starting.batches(starts):
+            answer = await self._orchestrator("BatchStartExecutions", request)
+            begun += [
+                from_status(item.status)
+                if item.status.code
+                else Run(self.connection, item.execution_id, reading)
+                for item in answer.items
+            ]
+        return begun
 
     def attach(self, execution_id: str) -> Run[dict[str, Any]]:
         """Give a run that was started before; its outputs are read as plain JSON values."""
@@ -267,6 +265,11 @@ class Client:
         async for each in pages:
             yield each
 
+    async def _orchestrator(self, method: str, request: Any) -> Any:
+        stub = self.connection.stub("orchestrator", execution_service_pb2_grpc.ExecutionServiceStub)
+        address = self.context.orchestrator
+        return await self.connection.call(getattr(stub, method), request, address=address)
+
     async def _registry(self, method: Any, request: Any) -> Any:
         return await self.connection.call(method, request, address=self.context.registry)
 
@@ -284,6 +287,28 @@ def _output_types(stored: workflow_pb2.Workflow) -> dict[str, Type]:
         each.name: from_text(each.type_json) if each.type_json else ANY
         for each in stored.definition.outputs
     }
+
+
+def _stored_texts(stored: workflow_pb2.Workflow, inputs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Write inputs by the types that a stored workflow declares."""
+    codecs = {
+        each.name: values.Codec(from_text(each.type_json) if each.type_json else ANY)
+        for each in stored.definition.inputs
+    }
+    texts = []
+    for given in inputs:
+        unknown = sorted(given.keys() - codecs.keys())
+        if unknown:
+            there = ", ".join(codecs) or "none"
+            raise AuthoringError(f"{stored.name} has no input {unknown[0]!r} (there: {there})")
+        texts.append(_text(codecs, given))
+    return texts
+
+
+def _text(codecs: Mapping[str, values.Codec], given: Mapping[str, Any]) -> str:
+    return values.dump(
+        {name: codecs[name].to_plain(value, name=f"input {name}") for name, value in given.items()}
+    )
 
 
 def _codecs(workflow: Workflow[..., Any]) -> dict[str, values.Codec]:

@@ -10,6 +10,7 @@ package orchestratorv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	status "google.golang.org/genproto/googleapis/rpc/status"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -264,6 +265,181 @@ func (x *StartExecutionResponse) GetExisting() bool {
 	return false
 }
 
+// What to start.
+type BatchStartExecutionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The starts, each as for StartExecution: 1 to 1,000, as many as fit into a message of 4 MiB. They are checked one by one;
+	// a later one may have the request id or the business key of an earlier one.
+	Starts        []*StartExecutionRequest `protobuf:"bytes,1,rep,name=starts,proto3" json:"starts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchStartExecutionsRequest) Reset() {
+	*x = BatchStartExecutionsRequest{}
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchStartExecutionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchStartExecutionsRequest) ProtoMessage() {}
+
+func (x *BatchStartExecutionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchStartExecutionsRequest.ProtoReflect.Descriptor instead.
+func (*BatchStartExecutionsRequest) Descriptor() ([]byte, []int) {
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *BatchStartExecutionsRequest) GetStarts() []*StartExecutionRequest {
+	if x != nil {
+		return x.Starts
+	}
+	return nil
+}
+
+// What became of them.
+type BatchStartExecutionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each start, in their order.
+	Items         []*BatchStartItem `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchStartExecutionsResponse) Reset() {
+	*x = BatchStartExecutionsResponse{}
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchStartExecutionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchStartExecutionsResponse) ProtoMessage() {}
+
+func (x *BatchStartExecutionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchStartExecutionsResponse.ProtoReflect.Descriptor instead.
+func (*BatchStartExecutionsResponse) Descriptor() ([]byte, []int) {
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *BatchStartExecutionsResponse) GetItems() []*BatchStartItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+// What became of one start of a batch.
+type BatchStartItem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// OK, or what StartExecution would have failed with; in a large batch with as many of the details as fit.
+	Status *status.Status `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	// The run; empty where none began, and with `validate_only`.
+	ExecutionId string `protobuf:"bytes,2,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	// Where it stood when the call was answered.
+	ExecutionStatus ExecutionStatus `protobuf:"varint,3,opt,name=execution_status,json=executionStatus,proto3,enum=qflow.orchestrator.v1.ExecutionStatus" json:"execution_status,omitempty"`
+	// The version of the workflow that it has.
+	WorkflowVersion int32 `protobuf:"varint,4,opt,name=workflow_version,json=workflowVersion,proto3" json:"workflow_version,omitempty"`
+	// Whether it was there before: started with the same request id, or open with the same business key.
+	Existing      bool `protobuf:"varint,5,opt,name=existing,proto3" json:"existing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchStartItem) Reset() {
+	*x = BatchStartItem{}
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchStartItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchStartItem) ProtoMessage() {}
+
+func (x *BatchStartItem) ProtoReflect() protoreflect.Message {
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchStartItem.ProtoReflect.Descriptor instead.
+func (*BatchStartItem) Descriptor() ([]byte, []int) {
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *BatchStartItem) GetStatus() *status.Status {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *BatchStartItem) GetExecutionId() string {
+	if x != nil {
+		return x.ExecutionId
+	}
+	return ""
+}
+
+func (x *BatchStartItem) GetExecutionStatus() ExecutionStatus {
+	if x != nil {
+		return x.ExecutionStatus
+	}
+	return ExecutionStatus_EXECUTION_STATUS_UNSPECIFIED
+}
+
+func (x *BatchStartItem) GetWorkflowVersion() int32 {
+	if x != nil {
+		return x.WorkflowVersion
+	}
+	return 0
+}
+
+func (x *BatchStartItem) GetExisting() bool {
+	if x != nil {
+		return x.Existing
+	}
+	return false
+}
+
 // Which run.
 type GetExecutionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -277,7 +453,7 @@ type GetExecutionRequest struct {
 
 func (x *GetExecutionRequest) Reset() {
 	*x = GetExecutionRequest{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[2]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -289,7 +465,7 @@ func (x *GetExecutionRequest) String() string {
 func (*GetExecutionRequest) ProtoMessage() {}
 
 func (x *GetExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[2]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -302,7 +478,7 @@ func (x *GetExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExecutionRequest.ProtoReflect.Descriptor instead.
 func (*GetExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{2}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetExecutionRequest) GetExecutionId() string {
@@ -330,7 +506,7 @@ type GetExecutionResponse struct {
 
 func (x *GetExecutionResponse) Reset() {
 	*x = GetExecutionResponse{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[3]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -342,7 +518,7 @@ func (x *GetExecutionResponse) String() string {
 func (*GetExecutionResponse) ProtoMessage() {}
 
 func (x *GetExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[3]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -355,7 +531,7 @@ func (x *GetExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExecutionResponse.ProtoReflect.Descriptor instead.
 func (*GetExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{3}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetExecutionResponse) GetExecution() *Execution {
@@ -390,7 +566,7 @@ type ListExecutionsRequest struct {
 
 func (x *ListExecutionsRequest) Reset() {
 	*x = ListExecutionsRequest{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[4]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +578,7 @@ func (x *ListExecutionsRequest) String() string {
 func (*ListExecutionsRequest) ProtoMessage() {}
 
 func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[4]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +591,7 @@ func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsRequest.ProtoReflect.Descriptor instead.
 func (*ListExecutionsRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{4}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListExecutionsRequest) GetPageSize() int32 {
@@ -480,7 +656,7 @@ type ListExecutionsResponse struct {
 
 func (x *ListExecutionsResponse) Reset() {
 	*x = ListExecutionsResponse{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[5]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -492,7 +668,7 @@ func (x *ListExecutionsResponse) String() string {
 func (*ListExecutionsResponse) ProtoMessage() {}
 
 func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[5]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -505,7 +681,7 @@ func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsResponse.ProtoReflect.Descriptor instead.
 func (*ListExecutionsResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{5}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListExecutionsResponse) GetExecutions() []*Execution {
@@ -539,7 +715,7 @@ type ListNodeExecutionsRequest struct {
 
 func (x *ListNodeExecutionsRequest) Reset() {
 	*x = ListNodeExecutionsRequest{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[6]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -551,7 +727,7 @@ func (x *ListNodeExecutionsRequest) String() string {
 func (*ListNodeExecutionsRequest) ProtoMessage() {}
 
 func (x *ListNodeExecutionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[6]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -564,7 +740,7 @@ func (x *ListNodeExecutionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodeExecutionsRequest.ProtoReflect.Descriptor instead.
 func (*ListNodeExecutionsRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{6}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListNodeExecutionsRequest) GetExecutionId() string {
@@ -608,7 +784,7 @@ type ListNodeExecutionsResponse struct {
 
 func (x *ListNodeExecutionsResponse) Reset() {
 	*x = ListNodeExecutionsResponse{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[7]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +796,7 @@ func (x *ListNodeExecutionsResponse) String() string {
 func (*ListNodeExecutionsResponse) ProtoMessage() {}
 
 func (x *ListNodeExecutionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[7]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +809,7 @@ func (x *ListNodeExecutionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodeExecutionsResponse.ProtoReflect.Descriptor instead.
 func (*ListNodeExecutionsResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{7}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListNodeExecutionsResponse) GetNodeExecutions() []*NodeExecution {
@@ -665,7 +841,7 @@ type WaitExecutionRequest struct {
 
 func (x *WaitExecutionRequest) Reset() {
 	*x = WaitExecutionRequest{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[8]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +853,7 @@ func (x *WaitExecutionRequest) String() string {
 func (*WaitExecutionRequest) ProtoMessage() {}
 
 func (x *WaitExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[8]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +866,7 @@ func (x *WaitExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitExecutionRequest.ProtoReflect.Descriptor instead.
 func (*WaitExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{8}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WaitExecutionRequest) GetExecutionId() string {
@@ -727,7 +903,7 @@ type WaitExecutionResponse struct {
 
 func (x *WaitExecutionResponse) Reset() {
 	*x = WaitExecutionResponse{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[9]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +915,7 @@ func (x *WaitExecutionResponse) String() string {
 func (*WaitExecutionResponse) ProtoMessage() {}
 
 func (x *WaitExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[9]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +928,7 @@ func (x *WaitExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitExecutionResponse.ProtoReflect.Descriptor instead.
 func (*WaitExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{9}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WaitExecutionResponse) GetExecution() *Execution {
@@ -782,7 +958,7 @@ type WatchExecutionRequest struct {
 
 func (x *WatchExecutionRequest) Reset() {
 	*x = WatchExecutionRequest{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[10]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +970,7 @@ func (x *WatchExecutionRequest) String() string {
 func (*WatchExecutionRequest) ProtoMessage() {}
 
 func (x *WatchExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[10]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +983,7 @@ func (x *WatchExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchExecutionRequest.ProtoReflect.Descriptor instead.
 func (*WatchExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{10}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchExecutionRequest) GetExecutionId() string {
@@ -845,7 +1021,7 @@ type WatchExecutionResponse struct {
 
 func (x *WatchExecutionResponse) Reset() {
 	*x = WatchExecutionResponse{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[11]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +1033,7 @@ func (x *WatchExecutionResponse) String() string {
 func (*WatchExecutionResponse) ProtoMessage() {}
 
 func (x *WatchExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[11]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +1046,7 @@ func (x *WatchExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchExecutionResponse.ProtoReflect.Descriptor instead.
 func (*WatchExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{11}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WatchExecutionResponse) GetRevision() int64 {
@@ -968,7 +1144,7 @@ type WatchSnapshot struct {
 
 func (x *WatchSnapshot) Reset() {
 	*x = WatchSnapshot{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[12]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1156,7 @@ func (x *WatchSnapshot) String() string {
 func (*WatchSnapshot) ProtoMessage() {}
 
 func (x *WatchSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[12]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1169,7 @@ func (x *WatchSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSnapshot.ProtoReflect.Descriptor instead.
 func (*WatchSnapshot) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{12}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WatchSnapshot) GetExecution() *Execution {
@@ -1019,7 +1195,7 @@ type WatchBookmark struct {
 
 func (x *WatchBookmark) Reset() {
 	*x = WatchBookmark{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[13]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1207,7 @@ func (x *WatchBookmark) String() string {
 func (*WatchBookmark) ProtoMessage() {}
 
 func (x *WatchBookmark) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[13]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1220,7 @@ func (x *WatchBookmark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchBookmark.ProtoReflect.Descriptor instead.
 func (*WatchBookmark) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{13}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{16}
 }
 
 // Something changed.
@@ -1060,7 +1236,7 @@ type WatchDelta struct {
 
 func (x *WatchDelta) Reset() {
 	*x = WatchDelta{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[14]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1248,7 @@ func (x *WatchDelta) String() string {
 func (*WatchDelta) ProtoMessage() {}
 
 func (x *WatchDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[14]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1261,7 @@ func (x *WatchDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchDelta.ProtoReflect.Descriptor instead.
 func (*WatchDelta) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{14}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchDelta) GetExecution() *Execution {
@@ -1111,7 +1287,7 @@ type WatchProgress struct {
 
 func (x *WatchProgress) Reset() {
 	*x = WatchProgress{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[15]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1299,7 @@ func (x *WatchProgress) String() string {
 func (*WatchProgress) ProtoMessage() {}
 
 func (x *WatchProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[15]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1312,7 @@ func (x *WatchProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchProgress.ProtoReflect.Descriptor instead.
 func (*WatchProgress) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{15}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{18}
 }
 
 // Which run to stop.
@@ -1150,7 +1326,7 @@ type CancelExecutionRequest struct {
 
 func (x *CancelExecutionRequest) Reset() {
 	*x = CancelExecutionRequest{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[16]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1338,7 @@ func (x *CancelExecutionRequest) String() string {
 func (*CancelExecutionRequest) ProtoMessage() {}
 
 func (x *CancelExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[16]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1351,7 @@ func (x *CancelExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelExecutionRequest.ProtoReflect.Descriptor instead.
 func (*CancelExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{16}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CancelExecutionRequest) GetExecutionId() string {
@@ -1196,7 +1372,7 @@ type CancelExecutionResponse struct {
 
 func (x *CancelExecutionResponse) Reset() {
 	*x = CancelExecutionResponse{}
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[17]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1384,7 @@ func (x *CancelExecutionResponse) String() string {
 func (*CancelExecutionResponse) ProtoMessage() {}
 
 func (x *CancelExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[17]
+	mi := &file_qflow_orchestrator_v1_execution_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1397,7 @@ func (x *CancelExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelExecutionResponse.ProtoReflect.Descriptor instead.
 func (*CancelExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{17}
+	return file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CancelExecutionResponse) GetExecution() *Execution {
@@ -1235,7 +1411,7 @@ var File_qflow_orchestrator_v1_execution_service_proto protoreflect.FileDescript
 
 const file_qflow_orchestrator_v1_execution_service_proto_rawDesc = "" +
 	"\n" +
-	"-qflow/orchestrator/v1/execution_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\x1a%qflow/orchestrator/v1/execution.proto\x1a!qflow/orchestrator/v1/quota.proto\"\xad\b\n" +
+	"-qflow/orchestrator/v1/execution_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x18qflow/auth/v1/auth.proto\x1a%qflow/orchestrator/v1/execution.proto\x1a!qflow/orchestrator/v1/quota.proto\"\xad\b\n" +
 	"\x15StartExecutionRequest\x12)\n" +
 	"\vworkflow_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"workflowId\x122\n" +
@@ -1264,7 +1440,18 @@ const file_qflow_orchestrator_v1_execution_service_proto_rawDesc = "" +
 	"\r_business_key\"t\n" +
 	"\x16StartExecutionResponse\x12>\n" +
 	"\texecution\x18\x01 \x01(\v2 .qflow.orchestrator.v1.ExecutionR\texecution\x12\x1a\n" +
-	"\bexisting\x18\x02 \x01(\bR\bexisting\"\x86\x01\n" +
+	"\bexisting\x18\x02 \x01(\bR\bexisting\"u\n" +
+	"\x1bBatchStartExecutionsRequest\x12V\n" +
+	"\x06starts\x18\x01 \x03(\v2,.qflow.orchestrator.v1.StartExecutionRequestB\x10\xbaH\r\x92\x01\n" +
+	"\b\x01\x10\xe8\a\"\x03\xd8\x01\x03R\x06starts\"[\n" +
+	"\x1cBatchStartExecutionsResponse\x12;\n" +
+	"\x05items\x18\x01 \x03(\v2%.qflow.orchestrator.v1.BatchStartItemR\x05items\"\xf9\x01\n" +
+	"\x0eBatchStartItem\x12*\n" +
+	"\x06status\x18\x01 \x01(\v2\x12.google.rpc.StatusR\x06status\x12!\n" +
+	"\fexecution_id\x18\x02 \x01(\tR\vexecutionId\x12Q\n" +
+	"\x10execution_status\x18\x03 \x01(\x0e2&.qflow.orchestrator.v1.ExecutionStatusR\x0fexecutionStatus\x12)\n" +
+	"\x10workflow_version\x18\x04 \x01(\x05R\x0fworkflowVersion\x12\x1a\n" +
+	"\bexisting\x18\x05 \x01(\bR\bexisting\"\x86\x01\n" +
 	"\x13GetExecutionRequest\x12+\n" +
 	"\fexecution_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\vexecutionId\x12B\n" +
 	"\x04view\x18\x02 \x01(\x0e2$.qflow.orchestrator.v1.ExecutionViewB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04view\"V\n" +
@@ -1323,11 +1510,14 @@ const file_qflow_orchestrator_v1_execution_service_proto_rawDesc = "" +
 	"\x16CancelExecutionRequest\x12+\n" +
 	"\fexecution_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\vexecutionId\"Y\n" +
 	"\x17CancelExecutionResponse\x12>\n" +
-	"\texecution\x18\x01 \x01(\v2 .qflow.orchestrator.v1.ExecutionR\texecution2\xd9\t\n" +
+	"\texecution\x18\x01 \x01(\v2 .qflow.orchestrator.v1.ExecutionR\texecution2\x9c\v\n" +
 	"\x10ExecutionService\x12\xa7\x01\n" +
 	"\x0eStartExecution\x12,.qflow.orchestrator.v1.StartExecutionRequest\x1a-.qflow.orchestrator.v1.StartExecutionResponse\"8\xea\xe0\x184\n" +
 	"\x01\x02\x12\x02\x02\x03\x1a\x10executions:write\"\x17\n" +
-	"\vworkflow_id\x12\bworkflow(\x01\x12\xa6\x01\n" +
+	"\vworkflow_id\x12\bworkflow(\x01\x12\xc0\x01\n" +
+	"\x14BatchStartExecutions\x122.qflow.orchestrator.v1.BatchStartExecutionsRequest\x1a3.qflow.orchestrator.v1.BatchStartExecutionsResponse\"?\xea\xe0\x18;\n" +
+	"\x01\x02\x12\x02\x02\x03\x1a\x10executions:write\"\x1e\n" +
+	"\x12starts.workflow_id\x12\bworkflow(\x04\x12\xa6\x01\n" +
 	"\fGetExecution\x12*.qflow.orchestrator.v1.GetExecutionRequest\x1a+.qflow.orchestrator.v1.GetExecutionResponse\"=\xea\xe0\x186\n" +
 	"\x01\x02\x12\x03\x01\x02\x03\x1a\x0fexecutions:read\"\x19\n" +
 	"\fexecution_id\x12\texecution(\x01\x90\x02\x01\x12\xaa\x01\n" +
@@ -1360,83 +1550,93 @@ func file_qflow_orchestrator_v1_execution_service_proto_rawDescGZIP() []byte {
 	return file_qflow_orchestrator_v1_execution_service_proto_rawDescData
 }
 
-var file_qflow_orchestrator_v1_execution_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_qflow_orchestrator_v1_execution_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_qflow_orchestrator_v1_execution_service_proto_goTypes = []any{
-	(*StartExecutionRequest)(nil),      // 0: qflow.orchestrator.v1.StartExecutionRequest
-	(*StartExecutionResponse)(nil),     // 1: qflow.orchestrator.v1.StartExecutionResponse
-	(*GetExecutionRequest)(nil),        // 2: qflow.orchestrator.v1.GetExecutionRequest
-	(*GetExecutionResponse)(nil),       // 3: qflow.orchestrator.v1.GetExecutionResponse
-	(*ListExecutionsRequest)(nil),      // 4: qflow.orchestrator.v1.ListExecutionsRequest
-	(*ListExecutionsResponse)(nil),     // 5: qflow.orchestrator.v1.ListExecutionsResponse
-	(*ListNodeExecutionsRequest)(nil),  // 6: qflow.orchestrator.v1.ListNodeExecutionsRequest
-	(*ListNodeExecutionsResponse)(nil), // 7: qflow.orchestrator.v1.ListNodeExecutionsResponse
-	(*WaitExecutionRequest)(nil),       // 8: qflow.orchestrator.v1.WaitExecutionRequest
-	(*WaitExecutionResponse)(nil),      // 9: qflow.orchestrator.v1.WaitExecutionResponse
-	(*WatchExecutionRequest)(nil),      // 10: qflow.orchestrator.v1.WatchExecutionRequest
-	(*WatchExecutionResponse)(nil),     // 11: qflow.orchestrator.v1.WatchExecutionResponse
-	(*WatchSnapshot)(nil),              // 12: qflow.orchestrator.v1.WatchSnapshot
-	(*WatchBookmark)(nil),              // 13: qflow.orchestrator.v1.WatchBookmark
-	(*WatchDelta)(nil),                 // 14: qflow.orchestrator.v1.WatchDelta
-	(*WatchProgress)(nil),              // 15: qflow.orchestrator.v1.WatchProgress
-	(*CancelExecutionRequest)(nil),     // 16: qflow.orchestrator.v1.CancelExecutionRequest
-	(*CancelExecutionResponse)(nil),    // 17: qflow.orchestrator.v1.CancelExecutionResponse
-	nil,                                // 18: qflow.orchestrator.v1.StartExecutionRequest.LabelsEntry
-	(BusinessKeyConflictPolicy)(0),     // 19: qflow.orchestrator.v1.BusinessKeyConflictPolicy
-	(BusinessKeyReusePolicy)(0),        // 20: qflow.orchestrator.v1.BusinessKeyReusePolicy
-	(*timestamppb.Timestamp)(nil),      // 21: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 22: google.protobuf.Duration
-	(*ResourceAmounts)(nil),            // 23: qflow.orchestrator.v1.ResourceAmounts
-	(*Execution)(nil),                  // 24: qflow.orchestrator.v1.Execution
-	(ExecutionView)(0),                 // 25: qflow.orchestrator.v1.ExecutionView
-	(ExecutionStatus)(0),               // 26: qflow.orchestrator.v1.ExecutionStatus
-	(*NodeExecution)(nil),              // 27: qflow.orchestrator.v1.NodeExecution
+	(*StartExecutionRequest)(nil),        // 0: qflow.orchestrator.v1.StartExecutionRequest
+	(*StartExecutionResponse)(nil),       // 1: qflow.orchestrator.v1.StartExecutionResponse
+	(*BatchStartExecutionsRequest)(nil),  // 2: qflow.orchestrator.v1.BatchStartExecutionsRequest
+	(*BatchStartExecutionsResponse)(nil), // 3: qflow.orchestrator.v1.BatchStartExecutionsResponse
+	(*BatchStartItem)(nil),               // 4: qflow.orchestrator.v1.BatchStartItem
+	(*GetExecutionRequest)(nil),          // 5: qflow.orchestrator.v1.GetExecutionRequest
+	(*GetExecutionResponse)(nil),         // 6: qflow.orchestrator.v1.GetExecutionResponse
+	(*ListExecutionsRequest)(nil),        // 7: qflow.orchestrator.v1.ListExecutionsRequest
+	(*ListExecutionsResponse)(nil),       // 8: qflow.orchestrator.v1.ListExecutionsResponse
+	(*ListNodeExecutionsRequest)(nil),    // 9: qflow.orchestrator.v1.ListNodeExecutionsRequest
+	(*ListNodeExecutionsResponse)(nil),   // 10: qflow.orchestrator.v1.ListNodeExecutionsResponse
+	(*WaitExecutionRequest)(nil),         // 11: qflow.orchestrator.v1.WaitExecutionRequest
+	(*WaitExecutionResponse)(nil),        // 12: qflow.orchestrator.v1.WaitExecutionResponse
+	(*WatchExecutionRequest)(nil),        // 13: qflow.orchestrator.v1.WatchExecutionRequest
+	(*WatchExecutionResponse)(nil),       // 14: qflow.orchestrator.v1.WatchExecutionResponse
+	(*WatchSnapshot)(nil),                // 15: qflow.orchestrator.v1.WatchSnapshot
+	(*WatchBookmark)(nil),                // 16: qflow.orchestrator.v1.WatchBookmark
+	(*WatchDelta)(nil),                   // 17: qflow.orchestrator.v1.WatchDelta
+	(*WatchProgress)(nil),                // 18: qflow.orchestrator.v1.WatchProgress
+	(*CancelExecutionRequest)(nil),       // 19: qflow.orchestrator.v1.CancelExecutionRequest
+	(*CancelExecutionResponse)(nil),      // 20: qflow.orchestrator.v1.CancelExecutionResponse
+	nil,                                  // 21: qflow.orchestrator.v1.StartExecutionRequest.LabelsEntry
+	(BusinessKeyConflictPolicy)(0),       // 22: qflow.orchestrator.v1.BusinessKeyConflictPolicy
+	(BusinessKeyReusePolicy)(0),          // 23: qflow.orchestrator.v1.BusinessKeyReusePolicy
+	(*timestamppb.Timestamp)(nil),        // 24: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 25: google.protobuf.Duration
+	(*ResourceAmounts)(nil),              // 26: qflow.orchestrator.v1.ResourceAmounts
+	(*Execution)(nil),                    // 27: qflow.orchestrator.v1.Execution
+	(*status.Status)(nil),                // 28: google.rpc.Status
+	(ExecutionStatus)(0),                 // 29: qflow.orchestrator.v1.ExecutionStatus
+	(ExecutionView)(0),                   // 30: qflow.orchestrator.v1.ExecutionView
+	(*NodeExecution)(nil),                // 31: qflow.orchestrator.v1.NodeExecution
 }
 var file_qflow_orchestrator_v1_execution_service_proto_depIdxs = []int32{
-	19, // 0: qflow.orchestrator.v1.StartExecutionRequest.business_key_conflict:type_name -> qflow.orchestrator.v1.BusinessKeyConflictPolicy
-	20, // 1: qflow.orchestrator.v1.StartExecutionRequest.business_key_reuse:type_name -> qflow.orchestrator.v1.BusinessKeyReusePolicy
-	18, // 2: qflow.orchestrator.v1.StartExecutionRequest.labels:type_name -> qflow.orchestrator.v1.StartExecutionRequest.LabelsEntry
-	21, // 3: qflow.orchestrator.v1.StartExecutionRequest.start_time:type_name -> google.protobuf.Timestamp
-	22, // 4: qflow.orchestrator.v1.StartExecutionRequest.timeout:type_name -> google.protobuf.Duration
-	23, // 5: qflow.orchestrator.v1.StartExecutionRequest.budget:type_name -> qflow.orchestrator.v1.ResourceAmounts
-	24, // 6: qflow.orchestrator.v1.StartExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
-	25, // 7: qflow.orchestrator.v1.GetExecutionRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
-	24, // 8: qflow.orchestrator.v1.GetExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
-	26, // 9: qflow.orchestrator.v1.ListExecutionsRequest.statuses:type_name -> qflow.orchestrator.v1.ExecutionStatus
-	25, // 10: qflow.orchestrator.v1.ListExecutionsRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
-	24, // 11: qflow.orchestrator.v1.ListExecutionsResponse.executions:type_name -> qflow.orchestrator.v1.Execution
-	25, // 12: qflow.orchestrator.v1.ListNodeExecutionsRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
-	27, // 13: qflow.orchestrator.v1.ListNodeExecutionsResponse.node_executions:type_name -> qflow.orchestrator.v1.NodeExecution
-	22, // 14: qflow.orchestrator.v1.WaitExecutionRequest.timeout:type_name -> google.protobuf.Duration
-	25, // 15: qflow.orchestrator.v1.WaitExecutionRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
-	24, // 16: qflow.orchestrator.v1.WaitExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
-	12, // 17: qflow.orchestrator.v1.WatchExecutionResponse.snapshot:type_name -> qflow.orchestrator.v1.WatchSnapshot
-	13, // 18: qflow.orchestrator.v1.WatchExecutionResponse.bookmark:type_name -> qflow.orchestrator.v1.WatchBookmark
-	14, // 19: qflow.orchestrator.v1.WatchExecutionResponse.delta:type_name -> qflow.orchestrator.v1.WatchDelta
-	15, // 20: qflow.orchestrator.v1.WatchExecutionResponse.progress:type_name -> qflow.orchestrator.v1.WatchProgress
-	24, // 21: qflow.orchestrator.v1.WatchSnapshot.execution:type_name -> qflow.orchestrator.v1.Execution
-	27, // 22: qflow.orchestrator.v1.WatchSnapshot.node_executions:type_name -> qflow.orchestrator.v1.NodeExecution
-	24, // 23: qflow.orchestrator.v1.WatchDelta.execution:type_name -> qflow.orchestrator.v1.Execution
-	27, // 24: qflow.orchestrator.v1.WatchDelta.node_executions:type_name -> qflow.orchestrator.v1.NodeExecution
-	24, // 25: qflow.orchestrator.v1.CancelExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
-	0,  // 26: qflow.orchestrator.v1.ExecutionService.StartExecution:input_type -> qflow.orchestrator.v1.StartExecutionRequest
-	2,  // 27: qflow.orchestrator.v1.ExecutionService.GetExecution:input_type -> qflow.orchestrator.v1.GetExecutionRequest
-	4,  // 28: qflow.orchestrator.v1.ExecutionService.ListExecutions:input_type -> qflow.orchestrator.v1.ListExecutionsRequest
-	6,  // 29: qflow.orchestrator.v1.ExecutionService.ListNodeExecutions:input_type -> qflow.orchestrator.v1.ListNodeExecutionsRequest
-	8,  // 30: qflow.orchestrator.v1.ExecutionService.WaitExecution:input_type -> qflow.orchestrator.v1.WaitExecutionRequest
-	10, // 31: qflow.orchestrator.v1.ExecutionService.WatchExecution:input_type -> qflow.orchestrator.v1.WatchExecutionRequest
-	16, // 32: qflow.orchestrator.v1.ExecutionService.CancelExecution:input_type -> qflow.orchestrator.v1.CancelExecutionRequest
-	1,  // 33: qflow.orchestrator.v1.ExecutionService.StartExecution:output_type -> qflow.orchestrator.v1.StartExecutionResponse
-	3,  // 34: qflow.orchestrator.v1.ExecutionService.GetExecution:output_type -> qflow.orchestrator.v1.GetExecutionResponse
-	5,  // 35: qflow.orchestrator.v1.ExecutionService.ListExecutions:output_type -> qflow.orchestrator.v1.ListExecutionsResponse
-	7,  // 36: qflow.orchestrator.v1.ExecutionService.ListNodeExecutions:output_type -> qflow.orchestrator.v1.ListNodeExecutionsResponse
-	9,  // 37: qflow.orchestrator.v1.ExecutionService.WaitExecution:output_type -> qflow.orchestrator.v1.WaitExecutionResponse
-	11, // 38: qflow.orchestrator.v1.ExecutionService.WatchExecution:output_type -> qflow.orchestrator.v1.WatchExecutionResponse
-	17, // 39: qflow.orchestrator.v1.ExecutionService.CancelExecution:output_type -> qflow.orchestrator.v1.CancelExecutionResponse
-	33, // [33:40] is the sub-list for method output_type
-	26, // [26:33] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	22, // 0: qflow.orchestrator.v1.StartExecutionRequest.business_key_conflict:type_name -> qflow.orchestrator.v1.BusinessKeyConflictPolicy
+	23, // 1: qflow.orchestrator.v1.StartExecutionRequest.business_key_reuse:type_name -> qflow.orchestrator.v1.BusinessKeyReusePolicy
+	21, // 2: qflow.orchestrator.v1.StartExecutionRequest.labels:type_name -> qflow.orchestrator.v1.StartExecutionRequest.LabelsEntry
+	24, // 3: qflow.orchestrator.v1.StartExecutionRequest.start_time:type_name -> google.protobuf.Timestamp
+	25, // 4: qflow.orchestrator.v1.StartExecutionRequest.timeout:type_name -> google.protobuf.Duration
+	26, // 5: qflow.orchestrator.v1.StartExecutionRequest.budget:type_name -> qflow.orchestrator.v1.ResourceAmounts
+	27, // 6: qflow.orchestrator.v1.StartExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
+	0,  // 7: qflow.orchestrator.v1.BatchStartExecutionsRequest.starts:type_name -> qflow.orchestrator.v1.StartExecutionRequest
+	4,  // 8: qflow.orchestrator.v1.BatchStartExecutionsResponse.items:type_name -> qflow.orchestrator.v1.BatchStartItem
+	28, // 9: qflow.orchestrator.v1.BatchStartItem.status:type_name -> google.rpc.Status
+	29, // 10: qflow.orchestrator.v1.BatchStartItem.execution_status:type_name -> qflow.orchestrator.v1.ExecutionStatus
+	30, // 11: qflow.orchestrator.v1.GetExecutionRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
+	27, // 12: qflow.orchestrator.v1.GetExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
+	29, // 13: qflow.orchestrator.v1.ListExecutionsRequest.statuses:type_name -> qflow.orchestrator.v1.ExecutionStatus
+	30, // 14: qflow.orchestrator.v1.ListExecutionsRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
+	27, // 15: qflow.orchestrator.v1.ListExecutionsResponse.executions:type_name -> qflow.orchestrator.v1.Execution
+	30, // 16: qflow.orchestrator.v1.ListNodeExecutionsRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
+	31, // 17: qflow.orchestrator.v1.ListNodeExecutionsResponse.node_executions:type_name -> qflow.orchestrator.v1.NodeExecution
+	25, // 18: qflow.orchestrator.v1.WaitExecutionRequest.timeout:type_name -> google.protobuf.Duration
+	30, // 19: qflow.orchestrator.v1.WaitExecutionRequest.view:type_name -> qflow.orchestrator.v1.ExecutionView
+	27, // 20: qflow.orchestrator.v1.WaitExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
+	15, // 21: qflow.orchestrator.v1.WatchExecutionResponse.snapshot:type_name -> qflow.orchestrator.v1.WatchSnapshot
+	16, // 22: qflow.orchestrator.v1.WatchExecutionResponse.bookmark:type_name -> qflow.orchestrator.v1.WatchBookmark
+	17, // 23: qflow.orchestrator.v1.WatchExecutionResponse.delta:type_name -> qflow.orchestrator.v1.WatchDelta
+	18, // 24: qflow.orchestrator.v1.WatchExecutionResponse.progress:type_name -> qflow.orchestrator.v1.WatchProgress
+	27, // 25: qflow.orchestrator.v1.WatchSnapshot.execution:type_name -> qflow.orchestrator.v1.Execution
+	31, // 26: qflow.orchestrator.v1.WatchSnapshot.node_executions:type_name -> qflow.orchestrator.v1.NodeExecution
+	27, // 27: qflow.orchestrator.v1.WatchDelta.execution:type_name -> qflow.orchestrator.v1.Execution
+	31, // 28: qflow.orchestrator.v1.WatchDelta.node_executions:type_name -> qflow.orchestrator.v1.NodeExecution
+	27, // 29: qflow.orchestrator.v1.CancelExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
+	0,  // 30: qflow.orchestrator.v1.ExecutionService.StartExecution:input_type -> qflow.orchestrator.v1.StartExecutionRequest
+	2,  // 31: qflow.orchestrator.v1.ExecutionService.BatchStartExecutions:input_type -> qflow.orchestrator.v1.BatchStartExecutionsRequest
+	5,  // 32: qflow.orchestrator.v1.ExecutionService.GetExecution:input_type -> qflow.orchestrator.v1.GetExecutionRequest
+	7,  // 33: qflow.orchestrator.v1.ExecutionService.ListExecutions:input_type -> qflow.orchestrator.v1.ListExecutionsRequest
+	9,  // 34: qflow.orchestrator.v1.ExecutionService.ListNodeExecutions:input_type -> qflow.orchestrator.v1.ListNodeExecutionsRequest
+	11, // 35: qflow.orchestrator.v1.ExecutionService.WaitExecution:input_type -> qflow.orchestrator.v1.WaitExecutionRequest
+	13, // 36: qflow.orchestrator.v1.ExecutionService.WatchExecution:input_type -> qflow.orchestrator.v1.WatchExecutionRequest
+	19, // 37: qflow.orchestrator.v1.ExecutionService.CancelExecution:input_type -> qflow.orchestrator.v1.CancelExecutionRequest
+	1,  // 38: qflow.orchestrator.v1.ExecutionService.StartExecution:output_type -> qflow.orchestrator.v1.StartExecutionResponse
+	3,  // 39: qflow.orchestrator.v1.ExecutionService.BatchStartExecutions:output_type -> qflow.orchestrator.v1.BatchStartExecutionsResponse
+	6,  // 40: qflow.orchestrator.v1.ExecutionService.GetExecution:output_type -> qflow.orchestrator.v1.GetExecutionResponse
+	8,  // 41: qflow.orchestrator.v1.ExecutionService.ListExecutions:output_type -> qflow.orchestrator.v1.ListExecutionsResponse
+	10, // 42: qflow.orchestrator.v1.ExecutionService.ListNodeExecutions:output_type -> qflow.orchestrator.v1.ListNodeExecutionsResponse
+	12, // 43: qflow.orchestrator.v1.ExecutionService.WaitExecution:output_type -> qflow.orchestrator.v1.WaitExecutionResponse
+	14, // 44: qflow.orchestrator.v1.ExecutionService.WatchExecution:output_type -> qflow.orchestrator.v1.WatchExecutionResponse
+	20, // 45: qflow.orchestrator.v1.ExecutionService.CancelExecution:output_type -> qflow.orchestrator.v1.CancelExecutionResponse
+	38, // [38:46] is the sub-list for method output_type
+	30, // [30:38] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_qflow_orchestrator_v1_execution_service_proto_init() }
@@ -1447,7 +1647,7 @@ func file_qflow_orchestrator_v1_execution_service_proto_init() {
 	file_qflow_orchestrator_v1_execution_proto_init()
 	file_qflow_orchestrator_v1_quota_proto_init()
 	file_qflow_orchestrator_v1_execution_service_proto_msgTypes[0].OneofWrappers = []any{}
-	file_qflow_orchestrator_v1_execution_service_proto_msgTypes[11].OneofWrappers = []any{
+	file_qflow_orchestrator_v1_execution_service_proto_msgTypes[14].OneofWrappers = []any{
 		(*WatchExecutionResponse_Snapshot)(nil),
 		(*WatchExecutionResponse_Bookmark)(nil),
 		(*WatchExecutionResponse_Delta)(nil),
@@ -1459,7 +1659,7 @@ func file_qflow_orchestrator_v1_execution_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_qflow_orchestrator_v1_execution_service_proto_rawDesc), len(file_qflow_orchestrator_v1_execution_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,13 +21,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ExecutionService_StartExecution_FullMethodName     = "/qflow.orchestrator.v1.ExecutionService/StartExecution"
-	ExecutionService_GetExecution_FullMethodName       = "/qflow.orchestrator.v1.ExecutionService/GetExecution"
-	ExecutionService_ListExecutions_FullMethodName     = "/qflow.orchestrator.v1.ExecutionService/ListExecutions"
-	ExecutionService_ListNodeExecutions_FullMethodName = "/qflow.orchestrator.v1.ExecutionService/ListNodeExecutions"
-	ExecutionService_WaitExecution_FullMethodName      = "/qflow.orchestrator.v1.ExecutionService/WaitExecution"
-	ExecutionService_WatchExecution_FullMethodName     = "/qflow.orchestrator.v1.ExecutionService/WatchExecution"
-	ExecutionService_CancelExecution_FullMethodName    = "/qflow.orchestrator.v1.ExecutionService/CancelExecution"
+	ExecutionService_StartExecution_FullMethodName       = "/qflow.orchestrator.v1.ExecutionService/StartExecution"
+	ExecutionService_BatchStartExecutions_FullMethodName = "/qflow.orchestrator.v1.ExecutionService/BatchStartExecutions"
+	ExecutionService_GetExecution_FullMethodName         = "/qflow.orchestrator.v1.ExecutionService/GetExecution"
+	ExecutionService_ListExecutions_FullMethodName       = "/qflow.orchestrator.v1.ExecutionService/ListExecutions"
+	ExecutionService_ListNodeExecutions_FullMethodName   = "/qflow.orchestrator.v1.ExecutionService/ListNodeExecutions"
+	ExecutionService_WaitExecution_FullMethodName        = "/qflow.orchestrator.v1.ExecutionService/WaitExecution"
+	ExecutionService_WatchExecution_FullMethodName       = "/qflow.orchestrator.v1.ExecutionService/WatchExecution"
+	ExecutionService_CancelExecution_FullMethodName      = "/qflow.orchestrator.v1.ExecutionService/CancelExecution"
 )
 
 // ExecutionServiceClient is the client API for ExecutionService service.
@@ -46,6 +47,12 @@ type ExecutionServiceClient interface {
 	// key where its policies refuse another (`BUSINESS_KEY_IN_USE`, `BUSINESS_KEY_USED`), RESOURCE_EXHAUSTED with RetryInfo
 	// when the journal is full.
 	StartExecution(ctx context.Context, in *StartExecutionRequest, opts ...grpc.CallOption) (*StartExecutionResponse, error)
+	// Starts many runs, each as StartExecution does and with an answer of its own: what one is refused with hinders no other.
+	// Answered once all that began are committed; it costs much less than a call for each.
+	//
+	// When the journal is full, or the call's time is up, some may have begun: with a `request_id` in each a repeated call begins
+	// no run twice and answers with those that there are. Fails with INVALID_ARGUMENT for no starts or more than 1,000.
+	BatchStartExecutions(ctx context.Context, in *BatchStartExecutionsRequest, opts ...grpc.CallOption) (*BatchStartExecutionsResponse, error)
 	// Gives one run as it stands.
 	GetExecution(ctx context.Context, in *GetExecutionRequest, opts ...grpc.CallOption) (*GetExecutionResponse, error)
 	// Lists the runs the caller may read, by filter and order; newest first by default.
@@ -79,6 +86,16 @@ func (c *executionServiceClient) StartExecution(ctx context.Context, in *StartEx
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StartExecutionResponse)
 	err := c.cc.Invoke(ctx, ExecutionService_StartExecution_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *executionServiceClient) BatchStartExecutions(ctx context.Context, in *BatchStartExecutionsRequest, opts ...grpc.CallOption) (*BatchStartExecutionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BatchStartExecutionsResponse)
+	err := c.cc.Invoke(ctx, ExecutionService_BatchStartExecutions_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -170,6 +187,12 @@ type ExecutionServiceServer interface {
 	// key where its policies refuse another (`BUSINESS_KEY_IN_USE`, `BUSINESS_KEY_USED`), RESOURCE_EXHAUSTED with RetryInfo
 	// when the journal is full.
 	StartExecution(context.Context, *StartExecutionRequest) (*StartExecutionResponse, error)
+	// Starts many runs, each as StartExecution does and with an answer of its own: what one is refused with hinders no other.
+	// Answered once all that began are committed; it costs much less than a call for each.
+	//
+	// When the journal is full, or the call's time is up, some may have begun: with a `request_id` in each a repeated call begins
+	// no run twice and answers with those that there are. Fails with INVALID_ARGUMENT for no starts or more than 1,000.
+	BatchStartExecutions(context.Context, *BatchStartExecutionsRequest) (*BatchStartExecutionsResponse, error)
 	// Gives one run as it stands.
 	GetExecution(context.Context, *GetExecutionRequest) (*GetExecutionResponse, error)
 	// Lists the runs the caller may read, by filter and order; newest first by default.
@@ -201,6 +224,9 @@ type UnimplementedExecutionServiceServer struct{}
 
 func (UnimplementedExecutionServiceServer) StartExecution(context.Context, *StartExecutionRequest) (*StartExecutionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StartExecution not implemented")
+}
+func (UnimplementedExecutionServiceServer) BatchStartExecutions(context.Context, *BatchStartExecutionsRequest) (*BatchStartExecutionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BatchStartExecutions not implemented")
 }
 func (UnimplementedExecutionServiceServer) GetExecution(context.Context, *GetExecutionRequest) (*GetExecutionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetExecution not implemented")
@@ -255,6 +281,24 @@ func _ExecutionService_StartExecution_Handler(srv interface{}, ctx context.Conte
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ExecutionServiceServer).StartExecution(ctx, req.(*StartExecutionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ExecutionService_BatchStartExecutions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BatchStartExecutionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExecutionServiceServer).BatchStartExecutions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ExecutionService_BatchStartExecutions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExecutionServiceServer).BatchStartExecutions(ctx, req.(*BatchStartExecutionsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -370,6 +414,10 @@ var ExecutionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StartExecution",
 			Handler:    _ExecutionService_StartExecution_Handler,
+		},
+		{
+			MethodName: "BatchStartExecutions",
+			Handler:    _ExecutionService_BatchStartExecutions_Handler,
 		},
 		{
 			MethodName: "GetExecution",

@@ -25,12 +25,13 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 from qflow.orchestrator.v1 import execution_pb2 as qflow_dot_orchestrator_dot_v1_dot_execution__pb2
 from qflow.orchestrator.v1 import quota_pb2 as qflow_dot_orchestrator_dot_v1_dot_quota__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-qflow/orchestrator/v1/execution_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\x1a%qflow/orchestrator/v1/execution.proto\x1a!qflow/orchestrator/v1/quota.proto\"\xe1\x06\n\x15StartExecutionRequest\x12\x1d\n\x0bworkflow_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x10workflow_version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\ninput_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x39\n\x0eworkflow_alias\x18\x05 \x01(\tB!\xbaH\x1er\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\xd8\x01\x01\x12%\n\x0c\x62usiness_key\x18\x06 \x01(\tB\n\xbaH\x07r\x05\x10\x01(\x80\x01H\x00\x88\x01\x01\x12Y\n\x15\x62usiness_key_conflict\x18\x07 \x01(\x0e\x32\x30.qflow.orchestrator.v1.BusinessKeyConflictPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12S\n\x12\x62usiness_key_reuse\x18\x08 \x01(\x0e\x32-.qflow.orchestrator.v1.BusinessKeyReusePolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12x\n\x06labels\x18\t \x03(\x0b\x32\x38.qflow.orchestrator.v1.StartExecutionRequest.LabelsEntryB.\xbaH+\x9a\x01(\x10@\"\x1dr\x1b\x32\x19^[a-z][a-z0-9_./-]{0,62}$*\x05r\x03(\x80\x02\x12\x15\n\rvalidate_only\x18\n \x01(\x08\x12.\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x08priority\x18\x0c \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01\x12?\n\x07timeout\x18\r \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\x08\x80\x8a\x8a\x0f\x32\x04\x10\xc0\x84=\x12\x14\n\x0cignore_cache\x18\x0e \x01(\x08\x12\x36\n\x06\x62udget\x18\x0f \x01(\x0b\x32&.qflow.orchestrator.v1.ResourceAmounts\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_business_key\"_\n\x16StartExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x10\n\x08\x65xisting\x18\x02 \x01(\x08\"s\n\x13GetExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12<\n\x04view\x18\x02 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"K\n\x14GetExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\"\xa0\x02\n\x15ListExecutionsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12 \n\x0bworkflow_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12K\n\x08statuses\x18\x04 \x03(\x0e\x32&.qflow.orchestrator.v1.ExecutionStatusB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07\x82\x01\x04\x10\x01 \x00\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\x12\x10\n\x08order_by\x18\x06 \x01(\t\x12<\n\x04view\x18\x07 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"g\n\x16ListExecutionsResponse\x12\x34\n\nexecutions\x18\x01 \x03(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb3\x01\n\x19ListNodeExecutionsRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12<\n\x04view\x18\x04 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"t\n\x1aListNodeExecutionsResponse\x12=\n\x0fnode_executions\x18\x01 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xae\x01\n\x14WaitExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x38\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<2\x00\x12<\n\x04view\x18\x03 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"Z\n\x15WaitExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"X\n\x15WatchExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\x95\x02\n\x16WatchExecutionResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x38\n\x08snapshot\x18\x02 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchSnapshotH\x00\x12\x38\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchBookmarkH\x00\x12\x32\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32!.qflow.orchestrator.v1.WatchDeltaH\x00\x12\x38\n\x08progress\x18\x05 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchProgressH\x00\x42\x07\n\x05\x65vent\"\x83\x01\n\rWatchSnapshot\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12=\n\x0fnode_executions\x18\x02 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"\x0f\n\rWatchBookmark\"\x80\x01\n\nWatchDelta\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12=\n\x0fnode_executions\x18\x02 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"\x0f\n\rWatchProgress\"8\n\x16\x43\x61ncelExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"N\n\x17\x43\x61ncelExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution2\xd9\t\n\x10\x45xecutionService\x12\xa7\x01\n\x0eStartExecution\x12,.qflow.orchestrator.v1.StartExecutionRequest\x1a-.qflow.orchestrator.v1.StartExecutionResponse\"8\xea\xe0\x18\x34\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x17\n\x0bworkflow_id\x12\x08workflow(\x01\x12\xa6\x01\n\x0cGetExecution\x12*.qflow.orchestrator.v1.GetExecutionRequest\x1a+.qflow.orchestrator.v1.GetExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xaa\x01\n\x0eListExecutions\x12,.qflow.orchestrator.v1.ListExecutionsRequest\x1a-.qflow.orchestrator.v1.ListExecutionsResponse\";\x90\x02\x01\xea\xe0\x18\x34\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x17\n\x0bworkflow_id\x12\x08workflow(\x02\x12\xb8\x01\n\x12ListNodeExecutions\x12\x30.qflow.orchestrator.v1.ListNodeExecutionsRequest\x1a\x31.qflow.orchestrator.v1.ListNodeExecutionsResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xa9\x01\n\rWaitExecution\x12+.qflow.orchestrator.v1.WaitExecutionRequest\x1a,.qflow.orchestrator.v1.WaitExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xae\x01\n\x0eWatchExecution\x12,.qflow.orchestrator.v1.WatchExecutionRequest\x1a-.qflow.orchestrator.v1.WatchExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x30\x01\x12\xac\x01\n\x0f\x43\x61ncelExecution\x12-.qflow.orchestrator.v1.CancelExecutionRequest\x1a..qflow.orchestrator.v1.CancelExecutionResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-qflow/orchestrator/v1/execution_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x18qflow/auth/v1/auth.proto\x1a%qflow/orchestrator/v1/execution.proto\x1a!qflow/orchestrator/v1/quota.proto\"\xe1\x06\n\x15StartExecutionRequest\x12\x1d\n\x0bworkflow_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x10workflow_version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1d\n\ninput_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x39\n\x0eworkflow_alias\x18\x05 \x01(\tB!\xbaH\x1er\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\xd8\x01\x01\x12%\n\x0c\x62usiness_key\x18\x06 \x01(\tB\n\xbaH\x07r\x05\x10\x01(\x80\x01H\x00\x88\x01\x01\x12Y\n\x15\x62usiness_key_conflict\x18\x07 \x01(\x0e\x32\x30.qflow.orchestrator.v1.BusinessKeyConflictPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12S\n\x12\x62usiness_key_reuse\x18\x08 \x01(\x0e\x32-.qflow.orchestrator.v1.BusinessKeyReusePolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12x\n\x06labels\x18\t \x03(\x0b\x32\x38.qflow.orchestrator.v1.StartExecutionRequest.LabelsEntryB.\xbaH+\x9a\x01(\x10@\"\x1dr\x1b\x32\x19^[a-z][a-z0-9_./-]{0,62}$*\x05r\x03(\x80\x02\x12\x15\n\rvalidate_only\x18\n \x01(\x08\x12.\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x08priority\x18\x0c \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01\x12?\n\x07timeout\x18\r \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\x08\x80\x8a\x8a\x0f\x32\x04\x10\xc0\x84=\x12\x14\n\x0cignore_cache\x18\x0e \x01(\x08\x12\x36\n\x06\x62udget\x18\x0f \x01(\x0b\x32&.qflow.orchestrator.v1.ResourceAmounts\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_business_key\"_\n\x16StartExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x10\n\x08\x65xisting\x18\x02 \x01(\x08\"m\n\x1b\x42\x61tchStartExecutionsRequest\x12N\n\x06starts\x18\x01 \x03(\x0b\x32,.qflow.orchestrator.v1.StartExecutionRequestB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xe8\x07\"\x03\xd8\x01\x03\"T\n\x1c\x42\x61tchStartExecutionsResponse\x12\x34\n\x05items\x18\x01 \x03(\x0b\x32%.qflow.orchestrator.v1.BatchStartItem\"\xb8\x01\n\x0e\x42\x61tchStartItem\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12@\n\x10\x65xecution_status\x18\x03 \x01(\x0e\x32&.qflow.orchestrator.v1.ExecutionStatus\x12\x18\n\x10workflow_version\x18\x04 \x01(\x05\x12\x10\n\x08\x65xisting\x18\x05 \x01(\x08\"s\n\x13GetExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12<\n\x04view\x18\x02 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"K\n\x14GetExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\"\xa0\x02\n\x15ListExecutionsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12 \n\x0bworkflow_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12K\n\x08statuses\x18\x04 \x03(\x0e\x32&.qflow.orchestrator.v1.ExecutionStatusB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07\x82\x01\x04\x10\x01 \x00\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\x12\x10\n\x08order_by\x18\x06 \x01(\t\x12<\n\x04view\x18\x07 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"g\n\x16ListExecutionsResponse\x12\x34\n\nexecutions\x18\x01 \x03(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb3\x01\n\x19ListNodeExecutionsRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12<\n\x04view\x18\x04 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"t\n\x1aListNodeExecutionsResponse\x12=\n\x0fnode_executions\x18\x01 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xae\x01\n\x14WaitExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x38\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<2\x00\x12<\n\x04view\x18\x03 \x01(\x0e\x32$.qflow.orchestrator.v1.ExecutionViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"Z\n\x15WaitExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"X\n\x15WatchExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\x95\x02\n\x16WatchExecutionResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x38\n\x08snapshot\x18\x02 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchSnapshotH\x00\x12\x38\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchBookmarkH\x00\x12\x32\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32!.qflow.orchestrator.v1.WatchDeltaH\x00\x12\x38\n\x08progress\x18\x05 \x01(\x0b\x32$.qflow.orchestrator.v1.WatchProgressH\x00\x42\x07\n\x05\x65vent\"\x83\x01\n\rWatchSnapshot\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12=\n\x0fnode_executions\x18\x02 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"\x0f\n\rWatchBookmark\"\x80\x01\n\nWatchDelta\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution\x12=\n\x0fnode_executions\x18\x02 \x03(\x0b\x32$.qflow.orchestrator.v1.NodeExecution\"\x0f\n\rWatchProgress\"8\n\x16\x43\x61ncelExecutionRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"N\n\x17\x43\x61ncelExecutionResponse\x12\x33\n\texecution\x18\x01 \x01(\x0b\x32 .qflow.orchestrator.v1.Execution2\x9c\x0b\n\x10\x45xecutionService\x12\xa7\x01\n\x0eStartExecution\x12,.qflow.orchestrator.v1.StartExecutionRequest\x1a-.qflow.orchestrator.v1.StartExecutionResponse\"8\xea\xe0\x18\x34\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x17\n\x0bworkflow_id\x12\x08workflow(\x01\x12\xc0\x01\n\x14\x42\x61tchStartExecutions\x12\x32.qflow.orchestrator.v1.BatchStartExecutionsRequest\x1a\x33.qflow.orchestrator.v1.BatchStartExecutionsResponse\"?\xea\xe0\x18;\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x1e\n\x12starts.workflow_id\x12\x08workflow(\x04\x12\xa6\x01\n\x0cGetExecution\x12*.qflow.orchestrator.v1.GetExecutionRequest\x1a+.qflow.orchestrator.v1.GetExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xaa\x01\n\x0eListExecutions\x12,.qflow.orchestrator.v1.ListExecutionsRequest\x1a-.qflow.orchestrator.v1.ListExecutionsResponse\";\x90\x02\x01\xea\xe0\x18\x34\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x17\n\x0bworkflow_id\x12\x08workflow(\x02\x12\xb8\x01\n\x12ListNodeExecutions\x12\x30.qflow.orchestrator.v1.ListNodeExecutionsRequest\x1a\x31.qflow.orchestrator.v1.ListNodeExecutionsResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xa9\x01\n\rWaitExecution\x12+.qflow.orchestrator.v1.WaitExecutionRequest\x1a,.qflow.orchestrator.v1.WaitExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x12\xae\x01\n\x0eWatchExecution\x12,.qflow.orchestrator.v1.WatchExecutionRequest\x1a-.qflow.orchestrator.v1.WatchExecutionResponse\"=\x90\x02\x01\xea\xe0\x18\x36\n\x01\x02\x12\x03\x01\x02\x03\x1a\x0f\x65xecutions:read\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x30\x01\x12\xac\x01\n\x0f\x43\x61ncelExecution\x12-.qflow.orchestrator.v1.CancelExecutionRequest\x1a..qflow.orchestrator.v1.CancelExecutionResponse\":\xea\xe0\x18\x36\n\x01\x02\x12\x02\x02\x03\x1a\x10\x65xecutions:write\"\x19\n\x0c\x65xecution_id\x12\texecution(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -61,6 +62,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTEXECUTIONREQUEST'].fields_by_name['priority']._serialized_options = b'\272H\017\032\r\030d(\234\377\377\377\377\377\377\377\377\001'
   _globals['_STARTEXECUTIONREQUEST'].fields_by_name['timeout']._loaded_options = None
   _globals['_STARTEXECUTIONREQUEST'].fields_by_name['timeout']._serialized_options = b'\272H\020\252\001\r\"\005\010\200\212\212\0172\004\020\300\204='
+  _globals['_BATCHSTARTEXECUTIONSREQUEST'].fields_by_name['starts']._loaded_options = None
+  _globals['_BATCHSTARTEXECUTIONSREQUEST'].fields_by_name['starts']._serialized_options = b'\272H\r\222\001\n\010\001\020\350\007\"\003\330\001\003'
   _globals['_GETEXECUTIONREQUEST'].fields_by_name['execution_id']._loaded_options = None
   _globals['_GETEXECUTIONREQUEST'].fields_by_name['execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_GETEXECUTIONREQUEST'].fields_by_name['view']._loaded_options = None
@@ -97,6 +100,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELEXECUTIONREQUEST'].fields_by_name['execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_EXECUTIONSERVICE'].methods_by_name['StartExecution']._loaded_options = None
   _globals['_EXECUTIONSERVICE'].methods_by_name['StartExecution']._serialized_options = b'\352\340\0304\n\001\002\022\002\002\003\032\020executions:write\"\027\n\013workflow_id\022\010workflow(\001'
+  _globals['_EXECUTIONSERVICE'].methods_by_name['BatchStartExecutions']._loaded_options = None
+  _globals['_EXECUTIONSERVICE'].methods_by_name['BatchStartExecutions']._serialized_options = b'\352\340\030;\n\001\002\022\002\002\003\032\020executions:write\"\036\n\022starts.workflow_id\022\010workflow(\004'
   _globals['_EXECUTIONSERVICE'].methods_by_name['GetExecution']._loaded_options = None
   _globals['_EXECUTIONSERVICE'].methods_by_name['GetExecution']._serialized_options = b'\220\002\001\352\340\0306\n\001\002\022\003\001\002\003\032\017executions:read\"\031\n\014execution_id\022\texecution(\001'
   _globals['_EXECUTIONSERVICE'].methods_by_name['ListExecutions']._loaded_options = None
@@ -109,44 +114,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTIONSERVICE'].methods_by_name['WatchExecution']._serialized_options = b'\220\002\001\352\340\0306\n\001\002\022\003\001\002\003\032\017executions:read\"\031\n\014execution_id\022\texecution(\001'
   _globals['_EXECUTIONSERVICE'].methods_by_name['CancelExecution']._loaded_options = None
   _globals['_EXECUTIONSERVICE'].methods_by_name['CancelExecution']._serialized_options = b'\352\340\0306\n\001\002\022\002\002\003\032\020executions:write\"\031\n\014execution_id\022\texecution(\001'
-  _globals['_STARTEXECUTIONREQUEST']._serialized_start=267
-  _globals['_STARTEXECUTIONREQUEST']._serialized_end=1132
-  _globals['_STARTEXECUTIONREQUEST_LABELSENTRY']._serialized_start=1070
-  _globals['_STARTEXECUTIONREQUEST_LABELSENTRY']._serialized_end=1115
-  _globals['_STARTEXECUTIONRESPONSE']._serialized_start=1134
-  _globals['_STARTEXECUTIONRESPONSE']._serialized_end=1229
-  _globals['_GETEXECUTIONREQUEST']._serialized_start=1231
-  _globals['_GETEXECUTIONREQUEST']._serialized_end=1346
-  _globals['_GETEXECUTIONRESPONSE']._serialized_start=1348
-  _globals['_GETEXECUTIONRESPONSE']._serialized_end=1423
-  _globals['_LISTEXECUTIONSREQUEST']._serialized_start=1426
-  _globals['_LISTEXECUTIONSREQUEST']._serialized_end=1714
-  _globals['_LISTEXECUTIONSRESPONSE']._serialized_start=1716
-  _globals['_LISTEXECUTIONSRESPONSE']._serialized_end=1819
-  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_start=1822
-  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_end=2001
-  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_start=2003
-  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_end=2119
-  _globals['_WAITEXECUTIONREQUEST']._serialized_start=2122
-  _globals['_WAITEXECUTIONREQUEST']._serialized_end=2296
-  _globals['_WAITEXECUTIONRESPONSE']._serialized_start=2298
-  _globals['_WAITEXECUTIONRESPONSE']._serialized_end=2388
-  _globals['_WATCHEXECUTIONREQUEST']._serialized_start=2390
-  _globals['_WATCHEXECUTIONREQUEST']._serialized_end=2478
-  _globals['_WATCHEXECUTIONRESPONSE']._serialized_start=2481
-  _globals['_WATCHEXECUTIONRESPONSE']._serialized_end=2758
-  _globals['_WATCHSNAPSHOT']._serialized_start=2761
-  _globals['_WATCHSNAPSHOT']._serialized_end=2892
-  _globals['_WATCHBOOKMARK']._serialized_start=2894
-  _globals['_WATCHBOOKMARK']._serialized_end=2909
-  _globals['_WATCHDELTA']._serialized_start=2912
-  _globals['_WATCHDELTA']._serialized_end=3040
-  _globals['_WATCHPROGRESS']._serialized_start=3042
-  _globals['_WATCHPROGRESS']._serialized_end=3057
-  _globals['_CANCELEXECUTIONREQUEST']._serialized_start=3059
-  _globals['_CANCELEXECUTIONREQUEST']._serialized_end=3115
-  _globals['_CANCELEXECUTIONRESPONSE']._serialized_start=3117
-  _globals['_CANCELEXECUTIONRESPONSE']._serialized_end=3195
-  _globals['_EXECUTIONSERVICE']._serialized_start=3198
-  _globals['_EXECUTIONSERVICE']._serialized_end=4439
+  _globals['_STARTEXECUTIONREQUEST']._serialized_start=292
+  _globals['_STARTEXECUTIONREQUEST']._serialized_end=1157
+  _globals['_STARTEXECUTIONREQUEST_LABELSENTRY']._serialized_start=1095
+  _globals['_STARTEXECUTIONREQUEST_LABELSENTRY']._serialized_end=1140
+  _globals['_STARTEXECUTIONRESPONSE']._serialized_start=1159
+  _globals['_STARTEXECUTIONRESPONSE']._serialized_end=1254
+  _globals['_BATCHSTARTEXECUTIONSREQUEST']._serialized_start=1256
+  _globals['_BATCHSTARTEXECUTIONSREQUEST']._serialized_end=1365
+  _globals['_BATCHSTARTEXECUTIONSRESPONSE']._serialized_start=1367
+  _globals['_BATCHSTARTEXECUTIONSRESPONSE']._serialized_end=1451
+  _globals['_BATCHSTARTITEM']._serialized_start=1454
+  _globals['_BATCHSTARTITEM']._serialized_end=1638
+  _globals['_GETEXECUTIONREQUEST']._serialized_start=1640
+  _globals['_GETEXECUTIONREQUEST']._serialized_end=1755
+  _globals['_GETEXECUTIONRESPONSE']._serialized_start=1757
+  _globals['_GETEXECUTIONRESPONSE']._serialized_end=1832
+  _globals['_LISTEXECUTIONSREQUEST']._serialized_start=1835
+  _globals['_LISTEXECUTIONSREQUEST']._serialized_end=2123
+  _globals['_LISTEXECUTIONSRESPONSE']._serialized_start=2125
+  _globals['_LISTEXECUTIONSRESPONSE']._serialized_end=2228
+  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_start=2231
+  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_end=2410
+  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_start=2412
+  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_end=2528
+  _globals['_WAITEXECUTIONREQUEST']._serialized_start=2531
+  _globals['_WAITEXECUTIONREQUEST']._serialized_end=2705
+  _globals['_WAITEXECUTIONRESPONSE']._serialized_start=2707
+  _globals['_WAITEXECUTIONRESPONSE']._serialized_end=2797
+  _globals['_WATCHEXECUTIONREQUEST']._serialized_start=2799
+  _globals['_WATCHEXECUTIONREQUEST']._serialized_end=2887
+  _globals['_WATCHEXECUTIONRESPONSE']._serialized_start=2890
+  _globals['_WATCHEXECUTIONRESPONSE']._serialized_end=3167
+  _globals['_WATCHSNAPSHOT']._serialized_start=3170
+  _globals['_WATCHSNAPSHOT']._serialized_end=3301
+  _globals['_WATCHBOOKMARK']._serialized_start=3303
+  _globals['_WATCHBOOKMARK']._serialized_end=3318
+  _globals['_WATCHDELTA']._serialized_start=3321
+  _globals['_WATCHDELTA']._serialized_end=3449
+  _globals['_WATCHPROGRESS']._serialized_start=3451
+  _globals['_WATCHPROGRESS']._serialized_end=3466
+  _globals['_CANCELEXECUTIONREQUEST']._serialized_start=3468
+  _globals['_CANCELEXECUTIONREQUEST']._serialized_end=3524
+  _globals['_CANCELEXECUTIONRESPONSE']._serialized_start=3526
+  _globals['_CANCELEXECUTIONRESPONSE']._serialized_end=3604
+  _globals['_EXECUTIONSERVICE']._serialized_start=3607
+  _globals['_EXECUTIONSERVICE']._serialized_end=5043
 # @@protoc_insertion_point(module_scope)

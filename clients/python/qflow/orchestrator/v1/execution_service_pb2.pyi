@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.rpc import status_pb2 as _status_pb2
 from qflow.orchestrator.v1 import execution_pb2 as _execution_pb2
 from qflow.orchestrator.v1 import quota_pb2 as _quota_pb2
 import builtins as _builtins
@@ -176,6 +177,96 @@ class StartExecutionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartExecutionResponse: _TypeAlias = StartExecutionResponse  # noqa: Y015
+
+@_typing.final
+class BatchStartExecutionsRequest(_message.Message):
+    """What to start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def starts(self) -> _containers.RepeatedCompositeFieldContainer[Global___StartExecutionRequest]:
+        """The starts, each as for StartExecution: 1 to 1,000, as many as fit into a message of 4 MiB. They are checked one by one;
+        a later one may have the request id or the business key of an earlier one.
+        """
+
+    def __init__(
+        self,
+        *,
+        starts: _abc.Iterable[Global___StartExecutionRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["starts", b"starts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchStartExecutionsRequest: _TypeAlias = BatchStartExecutionsRequest  # noqa: Y015
+
+@_typing.final
+class BatchStartExecutionsResponse(_message.Message):
+    """What became of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchStartItem]:
+        """One for each start, in their order."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___BatchStartItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchStartExecutionsResponse: _TypeAlias = BatchStartExecutionsResponse  # noqa: Y015
+
+@_typing.final
+class BatchStartItem(_message.Message):
+    """What became of one start of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    EXECUTION_STATUS_FIELD_NUMBER: _builtins.int
+    WORKFLOW_VERSION_FIELD_NUMBER: _builtins.int
+    EXISTING_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    """The run; empty where none began, and with `validate_only`."""
+    execution_status: _execution_pb2.ExecutionStatus.ValueType
+    """Where it stood when the call was answered."""
+    workflow_version: _builtins.int
+    """The version of the workflow that it has."""
+    existing: _builtins.bool
+    """Whether it was there before: started with the same request id, or open with the same business key."""
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """OK, or what StartExecution would have failed with; in a large batch with as many of the details as fit."""
+
+    def __init__(
+        self,
+        *,
+        status: _status_pb2.Status | None = ...,
+        execution_id: _builtins.str = ...,
+        execution_status: _execution_pb2.ExecutionStatus.ValueType = ...,
+        workflow_version: _builtins.int = ...,
+        existing: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id", "execution_status", b"execution_status", "existing", b"existing", "status", b"status", "workflow_version", b"workflow_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchStartItem: _TypeAlias = BatchStartItem  # noqa: Y015
 
 @_typing.final
 class GetExecutionRequest(_message.Message):

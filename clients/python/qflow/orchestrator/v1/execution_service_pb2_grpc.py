@@ -40,6 +40,11 @@ class ExecutionServiceStub:
                 request_serializer=qflow_dot_orchestrator_dot_v1_dot_execution__service__pb2.StartExecutionRequest.SerializeToString,
                 response_deserializer=qflow_dot_orchestrator_dot_v1_dot_execution__service__pb2.StartExecutionResponse.FromString,
                 _registered_method=True)
+        self.BatchStartExecutions = channel.unary_unary(
+                '/qflow.orchestrator.v1.ExecutionService/BatchStartExecutions',
+                request_serializer=qflow_dot_orchestrator_dot_v1_dot_execution__service__pb2.BatchStartExecutionsRequest.SerializeToString,
+                response_deserializer=qflow_dot_orchestrator_dot_v1_dot_execution__service__pb2.BatchStartExecutionsResponse.FromString,
+                _registered_method=True)
         self.GetExecution = channel.unary_unary(
                 '/qflow.orchestrator.v1.ExecutionService/GetExecution',
                 request_serializer=qflow_dot_orchestrator_dot_v1_dot_execution__service__pb2.GetExecutionRequest.SerializeToString,
@@ -86,6 +91,17 @@ class ExecutionServiceServicer:
         (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of the run that has the business
         key where its policies refuse another (`BUSINESS_KEY_IN_USE`, `BUSINESS_KEY_USED`), RESOURCE_EXHAUSTED with RetryInfo
         when the journal is full.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchStartExecutions(self, request, context):
+        """Starts many runs, each as StartExecution does and with an answer of its own: what one is refused with hinders no other.
+        Answered once all that began are committed; it costs much less than a call for each.
+
+        When the journal is full, or the call's time is up, some may have begun: with a `request_id` in each a repeated call begins
+        no run twice and answers with those that there are. Fails with INVALID_ARGUMENT for no starts or more than 1,000.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,6 +164,11 @@ def add_ExecutionServiceServicer_to_server(servicer, server):
                     request_deserializer=qflow_dot_orchestrator_dot_v1_dot_execution__service__pb2.StartExecutionRequest.FromString,
                     response_serializer=qflow_dot_orchestrator_dot_v1_dot_execution__service__pb2.StartExecutionResponse.SerializeToString,
             ),
+            'BatchStartExecutions': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchStartExecutions,
+                    request_deserializer=qflow_dot_orchestrator_dot_v1_dot_execution__service__pb2.BatchStartExecutionsRequest.FromString,
+                    response_serializer=qflow_dot_orchestrator_dot_v1_dot_execution__service__pb2.BatchStartExecutionsResponse.SerializeToString,
+            ),
             'GetExecution': grpc.unary_unary_rpc_method_handler(
                     servicer.GetExecution,
                     request_deserializer=qflow_dot_orchestrator_dot_v1_dot_execution__service__pb2.GetExecutionRequest.FromString,
@@ -207,6 +228,33 @@ class ExecutionService:
             '/qflow.orchestrator.v1.ExecutionService/StartExecution',
             qflow_dot_orchestrator_dot_v1_dot_execution__service__pb2.StartExecutionRequest.SerializeToString,
             qflow_dot_orchestrator_dot_v1_dot_execution__service__pb2.StartExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchStartExecutions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.orchestrator.v1.ExecutionService/BatchStartExecutions',
+            qflow_dot_orchestrator_dot_v1_dot_execution__service__pb2.BatchStartExecutionsRequest.SerializeToString,
+            qflow_dot_orchestrator_dot_v1_dot_execution__service__pb2.BatchStartExecutionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,13 @@ class ExecutionServiceStub:
     key where its policies refuse another (`BUSINESS_KEY_IN_USE`, `BUSINESS_KEY_USED`), RESOURCE_EXHAUSTED with RetryInfo
     when the journal is full.
     """
+    BatchStartExecutions: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.BatchStartExecutionsRequest, _execution_service_pb2.BatchStartExecutionsResponse]
+    """Starts many runs, each as StartExecution does and with an answer of its own: what one is refused with hinders no other.
+    Answered once all that began are committed; it costs much less than a call for each.
+
+    When the journal is full, or the call's time is up, some may have begun: with a `request_id` in each a repeated call begins
+    no run twice and answers with those that there are. Fails with INVALID_ARGUMENT for no starts or more than 1,000.
+    """
     GetExecution: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.GetExecutionRequest, _execution_service_pb2.GetExecutionResponse]
     """Gives one run as it stands."""
     ListExecutions: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.ListExecutionsRequest, _execution_service_pb2.ListExecutionsResponse]
@@ -81,6 +88,13 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
     (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of the run that has the business
     key where its policies refuse another (`BUSINESS_KEY_IN_USE`, `BUSINESS_KEY_USED`), RESOURCE_EXHAUSTED with RetryInfo
     when the journal is full.
+    """
+    BatchStartExecutions: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.BatchStartExecutionsRequest, _execution_service_pb2.BatchStartExecutionsResponse]  # type: ignore[assignment]
+    """Starts many runs, each as StartExecution does and with an answer of its own: what one is refused with hinders no other.
+    Answered once all that began are committed; it costs much less than a call for each.
+
+    When the journal is full, or the call's time is up, some may have begun: with a `request_id` in each a repeated call begins
+    no run twice and answers with those that there are. Fails with INVALID_ARGUMENT for no starts or more than 1,000.
     """
     GetExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.GetExecutionRequest, _execution_service_pb2.GetExecutionResponse]  # type: ignore[assignment]
     """Gives one run as it stands."""
@@ -122,6 +136,19 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of the run that has the business
         key where its policies refuse another (`BUSINESS_KEY_IN_USE`, `BUSINESS_KEY_USED`), RESOURCE_EXHAUSTED with RetryInfo
         when the journal is full.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchStartExecutions(
+        self,
+        request: _execution_service_pb2.BatchStartExecutionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_execution_service_pb2.BatchStartExecutionsResponse, _abc.Awaitable[_execution_service_pb2.BatchStartExecutionsResponse]]:
+        """Starts many runs, each as StartExecution does and with an answer of its own: what one is refused with hinders no other.
+        Answered once all that began are committed; it costs much less than a call for each.
+
+        When the journal is full, or the call's time is up, some may have begun: with a `request_id` in each a repeated call begins
+        no run twice and answers with those that there are. Fails with INVALID_ARGUMENT for no starts or more than 1,000.
         """
 
     @_abc_1.abstractmethod

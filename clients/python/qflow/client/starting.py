@@ -1,0 +1,113 @@
+"""What a start says: of one run, and of many in one call."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from qflow.exceptions import AuthoringError
+from qflow.orchestrator.v1 import execution_pb2, execution_service_pb2, quota_pb2
+
+# What one call may hold, with room beside the starts.
+_STARTS_MAX: Final = 1000
+_BYTES_MAX: Final = 3 * 1024 * 1024
+_FRAME_BYTES: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartOptions:
+    """How a run is started. `request_id` makes a repeated start the same run.
+
+    A run ends once it used up its `budget`, with the outputs it has by then.
+    """
+
+    request_id: str = ""
+    business_key: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
+    timeout: timedelta | None = None
+    start_time: datetime | None = None
+    ignore_cache: bool = False
+    on_conflict: Literal["fail", "use_existing", "cancel_existing"] = "fail"
+    budget: Mapping[str, int] = field(default_factory=dict)  # by resource, as `BUDGETED` names them
+
+
+BUDGETED: Final = tuple(quota_pb2.ResourceAmounts.DESCRIPTOR.fields_by_name)
+_CONFLICT = {
+    "fail": execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_FAIL,
+    "use_existing": execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_USE_EXISTING,
+    "cancel_existing": execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_CANCEL_EXISTING,
+}
+
+
+def each_options(
+    options: StartOptions, count: int, business_keys: Sequence[str]
+) -> list[StartOptions]:
+    """Give the options of each of many starts: a key, and a request id of its own.
+
+    The ids follow from the one that was given, so that a repetition is one of each.
+    """
+    if options.business_key:
+        raise AuthoringError("a business key is one run's: give `business_keys`, one for each")
+    if business_keys and len(business_keys) != count:
+        raise AuthoringError(f"{len(business_keys)} business keys for {count} starts")
+    try:
+        of_all = uuid.UUID(options.request_id) if options.request_id else uuid.uuid4()
+    except ValueError:
+        raise AuthoringError(f"the request_id {options.request_id!r} is no UUID") from None
+    return [
+        replace(
+            options,
+            request_id=str(uuid.uuid5(of_all, str(number))),
+            business_key=business_keys[number] if business_keys else "",
+        )
+        for number in range(count)
+    ]
+
+
+def request(
+    options: StartOptions, workflow_id: str, version: int, alias: str, text: str
+) -> execution_service_pb2.StartExecutionRequest:
+    """Say what to start with these inputs, and how."""
+    if unknown := sorted(set(options.budget) - set(BUDGETED)):
+        there = ", ".join(BUDGETED)
+        raise AuthoringError(f"a budget has no {unknown[0]!r} (there: {there})")
+    said = execution_service_pb2.StartExecutionRequest(
+        workflow_id=workflow_id,
+        workflow_version=0 if alias else version,
+        workflow_alias=alias,
+        input_json=text,
+        request_id=options.request_id or str(uuid.uuid4()),
+        labels=options.labels,
+        priority=options.priority,
+        ignore_cache=options.ignore_cache,
+        budget=quota_pb2.ResourceAmounts(**options.budget) if options.budget else None,
+    )
+    if options.business_key:
+        said.business_key = options.business_key
+        said.business_key_conflict = _CONFLICT[options.on_conflict]
+    if options.timeout is not None:
+        said.timeout.FromTimedelta(options.timeout)
+    if options.start_time is not None:
+        said.start_time.FromDatetime(options.start_time)
+    return said
+
+
+def batches(
+    starts: Sequence[execution_service_pb2.StartExecutionRequest],
+) -> Iterator[execution_service_pb2.BatchStartExecutionsRequest]:
+    """Give as few calls as take them all, in their order."""
+    part: list[execution_service_pb2.StartExecutionRequest] = []
+    size = 0
+    for each in starts:
+        more = each.ByteSize() + _FRAME_BYTES
+        if part and (len(part) == _STARTS_MAX or size + more > _BYTES_MAX):
+            yield execution_service_pb2.BatchStartExecutionsRequest(starts=part)
+            part, size = [], 0
+        part.append(each)
+        size += more
+    if part:
+        yield execution_service_pb2.BatchStartExecutionsRequest(starts=part)

@@ -1,0 +1,69 @@
+"""What a batch of starts says, between messages and values; each is checked and answered alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from google.rpc import status_pb2
+from qflow.orchestrator.v1 import execution_service_pb2 as pb
+
+from services.kit.audit import tell_change
+from services.kit.caller import current_caller
+from services.kit.errors import QflowError
+from services.kit.rpc.errors import to_status
+from services.kit.rpc.validate import check_item
+from services.orchestrator.rpc import codec
+from services.orchestrator.rpc.starting import asked_from
+from services.orchestrator.usecases.start import Starter
+from services.orchestrator.usecases.start_many import Answer, Asked, start_many
+
+# Of what is read without a turn of the loop for others, a few milliseconds.
+_SLICE: Final = 200
+# For the refusals of one answer, which shares 4 MiB with the runs; alone, each is as large as ever.
+_REFUSALS_BYTES_MAX: Final = 3 * 1024 * 1024
+_REFUSAL_BYTES_MAX: Final = 6 * 1024
+_TOLD_MAX: Final = 100
+_OK: Final = status_pb2.Status()
+
+
+async def start_batch(
+    starter: Starter, starts: Sequence[pb.StartExecutionRequest]
+) -> list[pb.BatchStartItem]:
+    """Start what is right of them, and give an answer for each."""
+    asked: dict[int, Asked] = {}
+    answers: dict[int, Answer] = {}
+    for at, request in enumerate(starts):
+        try:
+            check_item(request)
+            asked[at] = asked_from(request)
+        except QflowError as error:
+            answers[at] = error
+        if at % _SLICE == _SLICE - 1:
+            await asyncio.sleep(0)
+    began = await start_many(starter, current_caller(), list(asked.values()))
+    answers |= zip(asked, began, strict=True)
+    _tell(answers.values())
+    room = min(_REFUSAL_BYTES_MAX, _REFUSALS_BYTES_MAX // len(starts))
+    return [_item(answers[at], room) for at in range(len(starts))]
+
+
+def _item(answer: Answer, room: int) -> pb.BatchStartItem:
+    if isinstance(answer, QflowError):
+        return pb.BatchStartItem(status=to_status(answer, bytes_max=room))
+    return pb.BatchStartItem(
+        status=_OK,
+        execution_id=str(answer.execution_id or ""),
+        execution_status=codec.RUN_STATUS[answer.status],
+        workflow_version=answer.workflow_version or 0,
+        existing=answer.existing,
+    )
+
+
+def _tell(answers: Collection[Answer]) -> None:
+    """Have the history say how many runs began, and which were the first of them."""
+    begun = [each for each in answers if not isinstance(each, QflowError)]
+    new = [str(each.execution_id) for each in begun if each.execution_id and not each.existing]
+    told = {"began": len(new), "refused": len(answers) - len(begun)}
+    tell_change({}, {**told, "execution_ids": new[:_TOLD_MAX]} if new else told)

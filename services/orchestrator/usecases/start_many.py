@@ -1,0 +1,214 @@
+"""Starting many executions in one call: what they have in common is looked up once.
+
+They begin together, in one flush where it takes them. What that does not settle (a business key
+that another run has, a workflow that changes all the time) goes the way of a start that comes
+alone, so that each is answered as it would be there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple, TypeAlias
+from uuid import UUID
+
+from services.kit.caller import Caller
+from services.kit.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    QflowError,
+    QuotaExceeded,
+)
+from services.orchestrator.domain.options import NO_WISHES, Wishes
+from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.status import RunStatus
+from services.orchestrator.engine.callers import NotStarted
+from services.orchestrator.storage.executions import Execution
+from services.orchestrator.usecases.launch import Launch, earlier_requests, launch_many
+from services.orchestrator.usecases.start import Known, Starter, digest_of_start
+
+# Together; what is left then goes alone.
+_TRIES_MAX: Final = 2
+# Alone at once: so many share a flush, and leave connections to other calls.
+_AT_ONCE: Final = 16
+# Of what is checked without a turn of the loop for others, a few milliseconds.
+_SLICE: Final = 100
+# A request that was answered before is answered so again, whatever is wrong with it by now.
+_ANSWERED_BEFORE: Final = (NotFound, FailedPrecondition, InvalidArgument, QuotaExceeded)
+
+
+class Asked(NamedTuple):
+    """One start of many."""
+
+    workflow_id: UUID
+    version: int
+    input_json: str
+    request_id: UUID | None = None
+    alias: str = ""
+    wishes: Wishes = NO_WISHES
+    validate_only: bool = False
+
+    @property
+    def named(self) -> tuple[UUID, int, str]:
+        """Give what it names the workflow by."""
+        return self.workflow_id, self.version, self.alias
+
+    def digest(self) -> str:
+        """Tell it from other starts with the same request id."""
+        named = self.alias or self.version
+        return digest_of_start(self.workflow_id, named, self.input_json, self.wishes)
+
+
+class Begun(NamedTuple):
+    """The run that a start is answered with: as much as a caller of a thousand needs."""
+
+    execution_id: UUID | None  # None: it was only checked
+    status: RunStatus
+    workflow_version: int | None
+    existing: bool = False
+
+
+Answer: TypeAlias = Begun | QflowError
+
+
+async def start_many(starter: Starter, caller: Caller, asked: Sequence[Asked]) -> list[Answer]:
+    """Start them and give an answer for each, once all that began are committed."""
+    batch = _Batch(starter, caller, asked)
+    alone = {at for at, each in enumerate(asked) if each.validate_only}
+    left = [at for at in range(len(asked)) if at not in alone]
+    for _ in range(_TRIES_MAX):
+        if left:
+            left = await batch.together(left)
+        keyed = {at for at in left if asked[at].wishes.options.business_key is not None}
+        alone |= keyed
+        left = [at for at in left if at not in keyed]
+    await batch.one_by_one(sorted(alone.union(left)))
+    return [batch.answers[at] for at in range(len(asked))]
+
+
+class _Batch:
+    """The starts of one call, by their places in it, and what became of them."""
+
+    def __init__(self, starter: Starter, caller: Caller, asked: Sequence[Asked]) -> None:
+        self.answers: dict[int, Answer] = {}
+        self._starter = starter
+        self._caller = caller
+        self._asked = asked
+
+    async def together(self, places: Sequence[int]) -> list[int]:
+        """Start all of these at once; gives those that the flush refused, to be tried again."""
+        launches, faults = await self._fitting(places)
+        told = await launch_many(self._starter.engine, self._caller, launches.values())
+        refused = []
+        for at, what in zip(launches, told, strict=True):
+            if isinstance(what, Run):
+                self.answers[at] = Begun(what.id, what.status, what.plan.workflow_version)
+            elif isinstance(what, NotStarted):
+                refused.append(at)
+            elif isinstance(what, _ANSWERED_BEFORE):
+                faults[at] = what
+            else:
+                self.answers[at] = what
+        earlier = await self._earlier([*refused, *faults])
+        self.answers |= faults | earlier
+        for at in refused:
+            asked, plan = self._asked[at], launches[at].plan
+            version = (plan.workflow_version or 0) if asked.alias else asked.version
+            self._starter.forget(self._caller, asked.workflow_id, version)
+        return [at for at in refused if at not in earlier]
+
+    async def _fitting(
+        self, places: Sequence[int]
+    ) -> tuple[dict[int, Launch], dict[int, QflowError]]:
+        """Find the plans of starts, once for each workflow, and hold their inputs against them."""
+        launches: dict[int, Launch] = {}
+        faults: dict[int, QflowError] = {}
+        plans: dict[tuple[UUID, int, str], Known | QflowError] = {}
+        for number, at in enumerate(places, 1):
+            asked = self._asked[at]
+            known = plans.get(asked.named)
+            if known is None:
+                known = plans[asked.named] = await self._known(asked)
+            if isinstance(known, QflowError):
+                faults[at] = known
+                continue
+            try:
+                await self._starter.check_inputs(known.plan, asked.input_json)
+            except InvalidArgument as error:
+                faults[at] = error
+            else:
+                launches[at] = Launch(
+                    plan=known.plan,
+                    input_json=asked.input_json,
+                    request_id=asked.request_id,
+                    digest=asked.digest() if asked.request_id else "",
+                    wishes=asked.wishes,
+                    current=known.current,
+                    follows=known.follows,
+                    alias=asked.alias,
+                )
+            if not number % _SLICE:
+                await asyncio.sleep(0)  # streams and timers have their turn
+        return launches, faults
+
+    async def _known(self, asked: Asked) -> Known | QflowError:
+        try:
+            return await self._starter.known(self._caller, *asked.named)
+        except _ANSWERED_BEFORE as error:
+            return error
+
+    async def _earlier(self, places: Iterable[int]) -> dict[int, Answer]:
+        """Answer those that an equal request was answered before, or that reuse its id."""
+        by_request: dict[UUID, list[int]] = {}
+        for at in places:
+            request_id = self._asked[at].request_id
+            if request_id is not None:
+                by_request.setdefault(request_id, []).append(at)
+        found = await earlier_requests(self._starter.api_pool, self._caller, by_request)
+        answers: dict[int, Answer] = {}
+        for request_id, earlier in found.items():
+            for at in by_request[request_id]:  # two of one batch may have the same
+                again = earlier.answer(self._asked[at].digest())
+                answers[at] = _again(again) if isinstance(again, Execution) else again
+        return answers
+
+    async def one_by_one(self, places: Sequence[int]) -> None:
+        """Start each as if it came alone; those with the same business key in their order."""
+        lines: dict[object, list[int]] = {}
+        for at in places:
+            asked = self._asked[at]
+            key = asked.wishes.options.business_key
+            lines.setdefault(at if key is None else (asked.workflow_id, key), []).append(at)
+        room = asyncio.Semaphore(_AT_ONCE)
+
+        async def go(line: Sequence[int]) -> None:
+            for at in line:
+                async with room:
+                    self.answers[at] = await self._alone(self._asked[at])
+
+        async with asyncio.TaskGroup() as tasks:
+            for line in lines.values():
+                tasks.create_task(go(line))
+
+    async def _alone(self, asked: Asked) -> Answer:
+        try:
+            execution, _, existing = await self._starter.start(
+                self._caller,
+                asked.workflow_id,
+                asked.version,
+                asked.input_json,
+                asked.request_id,
+                alias=asked.alias,
+                wishes=asked.wishes,
+                validate_only=asked.validate_only,
+            )
+        except QflowError as error:
+            return error
+        checked = asked.validate_only and not existing
+        run_id = None if checked else execution.id
+        return Begun(run_id, execution.status, execution.workflow_version, existing)
+
+
+def _again(earlier: Execution) -> Begun:
+    return Begun(earlier.id, earlier.status, earlier.workflow_version, existing=True)

@@ -41,6 +41,7 @@ from services.kit.audit import Recorder
 from services.kit.env import EnvError
 from services.kit.errors import QflowError, Unavailable
 from services.kit.figures import caches, pools
+from services.kit.lane import Lanes
 from services.kit.listen import listen
 from services.kit.pg import open_pool, prepare_connection
 from services.kit.rpc.auth import Authenticator
@@ -173,6 +174,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     webhooks = Webhooks(loopback=settings.webhook_loopback)
     courier = Courier(engine_pool, webhooks, webhook_key, done=events_changed.set)
     subscribing = Subscribing(api_pool, webhook_key, loopback=settings.webhook_loopback)
+    lanes = await Lanes.open(settings.lane_path, wanted=settings.attach_lane)
     await begin(engine)
     writing = asyncio.create_task(engine.run())
     try:
@@ -209,7 +211,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 env, "orchestrator", settings.attach_listen, suffix="ATTACH_LISTEN"
             ),
             internal_servicers=[
-                (add_AttachServiceServicer_to_server, AttachServicer(engine, engine_pool)),
+                (add_AttachServiceServicer_to_server, AttachServicer(engine, engine_pool, lanes)),
                 (add_PlacementServiceServicer_to_server, PlacementServicer(engine)),
                 (
                     add_PeerServiceServicer_to_server,
@@ -245,6 +247,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             on_drain=partial(_drain, engine, writing),
         )
     finally:
+        lanes.close()
         await webhooks.close()
         writing.cancel()
         try:

@@ -22,6 +22,7 @@ class Settings:
     pool_size_max: int
     attach_listen: str
     attach_advertise: str
+    attach_lane: bool
     standby: bool
     webhook_key_file: Path
     webhook_loopback: bool
@@ -43,6 +44,7 @@ class Settings:
             pool_size_max=read.integer(env, "QFLOW_POOL_SIZE_MAX", 6, low=1),
             attach_listen=attach_listen,
             attach_advertise=read.text(env, "QFLOW_ORCHESTRATOR_ATTACH_ADVERTISE", attach_listen),
+            attach_lane=read.flag(env, "QFLOW_ORCHESTRATOR_ATTACH_LANE", default=True),
             token=read.text(env, "QFLOW_SERVICE_TOKEN", ""),
             trust=Trust.from_env(env),
             standby=read.flag(env, "QFLOW_ORCHESTRATOR_STANDBY"),
@@ -51,3 +53,11 @@ class Settings:
             ),
             webhook_loopback=read.flag(env, "QFLOW_WEBHOOK_LOOPBACK"),
         )
+
+    @property
+    def lane_path(self) -> Path:
+        """Where lanes begin: beside the socket on which runners attach, else in the home."""
+        listen = self.attach_listen
+        if not listen.startswith("unix:"):
+            return self.home / "run" / "attach.lane"
+        return Path(listen.removeprefix("unix://").removeprefix("unix:")).with_suffix(".lane")

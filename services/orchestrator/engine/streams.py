@@ -75,6 +75,7 @@ class Stream:
     outgoing: list[Outgoing] = field(default_factory=list)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     closed: bool = False
+    by_lane: bool = False  # whether what it sends travels beside it
     _definitions: OrderedDict[_Key, Definition] = field(default_factory=OrderedDict)
 
     def send(self, command: Outgoing) -> None:

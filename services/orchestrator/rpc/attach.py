@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from qflow.types.values import ValueTextError, parse_strict
 
 from services.kit.errors import Conflict, InvalidArgument
 from services.kit.ids import uuid_from_bytes
+from services.kit.lane import LaneLost, Lanes
 from services.kit.pg import Pool
 from services.kit.rpc import codec as kit
 from services.kit.rpc.failures import detail_of
@@ -41,6 +43,7 @@ from services.orchestrator.engine.streams import (
     Peers,
     Stream,
 )
+from services.orchestrator.rpc.way import ROOM_CHECK_S, Way
 from services.orchestrator.usecases.runners import admit
 
 log = structlog.get_logger()
@@ -52,7 +55,6 @@ FRAME_BYTES_MAX: Final = 256 * 1024
 CHUNK_BYTES: Final = 128 * 1024
 KILL_GRACE_MS: Final = 2000
 PROGRESS_CHARS_MAX: Final = 8192
-_ROOM_CHECK_S: Final = 0.02
 _ID_BYTES: Final = 16
 _SHA256_BYTES: Final = 32
 
@@ -74,9 +76,10 @@ _NETWORK_WORDS: Final = {number: word for word, number in _NETWORKS.items()}
 class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
     """Turns frames into events of the engine, and its commands into frames."""
 
-    def __init__(self, engine: Engine, pool: Pool) -> None:
+    def __init__(self, engine: Engine, pool: Pool, lanes: Lanes | None = None) -> None:
         self._engine = engine
         self._pool = pool
+        self._lanes = lanes
 
     async def Attach(
         self, request_iterator: AsyncIterator[pb.AttachRequest], context: Context
@@ -97,43 +100,71 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
         }
         stream = self._engine.attach(runner_id, _offer(first.hello), inventory)
         log.info("runner_attached", incarnation=str(runner_id), slots=first.hello.slots)
-        reader = asyncio.create_task(self._read(stream, first, request_iterator))
+        way = Way(
+            stream,
+            self._lanes if first.hello.lane else None,
+            take=partial(self._take, runner_id),
+            is_behind=self._is_behind,
+        )
+        reader = asyncio.create_task(self._read(stream, first, request_iterator, way))
         try:
             member = self._engine.member
-            yield pb.AttachResponse(
-                welcome=pb.RunnerWelcome(member_id=str(member.id), epoch=member.epoch)
+            welcome = pb.RunnerWelcome(
+                member_id=str(member.id), epoch=member.epoch, lane=way.offer()
             )
-            while not stream.closed:
-                commands = await stream.take()
-                if any(isinstance(each, _OF_MEMORY) for each in commands) and (
-                    not await self._engine.knows() or stream.closed
-                ):
-                    break
-                for frame in _frames(commands):
+            yield pb.AttachResponse(welcome=welcome)
+            lane = await way.chosen()
+            async for frame in self._said(stream):
+                if lane is None:
                     yield frame
+                else:
+                    await lane.send(frame.SerializeToString())
             if reader.done():
                 await reader  # tells why, when it failed
+            way.tell()
+        except LaneLost as lost:
+            log.warning("lane_lost", incarnation=str(runner_id), cause=str(lost))
         finally:
             reader.cancel()
+            way.close()
             self._engine.detach(stream)
             log.info("runner_detached", incarnation=str(runner_id))
+
+    async def _said(self, stream: Stream) -> AsyncIterator[pb.AttachResponse]:
+        """Give what is let out, until the stream is to end."""
+        while not stream.closed:
+            commands = await stream.take()
+            if any(isinstance(each, _OF_MEMORY) for each in commands) and (
+                not await self._engine.knows() or stream.closed
+            ):
+                return
+            for frame in _frames(commands):
+                yield frame
 
     async def _read(
         self,
         stream: Stream,
         first: pb.AttachRequest,
         rest: AsyncIterator[pb.AttachRequest],
+        way: Way,
     ) -> None:
         try:
             self._take(stream.runner, first)
             async for frame in rest:
                 if stream.closed:
                     return
+                if frame.HasField("lane") or stream.by_lane:
+                    way.choose(frame)
+                    continue
                 self._take(stream.runner, frame)
-                while self._engine.journal.pending_bytes > STREAM_PAUSE_BYTES:  # noqa: ASYNC110  # rare
-                    await asyncio.sleep(_ROOM_CHECK_S)  # what is not read holds the runner back
+                while self._is_behind():  # noqa: ASYNC110  # rare
+                    await asyncio.sleep(ROOM_CHECK_S)  # what is not read holds the runner back
         finally:
             stream.close()
+            way.nothing_comes()
+
+    def _is_behind(self) -> bool:
+        return self._engine.journal.pending_bytes > STREAM_PAUSE_BYTES
 
     def _take(self, runner_id: UUID, frame: pb.AttachRequest) -> None:
         if frame.results:

@@ -22,6 +22,9 @@ def figures_of(engine: Engine) -> Iterable[Figure]:
     connected = sum(runner.connected for runner in runners)
     text = "Runners that hold a stream."
     yield gauge("qflow_orchestrator_runners_connected", text, connected)
+    text = "Runners that are spoken to over a lane: a unix socket beside their stream."
+    by_lane = sum(stream.by_lane for stream in engine.streams.values())
+    yield gauge("qflow_orchestrator_runners_by_lane", text, by_lane)
     text = "Attempts that runners grant this orchestrator."
     granted = sum(runner.credits for runner in runners if runner.connected)
     yield gauge("qflow_orchestrator_slots_granted", text, granted)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from uuid import UUID
 
 import grpc
+from google.protobuf.message import DecodeError
 from qflow.failure.v1 import failure_pb2
 from qflow.isolation.v1 import isolation_pb2
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 from qflow.orchestrator.v1.attach_service_pb2_grpc import AttachServiceStub
 
 from services.kit.ids import uuid_from_bytes
+from services.kit.lane import Lane, LaneLost, enter
 from services.kit.rpc.channel import open_channel
 from services.kit.rpc.tls import Trust
 from services.runner.domain.attempts import FileReference, Spliced
@@ -36,6 +38,7 @@ from services.runner.domain.reuse import Reuse
 
 PROTOCOL: Final = 1
 _FRAME_BYTES_MAX: Final = 256 * 1024
+_STATUS_S: Final = 0.5  # for the stream's status to come, where its lane ends first
 _CAUSES: Final = {
     "cause": failure_pb2.CAUSE_KIND_CAUSE,
     "context": failure_pb2.CAUSE_KIND_CONTEXT,
@@ -66,7 +69,13 @@ class AttachStream:
         self._channel = open_channel(address, token, trust=trust, peer="orchestrator")
         self._stub: Any = AttachServiceStub(self._channel)
         self._call: Any = None
+        self._lane: Lane | None = None  # the way of all frames after the welcome, where there is
         self._closed = False
+
+    @property
+    def by_lane(self) -> bool:
+        """Whether frames travel beside the stream, over a socket of this machine."""
+        return self._lane is not None
 
     async def open(self, greeting: Greeting, first: Outgoing) -> tuple[str, int]:
         """Greet and be welcomed: (member id, epoch); raises StreamLost."""
@@ -79,22 +88,55 @@ class AttachStream:
             answer = await self._call.read()
         if answer is grpc.aio.EOF or not answer.HasField("welcome"):
             await self._raise_status()
+        if answer.welcome.HasField("lane"):
+            offer = answer.welcome.lane
+            self._lane = await enter(offer.path, offer.key, offer.answer)
+            with self._ending():
+                await self._call.write(pb.AttachRequest(lane=self.by_lane))
         return answer.welcome.member_id, answer.welcome.epoch
 
     async def send(self, outgoing: Outgoing) -> None:
         """Write everything, in frames under the size limit; raises StreamLost."""
         with self._ending():
             for frame in _frames(outgoing):
-                await self._call.write(frame)
+                if self._lane is None:
+                    await self._call.write(frame)
+                else:
+                    await self._lane.send(frame.SerializeToString())
 
-    async def frames(self) -> AsyncIterator[Incoming]:
-        """Give what comes until the stream ends; raises StreamLost then."""
+    async def listen(self, take: Callable[[Incoming], None]) -> NoReturn:
+        """Hand on what comes until the stream ends; raises StreamLost then."""
+        if self._lane is not None:
+            await self._listen_by(self._lane, take)
         while True:
             with self._ending():
                 frame = await self._call.read()
             if frame is grpc.aio.EOF:
                 await self._raise_status()
-            yield _incoming(frame)
+            take(_incoming(frame))
+
+    async def _listen_by(self, lane: Lane, take: Callable[[Incoming], None]) -> NoReturn:
+        """Hand it on in the loop's own callback; the stream only tells that it is over."""
+
+        def take_raw(raw: bytes) -> None:
+            take(_incoming(pb.AttachResponse.FromString(raw)))
+
+        lane.listen(take_raw)
+        ending = asyncio.ensure_future(self._call.read())
+        try:
+            await asyncio.wait({ending, lane.ended}, return_when=asyncio.FIRST_COMPLETED)
+            if lane.fault is not None:
+                raise lane.fault
+            await asyncio.wait({ending}, timeout=_STATUS_S)  # it says why
+            if not ending.done():
+                raise StreamLost("its lane has ended")
+            with self._ending():
+                await ending
+            await self._raise_status()
+        except (LaneLost, DecodeError) as fault:
+            raise StreamLost(f"its lane: {fault}") from None
+        finally:
+            ending.cancel()
 
     async def get_values(
         self, attempt_ref: UUID, token: int, count: int, *, timeout_s: float = 60.0
@@ -122,6 +164,8 @@ class AttachStream:
     async def close(self) -> None:
         """End the stream and its connection."""
         self._closed = True
+        if self._lane is not None:
+            self._lane.end()
         if self._call is not None:
             self._call.cancel()
         await self._channel.close()
@@ -135,7 +179,12 @@ class AttachStream:
             raise StreamLost(
                 f"{problem.code().name}: {problem.details()}", problem.code()
             ) from None
-        except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as problem:
+        except (
+            grpc.RpcError,
+            grpc.aio.UsageError,
+            asyncio.InvalidStateError,
+            LaneLost,
+        ) as problem:
             raise StreamLost(str(problem) or type(problem).__name__) from None
         except asyncio.CancelledError:
             # So it tells that the call was cancelled, which nobody has done to this task.
@@ -144,7 +193,7 @@ class AttachStream:
                 raise StreamLost("closed") from None
             raise
 
-    async def _raise_status(self) -> None:
+    async def _raise_status(self) -> NoReturn:
         code = await self._call.code()
         details = await self._call.details()
         raise StreamLost(f"{code.name}: {details}" if code is not None else "ended")
@@ -171,6 +220,7 @@ def _hello(greeting: Greeting) -> pb.RunnerHello:
         memory_bytes=greeting.machine.memory_bytes,
         gpus=greeting.machine.gpus,
         networks=[_NETWORK_NUMBERS[reach] for reach in greeting.machine.networks],
+        lane=True,
     )
 
 

@@ -13,7 +13,7 @@ import structlog
 
 from services.kit.loops import wait_any, wait_either
 from services.kit.rpc.tls import Trust
-from services.runner.domain.frames import Greeting, Machine
+from services.runner.domain.frames import Greeting, Incoming, Machine
 from services.runner.domain.limits import Tier
 from services.runner.gateways.attach import AttachStream, StreamLost
 from services.runner.usecases.desk import Desk, Session
@@ -129,6 +129,7 @@ class Streams:
                 orchestrator=member,
                 epoch=epoch,
                 incarnation=str(greeting.incarnation),
+                lane=stream.by_lane,
             )
             works.add(asyncio.create_task(self._write(stream, session)))
             works.add(asyncio.create_task(self._read(stream, session)))
@@ -154,12 +155,14 @@ class Streams:
         return attached
 
     async def _read(self, stream: AttachStream, session: Session) -> None:
-        async for frame in stream.frames():
+        def take(frame: Incoming) -> None:
             self._desk.take(session, frame)
             session.answered.set()
             if frame.peers is not None:
                 session.peers = frame.peers
                 self._told.set()
+
+        await stream.listen(take)
 
     async def _write(self, stream: AttachStream, session: Session) -> None:
         """Write all that has come together since the last write, in one.

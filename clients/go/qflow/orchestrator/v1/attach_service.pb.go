@@ -90,7 +90,10 @@ type AttachRequest struct {
 	// Attempts that are over.
 	Results []*AttemptResult `protobuf:"bytes,3,rep,name=results,proto3" json:"results,omitempty"`
 	// Assignments that it does not take.
-	Declines      []*AttemptDecline `protobuf:"bytes,4,rep,name=declines,proto3" json:"declines,omitempty"`
+	Declines []*AttemptDecline `protobuf:"bytes,4,rep,name=declines,proto3" json:"declines,omitempty"`
+	// Whether all that follows travels by the lane that the welcome offered, both ways. It is said once after such a
+	// welcome, before anything else and in a frame of its own; until then the orchestrator sends nothing.
+	Lane          *bool `protobuf:"varint,5,opt,name=lane,proto3,oneof" json:"lane,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -151,6 +154,13 @@ func (x *AttachRequest) GetDeclines() []*AttemptDecline {
 		return x.Declines
 	}
 	return nil
+}
+
+func (x *AttachRequest) GetLane() bool {
+	if x != nil && x.Lane != nil {
+		return *x.Lane
+	}
+	return false
 }
 
 // A frame from an orchestrator. The first one of a stream holds `welcome`.
@@ -295,7 +305,9 @@ type RunnerHello struct {
 	// What its deployment allows nodes of the network, besides nothing.
 	Networks []v1.Network `protobuf:"varint,50,rep,packed,name=networks,proto3,enum=qflow.isolation.v1.Network" json:"networks,omitempty"`
 	// The attempts it has.
-	Inventory     []*RunnerInventoryItem `protobuf:"bytes,6,rep,name=inventory,proto3" json:"inventory,omitempty"`
+	Inventory []*RunnerInventoryItem `protobuf:"bytes,6,rep,name=inventory,proto3" json:"inventory,omitempty"`
+	// Whether it can use a lane, and says so or not when it is offered one.
+	Lane          bool `protobuf:"varint,7,opt,name=lane,proto3" json:"lane,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -405,6 +417,13 @@ func (x *RunnerHello) GetInventory() []*RunnerInventoryItem {
 		return x.Inventory
 	}
 	return nil
+}
+
+func (x *RunnerHello) GetLane() bool {
+	if x != nil {
+		return x.Lane
+	}
+	return false
 }
 
 // An attempt that a runner has.
@@ -1066,7 +1085,9 @@ type RunnerWelcome struct {
 	// Its member id, a UUID.
 	MemberId string `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
 	// Its epoch: results and acks of an older one do not count.
-	Epoch         int64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch int64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// A way for all further frames, where the runner can use one and the orchestrator has one.
+	Lane          *RunnerLane `protobuf:"bytes,3,opt,name=lane,proto3" json:"lane,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1115,6 +1136,77 @@ func (x *RunnerWelcome) GetEpoch() int64 {
 	return 0
 }
 
+func (x *RunnerWelcome) GetLane() *RunnerLane {
+	if x != nil {
+		return x.Lane
+	}
+	return nil
+}
+
+// A unix socket of the orchestrator's beside this stream, for one connection.
+type RunnerLane struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where it listens, on the orchestrator's machine.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// What the runner sends there first: 32 random bytes, for this stream and for one use.
+	Key []byte `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// What is answered then: 32 other bytes, by which the runner knows that it reached this orchestrator.
+	Answer        []byte `protobuf:"bytes,3,opt,name=answer,proto3" json:"answer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunnerLane) Reset() {
+	*x = RunnerLane{}
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunnerLane) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunnerLane) ProtoMessage() {}
+
+func (x *RunnerLane) ProtoReflect() protoreflect.Message {
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunnerLane.ProtoReflect.Descriptor instead.
+func (*RunnerLane) Descriptor() ([]byte, []int) {
+	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RunnerLane) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *RunnerLane) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *RunnerLane) GetAnswer() []byte {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
 // What a series of assignments has in common: one place of one workflow version.
 type AttemptDefinition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1156,7 +1248,7 @@ type AttemptDefinition struct {
 
 func (x *AttemptDefinition) Reset() {
 	*x = AttemptDefinition{}
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[11]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1260,7 @@ func (x *AttemptDefinition) String() string {
 func (*AttemptDefinition) ProtoMessage() {}
 
 func (x *AttemptDefinition) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[11]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1273,7 @@ func (x *AttemptDefinition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptDefinition.ProtoReflect.Descriptor instead.
 func (*AttemptDefinition) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{11}
+	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AttemptDefinition) GetDefinition() int32 {
@@ -1308,7 +1400,7 @@ type AttemptLimits struct {
 
 func (x *AttemptLimits) Reset() {
 	*x = AttemptLimits{}
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[12]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1412,7 @@ func (x *AttemptLimits) String() string {
 func (*AttemptLimits) ProtoMessage() {}
 
 func (x *AttemptLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[12]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1425,7 @@ func (x *AttemptLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptLimits.ProtoReflect.Descriptor instead.
 func (*AttemptLimits) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{12}
+	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AttemptLimits) GetCpuMillicores() int32 {
@@ -1386,7 +1478,7 @@ type AttemptInputBinding struct {
 
 func (x *AttemptInputBinding) Reset() {
 	*x = AttemptInputBinding{}
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[13]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +1490,7 @@ func (x *AttemptInputBinding) String() string {
 func (*AttemptInputBinding) ProtoMessage() {}
 
 func (x *AttemptInputBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[13]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +1503,7 @@ func (x *AttemptInputBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptInputBinding.ProtoReflect.Descriptor instead.
 func (*AttemptInputBinding) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{13}
+	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AttemptInputBinding) GetName() string {
@@ -1464,7 +1556,7 @@ type AttemptAssignment struct {
 
 func (x *AttemptAssignment) Reset() {
 	*x = AttemptAssignment{}
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[14]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,7 +1568,7 @@ func (x *AttemptAssignment) String() string {
 func (*AttemptAssignment) ProtoMessage() {}
 
 func (x *AttemptAssignment) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[14]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1489,7 +1581,7 @@ func (x *AttemptAssignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptAssignment.ProtoReflect.Descriptor instead.
 func (*AttemptAssignment) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{14}
+	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AttemptAssignment) GetAttemptRef() []byte {
@@ -1578,7 +1670,7 @@ type AttemptValue struct {
 
 func (x *AttemptValue) Reset() {
 	*x = AttemptValue{}
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[15]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1682,7 @@ func (x *AttemptValue) String() string {
 func (*AttemptValue) ProtoMessage() {}
 
 func (x *AttemptValue) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[15]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1695,7 @@ func (x *AttemptValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptValue.ProtoReflect.Descriptor instead.
 func (*AttemptValue) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{15}
+	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AttemptValue) GetPlace() isAttemptValue_Place {
@@ -1662,7 +1754,7 @@ type AttemptAck struct {
 
 func (x *AttemptAck) Reset() {
 	*x = AttemptAck{}
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[16]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1766,7 @@ func (x *AttemptAck) String() string {
 func (*AttemptAck) ProtoMessage() {}
 
 func (x *AttemptAck) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[16]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1779,7 @@ func (x *AttemptAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptAck.ProtoReflect.Descriptor instead.
 func (*AttemptAck) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{16}
+	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AttemptAck) GetAttemptRef() []byte {
@@ -1717,7 +1809,7 @@ type AttemptSuperseded struct {
 
 func (x *AttemptSuperseded) Reset() {
 	*x = AttemptSuperseded{}
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[17]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +1821,7 @@ func (x *AttemptSuperseded) String() string {
 func (*AttemptSuperseded) ProtoMessage() {}
 
 func (x *AttemptSuperseded) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[17]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +1834,7 @@ func (x *AttemptSuperseded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptSuperseded.ProtoReflect.Descriptor instead.
 func (*AttemptSuperseded) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{17}
+	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AttemptSuperseded) GetAttemptRef() []byte {
@@ -1774,7 +1866,7 @@ type AttemptKill struct {
 
 func (x *AttemptKill) Reset() {
 	*x = AttemptKill{}
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[18]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +1878,7 @@ func (x *AttemptKill) String() string {
 func (*AttemptKill) ProtoMessage() {}
 
 func (x *AttemptKill) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[18]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +1891,7 @@ func (x *AttemptKill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptKill.ProtoReflect.Descriptor instead.
 func (*AttemptKill) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{18}
+	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AttemptKill) GetAttemptRef() []byte {
@@ -1838,7 +1930,7 @@ type AttemptOwner struct {
 
 func (x *AttemptOwner) Reset() {
 	*x = AttemptOwner{}
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[19]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1850,7 +1942,7 @@ func (x *AttemptOwner) String() string {
 func (*AttemptOwner) ProtoMessage() {}
 
 func (x *AttemptOwner) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[19]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1863,7 +1955,7 @@ func (x *AttemptOwner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptOwner.ProtoReflect.Descriptor instead.
 func (*AttemptOwner) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{19}
+	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AttemptOwner) GetAttemptRef() []byte {
@@ -1898,7 +1990,7 @@ type RunnerPeers struct {
 
 func (x *RunnerPeers) Reset() {
 	*x = RunnerPeers{}
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[20]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +2002,7 @@ func (x *RunnerPeers) String() string {
 func (*RunnerPeers) ProtoMessage() {}
 
 func (x *RunnerPeers) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[20]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +2015,7 @@ func (x *RunnerPeers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunnerPeers.ProtoReflect.Descriptor instead.
 func (*RunnerPeers) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{20}
+	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RunnerPeers) GetAddresses() []string {
@@ -1944,7 +2036,7 @@ type RunnerDemand struct {
 
 func (x *RunnerDemand) Reset() {
 	*x = RunnerDemand{}
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[21]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1956,7 +2048,7 @@ func (x *RunnerDemand) String() string {
 func (*RunnerDemand) ProtoMessage() {}
 
 func (x *RunnerDemand) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[21]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +2061,7 @@ func (x *RunnerDemand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunnerDemand.ProtoReflect.Descriptor instead.
 func (*RunnerDemand) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{21}
+	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RunnerDemand) GetWaiting() int32 {
@@ -1992,7 +2084,7 @@ type GetValuesRequest struct {
 
 func (x *GetValuesRequest) Reset() {
 	*x = GetValuesRequest{}
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[22]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2096,7 @@ func (x *GetValuesRequest) String() string {
 func (*GetValuesRequest) ProtoMessage() {}
 
 func (x *GetValuesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[22]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2109,7 @@ func (x *GetValuesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetValuesRequest.ProtoReflect.Descriptor instead.
 func (*GetValuesRequest) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{22}
+	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetValuesRequest) GetAttemptRef() []byte {
@@ -2052,7 +2144,7 @@ type GetValuesResponse struct {
 
 func (x *GetValuesResponse) Reset() {
 	*x = GetValuesResponse{}
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[23]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2156,7 @@ func (x *GetValuesResponse) String() string {
 func (*GetValuesResponse) ProtoMessage() {}
 
 func (x *GetValuesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[23]
+	mi := &file_qflow_orchestrator_v1_attach_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2169,7 @@ func (x *GetValuesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetValuesResponse.ProtoReflect.Descriptor instead.
 func (*GetValuesResponse) Descriptor() ([]byte, []int) {
-	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{23}
+	return file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetValuesResponse) GetInput() int32 {
@@ -2112,12 +2204,14 @@ var File_qflow_orchestrator_v1_attach_service_proto protoreflect.FileDescriptor
 
 const file_qflow_orchestrator_v1_attach_service_proto_rawDesc = "" +
 	"\n" +
-	"*qflow/orchestrator/v1/attach_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\x1a\x1eqflow/failure/v1/failure.proto\x1a\"qflow/isolation/v1/isolation.proto\"\x9c\x02\n" +
+	"*qflow/orchestrator/v1/attach_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\x1a\x1eqflow/failure/v1/failure.proto\x1a\"qflow/isolation/v1/isolation.proto\"\xbe\x02\n" +
 	"\rAttachRequest\x128\n" +
 	"\x05hello\x18\x01 \x01(\v2\".qflow.orchestrator.v1.RunnerHelloR\x05hello\x128\n" +
 	"\x05grant\x18\x02 \x01(\v2\".qflow.orchestrator.v1.RunnerGrantR\x05grant\x12I\n" +
 	"\aresults\x18\x03 \x03(\v2$.qflow.orchestrator.v1.AttemptResultB\t\xbaH\x06\x92\x01\x03\x10\x90NR\aresults\x12L\n" +
-	"\bdeclines\x18\x04 \x03(\v2%.qflow.orchestrator.v1.AttemptDeclineB\t\xbaH\x06\x92\x01\x03\x10\x90NR\bdeclines\"\xd7\x04\n" +
+	"\bdeclines\x18\x04 \x03(\v2%.qflow.orchestrator.v1.AttemptDeclineB\t\xbaH\x06\x92\x01\x03\x10\x90NR\bdeclines\x12\x17\n" +
+	"\x04lane\x18\x05 \x01(\bH\x00R\x04lane\x88\x01\x01B\a\n" +
+	"\x05_lane\"\xd7\x04\n" +
 	"\x0eAttachResponse\x12>\n" +
 	"\awelcome\x18\x01 \x01(\v2$.qflow.orchestrator.v1.RunnerWelcomeR\awelcome\x12J\n" +
 	"\vdefinitions\x18\x02 \x03(\v2(.qflow.orchestrator.v1.AttemptDefinitionR\vdefinitions\x12J\n" +
@@ -2129,7 +2223,7 @@ const file_qflow_orchestrator_v1_attach_service_proto_rawDesc = "" +
 	"\x05kills\x18\x06 \x03(\v2\".qflow.orchestrator.v1.AttemptKillR\x05kills\x12;\n" +
 	"\x06demand\x18\a \x01(\v2#.qflow.orchestrator.v1.RunnerDemandR\x06demand\x12;\n" +
 	"\x06owners\x18\b \x03(\v2#.qflow.orchestrator.v1.AttemptOwnerR\x06owners\x128\n" +
-	"\x05peers\x18\t \x01(\v2\".qflow.orchestrator.v1.RunnerPeersR\x05peers\"\xb4\x05\n" +
+	"\x05peers\x18\t \x01(\v2\".qflow.orchestrator.v1.RunnerPeersR\x05peers\"\xc8\x05\n" +
 	"\vRunnerHello\x12*\n" +
 	"\vincarnation\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\vincarnation\x12#\n" +
 	"\bprotocol\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01R\bprotocol\x12\x1d\n" +
@@ -2143,7 +2237,8 @@ const file_qflow_orchestrator_v1_attach_service_proto_rawDesc = "" +
 	"\x04gpus\x18\x17 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x04gpus\x12J\n" +
 	"\bnetworks\x182 \x03(\x0e2\x1b.qflow.isolation.v1.NetworkB\x11\xbaH\x0e\x92\x01\v\x10\x04\"\a\x82\x01\x04\x10\x01 \x00R\bnetworks\x12T\n" +
 	"\tinventory\x18\x06 \x03(\v2*.qflow.orchestrator.v1.RunnerInventoryItemB\n" +
-	"\xbaH\a\x92\x01\x04\x10\xa0\x8d\x06R\tinventory\x1a9\n" +
+	"\xbaH\a\x92\x01\x04\x10\xa0\x8d\x06R\tinventory\x12\x12\n" +
+	"\x04lane\x18\a \x01(\bR\x04lane\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x01\n" +
@@ -2210,10 +2305,16 @@ const file_qflow_orchestrator_v1_attach_service_proto_rawDesc = "" +
 	"\vattempt_ref\x18\x01 \x01(\fB\a\xbaH\x04z\x02h\x10R\n" +
 	"attemptRef\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\x03R\x05token\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"B\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"y\n" +
 	"\rRunnerWelcome\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\"\x92\x05\n" +
+	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x125\n" +
+	"\x04lane\x18\x03 \x01(\v2!.qflow.orchestrator.v1.RunnerLaneR\x04lane\"J\n" +
+	"\n" +
+	"RunnerLane\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\x12\x16\n" +
+	"\x06answer\x18\x03 \x01(\fR\x06answer\"\x92\x05\n" +
 	"\x11AttemptDefinition\x12\x1e\n" +
 	"\n" +
 	"definition\x18\x01 \x01(\x05R\n" +
@@ -2321,7 +2422,7 @@ func file_qflow_orchestrator_v1_attach_service_proto_rawDescGZIP() []byte {
 }
 
 var file_qflow_orchestrator_v1_attach_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_qflow_orchestrator_v1_attach_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_qflow_orchestrator_v1_attach_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_qflow_orchestrator_v1_attach_service_proto_goTypes = []any{
 	(AttemptState)(0),           // 0: qflow.orchestrator.v1.AttemptState
 	(*AttachRequest)(nil),       // 1: qflow.orchestrator.v1.AttachRequest
@@ -2335,25 +2436,26 @@ var file_qflow_orchestrator_v1_attach_service_proto_goTypes = []any{
 	(*AttemptFailure)(nil),      // 9: qflow.orchestrator.v1.AttemptFailure
 	(*AttemptDecline)(nil),      // 10: qflow.orchestrator.v1.AttemptDecline
 	(*RunnerWelcome)(nil),       // 11: qflow.orchestrator.v1.RunnerWelcome
-	(*AttemptDefinition)(nil),   // 12: qflow.orchestrator.v1.AttemptDefinition
-	(*AttemptLimits)(nil),       // 13: qflow.orchestrator.v1.AttemptLimits
-	(*AttemptInputBinding)(nil), // 14: qflow.orchestrator.v1.AttemptInputBinding
-	(*AttemptAssignment)(nil),   // 15: qflow.orchestrator.v1.AttemptAssignment
-	(*AttemptValue)(nil),        // 16: qflow.orchestrator.v1.AttemptValue
-	(*AttemptAck)(nil),          // 17: qflow.orchestrator.v1.AttemptAck
-	(*AttemptSuperseded)(nil),   // 18: qflow.orchestrator.v1.AttemptSuperseded
-	(*AttemptKill)(nil),         // 19: qflow.orchestrator.v1.AttemptKill
-	(*AttemptOwner)(nil),        // 20: qflow.orchestrator.v1.AttemptOwner
-	(*RunnerPeers)(nil),         // 21: qflow.orchestrator.v1.RunnerPeers
-	(*RunnerDemand)(nil),        // 22: qflow.orchestrator.v1.RunnerDemand
-	(*GetValuesRequest)(nil),    // 23: qflow.orchestrator.v1.GetValuesRequest
-	(*GetValuesResponse)(nil),   // 24: qflow.orchestrator.v1.GetValuesResponse
-	nil,                         // 25: qflow.orchestrator.v1.RunnerHello.LabelsEntry
-	nil,                         // 26: qflow.orchestrator.v1.AttemptValueFile.CountsEntry
-	(v1.Tier)(0),                // 27: qflow.isolation.v1.Tier
-	(v1.Network)(0),             // 28: qflow.isolation.v1.Network
-	(*v11.Cause)(nil),           // 29: qflow.failure.v1.Cause
-	(v1.Reuse)(0),               // 30: qflow.isolation.v1.Reuse
+	(*RunnerLane)(nil),          // 12: qflow.orchestrator.v1.RunnerLane
+	(*AttemptDefinition)(nil),   // 13: qflow.orchestrator.v1.AttemptDefinition
+	(*AttemptLimits)(nil),       // 14: qflow.orchestrator.v1.AttemptLimits
+	(*AttemptInputBinding)(nil), // 15: qflow.orchestrator.v1.AttemptInputBinding
+	(*AttemptAssignment)(nil),   // 16: qflow.orchestrator.v1.AttemptAssignment
+	(*AttemptValue)(nil),        // 17: qflow.orchestrator.v1.AttemptValue
+	(*AttemptAck)(nil),          // 18: qflow.orchestrator.v1.AttemptAck
+	(*AttemptSuperseded)(nil),   // 19: qflow.orchestrator.v1.AttemptSuperseded
+	(*AttemptKill)(nil),         // 20: qflow.orchestrator.v1.AttemptKill
+	(*AttemptOwner)(nil),        // 21: qflow.orchestrator.v1.AttemptOwner
+	(*RunnerPeers)(nil),         // 22: qflow.orchestrator.v1.RunnerPeers
+	(*RunnerDemand)(nil),        // 23: qflow.orchestrator.v1.RunnerDemand
+	(*GetValuesRequest)(nil),    // 24: qflow.orchestrator.v1.GetValuesRequest
+	(*GetValuesResponse)(nil),   // 25: qflow.orchestrator.v1.GetValuesResponse
+	nil,                         // 26: qflow.orchestrator.v1.RunnerHello.LabelsEntry
+	nil,                         // 27: qflow.orchestrator.v1.AttemptValueFile.CountsEntry
+	(v1.Tier)(0),                // 28: qflow.isolation.v1.Tier
+	(v1.Network)(0),             // 29: qflow.isolation.v1.Network
+	(*v11.Cause)(nil),           // 30: qflow.failure.v1.Cause
+	(v1.Reuse)(0),               // 31: qflow.isolation.v1.Reuse
 }
 var file_qflow_orchestrator_v1_attach_service_proto_depIdxs = []int32{
 	3,  // 0: qflow.orchestrator.v1.AttachRequest.hello:type_name -> qflow.orchestrator.v1.RunnerHello
@@ -2361,40 +2463,41 @@ var file_qflow_orchestrator_v1_attach_service_proto_depIdxs = []int32{
 	6,  // 2: qflow.orchestrator.v1.AttachRequest.results:type_name -> qflow.orchestrator.v1.AttemptResult
 	10, // 3: qflow.orchestrator.v1.AttachRequest.declines:type_name -> qflow.orchestrator.v1.AttemptDecline
 	11, // 4: qflow.orchestrator.v1.AttachResponse.welcome:type_name -> qflow.orchestrator.v1.RunnerWelcome
-	12, // 5: qflow.orchestrator.v1.AttachResponse.definitions:type_name -> qflow.orchestrator.v1.AttemptDefinition
-	15, // 6: qflow.orchestrator.v1.AttachResponse.assignments:type_name -> qflow.orchestrator.v1.AttemptAssignment
-	17, // 7: qflow.orchestrator.v1.AttachResponse.acks:type_name -> qflow.orchestrator.v1.AttemptAck
-	18, // 8: qflow.orchestrator.v1.AttachResponse.superseded:type_name -> qflow.orchestrator.v1.AttemptSuperseded
-	19, // 9: qflow.orchestrator.v1.AttachResponse.kills:type_name -> qflow.orchestrator.v1.AttemptKill
-	22, // 10: qflow.orchestrator.v1.AttachResponse.demand:type_name -> qflow.orchestrator.v1.RunnerDemand
-	20, // 11: qflow.orchestrator.v1.AttachResponse.owners:type_name -> qflow.orchestrator.v1.AttemptOwner
-	21, // 12: qflow.orchestrator.v1.AttachResponse.peers:type_name -> qflow.orchestrator.v1.RunnerPeers
-	27, // 13: qflow.orchestrator.v1.RunnerHello.tiers:type_name -> qflow.isolation.v1.Tier
-	25, // 14: qflow.orchestrator.v1.RunnerHello.labels:type_name -> qflow.orchestrator.v1.RunnerHello.LabelsEntry
-	28, // 15: qflow.orchestrator.v1.RunnerHello.networks:type_name -> qflow.isolation.v1.Network
+	13, // 5: qflow.orchestrator.v1.AttachResponse.definitions:type_name -> qflow.orchestrator.v1.AttemptDefinition
+	16, // 6: qflow.orchestrator.v1.AttachResponse.assignments:type_name -> qflow.orchestrator.v1.AttemptAssignment
+	18, // 7: qflow.orchestrator.v1.AttachResponse.acks:type_name -> qflow.orchestrator.v1.AttemptAck
+	19, // 8: qflow.orchestrator.v1.AttachResponse.superseded:type_name -> qflow.orchestrator.v1.AttemptSuperseded
+	20, // 9: qflow.orchestrator.v1.AttachResponse.kills:type_name -> qflow.orchestrator.v1.AttemptKill
+	23, // 10: qflow.orchestrator.v1.AttachResponse.demand:type_name -> qflow.orchestrator.v1.RunnerDemand
+	21, // 11: qflow.orchestrator.v1.AttachResponse.owners:type_name -> qflow.orchestrator.v1.AttemptOwner
+	22, // 12: qflow.orchestrator.v1.AttachResponse.peers:type_name -> qflow.orchestrator.v1.RunnerPeers
+	28, // 13: qflow.orchestrator.v1.RunnerHello.tiers:type_name -> qflow.isolation.v1.Tier
+	26, // 14: qflow.orchestrator.v1.RunnerHello.labels:type_name -> qflow.orchestrator.v1.RunnerHello.LabelsEntry
+	29, // 15: qflow.orchestrator.v1.RunnerHello.networks:type_name -> qflow.isolation.v1.Network
 	4,  // 16: qflow.orchestrator.v1.RunnerHello.inventory:type_name -> qflow.orchestrator.v1.RunnerInventoryItem
 	0,  // 17: qflow.orchestrator.v1.RunnerInventoryItem.state:type_name -> qflow.orchestrator.v1.AttemptState
 	7,  // 18: qflow.orchestrator.v1.AttemptResult.success:type_name -> qflow.orchestrator.v1.AttemptSuccess
 	9,  // 19: qflow.orchestrator.v1.AttemptResult.failure:type_name -> qflow.orchestrator.v1.AttemptFailure
 	8,  // 20: qflow.orchestrator.v1.AttemptSuccess.file:type_name -> qflow.orchestrator.v1.AttemptValueFile
-	26, // 21: qflow.orchestrator.v1.AttemptValueFile.counts:type_name -> qflow.orchestrator.v1.AttemptValueFile.CountsEntry
-	29, // 22: qflow.orchestrator.v1.AttemptFailure.causes:type_name -> qflow.failure.v1.Cause
-	14, // 23: qflow.orchestrator.v1.AttemptDefinition.inputs:type_name -> qflow.orchestrator.v1.AttemptInputBinding
-	30, // 24: qflow.orchestrator.v1.AttemptDefinition.reuse:type_name -> qflow.isolation.v1.Reuse
-	13, // 25: qflow.orchestrator.v1.AttemptDefinition.limits:type_name -> qflow.orchestrator.v1.AttemptLimits
-	28, // 26: qflow.orchestrator.v1.AttemptDefinition.network:type_name -> qflow.isolation.v1.Network
-	16, // 27: qflow.orchestrator.v1.AttemptAssignment.inputs:type_name -> qflow.orchestrator.v1.AttemptValue
-	8,  // 28: qflow.orchestrator.v1.AttemptValue.file:type_name -> qflow.orchestrator.v1.AttemptValueFile
-	8,  // 29: qflow.orchestrator.v1.GetValuesResponse.file:type_name -> qflow.orchestrator.v1.AttemptValueFile
-	1,  // 30: qflow.orchestrator.v1.AttachService.Attach:input_type -> qflow.orchestrator.v1.AttachRequest
-	23, // 31: qflow.orchestrator.v1.AttachService.GetValues:input_type -> qflow.orchestrator.v1.GetValuesRequest
-	2,  // 32: qflow.orchestrator.v1.AttachService.Attach:output_type -> qflow.orchestrator.v1.AttachResponse
-	24, // 33: qflow.orchestrator.v1.AttachService.GetValues:output_type -> qflow.orchestrator.v1.GetValuesResponse
-	32, // [32:34] is the sub-list for method output_type
-	30, // [30:32] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	27, // 21: qflow.orchestrator.v1.AttemptValueFile.counts:type_name -> qflow.orchestrator.v1.AttemptValueFile.CountsEntry
+	30, // 22: qflow.orchestrator.v1.AttemptFailure.causes:type_name -> qflow.failure.v1.Cause
+	12, // 23: qflow.orchestrator.v1.RunnerWelcome.lane:type_name -> qflow.orchestrator.v1.RunnerLane
+	15, // 24: qflow.orchestrator.v1.AttemptDefinition.inputs:type_name -> qflow.orchestrator.v1.AttemptInputBinding
+	31, // 25: qflow.orchestrator.v1.AttemptDefinition.reuse:type_name -> qflow.isolation.v1.Reuse
+	14, // 26: qflow.orchestrator.v1.AttemptDefinition.limits:type_name -> qflow.orchestrator.v1.AttemptLimits
+	29, // 27: qflow.orchestrator.v1.AttemptDefinition.network:type_name -> qflow.isolation.v1.Network
+	17, // 28: qflow.orchestrator.v1.AttemptAssignment.inputs:type_name -> qflow.orchestrator.v1.AttemptValue
+	8,  // 29: qflow.orchestrator.v1.AttemptValue.file:type_name -> qflow.orchestrator.v1.AttemptValueFile
+	8,  // 30: qflow.orchestrator.v1.GetValuesResponse.file:type_name -> qflow.orchestrator.v1.AttemptValueFile
+	1,  // 31: qflow.orchestrator.v1.AttachService.Attach:input_type -> qflow.orchestrator.v1.AttachRequest
+	24, // 32: qflow.orchestrator.v1.AttachService.GetValues:input_type -> qflow.orchestrator.v1.GetValuesRequest
+	2,  // 33: qflow.orchestrator.v1.AttachService.Attach:output_type -> qflow.orchestrator.v1.AttachResponse
+	25, // 34: qflow.orchestrator.v1.AttachService.GetValues:output_type -> qflow.orchestrator.v1.GetValuesResponse
+	33, // [33:35] is the sub-list for method output_type
+	31, // [31:33] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_qflow_orchestrator_v1_attach_service_proto_init() }
@@ -2402,12 +2505,13 @@ func file_qflow_orchestrator_v1_attach_service_proto_init() {
 	if File_qflow_orchestrator_v1_attach_service_proto != nil {
 		return
 	}
+	file_qflow_orchestrator_v1_attach_service_proto_msgTypes[0].OneofWrappers = []any{}
 	file_qflow_orchestrator_v1_attach_service_proto_msgTypes[5].OneofWrappers = []any{
 		(*AttemptResult_Success)(nil),
 		(*AttemptResult_Failure)(nil),
 	}
 	file_qflow_orchestrator_v1_attach_service_proto_msgTypes[7].OneofWrappers = []any{}
-	file_qflow_orchestrator_v1_attach_service_proto_msgTypes[15].OneofWrappers = []any{
+	file_qflow_orchestrator_v1_attach_service_proto_msgTypes[16].OneofWrappers = []any{
 		(*AttemptValue_Json)(nil),
 		(*AttemptValue_File)(nil),
 	}
@@ -2417,7 +2521,7 @@ func file_qflow_orchestrator_v1_attach_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_qflow_orchestrator_v1_attach_service_proto_rawDesc), len(file_qflow_orchestrator_v1_attach_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -55,6 +55,11 @@ class AttachRequest(_message.Message):
     GRANT_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
     DECLINES_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    lane: _builtins.bool
+    """Whether all that follows travels by the lane that the welcome offered, both ways. It is said once after such a
+    welcome, before anything else and in a frame of its own; until then the orchestrator sends nothing.
+    """
     @_builtins.property
     def hello(self) -> Global___RunnerHello:
         """Who the runner is; in the first frame only."""
@@ -78,12 +83,15 @@ class AttachRequest(_message.Message):
         grant: Global___RunnerGrant | None = ...,
         results: _abc.Iterable[Global___AttemptResult] | None = ...,
         declines: _abc.Iterable[Global___AttemptDecline] | None = ...,
+        lane: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "hello", b"hello"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "grant", b"grant", "hello", b"hello", "lane", b"lane"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["declines", b"declines", "grant", b"grant", "hello", b"hello", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "declines", b"declines", "grant", b"grant", "hello", b"hello", "lane", b"lane", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__lane: _TypeAlias = _typing.Literal["lane"]  # noqa: Y015
+    _WhichOneofArgType__lane: _TypeAlias = _typing.Literal["_lane", b"_lane"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lane) -> _WhichOneofReturnType__lane | None: ...
 
 Global___AttachRequest: _TypeAlias = AttachRequest  # noqa: Y015
 
@@ -196,6 +204,7 @@ class RunnerHello(_message.Message):
     GPUS_FIELD_NUMBER: _builtins.int
     NETWORKS_FIELD_NUMBER: _builtins.int
     INVENTORY_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """A UUID that is new with every start of the process."""
     protocol: _builtins.int
@@ -208,6 +217,8 @@ class RunnerHello(_message.Message):
     """The memory of its machine."""
     gpus: _builtins.int
     """The GPUs of its machine."""
+    lane: _builtins.bool
+    """Whether it can use a lane, and says so or not when it is offered one."""
     @_builtins.property
     def tiers(self) -> _containers.RepeatedScalarFieldContainer[_isolation_pb2.Tier.ValueType]:
         """The isolation tiers it offers."""
@@ -242,10 +253,11 @@ class RunnerHello(_message.Message):
         gpus: _builtins.int = ...,
         networks: _abc.Iterable[_isolation_pb2.Network.ValueType] | None = ...,
         inventory: _abc.Iterable[Global___RunnerInventoryItem] | None = ...,
+        lane: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "gpus", b"gpus", "incarnation", b"incarnation", "inventory", b"inventory", "labels", b"labels", "memory_bytes", b"memory_bytes", "networks", b"networks", "protocol", b"protocol", "pythons", b"pythons", "slots", b"slots", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "gpus", b"gpus", "incarnation", b"incarnation", "inventory", b"inventory", "labels", b"labels", "lane", b"lane", "memory_bytes", b"memory_bytes", "networks", b"networks", "protocol", b"protocol", "pythons", b"pythons", "slots", b"slots", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -585,23 +597,59 @@ class RunnerWelcome(_message.Message):
 
     MEMBER_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
     member_id: _builtins.str
     """Its member id, a UUID."""
     epoch: _builtins.int
     """Its epoch: results and acks of an older one do not count."""
+    @_builtins.property
+    def lane(self) -> Global___RunnerLane:
+        """A way for all further frames, where the runner can use one and the orchestrator has one."""
+
     def __init__(
         self,
         *,
         member_id: _builtins.str = ...,
         epoch: _builtins.int = ...,
+        lane: Global___RunnerLane | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lane", b"lane"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "member_id", b"member_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "lane", b"lane", "member_id", b"member_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunnerWelcome: _TypeAlias = RunnerWelcome  # noqa: Y015
+
+@_typing.final
+class RunnerLane(_message.Message):
+    """A unix socket of the orchestrator's beside this stream, for one connection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Where it listens, on the orchestrator's machine."""
+    key: _builtins.bytes
+    """What the runner sends there first: 32 random bytes, for this stream and for one use."""
+    answer: _builtins.bytes
+    """What is answered then: 32 other bytes, by which the runner knows that it reached this orchestrator."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        key: _builtins.bytes = ...,
+        answer: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "key", b"key", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunnerLane: _TypeAlias = RunnerLane  # noqa: Y015
 
 @_typing.final
 class AttemptDefinition(_message.Message):

@@ -40,6 +40,10 @@ class AttachServiceStub:
     """Holds one stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
     256 KiB unless a single message is larger. Loss of the stream ends no attempt: the runner keeps each result until
     it is acknowledged, and offers it again.
+
+    Where both ends are on one machine, the frames that follow the welcome may travel by a lane instead: a unix socket
+    beside the stream, on which each stands behind its length in four bytes, the highest first. The stream stays, and is
+    the session: when either ends, both do.
     """
     GetValues: _grpc.UnaryStreamMultiCallable[_attach_service_pb2.GetValuesRequest, _attach_service_pb2.GetValuesResponse]
     """Gives the inputs of an attempt that are too large for its assignment, in parts, in order.
@@ -59,6 +63,10 @@ class AttachServiceAsyncStub(AttachServiceStub):
     """Holds one stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
     256 KiB unless a single message is larger. Loss of the stream ends no attempt: the runner keeps each result until
     it is acknowledged, and offers it again.
+
+    Where both ends are on one machine, the frames that follow the welcome may travel by a lane instead: a unix socket
+    beside the stream, on which each stands behind its length in four bytes, the highest first. The stream stays, and is
+    the session: when either ends, both do.
     """
     GetValues: _aio.UnaryStreamMultiCallable[_attach_service_pb2.GetValuesRequest, _attach_service_pb2.GetValuesResponse]  # type: ignore[assignment]
     """Gives the inputs of an attempt that are too large for its assignment, in parts, in order.
@@ -81,6 +89,10 @@ class AttachServiceServicer(metaclass=_abc_1.ABCMeta):
         """Holds one stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
         256 KiB unless a single message is larger. Loss of the stream ends no attempt: the runner keeps each result until
         it is acknowledged, and offers it again.
+
+        Where both ends are on one machine, the frames that follow the welcome may travel by a lane instead: a unix socket
+        beside the stream, on which each stands behind its length in four bytes, the highest first. The stream stays, and is
+        the session: when either ends, both do.
         """
 
     @_abc_1.abstractmethod

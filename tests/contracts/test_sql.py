@@ -25,8 +25,8 @@ from tests.support.database import Template
 
 _SERVICES = Path(__file__).resolve().parents[2] / "services"
 _VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
-# The beginning of every flush; the whole ones are made below.
-_PARTS: Final = {"orchestrator.storage.flush._HEAD"}
+# Of every flush; the whole ones are made below.
+_PARTS: Final = {"orchestrator.storage.flush._FENCE"}
 
 _OWNED: Final = {
     "registry": {
@@ -246,11 +246,12 @@ def _constants(path: Path) -> list[str]:
 
 
 def _flushes() -> Iterator[Statement]:
-    """Each part of the flush alone, and all of them at once."""
+    """Each part of the flush alone, and all of them at once: as arrays, and as values."""
     from services.orchestrator.storage import flush
 
-    whole = (1 << len(flush.PARTS)) - 1
-    for mask in [*(1 << bit for bit in range(len(flush.PARTS))), whole]:
+    values = 1 << flush.MASK_BITS - 1
+    parts = [1 << bit for bit in range(len(flush.PARTS))]
+    for mask in [*parts, *(part | values for part in parts), values - 1, 2 * values - 1]:
         module = "orchestrator.storage.flush"
         yield Statement("orchestrator", module, f"statement({mask})", flush.statement(mask))
 

@@ -43,6 +43,17 @@ def test_each_column_with_user_data_is_sealed_and_no_other() -> None:
     ] == changed
 
 
+def test_what_goes_as_plain_values_is_sealed_too() -> None:
+    """A flush of no more than one row for each table."""
+    change = row(RunChange, id=_RUN, status="completed", output_data='{"out":1}')
+    batch = [Transition(_RUN, run_changes=[change])]
+    clear, sealed = flush.prepare(batch), flush.prepare(batch, lambda text: f"sealed {text}")
+    changed = [
+        pair for pair in zip(clear.arguments, sealed.arguments, strict=True) if pair[0] != pair[1]
+    ]
+    assert [('{"out":1}', 'sealed {"out":1}')] == changed
+
+
 def test_every_column_that_is_stored_as_data_of_users_is_named() -> None:
     """A column that is added under one of these names is sealed too, or this fails."""
     for part in flush.PARTS:

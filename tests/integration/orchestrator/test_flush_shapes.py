@@ -1,0 +1,204 @@
+"""A flush as plain values and as arrays, its fence and its guards, over a real database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import psycopg
+import pytest
+
+from services.kit.ids import uuid7
+from services.orchestrator.domain.rows import (
+    FlowInsert,
+    NodeComplete,
+    NodeInsert,
+    RunChange,
+    RunInsert,
+    Transition,
+)
+from services.orchestrator.storage import flush
+from tests import factories
+from tests.support.database import Database
+
+_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A workflow, its node, and a member that writes."""
+
+    database: Database
+    sql: psycopg.Connection
+    owner: UUID
+    workflow_id: UUID
+    node_version: UUID
+    member_id: UUID
+
+    def begun(self, **changed: Any) -> Transition:
+        """A run and its first node."""
+        run_id = uuid7()
+        row = RunInsert(
+            run_id, self.workflow_id, self.owner, self.owner, 1, None, uuid7(), 0, "running",
+            '{"x":1}', None, None, "3.11", None, 1,
+        )  # fmt: skip
+        return Transition(
+            run_id,
+            run_inserts=[row._replace(**changed)],
+            node_inserts=[self.node(run_id, "a", 1, first=True)],
+        )
+
+    def node(self, run_id: UUID, node_id: str, order: int, *, first: bool) -> NodeInsert:
+        return NodeInsert(
+            uuid7(), run_id, node_id, node_id, self.node_version, order, 0, uuid7(), 7, 1, first
+        )
+
+    def next(self, begun: Transition, *, token: int = 7) -> Transition:
+        """The first node completes, the second one begins."""
+        flow = FlowInsert(uuid7(), begun.run_id, "", "a", "json", 1, 2000, 3000, None, None)
+        return Transition(
+            begun.run_id,
+            completes=[_completed(begun, token)],
+            node_inserts=[self.node(begun.run_id, "b", 2, first=False)],
+            flows=[flow],
+        )
+
+    async def write(self, *batch: Transition, last: datetime = _EARLIEST) -> asyncpg.Record:
+        """Flush as the journal does."""
+        db = await asyncpg.connect(self.database.url("qflow_orchestrator_engine"))
+        try:
+            made = flush.prepare(batch)
+            row = await db.fetchrow(made.sql, *flush.arguments(made, self.member_id, 1, last))
+            assert row is not None
+            return row
+        finally:
+            await db.close()
+
+    def rows(self, sql: str) -> list[tuple[object, ...]]:
+        return self.sql.execute(sql.encode()).fetchall()
+
+
+def _completed(begun: Transition, token: int = 7) -> NodeComplete:
+    (node,) = begun.node_inserts
+    return NodeComplete(node.id, token, '{"result":2}', None, 2, 10, 20, "out", "", None)
+
+
+@pytest.fixture
+def stage(database: Database) -> Iterator[Stage]:
+    with database.connect() as sql:
+        owner = factories.user(sql)
+        node = factories.node(sql, owner)
+        workflow_id = factories.workflow(
+            sql, owner, nodes={"a": node}, edges=[("", "x", "a", "x")], outputs=[("o", "a")]
+        )
+        member_id = uuid7()
+        sql.execute(
+            "INSERT INTO engine_members (id, epoch, state, expires_at)"
+            " VALUES (%s, 1, 'live', now() + interval '1 hour')",
+            (member_id,),
+        )
+        yield Stage(database, sql, owner.id, workflow_id, node.version_id, member_id)
+
+
+_NODES = """
+    SELECT node_id, status, output_data::text, stdout_tail, resource_usage->'cpu_us', error_type,
+           completed_at = (SELECT max(started_at) FROM node_executions)
+      FROM node_executions ORDER BY workflow_execution_id, node_id
+"""
+_FLOWS = """
+    SELECT source_node_id, target_node_id, data_type, data_size_bytes, serialization_time_ms,
+           transfer_time_us, created_at = (SELECT max(started_at) FROM node_executions)
+      FROM node_data_flow ORDER BY workflow_execution_id
+"""
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+async def test_values_and_arrays_write_the_same_rows(stage: Stage, runs: int) -> None:
+    """One run by itself is written as values, two at once as arrays."""
+    begun = [stage.begun() for _ in range(runs)]
+    started = await stage.write(*begun)
+    assert {t.run_id for t in begun} == set(started["started"])
+    await stage.write(*(stage.next(t) for t in begun))
+    done = ("a", "completed", '{"result":2}', "out", 10, None, True)
+    assert [done, ("b", "running", None, None, None, None, None)] * runs == stage.rows(_NODES)
+    assert [("", "a", "json", 1, 2, 3000, True)] * runs == stage.rows(_FLOWS)
+
+    last = [
+        RunChange(
+            t.run_id, "completed", False, True, False, '{"o":2}', None, None, None, None, 9, 1, 2
+        )
+        for t in begun
+    ]  # fmt: skip
+    ended = await stage.write(*(Transition(each.id, run_changes=[each]) for each in last))
+    told = "SELECT status, output_data::text, completed_at FROM workflow_executions"
+    assert [("completed", '{"o":2}', ended["at"])] * runs == stage.rows(told)
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+async def test_a_member_that_is_fenced_writes_nothing_and_learns_that_first(
+    stage: Stage, runs: int
+) -> None:
+    """I3: even where its rows could not be written any more, since its successor's are there."""
+    begun = [stage.begun() for _ in range(runs)]
+    await stage.write(*begun)
+    stage.sql.execute("UPDATE engine_members SET state = 'fenced'")
+    before = stage.rows(_NODES)
+    for late in (
+        [stage.next(t) for t in begun],
+        [stage.next(t, token=6) for t in begun],
+        [Transition(t.run_id, node_inserts=t.node_inserts) for t in begun],
+        [stage.begun() for _ in begun],
+    ):
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            await stage.write(*late)
+        assert flush.FENCED == refused.value.sqlstate
+    assert before == stage.rows(_NODES)
+    assert [(runs,)] == stage.rows("SELECT count(*) FROM workflow_executions")
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+async def test_a_late_writer_takes_all_it_brought_with_it(stage: Stage, runs: int) -> None:
+    """What no guard looks at is not written either: the next node, and how the data flowed."""
+    begun = [stage.begun() for _ in range(runs)]
+    await stage.write(*begun)
+    late = [stage.next(begun[0], token=6), *(stage.next(t) for t in begun[1:])]
+    with pytest.raises(asyncpg.PostgresError, match="guard missed: completed") as refused:
+        await stage.write(*late)
+    assert flush.GUARD_MISSED == refused.value.sqlstate
+    assert f"expected {runs} rows, found {runs - 1}" == refused.value.as_dict()["detail"]
+    assert [("a", "running")] * runs == stage.rows("SELECT node_id, status FROM node_executions")
+    assert [] == stage.rows(_FLOWS)
+
+
+async def test_no_flush_is_before_the_one_before_it(stage: Stage) -> None:
+    """Whatever the database's clock does."""
+    ahead = datetime(2100, 1, 1, tzinfo=UTC)
+    written = await stage.write(stage.begun(), last=ahead)
+    assert ahead == written["at"]
+    assert [(ahead,)] == stage.rows("SELECT started_at FROM node_executions")
+
+
+@pytest.mark.parametrize("beside", [0, 1])
+async def test_what_some_starts_are_asked_is_asked_them_in_any_company(
+    stage: Stage, beside: int
+) -> None:
+    """A start with a business key, an alias or a node alone, by itself or beside one without."""
+    others = [stage.begun() for _ in range(beside)]
+    kept = stage.begun(business_key="k")
+    await stage.write(kept, *others)
+    refused = (
+        stage.begun(business_key="k", key_reuse="reject"),
+        stage.begun(alias="nobody made it"),
+        stage.begun(workflow_id=None, workflow_version=None, node_version_id=uuid7()),
+    )
+    for each in refused:
+        more = [stage.begun() for _ in range(beside)]
+        written = await stage.write(each, *more)
+        assert [t.run_id for t in more] == list(written["started"]), each
+    alone = stage.begun(workflow_id=None, workflow_version=None, node_version_id=stage.node_version)
+    written = await stage.write(alone, *(stage.begun() for _ in range(beside)))
+    assert alone.run_id in written["started"]

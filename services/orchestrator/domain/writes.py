@@ -21,6 +21,7 @@ from services.orchestrator.domain.rows import (
     RunChange,
     Transition,
     View,
+    more,
 )
 from services.orchestrator.domain.state import (
     ENGINE_ERROR,
@@ -97,7 +98,7 @@ def touch(run: Run, slot: int, t: Transition) -> None:
     record = run.records[slot]
     assert record is not None
     if run.watchers:
-        t.views.append(View(run.node_id(slot), run.place_of(slot), copy(record)))
+        t.views = more(t.views, View(run.node_id(slot), run.place_of(slot), copy(record)))
     else:
         t.complete_views = False
     t.revision = run.revision
@@ -169,7 +170,7 @@ def place_row(
     )
     if status in _STARTED:
         set_running(run, t)
-        t.begun.append(record)
+        t.begun = more(t.begun, record)
     touch(run, slot, t)
     return record
 
@@ -221,7 +222,8 @@ def complete_row(
     earlier = t.changes.pop(record.id, None)  # no statement changes a row twice
     if earlier is not None:
         record.token = earlier.token
-    t.completes.append(
+    t.completes = more(
+        t.completes,
         NodeComplete(
             id=record.id,
             token=record.token,
@@ -235,7 +237,7 @@ def complete_row(
             container_id=usage.container_id,
             io_read_bytes=usage.io_read_bytes,
             io_write_bytes=usage.io_write_bytes,
-        )
+        ),
     )
 
 
@@ -349,7 +351,7 @@ def write_run(
         io_read_bytes=run.io_read_bytes,
         io_write_bytes=run.io_write_bytes,
     )
-    t.run_changes[:] = [change]
+    t.run_changes = [change]
     t.revision = run.revision
 
 
@@ -370,7 +372,8 @@ def attempt_row(
 ) -> None:
     """Add the row of a failed attempt, and the error's log."""
     error_row(run, t, failure, new_id=new_id, record=record, usage=usage)
-    t.attempts.append(
+    t.attempts = more(
+        t.attempts,
         AttemptInsert(
             node_execution_id=record.id,
             attempt=record.retry_count + record.delivery_count + (outcome != "lost"),
@@ -388,7 +391,7 @@ def attempt_row(
             io_read_bytes=usage.io_read_bytes,
             io_write_bytes=usage.io_write_bytes,
             progress=failure.progress,
-        )
+        ),
     )
 
 
@@ -402,7 +405,8 @@ def error_row(
     usage: Usage = NO_USAGE,
 ) -> None:
     """Add an error's log; without a record, of a place of which nothing ever ran."""
-    t.errors.append(
+    t.errors = more(
+        t.errors,
         ErrorInsert(
             id=new_id(),
             run_id=run.id,
@@ -415,7 +419,7 @@ def error_row(
             stdout_tail=usage.stdout_tail,
             stderr_tail=usage.stderr_tail,
             error_detail=failure.detail,
-        )
+        ),
     )
 
 
@@ -436,7 +440,8 @@ def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) 
             continue
         size, file = _size_of(output, binding.output)
         file_id = file.file_id if file else _referred(output, binding.output)
-        t.flows.append(
+        t.flows = more(
+            t.flows,
             FlowInsert(
                 id=new_id(),
                 run_id=run.id,
@@ -448,7 +453,7 @@ def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) 
                 transfer_us=usage.transfer_us,
                 conversion=binding.conversion or None,
                 file_id=file_id,
-            )
+            ),
         )
 
 

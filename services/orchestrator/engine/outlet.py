@@ -156,7 +156,8 @@ class Outlet:
                 refused.append(t.run_id)
                 continue
             self._stamp(t, run, committed.at)
-            self._refusals.pop(t.run_id, None)
+            if self._refusals:
+                self._refusals.pop(t.run_id, None)
             if t.frees:
                 self.core.limited.freed(Demand(each.limit_id, each.key) for each in t.frees)
                 self.limits_freed.update(each.limit_id for each in t.frees)
@@ -212,18 +213,19 @@ class Outlet:
     def _stamp(self, t: Transition, run: Run | None, at: datetime) -> None:
         for record in t.begun:
             record.started_at = at
-        final = any(change.final for change in t.run_changes)
+        final = bool(t.run_changes) and any(change.final for change in t.run_changes)
         if run is not None:
             if run.started_at is None and _starts(t):
                 run.started_at = at
             if final:
                 run.completed_at = max(at, run.started_at or at)
-            if any(change.cancels for change in t.run_changes):
+            if t.run_changes and any(change.cancels for change in t.run_changes):
                 run.cancel_requested_at = run.cancel_requested_at or at
         if not t.revision or not self.hub.watched(t.run_id):
             return
+        begun = {record.id for record in t.begun}
         for _, _, view in t.views:
-            if view.started_at is None or any(view.id == each.id for each in t.begun):
+            if view.started_at is None or view.id in begun:
                 view.started_at = at
             if view.status in NODE_FINAL:
                 view.completed_at = max(at, view.started_at)

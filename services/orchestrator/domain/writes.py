@@ -58,6 +58,8 @@ _quoted: Final = lru_cache(maxsize=4096)(json.dumps)
 def object_text(run: Run, slot: int, output: NodeOutput) -> str:
     """Write a slot's outputs as one JSON object, each value exactly as it was produced."""
     names = run.place(slot).outputs
+    if len(names) == 1 and isinstance(output, tuple):  # as with most
+        return f"{{{_quoted(names[0])}:{output[0].decode()}}}"
     parts = [f"{_quoted(name)}:{text_of(output, at).decode()}" for at, name in enumerate(names)]
     return "{" + ",".join(parts) + "}"
 

@@ -80,6 +80,7 @@ class Outlet:
         self.recovering = False
         self.runs_ended: Counter[RunStatus] = Counter()
         self._timer: asyncio.TimerHandle | None = None
+        self._clock: Callable[[], float] | None = None
 
     def busy(self) -> bool:
         """Whether there is anything to keep a lease for."""
@@ -87,7 +88,9 @@ class Outlet:
 
     def now(self) -> float:
         """Give the loop's clock, which every timer of the engine goes by."""
-        return asyncio.get_running_loop().time()
+        if self._clock is None:  # to ask which loop runs costs a system call, to ask for time none
+            self._clock = asyncio.get_running_loop().time
+        return self._clock()
 
     def tell_all(self, command: Told) -> None:
         """Tell every runner."""

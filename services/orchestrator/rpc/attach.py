@@ -254,15 +254,14 @@ def _frames(commands: list[Outgoing]) -> Iterable[pb.AttachResponse]:
     frame, size = pb.AttachResponse(), 0
     meant: set[int | UUID] = set()  # the definitions and attempts of its assignments
     for command in commands:
-        assigns = isinstance(command, Assignment)
         cost = _cost(command)
-        follows = meant and not assigns and _subject(command) in meant
+        follows = meant and not isinstance(command, Assignment) and _subject(command) in meant
         if size and (size + cost > FRAME_BYTES_MAX or follows):
             yield frame
             frame, size, meant = pb.AttachResponse(), 0, set()
         _add(frame, command)
         size += cost
-        if assigns:
+        if isinstance(command, Assignment):
             meant.add(command.definition)
             meant.add(command.attempt_ref)
     if size:

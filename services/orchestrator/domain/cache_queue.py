@@ -10,7 +10,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from services.orchestrator.domain.plan import Kind
-from services.orchestrator.domain.rows import CacheCommand, NodeCopy, Transition
+from services.orchestrator.domain.rows import CacheCommand, NodeCopy, Transition, more
 from services.orchestrator.domain.state import (
     NO_USAGE,
     FilePart,
@@ -200,6 +200,6 @@ def complete(run: Run, slot: int, t: Transition, hit: Hit, *, new_id: NewId) -> 
         )
     )
     set_running(run, t)
-    t.begun.append(record)
+    t.begun = more(t.begun, record)
     flow_rows(run, slot, t, NO_USAGE, new_id)
     touch(run, slot, t)

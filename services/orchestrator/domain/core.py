@@ -122,7 +122,7 @@ class Core(Dispatch):
         run.revision = 1
         t = Transition(run.id, revision=1, follows=follows)
         out.add(t)
-        t.run_inserts.append(row)
+        t.run_inserts = [row]
         for each in copies:
             t.copy(each)
         if row.start_at is not None:  # its time is told by the database's clock: `begin_in`
@@ -141,7 +141,7 @@ class Core(Dispatch):
         if t.run_changes:  # over already: no statement changes a row that it inserts
             end = out.after(run.id)
             end.revision = run.revision
-            t.run_changes, end.run_changes = [], t.run_changes
+            t.run_changes, end.run_changes = (), t.run_changes
             end.commands = [each for each in t.commands if isinstance(each, Finished)]
             t.commands = [each for each in t.commands if not isinstance(each, Finished)]
 
@@ -214,7 +214,7 @@ class Core(Dispatch):
         """Take a runner's word on attempts; where one is late the runner is told to forget it.
 
         It is told behind what was decided before: only once that is durable is this one late. What
-        they let begin is given out once for all of them.
+        is said of one run is one change of it, and what all let begin is given out once.
         """
         self._now = now
         out = Out()
@@ -240,7 +240,7 @@ class Core(Dispatch):
             if record.runner != runner_id or outcome.token != record.token:
                 out.add(_late(runner_id, outcome))
             return
-        t = Transition(run.id)
+        t = out.of(run.id)
         result = unusable.checked(run, slot, outcome.result)
         self._free(runner_id, record.id)
         spent = self._charge(run, record, outcome.usage, t) if self.ledger else None
@@ -253,8 +253,8 @@ class Core(Dispatch):
             planner.complete(run, slot, t, self.fx, output=result, usage=outcome.usage)
             if self.cache.digests:
                 t.commands.extend(self.cache.keep(run, slot, result))
-        self._give_back(record.id, t)
-        out.add(t)
+        if self.held:
+            self._give_back(record.id, t)
         if spent is not None:
             self._exhaust(self._root(run), spent, out)
 
@@ -658,28 +658,33 @@ class Core(Dispatch):
     def _follow(self, out: Out) -> list[Transition]:
         """Carry out what events left to do, in other runs too; returns all transitions."""
         fx = self.fx
-        while fx.pending:
+        while fx.ready or fx.pending:
             ready, fx.ready = fx.ready, []
             for each in ready:
                 self._push(each)
-            timers, fx.timers = fx.timers, []
-            for run, slot, delay_ms, what in timers:
-                self.timers.set(self._now + delay_ms / 1000, run.id, slot, what)
-            starts, fx.starts = fx.starts, []
-            for start in starts:
-                self._begin(start.run, start.row, out)
-            stops, fx.stops = fx.stops, []
-            for child_id in stops:
-                child = self.runs.get(child_id)
-                if child is not None and not child.cancelling and child.status not in RUN_FINAL:
-                    t = out.of(child_id)
-                    planner.stop(child, t, fx, cancel=True)
-                    self._unqueue(child_id)
-            ended, fx.ended = fx.ended, []
-            for child in ended:
-                self._child_over(child, out)
+            if fx.pending:
+                self._follow_rarer(out)
         self._finish(out)
         return out.transitions
+
+    def _follow_rarer(self, out: Out) -> None:
+        fx = self.fx
+        timers, fx.timers = fx.timers, []
+        for run, slot, delay_ms, what in timers:
+            self.timers.set(self._now + delay_ms / 1000, run.id, slot, what)
+        starts, fx.starts = fx.starts, []
+        for start in starts:
+            self._begin(start.run, start.row, out)
+        stops, fx.stops = fx.stops, []
+        for child_id in stops:
+            child = self.runs.get(child_id)
+            if child is not None and not child.cancelling and child.status not in RUN_FINAL:
+                t = out.of(child_id)
+                planner.stop(child, t, fx, cancel=True)
+                self._unqueue(child_id)
+        ended, fx.ended = fx.ended, []
+        for child in ended:
+            self._child_over(child, out)
 
     def _child_over(self, child: Run, out: Out) -> None:
         """Tell the parent, behind the child's end: it must not be durable before that is."""
@@ -691,14 +696,16 @@ class Core(Dispatch):
 
     def _finish(self, out: Out) -> None:
         """Say in first rows how their runs stand, and give back the places of runs that end."""
+        held, budgets = self.held, self.ledger.budgets
         for t in out.transitions:
             if t.run_inserts:
                 _tell_status(self.runs[t.run_id], t)
-            if t.run_id in self.held and any(isinstance(each, Finished) for each in t.commands):
+            if not (held or budgets):
+                continue
+            ends = any(isinstance(each, Finished) for each in t.commands)
+            if ends and t.run_id in held:
                 self._give_back(t.run_id, t)
-            if t.run_id in self.ledger.budgets and any(
-                isinstance(each, Finished) for each in t.commands
-            ):
+            if ends and t.run_id in budgets:
                 kept = tuple(each for each in t.spends if not each.over)
                 t.spends = (*kept, Spend(t.run_id, 0, 0, 0, 0, over=True))
 
@@ -714,7 +721,7 @@ def _tell_status(run: Run, t: Transition) -> None:
     """Write in a run's first row how it stands once all that goes with the row is written."""
     begun = bool(t.node_inserts) or any(each.starts for each in t.placed.values())
     status = RunStatus.RUNNING if begun else RunStatus.PENDING
-    t.run_inserts[0] = t.run_inserts[0]._replace(status=status, revision=run.revision)
+    t.run_inserts = [t.run_inserts[0]._replace(status=status, revision=run.revision)]
 
 
 def _late(runner_id: UUID, outcome: Outcome) -> Transition:

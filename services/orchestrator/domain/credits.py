@@ -69,10 +69,25 @@ class ReadyQueue:
         if alone:
             self._alone[run_id, place] = wanted
         else:
-            level = self._by_need.setdefault(wanted, {}).setdefault(priority, OrderedDict())
-            level.setdefault(tenant_id, OrderedDict()).setdefault(run_id, deque()).append(place)
-            self._tenants[run_id] = tenant_id
+            level = self._level(wanted, priority)
+            runs = level.get(tenant_id)
+            if runs is None:
+                runs = level[tenant_id] = OrderedDict()
+            places = runs.get(run_id)
+            if places is None:
+                places = runs[run_id] = deque()
+                self._tenants[run_id] = tenant_id
+            places.append(place)
         self.size += 1
+
+    def _level(self, wanted: Wanted, priority: int) -> _Level:
+        levels = self._by_need.get(wanted)
+        if levels is None:
+            levels = self._by_need[wanted] = {}
+        level = levels.get(priority)
+        if level is None:
+            level = levels[priority] = OrderedDict()
+        return level
 
     def take(self, offer: Offer) -> tuple[UUID, int] | None:
         """Take the next place that a runner can run; its run and tenant go to the end."""
@@ -123,6 +138,11 @@ class ReadyQueue:
         self._turns.move_to_end(tenant_id)
         if len(self._turns) > _TENANTS_MAX:
             self._turns.popitem(last=False)
+
+    @property
+    def has_alone(self) -> bool:
+        """Whether a place waits that must run alone."""
+        return bool(self._alone)
 
     def alone(self) -> Iterator[tuple[UUID, int, Wanted]]:
         """Give the places that must run alone, oldest first."""

@@ -132,7 +132,8 @@ class Dispatch:
 
     def _give_out(self, out: Out) -> None:
         """Give ready slots to runners while both last."""
-        self._dispatch_alone(out)
+        if self._emptying is not None or self.ready.has_alone:
+            self._dispatch_alone(out)
         while self.ready.size and self._dispatch_one(out):
             pass
 
@@ -248,16 +249,14 @@ class Dispatch:
 
     def _use(self, claim: Claim, run_id: UUID, row: UUID | None, t: Transition) -> None:
         self.held[row or run_id] = claim
-        t.uses.extend(SlotUse(each, run_id, row) for each in claim.slots)
+        t.uses = (*t.uses, *(SlotUse(each, run_id, row) for each in claim.slots))
 
     def _give_back(self, row: UUID, t: Transition) -> None:
         """Give back the places that a run or node row has, with the change that ends it."""
         claim = self.held.pop(row, None)
         if claim is not None:
-            t.frees.extend(
-                SlotFree(slot, *demand)
-                for slot, demand in zip(claim.slots, claim.lane, strict=True)
-            )
+            freed = zip(claim.slots, claim.lane, strict=True)
+            t.frees = (*t.frees, *(SlotFree(slot, *demand) for slot, demand in freed))
 
     def _let_go(self, row: UUID) -> None:
         """Forget the places that a row has: where that was not written, they are given back."""

@@ -69,5 +69,5 @@ class Effects:
 
     @property
     def pending(self) -> bool:
-        """Whether anything is left to carry out."""
-        return bool(self.ready or self.timers or self.starts or self.stops or self.ended)
+        """Whether anything is left to carry out, besides what is ready."""
+        return bool(self.timers or self.starts or self.stops or self.ended)

@@ -35,21 +35,23 @@ def place_over(
     branch: str = "",
 ) -> None:
     """Count a place that is over, keep what it gave while somebody reads it, tell its children."""
-    main = run.plan.places[place].phase is Phase.MAIN
+    plan = run.plan
+    main = plan.places[place].phase is Phase.MAIN
     run.done += main
     if output is not None and run.keep[place]:
         run.outputs[place] = output
     release_inputs(run, place)
-    if end is End.DONE and main and run.plan.plain[place]:
-        for child in run.plan.children[place]:
-            run.remaining[child] -= 1
-            run.active[child] += 1
-            if run.remaining[child] == 0 or not run.plan.direct[child]:
+    if end is End.DONE and main and plan.plain[place]:
+        remaining, active, direct = run.remaining, run.active, plan.direct
+        for child in plan.children[place]:
+            remaining[child] -= 1
+            active[child] += 1
+            if remaining[child] == 0 or not direct[child]:
                 fx.todo.append(child)
         return
     count_end(run, place, end, branch)
     if main:
-        fx.todo.extend(run.plan.children[place])
+        fx.todo.extend(plan.children[place])
 
 
 def count_end(run: Run, place: int, end: End, branch: str) -> None:

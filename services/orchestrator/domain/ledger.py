@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from services.orchestrator.domain.amounts import NOTHING, Amounts, exceeded
-from services.orchestrator.domain.rows import Charge, Spend, Transition
+from services.orchestrator.domain.rows import Charge, Spend, Transition, more
 from services.orchestrator.domain.state import Failure, Run, Usage
 
 BUDGET_EXCEEDED: Final = "budget_exceeded"
@@ -70,7 +70,7 @@ class Ledger:
         gb_us = usage.memory_peak_bytes * wall_us >> 30
         if run.tenant_id in self.quotas:
             charge = Charge(run.tenant_id, usage.cpu_us, gb_us, usage.moved_bytes)
-            t.charges = (*t.charges, charge)
+            t.charges = more(t.charges, charge)
             self.charged.add(run.tenant_id)
         budget = self.budgets.get(root.id)
         if budget is None:
@@ -80,7 +80,7 @@ class Ledger:
         budget.gb_us += gb_us
         budget.moved_bytes += usage.moved_bytes
         spend = Spend(root.id, 1, usage.cpu_us, gb_us, usage.moved_bytes, over=False)
-        t.spends = (*t.spends, spend)
+        t.spends = more(t.spends, spend)
         return budget.spent
 
     def overdrawn(self, run: Run, used: Amounts) -> Failure | None:

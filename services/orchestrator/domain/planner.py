@@ -18,6 +18,7 @@ from services.orchestrator.domain.rows import (
     KillCommand,
     NodeInsert,
     Transition,
+    more,
 )
 from services.orchestrator.domain.state import (
     NO_USAGE,
@@ -75,7 +76,8 @@ def assign(
         )
         run.records[slot] = record
         place = run.place(slot)
-        t.node_inserts.append(
+        t.node_inserts = more(
+            t.node_inserts,
             NodeInsert(
                 id=record.id,
                 run_id=run.id,
@@ -88,7 +90,7 @@ def assign(
                 token=token,
                 revision=run.revision,
                 first=bool(t.run_inserts),
-            )
+            ),
         )
         record.revision = run.revision
         waits.limit_total(run, slot, fx)
@@ -100,7 +102,7 @@ def assign(
     record.alone = alone
     record.due_ms = None
     set_running(run, t)
-    t.begun.append(record)
+    t.begun = more(t.begun, record)
     t.commands.append(AssignCommand(runner, run.id, slot, token))
     touch(run, slot, t)
     return record

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from operator import attrgetter
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from services.orchestrator.domain.state import NodeRecord
@@ -348,58 +350,64 @@ Command: TypeAlias = (
 )
 
 
+Row = TypeVar("Row")
+
+
+def more(rows: Sequence[Row], row: Row) -> list[Row]:
+    """Add a row to those of its kind, of which most transitions have none."""
+    if isinstance(rows, list):
+        rows.append(row)
+        return rows
+    return [*rows, row]
+
+
 @dataclass(slots=True)
 class Transition:
-    """One change of one run: its rows are written together or not at all, then its commands go."""
+    """One change of one run: its rows are written together or not at all, then its commands go.
+
+    Most have rows of two or three kinds. Of the others none has a list of its own, which would cost
+    more than to decide the change does: `more` makes one for the first row.
+    """
 
     run_id: UUID
     follows: tuple[Follows, ...] = ()  # of what is inserted: refused where one is not so
-    run_inserts: list[RunInsert] = field(default_factory=list)
-    node_inserts: list[NodeInsert] = field(default_factory=list)
+    run_inserts: Sequence[RunInsert] = ()
+    node_inserts: Sequence[NodeInsert] = ()
     placed: dict[UUID, NodePlaced] = field(default_factory=dict)  # by row
-    copies: list[NodeCopy] = field(default_factory=list)
-    file_uses: list[FileUse] = field(default_factory=list)
-    completes: list[NodeComplete] = field(default_factory=list)
+    copies: Sequence[NodeCopy] = ()
+    file_uses: Sequence[FileUse] = ()
+    completes: Sequence[NodeComplete] = ()
     changes: dict[UUID, NodeChange] = field(default_factory=dict)  # by row, each once
-    attempts: list[AttemptInsert] = field(default_factory=list)
-    errors: list[ErrorInsert] = field(default_factory=list)
-    flows: list[FlowInsert] = field(default_factory=list)
-    signals: list[SignalWrite] = field(default_factory=list)
-    uses: list[SlotUse] = field(default_factory=list)
-    frees: list[SlotFree] = field(default_factory=list)
-    run_changes: list[RunChange] = field(default_factory=list)
-    charges: tuple[Charge, ...] = ()
-    spends: tuple[Spend, ...] = ()
+    attempts: Sequence[AttemptInsert] = ()
+    errors: Sequence[ErrorInsert] = ()
+    flows: Sequence[FlowInsert] = ()
+    signals: Sequence[SignalWrite] = ()
+    uses: Sequence[SlotUse] = ()
+    frees: Sequence[SlotFree] = ()
+    run_changes: Sequence[RunChange] = ()
+    charges: Sequence[Charge] = ()
+    spends: Sequence[Spend] = ()
     commands: list[Command] = field(default_factory=list)
-    begun: list[NodeRecord] = field(default_factory=list)  # attempts that it starts
-    views: list[View] = field(default_factory=list)  # nodes as they then stood
+    begun: Sequence[NodeRecord] = ()  # attempts that it starts
+    views: Sequence[View] = ()  # nodes as they then stood
     complete_views: bool = True  # whether `views` holds every node that it changed
     revision: int = 0
 
     def copy(self, row: NodeCopy) -> None:
         """Add a result that is taken over, and whose file it is where it is one."""
-        self.copies.append(row)
+        self.copies = more(self.copies, row)
         if row.file_id is not None:
-            self.file_uses.append(FileUse(row.id, row.run_id, row.file_id, row.first))
+            use = FileUse(row.id, row.run_id, row.file_id, row.first)
+            self.file_uses = more(self.file_uses, use)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it has any row."""
+        return any(_counted(self))
 
     def cost(self) -> tuple[int, int]:
         """Count the rows it writes, and about how many bytes they carry."""
-        rows = (
-            len(self.run_inserts)
-            + len(self.node_inserts)
-            + len(self.placed)
-            + len(self.signals)
-            + len(self.uses)
-            + len(self.frees)
-            + len(self.copies)
-            + len(self.file_uses)
-            + len(self.completes)
-            + len(self.changes)
-            + len(self.attempts)
-            + len(self.errors)
-            + len(self.flows)
-            + len(self.run_changes)
-        )
+        rows = sum(map(len, _counted(self)))
         size = 200 * rows
         for inserted in self.run_inserts:
             size += len(inserted.input_data) + len(inserted.labels)
@@ -423,3 +431,21 @@ class Transition:
             size += copies * len(told.error_detail or "")
             size += copies * (len(told.stdout_tail) + len(told.stderr_tail))
         return rows, size
+
+
+_counted: Final = attrgetter(
+    "run_inserts",
+    "node_inserts",
+    "placed",
+    "signals",
+    "uses",
+    "frees",
+    "copies",
+    "file_uses",
+    "completes",
+    "changes",
+    "attempts",
+    "errors",
+    "flows",
+    "run_changes",
+)

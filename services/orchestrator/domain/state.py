@@ -271,12 +271,17 @@ class Run:
 
     def is_open(self, slot: int) -> bool:
         """Say whether what a slot stands for may still begin, or begin again, sooner or later."""
-        part = self.part(slot)
-        if part is not None and part.group not in self.groups:
-            return False
+        places = self.plan.places
+        if slot < len(places):
+            place = places[slot]
+        else:
+            part = self.parts[slot - len(places)]
+            if part.group not in self.groups:
+                return False
+            place = places[part.place]
         if self.status in RUN_FINAL:
             return False
-        if self.plan.places[self.place_of(slot)].phase is Phase.MAIN:
+        if place.phase is Phase.MAIN:
             stopped = self.failure is not None or self.cancelling or self.expired
             return not stopped and not self.closing
         return self.closing and not self.abandoned
@@ -305,12 +310,13 @@ class Run:
 
     def place(self, slot: int) -> Place:
         """Give the definition of what runs at a slot."""
-        return self.plan.places[self.place_of(slot)]
+        places = self.plan.places
+        return places[slot] if slot < len(places) else places[self.parts[slot - len(places)].place]
 
     def node_id(self, slot: int) -> str:
         """Give the name of a slot's row."""
-        part = self.part(slot)
-        return self.plan.places[slot].id if part is None else part.node_id
+        places = self.plan.places
+        return places[slot].id if slot < len(places) else self.parts[slot - len(places)].node_id
 
     def depth(self, slot: int) -> int:
         """Count the maps or loops around a slot, its place's own."""
@@ -339,8 +345,7 @@ class Run:
     def bindings(self, slot: int) -> tuple[Binding, ...]:
         """Give the inputs of a slot."""
         place = self.place(slot)
-        part = self.part(slot)
-        if place.loop is not None and part is not None and part.number > 1:
+        if place.loop is not None and (part := self.part(slot)) is not None and part.number > 1:
             return place.turn_inputs
         return place.inputs
 
@@ -364,7 +369,7 @@ class Run:
     def inputs(self, slot: int) -> list[Value | None]:
         """Give all inputs of a slot, as `value` gives each."""
         bindings = self.bindings(slot)
-        if self.part(slot) is None:
+        if slot < len(self.plan.places):
             return [self.given(binding) for binding in bindings]
         return [self.value(slot, at) for at in range(len(bindings))]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID
 
-from services.orchestrator.domain.rows import NodeChange, RunChange, Transition
+from services.orchestrator.domain.rows import NodeChange, RunChange, Transition, more
 from services.orchestrator.domain.state import ENGINE_ERROR, Failure, FileValue, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 
@@ -40,7 +40,8 @@ def give_up(run_id: UUID, revision: int, open_nodes: Iterable[tuple[UUID, int]])
     """End a run of which only the rows are left, because no run can be made of them."""
     failure = Failure(error_type=ENGINE_ERROR, message="the engine cannot read its rows")
     t = Transition(run_id, revision=revision + 1)
-    t.run_changes.append(
+    t.run_changes = more(
+        t.run_changes,
         RunChange(
             id=run_id,
             status=RunStatus.FAILED,
@@ -55,7 +56,7 @@ def give_up(run_id: UUID, revision: int, open_nodes: Iterable[tuple[UUID, int]])
             revision=revision + 1,
             cpu_us=0,
             memory_peak_bytes=0,
-        )
+        ),
     )
     for node_id, token in open_nodes:
         t.changes[node_id] = NodeChange(

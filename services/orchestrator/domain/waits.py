@@ -13,7 +13,7 @@ from services.kit.cel import ExpressionError
 from services.orchestrator.domain import failed_edges
 from services.orchestrator.domain.effects import Due, Effects, Start, Timer
 from services.orchestrator.domain.plan import Kind, Place, Plan
-from services.orchestrator.domain.rows import RunInsert, SignalWrite, Transition
+from services.orchestrator.domain.rows import RunInsert, SignalWrite, Transition, more
 from services.orchestrator.domain.state import (
     NO_USAGE,
     Failure,
@@ -163,7 +163,8 @@ def _listen(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput | Non
 def write_signal(run: Run, slot: int | None, t: Transition, signal: Signal, name: str) -> None:
     """Write a word from outside, with the node that took it."""
     payload = b"[" + b",".join(signal.outputs) + b"]"
-    t.signals.append(
+    t.signals = more(
+        t.signals,
         SignalWrite(
             id=signal.id,
             run_id=run.id,
@@ -172,7 +173,7 @@ def write_signal(run: Run, slot: int | None, t: Transition, signal: Signal, name
             payload=payload.decode(),
             sent_by=signal.sent_by,
             node_id=None if slot is None else run.node_id(slot),
-        )
+        ),
     )
 
 

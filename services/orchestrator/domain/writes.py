@@ -21,6 +21,7 @@ from services.orchestrator.domain.rows import (
     RunChange,
     Transition,
     View,
+    more,
 )
 from services.orchestrator.domain.state import (
     ENGINE_ERROR,
@@ -57,6 +58,8 @@ _quoted: Final = lru_cache(maxsize=4096)(json.dumps)
 def object_text(run: Run, slot: int, output: NodeOutput) -> str:
     """Write a slot's outputs as one JSON object, each value exactly as it was produced."""
     names = run.place(slot).outputs
+    if len(names) == 1 and isinstance(output, tuple):  # as with most
+        return f"{{{_quoted(names[0])}:{output[0].decode()}}}"
     parts = [f"{_quoted(name)}:{text_of(output, at).decode()}" for at, name in enumerate(names)]
     return "{" + ",".join(parts) + "}"
 
@@ -97,7 +100,7 @@ def touch(run: Run, slot: int, t: Transition) -> None:
     record = run.records[slot]
     assert record is not None
     if run.watchers:
-        t.views.append(View(run.node_id(slot), run.place_of(slot), copy(record)))
+        t.views = more(t.views, View(run.node_id(slot), run.place_of(slot), copy(record)))
     else:
         t.complete_views = False
     t.revision = run.revision
@@ -169,7 +172,7 @@ def place_row(
     )
     if status in _STARTED:
         set_running(run, t)
-        t.begun.append(record)
+        t.begun = more(t.begun, record)
     touch(run, slot, t)
     return record
 
@@ -221,7 +224,8 @@ def complete_row(
     earlier = t.changes.pop(record.id, None)  # no statement changes a row twice
     if earlier is not None:
         record.token = earlier.token
-    t.completes.append(
+    t.completes = more(
+        t.completes,
         NodeComplete(
             id=record.id,
             token=record.token,
@@ -235,7 +239,7 @@ def complete_row(
             container_id=usage.container_id,
             io_read_bytes=usage.io_read_bytes,
             io_write_bytes=usage.io_write_bytes,
-        )
+        ),
     )
 
 
@@ -349,7 +353,7 @@ def write_run(
         io_read_bytes=run.io_read_bytes,
         io_write_bytes=run.io_write_bytes,
     )
-    t.run_changes[:] = [change]
+    t.run_changes = [change]
     t.revision = run.revision
 
 
@@ -370,7 +374,8 @@ def attempt_row(
 ) -> None:
     """Add the row of a failed attempt, and the error's log."""
     error_row(run, t, failure, new_id=new_id, record=record, usage=usage)
-    t.attempts.append(
+    t.attempts = more(
+        t.attempts,
         AttemptInsert(
             node_execution_id=record.id,
             attempt=record.retry_count + record.delivery_count + (outcome != "lost"),
@@ -388,7 +393,7 @@ def attempt_row(
             io_read_bytes=usage.io_read_bytes,
             io_write_bytes=usage.io_write_bytes,
             progress=failure.progress,
-        )
+        ),
     )
 
 
@@ -402,7 +407,8 @@ def error_row(
     usage: Usage = NO_USAGE,
 ) -> None:
     """Add an error's log; without a record, of a place of which nothing ever ran."""
-    t.errors.append(
+    t.errors = more(
+        t.errors,
         ErrorInsert(
             id=new_id(),
             run_id=run.id,
@@ -415,7 +421,7 @@ def error_row(
             stdout_tail=usage.stdout_tail,
             stderr_tail=usage.stderr_tail,
             error_detail=failure.detail,
-        )
+        ),
     )
 
 
@@ -436,7 +442,8 @@ def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) 
             continue
         size, file = _size_of(output, binding.output)
         file_id = file.file_id if file else _referred(output, binding.output)
-        t.flows.append(
+        t.flows = more(
+            t.flows,
             FlowInsert(
                 id=new_id(),
                 run_id=run.id,
@@ -448,7 +455,7 @@ def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) 
                 transfer_us=usage.transfer_us,
                 conversion=binding.conversion or None,
                 file_id=file_id,
-            )
+            ),
         )
 
 

@@ -212,34 +212,29 @@ class Journal:
     def _take(self) -> list[Transition]:
         """Take the longest head of the queue in which no row stands twice."""
         batch: list[Transition] = []
-        touched: set[UUID] = set()
+        touched = _Touched()
         followed: set[int] = set()  # what starts of one plan follow is written once
         rows = taken = size = 0
         while self._queue:
             queued = self._queue[0]
-            keys = _keys(queued.transition)
-            follows = queued.transition.follows
-            more = 0 if id(follows) in followed else len(follows)
-            if batch and (
-                rows + queued.rows + more > ROWS_MAX
-                or size + queued.size > BATCH_BYTES_MAX
-                or not touched.isdisjoint(keys)
-            ):
+            t, follows = queued.transition, queued.transition.follows
+            more = len(follows) if follows and id(follows) not in followed else 0
+            full = rows + queued.rows + more > ROWS_MAX or size + queued.size > BATCH_BYTES_MAX
+            if not touched.add(t) or (full and batch):
                 break
-            touched.update(keys)
             followed.add(id(follows))
             rows += queued.rows + more
             size += queued.size
             taken += queued.rows
             self._queue.popleft()
-            batch.append(queued.transition)
+            batch.append(t)
         self.pending_bytes -= size
         self._queued_rows -= taken
         self._flushed_rows = taken
         return batch
 
     async def _write(self, batch: list[Transition]) -> None:
-        if not any(_keys(t) for t in batch):  # commands alone
+        if not any(t.writes for t in batch):  # commands alone
             self._let_out(Committed(batch, self._last, frozenset()))
             return
         try:
@@ -321,6 +316,32 @@ class Journal:
         if statement is None:
             statement = self._statements[sql] = await self._db.prepare(sql)
         return statement
+
+
+class _Touched:
+    """The rows that the transitions of a batch insert or update; those of one are all its run's.
+
+    So of a run's first they need not be listed until there is another.
+    """
+
+    __slots__ = ("_first", "_rows")
+
+    def __init__(self) -> None:
+        self._first: dict[UUID, Transition] = {}  # by run
+        self._rows: dict[UUID, set[UUID]] = {}  # by run, where there are several
+
+    def add(self, t: Transition) -> bool:
+        """Add those of a transition; whether none of them is there already."""
+        first = self._first.setdefault(t.run_id, t)
+        if first is t:
+            return True
+        rows = self._rows.get(t.run_id)
+        if rows is None:
+            rows = self._rows[t.run_id] = set(_keys(first))
+        added = _keys(t)
+        fits = rows.isdisjoint(added)
+        rows.update(added)
+        return fits
 
 
 def _keys(t: Transition) -> list[UUID]:

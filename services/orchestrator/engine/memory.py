@@ -188,22 +188,26 @@ class Memory(Outlet):
 
     def outcomes(self, runner_id: UUID, outcomes: Iterable[Outcome]) -> None:
         """Take a runner's word on attempts."""
+        if self._loading or not self.shards.whole:
+            outcomes = self._judged_here(runner_id, outcomes)
+        try:
+            self._apply(self.core.outcomes(runner_id, outcomes, now=self.now()))
+        except Exception:
+            # Memory may stand half-way between two states: the rows do not.
+            log.exception("outcomes_not_taken")
+            self.journal.doubt()
+
+    def _judged_here(self, runner_id: UUID, outcomes: Iterable[Outcome]) -> list[Outcome]:
+        """Give those of attempts that are known, and keep the others until they can be judged."""
         known = []
         for outcome in outcomes:
             if self.core.find(outcome.attempt_ref) is not None:
                 known.append(outcome)
             elif self._loading:
                 self._late.append((runner_id, outcome))  # it may belong to what is being loaded
-            elif not self.shards.whole:
-                self.strays.add(runner_id, outcome.attempt_ref, outcome.token)
             else:
-                known.append(outcome)
-        try:
-            self._apply(self.core.outcomes(runner_id, known, now=self.now()))
-        except Exception:
-            # Memory may stand half-way between two states: the rows do not.
-            log.exception("outcomes_not_taken", attempts=len(known))
-            self.journal.doubt()
+                self.strays.add(runner_id, outcome.attempt_ref, outcome.token)
+        return known
 
     async def _take_out(self, run_id: UUID, reason: str) -> None:
         """Load a run again that the journal could not write; the second time, end it.

@@ -80,6 +80,7 @@ class Outlet:
         self.recovering = False
         self.runs_ended: Counter[RunStatus] = Counter()
         self._timer: asyncio.TimerHandle | None = None
+        self._clock: Callable[[], float] | None = None
 
     def busy(self) -> bool:
         """Whether there is anything to keep a lease for."""
@@ -87,7 +88,9 @@ class Outlet:
 
     def now(self) -> float:
         """Give the loop's clock, which every timer of the engine goes by."""
-        return asyncio.get_running_loop().time()
+        if self._clock is None:  # to ask which loop runs costs a system call, to ask for time none
+            self._clock = asyncio.get_running_loop().time
+        return self._clock()
 
     def tell_all(self, command: Told) -> None:
         """Tell every runner."""
@@ -156,7 +159,8 @@ class Outlet:
                 refused.append(t.run_id)
                 continue
             self._stamp(t, run, committed.at)
-            self._refusals.pop(t.run_id, None)
+            if self._refusals:
+                self._refusals.pop(t.run_id, None)
             if t.frees:
                 self.core.limited.freed(Demand(each.limit_id, each.key) for each in t.frees)
                 self.limits_freed.update(each.limit_id for each in t.frees)
@@ -212,18 +216,19 @@ class Outlet:
     def _stamp(self, t: Transition, run: Run | None, at: datetime) -> None:
         for record in t.begun:
             record.started_at = at
-        final = any(change.final for change in t.run_changes)
+        final = bool(t.run_changes) and any(change.final for change in t.run_changes)
         if run is not None:
             if run.started_at is None and _starts(t):
                 run.started_at = at
             if final:
                 run.completed_at = max(at, run.started_at or at)
-            if any(change.cancels for change in t.run_changes):
+            if t.run_changes and any(change.cancels for change in t.run_changes):
                 run.cancel_requested_at = run.cancel_requested_at or at
         if not t.revision or not self.hub.watched(t.run_id):
             return
+        begun = {record.id for record in t.begun}
         for _, _, view in t.views:
-            if view.started_at is None or any(view.id == each.id for each in t.begun):
+            if view.started_at is None or view.id in begun:
                 view.started_at = at
             if view.status in NODE_FINAL:
                 view.completed_at = max(at, view.started_at)

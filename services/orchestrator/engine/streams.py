@@ -82,8 +82,9 @@ class Stream:
         """Queue a command."""
         if self.closed:
             return
+        if not self.outgoing:  # else it is set
+            self.ready.set()
         self.outgoing.append(command)
-        self.ready.set()
 
     def define(
         self,

@@ -30,6 +30,7 @@ from typing import Any, Final, LiteralString, TypeAlias
 from uuid import UUID
 
 from services.orchestrator.domain.rows import Transition
+from services.orchestrator.storage.columns import flat
 
 Seal: TypeAlias = Callable[[str], str]
 FENCED: Final = "QF002"
@@ -645,5 +646,5 @@ def _sealed(columns: Iterable[Iterable[Any]], part: Part, seal: Seal) -> Iterabl
 
 
 def arguments(flush: Flush, member_id: UUID, epoch: int, last: datetime) -> list[Any]:
-    """All arguments of a flush: fence, earliest stamp, arrays."""
-    return [member_id, epoch, last, *flush.arguments]
+    """All arguments of a flush, for one attempt at it: fence, earliest stamp, arrays."""
+    return [member_id, epoch, last, *flat(flush.arguments)]

@@ -109,6 +109,6 @@ async def test_a_source_that_is_gone_fails_the_whole_start(parent: Parent) -> No
 async def test_a_run_that_is_refused_takes_nothing_over(parent: Parent) -> None:
     """Beside one that is started: neither its copies nor their absence hold that one up."""
     good, refused = parent.child(parent.node_row), parent.child(parent.node_row)
-    refused.run_inserts[0] = refused.run_inserts[0]._replace(current_version=9)
+    refused.run_inserts = [refused.run_inserts[0]._replace(current_version=9)]
     assert {good.run_id} == await parent.write(good, refused)
     assert 1 == len(parent.copies())

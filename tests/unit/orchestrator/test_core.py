@@ -13,6 +13,7 @@ from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.rows import (
+    AckCommand,
     AssignCommand,
     Follows,
     KillCommand,
@@ -182,17 +183,18 @@ def test_a_late_word_is_answered_behind_what_made_it_late() -> None:
     assert (0, 0) == late.cost()
 
 
-def test_what_the_results_of_one_message_let_begin_is_given_out_once_for_all() -> None:
+def test_what_the_results_of_one_message_do_to_a_run_is_one_change() -> None:
     core = new_core((ONE, 4))
     run = start(core, plan_of([(0, 2), (1, 2), (0, 3)], 4))
     first, second = run.records[0], run.records[1]
     assert first is not None
     assert second is not None
     outcomes = [Outcome(each.id, each.token, (b"1",), NO_USAGE) for each in (first, second)]
-    ended, begun = core.outcomes(ONE, outcomes, now=1.0)
-    assert [[first.id], [second.id]] == [[each.id for each in t.completes] for t in (ended, begun)]
-    assert [] == ended.node_inserts
-    assert {"n2", "n3"} == {each.node_id for each in begun.node_inserts}
+    [change] = core.outcomes(ONE, outcomes, now=1.0)
+    assert [first.id, second.id] == [each.id for each in change.completes]
+    assert {"n2", "n3"} == {each.node_id for each in change.node_inserts}
+    acks = [each.attempt_ref for each in change.commands if isinstance(each, AckCommand)]
+    assert [first.id, second.id] == acks
 
 
 def test_what_a_run_may_answer_is_counted_in_bytes() -> None:

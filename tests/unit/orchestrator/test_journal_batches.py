@@ -1,0 +1,64 @@
+"""What the journal writes with one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+from services.orchestrator.domain.rows import ErrorInsert, NodeComplete, Transition
+from services.orchestrator.engine.journal import Committed, Journal
+from services.orchestrator.storage.columns import flat
+
+ONE, OTHER = UUID(int=1), UUID(int=2)
+
+
+def journal(flushed: list[list[Transition]]) -> Journal:
+    made = Journal(
+        None,  # type: ignore[arg-type]
+        ensure_live=None,  # type: ignore[arg-type]
+        release=lambda _: None,
+        culprit=None,  # type: ignore[arg-type]
+        family=lambda run_id: run_id,
+    )
+
+    async def flush(batch: Sequence[Transition]) -> Committed:
+        flushed.append(list(batch))
+        return Committed(batch, datetime.now(UTC), frozenset())
+
+    made._flush = flush  # type: ignore[method-assign]
+    return made
+
+
+def completes(run: UUID, *rows: int) -> Transition:
+    made = [NodeComplete(UUID(int=at), 1, "{}", None, 1, 0, 0, "", "", None) for at in rows]
+    return Transition(run, completes=made)
+
+
+def test_a_row_stands_once_in_a_batch() -> None:
+    """No statement changes a row twice; what comes behind such a change waits with it."""
+    queue = [completes(ONE, 10), completes(OTHER, 20), completes(ONE, 11), completes(ONE, 12, 10)]
+    behind = completes(OTHER, 21)
+    written = journal([])
+    for each in (*queue, behind):
+        written.submit(each)
+    assert queue[:3] == written._take()
+    assert [queue[3], behind] == written._take()
+    assert (0, 0) == (written.pending_bytes, written._queued_rows)
+
+
+async def test_a_change_of_which_only_an_error_is_told_is_written() -> None:
+    """What a place could not begin for is in no other row while others still run."""
+    flushed: list[list[Transition]] = []
+    written = journal(flushed)
+    row = ErrorInsert(UUID(int=5), ONE, None, OTHER, None, "user_error", "no", "", "", "")
+    told, mute = Transition(ONE, errors=[row]), Transition(OTHER)
+    await written._write([told])
+    await written._write([mute])
+    assert [[told]] == flushed
+
+
+def test_a_column_gives_the_driver_its_length_and_then_its_values() -> None:
+    [long, short, value] = flat([(1, None, 3, 4), (1, 2, 3), 7])
+    assert (4, [], [1, None, 3, 4]) == (len(long), list(long), list(long))
+    assert ((1, 2, 3), 7) == (short, value)

@@ -189,7 +189,9 @@ class Store:
                 known = self.signals.get(signal.id)
                 if known is not None and known["node_id"] is not None:
                     _refuse(flush.GUARD_MISSED, f"signal {signal.id} is taken")
-            for run_id in {each.run_id for each in t.errors} | {each.run_id for each in t.flows}:
+            uses = [each for each in t.uses if each.id in self.slots]
+            named = {each.run_id for each in uses} | {each.run_id for each in t.errors}
+            for run_id in named | {each.run_id for each in t.flows}:
                 if run_id not in self.runs and run_id not in started:
                     _refuse("23503", f"run {run_id} is not there")
         return started

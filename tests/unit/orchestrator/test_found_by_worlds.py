@@ -25,14 +25,15 @@ _PINS = count(5000)
 
 
 def plan_of(*nodes: dict[str, Any], edges: tuple[tuple[int, int, str], ...] = ()) -> Plan:
-    """Compile nodes n0, n1, …, with edges of data from one to an input of another."""
+    """Compile nodes n0, n1, …, with edges from one to another, of data where an input is named."""
     placed = [{"id": f"n{at}", "parameters": {"x": "1"}, **node} for at, node in enumerate(nodes)]
     connections = [
         {
             "source": f"n{source}",
-            "source_output": "result",
+            "source_output": "result" if name else "",
             "target": f"n{target}",
             "target_input": name,
+            "kind": "data" if name else "order",
         }
         for source, target, name in edges
     ]
@@ -167,6 +168,17 @@ def test_what_a_node_consumed_that_is_ended_by_hand_is_read_from_its_row() -> No
     core.outcomes(ONE, [Outcome(record.id, record.token, fault, Usage(cpu_us=3))], now=0.0)
     [done] = [each for t in core.skip_node(run.id, 0, (b"1",)) for each in t.completes]
     assert 3 == done.cpu_us
+
+
+def test_who_waits_for_a_word_has_its_turn_by_its_row_also_after_a_crash() -> None:
+    """A node that was held up before it began to wait has had its row since then."""
+    core = new_core((ONE, 1))
+    word = {"kind": "signal", "signal": {"name": "word"}, "parameters": {}}
+    run, written = _started(core, plan_of({}, word, word, edges=((0, 1, ""), (0, 2, ""))))
+    written += core.pause_node(run.id, 1)
+    written += answer(core, run, 0)
+    written += core.resume_node(run.id, 1)
+    assert [{"word": [1, 2]}] * 2 == [run.waiting, _restored(run, written).waiting]
 
 
 async def test_a_run_and_its_sub_workflows_are_refused_as_one() -> None:

@@ -109,6 +109,8 @@ class End:
                 assert not early or self.world.clock_moved, "its time was not up"
             case "engine_error" if not self.run["failed_node_id"]:
                 assert self._is_poisoned(), "failed by the engine without a cause"
+            case "budget_exceeded" | "quota_exceeded" if not self.run["failed_node_id"]:
+                self.world.accounts.check_cause(self.run)
             case "dependency_error" if self._named().kind is Kind.PYTHON:
                 # Its row, where it has one, may say what befell it before its lock was known.
                 assert self.world.store.locks[self._named().node_version_id] == "failed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from services.runner.domain.attempts import AttemptRequest
@@ -16,6 +16,9 @@ from tests.simulation.oracle import Reading
 if TYPE_CHECKING:
     from tests.simulation.processes import Runner
     from tests.simulation.world import World
+
+
+_CPU_US: Final = 3  # of each attempt that is not stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Act:
 
     def outcome(self) -> Outcome:
         """Give what the sandbox says of it."""
-        usage = Usage(cpu_us=3, memory_peak_bytes=5, wall_us=round(self.lasts_s * 1_000_000))
+        usage = Usage(cpu_us=_CPU_US, memory_peak_bytes=5, wall_us=round(self.lasts_s * 1_000_000))
         if self.kind == "fail":
             error = AttemptError(type=ErrorType.USER, message="no", retryable=not self.fatal)
             return Outcome(error=error, usage=usage, progress=str(self.value))
@@ -38,6 +41,8 @@ class Act:
 
 class Ledger:
     """All attempts by node row and token."""
+
+    CPU_US: Final = _CPU_US
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -23,6 +23,7 @@ from tests.simulation.database import Faults
 from tests.simulation.ledger import Ledger
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.processes import Orchestrator, Runner
+from tests.simulation.quotas import Accounts
 from tests.simulation.scripts import Script, script_of
 from tests.simulation.stands import stood_in
 from tests.simulation.store import Store
@@ -53,6 +54,7 @@ class World:
         self.network = Network(self.chance)
         self.ledger = Ledger(self)
         self.checker = Checker(self, compared_every)
+        self.accounts = Accounts(self)
         self.clients = Clients(self)
         self.nemesis = Nemesis(self)
         self.plans = Plans()
@@ -68,7 +70,8 @@ class World:
         self.declining = False
         self._problems: list[BaseException] = []
         self.clock_moved = False
-        self.store.observers += [self.checker.written, lambda _: limits.check(self.store)]
+        self.store.observers += [self.checker.written, self.accounts.written]
+        self.store.observers.append(lambda _: limits.check(self))
         self.network.observers.append(self.checker.told)
 
     def new_id(self) -> UUID:
@@ -195,6 +198,8 @@ class World:
         assert len(self.store.nodes) >= graphs.NODES_MIN
         assert sum(self.nemesis.hit.values()) >= FAULTS_MIN
         self.clients.check()
+        limits.check_end(self)
+        self.accounts.check()
         for orchestrator in self.orchestrators:
             core = orchestrator.engine.core
             if not orchestrator.ready.is_set():
@@ -239,7 +244,7 @@ class World:
                 vars(engine.core).clear()
                 vars(engine).clear()
             vars(process).clear()
-        for each in (self.store, self.network, self.ledger, self.checker, self):
+        for each in (self.store, self.network, self.ledger, self.checker, self.accounts, self):
             vars(each).clear()
 
     @property

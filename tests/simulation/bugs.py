@@ -15,16 +15,18 @@ from uuid import UUID
 from services.orchestrator.domain import core, ends, groups, planner, routes, waits
 from services.orchestrator.domain import restore as restoring
 from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.dispatch import Dispatch
 from services.orchestrator.domain.effects import Effects
-from services.orchestrator.domain.limits import Lane, Limits
+from services.orchestrator.domain.ledger import Budget
+from services.orchestrator.domain.limits import Demand, Lane, Limit, Limits
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.rows import AckCommand, Transition
-from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.state import NO_USAGE, NodeRecord, Run, Usage
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import Journal
 from services.orchestrator.engine.member import Member
-from services.orchestrator.storage import recovery
+from services.orchestrator.storage import quota_usage, recovery
 
 Bug = Callable[[], Any]
 
@@ -287,6 +289,53 @@ def limits_looked_at_seldom() -> Any:
     return patch.object(Limits, "of_slot", of_slot)
 
 
+def place_never_given_back() -> Any:
+    """Some attempts end and keep their places under limits."""
+    original = Dispatch._give_back
+
+    def give_back(self: Dispatch, row: UUID, t: Transition) -> None:
+        original(self, row, t)
+        if self._token % 4 == 0:
+            t.frees.clear()
+
+    return patch.object(Dispatch, "_give_back", give_back)
+
+
+def counted_under_another_key() -> Any:
+    """Runs are counted by something else than what they were given."""
+    original = Limits._demand
+
+    def demand(self: Limits, run: Run, limit: Limit) -> Demand:
+        found = original(self, run, limit)
+        return found._replace(key=str(run.id.int % 2)) if limit.key is not None else found
+
+    return patch.object(Limits, "_demand", demand)
+
+
+def budget_counted_twice_after_a_reload() -> Any:
+    """Whoever takes a run over counts what it used before as used once more."""
+    original = quota_usage.get_budgets
+
+    async def get_budgets(*given: Any) -> dict[UUID, Budget]:
+        found = await original(*given)
+        for budget in found.values():
+            budget.nodes, budget.cpu_us = 2 * budget.nodes, 2 * budget.cpu_us
+        return found
+
+    return patch.object(quota_usage, "get_budgets", get_budgets)
+
+
+def stopped_attempts_are_free() -> Any:
+    """What an attempt consumed that was told to end is charged to nobody."""
+    original = Core._charge
+
+    def charge(self: Core, run: Run, record: NodeRecord, usage: Usage, t: Transition) -> Any:
+        usage = NO_USAGE if record.killing is not None else usage
+        return original(self, run, record, usage, t)
+
+    return patch.object(Core, "_charge", charge)
+
+
 BUGS: Final[dict[str, Bug]] = {
     each.__name__: each
     for each in (
@@ -310,6 +359,10 @@ BUGS: Final[dict[str, Bug]] = {
         sub_workflow_left_running,
         join_of_any_waits_for_none,
         limits_looked_at_seldom,
+        place_never_given_back,
+        counted_under_another_key,
+        budget_counted_twice_after_a_reload,
+        stopped_attempts_are_free,
     )
 }
 

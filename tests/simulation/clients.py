@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import zlib
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
-from services.kit.errors import ResourceExhausted, Unavailable
+from services.kit.errors import QuotaExceeded, ResourceExhausted, Unavailable
 from services.orchestrator.domain.core import SHARDS
 from services.orchestrator.domain.options import RunOptions
 from services.orchestrator.domain.rows import RunInsert
@@ -19,13 +19,14 @@ from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.hub import Moved
 from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.usecases.plans import unlocked
-from tests.simulation import graphs, limits
+from tests.simulation import graphs, limits, quotas
 from tests.simulation.steering import Steering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from datetime import datetime
 
+    from services.orchestrator.domain.amounts import Amounts
     from services.orchestrator.domain.plan import Plan
     from tests.simulation.processes import Orchestrator
     from tests.simulation.world import World
@@ -33,6 +34,16 @@ if TYPE_CHECKING:
 OWNER: Final = UUID(int=7)
 _RETRY_S: Final = 0.1
 _SPREAD_S: Final = 3.0
+
+
+class _Wish(NamedTuple):
+    """What a client asks for, as often as it has to."""
+
+    plan: Plan
+    given: int
+    start_at: datetime | None
+    tenant_id: UUID
+    budget: Amounts
 
 
 class Clients:
@@ -52,6 +63,7 @@ class Clients:
             nodes += len(plan.places)
             self._plans.append(plan)
         limits.draw(self._world, self._plans, OWNER)
+        quotas.draw(self._world)
 
     async def work(self) -> None:
         """Do all that clients do; returns once everything they asked for is answered."""
@@ -78,12 +90,13 @@ class Clients:
         given = chance.randrange(100)
         later_s = chance.random() * 2 if chance.random() < 0.08 else None
         start_at = None if later_s is None else world.store.clock() + timedelta(seconds=later_s)
+        wish = _Wish(plan, given, start_at, *quotas.draw_of_run(world, OWNER))
         again = chance.random() < 0.15  # a client that did not hear the answer
-        run_id = await self._start(plan, request, given, start_at)
+        run_id = await self._start(wish, request)
         if run_id is None:
             return
         if again:
-            twice = await self._start(plan, request, given, start_at)
+            twice = await self._start(wish, request)
             assert twice == run_id, "I12: one request, two runs"
         if chance.random() < 0.3:
             self._watch(run_id)
@@ -93,15 +106,18 @@ class Clients:
             await self._cancel(run_id)
         await steering
 
-    async def _start(
-        self, plan: Plan, request: UUID, given: int, start_at: datetime | None
-    ) -> UUID | None:
-        """Ask until there is an answer; None when the workflow is gone."""
-        world = self._world
+    async def _start(self, wish: _Wish, request: UUID) -> UUID | None:
+        """Ask until there is an answer; None when the workflow is gone, or its tenant's day."""
+        world, plan = self._world, wish.plan
         while True:
-            run = self._new_run(plan, request, given, start_at)
+            run = self._new_run(wish, request)
             try:
-                await self.ask(self._starting(run), run.id)
+                await self.ask(self._starting(run, wish.budget), run.id)
+            except QuotaExceeded:
+                assert run.tenant_id == quotas.LIMITED, "refused for a quota that it has not"
+                if (OWNER, request) not in world.store.requests:
+                    return None
+                run_id = world.store.requests[OWNER, request]
             except NotStarted:
                 earlier = world.store.requests.get((OWNER, request))
                 if earlier is None:
@@ -119,27 +135,35 @@ class Clients:
             self.accepted[request] = run_id
             return run_id
 
-    def _starting(self, run: Run) -> Callable[[Orchestrator], Coroutine[Any, Any, None]]:
+    def _starting(
+        self, run: Run, asked: Amounts
+    ) -> Callable[[Orchestrator], Coroutine[Any, Any, None]]:
         async def start(orchestrator: Orchestrator) -> None:
             engine = orchestrator.engine
             pool: Any = orchestrator.database
             engine.core.unlocked |= await unlocked(pool, [run.plan], engine.core.unlocked)
-            await engine.start(run, _row_of(run), ())
+            budget = await engine.reserve(run, asked)
+            try:
+                await engine.start(run, _row_of(run), (), budget=budget)
+            except (NotStarted, ResourceExhausted):  # as `launch` does
+                if budget is not None:
+                    await engine.unreserve(run)
+                raise
 
         return start
 
-    def _new_run(self, plan: Plan, request: UUID, given: int, start_at: datetime | None) -> Run:
-        text = f'{{"x":{given}}}'
+    def _new_run(self, wish: _Wish, request: UUID) -> Run:
+        text = f'{{"x":{wish.given}}}'
         return Run(
             id=self._world.new_id(),
-            plan=plan,
-            tenant_id=OWNER,
+            plan=wish.plan,
+            tenant_id=wish.tenant_id,
             created_by=OWNER,
             status=RunStatus.PENDING,
             input_values=split_object(text),
             input_text=text,
             request_id=request,
-            options=RunOptions(start_at=start_at),
+            options=RunOptions(start_at=wish.start_at),
         )
 
     def _watch(self, run_id: UUID) -> None:

@@ -19,7 +19,6 @@ from services.orchestrator.domain.rows import Transition
 from services.orchestrator.storage import (
     definitions,
     flush,
-    quota_usage,
     recovery,
     signals,
 )
@@ -27,7 +26,7 @@ from services.orchestrator.storage import members as engine_members
 from services.orchestrator.storage import shards as engine_shards
 from services.runner.storage import environments as runner_environments
 from services.runner.storage import members as runner_members
-from tests.simulation import limits
+from tests.simulation import limits, quotas
 from tests.simulation.store import Lease, Refused, Row, Store
 
 FATES: Final = (
@@ -111,7 +110,14 @@ class Database:
         assert sql == "flush"
         return self
 
-    async def fetchrow(
+    async def fetchrow(self, first: Any, *arguments: Any) -> Row:
+        """Give one row: of a statement, or of the flush that was prepared."""
+        if isinstance(first, str):
+            row: Row = await self.fetch(first, *arguments)
+            return row
+        return await self._flush(first, *arguments)
+
+    async def _flush(
         self, batch: Sequence[Transition], member_id: UUID, epoch: int, last: datetime
     ) -> Row:
         """Carry a flush out, or lose it on one side or the other of its commit."""
@@ -475,8 +481,6 @@ _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
     runner_members._LEAVE: _leave_runner,
     runner_members._BURY: _bury,
     runner_environments._CLOSE_LEFT: lambda *_: None,  # nobody here builds environments
-    quota_usage._QUOTAS: lambda _: [],
-    quota_usage._BUDGETS: lambda *_: [],
     recovery._FIND: _find,
     recovery._OPEN: _open,
     recovery._NODES: _nodes,
@@ -485,4 +489,5 @@ _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
     recovery._CHILDREN: _children,
     definitions._LOCKS: _locks,
     **limits.ANSWERS,
+    **quotas.ANSWERS,
 }

@@ -109,6 +109,8 @@ class End:
                 assert not early or self.world.clock_moved, "its time was not up"
             case "engine_error" if not self.run["failed_node_id"]:
                 assert self._is_poisoned(), "failed by the engine without a cause"
+            case "budget_exceeded" | "quota_exceeded" if not self.run["failed_node_id"]:
+                self.world.accounts.check_cause(self.run)
             case "dependency_error" if self._named().kind is Kind.PYTHON:
                 # Its row, where it has one, may say what befell it before its lock was known.
                 assert self.world.store.locks[self._named().node_version_id] == "failed"
@@ -160,11 +162,10 @@ class End:
                 given_up = row["delivery_count"] == DELIVERIES_MAX or group_of(row["node_id"])
                 assert given_up, "I36: given up too early"
             case "user_error":
-                script = self.reading.script(row)
-                assert script.dooms(row["max_retries"]), "failed, and it would succeed"
+                assert self.reading.script(row).failures, "failed, and it would succeed"
                 # In a map that has failed nothing is tried again.
-                if not script.fatal and not group_of(row["node_id"]):
-                    assert row["retry_count"] == row["max_retries"], "given up too early"
+                if not group_of(row["node_id"]):
+                    assert not self._is_cut_short(row), "given up too early"
             case "total_timeout" if place.total_timeout_ms is None:
                 assert place.kind is Kind.WORKFLOW, "its time was not limited"
                 self._check_child(row)  # it was a node there that took too long
@@ -206,9 +207,21 @@ class End:
         if place.map is not None:
             elements = self.reading.inputs(row)[place.map.input] or []
             allowed = place.map.allowed(len(elements))
-        assert len(failed) > allowed, f"{name} failed, and only {len(failed)} parts of it did"
+        by_itself = sum(not self._is_cut_short(each) for each in failed)
+        assert by_itself > allowed, f"{name} failed, and only {by_itself} parts of it did"
         for each in failed:
             self._check_cause(each)
+
+    def _is_cut_short(self, row: Row) -> bool:
+        """Say whether user code failed in a row and would have been tried again by itself."""
+        place = self.reading.place(row)
+        if place.kind is not Kind.PYTHON or is_group(place, row["node_id"]):
+            return False
+        if row["error_type"] != "user_error":
+            return False
+        script = self.reading.script(row)
+        tried = script.fatal or row["retry_count"] == row["max_retries"]
+        return not (tried and script.dooms(row["max_retries"]))
 
     def _check_child(self, row: Row) -> None:
         error_type = row["error_type"]

@@ -40,6 +40,16 @@ def version_ids() -> list[UUID]:
     return [_id(10 + at) for at in range(_VERSIONS)]
 
 
+def node_ids() -> list[UUID]:
+    """Give the nodes of which those are versions, which limits may name: two of each."""
+    return [_id(100 + at) for at in range(_VERSIONS // 2)]
+
+
+def node_of(version_id: UUID) -> UUID:
+    """Give the node that a version is of."""
+    return node_ids()[version_ids().index(version_id) % (_VERSIONS // 2)]
+
+
 def _id(number: int) -> UUID:
     """Give an id of the class that the engine's ids have."""
     return uuid_from_bytes(number.to_bytes(_ID_BYTES))
@@ -293,15 +303,17 @@ class _Drawing:
             input_types=[{"name": "x", "type": _INT, "required": True}],
             output_types=outputs,
         )
-        versions = {
-            each["id"]: NodeVersion(
-                id=version_ids()[(at + self.number) % _VERSIONS],
+        versions = {}
+        for at, each in enumerate(self.nodes):
+            if "kind" in each:
+                continue
+            version_id = version_ids()[(at + self.number) % _VERSIONS]
+            each["node_id"] = str(node_of(version_id))
+            versions[each["id"]] = NodeVersion(
+                id=version_id,
                 python_version=self.python,
                 output_types=[{"name": "result", "type": _INT}],
             )
-            for at, each in enumerate(self.nodes)
-            if "kind" not in each
-        }
         pins_id = _id(2_000_000 + self.number)
         return compile_plan(definition, versions, pins_id=pins_id, plans=self.inner)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from services.orchestrator.domain.status import RUN_FINAL
 from services.orchestrator.storage import flush, limit_slots
+from tests.simulation import graphs
 from tests.simulation.store import Refused, Row, Store
 
 if TYPE_CHECKING:
@@ -16,26 +20,38 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _UNDER_WAY: Final = ("running", "waiting")
+_KEYS: Final = 2  # that what a run is given is counted by
 
 
 def draw(world: World, plans: Sequence[Plan], owner: UUID) -> None:
-    """Set limits in some worlds: on all attempts of the tenant, or on the runs of a workflow."""
+    """Set limits in some worlds: on attempts of the tenant or at a node, or on a workflow's runs.
+
+    Some count by a key that is read from what a run is given, some say how often things may start.
+    """
     chance = world.chance
-    if chance.random() > 0.3:
-        return
-    workflow_id = chance.choice((None, chance.choice(plans).workflow_id))
-    world.store.limits.append(
-        {
-            "id": world.new_id(),
-            "tenant_id": owner,
-            "name": "limit",
-            "revision": 1,
-            "workflow_id": workflow_id,
-            "node_id": None,
-            "key_expression": "",
-            "max_running": chance.randint(1, 3),
-        }
-    )
+    for _ in range(chance.choice((0, 0, 0, 0, 0, 1, 1, 2))):
+        workflow_id, node_id = chance.choice(
+            (
+                (None, None),
+                (chance.choice(plans).workflow_id, None),
+                (None, chance.choice(graphs.node_ids())),
+            )
+        )
+        by_rate = chance.random() < 0.25
+        world.store.limits.append(
+            {
+                "id": world.new_id(),
+                "tenant_id": owner,
+                "name": "limit",
+                "revision": 1,
+                "workflow_id": workflow_id,
+                "node_id": node_id,
+                "key_expression": chance.choice(("", f"input.x % {_KEYS}")),
+                "max_running": None if by_rate else chance.randint(1, 3),
+                "max_starts": chance.randint(4, 8) if by_rate else None,
+                "period_ms": chance.choice((100, 400)) if by_rate else None,
+            }
+        )
 
 
 def _get(store: Store) -> list[Row]:
@@ -68,30 +84,58 @@ def _take(
     member = store.members[member_id]
     if member.epoch != epoch or member.state != "live":
         raise Refused(flush.FENCED, "fenced")
-    most = {row["id"]: row["max_running"] for row in store.limits}
+    by_id = {row["id"]: row for row in store.limits}
     answers: list[Row] = []
     for claim in sorted(set(claims)):
         asked = [at for at, each in enumerate(claims) if each == claim]
-        refused_by = next(
-            (limits[at] for at in asked if _taken(store, limits[at], keys[at]) >= most[limits[at]]),
-            None,
-        )
+        refused_by, wait_ms = None, None
+        for at in asked:
+            limit = by_id[limits[at]]
+            if _is_full(store, limit, keys[at]):
+                refused_by = limit["id"]
+            elif limit["max_starts"] and (left := _left(store, limit, keys[at])) < 1:
+                refused_by = limit["id"]
+                wait_ms = math.ceil((1 - left) * limit["period_ms"] / limit["max_starts"])
+            if refused_by is not None:
+                break
         if refused_by is None:
             for at in asked:
-                store.slots[slots[at]] = {
-                    "limit_id": limits[at],
-                    "key": keys[at],
-                    "member_id": member_id,
-                    "epoch": epoch,
-                    "execution_id": None,
-                    "node_execution_id": None,
-                }
-        answers.append({"claim": claim, "refused_by": refused_by, "wait_ms": None})
+                _give(store, by_id[limits[at]], keys[at], slots[at], (member_id, epoch))
+        answers.append({"claim": claim, "refused_by": refused_by, "wait_ms": wait_ms})
     return answers
 
 
-def _taken(store: Store, limit_id: UUID, key: str) -> int:
-    return sum(row["limit_id"] == limit_id and row["key"] == key for row in store.slots.values())
+def _give(store: Store, limit: Row, key: str, slot: UUID, fence: tuple[UUID, int]) -> None:
+    if limit["max_starts"]:
+        left = _left(store, limit, key)
+        store.buckets[limit["id"], key] = max(0.0, left - 1), store.clock()
+        store.starts[limit["id"], key] += 1
+    if limit["max_running"]:
+        store.slots[slot] = {
+            "limit_id": limit["id"],
+            "key": key,
+            "member_id": fence[0],
+            "epoch": fence[1],
+            "execution_id": None,
+            "node_execution_id": None,
+        }
+
+
+def _is_full(store: Store, limit: Row, key: str) -> bool:
+    if limit["max_running"] is None:
+        return False
+    rows = store.slots.values()
+    count = sum(row["limit_id"] == limit["id"] and row["key"] == key for row in rows)
+    return bool(count >= limit["max_running"])
+
+
+def _left(store: Store, limit: Row, key: str) -> float:
+    """Say how many may start now by the rate."""
+    most: float = limit["max_starts"]
+    tokens, at = store.buckets.get((limit["id"], key), (most, store.clock()))
+    since_ms = (store.clock() - at).total_seconds() * 1000
+    left: float = min(most, tokens + most * since_ms / limit["period_ms"])
+    return left
 
 
 def _give_back(store: Store, slots: Sequence[UUID]) -> list[Row]:
@@ -128,19 +172,76 @@ ANSWERS: Final[dict[str, Callable[..., Any]]] = {
     limit_slots._TAKE: _take,
     limit_slots._GIVE_BACK: _give_back,
     limit_slots._SWEEP: _sweep,
-    limit_slots._SWEEP_BUCKETS: lambda _: None,  # nobody here limits how often things start
+    limit_slots._SWEEP_BUCKETS: lambda _: None,  # one that would be full again is as good as none
     limit_slots._TELL: _tell,
 }
 
 
-def check(store: Store) -> None:
-    """Hold what is under way against what the limits allow."""
+# --- what must hold ---------------------------------------------------------------------------
+
+
+def check(world: World) -> None:
+    """Hold what is under way against what the limits allow, key by key."""
+    store = world.store
     for limit in store.limits:
+        if limit["max_running"] is None:
+            continue
         if limit["workflow_id"] is None:
-            count = sum(row["status"] == "running" for row in store.nodes.values())
+            under_way = [row for row in store.nodes.values() if row["status"] == "running"]
+            rows = [row for row in under_way if _is_of(world, row, limit)]
+            runs = [store.runs[row["run_id"]] for row in rows]
         else:
-            count = sum(_counts(store, row, limit["workflow_id"]) for row in store.runs.values())
-        assert count <= limit["max_running"], f"{count} at once, of {limit['max_running']}"
+            runs = [row for row in store.runs.values() if _counts(store, row, limit["workflow_id"])]
+        runs = [row for row in runs if row["tenant_id"] == limit["tenant_id"]]
+        for key, count in Counter(_key(row, limit) for row in runs).items():
+            most = limit["max_running"]
+            assert count <= most, f"{count} at once under {key!r}, of {most}"
+
+
+def check_end(world: World) -> None:
+    """Hold all that ever began against the rates, and find no place that nobody gave back."""
+    store = world.store
+    held = [row["execution_id"] for row in store.slots.values() if row["execution_id"] is not None]
+    assert not held, f"places that nobody gave back: of {held}"
+    for limit in store.limits:
+        if limit["max_starts"] is None or world.clock_moved:
+            continue
+        begun: Counter[str] = Counter()
+        if limit["workflow_id"] is None:
+            for ref, _ in world.ledger.begun:
+                row = store.nodes[ref]
+                if _is_of(world, row, limit):
+                    begun[_key(store.runs[row["run_id"]], limit)] += 1
+        else:
+            for run in store.runs.values():
+                of = (run["workflow_id"], run["tenant_id"])
+                if of == (limit["workflow_id"], limit["tenant_id"]) and _has_begun(store, run):
+                    begun[_key(run, limit)] += 1
+        ever = limit["max_starts"] * (2 + store.now_s * 1000 / limit["period_ms"])
+        for key, count in begun.items():
+            assert count <= ever, f"{count} began under {key!r} by now, of {ever:.0f}"
+            known = store.starts[limit["id"], key]
+            assert count <= known, f"{count} began under {key!r}, and {known} were let"
+
+
+def _is_of(world: World, row: Row, limit: Row) -> bool:
+    """Say whether an attempt at a row is counted under a limit of attempts."""
+    run = world.store.runs[row["run_id"]]
+    if run["tenant_id"] != limit["tenant_id"] or row["runner_incarnation"] is None:
+        return False
+    return limit["node_id"] in (None, graphs.node_of(row["node_version_id"]))
+
+
+def _key(run: Row, limit: Row) -> str:
+    """Give the key that a run has, told from its row."""
+    if not limit["key_expression"]:
+        return ""
+    given = json.loads(run["input_data"]).get("x")
+    return str(given % _KEYS) if isinstance(given, int) else "?"
+
+
+def _has_begun(store: Store, run: Row) -> bool:
+    return any(row["runner_incarnation"] is not None for row in store.nodes_of[run["id"]].values())
 
 
 def _counts(store: Store, run: dict[str, Any], workflow_id: UUID) -> bool:

@@ -27,6 +27,8 @@ class Nemesis:
             (self._flush, 6),
             (self._crash_orchestrator, 3),
             (self._take_over, 2),
+            (self._join, 1),
+            (self._cut_short, 1),
             (self._outage, 1),
             (self._bad_link, 2),
             (self._crash_runner, 2),
@@ -160,6 +162,29 @@ class Nemesis:
         world.start_orchestrator(address, host=f"beside {first.host}")
         return "an orchestrator is taken over"
 
+    def _join(self) -> str:
+        """Have another one share the work."""
+        world = self._world
+        taken = {each.address for each in world.orchestrators}
+        free = [each for each in world.addresses if each not in taken]
+        if not free or not taken:
+            return self._set_clock()
+        world.start_orchestrator(free[0], host=f"beside {world.orchestrators[0].host}")
+        return "another orchestrator begins"
+
+    def _cut_short(self) -> str:
+        """Have one fenced that goes by a lease which still runs: the other looks at its end."""
+        world = self._world
+        if len(world.orchestrators) < 2:
+            return self._join()
+        if not all(each.ready.is_set() for each in world.orchestrators):
+            return self._set_clock()
+        world.store.skew_s += 30.0
+        world.clock_moved = True
+        world.chance.choice(world.orchestrators).engine.shards.look.set()
+        self._later(0.6, self._break_streams)
+        return "a lease is cut short"
+
     # --- runners and the wire -------------------------------------------------------------------
 
     def _crash_runner(self) -> str:
@@ -217,5 +242,5 @@ class Nemesis:
         self._later(1.0, lambda: setattr(world, "declining", False))
         return "runners decline"
 
-    def _later(self, within_s: float, undo: Callable[[], None]) -> None:
+    def _later(self, within_s: float, undo: Callable[[], object]) -> None:
         self._world.loop.call_later(self._world.chance.random() * within_s, undo)

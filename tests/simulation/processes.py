@@ -18,9 +18,11 @@ from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import FencedError
 from services.orchestrator.engine.member import Member
 from services.orchestrator.engine.shards import Shards
+from services.orchestrator.engine.treasury import Treasury
 from services.orchestrator.loops.lease import keep_lease
 from services.orchestrator.loops.limits import keep_limits
 from services.orchestrator.loops.members import judge_strays, keep_share, tell_demand
+from services.orchestrator.loops.quotas import keep_quotas
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
 from services.orchestrator.storage.limit_slots import freed_by
@@ -86,6 +88,7 @@ class Orchestrator(Process):
             connect=self._connect,
             load=partial(load, pool, cast("Any", world.plans)),
             shards=Shards(),
+            treasury=Treasury(pool),
         )
         self.host = host
         self.ready = asyncio.Event()
@@ -139,6 +142,8 @@ class Orchestrator(Process):
         self.spawn(watch_locks(self.engine, pool, self.stop))
         self.spawn(judge_strays(self.engine, pool, self.stop))
         self.spawn(tell_demand(self.engine, self.stop))
+        if self.world.store.quotas:
+            self.spawn(keep_quotas(self.engine, pool, self.stop))
         self.spawn(self._until_fenced(keep_limits(self.engine, pool, self.stop)))
         self.spawn(self._until_fenced(keep_lease(self.engine, self.stop)))
         self.spawn(self._until_fenced(keep_share(self.engine, self.stop)))

@@ -10,8 +10,8 @@ from unittest.mock import patch
 
 from services.orchestrator.domain import core
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.engine import journal, member, outlet
-from services.orchestrator.loops import limits, members, sweep
+from services.orchestrator.engine import journal, member, outlet, treasury
+from services.orchestrator.loops import limits, members, quotas, sweep
 from services.orchestrator.storage import flush
 from services.orchestrator.usecases import limits as limit_usecases
 from services.orchestrator.usecases import recover, runners
@@ -32,7 +32,10 @@ def stood_in(world: World) -> Iterator[None]:
         def put(target: Any, name: str, value: Any) -> None:
             stack.enter_context(patch.object(target, name, value))
 
-        for module in (member, members, sweep, recover, runners, limits, limit_usecases):
+        for module in (
+            *(member, members, sweep, recover, runners, limits, limit_usecases),
+            *(quotas, treasury),
+        ):
             put(module, "transaction", transaction)
         put(limits, "uuid7", world.new_id)
         put(journal, "flush", _FLUSH)

@@ -8,10 +8,10 @@ is a method here, and its columns come along by their names.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import chain
 from typing import Any, Final, NamedTuple, NoReturn
 from uuid import UUID
@@ -66,6 +66,7 @@ _NO_ATTEMPTS: Final[Row] = {
     "hash_sha256": None,
     "due_s": None,
 }
+_USED: Final = ("nodes", "cpu_us", "gb_us", "moved_bytes", "executions")
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -122,6 +123,12 @@ class Store:
         self.locks: dict[UUID, str] = {}
         self.limits: list[Row] = []
         self.slots: dict[UUID, Row] = {}  # places under them
+        self.buckets: dict[tuple[UUID, str], tuple[float, datetime]] = {}  # what is left of rates
+        self.starts: Counter[tuple[UUID, str]] = Counter()  # that rates let
+        self.quotas: dict[UUID, Row] = {}  # by tenant
+        self.usage: dict[tuple[UUID, date, UUID], Row] = {}  # by tenant, day and member
+        self.budgets: dict[UUID, Row] = {}  # by run
+        self.past_budgets: dict[UUID, Row] = {}  # that were swept
         self.limit_listeners: dict[UUID, Callable[[str], None]] = {}
         self.gone_workflows: set[UUID] = set()
         self.children_of: defaultdict[UUID, list[UUID]] = defaultdict(list)  # runs by their parent
@@ -158,7 +165,7 @@ class Store:
         at = max(self.clock(), last)
         self.flushes += 1
         for t in batch:
-            self._write(t, at, started)
+            self._write(t, at, started, member_id)
         for observer in self.observers:
             observer(batch)
         return {"at": at, "started": list(started)}
@@ -189,7 +196,9 @@ class Store:
                 known = self.signals.get(signal.id)
                 if known is not None and known["node_id"] is not None:
                     _refuse(flush.GUARD_MISSED, f"signal {signal.id} is taken")
-            for run_id in {each.run_id for each in t.errors} | {each.run_id for each in t.flows}:
+            uses = [each for each in t.uses if each.id in self.slots]
+            named = {each.run_id for each in uses} | {each.run_id for each in t.errors}
+            for run_id in named | {each.run_id for each in t.flows}:
                 if run_id not in self.runs and run_id not in started:
                     _refuse("23503", f"run {run_id} is not there")
         return started
@@ -247,7 +256,7 @@ class Store:
             _refuse("23514", f"{each.retry_count} retries of {row['max_retries']}")
 
     def _write(  # noqa: C901, PLR0912  # a line for each kind of row
-        self, t: Transition, at: datetime, started: set[UUID]
+        self, t: Transition, at: datetime, started: set[UUID], member_id: UUID
     ) -> None:
         for run in t.run_inserts:
             if run.id in started:
@@ -279,6 +288,15 @@ class Store:
             self.errors[error.id] = error._asdict()
         for flow in t.flows:
             self.flows[flow.id] = flow._asdict()
+        for charge in t.charges:
+            key = (charge.tenant_id, at.date(), member_id)
+            used = self.usage.setdefault(key, dict.fromkeys(_USED, 0))
+            _add(used, {"nodes": 1} | charge._asdict())
+        for spend in t.spends:
+            budget = self.budgets.get(spend.execution_id)
+            if budget is not None:
+                _add(budget, {f"{name}_used": getattr(spend, name) for name in _USED[:-1]})
+                budget["over"] |= spend.over
 
     def _take_signal(self, signal: SignalWrite) -> None:
         self.signals[signal.id] = signal._asdict()
@@ -424,6 +442,12 @@ class Store:
     def is_over(self, run_id: UUID) -> bool:
         """Say whether a run is over for good."""
         return self.runs[run_id]["status"] in RUN_FINAL
+
+
+def _add(row: Row, more: Mapping[str, Any]) -> None:
+    for name, amount in more.items():
+        if name in row and isinstance(amount, int):
+            row[name] += amount
 
 
 def _in_order(row: Row) -> Any:

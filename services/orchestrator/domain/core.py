@@ -83,8 +83,9 @@ class Core(Dispatch):
         new_id: Callable[[], UUID],
         draw: Callable[[], float],
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        super().__init__(epoch=epoch, new_id=new_id, draw=draw, wall=wall)
+        super().__init__(epoch=epoch, new_id=new_id, draw=draw, wall=wall, clock=clock)
         self._adopted: dict[UUID, None] = {}  # runs that were read from rows and not yet revived
         self._ended_children: dict[UUID, EndedChild] = {}
 
@@ -129,7 +130,7 @@ class Core(Dispatch):
             run.asleep = True
             return
         if row.timeout_ms is not None:
-            self.timers.set(self._now + row.timeout_ms / 1000, run.id, DEADLINE)
+            self.timers.set(self._time() + row.timeout_ms / 1000, run.id, DEADLINE)
         resume(run, partly, t, self.fx)
         if self._waits_for_limit(run):
             return
@@ -275,7 +276,10 @@ class Core(Dispatch):
         """Let nothing more begin of what used up what it may; what runs ends."""
         for run in self._family(root.id):
             if not (run.closing or run.cancelling or run.expired or run.failure):
-                planner.exhaust(run, out.of(run.id), self.fx, failure)
+                t = out.of(run.id)
+                if t.run_inserts:  # no statement changes a row that it inserts
+                    t = out.after(run.id)
+                planner.exhaust(run, t, self.fx, failure)
                 self._unqueue(run.id)
 
     def declined(self, runner_id: UUID, ref: UUID, token: int) -> list[Transition]:
@@ -671,10 +675,13 @@ class Core(Dispatch):
         fx = self.fx
         timers, fx.timers = fx.timers, []
         for run, slot, delay_ms, what in timers:
-            self.timers.set(self._now + delay_ms / 1000, run.id, slot, what)
+            self.timers.set(self._time() + delay_ms / 1000, run.id, slot, what)
         starts, fx.starts = fx.starts, []
         for start in starts:
             self._begin(start.run, start.row, out)
+            budget = self.ledger.budgets and self.ledger.budgets.get(self._root(start.run).id)
+            if budget and budget.spent is not None:  # by the attempt that let it begin
+                self._exhaust(start.run, budget.spent, out)
         stops, fx.stops = fx.stops, []
         for child_id in stops:
             child = self.runs.get(child_id)

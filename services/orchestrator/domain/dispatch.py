@@ -39,6 +39,7 @@ class Dispatch:
         new_id: Callable[[], UUID],
         draw: Callable[[], float],
         wall: Callable[[], datetime],
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.runs: dict[UUID, Run] = {}
         self.runners: dict[UUID, Runner] = {}
@@ -57,7 +58,8 @@ class Dispatch:
         self._emptying: UUID | None = None  # the runner that is given nothing until it is empty
         self._refs: dict[UUID, tuple[Run, int]] = {}
         self._token = epoch * TOKENS_PER_EPOCH
-        self._now = 0.0
+        self._now = 0.0  # of the last event that said it
+        self._clock = clock
         self.fx = Effects(new_id=new_id, draw=draw, next_token=self._next_token, wall=wall)
 
     def pythons(self) -> frozenset[str]:
@@ -106,7 +108,7 @@ class Dispatch:
         definition = run.place(slot)
         version = definition.node_version_id
         if definition.queue_timeout_ms is not None:
-            self.timers.set_queued(self._now + definition.queue_timeout_ms / 1000, run.id, slot)
+            self.timers.set_queued(self._time() + definition.queue_timeout_ms / 1000, run.id, slot)
         if version in self.unlocked:
             if definition.cache_ttl_ms is not None and self.cache.asks(run, slot):
                 return
@@ -228,6 +230,10 @@ class Dispatch:
             runner.exclusive = False
             if not runner.connected:
                 del self.runners[runner_id]
+
+    def _time(self) -> float:
+        """Give the moment that timers count from: hours may lie between two events that say it."""
+        return self._now if self._clock is None else self._clock()
 
     def _next_token(self) -> int:
         self._token += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import insort
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -141,7 +142,9 @@ def _listen(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput | Non
     early = run.signals.get(rule.name)
     if not early:
         _wait(run, slot, t, fx, rule.timeout_ms)
-        run.waiting.setdefault(rule.name, []).append(slot)
+        # In the order of their rows, as whoever loads the run finds them: one that was held up has
+        # had its row since then.
+        insort(run.waiting.setdefault(rule.name, []), slot, key=lambda each: _order(run, each))
         return None
     signal = early.popleft()
     if not early:
@@ -158,6 +161,12 @@ def _listen(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput | Non
     )
     flow_rows(run, slot, t, NO_USAGE, fx.new_id)
     return signal.outputs
+
+
+def _order(run: Run, slot: int) -> int:
+    record = run.records[slot]
+    assert record is not None
+    return record.order
 
 
 def write_signal(run: Run, slot: int | None, t: Transition, signal: Signal, name: str) -> None:

@@ -77,15 +77,17 @@ class Member:
         """Whether no other member can have taken over: the lease still runs."""
         return self.live and self._clock() < self._certain_until_s
 
-    async def holds(self) -> bool:
+    async def holds(self, *, anew: bool = False) -> bool:
         """Be certain again, where that is possible; False once another member took over.
 
         A process that stood still would otherwise go on in its last word, and give out what the
         other has long had done; so would one that has a new epoch, and memory of the one before.
+        `anew` asks the database in any case: its clock alone judges leases, and may be set ahead.
         """
-        while not self.certain:
+        while anew or not self.certain:
             try:
                 await self.renew()
+                anew = False
             except FencedError:
                 return False
             except DATABASE_FAULTS as error:

@@ -287,15 +287,16 @@ class Memory(Outlet):
             self.shards.put(self.shards.ready & self.member.owned)
         self.work.set()
 
-    async def knows(self) -> bool:
+    async def knows(self, *, anew: bool = False) -> bool:
         """Whether what memory says of runs is so: no other member can have any of them by now.
 
-        Asked before runners are told anything that follows from it.
+        Asked before runners are told anything that follows from it. `anew` takes the database's
+        word for it and not the lease's: what a runner forgot nobody can give it back.
         """
-        if self.member.certain:
+        if self.member.certain and not anew:
             return True
         rested = not self.member.live
-        if not await self.member.holds():
+        if not await self.member.holds(anew=anew):
             self.shards.look.set()  # that ends the process
             return False
         if rested:

@@ -119,7 +119,7 @@ class Outlet:
         self._apply(self.core.declined(record.runner, record.id, token))
 
     def _new_core(self) -> Core:
-        return Core(epoch=self.member.epoch, new_id=uuid7, draw=random.random)
+        return Core(epoch=self.member.epoch, new_id=uuid7, draw=random.random, clock=self.now)
 
     def _apply(self, transitions: Iterable[Transition]) -> None:
         for transition in transitions:

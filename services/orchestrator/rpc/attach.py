@@ -135,11 +135,20 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
         while not stream.closed:
             commands = await stream.take()
             if any(isinstance(each, _OF_MEMORY) for each in commands) and (
-                not await self._engine.knows() or stream.closed
+                not await self._knows(commands) or stream.closed
             ):
                 return
             for frame in _frames(commands):
                 yield frame
+
+    async def _knows(self, commands: list[Outgoing]) -> bool:
+        """Whether what is said here still is so.
+
+        What is superseded is so for good, but only by the word of whoever owned the run when it
+        said so: the database confirms it after that moment, whatever became of its clock.
+        """
+        forgets = any(isinstance(each, SupersededCommand) for each in commands)
+        return await self._engine.knows(anew=forgets)
 
     async def _read(
         self,

@@ -85,10 +85,35 @@ async def test_who_has_a_new_epoch_speaks_once_it_holds_a_lease_and_all_its_shar
     assert engine.journal._doubted == bool(lost), "all is loaded again"
 
 
+async def test_what_makes_a_runner_forget_is_asked_of_the_database(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """I10, I11: its clock alone judges leases, and one that was set ahead ends them early."""
+    lease = Lease(None)
+    await lease.renew()
+    lease.answers = [FencedError()]
+    assert ["welcome"] == await told_on_attaching(lease, monkeypatch)
+
+
 async def test_a_stream_ends_where_its_orchestrator_cannot_know(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """F7: what it remembers would end an attempt that another waits for."""
+    assert ["welcome"] == await told_on_attaching(Lease(FencedError()), monkeypatch)
+
+
+async def test_what_is_superseded_is_told_once_the_database_has_confirmed_who_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lease = Lease(None)
+    await lease.renew()
+    lease.answers = [OSError(), None]
+    assert ["welcome", "superseded"] == await told_on_attaching(lease, monkeypatch)
+    assert [] == lease.answers
+
+
+async def told_on_attaching(lease: Lease, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Attach a runner with an attempt that memory does not know; give the fields of the frames."""
 
     async def admit(*_: Any) -> None:
         return
@@ -102,13 +127,12 @@ async def test_a_stream_ends_where_its_orchestrator_cannot_know(
                 inventory=[pb.RunnerInventoryItem(attempt_ref=uuid.uuid4().bytes, token=7)],
             )
         )
-        await asyncio.Event().wait()
+        await asyncio.sleep(0.3)  # then the runner goes
 
     monkeypatch.setattr(attach, "admit", admit)
-    lease = Lease(FencedError())
     engine = engine_of(lease)
     writing = asyncio.create_task(engine.journal.run())
     frames = attach.AttachServicer(engine, cast("Any", None)).Attach(requests(), cast("Any", None))
     told = [field.name async for frame in frames for field, _ in frame.ListFields()]
     writing.cancel()
-    assert ["welcome"] == told
+    return told

@@ -10,6 +10,7 @@ import pytest
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 
 from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.rows import (
@@ -42,7 +43,9 @@ def new_core(*runners: tuple[UUID, int], unlocked: bool = True) -> Core:
     return core
 
 
-def start(core: Core, plan: Plan, *, timeout_ms: int | None = None) -> Run:
+def start(
+    core: Core, plan: Plan, *, timeout_ms: int | None = None, budget: Budget | None = None
+) -> Run:
     run = Run(
         id=UUID(int=next(_IDS)),
         plan=plan,
@@ -55,7 +58,7 @@ def start(core: Core, plan: Plan, *, timeout_ms: int | None = None) -> Run:
         run.id, plan.workflow_id, TENANT, TENANT, 1, None, plan.pins_id, 0, "pending", "{}",
         None, None, "3.11", timeout_ms, 1,
     )  # fmt: skip
-    core.start(run, row, now=0.0)
+    core.start(run, row, now=0.0, budget=budget)
     return run
 
 

@@ -8,8 +8,10 @@ from uuid import UUID
 
 import asyncpg
 
+from services.orchestrator.domain.amounts import Amounts
 from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
 from services.orchestrator.domain.rows import Transition
@@ -22,17 +24,23 @@ from tests.unit.orchestrator.store import Store
 from tests.unit.orchestrator.test_core import ONE, PYTHONS, TENANT, new_core, start
 
 _PINS = count(5000)
+_IDS = count(900_000)
 
 
-def plan_of(*nodes: dict[str, Any], edges: tuple[tuple[int, int, str], ...] = ()) -> Plan:
-    """Compile nodes n0, n1, …, with edges of data from one to an input of another."""
+def plan_of(
+    *nodes: dict[str, Any],
+    edges: tuple[tuple[int, int, str], ...] = (),
+    inner: Plan | None = None,
+) -> Plan:
+    """Compile nodes n0, n1, …, with edges from one to another, of data where an input is named."""
     placed = [{"id": f"n{at}", "parameters": {"x": "1"}, **node} for at, node in enumerate(nodes)]
     connections = [
         {
             "source": f"n{source}",
-            "source_output": "result",
+            "source_output": "result" if name else "",
             "target": f"n{target}",
             "target_input": name,
+            "kind": "data" if name else "order",
         }
         for source, target, name in edges
     ]
@@ -52,7 +60,8 @@ def plan_of(*nodes: dict[str, Any], edges: tuple[tuple[int, int, str], ...] = ()
         input_types=[],
         output_types=[],
     )
-    return compile_plan(definition, versions, pins_id=UUID(int=next(_PINS)))
+    subs = {each["id"]: inner for each in placed if inner and each.get("kind") == "workflow"}
+    return compile_plan(definition, versions, pins_id=UUID(int=next(_PINS)), plans=subs)
 
 
 def answer(core: Core, run: Run, slot: int, result: Any = (b"1",)) -> list[Transition]:
@@ -167,6 +176,41 @@ def test_what_a_node_consumed_that_is_ended_by_hand_is_read_from_its_row() -> No
     core.outcomes(ONE, [Outcome(record.id, record.token, fault, Usage(cpu_us=3))], now=0.0)
     [done] = [each for t in core.skip_node(run.id, 0, (b"1",)) for each in t.completes]
     assert 3 == done.cpu_us
+
+
+def test_who_waits_for_a_word_has_its_turn_by_its_row_also_after_a_crash() -> None:
+    """A node that was held up before it began to wait has had its row since then."""
+    core = new_core((ONE, 1))
+    word = {"kind": "signal", "signal": {"name": "word"}, "parameters": {}}
+    run, written = _started(core, plan_of({}, word, word, edges=((0, 1, ""), (0, 2, ""))))
+    written += core.pause_node(run.id, 1)
+    written += answer(core, run, 0)
+    written += core.resume_node(run.id, 1)
+    assert [{"word": [1, 2]}] * 2 == [run.waiting, _restored(run, written).waiting]
+
+
+def test_what_begins_with_a_word_counts_its_time_from_then() -> None:
+    """Most events do not say what time it is, and nothing else may have happened for hours."""
+    now_s = 100.0
+    core = Core(epoch=1, new_id=lambda: UUID(int=next(_IDS)), draw=lambda: 0.5, clock=lambda: now_s)
+    word = {"kind": "signal", "signal": {"name": "word"}, "parameters": {}}
+    sleep = {"kind": "sleep", "parameters": {"seconds": "10"}}
+    run = start(core, plan_of(word, sleep, edges=((0, 1, ""),)))
+    now_s = 3600.0
+    core.signal(run.id, "word", Signal(UUID(int=1), TENANT, (b"1",)))
+    assert 3610.0 == core.next_timer
+
+
+def test_a_sub_workflow_whose_start_used_up_the_budget_begins_nothing() -> None:
+    """It was begun by the attempt that was the last one, and began its own nodes all the same."""
+    core = new_core((ONE, 3))
+    inner = plan_of({})
+    plan = plan_of({}, {"kind": "workflow", "parameters": {}}, edges=((0, 1, ""),), inner=inner)
+    run = start(core, plan, budget=Budget(Amounts(nodes=1)))
+    answer(core, run, 0)
+    assert RunStatus.FAILED == run.status
+    assert [run.failure and run.failure[1].error_type] == ["budget_exceeded"]
+    assert not any(each.in_flight for each in core.runners.values())
 
 
 async def test_a_run_and_its_sub_workflows_are_refused_as_one() -> None:

@@ -296,7 +296,7 @@ def place_never_given_back() -> Any:
     def give_back(self: Dispatch, row: UUID, t: Transition) -> None:
         original(self, row, t)
         if self._token % 4 == 0:
-            t.frees.clear()
+            t.frees = ()
 
     return patch.object(Dispatch, "_give_back", give_back)
 

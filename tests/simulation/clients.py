@@ -147,7 +147,7 @@ class Clients:
                 await engine.start(run, _row_of(run), (), budget=budget)
             except (NotStarted, ResourceExhausted):  # as `launch` does
                 if budget is not None:
-                    await engine.unreserve(run)
+                    await engine.unreserve([run.id])
                 raise
 
         return start

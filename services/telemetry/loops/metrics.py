@@ -26,6 +26,9 @@ _RESTING_S: Final = 900.0
 # Runs that were committed long after their clock are few: to look for them costs a walk through
 # all of the last minutes, and they can wait.
 _LATE_EVERY_S: Final = 30.0
+# While runs keep ending, their sums wait for more of them: a sum is a row for each place of a
+# workflow, and to add one run to it costs nearly as much as to add hundreds.
+_ROLL_UP_EVERY_S: Final = 5.0
 
 
 async def follow_finished(
@@ -41,11 +44,11 @@ async def follow_finished(
     Not at all while no orchestrator is at work, until `stirred` says that one is.
     """
     wait_s = _BUSY_S
-    late_at = 0.0
+    late_at = roll_up_at = 0.0
     idle = False
 
     async def step() -> float:
-        nonlocal wait_s, late_at, idle
+        nonlocal wait_s, late_at, roll_up_at, idle
         # Before the look, so that nothing ends between the two unseen.
         resting = idle and await orchestrators_rest(pool)
         now = asyncio.get_running_loop().time()
@@ -53,7 +56,12 @@ async def follow_finished(
         again = LATE if late else RECENT
         measured = await measure_finished(pool, again=again, with_nodes=with_nodes)
         work.measured += measured
-        seen = max(measured, await roll_up_finished(pool, again=again))
+        rolled_up = 0
+        if late or not measured or now >= roll_up_at:
+            rolled_up = await roll_up_finished(pool, again=again)
+            if rolled_up < BATCH_MAX:
+                roll_up_at = now + _ROLL_UP_EVERY_S
+        seen = max(measured, rolled_up)
         if late and seen < BATCH_MAX:
             late_at = now + _LATE_EVERY_S
             await measure_stopped(pool)

@@ -14,6 +14,7 @@ import pytest
 
 from services.kit.ids import uuid7
 from services.orchestrator.domain.rows import (
+    AttemptInsert,
     FlowInsert,
     NodeComplete,
     NodeInsert,
@@ -87,6 +88,12 @@ def _completed(begun: Transition, token: int = 7) -> NodeComplete:
     return NodeComplete(node.id, token, '{"result":2}', None, 2, 10, 20, "out", "", None)
 
 
+def _attempt(begun: Transition) -> AttemptInsert:
+    (node,) = begun.node_inserts
+    told = ("user_error", "no", "", "", "", None, 1, 2)
+    return AttemptInsert(node.id, 1, 6, "failed", *told)
+
+
 @pytest.fixture
 def stage(database: Database) -> Iterator[Stage]:
     with database.connect() as sql:
@@ -145,6 +152,8 @@ async def test_a_member_that_is_fenced_writes_nothing_and_learns_that_first(
     """I3: even where its rows could not be written any more, since its successor's are there."""
     begun = [stage.begun() for _ in range(runs)]
     await stage.write(*begun)
+    lost = [Transition(t.run_id, attempts=[_attempt(t)]) for t in begun]
+    await stage.write(*lost)
     stage.sql.execute("UPDATE engine_members SET state = 'fenced'")
     before = stage.rows(_NODES)
     for late in (
@@ -152,6 +161,7 @@ async def test_a_member_that_is_fenced_writes_nothing_and_learns_that_first(
         [stage.next(t, token=6) for t in begun],
         [Transition(t.run_id, node_inserts=t.node_inserts) for t in begun],
         [stage.begun() for _ in begun],
+        lost,
     ):
         with pytest.raises(asyncpg.PostgresError) as refused:
             await stage.write(*late)

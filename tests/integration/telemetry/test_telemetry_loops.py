@@ -296,6 +296,32 @@ async def test_metrics_rest_with_the_orchestrators_and_come_back_with_them(
     await loop
 
 
+async def test_sums_wait_for_more_runs_and_come_when_no_more_end(
+    maint: Pool, runs: Runs, sql: psycopg.Connection
+) -> None:
+    """To add one run to the sums costs as much as to add hundreds."""
+
+    def summed_up() -> int:
+        return len(sql.execute("SELECT FROM rolled_up_executions").fetchall())
+
+    work, stirred, stop = Work(), asyncio.Event(), asyncio.Event()
+    runs.finished()
+    loop = asyncio.create_task(follow_finished(maint, work, stirred, stop))
+    async with asyncio.timeout(20):
+        while not summed_up():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        runs.finished()
+        stirred.set()
+        while work.measured < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert 1 == summed_up()
+        while summed_up() < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    stop.set()
+    await loop
+
+
 async def test_an_orchestrator_with_a_lease_is_at_work(
     maint: Pool, sql: psycopg.Connection
 ) -> None:

@@ -41,8 +41,8 @@ class Starts:
         if error is not None:
             self.refused[run_id] = error
         self._left -= 1
-        if not self._left:
-            _resolve(self.done)
+        if not self._left:  # once what hangs on the same commit is out: assignments go first
+            self.done.get_loop().call_soon(_resolve, self.done)
 
 
 class Callers:

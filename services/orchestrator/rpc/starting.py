@@ -15,7 +15,13 @@ from services.kit.caller import current_caller
 from services.kit.errors import FieldViolation, InvalidArgument
 from services.kit.rpc import codec as kit
 from services.kit.rpc import deadline
-from services.orchestrator.domain.options import KeyConflict, KeyReuse, RunOptions, Wishes
+from services.orchestrator.domain.options import (
+    NO_WISHES,
+    KeyConflict,
+    KeyReuse,
+    RunOptions,
+    Wishes,
+)
 from services.orchestrator.rpc import codec
 from services.orchestrator.rpc.quotas import amounts
 from services.orchestrator.usecases.launch import Started
@@ -74,7 +80,22 @@ def asked_from(request: pb.StartExecutionRequest) -> Asked:
 _TWICE: Final = "VERSION_NAMED_TWICE"
 
 
+# What every start says; who says nothing else has no wishes, and is spared what reads them.
+_PLAIN: Final = frozenset(
+    {
+        "workflow_id",
+        "workflow_version",
+        "workflow_alias",
+        "input_json",
+        "request_id",
+        "validate_only",
+    }
+)
+
+
 def _wishes(request: pb.StartExecutionRequest) -> Wishes:
+    if all(field.name in _PLAIN for field, _ in request.ListFields()):
+        return NO_WISHES
     conflict = _CONFLICT[request.business_key_conflict]
     reuse = _REUSE[request.business_key_reuse]
     key = request.business_key if request.HasField("business_key") else None

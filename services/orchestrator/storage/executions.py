@@ -263,8 +263,13 @@ async def list_nodes(
     return [_to_node(row) for row in rows]
 
 
-def of_run(run: Run, completed_at: datetime | None = None) -> Execution:
-    """Give a run as memory has it, when that is committed: at its start and at its end."""
+def of_run(
+    run: Run, completed_at: datetime | None = None, *, with_values: bool = True
+) -> Execution:
+    """Give a run as memory has it, when that is committed: at its start and at its end.
+
+    Without values it is the BASIC view.
+    """
     place, failure = run.failure or ("", None)
     failed = failure if run.status is RunStatus.FAILED else None
     counts: dict[str, int] = {}
@@ -287,7 +292,7 @@ def of_run(run: Run, completed_at: datetime | None = None) -> Execution:
         deadline_at=run.deadline_at,
         error_type=failed.error_type if failed else None,
         error_message=failed.message if failed else None,
-        error_stack_trace=failed.stack_trace or None if failed else None,
+        error_stack_trace=failed.stack_trace or None if failed and with_values else None,
         failed_node_id=(place or None) if failed else None,
         resource_usage={
             "cpu_us": run.cpu_us,
@@ -305,8 +310,8 @@ def of_run(run: Run, completed_at: datetime | None = None) -> Execution:
         ignores_cache=run.options.ignores_cache or None,
         python_version=run.plan.places[0].python_version,
         container_id=_container_of(run, place),
-        input_data=run.input_text,
-        output_data=run.output_data,
+        input_data=run.input_text if with_values else None,
+        output_data=run.output_data if with_values else None,
         counts=counts,
         parts=sum(each is not None for each in run.records[len(run.plan.places) :]),
     )

@@ -84,7 +84,7 @@ async def launch(engine: Engine, caller: Caller, asked: Launch) -> Execution:
         if budget is not None:
             await engine.unreserve([run.id])
         raise
-    return executions.without_values(executions.of_run(run))
+    return executions.of_run(run, with_values=False)
 
 
 async def launch_many(
@@ -117,7 +117,7 @@ def preview(caller: Caller, asked: Launch) -> Started:
     """Give a run as it would be accepted."""
     run = new_run(caller, asked)
     take_over(run, asked.kept, new_id=uuid7)
-    return Started(executions.without_values(executions.of_run(run)), asked.plan)
+    return Started(executions.of_run(run, with_values=False), asked.plan)
 
 
 def new_run(caller: Caller, asked: Launch) -> Run:

@@ -241,6 +241,9 @@ def _key(run: Row, limit: Row) -> str:
 
 
 def _has_begun(store: Store, run: Row) -> bool:
+    """Say whether a run had a place; what closes one that is stopped before waits for none."""
+    if run["cancel_requested_at"] is not None or run["error_type"] is not None:
+        return False
     return any(row["runner_incarnation"] is not None for row in store.nodes_of[run["id"]].values())
 
 

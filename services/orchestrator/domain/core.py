@@ -276,10 +276,7 @@ class Core(Dispatch):
         """Let nothing more begin of what used up what it may; what runs ends."""
         for run in self._family(root.id):
             if not (run.closing or run.cancelling or run.expired or run.failure):
-                t = out.of(run.id)
-                if t.run_inserts:  # no statement changes a row that it inserts
-                    t = out.after(run.id)
-                planner.exhaust(run, t, self.fx, failure)
+                planner.exhaust(run, _to_change(run.id, out), self.fx, failure)
                 self._unqueue(run.id)
 
     def declined(self, runner_id: UUID, ref: UUID, token: int) -> list[Transition]:
@@ -686,8 +683,7 @@ class Core(Dispatch):
         for child_id in stops:
             child = self.runs.get(child_id)
             if child is not None and not child.cancelling and child.status not in RUN_FINAL:
-                t = out.of(child_id)
-                planner.stop(child, t, fx, cancel=True)
+                planner.stop(child, _to_change(child_id, out), fx, cancel=True)
                 self._unqueue(child_id)
         ended, fx.ended = fx.ended, []
         for child in ended:
@@ -715,6 +711,12 @@ class Core(Dispatch):
             if ends and t.run_id in budgets:
                 kept = tuple(each for each in t.spends if not each.over)
                 t.spends = (*kept, Spend(t.run_id, 0, 0, 0, 0, over=True))
+
+
+def _to_change(run_id: UUID, out: Out) -> Transition:
+    """Give the transition in which a run's row may change: no statement changes one it inserts."""
+    t = out.of(run_id)
+    return out.after(run_id) if t.run_inserts else t
 
 
 def _unbegun(run: Run) -> bool:

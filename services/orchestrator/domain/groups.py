@@ -187,6 +187,17 @@ def failed_status(run: Run, slot: int) -> NodeStatus:
     return NodeStatus.QUARANTINED if tolerated else NodeStatus.FAILED
 
 
+def part_left(run: Run, slot: int) -> None:
+    """Know that an element or a turn is not made again: its run ends, and its group with it."""
+    part = run.part(slot)
+    group = run.groups.get(part.group) if part is not None else None
+    if part is not None and group is not None:
+        group.open -= 1
+        group.outputs[part.number] = None
+        if run.place(slot).loop is not None:
+            group.outputs.pop(part.number - 1, None)
+
+
 def part_over(
     run: Run,
     slot: int,

@@ -198,6 +198,7 @@ def hand_back(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
     else:
         record.failure = _reason(run) if run.is_stopping(slot) else record.failure
         change_row(run, slot, t, NodeStatus.CANCELLED)
+        groups.part_left(run, slot)
     touch(run, slot, t)
     routes.settle(run, t, fx)
     return record.status is NodeStatus.RETRYING and run.may_begin(slot)

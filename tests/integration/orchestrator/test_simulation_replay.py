@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from tests.support.invariants import INVARIANTS
 
 _SEEDS = 500 if os.environ.get("QFLOW_TEST_FULL") else 20
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+_NOT_THERE = "23503"
 _NEVER = 1 << 30  # worlds that are replayed here were compared with their memory elsewhere
 # Of the others some look at what a world does not have: versions, shards, runners' rows.
 _LOOKED_AT = ("I1 ", "I2 ", "I3 ", "I4 ", "I6 ", "I7 ", "I8 ", "I10 ", "I5 a completed node")
@@ -61,17 +63,36 @@ async def test_postgresql_writes_and_refuses_what_the_reference_store_does(
             world = World(seed, recording=True, compared_every=_NEVER)
             store = (await asyncio.to_thread(world.run)).store  # it has a loop of its own
             fences: dict[UUID, tuple[int, bool]] = {}
+            await _promise(owners_view, store, owner.id)
             for written in store.history or ():
+                if written.refused == _NOT_THERE and any(t.uses for t in written.batch):
+                    continue  # places under limits are not the journal's, and not here
                 await _fence(owners_view, fences, written)
                 batch = [_real(t, written, store, owner.id, workflow_id) for t in written.batch]
                 await _write(db, batch, written, seed)
                 refused += bool(written.refused)
             await _compare(owners_view, store, seed)
-            await owners_view.execute("TRUNCATE workflow_executions, engine_members CASCADE")
+            await owners_view.execute(
+                "TRUNCATE workflow_executions, engine_members, execution_budgets, tenant_usage"
+                " CASCADE"
+            )
     finally:
         await db.close()
         await owners_view.close()
     assert refused, "no flush was refused: these seeds show half of it"
+
+
+async def _promise(db: Any, store: Store, owner: UUID) -> None:
+    """Have the budgets that runs were given, with nothing of them used."""
+    for run_id, row in {**store.past_budgets, **store.budgets}.items():
+        await db.execute(
+            "INSERT INTO execution_budgets (execution_id, tenant_id, nodes, cpu_us)"
+            " VALUES ($1, $2, $3, $4)",
+            run_id,
+            owner,
+            row["nodes"],
+            row["cpu_us"],
+        )
 
 
 async def _fence(db: Any, fences: dict[UUID, tuple[int, bool]], written: Written) -> None:
@@ -98,7 +119,8 @@ def _real(t: Transition, written: Written, store: Store, owner: UUID, workflow: 
         inserts.append(row._replace(workflow_id=met, tenant_id=owner, created_by=owner))
     errors = [row._replace(tenant_id=owner) for row in t.errors]
     signals = [row._replace(tenant_id=owner, sent_by=owner) for row in t.signals]
-    return replace(t, run_inserts=inserts, errors=errors, signals=signals)
+    charges = tuple(row._replace(tenant_id=owner) for row in t.charges)
+    return replace(t, run_inserts=inserts, errors=errors, signals=signals, charges=charges)
 
 
 async def _write(db: Any, batch: list[Transition], written: Written, seed: int) -> None:
@@ -142,9 +164,32 @@ async def _compare(db: Any, store: Store, seed: int) -> None:
     for name, rows in (("node_data_flow", store.flows), ("error_logs", store.errors)):
         ids = await db.fetch(f"SELECT id FROM {name}")
         assert rows.keys() == {row["id"] for row in ids}, f"seed {seed}: {name}"
+    await _compare_sums(db, store, seed)
     for name, query in INVARIANTS.items():
         if name.startswith(_LOOKED_AT):
             assert not await db.fetch(query), f"seed {seed}: {name}"
+
+
+async def _compare_sums(db: Any, store: Store, seed: int) -> None:
+    """Hold what tenants and budgets used against the reference, member by member."""
+    summed = await db.fetch(
+        "SELECT member_id, sum(nodes) AS nodes, sum(cpu_us) AS cpu_us, "
+        "sum(moved_bytes) AS moved_bytes FROM tenant_usage GROUP BY member_id"
+    )
+    mine: defaultdict[UUID, Counter[str]] = defaultdict(Counter)
+    for (_, _, member_id), row in store.usage.items():
+        mine[member_id].update({name: row[name] for name in ("nodes", "cpu_us", "moved_bytes")})
+    used = {each: {name: int(n) for name, n in row.items()} for each, row in mine.items()}
+    theirs = {row["member_id"]: row for row in summed}
+    for member_id, sums in used.items():
+        for name, expected in sums.items():
+            found = theirs[member_id][name] if member_id in theirs else 0
+            assert expected == found, f"seed {seed}: {name} of {member_id}"
+    budgets = {**store.past_budgets, **store.budgets}
+    for row in await db.fetch("SELECT * FROM execution_budgets"):
+        known = budgets[row["execution_id"]]
+        for name in ("nodes_used", "cpu_us_used", "moved_bytes_used", "over"):
+            assert known[name] == row[name], f"seed {seed}: {name} of {row['execution_id']}"
 
 
 def _same(names: tuple[str, ...], mine: Mapping[str, Any], row: Any, seed: int) -> None:

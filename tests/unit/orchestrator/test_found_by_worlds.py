@@ -213,6 +213,31 @@ def test_a_sub_workflow_whose_start_used_up_the_budget_begins_nothing() -> None:
     assert not any(each.in_flight for each in core.runners.values())
 
 
+def test_a_sub_workflow_that_begins_as_its_run_is_over_time_is_stopped_by_another_statement() -> (
+    None
+):
+    """One statement does not change a row that it inserts: the run ended as the engine's fault."""
+    core = new_core()
+    sleep = {"kind": "sleep", "parameters": {"seconds": "1"}}
+    child = {"kind": "workflow", "parameters": {}}
+    start(core, plan_of(sleep, child, edges=((0, 1, ""),), inner=plan_of({})), timeout_ms=1001)
+    begun = core.due(now=2.0)
+    assert [t for t in begun if t.run_inserts]
+    assert not [t for t in begun if t.run_inserts and t.run_changes]
+
+
+def test_an_element_that_is_declined_while_its_run_ends_is_over_for_its_map_too() -> None:
+    core = new_core((ONE, 3))
+    mapped = {"map": {"input": "list"}, "parameters": {"list": "[1,2]"}}
+    run, written = _started(core, plan_of(mapped, {}))
+    core.ledger.budgets[run.id] = Budget(Amounts(nodes=1))
+    written += answer(core, run, 2)
+    element = run.records[3]
+    assert element is not None
+    written += core.declined(ONE, element.id, element.token)
+    assert [0, 0] == [run.groups[0].open, _restored(run, written).groups[0].open]
+
+
 async def test_a_run_and_its_sub_workflows_are_refused_as_one() -> None:
     """A sub-workflow that was written without the node that runs it would run on its own."""
     parent, child, other = (UUID(int=at) for at in (1, 2, 3))

@@ -1306,6 +1306,10 @@ class SparePages:
             return None
         return descriptor
 
+    def due(self):
+        """Whether there is anything to prepare."""
+        return bool(self.wanted) or self.full is not None
+
     def prepare(self):
         if self.full is not None:
             self.full[0].close()
@@ -1938,9 +1942,10 @@ class Channel:
             return channel.sendmsg([data], [rights])
 
     def _write_all(self, data):
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self.descriptor, view) :]
+        written = os.write(self.descriptor, data)
+        while written < len(data):
+            data = memoryview(data)[written:]
+            written = os.write(self.descriptor, data)
 
 
 # ---------------------------------------------------------------- what user code writes
@@ -2545,7 +2550,7 @@ class Agent:
                 self.call_apart(header, body)
             elif header["op"] == "call":
                 self.call(header, body)
-                if not self.channel.waiting():
+                if SPARE.due() and not self.channel.waiting():
                     SPARE.prepare()
             if self.broken:
                 return None
@@ -2637,14 +2642,18 @@ class Agent:
         if context == self.context:
             return
         known = self.residue.environment if self.residue is not None else {}
-        for name in self.context:
+        before = self.context
+        for name in before:
             if name not in context:
                 os.environ.pop(name, None)
                 known.pop(name.encode(), None)
+        # As `os.environ` sets them, without what it asks of each: half of them differ in each call.
+        data = os.environ._data
         for name, value in context.items():
-            if self.context.get(name) != value:
-                os.environ[name] = value
-                known[name.encode()] = value.encode()
+            if before.get(name) != value:
+                name, value = name.encode(), value.encode()
+                os.putenv(name, value)
+                data[name] = known[name] = value
         self.context = context
 
     def call(self, header, body):
@@ -2663,9 +2672,12 @@ class Agent:
             left = time.perf_counter_ns()
             texts = node.encode(value)
             value = positional = keyword = None
-            size = sum(len(text) for _, text in texts)
-            # Of those that take memory; a file is bounded where it is written.
-            size += sum(os.fstat(made[3]).st_size for made in FILES.made if made[1])
+            size = 0
+            for _, text in texts:
+                size += len(text)
+            for made in FILES.made:
+                if made[1]:  # those that take memory; a file is bounded where it is written
+                    size += os.fstat(made[3]).st_size
             error = too_large(size, header["output_bytes_max"])
             if error is not None:
                 texts = []

@@ -17,6 +17,10 @@ AGE_MAX_S: Final = 3600.0
 USES_MAX: Final = 100_000
 MEMORY_USED_MAX: Final = 0.9
 _NEWEST_WEIGHT: Final = 0.2
+# Calls shorter than this take turns. Below it as many at once as there are processors are more than
+# a runner can begin, whether the calls compute or wait.
+_TURNS_BELOW_S: Final = 0.0002
+_USUAL_STEP: Final = 1.25
 # Of a version that nobody has timed yet: the first ones show whether more are worth their start.
 _STARTS_AT_ONCE: Final = 2
 # How many times its slots a runner is granted at most, and how much work may wait for each slot, or
@@ -70,14 +74,26 @@ class Load:
     served: int = 0
     width: int = 1  # how many calls one interpreter serves at once
     hold_s: float = 1.0  # how long a call's own work holds one, smoothed; unknown counts as long
+    usual_s: float = 1.0  # what half of them stay below: a few that are held up do not count
 
     def note(self, hold_s: float) -> None:
         """Learn from one finished call."""
         self.served += 1
+        if self.served == 1:
+            self.usual_s = hold_s
+        elif hold_s > self.usual_s:
+            self.usual_s *= _USUAL_STEP
+        else:
+            self.usual_s /= _USUAL_STEP
         if self.hold_s >= 1.0 > hold_s:
             self.hold_s = hold_s
         else:
             self.hold_s += _NEWEST_WEIGHT * (hold_s - self.hold_s)
+
+
+def takes_turns(load: Load) -> bool:
+    """Whether the calls are so short that more of them at once than processors help none."""
+    return load.usual_s < _TURNS_BELOW_S and load.width == 1
 
 
 def worth_starting(load: Load) -> bool:

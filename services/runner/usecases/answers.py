@@ -69,6 +69,9 @@ async def outcome_of(attempt: Attempt, warm: Warm, talk: Talk, reply: Reply) -> 
 
 def cut_outputs(entries: object, body: bytes, wanted: Sequence[str]) -> list[tuple[str, bytes]]:
     """Cut the body into the outputs that are wanted, in their order."""
+    match entries:
+        case [[str(name), int(length)]] if [name] == wanted and length == len(body):
+            return [(name, body)]  # what most nodes give
     found: dict[str, bytes] = {}
     offset = 0
     if not isinstance(entries, list):
@@ -125,14 +128,14 @@ def usage_from(found: object) -> Usage:
     read, write = 0, 0
     match found.get("io"):
         case [int(read), int(write)]:
-            pass
+            read, write = _count(read), _count(write)
     return Usage(
-        cpu_us=_count(found.get("cpu_us")),
-        memory_peak_bytes=_count(found.get("max_rss_kb")) * 1024,
-        wall_us=_count(found.get("wall_us")),
-        serialization_us=_count(found.get("serialization_us")),
-        io_read_bytes=_count(read),
-        io_write_bytes=_count(write),
+        _count(found.get("cpu_us")),
+        _count(found.get("max_rss_kb")) * 1024,
+        _count(found.get("wall_us")),
+        _count(found.get("serialization_us")),
+        read,
+        write,
     )
 
 

@@ -7,13 +7,13 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from services.kit import crash
 from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.carried import Carries
 from services.runner.domain.limits import MIB
+from services.runner.domain.moments import moment_text
 from services.runner.domain.outcome import AttemptError, ErrorType, Outcome
 from services.runner.domain.pooling import WarmKey
 from services.runner.domain.pulse import Pulse
@@ -115,13 +115,7 @@ class Attempts:
             return Outcome(error=error, stdout_tail=stdout, stderr_tail=stderr)
         finally:
             attempt.warm = attempt.talk = None
-            warm.row.used(
-                attempts=warm.uses,
-                cpu_us=warm.cpu_us,
-                memory_peak_bytes=warm.memory_peak_bytes,
-                io_read_bytes=warm.io_read_bytes,
-                io_write_bytes=warm.io_write_bytes,
-            )
+            warm.row.used(warm.usage)
             self._pool.release(warm, recycle=recycle, worked_s=worked_s)
 
     def tell_to_end(self, attempt: Attempt, why: str, *, grace_s: float) -> None:
@@ -331,13 +325,12 @@ def _texts(entries: Sequence[Sequence[Any]], body: bytes) -> list[tuple[str, byt
 
 
 def _context(request: AttemptRequest) -> dict[str, str]:
-    deadline = datetime.now(UTC) + timedelta(seconds=request.timeout_s)
     told = {
         "QFLOW_RUN_ID": str(request.execution_id),
         "QFLOW_NODE_ID": request.node_id,
         "QFLOW_ATTEMPT": str(request.attempt),
         "QFLOW_IDEMPOTENCY_KEY": str(request.attempt_ref),  # the same for every attempt of the node
-        "QFLOW_DEADLINE": deadline.isoformat(),
+        "QFLOW_DEADLINE": moment_text(time.time() + request.timeout_s),
     }
     if request.traceparent:  # the W3C's name for it: tracing libraries look there
         told["TRACEPARENT"] = place_of(request)

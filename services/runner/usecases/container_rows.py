@@ -140,7 +140,7 @@ class ContainerRow:
         self._limits = dict(limits)
         self._created_at = datetime.now(UTC)
         self._started_at: datetime | None = None
-        self._usage: dict[str, Any] | None = None
+        self._usage: Callable[[], Mapping[str, Any]] | None = None
         self._over = False
         self._name = f"pending:{self.id}"
         rows.begin(self)
@@ -152,29 +152,15 @@ class ContainerRow:
         self._name = name
         self._put("running")
 
-    def used(
-        self,
-        *,
-        attempts: int,
-        cpu_us: int,
-        memory_peak_bytes: int,
-        io_read_bytes: int = 0,
-        io_write_bytes: int = 0,
-    ) -> None:
-        """Say what the sandbox has used until now; costs a call nothing but the note."""
-        self._usage = {
-            "attempts": attempts,
-            "cpu_us": cpu_us,
-            "memory_peak_bytes": memory_peak_bytes,
-            "io_read_bytes": io_read_bytes,
-            "io_write_bytes": io_write_bytes,
-        }
+    def used(self, usage: Callable[[], Mapping[str, Any]]) -> None:
+        """Say that the sandbox has used more; what, is asked for when its row is written."""
+        self._usage = usage
         self._rows.put_usage(self)
 
     def tell_usage(self) -> None:
         """Put what it has used into its row, unless that has said the last word already."""
-        if not self._over:
-            self._put("running", usage=self._usage)
+        if not self._over and self._usage is not None:
+            self._put("running", usage=self._usage())
 
     def ended(self, status: str, usage: Mapping[str, Any] | None = None) -> None:
         """Say that it is over: `stopped`, `error`, or `removed` when it never came to be."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 
 import structlog
 
@@ -15,15 +18,28 @@ from services.runner.domain.pooling import (
     Load,
     WarmKey,
     stuck,
+    takes_turns,
     worn_out,
     worth_starting,
 )
 from services.runner.domain.reuse import VERSIONS_MAX, Reuse
 from services.runner.gateways.sandbox.port import SandboxDied
 from services.runner.usecases.loading import Loader
+from services.runner.usecases.turns import PATIENCE_S, Turns
 from services.runner.usecases.warm import LoadFailed, Need, Warm
 
 log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """A call without an interpreter."""
+
+    place: int  # among all of them
+    need: Need
+    given: asyncio.Future[Warm]
+    since_s: float  # when it began to wait, or was last looked at
+    served: int  # how many calls had been served then
 
 
 class InterpreterPool:
@@ -34,8 +50,10 @@ class InterpreterPool:
         *,
         loader: Loader,
         sandboxes_max: int,
+        processors: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`processors` is how many short calls work at once; 0 as many as this process may use."""
         self._loader = loader
         self._spares = loader.spares
         self._sandboxes_max = sandboxes_max
@@ -43,7 +61,10 @@ class InterpreterPool:
         self._idle: OrderedDict[Warm, None] = OrderedDict()  # the least recently used first
         self._open: dict[WarmKey, list[Warm]] = {}  # those that take one more call
         self._loads: dict[WarmKey, Load] = {}
-        self._waiting: dict[WarmKey, deque[tuple[Need, asyncio.Future[Warm]]]] = {}
+        self._waiting: dict[WarmKey, deque[_Waiter]] = {}
+        self._places = itertools.count()
+        self._looking: asyncio.TimerHandle | None = None  # while calls wait
+        self._turns = Turns(processors or len(os.sched_getaffinity(0)), clock=clock)
         self._alive: set[Warm] = set()
         self._starting = 0
         self._starved: deque[Need] = deque()
@@ -72,6 +93,14 @@ class InterpreterPool:
         }
 
     def acquire_open(self, key: WarmKey, *, alone: bool = False) -> Warm | None:
+        """Take an interpreter that has room, where it is the call's turn."""
+        return self._take_open(key, alone=alone) if self._may_begin(key) else None
+
+    def _may_begin(self, key: WarmKey) -> bool:
+        load = self._loads.get(key)
+        return self._turns.left or load is None or not takes_turns(load)
+
+    def _take_open(self, key: WarmKey, *, alone: bool) -> Warm | None:
         """Take an interpreter that has room, the one used last: its caches are the warmest."""
         while kept := self._open.get(key):
             warm = kept[-1]
@@ -94,21 +123,23 @@ class InterpreterPool:
         if warm is not None:
             return warm
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[Warm] = loop.create_future()
+        given: asyncio.Future[Warm] = loop.create_future()
         load = self._load_of(need.key)
-        self._waiting.setdefault(need.key, deque()).append((need, waiter))
-        starts = worth_starting(load)
+        waiter = _Waiter(next(self._places), need, given, loop.time(), load.served)
+        self._waiting.setdefault(need.key, deque()).append(waiter)
+        has_room = self._has_room(need)
+        starts = not has_room and worth_starting(load)
         load.waiting += 1
         if starts:
             self._start(need)
-        # The guess that one comes free soon may be wrong, and one that is started goes to whoever
-        # has waited longest: then one is started after all.
-        loop.call_later(START_COST_S, self._start_if_waiting, need, waiter, load.served)
+        self._look_after(PATIENCE_S if has_room else START_COST_S)
         try:
-            return await waiter
+            return await given
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.release(waiter.result())
+            if given.cancelled():
+                self._waits_no_longer(need.key, waiter)
+            elif given.exception() is None:
+                self.release(given.result())
             raise
         finally:
             load.waiting -= 1
@@ -125,6 +156,7 @@ class InterpreterPool:
         load.busy -= 1
         held_s = now - warm.since
         load.note(held_s if worked_s is None else min(held_s, worked_s))
+        self._turns.give_back(warm)
         warm.since = now
         warm.calls -= 1
         warm.alone = False
@@ -182,9 +214,9 @@ class InterpreterPool:
         """End everything."""
         self._closed = True
         for waiting in self._waiting.values():
-            for _, waiter in waiting:
-                if not waiter.done():
-                    waiter.set_exception(SandboxDied("the runner stops"))
+            for waiter in waiting:
+                if not waiter.given.done():
+                    waiter.given.set_exception(SandboxDied("the runner stops"))
         for warm in list(self._alive):
             if warm in self._idle:
                 self._drop_idle(warm)
@@ -203,17 +235,49 @@ class InterpreterPool:
 
     # -- starting
 
-    def _start_if_waiting(self, need: Need, waiter: asyncio.Future[Warm], served: int) -> None:
-        if waiter.done() or self._closed:
+    def _look(self) -> None:
+        """See to those who wait, as long as there are any.
+
+        Whose turn it is not may wait for a call that turned out long. The guess that one comes
+        free soon may be wrong, and one that is started goes to whoever has waited longest: then one
+        is started after all. It may fail, too, or end before its turn comes.
+        """
+        self._looking = None
+        if self._closed:
             return
+        self._turns.end_overdue()
+        self._serve()
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        for waiting in list(self._waiting.values()):
+            for waiter in list(waiting):
+                if not waiter.given.done() and now_s - waiter.since_s >= START_COST_S:
+                    self._start_if_stuck(waiter)
+                    waiter.since_s = now_s
+        if self._waiting:
+            waiters = [each[0] for each in self._waiting.values()]
+            has_room = any(self._has_room(each.need) for each in waiters)
+            self._look_after(PATIENCE_S if has_room else START_COST_S)
+
+    def _look_after(self, wait_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._looking is not None:
+            if self._looking.when() <= loop.time() + wait_s:
+                return
+            self._looking.cancel()
+        self._looking = loop.call_later(wait_s, self._look)
+
+    def _start_if_stuck(self, waiter: _Waiter) -> None:
+        need = waiter.need
         load = self._load_of(need.key)
-        asked = any(each.key == need.key for each in self._starved)
-        if not asked and load.waiting > load.starting * load.width and stuck(load, served):
+        asked = self._has_room(need) or any(each.key == need.key for each in self._starved)
+        if not asked and load.waiting > load.starting * load.width and stuck(load, waiter.served):
             self._start(need)
-        # As long as it waits: what was started may fail, or end before its turn comes.
-        asyncio.get_running_loop().call_later(
-            START_COST_S, self._start_if_waiting, need, waiter, load.served
-        )
+        waiter.served = load.served
+
+    def _has_room(self, need: Need) -> bool:
+        """Whether it is only for want of a turn that a call waits."""
+        return need.key in self._open and not need.alone
 
     def _start(self, need: Need) -> None:
         if self.sandboxes >= self._sandboxes_max and not self._evict():
@@ -260,9 +324,10 @@ class InterpreterPool:
             load = self._load_of(need.key)
             load.starting -= 1
         if warm is None:
-            waiter = self._next_waiter(need.key)
+            waiter = self._first_waiter(need.key)
             if waiter is not None and problem is not None:
-                waiter[1].set_exception(problem)
+                self._waits_no_longer(need.key, waiter)
+                waiter.given.set_exception(problem)
             if self._starved:
                 self._feed_starved()
             return
@@ -284,27 +349,48 @@ class InterpreterPool:
         warm.uses += 1
         warm.calls += 1
         warm.alone = alone
-        self._load_of(warm.key).busy += 1
+        load = self._load_of(warm.key)
+        load.busy += 1
+        if takes_turns(load):
+            self._turns.take(warm)
         if not warm.room:
             self._shut(warm)
 
     def _settle(self, warm: Warm) -> None:
-        """Give what room there is to who waits, and know it by what is left."""
-        while warm.room and (waiter := self._next_waiter(warm.key, empty=not warm.calls)):
-            need, future = waiter
-            self._take(warm, alone=need.alone)
-            future.set_result(warm)
+        """Know what is left by the room that it has, and give that to who waits."""
         if warm.retired and not warm.calls:
             self._end(warm)
-            return
-        if not warm.calls:
-            self._idle[warm] = None
-        if warm.room:
+        elif warm.room:
+            if not warm.calls:
+                self._idle[warm] = None
             kept = self._open.setdefault(warm.key, [])
             if warm not in kept:
                 kept.append(warm)
+        if self._waiting:
+            self._serve()
         if not warm.calls:
             self._forget_load(warm.key)
+
+    def _serve(self) -> None:
+        """Give what has room to those who wait, the longest first, as far as there are turns."""
+        while found := self._next_to_begin():
+            key, waiter = found
+            warm = self._take_open(key, alone=waiter.need.alone)
+            if warm is not None:
+                self._waits_no_longer(key, waiter)
+                waiter.given.set_result(warm)
+            elif key in self._open:
+                return
+
+    def _next_to_begin(self) -> tuple[WarmKey, _Waiter] | None:
+        found: tuple[WarmKey, _Waiter] | None = None
+        for key in [each for each in self._waiting if each in self._open]:
+            if self._may_begin(key):
+                empty = any(not warm.calls for warm in self._open[key])
+                waiter = self._first_waiter(key, empty=empty)
+                if waiter is not None and (found is None or waiter.place < found[1].place):
+                    found = key, waiter
+        return found
 
     def _shut(self, warm: Warm) -> None:
         """Offer its room to nobody."""
@@ -315,24 +401,27 @@ class InterpreterPool:
         if not kept:
             del self._open[warm.key]
 
-    def _next_waiter(
-        self, key: WarmKey, *, empty: bool = True
-    ) -> tuple[Need, asyncio.Future[Warm]] | None:
-        """Take who has waited longest, of those who may enter: some want an empty interpreter."""
+    def _first_waiter(self, key: WarmKey, *, empty: bool = True) -> _Waiter | None:
+        """Find who has waited longest, of those who may enter: some want an empty interpreter."""
         waiting = self._waiting.get(key)
         if waiting is None:
             return None
-        while waiting and waiting[0][1].done():
+        while waiting and waiting[0].given.done():
             waiting.popleft()
-        may_enter = (
-            each for each in waiting if not each[1].done() and (empty or not each[0].alone)
-        )
-        found = next(may_enter, None)
-        if found is not None:
-            waiting.remove(found)
         if not waiting:
             del self._waiting[key]
-        return found
+            return None
+        may_enter = (
+            each for each in waiting if not each.given.done() and (empty or not each.need.alone)
+        )
+        return next(may_enter, None)
+
+    def _waits_no_longer(self, key: WarmKey, waiter: _Waiter) -> None:
+        waiting = self._waiting.get(key)
+        if waiting is not None and waiter in waiting:
+            waiting.remove(waiter)
+            if not waiting:
+                del self._waiting[key]
 
     def _load_of(self, key: WarmKey) -> Load:
         load = self._loads.get(key)
@@ -365,16 +454,8 @@ class InterpreterPool:
     async def _finish(self, warm: Warm) -> None:
         died = not warm.sandbox.alive() and not warm.killed
         usage = await warm.sandbox.kill()
-        warm.row.ended(
-            "error" if died else "stopped",
-            {
-                "attempts": warm.uses,
-                "cpu_us": warm.cpu_us,
-                "memory_peak_bytes": max(warm.memory_peak_bytes, usage.memory_peak_bytes),
-                "io_read_bytes": warm.io_read_bytes,
-                "io_write_bytes": warm.io_write_bytes,
-            },
-        )
+        warm.memory_peak_bytes = max(warm.memory_peak_bytes, usage.memory_peak_bytes)
+        warm.row.ended("error" if died else "stopped", warm.usage())
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -74,6 +74,16 @@ class Warm:
         """The id of its row."""
         return self.row.id
 
+    def usage(self) -> dict[str, int]:
+        """Give the form that its row keeps of what it has used until now."""
+        return {
+            "attempts": self.uses,
+            "cpu_us": self.cpu_us,
+            "memory_peak_bytes": self.memory_peak_bytes,
+            "io_read_bytes": self.io_read_bytes,
+            "io_write_bytes": self.io_write_bytes,
+        }
+
     @property
     def room(self) -> bool:
         """Whether it takes one more call."""

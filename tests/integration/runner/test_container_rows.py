@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID, uuid4
 
 import psycopg
@@ -82,6 +83,16 @@ async def test_a_sandbox_that_runs_has_not_stopped(database: Database, pool: Poo
     assert row == (False, None)
 
 
+def usage(*, attempts: int, cpu_us: int) -> dict[str, int]:
+    return {
+        "attempts": attempts,
+        "cpu_us": cpu_us,
+        "memory_peak_bytes": 1 << 20,
+        "io_read_bytes": 0,
+        "io_write_bytes": 0,
+    }
+
+
 async def test_what_sandboxes_use_is_told_while_they_live_and_in_one_write_for_all(
     database: Database, rows: ContainerRows
 ) -> None:
@@ -90,15 +101,14 @@ async def test_what_sandboxes_use_is_told_while_they_live_and_in_one_write_for_a
         version_id = factories.node(sql, owner).version_id
         first, second = (row_of(rows, owner, version_id) for _ in range(2))
         for attempts in range(1, 8):
-            first.used(attempts=attempts, cpu_us=attempts * 10, memory_peak_bytes=1 << 20)
-        second.used(attempts=1, cpu_us=5, memory_peak_bytes=1 << 20)
+            first.used(partial(usage, attempts=attempts, cpu_us=attempts * 10))
+        second.used(partial(usage, attempts=1, cpu_us=5))
         await until_used(sql, first, 7)
         found = sql.execute(
             "SELECT status, stopped_at, resource_usage, xmin::text FROM containers ORDER BY id"
         ).fetchall()
         assert [("running", None), ("running", None)] == [each[:2] for each in found]
-        used = {"attempts": 7, "cpu_us": 70, "memory_peak_bytes": 1 << 20}
-        assert used | {"io_read_bytes": 0, "io_write_bytes": 0} == found[0][2]
+        assert usage(attempts=7, cpu_us=70) == found[0][2]
         assert 1 == found[1][2]["attempts"]
         assert found[0][3] == found[1][3]
 
@@ -111,7 +121,7 @@ async def test_a_sandbox_that_has_ended_stays_so_whatever_it_used_last(
         version_id = factories.node(sql, owner).version_id
         ended, lives = (row_of(rows, owner, version_id) for _ in range(2))
         for row in (ended, lives):
-            row.used(attempts=1, cpu_us=10, memory_peak_bytes=1 << 20)
+            row.used(partial(usage, attempts=1, cpu_us=10))
         ended.ended("stopped", {"attempts": 1, "cpu_us": 10, "memory_peak_bytes": 2 << 20})
         await until_used(sql, lives, 1)  # both were due at once
         found = sql.execute(

@@ -89,11 +89,15 @@ def a_pool(
     *,
     failing: Collection[int] = frozenset(),
     sandboxes_max: int = 16,
+    processors: int = 0,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[InterpreterPool, Spares]:
     spares = Spares(failing=failing)
     loader = OwnRows(spares=cast("Any", spares), rows=cast("Any", None), tier=Tier.T2)
-    return InterpreterPool(loader=loader, sandboxes_max=sandboxes_max, clock=clock), spares
+    pool = InterpreterPool(
+        loader=loader, sandboxes_max=sandboxes_max, processors=processors, clock=clock
+    )
+    return pool, spares
 
 
 def a_need(version_number: int = 2) -> Need:

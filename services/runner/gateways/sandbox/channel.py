@@ -16,6 +16,9 @@ from services.runner.gateways.sandbox.port import Header, Reply, SandboxDied
 _HEAD: Final = struct.Struct("!II")
 _HEADER_BYTES_MAX: Final = 256 * 1024
 _READ_BYTES: Final = 256 * 1024
+# One for all channels of the loop's thread: `recv` of so much would map and unmap its memory, which
+# costs several times what it takes to read a short answer.
+_READ_INTO: Final = memoryview(bytearray(_READ_BYTES))
 # The agent itself stops far below: more is not its doing, and would take the loop from others.
 LOG_FRAMES_MAX: Final = 64 * 1024
 LOG_BYTES_MAX: Final = 64 * 1024
@@ -146,6 +149,7 @@ class AgentChannel:
             self._loop.remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
+        piece: bytes | memoryview
         try:
             piece = self._receive()
         except BlockingIOError:
@@ -161,9 +165,11 @@ class AgentChannel:
         if self._received and self._taker is None and not self._is_awaited():
             self._fault("the agent sent what nobody asked for")
 
-    def _receive(self) -> bytes:
+    def _receive(self) -> bytes | memoryview:
+        """Read what has come; what is given holds until the next is read."""
         if not self._descriptors_max:
-            return self._socket.recv(_READ_BYTES)  # the kernel closes what nobody takes
+            # The kernel closes what nobody takes.
+            return _READ_INTO[: self._socket.recv_into(_READ_INTO)]
         piece, descriptors, _, _ = socket.recv_fds(
             self._socket,
             _READ_BYTES,
@@ -185,11 +191,12 @@ class AgentChannel:
                     self._fault(fault)
                     return
                 continue
-            if header.get("op") == "beat":
+            op = header.get("op")
+            if op == "beat":
                 if not self._take_beat(body):
                     return
                 continue
-            if header.get("op") != "log":
+            if op != "log":
                 assert self._waiting is not None
                 descriptors, self._descriptors = tuple(self._descriptors), []
                 self._waiting.set_result(Reply(header=header, body=body, descriptors=descriptors))

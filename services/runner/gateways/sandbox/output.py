@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import select
 from typing import Final
 
 from services.runner.domain.node_logs import Stream, shown_bytes
@@ -30,8 +31,9 @@ class Tail:
 
     def clear(self) -> None:
         """Forget what came until now."""
-        self._kept.clear()
-        self.total = 0
+        if self.total:
+            self._kept.clear()
+            self.total = 0
 
     def take(self, piece: bytes) -> None:
         """Take what was written."""
@@ -57,14 +59,14 @@ class OutputTail:
         self._stream = stream
         self._sink: OutputSink | None = None
         self._mask: StreamMask | None = None
-        self._read, self.write_end = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._read, False)
+        self.read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.read_end, False)
         with contextlib.suppress(OSError):  # above the user's pipe quota the default size stays
             fcntl.fcntl(self._write_end(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._tail = Tail()
         self._resume: asyncio.TimerHandle | None = None
         self._open = True
-        loop.add_reader(self._read, self._readable)
+        loop.add_reader(self.read_end, self._readable)
 
     def _write_end(self) -> int:
         return self.write_end
@@ -95,6 +97,11 @@ class OutputTail:
             self._keep(rest)
         return self._tail.text()
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing came since `begin`, of what was read until now."""
+        return not self._tail.total and self._mask is None
+
     def close(self) -> None:
         """Stop reading; what is kept stays readable."""
         if not self._open:
@@ -103,26 +110,26 @@ class OutputTail:
         self._open = False
         if self._resume is not None:
             self._resume.cancel()
-        self._loop.remove_reader(self._read)
-        os.close(self._read)
+        self._loop.remove_reader(self.read_end)
+        os.close(self.read_end)
 
     def _readable(self) -> None:
         if not self._drain(limit=1):
-            self._loop.remove_reader(self._read)
+            self._loop.remove_reader(self.read_end)
         elif self._tail.total > _FREE_BYTES and self._resume is None:
-            self._loop.remove_reader(self._read)
+            self._loop.remove_reader(self.read_end)
             self._resume = self._loop.call_later(_PAUSE_S, self._go_on)
 
     def _go_on(self) -> None:
         self._resume = None
         if self._open:
-            self._loop.add_reader(self._read, self._readable)
+            self._loop.add_reader(self.read_end, self._readable)
 
     def _drain(self, *, limit: int) -> bool:
         """Read what is there, at most `limit` pieces; False at the end of the pipe."""
         for _ in range(limit):
             try:
-                piece = os.read(self._read, _READ_BYTES)
+                piece = os.read(self.read_end, _READ_BYTES)
             except BlockingIOError:
                 return True
             if not piece:
@@ -141,6 +148,9 @@ class Output:
         self._on_beat: OnBeat | None = None
         self._mask = NO_MASK
         self.write_ends = (self._stdout.write_end, self._stderr.write_end)
+        self._both = select.poll()
+        for end in (self._stdout.read_end, self._stderr.read_end):
+            self._both.register(end, select.POLLIN)
 
     def begin(
         self,
@@ -157,6 +167,9 @@ class Output:
 
     def tails(self) -> tuple[str, str]:
         """Give the ends of both since `begin`."""
+        # Most calls print nothing: both pipes are asked at once, and neither is read.
+        if self._stdout.silent and self._stderr.silent and not self._both.poll(0):
+            return "", ""
         return self._stdout.text(), self._stderr.text()
 
     def told(self, header: Header, body: bytes) -> None:

@@ -60,4 +60,5 @@ class Settings:
         listen = self.attach_listen
         if not listen.startswith("unix:"):
             return self.home / "run" / "attach.lane"
-        return Path(listen.removeprefix("unix://").removeprefix("unix:")).with_suffix(".lane")
+        socket = Path(listen.removeprefix("unix://").removeprefix("unix:"))
+        return socket.with_suffix(".lane" if socket.suffix != ".lane" else ".lanes")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,15 @@ def test_status_names_every_service_and_whether_it_serves(suite: Suite) -> None:
             assert f"{name:<13}{address:<24}serving" in said
     metrics = json.loads((suite.home.run / "metrics.json").read_text("utf-8"))
     assert [] == [each for each in metrics.values() if f"http://{each}/metrics" not in said]
+
+
+def test_the_suites_runner_is_spoken_to_over_a_lane(suite: Suite) -> None:
+    """It is on the machine of its orchestrator."""
+    metrics = json.loads((suite.home.run / "metrics.json").read_text("utf-8"))
+    with urllib.request.urlopen(f"http://{metrics['orchestrator']}/metrics") as answer:
+        told = answer.read().decode()
+    assert "qflow_orchestrator_runners_connected 1" in told, told
+    assert "qflow_orchestrator_runners_by_lane 1" in told
 
 
 def test_the_demo_uses_the_suite_that_runs_and_leaves_it_running(suite: Suite) -> None:

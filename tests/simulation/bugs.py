@@ -12,7 +12,7 @@ from typing import Any, Final
 from unittest.mock import patch
 from uuid import UUID
 
-from services.orchestrator.domain import cache_queue, core, ends, groups, planner, routes, waits
+from services.orchestrator.domain import core, ends, groups, planner, routes, waits
 from services.orchestrator.domain import restore as restoring
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.dispatch import Dispatch
@@ -336,15 +336,6 @@ def stopped_attempts_are_free() -> Any:
     return patch.object(Core, "_charge", charge)
 
 
-def cache_hit_of_other_inputs() -> Any:
-    """The cache is asked by the names of inputs and not by what they hold."""
-
-    def digest(run: Run, slot: int) -> str:
-        return " ".join(each.name for each in run.bindings(slot))
-
-    return patch.object(cache_queue, "inputs_digest", digest)
-
-
 BUGS: Final[dict[str, Bug]] = {
     each.__name__: each
     for each in (
@@ -372,7 +363,6 @@ BUGS: Final[dict[str, Bug]] = {
         counted_under_another_key,
         budget_counted_twice_after_a_reload,
         stopped_attempts_are_free,
-        cache_hit_of_other_inputs,
     )
 }
 

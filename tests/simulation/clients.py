@@ -59,14 +59,7 @@ class Clients:
         """Draw the graphs that are started, and the limits that hold for them."""
         chance, nodes = self._world.chance, 0
         while nodes < graphs.NODES_MIN:
-            again = (
-                self._plans and chance.random() < 0.3
-            )  # what it gives may be in the cache by then
-            plan = (
-                chance.choice(self._plans)
-                if again
-                else graphs.shape(chance.randrange(graphs.SHAPES))
-            )
+            plan = graphs.shape(chance.randrange(graphs.SHAPES))
             nodes += len(plan.places)
             self._plans.append(plan)
         limits.draw(self._world, self._plans, OWNER)
@@ -94,7 +87,7 @@ class Clients:
         await asyncio.sleep(at_s)
         world, chance = self._world, self._world.chance
         request = world.new_id()
-        given = chance.choice((1, 2, 6, 31))
+        given = chance.randrange(100)
         later_s = chance.random() * 2 if chance.random() < 0.08 else None
         start_at = None if later_s is None else world.store.clock() + timedelta(seconds=later_s)
         wish = _Wish(plan, given, start_at, *quotas.draw_of_run(world, OWNER))

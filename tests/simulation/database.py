@@ -26,7 +26,7 @@ from services.orchestrator.storage import members as engine_members
 from services.orchestrator.storage import shards as engine_shards
 from services.runner.storage import environments as runner_environments
 from services.runner.storage import members as runner_members
-from tests.simulation import caching, limits, quotas
+from tests.simulation import limits, quotas
 from tests.simulation.store import Lease, Refused, Row, Store
 
 FATES: Final = (
@@ -136,7 +136,6 @@ class Database:
                     # Its memory was what the rows said, but for starts that were refused: what
                     # follows those is refused as well.
                     follows = any(t.run_id not in self.store.runs for t in batch)
-                    follows |= any(self._copies_purged(t) for t in batch)
                     if follows or refused.sqlstate == flush.FENCED:
                         raise
                     raise AssertionError(f"refused: {refused}") from refused
@@ -154,10 +153,6 @@ class Database:
             case _:
                 self.faults.count(fate)
                 raise Refused(chance.choice(_TRANSIENT), "try again")
-
-    def _copies_purged(self, t: Transition) -> bool:
-        store = self.store
-        return any(store.nodes[each.source_id]["run_id"] in store.purged for each in t.copies)
 
     def _fate(self) -> str:
         if self.faults.forced:
@@ -495,5 +490,4 @@ _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
     definitions._LOCKS: _locks,
     **limits.ANSWERS,
     **quotas.ANSWERS,
-    **caching.ANSWERS,
 }

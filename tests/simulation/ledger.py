@@ -71,7 +71,7 @@ class Ledger:
             return Act("kill the runner", script.lasts_s)
         if row["retry_count"] < script.failures:
             return Act("fail", script.lasts_s, fatal=script.fatal)
-        return Act("answer", script.lasts_s, graphs.answer(request.node_version_id, inputs))
+        return Act("answer", script.lasts_s, graphs.answer(request.node_id, inputs))
 
     def end(self, request: AttemptRequest, outcome: Outcome) -> None:
         """Write down what an attempt gave."""

@@ -41,7 +41,6 @@ class Nemesis:
             (self._declines, 2),
             (self._hold_lock, 2),
             (self._lose_workflow, 1),
-            (self._purge, 1),
         ]
 
     async def work(self) -> None:
@@ -140,15 +139,6 @@ class Nemesis:
         assert gone.workflow_id is not None
         self._world.store.gone_workflows.add(gone.workflow_id)
         return "a workflow is deleted"
-
-    def _purge(self) -> str:
-        """Have retention take what is over, and what the cache found in it."""
-        store = self._world.store
-        over = [each for each in store.runs if store.is_over(each)]
-        if not over:
-            return self._flush()
-        store.purged |= set(over)
-        return "runs that are over are purged"
 
     # --- orchestrators --------------------------------------------------------------------------
 

@@ -23,7 +23,6 @@ from services.orchestrator.loops.lease import keep_lease
 from services.orchestrator.loops.limits import keep_limits
 from services.orchestrator.loops.members import judge_strays, keep_share, tell_demand
 from services.orchestrator.loops.quotas import keep_quotas
-from services.orchestrator.loops.result_cache import keep_cache
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
 from services.orchestrator.storage.limit_slots import freed_by
@@ -143,7 +142,6 @@ class Orchestrator(Process):
         self.spawn(watch_locks(self.engine, pool, self.stop))
         self.spawn(judge_strays(self.engine, pool, self.stop))
         self.spawn(tell_demand(self.engine, self.stop))
-        self.spawn(keep_cache(self.engine, pool, self.stop))
         if self.world.store.quotas:
             self.spawn(keep_quotas(self.engine, pool, self.stop))
         self.spawn(self._until_fenced(keep_limits(self.engine, pool, self.stop)))

@@ -66,7 +66,6 @@ _NO_ATTEMPTS: Final[Row] = {
     "hash_sha256": None,
     "due_s": None,
 }
-_OF_COPY: Final[Row] = {"status": "completed", "max_retries": 0, "runner_incarnation": None}
 _USED: Final = ("nodes", "cpu_us", "gb_us", "moved_bytes", "executions")
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -130,8 +129,6 @@ class Store:
         self.usage: dict[tuple[UUID, date, UUID], Row] = {}  # by tenant, day and member
         self.budgets: dict[UUID, Row] = {}  # by run
         self.past_budgets: dict[UUID, Row] = {}  # that were swept
-        self.cached: dict[tuple[UUID, str], Row] = {}  # results, by tenant and digest
-        self.purged: set[UUID] = set()  # runs whose rows nothing new may be made of
         self.limit_listeners: dict[UUID, Callable[[str], None]] = {}
         self.gone_workflows: set[UUID] = set()
         self.children_of: defaultdict[UUID, list[UUID]] = defaultdict(list)  # runs by their parent
@@ -173,9 +170,7 @@ class Store:
             observer(batch)
         return {"at": at, "started": list(started)}
 
-    def _look(  # noqa: C901, PLR0912  # as `_write`
-        self, batch: Sequence[Transition]
-    ) -> set[UUID]:
+    def _look(self, batch: Sequence[Transition]) -> set[UUID]:  # noqa: C901  # as `_write`
         """Hold a batch against the rows as they are; returns the runs that it starts."""
         started = self._look_at_starts(batch)
         touched: set[UUID] = set()
@@ -191,9 +186,6 @@ class Store:
             for node in born:
                 if not node.first or node.run_id in started:
                     self._look_at_insert(node, started, begun)
-            for copy in t.copies:
-                if self.nodes[copy.source_id]["run_id"] in self.purged:
-                    _refuse(flush.GUARD_MISSED, f"what {copy.node_id} copies is gone")
             for done in t.completes:
                 self._look_at_guard(done, touched)
             for moved in t.changes.values():
@@ -274,8 +266,7 @@ class Store:
         for node in t.node_inserts:
             if not node.first or node.run_id in started:
                 self._insert_node(node, at)
-        for copy in t.copies:
-            self._copy(copy, at)
+        assert not t.copies, "no world has runs that are made of others yet"
         for placed in t.placed.values():
             if not placed.first or placed.run_id in started:
                 self._place(placed, at)
@@ -363,19 +354,14 @@ class Store:
             },
         )
 
-    def _copy(self, copy: NodeCopy, at: datetime) -> None:
-        output = self.nodes[copy.source_id]["output_data"]
-        self._put_node(copy, {"started_at": at, "completed_at": at, "output_data": output})
-
-    def _put_node(self, node: NodeInsert | NodePlaced | NodeCopy, columns: Row) -> None:
+    def _put_node(self, node: NodeInsert | NodePlaced, columns: Row) -> None:
         row = {
             **dict.fromkeys(_EMPTY),
-            **_OF_COPY,
             "retry_count": 0,
             "delivery_count": 0,
             **node._asdict(),
-            "attempt_token": getattr(node, "token", 0),
             "workflow_execution_id": node.run_id,
+            "attempt_token": node.token,
             **columns,
         }
         row["began_at"] = row["started_at"]  # of the first attempt

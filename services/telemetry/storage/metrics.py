@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from typing import Final, LiteralString
 from uuid import UUID
 
+import asyncpg
+
 from services.kit.pg import Db, Row
 from services.telemetry.domain.records import FinishedExecution, Metric, Position
 
@@ -55,8 +57,12 @@ _INSERT_METRICS: Final[LiteralString] = """
 """
 
 
+class RunGone(Exception):  # noqa: N818 - it says what happened
+    """A run that metrics are of has been removed meanwhile."""
+
+
 async def insert_metrics(db: Db, metrics: Sequence[Metric]) -> None:
-    """Write metrics in one statement."""
+    """Write metrics in one statement; raises RunGone."""
     columns = [
         (
             metric.id,
@@ -69,7 +75,10 @@ async def insert_metrics(db: Db, metrics: Sequence[Metric]) -> None:
         )
         for metric in metrics
     ]
-    await db.execute(_INSERT_METRICS, *map(list, zip(*columns, strict=True)))
+    try:
+        await db.execute(_INSERT_METRICS, *map(list, zip(*columns, strict=True)))
+    except asyncpg.ForeignKeyViolationError:
+        raise RunGone from None
 
 
 _MEMBERS_REST: Final[LiteralString] = """

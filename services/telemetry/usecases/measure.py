@@ -37,6 +37,15 @@ async def measure_finished(pool: Pool, *, again: timedelta = LATE, with_nodes: b
         )
     if not found:
         return 0
+    try:
+        return await _measure(pool, again=again, with_nodes=with_nodes)
+    except metrics.RunGone:
+        # Retention took it between the look and the write: without it, the next time.
+        log.debug("executions_gone_meanwhile")
+        return 1
+
+
+async def _measure(pool: Pool, *, again: timedelta, with_nodes: bool) -> int:
     # A crash may lose the last moment of metrics together with the mark: they are derived again.
     async with transaction(pool, durable=False) as db:
         await metrics.begin_measuring(db, reader=READER)

@@ -23,6 +23,12 @@ _ADDRESS = "QFLOW_ORCHESTRATOR_ATTACH_ADDRESS"
 _ADD_ONE = "def main(x: int) -> int:\n    return x + 1\n"
 
 
+@pytest.fixture(autouse=True)
+def _far_apart(orchestra: Orchestra) -> None:
+    """Between machines there is no lane beside the link."""
+    orchestra.more_env["QFLOW_ORCHESTRATOR_ATTACH_LANE"] = "0"
+
+
 async def started(orchestra: Orchestra, workflow: str, x: int) -> str:
     request = pb.StartExecutionRequest(workflow_id=workflow, input_json=json.dumps({"x": x}))
     return (await orchestra.stub.StartExecution(request)).execution.id

@@ -135,11 +135,12 @@ async def serving(database: Database, home: Path, more: dict[str, str]) -> Async
             health_servicer=health.aio.HealthServicer(),
         )
         await server.start()
+        # Whatever fails: one that is only forgotten stops the process that collects it.
+        stack.push_async_callback(server.stop, 0)
         loops = [asyncio.ensure_future(loop(stop)) for loop in app.loops]
         running = Telemetry(server.address, [])
         yield running
         stop.set()
-        await asyncio.gather(*loops)
         for channel in running.channels:
             await channel.close()
-        await server.stop(0)
+        await asyncio.gather(*loops)

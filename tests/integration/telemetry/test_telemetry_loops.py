@@ -48,6 +48,23 @@ async def test_every_finished_run_is_measured_once(
     assert [(READER,)] == sql.execute("SELECT name FROM telemetry_watermarks").fetchall()
 
 
+async def test_a_run_that_is_removed_while_it_is_measured_takes_nothing_else_with_it(
+    maint: Pool, runs: Runs, sql: psycopg.Connection
+) -> None:
+    """Nothing of it is kept, and the others are measured the next time."""
+    stays, goes = str(runs.finished(ago="1 min")), runs.finished(ago="0 s")
+    with sql.transaction():
+        sql.execute("DELETE FROM workflow_executions WHERE id = %s", (goes,))
+        measuring = asyncio.ensure_future(measure_finished(maint))
+        waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+        while not sql.execute(waits).fetchall():
+            assert not measuring.done()
+            await asyncio.sleep(0.01)
+    assert 1 == await measuring
+    assert 1 == await measure_finished(maint)
+    assert {stays: 5} == measured(sql)
+
+
 async def test_nodes_are_measured_where_that_is_asked_for(
     maint: Pool, runs: Runs, sql: psycopg.Connection
 ) -> None:

@@ -321,7 +321,8 @@ async def test_what_retention_forgot_is_told_from_sums_and_what_is_there_exactly
         runs.finished(ago=ago)
     exact = await stub.GetWorkflowStatistics(request)
     assert (3, 0.0) == (exact.runs.ended_count, exact.percentile_error)
-    await _forget(maint, "executions", 30, batch=10)
+    while await maint.fetchval("SELECT count(*) FROM workflow_executions") > 2:
+        await _forget(maint, "executions", 30, batch=10)  # not while the service measures it
     await _forget(maint, "workflow_hours", 14, batch=10)
     while await roll_up_finished(maint):
         pass

@@ -7,7 +7,7 @@ then do its commands go out. So memory may run ahead of the database, but nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -428,10 +428,10 @@ class Core(Dispatch):
         run = self.runs.get(run_id)
         return run_id if run is None else self._root(run).id
 
-    def part_of(self, run_id: UUID) -> list[UUID]:
-        """Give a run, with all that are a part of it, over or not."""
-        parts = (each for each in self.runs if self.root_of(each) == run_id)
-        return [run_id, *(each for each in parts if each != run_id)]
+    def parts_of(self, run_ids: Collection[UUID]) -> list[UUID]:
+        """Give runs, and then all that are a part of one of them, over or not."""
+        parts = (each for each in self.runs if self.root_of(each) in run_ids)
+        return [*run_ids, *(each for each in parts if each not in run_ids)]
 
     def pause_node(self, run_id: UUID, place: int) -> list[Transition]:
         """Hold up a node that is not running, until it is let go."""

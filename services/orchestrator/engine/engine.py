@@ -73,9 +73,17 @@ class Engine(Memory):
     async def start_many(self, beginnings: Sequence[Beginning]) -> Mapping[UUID, Exception]:
         """Start runs; returns once all are committed or refused: which were, and why, by run."""
         starts = Starts(len(beginnings))
+        away: Unavailable | None = None  # no shard came for one: none waits as long once more
         for number, each in enumerate(beginnings, 1):
             try:
-                self._begin(each, await self._draw(each.row.shard), starts)
+                shard = -1 if away is not None else await self._draw(each.row.shard)
+            except Unavailable as error:
+                away = error
+            if away is not None:
+                starts.answer(each.run.id, away)
+                continue
+            try:
+                self._begin(each, shard, starts)
             except QflowError as error:
                 starts.answer(each.run.id, error)
             if not number % _START_SLICE:

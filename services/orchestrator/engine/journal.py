@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -136,10 +136,10 @@ class Journal:
         """Whether nothing waits to be written, and nothing is being written."""
         return not self._queue and not self._writing
 
-    def drop(self, run_id: UUID) -> None:
-        """Forget what is queued for a run that will be loaded again, and its parts."""
+    def drop(self, run_ids: Collection[UUID]) -> None:
+        """Forget what is queued for runs that are forgotten, or loaded again, and their parts."""
         family = self._family
-        kept = [each for each in self._queue if family(each.transition.run_id) != run_id]
+        kept = [each for each in self._queue if family(each.transition.run_id) not in run_ids]
         self._queue = deque(kept)
         self._queued_rows = sum(each.rows for each in kept)
         self.pending_bytes = sum(each.size for each in kept)
@@ -268,7 +268,7 @@ class Journal:
         if len(families) == 1:
             (root,) = families
             log.error("flush_refused", execution_id=str(root), error=str(error))
-            self.drop(root)
+            self.drop({root})
             await self._culprit(root, str(error))
             return
         for transitions in families.values():

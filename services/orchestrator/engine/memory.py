@@ -214,7 +214,7 @@ class Memory(Outlet):
 
         With it goes all that is a part of it: none of that may be ahead of the others' rows.
         """
-        family = self.core.part_of(run_id)
+        family = self.core.parts_of([run_id])
         for each in family:
             self.core.forget(each)
         self._loading = True
@@ -285,6 +285,9 @@ class Memory(Outlet):
             raise try_again() from None
         if not self.shards.ready <= self.member.owned:  # taken while it rested: no run was in them
             self.shards.put(self.shards.ready & self.member.owned)
+            # What was judged by the shards of before is not said: runners come back, and ask anew.
+            for stream in list(self.streams.values()):
+                self._drop(stream)
         self.work.set()
 
     async def knows(self, *, anew: bool = False) -> bool:

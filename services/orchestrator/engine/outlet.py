@@ -168,11 +168,11 @@ class Outlet:
             for command in t.commands:
                 self._carry_out(command)
             self._callers.written(t)
-        for run_id in refused:
-            self.journal.drop(run_id)  # what followed its start would be refused as well
-            for each in self.core.part_of(run_id):
+        if refused:  # of a batch they may be a thousand: memory is walked once for all
+            gone = dict.fromkeys(refused)
+            self.journal.drop(gone)  # what followed their starts would be refused as well
+            for each in self.core.parts_of(gone):
                 self.core.forget(each)
-        if refused:
             self._apply(self.core.redispatch())
 
     def _answer_start(self, t: Transition, run: Run | None, committed: Committed) -> bool:

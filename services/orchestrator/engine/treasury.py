@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
-from services.kit.errors import QuotaExceeded
-from services.kit.pg import Pool, transaction
+from services.kit.errors import QflowError, QuotaExceeded
+from services.kit.pg import Db, Pool, transaction
 from services.orchestrator.domain.amounts import NOTHING, Amounts, plain
 from services.orchestrator.domain.ledger import Budget, Ledger
 from services.orchestrator.domain.state import Run
@@ -15,6 +16,8 @@ from services.orchestrator.storage import quota_usage
 from services.orchestrator.storage.quota_usage import Refused
 
 _US: Final = 1_000_000
+# Runs that a transaction reserves for: other starts of the tenant wait for its end.
+_TOGETHER: Final = 50
 _SECONDS: Final = frozenset({"cpu_seconds_per_day", "gb_seconds_per_day"})
 
 
@@ -29,16 +32,15 @@ class Treasury:
     ) -> dict[UUID, Budget | QuotaExceeded]:
         """Take what each run is to have, or nothing of it where its tenant has too little."""
         told: dict[UUID, Budget | QuotaExceeded] = {}
-        async with transaction(self._pool) as db:
-            for run, asked in wanted:
-                quota = ledger.quotas.get(run.tenant_id)
-                most = NOTHING if quota is None else quota.per_run
-                amounts = Amounts(*map(_least, asked, most))
-                answer = await quota_usage.reserve(db, run.tenant_id, member_id, run.id, amounts)
-                if isinstance(answer, Refused):
-                    told[run.id] = _refused(run.tenant_id, answer)
-                else:
-                    told[run.id] = answer
+        for begin in range(0, len(wanted), _TOGETHER):
+            try:
+                async with transaction(self._pool) as db:
+                    for run, asked in wanted[begin : begin + _TOGETHER]:
+                        told[run.id] = await _taken(db, ledger, member_id, run, asked)
+            except QflowError:
+                with suppress(QflowError):  # what the sweep finds otherwise, a minute later
+                    await self.release(member_id, told)
+                raise
         return told
 
     async def release(self, member_id: UUID, runs: Collection[UUID]) -> None:
@@ -46,6 +48,16 @@ class Treasury:
         async with transaction(self._pool) as db:
             for run_id in runs:
                 await quota_usage.release(db, member_id, run_id)
+
+
+async def _taken(
+    db: Db, ledger: Ledger, member_id: UUID, run: Run, asked: Amounts
+) -> Budget | QuotaExceeded:
+    quota = ledger.quotas.get(run.tenant_id)
+    most = NOTHING if quota is None else quota.per_run
+    amounts = Amounts(*map(_least, asked, most))
+    answer = await quota_usage.reserve(db, run.tenant_id, member_id, run.id, amounts)
+    return _refused(run.tenant_id, answer) if isinstance(answer, Refused) else answer
 
 
 def _least(asked: int | None, most: int | None) -> int | None:

@@ -123,6 +123,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
                 await reader  # tells why, when it failed
             way.tell()
         except LaneLost as lost:
+            way.tell()
             log.warning("lane_lost", incarnation=str(runner_id), cause=str(lost))
         finally:
             reader.cancel()

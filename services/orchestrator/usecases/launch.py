@@ -37,8 +37,9 @@ from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution
 from services.orchestrator.storage.recovery import split_object
 
-# After these that a run began is out of question.
+# After these that a run began is out of question: its flush refused it, or it was not handed over.
 _NEVER_BEGAN: Final = (NotStarted, ResourceExhausted)
+_NOT_HANDED_OVER: Final = frozenset({"NO_SHARD", "DRAINING"})
 
 
 class Started(NamedTuple):
@@ -80,8 +81,8 @@ async def launch(engine: Engine, caller: Caller, asked: Launch) -> Execution:
     budget = await engine.reserve(run, asked.wishes.budget)
     try:
         await engine.start(run, _row(run, asked), asked.follows, copies, asked.partly, budget)
-    except _NEVER_BEGAN:
-        if budget is not None:
+    except (NotStarted, QflowError) as error:
+        if budget is not None and _never_began(error):
             await engine.unreserve([run.id])
         raise
     return executions.of_run(run, with_values=False)
@@ -107,10 +108,16 @@ async def launch_many(
             if run.id not in told
         ]
     )
-    unused = [each for each in budgets if isinstance(told.get(each), _NEVER_BEGAN)]
+    unused = [each for each in budgets if _never_began(told.get(each))]
     if unused:
         await engine.unreserve(unused)
     return [told.get(run.id, run) for run, _ in runs]
+
+
+def _never_began(told: object) -> bool:
+    if isinstance(told, Unavailable):
+        return told.reason in _NOT_HANDED_OVER
+    return isinstance(told, _NEVER_BEGAN)
 
 
 def preview(caller: Caller, asked: Launch) -> Started:

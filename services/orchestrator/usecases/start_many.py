@@ -75,7 +75,7 @@ Answer: TypeAlias = Begun | QflowError
 async def start_many(starter: Starter, caller: Caller, asked: Sequence[Asked]) -> list[Answer]:
     """Start them and give an answer for each, once all that began are committed."""
     batch = _Batch(starter, caller, asked)
-    alone = {at for at, each in enumerate(asked) if each.validate_only}
+    alone = {at for at, each in enumerate(asked) if each.validate_only} | not_first(asked)
     left = [at for at in range(len(asked)) if at not in alone]
     for _ in range(_TRIES_MAX):
         if left:
@@ -85,6 +85,18 @@ async def start_many(starter: Starter, caller: Caller, asked: Sequence[Asked]) -
         left = [at for at in left if at not in keyed]
     await batch.one_by_one(sorted(alone.union(left)))
     return [batch.answers[at] for at in range(len(asked))]
+
+
+def not_first(asked: Sequence[Asked]) -> set[int]:
+    """Give those whose business key one before them has: they come after it, whatever becomes."""
+    seen: set[tuple[UUID, str]] = set()
+    found = set()
+    for at, each in enumerate(asked):
+        key = each.wishes.options.business_key
+        if key is not None:
+            found |= {at} if (each.workflow_id, key) in seen else set()
+            seen.add((each.workflow_id, key))
+    return found
 
 
 class _Batch:
@@ -99,7 +111,11 @@ class _Batch:
     async def together(self, places: Sequence[int]) -> list[int]:
         """Start all of these at once; gives those that the flush refused, to be tried again."""
         launches, faults = await self._fitting(places)
-        told = await launch_many(self._starter.engine, self._caller, launches.values())
+        told: Sequence[Run | NotStarted | QflowError]
+        try:
+            told = await launch_many(self._starter.engine, self._caller, launches.values())
+        except QflowError as error:  # before any was handed over: what began earlier is answered
+            told = [error] * len(launches)
         refused = []
         for at, what in zip(launches, told, strict=True):
             if isinstance(what, Run):
@@ -155,7 +171,7 @@ class _Batch:
     async def _known(self, asked: Asked) -> Known | QflowError:
         try:
             return await self._starter.known(self._caller, *asked.named)
-        except _ANSWERED_BEFORE as error:
+        except QflowError as error:
             return error
 
     async def _earlier(self, places: Iterable[int]) -> dict[int, Answer]:
@@ -165,8 +181,11 @@ class _Batch:
             request_id = self._asked[at].request_id
             if request_id is not None:
                 by_request.setdefault(request_id, []).append(at)
-        found = await earlier_requests(self._starter.api_pool, self._caller, by_request)
         answers: dict[int, Answer] = {}
+        try:
+            found = await earlier_requests(self._starter.api_pool, self._caller, by_request)
+        except QflowError as error:
+            return {at: error for places in by_request.values() for at in places}
         for request_id, earlier in found.items():
             for at in by_request[request_id]:  # two of one batch may have the same
                 again = earlier.answer(self._asked[at].digest())

@@ -15,6 +15,9 @@ from qflow.orchestrator.v1 import execution_pb2, quota_pb2
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 from qflow.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
 
+from services.kit.errors import Unavailable
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.usecases import start_many
 from tests import factories
 from tests.integration.orchestrator.conftest import Orchestra
 from tests.integration.orchestrator.control import (
@@ -179,6 +182,23 @@ async def test_those_with_a_key_have_their_order(orchestra: Orchestra, diamond: 
         assert [*[CANCELLED] * 4, PENDING] == of_b
 
 
+async def test_a_fault_in_passing_is_an_answer_to_whom_it_met(
+    orchestra: Orchestra, diamond: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What began is told, though what was refused cannot be looked at."""
+
+    async def away(*_: Any) -> Any:
+        raise Unavailable("DATABASE_UNAVAILABLE", "away", retry_after_s=1.0)
+
+    used = fresh()
+    async with orchestra.running():
+        await start(orchestra, diamond, request_id=used)
+        monkeypatch.setattr(start_many, "earlier_requests", away)
+        items = await batch(orchestra, one(diamond), one(diamond, request_id=used))
+        assert [0, code_pb2.UNAVAILABLE] == [each.status.code for each in items]
+        assert items[0].execution_id
+
+
 async def test_only_checked_is_nothing_begun(orchestra: Orchestra, diamond: str) -> None:
     async with orchestra.running():
         items = await batch(
@@ -226,6 +246,25 @@ async def test_quotas_bound_a_batch_and_what_did_not_begin_is_given_back(
         assert [0, code_pb2.RESOURCE_EXHAUSTED] == [each.status.code for each in second]
         assert await alone(orchestra, one(workflow)) == second[1].status
     assert [(3,)] == orchestra.rows("SELECT count(*) FROM execution_budgets")
+
+
+async def test_what_was_not_handed_over_gives_back_its_part_of_the_quota(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none(*_: Any) -> Any:
+        raise Unavailable("DRAINING", "the server is stopping", retry_after_s=0.1)
+
+    workflow = chain(orchestra, "a")
+    async with orchestra.running():
+        await set_quota(orchestra, executions_running=3, executions_per_day=3)
+        with monkeypatch.context() as patched:
+            patched.setattr(Engine, "_draw", none)
+            items = await batch(orchestra, *[one(workflow)] * 3)
+            assert {code_pb2.UNAVAILABLE} == {each.status.code for each in items}
+            await alone(orchestra, one(workflow))
+        assert [(0,)] == orchestra.rows("SELECT count(*) FROM execution_budgets")
+        items = await batch(orchestra, *[one(workflow)] * 3)
+        assert [0, 0, 0] == [each.status.code for each in items]
 
 
 @pytest.mark.timeout(120)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 
+from services.kit.errors import Unavailable
+from services.orchestrator.domain.needs import Offer
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import FencedError
 from services.orchestrator.engine.member import Member
@@ -83,6 +86,43 @@ async def test_who_has_a_new_epoch_speaks_once_it_holds_a_lease_and_all_its_shar
     assert await engine.knows() == (not lost)
     assert engine.work.is_set(), "the lease is given back when nothing comes"
     assert engine.journal._doubted == bool(lost), "all is loaded again"
+
+
+@pytest.mark.parametrize("lost", [frozenset[int](), frozenset({3})])
+async def test_who_wakes_without_a_shard_says_nothing_of_what_it_judged_before(
+    lost: frozenset[int],
+) -> None:
+    """I10, I11: a runner that came while it rested has what another gave it since."""
+    lease = Lease(None)
+    lease.owned_then = ALL - lost
+    engine = engine_of(lease)
+    held, runner = uuid.uuid4(), uuid.uuid4()
+    stream = engine.attach(runner, Offer(pythons=frozenset()), {held: 1})
+    await asyncio.sleep(0)
+    await engine.wake()
+    assert stream.closed == bool(lost)
+    assert engine.shards.ready == ALL - lost
+
+
+async def test_no_shard_is_waited_for_once_for_all_starts_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine, waits = engine_of(Lease(None)), 0
+
+    async def draw(_wanted: int) -> int:
+        nonlocal waits
+        waits += 1
+        raise Unavailable("NO_SHARD", "none", retry_after_s=1.0)
+
+    monkeypatch.setattr(engine, "_draw", draw)
+    beginnings: Any = [
+        SimpleNamespace(run=SimpleNamespace(id=uuid.uuid4()), row=SimpleNamespace(shard=1))
+        for _ in range(1_000)
+    ]
+    refused = await engine.start_many(beginnings)
+    assert {each.run.id for each in beginnings} == {*refused}
+    assert {Unavailable} == {type(each) for each in refused.values()}
+    assert 1 == waits
 
 
 async def test_what_makes_a_runner_forget_is_asked_of_the_database(

@@ -6,8 +6,10 @@ import asyncio
 import uuid
 
 from services.kit.errors import Unavailable
+from services.orchestrator.domain.options import RunOptions, Wishes
 from services.orchestrator.engine.callers import Callers, NotStarted, Starts
 from services.orchestrator.engine.streams import Peers, Stream
+from services.orchestrator.usecases.start_many import Asked, not_first
 
 
 async def test_one_wait_ends_with_the_last_of_its_runs_and_names_those_that_did_not_begin() -> None:
@@ -57,3 +59,14 @@ async def test_whoever_leaves_before_the_commit_disturbs_nobody() -> None:
     callers.started(run)
     await asyncio.sleep(0)
     assert waiting.cancelled()
+
+
+def test_of_a_batch_only_the_first_with_a_business_key_goes_with_the_others() -> None:
+    """Whatever the flush makes of that one, those behind it find it done."""
+    one, other = uuid.uuid4(), uuid.uuid4()
+
+    def asked(workflow: uuid.UUID, key: str | None) -> Asked:
+        return Asked(workflow, 0, "{}", wishes=Wishes(options=RunOptions(business_key=key)))
+
+    starts = [(one, "k"), (other, "k"), (one, None), (one, "k"), (one, None), (other, "k")]
+    assert {3, 5} == not_first([asked(*each) for each in starts])

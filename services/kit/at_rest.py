@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, LiteralString
 
 from services.kit import env as read
 from services.kit.env import EnvError
+from services.kit.key_files import DATA, told_of
 from services.kit.pg import Pool, connection
 
 if TYPE_CHECKING:
@@ -74,13 +75,12 @@ class AtRest:
 def data_at_rest(env: Mapping[str, str], *, makes: bool = True) -> AtRest:
     """Read what a deployment says."""
     seals = read.flag(env, "QFLOW_ENCRYPT_DATA")
-    given = (env.get("QFLOW_DATA_KEY_FILE"), env.get("QFLOW_DATA_KEYS"))
-    if not any(given) and not read.laid_out(env, "data.key"):
+    if not any(told_of(env, DATA)):
         if seals:
             raise EnvError("QFLOW_ENCRYPT_DATA needs root keys: set QFLOW_DATA_KEY_FILE")
         return AtRest()
     # Where nothing is sealed, nobody waits for it to be imported.
-    from services.kit.root_keys import DATA, LocalKeys
+    from services.kit.root_keys import LocalKeys
     from services.kit.sealed_data import DataKeys
 
     return AtRest(seals, LocalKeys.from_env(env, DATA), DataKeys(), makes)

@@ -20,12 +20,11 @@ from typing import Any, Final, Self, cast
 
 import structlog
 
-from services.kit.rpc.server import MESSAGE_BYTES_MAX
+from services.kit.rpc.server import MESSAGE_BYTES_MAX, UNIX_PATH_BYTES_MAX
 
 log = structlog.get_logger()
 
 SECRET_BYTES: Final = 32
-PATH_BYTES_MAX: Final = 107  # of a unix socket
 # What may wait to be read at the other end before who writes is held back.
 UNREAD_BYTES_MAX: Final = 256 * 1024
 _LENGTH: Final = struct.Struct("!I")
@@ -222,8 +221,8 @@ class Lanes:
 
 
 def _bound(path: Path) -> socket.socket:
-    if len(os.fsencode(path)) > PATH_BYTES_MAX:
-        raise OSError(f"{path} is longer than {PATH_BYTES_MAX} bytes")
+    if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
+        raise OSError(f"{path} is longer than {UNIX_PATH_BYTES_MAX} bytes")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)  # of one that was killed
     bound = socket.socket(socket.AF_UNIX)

@@ -19,18 +19,12 @@ from typing import Final, Protocol, Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from services.kit.env import EnvError, laid_out
+from services.kit.env import EnvError
+from services.kit.key_files import SECRETS, told_of
 
 KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
 _KEY_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-SECRETS: Final = "QFLOW_SECRETS"
-DATA: Final = "QFLOW_DATA"
-
-
-def file_of(purpose: str) -> str:
-    """Name the file of a purpose's keys among what a service may know."""
-    return f"{purpose.removeprefix('QFLOW_').lower()}.key"
 
 
 class CannotOpen(Exception):  # noqa: N818 - it says what happened
@@ -65,9 +59,7 @@ class LocalKeys:
         Where nothing is set, what a provision laid into QFLOW_SECRETS_FOLDER counts.
         """
         file, variable = f"{purpose}_KEY_FILE", f"{purpose}_KEYS"
-        path, text = env.get(file, ""), env.get(variable, "")
-        if not path and not text:
-            path = laid_out(env, file_of(purpose))
+        path, text = told_of(env, purpose)
         if path and text:
             raise EnvError(f"{file} and {variable} are both set; the keys are in one place")
         if path:

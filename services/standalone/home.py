@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
+from services.kit.key_files import DATA, SECRETS, file_of
 from services.standalone import hints
 from services.standalone.process import ProcessMark, StandaloneError, wait_until
 
@@ -98,15 +99,15 @@ class Home:
 
         Whoever loses it loses the secrets: it is no part of a backup of the database.
         """
-        return self._root_key("secrets.key")
+        return self._root_key(file_of(SECRETS))
 
     def data_key(self, *, make: bool) -> Path | None:
         """Give the file of the root key of data at rest; None where there is none and none is made.
 
         Whoever loses it loses the inputs and outputs that are sealed: it is in no backup either.
         """
-        there = make or (self.secrets / "data.key").exists()
-        return self._root_key("data.key") if there else None
+        name = file_of(DATA)
+        return self._root_key(name) if make or (self.secrets / name).exists() else None
 
     def _root_key(self, name: str) -> Path:
         path = self.secrets / name

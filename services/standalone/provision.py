@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 import migrations
 from migrations.roles import RolesRefused
 from services.kit import env as read
-from services.kit.root_keys import DATA, SECRETS, file_of
+from services.kit.key_files import DATA, SECRETS, file_of
 from services.standalone import certificates, tls_files
 from services.standalone.addresses import SERVICES
 from services.standalone.home import Home, write_private

@@ -53,7 +53,7 @@ _CONCURRENT_MAX: Final = 2000
 # told so and does not wait for ever; and all connections together, until callers are known.
 _STREAMS_FACTOR: Final = 2
 _UNKNOWN_FACTOR: Final = 4
-_UNIX_PATH_BYTES_MAX: Final = 107
+UNIX_PATH_BYTES_MAX: Final = 107
 _CONNECTION_AGE_S: Final = 30 * 60
 _PING_INTERVAL_MIN_S: Final = 30
 _KEEPALIVE_S: Final = 60
@@ -169,9 +169,9 @@ def _bind(server: grpc.aio.Server, listener: Listener) -> str:
     address, unix = listener.address, listener.local
     if unix:
         path = Path(address.removeprefix("unix://").removeprefix("unix:"))
-        if len(str(path).encode()) > _UNIX_PATH_BYTES_MAX:
+        if len(str(path).encode()) > UNIX_PATH_BYTES_MAX:
             raise EnvError(
-                f"the socket path {path} is longer than {_UNIX_PATH_BYTES_MAX} bytes; "
+                f"the socket path {path} is longer than {UNIX_PATH_BYTES_MAX} bytes; "
                 "set QFLOW_HOME to a shorter folder"
             )
         try:

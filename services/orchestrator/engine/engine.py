@@ -73,15 +73,13 @@ class Engine(Memory):
     async def start_many(self, beginnings: Sequence[Beginning]) -> Mapping[UUID, Exception]:
         """Start runs; returns once all are committed or refused: which were, and why, by run."""
         starts = Starts(len(beginnings))
-        away: Unavailable | None = None  # no shard came for one: none waits as long once more
         for number, each in enumerate(beginnings, 1):
             try:
-                shard = -1 if away is not None else await self._draw(each.row.shard)
+                shard = await self._draw(each.row.shard)
             except Unavailable as error:
-                away = error
-            if away is not None:
-                starts.answer(each.run.id, away)
-                continue
+                for left in beginnings[number - 1 :]:  # none waits for a shard as long once more
+                    starts.answer(left.run.id, error)
+                break
             try:
                 self._begin(each, shard, starts)
             except QflowError as error:

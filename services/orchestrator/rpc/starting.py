@@ -26,7 +26,7 @@ from services.orchestrator.rpc import codec
 from services.orchestrator.rpc.quotas import amounts
 from services.orchestrator.usecases.launch import Started
 from services.orchestrator.usecases.start import Starter
-from services.orchestrator.usecases.start_many import Asked
+from services.orchestrator.usecases.start_many import Asked, start_one
 
 _AHEAD_MAX: Final = timedelta(days=366)
 WAIT_DEFAULT_S: Final = 30.0
@@ -48,17 +48,7 @@ _REUSE: Final[Mapping[int, KeyReuse]] = {
 
 async def start(starter: Starter, request: pb.StartExecutionRequest) -> Started:
     """Start what a request says."""
-    asked = asked_from(request)
-    return await starter.start(
-        current_caller(),
-        asked.workflow_id,
-        asked.version,
-        asked.input_json,
-        asked.request_id,
-        alias=asked.alias,
-        wishes=asked.wishes,
-        validate_only=asked.validate_only,
-    )
+    return await start_one(starter, current_caller(), asked_from(request))
 
 
 def asked_from(request: pb.StartExecutionRequest) -> Asked:

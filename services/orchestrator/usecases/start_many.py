@@ -25,7 +25,12 @@ from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
 from services.orchestrator.engine.callers import NotStarted
 from services.orchestrator.storage.executions import Execution
-from services.orchestrator.usecases.launch import Launch, earlier_requests, launch_many
+from services.orchestrator.usecases.launch import (
+    Launch,
+    Started,
+    earlier_requests,
+    launch_many,
+)
 from services.orchestrator.usecases.start import Known, Starter, digest_of_start
 
 # Together; what is left then goes alone.
@@ -70,6 +75,20 @@ class Begun(NamedTuple):
 
 
 Answer: TypeAlias = Begun | QflowError
+
+
+async def start_one(starter: Starter, caller: Caller, asked: Asked) -> Started:
+    """Start what comes alone."""
+    return await starter.start(
+        caller,
+        asked.workflow_id,
+        asked.version,
+        asked.input_json,
+        asked.request_id,
+        alias=asked.alias,
+        wishes=asked.wishes,
+        validate_only=asked.validate_only,
+    )
 
 
 async def start_many(starter: Starter, caller: Caller, asked: Sequence[Asked]) -> list[Answer]:
@@ -212,16 +231,7 @@ class _Batch:
 
     async def _alone(self, asked: Asked) -> Answer:
         try:
-            execution, _, existing = await self._starter.start(
-                self._caller,
-                asked.workflow_id,
-                asked.version,
-                asked.input_json,
-                asked.request_id,
-                alias=asked.alias,
-                wishes=asked.wishes,
-                validate_only=asked.validate_only,
-            )
+            execution, _, existing = await start_one(self._starter, self._caller, asked)
         except QflowError as error:
             return error
         checked = asked.validate_only and not existing

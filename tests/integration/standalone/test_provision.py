@@ -14,7 +14,8 @@ from cryptography import x509
 
 from services.kit import env as settings
 from services.kit.at_rest import data_at_rest
-from services.kit.root_keys import DATA, LocalKeys
+from services.kit.key_files import DATA
+from services.kit.root_keys import LocalKeys
 from services.standalone.home import Home
 from services.standalone.process import StandaloneError
 from services.standalone.provision import provision

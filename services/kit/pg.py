@@ -189,6 +189,17 @@ async def as_caller(
 
 
 @asynccontextmanager
+async def planned_by_value(db: Db) -> AsyncIterator[None]:
+    """Plan what runs in the block as `as_caller` does with `plans_by_value`, within a transaction.
+
+    For reads before writes: the checks of foreign keys would be planned for each row.
+    """
+    await db.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+    yield
+    await db.execute("SET LOCAL plan_cache_mode = auto")
+
+
+@asynccontextmanager
 async def connection(pool: Pool) -> AsyncIterator[Db]:
     """Lend a connection for a single statement, which is a transaction by itself.
 

@@ -29,8 +29,8 @@ from operator import attrgetter
 from typing import Any, Final, LiteralString, TypeAlias
 from uuid import UUID
 
+from services.kit.columns import flat
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.storage.columns import flat
 
 Seal: TypeAlias = Callable[[str], str]
 FENCED: Final = "QF002"

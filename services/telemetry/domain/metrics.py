@@ -38,16 +38,9 @@ def metrics_of(
         ),
         ("execution_memory_peak_bytes", execution.memory_peak_bytes, "bytes"),
     ]
+    run, tenant = execution.id, execution.tenant_id
     return [
-        Metric(
-            id=new_id(),
-            name=name,
-            value=max(0.0, value),
-            unit=unit,
-            execution_id=execution.id,
-            tenant_id=execution.tenant_id,
-            recorded_at=at,
-        )
+        Metric(new_id(), name, max(0.0, value), unit, run, tenant, at)
         for name, value, unit in values
         if value is not None
     ]

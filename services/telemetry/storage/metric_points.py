@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, LiteralString
 from uuid import UUID
 
+from services.kit.columns import flat
 from services.kit.ids import uuid7
 from services.kit.pg import Db
 from services.telemetry.domain.points import Series, Sum
@@ -50,13 +51,17 @@ async def insert_points(db: Db, kept: Sequence[Series]) -> None:
     places = [place for place, each in enumerate(kept, start=1) for _ in each.values]
     await db.execute(
         _INSERT_POINTS,
-        [uuid7() for _ in places],
-        places,
-        [value for each in kept for value in each.values],
-        [_moment(time_us) for each in kept for time_us in each.times_us],
-        [each.name for each in kept],
-        [each.unit for each in kept],
-        [each.execution_id for each in kept],
+        *flat(
+            (
+                [uuid7() for _ in places],
+                places,
+                [value for each in kept for value in each.values],
+                [_moment(time_us) for each in kept for time_us in each.times_us],
+                [each.name for each in kept],
+                [each.unit for each in kept],
+                [each.execution_id for each in kept],
+            )
+        ),
     )
 
 

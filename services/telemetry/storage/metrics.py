@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
+from services.kit.columns import flat
 from services.kit.pg import Db, Row
 from services.telemetry.domain.records import FinishedExecution, Metric, Position
 
@@ -52,7 +53,7 @@ async def list_metrics(
 _INSERT_METRICS: Final[LiteralString] = """
     INSERT INTO performance_metrics (id, metric_name, metric_value, metric_unit,
            workflow_execution_id, tenant_id, recorded_at)
-    SELECT * FROM unnest($1::uuid[], $2::text[], $3::numeric[], $4::text[], $5::uuid[], $6::uuid[],
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::float8[], $4::text[], $5::uuid[], $6::uuid[],
                          $7::timestamptz[])
 """
 
@@ -63,20 +64,8 @@ class RunGone(Exception):  # noqa: N818 - it says what happened
 
 async def insert_metrics(db: Db, metrics: Sequence[Metric]) -> None:
     """Write metrics in one statement; raises RunGone."""
-    columns = [
-        (
-            metric.id,
-            metric.name,
-            metric.value,
-            metric.unit,
-            metric.execution_id,
-            metric.tenant_id,
-            metric.recorded_at,
-        )
-        for metric in metrics
-    ]
     try:
-        await db.execute(_INSERT_METRICS, *map(list, zip(*columns, strict=True)))
+        await db.execute(_INSERT_METRICS, *flat(zip(*metrics, strict=True)))
     except asyncpg.ForeignKeyViolationError:
         raise RunGone from None
 
@@ -94,23 +83,26 @@ async def members_rest(db: Db) -> bool:
 # A run may be committed after one that ended later, so the last moments before the mark are looked
 # at again; the marker metric tells which runs of them were measured already.
 _FINISHED_EXECUTIONS: Final[LiteralString] = """
-    SELECT e.id, e.tenant_id, e.queued_at, e.started_at, e.completed_at, e.resource_usage,
-           n.node_count, n.retry_count
-      FROM workflow_executions e
+    WITH next AS MATERIALIZED (
+        SELECT e.id, e.tenant_id, e.queued_at, e.started_at, e.completed_at, e.resource_usage
+          FROM workflow_executions e
+         WHERE e.completed_at IS NOT NULL
+           AND e.completed_at > COALESCE(
+                (SELECT completed_at FROM telemetry_watermarks WHERE name = $1), '-infinity')
+                - $2::interval
+           AND e.purge_started_at IS NULL
+           AND NOT EXISTS (
+                SELECT FROM performance_metrics m
+                 WHERE m.workflow_execution_id = e.id AND m.metric_name = $3)
+         ORDER BY e.completed_at, e.id
+         LIMIT $4)
+    SELECT next.*, n.node_count, n.retry_count
+      FROM next
      CROSS JOIN LATERAL (
             SELECT count(*) AS node_count, COALESCE(sum(retry_count), 0) AS retry_count
               FROM node_executions
-             WHERE workflow_execution_id = e.id) n
-     WHERE e.completed_at IS NOT NULL
-       AND e.completed_at > COALESCE(
-            (SELECT completed_at FROM telemetry_watermarks WHERE name = $1), '-infinity')
-            - $2::interval
-       AND e.purge_started_at IS NULL
-       AND NOT EXISTS (
-            SELECT FROM performance_metrics m
-             WHERE m.workflow_execution_id = e.id AND m.metric_name = $3)
-     ORDER BY e.completed_at, e.id
-     LIMIT $4
+             WHERE workflow_execution_id = next.id) n
+     ORDER BY next.completed_at, next.id
 """
 
 

@@ -9,7 +9,7 @@ import structlog
 
 from services.kit import crash
 from services.kit.ids import uuid7
-from services.kit.pg import Pool, transaction
+from services.kit.pg import Pool, planned_by_value, transaction
 from services.telemetry.domain.metrics import MARKER, metrics_of
 from services.telemetry.storage import derived_metrics, metrics
 
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 READER: Final = "execution_metrics"
 SANDBOX_READER: Final = "sandbox_metrics"
-BATCH_MAX: Final = 500
+BATCH_MAX: Final = 1_000
 # Longer than a flush of the engine takes from its clock to its commit, and than any may take.
 RECENT: Final = timedelta(seconds=2)
 LATE: Final = timedelta(seconds=90)
@@ -30,13 +30,6 @@ async def measure_finished(pool: Pool, *, again: timedelta = LATE, with_nodes: b
 
     Those that ended up to `again` before the last one that was measured are looked at once more.
     """
-    # Asked first without a transaction: most of the time there is nothing.
-    async with pool.acquire() as db:
-        found = await metrics.finished_executions(
-            db, reader=READER, again=again, marker=MARKER, limit=1
-        )
-    if not found:
-        return 0
     try:
         return await _measure(pool, again=again, with_nodes=with_nodes)
     except metrics.RunGone:
@@ -49,9 +42,11 @@ async def _measure(pool: Pool, *, again: timedelta, with_nodes: bool) -> int:
     # A crash may lose the last moment of metrics together with the mark: they are derived again.
     async with transaction(pool, durable=False) as db:
         await metrics.begin_measuring(db, reader=READER)
-        found = await metrics.finished_executions(
-            db, reader=READER, again=again, marker=MARKER, limit=BATCH_MAX
-        )
+        # A plan that was made while the tables were small would walk through all of them.
+        async with planned_by_value(db):
+            found = await metrics.finished_executions(
+                db, reader=READER, again=again, marker=MARKER, limit=BATCH_MAX
+            )
         if not found:
             return 0
         at = datetime.now(UTC)

@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
+from services.kit.columns import flat
 from services.kit.ids import uuid7
 from services.kit.pg import open_pool
-from services.orchestrator.storage.columns import flat
 from tests.support.database import Database
 
 

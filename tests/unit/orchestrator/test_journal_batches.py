@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
+from services.kit.columns import flat
 from services.orchestrator.domain.rows import ErrorInsert, NodeComplete, Transition
 from services.orchestrator.engine.journal import Committed, Journal
-from services.orchestrator.storage.columns import flat
 
 ONE, OTHER = UUID(int=1), UUID(int=2)
 

@@ -1,8 +1,8 @@
-"""Columns of a flush's rows, as the driver is given them."""
+"""Columns of many rows, as the driver is given them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 # Of fewer the driver may ask what it likes: that costs no more than to keep it from it.
@@ -34,7 +34,7 @@ class _Column:
         return iter(())
 
 
-def flat(arguments: list[Any]) -> list[Any]:
+def flat(arguments: Iterable[Any]) -> list[Any]:
     """Make of the arguments that are long arrays what is written as flat ones."""
     return [
         _Column(each) if type(each) in _ARRAYS and len(each) > _ASKED_MAX else each

@@ -47,6 +47,7 @@ _CHAIN_NODES: Final = 100
 _DIAMONDS: Final = 200
 _DIAMOND_NODES: Final = 5
 _HELLOS: Final = 200
+_CHAIN_FLOORS: Final = 2
 _HELLO_TARGET_MS: Final = 3.0
 _IDLE_S: Final = 30.0
 _ROOT: Final = Path(__file__).resolve().parent.parent
@@ -71,7 +72,9 @@ async def chain() -> dict[str, Any]:
             assert result == number + _CHAIN_NODES, result
         told = await costs(flow, before, _ROUNDS * _CHAIN_NODES)
     total = sum(floor.values())
-    return _figure(spans, "ms/node", "lower", target=6 * total, floor=total) | floor | told
+    return (
+        _figure(spans, "ms/node", "lower", target=_CHAIN_FLOORS * total, floor=total) | floor | told
+    )
 
 
 async def many() -> dict[str, Any]:

@@ -17,8 +17,9 @@ from services.standalone.addresses import SERVICES, Ports
 from services.standalone.backup import arguments
 from services.standalone.bootstrap import OWNER_TOKEN
 from services.standalone.home import Home
+from services.standalone.isolation import nothing_runs, told_isolation
 from services.standalone.process import StandaloneError
-from services.standalone.supervisor import Supervisor, nothing_runs, told_isolation
+from services.standalone.supervisor import Supervisor
 from services.standalone.tls_files import ENDPOINTS_KEY
 
 _FAILED: Final = 1

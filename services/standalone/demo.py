@@ -15,8 +15,9 @@ from rich.console import Console
 from services.standalone import addresses, bootstrap, hints
 from services.standalone.addresses import SERVICES
 from services.standalone.home import Home
+from services.standalone.isolation import nothing_runs, told_isolation
 from services.standalone.process import StandaloneError
-from services.standalone.supervisor import Supervisor, nothing_runs, told_isolation
+from services.standalone.supervisor import Supervisor
 from services.standalone.tls_files import ENDPOINTS_KEY
 
 # What a shell gives for a program that Ctrl-C ended.

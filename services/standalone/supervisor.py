@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from services.kit import env as read
-from services.standalone import addresses, process, redis, tls_files
+from services.standalone import addresses, environments, process, redis, tls_files
 from services.standalone.addresses import SERVICES, Addresses, Ports
 from services.standalone.home import Home, write_private
 from services.standalone.kept import Kept, all_gone, backoff_s, first_of
@@ -33,17 +33,8 @@ _CERTIFICATES_CHECK_S: Final = 3600.0  # they are renewed when half of their lif
 # From SIGTERM to the end: runners hand over what they finish while orchestrators still take it.
 _STOP_ORDER: Final = ((("runner",), 20.0), (("orchestrator", "registry", "telemetry"), 6.0))
 _KILL_WAIT_S: Final = 1.0
-_BACKUP_LOGIN: Final = "qflow_backup"
-# What opens secrets is for the runner alone.
-_SECRETS_KEYS: Final = ("QFLOW_SECRETS_KEY_FILE", "QFLOW_SECRETS_KEYS")
-_DATA_KEYS: Final = ("QFLOW_DATA_KEY_FILE", "QFLOW_DATA_KEYS")
 _STOPPING: Final = (
     f"Stopping: what runs has up to {_STOP_ORDER[0][1]:.0f} s to end; Ctrl-C again ends it now."
-)
-_WEAKER: Final = (
-    ": without a control group or without a user namespace memory and processes are not bounded "
-    "firmly (SECURITY.md). Where systemd runs, `systemd-run --user --scope -p Delegate=yes` before "
-    "the command gives it a control group"
 )
 Say = Callable[[str], None]
 
@@ -228,51 +219,15 @@ class Supervisor:
         self, name: str, prepared: Mapping[str, Any], redis_url: str | None
     ) -> Callable[[], subprocess.Popen[bytes]]:
         env = {
-            **self._clean_env(),
+            **environments.of_service(name, self.env, self.home, prepared, redis_url),
             **self.addresses.env(name),
             **(
                 {}
                 if self.authorities is None
                 else tls_files.settings_of(self.home.tls, name, self.env)
             ),
-            # Its own logins: nobody gets another's, nor the migrating owner's.
-            **{
-                f"{login.upper()}_DATABASE_URL": url
-                for login, url in prepared["urls"].items()
-                if f"{login}_".startswith(f"qflow_{name}_")
-                or (login == _BACKUP_LOGIN and name == "telemetry")
-            },
-            "QFLOW_SERVICE_TOKEN": prepared["tokens"][name],
-            **(self._secrets_key() if name == "runner" else {}),
-            **(self._data_key() if name in {"runner", "orchestrator"} else {}),
-            **({"QFLOW_REDIS_URL": redis_url} if redis_url else {}),
         }
         return lambda: self._python(f"services.{name}", log=name, env=env)
-
-    def _secrets_key(self) -> dict[str, str]:
-        """Give the runner alone what opens secrets: what our environment says, or our own key."""
-        told = {name: self.env[name] for name in _SECRETS_KEYS if self.env.get(name)}
-        return told or {"QFLOW_SECRETS_KEY_FILE": str(self.home.secrets_key())}
-
-    def _data_key(self) -> dict[str, str]:
-        """Give what opens data at rest: what our environment says, or our own key, if there is."""
-        told = {name: self.env[name] for name in _DATA_KEYS if self.env.get(name)}
-        own = self.home.data_key(make=not told and read.flag(self.env, "QFLOW_ENCRYPT_DATA"))
-        return told or ({} if own is None else {"QFLOW_DATA_KEY_FILE": str(own)})
-
-    def _clean_env(self) -> dict[str, str]:
-        """Give our environment without secrets that are for one process only."""
-        return {
-            name: value
-            for name, value in self.env.items()
-            if name not in {"QFLOW_SERVICE_TOKEN", *_SECRETS_KEYS, *_DATA_KEYS}
-            and not (name.startswith("QFLOW_") and name.endswith("_URL"))
-        } | {
-            "QFLOW_HOME": str(self.home.root),
-            "QFLOW_STANDALONE": "1",
-            # glibc gives each thread a heap of its own otherwise; these processes have few threads.
-            "MALLOC_ARENA_MAX": self.env.get("MALLOC_ARENA_MAX", "2"),
-        }
 
     def _python(
         self,
@@ -285,7 +240,7 @@ class Supervisor:
         return process.start(
             [sys.executable, "-m", module, *arguments],
             log=self.home.log / f"{log}.log",
-            env=self._clean_env() if env is None else env,
+            env=environments.common(self.env, self.home) if env is None else env,
             stdin=subprocess.PIPE if pipes else "null",
             stdout=subprocess.PIPE if pipes else None,
         )
@@ -340,7 +295,7 @@ class Supervisor:
             *(sys.executable, "-m", "services.standalone.probe"),
             *(f"{name}={address}" for name, address in self._probed().items()),
             stdout=subprocess.PIPE,
-            env=self._clean_env(),
+            env=environments.common(self.env, self.home),
         )
         try:
             assert probe.stdout is not None
@@ -491,31 +446,3 @@ def _redis_host(url: str) -> str | None:
     except ValueError:
         pass
     raise StandaloneError("QFLOW_REDIS_URL must look like redis://host:6379/0 or unix:///a/socket")
-
-
-def told_isolation(proven: str) -> str:
-    """Say the tier, and loudly when user code runs behind less than the default walls, and why."""
-    if not proven.startswith(("T0", "T1")):
-        return proven
-    said = f"{proven}  <- WEAKER than the default, T2"
-    return f"{said}{_WEAKER if proven.startswith('T1') else ''}"
-
-
-def nothing_runs(proven: str, env: Mapping[str, str]) -> str:
-    """Say why the runner takes no node and what to do; empty where it takes them."""
-    tier, minimum = proven[:2], env.get("QFLOW_MINIMUM_TIER") or "T1"
-    if proven == "unknown" or read.flag(env, "QFLOW_UNSAFE_NO_SANDBOX"):
-        return ""
-    if tier == "T0":
-        return (
-            "No node runs here, because nothing would hold its code. Start Qflow where user "
-            "namespaces are allowed (in a container: --security-opt seccomp=unconfined, as an "
-            "ordinary user) or on a kernel with Landlock (5.13 or later). Only for code that you "
-            "trust with all this user may do: QFLOW_UNSAFE_NO_SANDBOX=1"
-        )
-    if tier < minimum:
-        return (
-            f"No node runs here: QFLOW_MINIMUM_TIER asks for {minimum}, and this machine gives "
-            f"{tier}. Set QFLOW_MINIMUM_TIER={tier} to accept that"
-        )
-    return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.standalone.supervisor import nothing_runs, told_isolation
+from services.standalone.isolation import nothing_runs, told_isolation
 
 
 def test_a_machine_that_holds_user_code_runs_it() -> None:

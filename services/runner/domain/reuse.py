@@ -19,7 +19,7 @@ class Reuse(enum.StrEnum):
     @property
     def apart(self) -> bool:
         """Whether a call runs in a child of the agent's, in a sandbox that node versions share."""
-        return self in {Reuse.FORK, Reuse.FRESH}
+        return self is Reuse.FORK or self is Reuse.FRESH
 
 
 _STRICTNESS: Final = {each: place for place, each in enumerate(Reuse)}

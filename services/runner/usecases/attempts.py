@@ -83,11 +83,12 @@ class Attempts:
             alone = attempt.alone
             warm = None if need is None else self._pool.acquire_open(need.key, alone=alone)
             if warm is None:
-                if need is None or not self._needs.stands(need):
+                known = need is not None and self._needs.stands(need)
+                if need is None or not known:
                     need = await self._needs.make(attempt.request, granted)
                 if alone:
                     need = replace(need, alone=True)
-                warm = await self._pool.acquire(need)
+                warm = await (self._pool.wait(need) if known else self._pool.acquire(need))
         except Refused as refused:
             return Outcome(error=refused.error)
         except LoadFailed as failed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
@@ -104,7 +104,8 @@ class Desk:
         self._running: dict[UUID, Attempt] = {}
         self._owners: dict[UUID, Session] = {}
         self._finished: dict[UUID, Finished] = {}
-        self._settled_by: dict[UUID, tuple[int, str]] = {}  # token and orchestrator, oldest first
+        # Token and orchestrator, oldest first; a plain dict looks for its first past all that went.
+        self._settled_by: OrderedDict[UUID, tuple[int, str]] = OrderedDict()
         self._sessions: list[Session] = []
         self._grant_epoch = 0
         self._pace = Pace()
@@ -407,7 +408,7 @@ class Desk:
         self._settled_by.pop(ref, None)
         self._settled_by[ref] = token, session.member
         if len(self._settled_by) > _SETTLED_MAX:
-            del self._settled_by[next(iter(self._settled_by))]
+            self._settled_by.popitem(last=False)
         self._forget(ref, token)
 
     def _forget(self, ref: UUID, token: int) -> None:

@@ -156,9 +156,10 @@ class InterpreterPool:
 
     async def acquire(self, need: Need) -> Warm:
         """Take an interpreter, waiting for one or starting one; raises LoadFailed, SandboxDied."""
-        warm = self.acquire_open(need.key, alone=need.alone)
-        if warm is not None:
-            return warm
+        return self.acquire_open(need.key, alone=need.alone) or await self.wait(need)
+
+    async def wait(self, need: Need) -> Warm:
+        """Wait for one where none can be taken now, or start one; raises as `acquire` does."""
         loop = asyncio.get_running_loop()
         given: asyncio.Future[Warm] = loop.create_future()
         kind = self._kind_of(need.key)

@@ -2169,16 +2169,18 @@ class Residue:
         # nothing was started, at the price of one read instead of a walk through /proc.
         return os.pread(self.last_pid_file, 128, 0).rsplit(b" ", 1)[-1]
 
-    def found(self):
+    def found(self, worked_ns=None):
+        """What is not as it was, after calls that took so long; None where that is not known."""
         last_pid = self._last_pid()
         self.started = last_pid != self.last_pid
         if self.started:
+            worked_ns = None  # others worked beside
             self.last_pid = last_pid
             if len(os.listdir("/proc/self/task")) > self.threads:
                 return "threads"
             if self._others():
                 return "children"
-        return self.changed() or ("temporary files" if ROOMS.crowded() else "")
+        return self.changed() or ("temporary files" if ROOMS.crowded(worked_ns) else "")
 
     def changed(self):
         """What is not as it was, of what no call under way changes for itself alone."""
@@ -2214,6 +2216,9 @@ class Residue:
 
 
 _LEFT_FILES_MAX = 256
+# No thread takes memory for files faster than this: real ones, a tenth of it.
+_FILLED_BYTES_PER_NS = 64
+_FILE_NS = 200
 
 
 class Rooms:
@@ -2229,17 +2234,30 @@ class Rooms:
         """What is there now belongs to what was loaded, and stays."""
         self.kept = [set(os.listdir(place)) for place in self.places]
         self.floors = []
+        self.sure_ns = 0  # for how long calls may work before a room can be crowded
         for place in self.sized:
             room = os.statvfs(place)
             blocks, files = room.f_bfree - room.f_blocks // 8, room.f_ffree - room.f_files // 8
             self.floors.append((place, blocks, files))
 
-    def crowded(self):
-        """Whether calls left more than an eighth of a room filled."""
+    def crowded(self, worked_ns=None):
+        """Whether calls left more than an eighth of a room filled.
+
+        `worked_ns` is how long calls took since this was asked last, by one thread. The kernel is
+        not asked before they could have filled what was left: that is many short calls.
+        """
+        if worked_ns is not None and worked_ns < self.sure_ns:
+            self.sure_ns -= worked_ns
+            return False
+        sure_ns = 1 << 62
         for place, blocks, files in self.floors:
             room = os.statvfs(place)
             if room.f_bfree < blocks or room.f_ffree < files:
+                self.sure_ns = 0
                 return True
+            filled_ns = (room.f_bfree - blocks) * room.f_frsize // _FILLED_BYTES_PER_NS
+            sure_ns = min(sure_ns, filled_ns, (room.f_ffree - files) * _FILE_NS)
+        self.sure_ns = sure_ns
         return False
 
     def empty(self):
@@ -2468,9 +2486,14 @@ class Meter:
         read, write = self.children_blocks
         return own.ru_inblock + read, own.ru_oublock + write
 
-    def end(self, cpu_us, spawned):
-        """The fields of the reply; a call that started no process and read nothing asks once."""
+    def end(self, began_ns, spawned):
+        """The fields of the reply; a call that started no process and read nothing asks once.
+
+        `began_ns` is what the process had used when the call began: the kernel's two ways to tell
+        give the same sum.
+        """
         own = resource.getrusage(resource.RUSAGE_SELF)
+        cpu_us = max(0, _cpu_us(own) - began_ns // 1000)
         peak_kb = own.ru_maxrss
         more = ""
         if spawned:
@@ -2533,25 +2556,26 @@ class Agent:
             if frame is None:
                 return None
             header, body = frame
-            if header["op"] == "setup":
+            op = header["op"]
+            if op == "call" and "version" not in header:
+                self.call(header, body)
+                if SPARE.due() and not self.channel.waiting():
+                    SPARE.prepare()
+            elif op == "setup":
                 try:
                     apply_limits(header)
                 except OSError as problem:
                     return self.channel.write({"op": "refused", "why": str(problem)})
                 ROOMS.__init__(header.get("rooms") or ())
                 self.make_ready(header.get("egress"))
-            elif header["op"] == "load":
+            elif op == "load":
                 self.load(header)
                 if self.together is not None:
                     return self.together.serve()
-            elif header["op"] == "prepare":
+            elif op == "prepare":
                 self.prepare(header)
-            elif header["op"] == "call" and "version" in header:
+            elif op == "call":
                 self.call_apart(header, body)
-            elif header["op"] == "call":
-                self.call(header, body)
-                if SPARE.due() and not self.channel.waiting():
-                    SPARE.prepare()
             if self.broken:
                 return None
 
@@ -2692,10 +2716,8 @@ class Agent:
         flush_streams()
         BEATS.end(error is not None)
         self.channel.room = 0  # what comes after the call is nobody's
-        recycle = self.left_behind()
-        cpu_us, peak_kb, more = self.meter.end(
-            (time.process_time_ns() - cpu) // 1000, self.residue.started
-        )
+        recycle = self.left_behind(began)
+        cpu_us, peak_kb, more = self.meter.end(cpu, self.residue.started)
         user_us = max(0, left - entered) // 1000
         # Written by hand: it is most of what a short call costs beside the call itself.
         reply = (
@@ -2727,11 +2749,11 @@ class Agent:
         if FILES.made or FILES.opened or FILES.mapped:
             FILES.end()
 
-    def left_behind(self):
+    def left_behind(self, began):
         try:
             if self.node.leftover_tasks():
                 return "asyncio tasks"
-            return self.residue.found()
+            return self.residue.found(time.perf_counter_ns() - began)
         except BaseException:
             return "unknown state"
 
@@ -3350,7 +3372,7 @@ class Nothing:
     environment = {}
     started = True  # nobody looks: what children used is asked for
 
-    def found(self):
+    def found(self, worked_ns=None):
         return ""
 
 

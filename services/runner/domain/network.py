@@ -16,6 +16,8 @@ class Reach(enum.StrEnum):
     EGRESS = "egress"  # hosts that are allowed by name, through a proxy
     HOST = "host"  # all that the runner's machine reaches
 
+    __hash__ = str.__hash__  # in C: it stands in keys that every call looks up
+
 
 class Network(NamedTuple):
     """What one node reaches."""

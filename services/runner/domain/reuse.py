@@ -14,10 +14,12 @@ class Reuse(enum.StrEnum):
     FRESH = "fresh"  # an interpreter begun anew, in a sandbox that stays
     CONTAINER = "container"  # a sandbox of its own
 
+    __hash__ = str.__hash__  # in C: it stands in keys that every call looks up
+
     @property
     def apart(self) -> bool:
         """Whether a call runs in a child of the agent's, in a sandbox that node versions share."""
-        return self in {Reuse.FORK, Reuse.FRESH}
+        return self is Reuse.FORK or self is Reuse.FRESH
 
 
 _STRICTNESS: Final = {each: place for place, each in enumerate(Reuse)}

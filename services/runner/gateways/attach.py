@@ -235,34 +235,38 @@ def _frames(outgoing: Outgoing) -> Iterator[pb.AttachRequest]:
         )
     size = 64 * len(outgoing.declines)
     for finished in outgoing.results:
-        result = _result(finished)
+        result = frame.results.add()  # made in its place: to append one is to copy it
+        _fill(result, finished)
         cost = result.ByteSize() + 8
         if size and size + cost > _FRAME_BYTES_MAX:
+            following = pb.AttachRequest(results=[result])
+            del frame.results[-1]
             yield frame
-            frame, size = pb.AttachRequest(), 0
-        frame.results.append(result)
+            frame, size = following, 0
         size += cost
     yield frame
 
 
-def _result(finished: Finished) -> pb.AttemptResult:
+def _fill(result: pb.AttemptResult, finished: Finished) -> None:
+    """Write a result; what is zero or empty in most is left as it is."""
     outcome = finished.outcome
     usage = outcome.usage
-    result = pb.AttemptResult(
-        attempt_ref=finished.attempt_ref.bytes,
-        token=finished.token,
-        cpu_us=usage.cpu_us,
-        memory_peak_bytes=usage.memory_peak_bytes,
-        io_read_bytes=usage.io_read_bytes,
-        io_write_bytes=usage.io_write_bytes,
-        user_us=usage.wall_us,
-        serialization_us=usage.serialization_us,
-        transfer_us=finished.transfer_us,
-        moved_bytes=finished.moved_bytes,
-        stdout_tail=outcome.stdout_tail,
-        stderr_tail=outcome.stderr_tail,
-        container_id=finished.container_id.bytes if finished.container_id else b"",
-    )
+    result.attempt_ref = finished.attempt_ref.bytes
+    result.token = finished.token
+    result.cpu_us = usage.cpu_us
+    result.memory_peak_bytes = usage.memory_peak_bytes
+    if usage.io_read_bytes or usage.io_write_bytes:
+        result.io_read_bytes = usage.io_read_bytes
+        result.io_write_bytes = usage.io_write_bytes
+    result.user_us = usage.wall_us
+    result.serialization_us = usage.serialization_us
+    result.transfer_us = finished.transfer_us
+    result.moved_bytes = finished.moved_bytes
+    if outcome.stdout_tail or outcome.stderr_tail:
+        result.stdout_tail = outcome.stdout_tail
+        result.stderr_tail = outcome.stderr_tail
+    if finished.container_id is not None:
+        result.container_id = finished.container_id.bytes
     error = outcome.error
     if error is not None:
         result.failure.error_type = error.type.value
@@ -284,9 +288,8 @@ def _result(finished: Finished) -> pb.AttemptResult:
         file.sha256 = bytes.fromhex(finished.file.sha256)
         file.counts.update(finished.file.counts)
     else:
-        result.success.outputs.extend(text for _, text in outcome.outputs)
+        result.success.outputs.extend([text for _, text in outcome.outputs])
         result.success.SetInParent()
-    return result
 
 
 def _incoming(frame: pb.AttachResponse) -> Incoming:

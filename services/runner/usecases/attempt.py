@@ -33,6 +33,7 @@ class Attempt:
     granted: Granted = NOTHING_GRANTED
     task: asyncio.Task[Any] | None = None
     begun: bool = False  # whether the task has taken its first step
+    has_slot: bool = False
 
 
 class Refused(Exception):  # noqa: N818 - it carries an error that is an outcome

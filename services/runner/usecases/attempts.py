@@ -28,6 +28,7 @@ from services.runner.usecases.attempt import (
     told_error,
 )
 from services.runner.usecases.carried import CarriedFiles, Lent, NotCarried
+from services.runner.usecases.deadlines import Deadlines
 from services.runner.usecases.granted_secrets import (
     NOTHING_GRANTED,
     Granted,
@@ -69,6 +70,7 @@ class Attempts:
         self._stored = stored
         self._carried = carried
         self._secrets = secrets
+        self._deadlines = Deadlines[Attempt](self._on_timeout)
         self._killing: set[asyncio.Task[None]] = set()
 
     async def run(self, attempt: Attempt) -> Outcome:
@@ -76,16 +78,17 @@ class Attempts:
         crash.reach("attempt_taken")
         need: Need | None = None
         try:
-            granted = attempt.granted = await self._granted(attempt.request)
+            granted = attempt.granted = self._known(attempt.request) or await self._read(attempt)
             need = self._needs.known(attempt.request, granted)
             alone = attempt.alone
             warm = None if need is None else self._pool.acquire_open(need.key, alone=alone)
             if warm is None:
-                if need is None or not self._needs.stands(need):
+                known = need is not None and self._needs.stands(need)
+                if need is None or not known:
                     need = await self._needs.make(attempt.request, granted)
                 if alone:
                     need = replace(need, alone=True)
-                warm = await self._pool.acquire(need)
+                warm = await (self._pool.wait(need) if known else self._pool.acquire(need))
         except Refused as refused:
             return Outcome(error=refused.error)
         except LoadFailed as failed:
@@ -146,15 +149,16 @@ class Attempts:
             grace_s = 0.0
         await self._pool.kill(warm, grace_s=grace_s)
 
-    async def _granted(self, request: AttemptRequest) -> Granted:
+    def _known(self, request: AttemptRequest) -> Granted | None:
         if self._secrets is None:
             return NOTHING_GRANTED
-        tenant_id, version_id = request.tenant_id, request.node_version_id
-        known = self._secrets.known(tenant_id, version_id)
-        if known is not None:
-            return known
+        return self._secrets.known(request.tenant_id, request.node_version_id)
+
+    async def _read(self, attempt: Attempt) -> Granted:
+        assert self._secrets is not None, "without secrets nothing is granted"
+        request = attempt.request
         try:
-            return await self._secrets.read(tenant_id, version_id)
+            return await self._secrets.read(request.tenant_id, request.node_version_id)
         except SecretsRefused as refused:
             raise Refused(environment_error(str(refused), retryable=False)) from None
 
@@ -179,7 +183,7 @@ class Attempts:
             "id": request.token,
             "inputs": inputs,
             "output_bytes_max": warm.key.limits.output_bytes,
-            "context": _context(request) | attempt.granted.variables,
+            "context": _context(request, attempt.granted),
             "log_room": self._logs.caps.bytes_max,
         }
         if warm.key.reuse.apart:
@@ -227,13 +231,13 @@ class Attempts:
         if warm.shared is not None:
             talk = attempt.talk = warm.shared.begin()
         written = self._logs.open(request)
-        loop = asyncio.get_running_loop()
-        pulse = attempt.pulse = Pulse(request.heartbeat_timeout_s, now_s=loop.time())
+        now_s = time.monotonic()
+        attempt.transfer_us = round((now_s - began) * 1_000_000)
+        pulse = attempt.pulse = Pulse(request.heartbeat_timeout_s, now_s=now_s)
         mask = attempt.granted.mask
-        talk.begin_output(written, lambda said: pulse.beat(said, now_s=loop.time()), mask)
-        attempt.transfer_us = round((time.monotonic() - began) * 1_000_000)
-        timer = loop.call_later(request.timeout_s, self._on_timeout, attempt)
-        watch = loop.create_task(self._watch(attempt, pulse)) if pulse.timeout_s else None
+        talk.begin_output(written, lambda said: pulse.beat(said, now_s=time.monotonic()), mask)
+        self._deadlines.begin(attempt, request.timeout_s)
+        watch = asyncio.create_task(self._watch(attempt, pulse)) if pulse.timeout_s else None
         try:
             reply = await talk.request(
                 header,
@@ -255,7 +259,7 @@ class Attempts:
                 progress=pulse.progress(),
             )
         finally:
-            timer.cancel()
+            self._deadlines.end(attempt)
             if watch is not None:
                 watch.cancel()
         crash.reach("attempt_answered")
@@ -263,10 +267,7 @@ class Attempts:
         written.close()
         if lent is not None:
             outcome = await self._with_files(attempt, warm, lent, reply, outcome)
-        warm.cpu_us += outcome.usage.cpu_us
-        warm.io_read_bytes += outcome.usage.io_read_bytes
-        warm.io_write_bytes += outcome.usage.io_write_bytes
-        warm.memory_peak_bytes = max(warm.memory_peak_bytes, outcome.usage.memory_peak_bytes)
+        warm.add(outcome.usage)
         if warm.shared is not None:
             warm.unproven = 0 if reply.header.get("quiet") is True else warm.unproven + 1
             if warm.unproven >= _UNPROVEN_MAX and not outcome.recycle:
@@ -291,8 +292,7 @@ class Attempts:
 
     async def _watch(self, attempt: Attempt, pulse: Pulse) -> None:
         """End an attempt whose code falls silent."""
-        loop = asyncio.get_running_loop()
-        while (left_s := pulse.due_s() - loop.time()) > 0:  # noqa: ASYNC110  # beats move the time
+        while (left_s := pulse.due_s() - time.monotonic()) > 0:  # noqa: ASYNC110  # beats move the time
             await asyncio.sleep(left_s)
         self.tell_to_end(attempt, "silent", grace_s=self._grace_s)
 
@@ -324,7 +324,7 @@ def _texts(entries: Sequence[Sequence[Any]], body: bytes) -> list[tuple[str, byt
     return texts
 
 
-def _context(request: AttemptRequest) -> dict[str, str]:
+def _context(request: AttemptRequest, granted: Granted) -> dict[str, str]:
     told = {
         "QFLOW_RUN_ID": str(request.execution_id),
         "QFLOW_NODE_ID": request.node_id,
@@ -336,4 +336,6 @@ def _context(request: AttemptRequest) -> dict[str, str]:
         told["TRACEPARENT"] = place_of(request)
     if request.progress:
         told["QFLOW_PROGRESS"] = request.progress
+    if granted.variables:
+        told |= granted.variables
     return told

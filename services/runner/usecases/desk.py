@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -103,7 +104,8 @@ class Desk:
         self._running: dict[UUID, Attempt] = {}
         self._owners: dict[UUID, Session] = {}
         self._finished: dict[UUID, Finished] = {}
-        self._settled_by: dict[UUID, tuple[int, str]] = {}  # token and orchestrator, oldest first
+        # Token and orchestrator, oldest first; a plain dict looks for its first past all that went.
+        self._settled_by: OrderedDict[UUID, tuple[int, str]] = OrderedDict()
         self._sessions: list[Session] = []
         self._grant_epoch = 0
         self._pace = Pace()
@@ -207,8 +209,10 @@ class Desk:
     def abandon_all(self) -> None:
         """Forget everything: the lease is lost, and nobody would take a result."""
         for attempt in list(self._running.values()):
-            if attempt.task is not None:
+            if attempt.begun and attempt.task is not None:
                 attempt.task.cancel()
+            else:
+                attempt.told = "killed"  # a task cancelled before its first step would keep a slot
         self._running.clear()
         self._owners.clear()
         self._finished.clear()
@@ -241,6 +245,20 @@ class Desk:
         self._running[ref] = attempt
         self._owners[ref] = session
         session.running += 1
+        if assignment.pull or definition.concurrency > 1 or not self._membership.held:
+            self._start(attempt, definition, assignment)  # it has to wait for more than a slot
+        else:
+            self._places.enter(partial(self._begin, attempt, definition, assignment))
+
+    def _begin(self, attempt: Attempt, definition: Definition, assignment: Assignment) -> bool:
+        """Begin a call whose turn it is to have a slot; whether it takes it."""
+        if self._running.get(assignment.attempt_ref) is not attempt:
+            return False  # it was told to end while it stood in the line
+        attempt.has_slot = True
+        self._start(attempt, definition, assignment)
+        return True
+
+    def _start(self, attempt: Attempt, definition: Definition, assignment: Assignment) -> None:
         attempt.task = asyncio.create_task(self._run(attempt, definition, assignment))
 
     def _reason_to_decline(self, session: Session, definition: Definition | None) -> str:
@@ -275,6 +293,7 @@ class Desk:
             log.exception("attempt_failed", attempt_ref=str(assignment.attempt_ref))
             answer = self._over(attempt, _BROKEN)
         finally:
+            self._leave(attempt)
             owner = self._let_go(attempt)
             if owner is not None and answer is not None:
                 self._answer(owner, answer)
@@ -307,13 +326,23 @@ class Desk:
         return await self._finish(attempt, outcome)
 
     async def _run_once(self, attempt: Attempt) -> Outcome:
-        if attempt.request.concurrency > 1 and not attempt.alone:
-            key = await self._attempts.key_of(attempt.request)
-            if key is not None and key.concurrency > 1:
-                async with self._places.seat(key, seats=key.concurrency):
-                    return await self._attempts.run(attempt)
-        async with self._places.single:
-            return await self._attempts.run(attempt)
+        if not attempt.has_slot:
+            if attempt.request.concurrency > 1 and not attempt.alone:
+                key = await self._attempts.key_of(attempt.request)
+                if key is not None and key.concurrency > 1:
+                    async with self._places.seat(key, seats=key.concurrency):
+                        return await self._attempts.run(attempt)
+            await self._places.take()
+            attempt.has_slot = True
+        outcome = await self._attempts.run(attempt)
+        self._leave(attempt)
+        return outcome
+
+    def _leave(self, attempt: Attempt) -> None:
+        """Give its slot to the next."""
+        if attempt.has_slot:
+            attempt.has_slot = False
+            self._places.leave()
 
     def _sources(self, ref: UUID) -> Iterator[PullValues]:
         """Whom to ask for an attempt's inputs: its owner's stream, then any that may own it."""
@@ -379,7 +408,7 @@ class Desk:
         self._settled_by.pop(ref, None)
         self._settled_by[ref] = token, session.member
         if len(self._settled_by) > _SETTLED_MAX:
-            del self._settled_by[next(iter(self._settled_by))]
+            self._settled_by.popitem(last=False)
         self._forget(ref, token)
 
     def _forget(self, ref: UUID, token: int) -> None:
@@ -427,12 +456,16 @@ class Desk:
     def _tell_to_end(self, attempt: Attempt, *, grace_s: float) -> None:
         """Kill; a task that has not taken its first step is only told.
 
-        Cancelled, it would never take that step, and so never answer nor free its slot.
+        Cancelled, it would never take that step, and so never answer nor free its slot. Of one that
+        stands in the line there is no task yet: nothing has begun.
         """
         if attempt.begun:
             self._attempts.tell_to_end(attempt, "killed", grace_s=grace_s)
-        else:
-            attempt.told = "killed"
+            return
+        attempt.told = "killed"
+        if attempt.task is None and (owner := self._let_go(attempt)) is not None:
+            self._answer(owner, self._over(attempt, _CANCELLED))
+            self._settled.set()
 
     # -- slots
 

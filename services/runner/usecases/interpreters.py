@@ -8,7 +8,7 @@ import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -42,6 +42,42 @@ class _Waiter:
     served: int  # how many calls had been served then
 
 
+@dataclass(slots=True, eq=False)
+class _Kind:
+    """The interpreters of one key, and the calls that want one: found once for each call."""
+
+    key: WarmKey
+    load: Load
+    open: list[Warm] = field(default_factory=list)  # those that take one more call
+    waiting: deque[_Waiter] = field(default_factory=deque)
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody has anything to do with it."""
+        load = self.load
+        return not (load.busy or load.starting or load.waiting or self.open)
+
+    def first_waiter(self) -> _Waiter | None:
+        """Find who has waited longest."""
+        waiting = self.waiting
+        while waiting and waiting[0].given.done():
+            waiting.popleft()
+        return waiting[0] if waiting else None
+
+    def next_to_enter(self) -> _Waiter | None:
+        """Find who has waited longest, of those who may enter: some want an empty interpreter."""
+        first = self.first_waiter()
+        if first is None or not first.need.alone or any(not warm.calls for warm in self.open):
+            return first
+        may_enter = (each for each in self.waiting if not each.given.done() and not each.need.alone)
+        return next(may_enter, None)
+
+    def shut(self, warm: Warm) -> None:
+        """Offer an interpreter's room to nobody."""
+        if warm in self.open:
+            self.open.remove(warm)
+
+
 class InterpreterPool:
     """Hands out warm interpreters and starts, keeps and ends sandboxes behind that."""
 
@@ -59,9 +95,8 @@ class InterpreterPool:
         self._sandboxes_max = sandboxes_max
         self._clock = clock
         self._idle: OrderedDict[Warm, None] = OrderedDict()  # the least recently used first
-        self._open: dict[WarmKey, list[Warm]] = {}  # those that take one more call
-        self._loads: dict[WarmKey, Load] = {}
-        self._waiting: dict[WarmKey, deque[_Waiter]] = {}
+        self._kinds: dict[WarmKey, _Kind] = {}
+        self._wanted: dict[_Kind, None] = {}  # those that calls wait for
         self._places = itertools.count()
         self._looking: asyncio.TimerHandle | None = None  # while calls wait
         self._turns = Turns(processors or len(os.sched_getaffinity(0)), clock=clock)
@@ -79,7 +114,7 @@ class InterpreterPool:
     def environment_keys(self) -> frozenset[str]:
         """Name the environments that sandboxes have, or that calls wait for."""
         keys = {warm.key.environment_key for warm in self._alive}
-        keys |= {key.environment_key for key in self._waiting}
+        keys |= {kind.key.environment_key for kind in self._wanted}
         keys |= {need.key.environment_key for need in self._starved}
         return frozenset(keys) | self._spares.environment_keys()
 
@@ -89,29 +124,31 @@ class InterpreterPool:
             "idle": len(self._idle),
             "busy": len(self._alive) - len(self._idle),
             "starting": self._starting,
-            "waiting": sum(map(len, self._waiting.values())),
+            "waiting": sum(len(kind.waiting) for kind in self._wanted),
         }
 
     def acquire_open(self, key: WarmKey, *, alone: bool = False) -> Warm | None:
         """Take an interpreter that has room, where it is the call's turn."""
-        return self._take_open(key, alone=alone) if self._may_begin(key) else None
+        kind = self._kinds.get(key)
+        if kind is None or not (kind.open and self._may_begin(kind)):
+            return None
+        return self._take_open(kind, alone=alone)
 
-    def _may_begin(self, key: WarmKey) -> bool:
-        load = self._loads.get(key)
-        return self._turns.left or load is None or not takes_turns(load)
+    def _may_begin(self, kind: _Kind) -> bool:
+        return self._turns.left or not takes_turns(kind.load)
 
-    def _take_open(self, key: WarmKey, *, alone: bool) -> Warm | None:
+    def _take_open(self, kind: _Kind, *, alone: bool) -> Warm | None:
         """Take an interpreter that has room, the one used last: its caches are the warmest."""
-        while kept := self._open.get(key):
-            warm = kept[-1]
+        while kind.open:
+            warm = kind.open[-1]
             if alone and warm.calls:
-                warm = next((each for each in reversed(kept) if not each.calls), warm)
+                warm = next((each for each in reversed(kind.open) if not each.calls), warm)
                 if warm.calls:
                     return None
             if warm.sandbox.alive():
-                self._take(warm, alone=alone)
+                self._take(kind, warm, alone=alone)
                 return warm
-            self._shut(warm)
+            kind.shut(warm)
             if not warm.calls:
                 self._idle.pop(warm, None)
                 self._end(warm)
@@ -119,14 +156,17 @@ class InterpreterPool:
 
     async def acquire(self, need: Need) -> Warm:
         """Take an interpreter, waiting for one or starting one; raises LoadFailed, SandboxDied."""
-        warm = self.acquire_open(need.key, alone=need.alone)
-        if warm is not None:
-            return warm
+        return self.acquire_open(need.key, alone=need.alone) or await self.wait(need)
+
+    async def wait(self, need: Need) -> Warm:
+        """Wait for one where none can be taken now, or start one; raises as `acquire` does."""
         loop = asyncio.get_running_loop()
         given: asyncio.Future[Warm] = loop.create_future()
-        load = self._load_of(need.key)
+        kind = self._kind_of(need.key)
+        load = kind.load
         waiter = _Waiter(next(self._places), need, given, loop.time(), load.served)
-        self._waiting.setdefault(need.key, deque()).append(waiter)
+        kind.waiting.append(waiter)
+        self._wanted[kind] = None
         has_room = self._has_room(need)
         starts = not has_room and worth_starting(load)
         load.waiting += 1
@@ -137,13 +177,13 @@ class InterpreterPool:
             return await given
         except asyncio.CancelledError:
             if given.cancelled():
-                self._waits_no_longer(need.key, waiter)
+                self._waits_no_longer(kind, waiter)
             elif given.exception() is None:
                 self.release(given.result())
             raise
         finally:
             load.waiting -= 1
-            self._forget_load(need.key)
+            self._forget_left(kind)
 
     def release(self, warm: Warm, *, recycle: bool = False, worked_s: float | None = None) -> None:
         """Give an interpreter back after a call, or up when it is not as it was.
@@ -152,7 +192,8 @@ class InterpreterPool:
         interpreter it waited for processors, of which one interpreter more would not give it more.
         """
         now = self._clock()
-        load = self._load_of(warm.key)
+        kind = self._kind_of(warm.key)
+        load = kind.load
         load.busy -= 1
         held_s = now - warm.since
         load.note(held_s if worked_s is None else min(held_s, worked_s))
@@ -175,7 +216,7 @@ class InterpreterPool:
             )
         ):
             self.retire(warm)
-        self._settle(warm)
+        self._settle(kind, warm)
         if self._starved:
             self._feed_starved()
 
@@ -213,8 +254,8 @@ class InterpreterPool:
     async def close(self) -> None:
         """End everything."""
         self._closed = True
-        for waiting in self._waiting.values():
-            for waiter in waiting:
+        for kind in self._wanted:
+            for waiter in kind.waiting:
                 if not waiter.given.done():
                     waiter.given.set_exception(SandboxDied("the runner stops"))
         for warm in list(self._alive):
@@ -249,14 +290,13 @@ class InterpreterPool:
         self._serve()
         loop = asyncio.get_running_loop()
         now_s = loop.time()
-        for waiting in list(self._waiting.values()):
-            for waiter in list(waiting):
+        for kind in list(self._wanted):
+            for waiter in list(kind.waiting):
                 if not waiter.given.done() and now_s - waiter.since_s >= START_COST_S:
                     self._start_if_stuck(waiter)
                     waiter.since_s = now_s
-        if self._waiting:
-            waiters = [each[0] for each in self._waiting.values()]
-            has_room = any(self._has_room(each.need) for each in waiters)
+        if self._wanted:
+            has_room = any(self._has_room(kind.waiting[0].need) for kind in self._wanted)
             self._look_after(PATIENCE_S if has_room else START_COST_S)
 
     def _look_after(self, wait_s: float) -> None:
@@ -269,7 +309,7 @@ class InterpreterPool:
 
     def _start_if_stuck(self, waiter: _Waiter) -> None:
         need = waiter.need
-        load = self._load_of(need.key)
+        load = self._kind_of(need.key).load
         asked = self._has_room(need) or any(each.key == need.key for each in self._starved)
         if not asked and load.waiting > load.starting * load.width and stuck(load, waiter.served):
             self._start(need)
@@ -277,14 +317,14 @@ class InterpreterPool:
 
     def _has_room(self, need: Need) -> bool:
         """Whether it is only for want of a turn that a call waits."""
-        return need.key in self._open and not need.alone
+        return bool(self._kind_of(need.key).open) and not need.alone
 
     def _start(self, need: Need) -> None:
         if self.sandboxes >= self._sandboxes_max and not self._evict():
             self._starved.append(need)
             return
         self._starting += 1
-        self._load_of(need.key).starting += 1
+        self._kind_of(need.key).load.starting += 1
         self._spawn(self._start_one(need))
 
     def _evict(self) -> bool:
@@ -295,13 +335,14 @@ class InterpreterPool:
         self._drop_idle(warm)
         self._alive.discard(warm)
         self._spawn(self._finish(warm))
-        self._forget_load(warm.key)
+        self._forget_left(self._kinds.get(warm.key))
         return True
 
     def _feed_starved(self) -> None:
         while self._starved:
             need = self._starved[0]
-            if not self._waiting.get(need.key):
+            kind = self._kinds.get(need.key)
+            if kind is None or not kind.waiting:
                 self._starved.popleft()
                 continue
             if self.sandboxes >= self._sandboxes_max and not self._evict():
@@ -321,13 +362,15 @@ class InterpreterPool:
             problem = SandboxDied(f"the sandbox could not be started: {type(broken).__name__}")
         finally:
             self._starting -= 1
-            load = self._load_of(need.key)
-            load.starting -= 1
+            kind = self._kind_of(need.key)
+            kind.load.starting -= 1
         if warm is None:
-            waiter = self._first_waiter(need.key)
+            waiter = kind.first_waiter()
             if waiter is not None and problem is not None:
-                self._waits_no_longer(need.key, waiter)
+                self._waits_no_longer(kind, waiter)
                 waiter.given.set_exception(problem)
+            elif not kind.waiting:
+                self._wanted.pop(kind, None)
             if self._starved:
                 self._feed_starved()
             return
@@ -336,103 +379,87 @@ class InterpreterPool:
         if self._closed:
             self._end(warm)
         else:
-            self._settle(warm)
+            self._settle(kind, warm)
         if self._starved:
             self._feed_starved()
 
     # -- handing over and ending
 
-    def _take(self, warm: Warm, *, alone: bool = False) -> None:
+    def _take(self, kind: _Kind, warm: Warm, *, alone: bool = False) -> None:
         if not warm.calls:
             self._idle.pop(warm, None)
             warm.since = self._clock()
         warm.uses += 1
         warm.calls += 1
         warm.alone = alone
-        load = self._load_of(warm.key)
-        load.busy += 1
-        if takes_turns(load):
+        kind.load.busy += 1
+        if takes_turns(kind.load):
             self._turns.take(warm)
         if not warm.room:
-            self._shut(warm)
+            kind.shut(warm)
 
-    def _settle(self, warm: Warm) -> None:
+    def _settle(self, kind: _Kind, warm: Warm) -> None:
         """Know what is left by the room that it has, and give that to who waits."""
         if warm.retired and not warm.calls:
             self._end(warm)
         elif warm.room:
             if not warm.calls:
                 self._idle[warm] = None
-            kept = self._open.setdefault(warm.key, [])
-            if warm not in kept:
-                kept.append(warm)
-        if self._waiting:
+            if warm not in kind.open:
+                kind.open.append(warm)
+        if self._wanted:
             self._serve()
         if not warm.calls:
-            self._forget_load(warm.key)
+            self._forget_left(kind)
 
     def _serve(self) -> None:
         """Give what has room to those who wait, the longest first, as far as there are turns."""
         while found := self._next_to_begin():
-            key, waiter = found
-            warm = self._take_open(key, alone=waiter.need.alone)
+            kind, waiter = found
+            warm = self._take_open(kind, alone=waiter.need.alone)
             if warm is not None:
-                self._waits_no_longer(key, waiter)
+                self._waits_no_longer(kind, waiter)
                 waiter.given.set_result(warm)
-            elif key in self._open:
+            elif kind.open:
                 return
 
-    def _next_to_begin(self) -> tuple[WarmKey, _Waiter] | None:
-        found: tuple[WarmKey, _Waiter] | None = None
-        for key in [each for each in self._waiting if each in self._open]:
-            if self._may_begin(key):
-                empty = any(not warm.calls for warm in self._open[key])
-                waiter = self._first_waiter(key, empty=empty)
+    def _next_to_begin(self) -> tuple[_Kind, _Waiter] | None:
+        found: tuple[_Kind, _Waiter] | None = None
+        gone = False
+        for kind in self._wanted:
+            if kind.open and self._may_begin(kind):
+                waiter = kind.next_to_enter()
+                gone = gone or not kind.waiting
                 if waiter is not None and (found is None or waiter.place < found[1].place):
-                    found = key, waiter
+                    found = kind, waiter
+        if gone:
+            self._wanted = {kind: None for kind in self._wanted if kind.waiting}
         return found
+
+    def _waits_no_longer(self, kind: _Kind, waiter: _Waiter) -> None:
+        waiting = kind.waiting
+        if waiting and waiting[0] is waiter:
+            waiting.popleft()
+        elif waiter in waiting:
+            waiting.remove(waiter)
+        if not waiting:
+            self._wanted.pop(kind, None)
+
+    def _kind_of(self, key: WarmKey) -> _Kind:
+        kind = self._kinds.get(key)
+        if kind is None:
+            kind = self._kinds[key] = _Kind(key, Load(width=key.concurrency))
+        return kind
+
+    def _forget_left(self, kind: _Kind | None) -> None:
+        if kind is not None and kind.left:
+            self._kinds.pop(kind.key, None)
 
     def _shut(self, warm: Warm) -> None:
         """Offer its room to nobody."""
-        kept = self._open.get(warm.key)
-        if kept is None or warm not in kept:
-            return
-        kept.remove(warm)
-        if not kept:
-            del self._open[warm.key]
-
-    def _first_waiter(self, key: WarmKey, *, empty: bool = True) -> _Waiter | None:
-        """Find who has waited longest, of those who may enter: some want an empty interpreter."""
-        waiting = self._waiting.get(key)
-        if waiting is None:
-            return None
-        while waiting and waiting[0].given.done():
-            waiting.popleft()
-        if not waiting:
-            del self._waiting[key]
-            return None
-        may_enter = (
-            each for each in waiting if not each.given.done() and (empty or not each.need.alone)
-        )
-        return next(may_enter, None)
-
-    def _waits_no_longer(self, key: WarmKey, waiter: _Waiter) -> None:
-        waiting = self._waiting.get(key)
-        if waiting is not None and waiter in waiting:
-            waiting.remove(waiter)
-            if not waiting:
-                del self._waiting[key]
-
-    def _load_of(self, key: WarmKey) -> Load:
-        load = self._loads.get(key)
-        if load is None:
-            load = self._loads[key] = Load(width=key.concurrency)
-        return load
-
-    def _forget_load(self, key: WarmKey) -> None:
-        load = self._loads.get(key)
-        if load and not (load.busy or load.starting or load.waiting or key in self._open):
-            del self._loads[key]
+        kind = self._kinds.get(warm.key)
+        if kind is not None:
+            kind.shut(warm)
 
     def _drop_idle(self, warm: Warm) -> None:
         del self._idle[warm]
@@ -449,7 +476,7 @@ class InterpreterPool:
         if warm in self._alive:
             self._alive.discard(warm)
             self._spawn(self._finish(warm))
-        self._forget_load(warm.key)
+        self._forget_left(self._kinds.get(warm.key))
 
     async def _finish(self, warm: Warm) -> None:
         died = not warm.sandbox.alive() and not warm.killed

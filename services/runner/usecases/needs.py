@@ -50,6 +50,7 @@ class Needs:
         self._loader = loader
         self._caps = caps
         self._needs: dict[_ShortKey, Need] = {}
+        self._keys: dict[WarmKey, WarmKey] = {}  # what is the same object compares at once
 
     def _key(self, request: AttemptRequest, version: NodeVersion, granted: Granted) -> WarmKey:
         reuse = reuse_of(
@@ -107,6 +108,7 @@ class Needs:
                 )
             )
         key = self._key(request, version, granted)
+        key = self._keys.setdefault(key, key)
         folder, row = await self._environment(key, version, request)
         need = Need(
             key=key,
@@ -119,6 +121,7 @@ class Needs:
         )
         if len(self._needs) >= _NEEDS_KEPT_MAX:
             self._needs.clear()
+            self._keys.clear()
         self._needs[_short_key(request, granted)] = need
         return replace(need, row=row) if row is not None else need
 

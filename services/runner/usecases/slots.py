@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,12 +25,54 @@ class _Shared:
 
 
 class Slots:
-    """Counts who works."""
+    """Counts who works. Who comes while nothing is free stands in one line."""
 
     def __init__(self, count: int, *, on_change: Callable[[], None]) -> None:
-        self.single = asyncio.Semaphore(count)  # for a call that shares with none
+        self._free = count
+        self._line: deque[Callable[[], bool]] = deque()
         self._on_change = on_change
         self._shared: dict[Hashable, _Shared] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether who comes now has to wait."""
+        return not self._free
+
+    def enter(self, begin: Callable[[], bool]) -> None:
+        """Have a call begun once it has a slot, at once where there is one.
+
+        `begin` gives whether it takes the slot: nobody may want the call any more. Until then it
+        costs no more than its place in the line.
+        """
+        if not self._free:
+            self._line.append(begin)
+        elif begin():
+            self._free -= 1
+
+    async def take(self) -> None:
+        """Wait for a slot like any other call."""
+        given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def begin() -> bool:
+            if given.done():
+                return False
+            given.set_result(None)
+            return True
+
+        self.enter(begin)
+        try:
+            await given
+        except asyncio.CancelledError:
+            if not given.cancelled():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Give a slot back: it goes to whoever has stood in the line for longest."""
+        while self._line:
+            if self._line.popleft()():
+                return
+        self._free += 1
 
     @asynccontextmanager
     async def seat(self, kind: Hashable, *, seats: int) -> AsyncIterator[None]:
@@ -39,7 +82,7 @@ class Slots:
         try:
             async with shared.entering:
                 if not shared.free:
-                    await self.single.acquire()
+                    await self.take()
                     shared.slots += 1
                     shared.free += seats
                 shared.free -= 1
@@ -47,7 +90,7 @@ class Slots:
             try:
                 yield
             finally:
-                self._leave(shared)
+                self._leave_seat(shared)
         finally:
             shared.wanted_by -= 1
             if not shared.wanted_by:
@@ -64,10 +107,10 @@ class Slots:
             for each in self._shared.values()
         )
 
-    def _leave(self, shared: _Shared) -> None:
+    def _leave_seat(self, shared: _Shared) -> None:
         shared.free += 1
         if shared.free >= shared.seats:
             shared.free -= shared.seats
             shared.slots -= 1
-            self.single.release()
+            self.leave()
         self._on_change()

@@ -11,7 +11,7 @@ from uuid import UUID
 from services.runner.domain.carried import NO_FILES, Carries
 from services.runner.domain.environments import Package
 from services.runner.domain.node_logs import shown
-from services.runner.domain.outcome import AttemptError, Cause, ErrorType
+from services.runner.domain.outcome import AttemptError, Cause, ErrorType, Usage
 from services.runner.domain.pooling import WarmKey
 from services.runner.gateways.sandbox.port import Interpreter, Sandbox, SharedCalls
 from services.runner.storage.nodes import NodeVersion
@@ -73,6 +73,15 @@ class Warm:
     def container_id(self) -> UUID:
         """The id of its row."""
         return self.row.id
+
+    def add(self, used: Usage) -> None:
+        """Count what a call used."""
+        self.cpu_us += used.cpu_us
+        if used.io_read_bytes or used.io_write_bytes:
+            self.io_read_bytes += used.io_read_bytes
+            self.io_write_bytes += used.io_write_bytes
+        if used.memory_peak_bytes > self.memory_peak_bytes:
+            self.memory_peak_bytes = used.memory_peak_bytes
 
     def usage(self) -> dict[str, int]:
         """Give the form that its row keeps of what it has used until now."""

@@ -170,6 +170,22 @@ async def test_a_call_that_leaves_much_in_its_temporary_room_is_noticed(
         assert (str(size).encode(), noticed) == (reply.body, reply.header["recycle"])
 
 
+async def test_short_calls_that_each_leave_a_little_are_noticed_when_it_is_too_much(
+    start: Start, host: SandboxHost
+) -> None:
+    """The kernel is not asked after each, and yet the first that goes past the eighth is told."""
+    if host.tier not in {Tier.T2, Tier.T3}:
+        pytest.skip("T1's room is looked at from outside, and a kernel of its own may not tell it")
+    code = (
+        "def main(x):\n"
+        "    with open('/dev/shm/%d' % x, 'wb') as file: file.write(bytes(100 << 10))\n"
+        "    return x\n"
+    )
+    box = await start(code, inputs={"x": INT}, limits=Limits(temporary_bytes=16 * MIB))
+    noticed = [(await box.call({"x": str(nth)})).header["recycle"] for nth in range(21)]
+    assert [*[""] * 20, "temporary files"] == noticed
+
+
 async def test_nothing_that_is_printed_is_taken_for_an_answer(start: Start) -> None:
     """B107: frames on every descriptor that user code finds by number."""
     box = await start(

@@ -23,12 +23,12 @@ async def test_calls_of_one_kind_take_a_slot_for_as_many_as_sit_there() -> None:
         for _ in range(6):
             tasks.create_task(sit(slots, "a", 3, leave))
         await settled()
-        assert slots.single.locked(), "six of three seats each fill two slots"
+        assert slots.full, "six of three seats each fill two slots"
         late = tasks.create_task(sit(slots, "a", 3, leave))
         await settled()
         assert not late.done()
         leave.set()
-    assert not slots.single.locked()
+    assert not slots.full
     assert 0 == slots.more()
 
 
@@ -43,20 +43,21 @@ async def test_a_slot_is_free_again_when_its_last_has_left() -> None:
         await one
         await settled()
         assert not other.done()
-        assert slots.single.locked()
+        assert slots.full
         second.set()
 
 
 async def test_who_waits_for_a_slot_and_gives_up_leaves_none_behind() -> None:
     slots, leave = Slots(1, on_change=lambda: None), asyncio.Event()
-    async with slots.single:
-        waiting = asyncio.create_task(sit(slots, "a", 4, leave))
-        await settled()
-        waiting.cancel()
-        await settled()
-    assert not slots.single.locked()
+    await slots.take()
+    waiting = asyncio.create_task(sit(slots, "a", 4, leave))
+    await settled()
+    waiting.cancel()
+    await settled()
+    slots.leave()
+    assert not slots.full
     async with slots.seat("a", seats=4):
-        assert slots.single.locked()
+        assert slots.full
 
 
 async def test_what_may_be_granted_doubles_while_it_is_taken_up() -> None:

@@ -35,20 +35,20 @@ class HeldAgent:
         """Tell whether the sandbox still runs and can answer."""
         return not self._ended.done() and not self._channel.broken
 
-    async def request(
+    def request(
         self,
         header: Header,
         body: bytes = b"",
         *,
         reply_bytes_max: int = 1 << 20,
         descriptors_max: int = 0,
-    ) -> Reply:
+    ) -> asyncio.Future[Reply]:
         """Send one frame and await its answer; raises SandboxDied."""
         answer = self._channel.expect(
             reply_bytes_max=reply_bytes_max, descriptors_max=descriptors_max
         )
         self._channel.send(header, body)
-        return await answer
+        return answer
 
     def begin_output(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -82,14 +82,14 @@ class OutputSink(Protocol):
 class Talk(Protocol):
     """What one call says to an agent, and hears."""
 
-    async def request(
+    def request(
         self,
         header: Header,
         body: bytes = b"",
         *,
         reply_bytes_max: int = 1 << 20,
         descriptors_max: int = 0,
-    ) -> Reply:
+    ) -> Awaitable[Reply]:
         """Send one frame and await its answer; raises SandboxDied."""
 
     def begin_output(

@@ -1,0 +1,53 @@
+"""The deadlines of calls: one timer of the loop for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Deadlines(Generic[T]):
+    """Tells of calls that take too long.
+
+    Nearly all end long before, so the timer is not touched when one does: it wakes at what was the
+    earliest deadline, and looks for the next.
+    """
+
+    def __init__(self, on_due: Callable[[T], None]) -> None:
+        self._on_due = on_due
+        self._due_s: dict[T, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._wakes_s = 0.0
+
+    def begin(self, call: T, seconds: float) -> None:
+        """Tell of a call in so many seconds, unless it ends before."""
+        due_s = time.monotonic() + seconds
+        self._due_s[call] = due_s
+        if self._timer is None or due_s < self._wakes_s:
+            self._set(due_s)
+
+    def end(self, call: T) -> None:
+        """Tell of a call no more."""
+        self._due_s.pop(call, None)
+
+    def _set(self, due_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wakes_s = due_s
+        left_s = max(0.0, due_s - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(left_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now_s = time.monotonic()
+        due = [call for call, due_s in self._due_s.items() if due_s <= now_s]
+        for call in due:
+            del self._due_s[call]
+        if self._due_s:
+            self._set(min(self._due_s.values()))
+        for call in due:
+            self._on_due(call)

@@ -3,6 +3,8 @@
 - Who listens for events was looked up for each run by itself, at its start and at its end: a call of
   a function each, which cost as much as three of the run's indexes. Now each statement looks once,
   for all runs that it wrote.
+- A trigger's condition is read anew for each statement: that a node waits stands there, that it did
+  not wait before in the function, which few nodes come to.
 - Two indexes had the open runs by their creation, and lists asked one of them alone: it takes the
   name of the other.
 - A node's row grows as it completes, to twice its size. Pages that were half full had room for two of
@@ -111,6 +113,28 @@ _TRIGGERS_OF_ROWS: Final = (
     EXECUTE FUNCTION queue_execution_event()
     """,
 )
+_WAITING: Final = """
+    CREATE OR REPLACE FUNCTION queue_waiting_event() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public
+    AS $$
+    BEGIN{unless}
+        PERFORM public.queue_event('execution.waiting', clock_timestamp(), run.id, run.tenant_id,
+                                   run.workflow_id,
+                                   jsonb_build_object('workflow_version', run.workflow_version,
+                                                      'node_id', NEW.node_id))
+           FROM public.workflow_executions run WHERE run.id = NEW.workflow_execution_id;
+        RETURN NULL;
+    END $$
+"""
+_UNLESS_IT_WAITED: Final = """
+        IF TG_OP = 'UPDATE' AND OLD.status = 'waiting' THEN
+            RETURN NULL;
+        END IF;"""
+_DROP_WAITS: Final = "DROP TRIGGER node_executions_update_event ON node_executions"
+_WAITS: Final = """
+    CREATE TRIGGER node_executions_update_event AFTER UPDATE ON node_executions
+    FOR EACH ROW WHEN ({}) EXECUTE FUNCTION queue_waiting_event()
+"""
 _FILLFACTOR: Final = "ALTER TABLE node_executions SET (fillfactor = {})"
 
 
@@ -121,6 +145,9 @@ def upgrade() -> None:
             *BORROW_GROUPS,
             _OF_STATEMENTS,
             *_TRIGGERS_OF_STATEMENTS,
+            _DROP_WAITS,
+            _WAITING.format(unless=_UNLESS_IT_WAITED),
+            _WAITS.format("NEW.status = 'waiting'"),
             *RETURN_GROUPS,
             "DROP INDEX idx_workflow_executions_status_created_at",
             """
@@ -149,6 +176,9 @@ def downgrade() -> None:
             *BORROW_GROUPS,
             _OF_ROWS,
             *_TRIGGERS_OF_ROWS,
+            _DROP_WAITS,
+            _WAITING.format(unless=""),
+            _WAITS.format("NEW.status = 'waiting' AND OLD.status <> 'waiting'"),
             *RETURN_GROUPS,
         )
     )

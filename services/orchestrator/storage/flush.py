@@ -618,7 +618,7 @@ def statement(mask: int) -> str:
     """
 
 
-def _literal(value: str | int | bool | None) -> str:
+def _literal(value: object) -> str:
     """Write one of the code's own values as SQL has it."""
     return "NULL" if value is None else f"'{value}'"
 
@@ -649,24 +649,29 @@ def prepare(batch: Sequence[Transition], seal: Seal | None = None) -> Flush:
         mask |= _SINGLE
     arguments: list[Any] = []
     for part, rows in tables:
-        columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True))
-        if part.usual:
-            last = columns[-len(part.usual) :]
-            if all(map(_of_all, last, part.usual)):
-                columns = columns[: -len(part.usual)]
-            else:
-                mask |= _bit_unusual(part)
-                for column, _ in part.asked:
-                    if any(getattr(row, column) is not None for row in rows):
-                        mask |= _bit_asked(column)
+        columns, bits = _columns(part, rows)
+        mask |= bits
         if seal is not None and part.data:
             columns = _sealed(columns, part, seal)
         arguments.extend(chain.from_iterable(columns) if single else columns)
     return Flush(statement(mask), arguments)
 
 
-def _of_all(column: Sequence[Any], value: object) -> bool:
-    return column.count(value) == len(column)
+def _columns(part: Part, rows: Sequence[tuple[Any, ...]]) -> tuple[Sequence[Sequence[Any]], int]:
+    """Give the columns without those that are usual in all rows, or all; and what the mask has."""
+    columns = list(zip(*rows, strict=True))
+    if not part.usual:
+        return columns, 0
+    last = columns[-len(part.usual) :]
+    if all(
+        column.count(value) == len(rows) for column, value in zip(last, part.usual, strict=True)
+    ):
+        return columns[: -len(part.usual)], 0
+    bits = _bit_unusual(part)
+    for column, _ in part.asked:
+        if any(getattr(row, column) is not None for row in rows):
+            bits |= _bit_asked(column)
+    return columns, bits
 
 
 def _sealed(columns: Sequence[Sequence[Any]], part: Part, seal: Seal) -> Sequence[Sequence[Any]]:

@@ -246,7 +246,10 @@ def _constants(path: Path) -> list[str]:
 
 
 def _flushes() -> Iterator[Statement]:
-    """Each part of the flush alone, and all of them at once: as arrays, and as values."""
+    """Each part of the flush alone, and all of them at once: as arrays and as values.
+
+    Those alone with what is usual in their rows, those at once with all that rows may have.
+    """
     from services.orchestrator.storage import flush
 
     values = 1 << flush.MASK_BITS - 1

@@ -120,7 +120,7 @@ _FILTERS: Final = {
     "status = failed": "failed_idx",
     "status = failed error_type = user_error": "failed_idx",
     "status = cancelled": "cancelled_idx",
-    "status = running": "open_idx",
+    "status = running": "idx_workflow_executions_status_created_at",
     'business_key = "order 3"': "business_key_idx",
     "owner = {owner} status = failed": "failed_idx",
     "parent = {owner}": "parent_idx",

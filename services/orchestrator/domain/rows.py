@@ -227,8 +227,8 @@ class FlowInsert(NamedTuple):
     data_size_bytes: int
     serialization_us: int
     transfer_us: int
-    conversion: str | None
-    file_id: UUID | None
+    conversion: str | None = None
+    file_id: UUID | None = None
 
 
 class SlotUse(NamedTuple):

@@ -30,7 +30,7 @@ from typing import Any, Final, LiteralString, TypeAlias
 from uuid import UUID
 
 from services.kit.columns import flat
-from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.rows import FlowInsert, RunInsert, Transition
 
 Seal: TypeAlias = Callable[[str], str]
 FENCED: Final = "QF002"
@@ -52,6 +52,8 @@ class Part:
     data: tuple[str, ...] = ()  # columns with what is sealed where data at rest is
     # What rows with a value in a column are asked besides: left out where no row has one.
     asked: tuple[tuple[str, LiteralString], ...] = ()
+    # What most rows have in the last columns: where all have, it stands in the statement instead.
+    usual: tuple[Any, ...] = ()
 
 
 # The plans that follow a node which stands elsewhere by now, or may not be read any more.
@@ -119,6 +121,7 @@ _RUN_INSERTS: Final = Part(
     "run_inserts",
     counted=False,
     data=("input_data",),
+    usual=tuple(RunInsert._field_defaults.values()),
     asked=(
         (
             "node_version_id",
@@ -392,6 +395,7 @@ _FLOWS: Final = Part(
     """,
     "flows",
     counted=False,
+    usual=tuple(FlowInsert._field_defaults.values()),
 )
 
 # Written when it comes, and once more when a node takes it.
@@ -538,10 +542,20 @@ _FENCE: Final[LiteralString] = """
 """
 _GIVEN: Final = re.compile(r"(?<=FROM |SING )given(?![.])")  # where rows are read, not a column
 _STAMP: Final = "GREATEST(now(), $3::timestamptz)"
-# The bits of a statement's mask: its parts, what rows are asked besides, whether each part has one.
+# The bits of a statement's mask: its parts, what rows are asked besides, of which parts some row is
+# unusual, whether each part has one row.
 _ASKED: Final = tuple(column for part in PARTS for column, _ in part.asked)
-MASK_BITS: Final = len(PARTS) + len(_ASKED) + 1
+_UNUSUAL: Final = tuple(part.name for part in PARTS if part.usual)
+MASK_BITS: Final = len(PARTS) + len(_ASKED) + len(_UNUSUAL) + 1
 _SINGLE: Final = 1 << MASK_BITS - 1
+
+
+def _bit_asked(column: str) -> int:
+    return 1 << len(PARTS) + _ASKED.index(column)
+
+
+def _bit_unusual(part: Part) -> int:
+    return 1 << len(PARTS) + len(_ASKED) + _UNUSUAL.index(part.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -565,6 +579,11 @@ def statement(mask: int) -> str:
         if not mask >> bit & 1:
             continue
         columns = [column.split() for column in part.columns.split(",")]
+        sql = part.sql.replace("/*stale*/ true", _FRESH) if follows else part.sql
+        if part.usual and not mask & _bit_unusual(part):
+            columns, usual = columns[: -len(part.usual)], columns[-len(part.usual) :]
+            for (name, kind), value in zip(usual, part.usual, strict=True):
+                sql = re.sub(rf"\bgiven[.]{name}\b", f"{_literal(value)}::{kind}", sql)
         names = ", ".join(name for name, _ in columns)
         if single:
             values = ", ".join(f"${at + n}::{kind}" for n, (_, kind) in enumerate(columns))
@@ -573,9 +592,8 @@ def statement(mask: int) -> str:
             arrays = [f"${at + n}::{kind}[]" for n, (_, kind) in enumerate(columns)]
             rows = f"unnest({', '.join(arrays)}) AS given({names})"
             count = f"cardinality({arrays[0]})"
-        sql = part.sql.replace("/*stale*/ true", _FRESH) if follows else part.sql
         for column, clause in part.asked:
-            if mask >> len(PARTS) + _ASKED.index(column) & 1:
+            if mask & _bit_asked(column):
                 sql = sql.replace(f"/*{column}*/", clause)
         sql = sql.replace("/*first*/ NOT given.first", first).replace("stamp.at", _STAMP)
         parts.append(f"{part.name} AS ({_GIVEN.sub(rows, sql)})")
@@ -598,6 +616,11 @@ def statement(mask: int) -> str:
                {_STAMP} AS at, {ids} AS started
           FROM ({_FENCE}) AS fence(held) LEFT JOIN ({written}) AS written(row) ON true
     """
+
+
+def _literal(value: object) -> str:
+    """Write one of the code's own values as SQL has it."""
+    return "NULL" if value is None else f"'{value}'"
 
 
 _fields: Final = attrgetter(*(part.rows for part in PARTS))
@@ -626,23 +649,37 @@ def prepare(batch: Sequence[Transition], seal: Seal | None = None) -> Flush:
         mask |= _SINGLE
     arguments: list[Any] = []
     for part, rows in tables:
-        for column, _ in part.asked:
-            if any(getattr(row, column) is not None for row in rows):
-                mask |= 1 << len(PARTS) + _ASKED.index(column)
-        columns: Iterable[Iterable[Any]] = zip(*rows, strict=True)
+        columns, bits = _columns(part, rows)
+        mask |= bits
         if seal is not None and part.data:
             columns = _sealed(columns, part, seal)
         arguments.extend(chain.from_iterable(columns) if single else columns)
     return Flush(statement(mask), arguments)
 
 
-def _sealed(columns: Iterable[Iterable[Any]], part: Part, seal: Seal) -> Iterable[Iterable[Any]]:
+def _columns(part: Part, rows: Sequence[tuple[Any, ...]]) -> tuple[Sequence[Sequence[Any]], int]:
+    """Give the columns without those that are usual in all rows, or all; and what the mask has."""
+    columns = list(zip(*rows, strict=True))
+    if not part.usual:
+        return columns, 0
+    last = columns[-len(part.usual) :]
+    if all(
+        column.count(value) == len(rows) for column, value in zip(last, part.usual, strict=True)
+    ):
+        return columns[: -len(part.usual)], 0
+    bits = _bit_unusual(part)
+    for column, _ in part.asked:
+        if any(getattr(row, column) is not None for row in rows):
+            bits |= _bit_asked(column)
+    return columns, bits
+
+
+def _sealed(columns: Sequence[Sequence[Any]], part: Part, seal: Seal) -> Sequence[Sequence[Any]]:
     names = [column.split()[0] for column in part.columns.split(",")]
-    for name, values in zip(names, columns, strict=True):
-        if name in part.data:
-            yield [None if each is None else seal(each) for each in values]
-        else:
-            yield values
+    return [
+        [None if each is None else seal(each) for each in values] if name in part.data else values
+        for name, values in zip(names, columns, strict=False)  # the last ones may be left out
+    ]
 
 
 def arguments(flush: Flush, member_id: UUID, epoch: int, last: datetime) -> list[Any]:

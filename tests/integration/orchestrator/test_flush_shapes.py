@@ -1,4 +1,4 @@
-"""A flush as plain values and as arrays, its fence and its guards, over a real database."""
+"""A flush as plain values and as arrays, its fence, guards and events, over a real database."""
 
 from __future__ import annotations
 
@@ -86,6 +86,14 @@ class Stage:
 def _completed(begun: Transition, token: int = 7) -> NodeComplete:
     (node,) = begun.node_inserts
     return NodeComplete(node.id, token, '{"result":2}', None, 2, 10, 20, "out", "", None)
+
+
+def _measured(begun: Transition) -> NodeComplete:
+    """As long as a row of a small result becomes."""
+    row = _completed(begun)
+    return row._replace(
+        cpu_us=123_456, memory_peak_bytes=123_456_789, io_read_bytes=4096, container_id=row.id
+    )
 
 
 def _attempt(begun: Transition) -> AttemptInsert:
@@ -212,3 +220,125 @@ async def test_what_some_starts_are_asked_is_asked_them_in_any_company(
     alone = stage.begun(workflow_id=None, workflow_version=None, node_version_id=stage.node_version)
     written = await stage.write(alone, *(stage.begun() for _ in range(beside)))
     assert alone.run_id in written["started"]
+
+
+_UNUSUAL: dict[str, Any] = {
+    "business_key": "k",
+    "labels": '{"a": "b"}',
+    "priority": 5,
+    "start_at": datetime(2100, 1, 1, tzinfo=UTC),
+    "parent_execution_id": uuid7(),
+    "relation": "retry",
+    "ignores_cache": True,
+    "traceparent": f"00-{'1' * 32}-{'2' * 16}-00",
+}
+
+
+@pytest.mark.parametrize("beside", [0, 1])
+@pytest.mark.parametrize("column", _UNUSUAL)
+async def test_what_few_starts_have_is_written_in_any_company(
+    stage: Stage, column: str, beside: int
+) -> None:
+    """Columns of which all rows of a flush have what is usual are left out of it, not of a row."""
+    begun = stage.begun(**{column: _UNUSUAL[column]})
+    await stage.write(begun, *(stage.begun() for _ in range(beside)))
+    told = f"SELECT {column}::text FROM workflow_executions WHERE id"
+    ((stored,),) = stage.rows(f"{told} = '{begun.run_id}'")
+    assert str(_UNUSUAL[column]).replace("+00:00", "+00").lower() == stored
+    assert {(None,), ("{}",), ("0",)} >= set(stage.rows(f"{told} <> '{begun.run_id}'"))
+
+
+@pytest.mark.parametrize("beside", [0, 1])
+async def test_a_conversion_is_told_of_its_edge_alone(stage: Stage, beside: int) -> None:
+    begun = [stage.begun() for _ in range(1 + beside)]
+    await stage.write(*begun)
+    converted, *others = (stage.next(t) for t in begun)
+    converted.flows = [converted.flows[0]._replace(conversion="int_to_float")]
+    await stage.write(converted, *others)
+    told = stage.rows("SELECT workflow_execution_id, conversion FROM node_data_flow")
+    assert {(t.run_id, None) for t in others} | {(converted.run_id, "int_to_float")} == set(told)
+
+
+async def test_rows_stay_on_their_page_when_they_complete(stage: Stage) -> None:
+    """So no index has an entry more for it: what makes a row longer finds room beside it."""
+    begun = [stage.begun() for _ in range(100)]
+    await stage.write(*begun)
+    pages = "SELECT id, (ctid::text::point)[0] FROM node_executions WHERE node_id = 'a'"
+    before = stage.rows(pages)
+    done = [Transition(t.run_id, completes=[_measured(t)]) for t in begun]
+    await stage.write(*done)
+    assert len(begun) == len(before)
+    assert set(before) == set(stage.rows(pages))
+
+
+_LISTENS = """
+    INSERT INTO event_subscriptions (name, url, event_types, key_fingerprint, tenant_id, created_by)
+    VALUES ('all', 'https://example.com', %s, 'f', %s, %s)
+"""
+_EVENTS = """
+    SELECT (payload #>> '{data,execution_id}')::uuid, payload ->> 'type', tenant_id,
+           payload #>> '{data,error_type}', payload #>> '{data,workflow_version}'
+      FROM outbox_events WHERE kind = 'execution_event'
+"""
+
+
+def _over(begun: Transition, status: str = "completed") -> Transition:
+    error = "user_error" if status == "failed" else None
+    row = RunChange(
+        begun.run_id, status, False, True, False, None, error, None, None, None, 9, 1, 2
+    )  # fmt: skip
+    return Transition(begun.run_id, run_changes=[row])
+
+
+async def test_runs_of_one_flush_have_an_event_each_for_those_who_listen(stage: Stage) -> None:
+    """Once as a run starts and once as it ends, whatever else the flush writes."""
+    types = ["execution.started", "execution.completed", "execution.failed"]
+    stage.sql.execute(_LISTENS, (types, stage.owner, stage.owner))
+    deaf = factories.user(stage.sql).id
+    node = {"workflow_id": None, "workflow_version": None, "node_version_id": stage.node_version}
+
+    first, second, waits = stage.begun(), stage.begun(), stage.begun(status="pending")
+    others = stage.begun(tenant_id=deaf, created_by=deaf)
+    stage.sql.execute("UPDATE workflows SET is_template = true")
+    written = await stage.write(first, second, waits, others)
+    assert 4 == len(written["started"])
+    started = {(t.run_id, "execution.started", stage.owner, None, "1") for t in (first, second)}
+    assert started == set(stage.rows(_EVENTS))
+
+    starts = RunChange(
+        waits.run_id, "running", True, False, False, None, None, None, None, None, 9, 1, 2
+    )  # fmt: skip
+    alone = stage.begun(**node)
+    await stage.write(
+        _over(first),
+        _over(second, "failed"),
+        Transition(waits.run_id, run_changes=[starts]),
+        _over(others),
+        alone,
+    )
+    told = stage.rows(_EVENTS)
+    assert len(set(told)) == len(told)
+    assert started | {
+        (first.run_id, "execution.completed", stage.owner, None, "1"),
+        (second.run_id, "execution.failed", stage.owner, "user_error", "1"),
+        (waits.run_id, "execution.started", stage.owner, None, "1"),
+        (alone.run_id, "execution.started", stage.owner, None, None),
+    } == set(told)
+
+    stage.sql.execute(
+        "UPDATE workflow_executions SET purge_started_at = now() WHERE completed_at IS NOT NULL"
+    )
+    assert told == stage.rows(_EVENTS)
+
+
+async def test_a_node_that_waits_has_an_event_as_it_begins_to(stage: Stage) -> None:
+    stage.sql.execute(_LISTENS, (["execution.waiting"], stage.owner, stage.owner))
+    begun = stage.begun()
+    await stage.write(begun)
+    waits = ("execution.waiting", stage.owner, None, "1")
+    for change, events in (("revision = 2", 0), ("status = 'waiting'", 1), ("revision = 3", 1)):
+        stage.sql.execute(f"UPDATE node_executions SET {change}".encode())
+        assert [(begun.run_id, *waits)] * events == stage.rows(_EVENTS), change
+    stage.sql.execute("UPDATE node_executions SET status = 'running'")
+    stage.sql.execute("UPDATE node_executions SET status = 'waiting'")
+    assert [(begun.run_id, *waits)] * 2 == stage.rows(_EVENTS)

@@ -183,6 +183,7 @@ def _picker(path: str, descriptor: Descriptor) -> Pick:
     values: Pick = listed if field.is_repeated else lambda message: (listed(message),)
     if not rest:
         return values
+    assert field.message_type is not None, path
     further = _picker(rest, field.message_type)
     return lambda message: chain.from_iterable(map(further, values(message)))
 

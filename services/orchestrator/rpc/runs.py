@@ -64,7 +64,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         """Wait for a run's end and show it; whether it is over."""
         execution, plan = await self._watcher.wait(
             current_caller(),
-            started.execution.id,
+            started.run.id,
             timeout_s=starting.wait_s(request),
             full=request.view != _BASIC,
         )

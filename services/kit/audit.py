@@ -13,7 +13,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, NamedTuple
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -34,9 +34,11 @@ _PAUSE_MAX_S: Final = 5.0
 _RETRY_S: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One call: whose, which, how it ended, on what; the JSON texts are kept as they are."""
+class Record(NamedTuple):
+    """One call: whose, which, how it ended, on what; the JSON texts are kept as they are.
+
+    Seals and rows have the values in this order.
+    """
 
     tenant_id: UUID
     actor_id: UUID
@@ -83,16 +85,10 @@ def digest_of(
     """Compute a seal: of its place, the seal before and every value of its records."""
     digest = hashlib.sha256(previous)
     place = [chain_id, number, first_record]
-    # By `str`, since the driver's UUIDs are not quite those of the standard library.
-    digest.update(orjson.dumps([place, [_values(each) for each in records]], default=str))
+    # By `str`, since the driver's UUIDs are not quite those of the standard library. Moments are in
+    # UTC both when they are written and when they are read.
+    digest.update(orjson.dumps([place, [tuple(each) for each in records]], default=str))
     return digest.digest()
-
-
-def _values(each: Record) -> tuple[Any, ...]:
-    # Moments are in UTC both when they are written and when they are read.
-    who = (each.tenant_id, each.actor_id, each.session_id)
-    what = (each.method, each.outcome, each.reason, each.targets, each.before, each.after)
-    return (*who, *what, each.call_id, each.occurred_at)
 
 
 class Recorder:
@@ -217,12 +213,6 @@ async def _write(pool: Pool, chain: _Chain, records: Sequence[Record]) -> _Chain
         await pool.execute(
             _WRITE,
             *(chain.id, number, first, after.last_record, chain.digest, digest, sealed_at),
-            *([getattr(each, name) for each in records] for name in _COLUMNS),
+            *zip(*records, strict=True),
         )
     return after
-
-
-_COLUMNS: Final = (
-    *("tenant_id", "actor_id", "session_id", "method", "outcome", "reason"),
-    *("targets", "before", "after", "call_id", "occurred_at"),
-)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from itertools import chain
+from operator import attrgetter
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import orjson
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from google.protobuf.message import Message
 from qflow.auth.v1 import auth_pb2
 
@@ -25,7 +27,7 @@ _TEXT_CHARS_MAX: Final = 200
 _SHOWN: Final = ("id", "name", "version", "current_version", "etag", "status", "active", "role")
 _READS: Final = 1  # idempotency_level NO_SIDE_EFFECTS
 
-Pick = Callable[[Any], Iterator[str]]
+Pick: TypeAlias = Callable[[Any], Iterable[Any]]
 
 
 def changes(method: MethodDescriptor) -> bool:
@@ -44,7 +46,9 @@ class Notes:
 
     def __init__(self, method: Method, recorder: Recorder) -> None:
         assert method.rule is not None
-        self._resources = [(each.kind, _picker(each.field)) for each in method.rule.resources]
+        self._resources = [
+            (each.kind, _picker(each.field, method.request)) for each in method.rule.resources
+        ]
         self._recorder = recorder
 
     def begin(self) -> Changes:
@@ -107,12 +111,11 @@ def _record(
 ) -> Record:
     caller, (outcome, reason) = call.caller, end
     # Each once: a batch may name one a thousand times, among others that nobody has checked.
-    named = dict.fromkeys(
-        (kind, value[:_TEXT_CHARS_MAX].replace("\0", ""))
-        for kind, pick in resources
-        for value in (() if message is None else pick(message))
-        if value
-    )
+    named: dict[tuple[str, str], None] = {}
+    for kind, pick in resources if message is not None else ():
+        for value in pick(message):
+            if value:
+                named[kind, value[:_TEXT_CHARS_MAX].replace("\0", "")] = None
     targets = [{"kind": kind, "id": value} for kind, value in named]
     before, after = told.before, _shown(answer)
     after.update(told.after)
@@ -172,20 +175,17 @@ def _plain(value: Any) -> Any:
     return value[:_TEXT_CHARS_MAX] if isinstance(value, str) else value
 
 
-def _picker(path: str) -> Pick:
-    """Make what gives the values at a dotted path of a message; lists give each of theirs."""
+def _picker(path: str, descriptor: Descriptor) -> Pick:
+    """Make what gives the texts at a dotted path of a message; lists give each of theirs."""
     first, _, rest = path.partition(".")
-    further = _picker(rest) if rest else None
-
-    def pick(message: Any) -> Iterator[str]:
-        value = getattr(message, first, "")
-        for each in (value,) if isinstance(value, str | Message) else value:
-            if further is not None:
-                yield from further(each)
-            elif isinstance(each, str):
-                yield each
-
-    return pick
+    field = descriptor.fields_by_name[first]
+    listed = attrgetter(first)
+    values: Pick = listed if field.is_repeated else lambda message: (listed(message),)
+    if not rest:
+        return values
+    assert field.message_type is not None, path
+    further = _picker(rest, field.message_type)
+    return lambda message: chain.from_iterable(map(further, values(message)))
 
 
 def _json(value: Any) -> str:

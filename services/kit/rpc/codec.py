@@ -34,9 +34,17 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     """Encode a moment to the microsecond; None stays unset."""
     if moment is None:
         return None
+    encoded = Timestamp()
+    put_timestamp(encoded, moment)
+    return encoded
+
+
+def put_timestamp(encoded: Timestamp, moment: datetime) -> None:
+    """Encode a moment to the microsecond where it is to stand: a message apart is copied there."""
     # Integers throughout: a float of seconds would lose microseconds.
     since = moment - _EPOCH
-    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
+    encoded.seconds = since.days * 86_400 + since.seconds
+    encoded.nanos = since.microseconds * 1000
 
 
 def timestamps(moments: Iterable[datetime]) -> list[Timestamp]:
@@ -64,6 +72,12 @@ def duration_ms(milliseconds: float | None) -> Duration | None:
     encoded = Duration()
     encoded.FromMicroseconds(round(milliseconds * 1000))
     return encoded
+
+
+def put_duration_us(encoded: Duration, microseconds: int) -> None:
+    """Encode a span that is not negative, in microseconds, where it is to stand."""
+    encoded.seconds, rest = divmod(microseconds, 1_000_000)
+    encoded.nanos = rest * 1000
 
 
 def milliseconds_from(encoded: Duration, *, field: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -79,22 +79,23 @@ def refusal(faults: list[FieldViolation]) -> InvalidArgument:
 
 def _count(message: Message, path: str) -> int:
     total = 0
-    lists = _lists(message.DESCRIPTOR)
-    if not lists:
-        return total
-    for field, value in message.ListFields():
-        most, nested = lists.get(field.number, (0, False))
-        if most and len(value) > most:
-            raise _too_many(f"{path}{field.name}", most)
-        total += len(value) if most else 0
+    for field, name, most, nested in _lists(message.DESCRIPTOR):
+        if not most and not message.HasField(name):
+            continue
+        value = getattr(message, name)
+        if most:
+            length = len(value)
+            if length > most:
+                raise _too_many(f"{path}{name}", most)
+            total += length
         if nested:
-            for place, _, item in _items(field, value, f"{path}{field.name}"):
+            for place, _, item in _items(field, value, f"{path}{name}"):
                 if isinstance(item, Message):
                     total += _count(item, f"{place}.")
                 if total > ELEMENTS_MAX:
                     break
         if total > ELEMENTS_MAX:
-            raise _too_many(f"{path}{field.name}", ELEMENTS_MAX, " with what stands before it")
+            raise _too_many(f"{path}{name}", ELEMENTS_MAX, " with what stands before it")
     return total
 
 
@@ -103,16 +104,26 @@ def _too_many(field: str, most: int, whole: str = "") -> InvalidArgument:
     return refusal([FieldViolation(field, description, "TOO_MANY_ELEMENTS")])
 
 
+class _ListField(NamedTuple):
+    """A field that is a list, or within whose message one may stand."""
+
+    field: FieldDescriptor
+    name: str
+    most: int  # how long it may be; 0 where it is no list itself
+    nested: bool  # whether lists stand within
+
+
 @cache
-def _lists(descriptor: Descriptor) -> Mapping[int, tuple[int, bool]]:
-    """Tell by number how long a field may be, if it is a list, and whether lists stand within."""
-    lists = {}
-    for field in descriptor.fields:
+def _lists(descriptor: Descriptor) -> tuple[_ListField, ...]:
+    """Give the fields of a message that have elements to count, in their order on the wire."""
+    lists = []
+    for field in sorted(descriptor.fields, key=lambda each: each.number):
         inner = _searched(field)
         nested = inner is not None and any(each.is_repeated for each in _within(inner))
         if field.is_repeated or nested:
-            lists[field.number] = (_elements_max(field) if field.is_repeated else 0, nested)
-    return lists
+            most = _elements_max(field) if field.is_repeated else 0
+            lists.append(_ListField(field, field.name, most, nested))
+    return tuple(lists)
 
 
 def _elements_max(field: FieldDescriptor) -> int:

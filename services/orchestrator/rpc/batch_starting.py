@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from google.rpc import status_pb2
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
 from services.kit.audit import tell_change
@@ -25,12 +24,11 @@ _SLICE: Final = 200
 _REFUSALS_BYTES_MAX: Final = 3 * 1024 * 1024
 _REFUSAL_BYTES_MAX: Final = 6 * 1024
 _TOLD_MAX: Final = 100
-_OK: Final = status_pb2.Status()
 
 
 async def start_batch(
     starter: Starter, starts: Sequence[pb.StartExecutionRequest]
-) -> list[pb.BatchStartItem]:
+) -> pb.BatchStartExecutionsResponse:
     """Start what is right of them, and give an answer for each."""
     asked: dict[int, Asked] = {}
     answers: dict[int, Answer] = {}
@@ -46,19 +44,25 @@ async def start_batch(
     answers |= zip(asked, began, strict=True)
     _tell(answers.values())
     room = min(_REFUSAL_BYTES_MAX, _REFUSALS_BYTES_MAX // len(starts))
-    return [_item(answers[at], room) for at in range(len(starts))]
+    response = pb.BatchStartExecutionsResponse()
+    for at in range(len(starts)):
+        _put(response.items.add(), answers[at], room)
+    return response
 
 
-def _item(answer: Answer, room: int) -> pb.BatchStartItem:
+def _put(item: pb.BatchStartItem, answer: Answer, room: int) -> None:
+    """Write an answer where it stands: of those made apart each would be copied there."""
     if isinstance(answer, QflowError):
-        return pb.BatchStartItem(status=to_status(answer, bytes_max=room))
-    return pb.BatchStartItem(
-        status=_OK,
-        execution_id=str(answer.execution_id or ""),
-        execution_status=codec.RUN_STATUS[answer.status],
-        workflow_version=answer.workflow_version or 0,
-        existing=answer.existing,
-    )
+        item.status.CopyFrom(to_status(answer, bytes_max=room))
+        return
+    item.status.SetInParent()
+    item.execution_status = codec.RUN_STATUS[answer.status]
+    if answer.execution_id is not None:
+        item.execution_id = str(answer.execution_id)
+    if answer.workflow_version is not None:
+        item.workflow_version = answer.workflow_version
+    if answer.existing:
+        item.existing = True
 
 
 def _tell(answers: Collection[Answer]) -> None:

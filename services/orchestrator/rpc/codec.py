@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from qflow.orchestrator.v1 import execution_pb2 as pb
 
-from services.kit.rpc.codec import duration_ms, timestamp
+from services.kit.rpc.codec import put_duration_us, put_timestamp, timestamp
 from services.kit.rpc.failures import add_detail
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.status import NodeStatus, RunStatus
@@ -37,41 +38,77 @@ _COUNTED: Final = {
 
 def execution_to_pb(execution: Execution, plan: Plan) -> pb.Execution:
     """Encode an execution; what was not read stays absent."""
-    message = pb.Execution(
-        id=str(execution.id),
-        workflow_id=str(execution.workflow_id or ""),
-        workflow_version=execution.workflow_version or 0,
-        status=RUN_STATUS[execution.status],
-        revision=execution.revision,
-        input_json=execution.input_data or "",
-        node_counts=_counts(execution, len(plan.places)),
-        request_id=str(execution.request_id) if execution.request_id else "",
-        created_by=str(execution.created_by),
-        create_time=timestamp(execution.created_at),
-        start_time=timestamp(execution.started_at),
-        end_time=timestamp(execution.completed_at),
-        cancel_time=timestamp(execution.cancel_requested_at),
-        deadline_time=timestamp(execution.deadline_at),
-        resource_usage=_usage(execution.resource_usage),
-        business_key=execution.business_key or "",
-        labels=execution.labels,
-        priority=execution.priority,
-        scheduled_start_time=timestamp(execution.start_at),
-        parent_execution_id=str(execution.parent_execution_id or ""),
-        relation=execution.relation or "",
-        node_version_id=str(execution.node_version_id or ""),
-        python_version=execution.python_version or "",
-        container_id=execution.container_id or "",
-        ignore_cache=bool(execution.ignores_cache),
-    )
+    message = pb.Execution()
+    put_execution(message, execution, plan)
+    return message
+
+
+def put_execution(message: pb.Execution, execution: Execution, plan: Plan) -> None:
+    """Encode an execution where it is to stand; what it does not have is not written.
+
+    That is most: to name every field costs as much again, and a message that is made apart is
+    copied into the answer.
+    """
+    message.id = str(execution.id)
+    message.status = RUN_STATUS[execution.status]
+    message.revision = execution.revision
+    message.created_by = str(execution.created_by)
+    _put_counts(message.node_counts, execution, len(plan.places))
+    if execution.workflow_id is not None:
+        message.workflow_id = str(execution.workflow_id)
+        message.workflow_version = execution.workflow_version or 0
+    if execution.request_id is not None:
+        message.request_id = str(execution.request_id)
+    if execution.input_data:
+        message.input_json = execution.input_data
     if execution.output_data is not None:
         message.output_json = execution.output_data
+    if execution.resource_usage:
+        _put_usage(message.resource_usage, execution.resource_usage)
     if execution.error_type is not None:
         message.error.error_type = execution.error_type
         message.error.message = execution.error_message or ""
         message.error.stack_trace = execution.error_stack_trace or ""
         message.error.node_id = execution.failed_node_id or ""
-    return message
+    _put_times(message, execution)
+    _put_options(message, execution)
+
+
+def _put_times(message: pb.Execution, execution: Execution) -> None:
+    if execution.created_at is not None:
+        put_timestamp(message.create_time, execution.created_at)
+    if execution.started_at is not None:
+        put_timestamp(message.start_time, execution.started_at)
+    if execution.completed_at is not None:
+        put_timestamp(message.end_time, execution.completed_at)
+    if execution.cancel_requested_at is not None:
+        put_timestamp(message.cancel_time, execution.cancel_requested_at)
+    if execution.deadline_at is not None:
+        put_timestamp(message.deadline_time, execution.deadline_at)
+    if execution.start_at is not None:
+        put_timestamp(message.scheduled_start_time, execution.start_at)
+
+
+def _put_options(message: pb.Execution, execution: Execution) -> None:
+    """Encode how it was started, and where it ran."""
+    if execution.business_key:
+        message.business_key = execution.business_key
+    if execution.labels:
+        message.labels.update(execution.labels)
+    if execution.priority:
+        message.priority = execution.priority
+    if execution.parent_execution_id is not None:
+        message.parent_execution_id = str(execution.parent_execution_id)
+    if execution.relation:
+        message.relation = execution.relation
+    if execution.node_version_id is not None:
+        message.node_version_id = str(execution.node_version_id)
+    if execution.python_version:
+        message.python_version = execution.python_version
+    if execution.container_id:
+        message.container_id = execution.container_id
+    if execution.ignores_cache:
+        message.ignore_cache = True
 
 
 def node_to_pb(execution_id: str, node: NodeExecution) -> pb.NodeExecution:
@@ -88,7 +125,6 @@ def node_to_pb(execution_id: str, node: NodeExecution) -> pb.NodeExecution:
         execution_order=node.execution_order,
         retry_count=node.retry_count,
         max_retries=node.max_retries,
-        resource_usage=_usage(node.resource_usage),
         container_id=str(node.container_id) if node.container_id else "",
         stdout_tail=node.stdout_tail or "",
         stderr_tail=node.stderr_tail or "",
@@ -98,6 +134,8 @@ def node_to_pb(execution_id: str, node: NodeExecution) -> pb.NodeExecution:
         copied_from=str(node.copied_from or ""),
         cache_hit=bool(node.cache_hit),
     )
+    if node.resource_usage:
+        _put_usage(message.resource_usage, node.resource_usage)
     if node.output_file_id is not None:
         message.output_file.file_id = str(node.output_file_id)
         message.output_file.size_bytes = node.file_size_bytes or 0
@@ -113,24 +151,20 @@ def node_to_pb(execution_id: str, node: NodeExecution) -> pb.NodeExecution:
     return message
 
 
-def _counts(execution: Execution, total: int) -> pb.NodeCounts:
-    counts = pb.NodeCounts(total=total + execution.parts)
+def _put_counts(counts: pb.NodeCounts, execution: Execution, total: int) -> None:
+    counts.total = total + execution.parts
     begun = -execution.parts
     for status, number in execution.counts.items():
         begun += number
         name = _COUNTED[NodeStatus(status)]
         setattr(counts, name, getattr(counts, name) + number)
-    rest = _COUNTED[unbegun(execution)]
-    setattr(counts, rest, getattr(counts, rest) + total - begun)
-    return counts
+    if begun != total:
+        rest = _COUNTED[unbegun(execution)]
+        setattr(counts, rest, getattr(counts, rest) + total - begun)
 
 
-def _usage(usage: dict[str, Any] | None) -> pb.ResourceUsage | None:
-    if not usage:
-        return None
-    return pb.ResourceUsage(
-        cpu_time=duration_ms((usage.get("cpu_us") or 0) / 1000),
-        memory_peak_bytes=usage.get("memory_peak_bytes") or 0,
-        io_read_bytes=usage.get("io_read_bytes") or 0,
-        io_write_bytes=usage.get("io_write_bytes") or 0,
-    )
+def _put_usage(message: pb.ResourceUsage, usage: Mapping[str, Any]) -> None:
+    put_duration_us(message.cpu_time, usage.get("cpu_us") or 0)
+    message.memory_peak_bytes = usage.get("memory_peak_bytes") or 0
+    message.io_read_bytes = usage.get("io_read_bytes") or 0
+    message.io_write_bytes = usage.get("io_write_bytes") or 0

@@ -84,9 +84,7 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
         self, request: pb.BatchStartExecutionsRequest, context: Context
     ) -> pb.BatchStartExecutionsResponse:
         """Start many runs; an answer means that those which began are committed."""
-        return pb.BatchStartExecutionsResponse(
-            items=await start_batch(self._starter, request.starts)
-        )
+        return await start_batch(self._starter, request.starts)
 
     async def GetExecution(
         self, request: pb.GetExecutionRequest, context: Context

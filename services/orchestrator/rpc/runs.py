@@ -37,8 +37,9 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         if request.start.validate_only:
             shown = starting.execution(started, validate_only=True)
             return pb.ExecuteWorkflowResponse(execution=shown, existing=started.existing)
-        shown, done = await self._ended(started, request)
-        return pb.ExecuteWorkflowResponse(execution=shown, done=done, existing=started.existing)
+        answer = pb.ExecuteWorkflowResponse(existing=started.existing)
+        answer.done = await self._put_ended(answer.execution, started, request)
+        return answer
 
     async def RunNode(self, request: pb.RunNodeRequest, context: Context) -> pb.RunNodeResponse:
         """Run a node alone, wait for its end, give its output."""
@@ -53,14 +54,19 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             kit.uuid_or_none(request.request_id, field="request_id"),
             wishes=Wishes(options=options, timeout_ms=starting.timeout_ms(request)),
         )
-        shown, done = await self._ended(started, request)
-        return pb.RunNodeResponse(execution=shown, done=done, existing=started.existing)
+        answer = pb.RunNodeResponse(existing=started.existing)
+        answer.done = await self._put_ended(answer.execution, started, request)
+        return answer
 
-    async def _ended(self, started: Started, request: Any) -> tuple[execution_pb2.Execution, bool]:
+    async def _put_ended(
+        self, shown: execution_pb2.Execution, started: Started, request: Any
+    ) -> bool:
+        """Wait for a run's end and show it; whether it is over."""
         execution, plan = await self._watcher.wait(
             current_caller(),
-            started.execution.id,
+            started.run.id,
             timeout_s=starting.wait_s(request),
             full=request.view != _BASIC,
         )
-        return codec.execution_to_pb(execution, plan), execution.final
+        codec.put_execution(shown, execution, plan)
+        return execution.final

@@ -73,18 +73,18 @@ _TWICE: Final = "VERSION_NAMED_TWICE"
 # What every start says; who says nothing else has no wishes, and is spared what reads them.
 _PLAIN: Final = frozenset(
     {
-        "workflow_id",
-        "workflow_version",
-        "workflow_alias",
-        "input_json",
-        "request_id",
-        "validate_only",
+        pb.StartExecutionRequest.WORKFLOW_ID_FIELD_NUMBER,
+        pb.StartExecutionRequest.WORKFLOW_VERSION_FIELD_NUMBER,
+        pb.StartExecutionRequest.WORKFLOW_ALIAS_FIELD_NUMBER,
+        pb.StartExecutionRequest.INPUT_JSON_FIELD_NUMBER,
+        pb.StartExecutionRequest.REQUEST_ID_FIELD_NUMBER,
+        pb.StartExecutionRequest.VALIDATE_ONLY_FIELD_NUMBER,
     }
 )
 
 
 def _wishes(request: pb.StartExecutionRequest) -> Wishes:
-    if all(field.name in _PLAIN for field, _ in request.ListFields()):
+    if _PLAIN.issuperset([field.number for field, _ in request.ListFields()]):
         return NO_WISHES
     conflict = _CONFLICT[request.business_key_conflict]
     reuse = _REUSE[request.business_key_reuse]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from dataclasses import replace as replaced
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final, LiteralString, NamedTuple
 from uuid import UUID
 
@@ -13,9 +13,10 @@ from services.kit.pg import Db, Row
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Execution:
+
+class Execution(NamedTuple):
     """One row of workflow_executions. Values are absent where they were not asked for."""
 
     id: UUID
@@ -39,7 +40,7 @@ class Execution:
     output_data: str | None = None
     error_stack_trace: str | None = None
     business_key: str | None = None
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = _NONE
     priority: int = 0
     start_at: datetime | None = None
     parent_execution_id: UUID | None = None
@@ -48,7 +49,7 @@ class Execution:
     python_version: str | None = None
     container_id: str | None = None
     ignores_cache: bool | None = None
-    counts: dict[str, int] = field(default_factory=dict)  # rows by status
+    counts: Mapping[str, int] = _NONE  # rows by status
     parts: int = 0  # how many of them are elements of maps or turns of loops
 
     @property
@@ -301,7 +302,7 @@ def of_run(
             "io_write_bytes": run.io_write_bytes,
         },
         business_key=run.options.business_key,
-        labels=dict(run.options.labels),
+        labels=run.options.labels,
         priority=run.options.priority,
         start_at=run.options.start_at,
         parent_execution_id=run.options.parent_execution_id,
@@ -326,7 +327,7 @@ def _container_of(run: Run, failed_place: str) -> str | None:
 
 def without_values(execution: Execution) -> Execution:
     """Give the BASIC view of an execution."""
-    return replaced(execution, input_data=None, output_data=None, error_stack_trace=None)
+    return execution._replace(input_data=None, output_data=None, error_stack_trace=None)
 
 
 def _to_execution(row: Row | dict[str, Any]) -> Execution:

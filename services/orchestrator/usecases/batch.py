@@ -116,6 +116,6 @@ async def make_many(
             validate_only=validate_only,
         )
         started, _ = await rerunner.make(caller, again)
-        return None if validate_only else started.execution.id
+        return None if validate_only else started.run.id
 
     return await each_of(ids, make)

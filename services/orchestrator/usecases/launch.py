@@ -6,7 +6,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -45,13 +45,18 @@ _NOT_HANDED_OVER: Final = frozenset({"NO_SHARD", "DRAINING"})
 class Started(NamedTuple):
     """The run that a start is answered with; `existing` where it was there before."""
 
-    execution: Execution
+    run: Run | Execution
     plan: Plan
     existing: bool = False
 
+    @property
+    def execution(self) -> Execution:
+        """Give it as its caller is shown it, in the BASIC view, as it stands right now."""
+        run = self.run
+        return executions.of_run(run, with_values=False) if isinstance(run, Run) else run
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
+
+class Launch(NamedTuple):
     """A run as it is to begin."""
 
     plan: Plan
@@ -71,7 +76,7 @@ class Launch:
         return len(self.kept) + sum(part.size for each in self.partly for part in each.parts)
 
 
-async def launch(engine: Engine, caller: Caller, asked: Launch) -> Execution:
+async def launch(engine: Engine, caller: Caller, asked: Launch) -> Run:
     """Begin a run and give it once it is committed; `NotStarted` where the flush refused it.
 
     Raises `QuotaExceeded` where the tenant has too little left for it.
@@ -85,7 +90,7 @@ async def launch(engine: Engine, caller: Caller, asked: Launch) -> Execution:
         if budget is not None and _never_began(error):
             await engine.unreserve([run.id])
         raise
-    return executions.of_run(run, with_values=False)
+    return run
 
 
 async def launch_many(
@@ -124,7 +129,7 @@ def preview(caller: Caller, asked: Launch) -> Started:
     """Give a run as it would be accepted."""
     run = new_run(caller, asked)
     take_over(run, asked.kept, new_id=uuid7)
-    return Started(executions.of_run(run, with_values=False), asked.plan)
+    return Started(run, asked.plan)
 
 
 def new_run(caller: Caller, asked: Launch) -> Run:
@@ -175,7 +180,7 @@ def _row(run: Run, asked: Launch) -> RunInsert:
         alias=asked.alias or None,
         business_key=options.business_key,
         key_reuse=asked.wishes.reuse,
-        labels=json.dumps(dict(options.labels)),
+        labels=json.dumps(dict(options.labels)) if options.labels else "{}",
         priority=options.priority,
         start_at=options.start_at,
         parent_execution_id=options.parent_execution_id,
@@ -256,6 +261,9 @@ def check_runners(engine: Engine, plan: Plan) -> None:
     """Refuse what would wait for ever: runners are here, and none can run one of its nodes."""
     if engine.placements.machines_come:
         return
+    needy = [place for place in _places_below(plan) if place.needs is not None]
+    if not needy and _takes_all(engine, plan):
+        return
     check_pythons(engine, plan)
     coming = engine.placements.offers()
     offers = [each.offer for each in engine.core.runners.values() if each.connected]
@@ -268,8 +276,9 @@ def check_runners(engine: Engine, plan: Plan) -> None:
             "the runners take nothing, for none can isolate code as strongly as its deployment "
             "asks for with QFLOW_MINIMUM_TIER; GetRunner says what is missing",
         )
-    for place in _places_below(plan):
-        if place.needs is None or any(place.needs.met_by(each) for each in offers):
+    for place in needy:
+        assert place.needs is not None
+        if any(place.needs.met_by(each) for each in offers):
             continue
         lacking = unmet(place.needs, offers)
         raise FailedPrecondition(
@@ -278,6 +287,14 @@ def check_runners(engine: Engine, plan: Plan) -> None:
             f"{action_for(lacking)}",
             resource=("workflow", str(plan.workflow_id)) if plan.workflow_id else None,
         )
+
+
+def _takes_all(engine: Engine, plan: Plan) -> bool:
+    """Whether one of the runners that are here could run all of a plan that asks nothing else."""
+    return any(
+        each.connected and each.offer.tier and plan.pythons <= each.offer.pythons
+        for each in engine.core.runners.values()
+    )
 
 
 def _places_below(plan: Plan) -> Iterator[Place]:

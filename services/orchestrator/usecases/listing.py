@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from dataclasses import replace as replaced
 from datetime import datetime
 from uuid import UUID
 
@@ -115,4 +114,4 @@ async def _by_labels(
 def _counted(execution: Execution, counts: Counts | None) -> Execution:
     if counts is None:
         return execution
-    return replaced(execution, counts=counts.by_status, parts=counts.parts)
+    return execution._replace(counts=counts.by_status, parts=counts.parts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from dataclasses import replace as replaced
 from typing import Final
 from uuid import UUID
 
@@ -79,7 +78,7 @@ class Rerunner:
             if earlier is not None:
                 return await self._again(caller, earlier)
             asked = await self._launch(caller, again)
-            asked = replaced(asked, request_id=request_id, digest=digest)
+            asked = asked._replace(request_id=request_id, digest=digest)
             kept = asked.kept_count
             if again.validate_only:
                 await self._settle_key(caller, asked, dry=True)

@@ -276,7 +276,7 @@ async def _started(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -
     caller = await caller_of(scheduler.pool, schedule.created_by, schedule.tenant_id)
     try:
         async with asyncio.timeout(_START_S):
-            execution, *_ = await scheduler.starter.start(
+            run, *_ = await scheduler.starter.start(
                 caller,
                 schedule.workflow_id,
                 schedule.workflow_version,
@@ -289,4 +289,4 @@ async def _started(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -
     except AlreadyExists as error:
         # It was started, and the schedule was changed before that was written.
         return UUID(error.facts["execution_id"])
-    return execution.id
+    return run.id

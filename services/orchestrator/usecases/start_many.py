@@ -231,12 +231,12 @@ class _Batch:
 
     async def _alone(self, asked: Asked) -> Answer:
         try:
-            execution, _, existing = await start_one(self._starter, self._caller, asked)
+            run, plan, existing = await start_one(self._starter, self._caller, asked)
         except QflowError as error:
             return error
         checked = asked.validate_only and not existing
-        run_id = None if checked else execution.id
-        return Begun(run_id, execution.status, execution.workflow_version, existing)
+        run_id = None if checked else run.id
+        return Begun(run_id, run.status, plan.workflow_version, existing)
 
 
 def _again(earlier: Execution) -> Begun:

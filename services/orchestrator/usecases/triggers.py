@@ -240,7 +240,7 @@ async def fire(
     )
     try:
         caller = await caller_of(starter.engine_pool, armed.created_by, armed.tenant_id)
-        execution, *_ = await starter.start(
+        run, *_ = await starter.start(
             caller,
             armed.workflow_id,
             armed.workflow_version,
@@ -256,8 +256,8 @@ async def fire(
         raise
     async with transaction(starter.engine_pool, durable=False) as db:
         await trigger_calls.fired(db, trigger_id)
-    log.info("trigger_fired", trigger_id=str(trigger_id), execution_id=str(execution.id))
-    return execution.id
+    log.info("trigger_fired", trigger_id=str(trigger_id), execution_id=str(run.id))
+    return run.id
 
 
 async def _passes(starter: Starter, armed: Armed, payload: str) -> bool:

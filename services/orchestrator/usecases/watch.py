@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
-from dataclasses import replace as replaced
 from typing import Final
 from uuid import UUID
 
@@ -132,7 +131,7 @@ class _View:
         bookmark = Step("bookmark", self.revision)
         if not after_revision:
             snapshot = Step("snapshot", 0, 0, self._counted(), self._plan, nodes)
-            self.execution = replaced(self.execution, input_data=None)
+            self.execution = self.execution._replace(input_data=None)
             return [snapshot, bookmark]
         changed = [node for node in nodes if node.revision > after_revision]
         if changed or self.execution.revision > after_revision:
@@ -190,7 +189,7 @@ class _View:
         if change.final:
             ended = engine.ended.find(execution_id, self._caller.tenant_id, engine.now())
             if ended is not None:
-                return replaced(ended[0], input_data=None)
+                return ended[0]._replace(input_data=None)
         # What all see alike is asked by the first of them; that one may go while others wait.
         key = ("row", self._caller.tenant_id)
         reading = change.made.get(key)
@@ -221,7 +220,7 @@ class _View:
 
     def _counted(self) -> Execution:
         counts: dict[str, int] = {status: n for status, n in self._counts.items() if n}
-        return replaced(self.execution, counts=counts, parts=self._parts, revision=self.revision)
+        return self.execution._replace(counts=counts, parts=self._parts, revision=self.revision)
 
 
 def _node(plan: Plan, view: View) -> NodeExecution:

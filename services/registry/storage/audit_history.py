@@ -182,5 +182,4 @@ async def unknown_seals(db: Db, known: Sequence[tuple[UUID, int, bytes]]) -> Seq
 
 
 def _to_kept(row: Row) -> Kept:
-    names = Record.__dataclass_fields__
-    return Kept(row["chain_id"], row["number"], Record(**{name: row[name] for name in names}))
+    return Kept(row["chain_id"], row["number"], Record(*(row[name] for name in Record._fields)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 DEPTH_MAX: Final = 64
@@ -34,6 +34,10 @@ class _Fault:
         self.message = message
 
 
+class _FaultFoundError(Exception):
+    """Some part of a text cannot be kept."""
+
+
 def parse_strict(text: str | bytes, *, depth_max: int = DEPTH_MAX) -> object:
     """Parse JSON text, and refuse what some reader of it would lose.
 
@@ -47,7 +51,10 @@ def parse_strict(text: str | bytes, *, depth_max: int = DEPTH_MAX) -> object:
             raise ValueTextError(f"is not UTF-8 (byte {error.start})") from None
     faults: list[_Fault] = []
     try:
-        value = _decoder(faults).decode(text)
+        try:
+            value = _PLAIN.decode(text)
+        except _FaultFoundError:
+            value = _collecting(faults).decode(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ValueTextError(f"is not JSON: {error.msg} ({where})") from None
@@ -77,10 +84,20 @@ def child(path: str, key: str | int) -> str:
     return f"{path}.{key}" if path else key
 
 
-def _decoder(faults: list[_Fault]) -> json.JSONDecoder:
+def _collecting(faults: list[_Fault]) -> json.JSONDecoder:
     def fault(message: str) -> _Fault:
         faults.append(_Fault(message))
         return faults[-1]
+
+    return _decoder(fault)
+
+
+def _give_up(_message: str) -> _Fault:
+    raise _FaultFoundError
+
+
+def _decoder(fault: Callable[[str], _Fault]) -> json.JSONDecoder:
+    """Make a decoder; `fault` gives what stands where a part cannot be kept."""
 
     def real(digits: str) -> float | _Fault:
         number = float(digits)
@@ -105,6 +122,11 @@ def _decoder(faults: list[_Fault]) -> json.JSONDecoder:
     return json.JSONDecoder(
         parse_float=real, parse_int=integer, parse_constant=constant, object_pairs_hook=members
     )
+
+
+# Nearly every text is right, and to make a decoder costs more than to read a short one: this one
+# serves all, and gives up where another must find out what is wrong, and where.
+_PLAIN: Final = _decoder(_give_up)
 
 
 def _is_deeper(value: object, depth_max: int) -> bool:

@@ -61,6 +61,7 @@ class Outlet:
         self.hub = Hub()
         self.core = self._new_core()
         self.streams: dict[UUID, Stream] = {}
+        self._told: set[Stream] = set()  # those for which a commit let something out
         self.ended = Ended()
         self.silent_since: dict[UUID, float] = {}  # runners with attempts and without a stream
         self.work = asyncio.Event()  # set while there is anything to keep a lease for
@@ -168,6 +169,9 @@ class Outlet:
             for command in t.commands:
                 self._carry_out(command)
             self._callers.written(t)
+        told, self._told = self._told, set()
+        for stream in told:
+            stream.let_go()
         if refused:  # of a batch they may be a thousand: memory is walked once for all
             gone = dict.fromkeys(refused)
             self.journal.drop(gone)  # what followed their starts would be refused as well
@@ -210,8 +214,9 @@ class Outlet:
         elif isinstance(command, CacheCommand):
             self.cache_kept.append(command)
             self.cache_wanted.set()
-        else:
-            self._tell(command.runner, command)
+        elif (stream := self.streams.get(command.runner)) is not None:
+            stream.queue(command)
+            self._told.add(stream)
 
     def _stamp(self, t: Transition, run: Run | None, at: datetime) -> None:
         for record in t.begun:
@@ -265,7 +270,8 @@ class Outlet:
         spliced = any(isinstance(value, Spliced) for value in values)
         pull = spliced or inline > INLINE_BYTES_MAX
         place_in_trace = run.options.traceparent
-        stream.send(
+        self._told.add(stream)
+        stream.queue(
             Assignment(
                 attempt_ref=record.id,
                 token=command.token,

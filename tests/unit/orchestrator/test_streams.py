@@ -6,7 +6,7 @@ from uuid import UUID
 
 from services.orchestrator.domain.rows import AckCommand, KillCommand
 from services.orchestrator.engine.streams import Assignment, Stream
-from services.orchestrator.rpc.attach import FRAME_BYTES_MAX, _frames
+from services.orchestrator.rpc.frames import FRAME_BYTES_MAX, frames_of
 from tests.unit.orchestrator.graphs import plan_of
 
 RUNNER, TENANT, RUN = (UUID(int=number) for number in (1, 2, 3))
@@ -32,7 +32,7 @@ async def test_definitions_are_bounded_and_every_assignment_means_the_right_one(
         )
     known: dict[int, str] = {}
     meant: list[str] = []
-    frames = list(_frames(await stream.take()))
+    frames = list(frames_of(await stream.take()))
     for frame in frames:
         known |= {each.definition: each.node_id for each in frame.definitions}
         meant += [known[each.definition] for each in frame.assignments]
@@ -50,7 +50,7 @@ async def test_a_word_on_an_attempt_never_overtakes_its_assignment() -> None:
     stream.send(Assignment(ref, 7, definition.number, RUN, 1, (), pull=False))
     stream.send(AckCommand(RUNNER, other, 1))
     stream.send(KillCommand(RUNNER, ref, 7))
-    frames = list(_frames(await stream.take()))
+    frames = list(frames_of(await stream.take()))
     assert [(1, 1, 0), (0, 0, 1)] == [
         (len(frame.assignments), len(frame.acks), len(frame.kills)) for frame in frames
     ]
@@ -64,6 +64,6 @@ async def test_frames_stay_below_their_limit() -> None:
         stream.send(
             Assignment(UUID(int=token), token, definition.number, RUN, 1, (value,), pull=False)
         )
-    frames = list(_frames(await stream.take()))
+    frames = list(frames_of(await stream.take()))
     assert 20 == sum(len(frame.assignments) for frame in frames)
     assert max(frame.ByteSize() for frame in frames) <= FRAME_BYTES_MAX

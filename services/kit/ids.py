@@ -22,7 +22,7 @@ TOKEN_BYTES_MAX: Final = 256
 _SUB_MS_BITS: Final = 12
 _SUB_MS_UNITS: Final = 1 << _SUB_MS_BITS
 _HALVES: Final = struct.Struct(">QQ")
-_RANDOM_BYTES: Final = 4096
+_TAILS: Final = struct.Struct(">512Q")
 
 
 class _Source:
@@ -35,24 +35,20 @@ class _Source:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = 0
-        self._random = b""
-        self._at = 0
+        self._random: list[int] = []
 
-    def draw(self) -> tuple[int, bytes]:
+    def draw(self) -> tuple[int, int]:
         now = time.time_ns() * _SUB_MS_UNITS // 1_000_000
         with self._lock:
             self._last = now if now > self._last else self._last + 1
-            if self._at >= len(self._random):
-                self._random, self._at = os.urandom(_RANDOM_BYTES), 0
-            begin = self._at
-            self._at = begin + 8
-            return self._last, self._random[begin : self._at]
+            if not self._random:
+                self._random = list(_TAILS.unpack(os.urandom(_TAILS.size)))
+            return self._last, self._random.pop()
 
     def forget(self) -> None:
         """Draw anew: a forked child must not give the ids that its parent gives."""
         self._lock = threading.Lock()
-        self._random = b""
-        self._at = 0
+        self._random = []
 
 
 _SOURCE: Final = _Source()
@@ -77,9 +73,8 @@ def uuid7() -> UUID:
     the database saves the round trip that would read it back.
     """
     tick, random = _SOURCE.draw()
-    milliseconds, fraction = tick >> _SUB_MS_BITS, tick & (_SUB_MS_UNITS - 1)
-    head = (milliseconds & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | fraction
-    tail = int.from_bytes(random) & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
+    head = (tick >> _SUB_MS_BITS) << 16 | 0x7000 | tick & (_SUB_MS_UNITS - 1)
+    tail = random & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
     return uuid_from_bytes(_HALVES.pack(head, tail))
 
 

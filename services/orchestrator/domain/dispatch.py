@@ -78,8 +78,9 @@ class Dispatch:
         for record in run.records:
             if record is not None:
                 self._refs.pop(record.id, None)
-                self._let_go(record.id)
-                if record.runner is not None:
+                if self.held:
+                    self._let_go(record.id)
+                if record.runner is not None and record.status is NodeStatus.RUNNING:
                     self._free(record.runner, record.id)
         self._let_go(run_id)
         self.ledger.budgets.pop(run_id, None)

@@ -12,7 +12,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -58,8 +57,7 @@ class OutcomeUnknownError(Exception):
     """Only the database knows what is true: a flush lost its connection, or memory is in doubt."""
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """A batch that is durable."""
 
     batch: Sequence[Transition]
@@ -67,8 +65,7 @@ class Committed:
     started: frozenset[UUID]  # of the runs it was to insert, those that it did
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
+class Fence(NamedTuple):
     """Under whose name the journal writes."""
 
     member_id: UUID
@@ -183,8 +180,8 @@ class Journal:
             waited = not (self._queue or self._doubted)
             while not self._queue and not self._doubted:
                 await self._work()
-            # After one of many rows the next one waits. Else what came in with the commit joins this
-            # one: a turn of the loop brings it here, and the one in which this began has passed.
+            # What came in with a commit, or with what ends the wait, joins this batch: one turn of
+            # the loop brings it here.
             if self._flushed_rows >= _BUSY_ROWS and self._queued_rows < _LARGE_ROWS:
                 await asyncio.sleep(_GATHER_S)
             elif not waited:

@@ -229,7 +229,7 @@ class Outlet:
                 run.completed_at = max(at, run.started_at or at)
             if t.run_changes and any(change.cancels for change in t.run_changes):
                 run.cancel_requested_at = run.cancel_requested_at or at
-        if not t.revision or not self.hub.watched(t.run_id):
+        if not t.revision or not self.hub.heeded(t.run_id, final=final):
             return
         begun = {record.id for record in t.begun}
         for _, _, view in t.views:
@@ -259,15 +259,20 @@ class Outlet:
         if not run.has_inputs(command.slot):
             self.take_back(run, command.slot)
             return
-        bindings = run.bindings(command.slot)
         self.attempts_begun.set()
-        values = run.inputs(command.slot)
-        given = tuple([at for at, value in enumerate(values) if value is not None])
-        inline = sum([len(value) for value in values if isinstance(value, bytes)])
+        given, values, inline, spliced = [], [], 0, False
+        for at, value in enumerate(run.inputs(command.slot)):
+            if value is None:
+                continue
+            given.append(at)
+            values.append(value)
+            if isinstance(value, bytes):
+                inline += len(value)
+            elif isinstance(value, Spliced):
+                spliced = True
         place = run.place_of(command.slot)
-        first = bindings is run.plan.places[place].inputs
-        definition = stream.define(run.plan, place, run.tenant_id, given, first=first)
-        spliced = any(isinstance(value, Spliced) for value in values)
+        first = run.bindings(command.slot) is run.plan.places[place].inputs
+        definition = stream.define(run.plan, place, run.tenant_id, tuple(given), first=first)
         pull = spliced or inline > INLINE_BYTES_MAX
         place_in_trace = run.options.traceparent
         self._told.add(stream)
@@ -278,7 +283,7 @@ class Outlet:
                 definition=definition.number,
                 run_id=run.id,
                 attempt=record.retry_count + record.delivery_count + 1,
-                values=() if pull else tuple([value for value in values if value is not None]),
+                values=() if pull else values,
                 pull=pull,
                 progress=record.progress or "",
                 traceparent=traces.below(place_in_trace, traces.execution_span(run.id))

@@ -37,7 +37,7 @@ class Assignment(NamedTuple):
     definition: int
     run_id: UUID
     attempt: int
-    values: tuple[Value, ...]
+    values: Sequence[Value]
     pull: bool
     progress: str = ""  # of an earlier attempt, JSON text
     traceparent: str = ""  # the run's place in a trace

@@ -85,7 +85,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
                 "PROTOCOL_UNKNOWN",
                 f"hello.protocol {first.hello.protocol}: this orchestrator speaks {PROTOCOL}",
             )
-        runner_id = UUID(first.hello.incarnation)
+        runner_id = kit.uuid_from(first.hello.incarnation, field="hello.incarnation")
         await admit(self._engine, self._pool, runner_id)
         inventory = {
             uuid_from_bytes(item.attempt_ref): item.token for item in first.hello.inventory
@@ -211,7 +211,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
 
 def _forgets(commands: Sequence[Outgoing]) -> bool:
     """Whether a runner forgets anything over it."""
-    return any(isinstance(each, SupersededCommand) for each in commands)
+    return SupersededCommand in map(type, commands)
 
 
 def _parts(at: int, value: Value) -> Iterable[pb.GetValuesResponse]:
@@ -228,6 +228,7 @@ def _parts(at: int, value: Value) -> Iterable[pb.GetValuesResponse]:
 
 
 def _outcome(result: pb.AttemptResult) -> Outcome:
+    stdout, stderr, container = result.stdout_tail, result.stderr_tail, result.container_id
     usage = Usage(
         cpu_us=result.cpu_us,
         memory_peak_bytes=result.memory_peak_bytes,
@@ -236,15 +237,13 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
         moved_bytes=max(0, result.moved_bytes),
         serialization_us=result.serialization_us,
         transfer_us=result.transfer_us,
-        stdout_tail=_storable(result.stdout_tail),
-        stderr_tail=_storable(result.stderr_tail),
-        container_id=_id(result.container_id, "results.container_id")
-        if result.container_id
-        else None,
+        stdout_tail=_storable(stdout) if stdout else "",
+        stderr_tail=_storable(stderr) if stderr else "",
+        container_id=_id(container, "results.container_id") if container else None,
     )
-    kind, success = result.WhichOneof("outcome"), result.success
+    kind = result.WhichOneof("outcome")
     value: tuple[bytes, ...] | FileValue | Failure
-    if kind == "success" and success.HasField("file"):
+    if kind == "success" and (success := result.success).HasField("file"):
         file = success.file
         if len(file.sha256) != _SHA256_BYTES:
             raise kit.invalid("results.success.file.sha256", f"must have {_SHA256_BYTES} bytes")

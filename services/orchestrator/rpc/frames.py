@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from services.orchestrator.domain.rows import AckCommand, KillCommand, Supersede
 from services.orchestrator.domain.state import FilePart, Spliced
 from services.orchestrator.engine.streams import (
     Assignment,
+    Command,
     Definition,
     Demand,
     Outgoing,
@@ -31,7 +32,7 @@ _NETWORKS: Final = {
 }
 
 
-def frames_of(commands: list[Outgoing]) -> Iterable[pb.AttachResponse]:
+def frames_of(commands: Sequence[Outgoing]) -> Iterable[pb.AttachResponse]:
     """Pack commands into frames, in order, each under the size limit unless one command is not.
 
     A frame's assignments are read last: a definition that takes over the number of another, or a
@@ -45,16 +46,17 @@ def frames_of(commands: list[Outgoing]) -> Iterable[pb.AttachResponse]:
         if size and (size + cost > FRAME_BYTES_MAX or follows):
             yield frame
             frame, size, meant = pb.AttachResponse(), 0, set()
-        _add(frame, command)
         size += cost
         if isinstance(command, Assignment):
-            meant.add(command.definition)
-            meant.add(command.attempt_ref)
+            _add_assignment(frame.assignments.add(), command)
+            meant.update((command.definition, command.attempt_ref))
+        else:
+            _add(frame, command)
     if size:
         yield frame
 
 
-def _subject(command: Outgoing) -> int | UUID | None:
+def _subject(command: Definition | Command) -> int | UUID | None:
     match command:
         case Definition():
             return command.number
@@ -67,8 +69,6 @@ def _subject(command: Outgoing) -> int | UUID | None:
 def _cost(command: Outgoing) -> int:
     """Give about how many bytes a command takes on the wire."""
     match command:
-        case AckCommand():
-            return 40
         case Assignment():
             inline = sum([len(value) for value in command.values if isinstance(value, bytes)])
             return 100 + 150 * len(command.values) + inline + 3 * len(command.progress)
@@ -82,13 +82,11 @@ def _cost(command: Outgoing) -> int:
             return 40
 
 
-def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
+def _add(frame: pb.AttachResponse, command: Definition | Command) -> None:
     match command:
         case AckCommand():
             ack = frame.acks.add()
             ack.attempt_ref, ack.token = command.attempt_ref.bytes, command.token
-        case Assignment():
-            _add_assignment(frame.assignments.add(), command)
         case SupersededCommand():
             frame.superseded.add(attempt_ref=command.attempt_ref.bytes, token=command.token)
         case KillCommand():

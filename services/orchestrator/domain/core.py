@@ -660,12 +660,14 @@ class Core(Dispatch):
     def _follow(self, out: Out) -> None:
         """Carry out what events left to do, in other runs too."""
         fx = self.fx
-        while fx.ready or fx.pending:
-            ready, fx.ready = fx.ready, []
-            for each in ready:
-                self._push(each)
-            if fx.pending:
-                self._follow_rarer(out)
+        while True:
+            if fx.ready:
+                ready, fx.ready = fx.ready, []
+                for each in ready:
+                    self._push(each)
+            if not fx.pending:
+                return
+            self._follow_rarer(out)
 
     def _follow_rarer(self, out: Out) -> None:
         fx = self.fx

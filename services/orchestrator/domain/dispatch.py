@@ -89,11 +89,15 @@ class Dispatch:
         self.cache.forget(run_id)
         self.ready.forget(run_id)
         self.timers.forget(run_id)
+        if self.locks_pending:
+            self._forget_locks(run_id)
+        return run
+
+    def _forget_locks(self, run_id: UUID) -> None:
         for version in [each for each, runs in self.locks_pending.items() if run_id in runs]:
             del self.locks_pending[version][run_id]
             if not self.locks_pending[version]:
                 del self.locks_pending[version]
-        return run
 
     def _unqueue(self, run_id: UUID) -> None:
         """Drop what waits of a run, for a runner or for a limit; not the run itself."""

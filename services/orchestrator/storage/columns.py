@@ -35,7 +35,12 @@ class _Column:
 
 
 def flat(arguments: list[Any]) -> list[Any]:
-    """Make of the arguments that are long arrays what is written as flat ones."""
+    """Make of the arguments that are long arrays what is written as flat ones.
+
+    All are arrays, or none is: that the first one tells.
+    """
+    if not arguments or type(arguments[0]) not in _ARRAYS:
+        return arguments
     return [
         _Column(each) if type(each) in _ARRAYS and len(each) > _ASKED_MAX else each
         for each in arguments

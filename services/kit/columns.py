@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 # Of fewer the driver may ask what it likes: that costs no more than to keep it from it.
@@ -34,8 +34,13 @@ class _Column:
         return iter(())
 
 
-def flat(arguments: Iterable[Any]) -> list[Any]:
-    """Make of the arguments that are long arrays what is written as flat ones."""
+def flat(arguments: Sequence[Any]) -> Sequence[Any]:
+    """Make of the arguments that are long arrays what is written as flat ones.
+
+    All are arrays, or none is: that the first one tells.
+    """
+    if not arguments or type(arguments[0]) not in _ARRAYS:
+        return arguments
     return [
         _Column(each) if type(each) in _ARRAYS and len(each) > _ASKED_MAX else each
         for each in arguments

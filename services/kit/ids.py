@@ -75,8 +75,7 @@ def uuid7() -> UUID:
     the database saves the round trip that would read it back.
     """
     tick, random = _SOURCE.draw()
-    milliseconds, fraction = tick >> _SUB_MS_BITS, tick & (_SUB_MS_UNITS - 1)
-    head = (milliseconds & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | fraction
+    head = (tick >> _SUB_MS_BITS) << 16 | 0x7000 | tick & (_SUB_MS_UNITS - 1)
     tail = random & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
     return uuid_from_bytes(_HALVES.pack(head, tail))
 

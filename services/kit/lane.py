@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self, cast
@@ -69,7 +69,16 @@ class Lane(asyncio.Protocol):
             raise self._lost()
         if len(message) > MESSAGE_BYTES_MAX:
             raise LaneLost(f"a message of {len(message)} bytes; {MESSAGE_BYTES_MAX} at most")
-        self._transport.write(b"".join((_LENGTH.pack(len(message)), message)))
+        self._transport.write(_framed(message))
+
+    def put_at_once(self, messages: Sequence[bytes]) -> bool:
+        """Write messages if none has to wait and all can be; whether it did."""
+        if self._transport is None or self.ended.done() or not self._room.is_set():
+            return False
+        if any(len(each) > MESSAGE_BYTES_MAX for each in messages):
+            return False
+        self._transport.write(b"".join([_framed(each) for each in messages]))
+        return True
 
     def end(self, fault: Exception | None = None) -> None:
         """Close it, and hear nothing more; what was written still goes, for a second at most."""
@@ -149,6 +158,10 @@ class Lane(asyncio.Protocol):
 
     def _lost(self) -> LaneLost:
         return LaneLost(str(self.fault or "the lane has ended"))
+
+
+def _framed(message: bytes) -> bytes:
+    return _LENGTH.pack(len(message)) + message
 
 
 @dataclass(slots=True)

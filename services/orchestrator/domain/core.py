@@ -326,7 +326,8 @@ class Core(Dispatch):
                 known = self._refs.get(ref)
                 t = out.of(known[0].id if known else ref)
                 t.commands.append(SupersededCommand(runner_id, ref, token))
-        return self._follow(out)
+        self._follow(out)
+        return self._finished(out)
 
     def _agree(self, runner_id: UUID, ref: UUID, token: int | None, out: Out) -> None:
         run, slot = self._refs[ref]
@@ -651,22 +652,22 @@ class Core(Dispatch):
     def _dispatch(self, out: Out) -> list[Transition]:
         """Give ready slots to runners while both last; returns all transitions, oldest first."""
         self._follow(out)
-        if not self.ready.size:
-            return out.transitions
-        self._give_out(out)
-        return self._follow(out)
+        if self.ready.size:
+            self._give_out(out)
+            self._follow(out)
+        return self._finished(out)
 
-    def _follow(self, out: Out) -> list[Transition]:
-        """Carry out what events left to do, in other runs too; returns all transitions."""
+    def _follow(self, out: Out) -> None:
+        """Carry out what events left to do, in other runs too."""
         fx = self.fx
-        while fx.ready or fx.pending:
-            ready, fx.ready = fx.ready, []
-            for each in ready:
-                self._push(each)
-            if fx.pending:
-                self._follow_rarer(out)
-        self._finish(out)
-        return out.transitions
+        while True:
+            if fx.ready:
+                ready, fx.ready = fx.ready, []
+                for each in ready:
+                    self._push(each)
+            if not fx.pending:
+                return
+            self._follow_rarer(out)
 
     def _follow_rarer(self, out: Out) -> None:
         fx = self.fx
@@ -697,7 +698,7 @@ class Core(Dispatch):
             t = out.after(parent.id)
             planner.child_over(parent, child.parent[1], t, self.fx, child)
 
-    def _finish(self, out: Out) -> None:
+    def _finished(self, out: Out) -> list[Transition]:
         """Say in first rows how their runs stand, and give back the places of runs that end."""
         held, budgets = self.held, self.ledger.budgets
         for t in out.transitions:
@@ -711,6 +712,7 @@ class Core(Dispatch):
             if ends and t.run_id in budgets:
                 kept = tuple(each for each in t.spends if not each.over)
                 t.spends = (*kept, Spend(t.run_id, 0, 0, 0, 0, over=True))
+        return out.transitions
 
 
 def _to_change(run_id: UUID, out: Out) -> Transition:

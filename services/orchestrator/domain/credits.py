@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from services.orchestrator.domain.needs import Offer, Wanted, takes
@@ -40,6 +40,16 @@ class Runner:
 _Level: TypeAlias = OrderedDict[UUID | None, OrderedDict[UUID, deque[int]]]
 
 
+class _Lone(NamedTuple):
+    """A place that waits, as yet in no line."""
+
+    run_id: UUID
+    place: int
+    wanted: Wanted
+    tenant_id: UUID | None
+    priority: int
+
+
 class ReadyQueue:
     """Places that wait for a credit, by what they need of a runner.
 
@@ -53,6 +63,7 @@ class ReadyQueue:
         self._tenants: dict[UUID, UUID | None] = {}  # of runs that wait
         self._turns: OrderedDict[UUID | None, int] = OrderedDict()  # when each was served last
         self._turn = 0
+        self._lone: _Lone | None = None  # what waits, where nothing else does
         self.size = 0
 
     def push(
@@ -66,19 +77,28 @@ class ReadyQueue:
         alone: bool = False,
     ) -> None:
         """Add a place; those that must run alone go before all others."""
+        if self._lone is not None:
+            lone, self._lone = self._lone, None
+            self._line_up(lone)
         if alone:
             self._alone[run_id, place] = wanted
+        elif self.size:
+            self._line_up(_Lone(run_id, place, wanted, tenant_id, priority))
         else:
-            level = self._level(wanted, priority)
-            runs = level.get(tenant_id)
-            if runs is None:
-                runs = level[tenant_id] = OrderedDict()
-            places = runs.get(run_id)
-            if places is None:
-                places = runs[run_id] = deque()
-                self._tenants[run_id] = tenant_id
-            places.append(place)
+            self._lone = _Lone(run_id, place, wanted, tenant_id, priority)
         self.size += 1
+
+    def _line_up(self, each: _Lone) -> None:
+        run_id, place, wanted, tenant_id, priority = each
+        level = self._level(wanted, priority)
+        runs = level.get(tenant_id)
+        if runs is None:
+            runs = level[tenant_id] = OrderedDict()
+        places = runs.get(run_id)
+        if places is None:
+            places = runs[run_id] = deque()
+            self._tenants[run_id] = tenant_id
+        places.append(place)
 
     def _level(self, wanted: Wanted, priority: int) -> _Level:
         levels = self._by_need.get(wanted)
@@ -91,6 +111,13 @@ class ReadyQueue:
 
     def take(self, offer: Offer) -> tuple[UUID, int] | None:
         """Take the next place that a runner can run; its run and tenant go to the end."""
+        lone = self._lone
+        if lone is not None:
+            if not takes(offer, lone.wanted):
+                return None
+            self._lone, self.size = None, 0
+            self._serve(lone.tenant_id)
+            return lone.run_id, lone.place
         able = [
             (max(levels), wanted)
             for wanted, levels in self._by_need.items()
@@ -115,6 +142,8 @@ class ReadyQueue:
 
     def waiting(self) -> dict[Wanted, int]:
         """Count what waits by what it needs, those that must run alone too."""
+        if self._lone is not None:
+            return {self._lone.wanted: 1}
         found = {
             wanted: sum(len(places) for runs in levels.values() for places in runs.values())
             for wanted, levels in self._by_need.items()
@@ -157,6 +186,10 @@ class ReadyQueue:
     def forget(self, run_id: UUID) -> None:
         """Drop all places of a run."""
         tenant_id = self._tenants.pop(run_id, None)
+        if self._lone is not None:
+            if self._lone.run_id == run_id:
+                self._lone, self.size = None, 0
+            return
         for wanted, levels in list(self._by_need.items()):
             for priority, level in list(levels.items()):
                 runs = level.get(tenant_id)

@@ -78,8 +78,9 @@ class Dispatch:
         for record in run.records:
             if record is not None:
                 self._refs.pop(record.id, None)
-                self._let_go(record.id)
-                if record.runner is not None:
+                if self.held:
+                    self._let_go(record.id)
+                if record.runner is not None and record.status is NodeStatus.RUNNING:
                     self._free(record.runner, record.id)
         self._let_go(run_id)
         self.ledger.budgets.pop(run_id, None)
@@ -88,11 +89,15 @@ class Dispatch:
         self.cache.forget(run_id)
         self.ready.forget(run_id)
         self.timers.forget(run_id)
+        if self.locks_pending:
+            self._forget_locks(run_id)
+        return run
+
+    def _forget_locks(self, run_id: UUID) -> None:
         for version in [each for each, runs in self.locks_pending.items() if run_id in runs]:
             del self.locks_pending[version][run_id]
             if not self.locks_pending[version]:
                 del self.locks_pending[version]
-        return run
 
     def _unqueue(self, run_id: UUID) -> None:
         """Drop what waits of a run, for a runner or for a limit; not the run itself."""

@@ -101,7 +101,7 @@ class Limits:
 
     def of_slot(self, run: Run, slot: int) -> Lane:
         """Give what an attempt at a slot needs before it begins."""
-        limits = self._of_tenant.get(run.tenant_id)
+        limits = self._of_tenant.get(run.tenant_id) if self._of_tenant else None
         if limits is None:
             return ()
         node_id = run.place(slot).node_id

@@ -440,8 +440,12 @@ def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) 
         output = run.outputs.get(binding.source)
         if output is None or binding.output < 0:
             continue
-        size, file = _size_of(output, binding.output)
-        file_id = file.file_id if file else _referred(output, binding.output)
+        if isinstance(output, tuple):  # as with most
+            text = output[binding.output]
+            size, file_id = len(text), _referred(text)
+        else:
+            size, file = _size_of(output, binding.output)
+            file_id = file.file_id if file else None
         t.flows = more(
             t.flows,
             FlowInsert(
@@ -459,12 +463,11 @@ def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) 
         )
 
 
-def _referred(output: NodeOutput, index: int) -> UUID | None:
+def _referred(text: bytes) -> UUID | None:
     """Give the id of the file that is the value, where an output is nothing but its reference.
 
     Whether there is such a file, what it holds and how large it is, the database says.
     """
-    text = output[index] if isinstance(output, tuple) else b""
     found = _REFERENCE.fullmatch(text) if len(text) == _REFERENCE_BYTES else None
     return UUID(found[1].decode()) if found is not None else None
 

@@ -146,6 +146,13 @@ class Hub:
         """Say whether anybody listens."""
         return run_id in self._by_run
 
+    def heeded(self, run_id: UUID, *, final: bool) -> bool:
+        """Say whether a change of what memory knows is news to anybody."""
+        subscriptions = self._by_run.get(run_id)
+        if subscriptions is None:
+            return False
+        return final or not all(each.ends_only for each in subscriptions)
+
     def watchers(self, run_id: UUID) -> int:
         """Count those who want every change."""
         return sum(not each.ends_only for each in self._by_run.get(run_id, ()))

@@ -311,7 +311,8 @@ class Memory(Outlet):
 
     async def _ensure_live(self, again: bool) -> Fence:  # noqa: FBT001  # as the member has it
         fence = await self.member.ensure_live(again)
-        if not self.shards.ready <= self.member.owned:
+        ready, owned = self.shards.ready, self.member.owned
+        if ready is not owned and not ready <= owned:
             raise Unavailable("SHARDS_TAKEN", "others took shards while this member had no lease")
         return fence
 

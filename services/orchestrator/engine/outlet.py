@@ -61,6 +61,7 @@ class Outlet:
         self.hub = Hub()
         self.core = self._new_core()
         self.streams: dict[UUID, Stream] = {}
+        self._told: set[Stream] = set()  # those for which a commit let something out
         self.ended = Ended()
         self.silent_since: dict[UUID, float] = {}  # runners with attempts and without a stream
         self.work = asyncio.Event()  # set while there is anything to keep a lease for
@@ -168,6 +169,9 @@ class Outlet:
             for command in t.commands:
                 self._carry_out(command)
             self._callers.written(t)
+        told, self._told = self._told, set()
+        for stream in told:
+            stream.let_go()
         if refused:  # of a batch they may be a thousand: memory is walked once for all
             gone = dict.fromkeys(refused)
             self.journal.drop(gone)  # what followed their starts would be refused as well
@@ -210,8 +214,9 @@ class Outlet:
         elif isinstance(command, CacheCommand):
             self.cache_kept.append(command)
             self.cache_wanted.set()
-        else:
-            self._tell(command.runner, command)
+        elif (stream := self.streams.get(command.runner)) is not None:
+            stream.queue(command)
+            self._told.add(stream)
 
     def _stamp(self, t: Transition, run: Run | None, at: datetime) -> None:
         for record in t.begun:
@@ -224,7 +229,7 @@ class Outlet:
                 run.completed_at = max(at, run.started_at or at)
             if t.run_changes and any(change.cancels for change in t.run_changes):
                 run.cancel_requested_at = run.cancel_requested_at or at
-        if not t.revision or not self.hub.watched(t.run_id):
+        if not t.revision or not self.hub.heeded(t.run_id, final=final):
             return
         begun = {record.id for record in t.begun}
         for _, _, view in t.views:
@@ -254,25 +259,31 @@ class Outlet:
         if not run.has_inputs(command.slot):
             self.take_back(run, command.slot)
             return
-        bindings = run.bindings(command.slot)
         self.attempts_begun.set()
-        values = run.inputs(command.slot)
-        given = tuple([at for at, value in enumerate(values) if value is not None])
-        inline = sum([len(value) for value in values if isinstance(value, bytes)])
+        given, values, inline, spliced = [], [], 0, False
+        for at, value in enumerate(run.inputs(command.slot)):
+            if value is None:
+                continue
+            given.append(at)
+            values.append(value)
+            if isinstance(value, bytes):
+                inline += len(value)
+            elif isinstance(value, Spliced):
+                spliced = True
         place = run.place_of(command.slot)
-        first = bindings is run.plan.places[place].inputs
-        definition = stream.define(run.plan, place, run.tenant_id, given, first=first)
-        spliced = any(isinstance(value, Spliced) for value in values)
+        first = run.bindings(command.slot) is run.plan.places[place].inputs
+        definition = stream.define(run.plan, place, run.tenant_id, tuple(given), first=first)
         pull = spliced or inline > INLINE_BYTES_MAX
         place_in_trace = run.options.traceparent
-        stream.send(
+        self._told.add(stream)
+        stream.queue(
             Assignment(
                 attempt_ref=record.id,
                 token=command.token,
                 definition=definition.number,
                 run_id=run.id,
                 attempt=record.retry_count + record.delivery_count + 1,
-                values=() if pull else tuple([value for value in values if value is not None]),
+                values=() if pull else values,
                 pull=pull,
                 progress=record.progress or "",
                 traceparent=traces.below(place_in_trace, traces.execution_span(run.id))

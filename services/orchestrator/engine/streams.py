@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
@@ -36,7 +37,7 @@ class Assignment(NamedTuple):
     definition: int
     run_id: UUID
     attempt: int
-    values: tuple[Value, ...]
+    values: Sequence[Value]
     pull: bool
     progress: str = ""  # of an earlier attempt, JSON text
     traceparent: str = ""  # the run's place in a trace
@@ -76,15 +77,32 @@ class Stream:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     closed: bool = False
     by_lane: bool = False  # whether what it sends travels beside it
+    # Says commands without a wait, where there is a way for that; whether it did.
+    say: Callable[[Sequence[Outgoing]], bool] | None = None
+    _awaited: bool = False  # whether somebody waits for what is queued next
     _definitions: OrderedDict[_Key, Definition] = field(default_factory=OrderedDict)
 
     def send(self, command: Outgoing) -> None:
-        """Queue a command."""
-        if self.closed:
+        """Have a command sent."""
+        self.queue(command)
+        self.let_go()
+
+    def queue(self, command: Outgoing) -> None:
+        """Have a command sent with what is let go next."""
+        if not self.closed:
+            self.outgoing.append(command)
+
+    def let_go(self) -> None:
+        """Have what is queued sent: at once where that can be, else by whoever takes it.
+
+        Nothing overtakes what was taken before: at once is only while the taker waits for more.
+        """
+        if not self.outgoing:
             return
-        if not self.outgoing:  # else it is set
+        if self._awaited and not self.ready.is_set() and self.say and self.say(self.outgoing):
+            self.outgoing = []
+        else:
             self.ready.set()
-        self.outgoing.append(command)
 
     def define(
         self,
@@ -95,7 +113,7 @@ class Stream:
         *,
         first: bool = True,
     ) -> Definition:
-        """Return what attempts of a place share, telling the runner before its first use.
+        """Return what attempts of a place share, queued for the runner before its first use.
 
         A loop's turns after the first take other inputs.
         """
@@ -113,13 +131,17 @@ class Stream:
                 tenant_id=tenant_id,
                 inputs=tuple((at, bindings[at]) for at in given),
             )
-            self.send(known)
+            self.queue(known)
         self._definitions.move_to_end(key)
         return known
 
     async def take(self) -> list[Outgoing]:
         """Wait for commands and take them all, in order."""
-        await self.ready.wait()
+        self._awaited = True
+        try:
+            await self.ready.wait()
+        finally:
+            self._awaited = False
         self.ready.clear()
         taken, self.outgoing = self.outgoing, []
         return taken

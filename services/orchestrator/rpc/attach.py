@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -17,7 +17,7 @@ from qflow.types.values import ValueTextError, parse_strict
 
 from services.kit.errors import Conflict, InvalidArgument
 from services.kit.ids import uuid_from_bytes
-from services.kit.lane import LaneLost, Lanes
+from services.kit.lane import Lane, LaneLost, Lanes
 from services.kit.pg import Pool
 from services.kit.rpc import codec as kit
 from services.kit.rpc.failures import detail_of
@@ -36,13 +36,11 @@ from services.orchestrator.domain.state import (
 from services.orchestrator.engine.engine import STREAM_PAUSE_BYTES, Engine
 from services.orchestrator.engine.streams import (
     Assignment,
-    Definition,
-    Demand,
     Outgoing,
     Owned,
-    Peers,
     Stream,
 )
+from services.orchestrator.rpc.frames import file_to_pb, frames_of
 from services.orchestrator.rpc.way import ROOM_CHECK_S, Way
 from services.orchestrator.usecases.runners import admit
 
@@ -51,9 +49,7 @@ log = structlog.get_logger()
 Context = grpc.aio.ServicerContext[Any, Any]
 
 PROTOCOL: Final = 1
-FRAME_BYTES_MAX: Final = 256 * 1024
 CHUNK_BYTES: Final = 128 * 1024
-KILL_GRACE_MS: Final = 2000
 PROGRESS_CHARS_MAX: Final = 8192
 _ID_BYTES: Final = 16
 _SHA256_BYTES: Final = 32
@@ -64,13 +60,9 @@ _OF_MEMORY: Final = (Assignment, AckCommand, SupersededCommand, KillCommand, Own
 _TIERS: Final = {
     number: name.removeprefix("TIER_") for name, number in isolation_pb2.Tier.items() if number
 }
-_REUSES: Final = {
-    name.removeprefix("REUSE_").lower(): number for name, number in isolation_pb2.Reuse.items()
+_NETWORK_WORDS: Final = {
+    number: name.removeprefix("NETWORK_").lower() for name, number in isolation_pb2.Network.items()
 }
-_NETWORKS: Final = {
-    name.removeprefix("NETWORK_").lower(): number for name, number in isolation_pb2.Network.items()
-}
-_NETWORK_WORDS: Final = {number: word for word, number in _NETWORKS.items()}
 
 
 class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
@@ -93,7 +85,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
                 "PROTOCOL_UNKNOWN",
                 f"hello.protocol {first.hello.protocol}: this orchestrator speaks {PROTOCOL}",
             )
-        runner_id = UUID(first.hello.incarnation)
+        runner_id = kit.uuid_from(first.hello.incarnation, field="hello.incarnation")
         await admit(self._engine, self._pool, runner_id)
         inventory = {
             uuid_from_bytes(item.attempt_ref): item.token for item in first.hello.inventory
@@ -114,6 +106,8 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
             )
             yield pb.AttachResponse(welcome=welcome)
             lane = await way.chosen()
+            if lane is not None:
+                stream.say = partial(self._say, lane)
             async for frame in self._said(stream):
                 if lane is None:
                     yield frame
@@ -139,8 +133,21 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
                 not await self._knows(commands) or stream.closed
             ):
                 return
-            for frame in _frames(commands):
+            for frame in frames_of(commands):
                 yield frame
+
+    def _say(self, lane: Lane, commands: Sequence[Outgoing]) -> bool:
+        """Say by a lane, at once, what waits for no answer and no room; False where it does.
+
+        Also where anything is wrong with it: that is to end its stream, and nothing else.
+        """
+        if not self._engine.member.certain or _forgets(commands):
+            return False
+        try:
+            frames = [frame.SerializeToString() for frame in frames_of(commands)]
+        except Exception:  # noqa: BLE001  # whoever says it otherwise meets it again
+            return False
+        return lane.put_at_once(frames)
 
     async def _knows(self, commands: list[Outgoing]) -> bool:
         """Whether what is said here still is so.
@@ -148,8 +155,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
         What is superseded is so for good, but only by the word of whoever owned the run when it
         said so: the database confirms it after that moment, whatever became of its clock.
         """
-        forgets = any(isinstance(each, SupersededCommand) for each in commands)
-        return await self._engine.knows(anew=forgets)
+        return await self._engine.knows(anew=_forgets(commands))
 
     async def _read(
         self,
@@ -203,12 +209,17 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
                 yield part
 
 
+def _forgets(commands: Sequence[Outgoing]) -> bool:
+    """Whether a runner forgets anything over it."""
+    return SupersededCommand in map(type, commands)
+
+
 def _parts(at: int, value: Value) -> Iterable[pb.GetValuesResponse]:
     pieces = value.pieces if isinstance(value, Spliced) else (value,)
     for number, piece in enumerate(pieces, start=1):
         ends = number == len(pieces)
         if isinstance(piece, FilePart):
-            yield pb.GetValuesResponse(input=at, file=_file_to_pb(piece), last=ends)
+            yield pb.GetValuesResponse(input=at, file=file_to_pb(piece), last=ends)
             continue
         for begin in range(0, len(piece), CHUNK_BYTES):
             end = begin + CHUNK_BYTES
@@ -217,6 +228,7 @@ def _parts(at: int, value: Value) -> Iterable[pb.GetValuesResponse]:
 
 
 def _outcome(result: pb.AttemptResult) -> Outcome:
+    stdout, stderr, container = result.stdout_tail, result.stderr_tail, result.container_id
     usage = Usage(
         cpu_us=result.cpu_us,
         memory_peak_bytes=result.memory_peak_bytes,
@@ -225,15 +237,13 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
         moved_bytes=max(0, result.moved_bytes),
         serialization_us=result.serialization_us,
         transfer_us=result.transfer_us,
-        stdout_tail=_storable(result.stdout_tail),
-        stderr_tail=_storable(result.stderr_tail),
-        container_id=_id(result.container_id, "results.container_id")
-        if result.container_id
-        else None,
+        stdout_tail=_storable(stdout) if stdout else "",
+        stderr_tail=_storable(stderr) if stderr else "",
+        container_id=_id(container, "results.container_id") if container else None,
     )
-    kind, success = result.WhichOneof("outcome"), result.success
+    kind = result.WhichOneof("outcome")
     value: tuple[bytes, ...] | FileValue | Failure
-    if kind == "success" and success.HasField("file"):
+    if kind == "success" and (success := result.success).HasField("file"):
         file = success.file
         if len(file.sha256) != _SHA256_BYTES:
             raise kit.invalid("results.success.file.sha256", f"must have {_SHA256_BYTES} bytes")
@@ -286,129 +296,6 @@ def _id(raw: bytes, field: str) -> UUID:
     return uuid_from_bytes(raw)
 
 
-def _frames(commands: list[Outgoing]) -> Iterable[pb.AttachResponse]:
-    """Pack commands into frames, in order, each under the size limit unless one command is not.
-
-    A frame's assignments are read last: a definition that takes over the number of another, or a
-    word on an attempt, must not come in the frame of the assignment that it follows.
-    """
-    frame, size = pb.AttachResponse(), 0
-    meant: set[int | UUID] = set()  # the definitions and attempts of its assignments
-    for command in commands:
-        cost = _cost(command)
-        follows = meant and not isinstance(command, Assignment) and _subject(command) in meant
-        if size and (size + cost > FRAME_BYTES_MAX or follows):
-            yield frame
-            frame, size, meant = pb.AttachResponse(), 0, set()
-        _add(frame, command)
-        size += cost
-        if isinstance(command, Assignment):
-            meant.add(command.definition)
-            meant.add(command.attempt_ref)
-    if size:
-        yield frame
-
-
-def _subject(command: Outgoing) -> int | UUID | None:
-    match command:
-        case Definition():
-            return command.number
-        case Peers() | Demand():
-            return None
-        case _:
-            return command.attempt_ref
-
-
-def _cost(command: Outgoing) -> int:
-    """Give about how many bytes a command takes on the wire."""
-    match command:
-        case AckCommand():
-            return 40
-        case Assignment():
-            inline = sum([len(value) for value in command.values if isinstance(value, bytes)])
-            return 100 + 150 * len(command.values) + inline + 3 * len(command.progress)
-        case Definition():
-            return 500 + sum(len(each.source_type_json) + 300 for _, each in command.inputs)
-        case Peers():
-            return 8 + sum(len(each) + 4 for each in command.addresses)
-        case Owned():
-            return 80
-        case _:
-            return 40
-
-
-def _add(frame: pb.AttachResponse, command: Outgoing) -> None:
-    match command:
-        case AckCommand():
-            ack = frame.acks.add()
-            ack.attempt_ref, ack.token = command.attempt_ref.bytes, command.token
-        case Assignment():
-            _add_assignment(frame.assignments.add(), command)
-        case SupersededCommand():
-            frame.superseded.add(attempt_ref=command.attempt_ref.bytes, token=command.token)
-        case KillCommand():
-            frame.kills.add(
-                attempt_ref=command.attempt_ref.bytes, token=command.token, grace_ms=KILL_GRACE_MS
-            )
-        case Owned():
-            frame.owners.add(
-                attempt_ref=command.attempt_ref.bytes,
-                token=command.token,
-                member_id=str(command.member_id),
-            )
-        case Peers():
-            frame.peers.CopyFrom(pb.RunnerPeers(addresses=command.addresses))
-        case Demand():
-            frame.demand.waiting = command.waiting
-        case Definition():
-            frame.definitions.add(
-                definition=command.number,
-                node_version_id=command.place.node_version_id.bytes,
-                tenant_id=command.tenant_id.bytes,
-                node_id=command.place.id,
-                inputs=[
-                    pb.AttemptInputBinding(
-                        name=binding.name,
-                        conversion=binding.conversion,
-                        source_type_json=binding.source_type_json,
-                    )
-                    for _, binding in command.inputs
-                ],
-                outputs=command.place.outputs,
-                timeout_ms=command.place.timeout_ms,
-                memory_limit_bytes=command.place.memory_bytes,
-                python_version=command.place.python_version,
-                limits=pb.AttemptLimits(**command.place.limits) if command.place.limits else None,
-                reuse=_REUSES.get(command.place.reuse, isolation_pb2.REUSE_UNSPECIFIED),
-                heartbeat_timeout_ms=command.place.heartbeat_timeout_ms or 0,
-                network=_NETWORKS.get(command.place.network, isolation_pb2.NETWORK_UNSPECIFIED),
-                egress_hosts=command.place.egress_hosts,
-                concurrency=command.place.concurrency,
-            )
-
-
-def _add_assignment(message: pb.AttemptAssignment, command: Assignment) -> None:
-    """Fill a message field by field: made of keywords and of others, it takes twice as long."""
-    message.attempt_ref = command.attempt_ref.bytes
-    message.token = command.token
-    message.definition = command.definition
-    message.execution_id = command.run_id.bytes
-    message.attempt = command.attempt
-    for value in command.values:
-        given = message.inputs.add()
-        if isinstance(value, bytes):
-            given.json = value
-        else:
-            assert not isinstance(value, Spliced), "such values are pulled"
-            given.file.CopyFrom(_file_to_pb(value))
-    if command.pull:
-        message.pull = True
-    if command.progress:
-        message.progress_json = command.progress
-    if command.traceparent:
-        message.traceparent = command.traceparent
-
-
 def _offer(hello: pb.RunnerHello) -> Offer:
     return Offer(
         pythons=frozenset(hello.pythons),
@@ -419,14 +306,4 @@ def _offer(hello: pb.RunnerHello) -> Offer:
         memory_bytes=hello.memory_bytes,
         gpus=hello.gpus,
         networks=frozenset(_NETWORK_WORDS[each] for each in hello.networks),
-    )
-
-
-def _file_to_pb(part: FilePart) -> pb.AttemptValueFile:
-    return pb.AttemptValueFile(
-        file_id=part.file.file_id.bytes,
-        size_bytes=part.file.size_bytes,
-        sha256=part.file.sha256,
-        field=part.field,
-        index=part.index,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -71,7 +72,7 @@ class Way:
         else:
             self._stream.by_lane = True
             lane.ended.add_done_callback(lambda _: self._stream.close())
-            lane.listen(lambda raw: self._hear(lane, raw))
+            lane.listen(partial(self._hear, lane))
 
     def close(self) -> None:
         """End the lane; nobody can come to it any more."""

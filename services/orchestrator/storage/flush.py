@@ -632,9 +632,9 @@ def prepare(batch: Sequence[Transition], seal: Seal | None = None) -> Flush:
     tables: list[tuple[Part, list[tuple[Any, ...]]]] = []
     by_part = zip(*map(_fields, batch), strict=True)
     for bit, (part, found) in enumerate(zip(PARTS, by_part, strict=True)):
-        given = [each for each in found if each]
-        if not given:
+        if not any(found):
             continue
+        given = [each for each in found if each]
         if part.once:  # by identity first: they may be ten thousand rows, in hundreds of starts
             shared = {id(each): each for each in given}.values()
             rows: Iterable[tuple[Any, ...]] = dict.fromkeys(chain.from_iterable(shared))

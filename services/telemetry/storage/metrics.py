@@ -65,7 +65,7 @@ class RunGone(Exception):  # noqa: N818 - it says what happened
 async def insert_metrics(db: Db, metrics: Sequence[Metric]) -> None:
     """Write metrics in one statement; raises RunGone."""
     try:
-        await db.execute(_INSERT_METRICS, *flat(zip(*metrics, strict=True)))
+        await db.execute(_INSERT_METRICS, *flat(list(zip(*metrics, strict=True))))
     except asyncpg.ForeignKeyViolationError:
         raise RunGone from None
 

@@ -280,3 +280,23 @@ async def test_who_is_held_back_learns_of_the_end(path: Path) -> None:
         here.end()
         with pytest.raises(LaneLost):
             await waiting
+
+
+async def test_what_is_to_go_at_once_goes_whole_and_only_where_there_is_room(path: Path) -> None:
+    async with opened(path) as lanes:
+        here, there = await both(lanes)
+        heard: list[bytes] = []
+        there.listen(heard.append)
+        assert here.put_at_once([b"one", b"", b"two"])
+        async with asyncio.timeout(5):
+            while len(heard) < 3:  # noqa: ASYNC110  # the loop's own callbacks bring them
+                await asyncio.sleep(0.001)
+        assert [b"one", b"", b"two"] == heard
+        assert not here.put_at_once([b"three", b"x" * (MESSAGE_BYTES_MAX + 1)])
+        there.hold()
+        filling = b"x" * UNREAD_BYTES_MAX
+        while here.put_at_once([filling]):
+            pass
+        assert not here._room.is_set()
+        here.end()
+        assert not here.put_at_once([b"four"])

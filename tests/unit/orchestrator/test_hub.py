@@ -108,6 +108,16 @@ async def test_a_run_that_moved_is_told_to_who_waits_and_to_who_comes_to_wait() 
                 await each
 
 
+def test_only_what_somebody_wants_to_hear_is_news() -> None:
+    hub = Hub()
+    assert not hub.heeded(RUN, final=True)
+    with hub.subscribed(RUN, ends_only=True):
+        assert not hub.heeded(RUN, final=False)
+        assert hub.heeded(RUN, final=True)
+        with hub.subscribed(RUN):
+            assert hub.heeded(RUN, final=False)
+
+
 async def test_nothing_is_left_of_who_went_away() -> None:
     hub = Hub()
     with hub.subscribed(RUN) as one:

@@ -62,3 +62,8 @@ def test_a_column_gives_the_driver_its_length_and_then_its_values() -> None:
     [long, short, value] = flat([(1, None, 3, 4), (1, 2, 3), 7])
     assert (4, [], [1, None, 3, 4]) == (len(long), list(long), list(long))
     assert ((1, 2, 3), 7) == (short, value)
+
+
+def test_plain_values_are_given_as_they_are() -> None:
+    assert [7, None, b"1"] == flat([7, None, b"1"])
+    assert [] == flat([])

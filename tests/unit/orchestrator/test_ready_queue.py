@@ -63,3 +63,23 @@ def test_a_run_that_is_forgotten_leaves_nothing_of_its_tenant() -> None:
     queue.push(UUID(int=50), 2, "3.12", tenant_id=QUIET, alone=True)
     queue.forget(UUID(int=50))
     assert ({}, {}, 0) == (queue._by_need, queue._tenants, queue.size)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_place_that_waits_by_itself_is_counted_taken_and_forgotten_like_any(
+    *, alone: bool
+) -> None:
+    queue, run, other = ReadyQueue(), UUID(int=50), UUID(int=51)
+    queue.push(run, 0, "3.11", tenant_id=QUIET)
+    assert {"3.11": 1} == queue.waiting()
+    assert queue.take(Offer(pythons=frozenset({"3.12"}))) is None
+    queue.forget(other)
+    assert 1 == queue.size
+    queue.push(other, 1, "3.12", tenant_id=LOUD, alone=alone)
+    assert {"3.11": 1, "3.12": 1} == queue.waiting()
+    queue.forget(other)
+    assert (run, 0) == queue.take(BOTH)
+    queue.push(run, 2, "3.12", tenant_id=QUIET)
+    queue.forget(run)
+    assert (0, {}, None) == (queue.size, queue.waiting(), queue.take(BOTH))
+    assert {} == queue._tenants

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from qflow.orchestrator.v1 import execution_pb2
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
@@ -135,10 +134,9 @@ def moment(request: Any, field: str) -> datetime | None:
 
 def wait_s(request: Any) -> float:
     """Read how long to wait: as asked, but not so long that the call ends unanswered."""
-    asked: Duration = request.wait
     wanted = WAIT_DEFAULT_S
     if request.HasField("wait"):
-        wanted = kit.milliseconds_from(asked, field="wait") / 1000
+        wanted = kit.milliseconds_from(request.wait, field="wait") / 1000
     left = deadline.remaining()
     return wanted if left is None else max(0.0, min(wanted, left - _ANSWER_S))
 

@@ -147,3 +147,12 @@ def test_a_form_nested_deeper_than_64_is_refused() -> None:
         from_json({"t": "list", "item": form})
     with pytest.raises(TypeFormatError):
         from_text('{"t":"list","item":' * 100_000)
+
+
+def test_a_fault_in_one_text_leaves_nothing_for_the_next() -> None:
+    for _ in range(2):
+        with pytest.raises(ValueTextError, match=r"^b: has the key \"a\" twice"):
+            parse_strict('{"b": {"a": 1, "a": 2}}')
+        with pytest.raises(ValueTextError, match="is not JSON"):
+            parse_strict('[NaN, {"a": 1, "a": 2}')  # both: what cannot be read at all comes first
+        assert {"a": 1} == parse_strict('{"a": 1}')

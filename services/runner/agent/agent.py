@@ -2216,7 +2216,7 @@ class Residue:
 
 
 _LEFT_FILES_MAX = 256
-# No thread takes memory for files faster than this: real ones, a tenth of it.
+# No thread takes memory for files faster than this, several times what real machines do.
 _FILLED_BYTES_PER_NS = 64
 _FILE_NS = 200
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -172,18 +171,19 @@ class Streams:
         in flight, so they would wait there, and one frame with many costs both ends far less. Where
         the answer comes before the next result, nobody waits.
         """
+        loop = asyncio.get_running_loop()
         sent_s = 0.0
         session.answered.set()
         while True:
             await session.ready.wait()
-            left_s = sent_s + _ANSWER_MAX_S - time.monotonic()
+            left_s = sent_s + _ANSWER_MAX_S - loop.time()
             if left_s > 0 and not session.answered.is_set():
                 await wait_any((session.answered,), left_s)
             outgoing = session.take_outgoing()
             session.answered.clear()
             await stream.send(outgoing)
             if outgoing.results:
-                sent_s = time.monotonic()
+                sent_s = loop.time()
             else:
                 session.answered.set()
 

@@ -33,7 +33,6 @@ class Slots:
         self._on_change = on_change
         self._shared: dict[Hashable, _Shared] = {}
 
-    @property
     def full(self) -> bool:
         """Whether who comes now has to wait."""
         return not self._free

@@ -77,11 +77,9 @@ class Warm:
     def add(self, used: Usage) -> None:
         """Count what a call used."""
         self.cpu_us += used.cpu_us
-        if used.io_read_bytes or used.io_write_bytes:
-            self.io_read_bytes += used.io_read_bytes
-            self.io_write_bytes += used.io_write_bytes
-        if used.memory_peak_bytes > self.memory_peak_bytes:
-            self.memory_peak_bytes = used.memory_peak_bytes
+        self.io_read_bytes += used.io_read_bytes
+        self.io_write_bytes += used.io_write_bytes
+        self.memory_peak_bytes = max(self.memory_peak_bytes, used.memory_peak_bytes)
 
     def usage(self) -> dict[str, int]:
         """Give the form that its row keeps of what it has used until now."""

@@ -60,7 +60,7 @@ class Running:
             "context": {"QFLOW_NODE_ID": f"n{x}", "QFLOW_PROGRESS": str(x)},
             "log_room": caps["log_room"],
         }
-        self.task = asyncio.create_task(self.talk.request(header, str(x).encode()))
+        self.task = asyncio.ensure_future(self.talk.request(header, str(x).encode()))
 
     async def reply(self) -> Reply:
         async with asyncio.timeout(20):

@@ -274,6 +274,45 @@ async def test_what_ended_with_another_is_made_again_alone_and_told_once(
     assert {"completed": 2} == dict(desk.ended)
 
 
+async def test_what_is_killed_in_the_line_is_answered_at_once_and_never_begins(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    session = desk.open_session(no_values)
+    session.ceiling = 9
+    for token in (1, 2, 3, 4, 5):
+        desk.take(session, assign(UUID(int=token), token))
+    await settle()
+    assert [1, 2] == list(attempts.begun)
+    desk.take(session, Incoming(kills=[Kill(UUID(int=3), 3, 1.0)]))
+    desk.take(session, Incoming(superseded=[(UUID(int=4), 4)]))
+    [answer] = session.take_outgoing().results
+    assert (3, True) == (answer.token, answer.killed)
+    attempts.begun[1].set_result(Outcome())
+    await settle()
+    assert [1, 2, 5] == list(attempts.begun)
+    assert ([(UUID(int=2), 2), (UUID(int=5), 5)], 2) == (desk.inventory()[0], session.running)
+    desk.abandon_all()
+
+
+async def test_a_lost_lease_leaves_no_slot_taken(desk: Desk, attempts: ScriptedAttempts) -> None:
+    """Whether a call works, is about to begin, or stands in the line."""
+    session = desk.open_session(no_values)
+    session.ceiling = 9
+    desk.take(session, assign(UUID(int=1), 1))
+    await settle()
+    for token in (2, 3):
+        desk.take(session, assign(UUID(int=token), token))
+    desk.abandon_all()
+    await settle()
+    assert [1] == list(attempts.begun)
+    for token in (4, 5):
+        desk.take(session, assign(UUID(int=token), token))
+    await settle()
+    assert [1, 4, 5] == list(attempts.begun)
+    assert [] == sent(session)
+    desk.abandon_all()
+
+
 async def test_slots_are_shared_by_demand_and_nobody_gets_none(desk: Desk) -> None:
     first = desk.open_session(no_values)
     second = desk.open_session(no_values)

@@ -8,7 +8,7 @@ and no place of the machine has to be shown to it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from services.runner.domain.network import Reach
@@ -21,14 +21,14 @@ class _Asked(Protocol):
     @property
     def ended(self) -> Any: ...
 
-    async def request(
+    def request(
         self,
         header: Header,
         body: bytes = b"",
         *,
         reply_bytes_max: int = ...,
         descriptors_max: int = ...,
-    ) -> Reply: ...
+    ) -> Awaitable[Reply]: ...
 
 
 async def make_ready(sandbox: _Asked, setup: Header) -> None:

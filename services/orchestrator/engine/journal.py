@@ -101,7 +101,7 @@ class Journal:
         self._seal = seal
         self._family = family
         self._queue: deque[_Queued] = deque()
-        self._wanted: asyncio.Future[None] | None = None  # work, by whom there is none for
+        self._wake = asyncio.Event()
         self._doubted = False
         self._writing = False
         self._queued_rows = 0
@@ -122,7 +122,7 @@ class Journal:
         self._queue.append(_Queued(transition, rows, size))
         self._queued_rows += rows
         self.pending_bytes += size
-        self._wake()
+        self._wake.set()
 
     def not_before(self, at: datetime) -> None:
         """Stamp nothing earlier than this: the latest time in what was loaded."""
@@ -172,20 +172,17 @@ class Journal:
     def doubt(self) -> None:
         """Trust memory no more: `run` raises before it writes anything else."""
         self._doubted = True
-        self._wake()
+        self._wake.set()
 
     async def run(self) -> None:
         """Write until cancelled. Raises `FencedError` or `OutcomeUnknownError`."""
         while True:
-            waited = not (self._queue or self._doubted)
             while not self._queue and not self._doubted:
-                await self._work()
-            # What came in with a commit, or with what ends the wait, joins this batch: one turn of
-            # the loop brings it here.
-            if self._flushed_rows >= _BUSY_ROWS and self._queued_rows < _LARGE_ROWS:
-                await asyncio.sleep(_GATHER_S)
-            elif not waited:
-                await asyncio.sleep(0)
+                self._wake.clear()
+                await self._wake.wait()
+            # What came in with the commit joins this batch: one turn of the loop brings it here.
+            busy = self._flushed_rows >= _BUSY_ROWS and self._queued_rows < _LARGE_ROWS
+            await asyncio.sleep(_GATHER_S if busy else 0)
             if self._doubted:
                 self._doubted = False
                 raise OutcomeUnknownError
@@ -194,18 +191,6 @@ class Journal:
                 await self._write(self._take())
             finally:
                 self._writing = False
-
-    async def _work(self) -> None:
-        """Wait until there is any, a turn of the loop behind what comes first."""
-        self._wanted = asyncio.get_running_loop().create_future()
-        try:
-            await self._wanted
-        finally:
-            self._wanted = None
-
-    def _wake(self) -> None:
-        if self._wanted is not None and not self._wanted.done():
-            self._wanted.set_result(None)
 
     async def open(self) -> None:
         """Have a connection; it also hears what other members tell, while nothing is written."""

@@ -20,6 +20,7 @@ from qflow.orchestrator.v1.attach_service_pb2_grpc import AttachServiceStub
 
 from services.kit.lane import Lane, enter
 from services.kit.rpc.channel import open_channel
+from services.orchestrator.engine.member import Member
 from services.orchestrator.engine.memory import Memory
 from tests import factories
 from tests.fakes.runner import FakeRunner
@@ -277,6 +278,7 @@ async def test_a_member_that_may_be_fenced_says_nothing_by_the_lane_either(
 
         with monkeypatch.context() as fenced:
             fenced.setattr(Memory, "knows", knows)
+            fenced.setattr(Member, "certain", property(lambda _: False))
             await started(orchestra)
             await ending
             assert not any(frame.assignments for frame in talk.by_lane)

@@ -21,7 +21,7 @@ from services.orchestrator.usecases.controls import Controls
 from services.orchestrator.usecases.signals import Answer, Messenger, word_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from qflow.types import Type
 
@@ -64,8 +64,7 @@ class SimulatedMessenger(Messenger):
 
     database: Any
 
-    async def _earlier(self, caller: Caller, request_id: UUID) -> signals.SignalRow | None:
-        ids = (word_id_of(caller, request_id), request_id)
+    async def _earlier(self, caller: Caller, ids: Sequence[UUID]) -> signals.SignalRow | None:
         row = await self.database.fetch(signals._FIND, ids, caller.user_id)
         return None if row is None else signals.SignalRow(**row)
 

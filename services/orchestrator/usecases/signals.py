@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID, uuid5
 
@@ -70,6 +71,8 @@ class Messenger:
     """What bringing words needs."""
 
     controls: Controls
+    # Words that are being brought: a repeated call looks for its word once that is written.
+    under_way: dict[UUID, asyncio.Task[str]] = field(default_factory=dict, init=False)
 
     async def send(
         self,
@@ -114,14 +117,28 @@ class Messenger:
         ]
 
     async def _bring(self, caller: Caller, word: Word, request_id: UUID | None) -> str:
+        if request_id is None:
+            return await self._carry(caller, word, uuid7())
+        word_id = word_id_of(caller, request_id)
+        while (first := self.under_way.get(word_id)) is not None:
+            await asyncio.wait([first])
+        task = asyncio.create_task(self._once(caller, word, word_id, request_id))
+        self.under_way[word_id] = task
+        task.add_done_callback(lambda _: self.under_way.pop(word_id))
+        # Shielded: whoever repeats the call may have given up the first, which goes on.
+        return await asyncio.shield(task)
+
+    async def _once(self, caller: Caller, word: Word, word_id: UUID, request_id: UUID) -> str:
         """Bring a word, unless its request brought it before: also to a run that is over by now."""
-        if request_id is not None:
-            earlier = await self._earlier(caller, request_id)
-            if earlier is not None:
-                return _same(earlier, word)
+        # Rows from before have the request id itself as theirs.
+        earlier = await self._earlier(caller, (word_id, request_id))
+        if earlier is not None:
+            return _same(earlier, word)
+        return await self._carry(caller, word, word_id)
+
+    async def _carry(self, caller: Caller, word: Word, word_id: UUID) -> str:
         run = await self.controls.open_run(caller, word.execution_id)
         word.check(run)
-        word_id = uuid7() if request_id is None else word_id_of(caller, request_id)
         engine = self.controls.engine
         signal = Signal(word_id, caller.user_id, word.outputs)
         transitions = engine.core.signal(run.id, word.name, signal)
@@ -131,9 +148,7 @@ class Messenger:
         log.info("signal_sent", execution_id=str(run.id), signal=word.name, node_id=node_id)
         return node_id
 
-    async def _earlier(self, caller: Caller, request_id: UUID) -> SignalRow | None:
-        # Rows from before have the request id itself as theirs.
-        ids = (word_id_of(caller, request_id), request_id)
+    async def _earlier(self, caller: Caller, ids: Sequence[UUID]) -> SignalRow | None:
         async with as_caller(self.controls.reader.api_pool, caller) as db:
             return await signals.find(db, ids, caller.user_id)
 

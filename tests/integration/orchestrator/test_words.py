@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 from qflow.orchestrator.v1 import control_service_pb2 as control
+from qflow.orchestrator.v1 import execution_pb2
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 from qflow.orchestrator.v1.control_service_pb2_grpc import ControlServiceStub
 from qflow.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
@@ -90,3 +92,22 @@ async def test_words_from_before_are_found_by_the_id_of_their_row(orchestra: Orc
         assert "s" == (await stub.SendSignal(said())).node_id
         assert reused(await refusal(stub.SendSignal(said(payload_json="2"))))
     assert [(1,)] == orchestra.rows("SELECT count(*) FROM execution_signals")
+
+
+@pytest.mark.parametrize("node", [GO, ASK], ids=["signal", "approval"])
+async def test_a_call_that_is_repeated_while_the_first_is_under_way_is_answered_with_it(
+    orchestra: Orchestra, node: dict[str, Any]
+) -> None:
+    """So it is where a client's time is up before the answer is there."""
+    async with orchestra.running():
+        run = await start(orchestra, orchestra.owner, s=node, t=node)
+        stub = ControlServiceStub(orchestra.channel(orchestra.owner.token))
+        call: Any = stub.SendSignal if node is GO else stub.AnswerApproval
+        say: Any = send if node is GO else decide
+        said = say(execution_id=run, request_id=str(uuid4()))
+        told = await asyncio.gather(*(call(said) for _ in range(8)))
+        assert {"s"} == {each.node_id for each in told}
+        assert "t" == (await call(say(execution_id=run))).node_id
+        ended = await orchestra.stub.WaitExecution(pb.WaitExecutionRequest(execution_id=run))
+    assert execution_pb2.EXECUTION_STATUS_COMPLETED == ended.execution.status
+    assert [(2,)] == orchestra.rows("SELECT count(*) FROM execution_signals")

@@ -431,9 +431,9 @@ def _signals(store: Store, ids: Sequence[UUID]) -> list[Row]:
     ]
 
 
-def _signal(store: Store, signal_id: UUID) -> Row | None:
-    row = store.signals.get(signal_id)
-    if row is None:
+def _signal(store: Store, ids: Sequence[UUID], sent_by: UUID) -> Row | None:
+    row = next((store.signals[each] for each in ids if each in store.signals), None)
+    if row is None or row["sent_by"] != sent_by:
         return None
     names = ("name", "payload", "sent_by", "node_id")
     return {"workflow_execution_id": row["run_id"]} | {name: row[name] for name in names}

@@ -18,20 +18,19 @@ from services.orchestrator.domain.plan import Kind, Phase, Plan
 from services.orchestrator.domain.status import RUN_FINAL
 from services.orchestrator.storage import signals
 from services.orchestrator.usecases.controls import Controls
-from services.orchestrator.usecases.signals import Answer, Messenger
+from services.orchestrator.usecases.signals import Answer, Messenger, word_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from qflow.types import Type
 
     from services.orchestrator.domain.plan import Place
-    from services.orchestrator.domain.state import Run
     from tests.simulation.clients import Clients
     from tests.simulation.processes import Orchestrator
     from tests.simulation.world import World
 
-STEERS: Final = cast("Caller", SimpleNamespace(user_id=UUID(int=7)))
+STEERS: Final = cast("Caller", SimpleNamespace(user_id=UUID(int=7), tenant_id=UUID(int=7)))
 _HELP_S: Final = 0.3
 
 
@@ -65,12 +64,9 @@ class SimulatedMessenger(Messenger):
 
     database: Any
 
-    async def _begin(
-        self, caller: Caller, execution_id: UUID, request_id: UUID | None
-    ) -> tuple[Run, signals.SignalRow | None]:
-        row = await self.database.fetch(signals._FIND, request_id)
-        earlier = None if row is None else signals.SignalRow(**row)
-        return await self.controls.open_run(caller, execution_id), earlier
+    async def _earlier(self, caller: Caller, ids: Sequence[UUID]) -> signals.SignalRow | None:
+        row = await self.database.fetch(signals._FIND, ids, caller.user_id)
+        return None if row is None else signals.SignalRow(**row)
 
 
 class Steering:
@@ -140,7 +136,7 @@ class Steering:
                 await messenger.send(STEERS, run_id, name, said, word)
 
         if await self._until_answered(run_id, bring):
-            self.sent.add(word)
+            self.sent.add(word_id_of(STEERS, word))
 
     async def do(self, run_id: UUID, deed: Callable[[Controls], Awaitable[Any]]) -> bool:
         """Ask until there is an answer; returns whether it was done."""

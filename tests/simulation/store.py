@@ -194,7 +194,10 @@ class Store:
                 self._look_at_attempt(attempt)
             for signal in t.signals:
                 known = self.signals.get(signal.id)
-                if known is not None and known["node_id"] is not None:
+                if known is not None and (known["node_id"], known["run_id"]) != (
+                    None,
+                    signal.run_id,
+                ):
                     _refuse(flush.GUARD_MISSED, f"signal {signal.id} is taken")
             uses = [each for each in t.uses if each.id in self.slots]
             named = {each.run_id for each in uses} | {each.run_id for each in t.errors}

@@ -413,6 +413,7 @@ _SIGNALS: Final = Part(
      ORDER BY given.id
         ON CONFLICT (id) DO UPDATE SET node_id = EXCLUDED.node_id
      WHERE signal.node_id IS NULL
+       AND signal.workflow_execution_id = EXCLUDED.workflow_execution_id
  RETURNING id
     """,
     "signals",

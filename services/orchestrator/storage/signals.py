@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, LiteralString
@@ -24,13 +24,13 @@ class SignalRow:
 
 _FIND: Final[LiteralString] = """
     SELECT workflow_execution_id, name, payload, sent_by, node_id
-      FROM execution_signals WHERE id = $1
+      FROM execution_signals WHERE id = ANY($1) AND sent_by = $2
 """
 
 
-async def find(db: Db, signal_id: UUID) -> SignalRow | None:
-    """Give a word by its id, which is the request id that it was sent with."""
-    row = await db.fetchrow(_FIND, signal_id)
+async def find(db: Db, ids: Sequence[UUID], sent_by: UUID) -> SignalRow | None:
+    """Give the word that somebody sent under one of these ids."""
+    row = await db.fetchrow(_FIND, ids, sent_by)
     return None if row is None else SignalRow(**row)
 
 

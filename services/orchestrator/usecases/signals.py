@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import structlog
 from qflow.types import Type, ValueTextError, check_value, expression, parse_strict
@@ -24,7 +25,7 @@ from services.kit.pg import as_caller
 from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.state import Run, Signal, UnreadableError
 from services.orchestrator.storage import signals
-from services.orchestrator.storage.signals import WaitRow
+from services.orchestrator.storage.signals import SignalRow, WaitRow
 from services.orchestrator.usecases.controls import Controls
 
 log = structlog.get_logger()
@@ -56,10 +57,22 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Word:
+    """What is said to a run."""
+
+    execution_id: UUID
+    name: str
+    outputs: tuple[bytes, ...]
+    check: Callable[[Run], None]  # raises where the run does not take it now
+
+
+@dataclass(frozen=True, slots=True)
 class Messenger:
     """What bringing words needs."""
 
     controls: Controls
+    # Words that are being brought: a repeated call looks for its word once that is written.
+    under_way: dict[UUID, asyncio.Task[str]] = field(default_factory=dict, init=False)
 
     async def send(
         self,
@@ -70,52 +83,22 @@ class Messenger:
         request_id: UUID | None,
     ) -> str:
         """Bring a word; returns the node that took it, empty while none has."""
-        run, earlier = await self._begin(caller, execution_id, request_id)
         text = payload_json or "null"
-        types = _types_of(run, name, Kind.SIGNAL)
-        if types is None:
-            raise _unknown(run, name, Kind.SIGNAL)
-        for each in types:
-            _check("payload_json", each, text)
-        signal = Signal(request_id or uuid7(), caller.user_id, (text.encode(),))
-        if earlier is not None:
-            return _same(earlier, name, signal)
-        if sum(len(words) for words in run.signals.values()) >= EARLY_MAX:
-            raise ResourceExhausted(
-                "SIGNALS_WAIT",
-                f"{EARLY_MAX} signals wait to be taken; send more once nodes have taken some",
-                retry_after_s=1.0,
-            )
-        return await self._bring(run, name, signal)
+        word = Word(execution_id, name, (text.encode(),), lambda run: _check_sent(run, name, text))
+        return await self._bring(caller, word, request_id)
 
     async def answer(
         self, caller: Caller, execution_id: UUID, answer: Answer, request_id: UUID | None
     ) -> str:
         """Answer an approval that waits; returns the node that took it."""
-        run, earlier = await self._begin(caller, execution_id, request_id)
-        text = answer.reply_json or "null"
-        types = _types_of(run, answer.name, Kind.APPROVAL)
-        if types is None:
-            raise _unknown(run, answer.name, Kind.APPROVAL)
-        for each in types if answer.reply_json or answer.approved else ():
-            _check("reply_json", each, text)
         outputs = (
             b"true" if answer.approved else b"false",
             json.dumps(answer.comment, ensure_ascii=False).encode(),
             json.dumps(str(caller.user_id)).encode(),
-            text.encode(),
+            (answer.reply_json or "null").encode(),
         )
-        signal = Signal(request_id or uuid7(), caller.user_id, outputs)
-        if earlier is not None:
-            return _same(earlier, answer.name, signal)
-        if not run.waiting.get(answer.name):
-            fault = f"no approval {answer.name} waits now; ListWaits shows what does"
-            raise FailedPrecondition(
-                "APPROVAL_NOT_WAITING",
-                f"name: {fault}",
-                fields=[FieldViolation("name", fault, "APPROVAL_NOT_WAITING")],
-            )
-        return await self._bring(run, answer.name, signal)
+        word = Word(execution_id, answer.name, outputs, lambda run: _check_answer(run, answer))
+        return await self._bring(caller, word, request_id)
 
     async def waits(self, caller: Caller, execution_id: UUID) -> list[Waiting]:
         """Give what a run waits for now."""
@@ -133,23 +116,46 @@ class Messenger:
             and (found := _waiting(run, slot, rows[record.id])) is not None
         ]
 
-    async def _begin(
-        self, caller: Caller, execution_id: UUID, request_id: UUID | None
-    ) -> tuple[Run, signals.SignalRow | None]:
-        earlier = None
-        if request_id is not None:
-            async with as_caller(self.controls.reader.api_pool, caller) as db:
-                earlier = await signals.find(db, request_id)
-        return await self.controls.open_run(caller, execution_id), earlier
+    async def _bring(self, caller: Caller, word: Word, request_id: UUID | None) -> str:
+        if request_id is None:
+            return await self._carry(caller, word, uuid7())
+        word_id = word_id_of(caller, request_id)
+        while (first := self.under_way.get(word_id)) is not None:
+            await asyncio.wait([first])
+        task = asyncio.create_task(self._once(caller, word, word_id, request_id))
+        self.under_way[word_id] = task
+        task.add_done_callback(lambda _: self.under_way.pop(word_id))
+        # Shielded: whoever repeats the call may have given up the first, which goes on.
+        return await asyncio.shield(task)
 
-    async def _bring(self, run: Run, name: str, signal: Signal) -> str:
+    async def _once(self, caller: Caller, word: Word, word_id: UUID, request_id: UUID) -> str:
+        """Bring a word, unless its request brought it before: also to a run that is over by now."""
+        # Rows from before have the request id itself as theirs.
+        earlier = await self._earlier(caller, (word_id, request_id))
+        if earlier is not None:
+            return _same(earlier, word)
+        return await self._carry(caller, word, word_id)
+
+    async def _carry(self, caller: Caller, word: Word, word_id: UUID) -> str:
+        run = await self.controls.open_run(caller, word.execution_id)
+        word.check(run)
         engine = self.controls.engine
-        transitions = engine.core.signal(run.id, name, signal)
+        signal = Signal(word_id, caller.user_id, word.outputs)
+        transitions = engine.core.signal(run.id, word.name, signal)
         taken = [write.node_id for t in transitions for write in t.signals]
         await engine.change(run.id, transitions)
         node_id = next((each for each in taken if each), "")
-        log.info("signal_sent", execution_id=str(run.id), signal=name, node_id=node_id)
+        log.info("signal_sent", execution_id=str(run.id), signal=word.name, node_id=node_id)
         return node_id
+
+    async def _earlier(self, caller: Caller, ids: Sequence[UUID]) -> SignalRow | None:
+        async with as_caller(self.controls.reader.api_pool, caller) as db:
+            return await signals.find(db, ids, caller.user_id)
+
+
+def word_id_of(caller: Caller, request_id: UUID) -> UUID:
+    """Give the id of a word's row: one for each request id of a caller, and nobody else's."""
+    return uuid5(caller.tenant_id, f"{caller.user_id} {request_id}")
 
 
 def _waiting(run: Run, slot: int, row: WaitRow) -> Waiting | None:
@@ -196,12 +202,44 @@ def _unknown(run: Run, name: str, kind: Kind) -> InvalidArgument:
     return _invalid("name", f"{kind.upper()}_UNKNOWN", "", f"the run has no {kind} {name}; {has}")
 
 
-def _same(earlier: signals.SignalRow, name: str, signal: Signal) -> str:
+def _check_sent(run: Run, name: str, text: str) -> None:
+    types = _types_of(run, name, Kind.SIGNAL)
+    if types is None:
+        raise _unknown(run, name, Kind.SIGNAL)
+    for each in types:
+        _check("payload_json", each, text)
+    if sum(len(words) for words in run.signals.values()) >= EARLY_MAX:
+        raise ResourceExhausted(
+            "SIGNALS_WAIT",
+            f"{EARLY_MAX} signals wait to be taken; send more once nodes have taken some",
+            retry_after_s=1.0,
+        )
+
+
+def _check_answer(run: Run, answer: Answer) -> None:
+    types = _types_of(run, answer.name, Kind.APPROVAL)
+    if types is None:
+        raise _unknown(run, answer.name, Kind.APPROVAL)
+    for each in types if answer.reply_json or answer.approved else ():
+        _check("reply_json", each, answer.reply_json or "null")
+    if not run.waiting.get(answer.name):
+        fault = f"no approval {answer.name} waits now; ListWaits shows what does"
+        raise FailedPrecondition(
+            "APPROVAL_NOT_WAITING",
+            f"name: {fault}",
+            fields=[FieldViolation("name", fault, "APPROVAL_NOT_WAITING")],
+        )
+
+
+def _same(earlier: SignalRow, word: Word) -> str:
     """Give what became of an equal word that was sent before."""
-    payload = (b"[" + b",".join(signal.outputs) + b"]").decode()
-    if (earlier.name, earlier.payload, earlier.sent_by) != (name, payload, signal.sent_by):
+    payload = (b"[" + b",".join(word.outputs) + b"]").decode()
+    told = (earlier.workflow_execution_id, earlier.name, earlier.payload)
+    if told != (word.execution_id, word.name, payload):
         raise AlreadyExists(
-            "REQUEST_ID_REUSED", "request_id was used to send something else; use a new one"
+            "REQUEST_ID_REUSED",
+            "request_id was used to send something else; use a new one",
+            fields=[FieldViolation("request_id", "was used to send something else")],
         )
     return earlier.node_id or ""
 

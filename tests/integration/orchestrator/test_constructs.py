@@ -362,6 +362,49 @@ async def test_an_approval_is_answered_in_the_name_of_who_answers(
     assert str(orchestra.owner.id) == output["approver"]  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("reader", "links"),
+    [
+        ({}, [{"source": "pick", "target": "b", "kind": "branch", "branch": "yes"}]),
+        ({"condition": "x != null"}, []),
+    ],
+    ids=["branch", "condition"],
+)
+async def test_a_refusal_needs_no_reply_where_what_reads_it_is_left_out(
+    orchestra: Orchestra,
+    make: Callable[..., str],
+    reader: dict[str, Any],
+    links: list[dict[str, Any]],
+) -> None:
+    workflow = make(
+        {
+            "ask": {"kind": "approval", "approval": {"name": "ok", "type": INT}},
+            "pick": {
+                "kind": "choice",
+                "choice": {"branches": [{"name": "yes", "condition": "yes"}], "default": None},
+            },
+            "b": reader,
+        },
+        [("ask", "approved", "pick", "yes"), ("ask", "reply", "b", "x")],
+        links=links,
+        outputs=("b",),
+    )
+    async with orchestra.running():
+        started = await orchestra.stub.StartExecution(
+            pb.StartExecutionRequest(workflow_id=workflow, input_json='{"x":9}')
+        )
+        execution_id = started.execution.id
+        stub = ControlServiceStub(orchestra.channel(orchestra.owner.token))
+        await stub.AnswerApproval(
+            control.AnswerApprovalRequest(execution_id=execution_id, name="ok", approved=False)
+        )
+        ended = await orchestra.stub.WaitExecution(
+            pb.WaitExecutionRequest(execution_id=execution_id)
+        )
+        assert {"b": None} == json.loads(ended.execution.output_json)
+        assert "SKIPPED" == (await nodes_of(orchestra, execution_id))["b"]
+
+
 async def test_a_sub_workflow_runs_as_an_execution_of_its_own_over_a_restart(
     orchestra: Orchestra, make: Callable[..., str]
 ) -> None:

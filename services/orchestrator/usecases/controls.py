@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 import structlog
-from qflow.types import Collection, Type, ValueTextError, check_value, from_json, parse_strict
 
 from services.kit.caller import Caller
 from services.kit.errors import (
     FailedPrecondition,
     FieldViolation,
-    InvalidArgument,
     NotFound,
     Unavailable,
 )
-from services.kit.pg import as_caller, transaction
-from services.orchestrator.domain.plan import Kind, Place, Plan
+from services.kit.pg import as_caller
+from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.storage import definitions, executions
+from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
-from services.orchestrator.storage.recovery import split_object
+from services.orchestrator.usecases.by_hand import read_outputs
 from services.orchestrator.usecases.read import Reader, rendered
 
 log = structlog.get_logger()
 
-_FIELD: Final = "output_json"
 _NOT_BEGUN: Final = frozenset({NodeStatus.PENDING, NodeStatus.RETRYING, NodeStatus.PAUSED})
 
 
@@ -85,8 +82,10 @@ class Controls:
         """End a node by hand that does not run."""
         run = await self.open_run(caller, execution_id)
         place = _place(run, node_id)
-        output = await self._output(run.plan.places[place], output_json) if output_json else None
-        _check_ends(run, place, node_id)  # after the last wait: no event comes between
+        output: tuple[bytes, ...] | None = None
+        if output_json:
+            output = read_outputs(run.plan.places[place], output_json, caller.user_id)
+        _check_ends(run, place, node_id)
         await self._change(run, self.engine.core.skip_node(execution_id, place, output))
         log.info("node_skipped", execution_id=str(execution_id), node_id=node_id)
         return await self._node(caller, execution_id, node_id)
@@ -125,43 +124,6 @@ class Controls:
         at = plan.index[node_id]
         return rendered(execution, plan, rows, at, at + 1)[0]
 
-    async def _output(self, place: Place, text: str) -> tuple[bytes, ...]:
-        """Read the outputs that a caller gives in a node's stead."""
-        try:
-            values = parse_strict(text)
-        except ValueTextError as error:
-            raise _invalid("VALUE_INVALID", error.path, error.message) from None
-        if not isinstance(values, dict) or set(values) != set(place.outputs):
-            names = ", ".join(place.outputs)
-            raise _invalid("OUTPUTS_WRONG", "", f"must be an object of all its outputs: {names}")
-        types = await self._types(place)
-        for name, of in types.items():
-            wrong = check_value(of, values[name], name)
-            if wrong is not None:
-                raise _invalid("TYPE_MISMATCH", wrong.path, wrong.message)
-        texts = split_object(text)
-        return tuple(texts[name] for name in place.outputs)
-
-    async def _types(self, place: Place) -> dict[str, Type]:
-        if place.wait is not None and place.kind is Kind.SIGNAL and place.wait.type is not None:
-            return {place.outputs[0]: place.wait.type}
-        if place.kind is not Kind.PYTHON:
-            return {}
-        async with transaction(self.reader.engine_pool) as db:
-            versions = await definitions.get_versions(db, [place.node_version_id])
-        declared = versions[place.node_version_id].output_types
-        wrap = _lists_of(place.map.depth if place.map is not None else 0)
-        return {str(each["name"]): wrap(from_json(each["type"])) for each in declared}
-
-
-def _lists_of(depth: int) -> Callable[[Type], Type]:
-    def wrap(of: Type) -> Type:
-        for _ in range(depth):
-            of = Collection("list", of)
-        return of
-
-    return wrap
-
 
 def _check_ends(run: Run, place: int, node_id: str) -> None:
     record = run.records[place]
@@ -192,11 +154,4 @@ def _refused(reason: str, node_id: str, why: str) -> FailedPrecondition:
         reason,
         f"node {node_id}: {why}",
         fields=[FieldViolation("node", why, reason)],
-    )
-
-
-def _invalid(reason: str, path: str, fault: str) -> InvalidArgument:
-    place = f"{_FIELD}.{path}" if path else _FIELD
-    return InvalidArgument(
-        reason, f"{place}: {fault}", fields=[FieldViolation(place, fault, reason)]
     )

@@ -60,7 +60,8 @@ type ControlServiceClient interface {
 	ResumeNode(ctx context.Context, in *ResumeNodeRequest, opts ...grpc.CallOption) (*ResumeNodeResponse, error)
 	// Ends a node by hand that does not run: as completed with an output, or as skipped.
 	//
-	// Fails with INVALID_ARGUMENT for an output that is not the node's, FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
+	// Fails with INVALID_ARGUMENT for an output that is not the node's (`VALUE_INVALID`, `OUTPUTS_WRONG`, `TYPE_MISMATCH`) or an
+	// approver who is not the caller (`APPROVER_NOT_CALLER`), FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
 	// or has parts or a sub-workflow that do, (`NODE_FINISHED`) for one that is over, and as PauseNode does otherwise.
 	SkipNode(ctx context.Context, in *SkipNodeRequest, opts ...grpc.CallOption) (*SkipNodeResponse, error)
 	// Sends a word that a signal node of the run waits for, or will. The node that has waited longest takes it; a word that
@@ -196,7 +197,8 @@ type ControlServiceServer interface {
 	ResumeNode(context.Context, *ResumeNodeRequest) (*ResumeNodeResponse, error)
 	// Ends a node by hand that does not run: as completed with an output, or as skipped.
 	//
-	// Fails with INVALID_ARGUMENT for an output that is not the node's, FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
+	// Fails with INVALID_ARGUMENT for an output that is not the node's (`VALUE_INVALID`, `OUTPUTS_WRONG`, `TYPE_MISMATCH`) or an
+	// approver who is not the caller (`APPROVER_NOT_CALLER`), FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
 	// or has parts or a sub-workflow that do, (`NODE_FINISHED`) for one that is over, and as PauseNode does otherwise.
 	SkipNode(context.Context, *SkipNodeRequest) (*SkipNodeResponse, error)
 	// Sends a word that a signal node of the run waits for, or will. The node that has waited longest takes it; a word that

@@ -128,7 +128,8 @@ class ControlServiceServicer:
     def SkipNode(self, request, context):
         """Ends a node by hand that does not run: as completed with an output, or as skipped.
 
-        Fails with INVALID_ARGUMENT for an output that is not the node's, FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
+        Fails with INVALID_ARGUMENT for an output that is not the node's (`VALUE_INVALID`, `OUTPUTS_WRONG`, `TYPE_MISMATCH`) or an
+        approver who is not the caller (`APPROVER_NOT_CALLER`), FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
         or has parts or a sub-workflow that do, (`NODE_FINISHED`) for one that is over, and as PauseNode does otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

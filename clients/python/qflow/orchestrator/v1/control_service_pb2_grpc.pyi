@@ -62,7 +62,8 @@ class ControlServiceStub:
     SkipNode: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.SkipNodeRequest, _control_service_pb2.SkipNodeResponse]
     """Ends a node by hand that does not run: as completed with an output, or as skipped.
 
-    Fails with INVALID_ARGUMENT for an output that is not the node's, FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
+    Fails with INVALID_ARGUMENT for an output that is not the node's (`VALUE_INVALID`, `OUTPUTS_WRONG`, `TYPE_MISMATCH`) or an
+    approver who is not the caller (`APPROVER_NOT_CALLER`), FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
     or has parts or a sub-workflow that do, (`NODE_FINISHED`) for one that is over, and as PauseNode does otherwise.
     """
     SendSignal: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.SendSignalRequest, _control_service_pb2.SendSignalResponse]
@@ -116,7 +117,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     SkipNode: _aio.UnaryUnaryMultiCallable[_control_service_pb2.SkipNodeRequest, _control_service_pb2.SkipNodeResponse]  # type: ignore[assignment]
     """Ends a node by hand that does not run: as completed with an output, or as skipped.
 
-    Fails with INVALID_ARGUMENT for an output that is not the node's, FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
+    Fails with INVALID_ARGUMENT for an output that is not the node's (`VALUE_INVALID`, `OUTPUTS_WRONG`, `TYPE_MISMATCH`) or an
+    approver who is not the caller (`APPROVER_NOT_CALLER`), FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
     or has parts or a sub-workflow that do, (`NODE_FINISHED`) for one that is over, and as PauseNode does otherwise.
     """
     SendSignal: _aio.UnaryUnaryMultiCallable[_control_service_pb2.SendSignalRequest, _control_service_pb2.SendSignalResponse]  # type: ignore[assignment]
@@ -197,7 +199,8 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_control_service_pb2.SkipNodeResponse, _abc.Awaitable[_control_service_pb2.SkipNodeResponse]]:
         """Ends a node by hand that does not run: as completed with an output, or as skipped.
 
-        Fails with INVALID_ARGUMENT for an output that is not the node's, FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
+        Fails with INVALID_ARGUMENT for an output that is not the node's (`VALUE_INVALID`, `OUTPUTS_WRONG`, `TYPE_MISMATCH`) or an
+        approver who is not the caller (`APPROVER_NOT_CALLER`), FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
         or has parts or a sub-workflow that do, (`NODE_FINISHED`) for one that is over, and as PauseNode does otherwise.
         """
 

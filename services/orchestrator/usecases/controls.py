@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -63,7 +64,7 @@ class Controls:
         record = run.records[place]
         if record is None or record.status is not NodeStatus.PAUSED:
             if (record is not None and record.status not in _NOT_BEGUN) or not run.is_open(place):
-                raise _refused("NODE_STARTED", node_id, "has begun already, or never will")
+                raise _refused("NODE_STARTED", node_id, _why_not_held(run, place))
             await self._change(run, self.engine.core.pause_node(execution_id, place))
         return await self._node(caller, execution_id, node_id)
 
@@ -140,13 +141,27 @@ def _check_ends(run: Run, place: int, node_id: str) -> None:
 
 def _place(run: Run, node_id: str) -> int:
     place = run.plan.index.get(node_id)
-    if place is None:
-        raise NotFound(
-            "NODE_NOT_FOUND",
-            f"node {node_id}: the run has no such node; ListNodeExecutions shows those it has",
-            fields=[FieldViolation("node", "is no node of the run", "NODE_NOT_FOUND")],
+    if place is not None:
+        return place
+    whole = run.plan.index.get(re.split(r"[\[#]", node_id)[0])
+    if whole is None or not run.plan.places[whole].grouped:
+        what = "is no node of the run; ListNodeExecutions shows those it has"
+    else:
+        what = (
+            f"names a part of {run.plan.places[whole].id}, and parts are not steered one by one:"
+            " name the whole before it begins, or the run"
         )
-    return place
+    raise NotFound(
+        "NODE_NOT_FOUND",
+        f"node {node_id}: {what}",
+        fields=[FieldViolation("node", what, "NODE_NOT_FOUND")],
+    )
+
+
+def _why_not_held(run: Run, place: int) -> str:
+    if place in run.groups:
+        return "has begun; PauseExecution holds up those of its parts that have not"
+    return "has begun already, or never will"
 
 
 def _refused(reason: str, node_id: str, why: str) -> FailedPrecondition:

@@ -106,3 +106,40 @@ async def test_nodes_of_all_kinds_are_ended_with_outputs_of_their_types_alone(
     assert ASKED | {"approver": str(orchestra.owner.id)} == said
     skipped = orchestra.rows("SELECT node_id FROM node_executions WHERE status = 'skipped'")
     assert [("b",)] == skipped
+
+
+async def test_a_map_that_has_begun_is_held_up_by_pausing_its_run(orchestra: Orchestra) -> None:
+    """What is refused says what to do, of the map and of its elements."""
+    one = factories.node(orchestra.sql, orchestra.owner)
+    workflow = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"m": one},
+        edges=[],
+        outputs=[("m", "m")],
+        node_settings={
+            "m": {"map": {"input": "x", "max_in_flight": 1}, "parameters": {"x": "[1,2]"}}
+        },
+    )
+    async with orchestra.running():
+        runner = await orchestra.runner(lambda *_: None)
+        async with runner.attached():
+            started = await orchestra.stub.StartExecution(
+                pb.StartExecutionRequest(workflow_id=str(workflow), input_json='{"x":1}')
+            )
+            await runner.until(lambda: len(runner.assigns) == 1)
+            stub = ControlServiceStub(orchestra.channel(orchestra.owner.token))
+            told = {}
+            for node in ("m", "m[0]", "m[1]", "z[1]"):
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await stub.PauseNode(
+                        control.PauseNodeRequest(execution_id=started.execution.id, node=node)
+                    )
+                told[node] = (details(refused.value)[0], refused.value.details() or "")
+    assert ["NODE_STARTED", *["NODE_NOT_FOUND"] * 3] == [reason for reason, _ in told.values()]
+    assert "PauseExecution" in told["m"][1]
+    assert ["part of m" in told[node][1] for node in ("m[0]", "m[1]", "z[1]")] == [
+        True,
+        True,
+        False,
+    ]

@@ -107,7 +107,9 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseNode(self, request, context):
-        """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing.
+        """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing. A map or a
+        loop is held up as a whole before it begins; its elements and turns are no nodes of the definition, and are not named here.
+        PauseExecution holds up those that have not begun.
 
         Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
         runs, waits or is over, and as PauseExecution does.

@@ -49,7 +49,9 @@ class ControlServiceStub:
     Fails as PauseExecution does.
     """
     PauseNode: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.PauseNodeRequest, _control_service_pb2.PauseNodeResponse]
-    """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing.
+    """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing. A map or a
+    loop is held up as a whole before it begins; its elements and turns are no nodes of the definition, and are not named here.
+    PauseExecution holds up those that have not begun.
 
     Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
     runs, waits or is over, and as PauseExecution does.
@@ -104,7 +106,9 @@ class ControlServiceAsyncStub(ControlServiceStub):
     Fails as PauseExecution does.
     """
     PauseNode: _aio.UnaryUnaryMultiCallable[_control_service_pb2.PauseNodeRequest, _control_service_pb2.PauseNodeResponse]  # type: ignore[assignment]
-    """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing.
+    """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing. A map or a
+    loop is held up as a whole before it begins; its elements and turns are no nodes of the definition, and are not named here.
+    PauseExecution holds up those that have not begun.
 
     Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
     runs, waits or is over, and as PauseExecution does.
@@ -174,7 +178,9 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_service_pb2.PauseNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.PauseNodeResponse, _abc.Awaitable[_control_service_pb2.PauseNodeResponse]]:
-        """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing.
+        """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing. A map or a
+        loop is held up as a whole before it begins; its elements and turns are no nodes of the definition, and are not named here.
+        PauseExecution holds up those that have not begun.
 
         Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
         runs, waits or is over, and as PauseExecution does.

@@ -23,8 +23,6 @@ from services.orchestrator.usecases.signals import Answer, Messenger, word_id_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from qflow.types import Type
-
     from services.orchestrator.domain.plan import Place
     from tests.simulation.clients import Clients
     from tests.simulation.processes import Orchestrator
@@ -53,9 +51,6 @@ class SimulatedControls(Controls):
 
     async def _node(self, *_: Any) -> Any:
         return None
-
-    async def _types(self, _: Place) -> dict[str, Type]:
-        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +195,14 @@ def _waits_for(place: Place, name: str) -> bool:
 
 def _outputs(place: Place) -> str:
     """Give outputs in a node's stead."""
-    value: Any = 5
+    values: dict[str, Any] = dict.fromkeys(place.outputs, 5)
+    match place.kind:
+        case Kind.CHOICE:
+            values["branch"] = "odd"
+        case Kind.SLEEP:
+            values["result"] = "2026-01-01T00:00:00+00:00"
+        case Kind.APPROVAL:
+            values |= {"approved": True, "comment": "", "approver": str(STEERS.user_id)}
     for _ in range(place.map.depth if place.map is not None else 0):
-        value = [value, value]
-    if place.kind is Kind.CHOICE:
-        value = "odd"
-    return json.dumps(dict.fromkeys(place.outputs, value), separators=(",", ":"))
+        values = {name: [value, value] for name, value in values.items()}
+    return json.dumps(values, separators=(",", ":"))

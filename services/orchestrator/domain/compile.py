@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from qflow.types import from_json
+from qflow.types import Type, from_json
 
 from services.kit.cel import Expression, compile_expression
 from services.orchestrator.domain.needs import needs_of
@@ -20,7 +20,6 @@ from services.orchestrator.domain.plan import (
     NO_RETRY,
     NODE_MEMORY_BYTES_DEFAULT,
     NODE_TIMEOUT_MS_DEFAULT,
-    OUTPUTS,
     Binding,
     ChoiceRule,
     Definition,
@@ -38,6 +37,7 @@ from services.orchestrator.domain.plan import (
     WaitRule,
     kind_of,
 )
+from services.orchestrator.domain.signatures import Signatures, type_of
 
 # Elements of one map that are under way at once, where the definition says nothing.
 IN_FLIGHT_DEFAULT: Final = 1000
@@ -86,22 +86,18 @@ class _Compiler:
     plans: Mapping[str, Plan]
     index: dict[str, int] = field(init=False)
     outputs: list[tuple[str, ...]] = field(init=False)
+    output_types: list[tuple[Type, ...]] = field(init=False)
     run_inputs: dict[str, Mapping[str, Any]] = field(init=False)
     shared: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         nodes = self.definition.nodes
         self.index = {str(node["id"]): at for at, node in enumerate(nodes)}
-        self.outputs = [self._outputs_of(node) for node in nodes]
+        signatures = Signatures(self.versions, self.plans)
+        given = [signatures.outputs_of(node) for node in nodes]
+        self.outputs = [tuple(each) for each in given]
+        self.output_types = [tuple(each.values()) for each in given]
         self.run_inputs = {str(each["name"]): each for each in self.definition.input_types}
-
-    def _outputs_of(self, node: Mapping[str, Any]) -> tuple[str, ...]:
-        kind, name = kind_of(node), str(node["id"])
-        if kind is Kind.PYTHON:
-            return tuple(str(output["name"]) for output in self.versions[name].output_types)
-        if kind is Kind.WORKFLOW:
-            return tuple(output.name for output in self.plans[name].outputs)
-        return OUTPUTS[kind]
 
     def plan(self, pins_id: UUID) -> Plan:
         nodes = self.definition.nodes
@@ -127,6 +123,7 @@ class _Compiler:
                 name=str(each["name"]),
                 source=self.index[each["node_id"]],
                 output=self.outputs[self.index[each["node_id"]]].index(each["output"]),
+                type=type_of(each),
             )
             for each in self.definition.output_types
         )
@@ -215,6 +212,7 @@ class _Compiler:
             python_version=version.python_version if version else "",
             inputs=bindings,
             outputs=outputs,
+            output_types=self.output_types[self.index[name]],
             retry=NO_RETRY if retry is None else RetryPolicy(**retry),
             timeout_ms=int(node.get("timeout_ms") or NODE_TIMEOUT_MS_DEFAULT),
             memory_bytes=int(node.get("memory_bytes") or NODE_MEMORY_BYTES_DEFAULT),

@@ -7,6 +7,7 @@ from collections import deque
 
 from services.orchestrator.domain import routes, waits
 from services.orchestrator.domain.effects import Effects, Timer
+from services.orchestrator.domain.ends import branch_of
 from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import NO_USAGE, Failure, Run, Signal
@@ -84,8 +85,7 @@ def skip_node(
             token=fx.next_token(),
             output=output,
         )
-        if run.place(place).kind is Kind.CHOICE:
-            record.branch = json.loads(output[0])
+        record.branch = branch_of(run.place(place), output)
         routes.slot_done(run, place, t, fx, output)
     routes.settle(run, t, fx)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum, auto
 
 from services.orchestrator.domain.effects import Effects
-from services.orchestrator.domain.plan import Phase
+from services.orchestrator.domain.plan import Kind, Phase, Place
 from services.orchestrator.domain.state import NodeOutput, Run
 
 
@@ -52,6 +53,14 @@ def place_over(
     count_end(run, place, end, branch)
     if main:
         fx.todo.extend(plan.children[place])
+
+
+def branch_of(place: Place, output: NodeOutput | None) -> str:
+    """Give the branch that a choice took, by what it gave; none where that names no branch."""
+    if place.kind is not Kind.CHOICE or not isinstance(output, tuple):
+        return ""
+    taken = json.loads(output[0])
+    return taken if isinstance(taken, str) else ""
 
 
 def count_end(run: Run, place: int, end: End, branch: str) -> None:

@@ -34,14 +34,6 @@ class Kind(StrEnum):
     WORKFLOW = "workflow"
 
 
-OUTPUTS: Final[Mapping[Kind, tuple[str, ...]]] = {
-    Kind.CHOICE: ("branch",),
-    Kind.SLEEP: ("result",),
-    Kind.SIGNAL: ("result",),
-    Kind.APPROVAL: ("approved", "comment", "approver", "reply"),
-}
-
-
 class Phase(IntEnum):
     """When a place has its turn."""
 
@@ -147,6 +139,7 @@ class Place:
     python_version: str
     inputs: tuple[Binding, ...]
     outputs: tuple[str, ...]
+    output_types: tuple[Type, ...]  # of each output; of a map, lists of what its elements give
     retry: RetryPolicy
     timeout_ms: int
     memory_bytes: int
@@ -213,6 +206,7 @@ class RunOutput:
     name: str
     source: int
     output: int
+    type: Type  # that was declared when the definition was stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,10 +10,10 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from services.orchestrator.domain.closing import compensations_of, is_main_over
-from services.orchestrator.domain.ends import End, count_end
+from services.orchestrator.domain.ends import End, branch_of, count_end
 from services.orchestrator.domain.groups import new_group
 from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
-from services.orchestrator.domain.plan import Kind, Phase, Place, Plan
+from services.orchestrator.domain.plan import Phase, Plan
 from services.orchestrator.domain.planner import EXPIRED, LOST
 from services.orchestrator.domain.state import (
     ENGINE_ERROR,
@@ -185,7 +184,7 @@ class _Restoration:
             output = self._output(place, node)
             if output is not None:
                 run.outputs[place] = output
-            branch = _branch(rule, output)
+            branch = branch_of(rule, output)
             self._record_of(place).branch = branch
             count_end(run, place, End.DONE, branch)
         elif node.status is NodeStatus.SKIPPED:
@@ -316,12 +315,6 @@ def split_name(node_id: str) -> tuple[str, int]:
     else:
         group, _, index = node_id.rpartition("#")
     return group, int(index)
-
-
-def _branch(rule: Place, output: NodeOutput | None) -> str:
-    if rule.kind is not Kind.CHOICE or not isinstance(output, tuple):
-        return ""
-    return str(json.loads(output[0]) or "")
 
 
 def _is_over(run: Run, place: int) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 from uuid import UUID
 
-from services.orchestrator.domain.ends import End, count_end, release_inputs
-from services.orchestrator.domain.plan import FROM_RUN, Definition, Kind, Phase, Plan
+from services.orchestrator.domain.ends import End, branch_of, count_end, release_inputs
+from services.orchestrator.domain.plan import FROM_RUN, Definition, Phase, Plan
 from services.orchestrator.domain.rows import NodeCopy
 from services.orchestrator.domain.state import NodeOutput, NodeRecord, Run, file_of
 from services.orchestrator.domain.status import NodeStatus
@@ -48,8 +47,7 @@ def take_over(run: Run, kept: Sequence[Kept], *, new_id: Callable[[], UUID]) -> 
             id=new_id(), order=run.order, status=NodeStatus.COMPLETED, token=0, revision=1
         )
         run.records[each.place] = record
-        if run.plan.places[each.place].kind is Kind.CHOICE and isinstance(each.output, tuple):
-            record.branch = str(json.loads(each.output[0]) or "")
+        record.branch = branch_of(run.plan.places[each.place], each.output)
         run.done += 1
         run.outputs[each.place] = each.output
         count_end(run, each.place, End.DONE, record.branch)

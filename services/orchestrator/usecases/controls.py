@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 import structlog
-from qflow.types import Collection, Type, ValueTextError, check_value, from_json, parse_strict
 
 from services.kit.caller import Caller
 from services.kit.errors import (
     FailedPrecondition,
     FieldViolation,
-    InvalidArgument,
     NotFound,
     Unavailable,
 )
-from services.kit.pg import as_caller, transaction
-from services.orchestrator.domain.plan import Kind, Place, Plan
+from services.kit.pg import as_caller
+from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.storage import definitions, executions
+from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
-from services.orchestrator.storage.recovery import split_object
+from services.orchestrator.usecases.by_hand import read_outputs
 from services.orchestrator.usecases.read import Reader, rendered
 
 log = structlog.get_logger()
 
-_FIELD: Final = "output_json"
 _NOT_BEGUN: Final = frozenset({NodeStatus.PENDING, NodeStatus.RETRYING, NodeStatus.PAUSED})
 
 
@@ -66,7 +64,7 @@ class Controls:
         record = run.records[place]
         if record is None or record.status is not NodeStatus.PAUSED:
             if (record is not None and record.status not in _NOT_BEGUN) or not run.is_open(place):
-                raise _refused("NODE_STARTED", node_id, "has begun already, or never will")
+                raise _refused("NODE_STARTED", node_id, _why_not_held(run, place))
             await self._change(run, self.engine.core.pause_node(execution_id, place))
         return await self._node(caller, execution_id, node_id)
 
@@ -85,8 +83,10 @@ class Controls:
         """End a node by hand that does not run."""
         run = await self.open_run(caller, execution_id)
         place = _place(run, node_id)
-        output = await self._output(run.plan.places[place], output_json) if output_json else None
-        _check_ends(run, place, node_id)  # after the last wait: no event comes between
+        output: tuple[bytes, ...] | None = None
+        if output_json:
+            output = read_outputs(run.plan.places[place], output_json, caller.user_id)
+        _check_ends(run, place, node_id)
         await self._change(run, self.engine.core.skip_node(execution_id, place, output))
         log.info("node_skipped", execution_id=str(execution_id), node_id=node_id)
         return await self._node(caller, execution_id, node_id)
@@ -125,43 +125,6 @@ class Controls:
         at = plan.index[node_id]
         return rendered(execution, plan, rows, at, at + 1)[0]
 
-    async def _output(self, place: Place, text: str) -> tuple[bytes, ...]:
-        """Read the outputs that a caller gives in a node's stead."""
-        try:
-            values = parse_strict(text)
-        except ValueTextError as error:
-            raise _invalid("VALUE_INVALID", error.path, error.message) from None
-        if not isinstance(values, dict) or set(values) != set(place.outputs):
-            names = ", ".join(place.outputs)
-            raise _invalid("OUTPUTS_WRONG", "", f"must be an object of all its outputs: {names}")
-        types = await self._types(place)
-        for name, of in types.items():
-            wrong = check_value(of, values[name], name)
-            if wrong is not None:
-                raise _invalid("TYPE_MISMATCH", wrong.path, wrong.message)
-        texts = split_object(text)
-        return tuple(texts[name] for name in place.outputs)
-
-    async def _types(self, place: Place) -> dict[str, Type]:
-        if place.wait is not None and place.kind is Kind.SIGNAL and place.wait.type is not None:
-            return {place.outputs[0]: place.wait.type}
-        if place.kind is not Kind.PYTHON:
-            return {}
-        async with transaction(self.reader.engine_pool) as db:
-            versions = await definitions.get_versions(db, [place.node_version_id])
-        declared = versions[place.node_version_id].output_types
-        wrap = _lists_of(place.map.depth if place.map is not None else 0)
-        return {str(each["name"]): wrap(from_json(each["type"])) for each in declared}
-
-
-def _lists_of(depth: int) -> Callable[[Type], Type]:
-    def wrap(of: Type) -> Type:
-        for _ in range(depth):
-            of = Collection("list", of)
-        return of
-
-    return wrap
-
 
 def _check_ends(run: Run, place: int, node_id: str) -> None:
     record = run.records[place]
@@ -178,13 +141,27 @@ def _check_ends(run: Run, place: int, node_id: str) -> None:
 
 def _place(run: Run, node_id: str) -> int:
     place = run.plan.index.get(node_id)
-    if place is None:
-        raise NotFound(
-            "NODE_NOT_FOUND",
-            f"node {node_id}: the run has no such node; ListNodeExecutions shows those it has",
-            fields=[FieldViolation("node", "is no node of the run", "NODE_NOT_FOUND")],
+    if place is not None:
+        return place
+    whole = run.plan.index.get(re.split(r"[\[#]", node_id)[0])
+    if whole is None or not run.plan.places[whole].grouped:
+        what = "is no node of the run; ListNodeExecutions shows those it has"
+    else:
+        what = (
+            f"names a part of {run.plan.places[whole].id}, and parts are not steered one by one:"
+            " name the whole before it begins, or the run"
         )
-    return place
+    raise NotFound(
+        "NODE_NOT_FOUND",
+        f"node {node_id}: {what}",
+        fields=[FieldViolation("node", what, "NODE_NOT_FOUND")],
+    )
+
+
+def _why_not_held(run: Run, place: int) -> str:
+    if place in run.groups:
+        return "has begun; PauseExecution holds up those of its parts that have not"
+    return "has begun already, or never will"
 
 
 def _refused(reason: str, node_id: str, why: str) -> FailedPrecondition:
@@ -192,11 +169,4 @@ def _refused(reason: str, node_id: str, why: str) -> FailedPrecondition:
         reason,
         f"node {node_id}: {why}",
         fields=[FieldViolation("node", why, reason)],
-    )
-
-
-def _invalid(reason: str, path: str, fault: str) -> InvalidArgument:
-    place = f"{_FIELD}.{path}" if path else _FIELD
-    return InvalidArgument(
-        reason, f"{place}: {fault}", fields=[FieldViolation(place, fault, reason)]
     )

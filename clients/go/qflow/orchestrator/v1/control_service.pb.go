@@ -563,8 +563,9 @@ type SkipNodeRequest struct {
 	ExecutionId string `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
 	// The node's name in the definition.
 	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	// What it gives: JSON text of an object by the names of its outputs, all of them; at most 64 KiB. Empty: it is skipped, and
-	// gives nothing.
+	// What it gives: JSON text of an object by the names of its outputs, all of them and of their types; at most 64 KiB. A choice
+	// takes one of its own branches, or `""` for none where it has no default. The `approver` of an approval is the caller, and
+	// may be left out. Empty: it is skipped, and gives nothing.
 	OutputJson    string `protobuf:"bytes,3,opt,name=output_json,json=outputJson,proto3" json:"output_json,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

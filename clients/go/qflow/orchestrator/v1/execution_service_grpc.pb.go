@@ -57,7 +57,8 @@ type ExecutionServiceClient interface {
 	GetExecution(ctx context.Context, in *GetExecutionRequest, opts ...grpc.CallOption) (*GetExecutionResponse, error)
 	// Lists the runs the caller may read, by filter and order; newest first by default.
 	ListExecutions(ctx context.Context, in *ListExecutionsRequest, opts ...grpc.CallOption) (*ListExecutionsResponse, error)
-	// Lists the nodes of a run in the order of its definition, the pending ones included.
+	// Lists the nodes of a run in the order of its definition, the pending ones included. The elements of a map and the turns of a
+	// loop follow it once they have begun, in the order in which they did: before, nothing is kept of them.
 	ListNodeExecutions(ctx context.Context, in *ListNodeExecutionsRequest, opts ...grpc.CallOption) (*ListNodeExecutionsResponse, error)
 	// Waits until a run reaches a final status, or for the time asked, and gives it as it then stands.
 	WaitExecution(ctx context.Context, in *WaitExecutionRequest, opts ...grpc.CallOption) (*WaitExecutionResponse, error)
@@ -197,7 +198,8 @@ type ExecutionServiceServer interface {
 	GetExecution(context.Context, *GetExecutionRequest) (*GetExecutionResponse, error)
 	// Lists the runs the caller may read, by filter and order; newest first by default.
 	ListExecutions(context.Context, *ListExecutionsRequest) (*ListExecutionsResponse, error)
-	// Lists the nodes of a run in the order of its definition, the pending ones included.
+	// Lists the nodes of a run in the order of its definition, the pending ones included. The elements of a map and the turns of a
+	// loop follow it once they have begun, in the order in which they did: before, nothing is kept of them.
 	ListNodeExecutions(context.Context, *ListNodeExecutionsRequest) (*ListNodeExecutionsResponse, error)
 	// Waits until a run reaches a final status, or for the time asked, and gives it as it then stands.
 	WaitExecution(context.Context, *WaitExecutionRequest) (*WaitExecutionResponse, error)

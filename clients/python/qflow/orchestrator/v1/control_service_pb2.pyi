@@ -295,8 +295,9 @@ class SkipNodeRequest(_message.Message):
     node: _builtins.str
     """The node's name in the definition."""
     output_json: _builtins.str
-    """What it gives: JSON text of an object by the names of its outputs, all of them; at most 64 KiB. Empty: it is skipped, and
-    gives nothing.
+    """What it gives: JSON text of an object by the names of its outputs, all of them and of their types; at most 64 KiB. A choice
+    takes one of its own branches, or `""` for none where it has no default. The `approver` of an approval is the caller, and
+    may be left out. Empty: it is skipped, and gives nothing.
     """
     def __init__(
         self,

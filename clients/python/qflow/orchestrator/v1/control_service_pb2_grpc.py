@@ -107,7 +107,9 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseNode(self, request, context):
-        """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing.
+        """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing. A map or a
+        loop is held up as a whole before it begins; its elements and turns are no nodes of the definition, and are not named here.
+        PauseExecution holds up those that have not begun.
 
         Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
         runs, waits or is over, and as PauseExecution does.
@@ -128,7 +130,8 @@ class ControlServiceServicer:
     def SkipNode(self, request, context):
         """Ends a node by hand that does not run: as completed with an output, or as skipped.
 
-        Fails with INVALID_ARGUMENT for an output that is not the node's, FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
+        Fails with INVALID_ARGUMENT for an output that is not the node's (`VALUE_INVALID`, `OUTPUTS_WRONG`, `TYPE_MISMATCH`) or an
+        approver who is not the caller (`APPROVER_NOT_CALLER`), FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
         or has parts or a sub-workflow that do, (`NODE_FINISHED`) for one that is over, and as PauseNode does otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

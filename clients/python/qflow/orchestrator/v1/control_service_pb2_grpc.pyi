@@ -49,7 +49,9 @@ class ControlServiceStub:
     Fails as PauseExecution does.
     """
     PauseNode: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.PauseNodeRequest, _control_service_pb2.PauseNodeResponse]
-    """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing.
+    """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing. A map or a
+    loop is held up as a whole before it begins; its elements and turns are no nodes of the definition, and are not named here.
+    PauseExecution holds up those that have not begun.
 
     Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
     runs, waits or is over, and as PauseExecution does.
@@ -62,7 +64,8 @@ class ControlServiceStub:
     SkipNode: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.SkipNodeRequest, _control_service_pb2.SkipNodeResponse]
     """Ends a node by hand that does not run: as completed with an output, or as skipped.
 
-    Fails with INVALID_ARGUMENT for an output that is not the node's, FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
+    Fails with INVALID_ARGUMENT for an output that is not the node's (`VALUE_INVALID`, `OUTPUTS_WRONG`, `TYPE_MISMATCH`) or an
+    approver who is not the caller (`APPROVER_NOT_CALLER`), FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
     or has parts or a sub-workflow that do, (`NODE_FINISHED`) for one that is over, and as PauseNode does otherwise.
     """
     SendSignal: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.SendSignalRequest, _control_service_pb2.SendSignalResponse]
@@ -103,7 +106,9 @@ class ControlServiceAsyncStub(ControlServiceStub):
     Fails as PauseExecution does.
     """
     PauseNode: _aio.UnaryUnaryMultiCallable[_control_service_pb2.PauseNodeRequest, _control_service_pb2.PauseNodeResponse]  # type: ignore[assignment]
-    """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing.
+    """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing. A map or a
+    loop is held up as a whole before it begins; its elements and turns are no nodes of the definition, and are not named here.
+    PauseExecution holds up those that have not begun.
 
     Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
     runs, waits or is over, and as PauseExecution does.
@@ -116,7 +121,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     SkipNode: _aio.UnaryUnaryMultiCallable[_control_service_pb2.SkipNodeRequest, _control_service_pb2.SkipNodeResponse]  # type: ignore[assignment]
     """Ends a node by hand that does not run: as completed with an output, or as skipped.
 
-    Fails with INVALID_ARGUMENT for an output that is not the node's, FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
+    Fails with INVALID_ARGUMENT for an output that is not the node's (`VALUE_INVALID`, `OUTPUTS_WRONG`, `TYPE_MISMATCH`) or an
+    approver who is not the caller (`APPROVER_NOT_CALLER`), FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
     or has parts or a sub-workflow that do, (`NODE_FINISHED`) for one that is over, and as PauseNode does otherwise.
     """
     SendSignal: _aio.UnaryUnaryMultiCallable[_control_service_pb2.SendSignalRequest, _control_service_pb2.SendSignalResponse]  # type: ignore[assignment]
@@ -172,7 +178,9 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_service_pb2.PauseNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.PauseNodeResponse, _abc.Awaitable[_control_service_pb2.PauseNodeResponse]]:
-        """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing.
+        """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing. A map or a
+        loop is held up as a whole before it begins; its elements and turns are no nodes of the definition, and are not named here.
+        PauseExecution holds up those that have not begun.
 
         Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
         runs, waits or is over, and as PauseExecution does.
@@ -197,7 +205,8 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_control_service_pb2.SkipNodeResponse, _abc.Awaitable[_control_service_pb2.SkipNodeResponse]]:
         """Ends a node by hand that does not run: as completed with an output, or as skipped.
 
-        Fails with INVALID_ARGUMENT for an output that is not the node's, FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
+        Fails with INVALID_ARGUMENT for an output that is not the node's (`VALUE_INVALID`, `OUTPUTS_WRONG`, `TYPE_MISMATCH`) or an
+        approver who is not the caller (`APPROVER_NOT_CALLER`), FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
         or has parts or a sub-workflow that do, (`NODE_FINISHED`) for one that is over, and as PauseNode does otherwise.
         """
 

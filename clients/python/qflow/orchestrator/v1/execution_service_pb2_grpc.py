@@ -122,7 +122,8 @@ class ExecutionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListNodeExecutions(self, request, context):
-        """Lists the nodes of a run in the order of its definition, the pending ones included.
+        """Lists the nodes of a run in the order of its definition, the pending ones included. The elements of a map and the turns of a
+        loop follow it once they have begun, in the order in which they did: before, nothing is kept of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

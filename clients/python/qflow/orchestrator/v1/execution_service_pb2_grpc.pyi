@@ -56,7 +56,9 @@ class ExecutionServiceStub:
     ListExecutions: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.ListExecutionsRequest, _execution_service_pb2.ListExecutionsResponse]
     """Lists the runs the caller may read, by filter and order; newest first by default."""
     ListNodeExecutions: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.ListNodeExecutionsRequest, _execution_service_pb2.ListNodeExecutionsResponse]
-    """Lists the nodes of a run in the order of its definition, the pending ones included."""
+    """Lists the nodes of a run in the order of its definition, the pending ones included. The elements of a map and the turns of a
+    loop follow it once they have begun, in the order in which they did: before, nothing is kept of them.
+    """
     WaitExecution: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.WaitExecutionRequest, _execution_service_pb2.WaitExecutionResponse]
     """Waits until a run reaches a final status, or for the time asked, and gives it as it then stands."""
     WatchExecution: _grpc.UnaryStreamMultiCallable[_execution_service_pb2.WatchExecutionRequest, _execution_service_pb2.WatchExecutionResponse]
@@ -101,7 +103,9 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
     ListExecutions: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.ListExecutionsRequest, _execution_service_pb2.ListExecutionsResponse]  # type: ignore[assignment]
     """Lists the runs the caller may read, by filter and order; newest first by default."""
     ListNodeExecutions: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.ListNodeExecutionsRequest, _execution_service_pb2.ListNodeExecutionsResponse]  # type: ignore[assignment]
-    """Lists the nodes of a run in the order of its definition, the pending ones included."""
+    """Lists the nodes of a run in the order of its definition, the pending ones included. The elements of a map and the turns of a
+    loop follow it once they have begun, in the order in which they did: before, nothing is kept of them.
+    """
     WaitExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.WaitExecutionRequest, _execution_service_pb2.WaitExecutionResponse]  # type: ignore[assignment]
     """Waits until a run reaches a final status, or for the time asked, and gives it as it then stands."""
     WatchExecution: _aio.UnaryStreamMultiCallable[_execution_service_pb2.WatchExecutionRequest, _execution_service_pb2.WatchExecutionResponse]  # type: ignore[assignment]
@@ -173,7 +177,9 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_service_pb2.ListNodeExecutionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_execution_service_pb2.ListNodeExecutionsResponse, _abc.Awaitable[_execution_service_pb2.ListNodeExecutionsResponse]]:
-        """Lists the nodes of a run in the order of its definition, the pending ones included."""
+        """Lists the nodes of a run in the order of its definition, the pending ones included. The elements of a map and the turns of a
+        loop follow it once they have begun, in the order in which they did: before, nothing is kept of them.
+        """
 
     @_abc_1.abstractmethod
     def WaitExecution(

@@ -223,6 +223,19 @@ async def test_all_faults_of_constructs_come_at_once(client: Client) -> None:
     } <= set(said.violations)
 
 
+async def test_signals_of_one_name_that_nothing_satisfies_are_refused(client: Client) -> None:
+    definition = pb.WorkflowDefinition()
+    for name, of in (("a", "int"), ("b", "str")):
+        signal = pb.NodeSignal(name="go", type_json=f'{{"t":"{of}"}}')
+        definition.nodes.append(pb.WorkflowNode(id=name, signal=signal))
+    request = rpc.CreateWorkflowRequest(name="w", definition=definition)
+    said = await refused(client.workflows.CreateWorkflow(request))
+    assert INVALID == said.code
+    assert {("nodes[1].signal.type_json", "WAIT_TYPES_DIFFER")} == set(said.violations)
+    definition.nodes[1].signal.type_json = '{"t":"int"}'
+    await _made(client, definition)
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [

@@ -285,6 +285,35 @@ def test_a_wait_for_what_cannot_come_has_its_place(
     assert [expected] == errors(checked([built_in("s", construct)], []))
 
 
+@pytest.mark.parametrize(
+    ("types", "at"),
+    [
+        ((INT, STR), 1),
+        ((INT, MAYBE, STR), 2),
+        ((MAYBE, INT, STR), 2),
+        ((INT, FLOAT, INTS), 2),
+        ((INT, INT), None),
+        ((ANY, MAYBE, INT), None),
+    ],
+)
+@pytest.mark.parametrize("kind", [Signal, Approval])
+def test_waits_of_one_name_take_a_value_in_common(
+    kind: type[Signal | Approval], types: tuple[Type, ...], at: int | None
+) -> None:
+    waits = [built_in(f"w{i}", kind(name="go", type=of)) for i, of in enumerate(types)]
+    place = f"nodes[{at}].{kind.kind}.type_json"
+    assert ([] if at is None else [(place, "WAIT_TYPES_DIFFER")]) == errors(checked(waits, []))
+
+
+def test_waits_of_two_types_are_both_named() -> None:
+    waits = [built_in("a", Signal(name="go", type=INT)), built_in("b", Signal(name="go", type=STR))]
+    (found,) = checked(waits, []).findings
+    assert "b (nodes[1]) waits for go as str, a (nodes[0]) as int" in found.message
+    assert found.hint
+    waits[1] = built_in("b", Approval(name="go", type=STR))
+    assert [] == errors(checked(waits, []))
+
+
 def test_a_sleep_is_fed_one_of_its_inputs() -> None:
     assert [("nodes[0]", "INPUT_MISSING")] == hindering(checked([built_in("s", Sleep())], []))
     both = built_in("s", Sleep(), literals={"seconds": "1.0", "until": '"2026-01-01T00:00:00"'})

@@ -541,6 +541,59 @@ def test_nothing_waits_for_what_runs_last(
     assert "f" not in outputs(result)
 
 
+@pytest.mark.parametrize(
+    ("reader", "edges", "expected"),
+    [
+        (node("r", OPTIONAL, phase="finally"), ["a.result -> r.x"], {"a": "int"}),
+        (node("r", compensates="a"), ["a.result -> r.x"], {"a": "int"}),
+        (
+            node("r", OPTIONAL, join=Join(policy="n_of", count=2)),
+            ["a.result -> r.x", on_failure("b -> r")],
+            {"a": "int", "b": "int | None", "r": "int | None"},
+        ),
+        (
+            node("r", OPTIONAL),
+            ["a.result -> r.x", on_failure("b -> r")],  # it runs in either case
+            {"b": "int | None", "r": "int"},
+        ),
+        (node("r", OPTIONAL), ["a.result -> r.x", order("b -> r")], {"r": "int"}),
+        (
+            node("r", NULLABLE),
+            ["a.result -> r.x", on_failure("a -> r")],
+            {"r": "int"},
+        ),
+    ],
+)
+def test_the_last_that_a_run_works_out_is_its_answer_whoever_else_reads_it(
+    reader: WorkflowNode, edges: list[str | Connection], expected: dict[str, str]
+) -> None:
+    nodes = [node("a"), node("b"), reader]
+    result = checked(nodes, [".n -> a.x", ".n -> b.x", *edges])
+    assert [] == errors(result)
+    assert {"b": "int", **expected} == outputs(result)
+
+
+def test_what_a_failure_leads_to_shows_its_own_last_alone() -> None:
+    nodes = [node("a"), node("h", OPTIONAL), node("k")]
+    result = checked(nodes, [".n -> a.x", on_failure("a -> h"), "h.result -> k.x"])
+    assert {"a": "int | None", "k": "int | None"} == outputs(result)
+
+
+@pytest.mark.parametrize("last", [{"phase": "finally"}, {"compensates": "s"}])
+def test_a_workflow_in_a_workflow_is_the_answer_though_something_runs_last(
+    last: dict[str, str],
+) -> None:
+    nodes = [node("s", SUB, construct=SubWorkflow()), node("r", TEXT, **last)]
+    edges: list[str | Connection] = [".n -> s.n"]
+    if "phase" in last:
+        nodes[1] = node("r", OPTIONAL, **last)
+        edges.append(order("s -> r"))
+    else:
+        edges.append("s.result -> r.x")
+    result = checked(nodes, edges)
+    assert ([], {"s": "str"}) == (errors(result), outputs(result))
+
+
 def test_what_runs_last_reads_what_may_not_be_there() -> None:
     nodes = [node("a"), node("f", phase="finally")]
     result = checked(nodes, [".n -> a.x", "a.result -> f.x"])

@@ -410,6 +410,8 @@ def test_a_join_of_any_needs_a_source() -> None:
         (ONE, "x > 3", None),
         (ONE, "y > 3", "EXPRESSION_INVALID"),
         (ONE, "x", "EXPRESSION_NOT_BOOLEAN"),
+        (ONE, "x > 1 ? 1 : 2", "EXPRESSION_NOT_BOOLEAN"),
+        (TEXT, "size(x)", "EXPRESSION_NOT_BOOLEAN"),
         (FLAG, "x", None),
         (ONE, "x" * 5000, "EXPRESSION_INVALID"),
         (ONE, "x.matches(string(x))", "EXPRESSION_INVALID"),

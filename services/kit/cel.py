@@ -67,6 +67,10 @@ class Expression:
     @property
     def is_never_boolean(self) -> bool:
         """Tell whether no values could make it true or false, as far as its text alone shows."""
+        if self.shape.ternary:
+            parts = (compile_expression(each, self.names) for each in self.shape.ternary)
+            condition, *answers = [each.is_never_boolean for each in parts]
+            return condition or all(answers)
         if self.name_alone or self.shape.is_relation:
             return False
         if not self.shape.names:
@@ -74,7 +78,7 @@ class Expression:
                 return not isinstance(self.evaluate({}), bool)
             except ExpressionError:
                 return True
-        return self.shape.is_arithmetic
+        return self.shape.is_valued
 
     def evaluate(self, values: Mapping[str, bytes]) -> Any:
         """Work it out over exact JSON texts; whatever goes wrong is `ExpressionError`."""

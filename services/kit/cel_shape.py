@@ -33,6 +33,12 @@ _METHODS: Final = frozenset(
 _FUNCTIONS: Final = frozenset(
     {"bytes", "double", "duration", "dyn", "has", "int", "size", "string", "timestamp", "uint"}
 )
+# Calls that never give true or false, whatever they are given.
+_VALUED: Final = (
+    (_FUNCTIONS - {"dyn", "has"})
+    | _BUILDING_MACROS
+    | {each for each in _METHODS if each.startswith("get")}
+)
 _WORDS: Final = frozenset({"true", "false", "null"})
 _RESERVED: Final = frozenset(
     {
@@ -43,6 +49,7 @@ _RESERVED: Final = frozenset(
 _OPENING: Final = {"(": ")", "[": "]", "{": "}"}
 _ARITHMETIC: Final = frozenset({"+", "-", "*", "/", "%"})
 _RELATIONS: Final = frozenset({"==", "!=", "<=", ">=", "<", ">", "&&", "||", "!", "in", "?"})
+_TERNARY: Final = frozenset({"?", ":"})
 
 # A counted repetition, or an escape that may hide its bracket.
 _COUNTED: Final = re.compile(r"\{|\\[xuU0-7]")
@@ -101,12 +108,14 @@ class Shape:
     text_bytes: int
     name_alone: str | None
     is_relation: bool
-    is_arithmetic: bool
+    # Whether, without a relation, it ends in a sum, a list or a call that gives no boolean.
+    is_valued: bool
+    ternary: tuple[str, str, str] | None  # its three parts, where it is `condition ? a : b`
 
 
 def shape_of(text: str, names: frozenset[str]) -> Shape:
     """Read the text; `ExpressionError` with a plain reason where it is outside of the bounds."""
-    return _Reader(_tokens(text), names, len(text.encode())).read()
+    return _Reader(text, names).read()
 
 
 def _tokens(text: str) -> list[Token]:
@@ -136,22 +145,24 @@ class _Bracket:
     macro: Macro | None  # what this bracket is the body of
     commas: int = 0
     is_literal: bool = False
+    is_valued: bool = False  # the brackets of a call that gives no boolean
 
 
 class _Reader:
     """One pass over the tokens with a stack of the brackets that are open."""
 
-    def __init__(self, tokens: list[Token], names: frozenset[str], text_bytes: int) -> None:
-        self._tokens = tokens
+    def __init__(self, text: str, names: frozenset[str]) -> None:
+        self._text = text
+        self._tokens = _tokens(text)
         self._known = names
-        self._text_bytes = text_bytes
         self._open: list[_Bracket] = []
         self._used: set[str] = set()
         self._macros: list[Macro] = []
         self._operators = 0
         self._plus = 0
         self._elements_max = 0
-        self._is_relation = self._is_arithmetic = False
+        self._is_relation = self._is_arithmetic = self._ends_valued = False
+        self._marks: list[Token] = []  # each ? and : that stands in no bracket
 
     def read(self) -> Shape:
         for index, token in enumerate(self._tokens):
@@ -161,7 +172,8 @@ class _Reader:
                 self._operator(index, token)
         if self._open:
             self._fail(f"{self._open[-1].closing!r} is missing at the end", self._tokens[-1])
-        first = self._tokens[0]
+        first, last = self._tokens[0], self._tokens[-1]
+        ends_valued = self._ends_valued and last.text in _OPENING.values()
         is_alone = len(self._tokens) == 1 and first.text in self._known
         return Shape(
             names=frozenset(self._used),
@@ -169,10 +181,11 @@ class _Reader:
             operators=self._operators,
             plus=self._plus,
             elements_max=self._elements_max,
-            text_bytes=self._text_bytes,
+            text_bytes=len(self._text.encode()),
             name_alone=first.text if is_alone else None,
             is_relation=self._is_relation,
-            is_arithmetic=self._is_arithmetic,
+            is_valued=self._is_arithmetic or ends_valued,
+            ternary=self._ternary(),
         )
 
     def _fail(self, message: str, token: Token) -> None:
@@ -242,6 +255,17 @@ class _Reader:
             if not self._open:
                 self._is_relation |= token.text in _RELATIONS
                 self._is_arithmetic |= token.text in _ARITHMETIC
+                if token.text in _TERNARY:
+                    self._marks.append(token)
+
+    def _ternary(self) -> tuple[str, str, str] | None:
+        depth = 0
+        for mark in self._marks:
+            depth += 1 if mark.text == "?" else -1
+            if not depth:
+                first, second, text = self._marks[0].place, mark.place, self._text
+                return text[:first], text[first + 1 : second], text[second + 1 :]
+        return None
 
     def _count(self, token: Token) -> None:
         self._operators += 1
@@ -269,7 +293,12 @@ class _Reader:
         is_index = token.text == "[" and before is not None and self._ends_value(before)
         self._count(token)
         self._open.append(
-            _Bracket(_OPENING[token.text], macro, is_literal=token.text != "(" and not is_index)
+            _Bracket(
+                _OPENING[token.text],
+                macro,
+                is_literal=token.text != "(" and not is_index,
+                is_valued=is_call and before is not None and before.text in _VALUED,
+            )
         )
 
     def _ends_value(self, token: Token) -> bool:
@@ -281,6 +310,8 @@ class _Reader:
         if not self._open or self._open[-1].closing != token.text:
             self._fail(f"{token.text!r} closes nothing", token)
         bracket = self._open.pop()
+        if not self._open:  # what is closed last is what counts
+            self._ends_valued = bracket.is_literal or bracket.is_valued
         if bracket.is_literal:
             if bracket.commas >= _ELEMENTS_MAX:
                 self._fail(f"a list or object has at most {_ELEMENTS_MAX} elements", token)

@@ -12,7 +12,7 @@ from typing import Final
 from qflow.types import Type
 
 from services.registry.domain.checks.absence import absence_of, absent_values
-from services.registry.domain.checks.constructs import constructs, read_types
+from services.registry.domain.checks.constructs import constructs
 from services.registry.domain.checks.edges import ends, verdicts
 from services.registry.domain.checks.inputs import inputs
 from services.registry.domain.checks.order import order
@@ -21,6 +21,7 @@ from services.registry.domain.checks.pickles import pickles
 from services.registry.domain.checks.places import places, settings
 from services.registry.domain.checks.state import Check
 from services.registry.domain.checks.together import together
+from services.registry.domain.checks.waits import read_types, same_names
 from services.registry.domain.definition import (
     CONNECTIONS_MAX,
     ERROR,
@@ -74,6 +75,7 @@ def _filled(run: Check) -> Definition:
     run.bindings.unused(definition)
     ends(run)
     constructs(run)
+    same_names(run)
     together(run)
     taken = inputs(run)
     pickles(run)

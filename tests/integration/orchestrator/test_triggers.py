@@ -123,6 +123,7 @@ async def test_a_call_that_the_filter_does_not_take_starts_nothing(orchestra: Or
         ("other.x > 1", "EXPRESSION_INVALID"),
         ("'a' + 'b'", "EXPRESSION_NOT_BOOLEAN"),
         ("1", "EXPRESSION_NOT_BOOLEAN"),
+        ("size(payload)", "EXPRESSION_NOT_BOOLEAN"),
         ("(" * 2000 + "true" + ")" * 2000, "EXPRESSION_INVALID"),
         (
             "payload.all(a, payload.all(b, payload.all(c, payload.all(d, a + b + c + d > 1))))",

@@ -223,6 +223,31 @@ async def test_all_faults_of_constructs_come_at_once(client: Client) -> None:
     } <= set(said.violations)
 
 
+async def test_signals_of_one_name_that_nothing_satisfies_are_refused(client: Client) -> None:
+    definition = pb.WorkflowDefinition()
+    for name, of in (("a", "int"), ("b", "str")):
+        signal = pb.NodeSignal(name="go", type_json=f'{{"t":"{of}"}}')
+        definition.nodes.append(pb.WorkflowNode(id=name, signal=signal))
+    request = rpc.CreateWorkflowRequest(name="w", definition=definition)
+    said = await refused(client.workflows.CreateWorkflow(request))
+    assert INVALID == said.code
+    assert {("nodes[1].signal.type_json", "WAIT_TYPES_DIFFER")} == set(said.violations)
+    definition.nodes[1].signal.type_json = '{"t":"int"}'
+    await _made(client, definition)
+
+
+async def test_what_runs_last_takes_no_output_away(client: Client) -> None:
+    increment = await client.node(INCREMENT)
+    told = await client.node("def tell(x: int | None = None) -> None: ...")
+    undo = await client.node("def undo(x: int) -> None: ...")
+    nodes = [place("one", on=increment), place("at_end", on=told), place("undo", on=undo)]
+    nodes[1].phase = pb.NODE_PHASE_FINALLY
+    nodes[2].compensates = "one"
+    edges = [edge(".n -> one.x"), edge("one.result -> at_end.x"), edge("one.result -> undo.x")]
+    made = await _made(client, pb.WorkflowDefinition(nodes=nodes, connections=edges))
+    assert ["one"] == [each.name for each in made.definition.outputs]
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [

@@ -285,6 +285,35 @@ def test_a_wait_for_what_cannot_come_has_its_place(
     assert [expected] == errors(checked([built_in("s", construct)], []))
 
 
+@pytest.mark.parametrize(
+    ("types", "at"),
+    [
+        ((INT, STR), 1),
+        ((INT, MAYBE, STR), 2),
+        ((MAYBE, INT, STR), 2),
+        ((INT, FLOAT, INTS), 2),
+        ((INT, INT), None),
+        ((ANY, MAYBE, INT), None),
+    ],
+)
+@pytest.mark.parametrize("kind", [Signal, Approval])
+def test_waits_of_one_name_take_a_value_in_common(
+    kind: type[Signal | Approval], types: tuple[Type, ...], at: int | None
+) -> None:
+    waits = [built_in(f"w{i}", kind(name="go", type=of)) for i, of in enumerate(types)]
+    place = f"nodes[{at}].{kind.kind}.type_json"
+    assert ([] if at is None else [(place, "WAIT_TYPES_DIFFER")]) == errors(checked(waits, []))
+
+
+def test_waits_of_two_types_are_both_named() -> None:
+    waits = [built_in("a", Signal(name="go", type=INT)), built_in("b", Signal(name="go", type=STR))]
+    (found,) = checked(waits, []).findings
+    assert "b (nodes[1]) waits for go as str, a (nodes[0]) as int" in found.message
+    assert found.hint
+    waits[1] = built_in("b", Approval(name="go", type=STR))
+    assert [] == errors(checked(waits, []))
+
+
 def test_a_sleep_is_fed_one_of_its_inputs() -> None:
     assert [("nodes[0]", "INPUT_MISSING")] == hindering(checked([built_in("s", Sleep())], []))
     both = built_in("s", Sleep(), literals={"seconds": "1.0", "until": '"2026-01-01T00:00:00"'})
@@ -381,6 +410,8 @@ def test_a_join_of_any_needs_a_source() -> None:
         (ONE, "x > 3", None),
         (ONE, "y > 3", "EXPRESSION_INVALID"),
         (ONE, "x", "EXPRESSION_NOT_BOOLEAN"),
+        (ONE, "x > 1 ? 1 : 2", "EXPRESSION_NOT_BOOLEAN"),
+        (TEXT, "size(x)", "EXPRESSION_NOT_BOOLEAN"),
         (FLAG, "x", None),
         (ONE, "x" * 5000, "EXPRESSION_INVALID"),
         (ONE, "x.matches(string(x))", "EXPRESSION_INVALID"),
@@ -510,6 +541,59 @@ def test_nothing_waits_for_what_runs_last(
     result = checked([node("a"), node("f", OPTIONAL, phase="finally")], edges)
     assert expected == errors(result)
     assert "f" not in outputs(result)
+
+
+@pytest.mark.parametrize(
+    ("reader", "edges", "expected"),
+    [
+        (node("r", OPTIONAL, phase="finally"), ["a.result -> r.x"], {"a": "int"}),
+        (node("r", compensates="a"), ["a.result -> r.x"], {"a": "int"}),
+        (
+            node("r", OPTIONAL, join=Join(policy="n_of", count=2)),
+            ["a.result -> r.x", on_failure("b -> r")],
+            {"a": "int", "b": "int | None", "r": "int | None"},
+        ),
+        (
+            node("r", OPTIONAL),
+            ["a.result -> r.x", on_failure("b -> r")],  # it runs in either case
+            {"b": "int | None", "r": "int"},
+        ),
+        (node("r", OPTIONAL), ["a.result -> r.x", order("b -> r")], {"r": "int"}),
+        (
+            node("r", NULLABLE),
+            ["a.result -> r.x", on_failure("a -> r")],
+            {"r": "int"},
+        ),
+    ],
+)
+def test_the_last_that_a_run_works_out_is_its_answer_whoever_else_reads_it(
+    reader: WorkflowNode, edges: list[str | Connection], expected: dict[str, str]
+) -> None:
+    nodes = [node("a"), node("b"), reader]
+    result = checked(nodes, [".n -> a.x", ".n -> b.x", *edges])
+    assert [] == errors(result)
+    assert {"b": "int", **expected} == outputs(result)
+
+
+def test_what_a_failure_leads_to_shows_its_own_last_alone() -> None:
+    nodes = [node("a"), node("h", OPTIONAL), node("k")]
+    result = checked(nodes, [".n -> a.x", on_failure("a -> h"), "h.result -> k.x"])
+    assert {"a": "int | None", "k": "int | None"} == outputs(result)
+
+
+@pytest.mark.parametrize("last", [{"phase": "finally"}, {"compensates": "s"}])
+def test_a_workflow_in_a_workflow_is_the_answer_though_something_runs_last(
+    last: dict[str, str],
+) -> None:
+    nodes = [node("s", SUB, construct=SubWorkflow()), node("r", TEXT, **last)]
+    edges: list[str | Connection] = [".n -> s.n"]
+    if "phase" in last:
+        nodes[1] = node("r", OPTIONAL, **last)
+        edges.append(order("s -> r"))
+    else:
+        edges.append("s.result -> r.x")
+    result = checked(nodes, edges)
+    assert ([], {"s": "str"}) == (errors(result), outputs(result))
 
 
 def test_what_runs_last_reads_what_may_not_be_there() -> None:

@@ -51,6 +51,7 @@ class Absence:
     # Of choices with a default: which it is and how many branches it has, by branch; and all those.
     choices: dict[Events, tuple[str, int]] = field(default_factory=dict)
     taken: Events = _NOTHING
+    failures: Events = _NOTHING
     # Whether all of it runs or the run fails: then nothing is ever absent.
     is_whole: bool = False
 
@@ -63,6 +64,11 @@ class Absence:
 
     def _not_failed(self, name: str) -> Events:
         return self._event("completed", name) if name in self.handled else _NOTHING
+
+    def needs_failure(self, edge: Connection) -> bool:
+        """Tell whether its target runs only where something failed, which its source does not."""
+        needed = self.runs[edge.target] & ~self.runs[edge.source]
+        return needed & self.failures != _NOTHING
 
     def is_certain(self, edge: Connection) -> bool:
         """Tell whether the value of an edge from a node is there whenever its target runs."""
@@ -121,7 +127,9 @@ class Absence:
         if kinds & {DATA, ORDER}:
             ways.append(self.has_value(source))
         if FAILURE in kinds:
-            ways.append(ran | self._event("failed", source))
+            failed = self._event("failed", source)
+            self.failures |= failed
+            ways.append(ran | failed)
             if kinds & {DATA, ORDER}:
                 ways.append(ran)  # it ends in one of the two ways
         return self._some(ways, 1, "active", source, target)

@@ -1,21 +1,17 @@
-"""What places say besides their node: conditions, waits, joins, maps, loops, what undoes what."""
+"""What places say besides their node: conditions, joins, maps, loops, what undoes what."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Final
 
 from qflow.types import (
     ANY,
     SCALARS,
     Type,
-    TypeFormatError,
     Union,
     VerdictKind,
-    contains_named,
     expression,
-    from_text,
 )
 
 from services.kit.cel import ExpressionError, compile_expression
@@ -26,47 +22,15 @@ from services.registry.domain.constructs import (
     FINALLY,
     HOST_PATTERN,
     N_OF,
-    Approval,
     Choice,
     Loop,
     Map,
-    Signal,
     SubWorkflow,
 )
 from services.registry.domain.definition import Signature, WorkflowNode
 
 _BOOL: Final = SCALARS["bool"]
 _TURN: Final = "turn"
-
-
-def read_types(check: Check) -> tuple[WorkflowNode, ...]:
-    """Read the types that waits state, as callers wrote them; gives the places with them."""
-    return tuple(
-        replace(node, construct=_waited(check, node.construct, f"nodes[{index}].{node.kind}"))
-        if isinstance(node.construct, Signal | Approval)
-        else node
-        for index, node in enumerate(check.definition.nodes)
-    )
-
-
-def _waited(check: Check, construct: Signal | Approval, place: str) -> Signal | Approval:
-    of = construct.type
-    if construct.type_text:
-        try:
-            of = from_text(construct.type_text)
-        except TypeFormatError as error:
-            check.error(f"{place}.type_json", "TYPE_INVALID", str(error))
-            of = ANY
-    elif of is None and isinstance(construct, Signal):
-        check.error(f"{place}.type_json", "TYPE_MISSING", "a signal states the type of its value")
-        of = ANY
-    opaque = None if of is None else contains_named(of)
-    if opaque is not None:
-        message = f"values of {opaque} cannot be written as JSON"
-        check.error(f"{place}.type_json", "TYPE_NOT_CARRIED", message)
-    elif isinstance(construct, Signal) and construct.default_json is not None and of is not None:
-        check.value(f"{place}.default_json", of, construct.default_json)
-    return replace(construct, type=of, type_text="")
 
 
 def constructs(check: Check) -> None:

@@ -11,13 +11,13 @@ from qflow.types import NONE, Type, union_of
 from services.registry.domain.checks.absence import Absence
 from services.registry.domain.checks.state import Check
 from services.registry.domain.constructs import BRANCH, FAILURE, Sleep
-from services.registry.domain.definition import WARNING, WorkflowOutput
+from services.registry.domain.definition import WARNING, Connection, WorkflowOutput
 
 
 def outputs(check: Check, absence: Absence | None) -> tuple[WorkflowOutput, ...]:
     """Check the declared outputs, or declare those of every node that feeds no other."""
     if not check.definition.outputs:
-        return tuple(_or_none(absence, each) for each in _sinks(check))
+        return tuple(_or_none(absence, each) for each in _sinks(check, absence))
     seen: dict[str, int] = {}
     filled = []
     for index, each in enumerate(check.definition.outputs):
@@ -54,9 +54,13 @@ def _type_of(check: Check, output: WorkflowOutput, place: str) -> Type | None:
     return of
 
 
-def _sinks(check: Check) -> list[WorkflowOutput]:
-    edges = [check.definition.connections[index] for index in check.sound]
-    feeding = {edge.source for edge in edges if edge.is_value and edge.kind != FAILURE}
+def _sinks(check: Check, absence: Absence | None) -> list[WorkflowOutput]:
+    edges = [
+        edge
+        for edge in (check.definition.connections[index] for index in check.sound)
+        if edge.source and _goes_on(check, absence, edge)
+    ]
+    feeding = {edge.source for edge in edges if edge.is_value}
     leading = {edge.source for edge in edges}
     found = []
     for node, signature in zip(check.definition.nodes, check.known, strict=True):
@@ -69,6 +73,13 @@ def _sinks(check: Check) -> list[WorkflowOutput]:
             shown = node.id if single else f"{node.id}.{name}"
             found.append(WorkflowOutput(name=shown, node=node.id, output=name, type=of))
     return found
+
+
+def _goes_on(check: Check, absence: Absence | None, edge: Connection) -> bool:
+    """Whether the work goes on behind an edge: not where it ends, is undone, or after a failure."""
+    if edge.kind == FAILURE or not check.named[edge.target].is_main:
+        return False
+    return absence is None or not absence.needs_failure(edge)
 
 
 def missing_inputs(check: Check) -> None:

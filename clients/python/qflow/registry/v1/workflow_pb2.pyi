@@ -1230,7 +1230,8 @@ class WorkflowDefinition(_message.Message):
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowOutput]:
         """What a run answers with: at most 10,000. When empty: every output of every node that feeds no other, named by the
-        node's id, or by id, dot and output where the node has several.
+        node's id, or by id, dot and output where the node has several. Finally nodes, compensations and what runs after a
+        failure alone do not count as fed.
         """
 
     @_builtins.property

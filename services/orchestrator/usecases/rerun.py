@@ -120,7 +120,8 @@ class Rerunner:
             kept = kept_results.laid_out(plan, rows)
         elif again.relation != RETRY:
             rows, partly = await self._taken(caller, parent, plan, again, input_json)
-            plan = await self._edited(caller, parent, plan, again, rows)
+            recorded = _recorded(rows) | {proof.RUN: split_object(input_json)}
+            plan = await self._edited(caller, parent, plan, again, recorded)
             kept = kept_results.laid_out(plan, rows)
         await self._check_nodes(caller, plan, kept)
         check_runners(self.engine, plan)
@@ -207,7 +208,7 @@ class Rerunner:
         parent: Execution,
         plan: Plan,
         again: Again,
-        rows: Mapping[int, NodeExecution],
+        recorded: Mapping[str, Mapping[str, bytes]],
     ) -> Plan:
         """Give the plan with the new inputs and versions, proven anew; the same without any."""
         if not any(each.input_json or each.version is not None for each in again.from_nodes):
@@ -218,19 +219,16 @@ class Rerunner:
             definition = await plans.pinned_definition(db, taken)
             by_place = await _versions(db, caller, plan, taken, definition, again)
             versions = await pins.get_whole_versions(db, by_place.values())
+            inner = await plans.inner_signatures(db, plan)
         at_places = {
             place: versions[version]
             for place, version in by_place.items()
             if version in versions  # the pins of a sub-workflow are none
         }
-        edits = await asyncio.to_thread(proof.new_inputs, again.from_nodes, at_places)
+        takes = at_places | inner
+        edits = await asyncio.to_thread(proof.new_inputs, again.from_nodes, definition, takes)
         changed = reuse.edited(definition, edits)
-        recorded = {
-            row.node_id: split_object(row.output_data)
-            for row in rows.values()
-            if row.output_data is not None
-        }
-        await asyncio.to_thread(proof.prove, changed, at_places, taken.variables, recorded)
+        await asyncio.to_thread(proof.prove, changed, takes, taken.variables, recorded)
         merged = {**taken.inputs}
         for place, texts in edits.items():
             merged[place] = {**merged.get(place, {}), **texts}
@@ -257,7 +255,7 @@ async def _versions(
         return by_place
     nodes = [
         {"id": node["id"], "node_id": node.get("node_id"), "version": asked[str(node["id"])]}
-        for node in definition.nodes
+        for node in definition.of_kind(Kind.PYTHON)
         if str(node["id"]) in asked
     ]
     if plan.workflow_id is None:
@@ -265,9 +263,21 @@ async def _versions(
     found = await definitions.resolve(db, caller.tenant_id, nodes)
     for at, each in enumerate(again.from_nodes):
         if each.version is not None and each.node_id not in found:
+            field = f"from_nodes[{at}].node_version"
+            if plan.places[plan.index[each.node_id]].kind is not Kind.PYTHON:
+                said = f"no Python node runs at {each.node_id}: leave the version out"
+                raise _invalid(field, said, "VERSION_NOT_HERE")
             said = f"the node of {each.node_id} has no version {each.version} that you may read"
-            raise _invalid(f"from_nodes[{at}].node_version", said, "VERSION_NOT_FOUND")
+            raise _invalid(field, said, "VERSION_NOT_FOUND")
     return by_place | {place: version.id for place, version in found.items()}
+
+
+def _recorded(rows: Mapping[int, NodeExecution]) -> dict[str, Mapping[str, bytes]]:
+    return {
+        row.node_id: split_object(row.output_data)
+        for row in rows.values()
+        if row.output_data is not None
+    }
 
 
 def _wishes(parent: Execution, again: Again) -> Wishes:

@@ -1,0 +1,79 @@
+"""What places take and give, whatever stands there, as the edges around them see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qflow.types import ANY, Type, from_json
+
+from services.kit.graph_types import (
+    BUILTIN_INPUTS,
+    CHOICE,
+    builtin_outputs,
+    lists_of,
+    mapped_output,
+)
+from services.orchestrator.domain.plan import NodeVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What the edges need to know of a place."""
+
+    inputs: Mapping[str, Type]
+    required: tuple[str, ...]
+    outputs: Mapping[str, Type]
+    is_open: bool = False  # it takes whatever is connected to it
+
+
+def signature_of(place: Mapping[str, Any], version: NodeVersion | None) -> Signature | None:
+    """Give a place as edges see it; None where nothing is known of what stands there."""
+    if place.get("kind") in BUILTIN_INPUTS:
+        return of_builtin(place)
+    return None if version is None else as_seen(of_version(version), place.get("map"))
+
+
+def of_version(version: NodeVersion) -> Signature:
+    """Give what a version takes and gives each time it runs."""
+    return Signature(
+        inputs={str(each["name"]): _type(each["type"]) for each in version.input_types},
+        required=tuple(str(each["name"]) for each in version.input_types if each["required"]),
+        outputs={str(each["name"]): _type(each["type"]) for each in version.output_types},
+    )
+
+
+def _type(stored: object) -> Type:
+    """Read a type; of a workflow in a workflow one may not have been known when it was stored."""
+    return ANY if stored is None else from_json(stored)
+
+
+def of_builtin(place: Mapping[str, Any]) -> Signature:
+    """Give what a built-in node takes and gives; some state the type of their value."""
+    kind = str(place["kind"])
+    stated = (place.get(kind) or {}).get("type")
+    return Signature(
+        inputs=BUILTIN_INPUTS[kind],
+        required=(),
+        outputs=builtin_outputs(kind, None if stated is None else from_json(stated)),
+        is_open=kind == CHOICE,
+    )
+
+
+def as_seen(inner: Signature, mapped: Mapping[str, Any] | None) -> Signature:
+    """Give a signature as edges see it: a map takes lists of elements, and gives lists."""
+    if not mapped:
+        return inner
+    depth, name = int(mapped.get("depth") or 1), str(mapped["input"])
+    tolerates = bool(mapped.get("max_failed") or mapped.get("max_failed_ratio"))
+    inputs = dict(inner.inputs)
+    if name in inputs:
+        inputs[name] = lists_of(inputs[name], depth)
+    return Signature(
+        inputs=inputs,
+        required=tuple(dict.fromkeys((*inner.required, name))),
+        outputs={
+            key: mapped_output(of, depth, tolerates=tolerates) for key, of in inner.outputs.items()
+        },
+    )

@@ -189,7 +189,10 @@ class Rerunner:
     async def _unpoisoned(
         self, caller: Caller, parent: Execution, plan: Plan
     ) -> kept_results.Taken:
-        """Give what is kept when the elements that were put aside run again, of their maps too."""
+        """Give what is kept when the elements that were put aside run again, of their maps too.
+
+        What else failed runs again as well, as in any run that is made of another.
+        """
         async with as_caller(self.reader.api_pool, caller) as db:
             found = await kept_results.look(db, parent, plan)
             poisoned = found.poisoned()
@@ -199,8 +202,9 @@ class Rerunner:
                     "no element of a map was quarantined; RerunExecution runs what failed again",
                     resource=("execution", str(parent.id)),
                 )
-            stand = kept_results.standing(plan, found, lost=(), in_part=poisoned)
-            return await kept_results.take(db, parent, plan, found, stand=stand, in_part=poisoned)
+            in_part = poisoned.intersection(found.completed()) | found.broken(plan)
+            stand = kept_results.standing(plan, found, lost=(), in_part=in_part)
+            return await kept_results.take(db, parent, plan, found, stand=stand, in_part=in_part)
 
     async def _edited(
         self,

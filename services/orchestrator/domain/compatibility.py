@@ -12,7 +12,6 @@ from typing import Any, Final
 from uuid import UUID
 
 from qflow.types import (
-    ANY,
     NONE,
     Type,
     ValueTextError,
@@ -31,15 +30,17 @@ from services.kit.errors import FailedPrecondition, FieldViolation
 from services.kit.graph_types import (
     ANY_OR_NONE,
     BUILTIN_INPUTS,
-    CHOICE,
     ERROR_TYPE,
-    builtin_outputs,
     element_of,
-    lists_of,
-    mapped_output,
 )
 from services.orchestrator.domain.compile import bound_texts
 from services.orchestrator.domain.plan import Definition, NodeVersion
+from services.orchestrator.domain.signatures import (
+    Signature,
+    as_seen,
+    of_builtin,
+    of_version,
+)
 
 _NAMES_SHOWN_MAX: Final = 10
 _VALUE_CHARS_MAX: Final = 200
@@ -100,16 +101,6 @@ def find_faults(
     return run.faults
 
 
-@dataclass(frozen=True, slots=True)
-class _Signature:
-    """What the edges need to know of a version."""
-
-    inputs: Mapping[str, Type]
-    required: tuple[str, ...]
-    outputs: Mapping[str, Type]
-    is_open: bool = False  # it takes whatever is connected to it
-
-
 @dataclass(slots=True)
 class _Check:
     """One check under way."""
@@ -119,12 +110,12 @@ class _Check:
     variables: Mapping[str, str]
     faults: list[FieldViolation] = field(default_factory=list)
     # Graphs repeat few nodes many times: each version is read once, each pair of types judged once.
-    read: dict[UUID, _Signature] = field(default_factory=dict)
+    read: dict[UUID, Signature] = field(default_factory=dict)
     judged: dict[tuple[Type, Type, str], Verdict] = field(default_factory=dict)
     right: set[tuple[Type, str]] = field(default_factory=set)  # values that are of a type
     fed: set[tuple[str, str]] = field(default_factory=set)  # (place, input)
     nodes_by_id: dict[str, Mapping[str, Any]] = field(init=False)
-    seen: dict[str, _Signature | None] = field(default_factory=dict)  # by place, as edges see it
+    seen: dict[str, Signature | None] = field(default_factory=dict)  # by place, as edges see it
 
     def __post_init__(self) -> None:
         self.nodes_by_id = {str(node["id"]): node for node in self.definition.nodes}
@@ -132,13 +123,13 @@ class _Check:
     def add(self, place: str, reason: str, description: str) -> None:
         self.faults.append(FieldViolation(place, description, reason))
 
-    def signature_of(self, node: str) -> _Signature | None:
+    def signature_of(self, node: str) -> Signature | None:
         """Give a place as edges see it; None where nothing is known of what stands there."""
         if node not in self.seen:
             place = self.nodes_by_id.get(node)
             inner = self._standing(node)
             if inner is not None and place is not None:
-                inner = _as_seen(inner, place.get("map"))
+                inner = as_seen(inner, place.get("map"))
             self.seen[node] = inner
         return self.seen[node]
 
@@ -147,16 +138,16 @@ class _Check:
         place = self.nodes_by_id.get(node, {})
         return place.get("kind") == "workflow" and node not in self.versions
 
-    def _standing(self, node: str) -> _Signature | None:
+    def _standing(self, node: str) -> Signature | None:
         place = self.nodes_by_id.get(node, {})
         if place.get("kind") in BUILTIN_INPUTS:
-            return _built_in(place)
+            return of_builtin(place)
         version = self.versions.get(node)
         if version is None:
             return None
         found = self.read.get(version.id)
         if found is None:
-            found = self.read[version.id] = _read(version)
+            found = self.read[version.id] = of_version(version)
         return found
 
     # -- edges
@@ -302,7 +293,7 @@ class _Check:
         except ExpressionError as error:
             self.add(f"{place}.condition", "EXPRESSION_INVALID", str(error))
 
-    def _literal(self, place: str, node: str, name: str, text: str, signature: _Signature) -> None:
+    def _literal(self, place: str, node: str, name: str, text: str, signature: Signature) -> None:
         of = ANY_OR_NONE if signature.is_open else signature.inputs.get(name)
         if of is None:
             self.add(place, "UNKNOWN_INPUT", _lacks(node, "input", name, signature.inputs))
@@ -339,48 +330,6 @@ def _kind(node: Mapping[str, Any], key: str) -> str:
         if key in keys:
             return f"{kind}[{keys.index(key)}]"
     raise AssertionError(key)
-
-
-def _read(version: NodeVersion) -> _Signature:
-    return _Signature(
-        inputs={str(each["name"]): _type(each["type"]) for each in version.input_types},
-        required=tuple(str(each["name"]) for each in version.input_types if each["required"]),
-        outputs={str(each["name"]): _type(each["type"]) for each in version.output_types},
-    )
-
-
-def _type(stored: object) -> Type:
-    """Read a type; of a workflow in a workflow one may not have been known when it was stored."""
-    return ANY if stored is None else from_json(stored)
-
-
-def _built_in(node: Mapping[str, Any]) -> _Signature:
-    kind = str(node["kind"])
-    stated = (node.get(kind) or {}).get("type")
-    return _Signature(
-        inputs=BUILTIN_INPUTS[kind],
-        required=(),
-        outputs=builtin_outputs(kind, None if stated is None else from_json(stated)),
-        is_open=kind == CHOICE,
-    )
-
-
-def _as_seen(inner: _Signature, mapped: Mapping[str, Any] | None) -> _Signature:
-    """Give a signature as edges see it: a map takes lists of elements, and gives lists."""
-    if not mapped:
-        return inner
-    depth, name = int(mapped.get("depth") or 1), str(mapped["input"])
-    tolerates = bool(mapped.get("max_failed") or mapped.get("max_failed_ratio"))
-    inputs = dict(inner.inputs)
-    if name in inputs:
-        inputs[name] = lists_of(inputs[name], depth)
-    return _Signature(
-        inputs=inputs,
-        required=tuple(dict.fromkeys((*inner.required, name))),
-        outputs={
-            key: mapped_output(of, depth, tolerates=tolerates) for key, of in inner.outputs.items()
-        },
-    )
 
 
 def _shown(edge: Mapping[str, Any]) -> str:

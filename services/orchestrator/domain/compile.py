@@ -12,6 +12,7 @@ from qflow.types import Type, from_json
 
 from services.kit.cel import Expression, compile_expression
 from services.orchestrator.domain.needs import needs_of
+from services.orchestrator.domain.output_types import Outputs, type_of
 from services.orchestrator.domain.plan import (
     ERROR_OUTPUT,
     FROM_LITERAL,
@@ -37,7 +38,6 @@ from services.orchestrator.domain.plan import (
     WaitRule,
     kind_of,
 )
-from services.orchestrator.domain.signatures import Signatures, type_of
 
 # Elements of one map that are under way at once, where the definition says nothing.
 IN_FLIGHT_DEFAULT: Final = 1000
@@ -93,8 +93,8 @@ class _Compiler:
     def __post_init__(self) -> None:
         nodes = self.definition.nodes
         self.index = {str(node["id"]): at for at, node in enumerate(nodes)}
-        signatures = Signatures(self.versions, self.plans)
-        given = [signatures.outputs_of(node) for node in nodes]
+        given = Outputs(self.versions, self.plans)
+        given = [given.outputs_of(node) for node in nodes]
         self.outputs = [tuple(each) for each in given]
         self.output_types = [tuple(each.values()) for each in given]
         self.run_inputs = {str(each["name"]): each for each in self.definition.input_types}

@@ -172,7 +172,7 @@ def explain(
 def _ended(run: RunState) -> list[Reason]:
     if run.status is RunStatus.CANCELLED:
         said = "a caller stopped the run"
-        action = "RerunExecution goes on from where it was stopped"
+        action = "RerunExecution goes on from where it was stopped; what was compensated runs again"
         time = run.cancel_requested_at
         return [Reason(cause=Cause.CANCELLED, message=said, action=action, time=time)]
     if run.status is not RunStatus.FAILED:

@@ -7,23 +7,41 @@ the edges of a run carry that keeps results.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-from qflow.types import ValueTextError, check_value, from_json, parse_strict
+from qflow.types import (
+    NONE,
+    Type,
+    ValueTextError,
+    check_value,
+    from_json,
+    parse_strict,
+    union_of,
+)
 
 from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument
+from services.kit.graph_types import ANY_OR_NONE, ERROR_TYPE, SLEEP
 from services.orchestrator.domain import compatibility
 from services.orchestrator.domain.plan import Definition, NodeVersion
 from services.orchestrator.domain.reuse import FromNode
+from services.orchestrator.domain.signatures import Signature, signature_of
 
+# The recorded outputs of places by their names, and under this name the inputs of the run.
+RUN: Final = ""
 _SPLIT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def new_inputs(
-    from_nodes: Sequence[FromNode], versions: Mapping[str, NodeVersion]
+    from_nodes: Sequence[FromNode],
+    definition: Definition,
+    versions: Mapping[str, NodeVersion],
 ) -> dict[str, dict[str, str]]:
-    """Read the new inputs, held against the types of the nodes that take them."""
+    """Read the new inputs, held against the types of the places that take them.
+
+    `versions` has those of sub-workflows too.
+    """
+    places = _Places(definition, versions)
     edits: dict[str, dict[str, str]] = {}
     faults: list[FieldViolation] = []
     for at, each in enumerate(from_nodes):
@@ -38,13 +56,14 @@ def new_inputs(
         if not isinstance(values, dict):
             faults.append(FieldViolation(field, "must be a JSON object", "NOT_AN_OBJECT"))
             continue
-        types = {str(one["name"]): one["type"] for one in versions[each.node_id].input_types}
+        types = places.inputs_of(each.node_id)
         for name, value in values.items():
             if name not in types:
-                said = f"is no input of {each.node_id}; it takes {', '.join(types)}"
+                takes = f"it takes {', '.join(types)}" if types else "it takes none"
+                said = f"is no input of {each.node_id}; {takes}"
                 faults.append(FieldViolation(f"{field}.{name}", said, "INPUT_UNKNOWN"))
                 continue
-            wrong = check_value(from_json(types[name]), value, name)
+            wrong = check_value(types[name], value, name)
             if wrong is not None:
                 place = f"{field}.{wrong.path}"
                 faults.append(FieldViolation(place, wrong.message, "TYPE_MISMATCH"))
@@ -65,7 +84,8 @@ def prove(
 ) -> None:
     """Refuse versions that do not fit, but for edges whose recorded value does."""
     found = compatibility.find_faults(definition, versions, variables)
-    faults = [each for each in found if not _fits(each, definition, versions, recorded)]
+    places = _Places(definition, versions)
+    faults = [each for each in found if not _fits(each, places, recorded)]
     if faults:
         first = faults[0]
         raise FailedPrecondition(
@@ -74,23 +94,62 @@ def prove(
 
 
 def _fits(
-    fault: FieldViolation,
-    definition: Definition,
-    versions: Mapping[str, NodeVersion],
-    recorded: Mapping[str, Mapping[str, bytes]],
+    fault: FieldViolation, places: _Places, recorded: Mapping[str, Mapping[str, bytes]]
 ) -> bool:
     """Say whether an edge that its types refute carries a recorded value which fits."""
-    if fault.reason != "TYPE_REFUTED":
+    if fault.reason != "TYPE_REFUTED" or not fault.field.startswith("connections["):
         return False
     at = int(fault.field.removeprefix("connections[").removesuffix("]"))
-    edge = definition.connections[at]
-    texts = recorded.get(str(edge["source"]))
-    if texts is None or edge.get("conversion"):
+    edge = places.definition.connections[at]
+    text = recorded.get(str(edge["source"]), {}).get(str(edge["source_output"]))
+    if text is None or edge.get("conversion"):
         return False
-    wanted = next(
-        each["type"]
-        for each in versions[str(edge["target"])].input_types
-        if each["name"] == edge["target_input"]
-    )
-    value = parse_strict(texts[str(edge["source_output"])])
-    return check_value(from_json(wanted), value, str(edge["target_input"])) is None
+    name = str(edge["target_input"])
+    wanted = places.inputs_of(str(edge["target"]))[name]
+    return check_value(wanted, parse_strict(text), name) is None
+
+
+class _Places:
+    """The places of a definition, whatever stands at them."""
+
+    def __init__(self, definition: Definition, versions: Mapping[str, NodeVersion]) -> None:
+        self.definition = definition
+        self._versions = versions
+        self._nodes = {str(node["id"]): node for node in definition.nodes}
+
+    def inputs_of(self, name: str) -> Mapping[str, Type]:
+        """Give the inputs of a place as edges see them: of a map, the list of them.
+
+        A choice has those that feed it, and a sleep only the one of the two that does.
+        """
+        signature = self._signature(name)
+        node = self._nodes[name]
+        if signature.is_open:
+            return self._feeding(node)
+        fed = self._feeding(node) if node.get("kind") == SLEEP else {}
+        return {each: signature.inputs[each] for each in fed} or signature.inputs
+
+    def _signature(self, name: str) -> Signature:
+        found = signature_of(self._nodes[name], self._versions.get(name))
+        assert found is not None, "a run has a version of each of its nodes"
+        return found
+
+    def _feeding(self, node: Mapping[str, Any]) -> dict[str, Type]:
+        """Give what feeds a place, with the types of edges; of a text in it, any."""
+        kinds = ("parameters", "variables", "template_parameters")
+        types = {str(name): ANY_OR_NONE for kind in kinds for name in node.get(kind) or ()}
+        for edge in self.definition.connections:
+            if edge["target"] == node["id"] and edge["target_input"]:
+                of = self._source(edge)
+                absent = edge.get("absent") == "null"
+                types[str(edge["target_input"])] = union_of((of, NONE)) if absent else of
+        return types
+
+    def _source(self, edge: Mapping[str, Any]) -> Type:
+        if edge.get("kind") == "failure":
+            return ERROR_TYPE
+        name, output = str(edge["source"]), str(edge["source_output"])
+        if name:
+            return self._signature(name).outputs[output]
+        inputs = self.definition.input_types
+        return from_json(next(each["type"] for each in inputs if each["name"] == output))

@@ -110,7 +110,8 @@ def closed(plan: Plan, kept: Collection[int]) -> list[int]:
 def edited(definition: Definition, edits: Edits) -> Definition:
     """Give a definition in which these inputs are values written into their nodes.
 
-    Whatever fed them feeds them no more, so the result is proven and compiled as any other.
+    Whatever fed them feeds them no more, so the result is proven and compiled as any other. What
+    runs only where another place failed still does.
     """
     if not edits:
         return definition
@@ -127,9 +128,10 @@ def edited(definition: Definition, edits: Edits) -> Definition:
             if bound:
                 changed[kind] = {name: each for name, each in bound.items() if name not in inputs}
         nodes.append(changed)
-    connections = [
-        each
-        for each in definition.connections
-        if each["target_input"] not in edits.get(str(each["target"]), ())
-    ]
+    connections = []
+    for each in definition.connections:
+        if each["target_input"] not in edits.get(str(each["target"]), ()):
+            connections.append(each)
+        elif each.get("kind") == "failure":
+            connections.append({**each, "source_output": "", "target_input": ""})
     return replace(definition, nodes=nodes, connections=connections)

@@ -1,67 +1,79 @@
-"""What places give: the types of their outputs, by name, in the order in which rows hold them."""
+"""What places take and give, whatever stands there, as the edges around them see it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
-from qflow.types import ANY, Literal, Type, from_json
+from qflow.types import ANY, Type, from_json
 
-from services.kit.graph_types import builtin_outputs, mapped_output
-from services.orchestrator.domain.plan import Kind, NodeVersion, Plan, kind_of
+from services.kit.graph_types import (
+    BUILTIN_INPUTS,
+    CHOICE,
+    builtin_outputs,
+    lists_of,
+    mapped_output,
+)
+from services.orchestrator.domain.plan import NodeVersion
 
 
 @dataclass(frozen=True, slots=True)
-class Signatures:
-    """The outputs of a definition's places, whatever runs there."""
+class Signature:
+    """What the edges need to know of a place."""
 
-    versions: Mapping[str, NodeVersion]
-    plans: Mapping[str, Plan]  # of its sub-workflows
-    # Graphs repeat few nodes many times: the types of each version are read once.
-    read: dict[UUID, dict[str, Type]] = field(default_factory=dict)
-
-    def outputs_of(self, node: Mapping[str, Any]) -> dict[str, Type]:
-        """Give the outputs of a place as edges see them: of a map, lists of what it gives."""
-        inner, rule = self._standing(node), node.get("map")
-        if not rule:
-            return inner
-        depth = int(rule.get("depth") or 1)
-        tolerates = bool(rule.get("max_failed") or rule.get("max_failed_ratio"))
-        return {name: mapped_output(of, depth, tolerates=tolerates) for name, of in inner.items()}
-
-    def _standing(self, node: Mapping[str, Any]) -> dict[str, Type]:
-        kind, name = kind_of(node), str(node["id"])
-        match kind:
-            case Kind.PYTHON:
-                return self._of_version(self.versions[name])
-            case Kind.WORKFLOW:
-                return {each.name: each.type for each in self.plans[name].outputs}
-            case Kind.CHOICE:
-                return {"branch": _one_of(node["choice"])}
-            case _:
-                stated = (node.get(kind) or {}).get("type")
-                return builtin_outputs(kind, None if stated is None else from_json(stated))
-
-    def _of_version(self, version: NodeVersion) -> dict[str, Type]:
-        found = self.read.get(version.id)
-        if found is None:
-            found = self.read[version.id] = types_of(version.output_types)
-        return found
+    inputs: Mapping[str, Type]
+    required: tuple[str, ...]
+    outputs: Mapping[str, Type]
+    is_open: bool = False  # it takes whatever is connected to it
 
 
-def types_of(stored: Sequence[Mapping[str, Any]]) -> dict[str, Type]:
-    """Read stored outputs."""
-    return {str(each["name"]): type_of(each) for each in stored}
+def signature_of(place: Mapping[str, Any], version: NodeVersion | None) -> Signature | None:
+    """Give a place as edges see it; None where nothing is known of what stands there."""
+    if place.get("kind") in BUILTIN_INPUTS:
+        return of_builtin(place)
+    return None if version is None else as_seen(of_version(version), place.get("map"))
 
 
-def type_of(stored: Mapping[str, Any]) -> Type:
-    """Read the type of a stored output; one whose node was gone when it was stored has none."""
-    return ANY if stored.get("type") is None else from_json(stored["type"])
+def of_version(version: NodeVersion) -> Signature:
+    """Give what a version takes and gives each time it runs."""
+    return Signature(
+        inputs={str(each["name"]): _type(each["type"]) for each in version.input_types},
+        required=tuple(str(each["name"]) for each in version.input_types if each["required"]),
+        outputs={str(each["name"]): _type(each["type"]) for each in version.output_types},
+    )
 
 
-def _one_of(rule: Mapping[str, Any]) -> Type:
-    """Give what a choice may say: a branch of its own, or none where it has no default."""
-    names = [str(each["name"]) for each in rule["branches"]]
-    return Literal(tuple(dict.fromkeys((*names, str(rule.get("default") or "")))))
+def _type(stored: object) -> Type:
+    """Read a type; of a workflow in a workflow one may not have been known when it was stored."""
+    return ANY if stored is None else from_json(stored)
+
+
+def of_builtin(place: Mapping[str, Any]) -> Signature:
+    """Give what a built-in node takes and gives; some state the type of their value."""
+    kind = str(place["kind"])
+    stated = (place.get(kind) or {}).get("type")
+    return Signature(
+        inputs=BUILTIN_INPUTS[kind],
+        required=(),
+        outputs=builtin_outputs(kind, None if stated is None else from_json(stated)),
+        is_open=kind == CHOICE,
+    )
+
+
+def as_seen(inner: Signature, mapped: Mapping[str, Any] | None) -> Signature:
+    """Give a signature as edges see it: a map takes lists of elements, and gives lists."""
+    if not mapped:
+        return inner
+    depth, name = int(mapped.get("depth") or 1), str(mapped["input"])
+    tolerates = bool(mapped.get("max_failed") or mapped.get("max_failed_ratio"))
+    inputs = dict(inner.inputs)
+    if name in inputs:
+        inputs[name] = lists_of(inputs[name], depth)
+    return Signature(
+        inputs=inputs,
+        required=tuple(dict.fromkeys((*inner.required, name))),
+        outputs={
+            key: mapped_output(of, depth, tolerates=tolerates) for key, of in inner.outputs.items()
+        },
+    )

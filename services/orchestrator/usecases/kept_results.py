@@ -14,11 +14,13 @@ from services.orchestrator.domain.partly import Partly, kept_names, tree
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.reuse import Kept
 from services.orchestrator.domain.state import FileValue, NodeOutput
-from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
 from services.orchestrator.storage.recovery import split_object
 
+_ENDED_BADLY: Final = (NodeStatus.FAILED, NodeStatus.CANCELLED)
+_UNDID_NOTHING: Final = NODE_FINAL - {NodeStatus.COMPLETED}
 _PARTS_MAX: Final = 10_000  # of maps that are taken over in part: they are copied in one statement
 Taken: TypeAlias = tuple[dict[int, NodeExecution], tuple[Partly, ...]]
 
@@ -29,28 +31,41 @@ class Found:
 
     wholes: Mapping[int, NodeExecution]
     parts: Mapping[int, Mapping[str, NodeStatus]]
+    undoes: bool = False  # it is open and ends badly: what has a compensation will be undone
 
     def completed(self) -> list[int]:
         """Give the places that completed, in the order in which they began."""
         return [at for at, row in self.wholes.items() if row.status is NodeStatus.COMPLETED]
 
+    def undone(self, plan: Plan) -> set[int]:
+        """Give the places whose compensation completed, or is under way, or is to come."""
+        undone = set()
+        for at in plan.compensations:
+            target, row = plan.places[at].compensates, self.wholes.get(at)
+            runs = self.undoes if row is None else row.status not in _UNDID_NOTHING
+            if target is not None and runs:
+                undone.add(target)
+        return undone
+
     def poisoned(self) -> set[int]:
-        """Give the maps that completed although elements of them were put aside."""
+        """Give the maps of which elements were put aside, whether that was borne or too much."""
+        ends = (NodeStatus.COMPLETED, *_ENDED_BADLY)
         return {
             at
-            for at in self.completed()
-            if NodeStatus.QUARANTINED in self.parts.get(at, {}).values()
+            for at, parts in self.parts.items()
+            if at in self.wholes
+            and self.wholes[at].status in ends
+            and NodeStatus.QUARANTINED in parts.values()
         }
 
     def broken(self, plan: Plan) -> set[int]:
         """Give the maps that failed, or were stopped, of which elements completed."""
-        ended = (NodeStatus.FAILED, NodeStatus.CANCELLED)
         return {
             at
             for at, parts in self.parts.items()
             if plan.places[at].map is not None
             and at in self.wholes
-            and self.wholes[at].status in ended
+            and self.wholes[at].status in _ENDED_BADLY
             and NodeStatus.COMPLETED in parts.values()
         }
 
@@ -64,7 +79,8 @@ async def look(db: Db, parent: Execution, plan: Plan) -> Found:
             wholes[plan.index[row.node_id]] = row
         else:
             parts.setdefault(plan.index[row.definition_node_id], {})[row.node_id] = row.status
-    return Found(wholes, parts)
+    ends_badly = parent.cancel_requested_at is not None or parent.error_type is not None
+    return Found(wholes, parts, undoes=ends_badly and not parent.final)
 
 
 def standing(
@@ -72,9 +88,11 @@ def standing(
 ) -> list[int]:
     """Give the places that may be taken over, those of which only elements are among them.
 
-    What hangs on a map that goes on does not stand: it may end in another way.
+    What hangs on a map that goes on does not stand: it may end in another way. What was undone is
+    there no more, whatever its row says: kept, it would be missing, and undone twice.
     """
-    gone = {*lost, *reuse.below(plan, {child for at in in_part for child in plan.children[at]})}
+    going_on = {child for at in in_part for child in plan.children[at]}
+    gone = {*lost, *found.undone(plan), *reuse.below(plan, going_on)}
     places = dict.fromkeys([*found.completed(), *sorted(in_part)])
     return reuse.closed(plan, [at for at in places if at not in gone])
 

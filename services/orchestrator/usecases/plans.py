@@ -177,6 +177,20 @@ class Plans:
             definition = found
         return reuse.edited(definition, pins.inputs)
 
+    async def inner_signatures(self, db: Db, plan: Plan) -> dict[str, NodeVersion]:
+        """Give what the sub-workflows of a plan take and give, by place."""
+        signatures: dict[str, NodeVersion] = {}
+        for place in plan.places:
+            if place.sub is None:
+                continue
+            workflow_id, version = place.sub.workflow_id, place.sub.workflow_version
+            assert workflow_id is not None, "a sub-workflow is a workflow"
+            assert version is not None
+            found = await self.definition(db, workflow_id, version)
+            assert found is not None, "a version that runs refer to is never deleted"
+            signatures[place.id] = _Inner(place.sub, found).signature
+        return signatures
+
     async def of_node(self, db: Db, tenant_id: UUID, version: NodeVersion) -> Plan:
         """Give the plan of a node that runs alone."""
         pins_id = await pins_of.keep_node(db, tenant_id, version.id)

@@ -120,7 +120,8 @@ class Rerunner:
             kept = kept_results.laid_out(plan, rows)
         elif again.relation != RETRY:
             rows, partly = await self._taken(caller, parent, plan, again, input_json)
-            plan = await self._edited(caller, parent, plan, again, rows)
+            recorded = _recorded(rows) | {proof.RUN: split_object(input_json)}
+            plan = await self._edited(caller, parent, plan, again, recorded)
             kept = kept_results.laid_out(plan, rows)
         await self._check_nodes(caller, plan, kept)
         check_runners(self.engine, plan)
@@ -188,7 +189,10 @@ class Rerunner:
     async def _unpoisoned(
         self, caller: Caller, parent: Execution, plan: Plan
     ) -> kept_results.Taken:
-        """Give what is kept when the elements that were put aside run again, of their maps too."""
+        """Give what is kept when the elements that were put aside run again, of their maps too.
+
+        What else failed runs again as well, as in any run that is made of another.
+        """
         async with as_caller(self.reader.api_pool, caller) as db:
             found = await kept_results.look(db, parent, plan)
             poisoned = found.poisoned()
@@ -198,8 +202,9 @@ class Rerunner:
                     "no element of a map was quarantined; RerunExecution runs what failed again",
                     resource=("execution", str(parent.id)),
                 )
-            stand = kept_results.standing(plan, found, lost=(), in_part=poisoned)
-            return await kept_results.take(db, parent, plan, found, stand=stand, in_part=poisoned)
+            in_part = poisoned.intersection(found.completed()) | found.broken(plan)
+            stand = kept_results.standing(plan, found, lost=(), in_part=in_part)
+            return await kept_results.take(db, parent, plan, found, stand=stand, in_part=in_part)
 
     async def _edited(
         self,
@@ -207,7 +212,7 @@ class Rerunner:
         parent: Execution,
         plan: Plan,
         again: Again,
-        rows: Mapping[int, NodeExecution],
+        recorded: Mapping[str, Mapping[str, bytes]],
     ) -> Plan:
         """Give the plan with the new inputs and versions, proven anew; the same without any."""
         if not any(each.input_json or each.version is not None for each in again.from_nodes):
@@ -218,19 +223,16 @@ class Rerunner:
             definition = await plans.pinned_definition(db, taken)
             by_place = await _versions(db, caller, plan, taken, definition, again)
             versions = await pins.get_whole_versions(db, by_place.values())
+            inner = await plans.inner_signatures(db, plan)
         at_places = {
             place: versions[version]
             for place, version in by_place.items()
             if version in versions  # the pins of a sub-workflow are none
         }
-        edits = await asyncio.to_thread(proof.new_inputs, again.from_nodes, at_places)
+        takes = at_places | inner
+        edits = await asyncio.to_thread(proof.new_inputs, again.from_nodes, definition, takes)
         changed = reuse.edited(definition, edits)
-        recorded = {
-            row.node_id: split_object(row.output_data)
-            for row in rows.values()
-            if row.output_data is not None
-        }
-        await asyncio.to_thread(proof.prove, changed, at_places, taken.variables, recorded)
+        await asyncio.to_thread(proof.prove, changed, takes, taken.variables, recorded)
         merged = {**taken.inputs}
         for place, texts in edits.items():
             merged[place] = {**merged.get(place, {}), **texts}
@@ -257,7 +259,7 @@ async def _versions(
         return by_place
     nodes = [
         {"id": node["id"], "node_id": node.get("node_id"), "version": asked[str(node["id"])]}
-        for node in definition.nodes
+        for node in definition.of_kind(Kind.PYTHON)
         if str(node["id"]) in asked
     ]
     if plan.workflow_id is None:
@@ -265,9 +267,21 @@ async def _versions(
     found = await definitions.resolve(db, caller.tenant_id, nodes)
     for at, each in enumerate(again.from_nodes):
         if each.version is not None and each.node_id not in found:
+            field = f"from_nodes[{at}].node_version"
+            if plan.places[plan.index[each.node_id]].kind is not Kind.PYTHON:
+                said = f"no Python node runs at {each.node_id}: leave the version out"
+                raise _invalid(field, said, "VERSION_NOT_HERE")
             said = f"the node of {each.node_id} has no version {each.version} that you may read"
-            raise _invalid(f"from_nodes[{at}].node_version", said, "VERSION_NOT_FOUND")
+            raise _invalid(field, said, "VERSION_NOT_FOUND")
     return by_place | {place: version.id for place, version in found.items()}
+
+
+def _recorded(rows: Mapping[int, NodeExecution]) -> dict[str, Mapping[str, bytes]]:
+    return {
+        row.node_id: split_object(row.output_data)
+        for row in rows.values()
+        if row.output_data is not None
+    }
 
 
 def _wishes(parent: Execution, again: Again) -> Wishes:

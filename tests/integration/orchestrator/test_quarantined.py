@@ -106,6 +106,39 @@ async def test_only_what_was_put_aside_runs_again(
     )
 
 
+async def test_a_map_that_broke_its_tolerance_is_retried_too(orchestra: Orchestra) -> None:
+    """With what it had not begun, and what hangs on it."""
+    node = factories.node(orchestra.sql, orchestra.owner)
+    rule = {"input": "x", "max_in_flight": 1, "max_failed": 1}
+    workflow = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes=dict.fromkeys(("before", "m", "after"), node),
+        edges=[("", "x", "before", "x"), ("m", "result", "after", "x")],
+        links=[{"source": "before", "target": "m", "kind": "order"}],
+        node_settings={"m": {"map": rule, "parameters": {"x": "[1,-2,3,-4,5]"}}},
+        outputs=[("m", "m"), ("after", "after")],
+    )
+    seen: list[Any] = []
+    async with orchestra.running():
+        runner = await orchestra.runner(add_one(seen, mended=False))
+        async with runner.attached():
+            parent = await ended(orchestra, (await start(orchestra, workflow)).id)
+        before = await nodes_of(orchestra, parent.id)
+        asked = RetryQuarantinedRequest(execution_id=parent.id)
+        made = await reruns(orchestra).RetryQuarantined(asked)
+        seen.clear()
+        runner = await orchestra.runner(add_one(seen, mended=True))
+        async with runner.attached():
+            again = await ended(orchestra, made.execution.id)
+    assert ("FAILED", "QUARANTINED", "FAILED") == tuple(
+        before[name] for name in ("m", "m[1]", "m[3]")
+    )
+    assert [-2, -4, 5] == seen[:-1]
+    assert 3 == made.kept_results  # before, m[0] and m[2]
+    assert {"m": [2, -1, 4, -3, 6], "after": 5} == json.loads(again.output_json)
+
+
 async def test_a_run_without_quarantined_elements_is_refused(orchestra: Orchestra) -> None:
     workflow = chain(orchestra, "a")
     async with orchestra.running():

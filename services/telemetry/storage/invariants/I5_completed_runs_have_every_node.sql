@@ -5,6 +5,8 @@ SELECT 'workflow_executions' AS place, w.id::text AS what, d.node ->> 'id' AS fa
  CROSS JOIN LATERAL jsonb_array_elements(v.nodes) AS d(node)
  WHERE w.status = 'completed'
    AND w.purge_started_at IS NULL
+   -- What undoes a place begins only where the run does not complete.
+   AND COALESCE(d.node ->> 'compensates', '') = ''
    AND NOT EXISTS (SELECT 1 FROM node_executions n
                     WHERE n.workflow_execution_id = w.id
                       AND n.definition_node_id = d.node ->> 'id')

@@ -89,10 +89,11 @@ class RerunNode(_message.Message):
     """Its name within the workflow."""
     input_json: _builtins.str
     """New values of some of its inputs: JSON text of an object by their names; at most 1 MiB over all nodes. They take the
-    place of whatever fed those inputs; no conversion is applied. Empty for none.
+    place of whatever fed those inputs; no conversion is applied. They are what edges bring there: of a map the list, of a
+    choice and a sleep what feeds them, of a sub-workflow its inputs. Empty for none.
     """
     node_version: _builtins.int
-    """The version of its node to run: unset for the one that ran, 0 for the current one."""
+    """The version of its node to run: unset for the one that ran, 0 for the current one. Of Python nodes alone."""
     def __init__(
         self,
         *,

@@ -93,8 +93,8 @@ class _Compiler:
     def __post_init__(self) -> None:
         nodes = self.definition.nodes
         self.index = {str(node["id"]): at for at, node in enumerate(nodes)}
-        given = Outputs(self.versions, self.plans)
-        given = [given.outputs_of(node) for node in nodes]
+        types = Outputs(self.versions, self.plans)
+        given = [types.outputs_of(node) for node in nodes]
         self.outputs = [tuple(each) for each in given]
         self.output_types = [tuple(each.values()) for each in given]
         self.run_inputs = {str(each["name"]): each for each in self.definition.input_types}

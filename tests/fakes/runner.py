@@ -27,9 +27,15 @@ class Fail(Exception):  # noqa: N818  # what a node does, not a fault of the tes
     """Raised by an answer: the attempt fails with this error type."""
 
     def __init__(
-        self, error_type: str = "user_error", *, retryable: bool = True, progress: str = ""
+        self,
+        error_type: str = "user_error",
+        *,
+        retryable: bool = True,
+        progress: str = "",
+        exception: str = "",
     ) -> None:
         super().__init__(error_type)
+        self.exception = exception
         self.progress = progress
         self.error_type = error_type
         self.retryable = retryable
@@ -164,6 +170,7 @@ class FakeRunner:
                 failure.error_type,
                 retryable=failure.retryable,
                 progress=failure.progress,
+                exception=failure.exception,
             )
         else:
             if answer is not None:
@@ -185,6 +192,7 @@ class FakeRunner:
         retryable: bool = True,
         killed: bool = False,
         progress: str = "",
+        exception: str = "",
     ) -> None:
         """Answer an attempt with a failure."""
         failure = pb.AttemptFailure(
@@ -193,6 +201,7 @@ class FakeRunner:
             retryable=retryable,
             killed=killed,
             progress_json=progress,
+            exception_type=exception,
         )
         self._send(assign, failure=failure)
 

@@ -420,7 +420,10 @@ def _find(
 def _children(store: Store, ids: Sequence[UUID]) -> list[Row]:
     names = ("id", "status", "output_data", "error_type", "error_message", "failed_node_id")
     over = [store.runs[each] for each in ids if each in store.runs and store.is_over(each)]
-    return [{name: row[name] for name in names} for row in over]
+    return [
+        {name: row[name] for name in names} | {"exception_type": store.exception_type(row)}
+        for row in over
+    ]
 
 
 def _signals(store: Store, ids: Sequence[UUID]) -> list[Row]:

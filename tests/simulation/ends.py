@@ -17,6 +17,7 @@ from tests.simulation.oracle import (
     parts,
     result,
 )
+from tests.simulation.store import exception_of
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -232,3 +233,5 @@ class End:
         else:
             assert child["status"] == "failed", f"its execution is {child['status']}"
             assert error_type == child["error_type"]
+            raised = self.world.store.exception_type(child)
+            assert exception_of(row) == raised, "not the class that its execution raised"

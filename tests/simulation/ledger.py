@@ -34,7 +34,9 @@ class Act:
         """Give what the sandbox says of it."""
         usage = Usage(cpu_us=_CPU_US, memory_peak_bytes=5, wall_us=round(self.lasts_s * 1_000_000))
         if self.kind == "fail":
-            error = AttemptError(type=ErrorType.USER, message="no", retryable=not self.fatal)
+            error = AttemptError(
+                type=ErrorType.USER, message="no", exception="Refused", retryable=not self.fatal
+            )
             return Outcome(error=error, usage=usage, progress=str(self.value))
         return Outcome(outputs=[("result", str(self.value).encode())], usage=usage)
 

@@ -413,7 +413,13 @@ class Store:
         left = None if deadline is None else (deadline - self.clock()).total_seconds()
         start_at = run["start_at"]
         starts = None if start_at is None else (start_at - self.clock()).total_seconds()
-        return run | {"deadline_s": left, "starts_s": starts}
+        named = {"exception_type": self.exception_type(run)}
+        return run | named | {"deadline_s": left, "starts_s": starts}
+
+    def exception_type(self, run: Row) -> str | None:
+        """Give the class that the node raised which failed the run."""
+        failed = self.nodes_of[run["id"]].get(run["failed_node_id"] or "")
+        return exception_of(failed) if failed else None
 
     def open_nodes(self, run_id: UUID) -> list[Row]:
         """Lay a run's nodes out as the query of their rows gives them."""
@@ -445,6 +451,12 @@ class Store:
     def is_over(self, run_id: UUID) -> bool:
         """Say whether a run is over for good."""
         return self.runs[run_id]["status"] in RUN_FINAL
+
+
+def exception_of(node: Row) -> str | None:
+    """Give the class that a node's failure names."""
+    detail = node["error_detail"]
+    return json.loads(detail)["exception"] or None if detail else None
 
 
 def _add(row: Row, more: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 from uuid import UUID
 
-from services.orchestrator.domain.state import Failure, Run
+from services.orchestrator.domain.state import Failure, Run, detail_of_class
 from services.orchestrator.domain.status import RunStatus
 
 
@@ -18,6 +18,7 @@ class EndedChild(NamedTuple):
     error_type: str | None
     error_message: str | None
     failed_node_id: str | None
+    exception_type: str | None  # the class that user code raised
 
 
 def ended_run(parent: Run, slot: int, ended: EndedChild) -> Run:
@@ -25,7 +26,11 @@ def ended_run(parent: Run, slot: int, ended: EndedChild) -> Run:
     child = _bare(parent, slot, ended.id, ended.status)
     child.output_data = ended.output_data
     if ended.error_type is not None:
-        failure = Failure(error_type=ended.error_type, message=ended.error_message or "")
+        failure = Failure(
+            error_type=ended.error_type,
+            message=ended.error_message or "",
+            detail=detail_of_class(ended.exception_type),
+        )
         child.failure = (ended.failed_node_id or "", failure)
     return child
 

@@ -51,14 +51,8 @@ class RetryPolicy:
     factor: float = 2.0
     max_delay_ms: int = 60_000
     jitter: float = 0.1
-    retryable: Sequence[str] = ()  # these error types alone; all when empty
+    retryable: Sequence[str] = ()  # these error types and classes alone; all when empty
     non_retryable: Sequence[str] = ()
-
-    def takes(self, error_type: str) -> bool:
-        """Say whether an error of this type is worth another attempt."""
-        if error_type in self.non_retryable:
-            return False
-        return not self.retryable or error_type in self.retryable
 
 
 NO_RETRY: Final = RetryPolicy(max_retries=0)

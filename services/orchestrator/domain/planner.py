@@ -27,6 +27,7 @@ from services.orchestrator.domain.state import (
     NodeRecord,
     Run,
     Usage,
+    detail_of_class,
 )
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.waits import Refusal
@@ -139,7 +140,7 @@ def _repeat_or_fail(
 ) -> None:
     record, policy = run.records[slot], run.place(slot).retry
     assert record is not None
-    repeats = failure.retryable and policy.takes(failure.error_type) and run.is_open(slot)
+    repeats = retry.takes(policy, failure) and run.is_open(slot)
     if repeats and record.retry_count < policy.max_retries:
         record.retry_count += 1
         record.due_ms = retry.delay_ms(policy, failures=record.retry_count, draw=fx.draw())
@@ -388,6 +389,7 @@ def _failure_of(child: Run) -> Failure:
         error_type=failure.error_type if failure else "sub_workflow_failed",
         message=f"{where}execution {child.id}: {failure.message if failure else 'failed'}",
         stack_trace=failure.stack_trace if failure else "",
+        detail=detail_of_class(failure.exception) if failure else None,
     )
 
 

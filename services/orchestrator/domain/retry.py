@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 from services.orchestrator.domain.plan import RetryPolicy
+from services.orchestrator.domain.state import Failure
+
+
+def takes(policy: RetryPolicy, failure: Failure) -> bool:
+    """Say whether a failure is worth another attempt.
+
+    A policy names its type, or the class that user code raised: that one, not what it derives from.
+    """
+    if not policy.retryable and not policy.non_retryable:
+        return failure.retryable
+    names = {failure.error_type, failure.exception}
+    wanted = not policy.retryable or not names.isdisjoint(policy.retryable)
+    return failure.retryable and wanted and names.isdisjoint(policy.non_retryable)
 
 
 def delay_ms(policy: RetryPolicy, *, failures: int, draw: float) -> int:

@@ -123,6 +123,16 @@ class Failure:
     progress: str | None = None  # JSON text: how far the attempt said it had come
     input: str = ""  # the input whose value was not taken, as the runner tells it
 
+    @property
+    def exception(self) -> str:
+        """The name of the class that user code raised; empty where it raised nothing."""
+        return str(json.loads(self.detail)["exception"]) if self.detail else ""
+
+
+def detail_of_class(exception: str | None) -> str | None:
+    """Give the detail of a failure of which no more is known than the class that was raised."""
+    return json.dumps({"exception": exception, "causes": []}) if exception else None
+
 
 @dataclass(slots=True, kw_only=True)
 class NodeRecord:

@@ -70,6 +70,7 @@ def put_execution(message: pb.Execution, execution: Execution, plan: Plan) -> No
         message.error.message = execution.error_message or ""
         message.error.stack_trace = execution.error_stack_trace or ""
         message.error.node_id = execution.failed_node_id or ""
+        message.error.exception_type = execution.exception_type or ""
     _put_times(message, execution)
     _put_options(message, execution)
 

@@ -35,6 +35,7 @@ class Execution(NamedTuple):
     error_type: str | None = None
     error_message: str | None = None
     failed_node_id: str | None = None
+    exception_type: str | None = None
     resource_usage: dict[str, Any] | None = None
     input_data: str | None = None
     output_data: str | None = None
@@ -92,12 +93,17 @@ class NodeExecution:
     element_counts: dict[str, int] | None = None
 
 
-_GET: Final[LiteralString] = """
+# What the node raised that failed first: its row alone says so, and one index finds that.
+EXCEPTION_TYPE: Final = """(
+           SELECT failed.error_detail ->> 'exception' FROM node_executions AS failed
+            WHERE failed.workflow_execution_id = workflow_executions.id
+              AND failed.node_id = workflow_executions.failed_node_id) AS exception_type"""
+_GET: Final[LiteralString] = f"""
     SELECT id, workflow_id, workflow_version, pins_id, status, created_by, created_at, request_id,
            started_at, completed_at, cancel_requested_at, deadline_at, error_type, error_message,
            failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
-           ignores_cache, CASE WHEN $2 THEN input_data END AS input_data,
+           ignores_cache, {EXCEPTION_TYPE}, CASE WHEN $2 THEN input_data END AS input_data,
            CASE WHEN $3 THEN output_data END AS output_data,
            CASE WHEN $3 THEN error_stack_trace END AS error_stack_trace,
            GREATEST(workflow_executions.revision, nodes.revision) AS revision, nodes.counts,
@@ -124,12 +130,12 @@ async def get(
 
 
 # One digest covers the arguments, so equal requests are told from reused ids without the body.
-_FIND_REQUESTS: Final[LiteralString] = """
+_FIND_REQUESTS: Final[LiteralString] = f"""
     SELECT id, workflow_id, workflow_version, pins_id, status, revision, created_by, created_at,
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
            error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
-           ignores_cache, request_digest
+           ignores_cache, {EXCEPTION_TYPE}, request_digest
       FROM workflow_executions
      WHERE tenant_id = current_tenant_id() AND created_by = $1 AND request_id = ANY($2)
 """
@@ -147,12 +153,12 @@ async def find_requests(
 
 
 # Rows by id, for pages that were found before.
-_READ: Final[LiteralString] = """
+_READ: Final[LiteralString] = f"""
     SELECT id, workflow_id, workflow_version, pins_id, status, revision, created_by, created_at,
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
            error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
-           ignores_cache, CASE WHEN $2 THEN input_data END AS input_data,
+           ignores_cache, {EXCEPTION_TYPE}, CASE WHEN $2 THEN input_data END AS input_data,
            CASE WHEN $2 THEN output_data END AS output_data,
            CASE WHEN $2 THEN error_stack_trace END AS error_stack_trace
       FROM workflow_executions
@@ -167,12 +173,12 @@ async def read(db: Db, ids: Sequence[UUID], *, full: bool) -> list[Execution]:
 
 
 # Who holds the key comes first, then who keeps others from it for good, then the latest.
-_FIND_KEY: Final[LiteralString] = """
+_FIND_KEY: Final[LiteralString] = f"""
     SELECT id, workflow_id, workflow_version, pins_id, status, revision, created_by, created_at,
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
            error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
-           ignores_cache
+           ignores_cache, {EXCEPTION_TYPE}
       FROM workflow_executions
      WHERE tenant_id = current_tenant_id() AND workflow_id = $1 AND business_key = $2
        AND purge_started_at IS NULL
@@ -295,6 +301,7 @@ def of_run(
         error_message=failed.message if failed else None,
         error_stack_trace=failed.stack_trace or None if failed and with_values else None,
         failed_node_id=(place or None) if failed else None,
+        exception_type=failed.exception if failed else None,
         resource_usage={
             "cpu_us": run.cpu_us,
             "memory_peak_bytes": run.memory_peak_bytes,

@@ -14,10 +14,11 @@ from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.options import RunOptions
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.restore import NodeRow, RunRow, SignalRow, restore
-from services.orchestrator.domain.state import Failure, FileValue, Run
+from services.orchestrator.domain.state import Failure, FileValue, Run, detail_of_class
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.timers import BEGIN
 from services.orchestrator.domain.waits import Refusal
+from services.orchestrator.storage.executions import EXCEPTION_TYPE
 
 _FIND: Final[LiteralString] = """
     SELECT id, pins_id
@@ -36,11 +37,12 @@ async def find_open(
     return {row["id"]: row["pins_id"] for row in rows}
 
 
-_OPEN: Final[LiteralString] = """
+_OPEN: Final[LiteralString] = f"""
     SELECT id, tenant_id, created_by, status, pins_id, input_data, request_id, revision, shard,
            created_at, started_at, cancel_requested_at, deadline_at, error_type, error_message,
            error_stack_trace, failed_node_id, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, ignores_cache, traceparent,
+           {EXCEPTION_TYPE},
            EXTRACT(epoch FROM start_at - clock_timestamp())::float8 AS starts_s,
            EXTRACT(epoch FROM deadline_at - clock_timestamp())::float8 AS deadline_s
       FROM workflow_executions
@@ -97,11 +99,10 @@ _SIGNALS: Final[LiteralString] = """
      WHERE workflow_execution_id = ANY($1) AND node_id IS NULL
      ORDER BY created_at, id
 """
-_CHILDREN: Final[LiteralString] = """
-    SELECT child.id, child.status, child.output_data, child.error_type, child.error_message,
-           child.failed_node_id
-      FROM workflow_executions AS child
-     WHERE child.id = ANY($1) AND child.completed_at IS NOT NULL
+_CHILDREN: Final[LiteralString] = f"""
+    SELECT id, status, output_data, error_type, error_message, failed_node_id, {EXCEPTION_TYPE}
+      FROM workflow_executions
+     WHERE id = ANY($1) AND completed_at IS NOT NULL
 """
 
 
@@ -183,7 +184,7 @@ def _to_open_run(
     signals: Sequence[SignalRow],
     children: Mapping[UUID, EndedChild],
 ) -> OpenRun:
-    failure = _to_failure(row)
+    failure = _to_failure(row, detail_of_class(row["exception_type"]))
     run = restore(
         plan,
         RunRow(
@@ -242,7 +243,7 @@ def _waits_for_its_time(run: Run) -> bool:
     )
 
 
-def _to_failure(row: Row, detail: str | None = None) -> Failure | None:
+def _to_failure(row: Row, detail: str | None) -> Failure | None:
     if row["error_type"] is None:
         return None
     return Failure(

@@ -14,6 +14,8 @@ from qflow import values
 from qflow.authoring.annotations import type_of
 from qflow.local import run
 
+from tests.support.retry_cases import CASES, KINDS, Case
+
 
 class Table(TypedDict):
     rain: list[float]
@@ -159,6 +161,31 @@ def test_a_retry_tries_again() -> None:
 
     assert 7 == flow.run_local(7)
     assert [7, 7, 7] == tries
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_retry_names_errors_as_on_a_server(case: Case) -> None:
+    tries = []
+
+    def flaky(n: int) -> int:
+        tries.append(n)
+        if len(tries) < 2:
+            raise case.raised
+        return n
+
+    retry = qflow.Retry(max_retries=1, on=case.on, never_on=case.never_on)
+    node = qflow.node(flaky).options(retry=retry)
+
+    @qflow.workflow
+    def flow(n: int) -> int:
+        return node(n)
+
+    if case.again:
+        assert 7 == flow.run_local(7)
+    else:
+        with pytest.raises(qflow.ExecutionFailedError) as failed:
+            flow.run_local(7)
+        assert KINDS.get(case.raised, "user_error") == failed.value.error_type
 
 
 def test_signals_and_approvals_are_told_and_waits_take_no_time() -> None:

@@ -54,6 +54,7 @@ def test_every_field_of_an_execution_is_shown() -> None:
         error_type="user_error",
         error_message="no",
         failed_node_id="n0",
+        exception_type="ValueError",
         error_stack_trace="trace",
         resource_usage={
             "cpu_us": 61_000_005,

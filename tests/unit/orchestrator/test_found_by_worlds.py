@@ -7,15 +7,25 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import pytest
 
+from services.orchestrator.domain import children, planner
 from services.orchestrator.domain.amounts import Amounts
+from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.domain.state import NO_USAGE, Failure, Run, Signal, Usage
+from services.orchestrator.domain.state import (
+    NO_USAGE,
+    Failure,
+    Run,
+    Signal,
+    Usage,
+    detail_of_class,
+)
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.engine.journal import Journal
 from services.orchestrator.storage import recovery
@@ -268,6 +278,37 @@ async def test_a_run_and_its_sub_workflows_are_refused_as_one() -> None:
     assert journal.idle
 
 
+@pytest.mark.parametrize(
+    ("raised", "status"), [("ValueError", NodeStatus.RETRYING), ("KeyError", NodeStatus.FAILED)]
+)
+def test_a_sub_workflow_is_tried_again_after_what_it_raised_as_memory_and_its_row_tell(
+    raised: str, status: NodeStatus
+) -> None:
+    retry = {"max_retries": 1, "initial_delay_ms": 1000, "retryable": ["ValueError"]}
+    outer = plan_of({"kind": "workflow", "parameters": {}, "retry": retry}, inner=plan_of({}))
+    fault = Failure(error_type="user_error", message="no", detail=detail_of_class(raised))
+    row = dict.fromkeys(EndedChild._fields) | {
+        "status": "failed",
+        "error_type": fault.error_type,
+        "exception_type": raised,
+    }
+    seen = []
+    for told_by_row in (False, True):
+        core = new_core((ONE, 1))
+        run = start(core, outer)
+        record = run.records[0]
+        assert record is not None
+        child = core.runs[record.child or run.id]
+        if told_by_row:
+            ended = recovery._to_child(row | {"id": child.id})  # type: ignore[arg-type]
+            child = children.ended_run(run, 0, ended)
+            planner.child_over(run, 0, Transition(run.id), core.fx, child)
+        else:
+            answer(core, child, 0, fault)
+        seen.append(record.status)
+    assert [status] * 2 == seen
+
+
 # --- helpers ------------------------------------------------------------------------------------
 
 _RUN_COLUMNS = (
@@ -279,6 +320,7 @@ _RUN_COLUMNS = (
     "deadline_at",
     "error_type",
     "failed_node_id",
+    "exception_type",
     "shard",
     "business_key",
     "start_at",

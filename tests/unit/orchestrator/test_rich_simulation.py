@@ -196,6 +196,7 @@ def _ended(run_id: UUID, row: dict[str, Any]) -> EndedChild:
         change.error_type,
         change.error_message,
         change.failed_node_id,
+        None,
     )
 
 

@@ -24,7 +24,8 @@ EdgeKind: TypeAlias = Literal["order", "branch", "failure"]
 class Retry:
     """When a failed attempt is tried again: at most `max_retries` times, each wait longer.
 
-    `on` and `never_on` name exception classes (`"ValueError"`); without `on` all are tried again.
+    `on` and `never_on` name exception classes (`"ValueError"`), each that class and none that
+    derives from it, or kinds of errors (`"timeout"`); without `on` all are tried again.
     """
 
     max_retries: int = 3

@@ -259,7 +259,7 @@ def retry(
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Run a failed run again, as a new one that keeps what had completed."""
+    """Run everything again, as a new run; `rerun` keeps what had completed."""
     from qflow.cli import watching
     from qflow.cli.show import live
 

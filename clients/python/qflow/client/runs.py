@@ -199,7 +199,10 @@ class Run(Generic[R]):
         await self._call(self._control.ResumeExecution, request)
 
     async def retry(self) -> Run[R]:
-        """Run it again after a failure, as a new run that keeps the results of what completed."""
+        """Run everything again, as a new run with the same input.
+
+        Also what completed, with whatever effects that has; `rerun` keeps those results.
+        """
         stub = self._connection.stub("orchestrator", rerun_service_pb2_grpc.RerunServiceStub)
         request = rerun_service_pb2.RetryExecutionRequest(
             execution_id=self.id, request_id=str(uuid.uuid4())

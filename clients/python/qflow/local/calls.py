@@ -46,10 +46,10 @@ def call(place: Place, node: Node[..., Any], plain: Mapping[str, Any]) -> Mappin
                 value = _waited_for(value)
             break
         except (Exception, SystemExit) as error:
-            kind = type(error).__name__
-            if left <= 0 or not _retries(place, kind):
+            kind, name = _kind_of(error), type(error).__name__
+            if left <= 0 or not _retries(place, {kind, name}):
                 raise ExecutionFailedError(
-                    f"{kind}: {error}", error_type="user_error", node_id=place.id
+                    f"{name}: {error}", error_type=kind, node_id=place.id
                 ) from error
             left -= 1
     return _encoded(place, codecs, value)
@@ -78,9 +78,19 @@ def _compile(node: Node[..., Any]) -> _Codecs:
     return made
 
 
-def _retries(place: Place, kind: str) -> bool:
+def _kind_of(error: BaseException) -> str:
+    """Give the word that a server has for it."""
+    if isinstance(error, SystemExit):
+        return "exited"
+    return "oom" if isinstance(error, MemoryError) else "user_error"
+
+
+def _retries(place: Place, names: set[str]) -> bool:
+    """Say whether an error of this kind and class is tried again, as a server does."""
     retry = place.options.retry
-    return retry is not None and kind not in retry.never_on and (not retry.on or kind in retry.on)
+    if retry is None or not names.isdisjoint(retry.never_on):
+        return False
+    return not retry.on or not names.isdisjoint(retry.on)
 
 
 def _waited_for(value: Any) -> Any:

@@ -496,7 +496,7 @@ type ExecutionError struct {
 	StackTrace string `protobuf:"bytes,3,opt,name=stack_trace,json=stackTrace,proto3" json:"stack_trace,omitempty"`
 	// The workflow node that failed first; empty when the run itself failed.
 	NodeId string `protobuf:"bytes,4,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	// Of a node whose code raised: the name of the exception's class.
+	// Where code raised: the name of the exception's class. Of a run, what the node raised that failed first.
 	ExceptionType string `protobuf:"bytes,5,opt,name=exception_type,json=exceptionType,proto3" json:"exception_type,omitempty"`
 	// What is behind that exception, the nearest first, and of a group its members; at most 16.
 	Causes []*v1.Cause `protobuf:"bytes,6,rep,name=causes,proto3" json:"causes,omitempty"`

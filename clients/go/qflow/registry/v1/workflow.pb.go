@@ -496,9 +496,10 @@ type RetryPolicy struct {
 	MaxDelay *durationpb.Duration `protobuf:"bytes,4,opt,name=max_delay,json=maxDelay,proto3" json:"max_delay,omitempty"`
 	// The part of each wait that is drawn at random: 0 to 1; 0.1 when unset.
 	Jitter *float64 `protobuf:"fixed64,5,opt,name=jitter,proto3,oneof" json:"jitter,omitempty"`
-	// The error types that are tried again, and no others; all when empty. As the failed attempt names them: `ValueError`.
+	// The errors that are tried again, and no others; all when empty. As the failed attempt names them: its `error_type`
+	// (`timeout`), or its `exception_type`, the class that was raised (`ValueError`), not one that it derives from.
 	RetryableErrors []string `protobuf:"bytes,6,rep,name=retryable_errors,json=retryableErrors,proto3" json:"retryable_errors,omitempty"`
-	// The error types that are never tried again. They stand before `retryable_errors`.
+	// The errors that are never tried again, named likewise. They stand before `retryable_errors`.
 	NonRetryableErrors []string `protobuf:"bytes,7,rep,name=non_retryable_errors,json=nonRetryableErrors,proto3" json:"non_retryable_errors,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache

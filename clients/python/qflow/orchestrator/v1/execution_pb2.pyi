@@ -288,7 +288,7 @@ class ExecutionError(_message.Message):
     node_id: _builtins.str
     """The workflow node that failed first; empty when the run itself failed."""
     exception_type: _builtins.str
-    """Of a node whose code raised: the name of the exception's class."""
+    """Where code raised: the name of the exception's class. Of a run, what the node raised that failed first."""
     @_builtins.property
     def causes(self) -> _containers.RepeatedCompositeFieldContainer[_failure_pb2.Cause]:
         """What is behind that exception, the nearest first, and of a group its members; at most 16."""

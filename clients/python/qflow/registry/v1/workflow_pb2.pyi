@@ -283,11 +283,13 @@ class RetryPolicy(_message.Message):
 
     @_builtins.property
     def retryable_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The error types that are tried again, and no others; all when empty. As the failed attempt names them: `ValueError`."""
+        """The errors that are tried again, and no others; all when empty. As the failed attempt names them: its `error_type`
+        (`timeout`), or its `exception_type`, the class that was raised (`ValueError`), not one that it derives from.
+        """
 
     @_builtins.property
     def non_retryable_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The error types that are never tried again. They stand before `retryable_errors`."""
+        """The errors that are never tried again, named likewise. They stand before `retryable_errors`."""
 
     def __init__(
         self,

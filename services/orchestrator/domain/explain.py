@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
+from uuid import UUID
 
 from services.orchestrator.domain.needs import (
     Needs,
@@ -17,6 +18,7 @@ from services.orchestrator.domain.needs import (
     takes,
     unmet,
 )
+from services.orchestrator.domain.remedies import go_on, remedy
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 
 NAMES_MAX: Final = 10
@@ -57,6 +59,16 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailedParts:
+    """Elements that failed of a map that failed: some of them, how many, and how many might."""
+
+    names: Sequence[str]
+    count: int
+    max_failed: int
+    max_failed_ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
     """Where a run stands."""
 
@@ -67,6 +79,9 @@ class RunState:
     error_type: str | None = None
     error_message: str | None = None
     failed_node_id: str | None = None
+    failed_parts: FailedParts | None = None
+    failed_child: UUID | None = None  # the execution that ran the node which failed
+    alone: bool = False  # a run of one node, of no workflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +95,7 @@ class NodeState:
     error_type: str | None = None
     silent: bool = False  # its runner has no stream
     waits_for: str = ""  # what ends its wait; empty for a map or loop, whose parts tell
+    is_part: bool = False  # an element or a turn: callers cannot steer it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,31 +127,8 @@ class Situation:
     asked: Sequence[str] = ()  # nodes whose results are looked for in the cache
 
 
-# What helps against each kind of failure; all others are the node's own.
-_REMEDIES: Final[Mapping[str, str]] = {
-    "timeout": "let the node take longer (its timeout), or less to do; then RerunExecution",
-    "heartbeat_timeout": "have the code beat more often, or let it be silent for longer"
-    " (its heartbeat_timeout); then RerunExecution",
-    "oom": "give the node more memory, or less to hold at once; then RerunExecution",
-    "dependency_error": "correct the node's requirements; then RerunExecution from it with "
-    "node_version 0",
-    "conversion_error": "correct what gives the value, or the conversion on the edge that the "
-    "message names; then RerunExecution",
-    "environment_error": "see the runner's log: the environment could not be built; then "
-    "RerunExecution",
-    "runner_lost": "see the runner's log: it was lost with this node, more than once; then "
-    "RerunExecution",
-    "deadline_exceeded": "give the run more time: the workflow's timeout, or the start's; then "
-    "RerunExecution",
-    "budget_exceeded": "start it with a larger budget, or have it consume less",
-    "quota_exceeded": "wait until midnight UTC, or ask an administrator for a larger quota; then "
-    "RerunExecution",
-    "output_too_large": "let the workflow declare fewer outputs, then RerunExecution",
-    "engine_error": "see the orchestrator's log; then RetryExecution",
-}
-_MEND: Final = (
-    "mend the node and RerunExecution from it with node_version 0; where the fault was outside of "
-    "it, RerunExecution alone"
+_SOONER: Final = (
+    "wait; PauseNode and then ResumeNode try {node} at once, SkipNode goes on without it"
 )
 
 
@@ -172,24 +165,38 @@ def explain(
 def _ended(run: RunState) -> list[Reason]:
     if run.status is RunStatus.CANCELLED:
         said = "a caller stopped the run"
-        action = "RerunExecution goes on from where it was stopped; what was compensated runs again"
+        action = go_on(alone=run.alone)
         time = run.cancel_requested_at
         return [Reason(cause=Cause.CANCELLED, message=said, action=action, time=time)]
     if run.status is not RunStatus.FAILED:
         return []
     kind = run.error_type or "failed"
     where = f"node {run.failed_node_id} failed" if run.failed_node_id else "the run failed"
-    nodes = (run.failed_node_id,) if run.failed_node_id else ()
+    said = f"{where}: {kind}: {run.error_message or 'no message'}"
+    nodes, count = ([run.failed_node_id], 1) if run.failed_node_id else ([], 0)
+    if run.failed_parts is not None:
+        said += f"; {_over_tolerance(run.failed_parts)}"
+        nodes += run.failed_parts.names
+        count += run.failed_parts.count
     return [
         Reason(
             cause=Cause.FAILED,
-            message=f"{where}: {kind}: {run.error_message or 'no message'}",
-            action=_REMEDIES.get(kind, _MEND),
-            nodes=nodes,
-            node_count=len(nodes),
+            message=said,
+            action=remedy(kind, alone=run.alone, child=run.failed_child),
+            nodes=tuple(nodes[:NAMES_MAX]),
+            node_count=count,
             time=run.completed_at,
         )
     ]
+
+
+def _over_tolerance(parts: FailedParts) -> str:
+    names = ", ".join(parts.names[:NAMES_MAX]) + (", …" if parts.count > NAMES_MAX else "")
+    allowed = [f"max_failed is {parts.max_failed}"] if parts.max_failed else []
+    if parts.max_failed_ratio:
+        allowed.append(f"max_failed_ratio is {parts.max_failed_ratio:g}")
+    rule = " and ".join(allowed) or "it tolerates none"
+    return f"{parts.count} of its elements failed ({names}), and {rule}"
 
 
 def _cancelling(run: RunState, nodes: Iterable[NodeState]) -> Reason:
@@ -287,11 +294,13 @@ def _begun(nodes: Sequence[NodeState]) -> list[Reason]:
     if retrying:
         errors = sorted({each.error_type or "" for each in retrying})
         said = f"their last attempt failed ({', '.join(errors)}); the next one is due"
+        steered = [each.node_id for each in retrying if not each.is_part]
         reasons.append(
             _about(
                 Cause.RETRY_DUE,
                 [each.node_id for each in retrying],
                 said,
+                action=_SOONER.format(node=steered[0]) if steered else "",
                 time=min((each.due_at for each in retrying if each.due_at), default=None),
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 import grpc
 from google.rpc import status_pb2
@@ -12,11 +13,14 @@ from qflow.orchestrator.v1 import rerun_service_pb2_grpc
 
 from services.kit.caller import current_caller
 from services.kit.filter.language import Expression
+from services.kit.idempotency import Replayed, RequestKey
 from services.kit.rpc import codec as kit
 from services.kit.rpc.errors import to_status
+from services.kit.rpc.request_key import request_key
 from services.orchestrator.domain.reuse import FromNode
 from services.orchestrator.rpc import starting
 from services.orchestrator.usecases import batch
+from services.orchestrator.usecases.batch import Chosen
 from services.orchestrator.usecases.rerun import (
     FORK,
     RERUN,
@@ -80,7 +84,7 @@ class RerunServicer(rerun_service_pb2_grpc.RerunServiceServicer):
     ) -> pb.BatchCancelExecutionsResponse:
         """Ask many runs to stop."""
         caller, dry = current_caller(), request.validate_only
-        ids, more = await self._chosen(request, batch.CANCELLABLE)
+        ids, more = await self._choose(request, batch.CANCELLABLE)
         items = await batch.cancel_many(self._rerunner, caller, ids, validate_only=dry)
         return pb.BatchCancelExecutionsResponse(items=map(_item, items), truncated=more)
 
@@ -88,33 +92,40 @@ class RerunServicer(rerun_service_pb2_grpc.RerunServiceServicer):
         self, request: pb.BatchRetryExecutionsRequest, context: Context
     ) -> pb.BatchRetryExecutionsResponse:
         """Retry many runs."""
-        items, more = await self._made(request, RETRY, batch.FINISHED)
+        key = request_key(request, "orchestrator.BatchRetryExecutions", _kept)
+        items, more = await self._made(request, RETRY, batch.FINISHED, key)
         return pb.BatchRetryExecutionsResponse(items=map(_item, items), truncated=more)
 
     async def BatchRerunExecutions(
         self, request: pb.BatchRerunExecutionsRequest, context: Context
     ) -> pb.BatchRerunExecutionsResponse:
         """Rerun many runs from what did not complete."""
-        items, more = await self._made(request, RERUN, batch.BROKEN)
+        key = request_key(request, "orchestrator.BatchRerunExecutions", _kept)
+        items, more = await self._made(request, RERUN, batch.BROKEN, key)
         return pb.BatchRerunExecutionsResponse(items=map(_item, items), truncated=more)
 
     async def _made(
-        self, request: Any, relation: str, among: Expression
+        self, request: Any, relation: str, among: Expression, key: RequestKey[Chosen] | None
     ) -> tuple[list[batch.Item], bool]:
-        ids, more = await self._chosen(request, among)
+        caller, rerunner = current_caller(), self._rerunner
+        found = await batch.choose_once(
+            rerunner.reader, caller, key, lambda: self._choose(request, among)
+        )
+        if isinstance(found, Replayed):
+            found = _chosen_from(found.response)
         items = await batch.make_many(
-            self._rerunner,
-            current_caller(),
-            ids,
+            rerunner,
+            caller,
+            found.ids,
             relation=relation,
             request_id=kit.uuid_or_none(request.request_id, field="request_id"),
             validate_only=request.validate_only,
         )
-        return items, more
+        return items, found.more
 
-    async def _chosen(self, request: Any, among: Expression) -> tuple[list[Any], bool]:
+    async def _choose(self, request: Any, among: Expression) -> Chosen:
         named = enumerate(request.execution_ids)
-        return await batch.chosen(
+        return await batch.choose(
             self._rerunner.reader,
             current_caller(),
             execution_ids=[kit.uuid_from(each, field=f"execution_ids[{at}]") for at, each in named],
@@ -149,6 +160,17 @@ def _from_nodes(named: Iterable[pb.RerunNode]) -> tuple[FromNode, ...]:
         )
         for each in named
     )
+
+
+def _kept(chosen: Chosen) -> pb.BatchRetryExecutionsResponse:
+    """Encode what a batch is about, as it is kept under its request id."""
+    items = (pb.BatchItem(execution_id=str(each)) for each in chosen.ids)
+    return pb.BatchRetryExecutionsResponse(items=items, truncated=chosen.more)
+
+
+def _chosen_from(kept: bytes) -> Chosen:
+    message = pb.BatchRetryExecutionsResponse.FromString(kept)
+    return Chosen([UUID(each.execution_id) for each in message.items], message.truncated)
 
 
 def _item(item: batch.Item) -> pb.BatchItem:

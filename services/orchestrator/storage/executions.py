@@ -256,6 +256,26 @@ async def list_parts(
     return [_to_node(row) for row in rows]
 
 
+# Those that were tolerated are quarantined; the first that was not is failed.
+_FAILED_PARTS: Final[LiteralString] = """
+    SELECT node_id, count(*) OVER () AS n, bool_or(status = 'failed') OVER () AS too_many
+      FROM node_executions
+     WHERE workflow_execution_id = $1 AND definition_node_id = $2 AND node_id <> $2
+       AND status IN ('failed', 'quarantined')
+     ORDER BY execution_order LIMIT $3
+"""
+
+
+async def failed_parts(
+    db: Db, execution_id: UUID, place_id: str, *, limit: int
+) -> tuple[list[str], int]:
+    """Give the first elements that failed of a map, and how many did; none if all are tolerated."""
+    rows = await db.fetch(_FAILED_PARTS, execution_id, place_id, limit)
+    if not rows or not rows[0]["too_many"]:
+        return [], 0
+    return [row["node_id"] for row in rows], rows[0]["n"]
+
+
 async def list_nodes(
     db: Db,
     execution_id: UUID,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID, uuid5
 
 from services.kit.caller import Caller
 from services.kit.errors import QflowError
 from services.kit.filter.language import And, Comparison, Expression, Or
+from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.pg import Db
 from services.orchestrator.domain.status import RUN_FINAL, RunStatus
 from services.orchestrator.usecases import listing
 from services.orchestrator.usecases.cancel import cancel_execution
@@ -42,17 +44,24 @@ class Item:
     error: QflowError | None = None
 
 
-async def chosen(
+class Chosen(NamedTuple):
+    """The runs of a batch, and whether the filter lets more of them through."""
+
+    ids: Sequence[UUID]
+    more: bool = False
+
+
+async def choose(
     reader: Reader,
     caller: Caller,
     *,
     execution_ids: Sequence[UUID],
     filter_text: str,
     among: Expression,
-) -> tuple[list[UUID], bool]:
-    """Give the runs of a batch, and whether the filter lets more of them through."""
+) -> Chosen:
+    """Give the runs that are named or found."""
     if not filter_text:
-        return list(execution_ids), False
+        return Chosen(execution_ids)
     asked = listing.asked_from(filter_text=filter_text)
     terms = [among] if asked.expression is None else [asked.expression, among]
     expression = terms[0] if len(terms) == 1 else And(tuple(terms))
@@ -64,7 +73,29 @@ async def chosen(
         limit=ITEMS_MAX + 1,
         full=False,
     )
-    return [each.id for each in found[:ITEMS_MAX]], len(found) > ITEMS_MAX
+    return Chosen([each.id for each in found[:ITEMS_MAX]], len(found) > ITEMS_MAX)
+
+
+async def choose_once(
+    reader: Reader,
+    caller: Caller,
+    key: RequestKey[Chosen] | None,
+    afresh: Callable[[], Awaitable[Chosen]],
+) -> Chosen | Replayed:
+    """Give the runs that the first call with this request chose, kept before any is acted on.
+
+    By the second call the filter lets through what the first one made. Whoever comes after a call
+    that was cut off completes its set, and no other.
+    """
+    earlier = await replay(reader.api_pool, caller, key)
+    if earlier is not None:
+        return earlier
+    found = await afresh()
+
+    async def keep(_db: Db) -> Chosen:
+        return found
+
+    return await write_once(reader.api_pool, caller, key, keep)
 
 
 async def each_of(ids: Sequence[UUID], act: Callable[[UUID], Awaitable[UUID | None]]) -> list[Item]:

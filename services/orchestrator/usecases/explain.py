@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Final
 from uuid import UUID
 
 from services.kit.caller import Caller
 from services.kit.pg import as_caller
 from services.orchestrator.domain.ends import Verdict, decide
 from services.orchestrator.domain.explain import (
+    NAMES_MAX,
+    FailedParts,
     Limited,
     NodeState,
     Ready,
@@ -18,13 +21,15 @@ from services.orchestrator.domain.explain import (
     explain,
 )
 from services.orchestrator.domain.limit_queue import WHOLE_RUN
-from services.orchestrator.domain.plan import Kind, Phase, Plan
+from services.orchestrator.domain.plan import Kind, Phase, Place, Plan
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
 from services.orchestrator.usecases.read import Reader
+
+_CALLS: Final = {Kind.SIGNAL: "SendSignal", Kind.APPROVAL: "AnswerApproval"}
 
 
 async def explain_execution(
@@ -46,11 +51,13 @@ async def explain_execution(
                 due_at=row.due_at,
                 error_type=row.error_type,
                 silent=row.node_id in silent,
-                waits_for=_waits_for(plan, row),
+                waits_for=_waits_for(engine, plan, row),
+                is_part=row.node_id != row.definition_node_id,
             )
             for row in rows
             if row.status not in NODE_FINAL
         ]
+    parts, child = await _broken(reader, caller, execution, plan)
     state = RunState(
         status=execution.status,
         cancel_requested_at=execution.cancel_requested_at,
@@ -59,6 +66,9 @@ async def explain_execution(
         error_type=execution.error_type,
         error_message=execution.error_message,
         failed_node_id=execution.failed_node_id,
+        failed_parts=parts,
+        failed_child=child,
+        alone=execution.workflow_id is None,
     )
     here = [each for each in engine.core.runners.values() if each.connected]
     limited = [] if run is None else _limited(engine, run)
@@ -77,6 +87,31 @@ async def explain_execution(
         machines_come=engine.placements.machines_come,
     )
     return execution, explain(state, nodes, situation, now=datetime.now(UTC))
+
+
+async def _broken(
+    reader: Reader, caller: Caller, execution: Execution, plan: Plan
+) -> tuple[FailedParts | None, UUID | None]:
+    """Look into what a run failed by: the elements of a map, or the execution that ran it."""
+    at = plan.index.get(execution.failed_node_id or "")
+    if at is None:
+        return None, None
+    place = plan.places[at]
+    async with as_caller(reader.api_pool, caller) as db:
+        if place.map is not None:
+            names, count = await executions.failed_parts(
+                db, execution.id, place.id, limit=NAMES_MAX
+            )
+            rule = place.map
+            parts = FailedParts(
+                names=names,
+                count=count,
+                max_failed=rule.max_failed,
+                max_failed_ratio=rule.max_failed_ratio,
+            )
+            return (parts if count else None), None
+        rows = await executions.list_nodes(db, execution.id, node_ids=[place.id])
+    return None, next((row.child_execution_id for row in rows), None)
 
 
 def _limited(engine: Engine, run: Run) -> list[Limited]:
@@ -111,7 +146,7 @@ def _wants_runner(run: Run, place: int) -> bool:
     return run.records[place] is None and begins
 
 
-def _waits_for(plan: Plan, row: NodeExecution) -> str:
+def _waits_for(engine: Engine, plan: Plan, row: NodeExecution) -> str:
     """Say what ends a node's wait, in words that somebody can act on."""
     if row.status is NodeStatus.PAUSED:
         return "ResumeNode: it was held up by hand"
@@ -119,11 +154,24 @@ def _waits_for(plan: Plan, row: NodeExecution) -> str:
         return ""
     place = plan.places[plan.index[row.definition_node_id]]
     if row.child_execution_id is not None:
-        return f"execution {row.child_execution_id}, which runs it"
-    if place.wait is not None:
-        call = "SendSignal" if place.kind is Kind.SIGNAL else "AnswerApproval"
-        return f"{call} with the name {place.wait.name}"
-    return "its time" if place.kind is Kind.SLEEP else ""
+        return _waits_within(engine.core.runs.get(row.child_execution_id), row.child_execution_id)
+    return _word_for(place) or ("its time" if place.kind is Kind.SLEEP else "")
+
+
+def _waits_within(child: Run | None, child_id: UUID) -> str:
+    """Say what ends the wait for a run within another, as far as that is known here."""
+    slots = [] if child is None else [slots[0] for slots in child.waiting.values() if slots]
+    if child is None or not slots:
+        return f"execution {child_id}, which runs it; ExplainExecution says how that stands"
+    words = list(dict.fromkeys(_word_for(child.place(slot)) for slot in slots))
+    return f"{' and '.join(words[:NAMES_MAX])} to execution {child_id}, which runs it"
+
+
+def _word_for(place: Place) -> str:
+    """Say how the word is sent that a place waits for; nothing of one that waits for none."""
+    if place.wait is None or place.kind not in _CALLS:
+        return ""
+    return f"{_CALLS[place.kind]} with the name {place.wait.name}"
 
 
 def _silent_places(engine: Engine, run: Run | None) -> set[str]:

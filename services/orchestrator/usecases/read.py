@@ -53,6 +53,15 @@ class Reader:
             raise missing(execution_id)
         return found, await self.plan(found)
 
+    async def again(self, caller: Caller, found: Execution) -> tuple[Execution, Plan]:
+        """Give an execution of which the row alone was found as `get` does, in the BASIC view.
+
+        One that retention is removing in this moment is given by its row.
+        """
+        async with as_caller(self.api_pool, caller) as db:
+            whole = await executions.get(db, found.id)
+        return whole or found, await self.plan(found)
+
     async def list_nodes(
         self, caller: Caller, execution_id: UUID, *, after: Shown, limit: int, full: bool
     ) -> list[tuple[Shown, NodeExecution]]:

@@ -90,11 +90,11 @@ class Rerunner:
         raise changes_all_the_time()
 
     async def _again(self, caller: Caller, earlier: Execution) -> tuple[Started, int]:
-        plan = await self.reader.plan(earlier)
+        found, plan = await self.reader.again(caller, earlier)
         async with as_caller(self.reader.api_pool, caller) as db:
             rows = await executions.list_nodes(db, earlier.id)
         kept = sum(row.copied_from is not None for row in rows)
-        return Started(earlier, plan, existing=True), kept
+        return Started(found, plan, existing=True), kept
 
     async def _settle_key(self, caller: Caller, asked: Launch, *, dry: bool = False) -> None:
         workflow_id = asked.plan.workflow_id

@@ -77,9 +77,11 @@ class Starter:
         default_factory=lambda: Recent(_PLACES_MAX)
     )
     _stamps: Shared[tuple[UUID, UUID, frozenset[str]], dict[str, Stamp]] = field(init=False)
+    _reader: Reader = field(init=False)
 
     def __post_init__(self) -> None:
-        """Share the looks at variables."""
+        """Share the looks at variables; read with the same pools and plans."""
+        self._reader = Reader(self.api_pool, self.engine_pool, self.plans)
         self._stamps = Shared(self._look_at_variables)
 
     async def start(
@@ -120,7 +122,9 @@ class Starter:
                 )
                 if validate_only:
                     holder = await self._settle_key(caller, workflow_id, wishes, dry=True)
-                    return await self._again(holder) if holder else preview(caller, asked)
+                    if holder is not None:
+                        return await self._again(caller, holder)
+                    return preview(caller, asked)
                 return Started(await launch(self.engine, caller, asked), known.plan)
             except NotStarted:
                 self.forget(caller, workflow_id, version)
@@ -133,14 +137,13 @@ class Starter:
                 if earlier is None:
                     raise
             if earlier is not None:
-                return await self._again(earlier)
+                return await self._again(caller, earlier)
         raise changes_all_the_time()
 
     async def _settle_key(
         self, caller: Caller, workflow_id: UUID, wishes: Wishes, *, dry: bool = False
     ) -> Execution | None:
-        reader = Reader(self.api_pool, self.engine_pool, self.plans)
-        return await settle_key(reader, self.engine, caller, workflow_id, wishes, dry=dry)
+        return await settle_key(self._reader, self.engine, caller, workflow_id, wishes, dry=dry)
 
     async def check(
         self, caller: Caller, workflow_id: UUID, version: int, input_json: str, *, alias: str = ""
@@ -187,8 +190,8 @@ class Starter:
         await self.check_inputs(known.plan, input_json)
         return known
 
-    async def _again(self, earlier: Execution) -> Started:
-        return Started(earlier, await self._plan_of(earlier), existing=True)
+    async def _again(self, caller: Caller, earlier: Execution) -> Started:
+        return Started(*await self._reader.again(caller, earlier), existing=True)
 
     async def _plan(self, caller: Caller, workflow_id: UUID, version: int) -> Known:
         key = (caller.tenant_id, workflow_id, version)
@@ -275,10 +278,6 @@ class Starter:
         async with connection(self.engine_pool) as db:  # one statement: no transaction around it
             found = await definitions.get_variables(db, *key, with_text=False)
         return {each.name: each.stamp for each in found}
-
-    async def _plan_of(self, execution: Execution) -> Plan:
-        async with transaction(self.engine_pool) as db:
-            return (await self.plans.by_pins(db, [execution.pins_id]))[execution.pins_id]
 
     async def _same_request(
         self, caller: Caller, request_id: UUID | None, digest: str

@@ -130,6 +130,10 @@ def test_every_command_speaks_json() -> None:
     ("action", "told"),
     [
         ("mend the code; then RerunExecution", "mend the code; then `qflow rerun`"),
+        (
+            "mend it, then RerunExecution from it with node_version 0; or RerunExecution alone",
+            "mend it, then `qflow rerun --from NODE --newest`; or `qflow rerun` alone",
+        ),
         ("let it go on with ResumeExecution", "let it go on with `qflow resume`"),
         ("start a runner", "start a runner"),
     ],

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
 
 RunId = Annotated[str, typer.Argument(help="The run's id.", metavar="RUN")]
 
-# What the service tells every kind of caller to call has a command here.
+# What the service tells every kind of caller to call has a command here; the longer comes first.
 _COMMANDS: Final = {
+    "RerunExecution from it with node_version 0": "qflow rerun --from NODE --newest",
     "RerunExecution": "qflow rerun",
     "RetryExecution": "qflow retry",
+    "StartExecution": "qflow run",
+    "ExplainExecution": "qflow explain",
     "ResumeExecution": "qflow resume",
     "SendSignal": "qflow signal",
     "AnswerApproval": "qflow approve",

@@ -1,0 +1,58 @@
+"""What helps a run that failed, by the kind of its failure and by what it was a run of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+from uuid import UUID
+
+# A rerun keeps the settings that its workflow had: a change of those takes a new start. A change of
+# a node's code or requirements makes a new version of it, which a rerun can be told to take.
+_OF_WORKFLOW: Final = {
+    "newer": "RerunExecution from it with node_version 0",
+    "again": "RerunExecution",
+    "anew": "StartExecution with the changed workflow",
+}
+# A run of one node has no other version to take, and keeps nothing that could be gone on from.
+_OF_NODE: Final = {
+    "newer": "RunNode",
+    "again": "RetryExecution",
+    "anew": "StartExecution with a workflow of it",
+}
+_REMEDIES: Final[Mapping[str, str]] = {
+    "timeout": "have the node do less, then {newer}; or let it take longer (its timeout), "
+    "then {anew}",
+    "heartbeat_timeout": "have the code beat more often, then {newer}; or let it be silent for "
+    "longer (its heartbeat_timeout), then {anew}",
+    "oom": "have the node hold less at once, then {newer}; or give it more memory, then {anew}",
+    "dependency_error": "correct the node's requirements, then {newer}",
+    "conversion_error": "correct what gives the value, then {newer}; or the conversion on the "
+    "edge that the message names, then {anew}",
+    "environment_error": "see the runner's log: the environment could not be built; then {again}",
+    "runner_lost": "see the runner's log: it was lost with this node, more than once; then {again}",
+    "deadline_exceeded": "{again} has as long again for what is left; for more, give the workflow "
+    "or the start a longer timeout, then {anew}",
+    "budget_exceeded": "start it with a larger budget, or have it consume less",
+    "quota_exceeded": "wait until midnight UTC, or ask an administrator for a larger quota; then "
+    "{again}",
+    "output_too_large": "let the workflow declare fewer outputs, then {anew}",
+    "engine_error": "see the orchestrator's log; then RetryExecution",
+}
+_MEND: Final = "mend the node, then {newer}; where the fault was outside of it, {again} alone"
+
+
+def remedy(kind: str, *, alone: bool, child: UUID | None) -> str:
+    """Say what helps against a failure; `alone` is a run of one node, `child` a run within it."""
+    if child is not None:
+        return (
+            f"ExplainExecution of execution {child}, which ran it, says what helps there; then "
+            "RerunExecution, or StartExecution where its workflow had to be changed"
+        )
+    return _REMEDIES.get(kind, _MEND).format_map(_OF_NODE if alone else _OF_WORKFLOW)
+
+
+def go_on(*, alone: bool) -> str:
+    """Say what helps a run that was stopped."""
+    if alone:
+        return "RetryExecution runs it again"
+    return "RerunExecution goes on from where it was stopped; what was compensated runs again"

@@ -1,0 +1,155 @@
+"""What a run is told to help it does help: each test takes the way out that it was shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qflow.orchestrator.v1 import control_service_pb2 as control
+from qflow.orchestrator.v1 import explain_service_pb2 as pb
+from qflow.orchestrator.v1 import rerun_service_pb2, run_service_pb2
+from qflow.orchestrator.v1.control_service_pb2_grpc import ControlServiceStub
+
+from tests import factories
+from tests.fakes.runner import Fail
+from tests.integration.orchestrator.conftest import Orchestra
+from tests.integration.orchestrator.control import (
+    COMPLETED,
+    FAILED,
+    chain,
+    ended,
+    reruns,
+    runs,
+    start,
+)
+from tests.integration.orchestrator.test_explain import only
+
+SIGNAL = {"kind": "signal", "signal": {"name": "go", "type": {"t": "int"}, "timeout_ms": None}}
+
+
+def steering(orchestra: Orchestra) -> Any:
+    return ControlServiceStub(orchestra.channel(orchestra.owner.token))
+
+
+async def test_a_run_of_one_node_is_run_anew_or_retried(orchestra: Orchestra) -> None:
+    """B62i: a rerun with another version, which helps a workflow, is refused for it."""
+    node = factories.node(orchestra.sql, orchestra.owner)
+    mended: list[int] = []
+
+    def answer(*_: Any) -> object:
+        if not mended:
+            raise Fail
+        return mended[0]
+
+    asked = run_service_pb2.RunNodeRequest(node_id=str(node.id), input_json='{"x":1}')
+    async with orchestra.running():
+        async with (await orchestra.runner(answer)).attached():
+            broken = (await runs(orchestra).RunNode(asked)).execution
+            assert FAILED == broken.status
+            action = (await only(orchestra, broken.id)).action
+            assert "RunNode" in action
+            assert "Rerun" not in action
+            mended.append(1)
+            assert COMPLETED == (await runs(orchestra).RunNode(asked)).execution.status
+            retry = rerun_service_pb2.RetryExecutionRequest(execution_id=broken.id)
+            again = (await reruns(orchestra).RetryExecution(retry)).execution
+            assert COMPLETED == (await ended(orchestra, again.id)).status
+
+
+async def test_what_a_run_within_waits_for_is_told_by_the_run_around_it(
+    orchestra: Orchestra,
+) -> None:
+    inner = factories.workflow(
+        orchestra.sql, orchestra.owner, nodes={"w": SIGNAL}, edges=[], outputs=[]
+    )
+    outer = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"s": {"kind": "workflow", "node_id": str(inner), "version": 1}},
+        edges=[("", "x", "s", "x")],
+        outputs=[],
+    )
+    async with orchestra.running():
+        run = await start(orchestra, outer)
+        [(child,)] = orchestra.rows(
+            "SELECT id::text FROM workflow_executions WHERE parent_execution_id = %s", run.id
+        )
+        reason = await only(orchestra, run.id)
+        assert pb.EXECUTION_CAUSE_NODES_WAITING == reason.cause
+        told = f"s: SendSignal with the name go to execution {child}, which runs it"
+        assert told == reason.action
+        await steering(orchestra).SendSignal(
+            control.SendSignalRequest(execution_id=str(child), name="go", payload_json="1")
+        )
+        assert COMPLETED == (await ended(orchestra, run.id)).status
+
+
+async def test_a_map_over_its_tolerance_names_the_elements_that_failed(
+    orchestra: Orchestra,
+) -> None:
+    def answer(_define: Any, _assign: Any, inputs: dict[str, Any]) -> object:
+        if inputs["x"] < 0:
+            raise Fail
+        return inputs["x"]
+
+    rule = {"input": "x", "max_failed": 2, "max_in_flight": 1}
+    workflow_id = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"m": factories.node(orchestra.sql, orchestra.owner)},
+        edges=[],
+        outputs=[],
+        node_settings={"m": {"map": rule, "parameters": {"x": "[1,-2,-3,4,-5,6]"}}},
+    )
+    async with orchestra.running():
+        async with (await orchestra.runner(answer)).attached():
+            run = await start(orchestra, workflow_id)
+            assert FAILED == (await ended(orchestra, run.id)).status
+            reason = await only(orchestra, run.id)
+    assert "3 of its elements failed (m[1], m[2], m[4]), and max_failed is 2" in reason.message
+    assert (["m", "m[1]", "m[2]", "m[4]"], 4) == (list(reason.nodes), reason.node_count)
+
+
+async def test_a_retry_that_is_due_is_had_at_once(orchestra: Orchestra) -> None:
+    mended: list[int] = []
+
+    def answer(*_: Any) -> object:
+        if not mended:
+            raise Fail
+        return mended[0]
+
+    retry = {"retry": {"max_retries": 1, "initial_delay_ms": 600_000, "max_delay_ms": 600_000}}
+    workflow_id = chain(orchestra, "a", node_settings={"a": retry})
+    async with orchestra.running():
+        runner = await orchestra.runner(answer)
+        async with runner.attached():
+            run = await start(orchestra, workflow_id)
+            await runner.until(lambda: bool(runner.acks))
+            assert "PauseNode and then ResumeNode" in (await only(orchestra, run.id)).action
+            mended.append(1)
+            stub = steering(orchestra)
+            await stub.PauseNode(control.PauseNodeRequest(execution_id=run.id, node="a"))
+            await stub.ResumeNode(control.ResumeNodeRequest(execution_id=run.id, node="a"))
+            assert COMPLETED == (await ended(orchestra, run.id)).status
+
+
+async def test_what_failed_within_another_run_is_explained_there(orchestra: Orchestra) -> None:
+    def answer(*_: Any) -> object:
+        raise Fail
+
+    inner = chain(orchestra, "i")
+    outer = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"s": {"kind": "workflow", "node_id": inner, "version": 1}},
+        edges=[("", "x", "s", "x")],
+        outputs=[],
+    )
+    async with orchestra.running():
+        async with (await orchestra.runner(answer)).attached():
+            run = await start(orchestra, outer)
+            assert FAILED == (await ended(orchestra, run.id)).status
+        [(child,)] = orchestra.rows(
+            "SELECT id::text FROM workflow_executions WHERE parent_execution_id = %s", run.id
+        )
+        assert f"ExplainExecution of execution {child}" in (await only(orchestra, run.id)).action
+        assert ["i"] == list((await only(orchestra, str(child))).nodes)

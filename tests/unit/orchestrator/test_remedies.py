@@ -1,0 +1,91 @@
+"""What helps a run: told by what it was a run of, and only what its calls take."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from services.orchestrator.domain.explain import (
+    Cause,
+    FailedParts,
+    NodeState,
+    Reason,
+    RunState,
+    Situation,
+    explain,
+)
+from services.orchestrator.domain.remedies import remedy
+from services.orchestrator.domain.status import NodeStatus, RunStatus
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HERE = Situation(ready=[], offers=[])
+
+
+def failed(*, alone: bool = False, parts: FailedParts | None = None) -> Reason:
+    state = RunState(
+        status=RunStatus.FAILED,
+        completed_at=NOW,
+        error_type="user_error",
+        error_message="neg",
+        failed_node_id="m",
+        failed_parts=parts,
+        alone=alone,
+    )
+    [reason] = explain(state, [], HERE, now=NOW)
+    return reason
+
+
+@pytest.mark.parametrize("kind", ["user_error", "oom", "timeout", "runner_lost", "quota_exceeded"])
+def test_a_run_of_one_node_is_told_of_no_rerun(kind: str) -> None:
+    """A rerun with another version is refused for it."""
+    assert "Rerun" not in remedy(kind, alone=True, child=None)
+    assert "Rerun" in remedy(kind, alone=False, child=None)
+
+
+def test_a_run_of_one_node_that_was_mended_is_run_anew() -> None:
+    assert "then RunNode; " in failed(alone=True).action
+    assert "RetryExecution alone" in failed(alone=True).action
+    stopped = RunState(
+        status=RunStatus.CANCELLED, completed_at=NOW, cancel_requested_at=NOW, alone=True
+    )
+    assert "RetryExecution" in explain(stopped, [], HERE, now=NOW)[0].action
+
+
+def test_a_setting_of_a_workflow_is_mended_by_a_new_start() -> None:
+    """A rerun has the settings that its workflow had."""
+    assert "more memory, then StartExecution" in remedy("oom", alone=False, child=None)
+
+
+def test_what_failed_within_another_run_is_explained_there() -> None:
+    assert f"ExplainExecution of execution {UUID(int=7)}" in remedy(
+        "user_error", alone=False, child=UUID(int=7)
+    )
+
+
+@pytest.mark.parametrize(
+    ("max_failed", "ratio", "told"),
+    [
+        (0, 0.0, "3 of its elements failed (m[1], m[2], m[3]), and it tolerates none"),
+        (2, 0.0, "and max_failed is 2"),
+        (2, 0.5, "and max_failed is 2 and max_failed_ratio is 0.5"),
+    ],
+)
+def test_a_map_over_its_tolerance_names_its_elements(
+    max_failed: int, ratio: float, told: str
+) -> None:
+    names = ["m[1]", "m[2]", "m[3]"]
+    parts = FailedParts(names=names, count=3, max_failed=max_failed, max_failed_ratio=ratio)
+    reason = failed(parts=parts)
+    assert told in reason.message
+    assert (("m", *names), 4) == (reason.nodes, reason.node_count)
+
+
+@pytest.mark.parametrize(("is_part", "told"), [(False, True), (True, False)])
+def test_a_retry_that_is_due_may_be_had_at_once(*, is_part: bool, told: bool) -> None:
+    """But not that of an element, which no call takes."""
+    node = NodeState(node_id="a", status=NodeStatus.RETRYING, due_at=NOW, is_part=is_part)
+    [reason] = explain(RunState(status=RunStatus.RUNNING), [node], HERE, now=NOW)
+    assert Cause.RETRY_DUE == reason.cause
+    assert told == ("PauseNode and then ResumeNode try a at once" in reason.action)

@@ -320,6 +320,13 @@ def test_a_sleep_is_fed_one_of_its_inputs() -> None:
     assert ("nodes[0]", "SLEEP_AMBIGUOUS") in errors(checked([both], []))
 
 
+@pytest.mark.parametrize(("seconds", "is_refused"), [("-1", True), ("-0.5", True), ("0", False)])
+def test_a_sleep_is_not_written_down_as_less_than_none(seconds: str, *, is_refused: bool) -> None:
+    asleep = built_in("s", Sleep(), literals={"seconds": seconds})
+    expected = [("nodes[0].literals[0].value_json", "SLEEP_NEGATIVE")] if is_refused else []
+    assert expected == errors(checked([asleep], []))
+
+
 @pytest.mark.parametrize(
     ("fields", "part"),
     [

@@ -86,7 +86,7 @@ class Expression:
         try:
             return self._program.execute(given)
         except Exception as error:  # noqa: BLE001 (the library raises many kinds, all of them faults of the expression)
-            raise ExpressionError(_said(error)) from None
+            raise ExpressionError(_said(error), is_of_types=isinstance(error, TypeError)) from None
         except BaseException as error:
             # A panic of the library is no Exception, and must not end the process.
             if type(error).__name__ == "PanicException":

@@ -49,6 +49,7 @@ _RESERVED: Final = frozenset(
 _OPENING: Final = {"(": ")", "[": "]", "{": "}"}
 _ARITHMETIC: Final = frozenset({"+", "-", "*", "/", "%"})
 _RELATIONS: Final = frozenset({"==", "!=", "<=", ">=", "<", ">", "&&", "||", "!", "in", "?"})
+_BRANCHING: Final = frozenset({"&&", "||", "?"})
 _TERNARY: Final = frozenset({"?", ":"})
 
 # A counted repetition, or an escape that may hide its bracket.
@@ -70,10 +71,11 @@ _TOKEN: Final = re.compile(
 class ExpressionError(ValueError):
     """An expression that cannot be used, or that failed; `position` counts characters from 1."""
 
-    def __init__(self, message: str, position: int = 0) -> None:
+    def __init__(self, message: str, position: int = 0, *, is_of_types: bool = False) -> None:
         super().__init__(f"character {position}: {message}" if position else message)
         self.message = message
         self.position = position
+        self.is_of_types = is_of_types  # whatever else values of these types are, it would fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ class Shape:
     is_relation: bool
     # Whether, without a relation, it ends in a sum, a list or a call that gives no boolean.
     is_valued: bool
+    is_branching: bool  # whether values decide which of its parts are worked out
     ternary: tuple[str, str, str] | None  # its three parts, where it is `condition ? a : b`
 
 
@@ -162,6 +165,7 @@ class _Reader:
         self._plus = 0
         self._elements_max = 0
         self._is_relation = self._is_arithmetic = self._ends_valued = False
+        self._is_branching = False
         self._marks: list[Token] = []  # each ? and : that stands in no bracket
 
     def read(self) -> Shape:
@@ -185,6 +189,7 @@ class _Reader:
             name_alone=first.text if is_alone else None,
             is_relation=self._is_relation,
             is_valued=self._is_arithmetic or ends_valued,
+            is_branching=self._is_branching,
             ternary=self._ternary(),
         )
 
@@ -252,6 +257,7 @@ class _Reader:
                 self._fail("'.' follows no value", token)
         else:
             self._count(token)
+            self._is_branching |= token.text in _BRANCHING
             if not self._open:
                 self._is_relation |= token.text in _RELATIONS
                 self._is_arithmetic |= token.text in _ARITHMETIC

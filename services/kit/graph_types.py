@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
+from uuid import UUID
 
 from qflow.types import ANY, NONE, SCALARS, Collection, Dict, Type, union_of
 
@@ -14,6 +15,11 @@ CHOICE: Final = "choice"
 SLEEP: Final = "sleep"
 SIGNAL: Final = "signal"
 APPROVAL: Final = "approval"
+
+BUILTIN_IDS: Final = {
+    kind: UUID(f"b1f10000-0000-7000-8000-{number:012d}")
+    for number, kind in enumerate((CHOICE, SLEEP, SIGNAL, APPROVAL), start=1)
+}
 
 # What the output `error` of a failed place is: its id, the error's type and its message.
 ERROR_TYPE: Final = Dict(SCALARS["str"], SCALARS["str"])

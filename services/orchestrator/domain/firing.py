@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -77,6 +78,17 @@ def request_id(trigger_id: UUID, *, idempotency_key: str, sent_at: datetime, pay
         return uuid5(trigger_id, f"key {idempotency_key}")
     digest = hashlib.sha256(payload.encode()).hexdigest()
     return uuid5(trigger_id, f"payload {sent_at.isoformat()} {digest}")
+
+
+def place_of(field: str, *, payload_input: str, own: Collection[str]) -> str:
+    """Give the field of a call that a field of its start came from; the trigger's own stay."""
+    first, _, path = field.partition(".")
+    name = path.partition(".")[0].partition("[")[0]
+    if first != "input_json" or name in own:
+        return field
+    if not payload_input:
+        return f"payload_json.{path}" if path else "payload_json"
+    return f"payload_json{path.removeprefix(name)}" if name == payload_input else field
 
 
 def _invalid(field: str, reason: str, description: str) -> InvalidArgument:

@@ -47,7 +47,8 @@ from services.orchestrator.domain.writes import (
 DELIVERIES_MAX: Final = 3
 LOST: Final = Failure(error_type="runner_lost", message="the runner of the attempt was lost")
 EXPIRED: Final = Failure(
-    error_type="deadline_exceeded", message="the run took longer than its workflow allows"
+    error_type="deadline_exceeded",
+    message="the run took longer than its timeout allows: its workflow's, or that of its start",
 )
 OVERDUE: Final = Failure(
     error_type="total_timeout",
@@ -56,7 +57,8 @@ OVERDUE: Final = Failure(
 )
 NOT_TAKEN: Final = Failure(
     error_type="queue_timeout",
-    message="no runner took the node within its queue_timeout",
+    message="the node did not begin within its queue_timeout: no runner was free for it, or a limit"
+    " held it",
     retryable=False,
 )
 CANCELLED: Final = Failure(error_type="cancelled", message="the run was cancelled", killed=True)
@@ -376,13 +378,19 @@ def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> N
     routes.settle(run, t, fx)
 
 
+def is_expiry(failure: Failure | None) -> bool:
+    """Whether it says that a run's time was up, in whatever words: rows keep those of their day."""
+    return failure is not None and failure.error_type == EXPIRED.error_type
+
+
 def _reason(run: Run) -> Failure:
     return CANCELLED if run.cancelling else EXPIRED
 
 
 def _failure_of(child: Run) -> Failure:
     if child.status is RunStatus.CANCELLED:
-        return Failure(error_type="sub_workflow_cancelled", message=f"execution {child.id}")
+        message = f"the run of the sub-workflow was cancelled: execution {child.id}"
+        return Failure(error_type="sub_workflow_cancelled", message=message)
     place, failure = child.failure or ("", None)
     where = f"node {place} of " if place else ""
     return Failure(

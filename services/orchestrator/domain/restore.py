@@ -13,8 +13,13 @@ from services.orchestrator.domain.closing import compensations_of, is_main_over
 from services.orchestrator.domain.ends import End, branch_of, count_end
 from services.orchestrator.domain.groups import new_group
 from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
+<<<<<<< HEAD
 from services.orchestrator.domain.plan import Phase, Plan
 from services.orchestrator.domain.planner import EXPIRED, LOST
+=======
+from services.orchestrator.domain.plan import Kind, Phase, Place, Plan
+from services.orchestrator.domain.planner import EXPIRED, LOST, is_expiry
+>>>>>>> s12-f-registry
 from services.orchestrator.domain.state import (
     ENGINE_ERROR,
     Failure,
@@ -117,7 +122,7 @@ def restore(
         options=row.options,
     )
     run.failure = row.failure
-    run.expired = row.failure == ("", EXPIRED)
+    run.expired = row.failure is not None and not row.failure[0] and is_expiry(row.failure[1])
     if row.failure is not None and row.failure[1].error_type == ENGINE_ERROR:
         run.expired = run.closing = run.abandoned = True
     _Restoration(run, {node.node_id: node for node in nodes}, row.revision).all()
@@ -170,7 +175,7 @@ class _Restoration:
         run.io_write_bytes += node.io_write_bytes + node.earlier_io_write_bytes
         peak_bytes = max(node.memory_peak_bytes, node.earlier_memory_peak_bytes)
         run.memory_peak_bytes = max(run.memory_peak_bytes, peak_bytes)
-        if node.status is NodeStatus.CANCELLED and node.failure == EXPIRED:
+        if node.status is NodeStatus.CANCELLED and is_expiry(node.failure):
             run.expired = run.expired or not run.cancelling
         run.running += node.status is NodeStatus.RUNNING
         run.running += node.status is NodeStatus.WAITING and node.child is not None

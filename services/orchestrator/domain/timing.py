@@ -28,6 +28,14 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # No calendar is asked for what lies beyond: what is due then is never due.
 _LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
 _FIRST: Final = datetime(1900, 1, 1, tzinfo=UTC)
+# What the reader names, and what stands there.
+_ALLOWED: Final = {
+    "minute": "0 to 59",
+    "hour": "0 to 23",
+    "day-of-month": "1 to 31, L, LW",
+    "month": "1 to 12, JAN to DEC",
+    "day-of-week": "0 to 7, SUN to SAT, 5L, MON#2",
+}
 _FIELDS: Final = 5
 _HOUR_FIELD: Final = 1
 # Names that mean another zone on another machine.
@@ -161,6 +169,9 @@ def _check_cron(cron: Cron, *, field: str) -> None:
         CronSim(cron.expression, _EPOCH)
     except (CronSimError, AssertionError, TypeError, ValueError) as error:
         fault = str(error) or "cannot be read"
+        allowed = _ALLOWED.get(fault.removeprefix("Bad "))
+        if allowed:
+            fault += f"; it takes {allowed}, *, a-b, a,b and /step"
         raise _invalid(f"{field}.expression", "CRON_INVALID", fault) from None
 
 

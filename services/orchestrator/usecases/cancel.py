@@ -45,7 +45,7 @@ async def cancel_execution(
     if not finished_ok and execution.status in (RunStatus.COMPLETED, RunStatus.FAILED):
         raise FailedPrecondition(
             "EXECUTION_FINISHED",
-            f"the execution has already {execution.status}; nothing is left to cancel",
+            f"the execution is {execution.status} already; nothing is left to cancel",
             resource=("execution", str(execution_id)),
         )
     return execution, plan

@@ -97,7 +97,7 @@ class Controls:
         if execution.final:
             raise FailedPrecondition(
                 "EXECUTION_FINISHED",
-                f"the execution has already {execution.status}",
+                f"the execution is {execution.status} already; nothing of it can be changed",
                 resource=("execution", str(execution_id)),
             )
         run = self.engine.core.runs.get(execution_id)

@@ -253,7 +253,7 @@ async def fire(
         if isinstance(error, PermissionDenied | NotFound):
             # Whoever fires is not the user who lacks it.
             raise FailedPrecondition(error.reason, error.message) from None
-        raise
+        raise _as_sent(error, armed, keyed=bool(idempotency_key)) from None
     async with transaction(starter.engine_pool, durable=False) as db:
         await trigger_calls.fired(db, trigger_id)
     log.info("trigger_fired", trigger_id=str(trigger_id), execution_id=str(run.id))
@@ -286,6 +286,27 @@ def _inputs(armed: Armed, payload: str) -> str:
     values = given | split_object(armed.input_data)
     fields = [f"{json.dumps(name)}:{text.decode()}" for name, text in values.items()]
     return "{" + ",".join(fields) + "}"
+
+
+def _as_sent(error: QflowError, armed: Armed, *, keyed: bool) -> QflowError:
+    """Tell a refusal of a start in the words of whoever fires, who sees no field of a start."""
+    if error.reason == "REQUEST_ID_REUSED":
+        fault = (
+            "idempotency_key was used with another payload; use a new one"
+            if keyed
+            else "the same call started something else before the trigger was changed; send it anew"
+        )
+        started = error.facts.get("execution_id", "")
+        return AlreadyExists(error.reason, fault, resource=error.resource, execution_id=started)
+    if not isinstance(error, InvalidArgument):
+        return error
+    own = split_object(armed.input_data)
+    fields, message = [], error.message
+    for each in error.fields:
+        place = firing.place_of(each.field, payload_input=armed.payload_input, own=own)
+        message = message.replace(f"{each.field}:", f"{place}:")
+        fields.append(replace(each, field=place))
+    return InvalidArgument(error.reason, message, fields=fields)
 
 
 async def _note_refusal(pool: Pool, trigger_id: UUID, error: QflowError) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from qflow.types import Type
 
-from services.kit.graph_types import BUILTIN_INPUTS, builtin_outputs
+from services.kit.graph_types import BUILTIN_IDS, BUILTIN_INPUTS, builtin_outputs
 from services.registry.domain.constructs import Approval, Choice, Construct, Signal, Sleep
 from services.registry.domain.definition import InputSpec, Signature
 
@@ -35,7 +35,7 @@ def _inputs(kind: str, **defaults: str) -> dict[str, InputSpec]:
 
 
 CHOICE: Final = BuiltinNode(
-    id=UUID("b1f10000-0000-7000-8000-000000000001"),
+    id=BUILTIN_IDS[Choice.kind],
     kind=Choice.kind,
     name="Choice",
     description="Takes one of several branches: the first whose condition holds, else the default,"
@@ -46,7 +46,7 @@ CHOICE: Final = BuiltinNode(
     takes_any_input=True,
 )
 SLEEP: Final = BuiltinNode(
-    id=UUID("b1f10000-0000-7000-8000-000000000002"),
+    id=BUILTIN_IDS[Sleep.kind],
     kind=Sleep.kind,
     name="Sleep",
     description="Waits for so many seconds, or until a moment; one of the two is fed. It holds no"
@@ -55,7 +55,7 @@ SLEEP: Final = BuiltinNode(
     outputs=builtin_outputs(Sleep.kind, None),
 )
 SIGNAL: Final = BuiltinNode(
-    id=UUID("b1f10000-0000-7000-8000-000000000003"),
+    id=BUILTIN_IDS[Signal.kind],
     kind=Signal.kind,
     name="Signal",
     description="Waits for a value that is sent to the run under the signal's name, and of the type"
@@ -64,7 +64,7 @@ SIGNAL: Final = BuiltinNode(
     outputs=builtin_outputs(Signal.kind, None),
 )
 APPROVAL: Final = BuiltinNode(
-    id=UUID("b1f10000-0000-7000-8000-000000000004"),
+    id=BUILTIN_IDS[Approval.kind],
     kind=Approval.kind,
     name="Approval",
     description="Waits for a person to approve or not, with a comment and a reply of the type that"

@@ -12,6 +12,7 @@ from typing import Final
 from qflow.types import Type
 
 from services.registry.domain.checks.absence import absence_of, absent_values
+from services.registry.domain.checks.conditions import conditions
 from services.registry.domain.checks.constructs import constructs
 from services.registry.domain.checks.edges import ends, verdicts
 from services.registry.domain.checks.inputs import inputs
@@ -79,7 +80,9 @@ def _filled(run: Check) -> Definition:
     together(run)
     taken = inputs(run)
     pickles(run)
-    connections = verdicts(run, {each.name: each.type for each in taken if each.type is not None})
+    given_types = {each.name: each.type for each in taken if each.type is not None}
+    conditions(run, given_types)
+    connections = verdicts(run, given_types)
     ordered = order(run)
     absence = None
     if ordered is not None:

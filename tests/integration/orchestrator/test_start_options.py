@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from qflow.orchestrator.v1 import execution_pb2, run_service_pb2
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
+from services.kit.graph_types import BUILTIN_IDS
 from tests import factories
 from tests.integration.orchestrator.conftest import Orchestra
 from tests.integration.orchestrator.control import (
@@ -358,6 +359,8 @@ async def test_a_node_is_run_by_those_who_may_read_it(orchestra: Orchestra) -> N
     async with orchestra.running():
         assert ("NOT_FOUND", "NODE_NOT_FOUND") == await asked(foreign.id)
         assert ("NOT_FOUND", "NODE_NOT_FOUND") == await asked(uuid.uuid4())
+        for built_in in BUILTIN_IDS.values():
+            assert ("INVALID_ARGUMENT", "NODE_BUILT_IN") == await asked(built_in)
         assert ("NOT_FOUND", "VERSION_NOT_FOUND") == await asked(own.id, node_version=2)
         assert ("INVALID_ARGUMENT", "INPUT_INVALID") == await asked(own.id, input_json="{}")
         assert ("INVALID_ARGUMENT", "INPUT_INVALID") == await asked(own.id, input_json='{"x":NaN}')

@@ -82,6 +82,8 @@ async def test_a_repeated_call_is_the_same_run(orchestra: Orchestra) -> None:
         assert (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED") == await refusal(
             orchestra, call(made, idempotency_key="order-1", payload_json='{"x":2}')
         )
+        with pytest.raises(grpc.aio.AioRpcError, match="idempotency_key was used with another"):
+            await calls.FireTrigger(call(made, idempotency_key="order-1", payload_json='{"x":2}'))
         await calls.FireTrigger(call(made, idempotency_key="order-2"))
     assert 3 == len(runs(orchestra))
 
@@ -240,6 +242,15 @@ async def test_a_payload_is_an_input_or_all_of_them_and_the_triggers_own_stand(
             code, reason = await refusal(orchestra, call(whole, payload_json=payload))
             assert grpc.StatusCode.INVALID_ARGUMENT == code
             assert "INPUT_INVALID" == reason, payload
+        for made, payload, field in (
+            (whole, '{"x":"text"}', "payload_json.x"),
+            (whole, "{}", "payload_json.x"),
+            (one, '"text"', "payload_json"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await calls.FireTrigger(call(made, payload_json=payload))
+            assert ("INPUT_INVALID", [field]) == details(refused.value)
+            assert (refused.value.details() or "").startswith(f"{field}: ")
         large = '{"x":' + "1" * 262_144 + "}"
         code, _ = await refusal(orchestra, call(whole, payload_json=large))
         assert grpc.StatusCode.INVALID_ARGUMENT == code

@@ -12,7 +12,9 @@ import typer.main
 from qflow.cli import watching
 from qflow.cli.app import app, main
 from qflow.cli.runs import in_shell
+from qflow.cli.schedules import state_of
 from qflow.client import connection
+from qflow.orchestrator.v1.schedule_pb2 import Schedule
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +142,10 @@ def test_every_command_speaks_json() -> None:
 )
 def test_what_helps_is_told_as_a_command(action: str, told: str) -> None:
     assert in_shell(action) == told
+
+
+def test_a_schedule_that_is_not_due_again_is_over() -> None:
+    due = Schedule()
+    due.next_time.GetCurrentTime()
+    states = [state_of(each) for each in (Schedule(paused=True), due, Schedule())]
+    assert ["paused", "on", "over"] == states

@@ -27,6 +27,7 @@ from services.orchestrator.domain.state import (
     detail_of_class,
 )
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.timers import DEADLINE
 from services.orchestrator.engine.journal import Journal
 from services.orchestrator.storage import recovery
 from tests.unit.orchestrator.graphs import INT
@@ -112,6 +113,18 @@ def test_a_run_that_was_cancelled_while_it_closed_is_read_from_its_rows_as_that(
     written += answer(core, run, 0)
     written += core.cancel(run.id)
     assert [True, True] == [run.abandoned, _restored(run, written).abandoned]
+
+
+def test_a_run_whose_time_was_up_is_read_as_that_in_the_words_of_an_earlier_release() -> None:
+    core = new_core((ONE, 1))
+    run, written = _started(core, plan_of({}, {"phase": "finally"}))
+    core.timers.set(1.0, run.id, DEADLINE)
+    written += core.due(now=2.0)
+    store = _stored(written)
+    change = store.runs[run.id]["change"]
+    assert "deadline_exceeded" == change.error_type
+    store.runs[run.id]["change"] = change._replace(error_message="in other words")
+    assert [True, True] == [run.expired, store.restore(run.id, run.plan).expired]
 
 
 def test_what_closes_a_run_after_its_cancel_is_read_from_its_rows_as_that() -> None:
@@ -350,7 +363,11 @@ def _started(core: Core, plan: Plan) -> tuple[Run, list[Transition]]:
 
 def _restored(run: Run, written: list[Transition]) -> Run:
     """Read a run from what was written of it."""
+    return _stored(written).restore(run.id, run.plan)
+
+
+def _stored(written: list[Transition]) -> Store:
     store = Store()
     for t in written:
         store.apply(t)
-    return store.restore(run.id, run.plan)
+    return store

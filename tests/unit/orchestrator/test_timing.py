@@ -246,6 +246,15 @@ def test_what_no_calendar_has_is_refused(expression: str) -> None:
     assert "timing.cron.expression" == refused.value.fields[0].field
 
 
+@pytest.mark.parametrize(
+    ("expression", "allowed"),
+    [("60 * * * *", "0 to 59"), ("* * * FOO *", "JAN to DEC"), ("* * * * 8", "SUN to SAT")],
+)
+def test_what_a_field_takes_is_told(expression: str, allowed: str) -> None:
+    with pytest.raises(InvalidArgument, match=allowed):
+        check(cron(expression), field="timing", now=at("2026-01-01T00:00+00:00"))
+
+
 @given(text=st.text(alphabet="0123456789*/,-#LWMONJAN? ", max_size=40))
 def test_no_expression_is_anything_but_read_or_refused(text: str) -> None:
     reason = ""

@@ -8,7 +8,17 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from qflow.types import NONE, SCALARS, Collection, Named, Type, expression, union_of
+from qflow.types import (
+    NONE,
+    SCALARS,
+    Collection,
+    Field,
+    Named,
+    Record,
+    Type,
+    expression,
+    union_of,
+)
 
 from services.registry.domain import builtins
 from services.registry.domain.constructs import (
@@ -39,7 +49,7 @@ from services.registry.domain.sub_workflows import DEPTH_MAX, Known, sub_workflo
 INT, FLOAT, STR, ANY, BOOL = (SCALARS[name] for name in ("int", "float", "str", "any", "bool"))
 INTS = Collection("list", INT)
 MAYBE = union_of((INT, NONE))
-ONE, TWO, PAIR, OPTIONAL, NULLABLE, TEXT, FLAG, FLOATS, SUB = (uuid4() for _ in range(9))
+ONE, TWO, PAIR, OPTIONAL, NULLABLE, TEXT, FLAG, FLOATS, SUB, MANY = (uuid4() for _ in range(10))
 
 
 def signature(
@@ -61,6 +71,7 @@ SIGNATURES = {
     TEXT: signature({"x": STR}, STR),
     FLAG: signature({"x": BOOL}, BOOL),
     FLOATS: signature({"x": FLOAT}, FLOAT),
+    MANY: signature({"x": Record("typeddict", "R", (Field("a", union_of((INT, FLOAT, STR))),))}),
     SUB: signature({"n": INT}, STR, is_workflow=True),
 }
 
@@ -320,6 +331,13 @@ def test_a_sleep_is_fed_one_of_its_inputs() -> None:
     assert ("nodes[0]", "SLEEP_AMBIGUOUS") in errors(checked([both], []))
 
 
+@pytest.mark.parametrize(("seconds", "is_refused"), [("-1", True), ("-0.5", True), ("0", False)])
+def test_a_sleep_is_not_written_down_as_less_than_none(seconds: str, *, is_refused: bool) -> None:
+    asleep = built_in("s", Sleep(), literals={"seconds": seconds})
+    expected = [("nodes[0].literals[0].value_json", "SLEEP_NEGATIVE")] if is_refused else []
+    assert expected == errors(checked([asleep], []))
+
+
 @pytest.mark.parametrize(
     ("fields", "part"),
     [
@@ -412,6 +430,23 @@ def test_a_join_of_any_needs_a_source() -> None:
         (ONE, "x", "EXPRESSION_NOT_BOOLEAN"),
         (ONE, "x > 1 ? 1 : 2", "EXPRESSION_NOT_BOOLEAN"),
         (TEXT, "size(x)", "EXPRESSION_NOT_BOOLEAN"),
+        (ONE, 'x > "a"', "EXPRESSION_TYPES"),
+        (ONE, "x.y", "EXPRESSION_TYPES"),
+        (ONE, "x.y > 1", "EXPRESSION_TYPES"),
+        (ONE, "!x", "EXPRESSION_TYPES"),
+        (NULLABLE, 'x > "a"', "EXPRESSION_TYPES"),
+        (PAIR, "x[0]", None),  # which fails for another reason where there is none
+        (MANY, 'x.a > "z"', None),
+        (PAIR, 'x.all(each, each > "a")', None),  # of none it holds
+        (NULLABLE, "x > 1", None),
+        (ONE, "x % 2 == 0", None),
+        (ONE, 'x == "a"', None),
+        (ONE, 'x > 7 && x > "a"', None),
+        (FLOATS, "x % 2 == 0", None),  # 4 is a float, too
+        (FLOATS, "x + 0.5 > 1.0", None),
+        (TEXT, "int(x) > 7", None),
+        (TEXT, "timestamp(x).getFullYear() > 2000", None),
+        (TEXT, "x > 1", "EXPRESSION_TYPES"),
         (FLAG, "x", None),
         (ONE, "x" * 5000, "EXPRESSION_INVALID"),
         (ONE, "x.matches(string(x))", "EXPRESSION_INVALID"),
@@ -420,6 +455,16 @@ def test_a_join_of_any_needs_a_source() -> None:
 def test_a_condition_reads_what_feeds_its_node(on: UUID, condition: str, code: str | None) -> None:
     result = checked([node("a", on, condition=condition)], [".n -> a.x"])
     assert ([("nodes[0].condition", code)] if code else []) == errors(result)
+
+
+def test_a_choice_is_held_to_the_types_that_arrive() -> None:
+    asked = choice("c", big='n > "a"', odd="m.x", sum="n + m > 1", other="n > 1")
+    edges = [".n -> a.x", "a.result -> c.n", ".m -> b.x", "b.result -> c.m"]
+    result = checked([asked, node("a"), node("b", TEXT)], [*edges])
+    wrong = [f"nodes[0].choice.branches[{at}].condition" for at in range(3)]
+    assert [(each, "EXPRESSION_TYPES") for each in wrong] == errors(result)
+    assert "(n: int)" in result.findings[0].message
+    assert result.findings[0].hint
 
 
 def test_a_condition_reads_no_input_that_nothing_feeds() -> None:
@@ -744,6 +789,8 @@ def test_a_mapped_input_has_to_be_fed() -> None:
         ),
         (ONE, Loop(condition="z < 3", max_turns=9), [("condition", "EXPRESSION_INVALID")]),
         (ONE, Loop(condition="turn + 1", max_turns=9), [("condition", "EXPRESSION_NOT_BOOLEAN")]),
+        (ONE, Loop(condition='turn > "a"', max_turns=9), [("condition", "EXPRESSION_TYPES")]),
+        (ONE, Loop(condition="x + result > 1", max_turns=9), []),
         (ONE, Loop(condition="result", max_turns=9), [("condition", "EXPRESSION_NOT_BOOLEAN")]),
     ],
 )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from qflow.client.client import Client
+    from qflow.orchestrator.v1.schedule_pb2 import Schedule
 
 app = typer.Typer(no_args_is_help=True, help="Schedules: runs that start by the clock.")
 
@@ -112,9 +113,16 @@ def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -
             each.definition.name,
             _when(each.definition.timing),
             _moment(each.next_time),
-            "paused" if each.paused else "on",
+            state_of(each),
         )
     console().print(made, markup=False)
+
+
+def state_of(schedule: Schedule) -> str:
+    """Say whether anything of it is due: one that is neither paused nor due again is over."""
+    if schedule.paused:
+        return "paused"
+    return "on" if schedule.HasField("next_time") else "over"
 
 
 @app.command("preview")

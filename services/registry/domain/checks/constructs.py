@@ -1,20 +1,13 @@
-"""What places say besides their node: conditions, joins, maps, loops, what undoes what."""
+"""What places say besides their node: choices, joins, maps, loops, what undoes what."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Final
-
 from qflow.types import (
-    ANY,
-    SCALARS,
     Type,
-    Union,
     VerdictKind,
     expression,
 )
 
-from services.kit.cel import ExpressionError, compile_expression
 from services.registry.domain.checks.state import Check
 from services.registry.domain.constructs import (
     ANY_OF,
@@ -29,36 +22,26 @@ from services.registry.domain.constructs import (
 )
 from services.registry.domain.definition import Signature, WorkflowNode
 
-_BOOL: Final = SCALARS["bool"]
-_TURN: Final = "turn"
-
 
 def constructs(check: Check) -> None:
     """Check every place by itself."""
     places = [(at, node) for at, node in enumerate(check.definition.nodes) if not _is_bare(node)]
     if not places:
         return
-    fed: dict[str, list[str]] = {}
-    for fed_node, name in check.fed:
-        fed.setdefault(fed_node, []).append(name)
     for index, node in places:
-        place, names = f"nodes[{index}]", fed.get(node.id, ())
-        if node.condition:
-            types = _types(check.known[index])
-            _condition(check, f"{place}.condition", node.condition, names, types)
+        place = f"nodes[{index}]"
         if isinstance(node.construct, Choice):
-            _choice(check, node.construct, f"{place}.choice", names)
+            _choice(check, node.construct, f"{place}.choice")
         _join(check, node, place, len(set(check.parents.get(node.id, ()))))
         _undoing(check, node, place)
         _built_in(check, node, place)
-        _again(check, node, place, check.inner[index], names)
+        _again(check, node, place, check.inner[index])
 
 
 def _is_bare(node: WorkflowNode) -> bool:
     """Whether a place says nothing that this looks at, as most do."""
     return not (
         node.construct
-        or node.condition
         or node.join
         or node.compensates
         or node.mapped
@@ -67,33 +50,7 @@ def _is_bare(node: WorkflowNode) -> bool:
     )
 
 
-def _types(signature: Signature | None) -> dict[str, Type]:
-    return {} if signature is None else {n: each.type for n, each in signature.inputs.items()}
-
-
-def _condition(
-    check: Check, place: str, text: str, names: Collection[str], types: Mapping[str, Type]
-) -> None:
-    try:
-        compiled = compile_expression(text, names)
-    except ExpressionError as error:
-        check.error(place, "EXPRESSION_INVALID", str(error))
-        return
-    of = types.get(compiled.name_alone or "")
-    wrong = "" if of is None or _may_be_boolean(of) else f"{compiled.name_alone} is no bool"
-    if compiled.is_never_boolean:
-        wrong = "this is never true or false"
-    if wrong:
-        check.error(place, "EXPRESSION_NOT_BOOLEAN", wrong, "compare it with something")
-
-
-def _may_be_boolean(of: Type) -> bool:
-    if isinstance(of, Union):
-        return any(_may_be_boolean(each) for each in of.any_of)
-    return of in (_BOOL, ANY) or getattr(of, "keys", None) is not None
-
-
-def _choice(check: Check, choice: Choice, place: str, names: Collection[str]) -> None:
+def _choice(check: Check, choice: Choice, place: str) -> None:
     if not choice.branches:
         check.error(f"{place}.branches", "CHOICE_EMPTY", "a choice has a branch at least")
     seen: dict[str, int] = {}
@@ -103,7 +60,6 @@ def _choice(check: Check, choice: Choice, place: str, names: Collection[str]) ->
         if first != index:
             message = f"{each.name} is the name of branches[{first}] already"
             check.error(f"{here}.name", "DUPLICATE_BRANCH", message)
-        _condition(check, f"{here}.condition", each.condition, names, {})
 
 
 def _join(check: Check, node: WorkflowNode, place: str, sources: int) -> None:
@@ -179,7 +135,6 @@ def _again(
     node: WorkflowNode,
     place: str,
     signature: Signature | None,
-    names: Collection[str],
 ) -> None:
     if node.mapped is not None and node.loop is not None:
         message = f"{node.id} runs for each element or again and again; not both"
@@ -189,7 +144,7 @@ def _again(
     if node.mapped is not None:
         _map(check, node.id, node.mapped, f"{place}.for_each", signature)
     if node.loop is not None:
-        _loop(check, node.id, node.loop, f"{place}.repeat", signature, names)
+        _loop(check, node.id, node.loop, f"{place}.repeat", signature)
 
 
 def _map(check: Check, node: str, mapped: Map, place: str, signature: Signature) -> None:
@@ -203,7 +158,6 @@ def _loop(
     loop: Loop,
     place: str,
     signature: Signature,
-    names: Collection[str],
 ) -> None:
     seen: set[str] = set()
     for index, (name, output) in enumerate(loop.carry):
@@ -218,9 +172,6 @@ def _loop(
         if spec is not None and of is not None:
             _carried(check, here, of, spec.type)
         seen.add(name)
-    known = {*names, *seen, *signature.outputs, _TURN}
-    types = signature.outputs
-    _condition(check, f"{place}.condition", loop.condition, known, types)
 
 
 def _carried(check: Check, place: str, of: Type, target: Type) -> None:

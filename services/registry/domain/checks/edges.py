@@ -201,7 +201,7 @@ def verdicts(check: Check, inputs: Mapping[str, Type]) -> tuple[Connection, ...]
         edge = connections[index]
         if edge.kind and not edge.is_value:
             continue
-        source = _source_type(check, edge, inputs)
+        source = source_type(check, edge, inputs)
         target = check.seen[edge.target]
         spec = input_of(target, edge.target_input) if target is not None else None
         if source is not None and spec is not None:
@@ -209,7 +209,8 @@ def verdicts(check: Check, inputs: Mapping[str, Type]) -> tuple[Connection, ...]
     return tuple(connections)
 
 
-def _source_type(check: Check, edge: Connection, inputs: Mapping[str, Type]) -> Type | None:
+def source_type(check: Check, edge: Connection, inputs: Mapping[str, Type]) -> Type | None:
+    """Give what an edge takes from its source; None where nothing is known of it."""
     if not edge.source:
         return inputs.get(edge.source_output)
     if edge.kind == FAILURE:

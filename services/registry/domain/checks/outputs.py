@@ -11,7 +11,7 @@ from qflow.types import NONE, Type, union_of
 from services.registry.domain.checks.absence import Absence
 from services.registry.domain.checks.state import Check
 from services.registry.domain.constructs import BRANCH, FAILURE, Sleep
-from services.registry.domain.definition import WARNING, Connection, WorkflowOutput
+from services.registry.domain.definition import WARNING, Connection, WorkflowNode, WorkflowOutput
 
 
 def outputs(check: Check, absence: Absence | None) -> tuple[WorkflowOutput, ...]:
@@ -100,17 +100,30 @@ def missing_inputs(check: Check) -> None:
             hint = "add a connection or a literal"
             check.add(WARNING, f"nodes[{index}]", "INPUT_MISSING", message, hint)
         if isinstance(node.construct, Sleep):
-            _span(check, node.id, f"nodes[{index}]")
+            _span(check, node, f"nodes[{index}]")
 
 
-def _span(check: Check, node: str, place: str) -> None:
-    fed = [name for name in ("seconds", "until") if (node, name) in check.fed]
+def _span(check: Check, node: WorkflowNode, place: str) -> None:
+    fed = [name for name in ("seconds", "until") if (node.id, name) in check.fed]
     if not fed:
-        message = f"nothing says how long {node} sleeps"
+        message = f"nothing says how long {node.id} sleeps"
         check.add(WARNING, place, "INPUT_MISSING", message, "feed seconds or until")
     elif len(fed) > 1:
-        message = f"{node} is fed both seconds and until"
+        message = f"{node.id} is fed both seconds and until"
         check.error(place, "SLEEP_AMBIGUOUS", message, "feed one of the two")
+    for index, (name, text) in enumerate(node.literals):
+        if name == "seconds" and _number(text) < 0:
+            message = f"{node.id} would sleep {text[:32]} seconds, less than none"
+            where = f"{place}.literals[{index}].value_json"
+            check.error(where, "SLEEP_NEGATIVE", message, "give 0 or more, or remove the sleep")
+
+
+def _number(text: str) -> float:
+    """Read a literal; what is no number was told of before."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def unreachable(check: Check, shown: Sequence[WorkflowOutput]) -> None:

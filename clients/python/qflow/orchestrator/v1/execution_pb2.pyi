@@ -333,7 +333,7 @@ class NodeCounts(_message.Message):
     SKIPPED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     total: _builtins.int
-    """All nodes of the definition."""
+    """All of them: the places of the definition, and what was made of them, the elements of maps and the turns of loops."""
     pending: _builtins.int
     """Those that have not begun."""
     running: _builtins.int

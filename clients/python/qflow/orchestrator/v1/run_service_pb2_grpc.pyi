@@ -44,8 +44,8 @@ class RunServiceStub:
     any other: it is listed, watched, cancelled and removed in time. The node gets no variables, and no retries.
 
     Fails with NOT_FOUND for a node the caller cannot read or a version it lacks (`VERSION_NOT_FOUND`), INVALID_ARGUMENT for
-    inputs that do not fit, FAILED_PRECONDITION (`PYTHON_MISSING`) where no runner has its Python, ALREADY_EXISTS
-    (`REQUEST_ID_REUSED`) when the request id was used with another body.
+    inputs that do not fit and for a built-in node (`NODE_BUILT_IN`), FAILED_PRECONDITION (`PYTHON_MISSING`) where no runner
+    has its Python, ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body.
     """
 
 @_typing.type_check_only
@@ -64,8 +64,8 @@ class RunServiceAsyncStub(RunServiceStub):
     any other: it is listed, watched, cancelled and removed in time. The node gets no variables, and no retries.
 
     Fails with NOT_FOUND for a node the caller cannot read or a version it lacks (`VERSION_NOT_FOUND`), INVALID_ARGUMENT for
-    inputs that do not fit, FAILED_PRECONDITION (`PYTHON_MISSING`) where no runner has its Python, ALREADY_EXISTS
-    (`REQUEST_ID_REUSED`) when the request id was used with another body.
+    inputs that do not fit and for a built-in node (`NODE_BUILT_IN`), FAILED_PRECONDITION (`PYTHON_MISSING`) where no runner
+    has its Python, ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body.
     """
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -93,8 +93,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         any other: it is listed, watched, cancelled and removed in time. The node gets no variables, and no retries.
 
         Fails with NOT_FOUND for a node the caller cannot read or a version it lacks (`VERSION_NOT_FOUND`), INVALID_ARGUMENT for
-        inputs that do not fit, FAILED_PRECONDITION (`PYTHON_MISSING`) where no runner has its Python, ALREADY_EXISTS
-        (`REQUEST_ID_REUSED`) when the request id was used with another body.
+        inputs that do not fit and for a built-in node (`NODE_BUILT_IN`), FAILED_PRECONDITION (`PYTHON_MISSING`) where no runner
+        has its Python, ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body.
         """
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

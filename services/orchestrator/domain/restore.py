@@ -87,7 +87,10 @@ class NodeRow:
 
 
 class SignalRow(NamedTuple):
-    """What a row of execution_signals says of a word that nobody took yet."""
+    """What a row of execution_signals says of a signal that nobody took yet.
+
+    Answers of approvals have rows there too, each with the node that took it.
+    """
 
     id: UUID
     name: str
@@ -235,9 +238,9 @@ class _Restoration:
         run = self.run
         if node.status is not NodeStatus.WAITING:
             return
-        rule = run.place(slot).wait
-        if rule is not None:
-            run.waiting.setdefault(rule.name, []).append(slot)
+        place = run.place(slot)
+        if place.wait is not None:
+            run.waiting.setdefault((place.kind, place.wait.name), []).append(slot)
         elif node.child is None and run.is_group(slot):
             run.groups[slot] = self._group(slot)
 

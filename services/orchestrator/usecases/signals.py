@@ -105,10 +105,10 @@ class Messenger:
             json.dumps(str(caller.user_id)).encode(),
             text.encode(),
         )
-        signal = Signal(request_id or uuid7(), caller.user_id, outputs)
+        signal = Signal(request_id or uuid7(), caller.user_id, outputs, Kind.APPROVAL)
         if earlier is not None:
             return _same(earlier, answer.name, signal)
-        if not run.waiting.get(answer.name):
+        if not run.waiting.get((Kind.APPROVAL, answer.name)):
             fault = f"no approval {answer.name} waits now; ListWaits shows what does"
             raise FailedPrecondition(
                 "APPROVAL_NOT_WAITING",

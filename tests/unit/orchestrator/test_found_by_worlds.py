@@ -19,7 +19,7 @@ from services.orchestrator.domain.state import NO_USAGE, Failure, Run, Signal, U
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.engine.journal import Journal
 from services.orchestrator.storage import recovery
-from tests.unit.orchestrator.graphs import INT
+from tests.unit.orchestrator.graphs import INT, StrictCore
 from tests.unit.orchestrator.store import Store
 from tests.unit.orchestrator.test_core import ONE, PYTHONS, TENANT, new_core, start
 
@@ -195,7 +195,9 @@ def test_who_waits_for_a_word_has_its_turn_by_its_row_also_after_a_crash() -> No
 def test_what_begins_with_a_word_counts_its_time_from_then() -> None:
     """Most events do not say what time it is, and nothing else may have happened for hours."""
     now_s = 100.0
-    core = Core(epoch=1, new_id=lambda: UUID(int=next(_IDS)), draw=lambda: 0.5, clock=lambda: now_s)
+    core = StrictCore(
+        epoch=1, new_id=lambda: UUID(int=next(_IDS)), draw=lambda: 0.5, clock=lambda: now_s
+    )
     word = {"kind": "signal", "signal": {"name": "word"}, "parameters": {}}
     sleep = {"kind": "sleep", "parameters": {"seconds": "10"}}
     run = start(core, plan_of(word, sleep, edges=((0, 1, ""),)))

@@ -74,6 +74,17 @@ class Process:
             task.cancel()
 
 
+class StrictEngine(Engine):
+    """An engine in which no step of a run may go wrong: the world is told."""
+
+    world: World
+
+    def _read_faulty(self) -> None:
+        for fault in self.core.faults:
+            self.world.raises(fault.error)
+        super()._read_faulty()
+
+
 class Orchestrator(Process):
     """One orchestrator at one address."""
 
@@ -83,13 +94,14 @@ class Orchestrator(Process):
         pool = cast("Any", self.database)
         clock = asyncio.get_running_loop().time
         self.member = Member(pool, host=host, address=address, proof=True, ttl_s=TTL_S, clock=clock)
-        self.engine = Engine(
+        self.engine = StrictEngine(
             member=self.member,
             connect=self._connect,
             load=partial(load, pool, cast("Any", world.plans)),
             shards=Shards(),
             treasury=Treasury(pool),
         )
+        self.engine.world = world
         self.host = host
         self.ready = asyncio.Event()
         self._journals = self.database

@@ -95,8 +95,9 @@ def take_signal(run: Run, name: str, t: Transition, fx: Effects, signal: Signal)
 
     A word that is kept is no change of the run: no row could say a revision that it had.
     """
-    slots = run.waiting.get(name)
+    slots = run.waiting.get((signal.kind, name))
     if not slots:
+        assert signal.kind is Kind.SIGNAL  # who answers has looked whether an approval waits
         waits.write_signal(run, None, t, signal, name)
         run.signals.setdefault(name, deque()).append(signal)
         return

@@ -7,7 +7,7 @@ then do its commands go out. So memory may run ahead of the database, but nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -27,7 +27,7 @@ from services.orchestrator.domain.cache_queue import Answer
 from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.credits import Runner
 from services.orchestrator.domain.dispatch import Dispatch
-from services.orchestrator.domain.effects import Due, Ready
+from services.orchestrator.domain.effects import Due, Ready, Start
 from services.orchestrator.domain.ledger import Budget, Quota
 from services.orchestrator.domain.limit_queue import WHOLE_RUN
 from services.orchestrator.domain.limits import Claim, Limit, Limits
@@ -107,7 +107,8 @@ class Core(Dispatch):
         if budget is not None:
             self.ledger.budgets[run.id] = budget
         out = Out()
-        self._begin(run, row, out, follows, copies, partly)
+        with self._step(run.id):
+            self._begin(run, row, out, follows, copies, partly)
         return self._dispatch(out)
 
     def _begin(
@@ -164,18 +165,26 @@ class Core(Dispatch):
             run = self.runs.get(timer.run_id)
             if run is None or run.status in RUN_FINAL:
                 continue
-            if timer.slot == BEGIN:
-                if run.asleep and not self._waits_for_limit(run):
-                    run.asleep = False
-                    routes.revive(run, out.of(run.id), self.fx)
-            elif timer.slot == DEADLINE:
-                if not (run.closing or run.cancelling or run.expired or run.failure):
-                    t = out.of(run.id)
-                    planner.stop(run, t, self.fx, cancel=False)
-                    self._unqueue(run.id)
-            elif timer.slot < len(run.records):
-                self._slot_due(run, timer, out)
+            with self._step(run.id):
+                self._run_due(run, timer, out)
         return self._dispatch(out)
+
+    def _run_due(self, run: Run, timer: Timer, out: Out) -> None:
+        if timer.slot == BEGIN:
+            self._begin_late(run, out)
+        elif timer.slot == DEADLINE:
+            if not (run.closing or run.cancelling or run.expired or run.failure):
+                t = out.of(run.id)
+                planner.stop(run, t, self.fx, cancel=False)
+                self._unqueue(run.id)
+        elif timer.slot < len(run.records):
+            self._slot_due(run, timer, out)
+
+    def _begin_late(self, run: Run, out: Out) -> None:
+        """Begin a run whose time has come, or that no limit holds up any more."""
+        if run.asleep and not self._waits_for_limit(run):
+            run.asleep = False
+            routes.revive(run, out.of(run.id), self.fx)
 
     def _slot_due(self, run: Run, timer: Timer, out: Out) -> None:
         slot = timer.slot
@@ -220,13 +229,20 @@ class Core(Dispatch):
         self._now = now
         out = Out()
         for outcome in outcomes:
-            self._take_outcome(runner_id, outcome, out)
+            known = self._refs.get(outcome.attempt_ref)
+            try:
+                self._take_outcome(runner_id, outcome, out)
+            except Exception as error:
+                if known is None:
+                    raise
+                self.fault(known[0].id, error)  # as in `_step`, which would cost here
         return self._dispatch(out)
 
     def _take_outcome(self, runner_id: UUID, outcome: Outcome, out: Out) -> None:
         known = self._refs.get(outcome.attempt_ref)
         if known is None:
-            out.add(_late(runner_id, outcome))
+            if not (self.faults and self._is_faulty(outcome.attempt_ref)):
+                out.add(_late(runner_id, outcome))
             return
         run, slot = known
         record = run.records[slot]
@@ -266,12 +282,6 @@ class Core(Dispatch):
             wall_us = max(0, (self.fx.wall() - record.started_at) // _MICROSECOND)
         return self.ledger.charge(run, self._root(run), usage, wall_us=wall_us, t=t)
 
-    def _root(self, run: Run) -> Run:
-        """Give the run that a caller started, of which this one is a sub-workflow or itself."""
-        while run.parent is not None and run.parent[0] in self.runs:
-            run = self.runs[run.parent[0]]
-        return run
-
     def _exhaust(self, root: Run, failure: Failure, out: Out) -> None:
         """Let nothing more begin of what used up what it may; what runs ends."""
         for run in self._family(root.id):
@@ -293,10 +303,11 @@ class Core(Dispatch):
             return []
         run, slot = known
         t = Transition(run.id)
-        self._free(runner_id, record.id)
-        self._give_back(record.id, t)
-        if planner.hand_back(run, slot, t, self.fx):
-            self._push(Ready(run, slot, alone=record.alone))
+        with self._step(run.id):
+            self._free(runner_id, record.id)
+            self._give_back(record.id, t)
+            if planner.hand_back(run, slot, t, self.fx):
+                self._push(Ready(run, slot, alone=record.alone))
         return self._dispatch(Out(t))
 
     def granted(self, runner_id: UUID, credits_: int, grant_epoch: int) -> list[Transition]:
@@ -320,9 +331,11 @@ class Core(Dispatch):
         runner.connected, runner.grant_epoch, runner.offer = True, -1, offer
         out = Out()
         for ref in list(runner.in_flight):
-            self._agree(runner_id, ref, inventory.get(ref), out)
+            if ref in self._refs:  # what goes wrong with one has its whole run forgotten
+                with self._step(self._refs[ref][0].id):
+                    self._agree(runner_id, ref, inventory.get(ref), out)
         for ref, token in inventory.items():
-            if ref not in runner.in_flight:
+            if ref not in runner.in_flight and not self._is_faulty(ref):
                 known = self._refs.get(ref)
                 t = out.of(known[0].id if known else ref)
                 t.commands.append(SupersededCommand(runner_id, ref, token))
@@ -365,19 +378,23 @@ class Core(Dispatch):
         runner.credits = 0
         out = Out()
         for ref in list(runner.in_flight):
-            run, slot = self._refs[ref]
-            t = out.of(run.id)
-            self._give_back(ref, t)
-            record = run.records[slot]
-            assert record is not None
-            take_back = planner.hand_back if in_order else planner.lose
-            if take_back(run, slot, t, self.fx):
-                self._push(Ready(run, slot, alone=record.alone or not in_order))
+            if ref in self._refs:  # what goes wrong with one has its whole run forgotten
+                run, slot = self._refs[ref]
+                with self._step(run.id):
+                    self._lose(run, slot, out.of(run.id), in_order=in_order)
         runner.in_flight.clear()
         runner.exclusive = False
         if not runner.connected:
-            del self.runners[runner_id]
+            self.runners.pop(runner_id, None)
         return self._dispatch(out)
+
+    def _lose(self, run: Run, slot: int, t: Transition, *, in_order: bool) -> None:
+        record = run.records[slot]
+        assert record is not None
+        self._give_back(record.id, t)
+        take_back = planner.hand_back if in_order else planner.lose
+        if take_back(run, slot, t, self.fx):
+            self._push(Ready(run, slot, alone=record.alone or not in_order))
 
     # --- what callers want ------------------------------------------------------------------------
 
@@ -387,33 +404,35 @@ class Core(Dispatch):
         if run.cancelling or run.status in RUN_FINAL:
             return []
         t = Transition(run_id)
-        planner.stop(run, t, self.fx, cancel=True)
-        self._unqueue(run_id)
+        with self._step(run_id):
+            planner.stop(run, t, self.fx, cancel=True)
+            self._unqueue(run_id)
         return self._dispatch(Out(t))
 
     def break_off(self, run_id: UUID, failure: Failure) -> list[Transition]:
         """End a run that cannot go on for a fault of the engine's."""
         t = Transition(run_id)
-        planner.break_off(self.runs[run_id], t, self.fx, failure)
-        self._unqueue(run_id)
+        with self._step(run_id):
+            planner.break_off(self.runs[run_id], t, self.fx, failure)
+            self._unqueue(run_id)
         return self._dispatch(Out(t))
 
     def pause(self, run_id: UUID) -> list[Transition]:
         """Let nothing new begin in a run and its sub-workflows; what runs ends, clocks go on."""
         out = Out()
-        for run in self._family(run_id):
-            t = out.of(run.id)
-            controls.pause(run, t)
-            self._unqueue(run.id)
+        with self._step(run_id, asked=True):
+            for run in self._family(run_id):
+                controls.pause(run, out.of(run.id))
+                self._unqueue(run.id)
         return self._dispatch(out)
 
     def resume(self, run_id: UUID, *, now: float) -> list[Transition]:
         """Let a paused run and its sub-workflows go on."""
         self._now = now
         out = Out()
-        for run in self._family(run_id):
-            t = out.of(run.id)
-            controls.resume(run, t, self.fx)
+        with self._step(run_id, asked=True):
+            for run in self._family(run_id):
+                controls.resume(run, out.of(run.id), self.fx)
         return self._dispatch(out)
 
     def _family(self, run_id: UUID) -> list[Run]:
@@ -424,26 +443,18 @@ class Core(Dispatch):
             found += [self.runs[each] for each in children if each in self.runs]
         return [run for run in found if run.status not in RUN_FINAL]
 
-    def root_of(self, run_id: UUID) -> UUID:
-        """Give the run that a caller started, of which a run is a part or which it is itself."""
-        run = self.runs.get(run_id)
-        return run_id if run is None else self._root(run).id
-
-    def parts_of(self, run_ids: Collection[UUID]) -> list[UUID]:
-        """Give runs, and then all that are a part of one of them, over or not."""
-        parts = (each for each in self.runs if self.root_of(each) in run_ids)
-        return [*run_ids, *(each for each in parts if each not in run_ids)]
-
     def pause_node(self, run_id: UUID, place: int) -> list[Transition]:
         """Hold up a node that is not running, until it is let go."""
         t = Transition(run_id)
-        controls.pause_node(self.runs[run_id], place, t, self.fx)
+        with self._step(run_id, asked=True):
+            controls.pause_node(self.runs[run_id], place, t, self.fx)
         return self._dispatch(Out(t))
 
     def resume_node(self, run_id: UUID, place: int) -> list[Transition]:
         """Let a node go that was held up."""
         t = Transition(run_id)
-        controls.resume_node(self.runs[run_id], place, t, self.fx)
+        with self._step(run_id, asked=True):
+            controls.resume_node(self.runs[run_id], place, t, self.fx)
         return self._dispatch(Out(t))
 
     def skip_node(
@@ -451,13 +462,15 @@ class Core(Dispatch):
     ) -> list[Transition]:
         """End a node that is not running by hand: with an output, or as skipped."""
         t = Transition(run_id)
-        controls.skip_node(self.runs[run_id], place, t, self.fx, output)
+        with self._step(run_id, asked=True):
+            controls.skip_node(self.runs[run_id], place, t, self.fx, output)
         return self._dispatch(Out(t))
 
     def signal(self, run_id: UUID, name: str, signal: Signal) -> list[Transition]:
         """Take a word from outside: for whoever waits for it, or who will."""
         t = Transition(run_id)
-        controls.take_signal(self.runs[run_id], name, t, self.fx, signal)
+        with self._step(run_id, asked=True):
+            controls.take_signal(self.runs[run_id], name, t, self.fx, signal)
         return self._dispatch(Out(t))
 
     # --- what is known by now ---------------------------------------------------------------------
@@ -475,10 +488,11 @@ class Core(Dispatch):
             for slot in sorted(slots):
                 if failure is None:
                     self._push(Ready(run, slot))
-                elif run.may_begin(slot):
-                    planner.refuse(run, slot, out.of(run_id), self.fx, failure)
-                    if run.place(slot).phase is Phase.MAIN:
-                        self._unqueue(run_id)
+                elif run.may_begin(slot) and run_id in self.runs:
+                    with self._step(run_id):
+                        planner.refuse(run, slot, out.of(run_id), self.fx, failure)
+                        if run.place(slot).phase is Phase.MAIN:
+                            self._unqueue(run_id)
         return self._dispatch(out)
 
     def cache_answered(self, answers: Sequence[Answer], *, now: float) -> list[Transition]:
@@ -493,9 +507,10 @@ class Core(Dispatch):
                 self._push(Ready(run, slot))
                 continue
             t = out.of(run.id)
-            cache_queue.complete(run, slot, t, answer.hit, new_id=self.fx.new_id)
-            routes.slot_done(run, slot, t, self.fx, answer.hit.output)
-            routes.settle(run, t, self.fx)
+            with self._step(run.id):
+                cache_queue.complete(run, slot, t, answer.hit, new_id=self.fx.new_id)
+                routes.slot_done(run, slot, t, self.fx, answer.hit.output)
+                routes.settle(run, t, self.fx)
         return self._dispatch(out)
 
     def limits_known(self, limits: Sequence[Limit], *, now: float) -> list[Transition]:
@@ -512,9 +527,9 @@ class Core(Dispatch):
                 continue
             if slot != WHOLE_RUN:
                 self._push(Ready(run, slot, alone))
-            elif run.asleep and not self._waits_for_limit(run):
-                run.asleep = False
-                routes.revive(run, out.of(run_id), self.fx)
+            else:
+                with self._step(run_id):
+                    self._begin_late(run, out)
         return self._dispatch(out)
 
     def quotas_known(self, quotas: Mapping[UUID, Quota]) -> None:
@@ -530,7 +545,8 @@ class Core(Dispatch):
                 continue
             failure = self.ledger.overdrawn(run, spent)
             if failure is not None:
-                self._exhaust(run, failure, out)
+                with self._step(run.id):
+                    self._exhaust(run, failure, out)
         return self._dispatch(out)
 
     def slots_taken(self, claims: Sequence[Claim], *, now: float) -> list[Transition]:
@@ -551,9 +567,10 @@ class Core(Dispatch):
             elif slot == WHOLE_RUN:
                 if run.asleep:
                     t = out.of(run_id)
-                    self._use(claim, run_id, None, t)
-                    run.asleep = False
-                    routes.revive(run, t, self.fx)
+                    with self._step(run_id):
+                        self._use(claim, run_id, None, t)
+                        run.asleep = False
+                        routes.revive(run, t, self.fx)
                     return
             elif run.may_begin(slot):
                 self.limited.keep(waiting, claim)
@@ -616,21 +633,26 @@ class Core(Dispatch):
             run = self.runs.get(run_id)
             if run is None or run.status in RUN_FINAL:
                 continue
-            if _unbegun(run) and run_id not in self.held:
-                self._waits_for_limit(run)
-            t = Transition(run_id)
-            for slot, record in enumerate(list(run.records)):  # an end may begin others
-                if record is not None and record.child and record.status is NodeStatus.WAITING:
-                    self._meet_child(run, slot, record.child, t)
-            routes.revive(run, t, self.fx)
-            if t.cost() != (0, 0) or t.commands:
-                out.add(t)
+            with self._step(run_id):
+                self._revive(run, out)
         self._ended_children.clear()
         for run_id in [each for each in adopted if each in self.ledger.budgets]:
             spent = self.ledger.budgets[run_id].spent
             if spent is not None and run_id in self.runs:
-                self._exhaust(self.runs[run_id], spent, out)
+                with self._step(run_id):
+                    self._exhaust(self.runs[run_id], spent, out)
         return self._dispatch(out)
+
+    def _revive(self, run: Run, out: Out) -> None:
+        if _unbegun(run) and run.id not in self.held:
+            self._waits_for_limit(run)
+        t = Transition(run.id)
+        for slot, record in enumerate(list(run.records)):  # an end may begin others
+            if record is not None and record.child and record.status is NodeStatus.WAITING:
+                self._meet_child(run, slot, record.child, t)
+        routes.revive(run, t, self.fx)
+        if t.cost() != (0, 0) or t.commands:
+            out.add(t)
 
     def _meet_child(self, run: Run, slot: int, child_id: UUID, t: Transition) -> None:
         """Find the run of a sub-workflow: in memory, among those that ended, or nowhere."""
@@ -676,19 +698,26 @@ class Core(Dispatch):
             self.timers.set(self._time() + delay_ms / 1000, run.id, slot, what)
         starts, fx.starts = fx.starts, []
         for start in starts:
-            self._begin(start.run, start.row, out)
-            budget = self.ledger.budgets and self.ledger.budgets.get(self._root(start.run).id)
-            if budget and budget.spent is not None:  # by the attempt that let it begin
-                self._exhaust(start.run, budget.spent, out)
+            assert start.run.parent is not None
+            if start.run.parent[0] in self.runs:  # not if a step went wrong meanwhile
+                with self._step(start.run.id):
+                    self._begin_child(start, out)
         stops, fx.stops = fx.stops, []
         for child_id in stops:
             child = self.runs.get(child_id)
             if child is not None and not child.cancelling and child.status not in RUN_FINAL:
-                planner.stop(child, _to_change(child_id, out), fx, cancel=True)
-                self._unqueue(child_id)
+                with self._step(child_id):
+                    planner.stop(child, _to_change(child_id, out), fx, cancel=True)
+                    self._unqueue(child_id)
         ended, fx.ended = fx.ended, []
         for child in ended:
             self._child_over(child, out)
+
+    def _begin_child(self, start: Start, out: Out) -> None:
+        self._begin(start.run, start.row, out)
+        budget = self.ledger.budgets and self.ledger.budgets.get(self._root(start.run).id)
+        if budget and budget.spent is not None:  # by the attempt that let it begin
+            self._exhaust(start.run, budget.spent, out)
 
     def _child_over(self, child: Run, out: Out) -> None:
         """Tell the parent, behind the child's end: it must not be durable before that is."""
@@ -696,10 +725,13 @@ class Core(Dispatch):
         parent = self.runs.get(child.parent[0])
         if parent is not None:
             t = out.after(parent.id)
-            planner.child_over(parent, child.parent[1], t, self.fx, child)
+            with self._step(parent.id):
+                planner.child_over(parent, child.parent[1], t, self.fx, child)
 
     def _finished(self, out: Out) -> list[Transition]:
         """Say in first rows how their runs stand, and give back the places of runs that end."""
+        for fault in self.faults:
+            out.drop(fault.run_ids)
         held, budgets = self.held, self.ledger.budgets
         for t in out.transitions:
             if t.run_inserts:

@@ -15,6 +15,7 @@ from services.orchestrator.domain import groups, planner
 from services.orchestrator.domain.cache_queue import CacheQueue
 from services.orchestrator.domain.credits import ReadyQueue, Runner
 from services.orchestrator.domain.effects import Effects, Ready
+from services.orchestrator.domain.families import Families
 from services.orchestrator.domain.ledger import Ledger
 from services.orchestrator.domain.limit_queue import WHOLE_RUN, LimitQueue, Waiting
 from services.orchestrator.domain.limits import Claim, Lane, Limits
@@ -29,7 +30,7 @@ TOKENS_PER_EPOCH: Final = 1 << 40
 _GIVEABLE: Final = frozenset({NodeStatus.RETRYING, NodeStatus.PENDING})
 
 
-class Dispatch:
+class Dispatch(Families):
     """The runs of one orchestrator, the runners, and what waits for them."""
 
     def __init__(
@@ -41,7 +42,7 @@ class Dispatch:
         wall: Callable[[], datetime],
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self.runs: dict[UUID, Run] = {}
+        super().__init__()
         self.runners: dict[UUID, Runner] = {}
         self.timers = Timers(self.runs)
         self.ready = ReadyQueue()
@@ -107,6 +108,12 @@ class Dispatch:
     # --- what a slot waits for ------------------------------------------------------------------
 
     def _push(self, ready: Ready) -> None:
+        try:
+            self._queue(ready)
+        except Exception as error:  # noqa: BLE001  # as in `_step`, which would cost here
+            self.fault(ready.run.id, error)
+
+    def _queue(self, ready: Ready) -> None:
         run, slot, alone = ready
         if not run.may_begin(slot):
             return
@@ -187,7 +194,11 @@ class Dispatch:
 
     def _give(self, run_id: UUID, slot: int, runner: Runner, out: Out, *, alone: bool) -> bool:
         claim = self.limited.claim(run_id, slot)
-        given = self._give_claimed(run_id, slot, runner, out, alone=alone, claim=claim)
+        try:
+            given = self._give_claimed(run_id, slot, runner, out, alone=alone, claim=claim)
+        except Exception as error:  # noqa: BLE001  # as in `_step`, which would cost here
+            given = any(each is claim for each in self.held.values())  # to be forgotten with it
+            self.fault(run_id, error)
         if claim is not None and not given:
             self.limited.abandon(claim)
         return given

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
@@ -71,3 +71,15 @@ class Effects:
     def pending(self) -> bool:
         """Whether anything is left to carry out, besides what is ready."""
         return bool(self.timers or self.starts or self.stops or self.ended)
+
+    def forget(self, run_ids: Collection[UUID]) -> None:
+        """Leave nothing to do of runs that are forgotten, one of them in the middle of a step."""
+        self.todo.clear()
+        self.over.clear()
+        self.ready = [each for each in self.ready if each.run.id not in run_ids]
+        self.timers = [each for each in self.timers if each.run.id not in run_ids]
+        self.starts = [
+            each
+            for each in self.starts
+            if each.run.parent is None or each.run.parent[0] not in run_ids
+        ]

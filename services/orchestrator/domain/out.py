@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from uuid import UUID
 
 from services.orchestrator.domain.rows import Transition
@@ -27,6 +28,10 @@ class Out:
         if t is None:
             self.add(t := Transition(run_id))
         return t
+
+    def drop(self, run_ids: Collection[UUID]) -> None:
+        """Write nothing of runs that are forgotten."""
+        self.transitions = [each for each in self.transitions if each.run_id not in run_ids]
 
     def after(self, run_id: UUID) -> Transition:
         """Give a transition of a run behind all others."""

@@ -13,13 +13,8 @@ from services.orchestrator.domain.closing import compensations_of, is_main_over
 from services.orchestrator.domain.ends import End, branch_of, count_end
 from services.orchestrator.domain.groups import new_group
 from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
-<<<<<<< HEAD
 from services.orchestrator.domain.plan import Phase, Plan
-from services.orchestrator.domain.planner import EXPIRED, LOST
-=======
-from services.orchestrator.domain.plan import Kind, Phase, Place, Plan
 from services.orchestrator.domain.planner import EXPIRED, LOST, is_expiry
->>>>>>> s12-f-registry
 from services.orchestrator.domain.state import (
     ENGINE_ERROR,
     Failure,
@@ -91,7 +86,10 @@ class NodeRow:
 
 
 class SignalRow(NamedTuple):
-    """What a row of execution_signals says of a word that nobody took yet."""
+    """What a row of execution_signals says of a signal that nobody took yet.
+
+    Answers of approvals have rows there too, each with the node that took it.
+    """
 
     id: UUID
     name: str
@@ -239,9 +237,9 @@ class _Restoration:
         run = self.run
         if node.status is not NodeStatus.WAITING:
             return
-        rule = run.place(slot).wait
-        if rule is not None:
-            run.waiting.setdefault(rule.name, []).append(slot)
+        place = run.place(slot)
+        if place.wait is not None:
+            run.waiting.setdefault((place.kind, place.wait.name), []).append(slot)
         elif node.child is None and run.is_group(slot):
             run.groups[slot] = self._group(slot)
 

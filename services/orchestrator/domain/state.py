@@ -18,7 +18,15 @@ from uuid import UUID
 from qflow.types import ConversionError, convert
 
 from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
-from services.orchestrator.domain.plan import FROM_RUN, FROM_TURN, Binding, Phase, Place, Plan
+from services.orchestrator.domain.plan import (
+    FROM_RUN,
+    FROM_TURN,
+    Binding,
+    Kind,
+    Phase,
+    Place,
+    Plan,
+)
 from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
 
 
@@ -210,11 +218,12 @@ class Group:
 
 
 class Signal(NamedTuple):
-    """A word from outside that no place waited for yet."""
+    """A word from outside: a signal, or the answer of an approval, never one for the other."""
 
     id: UUID
     sent_by: UUID
     outputs: tuple[bytes, ...]
+    kind: Kind = Kind.SIGNAL
 
 
 @dataclass(slots=True, kw_only=True)
@@ -244,8 +253,10 @@ class Run:
     broken: list[bool] = field(default_factory=list)
     keep: list[int] = field(default_factory=list)  # readers of the output that are not done
     outputs: dict[int, NodeOutput] = field(default_factory=dict)
-    waiting: dict[str, list[int]] = field(default_factory=dict)  # slots by the word they wait for
-    signals: dict[str, deque[Signal]] = field(default_factory=dict)  # that nobody took yet
+    # Slots by the word they wait for: a signal and an approval may have the same name.
+    waiting: dict[tuple[Kind, str], list[int]] = field(default_factory=dict)
+    # Words that nobody took yet, by name: signals all, since an answer is for who waits for it.
+    signals: dict[str, deque[Signal]] = field(default_factory=dict)
     running: int = 0  # attempts on runners, and sub-workflows
     done: int = 0  # places of the main phase that are over
     closing: bool = False  # the main phase is over, for good or ill

@@ -36,9 +36,14 @@ def _unusable(what: str) -> Failure:
     return Failure(error_type="exited", message=f"the runner answered with {what}")
 
 
-def give_up(run_id: UUID, revision: int, open_nodes: Iterable[tuple[UUID, int]]) -> Transition:
-    """End a run of which only the rows are left, because no run can be made of them."""
-    failure = Failure(error_type=ENGINE_ERROR, message="the engine cannot read its rows")
+def give_up(
+    run_id: UUID,
+    revision: int,
+    open_nodes: Iterable[tuple[UUID, int]],
+    why: str = "the engine cannot read its rows",
+) -> Transition:
+    """End a run by its rows alone, because no run can be made of them or that run be ended."""
+    failure = Failure(error_type=ENGINE_ERROR, message=why)
     t = Transition(run_id, revision=revision + 1)
     t.run_changes = more(
         t.run_changes,

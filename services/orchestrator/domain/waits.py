@@ -137,14 +137,16 @@ def _delay_ms(run: Run, slot: int, wall: datetime) -> int:
 
 def _listen(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput | None:
     """Take a word that came before, or wait for it."""
-    rule = run.place(slot).wait
+    place = run.place(slot)
+    rule = place.wait
     assert rule is not None
-    early = run.signals.get(rule.name)
+    early = run.signals.get(rule.name) if place.kind is Kind.SIGNAL else None
     if not early:
         _wait(run, slot, t, fx, rule.timeout_ms)
         # In the order of their rows, as whoever loads the run finds them: one that was held up has
         # had its row since then.
-        insort(run.waiting.setdefault(rule.name, []), slot, key=lambda each: _order(run, each))
+        slots = run.waiting.setdefault((place.kind, rule.name), [])
+        insort(slots, slot, key=lambda each: _order(run, each))
         return None
     signal = early.popleft()
     if not early:
@@ -298,11 +300,12 @@ def stop_waiting(run: Run, slot: int, t: Transition, status: NodeStatus) -> None
 
 def forget_waiting(run: Run, slot: int) -> None:
     """Wait for a word no more."""
-    rule = run.place(slot).wait
-    if rule is None:
+    place = run.place(slot)
+    if place.wait is None:
         return
-    slots = run.waiting.get(rule.name, [])
+    word = (place.kind, place.wait.name)
+    slots = run.waiting.get(word, [])
     if slot in slots:
         slots.remove(slot)
     if not slots:
-        run.waiting.pop(rule.name, None)
+        run.waiting.pop(word, None)

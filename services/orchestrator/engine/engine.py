@@ -146,6 +146,8 @@ class Engine(Memory):
         if self.recovering:
             raise try_again()
         run = self.core.runs.get(run_id)
+        if run is None and self._loading:  # it may be the one that is read again
+            raise try_again()
         if run is None or run.cancel_requested_at is not None:
             return
         future = self._callers.cancelling(run_id)
@@ -161,6 +163,10 @@ class Engine(Memory):
     async def change(self, run_id: UUID, transitions: Iterable[Transition]) -> None:
         """Write what a caller did to a run; returns once it is committed."""
         changes = list(transitions)
+        fault = self.core.fault_of(run_id)
+        if fault is not None:
+            self._apply(changes)
+            raise fault.error  # the run is read again, as it was before
         if not changes:
             return
         future = self._callers.change(run_id, changes[-1])

@@ -103,6 +103,7 @@ class Journal:
         self._queue: deque[_Queued] = deque()
         self._wake = asyncio.Event()
         self._doubted = False
+        self._first: deque[Callable[[], Awaitable[None]]] = deque()
         self._writing = False
         self._queued_rows = 0
         self._flushed_rows = 0  # of the last batch
@@ -131,7 +132,7 @@ class Journal:
     @property
     def idle(self) -> bool:
         """Whether nothing waits to be written, and nothing is being written."""
-        return not self._queue and not self._writing
+        return not (self._queue or self._first or self._writing)
 
     def drop(self, run_ids: Collection[UUID]) -> None:
         """Forget what is queued for runs that are forgotten, or loaded again, and their parts."""
@@ -144,6 +145,7 @@ class Journal:
     def clear(self) -> None:
         """Forget everything that is queued: it will be derived again from what is committed."""
         self._queue.clear()
+        self._first.clear()
         self._queued_rows = self.pending_bytes = 0
         self._give_up_marks()
 
@@ -174,10 +176,19 @@ class Journal:
         self._doubted = True
         self._wake.set()
 
+    def first(self, run_ids: Collection[UUID], load: Callable[[], Awaitable[None]]) -> None:
+        """Drop what is queued for runs that memory is in doubt of, and have them loaded again.
+
+        That comes before anything else is written, while no flush is under way.
+        """
+        self.drop(run_ids)
+        self._first.append(load)
+        self._wake.set()
+
     async def run(self) -> None:
         """Write until cancelled. Raises `FencedError` or `OutcomeUnknownError`."""
         while True:
-            while not self._queue and not self._doubted:
+            while not (self._queue or self._first or self._doubted):
                 self._wake.clear()
                 await self._wake.wait()
             # What came in with the commit joins this batch: one turn of the loop brings it here.
@@ -188,7 +199,10 @@ class Journal:
                 raise OutcomeUnknownError
             self._writing = True
             try:
-                await self._write(self._take())
+                if self._first:
+                    await self._first.popleft()()
+                else:
+                    await self._write(self._take())
             finally:
                 self._writing = False
 

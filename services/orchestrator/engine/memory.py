@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -19,7 +20,8 @@ from services.orchestrator.domain.limits import Claim, Limit
 from services.orchestrator.domain.restore import latest
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import ENGINE_ERROR, Failure, Run
-from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
+from services.orchestrator.domain.unusable import give_up
 from services.orchestrator.engine.callers import try_again
 from services.orchestrator.engine.hub import Change
 from services.orchestrator.engine.journal import (
@@ -39,8 +41,9 @@ from services.orchestrator.storage.flush import Seal
 log = structlog.get_logger()
 
 _RECONNECT_MAX_S: Final = 2.0
-# The first time a run is loaded again, the second time it is ended; then it is let lie.
-_REFUSALS_MAX: Final = 2
+# The first time a run is loaded again, the second time it is ended; then by its rows alone, or
+# it is let lie where those cannot be written.
+_TIMES_MAX: Final = 2
 
 
 class Loaded:
@@ -85,8 +88,8 @@ class Memory(Outlet):
         self.strays = Strays()
         self._load = load
         self.treasury = treasury
-        self._loading = False
-        self._settled = asyncio.Event()  # not while a run is loaded again
+        self._loading: set[UUID] = set()  # runs that are loaded again, with their parts
+        self._settled = asyncio.Event()  # not while there are any
         self._settled.set()
         self._late: list[tuple[UUID, Outcome]] = []  # said meanwhile
         self.recoveries = 0
@@ -95,7 +98,7 @@ class Memory(Outlet):
             connect,
             ensure_live=self._ensure_live,
             release=self._released,
-            culprit=self._take_out,
+            culprit=self._refused,
             seal=seal,
             family=self._root_of,
         )
@@ -153,6 +156,9 @@ class Memory(Outlet):
         self.core.unlocked |= earlier.unlocked
         self.core.fenced |= earlier.fenced
         self._refusals.clear()
+        self._faults.clear()
+        self._loading.clear()
+        self._settled.set()
         self.silent_since.clear()
         for stream in list(self.streams.values()):
             stream.close()  # runners come back and say what they have
@@ -184,7 +190,8 @@ class Memory(Outlet):
 
     async def settled(self) -> None:
         """Wait while a run is loaded again: what a runner has of it cannot be judged meanwhile."""
-        await self._settled.wait()
+        while self._loading:  # another may be by the time that this one is told
+            await self._settled.wait()
 
     def outcomes(self, runner_id: UUID, outcomes: Iterable[Outcome]) -> None:
         """Take a runner's word on attempts."""
@@ -209,44 +216,77 @@ class Memory(Outlet):
                 self.strays.add(runner_id, outcome.attempt_ref, outcome.token)
         return known
 
-    async def _take_out(self, run_id: UUID, reason: str) -> None:
-        """Load a run again that the journal could not write; the second time, end it.
+    def _apply(self, transitions: Iterable[Transition]) -> None:
+        if self.core.faults:
+            self._read_faulty()
+        super()._apply(transitions)
+
+    def _read_faulty(self) -> None:
+        """Have runs loaded again in whose steps something went wrong, and those alone."""
+        faults, self.core.faults = self.core.faults, []
+        for fault in faults:
+            run_id = fault.run_ids[0]
+            log.error("execution_step_failed", execution_id=str(run_id), exc_info=fault.error)
+            times = 0
+            if not fault.asked:  # what a caller asked for is not asked again by itself
+                times = self._faults[run_id] = self._faults.get(run_id, 0) + 1
+            reason = f"a fault of the engine's: {fault.error!r}"
+            self._begin_loading(run_id)  # what its runners say from now on cannot be judged
+            take_out = partial(self._take_out, fault.run_ids, reason, times)
+            self.journal.first(fault.run_ids, take_out)
+
+    def _begin_loading(self, run_id: UUID) -> None:
+        self._loading.add(run_id)
+        self._settled.clear()
+
+    async def _refused(self, run_id: UUID, reason: str) -> None:
+        """Load a run again that the journal could not write."""
+        times = self._refusals[run_id] = self._refusals.get(run_id, 0) + 1
+        reason = f"the engine could not record it: {reason}"
+        await self._take_out([run_id], reason, times)
+
+    async def _take_out(self, run_ids: Sequence[UUID], reason: str, times: int) -> None:
+        """Load a run again of which memory and rows may differ; the second time, end it.
 
         With it goes all that is a part of it: none of that may be ahead of the others' rows.
         """
-        family = self.core.parts_of([run_id])
+        run_id = run_ids[0]
+        family = self.core.parts_of(run_ids)
         for each in family:
             self.core.forget(each)
-        self._loading = True
-        self._settled.clear()
+        self._begin_loading(run_id)
         try:
             loaded = await self._load(ids=family)
         except DATABASE_FAULTS as error:
             raise OutcomeUnknownError from error  # all is loaded again, once that is possible
         finally:
-            self._loading = False
-            self._settled.set()
+            self._loading.discard(run_id)
+            if not self._loading:
+                self._settled.set()
             late, self._late = self._late, []
         there = {run.id for run, _, _ in loaded.runs}
         for each in family:
             self._callers.loaded_again(each, there=each in there)
-        refusals = self._refusals[run_id] = self._refusals.get(run_id, 0) + 1
-        if refusals > _REFUSALS_MAX:
+        if self._refusals.get(run_id, 0) > _TIMES_MAX:
+            # Not even its end can be written: an operator has to look.
             log.error("execution_given_up", execution_id=str(run_id), reason=reason)
-            return  # not even its end can be written: an operator has to look
+        elif times > _TIMES_MAX:
+            self._apply(_ends(loaded, reason))
+        else:
+            self._adopt_again(loaded)
+        if times == _TIMES_MAX and run_id in self.core.runs:
+            failure = Failure(error_type=ENGINE_ERROR, message=reason)
+            self._apply(self.core.break_off(run_id, failure))
+        for runner_id, outcome in late:
+            self.outcomes(runner_id, [outcome])
+
+    def _adopt_again(self, loaded: Loaded) -> None:
         self._adopt(loaded)
         # What its runners have, and what memory knew of that, may differ: they say it anew.
         for run, _, _ in loaded.runs:
             for record in run.records:
                 if record is not None and record.runner in self.streams:
                     self._drop(self.streams[record.runner])
-        if refusals == _REFUSALS_MAX and run_id in self.core.runs:
-            failure = Failure(
-                error_type=ENGINE_ERROR, message=f"the engine could not record it: {reason}"
-            )
-            self._apply(self.core.break_off(run_id, failure))
-        for runner_id, outcome in late:
-            self.outcomes(runner_id, [outcome])
 
     def _root_of(self, run_id: UUID) -> UUID:
         return self.core.root_of(run_id)  # of the core that there is by then
@@ -369,3 +409,19 @@ class Memory(Outlet):
                 self.hub.moved(run.id)
         self._apply(self.core.redispatch())
         return given
+
+
+def _ends(loaded: Loaded, why: str) -> list[Transition]:
+    return [
+        give_up(
+            run.id,
+            run.revision,
+            [
+                (each.id, each.token)
+                for each in run.records
+                if each is not None and each.status not in NODE_FINAL
+            ],
+            why,
+        )
+        for run, _, _ in loaded.runs
+    ]

@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+import structlog
+
 from services.kit import traces
 from services.kit.ids import uuid7
 from services.orchestrator.domain.core import Core
@@ -36,6 +38,8 @@ from services.orchestrator.engine.placements import Placements
 from services.orchestrator.engine.shards import Shards
 from services.orchestrator.engine.streams import Assignment, Owned, Peers, Stream
 from services.orchestrator.engine.streams import Command as Told
+
+log = structlog.get_logger()
 
 INLINE_BYTES_MAX: Final = 64 * 1024
 
@@ -78,6 +82,7 @@ class Outlet:
         self._trace = trace  # told of runs that are over, where traces are told
         self._callers = Callers()
         self._refusals: dict[UUID, int] = {}  # of runs since something of them was last written
+        self._faults: dict[UUID, int] = {}  # of runs since they were first loaded
         self.recovering = False
         self.runs_ended: Counter[RunStatus] = Counter()
         self._timer: asyncio.TimerHandle | None = None
@@ -149,7 +154,12 @@ class Outlet:
 
     def _due(self) -> None:
         self._timer = None
-        self._apply(self.core.due(now=self.now()))
+        try:
+            self._apply(self.core.due(now=self.now()))
+        except Exception:
+            # No run's own step, which the core answers for: as if a flush had been lost.
+            log.exception("timers_not_run")
+            self.journal.doubt()
 
     def _released(self, committed: Committed) -> None:
         """Let out what hangs on a batch, in order."""
@@ -203,9 +213,14 @@ class Outlet:
 
     def _carry_out(self, command: Command) -> None:
         if isinstance(command, AssignCommand):
-            self._send_assignment(command)
+            try:
+                self._send_assignment(command)
+            except Exception as error:  # noqa: BLE001  # `_apply` tells, and has the run read again
+                self.core.fault(command.run_id, error)
+                self._apply(())
         elif isinstance(command, Finished):
             run = self.core.forget(command.run_id)
+            self._faults.pop(command.run_id, None)
             if run is not None and run.completed_at is not None:
                 self.runs_ended[run.status] += 1
                 self.ended.keep(run, self.now())

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 from uuid import UUID, uuid5
 
@@ -61,6 +62,7 @@ class Word:
     """What is said to a run."""
 
     execution_id: UUID
+    kind: Kind  # of the nodes that take it
     name: str
     outputs: tuple[bytes, ...]
     check: Callable[[Run], None]  # raises where the run does not take it now
@@ -84,7 +86,8 @@ class Messenger:
     ) -> str:
         """Bring a word; returns the node that took it, empty while none has."""
         text = payload_json or "null"
-        word = Word(execution_id, name, (text.encode(),), lambda run: _check_sent(run, name, text))
+        check = partial(_check_sent, name=name, text=text)
+        word = Word(execution_id, Kind.SIGNAL, name, (text.encode(),), check)
         return await self._bring(caller, word, request_id)
 
     async def answer(
@@ -97,7 +100,8 @@ class Messenger:
             json.dumps(str(caller.user_id)).encode(),
             (answer.reply_json or "null").encode(),
         )
-        word = Word(execution_id, answer.name, outputs, lambda run: _check_answer(run, answer))
+        check = partial(_check_answer, answer=answer)
+        word = Word(execution_id, Kind.APPROVAL, answer.name, outputs, check)
         return await self._bring(caller, word, request_id)
 
     async def waits(self, caller: Caller, execution_id: UUID) -> list[Waiting]:
@@ -140,7 +144,7 @@ class Messenger:
         run = await self.controls.open_run(caller, word.execution_id)
         word.check(run)
         engine = self.controls.engine
-        signal = Signal(word_id, caller.user_id, word.outputs)
+        signal = Signal(word_id, caller.user_id, word.outputs, word.kind)
         transitions = engine.core.signal(run.id, word.name, signal)
         taken = [write.node_id for t in transitions for write in t.signals]
         await engine.change(run.id, transitions)
@@ -222,7 +226,7 @@ def _check_answer(run: Run, answer: Answer) -> None:
         raise _unknown(run, answer.name, Kind.APPROVAL)
     for each in types if answer.reply_json or answer.approved else ():
         _check("reply_json", each, answer.reply_json or "null")
-    if not run.waiting.get(answer.name):
+    if not run.waiting.get((Kind.APPROVAL, answer.name)):
         fault = f"no approval {answer.name} waits now; ListWaits shows what does"
         raise FailedPrecondition(
             "APPROVAL_NOT_WAITING",

@@ -309,6 +309,42 @@ async def test_a_signal_is_taken_once_whenever_it_comes_and_over_a_restart(
     assert [(1,)] == orchestra.rows("SELECT count(*) FROM execution_signals")
 
 
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_signal_never_answers_an_approval_of_its_name(
+    orchestra: Orchestra, make: Callable[..., str], *, again: bool
+) -> None:
+    """It was taken by the approval, whose end then stopped the timers of all runs."""
+    workflow = make(
+        {
+            "z": {"kind": "sleep", "parameters": {"seconds": "0.1"}},
+            "h": {"kind": "approval", "approval": {"name": "go"}},
+            "s": SIGNAL,
+        },
+        [],
+        links=[order("z", "h"), order("h", "s")],
+        outputs=("s",),
+    )
+    async with orchestra.running():
+        started = await orchestra.stub.StartExecution(
+            pb.StartExecutionRequest(workflow_id=workflow, input_json='{"x":1}')
+        )
+        execution_id = started.execution.id
+        stub = ControlServiceStub(orchestra.channel(orchestra.owner.token))
+        word = control.SendSignalRequest(execution_id=execution_id, name="go", payload_json="41")
+        assert "" == (await stub.SendSignal(word)).node_id
+        if not again:
+            await wait_for(orchestra, execution_id, "h", "WAITING")
+    async with orchestra.running():
+        await wait_for(orchestra, execution_id, "h", "WAITING")
+        stub = ControlServiceStub(orchestra.channel(orchestra.owner.token))
+        yes = control.AnswerApprovalRequest(execution_id=execution_id, name="go", approved=True)
+        assert "h" == (await stub.AnswerApproval(yes)).node_id
+        ended = await orchestra.stub.WaitExecution(
+            pb.WaitExecutionRequest(execution_id=execution_id)
+        )
+    assert {"s": 41} == json.loads(ended.execution.output_json)
+
+
 async def wait_for(orchestra: Orchestra, execution_id: str, node: str, status: str) -> None:
     call = orchestra.stub.WatchExecution(pb.WatchExecutionRequest(execution_id=execution_id))
     async for message in call:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import random
 import uuid
+from typing import NoReturn
 
 from services.orchestrator.domain.compile import compile_plan
+from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
 
 INT = {"t": "int"}
+
+
+class StrictCore(Core):
+    """A core in which no step of a run may go wrong."""
+
+    def fault(self, run_id: uuid.UUID, error: Exception, *, asked: bool = False) -> NoReturn:
+        """Let the test fail."""
+        raise AssertionError(f"run {run_id}, {asked=}") from error
 
 
 def plan_of(edges: list[tuple[int, int]], size: int, *, max_retries: int = 0) -> Plan:

@@ -26,7 +26,7 @@ from services.orchestrator.domain.state import ENGINE_ERROR, NO_USAGE, Failure, 
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.rpc.attach import _outcome
 from services.orchestrator.storage import flush
-from tests.unit.orchestrator.graphs import plan_of
+from tests.unit.orchestrator.graphs import StrictCore, plan_of
 
 TENANT, ONE, OTHER = UUID(int=7), UUID(int=100), UUID(int=101)
 PYTHONS = frozenset({"3.11"})
@@ -34,7 +34,7 @@ _IDS = count(1000)
 
 
 def new_core(*runners: tuple[UUID, int], unlocked: bool = True) -> Core:
-    core = Core(epoch=1, new_id=lambda: UUID(int=next(_IDS)), draw=lambda: 0.5)
+    core = StrictCore(epoch=1, new_id=lambda: UUID(int=next(_IDS)), draw=lambda: 0.5)
     if unlocked:
         core.unlocked = {UUID(int=at) for at in range(3)}
     for runner, credits_ in runners:

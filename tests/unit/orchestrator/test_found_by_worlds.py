@@ -16,7 +16,7 @@ from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.needs import Offer
-from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
+from services.orchestrator.domain.plan import Definition, Kind, NodeVersion, Plan
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import (
     NO_USAGE,
@@ -30,7 +30,7 @@ from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.timers import DEADLINE
 from services.orchestrator.engine.journal import Journal
 from services.orchestrator.storage import recovery
-from tests.unit.orchestrator.graphs import INT
+from tests.unit.orchestrator.graphs import INT, StrictCore
 from tests.unit.orchestrator.store import Store
 from tests.unit.orchestrator.test_core import ONE, PYTHONS, TENANT, new_core, start
 
@@ -205,17 +205,22 @@ def test_who_waits_for_a_word_has_its_turn_by_its_row_also_after_a_crash() -> No
     """A node that was held up before it began to wait has had its row since then."""
     core = new_core((ONE, 1))
     word = {"kind": "signal", "signal": {"name": "word"}, "parameters": {}}
-    run, written = _started(core, plan_of({}, word, word, edges=((0, 1, ""), (0, 2, ""))))
+    other = {"kind": "approval", "approval": {"name": "word"}, "parameters": {}}
+    edges = ((0, 1, ""), (0, 2, ""))
+    run, written = _started(core, plan_of({}, word, word, other, edges=edges))
     written += core.pause_node(run.id, 1)
     written += answer(core, run, 0)
     written += core.resume_node(run.id, 1)
-    assert [{"word": [1, 2]}] * 2 == [run.waiting, _restored(run, written).waiting]
+    waiting = {(Kind.SIGNAL, "word"): [1, 2], (Kind.APPROVAL, "word"): [3]}
+    assert [waiting] * 2 == [run.waiting, _restored(run, written).waiting]
 
 
 def test_what_begins_with_a_word_counts_its_time_from_then() -> None:
     """Most events do not say what time it is, and nothing else may have happened for hours."""
     now_s = 100.0
-    core = Core(epoch=1, new_id=lambda: UUID(int=next(_IDS)), draw=lambda: 0.5, clock=lambda: now_s)
+    core = StrictCore(
+        epoch=1, new_id=lambda: UUID(int=next(_IDS)), draw=lambda: 0.5, clock=lambda: now_s
+    )
     word = {"kind": "signal", "signal": {"name": "word"}, "parameters": {}}
     sleep = {"kind": "sleep", "parameters": {"seconds": "10"}}
     run = start(core, plan_of(word, sleep, edges=((0, 1, ""),)))

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from services.orchestrator.domain import reuse
-from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.core import Outcome
 from services.orchestrator.domain.credits import ReadyQueue
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.partly import Partly, kept_names, tree
@@ -19,7 +19,7 @@ from services.orchestrator.domain.reuse import Kept
 from services.orchestrator.domain.rows import AssignCommand, NodeCopy, RunInsert, Transition
 from services.orchestrator.domain.state import NO_USAGE, Failure, Run
 from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
-from tests.unit.orchestrator.graphs import plan_of, random_plan
+from tests.unit.orchestrator.graphs import StrictCore, plan_of, random_plan
 from tests.unit.orchestrator.rich_graphs import Drawing
 from tests.unit.orchestrator.store import Store
 from tests.unit.orchestrator.worlds import same
@@ -34,7 +34,7 @@ class Bench:
         self.chance = random.Random(seed)
         self.ids = (UUID(int=number) for number in count(1000))
         self.store = Store()
-        self.core = Core(epoch=1, new_id=lambda: next(self.ids), draw=lambda: 0.5)
+        self.core = StrictCore(epoch=1, new_id=lambda: next(self.ids), draw=lambda: 0.5)
         self.core.unlocked = {UUID(int=at) for at in range(3)}
         self.core.attached(RUNNER, Offer(pythons=frozenset({"3.11"}), tier="T2"), {})
         self.core.granted(RUNNER, 1000, 1)

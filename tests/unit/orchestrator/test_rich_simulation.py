@@ -107,16 +107,16 @@ class RichWorld(World):
         runs = [run for run in self.core.runs.values() if run.status not in RUN_FINAL]
         if runs:
             run = self.chance.choice(runs)
-            signal = Signal(next(self.ids), TENANT, (b"5",))
-            kinds = {run.place(slot).kind for slot in run.waiting.get("word", ())[:1]}
-            names = {place.kind for place in run.plan.places if place.wait is not None}
-            if kinds == {Kind.APPROVAL} or (not kinds and names == {Kind.APPROVAL}):
-                signal = signal._replace(outputs=(b"true", b'""', b'"a"', b"null"))
-            elif not kinds and names != {Kind.SIGNAL}:
-                return  # nobody could say whom it is for
-            if {Kind.APPROVAL, Kind.SIGNAL} <= names:
-                return
-            self.submit(self.core.signal(run.id, "word", signal))
+            kinds = {place.kind for place in run.plan.places if place.wait is not None}
+            if (Kind.APPROVAL, "word") in run.waiting and self.chance.random() < 0.5:
+                self.submit(self.core.signal(run.id, "word", self._word(Kind.APPROVAL)))
+            elif Kind.SIGNAL in kinds:
+                self.submit(self.core.signal(run.id, "word", self._word(Kind.SIGNAL)))
+
+    def _word(self, kind: Kind) -> Signal:
+        approval = kind is Kind.APPROVAL
+        outputs = (b"true", b'""', b'"a"', b"null") if approval else (b"5",)
+        return Signal(next(self.ids), TENANT, outputs, kind)
 
     def pause(self) -> None:
         runs = [run for run in self.core.runs.values() if run.status not in RUN_FINAL]
@@ -170,11 +170,8 @@ class RichWorld(World):
                     record = run.records[place]
                     if record is not None and record.status is NodeStatus.PAUSED:
                         self.submit(self.core.resume_node(run.id, place))
-                for slot in list(run.waiting.get("word", ()))[:1]:
-                    approval = run.place(slot).kind is Kind.APPROVAL
-                    outputs = (b"true", b'""', b'"a"', b"null") if approval else (b"5",)
-                    signal = Signal(next(self.ids), TENANT, outputs)
-                    self.submit(self.core.signal(run.id, "word", signal))
+                for kind, name in list(run.waiting)[:1]:
+                    self.submit(self.core.signal(run.id, name, self._word(kind)))
         raise AssertionError("it never ends")
 
     def _settle_runs(self) -> None:

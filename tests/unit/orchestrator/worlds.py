@@ -28,7 +28,7 @@ from services.orchestrator.domain.rows import (
 )
 from services.orchestrator.domain.state import Failure, FileValue, Run, Usage
 from services.orchestrator.domain.status import RUN_FINAL, RunStatus
-from tests.unit.orchestrator.graphs import random_plan
+from tests.unit.orchestrator.graphs import StrictCore, random_plan
 from tests.unit.orchestrator.store import Store
 
 TENANT = UUID(int=7)
@@ -53,7 +53,7 @@ class World:
 
     def _begin(self) -> Core:
         self.epoch += 1
-        core = Core(epoch=self.epoch, new_id=lambda: next(self.ids), draw=self.chance.random)
+        core = StrictCore(epoch=self.epoch, new_id=lambda: next(self.ids), draw=self.chance.random)
         core.unlocked = {UUID(int=at) for at in range(3)}
         return core
 

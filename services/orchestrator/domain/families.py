@@ -1,0 +1,82 @@
+"""Runs with their sub-workflows: what goes wrong in a step of one of them is theirs alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+from uuid import UUID
+
+from services.orchestrator.domain.effects import Effects
+from services.orchestrator.domain.state import Run
+
+
+class Fault(NamedTuple):
+    """What went wrong in a step; the run and all that is a part of it are forgotten.
+
+    Memory stood half-way between two states; their rows do not, and are to be read again.
+    """
+
+    run_ids: tuple[UUID, ...]  # what a caller started first
+    refs: frozenset[UUID]  # of their node rows
+    error: Exception
+    asked: bool  # by a caller who is told: the run itself stands as before
+
+
+class Families(ABC):
+    """The runs of one orchestrator, each with those that are a part of it."""
+
+    fx: Effects
+
+    def __init__(self) -> None:
+        self.runs: dict[UUID, Run] = {}
+        self.faults: list[Fault] = []  # since the last event; whoever brings events takes them
+
+    @abstractmethod
+    def forget(self, run_id: UUID) -> Run | None:
+        """Drop a run from memory."""
+
+    def _root(self, run: Run) -> Run:
+        """Give the run that a caller started, of which this one is a sub-workflow or itself."""
+        while run.parent is not None and run.parent[0] in self.runs:
+            run = self.runs[run.parent[0]]
+        return run
+
+    def root_of(self, run_id: UUID) -> UUID:
+        """Give the run that a caller started, of which a run is a part or which it is itself."""
+        run = self.runs.get(run_id)
+        return run_id if run is None else self._root(run).id
+
+    def parts_of(self, run_ids: Collection[UUID]) -> list[UUID]:
+        """Give runs, and then all that are a part of one of them, over or not."""
+        parts = (each for each in self.runs if self.root_of(each) in run_ids)
+        return [*run_ids, *(each for each in parts if each not in run_ids)]
+
+    # --- faults ---------------------------------------------------------------------------------
+
+    def fault(self, run_id: UUID, error: Exception, *, asked: bool = False) -> None:
+        """Forget a run in whose step something went wrong, with what that step left to do."""
+        gone = self.parts_of([self.root_of(run_id)])
+        runs = [self.runs[each] for each in gone if each in self.runs]
+        refs = frozenset(each.id for run in runs for each in run.records if each is not None)
+        for each in gone:
+            self.forget(each)
+        self.fx.forget(gone)
+        self.faults.append(Fault(tuple(gone), refs, error, asked))
+
+    def fault_of(self, run_id: UUID) -> Fault | None:
+        """Give what went wrong in a run with this event."""
+        return next((each for each in self.faults if run_id in each.run_ids), None)
+
+    @contextmanager
+    def _step(self, run_id: UUID, *, asked: bool = False) -> Iterator[None]:
+        """Step one run: the others go on whatever becomes of it."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # it is told by who takes the faults
+            self.fault(run_id, error, asked=asked)
+
+    def _is_faulty(self, ref: UUID) -> bool:
+        """Whether a node row that memory has no more is to be read again: it is not late."""
+        return any(ref in each.refs for each in self.faults)

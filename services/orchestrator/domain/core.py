@@ -695,6 +695,8 @@ class Core(Dispatch):
         fx = self.fx
         timers, fx.timers = fx.timers, []
         for run, slot, delay_ms, what in timers:
+            if self.faults and self._is_gone(run.id):
+                continue
             self.timers.set(self._time() + delay_ms / 1000, run.id, slot, what)
         starts, fx.starts = fx.starts, []
         for start in starts:

@@ -115,7 +115,7 @@ class Dispatch(Families):
 
     def _queue(self, ready: Ready) -> None:
         run, slot, alone = ready
-        if not run.may_begin(slot):
+        if (self.faults and self._is_gone(run.id)) or not run.may_begin(slot):
             return
         definition = run.place(slot)
         version = definition.node_version_id
@@ -170,6 +170,8 @@ class Dispatch(Families):
         """Empty a runner for the oldest suspect, one runner at a time, and give it that place."""
         emptying, self._emptying = self._emptying, None
         for run_id, place, wanted in self.ready.alone():
+            if self.faults and self._is_gone(run_id):
+                continue
             able = [
                 each
                 for each in self.runners.values()
@@ -197,11 +199,14 @@ class Dispatch(Families):
         try:
             given = self._give_claimed(run_id, slot, runner, out, alone=alone, claim=claim)
         except Exception as error:  # noqa: BLE001  # as in `_step`, which would cost here
-            given = any(each is claim for each in self.held.values())  # to be forgotten with it
+            used = any(each is claim for each in self.held.values())
             self.fault(run_id, error)
+            if used:  # its places were given back with all that was forgotten
+                return False
+            given = False
         if claim is not None and not given:
             self.limited.abandon(claim)
-        return given
+        return given and not (self.faults and self._is_gone(run_id))
 
     def _give_claimed(
         self, run_id: UUID, slot: int, runner: Runner, out: Out, *, alone: bool, claim: Claim | None

@@ -77,6 +77,10 @@ class Families(ABC):
         except Exception as error:  # noqa: BLE001  # it is told by who takes the faults
             self.fault(run_id, error, asked=asked)
 
+    def _is_gone(self, run_id: UUID) -> bool:
+        """Whether a run was forgotten with this event: nothing that it left to do is to be done."""
+        return run_id not in self.runs
+
     def _is_faulty(self, ref: UUID) -> bool:
         """Whether a node row that memory has no more is to be read again: it is not late."""
         return any(ref in each.refs for each in self.faults)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from typing import NamedTuple
 from uuid import UUID
 
@@ -22,6 +21,27 @@ class Fault(NamedTuple):
     refs: frozenset[UUID]  # of their node rows
     error: Exception
     asked: bool  # by a caller who is told: the run itself stands as before
+
+
+class _Step:
+    """One step of a run; a class of its own, for each node has some and a generator costs more."""
+
+    __slots__ = ("_asked", "_families", "_run_id")
+
+    def __init__(self, families: Families, run_id: UUID, asked: bool) -> None:  # noqa: FBT001
+        self._families = families
+        self._run_id = run_id
+        self._asked = asked
+
+    def __enter__(self) -> None:
+        """Begin it."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        """End it; what went wrong is told by who takes the faults."""
+        if not isinstance(error, Exception):
+            return False
+        self._families.fault(self._run_id, error, asked=self._asked)
+        return True
 
 
 class Families(ABC):
@@ -69,13 +89,9 @@ class Families(ABC):
         """Give what went wrong in a run with this event."""
         return next((each for each in self.faults if run_id in each.run_ids), None)
 
-    @contextmanager
-    def _step(self, run_id: UUID, *, asked: bool = False) -> Iterator[None]:
-        """Step one run: the others go on whatever becomes of it."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001  # it is told by who takes the faults
-            self.fault(run_id, error, asked=asked)
+    def _step(self, run_id: UUID, *, asked: bool = False) -> _Step:
+        """Step one run in a block: the others go on whatever becomes of it."""
+        return _Step(self, run_id, asked)
 
     def _is_gone(self, run_id: UUID) -> bool:
         """Whether a run was forgotten with this event: nothing that it left to do is to be done."""

@@ -139,7 +139,7 @@ async def test_a_dry_run_counts_what_a_pass_removes_and_removes_nothing(
 ) -> None:
     """What both say must be the same, for each kind that there can be."""
     admin = factories.user(sql, role="admin")
-    old = "now() - interval '800 days'"
+    old = "date_trunc('hour', now() - interval '800 days')"  # minutes of one hour
     sql.execute(f"""
         INSERT INTO performance_metrics (metric_name, metric_value, tenant_id, recorded_at)
         SELECT 'm', n, '{admin.id}', {old} + n * interval '1 min' FROM generate_series(1, 3) n;

@@ -589,7 +589,7 @@ func (x *ExecutionError) GetEdge() *v1.FailedEdge {
 // How many nodes stand where.
 type NodeCounts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// All nodes of the definition.
+	// All of them: the places of the definition, and what was made of them, the elements of maps and the turns of loops.
 	Total int32 `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
 	// Those that have not begun.
 	Pending int32 `protobuf:"varint,2,opt,name=pending,proto3" json:"pending,omitempty"`

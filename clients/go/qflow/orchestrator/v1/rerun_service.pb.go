@@ -143,9 +143,10 @@ type RerunNode struct {
 	// Its name within the workflow.
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// New values of some of its inputs: JSON text of an object by their names; at most 1 MiB over all nodes. They take the
-	// place of whatever fed those inputs; no conversion is applied. Empty for none.
+	// place of whatever fed those inputs; no conversion is applied. They are what edges bring there: of a map the list, of a
+	// choice and a sleep what feeds them, of a sub-workflow its inputs. Empty for none.
 	InputJson string `protobuf:"bytes,2,opt,name=input_json,json=inputJson,proto3" json:"input_json,omitempty"`
-	// The version of its node to run: unset for the one that ran, 0 for the current one.
+	// The version of its node to run: unset for the one that ran, 0 for the current one. Of Python nodes alone.
 	NodeVersion   *int32 `protobuf:"varint,3,opt,name=node_version,json=nodeVersion,proto3,oneof" json:"node_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1080,32 +1081,32 @@ const file_qflow_orchestrator_v1_rerun_service_proto_rawDesc = "" +
 	"\tBatchItem\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12*\n" +
 	"\x06status\x18\x02 \x01(\v2\x12.google.rpc.StatusR\x06status\x12(\n" +
-	"\x10new_execution_id\x18\x03 \x01(\tR\x0enewExecutionId\"\x84\x02\n" +
+	"\x10new_execution_id\x18\x03 \x01(\tR\x0enewExecutionId\"\x8a\x02\n" +
 	"\x1cBatchCancelExecutionsRequest\x127\n" +
 	"\rexecution_ids\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xe8\a\x18\x01\"\x05r\x03\xb0\x01\x01R\fexecutionIds\x12\x16\n" +
 	"\x06filter\x18\x02 \x01(\tR\x06filter\x12#\n" +
-	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly:n\xbaHk\x1ai\n" +
-	"\x0fruns_named_once\x12\x1fname runs or a filter, not both\x1a5(size(this.execution_ids) > 0) != (this.filter != '')\"u\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly:t\xbaHq\x1ao\n" +
+	"\x0fruns_named_once\x12%name runs or a filter: one of the two\x1a5(size(this.execution_ids) > 0) != (this.filter != '')\"u\n" +
 	"\x1dBatchCancelExecutionsResponse\x126\n" +
 	"\x05items\x18\x01 \x03(\v2 .qflow.orchestrator.v1.BatchItemR\x05items\x12\x1c\n" +
-	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\xaf\x02\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\xb5\x02\n" +
 	"\x1bBatchRetryExecutionsRequest\x127\n" +
 	"\rexecution_ids\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xe8\a\x18\x01\"\x05r\x03\xb0\x01\x01R\fexecutionIds\x12\x16\n" +
 	"\x06filter\x18\x02 \x01(\tR\x06filter\x12#\n" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12*\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId:n\xbaHk\x1ai\n" +
-	"\x0fruns_named_once\x12\x1fname runs or a filter, not both\x1a5(size(this.execution_ids) > 0) != (this.filter != '')\"t\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId:t\xbaHq\x1ao\n" +
+	"\x0fruns_named_once\x12%name runs or a filter: one of the two\x1a5(size(this.execution_ids) > 0) != (this.filter != '')\"t\n" +
 	"\x1cBatchRetryExecutionsResponse\x126\n" +
 	"\x05items\x18\x01 \x03(\v2 .qflow.orchestrator.v1.BatchItemR\x05items\x12\x1c\n" +
-	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\xaf\x02\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\xb5\x02\n" +
 	"\x1bBatchRerunExecutionsRequest\x127\n" +
 	"\rexecution_ids\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xe8\a\x18\x01\"\x05r\x03\xb0\x01\x01R\fexecutionIds\x12\x16\n" +
 	"\x06filter\x18\x02 \x01(\tR\x06filter\x12#\n" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12*\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId:n\xbaHk\x1ai\n" +
-	"\x0fruns_named_once\x12\x1fname runs or a filter, not both\x1a5(size(this.execution_ids) > 0) != (this.filter != '')\"t\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId:t\xbaHq\x1ao\n" +
+	"\x0fruns_named_once\x12%name runs or a filter: one of the two\x1a5(size(this.execution_ids) > 0) != (this.filter != '')\"t\n" +
 	"\x1cBatchRerunExecutionsResponse\x126\n" +
 	"\x05items\x18\x01 \x03(\v2 .qflow.orchestrator.v1.BatchItemR\x05items\x12\x1c\n" +
 	"\ttruncated\x18\x02 \x01(\bR\ttruncated2\x81\n" +

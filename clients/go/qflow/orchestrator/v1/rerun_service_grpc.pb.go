@@ -47,7 +47,8 @@ type RerunServiceClient interface {
 	RetryExecution(ctx context.Context, in *RetryExecutionRequest, opts ...grpc.CallOption) (*RetryExecutionResponse, error)
 	// Runs a part again and keeps the results of the rest: what did not complete, and what is named with all that hangs on
 	// it. A named node may get other inputs, or another version of its node, which is checked against the results that feed
-	// it. The kept results are copied: removing the parent takes nothing from the new run.
+	// it. The kept results are copied: removing the parent takes nothing from the new run. A result that was undone
+	// is not kept: where a compensation completed, its node runs again, and what hangs on it.
 	//
 	// Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
 	// where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
@@ -58,14 +59,17 @@ type RerunServiceClient interface {
 	// there and inputs that do not fit.
 	RerunExecution(ctx context.Context, in *RerunExecutionRequest, opts ...grpc.CallOption) (*RerunExecutionResponse, error)
 	// Makes a run that takes another way from a run that may still be open: it keeps the results that are there, but for the
-	// nodes named, those that read an input which is changed, and all that hangs on them. It has no business key.
+	// nodes named, those that read an input which is changed, and all that hangs on them. Results that are being undone as
+	// the parent ends are not kept either. It has no business key.
 	//
 	// Fails as RerunExecution does, but not while the parent is open.
 	ForkExecution(ctx context.Context, in *ForkExecutionRequest, opts ...grpc.CallOption) (*ForkExecutionResponse, error)
 	// Runs the elements again that maps put aside (QUARANTINED), and what hangs on those maps. All other results are kept,
-	// those of the maps' other elements too. Of a map within a map, an outer element is kept or run again as a whole.
+	// those of the maps' other elements too, but for what was compensated. Of a map within a map, an outer element is kept
+	// or run again as a whole. A map may have failed of what it put aside: then the element that was too much and those
+	// that had not begun run too, and so does all else that did not complete.
 	//
-	// Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined in a map that completed
+	// Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
 	// (`NOTHING_QUARANTINED`), or more than 10,000 elements would be kept (`TOO_MANY_ELEMENTS`).
 	RetryQuarantined(ctx context.Context, in *RetryQuarantinedRequest, opts ...grpc.CallOption) (*RetryQuarantinedResponse, error)
 	// Asks many runs to stop, as CancelExecution does. With a filter, those that are open and were not asked before.
@@ -172,7 +176,8 @@ type RerunServiceServer interface {
 	RetryExecution(context.Context, *RetryExecutionRequest) (*RetryExecutionResponse, error)
 	// Runs a part again and keeps the results of the rest: what did not complete, and what is named with all that hangs on
 	// it. A named node may get other inputs, or another version of its node, which is checked against the results that feed
-	// it. The kept results are copied: removing the parent takes nothing from the new run.
+	// it. The kept results are copied: removing the parent takes nothing from the new run. A result that was undone
+	// is not kept: where a compensation completed, its node runs again, and what hangs on it.
 	//
 	// Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
 	// where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
@@ -183,14 +188,17 @@ type RerunServiceServer interface {
 	// there and inputs that do not fit.
 	RerunExecution(context.Context, *RerunExecutionRequest) (*RerunExecutionResponse, error)
 	// Makes a run that takes another way from a run that may still be open: it keeps the results that are there, but for the
-	// nodes named, those that read an input which is changed, and all that hangs on them. It has no business key.
+	// nodes named, those that read an input which is changed, and all that hangs on them. Results that are being undone as
+	// the parent ends are not kept either. It has no business key.
 	//
 	// Fails as RerunExecution does, but not while the parent is open.
 	ForkExecution(context.Context, *ForkExecutionRequest) (*ForkExecutionResponse, error)
 	// Runs the elements again that maps put aside (QUARANTINED), and what hangs on those maps. All other results are kept,
-	// those of the maps' other elements too. Of a map within a map, an outer element is kept or run again as a whole.
+	// those of the maps' other elements too, but for what was compensated. Of a map within a map, an outer element is kept
+	// or run again as a whole. A map may have failed of what it put aside: then the element that was too much and those
+	// that had not begun run too, and so does all else that did not complete.
 	//
-	// Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined in a map that completed
+	// Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
 	// (`NOTHING_QUARANTINED`), or more than 10,000 elements would be kept (`TOO_MANY_ELEMENTS`).
 	RetryQuarantined(context.Context, *RetryQuarantinedRequest) (*RetryQuarantinedResponse, error)
 	// Asks many runs to stop, as CancelExecution does. With a filter, those that are open and were not asked before.

@@ -40,8 +40,8 @@ type RunServiceClient interface {
 	// any other: it is listed, watched, cancelled and removed in time. The node gets no variables, and no retries.
 	//
 	// Fails with NOT_FOUND for a node the caller cannot read or a version it lacks (`VERSION_NOT_FOUND`), INVALID_ARGUMENT for
-	// inputs that do not fit, FAILED_PRECONDITION (`PYTHON_MISSING`) where no runner has its Python, ALREADY_EXISTS
-	// (`REQUEST_ID_REUSED`) when the request id was used with another body.
+	// inputs that do not fit and for a built-in node (`NODE_BUILT_IN`), FAILED_PRECONDITION (`PYTHON_MISSING`) where no runner
+	// has its Python, ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body.
 	RunNode(ctx context.Context, in *RunNodeRequest, opts ...grpc.CallOption) (*RunNodeResponse, error)
 }
 
@@ -88,8 +88,8 @@ type RunServiceServer interface {
 	// any other: it is listed, watched, cancelled and removed in time. The node gets no variables, and no retries.
 	//
 	// Fails with NOT_FOUND for a node the caller cannot read or a version it lacks (`VERSION_NOT_FOUND`), INVALID_ARGUMENT for
-	// inputs that do not fit, FAILED_PRECONDITION (`PYTHON_MISSING`) where no runner has its Python, ALREADY_EXISTS
-	// (`REQUEST_ID_REUSED`) when the request id was used with another body.
+	// inputs that do not fit and for a built-in node (`NODE_BUILT_IN`), FAILED_PRECONDITION (`PYTHON_MISSING`) where no runner
+	// has its Python, ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body.
 	RunNode(context.Context, *RunNodeRequest) (*RunNodeResponse, error)
 	mustEmbedUnimplementedRunServiceServer()
 }

@@ -2332,7 +2332,8 @@ type WorkflowDefinition struct {
 	// What a starter gives: at most 1,000.
 	Inputs []*WorkflowInput `protobuf:"bytes,3,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	// What a run answers with: at most 10,000. When empty: every output of every node that feeds no other, named by the
-	// node's id, or by id, dot and output where the node has several.
+	// node's id, or by id, dot and output where the node has several. Finally nodes, compensations and what runs after a
+	// failure alone do not count as fed.
 	Outputs []*WorkflowOutput `protobuf:"bytes,4,rep,name=outputs,proto3" json:"outputs,omitempty"`
 	// What holds for a whole run.
 	Settings *WorkflowSettings `protobuf:"bytes,5,opt,name=settings,proto3" json:"settings,omitempty"`

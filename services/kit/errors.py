@@ -54,6 +54,13 @@ class InvalidArgument(QflowError):
     """The request is wrong whatever the state of the system."""
 
 
+def invalid(field: str, reason: str, description: str) -> InvalidArgument:
+    """Make the error for one field that is wrong; `description` says how, behind its name."""
+    return InvalidArgument(
+        reason, f"{field}: {description}", fields=[FieldViolation(field, description, reason)]
+    )
+
+
 class OutOfRange(QflowError):
     """A position or range lies outside of what exists."""
 

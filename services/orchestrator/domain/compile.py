@@ -12,7 +12,7 @@ from qflow.types import Type, from_json
 
 from services.kit.cel import Expression, compile_expression
 from services.orchestrator.domain.needs import needs_of
-from services.orchestrator.domain.output_types import Outputs, type_of
+from services.orchestrator.domain.output_types import Outputs
 from services.orchestrator.domain.plan import (
     ERROR_OUTPUT,
     FROM_LITERAL,
@@ -38,6 +38,7 @@ from services.orchestrator.domain.plan import (
     WaitRule,
     kind_of,
 )
+from services.orchestrator.domain.signatures import type_of
 
 # Elements of one map that are under way at once, where the definition says nothing.
 IN_FLIGHT_DEFAULT: Final = 1000
@@ -123,7 +124,7 @@ class _Compiler:
                 name=str(each["name"]),
                 source=self.index[each["node_id"]],
                 output=self.outputs[self.index[each["node_id"]]].index(each["output"]),
-                type=type_of(each),
+                type=type_of(each.get("type")),
             )
             for each in self.definition.output_types
         )

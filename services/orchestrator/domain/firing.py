@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 from qflow.types import ValueTextError, parse_strict
 
 from services.kit.cel import Expression, ExpressionError, compile_expression
-from services.kit.errors import FieldViolation, InvalidArgument
+from services.kit.errors import invalid
 
 # A call that was overheard may be sent again for so long; it then gives the same run.
 WINDOW: Final = timedelta(minutes=5)
@@ -24,7 +24,7 @@ def check_time(sent_at: datetime, now: datetime) -> None:
     """Refuse what was sent too long ago, or is from a clock that is wrong."""
     if abs(now - sent_at) > WINDOW:
         fault = f"must be within {WINDOW.seconds // 60} minutes of the server's time"
-        raise _invalid("send_time", "TRIGGER_STALE", fault)
+        raise invalid("send_time", "TRIGGER_STALE", fault)
 
 
 def check_object(text: str, *, field: str) -> None:
@@ -32,9 +32,9 @@ def check_object(text: str, *, field: str) -> None:
     try:
         value = parse_strict(text or "{}")
     except ValueTextError as error:
-        raise _invalid(field, "INPUT_INVALID", str(error)) from None
+        raise invalid(field, "INPUT_INVALID", str(error)) from None
     if not isinstance(value, dict):
-        raise _invalid(field, "INPUT_INVALID", "must be a JSON object")
+        raise invalid(field, "INPUT_INVALID", "must be a JSON object")
 
 
 def check_value(text: str, *, field: str) -> None:
@@ -42,7 +42,7 @@ def check_value(text: str, *, field: str) -> None:
     try:
         parse_strict(text)
     except ValueTextError as error:
-        raise _invalid(field, "INPUT_INVALID", str(error)) from None
+        raise invalid(field, "INPUT_INVALID", str(error)) from None
 
 
 @lru_cache(maxsize=_FILTERS_MAX)
@@ -57,9 +57,9 @@ def check_filter(text: str) -> None:
     try:
         expression = _compiled(text)
     except ExpressionError as error:
-        raise _invalid("filter", "EXPRESSION_INVALID", str(error)) from None
+        raise invalid("filter", "EXPRESSION_INVALID", str(error)) from None
     if expression.is_never_boolean:
-        raise _invalid("filter", "EXPRESSION_NOT_BOOLEAN", "gives neither true nor false")
+        raise invalid("filter", "EXPRESSION_NOT_BOOLEAN", "gives neither true nor false")
 
 
 def passes(text: str, payload: str) -> bool:
@@ -69,7 +69,7 @@ def passes(text: str, payload: str) -> bool:
     try:
         return _compiled(text).holds({PAYLOAD: payload.encode()})
     except ExpressionError as error:
-        raise _invalid("payload_json", "TRIGGER_FILTER_FAILED", f"the filter: {error}") from None
+        raise invalid("payload_json", "TRIGGER_FILTER_FAILED", f"the filter: {error}") from None
 
 
 def request_id(trigger_id: UUID, *, idempotency_key: str, sent_at: datetime, payload: str) -> UUID:
@@ -89,9 +89,3 @@ def place_of(field: str, *, payload_input: str, own: Collection[str]) -> str:
     if not payload_input:
         return f"payload_json.{path}" if path else "payload_json"
     return f"payload_json{path.removeprefix(name)}" if name == payload_input else field
-
-
-def _invalid(field: str, reason: str, description: str) -> InvalidArgument:
-    return InvalidArgument(
-        reason, f"{field}: {description}", fields=[FieldViolation(field, description, reason)]
-    )

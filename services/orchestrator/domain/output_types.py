@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from qflow.types import ANY, Literal, Type, from_json
+from qflow.types import Literal, Type
 
-from services.kit.graph_types import builtin_outputs
 from services.orchestrator.domain.plan import Kind, NodeVersion, Plan, kind_of
-from services.orchestrator.domain.signatures import Signature, as_seen
+from services.orchestrator.domain.signatures import Signature, as_seen, of_builtin, of_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +20,14 @@ class Outputs:
     versions: Mapping[str, NodeVersion]
     plans: Mapping[str, Plan]  # of its sub-workflows
     # Graphs repeat few nodes many times: the types of each version are read once.
-    read: dict[UUID, dict[str, Type]] = field(default_factory=dict)
+    read: dict[UUID, Mapping[str, Type]] = field(default_factory=dict)
 
     def outputs_of(self, node: Mapping[str, Any]) -> dict[str, Type]:
         """Give the outputs of a place as edges see them: of a map, lists of what it gives."""
         inner = Signature(inputs={}, required=(), outputs=self._standing(node))
         return dict(as_seen(inner, node.get("map")).outputs)
 
-    def _standing(self, node: Mapping[str, Any]) -> dict[str, Type]:
+    def _standing(self, node: Mapping[str, Any]) -> Mapping[str, Type]:
         kind, name = kind_of(node), str(node["id"])
         match kind:
             case Kind.PYTHON:
@@ -38,24 +37,13 @@ class Outputs:
             case Kind.CHOICE:
                 return {"branch": _one_of(node["choice"])}
             case _:
-                stated = (node.get(kind) or {}).get("type")
-                return builtin_outputs(kind, None if stated is None else from_json(stated))
+                return of_builtin(node).outputs
 
-    def _of_version(self, version: NodeVersion) -> dict[str, Type]:
+    def _of_version(self, version: NodeVersion) -> Mapping[str, Type]:
         found = self.read.get(version.id)
         if found is None:
-            found = self.read[version.id] = types_of(version.output_types)
+            found = self.read[version.id] = of_version(version).outputs
         return found
-
-
-def types_of(stored: Sequence[Mapping[str, Any]]) -> dict[str, Type]:
-    """Read stored outputs."""
-    return {str(each["name"]): type_of(each) for each in stored}
-
-
-def type_of(stored: Mapping[str, Any]) -> Type:
-    """Read the type of a stored output; one whose node was gone when it was stored has none."""
-    return ANY if stored.get("type") is None else from_json(stored["type"])
 
 
 def _one_of(rule: Mapping[str, Any]) -> Type:

@@ -38,13 +38,13 @@ def signature_of(place: Mapping[str, Any], version: NodeVersion | None) -> Signa
 def of_version(version: NodeVersion) -> Signature:
     """Give what a version takes and gives each time it runs."""
     return Signature(
-        inputs={str(each["name"]): _type(each["type"]) for each in version.input_types},
+        inputs={str(each["name"]): type_of(each["type"]) for each in version.input_types},
         required=tuple(str(each["name"]) for each in version.input_types if each["required"]),
-        outputs={str(each["name"]): _type(each["type"]) for each in version.output_types},
+        outputs={str(each["name"]): type_of(each["type"]) for each in version.output_types},
     )
 
 
-def _type(stored: object) -> Type:
+def type_of(stored: object) -> Type:
     """Read a type; of a workflow in a workflow one may not have been known when it was stored."""
     return ANY if stored is None else from_json(stored)
 

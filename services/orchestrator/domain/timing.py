@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from services.kit.errors import FieldViolation, InvalidArgument
+from services.kit.errors import invalid
 
 SkippedTime = Literal["after_gap", "omit"]
 
@@ -76,14 +76,14 @@ def check(timing: Timing, *, field: str, now: datetime) -> datetime:
             _check_cron(timing.times, field=f"{field}.cron")
         case Interval(every_ms=every_ms, offset_ms=offset_ms) if offset_ms >= every_ms:
             fault = "must be less than the distance"
-            raise _invalid(f"{field}.interval.offset", "OFFSET_INVALID", fault)
+            raise invalid(f"{field}.interval.offset", "OFFSET_INVALID", fault)
     for name, moment in (("start_time", timing.starts_at), ("end_time", timing.ends_at)):
         if moment is not None and not _FIRST <= moment <= _LAST:
-            raise _invalid(f"{field}.{name}", "TIME_INVALID", "must be in the years 1900 to 8999")
+            raise invalid(f"{field}.{name}", "TIME_INVALID", "must be in the years 1900 to 8999")
     first = next_after(timing, now)
     if first is None:
         fault = "no time comes after now: look at the expression, start_time and end_time"
-        raise _invalid(field, "SCHEDULE_NEVER_DUE", fault)
+        raise invalid(field, "SCHEDULE_NEVER_DUE", fault)
     return first
 
 
@@ -160,10 +160,10 @@ def from_json(stored: dict[str, Any]) -> Timing:
 def _check_cron(cron: Cron, *, field: str) -> None:
     if cron.time_zone not in _zones():
         fault = f"there is no time zone {cron.time_zone[:64]!r}; take an IANA name: Europe/Berlin"
-        raise _invalid(f"{field}.time_zone", "TIME_ZONE_UNKNOWN", fault)
+        raise invalid(f"{field}.time_zone", "TIME_ZONE_UNKNOWN", fault)
     if len(cron.expression.split()) != _FIELDS:
         fault = "must have five fields: minute, hour, day of month, month, day of week"
-        raise _invalid(f"{field}.expression", "CRON_INVALID", fault)
+        raise invalid(f"{field}.expression", "CRON_INVALID", fault)
     try:
         # The reader asserts where a step has no number to begin at, and compares what it cannot.
         CronSim(cron.expression, _EPOCH)
@@ -172,7 +172,7 @@ def _check_cron(cron: Cron, *, field: str) -> None:
         allowed = _ALLOWED.get(fault.removeprefix("Bad "))
         if allowed:
             fault += f"; it takes {allowed}, *, a-b, a,b and /step"
-        raise _invalid(f"{field}.expression", "CRON_INVALID", fault) from None
+        raise invalid(f"{field}.expression", "CRON_INVALID", fault) from None
 
 
 @cache
@@ -220,9 +220,3 @@ def _moment(cron: Cron, zone: ZoneInfo, local: datetime) -> datetime | None:
         else:
             high = middle
     return high.replace(microsecond=0)
-
-
-def _invalid(field: str, reason: str, description: str) -> InvalidArgument:
-    return InvalidArgument(
-        reason, f"{field}: {description}", fields=[FieldViolation(field, description, reason)]
-    )

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from qflow.types import ValueTextError, check_value, parse_strict
-
-from services.kit.errors import FieldViolation, InvalidArgument
+from services.kit.errors import invalid
 from services.orchestrator.domain.plan import Kind, Place
 from services.orchestrator.storage.recovery import split_object
+from services.orchestrator.usecases.given_values import check, parsed, wrong_at
 
 _FIELD: Final = "output_json"
 _APPROVER: Final = "approver"
@@ -19,10 +18,7 @@ _APPROVER: Final = "approver"
 
 def read_outputs(place: Place, text: str, caller_id: UUID) -> tuple[bytes, ...]:
     """Read what a caller gives in a node's stead; an approval's approver is the caller."""
-    try:
-        values = parse_strict(text)
-    except ValueTextError as error:
-        raise _invalid("VALUE_INVALID", error.path, error.message) from None
+    values = parsed(_FIELD, text)
     given: dict[str, Any] = {}
     texts: dict[str, bytes] = {}
     if place.kind is Kind.APPROVAL:
@@ -30,11 +26,11 @@ def read_outputs(place: Place, text: str, caller_id: UUID) -> tuple[bytes, ...]:
         texts[_APPROVER] = json.dumps(given[_APPROVER]).encode()
     if not isinstance(values, dict) or set(given | values) != set(place.outputs):
         names = ", ".join(place.outputs)
-        raise _invalid("OUTPUTS_WRONG", "", f"must be an object of all its outputs: {names}")
+        raise invalid(_FIELD, "OUTPUTS_WRONG", f"must be an object of all its outputs: {names}")
     _check_types(place, given | values)
     if _APPROVER in given and values.get(_APPROVER, given[_APPROVER]) != given[_APPROVER]:
         fault = f"must be the caller, {caller_id}: leave it out, and it is"
-        raise _invalid("APPROVER_NOT_CALLER", _APPROVER, fault)
+        raise wrong_at(_FIELD, _APPROVER, "APPROVER_NOT_CALLER", fault)
     texts |= split_object(text)
     return tuple(texts[name] for name in place.outputs)
 
@@ -43,19 +39,10 @@ def _check_types(place: Place, values: Mapping[str, Any]) -> None:
     for name, of in zip(place.outputs, place.output_types, strict=True):
         if _is_open(place, name, values):
             continue
-        wrong = check_value(of, values[name], name)
-        if wrong is not None:
-            raise _invalid("TYPE_MISMATCH", wrong.path, wrong.message)
+        check(_FIELD, of, values[name], name)
 
 
 def _is_open(place: Place, name: str, values: Mapping[str, Any]) -> bool:
     """Whether it is the reply of an approval that is refused, which needs none."""
     refused = place.kind is Kind.APPROVAL and values["approved"] is False
     return refused and name == "reply" and values[name] is None
-
-
-def _invalid(reason: str, path: str, fault: str) -> InvalidArgument:
-    place = f"{_FIELD}.{path}" if path else _FIELD
-    return InvalidArgument(
-        reason, f"{place}: {fault}", fields=[FieldViolation(place, fault, reason)]
-    )

@@ -13,10 +13,9 @@ import structlog
 
 from services.kit.caller import Caller
 from services.kit.errors import (
-    FieldViolation,
-    InvalidArgument,
     NotFound,
     ResourceExhausted,
+    invalid,
 )
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
@@ -292,14 +291,14 @@ async def _check_workflow(db: Db, workflow_id: UUID | None) -> None:
 
 def _check(deps: Subscribing, given: Given, fields: Sequence[str]) -> None:
     if "name" in fields and not given.name.strip():
-        raise _invalid("name", "NAME_MISSING", "must have 1 to 255 characters")
+        raise invalid("name", "NAME_MISSING", "must have 1 to 255 characters")
     if "event_types" in fields and not given.event_types:
-        raise _invalid("event_types", "EVENT_TYPES_MISSING", "must name at least one")
+        raise invalid("event_types", "EVENT_TYPES_MISSING", "must name at least one")
     if "url" in fields:
         try:
             check_url(given.url, loopback=deps.loopback)
         except Refused as refused:
-            raise _invalid("url", "URL_REFUSED", str(refused)) from None
+            raise invalid("url", "URL_REFUSED", str(refused)) from None
 
 
 def _missing(subscription_id: UUID) -> NotFound:
@@ -307,10 +306,4 @@ def _missing(subscription_id: UUID) -> NotFound:
         "SUBSCRIPTION_NOT_FOUND",
         "no such subscription; ListEventSubscriptions shows those there are",
         resource=("event_subscription", str(subscription_id)),
-    )
-
-
-def _invalid(field: str, reason: str, description: str) -> InvalidArgument:
-    return InvalidArgument(
-        reason, f"{field}: {description}", fields=[FieldViolation(field, description, reason)]
     )

@@ -9,7 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from services.kit.caller import Caller
-from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument
+from services.kit.errors import FailedPrecondition, invalid
 from services.kit.pg import Db, as_caller, transaction
 from services.orchestrator.domain import inputs, proof, reuse
 from services.orchestrator.domain.compile import compile_plan
@@ -169,7 +169,7 @@ class Rerunner:
         """
         begin = {_place_of(plan, at, each) for at, each in enumerate(again.from_nodes)}
         if len(begin) < len(again.from_nodes):
-            raise _invalid("from_nodes", "names a node twice", "NODE_NAMED_TWICE")
+            raise invalid("from_nodes", "NODE_NAMED_TWICE", "names a node twice")
         if again.input_json is not None:
             before, after = split_object(parent.input_data or "{}"), split_object(input_json)
             begin |= reuse.readers_of(plan, reuse.changed_inputs(before, after))
@@ -237,7 +237,7 @@ class Rerunner:
         for place, texts in edits.items():
             merged[place] = {**merged.get(place, {}), **texts}
         if sum(len(text) for each in merged.values() for text in each.values()) > _BYTES_MAX:
-            raise _invalid("from_nodes", f"hold more than {_BYTES_MAX} bytes", "INPUTS_TOO_LARGE")
+            raise invalid("from_nodes", "INPUTS_TOO_LARGE", f"hold more than {_BYTES_MAX} bytes")
         pins_id = UUID(int=0)
         if not again.validate_only:
             async with transaction(self.reader.engine_pool) as db:
@@ -263,16 +263,18 @@ async def _versions(
         if str(node["id"]) in asked
     ]
     if plan.workflow_id is None:
-        raise _invalid("from_nodes", "a run of one node: call RunNode for another version", "")
+        raise invalid(
+            "from_nodes", "INVALID_FIELD", "a run of one node: call RunNode for another version"
+        )
     found = await definitions.resolve(db, caller.tenant_id, nodes)
     for at, each in enumerate(again.from_nodes):
         if each.version is not None and each.node_id not in found:
             field = f"from_nodes[{at}].node_version"
             if plan.places[plan.index[each.node_id]].kind is not Kind.PYTHON:
                 said = f"no Python node runs at {each.node_id}: leave the version out"
-                raise _invalid(field, said, "VERSION_NOT_HERE")
+                raise invalid(field, "VERSION_NOT_HERE", said)
             said = f"the node of {each.node_id} has no version {each.version} that you may read"
-            raise _invalid(field, said, "VERSION_NOT_FOUND")
+            raise invalid(field, "VERSION_NOT_FOUND", said)
     return by_place | {place: version.id for place, version in found.items()}
 
 
@@ -310,11 +312,5 @@ def _place_of(plan: Plan, at: int, each: FromNode) -> int:
     place = plan.index.get(each.node_id)
     if place is None:
         field = f"from_nodes[{at}].node"
-        raise _invalid(field, f"there is no node {each.node_id} in the workflow", "NODE_UNKNOWN")
+        raise invalid(field, "NODE_UNKNOWN", f"there is no node {each.node_id} in the workflow")
     return place
-
-
-def _invalid(field: str, said: str, reason: str) -> InvalidArgument:
-    reason = reason or "INVALID_FIELD"
-    fields = [FieldViolation(field, said, reason)]
-    return InvalidArgument(reason, f"{field}: {said}", fields=fields)

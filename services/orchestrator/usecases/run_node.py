@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from services.kit.caller import Caller
-from services.kit.errors import FieldViolation, InvalidArgument, NotFound
+from services.kit.errors import NotFound, invalid
 from services.kit.graph_types import BUILTIN_IDS
 from services.kit.pg import as_caller, transaction
 from services.orchestrator.domain import inputs
@@ -74,8 +74,7 @@ async def _plan(
         current = await pins.get_node_head(db, node_id)
     if current is None and node_id in BUILTIN_IDS.values():
         fault = "a built-in node has its meaning in a workflow, and is not run alone"
-        violation = FieldViolation("node_id", fault, "NODE_BUILT_IN")
-        raise InvalidArgument("NODE_BUILT_IN", f"node_id: {fault}", fields=[violation])
+        raise invalid("node_id", "NODE_BUILT_IN", fault)
     if current is None:
         raise NotFound(
             "NODE_NOT_FOUND",

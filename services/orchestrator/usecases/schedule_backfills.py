@@ -9,14 +9,14 @@ from typing import Final
 from uuid import UUID
 
 from services.kit.caller import Caller
-from services.kit.errors import FailedPrecondition, NotFound, ResourceExhausted
+from services.kit.errors import FailedPrecondition, NotFound, ResourceExhausted, invalid
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.orchestrator.domain import timing as timings
 from services.orchestrator.storage import schedule_ticks, schedules
 from services.orchestrator.storage.schedule_ticks import Backfill
-from services.orchestrator.usecases.schedule_checks import NO_ID, check_moment, hold, invalid
+from services.orchestrator.usecases.schedule_checks import NO_ID, check_moment, hold
 from services.orchestrator.usecases.schedules import get_schedule
 
 BACKFILL_TICKS_MAX: Final = 10_000

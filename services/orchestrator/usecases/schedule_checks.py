@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
-from services.kit.errors import FieldViolation, InvalidArgument, NotFound
+from services.kit.errors import NotFound, invalid
 from services.kit.pg import Db
 from services.orchestrator.storage import schedules
 from services.orchestrator.storage.schedules import Schedule
@@ -37,10 +37,3 @@ def check_moment(moment: datetime, *, field: str) -> None:
     """Refuse a moment that calendars and databases do not agree on."""
     if not _FIRST <= moment <= _LAST:
         raise invalid(field, "TIME_INVALID", "must be in the years 1900 to 8998")
-
-
-def invalid(field: str, reason: str, description: str) -> InvalidArgument:
-    """Make the answer for a field that is wrong."""
-    return InvalidArgument(
-        reason, f"{field}: {description}", fields=[FieldViolation(field, description, reason)]
-    )

@@ -9,13 +9,14 @@ from typing import Final
 from uuid import UUID
 
 from services.kit.caller import Caller
+from services.kit.errors import invalid
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.pg import Db, Pool, as_caller
 from services.orchestrator.domain import timing as timings
 from services.orchestrator.domain.timing import Timing
 from services.orchestrator.storage import schedule_ticks, schedules
 from services.orchestrator.storage.schedule_ticks import Tick
-from services.orchestrator.usecases.schedule_checks import check_moment, hold, invalid
+from services.orchestrator.usecases.schedule_checks import check_moment, hold
 from services.orchestrator.usecases.schedules import get_schedule
 
 PREVIEW_DEFAULT: Final = 10

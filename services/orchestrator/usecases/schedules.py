@@ -12,10 +12,7 @@ from uuid import UUID
 import structlog
 
 from services.kit.caller import Caller
-from services.kit.errors import (
-    FailedPrecondition,
-    ResourceExhausted,
-)
+from services.kit.errors import FailedPrecondition, ResourceExhausted, invalid
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
@@ -24,7 +21,7 @@ from services.orchestrator.domain import timing as timings
 from services.orchestrator.domain.timing import Timing
 from services.orchestrator.storage import schedules
 from services.orchestrator.storage.schedules import Definition, Schedule
-from services.orchestrator.usecases.schedule_checks import NO_ID, hold, invalid, missing
+from services.orchestrator.usecases.schedule_checks import NO_ID, hold, missing
 from services.orchestrator.usecases.start import Starter
 
 log = structlog.get_logger()

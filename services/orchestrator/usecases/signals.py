@@ -11,7 +11,7 @@ from typing import Final
 from uuid import UUID, uuid5
 
 import structlog
-from qflow.types import Type, ValueTextError, check_value, expression, parse_strict
+from qflow.types import Type, expression
 
 from services.kit.caller import Caller
 from services.kit.errors import (
@@ -20,6 +20,7 @@ from services.kit.errors import (
     FieldViolation,
     InvalidArgument,
     ResourceExhausted,
+    invalid,
 )
 from services.kit.ids import uuid7
 from services.kit.pg import as_caller
@@ -28,6 +29,7 @@ from services.orchestrator.domain.state import Run, Signal, UnreadableError
 from services.orchestrator.storage import signals
 from services.orchestrator.storage.signals import SignalRow, WaitRow
 from services.orchestrator.usecases.controls import Controls
+from services.orchestrator.usecases.given_values import check, parsed
 
 log = structlog.get_logger()
 
@@ -185,15 +187,6 @@ def _types_of(run: Run, name: str, kind: Kind) -> Sequence[Type] | None:
     return [rule.type for rule in rules if rule.type is not None] if rules else None
 
 
-def _check(field: str, of: Type, text: str) -> None:
-    try:
-        wrong = check_value(of, parse_strict(text))
-    except ValueTextError as error:
-        raise _invalid(field, "VALUE_INVALID", error.path, error.message) from None
-    if wrong is not None:
-        raise _invalid(field, "TYPE_MISMATCH", wrong.path, wrong.message)
-
-
 def _unknown(run: Run, name: str, kind: Kind) -> InvalidArgument:
     names = sorted(
         {
@@ -203,7 +196,7 @@ def _unknown(run: Run, name: str, kind: Kind) -> InvalidArgument:
         }
     )
     has = f"it has {', '.join(names[:10])}" if names else "it has none"
-    return _invalid("name", f"{kind.upper()}_UNKNOWN", "", f"the run has no {kind} {name}; {has}")
+    return invalid("name", f"{kind.upper()}_UNKNOWN", f"the run has no {kind} {name}; {has}")
 
 
 def _check_sent(run: Run, name: str, text: str) -> None:
@@ -211,7 +204,7 @@ def _check_sent(run: Run, name: str, text: str) -> None:
     if types is None:
         raise _unknown(run, name, Kind.SIGNAL)
     for each in types:
-        _check("payload_json", each, text)
+        check("payload_json", each, parsed("payload_json", text))
     if sum(len(words) for words in run.signals.values()) >= EARLY_MAX:
         raise ResourceExhausted(
             "SIGNALS_WAIT",
@@ -225,7 +218,7 @@ def _check_answer(run: Run, answer: Answer) -> None:
     if types is None:
         raise _unknown(run, answer.name, Kind.APPROVAL)
     for each in types if answer.reply_json or answer.approved else ():
-        _check("reply_json", each, answer.reply_json or "null")
+        check("reply_json", each, parsed("reply_json", answer.reply_json or "null"))
     if not run.waiting.get((Kind.APPROVAL, answer.name)):
         fault = f"no approval {answer.name} waits now; ListWaits shows what does"
         raise FailedPrecondition(
@@ -246,10 +239,3 @@ def _same(earlier: SignalRow, word: Word) -> str:
             fields=[FieldViolation("request_id", "was used to send something else")],
         )
     return earlier.node_id or ""
-
-
-def _invalid(field: str, reason: str, path: str, fault: str) -> InvalidArgument:
-    place = f"{field}.{path}" if path else field
-    return InvalidArgument(
-        reason, f"{place}: {fault}", fields=[FieldViolation(place, fault, reason)]
-    )

@@ -18,7 +18,6 @@ from services.kit.errors import (
     AlreadyExists,
     Conflict,
     FailedPrecondition,
-    FieldViolation,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -26,6 +25,7 @@ from services.kit.errors import (
     ResourceExhausted,
     Unauthenticated,
     Unavailable,
+    invalid,
 )
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import new_token, token_sha256, uuid7
@@ -344,10 +344,10 @@ async def _held(db: Db, trigger_id: UUID, etag: str) -> Trigger:
 
 def _check(given: Given, fields: Sequence[str]) -> None:
     if "name" in fields and not given.name.strip():
-        raise _invalid("name", "NAME_MISSING", "must have 1 to 255 characters")
+        raise invalid("name", "NAME_MISSING", "must have 1 to 255 characters")
     if given.workflow_alias and given.workflow_version:
         fault = "name a version or an alias, not both"
-        raise _invalid("workflow_alias", "VERSION_NAMED_TWICE", fault)
+        raise invalid("workflow_alias", "VERSION_NAMED_TWICE", fault)
     if "filter" in fields:
         firing.check_filter(given.filter)
     if "input_json" in fields:
@@ -359,10 +359,4 @@ def _missing(trigger_id: UUID) -> NotFound:
         "TRIGGER_NOT_FOUND",
         "no such trigger; ListTriggers shows those there are",
         resource=("trigger", str(trigger_id)),
-    )
-
-
-def _invalid(field: str, reason: str, description: str) -> InvalidArgument:
-    return InvalidArgument(
-        reason, f"{field}: {description}", fields=[FieldViolation(field, description, reason)]
     )

@@ -18,6 +18,7 @@ from services.kit.errors import (
     FieldViolation,
     InvalidArgument,
     NotFound,
+    invalid,
 )
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
@@ -110,7 +111,7 @@ async def read_expressions(
         if each.severity == "error"
     ]
     if own and own in (*report.unknown_types, *(each.name for each in used)):
-        raise _invalid("TYPE_RECURSIVE", fields[0], f"the type {own} holds itself")
+        raise invalid(fields[0], "TYPE_RECURSIVE", f"the type {own} holds itself")
     if violations or report.function is None:
         first_one = violations[0]
         raise InvalidArgument(
@@ -132,7 +133,7 @@ async def create_custom_type(
 ) -> CustomType | Replayed:
     """Add a type to the caller's tenant."""
     if name in RESERVED:
-        raise _invalid("TYPE_NAME_RESERVED", "name", f"{name} means something in Python already")
+        raise invalid("name", "TYPE_NAME_RESERVED", f"{name} means something in Python already")
     description_from(description)
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
@@ -199,7 +200,7 @@ async def update_custom_type(
 ) -> CustomType | Replayed:
     """Change a type; what was made with it stays as it was proven."""
     if description is None and written is None:
-        raise _invalid("NOTHING_TO_CHANGE", "definition", "neither it nor a description is given")
+        raise invalid("definition", "NOTHING_TO_CHANGE", "neither it nor a description is given")
     if description is not None:
         description_from(description)
     earlier = await replay(deps.pool, caller, key)
@@ -264,23 +265,23 @@ async def _defined(deps: Types, caller: Caller, name: str, written: Written) -> 
         try:
             made = type_from_schema(written.json_schema, name=name)
         except SchemaError as error:
-            raise _invalid(error.reason, field, str(error)) from None
+            raise invalid(field, error.reason, str(error)) from None
     else:
         field = "definition.record.fields"
         names = [each.name for each in written.fields]
         if len(set(names)) != len(names):
-            raise _invalid("DUPLICATE_FIELD", field, "two fields have one name")
+            raise invalid(field, "DUPLICATE_FIELD", "two fields have one name")
         places = [f"{field}[{at}].type_expression" for at in range(len(names))]
         expressions = [each.expression for each in written.fields]
         types = await read_expressions(deps, caller, expressions, fields=places, own=name)
         made = record_of(name, written.fields, types)
     opaque = contains_named(made)
     if opaque is not None:
-        raise _invalid("TYPE_NOT_CARRIED", field, f"values of {opaque} stay within a node")
+        raise invalid(field, "TYPE_NOT_CARRIED", f"values of {opaque} stay within a node")
     try:
         return from_json(to_json(made))  # its limits hold for the whole too
     except TypeFormatError as error:
-        raise _invalid("TYPE_TOO_LARGE", field, str(error)) from None
+        raise invalid(field, "TYPE_TOO_LARGE", str(error)) from None
 
 
 async def _hold(db: Db, before: CustomType) -> None:
@@ -295,12 +296,6 @@ async def _find(db: Db, type_id: UUID) -> CustomType:
     if found is None:
         raise _not_found(type_id)
     return found
-
-
-def _invalid(reason: str, field: str, description: str) -> InvalidArgument:
-    return InvalidArgument(
-        reason, f"{field}: {description}", fields=[FieldViolation(field, description, reason)]
-    )
 
 
 def _not_found(type_id: UUID) -> NotFound:

@@ -9,7 +9,7 @@ from typing import Final
 from qflow.types import ANY, Type, TypeFormatError, Verdict, contains_named, from_text, verdict
 
 from services.kit.caller import Caller
-from services.kit.errors import FieldViolation, InvalidArgument
+from services.kit.errors import invalid
 from services.kit.pg import Pool, as_caller
 from services.registry.domain.type_size import type_size
 from services.registry.storage import type_matrix
@@ -64,7 +64,7 @@ async def compare_types(
         if each.form:
             types[name] = _from_text(each.form, f"{name}.type_json")
     if type_size(types["source"]) * type_size(types["target"]) > COMPARISONS_MAX:
-        raise _invalid("TYPE_TOO_LARGE", "target", "the two types are too large to be compared")
+        raise invalid("target", "TYPE_TOO_LARGE", "the two types are too large to be compared")
     said = await asyncio.to_thread(_judged, types["source"], types["target"], conversion)
     return Comparison(types["source"], types["target"], said)
 
@@ -81,10 +81,4 @@ def _from_text(text: str, field: str) -> Type:
     try:
         return from_text(text)
     except TypeFormatError as error:
-        raise _invalid("TYPE_INVALID", field, str(error)) from None
-
-
-def _invalid(reason: str, field: str, description: str) -> InvalidArgument:
-    return InvalidArgument(
-        reason, f"{field}: {description}", fields=[FieldViolation(field, description, reason)]
-    )
+        raise invalid(field, "TYPE_INVALID", str(error)) from None

@@ -23,10 +23,10 @@ from services.kit.caller import Caller
 from services.kit.errors import (
     FailedPrecondition,
     FieldViolation,
-    InvalidArgument,
     NotFound,
     PermissionDenied,
     ResourceExhausted,
+    invalid,
 )
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.ids import uuid7
@@ -176,14 +176,14 @@ def _type_from(text: str) -> Type:
     try:
         of = from_text(text)
     except TypeFormatError as error:
-        raise _invalid("type_json", "TYPE_INVALID", str(error)) from None
+        raise invalid("type_json", "TYPE_INVALID", str(error)) from None
     opaque = contains_named(of)
     if opaque is not None:
-        raise _invalid(
+        raise invalid(
             "type_json", "TYPE_NOT_CARRIED", f"values of {opaque} cannot be written as JSON"
         )
     if type_size(of) > TYPE_PARTS_MAX:
-        raise _invalid("type_json", "TYPE_TOO_LARGE", f"has more than {TYPE_PARTS_MAX} parts")
+        raise invalid("type_json", "TYPE_TOO_LARGE", f"has more than {TYPE_PARTS_MAX} parts")
     return of
 
 
@@ -191,7 +191,7 @@ def _value_from(text: str) -> object:
     try:
         return parse_strict(text)
     except ValueTextError as error:
-        raise _invalid("value_json", "VALUE_INVALID", str(error)) from None
+        raise invalid("value_json", "VALUE_INVALID", str(error)) from None
 
 
 async def _check_value(of: Type, value: object) -> None:
@@ -199,13 +199,13 @@ async def _check_value(of: Type, value: object) -> None:
     fault = await asyncio.to_thread(check_value, of, value)
     if fault is not None:
         where = f"{fault.path}: " if fault.path else ""
-        raise _invalid("value_json", "VALUE_NOT_OF_TYPE", f"{where}{fault.message}")
+        raise invalid("value_json", "VALUE_NOT_OF_TYPE", f"{where}{fault.message}")
 
 
 async def _kept_type(before: Variable | None, value: object) -> Type:
     """Give the type of a variable that is there, and hold the new value against it."""
     if before is None:
-        raise _invalid("type_json", "TYPE_MISSING", "a new variable needs its type")
+        raise invalid("type_json", "TYPE_MISSING", "a new variable needs its type")
     await _check_value(before.type, value)
     return before.type
 
@@ -252,12 +252,6 @@ def _in_use(name: str, readers: list[tuple[UUID, str]]) -> FailedPrecondition:
         f"{fault}; deactivate them, or feed their inputs otherwise",
         fields=[FieldViolation("name", fault, "VARIABLE_IN_USE")],
         resource=("variable", name),
-    )
-
-
-def _invalid(field: str, reason: str, description: str) -> InvalidArgument:
-    return InvalidArgument(
-        reason, f"{field}: {description}", fields=[FieldViolation(field, description, reason)]
     )
 
 

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Final
 
 from migrations.sql import BORROW_GROUPS, RETURN_GROUPS, run
@@ -57,33 +58,6 @@ _OF_STATEMENTS: Final = """
         RETURN NULL;
     END $$
 """
-_OF_ROWS: Final = """
-    CREATE OR REPLACE FUNCTION queue_execution_event() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public
-    AS $$
-    DECLARE
-        facts jsonb;
-    BEGIN
-        -- Most tenants have none: they pay this one look.
-        IF NOT EXISTS (SELECT FROM public.event_subscriptions WHERE tenant_id = NEW.tenant_id) THEN
-            RETURN NULL;
-        END IF;
-        facts := jsonb_build_object('workflow_version', NEW.workflow_version);
-        IF NEW.started_at IS NOT NULL AND (TG_OP = 'INSERT' OR OLD.started_at IS NULL) THEN
-            PERFORM public.queue_event('execution.started', NEW.started_at, NEW.id,
-                                       NEW.tenant_id, NEW.workflow_id, facts);
-        END IF;
-        IF NEW.completed_at IS NOT NULL AND (TG_OP = 'INSERT' OR OLD.completed_at IS NULL) THEN
-            IF NEW.status = 'failed' THEN
-                facts := facts || jsonb_build_object(
-                    'error_type', NEW.error_type, 'failed_node_id', NEW.failed_node_id);
-            END IF;
-            PERFORM public.queue_event('execution.' || NEW.status, NEW.completed_at, NEW.id,
-                                       NEW.tenant_id, NEW.workflow_id, facts);
-        END IF;
-        RETURN NULL;
-    END $$
-"""
 _DROP_TRIGGERS: Final = (
     "DROP TRIGGER workflow_executions_insert_event ON workflow_executions",
     "DROP TRIGGER workflow_executions_update_event ON workflow_executions",
@@ -100,42 +74,25 @@ _TRIGGERS_OF_STATEMENTS: Final = (
     FOR EACH STATEMENT EXECUTE FUNCTION queue_execution_event()
     """,
 )
-_TRIGGERS_OF_ROWS: Final = (
-    """
-    CREATE TRIGGER workflow_executions_insert_event AFTER INSERT ON workflow_executions
-    FOR EACH ROW WHEN (NEW.started_at IS NOT NULL OR NEW.completed_at IS NOT NULL)
-    EXECUTE FUNCTION queue_execution_event()
-    """,
-    """
-    CREATE TRIGGER workflow_executions_update_event AFTER UPDATE ON workflow_executions
-    FOR EACH ROW WHEN ((OLD.started_at IS NULL AND NEW.started_at IS NOT NULL)
-                    OR (OLD.completed_at IS NULL AND NEW.completed_at IS NOT NULL))
-    EXECUTE FUNCTION queue_execution_event()
-    """,
-)
-_WAITING: Final = """
-    CREATE OR REPLACE FUNCTION queue_waiting_event() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public
-    AS $$
-    BEGIN{unless}
-        PERFORM public.queue_event('execution.waiting', clock_timestamp(), run.id, run.tenant_id,
-                                   run.workflow_id,
-                                   jsonb_build_object('workflow_version', run.workflow_version,
-                                                      'node_id', NEW.node_id))
-           FROM public.workflow_executions run WHERE run.id = NEW.workflow_execution_id;
-        RETURN NULL;
-    END $$
-"""
-_UNLESS_IT_WAITED: Final = """
+_UNLESS_IT_WAITED: Final = """BEGIN
         IF TG_OP = 'UPDATE' AND OLD.status = 'waiting' THEN
             RETURN NULL;
         END IF;"""
 _DROP_WAITS: Final = "DROP TRIGGER node_executions_update_event ON node_executions"
 _WAITS: Final = """
     CREATE TRIGGER node_executions_update_event AFTER UPDATE ON node_executions
-    FOR EACH ROW WHEN ({}) EXECUTE FUNCTION queue_waiting_event()
+    FOR EACH ROW WHEN (NEW.status = 'waiting') EXECUTE FUNCTION queue_waiting_event()
 """
+_EARLIER: Final[tuple[str, ...]] = vars(import_module("migrations.versions.0019_schedules"))[
+    "_QUEUE"
+]
 _FILLFACTOR: Final = "ALTER TABLE node_executions SET (fillfactor = {})"
+
+
+def _earlier(what: str) -> str:
+    """Give a function or trigger as the step that brought it made it."""
+    (made,) = [each for each in _EARLIER if f"CREATE {what}" in each]
+    return made.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
 
 
 def upgrade() -> None:
@@ -146,8 +103,8 @@ def upgrade() -> None:
             _OF_STATEMENTS,
             *_TRIGGERS_OF_STATEMENTS,
             _DROP_WAITS,
-            _WAITING.format(unless=_UNLESS_IT_WAITED),
-            _WAITS.format("NEW.status = 'waiting'"),
+            _earlier("FUNCTION queue_waiting_event()").replace("BEGIN", _UNLESS_IT_WAITED, 1),
+            _WAITS,
             *RETURN_GROUPS,
             "DROP INDEX idx_workflow_executions_status_created_at",
             """
@@ -174,11 +131,12 @@ def downgrade() -> None:
             """,
             *_DROP_TRIGGERS,
             *BORROW_GROUPS,
-            _OF_ROWS,
-            *_TRIGGERS_OF_ROWS,
+            _earlier("FUNCTION queue_execution_event()"),
+            _earlier("TRIGGER workflow_executions_insert_event"),
+            _earlier("TRIGGER workflow_executions_update_event"),
             _DROP_WAITS,
-            _WAITING.format(unless=""),
-            _WAITS.format("NEW.status = 'waiting' AND OLD.status <> 'waiting'"),
+            _earlier("FUNCTION queue_waiting_event()"),
+            _earlier("TRIGGER node_executions_update_event"),
             *RETURN_GROUPS,
         )
     )

@@ -49,6 +49,7 @@ _UNAVAILABLE: Final = (
     "DATABASE_UNAVAILABLE",
     "the database cannot be used at the moment; try again",
 )
+_BY_VALUE: Final = "SET LOCAL plan_cache_mode = force_custom_plan"
 _ROLES: Final = frozenset({"admin", "user", "viewer", "service"})
 
 
@@ -181,7 +182,7 @@ async def as_caller(
         f" set_config('qflow.role', '{caller.role}', true)"
     )
     if plans_by_value:
-        begin += "; SET LOCAL plan_cache_mode = force_custom_plan"
+        begin += f"; {_BY_VALUE}"
     if not durable:
         begin += "; SET LOCAL synchronous_commit = off"
     async with _begun(pool, begin) as db:
@@ -194,7 +195,7 @@ async def planned_by_value(db: Db) -> AsyncIterator[None]:
 
     For reads before writes: the checks of foreign keys would be planned for each row.
     """
-    await db.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+    await db.execute(_BY_VALUE)
     yield
     await db.execute("SET LOCAL plan_cache_mode = auto")
 

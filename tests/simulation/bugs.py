@@ -97,13 +97,12 @@ def result_of_another_taken() -> Any:
     """Whoever answers is believed: neither the runner nor the token is looked at."""
     original = Core._take_outcome
 
-    def take(self: Core, runner_id: UUID, told: Outcome, out: Out) -> None:
-        known = self._refs.get(told.attempt_ref)
-        record = known and known[0].records[known[1]]
+    def take(self: Core, runner_id: UUID, told: Outcome, run: Run, slot: int, out: Out) -> None:
+        record = run.records[slot]
         if record and record.status is NodeStatus.RUNNING and record.killing is None:
             assert record.runner is not None
             runner_id, told = record.runner, told._replace(token=record.token)
-        original(self, runner_id, told, out)
+        original(self, runner_id, told, run, slot, out)
 
     return patch.object(Core, "_take_outcome", take)
 
@@ -148,13 +147,12 @@ def killing_token_misread() -> Any:
     """Word of a killed attempt is held against the new token, which its runner never heard of."""
     original = Core._take_outcome
 
-    def take(self: Core, runner_id: UUID, told: Outcome, out: Out) -> None:
-        known = self._refs.get(told.attempt_ref)
-        record = known and known[0].records[known[1]]
+    def take(self: Core, runner_id: UUID, told: Outcome, run: Run, slot: int, out: Out) -> None:
+        record = run.records[slot]
         if record and record.killing is not None and told.token != record.token:
             out.add(core._late(runner_id, told))
         else:
-            original(self, runner_id, told, out)
+            original(self, runner_id, told, run, slot, out)
 
     return patch.object(Core, "_take_outcome", take)
 

@@ -230,21 +230,20 @@ class Core(Dispatch):
         out = Out()
         for outcome in outcomes:
             known = self._refs.get(outcome.attempt_ref)
+            if known is None:
+                if not (self.faults and self._is_faulty(outcome.attempt_ref)):
+                    out.add(_late(runner_id, outcome))
+                continue
+            run, slot = known
             try:
-                self._take_outcome(runner_id, outcome, out)
-            except Exception as error:
-                if known is None:
-                    raise
-                self.fault(known[0].id, error)  # as in `_step`, which would cost here
+                self._take_outcome(runner_id, outcome, run, slot, out)
+            except Exception as error:  # noqa: BLE001  # as in `_step`, which would cost here
+                self.fault(run.id, error)
         return self._dispatch(out)
 
-    def _take_outcome(self, runner_id: UUID, outcome: Outcome, out: Out) -> None:
-        known = self._refs.get(outcome.attempt_ref)
-        if known is None:
-            if not (self.faults and self._is_faulty(outcome.attempt_ref)):
-                out.add(_late(runner_id, outcome))
-            return
-        run, slot = known
+    def _take_outcome(
+        self, runner_id: UUID, outcome: Outcome, run: Run, slot: int, out: Out
+    ) -> None:
         record = run.records[slot]
         assert record is not None
         current = record.token if record.killing is None else record.killing

@@ -43,6 +43,7 @@ class Dispatch(Families):
         clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__()
+        self.epoch = epoch  # of the member, as this memory was made
         self.runners: dict[UUID, Runner] = {}
         self.timers = Timers(self.runs)
         self.ready = ReadyQueue()

@@ -179,8 +179,9 @@ class Member:
 
     async def give(self, shard: int, taker: UUID) -> bool:
         """Make a shard another's, of which nothing is left to write here."""
+        epoch = self.epoch  # the next one may have loaded its runs again before this is carried out
         async with transaction(self._pool) as db:
-            given = await shards.give(db, self.id, self.epoch, shard=shard, taker=taker)
+            given = await shards.give(db, self.id, epoch, shard=shard, taker=taker)
             if given:
                 await shards.tell(db, self.id)
         if given:

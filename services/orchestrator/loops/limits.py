@@ -73,6 +73,8 @@ async def take_once(engine: Engine, pool: Pool) -> bool:
         return False
     try:
         fence = await engine.member.ensure_live(False)  # as the member has it
+        if fence.epoch != core.epoch:
+            return False  # this memory is over: what the next epoch took for it nobody would free
         async with transaction(pool) as db:
             answers = await limit_slots.take(db, fence.member_id, fence.epoch, claims)
     except BaseException as error:
@@ -81,7 +83,7 @@ async def take_once(engine: Engine, pool: Pool) -> bool:
         if isinstance(error, asyncpg.PostgresError) and error.sqlstate == FENCED:
             await engine.member.ensure_live(True)  # raises where it is fenced
         raise
-    if core is not engine.core:  # memory was made anew: these are another epoch's
+    if core is not engine.core:  # memory was made anew: these are of the epoch before
         engine.core.limited.abandoned.extend(slot for claim in claims for slot in claim.slots)
         return True
     now = engine.now()

@@ -155,15 +155,16 @@ class Accounts:
 
     def _answered(self, t: Transition) -> int:
         """Add up what the runners said that they used, of attempts whose end was written."""
-        ledger, nodes = self._world.ledger, self._world.store.nodes
+        ledger, store = self._world.ledger, self._world.store
         took = {(each.id, each.token) for each in t.completes} & ledger.produced.keys()
+        took -= store.attempts.keys()  # of one that was lost nobody heard: its node ended by hand
         took |= {
             (each.node_execution_id, each.token) for each in t.attempts if each.outcome == "failed"
         } & ledger.failed
         cpu_us = ledger.CPU_US * len(took)
         for each in t.changes.values():  # what was stopped has no row of its own
             ended = each.status in ("cancelled", "failed")
-            of_runner = nodes[each.id]["runner_incarnation"] is not None
+            of_runner = store.nodes[each.id]["runner_incarnation"] is not None
             if ended and of_runner and (each.id, each.token) not in took | self._taken:
                 cpu_us += each.cpu_us or 0
         self._taken |= took

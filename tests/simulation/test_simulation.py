@@ -73,8 +73,9 @@ def test_a_step_that_falls_over_is_as_if_it_had_never_been() -> None:
     hits: Counter[str] = Counter()
     quiet()
     # Those that went wrong first: what a step left to do was done for the run as read again, a
-    # suspect was given a runner though its run had been forgotten, or kept that for itself.
-    for seed in (158, 1266, 2032, *range(1000 if _FULL else 20)):
+    # suspect was given a runner though its run had been forgotten, or kept that for itself; what
+    # a lost attempt used was counted once its node was ended by hand, which was the checker's sum.
+    for seed in (158, 1266, 2032, 200793, *range(1000 if _FULL else 20)):
         with falls.falling(seed) as fallen:
             world = World(seed, compared_every=seeds.COMPARED_EVERY)
             world.run()

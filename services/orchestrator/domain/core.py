@@ -643,7 +643,7 @@ class Core(Dispatch):
         return self._dispatch(out)
 
     def _revive(self, run: Run, out: Out) -> None:
-        if _unbegun(run) and run.id not in self.held:
+        if _unbegun(run):
             self._waits_for_limit(run)
         t = Transition(run.id)
         for slot, record in enumerate(list(run.records)):  # an end may begin others

@@ -265,6 +265,8 @@ class Dispatch(Families):
 
     def _waits_for_limit(self, run: Run) -> bool:
         """Hold a run up that needs a place of its own before anything of it begins."""
+        if run.id in self.held:  # also of one that is asleep: the clock was set back meanwhile
+            return False
         lane = self.limits.of_run(run)
         if lane:
             run.asleep = True

@@ -123,7 +123,8 @@ def place_row(
     record = run.records[slot]
     run.revision += 1
     if record is not None:
-        record.failure, record.due_ms, record.child = failure, due_ms, child
+        record.failure, record.due_ms = failure, due_ms
+        record.child = child or record.child  # as its row keeps it
         if status in _STARTED:
             set_running(run, t)
         if status is NodeStatus.COMPLETED:

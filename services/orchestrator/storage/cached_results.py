@@ -48,6 +48,7 @@ _FIND: Final[LiteralString] = """
               AND file.hash_sha256 = cached.file_sha256
               AND (file.expires_at IS NULL OR file.expires_at > clock_timestamp())
             WHERE cached.tenant_id = asked.tenant_id AND cached.digest = asked.digest
+              AND asked.ttl_ms > 0
               AND cached.expires_at > clock_timestamp()
               AND cached.created_at > clock_timestamp() - asked.ttl_ms * interval '1 millisecond'
               AND (source.output_file_id IS NULL AND source.output_data IS NOT NULL

@@ -125,6 +125,10 @@ async def test_a_run_may_ignore_the_cache_and_fills_it_nevertheless(orchestra: O
         async with (await orchestra.runner(worker)).attached():
             await run(orchestra, workflow, ignore_cache=True)
             await kept(orchestra, 2)
+            # World 94: the clock was set back since, and what is kept is newer than new.
+            orchestra.sql.execute(
+                "UPDATE cached_results SET created_at = created_at + interval '1 minute'"
+            )
             fresh = await run(orchestra, workflow, ignore_cache=True)
             assert dict.fromkeys("abc", 2) == worker.ran
             got = await orchestra.stub.GetExecution(pb.GetExecutionRequest(execution_id=fresh.id))

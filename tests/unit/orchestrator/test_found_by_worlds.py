@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,7 @@ from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.ledger import Budget
+from services.orchestrator.domain.limits import Claim, Demand, Limit
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Definition, Kind, NodeVersion, Plan
 from services.orchestrator.domain.rows import Transition
@@ -27,7 +29,7 @@ from services.orchestrator.domain.state import (
     detail_of_class,
 )
 from services.orchestrator.domain.status import NodeStatus, RunStatus
-from services.orchestrator.domain.timers import DEADLINE
+from services.orchestrator.domain.timers import BEGIN, DEADLINE
 from services.orchestrator.engine.journal import Journal
 from services.orchestrator.storage import recovery
 from tests.unit.orchestrator.graphs import INT, StrictCore
@@ -325,6 +327,43 @@ def test_a_sub_workflow_is_tried_again_after_what_it_raised_as_memory_and_its_ro
             answer(core, child, 0, fault)
         seen.append(record.status)
     assert [status] * 2 == seen
+
+
+def test_a_sub_workflow_that_is_held_up_before_its_next_attempt_keeps_its_last_one() -> None:
+    """World 139: its row kept that, memory did not."""
+    core = new_core((ONE, 1))
+    outer = plan_of(
+        {"kind": "workflow", "parameters": {}, "retry": {"max_retries": 1}}, inner=plan_of({})
+    )
+    run, written = _started(core, outer)
+    record = run.records[0]
+    assert record is not None
+    child = core.runs[record.child or run.id]
+    written += answer(core, child, 0, Failure(error_type="user_error", message="no"))
+    written += core.pause_node(run.id, 0)
+    kept = _restored(run, written).records[0]
+    assert kept is not None
+    assert [child.id] * 2 == [record.child, kept.child]
+
+
+def test_a_run_that_has_its_place_asks_for_none_when_its_time_comes_once_more() -> None:
+    """World 1099: the clock was set back, and with one place it would have waited for itself."""
+    core = new_core((ONE, 1))
+    plan = replace(plan_of({}), workflow_id=UUID(int=77))
+    limit = Limit(
+        id=UUID(int=78), tenant_id=TENANT, name="runs", revision=1, workflow_id=UUID(int=77)
+    )
+    core.limits_known([limit], now=0.0)
+    run = start(new_core(), plan)
+    run.records = [None]
+    core.held[run.id] = Claim((Demand(limit.id, ""),), (UUID(int=79),))
+    core.adopt(run, now=0.0, due_s={BEGIN: 5.0}, deadline_s=None)
+    assert [] == core.redispatch()
+    core.due(now=5.0)
+    assert not core.limited.size
+    record = run.records[0]
+    assert record is not None
+    assert NodeStatus.RUNNING is record.status
 
 
 # --- helpers ------------------------------------------------------------------------------------

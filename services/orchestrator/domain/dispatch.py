@@ -18,7 +18,7 @@ from services.orchestrator.domain.effects import Effects, Ready
 from services.orchestrator.domain.families import Families
 from services.orchestrator.domain.ledger import Ledger
 from services.orchestrator.domain.limit_queue import WHOLE_RUN, LimitQueue, Waiting
-from services.orchestrator.domain.limits import Claim, Lane, Limits
+from services.orchestrator.domain.limits import Claim, Demand, Lane, Limits
 from services.orchestrator.domain.needs import takes
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.rows import SlotFree, SlotUse, Transition
@@ -51,6 +51,7 @@ class Dispatch(Families):
         self.limits = Limits()
         self.limited = LimitQueue()  # what waits for places under limits
         self.held: dict[UUID, Claim] = {}  # those places, by the run or node row that has them
+        self._freeing: dict[UUID, list[UUID]] = {}  # given back and not yet written, by run
         self.cache = CacheQueue()  # what the cache is asked before it is given to a runner
         # Slots that wait for a lock, by node version and run.
         self.locks_pending: dict[UUID, dict[UUID, set[int]]] = {}
@@ -85,6 +86,7 @@ class Dispatch(Families):
                 if record.runner is not None and record.status is NodeStatus.RUNNING:
                     self._free(record.runner, record.id)
         self._let_go(run_id)
+        self.limited.abandoned.extend(self._freeing.pop(run_id, ()))
         self.ledger.budgets.pop(run_id, None)
         self.limits.forget(run_id)
         self.limited.forget(run_id, whole=True)
@@ -287,6 +289,18 @@ class Dispatch(Families):
         if claim is not None:
             freed = zip(claim.slots, claim.lane, strict=True)
             t.frees = (*t.frees, *(SlotFree(slot, *demand) for slot, demand in freed))
+            self._freeing.setdefault(t.run_id, []).extend(claim.slots)
+
+    def freed(self, t: Transition) -> None:
+        """Know that what a change gives back is free by now; who waits for it may have it.
+
+        Until then a run that is forgotten may have had places of which its rows know nothing.
+        """
+        self.limited.freed(Demand(each.limit_id, each.key) for each in t.frees)
+        free = {each.id for each in t.frees}
+        left = [each for each in self._freeing.pop(t.run_id, ()) if each not in free]
+        if left:
+            self._freeing[t.run_id] = left
 
     def _let_go(self, row: UUID) -> None:
         """Forget the places that a row has: where that was not written, they are given back."""

@@ -15,7 +15,6 @@ import structlog
 from services.kit import traces
 from services.kit.ids import uuid7
 from services.orchestrator.domain.core import Core
-from services.orchestrator.domain.limits import Demand
 from services.orchestrator.domain.rows import (
     AssignCommand,
     CacheCommand,
@@ -173,7 +172,7 @@ class Outlet:
             if self._refusals:
                 self._refusals.pop(t.run_id, None)
             if t.frees:
-                self.core.limited.freed(Demand(each.limit_id, each.key) for each in t.frees)
+                self.core.freed(t)
                 self.limits_freed.update(each.limit_id for each in t.frees)
                 self.limits_wanted.set()
             for command in t.commands:

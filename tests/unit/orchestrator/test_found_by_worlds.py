@@ -366,6 +366,29 @@ def test_a_run_that_has_its_place_asks_for_none_when_its_time_comes_once_more() 
     assert NodeStatus.RUNNING is record.status
 
 
+def test_a_place_goes_back_of_a_run_that_was_over_as_it_got_it_and_cannot_be_written() -> None:
+    """World 702199: neither memory nor rows knew that a place was taken for it."""
+    core = new_core((ONE, 1))
+    plan = plan_of({}, {"condition": "x == null"}, edges=((0, 1, ""),))
+    limit = Limit(
+        id=UUID(int=78), tenant_id=TENANT, name="runs", revision=1, workflow_id=plan.workflow_id
+    )
+    core.limits_known([limit], now=0.0)
+    for written in (False, True):
+        run = start(core, plan)
+        core.skip_node(run.id, 0, (b"1",))
+        [claim] = core.limited.ask(1, lambda: UUID(int=next(_IDS)))
+        [t] = core.slots_taken([claim], now=1.0)
+        assert (
+            claim.slots == tuple(each.id for each in t.uses) == tuple(each.id for each in t.frees)
+        )
+        if written:
+            core.freed(t)
+        core.forget(run.id)
+        assert ([] if written else [*claim.slots]) == core.limited.abandoned
+        core.limited.abandoned.clear()
+
+
 # --- helpers ------------------------------------------------------------------------------------
 
 _RUN_COLUMNS = (

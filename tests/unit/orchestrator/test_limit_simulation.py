@@ -95,7 +95,7 @@ class LimitedWorld(World):
         for free in t.frees:
             slot = self.slots.pop(free.id)
             assert (free.limit_id, free.key) == slot.demand
-            self.core.limited.freed([slot.demand])
+        self.core.freed(t)
 
     def turn(self) -> None:
         """What the loop does: give back, once nothing is on its way; ask, and take."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 from unittest.mock import patch
 from uuid import UUID
 
-from services.orchestrator.domain import core, ends, groups, planner, routes, waits
+from services.orchestrator.domain import cache_queue, core, ends, groups, planner, routes, waits
 from services.orchestrator.domain import restore as restoring
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.dispatch import Dispatch
@@ -21,12 +21,12 @@ from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.limits import Demand, Lane, Limit, Limits
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.rows import AckCommand, Transition
-from services.orchestrator.domain.state import NO_USAGE, NodeRecord, Run, Usage
+from services.orchestrator.domain.state import NO_USAGE, NodeRecord, Run, Usage, Value
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import Journal
 from services.orchestrator.engine.member import Member
-from services.orchestrator.storage import quota_usage, recovery
+from services.orchestrator.storage import cached_results, quota_usage, recovery
 
 Bug = Callable[[], Any]
 
@@ -334,6 +334,47 @@ def stopped_attempts_are_free() -> Any:
     return patch.object(Core, "_charge", charge)
 
 
+def cached_for_other_inputs() -> Any:
+    """What is kept of a node is found by the names of its inputs, whatever they hold."""
+    original = cache_queue._parts
+
+    def parts(value: Value) -> list[bytes] | None:
+        return None if original(value) is None else []
+
+    return patch.object(cache_queue, "_parts", parts)
+
+
+def kept_results_never_age() -> Any:
+    """A result is given as long as it is kept, which other nodes may have longer."""
+    original = cache_queue.ask_for
+
+    def ask_for(run: Run, slot: int) -> cache_queue.Ask | None:
+        ask = original(run, slot)
+        return ask and ask._replace(ttl_ms=ask.ttl_ms and 3_600_000)
+
+    return patch.object(cache_queue, "ask_for", ask_for)
+
+
+def cache_not_ignored() -> Any:
+    """A run that ignores the cache is given what it has."""
+    original = cache_queue.ask_for
+
+    def ask_for(run: Run, slot: int) -> cache_queue.Ask | None:
+        ask = original(run, slot)
+        return ask and ask._replace(ttl_ms=run.place(slot).cache_ttl_ms or 0)
+
+    return patch.object(cache_queue, "ask_for", ask_for)
+
+
+def kept_results_not_verified() -> Any:
+    """What is kept is given as it is, whether it is what its node gives or not."""
+
+    def to_output(_: cache_queue.Ask, row: Any) -> Any:
+        return tuple(recovery.split_object(row["output_data"]).values())
+
+    return patch.object(cached_results, "_to_output", to_output)
+
+
 BUGS: Final[dict[str, Bug]] = {
     each.__name__: each
     for each in (
@@ -361,6 +402,10 @@ BUGS: Final[dict[str, Bug]] = {
         counted_under_another_key,
         budget_counted_twice_after_a_reload,
         stopped_attempts_are_free,
+        cached_for_other_inputs,
+        kept_results_never_age,
+        cache_not_ignored,
+        kept_results_not_verified,
     )
 }
 

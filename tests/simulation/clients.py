@@ -19,7 +19,7 @@ from services.orchestrator.engine.engine import Beginning, Engine
 from services.orchestrator.engine.hub import Moved
 from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.usecases.plans import unlocked
-from tests.simulation import graphs, limits, quotas
+from tests.simulation import cache, graphs, limits, quotas
 from tests.simulation.steering import Steering
 
 if TYPE_CHECKING:
@@ -53,17 +53,26 @@ class Clients:
         self._world = world
         self.accepted: dict[UUID, UUID] = {}  # runs by request
         self._plans: list[Plan] = []
+        self._cached: list[int] = []  # graphs that are drawn from in a world with a cache
         self.steering = Steering(self, world)
 
     def draw(self) -> None:
         """Draw the graphs that are started, and the limits that hold for them."""
-        chance, nodes = self._world.chance, 0
+        if cache.is_in(self._world):
+            self._cached = cache.draw(self._world)
+        nodes = 0
         while nodes < graphs.NODES_MIN:
-            plan = graphs.shape(chance.randrange(graphs.SHAPES))
+            plan = self._draw_one()
             nodes += len(plan.places)
             self._plans.append(plan)
         limits.draw(self._world, self._plans, OWNER)
         quotas.draw(self._world)
+
+    def _draw_one(self) -> Plan:
+        chance = self._world.chance
+        if self._cached:
+            return graphs.cached_shape(chance.choice(self._cached))
+        return graphs.shape(chance.randrange(graphs.SHAPES))
 
     async def work(self) -> None:
         """Do all that clients do; returns once everything they asked for is answered."""
@@ -87,7 +96,7 @@ class Clients:
         await asyncio.sleep(at_s)
         world, chance = self._world, self._world.chance
         request = world.new_id()
-        given = chance.randrange(100)
+        given = chance.randrange(2 if self._cached else 100)
         later_s = chance.random() * 2 if chance.random() < 0.08 else None
         start_at = None if later_s is None else world.store.clock() + timedelta(seconds=later_s)
         wish = _Wish(plan, given, start_at, *quotas.draw_of_run(world, OWNER))
@@ -168,7 +177,7 @@ class Clients:
             input_values=split_object(text),
             input_text=text,
             request_id=request,
-            options=RunOptions(start_at=wish.start_at),
+            options=RunOptions(start_at=wish.start_at, ignores_cache=cache.is_ignored_by(request)),
         )
 
     def _watch(self, run_id: UUID) -> None:
@@ -252,4 +261,5 @@ def _row_of(run: Run) -> RunInsert:
         timeout_ms=plan.timeout_ms,
         revision=1,
         start_at=run.options.start_at,
+        ignores_cache=run.options.ignores_cache,
     )

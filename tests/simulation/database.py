@@ -26,7 +26,7 @@ from services.orchestrator.storage import members as engine_members
 from services.orchestrator.storage import shards as engine_shards
 from services.runner.storage import environments as runner_environments
 from services.runner.storage import members as runner_members
-from tests.simulation import limits, quotas
+from tests.simulation import cache, limits, quotas
 from tests.simulation.store import Lease, Refused, Row, Store
 
 FATES: Final = (
@@ -50,6 +50,7 @@ class Faults:
         self.rate = 0.0  # of statements that meet a fault
         self.forced: deque[str] = deque()  # what befalls the next flushes
         self.down = False
+        self.slow: dict[str, float] = {}  # statements that take so long
         self.hit: dict[str, int] = {}
         self.poisoned: dict[UUID, int] = {}  # runs whose rows are refused, so many times
 
@@ -73,6 +74,8 @@ class Database:
 
     async def fetch(self, sql: str, *arguments: Any) -> Any:
         await self._travel()
+        if sql in self.faults.slow:
+            await asyncio.sleep(self.faults.slow[sql])
         answer = _ANSWERS[sql](self.store, *arguments)
         await self._return()
         return answer
@@ -134,9 +137,12 @@ class Database:
                     return self.store.flush(batch, member_id, epoch, last)
                 except Refused as refused:
                     # Its memory was what the rows said, but for starts that were refused: what
-                    # follows those is refused as well.
+                    # follows those is refused as well; and for results that are kept no more.
                     follows = any(t.run_id not in self.store.runs for t in batch)
-                    if follows or refused.sqlstate == flush.FENCED:
+                    gone = self.store.gone_sources(batch)
+                    if gone:
+                        self.faults.count("a kept result is gone before it is written")
+                    if follows or gone or refused.sqlstate == flush.FENCED:
                         raise
                     raise AssertionError(f"refused: {refused}") from refused
             case "flush lost":
@@ -491,6 +497,7 @@ _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
     signals._FIND: _signal,
     recovery._CHILDREN: _children,
     definitions._LOCKS: _locks,
+    **cache.ANSWERS,
     **limits.ANSWERS,
     **quotas.ANSWERS,
 }

@@ -15,9 +15,11 @@ from uuid import UUID
 
 from services.kit.ids import uuid_from_bytes
 from services.orchestrator.domain.compile import compile_plan
-from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
+from services.orchestrator.domain.plan import Definition, NodeVersion, Place, Plan
 
 SHAPES: Final = 400
+CACHED: Final = 60  # graphs of which nodes may take results from the cache
+_AGES_MS: Final = (250, 1000, 4000)  # that those may have
 NODES_MIN: Final = 20  # of a world
 WORDS: Final = ("first word", "second word")  # that signals are sent under
 BRANCH: Final = "even"  # of a choice, where its input is so
@@ -50,6 +52,11 @@ def node_of(version_id: UUID) -> UUID:
     return node_ids()[version_ids().index(version_id) % (_VERSIONS // 2)]
 
 
+def code_of(version_id: UUID) -> int:
+    """Say which code a version has: one of each node has the same."""
+    return version_ids().index(version_id) // 2
+
+
 def _id(number: int) -> UUID:
     """Give an id of the class that the engine's ids have."""
     return uuid_from_bytes(number.to_bytes(_ID_BYTES))
@@ -69,6 +76,20 @@ def shape(number: int) -> Plan:
     return drawing.plan(timeout_ms=chance.choice((None, None, None, None, None, 2500)))
 
 
+@lru_cache(maxsize=CACHED)
+def cached_shape(number: int) -> Plan:
+    """Give one of the graphs that take results from the cache."""
+    chance = random.Random(f"cached {number}")
+    drawing = _Drawing(chance, SHAPES + _INNER + number, cached=True)
+    size = chance.choice((2, 5, 8))
+    if chance.random() < _PLAIN_SHARE:
+        drawing.draw_plain(size)
+    else:
+        drawing.draw(size, inner=True)
+        drawing.draw_later_phases()
+    return drawing.plan(timeout_ms=chance.choice((None, None, None, 2500)))
+
+
 @lru_cache(maxsize=_INNER)
 def _inner(number: int) -> Plan:
     """Give a graph that serves as a sub-workflow."""
@@ -84,6 +105,7 @@ class _Drawing:
 
     chance: random.Random
     number: int
+    cached: bool = False
     nodes: list[dict[str, Any]] = field(default_factory=list)
     connections: list[dict[str, Any]] = field(default_factory=list)
     inner: dict[str, Plan] = field(default_factory=dict)
@@ -309,6 +331,8 @@ class _Drawing:
                 continue
             version_id = version_ids()[(at + self.number) % _VERSIONS]
             each["node_id"] = str(node_of(version_id))
+            if self.cached and not {"map", "loop"} & each.keys():
+                each["cache_ttl_ms"] = _AGES_MS[(at + self.number) % len(_AGES_MS)]
             versions[each["id"]] = NodeVersion(
                 id=version_id,
                 python_version=self.python,
@@ -321,10 +345,12 @@ class _Drawing:
 # --- what places give ---------------------------------------------------------------------------
 
 
-def answer(place_id: str, inputs: Mapping[str, Any]) -> int:
-    """Compute what user code gives for its inputs."""
+def answer(place: Place, inputs: Mapping[str, Any]) -> int:
+    """Compute what user code gives for its inputs: each place has code of its own, or is cached."""
+    cached = place.cache_ttl_ms is not None
+    code = code_of(place.node_version_id) if cached else int(place.id.removeprefix("n"))
     total = sum((at + 1) * _number(value) for at, (_, value) in enumerate(sorted(inputs.items())))
-    return (31 * total + 7 * int(place_id.removeprefix("n")) + 1) % 9973
+    return (31 * total + 7 * code + 1) % 9973
 
 
 def _number(value: Any) -> int:

@@ -73,7 +73,9 @@ class Ledger:
             return Act("kill the runner", script.lasts_s)
         if row["retry_count"] < script.failures:
             return Act("fail", script.lasts_s, fatal=script.fatal)
-        return Act("answer", script.lasts_s, graphs.answer(request.node_id, inputs))
+        plan = world.plan_of(request.execution_id)
+        place = plan.places[plan.index[request.node_id]]
+        return Act("answer", script.lasts_s, graphs.answer(place, inputs))
 
     def end(self, request: AttemptRequest, outcome: Outcome) -> None:
         """Write down what an attempt gave."""

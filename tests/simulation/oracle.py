@@ -12,7 +12,7 @@ from uuid import UUID
 
 from services.orchestrator.domain.plan import FROM_RUN, FROM_TURN, Binding, Kind, Link, Place, Plan
 from services.orchestrator.domain.status import NODE_FINAL
-from tests.simulation import graphs
+from tests.simulation import cache, graphs
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -120,8 +120,11 @@ class Reading:
             return
         match place.kind:
             case Kind.PYTHON:
-                given = graphs.answer(place.id, self.inputs(row))
+                given = graphs.answer(place, self.inputs(row))
                 assert result(row) == given, "a value that the graph does not give"
+                if row["cache_hit"]:
+                    cache.check_hit(self, row)
+                    return
                 doomed = self.script(row).dooms(row["max_retries"])
                 assert not doomed, "completed, and it cannot succeed"
             case Kind.CHOICE:

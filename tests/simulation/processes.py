@@ -23,6 +23,7 @@ from services.orchestrator.loops.lease import keep_lease
 from services.orchestrator.loops.limits import keep_limits
 from services.orchestrator.loops.members import judge_strays, keep_share, tell_demand
 from services.orchestrator.loops.quotas import keep_quotas
+from services.orchestrator.loops.result_cache import keep_cache
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
 from services.orchestrator.storage.limit_slots import freed_by
@@ -35,6 +36,7 @@ from services.runner.usecases.attempt import Attempt
 from services.runner.usecases.desk import Desk
 from services.runner.usecases.membership import Membership, Offer
 from services.runner.usecases.pulling import InputsMissing
+from tests.simulation import cache
 from tests.simulation.database import Database
 from tests.simulation.ledger import Act
 
@@ -154,6 +156,8 @@ class Orchestrator(Process):
         self.spawn(watch_locks(self.engine, pool, self.stop))
         self.spawn(judge_strays(self.engine, pool, self.stop))
         self.spawn(tell_demand(self.engine, self.stop))
+        if cache.is_in(self.world):
+            self.spawn(keep_cache(self.engine, pool, self.stop))
         if self.world.store.quotas:
             self.spawn(keep_quotas(self.engine, pool, self.stop))
         self.spawn(self._until_fenced(keep_limits(self.engine, pool, self.stop)))

@@ -11,7 +11,7 @@ from unittest.mock import patch
 from services.orchestrator.domain import core
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.engine import journal, member, outlet, treasury
-from services.orchestrator.loops import limits, members, quotas, sweep
+from services.orchestrator.loops import limits, members, quotas, result_cache, sweep
 from services.orchestrator.storage import flush
 from services.orchestrator.usecases import limits as limit_usecases
 from services.orchestrator.usecases import recover, runners
@@ -34,7 +34,7 @@ def stood_in(world: World) -> Iterator[None]:
 
         for module in (
             *(member, members, sweep, recover, runners, limits, limit_usecases),
-            *(quotas, treasury),
+            *(quotas, treasury, result_cache),
         ):
             put(module, "transaction", transaction)
         put(limits, "uuid7", world.new_id)

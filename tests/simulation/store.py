@@ -87,6 +87,7 @@ class Written(NamedTuple):
     live: bool  # whether the fence was open
     refused: str  # SQLSTATE, or empty
     started: frozenset[UUID]
+    gone: frozenset[UUID]  # rows that were to be copied, and were not there any more
 
 
 @dataclass(slots=True)
@@ -131,6 +132,11 @@ class Store:
         self.past_budgets: dict[UUID, Row] = {}  # that were swept
         self.limit_listeners: dict[UUID, Callable[[str], None]] = {}
         self.gone_workflows: set[UUID] = set()
+        self.gone_nodes: set[UUID] = set()
+        self.cached: dict[tuple[UUID, str], Row] = {}  # results by tenant and digest
+        self.handed: dict[UUID, list[timedelta]] = {}  # how old each was when it was given
+        self.purged: set[UUID] = set()  # runs of which nothing can be copied any more
+        self.purges_next = False  # the run of the result that is given next is
         self.children_of: defaultdict[UUID, list[UUID]] = defaultdict(list)  # runs by their parent
         self.taken: dict[tuple[UUID, str], UUID] = {}  # signals by the run and node that took each
         self.paused: set[UUID] = set()  # runs, as those who look at flushes have seen them
@@ -160,7 +166,8 @@ class Store:
             raise
         finally:
             if self.history is not None:
-                told = Written(batch, member_id, epoch, live, refused, frozenset(started))
+                gone = frozenset(self.gone_sources(batch))
+                told = Written(batch, member_id, epoch, live, refused, frozenset(started), gone)
                 self.history.append(told)
         at = max(self.clock(), last)
         self.flushes += 1
@@ -243,6 +250,8 @@ class Store:
         orders = {row["execution_order"] for row in rows.values()}
         if node.node_id in rows or node.execution_order in orders or names & begun:
             _refuse("23505", f"node {node.node_id} of {node.run_id} twice")
+        if isinstance(node, NodeCopy) and self._is_gone(node):
+            _refuse(flush.GUARD_MISSED, f"node {node.source_id} is gone, which is to be copied")
         begun |= names
 
     def _look_at_guard(self, each: NodeComplete | NodeChange, touched: set[UUID]) -> None:
@@ -269,7 +278,8 @@ class Store:
         for node in t.node_inserts:
             if not node.first or node.run_id in started:
                 self._insert_node(node, at)
-        assert not t.copies, "no world has runs that are made of others yet"
+        for copied in t.copies:
+            self._copy(copied, at)
         for placed in t.placed.values():
             if not placed.first or placed.run_id in started:
                 self._place(placed, at)
@@ -357,16 +367,36 @@ class Store:
             },
         )
 
-    def _put_node(self, node: NodeInsert | NodePlaced, columns: Row) -> None:
+    def _copy(self, copied: NodeCopy, at: datetime) -> None:
+        self._put_node(
+            copied,
+            {
+                "status": "completed",
+                "max_retries": 0,
+                "token": 0,
+                "started_at": at,
+                "completed_at": at,
+                "output_data": self.nodes[copied.source_id]["output_data"],
+            },
+        )
+
+    def gone_sources(self, batch: Sequence[Transition]) -> list[UUID]:
+        """Give the rows that a batch copies and that were removed."""
+        return [each.source_id for t in batch for each in t.copies if self._is_gone(each)]
+
+    def _is_gone(self, copied: NodeCopy) -> bool:
+        return self.nodes[copied.source_id]["run_id"] in self.purged
+
+    def _put_node(self, node: NodeInsert | NodePlaced | NodeCopy, columns: Row) -> None:
         row = {
             **dict.fromkeys(_EMPTY),
             "retry_count": 0,
             "delivery_count": 0,
             **node._asdict(),
             "workflow_execution_id": node.run_id,
-            "attempt_token": node.token,
             **columns,
         }
+        row["attempt_token"] = row["token"]
         row["began_at"] = row["started_at"]  # of the first attempt
         self.nodes[node.id] = self.nodes_of[node.run_id][node.node_id] = row
 

@@ -18,16 +18,24 @@ from types import ModuleType
 
 import pytest
 
-from services.orchestrator.domain import core, dispatch, planner, restore, retry, timers
+from services.orchestrator.domain import (
+    cache_queue,
+    core,
+    dispatch,
+    planner,
+    restore,
+    retry,
+    timers,
+)
 from services.orchestrator.domain import credits as credits_
-from tests.simulation import bugs, falls, graphs, reach, seeds
+from tests.simulation import bugs, cache, falls, graphs, reach, seeds
 from tests.simulation.database import FATES
 from tests.simulation.world import World, quiet
 
 _FULL = bool(os.environ.get("QFLOW_TEST_FULL"))
 _BUG_SEEDS_MAX = 1000
-_RULES = (core, dispatch, timers, planner, credits_, restore, retry)
-# What no world comes to, and what does: worlds have no cache.
+_RULES = (core, dispatch, timers, planner, credits_, restore, retry, cache_queue)
+# What no world comes to, and what does.
 _UNREACHED = frozenset(
     {
         # A sub-workflow's end and its parent's word of it are one flush: test_rich_simulation.
@@ -37,7 +45,8 @@ _UNREACHED = frozenset(
         "timers.Timers.__len__",  # asked by metrics
         "credits.ReadyQueue.waiting",  # asked by explanations and the demand of pools
         "credits.ReadyQueue.waiting.<locals>.<dictcomp>",
-        "core.Core.cache_answered",  # test_cache_queue
+        "cache_queue._file_part",  # no world has files: test_cache_queue
+        "cache_queue.CacheQueue.asked_of",  # asked by explanations
     }
 )
 
@@ -65,6 +74,9 @@ def test_everything_accepted_ends_as_it_should_whatever_befalls_the_engine() -> 
     assert report.hits["frame doubled"]
     assert report.hits["attempt declined"]
     assert report.hits["run refused by the journal"]
+    for wear in cache.WEARS:
+        assert report.hits[wear] or not _FULL, f"nothing kept met this: {wear}"
+    assert report.hits["a kept result is given"]
 
 
 @pytest.mark.timeout(900)

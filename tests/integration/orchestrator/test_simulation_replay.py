@@ -120,7 +120,13 @@ def _real(t: Transition, written: Written, store: Store, owner: UUID, workflow: 
     errors = [row._replace(tenant_id=owner) for row in t.errors]
     signals = [row._replace(tenant_id=owner, sent_by=owner) for row in t.signals]
     charges = tuple(row._replace(tenant_id=owner) for row in t.charges)
-    return replace(t, run_inserts=inserts, errors=errors, signals=signals, charges=charges)
+    copies = [
+        row._replace(source_id=uuid7()) if row.source_id in written.gone else row
+        for row in t.copies
+    ]
+    return replace(
+        t, run_inserts=inserts, errors=errors, signals=signals, charges=charges, copies=copies
+    )
 
 
 async def _write(db: Any, batch: list[Transition], written: Written, seed: int) -> None:

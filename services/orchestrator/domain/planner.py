@@ -216,6 +216,9 @@ def refuse(run: Run, slot: int, t: Transition, fx: Effects, failure: Failure) ->
         _never_begin(run, slot, t, fx, failure)
         return
     error_row(run, t, failure, new_id=fx.new_id)
+    record = run.records[slot]
+    if record is not None and record.status is NodeStatus.RETRYING:
+        record.failure = failure  # its row says what ended it, not what its last attempt met
     if run.failure is None:
         run.failure = (run.place(slot).id, failure)
     routes.settle(run, t, fx)

@@ -389,6 +389,24 @@ def test_a_place_goes_back_of_a_run_that_was_over_as_it_got_it_and_cannot_be_wri
         core.limited.abandoned.clear()
 
 
+def test_what_had_failed_before_its_environment_could_not_be_made_says_that_it_cannot() -> None:
+    """World 705358: its run said so, and its row named the class that its last attempt raised."""
+    core = new_core((ONE, 1))
+    run = start(core, plan_of({"retry": {"max_retries": 1, "initial_delay_ms": 1}}))
+    raised = Failure(error_type="user_error", message="no", detail=detail_of_class("Refused"))
+    answer(core, run, 0, raised)
+    core.unlocked.clear()
+    core.due(now=9.0)
+    failure = Failure(error_type="dependency_error", message="no such package")
+    [t] = core.lock_known(run.place(0).node_version_id, failure)
+    [last] = t.changes.values()
+    assert (NodeStatus.FAILED, "dependency_error", None) == (
+        last.status,
+        last.error_type,
+        last.error_detail,
+    )
+
+
 # --- helpers ------------------------------------------------------------------------------------
 
 _RUN_COLUMNS = (

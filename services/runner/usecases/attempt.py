@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +35,9 @@ class Attempt:
     task: asyncio.Task[Any] | None = None
     begun: bool = False  # whether the task has taken its first step
     has_slot: bool = False
+    over: bool = False  # whether nothing of it runs any more
+    before: Attempt | None = None  # of the same row and under way still, when this one came
+    followers: list[Callable[[], None]] = field(default_factory=list)  # that wait until it is over
 
 
 class Refused(Exception):  # noqa: N818 - it carries an error that is an outcome

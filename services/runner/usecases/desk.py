@@ -245,6 +245,18 @@ class Desk:
         self._running[ref] = attempt
         self._owners[ref] = session
         session.running += 1
+        if running is not None and (before := running if running.begun else running.before):
+            attempt.before = before
+            if not before.over:  # told to end, which may take it a moment: never two at once
+                before.followers.append(partial(self._enter, attempt, definition, assignment))
+                return
+        self._enter(attempt, definition, assignment)
+
+    def _enter(self, attempt: Attempt, definition: Definition, assignment: Assignment) -> None:
+        """Let an attempt stand in the line for a slot, unless it was told to end by now."""
+        attempt.before = None
+        if self._running.get(assignment.attempt_ref) is not attempt:
+            return
         if assignment.pull or definition.concurrency > 1 or not self._membership.held:
             self._start(attempt, definition, assignment)  # it has to wait for more than a slot
         else:
@@ -317,7 +329,7 @@ class Desk:
         outcome = await self._run_once(attempt)
         if outcome.again:
             log.info("attempt_made_again", attempt_ref=str(assignment.attempt_ref))
-            attempt.alone = True
+            attempt.alone, attempt.over = True, False
             outcome = await self._run_once(attempt)
         if self._trace is not None and attempt.request.traceparent:
             self._trace(attempt.request, outcome, began_ns)
@@ -339,10 +351,14 @@ class Desk:
         return outcome
 
     def _leave(self, attempt: Attempt) -> None:
-        """Give its slot to the next."""
+        """Give its slot to the next, and let the attempt begin that stands for it by now."""
         if attempt.has_slot:
             attempt.has_slot = False
             self._places.leave()
+        attempt.over = True
+        followers, attempt.followers = attempt.followers, []
+        for enter in followers:
+            enter()
 
     def _sources(self, ref: UUID) -> Iterator[PullValues]:
         """Whom to ask for an attempt's inputs: its owner's stream, then any that may own it."""

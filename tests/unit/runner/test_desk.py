@@ -338,6 +338,28 @@ async def test_a_kill_is_answered_even_when_there_is_nothing_to_kill(
     assert (REF, 7, True) == (answer.attempt_ref, answer.token, answer.killed)
 
 
+async def test_an_attempt_begins_once_the_one_before_it_is_over(
+    desk: Desk, attempts: ScriptedAttempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I11, world 705490: an interpreter takes a moment to end, and there were two meanwhile."""
+    told: list[Attempt] = []
+    monkeypatch.setattr(attempts, "tell_to_end", lambda attempt, *_, **__: told.append(attempt))
+    session = desk.open_session(no_values)
+    desk.take(session, assign(REF, 7))
+    await settle()
+    desk.take(session, assign(REF, 8))
+    desk.take(session, assign(REF, 9))
+    await settle()
+    assert ([7], [7]) == ([each.request.token for each in told], list(attempts.begun))
+    attempts.begun[7].set_result(Outcome())
+    await settle()
+    assert [7, 9] == list(attempts.begun)
+    attempts.begun[9].set_result(Outcome())
+    await settle()
+    assert [9] == sent(session)
+    assert 0 == session.running
+
+
 async def test_what_is_superseded_is_ended_and_never_answered(
     desk: Desk, attempts: ScriptedAttempts
 ) -> None:

@@ -12,9 +12,9 @@ from typing import Any, Final
 from unittest.mock import patch
 from uuid import UUID
 
-from services.orchestrator.domain import cache_queue, core, ends, groups, planner, routes, waits
+from services.orchestrator.domain import cache_queue, ends, groups, planner, routes, waits
 from services.orchestrator.domain import restore as restoring
-from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.dispatch import Dispatch
 from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.ledger import Budget
@@ -23,6 +23,8 @@ from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.rows import AckCommand, Transition
 from services.orchestrator.domain.state import NO_USAGE, NodeRecord, Run, Usage, Value
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.steps import attempts
+from services.orchestrator.domain.steps.attempts import Outcome
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import Journal
 from services.orchestrator.engine.member import Member
@@ -150,7 +152,7 @@ def killing_token_misread() -> Any:
     def take(self: Core, runner_id: UUID, told: Outcome, run: Run, slot: int, out: Out) -> None:
         record = run.records[slot]
         if record and record.killing is not None and told.token != record.token:
-            out.add(core._late(runner_id, told))
+            out.add(attempts._late(runner_id, told))
         else:
             original(self, runner_id, told, run, slot, out)
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from services.orchestrator.domain import core
+from services.orchestrator.domain import dispatch
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.engine import journal, member, outlet, treasury
 from services.orchestrator.loops import limits, members, quotas, result_cache, sweep
@@ -41,7 +41,7 @@ def stood_in(world: World) -> Iterator[None]:
         put(journal, "flush", _FLUSH)
         put(outlet, "uuid7", world.new_id)
         put(journal, "uuid7", world.new_id)
-        put(core, "datetime", SimpleNamespace(now=lambda _: world.store.clock()))
+        put(dispatch, "datetime", SimpleNamespace(now=lambda _: world.store.clock()))
         put(member, "uuid7", world.new_id)
         put(membership, "uuid", SimpleNamespace(uuid4=world.new_id))
         put(membership, "containers", SimpleNamespace(close_left=_nothing))

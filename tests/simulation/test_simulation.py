@@ -28,18 +28,28 @@ from services.orchestrator.domain import (
     timers,
 )
 from services.orchestrator.domain import credits as credits_
+from services.orchestrator.domain.steps import (
+    adoption,
+    answers,
+    attempts,
+    begin,
+    follow,
+    requests,
+    runners,
+)
 from tests.simulation import bugs, cache, falls, graphs, reach, seeds
 from tests.simulation.database import FATES
 from tests.simulation.world import World, quiet
 
 _FULL = bool(os.environ.get("QFLOW_TEST_FULL"))
 _BUG_SEEDS_MAX = 1000
-_RULES = (core, dispatch, timers, planner, credits_, restore, retry, cache_queue)
+_STEPS = (begin, attempts, runners, requests, answers, adoption, follow)
+_RULES = (core, *_STEPS, dispatch, timers, planner, credits_, restore, retry, cache_queue)
 # What no world comes to, and what does.
 _UNREACHED = frozenset(
     {
         # A sub-workflow's end and its parent's word of it are one flush: test_rich_simulation.
-        "core.Core.child_ended",
+        "adoption.Adoption.child_ended",
         "dispatch.Dispatch.pythons",  # asked by starts before they come here
         "credits.Runner.pythons",
         "timers.Timers.__len__",  # asked by metrics

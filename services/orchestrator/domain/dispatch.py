@@ -7,7 +7,7 @@ in this order. The places are given back when its row ends, or its run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -39,7 +39,7 @@ class Dispatch(Families):
         epoch: int,
         new_id: Callable[[], UUID],
         draw: Callable[[], float],
-        wall: Callable[[], datetime],
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__()

@@ -7,8 +7,10 @@ from collections.abc import Collection
 from typing import NamedTuple
 from uuid import UUID
 
+from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.status import RUN_FINAL
 
 
 class Fault(NamedTuple):
@@ -51,6 +53,8 @@ class Families(ABC):
 
     def __init__(self) -> None:
         self.runs: dict[UUID, Run] = {}
+        self._adopted: dict[UUID, None] = {}  # those that were read from rows and not yet revived
+        self._ended_children: dict[UUID, EndedChild] = {}  # of those
         self.faults: list[Fault] = []  # since the last event; whoever brings events takes them
 
     @abstractmethod
@@ -72,6 +76,14 @@ class Families(ABC):
         """Give runs, and then all that are a part of one of them, over or not."""
         parts = (each for each in self.runs if self.root_of(each) in run_ids)
         return [*run_ids, *(each for each in parts if each not in run_ids)]
+
+    def _family(self, run_id: UUID) -> list[Run]:
+        """Give a run with all runs of its sub-workflows that are not over."""
+        found = [self.runs[run_id]]
+        for run in found:  # it grows while it is walked
+            children = (each.child for each in run.records if each is not None and each.child)
+            found += [self.runs[each] for each in children if each in self.runs]
+        return [run for run in found if run.status not in RUN_FINAL]
 
     # --- faults ---------------------------------------------------------------------------------
 

@@ -22,7 +22,6 @@ from services.kit.pg import Pool
 from services.kit.rpc import codec as kit
 from services.kit.rpc.failures import detail_of
 from services.kit.sealed_mark import SEALED_MARK
-from services.orchestrator.domain.core import Outcome
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
 from services.orchestrator.domain.state import (
@@ -33,6 +32,7 @@ from services.orchestrator.domain.state import (
     Usage,
     Value,
 )
+from services.orchestrator.domain.steps.attempts import Outcome
 from services.orchestrator.engine.engine import STREAM_PAUSE_BYTES, Engine
 from services.orchestrator.engine.streams import (
     Assignment,

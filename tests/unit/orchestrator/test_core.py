@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 
-from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Kind, Plan
@@ -24,6 +24,7 @@ from services.orchestrator.domain.rows import (
 )
 from services.orchestrator.domain.state import ENGINE_ERROR, NO_USAGE, Failure, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.steps.attempts import Outcome
 from services.orchestrator.rpc.attach import _outcome
 from services.orchestrator.storage import flush
 from tests.unit.orchestrator.graphs import StrictCore, plan_of

@@ -14,7 +14,7 @@ from services.orchestrator.domain import children, planner
 from services.orchestrator.domain.amounts import Amounts
 from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.compile import compile_plan
-from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.limits import Claim, Demand, Limit
 from services.orchestrator.domain.needs import Offer
@@ -29,6 +29,7 @@ from services.orchestrator.domain.state import (
     detail_of_class,
 )
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.steps.attempts import Outcome
 from services.orchestrator.domain.timers import BEGIN, DEADLINE
 from services.orchestrator.engine.journal import Journal
 from services.orchestrator.storage import recovery

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.orchestrator.domain.compile import compile_plan
-from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
 from services.orchestrator.domain.rows import AssignCommand, RunInsert, Transition
 from services.orchestrator.domain.state import (
@@ -21,6 +21,7 @@ from services.orchestrator.domain.state import (
     Spliced,
 )
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.steps.attempts import Outcome
 from tests.unit.orchestrator.store import Store
 from tests.unit.orchestrator.test_core import ONE, TENANT, new_core
 from tests.unit.orchestrator.worlds import same

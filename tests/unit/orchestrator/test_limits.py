@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.limit_queue import WHOLE_RUN, LimitQueue, Waiting
 from services.orchestrator.domain.limits import (
     KEY_CHARS_MAX,
@@ -28,6 +28,7 @@ from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.state import NO_USAGE, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.steps.attempts import Outcome
 from tests.unit.orchestrator.graphs import plan_of
 from tests.unit.orchestrator.test_core import ONE, TENANT, new_core, start
 

@@ -10,7 +10,6 @@ from uuid import UUID
 import pytest
 
 from services.orchestrator.domain import reuse
-from services.orchestrator.domain.core import Outcome
 from services.orchestrator.domain.credits import ReadyQueue
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.partly import Partly, kept_names, tree
@@ -19,6 +18,7 @@ from services.orchestrator.domain.reuse import Kept
 from services.orchestrator.domain.rows import AssignCommand, NodeCopy, RunInsert, Transition
 from services.orchestrator.domain.state import NO_USAGE, Failure, Run
 from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.steps.attempts import Outcome
 from tests.unit.orchestrator.graphs import StrictCore, plan_of, random_plan
 from tests.unit.orchestrator.rich_graphs import Drawing
 from tests.unit.orchestrator.store import Store

@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
-from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.rows import (
@@ -28,6 +28,7 @@ from services.orchestrator.domain.rows import (
 )
 from services.orchestrator.domain.state import Failure, FileValue, Run, Usage
 from services.orchestrator.domain.status import RUN_FINAL, RunStatus
+from services.orchestrator.domain.steps.attempts import Outcome
 from tests.unit.orchestrator.graphs import StrictCore, random_plan
 from tests.unit.orchestrator.store import Store
 

@@ -1,0 +1,122 @@
+"""Runs that are read from their rows: taken over as they stand, and then let go on."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+from services.orchestrator.domain import children, planner, routes, waits
+from services.orchestrator.domain.children import EndedChild
+from services.orchestrator.domain.credits import Runner
+from services.orchestrator.domain.effects import Due, Ready
+from services.orchestrator.domain.needs import Offer
+from services.orchestrator.domain.out import Out
+from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus
+from services.orchestrator.domain.steps.follow import Follow
+from services.orchestrator.domain.timers import BEGIN, DEADLINE
+
+_NOTHING: Final = Offer(pythons=frozenset())  # of a runner that is known by its attempts alone
+_UNDER_WAY: Final = frozenset({NodeStatus.RUNNING, NodeStatus.RETRYING, NodeStatus.WAITING})
+
+
+class Adoption(Follow):
+    """Memory that is made anew."""
+
+    def adopt(
+        self, run: Run, *, now: float, due_s: dict[int, float], deadline_s: float | None
+    ) -> None:
+        """Take over a run as its rows say it stands; `redispatch` begins what may begin.
+
+        `due_s` says for its slots that retry or wait in how many seconds they are due, and under
+        `BEGIN` when a run begins that was to start at a time.
+        """
+        self._now = now
+        self.runs[run.id] = run
+        self._adopted[run.id] = None
+        run.asleep = due_s.get(BEGIN, 0.0) > 0
+        if run.asleep:
+            self.timers.set(now + due_s[BEGIN], run.id, BEGIN)
+        for slot, record in enumerate(run.records):
+            if record is None:
+                continue
+            self._refs[record.id] = (run, slot)
+            # The member that had it before may count from a higher epoch.
+            self._token = max(self._token, record.token)
+            limit_ms = run.place(slot).total_timeout_ms
+            if limit_ms is not None and record.status not in NODE_FINAL:
+                left_s = max(0.0, limit_ms / 1000 - record.age_s)
+                self.timers.set(now + left_s, run.id, slot, Due.TOTAL)
+            if record.status is NodeStatus.RUNNING and record.runner is not None:
+                runner = self.runners.setdefault(
+                    record.runner,
+                    Runner(incarnation=record.runner, offer=_NOTHING, connected=False),
+                )
+                runner.in_flight[record.id] = record.token
+                runner.exclusive = runner.exclusive or record.alone
+            elif record.status is NodeStatus.RETRYING:
+                if record.delivery_count and due_s.get(slot, 0) <= 0:
+                    self._push(Ready(run, slot, alone=True))
+                else:
+                    self.timers.set(now + max(due_s.get(slot, 0), 0), run.id, slot)
+            elif slot in due_s:
+                record.due_ms = max(0, round(due_s[slot] * 1000))
+                self.timers.set(now + max(due_s[slot], 0), run.id, slot)
+        if deadline_s is not None:
+            self.timers.set(now + max(deadline_s, 0), run.id, DEADLINE)
+
+    def child_ended(self, child: EndedChild) -> None:
+        """Know how a sub-workflow ended whose parent was read from its rows."""
+        self._ended_children[child.id] = child
+
+    def redispatch(self) -> list[Transition]:
+        """Begin what may begin and give out what waits, after runs were adopted or forgotten."""
+        out = Out()
+        adopted, self._adopted = self._adopted, {}
+        for run_id in adopted:
+            run = self.runs.get(run_id)
+            if run is None or run.status in RUN_FINAL:
+                continue
+            with self._step(run_id):
+                self._revive(run, out)
+        self._ended_children.clear()
+        for run_id in [each for each in adopted if each in self.ledger.budgets]:
+            spent = self.ledger.budgets[run_id].spent
+            if spent is not None and run_id in self.runs:
+                with self._step(run_id):
+                    self._exhaust(self.runs[run_id], spent, out)
+        return self._dispatch(out)
+
+    def _revive(self, run: Run, out: Out) -> None:
+        if _unbegun(run):
+            self._waits_for_limit(run)
+        t = Transition(run.id)
+        for slot, record in enumerate(list(run.records)):  # an end may begin others
+            if record is not None and record.child and record.status is NodeStatus.WAITING:
+                self._meet_child(run, slot, record.child, t)
+        routes.revive(run, t, self.fx)
+        if t.cost() != (0, 0) or t.commands:
+            out.add(t)
+
+    def _meet_child(self, run: Run, slot: int, child_id: UUID, t: Transition) -> None:
+        """Find the run of a sub-workflow: in memory, among those that ended, or nowhere."""
+        child = self.runs.get(child_id)
+        ended = self._ended_children.get(child_id)
+        if child is not None:
+            child.parent = (run.id, slot)
+            if run.is_stopping(slot) and not child.cancelling:
+                self.fx.stops.append(child_id)
+        elif ended is not None:
+            planner.child_over(run, slot, t, self.fx, children.ended_run(run, slot, ended))
+        elif run.is_open(slot):
+            waits.start_again(run, slot, self.fx)
+        else:
+            planner.child_over(run, slot, t, self.fx, children.never_begun(run, slot, child_id))
+
+
+def _unbegun(run: Run) -> bool:
+    """Say whether nothing of a run is under way, and it may begin or go on."""
+    if run.asleep or run.closing or run.cancelling or run.expired or run.failure is not None:
+        return False
+    return all(each is None or each.status not in _UNDER_WAY for each in run.records)

@@ -1,0 +1,114 @@
+"""What follows from every event: what it left to do in other runs, and what waits for runners."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from services.orchestrator.domain import planner
+from services.orchestrator.domain.effects import Start
+from services.orchestrator.domain.out import Out
+from services.orchestrator.domain.rows import Finished, Spend, Transition
+from services.orchestrator.domain.state import Failure, Run
+from services.orchestrator.domain.status import RUN_FINAL, RunStatus
+from services.orchestrator.domain.steps.begin import Begin
+
+
+class Follow(Begin):
+    """What is done after each event, and what several of them do."""
+
+    def _dispatch(self, out: Out) -> list[Transition]:
+        """Give ready slots to runners while both last; returns all transitions, oldest first."""
+        self._follow(out)
+        if self.ready.size:
+            self._give_out(out)
+            self._follow(out)
+        return self._finished(out)
+
+    def _follow(self, out: Out) -> None:
+        """Carry out what events left to do, in other runs too."""
+        fx = self.fx
+        while True:
+            if fx.ready:
+                ready, fx.ready = fx.ready, []
+                for each in ready:
+                    self._push(each)
+            if not fx.pending:
+                return
+            self._follow_rarer(out)
+
+    def _follow_rarer(self, out: Out) -> None:
+        fx = self.fx
+        timers, fx.timers = fx.timers, []
+        for run, slot, delay_ms, what in timers:
+            if self.faults and self._is_gone(run.id):
+                continue
+            self.timers.set(self._time() + delay_ms / 1000, run.id, slot, what)
+        starts, fx.starts = fx.starts, []
+        for start in starts:
+            assert start.run.parent is not None
+            if start.run.parent[0] in self.runs:  # not if a step went wrong meanwhile
+                with self._step(start.run.id):
+                    self._begin_child(start, out)
+        stops, fx.stops = fx.stops, []
+        for child_id in stops:
+            child = self.runs.get(child_id)
+            if child is not None and not child.cancelling and child.status not in RUN_FINAL:
+                with self._step(child_id):
+                    planner.stop(child, _to_change(child_id, out), fx, cancel=True)
+                    self._unqueue(child_id)
+        ended, fx.ended = fx.ended, []
+        for child in ended:
+            self._child_over(child, out)
+
+    def _begin_child(self, start: Start, out: Out) -> None:
+        self._begin(start.run, start.row, out)
+        budget = self.ledger.budgets and self.ledger.budgets.get(self._root(start.run).id)
+        if budget and budget.spent is not None:  # by the attempt that let it begin
+            self._exhaust(start.run, budget.spent, out)
+
+    def _child_over(self, child: Run, out: Out) -> None:
+        """Tell the parent, behind the child's end: it must not be durable before that is."""
+        assert child.parent is not None
+        parent = self.runs.get(child.parent[0])
+        if parent is not None:
+            t = out.after(parent.id)
+            with self._step(parent.id):
+                planner.child_over(parent, child.parent[1], t, self.fx, child)
+
+    def _finished(self, out: Out) -> list[Transition]:
+        """Say in first rows how their runs stand, and give back the places of runs that end."""
+        for fault in self.faults:
+            out.drop(fault.run_ids)
+        held, budgets = self.held, self.ledger.budgets
+        for t in out.transitions:
+            if t.run_inserts:
+                _tell_status(self.runs[t.run_id], t)
+            if not (held or budgets):
+                continue
+            ends = any(isinstance(each, Finished) for each in t.commands)
+            if ends and t.run_id in held:
+                self._give_back(t.run_id, t)
+            if ends and t.run_id in budgets:
+                kept = tuple(each for each in t.spends if not each.over)
+                t.spends = (*kept, Spend(t.run_id, 0, 0, 0, 0, over=True))
+        return out.transitions
+
+    def _exhaust(self, root: Run, failure: Failure, out: Out) -> None:
+        """Let nothing more begin of what used up what it may; what runs ends."""
+        for run in self._family(root.id):
+            if not (run.closing or run.cancelling or run.expired or run.failure):
+                planner.exhaust(run, _to_change(run.id, out), self.fx, failure)
+                self._unqueue(run.id)
+
+
+def _to_change(run_id: UUID, out: Out) -> Transition:
+    """Give the transition in which a run's row may change: no statement changes one it inserts."""
+    t = out.of(run_id)
+    return out.after(run_id) if t.run_inserts else t
+
+
+def _tell_status(run: Run, t: Transition) -> None:
+    """Write in a run's first row how it stands once all that goes with the row is written."""
+    begun = bool(t.node_inserts) or any(each.starts for each in t.placed.values())
+    status = RunStatus.RUNNING if begun else RunStatus.PENDING
+    t.run_inserts = [t.run_inserts[0]._replace(status=status, revision=run.revision)]

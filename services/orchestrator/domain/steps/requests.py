@@ -1,0 +1,83 @@
+"""What callers want of a run that is under way."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from services.orchestrator.domain import controls, planner
+from services.orchestrator.domain.out import Out
+from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.state import Failure, Signal
+from services.orchestrator.domain.status import RUN_FINAL
+from services.orchestrator.domain.steps.follow import Follow
+
+
+class Requests(Follow):
+    """Runs that are steered."""
+
+    def cancel(self, run_id: UUID) -> list[Transition]:
+        """Stop a run on a caller's word; nothing where it is stopping already."""
+        run = self.runs[run_id]
+        if run.cancelling or run.status in RUN_FINAL:
+            return []
+        t = Transition(run_id)
+        with self._step(run_id):
+            planner.stop(run, t, self.fx, cancel=True)
+            self._unqueue(run_id)
+        return self._dispatch(Out(t))
+
+    def break_off(self, run_id: UUID, failure: Failure) -> list[Transition]:
+        """End a run that cannot go on for a fault of the engine's."""
+        t = Transition(run_id)
+        with self._step(run_id):
+            planner.break_off(self.runs[run_id], t, self.fx, failure)
+            self._unqueue(run_id)
+        return self._dispatch(Out(t))
+
+    def pause(self, run_id: UUID) -> list[Transition]:
+        """Let nothing new begin in a run and its sub-workflows; what runs ends, clocks go on."""
+        out = Out()
+        with self._step(run_id, asked=True):
+            for run in self._family(run_id):
+                controls.pause(run, out.of(run.id))
+                self._unqueue(run.id)
+        return self._dispatch(out)
+
+    def resume(self, run_id: UUID, *, now: float) -> list[Transition]:
+        """Let a paused run and its sub-workflows go on."""
+        self._now = now
+        out = Out()
+        with self._step(run_id, asked=True):
+            for run in self._family(run_id):
+                controls.resume(run, out.of(run.id), self.fx)
+        return self._dispatch(out)
+
+    def pause_node(self, run_id: UUID, place: int) -> list[Transition]:
+        """Hold up a node that is not running, until it is let go."""
+        t = Transition(run_id)
+        with self._step(run_id, asked=True):
+            controls.pause_node(self.runs[run_id], place, t, self.fx)
+        return self._dispatch(Out(t))
+
+    def resume_node(self, run_id: UUID, place: int) -> list[Transition]:
+        """Let a node go that was held up."""
+        t = Transition(run_id)
+        with self._step(run_id, asked=True):
+            controls.resume_node(self.runs[run_id], place, t, self.fx)
+        return self._dispatch(Out(t))
+
+    def skip_node(
+        self, run_id: UUID, place: int, output: tuple[bytes, ...] | None
+    ) -> list[Transition]:
+        """End a node that is not running by hand: with an output, or as skipped."""
+        t = Transition(run_id)
+        with self._step(run_id, asked=True):
+            controls.skip_node(self.runs[run_id], place, t, self.fx, output)
+        return self._dispatch(Out(t))
+
+    def signal(self, run_id: UUID, name: str, signal: Signal) -> list[Transition]:
+        """Take a word from outside: for whoever waits for it, or who will."""
+        t = Transition(run_id)
+        with self._step(run_id, asked=True):
+            controls.take_signal(self.runs[run_id], name, t, self.fx, signal)
+        return self._dispatch(Out(t))

@@ -188,12 +188,16 @@ class Journal:
     async def run(self) -> None:
         """Write until cancelled. Raises `FencedError` or `OutcomeUnknownError`."""
         while True:
+            idle = not (self._queue or self._first or self._doubted)
             while not (self._queue or self._first or self._doubted):
                 self._wake.clear()
                 await self._wake.wait()
-            # What came in with the commit joins this batch: one turn of the loop brings it here.
-            busy = self._flushed_rows >= _BUSY_ROWS and self._queued_rows < _LARGE_ROWS
-            await asyncio.sleep(_GATHER_S if busy else 0)
+            # What came in with the commit, or with what ends the wait, joins this batch: a turn of
+            # the loop brings it here, and who waited has had it.
+            if self._flushed_rows >= _BUSY_ROWS and self._queued_rows < _LARGE_ROWS:
+                await asyncio.sleep(_GATHER_S)
+            elif not idle:
+                await asyncio.sleep(0)
             if self._doubted:
                 self._doubted = False
                 raise OutcomeUnknownError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
@@ -67,3 +68,22 @@ def test_a_column_gives_the_driver_its_length_and_then_its_values() -> None:
 def test_plain_values_are_given_as_they_are() -> None:
     assert [7, None, b"1"] == flat([7, None, b"1"])
     assert [] == flat([])
+
+
+async def test_an_idle_journal_writes_what_came_in_a_turn_with_the_next_one() -> None:
+    """ADR 88: a node of a chain waits for nothing but its flush."""
+    flushed: list[list[Transition]] = []
+    written = journal(flushed)
+    one, other, later = completes(ONE, 10), completes(OTHER, 20), completes(ONE, 11)
+    async with asyncio.TaskGroup() as tasks:
+        writing = tasks.create_task(written.run())
+        await asyncio.sleep(0)
+        written.submit(one)
+        written.submit(other)
+        await asyncio.sleep(0)
+        assert [[one, other]] == flushed
+        written.submit(later)
+        await asyncio.sleep(0)
+        assert [[one, other], [later]] == flushed
+        assert written.idle
+        writing.cancel()

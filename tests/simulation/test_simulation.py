@@ -89,6 +89,12 @@ def test_everything_accepted_ends_as_it_should_whatever_befalls_the_engine() -> 
     assert report.hits["a kept result is given"]
 
 
+def test_worlds_that_found_something_end_as_they_should_by_now() -> None:
+    """What each was about has a test of its own, in test_found_by_worlds for the most part."""
+    report = seeds.live_through((94, 139, 1099, 502605, 502995, 702199, 705358, 705490, 717629))
+    assert not report.failures, _failed(report)
+
+
 @pytest.mark.timeout(900)
 def test_a_step_that_falls_over_is_as_if_it_had_never_been() -> None:
     """Rule 6: its run is forgotten and read again, and all others go on."""

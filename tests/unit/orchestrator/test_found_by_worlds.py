@@ -408,6 +408,15 @@ def test_what_had_failed_before_its_environment_could_not_be_made_says_that_it_c
     )
 
 
+def test_a_run_that_came_to_its_end_as_it_was_read_again_is_not_broken_off() -> None:
+    """World 717629: its rows were refused twice, and the third time its end stood in them."""
+    core = new_core((ONE, 1))
+    run = start(core, plan_of({}))
+    answer(core, run, 0)
+    assert RunStatus.COMPLETED is run.status
+    assert [] == core.break_off(run.id, Failure(error_type="engine_error", message="no"))
+
+
 # --- helpers ------------------------------------------------------------------------------------
 
 _RUN_COLUMNS = (

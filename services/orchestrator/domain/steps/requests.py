@@ -27,10 +27,13 @@ class Requests(Follow):
         return self._dispatch(Out(t))
 
     def break_off(self, run_id: UUID, failure: Failure) -> list[Transition]:
-        """End a run that cannot go on for a fault of the engine's."""
+        """End a run that cannot go on for a fault of the engine's; nothing where it is over."""
+        run = self.runs[run_id]
+        if run.status in RUN_FINAL:
+            return []  # as it was read again it came to its end, which is on its way
         t = Transition(run_id)
         with self._step(run_id):
-            planner.break_off(self.runs[run_id], t, self.fx, failure)
+            planner.break_off(run, t, self.fx, failure)
             self._unqueue(run_id)
         return self._dispatch(Out(t))
 

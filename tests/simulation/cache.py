@@ -24,7 +24,6 @@ _WEARS_MAX: Final = 4
 _WEARS_S: Final = 3.0
 _SLOW_S: Final = 2.5  # longer than it is waited for
 
-
 # What befalls what is kept; the last one befalls a result that was given already.
 WEARS: Final = (
     "a kept result's run is purged",

@@ -659,7 +659,8 @@ class Core(Dispatch):
         ended = self._ended_children.get(child_id)
         if child is not None:
             child.parent = (run.id, slot)
-            if run.is_stopping(slot) and not child.cancelling:
+            held_too = child.cancelling and run.status is RunStatus.PAUSED
+            if run.is_stopping(slot) and not held_too:
                 self.fx.stops.append(child_id)
         elif ended is not None:
             planner.child_over(run, slot, t, self.fx, children.ended_run(run, slot, ended))
@@ -705,11 +706,7 @@ class Core(Dispatch):
                     self._begin_child(start, out)
         stops, fx.stops = fx.stops, []
         for child_id in stops:
-            child = self.runs.get(child_id)
-            if child is not None and not child.cancelling and child.status not in RUN_FINAL:
-                with self._step(child_id):
-                    planner.stop(child, _to_change(child_id, out), fx, cancel=True)
-                    self._unqueue(child_id)
+            self._stop_child(child_id, out)
         ended, fx.ended = fx.ended, []
         for child in ended:
             self._child_over(child, out)
@@ -719,6 +716,23 @@ class Core(Dispatch):
         budget = self.ledger.budgets and self.ledger.budgets.get(self._root(start.run).id)
         if budget and budget.spent is not None:  # by the attempt that let it begin
             self._exhaust(start.run, budget.spent, out)
+
+    def _stop_child(self, child_id: UUID, out: Out) -> None:
+        """Stop the run of a sub-workflow; where it is stopping already, no pause keeps it from that.
+
+        Nobody could let it go on any more: a run that is being cancelled is not resumed.
+        """
+        child = self.runs.get(child_id)
+        if child is None or child.status in RUN_FINAL:
+            return
+        with self._step(child_id):
+            if not child.cancelling:
+                planner.stop(child, _to_change(child_id, out), self.fx, cancel=True)
+                self._unqueue(child_id)
+                return
+            for run in self._family(child_id):
+                if run.status is RunStatus.PAUSED:
+                    controls.resume(run, _to_change(run.id, out), self.fx)
 
     def _child_over(self, child: Run, out: Out) -> None:
         """Tell the parent, behind the child's end: it must not be durable before that is."""

@@ -294,18 +294,20 @@ class Run:
         """Say whether what a slot stands for may still begin, or begin again, sooner or later."""
         places = self.plan.places
         if slot < len(places):
-            place = places[slot]
+            at = slot
         else:
             part = self.parts[slot - len(places)]
             if part.group not in self.groups:
                 return False
-            place = places[part.place]
+            at = part.place
         if self.status in RUN_FINAL:
             return False
-        if place.phase is Phase.MAIN:
+        phase = places[at].phase
+        if phase is Phase.MAIN:
             stopped = self.failure is not None or self.cancelling or self.expired
             return not stopped and not self.closing
-        return self.closing and not self.abandoned
+        undoes = phase is not Phase.COMPENSATION or at in self.undo
+        return self.closing and undoes and not self.abandoned
 
     def may_begin(self, slot: int) -> bool:
         """Say whether an attempt at a slot may begin now."""

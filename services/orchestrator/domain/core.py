@@ -718,7 +718,7 @@ class Core(Dispatch):
             self._exhaust(start.run, budget.spent, out)
 
     def _stop_child(self, child_id: UUID, out: Out) -> None:
-        """Stop the run of a sub-workflow; where it is stopping already, no pause keeps it from that.
+        """Stop the run of a sub-workflow; one that is stopping already no pause keeps from that.
 
         Nobody could let it go on any more: a run that is being cancelled is not resumed.
         """

@@ -348,7 +348,8 @@ async def test_a_schedule_that_cannot_be_served_ends_no_orchestrator(
         make_due(orchestra, 1)
         await until(lambda: ("timed", "started", "") in states(orchestra))
         assert [(True,)] == orchestra.rows(
-            "SELECT claimed_until > clock_timestamp() FROM schedules WHERE claimed_until IS NOT NULL"
+            "SELECT claimed_until > clock_timestamp() FROM schedules"
+            " WHERE claimed_until IS NOT NULL"
         ), "it is looked at again once its claim has lapsed"
 
 

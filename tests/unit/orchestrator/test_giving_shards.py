@@ -10,7 +10,7 @@ from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.memory import Loaded
-from tests.unit.orchestrator.test_certainty import ALL, Lease
+from tests.unit.orchestrator.test_certainty import ALL, Lease, nothing
 from tests.unit.orchestrator.test_found_by_worlds import plan_of
 
 TAKER = uuid.uuid4()
@@ -51,7 +51,7 @@ async def test_a_shard_waits_for_a_run_of_it_that_is_read_again() -> None:
         loaded.runs.append((run, {}, None))
         return loaded
 
-    engine = Engine(member=member, connect=load, load=load)
+    engine = Engine(member=member, connect=nothing, load=load)
     engine.shards.put(ALL)
     engine.journal.written = written  # type: ignore[method-assign]
     reading = asyncio.create_task(engine._take_out([run.id], "a fault", 1))
@@ -74,7 +74,7 @@ async def test_a_run_that_comes_back_while_its_last_words_are_written_is_forgott
         loaded.runs.append((run, {}, None))
         return loaded
 
-    engine = Engine(member=member, connect=load, load=load)
+    engine = Engine(member=member, connect=nothing, load=load)
     engine.shards.put(ALL)
     engine.core.adopt(run, now=0.0, due_s={}, deadline_s=None)
     refused: list[bool] = []

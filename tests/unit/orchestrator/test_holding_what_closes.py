@@ -1,4 +1,4 @@
-"""Steering the places that close a run: they begin in their turn, if at all, and nothing is left."""
+"""Steering the places that close a run: they begin in their turn, if at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from uuid import UUID
 
 from services.orchestrator.domain.core import Core, Outcome
 from services.orchestrator.domain.needs import Offer
+from services.orchestrator.domain.planner import LOST
 from services.orchestrator.domain.state import NO_USAGE, Failure, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from tests.unit.orchestrator.graphs import StrictCore
@@ -117,6 +118,69 @@ def taken_over(run: Run) -> tuple[Core, Run]:
     return core, run
 
 
+def test_a_run_whose_main_part_ended_while_it_was_paused_is_undone_by_a_cancel() -> None:
+    core = a_core()
+    run, written = _started(core, plan_of(*UNDONE, {"phase": "finally"}, edges=UNDONE_EDGES))
+    written += answer(core, run, 0)
+    written += core.pause(run.id)
+    written += answer(core, run, 1, FAILS)
+    assert run.closing
+    written += core.pause_node(run.id, 5)  # which nobody else could let go of any more
+    written += core.cancel(run.id)
+    again = _stored(written).restore(run.id, run.plan)
+    assert (again.undo, again.abandoned) == (run.undo, run.abandoned) == ((3,), False)
+    answer(core, run, 3)
+    answer(core, run, 5)
+    assert ["completed", None, "completed"] == statuses(run)[3:]
+    assert RunStatus.CANCELLED == run.status
+
+
+def test_a_run_that_completed_while_it_was_paused_is_undone_by_a_cancel() -> None:
+    core = a_core()
+    run, written = _started(
+        core,
+        plan_of(
+            {},
+            {"phase": "compensation", "compensates": "n0"},
+            {"phase": "finally"},
+            edges=((0, 1, "x"),),
+        ),
+    )
+    written += core.pause(run.id)
+    written += answer(core, run, 0)
+    written += core.cancel(run.id)
+    assert (1,) == run.undo == _stored(written).restore(run.id, run.plan).undo
+    answer(core, run, 1)
+    answer(core, run, 2)
+    assert RunStatus.CANCELLED == run.status
+
+
+def test_a_retry_that_was_held_up_begins_once_a_runner_has_room() -> None:
+    core = a_core()
+    retry = {"max_retries": 1, "initial_delay_ms": 60_000}
+    run, written = _started(core, plan_of({"retry": retry}))
+    written += answer(core, run, 0, FAILS)
+    written += core.pause_node(run.id, 0)
+    core.granted(ONE, 0, 2)  # no runner has room
+    written += core.resume_node(run.id, 0)
+    written += core.due(now=0.0)
+    assert ["retrying"] == statuses(run)
+    assert ["retrying"] == statuses(_stored(written).restore(run.id, run.plan))
+    core.granted(ONE, 1, 3)
+    answer(core, run, 0)
+    assert RunStatus.COMPLETED == run.status
+
+
+def test_the_branch_of_a_failure_is_told_of_a_node_that_was_put_aside() -> None:
+    """A node that took three runners with it failed for good, as whoever handles that sees it."""
+    core = a_core()
+    run = start(core, plan_of({}, {}))
+    record = run.records[0]
+    assert record is not None
+    record.status, record.failure = NodeStatus.QUARANTINED, LOST
+    assert b"runner_lost" in run._error(0)
+
+
 def test_a_sub_workflow_that_is_being_undone_in_a_paused_family_goes_on_with_a_cancel() -> None:
     core, run, child = undoing_child()
     core.pause(run.id)
@@ -136,7 +200,6 @@ def test_a_sub_workflow_that_was_left_paused_goes_on_when_its_family_is_taken_ov
     child.status = RunStatus.PAUSED  # as an earlier release left it
     taker = a_core()
     for each in (run, child):
-        each.records = [record for record in each.records]
         taker.adopt(each, now=0.0, due_s={}, deadline_s=None)
     taker.redispatch()
     assert RunStatus.RUNNING == child.status

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from services.orchestrator.domain.core import Core, Outcome
+from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.planner import LOST
 from services.orchestrator.domain.state import NO_USAGE, Failure, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.steps.attempts import Outcome
 from tests.unit.orchestrator.graphs import StrictCore
 from tests.unit.orchestrator.test_core import ONE, PYTHONS, new_core, start
 from tests.unit.orchestrator.test_found_by_worlds import _started, _stored, answer, plan_of

@@ -94,6 +94,7 @@ from services.orchestrator.usecases.quotas import QuotaKeeper
 from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.recover import load
 from services.orchestrator.usecases.rerun import Rerunner
+from services.orchestrator.usecases.schedule_ends import RunEnds
 from services.orchestrator.usecases.schedule_runs import Scheduler
 from services.orchestrator.usecases.start import Starter
 from services.orchestrator.usecases.trace import told_by
@@ -169,7 +170,13 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     )
     control = ControlServicer(controls=Controls(reader, engine), router=router)
     explaining = ExplainServicer(reader, engine, router)
-    scheduler = Scheduler(pool=engine_pool, starter=starter, reader=reader, engine=engine)
+    scheduler = Scheduler(
+        pool=engine_pool,
+        starter=starter,
+        reader=reader,
+        engine=engine,
+        ends=RunEnds(engine, schedules_changed.set),
+    )
     webhook_key = read_or_make(settings.webhook_key_file)
     webhooks = Webhooks(loopback=settings.webhook_loopback)
     courier = Courier(engine_pool, webhooks, webhook_key, done=events_changed.set)

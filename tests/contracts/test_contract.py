@@ -175,7 +175,7 @@ def test_every_id_of_another_resource_in_a_request_has_its_rule(
             path
             for path, field in _fields(messages, method.input_type)
             if re.fullmatch(
-                r".*(node|workflow|execution|file|tag|template|user|session|service_token"
+                r".*(node|workflow|execution|file|tag|template|user|owner|session|service_token"
                 r"|custom_type|schedule|backfill|subscription|delivery|trigger|upload"
                 r"|environment|wheel|team|invitation|target_tenant)_ids?",
                 field.name,

@@ -240,6 +240,7 @@ _REST: dict[tuple[str, str], dict[str, Any]] = {
         "maxRunning": 1,
     },
     ("CreateLimit", "node_id"): {"name": "x", "target": "LIMIT_TARGET_NODE", "maxRunning": 1},
+    ("CreateLimit", "owner_id"): {"name": "x", "target": "LIMIT_TARGET_TENANT", "maxRunning": 1},
     ("CheckWorkflow", "workflow_id"): {"definition": {"nodes": [{"id": "a", "nodeId": "{own}"}]}},
     ("RenderWorkflow", "definition.nodes.node_id"): _GRAPH,
     ("CreateSchedule", "workflow_id"): {"definition": _SCHEDULE},

@@ -135,6 +135,11 @@ def test_what_is_rare_is_found_by_its_own_index(filled: Filled, text: str) -> No
     assert "Seq Scan" not in found
 
 
+def test_the_class_of_an_error_is_asked_of_runs_that_failed(filled: Filled) -> None:
+    """I31: of no others (there are no nodes here, so how those are found says nothing)."""
+    assert "failed_idx" in _asked(filled, "status = failed exception_type = KeyError")
+
+
 @pytest.mark.parametrize("descending", [True, False], ids=["desc", "asc"])
 @pytest.mark.parametrize("later", [True, False], ids=["later", "first"])
 def test_a_page_of_every_order_walks_an_index(

@@ -78,12 +78,27 @@ def test_limits_are_their_tenants_alone(mended: Subject) -> None:
         {"period_ms": 1000},
         {"max_starts": 1, "period_ms": 1},
         {"name": "a b"},
+        {"owner_id": uuid4()},
     ],
 )
 def test_a_limit_allows_something_that_makes_sense(mended: Subject, values: dict[str, Any]) -> None:
     owner = mended.user()
     with mended.acting(owner, "qflow_orchestrator"):
         assert not mended.does(lambda: _limit(mended, **values))
+
+
+def test_a_limit_of_an_owner_is_about_who_is_in_the_tenant(mended: Subject) -> None:
+    """X14: by the database itself, which also keeps whom it is about."""
+    owner, stranger = mended.user(), mended.user()
+    with mended.acting(owner, "qflow_orchestrator"):
+        assert mended.does(lambda: _limit(mended, "mine", owner_id=owner))
+        assert mended.does(lambda: _limit(mended, "each", per_owner=True))
+        assert not mended.does(lambda: _limit(mended, "theirs", owner_id=stranger))
+        assert not mended.does(lambda: _limit(mended, "both", owner_id=owner, per_owner=True))
+        assert not mended.does(lambda: mended.count("UPDATE execution_limits SET owner_id = NULL"))
+        assert not mended.does(lambda: mended.count("UPDATE execution_limits SET per_owner = true"))
+        seen = mended.db.execute("SELECT is_member(%s), is_member(%s)", (owner, stranger))
+        assert (True, False) == seen.fetchone()
 
 
 def _of_owner(s: Subject, *limits: dict[str, Any]) -> list[UUID]:

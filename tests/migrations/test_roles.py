@@ -223,7 +223,7 @@ def test_no_function_is_for_everybody_and_each_has_its_path(mended: Subject) -> 
 
 def test_what_runs_as_its_owner_is_owned_by_a_group_that_may_do_little(mended: Subject) -> None:
     """I28."""
-    of_auth = ("authenticate", "member_role", "is_invited", "is_founder")
+    of_auth = ("authenticate", "member_role", "is_member", "is_invited", "is_founder")
     assert dict.fromkeys(of_auth, "qflow_auth") | dict.fromkeys(
         (
             "guard_workflow_delete",

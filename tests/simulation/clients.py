@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 OWNER: Final = UUID(int=7)
+OTHER: Final = UUID(int=9)  # of the same tenant
 _RETRY_S: Final = 0.1
 _SPREAD_S: Final = 3.0
 
@@ -44,6 +45,11 @@ class _Wish(NamedTuple):
     start_at: datetime | None
     tenant_id: UUID
     budget: Amounts
+
+
+def owner_of(request: UUID) -> UUID:
+    """Give who asks for something: one of two users, by what they ask."""
+    return OTHER if request.int % 3 == 0 else OWNER
 
 
 class Clients:
@@ -65,7 +71,7 @@ class Clients:
             plan = self._draw_one()
             nodes += len(plan.places)
             self._plans.append(plan)
-        limits.draw(self._world, self._plans, OWNER)
+        limits.draw(self._world, self._plans, OWNER, (OWNER, OTHER))
         quotas.draw(self._world)
 
     def _draw_one(self) -> Plan:
@@ -124,11 +130,11 @@ class Clients:
                 await self.ask(self._starting(run, wish.budget), run.id)
             except QuotaExceeded:
                 assert run.tenant_id == quotas.LIMITED, "refused for a quota that it has not"
-                if (OWNER, request) not in world.store.requests:
+                if (owner_of(request), request) not in world.store.requests:
                     return None
-                run_id = world.store.requests[OWNER, request]
+                run_id = world.store.requests[owner_of(request), request]
             except NotStarted:
-                earlier = world.store.requests.get((OWNER, request))
+                earlier = world.store.requests.get((owner_of(request), request))
                 if earlier is None:
                     assert plan.workflow_id in world.store.gone_workflows, "refused for nothing"
                     return None
@@ -172,7 +178,7 @@ class Clients:
             id=self._world.new_id(),
             plan=wish.plan,
             tenant_id=wish.tenant_id,
-            created_by=OWNER,
+            created_by=owner_of(request),
             status=RunStatus.PENDING,
             input_values=split_object(text),
             input_text=text,
@@ -221,7 +227,9 @@ class Clients:
         """Hold what was answered against what is there in the end (I12, I13, I14)."""
         store = self._world.store
         for request, run_id in self.accepted.items():
-            assert store.requests[OWNER, request] == run_id, "I12: one request, two runs"
+            assert store.requests[owner_of(request), request] == run_id, (
+                "I12: one request, two runs"
+            )
         self.steering.check()
         for run_id in self._world.cancelled:
             assert store.runs[run_id]["status"] == "cancelled", "I14: only cancelled can follow"

@@ -23,10 +23,11 @@ _UNDER_WAY: Final = ("running", "waiting")
 _KEYS: Final = 2  # that what a run is given is counted by
 
 
-def draw(world: World, plans: Sequence[Plan], owner: UUID) -> None:
+def draw(world: World, plans: Sequence[Plan], tenant_id: UUID, owners: Sequence[UUID]) -> None:
     """Set limits in some worlds: on attempts of the tenant or at a node, or on a workflow's runs.
 
-    Some count by a key that is read from what a run is given, some say how often things may start.
+    Some count by a key that is read from what a run is given, some say how often things may start;
+    some are about one user's runs, or count those of each user by themselves.
     """
     chance = world.chance
     for _ in range(chance.choice((0, 0, 0, 0, 0, 1, 1, 2))):
@@ -38,14 +39,17 @@ def draw(world: World, plans: Sequence[Plan], owner: UUID) -> None:
             )
         )
         by_rate = chance.random() < 0.25
+        owner_id = chance.choice((None, None, None, *owners))
         world.store.limits.append(
             {
                 "id": world.new_id(),
-                "tenant_id": owner,
+                "tenant_id": tenant_id,
                 "name": "limit",
                 "revision": 1,
                 "workflow_id": workflow_id,
                 "node_id": node_id,
+                "owner_id": owner_id,
+                "per_owner": owner_id is None and chance.random() < 0.4,
                 "key_expression": chance.choice(("", f"input.x % {_KEYS}")),
                 "max_running": None if by_rate else chance.randint(1, 3),
                 "max_starts": chance.randint(4, 8) if by_rate else None,
@@ -55,7 +59,10 @@ def draw(world: World, plans: Sequence[Plan], owner: UUID) -> None:
 
 
 def _get(store: Store) -> list[Row]:
-    names = ("id", "tenant_id", "name", "revision", "workflow_id", "node_id", "key_expression")
+    names = (
+        *("id", "tenant_id", "name", "revision", "workflow_id", "node_id"),
+        *("owner_id", "per_owner", "key_expression"),
+    )
     return [{name: row[name] for name in names} for row in store.limits]
 
 
@@ -192,7 +199,7 @@ def check(world: World) -> None:
             runs = [store.runs[row["run_id"]] for row in rows]
         else:
             runs = [row for row in store.runs.values() if _counts(store, row, limit["workflow_id"])]
-        runs = [row for row in runs if row["tenant_id"] == limit["tenant_id"]]
+        runs = [row for row in runs if _is_whose(row, limit)]
         for key, count in Counter(_key(row, limit) for row in runs).items():
             most = limit["max_running"]
             assert count <= most, f"{count} at once under {key!r}, of {most}"
@@ -214,8 +221,8 @@ def check_end(world: World) -> None:
                     begun[_key(store.runs[row["run_id"]], limit)] += 1
         else:
             for run in store.runs.values():
-                of = (run["workflow_id"], run["tenant_id"])
-                if of == (limit["workflow_id"], limit["tenant_id"]) and _has_begun(store, run):
+                of = run["workflow_id"] == limit["workflow_id"] and _is_whose(run, limit)
+                if of and _has_begun(store, run):
                     begun[_key(run, limit)] += 1
         ever = limit["max_starts"] * (2 + store.now_s * 1000 / limit["period_ms"])
         for key, count in begun.items():
@@ -227,17 +234,25 @@ def check_end(world: World) -> None:
 def _is_of(world: World, row: Row, limit: Row) -> bool:
     """Say whether an attempt at a row is counted under a limit of attempts."""
     run = world.store.runs[row["run_id"]]
-    if run["tenant_id"] != limit["tenant_id"] or row["runner_incarnation"] is None:
+    if not _is_whose(run, limit) or row["runner_incarnation"] is None:
         return False
     return limit["node_id"] in (None, graphs.node_of(row["node_version_id"]))
 
 
+def _is_whose(run: Row, limit: Row) -> bool:
+    """Say whether a run is of whom a limit is about."""
+    return bool(
+        run["tenant_id"] == limit["tenant_id"] and limit["owner_id"] in (None, run["created_by"])
+    )
+
+
 def _key(run: Row, limit: Row) -> str:
     """Give the key that a run has, told from its row."""
-    if not limit["key_expression"]:
-        return ""
-    given = json.loads(run["input_data"]).get("x")
-    return str(given % _KEYS) if isinstance(given, int) else "?"
+    key = [str(run["created_by"])] if limit["per_owner"] else []
+    if limit["key_expression"]:
+        given = json.loads(run["input_data"]).get("x")
+        key.append(str(given % _KEYS) if isinstance(given, int) else "?")
+    return " ".join(key)
 
 
 def _has_begun(store: Store, run: Row) -> bool:

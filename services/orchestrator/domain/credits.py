@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from services.orchestrator.domain.needs import Offer, Wanted, takes
-
-_TENANTS_MAX: Final = 10_000  # whose last turn is remembered
+from services.orchestrator.domain.turns import Turns
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,8 +35,10 @@ class Runner:
         return self.credits - len(self.in_flight) if self.connected else 0
 
 
-# What waits on one level of priority: tenants, their runs, and the places of each.
-_Level: TypeAlias = OrderedDict[UUID | None, OrderedDict[UUID, deque[int]]]
+# What waits of one owner: runs, and the places of each.
+_Runs: TypeAlias = OrderedDict[UUID, deque[int]]
+# What waits on one level of priority: tenants, and their owners.
+_Level: TypeAlias = OrderedDict[UUID | None, OrderedDict[UUID | None, _Runs]]
 
 
 class _Lone(NamedTuple):
@@ -47,6 +48,7 @@ class _Lone(NamedTuple):
     place: int
     wanted: Wanted
     tenant_id: UUID | None
+    owner: UUID | None
     priority: int
 
 
@@ -54,15 +56,15 @@ class ReadyQueue:
     """Places that wait for a credit, by what they need of a runner.
 
     Those of the highest priority come first. Tenants take turns, whatever their nodes need, and so
-    do the runs of each: who floods the queue holds nobody else up.
+    do the owners of each and the runs of those: who floods the queue holds nobody else up.
     """
 
     def __init__(self) -> None:
         self._by_need: dict[Wanted, dict[int, _Level]] = {}
         self._alone: OrderedDict[tuple[UUID, int], Wanted] = OrderedDict()
-        self._tenants: dict[UUID, UUID | None] = {}  # of runs that wait
-        self._turns: OrderedDict[UUID | None, int] = OrderedDict()  # when each was served last
-        self._turn = 0
+        self._whose: dict[UUID, tuple[UUID | None, UUID | None]] = {}  # runs that wait
+        self._tenants = Turns()
+        self._owners = Turns()  # each as one of a tenant
         self._lone: _Lone | None = None  # what waits, where nothing else does
         self.size = 0
 
@@ -73,6 +75,7 @@ class ReadyQueue:
         wanted: Wanted,
         *,
         tenant_id: UUID | None = None,
+        owner: UUID | None = None,
         priority: int = 0,
         alone: bool = False,
     ) -> None:
@@ -83,21 +86,24 @@ class ReadyQueue:
         if alone:
             self._alone[run_id, place] = wanted
         elif self.size:
-            self._line_up(_Lone(run_id, place, wanted, tenant_id, priority))
+            self._line_up(_Lone(run_id, place, wanted, tenant_id, owner, priority))
         else:
-            self._lone = _Lone(run_id, place, wanted, tenant_id, priority)
+            self._lone = _Lone(run_id, place, wanted, tenant_id, owner, priority)
         self.size += 1
 
     def _line_up(self, each: _Lone) -> None:
-        run_id, place, wanted, tenant_id, priority = each
+        run_id, place, wanted, tenant_id, owner, priority = each
         level = self._level(wanted, priority)
-        runs = level.get(tenant_id)
+        owners = level.get(tenant_id)
+        if owners is None:
+            owners = level[tenant_id] = OrderedDict()
+        runs = owners.get(owner)
         if runs is None:
-            runs = level[tenant_id] = OrderedDict()
+            runs = owners[owner] = OrderedDict()
         places = runs.get(run_id)
         if places is None:
             places = runs[run_id] = deque()
-            self._tenants[run_id] = tenant_id
+            self._whose[run_id] = tenant_id, owner
         places.append(place)
 
     def _level(self, wanted: Wanted, priority: int) -> _Level:
@@ -110,13 +116,13 @@ class ReadyQueue:
         return level
 
     def take(self, offer: Offer) -> tuple[UUID, int] | None:
-        """Take the next place that a runner can run; its run and tenant go to the end."""
+        """Take the next place that a runner can run; its run, owner and tenant go to the end."""
         lone = self._lone
         if lone is not None:
             if not takes(offer, lone.wanted):
                 return None
             self._lone, self.size = None, 0
-            self._serve(lone.tenant_id)
+            self._serve(lone.tenant_id, lone.owner)
             return lone.run_id, lone.place
         able = [
             (max(levels), wanted)
@@ -127,16 +133,19 @@ class ReadyQueue:
             return None
         priority, wanted = able[0] if len(able) == 1 else self._next(able)
         level = self._by_need[wanted][priority]
-        tenant_id, runs = level.popitem(last=False)
+        tenant_id, owners = level.popitem(last=False)
+        owner, runs = owners.popitem(last=False)
         run_id, places = runs.popitem(last=False)
         place = places.popleft()
         if places:
             runs[run_id] = places
         if runs:
-            level[tenant_id] = runs
+            owners[owner] = runs
+        if owners:
+            level[tenant_id] = owners
         elif not level:
             self._drop(wanted, priority)
-        self._serve(tenant_id)
+        self._serve(tenant_id, owner)
         self.size -= 1
         return run_id, place
 
@@ -145,7 +154,13 @@ class ReadyQueue:
         if self._lone is not None:
             return {self._lone.wanted: 1}
         found = {
-            wanted: sum(len(places) for runs in levels.values() for places in runs.values())
+            wanted: sum(
+                len(places)
+                for level in levels.values()
+                for owners in level.values()
+                for runs in owners.values()
+                for places in runs.values()
+            )
             for wanted, levels in self._by_need.items()
         }
         for wanted in self._alone.values():
@@ -153,20 +168,19 @@ class ReadyQueue:
         return found
 
     def _next(self, able: list[tuple[int, Wanted]]) -> tuple[int, Wanted]:
-        """Choose among needs of the highest priority: whose tenant was served longest ago."""
+        """Choose among needs of the highest priority: whose tenant, then owner, waited longest."""
         highest = max(priority for priority, _ in able)
-        turns = self._turns
-        return min(
-            (each for each in able if each[0] == highest),
-            key=lambda each: turns.get(next(iter(self._by_need[each[1]][highest])), 0),
-        )
+        return min((each for each in able if each[0] == highest), key=self._served)
 
-    def _serve(self, tenant_id: UUID | None) -> None:
-        self._turn += 1
-        self._turns[tenant_id] = self._turn
-        self._turns.move_to_end(tenant_id)
-        if len(self._turns) > _TENANTS_MAX:
-            self._turns.popitem(last=False)
+    def _served(self, at: tuple[int, Wanted]) -> tuple[int, int]:
+        """Tell when those who are next on a level were served last."""
+        priority, wanted = at
+        tenant_id, owners = next(iter(self._by_need[wanted][priority].items()))
+        return self._tenants.last(tenant_id), self._owners.last((tenant_id, next(iter(owners))))
+
+    def _serve(self, tenant_id: UUID | None, owner: UUID | None) -> None:
+        self._tenants.serve(tenant_id)
+        self._owners.serve((tenant_id, owner))
 
     @property
     def has_alone(self) -> bool:
@@ -185,18 +199,21 @@ class ReadyQueue:
 
     def forget(self, run_id: UUID) -> None:
         """Drop all places of a run."""
-        tenant_id = self._tenants.pop(run_id, None)
+        tenant_id, owner = self._whose.pop(run_id, (None, None))
         if self._lone is not None:
             if self._lone.run_id == run_id:
                 self._lone, self.size = None, 0
             return
         for wanted, levels in list(self._by_need.items()):
             for priority, level in list(levels.items()):
-                runs = level.get(tenant_id)
-                if runs is None:
+                owners = level.get(tenant_id)
+                runs = owners.get(owner) if owners else None
+                if not owners or runs is None:
                     continue
                 self.size -= len(runs.pop(run_id, ()))
                 if not runs:
+                    del owners[owner]
+                if not owners:
                     del level[tenant_id]
                 if not level:
                     self._drop(wanted, priority)

@@ -141,6 +141,7 @@ class Dispatch(Families):
             slot,
             run.place(slot).wanted,
             tenant_id=run.tenant_id,
+            owner=run.created_by,
             priority=run.options.priority,
             alone=alone,
         )
@@ -277,7 +278,8 @@ class Dispatch(Families):
 
     def _wait(self, lane: Lane, run: Run, waiting: Waiting) -> None:
         priority = run.options.priority
-        self.limited.push(lane, waiting, owner=run.created_by, priority=priority)
+        owner = run.tenant_id, run.created_by
+        self.limited.push(lane, waiting, owner=owner, priority=priority)
 
     def _use(self, claim: Claim, run_id: UUID, row: UUID | None, t: Transition) -> None:
         self.held[row or run_id] = claim

@@ -2,19 +2,22 @@
 
 A lane is looked at when something joins it, when a place in one of its counts is given back, and
 when a rate allows the next; never because time goes by. Within a lane those of the highest priority
-come first, owners take turns, and so do the runs of each owner; lanes take turns among themselves.
+come first, owners take turns, and so do the runs of each owner. Lanes are asked for in that order
+too, by who is next in each; those of one owner take turns.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from services.orchestrator.domain.limits import Claim, Demand, Lane
+from services.orchestrator.domain.turns import Turns
 
 # In the place of a slot: the run itself waits, and nothing of it has begun.
 WHOLE_RUN: Final = -1
@@ -35,11 +38,17 @@ class Waiting(NamedTuple):
 class _Waiters:
     """What waits in one lane."""
 
-    levels: dict[int, OrderedDict[UUID, _Runs]] = field(default_factory=dict)  # by owner, by run
+    levels: dict[int, OrderedDict[Hashable, _Runs]] = field(default_factory=dict)  # by owner
     size: int = 0
     step: int = 1  # how many places are asked for next
     stirred: bool = False  # something was given back since it was last asked
     refused_by: UUID | None = None
+    since: int = 0  # when it came, or went on last
+
+    def first(self) -> tuple[int, Hashable]:
+        """Give the priority and the owner of who is next."""
+        priority = max(self.levels)
+        return priority, next(iter(self.levels[priority]))
 
 
 class LimitQueue:
@@ -52,6 +61,8 @@ class LimitQueue:
         self._by_demand: dict[Demand, dict[Lane, None]] = {}
         self._asking: OrderedDict[Lane, None] = OrderedDict()
         self._lanes_of: dict[UUID, dict[Lane, None]] = {}  # by run
+        self._owners = Turns()
+        self._turn = count()
         self._claims: dict[UUID, dict[int, list[Claim]]] = {}  # by run and slot
         self._later: list[tuple[float, int, Lane]] = []
         self._later_seq = 0
@@ -68,11 +79,11 @@ class LimitQueue:
 
     # --- waiting --------------------------------------------------------------------------------
 
-    def push(self, lane: Lane, waiting: Waiting, *, owner: UUID, priority: int) -> None:
+    def push(self, lane: Lane, waiting: Waiting, *, owner: Hashable, priority: int) -> None:
         """Let something wait in a lane."""
         waiters = self._lanes.get(lane)
         if waiters is None:
-            waiters = self._lanes[lane] = _Waiters()
+            waiters = self._lanes[lane] = _Waiters(since=next(self._turn))
             for demand in lane:
                 self._by_demand.setdefault(demand, {})[lane] = None
         runs = waiters.levels.setdefault(priority, OrderedDict()).setdefault(owner, OrderedDict())
@@ -135,6 +146,8 @@ class LimitQueue:
         """Give places to ask for, one of each lane in turn."""
         claims: list[Claim] = []
         left: dict[Lane, int] = {}
+        if len(self._asking) > 1:
+            self._take_turns()
         while self._asking and len(claims) < most:
             lane, _ = self._asking.popitem(last=False)
             waiters = self._lanes[lane]
@@ -146,6 +159,18 @@ class LimitQueue:
             if left[lane] > 0:
                 self._asking[lane] = None
         return claims
+
+    def _take_turns(self) -> None:
+        """Have lanes asked for by priority, and owners in turn however many lanes they wait in."""
+        before: Counter[tuple[int, Hashable]] = Counter()
+
+        def turn(lane: Lane) -> tuple[int, int, int]:
+            priority, owner = first = self._lanes[lane].first()
+            before[first] += 1
+            return -priority, before[first], self._owners.last(owner)
+
+        lanes = sorted(self._asking, key=lambda lane: self._lanes[lane].since)
+        self._asking = OrderedDict.fromkeys(sorted(lanes, key=turn))
 
     def granted(self, claim: Claim) -> Waiting | None:
         """Give who goes on with places that were taken; None where nobody waits any more."""
@@ -164,6 +189,8 @@ class LimitQueue:
             runs[run_id] = found
         owners[owner] = runs
         _prune(waiters, priority, owner)
+        self._owners.serve(owner)
+        waiters.since = next(self._turn)
         waiters.size -= 1
         self.size -= 1
         if not any(each.run_id == run_id for each in found):
@@ -271,7 +298,7 @@ def _all(waiters: _Waiters) -> Iterator[Waiting]:
                 yield from found
 
 
-def _prune(waiters: _Waiters, priority: int, owner: UUID) -> None:
+def _prune(waiters: _Waiters, priority: int, owner: Hashable) -> None:
     """Take out an owner, and a level, of whom nothing waits."""
     owners = waiters.levels[priority]
     if not owners[owner]:

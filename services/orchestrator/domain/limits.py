@@ -31,7 +31,13 @@ class Limit:
     revision: int
     workflow_id: UUID | None = None  # the runs of a workflow
     node_id: UUID | None = None  # attempts at a node; with neither: all attempts
+    owner_id: UUID | None = None  # of runs that this user started alone
+    per_owner: bool = False  # each user who started runs has counts of their own
     key: Expression | None = None
+
+    def is_of(self, run: Run) -> bool:
+        """Whether it is about runs of whoever started this one."""
+        return self.owner_id is None or self.owner_id == run.created_by
 
 
 class Demand(NamedTuple):
@@ -97,7 +103,11 @@ class Limits:
         if limits is None or run.plan.workflow_id is None:
             return ()
         workflow_id = run.plan.workflow_id
-        return tuple(self._demand(run, each) for each in limits if each.workflow_id == workflow_id)
+        return tuple(
+            self._demand(run, each)
+            for each in limits
+            if each.workflow_id == workflow_id and each.is_of(run)
+        )
 
     def of_slot(self, run: Run, slot: int) -> Lane:
         """Give what an attempt at a slot needs before it begins."""
@@ -108,7 +118,7 @@ class Limits:
         return tuple(
             self._demand(run, each)
             for each in limits
-            if each.workflow_id is None and each.node_id in (None, node_id)
+            if each.workflow_id is None and each.node_id in (None, node_id) and each.is_of(run)
         )
 
     def forget(self, run_id: UUID) -> None:
@@ -116,10 +126,13 @@ class Limits:
         self._keys.pop(run_id, None)
 
     def _demand(self, run: Run, limit: Limit) -> Demand:
-        if limit.key is None:
+        if limit.key is None and not limit.per_owner:
             return Demand(limit.id, NO_KEY)
         keys = self._keys.setdefault(run.id, {})
         key = keys.get(limit.id)
         if key is None:
-            key = keys[limit.id] = key_of(limit.key, run.input_values)
+            key = key_of(limit.key, run.input_values)
+            if limit.per_owner:
+                key = f"{run.created_by} {key}" if key else str(run.created_by)
+            keys[limit.id] = key
         return Demand(limit.id, key)

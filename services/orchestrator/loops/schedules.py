@@ -11,4 +11,7 @@ from services.orchestrator.usecases.schedule_runs import Scheduler, run_due
 
 async def run_schedules(scheduler: Scheduler, changed: asyncio.Event, stop: asyncio.Event) -> None:
     """Start what schedules owe, until told to stop."""
-    await repeat(stop, partial(run_due, scheduler), name="schedules", wake=changed)
+    try:
+        await repeat(stop, partial(run_due, scheduler), name="schedules", wake=changed)
+    finally:
+        await scheduler.ends.stop()

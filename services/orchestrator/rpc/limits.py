@@ -14,7 +14,7 @@ from qflow.orchestrator.v1 import limit_service_pb2_grpc
 from services.kit.caller import current_caller
 from services.kit.rpc import codec
 from services.kit.rpc.pages import Pages
-from services.orchestrator.storage.limits import StoredLimit
+from services.orchestrator.storage.limits import StoredLimit, Subject
 from services.orchestrator.usecases.limits import Allowed, LimitKeeper
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -34,8 +34,12 @@ class LimitServicer(limit_service_pb2_grpc.LimitServiceServicer):
             current_caller(),
             request.name,
             _allowed(request),
-            workflow_id=codec.uuid_or_none(request.workflow_id, field="workflow_id"),
-            node_id=codec.uuid_or_none(request.node_id, field="node_id"),
+            subject=Subject(
+                workflow_id=codec.uuid_or_none(request.workflow_id, field="workflow_id"),
+                node_id=codec.uuid_or_none(request.node_id, field="node_id"),
+                owner_id=codec.uuid_or_none(request.owner_id, field="owner_id"),
+                per_owner=request.per_owner,
+            ),
         )
         return pb.CreateLimitResponse(limit=_limit(made))
 
@@ -100,6 +104,8 @@ def _limit(limit: StoredLimit) -> pb.Limit:
         target=_target(limit),
         workflow_id=_text(limit.workflow_id),
         node_id=_text(limit.node_id),
+        owner_id=_text(limit.owner_id),
+        per_owner=limit.per_owner,
         max_running=limit.max_running or 0,
         max_starts=limit.max_starts or 0,
         period=period,

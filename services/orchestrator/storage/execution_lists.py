@@ -15,7 +15,14 @@ from datetime import datetime
 from typing import Final, LiteralString
 from uuid import UUID
 
-from services.kit.filter.fields import Field, FieldTable, compile_filter, id_field, time_field
+from services.kit.filter.fields import (
+    Field,
+    FieldTable,
+    compile_filter,
+    id_field,
+    text_field,
+    time_field,
+)
 from services.kit.filter.language import Expression
 from services.kit.filter.order import Order, OrderField
 from services.kit.page import Found
@@ -28,6 +35,12 @@ LABELS: Final = "labels."
 
 _STATUSES: Final = frozenset(RunStatus)
 _PRIORITY: Final = re.compile(r"-?[0-9]{1,3}")
+# The row of the node that failed first says what it raised; where none failed no row is looked for.
+_EXCEPTION_TYPE: Final[LiteralString] = """
+    COALESCE(CASE WHEN listed.failed_node_id IS NOT NULL THEN (
+        SELECT failed.error_detail ->> 'exception' FROM node_executions AS failed
+         WHERE failed.workflow_execution_id = listed.id
+           AND failed.node_id = listed.failed_node_id) END, '')"""
 
 
 def _nullable(field: Field, column: LiteralString) -> Field:
@@ -92,6 +105,7 @@ FIELDS: Final = FieldTable(
         _text("relation", "listed.relation"),
         _nullable(id_field("parent", "listed.parent_execution_id"), "listed.parent_execution_id"),
         _text("error_type", "listed.error_type"),
+        text_field("exception_type", _EXCEPTION_TYPE),
         _text("failed_node", "listed.failed_node_id"),
         Field(
             "priority",

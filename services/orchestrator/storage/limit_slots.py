@@ -19,7 +19,7 @@ CHANNEL: Final = "qflow_limits"
 _TOLD_MAX: Final = 100
 
 _LIMITS: Final[LiteralString] = """
-    SELECT id, tenant_id, name, revision, workflow_id, node_id, key_expression
+    SELECT id, tenant_id, name, revision, workflow_id, node_id, owner_id, per_owner, key_expression
       FROM execution_limits ORDER BY id
 """
 

@@ -12,13 +12,28 @@ from services.kit.pg import Db
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What a limit is about, and whom: that stays as long as the limit."""
+
+    workflow_id: UUID | None
+    node_id: UUID | None
+    owner_id: UUID | None
+    per_owner: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredLimit:
-    """A limit: of a workflow's runs, of attempts at a node, or of all attempts of its tenant."""
+    """A limit: of a workflow's runs, of attempts at a node, or of all attempts of its tenant.
+
+    It is about what everybody started, or one user; or counts by itself what each user started.
+    """
 
     id: UUID
     name: str
     workflow_id: UUID | None
     node_id: UUID | None
+    owner_id: UUID | None
+    per_owner: bool
     max_running: int | None
     max_starts: int | None
     period_ms: int | None
@@ -60,8 +75,9 @@ async def lock(db: Db, limit_id: UUID) -> None:
 
 
 _GET: Final[LiteralString] = """
-    SELECT id, name, workflow_id, node_id, max_running, max_starts, period_ms, key_expression,
-           revision, request_id, request_digest, created_by, created_at, updated_by, updated_at
+    SELECT id, name, workflow_id, node_id, owner_id, per_owner, max_running, max_starts, period_ms,
+           key_expression, revision, request_id, request_digest, created_by, created_at,
+           updated_by, updated_at
       FROM execution_limits WHERE tenant_id = current_tenant_id() AND name = $1
 """
 
@@ -73,8 +89,9 @@ async def get_limit(db: Db, name: str) -> StoredLimit | None:
 
 
 _LIST: Final[LiteralString] = """
-    SELECT id, name, workflow_id, node_id, max_running, max_starts, period_ms, key_expression,
-           revision, request_id, request_digest, created_by, created_at, updated_by, updated_at
+    SELECT id, name, workflow_id, node_id, owner_id, per_owner, max_running, max_starts, period_ms,
+           key_expression, revision, request_id, request_digest, created_by, created_at,
+           updated_by, updated_at
       FROM execution_limits
      WHERE tenant_id = current_tenant_id()
        AND ($1::timestamptz IS NULL OR (created_at, id) < ($1, $2::uuid))
@@ -108,25 +125,27 @@ _SEES: Final[LiteralString] = """
            AS workflow,
            ($2::uuid IS NULL
             OR EXISTS (SELECT FROM python_nodes WHERE id = $2 AND deleted_at IS NULL))
-           AS node
+           AS node,
+           ($3::uuid IS NULL OR is_member($3)) AS owner
 """
 
 
-async def sees(db: Db, workflow_id: UUID | None, node_id: UUID | None) -> Mapping[str, bool]:
-    """Tell whether the caller can read what a limit is to be of."""
-    row = await db.fetchrow(_SEES, workflow_id, node_id)
+async def sees(db: Db, subject: Subject) -> Mapping[str, bool]:
+    """Tell whether the caller can read what a limit is to be of, and its owner is in the tenant."""
+    row = await db.fetchrow(_SEES, subject.workflow_id, subject.node_id, subject.owner_id)
     assert row is not None
     return dict(row)
 
 
 _INSERT: Final[LiteralString] = """
     INSERT INTO execution_limits
-           (id, name, workflow_id, node_id, max_running, max_starts, period_ms, key_expression,
-            request_id, request_digest)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+           (id, name, workflow_id, node_id, owner_id, per_owner, max_running, max_starts,
+            period_ms, key_expression, request_id, request_digest)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
         ON CONFLICT (tenant_id, name) DO NOTHING
- RETURNING id, name, workflow_id, node_id, max_running, max_starts, period_ms, key_expression,
-           revision, request_id, request_digest, created_by, created_at, updated_by, updated_at
+ RETURNING id, name, workflow_id, node_id, owner_id, per_owner, max_running, max_starts, period_ms,
+           key_expression, revision, request_id, request_digest, created_by, created_at,
+           updated_by, updated_at
 """
 
 
@@ -138,6 +157,8 @@ async def insert_limit(db: Db, limit: StoredLimit) -> StoredLimit | None:
         limit.name,
         limit.workflow_id,
         limit.node_id,
+        limit.owner_id,
+        limit.per_owner,
         limit.max_running,
         limit.max_starts,
         limit.period_ms,
@@ -154,8 +175,9 @@ _UPDATE: Final[LiteralString] = """
            request_id = $6, request_digest = $7, revision = revision + 1,
            updated_by = current_user_id()
      WHERE id = $1
- RETURNING id, name, workflow_id, node_id, max_running, max_starts, period_ms, key_expression,
-           revision, request_id, request_digest, created_by, created_at, updated_by, updated_at
+ RETURNING id, name, workflow_id, node_id, owner_id, per_owner, max_running, max_starts, period_ms,
+           key_expression, revision, request_id, request_digest, created_by, created_at,
+           updated_by, updated_at
 """
 
 

@@ -266,6 +266,18 @@ async def defer(
     await db.execute(_DEFER, schedule_id, tick_at, by, attempts, reason, message)
 
 
+_HURRY: Final[LiteralString] = """
+    UPDATE schedule_ticks SET try_at = clock_timestamp()
+     WHERE schedule_id = ANY($1) AND state = 'pending' AND reason = $2
+       AND try_at > clock_timestamp()
+"""
+
+
+async def hurry(db: Db, schedule_ids: Sequence[UUID], *, reason: str) -> None:
+    """Have ticks tried now that were put off for this reason."""
+    await db.execute(_HURRY, list(schedule_ids), reason)
+
+
 # A schedule that another claimed comes when the claim runs out, or is given back before.
 _NEXT: Final[LiteralString] = """
     SELECT EXTRACT(epoch FROM LEAST(

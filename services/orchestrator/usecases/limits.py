@@ -25,7 +25,7 @@ from services.orchestrator.domain.limits import compile_key
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import limit_slots, quota_usage
 from services.orchestrator.storage import limits as stored
-from services.orchestrator.storage.limits import StoredLimit
+from services.orchestrator.storage.limits import StoredLimit, Subject
 
 log = structlog.get_logger()
 
@@ -73,8 +73,7 @@ class LimitKeeper:
         name: str,
         allowed: Allowed,
         *,
-        workflow_id: UUID | None,
-        node_id: UUID | None,
+        subject: Subject,
     ) -> StoredLimit:
         """Make a limit."""
         _check_key(allowed.key_expression)
@@ -85,13 +84,11 @@ class LimitKeeper:
                 if _is_repeated(before, allowed):
                     return before
                 raise _exists(name)
-            await _check_subject(db, workflow_id, node_id)
+            await _check_subject(db, subject)
             if await stored.count_limits(db) >= LIMITS_MAX:
                 fault = f"a tenant has at most {LIMITS_MAX} limits; delete one"
                 raise ResourceExhausted("LIMITS_TOO_MANY", fault)
-            made = await stored.insert_limit(
-                db, _new(caller, name, allowed, workflow_id=workflow_id, node_id=node_id)
-            )
+            made = await stored.insert_limit(db, _new(caller, name, allowed, subject))
             if made is None:
                 raise _exists(name)
         log.info("limit_created", name=name, limit_id=str(made.id))
@@ -156,15 +153,15 @@ class LimitKeeper:
             await limit_slots.tell_changed(db)
 
 
-def _new(
-    caller: Caller, name: str, allowed: Allowed, *, workflow_id: UUID | None, node_id: UUID | None
-) -> StoredLimit:
+def _new(caller: Caller, name: str, allowed: Allowed, subject: Subject) -> StoredLimit:
     now = datetime.now(UTC)
     return StoredLimit(
         id=uuid7(),
         name=name,
-        workflow_id=workflow_id,
-        node_id=node_id,
+        workflow_id=subject.workflow_id,
+        node_id=subject.node_id,
+        owner_id=subject.owner_id,
+        per_owner=subject.per_owner,
         max_running=allowed.max_running,
         max_starts=allowed.max_starts,
         period_ms=allowed.period_ms,
@@ -190,16 +187,20 @@ def _check_key(text: str) -> None:
         ) from None
 
 
-async def _check_subject(db: Db, workflow_id: UUID | None, node_id: UUID | None) -> None:
-    seen = await stored.sees(db, workflow_id, node_id)
-    for kind, subject in (("workflow", workflow_id), ("node", node_id)):
-        if not seen[kind]:
-            reason, fault = f"{kind.upper()}_NOT_FOUND", f"there is no such {kind} to read"
+async def _check_subject(db: Db, subject: Subject) -> None:
+    seen = await stored.sees(db, subject)
+    for field, kind, of, fault in (
+        ("workflow", "workflow", subject.workflow_id, "there is no such workflow to read"),
+        ("node", "node", subject.node_id, "there is no such node to read"),
+        ("owner", "member", subject.owner_id, "no such user is in the tenant; name one who is"),
+    ):
+        if not seen[field]:
+            reason = f"{kind.upper()}_NOT_FOUND"
             raise NotFound(
                 reason,
-                f"{kind}_id {subject}: {fault}",
-                fields=[FieldViolation(f"{kind}_id", fault, reason)],
-                resource=(kind, str(subject)),
+                f"{field}_id {of}: {fault}",
+                fields=[FieldViolation(f"{field}_id", fault, reason)],
+                resource=("user" if kind == "member" else kind, str(of)),
             )
 
 

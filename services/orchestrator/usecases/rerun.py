@@ -37,6 +37,7 @@ from services.orchestrator.usecases.launch import (
 )
 from services.orchestrator.usecases.plans import unlocked
 from services.orchestrator.usecases.read import Reader
+from services.orchestrator.usecases.versions import no_version
 
 _TRIES_MAX: Final = 3
 _BYTES_MAX: Final = 1024 * 1024
@@ -270,11 +271,12 @@ async def _versions(
     for at, each in enumerate(again.from_nodes):
         if each.version is not None and each.node_id not in found:
             field = f"from_nodes[{at}].node_version"
-            if plan.places[plan.index[each.node_id]].kind is not Kind.PYTHON:
+            place = plan.places[plan.index[each.node_id]]
+            if place.kind is not Kind.PYTHON:
                 said = f"no Python node runs at {each.node_id}: leave the version out"
                 raise invalid(field, "VERSION_NOT_HERE", said)
             said = f"the node of {each.node_id} has no version {each.version} that you may read"
-            raise invalid(field, "VERSION_NOT_FOUND", said)
+            raise no_version(field, said, of=("node", place.node_id))
     return by_place | {place: version.id for place, version in found.items()}
 
 

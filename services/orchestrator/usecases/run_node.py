@@ -28,6 +28,7 @@ from services.orchestrator.usecases.launch import (
 )
 from services.orchestrator.usecases.plans import unlocked
 from services.orchestrator.usecases.read import Reader
+from services.orchestrator.usecases.versions import no_version
 
 _TRIES_MAX: Final = 3
 
@@ -84,11 +85,8 @@ async def _plan(
     async with transaction(reader.engine_pool) as db:
         found = await pins.get_node_version(db, node_id, version or current)
         if found is None:
-            raise NotFound(
-                "VERSION_NOT_FOUND",
-                f"node_version {version}: the node has versions 1 to {current}",
-                resource=("node", str(node_id)),
-            )
+            fault = f"the node has versions 1 to {current}, not {version}"
+            raise no_version("node_version", fault, of=("node", node_id))
         plan = await reader.plans.of_node(db, caller.tenant_id, found)
         engine.core.unlocked |= await unlocked(db, [plan], engine.core.unlocked)
     return plan, found.id

@@ -37,6 +37,7 @@ from services.orchestrator.storage.schedule_due import Claimed, PendingTick
 from services.orchestrator.usecases.cancel import cancel_execution
 from services.orchestrator.usecases.on_behalf import LASTING, caller_of
 from services.orchestrator.usecases.read import Reader
+from services.orchestrator.usecases.schedule_ends import RunEnds
 from services.orchestrator.usecases.start import Starter
 
 log = structlog.get_logger()
@@ -52,12 +53,14 @@ _TICKS_MAX: Final = 100
 _BACKFILLS_MAX: Final = 10
 _CLAIM: Final = timedelta(seconds=10)
 _START_S: Final = 8.0
-# How soon a backfill with runs under way is looked at again, and a tick that waits for a run: that
-# ever more seldom, the longer it has waited.
+# How soon a backfill with runs under way is looked at again, and a tick that waits for a run whose
+# end is not told here: that ever more seldom, the longer it has waited.
 _WAIT: Final = timedelta(seconds=1)
 _WAIT_MAX_S: Final = 10.0
 _WAIT_GROWS: Final = 1 / 60
 _PASSING: Final = (Unavailable, ResourceExhausted, Conflict)
+# Why a tick waits for a run of its schedule, or starts none.
+_OVERLAP: Final = "OVERLAP"
 _RETRY_FIRST_S: Final = 1.0
 _RETRY_MAX_S: Final = 30.0
 
@@ -70,10 +73,15 @@ class Scheduler:
     starter: Starter
     reader: Reader
     engine: Engine
+    ends: RunEnds
 
 
 async def run_due(scheduler: Scheduler) -> float:
     """Start all that is due; gives how many seconds there is nothing more to do."""
+    over = scheduler.ends.take()
+    if over:
+        async with transaction(scheduler.pool) as db:
+            await due.hurry(db, over, reason=_OVERLAP)
     made = await make_ticks(scheduler.pool)
     made += await go_on_with_backfills(scheduler.pool)
     async with transaction(scheduler.pool) as db:
@@ -227,11 +235,20 @@ async def _start_alone(
     if schedule.overlap != "buffer_one" or running:
         for each in others:
             message = "a run of the schedule was not over"
-            await _skip(scheduler, schedule, each, reason="OVERLAP", message=message)
+            await _skip(scheduler, schedule, each, reason=_OVERLAP, message=message)
     if not running:
         if tick.is_due or not tick.attempts:
             await _start(scheduler, schedule, tick)
         return
+    if schedule.overlap != "skip":
+        await _wait_for(scheduler, schedule, tick, running)
+
+
+async def _wait_for(
+    scheduler: Scheduler, schedule: Claimed, tick: PendingTick, running: Sequence[UUID]
+) -> None:
+    """Put a tick off until the runs before it are over, and stop these where that is the rule."""
+    scheduler.ends.follow(schedule.id, running)
     if schedule.overlap == "cancel_running":
         try:
             caller = await caller_of(scheduler.pool, schedule.created_by, schedule.tenant_id)
@@ -239,18 +256,17 @@ async def _start_alone(
             await _fail(scheduler, schedule, tick, reason=error.reason, message=error.message)
             return
         await _cancel(scheduler, caller, running)
-    if schedule.overlap != "skip":
-        async with transaction(scheduler.pool) as db:
-            message = "waits for the run before it to be over"
-            by_s = min(_WAIT.seconds + max(tick.age_s, 0.0) * _WAIT_GROWS, _WAIT_MAX_S)
-            await due.defer(
-                db,
-                schedule.id,
-                tick.tick_at,
-                by=timedelta(seconds=by_s),
-                reason="OVERLAP",
-                message=message,
-            )
+    async with transaction(scheduler.pool) as db:
+        message = "waits for the run before it to be over"
+        by_s = min(_WAIT.seconds + max(tick.age_s, 0.0) * _WAIT_GROWS, _WAIT_MAX_S)
+        await due.defer(
+            db,
+            schedule.id,
+            tick.tick_at,
+            by=timedelta(seconds=by_s),
+            reason=_OVERLAP,
+            message=message,
+        )
 
 
 async def _skip(

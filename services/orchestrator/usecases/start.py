@@ -42,6 +42,7 @@ from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.recent import Recent
 from services.orchestrator.usecases.shared import Shared
 from services.orchestrator.usecases.variables import taken_variables
+from services.orchestrator.usecases.versions import no_version
 
 _TRIES_MAX: Final = 3
 # Of the plans that are kept for the next start, in all.
@@ -219,11 +220,8 @@ class Starter:
         async with transaction(self.engine_pool) as db:
             definition = await self.plans.definition(db, workflow_id, version or head.version)
             if definition is None:
-                raise NotFound(
-                    "VERSION_NOT_FOUND",
-                    f"workflow_version {version}: the workflow has versions 1 to {head.version}",
-                    resource=("workflow", str(workflow_id)),
-                )
+                fault = f"the workflow has versions 1 to {head.version}, not {version}"
+                raise no_version("workflow_version", fault, of=("workflow", workflow_id))
             variables = await taken_variables(db, caller.tenant_id, definition)
             texts = {each.name: each.text for each in variables}
             plan = await self.plans.pinned(db, caller.tenant_id, definition, texts, store=store)

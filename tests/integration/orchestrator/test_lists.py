@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from qflow.orchestrator.v1 import execution_pb2
+from qflow.orchestrator.v1 import execution_pb2, rerun_service_pb2
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
 from tests import factories
@@ -24,7 +24,7 @@ from tests.integration.orchestrator.test_reruns import retry
 
 def answer(_define: Any, _assign: Any, inputs: dict[str, Any]) -> object:
     if inputs["x"] < 0:
-        raise Fail("oom" if inputs["x"] < -1 else "user_error")
+        raise Fail("oom") if inputs["x"] < -1 else Fail(exception="KeyError")
     return inputs["x"]
 
 
@@ -44,6 +44,11 @@ _FILTERS = {
     "NOT error_type = oom": "open bad child good",
     "error_type != oom": "open bad child good",
     'error_type : "USER"': "bad",
+    "exception_type = KeyError": "bad",
+    "exception_type = LookupError": "",
+    "exception_type : key": "bad",
+    "exception_type != KeyError": "open oom child good",
+    "NOT exception_type = KeyError": "open oom child good",
     "failed_node = a": "oom bad",
     "business_key = k1": "good",
     "-business_key : k": "open oom bad child",
@@ -101,12 +106,26 @@ async def test_a_filter_finds_what_it_says(orchestra: Orchestra) -> None:
         await start(orchestra, workflow_id, labels={"name": "open"}, priority=-5)
         facts = {"good": good.id, "workflow": workflow_id, "owner": orchestra.owner.id}
         seen = {text: await found(orchestra, text.format(**facts)) for text in _FILTERS}
+        again = await reruns(orchestra).BatchRetryExecutions(
+            rerun_service_pb2.BatchRetryExecutionsRequest(
+                filter="exception_type = KeyError", validate_only=True
+            )
+        )
+        bad = next(
+            each.id
+            for each in (
+                await orchestra.stub.ListExecutions(
+                    pb.ListExecutionsRequest(filter="labels.name = bad")
+                )
+            ).executions
+        )
         later = await found(orchestra, "", order_by="end_time desc")
         first = await found(orchestra, "", order_by="create_time asc")
         by_fields = await found(
             orchestra, "labels.env = prod", statuses=[execution_pb2.EXECUTION_STATUS_FAILED]
         )
     assert {text: names.split() for text, names in _FILTERS.items()} == seen
+    assert [bad] == [each.execution_id for each in again.items], "what is changed by a filter"
     assert ["oom", "bad", "child", "good"] == later
     assert ["good", "child", "bad", "oom", "open"] == first
     assert ["oom"] == by_fields

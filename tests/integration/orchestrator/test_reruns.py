@@ -259,7 +259,6 @@ _WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "another type": ({"name": "b", "input_json": '{"x":"1"}'}, "INPUT_INVALID"),
     "no number": ({"name": "b", "input_json": '{"x":NaN}'}, "INPUT_INVALID"),
     "no object": ({"name": "b", "input_json": "[1]"}, "INPUT_INVALID"),
-    "no such version": ({"name": "b", "node_version": 9}, "VERSION_NOT_FOUND"),
 }
 
 

@@ -377,6 +377,42 @@ async def test_a_schedule_that_cannot_be_served_ends_no_orchestrator(
         ), "it is looked at again once its claim has lapsed"
 
 
+# A tick that is put off for a run is due again in an hour, whatever the engine said.
+_PUT_OFF = """
+    CREATE FUNCTION put_off() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.try_at := clock_timestamp() + interval '1 hour';
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER put_off BEFORE UPDATE ON schedule_ticks FOR EACH ROW
+      WHEN (NEW.reason = 'OVERLAP' AND OLD.reason = '' AND NEW.state = 'pending')
+    EXECUTE FUNCTION put_off()
+"""
+
+
+@pytest.mark.parametrize("overlap", ["BUFFER_ONE", "CANCEL_RUNNING"])
+async def test_the_next_run_begins_as_soon_as_the_one_before_it_is_over(
+    orchestra: Orchestra, overlap: str
+) -> None:
+    """By its end itself: nobody looks for an hour."""
+    async with orchestra.running():
+        orchestra.sql.execute(_PUT_OFF)
+        runner = await orchestra.runner(hold)
+        async with runner.attached():
+            await create(orchestra, overlap=f"OVERLAP_POLICY_{overlap}")
+            make_due(orchestra, 20)
+            await until(lambda: settled(orchestra))
+            await runner.until(lambda: bool(runner.held))
+            [assign] = runner.held.values()
+            make_due(orchestra, 1)
+            if overlap == "BUFFER_ONE":
+                await until(lambda: ("timed", "pending", "OVERLAP") in states(orchestra))
+                runner.succeed(assign, 1)
+            await until(lambda: settled(orchestra, 2))
+        orchestra.sql.execute("DROP TRIGGER put_off ON schedule_ticks; DROP FUNCTION put_off()")
+    assert [("timed", "started", "")] * 2 == states(orchestra)
+
+
 # One that the user who made it is not in.
 _INTO_A_TEAM = (
     "WITH team AS (INSERT INTO tenants (kind, name) VALUES ('team', 't') RETURNING id)"

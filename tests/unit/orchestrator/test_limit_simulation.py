@@ -18,8 +18,8 @@ from tests.unit.orchestrator.worlds import TENANT, World, check_end, simulate
 
 SEEDS = 60
 WORKFLOW = UUID(int=50)
-RUNS, ATTEMPTS = UUID(int=51), UUID(int=52)
-MOST = {RUNS: 2, ATTEMPTS: 3}
+RUNS, ATTEMPTS, OWNERS = UUID(int=51), UUID(int=52), UUID(int=53)
+MOST = {RUNS: 2, ATTEMPTS: 3, OWNERS: 2}
 LIMITS = (
     Limit(
         id=RUNS,
@@ -30,6 +30,7 @@ LIMITS = (
         key=compile_key("input.x"),
     ),
     Limit(id=ATTEMPTS, tenant_id=TENANT, name="attempts", revision=1),
+    Limit(id=OWNERS, tenant_id=TENANT, name="owners", revision=1, per_owner=True),
 )
 
 
@@ -47,6 +48,7 @@ class LimitedWorld(World):
 
     def __init__(self, seed: int) -> None:
         self.slots: dict[UUID, Slot] = {}
+        self.owners: dict[UUID, UUID] = {}  # by run
         super().__init__(seed)
 
     def _begin(self) -> Core:
@@ -72,10 +74,11 @@ class LimitedWorld(World):
             input_values={"x": b"1"},
         )
         self.plans[run.id] = plan
+        self.owners[run.id] = run.created_by
         timeout_ms = self.chance.choice((None, None, 4000))
         row = RunInsert(
-            run.id, plan.workflow_id, TENANT, TENANT, 1, None, plan.pins_id, 0, "pending", "{}",
-            None, None, "3.11", timeout_ms, 1,
+            run.id, plan.workflow_id, TENANT, run.created_by, 1, None, plan.pins_id, 0, "pending",
+            "{}", None, None, "3.11", timeout_ms, 1,
         )  # fmt: skip
         self.submit(self.core.start(run, row, now=self.now))
 
@@ -83,8 +86,10 @@ class LimitedWorld(World):
         t = self.queue[0]
         super().commit()
         self._write(t)
-        running = sum(node["status"] == "running" for node in self.store.nodes.values())
-        assert running <= MOST[ATTEMPTS], "I32"
+        running = [each for each in self.store.nodes.values() if each["status"] == "running"]
+        assert len(running) <= MOST[ATTEMPTS], "I32"
+        of_owners = Counter(self.owners[each["run_id"]] for each in running)
+        assert all(each <= MOST[OWNERS] for each in of_owners.values()), "I32"
 
     def _write(self, t: Transition) -> None:
         for use in t.uses:

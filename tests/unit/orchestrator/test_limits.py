@@ -21,6 +21,7 @@ from services.orchestrator.domain.limits import (
     Demand,
     Lane,
     Limit,
+    Limits,
     compile_key,
     key_of,
 )
@@ -176,6 +177,38 @@ def test_owners_take_turns_and_so_do_the_runs_of_each() -> None:
     assert [10, 20, 11, 20, 10, 11] == order
 
 
+def order_of(queue: LimitQueue, places: Places) -> list[int]:
+    """Give one place back after the other; returns the runs that went on."""
+    order = []
+    while queue.size:
+        [each] = ask(queue, places)
+        order.append(each.run_id.int)
+        queue.freed(places.held.pop().lane)
+    return order
+
+
+def test_owners_take_turns_however_many_counts_they_wait_for() -> None:
+    """Lanes of the keys a to f share the places of another limit; f is a second owner's."""
+    queue, places = LimitQueue(), Places({FEW: 1, ALL: 1})
+    for at, key in enumerate("abcdef"):
+        owner = 2 if key == "f" else 1
+        for again in range(2):
+            each = Waiting(UUID(int=10 * at + again), 0)
+            queue.push((Demand(FEW, key), EVERY), each, owner=UUID(int=owner), priority=0)
+    order = order_of(queue, places)
+    assert [0, 50] == order[:2]
+    assert 51 == order[3]
+    assert [10, 20, 30, 40] == [order[2], *order[4:7]], "those of one owner take turns too"
+
+
+def test_the_highest_priority_comes_first_in_whichever_lane_it_waits() -> None:
+    queue, places = LimitQueue(), Places({FEW: 1, ALL: 1})
+    for priority, key in ((0, "a"), (5, "b"), (-1, "c")):
+        each = Waiting(UUID(int=10 + priority), 0)
+        queue.push((Demand(FEW, key), EVERY), each, owner=TENANT, priority=priority)
+    assert [15, 10, 9] == order_of(queue, places)
+
+
 def test_the_highest_priority_comes_first() -> None:
     queue, places = LimitQueue(), Places({FEW: 1})
     for priority in (0, 5, -1):
@@ -247,6 +280,43 @@ def taken(core: Core) -> list[Claim]:
 
 
 PLAN, CHAIN = plan_of([], 1), plan_of([(0, 1)], 2)
+
+
+def test_a_limit_is_about_one_user_or_counts_each_by_themselves() -> None:
+    """As a run's owner is, whatever else it is counted by."""
+    mine, theirs = (run_of_owner(UUID(int=each)) for each in (1, 2))
+    every, each, keyed, my = (UUID(int=at) for at in range(1, 5))
+    limits = Limits(
+        [
+            Limit(id=every, tenant_id=TENANT, name="every", revision=1),
+            Limit(id=each, tenant_id=TENANT, name="each", revision=1, per_owner=True),
+            Limit(
+                id=keyed,
+                tenant_id=TENANT,
+                name="keyed",
+                revision=1,
+                per_owner=True,
+                key=compile_key("input.x"),
+            ),
+            Limit(id=my, tenant_id=TENANT, name="my", revision=1, owner_id=UUID(int=1)),
+        ]
+    )
+    for run, own in ((mine, [Demand(my, NO_KEY)]), (theirs, [])):
+        user = str(run.created_by)
+        shared = [Demand(every, NO_KEY), Demand(each, user), Demand(keyed, f"{user} 1")]
+        assert (*shared, *own) == limits.of_slot(run, 0)
+    assert all(len(demand.key) <= 255 for demand in limits.of_slot(mine, 0))
+
+
+def run_of_owner(owner: UUID) -> Run:
+    return Run(
+        id=UUID(int=owner.int + 90),
+        plan=PLAN,
+        tenant_id=TENANT,
+        created_by=owner,
+        status=RunStatus.PENDING,
+        input_values={"x": b"1"},
+    )
 
 
 def statuses(run: Run) -> list[NodeStatus | None]:

@@ -45,6 +45,21 @@ def test_a_place_that_comes_alone_now_and_then_is_next_each_time() -> None:
         assert (UUID(int=9_000 + at), 0) in first_two
 
 
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+def test_an_owner_who_floods_a_tenant_takes_every_other_turn_of_its_at_most(python: str) -> None:
+    """I35: among those of one tenant as among tenants, whatever their nodes need."""
+    queue = ReadyQueue()
+    for at in range(FLOOD):
+        queue.push(UUID(int=100 + at), 0, "3.11", tenant_id=LOUD, owner=UUID(int=8))
+    mine = UUID(int=50)
+    for place in range(20):
+        queue.push(mine, place, python, tenant_id=LOUD, owner=UUID(int=9))
+    taken = [queue.take(BOTH) for _ in range(41)]
+    turns = [at for at, each in enumerate(taken) if each is not None and each[0] == mine]
+    assert 20 == len(turns)
+    assert all(turn <= 2 * number + 1 for number, turn in enumerate(turns))
+
+
 def test_priority_stands_before_turns() -> None:
     queue = flooded()
     queue.push(UUID(int=50), 0, "3.12", tenant_id=QUIET, priority=-1)
@@ -62,7 +77,7 @@ def test_a_run_that_is_forgotten_leaves_nothing_of_its_tenant() -> None:
     queue.push(UUID(int=50), 1, "3.12", tenant_id=QUIET, priority=3)
     queue.push(UUID(int=50), 2, "3.12", tenant_id=QUIET, alone=True)
     queue.forget(UUID(int=50))
-    assert ({}, {}, 0) == (queue._by_need, queue._tenants, queue.size)
+    assert ({}, {}, 0) == (queue._by_need, queue._whose, queue.size)
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -82,4 +97,4 @@ def test_a_place_that_waits_by_itself_is_counted_taken_and_forgotten_like_any(
     queue.push(run, 2, "3.12", tenant_id=QUIET)
     queue.forget(run)
     assert (0, {}, None) == (queue.size, queue.waiting(), queue.take(BOTH))
-    assert {} == queue._tenants
+    assert {} == queue._whose

@@ -112,7 +112,11 @@ type Limit struct {
 	// The user who changed it last.
 	UpdatedBy string `protobuf:"bytes,12,opt,name=updated_by,json=updatedBy,proto3" json:"updated_by,omitempty"`
 	// When it last changed.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// The user whose runs, or the attempts of whose runs, it counts alone; empty: everybody's.
+	OwnerId string `protobuf:"bytes,14,opt,name=owner_id,json=ownerId,proto3" json:"owner_id,omitempty"`
+	// Whether each user who started runs has a count of their own, of each value of the key.
+	PerOwner      bool `protobuf:"varint,15,opt,name=per_owner,json=perOwner,proto3" json:"per_owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -238,6 +242,20 @@ func (x *Limit) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Limit) GetOwnerId() string {
+	if x != nil {
+		return x.OwnerId
+	}
+	return ""
+}
+
+func (x *Limit) GetPerOwner() bool {
+	if x != nil {
+		return x.PerOwner
+	}
+	return false
+}
+
 // The limit to make.
 type CreateLimitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -260,7 +278,13 @@ type CreateLimitRequest struct {
 	// whose JSON text is longer than 4 KiB are not among them. Runs for which it cannot be worked out are counted together.
 	KeyExpression string `protobuf:"bytes,8,opt,name=key_expression,json=keyExpression,proto3" json:"key_expression,omitempty"`
 	// Makes a repeated call answer as the first did, until the limit changes again: a UUID. Empty to go without.
-	RequestId     string `protobuf:"bytes,9,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,9,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The user whose runs, or the attempts of whose runs, it counts alone: one who is in the tenant. Whose a run is who
+	// started it, by a schedule or trigger too; a sub-workflow is its parent's. Empty: everybody's.
+	OwnerId string `protobuf:"bytes,10,opt,name=owner_id,json=ownerId,proto3" json:"owner_id,omitempty"`
+	// Gives each user who started runs a count of their own, of each value of the key: `max_running` and `max_starts` are for
+	// each of them. Not with `owner_id`.
+	PerOwner      bool `protobuf:"varint,11,opt,name=per_owner,json=perOwner,proto3" json:"per_owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -356,6 +380,20 @@ func (x *CreateLimitRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *CreateLimitRequest) GetOwnerId() string {
+	if x != nil {
+		return x.OwnerId
+	}
+	return ""
+}
+
+func (x *CreateLimitRequest) GetPerOwner() bool {
+	if x != nil {
+		return x.PerOwner
+	}
+	return false
 }
 
 // The limit.
@@ -848,7 +886,7 @@ var File_qflow_orchestrator_v1_limit_service_proto protoreflect.FileDescriptor
 
 const file_qflow_orchestrator_v1_limit_service_proto_rawDesc = "" +
 	"\n" +
-	")qflow/orchestrator/v1/limit_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\"\xf7\x03\n" +
+	")qflow/orchestrator/v1/limit_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18qflow/auth/v1/auth.proto\"\xaf\x04\n" +
 	"\x05Limit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12:\n" +
 	"\x06target\x18\x02 \x01(\x0e2\".qflow.orchestrator.v1.LimitTargetR\x06target\x12\x1f\n" +
@@ -870,7 +908,9 @@ const file_qflow_orchestrator_v1_limit_service_proto_rawDesc = "" +
 	"\n" +
 	"updated_by\x18\f \x01(\tR\tupdatedBy\x12;\n" +
 	"\vupdate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"\xfb\x06\n" +
+	"updateTime\x12\x19\n" +
+	"\bowner_id\x18\x0e \x01(\tR\aownerId\x12\x1b\n" +
+	"\tper_owner\x18\x0f \x01(\bR\bperOwner\"\xcc\b\n" +
 	"\x12CreateLimitRequest\x129\n" +
 	"\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_-]{0,62}$R\x04name\x12F\n" +
 	"\x06target\x18\x02 \x01(\x0e2\".qflow.orchestrator.v1.LimitTargetB\n" +
@@ -885,11 +925,15 @@ const file_qflow_orchestrator_v1_limit_service_proto_rawDesc = "" +
 	"\x06period\x18\a \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\xbd\xa3\x012\x02\b\x01R\x06period\x12/\n" +
 	"\x0ekey_expression\x18\b \x01(\tB\b\xbaH\x05r\x03(\x80 R\rkeyExpression\x12*\n" +
 	"\n" +
-	"request_id\x18\t \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId:\x90\x03\xbaH\x8c\x03\x1ad\n" +
+	"request_id\x18\t \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12&\n" +
+	"\bowner_id\x18\n" +
+	" \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\aownerId\x12\x1b\n" +
+	"\tper_owner\x18\v \x01(\bR\bperOwner:\x9c\x04\xbaH\x98\x04\x1ad\n" +
 	"\flimit.allows\x12'max_running or max_starts must be given\x1a+this.max_running > 0 || this.max_starts > 0\x1aZ\n" +
 	"\n" +
 	"limit.rate\x12!max_starts and period go together\x1a)(this.max_starts > 0) == has(this.period)\x1a\xc7\x01\n" +
-	"\flimit.target\x12Ya limit of a workflow has workflow_id alone, of a node node_id alone, of a tenant neither\x1a\\(this.target == 1) == (this.workflow_id != '') && (this.target == 2) == (this.node_id != '')\"I\n" +
+	"\flimit.target\x12Ya limit of a workflow has workflow_id alone, of a node node_id alone, of a tenant neither\x1a\\(this.target == 1) == (this.workflow_id != '') && (this.target == 2) == (this.node_id != '')\x1a\x89\x01\n" +
+	"\vlimit.owner\x12Rowner_id and per_owner exclude each other: name one user, or have a count for each\x1a&!this.per_owner || this.owner_id == ''\"I\n" +
 	"\x13CreateLimitResponse\x122\n" +
 	"\x05limit\x18\x01 \x01(\v2\x1c.qflow.orchestrator.v1.LimitR\x05limit\"L\n" +
 	"\x0fGetLimitRequest\x129\n" +
@@ -927,12 +971,13 @@ const file_qflow_orchestrator_v1_limit_service_proto_rawDesc = "" +
 	"\x18LIMIT_TARGET_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15LIMIT_TARGET_WORKFLOW\x10\x01\x12\x15\n" +
 	"\x11LIMIT_TARGET_NODE\x10\x02\x12\x17\n" +
-	"\x13LIMIT_TARGET_TENANT\x10\x032\xba\x05\n" +
-	"\fLimitService\x12\xab\x01\n" +
-	"\vCreateLimit\x12).qflow.orchestrator.v1.CreateLimitRequest\x1a*.qflow.orchestrator.v1.CreateLimitResponse\"E\xea\xe0\x18A\n" +
+	"\x13LIMIT_TARGET_TENANT\x10\x032\xcc\x05\n" +
+	"\fLimitService\x12\xbd\x01\n" +
+	"\vCreateLimit\x12).qflow.orchestrator.v1.CreateLimitRequest\x1a*.qflow.orchestrator.v1.CreateLimitResponse\"W\xea\xe0\x18S\n" +
 	"\x01\x02\x12\x02\x02\x03\x1a\flimits:write\"\x17\n" +
 	"\vworkflow_id\x12\bworkflow\"\x0f\n" +
-	"\anode_id\x12\x04node(\x01\x12y\n" +
+	"\anode_id\x12\x04node\"\x10\n" +
+	"\bowner_id\x12\x04user(\x01\x12y\n" +
 	"\bGetLimit\x12&.qflow.orchestrator.v1.GetLimitRequest\x1a'.qflow.orchestrator.v1.GetLimitResponse\"\x1c\xea\xe0\x18\x15\n" +
 	"\x01\x02\x12\x03\x01\x02\x03\x1a\vlimits:read\x90\x02\x01\x12\x7f\n" +
 	"\n" +

@@ -39,14 +39,14 @@ type LimitServiceClient interface {
 	// Makes a limit.
 	//
 	// Fails with INVALID_ARGUMENT (`EXPRESSION_INVALID`) for a key that is no expression over `input`, NOT_FOUND for a
-	// workflow or node that the caller cannot read, ALREADY_EXISTS (`LIMIT_EXISTS`) where the tenant has a limit of this
-	// name, RESOURCE_EXHAUSTED (`LIMITS_TOO_MANY`) beyond 100 of a tenant.
+	// workflow or node that the caller cannot read and (`MEMBER_NOT_FOUND`) an owner who is not in the tenant, ALREADY_EXISTS
+	// (`LIMIT_EXISTS`) where the tenant has a limit of this name, RESOURCE_EXHAUSTED (`LIMITS_TOO_MANY`) beyond 100 of a tenant.
 	CreateLimit(ctx context.Context, in *CreateLimitRequest, opts ...grpc.CallOption) (*CreateLimitResponse, error)
 	// Gives one limit.
 	GetLimit(ctx context.Context, in *GetLimitRequest, opts ...grpc.CallOption) (*GetLimitResponse, error)
 	// Lists the tenant's limits, newest first.
 	ListLimits(ctx context.Context, in *ListLimitsRequest, opts ...grpc.CallOption) (*ListLimitsResponse, error)
-	// Changes what a limit allows; what it applies to stays. What waits is looked at again at once.
+	// Changes what a limit allows; what it applies to stays, and so does whom. What waits is looked at again at once.
 	//
 	// Fails with ABORTED (`ETAG_MISMATCH`) when the limit is not what the etag says.
 	UpdateLimit(ctx context.Context, in *UpdateLimitRequest, opts ...grpc.CallOption) (*UpdateLimitResponse, error)
@@ -125,14 +125,14 @@ type LimitServiceServer interface {
 	// Makes a limit.
 	//
 	// Fails with INVALID_ARGUMENT (`EXPRESSION_INVALID`) for a key that is no expression over `input`, NOT_FOUND for a
-	// workflow or node that the caller cannot read, ALREADY_EXISTS (`LIMIT_EXISTS`) where the tenant has a limit of this
-	// name, RESOURCE_EXHAUSTED (`LIMITS_TOO_MANY`) beyond 100 of a tenant.
+	// workflow or node that the caller cannot read and (`MEMBER_NOT_FOUND`) an owner who is not in the tenant, ALREADY_EXISTS
+	// (`LIMIT_EXISTS`) where the tenant has a limit of this name, RESOURCE_EXHAUSTED (`LIMITS_TOO_MANY`) beyond 100 of a tenant.
 	CreateLimit(context.Context, *CreateLimitRequest) (*CreateLimitResponse, error)
 	// Gives one limit.
 	GetLimit(context.Context, *GetLimitRequest) (*GetLimitResponse, error)
 	// Lists the tenant's limits, newest first.
 	ListLimits(context.Context, *ListLimitsRequest) (*ListLimitsResponse, error)
-	// Changes what a limit allows; what it applies to stays. What waits is looked at again at once.
+	// Changes what a limit allows; what it applies to stays, and so does whom. What waits is looked at again at once.
 	//
 	// Fails with ABORTED (`ETAG_MISMATCH`) when the limit is not what the etag says.
 	UpdateLimit(context.Context, *UpdateLimitRequest) (*UpdateLimitResponse, error)

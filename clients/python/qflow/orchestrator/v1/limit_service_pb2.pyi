@@ -68,6 +68,8 @@ class Limit(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATED_BY_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    PER_OWNER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: a letter or underscore, then up to 62 letters, digits, underscores or hyphens."""
     target: Global___LimitTarget.ValueType
@@ -88,6 +90,10 @@ class Limit(_message.Message):
     """The user who made it."""
     updated_by: _builtins.str
     """The user who changed it last."""
+    owner_id: _builtins.str
+    """The user whose runs, or the attempts of whose runs, it counts alone; empty: everybody's."""
+    per_owner: _builtins.bool
+    """Whether each user who started runs has a count of their own, of each value of the key."""
     @_builtins.property
     def period(self) -> _duration_pb2.Duration:
         """The time that `max_starts` is about."""
@@ -116,10 +122,12 @@ class Limit(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         updated_by: _builtins.str = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        owner_id: _builtins.str = ...,
+        per_owner: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "period", b"period", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "etag", b"etag", "key_expression", b"key_expression", "max_running", b"max_running", "max_starts", b"max_starts", "name", b"name", "node_id", b"node_id", "period", b"period", "target", b"target", "update_time", b"update_time", "updated_by", b"updated_by", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "etag", b"etag", "key_expression", b"key_expression", "max_running", b"max_running", "max_starts", b"max_starts", "name", b"name", "node_id", b"node_id", "owner_id", b"owner_id", "per_owner", b"per_owner", "period", b"period", "target", b"target", "update_time", b"update_time", "updated_by", b"updated_by", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,6 +148,8 @@ class CreateLimitRequest(_message.Message):
     PERIOD_FIELD_NUMBER: _builtins.int
     KEY_EXPRESSION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    PER_OWNER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: a letter or underscore, then up to 62 letters, digits, underscores or hyphens."""
     target: Global___LimitTarget.ValueType
@@ -160,6 +170,14 @@ class CreateLimitRequest(_message.Message):
     """
     request_id: _builtins.str
     """Makes a repeated call answer as the first did, until the limit changes again: a UUID. Empty to go without."""
+    owner_id: _builtins.str
+    """The user whose runs, or the attempts of whose runs, it counts alone: one who is in the tenant. Whose a run is who
+    started it, by a schedule or trigger too; a sub-workflow is its parent's. Empty: everybody's.
+    """
+    per_owner: _builtins.bool
+    """Gives each user who started runs a count of their own, of each value of the key: `max_running` and `max_starts` are for
+    each of them. Not with `owner_id`.
+    """
     @_builtins.property
     def period(self) -> _duration_pb2.Duration:
         """The time that `max_starts` is about: a second to 31 days."""
@@ -176,10 +194,12 @@ class CreateLimitRequest(_message.Message):
         period: _duration_pb2.Duration | None = ...,
         key_expression: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+        per_owner: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_expression", b"key_expression", "max_running", b"max_running", "max_starts", b"max_starts", "name", b"name", "node_id", b"node_id", "period", b"period", "request_id", b"request_id", "target", b"target", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_expression", b"key_expression", "max_running", b"max_running", "max_starts", b"max_starts", "name", b"name", "node_id", b"node_id", "owner_id", b"owner_id", "per_owner", b"per_owner", "period", b"period", "request_id", b"request_id", "target", b"target", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

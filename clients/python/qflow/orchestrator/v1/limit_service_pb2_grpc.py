@@ -74,8 +74,8 @@ class LimitServiceServicer:
         """Makes a limit.
 
         Fails with INVALID_ARGUMENT (`EXPRESSION_INVALID`) for a key that is no expression over `input`, NOT_FOUND for a
-        workflow or node that the caller cannot read, ALREADY_EXISTS (`LIMIT_EXISTS`) where the tenant has a limit of this
-        name, RESOURCE_EXHAUSTED (`LIMITS_TOO_MANY`) beyond 100 of a tenant.
+        workflow or node that the caller cannot read and (`MEMBER_NOT_FOUND`) an owner who is not in the tenant, ALREADY_EXISTS
+        (`LIMIT_EXISTS`) where the tenant has a limit of this name, RESOURCE_EXHAUSTED (`LIMITS_TOO_MANY`) beyond 100 of a tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,7 +96,7 @@ class LimitServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateLimit(self, request, context):
-        """Changes what a limit allows; what it applies to stays. What waits is looked at again at once.
+        """Changes what a limit allows; what it applies to stays, and so does whom. What waits is looked at again at once.
 
         Fails with ABORTED (`ETAG_MISMATCH`) when the limit is not what the etag says.
         """

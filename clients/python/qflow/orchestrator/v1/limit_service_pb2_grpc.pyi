@@ -40,15 +40,15 @@ class LimitServiceStub:
     """Makes a limit.
 
     Fails with INVALID_ARGUMENT (`EXPRESSION_INVALID`) for a key that is no expression over `input`, NOT_FOUND for a
-    workflow or node that the caller cannot read, ALREADY_EXISTS (`LIMIT_EXISTS`) where the tenant has a limit of this
-    name, RESOURCE_EXHAUSTED (`LIMITS_TOO_MANY`) beyond 100 of a tenant.
+    workflow or node that the caller cannot read and (`MEMBER_NOT_FOUND`) an owner who is not in the tenant, ALREADY_EXISTS
+    (`LIMIT_EXISTS`) where the tenant has a limit of this name, RESOURCE_EXHAUSTED (`LIMITS_TOO_MANY`) beyond 100 of a tenant.
     """
     GetLimit: _grpc.UnaryUnaryMultiCallable[_limit_service_pb2.GetLimitRequest, _limit_service_pb2.GetLimitResponse]
     """Gives one limit."""
     ListLimits: _grpc.UnaryUnaryMultiCallable[_limit_service_pb2.ListLimitsRequest, _limit_service_pb2.ListLimitsResponse]
     """Lists the tenant's limits, newest first."""
     UpdateLimit: _grpc.UnaryUnaryMultiCallable[_limit_service_pb2.UpdateLimitRequest, _limit_service_pb2.UpdateLimitResponse]
-    """Changes what a limit allows; what it applies to stays. What waits is looked at again at once.
+    """Changes what a limit allows; what it applies to stays, and so does whom. What waits is looked at again at once.
 
     Fails with ABORTED (`ETAG_MISMATCH`) when the limit is not what the etag says.
     """
@@ -70,15 +70,15 @@ class LimitServiceAsyncStub(LimitServiceStub):
     """Makes a limit.
 
     Fails with INVALID_ARGUMENT (`EXPRESSION_INVALID`) for a key that is no expression over `input`, NOT_FOUND for a
-    workflow or node that the caller cannot read, ALREADY_EXISTS (`LIMIT_EXISTS`) where the tenant has a limit of this
-    name, RESOURCE_EXHAUSTED (`LIMITS_TOO_MANY`) beyond 100 of a tenant.
+    workflow or node that the caller cannot read and (`MEMBER_NOT_FOUND`) an owner who is not in the tenant, ALREADY_EXISTS
+    (`LIMIT_EXISTS`) where the tenant has a limit of this name, RESOURCE_EXHAUSTED (`LIMITS_TOO_MANY`) beyond 100 of a tenant.
     """
     GetLimit: _aio.UnaryUnaryMultiCallable[_limit_service_pb2.GetLimitRequest, _limit_service_pb2.GetLimitResponse]  # type: ignore[assignment]
     """Gives one limit."""
     ListLimits: _aio.UnaryUnaryMultiCallable[_limit_service_pb2.ListLimitsRequest, _limit_service_pb2.ListLimitsResponse]  # type: ignore[assignment]
     """Lists the tenant's limits, newest first."""
     UpdateLimit: _aio.UnaryUnaryMultiCallable[_limit_service_pb2.UpdateLimitRequest, _limit_service_pb2.UpdateLimitResponse]  # type: ignore[assignment]
-    """Changes what a limit allows; what it applies to stays. What waits is looked at again at once.
+    """Changes what a limit allows; what it applies to stays, and so does whom. What waits is looked at again at once.
 
     Fails with ABORTED (`ETAG_MISMATCH`) when the limit is not what the etag says.
     """
@@ -103,8 +103,8 @@ class LimitServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a limit.
 
         Fails with INVALID_ARGUMENT (`EXPRESSION_INVALID`) for a key that is no expression over `input`, NOT_FOUND for a
-        workflow or node that the caller cannot read, ALREADY_EXISTS (`LIMIT_EXISTS`) where the tenant has a limit of this
-        name, RESOURCE_EXHAUSTED (`LIMITS_TOO_MANY`) beyond 100 of a tenant.
+        workflow or node that the caller cannot read and (`MEMBER_NOT_FOUND`) an owner who is not in the tenant, ALREADY_EXISTS
+        (`LIMIT_EXISTS`) where the tenant has a limit of this name, RESOURCE_EXHAUSTED (`LIMITS_TOO_MANY`) beyond 100 of a tenant.
         """
 
     @_abc_1.abstractmethod
@@ -129,7 +129,7 @@ class LimitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _limit_service_pb2.UpdateLimitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_limit_service_pb2.UpdateLimitResponse, _abc.Awaitable[_limit_service_pb2.UpdateLimitResponse]]:
-        """Changes what a limit allows; what it applies to stays. What waits is looked at again at once.
+        """Changes what a limit allows; what it applies to stays, and so does whom. What waits is looked at again at once.
 
         Fails with ABORTED (`ETAG_MISMATCH`) when the limit is not what the etag says.
         """

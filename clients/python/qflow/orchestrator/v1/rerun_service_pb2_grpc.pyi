@@ -55,8 +55,9 @@ class RerunServiceStub:
     (`NODE_MISSING`); ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or
     `BUSINESS_KEY_IN_USE` where an open run has its business key. Also with
     FAILED_PRECONDITION where everything would be kept (`NOTHING_TO_RERUN`), a result to be kept was a file that is gone (`KEPT_FILES`:
-    name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not
-    there and inputs that do not fit.
+    name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
+    not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not there and inputs that do not fit; NOT_FOUND
+    (`VERSION_NOT_FOUND`) for a version that a node lacks.
     """
     ForkExecution: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.ForkExecutionRequest, _rerun_service_pb2.ForkExecutionResponse]
     """Makes a run that takes another way from a run that may still be open: it keeps the results that are there, but for the
@@ -110,8 +111,9 @@ class RerunServiceAsyncStub(RerunServiceStub):
     (`NODE_MISSING`); ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or
     `BUSINESS_KEY_IN_USE` where an open run has its business key. Also with
     FAILED_PRECONDITION where everything would be kept (`NOTHING_TO_RERUN`), a result to be kept was a file that is gone (`KEPT_FILES`:
-    name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not
-    there and inputs that do not fit.
+    name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
+    not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not there and inputs that do not fit; NOT_FOUND
+    (`VERSION_NOT_FOUND`) for a version that a node lacks.
     """
     ForkExecution: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.ForkExecutionRequest, _rerun_service_pb2.ForkExecutionResponse]  # type: ignore[assignment]
     """Makes a run that takes another way from a run that may still be open: it keeps the results that are there, but for the
@@ -174,8 +176,9 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         (`NODE_MISSING`); ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or
         `BUSINESS_KEY_IN_USE` where an open run has its business key. Also with
         FAILED_PRECONDITION where everything would be kept (`NOTHING_TO_RERUN`), a result to be kept was a file that is gone (`KEPT_FILES`:
-        name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not
-        there and inputs that do not fit.
+        name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
+        not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not there and inputs that do not fit; NOT_FOUND
+        (`VERSION_NOT_FOUND`) for a version that a node lacks.
         """
 
     @_abc_1.abstractmethod

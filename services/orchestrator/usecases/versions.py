@@ -1,0 +1,21 @@
+"""The one answer to whoever names a version that is not there."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+from services.kit.errors import FieldViolation, NotFound
+
+_REASON: Final = "VERSION_NOT_FOUND"
+
+
+def no_version(field: str, fault: str, *, of: tuple[str, UUID | None]) -> NotFound:
+    """Make the error for a field that names a version which a node or workflow lacks."""
+    kind, subject_id = of
+    return NotFound(
+        _REASON,
+        f"{field}: {fault}",
+        fields=[FieldViolation(field, fault, _REASON)],
+        resource=None if subject_id is None else (kind, str(subject_id)),
+    )

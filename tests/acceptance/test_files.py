@@ -127,5 +127,5 @@ def test_no_service_can_open_a_pickle_at_all() -> None:
         text=True,
         check=False,
     )
-    assert ["services/runner/agent/agent.py"] == found.stdout.split()
+    assert ["services/runner/agent/carried_codecs.py"] == found.stdout.split()
     assert "pickle" in sys.stdlib_module_names

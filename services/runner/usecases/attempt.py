@@ -33,6 +33,7 @@ class Attempt:
     asked_s: float = 0.0  # when the call was begun, by the monotonic clock
     watch: asyncio.Task[None] | None = None  # while silence would end it
     leave: Callable[[], None] | None = None  # where it stands in line for an interpreter, no task
+    looking: asyncio.Task[None] | None = None  # at a large answer, where there is no other task
     grace_s: float = 0.0
     transfer_us: int = 0
     moved_bytes: int = 0  # of the values and files that it was given and gave

@@ -234,37 +234,33 @@ class Desk:
         return True
 
     def _start(self, attempt: Attempt, definition: Definition, assignment: Assignment) -> None:
-        if attempt.has_slot and self._membership.held:
-            attempt.begun = True
-            if self._begin_plain(attempt):
-                return
-            attempt.begun = False
-        attempt.task = asyncio.create_task(self._run(attempt, definition, assignment))
+        if attempt.has_slot and self._membership.held and self._begin_plain(attempt):
+            return
+        self._run(attempt, partial(self._make, attempt, definition, assignment))
 
     def _begin_plain(self, attempt: Attempt) -> bool:
         """Begin a call that needs no task, for it has nothing to wait for but an interpreter."""
+        made = partial(self._made, attempt, time.time_ns())
+        attempt.begun = True
         try:
-            return self._attempts.begin(attempt, partial(self._made, attempt, time.time_ns()))
+            attempt.begun = self._attempts.begin(attempt, made)
         except Exception:
             log.exception("attempt_not_begun", attempt_ref=str(attempt.request.attempt_ref))
-            return False
+            asyncio.get_running_loop().call_soon(made, BROKEN)
+        return attempt.begun
 
     def _made(self, attempt: Attempt, began_ns: int, outcome: Outcome) -> None:
         """Take what became of such a call."""
         self._leave(attempt)
-        self._note(attempt, outcome, began_ns)
-        if _size(outcome) > INLINE_BYTES_MAX:
-            attempt.task = asyncio.create_task(self._store_made(attempt, outcome))
-            return
-        self._end(attempt, self._over(attempt, outcome))
-
-    async def _store_made(self, attempt: Attempt, outcome: Outcome) -> None:
         try:
-            answer = await self._finish(attempt, outcome)
+            self._note(attempt, outcome, began_ns)
         except Exception:
             log.exception("attempt_failed", attempt_ref=str(attempt.request.attempt_ref))
-            answer = self._over(attempt, BROKEN)
-        self._end(attempt, answer)
+            outcome = BROKEN
+        if _size(outcome) > INLINE_BYTES_MAX:
+            self._run(attempt, partial(self._finish, attempt, outcome))
+        else:
+            self._end(attempt, self._over(attempt, outcome))
 
     def _end(self, attempt: Attempt, answer: Finished | Declined | None) -> None:
         """Answer for an attempt, unless nobody wants that any more."""
@@ -293,23 +289,29 @@ class Desk:
             return "over_grant"
         return ""
 
-    async def _run(self, attempt: Attempt, definition: Definition, assignment: Assignment) -> None:
+    def _run(self, attempt: Attempt, make: Callable[[], Awaitable[Finished]]) -> None:
+        """Have a task make an attempt, or what is left of it."""
+        attempt.begun = False
+        attempt.task = asyncio.create_task(self._see_through(attempt, make))
+
+    async def _see_through(self, attempt: Attempt, make: Callable[[], Awaitable[Finished]]) -> None:
+        request = attempt.request
         attempt.begun = True
         answer: Finished | Declined | None = None
         try:
-            answer = await self._make(attempt, definition, assignment)
+            answer = self._over(attempt, CANCELLED) if attempt.told else await make()
         except asyncio.CancelledError:
             if attempt.told != "killed":
                 raise
             answer = self._over(attempt, CANCELLED)
         except LeaseLost:
-            log.warning("attempt_dropped", attempt_ref=str(assignment.attempt_ref))
+            log.warning("attempt_dropped", attempt_ref=str(request.attempt_ref))
         except InputsMissing:
             # Handed back, as one that was never taken: nothing of the user's has begun.
-            log.warning("inputs_missing", attempt_ref=str(assignment.attempt_ref))
-            answer = Declined(assignment.attempt_ref, assignment.token, "inputs_missing")
+            log.warning("inputs_missing", attempt_ref=str(request.attempt_ref))
+            answer = Declined(request.attempt_ref, request.token, "inputs_missing")
         except Exception:
-            log.exception("attempt_failed", attempt_ref=str(assignment.attempt_ref))
+            log.exception("attempt_failed", attempt_ref=str(request.attempt_ref))
             answer = self._over(attempt, BROKEN)
         finally:
             self._leave(attempt)
@@ -318,8 +320,6 @@ class Desk:
     async def _make(
         self, attempt: Attempt, definition: Definition, assignment: Assignment
     ) -> Finished:
-        if attempt.told:
-            return self._over(attempt, CANCELLED)
         if not self._membership.held:
             await self._membership.hold()
         if assignment.pull:

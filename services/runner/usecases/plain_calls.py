@@ -64,9 +64,9 @@ class PlainCall:
 
     def leave(self) -> None:
         """Leave the line: nothing has begun."""
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            self._pool.leave(waiter)
+        if self._waiter is not None:
+            self._pool.leave(self._waiter)
+            self._waits_no_longer()
             self._over(Outcome(error=told_error(self._attempt)))
 
     # -- what the pool tells of the line
@@ -77,14 +77,17 @@ class PlainCall:
 
     def set_result(self, warm: Warm) -> None:
         """Begin in an interpreter."""
-        self._waiter = None
+        self._waits_no_longer()
         self.begin(warm)
 
     def set_exception(self, problem: Exception) -> None:
         """Learn that there will be none."""
-        self._waiter = None
+        self._waits_no_longer()
         outcome = outcome_without_one(self._attempt, problem)
         asyncio.get_running_loop().call_soon(self._over, outcome)
+
+    def _waits_no_longer(self) -> None:
+        self._waiter = self._attempt.leave = None
 
     # -- in an interpreter
 
@@ -107,7 +110,7 @@ class PlainCall:
     def _answered(self, found: Reply | SandboxDied) -> None:
         attempt = self._attempt
         if isinstance(found, Reply) and len(found.body) > CHECK_INLINE_BYTES:
-            attempt.task = asyncio.create_task(self._look_at(found))
+            attempt.looking = asyncio.create_task(self._look_at(found))
             return
         try:
             outcome = self._calls.ended(attempt, found)

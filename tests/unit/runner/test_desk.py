@@ -22,7 +22,7 @@ from services.runner.domain.frames import (
     ValuesNotGiven,
 )
 from services.runner.domain.limits import NOTHING_ASKED, Limits
-from services.runner.domain.outcome import Outcome, Usage
+from services.runner.domain.outcome import ErrorType, Outcome, Usage
 from services.runner.domain.pooling import WarmKey
 from services.runner.usecases.attempt import CANCELLED, Attempt
 from services.runner.usecases.attempts import Attempts
@@ -73,7 +73,7 @@ class ScriptedAttempts:
         self.told.append((attempt.request.token, why))
         if attempt.task is not None:
             attempt.task.cancel()
-        else:
+        elif not self.begun[attempt.request.token].done():
             self.begun[attempt.request.token].set_result(CANCELLED)
 
 
@@ -581,3 +581,63 @@ async def test_an_attempt_that_is_ended_before_its_first_step_frees_its_place(
     assert not desk.busy()
     assert 0 == session.running
     assert ([7] if attempts.plain else []) == list(attempts.begun)
+
+
+@pytest.mark.parametrize("when", ["before its first step", "later"])
+@pytest.mark.parametrize("word", ["killed", "superseded", "lease lost"])
+async def test_whatever_ends_an_attempt_ends_the_storing_of_its_result(
+    when: str, word: str, attempts: ScriptedAttempts
+) -> None:
+    storing = asyncio.Event()
+
+    async def store(*_: object) -> FileReference:
+        storing.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    desk = Desk(
+        cast("Attempts", attempts),
+        cast("Membership", HeldLease()),
+        slots=1,
+        store=store,
+        pythons=["3.11"],
+    )
+    session = desk.open_session(no_values)
+    desk.take(session, assign(REF, 7))
+    await settle()
+    attempts.begun[7].set_result(Outcome(outputs=[("result", b"1" * 100_000)]))
+    if when == "later":
+        await storing.wait()
+    else:
+        await asyncio.sleep(0)
+    if word == "killed":
+        desk.take(session, Incoming(kills=[Kill(REF, 7, 1.0)]))
+    elif word == "superseded":
+        desk.take(session, Incoming(superseded=[(REF, 7)]))
+    else:
+        desk.abandon_all()
+    await settle()
+    answered = [(each.token, each.killed) for each in session.take_outgoing().results]
+    assert ([(7, True)] if word == "killed" else []) == answered
+    assert (False, 0) == (desk.busy(), session.running)
+    desk.take(session, assign(OTHER, 8))
+    await settle()
+    assert 8 in attempts.begun, "its slot is free"
+    desk.abandon_all()
+
+
+async def test_what_cannot_be_begun_is_answered_and_frees_its_slot(
+    desk: Desk, attempts: ScriptedAttempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bool:
+        raise ValueError
+
+    monkeypatch.setattr(attempts, "begin" if attempts.plain else "run", broken)
+    session = desk.open_session(no_values)
+    for token in (1, 2, 3):
+        session.ceiling = 9
+        desk.take(session, assign(UUID(int=token), token))
+    await settle()
+    errors = [each.outcome.error for each in session.take_outgoing().results]
+    assert [ErrorType.ENVIRONMENT] * 3 == [each.type for each in errors if each is not None]
+    assert not desk.busy()

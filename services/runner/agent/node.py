@@ -3,7 +3,6 @@
 import sys
 
 from .carried import FILES
-from .carried_codecs import wants_stream
 from .codecs import Codecs
 from .conversions import converted
 from .plain import dump, parse
@@ -84,6 +83,8 @@ class Node:
     def _decoder_of(self, codecs, name, kind):
         annotations = getattr(self.main, "__annotations__", None)
         if kind.get("t") == "file" and isinstance(annotations, dict):
+            from .carried_codecs import wants_stream
+
             if wants_stream(annotations.get(name)):
                 return lambda plain: FILES.open(FILES.place(plain))
         return codecs.decoder(kind)

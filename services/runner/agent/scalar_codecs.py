@@ -1,6 +1,5 @@
 """Codecs of numbers, texts, bytes and files."""
 
-from .carried_codecs import carried_decoder, carried_encoder
 from .kinds import as_hashable, as_it_is
 from .plain import check_float, check_int, check_text, encode_any, exact_float, unwrap_numpy
 from .problems import Mismatch, expected
@@ -173,9 +172,13 @@ class ScalarCodecs:
         return encode
 
     def _decode_carried(self, kind, depth):
+        from .carried_codecs import carried_decoder
+
         return carried_decoder(kind["t"])
 
     def _encode_carried(self, kind, depth):
+        from .carried_codecs import carried_encoder
+
         return carried_encoder(kind["t"])
 
     _decode_file = _decode_ndarray = _decode_arrow = _decode_carried

@@ -254,18 +254,27 @@ class Sandboxes:
         self._runner = runner
         self._under_way: dict[Attempt, asyncio.Future[str]] = {}
 
-    def begin(self, attempt: Attempt, over: Callable[[Outcome], None]) -> bool:
+    def begin(
+        self, attempt: Attempt, over: Callable[[Outcome], None], left: Callable[[], None]
+    ) -> bool:
         """Make every other call as those are made that need no task of the desk's."""
         if attempt.request.token % 2:
             return False
         act = self._begin(attempt)
         if act.kind == "decline":
             return False
-        self._runner.spawn(self._make(attempt, act, over))
+        self._runner.spawn(self._make(attempt, act, over, left))
         return True
 
-    async def _make(self, attempt: Attempt, act: Act, over: Callable[[Outcome], None]) -> None:
+    async def _make(
+        self,
+        attempt: Attempt,
+        act: Act,
+        over: Callable[[Outcome], None],
+        left: Callable[[], None],
+    ) -> None:
         over(await self._end_of(attempt, act))
+        left()
 
     async def run(self, attempt: Attempt) -> Outcome:
         act = self._begin(attempt)

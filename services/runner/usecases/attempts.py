@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -73,11 +73,12 @@ class Attempts:
         self._secrets = secrets
         self._killing: set[asyncio.Task[None]] = set()
 
-    def begin(self, attempt: Attempt, over: Over) -> bool:
+    def begin(self, attempt: Attempt, over: Over, left: Callable[[], None]) -> bool:
         """Begin a call that waits for nothing but an interpreter; False where it is no such call.
 
-        `over` is told what became of it, in the loop's own callback and never before this returns.
-        So most calls need no task: it would take three more turns of the loop for each.
+        `over` is told what became of it, in the loop's own callback and never before this returns;
+        after it `left`, once the interpreter is another's to have. So most calls need no task: it
+        would take three more turns of the loop for each.
         """
         request = attempt.request
         granted = self._known(request)
@@ -89,7 +90,7 @@ class Attempts:
             return False
         crash.reach("attempt_taken")
         attempt.granted = granted
-        call = PlainCall(self._calls, self._pool, attempt, over)
+        call = PlainCall(self._calls, self._pool, attempt, over, left)
         if warm is None:
             call.wait(need)
         else:

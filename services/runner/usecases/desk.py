@@ -243,15 +243,15 @@ class Desk:
         made = partial(self._made, attempt, time.time_ns())
         attempt.begun = True
         try:
-            attempt.begun = self._attempts.begin(attempt, made)
+            attempt.begun = self._attempts.begin(attempt, made, partial(self._leave, attempt))
         except Exception:
             log.exception("attempt_not_begun", attempt_ref=str(attempt.request.attempt_ref))
             asyncio.get_running_loop().call_soon(made, BROKEN)
+            asyncio.get_running_loop().call_soon(self._leave, attempt)
         return attempt.begun
 
     def _made(self, attempt: Attempt, began_ns: int, outcome: Outcome) -> None:
-        """Take what became of such a call."""
-        self._leave(attempt)
+        """Take what became of such a call; it gives its slot back after that."""
         try:
             self._note(attempt, outcome, began_ns)
         except Exception:

@@ -46,15 +46,29 @@ def is_inline(inputs: Sequence[Input]) -> bool:
 
 
 class PlainCall:
-    """One such call. `over` is told once what became of it, and never before it is begun."""
+    """One such call.
 
-    __slots__ = ("_attempt", "_calls", "_over", "_pool", "_waiter")
+    `over` is told once what became of it, and never before it is begun; then, with its interpreter
+    given back, `left` is. What is on its way to or from user code goes before what is to be noted
+    of it: the agent works meanwhile, and so does whoever waits for the result.
+    """
 
-    def __init__(self, calls: Calls, pool: InterpreterPool, attempt: Attempt, over: Over) -> None:
+    __slots__ = ("_attempt", "_calls", "_ended", "_left", "_over", "_pool", "_waiter")
+
+    def __init__(
+        self,
+        calls: Calls,
+        pool: InterpreterPool,
+        attempt: Attempt,
+        over: Over,
+        left: Callable[[], None],
+    ) -> None:
         self._calls = calls
         self._pool = pool
         self._attempt = attempt
         self._over = over
+        self._left = left
+        self._ended = False
         self._waiter: Waiter | None = None
 
     def wait(self, need: Need) -> None:
@@ -67,7 +81,7 @@ class PlainCall:
         if self._waiter is not None:
             self._pool.leave(self._waiter)
             self._waits_no_longer()
-            self._over(Outcome(error=told_error(self._attempt)))
+            self._tell(Outcome(error=told_error(self._attempt)))
 
     # -- what the pool tells of the line
 
@@ -84,7 +98,7 @@ class PlainCall:
         """Learn that there will be none."""
         self._waits_no_longer()
         outcome = outcome_without_one(self._attempt, problem)
-        asyncio.get_running_loop().call_soon(self._over, outcome)
+        asyncio.get_running_loop().call_soon(self._tell, outcome)
 
     def _waits_no_longer(self) -> None:
         self._waiter = self._attempt.leave = None
@@ -100,15 +114,17 @@ class PlainCall:
             inputs, body = inline_inputs(attempt.request)
             attempt.moved_bytes = len(body)
             header = self._calls.header(attempt, warm, inputs)
-            self._calls.open(attempt, warm.sandbox, began_s)
             reply_bytes_max = warm.key.limits.output_bytes + REPLY_BYTES_MORE
             warm.sandbox.ask(header, body, self._answered, reply_bytes_max=reply_bytes_max)
+            self._calls.open(attempt, warm.sandbox, began_s)  # nothing is heard before this returns
         except Exception:
             log.exception("call_not_begun", attempt_ref=str(attempt.request.attempt_ref))
             asyncio.get_running_loop().call_soon(self._end, BROKEN)
 
     def _answered(self, found: Reply | SandboxDied) -> None:
         attempt = self._attempt
+        if self._ended:
+            return
         if isinstance(found, Reply) and len(found.body) > CHECK_INLINE_BYTES:
             attempt.looking = asyncio.create_task(self._look_at(found))
             return
@@ -133,6 +149,17 @@ class PlainCall:
             self._end(outcome)
 
     def _end(self, outcome: Outcome) -> None:
+        if self._ended:
+            return  # it was broken off, and its sandbox says so, too
+        self._ended = True
         self._calls.close(self._attempt)
-        give_back(self._pool, self._attempt, outcome)
+        try:
+            self._over(outcome)
+        finally:
+            give_back(self._pool, self._attempt, outcome)
+            self._left()
+
+    def _tell(self, outcome: Outcome) -> None:
+        """End a call that had no interpreter."""
         self._over(outcome)
+        self._left()

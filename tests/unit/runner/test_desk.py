@@ -43,12 +43,15 @@ class ScriptedAttempts:
         self.told: list[tuple[int, str]] = []
         self.alone: list[tuple[int, bool]] = []
 
-    def begin(self, attempt: Attempt, over: Callable[[Outcome], None]) -> bool:
+    def begin(
+        self, attempt: Attempt, over: Callable[[Outcome], None], left: Callable[[], None]
+    ) -> bool:
         if not self.plain:
             return False
         self.alone.append((attempt.request.token, attempt.alone))
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda ended: over(ended.result()))
+        future.add_done_callback(lambda _: left())
         self.begun[attempt.request.token] = future
         return True
 

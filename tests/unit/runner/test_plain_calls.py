@@ -61,7 +61,7 @@ class Calling:
         )
         attempt.begun = True
         over: Callable[[Outcome], None] = lambda outcome: self.told.append((token, outcome))  # noqa: E731
-        return PlainCall(self.calls, self.pool, attempt, over), attempt
+        return PlainCall(self.calls, self.pool, attempt, over, lambda: None), attempt
 
 
 def waits(attempt: Attempt) -> bool:
@@ -115,7 +115,9 @@ async def test_calls_that_wait_for_an_interpreter_which_never_starts_are_told() 
     logs = NodeLogs(cast("Any", None))
     told: list[Outcome] = []
     attempt = Attempt(cast("Any", None))
-    call = PlainCall(Calls(logs, lambda _attempt, _why: None), pool, attempt, told.append)
+    call = PlainCall(
+        Calls(logs, lambda _attempt, _why: None), pool, attempt, told.append, lambda: None
+    )
     call.wait(a_need())
     async with asyncio.timeout(5):
         while not told:  # noqa: ASYNC110  # the pool's tasks take some turns
@@ -171,7 +173,10 @@ async def test_what_is_no_json_is_told_as_that_and_an_answer_out_of_turn_ends_th
 async def test_what_the_runner_itself_cannot_do_is_the_runner_s_fault_and_told() -> None:
     test = await calling()
 
-    def broken(*_: object, **__: object) -> None:
+    heard: list[OnAnswer] = []
+
+    def broken(_header: Header, _body: bytes, on_answer: OnAnswer, **_: object) -> None:
+        heard.append(on_answer)
         raise ValueError("cannot be sent")
 
     cast("Any", test.warm.sandbox).ask = broken
@@ -182,4 +187,6 @@ async def test_what_the_runner_itself_cannot_do_is_the_runner_s_fault_and_told()
     [(_, outcome)] = test.told
     assert outcome.error is not None
     assert (ErrorType.ENVIRONMENT, 0) == (outcome.error.type, test.pool.census()["idle"])
+    heard[0](SandboxDied("ended by the pool"))
+    assert 1 == len(test.told)
     await test.pool.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,7 +32,7 @@ from services.orchestrator.usecases.recover import load
 from services.runner.domain.limits import Tier
 from services.runner.domain.outcome import AttemptError, ErrorType, Outcome, Usage
 from services.runner.loops.attach import Streams, greeting_of
-from services.runner.usecases.attempt import Attempt
+from services.runner.usecases.attempt import CANCELLED, Attempt
 from services.runner.usecases.desk import Desk
 from services.runner.usecases.membership import Membership, Offer
 from services.runner.usecases.pulling import InputsMissing
@@ -258,20 +258,48 @@ class Sandboxes:
         self._runner = runner
         self._under_way: dict[Attempt, asyncio.Future[str]] = {}
 
+    def begin(
+        self, attempt: Attempt, over: Callable[[Outcome], None], left: Callable[[], None]
+    ) -> bool:
+        """Make every other call as those are made that need no task of the desk's."""
+        if attempt.request.token % 2:
+            return False
+        act = self._begin(attempt)
+        if act.kind == "decline":
+            return False
+        self._runner.spawn(self._make(attempt, act, over, left))
+        return True
+
+    async def _make(
+        self,
+        attempt: Attempt,
+        act: Act,
+        over: Callable[[Outcome], None],
+        left: Callable[[], None],
+    ) -> None:
+        over(await self._end_of(attempt, act))
+        left()
+
     async def run(self, attempt: Attempt) -> Outcome:
+        act = self._begin(attempt)
+        if act.kind == "decline":
+            self._runner.world.faults.count("attempt declined")
+            raise InputsMissing
+        return await self._end_of(attempt, act)
+
+    def _begin(self, attempt: Attempt) -> Act:
         world = self._runner.world
         try:
-            act = world.ledger.begin(self._runner, attempt.request)
+            return world.ledger.begin(self._runner, attempt.request)
         except Exception as error:
             world.raises(error)  # the desk would make an outcome of it
             raise
-        if act.kind == "decline":
-            world.faults.count("attempt declined")
-            raise InputsMissing
+
+    async def _end_of(self, attempt: Attempt, act: Act) -> Outcome:
         try:
-            return await self._carry_out(attempt, act)
+            return CANCELLED if attempt.told else await self._carry_out(attempt, act)
         finally:
-            world.ledger.over(attempt.request)
+            self._runner.world.ledger.over(attempt.request)
 
     async def _carry_out(self, attempt: Attempt, act: Act) -> Outcome:
         world, loop = self._runner.world, asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-# What the client takes of the agent: one file, of the standard library alone, without types.
+# What the client takes of the agent, which is of the standard library alone and without types.
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,4 +16,4 @@ class Codecs:
 
 CONVERSIONS: Mapping[str, Callable[[Any], Any]]
 
-def _parse(text: str) -> Any: ...
+def parse(text: str) -> Any: ...

@@ -70,7 +70,7 @@ class Owned(NamedTuple):
     member: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Incoming:
     """One frame from an orchestrator."""
 

@@ -104,6 +104,19 @@ class AttachStream:
                 else:
                     await self._lane.send(frame.SerializeToString())
 
+    def put(self, outgoing: Outgoing) -> bool:
+        """Write everything at once, by a lane that has room; False where that cannot be.
+
+        Also where anything is wrong with it: `send` meets that again.
+        """
+        if self._lane is None:
+            return False
+        try:
+            frames = [frame.SerializeToString() for frame in _frames(outgoing)]
+        except Exception:  # noqa: BLE001
+            return False
+        return self._lane.put_at_once(frames)
+
     async def listen(self, take: Callable[[Incoming], None]) -> NoReturn:
         """Hand on what comes until the stream ends; raises StreamLost then."""
         if self._lane is not None:
@@ -293,22 +306,29 @@ def _fill(result: pb.AttemptResult, finished: Finished) -> None:
 
 
 def _incoming(frame: pb.AttachResponse) -> Incoming:
-    return Incoming(
-        definitions=[_definition(each) for each in frame.definitions],
-        assignments=[_assignment(each) for each in frame.assignments],
-        acks=_pairs(frame.acks),
-        superseded=_pairs(frame.superseded),
-        kills=[
+    """Read a frame; of most parts it has nothing, and those are left as they are."""
+    incoming = Incoming(
+        acks=_pairs(frame.acks), assignments=[_assignment(each) for each in frame.assignments]
+    )
+    if frame.definitions:
+        incoming.definitions = [_definition(each) for each in frame.definitions]
+    if frame.superseded:
+        incoming.superseded = _pairs(frame.superseded)
+    if frame.kills:
+        incoming.kills = [
             Kill(uuid_from_bytes(each.attempt_ref), each.token, each.grace_ms / 1000)
             for each in frame.kills
-        ],
-        demand=frame.demand.waiting if frame.HasField("demand") else None,
-        owners=[
+        ]
+    if frame.HasField("demand"):
+        incoming.demand = frame.demand.waiting
+    if frame.owners:
+        incoming.owners = [
             Owned(uuid_from_bytes(each.attempt_ref), each.token, each.member_id)
             for each in frame.owners
-        ],
-        peers=tuple(frame.peers.addresses) if frame.HasField("peers") else None,
-    )
+        ]
+    if frame.HasField("peers"):
+        incoming.peers = tuple(frame.peers.addresses)
+    return incoming
 
 
 def _pairs(items: Sequence[Any]) -> list[tuple[UUID, int]]:
@@ -350,17 +370,19 @@ def _definition(each: pb.AttemptDefinition) -> Definition:
 
 
 def _assignment(each: pb.AttemptAssignment) -> Assignment:
+    """Read an assignment; in order, for by name it takes twice as long."""
+    timeout_ms = each.timeout_ms
     return Assignment(
-        attempt_ref=uuid_from_bytes(each.attempt_ref),
-        token=each.token,
-        definition=each.definition,
-        execution_id=uuid_from_bytes(each.execution_id),
-        attempt=each.attempt,
-        values=[_value(value) for value in each.inputs],
-        pull=each.pull,
-        timeout_s=each.timeout_ms / 1000,
-        progress=each.progress_json,
-        traceparent=each.traceparent,
+        uuid_from_bytes(each.attempt_ref),
+        each.token,
+        each.definition,
+        uuid_from_bytes(each.execution_id),
+        each.attempt,
+        [value.json or _value(value) for value in each.inputs],  # no JSON text is empty
+        each.pull,
+        timeout_ms / 1000 if timeout_ms else 0.0,
+        each.progress_json,
+        each.traceparent,
     )
 
 

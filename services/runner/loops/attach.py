@@ -13,10 +13,11 @@ import structlog
 
 from services.kit.loops import wait_any, wait_either
 from services.kit.rpc.tls import Trust
-from services.runner.domain.frames import Greeting, Incoming, Machine
+from services.runner.domain.frames import Greeting, Incoming, Machine, Outgoing
 from services.runner.domain.limits import Tier
 from services.runner.gateways.attach import AttachStream, StreamLost
-from services.runner.usecases.desk import Desk, Session
+from services.runner.usecases.desk import Desk
+from services.runner.usecases.session import Session
 
 log = structlog.get_logger()
 
@@ -131,7 +132,7 @@ class Streams:
                 incarnation=str(greeting.incarnation),
                 lane=stream.by_lane,
             )
-            works.add(asyncio.create_task(self._write(stream, session)))
+            works.add(asyncio.create_task(_Writer(stream, session).write()))
             works.add(asyncio.create_task(self._read(stream, session)))
             done, _ = await asyncio.wait(works | {over}, return_when=asyncio.FIRST_COMPLETED)
             for task in works & done:
@@ -143,6 +144,7 @@ class Streams:
             elif attached:
                 log.warning("stream_lost", orchestrator=address, cause=str(lost)[:200])
         finally:
+            session.say = None
             if self._sessions.get(address) is session:
                 del self._sessions[address]
             self._desk.close_session(session)
@@ -164,28 +166,54 @@ class Streams:
 
         await stream.listen(take)
 
-    async def _write(self, stream: AttachStream, session: Session) -> None:
-        """Write all that has come together since the last write, in one.
 
-        Results wait for the answer to those before them: the orchestrator's journal has one flush
-        in flight, so they would wait there, and one frame with many costs both ends far less. Where
-        the answer comes before the next result, nobody waits.
-        """
-        loop = asyncio.get_running_loop()
-        sent_s = 0.0
+class _Writer:
+    """Writes all that has come together since the last write, in one.
+
+    Results wait for the answer to those before them: the orchestrator's journal has one flush in
+    flight, so they would wait there, and one frame with many costs both ends far less. Where the
+    answer comes before the next result, nobody waits.
+    """
+
+    def __init__(self, stream: AttachStream, session: Session) -> None:
+        self._stream = stream
+        self._session = session
+        self._time = asyncio.get_running_loop().time
+        self._waits = False  # for something to write, and for nothing else
+        self._sent_s = 0.0
         session.answered.set()
+        session.say = self._write_at_once
+
+    async def write(self) -> None:
+        """Write until that fails."""
+        session = self._session
         while True:
+            self._waits = True
             await session.ready.wait()
-            left_s = sent_s + _ANSWER_MAX_S - loop.time()
+            self._waits = False
+            left_s = self._sent_s + _ANSWER_MAX_S - self._time()
             if left_s > 0 and not session.answered.is_set():
                 await wait_any((session.answered,), left_s)
             outgoing = session.take_outgoing()
-            session.answered.clear()
-            await stream.send(outgoing)
-            if outgoing.results:
-                sent_s = loop.time()
-            else:
-                session.answered.set()
+            self._await_answer(outgoing)
+            await self._stream.send(outgoing)
+
+    def _write_at_once(self) -> bool:
+        """Write where nothing has to be waited for, and nothing is overtaken."""
+        session = self._session
+        if not self._waits or session.ready.is_set() or not session.answered.is_set():
+            return False
+        if not self._stream.put(session.outgoing):
+            return False
+        self._await_answer(session.take_outgoing())
+        return True
+
+    def _await_answer(self, written: Outgoing) -> None:
+        if written.results:
+            self._session.answered.clear()
+            self._sent_s = self._time()
+        else:
+            self._session.answered.set()
 
 
 _ANY_MACHINE: Final = Machine()

@@ -22,21 +22,20 @@ from services.runner.gateways.sandbox.port import Reply, Talk
 from services.runner.usecases.attempt import Attempt, told_error
 from services.runner.usecases.warm import Warm, error_from
 
-# Above this a text is checked beside the loop, so that one call does not hold up the others.
-_CHECK_INLINE_BYTES: Final = 16 * 1024
+# Above this texts are checked beside the loop, so that one call does not hold up the others.
+CHECK_INLINE_BYTES: Final = 16 * 1024
 # Values that are strict JSON at a glance: most results of small functions.
 _PLAIN: Final = re.compile(rb'-?(?:0|[1-9][0-9]{0,17})|true|false|null|"[ !#-\[\]-~]{0,256}"')
 _skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-async def outcome_of(attempt: Attempt, warm: Warm, talk: Talk, reply: Reply) -> Outcome:
-    """Give what became of a call that was answered."""
+def answer_of(attempt: Attempt, warm: Warm, talk: Talk, reply: Reply) -> Outcome:
+    """Give what an answer says became of its call; that its outputs are JSON is not proven yet."""
     header = reply.header
     stdout, stderr = talk.output_tails()
-    usage = usage_from(header.get("usage"))
     recycle = str(header.get("recycle") or "")[:100]
     error: AttemptError | None = None
-    outputs: list[tuple[str, bytes]] = []
+    outputs: Sequence[tuple[str, bytes]] = ()
     if attempt.told:
         error, recycle = told_error(attempt), recycle or "told to end"
     elif header.get("op") != "result" or header.get("id") != attempt.request.token:
@@ -50,21 +49,53 @@ async def outcome_of(attempt: Attempt, warm: Warm, talk: Talk, reply: Reply) -> 
     else:
         try:
             outputs = cut_outputs(header.get("outputs"), reply.body, attempt.request.outputs)
-            if mask := attempt.granted.mask:
-                outputs = await asyncio.to_thread(mask.outputs, outputs)
-            await check_outputs(outputs)
         except ValueTextError as problem:
-            error = AttemptError(type=ErrorType.SERIALIZATION, message=str(problem)[:1000])
-            outputs = []
+            error = _not_json(problem)
     return Outcome(
-        outputs=outputs,
-        error=error,
-        usage=usage,
-        stdout_tail=stdout,
-        stderr_tail=stderr,
-        recycle=recycle,
-        progress="" if error is None or attempt.pulse is None else attempt.pulse.progress(),
+        outputs,
+        error,
+        usage_from(header.get("usage")),
+        stdout,
+        stderr,
+        recycle,
+        "" if error is None else progress_of(attempt),
     )
+
+
+def proven_at_once(attempt: Attempt, outcome: Outcome) -> Outcome:
+    """Prove small outputs without secrets; see `proven`."""
+    try:
+        _read_strictly(outcome.outputs)
+    except ValueTextError as problem:
+        return _refused(attempt, outcome, problem)
+    return outcome
+
+
+async def proven(attempt: Attempt, outcome: Outcome) -> Outcome:
+    """Take secrets out of outputs, and prove that they are JSON: user code may have forged them."""
+    outputs = outcome.outputs
+    if not outputs:
+        return outcome
+    try:
+        if mask := attempt.granted.mask:
+            outputs = await asyncio.to_thread(mask.outputs, outputs)
+        await check_outputs(outputs)
+    except ValueTextError as problem:
+        return _refused(attempt, outcome, problem)
+    return outcome._replace(outputs=outputs)
+
+
+def progress_of(attempt: Attempt) -> str:
+    """Give how far a failed attempt said it had come."""
+    return "" if attempt.pulse is None else attempt.pulse.progress()
+
+
+def _refused(attempt: Attempt, outcome: Outcome, problem: ValueTextError) -> Outcome:
+    return outcome._replace(outputs=(), error=_not_json(problem), progress=progress_of(attempt))
+
+
+def _not_json(problem: ValueTextError) -> AttemptError:
+    return AttemptError(type=ErrorType.SERIALIZATION, message=str(problem)[:1000])
 
 
 def cut_outputs(entries: object, body: bytes, wanted: Sequence[str]) -> list[tuple[str, bytes]]:
@@ -97,7 +128,7 @@ async def check_outputs(outputs: Sequence[tuple[str, bytes]]) -> None:
     a sandbox.
     """
     size = sum(len(text) for _, text in outputs)
-    if size <= _CHECK_INLINE_BYTES:
+    if size <= CHECK_INLINE_BYTES:
         _read_strictly(outputs)
     else:
         check = _read_strictly if size <= INLINE_BYTES_MAX else _skim

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.limits import MIB
-from services.runner.domain.outcome import AttemptError, ErrorType
+from services.runner.domain.outcome import AttemptError, ErrorType, Outcome
 from services.runner.domain.pulse import Pulse
 from services.runner.gateways.sandbox.port import SandboxDied, SharedTalk
 from services.runner.usecases.granted_secrets import NOTHING_GRANTED, Granted
+from services.runner.usecases.node_logs import AttemptLog
 from services.runner.usecases.warm import Warm
 
 
@@ -28,12 +29,17 @@ class Attempt:
     container_id: UUID | None = None
     told: str = ""  # "", "killed", "timeout" or "silent"
     pulse: Pulse | None = None  # of the call, once it has begun
+    written: AttemptLog | None = None
+    asked_s: float = 0.0  # when the call was begun, by the monotonic clock
+    watch: asyncio.Task[None] | None = None  # while silence would end it
+    leave: Callable[[], None] | None = None  # where it stands in line for an interpreter, no task
+    looking: asyncio.Task[None] | None = None  # at a large answer, where there is no other task
     grace_s: float = 0.0
     transfer_us: int = 0
     moved_bytes: int = 0  # of the values and files that it was given and gave
     granted: Granted = NOTHING_GRANTED
     task: asyncio.Task[Any] | None = None
-    begun: bool = False  # whether the task has taken its first step
+    begun: bool = False  # whether the task has taken its first step, or none is needed
     has_slot: bool = False
     over: bool = False  # whether nothing of it runs any more
     before: Attempt | None = None  # of the same row and under way still, when this one came
@@ -75,3 +81,14 @@ def died_error(attempt: Attempt, died: SandboxDied) -> AttemptError:
             type=ErrorType.OOM, message=f"out of memory: the limit is {limit // MIB} MiB"
         )
     return AttemptError(type=ErrorType.EXITED, message=str(died))
+
+
+CANCELLED: Final = Outcome(
+    error=AttemptError(type=ErrorType.CANCELLED, message="the attempt was stopped")
+)
+BROKEN: Final = Outcome(
+    error=AttemptError(
+        type=ErrorType.ENVIRONMENT, message="the runner could not make the attempt; see its log"
+    ),
+    recycle="broken",
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,22 +13,23 @@ from services.kit import crash
 from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.carried import Carries
 from services.runner.domain.limits import MIB
-from services.runner.domain.moments import moment_text
 from services.runner.domain.outcome import AttemptError, ErrorType, Outcome
 from services.runner.domain.pooling import WarmKey
-from services.runner.domain.pulse import Pulse
 from services.runner.gateways.file_port import FileCorruptError
 from services.runner.gateways.sandbox.port import Reply, SandboxDied, Talk
-from services.runner.usecases.answers import outcome_of, usage_of_dead
 from services.runner.usecases.attempt import (
     Attempt,
     Refused,
-    died_error,
     environment_error,
     told_error,
 )
+from services.runner.usecases.calls import (
+    REPLY_BYTES_MORE,
+    Calls,
+    give_back,
+    outcome_without_one,
+)
 from services.runner.usecases.carried import CarriedFiles, Lent, NotCarried
-from services.runner.usecases.deadlines import Deadlines
 from services.runner.usecases.granted_secrets import (
     NOTHING_GRANTED,
     Granted,
@@ -40,7 +41,7 @@ from services.runner.usecases.interpreters import InterpreterPool
 from services.runner.usecases.loading import Loader
 from services.runner.usecases.needs import Needs
 from services.runner.usecases.node_logs import NodeLogs
-from services.runner.usecases.trace import place_of
+from services.runner.usecases.plain_calls import Over, PlainCall, is_inline
 from services.runner.usecases.warm import LoadFailed, Need, Warm
 
 # Calls that meet hide what each leaves: after so many the interpreter is let go, to be looked at.
@@ -65,13 +66,36 @@ class Attempts:
         self._grace_s = grace_s
         self._pool = pool
         self._loader = loader
-        self._logs = logs
+        self._calls = Calls(logs, self._overdue)
         self._needs = needs
         self._stored = stored
         self._carried = carried
         self._secrets = secrets
-        self._deadlines = Deadlines[Attempt](self._on_timeout)
         self._killing: set[asyncio.Task[None]] = set()
+
+    def begin(self, attempt: Attempt, over: Over, left: Callable[[], None]) -> bool:
+        """Begin a call that waits for nothing but an interpreter; False where it is no such call.
+
+        `over` is told what became of it, in the loop's own callback and never before this returns;
+        after it `left`, once the interpreter is another's to have. So most calls need no task: it
+        would take three more turns of the loop for each.
+        """
+        request = attempt.request
+        granted = self._known(request)
+        need = None if granted is None else self._needs.known(request, granted)
+        if granted is None or need is None or not need.plain or not is_inline(request.inputs):
+            return False
+        warm = self._pool.acquire_open(need.key)
+        if warm is None and not self._needs.stands(need):
+            return False
+        crash.reach("attempt_taken")
+        attempt.granted = granted
+        call = PlainCall(self._calls, self._pool, attempt, over, left)
+        if warm is None:
+            call.wait(need)
+        else:
+            call.begin(warm)
+        return True
 
     async def run(self, attempt: Attempt) -> Outcome:
         """Give what became of it; whatever user code does is an outcome, never an exception."""
@@ -91,35 +115,27 @@ class Attempts:
                 warm = await (self._pool.wait(need) if known else self._pool.acquire(need))
         except Refused as refused:
             return Outcome(error=refused.error)
-        except LoadFailed as failed:
-            attempt.container_id = failed.container_id
-            stdout, stderr = failed.printed
-            return Outcome(error=failed.error, stdout_tail=stdout, stderr_tail=stderr)
-        except SandboxDied as died:
-            return Outcome(error=environment_error(str(died)))
+        except (LoadFailed, SandboxDied) as problem:
+            return outcome_without_one(attempt, problem)
         finally:
             if need is not None and need.row is not None and not need.row.taken:
                 need.row.ended("removed")  # another sandbox served the call
         assert need is not None, "an interpreter is for a need"
         attempt.warm = warm
         attempt.container_id = warm.container_id
-        recycle = True
-        worked_s: float | None = None
+        outcome: Outcome | None = None
         try:
             if warm.key.reuse.apart:
                 await self._loader.prepare(warm, need)
             outcome = await self._call(attempt, warm, need.carries)
-            recycle = bool(outcome.recycle)
-            worked_s = None if recycle else outcome.usage.worked_s
-            return outcome
         except LoadFailed as failed:
             stdout, stderr = failed.printed
             error = told_error(attempt) if attempt.told else failed.error
             return Outcome(error=error, stdout_tail=stdout, stderr_tail=stderr)
+        else:
+            return outcome
         finally:
-            attempt.warm = attempt.talk = None
-            warm.row.used(warm.usage)
-            self._pool.release(warm, recycle=recycle, worked_s=worked_s)
+            give_back(self._pool, attempt, outcome)
 
     def tell_to_end(self, attempt: Attempt, why: str, *, grace_s: float) -> None:
         """Stop an attempt: the first word counts, its sandbox goes with it."""
@@ -130,6 +146,8 @@ class Attempts:
             killing = asyncio.ensure_future(self._end(attempt, attempt.warm, grace_s=grace_s))
             self._killing.add(killing)
             killing.add_done_callback(self._killing.discard)
+        elif attempt.leave is not None:
+            attempt.leave()
         elif attempt.task is not None and why == "killed":
             attempt.task.cancel()
 
@@ -178,16 +196,7 @@ class Attempts:
             message = f"out of memory: the inputs alone take more than the limit, {limit} MiB"
             return Outcome(error=AttemptError(type=ErrorType.OOM, message=message, retryable=False))
         attempt.moved_bytes = len(body)
-        header = {
-            "op": "call",
-            "id": request.token,
-            "inputs": inputs,
-            "output_bytes_max": warm.key.limits.output_bytes,
-            "context": _context(request, attempt.granted),
-            "log_room": self._logs.caps.bytes_max,
-        }
-        if warm.key.reuse.apart:
-            header["version"] = str(request.node_version_id)
+        header = self._calls.header(attempt, warm, inputs)
         if carries.inputs or carries.outputs:
             return await self._call_with_files(attempt, warm, carries, (header, body), began)
         return await self._ask(attempt, warm, header, body, began)
@@ -226,48 +235,24 @@ class Attempts:
         began: float,
         lent: Lent | None = None,
     ) -> Outcome:
-        request = attempt.request
         talk: Talk = warm.sandbox
         if warm.shared is not None:
             talk = attempt.talk = warm.shared.begin()
-        written = self._logs.open(request)
-        now_s = time.monotonic()
-        attempt.transfer_us = round((now_s - began) * 1_000_000)
-        pulse = attempt.pulse = Pulse(request.heartbeat_timeout_s, now_s=now_s)
-        mask = attempt.granted.mask
-        talk.begin_output(written, lambda said: pulse.beat(said, now_s=time.monotonic()), mask)
-        self._deadlines.begin(attempt, request.timeout_s)
-        watch = asyncio.create_task(self._watch(attempt, pulse)) if pulse.timeout_s else None
+        self._calls.open(attempt, talk, began)
         try:
             reply = await talk.request(
                 header,
                 body,
-                reply_bytes_max=warm.key.limits.output_bytes + 4096,
+                reply_bytes_max=warm.key.limits.output_bytes + REPLY_BYTES_MORE,
                 descriptors_max=0 if lent is None else lent.descriptors_max,
             )
         except SandboxDied as died:
-            stdout, stderr = talk.output_tails()
-            written.close()
-            if attempt.talk is not None and attempt.talk.met and not attempt.told:
-                return Outcome(again=True, recycle="died")
-            return Outcome(
-                error=died_error(attempt, died),
-                usage=usage_of_dead(warm, time.monotonic() - began),
-                stdout_tail=stdout,
-                stderr_tail=stderr,
-                recycle="died",
-                progress=pulse.progress(),
-            )
+            return self._calls.died(attempt, warm, talk, died)
         finally:
-            self._deadlines.end(attempt)
-            if watch is not None:
-                watch.cancel()
-        crash.reach("attempt_answered")
-        outcome = await outcome_of(attempt, warm, talk, reply)
-        written.close()
+            self._calls.close(attempt)
+        outcome = await self._calls.answered(attempt, warm, talk, reply)
         if lent is not None:
             outcome = await self._with_files(attempt, warm, lent, reply, outcome)
-        warm.add(outcome.usage)
         if warm.shared is not None:
             warm.unproven = 0 if reply.header.get("quiet") is True else warm.unproven + 1
             if warm.unproven >= _UNPROVEN_MAX and not outcome.recycle:
@@ -290,14 +275,8 @@ class Attempts:
         attempt.transfer_us += round((time.monotonic() - began) * 1_000_000)
         return outcome
 
-    async def _watch(self, attempt: Attempt, pulse: Pulse) -> None:
-        """End an attempt whose code falls silent."""
-        while (left_s := pulse.due_s() - time.monotonic()) > 0:  # noqa: ASYNC110  # beats move the time
-            await asyncio.sleep(left_s)
-        self.tell_to_end(attempt, "silent", grace_s=self._grace_s)
-
-    def _on_timeout(self, attempt: Attempt) -> None:
-        self.tell_to_end(attempt, "timeout", grace_s=self._grace_s)
+    def _overdue(self, attempt: Attempt, why: str) -> None:
+        self.tell_to_end(attempt, why, grace_s=self._grace_s)
 
     async def _inputs(
         self, request: AttemptRequest, bytes_max: int
@@ -322,20 +301,3 @@ def _texts(entries: Sequence[Sequence[Any]], body: bytes) -> list[tuple[str, byt
         texts.append((name, body[offset : offset + length]))
         offset += length
     return texts
-
-
-def _context(request: AttemptRequest, granted: Granted) -> dict[str, str]:
-    told = {
-        "QFLOW_RUN_ID": str(request.execution_id),
-        "QFLOW_NODE_ID": request.node_id,
-        "QFLOW_ATTEMPT": str(request.attempt),
-        "QFLOW_IDEMPOTENCY_KEY": str(request.attempt_ref),  # the same for every attempt of the node
-        "QFLOW_DEADLINE": moment_text(time.time() + request.timeout_s),
-    }
-    if request.traceparent:  # the W3C's name for it: tracing libraries look there
-        told["TRACEPARENT"] = place_of(request)
-    if request.progress:
-        told["QFLOW_PROGRESS"] = request.progress
-    if granted.variables:
-        told |= granted.variables
-    return told

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from services.runner.domain.attempts import AttemptRequest, FileReference, Input
+from services.runner.domain.attempts import AttemptRequest, FileReference
 from services.runner.domain.frames import (
     Assignment,
     Declined,
@@ -21,58 +21,31 @@ from services.runner.domain.frames import (
     Finished,
     Incoming,
     Kill,
-    Outgoing,
     Owned,
-    Value,
 )
 from services.runner.domain.network import Reach
 from services.runner.domain.outcome import (
     INLINE_BYTES_MAX,
-    AttemptError,
-    ErrorType,
     Outcome,
 )
 from services.runner.domain.pooling import Pace
-from services.runner.usecases.attempt import Attempt
+from services.runner.domain.requests import request_of
+from services.runner.usecases.attempt import BROKEN, CANCELLED, Attempt
 from services.runner.usecases.attempts import Attempts
 from services.runner.usecases.carried import NotCarried
 from services.runner.usecases.membership import LeaseLost, Membership
 from services.runner.usecases.pulling import InputsMissing, PullValues, pull_patiently
+from services.runner.usecases.session import Session
 from services.runner.usecases.slots import Slots
 from services.runner.usecases.trace import Trace
 
 log = structlog.get_logger()
 
-_TIMEOUT_DEFAULT_S: Final = 600.0
 # Attempts that are over: an orchestrator that stood still may ask for one that another settled.
 _SETTLED_MAX: Final = 10_000
 
 # Stores outputs that are too large to travel: (request, outputs) -> where they lie.
 StoreOutputs = Callable[[AttemptRequest, Sequence[tuple[str, bytes]]], Awaitable[FileReference]]
-
-
-class Session:
-    """What one orchestrator's stream has told, and what waits for it."""
-
-    def __init__(self, pull: PullValues) -> None:
-        self.pull = pull
-        self.member = ""  # the orchestrator's id, once it has said so
-        self.peers: Sequence[str] = ()  # where it says that the others are
-        self.offered: set[UUID] = set()  # of what is finished, what went out here
-        self.definitions: dict[int, Definition] = {}
-        self.running = 0
-        self.credits = 0
-        self.ceiling = 0  # the largest window granted: a smaller one may still be on its way
-        self.demand = 0
-        self.outgoing = Outgoing()
-        self.ready = asyncio.Event()
-        self.answered = asyncio.Event()  # a frame came since the last was sent
-
-    def take_outgoing(self) -> Outgoing:
-        """Take all that waits."""
-        taken, self.outgoing = self.outgoing, Outgoing()
-        self.ready.clear()
-        return taken
 
 
 class Desk:
@@ -208,14 +181,16 @@ class Desk:
 
     def abandon_all(self) -> None:
         """Forget everything: the lease is lost, and nobody would take a result."""
-        for attempt in list(self._running.values()):
-            if attempt.begun and attempt.task is not None:
-                attempt.task.cancel()
-            else:
-                attempt.told = "killed"  # a task cancelled before its first step would keep a slot
-        self._running.clear()
+        running, self._running = self._running, {}
         self._owners.clear()
         self._finished.clear()
+        for attempt in running.values():
+            if not attempt.begun:
+                attempt.told = "killed"  # a task cancelled before its first step would keep a slot
+            elif attempt.task is not None:
+                attempt.task.cancel()
+            else:
+                self._attempts.tell_to_end(attempt, "killed", grace_s=0.0)
         for session in self._sessions:
             session.running = 0
             session.take_outgoing()
@@ -241,7 +216,7 @@ class Desk:
         if reason or definition is None:
             self._send(session, Declined(ref, token, reason))
             return
-        attempt = Attempt(_request(definition, assignment, self._attempt_s_max))
+        attempt = Attempt(request_of(definition, assignment, self._attempt_s_max))
         self._running[ref] = attempt
         self._owners[ref] = session
         session.running += 1
@@ -271,7 +246,47 @@ class Desk:
         return True
 
     def _start(self, attempt: Attempt, definition: Definition, assignment: Assignment) -> None:
-        attempt.task = asyncio.create_task(self._run(attempt, definition, assignment))
+        if attempt.has_slot and self._membership.held and self._begin_plain(attempt):
+            return
+        self._run(attempt, partial(self._make, attempt, definition, assignment))
+
+    def _begin_plain(self, attempt: Attempt) -> bool:
+        """Begin a call that needs no task, for it has nothing to wait for but an interpreter."""
+        made = partial(self._made, attempt, time.time_ns())
+        attempt.begun = True
+        try:
+            attempt.begun = self._attempts.begin(attempt, made, partial(self._leave, attempt))
+        except Exception:
+            log.exception("attempt_not_begun", attempt_ref=str(attempt.request.attempt_ref))
+            asyncio.get_running_loop().call_soon(made, BROKEN)
+            asyncio.get_running_loop().call_soon(self._leave, attempt)
+        return attempt.begun
+
+    def _made(self, attempt: Attempt, began_ns: int, outcome: Outcome) -> None:
+        """Take what became of such a call; it gives its slot back after that."""
+        try:
+            self._note(attempt, outcome, began_ns)
+        except Exception:
+            log.exception("attempt_failed", attempt_ref=str(attempt.request.attempt_ref))
+            outcome = BROKEN
+        if _size(outcome) > INLINE_BYTES_MAX:
+            self._run(attempt, partial(self._finish, attempt, outcome))
+        else:
+            self._end(attempt, self._over(attempt, outcome))
+
+    def _end(self, attempt: Attempt, answer: Finished | Declined | None) -> None:
+        """Answer for an attempt, unless nobody wants that any more."""
+        owner = self._let_go(attempt)
+        if owner is not None and answer is not None:
+            self._answer(owner, answer)
+        self._settled.set()
+
+    def _note(self, attempt: Attempt, outcome: Outcome, began_ns: int) -> None:
+        """Tell of an attempt that was made, and learn from it."""
+        if self._trace is not None and attempt.request.traceparent:
+            self._trace(attempt.request, outcome, began_ns)
+        if self._pace.note(outcome.usage.wall_us):
+            self._share()
 
     def _reason_to_decline(self, session: Session, definition: Definition | None) -> str:
         if self._refuse:
@@ -286,36 +301,37 @@ class Desk:
             return "over_grant"
         return ""
 
-    async def _run(self, attempt: Attempt, definition: Definition, assignment: Assignment) -> None:
+    def _run(self, attempt: Attempt, make: Callable[[], Awaitable[Finished]]) -> None:
+        """Have a task make an attempt, or what is left of it."""
+        attempt.begun = False
+        attempt.task = asyncio.create_task(self._see_through(attempt, make))
+
+    async def _see_through(self, attempt: Attempt, make: Callable[[], Awaitable[Finished]]) -> None:
+        request = attempt.request
         attempt.begun = True
         answer: Finished | Declined | None = None
         try:
-            answer = await self._make(attempt, definition, assignment)
+            answer = self._over(attempt, CANCELLED) if attempt.told else await make()
         except asyncio.CancelledError:
             if attempt.told != "killed":
                 raise
-            answer = self._over(attempt, _CANCELLED)
+            answer = self._over(attempt, CANCELLED)
         except LeaseLost:
-            log.warning("attempt_dropped", attempt_ref=str(assignment.attempt_ref))
+            log.warning("attempt_dropped", attempt_ref=str(request.attempt_ref))
         except InputsMissing:
             # Handed back, as one that was never taken: nothing of the user's has begun.
-            log.warning("inputs_missing", attempt_ref=str(assignment.attempt_ref))
-            answer = Declined(assignment.attempt_ref, assignment.token, "inputs_missing")
+            log.warning("inputs_missing", attempt_ref=str(request.attempt_ref))
+            answer = Declined(request.attempt_ref, request.token, "inputs_missing")
         except Exception:
-            log.exception("attempt_failed", attempt_ref=str(assignment.attempt_ref))
-            answer = self._over(attempt, _BROKEN)
+            log.exception("attempt_failed", attempt_ref=str(request.attempt_ref))
+            answer = self._over(attempt, BROKEN)
         finally:
             self._leave(attempt)
-            owner = self._let_go(attempt)
-            if owner is not None and answer is not None:
-                self._answer(owner, answer)
-            self._settled.set()
+            self._end(attempt, answer)
 
     async def _make(
         self, attempt: Attempt, definition: Definition, assignment: Assignment
     ) -> Finished:
-        if attempt.told:
-            return self._over(attempt, _CANCELLED)
         if not self._membership.held:
             await self._membership.hold()
         if assignment.pull:
@@ -324,17 +340,14 @@ class Desk:
                 len(definition.inputs),
                 lambda: self._sources(assignment.attempt_ref),
             )
-            attempt.request = _request(definition, assignment, self._attempt_s_max, values)
+            attempt.request = request_of(definition, assignment, self._attempt_s_max, values)
         began_ns = time.time_ns()
         outcome = await self._run_once(attempt)
         if outcome.again:
             log.info("attempt_made_again", attempt_ref=str(assignment.attempt_ref))
             attempt.alone, attempt.over = True, False
             outcome = await self._run_once(attempt)
-        if self._trace is not None and attempt.request.traceparent:
-            self._trace(attempt.request, outcome, began_ns)
-        if self._pace.note(outcome.usage.wall_us):
-            self._share()
+        self._note(attempt, outcome, began_ns)
         return await self._finish(attempt, outcome)
 
     async def _run_once(self, attempt: Attempt) -> Outcome:
@@ -378,13 +391,12 @@ class Desk:
         return owner
 
     async def _finish(self, attempt: Attempt, outcome: Outcome) -> Finished:
-        size = sum(len(text) for _, text in outcome.outputs)
-        attempt.moved_bytes += size
-        if size <= INLINE_BYTES_MAX:
+        if _size(outcome) <= INLINE_BYTES_MAX:
             return self._over(attempt, outcome)
         try:
             file = await self._store(attempt.request, outcome.outputs)
         except NotCarried as refused:
+            attempt.moved_bytes += _size(outcome)
             return self._over(attempt, outcome._replace(outputs=(), error=refused.error))
         return self._over(attempt, outcome, file)
 
@@ -401,7 +413,7 @@ class Desk:
             container_id=attempt.container_id,
             transfer_us=attempt.transfer_us,
             killed=attempt.told == "killed",
-            moved_bytes=attempt.moved_bytes,
+            moved_bytes=attempt.moved_bytes + _size(outcome),
         )
 
     def _answer(self, owner: Session, answer: Finished | Declined) -> None:
@@ -409,15 +421,22 @@ class Desk:
         if isinstance(answer, Finished):
             self._finished[answer.attempt_ref] = answer
         for session in [owner] if owner in self._sessions else self._sessions:
-            self._send(session, answer)
+            self._queue(session, answer)
+            if self._running:
+                session.ready.set()  # with what others that work may give in the same turn
+            else:
+                session.let_go()
 
     def _send(self, session: Session, answer: Finished | Declined) -> None:
+        self._queue(session, answer)
+        session.ready.set()
+
+    def _queue(self, session: Session, answer: Finished | Declined) -> None:
         if isinstance(answer, Finished):
             session.outgoing.results.append(answer)
             session.offered.add(answer.attempt_ref)
         else:
             session.outgoing.declines.append(answer)
-        session.ready.set()
 
     def _settle(self, session: Session, ref: UUID, token: int) -> None:
         """Keep a result no longer, and know who has it: only what is committed is acknowledged."""
@@ -462,7 +481,7 @@ class Desk:
                 Finished(
                     attempt_ref=kill.attempt_ref,
                     token=kill.token,
-                    outcome=_CANCELLED,
+                    outcome=CANCELLED,
                     killed=True,
                 ),
             )
@@ -480,7 +499,7 @@ class Desk:
             return
         attempt.told = "killed"
         if attempt.task is None and (owner := self._let_go(attempt)) is not None:
-            self._answer(owner, self._over(attempt, _CANCELLED))
+            self._answer(owner, self._over(attempt, CANCELLED))
             self._settled.set()
 
     # -- slots
@@ -501,45 +520,5 @@ class Desk:
                 session.ready.set()
 
 
-_CANCELLED: Final = Outcome(
-    error=AttemptError(type=ErrorType.CANCELLED, message="the attempt was stopped")
-)
-_BROKEN: Final = Outcome(
-    error=AttemptError(
-        type=ErrorType.ENVIRONMENT, message="the runner could not make the attempt; see its log"
-    )
-)
-
-
-def _request(
-    definition: Definition,
-    assignment: Assignment,
-    attempt_s_max: float,
-    values: Sequence[Value] | None = None,
-) -> AttemptRequest:
-    asked_s = assignment.timeout_s or definition.timeout_s or _TIMEOUT_DEFAULT_S
-    given = assignment.values if values is None else values
-    inputs = [
-        Input(name, value, conversion)
-        for (name, conversion), value in zip(definition.inputs, given, strict=False)
-        if value is not None
-    ]
-    return AttemptRequest(
-        attempt_ref=assignment.attempt_ref,
-        token=assignment.token,
-        execution_id=assignment.execution_id,
-        tenant_id=definition.tenant_id,
-        node_id=definition.node_id,
-        node_version_id=definition.node_version_id,
-        attempt=assignment.attempt,
-        inputs=inputs,
-        outputs=definition.outputs,
-        timeout_s=min(asked_s, attempt_s_max),
-        limits=definition.limits,
-        reuse=definition.reuse,
-        heartbeat_timeout_s=definition.heartbeat_timeout_s,
-        progress=assignment.progress,
-        network=definition.network,
-        traceparent=assignment.traceparent,
-        concurrency=definition.concurrency,
-    )
+def _size(outcome: Outcome) -> int:
+    return sum([len(text) for _, text in outcome.outputs])

@@ -8,7 +8,6 @@ import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 
 import structlog
 
@@ -24,58 +23,12 @@ from services.runner.domain.pooling import (
 )
 from services.runner.domain.reuse import VERSIONS_MAX, Reuse
 from services.runner.gateways.sandbox.port import SandboxDied
+from services.runner.usecases.kinds import Given, Kind, Waiter
 from services.runner.usecases.loading import Loader
 from services.runner.usecases.turns import PATIENCE_S, Turns
 from services.runner.usecases.warm import LoadFailed, Need, Warm
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    """A call without an interpreter."""
-
-    place: int  # among all of them
-    need: Need
-    given: asyncio.Future[Warm]
-    since_s: float  # when it began to wait, or was last looked at
-    served: int  # how many calls had been served then
-
-
-@dataclass(slots=True, eq=False)
-class _Kind:
-    """The interpreters of one key, and the calls that want one: found once for each call."""
-
-    key: WarmKey
-    load: Load
-    open: list[Warm] = field(default_factory=list)  # those that take one more call
-    waiting: deque[_Waiter] = field(default_factory=deque)
-
-    @property
-    def left(self) -> bool:
-        """Whether nobody has anything to do with it."""
-        load = self.load
-        return not (load.busy or load.starting or load.waiting or self.open)
-
-    def first_waiter(self) -> _Waiter | None:
-        """Find who has waited longest."""
-        waiting = self.waiting
-        while waiting and waiting[0].given.done():
-            waiting.popleft()
-        return waiting[0] if waiting else None
-
-    def next_to_enter(self) -> _Waiter | None:
-        """Find who has waited longest, of those who may enter: some want an empty interpreter."""
-        first = self.first_waiter()
-        if first is None or not first.need.alone or any(not warm.calls for warm in self.open):
-            return first
-        may_enter = (each for each in self.waiting if not each.given.done() and not each.need.alone)
-        return next(may_enter, None)
-
-    def shut(self, warm: Warm) -> None:
-        """Offer an interpreter's room to nobody."""
-        if warm in self.open:
-            self.open.remove(warm)
 
 
 class InterpreterPool:
@@ -95,8 +48,8 @@ class InterpreterPool:
         self._sandboxes_max = sandboxes_max
         self._clock = clock
         self._idle: OrderedDict[Warm, None] = OrderedDict()  # the least recently used first
-        self._kinds: dict[WarmKey, _Kind] = {}
-        self._wanted: dict[_Kind, None] = {}  # those that calls wait for
+        self._kinds: dict[WarmKey, Kind] = {}
+        self._wanted: dict[Kind, None] = {}  # those that calls wait for
         self._places = itertools.count()
         self._looking: asyncio.TimerHandle | None = None  # while calls wait
         self._turns = Turns(processors or len(os.sched_getaffinity(0)), clock=clock)
@@ -134,10 +87,10 @@ class InterpreterPool:
             return None
         return self._take_open(kind, alone=alone)
 
-    def _may_begin(self, kind: _Kind) -> bool:
+    def _may_begin(self, kind: Kind) -> bool:
         return self._turns.left or not takes_turns(kind.load)
 
-    def _take_open(self, kind: _Kind, *, alone: bool) -> Warm | None:
+    def _take_open(self, kind: Kind, *, alone: bool) -> Warm | None:
         """Take an interpreter that has room, the one used last: its caches are the warmest."""
         while kind.open:
             warm = kind.open[-1]
@@ -160,11 +113,23 @@ class InterpreterPool:
 
     async def wait(self, need: Need) -> Warm:
         """Wait for one where none can be taken now, or start one; raises as `acquire` does."""
+        given: asyncio.Future[Warm] = asyncio.get_running_loop().create_future()
+        waiter = self.enter(need, given)
+        try:
+            return await given
+        except asyncio.CancelledError:
+            if given.cancelled():
+                self.leave(waiter)
+            elif given.exception() is None:
+                self.release(given.result())
+            raise
+
+    def enter(self, need: Need, given: Given) -> Waiter:
+        """Have an interpreter given where none can be taken now, and start one where that helps."""
         loop = asyncio.get_running_loop()
-        given: asyncio.Future[Warm] = loop.create_future()
         kind = self._kind_of(need.key)
         load = kind.load
-        waiter = _Waiter(next(self._places), need, given, loop.time(), load.served)
+        waiter = Waiter(next(self._places), need, given, loop.time(), load.served)
         kind.waiting.append(waiter)
         self._wanted[kind] = None
         has_room = self._has_room(need)
@@ -173,17 +138,11 @@ class InterpreterPool:
         if starts:
             self._start(need)
         self._look_after(PATIENCE_S if has_room else START_COST_S)
-        try:
-            return await given
-        except asyncio.CancelledError:
-            if given.cancelled():
-                self._waits_no_longer(kind, waiter)
-            elif given.exception() is None:
-                self.release(given.result())
-            raise
-        finally:
-            load.waiting -= 1
-            self._forget_left(kind)
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Wait no longer."""
+        self._waits_no_longer(self._kind_of(waiter.need.key), waiter)
 
     def release(self, warm: Warm, *, recycle: bool = False, worked_s: float | None = None) -> None:
         """Give an interpreter back after a call, or up when it is not as it was.
@@ -254,10 +213,10 @@ class InterpreterPool:
     async def close(self) -> None:
         """End everything."""
         self._closed = True
-        for kind in self._wanted:
-            for waiter in kind.waiting:
-                if not waiter.given.done():
-                    waiter.given.set_exception(SandboxDied("the runner stops"))
+        for waiter in [each for kind in self._wanted for each in kind.waiting]:
+            if not waiter.given.done():
+                self.leave(waiter)
+                waiter.given.set_exception(SandboxDied("the runner stops"))
         for warm in list(self._alive):
             if warm in self._idle:
                 self._drop_idle(warm)
@@ -307,7 +266,7 @@ class InterpreterPool:
             self._looking.cancel()
         self._looking = loop.call_later(wait_s, self._look)
 
-    def _start_if_stuck(self, waiter: _Waiter) -> None:
+    def _start_if_stuck(self, waiter: Waiter) -> None:
         need = waiter.need
         load = self._kind_of(need.key).load
         asked = self._has_room(need) or any(each.key == need.key for each in self._starved)
@@ -385,7 +344,7 @@ class InterpreterPool:
 
     # -- handing over and ending
 
-    def _take(self, kind: _Kind, warm: Warm, *, alone: bool = False) -> None:
+    def _take(self, kind: Kind, warm: Warm, *, alone: bool = False) -> None:
         if not warm.calls:
             self._idle.pop(warm, None)
             warm.since = self._clock()
@@ -398,7 +357,7 @@ class InterpreterPool:
         if not warm.room:
             kind.shut(warm)
 
-    def _settle(self, kind: _Kind, warm: Warm) -> None:
+    def _settle(self, kind: Kind, warm: Warm) -> None:
         """Know what is left by the room that it has, and give that to who waits."""
         if warm.retired and not warm.calls:
             self._end(warm)
@@ -423,8 +382,8 @@ class InterpreterPool:
             elif kind.open:
                 return
 
-    def _next_to_begin(self) -> tuple[_Kind, _Waiter] | None:
-        found: tuple[_Kind, _Waiter] | None = None
+    def _next_to_begin(self) -> tuple[Kind, Waiter] | None:
+        found: tuple[Kind, Waiter] | None = None
         gone = False
         for kind in self._wanted:
             if kind.open and self._may_begin(kind):
@@ -436,7 +395,7 @@ class InterpreterPool:
             self._wanted = {kind: None for kind in self._wanted if kind.waiting}
         return found
 
-    def _waits_no_longer(self, kind: _Kind, waiter: _Waiter) -> None:
+    def _waits_no_longer(self, kind: Kind, waiter: Waiter) -> None:
         waiting = kind.waiting
         if waiting and waiting[0] is waiter:
             waiting.popleft()
@@ -444,14 +403,16 @@ class InterpreterPool:
             waiting.remove(waiter)
         if not waiting:
             self._wanted.pop(kind, None)
+        kind.load.waiting -= 1
+        self._forget_left(kind)
 
-    def _kind_of(self, key: WarmKey) -> _Kind:
+    def _kind_of(self, key: WarmKey) -> Kind:
         kind = self._kinds.get(key)
         if kind is None:
-            kind = self._kinds[key] = _Kind(key, Load(width=key.concurrency))
+            kind = self._kinds[key] = Kind(key, Load(width=key.concurrency))
         return kind
 
-    def _forget_left(self, kind: _Kind | None) -> None:
+    def _forget_left(self, kind: Kind | None) -> None:
         if kind is not None and kind.left:
             self._kinds.pop(kind.key, None)
 

@@ -110,6 +110,7 @@ class Needs:
         key = self._key(request, version, granted)
         key = self._keys.setdefault(key, key)
         folder, row = await self._environment(key, version, request)
+        carries = carries_of(version.input_types, version.output_types)
         need = Need(
             key=key,
             version=version,
@@ -117,7 +118,8 @@ class Needs:
             environment=folder,
             packages=packages_in(version.lock),
             load_timeout_s=request.timeout_s,
-            carries=carries_of(version.input_types, version.output_types),
+            carries=carries,
+            plain=not (key.reuse.apart or key.concurrency > 1 or key.secrets or any(carries)),
         )
         if len(self._needs) >= _NEEDS_KEPT_MAX:
             self._needs.clear()

@@ -42,6 +42,7 @@ class Need:
     packages: Sequence[Package]
     load_timeout_s: float
     carries: Carries = NO_FILES
+    plain: bool = False  # whether a call has nothing to wait for once it has its interpreter
     alone: bool = False  # no other call may be in it
     row: ContainerRow | None = None  # written already, to show the installation of packages
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import ast
 import json
+import marshal
 import uuid
 from pathlib import Path
 
 import pytest
 
 from services.kit.pythons import VERSIONS, find_pythons
-from services.runner.agent import agent
+from services.runner import agent
 from services.runner.domain.limits import Limits
 from services.runner.gateways.sandbox.bare import BareHost
 from services.runner.gateways.sandbox.interpreters import prepare_interpreters
 from services.runner.gateways.sandbox.port import SandboxSpec
 from tests.integration.runner.conftest import INT, Box, load_header
 
-SOURCE = Path(agent.__file__).read_text()
+SOURCES = [path.read_text("utf-8") for path in Path(agent.__path__[0]).glob("*.py")]
 CODE = """
 import asyncio
 import dataclasses
@@ -50,7 +51,21 @@ PAIR = {
 def test_the_agent_is_in_the_grammar_of_every_version(version: str) -> None:
     """B13: also of those that this machine has not."""
     minor = int(version.split(".")[1])
-    ast.parse(SOURCE, feature_version=(3, minor))
+    for source in SOURCES:
+        ast.parse(source, feature_version=(3, minor))
+
+
+def test_every_module_of_the_agent_is_in_the_file_that_sandboxes_get(tmp_path: Path) -> None:
+    """At once, or for later; nothing else is."""
+    own = "3.11"
+    python = prepare_interpreters([find_pythons()[own]], tmp_path)[own]
+    code = marshal.loads(python.agent.read_bytes()[16:])  # made here
+    lists = [each for each in code.co_consts if isinstance(each, tuple) and len(each[0]) == 2]
+    at_once, later = ([name for name, _ in each] for each in lists)
+    modules = {path.stem for path in Path(agent.__path__[0]).glob("*.py")}
+    assert sorted(modules - {"__init__", "joined"}) == sorted([*at_once, *later])
+    assert {"ahead", "apart", "carried_codecs", "once", "together"} == set(later)
+    assert "main" == at_once[-1]
 
 
 @pytest.mark.parametrize("version", [each for each in VERSIONS if each in find_pythons()])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 from uuid import UUID
@@ -22,12 +22,13 @@ from services.runner.domain.frames import (
     ValuesNotGiven,
 )
 from services.runner.domain.limits import NOTHING_ASKED, Limits
-from services.runner.domain.outcome import Outcome, Usage
+from services.runner.domain.outcome import ErrorType, Outcome, Usage
 from services.runner.domain.pooling import WarmKey
-from services.runner.usecases.attempt import Attempt
+from services.runner.usecases.attempt import CANCELLED, Attempt
 from services.runner.usecases.attempts import Attempts
-from services.runner.usecases.desk import Desk, Session
+from services.runner.usecases.desk import Desk
 from services.runner.usecases.membership import Membership
+from services.runner.usecases.session import Session
 
 REF = UUID(int=1)
 OTHER = UUID(int=2)
@@ -36,10 +37,23 @@ OTHER = UUID(int=2)
 class ScriptedAttempts:
     """Attempts that end when the test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, plain: bool) -> None:
+        self.plain = plain  # whether they need no task of the desk's
         self.begun: dict[int, asyncio.Future[Outcome]] = {}
         self.told: list[tuple[int, str]] = []
         self.alone: list[tuple[int, bool]] = []
+
+    def begin(
+        self, attempt: Attempt, over: Callable[[Outcome], None], left: Callable[[], None]
+    ) -> bool:
+        if not self.plain:
+            return False
+        self.alone.append((attempt.request.token, attempt.alone))
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda ended: over(ended.result()))
+        future.add_done_callback(lambda _: left())
+        self.begun[attempt.request.token] = future
+        return True
 
     async def run(self, attempt: Attempt) -> Outcome:
         self.alone.append((attempt.request.token, attempt.alone))
@@ -60,8 +74,10 @@ class ScriptedAttempts:
         attempt.grace_s = grace_s
         attempt.told = attempt.told or why
         self.told.append((attempt.request.token, why))
-        assert attempt.task is not None
-        attempt.task.cancel()
+        if attempt.task is not None:
+            attempt.task.cancel()
+        elif not self.begun[attempt.request.token].done():
+            self.begun[attempt.request.token].set_result(CANCELLED)
 
 
 class HeldLease:
@@ -100,9 +116,9 @@ async def as_file(request: AttemptRequest, outputs: Sequence[tuple[str, bytes]])
     return FileReference(uuid.uuid4(), sum(len(text) for _, text in outputs), "00", "")
 
 
-@pytest.fixture
-def attempts() -> ScriptedAttempts:
-    return ScriptedAttempts()
+@pytest.fixture(params=[True, False], ids=["plain", "task"])
+def attempts(request: pytest.FixtureRequest) -> ScriptedAttempts:
+    return ScriptedAttempts(plain=request.param)
 
 
 @pytest.fixture
@@ -304,11 +320,12 @@ async def test_a_lost_lease_leaves_no_slot_taken(desk: Desk, attempts: ScriptedA
         desk.take(session, assign(UUID(int=token), token))
     desk.abandon_all()
     await settle()
-    assert [1] == list(attempts.begun)
+    begun = [1, 2] if attempts.plain else [1]
+    assert begun == list(attempts.begun)
     for token in (4, 5):
         desk.take(session, assign(UUID(int=token), token))
     await settle()
-    assert [1, 4, 5] == list(attempts.begun)
+    assert [*begun, 4, 5] == list(attempts.begun)
     assert [] == sent(session)
     desk.abandon_all()
 
@@ -588,4 +605,64 @@ async def test_an_attempt_that_is_ended_before_its_first_step_frees_its_place(
     assert expected == [(each.token, each.killed) for each in answered]
     assert not desk.busy()
     assert 0 == session.running
-    assert {} == attempts.begun
+    assert ([7] if attempts.plain else []) == list(attempts.begun)
+
+
+@pytest.mark.parametrize("when", ["before its first step", "later"])
+@pytest.mark.parametrize("word", ["killed", "superseded", "lease lost"])
+async def test_whatever_ends_an_attempt_ends_the_storing_of_its_result(
+    when: str, word: str, attempts: ScriptedAttempts
+) -> None:
+    storing = asyncio.Event()
+
+    async def store(*_: object) -> FileReference:
+        storing.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    desk = Desk(
+        cast("Attempts", attempts),
+        cast("Membership", HeldLease()),
+        slots=1,
+        store=store,
+        pythons=["3.11"],
+    )
+    session = desk.open_session(no_values)
+    desk.take(session, assign(REF, 7))
+    await settle()
+    attempts.begun[7].set_result(Outcome(outputs=[("result", b"1" * 100_000)]))
+    if when == "later":
+        await storing.wait()
+    else:
+        await asyncio.sleep(0)
+    if word == "killed":
+        desk.take(session, Incoming(kills=[Kill(REF, 7, 1.0)]))
+    elif word == "superseded":
+        desk.take(session, Incoming(superseded=[(REF, 7)]))
+    else:
+        desk.abandon_all()
+    await settle()
+    answered = [(each.token, each.killed) for each in session.take_outgoing().results]
+    assert ([(7, True)] if word == "killed" else []) == answered
+    assert (False, 0) == (desk.busy(), session.running)
+    desk.take(session, assign(OTHER, 8))
+    await settle()
+    assert 8 in attempts.begun, "its slot is free"
+    desk.abandon_all()
+
+
+async def test_what_cannot_be_begun_is_answered_and_frees_its_slot(
+    desk: Desk, attempts: ScriptedAttempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bool:
+        raise ValueError
+
+    monkeypatch.setattr(attempts, "begin" if attempts.plain else "run", broken)
+    session = desk.open_session(no_values)
+    for token in (1, 2, 3):
+        session.ceiling = 9
+        desk.take(session, assign(UUID(int=token), token))
+    await settle()
+    errors = [each.outcome.error for each in session.take_outgoing().results]
+    assert [ErrorType.ENVIRONMENT] * 3 == [each.type for each in errors if each is not None]
+    assert not desk.busy()

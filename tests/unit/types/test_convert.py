@@ -10,11 +10,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from qflow.types import METHODS, ConversionError, convert, dump_exact
 
-from services.runner.agent import agent
+from services.runner.agent.conversions import converted
+from services.runner.agent.plain import dump, parse
+from services.runner.agent.problems import Mismatch
 from tests.unit.types.strategies import TEXT
 from tests.unit.types.test_round_trips import RELAXED
 
-_AGENT: Any = agent  # it runs under Python 3.9 and has no annotations
 _TEXTS = (
     [" 12 ", "1_0", "0x1", "TRUE", "0", "1e400", "nan", "2024-02-29", "2024-13-01", "[1]", "1.50"],
     ["2024-02-29T01:02:03Z", "6f1d1b8e-0000-4000-8000-000000000001", "{", '"'],
@@ -52,8 +53,8 @@ def test_the_engine_converts_as_the_agent_does(method: str, plain: Any) -> None:
 
 def _by_the_agent(method: str, text: str) -> tuple[str, str]:
     try:
-        made = _AGENT._dump(_AGENT._converted(method, _AGENT._parse(text)))
-    except _AGENT.Mismatch as problem:
+        made = dump(converted(method, parse(text)))
+    except Mismatch as problem:
         return "", str(problem.args[0])
     return repr(json.loads(made)), ""
 

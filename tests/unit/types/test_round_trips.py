@@ -27,10 +27,12 @@ from qflow.types import (
 from qflow.types.model import CARRIED, FLAG, walk
 from qflow.types.order import by_precision
 
-from services.runner.agent import agent
+from services.runner.agent import kinds
+from services.runner.agent.codecs import Codecs
+from services.runner.agent.problems import Mismatch
+from services.runner.agent.unions import _shape
 from tests.unit.types.strategies import TYPES, UNIONS, narrowed, scalars, values_of
 
-_AGENT: Any = agent  # it runs under Python 3.9 and has no annotations
 # Python 3.11.2 has no flag for bits that stand in a member of several alone; the agent refuses what
 # would come back as another value.
 LOSES_BITS = int(enum.IntFlag("Loses", {"a": 3, "b": 4}, boundary=enum.CONFORM)(7)) != 7  # type: ignore[operator]
@@ -41,7 +43,7 @@ RELAXED = settings(
 )
 
 
-class _Codecs(_AGENT.Codecs):  # type: ignore[misc]  # it has no annotations
+class _Codecs(Codecs):  # type: ignore[misc]  # it has no annotations
     """The agent's, that take the reference of a file for its value: there is none here."""
 
     carried = ()
@@ -50,7 +52,7 @@ class _Codecs(_AGENT.Codecs):  # type: ignore[misc]  # it has no annotations
 def _reference(_self: Any, _kind: Any, _depth: int) -> Any:
     def same(value: Any) -> Any:
         if not isinstance(value, dict) or value.keys() != {"$file"}:
-            raise _AGENT.Mismatch("no reference")
+            raise Mismatch("no reference")
         return value
 
     return same
@@ -81,7 +83,7 @@ def _attempt(codec: Any, value: Any) -> tuple[Any, str]:
     """Give what a codec makes of a value, or why it refuses it."""
     try:
         return codec(value), ""
-    except _AGENT.Mismatch as problem:
+    except Mismatch as problem:
         return None, f"{problem.kind}: {problem}"
 
 
@@ -106,7 +108,7 @@ def test_what_a_node_returns_is_read_back_as_it_was_or_refused(
     assert again == value
     # Where the member that it is of cannot carry an integer, one of floats may.
     loose = ambiguous(of) is not None
-    assert _AGENT._shape(again, loose) == _AGENT._shape(value, loose)
+    assert _shape(again, loose) == _shape(value, loose)
 
 
 def test_no_flag_of_a_union_is_taken_for_another() -> None:
@@ -117,7 +119,7 @@ def test_no_flag_of_a_union_is_taken_for_another() -> None:
         "One": enum.Flag("One", {"a": 1}),
         "Other": enum.Flag("Other", {"a": 3}),
     }
-    codecs = _AGENT.Codecs(classes)
+    codecs = Codecs(classes)
     encode, decode = codecs.encoder(to_json(of)), codecs.decoder(to_json(of))
     for value in (classes["One"](0), classes["One"](1), classes["Other"](3)):
         assert decode(encode(value)) is value
@@ -147,4 +149,4 @@ def test_the_agent_tries_the_members_of_a_union_in_the_order_of_the_types(
 ) -> None:
     members += [Collection(kind, VariadicTuple(SCALARS["int"])) for kind in ("set", "list")]
     ours = [to_json(each) for each in by_precision(members)]
-    assert ours == _AGENT.by_precision([to_json(each) for each in members])
+    assert ours == kinds.by_precision([to_json(each) for each in members])

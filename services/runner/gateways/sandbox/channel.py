@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from services.runner.gateways.sandbox.port import Header, Reply, SandboxDied
+from services.runner.gateways.sandbox.port import Header, OnAnswer, Reply, SandboxDied
 
 _HEAD: Final = struct.Struct("!II")
 _HEADER_BYTES_MAX: Final = 256 * 1024
@@ -25,6 +25,7 @@ LOG_BYTES_MAX: Final = 64 * 1024
 # Beats are told of at most ten times a second, those of a call's end and a clock's jitter apart.
 _BEATS_FREE: Final = 100
 _BEATS_PER_S: Final = 20
+_UNASKED: Final = "the agent sent what nobody asked for"
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict).decode
 
@@ -62,7 +63,7 @@ class AgentChannel:
         self._socket, self.far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._received = bytearray()
-        self._waiting: asyncio.Future[Reply] | None = None
+        self._answer: OnAnswer | None = None  # while a frame is awaited
         self._taker: FrameTaker | None = None
         self._reply_bytes_max = 0
         self._log_frames = 0
@@ -83,18 +84,38 @@ class AgentChannel:
         self, *, reply_bytes_max: int = 1 << 20, descriptors_max: int = 0
     ) -> asyncio.Future[Reply]:
         """Give a future of the next frame, with so many open files at most."""
-        if self._waiting is not None and not self._waiting.done():
+        reply: asyncio.Future[Reply] = self._loop.create_future()
+
+        def answer(found: Reply | SandboxDied) -> None:
+            if reply.done():
+                return
+            if isinstance(found, SandboxDied):
+                reply.set_exception(found)
+            else:
+                reply.set_result(found)
+
+        def unless_wanted(done: asyncio.Future[Reply]) -> None:
+            if done.cancelled() and self._answer is answer:
+                self._answer = None
+
+        reply.add_done_callback(unless_wanted)
+        self.hear(answer, reply_bytes_max=reply_bytes_max, descriptors_max=descriptors_max)
+        return reply
+
+    def hear(self, answer: OnAnswer, *, reply_bytes_max: int, descriptors_max: int = 0) -> None:
+        """Have the next frame told, or that none will come; never before this returns."""
+        if self._answer is not None:
             raise RuntimeError("the agent answers one request at a time")
         self._reply_bytes_max = reply_bytes_max
         self._log_frames = 0
         self._beats = 0
         self._asked_at = self._loop.time()
         self._descriptors_max = descriptors_max
-        self._drop_descriptors()
-        self._waiting = self._loop.create_future()
+        if self._descriptors:
+            self._drop_descriptors()
+        self._answer = answer
         if self._broken:
-            self._waiting.set_exception(SandboxDied(self._broken))
-        return self._waiting
+            self._tell(SandboxDied(self._broken))
 
     def share(self, taker: FrameTaker, *, reply_bytes_max: int) -> None:
         """Hand all frames on from now on: several calls are under way, answered in any order."""
@@ -124,8 +145,7 @@ class AgentChannel:
         self._drop_descriptors()
         if self._taker is not None:
             self._taker.failed(SandboxDied(message, oom=oom, status=status))
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(SandboxDied(message, oom=oom, status=status))
+        self._tell(SandboxDied(message, oom=oom, status=status))
 
     def close(self) -> None:
         """Close both ends that this process holds."""
@@ -162,8 +182,8 @@ class AgentChannel:
             return
         self._received += piece
         self._parse()
-        if self._received and self._taker is None and not self._is_awaited():
-            self._fault("the agent sent what nobody asked for")
+        if self._received and self._taker is None and self._answer is None:
+            self._fault(_UNASKED)
 
     def _receive(self) -> bytes | memoryview:
         """Read what has come; what is given holds until the next is read."""
@@ -197,9 +217,12 @@ class AgentChannel:
                     return
                 continue
             if op != "log":
-                assert self._waiting is not None
-                descriptors, self._descriptors = tuple(self._descriptors), []
-                self._waiting.set_result(Reply(header=header, body=body, descriptors=descriptors))
+                answer, self._answer = self._answer, None
+                assert answer is not None
+                descriptors, self._descriptors = self._descriptors, []
+                if self._received:  # first, so that no other call begins there
+                    self._fault(_UNASKED)
+                answer(Reply(header, body, descriptors))
                 return
             self._log_frames += 1
             if self._log_frames > LOG_FRAMES_MAX or len(body) > LOG_BYTES_MAX:
@@ -218,7 +241,7 @@ class AgentChannel:
     def _next_frame(self) -> tuple[Header, bytes] | None:
         """Give the next frame, if it is whole and somebody waits for it."""
         received = self._received
-        if len(received) < _HEAD.size or (self._taker is None and not self._is_awaited()):
+        if len(received) < _HEAD.size or (self._taker is None and self._answer is None):
             return None
         header_length, body_length = _HEAD.unpack_from(received)
         if header_length > _HEADER_BYTES_MAX or body_length > self._reply_bytes_max:
@@ -236,8 +259,11 @@ class AgentChannel:
         del received[: start + body_length]
         return header, body
 
-    def _is_awaited(self) -> bool:
-        return self._waiting is not None and not self._waiting.done()
+    def _tell(self, died: SandboxDied) -> None:
+        """Tell that there is no answer: later, for who asks may be about to write."""
+        if self._answer is not None:
+            self._loop.call_soon(self._answer, died)
+            self._answer = None
 
     def _fault(self, message: str) -> None:
         """Listen no longer: what goes on sending must not cost the loop anything."""

@@ -8,7 +8,13 @@ from collections.abc import Callable
 from services.runner.domain.secrets import NO_MASK, Mask
 from services.runner.gateways.sandbox.channel import AgentChannel
 from services.runner.gateways.sandbox.output import Output
-from services.runner.gateways.sandbox.port import Header, OnBeat, OutputSink, Reply
+from services.runner.gateways.sandbox.port import (
+    Header,
+    OnAnswer,
+    OnBeat,
+    OutputSink,
+    Reply,
+)
 from services.runner.gateways.sandbox.shared import SharedAgent
 
 
@@ -49,6 +55,13 @@ class HeldAgent:
         )
         self._channel.send(header, body)
         return answer
+
+    def ask(
+        self, header: Header, body: bytes, on_answer: OnAnswer, *, reply_bytes_max: int
+    ) -> None:
+        """Send one frame and have its answer told, or that none will come."""
+        self._channel.hear(on_answer, reply_bytes_max=reply_bytes_max)
+        self._channel.send(header, body)
 
     def begin_output(
         self,

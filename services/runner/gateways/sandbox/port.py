@@ -69,6 +69,9 @@ class SandboxDied(Exception):  # noqa: N818 - it is an event as much as an error
         self.status = status
 
 
+OnAnswer = Callable[[Reply | SandboxDied], None]
+
+
 class OutputSink(Protocol):
     """Takes what user code writes during one call, as it comes."""
 
@@ -138,6 +141,14 @@ class Sandbox(Talk, Protocol):
     environment_path: str  # where the agent finds the packages; empty without any
     files_path: str  # where it finds files that are handed to it; empty without an exchange
     output_path: str  # the file that it may write, however large
+
+    def ask(
+        self, header: Header, body: bytes, on_answer: OnAnswer, *, reply_bytes_max: int
+    ) -> None:
+        """Send one frame and have its answer, or that none will come, told in the loop's callback.
+
+        That is never before this returns.
+        """
 
     def share(self, *, reply_bytes_max: int) -> SharedCalls:
         """Let several calls be under way from now on: its agent has loaded code that can."""

@@ -1,0 +1,63 @@
+"""Values in files: what JSON cannot carry well travels as a file, and its text holds the id alone.
+
+Files that come with a call lie read-only where its header says; those that go are handed over as
+open descriptors, and whoever takes them copies and proves what it reads.
+"""
+
+import os
+
+from .problems import Mismatch, expected
+
+FORMATS = {"file": "", "ndarray": "npy", "pickle": "pickle"}  # the others are Arrow's file format
+SUFFIXES = {"npy": ".npy", "arrow": ".arrow", "pickle": ".pickle"}
+FILES_MAX = 64  # of one call; as many descriptors go with one message
+
+
+class CarriedFiles:
+    """The files of the call under way."""
+
+    def __init__(self):
+        self.begin({})
+
+    def begin(self, header):
+        self.given = header.get("files") or {}  # by id: where it lies, and its format
+        self.ids = list(header.get("file_ids") or ())
+        self.made = []  # (id, format, name, descriptor)
+        self.opened = []
+        self.mapped = []  # what maps a file: it is let go after the answer
+
+    def place(self, plain, tag="file"):
+        if type(plain) is not dict or type(plain.get("$file")) is not str:
+            raise expected('a file as {"$file": id}', plain)
+        found = self.given.get(plain["$file"])
+        if found is None:
+            raise Mismatch("the file did not come with the call")
+        if tag == "pickle" and found[1] != tag:
+            raise Mismatch("the file is no pickle that a node of this run gave")
+        return found[0]
+
+    def open(self, place):
+        stream = open(place, "rb")
+        self.opened.append(stream)
+        return stream
+
+    def hand_over(self, descriptor, form, name):
+        if not self.ids:
+            os.close(descriptor)
+            raise Mismatch("a call gives at most %d files" % FILES_MAX, "output_too_large")
+        file_id = self.ids.pop()
+        self.made.append((file_id, form, name, descriptor))
+        return {"$file": file_id}
+
+    def end(self):
+        for _, _, _, descriptor in self.made:
+            os.close(descriptor)
+        for stream in self.opened:
+            try:
+                stream.close()
+            except BaseException:
+                pass
+        self.made, self.opened, self.mapped, self.given, self.ids = [], [], [], {}, []
+
+
+FILES = CarriedFiles()

@@ -1,0 +1,52 @@
+"""Where the agent begins in a sandbox: one file, which holds the code of its modules.
+
+`python -I -S FILE FD` runs this, compiled with that of the others in it. A sandbox is shown one
+file, whatever it is made of, and no folder is searched. What is imported at the top of modules is
+made at once: to look for each would take as long again. What functions import waits until then.
+"""
+
+import sys
+
+PACKAGE = "_qflow_agent"
+MODULES = "(name, code) of each"  # in its place stand these, each after those that it imports
+LATER = "(name, marshalled code) of each"  # the same, of those that functions import
+
+
+class Later:
+    """Finds the modules that few sandboxes need."""
+
+    def __init__(self, modules):
+        self.codes = {"%s.%s" % (PACKAGE, name): code for name, code in modules}
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in self.codes:
+            return None
+        from _frozen_importlib import ModuleSpec
+
+        return ModuleSpec(name, self)
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        import marshal
+
+        exec(marshal.loads(self.codes.pop(module.__name__)), module.__dict__)
+
+
+def begin(modules, later):
+    """Make the modules; gives the last one, which imports all others."""
+    kind = type(sys)
+    module = sys.modules[PACKAGE] = kind(PACKAGE)
+    module.__path__ = []
+    sys.meta_path.insert(0, Later(later))
+    for name, code in modules:
+        name = "%s.%s" % (PACKAGE, name)
+        module = sys.modules[name] = kind(name)
+        module.__package__ = PACKAGE
+        exec(code, module.__dict__)
+    return module
+
+
+if __name__ == "__main__":
+    begin(MODULES, LATER).main()

@@ -1,0 +1,70 @@
+"""Interpreters that are alike, and the calls that wait for one of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from services.runner.domain.pooling import Load, WarmKey
+from services.runner.usecases.warm import Need, Warm
+
+
+class Given(Protocol):
+    """Where a call gets its interpreter: a future, or what goes on in the loop's own callback."""
+
+    def done(self) -> bool:
+        """Whether the call wants none any more."""
+
+    def set_result(self, warm: Warm, /) -> None:
+        """Take one; what this does asks nothing of the pool."""
+
+    def set_exception(self, problem: Exception, /) -> None:
+        """Learn that there will be none: LoadFailed or SandboxDied."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """A call without an interpreter."""
+
+    place: int  # among all of them
+    need: Need
+    given: Given
+    since_s: float  # when it began to wait, or was last looked at
+    served: int  # how many calls had been served then
+
+
+@dataclass(slots=True, eq=False)
+class Kind:
+    """The interpreters of one key, and the calls that want one: found once for each call."""
+
+    key: WarmKey
+    load: Load
+    open: list[Warm] = field(default_factory=list)  # those that take one more call
+    waiting: deque[Waiter] = field(default_factory=deque)
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody has anything to do with it."""
+        load = self.load
+        return not (load.busy or load.starting or load.waiting or self.open)
+
+    def first_waiter(self) -> Waiter | None:
+        """Find who has waited longest."""
+        waiting = self.waiting
+        while waiting and waiting[0].given.done():
+            waiting.popleft()
+        return waiting[0] if waiting else None
+
+    def next_to_enter(self) -> Waiter | None:
+        """Find who has waited longest, of those who may enter: some want an empty interpreter."""
+        first = self.first_waiter()
+        if first is None or not first.need.alone or any(not warm.calls for warm in self.open):
+            return first
+        may_enter = (each for each in self.waiting if not each.given.done() and not each.need.alone)
+        return next(may_enter, None)
+
+    def shut(self, warm: Warm) -> None:
+        """Offer an interpreter's room to nobody."""
+        if warm in self.open:
+            self.open.remove(warm)

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
 
+from services.orchestrator.domain.copies import copy_row
 from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.groups import finish, new_group, pass_over
 from services.orchestrator.domain.restore import split_name
-from services.orchestrator.domain.rows import NodeCopy, Transition
-from services.orchestrator.domain.state import (
-    ListOutput,
-    NodeOutput,
-    NodeRecord,
-    Run,
-    file_of,
-)
+from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.state import ListOutput, NodeOutput, Run
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.domain.waits import Refusal
 from services.orchestrator.domain.writes import place_row
@@ -105,23 +100,7 @@ def resume(run: Run, taken: Iterable[Partly], t: Transition, fx: Effects) -> Non
 def _copy(run: Run, above: int, part: KeptPart, t: Transition, fx: Effects) -> NodeOutput | None:
     """Write an element as it was; returns what it gave."""
     slot = run.add_part(above, part.number)
-    run.order += 1
-    record = run.records[slot] = NodeRecord(
-        id=fx.new_id(), order=run.order, status=NodeStatus.COMPLETED, token=0, revision=1
-    )
-    place = run.place(slot)
-    t.copy(
-        NodeCopy(
-            id=record.id,
-            run_id=run.id,
-            source_id=part.source_id,
-            node_id=run.node_id(slot),
-            definition_node_id=place.id,
-            node_version_id=place.node_version_id,
-            execution_order=record.order,
-            first=True,
-            file_id=file_of(part.output),
-        )
-    )
+    done = NodeStatus.COMPLETED
+    t.copy(copy_row(run, slot, part.source_id, done, new_id=fx.new_id, output=part.output))
     inner: Sequence[NodeOutput | None] = [_copy(run, slot, each, t, fx) for each in part.parts]
     return ListOutput(tuple(inner)) if run.is_group(slot) else part.output

@@ -179,7 +179,8 @@ _NODE_INSERTS: Final = Part(
 # With inserted runs in the same flush, their first nodes follow them.
 _STARTED: Final = "(SELECT id FROM started)"
 
-# Results that a run takes over: written from the rows that have them, completed as the run begins.
+# What a run takes over: written from the rows that have it, which are over and never change; it
+# ends as the run begins.
 _COPIES: Final = Part(
     "copied",
     """
@@ -193,8 +194,9 @@ _COPIES: Final = Part(
             node_version_id, execution_order, max_retries, attempt_token, revision, started_at,
             completed_at, output_data, output_file_id, copied_from, cache_hit)
     SELECT given.id, given.run_id, given.node_id, given.definition_node_id, source.node_type,
-           'completed',
-           given.node_version_id, given.execution_order, 0, 0, given.revision, stamp.at, stamp.at,
+           source.status,
+           given.node_version_id, given.execution_order, 0, 0, given.revision,
+           CASE WHEN source.status <> 'skipped' THEN stamp.at END, stamp.at,
            source.output_data, given.file_id, source.id, NULLIF(given.cache_hit, false)
       FROM given
       JOIN node_executions AS source

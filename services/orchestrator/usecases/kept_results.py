@@ -21,6 +21,7 @@ from services.orchestrator.storage.recovery import split_object
 
 _ENDED_BADLY: Final = (NodeStatus.FAILED, NodeStatus.CANCELLED)
 _UNDID_NOTHING: Final = NODE_FINAL - {NodeStatus.COMPLETED}
+_MAY_STAND: Final = (NodeStatus.COMPLETED, NodeStatus.SKIPPED)
 _PARTS_MAX: Final = 10_000  # of maps that are taken over in part: they are copied in one statement
 Taken: TypeAlias = tuple[dict[int, NodeExecution], tuple[Partly, ...]]
 
@@ -33,9 +34,13 @@ class Found:
     parts: Mapping[int, Mapping[str, NodeStatus]]
     undoes: bool = False  # it is open and ends badly: what has a compensation will be undone
 
-    def completed(self) -> list[int]:
-        """Give the places that completed, in the order in which they began."""
-        return [at for at, row in self.wholes.items() if row.status is NodeStatus.COMPLETED]
+    def completed(self) -> set[int]:
+        """Give the places that completed."""
+        return {at for at, row in self.wholes.items() if row.status is NodeStatus.COMPLETED}
+
+    def ended(self) -> list[int]:
+        """Give the places that completed or were skipped, in the order in which they began."""
+        return [at for at, row in self.wholes.items() if row.status in _MAY_STAND]
 
     def undone(self, plan: Plan) -> set[int]:
         """Give the places whose compensation completed, or is under way, or is to come."""
@@ -88,12 +93,14 @@ def standing(
 ) -> list[int]:
     """Give the places that may be taken over, those of which only elements are among them.
 
-    What hangs on a map that goes on does not stand: it may end in another way. What was undone is
-    there no more, whatever its row says: kept, it would be missing, and undone twice.
+    A place that was skipped stands as a result does, also where somebody skipped it: what ran
+    behind it was made of that. What hangs on a map that goes on does not stand: it may end in
+    another way. What was undone is there no more, whatever its row says: kept, it would be
+    missing, and undone twice.
     """
     going_on = {child for at in in_part for child in plan.children[at]}
     gone = {*lost, *found.undone(plan), *reuse.below(plan, going_on)}
-    places = dict.fromkeys([*found.completed(), *sorted(in_part)])
+    places = dict.fromkeys([*found.ended(), *sorted(in_part)])
     return reuse.closed(plan, [at for at in places if at not in gone])
 
 
@@ -115,7 +122,11 @@ async def take(
     rows = await executions.list_nodes(db, parent.id, node_ids=names, full=True)
     wholes = {plan.index[row.node_id]: row for row in rows}
     spread = [
-        at for at, row in wholes.items() if row.output_data is None and row.output_file_id is None
+        at
+        for at, row in wholes.items()
+        if row.status is NodeStatus.COMPLETED
+        and row.output_data is None
+        and row.output_file_id is None
     ]
     maps = [*(at for at in stand if at in in_part), *spread]
     wanted = [name for at in maps for name in kept_names(found.parts.get(at, {}))]
@@ -161,12 +172,12 @@ def _partly(plan: Plan, at: int, rows: Mapping[str, NodeExecution]) -> Partly:
 
 
 def laid_out(plan: Plan, rows: Mapping[int, NodeExecution]) -> tuple[Kept, ...]:
-    """Lay out the results that are kept whole."""
+    """Lay out the places that are kept whole."""
     kept = []
     for at, row in rows.items():
         output = _output(row, plan.places[at].outputs)
         assert row.id is not None
-        assert output is not None
+        assert (output is None) is (row.status is NodeStatus.SKIPPED)
         kept.append(Kept(at, row.id, output))
     return tuple(kept)
 

@@ -17,6 +17,7 @@ from services.orchestrator.domain.options import RunOptions, Wishes
 from services.orchestrator.domain.partly import Partly
 from services.orchestrator.domain.plan import Definition, Kind, Plan
 from services.orchestrator.domain.reuse import FromNode, Kept
+from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.engine.callers import NotStarted
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import definitions, executions, pins
@@ -93,7 +94,8 @@ class Rerunner:
         found, plan = await self.reader.again(caller, earlier)
         async with as_caller(self.reader.api_pool, caller) as db:
             rows = await executions.list_nodes(db, earlier.id)
-        kept = sum(row.copied_from is not None for row in rows)
+        copied = [row for row in rows if row.copied_from is not None and not row.cache_hit]
+        kept = sum(row.status is NodeStatus.COMPLETED for row in copied)
         return Started(found, plan, existing=True), kept
 
     async def _settle_key(self, caller: Caller, asked: Launch, *, dry: bool = False) -> None:
@@ -178,10 +180,11 @@ class Rerunner:
             found = await kept_results.look(db, parent, plan)
             in_part = found.broken(plan) - lost if parent.final else set[int]()
             stand = kept_results.standing(plan, found, lost=lost, in_part=in_part)
-            if len(stand) == len(plan.places) and not in_part:
+            if len(stand) == plan.main_size and not in_part and not plan.finals:
                 raise FailedPrecondition(
                     "NOTHING_TO_RERUN",
-                    "every node completed and would be kept: name nodes in from_nodes, or retry",
+                    "every node completed or was skipped, and would be kept: name nodes in "
+                    "from_nodes, or retry",
                     resource=("execution", str(parent.id)),
                 )
             return await kept_results.take(db, parent, plan, found, stand=stand, in_part=in_part)

@@ -98,6 +98,15 @@ async def test_a_copy_has_the_exact_text_of_its_source(parent: Parent) -> None:
     assert [('{"zz":1, "b":1e+16, "a":-0.0}', "completed", True)] == parent.copies()
 
 
+async def test_a_copy_of_what_was_skipped_is_skipped(parent: Parent) -> None:
+    """It never began, here no more than there."""
+    parent.sql.execute(
+        "UPDATE node_executions SET status = 'skipped', started_at = NULL, output_data = NULL"
+    )
+    await parent.write(parent.child(parent.node_row))
+    assert [(None, "skipped", None)] == parent.copies()
+
+
 async def test_a_source_that_is_gone_fails_the_whole_start(parent: Parent) -> None:
     """Purged in that moment: memory would know of a result that no row has."""
     with pytest.raises(asyncpg.PostgresError) as refused:

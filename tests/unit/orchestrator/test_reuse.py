@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import count
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -65,18 +67,18 @@ class Bench:
             self.store.apply(t)
             self.assigned += [each for each in t.commands if isinstance(each, AssignCommand)]
 
-    def answer(self, run: Run, *, fails: float) -> None:
+    def answer(self, run: Run, *, fails: float = 0.0, failing: Collection[int] = ()) -> None:
         """Answer all attempts of a run until nothing runs, each failing with this chance."""
         while self.assigned:
-            self.answer_one(run, fails=fails)
+            self.answer_one(run, fails=fails, failing=failing)
 
-    def answer_one(self, run: Run, *, fails: float) -> None:
-        """Answer one attempt of those that run."""
+    def answer_one(self, run: Run, *, fails: float, failing: Collection[int] = ()) -> None:
+        """Answer one attempt of those that run; some places always fail."""
         command = self.assigned.pop(self.chance.randrange(len(self.assigned)))
         record = run.records[command.slot]
         assert record is not None
         result: tuple[bytes, ...] | Failure = (str(command.slot).encode(),)
-        if self.chance.random() < fails:
+        if self.chance.random() < fails or command.slot in failing:
             result = Failure(error_type="user_error", message="no", retryable=False)
         outcome = Outcome(record.id, command.token, result, NO_USAGE)
         self.apply(self.core.outcomes(RUNNER, [outcome], now=0.0))
@@ -156,6 +158,81 @@ def test_a_map_that_is_taken_over_in_part_is_what_its_rows_say(seed: int) -> Non
     assert whole == again
     copied = [n for n in bench.store.nodes.values() if n.get("source_id")]
     assert set(kept) == {node["node_id"] for node in copied}
+
+
+def branching_plan(chance: random.Random) -> Plan:
+    """Draw a graph of choices, conditions, joins and edges of failure."""
+    drawing = Drawing(chance)
+    drawing.data("", drawing.node(), "x", "x")
+    kinds: list[str] = [""]
+    while len(kinds) < chance.randint(3, 14):
+        what: dict[str, Any] = {"parameters": {"x": chance.choice(("1", "2"))}}
+        kind = "choice" if chance.random() < 0.25 else ""
+        if kind:
+            branches = [{"name": "one", "condition": "x == 1"}]
+            what["kind"], what["choice"] = kind, {"branches": branches, "default": "other"}
+        elif chance.random() < 0.2:
+            what["condition"] = "x == 1"
+        sources = chance.sample(range(len(kinds)), min(len(kinds), chance.choice((1, 1, 2, 3))))
+        policy = chance.choice(("all", "all", "any", "n_of", "all_done"))
+        what["join"] = {"policy": policy, "count": chance.randint(1, len(sources))}
+        if chance.random() < 0.2:
+            what["on_failure"] = "continue"
+        name = drawing.node(**what)
+        for source in sources:
+            if kinds[source]:
+                drawing.order(f"n{source}", name, "branch", chance.choice(("one", "other")))
+            else:
+                kind_of_edge = "failure" if chance.random() < 0.2 else "order"
+                drawing.order(f"n{source}", name, kind_of_edge)
+        kinds.append(kind)
+    return drawing.plan()
+
+
+def ends(run: Run) -> dict[str, str]:
+    return {
+        run.plan.places[at].id: record.status
+        for at, record in enumerate(run.records)
+        if record is not None
+    }
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_what_was_skipped_stands_where_it_would_be_skipped_again(seed: int) -> None:
+    """Against a whole run in which the same places fail: every place ends as it does there."""
+    bench = Bench(seed)
+    plan = branching_plan(bench.chance)
+    failing = {at for at in range(len(plan.places)) if bench.chance.random() < 0.2}
+    parent = bench.start(plan)
+    bench.answer(parent, failing=failing)
+    begin = {at for at in range(len(plan.places)) if bench.chance.random() < 0.1}
+    lost = reuse.below(plan, begin)
+    stands = (NodeStatus.COMPLETED, NodeStatus.SKIPPED)
+    there = {
+        at: record
+        for at, record in enumerate(parent.records)
+        if record is not None and record.status in stands and at not in lost
+    }
+    places = reuse.closed(plan, list(there))
+    if len(places) == len(plan.places):
+        return
+    # What was not taken over may end well this time; what is handled still fails.
+    failing = {at for at in failing if plan.places[at].handled}
+    outputs = {node["id"]: node["output"] for node in bench.store.nodes.values()}
+    kept = tuple(
+        Kept(at, there[at].id, tuple(given.values()) if (given := outputs[there[at].id]) else None)
+        for at in places
+    )
+    child = bench.start(plan, kept)
+    if child.status not in RUN_FINAL:
+        assert bench.store.restore(child.id, plan) == child
+    assert not set(places) & {each.slot for each in bench.assigned}
+    bench.answer(child, failing=failing)
+    whole = bench.start(plan)
+    bench.answer(whole, failing=failing)
+    assert RunStatus.COMPLETED == child.status == whole.status
+    assert ends(whole) == ends(child)
+    assert whole.output_data == child.output_data
 
 
 def test_a_result_stands_only_while_all_it_was_made_of_stands() -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 from uuid import UUID
 
-from services.orchestrator.domain.copies import copy_row
+from services.orchestrator.domain.copies import KeptPart, copy_part, copy_row
 from services.orchestrator.domain.ends import End, branch_of, count_end, release_inputs
 from services.orchestrator.domain.plan import FROM_RUN, Definition, Phase, Plan
 from services.orchestrator.domain.rows import NodeCopy
-from services.orchestrator.domain.state import NodeOutput, Run
+from services.orchestrator.domain.state import ListOutput, NodeOutput, Run
 from services.orchestrator.domain.status import NodeStatus
 
 # The new inputs of places: exact JSON texts by input, by place.
@@ -33,12 +33,18 @@ class Kept:
 
     place: int
     source_id: UUID  # the node execution that it is taken from
-    output: NodeOutput | None  # None of a place that was skipped
+    output: NodeOutput | None  # of one that completed and whose row, or file, holds it
+    parts: tuple[KeptPart, ...] = ()  # of a map whose elements' rows hold what it gave
 
     @property
     def skipped(self) -> bool:
         """Whether nothing ran there: there is no result, but others were told so."""
-        return self.output is None
+        return self.output is None and not self.parts
+
+    @property
+    def size(self) -> int:
+        """Count the results that are copied for it."""
+        return (not self.skipped) + sum(part.size for part in self.parts)
 
 
 def take_over(run: Run, kept: Sequence[Kept], *, new_id: Callable[[], UUID]) -> list[NodeCopy]:
@@ -46,25 +52,33 @@ def take_over(run: Run, kept: Sequence[Kept], *, new_id: Callable[[], UUID]) -> 
 
     They get the first orders, in the sequence in which they are given.
     """
-    copies = []
+    copies: list[NodeCopy] = []
     for each in kept:
-        end = End.SKIPPED if each.skipped else End.DONE
-        status = NodeStatus.SKIPPED if each.skipped else NodeStatus.COMPLETED
-        copies.append(
-            copy_row(run, each.place, each.source_id, status, new_id=new_id, output=each.output)
-        )
-        branch = branch_of(run.plan.places[each.place], each.output)
-        if (record := run.records[each.place]) is not None:
-            record.branch = branch
-        run.done += 1
-        if each.output is not None:
-            run.outputs[each.place] = each.output
-        count_end(run, each.place, end, branch)
+        _stand(run, each, copies, new_id=new_id)
     for each in kept:
         release_inputs(run, each.place)
     for place in [place for place in run.outputs if run.keep[place] == 0]:
         del run.outputs[place]
     return copies
+
+
+def _stand(run: Run, kept: Kept, copies: list[NodeCopy], *, new_id: Callable[[], UUID]) -> None:
+    """Make one place stand as it stood, and tell its children."""
+    place, output = kept.place, kept.output
+    status = NodeStatus.SKIPPED if kept.skipped else NodeStatus.COMPLETED
+    copies.append(copy_row(run, place, kept.source_id, status, new_id=new_id, output=output))
+    if kept.parts:
+        output = ListOutput(
+            tuple(copy_part(run, place, part, copies, new_id=new_id) for part in kept.parts)
+        )
+    branch = branch_of(run.plan.places[place], output)
+    record = run.records[place]
+    assert record is not None
+    record.branch = branch
+    run.done += 1
+    if output is not None:
+        run.outputs[place] = output
+    count_end(run, place, End.SKIPPED if kept.skipped else End.DONE, branch)
 
 
 def below(plan: Plan, places: Iterable[int]) -> set[int]:

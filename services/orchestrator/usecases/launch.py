@@ -72,8 +72,8 @@ class Launch(NamedTuple):
 
     @property
     def kept_count(self) -> int:
-        """How many results are taken over, each element by itself."""
-        whole = sum(not each.skipped for each in self.kept)
+        """How many results are taken over, each element by itself where it has a row."""
+        whole = sum(each.size for each in self.kept)
         return whole + sum(part.size for each in self.partly for part in each.parts)
 
 

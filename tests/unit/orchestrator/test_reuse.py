@@ -12,10 +12,11 @@ from uuid import UUID
 import pytest
 
 from services.orchestrator.domain import reuse
+from services.orchestrator.domain.copies import tree, whole_names
 from services.orchestrator.domain.core import Outcome
 from services.orchestrator.domain.credits import ReadyQueue
 from services.orchestrator.domain.needs import Offer
-from services.orchestrator.domain.partly import Partly, kept_names, tree
+from services.orchestrator.domain.partly import Partly, kept_names
 from services.orchestrator.domain.plan import Definition, Plan
 from services.orchestrator.domain.reuse import Kept
 from services.orchestrator.domain.rows import AssignCommand, NodeCopy, RunInsert, Transition
@@ -139,7 +140,8 @@ def test_a_map_that_is_taken_over_in_part_is_what_its_rows_say(seed: int) -> Non
     poisoned = [name for name, status in names.items() if status is NodeStatus.QUARANTINED]
     assert not any(name.startswith(each.split("]")[0]) for each in poisoned for name in kept)
     outputs = {
-        name: (rows[name]["id"], tuple((rows[name]["output"] or {}).values())) for name in kept
+        name: (rows[name]["id"], tuple((rows[name]["output"] or {}).values()), None)
+        for name in kept
     }
     partly = (Partly(0, tree("n0", outputs)),)
     child = bench.start(plan, (), partly)
@@ -158,6 +160,51 @@ def test_a_map_that_is_taken_over_in_part_is_what_its_rows_say(seed: int) -> Non
     assert whole == again
     copied = [n for n in bench.store.nodes.values() if n.get("source_id")]
     assert set(kept) == {node["node_id"] for node in copied}
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_completed_map_is_taken_over_as_it_is(seed: int) -> None:
+    """With the elements that it put aside, which do not run again, and its rows say the same."""
+    bench = Bench(seed)
+    depth = bench.chance.randint(1, 2)
+    drawing = Drawing(bench.chance)
+    values = "[1,2,3,4,5,6]" if depth == 1 else "[[1,2],[],[3],[4,5,6]]"
+    rule = {"input": "x", "depth": depth, "max_failed": 9}
+    drawing.node(map=rule, parameters={"x": values})
+    drawing.data("n0", drawing.node(), "x")
+    plan = drawing.plan()
+    parent = bench.start(plan)
+    bench.answer(parent, fails=0.3, failing={1})
+    rows = {node["node_id"]: node for node in bench.store.nodes.values()}
+    statuses = {
+        name: NodeStatus(node["status"]) for name, node in rows.items() if name not in plan.index
+    }
+    there = {
+        name: (
+            rows[name]["id"],
+            tuple((rows[name]["output"] or {}).values()),
+            rows[name]["failure"],
+        )
+        for name in whole_names(statuses)
+    }
+    child = bench.start(plan, (Kept(0, rows["n0"]["id"], None, tree("n0", there)),))
+    same(child, bench.store.restore(child.id, plan))
+    assert [1] == [each.slot for each in bench.assigned]
+    assert statuses.keys() >= there.keys()
+    assert {name: statuses[name] for name in there} == {
+        child.node_id(slot): record.status
+        for slot, record in enumerate(child.records)
+        if record is not None and slot > 1
+    }
+    assert parent.outputs[0] == child.outputs[0]
+    bench.answer(child)
+    assert RunStatus.COMPLETED == child.status
+
+
+def test_what_was_put_aside_is_kept_without_what_is_within() -> None:
+    done, aside = NodeStatus.COMPLETED, NodeStatus.QUARANTINED
+    names = {"n[0]": done, "n[0][0]": aside, "n[0][1]": done, "n[1]": aside, "n[1][0]": done}
+    assert ["n[0]", "n[0][0]", "n[0][1]", "n[1]"] == whole_names(names)
 
 
 def branching_plan(chance: random.Random) -> Plan:

@@ -50,7 +50,8 @@ class Kept:
 def take_over(run: Run, kept: Sequence[Kept], *, new_id: Callable[[], UUID]) -> list[NodeCopy]:
     """Make a new run stand as if these places had ended in it; returns the rows of that.
 
-    They get the first orders, in the sequence in which they are given.
+    They get the first orders, in the sequence in which they are given: that in which they ended,
+    which is what undoes them in the right order.
     """
     copies: list[NodeCopy] = []
     for each in kept:

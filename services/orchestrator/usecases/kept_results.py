@@ -49,8 +49,16 @@ class Found:
         return {at for at, row in self.wholes.items() if row.status is NodeStatus.COMPLETED}
 
     def ended(self) -> list[int]:
-        """Give the places that completed or were skipped, in the order in which they began."""
-        return [at for at, row in self.wholes.items() if row.status in _MAY_STAND]
+        """Give the places that completed or were skipped, in the order in which they ended.
+
+        Revisions grow with every change; what that run took over itself has the first, and orders.
+        """
+        ended = [at for at, row in self.wholes.items() if row.status in _MAY_STAND]
+        return sorted(ended, key=self._end_of)
+
+    def _end_of(self, at: int) -> tuple[int, int]:
+        row = self.wholes[at]
+        return row.revision, row.execution_order
 
     def undone(self, plan: Plan) -> set[int]:
         """Give the places whose compensation completed, or is under way, or is to come."""

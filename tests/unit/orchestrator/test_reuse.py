@@ -207,6 +207,31 @@ def test_what_was_put_aside_is_kept_without_what_is_within() -> None:
     assert ["n[0]", "n[0][0]", "n[0][1]", "n[1]"] == whole_names(names)
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_what_was_taken_over_is_undone_in_the_order_in_which_it_was_made(
+    order: tuple[int, ...],
+) -> None:
+    """The last one first, however places are declared; over a restart too."""
+    bench = Bench(0)
+    drawing = Drawing(bench.chance)
+    one, two, last = (drawing.node(parameters={"x": "1"}) for _ in range(3))
+    undo = {0: drawing.node(compensates=one), 1: drawing.node(compensates=two)}
+    drawing.order(one, last)
+    drawing.order(two, last)
+    plan = drawing.plan()
+    parent = bench.start(plan)
+    bench.answer(parent)
+    kept = tuple(Kept(at, parent.records[at].id, (b"1",)) for at in order)  # type: ignore[union-attr]
+    child = bench.start(plan, kept)
+    bench.answer_one(child, fails=1.0)
+    undone = []
+    while bench.assigned:
+        assert child.undo == bench.store.restore(child.id, plan).undo
+        undone.append(plan.places[bench.assigned[0].slot].id)
+        bench.answer_one(child, fails=0.0)
+    assert [undo[at] for at in reversed(order)] == undone
+
+
 def branching_plan(chance: random.Random) -> Plan:
     """Draw a graph of choices, conditions, joins and edges of failure."""
     drawing = Drawing(chance)

@@ -23,7 +23,7 @@ from services.orchestrator.storage.recovery import split_object
 _ENDED_BADLY: Final = (NodeStatus.FAILED, NodeStatus.CANCELLED)
 _UNDID_NOTHING: Final = NODE_FINAL - {NodeStatus.COMPLETED}
 _MAY_STAND: Final = (NodeStatus.COMPLETED, NodeStatus.SKIPPED)
-_PARTS_MAX: Final = 10_000  # of maps that are taken over in part: they are copied in one statement
+_PARTS_MAX: Final = 10_000  # elements of maps that are taken over: one statement copies them
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Found:
 
     wholes: Mapping[int, NodeExecution]
     parts: Mapping[int, Mapping[str, NodeStatus]]
-    undoes: bool = False  # it is open and ends badly: what has a compensation will be undone
+    undoes: bool = False  # it is open: what has a compensation may yet be undone
 
     def completed(self) -> set[int]:
         """Give the places that completed."""
@@ -61,7 +61,7 @@ class Found:
         return row.revision, row.execution_order
 
     def undone(self, plan: Plan) -> set[int]:
-        """Give the places whose compensation completed, or is under way, or is to come."""
+        """Give the places whose compensation completed, or is under way, or may yet come."""
         undone = set()
         for at in plan.compensations:
             target, row = plan.places[at].compensates, self.wholes.get(at)
@@ -102,8 +102,7 @@ async def look(db: Db, parent: Execution, plan: Plan) -> Found:
             wholes[plan.index[row.node_id]] = row
         else:
             parts.setdefault(plan.index[row.definition_node_id], {})[row.node_id] = row.status
-    ends_badly = parent.cancel_requested_at is not None or parent.error_type is not None
-    return Found(wholes, parts, undoes=ends_badly and not parent.final)
+    return Found(wholes, parts, undoes=not parent.final)
 
 
 def standing(

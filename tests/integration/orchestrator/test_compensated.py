@@ -12,7 +12,7 @@ from services.orchestrator.domain import compatibility
 from tests import factories
 from tests.integration.orchestrator.conftest import Orchestra
 from tests.integration.orchestrator.control import COMPLETED, FAILED, ended, reruns, start
-from tests.integration.orchestrator.test_reruns import Worker, hold_invariants, node, rerun
+from tests.integration.orchestrator.test_reruns import Worker, fork, hold_invariants, node, rerun
 
 
 @pytest.fixture
@@ -58,6 +58,32 @@ async def test_what_was_compensated_is_done_again(orchestra: Orchestra, order: s
     assert (COMPLETED, '{"out":4}') == (done.status, done.output_json)
     assert {"quote": 1, "pay": 4, "ship": 4, "refund": 2} == worker.ran
     assert [1, 1, 1] == [each.kept_results for each in (dry, again, named)]
+    hold_invariants(orchestra)
+
+
+async def test_a_fork_of_an_open_run_undoes_what_it_did_itself(
+    orchestra: Orchestra, order: str
+) -> None:
+    """Either may fail: a payment that both had would be given back twice, or taken from one."""
+    worker = Worker()
+
+    def answer(define: Any, assign: Any, inputs: dict[str, Any]) -> object:
+        done = worker(define, assign, inputs)
+        return None if define.node_id == "ship" else done
+
+    async with orchestra.running():
+        runner = await orchestra.runner(answer)
+        async with runner.attached():
+            first = await start(orchestra, order)
+            await runner.until(lambda: len(runner.held) == 1)
+            made = await reruns(orchestra).ForkExecution(fork(first.id))
+            await runner.until(lambda: len(runner.held) == 2)
+            for each in list(runner.held.values()):
+                runner.fail(each, "user_error", retryable=False)
+            both = [await ended(orchestra, each) for each in (first.id, made.execution.id)]
+    assert [FAILED, FAILED] == [each.status for each in both]
+    assert 1 == made.kept_results
+    assert {"quote": 1, "pay": 2, "ship": 2, "refund": 2} == worker.ran
     hold_invariants(orchestra)
 
 

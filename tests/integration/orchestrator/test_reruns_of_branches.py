@@ -131,16 +131,17 @@ async def test_behind_another_input_a_choice_is_made_anew(orchestra: Orchestra, 
 
 
 async def test_a_branch_of_failure_that_was_not_taken_stays_so(orchestra: Orchestra) -> None:
-    """check → pay, or amend where check fails; where it did, it runs again with both."""
+    """check → pay → bill, or amend instead where check fails; where it did, all runs again."""
     workflow = made(
         orchestra,
         [
             link("check", "pay"),
             link("check", "amend", "failure"),
-            link("pay", "ship"),
-            link("amend", "ship"),
+            link("pay", "bill"),
+            link("amend", "bill"),
+            link("bill", "ship"),
         ],
-        names="check pay amend ship",
+        names="check pay amend bill ship",
     )
     worker = Worker("ship")
     async with orchestra.running():
@@ -148,16 +149,16 @@ async def test_a_branch_of_failure_that_was_not_taken_stays_so(orchestra: Orches
             well = await ended(orchestra, (await start(orchestra, workflow)).id)
             answer = await reruns(orchestra).RerunExecution(rerun(well.id))
             await ended(orchestra, answer.execution.id)
-            assert {"check": 1, "pay": 1, "ship": 2} == worker.ran
+            assert {"check": 1, "pay": 1, "bill": 1, "ship": 2} == worker.ran
             worker.failing.add("check")
             ill = await ended(orchestra, (await start(orchestra, workflow)).id)
-            assert {"check": 2, "pay": 1, "amend": 1, "ship": 3} == worker.ran
+            assert {"check": 2, "pay": 1, "amend": 1, "bill": 2, "ship": 3} == worker.ran
             worker.failing.clear()
             mended = await reruns(orchestra).RerunExecution(rerun(ill.id))
             done = await ended(orchestra, mended.execution.id)
             nodes = await nodes_of(orchestra, done.id)
-    assert [2, 0] == [answer.kept_results, mended.kept_results]
-    assert {"check": 3, "pay": 2, "amend": 1, "ship": 4} == worker.ran
+    assert [3, 0] == [answer.kept_results, mended.kept_results]
+    assert {"check": 3, "pay": 2, "amend": 1, "bill": 3, "ship": 4} == worker.ran
     assert (COMPLETED, "SKIPPED") == (done.status, nodes["amend"])
     hold_invariants(orchestra)
 

@@ -87,7 +87,7 @@ def test_what_stands_is_given_in_the_order_in_which_it_ended(plan: Plan) -> None
     assert ["quote", "note", "pay", "ship"] == stands
 
 
-def test_what_a_run_that_is_ending_will_undo_does_not_stand(plan: Plan) -> None:
+def test_what_a_run_that_is_open_may_yet_undo_does_not_stand(plan: Plan) -> None:
     wholes = found(plan, quote=DONE, pay=DONE, ship=FAILED, note=DONE).wholes
     for undoes, stands in ((True, ["quote", "note"]), (False, ["quote", "pay", "note"])):
         seen = Found(wholes, {}, undoes=undoes)

@@ -69,14 +69,17 @@ def begin_closing(run: Run) -> None:
 
 
 def compensations_of(run: Run) -> tuple[int, ...]:
-    """Give the compensations of completed nodes, in the order in which they run."""
+    """Give the compensations of completed nodes, in the order in which they run.
+
+    What was taken over is older than all else, and its rows were laid out as it was completed.
+    """
     found = []
     for place in run.plan.compensations:
         target = run.plan.places[place].compensates
         record = run.records[target] if target is not None else None
         if record is not None and record.status is NodeStatus.COMPLETED:
-            found.append((record.revision, place))
-    return tuple(place for _, place in sorted(found, reverse=True))
+            found.append((record.revision, record.order, place))
+    return tuple(place for *_, place in sorted(found, reverse=True))
 
 
 def _next(run: Run) -> tuple[list[int], bool]:

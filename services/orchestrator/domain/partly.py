@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
-from uuid import UUID
 
+from services.orchestrator.domain.copies import KeptPart, copy_part
 from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.groups import finish, new_group, pass_over
-from services.orchestrator.domain.restore import split_name
 from services.orchestrator.domain.rows import NodeCopy, Transition
-from services.orchestrator.domain.state import (
-    ListOutput,
-    NodeOutput,
-    NodeRecord,
-    Run,
-    file_of,
-)
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.domain.waits import Refusal
 from services.orchestrator.domain.writes import place_row
-
-
-@dataclass(frozen=True, slots=True)
-class KeptPart:
-    """An element that is taken over, with its own elements where it is a map itself."""
-
-    number: int
-    source_id: UUID  # the node execution that gave it
-    output: NodeOutput | None  # of one that is no map
-    parts: tuple[KeptPart, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """Count the rows that are copied for it."""
-        return 1 + sum(part.size for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +21,6 @@ class Partly:
 
     place: int
     parts: tuple[KeptPart, ...]
-
-
-# Of a part: the row that has it, and what it gave where it is no map.
-Parts: TypeAlias = "Mapping[str, tuple[UUID, NodeOutput | None]]"
 
 
 def kept_names(names: Mapping[str, NodeStatus]) -> list[str]:
@@ -65,22 +38,6 @@ def _element_of(name: str) -> str:
     return f"{head}[{rest.partition(']')[0]}]"
 
 
-def tree(map_name: str, parts: Parts) -> tuple[KeptPart, ...]:
-    """Lay the kept parts of a map out as its elements, theirs within them."""
-    within: dict[str, list[tuple[int, str]]] = {}
-    for name in parts:
-        above, number = split_name(name)
-        within.setdefault(above, []).append((number, name))
-
-    def below(name: str) -> tuple[KeptPart, ...]:
-        return tuple(
-            KeptPart(number, *parts[each], below(each))
-            for number, each in sorted(within.get(name, ()))
-        )
-
-    return below(map_name)
-
-
 def resume(run: Run, taken: Iterable[Partly], t: Transition, fx: Effects) -> None:
     """Begin maps with what is over of them; what is missing begins as the elements of any map.
 
@@ -93,35 +50,14 @@ def resume(run: Run, taken: Iterable[Partly], t: Transition, fx: Effects) -> Non
             continue
         place_row(run, each.place, t, NodeStatus.WAITING, new_id=fx.new_id, token=fx.next_token())
         run.groups[each.place] = group
+        rows: list[NodeCopy] = []
         for part in each.parts:
-            group.outputs[part.number] = _copy(run, each.place, part, t, fx)
+            output = copy_part(run, each.place, part, rows, new_id=fx.new_id)
+            group.outputs[part.number] = output
+        for row in rows:
+            t.copy(row)
         group.begun = len(each.parts)
         group.ahead = {part.number for part in each.parts}
         pass_over(group)
         if group.over:
             finish(run, group, t, fx)
-
-
-def _copy(run: Run, above: int, part: KeptPart, t: Transition, fx: Effects) -> NodeOutput | None:
-    """Write an element as it was; returns what it gave."""
-    slot = run.add_part(above, part.number)
-    run.order += 1
-    record = run.records[slot] = NodeRecord(
-        id=fx.new_id(), order=run.order, status=NodeStatus.COMPLETED, token=0, revision=1
-    )
-    place = run.place(slot)
-    t.copy(
-        NodeCopy(
-            id=record.id,
-            run_id=run.id,
-            source_id=part.source_id,
-            node_id=run.node_id(slot),
-            definition_node_id=place.id,
-            node_version_id=place.node_version_id,
-            execution_order=record.order,
-            first=True,
-            file_id=file_of(part.output),
-        )
-    )
-    inner: Sequence[NodeOutput | None] = [_copy(run, slot, each, t, fx) for each in part.parts]
-    return ListOutput(tuple(inner)) if run.is_group(slot) else part.output

@@ -1,4 +1,4 @@
-"""Results that a new run takes over from another: which ones, and how the run then stands."""
+"""What a new run takes over from another: which places, and how the run then stands."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 from uuid import UUID
 
+from services.orchestrator.domain.copies import KeptPart, copy_part, copy_row
 from services.orchestrator.domain.ends import End, branch_of, count_end, release_inputs
 from services.orchestrator.domain.plan import FROM_RUN, Definition, Phase, Plan
 from services.orchestrator.domain.rows import NodeCopy
-from services.orchestrator.domain.state import NodeOutput, NodeRecord, Run, file_of
+from services.orchestrator.domain.state import ListOutput, NodeOutput, Run
 from services.orchestrator.domain.status import NodeStatus
 
 # The new inputs of places: exact JSON texts by input, by place.
@@ -28,47 +29,57 @@ class FromNode:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A result that is taken over: whose it was, and what it is."""
+    """A place that is taken over: whose it was, and how it ended."""
 
     place: int
-    source_id: UUID  # the node execution that gave it
-    output: NodeOutput
+    source_id: UUID  # the node execution that it is taken from
+    output: NodeOutput | None  # of one that completed and whose row, or file, holds it
+    parts: tuple[KeptPart, ...] = ()  # of a map whose elements' rows hold what it gave
+
+    @property
+    def skipped(self) -> bool:
+        """Whether nothing ran there: there is no result, but others were told so."""
+        return self.output is None and not self.parts
+
+    @property
+    def size(self) -> int:
+        """Count the results that are copied for it."""
+        return (not self.skipped) + sum(part.size for part in self.parts)
 
 
 def take_over(run: Run, kept: Sequence[Kept], *, new_id: Callable[[], UUID]) -> list[NodeCopy]:
-    """Make a new run stand as if these places had completed in it; returns the rows of that.
+    """Make a new run stand as if these places had ended in it; returns the rows of that.
 
-    They get the first orders, in the sequence in which they are given.
+    They get the first orders, in the sequence in which they are given: that in which they ended,
+    which is what undoes them in the right order.
     """
-    copies = []
+    copies: list[NodeCopy] = []
     for each in kept:
-        run.order += 1
-        record = NodeRecord(
-            id=new_id(), order=run.order, status=NodeStatus.COMPLETED, token=0, revision=1
-        )
-        run.records[each.place] = record
-        record.branch = branch_of(run.plan.places[each.place], each.output)
-        run.done += 1
-        run.outputs[each.place] = each.output
-        count_end(run, each.place, End.DONE, record.branch)
-        copies.append(
-            NodeCopy(
-                id=record.id,
-                run_id=run.id,
-                source_id=each.source_id,
-                node_id=run.plan.places[each.place].id,
-                definition_node_id=run.plan.places[each.place].id,
-                node_version_id=run.plan.places[each.place].node_version_id,
-                execution_order=record.order,
-                first=True,
-                file_id=file_of(each.output),
-            )
-        )
+        _stand(run, each, copies, new_id=new_id)
     for each in kept:
         release_inputs(run, each.place)
     for place in [place for place in run.outputs if run.keep[place] == 0]:
         del run.outputs[place]
     return copies
+
+
+def _stand(run: Run, kept: Kept, copies: list[NodeCopy], *, new_id: Callable[[], UUID]) -> None:
+    """Make one place stand as it stood, and tell its children."""
+    place, output = kept.place, kept.output
+    status = NodeStatus.SKIPPED if kept.skipped else NodeStatus.COMPLETED
+    copies.append(copy_row(run, place, kept.source_id, status, new_id=new_id, output=output))
+    if kept.parts:
+        output = ListOutput(
+            tuple(copy_part(run, place, part, copies, new_id=new_id) for part in kept.parts)
+        )
+    branch = branch_of(run.plan.places[place], output)
+    record = run.records[place]
+    assert record is not None
+    record.branch = branch
+    run.done += 1
+    if output is not None:
+        run.outputs[place] = output
+    count_end(run, place, End.SKIPPED if kept.skipped else End.DONE, branch)
 
 
 def below(plan: Plan, places: Iterable[int]) -> set[int]:
@@ -98,9 +109,10 @@ def changed_inputs(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> s
 
 
 def closed(plan: Plan, kept: Collection[int]) -> list[int]:
-    """Give what of these may be kept: a result stands only while all it was made of stands.
+    """Give what of these may be kept: an end stands only while all that it hangs on stands.
 
-    What closes a run is done anew for each run.
+    So does that of a place that was skipped: its sources ended as they did, and would have it
+    skipped again. What closes a run is done anew for each run.
     """
     main = {at for at in kept if plan.places[at].phase is Phase.MAIN}
     lost = below(plan, (at for at in range(len(plan.places)) if at not in main))

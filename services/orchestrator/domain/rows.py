@@ -95,14 +95,14 @@ class NodePlaced(NamedTuple):
 
 
 class NodeCopy(NamedTuple):
-    """A new row of node_executions, born completed: a result that its run takes over.
+    """A new row of node_executions that its run takes over: it stands as its source does.
 
     A result that is a file stays one file, which is kept for as long as any of its rows is.
     """
 
     id: UUID
     run_id: UUID
-    source_id: UUID  # the row whose output it copies
+    source_id: UUID  # the row that it copies
     node_id: str
     definition_node_id: str
     node_version_id: UUID

@@ -194,10 +194,12 @@ class Outlet:
             return False
         if run is not None:
             run.created_at = committed.at
-            for record in run.records if t.copies else ():
-                if record is not None and record.status is NodeStatus.COMPLETED:
-                    record.started_at = record.started_at or committed.at
-                    record.completed_at = record.completed_at or committed.at
+            copied = {each.id for each in t.copies}
+            for record in run.records if copied else ():
+                if record is not None and record.id in copied:
+                    skipped = record.status is NodeStatus.SKIPPED
+                    record.started_at = None if skipped else committed.at
+                    record.completed_at = committed.at
             row = t.run_inserts[0]
             begins = max(committed.at, row.start_at or committed.at)
             if row.timeout_ms is not None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from dataclasses import dataclass, field
+from typing import Final
 from uuid import UUID
 
 from services.kit.errors import FailedPrecondition
 from services.kit.pg import Db
 from services.orchestrator.domain import reuse
-from services.orchestrator.domain.partly import Partly, kept_names, tree
+from services.orchestrator.domain.copies import KeptPart, tree, whole_names
+from services.orchestrator.domain.partly import Partly, kept_names
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.reuse import Kept
-from services.orchestrator.domain.state import FileValue, NodeOutput
+from services.orchestrator.domain.state import Failure, FileValue, NodeOutput
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
@@ -21,8 +22,18 @@ from services.orchestrator.storage.recovery import split_object
 
 _ENDED_BADLY: Final = (NodeStatus.FAILED, NodeStatus.CANCELLED)
 _UNDID_NOTHING: Final = NODE_FINAL - {NodeStatus.COMPLETED}
-_PARTS_MAX: Final = 10_000  # of maps that are taken over in part: they are copied in one statement
-Taken: TypeAlias = tuple[dict[int, NodeExecution], tuple[Partly, ...]]
+_MAY_STAND: Final = (NodeStatus.COMPLETED, NodeStatus.SKIPPED)
+_PARTS_MAX: Final = 10_000  # elements of maps that are taken over: one statement copies them
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a new run takes over."""
+
+    kept: tuple[Kept, ...] = ()
+    partly: tuple[Partly, ...] = ()  # maps that go on
+    # What places gave, by its name, where their rows hold it.
+    recorded: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +42,26 @@ class Found:
 
     wholes: Mapping[int, NodeExecution]
     parts: Mapping[int, Mapping[str, NodeStatus]]
-    undoes: bool = False  # it is open and ends badly: what has a compensation will be undone
+    undoes: bool = False  # it is open: what has a compensation may yet be undone
 
-    def completed(self) -> list[int]:
-        """Give the places that completed, in the order in which they began."""
-        return [at for at, row in self.wholes.items() if row.status is NodeStatus.COMPLETED]
+    def completed(self) -> set[int]:
+        """Give the places that completed."""
+        return {at for at, row in self.wholes.items() if row.status is NodeStatus.COMPLETED}
+
+    def ended(self) -> list[int]:
+        """Give the places that completed or were skipped, in the order in which they ended.
+
+        Revisions grow with every change; what that run took over itself has the first, and orders.
+        """
+        ended = [at for at, row in self.wholes.items() if row.status in _MAY_STAND]
+        return sorted(ended, key=self._end_of)
+
+    def _end_of(self, at: int) -> tuple[int, int]:
+        row = self.wholes[at]
+        return row.revision, row.execution_order
 
     def undone(self, plan: Plan) -> set[int]:
-        """Give the places whose compensation completed, or is under way, or is to come."""
+        """Give the places whose compensation completed, or is under way, or may yet come."""
         undone = set()
         for at in plan.compensations:
             target, row = plan.places[at].compensates, self.wholes.get(at)
@@ -79,8 +102,7 @@ async def look(db: Db, parent: Execution, plan: Plan) -> Found:
             wholes[plan.index[row.node_id]] = row
         else:
             parts.setdefault(plan.index[row.definition_node_id], {})[row.node_id] = row.status
-    ends_badly = parent.cancel_requested_at is not None or parent.error_type is not None
-    return Found(wholes, parts, undoes=ends_badly and not parent.final)
+    return Found(wholes, parts, undoes=not parent.final)
 
 
 def standing(
@@ -88,12 +110,14 @@ def standing(
 ) -> list[int]:
     """Give the places that may be taken over, those of which only elements are among them.
 
-    What hangs on a map that goes on does not stand: it may end in another way. What was undone is
-    there no more, whatever its row says: kept, it would be missing, and undone twice.
+    A place that was skipped stands as a result does, also where somebody skipped it: what ran
+    behind it was made of that. What hangs on a map that goes on does not stand: it may end in
+    another way. What was undone is there no more, whatever its row says: kept, it would be
+    missing, and undone twice.
     """
     going_on = {child for at in in_part for child in plan.children[at]}
     gone = {*lost, *found.undone(plan), *reuse.below(plan, going_on)}
-    places = dict.fromkeys([*found.completed(), *sorted(in_part)])
+    places = dict.fromkeys([*found.ended(), *sorted(in_part)])
     return reuse.closed(plan, [at for at in places if at not in gone])
 
 
@@ -106,19 +130,18 @@ async def take(
     stand: Sequence[int],
     in_part: Collection[int],
 ) -> Taken:
-    """Read what is taken over: rows by place, and maps with the elements that are kept of them.
+    """Read what is taken over.
 
-    A map whose list no row holds is taken over as its elements too, all of them.
+    A completed map whose list no row holds is kept as it is, with the elements that it put aside:
+    what read it was made of just that. Of maps that go on, some elements are kept.
     """
     places = [at for at in stand if at not in in_part]
     names = [plan.places[at].id for at in places]
     rows = await executions.list_nodes(db, parent.id, node_ids=names, full=True)
     wholes = {plan.index[row.node_id]: row for row in rows}
-    spread = [
-        at for at, row in wholes.items() if row.output_data is None and row.output_file_id is None
-    ]
-    maps = [*(at for at in stand if at in in_part), *spread]
-    wanted = [name for at in maps for name in kept_names(found.parts.get(at, {}))]
+    maps = {at: kept_names for at in stand if at in in_part}
+    maps |= {at: whole_names for at, row in wholes.items() if _is_spread(row)}
+    wanted = [name for at, names_of in maps.items() for name in names_of(found.parts.get(at, {}))]
     if len(wanted) > _PARTS_MAX:
         raise FailedPrecondition(
             "TOO_MANY_ELEMENTS",
@@ -128,9 +151,22 @@ async def take(
         )
     parts = await executions.list_nodes(db, parent.id, node_ids=wanted, full=True) if maps else []
     _refuse_gone_files(parent, [*rows, *parts])
-    by_name = {row.node_id: row for row in parts}
-    kept = {at: row for at, row in wholes.items() if at not in spread}
-    return kept, tuple(_partly(plan, at, by_name) for at in maps)
+    trees = {at: _tree(plan, at, parts) for at in maps}
+    return Taken(
+        kept=tuple(_kept(plan, at, wholes[at], trees.get(at, ())) for at in places),
+        partly=tuple(Partly(at, trees[at]) for at in stand if at in in_part),
+        recorded={
+            row.node_id: split_object(row.output_data)
+            for row in rows
+            if row.output_data is not None
+        },
+    )
+
+
+def _is_spread(row: NodeExecution) -> bool:
+    """Say whether what a place gave is held by the rows of its elements."""
+    held = row.output_data is not None or row.output_file_id is not None
+    return row.status is NodeStatus.COMPLETED and not held
 
 
 def _refuse_gone_files(parent: Execution, rows: Sequence[NodeExecution]) -> None:
@@ -149,26 +185,34 @@ def _refuse_gone_files(parent: Execution, rows: Sequence[NodeExecution]) -> None
         )
 
 
-def _partly(plan: Plan, at: int, rows: Mapping[str, NodeExecution]) -> Partly:
+def _kept(plan: Plan, at: int, row: NodeExecution, parts: tuple[KeptPart, ...]) -> Kept:
+    """Lay out a place that is kept whole."""
+    output = _output(row, plan.places[at].outputs)
+    assert row.id is not None
+    assert (output is None) is (row.status is NodeStatus.SKIPPED or bool(parts))
+    return Kept(at, row.id, output, parts)
+
+
+def _tree(plan: Plan, at: int, rows: Sequence[NodeExecution]) -> tuple[KeptPart, ...]:
     """Lay out the elements of a map that are kept; a map within the map has elements itself."""
     place = plan.places[at]
-    outputs: dict[str, tuple[UUID, NodeOutput | None]] = {}
-    for name, row in rows.items():
+    parts: dict[str, tuple[UUID, NodeOutput | None, Failure | None]] = {}
+    for row in rows:
         if row.definition_node_id == place.id:
             assert row.id is not None
-            outputs[name] = (row.id, _output(row, place.outputs))
-    return Partly(at, tree(place.id, outputs))
+            parts[row.node_id] = (row.id, _output(row, place.outputs), _failure(row))
+    return tree(place.id, parts)
 
 
-def laid_out(plan: Plan, rows: Mapping[int, NodeExecution]) -> tuple[Kept, ...]:
-    """Lay out the results that are kept whole."""
-    kept = []
-    for at, row in rows.items():
-        output = _output(row, plan.places[at].outputs)
-        assert row.id is not None
-        assert output is not None
-        kept.append(Kept(at, row.id, output))
-    return tuple(kept)
+def _failure(row: NodeExecution) -> Failure | None:
+    if row.status is NodeStatus.COMPLETED:
+        return None
+    return Failure(
+        error_type=row.error_type or "",
+        message=row.error_message or "",
+        stack_trace=row.error_stack_trace or "",
+        detail=row.error_detail,
+    )
 
 
 def _output(row: NodeExecution, names: Sequence[str]) -> NodeOutput | None:

@@ -72,8 +72,9 @@ class Launch(NamedTuple):
 
     @property
     def kept_count(self) -> int:
-        """How many results are taken over, each element by itself."""
-        return len(self.kept) + sum(part.size for each in self.partly for part in each.parts)
+        """How many results are taken over, each element by itself where it has a row."""
+        whole = sum(each.size for each in self.kept)
+        return whole + sum(part.size for each in self.partly for part in each.parts)
 
 
 async def launch(engine: Engine, caller: Caller, asked: Launch) -> Run:

@@ -14,17 +14,18 @@ from services.kit.pg import Db, as_caller, transaction
 from services.orchestrator.domain import inputs, proof, reuse
 from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.options import RunOptions, Wishes
-from services.orchestrator.domain.partly import Partly
 from services.orchestrator.domain.plan import Definition, Kind, Plan
 from services.orchestrator.domain.reuse import FromNode, Kept
+from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.engine.callers import NotStarted
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import definitions, executions, pins
 from services.orchestrator.storage.definitions import Pins
-from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.storage.executions import Execution
 from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.usecases import kept_results
 from services.orchestrator.usecases.business_keys import settle_key
+from services.orchestrator.usecases.kept_results import Taken
 from services.orchestrator.usecases.launch import (
     Launch,
     Started,
@@ -94,7 +95,8 @@ class Rerunner:
         found, plan = await self.reader.again(caller, earlier)
         async with as_caller(self.reader.api_pool, caller) as db:
             rows = await executions.list_nodes(db, earlier.id)
-        kept = sum(row.copied_from is not None for row in rows)
+        copied = [row for row in rows if row.copied_from is not None and not row.cache_hit]
+        kept = sum(row.status is NodeStatus.COMPLETED for row in copied)
         return Started(found, plan, existing=True), kept
 
     async def _settle_key(self, caller: Caller, asked: Launch, *, dry: bool = False) -> None:
@@ -114,20 +116,22 @@ class Rerunner:
         if again.input_json is not None:
             input_json = again.input_json or "{}"
             await asyncio.to_thread(inputs.check, plan, input_json)
-        kept: tuple[Kept, ...] = ()
-        partly: tuple[Partly, ...] = ()
+        taken = Taken()
         if again.relation == RETRY_QUARANTINED:
-            rows, partly = await self._unpoisoned(caller, parent, plan)
-            kept = kept_results.laid_out(plan, rows)
+            taken = await self._unpoisoned(caller, parent, plan)
         elif again.relation != RETRY:
-            rows, partly = await self._taken(caller, parent, plan, again, input_json)
-            recorded = _recorded(rows) | {proof.RUN: split_object(input_json)}
+            taken = await self._taken(caller, parent, plan, again, input_json)
+            recorded = {**taken.recorded, proof.RUN: split_object(input_json)}
             plan = await self._edited(caller, parent, plan, again, recorded)
-            kept = kept_results.laid_out(plan, rows)
-        await self._check_nodes(caller, plan, kept)
+        await self._check_nodes(caller, plan, taken.kept)
         check_runners(self.engine, plan)
-        wishes = _wishes(parent, again)
-        return Launch(plan=plan, input_json=input_json, wishes=wishes, kept=kept, partly=partly)
+        return Launch(
+            plan=plan,
+            input_json=input_json,
+            wishes=_wishes(parent, again),
+            kept=taken.kept,
+            partly=taken.partly,
+        )
 
     async def _check_workflow(self, caller: Caller, plan: Plan) -> None:
         if plan.workflow_id is None:
@@ -163,7 +167,7 @@ class Rerunner:
 
     async def _taken(
         self, caller: Caller, parent: Execution, plan: Plan, again: Again, input_json: str
-    ) -> kept_results.Taken:
+    ) -> Taken:
         """Give what is kept: all that completed but for what begins again and hangs on that.
 
         Of a map that failed the elements that completed are kept, unless it begins again.
@@ -179,17 +183,16 @@ class Rerunner:
             found = await kept_results.look(db, parent, plan)
             in_part = found.broken(plan) - lost if parent.final else set[int]()
             stand = kept_results.standing(plan, found, lost=lost, in_part=in_part)
-            if len(stand) == len(plan.places) and not in_part:
+            if len(stand) == plan.main_size and not in_part and not plan.finals:
                 raise FailedPrecondition(
                     "NOTHING_TO_RERUN",
-                    "every node completed and would be kept: name nodes in from_nodes, or retry",
+                    "every node completed or was skipped, and would be kept: name nodes in "
+                    "from_nodes, or retry",
                     resource=("execution", str(parent.id)),
                 )
             return await kept_results.take(db, parent, plan, found, stand=stand, in_part=in_part)
 
-    async def _unpoisoned(
-        self, caller: Caller, parent: Execution, plan: Plan
-    ) -> kept_results.Taken:
+    async def _unpoisoned(self, caller: Caller, parent: Execution, plan: Plan) -> Taken:
         """Give what is kept when the elements that were put aside run again, of their maps too.
 
         What else failed runs again as well, as in any run that is made of another.
@@ -278,14 +281,6 @@ async def _versions(
             said = f"the node of {each.node_id} has no version {each.version} that you may read"
             raise no_version(field, said, of=("node", place.node_id))
     return by_place | {place: version.id for place, version in found.items()}
-
-
-def _recorded(rows: Mapping[int, NodeExecution]) -> dict[str, Mapping[str, bytes]]:
-    return {
-        row.node_id: split_object(row.output_data)
-        for row in rows.values()
-        if row.output_data is not None
-    }
 
 
 def _wishes(parent: Execution, again: Again) -> Wishes:

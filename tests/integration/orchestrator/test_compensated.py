@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 from qflow.orchestrator.v1 import rerun_service_pb2
 
+from services.orchestrator.domain import compatibility
 from tests import factories
 from tests.integration.orchestrator.conftest import Orchestra
 from tests.integration.orchestrator.control import COMPLETED, FAILED, ended, reruns, start
-from tests.integration.orchestrator.test_reruns import Worker, hold_invariants, node, rerun
+from tests.integration.orchestrator.test_reruns import Worker, fork, hold_invariants, node, rerun
 
 
 @pytest.fixture
@@ -54,4 +58,77 @@ async def test_what_was_compensated_is_done_again(orchestra: Orchestra, order: s
     assert (COMPLETED, '{"out":4}') == (done.status, done.output_json)
     assert {"quote": 1, "pay": 4, "ship": 4, "refund": 2} == worker.ran
     assert [1, 1, 1] == [each.kept_results for each in (dry, again, named)]
+    hold_invariants(orchestra)
+
+
+async def test_a_fork_of_an_open_run_undoes_what_it_did_itself(
+    orchestra: Orchestra, order: str
+) -> None:
+    """Either may fail: a payment that both had would be given back twice, or taken from one."""
+    worker = Worker()
+
+    def answer(define: Any, assign: Any, inputs: dict[str, Any]) -> object:
+        done = worker(define, assign, inputs)
+        return None if define.node_id == "ship" else done
+
+    async with orchestra.running():
+        runner = await orchestra.runner(answer)
+        async with runner.attached():
+            first = await start(orchestra, order)
+            await runner.until(lambda: len(runner.held) == 1)
+            made = await reruns(orchestra).ForkExecution(fork(first.id))
+            await runner.until(lambda: len(runner.held) == 2)
+            for each in list(runner.held.values()):
+                runner.fail(each, "user_error", retryable=False)
+            both = [await ended(orchestra, each) for each in (first.id, made.execution.id)]
+    assert [FAILED, FAILED] == [each.status for each in both]
+    assert 1 == made.kept_results
+    assert {"quote": 1, "pay": 2, "ship": 2, "refund": 2} == worker.ran
+    hold_invariants(orchestra)
+
+
+async def test_kept_results_are_undone_in_the_order_in_which_they_were_made(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was completed last comes first, however they are declared, in a rerun of a rerun too."""
+    monkeypatch.setattr(compatibility, "check", lambda *_: None)
+    one = factories.node(orchestra.sql, orchestra.owner)
+    places = ("third", "first", "second", "last")
+    undoes = ("un_second", "un_first", "un_third")
+    order = ("first", "second", "third", "last")
+    workflow = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes=dict.fromkeys((*places, *undoes), one),
+        edges=[("", "x", name, "x") for name in ("first", "third", "last", *undoes)],
+        links=[{"source": a, "target": b, "kind": "order"} for a, b in pairwise(order)],
+        node_settings={
+            # No row holds its list: it is taken over as its elements.
+            "second": {"map": {"input": "x"}, "parameters": {"x": "[1,2]"}},
+            **{name: {"compensates": name.removeprefix("un_")} for name in undoes},
+        },
+        outputs=[("out", "last")],
+    )
+    worker = Worker()
+
+    def answer(define: Any, assign: Any, inputs: dict[str, Any]) -> object:
+        done = worker(define, assign, inputs)
+        return "e" * 40_000 if define.node_id == "second" else done
+
+    async with orchestra.running():
+        async with (await orchestra.runner(answer)).attached():
+            stub = reruns(orchestra)
+            first = await ended(orchestra, (await start(orchestra, workflow)).id)
+            again = await stub.RerunExecution(rerun(first.id, node("last")))
+            await ended(orchestra, again.execution.id)
+            worker.failing.add("last")
+            asked = rerun(again.execution.id, node("last"))
+            done = await ended(orchestra, (await stub.RerunExecution(asked)).execution.id)
+    undone = orchestra.rows(
+        "SELECT node_id FROM node_executions WHERE workflow_execution_id = %s"
+        " AND status = 'completed' AND starts_with(node_id, 'un_') ORDER BY started_at",
+        done.id,
+    )
+    assert FAILED == done.status
+    assert [("un_third",), ("un_second",), ("un_first",)] == undone
     hold_invariants(orchestra)

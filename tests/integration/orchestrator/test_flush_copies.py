@@ -98,6 +98,35 @@ async def test_a_copy_has_the_exact_text_of_its_source(parent: Parent) -> None:
     assert [('{"zz":1, "b":1e+16, "a":-0.0}', "completed", True)] == parent.copies()
 
 
+@pytest.mark.parametrize(
+    ("status", "began", "error"),
+    [
+        ("skipped", False, (None, None, None, None)),
+        ("quarantined", True, ("user_error", "no", "line 1", '{"exception":"ValueError"}')),
+    ],
+)
+async def test_a_copy_stands_as_its_source(
+    parent: Parent, status: str, *, began: bool, error: tuple[str | None, ...]
+) -> None:
+    """What was skipped never began, here no more than there; what was put aside says why."""
+    source = uuid7()
+    parent.sql.execute(
+        "INSERT INTO node_executions (id, workflow_execution_id, node_id, node_type, status,"
+        " completed_at, execution_order, error_type, error_message, error_stack_trace,"
+        " error_detail) SELECT %s, workflow_execution_id, 'b', 'python', %s, now(), 2, %s, %s, %s,"
+        " %s FROM node_executions WHERE id = %s",
+        (source, status, *error, parent.node_row),
+    )
+    await parent.write(parent.child(source))
+    copied = parent.sql.execute(
+        "SELECT status, started_at IS NOT NULL, completed_at IS NOT NULL, error_type,"
+        " error_message, error_stack_trace, error_detail::text FROM node_executions"
+        " WHERE copied_from = %s",
+        (source,),
+    ).fetchall()
+    assert [(status, began, True, *error)] == copied
+
+
 async def test_a_source_that_is_gone_fails_the_whole_start(parent: Parent) -> None:
     """Purged in that moment: memory would know of a result that no row has."""
     with pytest.raises(asyncpg.PostgresError) as refused:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
 import pytest
 from qflow.orchestrator.v1 import attach_service_pb2 as attach
 from qflow.orchestrator.v1 import execution_pb2
-from qflow.orchestrator.v1.rerun_service_pb2 import RerunExecutionRequest, RerunNode
+from qflow.orchestrator.v1.rerun_service_pb2 import (
+    RerunExecutionRequest,
+    RerunNode,
+    RetryQuarantinedRequest,
+)
 
 from services.orchestrator.domain import compatibility
+from tests import factories
 from tests.fakes.runner import Fail
 from tests.integration.orchestrator import control
 from tests.integration.orchestrator.conftest import Orchestra
@@ -47,6 +53,10 @@ class Worker:
                 return stored(self.orchestra, assign)
             return "e" * (40_000 if "large" in self.files else 1)
         self.ran[name] += 1
+        if name == "last":
+            if "last" in self.broken:
+                raise Fail(retryable=False)
+            return 1
         if name == "join":
             self.given.append(assign.pull)
             if "join" in self.broken:
@@ -122,8 +132,53 @@ async def test_a_list_that_its_elements_hold_is_kept_as_its_elements(orchestra: 
             await control.ended(orchestra, first.id)
             answer = await rerun(orchestra, first.id, "join")
             done = await control.ended(orchestra, answer.execution.id)
-    assert (4, execution_pb2.EXECUTION_STATUS_COMPLETED) == (answer.kept_results, done.status)
+    assert (5, execution_pb2.EXECUTION_STATUS_COMPLETED) == (answer.kept_results, done.status)
     assert {"make": 1, "join": 2, 0: 1, 1: 1, 2: 1} == worker.ran
+
+
+@pytest.mark.parametrize(("files", "kept"), [(set(), 3), ({"large"}, 5)])
+async def test_a_completed_map_is_kept_with_what_it_put_aside(
+    orchestra: Orchestra, files: set[str], kept: int
+) -> None:
+    """What read its list was made of just that; RetryQuarantined runs both again."""
+    one = factories.node(orchestra.sql, orchestra.owner)
+    names = ("make", "each", "join", "last")
+    edges = [(source, "result", name, "x") for source, name in pairwise(names)]
+    workflow = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes=dict.fromkeys(names, one),
+        edges=[("", "x", "make", "x"), *edges],
+        node_settings={"each": {"map": {"input": "x", "max_failed": 1}}},
+        outputs=[("out", "last")],
+    )
+    worker = Worker(orchestra, broken={1, "last"}, files=files)
+    once = {"make": 1, 0: 1, 1: 1, 2: 1, "join": 1}
+    async with orchestra.running():
+        async with (await orchestra.runner(worker)).attached():
+            first = await control.start(orchestra, workflow)
+            assert control.FAILED == (await control.ended(orchestra, first.id)).status
+        answer = await rerun(orchestra, first.id)
+    async with orchestra.running():
+        async with (await orchestra.runner(worker)).attached():
+            again = await control.ended(orchestra, answer.execution.id)
+            assert once | {"last": 2} == worker.ran
+            worker.broken.clear()
+            # Of elements that the list's own row holds, the run that made them alone has rows.
+            poisoned = again.id if "large" in files else first.id
+            request = RetryQuarantinedRequest(execution_id=poisoned)
+            mended = await control.reruns(orchestra).RetryQuarantined(request)
+            done = await control.ended(orchestra, mended.execution.id)
+    assert (kept, 3) == (answer.kept_results, mended.kept_results)
+    assert once | {1: 2, "join": 2, "last": 3} == worker.ran
+    assert control.COMPLETED == done.status
+    aside = orchestra.rows(
+        "SELECT status, error_type, copied_from IS NULL FROM node_executions"
+        " WHERE node_id = 'each[1]' AND status <> 'completed' ORDER BY copied_from NULLS FIRST"
+    )
+    copied = [("quarantined", "user_error", False)] if "large" in files else []
+    assert [("quarantined", "user_error", True), *copied] == aside
+    hold_invariants(orchestra)
 
 
 @pytest.mark.parametrize("files", [set(), {"make", "each"}])

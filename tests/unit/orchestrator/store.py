@@ -134,16 +134,16 @@ class Store:
     def _copy(self, copied: NodeCopy) -> None:
         assert copied.id not in self.nodes
         source = self.nodes[copied.source_id]
-        assert source["status"] == "completed", "only what completed is taken over"
+        assert source["status"] in ("completed", "skipped", "quarantined"), "it has to stand"
         self.nodes[copied.id] = {
             **copied._asdict(),
-            "status": "completed",
+            "status": source["status"],
             "token": 0,
             "runner": None,
             "max_retries": 0,
             "retry_count": 0,
             "delivery_count": 0,
-            "failure": None,
+            "failure": source["failure"],
             "output": source["output"],
             "revision": 1,
             "cpu_us": 0,

@@ -74,7 +74,20 @@ def test_what_was_undone_does_not_stand(plan: Plan, refund: NodeStatus, stands: 
     assert stands == names(plan, standing(plan, seen, lost=(), in_part=()))
 
 
-def test_what_a_run_that_is_ending_will_undo_does_not_stand(plan: Plan) -> None:
+def test_what_stands_is_given_in_the_order_in_which_it_ended(plan: Plan) -> None:
+    """That is the order in which it is undone, backwards: two that were taken over came first."""
+    ends = {"note": (1, 2), "quote": (1, 1), "ship": (4, 3), "pay": (3, 4)}
+    wholes = {
+        plan.index[name]: NodeExecution(
+            node_id=name, status=DONE, revision=revision, execution_order=order
+        )
+        for name, (revision, order) in ends.items()
+    }
+    stands = names(plan, standing(plan, Found(wholes, {}), lost=(), in_part=()))
+    assert ["quote", "note", "pay", "ship"] == stands
+
+
+def test_what_a_run_that_is_open_may_yet_undo_does_not_stand(plan: Plan) -> None:
     wholes = found(plan, quote=DONE, pay=DONE, ship=FAILED, note=DONE).wholes
     for undoes, stands in ((True, ["quote", "note"]), (False, ["quote", "pay", "note"])):
         seen = Found(wholes, {}, undoes=undoes)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import count
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from services.orchestrator.domain import reuse
+from services.orchestrator.domain.copies import tree, whole_names
 from services.orchestrator.domain.credits import ReadyQueue
 from services.orchestrator.domain.needs import Offer
-from services.orchestrator.domain.partly import Partly, kept_names, tree
+from services.orchestrator.domain.partly import Partly, kept_names
 from services.orchestrator.domain.plan import Definition, Plan
 from services.orchestrator.domain.reuse import Kept
 from services.orchestrator.domain.rows import AssignCommand, NodeCopy, RunInsert, Transition
@@ -65,18 +68,18 @@ class Bench:
             self.store.apply(t)
             self.assigned += [each for each in t.commands if isinstance(each, AssignCommand)]
 
-    def answer(self, run: Run, *, fails: float) -> None:
+    def answer(self, run: Run, *, fails: float = 0.0, failing: Collection[int] = ()) -> None:
         """Answer all attempts of a run until nothing runs, each failing with this chance."""
         while self.assigned:
-            self.answer_one(run, fails=fails)
+            self.answer_one(run, fails=fails, failing=failing)
 
-    def answer_one(self, run: Run, *, fails: float) -> None:
-        """Answer one attempt of those that run."""
+    def answer_one(self, run: Run, *, fails: float, failing: Collection[int] = ()) -> None:
+        """Answer one attempt of those that run; some places always fail."""
         command = self.assigned.pop(self.chance.randrange(len(self.assigned)))
         record = run.records[command.slot]
         assert record is not None
         result: tuple[bytes, ...] | Failure = (str(command.slot).encode(),)
-        if self.chance.random() < fails:
+        if self.chance.random() < fails or command.slot in failing:
             result = Failure(error_type="user_error", message="no", retryable=False)
         outcome = Outcome(record.id, command.token, result, NO_USAGE)
         self.apply(self.core.outcomes(RUNNER, [outcome], now=0.0))
@@ -137,7 +140,8 @@ def test_a_map_that_is_taken_over_in_part_is_what_its_rows_say(seed: int) -> Non
     poisoned = [name for name, status in names.items() if status is NodeStatus.QUARANTINED]
     assert not any(name.startswith(each.split("]")[0]) for each in poisoned for name in kept)
     outputs = {
-        name: (rows[name]["id"], tuple((rows[name]["output"] or {}).values())) for name in kept
+        name: (rows[name]["id"], tuple((rows[name]["output"] or {}).values()), None)
+        for name in kept
     }
     partly = (Partly(0, tree("n0", outputs)),)
     child = bench.start(plan, (), partly)
@@ -156,6 +160,151 @@ def test_a_map_that_is_taken_over_in_part_is_what_its_rows_say(seed: int) -> Non
     assert whole == again
     copied = [n for n in bench.store.nodes.values() if n.get("source_id")]
     assert set(kept) == {node["node_id"] for node in copied}
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_completed_map_is_taken_over_as_it_is(seed: int) -> None:
+    """With the elements that it put aside, which do not run again, and its rows say the same."""
+    bench = Bench(seed)
+    depth = bench.chance.randint(1, 2)
+    drawing = Drawing(bench.chance)
+    values = "[1,2,3,4,5,6]" if depth == 1 else "[[1,2],[],[3],[4,5,6]]"
+    rule = {"input": "x", "depth": depth, "max_failed": 9}
+    drawing.node(map=rule, parameters={"x": values})
+    drawing.data("n0", drawing.node(), "x")
+    plan = drawing.plan()
+    parent = bench.start(plan)
+    bench.answer(parent, fails=0.3, failing={1})
+    rows = {node["node_id"]: node for node in bench.store.nodes.values()}
+    statuses = {
+        name: NodeStatus(node["status"]) for name, node in rows.items() if name not in plan.index
+    }
+    there = {
+        name: (
+            rows[name]["id"],
+            tuple((rows[name]["output"] or {}).values()),
+            rows[name]["failure"],
+        )
+        for name in whole_names(statuses)
+    }
+    child = bench.start(plan, (Kept(0, rows["n0"]["id"], None, tree("n0", there)),))
+    same(child, bench.store.restore(child.id, plan))
+    assert [1] == [each.slot for each in bench.assigned]
+    assert statuses.keys() >= there.keys()
+    assert {name: statuses[name] for name in there} == {
+        child.node_id(slot): record.status
+        for slot, record in enumerate(child.records)
+        if record is not None and slot > 1
+    }
+    assert parent.outputs[0] == child.outputs[0]
+    bench.answer(child)
+    assert RunStatus.COMPLETED == child.status
+
+
+def test_what_was_put_aside_is_kept_without_what_is_within() -> None:
+    done, aside = NodeStatus.COMPLETED, NodeStatus.QUARANTINED
+    names = {"n[0]": done, "n[0][0]": aside, "n[0][1]": done, "n[1]": aside, "n[1][0]": done}
+    assert ["n[0]", "n[0][0]", "n[0][1]", "n[1]"] == whole_names(names)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_what_was_taken_over_is_undone_in_the_order_in_which_it_was_made(
+    order: tuple[int, ...],
+) -> None:
+    """The last one first, however places are declared; over a restart too."""
+    bench = Bench(0)
+    drawing = Drawing(bench.chance)
+    one, two, last = (drawing.node(parameters={"x": "1"}) for _ in range(3))
+    undo = {0: drawing.node(compensates=one), 1: drawing.node(compensates=two)}
+    drawing.order(one, last)
+    drawing.order(two, last)
+    plan = drawing.plan()
+    parent = bench.start(plan)
+    bench.answer(parent)
+    kept = tuple(Kept(at, parent.records[at].id, (b"1",)) for at in order)  # type: ignore[union-attr]
+    child = bench.start(plan, kept)
+    bench.answer_one(child, fails=1.0)
+    undone = []
+    while bench.assigned:
+        assert child.undo == bench.store.restore(child.id, plan).undo
+        undone.append(plan.places[bench.assigned[0].slot].id)
+        bench.answer_one(child, fails=0.0)
+    assert [undo[at] for at in reversed(order)] == undone
+
+
+def branching_plan(chance: random.Random) -> Plan:
+    """Draw a graph of choices, conditions, joins and edges of failure."""
+    drawing = Drawing(chance)
+    drawing.data("", drawing.node(), "x", "x")
+    kinds: list[str] = [""]
+    while len(kinds) < chance.randint(3, 14):
+        what: dict[str, Any] = {"parameters": {"x": chance.choice(("1", "2"))}}
+        kind = "choice" if chance.random() < 0.25 else ""
+        if kind:
+            branches = [{"name": "one", "condition": "x == 1"}]
+            what["kind"], what["choice"] = kind, {"branches": branches, "default": "other"}
+        elif chance.random() < 0.2:
+            what["condition"] = "x == 1"
+        sources = chance.sample(range(len(kinds)), min(len(kinds), chance.choice((1, 1, 2, 3))))
+        policy = chance.choice(("all", "all", "any", "n_of", "all_done"))
+        what["join"] = {"policy": policy, "count": chance.randint(1, len(sources))}
+        if chance.random() < 0.2:
+            what["on_failure"] = "continue"
+        name = drawing.node(**what)
+        for source in sources:
+            if kinds[source]:
+                drawing.order(f"n{source}", name, "branch", chance.choice(("one", "other")))
+            else:
+                kind_of_edge = "failure" if chance.random() < 0.2 else "order"
+                drawing.order(f"n{source}", name, kind_of_edge)
+        kinds.append(kind)
+    return drawing.plan()
+
+
+def ends(run: Run) -> dict[str, str]:
+    return {
+        run.plan.places[at].id: record.status
+        for at, record in enumerate(run.records)
+        if record is not None
+    }
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_what_was_skipped_stands_where_it_would_be_skipped_again(seed: int) -> None:
+    """Against a whole run in which the same places fail: every place ends as it does there."""
+    bench = Bench(seed)
+    plan = branching_plan(bench.chance)
+    failing = {at for at in range(len(plan.places)) if bench.chance.random() < 0.2}
+    parent = bench.start(plan)
+    bench.answer(parent, failing=failing)
+    begin = {at for at in range(len(plan.places)) if bench.chance.random() < 0.1}
+    lost = reuse.below(plan, begin)
+    stands = (NodeStatus.COMPLETED, NodeStatus.SKIPPED)
+    there = {
+        at: record
+        for at, record in enumerate(parent.records)
+        if record is not None and record.status in stands and at not in lost
+    }
+    places = reuse.closed(plan, list(there))
+    if len(places) == len(plan.places):
+        return
+    # What was not taken over may end well this time; what is handled still fails.
+    failing = {at for at in failing if plan.places[at].handled}
+    outputs = {node["id"]: node["output"] for node in bench.store.nodes.values()}
+    kept = tuple(
+        Kept(at, there[at].id, tuple(given.values()) if (given := outputs[there[at].id]) else None)
+        for at in places
+    )
+    child = bench.start(plan, kept)
+    if child.status not in RUN_FINAL:
+        assert bench.store.restore(child.id, plan) == child
+    assert not set(places) & {each.slot for each in bench.assigned}
+    bench.answer(child, failing=failing)
+    whole = bench.start(plan)
+    bench.answer(whole, failing=failing)
+    assert RunStatus.COMPLETED == child.status == whole.status
+    assert ends(whole) == ends(child)
+    assert whole.output_data == child.output_data
 
 
 def test_a_result_stands_only_while_all_it_was_made_of_stands() -> None:

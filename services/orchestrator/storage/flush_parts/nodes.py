@@ -30,7 +30,8 @@ NODE_INSERTS: Final = Part(
     counted=False,  # a duplicate key raises by itself; those of refused runs are left out
 )
 
-# Results that a run takes over: written from the rows that have them, completed as the run begins.
+# What a run takes over: written from the rows that have it, which are over and never change; it
+# ends as the run begins.
 COPIES: Final = Part(
     "copied",
     """
@@ -42,11 +43,14 @@ COPIES: Final = Part(
     INSERT INTO node_executions
            (id, workflow_execution_id, node_id, definition_node_id, node_type, status,
             node_version_id, execution_order, max_retries, attempt_token, revision, started_at,
-            completed_at, output_data, output_file_id, copied_from, cache_hit)
+            completed_at, output_data, output_file_id, copied_from, cache_hit, error_type,
+            error_message, error_stack_trace, error_detail)
     SELECT given.id, given.run_id, given.node_id, given.definition_node_id, source.node_type,
-           'completed',
-           given.node_version_id, given.execution_order, 0, 0, given.revision, stamp.at, stamp.at,
-           source.output_data, given.file_id, source.id, NULLIF(given.cache_hit, false)
+           source.status,
+           given.node_version_id, given.execution_order, 0, 0, given.revision,
+           CASE WHEN source.status <> 'skipped' THEN stamp.at END, stamp.at,
+           source.output_data, given.file_id, source.id, NULLIF(given.cache_hit, false),
+           source.error_type, source.error_message, source.error_stack_trace, source.error_detail
       FROM given
       JOIN node_executions AS source
         ON source.id = given.source_id AND source.output_file_id IS NOT DISTINCT FROM given.file_id

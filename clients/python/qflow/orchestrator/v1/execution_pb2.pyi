@@ -606,7 +606,7 @@ class NodeExecution(_message.Message):
     """Of a sub-workflow: the execution that runs it. Else empty."""
     copied_from: _builtins.str
     """Of a result that was taken over from the run's parent, or from the cache: the node execution that gave it, which may be
-    gone. Else empty.
+    gone. So of what was skipped there, or put aside. Else empty.
     """
     cache_hit: _builtins.bool
     """Whether the result was taken from the cache: the node did not run."""

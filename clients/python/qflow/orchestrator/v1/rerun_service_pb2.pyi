@@ -158,7 +158,7 @@ class RerunExecutionResponse(_message.Message):
     EXECUTION_FIELD_NUMBER: _builtins.int
     KEPT_RESULTS_FIELD_NUMBER: _builtins.int
     kept_results: _builtins.int
-    """How many results it keeps."""
+    """How many results it keeps, each element by itself where it has a row. What was skipped is none."""
     @_builtins.property
     def execution(self) -> _execution_pb2.Execution:
         """The new run in the BASIC view."""
@@ -218,7 +218,7 @@ class RetryQuarantinedResponse(_message.Message):
     EXECUTION_FIELD_NUMBER: _builtins.int
     KEPT_RESULTS_FIELD_NUMBER: _builtins.int
     kept_results: _builtins.int
-    """How many results it keeps, each element by itself."""
+    """How many results it keeps, each element by itself where it has a row. What was skipped is none."""
     @_builtins.property
     def execution(self) -> _execution_pb2.Execution:
         """The new run in the BASIC view."""
@@ -290,7 +290,7 @@ class ForkExecutionResponse(_message.Message):
     EXECUTION_FIELD_NUMBER: _builtins.int
     KEPT_RESULTS_FIELD_NUMBER: _builtins.int
     kept_results: _builtins.int
-    """How many results it keeps."""
+    """How many results it keeps, each element by itself where it has a row. What was skipped is none."""
     @_builtins.property
     def execution(self) -> _execution_pb2.Execution:
         """The new run in the BASIC view."""

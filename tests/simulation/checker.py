@@ -11,7 +11,7 @@ from services.kit.ids import uuid_from_bytes
 from services.orchestrator.domain.plan import Kind, Phase
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Group, NodeRecord, Run
-from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL
+from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus
 from services.orchestrator.engine.journal import Committed
 from services.orchestrator.storage import recovery
 from tests.simulation.database import _signals
@@ -35,6 +35,7 @@ _RECORD_ONLY: Final = frozenset(
     | {"overdue", "age_s"}
 )
 _GROUP_ONLY: Final = frozenset({"queued", "filling", "elements", "source"})
+_HELD: Final = frozenset({NodeStatus.PAUSED, NodeStatus.PENDING})
 _RUN_FIELDS: Final = [each.name for each in dataclasses.fields(Run) if each.name not in _RUN_ONLY]
 _RECORD_FIELDS: Final = [
     each.name for each in dataclasses.fields(NodeRecord) if each.name not in _RECORD_ONLY
@@ -219,7 +220,11 @@ class Checker:
             if name == "undo" and run.abandoned:
                 continue  # nothing is undone any more
             assert mine == theirs, f"restored {name} of {run.id}: {mine} is {theirs} in the rows"
-        begun = {slot for slot in run.seeded if run.records[slot] is not None}
+        begun = {
+            slot
+            for slot in run.seeded  # what is held up is given its turn anew
+            if (record := run.records[slot]) is not None and record.status not in _HELD
+        }
         assert begun == rows.seeded, f"restored seeded: {begun} is {rows.seeded} in the rows"
         assert run.groups.keys() == rows.groups.keys(), "restored groups"
         for slot, group in run.groups.items():

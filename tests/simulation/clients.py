@@ -112,7 +112,7 @@ class Clients:
         steering = asyncio.ensure_future(self.steering.steer(run_id))
         if cancel_s is not None:
             await asyncio.sleep(cancel_s)
-            await self._cancel(run_id)
+            await self.cancel(run_id)
         await steering
 
     async def _start(self, wish: _Wish, request: UUID) -> UUID | None:
@@ -185,7 +185,7 @@ class Clients:
         for orchestrator in self._world.orchestrators:
             orchestrator.spawn(_watched(orchestrator.engine, run_id))
 
-    async def _cancel(self, run_id: UUID) -> None:
+    async def cancel(self, run_id: UUID) -> None:
         """Ask until it is answered, as CancelExecution answers."""
         world = self._world
         world.cancel_asked.add(run_id)

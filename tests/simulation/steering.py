@@ -82,10 +82,15 @@ class Steering:
         if chance.random() < 0.12:
             deeds.append(self._pause(run_id))
         main = [each for each in plan.places if each.phase is Phase.MAIN]
+        later = [each for each in plan.places if each.phase is not Phase.MAIN]
         if chance.random() < 0.15:
             deeds.append(self._hold(run_id, chance.choice(main)))
+        if later and chance.random() < 0.3:
+            deeds.append(self._hold_late(run_id, chance.choice(later)))
         if chance.random() < 0.15:
             deeds.append(self._skip(run_id, chance.choice(main)))
+        if any(each.kind is Kind.WORKFLOW for each in plan.places) and chance.random() < 0.2:
+            deeds.append(self._cancel_a_part(run_id))
         await asyncio.gather(*deeds)
 
     # --- deeds ----------------------------------------------------------------------------------
@@ -102,6 +107,26 @@ class Steering:
         await self.do(run_id, lambda each: each.pause_node(STEERS, run_id, place.id))
         await self._moment(1.0)
         await self.do(run_id, lambda each: each.resume_node(STEERS, run_id, place.id))
+
+    async def _hold_late(self, run_id: UUID, place: Place) -> None:
+        """Hold up what closes the run, in its turn or before it, once that is possible."""
+        row = self._world.store.runs[run_id]
+        while row["status"] not in RUN_FINAL:
+            if await self.do(run_id, lambda each: each.pause_node(STEERS, run_id, place.id)):
+                self._world.note(f"{place.id} of {run_id.int & 0xFFFF} is held up as it closes")
+                break
+            await self._moment(0.2)
+        await self._moment(1.0)
+        await self.do(run_id, lambda each: each.resume_node(STEERS, run_id, place.id))
+
+    async def _cancel_a_part(self, run_id: UUID) -> None:
+        """Cancel the run of a sub-workflow: its parent goes on, and may be paused meanwhile."""
+        await self._moment(1.5)
+        parts = self._world.store.children_of[run_id]
+        if parts:
+            await self._clients.cancel(self._world.chance.choice(parts))
+            if self._world.chance.random() < 0.5:
+                await self._pause(run_id)
 
     async def _skip(self, run_id: UUID, place: Place) -> None:
         await self._moment(0.8)

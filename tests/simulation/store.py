@@ -422,6 +422,7 @@ class Store:
     def _change(self, moved: NodeChange, at: datetime) -> None:
         row = self.nodes[moved.id]
         began = at if moved.starts else row["started_at"]
+        assert moved.status != "pending" or began is None, "the table takes no such row"
         row.update(moved._asdict())
         row.update(
             status=str(moved.status),

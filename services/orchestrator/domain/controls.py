@@ -60,11 +60,18 @@ def pause_node(run: Run, place: int, t: Transition, fx: Effects) -> None:
 
 
 def resume_node(run: Run, place: int, t: Transition, fx: Effects) -> None:
-    """Let a place go on; it begins where it is its turn."""
+    """Let a place go on: it begins where it is its turn, or is tried again at once."""
+    record = run.records[place]
+    assert record is not None
     run.revision += 1
-    change_row(run, place, t, NodeStatus.PENDING)
+    if record.begun:
+        record.due_ms = 0
+        change_row(run, place, t, NodeStatus.RETRYING)
+        fx.timers.append(Timer(run, place, 0))
+    else:
+        change_row(run, place, t, NodeStatus.PENDING)
+        fx.todo.append(place)
     touch(run, place, t)
-    fx.todo.append(place)
     routes.settle(run, t, fx)
 
 

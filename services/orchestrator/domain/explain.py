@@ -96,6 +96,7 @@ class NodeState:
     silent: bool = False  # its runner has no stream
     waits_for: str = ""  # what ends its wait; empty for a map or loop, whose parts tell
     is_part: bool = False  # an element or a turn: callers cannot steer it
+    closes: bool = False  # a compensation or a finally node: a cancel lets it run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +140,9 @@ def explain(
     if run.completed_at is not None:
         return _ended(run)
     if run.cancel_requested_at is not None:
-        return [_cancelling(run, nodes)]
+        nodes = list(nodes)
+        closing = [each for each in nodes if each.closes]
+        return [_cancelling(run, nodes), *_begun(closing, now)]
     if run.start_at is not None and run.start_at > now and run.status is RunStatus.PENDING:
         said = "the run is to start at a time that has not come"
         action = "wait, or cancel it and start another"
@@ -159,7 +162,7 @@ def explain(
             said = "the cache is asked for their results; without an answer they run"
             reasons.append(_about(Cause.CACHE_ASKED, situation.asked, said))
         reasons += _unassigned(situation.ready, situation)
-    return reasons + _begun(list(nodes))
+    return reasons + _begun(list(nodes), now)
 
 
 def _ended(run: RunState) -> list[Reason]:
@@ -200,8 +203,10 @@ def _over_tolerance(parts: FailedParts) -> str:
 
 
 def _cancelling(run: RunState, nodes: Iterable[NodeState]) -> Reason:
-    left = [each.node_id for each in nodes if each.status is NodeStatus.RUNNING]
+    left = [each.node_id for each in nodes if each.status is NodeStatus.RUNNING and not each.closes]
     said = f"the run was asked to stop; {len(left)} nodes are being killed"
+    if any(each.closes for each in nodes):
+        said = "the run was asked to stop; what closes it is not over"
     return _about(Cause.CANCELLING, left, said, time=run.cancel_requested_at)
 
 
@@ -281,12 +286,16 @@ def _unfit(ready: Sequence[Ready], situation: Situation) -> list[Reason]:
     return reasons
 
 
-def _begun(nodes: Sequence[NodeState]) -> list[Reason]:
+def _begun(nodes: Sequence[NodeState], now: datetime) -> list[Reason]:
     """Tell of nodes that have begun and are not over."""
     reasons = []
     silent = [each for each in nodes if each.status is NodeStatus.RUNNING and each.silent]
     running = [each for each in nodes if each.status is NodeStatus.RUNNING and not each.silent]
-    retrying = [each for each in nodes if each.status is NodeStatus.RETRYING]
+    retrying = [  # those whose time has come wait for a runner
+        each
+        for each in nodes
+        if each.status is NodeStatus.RETRYING and (each.due_at is None or each.due_at > now)
+    ]
     waiting = [each for each in nodes if each.waits_for]
     if silent:
         said = "their runner is silent: they begin elsewhere once its lease has ended"

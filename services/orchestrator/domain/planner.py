@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 from uuid import UUID
 
-from services.orchestrator.domain import groups, retry, routes, waits
+from services.orchestrator.domain import closing, groups, retry, routes, waits
 from services.orchestrator.domain.effects import Effects, Timer
 from services.orchestrator.domain.plan import Kind, Phase
 from services.orchestrator.domain.rows import (
@@ -307,11 +307,11 @@ def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool) -> None:
     """Stop a run for good, on a caller's word or because its time is up.
 
     The tokens of running attempts advance in the same flush, so whatever they still give is late.
-    A run that is closing already closes no further.
+    Where what closes the run has begun already, it closes no further.
     """
     run.revision += 1
     run.asleep = False  # what closes it waits for nothing
-    run.abandoned = run.closing
+    run.abandoned = run.abandoned or (run.closing and bool(run.seeded))
     if cancel:
         run.cancelling = True
     else:
@@ -320,20 +320,13 @@ def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool) -> None:
     for slot, record in enumerate(run.records):
         if record is None or record.status in NODE_FINAL:
             continue
-        if record.status is NodeStatus.RUNNING:
-            if record.killing is None:
-                guard, record.killing, record.token = record.token, record.token, fx.next_token()
-                change_row(run, slot, t, NodeStatus.RUNNING, guard=guard)
-                if record.runner is not None:
-                    t.commands.append(KillCommand(record.runner, record.id, record.killing))
-        elif record.status is NodeStatus.WAITING and record.child is not None:
-            fx.stops.append(record.child)
-        else:
-            record.failure = _reason(run)
-            waits.stop_waiting(run, slot, t, NodeStatus.CANCELLED)
+        if run.abandoned or run.place(slot).phase is Phase.MAIN:
+            _stop_slot(run, slot, t, fx)
     run.groups.clear()
     run.waiting.clear()
     run.revision += 1  # younger than what it stops, older than what begins after it
+    if run.closing and not run.abandoned:
+        _close_anew(run, t)
     resumes = cancel and run.status is RunStatus.PAUSED  # nobody else can any more
     if resumes:
         move(run, RunStatus.RUNNING)
@@ -341,10 +334,39 @@ def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool) -> None:
     routes.settle(run, t, fx)
 
 
+def _stop_slot(run: Run, slot: int, t: Transition, fx: Effects) -> None:
+    """End what waits at a slot, and have killed what runs there."""
+    record = run.records[slot]
+    assert record is not None
+    if record.status is NodeStatus.RUNNING:
+        if record.killing is None:
+            guard, record.killing, record.token = record.token, record.token, fx.next_token()
+            change_row(run, slot, t, NodeStatus.RUNNING, guard=guard)
+            if record.runner is not None:
+                t.commands.append(KillCommand(record.runner, record.id, record.killing))
+    elif record.status is NodeStatus.WAITING and record.child is not None:
+        fx.stops.append(record.child)
+    else:
+        record.failure = _reason(run)
+        waits.stop_waiting(run, slot, t, NodeStatus.CANCELLED)
+
+
+def _close_anew(run: Run, t: Transition) -> None:
+    """Let a run close that was paused before anything that closes it had begun.
+
+    A cancel undoes more than an end that was well, and lets go what was held up before its turn.
+    """
+    closing.begin_closing(run)
+    for slot, record in enumerate(run.records):
+        if record is not None and record.status is NodeStatus.PAUSED:
+            change_row(run, slot, t, NodeStatus.PENDING)
+            touch(run, slot, t)
+
+
 def break_off(run: Run, t: Transition, fx: Effects, failure: Failure) -> None:
     """End a run that cannot go on for a fault of the engine's: say why, stop what runs."""
     run.failure = ("", failure)
-    run.closing = True  # and nothing of what closes it begins
+    run.closing = run.abandoned = True  # and nothing of what closes it begins
     stop(run, t, fx, cancel=False)
 
 

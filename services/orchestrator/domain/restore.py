@@ -296,7 +296,8 @@ class _Restoration:
         if not begun and (run.running or not later or not is_main_over(run)):
             return
         run.closing = True
-        run.seeded = set(begun)
+        # What was held up may be so since before its turn: it is given that once more.
+        run.seeded = {place for place in begun if self._record_of(place).status not in _HELD}
         # A cancel writes the run's row: what closes the run and is older was begun before it.
         run.abandoned = run.cancelling and any(
             self._record_of(place).status is NodeStatus.CANCELLED
@@ -341,6 +342,7 @@ def latest(run: Run) -> datetime:
     return max((time for time in times if time is not None), default=_EARLIEST)
 
 
+_HELD: Final = frozenset({NodeStatus.PAUSED, NodeStatus.PENDING})
 _FAILING: Final = frozenset({NodeStatus.FAILED, NodeStatus.QUARANTINED})
 
 

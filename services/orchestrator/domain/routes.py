@@ -46,7 +46,10 @@ def consider(run: Run, place: int, t: Transition, fx: Effects) -> None:
         return
     if not run.may_begin(place):
         return
-    if run.plan.places[place].phase is Phase.COMPENSATION:
+    phase = run.plan.places[place].phase
+    if phase is not Phase.MAIN and place not in run.seeded:
+        return  # let go before its turn, which `closing` gives it
+    if phase is Phase.COMPENSATION:
         begin(run, place, t, fx)
         return
     verdict = decide(run, place)

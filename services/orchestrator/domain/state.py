@@ -84,6 +84,7 @@ NodeOutput: TypeAlias = "tuple[bytes, ...] | FileValue | ListOutput"
 Value: TypeAlias = "bytes | FilePart | Spliced"  # JSON text, or where it stands
 
 
+_FAILING: Final = frozenset({NodeStatus.FAILED, NodeStatus.QUARANTINED})
 # A run that cannot go on for a fault of the engine's: nothing of it begins any more.
 ENGINE_ERROR: Final = "engine_error"
 
@@ -172,6 +173,11 @@ class NodeRecord:
     progress: str | None = None  # how far earlier attempts said they had come: JSON text
     started_at: datetime | None = None
     completed_at: datetime | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether there was an attempt at it."""
+        return self.runner is not None or self.retry_count > 0 or self.failure is not None
 
     def forget_usage(self) -> None:
         """Begin an attempt of which nothing is known yet."""
@@ -294,18 +300,20 @@ class Run:
         """Say whether what a slot stands for may still begin, or begin again, sooner or later."""
         places = self.plan.places
         if slot < len(places):
-            place = places[slot]
+            at = slot
         else:
             part = self.parts[slot - len(places)]
             if part.group not in self.groups:
                 return False
-            place = places[part.place]
+            at = part.place
         if self.status in RUN_FINAL:
             return False
-        if place.phase is Phase.MAIN:
+        phase = places[at].phase
+        if phase is Phase.MAIN:
             stopped = self.failure is not None or self.cancelling or self.expired
             return not stopped and not self.closing
-        return self.closing and not self.abandoned
+        undoes = phase is not Phase.COMPENSATION or at in self.undo
+        return self.closing and undoes and not self.abandoned
 
     def may_begin(self, slot: int) -> bool:
         """Say whether an attempt at a slot may begin now."""
@@ -410,7 +418,7 @@ class Run:
 
     def _error(self, place: int) -> bytes:
         record = self.records[place]
-        if record is None or record.status is not NodeStatus.FAILED or record.failure is None:
+        if record is None or record.status not in _FAILING or record.failure is None:
             return b""
         told = {
             "node_id": self.plan.places[place].id,

@@ -93,6 +93,7 @@ NODE_NEXT: Final[Mapping[NodeStatus, AbstractSet[NodeStatus]]] = {
     NodeStatus.PAUSED: frozenset(
         {
             NodeStatus.PENDING,
+            NodeStatus.RETRYING,  # what had begun before it was held up
             NodeStatus.COMPLETED,
             NodeStatus.SKIPPED,
             NodeStatus.CANCELLED,

@@ -27,6 +27,8 @@ SkippedTime = Literal["after_gap", "omit"]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # No calendar is asked for what lies beyond: what is due then is never due.
 _LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
+# Longer than any calendar lets a date wait: what clocks leave out for so long they leave out always.
+_LEFT_OUT_YEARS_MAX: Final = 50
 _FIRST: Final = datetime(1900, 1, 1, tzinfo=UTC)
 # What the reader names, and what stands there.
 _ALLOWED: Final = {
@@ -200,6 +202,8 @@ def _by_clock(cron: Cron, after: datetime) -> Iterator[datetime]:
         if moment is not None and moment > last:
             last = moment
             yield moment
+        elif found.year - last.year > _LEFT_OUT_YEARS_MAX:
+            return
 
 
 def _moment(cron: Cron, zone: ZoneInfo, local: datetime) -> datetime | None:

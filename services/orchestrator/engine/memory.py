@@ -388,27 +388,37 @@ class Memory(Outlet):
         """
         rebuilt = self._rebuilt
         self.shards.put(self.shards.ready - {shard})
-        if not await self.journal.written():  # the starts that drew it are answered now
-            return False
-        runs = [run for run in self.core.runs.values() if run.shard == shard]
-        held = [
-            (each.runner, Owned(each.id, each.killing or each.token, taker))
-            for run in runs
-            for each in run.records
-            if each is not None and each.status is NodeStatus.RUNNING and each.runner is not None
-        ]
-        for run in runs:
-            self.core.forget(run.id)
-        if not await self.journal.written() or rebuilt != self._rebuilt:
+        forgotten: dict[UUID, list[tuple[UUID, Owned]]] = {}
+        while await self.journal.written():  # first the starts that drew it, which are answered now
+            reading = bool(self._loading)  # such a run is in no list, and may be ended by its rows
+            await self.settled()
+            if rebuilt != self._rebuilt or self.recovering:
+                return False
+            runs = [run for run in self.core.runs.values() if run.shard == shard]
+            if not runs and not reading:
+                break
+            for run in runs:
+                forgotten[run.id] = _held(run, taker)
+                self.core.forget(run.id)
+        else:
             return False
         given = await self.member.give(shard, taker)
         if given:
-            for runner, owned in held:
-                self._tell(runner, owned)
-            for run in runs:
-                self.hub.moved(run.id)
+            for run_id, held in forgotten.items():
+                for runner, owned in held:
+                    self._tell(runner, owned)
+                self.hub.moved(run_id)
         self._apply(self.core.redispatch())
         return given
+
+
+def _held(run: Run, taker: UUID) -> list[tuple[UUID, Owned]]:
+    """Give what runners have of a run, as another member's."""
+    return [
+        (each.runner, Owned(each.id, each.killing or each.token, taker))
+        for each in run.records
+        if each is not None and each.status is NodeStatus.RUNNING and each.runner is not None
+    ]
 
 
 def _ends(loaded: Loaded, why: str) -> list[Transition]:

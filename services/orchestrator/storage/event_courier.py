@@ -7,7 +7,7 @@ leaves it to the next, with the same event id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, LiteralString
@@ -52,6 +52,7 @@ class Parcel:
 
     id: UUID
     subscription_id: UUID
+    tenant_id: UUID
     event_id: UUID
     body: str
     attempts: int  # this one counts
@@ -62,18 +63,24 @@ class Parcel:
     now: datetime
 
 
-# A few of each subscription that has none under way here: a slow one holds up itself alone.
+# A few of each subscription that has none under way here, and of each tenant no more than its share:
+# slow ones hold up themselves alone. Tenants with the fewest under way come first.
 _CLAIM: Final[LiteralString] = """
-    WITH due AS MATERIALIZED (
-        SELECT delivery.id
+    WITH waiting AS (
+        SELECT delivery.id, delivery.due_at,
+               coalesce(under_way.count, 0) + row_number()
+                   OVER (PARTITION BY subscription.tenant_id ORDER BY delivery.due_at) AS turn
           FROM event_subscriptions AS subscription
          CROSS JOIN LATERAL (
                SELECT id, due_at FROM event_deliveries
                 WHERE subscription_id = subscription.id AND state = 'pending'
                   AND due_at <= clock_timestamp()
                 ORDER BY due_at LIMIT $2) AS delivery
-         WHERE subscription.paused_at IS NULL AND subscription.id <> ALL ($3::uuid[])
-         ORDER BY delivery.due_at LIMIT $1),
+          LEFT JOIN unnest($5::uuid[], $6::int[]) AS under_way (tenant_id, count)
+            ON under_way.tenant_id = subscription.tenant_id
+         WHERE subscription.paused_at IS NULL AND subscription.id <> ALL ($3::uuid[])),
+    due AS MATERIALIZED (
+        SELECT id FROM waiting WHERE turn <= $7 ORDER BY turn, due_at LIMIT $1),
     held AS MATERIALIZED (
         SELECT id FROM event_deliveries
          WHERE id IN (SELECT id FROM due) AND state = 'pending' AND due_at <= clock_timestamp()
@@ -83,17 +90,41 @@ _CLAIM: Final[LiteralString] = """
        SET attempts = delivery.attempts + 1, due_at = clock_timestamp() + $4
       FROM held, event_subscriptions AS subscription
      WHERE delivery.id = held.id AND subscription.id = delivery.subscription_id
- RETURNING delivery.id, delivery.subscription_id, delivery.event_id, delivery.body,
+ RETURNING delivery.id, delivery.subscription_id, delivery.tenant_id, delivery.event_id,
+           delivery.body,
            delivery.attempts, subscription.url, subscription.key_fingerprint,
            subscription.secret_generation, subscription.rotated_at, clock_timestamp() AS now
 """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnderWay:
+    """What is being tried here, and how much may be."""
+
+    subscriptions: Sequence[UUID]
+    tenants: Mapping[UUID, int]  # how many deliveries of each
+    of_tenant_max: int
+
+    @property
+    def full(self) -> list[UUID]:
+        """Tenants that have all that they may have."""
+        return [each for each, count in self.tenants.items() if count >= self.of_tenant_max]
+
+
 async def claim(
-    db: Db, *, limit: int, each: int, busy: Sequence[UUID], lasting: timedelta
+    db: Db, *, limit: int, each: int, under_way: UnderWay, lasting: timedelta
 ) -> list[Parcel]:
     """Take deliveries that are due, for as long as a try may take."""
-    rows = await db.fetch(_CLAIM, limit, each, list(busy), lasting)
+    rows = await db.fetch(
+        _CLAIM,
+        limit,
+        each,
+        list(under_way.subscriptions),
+        lasting,
+        list(under_way.tenants),
+        list(under_way.tenants.values()),
+        under_way.of_tenant_max,
+    )
     return [Parcel(**dict(row)) for row in rows]
 
 
@@ -141,10 +172,11 @@ _NEXT: Final[LiteralString] = """
             WHERE subscription_id = subscription.id AND state = 'pending'
             ORDER BY due_at LIMIT 1) AS delivery
      WHERE subscription.paused_at IS NULL AND subscription.id <> ALL ($1::uuid[])
+       AND subscription.tenant_id <> ALL ($2::uuid[])
 """
 
 
-async def next_s(db: Db, *, busy: Sequence[UUID]) -> float | None:
-    """Give how many seconds nothing is due; None when nothing comes at all."""
-    left: float | None = await db.fetchval(_NEXT, list(busy))
+async def next_s(db: Db, under_way: UnderWay) -> float | None:
+    """Give how many seconds nothing is due that may be tried; None when nothing comes at all."""
+    left: float | None = await db.fetchval(_NEXT, list(under_way.subscriptions), under_way.full)
     return left

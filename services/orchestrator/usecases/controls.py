@@ -43,6 +43,8 @@ class Controls:
     async def pause(self, caller: Caller, execution_id: UUID) -> tuple[Execution, Plan]:
         """Let nothing new begin in a run."""
         run = await self.open_run(caller, execution_id)
+        if run.cancelling:
+            raise _stopping(execution_id)
         if run.status is not RunStatus.PAUSED:
             await self._change(run, self.engine.core.pause(execution_id))
             log.info("execution_paused", execution_id=str(execution_id))
@@ -92,7 +94,10 @@ class Controls:
         return await self._node(caller, execution_id, node_id)
 
     async def open_run(self, caller: Caller, execution_id: UUID) -> Run:
-        """Give a run that the caller may see and that is not over, as memory has it."""
+        """Give a run that the caller may see and that is not over, as memory has it.
+
+        What closes a run that is being cancelled is steered as that of any other.
+        """
         execution, _ = await self.reader.get(caller, execution_id, full=False)
         if execution.final:
             raise FailedPrecondition(
@@ -107,12 +112,9 @@ class Controls:
                 "the engine is reading the run anew; repeat the call",
                 retry_after_s=0.5,
             )
-        if run.cancelling or run.completed_at is not None:
-            raise FailedPrecondition(
-                "EXECUTION_STOPPING",
-                "the execution is being cancelled, or is over in this moment",
-                resource=("execution", str(execution_id)),
-            )
+        closes = bool(run.plan.compensations or run.plan.finals) and not run.abandoned
+        if run.completed_at is not None or (run.cancelling and not closes):
+            raise _stopping(execution_id)
         return run
 
     async def _change(self, run: Run, transitions: Iterable[Transition]) -> None:
@@ -124,6 +126,14 @@ class Controls:
             rows = await executions.list_nodes(db, execution_id, node_ids=[node_id])
         at = plan.index[node_id]
         return rendered(execution, plan, rows, at, at + 1)[0]
+
+
+def _stopping(execution_id: UUID) -> FailedPrecondition:
+    return FailedPrecondition(
+        "EXECUTION_STOPPING",
+        "the execution is being cancelled, or is over in this moment",
+        resource=("execution", str(execution_id)),
+    )
 
 
 def _check_ends(run: Run, place: int, node_id: str) -> None:

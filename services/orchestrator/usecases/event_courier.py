@@ -1,13 +1,16 @@
-"""Delivering events: at least once, a bounded number at a time, each subscription for itself."""
+"""Delivering events: at least once, a bounded number at a time, each subscription for itself.
+
+Tries take as long as receivers let them, so no tenant has more than its share of them under way.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
-from uuid import UUID
 
 import structlog
 
@@ -17,14 +20,15 @@ from services.kit.pg import LINK_FAULTS, Pool, transaction, translate
 from services.orchestrator.domain import webhook
 from services.orchestrator.gateways.webhooks import TIMEOUT_S, Answer, Poster
 from services.orchestrator.storage import event_courier as rows
-from services.orchestrator.storage.event_courier import Parcel
+from services.orchestrator.storage.event_courier import Parcel, UnderWay
 
 log = structlog.get_logger()
 
 SAFETY_S: Final = 3600.0  # the look at the members sees once a minute what nobody told
 _CROWDED_S: Final = 0.2
 _EVENTS_MAX: Final = 200
-_AT_ONCE_MAX: Final = 16
+_AT_ONCE_MAX: Final = 32
+_OF_TENANT_MAX: Final = 8
 _OF_ONE_MAX: Final = 4
 # Longer than a try takes: what is due again after it was left by somebody who died.
 _CLAIM: Final = timedelta(seconds=3 * TIMEOUT_S)
@@ -40,7 +44,7 @@ class Courier:
         self._poster = poster
         self._key = key
         self._done = done  # tells whoever waits that there is room again
-        self._under_way: dict[asyncio.Task[None], UUID] = {}
+        self._under_way: dict[asyncio.Task[None], Parcel] = {}
 
     async def step(self) -> float:
         """Begin what is due; gives how many seconds nothing more will be."""
@@ -49,18 +53,28 @@ class Courier:
         room = _AT_ONCE_MAX - len(self._under_way)
         if not room:
             return SAFETY_S  # the end of one is told
-        busy = list(set(self._under_way.values()))
+        under_way = self._known()
         async with transaction(self._pool) as db:
-            parcels = await rows.claim(db, limit=room, each=_OF_ONE_MAX, busy=busy, lasting=_CLAIM)
+            parcels = await rows.claim(
+                db, limit=room, each=_OF_ONE_MAX, under_way=under_way, lasting=_CLAIM
+            )
         for parcel in parcels:
             task = asyncio.create_task(self._try(parcel))
-            self._under_way[task] = parcel.subscription_id
+            self._under_way[task] = parcel
             task.add_done_callback(self._ended)
         if spread or parcels:
             return 0.0
         async with transaction(self._pool) as db:
-            left_s = await rows.next_s(db, busy=busy)
+            left_s = await rows.next_s(db, under_way)
         return SAFETY_S if left_s is None else min(max(left_s, _CROWDED_S), SAFETY_S)
+
+    def _known(self) -> UnderWay:
+        parcels = self._under_way.values()
+        return UnderWay(
+            subscriptions=list({each.subscription_id for each in parcels}),
+            tenants=Counter(each.tenant_id for each in parcels),
+            of_tenant_max=_OF_TENANT_MAX,
+        )
 
     async def stop(self) -> None:
         """Let go of what is under way: it is tried again by whoever comes next."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -38,6 +39,7 @@ async def explain_execution(
     """Give a run with the reasons why it stands as it does."""
     execution, plan = await reader.get(caller, execution_id, full=False)
     nodes: list[NodeState] = []
+    now = datetime.now(UTC)
     run = engine.core.runs.get(execution_id)
     if not execution.final:
         async with as_caller(reader.api_pool, caller) as db:
@@ -53,6 +55,7 @@ async def explain_execution(
                 silent=row.node_id in silent,
                 waits_for=_waits_for(engine, plan, row),
                 is_part=row.node_id != row.definition_node_id,
+                closes=_phase_of(plan, row) is not Phase.MAIN,
             )
             for row in rows
             if row.status not in NODE_FINAL
@@ -74,11 +77,16 @@ async def explain_execution(
     limited = [] if run is None else _limited(engine, run)
     asked = [] if run is None else [run.node_id(at) for at in engine.core.cache.asked_of(run.id)]
     held_up = {each.node_id for each in limited}.union(asked)
+    due = {
+        each.node_id
+        for each in nodes
+        if each.status is NodeStatus.RETRYING and each.due_at is not None and each.due_at <= now
+    }
     situation = Situation(
         ready=(
             None
             if run is None
-            else [each for each in _ready(engine, run) if each.node_id not in held_up]
+            else [each for each in _ready(engine, run, due) if each.node_id not in held_up]
         ),
         limited=limited,
         asked=asked,
@@ -86,7 +94,7 @@ async def explain_execution(
         coming=engine.placements.offers(),
         machines_come=engine.placements.machines_come,
     )
-    return execution, explain(state, nodes, situation, now=datetime.now(UTC))
+    return execution, explain(state, nodes, situation, now=now)
 
 
 async def _broken(
@@ -124,26 +132,37 @@ def _limited(engine: Engine, run: Run) -> list[Limited]:
     ]
 
 
-def _ready(engine: Engine, run: Run) -> list[Ready]:
-    """Give the places that could run and have not begun, and maps with elements to begin."""
+def _ready(engine: Engine, run: Run, due: AbstractSet[str]) -> list[Ready]:
+    """Give what could run and no runner has: places, maps with elements to begin, and retries."""
     return [
         Ready(
-            node_id=place.id,
-            wanted=place.wanted,
-            locked=place.node_version_id not in engine.core.unlocked,
+            node_id=run.node_id(slot),
+            wanted=run.place(slot).wanted,
+            locked=run.place(slot).node_version_id not in engine.core.unlocked,
         )
-        for at, place in enumerate(run.plan.places)
-        if place.kind is Kind.PYTHON and run.may_begin(at) and _wants_runner(run, at)
+        for slot, record in enumerate(run.records)
+        if run.place(slot).kind is Kind.PYTHON
+        and run.may_begin(slot)
+        and (
+            run.node_id(slot) in due
+            if record is not None and record.status is NodeStatus.RETRYING
+            else slot < len(run.plan.places) and _wants_runner(run, slot)
+        )
     ]
 
 
 def _wants_runner(run: Run, place: int) -> bool:
-    group = run.groups.get(place)
+    group, record = run.groups.get(place), run.records[place]
     if group is not None:
         return group.queued
+    if record is not None and record.status is not NodeStatus.PENDING:
+        return False
     later = run.plan.places[place].phase is not Phase.MAIN
-    begins = place in run.seeded if later else decide(run, place) is Verdict.RUN
-    return run.records[place] is None and begins
+    return place in run.seeded if later else decide(run, place) is Verdict.RUN
+
+
+def _phase_of(plan: Plan, row: NodeExecution) -> Phase:
+    return plan.places[plan.index[row.definition_node_id]].phase
 
 
 def _waits_for(engine: Engine, plan: Plan, row: NodeExecution) -> str:

@@ -16,11 +16,13 @@ from uuid import UUID
 
 import structlog
 
+from services.kit.caller import Caller
 from services.kit.errors import (
     AlreadyExists,
     Conflict,
     FailedPrecondition,
     NotFound,
+    PermissionDenied,
     QflowError,
     ResourceExhausted,
     Unavailable,
@@ -55,6 +57,7 @@ _START_S: Final = 8.0
 _WAIT: Final = timedelta(seconds=1)
 _WAIT_MAX_S: Final = 10.0
 _WAIT_GROWS: Final = 1 / 60
+_PASSING: Final = (Unavailable, ResourceExhausted, Conflict)
 _RETRY_FIRST_S: Final = 1.0
 _RETRY_MAX_S: Final = 30.0
 
@@ -155,25 +158,47 @@ def _moments(backfill: due.DueBackfill, room: int) -> tuple[list[datetime], date
 
 
 async def _serve(scheduler: Scheduler, schedule: Claimed) -> None:
-    """Do what the pending ticks of a schedule ask for, and give it back."""
+    """Do what the pending ticks of a schedule ask for, and give it back.
+
+    A schedule that cannot be served stands in nobody's way: its claim lapses, and it is tried then.
+    """
     try:
-        async with transaction(scheduler.pool) as db:
-            waiting = await due.pending(db, schedule.id, limit=_TICKS_MAX)
-        for tick in waiting:
-            if tick.is_cancelled:
-                message = "its backfill was cancelled"
-                await _skip(scheduler, schedule, tick, reason="CANCELLED", message=message)
-        waiting = [tick for tick in waiting if not tick.is_cancelled]
-        beside = [tick for tick in waiting if schedule.overlap == "allow" or tick.kind != "timed"]
-        for tick in beside:
-            if tick.is_due:
-                await _start(scheduler, schedule, tick)
-        alone = [tick for tick in waiting if tick not in beside]
-        if alone:
-            await _start_alone(scheduler, schedule, alone)
-    finally:
-        async with transaction(scheduler.pool) as db:
-            await due.release(db, schedule.id)
+        await _serve_pending(scheduler, schedule)
+    except Exception as error:
+        if not _passes(error):
+            log.exception("schedule_not_served", schedule_id=str(schedule.id))
+            return
+        await _release(scheduler, schedule)
+        raise
+    await _release(scheduler, schedule)
+
+
+async def _release(scheduler: Scheduler, schedule: Claimed) -> None:
+    async with transaction(scheduler.pool) as db:
+        await due.release(db, schedule.id)
+
+
+def _passes(error: Exception) -> bool:
+    """Say whether a fault is the database's or the engine's, and goes by: the loop tries again."""
+    fault = error if isinstance(error, QflowError) else translate(error)
+    return isinstance(fault, _PASSING) or (fault is None and isinstance(error, LINK_FAULTS))
+
+
+async def _serve_pending(scheduler: Scheduler, schedule: Claimed) -> None:
+    async with transaction(scheduler.pool) as db:
+        waiting = await due.pending(db, schedule.id, limit=_TICKS_MAX)
+    for tick in waiting:
+        if tick.is_cancelled:
+            message = "its backfill was cancelled"
+            await _skip(scheduler, schedule, tick, reason="CANCELLED", message=message)
+    waiting = [tick for tick in waiting if not tick.is_cancelled]
+    beside = [tick for tick in waiting if schedule.overlap == "allow" or tick.kind != "timed"]
+    for tick in beside:
+        if tick.is_due:
+            await _start(scheduler, schedule, tick)
+    alone = [tick for tick in waiting if tick not in beside]
+    if alone:
+        await _start_alone(scheduler, schedule, alone)
 
 
 async def _start_alone(
@@ -197,7 +222,12 @@ async def _start_alone(
             await _start(scheduler, schedule, tick)
         return
     if schedule.overlap == "cancel_running":
-        await _cancel(scheduler, schedule, running)
+        try:
+            caller = await caller_of(scheduler.pool, schedule.created_by, schedule.tenant_id)
+        except (FailedPrecondition, NotFound, PermissionDenied) as error:  # as where it starts
+            await _fail(scheduler, schedule, tick, reason=error.reason, message=error.message)
+            return
+        await _cancel(scheduler, caller, running)
     if schedule.overlap != "skip":
         async with transaction(scheduler.pool) as db:
             message = "waits for the run before it to be over"
@@ -219,8 +249,7 @@ async def _skip(
         await due.skipped(db, schedule.id, tick.tick_at, reason=reason, message=message)
 
 
-async def _cancel(scheduler: Scheduler, schedule: Claimed, running: Sequence[UUID]) -> None:
-    caller = await caller_of(scheduler.pool, schedule.created_by, schedule.tenant_id)
+async def _cancel(scheduler: Scheduler, caller: Caller, running: Sequence[UUID]) -> None:
     for execution_id in running:
         try:
             await cancel_execution(scheduler.reader, scheduler.engine, caller, execution_id)
@@ -234,7 +263,7 @@ async def _start(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> 
     """Start the run of a tick and write what became of it."""
     try:
         execution_id = await _started(scheduler, schedule, tick)
-    except (Unavailable, ResourceExhausted, Conflict) as error:
+    except _PASSING as error:
         by_s = min(_RETRY_FIRST_S * 2 ** min(tick.attempts, 10), _RETRY_MAX_S)
         async with transaction(scheduler.pool) as db:
             await due.defer(
@@ -251,7 +280,7 @@ async def _start(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> 
         await _fail(scheduler, schedule, tick, reason=error.reason, message=error.message[:1000])
         return
     except Exception as error:
-        if translate(error) is not None or isinstance(error, LINK_FAULTS):
+        if _passes(error):
             raise  # the database is away: the loop tries again
         log.exception("tick_not_started", schedule_id=str(schedule.id))
         message = "a fault of the engine; its log says more"

@@ -90,9 +90,8 @@ def stub(orchestra: Orchestra, owner: factories.User | None = None) -> Any:
 
 
 async def subscribe(orchestra: Orchestra, url: str, *types: Any, **fields: Any) -> Any:
-    request = pb.CreateEventSubscriptionRequest(
-        name="mine", url=url, event_types=types or (COMPLETED,), **fields
-    )
+    given = {"name": "mine", "event_types": types or (COMPLETED,), **fields}
+    request = pb.CreateEventSubscriptionRequest(url=url, **given)
     return await stub(orchestra).CreateEventSubscription(request)
 
 
@@ -309,9 +308,9 @@ async def test_an_address_that_is_gone_is_not_called_again(
         await until(lambda: ["delivered"] == states(orchestra))
 
 
-async def test_a_slow_receiver_holds_up_itself_alone(
-    orchestra: Orchestra, receiver: Receiver
-) -> None:
+@contextlib.asynccontextmanager
+async def hanging() -> AsyncIterator[Receiver]:
+    """A receiver that takes connections, and says nothing until the block ends."""
     slow = Receiver(held=asyncio.Event())
     app = web.Application()
     app.router.add_post("/hook", slow.take)
@@ -319,18 +318,47 @@ async def test_a_slow_receiver_holds_up_itself_alone(
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     slow.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-    async with orchestra.running():
-        first = (await subscribe(orchestra, slow.url)).subscription.id
-        second = (await subscribe(orchestra, receiver.url)).subscription.id
-        for _ in range(30):
-            for each in (first, second):
-                request = pb.TestEventSubscriptionRequest(subscription_id=each)
-                await stub(orchestra).TestEventSubscription(request)
-        await until(lambda: 30 == len(receiver.got))
-        assert 0 < len(slow.got) <= 4
+    yield slow
     assert slow.held is not None
     slow.held.set()
     await runner.cleanup()
+
+
+async def tell(orchestra: Orchestra, *subscriptions: Any, owner: Any = None) -> None:
+    """Send each a message of its own."""
+    for each in subscriptions:
+        request = pb.TestEventSubscriptionRequest(subscription_id=each.subscription.id)
+        await stub(orchestra, owner).TestEventSubscription(request)
+
+
+async def test_a_slow_receiver_holds_up_itself_alone(
+    orchestra: Orchestra, receiver: Receiver
+) -> None:
+    async with hanging() as slow, orchestra.running():
+        first = await subscribe(orchestra, slow.url)
+        second = await subscribe(orchestra, receiver.url)
+        for _ in range(30):
+            await tell(orchestra, first, second)
+        await until(lambda: 30 == len(receiver.got))
+        assert 0 < len(slow.got) <= 4
+
+
+async def test_a_tenants_slow_receivers_hold_up_no_other_tenant(
+    orchestra: Orchestra, receiver: Receiver
+) -> None:
+    """I35."""
+    stranger = factories.user(orchestra.sql)
+    async with hanging() as slow, orchestra.running():
+        hang = [await subscribe(orchestra, slow.url, name=f"slow {at}") for at in range(40)]
+        await tell(orchestra, *hang)
+        await until(lambda: 8 == len(slow.got))
+        request = pb.CreateEventSubscriptionRequest(
+            name="mine", url=receiver.url, event_types=[COMPLETED]
+        )
+        made = await stub(orchestra, stranger).CreateEventSubscription(request)
+        await tell(orchestra, made, owner=stranger)
+        await until(lambda: 1 == len(receiver.got))
+        assert 8 == len(slow.got), "its tenant's share"
 
 
 async def test_a_rotated_secret_and_the_one_before_both_sign(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from qflow.orchestrator.v1 import control_service_pb2 as control
@@ -21,7 +22,7 @@ from tests.integration.orchestrator.control import (
     runs,
     start,
 )
-from tests.integration.orchestrator.test_explain import only
+from tests.integration.orchestrator.test_explain import only, reasons
 
 SIGNAL = {"kind": "signal", "signal": {"name": "go", "type": {"t": "int"}, "timeout_ms": None}}
 
@@ -153,3 +154,46 @@ async def test_what_failed_within_another_run_is_explained_there(orchestra: Orch
         )
         assert f"ExplainExecution of execution {child}" in (await only(orchestra, run.id)).action
         assert ["i"] == list((await only(orchestra, str(child))).nodes)
+
+
+async def test_a_retry_that_is_had_at_once_waits_for_a_runner_where_all_are_full(
+    orchestra: Orchestra,
+) -> None:
+    """It fails first, and holds its only runner up for others until the test lets go."""
+    first: list[str] = []
+
+    def answer(_define: Any, assign: Any, inputs: dict[str, Any]) -> object:
+        if inputs["x"] == 1 and not first:
+            first.append("failed")
+            raise Fail
+        return 2 if inputs["x"] == 1 else None
+
+    retry = {"retry": {"max_retries": 1, "initial_delay_ms": 600_000}}
+    workflow = chain(orchestra, "a", node_settings={"a": retry})
+    async with orchestra.running():
+        runner = await orchestra.runner(answer, slots=1)
+        async with runner.attached():
+            run = await start(orchestra, workflow)
+            reason = await until(orchestra, run.id, pb.EXECUTION_CAUSE_RETRY_DUE)
+            assert "PauseNode and then ResumeNode" in reason.action
+            await start(orchestra, workflow, '{"x":7}')
+            while not runner.held:  # noqa: ASYNC110  # its runner tells nobody
+                await asyncio.sleep(0.01)
+            stub = steering(orchestra)
+            await stub.PauseNode(control.PauseNodeRequest(execution_id=run.id, node="a"))
+            await stub.ResumeNode(control.ResumeNodeRequest(execution_id=run.id, node="a"))
+            reason = await until(orchestra, run.id, pb.EXECUTION_CAUSE_RUNNERS_FULL)
+            assert ["a"] == list(reason.nodes)
+            [held] = runner.held.values()
+            runner.succeed(held, 7)
+            assert COMPLETED == (await ended(orchestra, run.id)).status
+
+
+async def until(orchestra: Orchestra, execution_id: str, cause: int) -> pb.ExecutionReason:
+    """Ask why a run does not go on until this is why."""
+    async with asyncio.timeout(15):
+        while True:
+            for reason in await reasons(orchestra, execution_id):
+                if reason.cause == cause:
+                    return reason
+            await asyncio.sleep(0.02)

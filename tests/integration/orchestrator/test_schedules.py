@@ -16,6 +16,7 @@ from qflow.orchestrator.v1 import schedule_pb2, schedule_service_pb2_grpc
 from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
 from services.kit.pg import open_pool
+from services.orchestrator.storage import schedule_due
 from services.orchestrator.usecases.schedule_runs import make_ticks
 from tests import factories
 from tests.integration.orchestrator.conftest import Orchestra
@@ -92,11 +93,11 @@ def settled(orchestra: Orchestra, count: int = 1) -> bool:
 
 
 def make_due(orchestra: Orchestra, *agos: float) -> None:
-    """Have every schedule been due so many seconds ago, as if nobody had looked since."""
+    """Have every schedule been due so many seconds ago, but for paused ones, as if unseen since."""
     for ago in agos:
         orchestra.sql.execute(
             "UPDATE schedules SET due_at = date_trunc('second', clock_timestamp() - %s),"
-            " fire_at = clock_timestamp() - %s",
+            " fire_at = clock_timestamp() - %s WHERE paused_at IS NULL",
             (timedelta(seconds=ago), timedelta(seconds=ago)),
         )
     orchestra.sql.execute("NOTIFY qflow_schedules")
@@ -300,6 +301,56 @@ async def test_a_run_that_is_not_over_is_cancelled_for_the_next(orchestra: Orche
     assert [("cancelled",), ("running",)] == orchestra.rows(
         "SELECT status FROM workflow_executions ORDER BY created_at"
     )
+
+
+async def test_who_was_shut_out_cancels_nothing_for_the_next_run_and_harms_no_other_schedule(
+    orchestra: Orchestra,
+) -> None:
+    async with orchestra.running(), (await orchestra.runner(hold)).attached():
+        made = await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_CANCEL_RUNNING)
+        make_due(orchestra, 20)
+        await until(lambda: settled(orchestra))
+        orchestra.sql.execute("UPDATE schedules SET created_by = %s", (shut_out(orchestra),))
+        make_due(orchestra, 1)
+        await until(lambda: settled(orchestra, 2))
+        other = await create(orchestra, name="other")
+        make_due(orchestra, 1)
+        await until(lambda: settled(orchestra, 3))
+        assert [STARTED] == [each.state for each in await ticks(orchestra, other.id)]
+    assert ("timed", "failed", "OWNER_INACTIVE") in states(orchestra)
+    assert [(True,)] == orchestra.rows(
+        f"SELECT paused_at IS NOT NULL FROM schedules WHERE id = '{made.id}'"
+    )
+
+
+def shut_out(orchestra: Orchestra) -> uuid.UUID:
+    user = factories.user(orchestra.sql)
+    orchestra.sql.execute("UPDATE users SET is_active = false WHERE id = %s", (user.id,))
+    return user.id
+
+
+async def test_a_schedule_that_cannot_be_served_ends_no_orchestrator(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoilt: list[uuid.UUID] = []
+    pending = schedule_due.pending
+
+    async def spoils(db: Any, schedule_id: uuid.UUID, *, limit: int) -> Any:
+        if not spoilt:
+            spoilt.append(schedule_id)
+            raise RuntimeError("what it has makes no sense")
+        return await pending(db, schedule_id, limit=limit)
+
+    monkeypatch.setattr(schedule_due, "pending", spoils)
+    async with orchestra.running(), (await orchestra.runner(answer)).attached():
+        for name in ("one", "other"):
+            await create(orchestra, name=name)
+        make_due(orchestra, 1)
+        await until(lambda: ("timed", "started", "") in states(orchestra))
+        assert [(True,)] == orchestra.rows(
+            "SELECT claimed_until > clock_timestamp() FROM schedules"
+            " WHERE claimed_until IS NOT NULL"
+        ), "it is looked at again once its claim has lapsed"
 
 
 # One that the user who made it is not in.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -85,7 +85,28 @@ def test_a_map_over_its_tolerance_names_its_elements(
 @pytest.mark.parametrize(("is_part", "told"), [(False, True), (True, False)])
 def test_a_retry_that_is_due_may_be_had_at_once(*, is_part: bool, told: bool) -> None:
     """But not that of an element, which no call takes."""
-    node = NodeState(node_id="a", status=NodeStatus.RETRYING, due_at=NOW, is_part=is_part)
+    node = NodeState(
+        node_id="a",
+        status=NodeStatus.RETRYING,
+        due_at=NOW + timedelta(seconds=1),
+        is_part=is_part,
+    )
     [reason] = explain(RunState(status=RunStatus.RUNNING), [node], HERE, now=NOW)
     assert Cause.RETRY_DUE == reason.cause
     assert told == ("PauseNode and then ResumeNode try a at once" in reason.action)
+
+
+def test_a_retry_whose_time_has_come_waits_for_no_time() -> None:
+    node = NodeState(node_id="a", status=NodeStatus.RETRYING, due_at=NOW)
+    assert [] == explain(RunState(status=RunStatus.RUNNING), [node], HERE, now=NOW)
+
+
+def test_a_cancelled_run_says_what_closes_it_waits_for() -> None:
+    nodes = [
+        NodeState(node_id="a", status=NodeStatus.RUNNING),
+        NodeState(node_id="ok", status=NodeStatus.WAITING, waits_for="AnswerApproval", closes=True),
+    ]
+    run = RunState(status=RunStatus.RUNNING, cancel_requested_at=NOW)
+    stopping, waiting = explain(run, nodes, HERE, now=NOW)
+    assert (("a",), Cause.CANCELLING) == (stopping.nodes, stopping.cause)
+    assert (("ok",), "ok: AnswerApproval") == (waiting.nodes, waiting.action)

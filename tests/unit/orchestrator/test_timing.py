@@ -255,6 +255,21 @@ def test_what_a_field_takes_is_told(expression: str, allowed: str) -> None:
         check(cron(expression), field="timing", now=at("2026-01-01T00:00+00:00"))
 
 
+@pytest.mark.parametrize("expression", ["30 2 * 3 SUN#2", "0-59 2 * 3 SUN#2"])
+def test_times_that_clocks_leave_out_each_year_never_come(expression: str) -> None:
+    """The clocks of New York jump from two to three on each second Sunday of March."""
+    timing = cron(expression, "America/New_York", "omit")
+    with pytest.raises(InvalidArgument) as refused:
+        check(timing, field="timing", now=at("2026-01-01T00:00+00:00"))
+    assert "SCHEDULE_NEVER_DUE" == refused.value.reason
+
+
+def test_times_that_clocks_leave_out_in_some_years_come_in_the_others() -> None:
+    timing = cron("30 2 11 3 *", "America/New_York", "omit")  # a Sunday in 2029 and in 2035
+    years = [each.year for each in upcoming(timing, at("2028-01-01T00:00+00:00"), count=8)]
+    assert [2028, 2030, 2031, 2032, 2033, 2034, 2036, 2037] == years
+
+
 @given(text=st.text(alphabet="0123456789*/,-#LWMONJAN? ", max_size=40))
 def test_no_expression_is_anything_but_read_or_refused(text: str) -> None:
     reason = ""

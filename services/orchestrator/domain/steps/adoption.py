@@ -13,7 +13,7 @@ from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Run
-from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus
+from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.steps.follow import Follow
 from services.orchestrator.domain.timers import BEGIN, DEADLINE
 
@@ -105,7 +105,8 @@ class Adoption(Follow):
         ended = self._ended_children.get(child_id)
         if child is not None:
             child.parent = (run.id, slot)
-            if run.is_stopping(slot) and not child.cancelling:
+            held_too = child.cancelling and run.status is RunStatus.PAUSED
+            if run.is_stopping(slot) and not held_too:
                 self.fx.stops.append(child_id)
         elif ended is not None:
             planner.child_over(run, slot, t, self.fx, children.ended_run(run, slot, ended))

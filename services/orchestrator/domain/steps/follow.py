@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from services.orchestrator.domain import planner
+from services.orchestrator.domain import controls, planner
 from services.orchestrator.domain.effects import Start
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.rows import Finished, Spend, Transition
@@ -51,11 +51,7 @@ class Follow(Begin):
                     self._begin_child(start, out)
         stops, fx.stops = fx.stops, []
         for child_id in stops:
-            child = self.runs.get(child_id)
-            if child is not None and not child.cancelling and child.status not in RUN_FINAL:
-                with self._step(child_id):
-                    planner.stop(child, _to_change(child_id, out), fx, cancel=True)
-                    self._unqueue(child_id)
+            self._stop_child(child_id, out)
         ended, fx.ended = fx.ended, []
         for child in ended:
             self._child_over(child, out)
@@ -65,6 +61,23 @@ class Follow(Begin):
         budget = self.ledger.budgets and self.ledger.budgets.get(self._root(start.run).id)
         if budget and budget.spent is not None:  # by the attempt that let it begin
             self._exhaust(start.run, budget.spent, out)
+
+    def _stop_child(self, child_id: UUID, out: Out) -> None:
+        """Stop the run of a sub-workflow; one that is stopping already no pause keeps from that.
+
+        Nobody could let it go on any more: a run that is being cancelled is not resumed.
+        """
+        child = self.runs.get(child_id)
+        if child is None or child.status in RUN_FINAL:
+            return
+        with self._step(child_id):
+            if not child.cancelling:
+                planner.stop(child, _to_change(child_id, out), self.fx, cancel=True)
+                self._unqueue(child_id)
+                return
+            for run in self._family(child_id):
+                if run.status is RunStatus.PAUSED:
+                    controls.resume(run, _to_change(run.id, out), self.fx)
 
     def _child_over(self, child: Run, out: Out) -> None:
         """Tell the parent, behind the child's end: it must not be durable before that is."""

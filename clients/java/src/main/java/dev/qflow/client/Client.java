@@ -88,7 +88,7 @@ public final class Client implements AutoCloseable {
     if (channel == null) {
       throw new IllegalStateException("no address of the " + service + " is told");
     }
-    return ClientInterceptors.intercept(channel, new Manners());
+    return ClientInterceptors.intercept(channel, new Manners(), new Cuts());
   }
 
   private ManagedChannel open(String address) throws IOException {

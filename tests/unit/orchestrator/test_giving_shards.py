@@ -1,0 +1,95 @@
+"""A shard is given away when nothing of it is in memory, nor on its way there."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.status import RunStatus
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.engine.memory import Loaded
+from tests.unit.orchestrator.test_certainty import ALL, Lease, nothing
+from tests.unit.orchestrator.test_found_by_worlds import plan_of
+
+TAKER = uuid.uuid4()
+SHARD = 3
+
+
+class Giving(Lease):
+    """A member whose shards go to whoever is named."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.given: list[int] = []
+
+    async def give(self, shard: int, _: uuid.UUID) -> bool:
+        self.given.append(shard)
+        return True
+
+
+def a_run() -> Run:
+    return Run(
+        id=uuid.uuid4(),
+        plan=plan_of({"kind": "signal", "signal": {"name": "go"}}),
+        tenant_id=uuid.uuid4(),
+        created_by=uuid.uuid4(),
+        status=RunStatus.RUNNING,
+        input_values={},
+        shard=SHARD,
+    )
+
+
+async def test_a_shard_waits_for_a_run_of_it_that_is_read_again() -> None:
+    """I10: else two members would drive that run."""
+    run, member, may_load = a_run(), Giving(), asyncio.Event()
+
+    async def load(**_: Any) -> Loaded:
+        await may_load.wait()
+        loaded = Loaded()
+        loaded.runs.append((run, {}, None))
+        return loaded
+
+    engine = Engine(member=member, connect=nothing, load=load)
+    engine.shards.put(ALL)
+    engine.journal.written = written  # type: ignore[method-assign]
+    reading = asyncio.create_task(engine._take_out([run.id], "a fault", 1))
+    giving = asyncio.create_task(engine.release(SHARD, TAKER))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert [] == member.given
+    may_load.set()
+    await reading
+    assert await giving
+    assert [SHARD] == member.given
+    assert run.id not in engine.core.runs
+
+
+async def test_a_run_that_comes_back_while_its_last_words_are_written_is_forgotten_again() -> None:
+    run, member = a_run(), Giving()
+
+    async def load(**_: Any) -> Loaded:
+        loaded = Loaded()
+        loaded.runs.append((run, {}, None))
+        return loaded
+
+    engine = Engine(member=member, connect=nothing, load=load)
+    engine.shards.put(ALL)
+    engine.core.adopt(run, now=0.0, due_s={}, deadline_s=None)
+    refused: list[bool] = []
+
+    async def refusing() -> bool:
+        if run.id not in engine.core.runs and not refused:
+            refused.append(True)  # a flush of what was queued for it
+            await engine._refused(run.id, "too large")
+        return True
+
+    engine.journal.written = refusing  # type: ignore[method-assign]
+    assert await engine.release(SHARD, TAKER)
+    assert [True] == refused
+    assert run.id not in engine.core.runs
+
+
+async def written() -> bool:
+    return True

@@ -53,7 +53,7 @@ def look(
     any rule is told as one tick and counted up to that many; then the rest is looked at.
     """
     due = [due_at, *_until(timing, schedule_id, due_at, now)]
-    oldest = now - (ON_TIME if catch_up == "none" else max(window, ON_TIME))
+    oldest = now - window_of(catch_up, window)
     late = [*takewhile(lambda at: put_off(timing, schedule_id, at) < oldest, due)]
     owed = due[len(late) :]
     if len(due) > TICKS_MAX and not owed:
@@ -65,6 +65,11 @@ def look(
     if catch_up != "all":
         late, owed = [*late, *owed[:-1]], owed[-1:]
     return _step(timing, schedule_id, late, owed, next_after(timing, due[-1]))
+
+
+def window_of(catch_up: CatchUp, window: timedelta) -> timedelta:
+    """Give how late a tick may start its run."""
+    return ON_TIME if catch_up == "none" else max(window, ON_TIME)
 
 
 def request_id(schedule_id: UUID, tick_at: datetime) -> UUID:

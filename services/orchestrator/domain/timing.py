@@ -27,7 +27,7 @@ SkippedTime = Literal["after_gap", "omit"]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # No calendar is asked for what lies beyond: what is due then is never due.
 _LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
-# Longer than any calendar lets a date wait: what clocks leave out for so long they leave out always.
+# Longer than a calendar lets a date wait: what clocks leave out for so long, they always do.
 _LEFT_OUT_YEARS_MAX: Final = 50
 _FIRST: Final = datetime(1900, 1, 1, tzinfo=UTC)
 # What the reader names, and what stands there.

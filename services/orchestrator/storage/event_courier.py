@@ -63,8 +63,8 @@ class Parcel:
     now: datetime
 
 
-# A few of each subscription that has none under way here, and of each tenant no more than its share:
-# slow ones hold up themselves alone. Tenants with the fewest under way come first.
+# A few of each subscription that has none under way here, and of each tenant no more than its
+# share: slow ones hold up themselves alone. Tenants with the fewest under way come first.
 _CLAIM: Final[LiteralString] = """
     WITH waiting AS (
         SELECT delivery.id, delivery.due_at,

@@ -13,7 +13,7 @@ from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from services.kit.pg import Db
-from services.orchestrator.domain.ticks import CatchUp, Overlap, Step
+from services.orchestrator.domain.ticks import CatchUp, Overlap, Step, window_of
 from services.orchestrator.domain.timing import Timing, from_json
 
 
@@ -106,6 +106,8 @@ class Claimed:
     workflow_alias: str
     input_json: str
     overlap: Overlap
+    paused: bool
+    window: timedelta  # how late a tick may start its run
 
 
 _CLAIM: Final[LiteralString] = """
@@ -122,13 +124,20 @@ _CLAIM: Final[LiteralString] = """
     UPDATE schedules SET claimed_until = clock_timestamp() + $2
       FROM free WHERE schedules.id = free.id
  RETURNING schedules.id, tenant_id, created_by, workflow_id, workflow_version, workflow_alias,
-           input_data AS input_json, overlap
+           input_data AS input_json, overlap, paused_at IS NOT NULL AS paused, catch_up,
+           catch_up_window_ms
 """
 
 
 async def claim(db: Db, *, limit: int, lasting: timedelta) -> list[Claimed]:
     """Claim schedules that have ticks to start."""
-    return [Claimed(**dict(row)) for row in await db.fetch(_CLAIM, limit, lasting)]
+    claimed = []
+    for row in await db.fetch(_CLAIM, limit, lasting):
+        values = dict(row)
+        window = timedelta(milliseconds=values.pop("catch_up_window_ms"))
+        window = window_of(values.pop("catch_up"), window)
+        claimed.append(Claimed(window=window, **values))
+    return claimed
 
 
 _RELEASE: Final[LiteralString] = "UPDATE schedules SET claimed_until = NULL WHERE id = $1"

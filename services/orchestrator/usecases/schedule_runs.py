@@ -187,18 +187,29 @@ def _passes(error: Exception) -> bool:
 async def _serve_pending(scheduler: Scheduler, schedule: Claimed) -> None:
     async with transaction(scheduler.pool) as db:
         waiting = await due.pending(db, schedule.id, limit=_TICKS_MAX)
+    starting = []
     for tick in waiting:
-        if tick.is_cancelled:
-            message = "its backfill was cancelled"
-            await _skip(scheduler, schedule, tick, reason="CANCELLED", message=message)
-    waiting = [tick for tick in waiting if not tick.is_cancelled]
-    beside = [tick for tick in waiting if schedule.overlap == "allow" or tick.kind != "timed"]
+        why = _starts_nothing(schedule, tick)
+        if why is None:
+            starting.append(tick)
+        else:
+            await _skip(scheduler, schedule, tick, reason=why[0], message=why[1])
+    beside = [tick for tick in starting if schedule.overlap == "allow" or tick.kind != "timed"]
     for tick in beside:
         if tick.is_due:
             await _start(scheduler, schedule, tick)
-    alone = [tick for tick in waiting if tick not in beside]
+    alone = [tick for tick in starting if tick not in beside]
     if alone:
         await _start_alone(scheduler, schedule, alone)
+
+
+def _starts_nothing(schedule: Claimed, tick: PendingTick) -> tuple[str, str] | None:
+    """Say why a tick is not to start a run any more; None where it is."""
+    if tick.is_cancelled:
+        return "CANCELLED", "its backfill was cancelled"
+    if schedule.paused and tick.kind == "timed":
+        return "PAUSED", "the schedule was paused before its run could start"
+    return None
 
 
 async def _start_alone(
@@ -264,6 +275,10 @@ async def _start(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> 
     try:
         execution_id = await _started(scheduler, schedule, tick)
     except _PASSING as error:
+        if tick.kind == "timed" and tick.age_s > schedule.window.total_seconds():
+            message = f"nothing could start it within its window: {error.message}"[:1000]
+            await _skip(scheduler, schedule, tick, reason=error.reason, message=message)
+            return
         by_s = min(_RETRY_FIRST_S * 2 ** min(tick.attempts, 10), _RETRY_MAX_S)
         async with transaction(scheduler.pool) as db:
             await due.defer(

@@ -15,8 +15,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from qflow.orchestrator.v1 import schedule_pb2, schedule_service_pb2_grpc
 from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
+from services.kit.errors import ResourceExhausted
 from services.kit.pg import open_pool
 from services.orchestrator.storage import schedule_due
+from services.orchestrator.usecases import schedule_runs
 from services.orchestrator.usecases.schedule_runs import make_ticks
 from tests import factories
 from tests.integration.orchestrator.conftest import Orchestra
@@ -321,6 +323,28 @@ async def test_who_was_shut_out_cancels_nothing_for_the_next_run_and_harms_no_ot
     assert [(True,)] == orchestra.rows(
         f"SELECT paused_at IS NOT NULL FROM schedules WHERE id = '{made.id}'"
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("catch_up_window_ms = 60000", "QUOTA_EXCEEDED"),
+        ("paused_at = now(), due_at = NULL, fire_at = NULL", "PAUSED"),
+    ],
+)
+async def test_a_tick_that_nothing_can_start_is_given_up_after_its_window_and_with_a_pause(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch, change: str, reason: str
+) -> None:
+    async def refuse(*_: Any) -> uuid.UUID:
+        raise ResourceExhausted("QUOTA_EXCEEDED", "too little is left of the day", retry_after_s=9)
+
+    monkeypatch.setattr(schedule_runs, "_started", refuse)
+    async with orchestra.running():
+        await create(orchestra)
+        make_due(orchestra, 90)
+        await until(lambda: ("timed", "pending", "QUOTA_EXCEEDED") in states(orchestra))
+        orchestra.sql.execute(f"UPDATE schedules SET {change}")
+        await until(lambda: ("timed", "skipped", reason) in states(orchestra))
 
 
 def shut_out(orchestra: Orchestra) -> uuid.UUID:

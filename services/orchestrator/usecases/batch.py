@@ -123,7 +123,7 @@ async def cancel_many(
         if validate_only:
             await rerunner.reader.get(caller, execution_id, full=False)
         else:
-            await cancel_execution(rerunner.reader, rerunner.engine, caller, execution_id)
+            await cancel_execution(rerunner.reader, rerunner.router, caller, execution_id)
 
     return await each_of(ids, cancel)
 

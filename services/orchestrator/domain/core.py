@@ -486,7 +486,7 @@ class Core(Dispatch):
                 continue
             for slot in sorted(slots):
                 if failure is None:
-                    self._push(Ready(run, slot))
+                    self._go_through(Ready(run, slot))
                 elif run.may_begin(slot) and run_id in self.runs:
                     with self._step(run_id):
                         planner.refuse(run, slot, out.of(run_id), self.fx, failure)
@@ -503,9 +503,10 @@ class Core(Dispatch):
             if not self.cache.answered(answer) or run is None or not run.may_begin(slot):
                 continue  # what resumes a run asks again
             if answer.hit is None or run.records[slot] is not None:
-                self._push(Ready(run, slot))
+                self._go_through(Ready(run, slot))
                 continue
             t = out.of(run.id)
+            run.queued.discard(slot)
             with self._step(run.id):
                 cache_queue.complete(run, slot, t, answer.hit, new_id=self.fx.new_id)
                 routes.slot_done(run, slot, t, self.fx, answer.hit.output)
@@ -525,7 +526,7 @@ class Core(Dispatch):
             if run is None or run.status in RUN_FINAL:
                 continue
             if slot != WHOLE_RUN:
-                self._push(Ready(run, slot, alone))
+                self._go_through(Ready(run, slot, alone))
             else:
                 with self._step(run_id):
                     self._begin_late(run, out)
@@ -575,6 +576,8 @@ class Core(Dispatch):
                 self.limited.keep(waiting, claim)
                 self._await_runner(run, slot, alone=alone)
                 return
+            else:
+                run.queued.discard(slot)
 
     # --- memory -----------------------------------------------------------------------------------
 
@@ -589,6 +592,7 @@ class Core(Dispatch):
         self._now = now
         self.runs[run.id] = run
         self._adopted[run.id] = None
+        run.queued.clear()  # what waits in another's memory
         run.asleep = due_s.get(BEGIN, 0.0) > 0
         if run.asleep:
             self.timers.set(now + due_s[BEGIN], run.id, BEGIN)

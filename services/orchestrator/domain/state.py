@@ -272,6 +272,7 @@ class Run:
     failure: tuple[str, Failure] | None = None  # the first failing place and why
     cancelling: bool = False
     expired: bool = False
+    queued: set[int] = field(default_factory=set)  # slots that wait for a runner, each once
     watchers: int = 0  # while there are any, transitions carry copies of what they change
     cpu_us: int = 0
     memory_peak_bytes: int = 0

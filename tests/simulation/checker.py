@@ -32,7 +32,7 @@ _RUN_ONLY: Final = frozenset(
 )
 _RECORD_ONLY: Final = frozenset(
     {"alone", "killing", "serialization_us", "due_ms", "started_at", "completed_at", "failure"}
-    | {"overdue", "age_s"}
+    | {"overdue", "age_s", "due_s"}
 )
 _GROUP_ONLY: Final = frozenset({"queued", "filling", "elements", "source"})
 _HELD: Final = frozenset({NodeStatus.PAUSED, NodeStatus.PENDING})

@@ -39,9 +39,6 @@ def resume(run: Run, t: Transition, fx: Effects) -> None:
     run.revision += 1
     move(run, RunStatus.RUNNING)
     write_run(run, t, starts=run.started_at is None)
-    for slot, record in enumerate(run.records):
-        if record is not None and record.status is NodeStatus.RETRYING:
-            fx.timers.append(Timer(run, slot, record.due_ms or 0))
     routes.revive(run, t, fx)
 
 

@@ -197,17 +197,20 @@ class Core(Dispatch):
             return
         elif timer.what is Due.TOTAL:
             planner.take_too_long(run, slot, out.of(run.id), self.fx)
+        elif timer.at != record.due_s:
+            return  # it was due then, and is not any more
         elif record.status is NodeStatus.RETRYING:
-            self._repeat(run, slot, out, alone=record.alone and record.delivery_count > 0)
+            self._repeat(run, slot, out)
         elif record.status is NodeStatus.WAITING and record.due_ms is not None:
             t = out.of(run.id)
             controls.wait_over(run, slot, t, self.fx)
 
-    def _repeat(self, run: Run, slot: int, out: Out, *, alone: bool) -> None:
-        if not run.may_begin(slot):
+    def _repeat(self, run: Run, slot: int, out: Out) -> None:
+        record = run.records[slot]
+        if record is None or not run.may_begin(slot):
             return  # it is paused: what resumes it looks at this slot again
         if run.place(slot).kind is Kind.PYTHON:
-            self._push(Ready(run, slot, alone))
+            self._push(Ready(run, slot, alone=record.alone and record.delivery_count > 0))
         else:
             planner.again(run, slot, out.of(run.id), self.fx)
 
@@ -431,8 +434,19 @@ class Core(Dispatch):
         out = Out()
         with self._step(run_id, asked=True):
             for run in self._family(run_id):
-                controls.resume(run, out.of(run.id), self.fx)
+                self._resume(run, out)
         return self._dispatch(out)
+
+    def _resume(self, run: Run, out: Out) -> None:
+        """Let a run go on; what was due meanwhile begins at once, the rest when it is due."""
+        if run.status is not RunStatus.PAUSED:
+            return
+        controls.resume(run, _to_change(run.id, out), self.fx)
+        for slot, record in enumerate(run.records):
+            if record is None or record.status is not NodeStatus.RETRYING:
+                continue
+            if record.due_s is None or record.due_s <= self._time():
+                self._repeat(run, slot, out)
 
     def _family(self, run_id: UUID) -> list[Run]:
         """Give a run with all runs of its sub-workflows that are not over."""
@@ -603,7 +617,7 @@ class Core(Dispatch):
             # The member that had it before may count from a higher epoch.
             self._token = max(self._token, record.token)
             limit_ms = run.place(slot).total_timeout_ms
-            if limit_ms is not None and record.status not in NODE_FINAL:
+            if limit_ms is not None and record.status not in NODE_FINAL and record.begun:
                 left_s = max(0.0, limit_ms / 1000 - record.age_s)
                 self.timers.set(now + left_s, run.id, slot, Due.TOTAL)
             if record.status is NodeStatus.RUNNING and record.runner is not None:
@@ -617,12 +631,16 @@ class Core(Dispatch):
                 if record.delivery_count and due_s.get(slot, 0) <= 0:
                     self._push(Ready(run, slot, alone=True))
                 else:
-                    self.timers.set(now + max(due_s.get(slot, 0), 0), run.id, slot)
+                    self._set_due(run, slot, record, now + max(due_s.get(slot, 0), 0))
             elif slot in due_s:
                 record.due_ms = max(0, round(due_s[slot] * 1000))
-                self.timers.set(now + max(due_s[slot], 0), run.id, slot)
+                self._set_due(run, slot, record, now + max(due_s[slot], 0))
         if deadline_s is not None:
             self.timers.set(now + max(deadline_s, 0), run.id, DEADLINE)
+
+    def _set_due(self, run: Run, slot: int, record: NodeRecord, at: float) -> None:
+        record.due_s = at
+        self.timers.set(at, run.id, slot)
 
     def child_ended(self, child: EndedChild) -> None:
         """Know how a sub-workflow ended whose parent was read from its rows."""
@@ -701,7 +719,11 @@ class Core(Dispatch):
         for run, slot, delay_ms, what in timers:
             if self.faults and self._is_gone(run.id):
                 continue
-            self.timers.set(self._time() + delay_ms / 1000, run.id, slot, what)
+            at, record = self._time() + delay_ms / 1000, run.records[slot]
+            if what is Due.NEXT and record is not None:
+                self._set_due(run, slot, record, at)
+            else:
+                self.timers.set(at, run.id, slot, what)
         starts, fx.starts = fx.starts, []
         for start in starts:
             assert start.run.parent is not None
@@ -735,8 +757,7 @@ class Core(Dispatch):
                 self._unqueue(child_id)
                 return
             for run in self._family(child_id):
-                if run.status is RunStatus.PAUSED:
-                    controls.resume(run, _to_change(run.id, out), self.fx)
+                self._resume(run, out)
 
     def _child_over(self, child: Run, out: Out) -> None:
         """Tell the parent, behind the child's end: it must not be durable before that is."""

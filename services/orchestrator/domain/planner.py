@@ -69,6 +69,7 @@ def assign(
 ) -> NodeRecord:
     """Give a ready slot to a runner: its row is written running before anything is sent."""
     record = run.records[slot]
+    first = record is None or not record.begun
     token = fx.next_token()
     run.revision += 1
     run.running += 1
@@ -96,14 +97,15 @@ def assign(
             ),
         )
         record.revision = run.revision
-        waits.limit_total(run, slot, fx)
     else:
         guard, record.token, record.runner = record.token, token, runner
         record.forget_usage()
         record.container_id = None
         change_row(run, slot, t, NodeStatus.RUNNING, guard=guard, starts=True)
+    if first:
+        waits.limit_total(run, slot, fx)
     record.alone = alone
-    record.due_ms = None
+    record.due_ms = record.due_s = None
     set_running(run, t)
     t.begun = more(t.begun, record)
     t.commands.append(AssignCommand(runner, run.id, slot, token))
@@ -276,7 +278,9 @@ def take_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
     elif record.status is NodeStatus.WAITING and record.child is not None:
         record.overdue = True
         fx.stops.append(record.child)
-    elif record.status is NodeStatus.RETRYING:
+    elif record.status is NodeStatus.RETRYING or (
+        record.status is NodeStatus.PAUSED and record.begun  # clocks go on while it is held up
+    ):
         run.revision += 1
         routes.fail_for_good(run, slot, t, fx, OVERDUE)
         routes.settle(run, t, fx)

@@ -170,6 +170,8 @@ class NodeRecord:
     container_id: UUID | None = None
     failure: Failure | None = None
     due_ms: int | None = None
+    # The moment of the engine's clock that this came to: a timer that was set for another is stale.
+    due_s: float | None = None
     progress: str | None = None  # how far earlier attempts said they had come: JSON text
     started_at: datetime | None = None
     completed_at: datetime | None = None
@@ -177,7 +179,8 @@ class NodeRecord:
     @property
     def begun(self) -> bool:
         """Whether there was an attempt at it."""
-        return self.runner is not None or self.retry_count > 0 or self.failure is not None
+        tried = self.runner is not None or self.child is not None
+        return tried or self.retry_count > 0 or self.failure is not None
 
     def forget_usage(self) -> None:
         """Begin an attempt of which nothing is known yet."""

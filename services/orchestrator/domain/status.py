@@ -95,6 +95,7 @@ NODE_NEXT: Final[Mapping[NodeStatus, AbstractSet[NodeStatus]]] = {
             NodeStatus.PENDING,
             NodeStatus.RETRYING,  # what had begun before it was held up
             NodeStatus.COMPLETED,
+            NodeStatus.FAILED,  # its time for all attempts was up
             NodeStatus.SKIPPED,
             NodeStatus.CANCELLED,
         }

@@ -205,7 +205,8 @@ def begin_child(run: Run, slot: int, t: Transition, fx: Effects) -> None:
         parent=(run.id, slot),
         options=run.options.of_children(run.id),
     )
-    first = run.records[slot] is None
+    before = run.records[slot]
+    first = before is None or not before.begun
     place_row(
         run, slot, t, NodeStatus.WAITING, new_id=fx.new_id, token=fx.next_token(), child=child.id
     )

@@ -124,6 +124,7 @@ def place_row(
     run.revision += 1
     if record is not None:
         record.failure, record.due_ms, record.child = failure, due_ms, child
+        record.due_s = None
         if status in _STARTED:
             set_running(run, t)
         if status is NodeStatus.COMPLETED:

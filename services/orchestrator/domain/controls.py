@@ -33,12 +33,12 @@ def pause(run: Run, t: Transition) -> None:
 
 
 def resume(run: Run, t: Transition, fx: Effects) -> None:
-    """Let a paused run go on."""
+    """Let a paused run go on, or wait on for its beginning."""
     if run.status is not RunStatus.PAUSED:
         return
     run.revision += 1
-    move(run, RunStatus.RUNNING)
-    write_run(run, t, starts=run.started_at is None)
+    move(run, RunStatus.RUNNING if run.begun else RunStatus.PENDING)
+    write_run(run, t)
     routes.revive(run, t, fx)
 
 

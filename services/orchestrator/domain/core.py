@@ -181,8 +181,11 @@ class Core(Dispatch):
             self._slot_due(run, timer, out)
 
     def _begin_late(self, run: Run, out: Out) -> None:
-        """Begin a run whose time has come, or that no limit holds up any more."""
-        if run.asleep and not self._waits_for_limit(run):
+        """Begin a run whose time has come, or that no limit holds up any more.
+
+        Of a paused one it is known that its time has come; it waits for no limit meanwhile.
+        """
+        if run.asleep and (run.status is RunStatus.PAUSED or not self._waits_for_limit(run)):
             run.asleep = False
             routes.revive(run, out.of(run.id), self.fx)
 
@@ -426,7 +429,16 @@ class Core(Dispatch):
             for run in self._family(run_id):
                 controls.pause(run, out.of(run.id))
                 self._unqueue(run.id)
+                if not run.begun:
+                    self._leave_limit(run, out.of(run.id))
         return self._dispatch(out)
+
+    def _leave_limit(self, run: Run, t: Transition) -> None:
+        """Neither keep a place of a limit nor wait for one: nothing of a paused run has begun."""
+        if self.limited.waits(run.id, WHOLE_RUN):
+            self.limited.forget(run.id, whole=True)
+            run.asleep = False
+        self._give_back(run.id, t)
 
     def resume(self, run_id: UUID, *, now: float) -> list[Transition]:
         """Let a paused run and its sub-workflows go on."""
@@ -441,6 +453,8 @@ class Core(Dispatch):
         """Let a run go on; what was due meanwhile begins at once, the rest when it is due."""
         if run.status is not RunStatus.PAUSED:
             return
+        if not run.begun and _unbegun(run) and run.id not in self.held:
+            self._waits_for_limit(run)
         controls.resume(run, _to_change(run.id, out), self.fx)
         for slot, record in enumerate(run.records):
             if record is None or record.status is not NodeStatus.RETRYING:
@@ -665,7 +679,7 @@ class Core(Dispatch):
         return self._dispatch(out)
 
     def _revive(self, run: Run, out: Out) -> None:
-        if _unbegun(run) and run.id not in self.held:
+        if _unbegun(run) and run.status is not RunStatus.PAUSED and run.id not in self.held:
             self._waits_for_limit(run)
         t = Transition(run.id)
         for slot, record in enumerate(list(run.records)):  # an end may begin others

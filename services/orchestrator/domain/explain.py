@@ -143,16 +143,12 @@ def explain(
         nodes = list(nodes)
         closing = [each for each in nodes if each.closes]
         return [_cancelling(run, nodes), *_begun(closing, now)]
-    if run.start_at is not None and run.start_at > now and run.status is RunStatus.PENDING:
+    reasons = [_paused()] if run.status is RunStatus.PAUSED else []
+    if run.start_at is not None and run.start_at > now:
         said = "the run is to start at a time that has not come"
         action = "wait, or cancel it and start another"
-        return [Reason(cause=Cause.SCHEDULED, message=said, action=action, time=run.start_at)]
-    reasons = []
-    if run.status is RunStatus.PAUSED:
-        said = "the run is paused: nothing new begins"
-        reasons.append(
-            Reason(cause=Cause.PAUSED, message=said, action="let it go on with ResumeExecution")
-        )
+        scheduled = Reason(cause=Cause.SCHEDULED, message=said, action=action, time=run.start_at)
+        return [*reasons, scheduled]
     if situation.ready is None:
         said = "another orchestrator has the run, or this one is reading it anew"
         reasons.append(Reason(cause=Cause.NOT_HERE, message=said, action="ask again in a moment"))
@@ -163,6 +159,11 @@ def explain(
             reasons.append(_about(Cause.CACHE_ASKED, situation.asked, said))
         reasons += _unassigned(situation.ready, situation)
     return reasons + _begun(list(nodes), now)
+
+
+def _paused() -> Reason:
+    said = "the run is paused: nothing new begins"
+    return Reason(cause=Cause.PAUSED, message=said, action="let it go on with ResumeExecution")
 
 
 def _ended(run: RunState) -> list[Reason]:

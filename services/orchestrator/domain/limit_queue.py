@@ -120,6 +120,10 @@ class LimitQueue:
         self.size = 0
         return found
 
+    def waits(self, run_id: UUID, slot: int) -> bool:
+        """Whether a slot of a run waits, or the run itself."""
+        return any(each == slot for each, _ in self.limits_of(run_id))
+
     def limits_of(self, run_id: UUID) -> Iterator[tuple[int, UUID]]:
         """Give what waits of a run, each with the limit that holds it up."""
         for lane in self._lanes_of.get(run_id, ()):

@@ -330,8 +330,8 @@ def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool) -> None:
         _close_anew(run, t)
     resumes = cancel and run.status is RunStatus.PAUSED  # nobody else can any more
     if resumes:
-        move(run, RunStatus.RUNNING)
-    write_run(run, t, cancels=cancel, starts=resumes and run.started_at is None)
+        move(run, RunStatus.RUNNING if run.begun else RunStatus.PENDING)
+    write_run(run, t, cancels=cancel)
     routes.settle(run, t, fx)
 
 

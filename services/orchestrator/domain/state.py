@@ -250,7 +250,8 @@ class Run:
     shard: int = 0
     parent: tuple[UUID, int] | None = None  # the run and slot whose sub-workflow this is
     options: RunOptions = NO_OPTIONS
-    asleep: bool = False  # it was to start at a time that has not come
+    asleep: bool = False  # it was to start at a time that has not come, or waits for a limit
+    begun: bool = False  # something of it began: its row has a start time
     revision: int = 0
     order: int = 0  # the last execution_order that was drawn
     records: list[NodeRecord | None] = field(default_factory=list)  # by slot

@@ -307,8 +307,12 @@ def change_row(
 
 
 def set_running(run: Run, t: Transition) -> None:
-    """Move a run on from pending: something of it has begun."""
-    if run.status is RunStatus.PENDING:
+    """Move a run on from pending: something of it has begun.
+
+    What is ended by hand in a run that was to start later, or waits for a limit, begins nothing.
+    """
+    if run.status is RunStatus.PENDING and not run.asleep:
+        run.begun = True
         move(run, RunStatus.RUNNING)
         if not t.run_inserts:
             write_run(run, t, starts=True)

@@ -7,12 +7,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from qflow.orchestrator.v1 import control_service_pb2 as pb
+from qflow.orchestrator.v1 import explain_service_pb2 as why
 from qflow.orchestrator.v1.control_service_pb2_grpc import ControlServiceStub
 
 from tests import factories
 from tests.fakes.runner import Fail
 from tests.integration.orchestrator.conftest import Orchestra
-from tests.integration.orchestrator.control import COMPLETED, ended, get, start
+from tests.integration.orchestrator.control import COMPLETED, PENDING, ended, get, start
+from tests.integration.orchestrator.test_explain import only, reasons
+from tests.integration.orchestrator.test_start_options import moment
 
 LATER: dict[str, Any] = {"max_retries": 5, "initial_delay_ms": 600_000, "jitter": 0}
 
@@ -131,3 +134,18 @@ async def until_retrying(orchestra: Orchestra, run_id: str) -> datetime:
         if rows:
             return cast("datetime", rows[0][0])
         await asyncio.sleep(0.02)  # another process would have to say so
+
+
+async def test_a_run_that_is_paused_before_its_time_is_pending_again_when_it_is_resumed(
+    orchestra: Orchestra, diamond: str
+) -> None:
+    async with orchestra.running():
+        run = await start(orchestra, diamond, start_time=moment(timedelta(hours=1)))
+        stub = steering(orchestra)
+        await stub.PauseExecution(pb.PauseExecutionRequest(execution_id=run.id))
+        causes = [each.cause for each in await reasons(orchestra, run.id)]
+        assert [why.EXECUTION_CAUSE_PAUSED, why.EXECUTION_CAUSE_SCHEDULED] == causes
+        await stub.ResumeExecution(pb.ResumeExecutionRequest(execution_id=run.id))
+        resumed = await get(orchestra, run.id)
+        assert (PENDING, False) == (resumed.status, resumed.HasField("start_time"))
+        assert why.EXECUTION_CAUSE_SCHEDULED == (await only(orchestra, run.id)).cause

@@ -27,7 +27,7 @@ from services.orchestrator.domain.cache_queue import Answer
 from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.credits import Runner
 from services.orchestrator.domain.dispatch import Dispatch
-from services.orchestrator.domain.effects import Due, Ready, Start
+from services.orchestrator.domain.effects import Due, Ready, Start, Stop
 from services.orchestrator.domain.ledger import Budget, Quota
 from services.orchestrator.domain.limit_queue import WHOLE_RUN
 from services.orchestrator.domain.limits import Claim, Limit, Limits
@@ -410,7 +410,7 @@ class Core(Dispatch):
             return []
         t = Transition(run_id)
         with self._step(run_id):
-            planner.stop(run, t, self.fx, cancel=True)
+            planner.stop(run, t, self.fx, cancel=True, resumes=True)
             self._unqueue(run_id)
         return self._dispatch(Out(t))
 
@@ -695,9 +695,9 @@ class Core(Dispatch):
         ended = self._ended_children.get(child_id)
         if child is not None:
             child.parent = (run.id, slot)
-            held_too = child.cancelling and run.status is RunStatus.PAUSED
-            if run.is_stopping(slot) and not held_too:
-                self.fx.stops.append(child_id)
+            if run.is_stopping(slot):
+                resumes = run.cancelling and run.status is not RunStatus.PAUSED
+                self.fx.stops.append(Stop(child_id, resumes))
         elif ended is not None:
             planner.child_over(run, slot, t, self.fx, children.ended_run(run, slot, ended))
         elif run.is_open(slot):
@@ -745,8 +745,8 @@ class Core(Dispatch):
                 with self._step(start.run.id):
                     self._begin_child(start, out)
         stops, fx.stops = fx.stops, []
-        for child_id in stops:
-            self._stop_child(child_id, out)
+        for stop in stops:
+            self._stop_child(stop, out)
         ended, fx.ended = fx.ended, []
         for child in ended:
             self._child_over(child, out)
@@ -757,18 +757,22 @@ class Core(Dispatch):
         if budget and budget.spent is not None:  # by the attempt that let it begin
             self._exhaust(start.run, budget.spent, out)
 
-    def _stop_child(self, child_id: UUID, out: Out) -> None:
-        """Stop the run of a sub-workflow; one that is stopping already no pause keeps from that.
+    def _stop_child(self, stop: Stop, out: Out) -> None:
+        """Stop the run of a sub-workflow; no pause keeps a caller's cancel from that.
 
         Nobody could let it go on any more: a run that is being cancelled is not resumed.
         """
+        child_id, resumes = stop
         child = self.runs.get(child_id)
         if child is None or child.status in RUN_FINAL:
             return
         with self._step(child_id):
             if not child.cancelling:
-                planner.stop(child, _to_change(child_id, out), self.fx, cancel=True)
+                t = _to_change(child_id, out)
+                planner.stop(child, t, self.fx, cancel=True, resumes=resumes)
                 self._unqueue(child_id)
+                return
+            if not resumes:
                 return
             for run in self._family(child_id):
                 self._resume(run, out)

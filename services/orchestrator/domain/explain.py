@@ -142,7 +142,8 @@ def explain(
     if run.cancel_requested_at is not None:
         nodes = list(nodes)
         closing = [each for each in nodes if each.closes]
-        return [_cancelling(run, nodes), *_begun(closing, now)]
+        held = [_paused()] if run.status is RunStatus.PAUSED else []
+        return [*held, _cancelling(run, nodes), *_begun(closing, now)]
     reasons = [_paused()] if run.status is RunStatus.PAUSED else []
     if run.start_at is not None and run.start_at > now:
         said = "the run is to start at a time that has not come"

@@ -10,7 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from services.orchestrator.domain import closing, groups, retry, routes, waits
-from services.orchestrator.domain.effects import Effects, Timer
+from services.orchestrator.domain.effects import Effects, Stop, Timer
 from services.orchestrator.domain.plan import Kind, Phase
 from services.orchestrator.domain.rows import (
     AckCommand,
@@ -277,7 +277,7 @@ def take_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
             t.commands.append(KillCommand(record.runner, record.id, record.killing))
     elif record.status is NodeStatus.WAITING and record.child is not None:
         record.overdue = True
-        fx.stops.append(record.child)
+        fx.stops.append(Stop(record.child))
     elif record.status is NodeStatus.RETRYING or (
         record.status is NodeStatus.PAUSED and record.begun  # clocks go on while it is held up
     ):
@@ -304,8 +304,13 @@ def _never_begin(run: Run, slot: int, t: Transition, fx: Effects, failure: Failu
     routes.settle(run, t, fx)
 
 
-def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool) -> None:
+def stop(
+    run: Run, t: Transition, fx: Effects, *, cancel: bool, resumes: bool = False
+) -> None:
     """Stop a run for good, on a caller's word or because its time is up.
+
+    A caller's word lets a paused run go on (`resumes`): nobody else can any more. Where a time is
+    up, what closes a paused run and its sub-workflows waits as all that is new does.
 
     The tokens of running attempts advance in the same flush, so whatever they still give is late.
     Where what closes the run has begun already, it closes no further.
@@ -322,20 +327,19 @@ def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool) -> None:
         if record is None or record.status in NODE_FINAL:
             continue
         if run.abandoned or run.place(slot).phase is Phase.MAIN:
-            _stop_slot(run, slot, t, fx)
+            _stop_slot(run, slot, t, fx, resumes=resumes)
     run.groups.clear()
     run.waiting.clear()
     run.revision += 1  # younger than what it stops, older than what begins after it
     if run.closing and not run.abandoned:
         _close_anew(run, t)
-    resumes = cancel and run.status is RunStatus.PAUSED  # nobody else can any more
-    if resumes:
+    if resumes and run.status is RunStatus.PAUSED:
         move(run, RunStatus.RUNNING if run.begun else RunStatus.PENDING)
     write_run(run, t, cancels=cancel)
     routes.settle(run, t, fx)
 
 
-def _stop_slot(run: Run, slot: int, t: Transition, fx: Effects) -> None:
+def _stop_slot(run: Run, slot: int, t: Transition, fx: Effects, *, resumes: bool) -> None:
     """End what waits at a slot, and have killed what runs there."""
     record = run.records[slot]
     assert record is not None
@@ -346,7 +350,7 @@ def _stop_slot(run: Run, slot: int, t: Transition, fx: Effects) -> None:
             if record.runner is not None:
                 t.commands.append(KillCommand(record.runner, record.id, record.killing))
     elif record.status is NodeStatus.WAITING and record.child is not None:
-        fx.stops.append(record.child)
+        fx.stops.append(Stop(record.child, resumes))
     else:
         record.failure = _reason(run)
         waits.stop_waiting(run, slot, t, NodeStatus.CANCELLED)

@@ -10,9 +10,10 @@ from services.orchestrator.domain.limits import Limit
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.planner import OVERDUE
 from services.orchestrator.domain.state import NO_USAGE, Run, Signal
+from services.orchestrator.domain.status import RunStatus
 from tests.unit.orchestrator.test_core import ONE, OTHER, PYTHONS, TENANT, start
 from tests.unit.orchestrator.test_found_by_worlds import _started, _stored, answer, plan_of
-from tests.unit.orchestrator.test_holding_what_closes import FAILS, a_core, statuses
+from tests.unit.orchestrator.test_holding_what_closes import FAILS, KILLED, a_core, statuses
 
 RETRY: dict[str, Any] = {"retry": {"max_retries": 3, "initial_delay_ms": 6000, "jitter": 0}}
 WORDS: tuple[dict[str, Any], ...] = tuple(
@@ -161,3 +162,76 @@ def test_the_time_of_all_attempts_counts_from_the_first_one_also_of_a_node_that_
         assert not record.overdue
         each.due(now=73.0)
         assert record.overdue
+
+
+# --- the end of a time in a paused family ---------------------------------------------------------
+
+UNDOING = ({}, {}, {"phase": "compensation", "compensates": "n0"})
+
+
+def family(core: Core, **outer: Any) -> tuple[Run, Run]:
+    """Give a run with a sub-workflow of which the first of two nodes is completed, both paused."""
+    inner = plan_of(*UNDOING, edges=((0, 1, "x"), (0, 2, "x")))
+    plan = plan_of({"kind": "workflow", **outer}, inner=inner)
+    run = start(core, plan, timeout_ms=10_000)
+    record = run.records[0]
+    assert record is not None
+    assert record.child is not None
+    child = core.runs[record.child]
+    answer(core, child, 0)
+    core.pause(run.id)
+    return run, child
+
+
+def confirms(core: Core, run: Run, slot: int) -> None:
+    """Have the runner say that it has killed an attempt."""
+    record = run.records[slot]
+    assert record is not None
+    assert record.killing is not None
+    core.outcomes(ONE, [Outcome(record.id, record.killing, KILLED, NO_USAGE)], now=10.0)
+
+
+def test_nothing_is_undone_in_a_paused_family_whose_time_is_up_until_it_is_resumed() -> None:
+    core = a_core()
+    run, child = family(core)
+    core.due(now=10.0)
+    confirms(core, child, 1)
+    assert [None, RunStatus.PAUSED] == [statuses(child)[2], child.status]
+    core.resume(run.id, now=11.0)
+    assert "running" == statuses(child)[2]
+    answer(core, child, 2)
+    assert [RunStatus.FAILED, RunStatus.CANCELLED] == [run.status, child.status]
+
+
+def test_nothing_is_undone_of_a_paused_sub_workflow_that_took_too_long() -> None:
+    core = a_core()
+    run, child = family(core, total_timeout_ms=5000)
+    core.due(now=5.0)
+    confirms(core, child, 1)
+    assert [None, RunStatus.PAUSED] == [statuses(child)[2], child.status]
+    core.resume(run.id, now=6.0)
+    answer(core, child, 2)
+    assert ("n0", OVERDUE) == run.failure
+
+
+def test_a_paused_family_whose_time_was_up_is_undone_when_it_is_cancelled() -> None:
+    core = a_core()
+    run, child = family(core)
+    core.due(now=10.0)
+    confirms(core, child, 1)
+    core.cancel(run.id)
+    assert "running" == statuses(child)[2]
+    answer(core, child, 2)
+    assert [RunStatus.CANCELLED, RunStatus.CANCELLED] == [run.status, child.status]
+
+
+def test_a_paused_family_whose_time_was_up_stays_paused_when_it_is_taken_over() -> None:
+    core = a_core()
+    run, child = family(core)
+    core.due(now=10.0)
+    confirms(core, child, 1)
+    taker = a_core()
+    for each in (run, child):
+        taker.adopt(each, now=10.0, due_s={}, deadline_s=None)
+    taker.redispatch()
+    assert [None, RunStatus.PAUSED] == [statuses(child)[2], child.status]

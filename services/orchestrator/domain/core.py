@@ -173,7 +173,7 @@ class Core(Dispatch):
         if timer.slot == BEGIN:
             self._begin_late(run, out)
         elif timer.slot == DEADLINE:
-            if not (run.closing or run.cancelling or run.expired or run.failure):
+            if not _is_ending(run):
                 t = out.of(run.id)
                 planner.stop(run, t, self.fx, cancel=False)
                 self._unqueue(run.id)
@@ -290,7 +290,7 @@ class Core(Dispatch):
     def _exhaust(self, root: Run, failure: Failure, out: Out) -> None:
         """Let nothing more begin of what used up what it may; what runs ends."""
         for run in self._family(root.id):
-            if not (run.closing or run.cancelling or run.expired or run.failure):
+            if not _is_ending(run):
                 planner.exhaust(run, _to_change(run.id, out), self.fx, failure)
                 self._unqueue(run.id)
 
@@ -698,6 +698,8 @@ class Core(Dispatch):
             if run.is_stopping(slot):
                 resumes = run.cancelling and run.status is not RunStatus.PAUSED
                 self.fx.stops.append(Stop(child_id, resumes))
+            elif not run.is_open(slot):
+                waits.fail_child(run, slot, self.fx)
         elif ended is not None:
             planner.child_over(run, slot, t, self.fx, children.ended_run(run, slot, ended))
         elif run.is_open(slot):
@@ -762,11 +764,16 @@ class Core(Dispatch):
 
         Nobody could let it go on any more: a run that is being cancelled is not resumed.
         """
-        child_id, resumes = stop
+        child_id, resumes, failed = stop
         child = self.runs.get(child_id)
         if child is None or child.status in RUN_FINAL:
             return
         with self._step(child_id):
+            if failed is not None:
+                if not _is_ending(child):
+                    planner.exhaust(child, _to_change(child_id, out), self.fx, failed)
+                    self._unqueue(child_id)
+                return
             if not child.cancelling:
                 t = _to_change(child_id, out)
                 planner.stop(child, t, self.fx, cancel=True, resumes=resumes)
@@ -813,9 +820,14 @@ def _to_change(run_id: UUID, out: Out) -> Transition:
 
 def _unbegun(run: Run) -> bool:
     """Say whether nothing of a run is under way, and it may begin or go on."""
-    if run.asleep or run.closing or run.cancelling or run.expired or run.failure is not None:
+    if run.asleep or _is_ending(run):
         return False
     return all(each is None or each.status not in _UNDER_WAY for each in run.records)
+
+
+def _is_ending(run: Run) -> bool:
+    """Say whether nothing more begins in a run but what closes it."""
+    return run.closing or run.cancelling or run.expired or run.failure is not None
 
 
 def _tell_status(run: Run, t: Transition) -> None:

@@ -51,6 +51,8 @@ class Stop(NamedTuple):
 
     run_id: UUID
     resumes: bool = False  # a caller asks for it, whom no pause keeps from that
+    # What it is a part of failed: nothing new begins in it, and what runs there ends by itself.
+    failed: Failure | None = None
 
 
 @dataclass(slots=True)

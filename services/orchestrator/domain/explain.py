@@ -95,6 +95,7 @@ class NodeState:
     error_type: str | None = None
     silent: bool = False  # its runner has no stream
     waits_for: str = ""  # what ends its wait; empty for a map or loop, whose parts tell
+    is_child: bool = False  # an execution of its own runs it
     is_part: bool = False  # an element or a turn: callers cannot steer it
     closes: bool = False  # a compensation or a finally node: a cancel lets it run
 
@@ -150,6 +151,9 @@ def explain(
         action = "wait, or cancel it and start another"
         scheduled = Reason(cause=Cause.SCHEDULED, message=said, action=action, time=run.start_at)
         return [*reasons, scheduled]
+    if run.error_type is not None:
+        reasons.append(_failing(run))
+        nodes = [each for each in nodes if _outlasts_failure(each)]
     if situation.ready is None:
         said = "another orchestrator has the run, or this one is reading it anew"
         reasons.append(Reason(cause=Cause.NOT_HERE, message=said, action="ask again in a moment"))
@@ -193,6 +197,20 @@ def _ended(run: RunState) -> list[Reason]:
             time=run.completed_at,
         )
     ]
+
+
+def _failing(run: RunState) -> Reason:
+    """Tell of a run that is not over and will fail."""
+    where = f"node {run.failed_node_id} failed" if run.failed_node_id else "the run failed"
+    said = f"{where}: {run.error_type}: {run.error_message or 'no message'}; it ends once what runs"
+    said += " in it and what closes it is over"
+    names = [run.failed_node_id] if run.failed_node_id else []
+    return _about(Cause.FAILED, names, said, action="wait, or CancelExecution kills what runs")
+
+
+def _outlasts_failure(node: NodeState) -> bool:
+    """Whether a run that fails waits for a node still: all else is ended with it."""
+    return node.closes or node.is_child or node.status is NodeStatus.RUNNING
 
 
 def _over_tolerance(parts: FailedParts) -> str:

@@ -305,14 +305,17 @@ def is_answer(plan: Plan, place: int) -> bool:
 def fail(run: Run, group: Group, t: Transition, fx: Effects, failure: Failure) -> None:
     """End a group that cannot succeed; what of it runs ends, and nothing is repeated."""
     run.groups.pop(group.slot, None)
-    end_parts(run, group.slot, t)
+    end_parts(run, group.slot, t, fx)
     status = failed_status(run, group.slot)
     place_row(run, group.slot, t, status, new_id=fx.new_id, token=0, failure=failure)
     fx.over.append((group.slot, None, failure))
 
 
-def end_parts(run: Run, slot: int, t: Transition) -> None:
-    """End the parts of a group that wait to be repeated; what runs of it ends by itself."""
+def end_parts(run: Run, slot: int, t: Transition, fx: Effects) -> None:
+    """End the parts of a group that wait to be repeated; what runs of it ends by itself.
+
+    In a part that is a sub-workflow nothing new begins.
+    """
     size = len(run.plan.places)
     for at, part in enumerate(run.parts):
         record = run.records[size + at]
@@ -323,4 +326,6 @@ def end_parts(run: Run, slot: int, t: Transition) -> None:
         elif size + at in run.groups:
             del run.groups[size + at]
             waits.stop_waiting(run, size + at, t, NodeStatus.CANCELLED)
-            end_parts(run, size + at, t)
+            end_parts(run, size + at, t, fx)
+        else:
+            waits.fail_child(run, size + at, fx)

@@ -220,14 +220,16 @@ def refuse(run: Run, slot: int, t: Transition, fx: Effects, failure: Failure) ->
     error_row(run, t, failure, new_id=fx.new_id)
     if run.failure is None:
         run.failure = (run.place(slot).id, failure)
+        waits.fail_children(run, fx)
     routes.settle(run, t, fx)
 
 
 def exhaust(run: Run, t: Transition, fx: Effects, failure: Failure) -> None:
-    """End a run that used up what it may: nothing new begins, and what runs ends."""
+    """End a run that used up what it may, or whose parent failed: what runs ends by itself."""
     run.revision += 1
     run.asleep = False
     run.failure = ("", failure)
+    waits.fail_children(run, fx)
     error_row(run, t, failure, new_id=fx.new_id)
     write_run(run, t)
     routes.settle(run, t, fx)
@@ -304,9 +306,7 @@ def _never_begin(run: Run, slot: int, t: Transition, fx: Effects, failure: Failu
     routes.settle(run, t, fx)
 
 
-def stop(
-    run: Run, t: Transition, fx: Effects, *, cancel: bool, resumes: bool = False
-) -> None:
+def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool, resumes: bool = False) -> None:
     """Stop a run for good, on a caller's word or because its time is up.
 
     A caller's word lets a paused run go on (`resumes`): nobody else can any more. Where a time is
@@ -393,6 +393,11 @@ def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> N
         record.failure = _reason(run)
         change_row(run, slot, t, NodeStatus.CANCELLED, usage=usage)
         touch(run, slot, t)
+    elif not run.is_open(slot) and child.failure and _is_parents(child.failure[1]):
+        record.failure = child.failure[1]
+        change_row(run, slot, t, NodeStatus.CANCELLED, usage=usage)
+        groups.part_left(run, slot)
+        touch(run, slot, t)
     elif record.overdue and child.status is not RunStatus.COMPLETED:
         _fail_overdue(run, slot, t, fx, usage)
     elif child.status is RunStatus.COMPLETED:
@@ -411,6 +416,11 @@ def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> N
 def is_expiry(failure: Failure | None) -> bool:
     """Whether it says that a run's time was up, in whatever words: rows keep those of their day."""
     return failure is not None and failure.error_type == EXPIRED.error_type
+
+
+def _is_parents(failure: Failure) -> bool:
+    """Whether a run failed for no reason of its own."""
+    return failure.error_type == waits.PARENT_FAILED
 
 
 def _reason(run: Run) -> Failure:

@@ -84,7 +84,7 @@ async def test_a_node_that_is_held_up_fails_when_its_time_for_all_attempts_is_up
             held = pb.PauseNodeRequest(execution_id=run.id, node="n")
             await steering(orchestra).PauseNode(held)
             over = await ended(orchestra, run.id)
-    assert ("n", "total_timeout") == (over.failed_node_id, over.error_type)
+    assert ("n", "total_timeout") == (over.error.node_id, over.error.error_type)
 
 
 async def test_a_run_that_is_paused_and_resumed_keeps_the_moment_of_its_next_try(
@@ -117,9 +117,10 @@ async def test_a_run_that_is_paused_and_resumed_keeps_the_moment_of_its_next_try
                 await get(orchestra, run.id)
             await stub.ResumeExecution(pb.ResumeExecutionRequest(execution_id=run.id))
             assert COMPLETED == (await ended(orchestra, run.id)).status
-    [(began_at,)] = orchestra.rows(
+    [(began,)] = orchestra.rows(
         "SELECT started_at FROM node_executions WHERE workflow_execution_id = %s", run.id
     )
+    began_at = cast("datetime", began)
     assert due_at - timedelta(milliseconds=100) < began_at < due_at + timedelta(milliseconds=1000)
 
 

@@ -1,4 +1,4 @@
-"""When an attempt is due, and when all of them together have taken too long: no sooner, no later."""
+"""When an attempt is due, and when all together have taken too long: no sooner, no later."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def test_a_run_that_is_resumed_after_its_retry_was_due_tries_again_at_once() -> 
     assert ["running"] == statuses(run)
 
 
-def test_a_run_that_is_resumed_in_time_tries_again_when_it_was_due_and_later_on_when_it_is() -> None:
+def test_a_run_that_is_resumed_in_time_tries_again_when_it_was_due_and_later_on_when_it_is() -> (
+    None
+):
     core = a_core()
     run = start(core, plan_of(RETRY))
     answer(core, run, 0, FAILS)
@@ -166,7 +168,7 @@ def test_the_time_of_all_attempts_counts_from_the_first_one_also_of_a_node_that_
 
 # --- the end of a time in a paused family ---------------------------------------------------------
 
-UNDOING = ({}, {}, {"phase": "compensation", "compensates": "n0"})
+UNDOING: tuple[dict[str, Any], ...] = ({}, {}, {"phase": "compensation", "compensates": "n0"})
 
 
 def family(core: Core, **outer: Any) -> tuple[Run, Run]:

@@ -59,7 +59,7 @@ def test_a_run_that_is_resumed_before_its_time_waits_for_it() -> None:
     run, written = begin(core, plan_of({}), start_at=LATER)
     written += core.pause(run.id)
     written += core.resume(run.id, now=1.0)
-    assert RunStatus.PENDING == run.status
+    assert [RunStatus.PENDING] == [run.status]
     _stored(written)
     core.due(now=10.0)
     assert ["running"] == statuses(run)
@@ -169,7 +169,10 @@ def test_a_run_whose_time_has_not_come_says_so_paused_or_not() -> None:
     now = LATER - timedelta(seconds=5)
     situation = Situation(ready=[], offers=[])
     told = [
-        [each.cause for each in explain(RunState(status=each, start_at=LATER), [], situation, now=now)]
+        [
+            each.cause
+            for each in explain(RunState(status=each, start_at=LATER), [], situation, now=now)
+        ]
         for each in (RunStatus.PENDING, RunStatus.PAUSED)
     ]
     assert [[Cause.SCHEDULED], [Cause.PAUSED, Cause.SCHEDULED]] == told

@@ -252,14 +252,17 @@ def _turn_over(run: Run, group: Group, turn: int, t: Transition, fx: Effects) ->
 def _turn_values(run: Run, group: Group, turn: int) -> dict[str, bytes]:
     """Give what a loop's condition reads: the turn's inputs, its outputs, its number."""
     place = run.place(group.slot)
+    assert place.loop is not None
+    names, carry = place.loop.condition.names, place.loop.carry
     output = group.outputs[turn]
+    values = run.values(group.slot, names - carry.keys() - {*place.outputs})
     if isinstance(output, FileValue):
-        raise UnreadableError("the turn's outputs are larger than the engine reads (64 KiB)")
-    names = place.loop.condition.names if place.loop else frozenset[str]()
-    values = run.values(group.slot, names)
-    if isinstance(output, tuple):
-        carried = {name: output[at] for name, at in place.loop.carry.items()} if place.loop else {}
-        values |= carried
+        read = sorted(names & {*carry, *place.outputs})
+        if read:
+            message = "are larger than the engine reads (64 KiB), and its condition reads"
+            raise UnreadableError(f"the turn's outputs {message} {', '.join(read)}")
+    elif isinstance(output, tuple):
+        values |= {name: output[at] for name, at in carry.items()}
         values |= dict(zip(place.outputs, output, strict=True))
     values["turn"] = str(turn).encode()
     return values

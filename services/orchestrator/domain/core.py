@@ -435,7 +435,7 @@ class Core(Dispatch):
 
     def _leave_limit(self, run: Run, t: Transition) -> None:
         """Neither keep a place of a limit nor wait for one: nothing of a paused run has begun."""
-        if self.limited.waits(run.id, WHOLE_RUN):
+        if self.limited.waits(run.id):
             self.limited.forget(run.id, whole=True)
             run.asleep = False
         self._give_back(run.id, t)

@@ -372,7 +372,7 @@ def break_off(run: Run, t: Transition, fx: Effects, failure: Failure) -> None:
     """End a run that cannot go on for a fault of the engine's: say why, stop what runs."""
     run.failure = ("", failure)
     run.closing = run.abandoned = True  # and nothing of what closes it begins
-    stop(run, t, fx, cancel=False)
+    stop(run, t, fx, cancel=False, resumes=True)
 
 
 def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> None:

@@ -98,7 +98,7 @@ async def test_a_run_that_is_paused_and_resumed_keeps_the_moment_of_its_next_try
             raise Fail
         return 1
 
-    soon = {"max_retries": 1, "initial_delay_ms": 1500, "jitter": 0}
+    soon = {"max_retries": 1, "initial_delay_ms": 3000, "jitter": 0}
     workflow = factories.workflow(
         orchestra.sql,
         orchestra.owner,
@@ -121,7 +121,7 @@ async def test_a_run_that_is_paused_and_resumed_keeps_the_moment_of_its_next_try
         "SELECT started_at FROM node_executions WHERE workflow_execution_id = %s", run.id
     )
     began_at = cast("datetime", began)
-    assert due_at - timedelta(milliseconds=100) < began_at < due_at + timedelta(milliseconds=1000)
+    assert due_at - timedelta(milliseconds=100) < began_at < due_at + timedelta(milliseconds=2500)
 
 
 async def until_retrying(orchestra: Orchestra, run_id: str) -> datetime:

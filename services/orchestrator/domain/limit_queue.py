@@ -131,6 +131,10 @@ class LimitQueue:
         self.size = 0
         return found
 
+    def waits(self, run_id: UUID) -> bool:
+        """Whether a run waits, or anything of it."""
+        return run_id in self._lanes_of
+
     def limits_of(self, run_id: UUID) -> Iterator[tuple[int, UUID]]:
         """Give what waits of a run, each with the limit that holds it up."""
         for lane in self._lanes_of.get(run_id, ()):

@@ -114,6 +114,7 @@ def restore(
         shard=row.shard,
         cancelling=row.cancel_requested_at is not None,
         created_at=row.created_at,
+        begun=row.started_at is not None,
         started_at=row.started_at,
         cancel_requested_at=row.cancel_requested_at,
         deadline_at=row.deadline_at,

@@ -303,7 +303,7 @@ class _Restoration:
         run.abandoned = run.cancelling and any(
             self._record_of(place).status is NodeStatus.CANCELLED
             or self._record_of(place).revision < self.revision
-            for place in begun
+            for place in run.seeded
         )
         main_failed = run.failure is not None and (
             run.failure[0] not in run.plan.index

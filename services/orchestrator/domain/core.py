@@ -29,7 +29,7 @@ from services.orchestrator.domain.credits import Runner
 from services.orchestrator.domain.dispatch import Dispatch
 from services.orchestrator.domain.effects import Due, Ready, Start
 from services.orchestrator.domain.ledger import Budget, Quota
-from services.orchestrator.domain.limit_queue import WHOLE_RUN
+from services.orchestrator.domain.limit_lanes import WHOLE_RUN
 from services.orchestrator.domain.limits import Claim, Limit, Limits
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.out import Out

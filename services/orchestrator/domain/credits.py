@@ -127,7 +127,7 @@ class ReadyQueue:
         if not able:
             return None
         wanted = able[0] if len(able) == 1 else self._next(able)
-        tenant_id, levels = self._by_need[wanted].first()
+        _, levels = self._by_need[wanted].first()
         priority = max(levels)
         whose, runs = levels[priority].first()
         run_id, places = runs.popitem(last=False)
@@ -159,7 +159,7 @@ class ReadyQueue:
         return found
 
     def _next(self, able: list[Wanted]) -> Wanted:
-        """Choose among needs: whose tenant waited longest, what of it goes first, then its owner."""
+        """Choose among needs: by whose turn it is, then by priority, then by the owner."""
         return min(able, key=self._turn)
 
     def _turn(self, wanted: Wanted) -> tuple[int, int, int]:

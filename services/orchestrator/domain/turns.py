@@ -33,12 +33,19 @@ class Turns:
         """Give a number that is the lower the longer ago someone was served."""
         return self._last.get(whom, 0)
 
+    def restore(self, whom: Hashable, turn: int) -> None:
+        """Take back that someone was served: the last time was that one."""
+        if turn:
+            self._last[whom] = turn
+        else:
+            self._last.pop(whom, None)
+
 
 class Line(Generic[Who, What]):
     """Those who wait, each with what it waits with: first is whose turn was longest ago.
 
     When that was is asked for again as somebody comes to be first, so whoever is served may stand
-    in many lines and costs none of them anything. Turns only ever become later.
+    in many lines and costs none of them anything. A turn that is taken back is to be renewed.
     """
 
     def __init__(self, when: Callable[[Who], int]) -> None:
@@ -66,11 +73,23 @@ class Line(Generic[Who, What]):
         heapq.heappush(self._heap, (self._when(whom), self._entry, whom))
         return what
 
+    def renew(self, whom: Who) -> None:
+        """Look again at when somebody's turn was: it is longer ago than was thought."""
+        if whom in self._waiting:
+            heapq.heappush(self._heap, (self._when(whom), self._entries[whom], whom))
+            self._compact()
+
     def remove(self, whom: Who) -> None:
         """Let somebody wait no more."""
         del self._waiting[whom], self._entries[whom]
+        self._compact()
+
+    def _compact(self) -> None:
         if len(self._heap) > 2 * len(self._waiting) + _STALE_MAX:
-            self._heap = [each for each in self._heap if self._entries.get(each[2]) == each[1]]
+            valid = {
+                (entry, who) for _, entry, who in self._heap if self._entries.get(who) == entry
+            }
+            self._heap = [(self._when(who), entry, who) for entry, who in valid]
             heapq.heapify(self._heap)
 
     def first(self) -> tuple[Who, What]:

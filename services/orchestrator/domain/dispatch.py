@@ -17,7 +17,8 @@ from services.orchestrator.domain.credits import ReadyQueue, Runner
 from services.orchestrator.domain.effects import Effects, Ready
 from services.orchestrator.domain.families import Families
 from services.orchestrator.domain.ledger import Ledger
-from services.orchestrator.domain.limit_queue import WHOLE_RUN, LimitQueue, Waiting
+from services.orchestrator.domain.limit_lanes import WHOLE_RUN, Waiting
+from services.orchestrator.domain.limit_queue import LimitQueue
 from services.orchestrator.domain.limits import Claim, Demand, Lane, Limits
 from services.orchestrator.domain.needs import takes
 from services.orchestrator.domain.out import Out
@@ -299,9 +300,13 @@ class Dispatch(Families):
         return bool(lane)
 
     def _wait(self, lane: Lane, run: Run, waiting: Waiting) -> None:
-        priority = run.options.priority
-        owner = run.tenant_id, run.created_by
-        self.limited.push(lane, waiting, owner=owner, priority=priority)
+        self.limited.push(
+            lane,
+            waiting,
+            tenant_id=run.tenant_id,
+            owner=(run.tenant_id, run.created_by),
+            priority=run.options.priority,
+        )
 
     def _use(self, claim: Claim, run_id: UUID, row: UUID | None, t: Transition) -> None:
         self.held[row or run_id] = claim

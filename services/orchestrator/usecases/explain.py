@@ -21,7 +21,7 @@ from services.orchestrator.domain.explain import (
     Situation,
     explain,
 )
-from services.orchestrator.domain.limit_queue import WHOLE_RUN
+from services.orchestrator.domain.limit_lanes import WHOLE_RUN
 from services.orchestrator.domain.plan import Kind, Phase, Place, Plan
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus

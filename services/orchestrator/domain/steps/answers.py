@@ -10,7 +10,7 @@ from services.orchestrator.domain.amounts import Amounts
 from services.orchestrator.domain.cache_queue import Answer
 from services.orchestrator.domain.effects import Ready
 from services.orchestrator.domain.ledger import Quota
-from services.orchestrator.domain.limit_queue import WHOLE_RUN
+from services.orchestrator.domain.limit_lanes import WHOLE_RUN
 from services.orchestrator.domain.limits import Claim, Limit, Limits
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.plan import Phase

@@ -156,7 +156,8 @@ class End:
             target = self.rows.get(self.plan.places[place.compensates].id)
             if of_main and target is not None and target["status"] == "completed":
                 assert place.id in self.rows, f"{place.id} was to undo {target['node_id']}"
-                undone.append((self.rows[place.id]["execution_order"], target["revision"]))
+                # One that was held up has its row, and its place in the order, from then.
+                undone.append((self.rows[place.id]["revision"], target["revision"]))
         revisions = [revision for _, revision in sorted(undone)]
         assert revisions == sorted(revisions, reverse=True), "undone in another order"
         for at in self.plan.finals:

@@ -156,6 +156,24 @@ def test_a_run_that_completed_while_it_was_paused_is_undone_by_a_cancel() -> Non
     assert RunStatus.CANCELLED == run.status
 
 
+def test_a_finally_node_that_was_held_up_as_its_environment_failed_fails_once_it_is_let_go() -> (
+    None
+):
+    """World 3546."""
+    core = new_core((ONE, 8))
+    core.unlocked = {UUID(int=0)}
+    run = start(core, plan_of({}, {"phase": "finally"}))
+    answer(core, run, 0)
+    core.pause_node(run.id, 1)
+    fault = Failure(error_type="dependency_error", message="no such package")
+    core.lock_known(UUID(int=1), fault)
+    core.resume_node(run.id, 1)
+    assert {UUID(int=1)} == core.locks_pending.keys()
+    core.lock_known(UUID(int=1), fault)
+    assert ["completed", "failed"] == statuses(run)
+    assert RunStatus.FAILED == run.status
+
+
 def test_a_retry_that_was_held_up_begins_once_a_runner_has_room() -> None:
     core = a_core()
     retry = {"max_retries": 1, "initial_delay_ms": 60_000}

@@ -36,7 +36,9 @@ class Answers(Follow):
             for slot in sorted(slots):
                 if failure is None:
                     self._go_through(Ready(run, slot))
-                elif run.may_begin(slot) and run_id in self.runs:
+                    continue
+                run.queued.discard(slot)  # one that is held up asks anew once it is let go
+                if run.may_begin(slot) and run_id in self.runs:
                     with self._step(run_id):
                         planner.refuse(run, slot, out.of(run_id), self.fx, failure)
                         if run.place(slot).phase is Phase.MAIN:

@@ -173,9 +173,7 @@ def _row(run: Run, asked: Launch) -> RunInsert:
         input_data=run.input_text,
         request_id=asked.request_id,
         request_digest=asked.digest if asked.request_id else None,
-        python_version=next(
-            (each.python_version for each in plan.places if each.python_version), None
-        ),
+        python_version=plan.python_version,
         timeout_ms=asked.wishes.timeout_within(plan.timeout_ms),
         revision=1,
         alias=asked.alias or None,

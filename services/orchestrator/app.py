@@ -89,6 +89,7 @@ from services.orchestrator.usecases.event_subscriptions import Subscribing
 from services.orchestrator.usecases.figures import figures_of
 from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.limits import LimitKeeper
+from services.orchestrator.usecases.overlaps import Overlaps
 from services.orchestrator.usecases.plans import Plans
 from services.orchestrator.usecases.quotas import QuotaKeeper
 from services.orchestrator.usecases.read import Reader
@@ -160,22 +161,21 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         treasury=Treasury(engine_pool),
         seal=at_rest.seal,
     )
-    peers = Peers(settings.token, trust=settings.trust)
     authenticator = Authenticator(api_pool)
-    starter = Starter(api_pool, engine_pool, engine, plans)
-    watcher = Watcher(reader, engine)
-    router = Router(engine, engine_pool, peers)
+    router = Router(engine, engine_pool, Peers(settings.token, trust=settings.trust))
+    starter = Starter(api_pool, engine_pool, engine, plans, router)
+    watcher = Watcher(reader, engine, router)
     executions = ExecutionServicer(
         starter=starter, reader=reader, engine=engine, router=router, watcher=watcher
     )
     control = ControlServicer(controls=Controls(reader, engine), router=router)
     explaining = ExplainServicer(reader, engine, router)
+    overlaps = Overlaps(engine_pool, reader, router)
     scheduler = Scheduler(
         pool=engine_pool,
         starter=starter,
-        reader=reader,
-        engine=engine,
         ends=RunEnds(engine, schedules_changed.set),
+        overlaps=overlaps,
     )
     webhook_key = read_or_make(settings.webhook_key_file)
     webhooks = Webhooks(loopback=settings.webhook_loopback)
@@ -195,7 +195,10 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                     add_RunServiceServicer_to_server,
                     RunServicer(starter=starter, watcher=watcher),
                 ),
-                (add_RerunServiceServicer_to_server, RerunServicer(Rerunner(reader, engine))),
+                (
+                    add_RerunServiceServicer_to_server,
+                    RerunServicer(Rerunner(reader, engine, router)),
+                ),
                 (add_ExplainServiceServicer_to_server, explaining),
                 (add_PlanServiceServicer_to_server, PlanServicer(starter, reader, engine)),
                 (add_ControlServiceServicer_to_server, control),
@@ -222,7 +225,12 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 (add_PlacementServiceServicer_to_server, PlacementServicer(engine)),
                 (
                     add_PeerServiceServicer_to_server,
-                    PeerServicer(authenticator, [executions, control, explaining]),
+                    PeerServicer(
+                        authenticator,
+                        [executions, control, explaining],
+                        watcher=watcher,
+                        overlaps=overlaps,
+                    ),
                 ),
             ],
             loops=[
@@ -262,7 +270,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         except (Unavailable, asyncpg.PostgresError, OSError):
             log.warning("member_not_signed_off")
         await engine.journal.close()
-        await peers.close()
+        await router.peers.close()
         await api_pool.close()
         await engine_pool.close()
         os.close(lock)

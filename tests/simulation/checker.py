@@ -28,11 +28,11 @@ _EARLY_MAX: Final = timedelta(seconds=1)  # timers count from a decision, rows f
 # and of its records must be what the rows say, those to come as well.
 _RUN_ONLY: Final = frozenset(
     {"plan", "watchers", "output_data", "expired", "failure", "records", "completed_at"}
-    | {"groups", "parent", "options", "asleep", "seeded"}
+    | {"groups", "parent", "options", "asleep", "seeded", "queued"}
 )
 _RECORD_ONLY: Final = frozenset(
     {"alone", "killing", "serialization_us", "due_ms", "started_at", "completed_at", "failure"}
-    | {"overdue", "age_s"}
+    | {"overdue", "age_s", "due_s"}
 )
 _GROUP_ONLY: Final = frozenset({"queued", "filling", "elements", "source"})
 _HELD: Final = frozenset({NodeStatus.PAUSED, NodeStatus.PENDING})

@@ -108,6 +108,8 @@ class End:
                 # It counts from the start's arrival, the row from the start's commit.
                 early = self.run["completed_at"] + _START_MAX < self.run["deadline_at"]
                 assert not early or self.world.clock_moved, "its time was not up"
+            case "parent_failed" if not self.run["failed_node_id"]:
+                self._check_parent()
             case "engine_error" if not self.run["failed_node_id"]:
                 assert self._is_poisoned(), "failed by the engine without a cause"
             case "budget_exceeded" | "quota_exceeded" if not self.run["failed_node_id"]:
@@ -117,6 +119,18 @@ class End:
                 assert self.world.store.locks[self._named().node_version_id] == "failed"
             case _:
                 self._check_cause(self.rows[self.run["failed_node_id"]])
+
+    def _check_parent(self) -> None:
+        """Hold that what it was a part of failed against the parent's rows."""
+        store, parent = self.world.store, self.run["parent_execution_id"]
+        rows = store.nodes_of[parent].values()
+        failed = any(each["status"] in FAILED for each in rows) or store.runs[parent]["error_type"]
+        locked = any(
+            store.locks[each.node_version_id] == "failed"
+            for each in self.world.plan_of(parent).places
+            if each.kind is Kind.PYTHON
+        )
+        assert failed or locked, "nothing of its parent failed"
 
     def _named(self) -> Place:
         """Give the place that failed."""
@@ -142,7 +156,8 @@ class End:
             target = self.rows.get(self.plan.places[place.compensates].id)
             if of_main and target is not None and target["status"] == "completed":
                 assert place.id in self.rows, f"{place.id} was to undo {target['node_id']}"
-                undone.append((self.rows[place.id]["execution_order"], target["revision"]))
+                # One that was held up has its row, and its place in the order, from then.
+                undone.append((self.rows[place.id]["revision"], target["revision"]))
         revisions = [revision for _, revision in sorted(undone)]
         assert revisions == sorted(revisions, reverse=True), "undone in another order"
         for at in self.plan.finals:

@@ -342,6 +342,9 @@ class Store:
     def _change_run(self, change: Any, at: datetime) -> None:
         row = self.runs[change.id]
         started = at if change.starts else row["started_at"]
+        assert not (change.starts and row["started_at"]), "a run starts once"
+        assert change.status != "running" or started, "the table takes no such row"
+        assert change.status != "pending" or not started, "nor such a one"
         asked = row["cancel_requested_at"]
         row.update(change._asdict())
         row["error_stack_trace"] = change.stack_trace

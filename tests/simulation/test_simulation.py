@@ -91,7 +91,9 @@ def test_everything_accepted_ends_as_it_should_whatever_befalls_the_engine() -> 
 
 def test_worlds_that_found_something_end_as_they_should_by_now() -> None:
     """What each was about has a test of its own, in test_found_by_worlds for the most part."""
-    report = seeds.live_through((94, 139, 1099, 502605, 502995, 702199, 705358, 705490, 717629))
+    report = seeds.live_through(
+        (94, 139, 1099, 502605, 502995, 702199, 705358, 705490, 717629, 770827, 771999)
+    )
     assert not report.failures, _failed(report)
 
 

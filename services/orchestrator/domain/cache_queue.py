@@ -153,6 +153,10 @@ class CacheQueue:
     def forget(self, run_id: UUID) -> None:
         """Forget a run."""
         self.digests.pop(run_id, None)
+        self.unask(run_id)
+
+    def unask(self, run_id: UUID) -> None:
+        """Ask nothing more for a run; what was answered stays known."""
         for key in [key for key in self.wanted if key[0] == run_id]:
             del self.wanted[key]
 

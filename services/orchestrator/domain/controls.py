@@ -33,15 +33,12 @@ def pause(run: Run, t: Transition) -> None:
 
 
 def resume(run: Run, t: Transition, fx: Effects) -> None:
-    """Let a paused run go on."""
+    """Let a paused run go on, or wait on for its beginning."""
     if run.status is not RunStatus.PAUSED:
         return
     run.revision += 1
-    move(run, RunStatus.RUNNING)
-    write_run(run, t, starts=run.started_at is None)
-    for slot, record in enumerate(run.records):
-        if record is not None and record.status is NodeStatus.RETRYING:
-            fx.timers.append(Timer(run, slot, record.due_ms or 0))
+    move(run, RunStatus.RUNNING if run.begun else RunStatus.PENDING)
+    write_run(run, t)
     routes.revive(run, t, fx)
 
 

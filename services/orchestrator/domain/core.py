@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from services.orchestrator.domain import controls, planner
-from services.orchestrator.domain.effects import Due, Ready
+from services.orchestrator.domain.effects import Due
 from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.partly import Partly
-from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.rows import Follows, NodeCopy, RunInsert, Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL, NodeStatus
 from services.orchestrator.domain.steps.adoption import Adoption
 from services.orchestrator.domain.steps.answers import Answers
 from services.orchestrator.domain.steps.attempts import Attempts
+from services.orchestrator.domain.steps.begin import is_ending
 from services.orchestrator.domain.steps.requests import Requests
 from services.orchestrator.domain.steps.runners import Runners
 from services.orchestrator.domain.timers import BEGIN, DEADLINE, Timer
@@ -80,7 +80,7 @@ class Core(Attempts, Runners, Requests, Answers, Adoption):
         if timer.slot == BEGIN:
             self._begin_late(run, out)
         elif timer.slot == DEADLINE:
-            if not (run.closing or run.cancelling or run.expired or run.failure):
+            if not is_ending(run):
                 t = out.of(run.id)
                 planner.stop(run, t, self.fx, cancel=False)
                 self._unqueue(run.id)
@@ -98,19 +98,13 @@ class Core(Attempts, Runners, Requests, Answers, Adoption):
             return
         elif timer.what is Due.TOTAL:
             planner.take_too_long(run, slot, out.of(run.id), self.fx)
+        elif timer.at != record.due_s:
+            return  # it was due then, and is not any more
         elif record.status is NodeStatus.RETRYING:
-            self._repeat(run, slot, out, alone=record.alone and record.delivery_count > 0)
+            self._repeat(run, slot, out)
         elif record.status is NodeStatus.WAITING and record.due_ms is not None:
             t = out.of(run.id)
             controls.wait_over(run, slot, t, self.fx)
-
-    def _repeat(self, run: Run, slot: int, out: Out, *, alone: bool) -> None:
-        if not run.may_begin(slot):
-            return  # it is paused: what resumes it looks at this slot again
-        if run.place(slot).kind is Kind.PYTHON:
-            self._push(Ready(run, slot, alone))
-        else:
-            planner.again(run, slot, out.of(run.id), self.fx)
 
     @property
     def next_timer(self) -> float | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from services.orchestrator.domain.needs import Offer, Wanted, takes
-from services.orchestrator.domain.turns import Turns
+from services.orchestrator.domain.turns import Line, Turns
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,8 +37,9 @@ class Runner:
 
 # What waits of one owner: runs, and the places of each.
 _Runs: TypeAlias = OrderedDict[UUID, deque[int]]
-# What waits on one level of priority: tenants, and their owners.
-_Level: TypeAlias = OrderedDict[UUID | None, OrderedDict[UUID | None, _Runs]]
+# What waits of one tenant: owners, by priority.
+_Levels: TypeAlias = dict[int, Line[tuple[UUID | None, UUID | None], _Runs]]
+_Tenants: TypeAlias = Line[UUID | None, _Levels]
 
 
 class _Lone(NamedTuple):
@@ -55,12 +56,13 @@ class _Lone(NamedTuple):
 class ReadyQueue:
     """Places that wait for a credit, by what they need of a runner.
 
-    Those of the highest priority come first. Tenants take turns, whatever their nodes need, and so
-    do the owners of each and the runs of those: who floods the queue holds nobody else up.
+    Tenants take turns, whatever their nodes need and whatever priorities they set. Of one tenant
+    those of the highest priority come first; of equal ones its owners take turns, and so do the
+    runs of each: who floods the queue holds nobody else up.
     """
 
     def __init__(self) -> None:
-        self._by_need: dict[Wanted, dict[int, _Level]] = {}
+        self._by_need: dict[Wanted, _Tenants] = {}
         self._alone: OrderedDict[tuple[UUID, int], Wanted] = OrderedDict()
         self._whose: dict[UUID, tuple[UUID | None, UUID | None]] = {}  # runs that wait
         self._tenants = Turns()
@@ -93,27 +95,24 @@ class ReadyQueue:
 
     def _line_up(self, each: _Lone) -> None:
         run_id, place, wanted, tenant_id, owner, priority = each
-        level = self._level(wanted, priority)
-        owners = level.get(tenant_id)
+        tenants = self._by_need.get(wanted)
+        if tenants is None:
+            tenants = self._by_need[wanted] = Line(self._tenants.last)
+        levels = tenants.get(tenant_id)
+        if levels is None:
+            levels = tenants.add(tenant_id, {})
+        owners = levels.get(priority)
         if owners is None:
-            owners = level[tenant_id] = OrderedDict()
-        runs = owners.get(owner)
+            owners = levels[priority] = Line(self._owners.last)
+        whose = tenant_id, owner
+        runs = owners.get(whose)
         if runs is None:
-            runs = owners[owner] = OrderedDict()
+            runs = owners.add(whose, OrderedDict())
         places = runs.get(run_id)
         if places is None:
             places = runs[run_id] = deque()
-            self._whose[run_id] = tenant_id, owner
+            self._whose[run_id] = whose
         places.append(place)
-
-    def _level(self, wanted: Wanted, priority: int) -> _Level:
-        levels = self._by_need.get(wanted)
-        if levels is None:
-            levels = self._by_need[wanted] = {}
-        level = levels.get(priority)
-        if level is None:
-            level = levels[priority] = OrderedDict()
-        return level
 
     def take(self, offer: Offer) -> tuple[UUID, int] | None:
         """Take the next place that a runner can run; its run, owner and tenant go to the end."""
@@ -124,28 +123,20 @@ class ReadyQueue:
             self._lone, self.size = None, 0
             self._serve(lone.tenant_id, lone.owner)
             return lone.run_id, lone.place
-        able = [
-            (max(levels), wanted)
-            for wanted, levels in self._by_need.items()
-            if takes(offer, wanted)
-        ]
+        able = [wanted for wanted in self._by_need if takes(offer, wanted)]
         if not able:
             return None
-        priority, wanted = able[0] if len(able) == 1 else self._next(able)
-        level = self._by_need[wanted][priority]
-        tenant_id, owners = level.popitem(last=False)
-        owner, runs = owners.popitem(last=False)
+        wanted = able[0] if len(able) == 1 else self._next(able)
+        _, levels = self._by_need[wanted].first()
+        priority = max(levels)
+        whose, runs = levels[priority].first()
         run_id, places = runs.popitem(last=False)
         place = places.popleft()
         if places:
             runs[run_id] = places
-        if runs:
-            owners[owner] = runs
-        if owners:
-            level[tenant_id] = owners
-        elif not level:
-            self._drop(wanted, priority)
-        self._serve(tenant_id, owner)
+        elif not runs:
+            self._drop(wanted, priority, whose)
+        self._serve(*whose)
         self.size -= 1
         return run_id, place
 
@@ -156,27 +147,26 @@ class ReadyQueue:
         found = {
             wanted: sum(
                 len(places)
-                for level in levels.values()
-                for owners in level.values()
-                for runs in owners.values()
+                for _, levels in tenants
+                for owners in levels.values()
+                for _, runs in owners
                 for places in runs.values()
             )
-            for wanted, levels in self._by_need.items()
+            for wanted, tenants in self._by_need.items()
         }
         for wanted in self._alone.values():
             found[wanted] = found.get(wanted, 0) + 1
         return found
 
-    def _next(self, able: list[tuple[int, Wanted]]) -> tuple[int, Wanted]:
-        """Choose among needs of the highest priority: whose tenant, then owner, waited longest."""
-        highest = max(priority for priority, _ in able)
-        return min((each for each in able if each[0] == highest), key=self._served)
+    def _next(self, able: list[Wanted]) -> Wanted:
+        """Choose among needs: by whose turn it is, then by priority, then by the owner."""
+        return min(able, key=self._turn)
 
-    def _served(self, at: tuple[int, Wanted]) -> tuple[int, int]:
-        """Tell when those who are next on a level were served last."""
-        priority, wanted = at
-        tenant_id, owners = next(iter(self._by_need[wanted][priority].items()))
-        return self._tenants.last(tenant_id), self._owners.last((tenant_id, next(iter(owners))))
+    def _turn(self, wanted: Wanted) -> tuple[int, int, int]:
+        tenant_id, levels = self._by_need[wanted].first()
+        priority = max(levels)
+        whose, _ = levels[priority].first()
+        return self._tenants.last(tenant_id), -priority, self._owners.last(whose)
 
     def _serve(self, tenant_id: UUID | None, owner: UUID | None) -> None:
         self._tenants.serve(tenant_id)
@@ -199,31 +189,31 @@ class ReadyQueue:
 
     def forget(self, run_id: UUID) -> None:
         """Drop all places of a run."""
-        tenant_id, owner = self._whose.pop(run_id, (None, None))
+        whose = self._whose.pop(run_id, (None, None))
         if self._lone is not None:
             if self._lone.run_id == run_id:
                 self._lone, self.size = None, 0
             return
-        for wanted, levels in list(self._by_need.items()):
-            for priority, level in list(levels.items()):
-                owners = level.get(tenant_id)
-                runs = owners.get(owner) if owners else None
-                if not owners or runs is None:
-                    continue
-                self.size -= len(runs.pop(run_id, ()))
-                if not runs:
-                    del owners[owner]
-                if not owners:
-                    del level[tenant_id]
-                if not level:
-                    self._drop(wanted, priority)
+        for wanted, tenants in list(self._by_need.items()):
+            for priority, owners in list((tenants.get(whose[0]) or {}).items()):
+                runs = owners.get(whose)
+                if runs is not None and run_id in runs:
+                    self.size -= len(runs.pop(run_id))
+                    if not runs:
+                        self._drop(wanted, priority, whose)
         for key in [key for key in self._alone if key[0] == run_id]:
             del self._alone[key]
             self.size -= 1
 
-    def _drop(self, wanted: Wanted, priority: int) -> None:
-        """Take out a level on which nothing waits."""
-        levels = self._by_need[wanted]
-        del levels[priority]
+    def _drop(self, wanted: Wanted, priority: int, whose: tuple[UUID | None, UUID | None]) -> None:
+        """Take out an owner of whom nothing waits, and what is empty without."""
+        tenants = self._by_need[wanted]
+        levels = tenants.get(whose[0])
+        assert levels is not None
+        levels[priority].remove(whose)
+        if not levels[priority]:
+            del levels[priority]
         if not levels:
+            tenants.remove(whose[0])
+        if not tenants:
             del self._by_need[wanted]

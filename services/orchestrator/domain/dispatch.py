@@ -17,7 +17,8 @@ from services.orchestrator.domain.credits import ReadyQueue, Runner
 from services.orchestrator.domain.effects import Effects, Ready
 from services.orchestrator.domain.families import Families
 from services.orchestrator.domain.ledger import Ledger
-from services.orchestrator.domain.limit_queue import WHOLE_RUN, LimitQueue, Waiting
+from services.orchestrator.domain.limit_lanes import WHOLE_RUN, Waiting
+from services.orchestrator.domain.limit_queue import LimitQueue
 from services.orchestrator.domain.limits import Claim, Demand, Lane, Limits
 from services.orchestrator.domain.needs import takes
 from services.orchestrator.domain.out import Out
@@ -104,13 +105,29 @@ class Dispatch(Families):
                 del self.locks_pending[version]
 
     def _unqueue(self, run_id: UUID) -> None:
-        """Drop what waits of a run, for a runner or for a limit; not the run itself."""
+        """Drop what waits of a run, for a runner or what comes before it; not the run itself."""
         self.ready.forget(run_id)
         self.limited.forget(run_id)
+        self.cache.unask(run_id)
+        if self.locks_pending:
+            self._forget_locks(run_id)
+        run = self.runs.get(run_id)
+        if run is not None:
+            run.queued.clear()
 
     # --- what a slot waits for ------------------------------------------------------------------
 
     def _push(self, ready: Ready) -> None:
+        """Let a slot wait for a runner, where it does not yet.
+
+        What is waited for twice would begin twice: what is left over is given out for its next
+        attempt, before that is due.
+        """
+        if ready.slot not in ready.run.queued:
+            self._go_through(ready)
+
+    def _go_through(self, ready: Ready) -> None:
+        """Have a slot wait for what it has to wait for next."""
         try:
             self._queue(ready)
         except Exception as error:  # noqa: BLE001  # as in `_step`, which would cost here
@@ -119,7 +136,9 @@ class Dispatch(Families):
     def _queue(self, ready: Ready) -> None:
         run, slot, alone = ready
         if (self.faults and self._is_gone(run.id)) or not run.may_begin(slot):
+            run.queued.discard(slot)
             return
+        run.queued.add(slot)
         definition = run.place(slot)
         version = definition.node_version_id
         if definition.queue_timeout_ms is not None:
@@ -216,10 +235,14 @@ class Dispatch(Families):
         self, run_id: UUID, slot: int, runner: Runner, out: Out, *, alone: bool, claim: Claim | None
     ) -> bool:
         run = self.runs.get(run_id)
-        if run is None or not run.may_begin(slot):
+        if run is None:
+            return False
+        run.queued.discard(slot)
+        if not run.may_begin(slot):
             return False
         lane = self.limits.of_slot(run, slot) if claim is None else ()
         if lane:  # a limit that was made while it waited for a runner
+            run.queued.add(slot)
             self._wait(lane, run, Waiting(run_id, slot, alone))
             return False
         self.timers.taken(run_id, slot)
@@ -232,7 +255,7 @@ class Dispatch(Families):
         else:
             before = run.records[slot]
             if before is not None and before.status not in _GIVEABLE:
-                return False  # it was queued twice: its run was loaded again meanwhile
+                return False  # it was held up or ended by hand meanwhile
         t = out.of(run_id)
         record = planner.assign(run, slot, t, self.fx, runner=runner.incarnation, alone=alone)
         self._refs[record.id] = (run, slot)
@@ -277,9 +300,13 @@ class Dispatch(Families):
         return bool(lane)
 
     def _wait(self, lane: Lane, run: Run, waiting: Waiting) -> None:
-        priority = run.options.priority
-        owner = run.tenant_id, run.created_by
-        self.limited.push(lane, waiting, owner=owner, priority=priority)
+        self.limited.push(
+            lane,
+            waiting,
+            tenant_id=run.tenant_id,
+            owner=(run.tenant_id, run.created_by),
+            priority=run.options.priority,
+        )
 
     def _use(self, claim: Claim, run_id: UUID, row: UUID | None, t: Transition) -> None:
         self.held[row or run_id] = claim

@@ -46,6 +46,15 @@ class Start(NamedTuple):
     row: RunInsert
 
 
+class Stop(NamedTuple):
+    """A sub-workflow that ends with what it is a part of."""
+
+    run_id: UUID
+    resumes: bool = False  # a caller asks for it, whom no pause keeps from that
+    # What it is a part of failed: nothing new begins in it, and what runs there ends by itself.
+    failed: Failure | None = None
+
+
 @dataclass(slots=True)
 class Effects:
     """Where the planner draws ids, tokens and chance from, and what it leaves to do.
@@ -64,7 +73,7 @@ class Effects:
     ready: list[Ready] = field(default_factory=list)
     timers: list[Timer] = field(default_factory=list)
     starts: list[Start] = field(default_factory=list)
-    stops: list[UUID] = field(default_factory=list)  # executions of sub-workflows
+    stops: list[Stop] = field(default_factory=list)
     ended: list[Run] = field(default_factory=list)  # sub-workflows that are over
 
     @property

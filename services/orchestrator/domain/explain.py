@@ -95,6 +95,7 @@ class NodeState:
     error_type: str | None = None
     silent: bool = False  # its runner has no stream
     waits_for: str = ""  # what ends its wait; empty for a map or loop, whose parts tell
+    is_child: bool = False  # an execution of its own runs it
     is_part: bool = False  # an element or a turn: callers cannot steer it
     closes: bool = False  # a compensation or a finally node: a cancel lets it run
 
@@ -142,17 +143,17 @@ def explain(
     if run.cancel_requested_at is not None:
         nodes = list(nodes)
         closing = [each for each in nodes if each.closes]
-        return [_cancelling(run, nodes), *_begun(closing, now)]
-    if run.start_at is not None and run.start_at > now and run.status is RunStatus.PENDING:
+        held = [_paused()] if run.status is RunStatus.PAUSED else []
+        return [*held, _cancelling(run, nodes), *_begun(closing, now)]
+    reasons = [_paused()] if run.status is RunStatus.PAUSED else []
+    if run.start_at is not None and run.start_at > now:
         said = "the run is to start at a time that has not come"
         action = "wait, or cancel it and start another"
-        return [Reason(cause=Cause.SCHEDULED, message=said, action=action, time=run.start_at)]
-    reasons = []
-    if run.status is RunStatus.PAUSED:
-        said = "the run is paused: nothing new begins"
-        reasons.append(
-            Reason(cause=Cause.PAUSED, message=said, action="let it go on with ResumeExecution")
-        )
+        scheduled = Reason(cause=Cause.SCHEDULED, message=said, action=action, time=run.start_at)
+        return [*reasons, scheduled]
+    if run.error_type is not None:
+        reasons.append(_failing(run))
+        nodes = [each for each in nodes if _outlasts_failure(each)]
     if situation.ready is None:
         said = "another orchestrator has the run, or this one is reading it anew"
         reasons.append(Reason(cause=Cause.NOT_HERE, message=said, action="ask again in a moment"))
@@ -163,6 +164,11 @@ def explain(
             reasons.append(_about(Cause.CACHE_ASKED, situation.asked, said))
         reasons += _unassigned(situation.ready, situation)
     return reasons + _begun(list(nodes), now)
+
+
+def _paused() -> Reason:
+    said = "the run is paused: nothing new begins"
+    return Reason(cause=Cause.PAUSED, message=said, action="let it go on with ResumeExecution")
 
 
 def _ended(run: RunState) -> list[Reason]:
@@ -191,6 +197,20 @@ def _ended(run: RunState) -> list[Reason]:
             time=run.completed_at,
         )
     ]
+
+
+def _failing(run: RunState) -> Reason:
+    """Tell of a run that is not over and will fail."""
+    where = f"node {run.failed_node_id} failed" if run.failed_node_id else "the run failed"
+    said = f"{where}: {run.error_type}: {run.error_message or 'no message'}; it ends once what runs"
+    said += " in it and what closes it is over"
+    names = [run.failed_node_id] if run.failed_node_id else []
+    return _about(Cause.FAILED, names, said, action="wait, or CancelExecution kills what runs")
+
+
+def _outlasts_failure(node: NodeState) -> bool:
+    """Whether a run that fails waits for a node still: all else is ended with it."""
+    return node.closes or node.is_child or node.status is NodeStatus.RUNNING
 
 
 def _over_tolerance(parts: FailedParts) -> str:

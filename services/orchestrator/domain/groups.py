@@ -252,14 +252,17 @@ def _turn_over(run: Run, group: Group, turn: int, t: Transition, fx: Effects) ->
 def _turn_values(run: Run, group: Group, turn: int) -> dict[str, bytes]:
     """Give what a loop's condition reads: the turn's inputs, its outputs, its number."""
     place = run.place(group.slot)
+    assert place.loop is not None
+    names, carry = place.loop.condition.names, place.loop.carry
     output = group.outputs[turn]
+    values = run.values(group.slot, names - carry.keys() - {*place.outputs})
     if isinstance(output, FileValue):
-        raise UnreadableError("the turn's outputs are larger than the engine reads (64 KiB)")
-    names = place.loop.condition.names if place.loop else frozenset[str]()
-    values = run.values(group.slot, names)
-    if isinstance(output, tuple):
-        carried = {name: output[at] for name, at in place.loop.carry.items()} if place.loop else {}
-        values |= carried
+        read = sorted(names & {*carry, *place.outputs})
+        if read:
+            message = "are larger than the engine reads (64 KiB), and its condition reads"
+            raise UnreadableError(f"the turn's outputs {message} {', '.join(read)}")
+    elif isinstance(output, tuple):
+        values |= {name: output[at] for name, at in carry.items()}
         values |= dict(zip(place.outputs, output, strict=True))
     values["turn"] = str(turn).encode()
     return values
@@ -305,14 +308,17 @@ def is_answer(plan: Plan, place: int) -> bool:
 def fail(run: Run, group: Group, t: Transition, fx: Effects, failure: Failure) -> None:
     """End a group that cannot succeed; what of it runs ends, and nothing is repeated."""
     run.groups.pop(group.slot, None)
-    end_parts(run, group.slot, t)
+    end_parts(run, group.slot, t, fx)
     status = failed_status(run, group.slot)
     place_row(run, group.slot, t, status, new_id=fx.new_id, token=0, failure=failure)
     fx.over.append((group.slot, None, failure))
 
 
-def end_parts(run: Run, slot: int, t: Transition) -> None:
-    """End the parts of a group that wait to be repeated; what runs of it ends by itself."""
+def end_parts(run: Run, slot: int, t: Transition, fx: Effects) -> None:
+    """End the parts of a group that wait to be repeated; what runs of it ends by itself.
+
+    In a part that is a sub-workflow nothing new begins.
+    """
     size = len(run.plan.places)
     for at, part in enumerate(run.parts):
         record = run.records[size + at]
@@ -323,4 +329,6 @@ def end_parts(run: Run, slot: int, t: Transition) -> None:
         elif size + at in run.groups:
             del run.groups[size + at]
             waits.stop_waiting(run, size + at, t, NodeStatus.CANCELLED)
-            end_parts(run, size + at, t)
+            end_parts(run, size + at, t, fx)
+        else:
+            waits.fail_child(run, size + at, fx)

@@ -1,76 +1,51 @@
-"""What waits for places under limits: in lanes, one for each set of counts that is needed.
+"""What waits for places under limits: asked for in turn, of the counts that may have some.
 
-A lane is looked at when something joins it, when a place in one of its counts is given back, and
-when a rate allows the next; never because time goes by. Within a lane those of the highest priority
-come first, owners take turns, and so do the runs of each owner. Lanes are asked for in that order
-too, by who is next in each; those of one owner take turns.
+What needs places in the same counts is in one lane. A lane that finds one of its counts full stands
+there, and is looked at when a place in that is given back or when a rate allows the next; never
+because time goes by. Then who is next there is asked for, and others only as long as places are
+found: what else waits costs nothing. Tenants take turns at being asked for. Of one those of the
+highest priority come first, of equal ones owners take turns, whichever lanes they wait in, then the
+lanes of each, and the runs in those.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import count
-from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
+from services.orchestrator.domain.limit_lanes import STEP_MAX, Count, Crowd, Group, Waiting
 from services.orchestrator.domain.limits import Claim, Demand, Lane
-from services.orchestrator.domain.turns import Turns
+from services.orchestrator.domain.turns import Line, Turns
 
-# In the place of a slot: the run itself waits, and nothing of it has begun.
-WHOLE_RUN: Final = -1
-_CLAIMS_MAX: Final = 64  # of one lane at once
-
-_Runs: TypeAlias = OrderedDict[UUID, "deque[Waiting]"]
-
-
-class Waiting(NamedTuple):
-    """A run, or a slot of one, that waits."""
-
-    run_id: UUID
-    slot: int
-    alone: bool = False
-
-
-@dataclass(slots=True)
-class _Waiters:
-    """What waits in one lane."""
-
-    levels: dict[int, OrderedDict[Hashable, _Runs]] = field(default_factory=dict)  # by owner
-    size: int = 0
-    step: int = 1  # how many places are asked for next
-    stirred: bool = False  # something was given back since it was last asked
-    refused_by: UUID | None = None
-    since: int = 0  # when it came, or went on last
-
-    def first(self) -> tuple[int, Hashable]:
-        """Give the priority and the owner of who is next."""
-        priority = max(self.levels)
-        return priority, next(iter(self.levels[priority]))
+_FEW = 16  # groups that are cheaper to move than to keep apart
 
 
 class LimitQueue:
-    """All lanes in which something waits, and the places that are taken and not yet made use of."""
+    """All that waits, and the places that are taken and not yet made use of."""
 
     def __init__(self) -> None:
         self.size = 0
         self.abandoned: list[UUID] = []  # places that were taken and that nobody has a use for
-        self._lanes: dict[Lane, _Waiters] = {}
-        self._by_demand: dict[Demand, dict[Lane, None]] = {}
-        self._asking: OrderedDict[Lane, None] = OrderedDict()
-        self._lanes_of: dict[UUID, dict[Lane, None]] = {}  # by run
+        self._tenants = Turns()
         self._owners = Turns()
-        self._turn = count()
+        self._turn = count(1)
+        self._lanes: dict[Lane, dict[tuple[int, Hashable], Group]] = {}  # by priority and owner
+        self._groups_of: dict[UUID, dict[Group, None]] = {}  # by run
+        self._counts: dict[UUID, dict[str, Count]] = {}  # by limit and key
+        # Groups of which no count is known to be full, by tenant.
+        self._loose: Line[UUID | None, Crowd] = Line(self._tenants.last)
+        self._open: dict[Count, None] = {}  # at which groups stand, and which may have places
+        self._closed: list[Count] = []  # not asked for any more in this question
+        self._asked: dict[UUID, tuple[Group, int]] = {}  # by the first place, with its turn before
         self._claims: dict[UUID, dict[int, list[Claim]]] = {}  # by run and slot
-        self._later: list[tuple[float, int, Lane]] = []
-        self._later_seq = 0
+        self._later: list[tuple[float, int, Demand]] = []
 
     @property
     def wanted(self) -> bool:
         """Whether places are to be asked for, or given back."""
-        return bool(self._asking or self.abandoned)
+        return bool(self._loose or self._open or self.abandoned)
 
     @property
     def next_due(self) -> float | None:
@@ -79,158 +54,281 @@ class LimitQueue:
 
     # --- waiting --------------------------------------------------------------------------------
 
-    def push(self, lane: Lane, waiting: Waiting, *, owner: Hashable, priority: int) -> None:
-        """Let something wait in a lane."""
-        waiters = self._lanes.get(lane)
-        if waiters is None:
-            waiters = self._lanes[lane] = _Waiters(since=next(self._turn))
-            for demand in lane:
-                self._by_demand.setdefault(demand, {})[lane] = None
-        runs = waiters.levels.setdefault(priority, OrderedDict()).setdefault(owner, OrderedDict())
-        runs.setdefault(waiting.run_id, deque()).append(waiting)
-        self._lanes_of.setdefault(waiting.run_id, {})[lane] = None
-        waiters.size += 1
+    def push(
+        self,
+        lane: Lane,
+        waiting: Waiting,
+        *,
+        owner: Hashable,
+        priority: int,
+        tenant_id: UUID | None = None,
+    ) -> None:
+        """Let something wait in a lane; owners are told apart whatever their tenants are."""
+        groups = self._lanes.setdefault(lane, {})
+        group = groups.get((priority, owner))
+        if group is None:
+            counts = tuple(self._count(each, tenant_id) for each in lane)
+            group = Group(lane, owner, priority, counts, tenant_id, since=next(self._turn))
+            groups[priority, owner] = group
+        group.push(waiting)
+        self._groups_of.setdefault(waiting.run_id, {})[group] = None
         self.size += 1
-        if waiters.refused_by is None:
-            self._asking.setdefault(lane)
+        self._settle(group)
+
+    def _count(self, demand: Demand, tenant_id: UUID | None) -> Count:
+        counts = self._counts.setdefault(demand.limit_id, {})
+        found = counts.get(demand.key)
+        if found is None:
+            found = counts[demand.key] = Count(demand, Crowd(tenant_id, self._owners))
+        found.groups += 1
+        return found
 
     def forget(self, run_id: UUID, *, whole: bool = False) -> None:
         """Drop what waits of a run and what was taken for it; the run itself only if `whole`."""
-        for lane in list(self._lanes_of.pop(run_id, ())):
-            self._forget_in(lane, run_id, whole=whole)
+        for group in self._groups_of.pop(run_id, ()):
+            self.size -= group.forget(run_id, whole=whole)
+            if run_id in group.runs:
+                self._groups_of.setdefault(run_id, {})[group] = None
+            self._settle(group)
         for claims in self._claims.pop(run_id, {}).values():
             for claim in claims:
                 self.abandon(claim)
 
-    def _forget_in(self, lane: Lane, run_id: UUID, *, whole: bool) -> None:
-        waiters = self._lanes[lane]
-        for priority, owners in list(waiters.levels.items()):
-            for owner, runs in list(owners.items()):
-                found = runs.get(run_id)
-                if found is None:
-                    continue
-                kept = deque(each for each in found if each.slot == WHOLE_RUN and not whole)
-                waiters.size -= len(found) - len(kept)
-                self.size -= len(found) - len(kept)
-                if kept:
-                    runs[run_id] = kept
-                    self._lanes_of.setdefault(run_id, {})[lane] = None
-                else:
-                    del runs[run_id]
-                    _prune(waiters, priority, owner)
-        self._drop_if_empty(lane)
-
     def drain(self) -> list[Waiting]:
         """Take out all that waits: the limits changed, and it may need something else by now."""
-        found = [each for waiters in self._lanes.values() for each in _all(waiters)]
+        groups = [each for lane in self._lanes.values() for each in lane.values()]
+        groups.sort(key=lambda each: -each.priority)
+        found = [waiting for group in groups for waiting in group]
         self._lanes.clear()
-        self._by_demand.clear()
-        self._asking.clear()
-        self._lanes_of.clear()
+        self._groups_of.clear()
+        self._counts.clear()
+        self._loose = Line(self._tenants.last)
+        self._open.clear()
+        self._asked.clear()
         self._later.clear()
         self.size = 0
         return found
 
+    def waits(self, run_id: UUID) -> bool:
+        """Whether a run waits, or anything of it."""
+        return run_id in self._groups_of
+
     def limits_of(self, run_id: UUID) -> Iterator[tuple[int, UUID]]:
         """Give what waits of a run, each with the limit that holds it up."""
-        for lane in self._lanes_of.get(run_id, ()):
-            waiters = self._lanes[lane]
-            limit_id = waiters.refused_by or lane[0].limit_id
-            for each in _all(waiters):
-                if each.run_id == run_id:
-                    yield each.slot, limit_id
+        for group in self._groups_of.get(run_id, ()):
+            limit_id = (group.held_by or group.lane[0]).limit_id
+            for each in group.runs[run_id]:
+                yield each.slot, limit_id
+
+    # --- where groups stand ---------------------------------------------------------------------
+
+    def _settle(self, group: Group) -> None:
+        """Let a group stand somewhere while something of it waits that is not asked for yet."""
+        if group.size > group.asked:
+            if group.crowd is None:
+                self._stand(group, group.full_count())
+        elif group.crowd is not None:
+            self._leave(group)
+        if not group.size:
+            self._drop(group)
+
+    def _stand(self, group: Group, at: Count | None) -> None:
+        if group.crowd is not None:
+            self._leave(group)
+        group.held_by = None if at is None else at.demand
+        if at is None:
+            loose = self._loose.get(group.tenant_id)
+            if loose is None:
+                loose = self._loose.add(group.tenant_id, Crowd(group.tenant_id, self._owners))
+            loose.add(group)
+        else:
+            at.crowd.add(group)
+            if not at.full:
+                self._open[at] = None
+
+    def _leave(self, group: Group) -> None:
+        crowd = group.crowd
+        assert crowd is not None
+        crowd.remove(group)
+        if crowd:
+            return
+        if crowd is self._loose.get(group.tenant_id):
+            self._loose.remove(group.tenant_id)
+        for each in group.counts:
+            if each.crowd is crowd:
+                self._open.pop(each, None)
+
+    def _drop(self, group: Group) -> None:
+        """Take out a group of which nothing waits, and the counts that nothing else needs."""
+        groups = self._lanes.get(group.lane, {})
+        if groups.get((group.priority, group.owner)) is not group:
+            return
+        del groups[group.priority, group.owner]
+        if not groups:
+            del self._lanes[group.lane]
+        for each in group.counts:
+            each.groups -= 1
+            if not each.groups:
+                counts = self._counts[each.demand.limit_id]
+                del counts[each.demand.key]
+                if not counts:
+                    del self._counts[each.demand.limit_id]
 
     # --- asking for places ----------------------------------------------------------------------
 
     def ask(self, most: int, new_id: Callable[[], UUID]) -> list[Claim]:
-        """Give places to ask for, one of each lane in turn."""
+        """Give places to ask for, those that are next first."""
+        for each in [each for each in self._open if len(each.crowd) <= _FEW]:
+            for one in list(each.crowd):
+                self._stand(one, None)
+        standing = list(self._open)
         claims: list[Claim] = []
-        left: dict[Lane, int] = {}
-        if len(self._asking) > 1:
-            self._take_turns()
-        while self._asking and len(claims) < most:
-            lane, _ = self._asking.popitem(last=False)
-            waiters = self._lanes[lane]
-            if lane not in left:
-                left[lane] = min(waiters.size, waiters.step)
-                waiters.stirred = False
-            claims.append(Claim(lane, tuple(new_id() for _ in lane)))
-            left[lane] -= 1
-            if left[lane] > 0:
-                self._asking[lane] = None
+        tenants: dict[UUID | None, int] = {}  # their turns as they were: nobody is served yet
+        owners: dict[Hashable, int] = {}
+        while len(claims) < most and (group := self._next(standing)) is not None:
+            tenants.setdefault(group.tenant_id, self._tenants.last(group.tenant_id))
+            owners.setdefault(group.owner, self._owners.last(group.owner))
+            self._serve(group)
+            claims.append(self._claim(group, new_id))
+        for each in self._closed:
+            each.closed = False
+        self._closed.clear()
+        self._restore(tenants, owners)
         return claims
 
-    def _take_turns(self) -> None:
-        """Have lanes asked for by priority, and owners in turn however many lanes they wait in."""
-        before: Counter[tuple[int, Hashable]] = Counter()
+    def _restore(self, tenants: dict[UUID | None, int], owners: dict[Hashable, int]) -> None:
+        """Take back turns, wherever they count next: where few stand they are put anew."""
+        for tenant_id, turn in tenants.items():
+            self._tenants.restore(tenant_id, turn)
+            self._loose.renew(tenant_id)
+        for owner, turn in owners.items():
+            self._owners.restore(owner, turn)
+        for tenant_id in tenants:
+            loose = self._loose.get(tenant_id)
+            if loose is not None:
+                loose.renew(owners)
+        for each in self._open:
+            if len(each.crowd) > _FEW:
+                each.crowd.renew(owners)
 
-        def turn(lane: Lane) -> tuple[int, int, int]:
-            priority, owner = first = self._lanes[lane].first()
-            before[first] += 1
-            return -priority, before[first], self._owners.last(owner)
+    def _serve(self, group: Group) -> None:
+        self._tenants.serve(group.tenant_id)
+        self._owners.serve(group.owner)
 
-        lanes = sorted(self._asking, key=lambda lane: self._lanes[lane].since)
-        self._asking = OrderedDict.fromkeys(sorted(lanes, key=turn))
+    def _next(self, standing: list[Count]) -> Group | None:
+        """Give who is next of those that may find places; who may not goes where those are short.
+
+        Whoever must wait for an answer first is overtaken by nobody who needs what it needs, and
+        nobody of its tenant who is less urgent.
+        """
+        while True:
+            crowds = [each.crowd for each in standing if each.has_room and each.crowd]
+            if self._loose:
+                crowds.append(self._loose.first()[1])
+            if not crowds:
+                return None
+            crowd = crowds[0] if len(crowds) == 1 else min(crowds, key=self._crowd_turn)
+            group = crowd.first()
+            short = group.short_of()
+            if short is None and _is_behind(group, standing):
+                short = group.counts[0]
+            if short is None:
+                return group
+            if not short.full:
+                self._close(group)
+            self._stand(group, short)
+
+    def _crowd_turn(self, crowd: Crowd) -> tuple[int, tuple[int, int, int]]:
+        return self._tenants.last(crowd.tenant_id), crowd.turn()
+
+    def _close(self, group: Group) -> None:
+        for each in group.counts:
+            if not each.closed:
+                each.closed = True
+                self._closed.append(each)
+
+    def _claim(self, group: Group, new_id: Callable[[], UUID]) -> Claim:
+        claim = Claim(group.lane, tuple(new_id() for _ in group.lane))
+        self._asked[claim.slots[0]] = group, group.since
+        for each in group.counts:
+            each.asked += 1
+            each.freed = False
+        group.asked += 1
+        self._since(group, next(self._turn))
+        return claim
+
+    def _since(self, group: Group, turn: int) -> None:
+        """Put a group where it belongs among those of its owner."""
+        crowd = group.crowd
+        if crowd is not None:
+            crowd.remove(group)
+        group.since = turn
+        if crowd is not None:
+            crowd.add(group)
+        self._settle(group)
+
+    def _answered(self, claim: Claim) -> tuple[Group, int] | None:
+        """Know that what was asked for has an answer; None where all was drained meanwhile."""
+        found = self._asked.pop(claim.slots[0], None)
+        if found is not None:
+            group, _ = found
+            group.asked -= 1
+            for each in group.counts:
+                each.asked -= 1
+        return found
 
     def granted(self, claim: Claim) -> Waiting | None:
         """Give who goes on with places that were taken; None where nobody waits any more."""
-        waiters = self._lanes.get(claim.lane)
-        if waiters is None:
+        found = self._answered(claim)
+        if found is not None:
+            for each in found[0].counts:
+                each.step = min(each.step * 2, STEP_MAX)
+        group = found[0] if found is not None and found[0].size else self._first_in(claim.lane)
+        if group is None:
             self.abandon(claim)
             return None
-        waiters.refused_by = None
-        waiters.step = min(waiters.step * 2, _CLAIMS_MAX)
-        priority = max(waiters.levels)
-        owners = waiters.levels[priority]
-        owner, runs = owners.popitem(last=False)
-        run_id, found = runs.popitem(last=False)
-        waiting = found.popleft()
-        if found:
-            runs[run_id] = found
-        owners[owner] = runs
-        _prune(waiters, priority, owner)
-        self._owners.serve(owner)
-        waiters.since = next(self._turn)
-        waiters.size -= 1
+        waiting = group.pop()
         self.size -= 1
-        if not any(each.run_id == run_id for each in found):
-            self._part(run_id, claim.lane)
-        if waiters.size:
-            self._asking.setdefault(claim.lane)
-        self._drop_if_empty(claim.lane)
+        self._serve(group)
+        if waiting.run_id not in group.runs:
+            groups = self._groups_of[waiting.run_id]
+            del groups[group]
+            if not groups:
+                del self._groups_of[waiting.run_id]
+        self._settle(group)
         return waiting
 
-    def _part(self, run_id: UUID, lane: Lane) -> None:
-        """Know that something of a run waits in a lane no more; others of it may."""
-        lanes = self._lanes_of.get(run_id)
-        waiters = self._lanes[lane]
-        if lanes is None or any(
-            run_id in runs for owners in waiters.levels.values() for runs in owners.values()
-        ):
-            return
-        lanes.pop(lane, None)
-        if not lanes:
-            del self._lanes_of[run_id]
+    def _first_in(self, lane: Lane) -> Group | None:
+        groups = self._lanes.get(lane, {}).values()
+        return min(groups, key=self._order, default=None)
+
+    def _order(self, group: Group) -> tuple[int, int]:
+        return -group.priority, self._owners.last(group.owner)
 
     def refused(self, claim: Claim, limit_id: UUID, *, at: float | None = None) -> None:
-        """Put a lane aside: one of its limits is full, until a moment if a rate says so."""
-        waiters = self._lanes.get(claim.lane)
-        if waiters is None:
+        """Put what waits for a count aside: it is full, until a moment if a rate says so."""
+        found = self._answered(claim)
+        if found is None:
             return
-        waiters.step = 1
-        waiters.refused_by = limit_id
-        if waiters.stirred:
-            self._asking.setdefault(claim.lane)
-        else:
-            self._asking.pop(claim.lane, None)
+        group, turn = found
+        full = next(each for each in group.counts if each.demand.limit_id == limit_id)
+        full.step = 1
+        if not full.freed:
+            full.full = True
+            self._open.pop(full, None)
         if at is not None:
-            self._later_seq += 1
-            heapq.heappush(self._later, (at, self._later_seq, claim.lane))
+            heapq.heappush(self._later, (at, next(self._turn), full.demand))
+        self._since(group, min(turn, group.since))
+        if group.crowd is not None and group.held_by is None:
+            self._stand(group, full)
 
     def unanswered(self, claim: Claim) -> None:
         """Know that nobody can tell whether places were taken: give them back, ask for others."""
         self.abandon(claim)
-        self._stir(claim.lane)
+        found = self._answered(claim)
+        if found is not None:
+            self.freed(claim.lane)
+            self._since(found[0], min(found[1], found[0].since))
 
     # --- places ---------------------------------------------------------------------------------
 
@@ -258,50 +356,36 @@ class LimitQueue:
 
     def freed(self, demands: Iterable[Demand]) -> None:
         """Look again at what waits for these counts: a place of each was given back."""
-        for demand in demands:
-            for lane in self._by_demand.get(demand, ()):
-                self._stir(lane)
+        for limit_id, key in demands:
+            found = self._counts.get(limit_id, {}).get(key)
+            if found is not None:
+                self._free(found)
 
     def stir(self, limit_id: UUID | None = None) -> None:
         """Look again at what waits for a limit, or at all that waits."""
-        for lane in self._lanes:
-            if limit_id is None or any(each.limit_id == limit_id for each in lane):
-                self._stir(lane)
+        for each in self._counts if limit_id is None else (limit_id,):
+            for found in self._counts.get(each, {}).values():
+                self._free(found)
 
     def ripen(self, now: float) -> None:
-        """Look again at the lanes that a rate held up until now."""
+        """Look again at what a rate held up until now."""
         while self._later and self._later[0][0] <= now:
-            self._stir(heapq.heappop(self._later)[2])
+            self.freed([heapq.heappop(self._later)[2]])
 
-    def _stir(self, lane: Lane) -> None:
-        waiters = self._lanes.get(lane)
-        if waiters is not None:
-            waiters.stirred = True
-            self._asking.setdefault(lane)
-
-    def _drop_if_empty(self, lane: Lane) -> None:
-        if self._lanes[lane].size:
-            return
-        del self._lanes[lane]
-        self._asking.pop(lane, None)
-        for demand in lane:
-            lanes = self._by_demand[demand]
-            lanes.pop(lane, None)
-            if not lanes:
-                del self._by_demand[demand]
+    def _free(self, each: Count) -> None:
+        each.full = False
+        each.freed = True
+        if each.crowd:
+            self._open[each] = None
 
 
-def _all(waiters: _Waiters) -> Iterator[Waiting]:
-    for _, owners in sorted(waiters.levels.items(), reverse=True):
-        for runs in owners.values():
-            for found in runs.values():
-                yield from found
-
-
-def _prune(waiters: _Waiters, priority: int, owner: Hashable) -> None:
-    """Take out an owner, and a level, of whom nothing waits."""
-    owners = waiters.levels[priority]
-    if not owners[owner]:
-        del owners[owner]
-    if not owners:
-        del waiters.levels[priority]
+def _is_behind(group: Group, standing: list[Count]) -> bool:
+    """Whether more urgent ones of its tenant wait for an answer, which may need what it needs."""
+    return any(
+        group.priority < each.crowd.first().priority
+        for each in standing
+        if each.crowd
+        and each.crowd.tenant_id == group.tenant_id
+        and not each.full
+        and not each.has_room
+    )

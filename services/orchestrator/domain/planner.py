@@ -10,7 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from services.orchestrator.domain import closing, groups, retry, routes, waits
-from services.orchestrator.domain.effects import Effects, Timer
+from services.orchestrator.domain.effects import Effects, Stop, Timer
 from services.orchestrator.domain.plan import Kind, Phase
 from services.orchestrator.domain.rows import (
     AckCommand,
@@ -69,6 +69,7 @@ def assign(
 ) -> NodeRecord:
     """Give a ready slot to a runner: its row is written running before anything is sent."""
     record = run.records[slot]
+    first = record is None or not record.begun
     token = fx.next_token()
     run.revision += 1
     run.running += 1
@@ -96,14 +97,15 @@ def assign(
             ),
         )
         record.revision = run.revision
-        waits.limit_total(run, slot, fx)
     else:
         guard, record.token, record.runner = record.token, token, runner
         record.forget_usage()
         record.container_id = None
         change_row(run, slot, t, NodeStatus.RUNNING, guard=guard, starts=True)
+    if first:
+        waits.limit_total(run, slot, fx)
     record.alone = alone
-    record.due_ms = None
+    record.due_ms = record.due_s = None
     set_running(run, t)
     t.begun = more(t.begun, record)
     t.commands.append(AssignCommand(runner, run.id, slot, token))
@@ -221,14 +223,16 @@ def refuse(run: Run, slot: int, t: Transition, fx: Effects, failure: Failure) ->
         record.failure = failure  # its row says what ended it, not what its last attempt met
     if run.failure is None:
         run.failure = (run.place(slot).id, failure)
+        waits.fail_children(run, fx)
     routes.settle(run, t, fx)
 
 
 def exhaust(run: Run, t: Transition, fx: Effects, failure: Failure) -> None:
-    """End a run that used up what it may: nothing new begins, and what runs ends."""
+    """End a run that used up what it may, or whose parent failed: what runs ends by itself."""
     run.revision += 1
     run.asleep = False
     run.failure = ("", failure)
+    waits.fail_children(run, fx)
     error_row(run, t, failure, new_id=fx.new_id)
     write_run(run, t)
     routes.settle(run, t, fx)
@@ -278,8 +282,10 @@ def take_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
             t.commands.append(KillCommand(record.runner, record.id, record.killing))
     elif record.status is NodeStatus.WAITING and record.child is not None:
         record.overdue = True
-        fx.stops.append(record.child)
-    elif record.status is NodeStatus.RETRYING:
+        fx.stops.append(Stop(record.child))
+    elif record.status is NodeStatus.RETRYING or (
+        record.status is NodeStatus.PAUSED and record.begun  # clocks go on while it is held up
+    ):
         run.revision += 1
         routes.fail_for_good(run, slot, t, fx, OVERDUE)
         routes.settle(run, t, fx)
@@ -303,8 +309,11 @@ def _never_begin(run: Run, slot: int, t: Transition, fx: Effects, failure: Failu
     routes.settle(run, t, fx)
 
 
-def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool) -> None:
+def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool, resumes: bool = False) -> None:
     """Stop a run for good, on a caller's word or because its time is up.
+
+    A caller's word lets a paused run go on (`resumes`): nobody else can any more. Where a time is
+    up, what closes a paused run and its sub-workflows waits as all that is new does.
 
     The tokens of running attempts advance in the same flush, so whatever they still give is late.
     Where what closes the run has begun already, it closes no further.
@@ -321,20 +330,19 @@ def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool) -> None:
         if record is None or record.status in NODE_FINAL:
             continue
         if run.abandoned or run.place(slot).phase is Phase.MAIN:
-            _stop_slot(run, slot, t, fx)
+            _stop_slot(run, slot, t, fx, resumes=resumes)
     run.groups.clear()
     run.waiting.clear()
     run.revision += 1  # younger than what it stops, older than what begins after it
     if run.closing and not run.abandoned:
         _close_anew(run, t)
-    resumes = cancel and run.status is RunStatus.PAUSED  # nobody else can any more
-    if resumes:
-        move(run, RunStatus.RUNNING)
-    write_run(run, t, cancels=cancel, starts=resumes and run.started_at is None)
+    if resumes and run.status is RunStatus.PAUSED:
+        move(run, RunStatus.RUNNING if run.begun else RunStatus.PENDING)
+    write_run(run, t, cancels=cancel)
     routes.settle(run, t, fx)
 
 
-def _stop_slot(run: Run, slot: int, t: Transition, fx: Effects) -> None:
+def _stop_slot(run: Run, slot: int, t: Transition, fx: Effects, *, resumes: bool) -> None:
     """End what waits at a slot, and have killed what runs there."""
     record = run.records[slot]
     assert record is not None
@@ -345,7 +353,7 @@ def _stop_slot(run: Run, slot: int, t: Transition, fx: Effects) -> None:
             if record.runner is not None:
                 t.commands.append(KillCommand(record.runner, record.id, record.killing))
     elif record.status is NodeStatus.WAITING and record.child is not None:
-        fx.stops.append(record.child)
+        fx.stops.append(Stop(record.child, resumes))
     else:
         record.failure = _reason(run)
         waits.stop_waiting(run, slot, t, NodeStatus.CANCELLED)
@@ -367,7 +375,7 @@ def break_off(run: Run, t: Transition, fx: Effects, failure: Failure) -> None:
     """End a run that cannot go on for a fault of the engine's: say why, stop what runs."""
     run.failure = ("", failure)
     run.closing = run.abandoned = True  # and nothing of what closes it begins
-    stop(run, t, fx, cancel=False)
+    stop(run, t, fx, cancel=False, resumes=True)
 
 
 def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> None:
@@ -388,6 +396,11 @@ def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> N
         record.failure = _reason(run)
         change_row(run, slot, t, NodeStatus.CANCELLED, usage=usage)
         touch(run, slot, t)
+    elif not run.is_open(slot) and child.failure and _is_parents(child.failure[1]):
+        record.failure = child.failure[1]
+        change_row(run, slot, t, NodeStatus.CANCELLED, usage=usage)
+        groups.part_left(run, slot)
+        touch(run, slot, t)
     elif record.overdue and child.status is not RunStatus.COMPLETED:
         _fail_overdue(run, slot, t, fx, usage)
     elif child.status is RunStatus.COMPLETED:
@@ -406,6 +419,11 @@ def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> N
 def is_expiry(failure: Failure | None) -> bool:
     """Whether it says that a run's time was up, in whatever words: rows keep those of their day."""
     return failure is not None and failure.error_type == EXPIRED.error_type
+
+
+def _is_parents(failure: Failure) -> bool:
+    """Whether a run failed for no reason of its own."""
+    return failure.error_type == waits.PARENT_FAILED
 
 
 def _reason(run: Run) -> Failure:

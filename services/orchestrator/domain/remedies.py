@@ -36,6 +36,7 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "quota_exceeded": "wait until midnight UTC, or ask an administrator for a larger quota; then "
     "{again}",
     "output_too_large": "let the workflow declare fewer outputs, then {anew}",
+    "parent_failed": "see why the execution failed that it was a part of, and go on from that one",
     "engine_error": "see the orchestrator's log; then RetryExecution",
 }
 _MEND: Final = "mend the node, then {newer}; where the fault was outside of it, {again} alone"

@@ -114,6 +114,7 @@ def restore(
         shard=row.shard,
         cancelling=row.cancel_requested_at is not None,
         created_at=row.created_at,
+        begun=row.started_at is not None,
         started_at=row.started_at,
         cancel_requested_at=row.cancel_requested_at,
         deadline_at=row.deadline_at,
@@ -302,7 +303,7 @@ class _Restoration:
         run.abandoned = run.cancelling and any(
             self._record_of(place).status is NodeStatus.CANCELLED
             or self._record_of(place).revision < self.revision
-            for place in begun
+            for place in run.seeded
         )
         main_failed = run.failure is not None and (
             run.failure[0] not in run.plan.index

@@ -143,6 +143,8 @@ def slot_failed(run: Run, slot: int, t: Transition, fx: Effects, failure: Failur
     if not rule.handled and rule.phase is not Phase.COMPENSATION:
         if run.failure is None:
             run.failure = (rule.id, failure)
+            if rule.phase is Phase.MAIN:
+                waits.fail_children(run, fx)
         if rule.phase is Phase.MAIN:
             return
     place_over(run, slot, fx, End.FAILED)

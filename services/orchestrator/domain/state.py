@@ -170,6 +170,8 @@ class NodeRecord:
     container_id: UUID | None = None
     failure: Failure | None = None
     due_ms: int | None = None
+    # The moment of the engine's clock that this came to: a timer that was set for another is stale.
+    due_s: float | None = None
     progress: str | None = None  # how far earlier attempts said they had come: JSON text
     started_at: datetime | None = None
     completed_at: datetime | None = None
@@ -177,7 +179,8 @@ class NodeRecord:
     @property
     def begun(self) -> bool:
         """Whether there was an attempt at it."""
-        return self.runner is not None or self.retry_count > 0 or self.failure is not None
+        tried = self.runner is not None or self.child is not None
+        return tried or self.retry_count > 0 or self.failure is not None
 
     def forget_usage(self) -> None:
         """Begin an attempt of which nothing is known yet."""
@@ -247,7 +250,8 @@ class Run:
     shard: int = 0
     parent: tuple[UUID, int] | None = None  # the run and slot whose sub-workflow this is
     options: RunOptions = NO_OPTIONS
-    asleep: bool = False  # it was to start at a time that has not come
+    asleep: bool = False  # it was to start at a time that has not come, or waits for a limit
+    begun: bool = False  # something of it began: its row has a start time
     revision: int = 0
     order: int = 0  # the last execution_order that was drawn
     records: list[NodeRecord | None] = field(default_factory=list)  # by slot
@@ -272,6 +276,7 @@ class Run:
     failure: tuple[str, Failure] | None = None  # the first failing place and why
     cancelling: bool = False
     expired: bool = False
+    queued: set[int] = field(default_factory=set)  # slots that wait for a runner, each once
     watchers: int = 0  # while there are any, transitions carry copies of what they change
     cpu_us: int = 0
     memory_peak_bytes: int = 0

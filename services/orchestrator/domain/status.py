@@ -95,6 +95,7 @@ NODE_NEXT: Final[Mapping[NodeStatus, AbstractSet[NodeStatus]]] = {
             NodeStatus.PENDING,
             NodeStatus.RETRYING,  # what had begun before it was held up
             NodeStatus.COMPLETED,
+            NodeStatus.FAILED,  # its time for all attempts was up
             NodeStatus.SKIPPED,
             NodeStatus.CANCELLED,
         }
@@ -104,6 +105,7 @@ NODE_NEXT: Final[Mapping[NodeStatus, AbstractSet[NodeStatus]]] = {
 RUN_NEXT: Final[Mapping[RunStatus, AbstractSet[RunStatus]]] = {
     RunStatus.PENDING: frozenset({RunStatus.RUNNING, RunStatus.PAUSED, *RUN_FINAL}),
     RunStatus.RUNNING: frozenset({RunStatus.PAUSED, *RUN_FINAL}),
-    RunStatus.PAUSED: frozenset({RunStatus.RUNNING, *RUN_FINAL}),
+    # Back to pending where nothing of it has begun.
+    RunStatus.PAUSED: frozenset({RunStatus.PENDING, RunStatus.RUNNING, *RUN_FINAL}),
     **{status: frozenset[RunStatus]() for status in RUN_FINAL},
 }

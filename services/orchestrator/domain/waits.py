@@ -12,7 +12,7 @@ import msgspec
 
 from services.kit.cel import ExpressionError
 from services.orchestrator.domain import failed_edges
-from services.orchestrator.domain.effects import Due, Effects, Start, Timer
+from services.orchestrator.domain.effects import Due, Effects, Start, Stop, Timer
 from services.orchestrator.domain.plan import Kind, Place, Plan
 from services.orchestrator.domain.rows import RunInsert, SignalWrite, Transition, more
 from services.orchestrator.domain.state import (
@@ -28,6 +28,7 @@ from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.writes import change_row, flow_rows, place_row, touch
 
 SUB_WORKFLOW: Final = "sub_workflow"
+PARENT_FAILED: Final = "parent_failed"
 CONVERSION_ERROR: Final = "conversion_error"
 INPUT_BYTES_MAX: Final = 1024 * 1024
 _SLEEP_MS_MAX: Final = 366 * 86_400_000
@@ -205,7 +206,8 @@ def begin_child(run: Run, slot: int, t: Transition, fx: Effects) -> None:
         parent=(run.id, slot),
         options=run.options.of_children(run.id),
     )
-    first = run.records[slot] is None
+    before = run.records[slot]
+    first = before is None or not before.begun
     place_row(
         run, slot, t, NodeStatus.WAITING, new_id=fx.new_id, token=fx.next_token(), child=child.id
     )
@@ -213,6 +215,25 @@ def begin_child(run: Run, slot: int, t: Transition, fx: Effects) -> None:
         limit_total(run, slot, fx)
     run.running += 1
     fx.starts.append(Start(child, _child_row(run, slot, child)))
+
+
+def fail_children(run: Run, fx: Effects) -> None:
+    """Let nothing new begin in the sub-workflows of a run that has failed."""
+    for slot, record in enumerate(run.records):
+        if record is not None:
+            fail_child(run, slot, fx)
+
+
+def fail_child(run: Run, slot: int, fx: Effects) -> None:
+    """Let nothing new begin in the sub-workflow of a slot, if there is one: nobody reads it."""
+    record = run.records[slot]
+    if record is None or record.child is None or record.status is not NodeStatus.WAITING:
+        return
+    node = run.failure[0] if run.failure is not None else run.place(slot).id
+    what = f"node {node} of execution {run.id}" if node else f"execution {run.id}"
+    message = f"{what} failed: nobody reads this part of it any more, and nothing new began here"
+    failed = Failure(error_type=PARENT_FAILED, message=message, retryable=False)
+    fx.stops.append(Stop(record.child, failed=failed))
 
 
 def limit_total(run: Run, slot: int, fx: Effects) -> None:

@@ -123,7 +123,7 @@ def place_row(
     record = run.records[slot]
     run.revision += 1
     if record is not None:
-        record.failure, record.due_ms = failure, due_ms
+        record.failure, record.due_ms, record.due_s = failure, due_ms, None
         record.child = child or record.child  # as its row keeps it
         if status in _STARTED:
             set_running(run, t)
@@ -307,8 +307,12 @@ def change_row(
 
 
 def set_running(run: Run, t: Transition) -> None:
-    """Move a run on from pending: something of it has begun."""
-    if run.status is RunStatus.PENDING:
+    """Move a run on from pending: something of it has begun.
+
+    What is ended by hand in a run that was to start later, or waits for a limit, begins nothing.
+    """
+    if run.status is RunStatus.PENDING and not run.asleep:
+        run.begun = True
         move(run, RunStatus.RUNNING)
         if not t.run_inserts:
             write_run(run, t, starts=True)

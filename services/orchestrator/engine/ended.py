@@ -48,6 +48,10 @@ class Ended:
             self._by_run.popitem(last=False)
             self._size -= oldest.size
 
+    def __contains__(self, run_id: UUID) -> bool:
+        """Say whether a run ended a moment ago, whoever may know how."""
+        return run_id in self._by_run
+
     def find(self, run_id: UUID, tenant_id: UUID, now: float) -> tuple[Execution, Plan] | None:
         """Give the answer of a run of this tenant that ended a moment ago."""
         end = self._by_run.get(run_id)

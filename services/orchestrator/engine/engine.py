@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from services.orchestrator.domain.rows import (
 from services.orchestrator.domain.state import Failure, Run
 from services.orchestrator.domain.status import RUN_FINAL
 from services.orchestrator.engine.callers import Starts, try_again
+from services.orchestrator.engine.hub import Moved
 from services.orchestrator.engine.memory import Memory
 from services.orchestrator.engine.streams import Owned, Stream
 
@@ -152,7 +154,8 @@ class Engine(Memory):
             return
         future = self._callers.cancelling(run_id)
         if future is None and run.status in RUN_FINAL:
-            with self.hub.subscribed(run_id, ends_only=True) as end:  # it is on its way to disk
+            # It is on its way to disk, from here or, where it has moved, as another has it.
+            with self.hub.subscribed(run_id, ends_only=True) as end, suppress(Moved):
                 await end.next(_END_MAX_S)
             return
         if future is None:

@@ -64,7 +64,7 @@ class Outlet:
         self.hub = Hub()
         self.core = self._new_core()
         self.streams: dict[UUID, Stream] = {}
-        self._told: set[Stream] = set()  # those for which a commit let something out
+        self._told: dict[Stream, None] = {}  # those for which a commit let something out
         self.ended = Ended()
         self.silent_since: dict[UUID, float] = {}  # runners with attempts and without a stream
         self.work = asyncio.Event()  # set while there is anything to keep a lease for
@@ -178,7 +178,7 @@ class Outlet:
             for command in t.commands:
                 self._carry_out(command)
             self._callers.written(t)
-        told, self._told = self._told, set()
+        told, self._told = self._told, {}
         for stream in told:
             stream.let_go()
         if refused:  # of a batch they may be a thousand: memory is walked once for all
@@ -232,7 +232,7 @@ class Outlet:
             self.cache_wanted.set()
         elif (stream := self.streams.get(command.runner)) is not None:
             stream.queue(command)
-            self._told.add(stream)
+            self._told[stream] = None
 
     def _stamp(self, t: Transition, run: Run | None, at: datetime) -> None:
         for record in t.begun:
@@ -291,7 +291,7 @@ class Outlet:
         definition = stream.define(run.plan, place, run.tenant_id, tuple(given), first=first)
         pull = spliced or inline > INLINE_BYTES_MAX
         place_in_trace = run.options.traceparent
-        self._told.add(stream)
+        self._told[stream] = None
         stream.queue(
             Assignment(
                 attempt_ref=record.id,

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Any, Final
+from uuid import UUID
 
 import grpc
 from qflow.orchestrator.v1 import peer_service_pb2 as pb
+from qflow.orchestrator.v1.execution_service_pb2 import CancelExecutionRequest
 from qflow.orchestrator.v1.peer_service_pb2_grpc import PeerServiceStub
 
 from services.kit.caller import Caller
 from services.kit.errors import QflowError
 from services.kit.rpc.channel import open_channel
+from services.kit.rpc.codec import duration_ms
 from services.kit.rpc.errors import relayed
 from services.kit.rpc.tls import Trust
 
 NOT_OWNER: Final = "NOT_OWNER"
+_LOOP_S: Final = 2.0  # for the answer to a loop, which has other things to do
+_ANSWER_S: Final = 2.0  # for another one to say that the time of a wait is up
+_CANCEL: Final = "/qflow.orchestrator.v1.ExecutionService/CancelExecution"
 
 
 class PeerGone(Exception):  # noqa: N818  # what happened, for the caller to look again
@@ -41,8 +47,6 @@ class Peers:
         method: str,
         request: bytes,
         caller: Caller,
-        *,
-        timeout_s: float | None = None,
     ) -> bytes:
         """Have another one answer a call; raises what it raised there, or PeerGone."""
         asked = pb.ForwardCallRequest(
@@ -52,10 +56,35 @@ class Peers:
             tenant_id=str(caller.team_id or ""),
         )
         try:
-            answer = await self._stub(address).ForwardCall(asked, timeout=timeout_s)
+            answer = await self._stub(address).ForwardCall(asked)
         except grpc.aio.AioRpcError as error:
             raise _fault(error) from error
         return bytes(answer.response)
+
+    async def cancel(self, address: str, execution_id: UUID, caller: Caller) -> None:
+        """Have another one ask a run of its own to stop."""
+        request = CancelExecutionRequest(execution_id=str(execution_id))
+        await self.call(address, _CANCEL, request.SerializeToString(), caller)
+
+    async def cancel_overlapping(self, address: str, execution_id: UUID, schedule_id: UUID) -> None:
+        """Have another one ask a run of a schedule to stop, before the next one begins."""
+        asked = pb.CancelOverlappingRequest(
+            schedule_id=str(schedule_id), execution_id=str(execution_id)
+        )
+        try:
+            await self._stub(address).CancelOverlapping(asked, timeout=_LOOP_S)
+        except grpc.aio.AioRpcError as error:
+            raise _fault(error) from error
+
+    async def await_end(self, address: str, execution_id: UUID, timeout_s: float) -> None:
+        """Wait until a run of another one is over, or moved, or so long."""
+        asked = pb.AwaitEndRequest(
+            execution_id=str(execution_id), timeout=duration_ms(timeout_s * 1000)
+        )
+        try:
+            await self._stub(address).AwaitEnd(asked, timeout=timeout_s + _ANSWER_S)
+        except grpc.aio.AioRpcError as error:
+            raise _fault(error) from error
 
     async def stream(
         self, address: str, method: str, request: bytes, caller: Caller

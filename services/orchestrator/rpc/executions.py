@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import grpc
 from qflow.orchestrator.v1 import execution_pb2, execution_service_pb2_grpc
@@ -14,7 +14,6 @@ from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
 from services.kit.caller import current_caller
 from services.kit.rpc import codec as kit
-from services.kit.rpc.codec import duration_ms
 from services.kit.rpc.pages import Pages
 from services.kit.rpc.sizes import in_parts
 from services.orchestrator.engine.engine import Engine
@@ -22,7 +21,7 @@ from services.orchestrator.engine.hub import Moved
 from services.orchestrator.gateways.peers import PeerGone
 from services.orchestrator.rpc import codec, starting
 from services.orchestrator.rpc.batch_starting import start_batch
-from services.orchestrator.rpc.forwarding import ask, follow, may_be_forwarded, to_owner
+from services.orchestrator.rpc.forwarding import follow, may_be_forwarded
 from services.orchestrator.storage.executions import Execution
 from services.orchestrator.usecases import listing
 from services.orchestrator.usecases.cancel import cancel_execution
@@ -33,11 +32,10 @@ from services.orchestrator.usecases.watch import Step, Watcher
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-# How often the owner of a run is looked for, and for how long by a watch: longer than it takes
-# others to take over.
+# How often a watch looks for the owner of its run, and for how long: longer than it takes others
+# to take over.
 _LOOK_AGAIN_S: Final = 0.25
 _OWNER_WAIT_S: Final = 20.0
-_ANSWER_S: Final = 2.0  # for the owner to say that the time of a wait is up
 _BASIC: Final = execution_pb2.EXECUTION_VIEW_BASIC
 _FULL: Final = execution_pb2.EXECUTION_VIEW_FULL
 # Of one message of a watch: beside its nodes there is room for an input and an output.
@@ -155,34 +153,15 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
         timeout_s = starting.WAIT_DEFAULT_S
         if request.HasField("timeout"):
             timeout_s = kit.milliseconds_from(request.timeout, field="timeout") / 1000
-        ends_at = self._engine.now() + timeout_s
-        while True:
-            left_s = max(0.0, ends_at - self._engine.now())
-            asked = pb.WaitExecutionRequest(
-                execution_id=request.execution_id,
-                timeout=duration_ms(left_s * 1000),
-                view=request.view,
-            )
-            try:
-                if left_s:  # else it is told how it stands, which the rows do
-                    answered, response = await ask(
-                        self, "WaitExecution", asked, timeout_s=left_s + _ANSWER_S
-                    )
-                    if answered:
-                        return cast("pb.WaitExecutionResponse", response)
-                execution, plan = await self._watcher.wait(
-                    current_caller(),
-                    kit.uuid_from(request.execution_id, field="execution_id"),
-                    timeout_s=left_s,
-                    full=request.view != _BASIC,
-                )
-                return pb.WaitExecutionResponse(
-                    execution=codec.execution_to_pb(execution, plan), done=execution.final
-                )
-            except PeerGone:
-                await asyncio.sleep(min(_LOOK_AGAIN_S, left_s))
-            except Moved:
-                continue
+        execution, plan = await self._watcher.wait(
+            current_caller(),
+            kit.uuid_from(request.execution_id, field="execution_id"),
+            timeout_s=timeout_s,
+            full=request.view != _BASIC,
+        )
+        return pb.WaitExecutionResponse(
+            execution=codec.execution_to_pb(execution, plan), done=execution.final
+        )
 
     @may_be_forwarded
     async def WatchExecution(
@@ -229,14 +208,14 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
             for message in self._deltas.messages(str(execution_id), step):
                 yield message
 
-    @to_owner
+    @may_be_forwarded
     async def CancelExecution(
         self, request: pb.CancelExecutionRequest, context: Context
     ) -> pb.CancelExecutionResponse:
         """Ask a run to stop."""
         execution, plan = await cancel_execution(
             self._reader,
-            self._engine,
+            self.router,
             current_caller(),
             kit.uuid_from(request.execution_id, field="execution_id"),
         )

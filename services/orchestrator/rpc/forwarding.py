@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
@@ -12,10 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from services.kit.caller import current_caller
 from services.kit.rpc import codec as kit
-from services.orchestrator.gateways.peers import PeerGone
-from services.orchestrator.usecases.forward import Router, owner_gone
-
-_TRIES: Final = 2
+from services.orchestrator.usecases.forward import Router
 
 Servicer = TypeVar("Servicer", bound="Routed")
 Request = TypeVar("Request")
@@ -40,15 +38,11 @@ def to_owner(method: Unary[Response]) -> Unary[Response]:
 
     @wraps(method)
     async def call(servicer: Routed, request: Any, context: Any) -> Response:
-        for _ in range(_TRIES):
-            try:
-                answered, response = await ask(servicer, name, request)
-            except PeerGone as gone:
-                if gone.undone:
-                    continue
-                break
-            return response if answered else await method(servicer, request, context)
-        raise owner_gone()
+        return await servicer.router.at_owner(
+            _execution_id(request),
+            here=lambda: method(servicer, request, context),
+            there=lambda address: _asked(servicer, address, name, request),
+        )
 
     return may_be_forwarded(call)
 
@@ -57,24 +51,6 @@ def may_be_forwarded(method: Callable[..., Any]) -> Callable[..., Any]:
     """Let other orchestrators send this call here."""
     method.forwardable = True  # type: ignore[attr-defined]
     return method
-
-
-async def ask(
-    servicer: Routed, name: str, request: Any, *, timeout_s: float | None = None
-) -> tuple[bool, Any]:
-    """Ask the run's owner, if that is another: (whether it answered, its answer)."""
-    address = await _address(servicer, request)
-    if address is None:
-        return False, None
-    described = method_of(servicer.service, name)
-    raw = await servicer.router.peers.call(
-        address,
-        f"/{servicer.service}/{name}",
-        request.SerializeToString(),
-        current_caller(),
-        timeout_s=timeout_s,
-    )
-    return True, GetMessageClass(described.output_type).FromString(raw)
 
 
 async def follow(servicer: Routed, name: str, request: Any) -> AsyncIterator[Any] | None:
@@ -92,9 +68,23 @@ async def follow(servicer: Routed, name: str, request: Any) -> AsyncIterator[Any
     return (message.FromString(each) async for each in raw)
 
 
+async def _asked(servicer: Routed, address: str, name: str, request: Any) -> Any:
+    described = method_of(servicer.service, name)
+    raw = await servicer.router.peers.call(
+        address,
+        f"/{servicer.service}/{name}",
+        request.SerializeToString(),
+        current_caller(),
+    )
+    return GetMessageClass(described.output_type).FromString(raw)
+
+
 async def _address(servicer: Routed, request: Any) -> str | None:
-    execution_id = kit.uuid_from(request.execution_id, field="execution_id")
-    return await servicer.router.address(execution_id)
+    return await servicer.router.address(_execution_id(request))
+
+
+def _execution_id(request: Any) -> UUID:
+    return kit.uuid_from(request.execution_id, field="execution_id")
 
 
 def method_of(service: str, name: str) -> MethodDescriptor:

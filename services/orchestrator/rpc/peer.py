@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -18,7 +18,9 @@ from services.kit.errors import InvalidArgument
 from services.kit.rpc import auth, codec
 from services.kit.rpc.auth import Authenticator, Credential
 from services.orchestrator.rpc.forwarding import Routed, method_of
-from services.orchestrator.usecases.forward import FORWARDED
+from services.orchestrator.usecases.forward import forwarded
+from services.orchestrator.usecases.overlaps import Overlaps
+from services.orchestrator.usecases.watch import Watcher
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -26,8 +28,17 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
     """Makes the calls of others here, as the users who made them, and under the same rules."""
 
-    def __init__(self, authenticator: Authenticator, servicers: Sequence[Routed]) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        servicers: Sequence[Routed],
+        *,
+        watcher: Watcher,
+        overlaps: Overlaps,
+    ) -> None:
         self._authenticator = authenticator
+        self._watcher = watcher
+        self._overlaps = overlaps
         self._servicers = {each.service: each for each in servicers}
 
     async def ForwardCall(
@@ -37,7 +48,7 @@ class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
         handler, inner, rule = self._found(request.method, request.request, streams=False)
         caller = await self._authenticator.authenticate(_credential(request))
         auth.check(caller, rule)
-        with caller_scope(caller), _forwarded():
+        with caller_scope(caller), forwarded():
             response = await handler(inner, context)
         return pb.ForwardCallResponse(response=response.SerializeToString())
 
@@ -48,10 +59,28 @@ class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
         handler, inner, rule = self._found(request.method, request.request, streams=True)
         caller = await self._authenticator.authenticate(_credential(request))
         auth.check(caller, rule)
-        with caller_scope(caller), _forwarded():
+        with caller_scope(caller), forwarded():
             async with aclosing(handler(inner, context)) as responses:
                 async for response in responses:
                     yield pb.ForwardStreamResponse(response=response.SerializeToString())
+
+    async def AwaitEnd(self, request: pb.AwaitEndRequest, context: Context) -> pb.AwaitEndResponse:
+        """Wait until a run ends or moves."""
+        execution_id = codec.uuid_from(request.execution_id, field="execution_id")
+        timeout_s = codec.milliseconds_from(request.timeout, field="timeout") / 1000
+        await self._watcher.await_end(execution_id, timeout_s=timeout_s)
+        return pb.AwaitEndResponse()
+
+    async def CancelOverlapping(
+        self, request: pb.CancelOverlappingRequest, context: Context
+    ) -> pb.CancelOverlappingResponse:
+        """Ask a run to stop for the next one of its schedule."""
+        with forwarded():
+            await self._overlaps.cancel(
+                codec.uuid_from(request.schedule_id, field="schedule_id"),
+                codec.uuid_from(request.execution_id, field="execution_id"),
+            )
+        return pb.CancelOverlappingResponse()
 
     def _found(
         self, method: str, raw: bytes, *, streams: bool
@@ -75,12 +104,3 @@ class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
 def _credential(request: pb.ForwardCallRequest | pb.ForwardStreamRequest) -> Credential:
     team_id = codec.uuid_or_none(request.tenant_id, field="tenant_id")
     return Credential(request.token_digest, team_id)
-
-
-@contextmanager
-def _forwarded() -> Iterator[None]:
-    token = FORWARDED.set(True)
-    try:
-        yield
-    finally:
-        FORWARDED.reset(token)

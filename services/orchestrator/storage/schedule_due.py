@@ -196,6 +196,26 @@ async def open_runs(db: Db, schedule_id: UUID) -> list[UUID]:
     return [row["execution_id"] for row in await db.fetch(_OPEN, schedule_id)]
 
 
+_MAKER: Final[LiteralString] = """
+    SELECT schedule.created_by, schedule.tenant_id
+      FROM schedules AS schedule
+      JOIN schedule_ticks AS tick ON tick.schedule_id = schedule.id
+     WHERE schedule.id = $1 AND schedule.overlap = 'cancel_running'
+       AND tick.execution_id = $2 AND tick.kind <> 'backfill'
+       AND tick.state = 'started' AND NOT tick.is_over
+       AND EXISTS (SELECT 1 FROM schedule_ticks AS next
+                    WHERE next.schedule_id = $1 AND next.state = 'pending' AND next.kind = 'timed')
+"""
+
+
+async def maker_of_overlapping(
+    db: Db, schedule_id: UUID, execution_id: UUID
+) -> tuple[UUID, UUID] | None:
+    """Give who made a schedule, and its tenant, where a tick waits for this run to be stopped."""
+    row = await db.fetchrow(_MAKER, schedule_id, execution_id)
+    return None if row is None else (row["created_by"], row["tenant_id"])
+
+
 _SETTLE: Final[LiteralString] = """
     UPDATE schedule_ticks
        SET state = $3, execution_id = $4, reason = $5, message = $6, try_at = NULL

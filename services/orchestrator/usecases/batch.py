@@ -127,7 +127,7 @@ async def cancel_many(
         if validate_only:
             await rerunner.reader.get(caller, execution_id, full=False)
         else:
-            await cancel_execution(rerunner.reader, rerunner.engine, caller, execution_id)
+            await cancel_execution(rerunner.reader, rerunner.router, caller, execution_id)
 
     async with as_caller(rerunner.reader.api_pool, caller) as db:
         depths = await execution_lists.depths(db, ids)

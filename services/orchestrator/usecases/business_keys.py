@@ -9,16 +9,16 @@ from services.kit.errors import AlreadyExists
 from services.kit.pg import as_caller
 from services.orchestrator.domain.options import KeyConflict, KeyReuse, Wishes
 from services.orchestrator.domain.status import RunStatus
-from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution
 from services.orchestrator.usecases.cancel import cancel_execution
+from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.read import Reader
 
 
 async def settle_key(
     reader: Reader,
-    engine: Engine,
+    router: Router,
     caller: Caller,
     workflow_id: UUID | None,
     wishes: Wishes,
@@ -43,7 +43,7 @@ async def settle_key(
                 return holder
             case KeyConflict.CANCEL_EXISTING:
                 if not dry:
-                    await cancel_execution(reader, engine, caller, holder.id, finished_ok=True)
+                    await cancel_execution(reader, router, caller, holder.id, finished_ok=True)
                 return None
             case KeyConflict.FAIL:
                 raise _in_the_way(holder, "BUSINESS_KEY_IN_USE", "an open run has")

@@ -18,7 +18,7 @@ from services.kit.errors import (
     Unavailable,
 )
 from services.kit.pg import as_caller
-from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.plan import Phase, Plan
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
@@ -66,6 +66,7 @@ class Controls:
         record = run.records[place]
         if record is None or record.status is not NodeStatus.PAUSED:
             if (record is not None and record.status not in _NOT_BEGUN) or not run.is_open(place):
+                _check_turn(run, place, node_id)
                 raise _refused("NODE_STARTED", node_id, _why_not_held(run, place))
             await self._change(run, self.engine.core.pause_node(execution_id, place))
         return await self._node(caller, execution_id, node_id)
@@ -139,7 +140,8 @@ def _stopping(execution_id: UUID) -> FailedPrecondition:
 def _check_ends(run: Run, place: int, node_id: str) -> None:
     record = run.records[place]
     if not run.is_open(place):
-        raise _refused("NODE_FINISHED", node_id, "begins no more: the run is ending")
+        _check_turn(run, place, node_id)
+        raise _refused("NODE_FINISHED", node_id, _why_closed(run, place))
     if record is None or record.status in _NOT_BEGUN:
         return
     if record.status in NODE_FINAL:
@@ -168,10 +170,35 @@ def _place(run: Run, node_id: str) -> int:
     )
 
 
+def _check_turn(run: Run, place: int, node_id: str) -> None:
+    """Refuse to steer what closes a run before it closes: a change would come too early."""
+    phase = run.plan.places[place].phase
+    if phase is Phase.MAIN or run.closing:
+        return
+    what, when = "is a finally node", "whose turn comes when the run's other nodes are over"
+    if phase is Phase.COMPENSATION:
+        what, when = "is a compensation", "which runs if the run fails or is cancelled"
+    raise _refused("NODE_NOT_REACHED", node_id, f"{what}, {when}: call again once it closes")
+
+
 def _why_not_held(run: Run, place: int) -> str:
+    record = run.records[place]
     if place in run.groups:
         return "has begun; PauseExecution holds up those of its parts that have not"
-    return "has begun already, or never will"
+    if record is not None and record.status in NODE_FINAL:
+        return f"is {record.status} already"
+    if record is not None and record.status not in _NOT_BEGUN:
+        return "has begun already"
+    return _why_closed(run, place)
+
+
+def _why_closed(run: Run, place: int) -> str:
+    """Say why a place never begins, or begins no more."""
+    rule = run.plan.places[place]
+    if rule.phase is Phase.COMPENSATION and place not in run.undo and rule.compensates is not None:
+        undone = run.plan.places[rule.compensates].id
+        return f"never begins: there is nothing of {undone} to be undone"
+    return "begins no more: the run is ending"
 
 
 def _refused(reason: str, node_id: str, why: str) -> FailedPrecondition:

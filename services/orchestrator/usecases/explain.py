@@ -21,7 +21,7 @@ from services.orchestrator.domain.explain import (
     Situation,
     explain,
 )
-from services.orchestrator.domain.limit_queue import WHOLE_RUN
+from services.orchestrator.domain.limit_lanes import WHOLE_RUN
 from services.orchestrator.domain.plan import Kind, Phase, Place, Plan
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
@@ -54,6 +54,7 @@ async def explain_execution(
                 error_type=row.error_type,
                 silent=row.node_id in silent,
                 waits_for=_waits_for(engine, plan, row),
+                is_child=row.status is NodeStatus.WAITING and row.child_execution_id is not None,
                 is_part=row.node_id != row.definition_node_id,
                 closes=_phase_of(plan, row) is not Phase.MAIN,
             )
@@ -61,14 +62,17 @@ async def explain_execution(
             if row.status not in NODE_FINAL
         ]
     parts, child = await _broken(reader, caller, execution, plan)
+    failed_node_id, failure = execution.failed_node_id, None
+    if not execution.final and run is not None and run.failure is not None:
+        failed_node_id, failure = run.failure  # its row says so once it closes
     state = RunState(
         status=execution.status,
         cancel_requested_at=execution.cancel_requested_at,
         start_at=execution.start_at,
         completed_at=execution.completed_at,
-        error_type=execution.error_type,
-        error_message=execution.error_message,
-        failed_node_id=execution.failed_node_id,
+        error_type=failure.error_type if failure else execution.error_type,
+        error_message=failure.message if failure else execution.error_message,
+        failed_node_id=failed_node_id,
         failed_parts=parts,
         failed_child=child,
         alone=execution.workflow_id is None,
@@ -179,7 +183,9 @@ def _waits_for(engine: Engine, plan: Plan, row: NodeExecution) -> str:
 
 def _waits_within(child: Run | None, child_id: UUID) -> str:
     """Say what ends the wait for a run within another, as far as that is known here."""
-    slots = [] if child is None else [slots[0] for slots in child.waiting.values() if slots]
+    slots = []
+    if child is not None:  # in one that fails only what closes it waits in earnest
+        slots = [each[0] for each in child.waiting.values() if each and child.is_open(each[0])]
     if child is None or not slots:
         return f"execution {child_id}, which runs it; ExplainExecution says how that stands"
     words = list(dict.fromkeys(_word_for(child.place(slot)) for slot in slots))

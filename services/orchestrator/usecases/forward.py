@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
+from services.kit.caller import Caller
 from services.kit.errors import Unavailable
 from services.kit.pg import Pool, transaction
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.gateways.peers import NOT_OWNER, PeerGone, Peers
 from services.orchestrator.storage import shards
 
-# Set while a call is answered that another orchestrator has sent here: it goes no further.
+# Set while something is done that another orchestrator has asked for: it goes no further.
 FORWARDED: Final[ContextVar[bool]] = ContextVar("qflow_forwarded", default=False)
+
+_TRIES: Final = 2
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,45 @@ class Router:
         if not owner.alive or not owner.address:
             raise PeerGone("the owner is fenced")
         return owner.address
+
+    async def at_owner(
+        self,
+        execution_id: UUID,
+        *,
+        here: Callable[[], Awaitable[Answer]],
+        there: Callable[[str], Awaitable[Answer]],
+    ) -> Answer:
+        """Do something about a run where it is: here, or at the address of its owner.
+
+        While nobody has it this fails with `Unavailable`: it may or may not have been done, so
+        that it has to be repeatable.
+        """
+        for _ in range(_TRIES):
+            try:
+                address = await self.address(execution_id)
+                return await (here() if address is None else there(address))
+            except PeerGone as gone:
+                if not gone.undone:
+                    break
+        raise owner_gone()
+
+    async def cancel(self, caller: Caller, execution_id: UUID) -> None:
+        """Have a run asked to stop, wherever it is; returns once that is committed."""
+        await self.at_owner(
+            execution_id,
+            here=lambda: self.engine.cancel(execution_id),
+            there=lambda address: self.peers.cancel(address, execution_id, caller),
+        )
+
+
+@contextmanager
+def forwarded() -> Iterator[None]:
+    """Have what is asked inside the block go to no other orchestrator."""
+    token = FORWARDED.set(True)
+    try:
+        yield
+    finally:
+        FORWARDED.reset(token)
 
 
 def owner_gone() -> Unavailable:

@@ -25,6 +25,7 @@ from services.orchestrator.storage.executions import Execution
 from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.usecases import kept_results
 from services.orchestrator.usecases.business_keys import settle_key
+from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.kept_results import Taken
 from services.orchestrator.usecases.launch import (
     Launch,
@@ -70,6 +71,7 @@ class Rerunner:
 
     reader: Reader
     engine: Engine
+    router: Router
 
     async def make(self, caller: Caller, again: Again) -> tuple[Started, int]:
         """Make a run of another and return once it is committed; also how many results it keeps."""
@@ -101,7 +103,7 @@ class Rerunner:
 
     async def _settle_key(self, caller: Caller, asked: Launch, *, dry: bool = False) -> None:
         workflow_id = asked.plan.workflow_id
-        await settle_key(self.reader, self.engine, caller, workflow_id, asked.wishes, dry=dry)
+        await settle_key(self.reader, self.router, caller, workflow_id, asked.wishes, dry=dry)
 
     async def _launch(self, caller: Caller, again: Again) -> Launch:
         parent, plan = await self.reader.get(caller, again.execution_id, full=True)

@@ -16,7 +16,6 @@ from uuid import UUID
 
 import structlog
 
-from services.kit.caller import Caller
 from services.kit.errors import (
     AlreadyExists,
     Conflict,
@@ -31,12 +30,10 @@ from services.kit.pg import LINK_FAULTS, Pool, transaction, translate
 from services.orchestrator.domain import ticks
 from services.orchestrator.domain.timing import next_after
 from services.orchestrator.domain.timing import ticks as times
-from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import schedule_due as due
 from services.orchestrator.storage.schedule_due import Claimed, PendingTick
-from services.orchestrator.usecases.cancel import cancel_execution
 from services.orchestrator.usecases.on_behalf import LASTING, caller_of
-from services.orchestrator.usecases.read import Reader
+from services.orchestrator.usecases.overlaps import Overlaps
 from services.orchestrator.usecases.schedule_ends import RunEnds
 from services.orchestrator.usecases.start import Starter
 
@@ -73,9 +70,8 @@ class Scheduler:
 
     pool: Pool  # the engine's
     starter: Starter
-    reader: Reader
-    engine: Engine
     ends: RunEnds
+    overlaps: Overlaps
 
 
 async def run_due(scheduler: Scheduler) -> float:
@@ -253,11 +249,11 @@ async def _wait_for(
     scheduler.ends.follow(schedule.id, running)
     if schedule.overlap == "cancel_running":
         try:
-            caller = await caller_of(scheduler.pool, schedule.created_by, schedule.tenant_id)
+            await caller_of(scheduler.pool, schedule.created_by, schedule.tenant_id)
         except (FailedPrecondition, NotFound, PermissionDenied) as error:  # as where it starts
             await _fail(scheduler, schedule, tick, reason=error.reason, message=error.message)
             return
-        await _cancel(scheduler, caller, running)
+        await scheduler.overlaps.cancel_all(schedule.id, running)
     async with transaction(scheduler.pool) as db:
         message = "waits for the run before it to be over"
         by_s = min(_WAIT.seconds + max(tick.age_s, 0.0) * _WAIT_GROWS, _WAIT_MAX_S)
@@ -276,16 +272,6 @@ async def _skip(
 ) -> None:
     async with transaction(scheduler.pool) as db:
         await due.skipped(db, schedule.id, tick.tick_at, reason=reason, message=message)
-
-
-async def _cancel(scheduler: Scheduler, caller: Caller, running: Sequence[UUID]) -> None:
-    for execution_id in running:
-        try:
-            await cancel_execution(scheduler.reader, scheduler.engine, caller, execution_id)
-        except (FailedPrecondition, NotFound):
-            continue  # it is over by itself
-        except (Unavailable, Conflict) as error:
-            log.info("overlapping_run_not_cancelled", reason=error.reason)
 
 
 async def _start(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> None:

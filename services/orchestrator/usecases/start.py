@@ -27,6 +27,7 @@ from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import definitions
 from services.orchestrator.storage.executions import Execution
 from services.orchestrator.usecases.business_keys import settle_key
+from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.launch import (
     Launch,
     Started,
@@ -72,6 +73,7 @@ class Starter:
     engine_pool: Pool
     engine: Engine
     plans: Plans
+    router: Router
     # By tenant, workflow and version asked for: a guess that the flush checks. A stale one inserts
     # nothing and is looked up again.
     _known: Recent[tuple[UUID, UUID, int], Known] = field(
@@ -147,7 +149,7 @@ class Starter:
     async def _settle_key(
         self, caller: Caller, workflow_id: UUID, wishes: Wishes, *, dry: bool = False
     ) -> Execution | None:
-        return await settle_key(self._reader, self.engine, caller, workflow_id, wishes, dry=dry)
+        return await settle_key(self._reader, self.router, caller, workflow_id, wishes, dry=dry)
 
     async def check(
         self, caller: Caller, workflow_id: UUID, version: int, input_json: str, *, alias: str = ""

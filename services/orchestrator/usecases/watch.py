@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -17,11 +18,14 @@ from services.orchestrator.domain.rows import View
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.hub import Change, Moved
+from services.orchestrator.gateways.peers import PeerGone
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.read import Reader, rendered
 
 PROGRESS_S: Final = 15.0
+_LOOK_AGAIN_S: Final = 0.25  # for the owner of a run that nobody has in this moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +49,28 @@ class Watcher:
 
     reader: Reader
     engine: Engine
+    router: Router
 
     async def wait(
         self, caller: Caller, execution_id: UUID, *, timeout_s: float, full: bool
     ) -> tuple[Execution, Plan]:
         """Give an execution once it is final, or as it stands when the time is up.
 
-        Raises `Moved` when it is another member's.
+        The wait is where the run is, and goes along when that moves to another member.
         """
         ends_at = self.engine.now() + timeout_s
+        while True:
+            try:
+                return await self._waited(caller, execution_id, ends_at, full=full)
+            except Moved:
+                continue
+            except PeerGone:  # another takes over, or has it already
+                left_s = ends_at - self.engine.now()
+                await asyncio.sleep(max(0.0, min(_LOOK_AGAIN_S, left_s)))
+
+    async def _waited(
+        self, caller: Caller, execution_id: UUID, ends_at: float, *, full: bool
+    ) -> tuple[Execution, Plan]:
         with self.engine.hub.subscribed(execution_id, ends_only=True) as subscription:
             while True:
                 # A run in memory of the caller's own tenant needs no look at its row: row-level
@@ -61,17 +78,34 @@ class Watcher:
                 ended = self.engine.ended.find(execution_id, caller.tenant_id, self.engine.now())
                 if ended is not None:
                     return (ended[0] if full else executions.without_values(ended[0])), ended[1]
-                run = self.engine.core.runs.get(execution_id)
-                if run is None or run.tenant_id != caller.tenant_id or run.created_at is None:
-                    execution, plan = await self.reader.get(caller, execution_id, full=full)
-                    if execution.final:
-                        return execution, plan
                 left_s = ends_at - self.engine.now()
                 if left_s <= 0:
                     return await self.reader.get(caller, execution_id, full=full)
-                change = await subscription.next(min(left_s, PROGRESS_S / 3))
-                if change is None and execution_id not in self.engine.core.runs:
-                    raise Moved  # perhaps in the moment before this one listened
+                run = self.engine.core.runs.get(execution_id)
+                if run is None or run.tenant_id != caller.tenant_id or run.created_at is None:
+                    # In this order: one that ends in between is over by its row.
+                    elsewhere = await self.router.address(execution_id)
+                    execution, plan = await self.reader.get(caller, execution_id, full=full)
+                    if execution.final:
+                        return execution, plan
+                    if elsewhere is not None:
+                        wait_s = min(left_s, PROGRESS_S)
+                        await self.router.peers.await_end(elsewhere, execution_id, wait_s)
+                        continue
+                await subscription.next(min(left_s, PROGRESS_S / 3))
+
+    async def await_end(self, execution_id: UUID, *, timeout_s: float) -> None:
+        """Return when a run of this member ends or moves, or when the time is up.
+
+        Of a run that is not here its owner is looked for again in a moment.
+        """
+        with self.engine.hub.subscribed(execution_id, ends_only=True) as subscription:
+            if execution_id in self.engine.ended:
+                return
+            if execution_id not in self.engine.core.runs:
+                timeout_s = min(timeout_s, _LOOK_AGAIN_S)
+            with suppress(Moved):
+                await subscription.next(timeout_s)
 
     async def watch(
         self, caller: Caller, execution_id: UUID, *, after_revision: int

@@ -49,7 +49,7 @@ class Streams:
         self._greet = greet
         self._token = token
         self._trust = trust
-        self._open: set[AttachStream] = set()
+        self._open: dict[AttachStream, None] = {}
         self._over = asyncio.Event()
         self._sessions: dict[str, Session] = {}  # by address, of those that are attached
         self._holding: set[str] = set()
@@ -65,7 +65,7 @@ class Streams:
             while not self._over.is_set():
                 await wait_either(self._told, self._over, None)
                 self._told.clear()
-                for address in self._peers() - self._holding - self._other_names:
+                for address in sorted(self._peers() - self._holding - self._other_names):
                     log.info("orchestrator_found", orchestrator=address)
                     self._holding.add(address)
                     holding.create_task(self.hold(address, stop, found=True))
@@ -112,10 +112,10 @@ class Streams:
     async def _hold_once(self, address: str, over: asyncio.Task[Any], *, found: bool) -> bool:
         """Attach and serve until the stream is lost; whether it was made at all."""
         stream = AttachStream(address, self._token, trust=self._trust)
-        self._open.add(stream)
+        self._open[stream] = None
         session = self._desk.open_session(stream.get_values)
         attached = False
-        works: set[asyncio.Task[Any]] = set()
+        works: list[asyncio.Task[Any]] = []
         try:
             greeting = self._greet()
             member, epoch = await stream.open(greeting, session.take_outgoing())
@@ -132,11 +132,12 @@ class Streams:
                 incarnation=str(greeting.incarnation),
                 lane=stream.by_lane,
             )
-            works.add(asyncio.create_task(_Writer(stream, session).write()))
-            works.add(asyncio.create_task(self._read(stream, session)))
-            done, _ = await asyncio.wait(works | {over}, return_when=asyncio.FIRST_COMPLETED)
-            for task in works & done:
-                await task
+            works.append(asyncio.create_task(_Writer(stream, session).write()))
+            works.append(asyncio.create_task(self._read(stream, session)))
+            await asyncio.wait([*works, over], return_when=asyncio.FIRST_COMPLETED)
+            for task in works:
+                if task.done():
+                    await task
         except StreamLost as lost:
             if str(lost).startswith("FAILED_PRECONDITION"):
                 log.warning("attach_refused", orchestrator=address, cause=str(lost)[:200])
@@ -148,7 +149,7 @@ class Streams:
             if self._sessions.get(address) is session:
                 del self._sessions[address]
             self._desk.close_session(session)
-            self._open.discard(stream)
+            del self._open[stream]
             for task in works:
                 task.cancel()
             await asyncio.gather(*works, return_exceptions=True)

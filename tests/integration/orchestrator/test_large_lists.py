@@ -197,3 +197,27 @@ async def test_an_element_whose_map_failed_before_it_was_sent_is_taken_back(
     assert [("each[3]", "cancelled")] == orchestra.rows(
         "SELECT node_id, status FROM node_executions WHERE status = 'cancelled'"
     )
+
+
+async def test_a_loop_over_values_in_files_goes_on_where_its_condition_reads_the_turn_alone(
+    orchestra: Orchestra,
+) -> None:
+    rule = {"condition": "turn < 3", "max_turns": 5, "carry": {"x": "result"}}
+    workflow_id = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"l": factories.node(orchestra.sql, orchestra.owner)},
+        edges=[("", "x", "l", "x")],
+        outputs=[],
+        node_settings={"l": {"loop": rule}},
+    )
+    async with orchestra.running():
+        runner = await orchestra.runner(lambda _, assign, __: stored(orchestra, assign))
+        async with runner.attached():
+            request = pb.StartExecutionRequest(workflow_id=str(workflow_id), input_json='{"x":1}')
+            started = await orchestra.stub.StartExecution(request)
+            over = await orchestra.stub.WaitExecution(
+                pb.WaitExecutionRequest(execution_id=started.execution.id)
+            )
+    assert execution_pb2.EXECUTION_STATUS_COMPLETED == over.execution.status
+    assert 3 == len(runner.assigns)

@@ -39,7 +39,8 @@ class Store:
         """Write a whole transition."""
         for row in t.run_inserts:
             assert row.id not in self.runs
-            self.runs[row.id] = {**row._asdict(), "cancelled": False}
+            told = {"cancelled": False, "begun": row.status == "running"}
+            self.runs[row.id] = row._asdict() | told
         for placed in t.placed.values():
             self._place(placed)
         for change in t.run_changes:
@@ -47,6 +48,10 @@ class Store:
             assert run["status"] not in RUN_FINAL, "a terminal run never changes"
             run |= {"status": change.status, "revision": change.revision, "change": change}
             run["cancelled"] |= change.cancels
+            assert not (change.starts and run["begun"]), "a run starts once"
+            run["begun"] |= change.starts
+            assert change.status != "running" or run["begun"], "the table takes no such row"
+            assert change.status != "pending" or not run["begun"], "nor such a one"
         for begun in t.node_inserts:
             assert begun.id not in self.nodes
             run = self.runs[begun.run_id]
@@ -179,7 +184,9 @@ class Store:
             for each in self.signals.values()
             if each.run_id == run_id and each.node_id is None
         ]
-        return restore(plan, row, sorted(nodes, key=lambda each: each.order), signals)
+        found = restore(plan, row, sorted(nodes, key=lambda each: each.order), signals)
+        found.begun = run["begun"]  # no row of these has times
+        return found
 
     def _node_row(self, node: dict[str, Any]) -> NodeRow:
         earlier = sum(

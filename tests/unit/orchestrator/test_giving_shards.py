@@ -91,5 +91,23 @@ async def test_a_run_that_comes_back_while_its_last_words_are_written_is_forgott
     assert run.id not in engine.core.runs
 
 
+async def test_a_cancel_of_a_run_that_is_over_is_answered_when_its_shard_goes() -> None:
+    """Its end was on its way to disk: the rows say how it stands, here as there."""
+    run, member = a_run(), Giving()
+
+    async def nothing(**_: Any) -> Any:
+        raise AssertionError
+
+    engine = Engine(member=member, connect=nothing, load=nothing)
+    engine.shards.put(ALL)
+    engine.core.adopt(run, now=0.0, due_s={}, deadline_s=None)
+    engine.journal.written = written  # type: ignore[method-assign]
+    run.status = RunStatus.COMPLETED
+    cancelling = asyncio.create_task(engine.cancel(run.id))
+    await asyncio.sleep(0)
+    assert await engine.release(SHARD, TAKER)
+    await cancelling
+
+
 async def written() -> bool:
     return True

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from services.orchestrator.domain.limit_queue import Waiting
+from services.orchestrator.domain.limit_lanes import Waiting
 from services.orchestrator.domain.limits import Demand
 from services.orchestrator.loops.limits import take_once
 from tests.unit.orchestrator.test_certainty import Lease, engine_of

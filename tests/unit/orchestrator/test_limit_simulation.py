@@ -9,7 +9,9 @@ from uuid import UUID
 import pytest
 
 from services.orchestrator.domain.core import Core
-from services.orchestrator.domain.limits import Claim, Demand, Limit, compile_key
+from services.orchestrator.domain.limit_lanes import Group
+from services.orchestrator.domain.limits import Claim, Demand, Lane, Limit, compile_key
+from services.orchestrator.domain.options import RunOptions
 from services.orchestrator.domain.rows import RunInsert, Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
@@ -72,6 +74,7 @@ class LimitedWorld(World):
             created_by=UUID(int=self.chance.randint(1, 2)),
             status=RunStatus.PENDING,
             input_values={"x": b"1"},
+            options=RunOptions(priority=self.chance.choice((-1, 0, 0, 1))),
         )
         self.plans[run.id] = plan
         self.owners[run.id] = run.created_by
@@ -112,21 +115,47 @@ class LimitedWorld(World):
                     del self.slots[each]
                     limited.freed([slot.demand])
             limited.abandoned.clear()
+        taken: list[Claim] = []
+        lost = self.chance.random() < 0.05  # the answer to all of it
         for claim in limited.ask(self.chance.randint(1, 4), lambda: next(self.ids)):
+            priority = limited._asked[claim.slots[0]][0].priority
+            urgent = self._urgent(priority, claim, taken)
             refused_by = self._take(claim)
-            if self.chance.random() < 0.05:
+            if lost:
                 self.faults += 1
                 limited.unanswered(claim)
             elif refused_by is None:
-                self.submit(self.core.slots_taken([claim], now=self.now))
+                assert not urgent, "I35"
+                taken.append(claim)
             else:
                 limited.refused(claim, refused_by)
+        self.submit(self.core.slots_taken(taken, now=self.now))
+
+    def _urgent(self, priority: int, claim: Claim, taken: list[Claim]) -> list[Group]:
+        """Give what of a higher priority waits, is given nothing, and could have these places."""
+        limited = self.core.limited
+        given = Counter(limited._asked[each.slots[0]][0] for each in taken)
+        return [
+            group
+            for groups in limited._lanes.values()
+            for group in groups.values()
+            if group.priority > priority
+            and group.size > given[group]
+            and not set(group.lane).isdisjoint(claim.lane)
+            and self._full(group.lane) is None
+        ]
+
+    def _full(self, lane: Lane) -> UUID | None:
+        counts = Counter(each.demand for each in self.slots.values())
+        for demand in lane:
+            if counts[demand] >= MOST[demand.limit_id]:
+                return demand.limit_id
+        return None
 
     def _take(self, claim: Claim) -> UUID | None:
-        taken = Counter(each.demand for each in self.slots.values())
-        for demand in claim.lane:
-            if taken[demand] >= MOST[demand.limit_id]:
-                return demand.limit_id
+        refused_by = self._full(claim.lane)
+        if refused_by is not None:
+            return refused_by
         for demand, slot in zip(claim.lane, claim.slots, strict=True):
             self.slots[slot] = Slot(demand, self.epoch)
         return None

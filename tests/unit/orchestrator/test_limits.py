@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.orchestrator.domain.core import Core
-from services.orchestrator.domain.limit_queue import WHOLE_RUN, LimitQueue, Waiting
+from services.orchestrator.domain.limit_lanes import WHOLE_RUN, Waiting
+from services.orchestrator.domain.limit_queue import LimitQueue
 from services.orchestrator.domain.limits import (
     KEY_CHARS_MAX,
     NO_KEY,

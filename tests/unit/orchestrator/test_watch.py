@@ -41,7 +41,7 @@ async def test_a_run_that_ended_between_two_changes_is_told_with_all_its_nodes(
         async def get(self, *_: object, **__: object) -> tuple[Execution, Any]:
             return after, plan
 
-    watcher = Watcher(cast("Any", Reader()), cast("Any", None))
+    watcher = Watcher(cast("Any", Reader()), cast("Any", None), cast("Any", None))
     view = _View(CALLER, watcher, before, plan)
     row = NodeExecution(node_id="n0", status=NodeStatus.CANCELLED, revision=8)
 
@@ -70,7 +70,7 @@ def moved(revision: int, status: NodeStatus, *, row: bool = False) -> Change:
 
 async def test_watchers_who_have_seen_the_same_are_told_what_was_made_for_the_first() -> None:
     plan = plan_of([], 1)
-    watcher = Watcher(cast("Any", None), cast("Any", None))
+    watcher = Watcher(cast("Any", None), cast("Any", None), cast("Any", None))
     first, second, behind = (
         _View(CALLER, watcher, running(revision=seen), plan) for seen in (2, 2, 1)
     )
@@ -90,7 +90,7 @@ async def test_watchers_who_have_seen_the_same_are_told_what_was_made_for_the_fi
 
 async def test_another_tenants_watcher_is_told_nothing_that_was_read_for_the_first() -> None:
     plan = plan_of([], 1)
-    watcher = Watcher(cast("Any", None), cast("Any", None))
+    watcher = Watcher(cast("Any", None), cast("Any", None), cast("Any", None))
     other = cast("Any", SimpleNamespace(tenant_id=UUID(int=2)))
     views = [_View(caller, watcher, running(), plan) for caller in (CALLER, other)]
     change = moved(3, NodeStatus.RUNNING)
@@ -110,7 +110,7 @@ async def test_a_row_that_changed_is_read_once_for_all_who_watch_it() -> None:
             await answer.wait()
             return running(revision=3), plan
 
-    watcher = Watcher(cast("Any", Reader()), cast("Any", None))
+    watcher = Watcher(cast("Any", Reader()), cast("Any", None), cast("Any", None))
     views = [_View(CALLER, watcher, running(), plan) for _ in range(3)]
     change = moved(3, NodeStatus.RUNNING, row=True)
     following = [asyncio.create_task(each.follow(change)) for each in views]

@@ -8,17 +8,17 @@ from uuid import UUID
 from services.orchestrator.domain import children, planner, routes, waits
 from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.credits import Runner
-from services.orchestrator.domain.effects import Due, Ready
+from services.orchestrator.domain.effects import Due, Ready, Stop
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.steps.begin import is_unbegun
 from services.orchestrator.domain.steps.follow import Follow
 from services.orchestrator.domain.timers import BEGIN, DEADLINE
 
 _NOTHING: Final = Offer(pythons=frozenset())  # of a runner that is known by its attempts alone
-_UNDER_WAY: Final = frozenset({NodeStatus.RUNNING, NodeStatus.RETRYING, NodeStatus.WAITING})
 
 
 class Adoption(Follow):
@@ -35,6 +35,7 @@ class Adoption(Follow):
         self._now = now
         self.runs[run.id] = run
         self._adopted[run.id] = None
+        run.queued.clear()  # what waits in another's memory
         run.asleep = due_s.get(BEGIN, 0.0) > 0
         if run.asleep:
             self.timers.set(now + due_s[BEGIN], run.id, BEGIN)
@@ -45,7 +46,7 @@ class Adoption(Follow):
             # The member that had it before may count from a higher epoch.
             self._token = max(self._token, record.token)
             limit_ms = run.place(slot).total_timeout_ms
-            if limit_ms is not None and record.status not in NODE_FINAL:
+            if limit_ms is not None and record.status not in NODE_FINAL and record.begun:
                 left_s = max(0.0, limit_ms / 1000 - record.age_s)
                 self.timers.set(now + left_s, run.id, slot, Due.TOTAL)
             if record.status is NodeStatus.RUNNING and record.runner is not None:
@@ -59,10 +60,10 @@ class Adoption(Follow):
                 if record.delivery_count and due_s.get(slot, 0) <= 0:
                     self._push(Ready(run, slot, alone=True))
                 else:
-                    self.timers.set(now + max(due_s.get(slot, 0), 0), run.id, slot)
+                    self._set_due(run, slot, record, now + max(due_s.get(slot, 0), 0))
             elif slot in due_s:
                 record.due_ms = max(0, round(due_s[slot] * 1000))
-                self.timers.set(now + max(due_s[slot], 0), run.id, slot)
+                self._set_due(run, slot, record, now + max(due_s[slot], 0))
         if deadline_s is not None:
             self.timers.set(now + max(deadline_s, 0), run.id, DEADLINE)
 
@@ -89,7 +90,7 @@ class Adoption(Follow):
         return self._dispatch(out)
 
     def _revive(self, run: Run, out: Out) -> None:
-        if _unbegun(run):
+        if is_unbegun(run) and run.status is not RunStatus.PAUSED:
             self._waits_for_limit(run)
         t = Transition(run.id)
         for slot, record in enumerate(list(run.records)):  # an end may begin others
@@ -105,19 +106,14 @@ class Adoption(Follow):
         ended = self._ended_children.get(child_id)
         if child is not None:
             child.parent = (run.id, slot)
-            held_too = child.cancelling and run.status is RunStatus.PAUSED
-            if run.is_stopping(slot) and not held_too:
-                self.fx.stops.append(child_id)
+            if run.is_stopping(slot):
+                resumes = run.cancelling and run.status is not RunStatus.PAUSED
+                self.fx.stops.append(Stop(child_id, resumes))
+            elif not run.is_open(slot):
+                waits.fail_child(run, slot, self.fx)
         elif ended is not None:
             planner.child_over(run, slot, t, self.fx, children.ended_run(run, slot, ended))
         elif run.is_open(slot):
             waits.start_again(run, slot, self.fx)
         else:
             planner.child_over(run, slot, t, self.fx, children.never_begun(run, slot, child_id))
-
-
-def _unbegun(run: Run) -> bool:
-    """Say whether nothing of a run is under way, and it may begin or go on."""
-    if run.asleep or run.closing or run.cancelling or run.expired or run.failure is not None:
-        return False
-    return all(each is None or each.status not in _UNDER_WAY for each in run.records)

@@ -10,7 +10,7 @@ from services.orchestrator.domain.amounts import Amounts
 from services.orchestrator.domain.cache_queue import Answer
 from services.orchestrator.domain.effects import Ready
 from services.orchestrator.domain.ledger import Quota
-from services.orchestrator.domain.limit_queue import WHOLE_RUN
+from services.orchestrator.domain.limit_lanes import WHOLE_RUN
 from services.orchestrator.domain.limits import Claim, Limit, Limits
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.plan import Phase
@@ -35,7 +35,7 @@ class Answers(Follow):
                 continue
             for slot in sorted(slots):
                 if failure is None:
-                    self._push(Ready(run, slot))
+                    self._go_through(Ready(run, slot))
                 elif run.may_begin(slot) and run_id in self.runs:
                     with self._step(run_id):
                         planner.refuse(run, slot, out.of(run_id), self.fx, failure)
@@ -52,9 +52,10 @@ class Answers(Follow):
             if not self.cache.answered(answer) or run is None or not run.may_begin(slot):
                 continue  # what resumes a run asks again
             if answer.hit is None or run.records[slot] is not None:
-                self._push(Ready(run, slot))
+                self._go_through(Ready(run, slot))
                 continue
             t = out.of(run.id)
+            run.queued.discard(slot)
             with self._step(run.id):
                 cache_queue.complete(run, slot, t, answer.hit, new_id=self.fx.new_id)
                 routes.slot_done(run, slot, t, self.fx, answer.hit.output)
@@ -74,7 +75,7 @@ class Answers(Follow):
             if run is None or run.status in RUN_FINAL:
                 continue
             if slot != WHOLE_RUN:
-                self._push(Ready(run, slot, alone))
+                self._go_through(Ready(run, slot, alone))
             else:
                 with self._step(run_id):
                     self._begin_late(run, out)
@@ -124,3 +125,5 @@ class Answers(Follow):
                 self.limited.keep(waiting, claim)
                 self._await_runner(run, slot, alone=alone)
                 return
+            else:
+                run.queued.discard(slot)

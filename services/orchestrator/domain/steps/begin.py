@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from services.orchestrator.domain import routes
+from services.orchestrator.domain import planner, routes
 from services.orchestrator.domain.dispatch import Dispatch
+from services.orchestrator.domain.effects import Ready
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.partly import Partly, resume
+from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.rows import Finished, Follows, NodeCopy, RunInsert, Transition
-from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.state import NodeRecord, Run
+from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.timers import DEADLINE
+
+_UNDER_WAY: Final = frozenset({NodeStatus.RUNNING, NodeStatus.RETRYING, NodeStatus.WAITING})
 
 
 class Begin(Dispatch):
-    """Runs that begin."""
+    """Runs that begin, and slots that begin again."""
 
     def _begin(
         self,
@@ -53,7 +59,36 @@ class Begin(Dispatch):
             t.commands = [each for each in t.commands if not isinstance(each, Finished)]
 
     def _begin_late(self, run: Run, out: Out) -> None:
-        """Begin a run whose time has come, or that no limit holds up any more."""
-        if run.asleep and not self._waits_for_limit(run):
+        """Begin a run whose time has come, or that no limit holds up any more.
+
+        Of a paused one it is known that its time has come; it waits for no limit meanwhile.
+        """
+        if run.asleep and (run.status is RunStatus.PAUSED or not self._waits_for_limit(run)):
             run.asleep = False
             routes.revive(run, out.of(run.id), self.fx)
+
+    def _repeat(self, run: Run, slot: int, out: Out) -> None:
+        record = run.records[slot]
+        if record is None or not run.may_begin(slot):
+            return  # it is paused: what resumes it looks at this slot again
+        if run.place(slot).kind is Kind.PYTHON:
+            self._push(Ready(run, slot, alone=record.alone and record.delivery_count > 0))
+        else:
+            planner.again(run, slot, out.of(run.id), self.fx)
+
+    def _set_due(self, run: Run, slot: int, record: NodeRecord, at: float) -> None:
+        """Have a slot looked at when what its row says is due."""
+        record.due_s = at
+        self.timers.set(at, run.id, slot)
+
+
+def is_unbegun(run: Run) -> bool:
+    """Say whether nothing of a run is under way, and it may begin or go on."""
+    if run.asleep or is_ending(run):
+        return False
+    return all(each is None or each.status not in _UNDER_WAY for each in run.records)
+
+
+def is_ending(run: Run) -> bool:
+    """Say whether nothing more begins in a run but what closes it."""
+    return run.closing or run.cancelling or run.expired or run.failure is not None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from uuid import UUID
 
 from services.orchestrator.domain import controls, planner
-from services.orchestrator.domain.effects import Start
+from services.orchestrator.domain.effects import Due, Start, Stop
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.rows import Finished, Spend, Transition
 from services.orchestrator.domain.state import Failure, Run
-from services.orchestrator.domain.status import RUN_FINAL, RunStatus
-from services.orchestrator.domain.steps.begin import Begin
+from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.steps.begin import Begin, is_ending, is_unbegun
 
 
 class Follow(Begin):
@@ -42,7 +42,11 @@ class Follow(Begin):
         for run, slot, delay_ms, what in timers:
             if self.faults and self._is_gone(run.id):
                 continue
-            self.timers.set(self._time() + delay_ms / 1000, run.id, slot, what)
+            at, record = self._time() + delay_ms / 1000, run.records[slot]
+            if what is Due.NEXT and record is not None:
+                self._set_due(run, slot, record, at)
+            else:
+                self.timers.set(at, run.id, slot, what)
         starts, fx.starts = fx.starts, []
         for start in starts:
             assert start.run.parent is not None
@@ -50,8 +54,8 @@ class Follow(Begin):
                 with self._step(start.run.id):
                     self._begin_child(start, out)
         stops, fx.stops = fx.stops, []
-        for child_id in stops:
-            self._stop_child(child_id, out)
+        for stop in stops:
+            self._stop_child(stop, out)
         ended, fx.ended = fx.ended, []
         for child in ended:
             self._child_over(child, out)
@@ -62,22 +66,43 @@ class Follow(Begin):
         if budget and budget.spent is not None:  # by the attempt that let it begin
             self._exhaust(start.run, budget.spent, out)
 
-    def _stop_child(self, child_id: UUID, out: Out) -> None:
-        """Stop the run of a sub-workflow; one that is stopping already no pause keeps from that.
+    def _stop_child(self, stop: Stop, out: Out) -> None:
+        """Stop the run of a sub-workflow; no pause keeps a caller's cancel from that.
 
         Nobody could let it go on any more: a run that is being cancelled is not resumed.
         """
+        child_id, resumes, failed = stop
         child = self.runs.get(child_id)
         if child is None or child.status in RUN_FINAL:
             return
         with self._step(child_id):
+            if failed is not None:
+                if not is_ending(child):
+                    planner.exhaust(child, _to_change(child_id, out), self.fx, failed)
+                    self._unqueue(child_id)
+                return
             if not child.cancelling:
-                planner.stop(child, _to_change(child_id, out), self.fx, cancel=True)
+                t = _to_change(child_id, out)
+                planner.stop(child, t, self.fx, cancel=True, resumes=resumes)
                 self._unqueue(child_id)
                 return
+            if not resumes:
+                return
             for run in self._family(child_id):
-                if run.status is RunStatus.PAUSED:
-                    controls.resume(run, _to_change(run.id, out), self.fx)
+                self._resume(run, out)
+
+    def _resume(self, run: Run, out: Out) -> None:
+        """Let a run go on; what was due meanwhile begins at once, the rest when it is due."""
+        if run.status is not RunStatus.PAUSED:
+            return
+        if not run.begun and is_unbegun(run):
+            self._waits_for_limit(run)
+        controls.resume(run, _to_change(run.id, out), self.fx)
+        for slot, record in enumerate(run.records):
+            if record is None or record.status is not NodeStatus.RETRYING:
+                continue
+            if record.due_s is None or record.due_s <= self._time():
+                self._repeat(run, slot, out)
 
     def _child_over(self, child: Run, out: Out) -> None:
         """Tell the parent, behind the child's end: it must not be durable before that is."""
@@ -109,7 +134,7 @@ class Follow(Begin):
     def _exhaust(self, root: Run, failure: Failure, out: Out) -> None:
         """Let nothing more begin of what used up what it may; what runs ends."""
         for run in self._family(root.id):
-            if not (run.closing or run.cancelling or run.expired or run.failure):
+            if not is_ending(run):
                 planner.exhaust(run, _to_change(run.id, out), self.fx, failure)
                 self._unqueue(run.id)
 

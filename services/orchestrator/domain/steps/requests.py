@@ -7,7 +7,7 @@ from uuid import UUID
 from services.orchestrator.domain import controls, planner
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.domain.state import Failure, Signal
+from services.orchestrator.domain.state import Failure, Run, Signal
 from services.orchestrator.domain.status import RUN_FINAL
 from services.orchestrator.domain.steps.follow import Follow
 
@@ -22,7 +22,7 @@ class Requests(Follow):
             return []
         t = Transition(run_id)
         with self._step(run_id):
-            planner.stop(run, t, self.fx, cancel=True)
+            planner.stop(run, t, self.fx, cancel=True, resumes=True)
             self._unqueue(run_id)
         return self._dispatch(Out(t))
 
@@ -44,7 +44,16 @@ class Requests(Follow):
             for run in self._family(run_id):
                 controls.pause(run, out.of(run.id))
                 self._unqueue(run.id)
+                if not run.begun:
+                    self._leave_limit(run, out.of(run.id))
         return self._dispatch(out)
+
+    def _leave_limit(self, run: Run, t: Transition) -> None:
+        """Neither keep a place of a limit nor wait for one: nothing of a paused run has begun."""
+        if self.limited.waits(run.id):
+            self.limited.forget(run.id, whole=True)
+            run.asleep = False
+        self._give_back(run.id, t)
 
     def resume(self, run_id: UUID, *, now: float) -> list[Transition]:
         """Let a paused run and its sub-workflows go on."""
@@ -52,7 +61,7 @@ class Requests(Follow):
         out = Out()
         with self._step(run_id, asked=True):
             for run in self._family(run_id):
-                controls.resume(run, out.of(run.id), self.fx)
+                self._resume(run, out)
         return self._dispatch(out)
 
     def pause_node(self, run_id: UUID, place: int) -> list[Transition]:

@@ -58,8 +58,8 @@ type StartExecutionRequest struct {
 	// Not before this moment, at most 366 days ahead: the run stays pending until then, over restarts too, and can be
 	// cancelled. It takes the versions and variables that stand when it is accepted. A moment that has passed is now.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
-	// From -100 to 100, 0 by default: where runners are short, nodes of runs with a higher one are given out first; runs of
-	// equal priority take turns.
+	// From -100 to 100, 0 by default, among the runs of the tenant: where runners are short, nodes of runs with a higher one are
+	// given out first; runs of equal priority take turns.
 	Priority int32 `protobuf:"varint,12,opt,name=priority,proto3" json:"priority,omitempty"`
 	// The longest the run may take from its start; then it fails with `deadline_exceeded`. Where the workflow's own limit is
 	// shorter, that holds. At least a millisecond.

@@ -12,6 +12,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	_ "qflow.dev/go/qflow/auth/v1"
 	reflect "reflect"
 	sync "sync"
@@ -263,11 +264,195 @@ func (x *ForwardStreamResponse) GetResponse() []byte {
 	return nil
 }
 
+// A wait.
+type AwaitEndRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The run.
+	ExecutionId string `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	// For how long.
+	Timeout       *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AwaitEndRequest) Reset() {
+	*x = AwaitEndRequest{}
+	mi := &file_qflow_orchestrator_v1_peer_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AwaitEndRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AwaitEndRequest) ProtoMessage() {}
+
+func (x *AwaitEndRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_qflow_orchestrator_v1_peer_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AwaitEndRequest.ProtoReflect.Descriptor instead.
+func (*AwaitEndRequest) Descriptor() ([]byte, []int) {
+	return file_qflow_orchestrator_v1_peer_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AwaitEndRequest) GetExecutionId() string {
+	if x != nil {
+		return x.ExecutionId
+	}
+	return ""
+}
+
+func (x *AwaitEndRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+// It is over, or has moved, or the time is up: the rows tell.
+type AwaitEndResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AwaitEndResponse) Reset() {
+	*x = AwaitEndResponse{}
+	mi := &file_qflow_orchestrator_v1_peer_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AwaitEndResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AwaitEndResponse) ProtoMessage() {}
+
+func (x *AwaitEndResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_qflow_orchestrator_v1_peer_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AwaitEndResponse.ProtoReflect.Descriptor instead.
+func (*AwaitEndResponse) Descriptor() ([]byte, []int) {
+	return file_qflow_orchestrator_v1_peer_service_proto_rawDescGZIP(), []int{5}
+}
+
+// A cancellation by a schedule.
+type CancelOverlappingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The schedule, whose overlap policy is CANCEL_RUNNING.
+	ScheduleId string `protobuf:"bytes,1,opt,name=schedule_id,json=scheduleId,proto3" json:"schedule_id,omitempty"`
+	// The run, which the schedule started.
+	ExecutionId   string `protobuf:"bytes,2,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelOverlappingRequest) Reset() {
+	*x = CancelOverlappingRequest{}
+	mi := &file_qflow_orchestrator_v1_peer_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelOverlappingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelOverlappingRequest) ProtoMessage() {}
+
+func (x *CancelOverlappingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_qflow_orchestrator_v1_peer_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelOverlappingRequest.ProtoReflect.Descriptor instead.
+func (*CancelOverlappingRequest) Descriptor() ([]byte, []int) {
+	return file_qflow_orchestrator_v1_peer_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CancelOverlappingRequest) GetScheduleId() string {
+	if x != nil {
+		return x.ScheduleId
+	}
+	return ""
+}
+
+func (x *CancelOverlappingRequest) GetExecutionId() string {
+	if x != nil {
+		return x.ExecutionId
+	}
+	return ""
+}
+
+// The run is being cancelled.
+type CancelOverlappingResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelOverlappingResponse) Reset() {
+	*x = CancelOverlappingResponse{}
+	mi := &file_qflow_orchestrator_v1_peer_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelOverlappingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelOverlappingResponse) ProtoMessage() {}
+
+func (x *CancelOverlappingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_qflow_orchestrator_v1_peer_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelOverlappingResponse.ProtoReflect.Descriptor instead.
+func (*CancelOverlappingResponse) Descriptor() ([]byte, []int) {
+	return file_qflow_orchestrator_v1_peer_service_proto_rawDescGZIP(), []int{7}
+}
+
 var File_qflow_orchestrator_v1_peer_service_proto protoreflect.FileDescriptor
 
 const file_qflow_orchestrator_v1_peer_service_proto_rawDesc = "" +
 	"\n" +
-	"(qflow/orchestrator/v1/peer_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\"\xc2\x01\n" +
+	"(qflow/orchestrator/v1/peer_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18qflow/auth/v1/auth.proto\"\xc2\x01\n" +
 	"\x12ForwardCallRequest\x12\"\n" +
 	"\x06method\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x06method\x12$\n" +
@@ -285,12 +470,25 @@ const file_qflow_orchestrator_v1_peer_service_proto_rawDesc = "" +
 	"\ftoken_digest\x18\x03 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\vtokenDigest\x12(\n" +
 	"\ttenant_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\btenantId\"3\n" +
 	"\x15ForwardStreamResponse\x12\x1a\n" +
-	"\bresponse\x18\x01 \x01(\fR\bresponse2\x90\x02\n" +
+	"\bresponse\x18\x01 \x01(\fR\bresponse\"\x84\x01\n" +
+	"\x0fAwaitEndRequest\x12+\n" +
+	"\fexecution_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\vexecutionId\x12D\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xc8\x01\x01\xaa\x01\x06\"\x02\b<2\x00R\atimeout\"\x12\n" +
+	"\x10AwaitEndResponse\"r\n" +
+	"\x18CancelOverlappingRequest\x12)\n" +
+	"\vschedule_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
+	"scheduleId\x12+\n" +
+	"\fexecution_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\vexecutionId\"\x1b\n" +
+	"\x19CancelOverlappingResponse2\x94\x04\n" +
 	"\vPeerService\x12{\n" +
 	"\vForwardCall\x12).qflow.orchestrator.v1.ForwardCallRequest\x1a*.qflow.orchestrator.v1.ForwardCallResponse\"\x15\xea\xe0\x18\x11\n" +
 	"\x01\x03\x1a\forchestrator\x12\x83\x01\n" +
 	"\rForwardStream\x12+.qflow.orchestrator.v1.ForwardStreamRequest\x1a,.qflow.orchestrator.v1.ForwardStreamResponse\"\x15\xea\xe0\x18\x11\n" +
-	"\x01\x03\x1a\forchestrator0\x01B\xd6\x01\n" +
+	"\x01\x03\x1a\forchestrator0\x01\x12r\n" +
+	"\bAwaitEnd\x12&.qflow.orchestrator.v1.AwaitEndRequest\x1a'.qflow.orchestrator.v1.AwaitEndResponse\"\x15\xea\xe0\x18\x11\n" +
+	"\x01\x03\x1a\forchestrator\x12\x8d\x01\n" +
+	"\x11CancelOverlapping\x12/.qflow.orchestrator.v1.CancelOverlappingRequest\x1a0.qflow.orchestrator.v1.CancelOverlappingResponse\"\x15\xea\xe0\x18\x11\n" +
+	"\x01\x03\x1a\forchestratorB\xd6\x01\n" +
 	"\x19com.qflow.orchestrator.v1B\x10PeerServiceProtoP\x01Z1qflow.dev/go/qflow/orchestrator/v1;orchestratorv1\xa2\x02\x03QOX\xaa\x02\x15Qflow.Orchestrator.V1\xca\x02\x15Qflow\\Orchestrator\\V1\xe2\x02!Qflow\\Orchestrator\\V1\\GPBMetadata\xea\x02\x17Qflow::Orchestrator::V1b\x06proto3"
 
 var (
@@ -305,23 +503,33 @@ func file_qflow_orchestrator_v1_peer_service_proto_rawDescGZIP() []byte {
 	return file_qflow_orchestrator_v1_peer_service_proto_rawDescData
 }
 
-var file_qflow_orchestrator_v1_peer_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_qflow_orchestrator_v1_peer_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_qflow_orchestrator_v1_peer_service_proto_goTypes = []any{
-	(*ForwardCallRequest)(nil),    // 0: qflow.orchestrator.v1.ForwardCallRequest
-	(*ForwardCallResponse)(nil),   // 1: qflow.orchestrator.v1.ForwardCallResponse
-	(*ForwardStreamRequest)(nil),  // 2: qflow.orchestrator.v1.ForwardStreamRequest
-	(*ForwardStreamResponse)(nil), // 3: qflow.orchestrator.v1.ForwardStreamResponse
+	(*ForwardCallRequest)(nil),        // 0: qflow.orchestrator.v1.ForwardCallRequest
+	(*ForwardCallResponse)(nil),       // 1: qflow.orchestrator.v1.ForwardCallResponse
+	(*ForwardStreamRequest)(nil),      // 2: qflow.orchestrator.v1.ForwardStreamRequest
+	(*ForwardStreamResponse)(nil),     // 3: qflow.orchestrator.v1.ForwardStreamResponse
+	(*AwaitEndRequest)(nil),           // 4: qflow.orchestrator.v1.AwaitEndRequest
+	(*AwaitEndResponse)(nil),          // 5: qflow.orchestrator.v1.AwaitEndResponse
+	(*CancelOverlappingRequest)(nil),  // 6: qflow.orchestrator.v1.CancelOverlappingRequest
+	(*CancelOverlappingResponse)(nil), // 7: qflow.orchestrator.v1.CancelOverlappingResponse
+	(*durationpb.Duration)(nil),       // 8: google.protobuf.Duration
 }
 var file_qflow_orchestrator_v1_peer_service_proto_depIdxs = []int32{
-	0, // 0: qflow.orchestrator.v1.PeerService.ForwardCall:input_type -> qflow.orchestrator.v1.ForwardCallRequest
-	2, // 1: qflow.orchestrator.v1.PeerService.ForwardStream:input_type -> qflow.orchestrator.v1.ForwardStreamRequest
-	1, // 2: qflow.orchestrator.v1.PeerService.ForwardCall:output_type -> qflow.orchestrator.v1.ForwardCallResponse
-	3, // 3: qflow.orchestrator.v1.PeerService.ForwardStream:output_type -> qflow.orchestrator.v1.ForwardStreamResponse
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	8, // 0: qflow.orchestrator.v1.AwaitEndRequest.timeout:type_name -> google.protobuf.Duration
+	0, // 1: qflow.orchestrator.v1.PeerService.ForwardCall:input_type -> qflow.orchestrator.v1.ForwardCallRequest
+	2, // 2: qflow.orchestrator.v1.PeerService.ForwardStream:input_type -> qflow.orchestrator.v1.ForwardStreamRequest
+	4, // 3: qflow.orchestrator.v1.PeerService.AwaitEnd:input_type -> qflow.orchestrator.v1.AwaitEndRequest
+	6, // 4: qflow.orchestrator.v1.PeerService.CancelOverlapping:input_type -> qflow.orchestrator.v1.CancelOverlappingRequest
+	1, // 5: qflow.orchestrator.v1.PeerService.ForwardCall:output_type -> qflow.orchestrator.v1.ForwardCallResponse
+	3, // 6: qflow.orchestrator.v1.PeerService.ForwardStream:output_type -> qflow.orchestrator.v1.ForwardStreamResponse
+	5, // 7: qflow.orchestrator.v1.PeerService.AwaitEnd:output_type -> qflow.orchestrator.v1.AwaitEndResponse
+	7, // 8: qflow.orchestrator.v1.PeerService.CancelOverlapping:output_type -> qflow.orchestrator.v1.CancelOverlappingResponse
+	5, // [5:9] is the sub-list for method output_type
+	1, // [1:5] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_qflow_orchestrator_v1_peer_service_proto_init() }
@@ -335,7 +543,7 @@ func file_qflow_orchestrator_v1_peer_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_qflow_orchestrator_v1_peer_service_proto_rawDesc), len(file_qflow_orchestrator_v1_peer_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,8 +21,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PeerService_ForwardCall_FullMethodName   = "/qflow.orchestrator.v1.PeerService/ForwardCall"
-	PeerService_ForwardStream_FullMethodName = "/qflow.orchestrator.v1.PeerService/ForwardStream"
+	PeerService_ForwardCall_FullMethodName       = "/qflow.orchestrator.v1.PeerService/ForwardCall"
+	PeerService_ForwardStream_FullMethodName     = "/qflow.orchestrator.v1.PeerService/ForwardStream"
+	PeerService_AwaitEnd_FullMethodName          = "/qflow.orchestrator.v1.PeerService/AwaitEnd"
+	PeerService_CancelOverlapping_FullMethodName = "/qflow.orchestrator.v1.PeerService/CancelOverlapping"
 )
 
 // PeerServiceClient is the client API for PeerService service.
@@ -41,6 +43,15 @@ type PeerServiceClient interface {
 	ForwardCall(ctx context.Context, in *ForwardCallRequest, opts ...grpc.CallOption) (*ForwardCallResponse, error)
 	// Makes a call that answers with a stream. It fails as ForwardCall does.
 	ForwardStream(ctx context.Context, in *ForwardStreamRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ForwardStreamResponse], error)
+	// Waits until a run is over, or has gone to another. It says neither which nor how the run ended, and is made in
+	// nobody's name: who asked for the wait reads the run where they asked.
+	AwaitEnd(ctx context.Context, in *AwaitEndRequest, opts ...grpc.CallOption) (*AwaitEndResponse, error)
+	// Asks a run to stop that a schedule started, in the name of who made the schedule. The owner of the run asks the
+	// database whether the schedule lets its next run stop this one, and whether its maker still may.
+	//
+	// Fails with NOT_FOUND (`NOT_OVERLAPPING`) for any other run, and with UNAVAILABLE (`NOT_OWNER`) where the run is
+	// another's by now.
+	CancelOverlapping(ctx context.Context, in *CancelOverlappingRequest, opts ...grpc.CallOption) (*CancelOverlappingResponse, error)
 }
 
 type peerServiceClient struct {
@@ -80,6 +91,26 @@ func (c *peerServiceClient) ForwardStream(ctx context.Context, in *ForwardStream
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PeerService_ForwardStreamClient = grpc.ServerStreamingClient[ForwardStreamResponse]
 
+func (c *peerServiceClient) AwaitEnd(ctx context.Context, in *AwaitEndRequest, opts ...grpc.CallOption) (*AwaitEndResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AwaitEndResponse)
+	err := c.cc.Invoke(ctx, PeerService_AwaitEnd_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerServiceClient) CancelOverlapping(ctx context.Context, in *CancelOverlappingRequest, opts ...grpc.CallOption) (*CancelOverlappingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelOverlappingResponse)
+	err := c.cc.Invoke(ctx, PeerService_CancelOverlapping_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServiceServer is the server API for PeerService service.
 // All implementations must embed UnimplementedPeerServiceServer
 // for forward compatibility.
@@ -96,6 +127,15 @@ type PeerServiceServer interface {
 	ForwardCall(context.Context, *ForwardCallRequest) (*ForwardCallResponse, error)
 	// Makes a call that answers with a stream. It fails as ForwardCall does.
 	ForwardStream(*ForwardStreamRequest, grpc.ServerStreamingServer[ForwardStreamResponse]) error
+	// Waits until a run is over, or has gone to another. It says neither which nor how the run ended, and is made in
+	// nobody's name: who asked for the wait reads the run where they asked.
+	AwaitEnd(context.Context, *AwaitEndRequest) (*AwaitEndResponse, error)
+	// Asks a run to stop that a schedule started, in the name of who made the schedule. The owner of the run asks the
+	// database whether the schedule lets its next run stop this one, and whether its maker still may.
+	//
+	// Fails with NOT_FOUND (`NOT_OVERLAPPING`) for any other run, and with UNAVAILABLE (`NOT_OWNER`) where the run is
+	// another's by now.
+	CancelOverlapping(context.Context, *CancelOverlappingRequest) (*CancelOverlappingResponse, error)
 	mustEmbedUnimplementedPeerServiceServer()
 }
 
@@ -111,6 +151,12 @@ func (UnimplementedPeerServiceServer) ForwardCall(context.Context, *ForwardCallR
 }
 func (UnimplementedPeerServiceServer) ForwardStream(*ForwardStreamRequest, grpc.ServerStreamingServer[ForwardStreamResponse]) error {
 	return status.Error(codes.Unimplemented, "method ForwardStream not implemented")
+}
+func (UnimplementedPeerServiceServer) AwaitEnd(context.Context, *AwaitEndRequest) (*AwaitEndResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AwaitEnd not implemented")
+}
+func (UnimplementedPeerServiceServer) CancelOverlapping(context.Context, *CancelOverlappingRequest) (*CancelOverlappingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelOverlapping not implemented")
 }
 func (UnimplementedPeerServiceServer) mustEmbedUnimplementedPeerServiceServer() {}
 func (UnimplementedPeerServiceServer) testEmbeddedByValue()                     {}
@@ -162,6 +208,42 @@ func _PeerService_ForwardStream_Handler(srv interface{}, stream grpc.ServerStrea
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PeerService_ForwardStreamServer = grpc.ServerStreamingServer[ForwardStreamResponse]
 
+func _PeerService_AwaitEnd_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AwaitEndRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).AwaitEnd(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_AwaitEnd_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).AwaitEnd(ctx, req.(*AwaitEndRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PeerService_CancelOverlapping_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelOverlappingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).CancelOverlapping(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_CancelOverlapping_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).CancelOverlapping(ctx, req.(*CancelOverlappingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PeerService_ServiceDesc is the grpc.ServiceDesc for PeerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -172,6 +254,14 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ForwardCall",
 			Handler:    _PeerService_ForwardCall_Handler,
+		},
+		{
+			MethodName: "AwaitEnd",
+			Handler:    _PeerService_AwaitEnd_Handler,
+		},
+		{
+			MethodName: "CancelOverlapping",
+			Handler:    _PeerService_CancelOverlapping_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

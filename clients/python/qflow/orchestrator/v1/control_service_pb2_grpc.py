@@ -112,7 +112,8 @@ class ControlServiceServicer:
         PauseExecution holds up those that have not begun.
 
         Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
-        runs, waits or is over, and as PauseExecution does.
+        runs, waits or is over, (`NODE_NOT_REACHED`) for a finally node or a compensation of a run that does not close yet, and
+        as PauseExecution does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

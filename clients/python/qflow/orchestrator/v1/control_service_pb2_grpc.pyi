@@ -54,7 +54,8 @@ class ControlServiceStub:
     PauseExecution holds up those that have not begun.
 
     Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
-    runs, waits or is over, and as PauseExecution does.
+    runs, waits or is over, (`NODE_NOT_REACHED`) for a finally node or a compensation of a run that does not close yet, and
+    as PauseExecution does.
     """
     ResumeNode: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.ResumeNodeRequest, _control_service_pb2.ResumeNodeResponse]
     """Lets a node go that PauseNode held up. Letting go of one that is not paused changes nothing.
@@ -111,7 +112,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     PauseExecution holds up those that have not begun.
 
     Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
-    runs, waits or is over, and as PauseExecution does.
+    runs, waits or is over, (`NODE_NOT_REACHED`) for a finally node or a compensation of a run that does not close yet, and
+    as PauseExecution does.
     """
     ResumeNode: _aio.UnaryUnaryMultiCallable[_control_service_pb2.ResumeNodeRequest, _control_service_pb2.ResumeNodeResponse]  # type: ignore[assignment]
     """Lets a node go that PauseNode held up. Letting go of one that is not paused changes nothing.
@@ -183,7 +185,8 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         PauseExecution holds up those that have not begun.
 
         Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
-        runs, waits or is over, and as PauseExecution does.
+        runs, waits or is over, (`NODE_NOT_REACHED`) for a finally node or a compensation of a run that does not close yet, and
+        as PauseExecution does.
         """
 
     @_abc_1.abstractmethod

@@ -91,8 +91,8 @@ class StartExecutionRequest(_message.Message):
     validate_only: _builtins.bool
     """Checks everything and stores nothing: the answer is the run as it would be accepted, without an id."""
     priority: _builtins.int
-    """From -100 to 100, 0 by default: where runners are short, nodes of runs with a higher one are given out first; runs of
-    equal priority take turns.
+    """From -100 to 100, 0 by default, among the runs of the tenant: where runners are short, nodes of runs with a higher one are
+    given out first; runs of equal priority take turns.
     """
     ignore_cache: _builtins.bool
     """Whether nothing is taken from the cache: every node of the run, and of its sub-workflows, runs. What they give is

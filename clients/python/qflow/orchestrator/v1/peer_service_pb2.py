@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(qflow/orchestrator/v1/peer_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18qflow/auth/v1/auth.proto\"\x9a\x01\n\x12\x46orwardCallRequest\x12\x1a\n\x06method\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x1b\n\x07request\x18\x02 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\xfc\x01\x12+\n\x0ctoken_digest\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x1e\n\ttenant_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\'\n\x13\x46orwardCallResponse\x12\x10\n\x08response\x18\x01 \x01(\x0c\"\x9c\x01\n\x14\x46orwardStreamRequest\x12\x1a\n\x06method\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x1b\n\x07request\x18\x02 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\xfc\x01\x12+\n\x0ctoken_digest\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x1e\n\ttenant_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\")\n\x15\x46orwardStreamResponse\x12\x10\n\x08response\x18\x01 \x01(\x0c\x32\x90\x02\n\x0bPeerService\x12{\n\x0b\x46orwardCall\x12).qflow.orchestrator.v1.ForwardCallRequest\x1a*.qflow.orchestrator.v1.ForwardCallResponse\"\x15\xea\xe0\x18\x11\n\x01\x03\x1a\x0corchestrator\x12\x83\x01\n\rForwardStream\x12+.qflow.orchestrator.v1.ForwardStreamRequest\x1a,.qflow.orchestrator.v1.ForwardStreamResponse\"\x15\xea\xe0\x18\x11\n\x01\x03\x1a\x0corchestrator0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(qflow/orchestrator/v1/peer_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18qflow/auth/v1/auth.proto\"\x9a\x01\n\x12\x46orwardCallRequest\x12\x1a\n\x06method\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x1b\n\x07request\x18\x02 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\xfc\x01\x12+\n\x0ctoken_digest\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x1e\n\ttenant_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\'\n\x13\x46orwardCallResponse\x12\x10\n\x08response\x18\x01 \x01(\x0c\"\x9c\x01\n\x14\x46orwardStreamRequest\x12\x1a\n\x06method\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x1b\n\x07request\x18\x02 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\xfc\x01\x12+\n\x0ctoken_digest\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x1e\n\ttenant_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\")\n\x15\x46orwardStreamResponse\x12\x10\n\x08response\x18\x01 \x01(\x0c\"n\n\x0f\x41waitEndRequest\x12\x1e\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12;\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\x06\"\x02\x08<2\x00\xc8\x01\x01\"\x12\n\x10\x41waitEndResponse\"Y\n\x18\x43\x61ncelOverlappingRequest\x12\x1d\n\x0bschedule_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1e\n\x0c\x65xecution_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x1b\n\x19\x43\x61ncelOverlappingResponse2\x94\x04\n\x0bPeerService\x12{\n\x0b\x46orwardCall\x12).qflow.orchestrator.v1.ForwardCallRequest\x1a*.qflow.orchestrator.v1.ForwardCallResponse\"\x15\xea\xe0\x18\x11\n\x01\x03\x1a\x0corchestrator\x12\x83\x01\n\rForwardStream\x12+.qflow.orchestrator.v1.ForwardStreamRequest\x1a,.qflow.orchestrator.v1.ForwardStreamResponse\"\x15\xea\xe0\x18\x11\n\x01\x03\x1a\x0corchestrator0\x01\x12r\n\x08\x41waitEnd\x12&.qflow.orchestrator.v1.AwaitEndRequest\x1a\'.qflow.orchestrator.v1.AwaitEndResponse\"\x15\xea\xe0\x18\x11\n\x01\x03\x1a\x0corchestrator\x12\x8d\x01\n\x11\x43\x61ncelOverlapping\x12/.qflow.orchestrator.v1.CancelOverlappingRequest\x1a\x30.qflow.orchestrator.v1.CancelOverlappingResponse\"\x15\xea\xe0\x18\x11\n\x01\x03\x1a\x0corchestratorb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,18 +50,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FORWARDSTREAMREQUEST'].fields_by_name['token_digest']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{64}$'
   _globals['_FORWARDSTREAMREQUEST'].fields_by_name['tenant_id']._loaded_options = None
   _globals['_FORWARDSTREAMREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_AWAITENDREQUEST'].fields_by_name['execution_id']._loaded_options = None
+  _globals['_AWAITENDREQUEST'].fields_by_name['execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_AWAITENDREQUEST'].fields_by_name['timeout']._loaded_options = None
+  _globals['_AWAITENDREQUEST'].fields_by_name['timeout']._serialized_options = b'\272H\014\252\001\006\"\002\010<2\000\310\001\001'
+  _globals['_CANCELOVERLAPPINGREQUEST'].fields_by_name['schedule_id']._loaded_options = None
+  _globals['_CANCELOVERLAPPINGREQUEST'].fields_by_name['schedule_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_CANCELOVERLAPPINGREQUEST'].fields_by_name['execution_id']._loaded_options = None
+  _globals['_CANCELOVERLAPPINGREQUEST'].fields_by_name['execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_PEERSERVICE'].methods_by_name['ForwardCall']._loaded_options = None
   _globals['_PEERSERVICE'].methods_by_name['ForwardCall']._serialized_options = b'\352\340\030\021\n\001\003\032\014orchestrator'
   _globals['_PEERSERVICE'].methods_by_name['ForwardStream']._loaded_options = None
   _globals['_PEERSERVICE'].methods_by_name['ForwardStream']._serialized_options = b'\352\340\030\021\n\001\003\032\014orchestrator'
-  _globals['_FORWARDCALLREQUEST']._serialized_start=123
-  _globals['_FORWARDCALLREQUEST']._serialized_end=277
-  _globals['_FORWARDCALLRESPONSE']._serialized_start=279
-  _globals['_FORWARDCALLRESPONSE']._serialized_end=318
-  _globals['_FORWARDSTREAMREQUEST']._serialized_start=321
-  _globals['_FORWARDSTREAMREQUEST']._serialized_end=477
-  _globals['_FORWARDSTREAMRESPONSE']._serialized_start=479
-  _globals['_FORWARDSTREAMRESPONSE']._serialized_end=520
-  _globals['_PEERSERVICE']._serialized_start=523
-  _globals['_PEERSERVICE']._serialized_end=795
+  _globals['_PEERSERVICE'].methods_by_name['AwaitEnd']._loaded_options = None
+  _globals['_PEERSERVICE'].methods_by_name['AwaitEnd']._serialized_options = b'\352\340\030\021\n\001\003\032\014orchestrator'
+  _globals['_PEERSERVICE'].methods_by_name['CancelOverlapping']._loaded_options = None
+  _globals['_PEERSERVICE'].methods_by_name['CancelOverlapping']._serialized_options = b'\352\340\030\021\n\001\003\032\014orchestrator'
+  _globals['_FORWARDCALLREQUEST']._serialized_start=155
+  _globals['_FORWARDCALLREQUEST']._serialized_end=309
+  _globals['_FORWARDCALLRESPONSE']._serialized_start=311
+  _globals['_FORWARDCALLRESPONSE']._serialized_end=350
+  _globals['_FORWARDSTREAMREQUEST']._serialized_start=353
+  _globals['_FORWARDSTREAMREQUEST']._serialized_end=509
+  _globals['_FORWARDSTREAMRESPONSE']._serialized_start=511
+  _globals['_FORWARDSTREAMRESPONSE']._serialized_end=552
+  _globals['_AWAITENDREQUEST']._serialized_start=554
+  _globals['_AWAITENDREQUEST']._serialized_end=664
+  _globals['_AWAITENDRESPONSE']._serialized_start=666
+  _globals['_AWAITENDRESPONSE']._serialized_end=684
+  _globals['_CANCELOVERLAPPINGREQUEST']._serialized_start=686
+  _globals['_CANCELOVERLAPPINGREQUEST']._serialized_end=775
+  _globals['_CANCELOVERLAPPINGRESPONSE']._serialized_start=777
+  _globals['_CANCELOVERLAPPINGRESPONSE']._serialized_end=804
+  _globals['_PEERSERVICE']._serialized_start=807
+  _globals['_PEERSERVICE']._serialized_end=1339
 # @@protoc_insertion_point(module_scope)

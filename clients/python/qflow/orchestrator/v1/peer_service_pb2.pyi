@@ -4,6 +4,7 @@ isort:skip_file
 Between orchestrators of one database. Internal to the suite."""
 
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 import builtins as _builtins
 import sys
@@ -127,3 +128,91 @@ class ForwardStreamResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ForwardStreamResponse: _TypeAlias = ForwardStreamResponse  # noqa: Y015
+
+@_typing.final
+class AwaitEndRequest(_message.Message):
+    """A wait."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    """The run."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """For how long."""
+
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AwaitEndRequest: _TypeAlias = AwaitEndRequest  # noqa: Y015
+
+@_typing.final
+class AwaitEndResponse(_message.Message):
+    """It is over, or has moved, or the time is up: the rows tell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AwaitEndResponse: _TypeAlias = AwaitEndResponse  # noqa: Y015
+
+@_typing.final
+class CancelOverlappingRequest(_message.Message):
+    """A cancellation by a schedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.str
+    """The schedule, whose overlap policy is CANCEL_RUNNING."""
+    execution_id: _builtins.str
+    """The run, which the schedule started."""
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.str = ...,
+        execution_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id", "schedule_id", b"schedule_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelOverlappingRequest: _TypeAlias = CancelOverlappingRequest  # noqa: Y015
+
+@_typing.final
+class CancelOverlappingResponse(_message.Message):
+    """The run is being cancelled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelOverlappingResponse: _TypeAlias = CancelOverlappingResponse  # noqa: Y015

@@ -49,6 +49,16 @@ class PeerServiceStub:
                 request_serializer=qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.ForwardStreamRequest.SerializeToString,
                 response_deserializer=qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.ForwardStreamResponse.FromString,
                 _registered_method=True)
+        self.AwaitEnd = channel.unary_unary(
+                '/qflow.orchestrator.v1.PeerService/AwaitEnd',
+                request_serializer=qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.AwaitEndRequest.SerializeToString,
+                response_deserializer=qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.AwaitEndResponse.FromString,
+                _registered_method=True)
+        self.CancelOverlapping = channel.unary_unary(
+                '/qflow.orchestrator.v1.PeerService/CancelOverlapping',
+                request_serializer=qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.CancelOverlappingRequest.SerializeToString,
+                response_deserializer=qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.CancelOverlappingResponse.FromString,
+                _registered_method=True)
 
 
 class PeerServiceServicer:
@@ -75,6 +85,25 @@ class PeerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AwaitEnd(self, request, context):
+        """Waits until a run is over, or has gone to another. It says neither which nor how the run ended, and is made in
+        nobody's name: who asked for the wait reads the run where they asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelOverlapping(self, request, context):
+        """Asks a run to stop that a schedule started, in the name of who made the schedule. The owner of the run asks the
+        database whether the schedule lets its next run stop this one, and whether its maker still may.
+
+        Fails with NOT_FOUND (`NOT_OVERLAPPING`) for any other run, and with UNAVAILABLE (`NOT_OWNER`) where the run is
+        another's by now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -87,6 +116,16 @@ def add_PeerServiceServicer_to_server(servicer, server):
                     servicer.ForwardStream,
                     request_deserializer=qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.ForwardStreamRequest.FromString,
                     response_serializer=qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.ForwardStreamResponse.SerializeToString,
+            ),
+            'AwaitEnd': grpc.unary_unary_rpc_method_handler(
+                    servicer.AwaitEnd,
+                    request_deserializer=qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.AwaitEndRequest.FromString,
+                    response_serializer=qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.AwaitEndResponse.SerializeToString,
+            ),
+            'CancelOverlapping': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelOverlapping,
+                    request_deserializer=qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.CancelOverlappingRequest.FromString,
+                    response_serializer=qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.CancelOverlappingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -148,6 +187,60 @@ class PeerService:
             '/qflow.orchestrator.v1.PeerService/ForwardStream',
             qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.ForwardStreamRequest.SerializeToString,
             qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.ForwardStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AwaitEnd(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.orchestrator.v1.PeerService/AwaitEnd',
+            qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.AwaitEndRequest.SerializeToString,
+            qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.AwaitEndResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelOverlapping(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qflow.orchestrator.v1.PeerService/CancelOverlapping',
+            qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.CancelOverlappingRequest.SerializeToString,
+            qflow_dot_orchestrator_dot_v1_dot_peer__service__pb2.CancelOverlappingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,17 @@ class PeerServiceStub:
     """
     ForwardStream: _grpc.UnaryStreamMultiCallable[_peer_service_pb2.ForwardStreamRequest, _peer_service_pb2.ForwardStreamResponse]
     """Makes a call that answers with a stream. It fails as ForwardCall does."""
+    AwaitEnd: _grpc.UnaryUnaryMultiCallable[_peer_service_pb2.AwaitEndRequest, _peer_service_pb2.AwaitEndResponse]
+    """Waits until a run is over, or has gone to another. It says neither which nor how the run ended, and is made in
+    nobody's name: who asked for the wait reads the run where they asked.
+    """
+    CancelOverlapping: _grpc.UnaryUnaryMultiCallable[_peer_service_pb2.CancelOverlappingRequest, _peer_service_pb2.CancelOverlappingResponse]
+    """Asks a run to stop that a schedule started, in the name of who made the schedule. The owner of the run asks the
+    database whether the schedule lets its next run stop this one, and whether its maker still may.
+
+    Fails with NOT_FOUND (`NOT_OVERLAPPING`) for any other run, and with UNAVAILABLE (`NOT_OWNER`) where the run is
+    another's by now.
+    """
 
 @_typing.type_check_only
 class PeerServiceAsyncStub(PeerServiceStub):
@@ -63,6 +74,17 @@ class PeerServiceAsyncStub(PeerServiceStub):
     """
     ForwardStream: _aio.UnaryStreamMultiCallable[_peer_service_pb2.ForwardStreamRequest, _peer_service_pb2.ForwardStreamResponse]  # type: ignore[assignment]
     """Makes a call that answers with a stream. It fails as ForwardCall does."""
+    AwaitEnd: _aio.UnaryUnaryMultiCallable[_peer_service_pb2.AwaitEndRequest, _peer_service_pb2.AwaitEndResponse]  # type: ignore[assignment]
+    """Waits until a run is over, or has gone to another. It says neither which nor how the run ended, and is made in
+    nobody's name: who asked for the wait reads the run where they asked.
+    """
+    CancelOverlapping: _aio.UnaryUnaryMultiCallable[_peer_service_pb2.CancelOverlappingRequest, _peer_service_pb2.CancelOverlappingResponse]  # type: ignore[assignment]
+    """Asks a run to stop that a schedule started, in the name of who made the schedule. The owner of the run asks the
+    database whether the schedule lets its next run stop this one, and whether its maker still may.
+
+    Fails with NOT_FOUND (`NOT_OVERLAPPING`) for any other run, and with UNAVAILABLE (`NOT_OWNER`) where the run is
+    another's by now.
+    """
 
 class PeerServiceServicer(metaclass=_abc_1.ABCMeta):
     """What orchestrators call of each other: a call about a run is answered by the one that has the run in memory. It is
@@ -90,5 +112,28 @@ class PeerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_peer_service_pb2.ForwardStreamResponse], _abc.AsyncIterator[_peer_service_pb2.ForwardStreamResponse]]:
         """Makes a call that answers with a stream. It fails as ForwardCall does."""
+
+    @_abc_1.abstractmethod
+    def AwaitEnd(
+        self,
+        request: _peer_service_pb2.AwaitEndRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_peer_service_pb2.AwaitEndResponse, _abc.Awaitable[_peer_service_pb2.AwaitEndResponse]]:
+        """Waits until a run is over, or has gone to another. It says neither which nor how the run ended, and is made in
+        nobody's name: who asked for the wait reads the run where they asked.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelOverlapping(
+        self,
+        request: _peer_service_pb2.CancelOverlappingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_peer_service_pb2.CancelOverlappingResponse, _abc.Awaitable[_peer_service_pb2.CancelOverlappingResponse]]:
+        """Asks a run to stop that a schedule started, in the name of who made the schedule. The owner of the run asks the
+        database whether the schedule lets its next run stop this one, and whether its maker still may.
+
+        Fails with NOT_FOUND (`NOT_OVERLAPPING`) for any other run, and with UNAVAILABLE (`NOT_OWNER`) where the run is
+        another's by now.
+        """
 
 def add_PeerServiceServicer_to_server(servicer: PeerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

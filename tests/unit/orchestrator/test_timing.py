@@ -384,7 +384,8 @@ def test_a_start_has_the_same_request_id_whoever_makes_it() -> None:
 
 @pytest.mark.parametrize("field", ["every", "offset"])
 def test_a_span_that_times_add_up_is_in_whole_milliseconds(field: str) -> None:
-    timing = pb.ScheduleTiming(interval={"every": {"seconds": 1}, "offset": {}})
+    timing = pb.ScheduleTiming()
+    timing.interval.every.FromSeconds(1)
     getattr(timing.interval, field).FromMicroseconds(1_000_500)
     with pytest.raises(InvalidArgument, match=r"is 1\.0005 s; give whole milliseconds") as refused:
         timing_from(timing, field="timing")

@@ -148,7 +148,8 @@ def _runners(outlook: Outlook) -> Iterator[Caution]:
         return
     if not outlook.runners:
         names = _names(outlook, lambda _: True)
-        yield _about(CautionCause.NO_RUNNER, names, "no runner is attached", "start a runner")
+        if names:
+            yield _about(CautionCause.NO_RUNNER, names, "no runner is attached", "start a runner")
         return
     full = {each.python_version for each in outlook.pythons if each.runners and not each.free}
     names = _names(outlook, lambda place: place.python_version in full)

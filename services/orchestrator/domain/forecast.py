@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple, TypeAlias
@@ -34,6 +34,11 @@ class Past:
 
 
 NO_PAST: Final = Past()
+_AT_ONCE: Final = Past(times=NO_TIME)
+PlanKey: TypeAlias = tuple[UUID | None, int | None]
+# By workflow version: the places whose results are in the cache.
+Hits: TypeAlias = Mapping[PlanKey, Collection[int]]
+NO_HITS: Final[Hits] = {}
 # By node version: under None its attempts, under a place what that took as a whole.
 History: TypeAlias = Mapping[tuple[UUID, str | None], Past]
 
@@ -59,24 +64,31 @@ class Forecast:
     unknown: int  # how many places are in none of these
 
 
-def forecasts(plans: Iterable[Plan], history: History) -> list[Forecast]:
-    """Say what to expect of a run of each of these plans; each is looked at once."""
-    known: _Known = {}
-    return [_forecast(plan, history, known) for plan in plans]
+def forecasts(plans: Iterable[Plan], history: History, hits: Hits = NO_HITS) -> list[Forecast]:
+    """Say what to expect of a run of each of these plans; each is looked at once.
+
+    What is taken from the cache takes no time.
+    """
+    known: dict[PlanKey, Forecast] = {}
+    return [_forecast(plan, history, hits, known) for plan in plans]
 
 
-_Known: TypeAlias = "dict[tuple[UUID | None, int | None], Forecast]"
-
-
-def _forecast(plan: Plan, history: History, known: _Known) -> Forecast:
-    key = (plan.workflow_id, plan.workflow_version)
+def _forecast(
+    plan: Plan, history: History, all_hits: Hits, known: dict[PlanKey, Forecast]
+) -> Forecast:
+    key = key_of(plan)
     if key in known:
         return known[key]
     roles = roles_of(plan)
+    hits = all_hits.get(key, ())
     subs = [
-        None if each.sub is None else _forecast(each.sub, history, known) for each in plan.places
+        None if each.sub is None else _forecast(each.sub, history, all_hits, known)
+        for each in plan.places
     ]
-    past = [_past_of(each, sub, history) for each, sub in zip(plan.places, subs, strict=True)]
+    shown = [
+        _past_of(each, sub, history, all_hits) for each, sub in zip(plan.places, subs, strict=True)
+    ]
+    past = [_AT_ONCE if at in hits else each for at, each in enumerate(shown)]
     expected = [at for at, role in enumerate(roles) if role in (Role.MAIN, Role.FINALLY)]
     unknown = 0
     work = NO_TIME
@@ -89,12 +101,15 @@ def _forecast(plan: Plan, history: History, known: _Known) -> Forecast:
             unknown += 1
         elif plan.places[at].kind is not Kind.SLEEP:
             work = _sum(work, past[at].times if sub is None else sub.work)
-    timed = any(past[at].times is not None and _takes_time(plan.places[at]) for at in expected)
+    timed = any(
+        past[at].times is not None and at not in hits and _takes_time(plan.places[at])
+        for at in expected
+    )
     path, total = _longest(plan, roles, past)
     known[key] = Forecast(
         roles=roles,
-        past=past,
-        path=path if timed else (),
+        past=shown,
+        path=tuple(at for at in path if at not in hits) if timed else (),
         total=total if timed or not unknown else None,
         work=work,
         unknown=unknown,
@@ -132,18 +147,20 @@ _LATER: Final[Mapping[Phase, Role]] = {
 }
 
 
-def _past_of(place: Place, sub: Forecast | None, history: History) -> Past:
+def _past_of(place: Place, sub: Forecast | None, history: History, hits: Hits) -> Past:
     """Say what is known of a place as a whole."""
     if place.kind in (Kind.CHOICE, Kind.SIGNAL, Kind.APPROVAL):
-        return Past(times=NO_TIME)  # at once, or as long as people take, which is told apart
+        return _AT_ONCE  # or as long as people take, which is told apart
     if place.kind is Kind.SLEEP and not place.grouped:
         seconds = _literal_seconds(place)
         if seconds is not None:
             return Past(times=Times(seconds * 1e6, seconds * 1e6))
     whole = place.grouped or place.kind is not Kind.PYTHON
     found = history.get((place.node_version_id, place.id if whole else None), NO_PAST)
-    if found.times is None and sub is not None and not place.grouped:
-        return Past(times=sub.total)
+    if place.sub is not None and sub is not None and not place.grouped:
+        cached = sub.total is not None and hits.get(key_of(place.sub))
+        if found.times is None or cached:  # its past runs did not have what the cache has
+            return Past(times=sub.total)
     return found
 
 
@@ -199,6 +216,11 @@ def _longest_among(
     return tuple(reversed(path)), Times(ends[path[0]].median_us, longest_p90)
 
 
+def key_of(plan: Plan) -> PlanKey:
+    """Name a workflow's version."""
+    return plan.workflow_id, plan.workflow_version
+
+
 def within(total: Times | None, work: Times, slots: int) -> Times | None:
     """Say how long a run takes on so many slots: no less than its work spread over all of them."""
     if total is None or not slots:
@@ -210,10 +232,10 @@ def within(total: Times | None, work: Times, slots: int) -> Times | None:
 
 def distinct(plan: Plan) -> list[tuple[str, Plan]]:
     """Give a plan and the sub-workflows in it, each version once, with the way to it."""
-    found: dict[tuple[UUID | None, int | None], tuple[str, Plan]] = {}
+    found: dict[PlanKey, tuple[str, Plan]] = {}
     waiting: list[tuple[str, Plan]] = [("", plan)]
     for way, each in waiting:
-        key = (each.workflow_id, each.workflow_version)
+        key = key_of(each)
         if key in found:
             continue
         found[key] = (way, each)

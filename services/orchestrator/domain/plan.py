@@ -232,6 +232,15 @@ class Plan:
         """Count the places of the main phase."""
         return len(self.places) - len(self.compensations) - len(self.finals)
 
+    @property
+    def python_version(self) -> str | None:
+        """Give the Python of the first place that has one; of a sub-workflow that is its first."""
+        for place in self.places:
+            found = place.python_version or (place.sub and place.sub.python_version)
+            if found:
+                return found
+        return None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeVersion:

@@ -280,7 +280,6 @@ def _inputs(run: Run, slot: int, plan: Plan) -> tuple[dict[str, bytes], str]:
 
 def _child_row(run: Run, slot: int, child: Run) -> RunInsert:
     plan = child.plan
-    pythons = sorted(plan.pythons)
     return RunInsert(
         id=child.id,
         workflow_id=plan.workflow_id,
@@ -294,7 +293,7 @@ def _child_row(run: Run, slot: int, child: Run) -> RunInsert:
         input_data=child.input_text,
         request_id=None,
         request_digest=None,
-        python_version=pythons[0] if pythons else None,
+        python_version=plan.python_version,
         timeout_ms=plan.timeout_ms,
         revision=1,
         parent_execution_id=run.id,

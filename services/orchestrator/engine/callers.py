@@ -21,7 +21,8 @@ def try_again() -> Unavailable:
     """Make the answer to who called while the engine does not know what is written."""
     return Unavailable(
         "ENGINE_RECOVERING",
-        "the engine lost its database for a moment; repeat the call with the same request id",
+        "the engine does not know what of it was written, and reads that from its database; "
+        "repeat the call with the same request id",
         retry_after_s=1.0,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from qflow.orchestrator.v1 import schedule_pb2 as pb
 
@@ -67,8 +68,8 @@ def timing_from(message: pb.ScheduleTiming, *, field: str) -> Timing:
     else:
         every, offset = message.interval.every, message.interval.offset
         times = Interval(
-            every_ms=codec.milliseconds_from(every, field=f"{field}.interval.every"),
-            offset_ms=codec.milliseconds_from(offset, field=f"{field}.interval.offset"),
+            every_ms=_whole_ms(every, field=f"{field}.interval.every"),
+            offset_ms=_whole_ms(offset, field=f"{field}.interval.offset"),
         )
     return Timing(
         times=times,
@@ -76,6 +77,14 @@ def timing_from(message: pb.ScheduleTiming, *, field: str) -> Timing:
         ends_at=moment_or_none(message, "end_time"),
         jitter_ms=codec.milliseconds_from(message.jitter, field=f"{field}.jitter"),
     )
+
+
+def _whole_ms(encoded: Duration, *, field: str) -> int:
+    """Decode a span that begins times anew each time: what was cut off it would add up."""
+    if encoded.nanos % 1_000_000:
+        seconds = f"{encoded.seconds + encoded.nanos / 1e9:.9g}"
+        raise codec.invalid(field, f"is {seconds} s; give whole milliseconds", "INTERVAL_TOO_FINE")
+    return codec.milliseconds_from(encoded, field=field)
 
 
 def moment_or_none(message: object, field: str) -> datetime | None:

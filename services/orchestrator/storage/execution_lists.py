@@ -213,3 +213,20 @@ async def ids_by_labels(pool: Pool, labels: str, *, tenant_id: UUID) -> list[UUI
     async with connection(pool) as db:
         ids: list[UUID] | None = await db.fetchval(_BY_LABELS, tenant_id, labels, CANDIDATES_MAX)
     return ids
+
+
+_DEPTHS: Final[LiteralString] = """
+    WITH RECURSIVE above (part, holder) AS (
+        SELECT id, parent_execution_id FROM workflow_executions
+         WHERE id = ANY($1::uuid[]) AND relation = 'sub_workflow'
+        UNION ALL
+        SELECT above.part, run.parent_execution_id
+          FROM above JOIN workflow_executions AS run
+            ON run.id = above.holder AND run.relation = 'sub_workflow')
+    SELECT part, count(*)::integer AS depth FROM above GROUP BY part
+"""
+
+
+async def depths(db: Db, ids: Sequence[UUID]) -> dict[UUID, int]:
+    """Say within how many runs these are, one in the other; those that are in none are left out."""
+    return {row["part"]: row["depth"] for row in await db.fetch(_DEPTHS, ids)}

@@ -336,7 +336,7 @@ def of_run(
         relation=run.options.relation,
         node_version_id=run.options.node_version_id,
         ignores_cache=run.options.ignores_cache or None,
-        python_version=run.plan.places[0].python_version,
+        python_version=run.plan.python_version,
         container_id=_container_of(run, place),
         input_data=run.input_text if with_values else None,
         output_data=run.output_data if with_values else None,

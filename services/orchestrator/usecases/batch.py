@@ -12,8 +12,9 @@ from services.kit.caller import Caller
 from services.kit.errors import QflowError
 from services.kit.filter.language import And, Comparison, Expression, Or
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
-from services.kit.pg import Db
+from services.kit.pg import Db, as_caller
 from services.orchestrator.domain.status import RUN_FINAL, RunStatus
+from services.orchestrator.storage import execution_lists
 from services.orchestrator.usecases import listing
 from services.orchestrator.usecases.cancel import cancel_execution
 from services.orchestrator.usecases.read import Reader
@@ -117,7 +118,10 @@ async def each_of(ids: Sequence[UUID], act: Callable[[UUID], Awaitable[UUID | No
 async def cancel_many(
     rerunner: Rerunner, caller: Caller, ids: Sequence[UUID], *, validate_only: bool
 ) -> list[Item]:
-    """Ask runs to stop."""
+    """Ask runs to stop, whole ones before what is in them: that ends with them.
+
+    Asked first, a sub-workflow would be a place of its run that failed.
+    """
 
     async def cancel(execution_id: UUID) -> None:
         if validate_only:
@@ -125,7 +129,13 @@ async def cancel_many(
         else:
             await cancel_execution(rerunner.reader, rerunner.router, caller, execution_id)
 
-    return await each_of(ids, cancel)
+    async with as_caller(rerunner.reader.api_pool, caller) as db:
+        depths = await execution_lists.depths(db, ids)
+    items: dict[UUID, Item] = {}
+    for depth in sorted({depths.get(each, 0) for each in ids}):
+        level = [each for each in ids if depths.get(each, 0) == depth]
+        items |= {item.execution_id: item for item in await each_of(level, cancel)}
+    return [items[each] for each in ids]
 
 
 async def make_many(

@@ -173,9 +173,7 @@ def _row(run: Run, asked: Launch) -> RunInsert:
         input_data=run.input_text,
         request_id=asked.request_id,
         request_digest=asked.digest if asked.request_id else None,
-        python_version=next(
-            (each.python_version for each in plan.places if each.python_version), None
-        ),
+        python_version=plan.python_version,
         timeout_ms=asked.wishes.timeout_within(plan.timeout_ms),
         revision=1,
         alias=asked.alias or None,
@@ -306,11 +304,11 @@ def _places_below(plan: Plan) -> Iterator[Place]:
             yield from _places_below(place.sub)
 
 
-def changes_all_the_time() -> Unavailable:
+def changes_all_the_time(wishes: Wishes) -> Unavailable:
     """Make the answer where every try met another state of things."""
+    what = "the workflow, its alias or its nodes"
+    if wishes.options.business_key is not None:
+        what = "the run that has the business_key (others start with it too), or the workflow,"
     return Unavailable(
-        "WORKFLOW_CHANGES",
-        "the workflow, its alias, its nodes or the run with its business key changed with every "
-        "try; repeat the call",
-        retry_after_s=0.1,
+        "WORKFLOW_CHANGES", f"{what} changed with every try; repeat the call", retry_after_s=0.1
     )

@@ -19,13 +19,16 @@ from services.orchestrator.domain.cautions import (
     environment_of,
 )
 from services.orchestrator.domain.forecast import (
+    NO_HITS,
     NO_PAST,
     Forecast,
     History,
+    Hits,
     Past,
     Times,
     distinct,
     forecasts,
+    key_of,
     within,
 )
 from services.orchestrator.domain.plan import Definition, Kind, Plan
@@ -33,7 +36,7 @@ from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import history as storage
 from services.orchestrator.storage.history import VersionFacts
 from services.orchestrator.usecases.launch import Started
-from services.orchestrator.usecases.predicted_hits import PlanKey, key_of, predicted_hits
+from services.orchestrator.usecases.predicted_hits import predicted_hits
 from services.orchestrator.usecases.read import Reader
 
 
@@ -97,10 +100,10 @@ async def plan_execution(
     async with transaction(reader.engine_pool) as db:
         facts = await storage.facts_of_versions(db, caller.tenant_id, wanted)
         definitions = [await _definition(reader, db, plan) for plan in plans]
-    hits: Mapping[PlanKey, Collection[int]] = {}
+    hits: Hits = NO_HITS
     if not started.execution.ignores_cache:
         hits = await predicted_hits(reader.engine_pool, caller, first, input_json)
-    expected = await asyncio.to_thread(forecasts, plans, history)
+    expected = await asyncio.to_thread(forecasts, plans, history, hits)
     pythons = _seats(engine, plans)
     environments = {
         version: environment_of(each.lock_state, each.environment_state)
@@ -109,7 +112,12 @@ async def plan_execution(
     slots = sum(each.credits for each in engine.core.runners.values() if each.connected)
     total = within(expected[0].total, expected[0].work, slots)
     outlook = Outlook(
-        places=places,
+        places=[
+            Named(f"{way}{each.id}", each)
+            for way, plan in ways
+            for at, each in enumerate(plan.places)
+            if at not in hits.get(key_of(plan), ())  # what the cache has does not run
+        ],
         environments=environments,
         history=history,
         total=total,

@@ -7,14 +7,14 @@ often and wherever it is used: a node of one is a hit where it is so in every us
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, TypeAlias
-from uuid import UUID
+from typing import Final
 
 from services.kit.caller import Caller
 from services.kit.ids import uuid7
 from services.kit.pg import Pool, transaction
 from services.orchestrator.domain import waits
 from services.orchestrator.domain.cache_queue import ask_for
+from services.orchestrator.domain.forecast import PlanKey, key_of
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.state import Run, UnreadableError
 from services.orchestrator.domain.status import RunStatus
@@ -25,13 +25,6 @@ from services.orchestrator.storage.recovery import split_object
 # Nodes one after the other, each of which is known by the one before, over all that is looked into.
 _DEPTH_MAX: Final = 100
 _ASKS_MAX: Final = 1000  # of one depth
-
-PlanKey: TypeAlias = tuple[UUID | None, int | None]
-
-
-def key_of(plan: Plan) -> PlanKey:
-    """Name a workflow's version."""
-    return plan.workflow_id, plan.workflow_version
 
 
 async def predicted_hits(

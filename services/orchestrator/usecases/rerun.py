@@ -77,7 +77,7 @@ class Rerunner:
         """Make a run of another and return once it is committed; also how many results it keeps."""
         request_id = None if again.validate_only else again.request_id
         digest = again.digest()
-        for _ in range(_TRIES_MAX):
+        for left in reversed(range(_TRIES_MAX)):
             earlier = await same_request(self.reader.api_pool, caller, request_id, digest)
             if earlier is not None:
                 return await self._again(caller, earlier)
@@ -90,8 +90,8 @@ class Rerunner:
             try:
                 return Started(await launch(self.engine, caller, asked), asked.plan), kept
             except NotStarted:
-                await self._settle_key(caller, asked)
-        raise changes_all_the_time()
+                await self._settle_key(caller, asked, dry=not left)
+        raise changes_all_the_time(asked.wishes)
 
     async def _again(self, caller: Caller, earlier: Execution) -> tuple[Started, int]:
         found, plan = await self.reader.again(caller, earlier)

@@ -65,7 +65,7 @@ async def run_node(
             return Started(await launch(engine, caller, asked), plan)
         except NotStarted:
             earlier = await same_request(reader.api_pool, caller, request_id, digest)
-    raise changes_all_the_time()
+    raise changes_all_the_time(wishes)
 
 
 async def _plan(

@@ -58,6 +58,8 @@ _WAIT_GROWS: Final = 1 / 60
 _PASSING: Final = (Unavailable, ResourceExhausted, Conflict)
 # Why a tick waits for a run of its schedule, or starts none.
 _OVERLAP: Final = "OVERLAP"
+_OVERLAPPED: Final = "a run of the schedule was not over"
+_NOT_STARTED: Final = "another tick's run had not started yet, and only one may be under way"
 _RETRY_FIRST_S: Final = 1.0
 _RETRY_MAX_S: Final = 30.0
 
@@ -230,7 +232,7 @@ async def _start_alone(
         others = waiting
     if schedule.overlap != "buffer_one" or running:
         for each in others:
-            message = "a run of the schedule was not over"
+            message = _OVERLAPPED if running else _NOT_STARTED
             await _skip(scheduler, schedule, each, reason=_OVERLAP, message=message)
     if not running:
         if tick.is_due or not tick.attempts:

@@ -106,7 +106,7 @@ class Starter:
         digest = ""
         if request_id is not None:
             digest = digest_of_start(workflow_id, alias or version, input_json, wishes)
-        for _ in range(_TRIES_MAX):
+        for left in reversed(range(_TRIES_MAX)):
             try:
                 if alias:
                     version = await self._aliased(caller, workflow_id, alias)
@@ -132,7 +132,10 @@ class Starter:
             except NotStarted:
                 self.forget(caller, workflow_id, version)
                 earlier = await self._same_request(caller, request_id, digest)
-                earlier = earlier or await self._settle_key(caller, workflow_id, wishes)
+                # Who asks a run to stop tries once more: of many at once the last leaves one open.
+                earlier = earlier or await self._settle_key(
+                    caller, workflow_id, wishes, dry=not left
+                )
             except (NotFound, FailedPrecondition, InvalidArgument, QuotaExceeded):
                 # The same request is answered as before, whatever became of the workflow since:
                 # it may be gone, not fit its nodes any more, take other inputs, or be too much.
@@ -141,7 +144,7 @@ class Starter:
                     raise
             if earlier is not None:
                 return await self._again(caller, earlier)
-        raise changes_all_the_time()
+        raise changes_all_the_time(wishes)
 
     async def _settle_key(
         self, caller: Caller, workflow_id: UUID, wishes: Wishes, *, dry: bool = False

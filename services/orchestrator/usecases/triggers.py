@@ -33,11 +33,13 @@ from services.kit.pg import Db, Pool, as_caller, transaction
 from services.kit.updates import check_etag, check_mask
 from services.orchestrator.domain import firing
 from services.orchestrator.storage import definitions, trigger_calls, triggers
+from services.orchestrator.storage.definitions import WorkflowHead
 from services.orchestrator.storage.recovery import split_object
 from services.orchestrator.storage.trigger_calls import Armed
 from services.orchestrator.storage.triggers import Trigger
 from services.orchestrator.usecases.on_behalf import caller_of
 from services.orchestrator.usecases.start import Starter
+from services.orchestrator.usecases.versions import no_version
 
 log = structlog.get_logger()
 
@@ -95,12 +97,14 @@ async def create(
     )
 
     async def write(db: Db) -> Trigger:
-        if await definitions.get_head(db, workflow_id) is None:
+        head = await definitions.get_head(db, workflow_id)
+        if head is None:
             raise NotFound(
                 "WORKFLOW_NOT_FOUND",
                 "no such workflow; ListWorkflows shows those you may start",
                 resource=("workflow", str(workflow_id)),
             )
+        _check_version(head, given.workflow_version)
         await triggers.lock_tenant(db, caller.tenant_id)
         if await triggers.count(db) >= TRIGGERS_MAX:
             raise ResourceExhausted(
@@ -163,6 +167,9 @@ async def update(
         held = await _held(db, trigger_id, etag)
         said = merged(held)
         _check(said, mask)
+        head = await definitions.get_head(db, held.workflow_id)
+        if head is not None and "workflow_version" in mask:
+            _check_version(head, said.workflow_version)
         paused_at = (held.paused_at or datetime.now(UTC)) if said.paused else None
         after = replace(
             held,
@@ -249,11 +256,12 @@ async def fire(
             alias=armed.workflow_alias,
         )
     except QflowError as error:
-        await _note_refusal(starter.engine_pool, trigger_id, error)
+        told = _as_sent(error, armed, keyed=bool(idempotency_key))
+        await _note_refusal(starter.engine_pool, trigger_id, told)
         if isinstance(error, PermissionDenied | NotFound):
             # Whoever fires is not the user who lacks it.
             raise FailedPrecondition(error.reason, error.message) from None
-        raise _as_sent(error, armed, keyed=bool(idempotency_key)) from None
+        raise told from None
     async with transaction(starter.engine_pool, durable=False) as db:
         await trigger_calls.fired(db, trigger_id)
     log.info("trigger_fired", trigger_id=str(trigger_id), execution_id=str(run.id))
@@ -352,6 +360,13 @@ def _check(given: Given, fields: Sequence[str]) -> None:
         firing.check_filter(given.filter)
     if "input_json" in fields:
         firing.check_object(given.input_json, field="input_json")
+
+
+def _check_version(head: WorkflowHead, version: int) -> None:
+    """Refuse a version that the workflow does not have: nothing that fires could start it."""
+    if version > head.version:
+        fault = f"the workflow has versions 1 to {head.version}, not {version}"
+        raise no_version("workflow_version", fault, of=("workflow", head.id))
 
 
 def _missing(trigger_id: UUID) -> NotFound:

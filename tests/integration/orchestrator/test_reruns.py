@@ -507,6 +507,41 @@ async def test_many_runs_are_stopped_retried_and_rerun(orchestra: Orchestra, dia
     hold_invariants(orchestra)
 
 
+async def test_runs_and_what_is_in_them_are_stopped_together(orchestra: Orchestra) -> None:
+    """A sub-workflow that were stopped before its run would be a node of it that failed."""
+    inner: object = chain(orchestra, "a")
+    for _ in range(2):
+        inner = factories.workflow(
+            orchestra.sql,
+            orchestra.owner,
+            nodes={"s": {"kind": "workflow", "node_id": str(inner), "version": 0}},
+            edges=[("", "x", "s", "x")],
+            outputs=[],
+        )
+    async with orchestra.running():
+        runner = await orchestra.runner(lambda *_: None)
+        async with runner.attached():
+            for _ in range(3):
+                await start(orchestra, inner)
+            await runner.until(lambda: len(runner.assigns) == 3)
+            found = [str(each) for (each,) in orchestra.rows("SELECT id FROM workflow_executions")]
+            # Without those in the middle: what is in a run need not be so through what is named.
+            rows = orchestra.rows(
+                "SELECT run.parent_execution_id FROM workflow_executions AS run"
+                "  JOIN workflow_executions AS above ON above.id = run.parent_execution_id"
+                " WHERE above.parent_execution_id IS NOT NULL"
+            )
+            middle = {str(each) for (each,) in rows}
+            named = sorted(set(found) - middle, reverse=True)
+            answer = await reruns(orchestra).BatchCancelExecutions(
+                rerun_service_pb2.BatchCancelExecutionsRequest(execution_ids=named)
+            )
+            assert named == [item.execution_id for item in answer.items]
+            assert [0] * 6 == [item.status.code for item in answer.items]
+            for each in found:
+                assert CANCELLED == (await ended(orchestra, each)).status
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

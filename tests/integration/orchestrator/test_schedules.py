@@ -261,6 +261,26 @@ async def test_missed_ticks_are_caught_up_as_the_policy_says(
         assert missed == shown.schedule.skipped_count
 
 
+async def test_a_tick_is_skipped_behind_one_that_could_not_start_and_says_so(
+    orchestra: Orchestra,
+) -> None:
+    """No run was under way: what is told is that the tick before it had not started."""
+    async with orchestra.running(), (await orchestra.runner(answer)).attached():
+        await create(orchestra)
+        make_due(orchestra, 10)
+        await until(lambda: settled(orchestra))
+        over = "SELECT count(*) FROM workflow_executions WHERE status = 'completed'"
+        await until(lambda: [(1,)] == orchestra.rows(over))
+        orchestra.sql.execute(  # as a quota would put it off
+            "UPDATE schedule_ticks SET state = 'pending', execution_id = NULL, attempts = 1,"
+            " try_at = clock_timestamp() + interval '1 hour'"
+        )
+        make_due(orchestra, 1)
+        await until(lambda: ("timed", "skipped", "OVERLAP") in states(orchestra))
+    [(message,)] = orchestra.rows("SELECT message FROM schedule_ticks WHERE state = 'skipped'")
+    assert "another tick's run had not started yet, and only one may be under way" == message
+
+
 async def test_a_tick_is_skipped_while_a_run_is_not_over(orchestra: Orchestra) -> None:
     async with orchestra.running(), (await orchestra.runner(hold)).attached():
         await create(orchestra)

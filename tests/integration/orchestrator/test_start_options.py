@@ -7,6 +7,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -86,6 +87,27 @@ async def test_an_open_run_with_the_key_is_asked_to_stop(
             assert second.id != first.id
             assert CANCELLED == (await ended(orchestra, first.id)).status
             assert not (await get(orchestra, second.id)).HasField("cancel_time")
+
+
+async def test_of_many_starts_that_stop_each_other_one_stays_open(
+    orchestra: Orchestra, diamond: str
+) -> None:
+    """Whoever asks a run to stop tries once more; the last try asks nobody."""
+    request = pb.StartExecutionRequest(
+        workflow_id=diamond, input_json='{"x":1}', business_key="k", business_key_conflict=CANCEL
+    )
+    async with orchestra.running():
+        answers = await asyncio.gather(
+            *(orchestra.stub.StartExecution(request) for _ in range(8)), return_exceptions=True
+        )
+    refused = [each for each in answers if isinstance(each, BaseException)]
+    for each in refused:
+        assert isinstance(each, grpc.aio.AioRpcError)
+        assert "the run that has the business_key" in (each.details() or "")
+    assert [(1, 8 - len(refused))] == orchestra.rows(
+        "SELECT count(*) FILTER (WHERE cancel_requested_at IS NULL), count(*)"
+        "  FROM workflow_executions"
+    )
 
 
 async def test_what_ended_keeps_its_key_as_the_policy_says(orchestra: Orchestra) -> None:

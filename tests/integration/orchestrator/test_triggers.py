@@ -331,3 +331,34 @@ async def test_a_trigger_that_cannot_be_is_refused(
         refused.value.code(),
         details(refused.value)[0],
     )
+
+
+async def test_a_trigger_names_a_version_that_there_is(orchestra: Orchestra) -> None:
+    async with orchestra.running():
+        for version in (1, 0):
+            made = (await create(orchestra, workflow_version=version)).trigger
+        for asked in (
+            create(orchestra, workflow_version=7),
+            stub(orchestra).UpdateTrigger(
+                pb.UpdateTriggerRequest(
+                    trigger_id=made.id,
+                    workflow_version=7,
+                    update_mask=FieldMask(paths=["workflow_version"]),
+                )
+            ),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await asked
+            assert grpc.StatusCode.NOT_FOUND == refused.value.code()
+            said = "workflow_version: the workflow has versions 1 to 1, not 7"
+            assert said == refused.value.details()
+
+
+async def test_a_trigger_tells_of_a_refused_call_in_the_words_of_its_payload(
+    orchestra: Orchestra,
+) -> None:
+    async with orchestra.running():
+        made = await create(orchestra)
+        await refusal(orchestra, call(made, payload_json='{"x":"text"}'))
+        shown = await stub(orchestra).GetTrigger(pb.GetTriggerRequest(trigger_id=made.trigger.id))
+    assert shown.trigger.error_message.startswith("payload_json.x: ")

@@ -149,3 +149,25 @@ def test_a_schedule_that_is_not_due_again_is_over() -> None:
     due.next_time.GetCurrentTime()
     states = [state_of(each) for each in (Schedule(paused=True), due, Schedule())]
     assert ["paused", "on", "over"] == states
+
+
+@pytest.mark.parametrize("every", ["99999999999d", "9" * 5000 + "s", "315576000001s"])
+def test_an_interval_longer_than_the_contract_has_is_refused_in_words(
+    capsys: pytest.CaptureFixture[str], every: str
+) -> None:
+    assert 2 == main(["schedule", "create", "order", "--every", every])
+    assert "is too long: at most 315576000000s" in capsys.readouterr().err
+
+
+def test_a_preview_shows_as_many_times_as_the_contract_gives(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert 2 == main(["schedule", "preview", "x", "--count", "101"])
+    assert "1<=x<=100" in capsys.readouterr().err
+
+
+def test_the_doctor_is_asked_of_some_invariants(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert 0 != main(["doctor", "I4", "I9", f"--home={tmp_path}"])  # no suite is there
+    assert "unexpected extra argument" not in capsys.readouterr().err

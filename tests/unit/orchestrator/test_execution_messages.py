@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -13,7 +14,7 @@ from services.orchestrator.domain.options import RunOptions
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
 from services.orchestrator.rpc import codec
-from services.orchestrator.storage.executions import Execution
+from services.orchestrator.storage.executions import Execution, of_run
 from services.orchestrator.usecases.launch import Started
 from tests.unit.orchestrator.graphs import plan_of
 
@@ -105,3 +106,21 @@ def test_a_run_that_began_is_shown_as_it_stands_and_without_its_values() -> None
     assert (RunStatus.RUNNING, 2, {"a": "b"}) == (shown.status, shown.revision, shown.labels)
     assert shown.input_data is None
     assert shown is Started(shown, run.plan, existing=True).execution
+
+
+def test_the_python_of_a_run_is_the_first_that_a_place_has_however_deep() -> None:
+    """The same told from memory as from the row, also where no node stands first."""
+    inner = plan_of([], 1)
+    place = replace(inner.places[0], python_version="", sub=inner)
+    outer = replace(inner, places=(place,))
+    run = Run(
+        id=_IDS[0],
+        plan=outer,
+        tenant_id=_IDS[1],
+        created_by=_IDS[2],
+        status=RunStatus.PENDING,
+        input_values={},
+    )
+    expected = inner.places[0].python_version
+    assert expected
+    assert expected == of_run(run, with_values=False).python_version

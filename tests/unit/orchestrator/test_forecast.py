@@ -23,6 +23,7 @@ from services.orchestrator.domain.forecast import (
     Times,
     distinct,
     forecasts,
+    key_of,
     within,
 )
 from services.orchestrator.domain.plan import Plan
@@ -173,3 +174,16 @@ def test_no_runner_is_needed_for_what_none_runs() -> None:
     here = outlook(plan, {}, pythons=[PythonSeats("3.11", 0, 0, 0)], runners=0)
     assert [CautionCause.NO_RUNNER] == [each.cause for each in cautions(here)]
     assert [] == cautions(outlook(plan, {}, pythons=[], runners=0))
+
+
+def test_what_the_cache_has_takes_no_time() -> None:
+    """Neither in the sum, nor on the path, nor as a sub-workflow whose past runs had to work."""
+    plan = plan_of([(0, 1), (1, 2)], 3)
+    history = always(plan, took(3, 4))
+    [expected] = forecasts([plan], history, {key_of(plan): {0, 2}})
+    assert ((1,), Times(3 * SECOND, 4 * SECOND)) == (expected.path, expected.total)
+    assert Times(3 * SECOND, 4 * SECOND) == expected.work
+    [nothing_left] = forecasts([plan], history, {key_of(plan): {0, 1, 2}})
+    assert ((), Times(0, 0), 0) == (nothing_left.path, nothing_left.total, nothing_left.unknown)
+    [unknown] = forecasts([plan], {}, {key_of(plan): {0, 1, 2}})
+    assert (Times(0, 0), 0) == (unknown.total, unknown.unknown)

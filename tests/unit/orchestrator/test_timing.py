@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from qflow.orchestrator.v1 import schedule_pb2 as pb
 
 from services.kit.errors import InvalidArgument
 from services.orchestrator.domain import ticks
@@ -26,6 +27,7 @@ from services.orchestrator.domain.timing import (
     to_json,
     upcoming,
 )
+from services.orchestrator.rpc.schedule_codec import timing_from
 
 _ID = UUID(int=7)
 _HOUR = timedelta(hours=1)
@@ -378,3 +380,13 @@ def test_a_start_has_the_same_request_id_whoever_makes_it() -> None:
     assert ticks.request_id(_ID, moment) == ticks.request_id(_ID, moment)
     assert ticks.request_id(_ID, moment) != ticks.request_id(_ID, moment + _HOUR)
     assert ticks.request_id(_ID, moment) != ticks.request_id(UUID(int=8), moment)
+
+
+@pytest.mark.parametrize("field", ["every", "offset"])
+def test_a_span_that_times_add_up_is_in_whole_milliseconds(field: str) -> None:
+    timing = pb.ScheduleTiming()
+    timing.interval.every.FromSeconds(1)
+    getattr(timing.interval, field).FromMicroseconds(1_000_500)
+    with pytest.raises(InvalidArgument, match=r"is 1\.0005 s; give whole milliseconds") as refused:
+        timing_from(timing, field="timing")
+    assert [f"timing.interval.{field}"] == [each.field for each in refused.value.fields]

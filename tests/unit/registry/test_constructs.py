@@ -38,6 +38,7 @@ from services.registry.domain.definition import (
     Connection,
     Definition,
     InputSpec,
+    Retry,
     Signature,
     WorkflowNode,
     WorkflowOutput,
@@ -331,10 +332,22 @@ def test_a_sleep_is_fed_one_of_its_inputs() -> None:
     assert ("nodes[0]", "SLEEP_AMBIGUOUS") in errors(checked([both], []))
 
 
-@pytest.mark.parametrize(("seconds", "is_refused"), [("-1", True), ("-0.5", True), ("0", False)])
-def test_a_sleep_is_not_written_down_as_less_than_none(seconds: str, *, is_refused: bool) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "refused"),
+    [
+        ("-1", "SLEEP_NEGATIVE"),
+        ("-0.5", "SLEEP_NEGATIVE"),
+        ("0", ""),
+        ("31622400", ""),
+        ("31622401", "SLEEP_TOO_LONG"),
+        ("1e12", "SLEEP_TOO_LONG"),
+    ],
+)
+def test_a_sleep_is_not_written_down_as_less_than_none_or_longer_than_the_engine_lets_it(
+    seconds: str, refused: str
+) -> None:
     asleep = built_in("s", Sleep(), literals={"seconds": seconds})
-    expected = [("nodes[0].literals[0].value_json", "SLEEP_NEGATIVE")] if is_refused else []
+    expected = [("nodes[0].literals[0].value_json", refused)] if refused else []
     assert expected == errors(checked([asleep], []))
 
 
@@ -959,3 +972,14 @@ def test_outputs_of_what_may_be_skipped_are_optional_where_declared_too() -> Non
     shown = (WorkflowOutput(name="a", node="a", output="result"),)
     result = checked([SPLIT, node("a")], WAYS, outputs=shown)
     assert {"a": "int | None"} == outputs(result)
+
+
+def test_a_first_wait_that_the_longest_cuts_short_is_told() -> None:
+    crossed = Retry(max_retries=1, initial_delay_ms=100_000, max_delay_ms=1_000)
+    told = [
+        (each.place, each.code, each.message)
+        for each in checked([node("a", retry=crossed, literals={"x": "1"})], []).findings
+        if each.code == "RETRY_DELAYS_CROSSED"
+    ]
+    said = "a never waits its initial_delay of 100 s: max_delay allows 1 s"
+    assert [("nodes[0].retry", "RETRY_DELAYS_CROSSED", said)] == told

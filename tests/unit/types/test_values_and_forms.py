@@ -7,8 +7,12 @@ import tracemalloc
 
 import pytest
 from qflow.types import (
+    SCALARS,
+    Literal,
+    Type,
     TypeFormatError,
     ValueTextError,
+    check_value,
     dump_exact,
     from_json,
     from_text,
@@ -156,3 +160,19 @@ def test_a_fault_in_one_text_leaves_nothing_for_the_next() -> None:
         with pytest.raises(ValueTextError, match="is not JSON"):
             parse_strict('[NaN, {"a": 1, "a": 2}')  # both: what cannot be read at all comes first
         assert {"a": 1} == parse_strict('{"a": 1}')
+
+
+@pytest.mark.parametrize(
+    ("of", "value", "told"),
+    [
+        (SCALARS["datetime"], "2027-02-30T00:00:00Z", 'is the text "2027-02-30T00:00:00Z"; '),
+        (Literal(("big", "small")), "nope", 'is the text "nope"; '),
+        (SCALARS["uuid"], "x" * 50, f'is the text "{"x" * 40}…"; '),
+        (SCALARS["int"], "5", "is text; int was expected"),
+        (SCALARS["datetime"], 5, "is an integer; "),
+    ],
+)
+def test_a_text_among_texts_is_told_by_what_it_says(of: Type, value: object, told: str) -> None:
+    fault = check_value(of, value)
+    assert fault is not None
+    assert fault.message.startswith(told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,8 @@ app = typer.Typer(no_args_is_help=True, help="Schedules: runs that start by the 
 
 ScheduleId = Annotated[str, typer.Argument(help="The schedule's id.", metavar="SCHEDULE")]
 
+_DIGITS_MAX: Final = 18
+_SPAN_S_MAX: Final = 315_576_000_000
 _EVERY: Final = re.compile(r"(\d+)\s*(s|m|h|d)")
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -128,7 +131,7 @@ def state_of(schedule: Schedule) -> str:
 @app.command("preview")
 def preview(
     schedule: ScheduleId,
-    count: Annotated[int, typer.Option(help="How many.", min=1, max=1000)] = 5,
+    count: Annotated[int, typer.Option(help="How many.", min=1, max=100)] = 5,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
@@ -247,7 +250,11 @@ def _span(text: str) -> timedelta:
     found = _EVERY.fullmatch(text.strip())
     if found is None:
         raise AuthoringError(f"an interval is a number and s, m, h or d, not {text!r}")
-    return timedelta(seconds=int(found[1]) * _UNITS_S[found[2]])
+    # No more digits than Python reads, and no more seconds than a duration of the contract has.
+    seconds = int(found[1]) * _UNITS_S[found[2]] if len(found[1]) <= _DIGITS_MAX else math.inf
+    if seconds > _SPAN_S_MAX:
+        raise AuthoringError(f"an interval of {text[:40]} is too long: at most {_SPAN_S_MAX}s")
+    return timedelta(seconds=seconds)
 
 
 def _when(timing: Any) -> str:

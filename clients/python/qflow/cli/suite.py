@@ -21,11 +21,15 @@ def up(
 
 
 def doctor(
+    invariants: Annotated[
+        list[str] | None, typer.Argument(help="Such as I4; all without any.", metavar="[ID]…")
+    ] = None,
     home: Annotated[str, typer.Option(help="Its folder; QFLOW_HOME, else .qflow.")] = "",
     as_json: AsJson = False,
 ) -> int:
-    """Hold the suite on this machine against every invariant; says what is broken."""
-    return _standalone(["doctor", *(["--json"] if as_json else [])], home)
+    """Hold the suite on this machine against its invariants; says what is broken."""
+    options = ["--json"] if as_json else []
+    return _standalone(["doctor", *(invariants or []), *options], home)
 
 
 def _is_installed() -> bool:

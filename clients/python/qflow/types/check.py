@@ -51,6 +51,7 @@ _DATETIME_TEXT: Final = re.compile(f"{_DATE}[T ]{_TIME}", re.ASCII)
 _DECIMAL_TEXT: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,6})?", re.ASCII)
 _DECIMAL_CHARS_MAX: Final = 4_301  # as many digits as an integer may have, and a sign
 _TEXT_SCALARS: Final = frozenset({"bytes", "decimal", "uuid", "datetime", "date", "time"})
+_SHOWN_CHARS: Final = 40  # of a text that is wrong
 _NUMBER_TEXT: Final = re.compile(r"-?(0|[1-9]\d{0,19})(\.\d{1,20})?", re.ASCII)
 _UUID_TEXT: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -302,7 +303,16 @@ def _is_constant(value: object, keys: set[tuple[str, Any]]) -> bool:
 
 
 def _wrong(of: Type, value: object, path: str) -> ValueFault:
-    return ValueFault(path, f"is {_kind(value)}; {expression(of)[:200]} was expected")
+    return ValueFault(path, f"is {_found(of, value)}; {expression(of)[:200]} was expected")
+
+
+def _found(of: Type, value: object) -> str:
+    """Say what a value is; of a text where only certain ones are right, which it is."""
+    choosy = isinstance(of, Literal | Enum) or (isinstance(of, Scalar) and of.name in _TEXT_SCALARS)
+    if choosy and isinstance(value, str):
+        shown = value if len(value) <= _SHOWN_CHARS else f"{value[:_SHOWN_CHARS]}…"
+        return f"the text {json.dumps(shown, ensure_ascii=False)}"
+    return _kind(value)
 
 
 def _kind(value: object) -> str:

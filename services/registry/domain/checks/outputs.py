@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from qflow.types import NONE, Type, union_of
 
@@ -12,6 +13,9 @@ from services.registry.domain.checks.absence import Absence
 from services.registry.domain.checks.state import Check
 from services.registry.domain.constructs import BRANCH, FAILURE, Sleep
 from services.registry.domain.definition import WARNING, Connection, WorkflowNode, WorkflowOutput
+
+# What the engine lets a sleep last, 366 days.
+_SLEEP_S_MAX: Final = 366 * 86_400
 
 
 def outputs(check: Check, absence: Absence | None) -> tuple[WorkflowOutput, ...]:
@@ -116,6 +120,10 @@ def _span(check: Check, node: WorkflowNode, place: str) -> None:
             message = f"{node.id} would sleep {text[:32]} seconds, less than none"
             where = f"{place}.literals[{index}].value_json"
             check.error(where, "SLEEP_NEGATIVE", message, "give 0 or more, or remove the sleep")
+        if name == "seconds" and _number(text) > _SLEEP_S_MAX:
+            message = f"{node.id} would sleep {text[:32]} seconds, longer than 366 days"
+            where = f"{place}.literals[{index}].value_json"
+            check.error(where, "SLEEP_TOO_LONG", message, f"give at most {_SLEEP_S_MAX}")
 
 
 def _number(text: str) -> float:

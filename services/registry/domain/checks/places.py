@@ -32,11 +32,23 @@ def settings(check: Check) -> None:
     for index, node in enumerate(check.definition.nodes):
         if _settings_of(node) in within:
             continue
+        _delays(check, node, f"nodes[{index}].retry")
         faults = list(outside(node.settings()))
         for setting, fault in faults:
             check.error(f"nodes[{index}].{setting.name}", "SETTING_OUT_OF_BOUNDS", fault)
         if not faults:
             within.add(_settings_of(node))
+
+
+def _delays(check: Check, node: WorkflowNode, place: str) -> None:
+    """Tell of a first wait that the longest one cuts short."""
+    retry = node.retry
+    if retry is not None and retry.max_retries and retry.initial_delay_ms > retry.max_delay_ms:
+        message = (
+            f"{node.id} never waits its initial_delay of {retry.initial_delay_ms / 1000:g} s: "
+            f"max_delay allows {retry.max_delay_ms / 1000:g} s"
+        )
+        check.add(WARNING, place, "RETRY_DELAYS_CROSSED", message, "raise max_delay")
 
 
 def _settings_of(node: WorkflowNode) -> tuple[object, ...]:

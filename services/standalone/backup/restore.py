@@ -106,7 +106,7 @@ def restored(
     place.mkdir(mode=0o700, parents=True)
     if manifest.kind == "base":
         _unpack(entry, place / "data", key)
-        _gather_wal(folder, manifest, place / _WAL, key)
+        _gather_wal(folder, manifest, place, key)
         settings = _recovery_settings(to)
     else:
         settings = {}
@@ -162,8 +162,13 @@ def _unpack(entry: Entry, data: Path, key: bytes | None) -> None:
     (data / "recovery.signal").touch(mode=0o600)
 
 
-def _gather_wal(folder: BackupFolder, manifest: Manifest, target: Path, key: bytes | None) -> None:
-    """Lay out the WAL from the backup's first segment on, each under its own name."""
+def _gather_wal(folder: BackupFolder, manifest: Manifest, place: Path, key: bytes | None) -> None:
+    """Lay out the WAL from the backup's first segment on, each under its own name.
+
+    What the backup itself brought of it is whole: an unfinished segment that was shipped while it
+    was taken may end before it does.
+    """
+    target, brought = place / _WAL, place / "data" / "pg_wal"
     target.mkdir(mode=0o700)
     for path in sorted(folder.wal.glob("*.gz*")):
         name = path.name.partition(".gz")[0]
@@ -171,6 +176,8 @@ def _gather_wal(folder: BackupFolder, manifest: Manifest, target: Path, key: byt
         if SEGMENT.fullmatch(segment):
             # The first eight digits are the timeline; places in the WAL go on over timelines.
             if segment[8:] < manifest.first_segment[8:] or (target / segment).exists():
+                continue
+            if name != segment and (brought / segment).exists():
                 continue
         elif not name.endswith(".history"):
             continue

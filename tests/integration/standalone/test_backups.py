@@ -15,8 +15,9 @@ import pytest
 
 from services.standalone.backup import keeping
 from services.standalone.backup.archive import Archive, hold_wal
-from services.standalone.backup.folder import GAP, MANIFEST, REPORT
+from services.standalone.backup.folder import GAP, MANIFEST, PARTIAL, REPORT
 from services.standalone.backup.manifest import Kind
+from services.standalone.backup.sealed import Writer
 from services.standalone.process import StandaloneError
 from tests import factories
 from tests.integration.standalone.backups import KEY, Place
@@ -205,6 +206,20 @@ def test_a_full_disk_is_said_and_leaves_nothing(place: Place) -> None:
 def test_two_at_once_are_refused(place: Place) -> None:
     with place.folder.locked(), pytest.raises(StandaloneError, match="another process works"):
         place.take()
+
+
+def test_a_segment_that_was_shipped_unfinished_while_a_backup_was_taken_does_not_shorten_it(
+    place: Place,
+) -> None:
+    """What the archive had of it ended before the backup did."""
+    manifest = place.take()
+    place.folder.make()
+    first = int(manifest.first_segment, 16)
+    for name in (f"{first + more:024X}{PARTIAL}" for more in range(3)):
+        with Writer(place.folder.wal / name, place.key) as writer:
+            writer.write(bytes(16 << 20))
+            writer.finish()
+    assert () == place.verify().problems
 
 
 @pytest.mark.slow

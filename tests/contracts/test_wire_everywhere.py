@@ -47,8 +47,8 @@ _WIRE = {
 async def _code(channel: grpc.aio.Channel, path: str, raw: bytes, **more: Any) -> grpc.StatusCode:
     method: Any = channel.unary_unary(path)
     try:
-        async with asyncio.timeout(30):
-            await method(raw, **{"timeout": 15, **more})
+        async with asyncio.timeout(60):
+            await method(raw, **{"timeout": 45, **more})
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK

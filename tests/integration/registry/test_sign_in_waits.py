@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -197,7 +196,11 @@ async def test_what_is_stored_of_an_address_is_not_the_address(
 async def test_how_long_a_refusal_takes_tells_nothing(
     deps: Identity, sql: psycopg.Connection, database: Database
 ) -> None:
-    """X51: medians of an unknown address, a wrong password, and users who are out or invited."""
+    """X51: of an unknown address, a wrong password, and users who are out or invited.
+
+    What is taken is processor time, the least of some turns: a hash is work that a short cut would
+    save, and how long the machine lets it wait tells of the machine.
+    """
     url = database.url("qflow_registry_auth")
     for name in ("gone", "invited"):
         await create_user(url, email=f"{name}@example.org", password=PASSWORD)
@@ -214,15 +217,14 @@ async def test_how_long_a_refusal_takes_tells_nothing(
     texts = set()
     for turn in range(15):
         for kind, (email, password) in kinds.items():
-            started = time.perf_counter()
+            started = time.process_time()
             with pytest.raises(Unauthenticated) as caught:
                 await sign_in(deps, email=email, password=password, peer=f"192.0.2.{turn}")
-            took[kind].append(time.perf_counter() - started)
+            took[kind].append(time.process_time() - started)
             texts.add((caught.value.reason, caught.value.message))
     assert len(texts) == 1
-    medians = {kind: statistics.median(times) for kind, times in took.items()}
-    # A hash takes some 20 ms, which a short cut would save; noise on a busy machine does not halve.
-    assert min(medians.values()) > 0.6 * max(medians.values()), medians
+    least = {kind: min(times) for kind, times in took.items()}
+    assert min(least.values()) > 0.6 * max(least.values()), least
 
 
 @pytest.mark.slow

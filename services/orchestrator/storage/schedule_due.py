@@ -157,12 +157,13 @@ class PendingTick:
     attempts: int
     is_due: bool  # whether the next try may begin
     is_cancelled: bool  # its backfill was stopped
+    reason: str  # why it was put off, if it was
     age_s: float  # since it was due
 
 
 _PENDING: Final[LiteralString] = """
     SELECT tick.tick_at, tick.kind, tick.attempts, tick.try_at <= clock_timestamp() AS is_due,
-           COALESCE(backfill.state = 'cancelled', false) AS is_cancelled,
+           COALESCE(backfill.state = 'cancelled', false) AS is_cancelled, tick.reason,
            EXTRACT(epoch FROM clock_timestamp() - tick.tick_at)::float8 AS age_s
       FROM schedule_ticks AS tick
       LEFT JOIN schedule_backfills AS backfill ON backfill.id = tick.backfill_id

@@ -58,6 +58,8 @@ _WAIT_GROWS: Final = 1 / 60
 _PASSING: Final = (Unavailable, ResourceExhausted, Conflict)
 # Why a tick waits for a run of its schedule, or starts none.
 _OVERLAP: Final = "OVERLAP"
+# What a tick waits for that may take as long as it likes.
+_FOR_OTHERS: Final = frozenset({_OVERLAP, "QUOTA_EXCEEDED"})
 _OVERLAPPED: Final = "a run of the schedule was not over"
 _NOT_STARTED: Final = "another tick's run had not started yet, and only one may be under way"
 _RETRY_FIRST_S: Final = 1.0
@@ -210,10 +212,13 @@ async def _serve_pending(scheduler: Scheduler, schedule: Claimed) -> None:
 
 
 def _starts_nothing(schedule: Claimed, tick: PendingTick) -> tuple[str, str] | None:
-    """Say why a tick is not to start a run any more; None where it is."""
+    """Say why a tick is not to start a run any more; None where it is.
+
+    What was due before a pause and would have begun by now still does.
+    """
     if tick.is_cancelled:
         return "CANCELLED", "its backfill was cancelled"
-    if schedule.paused and tick.kind == "timed":
+    if schedule.paused and tick.kind == "timed" and tick.reason in _FOR_OTHERS:
         return "PAUSED", "the schedule was paused before its run could start"
     return None
 

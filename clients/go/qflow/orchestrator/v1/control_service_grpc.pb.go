@@ -54,7 +54,8 @@ type ControlServiceClient interface {
 	// PauseExecution holds up those that have not begun.
 	//
 	// Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
-	// runs, waits or is over, and as PauseExecution does.
+	// runs, waits or is over, (`NODE_NOT_REACHED`) for a finally node or a compensation of a run that does not close yet, and
+	// as PauseExecution does.
 	PauseNode(ctx context.Context, in *PauseNodeRequest, opts ...grpc.CallOption) (*PauseNodeResponse, error)
 	// Lets a node go that PauseNode held up. Letting go of one that is not paused changes nothing.
 	//
@@ -193,7 +194,8 @@ type ControlServiceServer interface {
 	// PauseExecution holds up those that have not begun.
 	//
 	// Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
-	// runs, waits or is over, and as PauseExecution does.
+	// runs, waits or is over, (`NODE_NOT_REACHED`) for a finally node or a compensation of a run that does not close yet, and
+	// as PauseExecution does.
 	PauseNode(context.Context, *PauseNodeRequest) (*PauseNodeResponse, error)
 	// Lets a node go that PauseNode held up. Letting go of one that is not paused changes nothing.
 	//

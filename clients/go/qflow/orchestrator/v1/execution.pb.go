@@ -1067,7 +1067,7 @@ type NodeExecution struct {
 	// Of a sub-workflow: the execution that runs it. Else empty.
 	ChildExecutionId string `protobuf:"bytes,21,opt,name=child_execution_id,json=childExecutionId,proto3" json:"child_execution_id,omitempty"`
 	// Of a result that was taken over from the run's parent, or from the cache: the node execution that gave it, which may be
-	// gone. Else empty.
+	// gone. So of what was skipped there, or put aside. Else empty.
 	CopiedFrom string `protobuf:"bytes,40,opt,name=copied_from,json=copiedFrom,proto3" json:"copied_from,omitempty"`
 	// Whether the result was taken from the cache: the node did not run.
 	CacheHit      bool `protobuf:"varint,41,opt,name=cache_hit,json=cacheHit,proto3" json:"cache_hit,omitempty"`

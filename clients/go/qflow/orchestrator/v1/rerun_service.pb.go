@@ -282,7 +282,7 @@ type RerunExecutionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The new run in the BASIC view.
 	Execution *Execution `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
-	// How many results it keeps.
+	// How many results it keeps, each element by itself where it has a row. What was skipped is none.
 	KeptResults   int32 `protobuf:"varint,2,opt,name=kept_results,json=keptResults,proto3" json:"kept_results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -402,7 +402,7 @@ type RetryQuarantinedResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The new run in the BASIC view.
 	Execution *Execution `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
-	// How many results it keeps, each element by itself.
+	// How many results it keeps, each element by itself where it has a row. What was skipped is none.
 	KeptResults   int32 `protobuf:"varint,2,opt,name=kept_results,json=keptResults,proto3" json:"kept_results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -540,7 +540,7 @@ type ForkExecutionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The new run in the BASIC view.
 	Execution *Execution `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
-	// How many results it keeps.
+	// How many results it keeps, each element by itself where it has a row. What was skipped is none.
 	KeptResults   int32 `protobuf:"varint,2,opt,name=kept_results,json=keptResults,proto3" json:"kept_results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

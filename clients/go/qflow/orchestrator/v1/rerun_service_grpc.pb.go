@@ -49,6 +49,7 @@ type RerunServiceClient interface {
 	// it. A named node may get other inputs, or another version of its node, which is checked against the results that feed
 	// it. The kept results are copied: removing the parent takes nothing from the new run. A result that was undone
 	// is not kept: where a compensation completed, its node runs again, and what hangs on it.
+	// What was skipped stays so where all that it waits for is kept: behind a branch that was not taken nothing runs again.
 	//
 	// Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
 	// where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
@@ -60,8 +61,8 @@ type RerunServiceClient interface {
 	// (`VERSION_NOT_FOUND`) for a version that a node lacks.
 	RerunExecution(ctx context.Context, in *RerunExecutionRequest, opts ...grpc.CallOption) (*RerunExecutionResponse, error)
 	// Makes a run that takes another way from a run that may still be open: it keeps the results that are there, but for the
-	// nodes named, those that read an input which is changed, and all that hangs on them. Results that are being undone as
-	// the parent ends are not kept either. It has no business key.
+	// nodes named, those that read an input which is changed, and all that hangs on them. While the parent is open, results
+	// that have a compensation are not kept either: it may yet undo them. It has no business key.
 	//
 	// Fails as RerunExecution does, but not while the parent is open.
 	ForkExecution(ctx context.Context, in *ForkExecutionRequest, opts ...grpc.CallOption) (*ForkExecutionResponse, error)
@@ -179,6 +180,7 @@ type RerunServiceServer interface {
 	// it. A named node may get other inputs, or another version of its node, which is checked against the results that feed
 	// it. The kept results are copied: removing the parent takes nothing from the new run. A result that was undone
 	// is not kept: where a compensation completed, its node runs again, and what hangs on it.
+	// What was skipped stays so where all that it waits for is kept: behind a branch that was not taken nothing runs again.
 	//
 	// Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
 	// where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
@@ -190,8 +192,8 @@ type RerunServiceServer interface {
 	// (`VERSION_NOT_FOUND`) for a version that a node lacks.
 	RerunExecution(context.Context, *RerunExecutionRequest) (*RerunExecutionResponse, error)
 	// Makes a run that takes another way from a run that may still be open: it keeps the results that are there, but for the
-	// nodes named, those that read an input which is changed, and all that hangs on them. Results that are being undone as
-	// the parent ends are not kept either. It has no business key.
+	// nodes named, those that read an input which is changed, and all that hangs on them. While the parent is open, results
+	// that have a compensation are not kept either: it may yet undo them. It has no business key.
 	//
 	// Fails as RerunExecution does, but not while the parent is open.
 	ForkExecution(context.Context, *ForkExecutionRequest) (*ForkExecutionResponse, error)

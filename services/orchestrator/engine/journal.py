@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -36,6 +38,10 @@ BATCH_BYTES_MAX: Final = 1024 * 1024
 _BUSY_ROWS: Final = 32
 _LARGE_ROWS: Final = 256
 _GATHER_S: Final = 0.003
+# After how many rows on a connection its statements are planned anew, and then after four times as
+# many, up to the last: what is planned while a table is small reads all of it in each flush.
+_PLAN_ROWS: Final = 1_000
+_PLAN_ROWS_LAST: Final = 1_000_000
 _RETRIES_MAX: Final = 8
 _TRANSITIONS_BOUNDS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -109,6 +115,8 @@ class Journal:
         self._flushed_rows = 0  # of the last batch
         self._db: asyncpg.Connection[asyncpg.Record] | None = None
         self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]] = {}
+        self._written_rows = 0  # on this connection
+        self._plan_rows = _PLAN_ROWS
         self._over = False
         self._opening = asyncio.Lock()
         self._marks: dict[UUID, asyncio.Future[None]] = {}  # by the id of an empty transition
@@ -216,6 +224,7 @@ class Journal:
             if self._db is None or self._db.is_closed():
                 self._statements.clear()
                 self._db = await self._connect()
+                self._written_rows, self._plan_rows = 0, _PLAN_ROWS
 
     async def close(self) -> None:
         """Close the connection."""
@@ -266,6 +275,17 @@ class Journal:
             self.flush_s.note(time.perf_counter() - began)
             self.flush_transitions.note(len(batch))
             self._let_out(committed)
+            self._written_rows += self._flushed_rows
+            if self._written_rows >= self._plan_rows:
+                await self._plan_anew()
+
+    async def _plan_anew(self) -> None:
+        """Have the statements planned for tables as large as they have become."""
+        grown = self._plan_rows * 4
+        self._plan_rows = grown if grown <= _PLAN_ROWS_LAST else sys.maxsize
+        with suppress(asyncpg.PostgresError, *BROKEN):  # the next flush sees what is wrong
+            if self._db is not None:
+                await self._db.execute("DISCARD PLANS")
 
     def _let_out(self, committed: Committed) -> None:
         self._release(committed)

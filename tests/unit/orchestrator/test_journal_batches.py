@@ -87,3 +87,22 @@ async def test_an_idle_journal_writes_what_came_in_a_turn_with_the_next_one() ->
         assert [[one, other], [later]] == flushed
         assert written.idle
         writing.cancel()
+
+
+async def test_statements_are_planned_anew_as_tables_grow() -> None:
+    """What is planned while a table is small would read all of it, however large it became."""
+    said: list[str] = []
+
+    class Connection:
+        async def execute(self, sql: str) -> None:
+            said.append(sql)
+
+    written = journal([])
+    written._db = Connection()  # type: ignore[assignment]
+    counts = []
+    for _ in range(9):
+        written._flushed_rows = 500
+        await written._write([completes(ONE, 1)])
+        counts.append(len(said))
+    assert {"DISCARD PLANS"} == set(said)
+    assert [0, 1, 1, 1, 1, 1, 1, 2, 2] == counts

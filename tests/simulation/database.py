@@ -464,6 +464,7 @@ def _locks(store: Store, ids: Sequence[UUID]) -> list[Row]:
 
 
 _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
+    "DISCARD PLANS": lambda _store: None,
     engine_members._LOCK: lambda _: None,
     engine_members._JOIN: _join,
     engine_members._ADVANCE: _advance,

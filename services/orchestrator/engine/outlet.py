@@ -169,7 +169,7 @@ class Outlet:
                 refused.append(t.run_id)
                 continue
             self._stamp(t, run, committed.at)
-            if self._refusals:
+            if self._refusals and t.writes:  # words to runners prove nothing
                 self._refusals.pop(t.run_id, None)
             if t.frees:
                 self.core.freed(t)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
+from services.orchestrator.domain.rows import SupersededCommand, Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
 from services.orchestrator.engine.engine import Engine
+from services.orchestrator.engine.journal import Committed
 from services.orchestrator.engine.memory import Loaded
 from tests.unit.orchestrator.test_certainty import ALL, Lease, nothing
 from tests.unit.orchestrator.test_found_by_worlds import plan_of
@@ -111,3 +114,13 @@ async def test_a_cancel_of_a_run_that_is_over_is_answered_when_its_shard_goes() 
 
 async def written() -> bool:
     return True
+
+
+async def test_a_word_to_a_runner_is_no_sign_that_a_run_can_be_written() -> None:
+    """Else what cannot be written is tried without end: its runner comes back in between."""
+    engine = Engine(member=Giving(), connect=nothing, load=nothing)
+    run = a_run()
+    engine._refusals[run.id] = 1
+    word = Transition(run.id, commands=[SupersededCommand(TAKER, uuid.uuid4(), 1)])
+    engine._released(Committed([word], datetime.now(UTC), frozenset()))
+    assert {run.id: 1} == engine._refusals

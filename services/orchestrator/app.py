@@ -337,7 +337,8 @@ async def _connect_journal(
     """Open the journal's connection, which also hears what other members tell.
 
     Its statements find rows by key. Planned while the tables are small, they must not choose to
-    read them whole, since a prepared plan stays when the tables have grown.
+    read them whole, since a prepared plan stays when the tables have grown; the journal has them
+    planned anew after that (`Journal._plan_anew`), for an index may be read whole, too.
     """
     db = await asyncpg.connect(
         url,

@@ -276,10 +276,7 @@ def take_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
     if record.status is NodeStatus.RUNNING and record.killing is None:
         run.revision += 1
         record.overdue = True
-        guard, record.killing, record.token = record.token, record.token, fx.next_token()
-        change_row(run, slot, t, NodeStatus.RUNNING, guard=guard)
-        if record.runner is not None:
-            t.commands.append(KillCommand(record.runner, record.id, record.killing))
+        _kill(run, slot, t, fx)
     elif record.status is NodeStatus.WAITING and record.child is not None:
         record.overdue = True
         fx.stops.append(Stop(record.child))
@@ -348,15 +345,22 @@ def _stop_slot(run: Run, slot: int, t: Transition, fx: Effects, *, resumes: bool
     assert record is not None
     if record.status is NodeStatus.RUNNING:
         if record.killing is None:
-            guard, record.killing, record.token = record.token, record.token, fx.next_token()
-            change_row(run, slot, t, NodeStatus.RUNNING, guard=guard)
-            if record.runner is not None:
-                t.commands.append(KillCommand(record.runner, record.id, record.killing))
+            _kill(run, slot, t, fx)
     elif record.status is NodeStatus.WAITING and record.child is not None:
         fx.stops.append(Stop(record.child, resumes))
     else:
         record.failure = _reason(run)
         waits.stop_waiting(run, slot, t, NodeStatus.CANCELLED)
+
+
+def _kill(run: Run, slot: int, t: Transition, fx: Effects) -> None:
+    """Have a running attempt killed; its token advances, so whatever it still gives is late."""
+    record = run.records[slot]
+    assert record is not None
+    guard, record.killing, record.token = record.token, record.token, fx.next_token()
+    change_row(run, slot, t, NodeStatus.RUNNING, guard=guard)
+    if record.runner is not None:
+        t.commands.append(KillCommand(record.runner, record.id, record.killing))
 
 
 def _close_anew(run: Run, t: Transition) -> None:

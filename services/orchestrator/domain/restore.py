@@ -26,7 +26,7 @@ from services.orchestrator.domain.state import (
     Run,
     Signal,
 )
-from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.status import NODE_FAILED, NODE_FINAL, NodeStatus, RunStatus
 
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -194,7 +194,7 @@ class _Restoration:
         elif node.status is NodeStatus.SKIPPED:
             run.done += main
             count_end(run, place, End.SKIPPED, "")
-        elif node.status in _FAILING and node.failure is not None:
+        elif node.status in NODE_FAILED and node.failure is not None:
             if rule.handled or rule.phase is Phase.COMPENSATION:
                 run.done += main
                 count_end(run, place, End.FAILED, "")
@@ -331,7 +331,7 @@ def _is_over(run: Run, place: int) -> bool:
         return True
     rule = run.plan.places[place]
     told = rule.handled or rule.phase is not Phase.MAIN
-    return record.status in _FAILING and told
+    return record.status in NODE_FAILED and told
 
 
 def latest(run: Run) -> datetime:
@@ -344,7 +344,6 @@ def latest(run: Run) -> datetime:
 
 
 _HELD: Final = frozenset({NodeStatus.PAUSED, NodeStatus.PENDING})
-_FAILING: Final = frozenset({NodeStatus.FAILED, NodeStatus.QUARANTINED})
 
 
 def _record(node: NodeRow) -> NodeRecord:

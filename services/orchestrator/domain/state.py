@@ -27,7 +27,7 @@ from services.orchestrator.domain.plan import (
     Place,
     Plan,
 )
-from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.status import NODE_FAILED, RUN_FINAL, NodeStatus, RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,6 @@ NodeOutput: TypeAlias = "tuple[bytes, ...] | FileValue | ListOutput"
 Value: TypeAlias = "bytes | FilePart | Spliced"  # JSON text, or where it stands
 
 
-_FAILING: Final = frozenset({NodeStatus.FAILED, NodeStatus.QUARANTINED})
 # A run that cannot go on for a fault of the engine's: nothing of it begins any more.
 ENGINE_ERROR: Final = "engine_error"
 
@@ -423,7 +422,7 @@ class Run:
 
     def _error(self, place: int) -> bytes:
         record = self.records[place]
-        if record is None or record.status not in _FAILING or record.failure is None:
+        if record is None or record.status not in NODE_FAILED or record.failure is None:
             return b""
         told = {
             "node_id": self.plan.places[place].id,

@@ -44,6 +44,8 @@ NODE_FINAL: Final = frozenset(
         NodeStatus.QUARANTINED,
     }
 )
+# Ends of nodes that did not give what they were to give.
+NODE_FAILED: Final = frozenset({NodeStatus.FAILED, NodeStatus.QUARANTINED})
 
 # What may follow what. The planner asserts it on every change; a final status has no successor.
 NODE_NEXT: Final[Mapping[NodeStatus, AbstractSet[NodeStatus]]] = {

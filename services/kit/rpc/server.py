@@ -142,6 +142,7 @@ async def open_server(
 
 def _options(listener: Listener) -> list[tuple[str, int]]:
     limits, public = listener.limits, listener.public
+    unknown_max = listener.concurrent_max * _UNKNOWN_FACTOR
     keepalive_s = _KEEPALIVE_S if public else _KEEPALIVE_INTERNAL_S
     ping_interval_min_s = _PING_INTERVAL_MIN_S if public else _KEEPALIVE_INTERNAL_S / 2
     options = [
@@ -149,6 +150,10 @@ def _options(listener: Listener) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_concurrent_streams", listener.concurrent_max * _STREAMS_FACTOR),
+        # Calls that came while the loop was busy with others: from a thousand on gRPC would drop
+        # some by chance, whosever they are, and their callers would read that they cancelled.
+        ("grpc.server.max_pending_requests", unknown_max),
+        ("grpc.server.max_pending_requests_hard_limit", unknown_max * 2),
         ("grpc.max_metadata_size", _METADATA_BYTES_MAX),
         ("grpc.absolute_max_metadata_size", _METADATA_BYTES_MAX),
         ("grpc.so_reuseport", 0),  # a second process on the same port must fail, not share it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,7 +19,7 @@ from tests.integration.kit.test_kit_wire import SERVICE
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY = 1, 3, 4, 6, 7
-_END_HEADERS = 4
+_END_STREAM, _END_HEADERS = 1, 4
 _ENHANCE_YOUR_CALM = 11
 
 
@@ -114,6 +115,38 @@ async def test_a_storm_of_streams_that_are_taken_back_harms_nobody(service: Serv
                 if writer.is_closing():
                     break
         await swallowing if writer.is_closing() else swallowing.cancel()
+    assert await answers(service)
+
+
+@pytest.mark.parametrize("service", [{"concurrent_max": 2_000}], indirect=True)
+async def test_calls_that_come_while_the_server_is_busy_are_answered_each(
+    service: Service,
+) -> None:
+    """B14: 3,500 at once while the loop does not look; none is dropped as if it were cancelled."""
+    calls, host, port = 3_500, *service.server.address.rsplit(":", 1)
+    opening = frame(_HEADERS, call_headers("nobody"), flags=_END_HEADERS, stream=1)
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        # Not awaited: it is this loop that the server's calls wait for.
+        client.sendall(_PREFACE + frame(_SETTINGS))
+        for number in range(calls):
+            client.sendall(opening[:5] + struct.pack(">I", 2 * number + 1) + opening[9:])
+        client.sendall(frame(_PING, b"all read"))
+        said = b""
+        while frame(_PING, b"all read", flags=1) not in said:
+            said += client.recv(65_536)
+        client.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=client)
+        ended: dict[int, int] = {}
+        async with asyncio.timeout(60):
+            while len(ended) < calls:
+                head = await reader.readexactly(9)
+                payload = await reader.readexactly(int.from_bytes(head[:3]))
+                if head[3] == _RST_STREAM:
+                    ended.setdefault(int.from_bytes(head[5:]), int.from_bytes(payload))
+                elif head[3] == _HEADERS and head[4] & _END_STREAM:
+                    ended.setdefault(int.from_bytes(head[5:]), 0)
+        writer.close()
+    assert {0} == set(ended.values())
     assert await answers(service)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import count
 from uuid import UUID
 
-from services.orchestrator.domain.limit_lanes import STEP_MAX, Count, Crowd, Group, Waiting
+from services.orchestrator.domain.limit_lanes import STEP_MAX, Count, Crowd, Group, Place, Waiting
 from services.orchestrator.domain.limits import Claim, Demand, Lane
 from services.orchestrator.domain.turns import Line, Turns
 
@@ -113,12 +113,15 @@ class LimitQueue:
         """Whether a run waits, or anything of it."""
         return run_id in self._groups_of
 
-    def limits_of(self, run_id: UUID) -> Iterator[tuple[int, UUID]]:
-        """Give what waits of a run, each with the limit that holds it up."""
+    def places_of(self, run_id: UUID) -> Iterator[Place]:
+        """Give where what waits of a run stands in line, and for which count."""
         for group in self._groups_of.get(run_id, ()):
-            limit_id = (group.held_by or group.lane[0]).limit_id
-            for each in group.runs[run_id]:
-                yield each.slot, limit_id
+            if group.crowd is None:  # as much is asked for as waits
+                ahead = group.ahead_of(run_id)
+            else:
+                ahead = group.crowd.ahead_of(group, run_id)
+            slots = [each.slot for each in group.runs[run_id]]
+            yield Place(group.held_by or group.lane[0], slots, ahead)
 
     # --- where groups stand ---------------------------------------------------------------------
 

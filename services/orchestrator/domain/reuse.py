@@ -34,7 +34,8 @@ class Kept:
     place: int
     source_id: UUID  # the node execution that it is taken from
     output: NodeOutput | None  # of one that completed and whose row, or file, holds it
-    parts: tuple[KeptPart, ...] = ()  # of a map whose elements' rows hold what it gave
+    # Of a map whose elements' rows hold what it gave, or that put some of them aside.
+    parts: tuple[KeptPart, ...] = ()
 
     @property
     def skipped(self) -> bool:
@@ -68,10 +69,9 @@ def _stand(run: Run, kept: Kept, copies: list[NodeCopy], *, new_id: Callable[[],
     place, output = kept.place, kept.output
     status = NodeStatus.SKIPPED if kept.skipped else NodeStatus.COMPLETED
     copies.append(copy_row(run, place, kept.source_id, status, new_id=new_id, output=output))
-    if kept.parts:
-        output = ListOutput(
-            tuple(copy_part(run, place, part, copies, new_id=new_id) for part in kept.parts)
-        )
+    parts = tuple(copy_part(run, place, part, copies, new_id=new_id) for part in kept.parts)
+    if parts and output is None:
+        output = ListOutput(parts)
     branch = branch_of(run.plan.places[place], output)
     record = run.records[place]
     assert record is not None

@@ -133,7 +133,8 @@ async def take(
     """Read what is taken over.
 
     A completed map whose list no row holds is kept as it is, with the elements that it put aside:
-    what read it was made of just that. Of maps that go on, some elements are kept.
+    what read it was made of just that. So is one that put elements aside: those may be tried again
+    in the new run, too. Of maps that go on, some elements are kept.
     """
     places = [at for at in stand if at not in in_part]
     names = [plan.places[at].id for at in places]
@@ -142,6 +143,10 @@ async def take(
     maps = {at: kept_names for at in stand if at in in_part}
     maps |= {at: whole_names for at, row in wholes.items() if _is_spread(row)}
     wanted = [name for at, names_of in maps.items() for name in names_of(found.parts.get(at, {}))]
+    for at in found.poisoned().intersection(wholes).difference(maps):
+        more = whole_names(found.parts[at])
+        if len(wanted) + len(more) <= _PARTS_MAX:  # else its list is kept without them
+            maps[at], wanted = whole_names, [*wanted, *more]
     if len(wanted) > _PARTS_MAX:
         raise FailedPrecondition(
             "TOO_MANY_ELEMENTS",
@@ -189,7 +194,7 @@ def _kept(plan: Plan, at: int, row: NodeExecution, parts: tuple[KeptPart, ...]) 
     """Lay out a place that is kept whole."""
     output = _output(row, plan.places[at].outputs)
     assert row.id is not None
-    assert (output is None) is (row.status is NodeStatus.SKIPPED or bool(parts))
+    assert (output is None) is (row.status is NodeStatus.SKIPPED or _is_spread(row))
     return Kept(at, row.id, output, parts)
 
 

@@ -69,9 +69,10 @@ def _stand(run: Run, kept: Kept, copies: list[NodeCopy], *, new_id: Callable[[],
     place, output = kept.place, kept.output
     status = NodeStatus.SKIPPED if kept.skipped else NodeStatus.COMPLETED
     copies.append(copy_row(run, place, kept.source_id, status, new_id=new_id, output=output))
-    parts = tuple(copy_part(run, place, part, copies, new_id=new_id) for part in kept.parts)
-    if parts and output is None:
-        output = ListOutput(parts)
+    if kept.parts:  # from which its rows are read, too, whatever its own row holds
+        output = ListOutput(
+            tuple(copy_part(run, place, part, copies, new_id=new_id) for part in kept.parts)
+        )
     branch = branch_of(run.plan.places[place], output)
     record = run.records[place]
     assert record is not None

@@ -22,6 +22,7 @@ class Waiting(NamedTuple):
     run_id: UUID
     slot: int
     alone: bool = False
+    since: int = 0  # of a run: the turn in which it asked first, before any pause
 
 
 class Place(NamedTuple):
@@ -53,8 +54,18 @@ class Group:
             yield from found
 
     def push(self, waiting: Waiting) -> None:
-        """Let something wait, at the end of what waits of its run."""
+        """Let something wait, at the end of what waits of its run.
+
+        A run that asked before others comes before them, also where a pause took it out.
+        """
+        later = []
+        for run_id in reversed(self.runs) if waiting.since else ():
+            if self.runs[run_id][0].since < waiting.since:
+                break
+            later.append(run_id)
         self.runs.setdefault(waiting.run_id, deque()).append(waiting)
+        for run_id in reversed(later):
+            self.runs.move_to_end(run_id)
         self.size += 1
 
     def pop(self) -> Waiting:

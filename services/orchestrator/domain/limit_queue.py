@@ -68,12 +68,17 @@ class LimitQueue:
         group = groups.get((priority, owner))
         if group is None:
             counts = tuple(self._count(each, tenant_id) for each in lane)
-            group = Group(lane, owner, priority, counts, tenant_id, since=next(self._turn))
+            since = waiting.since or self.new_turn()
+            group = Group(lane, owner, priority, counts, tenant_id, since=since)
             groups[priority, owner] = group
         group.push(waiting)
         self._groups_of.setdefault(waiting.run_id, {})[group] = None
         self.size += 1
         self._settle(group)
+
+    def new_turn(self) -> int:
+        """Give the turn of somebody who asks now, for the first time."""
+        return next(self._turn)
 
     def _count(self, demand: Demand, tenant_id: UUID | None) -> Count:
         counts = self._counts.setdefault(demand.limit_id, {})

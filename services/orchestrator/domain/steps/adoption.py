@@ -122,8 +122,11 @@ class Adoption(Follow):
         return False
 
     def _revive(self, run: Run, out: Out) -> None:
-        if is_unbegun(run) and run.status is not RunStatus.PAUSED:
-            self._waits_for_limit(run)
+        if is_unbegun(run):
+            if run.status is RunStatus.PAUSED:
+                run.limit_turn = self.limited.new_turn()  # its place in line, once it is resumed
+            else:
+                self._waits_for_limit(run)
         t = Transition(run.id)
         for slot, record in enumerate(list(run.records)):  # an end may begin others
             if record is not None and record.child and record.status is _WAITING:

@@ -174,7 +174,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     scheduler = Scheduler(
         pool=engine_pool,
         starter=starter,
-        ends=RunEnds(engine, schedules_changed.set),
+        ends=RunEnds(engine, router, schedules_changed.set),
         overlaps=overlaps,
     )
     webhook_key = read_or_make(settings.webhook_key_file)

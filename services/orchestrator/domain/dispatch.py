@@ -296,7 +296,8 @@ class Dispatch(Families):
         lane = self.limits.of_run(run)
         if lane:
             run.asleep = True
-            self._wait(lane, run, Waiting(run.id, WHOLE_RUN))
+            run.limit_turn = run.limit_turn or self.limited.new_turn()
+            self._wait(lane, run, Waiting(run.id, WHOLE_RUN, since=run.limit_turn))
         return bool(lane)
 
     def _wait(self, lane: Lane, run: Run, waiting: Waiting) -> None:

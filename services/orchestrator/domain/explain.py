@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
+from services.orchestrator.domain import explain_limits
+from services.orchestrator.domain.explain_limits import Limited
 from services.orchestrator.domain.needs import (
     Needs,
     Offer,
@@ -56,6 +58,7 @@ class Reason:
     nodes: tuple[str, ...] = ()
     node_count: int = 0
     time: datetime | None = None
+    limit: Limited | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +110,6 @@ class Ready:
     node_id: str
     wanted: Wanted
     locked: bool  # its environment is not resolved yet
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limited:
-    """What waits for a place under a limit: a node, or the run itself where it has no name."""
-
-    node_id: str
-    limit: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,17 +226,20 @@ def _cancelling(run: RunState, nodes: Iterable[NodeState]) -> Reason:
 
 
 def _limited(limited: Sequence[Limited]) -> list[Reason]:
-    """Tell of what waits for limits, by limit."""
-    reasons = []
-    for limit in sorted({each.limit for each in limited}):
-        names = [each.node_id for each in limited if each.limit == limit]
-        if "" in names:
-            names, said = [], f"the run waits for a place under the limit {limit}"
-        else:
-            said = f"they wait for places under the limit {limit}"
-        action = f"wait, or let the limit allow more: UpdateLimit with the name {limit}"
-        reasons.append(_about(Cause.LIMITED, names, said, action=action))
-    return reasons
+    """Tell of what waits for limits, by count."""
+    return [
+        replace(
+            _about(
+                Cause.LIMITED,
+                each.nodes,
+                explain_limits.situation(each),
+                action=explain_limits.way_on(each),
+                time=None if each.is_full else each.free_at,
+            ),
+            limit=each,
+        )
+        for each in sorted(limited, key=lambda each: each.limit)
+    ]
 
 
 def _unassigned(ready: Sequence[Ready], situation: Situation) -> list[Reason]:

@@ -22,6 +22,15 @@ class Waiting(NamedTuple):
     run_id: UUID
     slot: int
     alone: bool = False
+    since: int = 0  # of a run: the turn in which it asked first, before any pause
+
+
+class Place(NamedTuple):
+    """Where what waits of a run for the same counts stands in line."""
+
+    demand: Demand  # the count that holds it up
+    slots: list[int]
+    ahead: int  # what comes before the first of them, as turns stand now
 
 
 @dataclass(slots=True, eq=False)
@@ -45,8 +54,18 @@ class Group:
             yield from found
 
     def push(self, waiting: Waiting) -> None:
-        """Let something wait, at the end of what waits of its run."""
+        """Let something wait, at the end of what waits of its run.
+
+        A run that asked before others comes before them, also where a pause took it out.
+        """
+        later = []
+        for run_id in reversed(self.runs) if waiting.since else ():
+            if self.runs[run_id][0].since < waiting.since:
+                break
+            later.append(run_id)
         self.runs.setdefault(waiting.run_id, deque()).append(waiting)
+        for run_id in reversed(later):
+            self.runs.move_to_end(run_id)
         self.size += 1
 
     def pop(self) -> Waiting:
@@ -66,6 +85,10 @@ class Group:
             self.runs[run_id] = kept
         self.size -= len(found) - len(kept)
         return len(found) - len(kept)
+
+    def ahead_of(self, run_id: UUID) -> int:
+        """Count what comes before the first that waits of a run, of what waits here."""
+        return next(at for at, each in enumerate(self.runs) if each == run_id)
 
     def full_count(self) -> Count | None:
         """Give one of its counts that is full."""
@@ -133,11 +156,41 @@ class Crowd:
         group = self.first()
         return -group.priority, self._turns.last(group.owner), group.since
 
+    def ahead_of(self, group: Group, run_id: UUID) -> int:
+        """Count what comes before the first that waits of a run in a group that stands here."""
+        groups = self._levels[group.priority].get(group.owner)
+        assert groups is not None, "it stands here"
+        own = _taking_turns(
+            group.ahead_of(run_id),
+            [(each.size, each.since < group.since) for each, _ in groups if each is not group],
+        )
+        urgent = 0
+        served: dict[Hashable, tuple[int, int]] = {}  # when owners are, by more urgent levels
+        for level, (priority, owners) in enumerate(sorted(self._levels.items(), reverse=True), 1):
+            sizes = {owner: sum(each.size for each, _ in of) for owner, of in owners}
+            turns = sorted(sizes, key=lambda each: served.get(each, (0, self._turns.last(each))))
+            if priority == group.priority:
+                mine = turns.index(group.owner)
+                others = [(sizes[each], at < mine) for at, each in enumerate(turns) if at != mine]
+                return urgent + _taking_turns(own, others)
+            urgent += sum(sizes.values())
+            for at, owner in enumerate(sorted(turns, key=sizes.__getitem__)):
+                served[owner] = level, at
+        raise AssertionError("its level is one of these")
+
     def renew(self, owners: Iterable[Hashable]) -> None:
         """Know that turns of owners were taken back."""
         for owner in owners:
             for line in self._levels.values():
                 line.renew(owner)
+
+
+def _taking_turns(own: int, others: Iterable[tuple[int, bool]]) -> int:
+    """Count what comes before one that has `own` of its kind before it, where kinds take turns.
+
+    Of each other kind that is how much there is of it, and whether its turn comes first.
+    """
+    return own + sum(min(size, own + is_first) for size, is_first in others)
 
 
 def _since(group: Group) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import count
 from uuid import UUID
 
-from services.orchestrator.domain.limit_lanes import STEP_MAX, Count, Crowd, Group, Waiting
+from services.orchestrator.domain.limit_lanes import STEP_MAX, Count, Crowd, Group, Place, Waiting
 from services.orchestrator.domain.limits import Claim, Demand, Lane
 from services.orchestrator.domain.turns import Line, Turns
 
@@ -68,12 +68,17 @@ class LimitQueue:
         group = groups.get((priority, owner))
         if group is None:
             counts = tuple(self._count(each, tenant_id) for each in lane)
-            group = Group(lane, owner, priority, counts, tenant_id, since=next(self._turn))
+            since = waiting.since or self.new_turn()
+            group = Group(lane, owner, priority, counts, tenant_id, since=since)
             groups[priority, owner] = group
         group.push(waiting)
         self._groups_of.setdefault(waiting.run_id, {})[group] = None
         self.size += 1
         self._settle(group)
+
+    def new_turn(self) -> int:
+        """Give the turn of somebody who asks now, for the first time."""
+        return next(self._turn)
 
     def _count(self, demand: Demand, tenant_id: UUID | None) -> Count:
         counts = self._counts.setdefault(demand.limit_id, {})
@@ -113,12 +118,15 @@ class LimitQueue:
         """Whether a run waits, or anything of it."""
         return run_id in self._groups_of
 
-    def limits_of(self, run_id: UUID) -> Iterator[tuple[int, UUID]]:
-        """Give what waits of a run, each with the limit that holds it up."""
+    def places_of(self, run_id: UUID) -> Iterator[Place]:
+        """Give where what waits of a run stands in line, and for which count."""
         for group in self._groups_of.get(run_id, ()):
-            limit_id = (group.held_by or group.lane[0]).limit_id
-            for each in group.runs[run_id]:
-                yield each.slot, limit_id
+            if group.crowd is None:  # as much is asked for as waits
+                ahead = group.ahead_of(run_id)
+            else:
+                ahead = group.crowd.ahead_of(group, run_id)
+            slots = [each.slot for each in group.runs[run_id]]
+            yield Place(group.held_by or group.lane[0], slots, ahead)
 
     # --- where groups stand ---------------------------------------------------------------------
 

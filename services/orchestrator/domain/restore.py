@@ -290,7 +290,11 @@ class _Restoration:
         """Know whether the main phase was over: what ends it and what follows is one change."""
         run = self.run
         later = (*run.plan.compensations, *run.plan.finals)
-        begun = [place for place in later if run.records[place] is not None]
+        begun = [
+            place
+            for place in later
+            if run.records[place] is not None and not is_settled(self._record_of(place))
+        ]
         if run.abandoned:
             run.seeded = set(begun)
             return
@@ -332,6 +336,11 @@ def _is_over(run: Run, place: int) -> bool:
     rule = run.plan.places[place]
     told = rule.handled or rule.phase is not Phase.MAIN
     return record.status in NODE_FAILED and told
+
+
+def is_settled(record: NodeRecord) -> bool:
+    """Whether a place that closes its run was skipped as that was made: nothing has closed yet."""
+    return record.status is NodeStatus.SKIPPED and record.revision == 1
 
 
 def latest(run: Run) -> datetime:

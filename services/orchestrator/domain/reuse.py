@@ -11,7 +11,7 @@ from services.orchestrator.domain.copies import KeptPart, copy_part, copy_row
 from services.orchestrator.domain.ends import End, branch_of, count_end, release_inputs
 from services.orchestrator.domain.plan import FROM_RUN, Definition, Phase, Plan
 from services.orchestrator.domain.rows import NodeCopy
-from services.orchestrator.domain.state import ListOutput, NodeOutput, Run
+from services.orchestrator.domain.state import ListOutput, NodeOutput, NodeRecord, Run
 from services.orchestrator.domain.status import NodeStatus
 
 # The new inputs of places: exact JSON texts by input, by place.
@@ -34,7 +34,10 @@ class Kept:
     place: int
     source_id: UUID  # the node execution that it is taken from
     output: NodeOutput | None  # of one that completed and whose row, or file, holds it
-    parts: tuple[KeptPart, ...] = ()  # of a map whose elements' rows hold what it gave
+    # Of a map whose elements' rows hold what it gave, or that put some of them aside.
+    parts: tuple[KeptPart, ...] = ()
+    # Its compensations that are not this run's to make: what it did belongs to a run that stands.
+    settled: tuple[int, ...] = ()
 
     @property
     def skipped(self) -> bool:
@@ -57,7 +60,10 @@ def take_over(run: Run, kept: Sequence[Kept], *, new_id: Callable[[], UUID]) -> 
     for each in kept:
         _stand(run, each, copies, new_id=new_id)
     for each in kept:
-        release_inputs(run, each.place)
+        for compensation in each.settled:
+            _settle(run, compensation, new_id=new_id)
+        for place in (each.place, *each.settled):
+            release_inputs(run, place)
     for place in [place for place in run.outputs if run.keep[place] == 0]:
         del run.outputs[place]
     return copies
@@ -68,7 +74,7 @@ def _stand(run: Run, kept: Kept, copies: list[NodeCopy], *, new_id: Callable[[],
     place, output = kept.place, kept.output
     status = NodeStatus.SKIPPED if kept.skipped else NodeStatus.COMPLETED
     copies.append(copy_row(run, place, kept.source_id, status, new_id=new_id, output=output))
-    if kept.parts:
+    if kept.parts:  # from which its rows are read, too, whatever its own row holds
         output = ListOutput(
             tuple(copy_part(run, place, part, copies, new_id=new_id) for part in kept.parts)
         )
@@ -80,6 +86,15 @@ def _stand(run: Run, kept: Kept, copies: list[NodeCopy], *, new_id: Callable[[],
     if output is not None:
         run.outputs[place] = output
     count_end(run, place, End.SKIPPED if kept.skipped else End.DONE, branch)
+
+
+def _settle(run: Run, place: int, *, new_id: Callable[[], UUID]) -> None:
+    """Make a compensation stand as skipped before its run begins; `begin` writes its row."""
+    run.order += 1
+    run.records[place] = NodeRecord(
+        id=new_id(), order=run.order, status=NodeStatus.SKIPPED, token=0, revision=1
+    )
+    count_end(run, place, End.SKIPPED, "")
 
 
 def below(plan: Plan, places: Iterable[int]) -> set[int]:

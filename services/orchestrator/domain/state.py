@@ -250,6 +250,7 @@ class Run:
     parent: tuple[UUID, int] | None = None  # the run and slot whose sub-workflow this is
     options: RunOptions = NO_OPTIONS
     asleep: bool = False  # it was to start at a time that has not come, or waits for a limit
+    limit_turn: int = field(default=0, compare=False)  # when it first asked for a place, here
     begun: bool = False  # something of it began: its row has a start time
     revision: int = 0
     order: int = 0  # the last execution_order that was drawn

@@ -148,7 +148,19 @@ def place_row(
         due_ms=due_ms,
         revision=run.revision,
     )
-    place = run.place(slot)
+    write_placed(run, slot, t, output)
+    if status in _STARTED:
+        set_running(run, t)
+        t.begun = more(t.begun, record)
+    touch(run, slot, t)
+    return record
+
+
+def write_placed(run: Run, slot: int, t: Transition, output: NodeOutput | None = None) -> None:
+    """Write the first row of a node that no runner has, as its record stands."""
+    record, place = run.records[slot], run.place(slot)
+    assert record is not None
+    failure = record.failure
     t.placed[record.id] = NodePlaced(
         id=record.id,
         run_id=run.id,
@@ -156,26 +168,21 @@ def place_row(
         definition_node_id=place.id,
         node_type="python" if place.kind is Kind.PYTHON else "builtin",
         node_version_id=place.node_version_id,
-        status=status,
+        status=record.status,
         execution_order=record.order,
         max_retries=place.retry.max_retries,
-        token=token,
-        revision=run.revision,
+        token=record.token,
+        revision=record.revision,
         retry_count=0,
         first=bool(t.run_inserts),
-        starts=status in _STARTED,
-        due_ms=due_ms,
-        child_id=child,
+        starts=record.status in _STARTED,
+        due_ms=record.due_ms,
+        child_id=record.child,
         output_data=None if output is None else inline_text(run, slot, output),
         error_type=failure.error_type if failure else None,
         error_message=failure.message if failure else None,
         error_detail=failure.detail if failure else None,
     )
-    if status in _STARTED:
-        set_running(run, t)
-        t.begun = more(t.begun, record)
-    touch(run, slot, t)
-    return record
 
 
 def _consumed(record: NodeRecord) -> Usage:

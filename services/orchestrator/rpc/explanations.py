@@ -11,6 +11,7 @@ from qflow.orchestrator.v1 import explain_service_pb2_grpc
 from services.kit.caller import current_caller
 from services.kit.rpc import codec as kit
 from services.orchestrator.domain.explain import Cause, Reason
+from services.orchestrator.domain.explain_limits import Limited
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.rpc import codec
 from services.orchestrator.rpc.forwarding import to_owner
@@ -57,4 +58,16 @@ def _reason(reason: Reason) -> pb.ExecutionReason:
         nodes=reason.nodes,
         node_count=reason.node_count,
         time=kit.timestamp(reason.time),
+        limit=None if reason.limit is None else _limit(reason.limit),
+    )
+
+
+def _limit(limited: Limited) -> pb.LimitedBy:
+    return pb.LimitedBy(
+        name=limited.limit,
+        max_running=limited.max_running or 0,
+        taken_count=limited.taken,
+        execution_ids=[str(each.execution_id) for each in limited.holders],
+        execution_count=limited.holder_count,
+        ahead_count=limited.ahead,
     )

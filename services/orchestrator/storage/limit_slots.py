@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, LiteralString, NamedTuple
 from uuid import UUID
 
@@ -10,6 +12,7 @@ import structlog
 
 from services.kit.cel import ExpressionError
 from services.kit.pg import Db
+from services.orchestrator.domain.explain_limits import Holder
 from services.orchestrator.domain.limits import Claim, Demand, Limit, compile_key
 
 log = structlog.get_logger()
@@ -118,6 +121,80 @@ async def sweep(db: Db) -> set[UUID]:
     found = {row["limit_id"] for row in await db.fetch(_SWEEP)}
     await db.execute(_SWEEP_BUCKETS)
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """How much of a count is taken, and when a rate lets the next begin."""
+
+    max_running: int | None
+    taken: int
+    holders: int  # executions that have some of it
+    free_at: datetime | None
+
+
+# Counted as engine_take_slots counts.
+_TAKEN: Final[LiteralString] = """
+    SELECT l.id AS limit_id, wanted.key, l.max_running, held.taken, held.holders,
+           CASE WHEN free.at > clock_timestamp() THEN free.at END AS free_at
+      FROM unnest($1::uuid[], $2::text[]) AS wanted (limit_id, key)
+      JOIN execution_limits AS l ON l.id = wanted.limit_id
+      LEFT JOIN limit_buckets AS bucket
+        ON bucket.limit_id = wanted.limit_id AND bucket.key = wanted.key
+     CROSS JOIN LATERAL (
+           SELECT bucket.updated_at + (1 - bucket.tokens) * l.period_ms / l.max_starts
+                                      * interval '1 millisecond' AS at) AS free
+     CROSS JOIN LATERAL (
+           SELECT count(*)::int AS taken, count(DISTINCT slot.execution_id)::int AS holders
+             FROM limit_slots AS slot
+            WHERE slot.limit_id = wanted.limit_id AND slot.key = wanted.key) AS held
+"""
+
+
+async def get_taken(db: Db, demands: Collection[Demand]) -> dict[Demand, Taken]:
+    """Tell how much of some counts is taken; nothing of those whose limit is gone."""
+    rows = await db.fetch(_TAKEN, *_columns(demands))
+    return {
+        Demand(row["limit_id"], row["key"]): Taken(
+            max_running=row["max_running"],
+            taken=row["taken"],
+            holders=row["holders"],
+            free_at=row["free_at"],
+        )
+        for row in rows
+    }
+
+
+# Runs that are paused and keep a place come first, then those that have had one for longest.
+_HOLDERS: Final[LiteralString] = """
+    SELECT wanted.limit_id, wanted.key, holder.execution_id, holder.is_paused
+      FROM unnest($1::uuid[], $2::text[]) AS wanted (limit_id, key)
+     CROSS JOIN LATERAL (
+           SELECT slot.execution_id, min(slot.taken_at) AS since,
+                  bool_or(slot.node_execution_id IS NULL AND run.status = 'paused') AS is_paused
+             FROM limit_slots AS slot
+             JOIN workflow_executions AS run ON run.id = slot.execution_id
+            WHERE slot.limit_id = wanted.limit_id AND slot.key = wanted.key
+            GROUP BY slot.execution_id
+            ORDER BY is_paused DESC, since, slot.execution_id
+            LIMIT $3) AS holder
+     ORDER BY holder.is_paused DESC, holder.since, holder.execution_id
+"""
+
+
+async def get_holders(
+    db: Db, demands: Collection[Demand], *, limit: int
+) -> dict[Demand, list[Holder]]:
+    """Give some of the executions that have places in some counts."""
+    found: dict[Demand, list[Holder]] = {}
+    for row in await db.fetch(_HOLDERS, *_columns(demands), limit):
+        holder = Holder(row["execution_id"], is_paused=row["is_paused"])
+        found.setdefault(Demand(row["limit_id"], row["key"]), []).append(holder)
+    return found
+
+
+def _columns(demands: Collection[Demand]) -> tuple[list[UUID], list[str]]:
+    return [each.limit_id for each in demands], [each.key for each in demands]
 
 
 _TELL: Final[LiteralString] = "SELECT pg_notify('qflow_limits', $1)"

@@ -13,7 +13,6 @@ from services.orchestrator.domain.ends import Verdict, decide
 from services.orchestrator.domain.explain import (
     NAMES_MAX,
     FailedParts,
-    Limited,
     NodeState,
     Ready,
     Reason,
@@ -21,13 +20,13 @@ from services.orchestrator.domain.explain import (
     Situation,
     explain,
 )
-from services.orchestrator.domain.limit_lanes import WHOLE_RUN
 from services.orchestrator.domain.plan import Kind, Phase, Place, Plan
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.usecases.explain_limits import limited_parts
 from services.orchestrator.usecases.read import Reader
 
 _CALLS: Final = {Kind.SIGNAL: "SendSignal", Kind.APPROVAL: "AnswerApproval"}
@@ -78,9 +77,9 @@ async def explain_execution(
         alone=execution.workflow_id is None,
     )
     here = [each for each in engine.core.runners.values() if each.connected]
-    limited = [] if run is None else _limited(engine, run)
+    limited = [] if run is None else await limited_parts(reader.engine_pool, engine, run)
     asked = [] if run is None else [run.node_id(at) for at in engine.core.cache.asked_of(run.id)]
-    held_up = {each.node_id for each in limited}.union(asked)
+    held_up = {name for each in limited for name in each.nodes}.union(asked)
     due = {
         each.node_id
         for each in nodes
@@ -124,16 +123,6 @@ async def _broken(
             return (parts if count else None), None
         rows = await executions.list_nodes(db, execution.id, node_ids=[place.id])
     return None, next((row.child_execution_id for row in rows), None)
-
-
-def _limited(engine: Engine, run: Run) -> list[Limited]:
-    """Give what waits of a run for places under limits."""
-    limits = engine.core.limits.by_id
-    return [
-        Limited(node_id="" if slot == WHOLE_RUN else run.node_id(slot), limit=limits[limit_id].name)
-        for slot, limit_id in engine.core.limited.limits_of(run.id)
-        if limit_id in limits
-    ]
 
 
 def _ready(engine: Engine, run: Run, due: AbstractSet[str]) -> list[Ready]:

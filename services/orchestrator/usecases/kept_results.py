@@ -15,7 +15,7 @@ from services.orchestrator.domain.partly import Partly, kept_names
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.reuse import Kept
 from services.orchestrator.domain.state import Failure, FileValue, NodeOutput
-from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
+from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
 from services.orchestrator.storage.recovery import split_object
@@ -43,6 +43,7 @@ class Found:
     wholes: Mapping[int, NodeExecution]
     parts: Mapping[int, Mapping[str, NodeStatus]]
     undoes: bool = False  # it is open: what has a compensation may yet be undone
+    stands: bool = False  # it completed, and so stands what it did
 
     def completed(self) -> set[int]:
         """Give the places that completed."""
@@ -69,6 +70,21 @@ class Found:
             if target is not None and runs:
                 undone.add(target)
         return undone
+
+    def settled(self, plan: Plan) -> dict[int, tuple[int, ...]]:
+        """Give the compensations that no run makes which takes over from this one, by place.
+
+        What a run that completed did is nobody else's to undo, nor what it took over so itself; and
+        whoever skipped a compensation wanted that to stay.
+        """
+        settled: dict[int, tuple[int, ...]] = {}
+        for at in plan.compensations:
+            target, row = plan.places[at].compensates, self.wholes.get(at)
+            if target is not None and (
+                self.stands or (row is not None and row.status is NodeStatus.SKIPPED)
+            ):
+                settled[target] = (*settled.get(target, ()), at)
+        return settled
 
     def poisoned(self) -> set[int]:
         """Give the maps of which elements were put aside, whether that was borne or too much."""
@@ -102,7 +118,8 @@ async def look(db: Db, parent: Execution, plan: Plan) -> Found:
             wholes[plan.index[row.node_id]] = row
         else:
             parts.setdefault(plan.index[row.definition_node_id], {})[row.node_id] = row.status
-    return Found(wholes, parts, undoes=not parent.final)
+    stands = parent.status is RunStatus.COMPLETED
+    return Found(wholes, parts, undoes=not parent.final, stands=stands)
 
 
 def standing(
@@ -133,7 +150,8 @@ async def take(
     """Read what is taken over.
 
     A completed map whose list no row holds is kept as it is, with the elements that it put aside:
-    what read it was made of just that. Of maps that go on, some elements are kept.
+    what read it was made of just that. So is one that put elements aside: those may be tried again
+    in the new run, too. Of maps that go on, some elements are kept.
     """
     places = [at for at in stand if at not in in_part]
     names = [plan.places[at].id for at in places]
@@ -142,6 +160,10 @@ async def take(
     maps = {at: kept_names for at in stand if at in in_part}
     maps |= {at: whole_names for at, row in wholes.items() if _is_spread(row)}
     wanted = [name for at, names_of in maps.items() for name in names_of(found.parts.get(at, {}))]
+    for at in found.poisoned().intersection(wholes).difference(maps):
+        more = whole_names(found.parts[at])
+        if len(wanted) + len(more) <= _PARTS_MAX:  # else its list is kept without them
+            maps[at], wanted = whole_names, [*wanted, *more]
     if len(wanted) > _PARTS_MAX:
         raise FailedPrecondition(
             "TOO_MANY_ELEMENTS",
@@ -152,8 +174,11 @@ async def take(
     parts = await executions.list_nodes(db, parent.id, node_ids=wanted, full=True) if maps else []
     _refuse_gone_files(parent, [*rows, *parts])
     trees = {at: _tree(plan, at, parts) for at in maps}
+    settled = found.settled(plan)
     return Taken(
-        kept=tuple(_kept(plan, at, wholes[at], trees.get(at, ())) for at in places),
+        kept=tuple(
+            _kept(plan, at, wholes[at], trees.get(at, ()), settled.get(at, ())) for at in places
+        ),
         partly=tuple(Partly(at, trees[at]) for at in stand if at in in_part),
         recorded={
             row.node_id: split_object(row.output_data)
@@ -185,12 +210,18 @@ def _refuse_gone_files(parent: Execution, rows: Sequence[NodeExecution]) -> None
         )
 
 
-def _kept(plan: Plan, at: int, row: NodeExecution, parts: tuple[KeptPart, ...]) -> Kept:
+def _kept(
+    plan: Plan,
+    at: int,
+    row: NodeExecution,
+    parts: tuple[KeptPart, ...],
+    settled: tuple[int, ...],
+) -> Kept:
     """Lay out a place that is kept whole."""
     output = _output(row, plan.places[at].outputs)
     assert row.id is not None
-    assert (output is None) is (row.status is NodeStatus.SKIPPED or bool(parts))
-    return Kept(at, row.id, output, parts)
+    assert (output is None) is (row.status is NodeStatus.SKIPPED or _is_spread(row))
+    return Kept(at, row.id, output, parts, settled)
 
 
 def _tree(plan: Plan, at: int, rows: Sequence[NodeExecution]) -> tuple[KeptPart, ...]:

@@ -51,7 +51,7 @@ _BACKFILLS_MAX: Final = 10
 _CLAIM: Final = timedelta(seconds=10)
 _START_S: Final = 8.0
 # How soon a backfill with runs under way is looked at again, and a tick that waits for a run whose
-# end is not told here: that ever more seldom, the longer it has waited.
+# end cannot be told: that ever more seldom, the longer it has waited.
 _WAIT: Final = timedelta(seconds=1)
 _WAIT_MAX_S: Final = 10.0
 _WAIT_GROWS: Final = 1 / 60

@@ -12,7 +12,6 @@ from services.kit import crash
 from services.kit.caller import Caller
 from services.kit.errors import (
     FailedPrecondition,
-    FieldViolation,
     InvalidArgument,
     NotFound,
     QuotaExceeded,
@@ -43,7 +42,7 @@ from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.recent import Recent
 from services.orchestrator.usecases.shared import Shared
 from services.orchestrator.usecases.variables import taken_variables
-from services.orchestrator.usecases.versions import no_version
+from services.orchestrator.usecases.versions import no_alias, no_version
 
 _TRIES_MAX: Final = 3
 # Of the plans that are kept for the next start, in all.
@@ -259,13 +258,7 @@ class Starter:
             if version is None and await definitions.get_head(db, workflow_id) is None:
                 raise _missing(workflow_id)
         if version is None:
-            fault = "the workflow has no such alias; ListWorkflowAliases shows those it has"
-            raise NotFound(
-                "ALIAS_NOT_FOUND",
-                f"workflow_alias {alias}: {fault}",
-                fields=[FieldViolation("workflow_alias", fault, "ALIAS_NOT_FOUND")],
-                resource=("workflow", str(workflow_id)),
-            )
+            raise no_alias(alias, workflow_id=workflow_id)
         return version
 
     async def _still_reads(

@@ -39,7 +39,7 @@ from services.orchestrator.storage.trigger_calls import Armed
 from services.orchestrator.storage.triggers import Trigger
 from services.orchestrator.usecases.on_behalf import caller_of
 from services.orchestrator.usecases.start import Starter
-from services.orchestrator.usecases.versions import no_version
+from services.orchestrator.usecases.versions import no_alias, no_version
 
 log = structlog.get_logger()
 
@@ -48,6 +48,8 @@ FIELDS: Final = (
     *("name", "workflow_version", "workflow_alias", "input_json", "payload_input", "filter"),
     "paused",
 )
+# Held against the workflow only where they change: an alias may go since, and come again.
+_NAMING: Final = frozenset({"workflow_version", "workflow_alias"})
 _PREFIX: Final = "qft"  # of secrets: tells people, and scanners, what they look at
 # Compared with where there is no trigger: that must take as long.
 _NOBODYS: Final = "0" * 64
@@ -104,7 +106,7 @@ async def create(
                 "no such workflow; ListWorkflows shows those you may start",
                 resource=("workflow", str(workflow_id)),
             )
-        _check_version(head, given.workflow_version)
+        await _check_version(db, head, given)
         await triggers.lock_tenant(db, caller.tenant_id)
         if await triggers.count(db) >= TRIGGERS_MAX:
             raise ResourceExhausted(
@@ -168,8 +170,8 @@ async def update(
         said = merged(held)
         _check(said, mask)
         head = await definitions.get_head(db, held.workflow_id)
-        if head is not None and "workflow_version" in mask:
-            _check_version(head, said.workflow_version)
+        if head is not None and _NAMING & set(mask):
+            await _check_version(db, head, said)
         paused_at = (held.paused_at or datetime.now(UTC)) if said.paused else None
         after = replace(
             held,
@@ -362,11 +364,14 @@ def _check(given: Given, fields: Sequence[str]) -> None:
         firing.check_object(given.input_json, field="input_json")
 
 
-def _check_version(head: WorkflowHead, version: int) -> None:
-    """Refuse a version that the workflow does not have: nothing that fires could start it."""
+async def _check_version(db: Db, head: WorkflowHead, given: Given) -> None:
+    """Refuse what names no version of the workflow: nothing that fires could start it."""
+    version, alias = given.workflow_version, given.workflow_alias
     if version > head.version:
         fault = f"the workflow has versions 1 to {head.version}, not {version}"
         raise no_version("workflow_version", fault, of=("workflow", head.id))
+    if alias and await definitions.get_aliased(db, head.id, alias) is None:
+        raise no_alias(alias, workflow_id=head.id)
 
 
 def _missing(trigger_id: UUID) -> NotFound:

@@ -1,4 +1,4 @@
-"""The one answer to whoever names a version that is not there."""
+"""The one answer to whoever names a version, or an alias, that is not there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from uuid import UUID
 from services.kit.errors import FieldViolation, NotFound
 
 _REASON: Final = "VERSION_NOT_FOUND"
+_NO_ALIAS: Final = "ALIAS_NOT_FOUND"
 
 
 def no_version(field: str, fault: str, *, of: tuple[str, UUID | None]) -> NotFound:
@@ -18,4 +19,15 @@ def no_version(field: str, fault: str, *, of: tuple[str, UUID | None]) -> NotFou
         f"{field}: {fault}",
         fields=[FieldViolation(field, fault, _REASON)],
         resource=None if subject_id is None else (kind, str(subject_id)),
+    )
+
+
+def no_alias(alias: str, *, workflow_id: UUID) -> NotFound:
+    """Make the error for an alias that a workflow lacks."""
+    fault = "the workflow has no such alias; ListWorkflowAliases shows those it has"
+    return NotFound(
+        _NO_ALIAS,
+        f"workflow_alias {alias}: {fault}",
+        fields=[FieldViolation("workflow_alias", fault, _NO_ALIAS)],
+        resource=("workflow", str(workflow_id)),
     )

@@ -111,7 +111,7 @@ def _require_readable(definition: Definition, found: Mapping[tuple[UUID, int], S
     ]
     if gone:
         raise FailedPrecondition(
-            "NODE_NOT_FOUND",
+            "NODE_MISSING",
             f"{len(gone)} nodes of the workflow cannot be read any more: {gone[0].description}",
             fields=gone[:_SHOWN_MAX],
         )

@@ -40,6 +40,7 @@ INSTALL_BYTES_MAX: Final = 2 * 1024**3
 _OUTPUT_BYTES_MAX: Final = 4 * 1024 * 1024
 _UNSATISFIABLE: Final = 1
 INDEX_REFUSES: Final = "INDEX_REFUSES"
+DISK_FULL: Final = "RUNNER_DISK_FULL"
 # What an operator has set for pip goes for uv too, which does not read it itself.
 _FROM_PIP: Final = {
     "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
@@ -94,7 +95,7 @@ class UvError(Exception):
 
 def disk_full() -> UvError:
     """Make the error where nothing more can be written."""
-    return UvError("the disk of the runner is full", retryable=True, reason="RUNNER_DISK_FULL")
+    return UvError("the disk of the runner is full", retryable=True, reason=DISK_FULL)
 
 
 @dataclass(frozen=True, slots=True)

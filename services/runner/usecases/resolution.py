@@ -14,6 +14,7 @@ from services.kit.errors import (
     FailedPrecondition,
     FieldViolation,
     InvalidArgument,
+    QflowError,
     Unavailable,
 )
 from services.kit.pythons import version_key
@@ -27,12 +28,14 @@ from services.runner.domain.environments import (
 from services.runner.domain.package_rules import refusal
 from services.runner.gateways.environment_folders import LOCK, RESOLVE, in_turn
 from services.runner.gateways.sandbox.port import Interpreter
-from services.runner.gateways.uv import INDEX_REFUSES, Uv, UvError, disk_full
+from services.runner.gateways.uv import DISK_FULL, INDEX_REFUSES, Uv, UvError, disk_full
 from services.runner.usecases.environment_room import Room
+from services.runner.usecases.full_disk import disk_refuses
 from services.runner.usecases.package_indexes import IndexRefused
 from services.runner.usecases.tenant_packages import TenantPackages
 
 _RESOLVES_AT_ONCE: Final = 2
+_AGAIN_S: Final = 5.0
 _ONLY_WHEELS: Final = (
     "only wheels are taken: build one where that is safe and upload it (WheelService.UploadWheel), "
     "or choose a version that has one"
@@ -74,7 +77,7 @@ class Resolver:
         InvalidArgument when a requirement is not a plain one, when no set of wheels meets them all
         or when the tenant's rules refuse one of those that do; FailedPrecondition without such a
         Python or where an index of the tenant's lets nobody in, Unavailable when the index does not
-        answer.
+        answer, ResourceExhausted when the disk is full.
         """
         plain = plain_requirements(requirements)
         interpreter = python_of(self._interpreters, python_version)
@@ -101,19 +104,9 @@ class Resolver:
                     released_before=rules.released_before(datetime.now(UTC)),
                 )
         except OSError as problem:
-            raise Unavailable(
-                "RUNNER_DISK_FULL",
-                f"the disk of the runner refused: {problem.strerror}",
-                retry_after_s=5.0,
-            ) from None
+            raise disk_refuses(f"{problem.strerror}", retry_after_s=_AGAIN_S) from None
         except UvError as problem:
-            if problem.retryable:
-                raise Unavailable(problem.reason, str(problem), retry_after_s=5.0) from None
-            if problem.reason == INDEX_REFUSES:
-                raise FailedPrecondition(problem.reason, str(problem)) from None
-            if "no usable wheels" in str(problem):
-                raise _unsatisfiable("NO_BINARY", f"{problem}\n{_ONLY_WHEELS}") from None
-            raise _unsatisfiable("REQUIREMENTS_UNSATISFIABLE", str(problem)) from None
+            raise _refused(problem) from None
         packages = packages_in(text)
         forbidden = rules.refused(packages)
         if forbidden:
@@ -137,6 +130,19 @@ def python_of(interpreters: Mapping[str, Interpreter], python_version: str) -> I
             python_version=python_version,
         )
     return interpreter
+
+
+def _refused(problem: UvError) -> QflowError:
+    """Tell what uv could not do: for now, or with these requirements."""
+    if problem.reason == DISK_FULL:
+        return disk_refuses("no space is left", retry_after_s=_AGAIN_S)
+    if problem.retryable:
+        return Unavailable(problem.reason, str(problem), retry_after_s=_AGAIN_S)
+    if problem.reason == INDEX_REFUSES:
+        return FailedPrecondition(problem.reason, str(problem))
+    if "no usable wheels" in str(problem):
+        return _unsatisfiable("NO_BINARY", f"{problem}\n{_ONLY_WHEELS}")
+    return _unsatisfiable("REQUIREMENTS_UNSATISFIABLE", str(problem))
 
 
 def _unsatisfiable(reason: str, message: str) -> InvalidArgument:

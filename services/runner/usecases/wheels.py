@@ -25,6 +25,7 @@ from services.runner.domain.wheels import WheelError, WheelFacts, wheel_facts
 from services.runner.gateways.wheel_store import Upload, WheelRefusedError, WheelStore
 from services.runner.storage import wheels
 from services.runner.storage.wheels import StoredWheel
+from services.runner.usecases.full_disk import disk_refuses
 
 _WHEELS_MAX: Final = 1_000
 _AT_ONCE: Final = 4
@@ -171,9 +172,7 @@ async def _receive(upload: Upload, announced: Announced, chunks: AsyncIterator[b
         try:
             await asyncio.to_thread(upload.add, chunk)
         except OSError as problem:
-            raise ResourceExhausted(
-                "RUNNER_DISK_FULL", f"the disk refused: {problem.strerror}", retry_after_s=60.0
-            ) from None
+            raise disk_refuses(f"{problem.strerror}", retry_after_s=60.0) from None
     if upload.size_bytes != announced.size_bytes:
         raise _damaged("fewer bytes came than were announced")
     if upload.sha256() != announced.sha256:

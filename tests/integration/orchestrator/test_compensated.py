@@ -12,6 +12,7 @@ from services.orchestrator.domain import compatibility
 from tests import factories
 from tests.integration.orchestrator.conftest import Orchestra
 from tests.integration.orchestrator.control import COMPLETED, FAILED, ended, reruns, start
+from tests.integration.orchestrator.test_constructs import nodes_of
 from tests.integration.orchestrator.test_reruns import Worker, fork, hold_invariants, node, rerun
 
 
@@ -87,10 +88,49 @@ async def test_a_fork_of_an_open_run_undoes_what_it_did_itself(
     hold_invariants(orchestra)
 
 
+async def test_what_a_completed_run_did_is_undone_by_no_other(
+    orchestra: Orchestra, order: str
+) -> None:
+    """Neither by a rerun of it that fails, nor by the next, nor by one of those; over a restart."""
+    worker = Worker()
+    async with orchestra.running():
+        async with (await orchestra.runner(worker)).attached():
+            stub = reruns(orchestra)
+            first = await ended(orchestra, (await start(orchestra, order)).id)
+            assert COMPLETED == first.status
+            worker.failing.add("ship")
+            asked = [first.id, first.id]
+            for _ in range(2):
+                made = await stub.RerunExecution(rerun(asked[-1], node("ship")))
+                failed = await ended(orchestra, made.execution.id)
+                assert FAILED == failed.status
+                asked.append(failed.id)
+            assert {"quote": 1, "pay": 1, "ship": 3} == worker.ran
+            nodes = await nodes_of(orchestra, failed.id)
+            assert {"quote": "COMPLETED", "pay": "COMPLETED"} == {
+                name: nodes[name] for name in ("quote", "pay")
+            }
+            assert ("FAILED", "SKIPPED") == (nodes["ship"], nodes["refund"])
+    async with orchestra.running():  # nobody runs it yet
+        held = await reruns(orchestra).RerunExecution(rerun(first.id, node("ship")))
+    async with orchestra.running():
+        async with (await orchestra.runner(worker)).attached():
+            assert FAILED == (await ended(orchestra, held.execution.id)).status
+            assert {"quote": 1, "pay": 1, "ship": 4} == worker.ran
+            # What such a run does itself it undoes itself.
+            own = await reruns(orchestra).RerunExecution(rerun(first.id, node("pay")))
+            assert FAILED == (await ended(orchestra, own.execution.id)).status
+    assert {"quote": 1, "pay": 2, "ship": 5, "refund": 1} == worker.ran
+    hold_invariants(orchestra)
+
+
 async def test_kept_results_are_undone_in_the_order_in_which_they_were_made(
     orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was completed last comes first, however they are declared, in a rerun of a rerun too."""
+    """What was completed last comes first, however they are declared, in a rerun of a rerun too.
+
+    They failed to be undone before: what a run leaves that failed is up to who takes it over.
+    """
     monkeypatch.setattr(compatibility, "check", lambda *_: None)
     one = factories.node(orchestra.sql, orchestra.owner)
     places = ("third", "first", "second", "last")
@@ -109,7 +149,7 @@ async def test_kept_results_are_undone_in_the_order_in_which_they_were_made(
         },
         outputs=[("out", "last")],
     )
-    worker = Worker()
+    worker = Worker("last", *undoes)
 
     def answer(define: Any, assign: Any, inputs: dict[str, Any]) -> object:
         done = worker(define, assign, inputs)
@@ -121,7 +161,7 @@ async def test_kept_results_are_undone_in_the_order_in_which_they_were_made(
             first = await ended(orchestra, (await start(orchestra, workflow)).id)
             again = await stub.RerunExecution(rerun(first.id, node("last")))
             await ended(orchestra, again.execution.id)
-            worker.failing.add("last")
+            worker.failing.difference_update(undoes)
             asked = rerun(again.execution.id, node("last"))
             done = await ended(orchestra, (await stub.RerunExecution(asked)).execution.id)
     undone = orchestra.rows(

@@ -29,12 +29,15 @@ from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.overlaps import Overlaps
 from services.orchestrator.usecases.plans import Plans
 from services.orchestrator.usecases.read import Reader
+from services.orchestrator.usecases.schedule_ends import RunEnds
 from tests import factories
 from tests.fakes.runner import FakeRunner
+from tests.integration.orchestrator import test_schedules
 from tests.integration.orchestrator.conftest import Orchestra
 from tests.integration.orchestrator.control import (
     CANCELLED,
     COMPLETED,
+    cancel,
     refusal,
     reruns,
     runs,
@@ -124,6 +127,62 @@ async def test_what_a_schedule_started_is_cancelled_for_its_next_run_wherever_it
         assert [(True,)] == orchestra.rows(
             "SELECT cancel_requested_at IS NOT NULL FROM workflow_executions"
         )
+
+
+async def test_a_schedule_is_told_of_the_end_of_a_run_that_another_has(
+    orchestra: Orchestra, diamond: str
+) -> None:
+    """By the end itself, of all that it waits for; where nobody answers, by nothing."""
+    told = asyncio.Event()
+    async with orchestra.running():
+        runner = await orchestra.runner(hold, slots=16)
+        async with runner.kept():
+            named = [uuid.UUID(each) for each in await started(orchestra, diamond, 2)]
+            schedule_id, other_id = uuid.uuid4(), uuid.uuid4()
+
+            async def listen(overlaps: Overlaps) -> None:
+                ends = RunEnds(overlaps.router.engine, overlaps.router, told.set)
+                ends.follow(schedule_id, named)
+                await cancel(orchestra, str(named[0]))
+                await ended(orchestra, [str(named[0])])
+                assert [] == ends.take()
+                await cancel(orchestra, str(named[1]))
+                await asyncio.wait_for(told.wait(), 10)
+                assert [schedule_id] == ends.take()
+                [third] = await started(orchestra, diamond, 1)
+                orchestra.sql.execute("UPDATE engine_members SET address = 'localhost:1'")
+                ends.follow(other_id, [uuid.UUID(third)])
+                async with asyncio.timeout(10):
+                    await asyncio.gather(*ends._listening.values())
+                assert [] == ends.take()
+
+            await of_one_without_runs(orchestra, listen)
+
+
+async def test_the_next_run_of_a_schedule_begins_whoever_has_the_one_before_it(
+    orchestra: Orchestra,
+) -> None:
+    """Of two orchestrators either sees to a schedule, and nobody looks at its tick for an hour."""
+    async with orchestra.running(), two(orchestra) as other:
+        orchestra.sql.execute(test_schedules.PUT_OFF)
+        runner = await orchestra.runner(hold, slots=16)
+        async with runner.kept(), on_both(runner, other) as second:
+            for _ in range(4):
+                await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_BUFFER_ONE)
+            make_due(orchestra, 20)
+            await until(lambda: settled(orchestra, 4))
+            await until(lambda: len(runner.held) == 4)
+            make_due(orchestra, 1)
+            await until(
+                lambda: (
+                    [(4,)]
+                    == orchestra.rows(
+                        "SELECT count(*) FROM schedule_ticks WHERE reason = 'OVERLAP'"
+                    )
+                )
+            )
+            let_go(runner, second)
+            await until(lambda: settled(orchestra, 8))
 
 
 async def of_one_without_runs(

@@ -15,6 +15,7 @@ from tests.fakes.runner import Fail
 from tests.integration.orchestrator.conftest import Orchestra
 from tests.integration.orchestrator.control import chain, ended, refusal, reruns, start
 from tests.integration.orchestrator.test_constructs import nodes_of
+from tests.integration.orchestrator.test_reruns import node, rerun
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +105,36 @@ async def test_only_what_was_put_aside_runs_again(
     assert [(first.output_json,)] == orchestra.rows(
         "SELECT output_data::text FROM workflow_executions WHERE id = %s", parent.id
     )
+
+
+async def test_a_rerun_keeps_what_was_put_aside_and_has_it_run_again(
+    orchestra: Orchestra, mapped: tuple[int, str]
+) -> None:
+    """As the run does that it was made of; also a rerun of that, and over a restart."""
+    depth, workflow = mapped
+    seen: list[Any] = []
+    async with orchestra.running():
+        runner = await orchestra.runner(add_one(seen, mended=False))
+        async with runner.attached():
+            first = await ended(orchestra, (await start(orchestra, workflow, '{"x":10}')).id)
+            parent = first
+            for _ in range(2):
+                seen.clear()
+                made = await reruns(orchestra).RerunExecution(rerun(parent.id, node("after")))
+                parent = await ended(orchestra, made.execution.id)
+                assert 1 == len(seen)
+                assert parent.output_json == first.output_json
+                assert await nodes_of(orchestra, parent.id) == await nodes_of(orchestra, first.id)
+    async with orchestra.running():
+        runner = await orchestra.runner(add_one(seen, mended=True))
+        async with runner.attached():
+            seen.clear()
+            asked = RetryQuarantinedRequest(execution_id=parent.id)
+            again = await reruns(orchestra).RetryQuarantined(asked)
+            mended = await ended(orchestra, again.execution.id)
+    good = [2, -1, 4, -3, 6] if depth == 1 else [[2, -1], [], [4], [-3], [6, 7]]
+    assert {"m": good, "after": 5} == json.loads(mended.output_json)
+    assert ([-2, -4] if depth == 1 else [1, -2, -4]) == seen[:-1]
 
 
 async def test_a_map_that_broke_its_tolerance_is_retried_too(orchestra: Orchestra) -> None:

@@ -398,7 +398,7 @@ async def test_a_schedule_that_cannot_be_served_ends_no_orchestrator(
 
 
 # A tick that is put off for a run is due again in an hour, whatever the engine said.
-_PUT_OFF = """
+PUT_OFF = """
     CREATE FUNCTION put_off() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         NEW.try_at := clock_timestamp() + interval '1 hour';
@@ -416,7 +416,7 @@ async def test_the_next_run_begins_as_soon_as_the_one_before_it_is_over(
 ) -> None:
     """By its end itself: nobody looks for an hour."""
     async with orchestra.running():
-        orchestra.sql.execute(_PUT_OFF)
+        orchestra.sql.execute(PUT_OFF)
         runner = await orchestra.runner(hold)
         async with runner.attached():
             await create(orchestra, overlap=f"OVERLAP_POLICY_{overlap}")

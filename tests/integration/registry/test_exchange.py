@@ -325,3 +325,7 @@ async def test_another_tenants_node_is_pinned_when_a_text_is_imported(
     assert "pinned" in text
     again = (await _import(client, text.replace("\n    pinned: true", ""))).workflow
     assert (theirs.id, 1) == (again.definition.nodes[0].node_id, again.definition.nodes[0].version)
+    sql.execute("UPDATE python_nodes SET is_public = false WHERE id = %s", (theirs.id,))
+    said = await refused(_export(client, made.id))
+    assert (grpc.StatusCode.FAILED_PRECONDITION, "NODE_MISSING") == (said.code, said.reason)
+    assert ["nodes[0]"] == [field for field, _ in said.violations]

@@ -16,6 +16,7 @@ from uuid import UUID
 import psutil
 import pytest
 
+from services.kit.errors import ResourceExhausted
 from services.kit.pg import Pool, open_pool
 from services.runner.domain.package_rules import NO_RULES
 from services.runner.gateways.environment_folders import evict, pin, sweep
@@ -248,6 +249,16 @@ async def test_a_short_disk_is_given_room_before_a_build(
     with pytest.raises(EnvironmentFailed, match="full") as failed:
         await home.build("red")
     assert failed.value.retryable
+
+
+async def test_requirements_that_a_full_disk_cannot_pin_are_refused_for_now(
+    house: Callable[..., House],
+) -> None:
+    """F27: as an upload of a wheel is, under the same code."""
+    with pytest.raises(ResourceExhausted) as refused:
+        await house(free_bytes_min=1 << 60).build("red")
+    assert "RUNNER_DISK_FULL" == refused.value.reason
+    assert refused.value.retry_after_s
 
 
 @dataclass

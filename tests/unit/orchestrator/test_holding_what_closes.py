@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+import pytest
+
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.planner import LOST
 from services.orchestrator.domain.state import NO_USAGE, Failure, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
+from services.orchestrator.domain.timers import DEADLINE
 from tests.unit.orchestrator.graphs import StrictCore
 from tests.unit.orchestrator.test_core import ONE, PYTHONS, new_core, start
 from tests.unit.orchestrator.test_found_by_worlds import _started, _stored, answer, plan_of
@@ -222,6 +225,74 @@ def test_a_sub_workflow_that_was_left_paused_goes_on_when_its_family_is_taken_ov
         taker.adopt(each, now=0.0, due_s={}, deadline_s=None)
     taker.redispatch()
     assert RunStatus.RUNNING == child.status
+
+
+@pytest.mark.parametrize("on_a_word", [True, False])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_what_a_pause_held_up_as_a_time_was_up_is_held_up_after_a_crash(
+    order: tuple[int, ...], *, on_a_word: bool
+) -> None:
+    """Three levels: the first is over time, or cancelled; the last is paused, and has to undo."""
+    core, family = three_levels()
+    top, middle, last = family
+    core.pause(last.id)
+    answer(core, last, 1)
+    if on_a_word:  # a crash came before the last heard of it
+        core.cancel(top.id)
+        last.status = RunStatus.PAUSED
+    else:
+        core.timers.set(1.0, top.id, DEADLINE)
+        core.due(now=1.0)
+    assert (RunStatus.RUNNING, RunStatus.PAUSED) == (middle.status, last.status)
+    assert (True, True) == (middle.cancelling, last.cancelling)
+    taker = a_core()
+    for at in order:
+        family[at].parent = None
+        taker.adopt(family[at], now=2.0, due_s={}, deadline_s=None)
+    taker.redispatch()
+    assert (RunStatus.RUNNING if on_a_word else RunStatus.PAUSED) == last.status
+
+
+def test_what_a_pause_held_up_as_a_nodes_time_was_up_is_held_up_after_a_crash() -> None:
+    core, family = three_levels(total_timeout_ms=5000)
+    _, middle, last = family
+    core.pause(last.id)
+    answer(core, last, 1)
+    core.due(now=5.0)
+    assert (True, RunStatus.PAUSED) == (last.cancelling, last.status)
+    taker = a_core()
+    for run in family:
+        for record in run.records:
+            if record is not None:
+                record.age_s, record.overdue = 5.5, False  # as they are read
+        taker.adopt(run, now=0.0, due_s={}, deadline_s=None)
+    taker.redispatch()
+    assert (True, RunStatus.PAUSED) == (last.cancelling, last.status)
+    taker.resume(last.id, now=1.0)
+    answer(taker, last, 4)
+    answer(taker, last, 3)
+    assert [RunStatus.CANCELLED] * 2 == [middle.status, last.status]
+    failure = family[0].failure
+    assert failure is not None
+    assert "total_timeout" == failure[1].error_type
+
+
+def three_levels(*, total_timeout_ms: int | None = None) -> tuple[Core, list[Run]]:
+    """Give a run, its sub-workflow and that one's, which has completed a node and runs another."""
+    core = a_core()
+    last = plan_of(*UNDONE, edges=UNDONE_EDGES)
+    middle = plan_of({"kind": "workflow"}, inner=last)
+    place: dict[str, Any] = {"kind": "workflow"}
+    if total_timeout_ms is not None:
+        place["total_timeout_ms"] = total_timeout_ms
+    family = [start(core, plan_of(place, inner=middle))]
+    for _ in range(2):
+        record = family[-1].records[0]
+        assert record is not None
+        assert record.child is not None
+        family.append(core.runs[record.child])
+    answer(core, family[2], 0)
+    return core, family
 
 
 def undoing_child() -> tuple[Core, Run, Run]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -107,3 +108,23 @@ def test_a_map_has_poison_however_it_ended(plan: Plan, end: NodeStatus) -> None:
     parts = {"pay[0]": DONE, "pay[1]": ASIDE}
     assert {plan.index["pay"]} == found(plan, parts, quote=DONE, pay=end).poisoned()
     assert set() == found(plan, {"pay[0]": DONE, "pay[1]": FAILED}, pay=end).poisoned()
+
+
+@pytest.mark.parametrize(
+    ("stands", "refund", "settled"),
+    [
+        (True, None, True),  # it completed: nothing was to be undone
+        (False, NodeStatus.SKIPPED, True),  # by hand, or as that run was made of one that completed
+        (False, FAILED, False),
+        (False, None, False),
+    ],
+)
+def test_what_stands_is_nobody_elses_to_undo(
+    plan: Plan, refund: NodeStatus | None, *, stands: bool, settled: bool
+) -> None:
+    ends = {"quote": DONE, "pay": DONE, "ship": FAILED}
+    if refund is not None:
+        ends["refund"] = refund
+    seen = replace(found(plan, None, **ends), stands=stands)
+    expected = {plan.index["pay"]: (plan.index["refund"],)} if settled else {}
+    assert expected == seen.settled(plan)

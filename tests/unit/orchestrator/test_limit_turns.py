@@ -208,3 +208,26 @@ def test_nothing_is_left_of_what_waits_no_more() -> None:
         queue.size, queue._lanes, queue._groups_of, queue._counts, queue._asked,
     )  # fmt: skip
     assert not queue.wanted
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_place_in_line_is_how_many_go_on_before(seed: int) -> None:
+    """Of owners who take turns, with priorities, in lanes that need more than one count."""
+    chance = random.Random(seed)
+    world = World({FEW: 1, ALL: 1000})
+    world.push((A,), run=1000)
+    assert 1 == len(world.ask())
+    for _ in range(chance.randint(6, 40)):
+        owner, priority = chance.choice((ONE, OTHER, UUID(int=13))), chance.choice((-9, 0, 0, 0, 9))
+        run = owner.int * 100 + priority * 3 + chance.randint(0, 3)
+        lane = chance.choice(((A,), (A, EVERY)))
+        world.push(lane, owner, priority, run=run)
+    world.order(chance.randint(0, 5))  # from the midst of turns
+    world.ask()
+    expected: dict[UUID, int] = {}
+    for run_id in {each.run_id for each in world.waiting}:
+        places = list(world.queue.places_of(run_id))
+        assert {A} == {each.demand for each in places}
+        expected[run_id] = min(each.ahead for each in places)
+    order = [each.run_id for each in world.order(len(world.waiting))]
+    assert expected == {run_id: order.index(run_id) for run_id in expected}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import pytest
+
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.explain import Cause, RunState, Situation, explain
 from services.orchestrator.domain.limits import Limit
@@ -111,6 +113,49 @@ def test_a_place_that_nothing_was_begun_with_is_given_back_by_a_pause() -> None:
     assert 0 == core.limited.size
     core.resume(run.id, now=0.0)
     assert 1 == core.limited.size
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_a_run_that_is_resumed_has_its_place_in_line_again(*, crashes: bool) -> None:
+    """The first and the third are paused, and resumed the other way round."""
+    core = a_core()
+    plan = limited(core)
+    runs, written = [], []
+    for _ in range(4):
+        run, said = begin(core, plan)
+        runs.append(run)
+        written += said
+    for at in (0, 2):
+        written += core.pause(runs[at].id)
+    if crashes:
+        store, limits = _stored(written), list(core.limits.by_id.values())
+        core = a_core()
+        core.limits_known(limits, now=0.0)
+        runs = [store.restore(run.id, plan) for run in runs]
+        for run in runs:
+            core.adopt(run, now=0.0, due_s={}, deadline_s=None)
+        core.redispatch()
+    for at in (2, 0):
+        core.resume(runs[at].id, now=0.0)
+    ahead = [[each.ahead for each in core.limited.places_of(run.id)] for run in runs]
+    assert [[0], [1], [2], [3]] == ahead
+    order = []
+    for _ in runs:
+        grant(core)
+        order += [run for run in runs if run.id in core.held and run not in order]
+    assert runs == order
+
+
+def test_a_run_that_came_late_is_behind_those_that_asked_before_it() -> None:
+    """Whenever it was made: a run with a time asks when that has come."""
+    core = a_core()
+    plan = limited(core)
+    late, _ = begin(core, plan, start_at=LATER)
+    first, _ = begin(core, plan)
+    core.due(now=10.0)
+    assert [[1], [0]] == [
+        [each.ahead for each in core.limited.places_of(run.id)] for run in (late, first)
+    ]
 
 
 def test_a_run_that_has_begun_keeps_its_place_while_it_is_paused() -> None:

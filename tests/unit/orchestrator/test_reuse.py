@@ -187,7 +187,8 @@ def test_a_completed_map_is_taken_over_as_it_is(seed: int) -> None:
         )
         for name in whole_names(statuses)
     }
-    child = bench.start(plan, (Kept(0, rows["n0"]["id"], None, tree("n0", there)),))
+    held = (b"[]",) if seed % 2 else None  # a short list has its own row too, and the same rows
+    child = bench.start(plan, (Kept(0, rows["n0"]["id"], held, tree("n0", there)),))
     same(child, bench.store.restore(child.id, plan))
     assert [1] == [each.slot for each in bench.assigned]
     assert statuses.keys() >= there.keys()
@@ -230,6 +231,35 @@ def test_what_was_taken_over_is_undone_in_the_order_in_which_it_was_made(
         undone.append(plan.places[bench.assigned[0].slot].id)
         bench.answer_one(child, fails=0.0)
     assert [undo[at] for at in reversed(order)] == undone
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_what_is_settled_is_not_undone_and_the_rows_say_the_same(*, cancels: bool) -> None:
+    """One of two is anybody else's; the rows tell that the main part is not over for it."""
+    bench = Bench(0)
+    drawing = Drawing(bench.chance)
+    one, two, last = (drawing.node(parameters={"x": "1"}) for _ in range(3))
+    undo_one, undo_two = drawing.node(compensates=one), drawing.node(compensates=two)
+    drawing.order(one, last)
+    drawing.order(two, last)
+    plan = drawing.plan()
+    at = plan.index
+    parent = bench.start(plan)
+    bench.answer(parent)
+    ids = [parent.records[each].id for each in (0, 1)]  # type: ignore[union-attr]
+    settled = (Kept(0, ids[0], (b"1",), (), (at[undo_one],)), Kept(1, ids[1], (b"1",)))
+    child = bench.start(plan, settled)
+    assert not child.closing
+    assert bench.store.restore(child.id, plan) == child
+    if cancels:
+        bench.apply(bench.core.cancel(child.id))
+    bench.answer_one(child, fails=1.0)
+    assert bench.store.restore(child.id, plan).seeded == child.seeded == {at[undo_two]}
+    assert [at[undo_two]] == [each.slot for each in bench.assigned]
+    bench.answer(child)
+    assert (RunStatus.CANCELLED if cancels else RunStatus.FAILED) == child.status
+    assert "skipped" == ends(child)[undo_one]
+    assert "completed" == ends(child)[undo_two]
 
 
 def branching_plan(chance: random.Random) -> Plan:

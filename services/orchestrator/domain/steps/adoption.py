@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from services.orchestrator.domain.steps.begin import is_unbegun
 from services.orchestrator.domain.steps.follow import Follow
 from services.orchestrator.domain.timers import BEGIN, DEADLINE
 
+_WAITING: Final = NodeStatus.WAITING
 _NOTHING: Final = Offer(pythons=frozenset())  # of a runner that is known by its attempts alone
 
 
@@ -49,6 +51,9 @@ class Adoption(Follow):
             if limit_ms is not None and record.status not in NODE_FINAL and record.begun:
                 left_s = max(0.0, limit_ms / 1000 - record.age_s)
                 self.timers.set(now + left_s, run.id, slot, Due.TOTAL)
+                record.overdue = (
+                    record.status is _WAITING and record.child is not None and not left_s
+                )
             if record.status is NodeStatus.RUNNING and record.runner is not None:
                 runner = self.runners.setdefault(
                     record.runner,
@@ -75,6 +80,7 @@ class Adoption(Follow):
         """Begin what may begin and give out what waits, after runs were adopted or forgotten."""
         out = Out()
         adopted, self._adopted = self._adopted, {}
+        self._join_families(adopted)
         for run_id in adopted:
             run = self.runs.get(run_id)
             if run is None or run.status in RUN_FINAL:
@@ -89,12 +95,41 @@ class Adoption(Follow):
                     self._exhaust(self.runs[run_id], spent, out)
         return self._dispatch(out)
 
+    def _join_families(self, adopted: Iterable[UUID]) -> None:
+        """Know whose sub-workflows runs are, before any of them is told anything."""
+        for run_id in adopted:
+            run = self.runs.get(run_id)
+            for slot, record in enumerate(run.records if run is not None else ()):
+                if record is None or record.child is None or record.status is not _WAITING:
+                    continue
+                child = self.runs.get(record.child)
+                if child is not None:
+                    child.parent = (run_id, slot)
+
+    def _is_on_a_word(self, run: Run) -> bool:
+        """Whether a run is stopped by a caller's word, to it or to what it is a part of.
+
+        Where a time was up, what a pause holds stays held up, as it was when that was told first.
+        """
+        while run.cancelling and run.status is not RunStatus.PAUSED:
+            above = None if run.parent is None else self.runs.get(run.parent[0])
+            if run.parent is None or above is None:
+                return True
+            record = above.records[run.parent[1]]
+            if not above.is_stopping(run.parent[1]):
+                return record is None or not record.overdue
+            run = above
+        return False
+
     def _revive(self, run: Run, out: Out) -> None:
-        if is_unbegun(run) and run.status is not RunStatus.PAUSED:
-            self._waits_for_limit(run)
+        if is_unbegun(run):
+            if run.status is RunStatus.PAUSED:
+                run.limit_turn = self.limited.new_turn()  # its place in line, once it is resumed
+            else:
+                self._waits_for_limit(run)
         t = Transition(run.id)
         for slot, record in enumerate(list(run.records)):  # an end may begin others
-            if record is not None and record.child and record.status is NodeStatus.WAITING:
+            if record is not None and record.child and record.status is _WAITING:
                 self._meet_child(run, slot, record.child, t)
         routes.revive(run, t, self.fx)
         if t.cost() != (0, 0) or t.commands:
@@ -105,10 +140,8 @@ class Adoption(Follow):
         child = self.runs.get(child_id)
         ended = self._ended_children.get(child_id)
         if child is not None:
-            child.parent = (run.id, slot)
             if run.is_stopping(slot):
-                resumes = run.cancelling and run.status is not RunStatus.PAUSED
-                self.fx.stops.append(Stop(child_id, resumes))
+                self.fx.stops.append(Stop(child_id, self._is_on_a_word(run)))
             elif not run.is_open(slot):
                 waits.fail_child(run, slot, self.fx)
         elif ended is not None:

@@ -72,7 +72,7 @@ class Answers(Follow):
         self._now = now
         self.limits = Limits(limits)
         out = Out()
-        for run_id, slot, alone in self.limited.drain():
+        for run_id, slot, alone, _ in self.limited.drain():
             run = self.runs.get(run_id)
             if run is None or run.status in RUN_FINAL:
                 continue
@@ -111,7 +111,7 @@ class Answers(Follow):
     def _go_on(self, claim: Claim, out: Out) -> None:
         """Give places to the next one that still has a use for them."""
         while (waiting := self.limited.granted(claim)) is not None:
-            run_id, slot, alone = waiting
+            run_id, slot, alone, _ = waiting
             run = self.runs.get(run_id)
             if run is None or run.status in RUN_FINAL:
                 pass

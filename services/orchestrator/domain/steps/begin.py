@@ -15,6 +15,7 @@ from services.orchestrator.domain.rows import Finished, Follows, NodeCopy, RunIn
 from services.orchestrator.domain.state import NodeRecord, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.timers import DEADLINE
+from services.orchestrator.domain.writes import write_placed
 
 _UNDER_WAY: Final = frozenset({NodeStatus.RUNNING, NodeStatus.RETRYING, NodeStatus.WAITING})
 
@@ -38,6 +39,10 @@ class Begin(Dispatch):
         t.run_inserts = [row]
         for each in copies:
             t.copy(each)
+        if copies:
+            for place in run.plan.compensations:
+                if run.records[place] is not None:  # it was settled with what was taken over
+                    write_placed(run, place, t)
         if row.start_at is not None:  # its time is told by the database's clock: `begin_in`
             run.asleep = True
             return

@@ -62,7 +62,7 @@ type StartExecutionRequest struct {
 	// given out first; runs of equal priority take turns.
 	Priority int32 `protobuf:"varint,12,opt,name=priority,proto3" json:"priority,omitempty"`
 	// The longest the run may take from its start; then it fails with `deadline_exceeded`. Where the workflow's own limit is
-	// shorter, that holds. At least a millisecond.
+	// shorter, that holds. At least a millisecond; parts of one are cut off.
 	Timeout *durationpb.Duration `protobuf:"bytes,13,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// Whether nothing is taken from the cache: every node of the run, and of its sub-workflows, runs. What they give is
 	// kept for others as ever.

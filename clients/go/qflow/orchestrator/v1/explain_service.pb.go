@@ -254,7 +254,9 @@ type ExecutionReason struct {
 	// How many nodes it is about.
 	NodeCount int32 `protobuf:"varint,5,opt,name=node_count,json=nodeCount,proto3" json:"node_count,omitempty"`
 	// The moment that the cause speaks of.
-	Time          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3" json:"time,omitempty"`
+	Time *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3" json:"time,omitempty"`
+	// Of EXECUTION_CAUSE_LIMITED: the limit, and who has its places.
+	Limit         *LimitedBy `protobuf:"bytes,7,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -331,6 +333,104 @@ func (x *ExecutionReason) GetTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ExecutionReason) GetLimit() *LimitedBy {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
+}
+
+// A limit that holds something up. Of one with a key, or with a count for each user, it is about the count that this run is in.
+type LimitedBy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The limit's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How many places it has; 0 where it bounds a rate alone. `time` of the reason says when a rate lets the next begin.
+	MaxRunning int32 `protobuf:"varint,2,opt,name=max_running,json=maxRunning,proto3" json:"max_running,omitempty"`
+	// How many of them are taken; some may be for what is about to begin.
+	TakenCount int32 `protobuf:"varint,3,opt,name=taken_count,json=takenCount,proto3" json:"taken_count,omitempty"`
+	// Some of the executions that have them: those that are paused, then those that have had one for longest. At most 10.
+	ExecutionIds []string `protobuf:"bytes,4,rep,name=execution_ids,json=executionIds,proto3" json:"execution_ids,omitempty"`
+	// How many executions have some.
+	ExecutionCount int32 `protobuf:"varint,5,opt,name=execution_count,json=executionCount,proto3" json:"execution_count,omitempty"`
+	// How many runs or attempts come before the first of these, as turns stand now at this orchestrator: it is next at 0.
+	AheadCount    int32 `protobuf:"varint,6,opt,name=ahead_count,json=aheadCount,proto3" json:"ahead_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitedBy) Reset() {
+	*x = LimitedBy{}
+	mi := &file_qflow_orchestrator_v1_explain_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitedBy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitedBy) ProtoMessage() {}
+
+func (x *LimitedBy) ProtoReflect() protoreflect.Message {
+	mi := &file_qflow_orchestrator_v1_explain_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitedBy.ProtoReflect.Descriptor instead.
+func (*LimitedBy) Descriptor() ([]byte, []int) {
+	return file_qflow_orchestrator_v1_explain_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LimitedBy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LimitedBy) GetMaxRunning() int32 {
+	if x != nil {
+		return x.MaxRunning
+	}
+	return 0
+}
+
+func (x *LimitedBy) GetTakenCount() int32 {
+	if x != nil {
+		return x.TakenCount
+	}
+	return 0
+}
+
+func (x *LimitedBy) GetExecutionIds() []string {
+	if x != nil {
+		return x.ExecutionIds
+	}
+	return nil
+}
+
+func (x *LimitedBy) GetExecutionCount() int32 {
+	if x != nil {
+		return x.ExecutionCount
+	}
+	return 0
+}
+
+func (x *LimitedBy) GetAheadCount() int32 {
+	if x != nil {
+		return x.AheadCount
+	}
+	return 0
+}
+
 var File_qflow_orchestrator_v1_explain_service_proto protoreflect.FileDescriptor
 
 const file_qflow_orchestrator_v1_explain_service_proto_rawDesc = "" +
@@ -340,7 +440,7 @@ const file_qflow_orchestrator_v1_explain_service_proto_rawDesc = "" +
 	"\fexecution_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\vexecutionId\"\x9c\x01\n" +
 	"\x18ExplainExecutionResponse\x12>\n" +
 	"\x06status\x18\x01 \x01(\x0e2&.qflow.orchestrator.v1.ExecutionStatusR\x06status\x12@\n" +
-	"\areasons\x18\x02 \x03(\v2&.qflow.orchestrator.v1.ExecutionReasonR\areasons\"\xe5\x01\n" +
+	"\areasons\x18\x02 \x03(\v2&.qflow.orchestrator.v1.ExecutionReasonR\areasons\"\x9d\x02\n" +
 	"\x0fExecutionReason\x12;\n" +
 	"\x05cause\x18\x01 \x01(\x0e2%.qflow.orchestrator.v1.ExecutionCauseR\x05cause\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
@@ -348,7 +448,18 @@ const file_qflow_orchestrator_v1_explain_service_proto_rawDesc = "" +
 	"\x05nodes\x18\x04 \x03(\tR\x05nodes\x12\x1d\n" +
 	"\n" +
 	"node_count\x18\x05 \x01(\x05R\tnodeCount\x12.\n" +
-	"\x04time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04time*\xdb\x04\n" +
+	"\x04time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x126\n" +
+	"\x05limit\x18\a \x01(\v2 .qflow.orchestrator.v1.LimitedByR\x05limit\"\xd0\x01\n" +
+	"\tLimitedBy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
+	"\vmax_running\x18\x02 \x01(\x05R\n" +
+	"maxRunning\x12\x1f\n" +
+	"\vtaken_count\x18\x03 \x01(\x05R\n" +
+	"takenCount\x12#\n" +
+	"\rexecution_ids\x18\x04 \x03(\tR\fexecutionIds\x12'\n" +
+	"\x0fexecution_count\x18\x05 \x01(\x05R\x0eexecutionCount\x12\x1f\n" +
+	"\vahead_count\x18\x06 \x01(\x05R\n" +
+	"aheadCount*\xdb\x04\n" +
 	"\x0eExecutionCause\x12\x1f\n" +
 	"\x1bEXECUTION_CAUSE_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19EXECUTION_CAUSE_SCHEDULED\x10\x01\x12\x1e\n" +
@@ -388,27 +499,29 @@ func file_qflow_orchestrator_v1_explain_service_proto_rawDescGZIP() []byte {
 }
 
 var file_qflow_orchestrator_v1_explain_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_qflow_orchestrator_v1_explain_service_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_qflow_orchestrator_v1_explain_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_qflow_orchestrator_v1_explain_service_proto_goTypes = []any{
 	(ExecutionCause)(0),              // 0: qflow.orchestrator.v1.ExecutionCause
 	(*ExplainExecutionRequest)(nil),  // 1: qflow.orchestrator.v1.ExplainExecutionRequest
 	(*ExplainExecutionResponse)(nil), // 2: qflow.orchestrator.v1.ExplainExecutionResponse
 	(*ExecutionReason)(nil),          // 3: qflow.orchestrator.v1.ExecutionReason
-	(ExecutionStatus)(0),             // 4: qflow.orchestrator.v1.ExecutionStatus
-	(*timestamppb.Timestamp)(nil),    // 5: google.protobuf.Timestamp
+	(*LimitedBy)(nil),                // 4: qflow.orchestrator.v1.LimitedBy
+	(ExecutionStatus)(0),             // 5: qflow.orchestrator.v1.ExecutionStatus
+	(*timestamppb.Timestamp)(nil),    // 6: google.protobuf.Timestamp
 }
 var file_qflow_orchestrator_v1_explain_service_proto_depIdxs = []int32{
-	4, // 0: qflow.orchestrator.v1.ExplainExecutionResponse.status:type_name -> qflow.orchestrator.v1.ExecutionStatus
+	5, // 0: qflow.orchestrator.v1.ExplainExecutionResponse.status:type_name -> qflow.orchestrator.v1.ExecutionStatus
 	3, // 1: qflow.orchestrator.v1.ExplainExecutionResponse.reasons:type_name -> qflow.orchestrator.v1.ExecutionReason
 	0, // 2: qflow.orchestrator.v1.ExecutionReason.cause:type_name -> qflow.orchestrator.v1.ExecutionCause
-	5, // 3: qflow.orchestrator.v1.ExecutionReason.time:type_name -> google.protobuf.Timestamp
-	1, // 4: qflow.orchestrator.v1.ExplainService.ExplainExecution:input_type -> qflow.orchestrator.v1.ExplainExecutionRequest
-	2, // 5: qflow.orchestrator.v1.ExplainService.ExplainExecution:output_type -> qflow.orchestrator.v1.ExplainExecutionResponse
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	6, // 3: qflow.orchestrator.v1.ExecutionReason.time:type_name -> google.protobuf.Timestamp
+	4, // 4: qflow.orchestrator.v1.ExecutionReason.limit:type_name -> qflow.orchestrator.v1.LimitedBy
+	1, // 5: qflow.orchestrator.v1.ExplainService.ExplainExecution:input_type -> qflow.orchestrator.v1.ExplainExecutionRequest
+	2, // 6: qflow.orchestrator.v1.ExplainService.ExplainExecution:output_type -> qflow.orchestrator.v1.ExplainExecutionResponse
+	6, // [6:7] is the sub-list for method output_type
+	5, // [5:6] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_qflow_orchestrator_v1_explain_service_proto_init() }
@@ -423,7 +536,7 @@ func file_qflow_orchestrator_v1_explain_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_qflow_orchestrator_v1_explain_service_proto_rawDesc), len(file_qflow_orchestrator_v1_explain_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -272,7 +272,7 @@ type CreateLimitRequest struct {
 	// How many begin within `period`: a bucket of so many tokens, filled evenly in that time. So after a rest all of them may
 	// begin at once. 0: any number.
 	MaxStarts int32 `protobuf:"varint,6,opt,name=max_starts,json=maxStarts,proto3" json:"max_starts,omitempty"`
-	// The time that `max_starts` is about: a second to 31 days.
+	// The time that `max_starts` is about: a second to 31 days. Parts of a millisecond are cut off.
 	Period *durationpb.Duration `protobuf:"bytes,7,opt,name=period,proto3" json:"period,omitempty"`
 	// A CEL expression over `input`, the run's inputs as `input.name`: each value that it has is counted by itself. Inputs
 	// whose JSON text is longer than 4 KiB are not among them. Runs for which it cannot be worked out are counted together.
@@ -653,7 +653,7 @@ type UpdateLimitRequest struct {
 	MaxRunning int32 `protobuf:"varint,2,opt,name=max_running,json=maxRunning,proto3" json:"max_running,omitempty"`
 	// How many begin within `period`; 0: any number.
 	MaxStarts int32 `protobuf:"varint,3,opt,name=max_starts,json=maxStarts,proto3" json:"max_starts,omitempty"`
-	// The time that `max_starts` is about: a second to 31 days.
+	// The time that `max_starts` is about: a second to 31 days. Parts of a millisecond are cut off.
 	Period *durationpb.Duration `protobuf:"bytes,4,opt,name=period,proto3" json:"period,omitempty"`
 	// What the count is kept by, as in CreateLimit; empty: there is one count.
 	KeyExpression string `protobuf:"bytes,5,opt,name=key_expression,json=keyExpression,proto3" json:"key_expression,omitempty"`

@@ -48,7 +48,8 @@ type RerunServiceClient interface {
 	// Runs a part again and keeps the results of the rest: what did not complete, and what is named with all that hangs on
 	// it. A named node may get other inputs, or another version of its node, which is checked against the results that feed
 	// it. The kept results are copied: removing the parent takes nothing from the new run. A result that was undone
-	// is not kept: where a compensation completed, its node runs again, and what hangs on it.
+	// is not kept: where a compensation completed, its node runs again, and what hangs on it. What a completed run did is
+	// not undone where the new run fails: the compensations of kept results are skipped from its beginning.
 	// What was skipped stays so where all that it waits for is kept: behind a branch that was not taken nothing runs again.
 	//
 	// Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
@@ -179,7 +180,8 @@ type RerunServiceServer interface {
 	// Runs a part again and keeps the results of the rest: what did not complete, and what is named with all that hangs on
 	// it. A named node may get other inputs, or another version of its node, which is checked against the results that feed
 	// it. The kept results are copied: removing the parent takes nothing from the new run. A result that was undone
-	// is not kept: where a compensation completed, its node runs again, and what hangs on it.
+	// is not kept: where a compensation completed, its node runs again, and what hangs on it. What a completed run did is
+	// not undone where the new run fails: the compensations of kept results are skipped from its beginning.
 	// What was skipped stays so where all that it waits for is kept: behind a branch that was not taken nothing runs again.
 	//
 	// Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,

@@ -170,8 +170,8 @@ type RunNodeRequest struct {
 	Labels map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// As of StartExecution.
 	Priority int32 `protobuf:"varint,6,opt,name=priority,proto3" json:"priority,omitempty"`
-	// The longest the run may take; then it fails with `deadline_exceeded`. At least a millisecond; unset for no limit but
-	// the node's, ten minutes an attempt.
+	// The longest the run may take; then it fails with `deadline_exceeded`. At least a millisecond, parts of one are cut off;
+	// unset for no limit but the node's, ten minutes an attempt.
 	Timeout *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// The longest wait: at most 60 s; 30 s when unset. The call's own deadline ends it a moment before.
 	Wait *durationpb.Duration `protobuf:"bytes,8,opt,name=wait,proto3" json:"wait,omitempty"`

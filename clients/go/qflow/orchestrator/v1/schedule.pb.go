@@ -441,9 +441,9 @@ func (x *CronTiming) GetSkippedTime() SkippedTimeRule {
 // Times at equal distances, whatever clocks do.
 type IntervalTiming struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The distance: a second to a year, in whole milliseconds.
+	// The distance: a second to a year, in whole milliseconds: finer parts would add up, and are refused.
 	Every *durationpb.Duration `protobuf:"bytes,1,opt,name=every,proto3" json:"every,omitempty"`
-	// How long after each multiple of the distance since 1970-01-01T00:00:00Z; less than the distance.
+	// How long after each multiple of the distance since 1970-01-01T00:00:00Z; less than the distance, in whole milliseconds.
 	Offset        *durationpb.Duration `protobuf:"bytes,2,opt,name=offset,proto3" json:"offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -507,7 +507,8 @@ type ScheduleTiming struct {
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// This time and later ones do not count. Absent for no such limit.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
-	// Each start is put off by up to this much, by the same for the same tick; at most an hour.
+	// Each start is put off by up to this much, by the same for the same tick; at most an hour. Parts of a millisecond are
+	// cut off.
 	Jitter        *durationpb.Duration `protobuf:"bytes,5,opt,name=jitter,proto3" json:"jitter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -691,7 +692,7 @@ type ScheduleDefinition struct {
 	Overlap OverlapPolicy `protobuf:"varint,7,opt,name=overlap,proto3,enum=qflow.orchestrator.v1.OverlapPolicy" json:"overlap,omitempty"`
 	// What happens to missed ticks.
 	CatchUp CatchUpPolicy `protobuf:"varint,8,opt,name=catch_up,json=catchUp,proto3,enum=qflow.orchestrator.v1.CatchUpPolicy" json:"catch_up,omitempty"`
-	// How old a missed tick may be: a minute to 30 days. An hour when absent.
+	// How old a missed tick may be: a minute to 30 days. An hour when absent. Parts of a millisecond are cut off.
 	CatchUpWindow *durationpb.Duration `protobuf:"bytes,9,opt,name=catch_up_window,json=catchUpWindow,proto3" json:"catch_up_window,omitempty"`
 	// Words to find it by; at most 32, of 1 to 63 characters each.
 	Labels        []string `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty"`

@@ -38,8 +38,9 @@ const (
 type TriggerServiceClient interface {
 	// Makes a trigger, and gives its secret: this once.
 	//
-	// Fails with NOT_FOUND for a workflow the caller cannot read, INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`),
-	// RESOURCE_EXHAUSTED (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
+	// Fails with NOT_FOUND for a workflow the caller cannot read, a version or an alias it lacks (`VERSION_NOT_FOUND`,
+	// `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`), RESOURCE_EXHAUSTED
+	// (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
 	CreateTrigger(ctx context.Context, in *CreateTriggerRequest, opts ...grpc.CallOption) (*CreateTriggerResponse, error)
 	// Gives one trigger.
 	GetTrigger(ctx context.Context, in *GetTriggerRequest, opts ...grpc.CallOption) (*GetTriggerResponse, error)
@@ -148,8 +149,9 @@ func (c *triggerServiceClient) FireTrigger(ctx context.Context, in *FireTriggerR
 type TriggerServiceServer interface {
 	// Makes a trigger, and gives its secret: this once.
 	//
-	// Fails with NOT_FOUND for a workflow the caller cannot read, INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`),
-	// RESOURCE_EXHAUSTED (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
+	// Fails with NOT_FOUND for a workflow the caller cannot read, a version or an alias it lacks (`VERSION_NOT_FOUND`,
+	// `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`), RESOURCE_EXHAUSTED
+	// (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
 	CreateTrigger(context.Context, *CreateTriggerRequest) (*CreateTriggerResponse, error)
 	// Gives one trigger.
 	GetTrigger(context.Context, *GetTriggerRequest) (*GetTriggerResponse, error)

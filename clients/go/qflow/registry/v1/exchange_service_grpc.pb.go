@@ -35,8 +35,9 @@ type ExchangeServiceClient interface {
 	// Gives a workflow as a text without ids of this deployment: nodes are told by name and content.
 	//
 	// The text is stable: the same workflow gives the same bytes, and so does the workflow that is made of it by
-	// ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer, and with
-	// PERMISSION_DENIED where `include_nodes` is asked for by a token without the scope `nodes:read`.
+	// ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
+	// it is not there any more (`NODE_MISSING`), and with PERMISSION_DENIED where `include_nodes` is asked for by a token
+	// without the scope `nodes:read`.
 	ExportWorkflow(ctx context.Context, in *ExportWorkflowRequest, opts ...grpc.CallOption) (*ExportWorkflowResponse, error)
 	// Makes a workflow of a text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
 	//
@@ -101,8 +102,9 @@ type ExchangeServiceServer interface {
 	// Gives a workflow as a text without ids of this deployment: nodes are told by name and content.
 	//
 	// The text is stable: the same workflow gives the same bytes, and so does the workflow that is made of it by
-	// ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer, and with
-	// PERMISSION_DENIED where `include_nodes` is asked for by a token without the scope `nodes:read`.
+	// ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
+	// it is not there any more (`NODE_MISSING`), and with PERMISSION_DENIED where `include_nodes` is asked for by a token
+	// without the scope `nodes:read`.
 	ExportWorkflow(context.Context, *ExportWorkflowRequest) (*ExportWorkflowResponse, error)
 	// Makes a workflow of a text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
 	//

@@ -488,11 +488,11 @@ type RetryPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many attempts may follow the first: 0 to 100; 3 when unset.
 	MaxRetries *int32 `protobuf:"varint,1,opt,name=max_retries,json=maxRetries,proto3,oneof" json:"max_retries,omitempty"`
-	// The wait before the first retry: at most an hour; 1 s when unset.
+	// The wait before the first retry: at most an hour; 1 s when unset. Parts of a millisecond are cut off.
 	InitialDelay *durationpb.Duration `protobuf:"bytes,2,opt,name=initial_delay,json=initialDelay,proto3" json:"initial_delay,omitempty"`
 	// By how much each further wait grows: 1 to 10; 2 when unset.
 	Factor *float64 `protobuf:"fixed64,3,opt,name=factor,proto3,oneof" json:"factor,omitempty"`
-	// The longest wait: at most a day; 60 s when unset.
+	// The longest wait: at most a day; 60 s when unset. Parts of a millisecond are cut off.
 	MaxDelay *durationpb.Duration `protobuf:"bytes,4,opt,name=max_delay,json=maxDelay,proto3" json:"max_delay,omitempty"`
 	// The part of each wait that is drawn at random: 0 to 1; 0.1 when unset.
 	Jitter *float64 `protobuf:"fixed64,5,opt,name=jitter,proto3,oneof" json:"jitter,omitempty"`
@@ -905,7 +905,7 @@ type NodeSignal struct {
 	TypeJson string `protobuf:"bytes,2,opt,name=type_json,json=typeJson,proto3" json:"type_json,omitempty"`
 	// The type as Python writes it; set by the server, and ignored in requests.
 	TypeExpression string `protobuf:"bytes,3,opt,name=type_expression,json=typeExpression,proto3" json:"type_expression,omitempty"`
-	// How long it waits, 1 ms to 366 days; without limit when unset.
+	// How long it waits, 1 ms to 366 days; without limit when unset. Parts of a millisecond are cut off.
 	WaitTimeout *durationpb.Duration `protobuf:"bytes,4,opt,name=wait_timeout,json=waitTimeout,proto3" json:"wait_timeout,omitempty"`
 	// The value when the time is up, JSON text; empty: the place fails then.
 	DefaultJson   string `protobuf:"bytes,5,opt,name=default_json,json=defaultJson,proto3" json:"default_json,omitempty"`
@@ -987,7 +987,7 @@ type NodeApproval struct {
 	TypeJson string `protobuf:"bytes,2,opt,name=type_json,json=typeJson,proto3" json:"type_json,omitempty"`
 	// The type as Python writes it; set by the server, and ignored in requests.
 	TypeExpression string `protobuf:"bytes,3,opt,name=type_expression,json=typeExpression,proto3" json:"type_expression,omitempty"`
-	// How long it waits, 1 ms to 366 days, and then fails; without limit when unset.
+	// How long it waits, 1 ms to 366 days, and then fails; without limit when unset. Parts of a millisecond are cut off.
 	WaitTimeout   *durationpb.Duration `protobuf:"bytes,4,opt,name=wait_timeout,json=waitTimeout,proto3" json:"wait_timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1534,7 +1534,7 @@ type WorkflowNode struct {
 	Literals []*LiteralInput `protobuf:"bytes,4,rep,name=literals,proto3" json:"literals,omitempty"`
 	// When failed attempts are tried again; absent: never.
 	Retry *RetryPolicy `protobuf:"bytes,5,opt,name=retry,proto3" json:"retry,omitempty"`
-	// How long one attempt may take, 1 ms to 24 h; 10 minutes when unset.
+	// How long one attempt may take, 1 ms to 24 h; 10 minutes when unset. Parts of a millisecond are cut off.
 	Timeout *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// How much memory one attempt may use, in bytes, 16 MiB to 1 TiB; 512 MiB when 0.
 	MemoryLimitBytes int64 `protobuf:"varint,7,opt,name=memory_limit_bytes,json=memoryLimitBytes,proto3" json:"memory_limit_bytes,omitempty"`
@@ -1568,21 +1568,24 @@ type WorkflowNode struct {
 	ForEach *MapPolicy `protobuf:"bytes,20,opt,name=for_each,json=forEach,proto3" json:"for_each,omitempty"`
 	// Runs it again while a condition holds. A place has this or `for_each`.
 	Repeat *LoopPolicy `protobuf:"bytes,21,opt,name=repeat,proto3" json:"repeat,omitempty"`
-	// How long it may wait for a runner, 1 ms to 30 days; without limit when unset.
+	// How long it may wait for a runner, 1 ms to 30 days; without limit when unset. Parts of a millisecond are cut off.
 	QueueTimeout *durationpb.Duration `protobuf:"bytes,22,opt,name=queue_timeout,json=queueTimeout,proto3" json:"queue_timeout,omitempty"`
-	// How long all its attempts and the waits between them may take, 1 ms to 30 days; without limit when unset.
+	// How long all its attempts and the waits between them may take, 1 ms to 30 days; without limit when unset. Parts of a
+	// millisecond are cut off.
 	TotalTimeout *durationpb.Duration `protobuf:"bytes,23,opt,name=total_timeout,json=totalTimeout,proto3" json:"total_timeout,omitempty"`
 	// What one attempt may use, besides its time and memory; the defaults when absent.
 	Limits *NodeLimits `protobuf:"bytes,25,opt,name=limits,proto3" json:"limits,omitempty"`
 	// For how long a result may be given again, without running the node, to runs of the tenant that would give it the same
-	// inputs: same source, same packages. 1 s to 30 days; never when unset. Not for nodes with `for_each` or `repeat`.
+	// inputs: same source, same packages. 1 s to 30 days; never when unset. Not for nodes with `for_each` or `repeat`. Parts
+	// of a millisecond are cut off.
 	CacheTtl *durationpb.Duration `protobuf:"bytes,24,opt,name=cache_ttl,json=cacheTtl,proto3" json:"cache_ttl,omitempty"`
 	// How much of a process its calls share; WARM when unset.
 	Reuse v1.Reuse `protobuf:"varint,26,opt,name=reuse,proto3,enum=qflow.isolation.v1.Reuse" json:"reuse,omitempty"`
 	// What it requires of a runner; nothing when unset.
 	Runner *RunnerRequirements `protobuf:"bytes,27,opt,name=runner,proto3" json:"runner,omitempty"`
 	// How long an attempt may go without a heartbeat of its code, 100 ms to 24 h: then it is killed and fails, as one that
-	// may be tried again. Without limit when unset. The first is due so long after the call has begun.
+	// may be tried again. Without limit when unset. The first is due so long after the call has begun. Parts of a
+	// millisecond are cut off.
 	HeartbeatTimeout *durationpb.Duration `protobuf:"bytes,28,opt,name=heartbeat_timeout,json=heartbeatTimeout,proto3" json:"heartbeat_timeout,omitempty"`
 	// What it may reach of the network; NONE when unset. Where no runner's deployment allows it, no run is started.
 	Network v1.Network `protobuf:"varint,32,opt,name=network,proto3,enum=qflow.isolation.v1.Network" json:"network,omitempty"`
@@ -2279,7 +2282,8 @@ func (x *WorkflowParameter) GetDefaultJson() string {
 // What holds for a whole run. A setting that nothing enforces does not exist.
 type WorkflowSettings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How long a run may take in all, 1 ms to 30 days; without limit when unset. The engine's sweeper enforces it.
+	// How long a run may take in all, 1 ms to 30 days; without limit when unset. The engine's sweeper enforces it. Parts of
+	// a millisecond are cut off.
 	Timeout       *durationpb.Duration `protobuf:"bytes,1,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -39,7 +39,8 @@ type EnvironmentServiceClient interface {
 	// Pins requirements to exact distributions with their hashes. Only wheels count; nothing is built or run.
 	//
 	// Fails with INVALID_ARGUMENT (`REQUIREMENTS_UNSATISFIABLE`) when no set of wheels meets them, FAILED_PRECONDITION
-	// (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer.
+	// (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer,
+	// RESOURCE_EXHAUSTED (`RUNNER_DISK_FULL`) when the disk is full.
 	ResolveEnvironment(ctx context.Context, in *ResolveEnvironmentRequest, opts ...grpc.CallOption) (*ResolveEnvironmentResponse, error)
 	// Builds what a node, or each node of a workflow's version, runs in, on the runner that is called, and waits for it.
 	//
@@ -136,7 +137,8 @@ type EnvironmentServiceServer interface {
 	// Pins requirements to exact distributions with their hashes. Only wheels count; nothing is built or run.
 	//
 	// Fails with INVALID_ARGUMENT (`REQUIREMENTS_UNSATISFIABLE`) when no set of wheels meets them, FAILED_PRECONDITION
-	// (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer.
+	// (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer,
+	// RESOURCE_EXHAUSTED (`RUNNER_DISK_FULL`) when the disk is full.
 	ResolveEnvironment(context.Context, *ResolveEnvironmentRequest) (*ResolveEnvironmentResponse, error)
 	// Builds what a node, or each node of a workflow's version, runs in, on the runner that is called, and waits for it.
 	//

@@ -39,7 +39,8 @@ type WheelServiceClient interface {
 	//
 	// Fails with INVALID_ARGUMENT (`WHEEL_INVALID`) where it is no sound wheel or not what its name says, DATA_LOSS
 	// (`DIGEST_MISMATCH`) for other bytes than were announced, ALREADY_EXISTS (`WHEEL_EXISTS`) where the tenant has other
-	// bytes under this file name, RESOURCE_EXHAUSTED (`WHEELS_TOO_LARGE`, `WHEELS_TOO_MANY`) beyond a limit.
+	// bytes under this file name, RESOURCE_EXHAUSTED (`WHEELS_TOO_LARGE`, `WHEELS_TOO_MANY`) beyond a limit and where the
+	// disk is full (`RUNNER_DISK_FULL`).
 	UploadWheel(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadWheelRequest, UploadWheelResponse], error)
 	// Gives one wheel of the tenant.
 	GetWheel(ctx context.Context, in *GetWheelRequest, opts ...grpc.CallOption) (*GetWheelResponse, error)
@@ -112,7 +113,8 @@ type WheelServiceServer interface {
 	//
 	// Fails with INVALID_ARGUMENT (`WHEEL_INVALID`) where it is no sound wheel or not what its name says, DATA_LOSS
 	// (`DIGEST_MISMATCH`) for other bytes than were announced, ALREADY_EXISTS (`WHEEL_EXISTS`) where the tenant has other
-	// bytes under this file name, RESOURCE_EXHAUSTED (`WHEELS_TOO_LARGE`, `WHEELS_TOO_MANY`) beyond a limit.
+	// bytes under this file name, RESOURCE_EXHAUSTED (`WHEELS_TOO_LARGE`, `WHEELS_TOO_MANY`) beyond a limit and where the
+	// disk is full (`RUNNER_DISK_FULL`).
 	UploadWheel(grpc.ClientStreamingServer[UploadWheelRequest, UploadWheelResponse]) error
 	// Gives one wheel of the tenant.
 	GetWheel(context.Context, *GetWheelRequest) (*GetWheelResponse, error)

@@ -111,7 +111,7 @@ class StartExecutionRequest(_message.Message):
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """The longest the run may take from its start; then it fails with `deadline_exceeded`. Where the workflow's own limit is
-        shorter, that holds. At least a millisecond.
+        shorter, that holds. At least a millisecond; parts of one are cut off.
         """
 
     @_builtins.property

@@ -167,6 +167,7 @@ class ExecutionReason(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     NODE_COUNT_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
     cause: Global___ExecutionCause.ValueType
     """What kind it is."""
     message: _builtins.str
@@ -183,6 +184,10 @@ class ExecutionReason(_message.Message):
     def time(self) -> _timestamp_pb2.Timestamp:
         """The moment that the cause speaks of."""
 
+    @_builtins.property
+    def limit(self) -> Global___LimitedBy:
+        """Of EXECUTION_CAUSE_LIMITED: the limit, and who has its places."""
+
     def __init__(
         self,
         *,
@@ -192,11 +197,56 @@ class ExecutionReason(_message.Message):
         nodes: _abc.Iterable[_builtins.str] | None = ...,
         node_count: _builtins.int = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        limit: Global___LimitedBy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "cause", b"cause", "message", b"message", "node_count", b"node_count", "nodes", b"nodes", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "cause", b"cause", "limit", b"limit", "message", b"message", "node_count", b"node_count", "nodes", b"nodes", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExecutionReason: _TypeAlias = ExecutionReason  # noqa: Y015
+
+@_typing.final
+class LimitedBy(_message.Message):
+    """A limit that holds something up. Of one with a key, or with a count for each user, it is about the count that this run is in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MAX_RUNNING_FIELD_NUMBER: _builtins.int
+    TAKEN_COUNT_FIELD_NUMBER: _builtins.int
+    EXECUTION_IDS_FIELD_NUMBER: _builtins.int
+    EXECUTION_COUNT_FIELD_NUMBER: _builtins.int
+    AHEAD_COUNT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The limit's name."""
+    max_running: _builtins.int
+    """How many places it has; 0 where it bounds a rate alone. `time` of the reason says when a rate lets the next begin."""
+    taken_count: _builtins.int
+    """How many of them are taken; some may be for what is about to begin."""
+    execution_count: _builtins.int
+    """How many executions have some."""
+    ahead_count: _builtins.int
+    """How many runs or attempts come before the first of these, as turns stand now at this orchestrator: it is next at 0."""
+    @_builtins.property
+    def execution_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Some of the executions that have them: those that are paused, then those that have had one for longest. At most 10."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        max_running: _builtins.int = ...,
+        taken_count: _builtins.int = ...,
+        execution_ids: _abc.Iterable[_builtins.str] | None = ...,
+        execution_count: _builtins.int = ...,
+        ahead_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead_count", b"ahead_count", "execution_count", b"execution_count", "execution_ids", b"execution_ids", "max_running", b"max_running", "name", b"name", "taken_count", b"taken_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitedBy: _TypeAlias = LimitedBy  # noqa: Y015

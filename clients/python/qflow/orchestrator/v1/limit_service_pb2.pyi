@@ -180,7 +180,7 @@ class CreateLimitRequest(_message.Message):
     """
     @_builtins.property
     def period(self) -> _duration_pb2.Duration:
-        """The time that `max_starts` is about: a second to 31 days."""
+        """The time that `max_starts` is about: a second to 31 days. Parts of a millisecond are cut off."""
 
     def __init__(
         self,
@@ -356,7 +356,7 @@ class UpdateLimitRequest(_message.Message):
     """Makes a repeated call answer as the first did, until the limit changes again: a UUID. Empty to go without."""
     @_builtins.property
     def period(self) -> _duration_pb2.Duration:
-        """The time that `max_starts` is about: a second to 31 days."""
+        """The time that `max_starts` is about: a second to 31 days. Parts of a millisecond are cut off."""
 
     def __init__(
         self,

@@ -142,8 +142,8 @@ class RunNodeRequest(_message.Message):
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """The longest the run may take; then it fails with `deadline_exceeded`. At least a millisecond; unset for no limit but
-        the node's, ten minutes an attempt.
+        """The longest the run may take; then it fails with `deadline_exceeded`. At least a millisecond, parts of one are cut off;
+        unset for no limit but the node's, ten minutes an attempt.
         """
 
     @_builtins.property

@@ -236,11 +236,11 @@ class IntervalTiming(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def every(self) -> _duration_pb2.Duration:
-        """The distance: a second to a year, in whole milliseconds."""
+        """The distance: a second to a year, in whole milliseconds: finer parts would add up, and are refused."""
 
     @_builtins.property
     def offset(self) -> _duration_pb2.Duration:
-        """How long after each multiple of the distance since 1970-01-01T00:00:00Z; less than the distance."""
+        """How long after each multiple of the distance since 1970-01-01T00:00:00Z; less than the distance, in whole milliseconds."""
 
     def __init__(
         self,
@@ -285,7 +285,9 @@ class ScheduleTiming(_message.Message):
 
     @_builtins.property
     def jitter(self) -> _duration_pb2.Duration:
-        """Each start is put off by up to this much, by the same for the same tick; at most an hour."""
+        """Each start is put off by up to this much, by the same for the same tick; at most an hour. Parts of a millisecond are
+        cut off.
+        """
 
     def __init__(
         self,
@@ -376,7 +378,7 @@ class ScheduleDefinition(_message.Message):
 
     @_builtins.property
     def catch_up_window(self) -> _duration_pb2.Duration:
-        """How old a missed tick may be: a minute to 30 days. An hour when absent."""
+        """How old a missed tick may be: a minute to 30 days. An hour when absent. Parts of a millisecond are cut off."""
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

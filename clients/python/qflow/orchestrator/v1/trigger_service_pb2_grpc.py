@@ -79,8 +79,9 @@ class TriggerServiceServicer:
     def CreateTrigger(self, request, context):
         """Makes a trigger, and gives its secret: this once.
 
-        Fails with NOT_FOUND for a workflow the caller cannot read, INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`),
-        RESOURCE_EXHAUSTED (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
+        Fails with NOT_FOUND for a workflow the caller cannot read, a version or an alias it lacks (`VERSION_NOT_FOUND`,
+        `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`), RESOURCE_EXHAUSTED
+        (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

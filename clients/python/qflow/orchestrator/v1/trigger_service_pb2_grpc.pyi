@@ -36,8 +36,9 @@ class TriggerServiceStub:
     CreateTrigger: _grpc.UnaryUnaryMultiCallable[_trigger_service_pb2.CreateTriggerRequest, _trigger_service_pb2.CreateTriggerResponse]
     """Makes a trigger, and gives its secret: this once.
 
-    Fails with NOT_FOUND for a workflow the caller cannot read, INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`),
-    RESOURCE_EXHAUSTED (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
+    Fails with NOT_FOUND for a workflow the caller cannot read, a version or an alias it lacks (`VERSION_NOT_FOUND`,
+    `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`), RESOURCE_EXHAUSTED
+    (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
     """
     GetTrigger: _grpc.UnaryUnaryMultiCallable[_trigger_service_pb2.GetTriggerRequest, _trigger_service_pb2.GetTriggerResponse]
     """Gives one trigger."""
@@ -69,8 +70,9 @@ class TriggerServiceAsyncStub(TriggerServiceStub):
     CreateTrigger: _aio.UnaryUnaryMultiCallable[_trigger_service_pb2.CreateTriggerRequest, _trigger_service_pb2.CreateTriggerResponse]  # type: ignore[assignment]
     """Makes a trigger, and gives its secret: this once.
 
-    Fails with NOT_FOUND for a workflow the caller cannot read, INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`),
-    RESOURCE_EXHAUSTED (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
+    Fails with NOT_FOUND for a workflow the caller cannot read, a version or an alias it lacks (`VERSION_NOT_FOUND`,
+    `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`), RESOURCE_EXHAUSTED
+    (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
     """
     GetTrigger: _aio.UnaryUnaryMultiCallable[_trigger_service_pb2.GetTriggerRequest, _trigger_service_pb2.GetTriggerResponse]  # type: ignore[assignment]
     """Gives one trigger."""
@@ -105,8 +107,9 @@ class TriggerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trigger_service_pb2.CreateTriggerResponse, _abc.Awaitable[_trigger_service_pb2.CreateTriggerResponse]]:
         """Makes a trigger, and gives its secret: this once.
 
-        Fails with NOT_FOUND for a workflow the caller cannot read, INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`),
-        RESOURCE_EXHAUSTED (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
+        Fails with NOT_FOUND for a workflow the caller cannot read, a version or an alias it lacks (`VERSION_NOT_FOUND`,
+        `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`), RESOURCE_EXHAUSTED
+        (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
         """
 
     @_abc_1.abstractmethod

@@ -60,8 +60,9 @@ class ExchangeServiceServicer:
         """Gives a workflow as a text without ids of this deployment: nodes are told by name and content.
 
         The text is stable: the same workflow gives the same bytes, and so does the workflow that is made of it by
-        ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer, and with
-        PERMISSION_DENIED where `include_nodes` is asked for by a token without the scope `nodes:read`.
+        ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
+        it is not there any more (`NODE_MISSING`), and with PERMISSION_DENIED where `include_nodes` is asked for by a token
+        without the scope `nodes:read`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,8 +37,9 @@ class ExchangeServiceStub:
     """Gives a workflow as a text without ids of this deployment: nodes are told by name and content.
 
     The text is stable: the same workflow gives the same bytes, and so does the workflow that is made of it by
-    ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer, and with
-    PERMISSION_DENIED where `include_nodes` is asked for by a token without the scope `nodes:read`.
+    ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
+    it is not there any more (`NODE_MISSING`), and with PERMISSION_DENIED where `include_nodes` is asked for by a token
+    without the scope `nodes:read`.
     """
     ImportWorkflow: _grpc.UnaryUnaryMultiCallable[_exchange_service_pb2.ImportWorkflowRequest, _exchange_service_pb2.ImportWorkflowResponse]
     """Makes a workflow of a text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
@@ -66,8 +67,9 @@ class ExchangeServiceAsyncStub(ExchangeServiceStub):
     """Gives a workflow as a text without ids of this deployment: nodes are told by name and content.
 
     The text is stable: the same workflow gives the same bytes, and so does the workflow that is made of it by
-    ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer, and with
-    PERMISSION_DENIED where `include_nodes` is asked for by a token without the scope `nodes:read`.
+    ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
+    it is not there any more (`NODE_MISSING`), and with PERMISSION_DENIED where `include_nodes` is asked for by a token
+    without the scope `nodes:read`.
     """
     ImportWorkflow: _aio.UnaryUnaryMultiCallable[_exchange_service_pb2.ImportWorkflowRequest, _exchange_service_pb2.ImportWorkflowResponse]  # type: ignore[assignment]
     """Makes a workflow of a text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
@@ -98,8 +100,9 @@ class ExchangeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gives a workflow as a text without ids of this deployment: nodes are told by name and content.
 
         The text is stable: the same workflow gives the same bytes, and so does the workflow that is made of it by
-        ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer, and with
-        PERMISSION_DENIED where `include_nodes` is asked for by a token without the scope `nodes:read`.
+        ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
+        it is not there any more (`NODE_MISSING`), and with PERMISSION_DENIED where `include_nodes` is asked for by a token
+        without the scope `nodes:read`.
         """
 
     @_abc_1.abstractmethod

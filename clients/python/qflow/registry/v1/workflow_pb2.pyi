@@ -275,11 +275,11 @@ class RetryPolicy(_message.Message):
     """The part of each wait that is drawn at random: 0 to 1; 0.1 when unset."""
     @_builtins.property
     def initial_delay(self) -> _duration_pb2.Duration:
-        """The wait before the first retry: at most an hour; 1 s when unset."""
+        """The wait before the first retry: at most an hour; 1 s when unset. Parts of a millisecond are cut off."""
 
     @_builtins.property
     def max_delay(self) -> _duration_pb2.Duration:
-        """The longest wait: at most a day; 60 s when unset."""
+        """The longest wait: at most a day; 60 s when unset. Parts of a millisecond are cut off."""
 
     @_builtins.property
     def retryable_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -491,7 +491,7 @@ class NodeSignal(_message.Message):
     """The value when the time is up, JSON text; empty: the place fails then."""
     @_builtins.property
     def wait_timeout(self) -> _duration_pb2.Duration:
-        """How long it waits, 1 ms to 366 days; without limit when unset."""
+        """How long it waits, 1 ms to 366 days; without limit when unset. Parts of a millisecond are cut off."""
 
     def __init__(
         self,
@@ -528,7 +528,7 @@ class NodeApproval(_message.Message):
     """The type as Python writes it; set by the server, and ignored in requests."""
     @_builtins.property
     def wait_timeout(self) -> _duration_pb2.Duration:
-        """How long it waits, 1 ms to 366 days, and then fails; without limit when unset."""
+        """How long it waits, 1 ms to 366 days, and then fails; without limit when unset. Parts of a millisecond are cut off."""
 
     def __init__(
         self,
@@ -882,7 +882,7 @@ class WorkflowNode(_message.Message):
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long one attempt may take, 1 ms to 24 h; 10 minutes when unset."""
+        """How long one attempt may take, 1 ms to 24 h; 10 minutes when unset. Parts of a millisecond are cut off."""
 
     @_builtins.property
     def variables(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariableInput]:
@@ -926,11 +926,13 @@ class WorkflowNode(_message.Message):
 
     @_builtins.property
     def queue_timeout(self) -> _duration_pb2.Duration:
-        """How long it may wait for a runner, 1 ms to 30 days; without limit when unset."""
+        """How long it may wait for a runner, 1 ms to 30 days; without limit when unset. Parts of a millisecond are cut off."""
 
     @_builtins.property
     def total_timeout(self) -> _duration_pb2.Duration:
-        """How long all its attempts and the waits between them may take, 1 ms to 30 days; without limit when unset."""
+        """How long all its attempts and the waits between them may take, 1 ms to 30 days; without limit when unset. Parts of a
+        millisecond are cut off.
+        """
 
     @_builtins.property
     def limits(self) -> Global___NodeLimits:
@@ -939,7 +941,8 @@ class WorkflowNode(_message.Message):
     @_builtins.property
     def cache_ttl(self) -> _duration_pb2.Duration:
         """For how long a result may be given again, without running the node, to runs of the tenant that would give it the same
-        inputs: same source, same packages. 1 s to 30 days; never when unset. Not for nodes with `for_each` or `repeat`.
+        inputs: same source, same packages. 1 s to 30 days; never when unset. Not for nodes with `for_each` or `repeat`. Parts
+        of a millisecond are cut off.
         """
 
     @_builtins.property
@@ -949,7 +952,8 @@ class WorkflowNode(_message.Message):
     @_builtins.property
     def heartbeat_timeout(self) -> _duration_pb2.Duration:
         """How long an attempt may go without a heartbeat of its code, 100 ms to 24 h: then it is killed and fails, as one that
-        may be tried again. Without limit when unset. The first is due so long after the call has begun.
+        may be tried again. Without limit when unset. The first is due so long after the call has begun. Parts of a
+        millisecond are cut off.
         """
 
     @_builtins.property
@@ -1190,7 +1194,9 @@ class WorkflowSettings(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long a run may take in all, 1 ms to 30 days; without limit when unset. The engine's sweeper enforces it."""
+        """How long a run may take in all, 1 ms to 30 days; without limit when unset. The engine's sweeper enforces it. Parts of
+        a millisecond are cut off.
+        """
 
     def __init__(
         self,

@@ -77,7 +77,8 @@ class EnvironmentServiceServicer:
         """Pins requirements to exact distributions with their hashes. Only wheels count; nothing is built or run.
 
         Fails with INVALID_ARGUMENT (`REQUIREMENTS_UNSATISFIABLE`) when no set of wheels meets them, FAILED_PRECONDITION
-        (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer.
+        (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer,
+        RESOURCE_EXHAUSTED (`RUNNER_DISK_FULL`) when the disk is full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,8 @@ class EnvironmentServiceStub:
     """Pins requirements to exact distributions with their hashes. Only wheels count; nothing is built or run.
 
     Fails with INVALID_ARGUMENT (`REQUIREMENTS_UNSATISFIABLE`) when no set of wheels meets them, FAILED_PRECONDITION
-    (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer.
+    (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer,
+    RESOURCE_EXHAUSTED (`RUNNER_DISK_FULL`) when the disk is full.
     """
     PrepareEnvironment: _grpc.UnaryUnaryMultiCallable[_environment_service_pb2.PrepareEnvironmentRequest, _environment_service_pb2.PrepareEnvironmentResponse]
     """Builds what a node, or each node of a workflow's version, runs in, on the runner that is called, and waits for it.
@@ -70,7 +71,8 @@ class EnvironmentServiceAsyncStub(EnvironmentServiceStub):
     """Pins requirements to exact distributions with their hashes. Only wheels count; nothing is built or run.
 
     Fails with INVALID_ARGUMENT (`REQUIREMENTS_UNSATISFIABLE`) when no set of wheels meets them, FAILED_PRECONDITION
-    (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer.
+    (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer,
+    RESOURCE_EXHAUSTED (`RUNNER_DISK_FULL`) when the disk is full.
     """
     PrepareEnvironment: _aio.UnaryUnaryMultiCallable[_environment_service_pb2.PrepareEnvironmentRequest, _environment_service_pb2.PrepareEnvironmentResponse]  # type: ignore[assignment]
     """Builds what a node, or each node of a workflow's version, runs in, on the runner that is called, and waits for it.
@@ -104,7 +106,8 @@ class EnvironmentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Pins requirements to exact distributions with their hashes. Only wheels count; nothing is built or run.
 
         Fails with INVALID_ARGUMENT (`REQUIREMENTS_UNSATISFIABLE`) when no set of wheels meets them, FAILED_PRECONDITION
-        (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer.
+        (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer,
+        RESOURCE_EXHAUSTED (`RUNNER_DISK_FULL`) when the disk is full.
         """
 
     @_abc_1.abstractmethod

@@ -69,7 +69,8 @@ class WheelServiceServicer:
 
         Fails with INVALID_ARGUMENT (`WHEEL_INVALID`) where it is no sound wheel or not what its name says, DATA_LOSS
         (`DIGEST_MISMATCH`) for other bytes than were announced, ALREADY_EXISTS (`WHEEL_EXISTS`) where the tenant has other
-        bytes under this file name, RESOURCE_EXHAUSTED (`WHEELS_TOO_LARGE`, `WHEELS_TOO_MANY`) beyond a limit.
+        bytes under this file name, RESOURCE_EXHAUSTED (`WHEELS_TOO_LARGE`, `WHEELS_TOO_MANY`) beyond a limit and where the
+        disk is full (`RUNNER_DISK_FULL`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

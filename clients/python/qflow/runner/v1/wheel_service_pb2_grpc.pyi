@@ -41,7 +41,8 @@ class WheelServiceStub:
 
     Fails with INVALID_ARGUMENT (`WHEEL_INVALID`) where it is no sound wheel or not what its name says, DATA_LOSS
     (`DIGEST_MISMATCH`) for other bytes than were announced, ALREADY_EXISTS (`WHEEL_EXISTS`) where the tenant has other
-    bytes under this file name, RESOURCE_EXHAUSTED (`WHEELS_TOO_LARGE`, `WHEELS_TOO_MANY`) beyond a limit.
+    bytes under this file name, RESOURCE_EXHAUSTED (`WHEELS_TOO_LARGE`, `WHEELS_TOO_MANY`) beyond a limit and where the
+    disk is full (`RUNNER_DISK_FULL`).
     """
     GetWheel: _grpc.UnaryUnaryMultiCallable[_wheel_service_pb2.GetWheelRequest, _wheel_service_pb2.GetWheelResponse]
     """Gives one wheel of the tenant."""
@@ -63,7 +64,8 @@ class WheelServiceAsyncStub(WheelServiceStub):
 
     Fails with INVALID_ARGUMENT (`WHEEL_INVALID`) where it is no sound wheel or not what its name says, DATA_LOSS
     (`DIGEST_MISMATCH`) for other bytes than were announced, ALREADY_EXISTS (`WHEEL_EXISTS`) where the tenant has other
-    bytes under this file name, RESOURCE_EXHAUSTED (`WHEELS_TOO_LARGE`, `WHEELS_TOO_MANY`) beyond a limit.
+    bytes under this file name, RESOURCE_EXHAUSTED (`WHEELS_TOO_LARGE`, `WHEELS_TOO_MANY`) beyond a limit and where the
+    disk is full (`RUNNER_DISK_FULL`).
     """
     GetWheel: _aio.UnaryUnaryMultiCallable[_wheel_service_pb2.GetWheelRequest, _wheel_service_pb2.GetWheelResponse]  # type: ignore[assignment]
     """Gives one wheel of the tenant."""
@@ -88,7 +90,8 @@ class WheelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Fails with INVALID_ARGUMENT (`WHEEL_INVALID`) where it is no sound wheel or not what its name says, DATA_LOSS
         (`DIGEST_MISMATCH`) for other bytes than were announced, ALREADY_EXISTS (`WHEEL_EXISTS`) where the tenant has other
-        bytes under this file name, RESOURCE_EXHAUSTED (`WHEELS_TOO_LARGE`, `WHEELS_TOO_MANY`) beyond a limit.
+        bytes under this file name, RESOURCE_EXHAUSTED (`WHEELS_TOO_LARGE`, `WHEELS_TOO_MANY`) beyond a limit and where the
+        disk is full (`RUNNER_DISK_FULL`).
         """
 
     @_abc_1.abstractmethod

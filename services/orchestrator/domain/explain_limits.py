@@ -1,0 +1,75 @@
+"""What a limit holds up: who has its places, how many come first, and the shortest way on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """An execution that has places under a limit."""
+
+    execution_id: UUID
+    is_paused: bool = False  # and keeps a place of its own, as a run does that has begun
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limited:
+    """What of a run waits for places in one count of a limit."""
+
+    limit: str
+    nodes: Sequence[str]  # none where the run itself waits
+    own_id: UUID
+    max_running: int | None = None
+    taken: int = 0  # places; some may be for nothing yet
+    holders: Sequence[Holder] = ()  # some of them
+    holder_count: int = 0
+    ahead: int = 0  # what comes before the first of these
+    free_at: datetime | None = None  # when the rate lets the next begin
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every place is taken."""
+        return self.max_running is not None and self.taken >= self.max_running
+
+
+def situation(limited: Limited) -> str:
+    """Say what waits, and for what."""
+    if limited.nodes:
+        said = f"they wait for places under the limit {limited.limit}"
+    else:
+        said = f"the run waits for a place under the limit {limited.limit}"
+    if limited.is_full:
+        said += f"; {limited.taken} of {limited.max_running} are taken{_by(limited)}"
+    elif limited.free_at is not None:
+        said += "; its rate lets the next begin at the time that is given"
+    if limited.ahead:
+        return f"{said}; {limited.ahead} come first"
+    return f"{said}; {'the first of them' if len(limited.nodes) > 1 else 'it'} is next"
+
+
+def _by(limited: Limited) -> str:
+    if limited.holder_count == 1 and limited.holders[:1] == [Holder(limited.own_id)]:
+        return ", all by this run"
+    ids = ", ".join(str(each.execution_id) for each in limited.holders)
+    more = ", …" if limited.holder_count > len(limited.holders) else ""
+    return f" by {limited.holder_count} executions ({ids}{more})" if ids else ""
+
+
+def way_on(limited: Limited) -> str:
+    """Say the shortest thing that lets it go on."""
+    raising = f"UpdateLimit with the name {limited.limit} lets more go on"
+    if not limited.is_full:
+        return f"wait, or {raising}"
+    others = [each for each in limited.holders if each.execution_id != limited.own_id]
+    if not others:
+        return f"wait until one of them ends, or {raising}"
+    first = others[0]
+    if first.is_paused:
+        keeps = f"ResumeExecution of {first.execution_id}, which is paused and keeps its place"
+        return f"{keeps}; CancelExecution frees it; {raising}"
+    frees = f"CancelExecution of {first.execution_id} frees what it has"
+    return f"wait until one of them ends; {frees}; {raising}"

@@ -1,0 +1,55 @@
+"""What limits hold up of a run, looked up in the line where it waits and in the places' rows."""
+
+from __future__ import annotations
+
+from services.kit.pg import Pool, transaction
+from services.orchestrator.domain.explain import NAMES_MAX
+from services.orchestrator.domain.explain_limits import Limited
+from services.orchestrator.domain.limit_lanes import WHOLE_RUN, Place
+from services.orchestrator.domain.limits import Demand
+from services.orchestrator.domain.state import Run
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.storage import limit_slots
+from services.orchestrator.storage.limit_slots import Taken
+
+_UNKNOWN = Taken(max_running=None, taken=0, holders=0, free_at=None)
+
+
+async def limited_parts(pool: Pool, engine: Engine, run: Run) -> list[Limited]:
+    """Give what of a run waits for places under limits, by the count that holds it up.
+
+    Whoever reads the run reads all others of its tenant, to which the limit belongs.
+    """
+    places: dict[Demand, list[Place]] = {}
+    for each in engine.core.limited.places_of(run.id):
+        if each.demand.limit_id in engine.core.limits.by_id:
+            places.setdefault(each.demand, []).append(each)
+    if not places:
+        return []
+    names = {
+        demand: [run.node_id(slot) for each in of for slot in each.slots if slot != WHOLE_RUN]
+        for demand, of in places.items()
+    }
+    async with transaction(pool) as db:
+        taken = await limit_slots.get_taken(db, places)
+        holders = await limit_slots.get_holders(db, places, limit=NAMES_MAX)
+    limited = []
+    for demand, of in places.items():
+        count = taken.get(demand, _UNKNOWN)
+        limit = engine.core.limits.by_id.get(demand.limit_id)
+        if limit is None:  # it went in between
+            continue
+        limited.append(
+            Limited(
+                limit=limit.name,
+                nodes=names[demand],
+                own_id=run.id,
+                max_running=count.max_running,
+                taken=count.taken,
+                holders=holders.get(demand, []),
+                holder_count=count.holders,
+                ahead=min(each.ahead for each in of),
+                free_at=count.free_at,
+            )
+        )
+    return limited

@@ -26,6 +26,7 @@ __all__ = [
     "Expression",
     "ExpressionError",
     "compile_expression",
+    "compile_new",
 ]
 
 VALUES_BYTES_MAX: Final = 65_536
@@ -136,6 +137,23 @@ def compile_expression(text: str, names: Collection[str]) -> Expression:
             raise ExpressionError("this is not an expression") from None
         raise
     return Expression(text, shape, program)
+
+
+def compile_new(text: str, names: Collection[str]) -> Expression:
+    """Compile what is about to be stored: refuses also what would fail whatever the values are.
+
+    Not what is stored already: a part of it that is never worked out does no harm.
+    """
+    compiled = compile_expression(text, names)
+    for part in compiled.shape.zoned:
+        raise ExpressionError(f"{part.text}() takes nothing: it tells UTC", part.place + 1)
+    for pattern in compiled.shape.patterns:
+        try:
+            compile_expression(f"''.matches({pattern.text})", ()).evaluate({})
+        except ExpressionError as error:
+            why = str(error).rpartition("error: ")[2]
+            raise ExpressionError(f"this is no pattern: {why}", pattern.place + 1) from None
+    return compiled
 
 
 def _loaded() -> Any:

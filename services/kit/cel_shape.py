@@ -114,6 +114,8 @@ class Shape:
     is_valued: bool
     is_branching: bool  # whether values decide which of its parts are worked out
     ternary: tuple[str, str, str] | None  # its three parts, where it is `condition ? a : b`
+    patterns: tuple[Token, ...]  # what `matches` takes, as it is written
+    zoned: tuple[Token, ...]  # parts of a time that are asked of a zone
 
 
 def shape_of(text: str, names: frozenset[str]) -> Shape:
@@ -166,6 +168,8 @@ class _Reader:
         self._elements_max = 0
         self._is_relation = self._is_arithmetic = self._ends_valued = False
         self._is_branching = False
+        self._patterns: list[Token] = []
+        self._zoned: list[Token] = []
         self._marks: list[Token] = []  # each ? and : that stands in no bracket
 
     def read(self) -> Shape:
@@ -191,6 +195,8 @@ class _Reader:
             is_valued=self._is_arithmetic or ends_valued,
             is_branching=self._is_branching,
             ternary=self._ternary(),
+            patterns=tuple(self._patterns),
+            zoned=tuple(self._zoned),
         )
 
     def _fail(self, message: str, token: Token) -> None:
@@ -232,6 +238,8 @@ class _Reader:
             self._fail(f"there is no {what} {token.text!r}", token)
         if token.text == "matches":
             self._pattern(index, token)
+        if token.text.startswith("get") and self._text_at(index + 2) != ")":
+            self._zoned.append(token)
 
     def _pattern(self, index: int, token: Token) -> None:
         # A pattern that values make up, or that counts repetitions, may take long to compile.
@@ -243,6 +251,7 @@ class _Reader:
             self._fail(f"a pattern has {limit}", pattern)
         if self._macro():
             self._fail("matches() inside a macro would compile its pattern each turn", token)
+        self._patterns.append(pattern)
 
     def _operator(self, index: int, token: Token) -> None:
         if token.text in _OPENING:

@@ -175,7 +175,7 @@ class Store:
             self._write(t, at, started, member_id)
         for observer in self.observers:
             observer(batch)
-        return {"at": at, "started": list(started)}
+        return {"at": at, "clock": self.clock(), "started": list(started)}
 
     def _look(self, batch: Sequence[Transition]) -> set[UUID]:  # noqa: C901  # as `_write`
         """Hold a batch against the rows as they are; returns the runs that it starts."""
@@ -272,7 +272,7 @@ class Store:
     ) -> None:
         for run in t.run_inserts:
             if run.id in started:
-                self._insert_run(run, at)
+                self._insert_run(run)
         for change in t.run_changes:
             self._change_run(change, at)
         for node in t.node_inserts:
@@ -318,11 +318,12 @@ class Store:
             assert taker not in self.taken, f"{signal.node_id} took two words"
             self.taken[taker] = signal.id
 
-    def _insert_run(self, run: RunInsert, at: datetime) -> None:
+    def _insert_run(self, run: RunInsert) -> None:
         if run.request_id:
             self.requests[run.created_by, run.request_id] = run.id
         if run.parent_execution_id is not None:
             self.children_of[run.parent_execution_id].append(run.id)
+        at = self.clock()
         timeout, begins = run.timeout_ms, max(at, run.start_at or at)
         self.runs[run.id] = {
             **run._asdict(),
@@ -365,7 +366,7 @@ class Store:
             {
                 "started_at": at if placed.starts else None,
                 "completed_at": at if placed.status in NODE_FINAL else None,
-                "due_at": None if due_ms is None else at + timedelta(milliseconds=due_ms),
+                "due_at": None if due_ms is None else self.clock() + timedelta(milliseconds=due_ms),
                 "child_execution_id": placed.child_id,
             },
         )
@@ -435,7 +436,11 @@ class Store:
             began_at=row["began_at"] or began,
             completed_at=max(at, began or at) if moved.final else None,
             child_execution_id=moved.child_id or row["child_execution_id"],
-            due_at=None if moved.due_ms is None else at + timedelta(milliseconds=moved.due_ms),
+            due_at=(
+                None
+                if moved.due_ms is None
+                else self.clock() + timedelta(milliseconds=moved.due_ms)
+            ),
             error_stack_trace=moved.stack_trace,
         )
 
@@ -448,7 +453,7 @@ class Store:
         start_at = run["start_at"]
         starts = None if start_at is None else (start_at - self.clock()).total_seconds()
         named = {"exception_type": self.exception_type(run)}
-        return run | named | {"deadline_s": left, "starts_s": starts}
+        return run | named | {"deadline_s": left, "starts_s": starts, "clock": self.clock()}
 
     def exception_type(self, run: Row) -> str | None:
         """Give the class that the node raised which failed the run."""

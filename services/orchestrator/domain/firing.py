@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 
 from qflow.types import ValueTextError, parse_strict
 
-from services.kit.cel import Expression, ExpressionError, compile_expression
+from services.kit.cel import Expression, ExpressionError, compile_expression, compile_new
 from services.kit.errors import invalid
 
 # A call that was overheard may be sent again for so long; it then gives the same run.
@@ -55,7 +55,7 @@ def check_filter(text: str) -> None:
     if not text:
         return
     try:
-        expression = _compiled(text)
+        expression = compile_new(text, {PAYLOAD})
     except ExpressionError as error:
         raise invalid("filter", "EXPRESSION_INVALID", str(error)) from None
     if expression.is_never_boolean:

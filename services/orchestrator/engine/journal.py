@@ -67,7 +67,8 @@ class Committed(NamedTuple):
     """A batch that is durable."""
 
     batch: Sequence[Transition]
-    at: datetime
+    at: datetime  # what it is stamped with: never earlier than the batch before
+    clock: datetime | None  # what the database's clock showed; None where nothing was written
     started: frozenset[UUID]  # of the runs it was to insert, those that it did
 
 
@@ -259,7 +260,7 @@ class Journal:
 
     async def _write(self, batch: list[Transition]) -> None:
         if not any(t.writes for t in batch):  # commands alone
-            self._let_out(Committed(batch, self._last, frozenset()))
+            self._let_out(Committed(batch, self._last, None, frozenset()))
             return
         try:
             began = time.perf_counter()
@@ -341,7 +342,8 @@ class Journal:
             else:
                 assert row is not None
                 self._last = row["at"]
-                return Committed(batch, row["at"], frozenset(row["started"] or ()))
+                started = frozenset(row["started"] or ())
+                return Committed(batch, row["at"], row["clock"], started)
 
     async def _statement(self, sql: str) -> asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]:
         if self._db is None or self._db.is_closed():

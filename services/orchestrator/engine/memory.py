@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Final, Protocol
 from uuid import UUID
@@ -57,6 +58,7 @@ class Loaded:
         self.held: dict[UUID, Claim] = {}  # places under limits, by the run or node row
         self.quotas: Mapping[UUID, Quota] = {}  # by tenant
         self.budgets: dict[UUID, Budget] = {}  # by run
+        self.clock: datetime | None = None  # what the database's showed with the last of the runs
         # Ends of runs whose rows no run can be made of.
         self.given_up: list[Transition] = []
 
@@ -170,6 +172,8 @@ class Memory(Outlet):
 
     def _adopt(self, loaded: Loaded) -> None:
         now = self.now()
+        if loaded.clock is not None:
+            self.database_clock.told(loaded.clock)
         self.core.unlocked |= loaded.unlocked
         self.core.held |= loaded.held
         self.core.quotas_known(loaded.quotas)

@@ -26,6 +26,7 @@ from services.orchestrator.domain.rows import (
 from services.orchestrator.domain.state import Run, Spliced
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
 from services.orchestrator.engine.callers import Callers
+from services.orchestrator.engine.database_clock import DatabaseClock
 from services.orchestrator.engine.ended import Ended
 from services.orchestrator.engine.hub import Change, Hub
 from services.orchestrator.engine.journal import (
@@ -62,6 +63,7 @@ class Outlet:
         self.shards = shards or Shards()
         self.placements = Placements()
         self.hub = Hub()
+        self.database_clock = DatabaseClock(self.now)
         self.core = self._new_core()
         self.streams: dict[UUID, Stream] = {}
         self._told: dict[Stream, None] = {}  # those for which a commit let something out
@@ -124,7 +126,13 @@ class Outlet:
         self._apply(self.core.declined(record.runner, record.id, token))
 
     def _new_core(self) -> Core:
-        return Core(epoch=self.member.epoch, new_id=uuid7, draw=random.random, clock=self.now)
+        return Core(
+            epoch=self.member.epoch,
+            new_id=uuid7,
+            draw=random.random,
+            clock=self.now,
+            wall=self.database_clock.now,
+        )
 
     def _apply(self, transitions: Iterable[Transition]) -> None:
         for transition in transitions:
@@ -163,6 +171,8 @@ class Outlet:
     def _released(self, committed: Committed) -> None:
         """Let out what hangs on a batch, in order."""
         refused = []
+        if committed.clock is not None:
+            self.database_clock.told(committed.clock)
         for t in committed.batch:
             run = self.core.runs.get(t.run_id)
             if t.run_inserts and not self._answer_start(t, run, committed):
@@ -193,7 +203,8 @@ class Outlet:
             self._callers.refused(t.run_id)
             return False
         if run is not None:
-            run.created_at = committed.at
+            assert committed.clock is not None
+            run.created_at = committed.clock
             copied = {each.id for each in t.copies}
             for record in run.records if copied else ():
                 if record is not None and record.id in copied:
@@ -201,11 +212,11 @@ class Outlet:
                     record.started_at = None if skipped else committed.at
                     record.completed_at = committed.at
             row = t.run_inserts[0]
-            begins = max(committed.at, row.start_at or committed.at)
+            begins = max(committed.clock, row.start_at or committed.clock)
             if row.timeout_ms is not None:
                 run.deadline_at = begins + timedelta(milliseconds=row.timeout_ms)
             if row.start_at is not None:
-                delay_s = (begins - committed.at).total_seconds()
+                delay_s = (begins - committed.clock).total_seconds()
                 timeout_ms = row.timeout_ms
                 begun = self.core.begin_in(run, delay_s, now=self.now(), timeout_ms=timeout_ms)
                 self._apply(begun)
@@ -240,7 +251,7 @@ class Outlet:
         final = bool(t.run_changes) and any(change.final for change in t.run_changes)
         if run is not None:
             if run.started_at is None and _starts(t):
-                run.started_at = at
+                run.started_at = run.created_at if t.run_inserts else at
             if final:
                 run.completed_at = max(at, run.started_at or at)
             if t.run_changes and any(change.cancels for change in t.run_changes):

@@ -64,7 +64,10 @@ _FENCE: Final[LiteralString] = """
     SELECT 1 FROM engine_members WHERE id = $1 AND epoch = $2 AND state = 'live' FOR UPDATE
 """
 _GIVEN: Final = re.compile(r"(?<=FROM |SING )given(?![.])")  # where rows are read, not a column
+# What follows is never stamped earlier than what came before, whatever the clock did meanwhile.
 _STAMP: Final = "GREATEST(now(), $3::timestamptz)"
+# What lies ahead is told by the clock itself: one that was ahead for a while holds up nothing.
+_CLOCK: Final = "now()"
 # The bits of a statement's mask: its parts, what rows are asked besides, of which parts some row is
 # unusual, whether each part has one row.
 _ASKED: Final = tuple(column for part in PARTS for column, _ in part.asked)
@@ -118,7 +121,8 @@ def statement(mask: int) -> str:
         for column, clause in part.asked:
             if mask & _bit_asked(column):
                 sql = sql.replace(f"/*{column}*/", clause)
-        sql = sql.replace("/*first*/ NOT given.first", first).replace("stamp.at", _STAMP)
+        sql = sql.replace("/*first*/ NOT given.first", first)
+        sql = sql.replace("stamp.at", _STAMP).replace("clock.at", _CLOCK)
         parts.append(f"{part.name} AS ({_GIVEN.sub(rows, sql)})")
         if part.counted:
             counted.append(part.name)
@@ -136,7 +140,7 @@ def statement(mask: int) -> str:
         WITH {", ".join(parts)}
         SELECT CASE WHEN count(fence.held) = 0 OR count(written.row) <> {due}
                     THEN engine_check(count(fence.held), {due}, count(written.row), '{names}') END,
-               {_STAMP} AS at, {ids} AS started
+               {_STAMP} AS at, {_CLOCK} AS clock, {ids} AS started
           FROM ({_FENCE}) AS fence(held) LEFT JOIN ({written}) AS written(row) ON true
     """
 

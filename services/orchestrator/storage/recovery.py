@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, LiteralString
 from uuid import UUID
 
@@ -44,7 +45,8 @@ _OPEN: Final[LiteralString] = f"""
            parent_execution_id, relation, node_version_id, ignores_cache, traceparent,
            {EXCEPTION_TYPE},
            EXTRACT(epoch FROM start_at - clock_timestamp())::float8 AS starts_s,
-           EXTRACT(epoch FROM deadline_at - clock_timestamp())::float8 AS deadline_s
+           EXTRACT(epoch FROM deadline_at - clock_timestamp())::float8 AS deadline_s,
+           clock_timestamp() AS clock
       FROM workflow_executions
      WHERE status IN ('pending', 'running', 'paused') AND id = ANY($1)
      ORDER BY id
@@ -113,6 +115,7 @@ class OpenRun:
     run: Run
     due_s: Mapping[int, float]
     deadline_s: float | None
+    clock: datetime  # what the database's showed
     ended_children: Sequence[EndedChild] = ()
 
 
@@ -230,7 +233,7 @@ def _to_open_run(
     ]
     if (row["starts_s"] or 0) > 0 and _waits_for_its_time(run):
         due_s[BEGIN] = row["starts_s"]
-    return OpenRun(run, due_s, row["deadline_s"], ended)
+    return OpenRun(run, due_s, row["deadline_s"], row["clock"], ended)
 
 
 def _waits_for_its_time(run: Run) -> bool:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from uuid import UUID, uuid5
 
 from services.kit.caller import Caller
-from services.kit.errors import QflowError
+from services.kit.errors import QflowError, invalid
 from services.kit.filter.language import And, Comparison, Expression, Or
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.pg import Db, as_caller
@@ -60,16 +60,16 @@ async def choose(
     filter_text: str,
     among: Expression,
 ) -> Chosen:
-    """Give the runs that are named or found."""
+    """Give the runs that are named or found; a filter that says nothing would take them all."""
     if not filter_text:
         return Chosen(execution_ids)
     asked = listing.asked_from(filter_text=filter_text)
-    terms = [among] if asked.expression is None else [asked.expression, among]
-    expression = terms[0] if len(terms) == 1 else And(tuple(terms))
+    if asked.expression is None:
+        raise invalid("filter", "FILTER_EMPTY", "is blank: say which runs, as status = failed")
     found = await listing.find(
         reader,
         caller,
-        listing.Asked(expression, asked.order),
+        listing.Asked(And((asked.expression, among)), asked.order),
         after=None,
         limit=ITEMS_MAX + 1,
         full=False,

@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 
 from services.kit.caller import Caller
-from services.kit.cel import ExpressionError
+from services.kit.cel import ExpressionError, compile_new
 from services.kit.errors import (
     AlreadyExists,
     FieldViolation,
@@ -21,7 +21,7 @@ from services.kit.errors import (
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller, transaction
 from services.kit.updates import check_etag
-from services.orchestrator.domain.limits import compile_key
+from services.orchestrator.domain.limits import INPUT
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import limit_slots, quota_usage
 from services.orchestrator.storage import limits as stored
@@ -178,7 +178,8 @@ def _new(caller: Caller, name: str, allowed: Allowed, subject: Subject) -> Store
 
 def _check_key(text: str) -> None:
     try:
-        compile_key(text)
+        if text:
+            compile_new(text, {INPUT})
     except ExpressionError as error:
         raise InvalidArgument(
             "EXPRESSION_INVALID",

@@ -56,6 +56,7 @@ async def load(
             else:
                 loaded.runs.append((each.run, dict(each.due_s), each.deadline_s))
                 loaded.ended_children += each.ended_children
+                loaded.clock = each.clock
         await asyncio.sleep(0)
     return loaded
 

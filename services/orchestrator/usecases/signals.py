@@ -33,7 +33,9 @@ from services.orchestrator.usecases.given_values import check, parsed
 
 log = structlog.get_logger()
 
-EARLY_MAX: Final = 1000  # words of one run that nobody took yet
+# Words of one run that nobody took yet: they lie in memory until somebody does.
+EARLY_MAX: Final = 1000
+EARLY_BYTES_MAX: Final = 4 * 1024 * 1024
 WAITS_MAX: Final = 1000
 
 
@@ -205,10 +207,14 @@ def _check_sent(run: Run, name: str, text: str) -> None:
         raise _unknown(run, name, Kind.SIGNAL)
     for each in types:
         check("payload_json", each, parsed("payload_json", text))
-    if sum(len(words) for words in run.signals.values()) >= EARLY_MAX:
+    if run.waiting.get((Kind.SIGNAL, name)):
+        return  # it is taken at once
+    early = [len(word.outputs[0]) for words in run.signals.values() for word in words]
+    if len(early) >= EARLY_MAX or sum(early) + len(text.encode()) > EARLY_BYTES_MAX:
         raise ResourceExhausted(
             "SIGNALS_WAIT",
-            f"{EARLY_MAX} signals wait to be taken; send more once nodes have taken some",
+            f"{len(early)} signals of {sum(early)} bytes wait to be taken, of at most {EARLY_MAX}"
+            f" and {EARLY_BYTES_MAX}; send more once nodes have taken some",
             retry_after_s=1.0,
         )
 

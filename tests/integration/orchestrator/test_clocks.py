@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+from google.protobuf.duration_pb2 import Duration
 from qflow.orchestrator.v1 import control_service_pb2 as pb
 from qflow.orchestrator.v1 import explain_service_pb2 as why
 from qflow.orchestrator.v1.control_service_pb2_grpc import ControlServiceStub
@@ -120,6 +121,26 @@ async def test_a_run_that_is_paused_and_resumed_keeps_the_moment_of_its_next_try
     )
     began_at = cast("datetime", began)
     assert due_at - timedelta(milliseconds=100) < began_at < due_at + timedelta(milliseconds=2500)
+
+
+async def test_a_clock_that_was_an_hour_ahead_begins_no_run_before_its_time(
+    orchestra: Orchestra, diamond: str
+) -> None:
+    """What is stamped follows the latest of the rows; what lies ahead follows the clock."""
+    orchestra.forges = True
+    word = {"kind": "signal", "signal": {"name": "word"}}
+    waits = factories.workflow(
+        orchestra.sql, orchestra.owner, nodes={"w": word}, edges=[], inputs=(), outputs=[]
+    )
+    async with orchestra.running():
+        await start(orchestra, waits, "{}")
+    orchestra.sql.execute("UPDATE workflow_executions SET started_at = now() + interval '1 hour'")
+    async with orchestra.running():
+        later = moment(timedelta(minutes=10))
+        run = await start(orchestra, diamond, start_time=later, timeout=Duration(seconds=60))
+        assert PENDING == (await get(orchestra, run.id)).status
+        late = run.deadline_time.ToDatetime(UTC) - datetime.now(UTC)
+        assert timedelta(minutes=10) < late < timedelta(minutes=12)
 
 
 async def until_retrying(orchestra: Orchestra, run_id: str) -> datetime:

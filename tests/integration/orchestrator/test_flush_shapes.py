@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from services.orchestrator.domain.rows import (
     FlowInsert,
     NodeComplete,
     NodeInsert,
+    NodePlaced,
     RunChange,
     RunInsert,
     Transition,
@@ -198,6 +199,22 @@ async def test_no_flush_is_before_the_one_before_it(stage: Stage) -> None:
     written = await stage.write(stage.begun(), last=ahead)
     assert ahead == written["at"]
     assert [(ahead,)] == stage.rows("SELECT started_at FROM node_executions")
+
+
+async def test_what_lies_ahead_is_told_by_the_clock_that_was_set_right(stage: Stage) -> None:
+    """A clock that was years ahead for a moment puts off no timer until it has come there."""
+    ahead = datetime(2100, 1, 1, tzinfo=UTC)
+    begun = stage.begun(timeout_ms=60_000)
+    waits = NodePlaced(
+        uuid7(), begun.run_id, "w", "w", "builtin", stage.node_version, "waiting", 2, 0, 8, 1, 0,
+        True, True, 5_000, None, None, None, None, None,
+    )  # fmt: skip
+    written = await stage.write(replace(begun, placed={waits.id: waits}), last=ahead)
+    assert written["clock"] < ahead
+    told = "SELECT deadline_at - created_at, created_at FROM workflow_executions"
+    assert [(timedelta(minutes=1), written["clock"])] == stage.rows(told)
+    due = "SELECT due_at FROM node_executions WHERE node_id = 'w'"
+    assert [(written["clock"] + timedelta(seconds=5),)] == stage.rows(due)
 
 
 @pytest.mark.parametrize("beside", [0, 1])

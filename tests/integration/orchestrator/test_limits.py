@@ -367,6 +367,7 @@ async def test_a_limit_that_is_made_at_one_orchestrator_soon_holds_at_the_other(
         ({"max_running": 0}, ("INVALID_ARGUMENT", "INVALID_REQUEST")),
         ({"key_expression": "input.x >"}, ("INVALID_ARGUMENT", "EXPRESSION_INVALID")),
         ({"key_expression": "other.x"}, ("INVALID_ARGUMENT", "EXPRESSION_INVALID")),
+        ({"key_expression": "input.x.matches('[')"}, ("INVALID_ARGUMENT", "EXPRESSION_INVALID")),
         ({"key_expression": "(" * 4000}, ("INVALID_ARGUMENT", "EXPRESSION_INVALID")),
         ({"max_starts": 1}, ("INVALID_ARGUMENT", "INVALID_REQUEST")),
         ({"period": Duration(seconds=1)}, ("INVALID_ARGUMENT", "INVALID_REQUEST")),

@@ -7,13 +7,22 @@ from collections import Counter
 from typing import Any
 
 from qflow.orchestrator.v1.rerun_service_pb2 import (
+    BatchCancelExecutionsRequest,
     BatchRerunExecutionsRequest,
     BatchRetryExecutionsRequest,
 )
 
 from tests.fakes.runner import Fail
 from tests.integration.orchestrator.conftest import Orchestra
-from tests.integration.orchestrator.control import chain, ended, get, refusal, reruns, start
+from tests.integration.orchestrator.control import (
+    PENDING,
+    chain,
+    ended,
+    get,
+    refusal,
+    reruns,
+    start,
+)
 
 
 def fail(*_: Any) -> object:
@@ -55,6 +64,23 @@ async def test_a_repeated_batch_leaves_out_what_the_first_one_made(orchestra: Or
                 assert ("ALREADY_EXISTS", "REQUEST_ID_REUSED") == refused[:2]
     # One was there, its retry made two of it, and their reruns four.
     assert [(4,)] == orchestra.rows("SELECT count(*) FROM workflow_executions")
+
+
+async def test_a_filter_of_nothing_but_space_takes_no_run(orchestra: Orchestra) -> None:
+    """B-list: it lets everything through, and a slip of a script would have cancelled all."""
+    async with orchestra.running():
+        run = await start(orchestra, chain(orchestra, "a"))
+        stub = reruns(orchestra)
+        calls: tuple[tuple[Any, Any], ...] = (
+            (stub.BatchCancelExecutions, BatchCancelExecutionsRequest),
+            (stub.BatchRetryExecutions, BatchRetryExecutionsRequest),
+            (stub.BatchRerunExecutions, BatchRerunExecutionsRequest),
+        )
+        for call, message in calls:
+            for blank in (" ", "\t \n"):
+                refused = await refusal(call(message(filter=blank)))
+                assert ("INVALID_ARGUMENT", "FILTER_EMPTY") == refused[:2]
+        assert PENDING == (await get(orchestra, run.id)).status
 
 
 async def test_a_repeated_batch_completes_what_the_first_one_chose(orchestra: Orchestra) -> None:

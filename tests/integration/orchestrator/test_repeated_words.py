@@ -111,3 +111,51 @@ async def test_a_call_that_is_repeated_while_the_first_is_under_way_is_answered_
         ended = await orchestra.stub.WaitExecution(pb.WaitExecutionRequest(execution_id=run))
     assert execution_pb2.EXECUTION_STATUS_COMPLETED == ended.execution.status
     assert [(2,)] == orchestra.rows("SELECT count(*) FROM execution_signals")
+
+
+async def test_early_words_of_a_run_are_bounded_in_bytes_and_stop_none_that_is_waited_for(
+    orchestra: Orchestra,
+) -> None:
+    """They lie in memory: a thousand of the largest would be 64 MiB of every run."""
+    text = {"t": "str"}
+    late = {"kind": "signal", "signal": {"name": "late", "type": text, "timeout_ms": None}}
+    workflow = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"s": GO, "l": late},
+        edges=[],
+        links=[{"source": "s", "target": "l", "kind": "order"}],
+        inputs=(),
+        outputs=[],
+    )
+    async with orchestra.running():
+        run = await orchestra.stub.StartExecution(
+            pb.StartExecutionRequest(workflow_id=str(workflow))
+        )
+        stub = ControlServiceStub(orchestra.channel(orchestra.owner.token))
+        said = partial(send, execution_id=run.execution.id, name="late")
+        large = '"' + "x" * 65_534 + '"'
+        for _ in range(64):
+            assert "" == (await stub.SendSignal(said(payload_json=large))).node_id
+        refused = await refusal(stub.SendSignal(said(payload_json='""')))
+        assert ("RESOURCE_EXHAUSTED", "SIGNALS_WAIT") == refused[:2]
+        waited_for = await stub.SendSignal(send(execution_id=run.execution.id))
+        assert "s" == waited_for.node_id
+        answer = await orchestra.stub.WaitExecution(
+            pb.WaitExecutionRequest(execution_id=run.execution.id)
+        )
+        assert execution_pb2.EXECUTION_STATUS_COMPLETED == answer.execution.status
+
+
+async def test_a_thousand_early_words_stop_none_that_is_waited_for(orchestra: Orchestra) -> None:
+    """A run that got them for a node behind the one that waits could never go on."""
+    late = {"kind": "signal", "signal": {"name": "late", "type": INT, "timeout_ms": None}}
+    async with orchestra.running():
+        run = await start(orchestra, orchestra.owner, s=GO, l=late)
+        stub = ControlServiceStub(orchestra.channel(orchestra.owner.token))
+        word = partial(send, execution_id=run, name="late")
+        assert "l" == (await stub.SendSignal(word())).node_id
+        await asyncio.gather(*(stub.SendSignal(word()) for _ in range(1000)))
+        refused = await refusal(stub.SendSignal(word()))
+        assert ("RESOURCE_EXHAUSTED", "SIGNALS_WAIT") == refused[:2]
+        assert "s" == (await stub.SendSignal(send(execution_id=run))).node_id

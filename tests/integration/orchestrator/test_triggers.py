@@ -123,6 +123,7 @@ async def test_a_call_that_the_filter_does_not_take_starts_nothing(orchestra: Or
     [
         ("payload.x >", "EXPRESSION_INVALID"),
         ("other.x > 1", "EXPRESSION_INVALID"),
+        ("payload.x.matches('[')", "EXPRESSION_INVALID"),
         ("'a' + 'b'", "EXPRESSION_NOT_BOOLEAN"),
         ("1", "EXPRESSION_NOT_BOOLEAN"),
         ("size(payload)", "EXPRESSION_NOT_BOOLEAN"),

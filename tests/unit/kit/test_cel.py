@@ -16,6 +16,7 @@ from services.kit.cel import (
     VALUES_BYTES_MAX,
     ExpressionError,
     compile_expression,
+    compile_new,
 )
 
 NAMES = ("x", "y", "rows", "status")
@@ -95,6 +96,31 @@ def test_what_cannot_be_bounded_or_read_is_refused_with_its_place(
         compile_expression(text, NAMES)
     assert position == caught.value.position
     assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "said"),
+    [
+        ("x == '' || x.matches('[')", 22, "this is no pattern: unclosed character class"),
+        ("x.matches(r'(?=a)')", 11, "this is no pattern: look-around"),
+        ("timestamp(x).getHours('Mars/Phobos') > 1", 14, "getHours() takes nothing: it tells UTC"),
+    ],
+)
+def test_what_fails_whatever_the_values_are_is_refused_when_it_is_new(
+    text: str, position: int, said: str
+) -> None:
+    """What is stored since before compiles as ever: it may never be worked out."""
+    compile_expression(text, NAMES)
+    with pytest.raises(ExpressionError) as caught:
+        compile_new(text, NAMES)
+    assert position == caught.value.position
+    assert said in caught.value.message
+
+
+def test_what_is_new_and_right_is_compiled() -> None:
+    text = "x.matches(r'^o\\.k$') && timestamp(y).getHours() < 24"
+    values = {"x": b'"o.k"', "y": b'"2026-01-31T12:00:00Z"'}
+    assert compile_new(text, NAMES).holds(values)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -188,6 +189,7 @@ def test_a_run_that_was_paused_before_its_time_still_waits_for_it_after_a_crash(
         "labels": {},
         "priority": 0,
         "starts_s": 5.0,
+        "clock": datetime.now(UTC),
     }
     found = recovery._to_open_run(row, [], plan, [], {})  # type: ignore[arg-type]
     assert [5.0] == list(found.due_s.values())

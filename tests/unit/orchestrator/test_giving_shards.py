@@ -122,5 +122,5 @@ async def test_a_word_to_a_runner_is_no_sign_that_a_run_can_be_written() -> None
     run = a_run()
     engine._refusals[run.id] = 1
     word = Transition(run.id, commands=[SupersededCommand(TAKER, uuid.uuid4(), 1)])
-    engine._released(Committed([word], datetime.now(UTC), frozenset()))
+    engine._released(Committed([word], datetime.now(UTC), None, frozenset()))
     assert {run.id: 1} == engine._refusals

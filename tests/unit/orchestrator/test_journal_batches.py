@@ -25,7 +25,7 @@ def journal(flushed: list[list[Transition]]) -> Journal:
 
     async def flush(batch: Sequence[Transition]) -> Committed:
         flushed.append(list(batch))
-        return Committed(batch, datetime.now(UTC), frozenset())
+        return Committed(batch, datetime.now(UTC), None, frozenset())
 
     made._flush = flush  # type: ignore[method-assign]
     return made

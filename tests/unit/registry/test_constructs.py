@@ -189,6 +189,10 @@ def test_a_choice_takes_what_is_connected_and_its_branches_lead_on() -> None:
             ("nodes[0].choice.branches[0].condition", "EXPRESSION_INVALID"),
         ),
         (
+            Choice(branches=(Branch("a", "x > 1 || string(x).matches('[')"),)),
+            ("nodes[0].choice.branches[0].condition", "EXPRESSION_INVALID"),
+        ),
+        (
             Choice(branches=(Branch("a", "x + 1"),)),
             ("nodes[0].choice.branches[0].condition", "EXPRESSION_NOT_BOOLEAN"),
         ),

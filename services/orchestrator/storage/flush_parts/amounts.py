@@ -12,7 +12,7 @@ CHARGES: Final = Part(
     "tenant_id uuid, cpu_us bigint, gb_us bigint, moved_bytes bigint",
     """
     INSERT INTO tenant_usage AS used (tenant_id, day, member_id, nodes, cpu_us, gb_us, moved_bytes)
-    SELECT given.tenant_id, (stamp.at AT TIME ZONE 'UTC')::date, $1, count(*),
+    SELECT given.tenant_id, (clock.at AT TIME ZONE 'UTC')::date, $1, count(*),
            sum(given.cpu_us), sum(given.gb_us), sum(given.moved_bytes)
       FROM given
      GROUP BY given.tenant_id

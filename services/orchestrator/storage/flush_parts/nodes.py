@@ -82,7 +82,7 @@ PLACED: Final = Part(
            CASE WHEN given.starts THEN stamp.at END,
            CASE WHEN given.status IN ('completed', 'failed', 'skipped', 'cancelled', 'quarantined')
                 THEN stamp.at END,
-           stamp.at + given.due_ms * interval '1 millisecond', given.child_id,
+           clock.at + given.due_ms * interval '1 millisecond', given.child_id,
            given.output_data::json, given.error_type, given.error_message,
            given.error_detail::json
       FROM given
@@ -135,7 +135,7 @@ CHANGES: Final = Part(
            runner_incarnation = given.runner,
            started_at = CASE WHEN given.starts THEN stamp.at ELSE node.started_at END,
            completed_at = CASE WHEN given.final THEN GREATEST(stamp.at, node.started_at) END,
-           due_at = stamp.at + given.due_ms * interval '1 millisecond',
+           due_at = clock.at + given.due_ms * interval '1 millisecond',
            retry_count = given.retry_count, delivery_count = given.delivery_count,
            error_type = given.error_type, error_message = given.error_message,
            error_stack_trace = given.stack_trace, error_detail = given.error_detail::json,

@@ -52,9 +52,9 @@ RUN_INSERTS: Final = Part(
     SELECT given.id, given.workflow_id, given.tenant_id, given.created_by, given.workflow_version,
            given.pins_id, given.shard, given.status, given.input_data::json, given.request_id,
            given.request_digest, given.python_version, given.revision, 1,
-           stamp.at, GREATEST(stamp.at, given.start_at),
-           CASE WHEN given.status = 'running' THEN stamp.at END,
-           GREATEST(stamp.at, given.start_at) + given.timeout_ms * interval '1 millisecond',
+           clock.at, GREATEST(clock.at, given.start_at),
+           CASE WHEN given.status = 'running' THEN clock.at END,
+           GREATEST(clock.at, given.start_at) + given.timeout_ms * interval '1 millisecond',
            given.business_key, given.labels::jsonb, given.priority, given.start_at,
            given.parent_execution_id, given.relation, given.node_version_id, given.parent_node_id,
            NULLIF(given.ignores_cache, false), given.traceparent

@@ -12,7 +12,7 @@ from qflow.types.examples import examples
 from qflow.types.model import CARRIED, walk
 from qflow.types.values import dump_exact
 
-from services.kit.cel import Expression, ExpressionError, compile_expression
+from services.kit.cel import Expression, ExpressionError, compile_new
 from services.registry.domain.checks.edges import source_type
 from services.registry.domain.checks.state import Check
 from services.registry.domain.constructs import Choice
@@ -92,7 +92,7 @@ class _Judge:
     ) -> None:
         """Check one condition over values of these types."""
         try:
-            compiled = compile_expression(text, names)
+            compiled = compile_new(text, names)
         except ExpressionError as error:
             self.check.error(place, "EXPRESSION_INVALID", str(error))
             return

@@ -60,7 +60,7 @@ class Stage:
 
     def next(self, begun: Transition, *, token: int = 7) -> Transition:
         """The first node completes, the second one begins."""
-        flow = FlowInsert(uuid7(), begun.run_id, "", "a", "json", 1, 2000, 3000, None, None)
+        flow = FlowInsert(uuid7(), begun.run_id, "", "a", 1, 2000, 3000)
         return Transition(
             begun.run_id,
             completes=[_completed(begun, token)],
@@ -85,7 +85,7 @@ class Stage:
 
 def _completed(begun: Transition, token: int = 7) -> NodeComplete:
     (node,) = begun.node_inserts
-    return NodeComplete(node.id, token, '{"result":2}', None, 2, 10, 20, "out", "", None)
+    return NodeComplete(node.id, token, '{"result":2}', 2, 10, 20, None, stdout_tail="out")
 
 
 def _measured(begun: Transition) -> NodeComplete:
@@ -142,12 +142,7 @@ async def test_values_and_arrays_write_the_same_rows(stage: Stage, runs: int) ->
     assert [done, ("b", "running", None, None, None, None, None)] * runs == stage.rows(_NODES)
     assert [("", "a", "json", 1, 2, 3000, True)] * runs == stage.rows(_FLOWS)
 
-    last = [
-        RunChange(
-            t.run_id, "completed", False, True, False, '{"o":2}', None, None, None, None, 9, 1, 2
-        )
-        for t in begun
-    ]  # fmt: skip
+    last = [RunChange(t.run_id, "completed", False, True, '{"o":2}', 9, 1, 2, None) for t in begun]
     ended = await stage.write(*(Transition(each.id, run_changes=[each]) for each in last))
     told = "SELECT status, output_data::text, completed_at FROM workflow_executions"
     assert [("completed", '{"o":2}', ended["at"])] * runs == stage.rows(told)
@@ -284,9 +279,7 @@ _EVENTS = """
 
 def _over(begun: Transition, status: str = "completed") -> Transition:
     error = "user_error" if status == "failed" else None
-    row = RunChange(
-        begun.run_id, status, False, True, False, None, error, None, None, None, 9, 1, 2
-    )  # fmt: skip
+    row = RunChange(begun.run_id, status, False, True, None, 9, 1, 2, None, error_type=error)
     return Transition(begun.run_id, run_changes=[row])
 
 
@@ -305,9 +298,7 @@ async def test_runs_of_one_flush_have_an_event_each_for_those_who_listen(stage: 
     started = {(t.run_id, "execution.started", stage.owner, None, "1") for t in (first, second)}
     assert started == set(stage.rows(_EVENTS))
 
-    starts = RunChange(
-        waits.run_id, "running", True, False, False, None, None, None, None, None, 9, 1, 2
-    )  # fmt: skip
+    starts = RunChange(waits.run_id, "running", True, False, None, 9, 1, 2, None)
     alone = stage.begun(**node)
     await stage.write(
         _over(first),

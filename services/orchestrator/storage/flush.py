@@ -107,13 +107,14 @@ def statement(mask: int) -> str:
             columns, usual = columns[: -len(part.usual)], columns[-len(part.usual) :]
             for (name, kind), value in zip(usual, part.usual, strict=True):
                 sql = re.sub(rf"\bgiven[.]{name}\b", f"{_literal(value)}::{kind}", sql)
-        names = ", ".join(name for name, _ in columns)
         if single:
-            values = ", ".join(f"${at + n}::{kind}" for n, (_, kind) in enumerate(columns))
-            rows, count = f"(SELECT {values}) AS given({names})", "1"
+            values = (f"${at + n}::{kind} AS {name}" for n, (name, kind) in enumerate(columns))
+            rows, count = f"(SELECT {', '.join(values)}) AS given", "1"
         else:
             arrays = [f"${at + n}::{kind}[]" for n, (_, kind) in enumerate(columns)]
-            rows = f"unnest({', '.join(arrays)}) AS given({names})"
+            # In the list of a SELECT: in FROM each array would be copied to a store of its own.
+            taken = (f"unnest({a}) AS {n}" for a, (n, _) in zip(arrays, columns, strict=True))
+            rows = f"(SELECT {', '.join(taken)}) AS given"
             count = f"cardinality({arrays[0]})"
         for asked in part.asked:
             clause = asked.clause if mask & _bit_asked(asked.column) else asked.otherwise

@@ -140,13 +140,13 @@ class NodeComplete(NamedTuple):
     id: UUID
     token: int
     output_data: str | None
-    output_file_id: UUID | None
     revision: int
     cpu_us: int
     memory_peak_bytes: int
-    stdout_tail: str
-    stderr_tail: str
     container_id: UUID | None
+    output_file_id: UUID | None = None
+    stdout_tail: str = ""
+    stderr_tail: str = ""
     io_read_bytes: int = 0
     io_write_bytes: int = 0
 
@@ -223,10 +223,10 @@ class FlowInsert(NamedTuple):
     run_id: UUID
     source_node_id: str
     target_node_id: str
-    data_type: str
     data_size_bytes: int
     serialization_us: int
     transfer_us: int
+    data_type: str = "json"
     conversion: str | None = None
     file_id: UUID | None = None
 
@@ -274,16 +274,16 @@ class RunChange(NamedTuple):
     status: str
     starts: bool  # set started_at
     final: bool  # set completed_at
-    cancels: bool  # set cancel_requested_at
     output_data: str | None
-    error_type: str | None
-    error_message: str | None
-    stack_trace: str | None
-    failed_node_id: str | None
     revision: int
     cpu_us: int
     memory_peak_bytes: int
-    container_id: UUID | None = None
+    container_id: UUID | None
+    cancels: bool = False  # set cancel_requested_at
+    error_type: str | None = None
+    error_message: str | None = None
+    stack_trace: str | None = None
+    failed_node_id: str | None = None
     io_read_bytes: int = 0
     io_write_bytes: int = 0
 

@@ -52,15 +52,13 @@ def give_up(
             status=RunStatus.FAILED,
             starts=False,
             final=True,
-            cancels=False,
             output_data=None,
-            error_type=failure.error_type,
-            error_message=failure.message,
-            stack_trace=None,
-            failed_node_id=None,
             revision=revision + 1,
             cpu_us=0,
             memory_peak_bytes=0,
+            container_id=None,
+            error_type=failure.error_type,
+            error_message=failure.message,
         ),
     )
     for node_id, token in open_nodes:

@@ -64,13 +64,14 @@ _FENCE: Final[LiteralString] = """
     SELECT 1 FROM engine_members WHERE id = $1 AND epoch = $2 AND state = 'live' FOR UPDATE
 """
 _GIVEN: Final = re.compile(r"(?<=FROM |SING )given(?![.])")  # where rows are read, not a column
+# The transaction's own time, in the words that need no look-up of a function: what lies ahead is
+# told by it as it is, so that a clock that was ahead for a while holds up nothing.
+_CLOCK: Final = "CURRENT_TIMESTAMP"
 # What follows is never stamped earlier than what came before, whatever the clock did meanwhile.
-_STAMP: Final = "GREATEST(now(), $3::timestamptz)"
-# What lies ahead is told by the clock itself: one that was ahead for a while holds up nothing.
-_CLOCK: Final = "now()"
+_STAMP: Final = f"GREATEST({_CLOCK}, $3::timestamptz)"
 # The bits of a statement's mask: its parts, what rows are asked besides, of which parts some row is
 # unusual, whether each part has one row.
-_ASKED: Final = tuple(column for part in PARTS for column, _ in part.asked)
+_ASKED: Final = tuple(asked.column for part in PARTS for asked in part.asked)
 _UNUSUAL: Final = tuple(part.name for part in PARTS if part.usual)
 MASK_BITS: Final = len(PARTS) + len(_ASKED) + len(_UNUSUAL) + 1
 _SINGLE: Final = 1 << MASK_BITS - 1
@@ -97,10 +98,9 @@ def statement(mask: int) -> str:
     """Put together the statement for the parts whose bits are set."""
     at = 4
     parts: list[str] = []
-    counted: list[str] = []
-    expected: list[str] = []
+    guards: list[str] = []
     follows, starts, single = mask & 1, mask & 2, mask & _SINGLE
-    first = f"(NOT given.first OR given.run_id IN {nodes.STARTED})" if starts else "NOT given.first"
+    first = f"(NOT given.first OR given.run_id IN {nodes.STARTED})" if starts else "true"
     for bit, part in enumerate(PARTS):
         if not mask >> bit & 1:
             continue
@@ -110,39 +110,44 @@ def statement(mask: int) -> str:
             columns, usual = columns[: -len(part.usual)], columns[-len(part.usual) :]
             for (name, kind), value in zip(usual, part.usual, strict=True):
                 sql = re.sub(rf"\bgiven[.]{name}\b", f"{_literal(value)}::{kind}", sql)
-        names = ", ".join(name for name, _ in columns)
         if single:
-            values = ", ".join(f"${at + n}::{kind}" for n, (_, kind) in enumerate(columns))
-            rows, count = f"(SELECT {values}) AS given({names})", "1"
+            values = (f"${at + n}::{kind} AS {name}" for n, (name, kind) in enumerate(columns))
+            rows, count = f"(SELECT {', '.join(values)}) AS given", "1"
         else:
             arrays = [f"${at + n}::{kind}[]" for n, (_, kind) in enumerate(columns)]
-            rows = f"unnest({', '.join(arrays)}) AS given({names})"
+            # In the list of a SELECT: in FROM each array would be copied to a store of its own.
+            taken = (f"unnest({a}) AS {n}" for a, (n, _) in zip(arrays, columns, strict=True))
+            rows = f"(SELECT {', '.join(taken)}) AS given"
             count = f"cardinality({arrays[0]})"
-        for column, clause in part.asked:
-            if mask & _bit_asked(column):
-                sql = sql.replace(f"/*{column}*/", clause)
-        sql = sql.replace("/*first*/ NOT given.first", first)
+        for asked in part.asked:
+            clause = asked.clause if mask & _bit_asked(asked.column) else asked.otherwise
+            sql = sql.replace(f"/*{asked.column}*/", clause)
+        sql = sql.replace("/*first*/ true", first)
         sql = sql.replace("stamp.at", _STAMP).replace("clock.at", _CLOCK)
         parts.append(f"{part.name} AS ({_GIVEN.sub(rows, sql)})")
         if part.counted:
-            counted.append(part.name)
-            if part.of_first:
-                count = f"(SELECT count(*) FROM {rows} WHERE {first})"
-            expected.append(count)
+            due = f"(SELECT count(*) FROM {rows} WHERE {first})" if part.of_first else count
+            guards.append(_guard(part, due, single=bool(single)))
         at += len(columns)
-    # The check stands first, and in it the fence, then the guarded parts: before anything is
-    # written it is known who writes. Parts that nobody asks for a row are carried out after it.
-    written = " UNION ALL ".join(f"SELECT 1 FROM {name}" for name in counted) or "SELECT 1 LIMIT 0"
-    due = " + ".join(expected) or "0"
-    names = " + ".join(counted) or "fence"
     ids = "ARRAY(SELECT id FROM started)" if starts else "NULL::uuid[]"
+    # Cases are looked at one by one: first the fence, then the guarded parts, each of which is
+    # carried out as its rows are asked for. Before anything is written it is known who writes.
+    # Parts that nobody asks for a row are carried out after all that.
     return f"""
         WITH {", ".join(parts)}
-        SELECT CASE WHEN count(fence.held) = 0 OR count(written.row) <> {due}
-                    THEN engine_check(count(fence.held), {due}, count(written.row), '{names}') END,
+        SELECT CASE WHEN ({_FENCE}) IS NULL THEN engine_check(0, 0, 0, 'fence')
+                    {" ".join(guards)} END,
                {_STAMP} AS at, {_CLOCK} AS clock, {ids} AS started
-          FROM ({_FENCE}) AS fence(held) LEFT JOIN ({written}) AS written(row) ON true
     """
+
+
+def _guard(part: Part, due: str, *, single: bool) -> str:
+    """Raise where a part wrote fewer rows than are due; of values that is none instead of one."""
+    if single:
+        found, missed = f"COALESCE((SELECT 1 FROM {part.name}), 0)", "0"
+    else:
+        found = missed = f"(SELECT count(*) FROM {part.name})"
+    return f"WHEN {found} <> {due} THEN engine_check(1, {due}, {missed}, '{part.name}')"
 
 
 def _literal(value: object) -> str:
@@ -195,9 +200,9 @@ def _columns(part: Part, rows: Sequence[tuple[Any, ...]]) -> tuple[Sequence[Sequ
     ):
         return columns[: -len(part.usual)], 0
     bits = _bit_unusual(part)
-    for column, _ in part.asked:
-        if any(getattr(row, column) is not None for row in rows):
-            bits |= _bit_asked(column)
+    for asked in part.asked:
+        if any(getattr(row, asked.column) is not None for row in rows):
+            bits |= _bit_asked(asked.column)
     return columns, bits
 
 

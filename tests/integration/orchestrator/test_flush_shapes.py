@@ -61,7 +61,7 @@ class Stage:
 
     def next(self, begun: Transition, *, token: int = 7) -> Transition:
         """The first node completes, the second one begins."""
-        flow = FlowInsert(uuid7(), begun.run_id, "", "a", "json", 1, 2000, 3000, None, None)
+        flow = FlowInsert(uuid7(), begun.run_id, "", "a", 1, 2000, 3000)
         return Transition(
             begun.run_id,
             completes=[_completed(begun, token)],
@@ -86,7 +86,7 @@ class Stage:
 
 def _completed(begun: Transition, token: int = 7) -> NodeComplete:
     (node,) = begun.node_inserts
-    return NodeComplete(node.id, token, '{"result":2}', None, 2, 10, 20, "out", "", None)
+    return NodeComplete(node.id, token, '{"result":2}', 2, 10, 20, None, stdout_tail="out")
 
 
 def _measured(begun: Transition) -> NodeComplete:
@@ -143,12 +143,7 @@ async def test_values_and_arrays_write_the_same_rows(stage: Stage, runs: int) ->
     assert [done, ("b", "running", None, None, None, None, None)] * runs == stage.rows(_NODES)
     assert [("", "a", "json", 1, 2, 3000, True)] * runs == stage.rows(_FLOWS)
 
-    last = [
-        RunChange(
-            t.run_id, "completed", False, True, False, '{"o":2}', None, None, None, None, 9, 1, 2
-        )
-        for t in begun
-    ]  # fmt: skip
+    last = [RunChange(t.run_id, "completed", False, True, '{"o":2}', 9, 1, 2, None) for t in begun]
     ended = await stage.write(*(Transition(each.id, run_changes=[each]) for each in last))
     told = "SELECT status, output_data::text, completed_at FROM workflow_executions"
     assert [("completed", '{"o":2}', ended["at"])] * runs == stage.rows(told)
@@ -276,6 +271,100 @@ async def test_a_conversion_is_told_of_its_edge_alone(stage: Stage, beside: int)
     assert {(t.run_id, None) for t in others} | {(converted.run_id, "int_to_float")} == set(told)
 
 
+_FEW_NODES: dict[str, tuple[Any, str]] = {
+    "output_file_id": (uuid7(), "output_file_id::text"),
+    "stdout_tail": ("said", "stdout_tail"),
+    "stderr_tail": ("warned", "stderr_tail"),
+    "io_read_bytes": (4096, "NULLIF(resource_usage ->> 'io_read_bytes', '0')"),
+    "io_write_bytes": (512, "NULLIF(resource_usage ->> 'io_write_bytes', '0')"),
+}
+_FEW_RUNS: dict[str, tuple[Any, str]] = {
+    "cancels": (True, "NULLIF(cancel_requested_at IS NOT NULL, false)::text"),
+    "error_type": ("user_error", "error_type"),
+    "error_message": ("no", "error_message"),
+    "stack_trace": ("line 1", "error_stack_trace"),
+    "failed_node_id": ("a", "failed_node_id"),
+    "io_read_bytes": (4096, "NULLIF(resource_usage ->> 'io_read_bytes', '0')"),
+    "io_write_bytes": (512, "NULLIF(resource_usage ->> 'io_write_bytes', '0')"),
+}
+
+
+@pytest.mark.parametrize("beside", [0, 1])
+@pytest.mark.parametrize("column", _FEW_NODES)
+async def test_what_few_nodes_end_with_is_written_in_any_company(
+    stage: Stage, column: str, beside: int
+) -> None:
+    begun = [stage.begun() for _ in range(1 + beside)]
+    await stage.write(*begun)
+    value, told = _FEW_NODES[column]
+    ends = [_completed(t)._replace(stdout_tail="") for t in begun]
+    ends[0] = ends[0]._replace(**{column: value})
+    await stage.write(
+        *(Transition(t.run_id, completes=[end]) for t, end in zip(begun, ends, strict=True))
+    )
+    stored = stage.rows(f"SELECT id, {told} FROM node_executions ORDER BY id")
+    assert [(ends[0].id, str(value)), *((each.id, None) for each in ends[1:])] == stored
+
+
+@pytest.mark.parametrize("beside", [0, 1])
+@pytest.mark.parametrize("column", _FEW_RUNS)
+async def test_what_few_runs_end_with_is_written_in_any_company(
+    stage: Stage, column: str, beside: int
+) -> None:
+    begun = [stage.begun() for _ in range(1 + beside)]
+    await stage.write(*begun)
+    value, told = _FEW_RUNS[column]
+    first, *others = (_over(t) for t in begun)
+    (row,) = first.run_changes
+    first.run_changes = [row._replace(**{column: value})]
+    await stage.write(first, *others)
+    stored = stage.rows(f"SELECT id, {told} FROM workflow_executions ORDER BY id")
+    assert [(first.run_id, str(value).lower()), *((t.run_id, None) for t in others)] == stored
+
+
+@pytest.mark.parametrize("beside", [0, 1])
+async def test_an_edge_is_told_of_a_file_where_it_is_the_tenants(stage: Stage, beside: int) -> None:
+    """What it holds and how large it is, by the file's row; another's file is plain JSON."""
+    stranger = factories.user(stage.sql).id
+    for tenant, kind in ((stage.owner, "file"), (stranger, "json")):
+        file_id = uuid7()
+        stage.sql.execute(
+            "INSERT INTO files (id, filename, original_filename, file_path, file_size_bytes,"
+            " hash_sha256, tenant_id, created_by) VALUES (%s, 'f', 'f', %s, 70000, %s, %s, %s)",
+            (file_id, f"{tenant}/{file_id}", "0" * 64, tenant, tenant),
+        )
+        begun = [stage.begun() for _ in range(1 + beside)]
+        await stage.write(*begun)
+        carries, *others = (stage.next(t) for t in begun)
+        (edge,) = carries.flows
+        carries.flows = [edge._replace(data_type="file", file_id=file_id)]
+        await stage.write(carries, *others)
+        told = stage.rows(
+            "SELECT data_type, data_size_bytes, file_id FROM node_data_flow"
+            f" WHERE workflow_execution_id = '{carries.run_id}'"
+        )
+        carried = (kind, 70000, file_id) if kind == "file" else (kind, 1, None)
+        assert [carried] == told
+        plain = [("json", 1, None)] * (1 + 2 * beside if kind == "json" else beside)
+        assert plain == stage.rows(
+            "SELECT data_type, data_size_bytes, file_id FROM node_data_flow WHERE file_id IS NULL"
+        )
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+async def test_the_guard_that_missed_is_named(stage: Stage, runs: int) -> None:
+    """A run's row is there and its node's has another token by now: it is the node's that tells."""
+    begun = [stage.begun() for _ in range(runs)]
+    await stage.write(*begun)
+    late = [_over(t) for t in begun]
+    for ends, t in zip(late, begun, strict=True):
+        ends.completes = [_completed(t, token=6)]
+    with pytest.raises(asyncpg.PostgresError, match="missed: completed\n") as refused:
+        await stage.write(*late)
+    assert f"expected {runs} rows, found 0" == refused.value.as_dict()["detail"]
+    assert [("running",)] * runs == stage.rows("SELECT status FROM workflow_executions")
+
+
 async def test_rows_stay_on_their_page_when_they_complete(stage: Stage) -> None:
     """So no index has an entry more for it: what makes a row longer finds room beside it."""
     begun = [stage.begun() for _ in range(100)]
@@ -301,9 +390,7 @@ _EVENTS = """
 
 def _over(begun: Transition, status: str = "completed") -> Transition:
     error = "user_error" if status == "failed" else None
-    row = RunChange(
-        begun.run_id, status, False, True, False, None, error, None, None, None, 9, 1, 2
-    )  # fmt: skip
+    row = RunChange(begun.run_id, status, False, True, None, 9, 1, 2, None, error_type=error)
     return Transition(begun.run_id, run_changes=[row])
 
 
@@ -322,9 +409,7 @@ async def test_runs_of_one_flush_have_an_event_each_for_those_who_listen(stage: 
     started = {(t.run_id, "execution.started", stage.owner, None, "1") for t in (first, second)}
     assert started == set(stage.rows(_EVENTS))
 
-    starts = RunChange(
-        waits.run_id, "running", True, False, False, None, None, None, None, None, 9, 1, 2
-    )  # fmt: skip
+    starts = RunChange(waits.run_id, "running", True, False, None, 9, 1, 2, None)
     alone = stage.begun(**node)
     await stage.write(
         _over(first),

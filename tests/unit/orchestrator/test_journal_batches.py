@@ -32,7 +32,7 @@ def journal(flushed: list[list[Transition]]) -> Journal:
 
 
 def completes(run: UUID, *rows: int) -> Transition:
-    made = [NodeComplete(UUID(int=at), 1, "{}", None, 1, 0, 0, "", "", None) for at in rows]
+    made = [NodeComplete(UUID(int=at), 1, "{}", 1, 0, 0, None) for at in rows]
     return Transition(run, completes=made)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from services.orchestrator.domain.rows import FlowInsert
-from services.orchestrator.storage.flush_parts.part import Part
+from services.orchestrator.storage.flush_parts.part import Asked, Part
 
 ATTEMPTS: Final = Part(
     "attempted",
@@ -66,9 +66,8 @@ ERRORS: Final = Part(
 FLOWS: Final = Part(
     "flowed",
     """
-    id uuid, run_id uuid, source_node_id text, target_node_id text, data_type text,
-    data_size_bytes bigint, serialization_us bigint, transfer_us bigint, conversion text,
-    file_id uuid
+    id uuid, run_id uuid, source_node_id text, target_node_id text, data_size_bytes bigint,
+    serialization_us bigint, transfer_us bigint, data_type text, conversion text, file_id uuid
     """,
     """
     INSERT INTO node_data_flow
@@ -82,12 +81,24 @@ FLOWS: Final = Part(
            given.serialization_us / 1000, given.transfer_us / 1000,
            given.serialization_us, given.transfer_us, given.conversion, carried.id, stamp.at
       FROM given
-      LEFT JOIN files AS carried ON carried.id = given.file_id AND carried.tenant_id = (
-           SELECT tenant_id FROM workflow_executions AS run WHERE run.id = given.run_id)
+      /*file_id*/
     """,
     "flows",
     counted=False,
     usual=tuple(FlowInsert._field_defaults.values()),
+    asked=(
+        Asked(
+            "file_id",
+            """
+            LEFT JOIN files AS carried ON carried.id = given.file_id AND carried.tenant_id = (
+            SELECT tenant_id FROM workflow_executions AS run WHERE run.id = given.run_id)
+            """,
+            """
+            CROSS JOIN (SELECT NULL::uuid AS id, NULL::text AS format,
+                               NULL::bigint AS file_size_bytes) AS carried
+            """,
+        ),
+    ),
 )
 
 # Written when it comes, and once more when a node takes it.
@@ -146,7 +157,7 @@ FILE_USES: Final = Part(
     SELECT given.id, given.file_id, file.tenant_id
       FROM given
       JOIN files AS file ON file.id = given.file_id
-     WHERE /*first*/ NOT given.first
+     WHERE /*first*/ true
      ORDER BY given.file_id, given.id
  RETURNING node_execution_id
     """,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from services.orchestrator.domain.rows import NodeComplete
 from services.orchestrator.storage.flush_parts.part import Part
 
 # With inserted runs in the same flush, their first nodes follow them.
@@ -24,7 +25,7 @@ NODE_INSERTS: Final = Part(
            given.node_version_id, given.execution_order, given.max_retries, given.runner,
            given.token, given.revision, stamp.at
       FROM given
-     WHERE /*first*/ NOT given.first
+     WHERE /*first*/ true
     """,
     "node_inserts",
     counted=False,  # a duplicate key raises by itself; those of refused runs are left out
@@ -54,7 +55,7 @@ COPIES: Final = Part(
       FROM given
       JOIN node_executions AS source
         ON source.id = given.source_id AND source.output_file_id IS NOT DISTINCT FROM given.file_id
-     WHERE /*first*/ NOT given.first
+     WHERE /*first*/ true
      ORDER BY given.id
  RETURNING id
     """,
@@ -86,7 +87,7 @@ PLACED: Final = Part(
            given.output_data::json, given.error_type, given.error_message,
            given.error_detail::json
       FROM given
-     WHERE /*first*/ NOT given.first
+     WHERE /*first*/ true
     """,
     "placed",
     counted=False,
@@ -96,9 +97,9 @@ PLACED: Final = Part(
 COMPLETES: Final = Part(
     "completed",
     """
-    id uuid, token bigint, output_data text, output_file_id uuid, revision bigint, cpu_us bigint,
-    memory_peak_bytes bigint, stdout_tail text, stderr_tail text, container_id uuid,
-    io_read_bytes bigint, io_write_bytes bigint
+    id uuid, token bigint, output_data text, revision bigint, cpu_us bigint,
+    memory_peak_bytes bigint, container_id uuid, output_file_id uuid, stdout_tail text,
+    stderr_tail text, io_read_bytes bigint, io_write_bytes bigint
     """,
     """
     UPDATE node_executions AS node
@@ -118,6 +119,7 @@ COMPLETES: Final = Part(
     """,
     "completes",
     data=("output_data",),
+    usual=tuple(NodeComplete._field_defaults.values()),
 )
 
 CHANGES: Final = Part(

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
+
+
+class Asked(NamedTuple):
+    """What the part's text has for `/*column*/`, by whether some row has a value in the column."""
+
+    column: str
+    clause: LiteralString
+    otherwise: LiteralString = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +27,6 @@ class Part:
     of_first: bool = False  # those of a run that the flush inserts count where it was started
     data: tuple[str, ...] = ()  # columns with what is sealed where data at rest is
     # What rows with a value in a column are asked besides: left out where no row has one.
-    asked: tuple[tuple[str, LiteralString], ...] = ()
+    asked: tuple[Asked, ...] = ()
     # What most rows have in the last columns: where all have, it stands in the statement instead.
     usual: tuple[Any, ...] = ()

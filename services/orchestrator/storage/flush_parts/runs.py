@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.orchestrator.domain.rows import RunInsert
-from services.orchestrator.storage.flush_parts.part import Part
+from services.orchestrator.domain.rows import RunChange, RunInsert
+from services.orchestrator.storage.flush_parts.part import Asked, Part
 
 # The plans that follow a node which stands elsewhere by now, or may not be read any more.
 FOLLOWS: Final = Part(
@@ -76,7 +76,7 @@ RUN_INSERTS: Final = Part(
     data=("input_data",),
     usual=tuple(RunInsert._field_defaults.values()),
     asked=(
-        (
+        Asked(
             "node_version_id",
             """
             OR EXISTS (
@@ -86,7 +86,7 @@ RUN_INSERTS: Final = Part(
                AND (node.tenant_id = given.tenant_id OR node.is_public OR node.is_template))
             """,
         ),
-        (
+        Asked(
             "business_key",
             """
             AND (given.business_key IS NULL OR given.key_reuse = 'allow' OR NOT EXISTS (
@@ -97,7 +97,7 @@ RUN_INSERTS: Final = Part(
                  OR (earlier.completed_at IS NULL AND earlier.cancel_requested_at IS NULL))))
             """,
         ),
-        (
+        Asked(
             "alias",
             """
             AND (given.alias IS NULL OR EXISTS (
@@ -112,9 +112,9 @@ RUN_INSERTS: Final = Part(
 RUN_CHANGES: Final = Part(
     "moved",
     """
-    id uuid, status text, starts boolean, final boolean, cancels boolean, output_data text,
-    error_type text, error_message text, stack_trace text, failed_node_id text, revision bigint,
-    cpu_us bigint, memory_peak_bytes bigint, container_id uuid, io_read_bytes bigint,
+    id uuid, status text, starts boolean, final boolean, output_data text, revision bigint,
+    cpu_us bigint, memory_peak_bytes bigint, container_id uuid, cancels boolean, error_type text,
+    error_message text, stack_trace text, failed_node_id text, io_read_bytes bigint,
     io_write_bytes bigint
     """,
     """
@@ -137,4 +137,5 @@ RUN_CHANGES: Final = Part(
     """,
     "run_changes",
     data=("output_data",),
+    usual=tuple(RunChange._field_defaults.values()),
 )

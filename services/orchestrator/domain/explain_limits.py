@@ -54,6 +54,8 @@ def situation(limited: Limited) -> str:
 def _by(limited: Limited) -> str:
     if limited.holder_count == 1 and limited.holders[:1] == [Holder(limited.own_id)]:
         return ", all by this run"
+    if limited.holder_count == 1 and limited.holders:
+        return f" by execution {limited.holders[0].execution_id}"
     ids = ", ".join(str(each.execution_id) for each in limited.holders)
     more = ", …" if limited.holder_count > len(limited.holders) else ""
     return f" by {limited.holder_count} executions ({ids}{more})" if ids else ""

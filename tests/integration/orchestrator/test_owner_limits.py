@@ -64,7 +64,8 @@ class Member:
         stub: Any = ExplainServiceStub(self.orchestra.channel(self.user.token))
         request = explain_service_pb2.ExplainExecutionRequest(execution_id=run)
         answer = await stub.ExplainExecution(request, **self._acting)
-        return [each.message for each in answer.reasons if each.cause == LIMITED]
+        held = [each.message for each in answer.reasons if each.cause == LIMITED]
+        return [each.partition(";")[0] for each in held]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 from qflow.orchestrator.v1.rerun_service_pb2 import RetryQuarantinedRequest
 
+from services.orchestrator.usecases import kept_results
 from tests import factories
 from tests.fakes.runner import Fail
 from tests.integration.orchestrator.conftest import Orchestra
@@ -135,6 +136,23 @@ async def test_a_rerun_keeps_what_was_put_aside_and_has_it_run_again(
     good = [2, -1, 4, -3, 6] if depth == 1 else [[2, -1], [], [4], [-3], [6, 7]]
     assert {"m": good, "after": 5} == json.loads(mended.output_json)
     assert ([-2, -4] if depth == 1 else [1, -2, -4]) == seen[:-1]
+
+
+async def test_more_than_can_be_copied_is_kept_without_its_elements(
+    orchestra: Orchestra, mapped: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rerun is not refused for them: its map's own row has the list."""
+    monkeypatch.setattr(kept_results, "_PARTS_MAX", 3)
+    _, workflow = mapped
+    async with orchestra.running():
+        async with (await orchestra.runner(add_one([], mended=False))).attached():
+            first = await ended(orchestra, (await start(orchestra, workflow, '{"x":10}')).id)
+            made = await reruns(orchestra).RerunExecution(rerun(first.id, node("after")))
+            again = await ended(orchestra, made.execution.id)
+        call = reruns(orchestra).RetryQuarantined(RetryQuarantinedRequest(execution_id=again.id))
+        told = await refusal(call)
+    assert (3, first.output_json) == (made.kept_results, again.output_json)
+    assert ("FAILED_PRECONDITION", "NOTHING_QUARANTINED") == told[:2]
 
 
 async def test_a_map_that_broke_its_tolerance_is_retried_too(orchestra: Orchestra) -> None:

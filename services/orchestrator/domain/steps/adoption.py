@@ -13,7 +13,7 @@ from services.orchestrator.domain.effects import Due, Ready, Stop
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.state import NodeRecord, Run
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.steps.begin import is_unbegun
 from services.orchestrator.domain.steps.follow import Follow
@@ -47,13 +47,8 @@ class Adoption(Follow):
             self._refs[record.id] = (run, slot)
             # The member that had it before may count from a higher epoch.
             self._token = max(self._token, record.token)
-            limit_ms = run.place(slot).total_timeout_ms
-            if limit_ms is not None and record.status not in NODE_FINAL and record.begun:
-                left_s = max(0.0, limit_ms / 1000 - record.age_s)
-                self.timers.set(now + left_s, run.id, slot, Due.TOTAL)
-                record.overdue = (
-                    record.status is _WAITING and record.child is not None and not left_s
-                )
+            if record.status not in NODE_FINAL and record.begun:
+                self._limit_total(run, slot, record)
             if record.status is NodeStatus.RUNNING and record.runner is not None:
                 runner = self.runners.setdefault(
                     record.runner,
@@ -71,6 +66,16 @@ class Adoption(Follow):
                 self._set_due(run, slot, record, now + max(due_s[slot], 0))
         if deadline_s is not None:
             self.timers.set(now + max(deadline_s, 0), run.id, DEADLINE)
+
+    def _limit_total(self, run: Run, slot: int, record: NodeRecord) -> None:
+        """Know when a slot's time for all its attempts is up, or that it was so already."""
+        limit_ms = run.place(slot).total_timeout_ms
+        if limit_ms is None:
+            return
+        left_s = max(0.0, limit_ms / 1000 - record.age_s)
+        self.timers.set(self._now + left_s, run.id, slot, Due.TOTAL)
+        if not left_s and record.status is _WAITING and record.child is not None:
+            record.overdue = run.is_open(slot)  # its sub-workflow was told to stop
 
     def child_ended(self, child: EndedChild) -> None:
         """Know how a sub-workflow ended whose parent was read from its rows."""

@@ -6,23 +6,26 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 
+def _here() -> datetime:
+    return datetime.now(UTC)
+
+
 class DatabaseClock:
-    """Its last word, and what passed since; this machine's own clock until there was one.
+    """This machine's clock, put right by as much as it was off when the database last told.
 
     Moments of rows are held against this alone: the clocks of two machines may lie hours apart.
+    What passes meanwhile is this machine's to tell: where it slept, or its clock was set together
+    with that of a database on it, no clock that nobody sets has seen that.
     """
 
-    def __init__(self, elapsed: Callable[[], float]) -> None:
-        self._elapsed = elapsed  # seconds by a clock that nobody sets
-        self._told: tuple[datetime, float] | None = None
+    def __init__(self, here: Callable[[], datetime] = _here) -> None:
+        self._here = here
+        self._ahead = timedelta()
 
     def told(self, at: datetime) -> None:
         """Hear what it shows now."""
-        self._told = at, self._elapsed()
+        self._ahead = at - self._here()
 
     def now(self) -> datetime:
         """Give what it shows."""
-        if self._told is None:
-            return datetime.now(UTC)
-        at, then_s = self._told
-        return at + timedelta(seconds=self._elapsed() - then_s)
+        return self._here() + self._ahead

@@ -63,7 +63,7 @@ class Outlet:
         self.shards = shards or Shards()
         self.placements = Placements()
         self.hub = Hub()
-        self.database_clock = DatabaseClock(self.now)
+        self.database_clock = DatabaseClock()
         self.core = self._new_core()
         self.streams: dict[UUID, Stream] = {}
         self._told: dict[Stream, None] = {}  # those for which a commit let something out

@@ -15,11 +15,12 @@ AHEAD = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def test_it_goes_on_from_what_it_was_told_last() -> None:
-    passed = [5.0]
-    clock = DatabaseClock(lambda: passed[0])
+    here = [datetime(2026, 1, 31, tzinfo=UTC)]
+    clock = DatabaseClock(lambda: here[0])
+    assert here[0] == clock.now()
     clock.told(AHEAD)
-    passed[0] = 7.0
-    assert AHEAD + timedelta(seconds=2) == clock.now()
+    here[0] += timedelta(hours=2)  # passed, or slept through
+    assert AHEAD + timedelta(hours=2) == clock.now()
 
 
 async def test_the_engine_goes_by_the_clock_that_a_flush_told_of() -> None:

@@ -91,13 +91,7 @@ def inner(
 
 def outer(handle: Handle, method: Method, deadlines: Deadlines, tally: Tally | None) -> Handle:
     """Make the outer step: the deadline, how the call ends, its line and its count."""
-    logged = method.rule is not None  # probes of health are too many to be worth a line
-
-    def tell(call: Call, code: grpc.StatusCode, span_s: float) -> None:
-        if logged:
-            access_log.write(call, code, span_s)
-        if tally is not None:
-            tally.end(code, span_s)
+    tell = _teller(method, tally)
 
     async def serve(call: Call, request: Any) -> Any:
         began = time.perf_counter()
@@ -134,6 +128,19 @@ def outer(handle: Handle, method: Method, deadlines: Deadlines, tally: Tally | N
         return await errors.answer(failure, call)
 
     return serve
+
+
+def _teller(method: Method, tally: Tally | None) -> Callable[[Call, grpc.StatusCode, float], None]:
+    """Make what tells how a call ended, and how long it took."""
+    logged = method.rule is not None  # probes of health are too many to be worth a line
+
+    def tell(call: Call, code: grpc.StatusCode, span_s: float) -> None:
+        if logged:
+            access_log.write(call, code, span_s)
+        if tally is not None:
+            tally.end(code, span_s)
+
+    return tell
 
 
 def _behind(call: Call, tell: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -49,15 +50,14 @@ def inner(
     told_only = method.reads  # what a call has changed is answered, whatever became of its caller
 
     async def noted(call: Call, raw: bytes, notes: Notes) -> Any:
-        told, message, answer, failed = notes.begin(), None, None, None
+        told, message = notes.begin(), None
         try:
             message = read(raw)
             answer = await behavior(message, call.context)
         except BaseException as error:
-            failed = error
+            notes.end(call, told, message=message, answer=None, error=error)
             raise
-        finally:
-            notes.end(call, told, message=message, answer=answer, error=failed)
+        _behind(call, partial(notes.end, call, told, message=message, answer=answer, error=None))
         return answer
 
     async def handle(call: Call, _: Any) -> bytes:
@@ -91,7 +91,7 @@ def inner(
 
 def outer(handle: Handle, method: Method, deadlines: Deadlines, tally: Tally | None) -> Handle:
     """Make the outer step: the deadline, how the call ends, its line and its count."""
-    logged = method.rule is not None  # probes of health are too many to be worth a line
+    tell = _teller(method, tally)
 
     async def serve(call: Call, request: Any) -> Any:
         began = time.perf_counter()
@@ -120,11 +120,32 @@ def outer(handle: Handle, method: Method, deadlines: Deadlines, tally: Tally | N
             failure = error
         finally:
             ending.discard(call.task)
-            span_s = time.perf_counter() - began
-            if logged:
-                access_log.write(call, code, span_s)
-            if tally is not None:
-                tally.end(code, span_s)
+            telling = partial(tell, call, code, time.perf_counter() - began)
+            if code is _OK:
+                _behind(call, telling)
+            else:
+                telling()
         return await errors.answer(failure, call)
 
     return serve
+
+
+def _teller(method: Method, tally: Tally | None) -> Callable[[Call, grpc.StatusCode, float], None]:
+    """Make what tells how a call ended, and how long it took."""
+    logged = method.rule is not None  # probes of health are too many to be worth a line
+
+    def tell(call: Call, code: grpc.StatusCode, span_s: float) -> None:
+        if logged:
+            access_log.write(call, code, span_s)
+        if tally is not None:
+            tally.end(code, span_s)
+
+    return tell
+
+
+def _behind(call: Call, tell: Callable[[], None]) -> None:
+    """Tell of a call that went well behind its answer, which gRPC sends before its task rests.
+
+    Until then it is in memory alone, as all of it is for a moment more.
+    """
+    call.task.get_loop().call_soon(tell)

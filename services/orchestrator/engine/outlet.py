@@ -16,6 +16,7 @@ from services.kit import traces
 from services.kit.ids import uuid7
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.rows import (
+    AckCommand,
     AssignCommand,
     CacheCommand,
     Command,
@@ -66,7 +67,8 @@ class Outlet:
         self.database_clock = DatabaseClock()
         self.core = self._new_core()
         self.streams: dict[UUID, Stream] = {}
-        self._told: dict[Stream, None] = {}  # those for which a commit let something out
+        # Those for which a commit let something out, and whether any of it is more than an ack.
+        self._told: dict[Stream, bool] = {}
         self.ended = Ended()
         self.silent_since: dict[UUID, float] = {}  # runners with attempts and without a stream
         self.work = asyncio.Event()  # set while there is anything to keep a lease for
@@ -87,7 +89,7 @@ class Outlet:
         self.recovering = False
         self.runs_ended: Counter[RunStatus] = Counter()
         self._timer: asyncio.TimerHandle | None = None
-        self._clock: Callable[[], float] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def busy(self) -> bool:
         """Whether there is anything to keep a lease for."""
@@ -95,9 +97,12 @@ class Outlet:
 
     def now(self) -> float:
         """Give the loop's clock, which every timer of the engine goes by."""
-        if self._clock is None:  # to ask which loop runs costs a system call, to ask for time none
-            self._clock = asyncio.get_running_loop().time
-        return self._clock()
+        return self._running_loop().time()
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:  # to ask which loop runs costs a system call, to ask for time none
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def tell_all(self, command: Told) -> None:
         """Tell every runner."""
@@ -189,8 +194,11 @@ class Outlet:
                 self._carry_out(command)
             self._callers.written(t)
         told, self._told = self._told, {}
-        for stream in told:
-            stream.let_go()
+        for stream, has_work in told.items():
+            if has_work:
+                stream.let_go()
+            else:  # behind those who wait for an end: for an ack nothing waits that is in a hurry
+                self._running_loop().call_soon(stream.let_go)
         if refused:  # of a batch they may be a thousand: memory is walked once for all
             gone = dict.fromkeys(refused)
             self.journal.drop(gone)  # what followed their starts would be refused as well
@@ -243,7 +251,7 @@ class Outlet:
             self.cache_wanted.set()
         elif (stream := self.streams.get(command.runner)) is not None:
             stream.queue(command)
-            self._told[stream] = None
+            self._told[stream] = self._told.get(stream, False) or type(command) is not AckCommand
 
     def _stamp(self, t: Transition, run: Run | None, at: datetime) -> None:
         for record in t.begun:
@@ -302,7 +310,7 @@ class Outlet:
         definition = stream.define(run.plan, place, run.tenant_id, tuple(given), first=first)
         pull = spliced or inline > INLINE_BYTES_MAX
         place_in_trace = run.options.traceparent
-        self._told[stream] = None
+        self._told[stream] = True
         stream.queue(
             Assignment(
                 attempt_ref=record.id,

@@ -127,8 +127,6 @@ class Desk:
         """Do what a frame says."""
         for definition in frame.definitions:
             session.definitions[definition.number] = definition
-        for ref, token in frame.acks:
-            self._settle(session, ref, token)
         for ref, token in frame.superseded:
             self._forget(ref, token)
             self._abandon(ref, token)
@@ -138,6 +136,8 @@ class Desk:
             self._kill(session, kill)
         for assignment in frame.assignments:
             self._assign(session, assignment)
+        for ref, token in frame.acks:  # last: what begins goes first, whichever attempt it is
+            self._settle(session, ref, token)
         if frame.demand is not None:
             session.demand = frame.demand
             self._share()

@@ -1,10 +1,13 @@
-"""What a server remembers of the messages of reads, and what it must not."""
+"""Unary calls: what a server remembers of their messages, and when it tells of their ends."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import grpc
 import pytest
 from qflow.auth.v1 import auth_pb2
 from qflow.orchestrator.v1 import schedule_service_pb2
@@ -12,8 +15,10 @@ from qflow.registry.v1 import session_service_pb2, workflow_service_pb2
 from qflow.registry.v1.workflow_service_pb2 import GetWorkflowRequest
 
 from services.kit.errors import InvalidArgument
-from services.kit.rpc import faults, validate
-from services.kit.rpc.call import Limits, Method
+from services.kit.rpc import faults, unary, validate
+from services.kit.rpc.call import Call, Limits, Method
+from services.kit.rpc.deadline import Deadlines
+from services.kit.rpc.tally import Tally
 
 _ID = "0190d6c1-5f2e-7c3a-9d5b-1f0e2d3c4b5a"
 _READ = Method(
@@ -151,3 +156,36 @@ def test_an_enum_without_a_rule_of_its_own_is_searched_for() -> None:
     wrong = GetWorkflowRequest(workflow_id=_ID, view=77)  # type: ignore[arg-type]
     assert faults.find_rule_faults(wrong)
     assert faults.find_content_faults(wrong, has_nul=False, keeps_rules=False)
+
+
+def _call() -> Call:
+    task = asyncio.current_task()
+    assert task is not None
+    context = SimpleNamespace(time_remaining=lambda: None)
+    return Call(_READ, cast("Any", context), (), task)
+
+
+async def test_a_call_that_went_well_is_told_of_behind_its_answer() -> None:
+    """gRPC sends the answer in the turn in which it is given; the line and the count come next."""
+    tally = Tally()
+
+    async def handle(_call: Call, _request: Any) -> bytes:
+        return b"answer"
+
+    serve = unary.outer(handle, _READ, Deadlines(), tally)
+    assert b"answer" == await serve(_call(), None)
+    assert (1, 0) == (tally.open, tally.succeeded)
+    await asyncio.sleep(0)
+    assert (0, 1) == (tally.open, tally.succeeded)
+
+
+async def test_a_call_that_failed_is_told_of_before_it_ends() -> None:
+    tally = Tally()
+
+    async def handle(_call: Call, _request: Any) -> bytes:
+        raise grpc.aio.AbortError
+
+    serve = unary.outer(handle, _READ, Deadlines(), tally)
+    with pytest.raises(grpc.aio.AbortError):
+        await serve(_call(), None)
+    assert (0, {"INTERNAL": 1}) == (tally.open, tally.failed)

@@ -227,6 +227,32 @@ async def test_what_another_orchestrator_has_settled_is_not_run_again_for_one_th
     assert [8] == list(attempts.begun)
 
 
+async def test_what_a_frame_lets_begin_goes_before_what_it_acknowledges(
+    desk: Desk, attempts: ScriptedAttempts
+) -> None:
+    """Whichever attempt it is: also the next one of the very node whose result is committed."""
+    session = desk.open_session(no_values)
+    desk.take(session, assign(REF, 7))
+    await settle()
+    attempts.begun[7].set_result(Outcome())
+    await settle()
+    kept_then: list[tuple[UUID, int]] = []
+    begin = desk._begin
+
+    def noted(*call: Any) -> bool:
+        kept_then.extend(desk.inventory()[1])
+        return begin(*call)
+
+    desk._begin = noted  # type: ignore[method-assign]
+    desk.take(session, replace(assign(REF, 8), acks=[(REF, 7)]))
+    await settle()
+    assert [(REF, 7)] == kept_then, "it was begun first"
+    assert ([(REF, 8)], []) == desk.inventory()
+    attempts.begun[8].set_result(Outcome())
+    await settle()
+    assert [(REF, 8)] == desk.inventory()[1]
+
+
 async def test_a_higher_token_ends_the_attempt_before_it(
     desk: Desk, attempts: ScriptedAttempts
 ) -> None:

@@ -88,9 +88,7 @@ async def test_a_finished_run_is_measured_by_its_rows(
 async def test_what_a_run_does_not_say_is_left_out(
     maint: Pool, runs: Runs, sql: psycopg.Connection
 ) -> None:
-    never_begun = runs.finished(
-        status="cancelled", nodes=0, begun=False, usage='{"cpu_us": null}'
-    )
+    never_begun = runs.finished(status="cancelled", nodes=0, begun=False, usage='{"cpu_us": null}')
     await measure_finished(maint)
     assert {
         "execution_node_count": (0, "count"),

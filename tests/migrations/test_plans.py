@@ -9,7 +9,6 @@ from uuid import UUID
 import pytest
 
 from services.orchestrator.storage import history
-from services.telemetry.storage import metrics
 from tests.migrations.subject import Subject
 from tests.support.database import Database, Template
 
@@ -155,23 +154,3 @@ def test_a_request_is_looked_up_by_its_own_index(filled: tuple[Subject, UUID]) -
         owner,
         owner,
     )
-
-
-def _loops(plan: dict[str, Any], relation: str) -> int:
-    own = plan["Actual Loops"] if plan.get("Relation Name") == relation else 0
-    return int(own) + sum(_loops(child, relation) for child in plan.get("Plans", []))
-
-
-def test_nodes_are_counted_of_the_runs_that_are_measured_next_alone(
-    filled: tuple[Subject, UUID],
-) -> None:
-    """I31: not of all that ended since the mark, also where those are sorted for it."""
-    s, _ = filled
-    with s.acting(None, "qflow_telemetry_maint"):
-        s.db.execute("SET LOCAL enable_indexscan = off")
-        s.db.execute(f"PREPARE asked AS {metrics._FINISHED_EXECUTIONS}".encode())
-        row = s.db.execute(
-            "EXPLAIN (ANALYZE, FORMAT json) EXECUTE asked ('none', '0 s', 'no such', 10)"
-        ).fetchone()
-    assert row is not None
-    assert 10 == _loops(row[0][0]["Plan"], "node_executions")

@@ -76,18 +76,3 @@ class EndedRun:
 
     id: UUID
     completed_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedExecution:
-    """What the rows of a run that is over say about its cost."""
-
-    id: UUID
-    tenant_id: UUID
-    queued_at: datetime
-    started_at: datetime | None  # None when it was cancelled before anything began
-    completed_at: datetime
-    cpu_us: int | None
-    memory_peak_bytes: int | None
-    node_count: int
-    retry_count: int

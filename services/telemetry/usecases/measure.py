@@ -10,7 +10,7 @@ import structlog
 from services.kit import crash
 from services.kit.ids import uuid7
 from services.kit.pg import Pool, planned_by_value, transaction
-from services.telemetry.domain.metrics import MARKER, metrics_of
+from services.telemetry.domain.metrics import MARKER
 from services.telemetry.storage import derived_metrics, metrics
 
 log = structlog.get_logger()
@@ -32,7 +32,7 @@ async def measure_finished(pool: Pool, *, again: timedelta = LATE, with_nodes: b
     """
     try:
         return await _measure(pool, again=again, with_nodes=with_nodes)
-    except metrics.RunGone:
+    except derived_metrics.RunGone:
         # Retention took it between the look and the write: without it, the next time.
         log.debug("executions_gone_meanwhile")
         return 1
@@ -44,24 +44,21 @@ async def _measure(pool: Pool, *, again: timedelta, with_nodes: bool) -> int:
         await metrics.begin_measuring(db, reader=READER)
         # A plan that was made while the tables were small would walk through all of them.
         async with planned_by_value(db):
-            found = await metrics.finished_executions(
+            found = await metrics.unmeasured_runs(
                 db, reader=READER, again=again, marker=MARKER, limit=BATCH_MAX
             )
         if not found:
             return 0
-        at = datetime.now(UTC)
-        derived = [
-            metric for execution in found for metric in metrics_of(execution, new_id=uuid7, at=at)
-        ]
-        await metrics.insert_metrics(db, derived)
+        at, ids = datetime.now(UTC), [each.id for each in found]
+        await derived_metrics.insert_of_runs(db, ids, new_id=uuid7, at=at)
         if with_nodes:
-            await derived_metrics.insert_of_nodes(db, [each.id for each in found], at=at)
+            await derived_metrics.insert_of_nodes(db, ids, at=at)
         crash.reach("metrics_derived")
         last = found[-1]
         await metrics.advance_watermark(
             db, reader=READER, completed_at=last.completed_at, execution_id=last.id
         )
-    log.debug("executions_measured", executions=len(found), metrics=len(derived))
+    log.debug("executions_measured", executions=len(found))
     return len(found)
 
 

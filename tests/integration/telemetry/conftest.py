@@ -52,15 +52,34 @@ class Runs:
     owner: factories.User
     workflow_id: UUID
 
-    def finished(self, *, ago: str = "0 s", status: str = "completed", nodes: int = 2) -> UUID:
+    def finished(
+        self,
+        *,
+        ago: str = "0 s",
+        status: str = "completed",
+        nodes: int = 2,
+        begun: bool = True,
+        queued_after: str = "0 s",
+        usage: str = '{"cpu_us": 1500}',
+    ) -> UUID:
         execution_id = uuid7()
         self.sql.execute(
             "INSERT INTO workflow_executions (id, workflow_id, workflow_version, status, shard,"
             " created_at, queued_at, started_at, completed_at, tenant_id, created_by,"
             " resource_usage)"
-            " SELECT %s, %s, 1, %s, 0, t, t, t + interval '5 ms', t + interval '105 ms', %s, %s,"
-            " '{\"cpu_us\": 1500}' FROM (SELECT now() - %s::interval AS t) s",
-            (execution_id, self.workflow_id, status, self.owner.id, self.owner.id, ago),
+            " SELECT %(id)s, %(workflow)s, 1, %(status)s, 0, t, t + %(queued_after)s::interval,"
+            " CASE WHEN %(begun)s THEN t + interval '5 ms' END, t + interval '105 ms', %(owner)s,"
+            " %(owner)s, %(usage)s FROM (SELECT now() - %(ago)s::interval AS t) s",
+            {
+                "id": execution_id,
+                "workflow": self.workflow_id,
+                "status": status,
+                "queued_after": queued_after,
+                "begun": begun,
+                "owner": self.owner.id,
+                "usage": usage,
+                "ago": ago,
+            },
         )
         for order in range(nodes):
             self.sql.execute(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from uuid import UUID
 
 import asyncpg
 import psycopg
@@ -46,6 +47,63 @@ async def test_every_finished_run_is_measured_once(
     assert 0 == await measure_finished(maint)
     assert dict.fromkeys(made, 5) == measured(sql)
     assert [(READER,)] == sql.execute("SELECT name FROM telemetry_watermarks").fetchall()
+
+
+def values(sql: psycopg.Connection, run: UUID) -> dict[str, tuple[float, str]]:
+    found = sql.execute(
+        "SELECT metric_name, metric_value::float8, metric_unit FROM performance_metrics"
+        " WHERE workflow_execution_id = %s",
+        (run,),
+    ).fetchall()
+    return {name: (value, unit) for name, value, unit in found}
+
+
+async def test_a_finished_run_is_measured_by_its_rows(
+    maint: Pool, runs: Runs, sql: psycopg.Connection
+) -> None:
+    """B76: each by its own, and ids are in the order of the ends."""
+    usage = '{"cpu_us": 2500000, "memory_peak_bytes": 1099511627776}'
+    large, other = runs.finished(ago="1 s", nodes=7, usage=usage), runs.finished(nodes=0)
+    assert 2 == await measure_finished(maint)
+    assert {
+        "execution_node_count": (7, "count"),
+        "execution_retry_count": (7, "count"),
+        "execution_queue_ms": (5, "ms"),
+        "execution_duration_ms": (100, "ms"),
+        "execution_cpu_seconds": (2.5, "s"),
+        "execution_memory_peak_bytes": (2**40, "bytes"),
+    } == values(sql, large)
+    assert (0, "count") == values(sql, other)["execution_node_count"]
+    assert [large] * 6 + [other] * 5 == [
+        run
+        for (run,) in sql.execute(
+            "SELECT workflow_execution_id FROM performance_metrics ORDER BY id"
+        )
+    ]
+    assert [(runs.owner.id,)] == sql.execute(
+        "SELECT DISTINCT tenant_id FROM performance_metrics"
+    ).fetchall()
+
+
+async def test_what_a_run_does_not_say_is_left_out(
+    maint: Pool, runs: Runs, sql: psycopg.Connection
+) -> None:
+    never_begun = runs.finished(status="cancelled", nodes=0, begun=False, usage='{"cpu_us": null}')
+    await measure_finished(maint)
+    assert {
+        "execution_node_count": (0, "count"),
+        "execution_retry_count": (0, "count"),
+        "execution_queue_ms": (105, "ms"),
+    } == values(sql, never_begun)
+
+
+async def test_a_clock_that_was_set_back_gives_no_negative_span(
+    maint: Pool, runs: Runs, sql: psycopg.Connection
+) -> None:
+    """I6, F33."""
+    run = runs.finished(queued_after="1 h")
+    await measure_finished(maint)
+    assert (0, "ms") == values(sql, run)["execution_queue_ms"]
 
 
 async def test_a_run_that_is_removed_while_it_is_measured_takes_nothing_else_with_it(

@@ -16,7 +16,21 @@ from services.orchestrator.engine.streams import Outgoing, Stream
 
 RUN, RUNNER = UUID(int=1), UUID(int=2)
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-ENDED = RunChange(RUN, "completed", False, True, False, "{}", *[None] * 4, 2, 0, 0)
+ENDED = RunChange(
+    id=RUN,
+    status="completed",
+    starts=False,
+    final=True,
+    cancels=False,
+    output_data="{}",
+    error_type=None,
+    error_message=None,
+    stack_trace=None,
+    failed_node_id=None,
+    revision=2,
+    cpu_us=0,
+    memory_peak_bytes=0,
+)
 ACK = AckCommand(RUNNER, UUID(int=3), 1)
 KILL = KillCommand(RUNNER, UUID(int=4), 1)
 

@@ -239,9 +239,9 @@ async def test_what_a_frame_lets_begin_goes_before_what_it_acknowledges(
     kept_then: list[tuple[UUID, int]] = []
     begin = desk._begin
 
-    def noted(*call: Any) -> bool:
+    def noted(attempt: Attempt, definition: Definition, assignment: Assignment) -> bool:
         kept_then.extend(desk.inventory()[1])
-        return begin(*call)
+        return begin(attempt, definition, assignment)
 
     desk._begin = noted  # type: ignore[method-assign]
     desk.take(session, replace(assign(REF, 8), acks=[(REF, 7)]))

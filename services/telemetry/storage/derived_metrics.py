@@ -12,8 +12,9 @@ import asyncpg
 from services.kit.pg import Db
 from services.telemetry.domain.metrics import MARKER, METRICS_OF_RUN
 
-# What rows do not say is left out, never guessed. Ids come along, in the order of their time: drawn
-# here they would lie all over the index.
+# What rows do not say is left out, never guessed, and so is what is no number: one strange row must
+# not hold up all others. Ids come along, in the order of their time: drawn here they would lie all
+# over the index.
 _OF_RUNS: Final[LiteralString] = """
     INSERT INTO performance_metrics (id, metric_name, metric_value, metric_unit,
            workflow_execution_id, tenant_id, recorded_at)
@@ -35,10 +36,12 @@ _OF_RUNS: Final[LiteralString] = """
                 epoch FROM COALESCE(run.started_at, run.completed_at) - run.queued_at)),
             (4, 'execution_duration_ms', 'ms', 1000 * extract(
                 epoch FROM run.completed_at - run.started_at)),
-            (5, 'execution_cpu_seconds', 's',
-             (run.resource_usage ->> 'cpu_us')::numeric / 1000000),
-            (6, 'execution_memory_peak_bytes', 'bytes',
-             (run.resource_usage ->> 'memory_peak_bytes')::numeric)
+            (5, 'execution_cpu_seconds', 's', CASE
+                WHEN jsonb_typeof(run.resource_usage -> 'cpu_us') = 'number'
+                THEN (run.resource_usage ->> 'cpu_us')::numeric / 1000000 END),
+            (6, 'execution_memory_peak_bytes', 'bytes', CASE
+                WHEN jsonb_typeof(run.resource_usage -> 'memory_peak_bytes') = 'number'
+                THEN (run.resource_usage ->> 'memory_peak_bytes')::numeric END)
            ) AS measured(number, name, unit, value)
      WHERE measured.value IS NOT NULL
 """
@@ -53,11 +56,8 @@ async def insert_of_runs(
 ) -> None:
     """Write what runs that are over took, in one statement; raises RunGone."""
     ids = [new_id() for _ in range(METRICS_OF_RUN * len(execution_ids))]
-    # Prepared for this once, so that it is planned for tables as large as they are now. To have the
-    # transaction plan so would plan the check of a foreign key anew for each row.
-    statement = await db.prepare(_OF_RUNS)
     try:
-        await statement.fetch(execution_ids, ids, at, METRICS_OF_RUN, MARKER)
+        await _write_planned_now(db, _OF_RUNS, execution_ids, ids, at, METRICS_OF_RUN, MARKER)
     except asyncpg.ForeignKeyViolationError:
         raise RunGone from None
 
@@ -83,7 +83,7 @@ _OF_NODES: Final[LiteralString] = """
 
 async def insert_of_nodes(db: Db, execution_ids: Sequence[UUID], *, at: datetime) -> None:
     """Write what the nodes of runs took; of those that began."""
-    await db.execute(_OF_NODES, execution_ids, at)
+    await _write_planned_now(db, _OF_NODES, execution_ids, at)
 
 
 # One that stopped is measured once: the metric is of it until its row goes.
@@ -141,3 +141,12 @@ _ANY_STOPPED: Final[LiteralString] = """
 async def any_stopped(db: Db, *, reader: str, again: timedelta) -> bool:
     """Tell whether there is a sandbox to measure."""
     return bool(await db.fetchval(_ANY_STOPPED, reader, again))
+
+
+async def _write_planned_now(db: Db, sql: LiteralString, *arguments: object) -> None:
+    """Carry out what was prepared for this once, planned for tables as large as they are now.
+
+    A transaction that plans so would plan the check of a foreign key anew for each row, too.
+    """
+    statement = await db.prepare(sql)
+    await statement.fetch(*arguments)

@@ -85,11 +85,12 @@ async def test_a_finished_run_is_measured_by_its_rows(
     ).fetchall()
 
 
+@pytest.mark.parametrize("usage", ['{"cpu_us": null}', '{"cpu_us": "much"}', "{}", "null"])
 async def test_what_a_run_does_not_say_is_left_out(
-    maint: Pool, runs: Runs, sql: psycopg.Connection
+    usage: str, maint: Pool, runs: Runs, sql: psycopg.Connection
 ) -> None:
-    never_begun = runs.finished(status="cancelled", nodes=0, begun=False, usage='{"cpu_us": null}')
-    await measure_finished(maint)
+    never_begun = runs.finished(status="cancelled", nodes=0, begun=False, usage=usage)
+    assert 1 == await measure_finished(maint)
     assert {
         "execution_node_count": (0, "count"),
         "execution_retry_count": (0, "count"),

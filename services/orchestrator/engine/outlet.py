@@ -193,18 +193,21 @@ class Outlet:
             for command in t.commands:
                 self._carry_out(command)
             self._callers.written(t)
-        told, self._told = self._told, {}
-        for stream, has_work in told.items():
-            if has_work:
-                stream.let_go()
-            else:  # behind those who wait for an end: for an ack nothing waits that is in a hurry
-                self._running_loop().call_soon(stream.let_go)
+        self._let_streams_go()
         if refused:  # of a batch they may be a thousand: memory is walked once for all
             gone = dict.fromkeys(refused)
             self.journal.drop(gone)  # what followed their starts would be refused as well
             for each in self.core.parts_of(gone):
                 self.core.forget(each)
             self._apply(self.core.redispatch())
+
+    def _let_streams_go(self) -> None:
+        told, self._told = self._told, {}
+        for stream, has_work in told.items():
+            if has_work:
+                stream.let_go()
+            else:  # behind those who wait for an end: for an ack nothing waits that is in a hurry
+                self._running_loop().call_soon(stream.let_go)
 
     def _answer_start(self, t: Transition, run: Run | None, committed: Committed) -> bool:
         if t.run_id not in committed.started:

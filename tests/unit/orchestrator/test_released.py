@@ -27,6 +27,7 @@ ENDED = RunChange(
     error_message=None,
     stack_trace=None,
     failed_node_id=None,
+    container_id=None,
     revision=2,
     cpu_us=0,
     memory_peak_bytes=0,
@@ -53,7 +54,7 @@ async def _order(*commands: AckCommand | KillCommand) -> list[str]:
     taking, waiting = asyncio.create_task(stream.take()), asyncio.create_task(wait())
     await asyncio.sleep(0)
     t = Transition(RUN, run_changes=[ENDED], commands=list(commands), revision=2)
-    outlet._released(Committed([t], AT, frozenset()))
+    outlet._released(Committed([t], AT, AT, frozenset()))
     await waiting
     await asyncio.sleep(0)
     taking.cancel()

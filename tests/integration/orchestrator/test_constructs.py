@@ -16,6 +16,7 @@ from qflow.orchestrator.v1.control_service_pb2_grpc import ControlServiceStub
 from tests import factories
 from tests.fakes.runner import Fail
 from tests.integration.orchestrator.conftest import Orchestra
+from tests.support.invariants import broken
 
 INT = {"t": "int"}
 STATUS = execution_pb2.NodeExecutionStatus
@@ -177,6 +178,28 @@ async def test_a_map_runs_once_for_each_element_and_puts_poison_aside(
     assert ["COMPLETED"] * 3 == [nodes[name] for name in ("m[0]", "m[1]", "m[2][0]")]
     counts = ended.execution.node_counts
     assert (9, 8, 1) == (counts.total, counts.completed, counts.failed)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loop": {"condition": "result < 5", "max_turns": 3, "carry": {"x": "result"}}},
+        {"condition": "1 / x > 0"},
+    ],
+    ids=["of a loop", "of a place"],
+)
+async def test_a_condition_that_fails_is_no_attempt_that_is_looked_for_among_the_errors(
+    orchestra: Orchestra, make: Callable[..., str], settings: dict[str, Any]
+) -> None:
+    """I23: the doctor called such a run broken."""
+    workflow = make({"l": settings}, [("", "x", "l", "x")])
+    async with orchestra.running(), (await orchestra.runner(lambda *_: 2**63)).attached():
+        start = pb.StartExecutionRequest(workflow_id=workflow, input_json='{"x":0}')
+        run = (await orchestra.stub.StartExecution(start)).execution
+        wait = pb.WaitExecutionRequest(execution_id=run.id)
+        ended = (await orchestra.stub.WaitExecution(wait)).execution
+    assert "condition_error" == ended.error.error_type
+    assert {} == broken(orchestra.sql, of=("I23",))
 
 
 async def test_a_loop_carries_its_outputs_until_its_condition_fails(

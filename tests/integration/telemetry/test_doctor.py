@@ -72,7 +72,8 @@ PLANTED: Final[dict[str, str]] = {
     " status, tenant_id, created_by, runner_incarnation)"
     " SELECT 'c', '3.11', 'running', id, id, gen_random_uuid() FROM users LIMIT 1",
     "I21_keys_and_rules_are_kept": "ALTER TABLE users ADD CHECK (email <> '') NOT VALID",
-    "I23_failed_attempts_are_logged": "UPDATE node_executions SET status = 'failed'",
+    "I23_failed_attempts_are_logged": "UPDATE node_executions SET status = 'failed',"
+    " runner_incarnation = gen_random_uuid()",
     "I24_measures_are_numbers": "INSERT INTO performance_metrics (metric_name, metric_value,"
     " metric_unit, tenant_id) SELECT 'm', 'NaN', 'ms', id FROM users LIMIT 1",
     "I25_credentials_are_digests": "",  # the rules are gone: that is the fault

@@ -4,9 +4,7 @@ SELECT 'node_executions' AS place, n.id::text AS what, n.error_type::text AS fac
  WHERE n.status = 'failed' AND n.copied_from IS NULL AND n.node_type = 'python'
    AND n.completed_at > now() - interval '1 day'
    AND NOT EXISTS (SELECT 1 FROM error_logs e WHERE e.node_execution_id = n.id)
-   AND NOT EXISTS (SELECT 1 FROM node_executions element
-                    WHERE element.workflow_execution_id = n.workflow_execution_id
-                      AND starts_with(element.node_id, n.node_id || '['))
+   AND n.runner_incarnation IS NOT NULL -- else it is no attempt: a map or a loop as a whole, a condition
 UNION ALL
 SELECT 'workflow_executions', id::text, 'error_message'
   FROM workflow_executions

@@ -18,6 +18,16 @@ from services.standalone.postgres import Postgres
 _TEMPLATE = "qflow_template"
 
 
+_DROP_SLOTS = """
+    DO $$ BEGIN
+        WHILE EXISTS (SELECT FROM pg_replication_slots WHERE active) LOOP
+            PERFORM pg_sleep(0.01);
+        END LOOP;
+        PERFORM pg_drop_replication_slot(slot_name) FROM pg_replication_slots;
+    END $$
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Database:
     """One database of a test; connect with any driver by its URLs."""
@@ -36,6 +46,11 @@ class Database:
     def connect(self, login: str | None = None) -> psycopg.Connection:
         """Open a blocking autocommit connection, for arranging and asserting; close it."""
         return psycopg.connect(self.url(login), autocommit=True)
+
+    def drop_slots(self) -> None:
+        """Drop what holds WAL back, once the server knows that who read from it has gone."""
+        with self.connect() as db:
+            db.execute(_DROP_SLOTS)
 
     @property
     def env(self) -> dict[str, str]:

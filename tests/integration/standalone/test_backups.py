@@ -29,8 +29,7 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.fixture
 def place(tmp_path: Path, database: Database) -> Iterator[Place]:
     yield Place(tmp_path, database)
-    with database.connect() as db:
-        db.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+    database.drop_slots()
 
 
 def flip(path: Path, *, at: int) -> None:

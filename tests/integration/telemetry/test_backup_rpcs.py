@@ -42,9 +42,7 @@ def admin(sql: psycopg.Connection) -> factories.User:
 
 
 @pytest.fixture
-async def kept(
-    database: Database, tmp_path: Path, sql: psycopg.Connection
-) -> AsyncIterator[Telemetry]:
+async def kept(database: Database, tmp_path: Path) -> AsyncIterator[Telemetry]:
     """Telemetry of a deployment that keeps backups, on a schedule that is due at once."""
     env = {
         "QFLOW_BACKUP_FOLDER": str(tmp_path / "backups"),
@@ -53,7 +51,7 @@ async def kept(
     }
     async with serving(database, tmp_path, env) as telemetry:
         yield telemetry
-    sql.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+    database.drop_slots()
 
 
 def stub_of(telemetry: Telemetry, user: factories.User) -> Any:

@@ -58,7 +58,7 @@ _UNREACHED = frozenset(
         "credits.ReadyQueue.waiting",  # asked by explanations and the demand of pools
         "credits.ReadyQueue.waiting.<locals>.<dictcomp>",
         "credits.ReadyQueue.waiting.<locals>.<dictcomp>.<genexpr>",
-        # A run ends while it is paused and is cancelled before it goes on: test_holding_what_closes.
+        # A run ends while it is paused, and is cancelled so: test_holding_what_closes.
         "planner._close_anew",
         "cache_queue._file_part",  # no world has files: test_cache_queue
         "cache_queue.CacheQueue.asked_of",  # asked by explanations

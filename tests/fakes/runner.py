@@ -41,6 +41,10 @@ class Fail(Exception):  # noqa: N818  # what a node does, not a fault of the tes
         self.retryable = retryable
 
 
+class PartedError(Exception):
+    """The orchestrator ended a stream before its first word: it has taken shards in."""
+
+
 @dataclass(slots=True)
 class FakeRunner:
     """What it was told, and how it answers."""
@@ -72,6 +76,8 @@ class FakeRunner:
         self._out = asyncio.Queue()
         call = AttachServiceStub(self.channel).Attach(self._frames())
         welcome: Any = await call.read()
+        if welcome is grpc.aio.EOF:
+            raise PartedError
         assert welcome.HasField("welcome"), welcome
         self.member = welcome.welcome.member_id
         reading = asyncio.create_task(self._read(call))
@@ -92,6 +98,8 @@ class FakeRunner:
                 try:
                     async with self.attached():
                         await self.ended.wait()
+                except PartedError:
+                    await asyncio.sleep(_AGAIN_S)
                 except grpc.aio.AioRpcError as error:
                     if error.code() is not grpc.StatusCode.UNAVAILABLE:
                         raise

@@ -7,9 +7,11 @@ import ctypes
 import json
 import logging
 import os
+import select
 import signal
 import sys
-import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -114,14 +116,30 @@ def _verify(backup_id: str, settings: BackupSettings) -> dict[str, Any]:
 def _archive(settings: BackupSettings) -> dict[str, Any]:
     from services.standalone.backup.archive import Archive
 
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    wait = told_to_end()
     archive = Archive(
         _source(), settings.folder, settings.files, settings.key, settings.is_synchronous
     )
-    archive.run(interval_s=settings.ship_interval_s, wait=ended.wait)
+    archive.run(interval_s=settings.ship_interval_s, wait=wait)
     return {}
+
+
+def told_to_end() -> Callable[[float], bool]:
+    """Give what waits so many seconds for a signal to end, and says whether one came.
+
+    By a pipe: an event has a lock, and a second signal within the first one's handler would wait
+    for it for ever. A parent that goes and whoever ends what it left may well send two.
+    """
+    heard, tell = os.pipe()
+    os.set_blocking(tell, False)
+
+    def on_signal(*_: object) -> None:
+        with suppress(BlockingIOError):  # full: there is enough to hear
+            os.write(tell, b"\0")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    return lambda span_s: bool(select.select([heard], [], [], span_s)[0])
 
 
 def _source() -> Source:

@@ -145,7 +145,8 @@ def compile_new(text: str, names: Collection[str]) -> Expression:
     Not what is stored already: a part of it that is never worked out does no harm.
     """
     compiled = compile_expression(text, names)
-    for part in compiled.shape.zoned:
+    if compiled.shape.zoned:
+        part = compiled.shape.zoned[0]
         raise ExpressionError(f"{part.text}() takes nothing: it tells UTC", part.place + 1)
     for pattern in compiled.shape.patterns:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -228,14 +228,12 @@ def _cancelling(run: RunState, nodes: Iterable[NodeState]) -> Reason:
 def _limited(limited: Sequence[Limited]) -> list[Reason]:
     """Tell of what waits for limits, by count."""
     return [
-        replace(
-            _about(
-                Cause.LIMITED,
-                each.nodes,
-                explain_limits.situation(each),
-                action=explain_limits.way_on(each),
-                time=None if each.is_full else each.free_at,
-            ),
+        _about(
+            Cause.LIMITED,
+            each.nodes,
+            explain_limits.situation(each),
+            action=explain_limits.way_on(each),
+            time=None if each.is_full else each.free_at,
             limit=each,
         )
         for each in sorted(limited, key=lambda each: each.limit)
@@ -352,6 +350,7 @@ def _about(
     *,
     action: str = "",
     time: datetime | None = None,
+    limit: Limited | None = None,
 ) -> Reason:
     return Reason(
         cause=cause,
@@ -360,4 +359,5 @@ def _about(
         nodes=tuple(names[:NAMES_MAX]),
         node_count=len(names),
         time=time,
+        limit=limit,
     )

@@ -20,9 +20,10 @@ async def limited_parts(pool: Pool, engine: Engine, run: Run) -> list[Limited]:
 
     Whoever reads the run reads all others of its tenant, to which the limit belongs.
     """
+    limits = engine.core.limits.by_id
     places: dict[Demand, list[Place]] = {}
     for each in engine.core.limited.places_of(run.id):
-        if each.demand.limit_id in engine.core.limits.by_id:
+        if each.demand.limit_id in limits:
             places.setdefault(each.demand, []).append(each)
     if not places:
         return []
@@ -33,23 +34,18 @@ async def limited_parts(pool: Pool, engine: Engine, run: Run) -> list[Limited]:
     async with transaction(pool) as db:
         taken = await limit_slots.get_taken(db, places)
         holders = await limit_slots.get_holders(db, places, limit=NAMES_MAX)
-    limited = []
-    for demand, of in places.items():
-        count = taken.get(demand, _UNKNOWN)
-        limit = engine.core.limits.by_id.get(demand.limit_id)
-        if limit is None:  # it went in between
-            continue
-        limited.append(
-            Limited(
-                limit=limit.name,
-                nodes=names[demand],
-                own_id=run.id,
-                max_running=count.max_running,
-                taken=count.taken,
-                holders=holders.get(demand, []),
-                holder_count=count.holders,
-                ahead=min(each.ahead for each in of),
-                free_at=count.free_at,
-            )
+    return [
+        Limited(
+            limit=limits[demand.limit_id].name,
+            nodes=names[demand],
+            own_id=run.id,
+            max_running=count.max_running,
+            taken=count.taken,
+            holders=holders.get(demand, []),
+            holder_count=count.holders,
+            ahead=min(each.ahead for each in of),
+            free_at=count.free_at,
         )
-    return limited
+        for demand, of in places.items()
+        for count in [taken.get(demand, _UNKNOWN)]
+    ]

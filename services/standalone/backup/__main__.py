@@ -7,11 +7,8 @@ import ctypes
 import json
 import logging
 import os
-import select
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +16,7 @@ import structlog
 
 from services.kit import env as read
 from services.standalone.backup import keeping
+from services.standalone.backup.ending import told_to_end
 from services.standalone.backup.folder import GAP, SHIPPED, Entry
 from services.standalone.backup.settings import BackupSettings
 from services.standalone.home import Home
@@ -122,24 +120,6 @@ def _archive(settings: BackupSettings) -> dict[str, Any]:
     )
     archive.run(interval_s=settings.ship_interval_s, wait=wait)
     return {}
-
-
-def told_to_end() -> Callable[[float], bool]:
-    """Give what waits so many seconds for a signal to end, and says whether one came.
-
-    By a pipe: an event has a lock, and a second signal within the first one's handler would wait
-    for it for ever. A parent that goes and whoever ends what it left may well send two.
-    """
-    heard, tell = os.pipe()
-    os.set_blocking(tell, False)
-
-    def on_signal(*_: object) -> None:
-        with suppress(BlockingIOError):  # full: there is enough to hear
-            os.write(tell, b"\0")
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    return lambda span_s: bool(select.select([heard], [], [], span_s)[0])
 
 
 def _source() -> Source:

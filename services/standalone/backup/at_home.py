@@ -17,6 +17,7 @@ from services.kit.sealed_form import clear_size
 from services.standalone import process
 from services.standalone.backup import bytes_of_files
 from services.standalone.backup.archive import ship_rest
+from services.standalone.backup.ending import told_to_end
 from services.standalone.backup.folder import BackupFolder, Entry
 from services.standalone.backup.manifest import Manifest
 from services.standalone.backup.restore import (
@@ -39,6 +40,7 @@ from services.standalone.process import ProcessMark, StandaloneError
 REPLICA: Final = "qflow_replica"
 _END_LADDER: Final = ((signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0))
 _REPLAY_TIMEOUT_S: Final = 3600.0
+_LOOK_S: Final = 0.5  # how often a replica is looked at that nobody tells to end
 _MAKE_SLOT: Final[LiteralString] = """
     SELECT pg_create_physical_replication_slot(%s, true)
      WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = %s)
@@ -136,17 +138,15 @@ def follow(home: Home, source: Source, *, say: Callable[[str], None]) -> int:
             raise StandaloneError(f"{target} holds a database that is no replica")
         server = server_of(home, source.binaries)
         server.prepare()
-        stopped: list[int] = []
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopped.append(1))
+        wait = told_to_end()
         server.spawn()
         try:
             server.wait_ready(timeout_s=_REPLAY_TIMEOUT_S)
             say(f"following; make it the server with `promote` on QFLOW_HOME={home.root}")
             child = server.child
             assert child is not None
-            while not stopped and child.poll() is None:
-                process.wait_until(lambda: bool(stopped) or child.poll() is not None, timeout_s=1.0)
+            while not wait(_LOOK_S) and child.poll() is None:
+                pass
             if child.returncode is not None:
                 raise StandaloneError(
                     f"the replica ended ({process.describe_exit(child.returncode)}):\n"

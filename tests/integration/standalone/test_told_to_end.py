@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 _WAITS = """
-from services.standalone.backup.__main__ import told_to_end
+from services.standalone.backup.ending import told_to_end
 wait = told_to_end()
 print("waits", flush=True)
 while not wait(60):

@@ -20,11 +20,13 @@ from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.limits import Demand, Lane, Limit, Limits
 from services.orchestrator.domain.out import Out
+from services.orchestrator.domain.records import NO_USAGE, NodeRecord, Usage
 from services.orchestrator.domain.rows import AckCommand, Transition
-from services.orchestrator.domain.state import NO_USAGE, NodeRecord, Run, Usage, Value
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.steps import attempts
 from services.orchestrator.domain.steps.attempts import Outcome
+from services.orchestrator.domain.values import Value
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import Journal
 from services.orchestrator.engine.member import Member

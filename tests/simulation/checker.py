@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from services.kit.ids import uuid_from_bytes
 from services.orchestrator.domain.plan import Kind, Phase
+from services.orchestrator.domain.records import NodeRecord
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.domain.state import Group, NodeRecord, Run
+from services.orchestrator.domain.state import Group, Run
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus
 from services.orchestrator.engine.journal import Committed
 from services.orchestrator.storage import recovery

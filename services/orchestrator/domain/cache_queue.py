@@ -10,18 +10,11 @@ from typing import NamedTuple
 from uuid import UUID
 
 from services.orchestrator.domain.plan import Kind
+from services.orchestrator.domain.records import NO_USAGE, NodeRecord
 from services.orchestrator.domain.rows import CacheCommand, NodeCopy, Transition, more
-from services.orchestrator.domain.state import (
-    NO_USAGE,
-    FilePart,
-    NodeOutput,
-    NodeRecord,
-    Run,
-    Spliced,
-    Value,
-    file_of,
-)
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.values import FilePart, NodeOutput, Spliced, Value, file_of
 from services.orchestrator.domain.writes import NewId, flow_rows, set_running, touch
 
 

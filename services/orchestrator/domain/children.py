@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 from uuid import UUID
 
-from services.orchestrator.domain.state import Failure, Run, detail_of_class
+from services.orchestrator.domain.records import Failure, detail_of_class
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
 
 

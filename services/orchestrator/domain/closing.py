@@ -8,14 +8,16 @@ from services.orchestrator.domain import waits
 from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.ends import End, place_over
 from services.orchestrator.domain.ledger import BUDGET_EXCEEDED, QUOTA_EXCEEDED
+from services.orchestrator.domain.records import Failure
 from services.orchestrator.domain.rows import Finished, Transition
-from services.orchestrator.domain.state import Failure, Run, UnreadableError
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import (
     NODE_FINAL,
     RUN_FINAL,
     NodeStatus,
     RunStatus,
 )
+from services.orchestrator.domain.values import UnreadableError
 from services.orchestrator.domain.writes import (
     change_row,
     move,

@@ -9,8 +9,9 @@ from services.orchestrator.domain import routes, waits
 from services.orchestrator.domain.effects import Effects, Timer
 from services.orchestrator.domain.ends import branch_of
 from services.orchestrator.domain.plan import Kind
+from services.orchestrator.domain.records import NO_USAGE, Failure
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.domain.state import NO_USAGE, Failure, Run, Signal
+from services.orchestrator.domain.state import Run, Signal
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.writes import (
     change_row,

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
 
+from services.orchestrator.domain.records import Failure, NodeRecord
 from services.orchestrator.domain.restore import split_name
 from services.orchestrator.domain.rows import NodeCopy
-from services.orchestrator.domain.state import (
-    Failure,
-    ListOutput,
-    NodeOutput,
-    NodeRecord,
-    Run,
-    file_of,
-)
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.values import ListOutput, NodeOutput, file_of
 
 
 @dataclass(frozen=True, slots=True)

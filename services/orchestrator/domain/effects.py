@@ -10,8 +10,10 @@ from enum import Enum, auto
 from typing import NamedTuple
 from uuid import UUID
 
+from services.orchestrator.domain.records import Failure
 from services.orchestrator.domain.rows import RunInsert
-from services.orchestrator.domain.state import Failure, NodeOutput, Run
+from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.values import NodeOutput
 
 
 class Due(Enum):

@@ -7,7 +7,8 @@ from enum import Enum, auto
 
 from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.plan import Kind, Phase, Place
-from services.orchestrator.domain.state import NodeOutput, Run
+from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.values import NodeOutput
 
 
 class End(Enum):

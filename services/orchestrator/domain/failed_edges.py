@@ -6,7 +6,8 @@ import json
 from dataclasses import replace
 
 from services.orchestrator.domain.plan import FROM_LITERAL, FROM_TURN, Binding
-from services.orchestrator.domain.state import Failure, Run
+from services.orchestrator.domain.records import Failure
+from services.orchestrator.domain.state import Run
 
 
 def named(run: Run, slot: int, failure: Failure) -> Failure:

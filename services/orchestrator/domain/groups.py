@@ -15,23 +15,21 @@ from services.kit.cel import ExpressionError
 from services.orchestrator.domain import waits
 from services.orchestrator.domain.effects import Effects, Ready
 from services.orchestrator.domain.plan import Binding, Kind, Plan
+from services.orchestrator.domain.records import NO_USAGE, Failure
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.domain.state import (
-    NO_USAGE,
-    Failure,
+from services.orchestrator.domain.state import Group, Run
+from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
+from services.orchestrator.domain.values import (
     FileList,
     FilePart,
     FileValue,
-    Group,
     ListOutput,
     NodeOutput,
-    Run,
     Spliced,
     UnreadableError,
     Value,
     has_files,
 )
-from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
 from services.orchestrator.domain.waits import Refusal
 from services.orchestrator.domain.writes import flow_rows, place_row
 

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from services.orchestrator.domain.amounts import NOTHING, Amounts, exceeded
+from services.orchestrator.domain.records import Failure, Usage
 from services.orchestrator.domain.rows import Charge, Spend, Transition, more
-from services.orchestrator.domain.state import Failure, Run, Usage
+from services.orchestrator.domain.state import Run
 
 BUDGET_EXCEEDED: Final = "budget_exceeded"
 QUOTA_EXCEEDED: Final = "quota_exceeded"

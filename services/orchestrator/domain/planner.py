@@ -12,6 +12,13 @@ from uuid import UUID
 from services.orchestrator.domain import closing, groups, retry, routes, waits
 from services.orchestrator.domain.effects import Effects, Stop, Timer
 from services.orchestrator.domain.plan import Kind, Phase
+from services.orchestrator.domain.records import (
+    NO_USAGE,
+    Failure,
+    NodeRecord,
+    Usage,
+    detail_of_class,
+)
 from services.orchestrator.domain.rows import (
     AckCommand,
     AssignCommand,
@@ -20,16 +27,9 @@ from services.orchestrator.domain.rows import (
     Transition,
     more,
 )
-from services.orchestrator.domain.state import (
-    NO_USAGE,
-    Failure,
-    NodeOutput,
-    NodeRecord,
-    Run,
-    Usage,
-    detail_of_class,
-)
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.values import NodeOutput
 from services.orchestrator.domain.waits import Refusal
 from services.orchestrator.domain.writes import (
     attempt_row,

@@ -15,18 +15,10 @@ from services.orchestrator.domain.groups import new_group
 from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
 from services.orchestrator.domain.plan import Phase, Plan
 from services.orchestrator.domain.planner import EXPIRED, LOST, is_expiry
-from services.orchestrator.domain.state import (
-    ENGINE_ERROR,
-    Failure,
-    FileValue,
-    Group,
-    ListOutput,
-    NodeOutput,
-    NodeRecord,
-    Run,
-    Signal,
-)
+from services.orchestrator.domain.records import ENGINE_ERROR, Failure, NodeRecord
+from services.orchestrator.domain.state import Group, Run, Signal
 from services.orchestrator.domain.status import NODE_FAILED, NODE_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.values import FileValue, ListOutput, NodeOutput
 
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.orchestrator.domain.plan import RetryPolicy
-from services.orchestrator.domain.state import Failure
+from services.orchestrator.domain.records import Failure
 
 
 def takes(policy: RetryPolicy, failure: Failure) -> bool:

@@ -10,9 +10,11 @@ from uuid import UUID
 from services.orchestrator.domain.copies import KeptPart, copy_part, copy_row
 from services.orchestrator.domain.ends import End, branch_of, count_end, release_inputs
 from services.orchestrator.domain.plan import FROM_RUN, Definition, Phase, Plan
+from services.orchestrator.domain.records import NodeRecord
 from services.orchestrator.domain.rows import NodeCopy
-from services.orchestrator.domain.state import ListOutput, NodeOutput, NodeRecord, Run
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.values import ListOutput, NodeOutput
 
 # The new inputs of places: exact JSON texts by input, by place.
 Edits: TypeAlias = Mapping[str, Mapping[str, str]]

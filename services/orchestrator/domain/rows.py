@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
-from services.orchestrator.domain.state import NodeRecord
+from services.orchestrator.domain.records import NodeRecord
 
 
 class RunInsert(NamedTuple):

@@ -8,182 +8,30 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, NamedTuple, TypeAlias
+from typing import NamedTuple
 from uuid import UUID
 
 from qflow.types import ConversionError, convert
 
 from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
-from services.orchestrator.domain.plan import (
-    FROM_RUN,
-    FROM_TURN,
-    Binding,
-    Kind,
-    Phase,
-    Place,
-    Plan,
+from services.orchestrator.domain.plan import FROM_RUN, FROM_TURN, Binding, Kind, Phase, Place, Plan
+from services.orchestrator.domain.records import Failure, NodeRecord
+from services.orchestrator.domain.status import NODE_FAILED, RUN_FINAL, RunStatus
+from services.orchestrator.domain.values import (
+    FileList,
+    FilePart,
+    ListOutput,
+    NodeOutput,
+    Spliced,
+    UnconvertedError,
+    UnreadableError,
+    Value,
+    field_of,
 )
-from services.orchestrator.domain.status import NODE_FAILED, RUN_FINAL, NodeStatus, RunStatus
-
-
-@dataclass(frozen=True, slots=True)
-class FileValue:
-    """All outputs of a node as one JSON object in a committed file."""
-
-    file_id: UUID
-    size_bytes: int
-    sha256: bytes
-    counts: Mapping[str, int] = field(default_factory=dict)  # elements, of outputs that are lists
-
-
-@dataclass(frozen=True, slots=True)
-class FilePart:
-    """A value that stands in a file: one of its fields, or one element of the list there."""
-
-    file: FileValue
-    field: str
-    index: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FileList:
-    """The elements of a list that stands in a file; a runner cuts them out."""
-
-    file: FileValue
-    field: str
-    count: int
-
-    def __len__(self) -> int:
-        """Count the elements."""
-        return self.count
-
-    def __getitem__(self, index: int) -> FilePart:
-        """Give where an element stands."""
-        return FilePart(self.file, self.field, index)
-
-
-@dataclass(frozen=True, slots=True)
-class Spliced:
-    """A JSON text in pieces, some of which stand in files; a runner puts them together."""
-
-    pieces: tuple[bytes | FilePart, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ListOutput:
-    """What the elements of a map gave, in their order; None where one was quarantined."""
-
-    items: Sequence[NodeOutput | None]
-
-
-NodeOutput: TypeAlias = "tuple[bytes, ...] | FileValue | ListOutput"
-Value: TypeAlias = "bytes | FilePart | Spliced"  # JSON text, or where it stands
-
-
-# A run that cannot go on for a fault of the engine's: nothing of it begins any more.
-ENGINE_ERROR: Final = "engine_error"
-
-
-class UnreadableError(Exception):
-    """A value that the engine does not hold itself, where it has to read one."""
-
-
-class UnconvertedError(UnreadableError):
-    """A value that the conversion on its edge does not take; `input` is the one it was for."""
-
-    def __init__(self, message: str, name: str) -> None:
-        super().__init__(message)
-        self.input = name
-
-
-class Usage(NamedTuple):
-    """What an attempt consumed and printed."""
-
-    cpu_us: int = 0
-    memory_peak_bytes: int = 0
-    serialization_us: int = 0
-    transfer_us: int = 0
-    stdout_tail: str = ""
-    stderr_tail: str = ""
-    container_id: UUID | None = None
-    io_read_bytes: int = 0
-    io_write_bytes: int = 0
-    moved_bytes: int = 0  # of the values and files that it was given and gave
-
-
-NO_USAGE = Usage()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """Why an attempt did not give a result."""
-
-    error_type: str
-    message: str
-    stack_trace: str = ""
-    retryable: bool = True
-    killed: bool = False
-    detail: str | None = None  # JSON text: the exception's class, and what is behind it
-    progress: str | None = None  # JSON text: how far the attempt said it had come
-    input: str = ""  # the input whose value was not taken, as the runner tells it
-
-    @property
-    def exception(self) -> str:
-        """The name of the class that user code raised; empty where it raised nothing."""
-        return str(json.loads(self.detail)["exception"]) if self.detail else ""
-
-
-def detail_of_class(exception: str | None) -> str | None:
-    """Give the detail of a failure of which no more is known than the class that was raised."""
-    return json.dumps({"exception": exception, "causes": []}) if exception else None
-
-
-@dataclass(slots=True, kw_only=True)
-class NodeRecord:
-    """A node that has begun: what its row holds, and where its attempt is."""
-
-    id: UUID
-    order: int
-    status: NodeStatus
-    token: int
-    runner: UUID | None = None
-    retry_count: int = 0
-    delivery_count: int = 0
-    revision: int = 0
-    alone: bool = False  # the attempt shares its runner with no other
-    killing: int | None = None  # the token the runner still knows it by, once told to stop
-    child: UUID | None = None  # the execution that runs its sub-workflow
-    branch: str = ""  # that a choice took
-    cache_hit: bool = False
-    overdue: bool = False  # it is being killed because it took too long in all
-    age_s: float = 0.0  # since its first attempt began, when it was read from its rows
-    serialization_us: int = 0
-    cpu_us: int = 0
-    memory_peak_bytes: int = 0
-    io_read_bytes: int = 0
-    io_write_bytes: int = 0
-    container_id: UUID | None = None
-    failure: Failure | None = None
-    due_ms: int | None = None
-    # The moment of the engine's clock that this came to: a timer that was set for another is stale.
-    due_s: float | None = None
-    progress: str | None = None  # how far earlier attempts said they had come: JSON text
-    started_at: datetime | None = None
-    completed_at: datetime | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Whether there was an attempt at it."""
-        tried = self.runner is not None or self.child is not None
-        return tried or self.retry_count > 0 or self.failure is not None
-
-    def forget_usage(self) -> None:
-        """Begin an attempt of which nothing is known yet."""
-        self.cpu_us = self.memory_peak_bytes = self.io_read_bytes = self.io_write_bytes = 0
 
 
 class Part(NamedTuple):
@@ -397,7 +245,7 @@ class Run:
             if rule is not None and binding.name == rule.input:
                 return _element(self.groups[part.group], part.number)
             if binding.source == FROM_TURN:
-                return _field(self.groups[part.group].outputs[part.number - 1], binding)
+                return field_of(self.groups[part.group].outputs[part.number - 1], binding)
         return self.given(binding)
 
     def inputs(self, slot: int) -> list[Value | None]:
@@ -416,7 +264,7 @@ class Run:
             output = self.outputs.get(source)
             if output is None:
                 return binding.absent or None
-            return _field(output, binding)
+            return field_of(output, binding)
         if source == FROM_RUN:
             return self.input_values.get(binding.key) or binding.literal or None
         return binding.literal
@@ -463,62 +311,6 @@ def _element(group: Group, index: int) -> Value:
     elements = group.elements
     if isinstance(elements, ListOutput):
         assert group.source is not None
-        return _field(elements.items[index], group.source)
+        return field_of(elements.items[index], group.source)
     assert elements is not None
     return elements[index]
-
-
-def _field(output: NodeOutput | None, binding: Binding) -> Value:
-    if isinstance(output, FileValue):
-        return FilePart(output, binding.key)
-    if has_files(output):
-        return Spliced(tuple(_joined(_pieces(output, binding))))
-    return text_of(output, binding.output)
-
-
-def file_of(output: NodeOutput | None) -> UUID | None:
-    """Give the file that an output is, where it is one."""
-    return output.file_id if isinstance(output, FileValue) else None
-
-
-def has_files(output: NodeOutput | None) -> bool:
-    """Say whether something of what elements gave stands in files."""
-    if isinstance(output, ListOutput):
-        return any(isinstance(each, FileValue) or has_files(each) for each in output.items)
-    return False
-
-
-def _pieces(output: NodeOutput | None, binding: Binding) -> Iterator[bytes | FilePart]:
-    if isinstance(output, FileValue):
-        yield FilePart(output, binding.key)
-    elif isinstance(output, ListOutput):
-        for at, each in enumerate(output.items):
-            yield b"," if at else b"["
-            yield from _pieces(each, binding)
-        yield b"]" if output.items else b"[]"
-    else:
-        yield text_of(output, binding.output)
-
-
-def _joined(pieces: Iterable[bytes | FilePart]) -> Iterator[bytes | FilePart]:
-    """Make one of texts that follow one another."""
-    texts: list[bytes] = []
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            texts.append(piece)
-            continue
-        yield b"".join(texts)
-        yield piece
-        texts.clear()
-    yield b"".join(texts)
-
-
-def text_of(output: NodeOutput | None, index: int) -> bytes:
-    """Give one output as JSON text; what elements gave is put together to a list."""
-    if output is None:
-        return b"null"
-    if isinstance(output, tuple):
-        return output[index]
-    if isinstance(output, ListOutput):
-        return b"[" + b",".join(text_of(each, index) for each in output.items) + b"]"
-    raise UnreadableError("an element's value is larger than 64 KiB")

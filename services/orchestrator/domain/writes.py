@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 from uuid import UUID
 
 from services.orchestrator.domain.plan import Kind, RunOutput
+from services.orchestrator.domain.records import ENGINE_ERROR, NO_USAGE, Failure, NodeRecord, Usage
 from services.orchestrator.domain.rows import (
     AttemptInsert,
     ErrorInsert,
@@ -23,20 +24,15 @@ from services.orchestrator.domain.rows import (
     View,
     more,
 )
-from services.orchestrator.domain.state import (
-    ENGINE_ERROR,
-    NO_USAGE,
-    Failure,
+from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.status import NODE_NEXT, RUN_NEXT, NodeStatus, RunStatus
+from services.orchestrator.domain.values import (
     FileValue,
     ListOutput,
     NodeOutput,
-    NodeRecord,
-    Run,
     UnreadableError,
-    Usage,
     text_of,
 )
-from services.orchestrator.domain.status import NODE_NEXT, RUN_NEXT, NodeStatus, RunStatus
 
 _REFERENCE: Final = re.compile(
     rb'\{"\$file":"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"\}'

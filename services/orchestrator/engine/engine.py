@@ -15,13 +15,14 @@ from services.orchestrator.domain.ledger import Budget, Quota
 from services.orchestrator.domain.limits import Claim, Limit
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.partly import Partly
+from services.orchestrator.domain.records import Failure
 from services.orchestrator.domain.rows import (
     Follows,
     NodeCopy,
     RunInsert,
     Transition,
 )
-from services.orchestrator.domain.state import Failure, Run
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL
 from services.orchestrator.engine.callers import Starts, try_again
 from services.orchestrator.engine.hub import Moved

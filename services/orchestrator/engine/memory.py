@@ -17,9 +17,10 @@ from services.kit.errors import Unavailable
 from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.ledger import Budget, Quota
 from services.orchestrator.domain.limits import Claim, Limit
+from services.orchestrator.domain.records import ENGINE_ERROR, Failure
 from services.orchestrator.domain.restore import latest
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.domain.state import ENGINE_ERROR, Failure, Run
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
 from services.orchestrator.domain.steps.attempts import Outcome
 from services.orchestrator.domain.unusable import give_up

@@ -24,8 +24,9 @@ from services.orchestrator.domain.rows import (
     SupersededCommand,
     Transition,
 )
-from services.orchestrator.domain.state import Run, Spliced
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.values import Spliced
 from services.orchestrator.engine.callers import Callers
 from services.orchestrator.engine.database_clock import DatabaseClock
 from services.orchestrator.engine.ended import Ended

@@ -10,7 +10,7 @@ import structlog
 from services.kit import crash
 from services.kit.loops import pause, wait_either
 from services.kit.pg import Pool, transaction
-from services.orchestrator.domain.state import Failure
+from services.orchestrator.domain.records import Failure
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import DATABASE_FAULTS
 from services.orchestrator.storage import definitions, members

@@ -14,10 +14,12 @@ from services.kit.pg import Db, Row
 from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.options import RunOptions
 from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.records import Failure, detail_of_class
 from services.orchestrator.domain.restore import NodeRow, RunRow, SignalRow, restore
-from services.orchestrator.domain.state import Failure, FileValue, Run, detail_of_class
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.timers import BEGIN
+from services.orchestrator.domain.values import FileValue
 from services.orchestrator.domain.waits import Refusal
 from services.orchestrator.storage.executions import EXCEPTION_TYPE
 

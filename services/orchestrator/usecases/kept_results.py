@@ -13,9 +13,10 @@ from services.orchestrator.domain import reuse
 from services.orchestrator.domain.copies import KeptPart, tree, whole_names
 from services.orchestrator.domain.partly import Partly, kept_names
 from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.records import Failure
 from services.orchestrator.domain.reuse import Kept
-from services.orchestrator.domain.state import Failure, FileValue, NodeOutput
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.values import FileValue, NodeOutput
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
 from services.orchestrator.storage.recovery import split_object

@@ -25,7 +25,8 @@ from services.kit.errors import (
 from services.kit.ids import uuid7
 from services.kit.pg import as_caller
 from services.orchestrator.domain.plan import Kind
-from services.orchestrator.domain.state import Run, Signal, UnreadableError
+from services.orchestrator.domain.state import Run, Signal
+from services.orchestrator.domain.values import UnreadableError
 from services.orchestrator.storage import signals
 from services.orchestrator.storage.signals import SignalRow, WaitRow
 from services.orchestrator.usecases.controls import Controls

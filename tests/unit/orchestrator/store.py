@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 
 from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.records import Failure
 from services.orchestrator.domain.restore import NodeRow, RunRow, SignalRow, restore
 from services.orchestrator.domain.rows import (
     NodeChange,
@@ -19,8 +20,9 @@ from services.orchestrator.domain.rows import (
     SignalWrite,
     Transition,
 )
-from services.orchestrator.domain.state import Failure, FileValue, Run
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.values import FileValue
 
 
 class Store:

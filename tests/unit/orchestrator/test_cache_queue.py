@@ -9,10 +9,12 @@ from services.orchestrator.domain.cache_queue import Answer, Ask, Hit, inputs_di
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.options import RunOptions
 from services.orchestrator.domain.plan import FROM_LITERAL, Plan
+from services.orchestrator.domain.records import NO_USAGE
 from services.orchestrator.domain.rows import CacheCommand
-from services.orchestrator.domain.state import NO_USAGE, FileValue, ListOutput, Run
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
+from services.orchestrator.domain.values import FileValue, ListOutput
 from tests.unit.orchestrator.graphs import plan_of
 from tests.unit.orchestrator.test_core import ONE, new_core, start
 

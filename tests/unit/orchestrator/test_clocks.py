@@ -9,7 +9,8 @@ from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.limits import Limit
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.planner import OVERDUE
-from services.orchestrator.domain.state import NO_USAGE, Run, Signal
+from services.orchestrator.domain.records import NO_USAGE
+from services.orchestrator.domain.state import Run, Signal
 from services.orchestrator.domain.status import RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
 from tests.unit.orchestrator.test_core import ONE, OTHER, PYTHONS, TENANT, start

@@ -13,6 +13,7 @@ from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Kind, Plan
+from services.orchestrator.domain.records import ENGINE_ERROR, NO_USAGE, Failure
 from services.orchestrator.domain.rows import (
     AckCommand,
     AssignCommand,
@@ -22,7 +23,7 @@ from services.orchestrator.domain.rows import (
     SupersededCommand,
     Transition,
 )
-from services.orchestrator.domain.state import ENGINE_ERROR, NO_USAGE, Failure, Run
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
 from services.orchestrator.rpc.attach import _outcome

@@ -10,7 +10,8 @@ import pytest
 from services.orchestrator.domain import controls, planner
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.needs import Offer
-from services.orchestrator.domain.state import NO_USAGE, Run, Signal
+from services.orchestrator.domain.records import NO_USAGE
+from services.orchestrator.domain.state import Run, Signal
 from services.orchestrator.domain.status import RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
 from tests.unit.orchestrator.test_core import ONE, PYTHONS, TENANT, start

@@ -10,7 +10,8 @@ import pytest
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.planner import LOST
-from services.orchestrator.domain.state import NO_USAGE, Failure, Run
+from services.orchestrator.domain.records import NO_USAGE, Failure
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
 from services.orchestrator.domain.timers import DEADLINE

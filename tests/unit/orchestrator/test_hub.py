@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
+from services.orchestrator.domain.records import NodeRecord
 from services.orchestrator.domain.rows import View
-from services.orchestrator.domain.state import NodeRecord
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.engine.hub import Change, Hub, Moved
 

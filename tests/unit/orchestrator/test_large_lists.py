@@ -11,17 +11,12 @@ import pytest
 from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
+from services.orchestrator.domain.records import NO_USAGE
 from services.orchestrator.domain.rows import AssignCommand, RunInsert, Transition
-from services.orchestrator.domain.state import (
-    NO_USAGE,
-    FilePart,
-    FileValue,
-    NodeOutput,
-    Run,
-    Spliced,
-)
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
+from services.orchestrator.domain.values import FilePart, FileValue, NodeOutput, Spliced
 from tests.unit.orchestrator.store import Store
 from tests.unit.orchestrator.test_core import ONE, TENANT, new_core
 from tests.unit.orchestrator.worlds import same

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from services.orchestrator.domain.state import FileValue
 from services.orchestrator.domain.status import RunStatus
+from services.orchestrator.domain.values import FileValue
 from tests.unit.orchestrator.test_core import start
 from tests.unit.orchestrator.test_found_by_worlds import answer, plan_of
 from tests.unit.orchestrator.test_holding_what_closes import a_core, statuses

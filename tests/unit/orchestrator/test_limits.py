@@ -28,7 +28,8 @@ from services.orchestrator.domain.limits import (
 )
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Plan
-from services.orchestrator.domain.state import NO_USAGE, Run
+from services.orchestrator.domain.records import NO_USAGE
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
 from tests.unit.orchestrator.graphs import plan_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.orchestrator.domain.plan import RetryPolicy
+from services.orchestrator.domain.records import Failure, detail_of_class
 from services.orchestrator.domain.retry import delay_ms, takes
-from services.orchestrator.domain.state import Failure, detail_of_class
 from tests.support.retry_cases import CASES, KINDS, Case
 
 EVEN = RetryPolicy(initial_delay_ms=100, factor=3.0, max_delay_ms=60_000, jitter=0.0)

@@ -17,9 +17,10 @@ from services.orchestrator.domain.credits import ReadyQueue
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.partly import Partly, kept_names
 from services.orchestrator.domain.plan import Definition, Plan
+from services.orchestrator.domain.records import NO_USAGE, Failure
 from services.orchestrator.domain.reuse import Kept
 from services.orchestrator.domain.rows import AssignCommand, NodeCopy, RunInsert, Transition
-from services.orchestrator.domain.state import NO_USAGE, Failure, Run
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
 from tests.unit.orchestrator.graphs import StrictCore, plan_of, random_plan

@@ -12,8 +12,9 @@ import pytest
 from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.rows import RunInsert
-from services.orchestrator.domain.state import FileValue, Run, Signal
+from services.orchestrator.domain.state import Run, Signal
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.values import FileValue
 from tests.unit.orchestrator.rich_graphs import rich_plan
 from tests.unit.orchestrator.worlds import TENANT, World, simulate
 

@@ -10,8 +10,8 @@ from uuid import UUID
 
 import pytest
 
+from services.orchestrator.domain.records import NodeRecord
 from services.orchestrator.domain.rows import View
-from services.orchestrator.domain.state import NodeRecord
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.engine.hub import Change
 from services.orchestrator.storage.executions import Execution, NodeExecution

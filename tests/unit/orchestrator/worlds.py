@@ -17,6 +17,7 @@ from uuid import UUID
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.records import Failure, Usage
 from services.orchestrator.domain.rows import (
     AckCommand,
     AssignCommand,
@@ -26,9 +27,10 @@ from services.orchestrator.domain.rows import (
     SupersededCommand,
     Transition,
 )
-from services.orchestrator.domain.state import Failure, FileValue, Run, Usage
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
+from services.orchestrator.domain.values import FileValue
 from tests.unit.orchestrator.graphs import StrictCore, random_plan
 from tests.unit.orchestrator.store import Store
 

@@ -12,8 +12,9 @@ from services.orchestrator.domain.credits import Runner
 from services.orchestrator.domain.effects import Due, Ready, Stop
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.out import Out
+from services.orchestrator.domain.records import NodeRecord
 from services.orchestrator.domain.rows import Transition
-from services.orchestrator.domain.state import NodeRecord, Run
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.steps.begin import is_unbegun
 from services.orchestrator.domain.steps.follow import Follow

@@ -11,8 +11,9 @@ from services.orchestrator.domain.effects import Ready
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.partly import Partly, resume
 from services.orchestrator.domain.plan import Kind
+from services.orchestrator.domain.records import NodeRecord
 from services.orchestrator.domain.rows import Finished, Follows, NodeCopy, RunInsert, Transition
-from services.orchestrator.domain.state import NodeRecord, Run
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.timers import DEADLINE
 from services.orchestrator.domain.writes import write_placed

@@ -7,8 +7,9 @@ from uuid import UUID
 from services.orchestrator.domain import controls, planner
 from services.orchestrator.domain.effects import Due, Start, Stop
 from services.orchestrator.domain.out import Out
+from services.orchestrator.domain.records import Failure
 from services.orchestrator.domain.rows import Finished, Spend, Transition
-from services.orchestrator.domain.state import Failure, Run
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.steps.begin import Begin, is_ending, is_unbegun
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from services.orchestrator.domain import cache_queue, ends, groups, planner, routes, waits
 from services.orchestrator.domain import restore as restoring
+from services.orchestrator.domain.commands import AckCommand
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.dispatch import Dispatch
 from services.orchestrator.domain.effects import Effects
@@ -21,11 +22,11 @@ from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.limits import Demand, Lane, Limit, Limits
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.records import NO_USAGE, NodeRecord, Usage
-from services.orchestrator.domain.rows import AckCommand, Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.steps import attempts
 from services.orchestrator.domain.steps.attempts import Outcome
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.values import Value
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import Journal

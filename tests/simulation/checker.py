@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from services.kit.ids import uuid_from_bytes
 from services.orchestrator.domain.plan import Kind, Phase
 from services.orchestrator.domain.records import NodeRecord
-from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Group, Run
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.journal import Committed
 from services.orchestrator.storage import recovery
 from tests.simulation.database import _signals

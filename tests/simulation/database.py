@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.storage import (
     definitions,
     flush,

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from services.orchestrator.domain.amounts import NOTHING, Amounts
 from services.orchestrator.domain.plan import Phase
-from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.storage import quota_usage
 from tests.simulation.store import Row, Store
 

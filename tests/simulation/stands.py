@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from services.orchestrator.domain import dispatch
-from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine import journal, member, outlet, treasury
 from services.orchestrator.loops import limits, members, quotas, result_cache, sweep
 from services.orchestrator.storage import flush

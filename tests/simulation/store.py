@@ -28,9 +28,9 @@ from services.orchestrator.domain.rows import (
     NodePlaced,
     RunInsert,
     SignalWrite,
-    Transition,
 )
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.storage import flush
 
 Row = dict[str, Any]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from services.orchestrator.domain import waits
+from services.orchestrator.domain.commands import Finished
 from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.ends import End, place_over
 from services.orchestrator.domain.ledger import BUDGET_EXCEEDED, QUOTA_EXCEEDED
 from services.orchestrator.domain.records import Failure
-from services.orchestrator.domain.rows import Finished, Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import (
     NODE_FINAL,
@@ -17,6 +17,7 @@ from services.orchestrator.domain.status import (
     NodeStatus,
     RunStatus,
 )
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.values import UnreadableError
 from services.orchestrator.domain.writes import (
     change_row,

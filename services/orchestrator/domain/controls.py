@@ -10,9 +10,9 @@ from services.orchestrator.domain.effects import Effects, Timer
 from services.orchestrator.domain.ends import branch_of
 from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.records import NO_USAGE, Failure
-from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Run, Signal
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.writes import (
     change_row,
     complete_row,

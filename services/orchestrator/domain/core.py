@@ -17,7 +17,7 @@ from services.orchestrator.domain.effects import Due
 from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.partly import Partly
-from services.orchestrator.domain.rows import Follows, NodeCopy, RunInsert, Transition
+from services.orchestrator.domain.rows import Follows, NodeCopy, RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL, NodeStatus
 from services.orchestrator.domain.steps.adoption import Adoption
@@ -27,6 +27,7 @@ from services.orchestrator.domain.steps.begin import is_ending
 from services.orchestrator.domain.steps.requests import Requests
 from services.orchestrator.domain.steps.runners import Runners
 from services.orchestrator.domain.timers import BEGIN, DEADLINE, Timer
+from services.orchestrator.domain.transition import Transition
 
 SHARDS: Final = 64
 

@@ -22,10 +22,11 @@ from services.orchestrator.domain.limit_queue import LimitQueue
 from services.orchestrator.domain.limits import Claim, Demand, Lane, Limits
 from services.orchestrator.domain.needs import takes
 from services.orchestrator.domain.out import Out
-from services.orchestrator.domain.rows import SlotFree, SlotUse, Transition
+from services.orchestrator.domain.rows import SlotFree, SlotUse
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.domain.timers import Timers
+from services.orchestrator.domain.transition import Transition
 
 TOKENS_PER_EPOCH: Final = 1 << 40
 _GIVEABLE: Final = frozenset({NodeStatus.RETRYING, NodeStatus.PENDING})

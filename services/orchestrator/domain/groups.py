@@ -16,9 +16,9 @@ from services.orchestrator.domain import waits
 from services.orchestrator.domain.effects import Effects, Ready
 from services.orchestrator.domain.plan import Binding, Kind, Plan
 from services.orchestrator.domain.records import NO_USAGE, Failure
-from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Group, Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.values import (
     FileList,
     FilePart,

@@ -12,8 +12,9 @@ from uuid import UUID
 
 from services.orchestrator.domain.amounts import NOTHING, Amounts, exceeded
 from services.orchestrator.domain.records import Failure, Usage
-from services.orchestrator.domain.rows import Charge, Spend, Transition, more
+from services.orchestrator.domain.rows import Charge, Spend
 from services.orchestrator.domain.state import Run
+from services.orchestrator.domain.transition import Transition, more
 
 BUDGET_EXCEEDED: Final = "budget_exceeded"
 QUOTA_EXCEEDED: Final = "quota_exceeded"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from uuid import UUID
 
-from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.transition import Transition
 
 
 class Out:

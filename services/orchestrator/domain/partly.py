@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from services.orchestrator.domain.copies import KeptPart, copy_part
 from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.groups import finish, new_group, pass_over
-from services.orchestrator.domain.rows import NodeCopy, Transition
+from services.orchestrator.domain.rows import NodeCopy
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.waits import Refusal
 from services.orchestrator.domain.writes import place_row
 

@@ -10,6 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from services.orchestrator.domain import closing, groups, retry, routes, waits
+from services.orchestrator.domain.commands import AckCommand, AssignCommand, KillCommand
 from services.orchestrator.domain.effects import Effects, Stop, Timer
 from services.orchestrator.domain.plan import Kind, Phase
 from services.orchestrator.domain.records import (
@@ -19,16 +20,10 @@ from services.orchestrator.domain.records import (
     Usage,
     detail_of_class,
 )
-from services.orchestrator.domain.rows import (
-    AckCommand,
-    AssignCommand,
-    KillCommand,
-    NodeInsert,
-    Transition,
-    more,
-)
+from services.orchestrator.domain.rows import NodeInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.transition import Transition, more
 from services.orchestrator.domain.values import NodeOutput
 from services.orchestrator.domain.waits import Refusal
 from services.orchestrator.domain.writes import (

@@ -11,9 +11,9 @@ from services.orchestrator.domain.effects import Effects, Ready
 from services.orchestrator.domain.ends import End, Verdict, decide, place_over
 from services.orchestrator.domain.plan import Kind, Phase
 from services.orchestrator.domain.records import NO_USAGE, Failure, Usage
-from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.values import NodeOutput
 from services.orchestrator.domain.waits import Refusal
 from services.orchestrator.domain.writes import (

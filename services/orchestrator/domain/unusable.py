@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from services.orchestrator.domain.records import ENGINE_ERROR, Failure
-from services.orchestrator.domain.rows import NodeChange, RunChange, Transition, more
+from services.orchestrator.domain.rows import NodeChange, RunChange
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.transition import Transition, more
 from services.orchestrator.domain.values import FileValue
 
 

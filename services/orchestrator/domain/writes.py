@@ -20,12 +20,10 @@ from services.orchestrator.domain.rows import (
     NodeComplete,
     NodePlaced,
     RunChange,
-    Transition,
-    View,
-    more,
 )
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_NEXT, RUN_NEXT, NodeStatus, RunStatus
+from services.orchestrator.domain.transition import Transition, View, more
 from services.orchestrator.domain.values import (
     FileValue,
     ListOutput,

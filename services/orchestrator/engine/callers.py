@@ -10,7 +10,7 @@ from collections.abc import Container
 from uuid import UUID
 
 from services.kit.errors import Unavailable
-from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.transition import Transition
 
 
 class NotStarted(Exception):  # noqa: N818  # what happened, for the caller to look into

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from services.kit import crash
-from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.transition import Transition
 
 
 def reach_flush(batch: Sequence[Transition], when: str) -> None:

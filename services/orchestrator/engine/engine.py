@@ -16,14 +16,10 @@ from services.orchestrator.domain.limits import Claim, Limit
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.partly import Partly
 from services.orchestrator.domain.records import Failure
-from services.orchestrator.domain.rows import (
-    Follows,
-    NodeCopy,
-    RunInsert,
-    Transition,
-)
+from services.orchestrator.domain.rows import Follows, NodeCopy, RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.callers import Starts, try_again
 from services.orchestrator.engine.hub import Moved
 from services.orchestrator.engine.memory import Memory

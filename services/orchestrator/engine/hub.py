@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from services.orchestrator.domain.rows import View
+from services.orchestrator.domain.transition import View
 
 # What may wait for one who is slow: changes, and nodes in them.
 _WAITING_MAX: Final = 2000

@@ -25,7 +25,7 @@ from services.kit import crash
 from services.kit.errors import QflowError
 from services.kit.figures import Distribution
 from services.kit.ids import uuid7
-from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.crash_points import reach_flush
 from services.orchestrator.storage import flush
 

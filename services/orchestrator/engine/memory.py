@@ -19,10 +19,10 @@ from services.orchestrator.domain.ledger import Budget, Quota
 from services.orchestrator.domain.limits import Claim, Limit
 from services.orchestrator.domain.records import ENGINE_ERROR, Failure
 from services.orchestrator.domain.restore import latest
-from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
 from services.orchestrator.domain.steps.attempts import Outcome
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.unusable import give_up
 from services.orchestrator.engine.callers import try_again
 from services.orchestrator.engine.hub import Change

@@ -14,18 +14,18 @@ import structlog
 
 from services.kit import traces
 from services.kit.ids import uuid7
-from services.orchestrator.domain.core import Core
-from services.orchestrator.domain.rows import (
+from services.orchestrator.domain.commands import (
     AckCommand,
     AssignCommand,
     CacheCommand,
     Command,
     Finished,
     SupersededCommand,
-    Transition,
 )
+from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.values import Spliced
 from services.orchestrator.engine.callers import Callers
 from services.orchestrator.engine.database_clock import DatabaseClock

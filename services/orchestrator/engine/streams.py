@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
+from services.orchestrator.domain.commands import AckCommand, KillCommand, SupersededCommand
 from services.orchestrator.domain.plan import Binding, Place, Plan
-from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
 from services.orchestrator.domain.values import Value
 
 DEFINITIONS_MAX: Final = 4096  # that both ends of a stream keep

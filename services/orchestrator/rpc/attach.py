@@ -22,9 +22,9 @@ from services.kit.pg import Pool
 from services.kit.rpc import codec as kit
 from services.kit.rpc.failures import detail_of
 from services.kit.sealed_mark import SEALED_MARK
+from services.orchestrator.domain.commands import AckCommand, KillCommand, SupersededCommand
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.records import Failure, Usage
-from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
 from services.orchestrator.domain.steps.attempts import Outcome
 from services.orchestrator.domain.values import FilePart, FileValue, Spliced, Value
 from services.orchestrator.engine.engine import STREAM_PAUSE_BYTES, Engine

@@ -9,7 +9,7 @@ from uuid import UUID
 from qflow.isolation.v1 import isolation_pb2
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 
-from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
+from services.orchestrator.domain.commands import AckCommand, KillCommand, SupersededCommand
 from services.orchestrator.domain.values import FilePart, Spliced
 from services.orchestrator.engine.streams import (
     Assignment,

@@ -7,7 +7,7 @@ from typing import Final, LiteralString
 
 from services.kit.pg import Db, Row
 from services.orchestrator.domain.cache_queue import Answer, Ask, Hit
-from services.orchestrator.domain.rows import CacheCommand
+from services.orchestrator.domain.commands import CacheCommand
 from services.orchestrator.domain.values import FileValue, NodeOutput
 from services.orchestrator.storage.recovery import split_object
 

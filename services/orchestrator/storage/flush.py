@@ -30,7 +30,7 @@ from typing import Any, Final, LiteralString, TypeAlias
 from uuid import UUID
 
 from services.kit.columns import flat
-from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.storage.flush_parts import amounts, beside, nodes, runs
 from services.orchestrator.storage.flush_parts.part import Part
 

@@ -19,9 +19,9 @@ from services.kit.errors import (
 )
 from services.kit.pg import as_caller
 from services.orchestrator.domain.plan import Phase, Plan
-from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution

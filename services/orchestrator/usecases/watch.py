@@ -14,8 +14,8 @@ from services.kit.caller import Caller
 from services.kit.errors import OutOfRange
 from services.kit.pg import as_caller
 from services.orchestrator.domain.plan import Plan
-from services.orchestrator.domain.rows import View
 from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.transition import View
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.hub import Change, Moved
 from services.orchestrator.gateways.peers import PeerGone

@@ -12,7 +12,8 @@ import psycopg
 import pytest
 
 from services.kit.ids import uuid7
-from services.orchestrator.domain.rows import NodeCopy, RunInsert, Transition
+from services.orchestrator.domain.rows import NodeCopy, RunInsert
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.storage import flush
 from tests import factories
 from tests.support.database import Database

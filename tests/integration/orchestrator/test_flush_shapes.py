@@ -21,8 +21,8 @@ from services.orchestrator.domain.rows import (
     NodePlaced,
     RunChange,
     RunInsert,
-    Transition,
 )
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.storage import flush
 from tests import factories
 from tests.support.database import Database

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from services.kit.ids import uuid7
-from services.orchestrator.domain.rows import Transition
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.storage import flush
 from tests import factories
 from tests.simulation.store import Store, Written

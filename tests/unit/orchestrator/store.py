@@ -18,10 +18,10 @@ from services.orchestrator.domain.rows import (
     NodePlaced,
     RunChange,
     SignalWrite,
-    Transition,
 )
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.values import FileValue
 
 

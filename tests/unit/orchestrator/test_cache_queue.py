@@ -6,11 +6,11 @@ from dataclasses import replace
 from uuid import UUID
 
 from services.orchestrator.domain.cache_queue import Answer, Ask, Hit, inputs_digest
+from services.orchestrator.domain.commands import CacheCommand
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.options import RunOptions
 from services.orchestrator.domain.plan import FROM_LITERAL, Plan
 from services.orchestrator.domain.records import NO_USAGE
-from services.orchestrator.domain.rows import CacheCommand
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome

@@ -9,23 +9,22 @@ from uuid import UUID
 import pytest
 from qflow.orchestrator.v1 import attach_service_pb2 as pb
 
+from services.orchestrator.domain.commands import (
+    AckCommand,
+    AssignCommand,
+    KillCommand,
+    SupersededCommand,
+)
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.records import ENGINE_ERROR, NO_USAGE, Failure
-from services.orchestrator.domain.rows import (
-    AckCommand,
-    AssignCommand,
-    Follows,
-    KillCommand,
-    RunInsert,
-    SupersededCommand,
-    Transition,
-)
+from services.orchestrator.domain.rows import Follows, RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.rpc.attach import _outcome
 from services.orchestrator.storage import flush
 from tests.unit.orchestrator.graphs import StrictCore, plan_of

@@ -21,11 +21,11 @@ from services.orchestrator.domain.limits import Claim, Demand, Limit
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.plan import Definition, Kind, NodeVersion, Plan
 from services.orchestrator.domain.records import NO_USAGE, Failure, Usage, detail_of_class
-from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Run, Signal
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
 from services.orchestrator.domain.timers import BEGIN, DEADLINE
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.journal import Journal
 from services.orchestrator.storage import recovery
 from tests.unit.orchestrator.graphs import INT, StrictCore

@@ -7,9 +7,10 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from services.orchestrator.domain.rows import SupersededCommand, Transition
+from services.orchestrator.domain.commands import SupersededCommand
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import Committed
 from services.orchestrator.engine.memory import Loaded

@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 
 from services.orchestrator.domain.records import NodeRecord
-from services.orchestrator.domain.rows import View
 from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.transition import View
 from services.orchestrator.engine.hub import Change, Hub, Moved
 
 RUN = UUID(int=5)

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from services.kit.columns import flat
-from services.orchestrator.domain.rows import ErrorInsert, NodeComplete, Transition
+from services.orchestrator.domain.rows import ErrorInsert, NodeComplete
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.journal import Committed, Journal
 
 ONE, OTHER = UUID(int=1), UUID(int=2)

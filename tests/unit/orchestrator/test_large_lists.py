@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
+from services.orchestrator.domain.commands import AssignCommand
 from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
 from services.orchestrator.domain.records import NO_USAGE
-from services.orchestrator.domain.rows import AssignCommand, RunInsert, Transition
+from services.orchestrator.domain.rows import RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.values import FilePart, FileValue, NodeOutput, Spliced
 from tests.unit.orchestrator.store import Store
 from tests.unit.orchestrator.test_core import ONE, TENANT, new_core

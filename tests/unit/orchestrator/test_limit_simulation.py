@@ -12,9 +12,10 @@ from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.limit_lanes import Group
 from services.orchestrator.domain.limits import Claim, Demand, Lane, Limit, compile_key
 from services.orchestrator.domain.options import RunOptions
-from services.orchestrator.domain.rows import RunInsert, Transition
+from services.orchestrator.domain.rows import RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
+from services.orchestrator.domain.transition import Transition
 from tests.unit.orchestrator.graphs import random_plan
 from tests.unit.orchestrator.worlds import TENANT, World, check_end, simulate
 

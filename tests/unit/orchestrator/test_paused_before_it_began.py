@@ -11,9 +11,10 @@ from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.explain import Cause, RunState, Situation, explain
 from services.orchestrator.domain.limits import Limit
 from services.orchestrator.domain.plan import Plan
-from services.orchestrator.domain.rows import RunInsert, Transition
+from services.orchestrator.domain.rows import RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
+from services.orchestrator.domain.transition import Transition
 from tests.unit.orchestrator.test_core import _IDS, TENANT
 from tests.unit.orchestrator.test_found_by_worlds import _stored, answer, plan_of
 from tests.unit.orchestrator.test_holding_what_closes import a_core, statuses

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from services.orchestrator.domain.commands import AssignCommand, KillCommand
 from services.orchestrator.domain.needs import Offer
-from services.orchestrator.domain.rows import AssignCommand, KillCommand
 from services.orchestrator.usecases.recover import _PIECE_NODES_MAX, _pieces
 from tests.unit.orchestrator.graphs import plan_of
 from tests.unit.orchestrator.test_core import ONE, PYTHONS, new_core, start

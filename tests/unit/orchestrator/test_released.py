@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
-from services.orchestrator.domain.rows import AckCommand, KillCommand, RunChange, Transition
+from services.orchestrator.domain.commands import AckCommand, KillCommand
+from services.orchestrator.domain.rows import RunChange
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.journal import Committed
 from services.orchestrator.engine.outlet import Outlet
 from services.orchestrator.engine.streams import Outgoing, Stream

@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 
 from services.orchestrator.domain import reuse
+from services.orchestrator.domain.commands import AssignCommand
 from services.orchestrator.domain.copies import tree, whole_names
 from services.orchestrator.domain.credits import ReadyQueue
 from services.orchestrator.domain.needs import Offer
@@ -19,10 +20,11 @@ from services.orchestrator.domain.partly import Partly, kept_names
 from services.orchestrator.domain.plan import Definition, Plan
 from services.orchestrator.domain.records import NO_USAGE, Failure
 from services.orchestrator.domain.reuse import Kept
-from services.orchestrator.domain.rows import AssignCommand, NodeCopy, RunInsert, Transition
+from services.orchestrator.domain.rows import NodeCopy, RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
+from services.orchestrator.domain.transition import Transition
 from tests.unit.orchestrator.graphs import StrictCore, plan_of, random_plan
 from tests.unit.orchestrator.rich_graphs import Drawing
 from tests.unit.orchestrator.store import Store

@@ -7,7 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from services.orchestrator.domain.rows import AttemptInsert, RunChange, SignalWrite, Transition
+from services.orchestrator.domain.rows import AttemptInsert, RunChange, SignalWrite
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.rpc.attach import _progress
 from services.orchestrator.storage import flush
 

@@ -12,7 +12,7 @@ import pytest
 
 from services.kit.lane import Lane
 from services.kit.rpc.server import MESSAGE_BYTES_MAX
-from services.orchestrator.domain.rows import AckCommand, KillCommand, SupersededCommand
+from services.orchestrator.domain.commands import AckCommand, KillCommand, SupersededCommand
 from services.orchestrator.engine.streams import Assignment, Outgoing, Peers, Stream
 from services.orchestrator.rpc.attach import AttachServicer
 from services.orchestrator.rpc.frames import FRAME_BYTES_MAX, frames_of

@@ -11,8 +11,8 @@ from uuid import UUID
 import pytest
 
 from services.orchestrator.domain.records import NodeRecord
-from services.orchestrator.domain.rows import View
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.transition import View
 from services.orchestrator.engine.hub import Change
 from services.orchestrator.storage.executions import Execution, NodeExecution
 from services.orchestrator.usecases.watch import Watcher, _View

@@ -14,22 +14,22 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
-from services.orchestrator.domain.core import Core
-from services.orchestrator.domain.needs import Offer
-from services.orchestrator.domain.plan import Plan
-from services.orchestrator.domain.records import Failure, Usage
-from services.orchestrator.domain.rows import (
+from services.orchestrator.domain.commands import (
     AckCommand,
     AssignCommand,
     Finished,
     KillCommand,
-    RunInsert,
     SupersededCommand,
-    Transition,
 )
+from services.orchestrator.domain.core import Core
+from services.orchestrator.domain.needs import Offer
+from services.orchestrator.domain.plan import Plan
+from services.orchestrator.domain.records import Failure, Usage
+from services.orchestrator.domain.rows import RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.values import FileValue
 from tests.unit.orchestrator.graphs import StrictCore, random_plan
 from tests.unit.orchestrator.store import Store

@@ -13,12 +13,12 @@ from services.orchestrator.domain.effects import Due, Ready, Stop
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.records import NodeRecord
-from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.steps.begin import is_unbegun
 from services.orchestrator.domain.steps.follow import Follow
 from services.orchestrator.domain.timers import BEGIN, DEADLINE
+from services.orchestrator.domain.transition import Transition
 
 _WAITING: Final = NodeStatus.WAITING
 _NOTHING: Final = Offer(pythons=frozenset())  # of a runner that is known by its attempts alone

@@ -15,9 +15,9 @@ from services.orchestrator.domain.limits import Claim, Limit, Limits
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.plan import Phase
 from services.orchestrator.domain.records import Failure
-from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.status import RUN_FINAL
 from services.orchestrator.domain.steps.follow import Follow
+from services.orchestrator.domain.transition import Transition
 
 
 class Answers(Follow):

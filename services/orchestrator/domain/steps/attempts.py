@@ -8,13 +8,14 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from services.orchestrator.domain import failed_edges, planner, unusable
+from services.orchestrator.domain.commands import SupersededCommand
 from services.orchestrator.domain.effects import Ready
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.records import Failure, NodeRecord, Usage
-from services.orchestrator.domain.rows import SupersededCommand, Transition
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.domain.steps.follow import Follow
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.values import FileValue
 
 _MICROSECOND: Final = timedelta(microseconds=1)

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from typing import Final
 
 from services.orchestrator.domain import planner, routes
+from services.orchestrator.domain.commands import Finished
 from services.orchestrator.domain.dispatch import Dispatch
 from services.orchestrator.domain.effects import Ready
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.partly import Partly, resume
 from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.records import NodeRecord
-from services.orchestrator.domain.rows import Finished, Follows, NodeCopy, RunInsert, Transition
+from services.orchestrator.domain.rows import Follows, NodeCopy, RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.timers import DEADLINE
+from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.writes import write_placed
 
 _UNDER_WAY: Final = frozenset({NodeStatus.RUNNING, NodeStatus.RETRYING, NodeStatus.WAITING})

@@ -5,13 +5,15 @@ from __future__ import annotations
 from uuid import UUID
 
 from services.orchestrator.domain import controls, planner
+from services.orchestrator.domain.commands import Finished
 from services.orchestrator.domain.effects import Due, Start, Stop
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.records import Failure
-from services.orchestrator.domain.rows import Finished, Spend, Transition
+from services.orchestrator.domain.rows import Spend
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.steps.begin import Begin, is_ending, is_unbegun
+from services.orchestrator.domain.transition import Transition
 
 
 class Follow(Begin):

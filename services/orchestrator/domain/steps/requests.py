@@ -7,10 +7,10 @@ from uuid import UUID
 from services.orchestrator.domain import controls, planner
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.records import Failure
-from services.orchestrator.domain.rows import Transition
 from services.orchestrator.domain.state import Run, Signal
 from services.orchestrator.domain.status import RUN_FINAL
 from services.orchestrator.domain.steps.follow import Follow
+from services.orchestrator.domain.transition import Transition
 
 
 class Requests(Follow):

@@ -6,19 +6,15 @@ from collections.abc import Mapping
 from uuid import UUID
 
 from services.orchestrator.domain import planner
+from services.orchestrator.domain.commands import AssignCommand, KillCommand, SupersededCommand
 from services.orchestrator.domain.credits import Runner
 from services.orchestrator.domain.effects import Ready
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.records import NO_USAGE
-from services.orchestrator.domain.rows import (
-    AssignCommand,
-    KillCommand,
-    SupersededCommand,
-    Transition,
-)
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.steps.follow import Follow
+from services.orchestrator.domain.transition import Transition
 
 
 class Runners(Follow):

@@ -10,14 +10,15 @@ from typing import NamedTuple
 from uuid import UUID
 
 from services.orchestrator.domain.commands import CacheCommand
+from services.orchestrator.domain.history import flow_rows
 from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.records import NO_USAGE, NodeRecord
-from services.orchestrator.domain.rows import NodeCopy
+from services.orchestrator.domain.rows import NewId, NodeCopy
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.domain.transition import Transition, more
 from services.orchestrator.domain.values import FilePart, NodeOutput, Spliced, Value, file_of
-from services.orchestrator.domain.writes import NewId, flow_rows, set_running, touch
+from services.orchestrator.domain.writes import set_running, touch
 
 
 class Ask(NamedTuple):

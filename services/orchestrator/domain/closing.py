@@ -9,6 +9,7 @@ from services.orchestrator.domain.commands import Finished
 from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.ends import End, place_over
 from services.orchestrator.domain.ledger import BUDGET_EXCEEDED, QUOTA_EXCEEDED
+from services.orchestrator.domain.output_texts import partial_output, run_output
 from services.orchestrator.domain.records import Failure
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import (
@@ -19,14 +20,7 @@ from services.orchestrator.domain.status import (
 )
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.values import UnreadableError
-from services.orchestrator.domain.writes import (
-    change_row,
-    move,
-    partial_output,
-    run_output,
-    touch,
-    write_run,
-)
+from services.orchestrator.domain.writes import change_row, move, touch, write_run
 
 OUTPUT_BYTES_MAX: Final = 1024 * 1024
 # Ends of runs that were well: what they have by then is given.

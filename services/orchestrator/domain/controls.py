@@ -8,6 +8,7 @@ from collections import deque
 from services.orchestrator.domain import routes, waits
 from services.orchestrator.domain.effects import Effects, Timer
 from services.orchestrator.domain.ends import branch_of
+from services.orchestrator.domain.history import flow_rows
 from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.records import NO_USAGE, Failure
 from services.orchestrator.domain.state import Run, Signal
@@ -16,7 +17,6 @@ from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.writes import (
     change_row,
     complete_row,
-    flow_rows,
     move,
     place_row,
     touch,

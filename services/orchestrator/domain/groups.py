@@ -14,6 +14,7 @@ import msgspec
 from services.kit.cel import ExpressionError
 from services.orchestrator.domain import waits
 from services.orchestrator.domain.effects import Effects, Ready
+from services.orchestrator.domain.history import flow_rows
 from services.orchestrator.domain.plan import Binding, Kind, Plan
 from services.orchestrator.domain.records import NO_USAGE, Failure
 from services.orchestrator.domain.state import Group, Run
@@ -31,7 +32,7 @@ from services.orchestrator.domain.values import (
     has_files,
 )
 from services.orchestrator.domain.waits import Refusal
-from services.orchestrator.domain.writes import flow_rows, place_row
+from services.orchestrator.domain.writes import place_row
 
 ELEMENTS_MAX: Final = 1_000_000
 _LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])

@@ -12,6 +12,7 @@ from uuid import UUID
 from services.orchestrator.domain import closing, groups, retry, routes, waits
 from services.orchestrator.domain.commands import AckCommand, AssignCommand, KillCommand
 from services.orchestrator.domain.effects import Effects, Stop, Timer
+from services.orchestrator.domain.history import attempt_row, error_row, flow_rows, outcome_of
 from services.orchestrator.domain.plan import Kind, Phase
 from services.orchestrator.domain.records import (
     NO_USAGE,
@@ -27,13 +28,9 @@ from services.orchestrator.domain.transition import Transition, more
 from services.orchestrator.domain.values import NodeOutput
 from services.orchestrator.domain.waits import Refusal
 from services.orchestrator.domain.writes import (
-    attempt_row,
     change_row,
     complete_row,
-    error_row,
-    flow_rows,
     move,
-    outcome_of,
     set_running,
     touch,
     write_run,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from services.orchestrator.domain import closing, groups, waits
 from services.orchestrator.domain.effects import Effects, Ready
 from services.orchestrator.domain.ends import End, Verdict, decide, place_over
+from services.orchestrator.domain.history import attempt_row, error_row
 from services.orchestrator.domain.plan import Kind, Phase
 from services.orchestrator.domain.records import NO_USAGE, Failure, Usage
 from services.orchestrator.domain.state import Run
@@ -16,13 +17,7 @@ from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.values import NodeOutput
 from services.orchestrator.domain.waits import Refusal
-from services.orchestrator.domain.writes import (
-    attempt_row,
-    change_row,
-    error_row,
-    place_row,
-    touch,
-)
+from services.orchestrator.domain.writes import change_row, place_row, touch
 
 
 def settle(run: Run, t: Transition, fx: Effects) -> None:

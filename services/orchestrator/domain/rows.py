@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
+
+NewId: TypeAlias = Callable[[], UUID]  # of a row
 
 
 class RunInsert(NamedTuple):

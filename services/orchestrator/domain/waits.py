@@ -13,6 +13,7 @@ import msgspec
 from services.kit.cel import ExpressionError
 from services.orchestrator.domain import failed_edges
 from services.orchestrator.domain.effects import Due, Effects, Start, Stop, Timer
+from services.orchestrator.domain.history import flow_rows
 from services.orchestrator.domain.plan import Kind, Place, Plan
 from services.orchestrator.domain.records import NO_USAGE, Failure
 from services.orchestrator.domain.rows import RunInsert, SignalWrite
@@ -20,7 +21,7 @@ from services.orchestrator.domain.state import Run, Signal
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.transition import Transition, more
 from services.orchestrator.domain.values import NodeOutput, UnconvertedError, UnreadableError
-from services.orchestrator.domain.writes import change_row, flow_rows, place_row, touch
+from services.orchestrator.domain.writes import change_row, place_row, touch
 
 SUB_WORKFLOW: Final = "sub_workflow"
 PARENT_FAILED: Final = "parent_failed"

@@ -1,86 +1,22 @@
-"""The rows that a change of a run writes: what the planner decided, laid out for the flush."""
+"""How rows of runs and nodes change: what the planner decided, laid out for the flush."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterable
 from copy import copy
-from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final
 from uuid import UUID
 
-from services.orchestrator.domain.plan import Kind, RunOutput
+from services.orchestrator.domain.output_texts import inline_text
+from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.records import ENGINE_ERROR, NO_USAGE, Failure, NodeRecord, Usage
-from services.orchestrator.domain.rows import (
-    AttemptInsert,
-    ErrorInsert,
-    FlowInsert,
-    NodeChange,
-    NodeComplete,
-    NodePlaced,
-    RunChange,
-)
+from services.orchestrator.domain.rows import NewId, NodeChange, NodeComplete, NodePlaced, RunChange
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_NEXT, RUN_NEXT, NodeStatus, RunStatus
 from services.orchestrator.domain.transition import Transition, View, more
-from services.orchestrator.domain.values import (
-    FileValue,
-    ListOutput,
-    NodeOutput,
-    UnreadableError,
-    text_of,
-)
+from services.orchestrator.domain.values import FileValue, NodeOutput
 
-_REFERENCE: Final = re.compile(
-    rb'\{"\$file":"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"\}'
-)
-_REFERENCE_BYTES: Final = 48
-
-NewId: TypeAlias = Callable[[], UUID]
-
-# Of lists that elements gave: longer ones stand in the elements' rows alone.
-INLINE_CHARS_MAX: Final = 64 * 1024
 _STARTED: Final = frozenset({NodeStatus.WAITING, NodeStatus.COMPLETED})
 _DUE: Final = frozenset({NodeStatus.RETRYING, NodeStatus.WAITING})
-
-
-# The names of outputs: the same few, again and again.
-_quoted: Final = lru_cache(maxsize=4096)(json.dumps)
-
-
-def object_text(run: Run, slot: int, output: NodeOutput) -> str:
-    """Write a slot's outputs as one JSON object, each value exactly as it was produced."""
-    names = run.place(slot).outputs
-    if len(names) == 1 and isinstance(output, tuple):  # as with most
-        return f"{{{_quoted(names[0])}:{output[0].decode()}}}"
-    parts = [f"{_quoted(name)}:{text_of(output, at).decode()}" for at, name in enumerate(names)]
-    return "{" + ",".join(parts) + "}"
-
-
-def run_output(run: Run) -> str:
-    """Write the run's outputs as one JSON object; a value in a file stands as its reference."""
-    return _outputs_text(run, run.plan.outputs)
-
-
-def partial_output(run: Run) -> str:
-    """Write those of the run's outputs whose nodes were completed, as `run_output` does."""
-    return _outputs_text(run, [each for each in run.plan.outputs if each.source in run.outputs])
-
-
-def _outputs_text(run: Run, outputs: Iterable[RunOutput]) -> str:
-    parts = []
-    for output in outputs:
-        value = run.outputs.get(output.source)
-        if isinstance(value, FileValue):
-            field = run.plan.places[output.source].outputs[output.output]
-            text = json.dumps(
-                {"$file": str(value.file_id), "field": field, "size_bytes": value.size_bytes}
-            )
-        else:
-            text = text_of(value, output.output).decode()
-        parts.append(f"{_quoted(output.name)}:{text}")
-    return "{" + ",".join(parts) + "}"
 
 
 def set_status(record: NodeRecord, status: NodeStatus) -> None:
@@ -187,19 +123,6 @@ def _consumed(record: NodeRecord) -> Usage:
         io_read_bytes=record.io_read_bytes,
         io_write_bytes=record.io_write_bytes,
     )
-
-
-def inline_text(run: Run, slot: int, output: NodeOutput) -> str | None:
-    """Give what a row holds of an output; None where a file or elements' rows hold it."""
-    if isinstance(output, FileValue):
-        return None
-    if isinstance(output, ListOutput):
-        try:
-            text = object_text(run, slot, output)
-        except UnreadableError:
-            return None
-        return text if len(text) <= INLINE_CHARS_MAX else None
-    return object_text(run, slot, output)
 
 
 def complete_row(
@@ -361,129 +284,3 @@ def write_run(
     )
     t.run_changes = [change]
     t.revision = run.revision
-
-
-def outcome_of(failure: Failure) -> str:
-    """Name how a failed attempt ended, in the words of node_attempts."""
-    return failure.error_type if failure.error_type in ("timeout", "oom") else "failed"
-
-
-def attempt_row(
-    run: Run,
-    record: NodeRecord,
-    t: Transition,
-    failure: Failure,
-    usage: Usage,
-    *,
-    outcome: str,
-    new_id: NewId,
-) -> None:
-    """Add the row of a failed attempt, and the error's log."""
-    error_row(run, t, failure, new_id=new_id, record=record, usage=usage)
-    t.attempts = more(
-        t.attempts,
-        AttemptInsert(
-            node_execution_id=record.id,
-            attempt=record.retry_count + record.delivery_count + (outcome != "lost"),
-            token=record.token,
-            outcome=outcome,
-            error_type=failure.error_type,
-            error_message=failure.message,
-            stack_trace=failure.stack_trace,
-            stdout_tail=usage.stdout_tail,
-            stderr_tail=usage.stderr_tail,
-            runner=record.runner,
-            cpu_us=usage.cpu_us,
-            memory_peak_bytes=usage.memory_peak_bytes,
-            error_detail=failure.detail,
-            io_read_bytes=usage.io_read_bytes,
-            io_write_bytes=usage.io_write_bytes,
-            progress=failure.progress,
-        ),
-    )
-
-
-def error_row(
-    run: Run,
-    t: Transition,
-    failure: Failure,
-    *,
-    new_id: NewId,
-    record: NodeRecord | None = None,
-    usage: Usage = NO_USAGE,
-) -> None:
-    """Add an error's log; without a record, of a place of which nothing ever ran."""
-    t.errors = more(
-        t.errors,
-        ErrorInsert(
-            id=new_id(),
-            run_id=run.id,
-            node_execution_id=record.id if record else None,
-            tenant_id=run.tenant_id,
-            container_id=usage.container_id,
-            error_type=failure.error_type,
-            error_message=failure.message,
-            stack_trace=failure.stack_trace,
-            stdout_tail=usage.stdout_tail,
-            stderr_tail=usage.stderr_tail,
-            error_detail=failure.detail,
-        ),
-    )
-
-
-def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) -> None:
-    """Add a row for each edge that brought a completed node its input.
-
-    A map or loop has its edges once, not for each element or turn: those are no places.
-    """
-    places = run.plan.places
-    if place >= len(places):
-        return
-    for binding in places[place].inputs:
-        if binding.source < 0:
-            continue
-        source = run.records[binding.source]
-        output = run.outputs.get(binding.source)
-        if output is None or binding.output < 0:
-            continue
-        if isinstance(output, tuple):  # as with most
-            text = output[binding.output]
-            size, file_id = len(text), _referred(text)
-        else:
-            size, file = _size_of(output, binding.output)
-            file_id = file.file_id if file else None
-        t.flows = more(
-            t.flows,
-            FlowInsert(
-                id=new_id(),
-                run_id=run.id,
-                source_node_id=places[binding.source].id,
-                target_node_id=places[place].id,
-                data_size_bytes=size,
-                serialization_us=source.serialization_us if source else 0,
-                transfer_us=usage.transfer_us,
-                data_type="file" if file_id else "json",
-                conversion=binding.conversion or None,
-                file_id=file_id,
-            ),
-        )
-
-
-def _referred(text: bytes) -> UUID | None:
-    """Give the id of the file that is the value, where an output is nothing but its reference.
-
-    Whether there is such a file, what it holds and how large it is, the database says.
-    """
-    found = _REFERENCE.fullmatch(text) if len(text) == _REFERENCE_BYTES else None
-    return UUID(found[1].decode()) if found is not None else None
-
-
-def _size_of(output: NodeOutput | None, index: int) -> tuple[int, FileValue | None]:
-    """Give how many bytes an output has, and the file that it is in."""
-    if isinstance(output, tuple):
-        return len(output[index]), None
-    if isinstance(output, FileValue):
-        return output.size_bytes, output
-    if output is None:
-        return len(b"null"), None
-    return 2 + sum(_size_of(each, index)[0] + 1 for each in output.items), None

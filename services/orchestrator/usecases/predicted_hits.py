@@ -15,11 +15,11 @@ from services.kit.pg import Pool, transaction
 from services.orchestrator.domain import waits
 from services.orchestrator.domain.cache_queue import ask_for
 from services.orchestrator.domain.forecast import PlanKey, key_of
+from services.orchestrator.domain.output_texts import run_output
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
 from services.orchestrator.domain.values import UnreadableError
-from services.orchestrator.domain.writes import run_output
 from services.orchestrator.storage import cached_results
 from services.orchestrator.storage.recovery import split_object
 

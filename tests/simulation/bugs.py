@@ -12,7 +12,7 @@ from typing import Any, Final
 from unittest.mock import patch
 from uuid import UUID
 
-from services.orchestrator.domain import cache_queue, ends, groups, planner, routes, waits
+from services.orchestrator.domain import cache_queue, ends, groups, planner, routes, stopping, waits
 from services.orchestrator.domain import restore as restoring
 from services.orchestrator.domain.commands import AckCommand
 from services.orchestrator.domain.core import Core
@@ -38,7 +38,7 @@ Bug = Callable[[], Any]
 
 def token_stays_when_stopped() -> Any:
     """A stop does not advance the tokens of what runs, so what that still gives is taken."""
-    original = planner.stop
+    original = stopping.stop
 
     def stop(run: Run, t: Transition, *given: Any, **named: Any) -> None:
         original(run, t, *given, **named)
@@ -47,7 +47,7 @@ def token_stays_when_stopped() -> Any:
                 record.token = record.killing
                 t.changes[record.id] = t.changes[record.id]._replace(new_token=record.killing)
 
-    return patch.object(planner, "stop", stop)
+    return patch.object(stopping, "stop", stop)
 
 
 def ack_before_commit() -> Any:
@@ -258,7 +258,7 @@ def pause_forgotten_at_restore() -> Any:
 
 def sub_workflow_left_running() -> Any:
     """A run that is stopped does not stop its sub-workflows, and does not wait for them."""
-    original = planner.stop
+    original = stopping.stop
 
     def stop(run: Run, t: Transition, fx: Effects, **named: Any) -> None:
         children = [each for each in run.records if each is not None and each.child is not None]
@@ -267,7 +267,7 @@ def sub_workflow_left_running() -> Any:
         original(run, t, fx, **named)
         fx.stops.clear()
 
-    return patch.object(planner, "stop", stop)
+    return patch.object(stopping, "stop", stop)
 
 
 def join_of_any_waits_for_none() -> Any:

@@ -25,6 +25,7 @@ from services.orchestrator.domain import (
     planner,
     restore,
     retry,
+    stopping,
     timers,
 )
 from services.orchestrator.domain import credits as credits_
@@ -44,7 +45,7 @@ from tests.simulation.world import World, quiet
 _FULL = bool(os.environ.get("QFLOW_TEST_FULL"))
 _BUG_SEEDS_MAX = 1000
 _STEPS = (begin, attempts, runners, requests, answers, adoption, follow)
-_RULES = (core, *_STEPS, dispatch, timers, planner, credits_, restore, retry, cache_queue)
+_RULES = (core, *_STEPS, dispatch, timers, planner, stopping, credits_, restore, retry, cache_queue)
 # What no world comes to, and what does.
 _UNREACHED = frozenset(
     {
@@ -59,7 +60,7 @@ _UNREACHED = frozenset(
         "credits.ReadyQueue.waiting.<locals>.<dictcomp>",
         "credits.ReadyQueue.waiting.<locals>.<dictcomp>.<genexpr>",
         # A run ends while it is paused, and is cancelled so: test_holding_what_closes.
-        "planner._close_anew",
+        "stopping._close_anew",
         "cache_queue._file_part",  # no world has files: test_cache_queue
         "cache_queue.CacheQueue.asked_of",  # asked by explanations
     }

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from services.orchestrator.domain import controls, planner
+from services.orchestrator.domain import controls, planner, stopping
 from services.orchestrator.domain.effects import Due
 from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.out import Out
@@ -83,7 +83,7 @@ class Core(Attempts, Runners, Requests, Answers, Adoption):
         elif timer.slot == DEADLINE:
             if not is_ending(run):
                 t = out.of(run.id)
-                planner.stop(run, t, self.fx, cancel=False)
+                stopping.stop(run, t, self.fx, cancel=False)
                 self._unqueue(run.id)
         elif timer.slot < len(run.records):
             self._slot_due(run, timer, out)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Final
 from uuid import UUID
 
-from services.orchestrator.domain import closing, groups, retry, routes, waits
-from services.orchestrator.domain.commands import AckCommand, AssignCommand, KillCommand
+from services.orchestrator.domain import groups, retry, routes, waits
+from services.orchestrator.domain.commands import AckCommand, AssignCommand
 from services.orchestrator.domain.effects import Effects, Stop, Timer
 from services.orchestrator.domain.history import attempt_row, error_row, flow_rows, outcome_of
 from services.orchestrator.domain.plan import Kind, Phase
@@ -23,25 +23,15 @@ from services.orchestrator.domain.records import (
 )
 from services.orchestrator.domain.rows import NodeInsert
 from services.orchestrator.domain.state import Run
-from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.stopping import kill, why_stopped
 from services.orchestrator.domain.transition import Transition, more
 from services.orchestrator.domain.values import NodeOutput
 from services.orchestrator.domain.waits import Refusal
-from services.orchestrator.domain.writes import (
-    change_row,
-    complete_row,
-    move,
-    set_running,
-    touch,
-    write_run,
-)
+from services.orchestrator.domain.writes import change_row, complete_row, set_running, touch
 
 DELIVERIES_MAX: Final = 3
 LOST: Final = Failure(error_type="runner_lost", message="the runner of the attempt was lost")
-EXPIRED: Final = Failure(
-    error_type="deadline_exceeded",
-    message="the run took longer than its timeout allows: its workflow's, or that of its start",
-)
 OVERDUE: Final = Failure(
     error_type="total_timeout",
     message="the node took longer than its total_timeout allows, all attempts together",
@@ -53,7 +43,6 @@ NOT_TAKEN: Final = Failure(
     " held it",
     retryable=False,
 )
-CANCELLED: Final = Failure(error_type="cancelled", message="the run was cancelled", killed=True)
 
 
 def assign(
@@ -163,7 +152,7 @@ def lose(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
     if not run.is_open(slot):
         stopped = groups.failed_status(run, slot)
         if run.is_stopping(slot):
-            stopped, record.failure = NodeStatus.CANCELLED, _reason(run)
+            stopped, record.failure = NodeStatus.CANCELLED, why_stopped(run)
         change_row(run, slot, t, stopped)
         if stopped is not NodeStatus.CANCELLED:
             routes.slot_failed(run, slot, t, fx, LOST)
@@ -193,7 +182,7 @@ def hand_back(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
         record.due_ms = 0
         change_row(run, slot, t, NodeStatus.RETRYING)
     else:
-        record.failure = _reason(run) if run.is_stopping(slot) else record.failure
+        record.failure = why_stopped(run) if run.is_stopping(slot) else record.failure
         change_row(run, slot, t, NodeStatus.CANCELLED)
         groups.part_left(run, slot)
     touch(run, slot, t)
@@ -219,17 +208,6 @@ def refuse(run: Run, slot: int, t: Transition, fx: Effects, failure: Failure) ->
     routes.settle(run, t, fx)
 
 
-def exhaust(run: Run, t: Transition, fx: Effects, failure: Failure) -> None:
-    """End a run that used up what it may, or whose parent failed: what runs ends by itself."""
-    run.revision += 1
-    run.asleep = False
-    run.failure = ("", failure)
-    waits.fail_children(run, fx)
-    error_row(run, t, failure, new_id=fx.new_id)
-    write_run(run, t)
-    routes.settle(run, t, fx)
-
-
 def again(run: Run, slot: int, t: Transition, fx: Effects) -> None:
     """Begin a slot again whose backoff is over and that needs no runner."""
     assert run.place(slot).kind is Kind.WORKFLOW
@@ -248,7 +226,7 @@ def confirm_stopped(run: Run, slot: int, t: Transition, fx: Effects, *, usage: U
     if record.overdue and not run.is_stopping(slot):
         _fail_overdue(run, slot, t, fx, usage)
     else:
-        record.failure = _reason(run)
+        record.failure = why_stopped(run)
         change_row(run, slot, t, NodeStatus.CANCELLED, usage=usage)
         touch(run, slot, t)
     routes.settle(run, t, fx)
@@ -268,7 +246,7 @@ def take_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
     if record.status is NodeStatus.RUNNING and record.killing is None:
         run.revision += 1
         record.overdue = True
-        _kill(run, slot, t, fx)
+        kill(run, slot, t, fx)
     elif record.status is NodeStatus.WAITING and record.child is not None:
         record.overdue = True
         fx.stops.append(Stop(record.child))
@@ -298,82 +276,6 @@ def _never_begin(run: Run, slot: int, t: Transition, fx: Effects, failure: Failu
     routes.settle(run, t, fx)
 
 
-def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool, resumes: bool = False) -> None:
-    """Stop a run for good, on a caller's word or because its time is up.
-
-    A caller's word lets a paused run go on (`resumes`): nobody else can any more. Where a time is
-    up, what closes a paused run and its sub-workflows waits as all that is new does.
-
-    The tokens of running attempts advance in the same flush, so whatever they still give is late.
-    Where what closes the run has begun already, it closes no further.
-    """
-    run.revision += 1
-    run.asleep = False  # what closes it waits for nothing
-    run.abandoned = run.abandoned or (run.closing and bool(run.seeded))
-    if cancel:
-        run.cancelling = True
-    else:
-        run.expired = True
-        run.failure = run.failure or ("", EXPIRED)
-    for slot, record in enumerate(run.records):
-        if record is None or record.status in NODE_FINAL:
-            continue
-        if run.abandoned or run.place(slot).phase is Phase.MAIN:
-            _stop_slot(run, slot, t, fx, resumes=resumes)
-    run.groups.clear()
-    run.waiting.clear()
-    run.revision += 1  # younger than what it stops, older than what begins after it
-    if run.closing and not run.abandoned:
-        _close_anew(run, t)
-    if resumes and run.status is RunStatus.PAUSED:
-        move(run, RunStatus.RUNNING if run.begun else RunStatus.PENDING)
-    write_run(run, t, cancels=cancel)
-    routes.settle(run, t, fx)
-
-
-def _stop_slot(run: Run, slot: int, t: Transition, fx: Effects, *, resumes: bool) -> None:
-    """End what waits at a slot, and have killed what runs there."""
-    record = run.records[slot]
-    assert record is not None
-    if record.status is NodeStatus.RUNNING:
-        if record.killing is None:
-            _kill(run, slot, t, fx)
-    elif record.status is NodeStatus.WAITING and record.child is not None:
-        fx.stops.append(Stop(record.child, resumes))
-    else:
-        record.failure = _reason(run)
-        waits.stop_waiting(run, slot, t, NodeStatus.CANCELLED)
-
-
-def _kill(run: Run, slot: int, t: Transition, fx: Effects) -> None:
-    """Have a running attempt killed; its token advances, so whatever it still gives is late."""
-    record = run.records[slot]
-    assert record is not None
-    guard, record.killing, record.token = record.token, record.token, fx.next_token()
-    change_row(run, slot, t, NodeStatus.RUNNING, guard=guard)
-    if record.runner is not None:
-        t.commands.append(KillCommand(record.runner, record.id, record.killing))
-
-
-def _close_anew(run: Run, t: Transition) -> None:
-    """Let a run close that was paused before anything that closes it had begun.
-
-    A cancel undoes more than an end that was well, and lets go what was held up before its turn.
-    """
-    closing.begin_closing(run)
-    for slot, record in enumerate(run.records):
-        if record is not None and record.status is NodeStatus.PAUSED:
-            change_row(run, slot, t, NodeStatus.PENDING)
-            touch(run, slot, t)
-
-
-def break_off(run: Run, t: Transition, fx: Effects, failure: Failure) -> None:
-    """End a run that cannot go on for a fault of the engine's: say why, stop what runs."""
-    run.failure = ("", failure)
-    run.closing = run.abandoned = True  # and nothing of what closes it begins
-    stop(run, t, fx, cancel=False, resumes=True)
-
-
 def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> None:
     """Take the end of the execution that ran a sub-workflow."""
     record = run.records[slot]
@@ -389,7 +291,7 @@ def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> N
     )
     _count(run, record, usage)
     if run.is_stopping(slot):
-        record.failure = _reason(run)
+        record.failure = why_stopped(run)
         change_row(run, slot, t, NodeStatus.CANCELLED, usage=usage)
         touch(run, slot, t)
     elif not run.is_open(slot) and child.failure and _is_parents(child.failure[1]):
@@ -412,18 +314,9 @@ def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> N
     routes.settle(run, t, fx)
 
 
-def is_expiry(failure: Failure | None) -> bool:
-    """Whether it says that a run's time was up, in whatever words: rows keep those of their day."""
-    return failure is not None and failure.error_type == EXPIRED.error_type
-
-
 def _is_parents(failure: Failure) -> bool:
     """Whether a run failed for no reason of its own."""
     return failure.error_type == waits.PARENT_FAILED
-
-
-def _reason(run: Run) -> Failure:
-    return CANCELLED if run.cancelling else EXPIRED
 
 
 def _failure_of(child: Run) -> Failure:

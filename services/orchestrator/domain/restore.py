@@ -14,10 +14,11 @@ from services.orchestrator.domain.ends import End, branch_of, count_end
 from services.orchestrator.domain.groups import new_group
 from services.orchestrator.domain.options import NO_OPTIONS, RunOptions
 from services.orchestrator.domain.plan import Phase, Plan
-from services.orchestrator.domain.planner import EXPIRED, LOST, is_expiry
+from services.orchestrator.domain.planner import LOST
 from services.orchestrator.domain.records import ENGINE_ERROR, Failure, NodeRecord
 from services.orchestrator.domain.state import Group, Run, Signal
 from services.orchestrator.domain.status import NODE_FAILED, NODE_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.stopping import EXPIRED, is_expiry
 from services.orchestrator.domain.values import FileValue, ListOutput, NodeOutput
 
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)

@@ -12,7 +12,7 @@ from qflow.orchestrator.v1 import execution_pb2
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 from qflow.orchestrator.v1.control_service_pb2_grpc import ControlServiceStub
 
-from services.orchestrator.domain import controls, planner
+from services.orchestrator.domain import controls, stopping
 from services.orchestrator.domain.state import Run
 from tests import factories
 from tests.fakes.runner import FakeRunner
@@ -70,7 +70,7 @@ async def test_timers_of_other_runs_go_on_whatever_becomes_of_one(
     Where it cannot be ended in memory, it is by its rows.
     """
     if "break_off" in steps:
-        monkeypatch.setattr(planner, "break_off", falls_over(planner.break_off, "bad"))
+        monkeypatch.setattr(stopping, "break_off", falls_over(stopping.break_off, "bad"))
     monkeypatch.setattr(controls, "wait_over", falls_over(controls.wait_over, "bad"))
     bad = make(orchestra, {"bad": sleeping(0.1)})
     good = make(orchestra, {"a": sleeping(0.1)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from services.orchestrator.domain import controls, planner
+from services.orchestrator.domain import controls, planner, stopping
 from services.orchestrator.domain.commands import Finished
 from services.orchestrator.domain.effects import Due, Start, Stop
 from services.orchestrator.domain.out import Out
@@ -81,12 +81,12 @@ class Follow(Begin):
         with self._step(child_id):
             if failed is not None:
                 if not is_ending(child):
-                    planner.exhaust(child, _to_change(child_id, out), self.fx, failed)
+                    stopping.exhaust(child, _to_change(child_id, out), self.fx, failed)
                     self._unqueue(child_id)
                 return
             if not child.cancelling:
                 t = _to_change(child_id, out)
-                planner.stop(child, t, self.fx, cancel=True, resumes=resumes)
+                stopping.stop(child, t, self.fx, cancel=True, resumes=resumes)
                 self._unqueue(child_id)
                 return
             if not resumes:
@@ -138,7 +138,7 @@ class Follow(Begin):
         """Let nothing more begin of what used up what it may; what runs ends."""
         for run in self._family(root.id):
             if not is_ending(run):
-                planner.exhaust(run, _to_change(run.id, out), self.fx, failure)
+                stopping.exhaust(run, _to_change(run.id, out), self.fx, failure)
                 self._unqueue(run.id)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from services.orchestrator.domain import controls, planner
+from services.orchestrator.domain import controls, stopping
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.records import Failure
 from services.orchestrator.domain.state import Run, Signal
@@ -23,7 +23,7 @@ class Requests(Follow):
             return []
         t = Transition(run_id)
         with self._step(run_id):
-            planner.stop(run, t, self.fx, cancel=True, resumes=True)
+            stopping.stop(run, t, self.fx, cancel=True, resumes=True)
             self._unqueue(run_id)
         return self._dispatch(Out(t))
 
@@ -34,7 +34,7 @@ class Requests(Follow):
             return []  # as it was read again it came to its end, which is on its way
         t = Transition(run_id)
         with self._step(run_id):
-            planner.break_off(run, t, self.fx, failure)
+            stopping.break_off(run, t, self.fx, failure)
             self._unqueue(run_id)
         return self._dispatch(Out(t))
 

@@ -12,12 +12,7 @@ from services.orchestrator.domain.ledger import BUDGET_EXCEEDED, QUOTA_EXCEEDED
 from services.orchestrator.domain.output_texts import partial_output, run_output
 from services.orchestrator.domain.records import Failure
 from services.orchestrator.domain.state import Run
-from services.orchestrator.domain.status import (
-    NODE_FINAL,
-    RUN_FINAL,
-    NodeStatus,
-    RunStatus,
-)
+from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.values import UnreadableError
 from services.orchestrator.domain.writes import change_row, move, touch, write_run

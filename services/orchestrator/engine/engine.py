@@ -22,7 +22,7 @@ from services.orchestrator.domain.status import RUN_FINAL
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.callers import Starts, try_again
 from services.orchestrator.engine.hub import Moved
-from services.orchestrator.engine.memory import Memory
+from services.orchestrator.engine.owner import Owner
 from services.orchestrator.engine.streams import Owned, Stream
 
 JOURNAL_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -44,7 +44,7 @@ class Beginning(NamedTuple):
     budget: Budget | None = None
 
 
-class Engine(Memory):
+class Engine(Owner):
     """One orchestrator's actor, on one event loop; only what says `async` waits."""
 
     # --- what callers ask -----------------------------------------------------------------------

@@ -1,42 +1,36 @@
-"""The memory: loads open runs and forgets them, as shards come and go and flushes fail."""
+"""The memory: loads open runs as they stand in their rows, and again where a flush failed."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
 import asyncpg
 import structlog
 
 from services.kit.errors import Unavailable
-from services.orchestrator.domain.children import EndedChild
-from services.orchestrator.domain.ledger import Budget, Quota
-from services.orchestrator.domain.limits import Claim, Limit
 from services.orchestrator.domain.records import ENGINE_ERROR, Failure
 from services.orchestrator.domain.restore import latest
 from services.orchestrator.domain.state import Run
-from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
+from services.orchestrator.domain.status import NODE_FINAL
 from services.orchestrator.domain.steps.attempts import Outcome
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.unusable import give_up
-from services.orchestrator.engine.callers import try_again
-from services.orchestrator.engine.hub import Change
 from services.orchestrator.engine.journal import (
     DATABASE_FAULTS,
     Fence,
-    FencedError,
     Journal,
     OutcomeUnknownError,
 )
+from services.orchestrator.engine.loaded import Load, Loaded
 from services.orchestrator.engine.member import Member
 from services.orchestrator.engine.outlet import Outlet
 from services.orchestrator.engine.shards import Shards, Strays
-from services.orchestrator.engine.streams import Owned, Stream
+from services.orchestrator.engine.streams import Stream
 from services.orchestrator.engine.treasury import Treasury
 from services.orchestrator.storage.flush import Seal
 
@@ -46,31 +40,6 @@ _RECONNECT_MAX_S: Final = 2.0
 # The first time a run is loaded again, the second time it is ended; then by its rows alone, or
 # it is let lie where those cannot be written.
 _TIMES_MAX: Final = 2
-
-
-class Loaded:
-    """Open runs as their rows say they stand."""
-
-    def __init__(self) -> None:
-        self.runs: list[tuple[Run, dict[int, float], float | None]] = []
-        self.unlocked: set[UUID] = set()
-        self.ended_children: list[EndedChild] = []
-        self.limits: list[Limit] = []
-        self.held: dict[UUID, Claim] = {}  # places under limits, by the run or node row
-        self.quotas: Mapping[UUID, Quota] = {}  # by tenant
-        self.budgets: dict[UUID, Budget] = {}  # by run
-        self.clock: datetime | None = None  # what the database's showed with the last of the runs
-        # Ends of runs whose rows no run can be made of.
-        self.given_up: list[Transition] = []
-
-
-class Load(Protocol):
-    """Gives open runs: the named ones, or those of some shards."""
-
-    async def __call__(
-        self, *, ids: Sequence[UUID] | None = None, shards: Sequence[int] | None = None
-    ) -> Loaded:
-        """Give them as their rows stand now."""
 
 
 class Memory(Outlet):
@@ -321,109 +290,12 @@ class Memory(Outlet):
             self.core.limited.stir(freed)
         self.limits_wanted.set()
 
-    async def wake(self) -> None:
-        """Hold the lease, so that what this member owns stays its own."""
-        try:
-            await self.member.renew()
-        except FencedError:
-            self.shards.look.set()  # that ends the process
-            raise try_again() from None
-        if not self.shards.ready <= self.member.owned:  # taken while it rested: no run was in them
-            self.shards.put(self.shards.ready & self.member.owned)
-            # What was judged by the shards of before is not said: runners come back, and ask anew.
-            for stream in list(self.streams.values()):
-                self._drop(stream)
-        self.work.set()
-
-    async def knows(self, *, anew: bool = False) -> bool:
-        """Whether what memory says of runs is so: no other member can have any of them by now.
-
-        Asked before runners are told anything that follows from it. `anew` takes the database's
-        word for it and not the lease's: what a runner forgot nobody can give it back.
-        """
-        if self.member.certain and not anew:
-            return True
-        rested = not self.member.live
-        if not await self.member.holds(anew=anew):
-            self.shards.look.set()  # that ends the process
-            return False
-        if rested:
-            self.work.set()
-            if not self.shards.ready <= self.member.owned:
-                self.journal.doubt()  # others have some of it: all is loaded again
-                return False
-        return True
-
     async def _ensure_live(self, again: bool) -> Fence:  # noqa: FBT001  # as the member has it
         fence = await self.member.ensure_live(again)
         ready, owned = self.shards.ready, self.member.owned
         if ready is not owned and not ready <= owned:
             raise Unavailable("SHARDS_TAKEN", "others took shards while this member had no lease")
         return fence
-
-    async def take_in(self, shards: Collection[int]) -> None:
-        """Load the runs of shards that have come to this member, and have their runners report."""
-        rebuilt = self._rebuilt
-        loaded = await self._load(shards=sorted(shards))
-        if rebuilt != self._rebuilt:
-            return  # all was loaded meanwhile, these among it
-        self.shards.put(self.shards.ready | frozenset(shards))
-        self._adopt(loaded)
-        self._ask_runners(loaded)
-        for run, _, _ in loaded.runs:
-            self.hub.publish(run.id, Change(0, [], complete=False, final=False))
-        log.info("shards_taken_in", shards=len(shards), executions=len(loaded.runs))
-
-    def _ask_runners(self, loaded: Loaded) -> None:
-        """Have runners say anew what they have: memory and they may differ on these runs."""
-        runners = {
-            each.runner
-            for run, _, _ in loaded.runs
-            for each in run.records
-            if each is not None and each.status is NodeStatus.RUNNING
-        }
-        for runner in runners & self.streams.keys():
-            assert runner is not None
-            self._drop(self.streams[runner])
-
-    async def release(self, shard: int, taker: UUID) -> bool:
-        """Give a shard to another member: write what is queued, forget its runs, then let it go.
-
-        Whether it was given. Where it was not its runs are loaded again, with the next look.
-        """
-        rebuilt = self._rebuilt
-        self.shards.put(self.shards.ready - {shard})
-        forgotten: dict[UUID, list[tuple[UUID, Owned]]] = {}
-        while await self.journal.written():  # first the starts that drew it, which are answered now
-            reading = bool(self._loading)  # such a run is in no list, and may be ended by its rows
-            await self.settled()
-            if rebuilt != self._rebuilt or self.recovering:
-                return False
-            runs = [run for run in self.core.runs.values() if run.shard == shard]
-            if not runs and not reading:
-                break
-            for run in runs:
-                forgotten[run.id] = _held(run, taker)
-                self.core.forget(run.id)
-        else:
-            return False
-        given = await self.member.give(shard, taker)
-        if given:
-            for run_id, held in forgotten.items():
-                for runner, owned in held:
-                    self._tell(runner, owned)
-                self.hub.moved(run_id)
-        self._apply(self.core.redispatch())
-        return given
-
-
-def _held(run: Run, taker: UUID) -> list[tuple[UUID, Owned]]:
-    """Give what runners have of a run, as another member's."""
-    return [
-        (each.runner, Owned(each.id, each.killing or each.token, taker))
-        for each in run.records
-        if each is not None and each.status is NodeStatus.RUNNING and each.runner is not None
-    ]
 
 
 def _ends(loaded: Loaded, why: str) -> list[Transition]:

@@ -31,10 +31,7 @@ from services.orchestrator.engine.callers import Callers
 from services.orchestrator.engine.database_clock import DatabaseClock
 from services.orchestrator.engine.ended import Ended
 from services.orchestrator.engine.hub import Change, Hub
-from services.orchestrator.engine.journal import (
-    Committed,
-    Journal,
-)
+from services.orchestrator.engine.journal import Committed, Journal
 from services.orchestrator.engine.member import Member
 from services.orchestrator.engine.placements import Placements
 from services.orchestrator.engine.shards import Shards

@@ -12,7 +12,7 @@ import structlog
 from services.kit.pg import Pool, transaction
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.unusable import give_up
-from services.orchestrator.engine.memory import Loaded
+from services.orchestrator.engine.loaded import Loaded
 from services.orchestrator.storage import limit_slots, quota_usage, recovery
 from services.orchestrator.storage.flush import ENGINE_FORMAT
 from services.orchestrator.storage.recovery import LostRun

@@ -21,7 +21,7 @@ from qflow.orchestrator.v1.attach_service_pb2_grpc import AttachServiceStub
 from services.kit.lane import Lane, enter
 from services.kit.rpc.channel import open_channel
 from services.orchestrator.engine.member import Member
-from services.orchestrator.engine.memory import Memory
+from services.orchestrator.engine.owner import Owner
 from tests import factories
 from tests.fakes.runner import FakeRunner
 from tests.integration.orchestrator.conftest import Orchestra
@@ -273,11 +273,11 @@ async def test_a_member_that_may_be_fenced_says_nothing_by_the_lane_either(
         await talk.choose(lane=True)
         ending = asyncio.create_task(talk.end())
 
-        async def knows(_: Memory) -> bool:
+        async def knows(_: Owner) -> bool:
             return False
 
         with monkeypatch.context() as fenced:
-            fenced.setattr(Memory, "knows", knows)
+            fenced.setattr(Owner, "knows", knows)
             fenced.setattr(Member, "certain", property(lambda _: False))
             await started(orchestra)
             await ending

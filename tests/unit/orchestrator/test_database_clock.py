@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from services.orchestrator.engine.database_clock import DatabaseClock
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import Committed
-from services.orchestrator.engine.memory import Loaded
+from services.orchestrator.engine.loaded import Loaded
 from tests.unit.orchestrator.test_certainty import nothing
 from tests.unit.orchestrator.test_giving_shards import Giving
 

@@ -13,7 +13,7 @@ from services.orchestrator.domain.status import RunStatus
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import Committed
-from services.orchestrator.engine.memory import Loaded
+from services.orchestrator.engine.loaded import Loaded
 from tests.unit.orchestrator.test_certainty import ALL, Lease, nothing
 from tests.unit.orchestrator.test_found_by_worlds import plan_of
 

@@ -1,19 +1,15 @@
-"""The desk: takes assignments, runs them, keeps each result until it is acknowledged."""
+"""The desk: takes assignments, has them made, and answers for each until that is acknowledged."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-import time
-from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Final
 from uuid import UUID
 
 import structlog
 
-from services.runner.domain.attempts import AttemptRequest, FileReference
 from services.runner.domain.frames import (
     Assignment,
     Declined,
@@ -24,32 +20,20 @@ from services.runner.domain.frames import (
     Owned,
 )
 from services.runner.domain.network import Reach
-from services.runner.domain.outcome import (
-    INLINE_BYTES_MAX,
-    Outcome,
-)
-from services.runner.domain.pooling import Pace
 from services.runner.domain.requests import request_of
-from services.runner.usecases.attempt import BROKEN, CANCELLED, Attempt
+from services.runner.usecases.attempt import CANCELLED, Attempt
 from services.runner.usecases.attempts import Attempts
-from services.runner.usecases.carried import NotCarried
-from services.runner.usecases.membership import LeaseLost, Membership
-from services.runner.usecases.pulling import InputsMissing, PullValues, pull_patiently
+from services.runner.usecases.membership import Membership
+from services.runner.usecases.pulling import PullValues
 from services.runner.usecases.session import Session
-from services.runner.usecases.slots import Slots
 from services.runner.usecases.trace import Trace
+from services.runner.usecases.work import StoreOutputs, Work
 
 log = structlog.get_logger()
 
-# Attempts that are over: an orchestrator that stood still may ask for one that another settled.
-_SETTLED_MAX: Final = 10_000
 
-# Stores outputs that are too large to travel: (request, outputs) -> where they lie.
-StoreOutputs = Callable[[AttemptRequest, Sequence[tuple[str, bytes]]], Awaitable[FileReference]]
-
-
-class Desk:
-    """Owns the slots; shares them among the orchestrators by what they ask for."""
+class Desk(Work):
+    """Where orchestrators' streams come in: what each says is done, and what is left at the end."""
 
     def __init__(
         self,
@@ -64,27 +48,18 @@ class Desk:
         attempt_s_max: float = math.inf,
         trace: Trace | None = None,
     ) -> None:
-        self._attempts = attempts
-        self._membership = membership
-        self._slots = slots
-        self._store = store
-        self._trace = trace
+        super().__init__(
+            attempts,
+            membership,
+            slots=slots,
+            store=store,
+            refuse=refuse,
+            attempt_s_max=attempt_s_max,
+            trace=trace,
+        )
         self._pythons = frozenset(pythons)
         self._networks = frozenset((Reach.NONE, *networks))
-        self._attempt_s_max = attempt_s_max
-        self._refuse = refuse  # why nothing is taken at all; empty when all is well
         self.drained = False  # whether all that it ever began is answered, and nothing new is taken
-        self._running: dict[UUID, Attempt] = {}
-        self._owners: dict[UUID, Session] = {}
-        self._finished: dict[UUID, Finished] = {}
-        # Token and orchestrator, oldest first; a plain dict looks for its first past all that went.
-        self._settled_by: OrderedDict[UUID, tuple[int, str]] = OrderedDict()
-        self._sessions: list[Session] = []
-        self._grant_epoch = 0
-        self._pace = Pace()
-        self._places = Slots(slots, on_change=self._share)
-        self._settled = asyncio.Event()
-        self.ended: Counter[str] = Counter()  # attempts, by how
 
     # -- what is in hand
 
@@ -158,12 +133,6 @@ class Desk:
         if finished is not None and owner is not None and not told:
             self._send(owner, finished)
 
-    def _offer(self, session: Session) -> None:
-        """Send all that is finished and was not sent there before."""
-        for ref, finished in self._finished.items():
-            if ref not in session.offered:
-                self._send(session, finished)
-
     # -- ending
 
     async def drain(self, grace_s: float) -> None:
@@ -227,67 +196,6 @@ class Desk:
                 return
         self._enter(attempt, definition, assignment)
 
-    def _enter(self, attempt: Attempt, definition: Definition, assignment: Assignment) -> None:
-        """Let an attempt stand in the line for a slot, unless it was told to end by now."""
-        attempt.before = None
-        if self._running.get(assignment.attempt_ref) is not attempt:
-            return
-        if assignment.pull or definition.concurrency > 1 or not self._membership.held:
-            self._start(attempt, definition, assignment)  # it has to wait for more than a slot
-        else:
-            self._places.enter(partial(self._begin, attempt, definition, assignment))
-
-    def _begin(self, attempt: Attempt, definition: Definition, assignment: Assignment) -> bool:
-        """Begin a call whose turn it is to have a slot; whether it takes it."""
-        if self._running.get(assignment.attempt_ref) is not attempt:
-            return False  # it was told to end while it stood in the line
-        attempt.has_slot = True
-        self._start(attempt, definition, assignment)
-        return True
-
-    def _start(self, attempt: Attempt, definition: Definition, assignment: Assignment) -> None:
-        if attempt.has_slot and self._membership.held and self._begin_plain(attempt):
-            return
-        self._run(attempt, partial(self._make, attempt, definition, assignment))
-
-    def _begin_plain(self, attempt: Attempt) -> bool:
-        """Begin a call that needs no task, for it has nothing to wait for but an interpreter."""
-        made = partial(self._made, attempt, time.time_ns())
-        attempt.begun = True
-        try:
-            attempt.begun = self._attempts.begin(attempt, made, partial(self._leave, attempt))
-        except Exception:
-            log.exception("attempt_not_begun", attempt_ref=str(attempt.request.attempt_ref))
-            asyncio.get_running_loop().call_soon(made, BROKEN)
-            asyncio.get_running_loop().call_soon(self._leave, attempt)
-        return attempt.begun
-
-    def _made(self, attempt: Attempt, began_ns: int, outcome: Outcome) -> None:
-        """Take what became of such a call; it gives its slot back after that."""
-        try:
-            self._note(attempt, outcome, began_ns)
-        except Exception:
-            log.exception("attempt_failed", attempt_ref=str(attempt.request.attempt_ref))
-            outcome = BROKEN
-        if _size(outcome) > INLINE_BYTES_MAX:
-            self._run(attempt, partial(self._finish, attempt, outcome))
-        else:
-            self._end(attempt, self._over(attempt, outcome))
-
-    def _end(self, attempt: Attempt, answer: Finished | Declined | None) -> None:
-        """Answer for an attempt, unless nobody wants that any more."""
-        owner = self._let_go(attempt)
-        if owner is not None and answer is not None:
-            self._answer(owner, answer)
-        self._settled.set()
-
-    def _note(self, attempt: Attempt, outcome: Outcome, began_ns: int) -> None:
-        """Tell of an attempt that was made, and learn from it."""
-        if self._trace is not None and attempt.request.traceparent:
-            self._trace(attempt.request, outcome, began_ns)
-        if self._pace.note(outcome.usage.wall_us):
-            self._share()
-
     def _reason_to_decline(self, session: Session, definition: Definition | None) -> str:
         if self._refuse:
             return self._refuse
@@ -300,173 +208,6 @@ class Desk:
         if session.running >= session.ceiling:
             return "over_grant"
         return ""
-
-    def _run(self, attempt: Attempt, make: Callable[[], Awaitable[Finished]]) -> None:
-        """Have a task make an attempt, or what is left of it."""
-        attempt.begun = False
-        attempt.task = asyncio.create_task(self._see_through(attempt, make))
-
-    async def _see_through(self, attempt: Attempt, make: Callable[[], Awaitable[Finished]]) -> None:
-        request = attempt.request
-        attempt.begun = True
-        answer: Finished | Declined | None = None
-        try:
-            answer = self._over(attempt, CANCELLED) if attempt.told else await make()
-        except asyncio.CancelledError:
-            if attempt.told != "killed":
-                raise
-            answer = self._over(attempt, CANCELLED)
-        except LeaseLost:
-            log.warning("attempt_dropped", attempt_ref=str(request.attempt_ref))
-        except InputsMissing:
-            # Handed back, as one that was never taken: nothing of the user's has begun.
-            log.warning("inputs_missing", attempt_ref=str(request.attempt_ref))
-            answer = Declined(request.attempt_ref, request.token, "inputs_missing")
-        except Exception:
-            log.exception("attempt_failed", attempt_ref=str(request.attempt_ref))
-            answer = self._over(attempt, BROKEN)
-        finally:
-            self._leave(attempt)
-            self._end(attempt, answer)
-
-    async def _make(
-        self, attempt: Attempt, definition: Definition, assignment: Assignment
-    ) -> Finished:
-        if not self._membership.held:
-            await self._membership.hold()
-        if assignment.pull:
-            values = await pull_patiently(
-                attempt.request,
-                len(definition.inputs),
-                lambda: self._sources(assignment.attempt_ref),
-            )
-            attempt.request = request_of(definition, assignment, self._attempt_s_max, values)
-        began_ns = time.time_ns()
-        outcome = await self._run_once(attempt)
-        if outcome.again:
-            log.info("attempt_made_again", attempt_ref=str(assignment.attempt_ref))
-            attempt.alone, attempt.over = True, False
-            outcome = await self._run_once(attempt)
-        self._note(attempt, outcome, began_ns)
-        return await self._finish(attempt, outcome)
-
-    async def _run_once(self, attempt: Attempt) -> Outcome:
-        if not attempt.has_slot:
-            if attempt.request.concurrency > 1 and not attempt.alone:
-                key = await self._attempts.key_of(attempt.request)
-                if key is not None and key.concurrency > 1:
-                    async with self._places.seat(key, seats=key.concurrency):
-                        return await self._attempts.run(attempt)
-            await self._places.take()
-            attempt.has_slot = True
-        outcome = await self._attempts.run(attempt)
-        self._leave(attempt)
-        return outcome
-
-    def _leave(self, attempt: Attempt) -> None:
-        """Give its slot to the next, and let the attempt begin that stands for it by now."""
-        if attempt.has_slot:
-            attempt.has_slot = False
-            self._places.leave()
-        attempt.over = True
-        followers, attempt.followers = attempt.followers, []
-        for enter in followers:
-            enter()
-
-    def _sources(self, ref: UUID) -> Iterator[PullValues]:
-        """Whom to ask for an attempt's inputs: its owner's stream, then any that may own it."""
-        owner = self._owners.get(ref)
-        for session in sorted(self._sessions, key=lambda each: each is not owner):
-            if session in self._sessions:  # it may have gone while another was asked
-                yield session.pull
-
-    def _let_go(self, attempt: Attempt) -> Session | None:
-        """Free the slot; None when that was done already, for nobody wants the result."""
-        ref = attempt.request.attempt_ref
-        if self._running.get(ref) is not attempt:
-            return None
-        del self._running[ref]
-        owner = self._owners.pop(ref)
-        owner.running -= 1
-        return owner
-
-    async def _finish(self, attempt: Attempt, outcome: Outcome) -> Finished:
-        if _size(outcome) <= INLINE_BYTES_MAX:
-            return self._over(attempt, outcome)
-        try:
-            file = await self._store(attempt.request, outcome.outputs)
-        except NotCarried as refused:
-            attempt.moved_bytes += _size(outcome)
-            return self._over(attempt, outcome._replace(outputs=(), error=refused.error))
-        return self._over(attempt, outcome, file)
-
-    def _over(
-        self, attempt: Attempt, outcome: Outcome, file: FileReference | None = None
-    ) -> Finished:
-        error = outcome.error
-        self.ended["completed" if error is None else error.type.value] += 1
-        return Finished(
-            attempt_ref=attempt.request.attempt_ref,
-            token=attempt.request.token,
-            outcome=outcome,
-            file=file,
-            container_id=attempt.container_id,
-            transfer_us=attempt.transfer_us,
-            killed=attempt.told == "killed",
-            moved_bytes=attempt.moved_bytes + _size(outcome),
-        )
-
-    def _answer(self, owner: Session, answer: Finished | Declined) -> None:
-        """Answer on the stream that asked; without it, on all: whoever owns the run takes it."""
-        if isinstance(answer, Finished):
-            self._finished[answer.attempt_ref] = answer
-        for session in [owner] if owner in self._sessions else self._sessions:
-            self._queue(session, answer)
-            if self._running:
-                session.ready.set()  # with what others that work may give in the same turn
-            else:
-                session.let_go()
-
-    def _send(self, session: Session, answer: Finished | Declined) -> None:
-        self._queue(session, answer)
-        session.ready.set()
-
-    def _queue(self, session: Session, answer: Finished | Declined) -> None:
-        if isinstance(answer, Finished):
-            session.outgoing.results.append(answer)
-            session.offered.add(answer.attempt_ref)
-        else:
-            session.outgoing.declines.append(answer)
-
-    def _settle(self, session: Session, ref: UUID, token: int) -> None:
-        """Keep a result no longer, and know who has it: only what is committed is acknowledged."""
-        self._settled_by.pop(ref, None)
-        self._settled_by[ref] = token, session.member
-        if len(self._settled_by) > _SETTLED_MAX:
-            self._settled_by.popitem(last=False)
-        self._forget(ref, token)
-
-    def _forget(self, ref: UUID, token: int) -> None:
-        finished = self._finished.get(ref)
-        if finished is not None and finished.token <= token:
-            del self._finished[ref]
-            for each in self._sessions:
-                each.offered.discard(ref)
-            self._settled.set()
-
-    def _is_settled(self, session: Session, ref: UUID, token: int) -> bool:
-        """Whether another orchestrator has the result: who asks lost its run, and does not know."""
-        settled_token, member = self._settled_by.get(ref, (-1, ""))
-        return token <= settled_token and session.member != member
-
-    def _abandon(self, ref: UUID, token: int) -> None:
-        """End an attempt whose result nobody wants."""
-        attempt = self._running.get(ref)
-        if attempt is None or attempt.request.token > token:
-            return
-        self._let_go(attempt)
-        self._tell_to_end(attempt, grace_s=0.0)
-        self._settled.set()
 
     def _kill(self, session: Session, kill: Kill) -> None:
         finished = self._finished.get(kill.attempt_ref)
@@ -487,38 +228,3 @@ class Desk:
             )
             return
         self._tell_to_end(attempt, grace_s=kill.grace_s)
-
-    def _tell_to_end(self, attempt: Attempt, *, grace_s: float) -> None:
-        """Kill; a task that has not taken its first step is only told.
-
-        Cancelled, it would never take that step, and so never answer nor free its slot. Of one that
-        stands in the line there is no task yet: nothing has begun.
-        """
-        if attempt.begun:
-            self._attempts.tell_to_end(attempt, "killed", grace_s=grace_s)
-            return
-        attempt.told = "killed"
-        if attempt.task is None and (owner := self._let_go(attempt)) is not None:
-            self._answer(owner, self._over(attempt, CANCELLED))
-            self._settled.set()
-
-    # -- slots
-
-    def _share(self) -> None:
-        """Grant each orchestrator its part by demand, at least one; nothing while refusing."""
-        total = sum(1 + session.demand for session in self._sessions)
-        more = self._places.more()
-        for session in self._sessions:
-            part = max(1, self._slots * (1 + session.demand) // total) * self._pace.ahead
-            part += more * (1 + session.demand) // total
-            credits_now = 0 if self._refuse else part
-            if credits_now != session.credits or session.outgoing.grant is not None:
-                self._grant_epoch += 1
-                session.credits = credits_now
-                session.ceiling = max(session.ceiling, credits_now)
-                session.outgoing.grant = (credits_now, self._grant_epoch)
-                session.ready.set()
-
-
-def _size(outcome: Outcome) -> int:
-    return sum([len(text) for _, text in outcome.outputs])

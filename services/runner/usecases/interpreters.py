@@ -6,15 +6,13 @@ import asyncio
 import itertools
 import os
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable
 
 import structlog
 
 from services.runner.domain.pooling import (
-    IDLE_MAX_S,
     START_COST_S,
-    Load,
     WarmKey,
     stuck,
     takes_turns,
@@ -23,6 +21,7 @@ from services.runner.domain.pooling import (
 )
 from services.runner.domain.reuse import VERSIONS_MAX, Reuse
 from services.runner.gateways.sandbox.port import SandboxDied
+from services.runner.usecases.kept import Kept
 from services.runner.usecases.kinds import Given, Kind, Waiter
 from services.runner.usecases.loading import Loader
 from services.runner.usecases.turns import PATIENCE_S, Turns
@@ -31,7 +30,7 @@ from services.runner.usecases.warm import LoadFailed, Need, Warm
 log = structlog.get_logger()
 
 
-class InterpreterPool:
+class InterpreterPool(Kept):
     """Hands out warm interpreters and starts, keeps and ends sandboxes behind that."""
 
     def __init__(
@@ -43,21 +42,14 @@ class InterpreterPool:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`processors` is how many short calls work at once; 0 as many as this process may use."""
+        turns = Turns(processors or len(os.sched_getaffinity(0)), clock=clock)
+        super().__init__(turns, spares=loader.spares, clock=clock)
         self._loader = loader
-        self._spares = loader.spares
         self._sandboxes_max = sandboxes_max
-        self._clock = clock
-        self._idle: OrderedDict[Warm, None] = OrderedDict()  # the least recently used first
-        self._kinds: dict[WarmKey, Kind] = {}
-        self._wanted: dict[Kind, None] = {}  # those that calls wait for
         self._places = itertools.count()
         self._looking: asyncio.TimerHandle | None = None  # while calls wait
-        self._turns = Turns(processors or len(os.sched_getaffinity(0)), clock=clock)
-        self._alive: set[Warm] = set()
         self._starting = 0
         self._starved: deque[Need] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
 
     @property
     def sandboxes(self) -> int:
@@ -86,9 +78,6 @@ class InterpreterPool:
         if kind is None or not (kind.open and self._may_begin(kind)):
             return None
         return self._take_open(kind, alone=alone)
-
-    def _may_begin(self, kind: Kind) -> bool:
-        return self._turns.left or not takes_turns(kind.load)
 
     def _take_open(self, kind: Kind, *, alone: bool) -> Warm | None:
         """Take an interpreter that has room, the one used last: its caches are the warmest."""
@@ -140,10 +129,6 @@ class InterpreterPool:
         self._look_after(PATIENCE_S if has_room else START_COST_S)
         return waiter
 
-    def leave(self, waiter: Waiter) -> None:
-        """Wait no longer."""
-        self._waits_no_longer(self._kind_of(waiter.need.key), waiter)
-
     def release(self, warm: Warm, *, recycle: bool = False, worked_s: float | None = None) -> None:
         """Give an interpreter back after a call, or up when it is not as it was.
 
@@ -178,60 +163,6 @@ class InterpreterPool:
         self._settle(kind, warm)
         if self._starved:
             self._feed_starved()
-
-    def retire(self, warm: Warm) -> None:
-        """Give an interpreter no call any more; it ends after those that are in it."""
-        warm.retired = True
-        self._shut(warm)
-
-    async def kill(self, warm: Warm, *, grace_s: float) -> None:
-        """End an interpreter that runs an attempt; its call then fails with SandboxDied."""
-        warm.killed = True
-        usage = await warm.sandbox.kill(grace_s=grace_s)
-        warm.memory_peak_bytes = max(warm.memory_peak_bytes, usage.memory_peak_bytes)
-
-    async def shrink(self) -> float | None:
-        """End what has been idle for long; give the seconds until the next one has been."""
-        await self._spares.shrink()
-        now = self._clock()
-        while self._idle:
-            warm = next(iter(self._idle))
-            left = warm.since + IDLE_MAX_S - now
-            if left > 0:
-                return left
-            self._drop_idle(warm)
-            self._end(warm)
-        return None
-
-    def vacate(self, environment_key: str) -> None:
-        """End what is idle in an environment; what works there goes on."""
-        for warm in [each for each in self._idle if each.key.environment_key == environment_key]:
-            self._drop_idle(warm)
-            self._end(warm)
-        self._spares.vacate(environment_key)
-
-    async def close(self) -> None:
-        """End everything."""
-        self._closed = True
-        for waiter in [each for kind in self._wanted for each in kind.waiting]:
-            if not waiter.given.done():
-                self.leave(waiter)
-                waiter.given.set_exception(SandboxDied("the runner stops"))
-        for warm in list(self._alive):
-            if warm in self._idle:
-                self._drop_idle(warm)
-            self._end(warm)
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        await self._spares.close()
-
-    async def kill_all(self) -> None:
-        """End every sandbox at once and go on: the lease is lost, so nothing here may act."""
-        await asyncio.gather(*(warm.sandbox.kill() for warm in list(self._alive)))
-        for warm in list(self._idle):
-            self._drop_idle(warm)
-            self._end(warm)
-        await self._spares.drop()
 
     # -- starting
 
@@ -285,17 +216,6 @@ class InterpreterPool:
         self._starting += 1
         self._kind_of(need.key).load.starting += 1
         self._spawn(self._start_one(need))
-
-    def _evict(self) -> bool:
-        """End the least recently used idle interpreter to make room."""
-        if not self._idle:
-            return False
-        warm = next(iter(self._idle))
-        self._drop_idle(warm)
-        self._alive.discard(warm)
-        self._spawn(self._finish(warm))
-        self._forget_left(self._kinds.get(warm.key))
-        return True
 
     def _feed_starved(self) -> None:
         while self._starved:
@@ -381,76 +301,3 @@ class InterpreterPool:
                 waiter.given.set_result(warm)
             elif kind.open:
                 return
-
-    def _next_to_begin(self) -> tuple[Kind, Waiter] | None:
-        found: tuple[Kind, Waiter] | None = None
-        gone = False
-        for kind in self._wanted:
-            if kind.open and self._may_begin(kind):
-                waiter = kind.next_to_enter()
-                gone = gone or not kind.waiting
-                if waiter is not None and (found is None or waiter.place < found[1].place):
-                    found = kind, waiter
-        if gone:
-            self._wanted = {kind: None for kind in self._wanted if kind.waiting}
-        return found
-
-    def _waits_no_longer(self, kind: Kind, waiter: Waiter) -> None:
-        waiting = kind.waiting
-        if waiting and waiting[0] is waiter:
-            waiting.popleft()
-        elif waiter in waiting:
-            waiting.remove(waiter)
-        if not waiting:
-            self._wanted.pop(kind, None)
-        kind.load.waiting -= 1
-        self._forget_left(kind)
-
-    def _kind_of(self, key: WarmKey) -> Kind:
-        kind = self._kinds.get(key)
-        if kind is None:
-            kind = self._kinds[key] = Kind(key, Load(width=key.concurrency))
-        return kind
-
-    def _forget_left(self, kind: Kind | None) -> None:
-        if kind is not None and kind.left:
-            self._kinds.pop(kind.key, None)
-
-    def _shut(self, warm: Warm) -> None:
-        """Offer its room to nobody."""
-        kind = self._kinds.get(warm.key)
-        if kind is not None:
-            kind.shut(warm)
-
-    def _drop_idle(self, warm: Warm) -> None:
-        del self._idle[warm]
-        self._shut(warm)
-
-    def _ended_by_itself(self, warm: Warm) -> None:
-        if warm in self._idle:
-            self._drop_idle(warm)
-            self._end(warm)
-        else:
-            self._shut(warm)
-
-    def _end(self, warm: Warm) -> None:
-        if warm in self._alive:
-            self._alive.discard(warm)
-            self._spawn(self._finish(warm))
-        self._forget_left(self._kinds.get(warm.key))
-
-    async def _finish(self, warm: Warm) -> None:
-        died = not warm.sandbox.alive() and not warm.killed
-        usage = await warm.sandbox.kill()
-        warm.memory_peak_bytes = max(warm.memory_peak_bytes, usage.memory_peak_bytes)
-        warm.row.ended("error" if died else "stopped", warm.usage())
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("sandbox_task_failed", exc_info=task.exception())

@@ -1,4 +1,4 @@
-"""Interpreters that are alike, and the calls that wait for one of them."""
+"""Kinds of interpreters, the calls that wait for one of a kind, and whose turn it is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from services.runner.domain.pooling import Load, WarmKey
+from services.runner.domain.pooling import Load, WarmKey, takes_turns
+from services.runner.usecases.turns import Turns
 from services.runner.usecases.warm import Need, Warm
 
 
@@ -68,3 +69,59 @@ class Kind:
         """Offer an interpreter's room to nobody."""
         if warm in self.open:
             self.open.remove(warm)
+
+
+class Kinds:
+    """All kinds that there are interpreters or calls of."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._kinds: dict[WarmKey, Kind] = {}
+        self._wanted: dict[Kind, None] = {}  # those that calls wait for
+        self._turns = turns
+
+    def leave(self, waiter: Waiter) -> None:
+        """Wait no longer."""
+        self._waits_no_longer(self._kind_of(waiter.need.key), waiter)
+
+    def _may_begin(self, kind: Kind) -> bool:
+        return self._turns.left or not takes_turns(kind.load)
+
+    def _next_to_begin(self) -> tuple[Kind, Waiter] | None:
+        found: tuple[Kind, Waiter] | None = None
+        gone = False
+        for kind in self._wanted:
+            if kind.open and self._may_begin(kind):
+                waiter = kind.next_to_enter()
+                gone = gone or not kind.waiting
+                if waiter is not None and (found is None or waiter.place < found[1].place):
+                    found = kind, waiter
+        if gone:
+            self._wanted = {kind: None for kind in self._wanted if kind.waiting}
+        return found
+
+    def _waits_no_longer(self, kind: Kind, waiter: Waiter) -> None:
+        waiting = kind.waiting
+        if waiting and waiting[0] is waiter:
+            waiting.popleft()
+        elif waiter in waiting:
+            waiting.remove(waiter)
+        if not waiting:
+            self._wanted.pop(kind, None)
+        kind.load.waiting -= 1
+        self._forget_left(kind)
+
+    def _kind_of(self, key: WarmKey) -> Kind:
+        kind = self._kinds.get(key)
+        if kind is None:
+            kind = self._kinds[key] = Kind(key, Load(width=key.concurrency))
+        return kind
+
+    def _forget_left(self, kind: Kind | None) -> None:
+        if kind is not None and kind.left:
+            self._kinds.pop(kind.key, None)
+
+    def _shut(self, warm: Warm) -> None:
+        """Offer its room to nobody."""
+        kind = self._kinds.get(warm.key)
+        if kind is not None:
+            kind.shut(warm)

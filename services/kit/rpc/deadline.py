@@ -13,41 +13,7 @@ from services.kit.rpc.call import Call, Handle, Limits, Method
 # What a call to another service leaves for telling its own caller.
 FORWARD_MARGIN_S: Final = 0.05
 
-# How finely unary calls are ended: at most one step too late.
-_STEPS_PER_S: Final = 100
-
 _ENDS_AT: Final[ContextVar[float]] = ContextVar("qflow_deadline")
-
-
-class Deadlines:
-    """The unary calls of a server by when they must end.
-
-    They are many, and nearly all are over long before: each shares one timer with all that end in
-    the same hundredth of a second. Streams are few and may last an hour: each has its own.
-    """
-
-    def __init__(self) -> None:
-        self._steps: dict[int, set[asyncio.Task[Any]]] = {}
-
-    def begin(self, task: asyncio.Task[Any], limit_s: float) -> set[asyncio.Task[Any]]:
-        """End a unary call when its time is over, and tell whoever it calls.
-
-        Gives those that end with it: it must leave them when it ends earlier, and has been ended
-        when it is not among them.
-        """
-        ends_at = begin(limit_s)
-        step = int(ends_at * _STEPS_PER_S) + 1
-        tasks = self._steps.get(step)
-        if tasks is None:
-            tasks = self._steps[step] = set()
-            asyncio.get_running_loop().call_later(limit_s + 1 / _STEPS_PER_S, self._end, step)
-        tasks.add(task)
-        return tasks
-
-    def _end(self, step: int) -> None:
-        tasks = self._steps.pop(step)
-        while tasks:
-            tasks.pop().cancel()
 
 
 def begin(limit_s: float) -> float:

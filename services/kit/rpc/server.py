@@ -19,6 +19,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from qflow.auth.v1 import auth_pb2
 
 from services.kit.audit import Recorder
+from services.kit.deadlines import Deadlines
 from services.kit.env import EnvError
 from services.kit.rpc import (
     access_log,
@@ -231,7 +232,7 @@ class _Registering(grpc.GenericRpcHandler):
         self._listener = listener
         self._services_prove = listener.services_prove and not listener.local
         self._authenticator = authenticator
-        self._deadlines = deadline.Deadlines()
+        self._deadlines = Deadlines[asyncio.Task[Any]](asyncio.Task.cancel)
         self._calls = calls
         self._recorder = recorder
         self._tracer = tracer

@@ -15,21 +15,21 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 
+from services.kit.deadlines import Deadlines
 from services.kit.log import CALL_FIELDS
 from services.kit.rpc import access_log, deadline, errors, validate
 from services.kit.rpc.admission import Room
 from services.kit.rpc.audit import Notes
 from services.kit.rpc.auth import Gate
 from services.kit.rpc.call import Call, Handle, Method
-from services.kit.rpc.deadline import Deadlines
 from services.kit.rpc.fair_share import FairShare
 from services.kit.rpc.tally import Tally
 
 Answer: TypeAlias = "Callable[[Any, Any], Awaitable[Any]]"
 
 _OK: Final = grpc.StatusCode.OK
-# What ends with a call whose deadline was over before it began.
-_NONE: Final[set[asyncio.Task[Any]]] = set()
+# Those that are timed, for a call whose deadline was over before it began.
+_NONE: Final[dict[asyncio.Task[Any], float]] = {}
 
 
 def inner(
@@ -89,7 +89,9 @@ def inner(
     return handle
 
 
-def outer(handle: Handle, method: Method, deadlines: Deadlines, tally: Tally | None) -> Handle:
+def outer(
+    handle: Handle, method: Method, deadlines: Deadlines[asyncio.Task[Any]], tally: Tally | None
+) -> Handle:
     """Make the outer step: the deadline, how the call ends, its line and its count."""
     tell = _teller(method, tally)
 
@@ -99,16 +101,16 @@ def outer(handle: Handle, method: Method, deadlines: Deadlines, tally: Tally | N
             tally.open += 1
         CALL_FIELDS.set({"rpc": method.name, "request_id": call.id})
         code = grpc.StatusCode.INTERNAL
-        ending, limit_s = _NONE, 0.0
+        timed, limit_s = _NONE, 0.0
         try:
             limit_s = deadline.unary_limit(method.limits, call.context.time_remaining())
-            ending = deadlines.begin(call.task, limit_s)
+            timed = deadlines.begin(call.task, deadline.begin(limit_s))
             answer = await handle(call, request)
             code = _OK
             return answer
         except asyncio.CancelledError as error:
             # Only our own cancellation becomes an answer; the client's or the server's stands.
-            if call.task in ending or call.task.uncancel() > 0:
+            if call.task in timed or call.task.uncancel() > 0:
                 code = errors.code_of(error)
                 raise
             failure: Exception = deadline.exceeded(limit_s)
@@ -119,7 +121,7 @@ def outer(handle: Handle, method: Method, deadlines: Deadlines, tally: Tally | N
             code = errors.code_of(error)
             failure = error
         finally:
-            ending.discard(call.task)
+            timed.pop(call.task, None)
             telling = partial(tell, call, code, time.perf_counter() - began)
             if code is _OK:
                 _behind(call, telling)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from services.kit import crash
+from services.kit.deadlines import Deadlines
 from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.moments import moment_text
 from services.runner.domain.outcome import Outcome
@@ -21,7 +22,6 @@ from services.runner.usecases.answers import (
     usage_of_dead,
 )
 from services.runner.usecases.attempt import Attempt, died_error, environment_error
-from services.runner.usecases.deadlines import Deadlines
 from services.runner.usecases.granted_secrets import Granted
 from services.runner.usecases.interpreters import InterpreterPool
 from services.runner.usecases.node_logs import NodeLogs
@@ -69,7 +69,7 @@ class Calls:
             lambda said: pulse.beat(said, now_s=time.monotonic()),
             attempt.granted.mask,
         )
-        self._deadlines.begin(attempt, request.timeout_s)
+        self._deadlines.begin(attempt, now_s + request.timeout_s)
         if pulse.timeout_s:
             attempt.watch = asyncio.create_task(self._watch(attempt, pulse))
 

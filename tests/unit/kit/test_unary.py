@@ -14,10 +14,10 @@ from qflow.orchestrator.v1 import schedule_service_pb2
 from qflow.registry.v1 import session_service_pb2, workflow_service_pb2
 from qflow.registry.v1.workflow_service_pb2 import GetWorkflowRequest
 
+from services.kit.deadlines import Deadlines
 from services.kit.errors import InvalidArgument
 from services.kit.rpc import faults, unary, validate
 from services.kit.rpc.call import Call, Limits, Method
-from services.kit.rpc.deadline import Deadlines
 from services.kit.rpc.tally import Tally
 
 _ID = "0190d6c1-5f2e-7c3a-9d5b-1f0e2d3c4b5a"
@@ -172,7 +172,7 @@ async def test_a_call_that_went_well_is_told_of_behind_its_answer() -> None:
     async def handle(_call: Call, _request: Any) -> bytes:
         return b"answer"
 
-    serve = unary.outer(handle, _READ, Deadlines(), tally)
+    serve = unary.outer(handle, _READ, Deadlines[asyncio.Task[Any]](asyncio.Task.cancel), tally)
     assert b"answer" == await serve(_call(), None)
     assert (1, 0) == (tally.open, tally.succeeded)
     await asyncio.sleep(0)
@@ -185,7 +185,7 @@ async def test_a_call_that_failed_is_told_of_before_it_ends() -> None:
     async def handle(_call: Call, _request: Any) -> bytes:
         raise grpc.aio.AbortError
 
-    serve = unary.outer(handle, _READ, Deadlines(), tally)
+    serve = unary.outer(handle, _READ, Deadlines[asyncio.Task[Any]](asyncio.Task.cancel), tally)
     with pytest.raises(grpc.aio.AbortError):
         await serve(_call(), None)
     assert (0, {"INTERNAL": 1}) == (tally.open, tally.failed)

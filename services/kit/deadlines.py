@@ -1,13 +1,16 @@
-"""The deadlines of calls: one timer of the loop for all of them."""
+"""By when calls must end: one timer of the loop for all of them."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
+
+# How finely calls are told: at most one step too late.
+_STEPS_PER_S: Final = 100
 
 
 class Deadlines(Generic[T]):
@@ -17,18 +20,23 @@ class Deadlines(Generic[T]):
     earliest deadline, and looks for the next.
     """
 
-    def __init__(self, on_due: Callable[[T], None]) -> None:
+    def __init__(self, on_due: Callable[[T], object]) -> None:
         self._on_due = on_due
         self._due_s: dict[T, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._wakes_s = 0.0
 
-    def begin(self, call: T, seconds: float) -> None:
-        """Tell of a call in so many seconds, unless it ends before."""
-        due_s = time.monotonic() + seconds
-        self._due_s[call] = due_s
+    def begin(self, call: T, due_s: float) -> dict[T, float]:
+        """Tell of a call when the monotonic clock shows so much.
+
+        Gives those that are timed: it must leave them when it ends earlier, and has been told of
+        when it is not among them.
+        """
+        timed = self._due_s
+        timed[call] = due_s
         if self._timer is None or due_s < self._wakes_s:
             self._set(due_s)
+        return timed
 
     def end(self, call: T) -> None:
         """Tell of a call no more."""
@@ -39,12 +47,14 @@ class Deadlines(Generic[T]):
             self._timer.cancel()
         self._wakes_s = due_s
         left_s = max(0.0, due_s - time.monotonic())
-        self._timer = asyncio.get_running_loop().call_later(left_s, self._look)
+        # With all that are due within the same step, or many that are late would each have a look.
+        self._timer = asyncio.get_running_loop().call_later(left_s + 1 / _STEPS_PER_S, self._look)
 
     def _look(self) -> None:
         self._timer = None
         now_s = time.monotonic()
         due = [call for call, due_s in self._due_s.items() if due_s <= now_s]
+        due.sort(key=self._due_s.__getitem__)
         for call in due:
             del self._due_s[call]
         if self._due_s:

@@ -95,6 +95,23 @@ async def write_once(
         return replayed
 
 
+async def do_once(
+    pool: Pool,
+    caller: Caller,
+    key: RequestKey[T] | None,
+    write: Callable[[Db], Awaitable[T]],
+) -> T | Replayed:
+    """Give the answer of an earlier call; where there is none, `write_once`.
+
+    A use case that reads more before it writes asks for the `replay` ahead of that: what was done
+    is answered, whatever has changed since.
+    """
+    earlier = await replay(pool, caller, key)
+    if earlier is not None:
+        return earlier
+    return await write_once(pool, caller, key, write)
+
+
 class _RehearsedError(Exception):
     """Everything went well, and is undone."""
 

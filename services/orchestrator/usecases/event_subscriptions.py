@@ -17,7 +17,7 @@ from services.kit.errors import (
     ResourceExhausted,
     invalid,
 )
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once, replay
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.updates import check_etag, check_mask
@@ -199,10 +199,7 @@ async def send_test(
         await rows.wake(db)
         return await rows.insert_test(db, uuid7(), subscription_id, uuid7(), json.dumps(body))
 
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
-    return await write_once(pool, caller, key, write)
+    return await do_once(pool, caller, key, write)
 
 
 async def list_deliveries(
@@ -237,10 +234,7 @@ async def resend(
         await rows.wake(db)
         return found
 
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
-    return await write_once(pool, caller, key, write)
+    return await do_once(pool, caller, key, write)
 
 
 async def _write(
@@ -249,10 +243,7 @@ async def _write(
     key: RequestKey[Subscription] | None,
     write: Callable[[Db], Awaitable[Subscription]],
 ) -> Subscription | Replayed:
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
-    written = await write_once(pool, caller, key, write)
+    written = await do_once(pool, caller, key, write)
     if isinstance(written, Subscription):
         log.info("event_subscription_changed", subscription_id=str(written.id))
     return written

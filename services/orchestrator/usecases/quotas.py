@@ -9,7 +9,7 @@ import structlog
 
 from services.kit.caller import Caller
 from services.kit.errors import FieldViolation, NotFound
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.pg import Db, Pool, as_caller, transaction
 from services.kit.updates import check_etag
 from services.orchestrator.engine.engine import Engine
@@ -61,9 +61,9 @@ class QuotaKeeper:
             return await self._with_usage(await quotas.set_quota(db, tenant_id, numbers))
 
         await self._check(tenant_id)
-        if (replayed := await replay(self._api_pool, caller, key)) is not None:
-            return replayed
-        answer = await write_once(self._api_pool, caller, key, write)
+        answer = await do_once(self._api_pool, caller, key, write)
+        if isinstance(answer, Replayed):
+            return answer
         log.info("quota_set", tenant_id=str(tenant_id))
         await read_limits(self._engine, self._engine_pool)
         async with transaction(self._engine_pool) as db:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from services.kit.caller import Caller
 from services.kit.errors import invalid
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.pg import Db, Pool, as_caller
 from services.orchestrator.domain import timing as timings
 from services.orchestrator.domain.timing import Timing
@@ -51,16 +51,13 @@ async def trigger(
     pool: Pool, caller: Caller, schedule_id: UUID, *, key: RequestKey[Tick] | None
 ) -> Tick | Replayed:
     """Make a tick for now."""
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
 
     async def write(db: Db) -> Tick:
         await hold(db, schedule_id)
         await schedules.wake(db)
         return await schedule_ticks.trigger(db, schedule_id)
 
-    return await write_once(pool, caller, key, write)
+    return await do_once(pool, caller, key, write)
 
 
 async def list_ticks(

@@ -13,7 +13,7 @@ import structlog
 
 from services.kit.caller import Caller
 from services.kit.errors import FailedPrecondition, ResourceExhausted, invalid
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.updates import check_etag, check_mask
@@ -215,9 +215,6 @@ async def delete_schedule(
     key: RequestKey[Schedule] | None,
 ) -> Schedule | Replayed:
     """Remove a schedule; gives it as it was."""
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
 
     async def write(db: Db) -> Schedule:
         held = await hold(db, schedule_id)
@@ -225,8 +222,9 @@ async def delete_schedule(
         await schedules.delete(db, schedule_id)
         return held
 
-    written = await write_once(pool, caller, key, write)
-    log.info("schedule_deleted", schedule_id=str(schedule_id))
+    written = await do_once(pool, caller, key, write)
+    if isinstance(written, Schedule):
+        log.info("schedule_deleted", schedule_id=str(schedule_id))
     return written
 
 
@@ -238,10 +236,6 @@ async def _change(
     *,
     key: RequestKey[Schedule] | None,
 ) -> Schedule | Replayed:
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
-
     async def write(db: Db) -> Schedule:
         held = await hold(db, schedule_id)
         after = changed(held)
@@ -250,8 +244,9 @@ async def _change(
         await schedules.wake(db)
         return await schedules.update(db, after)
 
-    written = await write_once(pool, caller, key, write)
-    log.info("schedule_changed", schedule_id=str(schedule_id))
+    written = await do_once(pool, caller, key, write)
+    if isinstance(written, Schedule):
+        log.info("schedule_changed", schedule_id=str(schedule_id))
     return written
 
 

@@ -27,7 +27,7 @@ from services.kit.errors import (
     Unavailable,
     invalid,
 )
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.ids import new_token, token_sha256, uuid7
 from services.kit.pg import Db, Pool, as_caller, transaction
 from services.kit.updates import check_etag, check_mask
@@ -335,10 +335,7 @@ async def _write(
     key: RequestKey[Trigger] | None,
     write: Callable[[Db], Awaitable[Trigger]],
 ) -> Trigger | Replayed:
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
-    written = await write_once(pool, caller, key, write)
+    written = await do_once(pool, caller, key, write)
     if isinstance(written, Trigger):
         log.info("trigger_changed", trigger_id=str(written.id))
     return written

@@ -20,7 +20,7 @@ from services.kit.errors import (
     NotFound,
     invalid,
 )
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.updates import check_etag
@@ -234,9 +234,6 @@ async def delete_custom_type(
     key: RequestKey[None] | None = None,
 ) -> Replayed | None:
     """Remove a type that no node's current version was made with."""
-    earlier = await replay(deps.pool, caller, key)
-    if earlier is not None:
-        return earlier
 
     async def write(db: Db) -> None:
         before = await _find(db, type_id)
@@ -253,8 +250,9 @@ async def delete_custom_type(
             )
         await custom_types.delete_type(db, type_id)
 
-    answer = await write_once(deps.pool, caller, key, write)
-    log.info("custom_type_deleted", custom_type_id=str(type_id))
+    answer = await do_once(deps.pool, caller, key, write)
+    if answer is None:
+        log.info("custom_type_deleted", custom_type_id=str(type_id))
     return answer
 
 

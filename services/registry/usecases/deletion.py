@@ -9,7 +9,7 @@ from uuid import UUID
 import structlog
 
 from services.kit.caller import Caller
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.pg import Db, Pool
 from services.registry.storage.nodes import Node
 from services.registry.storage.workflows import Workflow
@@ -76,10 +76,6 @@ async def _mark(
     key: RequestKey[T] | None,
     check: Callable[[Db, T], Awaitable[None]],
 ) -> T | Replayed:
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
-
     async def write(db: Db) -> T:
         held = await hold(db, kind, thing_id, etag=etag)
         if deleted == (held.deleted_at is not None):
@@ -88,7 +84,8 @@ async def _mark(
         deleted_at, updated_at = await kind.mark(db, thing_id, deleted=deleted)
         return replace(held, deleted_at=deleted_at, updated_at=updated_at)
 
-    written = await write_once(pool, caller, key, write)
-    event = f"{kind.name}_{'deleted' if deleted else 'undeleted'}"
-    log.info(event, **{f"{kind.name}_id": str(thing_id)})
+    written = await do_once(pool, caller, key, write)
+    if not isinstance(written, Replayed):
+        event = f"{kind.name}_{'deleted' if deleted else 'undeleted'}"
+        log.info(event, **{f"{kind.name}_id": str(thing_id)})
     return written

@@ -11,7 +11,7 @@ from uuid import UUID
 from services.kit.audit import tell_change
 from services.kit.caller import Caller
 from services.kit.errors import PermissionDenied
-from services.kit.idempotency import Replayed, RequestKey, rehearse, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once, rehearse
 from services.kit.pg import Db, Pool
 from services.registry.domain import accounts
 from services.registry.gateways.passwords import Passwords
@@ -52,10 +52,7 @@ async def write(
     """
     if validate_only:
         return await rehearse(deps.auth_pool, caller, change)
-    earlier = await replay(deps.auth_pool, caller, key)
-    if earlier is not None:
-        return earlier
-    return await write_once(deps.auth_pool, caller, key, change)
+    return await do_once(deps.auth_pool, caller, key, change)
 
 
 async def note(

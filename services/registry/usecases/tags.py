@@ -19,7 +19,7 @@ from services.kit.errors import (
     NotFound,
     PermissionDenied,
 )
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.updates import check_mask
@@ -147,15 +147,13 @@ async def delete_tag(
     key: RequestKey[Tag] | None = None,
 ) -> Tag | Replayed:
     """Delete a tag and give it as it was; it comes off everything it is tied to."""
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
 
     async def write(db: Db) -> Tag:
         return _there(await tags.delete_tag(db, tables, tag_id), tag_id)
 
-    deleted = await write_once(pool, caller, key, write)
-    log.info("tag_deleted", tag_id=str(tag_id))
+    deleted = await do_once(pool, caller, key, write)
+    if isinstance(deleted, Tag):
+        log.info("tag_deleted", tag_id=str(tag_id))
     return deleted
 
 
@@ -174,9 +172,6 @@ async def change_tags(
     What is there already stays, what is not there to be taken off is no fault: the same change
     may be made again.
     """
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
 
     async def write(db: Db) -> tuple[AttachedTag, ...]:
         if not await tags.hold_subject(db, tables, subject_id):
@@ -193,7 +188,7 @@ async def change_tags(
             )
         return attached
 
-    return await write_once(pool, caller, key, write)
+    return await do_once(pool, caller, key, write)
 
 
 async def _why_not(db: Db, tables: TagTables, subject_id: UUID) -> NotFound | PermissionDenied:

@@ -28,7 +28,7 @@ from services.kit.errors import (
     ResourceExhausted,
     invalid,
 )
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.updates import check_etag
@@ -139,9 +139,6 @@ async def delete_variable(
 
     A workflow that is activated in this very moment may lose it: its start then says so.
     """
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
 
     async def write(db: Db) -> Variable:
         await _check_owner(db, caller, workflow_id)
@@ -156,8 +153,9 @@ async def delete_variable(
         await stored.delete_variable(db, before.id)
         return before
 
-    written = await write_once(pool, caller, key, write)
-    log.info("variable_deleted", name=name, workflow_id=str(workflow_id or ""))
+    written = await do_once(pool, caller, key, write)
+    if isinstance(written, Variable):
+        log.info("variable_deleted", name=name, workflow_id=str(workflow_id or ""))
     return written
 
 

@@ -12,7 +12,7 @@ import structlog
 from services.kit import crash
 from services.kit.caller import Caller
 from services.kit.errors import DataLoss, FailedPrecondition, NotFound, OutOfRange
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.pg import Db, Pool, as_caller
 from services.runner.gateways.file_port import FileBytes, FileCorruptError
 from services.runner.storage import files, uploads
@@ -88,11 +88,10 @@ async def delete_file(
         if not await files.delete(db, file_id):
             raise _missing(file_id)
 
-    replayed = await replay(pool, caller, key)
-    if replayed is None:
-        replayed = await write_once(pool, caller, key, write)
+    answer = await do_once(pool, caller, key, write)
+    if answer is None:
         log.info("file_deleted", file_id=str(file_id))
-    return replayed
+    return answer
 
 
 def _missing(file_id: UUID) -> NotFound:

@@ -16,7 +16,7 @@ from services.kit.errors import (
     NotFound,
     ResourceExhausted,
 )
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.root_keys import CannotOpen, RootKeys
@@ -161,10 +161,7 @@ async def _written(
     write: Callable[[Db], Awaitable[T]],
 ) -> T | Replayed:
     check_administers(caller)
-    earlier = await replay(deps.pool, caller, key)
-    if earlier is not None:
-        return earlier
-    return await write_once(deps.pool, caller, key, write)
+    return await do_once(deps.pool, caller, key, write)
 
 
 async def _secret_id(db: Db, caller: Caller, name: str) -> UUID:

@@ -7,7 +7,7 @@ from typing import Final
 
 from services.kit.caller import Caller
 from services.kit.errors import FieldViolation, InvalidArgument
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.updates import check_etag, stale
 from services.runner.domain.environments import RequirementError
@@ -50,10 +50,7 @@ async def set_rules(
             raise stale("set of rules", etag_of(await package_rules.get(db)))
         return written
 
-    replayed = await replay(pool, caller, key)
-    if replayed is not None:
-        return replayed
-    return await write_once(pool, caller, key, write)
+    return await do_once(pool, caller, key, write)
 
 
 def etag_of(rules: StoredRules | None) -> str:

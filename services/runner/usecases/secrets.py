@@ -16,7 +16,7 @@ from services.kit.errors import (
     NotFound,
     ResourceExhausted,
 )
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.root_keys import RootKeys
@@ -220,16 +220,13 @@ async def _written(
     write: Callable[[Db], Awaitable[T]],
 ) -> T | Replayed:
     check_administers(caller)
-    earlier = await replay(deps.pool, caller, key)
-    if earlier is not None:
-        return earlier
 
     async def write_and_tell(db: Db) -> T:
         made = await write(db)
         await stored.tell(db)
         return made
 
-    written = await write_once(deps.pool, caller, key, write_and_tell)
+    written = await do_once(deps.pool, caller, key, write_and_tell)
     deps.granted.forget(caller.tenant_id)
     return written
 

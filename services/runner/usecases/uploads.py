@@ -19,7 +19,7 @@ from services.kit.errors import (
     NotFound,
     OutOfRange,
 )
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.runner.gateways.file_port import (
@@ -84,10 +84,7 @@ async def create(
         await uploads.insert(db, made)
         return Standing(made, 0)
 
-    replayed = await replay(pool, caller, key)
-    if replayed is not None:
-        return replayed
-    return await write_once(pool, caller, key, write)
+    return await do_once(pool, caller, key, write)
 
 
 async def get(pool: Pool, store: FileBytes, caller: Caller, upload_id: UUID) -> Standing:
@@ -218,10 +215,7 @@ async def cancel(
         if not await uploads.delete(db, upload_id):
             raise _missing(upload_id)
 
-    replayed = await replay(pool, caller, key)
-    if replayed is not None:
-        return replayed
-    return await write_once(pool, caller, key, write_row)
+    return await do_once(pool, caller, key, write_row)
 
 
 async def _get(pool: Pool, caller: Caller, upload_id: UUID) -> Upload:

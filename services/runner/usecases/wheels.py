@@ -18,7 +18,7 @@ from services.kit.errors import (
     NotFound,
     ResourceExhausted,
 )
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.runner.domain.wheels import WheelError, WheelFacts, wheel_facts
@@ -109,11 +109,9 @@ class Wheels:
                 raise _missing(wheel_id)
             return wheel_id
 
-        replayed = await replay(self._pool, caller, key)
-        if replayed is not None:
-            return replayed
-        done = await write_once(self._pool, caller, key, write)
-        await asyncio.to_thread(self._store.remove, caller.tenant_id, wheel_id)
+        done = await do_once(self._pool, caller, key, write)
+        if not isinstance(done, Replayed):
+            await asyncio.to_thread(self._store.remove, caller.tenant_id, wheel_id)
         return done
 
     async def _facts(self, upload: Upload, filename: str) -> WheelFacts:

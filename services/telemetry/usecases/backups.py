@@ -20,7 +20,7 @@ from services.kit.errors import (
     Unavailable,
 )
 from services.kit.figures import Figure, counter, gauge
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once, replay, write_once
 from services.kit.pg import Db, Pool
 from services.telemetry.domain.backup import (
     Backup,
@@ -80,8 +80,6 @@ class Backups:
     ) -> Backup | Replayed:
         """Have a backup taken; gives it as it is being taken."""
         self._refuse_off()
-        if (answer := await replay(self._pool, caller, key)) is not None:
-            return answer
 
         async def write(_: Db) -> Backup:
             now = datetime.now(UTC)
@@ -94,7 +92,7 @@ class Backups:
             self._ask(_Work(backup, takes=True, verifies=verify))
             return backup
 
-        return await write_once(self._pool, caller, key, write)
+        return await do_once(self._pool, caller, key, write)
 
     async def verify(
         self, caller: Caller, backup_id: str, *, key: RequestKey[Backup] | None

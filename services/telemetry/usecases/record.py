@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from services.kit.caller import Caller
 from services.kit.errors import InvalidArgument
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.pg import Db, Pool, as_caller
 from services.telemetry.domain.points import POINTS_MAX, Refusal, Series, checked, sums_of
 from services.telemetry.storage import metric_points
@@ -57,8 +57,6 @@ async def record_points(
         )
 
     if key is not None:
-        if (replayed := await replay(pool, caller, key)) is not None:
-            return replayed
-        return await write_once(pool, caller, key, write)
+        return await do_once(pool, caller, key, write)
     async with as_caller(pool, caller, durable=False) as db:
         return await write(db)

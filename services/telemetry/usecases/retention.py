@@ -12,7 +12,7 @@ from uuid import UUID
 
 from services.kit.caller import Caller
 from services.kit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller, connection, transaction, translate
 from services.kit.updates import check_etag
@@ -86,9 +86,7 @@ class Retention:
             own = await retention_rules.set_rule(db, subject, keep_days=keep_days)
             return self._in_force(rule, own)
 
-        if (replayed := await replay(self._pool, caller, key)) is not None:
-            return replayed
-        return await write_once(self._pool, caller, key, write)
+        return await do_once(self._pool, caller, key, write)
 
     async def reset_rule(
         self, caller: Caller, subject: str, *, etag: str, key: RequestKey[RuleInForce] | None
@@ -101,9 +99,7 @@ class Retention:
             await retention_rules.delete_rule(db, subject)
             return self._in_force(rule, None)
 
-        if (replayed := await replay(self._pool, caller, key)) is not None:
-            return replayed
-        return await write_once(self._pool, caller, key, write)
+        return await do_once(self._pool, caller, key, write)
 
     async def due(self) -> list[Due]:
         """Count what a pass would remove by the deployment's rules; nothing is removed."""
@@ -117,10 +113,9 @@ class Retention:
         async def write(db: Db) -> RetentionRun:
             return await retention_runs.ask(db, uuid7())
 
-        if (replayed := await replay(self._pool, caller, key)) is not None:
-            return replayed
-        asked = await write_once(self._pool, caller, key, write)
-        self.asked.set()
+        asked = await do_once(self._pool, caller, key, write)
+        if not isinstance(asked, Replayed):
+            self.asked.set()
         return asked
 
     async def run(self, caller: Caller, run_id: UUID) -> RetentionRun:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from uuid import UUID
 
 from qflow.types import (
     NONE,
@@ -27,20 +26,10 @@ from qflow.types.verdict import widens
 
 from services.kit.cel import ExpressionError, compile_expression
 from services.kit.errors import FailedPrecondition, FieldViolation
-from services.kit.graph_types import (
-    ANY_OR_NONE,
-    BUILTIN_INPUTS,
-    ERROR_TYPE,
-    element_of,
-)
+from services.kit.graph_types import ANY_OR_NONE, ERROR_TYPE, element_of
 from services.orchestrator.domain.compile import bound_texts
 from services.orchestrator.domain.plan import Definition, NodeVersion
-from services.orchestrator.domain.signatures import (
-    Signature,
-    as_seen,
-    of_builtin,
-    of_version,
-)
+from services.orchestrator.domain.signatures import Signature, Signatures
 
 _NAMES_SHOWN_MAX: Final = 10
 _VALUE_CHARS_MAX: Final = 200
@@ -109,46 +98,24 @@ class _Check:
     versions: Mapping[str, NodeVersion]
     variables: Mapping[str, str]
     faults: list[FieldViolation] = field(default_factory=list)
-    # Graphs repeat few nodes many times: each version is read once, each pair of types judged once.
-    read: dict[UUID, Signature] = field(default_factory=dict)
+    # Graphs repeat few nodes many times: each pair of types is judged once.
     judged: dict[tuple[Type, Type, str], Verdict] = field(default_factory=dict)
     right: set[tuple[Type, str]] = field(default_factory=set)  # values that are of a type
     fed: set[tuple[str, str]] = field(default_factory=set)  # (place, input)
     nodes_by_id: dict[str, Mapping[str, Any]] = field(init=False)
-    seen: dict[str, Signature | None] = field(default_factory=dict)  # by place, as edges see it
+    signatures: Signatures = field(init=False)
 
     def __post_init__(self) -> None:
         self.nodes_by_id = {str(node["id"]): node for node in self.definition.nodes}
+        self.signatures = Signatures(self.nodes_by_id, self.versions)
 
     def add(self, place: str, reason: str, description: str) -> None:
         self.faults.append(FieldViolation(place, description, reason))
-
-    def signature_of(self, node: str) -> Signature | None:
-        """Give a place as edges see it; None where nothing is known of what stands there."""
-        if node not in self.seen:
-            place = self.nodes_by_id.get(node)
-            inner = self._standing(node)
-            if inner is not None and place is not None:
-                inner = as_seen(inner, place.get("map"))
-            self.seen[node] = inner
-        return self.seen[node]
 
     def is_apart(self, node: str) -> bool:
         """Tell of a sub-workflow, whose version is pinned and held against its nodes by itself."""
         place = self.nodes_by_id.get(node, {})
         return place.get("kind") == "workflow" and node not in self.versions
-
-    def _standing(self, node: str) -> Signature | None:
-        place = self.nodes_by_id.get(node, {})
-        if place.get("kind") in BUILTIN_INPUTS:
-            return of_builtin(place)
-        version = self.versions.get(node)
-        if version is None:
-            return None
-        found = self.read.get(version.id)
-        if found is None:
-            found = self.read[version.id] = of_version(version)
-        return found
 
     # -- edges
 
@@ -166,14 +133,14 @@ class _Check:
             if edge.get("kind") == "failure":
                 source = ERROR_TYPE
             elif node:
-                signature = self.signature_of(node)
+                signature = self.signatures.of(node)
                 outputs = {} if signature is None else signature.outputs
                 source = self._end(index, edge, (node, "output", name), outputs)
             else:
                 source = self._end(index, edge, ("the workflow", "input", name), inputs)
             node, name = str(edge["target"]), str(edge["target_input"])
             self.fed.add((node, name))
-            signature = self.signature_of(node)
+            signature = self.signatures.of(node)
             if signature is not None and signature.is_open:
                 continue
             takes = {} if signature is None else signature.inputs
@@ -245,7 +212,7 @@ class _Check:
     def nodes(self) -> None:
         for index, node in enumerate(self.definition.nodes):
             place, name = f"nodes[{index}]", str(node["id"])
-            signature = self.signature_of(name)
+            signature = self.signatures.of(name)
             if self.is_apart(name):
                 continue
             if signature is None:
@@ -270,7 +237,7 @@ class _Check:
     ) -> None:
         """Hold what one turn hands to the next, and what is asked then, against the version."""
         name = str(node["id"])
-        signature = self.signature_of(name)
+        signature = self.signatures.of(name)
         if signature is None:
             return
         for at, (key, output) in enumerate((loop.get("carry") or {}).items()):
@@ -316,7 +283,7 @@ class _Check:
     def outputs(self) -> None:
         for index, each in enumerate(self.definition.output_types):
             node, name = str(each["node_id"]), str(each["output"])
-            signature = self.signature_of(node)
+            signature = self.signatures.of(node)
             known = {} if signature is None else signature.outputs
             if name not in known and not self.is_apart(node):
                 fault = _lacks(node, "output", name, known)

@@ -10,22 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from qflow.types import (
-    NONE,
-    Type,
-    ValueTextError,
-    check_value,
-    from_json,
-    parse_strict,
-    union_of,
-)
+from qflow.types import NONE, Type, ValueTextError, check_value, from_json, parse_strict, union_of
 
 from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument
 from services.kit.graph_types import ANY_OR_NONE, ERROR_TYPE, SLEEP
 from services.orchestrator.domain import compatibility
 from services.orchestrator.domain.plan import Definition, NodeVersion
 from services.orchestrator.domain.reuse import FromNode
-from services.orchestrator.domain.signatures import Signature, signature_of
+from services.orchestrator.domain.signatures import Signature, Signatures
 
 # The recorded outputs of places by their names, and under this name the inputs of the run.
 RUN: Final = ""
@@ -114,8 +106,8 @@ class _Places:
 
     def __init__(self, definition: Definition, versions: Mapping[str, NodeVersion]) -> None:
         self.definition = definition
-        self._versions = versions
         self._nodes = {str(node["id"]): node for node in definition.nodes}
+        self._signatures = Signatures(self._nodes, versions)
 
     def inputs_of(self, name: str) -> Mapping[str, Type]:
         """Give the inputs of a place as edges see them: of a map, the list of them.
@@ -130,7 +122,7 @@ class _Places:
         return {each: signature.inputs[each] for each in fed} or signature.inputs
 
     def _signature(self, name: str) -> Signature:
-        found = signature_of(self._nodes[name], self._versions.get(name))
+        found = self._signatures.of(name)
         assert found is not None, "a run has a version of each of its nodes"
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from qflow.types import ANY, Type, from_json
 
@@ -28,11 +29,32 @@ class Signature:
     is_open: bool = False  # it takes whatever is connected to it
 
 
-def signature_of(place: Mapping[str, Any], version: NodeVersion | None) -> Signature | None:
-    """Give a place as edges see it; None where nothing is known of what stands there."""
-    if place.get("kind") in BUILTIN_INPUTS:
-        return of_builtin(place)
-    return None if version is None else as_seen(of_version(version), place.get("map"))
+class Signatures:
+    """The places of a definition. Graphs repeat few nodes many times: each version is read once."""
+
+    def __init__(
+        self, nodes: Mapping[str, Mapping[str, Any]], versions: Mapping[str, NodeVersion]
+    ) -> None:
+        self._nodes = nodes
+        self._versions = versions
+        self._read: dict[UUID, Signature] = {}
+        self._seen: dict[str, Signature | None] = {}
+
+    def of(self, name: str) -> Signature | None:
+        """Give a place as edges see it; None where nothing is known of what stands there."""
+        if name not in self._seen:
+            self._seen[name] = self._find(self._nodes.get(name, {}), self._versions.get(name))
+        return self._seen[name]
+
+    def _find(self, place: Mapping[str, Any], version: NodeVersion | None) -> Signature | None:
+        if place.get("kind") in BUILTIN_INPUTS:
+            return of_builtin(place)
+        if version is None:
+            return None
+        inner = self._read.get(version.id)
+        if inner is None:
+            inner = self._read[version.id] = of_version(version)
+        return as_seen(inner, place.get("map"))
 
 
 def of_version(version: NodeVersion) -> Signature:

@@ -14,9 +14,8 @@ from tests.integration.orchestrator.test_limits import (
     LIMITED,
     NODE,
     TENANT,
-    WORKFLOW,
+    crowded,
     explained,
-    is_held,
     limit,
     never,
     node,
@@ -31,35 +30,28 @@ __all__ = ["node", "one"]  # fixtures
 async def test_a_run_over_a_limit_is_told_who_has_its_places_and_its_own_in_line(
     orchestra: Orchestra, one: str
 ) -> None:
-    async with orchestra.running():
-        await limit(orchestra, target=WORKFLOW, workflow_id=one, max_running=2)
-        runner = await orchestra.runner(never)
-        async with runner.attached():
-            runs = [(await start(orchestra, one, f'{{"x":{x}}}')).id for x in range(4)]
-            await runner.until(lambda: is_held(runner, [0, 1]))
-            for ahead, run in enumerate(runs[2:]):
-                [reason] = await explained(orchestra, run)
-                assert (LIMITED, [], 0) == (reason.cause, list(reason.nodes), reason.node_count)
-                told = reason.limit
-                assert ("few", 2, 2, 2) == (
-                    told.name,
-                    told.max_running,
-                    told.taken_count,
-                    told.execution_count,
-                )
-                assert (set(runs[:2]), ahead) == (set(told.execution_ids), told.ahead_count)
-                assert (
-                    f"2 of 2 are taken by 2 executions ({told.execution_ids[0]}" in reason.message
-                )
-                assert reason.action.startswith("wait until one of them ends; CancelExecution of ")
-                assert "UpdateLimit with the name few" in reason.action
-            # One that is paused ends by nobody's waiting.
-            await steering(orchestra).PauseExecution(
-                control_service_pb2.PauseExecutionRequest(execution_id=runs[1])
+    async with crowded(orchestra, one, places=2, count=4) as (_, runs):
+        for ahead, run in enumerate(runs[2:]):
+            [reason] = await explained(orchestra, run)
+            assert (LIMITED, [], 0) == (reason.cause, list(reason.nodes), reason.node_count)
+            told = reason.limit
+            assert ("few", 2, 2, 2) == (
+                told.name,
+                told.max_running,
+                told.taken_count,
+                told.execution_count,
             )
-            [reason] = await explained(orchestra, runs[3])
-            assert reason.action.startswith(f"ResumeExecution of {runs[1]}, which is paused")
-            assert runs[1] == reason.limit.execution_ids[0]
+            assert (set(runs[:2]), ahead) == (set(told.execution_ids), told.ahead_count)
+            assert f"2 of 2 are taken by 2 executions ({told.execution_ids[0]}" in reason.message
+            assert reason.action.startswith("wait until one of them ends; CancelExecution of ")
+            assert "UpdateLimit with the name few" in reason.action
+        # One that is paused ends by nobody's waiting.
+        await steering(orchestra).PauseExecution(
+            control_service_pb2.PauseExecutionRequest(execution_id=runs[1])
+        )
+        [reason] = await explained(orchestra, runs[3])
+        assert reason.action.startswith(f"ResumeExecution of {runs[1]}, which is paused")
+        assert runs[1] == reason.limit.execution_ids[0]
 
 
 async def test_nodes_over_a_limit_are_told_apart_from_those_that_have_its_places(

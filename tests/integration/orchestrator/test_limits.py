@@ -94,6 +94,20 @@ def is_held(runner: FakeRunner, xs: list[int], runs: Sequence[str] = ()) -> bool
     return xs == sorted(map(x_of, held))
 
 
+@asynccontextmanager
+async def crowded(
+    orchestra: Orchestra, workflow: str, *, places: int, count: int
+) -> AsyncIterator[tuple[FakeRunner, list[str]]]:
+    """More runs of a workflow than its limit lets run, in their order: the first of them do."""
+    async with orchestra.running():
+        await limit(orchestra, target=WORKFLOW, workflow_id=workflow, max_running=places)
+        runner = await orchestra.runner(never)
+        async with runner.attached():
+            runs = [(await start(orchestra, workflow, f'{{"x":{x}}}')).id for x in range(count)]
+            await runner.until(lambda: is_held(runner, list(range(places))))
+            yield runner, runs
+
+
 async def slots(orchestra: Orchestra, count: int) -> None:
     await until(lambda: [(count,)] == orchestra.rows("SELECT count(*) FROM limit_slots"))
 
@@ -107,21 +121,15 @@ async def explained(orchestra: Orchestra, run: str) -> list[explain_service_pb2.
 async def test_runs_over_the_limit_of_their_workflow_stay_pending_and_go_on_in_order(
     orchestra: Orchestra, one: str
 ) -> None:
-    async with orchestra.running():
-        await limit(orchestra, target=WORKFLOW, workflow_id=one, max_running=2)
-        runner = await orchestra.runner(never)
-        async with runner.attached():
-            runs = [(await start(orchestra, one, f'{{"x":{x}}}')).id for x in range(4)]
-            await runner.until(lambda: len(runner.held) == 2)
-            assert [0, 1] == sorted(map(x_of, runner.held.values()))
-            assert PENDING == (await get(orchestra, runs[2])).status
-            [reason] = await explained(orchestra, runs[3])
-            assert LIMITED == reason.cause
-            assert "few" in reason.message
-            succeed(runner, runner.held.values())
-            await runner.until(lambda: [2, 3] == sorted(map(x_of, runner.held.values())))
-            succeed(runner, runner.held.values())
-            assert [COMPLETED] * 4 == [(await ended(orchestra, run)).status for run in runs]
+    async with crowded(orchestra, one, places=2, count=4) as (runner, runs):
+        assert PENDING == (await get(orchestra, runs[2])).status
+        [reason] = await explained(orchestra, runs[3])
+        assert LIMITED == reason.cause
+        assert "few" in reason.message
+        succeed(runner, runner.held.values())
+        await runner.until(lambda: is_held(runner, [2, 3]))
+        succeed(runner, runner.held.values())
+        assert [COMPLETED] * 4 == [(await ended(orchestra, run)).status for run in runs]
         await slots(orchestra, 0)
 
 
@@ -226,18 +234,13 @@ async def test_a_limit_that_is_lowered_lets_nothing_begin_until_as_many_have_end
 async def test_a_run_that_waits_for_a_limit_is_cancelled_and_one_that_runs_makes_room(
     orchestra: Orchestra, one: str
 ) -> None:
-    async with orchestra.running():
-        await limit(orchestra, target=WORKFLOW, workflow_id=one, max_running=1)
-        runner = await orchestra.runner(never)
-        async with runner.attached():
-            runs = [(await start(orchestra, one, f'{{"x":{x}}}')).id for x in range(3)]
-            await runner.until(lambda: len(runner.held) == 1)
-            assert CANCELLED == (await cancel(orchestra, runs[1])).status
-            await cancel(orchestra, runs[0])
-            await runner.until(lambda: [2] == [x_of(each) for each in runner.held.values()])
-            succeed(runner, runner.held.values())
-            assert COMPLETED == (await ended(orchestra, runs[2])).status
-            await slots(orchestra, 0)
+    async with crowded(orchestra, one, places=1, count=3) as (runner, runs):
+        assert CANCELLED == (await cancel(orchestra, runs[1])).status
+        await cancel(orchestra, runs[0])
+        await runner.until(lambda: is_held(runner, [2]))
+        succeed(runner, runner.held.values())
+        assert COMPLETED == (await ended(orchestra, runs[2])).status
+        await slots(orchestra, 0)
 
 
 async def test_places_and_what_waits_for_them_outlive_a_restart(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -41,6 +42,14 @@ def add_one(seen: list[Any], *, mended: bool) -> Callable[..., object]:
     return answer
 
 
+@asynccontextmanager
+async def adding(orchestra: Orchestra, seen: list[Any], *, mended: bool) -> AsyncIterator[None]:
+    """An orchestrator, and a runner that adds one."""
+    async with orchestra.running():
+        async with (await orchestra.runner(add_one(seen, mended=mended))).attached():
+            yield
+
+
 @pytest.fixture(params=[1, 2])
 def mapped(orchestra: Orchestra, request: pytest.FixtureRequest) -> tuple[int, str]:
     """before → m → after, beside it a choice: m runs over numbers, or over lists of them."""
@@ -76,23 +85,19 @@ async def test_only_what_was_put_aside_runs_again(
     """Over a restart too, within the map's window; the parent stays as it was."""
     depth, workflow = mapped
     seen: list[Any] = []
-    async with orchestra.running():
-        runner = await orchestra.runner(add_one(seen, mended=False))
-        async with runner.attached():
-            parent = await start(orchestra, workflow, '{"x":10}')
-            first = await ended(orchestra, parent.id)
+    async with adding(orchestra, seen, mended=False):
+        parent = await start(orchestra, workflow, '{"x":10}')
+        first = await ended(orchestra, parent.id)
     async with orchestra.running():
         asked = RetryQuarantinedRequest(execution_id=parent.id, validate_only=True)
         dry = await reruns(orchestra).RetryQuarantined(asked)
         asked.validate_only = False
         made = await reruns(orchestra).RetryQuarantined(asked)
     seen.clear()
-    async with orchestra.running():
-        runner = await orchestra.runner(add_one(seen, mended=True))
-        async with runner.attached():
-            again = await ended(orchestra, made.execution.id)
-            nodes = await nodes_of(orchestra, again.id)
-            before = await nodes_of(orchestra, parent.id)
+    async with adding(orchestra, seen, mended=True):
+        again = await ended(orchestra, made.execution.id)
+        nodes = await nodes_of(orchestra, again.id)
+        before = await nodes_of(orchestra, parent.id)
     good = [2, -1, 4, -3, 6] if depth == 1 else [[2, -1], [], [4], [-3], [6, 7]]
     assert {"m": good, "after": 5} == json.loads(again.output_json)
     # Before and pick are kept, and of the map what has no poison in it, inner maps as well.
@@ -114,25 +119,21 @@ async def test_a_rerun_keeps_what_was_put_aside_and_has_it_run_again(
     """As the run does that it was made of; also a rerun of that, and over a restart."""
     depth, workflow = mapped
     seen: list[Any] = []
-    async with orchestra.running():
-        runner = await orchestra.runner(add_one(seen, mended=False))
-        async with runner.attached():
-            first = await ended(orchestra, (await start(orchestra, workflow, '{"x":10}')).id)
-            parent = first
-            for _ in range(2):
-                seen.clear()
-                made = await reruns(orchestra).RerunExecution(rerun(parent.id, node("after")))
-                parent = await ended(orchestra, made.execution.id)
-                assert 1 == len(seen)
-                assert parent.output_json == first.output_json
-                assert await nodes_of(orchestra, parent.id) == await nodes_of(orchestra, first.id)
-    async with orchestra.running():
-        runner = await orchestra.runner(add_one(seen, mended=True))
-        async with runner.attached():
+    async with adding(orchestra, seen, mended=False):
+        first = await ended(orchestra, (await start(orchestra, workflow, '{"x":10}')).id)
+        parent = first
+        for _ in range(2):
             seen.clear()
-            asked = RetryQuarantinedRequest(execution_id=parent.id)
-            again = await reruns(orchestra).RetryQuarantined(asked)
-            mended = await ended(orchestra, again.execution.id)
+            made = await reruns(orchestra).RerunExecution(rerun(parent.id, node("after")))
+            parent = await ended(orchestra, made.execution.id)
+            assert 1 == len(seen)
+            assert parent.output_json == first.output_json
+            assert await nodes_of(orchestra, parent.id) == await nodes_of(orchestra, first.id)
+    async with adding(orchestra, seen, mended=True):
+        seen.clear()
+        asked = RetryQuarantinedRequest(execution_id=parent.id)
+        again = await reruns(orchestra).RetryQuarantined(asked)
+        mended = await ended(orchestra, again.execution.id)
     good = [2, -1, 4, -3, 6] if depth == 1 else [[2, -1], [], [4], [-3], [6, 7]]
     assert {"m": good, "after": 5} == json.loads(mended.output_json)
     assert ([-2, -4] if depth == 1 else [1, -2, -4]) == seen[:-1]

@@ -81,6 +81,19 @@ async def run(
     return Finished(process.returncode, stdout, stderr)
 
 
+async def over(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a child is over, without a thread and without polling; it is left to reap."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        loop.add_reader(descriptor, ended.set)
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
 async def _feed(pipe: IO[bytes] | None, data: bytes) -> None:
     """Hand the input over; the transport writes it out while the output is read."""
     assert pipe is not None
@@ -114,15 +127,7 @@ async def _read(pipe: IO[bytes] | None, process: subprocess.Popen[bytes], bytes_
 
 async def _ended(process: subprocess.Popen[bytes]) -> None:
     """Wait for the end, end what it left in its group, and only then free its number."""
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    descriptor = os.pidfd_open(process.pid)
-    try:
-        loop.add_reader(descriptor, ended.set)
-        await ended.wait()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
+    await over(process)
     _end_group(process)
     process.wait()
 

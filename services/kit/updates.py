@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from services.kit.errors import Conflict, FieldViolation, InvalidArgument
 
@@ -17,6 +18,11 @@ def check_mask(mask: Sequence[str], known: Sequence[str]) -> None:
         f"update_mask {description}",
         fields=[FieldViolation("update_mask", description, "UPDATE_MASK_INVALID")],
     )
+
+
+def etag_of(revision: int, moment: datetime) -> str:
+    """Give what changes with every change, and is not the same for one that is made again."""
+    return f"{revision}-{moment.timestamp() * 1_000_000:.0f}"
 
 
 def check_etag(kind: str, current: str, etag: str) -> None:

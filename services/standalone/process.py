@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -13,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
+
+from services.kit.child import over
 
 _SPAWN: Final = str(Path(__file__).with_name("spawn.py"))
 _LOG_BYTES_MAX: Final = 10 * 1024 * 1024
@@ -102,18 +103,9 @@ def start(
 
 
 async def wait(child: subprocess.Popen[bytes]) -> int:
-    """Wait for a child's end without a thread and without polling."""
-    if child.poll() is not None:
-        return child.returncode
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    descriptor = os.pidfd_open(child.pid)
-    try:
-        loop.add_reader(descriptor, ended.set)
-        await ended.wait()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
+    """Wait for a child's end; give how it ended."""
+    if child.poll() is None:
+        await over(child)
     return child.wait()
 
 

@@ -9,6 +9,7 @@ from typing import Final, LiteralString
 from uuid import UUID
 
 from services.kit.pg import Db, Row
+from services.kit.updates import etag_of
 from services.orchestrator.domain.ticks import CatchUp, Overlap
 from services.orchestrator.domain.timing import Timing, from_json, to_json
 
@@ -53,7 +54,7 @@ class Schedule:
     @property
     def etag(self) -> str:
         """What changes with every change by a caller."""
-        return f"{self.revision}-{self.created_at.timestamp() * 1_000_000:.0f}"
+        return etag_of(self.revision, self.created_at)
 
 
 _NOW: Final[LiteralString] = "SELECT clock_timestamp()"

@@ -8,6 +8,7 @@ from typing import Final, LiteralString
 from uuid import UUID
 
 from services.kit.pg import Db
+from services.kit.updates import etag_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class Trigger:
     @property
     def etag(self) -> str:
         """What changes with every change by a caller."""
-        return f"{self.revision}-{self.created_at.timestamp() * 1_000_000:.0f}"
+        return etag_of(self.revision, self.created_at)
 
 
 _LOCK: Final[LiteralString] = """

@@ -17,7 +17,7 @@ from services.kit.errors import (
     ResourceExhausted,
     invalid,
 )
-from services.kit.idempotency import Replayed, RequestKey, do_once, replay
+from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.updates import check_etag, check_mask
@@ -59,9 +59,6 @@ async def create(
 ) -> tuple[Subscription, str] | Replayed:
     """Make a subscription; gives its secret, which is never shown again."""
     _check(deps, given, FIELDS)
-    earlier = await replay(deps.pool, caller, key)
-    if earlier is not None:
-        return earlier
     now = datetime.now(UTC)
     made = Subscription(
         id=uuid7(),
@@ -165,9 +162,6 @@ async def rotate(
     key: RequestKey[Subscription] | None,
 ) -> tuple[Subscription, str] | Replayed:
     """Give a new secret; the one before signs too for a day, where it is of the same key."""
-    earlier = await replay(deps.pool, caller, key)
-    if earlier is not None:
-        return earlier
     known = webhook.fingerprint(deps.key)
 
     async def write(db: Db) -> Subscription:

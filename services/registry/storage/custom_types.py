@@ -11,6 +11,7 @@ from uuid import UUID
 from qflow.types import Type, from_json, to_json
 
 from services.kit.pg import Db, Row
+from services.kit.updates import etag_of
 from services.registry.domain.custom_type import Written, written_from_json, written_to_json
 
 
@@ -33,7 +34,7 @@ class CustomType:
     @property
     def etag(self) -> str:
         """What changes with every change of the type."""
-        return f"{self.version}-{self.updated_at.timestamp() * 1_000_000:.0f}"
+        return etag_of(self.version, self.updated_at)
 
 
 _INSERT_TYPE: Final[LiteralString] = """

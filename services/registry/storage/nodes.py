@@ -11,6 +11,7 @@ from uuid import UUID
 import orjson
 
 from services.kit.pg import Db, Row
+from services.kit.updates import etag_of
 from services.registry.domain.requirements import Requirement
 from services.registry.domain.source import Output, Parameter
 from services.registry.domain.stored import (
@@ -61,7 +62,7 @@ class Node:
     @property
     def etag(self) -> str:
         """What changes with every change of the node."""
-        return f"{self.current_version}-{self.updated_at.timestamp() * 1_000_000:.0f}"
+        return etag_of(self.current_version, self.updated_at)
 
 
 def _shown(node: Node) -> tuple[object, ...]:

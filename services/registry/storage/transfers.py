@@ -13,6 +13,7 @@ from typing import Final, LiteralString
 from uuid import UUID
 
 from services.kit.pg import Db, Row
+from services.kit.updates import etag_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class Moved:
     @property
     def etag(self) -> str:
         """The same as whoever read it was told."""
-        return f"{self.version}-{self.updated_at.timestamp() * 1_000_000:.0f}"
+        return etag_of(self.version, self.updated_at)
 
 
 _MEMBER_ROLE: Final[LiteralString] = """

@@ -11,6 +11,7 @@ from uuid import UUID
 from qflow.types import Type, from_json, to_json
 
 from services.kit.pg import Db, Row
+from services.kit.updates import etag_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class Variable:
     @property
     def etag(self) -> str:
         """What changes with every change, and is not the same for one that is made again."""
-        return f"{self.revision}-{self.updated_at.timestamp() * 1_000_000:.0f}"
+        return etag_of(self.revision, self.updated_at)
 
 
 # One change of a tenant's variables at a time: so they are counted as they are.

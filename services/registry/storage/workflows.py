@@ -9,6 +9,7 @@ from typing import Final, LiteralString
 from uuid import UUID
 
 from services.kit.pg import Db, Row
+from services.kit.updates import etag_of
 from services.registry.domain.definition import Definition
 from services.registry.domain.stored import definition_from_json, definition_to_json
 from services.registry.domain.tags import AttachedTag, attached_from_json
@@ -38,7 +39,7 @@ class Workflow:
     @property
     def etag(self) -> str:
         """What changes with every change of the workflow."""
-        return f"{self.current_version}-{self.updated_at.timestamp() * 1_000_000:.0f}"
+        return etag_of(self.current_version, self.updated_at)
 
 
 def _graph(workflow: Workflow) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ from services.kit.errors import (
     PermissionDenied,
     ResourceExhausted,
 )
-from services.kit.idempotency import Replayed, RequestKey, replay, write_once
+from services.kit.idempotency import Replayed, RequestKey, do_once, replay
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.updates import check_etag
@@ -94,9 +94,6 @@ async def roll_back_alias(
     key: RequestKey[Alias] | None = None,
 ) -> Alias | Replayed:
     """Point an alias at what it pointed at before; each further call goes one step further."""
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
 
     async def write(db: Db) -> Alias:
         before = await _hold_existing(db, workflow_id, name)
@@ -126,9 +123,6 @@ async def delete_alias(
     key: RequestKey[Alias] | None = None,
 ) -> Alias | Replayed:
     """Remove an alias; gives it as it was. Its history stays."""
-    earlier = await replay(pool, caller, key)
-    if earlier is not None:
-        return earlier
 
     async def write(db: Db) -> Alias:
         before = await _hold_existing(db, workflow_id, name)
@@ -269,7 +263,7 @@ async def _written(
     write: Callable[[Db], Awaitable[Alias]],
     event: str,
 ) -> Alias | Replayed:
-    written = await write_once(pool, caller, key, write)
+    written = await do_once(pool, caller, key, write)
     if isinstance(written, Alias):
         log.info(
             event,

@@ -9,6 +9,7 @@ from typing import Final, LiteralString
 from uuid import UUID
 
 from services.kit.pg import Db, Pool
+from services.kit.updates import etag_of
 from services.runner.domain.secrets import Sealed
 
 
@@ -30,7 +31,7 @@ class Secret:
     @property
     def etag(self) -> str:
         """What changes with every change, and is not the same for one that is made again."""
-        return f"{self.revision}-{self.updated_at.timestamp() * 1_000_000:.0f}"
+        return etag_of(self.revision, self.updated_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
